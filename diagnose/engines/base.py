@@ -1,0 +1,120 @@
+"""What every engine can do: write a prompt, sample, score. One contract test holds for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from posttrain.diagnose.types import Floats, Ints, Message, PromptFormat, Reference, Sampling, StopReason
+
+OnTokens = Callable[[int], None]
+"""Called with the number of tokens just generated or scored; may raise KeyboardInterrupt."""
+
+
+def ignore_tokens(num_tokens: int) -> None:
+    """The default progress callback."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineInfo:
+    """What made the numbers."""
+
+    name: str
+    model: str
+    model_fingerprint: str
+    fingerprint: str
+    """Hash of the weights, the engine and its precision: two rollouts with one fingerprint come from one distribution."""
+    sample_dtype: str
+    score_dtype: str
+    device: str
+    versions: dict[str, str] = field(default_factory=dict)
+    logprob_tolerance: float = 1e-3
+    """Largest mean |sampler − scorer| log-probability per token, in nats, that the two precisions explain."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedPrompt:
+    """A prompt as the model reads it."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    format: str
+    """`chat` or `completion`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedPath:
+    """A reference path as tokens that continue a prompt."""
+
+    token_ids: tuple[int, ...]
+    token_texts: tuple[str, ...]
+    token_steps: tuple[int, ...]
+    """Index of the step in which each token starts; the end token belongs to the last one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleRequest:
+    """Samples number `first_sample` … `first_sample + num_samples − 1` of one prompt."""
+
+    key: str
+    """Names the prompt in the key of its random generators: sample i of key k under seed s is drawn with the generator (s, k, i)."""
+    prompt_ids: tuple[int, ...]
+    num_samples: int
+    first_sample: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """One sample."""
+
+    token_ids: tuple[int, ...]
+    policy_logprobs: Floats
+    sampler_logprobs: Floats
+    stop: StopReason
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreRequest:
+    """A path to be scored after a prompt."""
+
+    prompt_ids: tuple[int, ...]
+    path_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenScores:
+    """Scores of the T tokens of one path, under the untruncated policy at temperature 1."""
+
+    logprobs: Floats
+    """[T] natural log-probabilities."""
+    ranks: Ints
+    """[T] how many tokens are more likely; 0 is the most likely one."""
+
+
+class Engine(Protocol):
+    """A model that can be sampled and scored."""
+
+    info: EngineInfo
+
+    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
+        """Write a problem's prompt as the model reads it."""
+        ...
+
+    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
+        """Tokenise prompt and path together and cut ids, never text; the end token is added."""
+        ...
+
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
+    ) -> list[list[Completion]]:
+        """Sample every request; the outer list is in the order of the requests, the inner one in the order of the samples.
+
+        The same requests, settings and seed give the same completions.
+        """
+        ...
+
+    def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
+        """Log-probability and rank of every path token, in the order of the requests."""
+        ...
