@@ -1,0 +1,50 @@
+"""From (problem, text) to `Grade`, with everything that reads model text in a child process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from posttrain.diagnose.errors import BehaviorError
+from posttrain.diagnose.types import VerifierSpec
+from posttrain.diagnose.verifiers.base import Verifier
+from posttrain.diagnose.verifiers.choice import ChoiceVerifier
+from posttrain.diagnose.verifiers.exact import ExactVerifier
+from posttrain.diagnose.verifiers.number import NumberVerifier
+from posttrain.diagnose.verifiers.options import explain, unknown
+from posttrain.diagnose.verifiers.reasoning_gym import ReasoningGymVerifier
+from posttrain.diagnose.verifiers.regex import RegexVerifier
+
+VERIFIERS: dict[str, type[Any]] = {
+    "exact": ExactVerifier,
+    "number": NumberVerifier,
+    "choice": ChoiceVerifier,
+    "regex": RegexVerifier,
+    "reasoning_gym": ReasoningGymVerifier,
+}
+"""Every kind by name. A kind is made from its `Options` and follows `Verifier`."""
+
+
+def build_verifier(spec: VerifierSpec, *, where: str = "verifier") -> Verifier:
+    """Make the verifier that a behavior names.
+
+    Args:
+        spec: Kind and options.
+        where: The file, for error messages.
+
+    Raises:
+        BehaviorError: If the kind is unknown, or an option is unknown or wrong.
+    """
+    if spec.kind not in VERIFIERS:
+        raise BehaviorError(f"{where}: {unknown('verifier kind', spec.kind, VERIFIERS)}")
+    kind = VERIFIERS[spec.kind]
+    try:
+        options = kind.Options.model_validate(dict(spec.options))
+    except ValidationError as error:
+        raise BehaviorError(f"{where}: verifier {spec.kind}: {explain(error, kind.Options)}") from None
+    verifier: Verifier = kind(options)
+    return verifier
+
+
+__all__ = ["VERIFIERS", "Verifier", "build_verifier"]

@@ -1,0 +1,1 @@
+"""The terms of a loss and how token losses become one number."""

@@ -1,0 +1,151 @@
+"""Forest plot of checks: estimate, interval, threshold and outcome, one check per row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from posttrain.analysis.figures.style import (
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PAPER,
+    VERMILION,
+    Row,
+    empty_note,
+    new_axes,
+    number,
+    paper,
+    printable,
+    remember,
+    short_number,
+)
+
+OUTCOMES: dict[str, tuple[str, str, bool]] = {
+    "met": (GREEN, "o", True),
+    "not_met": (VERMILION, "X", True),
+    "inconclusive": (ORANGE, "D", False),
+}
+"""Per outcome: colour, marker, and whether it is filled."""
+
+
+def checks(rows: Sequence[Row], *, title: str | None = None, ax: Axes | None = None) -> Axes:
+    """Draw checks as a forest plot.
+
+    The grey field of a row is where the check is met: met means that the whole interval lies inside it, not met that the whole
+    interval lies outside, inconclusive that it straddles the threshold. Rows whose numbers leave [0, 1] are drawn to a
+    scale of their own, which is written under the name.
+
+    Args:
+        rows: `{"name", "op", "estimate", "low", "high", "threshold", "outcome"}` as in `diagnosis.json`.
+        title: Title of the axes.
+        ax: Where to draw; a new figure without one.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: An outcome is none of `OUTCOMES`.
+    """
+    unknown = {str(row["outcome"]) for row in rows} - set(OUTCOMES)
+    if unknown:
+        raise ValueError(f"unknown outcome {sorted(unknown)[0]!r}; allowed are {', '.join(OUTCOMES)}")
+    with paper():
+        ax = ax or new_axes(5.2, 0.9 + 0.42 * max(1, len(rows)))
+        labels = []
+        for position, row in enumerate(rows):
+            start, end = _scale(row)
+            _draw_check(ax, position, row, start, end)
+            name = printable(str(row["name"]), limit=26)
+            labels.append(
+                name if (start, end) == (0.0, 1.0) else f"{name}\n(from {short_number(start, 2)} to {short_number(end, 2)})"
+            )
+        keys = ("name", "op", "estimate", "low", "high", "threshold", "n", "outcome")
+        remember(ax, [{key: row.get(key) for key in keys} for row in rows])
+        ax.set_yticks(range(len(rows)), labels=labels)
+        ax.set(xlim=(-0.02, 1.02), ylim=(max(1, len(rows)) - 0.5, -0.5))
+        ax.set_xticks([0, 0.25, 0.5, 0.75, 1], labels=["0", ".25", ".5", ".75", "1"])
+        ax.grid(False)
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        if not rows:
+            empty_note(ax, "no checks")
+        handles: list[Line2D | Rectangle] = [
+            Line2D(
+                [],
+                [],
+                linestyle="-",
+                linewidth=1.4,
+                marker=marker,
+                color=colour,
+                markerfacecolor=colour if filled else PAPER,
+                markersize=6,
+                label=outcome.replace("_", " "),
+            )
+            for outcome, (colour, marker, filled) in OUTCOMES.items()
+        ]
+        handles.append(Rectangle((0, 0), 1, 1, facecolor=INK, alpha=0.1, label="where it is met"))
+        ax.legend(
+            handles=handles,
+            loc="lower center",
+            bbox_to_anchor=(0.4, 1.0),
+            ncols=4,
+            columnspacing=1.2,
+            handlelength=1.6,
+            handletextpad=0.5,
+        )
+        if title:
+            ax.set_title(printable(title), pad=26)
+    return ax
+
+
+def _scale(row: Row) -> tuple[float, float]:
+    values = [value for key in ("estimate", "low", "high", "threshold") if math.isfinite(value := number(row, key))]
+    if not values or (min(values) >= 0 and max(values) <= 1):
+        return 0.0, 1.0
+    start, end = min(0.0, *values), max(0.0, *values)
+    return (start * 1.1, end * 1.1)
+
+
+def _draw_check(ax: Axes, position: int, row: Row, start: float, end: float) -> None:
+    colour, marker, filled = OUTCOMES[str(row["outcome"])]
+    place = [(number(row, key) - start) / (end - start) for key in ("estimate", "low", "high", "threshold")]
+    estimate, low, high, threshold = place
+    if math.isfinite(threshold):
+        left, right = (threshold, 1.02) if row["op"] == ">=" else (-0.02, threshold)
+        ax.add_patch(Rectangle((left, position - 0.36), right - left, 0.72, facecolor=INK, alpha=0.08, linewidth=0, zorder=0))
+        ax.plot([threshold] * 2, [position - 0.36, position + 0.36], color=INK, linewidth=1.1, zorder=2, solid_capstyle="butt")
+        words = f"{'≥' if row['op'] == '>=' else '≤'} {short_number(number(row, 'threshold'), 2)}"
+        near_right = threshold > 0.85
+        ax.annotate(
+            words,
+            (threshold, position - 0.34),
+            (-3 if near_right else 3, 0),
+            textcoords="offset points",
+            fontsize=7,
+            va="top",
+            ha="right" if near_right else "left",
+            color=MUTED,
+        )
+    if math.isfinite(low) and math.isfinite(high):
+        ax.plot([low, high], [position + 0.08] * 2, color=colour, linewidth=2.0, zorder=3, solid_capstyle="butt")
+        for bound in (low, high):
+            ax.plot([bound] * 2, [position - 0.03, position + 0.19], color=colour, linewidth=1.3, zorder=3)
+    if math.isfinite(estimate):
+        ax.plot(
+            [estimate],
+            [position + 0.08],
+            marker=marker,
+            markersize=7,
+            color=colour,
+            markerfacecolor=colour if filled else PAPER,
+            markeredgewidth=0.6 if filled else 1.5,
+            markeredgecolor=PAPER if filled else colour,
+            zorder=4,
+        )
+    else:
+        ax.text(0.01, position + 0.08, "undefined", va="center", fontsize=8, color=MUTED)

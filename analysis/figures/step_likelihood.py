@@ -1,0 +1,98 @@
+"""How improbable each step of the reference paths is, over many paths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from posttrain.analysis.figures.style import (
+    BLUE,
+    INK,
+    MUTED,
+    PAPER,
+    VERMILION,
+    Row,
+    empty_note,
+    new_axes,
+    number,
+    paper,
+    printable,
+    remember,
+    short_number,
+)
+
+
+def step_likelihood(
+    rows: Sequence[Row],
+    *,
+    nats_at_epsilon: float | None = None,
+    interval_name: str = "interval",
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the negative log-likelihood of each step; the least likely step is hatched.
+
+    Args:
+        rows: `{"step", "estimate", "low", "high", "n"}`: the step (counted from 1), its summed negative log-likelihood in nats
+            with an interval or range, and how many paths have such a step.
+        nats_at_epsilon: −ln ε, drawn as a line: a step above it is less likely than ε.
+        interval_name: What low and high are, for the label of the axis.
+        title: Title of the axes.
+        ax: Where to draw; a new figure without one.
+
+    Returns:
+        The axes.
+    """
+    with paper():
+        ax = ax or new_axes()
+        known = [row for row in rows if math.isfinite(number(row, "estimate"))]
+        remember(ax, known)
+        worst = max((number(row, "estimate") for row in known), default=math.nan)
+        top = nats_at_epsilon or 0.0
+        for position, row in enumerate(known):
+            value, low, high = (number(row, key) for key in ("estimate", "low", "high"))
+            weakest = value == worst and len(known) > 1
+            ax.bar(
+                position,
+                value,
+                width=0.7,
+                color=VERMILION if weakest else BLUE,
+                hatch="////" if weakest else "",
+                edgecolor=PAPER,
+                linewidth=0,
+            )
+            if math.isfinite(low) and math.isfinite(high):
+                ax.plot([position, position], [low, high], color=INK, linewidth=1.2)
+            top = max(top, value, high if math.isfinite(high) else 0.0)
+            if len(known) <= 12:
+                ax.annotate(short_number(value, 2), (position, value), (4, 3), textcoords="offset points", fontsize=7.5)
+        if nats_at_epsilon is not None and known:
+            ax.axhline(nats_at_epsilon, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+            ax.annotate(
+                "as likely as ε",
+                (1.0, nats_at_epsilon),
+                (-2, 2),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                ha="right",
+                fontsize=7.5,
+                color=MUTED,
+            )
+        stride = math.ceil(len(known) / 12) if known else 1
+        ax.set_xticks(
+            range(0, len(known), stride),
+            labels=[f"{row['step']}" + (f"\nn = {row['n']}" if row.get("n") is not None else "") for row in known[::stride]],
+        )
+        ax.set(
+            ylim=(0, top * 1.15 or 1.0),
+            xlabel="step of the reference path (n paths)",
+            ylabel=f"nats ({printable(interval_name)})",
+        )
+        ax.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        if not known:
+            empty_note(ax, "no reference path was scored")
+        if title:
+            ax.set_title(printable(title))
+    return ax

@@ -1,0 +1,69 @@
+"""Array types and the checks on counts that every estimator shares."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+def as_counts(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike) -> tuple[IntArray, IntArray]:
+    """Check counts of samples and successes and return them as integer vectors.
+
+    Args:
+        num_samples: [P] samples per problem, at least 0.
+        num_correct: [P] successes among them.
+
+    Returns:
+        Both as int64 arrays of one length.
+
+    Raises:
+        ValueError: lengths differ, a count is not a whole number, is negative, or there are more successes than samples.
+    """
+    samples, correct = as_whole(num_samples, "num_samples"), as_whole(num_correct, "num_correct")
+    if samples.shape != correct.shape:
+        raise ValueError(f"num_samples has {samples.size} problems and num_correct has {correct.size}; they must match")
+    if np.any(samples < 0) or np.any(correct < 0):
+        raise ValueError("counts must not be negative")
+    if np.any(correct > samples):
+        index = int(np.argmax(correct > samples))
+        raise ValueError(f"problem {index} has {correct[index]} successes in {samples[index]} samples")
+    return samples, correct
+
+
+def as_whole(values: npt.ArrayLike, name: str) -> IntArray:
+    """Return `values` as an int64 vector; refuses fractions and more than one axis.
+
+    Raises:
+        ValueError: not one-dimensional, or not whole numbers.
+    """
+    array = np.asarray(values)
+    if array.size == 0:
+        array = array.reshape(-1).astype(np.int64)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have one axis (problems), got shape {array.shape}")
+    if array.dtype.kind not in "iub" and not np.all(array == np.floor(array)):
+        raise ValueError(f"{name} must be whole numbers")
+    return array.astype(np.int64)
+
+
+def check_level(level: float) -> None:
+    """Refuse a confidence level outside (0, 1).
+
+    Raises:
+        ValueError: it is.
+    """
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
+
+
+def check_k(k: int) -> None:
+    """Refuse a number of attempts below one.
+
+    Raises:
+        ValueError: it is.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")

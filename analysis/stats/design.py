@@ -1,0 +1,183 @@
+"""How many samples and problems a question needs, and what a design could have seen."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+from posttrain.analysis.stats.arrays import as_counts, check_level
+
+
+def samples_to_resolve(epsilon: float, zeta: float = 0.05) -> int:
+    """Samples without a success after which a rate above ε is refuted with confidence 1 − ζ: ⌈−ln ζ / ε⌉.
+
+    Args:
+        epsilon: success rate, in (0, 1].
+        zeta: chance of missing a rate of ε, in (0, 1).
+
+    Raises:
+        ValueError: arguments out of range.
+
+    Source: arXiv 2507.14843.
+    """
+    if not 0.0 < epsilon <= 1.0 or not 0.0 < zeta < 1.0:
+        raise ValueError(f"epsilon must lie in (0, 1] and zeta in (0, 1), got {epsilon} and {zeta}")
+    return math.ceil(-math.log(zeta) / epsilon - 1e-9)
+
+
+def variance_components(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike) -> tuple[float, float]:
+    """Split the variance of success rates into that between problems and that of one sample within a problem.
+
+    Args:
+        num_samples: [P] samples; problems with fewer than two are left out.
+        num_correct: [P] successes.
+
+    Returns:
+        The variance of p_i (not below 0) and the mean of p_i (1 − p_i), both unbiased up to the cut at 0; NaN where fewer than
+        two problems (one, for the second) are left.
+
+    Raises:
+        ValueError: bad counts.
+    """
+    samples, correct = as_counts(num_samples, num_correct)
+    n, c = samples[samples >= 2].astype(np.float64), correct[samples >= 2].astype(np.float64)
+    if n.size == 0:
+        return math.nan, math.nan
+    within = c * (n - c) / (n * (n - 1.0))
+    if n.size == 1:
+        return math.nan, float(within[0])
+    between = float(np.var(c / n, ddof=1) - np.mean(within / n))
+    return max(0.0, between), float(within.mean())
+
+
+def samples_for_half_width(
+    half_width: float, *, between_variance: float, within_variance: float, num_problems: int, level: float = 0.95
+) -> float:
+    """Samples per problem for an interval of the mean rate of a given half width: z √((B + W/n) / P) ≤ h.
+
+    Args:
+        half_width: half width h wanted.
+        between_variance: variance B of rates between problems; 0 when the mean over *these* problems is meant.
+        within_variance: mean W of p (1 − p).
+        num_problems: P.
+        level: confidence.
+
+    Returns:
+        A whole number, at least 1; infinity where the problems are too few however often each is sampled.
+
+    Raises:
+        ValueError: arguments out of range.
+
+    Source: variance of a mean over questions, arXiv 2411.00640.
+    """
+    _check_variances(between_variance, within_variance, num_problems)
+    if not half_width > 0.0:
+        raise ValueError(f"half_width must be above 0, got {half_width}")
+    left = num_problems * (half_width / _z(level)) ** 2 - between_variance
+    if within_variance == 0.0:
+        return 1.0 if left >= 0.0 else math.inf
+    return float(max(1, math.ceil(within_variance / left - 1e-9))) if left > 0.0 else math.inf
+
+
+def problems_for_half_width(
+    half_width: float, *, between_variance: float, within_variance: float, num_samples: int, level: float = 0.95
+) -> int:
+    """Problems for an interval of the mean rate of a given half width, with n samples of each: P = ⌈(z/h)² (B + W/n)⌉.
+
+    Args:
+        half_width: half width h wanted.
+        between_variance: variance B of rates between problems.
+        within_variance: mean W of p (1 − p).
+        num_samples: n.
+        level: confidence.
+
+    Raises:
+        ValueError: arguments out of range.
+    """
+    _check_variances(between_variance, within_variance, num_samples)
+    if not half_width > 0.0:
+        raise ValueError(f"half_width must be above 0, got {half_width}")
+    return max(1, math.ceil((_z(level) / half_width) ** 2 * (between_variance + within_variance / num_samples) - 1e-9))
+
+
+def detectable_delta(
+    *,
+    num_problems: int,
+    num_samples: int,
+    delta_variance: float,
+    within_variance_before: float,
+    within_variance_after: float,
+    level: float = 0.95,
+    power: float = 0.8,
+) -> float:
+    """The smallest mean paired change of the success rate that a design finds with the given power.
+
+    (z_level + z_power) √((V + (W₀ + W₁)/n) / P), where V is the variance between problems of the true change: 0 if all change
+    alike.
+
+    Args:
+        num_problems: P.
+        num_samples: n per problem, before and after each.
+        delta_variance: V.
+        within_variance_before: mean W₀ of p (1 − p) before.
+        within_variance_after: W₁ after.
+        level: 1 − two-sided error.
+        power: chance of finding the change, in (0, 1).
+
+    Raises:
+        ValueError: arguments out of range.
+    """
+    _check_variances(delta_variance, within_variance_before, num_problems)
+    _check_variances(0.0, within_variance_after, num_samples)
+    check_level(power)
+    variance = (delta_variance + (within_variance_before + within_variance_after) / num_samples) / num_problems
+    return (_z(level) + float(stats.norm.ppf(power))) * math.sqrt(variance)
+
+
+def detectable_rise(num_before: int, num_after: int, *, num_correct_before: int = 0, alpha: float = 0.05, power: float = 0.8) ->
+float:
+    """The smallest rate after that a one-sided Fisher test of one problem finds with the given power.
+
+    Say it beside every count of expanded problems: below it, nothing could have been found. Under Benjamini-Hochberg with few
+    true changes among P problems, put alpha near .05 times the share of changes over two.
+
+    Args:
+        num_before: samples before.
+        num_after: samples after.
+        num_correct_before: successes before.
+        alpha: level of the test.
+        power: chance of finding the rise, in (0, 1).
+
+    Returns:
+        A rate in (0, 1]; NaN where not even `num_after` successes would be significant.
+
+    Raises:
+        ValueError: arguments out of range.
+    """
+    check_level(power)
+    check_level(alpha)
+    if num_after < 1 or num_before < 1 or not 0 <= num_correct_before <= num_before:
+        raise ValueError("expected at least one sample on each side and no more successes than samples")
+    successes = np.arange(num_after + 1)
+    p_values = stats.hypergeom.sf(successes - 1, num_before + num_after, num_correct_before + successes, num_after)
+    significant = np.nonzero(p_values <= alpha)[0]
+    if significant.size == 0:
+        return math.nan
+    needed = int(significant[0])
+    # P[Binomial(n, p) ≥ c] = I_p(c, n − c + 1), solved for p.
+    return float(special.betaincinv(needed, num_after - needed + 1, power))
+
+
+def _z(level: float) -> float:
+    check_level(level)
+    return float(stats.norm.ppf(0.5 + level / 2))
+
+
+def _check_variances(between: float, within: float, count: int) -> None:
+    if not (between >= 0.0 and within >= 0.0):
+        raise ValueError(f"variances must not be negative, got {between} and {within}")
+    if count < 1:
+        raise ValueError(f"there must be at least one problem and one sample, got {count}")

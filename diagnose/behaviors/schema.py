@@ -1,0 +1,150 @@
+"""What may stand in a behavior file. Unknown keys are refused: a misspelt setting must not pass for a default."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from posttrain.diagnose.types import MeasureSettings, PromptFormat, Purpose, Sampling, default_epsilon
+from posttrain.diagnose.verifiers.options import StrictModel
+
+NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class ExampleConfig(StrictModel):
+    """A worked example shown before the question."""
+
+    question: NonEmpty
+    answer: NonEmpty
+
+
+class PromptConfig(StrictModel):
+    """How a question becomes a prompt."""
+
+    system: str | None = None
+    template: str = "{question}"
+    examples: tuple[ExampleConfig, ...] = ()
+    format: Literal["auto", "chat", "completion"] = "auto"
+
+    @field_validator("template")
+    @classmethod
+    def _names_the_question(cls, template: str) -> str:
+        if template.count("{question}") != 1:
+            raise ValueError(f"got {template!r}; the text {{question}} must stand in it exactly once")
+        return template
+
+    def build(self) -> PromptFormat:
+        """The frozen form that engines read."""
+        examples = tuple((example.question, example.answer) for example in self.examples)
+        return PromptFormat(system=self.system, template=self.template, examples=examples, format=self.format)
+
+
+class SamplingConfig(StrictModel):
+    """The sampler, all of it."""
+
+    temperature: float = Field(1.0, ge=0.0, allow_inf_nan=False)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: int = Field(0, ge=0)
+    min_p: float = Field(0.0, ge=0.0, lt=1.0)
+    repetition_penalty: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    max_tokens: int = Field(64, ge=1)
+    stop: tuple[NonEmpty, ...] = ()
+
+    def build(self) -> Sampling:
+        """The frozen form that engines read."""
+        return Sampling(**self.model_dump())
+
+
+class MeasureConfig(StrictModel):
+    """What counts, and at which scale."""
+
+    primary_k: int = Field(16, ge=1)
+    epsilon: float | None = Field(None, gt=0.0, lt=1.0)
+    success: float = Field(1.0, gt=0.0, le=1.0)
+    group_size: int = Field(8, ge=2)
+
+    def build(self) -> MeasureSettings:
+        """The frozen form; epsilon follows from the group size unless it was given."""
+        epsilon = default_epsilon(self.group_size) if self.epsilon is None else self.epsilon
+        return MeasureSettings(primary_k=self.primary_k, epsilon=epsilon, success=self.success, group_size=self.group_size)
+
+
+class SplitConfig(StrictModel):
+    """How problems are divided: by fractions of the keys, or with a file of their own for train."""
+
+    train: float | str = 0.5
+    final: float = Field(0.1, ge=0.0, lt=1.0)
+    by: Literal["key"] = "key"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _leaves_something_to_measure(self) -> SplitConfig:
+        train = self.train if isinstance(self.train, float) else 0.0
+        if not (math.isfinite(train) and 0.0 <= train):
+            raise ValueError(f"train: got {self.train}; allowed: a fraction from 0 up to below 1, or a .jsonl file")
+        if train + self.final >= 1.0:
+            raise ValueError(
+                f"got train {train:g} and final {self.final:g}, which leaves no problem in eval;"
+                " their sum must stay below 1, as in {train: 0.5, final: 0.1}"
+            )
+        return self
+
+
+class VerifierConfig(StrictModel):
+    """Which verifier reads the answers; every other key is an option of that kind and checked by it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the kind."""
+        return dict(self.model_extra or {})
+
+
+class GeneratorConfig(StrictModel):
+    """Problems from reasoning-gym; every key that is not named here is a setting of the data set and checked against it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    dataset: NonEmpty
+    size: int = Field(64, ge=1)
+    seed: int = Field(0, ge=0)
+    question: NonEmpty | None = None
+    """Template of the question; its fields are those that the data set's adapter offers."""
+    answer: NonEmpty | None = None
+    """Template of the answer, where it is not the data set's own."""
+    references: bool | tuple[NonEmpty, ...] = True
+    """Whether to write reference paths, or the templates of the steps of one."""
+    where: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Filters of the data set's adapter."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The data set's own settings."""
+        return dict(self.model_extra or {})
+
+
+class BehaviorConfig(StrictModel):
+    """A behavior file."""
+
+    name: Name | None = None
+    problems: NonEmpty | None = None
+    reasoning_gym: GeneratorConfig | None = None
+    verifier: VerifierConfig | None = None
+    prompt: PromptConfig = PromptConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    measure: MeasureConfig = MeasureConfig()
+    split: SplitConfig | None = None
+    purpose: Purpose = Purpose.TARGET
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> BehaviorConfig:
+        if (self.problems is None) == (self.reasoning_gym is None):
+            got = "neither" if self.problems is None else "both"
+            raise ValueError(f"got {got} of problems and reasoning_gym; give exactly one: where do the problems come from?")
+        return self

@@ -1,0 +1,117 @@
+"""Draws the next token of every row: exact truncation, one uniform number per token, log-probabilities of policy and sampler both.
+
+A draw by inversion needs one random number and two short searches per row, where a multinomial draw over the vocabulary needs one per
+token of it; so the draw costs little beside the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from posttrain.diagnose.types import Sampling
+
+_BLOCK = 256
+
+
+def uniforms(seed: str, key: str, sample_index: int, num: int) -> npt.NDArray[np.float64]:
+    """`num` uniform numbers in [0, 1) that belong to one sample: they depend on (seed, key, sample_index) and nothing else."""
+    digest = hashlib.sha256(f"{seed}\x00{key}\x00{sample_index}".encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little"))).random(num)
+
+
+def sampler_logits(logits: torch.Tensor, sampling: Sampling, history: torch.Tensor | None) -> torch.Tensor:
+    """The logits of the distribution that is sampled, −inf where it is truncated.
+
+    The order is the usual one: repetition penalty (arXiv 1909.05858), temperature, top-k, top-p (arXiv 1904.09751), min-p (arXiv 2407.01082).
+
+    Args:
+        logits: [B, V] fp32 logits of the policy.
+        sampling: The settings; temperature must be positive.
+        history: [B, L] ids seen so far in each row, −1 for none; needed for a repetition penalty only.
+    """
+    if sampling.repetition_penalty != 1.0:
+        assert history is not None
+        seen = torch.zeros_like(logits, dtype=torch.bool)
+        rows = torch.arange(len(logits), device=logits.device)[:, None].expand_as(history)
+        seen[rows[history >= 0], history[history >= 0]] = True
+        penalised = torch.where(logits > 0, logits / sampling.repetition_penalty, logits * sampling.repetition_penalty)
+        logits = torch.where(seen, penalised, logits)
+    logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        kth = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if sampling.top_p < 1.0:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        probabilities = ordered.softmax(-1)
+        # A token stays while the mass before it is below top_p, so the first one always does.
+        drop = probabilities.cumsum(-1) - probabilities >= sampling.top_p
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, order, ordered.masked_fill(drop, -torch.inf))
+    if sampling.min_p > 0.0:
+        floor = logits.max(-1, keepdim=True).values + float(np.log(sampling.min_p))
+        logits = logits.masked_fill(logits < floor, -torch.inf)
+    return logits
+
+
+def draw_by_inversion(logits: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token per row, and the log of each row's normaliser.
+
+    Args:
+        logits: [B, V], any float type; −inf for tokens that cannot be drawn.
+        u: [B] float64 in [0, 1).
+
+    Returns:
+        ids [B], and logsumexp(logits) [B] in fp32.
+    """
+    num_rows, vocabulary = logits.shape
+    top = logits.max(-1, keepdim=True).values.float()
+    weights = torch.zeros(num_rows, -(-vocabulary // _BLOCK) * _BLOCK, device=logits.device)
+    torch.exp(logits.float() - top, out=weights[:, :vocabulary]) if vocabulary == weights.shape[1] else weights[:, :vocabulary].copy_(
+        (logits.float() - top).exp_()
+    )
+    blocks = weights.view(num_rows, -1, _BLOCK)
+    cumulated = blocks.sum(-1).double().cumsum(-1)
+    total = cumulated[:, -1]
+    target = u * total
+    rows = torch.arange(num_rows, device=logits.device)
+    # The first block whose cumulated mass exceeds the target, then the first token inside it.
+    block = torch.searchsorted(cumulated, target[:, None], right=True)[:, 0].clamp_(max=cumulated.shape[1] - 1)
+    before = torch.where(block > 0, cumulated[rows, (block - 1).clamp(min=0)], torch.zeros_like(target))
+    inside = blocks[rows, block].double().cumsum(-1)
+    # Rounding may put the target past the last token with mass; stay on it.
+    last = inside.argmax(-1)
+    token = torch.minimum(torch.searchsorted(inside, (target - before)[:, None], right=True)[:, 0], last)
+    return block * _BLOCK + token, top[:, 0] + total.log().float()
+
+
+def draw(
+    logits: torch.Tensor, sampling: Sampling, u: torch.Tensor, history: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draw the next token of every row.
+
+    Args:
+        logits: [B, V] raw logits of the policy.
+        sampling: How to draw.
+        u: [B] float64 uniforms.
+        history: As in `sampler_logits`.
+
+    Returns:
+        ids [B], log-probability of each under the policy [B], and under the distribution it was drawn from [B].
+    """
+    if sampling.samples_the_policy:
+        ids, normaliser = draw_by_inversion(logits, u)
+        policy = logits.gather(-1, ids[:, None])[:, 0].float() - normaliser
+        return ids, policy, policy
+    scores = logits.float()
+    normaliser = scores.logsumexp(-1)
+    if sampling.greedy:
+        ids = scores.argmax(-1)
+        policy = scores.gather(-1, ids[:, None])[:, 0] - normaliser
+        return ids, policy, torch.zeros_like(policy)
+    filtered = sampler_logits(scores, sampling, history)
+    ids, sampler_normaliser = draw_by_inversion(filtered, u)
+    policy = scores.gather(-1, ids[:, None])[:, 0] - normaliser
+    return ids, policy, filtered.gather(-1, ids[:, None])[:, 0] - sampler_normaliser

@@ -1,0 +1,200 @@
+"""An engine with known success probabilities, for tests and for trying the tool without a model.
+
+Each prompt has a script: a few whole answers with probabilities. Text is bytes, and token 256 ends an answer, so the probability of a
+token given a prefix is exact: the mass of the answers that go on with it over the mass of those that reach the prefix. What the
+sampler says of a token is therefore what the scorer says of it, to rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from posttrain.diagnose.engines.base import (
+    Completion,
+    EncodedPath,
+    EncodedPrompt,
+    EngineInfo,
+    OnTokens,
+    SampleRequest,
+    ScoreRequest,
+    TokenScores,
+    ignore_tokens,
+)
+from posttrain.diagnose.engines.drawing import uniforms
+from posttrain.diagnose.engines.text import completion_text
+from posttrain.diagnose.errors import ModelError, SettingsError
+from posttrain.diagnose.types import Behavior, Message, Problem, PromptFormat, Reference, Sampling, StopReason
+
+END = 256
+_LEAK = 1e-9
+"""Mass left to texts outside the script, spread evenly over tokens, so that every path has a finite score."""
+
+Script = tuple[tuple[bytes, float], ...]
+
+
+class ScriptedEngine:
+    """Answers from scripts: prompt text → ((answer, probability), …), the probabilities of a prompt summing to one."""
+
+    def __init__(self, scripts: Mapping[str, Sequence[tuple[str, float]]], *, name: str = "scripted"):
+        """Take the scripts.
+
+        Raises:
+            ModelError: probabilities are negative or do not sum to one.
+        """
+        self._scripts: dict[bytes, Script] = {}
+        for prompt, answers in scripts.items():
+            if any(p < 0 for _, p in answers) or abs(sum(p for _, p in answers) - 1) > 1e-9:
+                raise ModelError(f"scripted model: got probabilities {[p for _, p in answers]} for one prompt; they must be ≥ 0 and sum to 1")
+            self._scripts[prompt.encode()] = tuple((text.encode(), p) for text, p in answers)
+        digest = hashlib.sha256(json.dumps([sorted((k, list(map(list, v))) for k, v in scripts.items())]).encode()).hexdigest()[:16]
+        self.info = EngineInfo(
+            name="scripted",
+            model=name,
+            model_fingerprint=digest,
+            fingerprint=digest,
+            sample_dtype="exact",
+            score_dtype="exact",
+            device="none",
+            logprob_tolerance=1e-5,
+        )
+
+    @classmethod
+    def for_behaviors(
+        cls, behaviors: Sequence[Behavior], success: float | Mapping[str, float], *, wrong: str | None = None, name: str = "scripted"
+    ) -> ScriptedEngine:
+        """Answer every problem rightly with a given probability, else with a wrong answer.
+
+        Args:
+            behaviors: Whose problems to answer, all splits.
+            success: One probability for all, or one per problem id (`default` for the rest).
+            wrong: The text of a wrong answer; by default one that parses and differs from the right one.
+            name: What to call the model.
+        """
+        scripts: dict[str, list[tuple[str, float]]] = {}
+        for behavior in behaviors:
+            for problem in behavior.problems:
+                p = success if isinstance(success, float | int) else success.get(problem.id, success.get("default", 0.0))
+                right = problem.references[0].text if problem.references else problem.answer
+                scripts[_prompt_text(problem.prompt, behavior.prompt)] = [(right, float(p)), (wrong or _wrong_answer(problem), 1 - float(p))]
+        return cls(scripts, name=name)
+
+    @classmethod
+    def open(cls, source: str, behaviors: Sequence[Behavior]) -> ScriptedEngine:
+        """Read a YAML or JSON file: `{success: 0.3}`, or `{success: {p1: 0.3, default: 0.1}}`, and optionally `wrong: text`."""
+        path = Path(source)
+        if not path.is_file():
+            raise ModelError(f"model {source}: no such file; the scripted engine reads a YAML file such as `success: 0.3`")
+        raw: Any = yaml.safe_load(path.read_text())
+        if not isinstance(raw, dict) or set(raw) - {"success", "wrong"} or "success" not in raw:
+            raise ModelError(f"model {source}: got {raw!r:.80}; the scripted engine reads `success: 0.3` or `success: {{p1: 0.3, default: 0}}`, and `wrong: text`")
+        return cls.for_behaviors(behaviors, raw["success"], wrong=raw.get("wrong"), name=str(source))
+
+    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
+        """See `Engine`; bytes are tokens."""
+        text = _prompt_text(prompt, prompt_format)
+        return EncodedPrompt(token_ids=tuple(text.encode()), text=text, format="completion")
+
+    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
+        """See `Engine`."""
+        parts = [step.encode() for step in reference.steps]
+        ids = [byte for part in parts for byte in part]
+        steps = [i for i, part in enumerate(parts) for _ in part]
+        texts = [bytes([byte]).decode("latin-1") for byte in ids]
+        return EncodedPath(token_ids=(*ids, END), token_texts=(*texts, "<end>"), token_steps=(*steps, len(parts) - 1))
+
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
+    ) -> list[list[Completion]]:
+        """See `Engine`; temperature 1 without truncation, or greedy."""
+        if not (sampling.samples_the_policy or sampling.greedy):
+            raise SettingsError("sampling: the scripted engine samples at temperature 1 without truncation, or greedily (temperature 0)")
+        results = []
+        for request in requests:
+            script = self._script(request.prompt_ids)
+            indices = range(request.first_sample, request.first_sample + request.num_samples)
+            results.append([self._one(script, sampling, uniforms(seed, request.key, i, 1)[0]) for i in indices])
+            on_tokens(sum(len(completion.token_ids) for completion in results[-1]))
+        return results
+
+    def _one(self, script: Script, sampling: Sampling, u: float) -> Completion:
+        if sampling.greedy:
+            path = self._greedy(script, sampling.max_tokens)
+        else:
+            cumulated = np.cumsum([p for _, p in script])
+            path = (*script[min(int(np.searchsorted(cumulated, u, side="right")), len(script) - 1)][0], END)
+        cut = path[: sampling.max_tokens]
+        text = bytes(byte for byte in cut if byte != END).decode(errors="replace")
+        stop = StopReason.EOS if cut[-1] == END else StopReason.LENGTH
+        for mark in sampling.stop:
+            if mark in text:
+                text, stop = text[: text.index(mark)], StopReason.STOP
+                cut = cut[: len(text.encode()) + len(mark.encode())]
+        policy = np.log(self._conditionals(script, cut)).astype(np.float32)
+        return Completion(
+            token_ids=cut, policy_logprobs=policy, sampler_logprobs=np.zeros_like(policy) if sampling.greedy else policy, stop=stop, text=text
+        )
+
+    def _greedy(self, script: Script, max_tokens: int) -> tuple[int, ...]:
+        path: list[int] = []
+        while len(path) < max_tokens and (not path or path[-1] != END):
+            path.append(int(np.argmax(_next(script, tuple(path)))))
+        return tuple(path)
+
+    def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
+        """See `Engine`."""
+        results = []
+        for request in requests:
+            script = self._script(request.prompt_ids)
+            logprobs, ranks = [], []
+            for t, token in enumerate(request.path_ids):
+                distribution = _next(script, request.path_ids[:t])
+                logprobs.append(np.log(distribution[token]))
+                ranks.append(int((distribution > distribution[token]).sum()))
+            results.append(TokenScores(logprobs=np.array(logprobs, dtype=np.float32), ranks=np.array(ranks, dtype=np.int32)))
+            on_tokens(len(logprobs))
+        return results
+
+    def _conditionals(self, script: Script, path: tuple[int, ...]) -> list[float]:
+        return [float(_next(script, path[:t])[token]) for t, token in enumerate(path)]
+
+    def _script(self, prompt_ids: tuple[int, ...]) -> Script:
+        try:
+            return self._scripts[bytes(prompt_ids)]
+        except KeyError:
+            raise ModelError(f"scripted model: no script for the prompt {bytes(prompt_ids)[:60]!r}") from None
+
+
+def _next(script: Script, prefix: tuple[int, ...]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """[257] probability of each next token after a prefix."""
+    distribution = np.zeros(257)
+    for text, p in script:
+        whole = (*text, END)
+        if len(whole) > len(prefix) and whole[: len(prefix)] == prefix:
+            distribution[whole[len(prefix)]] += p
+    total = distribution.sum()
+    if total == 0:
+        return np.full(257, 1 / 257)
+    return (1 - _LEAK) * distribution / total + _LEAK / 257
+
+
+def _prompt_text(prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> str:
+    if not isinstance(prompt, str):
+        return "".join(f"{message.role}: {message.content}\n" for message in prompt)
+    return completion_text(prompt, prompt_format)
+
+
+def _wrong_answer(problem: Problem) -> str:
+    """An answer that reads like the right one and is not it."""
+    try:
+        return str(int(problem.answer) + 1)
+    except ValueError:
+        if problem.answer in "ABCDEFGHIJ" and len(problem.answer) == 1:
+            return "B" if problem.answer == "A" else "A"
+        return f"not {problem.answer[::-1]}"

@@ -1,0 +1,66 @@
+"""Progress on stderr: a bar where a person looks on, a line per task where a log does."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Task:
+    """One piece of work under way."""
+
+    def __init__(self, *, progress: Progress | None = None, task_id: object = None):
+        self._progress, self._task_id = progress, task_id
+        self._tokens, self._start = 0, time.monotonic()
+
+    def advance(self, steps: int = 1) -> None:
+        """Some units of the work are done."""
+        if self._progress is not None:
+            self._progress.advance(self._task_id, steps)  # type: ignore[arg-type]
+
+    def tokens(self, num: int) -> None:
+        """Some tokens went by; shown as a rate."""
+        self._tokens += num
+        self.note(f"{self._tokens:,} tokens, {self._tokens / max(1e-3, time.monotonic() - self._start):,.0f}/s")
+
+    def note(self, text: str) -> None:
+        """Say something beside the bar."""
+        if self._progress is not None:
+            self._progress.update(self._task_id, note=text)  # type: ignore[arg-type]
+
+    @property
+    def rate_note(self) -> str:
+        """Tokens so far, for a log line."""
+        return f", {self._tokens:,} tokens" if self._tokens else ""
+
+
+class Reporter:
+    """Makes tasks. `quiet` shows nothing; a terminal gets bars; anything else gets one line when a task ends."""
+
+    def __init__(self, *, quiet: bool = False):
+        self.quiet = quiet
+        self.console = Console(stderr=True)
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        if not self.quiet:
+            self.console.print(text, highlight=False, markup=False)
+
+    @contextmanager
+    def task(self, description: str, total: int | None) -> Iterator[Task]:
+        """Show a piece of work of `total` units; None when its length is unknown."""
+        start = time.monotonic()
+        if self.quiet or not self.console.is_terminal:
+            task = Task()
+            yield task
+            if not self.quiet and time.monotonic() - start > 1:
+                print(f"{description}: {time.monotonic() - start:.0f} s{task.rate_note}", file=sys.stderr, flush=True)
+            return
+        columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn()]
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console) as progress:
+            yield Task(progress=progress, task_id=progress.add_task(description, total=total, note=""))

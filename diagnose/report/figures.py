@@ -1,0 +1,116 @@
+"""Which figures a report shows, drawn from its content."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from posttrain.analysis.figures import FIGURES
+from posttrain.diagnose.report.content import BehaviorReport, ComparisonReport
+from posttrain.diagnose.types import PassAtK, PathLikelihoodMeasurement, PathScore, ProblemDiagnosis, Split
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportFigure:
+    """A drawn figure and the words that go with it."""
+
+    name: str
+    """File name without suffix, unique within its behavior."""
+    title: str
+    caption: str
+    axes: Axes
+
+
+def pass_at_k_rows(points: Sequence[PassAtK]) -> list[dict[str, Any]]:
+    """The points of a curve with the keys of `diagnosis.json`."""
+    return [{"k": point.k, **asdict(point.value), "extrapolated": point.extrapolated} for point in points]
+
+
+def eval_problems(problems: Sequence[ProblemDiagnosis]) -> list[ProblemDiagnosis]:
+    """The problems that a verdict speaks of: those of eval, or all where none is."""
+    return [problem for problem in problems if problem.split is Split.EVAL] or list(problems)
+
+
+def step_rows(path: PathLikelihoodMeasurement) -> list[dict[str, Any]]:
+    """Per step, the median over paths of its summed negative log-likelihood, with the middle 80 % of paths.
+
+    Returns:
+        Rows `{"step", "estimate", "low", "high", "n"}`, steps counted from 1, n counting paths that have the step.
+    """
+    by_step: dict[int, list[float]] = {}
+    for score in path.paths:
+        steps = np.asarray(score.token_steps)
+        for step in np.unique(steps):
+            by_step.setdefault(int(step), []).append(-float(np.sum(score.policy_logprobs[steps == step], dtype=np.float64)))
+    rows = []
+    for step, values in sorted(by_step.items()):
+        low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
+        interval = (float(low), float(high)) if len(values) > 1 else (math.nan, math.nan)
+        rows.append({"step": step + 1, "estimate": float(middle), "low": interval[0], "high": interval[1], "n": len(values)})
+    return rows
+
+
+def behavior_figures(report: BehaviorReport) -> tuple[ReportFigure, ...]:
+    """The figures of a behavior; those that would have nothing to show are left out."""
+    diagnosis = report.diagnosis
+    figures = []
+    if diagnosis.checks:
+        axes = FIGURES["checks"]([{**asdict(check), "outcome": check.outcome.value} for check in diagnosis.checks])
+        caption = "Bars are intervals. A check is met when its whole interval lies in the shaded field, not met when all of it lies outside."
+        figures.append(ReportFigure(name="checks", title="Checks", caption=caption, axes=axes))
+    if diagnosis.pass_at_k:
+        axes = FIGURES["pass_at_k"]({diagnosis.name: pass_at_k_rows(diagnosis.pass_at_k)}, primary_k=report.primary_k)
+        caption = "Chance that one of k samples is right. A curve that rises far above its start says: reachable, but chosen too rarely."
+        figures.append(ReportFigure(name="pass_at_k", title="pass@k", caption=caption, axes=axes))
+    if problems := eval_problems(diagnosis.problems):
+        rates = {diagnosis.name: [problem.p for problem in problems]}
+        axes = FIGURES["success_histogram"](rates, epsilon=report.epsilon, mastered=report.mastered_threshold)
+        method = Counter(problem.p_method for problem in problems).most_common(1)[0][0]
+        caption = f"Success rate p of each problem (by {method}). Bins are drawn equally wide; the first ends at ε."
+        figures.append(ReportFigure(name="success_histogram", title="Success per problem", caption=caption, axes=axes))
+    if report.path is not None and report.path.paths:
+        figures.extend(_path_figures(report.path, report.epsilon))
+    return tuple(figures)
+
+
+def _path_figures(path: PathLikelihoodMeasurement, epsilon: float) -> list[ReportFigure]:
+    order = np.argsort(np.nan_to_num(path.nll_per_token, nan=-np.inf), kind="stable")
+    typical, least = int(order[(len(order) - 1) // 2]), int(order[-1])
+    figures = [_strip(path, typical, "reference_likelihood", "Typical reference path", "median likelihood per token")]
+    if least != typical:
+        figures.append(_strip(path, least, "reference_likelihood_least", "Least likely reference path", "lowest likelihood per token"))
+    rows = step_rows(path)
+    if len(rows) > 1:
+        axes = FIGURES["step_likelihood"](rows, nats_at_epsilon=-math.log(epsilon), interval_name="median, middle 80 % of paths")
+        caption = "How improbable each step is, given the reference up to it. A step above the line is less likely than ε."
+        figures.append(ReportFigure(name="step_likelihood", title="Steps of the references", caption=caption, axes=axes))
+    return figures
+
+
+def _strip(path: PathLikelihoodMeasurement, index: int, name: str, title: str, which: str) -> ReportFigure:
+    score: PathScore = path.paths[index]
+    axes = FIGURES["reference_likelihood"](
+        score.token_texts, score.policy_logprobs, steps=[int(step) for step in score.token_steps], weakest_step=int(path.weakest_step[index])
+    )
+    caption = f"Problem {score.problem_id}: of {len(path.paths)} paths the one of {which}. Darker tokens are less probable; weakest step framed."
+    return ReportFigure(name=name, title=title, caption=caption, axes=axes)
+
+
+def comparison_figures(report: ComparisonReport) -> tuple[ReportFigure, ...]:
+    """The figures of a comparison; those that would have nothing to show are left out."""
+    figures = []
+    if report.pass_at_k_before and report.pass_at_k_after:
+        axes = FIGURES["pass_at_k"]({"before": pass_at_k_rows(report.pass_at_k_before), "after": pass_at_k_rows(report.pass_at_k_after)})
+        caption = "A gain at k = 1 that is gone at large k is reshaping; a gain at every k is new support."
+        figures.append(ReportFigure(name="pass_at_k", title="pass@k before and after", caption=caption, axes=axes))
+    if report.changes:
+        rows = [{"id": change.id, "before": change.before, "after": change.after, "state": change.state.value} for change in report.changes]
+        caption = "One marker per place; numbers count problems at the same place. Above the line is better than before."
+        figures.append(ReportFigure(name="before_after", title="Each problem", caption=caption, axes=FIGURES["before_after"](rows)))
+    return tuple(figures)

@@ -1,0 +1,115 @@
+"""diagnosis.json: a diagnosis as the JSON that others read (schema 1), and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from posttrain.diagnose.types import Check, Diagnosis, Estimate, PlumbingMeasurement, decide
+
+
+def diagnosis_to_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    """One entry of `behaviors`."""
+    stage = diagnosis.stage
+    return {
+        "name": diagnosis.name,
+        "purpose": diagnosis.purpose.value,
+        "sentence": diagnosis.sentence,
+        "bottleneck": diagnosis.bottleneck.value,
+        "confidence": diagnosis.confidence,
+        "role": diagnosis.role.value if diagnosis.role else None,
+        "shares": dict(diagnosis.shares),
+        "stage": None
+        if stage is None
+        else {
+            "name": stage.name,
+            "provenance": stage.provenance,
+            "interface": stage.interface,
+            "why": stage.why,
+            "needs": list(stage.needs),
+            "predicted_gain": _range(stage.predicted_gain) if stage.predicted_gain else None,
+            "alternatives": [{"name": name, "why": why} for name, why in stage.alternatives],
+        },
+        "checks": [check_to_json(check) for check in diagnosis.checks],
+        "pass_at_k": [{"k": p.k, **_range(p.value), "extrapolated": p.extrapolated, "method": p.value.method} for p in diagnosis.pass_at_k],
+        "problems": [
+            {
+                "id": p.id,
+                "split": p.split.value,
+                "state": p.state.value,
+                "posterior": dict(p.posterior),
+                "num_samples": p.num_samples,
+                "num_correct": p.num_correct,
+                "num_missing": p.num_missing,
+                "num_unparsed": p.num_unparsed,
+                "num_truncated": p.num_truncated,
+                "p": p.p,
+                "p_low": p.p_low,
+                "p_high": p.p_high,
+                "p_method": p.p_method,
+                "reference_nll_per_token": p.reference_nll_per_token,
+                "prefix_needed": {"status": "not_probed", "fraction": None, "tokens": None},
+            }
+            for p in diagnosis.problems
+        ],
+        # Seconds hang on the machine of the moment and stand under cost alone, so that a resumed run gives the same file but for cost.
+        "settles_with": {"samples": diagnosis.settles_with.samples, "tokens": diagnosis.settles_with.tokens, "seconds": None}
+        if diagnosis.settles_with
+        else None,
+        "caveats": list(diagnosis.caveats),
+        "cost": {
+            "samples": diagnosis.cost.samples,
+            "generated_tokens": diagnosis.cost.generated_tokens,
+            "scored_tokens": diagnosis.cost.scored_tokens,
+            "teacher_tokens": diagnosis.cost.teacher_tokens,
+            "trained_tokens": diagnosis.cost.trained_tokens,
+            "seconds": diagnosis.cost.seconds,
+        },
+    }
+
+
+def check_to_json(check: Check) -> dict[str, Any]:
+    """One check."""
+    return {
+        "name": check.name,
+        "op": check.op,
+        "estimate": check.estimate,
+        "low": check.low,
+        "high": check.high,
+        "threshold": check.threshold,
+        "n": check.n,
+        "method": check.method,
+        "outcome": check.outcome.value,
+        "what": check.what,
+    }
+
+
+def check_from_json(data: dict[str, Any]) -> Check:
+    """One check, its outcome decided again."""
+    values = {key: float("nan") if data[key] is None else float(data[key]) for key in ("estimate", "low", "high", "threshold")}
+    outcome = decide(data["op"], values["low"], values["high"], values["threshold"])
+    return Check(name=data["name"], op=data["op"], **values, n=data["n"], method=data["method"], outcome=outcome, what=data["what"])
+
+
+def plumbing_to_json(plumbing: PlumbingMeasurement) -> dict[str, Any]:
+    """For plumbing.json, so that a report can be written again without the model."""
+    return {
+        "checks": [check_to_json(check) for check in plumbing.checks],
+        "notes": list(plumbing.notes),
+        "failures": list(plumbing.failures),
+        "prompt_example": plumbing.prompt_example,
+    }
+
+
+def plumbing_from_json(name: str, data: dict[str, Any]) -> PlumbingMeasurement:
+    """What `plumbing_to_json` wrote."""
+    return PlumbingMeasurement(
+        behavior=name,
+        checks=tuple(check_from_json(check) for check in data["checks"]),
+        notes=tuple(data["notes"]),
+        failures=tuple(data["failures"]),
+        prompt_example=data["prompt_example"],
+    )
+
+
+def _range(value: Estimate) -> dict[str, float]:
+    return {"estimate": value.estimate, "low": value.low, "high": value.high}

@@ -1,0 +1,296 @@
+"""A run directory: settings, rollouts, path scores and results on disk, so that a run can stop anywhere and go on.
+
+Rows are parquet, one file per shard; a shard is written whole under a temporary name, synced and renamed, so it is there or it is not.
+What people read is JSON. `run.json` holds the resolved settings; a directory made with other settings is refused with the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.types import Cost, Grade, GradeStatus, PathScore, Rollout, Split, StopReason
+
+_META = b"posttrain"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with work.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    work.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as `write_text` does. NaN becomes null: JSON knows no NaN."""
+    write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardCost:
+    """What one shard took; kept in the shard's own file, so that a resumed run counts every shard once."""
+
+    seconds: float
+    generated_tokens: int = 0
+    scored_tokens: int = 0
+    samples: int = 0
+
+
+class RunDirectory:
+    """The files of one run."""
+
+    def __init__(self, path: Path):
+        """Take a path; nothing is touched yet."""
+        self.path = path
+
+    @property
+    def run_json(self) -> Path:
+        """Resolved settings and state."""
+        return self.path / "run.json"
+
+    @property
+    def diagnosis_json(self) -> Path:
+        """The result."""
+        return self.path / "diagnosis.json"
+
+    def check(self, kind: str, settings: Mapping[str, Any]) -> None:
+        """Refuse a folder that holds something else, or a run that differs in one of these settings; nothing is written.
+
+        Raises:
+            RunError: as for `open`.
+        """
+        if self.run_json.exists():
+            self._check_same(kind, settings)
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunError(f"--out {self.path}: got a path that holds other files and no run.json; give a new or an empty folder")
+
+    def open(self, kind: str, settings: Mapping[str, Any], details: Mapping[str, Any]) -> None:
+        """Start the run, or resume it.
+
+        Args:
+            kind: `diagnose`, `train` or `loop`.
+            settings: What a resumed run must share, key by key.
+            details: What is worth recording and may differ (versions, the command).
+
+        Raises:
+            RunError: the folder holds something else, or a run with other settings.
+        """
+        self.check(kind, settings)
+        if self.run_json.exists():
+            details = {**details, **{key: value for key, value in self.read_json().items() if key == "created"}}
+        try:
+            write_json(self.run_json, {"schema": 1, "kind": kind, "settings": settings, **details, "state": "running"})
+        except OSError as error:
+            raise RunError(f"--out {self.path}: cannot be written ({error.strerror}); give a folder that you may write to") from error
+
+    def _check_same(self, kind: str, settings: Mapping[str, Any]) -> None:
+        try:
+            old = json.loads(self.run_json.read_text())
+            old_kind, old_settings = old["kind"], old["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"--out {self.path}: its run.json cannot be read ({error}); give a new folder") from error
+        if old_kind != kind:
+            raise RunError(f"--out {self.path}: holds a {old_kind} run, this is a {kind} run; give a new folder")
+        new = json.loads(json.dumps(_finite(settings)))
+        differing = sorted(key for key in new if old_settings.get(key) != new.get(key))
+        if differing:
+            said = "; ".join(f"{key}: there {_short(old_settings.get(key))}, here {_short(new.get(key))}" for key in differing)
+            raise RunError(f"--out {self.path}: holds another run ({said}); give a new folder, or the same settings to resume")
+
+    def finish(self, **results: Any) -> None:
+        """Mark the run as done."""
+        old = json.loads(self.run_json.read_text())
+        write_json(self.run_json, {**old, **results, "state": "done"})
+
+    def read_json(self) -> dict[str, Any]:
+        """The contents of run.json.
+
+        Raises:
+            RunError: there is no run here.
+        """
+        if not self.run_json.exists():
+            raise RunError(f"run {self.path}: no run.json there; give the --out folder of an earlier `posttrain diagnose` or `posttrain loop`")
+        data: dict[str, Any] = json.loads(self.run_json.read_text())
+        return data
+
+    # -------------------------------------------------------------------------------------------------------------- shards
+
+    def shard(self, kind: str, name: str) -> Path:
+        """Path of a shard: kind is `rollouts` or `paths`."""
+        return self.path / kind / f"{name}.parquet"
+
+    def write_rollouts(self, name: str, rollouts: Sequence[Rollout], cost: ShardCost) -> None:
+        """Write a shard of rollouts."""
+        rows = {
+            "behavior": [r.behavior for r in rollouts],
+            "problem_id": [r.problem_id for r in rollouts],
+            "split": [r.split.value for r in rollouts],
+            "sample_index": [r.sample_index for r in rollouts],
+            "decoding": [r.decoding for r in rollouts],
+            "token_ids": [list(r.token_ids) for r in rollouts],
+            "policy_logprobs": [r.policy_logprobs for r in rollouts],
+            "sampler_logprobs": [r.sampler_logprobs for r in rollouts],
+            "stop": [r.stop.value for r in rollouts],
+            "text": [r.text for r in rollouts],
+            "status": [r.grade.status.value for r in rollouts],
+            "score": [r.grade.score for r in rollouts],
+            "extracted": [r.grade.extracted for r in rollouts],
+            "lenient_score": [r.grade.lenient_score for r in rollouts],
+            "detail": [r.grade.detail for r in rollouts],
+            "engine": [r.engine for r in rollouts],
+        }
+        self._write("rollouts", name, pa.Table.from_pydict(rows, schema=_ROLLOUTS), cost)
+
+    def write_paths(self, name: str, paths: Sequence[PathScore], cost: ShardCost, *, kind: str = "paths") -> None:
+        """Write a shard of path scores: `paths` of references, `agreement` of our own samples scored again."""
+        rows = {
+            "behavior": [p.behavior for p in paths],
+            "problem_id": [p.problem_id for p in paths],
+            "split": [p.split.value for p in paths],
+            "reference_index": [p.reference_index for p in paths],
+            "token_ids": [list(p.token_ids) for p in paths],
+            "token_texts": [list(p.token_texts) for p in paths],
+            "token_steps": [p.token_steps for p in paths],
+            "policy_logprobs": [p.policy_logprobs for p in paths],
+            "ranks": [p.ranks for p in paths],
+            "engine": [p.engine for p in paths],
+        }
+        self._write(kind, name, pa.Table.from_pydict(rows, schema=_PATHS), cost)
+
+    def _write(self, kind: str, name: str, table: pa.Table, cost: ShardCost) -> None:
+        target = self.shard(kind, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        record = {"seconds": cost.seconds, "generated_tokens": cost.generated_tokens, "scored_tokens": cost.scored_tokens, "samples": cost.samples}
+        pq.write_table(table.replace_schema_metadata({_META: json.dumps(record).encode()}), work, compression="zstd")
+        with work.open("rb") as file:
+            os.fsync(file.fileno())
+        work.replace(target)
+
+    def read_rollouts(self, behavior: str) -> Iterator[Rollout]:
+        """The rollouts of one behavior, in the order of shard names."""
+        for path in self._shards("rollouts", behavior):
+            for row in pq.read_table(path).to_pylist():
+                yield Rollout(
+                    behavior=row["behavior"],
+                    problem_id=row["problem_id"],
+                    split=Split(row["split"]),
+                    sample_index=row["sample_index"],
+                    decoding=row["decoding"],
+                    token_ids=tuple(row["token_ids"]),
+                    policy_logprobs=np.array(row["policy_logprobs"], dtype=np.float32),
+                    sampler_logprobs=np.array(row["sampler_logprobs"], dtype=np.float32),
+                    stop=StopReason(row["stop"]),
+                    text=row["text"],
+                    grade=Grade(
+                        status=GradeStatus(row["status"]),
+                        score=row["score"],
+                        extracted=row["extracted"],
+                        lenient_score=row["lenient_score"],
+                        detail=row["detail"],
+                    ),
+                    engine=row["engine"],
+                )
+
+    def read_paths(self, behavior: str, kind: str = "paths") -> Iterator[PathScore]:
+        """The path scores of one behavior, in the order of shard names."""
+        for path in self._shards(kind, behavior):
+            for row in pq.read_table(path).to_pylist():
+                yield PathScore(
+                    behavior=row["behavior"],
+                    problem_id=row["problem_id"],
+                    split=Split(row["split"]),
+                    reference_index=row["reference_index"],
+                    token_ids=tuple(row["token_ids"]),
+                    token_texts=tuple(row["token_texts"]),
+                    token_steps=np.array(row["token_steps"], dtype=np.int32),
+                    policy_logprobs=np.array(row["policy_logprobs"], dtype=np.float32),
+                    ranks=np.array(row["ranks"], dtype=np.int32),
+                    engine=row["engine"],
+                )
+
+    def _shards(self, kind: str, behavior: str) -> list[Path]:
+        """Shards are named behavior.split-decoding.number, and a behavior's name may hold dots."""
+        return [path for path in sorted((self.path / kind).glob("*.parquet")) if path.name.rsplit(".", 3)[0] == behavior]
+
+    def cost(self, behavior: str) -> Cost:
+        """What the shards of one behavior took in sum (shard names start with the behavior's)."""
+        total = {"seconds": 0.0, "generated_tokens": 0, "scored_tokens": 0, "samples": 0}
+        for kind in ("rollouts", "paths", "agreement"):
+            for path in self._shards(kind, behavior):
+                for key, value in json.loads(pq.read_schema(path).metadata[_META]).items():
+                    total[key] += value
+        return Cost(
+            samples=int(total["samples"]),
+            generated_tokens=int(total["generated_tokens"]),
+            scored_tokens=int(total["scored_tokens"]),
+            seconds=round(total["seconds"], 2),
+        )
+
+
+_FLOATS = pa.list_(pa.float32())
+_INTS = pa.list_(pa.int32())
+_ROLLOUTS = pa.schema(
+    [
+        ("behavior", pa.string()),
+        ("problem_id", pa.string()),
+        ("split", pa.string()),
+        ("sample_index", pa.int32()),
+        ("decoding", pa.string()),
+        ("token_ids", _INTS),
+        ("policy_logprobs", _FLOATS),
+        ("sampler_logprobs", _FLOATS),
+        ("stop", pa.string()),
+        ("text", pa.string()),
+        ("status", pa.string()),
+        ("score", pa.float64()),
+        ("extracted", pa.string()),
+        ("lenient_score", pa.float64()),
+        ("detail", pa.string()),
+        ("engine", pa.string()),
+    ]
+)
+_PATHS = pa.schema(
+    [
+        ("behavior", pa.string()),
+        ("problem_id", pa.string()),
+        ("split", pa.string()),
+        ("reference_index", pa.int32()),
+        ("token_ids", _INTS),
+        ("token_texts", pa.list_(pa.string())),
+        ("token_steps", _INTS),
+        ("policy_logprobs", _FLOATS),
+        ("ranks", _INTS),
+        ("engine", pa.string()),
+    ]
+)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,107 @@
+"""The answer is what a regular expression finds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from posttrain.diagnose.types import Problem
+from posttrain.diagnose.verifiers.exact import normalise_text
+from posttrain.diagnose.verifiers.number import parse_number
+from posttrain.diagnose.verifiers.options import StrictModel, shorten
+
+_NUMBER = re.compile(r"[-+]?[0-9]{1,300}(?:\.[0-9]{1,300})?")
+
+
+class RegexOptions(StrictModel):
+    """Options of `regex`."""
+
+    pattern: str
+    """Its first group is the answer. Flags stand in the pattern: `(?i)`."""
+    select: Literal["only", "first", "last"] = "only"
+    """Which match counts; with `only`, different captures state no answer."""
+    read: Literal["text", "number", "numbers", "multiset"] = "text"
+    """How a capture is compared: as a text, a number, the numbers in it in order, or these in any order."""
+    casefold: bool = True
+    """Whether upper and lower case are the same, for texts."""
+    lenient_pattern: str | None = None
+    """Pattern of the lenient reading, of which the last match counts; without it, `pattern`."""
+    write: str = "{answer}"
+    """How an answer is stated, so that the self-test can feed it back: `So: {answer}`."""
+
+    @field_validator("pattern", "lenient_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return None
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"got {shorten(pattern)}, which is no regular expression: {error}") from None
+        if not compiled.groups:
+            raise ValueError(f"got {shorten(pattern)}, which has no group; put the answer into parentheses, as in 'So: (.+)'")
+        return pattern
+
+    @field_validator("write")
+    @classmethod
+    def _names_the_answer(cls, write: str) -> str:
+        if "{answer}" not in write:
+            raise ValueError(f"got {write!r}; the text {{answer}} must stand in it")
+        return write
+
+
+class RegexVerifier:
+    """Reads the first group of a pattern. The pattern is the user's, the text the model's: both run in the child, under a deadline."""
+
+    Options = RegexOptions
+
+    def __init__(self, options: RegexOptions) -> None:
+        self._options = options
+        self._pattern = re.compile(options.pattern)
+        self._lenient = re.compile(options.lenient_pattern or options.pattern)
+
+    def extract(self, text: str, *, lenient: bool, payload: Mapping[str, Any] | None = None) -> str | None:
+        """Read the capture that `select` names, in canonical form."""
+        pattern = self._lenient if lenient else self._pattern
+        captures = [match[1] for match in pattern.finditer(text) if match[1] is not None]
+        found = [read for capture in captures if (read := self._canonical(capture)) is not None]
+        if not found:
+            return None
+        select = "last" if lenient else self._options.select
+        if select == "only":
+            return found[0] if len(set(found)) == 1 else None
+        return found[0 if select == "first" else -1]
+
+    def _canonical(self, capture: str) -> str | None:
+        """The form in which equal answers are equal texts; None where the capture cannot be read as asked."""
+        if self._options.read == "text":
+            return normalise_text(capture, casefold=self._options.casefold) or None
+        if self._options.read == "number":
+            value = parse_number(capture)
+            return None if value is None else str(value)
+        values = [Fraction(number) for number in _NUMBER.findall(capture)]
+        if self._options.read == "multiset":
+            values.sort()
+        return json.dumps([str(value) for value in values]) if values else None
+
+    def compare(self, extracted: str, problem: Problem, *, lenient: bool = False) -> float:
+        """1 where the canonical forms are equal."""
+        return float(extracted == self._canonical(problem.answer))
+
+    def complaint(self, problem: Problem) -> str | None:
+        """The answer must be readable in the way of the captures."""
+        if self._canonical(problem.answer) is None:
+            return f"answer: got {shorten(problem.answer)}; it cannot be read as `read: {self._options.read}`: use `read: text`"
+        return None
+
+    def payload(self, problem: Problem) -> None:
+        """The child needs nothing."""
+
+    def write(self, answer: str) -> str:
+        """The answer in the wording of the option `write`."""
+        return self._options.write.replace("{answer}", answer)

@@ -1,0 +1,162 @@
+"""Every knob of every recipe, documented where it is defined, and how a user's file and `k=v` overrides become one of them.
+
+Defaults suit a small model on a processor; the paper's values stand in the descriptions.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from posttrain.diagnose.errors import SettingsError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+ConfigT = TypeVar("ConfigT", bound="TrainingConfig")
+
+
+class TrainingConfig(BaseModel):
+    """Knobs that every recipe has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rate: float = Field(default=1e-5, gt=0, description="Peak learning rate of AdamW.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant",
+        description="What the learning rate does after the warm-up: stay, or fall to 0 in a line or half a cosine.",
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate rises from 0 in a line.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Decoupled decay of matrices (norms and biases are left alone).")
+    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="Decay of AdamW's first and second moment.")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="The gradient is scaled down to this Euclidean norm.")
+    num_steps: int | None = Field(default=None, ge=1, description="Optimizer batches; None lets the epochs decide.")
+    num_epochs: float = Field(default=3.0, gt=0, description="Passes over the rows, where num_steps is None.")
+    micro_batch_tokens: int = Field(
+        default=4096, ge=1, description="Padded input tokens of one forward pass; memory grows with it. A longer row goes alone."
+    )
+    share_prefixes: bool = Field(
+        default=True, description="Run a prompt once for all its completions, where the model allows it (exact)."
+    )
+    autocast: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto",
+        description="Precision of the forward pass; weights and optimizer stay float32. auto: bfloat16 where it is fast.",
+    )
+    seed: int = Field(default=0, description="Of the order of rows and of every draw.")
+    dev_share: float = Field(default=0.1, ge=0, le=0.5, description="Share of the train problems kept for early stopping.")
+    eval_every: int | None = Field(default=None, ge=1, description="Steps between looks at the dev slice; None never looks.")
+    patience: int | None = Field(
+        default=None, ge=1, description="Stop after this many looks without a better one; None never stops."
+    )
+    save_every: int | None = Field(
+        default=None, ge=1, description="Steps between checkpoints on the way; None writes the last one only."
+    )
+    checkpoint_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Of the stored weights. bfloat16 halves the file and rounds small updates away."
+    )
+
+
+class SftConfig(TrainingConfig):
+    """Knobs of `sft`."""
+
+    learning_rate: float = Field(default=1e-5, gt=0, description="Papers: 1e-5 for all weights, 1e-4..1e-3 for LoRA.")
+    rows_per_batch: int = Field(default=16, ge=1, description="Demonstrations in one optimizer batch.")
+    max_references: int | None = Field(default=None, ge=1, description="Reference paths used per problem; None uses all.")
+
+
+class RftConfig(TrainingConfig):
+    """Knobs of `rft`."""
+
+    learning_rate: float = Field(default=1e-5, gt=0, description="As sft.")
+    rows_per_batch: int = Field(default=16, ge=1, description="Kept samples in one optimizer batch.")
+    num_samples: int = Field(
+        default=8, ge=1, description="Samples drawn per problem. RFT (2308.01825) draws up to 100, practice 8..32."
+    )
+    max_per_problem: int = Field(
+        default=4, ge=1, description="Distinct verified samples kept per problem, so that easy problems do not outvote hard ones."
+    )
+    temperature: float = Field(
+        default=1.0, gt=0, description="Of the draw. RFT uses 0.7; 1 keeps rare paths, hence more of the support."
+    )
+
+
+class GrpoConfig(TrainingConfig):
+    """Knobs of `grpo`."""
+
+    learning_rate: float = Field(
+        default=5e-6, gt=0, description="DeepSeekMath and most of practice: 1e-6, for models of 1B and more."
+    )
+    num_steps: int = Field(default=100, ge=1, description="Batches that are sampled; papers run hundreds to thousands.")
+    problems_per_batch: int = Field(default=8, ge=1, description="Prompts per batch. DeepSeekMath: 16 (of 1024 samples).")
+    group_size: int = Field(default=8, ge=2, description="Samples per prompt, G. Practice: 8..16; DeepSeekMath (2402.03300): 64.")
+    updates_per_batch: int = Field(
+        default=1, ge=1, description="Optimizer steps per batch. 1 (DeepSeekMath) is on-policy: the ratio is 1."
+    )
+    normalize_std: bool = Field(
+        default=True, description="Divide by the group's standard deviation; Dr. GRPO (2503.20783) does not."
+    )
+    eps_low: float = Field(default=0.2, gt=0, lt=1, description="Lower clip of the ratio. PPO and GRPO: 0.2.")
+    eps_high: float = Field(default=0.2, gt=0, description="Upper clip of the ratio. PPO and GRPO: 0.2; DAPO (2503.14476): 0.28.")
+    reduction: Literal["sequence_mean", "token_mean"] = Field(
+        default="sequence_mean",
+        description="What is averaged: tokens per sample, then samples (GRPO); or all tokens alike (DAPO).",
+    )
+    kl_weight: float = Field(
+        default=0.0, ge=0, description="Weight of the k3 divergence to the start. DeepSeekMath: .04; now mostly 0."
+    )
+    importance_cap: float | None = Field(
+        default=2.0,
+        gt=0,
+        description="Cap of the weight trainer/sampler probability that corrects the sampler's precision; None: no weight.",
+    )
+
+
+def read_config(kind: type[ConfigT], file: Path | None, overrides: Sequence[str]) -> ConfigT:
+    """Read a YAML mapping and `key=value` overrides, which win, into a config of this kind.
+
+    Raises:
+        SettingsError: The file is no mapping, an override has no `=`, a key is unknown or a value does not fit; one line.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SettingsError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise SettingsError(f"{file} holds a {type(loaded).__name__}; a config is a mapping like `learning_rate: 1e-5`")
+        values.update(loaded or {})
+    for override in overrides:
+        key, sign, text = override.partition("=")
+        if not sign:
+            raise SettingsError(f"override {override!r} has no `=`; write it like learning_rate=1e-5")
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SettingsError(f"override {override!r} has no YAML value after the `=`") from error
+    allowed = sorted(kind.model_fields)
+    for key in values:
+        if key not in kind.model_fields:
+            close = difflib.get_close_matches(str(key), allowed, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise SettingsError(f"unknown setting {key!r}{hint} Allowed: {', '.join(allowed)}")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(
+            f"{where}={first['input']!r}: {first['msg']}. {kind.model_fields[str(first['loc'][0])].description}"
+        ) from error
+
+
+def load_config(recipe: str, file: Path | None = None, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """The config of a recipe by name.
+
+    Raises:
+        SettingsError: No such recipe, or what `read_config` refuses.
+    """
+    from posttrain.trainers.recipes import find_recipe  # the recipes import this module
+
+    return read_config(find_recipe(recipe).config, file, overrides)

@@ -1,0 +1,121 @@
+"""Token log-probabilities of a model: which shortcuts it allows, found out by trying them, and the forward pass that uses them.
+
+Two shortcuts save most of the work: hidden states are projected to the vocabulary only where a completion token is predicted,
+and rows that share a prompt run it once. Neither holds for every architecture (logits may be scaled or capped behind the head,
+attention may have windows or a recurrent state), so both are compared with the plain forward pass on a few tokens before they
+are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from posttrain.diagnose.types import Split
+from posttrain.trainers.packing import MicroBatch, attention_mask, collate, pack_rows
+from posttrain.trainers.precision import autocast
+from posttrain.trainers.projection import Projected, project
+from posttrain.trainers.types import TrainingRow
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+_FULL_ATTENTION = {"full_attention", "attention"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shortcuts:
+    """What a model allows."""
+
+    chunked_projection: bool
+    """Logits are head(hidden state) with a linear head, nothing behind it."""
+    shared_prefixes: bool
+    """Attention is full and takes a mask [B, 1, S, S]."""
+
+
+def token_logprobs(
+    model: PreTrainedModel, batch: MicroBatch, shortcuts: Shortcuts, *, dtype: torch.dtype, entropy: bool = False
+) -> Projected:
+    """Log-probability of each of the N completion tokens of a micro-batch.
+
+    Args:
+        model: In eval mode, so that dropout is off.
+        batch: On the model's device.
+        shortcuts: From `find_shortcuts`.
+        dtype: bfloat16 runs under autocast; anything else runs in the dtype of the weights.
+        entropy: Whether to compute the entropy of each token's distribution as well (nats, no gradient).
+
+    Returns:
+        Log-probabilities [N] in float32 or wider, with a graph where gradients are enabled.
+    """
+    if batch.shared:
+        mask = attention_mask(batch.segments)
+        if model.config._attn_implementation == "eager":  # adds its mask; the others understand True and False
+            mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, torch.finfo(torch.float32).min)
+    else:
+        mask = (batch.segments >= 0).long()
+    inputs = {"input_ids": batch.input_ids, "attention_mask": mask, "position_ids": batch.position_ids, "use_cache": False}
+    if not shortcuts.chunked_projection:
+        with autocast(batch.input_ids.device, dtype):
+            logits = model(**inputs).logits.flatten(0, 1)[batch.predictors]
+        return _plain(logits, batch.targets, entropy)
+    with autocast(batch.input_ids.device, dtype):
+        hidden = model.get_decoder()(**inputs).last_hidden_state.flatten(0, 1)[batch.predictors]
+    head = model.get_output_embeddings()
+    product = torch.bfloat16 if dtype is torch.bfloat16 else head.weight.dtype
+    return project(hidden, head.weight, head.bias, batch.targets, dtype=product, entropy=entropy)
+
+
+def _plain(logits: Tensor, targets: Tensor, entropy: bool) -> Projected:
+    logprobs = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
+    entropies = -(logprobs.detach().exp() * logprobs.detach()).sum(-1) if entropy else None
+    return Projected(logprobs.gather(1, targets[:, None])[:, 0], entropies)
+
+
+def find_shortcuts(model: PreTrainedModel, *, share_prefixes: bool = True) -> Shortcuts:
+    """Try both shortcuts on a few tokens and keep those that change nothing.
+
+    Args:
+        model: In eval mode; float32 weights, as trainers load them.
+        share_prefixes: False keeps prefix sharing off whatever the model allows.
+    """
+    device = model.get_input_embeddings().weight.device
+    head, decoder = model.get_output_embeddings(), model.get_decoder()
+    linear = type(head) is nn.Linear and decoder is not None and decoder is not model
+    full = share_prefixes and _attention_is_full(model)
+    rows = [
+        TrainingRow(behavior="", problem_id="", split=Split.TRAIN, group_id="", prompt_ids=(1, 2, 3, 4), completion_ids=ids)
+        for ids in ((5, 6, 7), (8, 9), (7, 5, 3, 2))
+    ]
+
+    def run(*, share: bool, chunked: bool) -> Tensor:
+        packs = pack_rows(
+            rows, range(len(rows)), share=share, hidden_size=model.config.get_text_config().hidden_size, max_tokens=64
+        )
+        shortcuts = Shortcuts(chunked_projection=chunked, shared_prefixes=share)
+        with torch.no_grad():
+            return token_logprobs(model, collate(packs).to(device), shortcuts, dtype=torch.float32).logprobs
+
+    plain = run(share=False, chunked=False)
+    return Shortcuts(
+        chunked_projection=linear and _agrees(plain, lambda: run(share=False, chunked=True)),
+        shared_prefixes=full and _agrees(plain, lambda: run(share=True, chunked=False)),
+    )
+
+
+def _agrees(plain: Tensor, shortcut: Callable[[], Tensor]) -> bool:
+    try:
+        return torch.allclose(plain, shortcut(), atol=1e-3)
+    except (TypeError, ValueError, RuntimeError, AttributeError):
+        return False  # the architecture does not take such inputs
+
+
+def _attention_is_full(model: PreTrainedModel) -> bool:
+    """Whether every layer sees all earlier tokens; a window is too long to show on a few tokens."""
+    config = model.config.get_text_config()
+    if config._attn_implementation not in ("sdpa", "eager"):
+        return False
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return set(kinds) <= _FULL_ATTENTION
+    return not (getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True))

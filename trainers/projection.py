@@ -1,0 +1,117 @@
+"""Log-probabilities from hidden states without ever holding [N, V] in float32.
+
+The projection to the vocabulary is the largest tensor of a training step. It is made chunk by chunk and thrown away; backward
+makes it again. Two numbers per token are kept, as in arXiv 2411.09009. The log-softmax is float32 even where the product is
+bfloat16.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_CHUNK_BYTES = 64 * 2**20
+"""Size of one chunk in float32: 341 tokens of a vocabulary of 49152."""
+
+
+class Projected(NamedTuple):
+    """What is known about N tokens."""
+
+    logprobs: Tensor
+    """[N] float32 (float64 for float64 weights), differentiable."""
+    entropy: Tensor | None
+    """[N] nats, no gradient; None where it was not asked for."""
+
+
+def project(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    dtype: torch.dtype,
+    entropy: bool,
+    chunk_bytes: int = _CHUNK_BYTES,
+) -> Projected:
+    """Log-probability of each target under softmax(hidden · weightᵀ + bias).
+
+    Args:
+        hidden: [N, H].
+        weight: [V, H].
+        bias: [V], or None.
+        targets: [N] token ids.
+        dtype: Of the product; the log-softmax is float32 at least.
+        entropy: Whether to compute the entropy of each distribution too.
+        chunk_bytes: Largest [tokens, V] held in float32.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        logprobs, entropies = _ChunkedLogprobs.apply(hidden, weight, bias, targets, dtype, entropy, chunk_bytes)
+    return Projected(logprobs, entropies if entropy else None)
+
+
+def _chunk_size(vocabulary: int, dtype: torch.dtype, chunk_bytes: int) -> int:
+    return max(1, chunk_bytes // (vocabulary * dtype.itemsize))
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, wide: torch.dtype) -> Tensor:
+    logits = (hidden @ weight.T).to(wide)
+    return logits if bias is None else logits + bias.to(wide)
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    """∂ logp_n / ∂ logits_n = onehot(target_n) − softmax(logits_n), made again from the hidden states in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        dtype: torch.dtype,
+        entropy: bool,
+        chunk_bytes: int,
+    ) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(dtype, torch.float32)
+        narrow_hidden, narrow_weight = hidden.to(dtype), weight.to(dtype)
+        normalisers = hidden.new_empty(len(targets), dtype=wide)
+        logprobs = torch.empty_like(normalisers)
+        entropies = torch.empty_like(normalisers) if entropy else normalisers.new_empty(0)
+        size = _chunk_size(weight.shape[0], wide, chunk_bytes)
+        for start in range(0, len(targets), size):
+            part = slice(start, start + size)
+            logits = _logits(narrow_hidden[part], narrow_weight, bias, wide)
+            normalisers[part] = torch.logsumexp(logits, dim=-1)
+            logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - normalisers[part]
+            if entropy:
+                mean = torch.linalg.vecdot((logits - normalisers[part, None]).exp_(), logits)
+                entropies[part] = normalisers[part] - mean
+        ctx.save_for_backward(hidden, weight, bias, targets, normalisers)
+        ctx.dtype, ctx.size = dtype, size
+        ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, normalisers = ctx.saved_tensors
+        narrow_hidden, narrow_weight = hidden.to(ctx.dtype), weight.to(ctx.dtype)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight: Tensor | None = None
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        for start in range(0, len(targets), ctx.size):
+            part = slice(start, start + ctx.size)
+            slope = _logits(narrow_hidden[part], narrow_weight, bias, normalisers.dtype)
+            slope.sub_(normalisers[part, None]).exp_().mul_(-grad[part, None])
+            slope.scatter_add_(1, targets[part, None], grad[part, None])
+            if grad_bias is not None:
+                grad_bias += slope.sum(0).to(grad_bias.dtype)
+            narrow = slope.to(ctx.dtype)
+            grad_hidden[part] = (narrow @ narrow_weight).to(hidden.dtype)
+            if ctx.needs_input_grad[1]:
+                product = (narrow.T @ narrow_hidden[part]).to(weight.dtype)
+                grad_weight = product if grad_weight is None else grad_weight.add_(product)
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None

@@ -1,0 +1,130 @@
+"""One optimizer step: micro-batches forward and backward, one clipped AdamW update, or a reason why there was none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import torch
+from posttrain.trainers.config import TrainingConfig
+from posttrain.trainers.optimization import clip_gradient
+from posttrain.trainers.packing import MicroBatch, collate, pack_rows, plan_micro_batches
+from posttrain.trainers.scoring import Scorer
+from posttrain.trainers.stage import Reduction, Term, TokenScores, Weights
+from posttrain.trainers.training_log import Means
+from posttrain.trainers.types import TrainingRow
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+class StepStatus(StrEnum):
+    """What became of a step."""
+
+    UPDATED = "updated"
+    NO_SIGNAL = "no_signal"
+    """Nothing but a regularizer acts on the batch. AdamW's momentum alone would move the weights, so there is no step."""
+    NON_FINITE = "non_finite"
+    """A loss or gradient was NaN or infinite; the weights are as they were."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepOutcome:
+    """What a step did."""
+
+    status: StepStatus
+    loss: float = float("nan")
+    grad_norm: float = float("nan")
+    """Before clipping."""
+    trained_tokens: int = 0
+    """Completion tokens that ran backward."""
+    input_tokens: int = 0
+    """Tokens that ran through the model, shared prompts once."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stepper:
+    """Knows how to take a step of a stage; has no idea which stage it is."""
+
+    model: PreTrainedModel
+    optimizer: torch.optim.Optimizer
+    scorer: Scorer
+    terms: tuple[Term, ...]
+    reduction: Reduction
+    config: TrainingConfig
+
+    def step(self, rows: Sequence[TrainingRow], old: dict[int, Tensor]) -> StepOutcome:
+        """Take one optimizer step on a batch.
+
+        Args:
+            rows: The whole optimizer batch, advantages filled in.
+            old: See `Scorer.score`; empty on the first step on these rows.
+        """
+        if not any(term.acts_on(row) for term in self.terms if not term.regularizer for row in rows):
+            return StepOutcome(status=StepStatus.NO_SIGNAL)
+        self.optimizer.zero_grad(set_to_none=True)
+        outcome = self.accumulate(rows, old)
+        if outcome.status is StepStatus.NON_FINITE:
+            self.optimizer.zero_grad(set_to_none=True)
+            return outcome
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return outcome
+
+    def accumulate(self, rows: Sequence[TrainingRow], old: dict[int, Tensor]) -> StepOutcome:
+        """Leave the clipped gradient of the batch in the parameters."""
+        shares = self.reduction(rows)
+        active = [index for index, row in enumerate(rows) if any(term.acts_on(row) for term in self.terms)]
+        packs = pack_rows(
+            rows,
+            active,
+            share=self.scorer.shortcuts.shared_prefixes,
+            hidden_size=self.model.config.get_text_config().hidden_size,
+            max_tokens=self.config.micro_batch_tokens,
+        )
+        means, loss, trained, inputs = Means(), 0.0, 0, 0
+        for group in plan_micro_batches(packs, self.config.micro_batch_tokens):
+            batch = collate(group).to(self.model.device)
+            value = self._micro_batch_loss(rows, batch, shares, old, means)
+            loss += float(value.detach())
+            trained += len(batch.targets)
+            inputs += batch.num_input_tokens
+            if not math.isfinite(loss):
+                return StepOutcome(status=StepStatus.NON_FINITE, loss=loss, metrics=means.result())
+            value.backward()
+        norm = clip_gradient(self.model, self.config.max_grad_norm)
+        return StepOutcome(
+            status=StepStatus.UPDATED if math.isfinite(norm) else StepStatus.NON_FINITE,
+            loss=loss,
+            grad_norm=norm,
+            trained_tokens=trained,
+            input_tokens=inputs,
+            metrics=means.result(),
+        )
+
+    def _micro_batch_loss(
+        self, rows: Sequence[TrainingRow], batch: MicroBatch, shares: Sequence[Weights], old: dict[int, Tensor], means: Means
+    ) -> Tensor:
+        scores = self.scorer.score(rows, batch, old)
+        share = torch.from_numpy(np.concatenate([shares[index] for index in batch.rows])).to(scores.policy)
+        total = scores.policy.new_zeros(())
+        for term in self.terms:
+            said = term.loss(scores)
+            total = total + term.weight * (share * said.losses).sum()
+            for name, values in said.metrics.items():
+                means.add(name, values)
+        _log_sampler_gap(scores, means)
+        return total
+
+
+def _log_sampler_gap(scores: TokenScores, means: Means) -> None:
+    """Mean |sampler − trainer| log-probability per token: the difference in precision, or a bug where it is large."""
+    if scores.sampler is None or scores.old is None:
+        return
+    gaps = (scores.sampler - scores.old).abs()
+    gaps = gaps[~gaps.isnan()]
+    if gaps.numel():
+        means.add("sampler_gap", gaps)
