@@ -33,7 +33,7 @@ _LATEX_SPECIAL = {
     "ε": r"$\varepsilon$",
     "∆": r"$\Delta$",
 }
-_MARKDOWN_SPECIAL = {"\\": "\\\\", "|": "\\|", "`": "\\`", "*": "\\*", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_MARKDOWN_SPECIAL = {"\\": "\\\\", "|": "\\|", "`": "\\`", "*": "\\*", "&": "&amp;", "<": "&lt;"}
 
 
 class Interval(NamedTuple):
@@ -73,19 +73,25 @@ def format_number(value: float | None, decimals: int | None = None, *, signed: b
             decimals = 2 if round(value, 2) == round(value, 3) else 3
     text = f"{abs(value):,.{decimals}f}".replace(",", " ")
     zero = float(text.replace(" ", "")) == 0
-    if text.startswith("0.") and not zero:
+    if text.startswith("0."):
         text = text[1:]
     if value < 0 and not zero:
         return _MINUS + text
     return f"+{text}" if signed and not zero else text
 
 
-def decimals_for(low: float, high: float) -> int | None:
-    """How many decimals an interval supports: two significant digits of its width; None where it has none."""
+def decimals_for(estimate: float, low: float, high: float) -> int | None:
+    """How many decimals an interval supports; None where it has no width.
+
+    The last digit is worth at most a fifth of the width, and a small estimate is not rounded away to zero.
+    """
     width = high - low
     if not math.isfinite(width) or width <= 0:
         return None
-    return min(5, max(0, 1 - math.floor(math.log10(width))))
+    decimals = max(0, math.ceil(-math.log10(width / 5) - 1e-9))
+    if math.isfinite(estimate) and estimate != 0:
+        decimals = max(decimals, min(4, math.ceil(-math.log10(2 * abs(estimate)))))
+    return min(6, decimals)
 
 
 def format_interval(estimate: float, low: float, high: float, *, signed: bool = False) -> str:
@@ -98,11 +104,14 @@ def format_interval(estimate: float, low: float, high: float, *, signed: bool = 
         signed: Whether pluses are written, for differences.
 
     Returns:
-        For example `.56 [.48, .64]`; a dash when nothing is defined, `.56 [–, –]` when the interval is not.
+        For example `.56 [.48, .64]`; a dash when nothing is defined, `.56 [–, –]` when the interval is not, and the number
+        alone where it was counted rather than estimated (all three are equal).
     """
     if math.isnan(estimate) and math.isnan(low) and math.isnan(high):
         return DASH
-    decimals = decimals_for(low, high)
+    if estimate == low == high:
+        return format_number(estimate, signed=signed)
+    decimals = decimals_for(estimate, low, high)
     words = [format_number(value, decimals, signed=signed) for value in (estimate, low, high)]
     return f"{words[0]} [{words[1]}, {words[2]}]"
 
@@ -131,6 +140,7 @@ def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is, on one line, also inside a table."""
     line = "".join(_MARKDOWN_SPECIAL.get(sign, sign) for sign in " ".join(text.split()))
     # Brackets stay readable (intervals are full of them): only what would make a link, an emphasis or a strike is broken up.
+    line = re.sub(r"^>(?![.\d])", r"\>", line)
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\_", line.replace("](", "]\\(").replace("~~", "\\~\\~"))
 
 

@@ -23,6 +23,11 @@ class Task:
         if self._progress is not None:
             self._progress.advance(self._task_id, steps)  # type: ignore[arg-type]
 
+    def expect(self, total: int) -> None:
+        """Now it is known how many units there are."""
+        if self._progress is not None:
+            self._progress.update(self._task_id, total=total)  # type: ignore[arg-type]
+
     def tokens(self, num: int) -> None:
         """Some tokens went by; shown as a rate."""
         self._tokens += num

@@ -108,6 +108,12 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"--out {self.path}: cannot be written ({error.strerror}); give a folder that you may write to") from error
 
+    def discard_if_bare(self) -> None:
+        """Take back what `open` wrote, where nothing has come of it."""
+        if [entry.name for entry in self.path.iterdir()] == [self.run_json.name]:
+            self.run_json.unlink()
+            self.path.rmdir()
+
     def _check_same(self, kind: str, settings: Mapping[str, Any]) -> None:
         try:
             old = json.loads(self.run_json.read_text())

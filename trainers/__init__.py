@@ -1,0 +1,27 @@
+"""Changes a model: one loop, and a stage is source × credit × terms × reduction.
+
+    from posttrain import trainers
+
+    trainers.train("grpo", "demo", ["products"], out="runs/products-grpo")
+    trainers.loop("demo", ["products"], out="runs/loop")
+
+A new stage is one file in `recipes/` and one line in its dictionary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from posttrain.trainers.cycle import LoopResult, loop, train
+
+__all__ = ["LoopResult", "loop", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when something is trained."""
+    if name in __all__:
+        from posttrain.trainers import cycle
+
+        return getattr(cycle, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -64,7 +64,7 @@ def before_after(
     if unknown:
         raise ValueError(f"unknown state {sorted(unknown)[0]!r}; allowed are {', '.join(CHANGES)}")
     with paper():
-        ax = ax or new_axes(5.2, 3.6, rect=(0.105, 0.125, 0.56, 0.56 * 5.2 / 3.6))
+        ax = ax or new_axes(4.6, 3.3, rect=(0.115, 0.135, 0.54, 0.54 * 4.6 / 3.3))
         ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
         ax.text(0.8, 0.74, "no change", ha="left", va="top", fontsize=7.5, color=MUTED)
         known = [row for row in rows if not math.isnan(number(row, "before")) and not math.isnan(number(row, "after"))]
@@ -128,4 +128,4 @@ def before_after(
 
 def _area(count: int) -> float:
     """Square points; from two problems on, the number has to fit in."""
-    return 24.0 if count == 1 else 50.0 + 18.0 * count
+    return 28.0 if count == 1 else 50.0 + 18.0 * count

@@ -55,7 +55,7 @@ def checks(rows: Sequence[Row], *, title: str | None = None, ax: Axes | None = N
     if unknown:
         raise ValueError(f"unknown outcome {sorted(unknown)[0]!r}; allowed are {', '.join(OUTCOMES)}")
     with paper():
-        ax = ax or new_axes(5.2, 0.9 + 0.42 * max(1, len(rows)))
+        ax = ax or new_axes(4.6, 0.9 + 0.42 * max(1, len(rows)))
         labels = []
         for position, row in enumerate(rows):
             start, end = _scale(row)
@@ -129,7 +129,6 @@ def _draw_check(ax: Axes, position: int, row: Row, start: float, end: float) -> 
             fontsize=7,
             va="top",
             ha="right" if near_right else "left",
-            color=MUTED,
         )
     if math.isfinite(low) and math.isfinite(high):
         ax.plot([low, high], [position + 0.08] * 2, color=colour, linewidth=2.0, zorder=3, solid_capstyle="butt")

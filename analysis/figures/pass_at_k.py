@@ -51,7 +51,9 @@ def pass_at_k(
             remember(ax, [{"run": label, **row} for row in known])
             ks.update(int(row["k"]) for row in known)
             any_extrapolated |= _draw_run(ax, known, colour, marker, printable(label))
-        ax.set_xscale("log", base=2)
+        if ks:
+            # Without a point there is nothing whose logarithm could scale the axis.
+            ax.set_xscale("log", base=2)
         ax.set(ylim=(-0.02, 1.04), xlabel="k, samples per problem", ylabel="pass@k")
         ax.set_yticks([0, 0.25, 0.5, 0.75, 1], labels=["0", ".25", ".5", ".75", "1"])
         if not ks:

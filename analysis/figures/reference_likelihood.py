@@ -28,7 +28,7 @@ _FONT_POINTS = 8.5
 _CHAR_INCHES = _FONT_POINTS * 0.602 / 72
 _LABEL_CHARS = 11.0
 _ROW_INCHES = 0.43
-_HEAD_ROWS, _FOOT_ROWS = 0.75, 0.8
+_FOOT_ROWS = 0.8
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,18 @@ def reference_likelihood(
         weakest_step = min(sums, key=lambda step: sums[step])
     shown = [printable(token, family=_MONO, limit=22) or "∅" for token in tokens]
     with paper():
-        width = 5.2 if ax is None else ax.get_window_extent().width / _figure_dpi(ax)
+        width = 4.6 if ax is None else ax.get_window_extent().width / _figure_dpi(ax)
         chars = max(24.0, width * 0.97 / _CHAR_INCHES)
         lines = _wrap(shown, owner, chars - _LABEL_CHARS)
         first, last = _window(lines, values, weakest_step, max_rows)
         num_rows = max(1, last - first)
+        hidden = "" if last - first == len(lines) else f"rows {first + 1}–{last} of {len(lines)}, around the weakest step"
+        head = 0.75 if title or hidden else 0.1
         if ax is None:
-            figure = Figure(figsize=(width, (num_rows + _HEAD_ROWS + _FOOT_ROWS) * _ROW_INCHES))
+            figure = Figure(figsize=(width, (num_rows + head + _FOOT_ROWS) * _ROW_INCHES))
             FigureCanvasAgg(figure)
             ax = figure.add_axes((0.015, 0.0, 0.97, 1.0))
-        ax.set(xlim=(0, chars), ylim=(num_rows + _FOOT_ROWS, -_HEAD_ROWS))
+        ax.set(xlim=(0, chars), ylim=(num_rows + _FOOT_ROWS, -head))
         ax.axis("off")
         remember(
             ax,
@@ -106,9 +108,8 @@ def reference_likelihood(
             if row == 0 or lines[first + row - 1].step != line.step:
                 _draw_label(ax, row, line.step, sums[line.step], line.step == weakest_step)
         _frame(ax, lines[first:last], weakest_step, chars)
-        hidden = "" if last - first == len(lines) else f"rows {first + 1}–{last} of {len(lines)}, around the weakest step"
-        ax.text(0, -_HEAD_ROWS + 0.12, printable(title or ""), weight="bold", fontsize=9.5, va="top")
-        ax.text(chars, -_HEAD_ROWS + 0.14, hidden, fontsize=7.5, va="top", ha="right", color=MUTED)
+        ax.text(0, -head + 0.12, printable(title or ""), weight="bold", fontsize=9.5, va="top")
+        ax.text(chars, -head + 0.14, hidden, fontsize=7.5, va="top", ha="right", color=MUTED)
         _draw_legend(ax, num_rows)
     return ax
 

@@ -77,7 +77,7 @@ def save_figure(drawn: Figure | Axes, path: Path | str) -> tuple[Path, Path]:
     content = draw_figure(drawn, path.suffix.lower().removeprefix("."))
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = path.with_suffix(".csv")
-    for target, data in ((path, content), (numbers, figure_csv(drawn).encode())):
+    for target, data in ((path, content), (numbers, figure_csv(drawn).encode("utf-8", "replace"))):
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         temporary.write_bytes(data)
         temporary.replace(target)

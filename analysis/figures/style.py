@@ -50,7 +50,7 @@ def paper() -> Iterator[None]:
         yield
 
 
-def new_axes(width: float = 5.2, height: float = 3.2, *, rect: tuple[float, float, float, float] | None = None) -> Axes:
+def new_axes(width: float = 4.6, height: float = 3.0, *, rect: tuple[float, float, float, float] | None = None) -> Axes:
     """An axes in a figure of its own.
 
     Args:

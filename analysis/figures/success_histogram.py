@@ -86,14 +86,15 @@ def success_histogram(
             remember(ax, _rows(label, edges, counts))
         _shade_zones(ax, edges, epsilon, mastered)
         ax.set_xticks(range(num_bins + 1), labels=[_edge_label(edge, epsilon) for edge in edges])
-        ax.set(xlim=(0, num_bins), ylim=(0, max(1, tallest) * 1.22), xlabel=rate_name, ylabel="problems")
+        ax.set(xlim=(0, num_bins), ylim=(0, max(1, tallest) * 1.12), xlabel=rate_name)
+        ax.set_ylabel("problems" if len(rates) != 1 else _single_label(next(iter(rates.values()))))
         ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         if not known_total:
             empty_note(ax, "no problem has a success rate")
-        elif rates:
-            ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handlelength=1.4, columnspacing=1.4)
+        elif len(rates) > 1:
+            ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.05), ncols=3, handlelength=1.4, columnspacing=1.4)
         if title:
-            ax.set_title(printable(title), pad=26 if known_total else None)
+            ax.set_title(printable(title), pad=32 if len(rates) > 1 else 18)
     return ax
 
 
@@ -113,6 +114,12 @@ def _legend_label(label: str, values: npt.NDArray[np.float64]) -> str:
     return f"{printable(label)}, {len(values) - unknown} problems" + (f" ({unknown} more without a rate)" if unknown else "")
 
 
+def _single_label(values: npt.ArrayLike) -> str:
+    array = np.asarray(values, dtype=np.float64)
+    unknown = int(np.isnan(array).sum())
+    return f"problems (n = {len(array) - unknown})" + (f", {unknown} more without a rate" if unknown else "")
+
+
 def _rows(label: str, edges: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
     return [
         {"run": label, "from": float(low), "to": float(high), "problems": int(count)}
@@ -126,16 +133,15 @@ def _shade_zones(ax: Axes, edges: npt.NDArray[np.float64], epsilon: float, maste
     for (left, right, words, colour), shade in zip(zones, _ZONE_SHADES, strict=True):
         if right > left:
             ax.axvspan(left, right, color=colour, alpha=shade, linewidth=0, zorder=0)
-            narrow = right - left == 1 and left > 0
+            last = right == len(edges) - 1
             ax.text(
-                right - 0.04 if narrow else (left + right) / 2,
-                0.985,
+                right if last else (left + right) / 2,
+                1.015,
                 words,
                 transform=ax.get_xaxis_transform(),
-                ha="right" if narrow else "center",
-                va="top",
-                fontsize=6.8 if narrow else 7.5,
-                color=MUTED,
+                ha="right" if last else "center",
+                va="bottom",
+                fontsize=7.5,
             )
     for position in {1, start}:
         ax.axvline(position, color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)), zorder=0.5)

@@ -1,8 +1,7 @@
 """Statistics of success counts: arrays in, arrays out. Knows no models.
 
 `estimators` speaks of single problems, `intervals` of means over problems, `mixture` of the spread of success rates over
-problems,
-`compare` of before and after problem by problem, `deltas` of whole curves, `design` of how much to sample.
+problems, `compare` of before and after problem by problem, `deltas` of whole curves, `design` of how much to sample.
 """
 
 from posttrain.analysis.stats.arrays import FloatArray, IntArray

@@ -57,7 +57,7 @@ def problem_change_tests(
         p_expansion[known] = np.clip(stats.hypergeom.sf(c1[known] - 1, total, right, n1[known]), 0.0, 1.0)
         p_attrition[known] = np.clip(stats.hypergeom.sf(c0[known] - 1, total, right, n0[known]), 0.0, 1.0)
         family = np.stack([p_expansion[known], p_attrition[known]])
-        adjusted = stats.false_discovery_control(family, axis=None)
+        adjusted = stats.false_discovery_control(family, axis=None).reshape(2, -1)
         q_expansion[known], q_attrition[known] = adjusted
     return ProblemChangeTests(p_expansion, p_attrition, q_expansion, q_attrition)
 
@@ -164,9 +164,7 @@ def support_dynamics_null(
     if before.shape != fitted.shape or after.shape != fitted.shape:
         raise ValueError(f"the mixture holds {fitted.size} problems, before {before.size}, after {after.size}; they must match")
     if np.any(before > fitted) or np.any(before < 0) or np.any(after < 0):
-        raise ValueError(
-            "n_before must lie between 0 and the samples that were fitted, n_after must not be negative"
-        )
+        raise ValueError("n_before must lie between 0 and the samples that were fitted, n_after must not be negative")
     rates = mixture_before.draw_rates(rng=rng, num_draws=num_draws)
     seen_after = rng.binomial(after[None, :], rates) > 0
     thinned = rng.hypergeometric(correct, fitted - correct, before, size=rates.shape)

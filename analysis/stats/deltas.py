@@ -83,10 +83,10 @@ def max_t_deltas(
     """
     check_level(level)
     delta = _paired(before, after)
-    result = CurveDeltas(*(np.full(delta.shape[1], np.nan) for _ in range(4)), critical=np.nan)
+    estimate, low, high, adjusted_p = np.full((4, delta.shape[1]), np.nan)
     used, units = _units(delta, groups)
     if units.shape[0] == 0:
-        return result
+        return CurveDeltas(estimate, low, high, adjusted_p, np.nan)
     size = units.shape[0] + 2 * DELTA_PRETENDED
 
     def centre_and_error(total: FloatArray, squares: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -102,11 +102,11 @@ def max_t_deltas(
     critical = max(alone, float(np.quantile(largest, level)))
     observed = np.abs(centre) / error
     mean = units.mean(axis=0)
-    result.estimate[used] = mean
-    result.low[used] = np.maximum(-1.0, np.minimum(centre - critical * error, mean))
-    result.high[used] = np.minimum(1.0, np.maximum(centre + critical * error, mean))
-    result.adjusted_p[used] = (1 + np.sum(largest[:, None] >= observed[None, :], axis=0)) / (num_draws + 1)
-    return CurveDeltas(result.estimate, result.low, result.high, result.adjusted_p, critical)
+    estimate[used] = mean
+    low[used] = np.maximum(-1.0, np.minimum(centre - critical * error, mean))
+    high[used] = np.minimum(1.0, np.maximum(centre + critical * error, mean))
+    adjusted_p[used] = (1 + np.sum(largest[:, None] >= observed[None, :], axis=0)) / (num_draws + 1)
+    return CurveDeltas(estimate, low, high, adjusted_p, critical)
 
 
 @dataclass(frozen=True, slots=True)

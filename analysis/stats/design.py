@@ -6,9 +6,8 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
-
 from posttrain.analysis.stats.arrays import as_counts, check_level
+from scipy import special, stats
 
 
 def samples_to_resolve(epsilon: float, zeta: float = 0.05) -> int:
@@ -137,8 +136,9 @@ def detectable_delta(
     return (_z(level) + float(stats.norm.ppf(power))) * math.sqrt(variance)
 
 
-def detectable_rise(num_before: int, num_after: int, *, num_correct_before: int = 0, alpha: float = 0.05, power: float = 0.8) ->
-float:
+def detectable_rise(
+    num_before: int, num_after: int, *, num_correct_before: int = 0, alpha: float = 0.05, power: float = 0.8
+) -> float:
     """The smallest rate after that a one-sided Fisher test of one problem finds with the given power.
 
     Say it beside every count of expanded problems: below it, nothing could have been found. Under Benjamini-Hochberg with few
@@ -163,7 +163,7 @@ float:
         raise ValueError("expected at least one sample on each side and no more successes than samples")
     successes = np.arange(num_after + 1)
     p_values = stats.hypergeom.sf(successes - 1, num_before + num_after, num_correct_before + successes, num_after)
-    significant = np.nonzero(p_values <= alpha)[0]
+    significant = np.flatnonzero(np.asarray(p_values) <= alpha)
     if significant.size == 0:
         return math.nan
     needed = int(significant[0])

@@ -71,7 +71,10 @@ def paired_delta_interval(
 ) -> Interval:
     """Interval for the mean change of a value in [0, 1], paired by problem.
 
-    As `mean_interval`, on the differences, with a quarter of a pretended problem at −1 and at +1.
+    As `mean_interval`, on the differences, with a quarter of a pretended problem at −1 and at +1. Measured for this project (16
+    samples each, p ~ Beta(.3, 1.2), 5 % of problems raised to .8): covers .99, .96 and .96 with 24, 50 and 200 problems, the
+    plain t interval .90, .91 and .95. Where nothing changes it covers 1.0, 1.0 and .97: at 24 problems it is 1.7 times as wide as
+    the plain one.
 
     Args:
         before: [P] value of each problem before.

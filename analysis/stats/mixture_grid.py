@@ -13,9 +13,11 @@ from posttrain.analysis.stats.arrays import FloatArray, IntArray
 from scipy.special import betaln, expit, gammaln
 
 SHAPE = (28, 9, 28, 20)
-"""Cells of the grid along π0, π1/(1−π0), logit(m) and log(s)."""
+"""Cells of the grid along π0^(1/ZERO_POWER), π1/(1−π0), logit(m) and log(s)."""
 BOUNDS: tuple[tuple[float, float], ...] = ((0.0, 1.0), (0.0, 1.0), (-11.5129, 11.5129), (-3.9, 7.6))
 """Where the grid may reach: m from 1e-5 to 1 − 1e-5, s from .02 to 2000."""
+ZERO_POWER = 3.0
+"""π0 ~ Beta(1/ZERO_POWER, 1), so that its root is uniform."""
 MASTERED_PRIOR = 4.0
 """π1/(1−π0) ~ Beta(1, MASTERED_PRIOR)."""
 LOG_S_PRIOR = (float(np.log(2.0)), 1.5)
@@ -40,8 +42,10 @@ class HyperGrid:
     """[K] π1"""
     weight: FloatArray
     """[H, K], sums to one"""
-    zero_step: float
-    """Width of a cell along π0."""
+    zero_edges: FloatArray
+    """[Z + 1] edges of the grid's cells along π0"""
+    zero_mass: FloatArray
+    """[Z] posterior mass between them, sums to one"""
 
 
 def integrate(num_samples: IntArray, num_correct: IntArray) -> HyperGrid:
@@ -65,10 +69,10 @@ def integrate(num_samples: IntArray, num_correct: IntArray) -> HyperGrid:
         if share == 1.0 and not shrunk:
             break
         box, share = tighter, min(1.0, 4.0 * share)
-    zero, mastered, logit_mean, log_size = axes
+    root, mastered, logit_mean, log_size = axes
     mean, size = np.meshgrid(expit(logit_mean), np.exp(log_size), indexing="ij")
     complement = np.meshgrid(expit(-logit_mean), np.exp(log_size), indexing="ij")[0]
-    zero_share, ratio = np.meshgrid(zero, mastered, indexing="ij")
+    zero_share, ratio = np.meshgrid(root**ZERO_POWER, mastered, indexing="ij")
     table = np.moveaxis(weight, (2, 3), (0, 1)).reshape(mean.size, zero_share.size)
     rows, columns = _heavy(table.sum(axis=1)), _heavy(table.sum(axis=0))
     table = table[np.ix_(rows, columns)]
@@ -78,7 +82,8 @@ def integrate(num_samples: IntArray, num_correct: IntArray) -> HyperGrid:
         zero_share=zero_share.reshape(-1)[columns],
         one_share=((1.0 - zero_share) * ratio).reshape(-1)[columns],
         weight=table / table.sum(),
-        zero_step=float(zero[1] - zero[0]),
+        zero_edges=np.linspace(*box[0], SHAPE[0] + 1) ** ZERO_POWER,
+        zero_mass=weight.sum(axis=(1, 2, 3)),
     )
 
 
@@ -107,7 +112,7 @@ class _Counts:
 def _posterior(counts: _Counts, box: tuple[tuple[float, float], ...], share: float) -> tuple[FloatArray, tuple[FloatArray, ...]]:
     """Normalised weights of all cells, with the likelihood raised to the power `share`, and the cells' midpoints."""
     axes = tuple(low + (high - low) * (np.arange(size) + 0.5) / size for (low, high), size in zip(box, SHAPE, strict=True))
-    zero, mastered = axes[0][:, None], axes[1][None, :]
+    zero, mastered = axes[0][:, None] ** ZERO_POWER, axes[1][None, :]
     spread = ((1.0 - zero) * (1.0 - mastered))[:, :, None, None]
     at_zero, at_one = zero[:, :, None, None], ((1.0 - zero) * mastered)[:, :, None, None]
     size = np.exp(axes[3])[None, :]

@@ -87,8 +87,8 @@ def _unpack(theta: FloatArray) -> tuple[float, float, float]:
 
 
 def _log_marginal(n: IntArray, c: IntArray, zero: float, alpha: float, beta: float) -> FloatArray:
-    spread = np.log1p(-zero) + betaln(alpha + c, beta + n - c) - betaln(alpha, beta)
-    return np.where(c == 0, np.logaddexp(np.log(zero), spread), spread)
+    spread: FloatArray = np.log1p(-zero) + betaln(alpha + c, beta + n - c) - betaln(alpha, beta)
+    return np.where(c == 0, np.logaddexp(np.log(zero), spread), spread).astype(np.float64)
 
 
 def _goodness(n: IntArray, c: IntArray, zero: float, alpha: float, beta: float) -> tuple[float, int, float]:

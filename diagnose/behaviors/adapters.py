@@ -1,4 +1,4 @@
-"""What this project knows about single reasoning-gym data sets: when two entries are the same problem, and how an answer is reached.
+"""What is known about single reasoning-gym data sets: when two entries are the same problem, and how an answer is reached.
 
 An adapter reads the metadata of an entry. It states the symmetries (3*4 is 4*3), offers fields for question templates, writes a
 reference path step by step, and lists the filters that `where:` may use. Data sets without an adapter work too, without these.
@@ -78,8 +78,8 @@ WORDS = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
 def read_expression(entry: Entry) -> Item | None:
     """Read an expression such as `3 * 4`. Only those with one operator between whole numbers have fields and a path.
 
-    The answer is worked out here: basic_arithmetic of reasoning-gym 0.1.25 states wrong ones for divisions (it divides by another number
-    than it shows). Divisions that leave a remainder are not used.
+    The answer is worked out here: basic_arithmetic of reasoning-gym 0.1.25 states wrong ones for divisions (it divides by another
+    number than it shows). Divisions that leave a remainder are not used.
     """
     expression = str(entry["metadata"]["expression"])
     match = re.fullmatch(r"(-?\d+) ([-+*/]) (-?\d+)", expression)

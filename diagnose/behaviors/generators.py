@@ -21,7 +21,8 @@ ENTRY = "reasoning_gym"
 """Key of `Problem.metadata` under which the whole entry stands, for the verifier of that name."""
 
 _DRAWS_PER_PROBLEM = 400
-_MIN_DRAWS = 4_000
+_PATIENCE = 8_000
+"""Draws without a new problem after which the space counts as exhausted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +39,8 @@ class _Made:
 def generate_rows(config: GeneratorConfig, *, shown: Collection[str], keep_entries: bool, where: str) -> tuple[Row, ...]:
     """Draw distinct problems.
 
-    Entries are drawn by index from a fixed seed. A repeated problem (equal key) and a worked example are dropped, and drawing goes on
-    until `size` problems are found or the space seems exhausted, so there may be fewer than `size`.
+    Entries are drawn by index from a fixed seed. A repeated problem (equal key) and a worked example are dropped, and drawing
+    goes on until `size` problems are found or the space seems exhausted, so there may be fewer than `size`.
 
     Args:
         config: The `reasoning_gym:` part of a behavior.
@@ -57,17 +58,21 @@ def generate_rows(config: GeneratorConfig, *, shown: Collection[str], keep_entri
     worked_examples = {normalise(question) for question in shown}
     rows: list[Row] = []
     seen: set[str] = set()
-    max_draws = max(_MIN_DRAWS, _DRAWS_PER_PROBLEM * config.size)
-    for entry in _draw(config, max_draws, where):
+    idle = 0
+    for entry in _draw(config, max(_PATIENCE, _DRAWS_PER_PROBLEM * config.size), where):
+        idle += 1
+        if idle > _PATIENCE:
+            break
         made = _read(entry, config, adapter)
         if made is None or made.key in seen or any(normalise(question) in worked_examples for question in made.questions):
             continue
+        idle = 0
         seen.add(made.key)
         rows.append(_row(made, entry, config, adapter, keep_entries, where))
         if len(rows) == config.size:
             break
     if not rows:
-        raise BehaviorError(f"{where}: no problem is left of {max_draws} drawn; loosen `where` or the settings of {config.dataset}")
+        raise BehaviorError(f"{where}: no entry of {_PATIENCE} can be used; loosen `where` or the settings of {config.dataset}")
     return tuple(rows)
 
 
@@ -135,8 +140,8 @@ def _row(
             metadata[ENTRY] = json.loads(json.dumps(entry))
         except (TypeError, ValueError) as error:
             raise BehaviorError(
-                f"{where}: entries of {config.dataset} cannot be written as JSON ({error}), so the verifier reasoning_gym cannot be"
-                " used; choose another data set, or the verifier exact"
+                f"{where}: entries of {config.dataset} cannot be written as JSON ({error}), which the verifier reasoning_gym"
+                " needs; choose another data set, or the verifier exact"
             ) from None
     return Row(
         id=f"{config.dataset}-{index}" if adapter is None else made.key,
@@ -176,4 +181,4 @@ def _check_templates(config: GeneratorConfig, adapter: Adapter | None, where: st
             raise BehaviorError(f"{where}.{name}: got {template!r}: {error}; write {{{{ and }}}} for braces themselves") from None
         for field in used:
             if field not in allowed:
-                raise BehaviorError(f"{where}.{name}: {unknown('field', '{' + field + '}', ['{' + word + '}' for word in allowed])}")
+                raise BehaviorError(f"{where}.{name}: {unknown('template field', field, allowed)}")

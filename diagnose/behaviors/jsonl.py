@@ -58,7 +58,7 @@ def read_rows(path: Path) -> tuple[Row, ...]:
         lines[row.id] = number
         rows.append(row)
     if not rows:
-        raise BehaviorError(f'{path}: the file holds no rows; write one problem per line, as in {{"prompt": "2+2?", "answer": "4"}}')
+        raise BehaviorError(f'{path}: the file is empty; write one problem per line, as in {{"prompt": "2+2?", "answer": "4"}}')
     return tuple(rows)
 
 
@@ -112,7 +112,7 @@ def _prompt(value: Any, where: str) -> str | tuple[Message, ...]:
         raise BehaviorError(f"{where}: prompt: got {shorten(value)}; {allowed}")
     messages = []
     for turn in value:
-        if not isinstance(turn, dict) or set(turn) != {"role", "content"} or not all(isinstance(part, str) for part in turn.values()):
+        if not (isinstance(turn, dict) and set(turn) == {"role", "content"} and all(isinstance(v, str) for v in turn.values())):
             raise BehaviorError(f"{where}: prompt: got the turn {shorten(turn)}; {allowed}")
         if turn["role"] not in ROLES:
             raise BehaviorError(f"{where}: prompt: {unknown('role', turn['role'], ROLES)}")

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
-
 from posttrain.diagnose.behaviors.generators import generate_rows
 from posttrain.diagnose.behaviors.jsonl import Row, read_rows
 from posttrain.diagnose.behaviors.schema import BehaviorConfig, SplitConfig
@@ -22,6 +20,7 @@ from posttrain.diagnose.types import Behavior, Problem, Split, VerifierSpec
 from posttrain.diagnose.verifiers import build_verifier
 from posttrain.diagnose.verifiers.number import parse_number
 from posttrain.diagnose.verifiers.options import closest, explain, shorten
+from pydantic import ValidationError
 
 _BUNDLED = Path(__file__).with_name("bundled")
 _FILE_SUFFIXES = (".yaml", ".yml", ".jsonl")
@@ -65,7 +64,7 @@ def load_behaviors(sources: Iterable[str | Path]) -> tuple[Behavior, ...]:
         behavior = load_behavior(source)
         if behavior.name in behaviors:
             other = behaviors[behavior.name].source
-            raise BehaviorError(f"{behavior.source} and {other} are both named {behavior.name!r}; give one of them another `name:`")
+            raise BehaviorError(f"{behavior.source} and {other} are both named {behavior.name!r}; give one another `name:`")
         behaviors[behavior.name] = behavior
     return tuple(behaviors.values())
 
@@ -155,7 +154,7 @@ def _read_files(config: BehaviorConfig, path: Path) -> tuple[Row, ...]:
         raise BehaviorError(f"{path}: split.train: got {train!r}; allowed: a fraction such as 0.5, or a .jsonl file")
     for row in rows:
         if row.split is Split.TRAIN:
-            raise BehaviorError(f"{path}: row {row.id} of {config.problems} is marked train, but {train} holds the train rows; move it")
+            raise BehaviorError(f"{path}: row {row.id} of {config.problems} is marked train; move it to {train}, or mark it eval")
     extra = [dataclasses.replace(row, split=Split.TRAIN) for row in read_rows(path.parent / train)]
     taken = {row.id for row in rows}
     # Ids that were made from line numbers clash as a matter of course; the file's name tells them apart.
@@ -168,7 +167,7 @@ def _refuse_worked_examples(rows: Sequence[Row], shown: Sequence[str], where: st
     clashes = [row.id for row in rows if isinstance(row.prompt, str) and normalise(row.prompt) in questions]
     if clashes:
         listed = ", ".join(clashes[:3]) + (", …" if len(clashes) > 3 else "")
-        raise BehaviorError(f"{where}: problem(s) {listed} are also worked examples in prompt.examples; remove them from one of the two")
+        raise BehaviorError(f"{where}: problem(s) {listed} are worked examples in prompt.examples too; remove one of the two")
 
 
 def _split(rows: Sequence[Row], config: SplitConfig | None, where: str) -> tuple[Problem, ...]:
@@ -180,7 +179,8 @@ def _split(rows: Sequence[Row], config: SplitConfig | None, where: str) -> tuple
     marked = [row for row in rows if row.split is not None]
     if marked and open_keys and not has_train_file:
         raise BehaviorError(
-            f"{where}: {len(marked)} row(s) have a split and {len(open_keys)} have none; give every row one, or none and let `split` divide"
+            f"{where}: {len(marked)} row(s) have a split and {len(open_keys)} have none;"
+            " give every row one, or none and let `split` divide"
         )
     if marked and config is not None and not has_train_file:
         raise BehaviorError(f"{where}: the rows say their split and `split:` divides them too; keep one of the two")

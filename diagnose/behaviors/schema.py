@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
-
 from posttrain.diagnose.types import MeasureSettings, PromptFormat, Purpose, Sampling, default_epsilon
 from posttrain.diagnose.verifiers.options import StrictModel
+from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -45,12 +44,12 @@ class PromptConfig(StrictModel):
 class SamplingConfig(StrictModel):
     """The sampler, all of it."""
 
-    temperature: float = Field(1.0, ge=0.0, allow_inf_nan=False)
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int = Field(0, ge=0)
-    min_p: float = Field(0.0, ge=0.0, lt=1.0)
-    repetition_penalty: float = Field(1.0, gt=0.0, allow_inf_nan=False)
-    max_tokens: int = Field(64, ge=1)
+    temperature: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    min_p: float = Field(default=0.0, ge=0.0, lt=1.0)
+    repetition_penalty: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
+    max_tokens: int = Field(default=64, ge=1)
     stop: tuple[NonEmpty, ...] = ()
 
     def build(self) -> Sampling:
@@ -61,10 +60,10 @@ class SamplingConfig(StrictModel):
 class MeasureConfig(StrictModel):
     """What counts, and at which scale."""
 
-    primary_k: int = Field(16, ge=1)
-    epsilon: float | None = Field(None, gt=0.0, lt=1.0)
-    success: float = Field(1.0, gt=0.0, le=1.0)
-    group_size: int = Field(8, ge=2)
+    primary_k: int = Field(default=16, ge=1)
+    epsilon: float | None = Field(default=None, gt=0.0, lt=1.0)
+    success: float = Field(default=1.0, gt=0.0, le=1.0)
+    group_size: int = Field(default=8, ge=2)
 
     def build(self) -> MeasureSettings:
         """The frozen form; epsilon follows from the group size unless it was given."""
@@ -76,14 +75,14 @@ class SplitConfig(StrictModel):
     """How problems are divided: by fractions of the keys, or with a file of their own for train."""
 
     train: float | str = 0.5
-    final: float = Field(0.1, ge=0.0, lt=1.0)
+    final: float = Field(default=0.1, ge=0.0, lt=1.0)
     by: Literal["key"] = "key"
     seed: int = 0
 
     @model_validator(mode="after")
     def _leaves_something_to_measure(self) -> SplitConfig:
         train = self.train if isinstance(self.train, float) else 0.0
-        if not (math.isfinite(train) and 0.0 <= train):
+        if not (math.isfinite(train) and train >= 0.0):
             raise ValueError(f"train: got {self.train}; allowed: a fraction from 0 up to below 1, or a .jsonl file")
         if train + self.final >= 1.0:
             raise ValueError(
@@ -112,8 +111,8 @@ class GeneratorConfig(StrictModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     dataset: NonEmpty
-    size: int = Field(64, ge=1)
-    seed: int = Field(0, ge=0)
+    size: int = Field(default=64, ge=1)
+    seed: int = Field(default=0, ge=0)
     question: NonEmpty | None = None
     """Template of the question; its fields are those that the data set's adapter offers."""
     answer: NonEmpty | None = None

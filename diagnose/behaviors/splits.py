@@ -86,6 +86,6 @@ def refuse_empty_eval(splits: Mapping[str, Split] | Iterable[Problem], where: st
     counts = Counter(found)
     if not counts[Split.EVAL]:
         raise BehaviorError(
-            f"{where}: no problem is in eval (train {counts[Split.TRAIN]}, final {counts[Split.FINAL]}), so nothing can be measured;"
+            f"{where}: eval is empty (train {counts[Split.TRAIN]}, final {counts[Split.FINAL]}), so nothing can be measured;"
             ' give some rows "split": "eval", or use split: {train: 0.5, final: 0.1}'
         )

@@ -15,7 +15,7 @@ from posttrain.analysis.stats import wilson_interval
 from posttrain.diagnose.engines.base import EncodedPrompt, Engine, OnTokens, ScoreRequest
 from posttrain.diagnose.probes.sampling import SAMPLED
 from posttrain.diagnose.types import Behavior, Check, Outcome, PathScore, PlumbingMeasurement, Problem, Rollout, SamplingMeasurement, decide
-from posttrain.diagnose.verifiers.selftest import SelfTest
+from posttrain.diagnose.verifiers.selftest import CaseCount, SelfTest
 
 _AGREEMENT_ROLLOUTS = 16
 
@@ -68,9 +68,10 @@ def measure(
     """
     problem = behavior.problems[0]
     prompt = engine.encode_prompt(problem.prompt, behavior.prompt)
-    notes, failures = _notes(behavior, engine), list(selftest.failures)
+    notes, failures = _notes(behavior, engine), [_selftest_words(case) for case in selftest.cases if case.num_failed]
+    tried, failed = sum(case.num_texts for case in selftest.cases), sum(case.num_failed for case in selftest.cases)
     checks = [
-        _exact("plumbing: verifier self-test", ">=", selftest.num_passed / max(1, selftest.num_cases), 1.0, selftest.num_cases, "share of texts with a known grade that the verifier graded so"),
+        _exact("plumbing: verifier self-test", ">=", 1 - failed / max(1, tried), 1.0, tried, "share of texts with a known grade that the verifier graded so; n counts texts"),
         _prompt_check(engine, prompt, failures),
     ]
     n, missing = int(sampling.num_samples.sum()), int(sampling.num_missing.sum())
@@ -91,6 +92,18 @@ def measure(
         if checks[-1].outcome is Outcome.NOT_MET:
             failures.append(f"sampler and scorer disagree by {gap:.3f} nats per token, {tolerance:g} is explained by precision")
     return PlumbingMeasurement(behavior=behavior.name, checks=tuple(checks), notes=tuple(notes), failures=tuple(failures), prompt_example=prompt.text)
+
+
+def _selftest_words(case: CaseCount) -> str:
+    """What the verifier got wrong, with an example."""
+    verb = "refuses" if case.name in ("answer", "reference") else "accepts"
+    first = case.examples[0]
+    kinds = {
+        "answer": "the reference answer", "reference": "the whole reference path", "empty": "an empty text", "garbage": "garbage",
+        "other_answer": "another problem's answer", "echo": "the echoed prompt", "candidates": "a list of candidate answers",
+    }  # fmt: skip
+    text = first.text if len(first.text) <= 60 else first.text[:57] + "..."
+    return f"the verifier {verb} {kinds[case.name]} in {case.num_failed} of {case.num_texts} tries, e.g. {text!r} for problem {first.problem_id}"
 
 
 def _notes(behavior: Behavior, engine: Engine) -> list[str]:

@@ -31,12 +31,18 @@ def comparison_view(report: ComparisonReport, slug: str) -> dict[str, Any]:
         "num_problems": str(report.num_problems),
         "method": report.delta.method,
         "pass_at_k": [
-            (str(point.k), write_estimate(point.value, signed=True), "extrapolated" if point.extrapolated else "observed", point.value.method)
+            (
+                str(point.k),
+                write_estimate(point.value, signed=True),
+                "extrapolated" if point.extrapolated else "observed",
+                point.value.method,
+            )
             for point in report.pass_at_k_delta
         ],
         "totals": [(CHANGES[state][0], str(totals[state]), CHANGES[state][1]) for state in CHANGES] if report.changes else [],
         "support": [
-            (row.name, write_estimate(row.value), write_estimate(row.null), SUPPORT.get(row.name, ""), row.null.method) for row in report.support
+            (row.name, write_estimate(row.value), write_estimate(row.null), SUPPORT.get(row.name, ""), row.null.method)
+            for row in report.support
         ],
         "side_by_side": [(row.name, write_estimate(row.before), write_estimate(row.after)) for row in report.side_by_side],
         "changes": [_change_row(change) for change in sorted(report.changes, key=_largest_change_first)[:_MOST_ROWS]],
@@ -55,7 +61,7 @@ def reading(delta: Estimate) -> str:
         case "undefined":
             return "undefined"
         case _:
-            return "no difference shown: the interval contains 0"
+            return "no difference shown: 0 is inside"
 
 
 def _tone(delta: Estimate) -> str:

@@ -58,8 +58,7 @@ class BehaviorReport:
     next_command: str | None = None
     """The exact command of the next step. Without it one is derived from a stage that trains; other stages then have none."""
     units: Mapping[str, str] = field(default_factory=dict)
-    """Name of a check → what its n counts (`problems`, `samples`, `paths`). Without an entry it is named where the counts leave
-    no doubt."""
+    """Name of a check → what its n counts. Not needed where the check's own line says so (`...; n counts problems`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,3 +134,7 @@ class ReportContent:
     behaviors: tuple[BehaviorReport, ...]
     comparisons: tuple[ComparisonReport, ...] = ()
     """Empty unless the page is about a loop or a comparison."""
+    checkpoint: str | None = None
+    """The model that `behaviors` speaks of and that a next stage starts from, where it is not `model` (the end of a loop)."""
+    measured_in: str | None = None
+    """The run that holds the diagnosis of `behaviors`, where it is not the directory of the page."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-
 from posttrain.analysis.figures import FIGURES
 from posttrain.diagnose.report.content import BehaviorReport, ComparisonReport
 from posttrain.diagnose.types import PassAtK, PathLikelihoodMeasurement, PathScore, ProblemDiagnosis, Split
@@ -62,13 +61,14 @@ def behavior_figures(report: BehaviorReport) -> tuple[ReportFigure, ...]:
     figures = []
     if diagnosis.checks:
         axes = FIGURES["checks"]([{**asdict(check), "outcome": check.outcome.value} for check in diagnosis.checks])
-        caption = "Bars are intervals. A check is met when its whole interval lies in the shaded field, not met when all of it lies outside."
+        caption = "A check is met when its whole interval lies in the shaded field, not met when all of it lies outside."
         figures.append(ReportFigure(name="checks", title="Checks", caption=caption, axes=axes))
-    if diagnosis.pass_at_k:
+    if any(math.isfinite(point.value.estimate) for point in diagnosis.pass_at_k):
         axes = FIGURES["pass_at_k"]({diagnosis.name: pass_at_k_rows(diagnosis.pass_at_k)}, primary_k=report.primary_k)
-        caption = "Chance that one of k samples is right. A curve that rises far above its start says: reachable, but chosen too rarely."
+        caption = "Chance that one of k samples is right. Rising far above its start means: reachable, but chosen too rarely."
         figures.append(ReportFigure(name="pass_at_k", title="pass@k", caption=caption, axes=axes))
-    if problems := eval_problems(diagnosis.problems):
+    problems = eval_problems(diagnosis.problems)
+    if any(math.isfinite(problem.p) for problem in problems):
         rates = {diagnosis.name: [problem.p for problem in problems]}
         axes = FIGURES["success_histogram"](rates, epsilon=report.epsilon, mastered=report.mastered_threshold)
         method = Counter(problem.p_method for problem in problems).most_common(1)[0][0]
@@ -82,23 +82,30 @@ def behavior_figures(report: BehaviorReport) -> tuple[ReportFigure, ...]:
 def _path_figures(path: PathLikelihoodMeasurement, epsilon: float) -> list[ReportFigure]:
     order = np.argsort(np.nan_to_num(path.nll_per_token, nan=-np.inf), kind="stable")
     typical, least = int(order[(len(order) - 1) // 2]), int(order[-1])
-    figures = [_strip(path, typical, "reference_likelihood", "Typical reference path", "median likelihood per token")]
-    if least != typical:
-        figures.append(_strip(path, least, "reference_likelihood_least", "Least likely reference path", "lowest likelihood per token"))
+    figures = []
     rows = step_rows(path)
     if len(rows) > 1:
         axes = FIGURES["step_likelihood"](rows, nats_at_epsilon=-math.log(epsilon), interval_name="median, middle 80 % of paths")
         caption = "How improbable each step is, given the reference up to it. A step above the line is less likely than ε."
         figures.append(ReportFigure(name="step_likelihood", title="Steps of the references", caption=caption, axes=axes))
+    figures.append(_strip(path, typical, "reference_likelihood", "Typical reference path", "median likelihood per token"))
+    if least != typical:
+        figures.append(
+            _strip(path, least, "reference_likelihood_least", "Least likely reference path", "lowest likelihood per token")
+        )
     return figures
 
 
 def _strip(path: PathLikelihoodMeasurement, index: int, name: str, title: str, which: str) -> ReportFigure:
     score: PathScore = path.paths[index]
     axes = FIGURES["reference_likelihood"](
-        score.token_texts, score.policy_logprobs, steps=[int(step) for step in score.token_steps], weakest_step=int(path.weakest_step[index])
+        score.token_texts,
+        score.policy_logprobs,
+        steps=[int(step) for step in score.token_steps],
+        weakest_step=int(path.weakest_step[index]),
     )
-    caption = f"Problem {score.problem_id}: of {len(path.paths)} paths the one of {which}. Darker tokens are less probable; weakest step framed."
+    of_how_many = f"Problem {score.problem_id}: of {len(path.paths)} paths the one of {which}."
+    caption = f"{of_how_many} Darker tokens are less probable; the weakest step is framed."
     return ReportFigure(name=name, title=title, caption=caption, axes=axes)
 
 
@@ -106,11 +113,18 @@ def comparison_figures(report: ComparisonReport) -> tuple[ReportFigure, ...]:
     """The figures of a comparison; those that would have nothing to show are left out."""
     figures = []
     if report.pass_at_k_before and report.pass_at_k_after:
-        axes = FIGURES["pass_at_k"]({"before": pass_at_k_rows(report.pass_at_k_before), "after": pass_at_k_rows(report.pass_at_k_after)})
-        caption = "A gain at k = 1 that is gone at large k is reshaping; a gain at every k is new support."
+        axes = FIGURES["pass_at_k"](
+            {"before": pass_at_k_rows(report.pass_at_k_before), "after": pass_at_k_rows(report.pass_at_k_after)}
+        )
+        caption = "A gain that fades towards large k speaks for reshaping, one that stays for new support."
         figures.append(ReportFigure(name="pass_at_k", title="pass@k before and after", caption=caption, axes=axes))
     if report.changes:
-        rows = [{"id": change.id, "before": change.before, "after": change.after, "state": change.state.value} for change in report.changes]
+        rows = [
+            {"id": change.id, "before": change.before, "after": change.after, "state": change.state.value}
+            for change in report.changes
+        ]
         caption = "One marker per place; numbers count problems at the same place. Above the line is better than before."
-        figures.append(ReportFigure(name="before_after", title="Each problem", caption=caption, axes=FIGURES["before_after"](rows)))
+        figures.append(
+            ReportFigure(name="before_after", title="Each problem", caption=caption, axes=FIGURES["before_after"](rows))
+        )
     return tuple(figures)

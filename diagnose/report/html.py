@@ -15,15 +15,17 @@ _PACKAGE = "posttrain.diagnose.report"
 @cache
 def _environment() -> Environment:
     # Autoescape is on for every template: prompts, samples, ids and messages are hostile text.
-    return Environment(loader=PackageLoader(_PACKAGE, ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=PackageLoader(_PACKAGE, ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
 
 
 def render_html(view: dict[str, Any]) -> str:
     """The page.
 
     Args:
-        view: What `page_view` returns, with `figures` added to every behavior and comparison: dicts with `name`, `title`, `caption`
-            and `svg` (an element, already safe).
+        view: What `page_view` returns, with `figures` added to every behavior and comparison: dicts with `name`, `title`,
+            `caption` and `svg` (an element, already safe).
 
     Returns:
         A complete HTML document with styles and figures inside it and no script.

@@ -8,15 +8,14 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-
 from posttrain.analysis.tables import escape_markdown
 
 
-def fence(text: str) -> Markup:
+def fence(text: str, language: str = "text") -> Markup:
     """Text as a code block whose fence is longer than any run of backticks inside it."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     ticks = "`" * max(3, longest + 1)
-    return Markup(f"{ticks}text\n{text}\n{ticks}")
+    return Markup(f"{ticks}{language}\n{text}\n{ticks}")
 
 
 def code(text: str) -> Markup:
@@ -26,6 +25,11 @@ def code(text: str) -> Markup:
     ticks = "`" * (longest + 1)
     space = " " if line.startswith("`") or line.endswith("`") else ""
     return Markup(f"{ticks}{space}{line}{space}{ticks}")
+
+
+def join_cells(cells: list[str]) -> Markup:
+    """Cells of one row of a table, each escaped."""
+    return Markup(" | ").join(Markup(escape_markdown(cell)) for cell in cells)
 
 
 def _safe(value: object) -> str:
@@ -43,7 +47,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(fence=fence, code=code)
+    environment.filters.update(fence=fence, code=code, join_cells=join_cells)
     return environment
 
 

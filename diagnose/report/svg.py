@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 from markupsafe import Markup, escape
-
 from posttrain.analysis.figures import draw_figure, style
 from posttrain.diagnose.report.figures import ReportFigure
 
@@ -23,23 +22,22 @@ _THEME = {
 """Colours of the figures and the names of the page's variables that replace them."""
 
 
-def draw_svg(figure: ReportFigure) -> bytes:
-    """The figure as the bytes of a self-contained SVG file on white."""
-    return draw_figure(figure.axes, "svg")
+def draw_svg(figure: ReportFigure) -> str:
+    """The figure as the text of a self-contained SVG file on white."""
+    return draw_figure(figure.axes, "svg").decode()
 
 
-def inline_svg(svg: bytes, prefix: str, words: str) -> Markup:
+def inline_svg(text: str, prefix: str, words: str) -> Markup:
     """An SVG file as an element of a page.
 
     Args:
-        svg: As matplotlib writes it.
+        text: The SVG as matplotlib writes it.
         prefix: Put before every id, so that several figures can stand in one page.
         words: What a screen reader says.
 
     Returns:
         An `<svg>` element that scales with its container, with colours as variables `--fig-...` and nothing to load.
     """
-    text = svg.decode()
     box = re.search(r'viewBox="([\d. ]+)"', text)
     assert box is not None, "matplotlib writes a viewBox"
     body = text[text.index(">", box.end()) + 1 : text.rindex("</svg>")]
@@ -52,8 +50,8 @@ def inline_svg(svg: bytes, prefix: str, words: str) -> Markup:
     body = body.replace("url(#", f"url(#{prefix}-")
     for colour, name in _THEME.items():
         body = body.replace(colour, f"var(--fig-{name})")
+    body = re.sub(r"\s*\n\s*", " ", body)
     width = float(box.group(1).split()[2])
     # All of it is matplotlib's own output, in which model text exists only as outlines.
-    return Markup(
-        f'<svg class="figure" viewBox="{box.group(1)}" role="img" aria-label="{escape(words)}" style="max-width: {width * 4 / 3:.0f}px">{body}</svg>'
-    )
+    attributes = f'class="figure" viewBox="{box.group(1)}" role="img" style="max-width: {width * 1.6:.0f}px"'
+    return Markup(f'<svg {attributes} aria-label="{escape(words)}">{body}</svg>')

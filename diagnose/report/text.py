@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from posttrain.analysis.tables import format_interval, format_number
-from posttrain.diagnose.report.content import BehaviorReport
-from posttrain.diagnose.types import Check, Estimate
+from posttrain.diagnose.report.content import BehaviorReport, ReportContent
+from posttrain.diagnose.types import Check, Estimate, StageAdvice
 
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 _LONGEST_TEXT = 6000
@@ -18,7 +18,7 @@ _TRAINING = frozenset({"off_policy", "on_policy", "mixed"})
 
 
 def visible(text: str) -> str:
-    """Model text that can stand in a page: control characters as pictures, halves of surrogate pairs replaced, very long texts cut."""
+    """Model text that can stand in a page: control characters as pictures, broken characters replaced, very long texts cut."""
     clean = text.replace("\r\n", "\n").translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
     if len(clean) <= _LONGEST_TEXT:
         return clean
@@ -48,28 +48,37 @@ def unique_slugs(names: Iterable[str]) -> list[str]:
     return slugs
 
 
-def next_command(report: BehaviorReport, model: str, run_dir: Path) -> str | None:
-    """The command of the next step: the caller's, or the one that trains the named stage; None where no stage trains."""
+def next_command(report: BehaviorReport, content: ReportContent, run_dir: Path) -> str | None:
+    """The command of the next step.
+
+    Returns:
+        The caller's command; else the one that trains the named stage; None where no stage trains, and on the page of a loop that
+        does not say which model and which run the verdict is about.
+    """
     if report.next_command is not None:
         return report.next_command
     stage = report.diagnosis.stage
-    if stage is None or stage.provenance.replace("-", "_") not in _TRAINING:
+    known = not content.comparisons or (content.checkpoint is not None and content.measured_in is not None)
+    if stage is None or not trains(stage) or not known:
         return None
-    words = ["posttrain", "train", stage.name, model, report.source or report.diagnosis.name]
-    return shlex.join([*words, "--from", str(run_dir), "--out", f"{run_dir}-{stage.name}"])
+    run = content.measured_in or str(run_dir)
+    words = ["posttrain", "train", stage.name, content.checkpoint or content.model, report.source or report.diagnosis.name]
+    return shlex.join([*words, "--from", run, "--out", f"{run}-{stage.name}"])
 
 
-def counted(check: Check, report: BehaviorReport) -> str:
-    """How many of what stand behind a check; the unit only where it is given or the counts leave no doubt."""
-    number = format_number(check.n)
-    if unit := report.units.get(check.name):
-        return f"{number} {unit}"
-    sizes = {"problems": {len(report.diagnosis.problems)}, "samples": set[int](), "paths": set[int]()}
-    sizes["problems"].add(sum(problem.split.value == "eval" for problem in report.diagnosis.problems))
-    if report.sampling is not None:
-        sizes["problems"].add(len(report.sampling.problem_ids))
-        sizes["samples"].add(int(report.sampling.num_samples.sum()))
-    if report.path is not None:
-        sizes["paths"].add(len(report.path.paths))
-    fitting = [unit for unit, counts in sizes.items() if check.n > 0 and check.n in counts]
-    return f"{number} {fitting[0]}" if len(fitting) == 1 else number
+def trains(stage: StageAdvice) -> bool:
+    """Whether a stage changes weights; collecting, repairing and doing nothing are stages too."""
+    return stage.provenance.replace("-", "_") in _TRAINING
+
+
+def split_unit(what: str) -> tuple[str, str | None]:
+    """The line about a check without its note `; n counts problems`, and the unit that the note names."""
+    found = re.search(r"[;,]?\s*n counts (\w+)", what)
+    return (what, None) if found is None else (what[: found.start()] + what[found.end() :], found.group(1))
+
+
+def counted(check: Check, units: Mapping[str, str]) -> str:
+    """How many of what stand behind a check; the bare number where nothing says of what."""
+    wilson = re.match(r"Wilson over (\w+)", check.method)
+    unit = units.get(check.name) or split_unit(check.what)[1] or (wilson.group(1) if wilson else None)
+    return format_number(check.n) + (f" {unit}" if unit else "")

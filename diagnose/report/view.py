@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from posttrain.analysis.tables import DASH, format_interval, format_number, format_probability
 from posttrain.diagnose.report.comparison_view import comparison_view
 from posttrain.diagnose.report.content import BehaviorReport, Example, ReportContent
 from posttrain.diagnose.report.figures import eval_problems
-from posttrain.diagnose.report.text import counted, next_command, unique_slugs, visible, write_estimate, write_setting
+from posttrain.diagnose.report.text import (
+    counted,
+    next_command,
+    split_unit,
+    trains,
+    unique_slugs,
+    visible,
+    write_estimate,
+    write_setting,
+)
 from posttrain.diagnose.report.words import BOTTLENECKS, GLOSSARY, OUTCOMES, ROLES, STOPS
 from posttrain.diagnose.types import Bottleneck, Check, PassAtK, ProblemDiagnosis
 
@@ -38,12 +46,15 @@ def page_view(content: ReportContent, run_dir: Path) -> View:
     return {
         "title": content.title,
         "model": content.model,
+        "checkpoint": content.checkpoint,
         "date": content.date,
         "command": content.command,
         "settings": [(key, write_setting(value)) for key, value in content.settings.items()],
         "versions": list(content.versions.items()),
         "behaviors": behaviors,
-        "comparisons": [comparison_view(report, f"change-{slug}") for report, slug in zip(content.comparisons, comparison_slugs, strict=True)],
+        "comparisons": [
+            comparison_view(report, f"change-{slug}") for report, slug in zip(content.comparisons, comparison_slugs, strict=True)
+        ],
         "glossary": GLOSSARY,
         "states": [(label, meaning) for label, meaning in BOTTLENECKS.values()],
     }
@@ -71,7 +82,7 @@ def behavior_view(report: BehaviorReport, slug: str, content: ReportContent, run
             if share > 0
         ],
         "stage": _stage_view(report),
-        "command": next_command(report, content.model, run_dir),
+        "command": next_command(report, content, run_dir),
         "todo": _todo(report),
         "settles": _settles(report),
         "caveats": diagnosis.caveats,
@@ -110,8 +121,9 @@ def _stage_view(report: BehaviorReport) -> View | None:
         return None
     gain = stage.predicted_gain
     return {
-        "name": stage.name,
-        "why": stage.why,
+        "name": stage.name if trains(stage) else stage.name.replace("_", " "),
+        "kind": "Next stage" if trains(stage) else "Next step",
+        "why": stage.why[:1].upper() + stage.why[1:] + ("" if stage.why.endswith((".", "!", "?")) else "."),
         "provenance": stage.provenance.replace("_", "-"),
         "interface": stage.interface.replace("_", " "),
         "needs": ", ".join(stage.needs) or "nothing beyond the prompts",
@@ -121,8 +133,9 @@ def _stage_view(report: BehaviorReport) -> View | None:
 
 
 def _todo(report: BehaviorReport) -> str | None:
-    """What to do where no stage is named."""
-    if report.diagnosis.stage is not None:
+    """What to do where no stage that trains is named."""
+    stage = report.diagnosis.stage
+    if stage is not None and trains(stage):
         return None
     match report.diagnosis.bottleneck:
         case Bottleneck.INVALID:
@@ -132,15 +145,17 @@ def _todo(report: BehaviorReport) -> str | None:
             return "Measure more before training anything."
         case Bottleneck.MASTERED:
             return "Nothing to train. Keep it as a retention behavior while other stages run."
-        case _:
+        case _ if stage is None:
             return "No stage fits what is available; see the caveats."
+        case _:
+            return None
 
 
 def _settles(report: BehaviorReport) -> str | None:
     more = report.diagnosis.settles_with
     if more is None:
         return None
-    return f"{format_number(more.samples)} more samples (about {format_number(more.tokens)} tokens) are expected to settle what is open."
+    return f"{format_number(more.samples)} more samples (about {format_number(more.tokens)} tokens) are expected to settle it."
 
 
 def _pass_at(points: tuple[PassAtK, ...], k: int) -> str:
@@ -160,12 +175,12 @@ def _greedy(report: BehaviorReport) -> str:
 def _check_view(check: Check, report: BehaviorReport) -> View:
     return {
         "name": check.name,
-        "what": check.what,
+        "what": split_unit(check.what)[0],
         "value": format_interval(check.estimate, check.low, check.high),
         "wanted": f"{'≥' if check.op == '>=' else '≤'} {format_number(check.threshold)}",
         "outcome": OUTCOMES[check.outcome],
         "tone": check.outcome.value,
-        "n": counted(check, report),
+        "n": counted(check, report.units),
         "method": check.method,
     }
 

@@ -5,11 +5,20 @@ from __future__ import annotations
 from posttrain.diagnose.types import Bottleneck, Outcome, ProblemChange, Role, Split, StopReason
 
 BOTTLENECKS: dict[Bottleneck, tuple[str, str]] = {
-    Bottleneck.MISSING_SUPPORT: ("missing support", "right answers practically never come up when sampling, so there is nothing to reinforce"),
-    Bottleneck.GUIDED_ONLY: ("guided only", "right answers come up only when the model is given the beginning of a reference path"),
+    Bottleneck.MISSING_SUPPORT: (
+        "missing support",
+        "right answers practically never come up when sampling, so there is nothing to reinforce",
+    ),
+    Bottleneck.GUIDED_ONLY: (
+        "guided only",
+        "right answers come up only when the model is given the beginning of a reference path",
+    ),
     Bottleneck.POOR_CHOICE: ("poor choice", "right answers come up, but not reliably: the model can and does not choose to"),
     Bottleneck.ATTRITION: ("attrition", "an earlier checkpoint could do it and this one cannot"),
-    Bottleneck.SCAFFOLD_BOUND: ("scaffold-bound", "it works only with help: examples in the prompt, a hint, best-of-n or a teacher"),
+    Bottleneck.SCAFFOLD_BOUND: (
+        "scaffold-bound",
+        "it works only with help: examples in the prompt, a hint, best-of-n or a teacher",
+    ),
     Bottleneck.FORMAT: ("format", "the answers are right but not written so that the verifier can read them"),
     Bottleneck.DECODING: ("decoding", "the failures vanish under greedy or cooler decoding"),
     Bottleneck.MASTERED: ("mastered", "solved reliably; nothing to train"),
@@ -52,11 +61,17 @@ SUPPORT: dict[str, str] = {
 
 GLOSSARY: tuple[tuple[str, str], ...] = (
     ("pass@k", "chance that at least one of k samples of a problem is right, averaged over problems; pass@1 is the success rate"),
-    ("ε", "success rate under which a problem counts as out of support; it belongs to the behavior, not to the number of samples"),
+    (
+        "ε",
+        "success rate under which a problem counts as out of support; it belongs to the behavior, not to the number of samples",
+    ),
     ("support", "what the model comes up with often enough (at least ε) when its own distribution is sampled"),
     ("posterior probability", "how probable a statement is given the samples and the fitted distribution of success rates"),
     ("interval", "95 % unless the method says otherwise; problems are the unit, so it speaks of new problems of the same kind"),
-    ("met / not met / inconclusive", "the whole interval is on the right side of the threshold / on the wrong side / on both sides"),
+    (
+        "met / not met / inconclusive",
+        "the whole interval is on the right side of the threshold / on the wrong side / on both sides",
+    ),
     ("extrapolated", "not measured with that many samples, but read off a distribution fitted to all problems"),
     ("reference path", "a text known to be right; its likelihood says how far the model is from writing it"),
     ("nats", "negative natural logarithm of a probability: 0 is certain, 0.7 is one in two, 4.6 is one in a hundred"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from posttrain.diagnose.report.html import render_html
 from posttrain.diagnose.report.markdown import render_markdown
 from posttrain.diagnose.report.svg import draw_svg, inline_svg
 from posttrain.diagnose.report.view import page_view
+from posttrain.diagnose.store import write_text
 
 
 def write_report(run_dir: Path, content: ReportContent) -> tuple[Path, Path]:
@@ -33,8 +33,8 @@ def write_report(run_dir: Path, content: ReportContent) -> tuple[Path, Path]:
     for part, comparison in zip(view["comparisons"], content.comparisons, strict=True):
         part["figures"] = _write_figures(run_dir, part["slug"], part["name"], comparison_figures(comparison))
     html, markdown = run_dir / "report.html", run_dir / "report.md"
-    _write(markdown, render_markdown(view).encode("utf-8", "replace"))
-    _write(html, render_html(view).encode("utf-8", "replace"))
+    _write(markdown, render_markdown(view))
+    _write(html, render_html(view))
     return html, markdown
 
 
@@ -45,7 +45,7 @@ def _write_figures(run_dir: Path, slug: str, name: str, figures: tuple[ReportFig
         path = Path("figures") / slug / f"{figure.name}.svg"
         svg = draw_svg(figure)
         _write(run_dir / path, svg)
-        _write((run_dir / path).with_suffix(".csv"), figure_csv(figure.axes).encode("utf-8", "replace"))
+        _write((run_dir / path).with_suffix(".csv"), figure_csv(figure.axes))
         words = f"{figure.title}, {name}. {figure.caption}"
         shown.append(
             {
@@ -59,14 +59,6 @@ def _write_figures(run_dir: Path, slug: str, name: str, figures: tuple[ReportFig
     return shown
 
 
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write(path: Path, text: str) -> None:
+    # Halves of surrogate pairs, which a model may write, cannot be stored.
+    write_text(path, text.encode("utf-8", "replace").decode("utf-8"))

@@ -6,10 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field
-
 from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.options import StrictModel, shorten
+from pydantic import Field
 
 _BARE = re.compile(r"[\s(\[*`\"']*([A-Za-z])[\s)\]*`\"'.:]*")
 _BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{)?\s*\(?([A-Za-z])\)?\s*\}")
@@ -28,7 +27,7 @@ _STANDING = re.compile(r"(?<![A-Za-z0-9'])([A-Z])(?![A-Za-z0-9'])")
 class ChoiceOptions(StrictModel):
     """Options of `choice`."""
 
-    letters: str = Field("ABCDEFGHIJ", pattern=r"^[A-Z]{2,26}$")
+    letters: str = Field(default="ABCDEFGHIJ", pattern=r"^[A-Z]{2,26}$")
     """The letters that can be an answer."""
 
 
@@ -85,7 +84,7 @@ class ChoiceVerifier:
         """An answer must be one of the letters."""
         if _letter(problem.answer) not in self._letters:
             allowed = f"one of the letters {''.join(sorted(self._letters))}"
-            return f"answer: got {shorten(problem.answer)}; the verifier choice needs {allowed}: give the letter, or set `letters`"
+            return f"answer: got {shorten(problem.answer)}; the verifier choice needs {allowed}, or other `letters`"
         return None
 
     def payload(self, problem: Problem) -> None:

@@ -48,7 +48,7 @@ class ExactVerifier:
     def complaint(self, problem: Problem) -> str | None:
         """An answer must not vanish under normalisation."""
         if not self._normalise(problem.answer):
-            return f"answer: got {shorten(problem.answer)}; nothing is left of it without punctuation: set strip_punctuation: false"
+            return f"answer: got {shorten(problem.answer)}; it is only punctuation: set strip_punctuation: false"
         return None
 
     def payload(self, problem: Problem) -> None:

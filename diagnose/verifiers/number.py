@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from pydantic import Field
-
 from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.options import StrictModel, shorten
+from pydantic import Field
 
 # Bounded, because digits of unbounded number take quadratic time to convert. Anything longer is not a number here.
 _DIGITS = r"[0-9]{1,300}"
@@ -23,7 +22,7 @@ _TOKEN = re.compile(
     (?:
         (?<!/)(?P<top>{_DIGITS})/(?P<bottom>{_DIGITS})(?!\s?/)(?![0-9])
       | (?P<value>{_PLAIN} | (?<!\.)\.{_DIGITS})
-        (?P<exponent>[eE][-+]?[0-9]{{1,3}}(?![0-9A-Za-z]))?
+        (?:(?P<exponent>[eE][-+]?[0-9]{{1,3}}(?![0-9A-Za-z])) | (?![eE][-+]?[0-9]))
     )
     (?!\.?[0-9])                               # 1.2.3 is no number
     (?P<percent>\s?%)?
@@ -42,25 +41,23 @@ _OR = re.compile(r"[^.\n]{0,40}\bor\b[^.\n]{0,40}", re.IGNORECASE)
 _ENUMERATOR = re.compile(r"^[ \t]*[0-9]{1,2}[.)][ \t]+(?=[-+]?\.?[0-9])", re.MULTILINE)
 
 _FULL_WIDTH = {ord("０") + digit: str(digit) for digit in range(10)}
-_CHARACTERS = {**_FULL_WIDTH, ord("−"): "-", ord("－"): "-", ord("⁄"): "/", ord("\u00a0"): " ", ord("\u202f"): " ", ord("％"): "%"}
+_CHARACTERS = _FULL_WIDTH | {ord(odd): plain for odd, plain in zip("−－⁄％\u00a0\u202f", "--/%  ", strict=True)}
 _VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅛": "1/8"}
 _FRAC = re.compile(r"\\[dt]?frac\s*\{\s*([0-9]{1,300})\s*\}\s*\{\s*([0-9]{1,300})\s*\}")
-_SMALL = dict(
-    zip(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen"
-        " nineteen".split(),
-        range(20),
-        strict=True,
-    )
-)
-_TENS = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10), strict=True))
-_WORD = re.compile(rf"\b(?:({'|'.join(_TENS)})(?:[ -]({'|'.join(list(_SMALL)[1:10])}))?|({'|'.join(_SMALL)}))\b", re.IGNORECASE)
+_ONES = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_TEENS = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
+_SMALL = {word: value for value, word in enumerate(("zero", *_ONES, *_TEENS))}
+_TENS = {
+    word: 10 * value
+    for value, word in enumerate(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), start=2)
+}
+_WORD = re.compile(rf"\b(?:({'|'.join(_TENS)})(?:[ -]({'|'.join(_ONES)}))?|({'|'.join(_SMALL)}))\b", re.IGNORECASE)
 
 
 class NumberOptions(StrictModel):
     """Options of `number`."""
 
-    tolerance: float = Field(0.0, ge=0.0, allow_inf_nan=False)
+    tolerance: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
     """Largest absolute difference that counts as equal; 0 compares exactly."""
 
 
@@ -168,7 +165,8 @@ def _read_strictly(text: str) -> str | None:
     if boxes:
         boxed = {tuple(token.canonical for token in _tokens(box)) for box in boxes}
         return _only({value for values in boxed for value in values}) if all(boxed) else None
-    tokens = _tokens(_ENUMERATOR.sub(lambda match: " " * len(match[0]), text))
+    text = _ENUMERATOR.sub(lambda match: " " * len(match[0]), text)
+    tokens = _tokens(text)
     starts = {token.start: index for index, token in enumerate(tokens)}
     hashed = [starts[match.end()] for match in _HASHES.finditer(text) if match.end() in starts]
     if hashed:

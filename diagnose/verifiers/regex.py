@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Literal
 
-from pydantic import field_validator
-
 from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.exact import normalise_text
 from posttrain.diagnose.verifiers.number import parse_number
 from posttrain.diagnose.verifiers.options import StrictModel, shorten
+from pydantic import field_validator
 
 _NUMBER = re.compile(r"[-+]?[0-9]{1,300}(?:\.[0-9]{1,300})?")
 
@@ -56,7 +55,7 @@ class RegexOptions(StrictModel):
 
 
 class RegexVerifier:
-    """Reads the first group of a pattern. The pattern is the user's, the text the model's: both run in the child, under a deadline."""
+    """Reads the first group of a pattern. It may backtrack without end, so it runs in the child, under a deadline."""
 
     Options = RegexOptions
 

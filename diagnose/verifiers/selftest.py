@@ -1,0 +1,145 @@
+"""Whether a behavior's verifier can be believed: it must accept what is right and refuse what is not an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from posttrain.diagnose.types import Behavior, Grade, Problem
+from posttrain.diagnose.verifiers import build_verifier
+from posttrain.diagnose.verifiers.base import Verifier
+from posttrain.diagnose.verifiers.sandbox import Grader
+
+GARBAGE = ("asdf qwer zxcv", "I don't know.", "???", "{}[]()<>\\/", "Sure! I can help you with that.", "\N{SNOWMAN} \x00 \ud800")
+"""Texts that answer no question."""
+SEPARATORS = (", ", " or ", "\n", " ")
+_NUM_OTHERS = 3
+_NUM_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelfTestFailure:
+    """A text that was graded otherwise than it must be."""
+
+    case: str
+    problem_id: str
+    text: str
+    grade: Grade
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaseCount:
+    """How one kind of text fared."""
+
+    name: str
+    """`answer` and `reference` must be accepted; `empty`, `garbage`, `other_answer`, `echo` and `candidates` be refused."""
+    num_texts: int
+    """0 where the behavior has nothing to try, such as a second answer."""
+    num_failed: int
+    examples: tuple[SelfTestFailure, ...]
+    """The first few failures."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelfTest:
+    """What a verifier did with texts whose grade is known."""
+
+    behavior: str
+    cases: tuple[CaseCount, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return not any(case.num_failed for case in self.cases)
+
+    @property
+    def failures(self) -> tuple[SelfTestFailure, ...]:
+        """The examples of all cases."""
+        return tuple(failure for case in self.cases for failure in case.examples)
+
+    def case(self, name: str) -> CaseCount:
+        """One case by name."""
+        return next(case for case in self.cases if case.name == name)
+
+
+_ACCEPTED = ("answer", "reference")
+_REFUSED = ("empty", "garbage", "other_answer", "echo", "candidates")
+
+
+def verifier_selftest(behavior: Behavior, grader: Grader, problems: Sequence[Problem]) -> SelfTest:
+    """Grade texts whose grade is known.
+
+    Args:
+        behavior: The behavior that the verifier belongs to.
+        grader: Its grader.
+        problems: The problems to try, usually those that are measured. Other answers are taken from among them.
+
+    Returns:
+        Counts per case, with examples of what failed. A text that could not be graded at all is a failure.
+    """
+    verifier = build_verifier(behavior.verifier)
+    counts = dict.fromkeys(_ACCEPTED + _REFUSED, 0)
+    failed = dict.fromkeys(counts, 0)
+    examples: dict[str, list[SelfTestFailure]] = {name: [] for name in counts}
+    for index, problem in enumerate(problems):
+        others = _other_answers(behavior, verifier, grader, problems, index)
+        cases = list(_texts(behavior, verifier, problem, others))
+        grades = grader.grade(problem, [text for _, text in cases])
+        for (name, text), grade in zip(cases, grades, strict=True):
+            accepted = None if grade.score is None else grade.score >= behavior.measure.success
+            counts[name] += 1
+            if accepted is not (name in _ACCEPTED):
+                failed[name] += 1
+                if len(examples[name]) < _NUM_SHOWN:
+                    examples[name].append(SelfTestFailure(case=name, problem_id=problem.id, text=text, grade=grade))
+    cases_done = (
+        CaseCount(name=name, num_texts=counts[name], num_failed=failed[name], examples=tuple(examples[name])) for name in counts
+    )
+    return SelfTest(behavior=behavior.name, cases=tuple(cases_done))
+
+
+def _texts(behavior: Behavior, verifier: Verifier, problem: Problem, others: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The texts to try on one problem, each with its case."""
+    yield "answer", verifier.write(problem.answer)
+    for reference in problem.references:
+        yield "reference", reference.text
+    yield "empty", ""
+    yield "empty", " \n"
+    for garbage in GARBAGE:
+        yield "garbage", garbage
+    question = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1].content
+    yield "echo", question
+    if isinstance(problem.prompt, str):
+        yield "echo", behavior.prompt.template.replace("{question}", question)
+    for other in others:
+        yield "other_answer", verifier.write(other)
+    if others:
+        for candidates in ([problem.answer, *others], [*others, problem.answer]):
+            for separator in SEPARATORS:
+                yield "candidates", separator.join(verifier.write(candidate) for candidate in candidates)
+                yield "candidates", verifier.write(separator.join(candidates))
+
+
+def _other_answers(
+    behavior: Behavior, verifier: Verifier, grader: Grader, problems: Sequence[Problem], index: int
+) -> tuple[str, ...]:
+    """Up to three answers of other problems that are wrong for this one.
+
+    Those that grade as right are equivalent to this problem's answer and say nothing. Candidates are spread over the whole list,
+    because neighbours often resemble each other; where few answers exist, as with letters, all others are found.
+    """
+    problem = problems[index]
+    found: list[str] = []
+    stride = max(1, len(problems) // (_NUM_OTHERS + 1))
+    starts = [*range(stride, len(problems), stride), *range(1, len(problems))]
+    for offset in starts:
+        answer = problems[(index + offset) % len(problems)].answer
+        if answer == problem.answer or answer in found:
+            continue
+        grade = grader.grade(problem, [answer, verifier.write(answer)])
+        if any(one.score is not None and one.score >= behavior.measure.success for one in grade):
+            continue
+        found.append(answer)
+        if len(found) == _NUM_OTHERS:
+            break
+    return tuple(found)

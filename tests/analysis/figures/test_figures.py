@@ -1,0 +1,161 @@
+"""Every figure returns its axes, writes SVG and CSV, and bears empty and undefined numbers."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from posttrain.analysis.figures import FIGURES, draw_figure, figure_csv, save_figure
+from posttrain.analysis.figures.style import printable, short_number
+from posttrain.analysis.figures.success_histogram import bin_edges
+
+NAN = float("nan")
+POINTS = [
+    {"k": k, "estimate": 0.1 * k, "low": 0.1 * k - 0.05, "high": 0.1 * k + 0.05, "extrapolated": k > 4} for k in (1, 2, 4, 8)
+]
+CHECK = {"name": "pass@1", "op": ">=", "estimate": 0.3, "low": 0.2, "high": 0.4, "threshold": 0.9, "n": 32, "outcome": "not_met"}
+TOKENS = ["3", " times", "\n", "$4$", "日本", "\ud800", "<script>"]
+STATES = ("preserved", "expanded", "attrited", "out_of_support", "undetermined")
+CHANGES = [{"id": str(i), "before": i / 5, "after": 0.5, "state": state} for i, state in enumerate(STATES)] * 2
+
+CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "pass_at_k": (({"before": POINTS, "after": POINTS[:2]},), {"primary_k": 4, "title": "$t$"}),
+    "success_histogram": (({"before": [0, 0.5, 1, NAN], "after": [0.2]},), {"epsilon": 0.006, "mastered": 0.9, "title": "t"}),
+    "reference_likelihood": ((TOKENS, [-0.1, -3, -9, -0.5, -1, -2, -np.inf]), {"steps": [0, 0, 0, 1, 1, 1, 1], "title": "t"}),
+    "step_likelihood": (
+        ([{"step": i + 1, "estimate": i, "low": i / 2, "high": NAN, "n": 3} for i in range(20)],),
+        {"nats_at_epsilon": 5.0},
+    ),
+    "before_after": ((CHANGES,), {"title": "t"}),
+    "checks": (([CHECK, {**CHECK, "op": "<=", "estimate": 12.0, "high": -3.0, "outcome": "met"}],), {"title": "t"}),
+}
+EMPTY: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
+    "pass_at_k": [
+        (({},), {}),
+        (({"a": []},), {"primary_k": 4}),
+        (({"a": [{**POINTS[0], "estimate": None}]},), {}),
+        (({"a": POINTS[:1]},), {}),
+    ],
+    "success_histogram": [
+        ((rates,), {"epsilon": 0.006, "mastered": 0.9})
+        for rates in ({}, {"a": []}, {"a": [NAN]}, {"a": [0.0]}, {"a": np.zeros(9)})
+    ],
+    "reference_likelihood": [
+        (([], []), {}),
+        ((["a"], [NAN]), {}),
+        ((["a"] * 900, [-0.1] * 900), {"steps": [i // 2 for i in range(900)]}),
+    ],
+    "step_likelihood": [
+        (([],), {}),
+        (([{"step": 1, "estimate": None}],), {}),
+        (([{"step": 1, "estimate": 0.0, "low": 0.0, "high": 0.0}],), {}),
+    ],
+    "before_after": [(([],), {}), (([{"id": "a", "before": None, "after": 1.0, "state": "preserved"}],), {})],
+    "checks": [(([],), {}), (([{**CHECK, "estimate": NAN, "low": None, "high": None, "outcome": "inconclusive"}],), {})],
+}
+
+
+def test_every_figure_has_a_case() -> None:
+    assert set(CASES) == set(EMPTY) == set(FIGURES)
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_figure_returns_axes_and_writes_svg_and_csv(name: str, tmp_path: Path) -> None:
+    arguments, options = CASES[name]
+    axes = FIGURES[name](*arguments, **options)
+    assert isinstance(axes, Axes)
+    drawn, numbers = save_figure(axes, tmp_path / "deep" / f"{name}.svg")
+    text = drawn.read_text()
+    assert text.startswith("<?xml")
+    assert "<script" not in text
+    assert "<image" not in text
+    rows = list(csv.DictReader(numbers.read_text(errors="replace").splitlines()))
+    assert rows
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_figure_draws_where_it_is_told(name: str) -> None:
+    arguments, options = CASES[name]
+    figure = Figure(figsize=(4, 3))
+    left, right = figure.subplots(1, 2)
+    assert FIGURES[name](*arguments, **options, ax=right) is right
+    assert not left.has_data()
+    assert draw_figure(figure, "png").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("name", "case"), [(name, case) for name, cases in EMPTY.items() for case in range(len(cases))])
+def test_figure_bears_empty_and_undefined_numbers(name: str, case: int) -> None:
+    arguments, options = EMPTY[name][case]
+    assert draw_figure(FIGURES[name](*arguments, **options), "svg")
+
+
+def test_files_embed_fonts_and_carry_no_date() -> None:
+    axes = FIGURES["pass_at_k"]({"a": POINTS})
+    assert draw_figure(axes, "svg") == draw_figure(FIGURES["pass_at_k"]({"a": POINTS}), "svg")
+    pdf = draw_figure(axes, "pdf")
+    assert b"/FontFile2" in pdf
+    assert b"CreationDate" not in pdf
+
+
+def test_figures_leave_no_global_state() -> None:
+    before = dict(matplotlib.rcParams)
+    FIGURES["checks"]([CHECK])
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_figures_need_no_pyplot_and_no_torch() -> None:
+    imports = "import sys, posttrain.analysis.figures, posttrain.diagnose.report"
+    lines = f"{imports}; print([name for name in ('matplotlib.pyplot', 'torch') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_csv_holds_the_numbers_and_the_panel() -> None:
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    FIGURES["checks"]([CHECK], ax=left)
+    FIGURES["checks"]([CHECK], ax=right)
+    rows = list(csv.DictReader(figure_csv(figure).splitlines()))
+    assert [row["panel"] for row in rows] == ["0", "1"]
+    assert float(rows[0]["low"]) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "options", "words"),
+    [
+        ("checks", ([{**CHECK, "outcome": "failed"}],), {}, "unknown outcome 'failed'"),
+        ("before_after", ([{"id": "a", "before": 0, "after": 0, "state": "lost"}],), {}, "unknown state 'lost'"),
+        ("success_histogram", ({"a": [0.1]},), {"epsilon": 0.9, "mastered": 0.1}, "0 < epsilon < mastered <= 1"),
+        ("reference_likelihood", (["a"], [-1.0, -2.0]), {}, "they must agree"),
+    ],
+)
+def test_wrong_input_is_refused(name: str, arguments: tuple[Any, ...], options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        FIGURES[name](*arguments, **options)
+
+
+def test_unknown_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="use svg, pdf or png"):
+        save_figure(FIGURES["checks"]([]), tmp_path / "a.jpg")
+
+
+def test_histogram_counts_edges_upwards() -> None:
+    assert bin_edges(0.006, 0.9).tolist() == [0, 0.006, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
+    axes = FIGURES["success_histogram"]({"a": [0.0, 0.006, 0.9, 1.0]}, epsilon=0.006, mastered=0.9)
+    counts = [int(row["problems"]) for row in csv.DictReader(figure_csv(axes).splitlines())]
+    assert (counts[0], counts[1], counts[-1], sum(counts)) == (1, 1, 2, 4)
+    assert bin_edges(0.05, 1.0)[-2:].tolist() == [0.9, 1.0]
+
+
+def test_text_is_made_drawable() -> None:
+    assert printable("a\nb\x00日") == "a↵b□□"
+    assert printable("x" * 80, limit=5) == "xxxx…"
+    assert [short_number(value) for value in (0.25, -0.5, 0.0064, 12.0, NAN)] == [".25", "−.5", ".0064", "12", "–"]

@@ -1,0 +1,257 @@
+"""Behavior files: what they mean, and one line for each thing that can be wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from posttrain.diagnose.behaviors import load_behavior, load_behaviors
+from posttrain.diagnose.behaviors.splits import default_key, normalise, split_keys
+from posttrain.diagnose.errors import BehaviorError
+from posttrain.diagnose.types import Message, Purpose, Split, default_epsilon
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def rows(num: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"id": f"p{i}", "prompt": f"What is {i} plus 1?", "answer": str(i + 1), **more} for i in range(num)]
+
+
+def write_yaml(folder: Path, text: str, num: int = 10) -> Path:
+    write_rows(folder / "problems.jsonl", rows(num))
+    path = folder / "some.yaml"
+    path.write_text(text)
+    return path
+
+
+FULL = """
+name: full
+problems: problems.jsonl
+verifier: {kind: number, tolerance: 0.5}
+prompt: {system: "Be brief.", template: "Q: {question}", format: completion, examples: [{question: "1+1?", answer: "2"}]}
+sampling: {temperature: 0.7, top_p: 0.9, top_k: 5, min_p: 0.1, repetition_penalty: 1.1, max_tokens: 9, stop: ["\\n"]}
+measure: {primary_k: 4, epsilon: 0.01, success: 0.5, group_size: 4}
+split: {train: 0.3, final: 0.2, by: key, seed: 1}
+purpose: retention
+"""
+
+
+def test_every_setting_arrives(tmp_path: Path) -> None:
+    behavior = load_behavior(write_yaml(tmp_path, FULL))
+    assert behavior.name == "full"
+    assert behavior.source.endswith("some.yaml")
+    assert (behavior.verifier.kind, dict(behavior.verifier.options)) == ("number", {"tolerance": 0.5})
+    assert (behavior.prompt.system, behavior.prompt.template) == ("Be brief.", "Q: {question}")
+    assert behavior.prompt.format == "completion"
+    assert behavior.prompt.examples == (("1+1?", "2"),)
+    sampling = behavior.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.7, 0.9, 5, 0.1)
+    assert (sampling.repetition_penalty, sampling.max_tokens, sampling.stop) == (1.1, 9, ("\n",))
+    measure = behavior.measure
+    assert (measure.primary_k, measure.epsilon, measure.success, measure.group_size) == (4, 0.01, 0.5, 4)
+    assert behavior.purpose is Purpose.RETENTION
+    assert [len(behavior.split(split)) for split in (Split.TRAIN, Split.FINAL, Split.EVAL)] == [3, 2, 5]
+
+
+def test_epsilon_follows_the_group_size(tmp_path: Path) -> None:
+    behavior = load_behavior(write_yaml(tmp_path, "problems: problems.jsonl\nmeasure: {group_size: 16}\n"))
+    assert behavior.measure.epsilon == default_epsilon(16)
+
+
+def test_a_bare_jsonl_file(tmp_path: Path) -> None:
+    behavior = load_behavior(write_rows(tmp_path / "my sums.jsonl", rows(20)))
+    assert behavior.name == "my-sums"
+    assert behavior.verifier.kind == "number"
+    assert [len(behavior.split(split)) for split in (Split.TRAIN, Split.FINAL, Split.EVAL)] == [10, 2, 8]
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"), [(["1", "2.5"], "number"), (["A", "J"], "choice"), (["A", "2"], "exact"), (["K"], "exact")]
+)
+def test_the_verifier_is_guessed(tmp_path: Path, answers: list[str], kind: str) -> None:
+    path = write_rows(tmp_path / "x.jsonl", [{"prompt": f"q{i}", "answer": answer} for i, answer in enumerate(answers)])
+    assert load_behavior(path).verifier.kind == kind
+
+
+def test_rows(tmp_path: Path) -> None:
+    references = ["one\ntext", ["a", "b"], {"steps": ["a", "b", "c"], "joiner": " "}]
+    chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    path = tmp_path / "x.jsonl"
+    path.write_text(
+        json.dumps({"prompt": "q", "answer": "a", "references": references, "group": "g", "key": "k", "metadata": {"x": 1}})
+        + "\n\n"
+        + json.dumps({"id": "c", "prompt": chat, "answer": "b"})
+    )
+    first, second = load_behavior(path).problems
+    assert first.id == "row-1"
+    assert (first.group, first.key, first.metadata) == ("g", "k", {"x": 1})
+    assert [reference.steps for reference in first.references] == [("one\ntext",), ("a\n", "b"), ("a ", "b ", "c")]
+    assert second.prompt == (Message("system", "s"), Message("user", "u"))
+    assert second.key == default_key(second.prompt)
+
+
+def test_splits_named_by_the_rows_and_by_a_train_file(tmp_path: Path) -> None:
+    marked = rows(3)
+    for row, split in zip(marked, ("train", "eval", "final"), strict=True):
+        row["split"] = split
+    assert [problem.split.value for problem in load_behavior(write_rows(tmp_path / "m.jsonl", marked)).problems] == [
+        "train",
+        "eval",
+        "final",
+    ]
+    write_rows(tmp_path / "train.jsonl", [{"prompt": f"new {i}", "answer": "1"} for i in range(4)])
+    behavior = load_behavior(write_yaml(tmp_path, "problems: problems.jsonl\nsplit: {train: train.jsonl, final: 0.2}"))
+    assert [len(behavior.split(split)) for split in (Split.TRAIN, Split.FINAL, Split.EVAL)] == [4, 2, 8]
+
+
+def test_fingerprints(tmp_path: Path) -> None:
+    text = "name: x\nproblems: problems.jsonl\n"
+    first = load_behavior(write_yaml(tmp_path, text))
+    (tmp_path / "other").mkdir()
+    assert load_behavior(write_yaml(tmp_path / "other", text)).fingerprint == first.fingerprint
+    for change in ("sampling: {max_tokens: 65}", "split: {seed: 1}", "verifier: {kind: exact}", "prompt: {system: s}"):
+        assert load_behavior(write_yaml(tmp_path, text + change)).fingerprint != first.fingerprint
+
+
+def test_keys_ignore_case_whitespace_and_width() -> None:
+    assert normalise(" What  IS\n３ plus 1? ") == normalise("what is 3 plus 1?")
+    assert default_key((Message("user", "A"),)) != default_key((Message("assistant", "A"),))
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 7, 10, 99])
+def test_fractions_are_met_and_order_does_not_matter(num: int) -> None:
+    keys = [f"k{i}" for i in range(num)]
+    splits = split_keys(keys, train=0.5, final=0.1, seed=0)
+    counts = Counter(splits.values())
+    assert counts[Split.EVAL] >= 1
+    assert abs(counts[Split.TRAIN] - num * 0.5) <= 0.5
+    assert split_keys(keys[::-1], train=0.5, final=0.1, seed=0) == splits
+    if num == 99:
+        assert counts[Split.FINAL] == 10 or abs(counts[Split.FINAL] - 9.9) <= 1
+        assert split_keys(keys, train=0.5, final=0.1, seed=1) != splits
+
+
+def test_equal_problems_share_a_split(tmp_path: Path) -> None:
+    doubled = rows(20) + [{**row, "id": row["id"] + "b", "prompt": row["prompt"].upper()} for row in rows(20)]
+    behavior = load_behavior(write_rows(tmp_path / "x.jsonl", doubled))
+    by_key: dict[str, set[Split]] = {}
+    for problem in behavior.problems:
+        by_key.setdefault(problem.key, set()).add(problem.split)
+    assert len(by_key) == 20
+    assert all(len(splits) == 1 for splits in by_key.values())
+    assert len(behavior.split(Split.TRAIN)) == 20
+
+
+def refused(source: str | Path) -> str:
+    with pytest.raises(BehaviorError) as caught:
+        load_behavior(source)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("", "empty"),
+        ("{", "not JSON"),
+        ("[1]", "a row is an object"),
+        ('{"prompt": "q"}', "no answer"),
+        ('{"prompt": "q", "answer": " "}', "empty string"),
+        ('{"answer": "a"}', "no prompt"),
+        ('{"prompt": "q", "answer": 12}', 'write "12"'),
+        ('{"prompt": "q", "answer": "a", "reference": "x"}', "did you mean 'references'?"),
+        ('{"prompt": "q", "answer": "a", "references": "x"}', "a list"),
+        ('{"prompt": "q", "answer": "a", "references": [[]]}', "list of steps"),
+        ('{"prompt": "q", "answer": "a", "references": [{"step": ["x"]}]}', "list of steps"),
+        ('{"prompt": "q", "answer": "a", "split": "test"}', "allowed: eval, final, train"),
+        ('{"prompt": "q", "answer": "a", "metadata": 1}', "an object"),
+        ('{"prompt": [], "answer": "a"}', "prompt: got []"),
+        ('{"prompt": [{"role": "usr", "content": "x"}], "answer": "a"}', "did you mean 'user'?"),
+        ('{"prompt": [{"role": "assistant", "content": "x"}], "answer": "a"}', "ends with the user"),
+    ],
+)
+def test_wrong_rows(tmp_path: Path, line: str, part: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(line)
+    message = refused(path)
+    assert part in message
+    assert message.startswith(f"{path}:1: " if line else f"{path}: ")
+
+
+def test_wrong_files_of_rows(tmp_path: Path) -> None:
+    assert "already used in line 1" in refused(write_rows(tmp_path / "x.jsonl", [*rows(1), *rows(1)]))
+    (tmp_path / "x.jsonl").write_bytes(b"\xff\xfe")
+    assert "UTF-8" in refused(tmp_path / "x.jsonl")
+    overlap = [{**rows(1)[0], "id": f"p{i}", "split": split} for i, split in enumerate(("train", "eval"))]
+    message = refused(write_rows(tmp_path / "x.jsonl", overlap))
+    assert "1 problem(s) stand in two splits" in message
+    assert "p0 (train) = p1 (eval)" in message
+    assert "eval is empty" in refused(write_rows(tmp_path / "x.jsonl", rows(3, split="train")))
+    assert "2 have none" in refused(write_rows(tmp_path / "x.jsonl", [{**rows(1)[0], "split": "eval"}, *rows(3)[1:]]))
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("problem: problems.jsonl", "did you mean 'problems'?"),
+        ("problems: problems.jsonl\nprompt: {tempalte: x}", "prompt: unknown key 'tempalte'"),
+        ("problems: problems.jsonl\nprompt: {examples: [{question: q, reply: a}]}", "allowed: answer, question"),
+        ("problems: problems.jsonl\nprompt: {template: x}", "{question}"),
+        ("problems: problems.jsonl\nprompt: {format: chatty}", "got 'chatty'"),
+        ("problems: problems.jsonl\nprompt: {examples: [{question: 'what is 1 plus 1?', answer: '2'}]}", "p1 are worked examples"),
+        ("problems: problems.jsonl\nsampling: {temperature: -1}", "sampling.temperature: got -1"),
+        ("problems: problems.jsonl\nsampling: {max_tokens: 0}", "sampling.max_tokens: got 0"),
+        ("problems: problems.jsonl\nmeasure: {epsilon: 1.5}", "measure.epsilon: got 1.5"),
+        ("problems: problems.jsonl\nverifier: {kind: numbr}", "did you mean 'number'?"),
+        ("problems: problems.jsonl\nverifier: {kind: number, tolerence: 1}", "did you mean 'tolerance'?"),
+        ("problems: problems.jsonl\nverifier: {kind: choice}", "problem p0: answer: got '1'"),
+        ("problems: problems.jsonl\nverifier: {kind: reasoning_gym}", "no reasoning-gym entry"),
+        ("problems: problems.jsonl\nsplit: {train: 0.9, final: 0.1}", "no problem in eval"),
+        ("problems: problems.jsonl\nsplit: {train: -0.1}", "train: got -0.1"),
+        ("problems: problems.jsonl\nsplit: {train: train.csv}", "a .jsonl file"),
+        ("problems: problems.jsonl\nsplit: {train: problems.jsonl}", "10 problem(s) stand in two splits"),
+        ("problems: problems.jsonl\npurpose: both", "'target' or 'retention'"),
+        ("problems: problems.jsonl\nname: a/b", "name: got 'a/b'"),
+        ("problems: missing.jsonl", "no such file"),
+        ("problems: problems.jsonl\nreasoning_gym: {dataset: products}", "got both"),
+        ("name: x", "got neither"),
+        ("- a", "a behavior is a mapping"),
+        ("", "a behavior is a mapping"),
+        ("name: x: y", "some.yaml:1: not valid YAML"),
+        ("name: [", "not valid YAML"),
+        ("reasoning_gym: {dataset: product}", "did you mean 'products'?"),
+        ("reasoning_gym: {dataset: products, sise: 3}", "did you mean 'size'?"),
+        ("reasoning_gym: {dataset: products, min_terms: 3, max_terms: 2}", "refuses its settings"),
+        ("reasoning_gym: {dataset: products, where: {max_facter: 3}}", "did you mean 'max_factor'?"),
+        ("reasoning_gym: {dataset: products, where: {max_factor: three}}", "allowed: a number"),
+        ("reasoning_gym: {dataset: products, where: {min_factor: 999999}}", "loosen `where`"),
+        ("reasoning_gym: {dataset: products, question: 'What is {x}?'}", "unknown template field 'x'"),
+        ("reasoning_gym: {dataset: products, question: 'What is {?'}", "braces"),
+        ("reasoning_gym: {dataset: letter_counting, where: {a: 1}}", "has no filters"),
+        ("reasoning_gym: {dataset: letter_counting, answer: x}", "offers no fields"),
+    ],
+)
+def test_wrong_yaml(tmp_path: Path, text: str, part: str) -> None:
+    assert part in refused(write_yaml(tmp_path, text))
+
+
+def test_what_is_no_behavior(tmp_path: Path) -> None:
+    message = refused("prodcts")
+    assert "did you mean 'products'?" in message
+    assert "spell_backward" in message
+    assert "no such file" in refused(tmp_path / "x.yaml")
+    assert "folder" in refused(tmp_path)
+
+
+def test_names_must_differ(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "x.jsonl", rows(3))
+    assert [behavior.name for behavior in load_behaviors([path])] == ["x"]
+    with pytest.raises(BehaviorError, match="both named 'x'"):
+        load_behaviors([path, path])

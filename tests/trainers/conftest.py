@@ -1,0 +1,233 @@
+"""A tiny random Llama, rows for it, a behavior of sums, and an engine that draws from the tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from posttrain.diagnose.engines.base import (
+    Completion,
+    EncodedPath,
+    EncodedPrompt,
+    EngineInfo,
+    OnTokens,
+    SampleRequest,
+    ScoreRequest,
+    TokenScores,
+    ignore_tokens,
+)
+from posttrain.diagnose.types import (
+    Behavior,
+    Grade,
+    GradeStatus,
+    MeasureSettings,
+    Message,
+    Problem,
+    PromptFormat,
+    Reference,
+    Sampling,
+    Split,
+    StopReason,
+    VerifierSpec,
+)
+from posttrain.trainers.types import TrainingRow
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+VOCAB = 32
+EOS = 31
+
+
+class WideNorm(LlamaRMSNorm):
+    """Llama's own norm goes through float32, which would spoil comparisons in float64."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.rms_norm(hidden_states, (hidden_states.shape[-1],), self.weight, self.variance_epsilon)
+
+
+def tiny_llama(*, seed: int = 0, dtype: torch.dtype = torch.float32, **settings: object) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=EOS,
+        initializer_range=0.3,
+        **settings,
+    )
+    model = LlamaForCausalLM(config).to(dtype).eval()
+    if dtype is torch.float64:
+        for module in model.modules():
+            if isinstance(module, LlamaRMSNorm):
+                module.__class__ = WideNorm
+    return model
+
+
+@pytest.fixture
+def model() -> LlamaForCausalLM:
+    return tiny_llama()
+
+
+@pytest.fixture
+def model64() -> LlamaForCausalLM:
+    return tiny_llama(dtype=torch.float64)
+
+
+def random_rows(
+    *, num_groups: int = 3, group_size: int = 3, seed: int = 0, longest: int = 6, advantages: bool = False
+) -> list[TrainingRow]:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for group in range(num_groups):
+        prompt = tuple(int(i) for i in rng.integers(1, VOCAB, rng.integers(3, 9)))
+        for _ in range(group_size):
+            length = int(rng.integers(1, longest + 1))
+            completion = tuple(int(i) for i in rng.integers(1, VOCAB, length))
+            rows.append(
+                TrainingRow(
+                    behavior="b",
+                    problem_id=f"p{group}",
+                    split=Split.TRAIN,
+                    group_id=f"g{group}",
+                    prompt_ids=prompt,
+                    completion_ids=completion,
+                    sampler_logprobs=np.full(length, -1.0, dtype=np.float32),
+                    reward=float(rng.integers(0, 2)),
+                    advantages=np.full(length, rng.normal(), dtype=np.float32) if advantages else None,
+                )
+            )
+    return rows
+
+
+def plain_logprobs(model: LlamaForCausalLM, row: TrainingRow) -> torch.Tensor:
+    """[T] one row alone, nothing clever."""
+    ids = torch.tensor([row.prompt_ids + row.completion_ids])
+    logits = model(input_ids=ids).logits[0, len(row.prompt_ids) - 1 : -1]
+    return torch.log_softmax(logits, -1).gather(1, torch.tensor(row.completion_ids)[:, None])[:, 0]
+
+
+def gradient(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+class TinyEngine:
+    """Prompts `a+b`, one token per character; samples the model it is given, token by token."""
+
+    info = EngineInfo(
+        name="tiny",
+        model="tiny",
+        model_fingerprint="",
+        fingerprint="",
+        sample_dtype="float32",
+        score_dtype="float32",
+        device="cpu",
+    )
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        self.model = model
+        self.refreshed = 0
+
+    def refresh(self) -> None:
+        self.refreshed += 1
+
+    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
+        assert isinstance(prompt, str)
+        return EncodedPrompt(token_ids=(1, *(2 + ord(c) % 16 for c in prompt)), text=prompt, format="completion")
+
+    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
+        ids = tuple(18 + int(c) for c in reference.text) + (EOS,)
+        return EncodedPath(token_ids=ids, token_texts=("",) * len(ids), token_steps=(0,) * len(ids))
+
+    @torch.no_grad()
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
+    ) -> list[list[Completion]]:
+        out = []
+        for request in requests:
+            drawn = []
+            for i in range(request.num_samples):
+                generator = torch.Generator().manual_seed(abs(hash_text(f"{seed}|{request.key}|{i}")))
+                ids, logprobs = list(request.prompt_ids), []
+                for _ in range(sampling.max_tokens):
+                    scores = torch.log_softmax(self.model(input_ids=torch.tensor([ids])).logits[0, -1] / sampling.temperature, -1)
+                    token = int(torch.multinomial(scores.exp(), 1, generator=generator))
+                    ids.append(token)
+                    logprobs.append(float(scores[token]))
+                    if token == EOS:
+                        break
+                new = ids[len(request.prompt_ids) :]
+                scores32 = np.array(logprobs, dtype=np.float32)
+                text = "".join(chr(ord("0") + t - 18) if 18 <= t < 28 else "?" for t in new if t != EOS)
+                stop = StopReason.EOS if new[-1] == EOS else StopReason.LENGTH
+                drawn.append(
+                    Completion(token_ids=tuple(new), policy_logprobs=scores32, sampler_logprobs=scores32, stop=stop, text=text)
+                )
+            out.append(drawn)
+        return out
+
+    def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
+        raise NotImplementedError
+
+
+def hash_text(text: str) -> int:
+    import hashlib
+
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def make_problem(index: int, split: Split = Split.TRAIN) -> Problem:
+    return Problem(
+        id=f"p{index}",
+        prompt=f"{index}+{index}",
+        answer=str(index % 3),
+        references=(Reference(steps=(str(index % 3),)),),
+        key=f"k{index}",
+        split=split,
+    )
+
+
+def make_behavior(num_train: int = 8, num_eval: int = 4, max_tokens: int = 4) -> Behavior:
+    problems = [make_problem(i) for i in range(num_train)]
+    problems += [make_problem(num_train + i, Split.EVAL) for i in range(num_eval)]
+    return Behavior(
+        name="sums",
+        problems=tuple(problems),
+        verifier=VerifierSpec(kind="exact"),
+        sampling=Sampling(max_tokens=max_tokens),
+        measure=MeasureSettings(epsilon=0.006),
+    )
+
+
+def grade_parity(problem: Problem, texts: Sequence[str]) -> list[Grade]:
+    """Half of all texts are right."""
+    return [Grade(status=GradeStatus.SCORED, score=float(hash_text(text) % 2)) for text in texts]
+
+
+def grade_all(score: float) -> Callable[[Problem, Sequence[str]], list[Grade]]:
+    return lambda problem, texts: [Grade(status=GradeStatus.SCORED, score=score) for _ in texts]
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, models
+
+    vocabulary = {f"t{i}": i for i in range(VOCAB)}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="t0")), unk_token="t0", eos_token="t31", bos_token="t1"
+    )
+
+
+@pytest.fixture
+def kit() -> object:
+    """The helpers above: test files cannot import each other under importlib."""
+    import sys
+
+    return sys.modules[__name__]

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from posttrain.diagnose.errors import SettingsError
+from posttrain.trainers.config import GrpoConfig, SftConfig, load_config
+from posttrain.trainers.optimization import learning_rate_at
+from posttrain.trainers.recipes import RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_defaults_and_every_knob_a_description(name: str) -> None:
+    config = load_config(name)
+    assert all(field.description for field in type(config).model_fields.values())
+    assert RECIPES[name].name == name
+
+
+def test_overrides_win_over_the_file_and_are_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("learning_rate: 1e-4\ngroup_size: 4\n")
+    config = load_config("grpo", file, ["learning_rate=2e-5", "betas=[0.9, 0.99]", "importance_cap=null", "normalize_std=false"])
+    assert isinstance(config, GrpoConfig)
+    assert (config.learning_rate, config.group_size, config.betas) == (2e-5, 4, (0.9, 0.99))
+    assert config.importance_cap is None
+    assert config.normalize_std is False
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["learning_rte=1"], "did you mean learning_rate"),
+        (["group_size=1"], "group_size"),
+        (["learning_rate"], "no `=`"),
+        (["schedule=square"], "schedule"),
+        (["seed=[1"], "YAML"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(overrides: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        load_config("grpo", None, overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_keys_in_a_file_and_unknown_recipes_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("group_size: 4\n")
+    with pytest.raises(SettingsError, match="group_size"):
+        load_config("sft", file)
+    file.write_text("- 1\n")
+    with pytest.raises(SettingsError, match="mapping"):
+        load_config("sft", file)
+    with pytest.raises(SettingsError, match="sft, rft, grpo"):
+        load_config("ppo")
+    with pytest.raises(SettingsError):
+        load_config("sft", tmp_path / "missing.yaml")
+
+
+def test_schedules() -> None:
+    config = SftConfig(learning_rate=1.0, warmup_steps=2, schedule="linear")
+    assert [learning_rate_at(step, 6, config) for step in range(6)] == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    cosine = SftConfig(learning_rate=1.0, schedule="cosine")
+    assert learning_rate_at(0, 4, cosine) == 1.0
+    assert learning_rate_at(2, 4, cosine) == pytest.approx(0.5)

@@ -1,0 +1,135 @@
+"""The gradient of a step is the formula's, whatever the batching; a step without signal or with NaN leaves the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from posttrain.trainers.config import GrpoConfig
+from posttrain.trainers.credit.group import GroupCredit
+from posttrain.trainers.logprobs import find_shortcuts
+from posttrain.trainers.objectives.reductions import sequence_mean, token_mean
+from posttrain.trainers.objectives.terms import KlToReference, Nll, PolicyGradient
+from posttrain.trainers.optimization import make_optimizer
+from posttrain.trainers.scoring import Scorer
+from posttrain.trainers.stage import Reduction, Term
+from posttrain.trainers.training_step import Stepper, StepStatus
+
+
+def make_stepper(model, terms: Sequence[Term], reduction: Reduction = token_mean, **settings) -> Stepper:
+    config = GrpoConfig(**{"max_grad_norm": 1e9, "learning_rate": 1e-2, **settings})
+    scorer = Scorer.for_terms(model, terms, find_shortcuts(model, share_prefixes=config.share_prefixes), torch.float32)
+    return Stepper(
+        model=model,
+        optimizer=make_optimizer(model, config),
+        scorer=scorer,
+        terms=tuple(terms),
+        reduction=reduction,
+        config=config,
+    )
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def test_sft_loss_and_gradient_are_the_mean_nll_in_float64(kit, model64) -> None:
+    rows = kit.random_rows()
+    expected = -torch.cat([kit.plain_logprobs(model64, row) for row in rows]).mean()
+    expected.backward()
+    wanted = kit.gradient(model64)
+    model64.zero_grad()
+    outcome = make_stepper(model64, [Nll()], micro_batch_tokens=20).accumulate(rows, {})
+    assert outcome.loss == pytest.approx(float(expected), rel=1e-12)
+    assert outcome.trained_tokens == sum(len(row.completion_ids) for row in rows)
+    for name, value in kit.gradient(model64).items():
+        torch.testing.assert_close(value, wanted[name], rtol=1e-9, atol=1e-12)
+
+
+def test_grpo_on_policy_is_reinforce_with_a_group_baseline_in_float64(kit, model64) -> None:
+    rows, _ = GroupCredit(eps=0.0).assign(kit.random_rows(num_groups=4, group_size=5, seed=1))
+    wanted_loss = torch.zeros((), dtype=torch.float64)
+    for row in rows:
+        group = [other.reward for other in rows if other.group_id == row.group_id]
+        spread = np.std(group, ddof=1)
+        advantage = (row.reward - np.mean(group)) / spread if spread > 0 else 0.0
+        wanted_loss = wanted_loss - np.float32(advantage) * kit.plain_logprobs(model64, row).mean() / len(rows)
+    wanted_loss.backward()
+    wanted = kit.gradient(model64)
+    model64.zero_grad()
+    outcome = make_stepper(model64, [PolicyGradient()], sequence_mean, micro_batch_tokens=30).accumulate(rows, {})
+    assert outcome.metrics["clipped"] == 0.0
+    for name, value in kit.gradient(model64).items():
+        torch.testing.assert_close(value, wanted[name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 0.1])
+def test_equal_rewards_make_no_step_even_with_momentum(kit, model, kl_weight: float) -> None:
+    terms = [PolicyGradient(), *([KlToReference(weight=kl_weight)] if kl_weight else [])]
+    stepper = make_stepper(model, terms, sequence_mean)
+    rows, _ = GroupCredit().assign([replace(row, reward=float(i % 2)) for i, row in enumerate(kit.random_rows())])
+    assert stepper.step(rows, {}).status is StepStatus.UPDATED
+    before = weights(model)
+    silent, metrics = GroupCredit().assign([replace(row, reward=1 / 3) for row in rows])
+    assert metrics["groups_without_signal"] == 1.0
+    assert stepper.step(silent, {}).status is StepStatus.NO_SIGNAL
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+
+
+def test_groups_without_signal_stay_in_the_denominator_but_are_not_run(kit, model64) -> None:
+    rows, _ = GroupCredit().assign([replace(row, reward=float(i % 3 == 0 and i < 3)) for i, row in enumerate(kit.random_rows())])
+    outcome = make_stepper(model64, [PolicyGradient()], sequence_mean).accumulate(rows, {})
+    assert outcome.trained_tokens == sum(len(row.completion_ids) for row in rows[:3])
+    (wanted,) = torch.autograd.grad(
+        -sum(float(row.advantages[0]) * kit.plain_logprobs(model64, row).mean() for row in rows) / len(rows),
+        [model64.model.norm.weight],
+    )
+    torch.testing.assert_close(model64.model.norm.weight.grad, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("terms", [[Nll()], [PolicyGradient(), KlToReference(weight=0.1)]])
+def test_accumulation_row_order_and_sharing_do_not_matter(kit, terms) -> None:
+    rows = kit.random_rows(num_groups=4, group_size=2, advantages=True)
+    results = []
+    for settings, order in (
+        ({"micro_batch_tokens": 10_000}, slice(None)),
+        ({"micro_batch_tokens": 1}, slice(None)),
+        ({"micro_batch_tokens": 1, "share_prefixes": False}, slice(None, None, -1)),
+        ({"micro_batch_tokens": 40}, slice(None, None, -1)),
+    ):
+        model = kit.tiny_llama(dtype=torch.float64)
+        stepper = make_stepper(model, terms, sequence_mean, **settings)
+        for _ in range(3):
+            stepper.step(rows[order], {})
+        results.append(weights(model))
+    for other in results[1:]:
+        for name, value in other.items():
+            torch.testing.assert_close(value, results[0][name], rtol=1e-7, atol=1e-9)
+
+
+def test_later_updates_on_a_batch_are_measured_against_its_first_policy(kit, model) -> None:
+    stepper = make_stepper(model, [PolicyGradient(eps_low=0.01, eps_high=0.01)], sequence_mean, learning_rate=0.05)
+    rows, old = kit.random_rows(advantages=True), {}
+    assert stepper.step(rows, old).metrics["clipped"] == 0
+    kept = {index: values.clone() for index, values in old.items()}
+    assert stepper.step(rows, old).metrics["clipped"] > 0
+    assert all(torch.equal(values, old[index]) for index, values in kept.items())
+
+
+def test_nan_stops_before_the_weights(kit, model) -> None:
+    stepper = make_stepper(model, [PolicyGradient()], sequence_mean)
+    rows = kit.random_rows(advantages=True)
+    rows[-1] = replace(rows[-1], advantages=np.full(len(rows[-1].completion_ids), np.nan, dtype=np.float32))
+    before = weights(model)
+    assert stepper.step(rows, {}).status is StepStatus.NON_FINITE
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+
+
+def test_infinite_gradient_stops_before_the_weights(kit, model) -> None:
+    model.model.norm.weight.register_hook(lambda slope: slope * float("inf"))
+    before = weights(model)
+    assert make_stepper(model, [Nll()]).step(kit.random_rows(), {}).status is StepStatus.NON_FINITE
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())

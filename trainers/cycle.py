@@ -1,0 +1,357 @@
+"""Closes the loop: diagnose, run the stage that the diagnosis names, measure the same behaviors again in the same way.
+
+A round is one stage: the one that most target behaviors name, trained on those behaviors alone; the others are measured beside it, so
+that what a stage costs elsewhere is seen. The final split is sampled once, after the last round, for the behaviors that were trained.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from posttrain.diagnose.engines.loading import fingerprint_model
+from posttrain.diagnose.errors import RunError, SettingsError, UserError
+from posttrain.diagnose.progress import Reporter
+from posttrain.diagnose.session import DEFAULT_SAMPLES, DiagnosedRun, assemble, check_samples, resolve_behaviors, run
+from posttrain.diagnose.stages import STAGES, Need, available
+from posttrain.diagnose.store import RunDirectory, write_json
+from posttrain.diagnose.transition import Transition, compare
+from posttrain.diagnose.types import Behavior, Purpose, Split
+from posttrain.diagnose.verifiers.sandbox import Grader
+from posttrain.trainers.config import TrainingConfig, load_config
+from posttrain.trainers.recipes import RECIPES
+from posttrain.trainers.training_loop import TrainingResult
+from posttrain.trainers.types import TrainingSet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """One stage of a loop."""
+
+    stage: str
+    trained: tuple[str, ...]
+    """Names of the behaviors it was trained on."""
+    checkpoint: Path
+    after: DiagnosedRun
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopResult:
+    """A finished loop."""
+
+    path: Path
+    before: DiagnosedRun
+    rounds: tuple[Round, ...]
+    """Empty when the diagnosis names no stage that trains."""
+    transition: Transition | None
+    """From the start to the last checkpoint, on the eval split; None without a round."""
+    final: Transition | None
+    """The same on the final split, for the trained behaviors; None where there is no such split."""
+
+    @property
+    def report_html(self) -> Path:
+        """The page to open."""
+        return self.path / "report.html" if self.rounds else self.before.report_html
+
+
+# ------------------------------------------------------------------------------------------------------------------ training
+
+
+def train(
+    stage: str,
+    model: str | Path,
+    behaviors: Sequence[str | Path | Behavior],
+    *,
+    out: str | Path,
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    reporter: Reporter | None = None,
+) -> TrainingResult:
+    """Run one stage on the train split of behaviors and write a checkpoint that any Hugging Face loader opens.
+
+    Args:
+        stage: Name of a recipe: sft, rft, grpo.
+        model: A Hugging Face directory or id, a GGUF file, or `demo`.
+        behaviors: What to train on; only their train split is read.
+        out: Folder of the checkpoint, with `training_log.jsonl` and the resolved configuration beside the weights.
+        config: YAML file with settings of the recipe.
+        overrides: `key=value` settings; they win over the file.
+        seed: Of the order of rows and of every draw; wins over the file.
+        reporter: Where progress goes.
+
+    Raises:
+        UserError: anything given is wrong; nothing was written in that case.
+        NonFiniteError: the loss or a gradient was NaN or infinite; the log is kept beside `out`.
+    """
+    reporter, out = reporter or Reporter(quiet=True), Path(out)
+    settings = resolve_config(stage, config, overrides, seed)
+    loaded = resolve_behaviors(behaviors)
+    for behavior in loaded:
+        lacking = [need.value for need in STAGES[stage].needs if need not in available(behavior)]
+        if lacking:
+            raise SettingsError(f"train {stage}: the train split of {behavior.name} has no {', '.join(lacking)}; give rows that have, or another stage")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"--out {out}: exists already; give a new folder for the checkpoint")
+    training_set = TrainingSet(loaded, dev_share=settings.dev_share)
+    return _train(stage, model, training_set, settings, out, reporter)
+
+
+def resolve_config(stage: str, config: str | Path | None, overrides: Sequence[str], seed: int | None) -> TrainingConfig:
+    """The settings of a stage, with a one-line refusal of stages that cannot be run."""
+    if stage not in RECIPES:
+        known = STAGES.get(stage)
+        why = "is not yet runnable here" if known and known.family != "no training" else "is no training stage"
+        raise SettingsError(f"stage: got {stage!r}, which {why}; allowed are {', '.join(RECIPES)}")
+    return load_config(stage, Path(config) if config else None, [*overrides, *([] if seed is None else [f"seed={seed}"])])
+
+
+def _train(stage: str, model: str | Path, training_set: TrainingSet, config: TrainingConfig, out: Path, reporter: Reporter) -> TrainingResult:
+    """Train in a folder beside `out`, which appears when the checkpoint is whole."""
+    from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+    from posttrain.trainers.evaluation import Evaluate, dev_likelihood, dev_success
+    from posttrain.trainers.models import load_for_training
+    from posttrain.trainers.training_loop import run_recipe
+
+    with reporter.task(f"loading {model} for {stage}", None):
+        loaded = load_for_training(str(model))
+    engine = TransformersEngine.from_model(loaded.model, loaded.tokenizer, name=str(model), model_fingerprint=f"live:{config.seed}")
+    weights = sum(p.numel() for p in loaded.model.parameters())
+    # fp32 weights, gradients and two Adam moments, and the sampler's copy in its own precision.
+    gigabytes = weights * (4 * 4 + (2 if engine.info.sample_dtype != "float32" else 0)) / 1e9
+    reporter.say(
+        f"{stage}: {weights / 1e6:,.0f} M weights, about {gigabytes:.1f} GB and activations; "
+        f"{len(training_set.train)} train problems, {len(training_set.dev)} kept for development"
+    )
+    work = out.parent / f".{out.name}.work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        with ExitStack() as stack:
+            graders = {name: stack.enter_context(Grader(behavior)).grade for name, behavior in training_set.behaviors.items()}
+            evaluate: Evaluate | None = None
+            if config.eval_every is not None:
+                on_policy = "verifier" in RECIPES[stage].needs
+                evaluate = dev_success(engine, graders, training_set, num_samples=4, seed=config.seed) if on_policy else dev_likelihood(engine, training_set)
+            task = stack.enter_context(reporter.task(f"training {stage}", None))
+
+            def on_step(record: Mapping[str, object]) -> None:
+                if record["event"] == "prepared":
+                    task.expect(int(record["num_batches"]))  # type: ignore[call-overload]
+                elif record["event"] == "step":
+                    task.advance()
+                    reward = record.get("reward_mean")
+                    task.note(f"loss {record['loss']:.3g}" + (f", reward {reward:.2f}" if isinstance(reward, float) else ""))
+
+            result = run_recipe(
+                stage, loaded.model, loaded.tokenizer, engine, training_set, graders, config, out=work, on_step=on_step, evaluate=evaluate
+            )
+    finally:
+        _move(work, out)
+    return replace(result, log=out / "training_log.jsonl", checkpoint=out)
+
+
+def _move(work: Path, out: Path) -> None:
+    """Put the checkpoint in its place, with the log inside; without one the log stays where it can be read."""
+    if (work / "checkpoint").exists():
+        if out.exists():
+            out.rmdir()  # empty: checked before anything was trained
+        (work / "checkpoint").rename(out)
+        for rest in work.iterdir():
+            rest.rename(out / rest.name)
+        work.rmdir()
+    elif (work / "training_log.jsonl").exists():
+        (work / "training_log.jsonl").replace(out.parent / f"{out.name}.training_log.jsonl")
+        shutil.rmtree(work, ignore_errors=True)
+    else:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- loop
+
+
+def loop(
+    model: str | Path,
+    behaviors: Sequence[str | Path | Behavior],
+    *,
+    out: str | Path,
+    rounds: int = 1,
+    stages: Sequence[str] = (),
+    samples: int = DEFAULT_SAMPLES,
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    seed: int = 0,
+    command: str = "",
+    reporter: Reporter | None = None,
+) -> LoopResult:
+    """Diagnose, train the named stage, measure again; `rounds` times. Run again, it resumes after the last finished part.
+
+    Args:
+        model: A Hugging Face directory or id, a GGUF file, or `demo`.
+        behaviors: What to measure; those with purpose `target` may be trained.
+        out: Folder of the loop: `diagnosis-0`, `stage-1`, `diagnosis-1`, ..., `compare.json`, `report.html`.
+        rounds: At most so many stages; the loop ends early when no diagnosis names one that trains.
+        stages: Stages to run instead of the named ones, one per round.
+        samples: Samples per problem in every diagnosis.
+        config: YAML file with settings of the recipe.
+        overrides: `key=value` settings of the recipe.
+        seed: Of the draws and of training.
+        command: What to print under "how to reproduce".
+        reporter: Where progress goes.
+
+    Raises:
+        UserError: anything given is wrong.
+    """
+    reporter, directory = reporter or Reporter(quiet=True), RunDirectory(Path(out))
+    check_samples(samples)
+    if rounds < 1:
+        raise SettingsError(f"--rounds: got {rounds}, at least 1 is needed")
+    for stage in stages:
+        resolve_config(stage, config, overrides, seed)
+    if overrides or config:
+        # Settings belong to a recipe; when the stage is not known yet, they must fit one that could be named.
+        _check_overrides(stages, config, overrides, seed)
+    loaded = resolve_behaviors(behaviors)
+    rounds = len(stages) or rounds
+    settings: dict[str, Any] = {
+        "model_fingerprint": fingerprint_model(model),
+        "behaviors": {b.name: {"source": b.source, "fingerprint": b.fingerprint} for b in loaded},
+        "samples": samples,
+        "seed": seed,
+        "rounds": rounds,
+        "stages": list(stages),
+        "config": Path(config).read_text() if config else None,
+        "overrides": list(overrides),
+    }
+    created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    directory.open("loop", settings, {"model": {"source": str(model)}, "command": command, "created": created})
+    try:
+        before = run(model, loaded, out=directory.path / "diagnosis-0", samples=samples, seed=seed, command=command, reporter=reporter)
+    except UserError:
+        directory.discard_if_bare()
+        raise
+    for diagnosis in before.diagnoses:
+        reporter.say(diagnosis.sentence)
+
+    done: list[Round] = []
+    current, last = str(model), before
+    for number in range(1, rounds + 1):
+        chosen = (stages[number - 1], _trainable(loaded, stages[number - 1])) if stages else _choose(last, loaded)
+        if chosen is None:
+            reporter.say("No diagnosis names a stage that trains: nothing to run.")
+            break
+        stage, names = chosen
+        checkpoint = directory.path / f"stage-{number}"
+        reporter.say(f"round {number}: {stage} on {', '.join(names)}")
+        if not (checkpoint / "config.json").exists():
+            training_set = TrainingSet([b for b in loaded if b.name in names], dev_share=0.1)
+            usable = [text for text in overrides if text.partition("=")[0] in RECIPES[stage].config.model_fields]
+            settings_of_stage = resolve_config(stage, config, usable if not stages else overrides, seed)
+            _train(stage, current, training_set, settings_of_stage, checkpoint, reporter)
+        after = run(checkpoint, loaded, out=directory.path / f"diagnosis-{number}", samples=samples, seed=seed, command=command, reporter=reporter)
+        done.append(Round(stage=stage, trained=names, checkpoint=checkpoint, after=after))
+        current, last = str(checkpoint), after
+
+    result = _finish(directory, model, loaded, before, done, samples, seed, command, reporter)
+    directory.finish()
+    return result
+
+
+def _check_overrides(stages: Sequence[str], config: str | Path | None, overrides: Sequence[str], seed: int) -> None:
+    """Every given setting must be one of a recipe that may run."""
+    for text in overrides:
+        key = text.partition("=")[0]
+        fitting = [name for name in (stages or RECIPES) if key in RECIPES[name].config.model_fields]
+        if not fitting:
+            name = (stages or list(RECIPES))[0]
+            resolve_config(name, config, [text], seed)  # raises the line that names the allowed keys
+        resolve_config(fitting[0], None, [text], seed)
+
+
+def _trainable(behaviors: Sequence[Behavior], stage: str) -> tuple[str, ...]:
+    """The target behaviors that can feed a stage."""
+    names = tuple(b.name for b in behaviors if b.purpose is Purpose.TARGET and set(STAGES[stage].needs) <= available(b))
+    if not names:
+        raise SettingsError(f"--stages: no target behavior has what {stage} needs ({', '.join(STAGES[stage].needs)}); give another stage")
+    return names
+
+
+def _choose(run_: DiagnosedRun, behaviors: Sequence[Behavior]) -> tuple[str, tuple[str, ...]] | None:
+    """The stage that most target behaviors name; of equals the one that reshapes, since it needs nothing that is not there."""
+    named: dict[str, list[str]] = {}
+    for behavior in behaviors:
+        stage = run_[behavior.name].diagnosis.stage
+        if behavior.purpose is Purpose.TARGET and stage is not None and stage.name in RECIPES:
+            named.setdefault(stage.name, []).append(behavior.name)
+    if not named:
+        return None
+    best = max(named, key=lambda name: (len(named[name]), Need.VERIFIER in STAGES[name].needs))
+    return best, tuple(named[best])
+
+
+def _finish(
+    directory: RunDirectory, model: str | Path, behaviors: Sequence[Behavior], before: DiagnosedRun, done: list[Round], samples: int, seed: int, command: str, reporter: Reporter
+) -> LoopResult:
+    """Compare start and end, sample the final split once, write the report."""
+    if not done:
+        return LoopResult(path=directory.path, before=before, rounds=(), transition=None, final=None)
+    trained = tuple(dict.fromkeys(name for round_ in done for name in round_.trained))
+    label = " → ".join(round_.stage for round_ in done)
+    transition = compare(before, done[-1].after, out=directory.path, trained=trained, stage=label)
+    final = None
+    held_out = [b for b in behaviors if b.name in trained and b.split(Split.FINAL)]
+    if held_out:
+        sides = [
+            run(source, held_out, out=directory.path / folder, samples=samples, seed=seed, split=Split.FINAL, command=command, reporter=reporter)
+            for source, folder in ((model, "final-0"), (done[-1].checkpoint, "final-1"))
+        ]
+        final = compare(sides[0], sides[1], out=directory.path / "final", trained=trained, stage=label)
+    result = LoopResult(path=directory.path, before=before, rounds=tuple(done), transition=transition, final=final)
+    write_json(directory.path / "loop.json", _summary(result))
+    _write_report(directory, result)
+    return result
+
+
+def _summary(result: LoopResult) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "rounds": [{"stage": r.stage, "trained": list(r.trained), "checkpoint": str(r.checkpoint), "fingerprint": fingerprint_model(r.checkpoint)} for r in result.rounds],
+        "bottlenecks": {d.name: {"before": d.bottleneck.value, "after": result.rounds[-1].after[d.name].diagnosis.bottleneck.value} for d in result.before.diagnoses},
+    }
+
+
+def _write_report(directory: RunDirectory, result: LoopResult) -> None:
+    from posttrain.diagnose.report import write_report
+    from posttrain.diagnose.report.content import ReportContent
+
+    assert result.transition is not None
+    record = directory.read_json()
+    after = result.rounds[-1].after
+    comparisons = [behavior.report for behavior in result.transition.behaviors]
+    if result.final is not None:
+        note = "Problems of the final split, sampled once, after the last round."
+        comparisons += [replace(b.report, name=f"{b.name} (final split)", notes=(note, *b.report.notes)) for b in result.final.behaviors]
+    versions = json.loads((after.path / "run.json").read_text())["versions"]
+    write_report(
+        directory.path,
+        ReportContent(
+            title="What held it back, what was done, and what came of it",
+            model=str(record["model"]["source"]),
+            date=record["created"],
+            command=record["command"] or "see run.json",
+            settings={key: value for key, value in record["settings"].items() if key != "behaviors"}
+            | {"stage": ", ".join(f"{r.stage} on {', '.join(r.trained)}" for r in result.rounds)},
+            versions=versions,
+            behaviors=tuple(measured.report for measured in after.behaviors),
+            comparisons=tuple(comparisons),
+        ),
+    )
+
+
+__all__ = ["LoopResult", "Round", "assemble", "loop", "resolve_config", "train"]
