@@ -28,9 +28,9 @@ from posttrain.analysis.stats import (
 )
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.probes import sampling
-from posttrain.diagnose.report.content import ComparisonReport, ProblemChangeRow, SideBySide, SupportRow
+from posttrain.diagnose.report.content import ComparisonReport, ProblemChangeRow, ReportContent, SideBySide, SupportRow
 from posttrain.diagnose.session import DiagnosedRun, MeasuredBehavior, assemble
-from posttrain.diagnose.store import write_json
+from posttrain.diagnose.store import RunDirectory, write_json
 from posttrain.diagnose.types import Estimate, PassAtK, ProblemChange, Rollout
 
 FALSE_DISCOVERY_RATE = 0.05
@@ -81,6 +81,8 @@ def compare(
     null: str | Path | DiagnosedRun | None = None,
     trained: Sequence[str] = (),
     stage: str | None = None,
+    page: bool = True,
+    command: str = "",
 ) -> Transition:
     """Compare two runs on the behaviors that both measured, and write compare.json and a report to `out`.
 
@@ -91,6 +93,8 @@ def compare(
         null: A second draw of the model before (another seed); without it the null is predicted from the fitted mixture.
         trained: Names of the behaviors that the stage in between was trained on.
         stage: Its name.
+        page: Whether to write report.html and report.md too.
+        command: What to print under "how to reproduce".
 
     Raises:
         RunError: the runs share no behavior, or measured it differently, or null repeats the very samples of `before`.
@@ -107,7 +111,31 @@ def compare(
         behaviors=tuple(_compare_behavior(runs[0][name], runs[1][name], second[name] if second else None, name in trained, stage) for name in shared),
     )
     write_json(Path(out) / "compare.json", to_json(transition))
+    if page:
+        _write_report(Path(out), transition, shared, command)
     return transition
+
+
+def _write_report(out: Path, transition: Transition, shared: Sequence[str], command: str) -> None:
+    from posttrain.diagnose.report import write_report
+
+    after = transition.after
+    record = RunDirectory(after.path).read_json()
+    write_report(
+        out,
+        ReportContent(
+            title="Before and after",
+            model=f"{transition.before.model['source']} → {after.model['source']}",
+            date=record["created"],
+            command=command or f"posttrain compare {transition.before.path} {after.path} --out {out}",
+            settings={key: value for key, value in after.settings.items() if key != "behaviors"},
+            versions=record["versions"],
+            behaviors=tuple(after[name].report for name in shared),
+            comparisons=tuple(behavior.report for behavior in transition.behaviors),
+            checkpoint=str(after.model["source"]),
+            measured_in=str(after.path),
+        ),
+    )
 
 
 def _check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:

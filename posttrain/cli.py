@@ -176,7 +176,7 @@ def compare(
     """Compare two runs, paired by problem, beside what drawing one model twice would show."""
     from posttrain.diagnose import compare as run_compare
 
-    transition = run_compare(before, after, out=out, null=null)
+    transition = run_compare(before, after, out=out, null=null, command=_command())
     if as_json:
         print((out / "compare.json").read_text(), end="")
         return
@@ -189,7 +189,7 @@ def compare(
         )
         print("  problems: " + ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.items()))
         print("  " + ", ".join(f"{row.name} {row.value.estimate:.2f} (same model twice: {_interval(row.null)})" for row in report.support))
-    print(f"compare: {out / 'compare.json'}")
+    print(f"report: {out / 'report.html'}")
 
 
 @app.command(epilog="Example:  posttrain report runs/first/diagnosis-0")

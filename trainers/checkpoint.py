@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -64,13 +65,13 @@ def _save_model(folder: Path, model: PreTrainedModel, config: TrainingConfig) ->
     if dtype is torch.float32:
         model.save_pretrained(folder)
         return
-    before = model.config.dtype
-    model.config.dtype = dtype
-    try:
-        state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in model.state_dict().items()}
-        model.save_pretrained(folder, state_dict=state)
-    finally:
-        model.config.dtype = before
+    state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=state)
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings["dtype"] = (
+        config.checkpoint_dtype
+    )  # save_pretrained writes the dtype of the model, not of the weights that it was given
+    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _sync(file: Path) -> None:

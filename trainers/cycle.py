@@ -303,7 +303,7 @@ def _finish(
         return LoopResult(path=directory.path, before=before, rounds=(), transition=None, final=None)
     trained = tuple(dict.fromkeys(name for round_ in done for name in round_.trained))
     label = " → ".join(round_.stage for round_ in done)
-    transition = compare(before, done[-1].after, out=directory.path, trained=trained, stage=label)
+    transition = compare(before, done[-1].after, out=directory.path, trained=trained, stage=label, page=False)
     final = None
     held_out = [b for b in behaviors if b.name in trained and b.split(Split.FINAL)]
     if held_out:
@@ -311,7 +311,7 @@ def _finish(
             run(source, held_out, out=directory.path / folder, samples=samples, seed=seed, split=Split.FINAL, command=command, reporter=reporter)
             for source, folder in ((model, "final-0"), (done[-1].checkpoint, "final-1"))
         ]
-        final = compare(sides[0], sides[1], out=directory.path / "final", trained=trained, stage=label)
+        final = compare(sides[0], sides[1], out=directory.path / "final", trained=trained, stage=label, page=False)
     result = LoopResult(path=directory.path, before=before, rounds=tuple(done), transition=transition, final=final)
     write_json(directory.path / "loop.json", _summary(result))
     _write_report(directory, result)
@@ -350,6 +350,8 @@ def _write_report(directory: RunDirectory, result: LoopResult) -> None:
             versions=versions,
             behaviors=tuple(measured.report for measured in after.behaviors),
             comparisons=tuple(comparisons),
+            checkpoint=str(result.rounds[-1].checkpoint),
+            measured_in=str(after.path),
         ),
     )
 

@@ -38,6 +38,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 VOCAB = 32
 EOS = 31
+ENDS = 22
+"""Tokens from here on end a sample of the tiny engine, so that a random model ends within a few tokens."""
 
 
 class WideNorm(LlamaRMSNorm):
@@ -152,23 +154,30 @@ class TinyEngine:
     ) -> list[list[Completion]]:
         out = []
         for request in requests:
+            generators = [
+                torch.Generator().manual_seed(hash_text(f"{seed}|{request.key}|{i}")) for i in range(request.num_samples)
+            ]
+            ids = torch.tensor([request.prompt_ids] * request.num_samples)
+            scores = torch.empty(request.num_samples, 0)
+            for _ in range(sampling.max_tokens):
+                logprobs = torch.log_softmax(self.model(input_ids=ids).logits[:, -1] / sampling.temperature, -1)
+                token = torch.cat(
+                    [torch.multinomial(one.exp(), 1, generator=rng) for one, rng in zip(logprobs, generators, strict=True)]
+                )
+                ids = torch.cat([ids, token[:, None]], 1)
+                scores = torch.cat([scores, logprobs.gather(1, token[:, None])], 1)
             drawn = []
-            for i in range(request.num_samples):
-                generator = torch.Generator().manual_seed(abs(hash_text(f"{seed}|{request.key}|{i}")))
-                ids, logprobs = list(request.prompt_ids), []
-                for _ in range(sampling.max_tokens):
-                    scores = torch.log_softmax(self.model(input_ids=torch.tensor([ids])).logits[0, -1] / sampling.temperature, -1)
-                    token = int(torch.multinomial(scores.exp(), 1, generator=generator))
-                    ids.append(token)
-                    logprobs.append(float(scores[token]))
-                    if token == EOS:
-                        break
-                new = ids[len(request.prompt_ids) :]
-                scores32 = np.array(logprobs, dtype=np.float32)
-                text = "".join(chr(ord("0") + t - 18) if 18 <= t < 28 else "?" for t in new if t != EOS)
-                stop = StopReason.EOS if new[-1] == EOS else StopReason.LENGTH
+            for new, values in zip(ids[:, len(request.prompt_ids) :].tolist(), scores.numpy(), strict=True):
+                length = next((i + 1 for i, token in enumerate(new) if token >= ENDS), len(new))
+                ended = new[length - 1] >= ENDS
                 drawn.append(
-                    Completion(token_ids=tuple(new), policy_logprobs=scores32, sampler_logprobs=scores32, stop=stop, text=text)
+                    Completion(
+                        token_ids=tuple(new[:length]),
+                        policy_logprobs=values[:length],
+                        sampler_logprobs=values[:length],
+                        stop=StopReason.EOS if ended else StopReason.LENGTH,
+                        text=" ".join(map(str, new[:length])),
+                    )
                 )
             out.append(drawn)
         return out

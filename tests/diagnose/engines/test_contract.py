@@ -1,0 +1,178 @@
+"""What every engine promises: one suite, each engine in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from posttrain.diagnose.behaviors import load_behavior
+from posttrain.diagnose.engines import open_engine
+from posttrain.diagnose.engines.base import EncodedPrompt, Engine, SampleRequest, ScoreRequest
+from posttrain.diagnose.errors import ModelError, SettingsError
+from posttrain.diagnose.types import Behavior, Sampling, StopReason
+
+FREE = Sampling(max_tokens=10)
+
+
+@pytest.fixture
+def behavior(sums_file: Path) -> Behavior:
+    return load_behavior(sums_file)
+
+
+@pytest.fixture(params=["scripted", "transformers"])
+def engine(request: pytest.FixtureRequest, tiny_model: Path, tmp_path: Path, behavior: Behavior) -> Engine:
+    if request.param == "transformers":
+        from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+
+        return TransformersEngine.open(str(tiny_model), sample_dtype="float32")
+    script = tmp_path / "script.yaml"
+    script.write_text("success: 0.3\n")
+    return open_engine("scripted", str(script), [behavior])
+
+
+@pytest.fixture
+def prompts(engine: Engine, behavior: Behavior) -> list[EncodedPrompt]:
+    return [engine.encode_prompt(problem.prompt, behavior.prompt) for problem in behavior.problems[:4]]
+
+
+def requests(prompts: list[EncodedPrompt], num_samples: int) -> list[SampleRequest]:
+    return [SampleRequest(key=f"p{i}", prompt_ids=p.token_ids, num_samples=num_samples) for i, p in enumerate(prompts)]
+
+
+def test_shapes_and_stop_reasons(engine: Engine, prompts: list[EncodedPrompt]) -> None:
+    drawn = engine.sample(requests(prompts, 5), FREE, seed="0")
+    assert [len(row) for row in drawn] == [5] * len(prompts)
+    for completion in (c for row in drawn for c in row):
+        assert 1 <= len(completion.token_ids) <= FREE.max_tokens
+        assert len(completion.policy_logprobs) == len(completion.sampler_logprobs) == len(completion.token_ids)
+        assert (completion.policy_logprobs <= 0).all()
+        assert completion.stop in (StopReason.EOS, StopReason.LENGTH)
+        assert (completion.stop is StopReason.LENGTH) <= (len(completion.token_ids) == FREE.max_tokens)
+
+
+def test_sampler_and_scorer_say_the_same_of_a_token(engine: Engine, prompts: list[EncodedPrompt]) -> None:
+    drawn = engine.sample(requests(prompts, 6), FREE, seed="0")
+    pairs = [(prompt, completion) for prompt, row in zip(prompts, drawn, strict=True) for completion in row]
+    scored = engine.score([ScoreRequest(prompt_ids=p.token_ids, path_ids=c.token_ids) for p, c in pairs])
+    for (_, completion), scores in zip(pairs, scored, strict=True):
+        np.testing.assert_allclose(scores.logprobs, completion.policy_logprobs, atol=1e-4)
+
+
+def test_greedy_takes_the_most_likely_token(engine: Engine, prompts: list[EncodedPrompt]) -> None:
+    drawn = engine.sample(requests(prompts, 1), Sampling(max_tokens=10, temperature=0.0), seed="0")
+    scored = engine.score([ScoreRequest(prompt_ids=p.token_ids, path_ids=row[0].token_ids) for p, row in zip(prompts, drawn, strict=True)])
+    assert all((scores.ranks == 0).all() for scores in scored)
+    assert all((row[0].sampler_logprobs == 0).all() for row in drawn)
+
+
+def test_a_seed_names_the_draw(engine: Engine, prompts: list[EncodedPrompt]) -> None:
+    def texts(seed: str) -> list[list[str]]:
+        return [[c.text for c in row] for row in engine.sample(requests(prompts, 8), FREE, seed=seed)]
+
+    assert texts("a") == texts("a")
+    assert texts("a") != texts("b")
+
+
+def test_samples_of_a_prompt_differ_and_are_numbered(engine: Engine, prompts: list[EncodedPrompt]) -> None:
+    whole = engine.sample(requests(prompts[:1], 12), FREE, seed="0")[0]
+    assert len({c.text for c in whole}) > 1
+    later = engine.sample([SampleRequest(key="p0", prompt_ids=prompts[0].token_ids, num_samples=4, first_sample=8)], FREE, seed="0")[0]
+    assert [c.text for c in later] == [c.text for c in whole[8:]]
+
+
+def test_draws_follow_the_probabilities(engine: Engine, prompts: list[EncodedPrompt]) -> None:
+    """Chi-square of the first token of 2,000 samples against the scorer's own probabilities."""
+    n, prompt = 2000, prompts[0].token_ids
+    one = Sampling(max_tokens=1)
+    drawn = engine.sample([SampleRequest(key="p", prompt_ids=prompt, num_samples=n)], one, seed="chi")[0]
+    seen, counts = np.unique([c.token_ids[0] for c in drawn], return_counts=True)
+    scores = engine.score([ScoreRequest(prompt_ids=prompt, path_ids=(int(token),)) for token in seen])
+    expected = n * np.exp([float(s.logprobs[0]) for s in scores])
+    common = expected >= 5
+    observed = np.append(counts[common], counts[~common].sum())
+    wanted = np.append(expected[common], n - expected[common].sum())
+    keep = wanted > 1e-3
+    assert stats.chisquare(observed[keep], wanted[keep] * observed[keep].sum() / wanted[keep].sum()).pvalue > 1e-3
+
+
+def test_a_path_is_cut_in_ids_and_ends_with_the_end_token(engine: Engine, behavior: Behavior, prompts: list[EncodedPrompt]) -> None:
+    problem = behavior.problems[0]
+    path = engine.encode_path(prompts[0], problem.references[0])
+    assert len(path.token_ids) == len(path.token_texts) == len(path.token_steps)
+    assert "".join(path.token_texts[:-1]).strip() == problem.references[0].text.strip()
+    assert path.token_steps[0] == 0
+    assert path.token_steps[-1] == 1
+    assert list(path.token_steps) == sorted(path.token_steps)
+    first_of_second = path.token_steps.index(1)
+    assert "".join(path.token_texts[first_of_second:-1]).strip() == problem.references[0].steps[1].strip()
+
+
+def test_a_stop_text_ends_a_sample_and_is_cut_off(engine: Engine, prompts: list[EncodedPrompt]) -> None:
+    free = engine.sample(requests(prompts, 8), FREE, seed="0")
+    mark = next(c.text[2] for row in free for c in row if len(c.text) > 4)
+    stopped = engine.sample(requests(prompts, 8), Sampling(max_tokens=10, stop=(mark,)), seed="0")
+    ends = [c for row in stopped for c in row if c.stop is StopReason.STOP]
+    assert ends
+    assert all(mark not in c.text for c in ends)
+    for with_stop, without in zip([c for row in stopped for c in row], [c for row in free for c in row], strict=True):
+        assert with_stop.token_ids == without.token_ids[: len(with_stop.token_ids)]
+
+
+def test_an_interrupt_ends_sampling(engine: Engine, prompts: list[EncodedPrompt]) -> None:
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.sample(requests(prompts, 2), FREE, seed="0", on_tokens=stop)
+
+
+def test_unknown_engine_is_refused(behavior: Behavior) -> None:
+    with pytest.raises(SettingsError, match="did you mean transformers"):
+        open_engine("transformer", "x", [behavior])
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: path / "nothing", "no such file or folder"),
+        (lambda path: (path / "empty").mkdir() or path / "empty", "no config.json"),
+        (lambda path: _file(path / "model.bin", "x"), "not .gguf"),
+        (lambda path: _file(path / "model.gguf", "not a gguf file"), "cannot be loaded"),
+    ],
+)
+def test_a_model_that_is_none_gives_one_line(tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:
+    from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+
+    with pytest.raises(ModelError, match=said) as caught:
+        TransformersEngine.open(str(make(tmp_path)))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_missing_or_nan_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from posttrain.diagnose.engines.loading import load_model
+
+    for name, spoil in {
+        "missing": lambda w: w.pop("model.layers.1.mlp.up_proj.weight"),
+        "nan": lambda w: w["model.norm.weight"].fill_(float("nan")),
+    }.items():
+        folder = tmp_path / name
+        shutil.copytree(tiny_model, folder)
+        weights = load_file(folder / "model.safetensors")
+        spoil(weights)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ModelError, match="broken"):
+            load_model(folder, dtype=torch.float32)
+
+
+def _file(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
