@@ -6,7 +6,7 @@ MODEL ?= demo
 OUT ?= runs/demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types clean help
+.PHONY: demo test lint types links clean help
 
 help:
 	@echo "make demo               diagnose a real model, train it, measure it again (MODEL=... for your own)"
@@ -30,14 +30,16 @@ demo: $(VENV)/.installed
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
 
-# Type checkers know no package-dir: they read the packages through links that lie as the imports say.
-types: $(VENV)/.installed-dev
+# Tools that read files know no package-dir: they find the packages through links that lie as the imports say.
+links:
 	@mkdir -p build/types/posttrain
 	@for file in posttrain/*.py posttrain/py.typed; do ln -sfn ../../../$$file build/types/posttrain/; done
 	@for package in analysis diagnose trainers; do ln -sfn ../../../$$package build/types/posttrain/$$package; done
+
+types: $(VENV)/.installed-dev links
 	MYPYPATH=build/types $(BIN)/mypy -p posttrain
+	PYTHONPATH=build/types $(BIN)/lint-imports
 
 test: lint types
 	$(BIN)/pytest

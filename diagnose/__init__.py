@@ -5,15 +5,33 @@
     run = diagnose.run("demo", ["products"], out="runs/products")
     print(run.diagnoses[0].sentence)
 
-Importing this package needs neither torch nor vLLM; an engine imports what it needs when it is opened.
+Importing this package needs neither torch nor vLLM: names are looked up when they are used, and an engine imports what it needs when it
+is opened.
 """
 
 from __future__ import annotations
 
-from posttrain.diagnose.behaviors import bundled_behaviors, load_behavior, load_behaviors
-from posttrain.diagnose.session import DiagnosedRun, assemble, plan_run, run
-from posttrain.diagnose.transition import Transition, compare
-from posttrain.diagnose.verdict import Thresholds
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from posttrain.diagnose.behaviors import bundled_behaviors, load_behavior, load_behaviors
+    from posttrain.diagnose.session import DiagnosedRun, assemble, plan_run, run
+    from posttrain.diagnose.transition import Transition, compare
+    from posttrain.diagnose.verdict import Thresholds
+
+_HOME = {
+    "bundled_behaviors": "behaviors",
+    "load_behavior": "behaviors",
+    "load_behaviors": "behaviors",
+    "DiagnosedRun": "session",
+    "assemble": "session",
+    "plan_run": "session",
+    "run": "session",
+    "Transition": "transition",
+    "compare": "transition",
+    "Thresholds": "verdict",
+}
 
 __all__ = [
     "DiagnosedRun",
@@ -27,3 +45,10 @@ __all__ = [
     "plan_run",
     "run",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Look a public name up where it lives; scipy and matplotlib take seconds to import, and not every use needs them."""
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -30,7 +30,9 @@ def diagnosis_to_json(diagnosis: Diagnosis) -> dict[str, Any]:
             "alternatives": [{"name": name, "why": why} for name, why in stage.alternatives],
         },
         "checks": [check_to_json(check) for check in diagnosis.checks],
-        "pass_at_k": [{"k": p.k, **_range(p.value), "extrapolated": p.extrapolated, "method": p.value.method} for p in diagnosis.pass_at_k],
+        "pass_at_k": [
+            {"k": p.k, **_range(p.value), "extrapolated": p.extrapolated, "method": p.value.method} for p in diagnosis.pass_at_k
+        ],
         "problems": [
             {
                 "id": p.id,
@@ -87,7 +89,9 @@ def check_from_json(data: dict[str, Any]) -> Check:
     """One check, its outcome decided again."""
     values = {key: float("nan") if data[key] is None else float(data[key]) for key in ("estimate", "low", "high", "threshold")}
     outcome = decide(data["op"], values["low"], values["high"], values["threshold"])
-    return Check(name=data["name"], op=data["op"], **values, n=data["n"], method=data["method"], outcome=outcome, what=data["what"])
+    return Check(
+        name=data["name"], op=data["op"], **values, n=data["n"], method=data["method"], outcome=outcome, what=data["what"]
+    )
 
 
 def plumbing_to_json(plumbing: PlumbingMeasurement) -> dict[str, Any]:

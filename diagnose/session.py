@@ -166,7 +166,10 @@ def run(
         with reporter.task(f"opening {model}", None):
             engine = open_engine(engine, str(model), loaded)
     info = engine.info
-    settings |= {"engine": {"name": info.name, "sample_dtype": info.sample_dtype, "score_dtype": info.score_dtype}, "model_fingerprint": info.model_fingerprint}
+    settings |= {
+        "engine": {"name": info.name, "sample_dtype": info.sample_dtype, "score_dtype": info.score_dtype},
+        "model_fingerprint": info.model_fingerprint,
+    }
     details = {
         "model": {"source": str(model), "fingerprint": info.model_fingerprint, "device": info.device},
         "versions": {"posttrain": version("posttrain"), "python": platform.python_version(), **info.versions},
@@ -180,7 +183,14 @@ def run(
 
 
 def _draw_behavior(
-    directory: RunDirectory, engine: Engine, behavior: Behavior, samples: int, split: Split, seed: str, thresholds: Thresholds, reporter: Reporter
+    directory: RunDirectory,
+    engine: Engine,
+    behavior: Behavior,
+    samples: int,
+    split: Split,
+    seed: str,
+    thresholds: Thresholds,
+    reporter: Reporter,
 ) -> None:
     """Draw and store what is not there yet."""
     problems = behavior.split(split)
@@ -200,7 +210,16 @@ def _draw_behavior(
         write_json(plumbing_file, plumbing_to_json(measured))
 
 
-def _draw_rollouts(directory: RunDirectory, engine: Engine, grader: Grader, behavior: Behavior, samples: int, split: Split, seed: str, reporter: Reporter) -> None:
+def _draw_rollouts(
+    directory: RunDirectory,
+    engine: Engine,
+    grader: Grader,
+    behavior: Behavior,
+    samples: int,
+    split: Split,
+    seed: str,
+    reporter: Reporter,
+) -> None:
     shards = sampling.plan(behavior, split, samples)
     todo = [shard for shard in shards if not directory.shard("rollouts", shard.name).exists()]
     if not todo:
@@ -209,24 +228,35 @@ def _draw_rollouts(directory: RunDirectory, engine: Engine, grader: Grader, beha
         for shard in todo:
             start = time.monotonic()
             rollouts = sampling.draw(engine, grader.grade, behavior, shard, seed=seed, on_tokens=task.tokens)
-            cost = ShardCost(seconds=time.monotonic() - start, generated_tokens=sum(len(r.token_ids) for r in rollouts), samples=len(rollouts))
+            cost = ShardCost(
+                seconds=time.monotonic() - start, generated_tokens=sum(len(r.token_ids) for r in rollouts), samples=len(rollouts)
+            )
             directory.write_rollouts(shard.name, rollouts, cost)
             task.advance(len(rollouts))
 
 
-def _draw_scores(directory: RunDirectory, engine: Engine, behavior: Behavior, problems: Sequence[Problem], split: Split, reporter: Reporter) -> None:
+def _draw_scores(
+    directory: RunDirectory, engine: Engine, behavior: Behavior, problems: Sequence[Problem], split: Split, reporter: Reporter
+) -> None:
     name = f"{behavior.name}.{split}.00000"
     num_paths = sum(len(problem.references) for problem in problems)
     if num_paths and not directory.shard("paths", name).exists():
         with reporter.task(f"scoring {behavior.name}", num_paths) as task:
             start = time.monotonic()
-            paths = path_likelihood.draw(engine, behavior, problems, on_tokens=lambda num: (task.advance(), task.tokens(num))[1])
+
+            def on_path(num_tokens: int) -> None:
+                task.advance()
+                task.tokens(num_tokens)
+
+            paths = path_likelihood.draw(engine, behavior, problems, on_tokens=on_path)
             cost = ShardCost(seconds=time.monotonic() - start, scored_tokens=sum(len(p.token_ids) for p in paths))
             directory.write_paths(name, paths, cost)
     if not directory.shard("agreement", name).exists():
         with reporter.task(f"checking {behavior.name}", None) as task:
             start = time.monotonic()
-            scored = plumbing.draw_agreement(engine, behavior, problems, list(directory.read_rollouts(behavior.name)), on_tokens=task.tokens)
+            scored = plumbing.draw_agreement(
+                engine, behavior, problems, list(directory.read_rollouts(behavior.name)), on_tokens=task.tokens
+            )
             cost = ShardCost(seconds=time.monotonic() - start, scored_tokens=sum(len(p.token_ids) for p in scored))
             directory.write_paths(name, scored, cost, kind="agreement")
 
@@ -272,15 +302,21 @@ def _reload(directory: RunDirectory, settings: dict[str, Any]) -> tuple[Behavior
     for name, known in settings["behaviors"].items():
         behavior = load_behavior(known["source"])
         if behavior.fingerprint != known["fingerprint"]:
-            raise RunError(f"run {directory.path}: the behavior {name} ({known['source']}) has changed since; bring back the file, or measure again into a new folder")
+            raise RunError(
+                f"run {directory.path}: the behavior {name} ({known['source']}) has changed since; bring back the file, or measure again into a new folder"
+            )
         loaded.append(behavior)
     return tuple(loaded)
 
 
-def _measure_behavior(directory: RunDirectory, behavior: Behavior, split: Split, thresholds: Thresholds, seed: int) -> MeasuredBehavior:
+def _measure_behavior(
+    directory: RunDirectory, behavior: Behavior, split: Split, thresholds: Thresholds, seed: int
+) -> MeasuredBehavior:
     plumbing_file = directory.path / "plumbing" / f"{behavior.name}.json"
     if not plumbing_file.exists():
-        raise RunError(f"run {directory.path}: {behavior.name} is not measured to the end; run the same `posttrain diagnose` again to resume it")
+        raise RunError(
+            f"run {directory.path}: {behavior.name} is not measured to the end; run the same `posttrain diagnose` again to resume it"
+        )
     problems = behavior.split(split)
     rollouts, paths = tuple(directory.read_rollouts(behavior.name)), tuple(directory.read_paths(behavior.name))
     counts = sampling.measure(behavior, problems, rollouts)
@@ -313,13 +349,20 @@ def _measure_behavior(directory: RunDirectory, behavior: Behavior, split: Split,
     return MeasuredBehavior(behavior=behavior, diagnosis=diagnosis, report=report, rollouts=rollouts, paths=paths)
 
 
-def _examples(behavior: Behavior, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+def _examples(
+    behavior: Behavior, problems: Sequence[Problem], rollouts: Sequence[Rollout]
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """The first right and the first wrong sample of different problems."""
     known = {problem.id: problem for problem in problems}
     found: dict[bool, dict[str, Example]] = {True: {}, False: {}}
     for rollout in rollouts:
         success = rollout.succeeded(behavior.measure.success)
-        if rollout.decoding != sampling.SAMPLED or success is None or rollout.problem_id in found[success] or len(found[success]) >= _EXAMPLES:
+        if (
+            rollout.decoding != sampling.SAMPLED
+            or success is None
+            or rollout.problem_id in found[success]
+            or len(found[success]) >= _EXAMPLES
+        ):
             continue
         problem = known[rollout.problem_id]
         word = "right" if success else "truncated" if rollout.truncated else "wrong"
@@ -350,7 +393,11 @@ def _write_report(directory: RunDirectory, record: dict[str, Any], result: Diagn
             model=record["model"]["source"],
             date=record["created"],
             command=record["command"] or "see run.json",
-            settings=settings | {f"behavior {name}": f"{b['source']} ({b['fingerprint'][:12]})" for name, b in record["settings"]["behaviors"].items()},
+            settings=settings
+            | {
+                f"behavior {name}": f"{b['source']} ({b['fingerprint'][:12]})"
+                for name, b in record["settings"]["behaviors"].items()
+            },
             versions=record["versions"],
             behaviors=tuple(m.report for m in result.behaviors),
         ),

@@ -52,7 +52,15 @@ _R, _V, _P, _T = (Need.REFERENCES,), (Need.VERIFIER,), (Need.PAIRS,), (Need.TEAC
 
 
 def _family(
-    family: str, provenance: str, interface: str, role: Role, needs: tuple[Need, ...], right: str, vanishes: str, members: dict[str, str], runnable: str = ""
+    family: str,
+    provenance: str,
+    interface: str,
+    role: Role,
+    needs: tuple[Need, ...],
+    right: str,
+    vanishes: str,
+    members: dict[str, str],
+    runnable: str = "",
 ) -> list[Stage]:
     """The stages of one family; `members` maps a name to its paper, `runnable` lists those with a recipe."""
     return [
@@ -136,7 +144,15 @@ _ALL = [
 
 _ACTIONS = [
     Stage(
-        name=name, family="no training", provenance=NO_DATA, interface="none", role=None, needs=(), right_when=right, vanishes_when="", paper=""
+        name=name,
+        family="no training",
+        provenance=NO_DATA,
+        interface="none",
+        role=None,
+        needs=(),
+        right_when=right,
+        vanishes_when="",
+        paper="",
     )
     for name, right in {
         "none": "the behavior is mastered: training can only cost",
@@ -199,7 +215,13 @@ def name_stage(bottleneck: Bottleneck, at_hand: frozenset[Need]) -> StageAdvice:
         if stage is chosen or (stage.family == "no training" and stage is not stages[0]):
             continue
         missing = [need.value for need in stage.needs if need not in at_hand]
-        caveat = f"; needs {', '.join(missing)}" if missing else "" if stage.runnable or stage.family == "no training" else "; not yet runnable here"
+        caveat = (
+            f"; needs {', '.join(missing)}"
+            if missing
+            else ""
+            if stage.runnable or stage.family == "no training"
+            else "; not yet runnable here"
+        )
         alternatives.append((stage.name, f"right when {stage.right_when}{caveat}"))
     return StageAdvice(
         name=chosen.name,

@@ -106,7 +106,9 @@ class RunDirectory:
         try:
             write_json(self.run_json, {"schema": 1, "kind": kind, "settings": settings, **details, "state": "running"})
         except OSError as error:
-            raise RunError(f"--out {self.path}: cannot be written ({error.strerror}); give a folder that you may write to") from error
+            raise RunError(
+                f"--out {self.path}: cannot be written ({error.strerror}); give a folder that you may write to"
+            ) from error
 
     def discard_if_bare(self) -> None:
         """Take back what `open` wrote, where nothing has come of it."""
@@ -140,7 +142,9 @@ class RunDirectory:
             RunError: there is no run here.
         """
         if not self.run_json.exists():
-            raise RunError(f"run {self.path}: no run.json there; give the --out folder of an earlier `posttrain diagnose` or `posttrain loop`")
+            raise RunError(
+                f"run {self.path}: no run.json there; give the --out folder of an earlier `posttrain diagnose` or `posttrain loop`"
+            )
         data: dict[str, Any] = json.loads(self.run_json.read_text())
         return data
 
@@ -192,7 +196,12 @@ class RunDirectory:
         target = self.shard(kind, name)
         target.parent.mkdir(parents=True, exist_ok=True)
         work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        record = {"seconds": cost.seconds, "generated_tokens": cost.generated_tokens, "scored_tokens": cost.scored_tokens, "samples": cost.samples}
+        record = {
+            "seconds": cost.seconds,
+            "generated_tokens": cost.generated_tokens,
+            "scored_tokens": cost.scored_tokens,
+            "samples": cost.samples,
+        }
         pq.write_table(table.replace_schema_metadata({_META: json.dumps(record).encode()}), work, compression="zstd")
         with work.open("rb") as file:
             os.fsync(file.fileno())

@@ -108,7 +108,10 @@ def compare(
     transition = Transition(
         before=runs[0],
         after=runs[1],
-        behaviors=tuple(_compare_behavior(runs[0][name], runs[1][name], second[name] if second else None, name in trained, stage) for name in shared),
+        behaviors=tuple(
+            _compare_behavior(runs[0][name], runs[1][name], second[name] if second else None, name in trained, stage)
+            for name in shared
+        ),
     )
     write_json(Path(out) / "compare.json", to_json(transition))
     if page:
@@ -142,16 +145,24 @@ def _check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:
     mine, other = before.settings["behaviors"], after.settings["behaviors"]
     shared = sorted(set(mine) & set(other))
     if not shared:
-        raise RunError(f"compare: {before.path} measured {', '.join(mine)}, {after.path} measured {', '.join(other)}; give two runs with a behavior in common")
+        raise RunError(
+            f"compare: {before.path} measured {', '.join(mine)}, {after.path} measured {', '.join(other)}; give two runs with a behavior in common"
+        )
     for name in shared:
         if mine[name]["fingerprint"] != other[name]["fingerprint"]:
-            raise RunError(f"compare: {name} is not the same behavior in {before.path} and {after.path}; measure both with one behavior file")
+            raise RunError(
+                f"compare: {name} is not the same behavior in {before.path} and {after.path}; measure both with one behavior file"
+            )
     if before.settings["split"] != after.settings["split"]:
-        raise RunError(f"compare: {before.path} measured the {before.settings['split']} split, {after.path} the {after.settings['split']} split; measure the same one")
+        raise RunError(
+            f"compare: {before.path} measured the {before.settings['split']} split, {after.path} the {after.settings['split']} split; measure the same one"
+        )
     for name in shared:
         first, second = ([r.token_ids for r in run[name].rollouts if r.decoding == sampling.SAMPLED] for run in (before, after))
         if first and first == second:
-            raise RunError(f"compare: the rollouts of {name} in {before.path} and {after.path} are identical, one draw says nothing against itself; use another --seed for a second draw")
+            raise RunError(
+                f"compare: the rollouts of {name} in {before.path} and {after.path} are identical, one draw says nothing against itself; use another --seed for a second draw"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +199,9 @@ def _thinned(before: MeasuredBehavior, after: MeasuredBehavior) -> _Counts:
     )
 
 
-def _compare_behavior(before: MeasuredBehavior, after: MeasuredBehavior, null: MeasuredBehavior | None, trained: bool, stage: str | None) -> BehaviorTransition:
+def _compare_behavior(
+    before: MeasuredBehavior, after: MeasuredBehavior, null: MeasuredBehavior | None, trained: bool, stage: str | None
+) -> BehaviorTransition:
     behavior, counts = before.behavior, _thinned(before, after)
     name, epsilon, k = behavior.name, behavior.measure.epsilon, behavior.measure.primary_k
     if not counts.ids:
@@ -220,15 +233,24 @@ def _compare_behavior(before: MeasuredBehavior, after: MeasuredBehavior, null: M
         pass_at_1_before=_estimate(mean_interval(curves[0][1], counts.groups)),
         pass_at_1_after=_estimate(mean_interval(curves[1][1], counts.groups)),
         delta=_estimate(delta),
-        pass_at_k_delta=tuple(PassAtK(k=k_, value=_estimate(paired_delta_interval(curves[0][k_], curves[1][k_], counts.groups)), extrapolated=False) for k_ in ks),
-        pass_at_k_before=tuple(PassAtK(k=k_, value=_estimate(mean_interval(curves[0][k_], counts.groups)), extrapolated=False) for k_ in ks),
-        pass_at_k_after=tuple(PassAtK(k=k_, value=_estimate(mean_interval(curves[1][k_], counts.groups)), extrapolated=False) for k_ in ks),
+        pass_at_k_delta=tuple(
+            PassAtK(k=k_, value=_estimate(paired_delta_interval(curves[0][k_], curves[1][k_], counts.groups)), extrapolated=False)
+            for k_ in ks
+        ),
+        pass_at_k_before=tuple(
+            PassAtK(k=k_, value=_estimate(mean_interval(curves[0][k_], counts.groups)), extrapolated=False) for k_ in ks
+        ),
+        pass_at_k_after=tuple(
+            PassAtK(k=k_, value=_estimate(mean_interval(curves[1][k_], counts.groups)), extrapolated=False) for k_ in ks
+        ),
         changes=tuple(
             ProblemChangeRow(id=i, before=float(b), after=float(a), state=state, q_value=float(min(up, down)))
             for i, b, a, state, up, down in zip(counts.ids, *rates, states, tests.q_expansion, tests.q_attrition, strict=True)
         ),
         support=tuple(
-            SupportRow(name=key.upper(), value=_exactly(getattr(dynamics, key), f"counted at n = {int(counts.n.min())}"), null=nulls[key])
+            SupportRow(
+                name=key.upper(), value=_exactly(getattr(dynamics, key), f"counted at n = {int(counts.n.min())}"), null=nulls[key]
+            )
             for key in ("srr", "ndr", "sds", "nscr")
         ),
         side_by_side=_side_by_side(before, after),
@@ -276,7 +298,10 @@ def _side_by_side(before: MeasuredBehavior, after: MeasuredBehavior) -> tuple[Si
     for name, of in (
         ("generated tokens per sample", lambda r: float(len(r.token_ids))),
         ("truncated share", lambda r: float(r.truncated)),
-        ("nats per generated token", lambda r: float(-r.policy_logprobs.astype(np.float64).mean()) if len(r.policy_logprobs) else float("nan")),
+        (
+            "nats per generated token",
+            lambda r: float(-r.policy_logprobs.astype(np.float64).mean()) if len(r.policy_logprobs) else float("nan"),
+        ),
     ):
         values = [_per_problem(measured.rollouts, of) for measured in (before, after)]
         rows.append(SideBySide(name=name, before=_spread(values[0]), after=_spread(values[1])))
@@ -336,10 +361,20 @@ def _behavior_to_json(behavior: BehaviorTransition) -> dict[str, Any]:
         "stage": report.stage,
         "role_observed": behavior.role_observed,
         "num_problems": report.num_problems,
-        "pass_at_1": {"before": number(report.pass_at_1_before), "after": number(report.pass_at_1_after), "delta": number(report.delta)},
+        "pass_at_1": {
+            "before": number(report.pass_at_1_before),
+            "after": number(report.pass_at_1_after),
+            "delta": number(report.delta),
+        },
         "pass_at_k_delta": [{"k": p.k, **number(p.value)} for p in report.pass_at_k_delta],
-        "support": {row.name: {"estimate": row.value.estimate, "method": row.value.method, "null": number(row.null)} for row in report.support},
+        "support": {
+            row.name: {"estimate": row.value.estimate, "method": row.value.method, "null": number(row.null)}
+            for row in report.support
+        },
         "drift": drift,
         "beside": sides,
-        "problems": [{"id": c.id, "before": c.before, "after": c.after, "state": c.state.value, "q_value": c.q_value} for c in report.changes],
+        "problems": [
+            {"id": c.id, "before": c.before, "after": c.after, "state": c.state.value, "q_value": c.q_value}
+            for c in report.changes
+        ],
     }

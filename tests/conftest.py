@@ -87,6 +87,6 @@ def sums_file(tmp_path: Path, write_rows: Callable[..., Path]) -> Path:
     path = tmp_path / "sums.yaml"
     path.write_text(
         "problems: rows.jsonl\nverifier: {kind: number}\nprompt: {format: completion}\n"
-        "sampling: {max_tokens: 12}\nmeasure: {primary_k: 4}\nsplit: {train: 0.5, final: 0.2}\n"
+        "sampling: {max_tokens: 20}\nmeasure: {primary_k: 4}\nsplit: {train: 0.5, final: 0.2}\n"
     )
     return path

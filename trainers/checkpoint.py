@@ -9,10 +9,11 @@ import tempfile
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.stage import Recipe
 from posttrain.trainers.types import TrainingSet
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CONFIG_FILE = "posttrain_config.json"
 

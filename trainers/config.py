@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from posttrain.diagnose.errors import SettingsError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from posttrain.diagnose.errors import SettingsError
 
 ConfigT = TypeVar("ConfigT", bound="TrainingConfig")
 

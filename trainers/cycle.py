@@ -96,7 +96,9 @@ def train(
     for behavior in loaded:
         lacking = [need.value for need in STAGES[stage].needs if need not in available(behavior)]
         if lacking:
-            raise SettingsError(f"train {stage}: the train split of {behavior.name} has no {', '.join(lacking)}; give rows that have, or another stage")
+            raise SettingsError(
+                f"train {stage}: the train split of {behavior.name} has no {', '.join(lacking)}; give rows that have, or another stage"
+            )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"--out {out}: exists already; give a new folder for the checkpoint")
     training_set = TrainingSet(loaded, dev_share=settings.dev_share)
@@ -112,7 +114,9 @@ def resolve_config(stage: str, config: str | Path | None, overrides: Sequence[st
     return load_config(stage, Path(config) if config else None, [*overrides, *([] if seed is None else [f"seed={seed}"])])
 
 
-def _train(stage: str, model: str | Path, training_set: TrainingSet, config: TrainingConfig, out: Path, reporter: Reporter) -> TrainingResult:
+def _train(
+    stage: str, model: str | Path, training_set: TrainingSet, config: TrainingConfig, out: Path, reporter: Reporter
+) -> TrainingResult:
     """Train in a folder beside `out`, which appears when the checkpoint is whole."""
     from posttrain.diagnose.engines.transformers_engine import TransformersEngine
     from posttrain.trainers.evaluation import Evaluate, dev_likelihood, dev_success
@@ -121,7 +125,9 @@ def _train(stage: str, model: str | Path, training_set: TrainingSet, config: Tra
 
     with reporter.task(f"loading {model} for {stage}", None):
         loaded = load_for_training(str(model))
-    engine = TransformersEngine.from_model(loaded.model, loaded.tokenizer, name=str(model), model_fingerprint=f"live:{config.seed}")
+    engine = TransformersEngine.from_model(
+        loaded.model, loaded.tokenizer, name=str(model), model_fingerprint=f"live:{config.seed}"
+    )
     weights = sum(p.numel() for p in loaded.model.parameters())
     # fp32 weights, gradients and two Adam moments, and the sampler's copy in its own precision.
     gigabytes = weights * (4 * 4 + (2 if engine.info.sample_dtype != "float32" else 0)) / 1e9
@@ -138,7 +144,11 @@ def _train(stage: str, model: str | Path, training_set: TrainingSet, config: Tra
             evaluate: Evaluate | None = None
             if config.eval_every is not None:
                 on_policy = "verifier" in RECIPES[stage].needs
-                evaluate = dev_success(engine, graders, training_set, num_samples=4, seed=config.seed) if on_policy else dev_likelihood(engine, training_set)
+                evaluate = (
+                    dev_success(engine, graders, training_set, num_samples=4, seed=config.seed)
+                    if on_policy
+                    else dev_likelihood(engine, training_set)
+                )
             task = stack.enter_context(reporter.task(f"training {stage}", None))
 
             def on_step(record: Mapping[str, object]) -> None:
@@ -150,7 +160,16 @@ def _train(stage: str, model: str | Path, training_set: TrainingSet, config: Tra
                     task.note(f"loss {record['loss']:.3g}" + (f", reward {reward:.2f}" if isinstance(reward, float) else ""))
 
             result = run_recipe(
-                stage, loaded.model, loaded.tokenizer, engine, training_set, graders, config, out=work, on_step=on_step, evaluate=evaluate
+                stage,
+                loaded.model,
+                loaded.tokenizer,
+                engine,
+                training_set,
+                graders,
+                config,
+                out=work,
+                on_step=on_step,
+                evaluate=evaluate,
             )
     finally:
         _move(work, out)
@@ -232,7 +251,9 @@ def loop(
     created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     directory.open("loop", settings, {"model": {"source": str(model)}, "command": command, "created": created})
     try:
-        before = run(model, loaded, out=directory.path / "diagnosis-0", samples=samples, seed=seed, command=command, reporter=reporter)
+        before = run(
+            model, loaded, out=directory.path / "diagnosis-0", samples=samples, seed=seed, command=command, reporter=reporter
+        )
     except UserError:
         directory.discard_if_bare()
         raise
@@ -254,7 +275,15 @@ def loop(
             usable = [text for text in overrides if text.partition("=")[0] in RECIPES[stage].config.model_fields]
             settings_of_stage = resolve_config(stage, config, usable if not stages else overrides, seed)
             _train(stage, current, training_set, settings_of_stage, checkpoint, reporter)
-        after = run(checkpoint, loaded, out=directory.path / f"diagnosis-{number}", samples=samples, seed=seed, command=command, reporter=reporter)
+        after = run(
+            checkpoint,
+            loaded,
+            out=directory.path / f"diagnosis-{number}",
+            samples=samples,
+            seed=seed,
+            command=command,
+            reporter=reporter,
+        )
         done.append(Round(stage=stage, trained=names, checkpoint=checkpoint, after=after))
         current, last = str(checkpoint), after
 
@@ -278,7 +307,9 @@ def _trainable(behaviors: Sequence[Behavior], stage: str) -> tuple[str, ...]:
     """The target behaviors that can feed a stage."""
     names = tuple(b.name for b in behaviors if b.purpose is Purpose.TARGET and set(STAGES[stage].needs) <= available(b))
     if not names:
-        raise SettingsError(f"--stages: no target behavior has what {stage} needs ({', '.join(STAGES[stage].needs)}); give another stage")
+        raise SettingsError(
+            f"--stages: no target behavior has what {stage} needs ({', '.join(STAGES[stage].needs)}); give another stage"
+        )
     return names
 
 
@@ -296,7 +327,15 @@ def _choose(run_: DiagnosedRun, behaviors: Sequence[Behavior]) -> tuple[str, tup
 
 
 def _finish(
-    directory: RunDirectory, model: str | Path, behaviors: Sequence[Behavior], before: DiagnosedRun, done: list[Round], samples: int, seed: int, command: str, reporter: Reporter
+    directory: RunDirectory,
+    model: str | Path,
+    behaviors: Sequence[Behavior],
+    before: DiagnosedRun,
+    done: list[Round],
+    samples: int,
+    seed: int,
+    command: str,
+    reporter: Reporter,
 ) -> LoopResult:
     """Compare start and end, sample the final split once, write the report."""
     if not done:
@@ -308,7 +347,16 @@ def _finish(
     held_out = [b for b in behaviors if b.name in trained and b.split(Split.FINAL)]
     if held_out:
         sides = [
-            run(source, held_out, out=directory.path / folder, samples=samples, seed=seed, split=Split.FINAL, command=command, reporter=reporter)
+            run(
+                source,
+                held_out,
+                out=directory.path / folder,
+                samples=samples,
+                seed=seed,
+                split=Split.FINAL,
+                command=command,
+                reporter=reporter,
+            )
             for source, folder in ((model, "final-0"), (done[-1].checkpoint, "final-1"))
         ]
         final = compare(sides[0], sides[1], out=directory.path / "final", trained=trained, stage=label, page=False)
@@ -321,8 +369,19 @@ def _finish(
 def _summary(result: LoopResult) -> dict[str, Any]:
     return {
         "schema": 1,
-        "rounds": [{"stage": r.stage, "trained": list(r.trained), "checkpoint": str(r.checkpoint), "fingerprint": fingerprint_model(r.checkpoint)} for r in result.rounds],
-        "bottlenecks": {d.name: {"before": d.bottleneck.value, "after": result.rounds[-1].after[d.name].diagnosis.bottleneck.value} for d in result.before.diagnoses},
+        "rounds": [
+            {
+                "stage": r.stage,
+                "trained": list(r.trained),
+                "checkpoint": str(r.checkpoint),
+                "fingerprint": fingerprint_model(r.checkpoint),
+            }
+            for r in result.rounds
+        ],
+        "bottlenecks": {
+            d.name: {"before": d.bottleneck.value, "after": result.rounds[-1].after[d.name].diagnosis.bottleneck.value}
+            for d in result.before.diagnoses
+        },
     }
 
 
@@ -336,7 +395,9 @@ def _write_report(directory: RunDirectory, result: LoopResult) -> None:
     comparisons = [behavior.report for behavior in result.transition.behaviors]
     if result.final is not None:
         note = "Problems of the final split, sampled once, after the last round."
-        comparisons += [replace(b.report, name=f"{b.name} (final split)", notes=(note, *b.report.notes)) for b in result.final.behaviors]
+        comparisons += [
+            replace(b.report, name=f"{b.name} (final split)", notes=(note, *b.report.notes)) for b in result.final.behaviors
+        ]
     versions = json.loads((after.path / "run.json").read_text())["versions"]
     write_report(
         directory.path,

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
 from posttrain.diagnose.types import Split
 from posttrain.trainers.packing import MicroBatch, attention_mask, collate, pack_rows
 from posttrain.trainers.precision import autocast
 from posttrain.trainers.projection import Projected, project
 from posttrain.trainers.types import TrainingRow
-from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 _FULL_ATTENTION = {"full_attention", "attention"}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from posttrain.diagnose.engines.loading import load_model, load_tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain.diagnose.engines.loading import load_model, load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from posttrain.trainers.config import TrainingConfig
 from torch import nn
+
+from posttrain.trainers.config import TrainingConfig
 
 
 def learning_rate_at(step: int, num_steps: int, config: TrainingConfig) -> float:

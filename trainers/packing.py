@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from posttrain.trainers.types import TrainingRow
 from torch import Tensor
+
+from posttrain.trainers.types import TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

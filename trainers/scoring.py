@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
 from posttrain.diagnose.types import Floats
 from posttrain.trainers.logprobs import Shortcuts, token_logprobs
 from posttrain.trainers.packing import MicroBatch
 from posttrain.trainers.stage import Score, Term, TokenScores
 from posttrain.trainers.types import TrainingRow
-from torch import Tensor
-from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

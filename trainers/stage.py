@@ -9,10 +9,11 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
+
 from posttrain.diagnose.engines.base import Engine
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.types import Batch, GradeFn, TrainingRow, TrainingSet
-from torch import Tensor
 
 Weights = npt.NDArray[np.float64]
 ConfigT = TypeVar("ConfigT", bound=TrainingConfig, contravariant=True)

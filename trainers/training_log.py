@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from posttrain.trainers.types import OnStep
 from torch import Tensor
+
+from posttrain.trainers.types import OnStep
 
 
 class Means:

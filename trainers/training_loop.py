@@ -12,6 +12,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import NonFiniteError, SettingsError
 from posttrain.trainers.checkpoint import save_checkpoint
@@ -26,8 +29,6 @@ from posttrain.trainers.stage import Stage, StageInputs
 from posttrain.trainers.training_log import TrainingLog
 from posttrain.trainers.training_step import StepOutcome, Stepper, StepStatus
 from posttrain.trainers.types import Batch, GradeFn, OnStep, TrainingSet
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Ending(StrEnum):

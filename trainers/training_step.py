@@ -9,6 +9,9 @@ from enum import StrEnum
 
 import numpy as np
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.optimization import clip_gradient
 from posttrain.trainers.packing import MicroBatch, collate, pack_rows, plan_micro_batches
@@ -16,8 +19,6 @@ from posttrain.trainers.scoring import Scorer
 from posttrain.trainers.stage import Reduction, Term, TokenScores, Weights
 from posttrain.trainers.training_log import Means
 from posttrain.trainers.types import TrainingRow
-from torch import Tensor
-from transformers import PreTrainedModel
 
 
 class StepStatus(StrEnum):

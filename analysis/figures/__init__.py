@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from matplotlib.axes import Axes
+
 from posttrain.analysis.figures.before_after import before_after as _before_after
 from posttrain.analysis.figures.checks import checks as _checks
 from posttrain.analysis.figures.pass_at_k import pass_at_k as _pass_at_k

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+
 from posttrain.analysis.figures.style import (
     INK,
     MUTED,

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
 from posttrain.analysis.figures.style import INK, MUTED, VERMILION, empty_note, paper, printable, remember, short_number
 
 SHADES: tuple[tuple[float, str, str, str], ...] = (

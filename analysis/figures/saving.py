@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
 from posttrain.analysis.figures.style import numbers_of, paper
 
 _METADATA: dict[str, dict[str, Any]] = {

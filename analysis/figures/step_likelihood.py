@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+
 from posttrain.analysis.figures.style import (
     BLUE,
     INK,

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+
 from posttrain.analysis.figures.style import (
     INK,
     MUTED,

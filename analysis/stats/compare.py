@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
+
 from posttrain.analysis.stats.arrays import FloatArray, IntArray, as_counts, as_whole, check_level
 from posttrain.analysis.stats.intervals import Interval
 from posttrain.analysis.stats.mixture import MixturePosterior
-from scipy import stats
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
+
 from posttrain.analysis.stats.arrays import FloatArray, check_level
 from posttrain.analysis.stats.intervals import DELTA_PRETENDED, Interval, paired_delta_interval
-from scipy import stats
 
 
 def holm(p_values: npt.ArrayLike) -> FloatArray:

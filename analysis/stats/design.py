@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from posttrain.analysis.stats.arrays import as_counts, check_level
 from scipy import special, stats
+
+from posttrain.analysis.stats.arrays import as_counts, check_level
 
 
 def samples_to_resolve(epsilon: float, zeta: float = 0.05) -> int:

@@ -10,8 +10,9 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from posttrain.analysis.stats.arrays import FloatArray, as_counts, as_whole, check_k
 from scipy import stats
+
+from posttrain.analysis.stats.arrays import FloatArray, as_counts, as_whole, check_k
 
 
 def pass_at_k(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike, k: int) -> FloatArray:

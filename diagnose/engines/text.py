@@ -34,7 +34,9 @@ def completion_text(prompt: str | tuple[Message, ...], prompt_format: PromptForm
         BehaviorError: the prompt is a chat.
     """
     if not isinstance(prompt, str):
-        raise BehaviorError("got a prompt of chat messages under prompt.format completion; give a text, or use format: chat with a model that has a chat template")
+        raise BehaviorError(
+            "got a prompt of chat messages under prompt.format completion; give a text, or use format: chat with a model that has a chat template"
+        )
     shots = []
     for question, answer in prompt_format.examples:
         shot = prompt_format.template.replace("{question}", question)

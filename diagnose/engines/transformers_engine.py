@@ -30,6 +30,7 @@ from posttrain.diagnose.engines.base import (
     ignore_tokens,
 )
 from posttrain.diagnose.engines.drawing import draw, uniforms
+from posttrain.diagnose.engines.grouped_attention import use_grouped_attention
 from posttrain.diagnose.engines.loading import fingerprint_model, load_model, load_tokenizer
 from posttrain.diagnose.engines.text import TextCodec
 from posttrain.diagnose.errors import SettingsError
@@ -80,7 +81,9 @@ class _RoomyLayer(DynamicLayer):
         self._values = value_states.new_empty(shape[0], shape[1], self.room, value_states.shape[3])
         self.is_initialized = True
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.filled + key_states.shape[2]
@@ -133,6 +136,7 @@ class TransformersEngine:
             raise SettingsError(f"score_dtype: got {score_dtype} for weights in {model.dtype}; load the model in that precision")
         sample = pick_dtype(sample_dtype, self.device)
         self._sampling_model = model if sample == model.dtype else copy.deepcopy(model).to(sample).eval()
+        use_grouped_attention(self._sampling_model)
         eos = {tokenizer.eos_token_id} | set(_as_list(getattr(model.generation_config, "eos_token_id", None)))
         self.eos_ids = frozenset(int(i) for i in eos if i is not None)
         self.codec = TextCodec(tokenizer, self.eos_ids)
@@ -158,11 +162,17 @@ class TransformersEngine:
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         if sum(p.numel() for p in model.parameters()) > _LARGE_MODEL:
             model = model.to(torch.bfloat16)
-        return cls(model.to(place), load_tokenizer(source), name=source, model_fingerprint=fingerprint, sample_dtype=sample_dtype)  # type: ignore[arg-type]
+        return cls(model.to(place), load_tokenizer(source), name=source, model_fingerprint=fingerprint, sample_dtype=sample_dtype)
 
     @classmethod
     def from_model(
-        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, sample_dtype: str = "auto", name: str = "live", model_fingerprint: str = "live"
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        sample_dtype: str = "auto",
+        name: str = "live",
+        model_fingerprint: str = "live",
     ) -> TransformersEngine:
         """Share live weights with a trainer; call `refresh` after every update."""
         return cls(model, tokenizer, name=name, model_fingerprint=model_fingerprint, sample_dtype=sample_dtype)
@@ -208,8 +218,8 @@ class TransformersEngine:
     ) -> list[Completion]:
         room = sampling.max_tokens
         distinct = sorted({r for r, _ in rows}, key=lambda r: len(requests[r].prompt_ids))
-        place = {r: n for n, r in enumerate(distinct)}
-        owner = torch.tensor([place[r] for r, _ in rows], device=self.device)
+        number = {r: n for n, r in enumerate(distinct)}
+        owner = torch.tensor([number[r] for r, _ in rows], device=self.device)
         prompts = [requests[r].prompt_ids for r in distinct]
         longest = max(map(len, prompts))
         cache, logits = self._prefill(prompts, longest, room)
@@ -227,9 +237,13 @@ class TransformersEngine:
         if sampling.repetition_penalty != 1.0:
             history = torch.full((len(rows), longest + room), -1, device=self.device)
             for n, (r, _) in enumerate(rows):
-                history[n, longest - len(requests[r].prompt_ids) : longest] = torch.tensor(requests[r].prompt_ids, device=self.device)
+                history[n, longest - len(requests[r].prompt_ids) : longest] = torch.tensor(
+                    requests[r].prompt_ids, device=self.device
+                )
 
-        alive = torch.arange(len(rows), device=self.device)
+        # `place` says which row each line of the batch is. Lines whose row has ended stay until a quarter of the batch has: moving
+        # keys and values costs more than a few idle lines.
+        place, ended = list(range(len(rows))), [False] * len(rows)
         tokens = torch.zeros(len(rows), room, dtype=torch.long)
         policy = torch.zeros(len(rows), room)
         sampler = torch.zeros(len(rows), room)
@@ -237,23 +251,23 @@ class TransformersEngine:
         stops = [StopReason.LENGTH] * len(rows)
         for t in range(room):
             ids, policy_logprobs, sampler_logprobs = draw(logits, sampling, u[:, t], history)
-            on_host = alive.cpu()
-            tokens[on_host, t], policy[on_host, t], sampler[on_host, t] = ids.cpu(), policy_logprobs.cpu(), sampler_logprobs.cpu()
-            on_tokens(len(ids))
-            keep = []
-            for n, (row, token) in enumerate(zip(on_host.tolist(), ids.tolist(), strict=True)):
+            tokens[place, t], policy[place, t], sampler[place, t] = ids.cpu(), policy_logprobs.cpu(), sampler_logprobs.cpu()
+            on_tokens(sum(not ended[row] for row in place))
+            for row, token in zip(place, ids.tolist(), strict=True):
+                if ended[row]:
+                    continue
                 count[row] = t + 1
                 if token in self.eos_ids:
-                    stops[row] = StopReason.EOS
+                    stops[row], ended[row] = StopReason.EOS, True
                 elif sampling.stop and self._hits_stop(tokens[row, : t + 1].tolist(), sampling.stop):
-                    stops[row] = StopReason.STOP
-                else:
-                    keep.append(n)
+                    stops[row], ended[row] = StopReason.STOP, True
+            keep = [line for line, row in enumerate(place) if not ended[row]]
             if not keep or t + 1 == room:
                 break
-            if len(keep) < len(alive):
+            if len(keep) <= 0.75 * len(place):
                 kept = torch.tensor(keep, device=self.device)
-                alive, ids, u, mask, lengths = alive[kept], ids[kept], u[kept], mask[kept], lengths[kept]
+                place = [place[line] for line in keep]
+                ids, u, mask, lengths = ids[kept], u[kept], mask[kept], lengths[kept]
                 history = history[kept] if history is not None else None
                 _select(cache, kept)
             if history is not None:
@@ -326,7 +340,10 @@ class TransformersEngine:
         while position < len(order):
             # Rows are taken in order of length; the batch grows while its logits [B, T, V] stay below a fixed size.
             size = 1
-            while position + size < len(order) and (size + 1) * (len(requests[order[position + size]].path_ids) + 1) * vocabulary <= _SCORE_LOGITS:
+            while (
+                position + size < len(order)
+                and (size + 1) * (len(requests[order[position + size]].path_ids) + 1) * vocabulary <= _SCORE_LOGITS
+            ):
                 size += 1
             batch = order[position : position + size]
             for i, scores in zip(batch, self._score_batch([requests[i] for i in batch]), strict=True):

@@ -42,7 +42,9 @@ def draw(engine: Engine, behavior: Behavior, problems: Sequence[Problem], *, on_
 
 def step_logprobs(path: PathScore) -> npt.NDArray[np.float64]:
     """[steps] log-probability of each step given everything before it."""
-    return np.bincount(path.token_steps, weights=path.policy_logprobs.astype(np.float64), minlength=int(path.token_steps.max()) + 1)
+    sums = np.zeros(int(path.token_steps.max()) + 1)
+    np.add.at(sums, path.token_steps, path.policy_logprobs.astype(np.float64))
+    return sums
 
 
 def measure(behavior: Behavior, paths: Sequence[PathScore]) -> PathLikelihoodMeasurement | None:

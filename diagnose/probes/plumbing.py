@@ -14,7 +14,17 @@ import numpy as np
 from posttrain.analysis.stats import wilson_interval
 from posttrain.diagnose.engines.base import EncodedPrompt, Engine, OnTokens, ScoreRequest
 from posttrain.diagnose.probes.sampling import SAMPLED
-from posttrain.diagnose.types import Behavior, Check, Outcome, PathScore, PlumbingMeasurement, Problem, Rollout, SamplingMeasurement, decide
+from posttrain.diagnose.types import (
+    Behavior,
+    Check,
+    Outcome,
+    PathScore,
+    PlumbingMeasurement,
+    Problem,
+    Rollout,
+    SamplingMeasurement,
+    decide,
+)
 from posttrain.diagnose.verifiers.selftest import CaseCount, SelfTest
 
 _AGREEMENT_ROLLOUTS = 16
@@ -23,10 +33,16 @@ UNPARSED = "plumbing: unparsed share"
 """Reported, but never a reason to call a run invalid: the lenient reading decides whether format is what binds."""
 
 
-def draw_agreement(engine: Engine, behavior: Behavior, problems: Sequence[Problem], rollouts: Sequence[Rollout], *, on_tokens: OnTokens) -> list[PathScore]:
+def draw_agreement(
+    engine: Engine, behavior: Behavior, problems: Sequence[Problem], rollouts: Sequence[Rollout], *, on_tokens: OnTokens
+) -> list[PathScore]:
     """Score some of our own samples again: the first sample of each problem, 16 at most."""
     prompts = {problem.id: engine.encode_prompt(problem.prompt, behavior.prompt) for problem in problems}
-    chosen = [r for r in rollouts if r.behavior == behavior.name and r.decoding == SAMPLED and r.sample_index == 0 and r.problem_id in prompts]
+    chosen = [
+        r
+        for r in rollouts
+        if r.behavior == behavior.name and r.decoding == SAMPLED and r.sample_index == 0 and r.problem_id in prompts
+    ]
     chosen = chosen[:_AGREEMENT_ROLLOUTS]
     requests = [ScoreRequest(prompt_ids=prompts[r.problem_id].token_ids, path_ids=r.token_ids) for r in chosen]
     return [
@@ -71,18 +87,41 @@ def measure(
     notes, failures = _notes(behavior, engine), [_selftest_words(case) for case in selftest.cases if case.num_failed]
     tried, failed = sum(case.num_texts for case in selftest.cases), sum(case.num_failed for case in selftest.cases)
     checks = [
-        _exact("plumbing: verifier self-test", ">=", 1 - failed / max(1, tried), 1.0, tried, "share of texts with a known grade that the verifier graded so; n counts texts"),
+        _exact(
+            "plumbing: verifier self-test",
+            ">=",
+            1 - failed / max(1, tried),
+            1.0,
+            tried,
+            "share of texts with a known grade that the verifier graded so; n counts texts",
+        ),
         _prompt_check(engine, prompt, failures),
     ]
     n, missing = int(sampling.num_samples.sum()), int(sampling.num_missing.sum())
     if n + missing:
         checks += [
-            _share("plumbing: truncated share", int(sampling.num_truncated.sum()), n, thresholds.max_truncated, "samples that ran into max_tokens"),
-            _share(UNPARSED, int(sampling.num_unparsed.sum()), n, thresholds.max_unparsed, "samples in which no answer could be read"),
-            _share("plumbing: missing share", missing, n + missing, thresholds.max_missing, "samples whose verifier failed or timed out"),
+            _share(
+                "plumbing: truncated share",
+                int(sampling.num_truncated.sum()),
+                n,
+                thresholds.max_truncated,
+                "samples that ran into max_tokens",
+            ),
+            _share(
+                UNPARSED, int(sampling.num_unparsed.sum()), n, thresholds.max_unparsed, "samples in which no answer could be read"
+            ),
+            _share(
+                "plumbing: missing share",
+                missing,
+                n + missing,
+                thresholds.max_missing,
+                "samples whose verifier failed or timed out",
+            ),
         ]
         if checks[-3].outcome is Outcome.NOT_MET:
-            failures.append(f"{checks[-3].estimate:.0%} of samples ran into max_tokens={behavior.sampling.max_tokens}; raise sampling.max_tokens or add a stop text")
+            failures.append(
+                f"{checks[-3].estimate:.0%} of samples ran into max_tokens={behavior.sampling.max_tokens}; raise sampling.max_tokens or add a stop text"
+            )
     if agreement:
         by_key = {(r.problem_id, r.sample_index): r for r in rollouts if r.behavior == behavior.name and r.decoding == SAMPLED}
         gaps = np.concatenate([by_key[a.problem_id, a.reference_index].policy_logprobs - a.policy_logprobs for a in agreement])
@@ -91,7 +130,9 @@ def measure(
         checks.append(_exact("plumbing: sampler-scorer gap", "<=", gap, tolerance, len(gaps), what))
         if checks[-1].outcome is Outcome.NOT_MET:
             failures.append(f"sampler and scorer disagree by {gap:.3f} nats per token, {tolerance:g} is explained by precision")
-    return PlumbingMeasurement(behavior=behavior.name, checks=tuple(checks), notes=tuple(notes), failures=tuple(failures), prompt_example=prompt.text)
+    return PlumbingMeasurement(
+        behavior=behavior.name, checks=tuple(checks), notes=tuple(notes), failures=tuple(failures), prompt_example=prompt.text
+    )
 
 
 def _selftest_words(case: CaseCount) -> str:
@@ -109,8 +150,14 @@ def _selftest_words(case: CaseCount) -> str:
 def _notes(behavior: Behavior, engine: Engine) -> list[str]:
     notes = []
     if not behavior.sampling.samples_the_policy:
-        notes.append("Sampled under a deployment policy (a temperature other than 1, or truncation): it says nothing about support.")
-    if behavior.prompt.format == "completion" and engine.info.name == "transformers" and getattr(getattr(engine, "tokenizer", None), "chat_template", None):
+        notes.append(
+            "Sampled under a deployment policy (a temperature other than 1, or truncation): it says nothing about support."
+        )
+    if (
+        behavior.prompt.format == "completion"
+        and engine.info.name == "transformers"
+        and getattr(getattr(engine, "tokenizer", None), "chat_template", None)
+    ):
         notes.append("The model has a chat template, and the behavior asks for completion format.")
     return notes
 
@@ -126,15 +173,35 @@ def _prompt_check(engine: Engine, prompt: EncodedPrompt, failures: list[str]) ->
         if prompt.format == "chat":
             turn = [{"role": "user", "content": "x"}]
             bare = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=False)
-            if tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) == bare and prompt.text.rstrip().endswith(("x", ".", "?")):
+            if tokenizer.apply_chat_template(
+                turn, tokenize=False, add_generation_prompt=True
+            ) == bare and prompt.text.rstrip().endswith(("x", ".", "?")):
                 problems.append("the chat template adds no generation prompt, so the model is not told to answer")
     failures += problems
-    return _exact("plumbing: prompt", ">=", float(not problems), 1.0, 1, "the chat template is applied and ended by the generation prompt, with one begin-of-text token at most")
+    return _exact(
+        "plumbing: prompt",
+        ">=",
+        float(not problems),
+        1.0,
+        1,
+        "the chat template is applied and ended by the generation prompt, with one begin-of-text token at most",
+    )
 
 
 def _exact(name: str, op: str, value: float, threshold: float, n: int, what: str) -> Check:
     outcome = decide(op, value, value, threshold) if n else Outcome.INCONCLUSIVE
-    return Check(name=name, op=op, estimate=value, low=value, high=value, threshold=threshold, n=n, method="counted", outcome=outcome, what=what)
+    return Check(
+        name=name,
+        op=op,
+        estimate=value,
+        low=value,
+        high=value,
+        threshold=threshold,
+        n=n,
+        method="counted",
+        outcome=outcome,
+        what=what,
+    )
 
 
 def _share(name: str, count: int, n: int, threshold: float, what: str) -> Check:

@@ -68,7 +68,9 @@ def draw(engine: Engine, grade: GradeTexts, behavior: Behavior, shard: Shard, *,
         for problem in shard.problems
     ]
     rollouts = []
-    for problem, completions in zip(shard.problems, engine.sample(requests, sampling, seed=seed, on_tokens=on_tokens), strict=True):
+    for problem, completions in zip(
+        shard.problems, engine.sample(requests, sampling, seed=seed, on_tokens=on_tokens), strict=True
+    ):
         grades = grade(problem, [completion.text for completion in completions])
         for index, (completion, one) in enumerate(zip(completions, grades, strict=True)):
             rollouts.append(
@@ -93,7 +95,10 @@ def draw(engine: Engine, grade: GradeTexts, behavior: Behavior, shard: Shard, *,
 def measure(behavior: Behavior, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> SamplingMeasurement:
     """Count outcomes per problem, in the order of `problems`."""
     place = {problem.id: i for i, problem in enumerate(problems)}
-    counts = {name: np.zeros(len(problems), dtype=np.int64) for name in ("samples", "correct", "missing", "unparsed", "truncated", "lenient", "tokens")}
+    counts = {
+        name: np.zeros(len(problems), dtype=np.int64)
+        for name in ("samples", "correct", "missing", "unparsed", "truncated", "lenient", "tokens")
+    }
     greedy = np.full(len(problems), np.nan)
     for rollout in rollouts:
         if rollout.behavior != behavior.name or rollout.problem_id not in place:

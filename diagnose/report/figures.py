@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+
 from posttrain.analysis.figures import FIGURES
 from posttrain.diagnose.report.content import BehaviorReport, ComparisonReport
 from posttrain.diagnose.types import PassAtK, PathLikelihoodMeasurement, PathScore, ProblemDiagnosis, Split

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from markupsafe import Markup, escape
+
 from posttrain.analysis.figures import draw_figure, style
 from posttrain.diagnose.report.figures import ReportFigure
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import VerifierSpec
 from posttrain.diagnose.verifiers.base import Verifier
@@ -13,7 +15,6 @@ from posttrain.diagnose.verifiers.number import NumberVerifier
 from posttrain.diagnose.verifiers.options import explain, unknown
 from posttrain.diagnose.verifiers.reasoning_gym import ReasoningGymVerifier
 from posttrain.diagnose.verifiers.regex import RegexVerifier
-from pydantic import ValidationError
 
 VERIFIERS: dict[str, type[Any]] = {
     "exact": ExactVerifier,

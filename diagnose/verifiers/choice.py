@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import Field
+
 from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.options import StrictModel, shorten
-from pydantic import Field
 
 _BARE = re.compile(r"[\s(\[*`\"']*([A-Za-z])[\s)\]*`\"'.:]*")
 _BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{)?\s*\(?([A-Za-z])\)?\s*\}")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from pydantic import Field
+
 from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.options import StrictModel, shorten
-from pydantic import Field
 
 # Bounded, because digits of unbounded number take quadratic time to convert. Anything longer is not a number here.
 _DIGITS = r"[0-9]{1,300}"

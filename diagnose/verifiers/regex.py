@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Literal
 
+from pydantic import field_validator
+
 from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.exact import normalise_text
 from posttrain.diagnose.verifiers.number import parse_number
 from posttrain.diagnose.verifiers.options import StrictModel, shorten
-from pydantic import field_validator
 
 _NUMBER = re.compile(r"[-+]?[0-9]{1,300}(?:\.[0-9]{1,300})?")
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from posttrain.analysis import stats as ps
 from scipy.stats import fisher_exact
 from statsmodels.stats.multitest import multipletests
+
+from posttrain.analysis import stats as ps
 
 
 def test_agrees_with_fisher_and_benjamini_hochberg() -> None:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from posttrain.analysis import stats as ps
 from statsmodels.stats.multitest import multipletests
+
+from posttrain.analysis import stats as ps
 
 KS = np.array([1, 2, 4, 8, 16, 32])
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from posttrain.analysis import stats as ps
 
 
@@ -42,8 +43,11 @@ def test_detectable_delta_has_its_power() -> None:
     rng = np.random.default_rng(1)
     problems, n, p = 80, 16, 0.3
     delta = ps.detectable_delta(
-        num_problems=problems, num_samples=n, delta_variance=0.0, within_variance_before=p * (1 - p), within_variance_after=p * (1
-        - p)
+        num_problems=problems,
+        num_samples=n,
+        delta_variance=0.0,
+        within_variance_before=p * (1 - p),
+        within_variance_after=p * (1 - p),
     )
     before, after = rng.binomial(n, p, (3000, problems)) / n, rng.binomial(n, p + delta, (3000, problems)) / n
     change = after - before

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from posttrain.analysis import stats as ps
 
 
@@ -48,8 +49,11 @@ def test_pass_at_k_is_unbiased() -> None:
 
 
 def test_undefined_where_samples_are_fewer_than_k() -> None:
-    for values in (ps.pass_at_k([0, 3, 4], [0, 3, 4], 4), ps.pass_hat_k([0, 3, 4], [0, 3, 4], 4), ps.g_pass_at_k([0, 3, 4], [0, 3,
-    4], 4, 0.5)):
+    for values in (
+        ps.pass_at_k([0, 3, 4], [0, 3, 4], 4),
+        ps.pass_hat_k([0, 3, 4], [0, 3, 4], 4),
+        ps.g_pass_at_k([0, 3, 4], [0, 3, 4], 4, 0.5),
+    ):
         assert np.isnan(values[:2]).all()
         assert values[2] == 1.0
     assert ps.pass_at_k([], [], 3).shape == (0,)

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from posttrain.analysis import stats as ps
 from statsmodels.stats.proportion import proportion_confint
+
+from posttrain.analysis import stats as ps
 
 
 @pytest.mark.parametrize(("c", "n"), [(0, 10), (3, 10), (10, 10), (1, 400)])

@@ -5,9 +5,10 @@ import time
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from posttrain.analysis import stats as ps
 from scipy.special import betaln
 from scipy.stats import betabinom
+
+from posttrain.analysis import stats as ps
 
 EPSILON = 0.0064
 Array = NDArray[np.float64]

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
 from posttrain.diagnose.engines.base import (
     Completion,
     EncodedPath,
@@ -33,8 +36,6 @@ from posttrain.diagnose.types import (
     VerifierSpec,
 )
 from posttrain.trainers.types import TrainingRow
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 VOCAB = 32
 EOS = 31
@@ -145,7 +146,7 @@ class TinyEngine:
         return EncodedPrompt(token_ids=(1, *(2 + ord(c) % 16 for c in prompt)), text=prompt, format="completion")
 
     def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        ids = tuple(18 + int(c) for c in reference.text) + (EOS,)
+        ids = (*(18 + int(c) for c in reference.text), EOS)
         return EncodedPath(token_ids=ids, token_texts=("",) * len(ids), token_steps=(0,) * len(ids))
 
     @torch.no_grad()

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.config import GrpoConfig, SftConfig, load_config
 from posttrain.trainers.optimization import learning_rate_at

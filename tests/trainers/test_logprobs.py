@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
+
 from posttrain.trainers.logprobs import Shortcuts, find_shortcuts, token_logprobs
 from posttrain.trainers.packing import attention_mask, collate, pack_rows, plan_micro_batches
 from posttrain.trainers.projection import project
-from transformers import MistralConfig, MistralForCausalLM
 
 
 def run(model, rows, shortcuts: Shortcuts, *, max_tokens: int = 256) -> dict[int, torch.Tensor]:

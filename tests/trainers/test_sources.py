@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
+
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Grade, GradeStatus
 from posttrain.trainers.sources.demonstrations import FixedRows, encode_references

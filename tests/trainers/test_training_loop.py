@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from posttrain.diagnose.errors import NonFiniteError, SettingsError, UserError
 from posttrain.trainers.config import load_config
 from posttrain.trainers.recipes import RECIPES
 from posttrain.trainers.training_loop import Ending, TrainingResult, run_recipe
 from posttrain.trainers.types import MeasuredProblemError, TrainingSet
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 SETTINGS = {
     "sft": ["num_steps=2", "rows_per_batch=4"],

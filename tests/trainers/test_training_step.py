@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from posttrain.trainers.config import GrpoConfig
 from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.logprobs import find_shortcuts

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from posttrain.diagnose.errors import UserError
 from posttrain.diagnose.types import Split
 from posttrain.trainers.types import MeasuredProblemError, TrainingRow, TrainingSet

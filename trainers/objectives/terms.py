@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
+
 from posttrain.trainers.stage import Score, TermLoss, TokenScores
 from posttrain.trainers.types import TrainingRow
-from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
 from posttrain.analysis.figures import FIGURES, draw_figure, figure_csv, save_figure
 from posttrain.analysis.figures.style import printable, short_number
 from posttrain.analysis.figures.success_histogram import bin_edges

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from posttrain.analysis.tables import (
     Interval,
     before_after_rows,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from posttrain.diagnose.behaviors import bundled_behaviors, load_behavior
 from posttrain.diagnose.behaviors.splits import normalise
 from posttrain.diagnose.types import Purpose, Split, default_epsilon

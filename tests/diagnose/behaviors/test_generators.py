@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.behaviors.adapters import ADAPTERS, Item
 from posttrain.diagnose.types import Behavior

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from posttrain.diagnose.behaviors import load_behavior, load_behaviors
 from posttrain.diagnose.behaviors.splits import default_key, normalise, split_keys
 from posttrain.diagnose.errors import BehaviorError

@@ -64,7 +64,9 @@ def test_sampler_and_scorer_say_the_same_of_a_token(engine: Engine, prompts: lis
 
 def test_greedy_takes_the_most_likely_token(engine: Engine, prompts: list[EncodedPrompt]) -> None:
     drawn = engine.sample(requests(prompts, 1), Sampling(max_tokens=10, temperature=0.0), seed="0")
-    scored = engine.score([ScoreRequest(prompt_ids=p.token_ids, path_ids=row[0].token_ids) for p, row in zip(prompts, drawn, strict=True)])
+    scored = engine.score(
+        [ScoreRequest(prompt_ids=p.token_ids, path_ids=row[0].token_ids) for p, row in zip(prompts, drawn, strict=True)]
+    )
     assert all((scores.ranks == 0).all() for scores in scored)
     assert all((row[0].sampler_logprobs == 0).all() for row in drawn)
 
@@ -80,7 +82,9 @@ def test_a_seed_names_the_draw(engine: Engine, prompts: list[EncodedPrompt]) -> 
 def test_samples_of_a_prompt_differ_and_are_numbered(engine: Engine, prompts: list[EncodedPrompt]) -> None:
     whole = engine.sample(requests(prompts[:1], 12), FREE, seed="0")[0]
     assert len({c.text for c in whole}) > 1
-    later = engine.sample([SampleRequest(key="p0", prompt_ids=prompts[0].token_ids, num_samples=4, first_sample=8)], FREE, seed="0")[0]
+    later = engine.sample(
+        [SampleRequest(key="p0", prompt_ids=prompts[0].token_ids, num_samples=4, first_sample=8)], FREE, seed="0"
+    )[0]
     assert [c.text for c in later] == [c.text for c in whole[8:]]
 
 
@@ -99,7 +103,9 @@ def test_draws_follow_the_probabilities(engine: Engine, prompts: list[EncodedPro
     assert stats.chisquare(observed[keep], wanted[keep] * observed[keep].sum() / wanted[keep].sum()).pvalue > 1e-3
 
 
-def test_a_path_is_cut_in_ids_and_ends_with_the_end_token(engine: Engine, behavior: Behavior, prompts: list[EncodedPrompt]) -> None:
+def test_a_path_is_cut_in_ids_and_ends_with_the_end_token(
+    engine: Engine, behavior: Behavior, prompts: list[EncodedPrompt]
+) -> None:
     problem = behavior.problems[0]
     path = engine.encode_path(prompts[0], problem.references[0])
     assert len(path.token_ids) == len(path.token_texts) == len(path.token_steps)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from posttrain.diagnose.report import (
     BehaviorReport,
     ComparisonReport,

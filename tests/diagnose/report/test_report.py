@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from posttrain.diagnose.report import BehaviorReport, ComparisonReport, ReportContent, write_report
 from posttrain.diagnose.report.comparison_view import reading
 from posttrain.diagnose.report.markdown import code, fence

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Problem, Split, VerifierSpec
 from posttrain.diagnose.verifiers import VERIFIERS, Verifier, build_verifier

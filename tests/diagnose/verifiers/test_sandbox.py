@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from posttrain.diagnose.errors import VerifierError
 from posttrain.diagnose.types import (
     Behavior,

@@ -1,0 +1,174 @@
+"""The verdict on counts whose bottleneck is planted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from posttrain.diagnose.probes.plumbing import UNPARSED
+from posttrain.diagnose.stages import STAGES, Need, name_stage
+from posttrain.diagnose.types import (
+    Behavior,
+    Bottleneck,
+    Check,
+    Cost,
+    Diagnosis,
+    MeasureSettings,
+    Outcome,
+    PlumbingMeasurement,
+    Problem,
+    Sampling,
+    SamplingMeasurement,
+    Split,
+    VerifierSpec,
+    decide,
+    default_epsilon,
+)
+from posttrain.diagnose.verdict import Thresholds, diagnose_behavior, label_draws
+
+ALL = frozenset({Need.REFERENCES, Need.VERIFIER})
+
+
+def make(correct: npt.ArrayLike, n: int = 32, **changes: object) -> tuple[Behavior, SamplingMeasurement, PlumbingMeasurement]:
+    c = np.asarray(correct, dtype=np.int64)
+    ids = tuple(f"p{i}" for i in range(len(c)))
+    behavior = Behavior(
+        name="b",
+        problems=tuple(Problem(id=i, prompt=i, answer="1", key=i, split=Split.EVAL) for i in ids),
+        verifier=VerifierSpec(kind="number"),
+        measure=MeasureSettings(epsilon=default_epsilon(8), primary_k=8),
+    )
+    zeros = np.zeros(len(c), dtype=np.int64)
+    sampling = SamplingMeasurement(
+        behavior="b", problem_ids=ids, groups=ids, num_samples=zeros + n, num_correct=c, num_missing=zeros, num_unparsed=zeros,
+        num_truncated=zeros, num_lenient_correct=c, greedy_correct=(c > n / 2).astype(float), num_tokens=zeros + 10 * n,
+    )  # fmt: skip
+    plumbing = PlumbingMeasurement(behavior="b", checks=(), notes=(), failures=(), prompt_example="p")
+    return behavior, replace(sampling, **changes), plumbing  # type: ignore[arg-type]
+
+
+def diagnose(behavior: Behavior, sampling: SamplingMeasurement, plumbing: PlumbingMeasurement, **changes: object) -> Diagnosis:
+    return diagnose_behavior(
+        behavior, behavior.problems, sampling, plumbing, None, thresholds=Thresholds(**changes), at_hand=ALL, seed=0, cost=Cost()  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rates", "label", "stage"),
+    [
+        (np.zeros(40), Bottleneck.MISSING_SUPPORT, "sft"),
+        (np.full(40, 0.4), Bottleneck.POOR_CHOICE, "grpo"),
+        (np.linspace(0.1, 0.8, 40), Bottleneck.POOR_CHOICE, "grpo"),
+        (np.full(40, 0.99), Bottleneck.MASTERED, "none"),
+        (np.r_[np.zeros(30), np.full(10, 0.7)], Bottleneck.MISSING_SUPPORT, "sft"),
+        (np.r_[np.zeros(3), np.full(37, 0.4)], Bottleneck.POOR_CHOICE, "grpo"),
+    ],
+)
+def test_planted_bottlenecks_are_named(rates: npt.NDArray[np.float64], label: Bottleneck, stage: str) -> None:
+    found = diagnose(*make(np.random.default_rng(1).binomial(32, rates)))
+    assert found.bottleneck is label
+    assert found.confidence >= 0.9
+    assert found.stage is not None
+    assert found.stage.name == stage
+    assert found.sentence.startswith("b: ")
+    assert sum(found.shares.values()) == pytest.approx(1)
+
+
+def test_failures_out_of_support_weigh_against_those_within() -> None:
+    rates = np.array([[0.0, 0.0, 0.5, 0.5, 0.5], [0.0, 0.5, 0.5, 0.5, 0.5], [1.0, 1.0, 1.0, 0.9, 0.9]])
+    assert label_draws(rates, 0.01, 0.9).tolist() == [0, 1, 2]
+
+
+def test_too_few_samples_are_inconclusive_and_say_what_would_settle_it() -> None:
+    found = diagnose(*make([0, 0, 0, 1], n=2))
+    assert found.bottleneck is Bottleneck.INCONCLUSIVE
+    assert found.settles_with is not None
+    assert found.settles_with.samples >= 8
+    assert found.settles_with.tokens == pytest.approx(10 * found.settles_with.samples, rel=0.1)
+    assert found.stage is not None
+    assert found.stage.name == "sample_more"
+
+
+def test_missing_samples_that_could_decide_make_it_inconclusive() -> None:
+    behavior, sampling, plumbing = make(np.zeros(40))
+    found = diagnose(behavior, replace(sampling, num_samples=sampling.num_samples - 16, num_missing=np.full(40, 16)), plumbing)
+    assert found.bottleneck is Bottleneck.INCONCLUSIVE
+    assert "missing" in found.sentence
+    few = replace(
+        sampling, num_samples=sampling.num_samples - np.eye(40, dtype=np.int64)[0], num_missing=np.eye(40, dtype=np.int64)[0]
+    )
+    assert diagnose(behavior, few, plumbing).bottleneck is Bottleneck.MISSING_SUPPORT
+
+
+def test_a_lenient_reading_that_changes_the_label_is_format() -> None:
+    found = diagnose(*make(np.zeros(40), num_lenient_correct=np.full(40, 31)))
+    assert found.bottleneck is Bottleneck.FORMAT
+    assert found.stage is not None
+    assert found.stage.name == "rft"
+
+
+def test_greedy_mastery_is_decoding() -> None:
+    found = diagnose(*make(np.full(40, 16), greedy_correct=np.ones(40)))
+    assert found.bottleneck is Bottleneck.DECODING
+    assert found.stage is not None
+    assert found.stage.name == "change_decoding"
+
+
+def test_a_truncated_sampler_never_yields_missing_support() -> None:
+    behavior, sampling, plumbing = make(np.zeros(40))
+    found = diagnose(replace(behavior, sampling=Sampling(top_p=0.9)), sampling, plumbing)
+    assert found.bottleneck is Bottleneck.INCONCLUSIVE
+
+
+def check(name: str, outcome: Outcome) -> Check:
+    return Check(name=name, op="<=", estimate=0.9, low=0.8, high=0.95, threshold=0.2, n=10, method="", outcome=outcome)
+
+
+def test_broken_plumbing_is_invalid_but_unparsed_answers_are_not() -> None:
+    behavior, sampling, plumbing = make(np.zeros(40))
+    broken = replace(plumbing, checks=(check("plumbing: truncated share", Outcome.NOT_MET),))
+    assert diagnose(behavior, sampling, broken).bottleneck is Bottleneck.INVALID
+    unread = replace(plumbing, checks=(check(UNPARSED, Outcome.NOT_MET),))
+    assert diagnose(behavior, sampling, unread).bottleneck is Bottleneck.MISSING_SUPPORT
+
+
+def test_no_samples_at_all_is_invalid() -> None:
+    zeros = np.zeros(4, dtype=np.int64)
+    found = diagnose(*make(np.zeros(4), num_samples=zeros))
+    assert found.bottleneck is Bottleneck.INVALID
+    assert found.problems == ()
+
+
+def test_the_same_measurements_give_the_same_diagnosis() -> None:
+    parts = make(np.random.default_rng(3).binomial(32, np.linspace(0, 0.5, 40)))
+    assert diagnose(*parts) == diagnose(*parts)
+
+
+def test_checks_have_three_outcomes() -> None:
+    assert decide(">=", 0.5, 0.7, 0.5) is Outcome.MET
+    assert decide(">=", 0.4, 0.49, 0.5) is Outcome.NOT_MET
+    assert decide(">=", 0.4, 0.6, 0.5) is Outcome.INCONCLUSIVE
+    assert decide("<=", 0.1, 0.2, 0.2) is Outcome.MET
+    assert decide("<=", 0.21, 0.3, 0.2) is Outcome.NOT_MET
+    assert decide("<=", float("nan"), float("nan"), 0.2) is Outcome.INCONCLUSIVE
+
+
+def test_advice_depends_on_what_is_at_hand() -> None:
+    assert name_stage(Bottleneck.MISSING_SUPPORT, ALL).name == "sft"
+    assert name_stage(Bottleneck.MISSING_SUPPORT, frozenset({Need.VERIFIER})).name == "collect_references"
+    assert name_stage(Bottleneck.POOR_CHOICE, frozenset({Need.REFERENCES})).name == "sft"
+    assert name_stage(Bottleneck.POOR_CHOICE, frozenset()).name == "collect_verifier"
+    needs = dict(name_stage(Bottleneck.MISSING_SUPPORT, frozenset()).alternatives)
+    assert "needs teacher" in needs["seq_kd"]
+
+
+def test_stages_that_claim_to_run_have_a_recipe_and_the_other_way_round() -> None:
+    from posttrain.trainers.recipes import RECIPES
+
+    assert {name for name, stage in STAGES.items() if stage.runnable} == set(RECIPES)
+    for name, recipe in RECIPES.items():
+        assert recipe.provenance == STAGES[name].provenance
+        assert set(recipe.needs) == {need.value for need in STAGES[name].needs}
