@@ -25,7 +25,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/posttrain loop $(MODEL) sums spell_backward --out $(OUT) --set num_steps=8
+	$(BIN)/posttrain loop $(MODEL) sums spell_backward --out $(OUT) --set num_steps=6
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -33,13 +33,13 @@ lint: $(VENV)/.installed-dev
 
 # Tools that read files know no package-dir: they find the packages through links that lie as the imports say.
 links:
-	@mkdir -p build/types/posttrain
-	@for file in posttrain/*.py posttrain/py.typed; do ln -sfn ../../../$$file build/types/posttrain/; done
-	@for package in analysis diagnose trainers; do ln -sfn ../../../$$package build/types/posttrain/$$package; done
+	@rm -rf build/types && mkdir -p build/types
+	@cp -rs $(CURDIR)/posttrain build/types/posttrain
+	@for package in analysis diagnose trainers; do cp -rs $(CURDIR)/$$package build/types/posttrain/; done
 
 types: $(VENV)/.installed-dev links
 	MYPYPATH=build/types $(BIN)/mypy -p posttrain
-	PYTHONPATH=build/types $(BIN)/lint-imports
+	cd build/types && $(abspath $(BIN))/lint-imports --config $(CURDIR)/pyproject.toml
 
 test: lint types
 	$(BIN)/pytest
