@@ -6,7 +6,7 @@ MODEL ?= demo
 OUT ?= runs/demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types links clean help
+.PHONY: demo model test lint types links clean help
 
 help:
 	@echo "make demo               diagnose a real model, train it, measure it again (MODEL=... for your own)"
@@ -20,11 +20,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
+# Fetches the model and, where it is a GGUF file, converts it once into the cache folder.
+model: $(VENV)/.installed
+	$(BIN)/python -m posttrain.diagnose.engines.loading $(MODEL)
+
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.installed
+demo: model
 	$(BIN)/posttrain loop $(MODEL) sums spell_backward --out $(OUT) --set num_steps=6
 
 lint: $(VENV)/.installed-dev

@@ -105,7 +105,7 @@ def diagnose_behavior(
     labels = label_draws(rates, epsilon, thresholds.mastered)
     label, confidence = _most_probable(labels)
     caveats = list(plumbing.notes)
-    checks = _checks(behavior, sampling, mixture, rates, thresholds)
+    checks = _checks(behavior, sampling, rates, thresholds)
     greedy = next(c for c in checks if c.name == "greedy pass@1")
 
     why_open = ""
@@ -138,7 +138,7 @@ def diagnose_behavior(
     if label is Bottleneck.INCONCLUSIVE:
         settles = _settles_with(sampling, rates, epsilon, thresholds)
     stage = name_stage(label, at_hand)
-    caveats += _caveats(behavior, sampling, plumbing, mixture, paths, label, greedy, thresholds)
+    caveats += _caveats(behavior, sampling, plumbing, paths, label, greedy, thresholds)
     return Diagnosis(
         name=behavior.name,
         purpose=behavior.purpose,
@@ -148,7 +148,7 @@ def diagnose_behavior(
         shares={state.value: float(share) for state, share in zip(_STATES, posterior.mean(axis=0), strict=True)},
         stage=stage,
         checks=(*checks, *_path_checks(paths, behavior, thresholds), *plumbing.checks),
-        pass_at_k=_pass_at_k(behavior, sampling, mixture, seed, thresholds),
+        pass_at_k=_pass_at_k(behavior, sampling, rates, thresholds),
         problems=_problems(problems, sampling, mixture, posterior, paths, thresholds),
         settles_with=settles,
         cost=cost,
@@ -178,7 +178,8 @@ def label_draws(rates: npt.NDArray[np.float64], epsilon: float, mastered: float)
 def _most_probable(labels: npt.NDArray[np.int64]) -> tuple[Bottleneck, float]:
     counts = np.bincount(labels, minlength=len(_STATES))
     best = int(counts.argmax())
-    return _STATES[best], float(counts[best] / len(labels))
+    # Finitely many draws prove no certainty: half a draw is always left to the other labels.
+    return _STATES[best], float((counts[best] + 0.5) / (len(labels) + 1))
 
 
 def _label_of_counts(
@@ -231,7 +232,6 @@ def _drawn(values: npt.NDArray[np.float64], method: str, level: float) -> Interv
 def _checks(
     behavior: Behavior,
     sampling: SamplingMeasurement,
-    mixture: MixturePosterior,
     rates: npt.NDArray[np.float64],
     thresholds: Thresholds,
 ) -> list[Check]:
@@ -241,7 +241,7 @@ def _checks(
     if int(sampling.num_samples.min()) >= k:
         pass_k = mean_interval(pass_at_k(sampling.num_samples, sampling.num_correct, k), sampling.groups, level=thresholds.level)
     else:
-        pass_k = mixture.pass_at_k(k, rng=np.random.default_rng(0), num_draws=thresholds.num_draws, level=thresholds.level)
+        pass_k = _extrapolated(rates, k, thresholds)
     greedy = mean_interval(sampling.greedy_correct, sampling.groups, level=thresholds.level)
     within = _drawn((rates >= epsilon).mean(axis=1), "posterior of the fitted mixture", thresholds.level)
     return [
@@ -282,8 +282,17 @@ def _path_checks(paths: PathLikelihoodMeasurement | None, behavior: Behavior, th
     return [_check("improbable reference paths", "<=", interval, thresholds.improbable_path, len(improbable), what)]
 
 
+def _extrapolated(rates: npt.NDArray[np.float64], k: int, thresholds: Thresholds) -> Interval:
+    """Pass@k beyond the samples drawn, from posterior draws [D, P] of the success rates (arXiv 2510.05197, with a heap at zero).
+
+    Each draw weighs the problems anew (Bayesian bootstrap), since they are a sample of those that could have been measured.
+    """
+    weights = np.random.default_rng(k).dirichlet(np.ones(rates.shape[1]), size=len(rates))
+    return _drawn((weights * (1 - (1 - rates) ** k)).sum(axis=1), "fitted mixture, problems reweighted", thresholds.level)
+
+
 def _pass_at_k(
-    behavior: Behavior, sampling: SamplingMeasurement, mixture: MixturePosterior, seed: int, thresholds: Thresholds
+    behavior: Behavior, sampling: SamplingMeasurement, rates: npt.NDArray[np.float64], thresholds: Thresholds
 ) -> tuple[PassAtK, ...]:
     fewest = int(sampling.num_samples[sampling.num_samples > 0].min())
     points = []
@@ -293,9 +302,7 @@ def _pass_at_k(
                 pass_at_k(sampling.num_samples, sampling.num_correct, k), sampling.groups, level=thresholds.level
             )
         else:
-            interval = mixture.pass_at_k(
-                k, rng=np.random.default_rng(seed), num_draws=thresholds.num_draws, level=thresholds.level
-            )
+            interval = _extrapolated(rates, k, thresholds)
         points.append(PassAtK(k=k, value=_estimate(interval), extrapolated=k > fewest))
     return tuple(points)
 
@@ -360,7 +367,7 @@ def _settles_with(
 
 
 def _caveats(
-    behavior: Behavior, sampling: SamplingMeasurement, plumbing: PlumbingMeasurement, mixture: MixturePosterior, paths: PathLikelihoodMeasurement | None,
+    behavior: Behavior, sampling: SamplingMeasurement, plumbing: PlumbingMeasurement, paths: PathLikelihoodMeasurement | None,
     label: Bottleneck, greedy: Check, thresholds: Thresholds,
 ) -> list[str]:  # fmt: skip
     said = []
@@ -425,14 +432,19 @@ def _sentence(
         case Bottleneck.INVALID:
             body = f"no verdict, the plumbing is broken ({'; '.join(plumbing.failures[:2]) or 'a check is not met'})"
         case _:
-            return f"{head}inconclusive ({numbers}): {why_open}; most likely {binding} ({confidence:.0%})."
+            return f"{head}inconclusive ({numbers}): {why_open}; most likely {binding} ({_percent(confidence)})."
     action = {
         "none": "do nothing",
         "repair_plumbing": "repair it first",
         "change_decoding": "decode greedily or cooler instead of training",
     }
     todo = action.get(stage.name, f"run {stage.name}" if STAGES[stage.name].runnable else stage.name.replace("_", " "))
-    return f"{head}{body}; {todo}. (confidence {confidence:.0%})"
+    return f"{head}{body}; {todo}. (confidence {_percent(confidence)})"
+
+
+def _percent(p: float) -> str:
+    """A probability that is not one is not written as one."""
+    return ">99%" if p > 0.99 else f"{p:.0%}"
 
 
 def _without_samples(behavior: Behavior, plumbing: PlumbingMeasurement, at_hand: frozenset[Need], cost: Cost) -> Diagnosis:

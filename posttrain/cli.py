@@ -158,7 +158,8 @@ def _print_loop(result: Any) -> None:
 
 def _interval(value: Any, *, signed: bool = False) -> str:
     form = "+.2f" if signed else ".2f"
-    return f"{value.estimate:{form}} [{value.low:{form}}, {value.high:{form}}]"
+    estimate, low, high = (round(number, 2) + 0.0 for number in (value.estimate, value.low, value.high))  # no minus zero
+    return f"{estimate:{form}} [{low:{form}}, {high:{form}}]"
 
 
 @app.command(epilog="Example:  posttrain train grpo demo products --out runs/products-grpo --set num_steps=4")
@@ -280,7 +281,7 @@ def env() -> None:
     import psutil
     import torch
 
-    from posttrain.diagnose.engines.transformers_engine import has_fast_bf16
+    from posttrain.diagnose.engines.hardware import has_fast_bf16
 
     print(f"posttrain {__version__}, python {platform.python_version()}, {platform.platform()}")
     for name in ("torch", "transformers", "reasoning-gym", "numpy", "scipy", "pyarrow", "vllm", "ray"):

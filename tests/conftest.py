@@ -55,7 +55,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def sum_rows(num: int = 12) -> list[dict[str, object]]:
+def sum_rows(num: int = 30) -> list[dict[str, object]]:
     """Sums with a reference path in two steps; every prompt is another problem."""
     return [
         {

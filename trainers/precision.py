@@ -6,24 +6,10 @@ scaling).
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
+from posttrain.diagnose.engines.hardware import has_fast_bf16
 from posttrain.diagnose.errors import SettingsError
-
-
-def _processor_has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 natively; emulated bfloat16 is slower than float32."""
-    capabilities = getattr(torch.cpu, "get_capabilities", None)
-    if capabilities is not None:
-        found = capabilities()
-        return bool(found.get("amx_bf16") or found.get("avx512_bf16") or found.get("bf16"))
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return False
-    return any(flag in flags for flag in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def compute_dtype(device: torch.device, setting: str) -> torch.dtype:
@@ -42,11 +28,7 @@ def compute_dtype(device: torch.device, setting: str) -> torch.dtype:
         return torch.bfloat16
     if setting != "auto":
         raise SettingsError(f"autocast is {setting!r}; allowed: auto, bfloat16, float32")
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu" and _processor_has_bfloat16():
-        return torch.bfloat16
-    return torch.float32
+    return torch.bfloat16 if has_fast_bf16(device) else torch.float32
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

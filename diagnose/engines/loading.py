@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -211,3 +212,8 @@ def describe_model(source: str | Path) -> dict[str, Any]:
         "architecture": (config.get("architectures") or ["?"])[0],
         "layers": config.get("num_hidden_layers"),
     }
+
+
+if __name__ == "__main__":
+    # `python -m posttrain.diagnose.engines.loading MODEL` fetches and converts ahead of the first run.
+    print(f"model: {_materialize(sys.argv[1])}")

@@ -31,6 +31,7 @@ from posttrain.diagnose.engines.base import (
 )
 from posttrain.diagnose.engines.drawing import draw, uniforms
 from posttrain.diagnose.engines.grouped_attention import use_grouped_attention
+from posttrain.diagnose.engines.hardware import has_fast_bf16
 from posttrain.diagnose.engines.loading import fingerprint_model, load_model, load_tokenizer
 from posttrain.diagnose.engines.text import TextCodec
 from posttrain.diagnose.errors import SettingsError
@@ -46,15 +47,6 @@ _LARGE_MODEL = 2 * 10**9
 # Mean |sampler − scorer| per token that precision alone explains: fp32 in other batch shapes moves a log-probability by 1e-5, bf16 by
 # about .02 on average (8 bits of mantissa on logits of size 20).
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.08, torch.float16: 0.02}
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bf16 run on units made for them (AMX or AVX-512 bf16 on a processor, Ampere or later on a GPU)."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-    return False
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

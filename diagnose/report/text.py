@@ -63,7 +63,7 @@ def next_command(report: BehaviorReport, content: ReportContent, run_dir: Path) 
         return None
     run = content.measured_in or str(run_dir)
     words = ["posttrain", "train", stage.name, content.checkpoint or content.model, report.source or report.diagnosis.name]
-    return shlex.join([*words, "--from", run, "--out", f"{run}-{stage.name}"])
+    return shlex.join([*words, "--out", f"{run}-{stage.name}"])
 
 
 def trains(stage: StageAdvice) -> bool:

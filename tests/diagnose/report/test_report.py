@@ -151,7 +151,7 @@ def test_the_first_words_say_what_to_do(pages: tuple[Path, str, str], loop_pages
     assert markdown.index("## What to do next") < markdown.index("## Summary") < markdown.index("## products")
     words = " ".join("".join(Page(html).words).split())
     for text in (words, markdown):
-        assert f"posttrain train grpo HuggingFaceTB/SmolLM2-135M-Instruct products --from {run} --out {run}-grpo" in text
+        assert f"posttrain train grpo HuggingFaceTB/SmolLM2-135M-Instruct products --out {run}-grpo" in text
         assert "4 096 more samples (about 52 000 tokens)" in text
         assert "Repair the measurement, then diagnose again: The verifier refuses 30 of 32 references" in text
     _, html, markdown = loop_pages
@@ -258,12 +258,12 @@ def test_next_command(diagnosis_content: ReportContent, loop_content: ReportCont
     report, run = diagnosis_content.behaviors[0], Path("my runs/a")
     assert next_command(replace(report, next_command="make it so"), diagnosis_content, run) == "make it so"
     found = next_command(replace(report, source="b;c.yaml"), replace(diagnosis_content, model="m"), run)
-    assert found == "posttrain train grpo m 'b;c.yaml' --from 'my runs/a' --out 'my runs/a-grpo'"
+    assert found == "posttrain train grpo m 'b;c.yaml' --out 'my runs/a-grpo'"
     assert next_command(diagnosis_content.behaviors[2], diagnosis_content, run) is None
     # On the page of a loop the verdict is about its last checkpoint, so the model at its start must not be named.
     assert next_command(report, loop_content, run) is None
     known = replace(loop_content, checkpoint="out/ckpt", measured_in="out/after")
-    assert next_command(report, known, run) == "posttrain train grpo out/ckpt products --from out/after --out out/after-grpo"
+    assert next_command(report, known, run) == "posttrain train grpo out/ckpt products --out out/after-grpo"
 
 
 def test_n_says_what_it_counts(diagnosis_content: ReportContent) -> None:

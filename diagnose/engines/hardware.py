@@ -1,0 +1,27 @@
+"""What the hardware is good at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 run on units made for them; emulated bfloat16 is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and _processor_has_bfloat16()
+
+
+def _processor_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 natively; emulated bfloat16 is slower than float32."""
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    if capabilities is not None:
+        found = capabilities()
+        return bool(found.get("amx_bf16") or found.get("avx512_bf16") or found.get("bf16"))
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return any(flag in flags for flag in ("amx_bf16", "avx512_bf16", "bf16"))

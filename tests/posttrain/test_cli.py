@@ -1,0 +1,209 @@
+"""The command line, run as a user runs it: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+VERBS = ("diagnose", "loop", "train", "compare", "report", "stages", "behaviors", "env")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class CommandLine:
+    """Runs commands in this process: the same entry point as the console script, without paying for imports every time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: object) -> Done:
+        from posttrain.cli import main
+
+        self._monkeypatch.setattr(sys, "argv", ["posttrain", *map(str, arguments)])
+        self._capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = self._capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    def refuses(self, *arguments: object, said: str) -> None:
+        """One line on stderr, exit code 2."""
+        result = self(*arguments)
+        assert result.returncode == 2, result.stderr
+        assert result.stdout == ""
+        lines = [line for line in result.stderr.splitlines() if line.startswith("posttrain: ")]
+        assert len(lines) == 1, result.stderr
+        assert re.search(said, lines[0]), lines[0]
+
+
+@pytest.fixture
+def posttrain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    return CommandLine(monkeypatch, capsys)
+
+
+def test_the_installed_command_and_the_module_work_in_a_process_of_their_own(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("posttrain")
+    for command in ([str(script)], [sys.executable, "-m", "posttrain"]):
+        shown = subprocess.run([*command, "--version"], capture_output=True, text=True, cwd=tmp_path)
+        assert shown.stdout.startswith("posttrain ")
+    wrong = subprocess.run(
+        [str(script), "diagnose", "m", "prodcts", "--out", "run"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert wrong.returncode == 2
+    assert wrong.stdout == ""
+    assert len(wrong.stderr.splitlines()) == 1
+    assert "did you mean products" in wrong.stderr or "products" in wrong.stderr
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.yaml"
+    path.write_text("success: 0.3\n")
+    return path
+
+
+def test_help_shows_an_example_of_every_verb(posttrain: CommandLine) -> None:
+    top = posttrain("--help").stdout
+    for verb in VERBS:
+        assert verb in top
+        text = posttrain(verb, "--help").stdout
+        assert f"Example:  posttrain {verb}" in text
+
+
+def test_lists_need_nothing(posttrain: CommandLine) -> None:
+    stages = posttrain("stages")
+    assert stages.returncode == 0
+    assert re.search(r"grpo +runs here", stages.stdout)
+    assert re.search(r"dpo +not yet runnable", stages.stdout)
+    behaviors = posttrain("behaviors")
+    assert behaviors.returncode == 0
+    assert "products" in behaviors.stdout
+    assert posttrain("env").returncode == 0
+    assert posttrain("--version").stdout.startswith("posttrain ")
+
+
+def test_diagnose_compare_and_report(posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path) -> None:
+    better = tmp_path / "better.yaml"
+    better.write_text("success: 0.8\n")
+    for source, out in ((model, "before"), (better, "after")):
+        result = posttrain("diagnose", source, sums_file, "--engine", "scripted", "--samples", 24, "--out", tmp_path / out)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith("sums: ")
+        assert f"report: {tmp_path / out / 'report.html'}" in result.stdout
+    result = posttrain("compare", tmp_path / "before", tmp_path / "after", "--out", tmp_path / "compared")
+    assert result.returncode == 0, result.stderr
+    assert "policy reshaping" in result.stdout
+    compared = json.loads((tmp_path / "compared" / "compare.json").read_text())["behaviors"][0]
+    delta = compared["pass_at_1"]["delta"]
+    assert delta["low"] > 0
+    assert delta["estimate"] == pytest.approx(0.5, abs=0.15)
+    assert set(compared["support"]) == {"SRR", "NDR", "SDS", "NSCR"}
+    assert all("null" in row for row in compared["support"].values())
+    assert {"id", "before", "after", "state", "q_value"} <= set(compared["problems"][0])
+    again = posttrain("report", tmp_path / "before", "--json")
+    assert json.loads(again.stdout)["schema"] == 1
+
+
+def test_dry_run_writes_nothing(posttrain: CommandLine, sums_file: Path, tmp_path: Path) -> None:
+    result = posttrain("diagnose", "no-model-needed", sums_file, "--out", tmp_path / "run", "--dry-run")
+    assert result.returncode == 0
+    assert re.search(r"in all \d+ samples, at most [\d,]+ tokens", result.stdout)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_draws_of_one_model_are_a_null_and_one_draw_is_not(
+    posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        posttrain("diagnose", model, sums_file, "--engine", "scripted", "--out", tmp_path / f"{seed}", "--seed", seed)
+    result = posttrain("compare", tmp_path / "0", tmp_path / "1", "--out", tmp_path / "null")
+    assert result.returncode == 0, result.stderr
+    assert "not distinguishable" in result.stdout
+    posttrain.refuses("compare", tmp_path / "0", tmp_path / "0", "--out", tmp_path / "same", said="identical.*--seed")
+
+
+# ------------------------------------------------------------------------------------------------------------ wrong input
+
+
+def test_no_such_model(posttrain: CommandLine, sums_file: Path, tmp_path: Path) -> None:
+    posttrain.refuses("diagnose", tmp_path / "nothing", sums_file, "--out", tmp_path / "run", said="no such file or folder")
+    posttrain.refuses("diagnose", "no/such/model", sums_file, "--out", tmp_path / "run", said="no such file or folder")
+    posttrain.refuses("diagnose", "nobody/nothing", sums_file, "--out", tmp_path / "run", said="cannot be loaded")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_broken_checkpoint(posttrain: CommandLine, sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(tiny_model, tmp_path / "broken")
+    weights = tmp_path / "broken" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    posttrain.refuses("diagnose", tmp_path / "broken", sums_file, "--out", tmp_path / "run", said="cannot be loaded")
+    posttrain.refuses("loop", tmp_path / "broken", sums_file, "--out", tmp_path / "loop", said="cannot be loaded")
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "loop").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("empty.jsonl", "", "empty"),
+        ("no-answer.jsonl", '{"id": "a", "prompt": "1 + 1"}\n', "answer"),
+        ("twice.jsonl", '{"id": "a", "prompt": "1 + 1", "answer": "2"}\n{"id": "a", "prompt": "1 + 2", "answer": "3"}\n', "a"),
+        ("verifier.yaml", "problems: rows.jsonl\nverifier: {kind: numbr}\n", "number"),
+        ("key.yaml", "problems: rows.jsonl\nverifier: {kind: number}\nsamplng: {}\n", "sampling"),
+        ("setting.yaml", "problems: rows.jsonl\nverifier: {kind: number}\nsampling: {temprature: 1}\n", "temperature"),
+        ("overlap.yaml", "problems: rows.jsonl\nverifier: {kind: number}\nsplit: {train: train.jsonl}\n", "train"),
+        ("nothing.yaml", "problems: not-there.jsonl\nverifier: {kind: number}\n", "not-there"),
+    ],
+)
+def test_wrong_behaviors(
+    posttrain: CommandLine, name: str, content: str, said: str, model: Path, tmp_path: Path, write_rows: Callable[..., Path]
+) -> None:
+    from_rows: list[dict[str, object]] = [{"id": f"r{i}", "prompt": f"{i} + 1", "answer": str(i + 1)} for i in range(8)]
+    write_rows(from_rows, "rows.jsonl")
+    write_rows([{"id": "t", "prompt": " 3  + 1 ", "answer": "4"}], "train.jsonl")
+    (tmp_path / name).write_text(content)
+    posttrain.refuses("diagnose", model, tmp_path / name, "--engine", "scripted", "--out", tmp_path / "run", said=said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_settings(posttrain: CommandLine, sums_file: Path, model: Path, tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    posttrain.refuses("diagnose", model, sums_file, "--engine", "scripted", "--out", out, "--samples", 0, said="at least 1")
+    posttrain.refuses("diagnose", model, sums_file, "--engine", "vlm", "--out", out, said="engine: got 'vlm', allowed are")
+    posttrain.refuses("diagnose", model, "prodcts", "--out", out, said="products")
+    posttrain.refuses("diagnose", model, sums_file, "--out", out, "--nope", said="--nope")
+    posttrain.refuses(
+        "train", "dpo", tiny_model, sums_file, "--out", out, said="not yet runnable here; allowed are sft, rft, grpo"
+    )
+    posttrain.refuses("train", "sft", tiny_model, sums_file, "--out", out, "--set", "learning_rat=1", said="learning_rate")
+    posttrain.refuses("train", "sft", tiny_model, sums_file, "--out", out, "--set", "learning_rate=-1", said="learning_rate")
+    posttrain.refuses("report", tmp_path / "no-run", said="run.json")
+    posttrain.refuses("loop", tiny_model, sums_file, "--out", out, "--rounds", 0, said="at least 1")
+    posttrain.refuses("loop", tiny_model, sums_file, "--out", out, "--stages", "sft,grop", said="grop")
+    assert not out.exists()
+
+
+def test_an_output_folder_of_another_run(posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path) -> None:
+    arguments = ("diagnose", model, sums_file, "--engine", "scripted", "--out", tmp_path / "run")
+    assert posttrain(*arguments, "--samples", 4).returncode == 0
+    posttrain.refuses(*arguments, "--samples", 5, said="samples: there 4, here 5")
+    posttrain.refuses("train", "sft", model, sums_file, "--out", tmp_path / "run", said="exists already")
