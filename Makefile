@@ -29,7 +29,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 demo: model
-	$(BIN)/posttrain loop $(MODEL) sums spell_backward --out $(OUT) --set num_steps=6
+	$(BIN)/posttrain loop $(MODEL) sums spell_backward --out $(OUT) --set num_steps=5
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

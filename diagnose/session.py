@@ -155,12 +155,22 @@ def run(
     reporter, thresholds, directory = reporter or Reporter(quiet=True), thresholds or Thresholds(), RunDirectory(Path(out))
     loaded = resolve_behaviors(behaviors)
     settings: dict[str, Any] = {
-        "behaviors": {b.name: {"source": b.source, "fingerprint": b.fingerprint} for b in loaded},
+        "behaviors": {b.name: b.fingerprint for b in loaded},
         "samples": samples,
         "seed": seed,
         "split": split.value,
         "thresholds": asdict(thresholds),
     }
+    for behavior in loaded:
+        if not behavior.split(split):
+            raise SettingsError(
+                f"behavior {behavior.name}: its {split} split is empty; give it problems, or measure another split"
+            )
+        if behavior.measure.epsilon >= thresholds.mastered:
+            raise SettingsError(
+                f"behavior {behavior.name}: measure.epsilon is {behavior.measure.epsilon:g}; it must lie below {thresholds.mastered:g}, "
+                "the rate from which a problem counts as mastered"
+            )
     directory.check("diagnose", settings)
     if isinstance(engine, str):
         with reporter.task(f"opening {model}", None):
@@ -173,13 +183,22 @@ def run(
     details = {
         "model": {"source": str(model), "fingerprint": info.model_fingerprint, "device": info.device},
         "versions": {"posttrain": version("posttrain"), "python": platform.python_version(), **info.versions},
+        "sources": {b.name: str(Path(b.source).resolve()) if Path(b.source).is_file() else b.source for b in loaded},
         "command": command,
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+    _check_prompts(engine, loaded, split)
     directory.open("diagnose", settings, details)
     for behavior in loaded:
         _draw_behavior(directory, engine, behavior, samples, split, f"{seed}:{info.model_fingerprint}", thresholds, reporter)
     return assemble(directory.path, behaviors=loaded)
+
+
+def _check_prompts(engine: Engine, behaviors: Sequence[Behavior], split: Split) -> None:
+    """Write every prompt once, so that one that cannot be written is refused before anything is drawn."""
+    for behavior in behaviors:
+        for problem in behavior.split(split):
+            engine.encode_prompt(problem.prompt, behavior.prompt)
 
 
 def _draw_behavior(
@@ -194,8 +213,6 @@ def _draw_behavior(
 ) -> None:
     """Draw and store what is not there yet."""
     problems = behavior.split(split)
-    if not problems:
-        raise SettingsError(f"behavior {behavior.name}: its {split} split is empty; give it problems, or measure another split")
     plumbing_file = directory.path / "plumbing" / f"{behavior.name}.json"
     with Grader(behavior) as grader:
         selftest = verifier_selftest(behavior, grader, problems)
@@ -279,7 +296,7 @@ def assemble(path: str | Path, *, behaviors: Sequence[Behavior] | None = None) -
     if record["kind"] != "diagnose":
         raise RunError(f"run {path}: holds a {record['kind']} run; give the folder of a `posttrain diagnose`")
     settings = record["settings"]
-    loaded = tuple(behaviors) if behaviors is not None else _reload(directory, settings)
+    loaded = tuple(behaviors) if behaviors is not None else _reload(directory, settings, record["sources"])
     thresholds, split = Thresholds(**settings["thresholds"]), Split(settings["split"])
     measured = tuple(_measure_behavior(directory, behavior, split, thresholds, settings["seed"]) for behavior in loaded)
     result = DiagnosedRun(path=directory.path, model=record["model"], settings=settings, behaviors=measured)
@@ -297,13 +314,14 @@ def assemble(path: str | Path, *, behaviors: Sequence[Behavior] | None = None) -
     return result
 
 
-def _reload(directory: RunDirectory, settings: dict[str, Any]) -> tuple[Behavior, ...]:
+def _reload(directory: RunDirectory, settings: dict[str, Any], sources: dict[str, str]) -> tuple[Behavior, ...]:
     loaded = []
-    for name, known in settings["behaviors"].items():
-        behavior = load_behavior(known["source"])
-        if behavior.fingerprint != known["fingerprint"]:
+    for name, fingerprint in settings["behaviors"].items():
+        source = sources[name]
+        behavior = load_behavior(source)
+        if behavior.fingerprint != fingerprint:
             raise RunError(
-                f"run {directory.path}: the behavior {name} ({known['source']}) has changed since; bring back the file, or measure again into a new folder"
+                f"run {directory.path}: the behavior {name} ({source}) has changed since; bring back the file, or measure again into a new folder"
             )
         loaded.append(behavior)
     return tuple(loaded)
@@ -395,8 +413,8 @@ def _write_report(directory: RunDirectory, record: dict[str, Any], result: Diagn
             command=record["command"] or "see run.json",
             settings=settings
             | {
-                f"behavior {name}": f"{b['source']} ({b['fingerprint'][:12]})"
-                for name, b in record["settings"]["behaviors"].items()
+                f"behavior {name}": f"fingerprint {fingerprint[:12]}"
+                for name, fingerprint in record["settings"]["behaviors"].items()
             },
             versions=record["versions"],
             behaviors=tuple(m.report for m in result.behaviors),

@@ -145,7 +145,10 @@ class RunDirectory:
             raise RunError(
                 f"run {self.path}: no run.json there; give the --out folder of an earlier `posttrain diagnose` or `posttrain loop`"
             )
-        data: dict[str, Any] = json.loads(self.run_json.read_text())
+        try:
+            data: dict[str, Any] = json.loads(self.run_json.read_text())
+        except ValueError as error:
+            raise RunError(f"run {self.path}: its run.json cannot be read ({error}); measure again into a new folder") from error
         return data
 
     # -------------------------------------------------------------------------------------------------------------- shards

@@ -102,9 +102,19 @@ def compare(
     runs = [run if isinstance(run, DiagnosedRun) else assemble(run) for run in (before, after)]
     second = None if null is None else null if isinstance(null, DiagnosedRun) else assemble(null)
     _check_comparable(runs[0], runs[1])
+    common = [m.behavior.name for m in runs[0].behaviors if m.behavior.name in runs[1].settings["behaviors"]]
+    # A behavior that was not sampled, because its verifier failed the self-test, has nothing to compare.
+    shared = [name for name in common if _thinned(runs[0][name], runs[1][name]).ids]
+    if not shared:
+        raise RunError(
+            f"compare: {', '.join(common)} has no problem with samples in both {runs[0].path} and {runs[1].path}; "
+            "look at the plumbing section of their reports"
+        )
     if second is not None:
         _check_comparable(runs[0], second)
-    shared = [m.behavior.name for m in runs[0].behaviors if m.behavior.name in {n.behavior.name for n in runs[1].behaviors}]
+        lacking = sorted(set(shared) - set(second.settings["behaviors"]))
+        if lacking:
+            raise RunError(f"compare: --null {second.path} did not measure {', '.join(lacking)}; measure the same behaviors")
     transition = Transition(
         before=runs[0],
         after=runs[1],
@@ -149,7 +159,7 @@ def _check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:
             f"compare: {before.path} measured {', '.join(mine)}, {after.path} measured {', '.join(other)}; give two runs with a behavior in common"
         )
     for name in shared:
-        if mine[name]["fingerprint"] != other[name]["fingerprint"]:
+        if mine[name] != other[name]:
             raise RunError(
                 f"compare: {name} is not the same behavior in {before.path} and {after.path}; measure both with one behavior file"
             )
@@ -157,12 +167,12 @@ def _check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:
         raise RunError(
             f"compare: {before.path} measured the {before.settings['split']} split, {after.path} the {after.settings['split']} split; measure the same one"
         )
-    for name in shared:
-        first, second = ([r.token_ids for r in run[name].rollouts if r.decoding == sampling.SAMPLED] for run in (before, after))
-        if first and first == second:
-            raise RunError(
-                f"compare: the rollouts of {name} in {before.path} and {after.path} are identical, one draw says nothing against itself; use another --seed for a second draw"
-            )
+    # Equal texts alone prove nothing, a mastered behavior writes the same in every draw; equal draws have one seed and one model.
+    if all(before.settings[key] == after.settings[key] for key in ("seed", "model_fingerprint", "engine")):
+        raise RunError(
+            f"compare: the rollouts in {before.path} and {after.path} are identical, one model and one seed, and one draw says nothing "
+            "against itself; use another --seed for a second draw"
+        )
 
 
 @dataclass(frozen=True, slots=True)

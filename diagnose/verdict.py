@@ -135,7 +135,7 @@ def diagnose_behavior(
 
     posterior = mixture.state_probabilities([epsilon, thresholds.mastered])
     settles = None
-    if label is Bottleneck.INCONCLUSIVE:
+    if label is Bottleneck.INCONCLUSIVE and confidence < thresholds.confidence and behavior.sampling.samples_the_policy:
         settles = _settles_with(sampling, rates, epsilon, thresholds)
     stage = name_stage(label, at_hand)
     caveats += _caveats(behavior, sampling, plumbing, paths, label, greedy, thresholds)
@@ -346,8 +346,8 @@ def _problems(
 
 def _settles_with(
     sampling: SamplingMeasurement, rates: npt.NDArray[np.float64], epsilon: float, thresholds: Thresholds
-) -> SettlesWith:
-    """Further samples expected to bring the label to the wanted confidence, if today's estimate is right.
+) -> SettlesWith | None:
+    """Further samples expected to bring the label to the wanted confidence, if today's estimate is right; None where none would.
 
     The label hangs on the sign of a margin: failures lost within support less those lost outside, or the mean rate less `mastered`,
     whichever is closer to zero. Its posterior standard deviation falls like one over the root of the number of samples.
@@ -357,7 +357,9 @@ def _settles_with(
     mastery = rates.mean(axis=1) - thresholds.mastered
     closest = min((balance, mastery), key=lambda margin: abs(margin.mean()) / max(margin.std(), 1e-9))
     wanted = 1.28  # one-sided normal quantile of .9, a little above the confidence asked for
-    growth = float(np.clip((wanted * closest.std() / max(abs(closest.mean()), 1e-9)) ** 2, 2.0, _MAX_GROWTH))
+    growth = max(2.0, float((wanted * closest.std() / max(abs(closest.mean()), 1e-9)) ** 2))
+    if growth > _MAX_GROWTH:
+        return None  # the behavior lies at a threshold
     n = int(sampling.num_samples.sum() + sampling.num_missing.sum())
     extra = int(np.ceil((growth - 1) * n))
     return SettlesWith(samples=extra, tokens=int(np.ceil(extra * sampling.num_tokens.sum() / max(1, n))))

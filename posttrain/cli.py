@@ -309,10 +309,17 @@ def main() -> None:
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; what is finished is kept, the same command resumes", 130)
+        _fail("stopped; what is finished is kept, and diagnose and loop resume with the same command", 130)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}; give a path that can be read or written", 2)
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)
+            sys.exit(2)
         # A usage error of the parser, such as an unknown option or a missing argument.
         _fail(f"{error.format_message()}; see `posttrain --help`", 2)
 

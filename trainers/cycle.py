@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from posttrain.diagnose.behaviors.splits import normalise
 from posttrain.diagnose.engines.loading import fingerprint_model
 from posttrain.diagnose.errors import RunError, SettingsError, UserError
 from posttrain.diagnose.progress import Reporter
@@ -101,6 +102,7 @@ def train(
             )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"--out {out}: exists already; give a new folder for the checkpoint")
+    _refuse_shared_problems(loaded, loaded)
     training_set = TrainingSet(loaded, dev_share=settings.dev_share)
     return _train(stage, model, training_set, settings, out, reporter)
 
@@ -231,16 +233,19 @@ def loop(
     check_samples(samples)
     if rounds < 1:
         raise SettingsError(f"--rounds: got {rounds}, at least 1 is needed")
+    if config and not stages:
+        raise SettingsError("--config: a file of settings belongs to one stage; name the stages with --stages, or use --set")
+    loaded = resolve_behaviors(behaviors)
     for stage in stages:
         resolve_config(stage, config, overrides, seed)
-    if overrides or config:
-        # Settings belong to a recipe; when the stage is not known yet, they must fit one that could be named.
-        _check_overrides(stages, config, overrides, seed)
-    loaded = resolve_behaviors(behaviors)
+        _trainable(loaded, stage)
+    if not stages:
+        _check_overrides(overrides, seed)
+    _refuse_shared_problems(loaded, loaded)
     rounds = len(stages) or rounds
     settings: dict[str, Any] = {
         "model_fingerprint": fingerprint_model(model),
-        "behaviors": {b.name: {"source": b.source, "fingerprint": b.fingerprint} for b in loaded},
+        "behaviors": {b.name: b.fingerprint for b in loaded},
         "samples": samples,
         "seed": seed,
         "rounds": rounds,
@@ -270,11 +275,15 @@ def loop(
         stage, names = chosen
         checkpoint = directory.path / f"stage-{number}"
         reporter.say(f"round {number}: {stage} on {', '.join(names)}")
-        if not (checkpoint / "config.json").exists():
-            training_set = TrainingSet([b for b in loaded if b.name in names], dev_share=0.1)
-            usable = [text for text in overrides if text.partition("=")[0] in RECIPES[stage].config.model_fields]
-            settings_of_stage = resolve_config(stage, config, usable if not stages else overrides, seed)
-            _train(stage, current, training_set, settings_of_stage, checkpoint, reporter)
+        # The marker stands outside the checkpoint and is written last: a stage that was stopped half-way is run again from its start.
+        finished = directory.path / f"stage-{number}.json"
+        if not finished.exists():
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            usable = [text for text in overrides if stages or _key(text) in RECIPES[stage].config.model_fields]
+            settings_of_stage = resolve_config(stage, config, usable, seed)
+            training_set = TrainingSet([b for b in loaded if b.name in names], dev_share=settings_of_stage.dev_share)
+            trained = _train(stage, current, training_set, settings_of_stage, checkpoint, reporter)
+            write_json(finished, _stage_summary(trained, names))
         after = run(
             checkpoint,
             loaded,
@@ -292,15 +301,48 @@ def loop(
     return result
 
 
-def _check_overrides(stages: Sequence[str], config: str | Path | None, overrides: Sequence[str], seed: int) -> None:
-    """Every given setting must be one of a recipe that may run."""
+def _key(override: str) -> str:
+    return override.partition("=")[0].strip()
+
+
+def _check_overrides(overrides: Sequence[str], seed: int) -> None:
+    """While the stage is not known yet, every setting must be one of a recipe that may be named."""
     for text in overrides:
-        key = text.partition("=")[0]
-        fitting = [name for name in (stages or RECIPES) if key in RECIPES[name].config.model_fields]
-        if not fitting:
-            name = (stages or list(RECIPES))[0]
-            resolve_config(name, config, [text], seed)  # raises the line that names the allowed keys
-        resolve_config(fitting[0], None, [text], seed)
+        fitting = [name for name in RECIPES if _key(text) in RECIPES[name].config.model_fields]
+        resolve_config((fitting or list(RECIPES))[0], None, [text], seed)
+
+
+def _refuse_shared_problems(trained: Sequence[Behavior], measured: Sequence[Behavior]) -> None:
+    """Refuse behaviors of which one trains on what another measures: the split of each knows only its own problems."""
+
+    def questions(behaviors: Sequence[Behavior], splits: set[Split]) -> dict[tuple[str, str], str]:
+        return {
+            (normalise(p.prompt if isinstance(p.prompt, str) else p.prompt[-1].content), normalise(p.answer)): f"{b.name}/{p.id}"
+            for b in behaviors
+            for p in b.problems
+            if p.split in splits
+        }
+
+    train, held = questions(trained, {Split.TRAIN}), questions(measured, {Split.EVAL, Split.FINAL})
+    shared = sorted(set(train) & set(held))
+    if shared:
+        raise SettingsError(
+            f"behaviors: {len(shared)} problems stand in the train split of one and are measured by another (first: {train[shared[0]]} and "
+            f"{held[shared[0]]}); measured problems are never trained on, so give the files one split, or name them one at a time"
+        )
+
+
+def _stage_summary(result: TrainingResult, names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "stage": result.recipe,
+        "trained": list(names),
+        "ending": result.ending.value,
+        "optimizer_steps": result.num_steps,
+        "batches_without_signal": result.num_skipped,
+        "trained_tokens": result.trained_tokens,
+        "generated_tokens": result.generated_tokens,
+        "seconds": result.seconds,
+    }
 
 
 def _trainable(behaviors: Sequence[Behavior], stage: str) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ class EncodedPath:
     token_ids: tuple[int, ...]
     token_texts: tuple[str, ...]
     token_steps: tuple[int, ...]
-    """Index of the step in which each token starts; the end token belongs to the last one."""
+    """Index of the step that holds the last character of each token; the end token belongs to the last one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

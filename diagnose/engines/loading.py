@@ -100,7 +100,7 @@ def fingerprint_model(source: str | Path) -> str:
     if resolved.is_file():
         return fingerprint_files([resolved])
     suffixes = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
-    skip = {"README.md", "generation_config.json", "training_config.json"}
+    skip = {"posttrain_config.json", "trainer_state.json"}  # notes about training make no numbers
     return fingerprint_files([file for file in resolved.iterdir() if file.suffix in suffixes and file.name not in skip])
 
 

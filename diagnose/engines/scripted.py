@@ -103,12 +103,18 @@ class ScriptedEngine:
         path = Path(source)
         if not path.is_file():
             raise ModelError(f"model {source}: no such file; the scripted engine reads a YAML file such as `success: 0.3`")
-        raw: Any = yaml.safe_load(path.read_text())
-        if not isinstance(raw, dict) or set(raw) - {"success", "wrong"} or "success" not in raw:
+        try:
+            raw: Any = yaml.safe_load(path.read_text())
+            success = raw["success"]
+            success = {str(k): float(v) for k, v in success.items()} if isinstance(success, dict) else float(success)
+            if set(raw) - {"success", "wrong"}:
+                raise ValueError(f"unknown keys {sorted(set(raw) - {'success', 'wrong'})}")
+        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
             raise ModelError(
-                f"model {source}: got {raw!r:.80}; the scripted engine reads `success: 0.3` or `success: {{p1: 0.3, default: 0}}`, and `wrong: text`"
-            )
-        return cls.for_behaviors(behaviors, raw["success"], wrong=raw.get("wrong"), name=str(source))
+                f"model {source}: cannot be read ({' '.join(str(error).split())[:80]}); the scripted engine reads `success: 0.3` or "
+                "`success: {p1: 0.3, default: 0}`, and `wrong: text`"
+            ) from error
+        return cls.for_behaviors(behaviors, success, wrong=raw.get("wrong"), name=str(source))
 
     def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
         """See `Engine`; bytes are tokens."""

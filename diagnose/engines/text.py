@@ -9,6 +9,8 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Message, PromptFormat, Reference
@@ -113,4 +115,10 @@ class TextCodec:
 
     def _render(self, messages: list[Message], *, generation_prompt: bool) -> str:
         turns = [message._asdict() for message in messages]
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt))
+        try:
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt))
+        except TemplateError as error:  # some templates refuse a system message, or two turns of one role
+            roles = ", ".join(message.role for message in messages)
+            raise BehaviorError(
+                f"the model's chat template refuses a chat of {roles} ({error}); change prompt.system or the messages, or use format: completion"
+            ) from error

@@ -330,12 +330,15 @@ class TransformersEngine:
         self.model.eval()
         position = 0
         while position < len(order):
-            # Rows are taken in order of length; the batch grows while its logits [B, T, V] stay below a fixed size.
+            # Rows are taken in order of length; the batch grows while its logits [B, T, V] and its tokens stay below fixed sizes.
             size = 1
-            while (
-                position + size < len(order)
-                and (size + 1) * (len(requests[order[position + size]].path_ids) + 1) * vocabulary <= _SCORE_LOGITS
-            ):
+            longest = len(requests[order[position]].prompt_ids)
+            while position + size < len(order):
+                following = requests[order[position + size]]
+                longest = max(longest, len(following.prompt_ids))
+                path = len(following.path_ids)
+                if (size + 1) * (path + 1) * vocabulary > _SCORE_LOGITS or (size + 1) * (longest + path) > _PREFILL_TOKENS:
+                    break
                 size += 1
             batch = order[position : position + size]
             for i, scores in zip(batch, self._score_batch([requests[i] for i in batch]), strict=True):

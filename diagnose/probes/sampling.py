@@ -117,7 +117,7 @@ def measure(behavior: Behavior, problems: Sequence[Problem], rollouts: Sequence[
         counts["correct"][i] += success
         counts["unparsed"][i] += rollout.grade.status is GradeStatus.UNPARSED
         counts["truncated"][i] += rollout.truncated
-        counts["lenient"][i] += success or (lenient is not None and lenient >= behavior.measure.success)
+        counts["lenient"][i] += success or (not rollout.truncated and lenient is not None and lenient >= behavior.measure.success)
     return SamplingMeasurement(
         behavior=behavior.name,
         problem_ids=tuple(problem.id for problem in problems),

@@ -202,6 +202,35 @@ def test_wrong_settings(posttrain: CommandLine, sums_file: Path, model: Path, ti
     assert not out.exists()
 
 
+def test_no_arguments_show_the_help(posttrain: CommandLine) -> None:
+    result = posttrain()
+    assert result.returncode == 2
+    assert "Commands:" in result.stderr
+    assert len(result.stderr.splitlines()) > 10
+
+
+@pytest.mark.parametrize(
+    "content", ["success: [", "success: {p1: often}", "chance: 0.3", "success: 0.3\nwron: 4", "success: 1.5"]
+)
+def test_a_script_that_cannot_be_read(posttrain: CommandLine, content: str, sums_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "script.yaml").write_text(content)
+    posttrain.refuses(
+        "diagnose", tmp_path / "script.yaml", sums_file, "--engine", "scripted", "--out", tmp_path / "run", said="scripted"
+    )
+
+
+def test_a_path_that_cannot_be_written(posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "run"
+    posttrain.refuses("diagnose", model, sums_file, "--engine", "scripted", "--out", out, said="file")
+
+
+def test_an_epsilon_above_mastery(posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path) -> None:
+    sums_file.write_text(sums_file.read_text().replace("primary_k: 4", "epsilon: 0.95"))
+    posttrain.refuses("diagnose", model, sums_file, "--engine", "scripted", "--out", tmp_path / "run", said="below 0.9")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_output_folder_of_another_run(posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path) -> None:
     arguments = ("diagnose", model, sums_file, "--engine", "scripted", "--out", tmp_path / "run")
     assert posttrain(*arguments, "--samples", 4).returncode == 0

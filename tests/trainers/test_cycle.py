@@ -11,7 +11,7 @@ import pytest
 
 from posttrain import trainers
 from posttrain.diagnose import load_behavior
-from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.types import Split
 from posttrain.trainers import training_loop
 from posttrain.trainers.training_step import Stepper
@@ -90,3 +90,58 @@ def test_nothing_to_train_ends_with_the_diagnosis(tiny_model: Path, tmp_path: Pa
     assert result.rounds == ()
     assert result.transition is None
     assert result.report_html.exists()
+
+
+def test_a_stage_stopped_half_way_is_run_again_from_its_start(
+    sums_file: Path, tiny_model: Path, tmp_path: Path, seen: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments: dict[str, Any] = {
+        "out": tmp_path / "loop", "stages": ["sft"], "samples": 4, "overrides": ["num_steps=3", "rows_per_batch=2"],
+    }  # fmt: skip
+    step = training_loop.Stepper.step
+    calls: list[int] = []
+
+    def stopped_at_the_second(self: Stepper, *args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(training_loop.Stepper, "step", stopped_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        trainers.loop(tiny_model, [sums_file], **arguments)
+    assert not (tmp_path / "loop" / "stage-1.json").exists()
+    monkeypatch.setattr(training_loop.Stepper, "step", step)
+    result = trainers.loop(tiny_model, [sums_file], **arguments)
+    assert json.loads((tmp_path / "loop" / "stage-1.json").read_text())["optimizer_steps"] == 3
+    assert result.transition is not None
+
+
+def test_a_behavior_that_is_measured_elsewhere_is_not_trained_on(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    other = sums_file.with_name("others.yaml")
+    other.write_text(sums_file.read_text().replace("final: 0.2", "final: 0.2, seed: 9"))
+    with pytest.raises(SettingsError, match="measured problems are never trained on"):
+        trainers.loop(tiny_model, [sums_file, other], out=tmp_path / "loop", samples=2)
+    with pytest.raises(SettingsError, match="measured problems are never trained on"):
+        trainers.train("sft", tiny_model, [sums_file, other], out=tmp_path / "ckpt")
+    assert not (tmp_path / "loop").exists()
+
+
+def test_a_behavior_without_samples_does_not_end_the_loop(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Its verifier fails the self-test, so it is not sampled; the other one is trained and compared."""
+    broken = tmp_path / "broken.yaml"
+    rows = [{"id": f"w{i}", "prompt": f"word {i}", "answer": f"w{i}", "references": [f"the word is w{i}"]} for i in range(12)]
+    (tmp_path / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    broken.write_text("problems: words.jsonl\nverifier: {kind: exact}\nprompt: {format: completion}\npurpose: retention\n")
+    result = trainers.loop(
+        tiny_model, [sums_file, broken], out=tmp_path / "loop", stages=["sft"], samples=2, overrides=["num_steps=1"]
+    )
+    assert result.transition is not None
+    assert [b.name for b in result.transition.behaviors] == ["sums"]
+    assert result.before["broken"].diagnosis.bottleneck == "invalid"
+
+
+def test_a_config_file_needs_a_named_stage(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--stages"):
+        trainers.loop(tiny_model, [sums_file], out=tmp_path / "loop", config=tmp_path / "missing.yaml")
+    assert not (tmp_path / "loop").exists()
