@@ -200,7 +200,7 @@ def available(behavior: Behavior, *, teacher: bool = False, earlier: bool = Fals
     found = {Need.TEACHER} if teacher else set()
     found |= {Need.EARLIER_CHECKPOINT} if earlier else set()
     found |= {Need.VERIFIER} if train else set()
-    # A few references teach next to nothing (see reports/LOG.md): they count when at least half of the train problems have one.
+    # References count when at least half of the train problems have one: a handful teaches next to nothing.
     found |= {Need.REFERENCES} if train and sum(bool(p.references) for p in train) * 2 >= len(train) else set()
     return frozenset(found)
 

@@ -6,8 +6,8 @@ The rule (arXiv 2604.07941 §7.2.1, made countable). Every problem has a success
 * epsilon ≤ p < mastered: reachable, unreliable (`poor_choice`);
 * p ≥ mastered: `mastered`.
 
-A behavior is `mastered` when its mean p is; otherwise the state that accounts for most of its failures binds, so that many impossible
-problems outweigh a few unreliable ones. Failures of the plumbing, a lenient reading that changes the label, and greedy decoding that
+A behavior is `mastered` when its mean p is; otherwise the one of the other two states that holds more of its problems binds, and the
+shares say how mixed it is. Failures of the plumbing, a lenient reading that changes the label, and greedy decoding that
 masters the behavior come first. The label's posterior probability is its confidence; under `Thresholds.confidence` the verdict is
 `inconclusive`, with the samples that should settle it.
 """
@@ -163,15 +163,14 @@ def label_draws(rates: npt.NDArray[np.float64], epsilon: float, mastered: float)
     Args:
         rates: [D, P] success rates.
         epsilon: Rate under which a problem is out of support.
-        mastered: Mean rate from which the behavior is mastered.
+        mastered: Rate from which a problem, and mean rate from which the behavior, is mastered.
 
     Returns:
         [D] 0 missing support, 1 poor choice, 2 mastered.
     """
-    failures = 1 - rates
-    lost_out_of_support = np.where(rates < epsilon, failures, 0).sum(axis=1)
-    lost_within = np.where(rates >= epsilon, failures, 0).sum(axis=1)
-    label = np.where(lost_out_of_support > lost_within, 0, 1)
+    out_of_support = (rates < epsilon).sum(axis=1)
+    unreliable = ((rates >= epsilon) & (rates < mastered)).sum(axis=1)
+    label = np.where(out_of_support > unreliable, 0, 1)
     return np.where(rates.mean(axis=1) >= mastered, 2, label)
 
 
@@ -349,11 +348,11 @@ def _settles_with(
 ) -> SettlesWith | None:
     """Further samples expected to bring the label to the wanted confidence, if today's estimate is right; None where none would.
 
-    The label hangs on the sign of a margin: failures lost within support less those lost outside, or the mean rate less `mastered`,
-    whichever is closer to zero. Its posterior standard deviation falls like one over the root of the number of samples.
+    The label hangs on the sign of a margin: the share of unreliable problems less that of problems out of support, or the mean rate less
+    `mastered`, whichever is closer to zero. Its posterior standard deviation falls like one over the root of the number of samples.
     """
-    failures = 1 - rates
-    balance = np.where(rates < epsilon, -failures, failures).mean(axis=1)
+    unreliable = (rates >= epsilon) & (rates < thresholds.mastered)
+    balance = unreliable.mean(axis=1) - (rates < epsilon).mean(axis=1)
     mastery = rates.mean(axis=1) - thresholds.mastered
     closest = min((balance, mastery), key=lambda margin: abs(margin.mean()) / max(margin.std(), 1e-9))
     wanted = 1.28  # one-sided normal quantile of .9, a little above the confidence asked for
