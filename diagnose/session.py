@@ -29,7 +29,7 @@ from posttrain.diagnose.store import RunDirectory, ShardCost, write_json
 from posttrain.diagnose.types import Behavior, Diagnosis, GradeStatus, PathScore, Problem, Rollout, Split
 from posttrain.diagnose.verdict import Thresholds, diagnose_behavior
 from posttrain.diagnose.verifiers.sandbox import Grader
-from posttrain.diagnose.verifiers.selftest import SelfTest, verifier_selftest
+from posttrain.diagnose.verifiers.selftest import verifier_selftest
 
 DEFAULT_SAMPLES = 16
 _EXAMPLES = 6
@@ -214,17 +214,20 @@ def _draw_behavior(
     """Draw and store what is not there yet."""
     problems = behavior.split(split)
     plumbing_file = directory.path / "plumbing" / f"{behavior.name}.json"
+    if plumbing_file.exists():  # written last: everything else is there
+        return
+    rollouts: list[Rollout] = []
+    agreement: list[PathScore] = []
     with Grader(behavior) as grader:
         selftest = verifier_selftest(behavior, grader, problems)
         if not selftest.failures:
             _draw_rollouts(directory, engine, grader, behavior, samples, split, seed, reporter)
-            _draw_scores(directory, engine, behavior, problems, split, reporter)
-    if not plumbing_file.exists():
-        rollouts = [] if selftest.failures else list(directory.read_rollouts(behavior.name))
-        agreement = [] if selftest.failures else list(directory.read_paths(behavior.name, kind="agreement"))
-        counts = sampling.measure(behavior, problems, rollouts)
-        measured = plumbing.measure(behavior, engine, thresholds, selftest, counts, rollouts, agreement)
-        write_json(plumbing_file, plumbing_to_json(measured))
+            rollouts = list(directory.read_rollouts(behavior.name))
+            _draw_scores(directory, engine, behavior, problems, rollouts, split, reporter)
+            agreement = list(directory.read_paths(behavior.name, kind="agreement"))
+    counts = sampling.measure(behavior, problems, rollouts)
+    measured = plumbing.measure(behavior, engine, thresholds, selftest, counts, rollouts, agreement)
+    write_json(plumbing_file, plumbing_to_json(measured))
 
 
 def _draw_rollouts(
@@ -253,7 +256,13 @@ def _draw_rollouts(
 
 
 def _draw_scores(
-    directory: RunDirectory, engine: Engine, behavior: Behavior, problems: Sequence[Problem], split: Split, reporter: Reporter
+    directory: RunDirectory,
+    engine: Engine,
+    behavior: Behavior,
+    problems: Sequence[Problem],
+    rollouts: Sequence[Rollout],
+    split: Split,
+    reporter: Reporter,
 ) -> None:
     name = f"{behavior.name}.{split}.00000"
     num_paths = sum(len(problem.references) for problem in problems)
@@ -271,9 +280,7 @@ def _draw_scores(
     if not directory.shard("agreement", name).exists():
         with reporter.task(f"checking {behavior.name}", None) as task:
             start = time.monotonic()
-            scored = plumbing.draw_agreement(
-                engine, behavior, problems, list(directory.read_rollouts(behavior.name)), on_tokens=task.tokens
-            )
+            scored = plumbing.draw_agreement(engine, behavior, problems, rollouts, on_tokens=task.tokens)
             cost = ShardCost(seconds=time.monotonic() - start, scored_tokens=sum(len(p.token_ids) for p in scored))
             directory.write_paths(name, scored, cost, kind="agreement")
 
@@ -420,6 +427,3 @@ def _write_report(directory: RunDirectory, record: dict[str, Any], result: Diagn
             behaviors=tuple(m.report for m in result.behaviors),
         ),
     )
-
-
-__all__ = ["DiagnosedRun", "MeasuredBehavior", "Plan", "SelfTest", "assemble", "plan_run", "run"]

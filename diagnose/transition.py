@@ -32,6 +32,7 @@ from posttrain.diagnose.report.content import ComparisonReport, ProblemChangeRow
 from posttrain.diagnose.session import DiagnosedRun, MeasuredBehavior, assemble
 from posttrain.diagnose.store import RunDirectory, write_json
 from posttrain.diagnose.types import Estimate, PassAtK, ProblemChange, Rollout
+from posttrain.diagnose.verdict import as_estimate
 
 FALSE_DISCOVERY_RATE = 0.05
 _SURE = 0.95
@@ -50,11 +51,6 @@ class BehaviorTransition:
     """`support_expansion`, `policy_reshaping`, `attrition` or `not_distinguishable` (from drawing the same model again)."""
     mean_tokens: tuple[float, float]
     """Generated tokens per sample, before and after."""
-
-    @property
-    def gained(self) -> bool:
-        """Whether pass@1 rose beyond its paired interval."""
-        return self.report.delta.low > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,7 +225,7 @@ def _compare_behavior(
     dynamics = support_dynamics(counts.n, counts.before, counts.n, counts.after)
     if null is None:
         predicted = support_dynamics_null(mixtures[0], counts.n, counts.n, rng=rng, num_draws=_NULL_DRAWS)
-        nulls = {key: _estimate(getattr(predicted, key)) for key in ("srr", "ndr", "sds", "nscr")}
+        nulls = {key: as_estimate(getattr(predicted, key)) for key in ("srr", "ndr", "sds", "nscr")}
     else:
         again = _thinned(before, null)
         drawn = support_dynamics(again.n, again.before, again.n, again.after)
@@ -240,18 +236,20 @@ def _compare_behavior(
         trained=trained,
         stage=stage if trained else None,
         num_problems=len(counts.ids),
-        pass_at_1_before=_estimate(mean_interval(curves[0][1], counts.groups)),
-        pass_at_1_after=_estimate(mean_interval(curves[1][1], counts.groups)),
-        delta=_estimate(delta),
+        pass_at_1_before=as_estimate(mean_interval(curves[0][1], counts.groups)),
+        pass_at_1_after=as_estimate(mean_interval(curves[1][1], counts.groups)),
+        delta=as_estimate(delta),
         pass_at_k_delta=tuple(
-            PassAtK(k=k_, value=_estimate(paired_delta_interval(curves[0][k_], curves[1][k_], counts.groups)), extrapolated=False)
+            PassAtK(
+                k=k_, value=as_estimate(paired_delta_interval(curves[0][k_], curves[1][k_], counts.groups)), extrapolated=False
+            )
             for k_ in ks
         ),
         pass_at_k_before=tuple(
-            PassAtK(k=k_, value=_estimate(mean_interval(curves[0][k_], counts.groups)), extrapolated=False) for k_ in ks
+            PassAtK(k=k_, value=as_estimate(mean_interval(curves[0][k_], counts.groups)), extrapolated=False) for k_ in ks
         ),
         pass_at_k_after=tuple(
-            PassAtK(k=k_, value=_estimate(mean_interval(curves[1][k_], counts.groups)), extrapolated=False) for k_ in ks
+            PassAtK(k=k_, value=as_estimate(mean_interval(curves[1][k_], counts.groups)), extrapolated=False) for k_ in ks
         ),
         changes=tuple(
             ProblemChangeRow(id=i, before=float(b), after=float(a), state=state, q_value=float(min(up, down)))
@@ -337,10 +335,6 @@ def _spread(values: npt.NDArray[np.float64]) -> Estimate:
     error = 1.96 * float(values.std(ddof=1)) / float(np.sqrt(len(values)))
     mean = float(values.mean())
     return Estimate(estimate=mean, low=mean - error, high=mean + error, method="normal over problems")
-
-
-def _estimate(interval: Interval) -> Estimate:
-    return Estimate(estimate=interval.estimate, low=interval.low, high=interval.high, method=interval.method)
 
 
 def _exactly(value: float, method: str) -> Estimate:

@@ -15,7 +15,7 @@ masters the behavior come first. The label's posterior probability is its confid
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -210,7 +210,8 @@ def _lenient_label(
 # ------------------------------------------------------------------------------------------------------------------- numbers
 
 
-def _estimate(interval: Interval) -> Estimate:
+def as_estimate(interval: Interval) -> Estimate:
+    """An interval of `analysis`, in the vocabulary of diagnoses."""
     return Estimate(estimate=interval.estimate, low=interval.low, high=interval.high, method=interval.method)
 
 
@@ -302,7 +303,7 @@ def _pass_at_k(
             )
         else:
             interval = _extrapolated(rates, k, thresholds)
-        points.append(PassAtK(k=k, value=_estimate(interval), extrapolated=k > fewest))
+        points.append(PassAtK(k=k, value=as_estimate(interval), extrapolated=k > fewest))
     return tuple(points)
 
 
@@ -456,8 +457,3 @@ def _without_samples(behavior: Behavior, plumbing: PlumbingMeasurement, at_hand:
         stage=name_stage(Bottleneck.INVALID, at_hand), checks=plumbing.checks, pass_at_k=(), problems=(), settles_with=None, cost=cost,
         caveats=plumbing.notes, sentence=f"{behavior.name}: no verdict, the plumbing is broken ({why}); repair it first.",
     )  # fmt: skip
-
-
-def thresholds_as_dict(thresholds: Thresholds) -> dict[str, float]:
-    """For run.json."""
-    return {field.name: getattr(thresholds, field.name) for field in fields(thresholds)}

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from posttrain.diagnose.behaviors.splits import normalise
 from posttrain.diagnose.engines.loading import fingerprint_model
 from posttrain.diagnose.errors import RunError, SettingsError, UserError
 from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.session import DEFAULT_SAMPLES, DiagnosedRun, assemble, check_samples, resolve_behaviors, run
+from posttrain.diagnose.session import DEFAULT_SAMPLES, DiagnosedRun, check_samples, resolve_behaviors, run
 from posttrain.diagnose.stages import STAGES, Need, available
 from posttrain.diagnose.store import RunDirectory, write_json
 from posttrain.diagnose.transition import Transition, compare
@@ -102,7 +103,7 @@ def train(
             )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"--out {out}: exists already; give a new folder for the checkpoint")
-    _refuse_shared_problems(loaded, loaded)
+    _refuse_shared_problems(loaded)
     training_set = TrainingSet(loaded, dev_share=settings.dev_share)
     return _train(stage, model, training_set, settings, out, reporter)
 
@@ -241,7 +242,7 @@ def loop(
         _trainable(loaded, stage)
     if not stages:
         _check_overrides(overrides, seed)
-    _refuse_shared_problems(loaded, loaded)
+    _refuse_shared_problems(loaded)
     rounds = len(stages) or rounds
     settings: dict[str, Any] = {
         "model_fingerprint": fingerprint_model(model),
@@ -255,10 +256,9 @@ def loop(
     }
     created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     directory.open("loop", settings, {"model": {"source": str(model)}, "command": command, "created": created})
+    measure = partial(run, samples=samples, seed=seed, command=command, reporter=reporter)
     try:
-        before = run(
-            model, loaded, out=directory.path / "diagnosis-0", samples=samples, seed=seed, command=command, reporter=reporter
-        )
+        before = measure(model, loaded, out=directory.path / "diagnosis-0")
     except UserError:
         directory.discard_if_bare()
         raise
@@ -284,19 +284,11 @@ def loop(
             training_set = TrainingSet([b for b in loaded if b.name in names], dev_share=settings_of_stage.dev_share)
             trained = _train(stage, current, training_set, settings_of_stage, checkpoint, reporter)
             write_json(finished, _stage_summary(trained, names))
-        after = run(
-            checkpoint,
-            loaded,
-            out=directory.path / f"diagnosis-{number}",
-            samples=samples,
-            seed=seed,
-            command=command,
-            reporter=reporter,
-        )
+        after = measure(checkpoint, loaded, out=directory.path / f"diagnosis-{number}")
         done.append(Round(stage=stage, trained=names, checkpoint=checkpoint, after=after))
         current, last = str(checkpoint), after
 
-    result = _finish(directory, model, loaded, before, done, samples, seed, command, reporter)
+    result = _finish(directory, model, loaded, before, done, measure)
     directory.finish()
     return result
 
@@ -312,10 +304,10 @@ def _check_overrides(overrides: Sequence[str], seed: int) -> None:
         resolve_config((fitting or list(RECIPES))[0], None, [text], seed)
 
 
-def _refuse_shared_problems(trained: Sequence[Behavior], measured: Sequence[Behavior]) -> None:
+def _refuse_shared_problems(behaviors: Sequence[Behavior]) -> None:
     """Refuse behaviors of which one trains on what another measures: the split of each knows only its own problems."""
 
-    def questions(behaviors: Sequence[Behavior], splits: set[Split]) -> dict[tuple[str, str], str]:
+    def questions(splits: set[Split]) -> dict[tuple[str, str], str]:
         return {
             (normalise(p.prompt if isinstance(p.prompt, str) else p.prompt[-1].content), normalise(p.answer)): f"{b.name}/{p.id}"
             for b in behaviors
@@ -323,7 +315,7 @@ def _refuse_shared_problems(trained: Sequence[Behavior], measured: Sequence[Beha
             if p.split in splits
         }
 
-    train, held = questions(trained, {Split.TRAIN}), questions(measured, {Split.EVAL, Split.FINAL})
+    train, held = questions({Split.TRAIN}), questions({Split.EVAL, Split.FINAL})
     shared = sorted(set(train) & set(held))
     if shared:
         raise SettingsError(
@@ -374,12 +366,9 @@ def _finish(
     behaviors: Sequence[Behavior],
     before: DiagnosedRun,
     done: list[Round],
-    samples: int,
-    seed: int,
-    command: str,
-    reporter: Reporter,
+    measure: Callable[..., DiagnosedRun],
 ) -> LoopResult:
-    """Compare start and end, sample the final split once, write the report."""
+    """Compare start and end, sample the final split once with `measure`, write the report."""
     if not done:
         return LoopResult(path=directory.path, before=before, rounds=(), transition=None, final=None)
     trained = tuple(dict.fromkeys(name for round_ in done for name in round_.trained))
@@ -389,16 +378,7 @@ def _finish(
     held_out = [b for b in behaviors if b.name in trained and b.split(Split.FINAL)]
     if held_out:
         sides = [
-            run(
-                source,
-                held_out,
-                out=directory.path / folder,
-                samples=samples,
-                seed=seed,
-                split=Split.FINAL,
-                command=command,
-                reporter=reporter,
-            )
+            measure(source, held_out, out=directory.path / folder, split=Split.FINAL)
             for source, folder in ((model, "final-0"), (done[-1].checkpoint, "final-1"))
         ]
         final = compare(sides[0], sides[1], out=directory.path / "final", trained=trained, stage=label, page=False)
@@ -457,6 +437,3 @@ def _write_report(directory: RunDirectory, result: LoopResult) -> None:
             measured_in=str(after.path),
         ),
     )
-
-
-__all__ = ["LoopResult", "Round", "assemble", "loop", "resolve_config", "train"]

@@ -69,9 +69,7 @@ def draw_by_inversion(logits: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tens
     num_rows, vocabulary = logits.shape
     top = logits.max(-1, keepdim=True).values.float()
     weights = torch.zeros(num_rows, -(-vocabulary // _BLOCK) * _BLOCK, device=logits.device)
-    torch.exp(logits.float() - top, out=weights[:, :vocabulary]) if vocabulary == weights.shape[1] else weights[
-        :, :vocabulary
-    ].copy_((logits.float() - top).exp_())
+    torch.exp(logits.float() - top, out=weights[:, :vocabulary])
     blocks = weights.view(num_rows, -1, _BLOCK)
     cumulated = blocks.sum(-1).double().cumsum(-1)
     total = cumulated[:, -1]

@@ -7,7 +7,6 @@ rebuilding its tokenizer takes several seconds each time. Whatever goes wrong be
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -199,19 +198,6 @@ class _quiet_transformers:
         from transformers.utils import logging
 
         logging.set_verbosity(self._verbosity)
-
-
-def describe_model(source: str | Path) -> dict[str, Any]:
-    """The architecture in a few words, read from the configuration alone."""
-    resolved = resolve_model(source)
-    if isinstance(resolved, str) or resolved.is_file():
-        return {"source": str(source)}
-    config = json.loads((resolved / "config.json").read_text())
-    return {
-        "source": str(source),
-        "architecture": (config.get("architectures") or ["?"])[0],
-        "layers": config.get("num_hidden_layers"),
-    }
 
 
 if __name__ == "__main__":
