@@ -47,6 +47,9 @@ class Interval(NamedTuple):
 Cell = str | int | float | Interval | None
 """What may stand in a table. None and NaN are written as a dash."""
 
+Table = tuple[list[str], list[list[Cell]]]
+"""Header and rows."""
+
 
 def format_number(value: float | None, decimals: int | None = None, *, signed: bool = False) -> str:
     """A number as text.
@@ -198,29 +201,113 @@ def latex_table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, captio
     return "\n".join(lines)
 
 
-def before_after_rows(parts: Sequence[Mapping[str, Any]], metric: str = "pass@1") -> tuple[list[str], list[list[Cell]]]:
-    """Header and rows of the table that holds a metric before and after, with the paired difference.
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The numbers behind a figure as a table: a number and its bounds share a cell, and a column that is empty throughout is left out.
 
     Args:
-        parts: Per behavior `{"name", "before", "after", "delta", "num_problems"}`; the middle three are `Interval`s or triples
-            (estimate, low, high), and `delta` is paired by problem, so it is not the difference of the two intervals.
-        metric: What is compared.
+        rows: As in the CSV of the figure; `estimate`, `low` and `high` (or `x_estimate`, `x_low`, `x_high`) become one column.
 
     Returns:
-        The header, and one row of cells per behavior; differences carry a sign.
+        Header and rows.
     """
-    header = ["behavior", f"{metric} before", f"{metric} after", "paired difference", "problems"]
-    rows: list[list[Cell]] = [
+    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if any(row.get(key) is not None for row in rows)]
+    stems = {key.removesuffix("low") for key in keys if key.endswith("low") and f"{key.removesuffix('low')}high" in keys}
+    middles = {stem: f"{stem}estimate" if f"{stem}estimate" in keys else stem.rstrip("_") for stem in stems}
+    bounds = {f"{stem}{end}" for stem in stems for end in ("low", "high")}
+    shown = [key for key in keys if key not in bounds]
+    of = {middle: stem for stem, middle in middles.items()}
+
+    def cell(row: Mapping[str, Any], key: str) -> Cell:
+        value = row.get(key)
+        if key in of and value is not None:
+            return Interval(float(value), _number(row, f"{of[key]}low"), _number(row, f"{of[key]}high"))
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return value if value is None or isinstance(value, str | int | float) else str(value)
+
+    words = {key: "behavior" if key == "panel" else key.replace("_", " ") for key in shown}
+    header = [f"{words[key]} [interval]" if key in of else words[key] for key in shown]
+    return header, [[cell(row, key) for key in shown] for row in rows]
+
+
+def pass_at_k_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per run, one column per k; a k that is extrapolated says so.
+
+    Args:
+        rows: `{"run", "k", "estimate", "low", "high", "extrapolated"}` and where there are several panels `panel`; rows without the key
+            `estimate` (a crossing) are left out.
+
+    Returns:
+        Header and rows.
+    """
+    known = [row for row in rows if "estimate" in row]
+    ks = {int(row["k"]): any(bool(r.get("extrapolated")) for r in known if r["k"] == row["k"]) for row in known}
+    found: dict[tuple[str, str], dict[int, Interval]] = {}
+    for row in known:
+        found.setdefault((str(row.get("panel", "")), str(row["run"])), {})[int(row["k"])] = _bounds(row)
+    header = ["behavior", "run", *(f"pass@{k}" + (" (extrapolated)" if ks[k] else "") for k in sorted(ks))]
+    return header, [[panel, run, *(cells.get(k) for k in sorted(ks))] for (panel, run), cells in found.items()]
+
+
+def support_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per comparison: how many problems are in each state, and SRR, NDR, SDS and NSCR beside their null.
+
+    Args:
+        rows: Of `support_transitions`: `{"panel", "state", "problems"}`, and of `support_dynamics`: `{"panel", "name", "estimate",
+            "null_estimate", "null_low", "null_high"}`, the latter with a panel that begins with that of the former.
+
+    Returns:
+        Header and rows.
+    """
+    states, names = (list(dict.fromkeys(str(row[key]) for row in rows if key in row)) for key in ("state", "name"))
+    cells: list[list[Cell]] = []
+    for panel in dict.fromkeys(str(row["panel"]) for row in rows if "state" in row):
+        counts = {str(row["state"]): int(row["problems"]) for row in rows if row["panel"] == panel and "state" in row}
+        dynamics = {str(row["name"]): row for row in rows if "name" in row and str(row["panel"]).rpartition(": ")[0] == panel}
+        cells.append(
+            [
+                panel,
+                *(counts.get(state) for state in states),
+                *(
+                    f"{format_number(_number(dynamics[name], 'estimate'), 2)} ({format_interval(*_bounds(dynamics[name], 'null_'))})"
+                    for name in names
+                ),
+            ]
+        )
+    return ["behavior", *(state.replace("_", " ") for state in states), *(f"{name} (same model twice)" for name in names)], cells
+
+
+def retention_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per behavior and run: before, after, and the paired change, each with its interval.
+
+    Args:
+        rows: As `figures.retention` takes them; bounds of before and after are shown where they are there.
+
+    Returns:
+        Header and rows.
+    """
+    header = ["run", "behavior", "group", "pass@1 before", "pass@1 after", "paired change", "problems"]
+    return header, [
         [
-            str(part["name"]),
-            Interval(*part["before"]),
-            Interval(*part["after"]),
-            format_interval(*part["delta"], signed=True),
-            int(part["num_problems"]),
+            *(str(row[key]) for key in ("run", "behavior", "group")),
+            *(
+                Interval(_number(row, side), _number(row, f"{side}_low"), _number(row, f"{side}_high"))
+                for side in ("before", "after")
+            ),
+            format_interval(*_bounds(row), signed=True),
+            row.get("n"),
         ]
-        for part in parts
+        for row in rows
     ]
-    return header, rows
+
+
+def _number(row: Mapping[str, Any], key: str) -> float:
+    value = row.get(key)
+    return math.nan if value is None else float(value)
+
+
+def _bounds(row: Mapping[str, Any], stem: str = "") -> Interval:
+    return Interval(*(_number(row, f"{stem}{key}") for key in ("estimate", "low", "high")))
 
 
 def _check_widths(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:

@@ -16,30 +16,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from posttrain.diagnose.behaviors import bundled_behaviors, load_behavior, load_behaviors
+    from posttrain.diagnose.gating import GateResult, gate
+    from posttrain.diagnose.labels import Thresholds
     from posttrain.diagnose.session import DiagnosedRun, assemble, plan_run, run
     from posttrain.diagnose.transition import Transition, compare
-    from posttrain.diagnose.verdict import Thresholds
 
 _HOME = {
     "bundled_behaviors": "behaviors",
     "load_behavior": "behaviors",
     "load_behaviors": "behaviors",
     "DiagnosedRun": "session",
+    "GateResult": "gating",
     "assemble": "session",
     "plan_run": "session",
     "run": "session",
     "Transition": "transition",
     "compare": "transition",
-    "Thresholds": "verdict",
+    "gate": "gating",
+    "Thresholds": "labels",
 }
 
 __all__ = [
     "DiagnosedRun",
+    "GateResult",
     "Thresholds",
     "Transition",
     "assemble",
     "bundled_behaviors",
     "compare",
+    "gate",
     "load_behavior",
     "load_behaviors",
     "plan_run",

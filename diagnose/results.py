@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from posttrain.diagnose.types import Check, Diagnosis, Estimate, PlumbingMeasurement, decide
+from posttrain.diagnose.types import Behavior, Check, Diagnosis, Estimate, PlumbingMeasurement, decide
 
 
-def diagnosis_to_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """One entry of `behaviors`."""
+def diagnosis_to_json(diagnosis: Diagnosis, behavior: Behavior) -> dict[str, Any]:
+    """One entry of `behaviors`; of the behavior, what a reader needs to draw the numbers: scale of measurement and groups."""
     stage = diagnosis.stage
+    groups = {problem.id: problem.group for problem in behavior.problems}
     return {
         "name": diagnosis.name,
         "purpose": diagnosis.purpose.value,
+        "measure": asdict(behavior.measure),
         "sentence": diagnosis.sentence,
         "bottleneck": diagnosis.bottleneck.value,
         "confidence": diagnosis.confidence,
@@ -36,6 +39,7 @@ def diagnosis_to_json(diagnosis: Diagnosis) -> dict[str, Any]:
         "problems": [
             {
                 "id": p.id,
+                "group": groups.get(p.id),
                 "split": p.split.value,
                 "state": p.state.value,
                 "posterior": dict(p.posterior),
@@ -54,9 +58,7 @@ def diagnosis_to_json(diagnosis: Diagnosis) -> dict[str, Any]:
             for p in diagnosis.problems
         ],
         # Seconds hang on the machine of the moment and stand under cost alone, so that a resumed run gives the same file but for cost.
-        "settles_with": {"samples": diagnosis.settles_with.samples, "tokens": diagnosis.settles_with.tokens, "seconds": None}
-        if diagnosis.settles_with
-        else None,
+        "settles_with": asdict(diagnosis.settles_with) if diagnosis.settles_with else None,
         "caveats": list(diagnosis.caveats),
         "cost": {
             "samples": diagnosis.cost.samples,

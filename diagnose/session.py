@@ -10,24 +10,30 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from posttrain.diagnose.behaviors import load_behavior, load_behaviors
+from posttrain.diagnose.design import Sight, sight
 from posttrain.diagnose.engines import open_engine
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import RunError, SettingsError
-from posttrain.diagnose.probes import path_likelihood, plumbing, sampling
+from posttrain.diagnose.labels import Thresholds
+from posttrain.diagnose.probes import path_likelihood, plumbing, rounds, sampling
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.report.content import BehaviorReport, Example
 from posttrain.diagnose.results import diagnosis_to_json, plumbing_from_json, plumbing_to_json
+from posttrain.diagnose.rollout_table import SAMPLED, RolloutTable
 from posttrain.diagnose.stages import available
 from posttrain.diagnose.store import RunDirectory, ShardCost, write_json
 from posttrain.diagnose.types import Behavior, Diagnosis, GradeStatus, PathScore, Problem, Rollout, Split
-from posttrain.diagnose.verdict import Thresholds, diagnose_behavior
+from posttrain.diagnose.verdict import diagnose_behavior
 from posttrain.diagnose.verifiers.sandbox import Grader
 from posttrain.diagnose.verifiers.selftest import verifier_selftest
 
@@ -35,15 +41,21 @@ DEFAULT_SAMPLES = 16
 _EXAMPLES = 6
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class MeasuredBehavior:
     """One behavior of a finished run: what was decided, and all that it rests on."""
 
     behavior: Behavior
     diagnosis: Diagnosis
     report: BehaviorReport
-    rollouts: tuple[Rollout, ...]
+    table: RolloutTable
+    """The rollouts as columns, for counting."""
     paths: tuple[PathScore, ...]
+
+    @cached_property
+    def rollouts(self) -> tuple[Rollout, ...]:
+        """The rollouts themselves, in the order of the table; read from the run directory when first asked for."""
+        return tuple(self.table.all_rows())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,27 +108,71 @@ def resolve_behaviors(behaviors: Sequence[str | Path | Behavior]) -> tuple[Behav
     return loaded
 
 
-def check_samples(samples: int) -> None:
-    """Refuse a number of samples that measures nothing."""
-    if samples < 1:
+def sampling_goal(samples: int | None, precision: float | None = None, max_tokens_total: int | None = None) -> rounds.Goal:
+    """What to draw samples for; refuses what measures nothing.
+
+    Raises:
+        SettingsError: a number out of range, or a fixed number of samples and rounds at once.
+    """
+    if samples is not None and (precision is not None or max_tokens_total is not None):
+        raise SettingsError(
+            "--samples draws a fixed number, --precision and --max-tokens-total draw in rounds; give one or the other"
+        )
+    if samples is not None and samples < 1:
         raise SettingsError(f"--samples: got {samples}, at least 1 is needed; 16 is the default")
+    if precision is not None and not 0.0 < precision < 0.5:
+        raise SettingsError(f"--precision: got {precision:g}, a half-width between 0 and .5 is needed, such as .05")
+    if max_tokens_total is not None and max_tokens_total < 1:
+        raise SettingsError(f"--max-tokens-total: got {max_tokens_total}, at least 1 is needed, such as 100000")
+    if samples is None and precision is None and max_tokens_total is None:
+        samples = DEFAULT_SAMPLES
+    return rounds.Goal(samples=samples, precision=precision, max_tokens=max_tokens_total)
 
 
-def plan_run(behaviors: Sequence[str | Path | Behavior], *, samples: int = DEFAULT_SAMPLES, split: Split = Split.EVAL) -> Plan:
-    """What `run` with these arguments would draw."""
-    check_samples(samples)
+def plan_run(
+    behaviors: Sequence[str | Path | Behavior],
+    *,
+    samples: int | None = None,
+    precision: float | None = None,
+    max_tokens_total: int | None = None,
+    split: Split = Split.EVAL,
+) -> Plan:
+    """What `run` with these arguments would draw, and what could be seen with it."""
+    goal = sampling_goal(samples, precision, max_tokens_total)
     loaded = resolve_behaviors(behaviors)
     lines, total, bound, paths = [], 0, 0, 0
     for behavior in loaded:
         problems = behavior.split(split)
-        n = len(problems) * (samples + 1)
+        most = goal.samples or rounds.MOST
+        n = len(problems) * (most + 1)
+        tokens = n * behavior.sampling.max_tokens
+        if goal.max_tokens is not None:
+            tokens = min(tokens, goal.max_tokens // len(loaded))
         references = sum(len(p.references) for p in problems)
-        lines.append(
-            f"{behavior.name}: {len(problems)} {split} problems × ({samples} samples + 1 greedy) = {n} samples, "
-            f"at most {n * behavior.sampling.max_tokens:,} tokens; {references} reference paths to score"
+        how = (
+            f"{most} samples"
+            if goal.samples
+            else f"{rounds.FIRST} samples at first, then rounds until the label is settled, {most} on average at most,"
         )
-        total, bound, paths = total + n, bound + n * behavior.sampling.max_tokens, paths + references
+        lines.append(
+            f"{behavior.name}: {len(problems)} {split} problems × ({how} + 1 greedy) = {'' if goal.samples else 'at most '}{n} samples, "
+            f"at most {tokens:,} tokens; {references} reference paths to score"
+        )
+        if problems:
+            lines.append(
+                "  " + _sight_in_words(sight(len(problems), most, behavior.measure.epsilon), most, behavior.measure.epsilon)
+            )
+        total, bound, paths = total + n, bound + tokens, paths + references
     return Plan(samples=total, max_tokens=bound, reference_paths=paths, lines=tuple(lines))
+
+
+def _sight_in_words(seen: Sight, most: int, epsilon: float) -> str:
+    rise = f"a single problem that rises from 0 to {seen.rise:.2f}" if not np.isnan(seen.rise) else "no rise of a single problem"
+    return (
+        f"with {most} samples of each, were success rates spread evenly: pass@1 to ± {seen.half_width:.3f}; against a second such run a change of "
+        f"pass@1 of {seen.delta:.3f}, {rise} (80 % power); 0 of {most} rules out rates above {seen.resolves:.3f} "
+        f"(epsilon = {epsilon:.2g} takes {seen.needed_for_epsilon})"
+    )
 
 
 def run(
@@ -125,7 +181,9 @@ def run(
     *,
     out: str | Path,
     engine: str | Engine = "transformers",
-    samples: int = DEFAULT_SAMPLES,
+    samples: int | None = None,
+    precision: float | None = None,
+    max_tokens_total: int | None = None,
     seed: int = 0,
     split: Split = Split.EVAL,
     thresholds: Thresholds | None = None,
@@ -141,7 +199,11 @@ def run(
         behaviors: Names of bundled behaviors, YAML or JSONL files, or loaded ones.
         out: The run directory.
         engine: Name of an engine, or an open one.
-        samples: Samples per problem at the behavior's sampling settings; one greedy sample is drawn beside them.
+        samples: Samples per problem at the behavior's sampling settings; one greedy sample is drawn beside them. 16 where neither
+            precision nor a budget is given.
+        precision: In place of a number: draw in rounds, where it changes the verdict most, until the label is settled and the 95 % interval
+            of pass@k at the primary k is this wide to either side.
+        max_tokens_total: Draw in rounds until the label is settled, or this many tokens are generated, over all behaviors.
         seed: Names the draw. The model is part of the generators' key, so two models never share draws.
         split: Which problems to measure: eval, or final once at the end.
         thresholds: Every number the verdict hangs on.
@@ -151,12 +213,14 @@ def run(
     Raises:
         UserError: anything given is wrong; nothing was written in that case.
     """
-    check_samples(samples)
+    goal = sampling_goal(samples, precision, max_tokens_total)
     reporter, thresholds, directory = reporter or Reporter(quiet=True), thresholds or Thresholds(), RunDirectory(Path(out))
     loaded = resolve_behaviors(behaviors)
     settings: dict[str, Any] = {
         "behaviors": {b.name: b.fingerprint for b in loaded},
-        "samples": samples,
+        "samples": goal.samples,
+        "precision": goal.precision,
+        "max_tokens_total": goal.max_tokens,
         "seed": seed,
         "split": split.value,
         "thresholds": asdict(thresholds),
@@ -189,9 +253,18 @@ def run(
     }
     _check_prompts(engine, loaded, split)
     directory.open("diagnose", settings, details)
-    for behavior in loaded:
-        _draw_behavior(directory, engine, behavior, samples, split, f"{seed}:{info.model_fingerprint}", thresholds, reporter)
+    for index, behavior in enumerate(loaded):
+        share = _share_of_tokens(directory, loaded, index, goal)
+        _draw_behavior(directory, engine, behavior, share, split, f"{seed}:{info.model_fingerprint}", thresholds, reporter)
     return assemble(directory.path, behaviors=loaded)
+
+
+def _share_of_tokens(directory: RunDirectory, behaviors: Sequence[Behavior], index: int, goal: rounds.Goal) -> rounds.Goal:
+    """The goal of one behavior: of the tokens that those before have left, an equal share with those to come."""
+    if goal.max_tokens is None:
+        return goal
+    spent = sum(int(directory.rollout_table(b.name).num_tokens.sum()) for b in behaviors[:index])
+    return replace(goal, max_tokens=max(0, goal.max_tokens - spent) // (len(behaviors) - index))
 
 
 def _check_prompts(engine: Engine, behaviors: Sequence[Behavior], split: Split) -> None:
@@ -205,7 +278,7 @@ def _draw_behavior(
     directory: RunDirectory,
     engine: Engine,
     behavior: Behavior,
-    samples: int,
+    goal: rounds.Goal,
     split: Split,
     seed: str,
     thresholds: Thresholds,
@@ -216,13 +289,13 @@ def _draw_behavior(
     plumbing_file = directory.path / "plumbing" / f"{behavior.name}.json"
     if plumbing_file.exists():  # written last: everything else is there
         return
-    rollouts: list[Rollout] = []
+    rollouts = RolloutTable.read(())
     agreement: list[PathScore] = []
     with Grader(behavior) as grader:
         selftest = verifier_selftest(behavior, grader, problems)
         if not selftest.failures:
-            _draw_rollouts(directory, engine, grader, behavior, samples, split, seed, reporter)
-            rollouts = list(directory.read_rollouts(behavior.name))
+            _draw_rollouts(directory, engine, grader, behavior, goal, split, seed, thresholds, reporter)
+            rollouts = directory.rollout_table(behavior.name)
             _draw_scores(directory, engine, behavior, problems, rollouts, split, reporter)
             agreement = list(directory.read_paths(behavior.name, kind="agreement"))
     counts = sampling.measure(behavior, problems, rollouts)
@@ -235,24 +308,54 @@ def _draw_rollouts(
     engine: Engine,
     grader: Grader,
     behavior: Behavior,
-    samples: int,
+    goal: rounds.Goal,
     split: Split,
     seed: str,
+    thresholds: Thresholds,
     reporter: Reporter,
 ) -> None:
-    shards = sampling.plan(behavior, split, samples)
-    todo = [shard for shard in shards if not directory.shard("rollouts", shard.name).exists()]
-    if not todo:
-        return
-    with reporter.task(f"sampling {behavior.name}", sum(len(s.problems) * s.num_samples for s in todo)) as task:
-        for shard in todo:
-            start = time.monotonic()
-            rollouts = sampling.draw(engine, grader.grade, behavior, shard, seed=seed, on_tokens=task.tokens)
-            cost = ShardCost(
-                seconds=time.monotonic() - start, generated_tokens=sum(len(r.token_ids) for r in rollouts), samples=len(rollouts)
-            )
-            directory.write_rollouts(shard.name, rollouts, cost)
-            task.advance(len(rollouts))
+    """Draw the greedy samples, then round after round until the goal is reached; each round is planned from those before."""
+    problems = behavior.split(split)
+    shards = sampling.plan_greedy(behavior, split)
+    known: list[sampling.Shard] = []
+    words: list[dict[str, Any]] = []
+    while True:
+        todo = [shard for shard in shards if not directory.shard("rollouts", shard.name).exists()]
+        if todo:
+            why = f"sampling {behavior.name}" if goal.samples or not words else f"sampling {behavior.name}: {words[-1]['why']}"
+            with reporter.task(why, sum(shard.num_samples for shard in todo)) as task:
+                for shard in todo:
+                    start = time.monotonic()
+                    rollouts = sampling.draw(engine, grader.grade, behavior, shard, seed=seed, on_tokens=task.tokens)
+                    tokens = sum(len(rollout.token_ids) for rollout in rollouts)
+                    cost = ShardCost(seconds=time.monotonic() - start, generated_tokens=tokens, samples=len(rollouts))
+                    directory.write_rollouts(shard.name, rollouts, cost)
+                    task.advance(len(rollouts))
+        known += shards
+        table = RolloutTable.read(directory.shard("rollouts", shard.name) for shard in known)
+        counts = sampling.measure(behavior, problems, table)
+        drawn = counts.num_samples + counts.num_missing
+        plan = rounds.next_round(
+            rounds.Counts(
+                num_samples=counts.num_samples,
+                num_correct=counts.num_correct,
+                num_drawn=drawn,
+                generated_tokens=int(table.num_tokens.sum()),
+                groups=counts.groups,
+            ),
+            goal,
+            epsilon=behavior.measure.epsilon,
+            primary_k=behavior.measure.primary_k,
+            max_tokens=behavior.sampling.max_tokens,
+            thresholds=thresholds,
+            seed=0,
+        )
+        words.append({"samples": int(plan.extra.sum()), "why": plan.why})
+        if plan.last:
+            break
+        shards = sampling.plan_round(behavior, split, drawn, plan.extra, sum(shard.decoding == SAMPLED for shard in known))
+    if goal.samples is None:
+        write_json(directory.path / "rounds" / f"{behavior.name}.json", words)
 
 
 def _draw_scores(
@@ -260,7 +363,7 @@ def _draw_scores(
     engine: Engine,
     behavior: Behavior,
     problems: Sequence[Problem],
-    rollouts: Sequence[Rollout],
+    rollouts: RolloutTable,
     split: Split,
     reporter: Reporter,
 ) -> None:
@@ -288,12 +391,13 @@ def _draw_scores(
 # ------------------------------------------------------------------------------------------------------------------ deciding
 
 
-def assemble(path: str | Path, *, behaviors: Sequence[Behavior] | None = None) -> DiagnosedRun:
+def assemble(path: str | Path, *, behaviors: Sequence[Behavior] | None = None, page: bool = True) -> DiagnosedRun:
     """Decide and report from what a run directory holds; no model is needed.
 
     Args:
         path: The run directory.
         behaviors: Its behaviors where they are loaded already; else they are read from where the run found them.
+        page: Whether to write the report again where there is one; drawing its figures takes longer than all the rest.
 
     Raises:
         RunError: there is no finished draw, or a behavior has changed since.
@@ -313,10 +417,11 @@ def assemble(path: str | Path, *, behaviors: Sequence[Behavior] | None = None) -
             "schema": 1,
             "model": record["model"],
             "settings": settings,
-            "behaviors": [diagnosis_to_json(m.diagnosis) for m in measured],
+            "behaviors": [diagnosis_to_json(m.diagnosis, m.behavior) for m in measured],
         },
     )
-    _write_report(directory, record, result)
+    if page or not result.report_html.exists():
+        _write_report(directory, record, result)
     directory.finish()
     return result
 
@@ -343,10 +448,16 @@ def _measure_behavior(
             f"run {directory.path}: {behavior.name} is not measured to the end; run the same `posttrain diagnose` again to resume it"
         )
     problems = behavior.split(split)
-    rollouts, paths = tuple(directory.read_rollouts(behavior.name)), tuple(directory.read_paths(behavior.name))
+    rollouts, paths = directory.rollout_table(behavior.name), tuple(directory.read_paths(behavior.name))
     counts = sampling.measure(behavior, problems, rollouts)
     likelihood = path_likelihood.measure(behavior, paths)
     pipes = plumbing_from_json(behavior.name, json.loads(plumbing_file.read_text()))
+    rounds_file = directory.path / "rounds" / f"{behavior.name}.json"
+    if rounds_file.exists():
+        told = json.loads(rounds_file.read_text())
+        pipes = replace(
+            pipes, notes=(*pipes.notes, f"Samples were drawn in {len(told) - 1} rounds, which ended because {told[-1]['why']}.")
+        )
     diagnosis = diagnose_behavior(
         behavior,
         problems,
@@ -356,14 +467,14 @@ def _measure_behavior(
         thresholds=thresholds,
         at_hand=available(behavior),
         seed=seed,
-        cost=directory.cost(behavior.name),
+        cost=directory.cost(behavior.name, rollouts),
     )
     right, wrong = _examples(behavior, problems, rollouts)
     report = BehaviorReport(
         diagnosis=diagnosis,
         plumbing=pipes,
         path=likelihood,
-        sampling=counts if rollouts else None,
+        sampling=counts if len(rollouts) else None,
         examples_right=right,
         examples_wrong=wrong,
         epsilon=behavior.measure.epsilon,
@@ -371,39 +482,37 @@ def _measure_behavior(
         primary_k=behavior.measure.primary_k,
         source=behavior.source,
     )
-    return MeasuredBehavior(behavior=behavior, diagnosis=diagnosis, report=report, rollouts=rollouts, paths=paths)
+    return MeasuredBehavior(behavior=behavior, diagnosis=diagnosis, report=report, table=rollouts, paths=paths)
 
 
 def _examples(
-    behavior: Behavior, problems: Sequence[Problem], rollouts: Sequence[Rollout]
+    behavior: Behavior, problems: Sequence[Problem], rollouts: RolloutTable
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """The first right and the first wrong sample of different problems."""
     known = {problem.id: problem for problem in problems}
-    found: dict[bool, dict[str, Example]] = {True: {}, False: {}}
-    for rollout in rollouts:
-        success = rollout.succeeded(behavior.measure.success)
-        if (
-            rollout.decoding != sampling.SAMPLED
-            or success is None
-            or rollout.problem_id in found[success]
-            or len(found[success]) >= _EXAMPLES
-        ):
-            continue
-        problem = known[rollout.problem_id]
-        word = "right" if success else "truncated" if rollout.truncated else "wrong"
-        if rollout.grade.status is GradeStatus.UNPARSED:
-            word = f"unparsed: {rollout.grade.detail}" if rollout.grade.detail else "unparsed"
-        question = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1].content
-        found[success][problem.id] = Example(
-            problem_id=problem.id,
-            prompt=question,
-            text=rollout.text,
-            grade=word,
-            extracted=rollout.grade.extracted,
-            stop=rollout.stop.value,
-            answer=problem.answer,
-        )
-    return tuple(found[True].values()), tuple(found[False].values())
+    succeeded = rollouts.succeeded(behavior.measure.success)
+    found = []
+    for wanted in (succeeded, ~succeeded & ~rollouts.missing):
+        candidates = np.flatnonzero(wanted & ~rollouts.greedy)
+        firsts = candidates[np.sort(np.unique(rollouts.problem[candidates], return_index=True)[1])[:_EXAMPLES]]
+        found.append(tuple(_example(known[r.problem_id], r, behavior.measure.success) for r in rollouts.rows(firsts)))
+    return found[0], found[1]
+
+
+def _example(problem: Problem, rollout: Rollout, success: float) -> Example:
+    if rollout.grade.status is GradeStatus.UNPARSED:
+        word = f"unparsed: {rollout.grade.detail}" if rollout.grade.detail else "unparsed"
+    else:
+        word = "right" if rollout.succeeded(success) else "truncated" if rollout.truncated else "wrong"
+    return Example(
+        problem_id=problem.id,
+        prompt=problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1].content,
+        text=rollout.text,
+        grade=word,
+        extracted=rollout.grade.extracted,
+        stop=rollout.stop.value,
+        answer=problem.answer,
+    )
 
 
 def _write_report(directory: RunDirectory, record: dict[str, Any], result: DiagnosedRun) -> None:

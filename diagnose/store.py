@@ -18,9 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from posttrain.diagnose.errors import RunError
-from posttrain.diagnose.types import Cost, Grade, GradeStatus, PathScore, Rollout, Split, StopReason
-
-_META = b"posttrain"
+from posttrain.diagnose.rollout_table import METADATA_KEY, RolloutTable, to_arrow
+from posttrain.diagnose.types import Cost, PathScore, Rollout, Split
 
 
 def write_text(path: Path, text: str) -> None:
@@ -159,25 +158,7 @@ class RunDirectory:
 
     def write_rollouts(self, name: str, rollouts: Sequence[Rollout], cost: ShardCost) -> None:
         """Write a shard of rollouts."""
-        rows = {
-            "behavior": [r.behavior for r in rollouts],
-            "problem_id": [r.problem_id for r in rollouts],
-            "split": [r.split.value for r in rollouts],
-            "sample_index": [r.sample_index for r in rollouts],
-            "decoding": [r.decoding for r in rollouts],
-            "token_ids": [list(r.token_ids) for r in rollouts],
-            "policy_logprobs": [r.policy_logprobs for r in rollouts],
-            "sampler_logprobs": [r.sampler_logprobs for r in rollouts],
-            "stop": [r.stop.value for r in rollouts],
-            "text": [r.text for r in rollouts],
-            "status": [r.grade.status.value for r in rollouts],
-            "score": [r.grade.score for r in rollouts],
-            "extracted": [r.grade.extracted for r in rollouts],
-            "lenient_score": [r.grade.lenient_score for r in rollouts],
-            "detail": [r.grade.detail for r in rollouts],
-            "engine": [r.engine for r in rollouts],
-        }
-        self._write("rollouts", name, pa.Table.from_pydict(rows, schema=_ROLLOUTS), cost)
+        self.write_shard("rollouts", name, to_arrow(rollouts), cost)
 
     def write_paths(self, name: str, paths: Sequence[PathScore], cost: ShardCost, *, kind: str = "paths") -> None:
         """Write a shard of path scores: `paths` of references, `agreement` of our own samples scored again."""
@@ -193,9 +174,10 @@ class RunDirectory:
             "ranks": [p.ranks for p in paths],
             "engine": [p.engine for p in paths],
         }
-        self._write(kind, name, pa.Table.from_pydict(rows, schema=_PATHS), cost)
+        self.write_shard(kind, name, pa.Table.from_pydict(rows, schema=_PATHS), cost)
 
-    def _write(self, kind: str, name: str, table: pa.Table, cost: ShardCost) -> None:
+    def write_shard(self, kind: str, name: str, table: pa.Table, cost: ShardCost) -> None:
+        """Write rows that are columns already (those of `rollout_table.SCHEMA`, for rollouts)."""
         target = self.shard(kind, name)
         target.parent.mkdir(parents=True, exist_ok=True)
         work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -205,35 +187,17 @@ class RunDirectory:
             "scored_tokens": cost.scored_tokens,
             "samples": cost.samples,
         }
-        pq.write_table(table.replace_schema_metadata({_META: json.dumps(record).encode()}), work, compression="zstd")
+        # Dictionaries pay for names that repeat, not for log-probabilities; nothing looks for rows by their statistics.
+        names = [field.name for field in table.schema if pa.types.is_string(field.type)]
+        table = table.replace_schema_metadata({METADATA_KEY: json.dumps(record).encode()})
+        pq.write_table(table, work, compression="zstd", use_dictionary=names, write_statistics=False)
         with work.open("rb") as file:
             os.fsync(file.fileno())
         work.replace(target)
 
-    def read_rollouts(self, behavior: str) -> Iterator[Rollout]:
+    def rollout_table(self, behavior: str) -> RolloutTable:
         """The rollouts of one behavior, in the order of shard names."""
-        for path in self._shards("rollouts", behavior):
-            for row in pq.read_table(path).to_pylist():
-                yield Rollout(
-                    behavior=row["behavior"],
-                    problem_id=row["problem_id"],
-                    split=Split(row["split"]),
-                    sample_index=row["sample_index"],
-                    decoding=row["decoding"],
-                    token_ids=tuple(row["token_ids"]),
-                    policy_logprobs=np.array(row["policy_logprobs"], dtype=np.float32),
-                    sampler_logprobs=np.array(row["sampler_logprobs"], dtype=np.float32),
-                    stop=StopReason(row["stop"]),
-                    text=row["text"],
-                    grade=Grade(
-                        status=GradeStatus(row["status"]),
-                        score=row["score"],
-                        extracted=row["extracted"],
-                        lenient_score=row["lenient_score"],
-                        detail=row["detail"],
-                    ),
-                    engine=row["engine"],
-                )
+        return RolloutTable.read(self._shards("rollouts", behavior))
 
     def read_paths(self, behavior: str, kind: str = "paths") -> Iterator[PathScore]:
         """The path scores of one behavior, in the order of shard names."""
@@ -256,43 +220,20 @@ class RunDirectory:
         """Shards are named behavior.split-decoding.number, and a behavior's name may hold dots."""
         return [path for path in sorted((self.path / kind).glob("*.parquet")) if path.name.rsplit(".", 3)[0] == behavior]
 
-    def cost(self, behavior: str) -> Cost:
-        """What the shards of one behavior took in sum (shard names start with the behavior's)."""
-        total = {"seconds": 0.0, "generated_tokens": 0, "scored_tokens": 0, "samples": 0}
-        for kind in ("rollouts", "paths", "agreement"):
-            for path in self._shards(kind, behavior):
-                for key, value in json.loads(pq.read_schema(path).metadata[_META]).items():
-                    total[key] += value
+    def cost(self, behavior: str, rollouts: RolloutTable) -> Cost:
+        """What the shards of one behavior took in sum; `rollouts` are its own."""
+        paths = [path for kind in ("paths", "agreement") for path in self._shards(kind, behavior)]
+        costs = [*rollouts.costs, *(json.loads(pq.read_schema(path).metadata[METADATA_KEY]) for path in paths)]
         return Cost(
-            samples=int(total["samples"]),
-            generated_tokens=int(total["generated_tokens"]),
-            scored_tokens=int(total["scored_tokens"]),
-            seconds=round(total["seconds"], 2),
+            samples=sum(cost["samples"] for cost in costs),
+            generated_tokens=sum(cost["generated_tokens"] for cost in costs),
+            scored_tokens=sum(cost["scored_tokens"] for cost in costs),
+            seconds=round(sum(cost["seconds"] for cost in costs), 2),
         )
 
 
 _FLOATS = pa.list_(pa.float32())
 _INTS = pa.list_(pa.int32())
-_ROLLOUTS = pa.schema(
-    [
-        ("behavior", pa.string()),
-        ("problem_id", pa.string()),
-        ("split", pa.string()),
-        ("sample_index", pa.int32()),
-        ("decoding", pa.string()),
-        ("token_ids", _INTS),
-        ("policy_logprobs", _FLOATS),
-        ("sampler_logprobs", _FLOATS),
-        ("stop", pa.string()),
-        ("text", pa.string()),
-        ("status", pa.string()),
-        ("score", pa.float64()),
-        ("extracted", pa.string()),
-        ("lenient_score", pa.float64()),
-        ("detail", pa.string()),
-        ("engine", pa.string()),
-    ]
-)
 _PATHS = pa.schema(
     [
         ("behavior", pa.string()),

@@ -1,8 +1,9 @@
 """Before against after, paired by problem, with what two draws of the *same* model would show beside it.
 
 "Not seen in n draws" moves with n, and some problems without a success show one when the same model is drawn again. So both runs are
-thinned to the same samples per problem, support dynamics (arXiv 2507.14843) stand beside their null, and a problem is called expanded
-or attrited only when its own test says so under a false-discovery rate over all problems and both directions.
+thinned to the same samples per problem, support dynamics (arXiv 2507.14843) stand beside their null, a problem is called expanded
+or attrited only when its own test says so under a false-discovery rate over all problems and both directions, and problems that one
+draw selected ("never solved before") are judged on another.
 """
 
 from __future__ import annotations
@@ -16,28 +17,35 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import (
-    Interval,
+    CurveCrossing,
+    Equivalence,
+    NeverSolved,
+    curve_crossing,
+    equivalence_test,
     fit_mixture,
     k_grid,
+    max_t_deltas,
     mean_interval,
+    never_solved_gain,
     paired_delta_interval,
     pass_at_k,
     problem_change_tests,
-    support_dynamics,
-    support_dynamics_null,
 )
-from posttrain.diagnose.errors import RunError
-from posttrain.diagnose.probes import sampling
-from posttrain.diagnose.report.content import ComparisonReport, ProblemChangeRow, ReportContent, SideBySide, SupportRow
+from posttrain.diagnose.comparison_json import transition_to_json
+from posttrain.diagnose.errors import RunError, SettingsError
+from posttrain.diagnose.nulls import HALVES, PREDICTIVE, coupled, support_rows
+from posttrain.diagnose.report.comparison_facts import comparison_facts
+from posttrain.diagnose.report.content import ComparisonReport, ProblemChangeRow, ReportContent, SideBySide
+from posttrain.diagnose.role import FALSE_DISCOVERY_RATE, RoleVerdict, decide_role, problem_states
+from posttrain.diagnose.rollout_table import RolloutTable
 from posttrain.diagnose.session import DiagnosedRun, MeasuredBehavior, assemble
 from posttrain.diagnose.store import RunDirectory, write_json
-from posttrain.diagnose.types import Estimate, PassAtK, ProblemChange, Rollout
+from posttrain.diagnose.types import Estimate, PassAtK, Purpose
 from posttrain.diagnose.verdict import as_estimate
 
-FALSE_DISCOVERY_RATE = 0.05
-_SURE = 0.95
-"""Posterior probability from which a problem counts as in, or out of, support."""
-_NULL_DRAWS = 2000
+DEFAULT_MARGIN = 0.05
+"""Change of pass@1 that does not matter."""
+_DRAWS = 2000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,10 +55,20 @@ class BehaviorTransition:
     name: str
     report: ComparisonReport
     """The numbers, for reports and for compare.json."""
-    role_observed: str
-    """`support_expansion`, `policy_reshaping`, `attrition` or `not_distinguishable` (from drawing the same model again)."""
+    role: RoleVerdict
+    never_solved: NeverSolved
+    """The gain on problems that the model before was not seen to solve."""
+    crossing: CurveCrossing
+    """Where the pass@k curve after falls below the one before."""
+    equivalence: Equivalence
+    """Whether the change of pass@1 is shown to be too small to matter."""
     mean_tokens: tuple[float, float]
     """Generated tokens per sample, before and after."""
+
+    @property
+    def role_observed(self) -> str:
+        """`support_expansion`, `policy_reshaping`, `attrition` or `not_distinguishable` (from drawing the same model again)."""
+        return self.role.role
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +78,8 @@ class Transition:
     before: DiagnosedRun
     after: DiagnosedRun
     behaviors: tuple[BehaviorTransition, ...]
+    null: str
+    """What support dynamics are held against: `predictive`, `halves`, or the folder of a second draw of the model before."""
 
     def __getitem__(self, name: str) -> BehaviorTransition:
         """The behavior of that name."""
@@ -74,7 +94,8 @@ def compare(
     after: str | Path | DiagnosedRun,
     *,
     out: str | Path,
-    null: str | Path | DiagnosedRun | None = None,
+    null: str | Path | DiagnosedRun = PREDICTIVE,
+    margin: float = DEFAULT_MARGIN,
     trained: Sequence[str] = (),
     stage: str | None = None,
     page: bool = True,
@@ -86,17 +107,22 @@ def compare(
         before: A run directory, or a run.
         after: The same, measured with the same behaviors and split.
         out: Folder for compare.json, report.html and report.md.
-        null: A second draw of the model before (another seed); without it the null is predicted from the fitted mixture.
+        null: What support dynamics are held against: `predictive` (the fitted mixture), `halves` (one half of the samples before
+            against the other), or a second draw of the model before (another seed), as a run directory or a run.
+        margin: The largest change of pass@1 that does not matter, for the test of equivalence.
         trained: Names of the behaviors that the stage in between was trained on.
         stage: Its name.
         page: Whether to write report.html and report.md too.
         command: What to print under "how to reproduce".
 
     Raises:
-        RunError: the runs share no behavior, or measured it differently, or null repeats the very samples of `before`.
+        RunError: the runs share no behavior, or measured it differently, or null repeats the samples of `before`.
+        SettingsError: margin is out of range.
     """
-    runs = [run if isinstance(run, DiagnosedRun) else assemble(run) for run in (before, after)]
-    second = None if null is None else null if isinstance(null, DiagnosedRun) else assemble(null)
+    if not 0.0 < margin < 1.0:
+        raise SettingsError(f"--margin: got {margin}, it is a change of pass@1; give a number between 0 and 1, such as 0.05")
+    runs = [run if isinstance(run, DiagnosedRun) else assemble(run, page=False) for run in (before, after)]
+    second = None if null in (PREDICTIVE, HALVES) else null if isinstance(null, DiagnosedRun) else assemble(null, page=False)
     _check_comparable(runs[0], runs[1])
     common = [m.behavior.name for m in runs[0].behaviors if m.behavior.name in runs[1].settings["behaviors"]]
     # A behavior that was not sampled, because its verifier failed the self-test, has nothing to compare.
@@ -107,19 +133,20 @@ def compare(
             "look at the plumbing section of their reports"
         )
     if second is not None:
-        _check_comparable(runs[0], second)
-        lacking = sorted(set(shared) - set(second.settings["behaviors"]))
-        if lacking:
-            raise RunError(f"compare: --null {second.path} did not measure {', '.join(lacking)}; measure the same behaviors")
+        _check_null(runs[0], second, shared)
     transition = Transition(
         before=runs[0],
         after=runs[1],
         behaviors=tuple(
-            _compare_behavior(runs[0][name], runs[1][name], second[name] if second else None, name in trained, stage)
+            _compare_behavior(
+                runs[0][name], runs[1][name], second[name] if second else None, halves=null == HALVES, margin=margin,
+                trained=name in trained, stage=stage,
+            )
             for name in shared
         ),
-    )
-    write_json(Path(out) / "compare.json", to_json(transition))
+        null=str(second.path if second else null),
+    )  # fmt: skip
+    write_json(Path(out) / "compare.json", transition_to_json(transition))
     if page:
         _write_report(Path(out), transition, shared, command)
     return transition
@@ -163,11 +190,29 @@ def _check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:
         raise RunError(
             f"compare: {before.path} measured the {before.settings['split']} split, {after.path} the {after.settings['split']} split; measure the same one"
         )
-    # Equal texts alone prove nothing, a mastered behavior writes the same in every draw; equal draws have one seed and one model.
-    if all(before.settings[key] == after.settings[key] for key in ("seed", "model_fingerprint", "engine")):
+    same = {key: before.settings[key] == after.settings[key] for key in ("model_fingerprint", "seed", "engine")}
+    if all(same.values()) or (
+        same["model_fingerprint"] and any(coupled(before[name].table, after[name].table) for name in shared)
+    ):
         raise RunError(
-            f"compare: the rollouts in {before.path} and {after.path} are identical, one model and one seed, and one draw says nothing "
-            "against itself; use another --seed for a second draw"
+            f"compare: the rollouts in {before.path} and {after.path} are identical, or more alike than two draws of one model would be, "
+            "and one draw says nothing against itself; use another --seed for a second draw"
+        )
+
+
+def _check_null(before: DiagnosedRun, null: DiagnosedRun, shared: Sequence[str]) -> None:
+    lacking = sorted(set(shared) - set(null.settings["behaviors"]))
+    if lacking:
+        raise RunError(f"compare: --null {null.path} did not measure {', '.join(lacking)}; measure the same behaviors")
+    if null.settings["model_fingerprint"] != before.settings["model_fingerprint"]:
+        raise RunError(
+            f"compare: --null {null.path} measured another model than {before.path}; measure the model before again, with another --seed"
+        )
+    _check_comparable(before, null)
+    unsampled = sorted(name for name in shared if not _thinned(before[name], null[name]).ids)
+    if unsampled:
+        raise RunError(
+            f"compare: --null {null.path} has no samples of {', '.join(unsampled)}; look at the plumbing section of its report"
         )
 
 
@@ -184,147 +229,160 @@ class _Counts:
 
 def _thinned(before: MeasuredBehavior, after: MeasuredBehavior) -> _Counts:
     """The first samples of each problem, as many as both runs have."""
-
-    def outcomes(measured: MeasuredBehavior) -> dict[str, list[bool]]:
-        found: dict[str, list[bool]] = {}
-        for rollout in measured.rollouts:
-            success = rollout.succeeded(measured.behavior.measure.success)
-            if rollout.decoding == sampling.SAMPLED and success is not None:
-                found.setdefault(rollout.problem_id, []).append(success)
-        return found
-
-    one, two = outcomes(before), outcomes(after)
-    problems = [p for p in before.behavior.problems if one.get(p.id) and two.get(p.id)]
-    n = [min(len(one[p.id]), len(two[p.id])) for p in problems]
+    problems = before.behavior.problems
+    sides = [_known_outcomes(measured, [problem.id for problem in problems]) for measured in (before, after)]
+    n = np.minimum(*(np.bincount(place, minlength=len(problems)) for place, _, _ in sides))
+    shared = np.flatnonzero(n)
+    correct = [np.bincount(place[success & (rank < n[place])], minlength=len(problems))[shared] for place, success, rank in sides]
     return _Counts(
-        ids=tuple(p.id for p in problems),
-        groups=tuple(p.group or p.id for p in problems),
-        n=np.array(n, dtype=np.int64),
-        before=np.array([sum(one[p.id][:m]) for p, m in zip(problems, n, strict=True)], dtype=np.int64),
-        after=np.array([sum(two[p.id][:m]) for p, m in zip(problems, n, strict=True)], dtype=np.int64),
+        ids=tuple(problems[i].id for i in shared),
+        groups=tuple(problems[i].group or problems[i].id for i in shared),
+        n=n[shared],
+        before=correct[0],
+        after=correct[1],
     )
+
+
+def _known_outcomes(
+    measured: MeasuredBehavior, problem_ids: Sequence[str]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """Of every sample whose outcome is known: the place of its problem, whether it succeeded, and which of that problem's it is, from 0."""
+    table = measured.table
+    places = table.places(problem_ids)
+    known = np.flatnonzero((places >= 0) & ~table.greedy & ~table.missing)
+    known = known[np.argsort(places[known], kind="stable")]
+    place = places[known]
+    starts = np.searchsorted(place, place)  # where the samples of the same problem begin
+    return place, table.succeeded(measured.behavior.measure.success)[known], np.arange(len(place)) - starts
 
 
 def _compare_behavior(
-    before: MeasuredBehavior, after: MeasuredBehavior, null: MeasuredBehavior | None, trained: bool, stage: str | None
+    before: MeasuredBehavior,
+    after: MeasuredBehavior,
+    null: MeasuredBehavior | None,
+    *,
+    halves: bool,
+    margin: float,
+    trained: bool,
+    stage: str | None,
 ) -> BehaviorTransition:
     behavior, counts = before.behavior, _thinned(before, after)
-    name, epsilon, k = behavior.name, behavior.measure.epsilon, behavior.measure.primary_k
-    if not counts.ids:
-        raise RunError(f"compare: {name} has no problem with samples in both runs; look at the plumbing section of their reports")
+    n, c0, c1, groups = counts.n, counts.before, counts.after, counts.groups
+    epsilon, fewest = behavior.measure.epsilon, int(counts.n.min())
     rng = np.random.default_rng(0)
-    mixtures = [fit_mixture(counts.n, side) for side in (counts.before, counts.after)]
+    mixtures = [fit_mixture(n, side, marks=[epsilon], groups=groups) for side in (c0, c1)]
     reach = [mixture.state_probabilities([epsilon])[:, 1] for mixture in mixtures]
-    tests = problem_change_tests(counts.n, counts.before, counts.n, counts.after)
-    states = [
-        _state(b, a, up, down) for b, a, up, down in zip(reach[0], reach[1], tests.q_expansion, tests.q_attrition, strict=True)
-    ]
-    ks = [k_ for k_ in k_grid(int(counts.n.min()), k) if k_ <= int(counts.n.min())]
-    curves = [{k_: pass_at_k(counts.n, side, k_) for k_ in ks} for side in (counts.before, counts.after)]
-    delta = paired_delta_interval(curves[0][1], curves[1][1], counts.groups)
-    dynamics = support_dynamics(counts.n, counts.before, counts.n, counts.after)
-    if null is None:
-        predicted = support_dynamics_null(mixtures[0], counts.n, counts.n, rng=rng, num_draws=_NULL_DRAWS)
-        nulls = {key: as_estimate(getattr(predicted, key)) for key in ("srr", "ndr", "sds", "nscr")}
-    else:
-        again = _thinned(before, null)
-        drawn = support_dynamics(again.n, again.before, again.n, again.after)
-        nulls = {key: _exactly(getattr(drawn, key), "second draw of the model before") for key in ("srr", "ndr", "sds", "nscr")}
-    rates = counts.before / counts.n, counts.after / counts.n
+    tests = problem_change_tests(n, c0, n, c1, rate=FALSE_DISCOVERY_RATE)
+    states = problem_states(reach[0], reach[1], tests.q_expansion, tests.q_attrition)
+    ks = [k for k in k_grid(fewest, behavior.measure.primary_k) if k <= fewest]
+    first, last = (np.stack([pass_at_k(n, side, k) for k in ks], axis=1) for side in (c0, c1))
+    deltas = max_t_deltas(first, last, groups, rng=rng, num_draws=_DRAWS)
+    role = decide_role(n, c0, c1, ks, mixtures, epsilon, rng=rng)
+    crossing = curve_crossing(ks, first, last, groups, rng=rng, num_draws=_DRAWS)
+    equivalence = equivalence_test(first[:, 0], last[:, 0], margin, groups)
+    second = None if null is None else _aligned(counts, before, null)
+    never = never_solved_gain(n, c0, n, c1, groups, fresh=second)
+    notes = list(role.notes)
+    if not behavior.sampling.samples_the_policy:
+        notes.append("Sampled with a temperature or a truncation of its own: support here is that of the deployed policy.")
+    if trained:
+        notes.append("One checkpoint is not a stage: the intervals leave out the spread between training seeds.")
+    simultaneous = f"max-T over {len(ks)} k, bootstrap over problems"
     report = ComparisonReport(
-        name=name,
+        name=behavior.name,
         trained=trained,
         stage=stage if trained else None,
         num_problems=len(counts.ids),
-        pass_at_1_before=as_estimate(mean_interval(curves[0][1], counts.groups)),
-        pass_at_1_after=as_estimate(mean_interval(curves[1][1], counts.groups)),
-        delta=as_estimate(delta),
+        pass_at_1_before=as_estimate(mean_interval(first[:, 0], groups)),
+        pass_at_1_after=as_estimate(mean_interval(last[:, 0], groups)),
+        delta=as_estimate(paired_delta_interval(first[:, 0], last[:, 0], groups)),
         pass_at_k_delta=tuple(
-            PassAtK(
-                k=k_, value=as_estimate(paired_delta_interval(curves[0][k_], curves[1][k_], counts.groups)), extrapolated=False
-            )
-            for k_ in ks
+            _point(k, Estimate(estimate=float(value), low=float(low), high=float(high), method=simultaneous))
+            for k, value, low, high in zip(ks, deltas.estimate, deltas.low, deltas.high, strict=True)
         ),
-        pass_at_k_before=tuple(
-            PassAtK(k=k_, value=as_estimate(mean_interval(curves[0][k_], counts.groups)), extrapolated=False) for k_ in ks
-        ),
-        pass_at_k_after=tuple(
-            PassAtK(k=k_, value=as_estimate(mean_interval(curves[1][k_], counts.groups)), extrapolated=False) for k_ in ks
-        ),
+        pass_at_k_before=_curve(ks, first, groups),
+        pass_at_k_after=_curve(ks, last, groups),
         changes=tuple(
-            ProblemChangeRow(id=i, before=float(b), after=float(a), state=state, q_value=float(min(up, down)))
-            for i, b, a, state, up, down in zip(counts.ids, *rates, states, tests.q_expansion, tests.q_attrition, strict=True)
-        ),
-        support=tuple(
-            SupportRow(
-                name=key.upper(), value=_exactly(getattr(dynamics, key), f"counted at n = {int(counts.n.min())}"), null=nulls[key]
+            ProblemChangeRow(
+                id=id_,
+                group=group,
+                before=float(b),
+                after=float(a),
+                state=state,
+                q_value=float(min(up, down)),
+                num_samples=int(samples),
             )
-            for key in ("srr", "ndr", "sds", "nscr")
+            for id_, group, b, a, state, up, down, samples in zip(
+                counts.ids, groups, c0 / n, c1 / n, states, tests.q_expansion, tests.q_attrition, n, strict=True
+            )
         ),
+        support=support_rows(n, c0, c1, mixtures[0], halves=halves, second=second, rng=rng),
         side_by_side=_side_by_side(before, after),
-        notes=("One checkpoint is not a stage: the intervals leave out the spread between training seeds.",) if trained else (),
+        role=role.words,
+        facts=comparison_facts(
+            never, crossing, equivalence if behavior.purpose is Purpose.RETENTION else None, fewest, len(counts.ids)
+        ),
+        notes=tuple(notes),
     )
     return BehaviorTransition(
-        name=name,
+        name=behavior.name,
         report=report,
-        role_observed=_role(delta, rates[1] - rates[0], 1 - reach[0]),
-        mean_tokens=(_mean_tokens(before.rollouts), _mean_tokens(after.rollouts)),
+        role=role,
+        never_solved=never,
+        crossing=crossing,
+        equivalence=equivalence,
+        mean_tokens=(_mean_tokens(before.table), _mean_tokens(after.table)),
     )
 
 
-def _state(reach_before: float, reach_after: float, q_up: float, q_down: float) -> ProblemChange:
-    """Where a problem was and is, if the data can tell."""
-    if q_up <= FALSE_DISCOVERY_RATE and reach_before < 1 - reach_before and reach_after >= _SURE:
-        return ProblemChange.EXPANDED
-    if q_down <= FALSE_DISCOVERY_RATE and reach_after < 1 - reach_after and reach_before >= _SURE:
-        return ProblemChange.ATTRITED
-    if reach_before >= _SURE and reach_after >= _SURE:
-        return ProblemChange.PRESERVED
-    if reach_before <= 1 - _SURE and reach_after <= 1 - _SURE:
-        return ProblemChange.OUT_OF_SUPPORT
-    return ProblemChange.UNDETERMINED
+def _aligned(
+    counts: _Counts, before: MeasuredBehavior, null: MeasuredBehavior
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Samples and successes of the null for the problems of `counts`; no samples where it lacks one."""
+    drawn = _thinned(before, null)
+    place = {problem_id: i for i, problem_id in enumerate(drawn.ids)}
+    rows = np.array([place.get(problem_id, -1) for problem_id in counts.ids])
+    return np.where(rows >= 0, drawn.n[rows], 0), np.where(rows >= 0, drawn.after[rows], 0)
 
 
-def _role(delta: Interval, change: npt.NDArray[np.float64], outside_before: npt.NDArray[np.float64]) -> str:
-    """What the stage did: a sure gain is expansion when most of it lies on problems that were out of support, else reshaping."""
-    if delta.high < 0:
-        return "attrition"
-    if delta.low <= 0:
-        return "not_distinguishable"
-    from_outside = float((change * outside_before).sum() / change.sum())
-    return "support_expansion" if from_outside > 0.5 else "policy_reshaping"
+def _curve(ks: Sequence[int], curve: npt.NDArray[np.float64], groups: Sequence[str]) -> tuple[PassAtK, ...]:
+    return tuple(_point(k, as_estimate(mean_interval(curve[:, i], groups))) for i, k in enumerate(ks))
 
 
-def _mean_tokens(rollouts: Sequence[Rollout]) -> float:
-    lengths = [len(r.token_ids) for r in rollouts if r.decoding == sampling.SAMPLED]
-    return float(np.mean(lengths)) if lengths else float("nan")
+def _point(k: int, value: Estimate) -> PassAtK:
+    return PassAtK(k=k, value=value, extrapolated=False)
+
+
+def _mean_tokens(rollouts: RolloutTable) -> float:
+    lengths = rollouts.num_tokens[~rollouts.greedy]
+    return float(lengths.mean()) if len(lengths) else float("nan")
 
 
 def _side_by_side(before: MeasuredBehavior, after: MeasuredBehavior) -> tuple[SideBySide, ...]:
     """What may explain a difference without being the goal."""
+    sides = (before.table, after.table)
+    values: dict[str, list[npt.NDArray[Any]]] = {
+        "generated tokens per sample": [table.num_tokens for table in sides],
+        "truncated share": [table.truncated for table in sides],
+        "nats per generated token": [-table.mean_policy_logprob for table in sides],
+    }
     rows = []
-    for name, of in (
-        ("generated tokens per sample", lambda r: float(len(r.token_ids))),
-        ("truncated share", lambda r: float(r.truncated)),
-        (
-            "nats per generated token",
-            lambda r: float(-r.policy_logprobs.astype(np.float64).mean()) if len(r.policy_logprobs) else float("nan"),
-        ),
-    ):
-        values = [_per_problem(measured.rollouts, of) for measured in (before, after)]
-        rows.append(SideBySide(name=name, before=_spread(values[0]), after=_spread(values[1])))
+    for name, pair in values.items():
+        means = [_per_problem(table, of) for table, of in zip(sides, pair, strict=True)]
+        rows.append(SideBySide(name=name, before=_spread(means[0]), after=_spread(means[1])))
     scores = [np.array([-p.policy_logprobs.astype(np.float64).mean() for p in measured.paths]) for measured in (before, after)]
     if all(len(s) for s in scores):
         rows.append(SideBySide(name="reference path, nats per token", before=_spread(scores[0]), after=_spread(scores[1])))
     return tuple(rows)
 
 
-def _per_problem(rollouts: Sequence[Rollout], of: Any) -> npt.NDArray[np.float64]:
-    values: dict[str, list[float]] = {}
-    for rollout in rollouts:
-        if rollout.decoding == sampling.SAMPLED:
-            values.setdefault(rollout.problem_id, []).append(of(rollout))
-    return np.array([np.nanmean(v) for v in values.values()])
+def _per_problem(rollouts: RolloutTable, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Mean over the samples of each problem, of values [R]; NaN is left out, and problems without a number are."""
+    kept = ~rollouts.greedy & ~np.isnan(values)
+    problem = rollouts.problem[kept]
+    totals, counts = np.bincount(problem, weights=values[kept]), np.bincount(problem)
+    means: npt.NDArray[np.float64] = totals[counts > 0] / counts[counts > 0]
+    return means
 
 
 def _spread(values: npt.NDArray[np.float64]) -> Estimate:
@@ -335,50 +393,3 @@ def _spread(values: npt.NDArray[np.float64]) -> Estimate:
     error = 1.96 * float(values.std(ddof=1)) / float(np.sqrt(len(values)))
     mean = float(values.mean())
     return Estimate(estimate=mean, low=mean - error, high=mean + error, method="normal over problems")
-
-
-def _exactly(value: float, method: str) -> Estimate:
-    return Estimate(estimate=value, low=value, high=value, method=method)
-
-
-def to_json(transition: Transition) -> dict[str, Any]:
-    """compare.json, schema 1."""
-    return {
-        "schema": 1,
-        "before": {"run": str(transition.before.path), "model": transition.before.model},
-        "after": {"run": str(transition.after.path), "model": transition.after.model},
-        "behaviors": [_behavior_to_json(behavior) for behavior in transition.behaviors],
-    }
-
-
-def _behavior_to_json(behavior: BehaviorTransition) -> dict[str, Any]:
-    report = behavior.report
-
-    def number(value: Estimate) -> dict[str, Any]:
-        return {"estimate": value.estimate, "low": value.low, "high": value.high, "method": value.method}
-
-    sides = {row.name: {"before": number(row.before), "after": number(row.after)} for row in report.side_by_side}
-    drift = {name: sides.pop(name) for name in ("reference path, nats per token", "nats per generated token") if name in sides}
-    return {
-        "name": report.name,
-        "trained": report.trained,
-        "stage": report.stage,
-        "role_observed": behavior.role_observed,
-        "num_problems": report.num_problems,
-        "pass_at_1": {
-            "before": number(report.pass_at_1_before),
-            "after": number(report.pass_at_1_after),
-            "delta": number(report.delta),
-        },
-        "pass_at_k_delta": [{"k": p.k, **number(p.value)} for p in report.pass_at_k_delta],
-        "support": {
-            row.name: {"estimate": row.value.estimate, "method": row.value.method, "null": number(row.null)}
-            for row in report.support
-        },
-        "drift": drift,
-        "beside": sides,
-        "problems": [
-            {"id": c.id, "before": c.before, "after": c.after, "state": c.state.value, "q_value": c.q_value}
-            for c in report.changes
-        ],
-    }

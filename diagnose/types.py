@@ -448,6 +448,8 @@ class SettlesWith:
 
     samples: int
     tokens: int
+    seconds: float
+    """At the speed of the samples so far; NaN where it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,26 +1,20 @@
 """From measurements to a diagnosis: what binds, how sure that is, what would settle it, and which stage to run.
 
-The rule (arXiv 2604.07941 §7.2.1, made countable). Every problem has a success rate p, known up to a posterior from the fitted mixture:
-
-* p < epsilon: out of support: a training group would hold no success (`missing_support`);
-* epsilon ≤ p < mastered: reachable, unreliable (`poor_choice`);
-* p ≥ mastered: `mastered`.
-
-A behavior is `mastered` when its mean p is; otherwise the one of the other two states that holds more of its problems binds, and the
-shares say how mixed it is. Failures of the plumbing, a lenient reading that changes the label, and greedy decoding that
-masters the behavior come first. The label's posterior probability is its confidence; under `Thresholds.confidence` the verdict is
-`inconclusive`, with the samples that should settle it.
+`labels` says which state binds and how sure that is; the shares say how mixed the behavior is. Failures of the plumbing, a lenient
+reading that changes the label, and greedy decoding that masters the behavior come first. The label's posterior probability is its
+confidence; under `Thresholds.confidence` the verdict is `inconclusive`, with the samples that should settle it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
-from posttrain.analysis.stats import Interval, MixturePosterior, fit_mixture, k_grid, mean_interval, pass_at_k
+from posttrain.analysis.stats import FloatArray, Interval, k_grid, mean_interval, pass_at_k
+from posttrain.diagnose.design import what_settles
+from posttrain.diagnose.labels import STATES, LabelPosterior, Thresholds, label_posterior, posterior_of
 from posttrain.diagnose.probes.plumbing import UNPARSED
 from posttrain.diagnose.stages import ROLE_OF, STAGES, Need, name_stage
 from posttrain.diagnose.types import (
@@ -37,37 +31,12 @@ from posttrain.diagnose.types import (
     Problem,
     ProblemDiagnosis,
     SamplingMeasurement,
-    SettlesWith,
     StageAdvice,
     decide,
 )
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Thresholds:
-    """Every number that a verdict hangs on, but epsilon, which belongs to the behavior."""
-
-    mastered: float = 0.9
-    """Success rate from which a problem, or a behavior, needs no training."""
-    confidence: float = 0.8
-    """Posterior probability that a label needs; below it the verdict is inconclusive."""
-    problem_confidence: float = 0.8
-    """The same for the state of one problem."""
-    reachable: float = 0.5
-    """Pass@k at the primary k from which a behavior counts as reachable on the whole."""
-    max_truncated: float = 0.2
-    max_unparsed: float = 0.5
-    max_missing: float = 0.05
-    improbable_path: float = 0.5
-    """Share of reference paths with a step below epsilon, from which the paths count as out of reach."""
-    level: float = 0.95
-    """Of all intervals."""
-    num_draws: int = 2000
-    """Posterior draws; the Monte-Carlo error of a confidence is at most .012."""
-
-
-_STATES = (Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE, Bottleneck.MASTERED)
-_MAX_GROWTH = 256.0
+_FEW_DRAWS = 256
+"""Posterior draws where only the most probable label is asked for."""
 
 
 def diagnose_behavior(
@@ -100,12 +69,11 @@ def diagnose_behavior(
     if not sampling.num_samples.sum():
         return _without_samples(behavior, plumbing, at_hand, cost)
 
-    mixture = fit_mixture(sampling.num_samples, sampling.num_correct)
-    rates = mixture.draw_rates(rng=np.random.default_rng(seed), num_draws=thresholds.num_draws)
-    labels = label_draws(rates, epsilon, thresholds.mastered)
-    label, confidence = _most_probable(labels)
+    known = posterior_of(sampling, epsilon=epsilon, thresholds=thresholds, seed=seed)
+    label, confidence = known.label, known.confidence
     caveats = list(plumbing.notes)
-    checks = _checks(behavior, sampling, rates, thresholds)
+    curve = _pass_at_k(behavior, sampling, known, thresholds)
+    checks = _checks(behavior, sampling, known, curve, thresholds)
     greedy = next(c for c in checks if c.name == "greedy pass@1")
 
     why_open = ""
@@ -116,8 +84,7 @@ def diagnose_behavior(
     elif len(bounds) > 1:
         why_open = f"{int(sampling.num_missing.sum())} samples are missing, and the label depends on them ({' or '.join(sorted(bounds))})"
     elif confidence < thresholds.confidence:
-        shares = {state: float(np.mean(labels == i)) for i, state in enumerate(_STATES)}
-        said = ", ".join(f"{state} {share:.0%}" for state, share in shares.items() if share >= 0.01)
+        said = ", ".join(f"{state} {share:.0%}" for state, share in known.shares.items() if share >= 0.01)
         why_open = f"the samples leave the label open ({said})"
     elif label is not Bottleneck.MASTERED and (flipped := _lenient_label(sampling, label, epsilon, thresholds, seed)):
         caveats.append(f"A lenient reading of the same texts gives {flipped}: the answers are there, their format is not.")
@@ -133,10 +100,10 @@ def diagnose_behavior(
             "the sampler was truncated or not at temperature 1, so a missing success says nothing about support",
         )
 
-    posterior = mixture.state_probabilities([epsilon, thresholds.mastered])
+    posterior = known.mixture.state_probabilities([epsilon, thresholds.mastered])
     settles = None
     if label is Bottleneck.INCONCLUSIVE and confidence < thresholds.confidence and behavior.sampling.samples_the_policy:
-        settles = _settles_with(sampling, rates, epsilon, thresholds)
+        settles = what_settles(known, sampling, epsilon=epsilon, thresholds=thresholds, cost=cost, seed=seed)
     stage = name_stage(label, at_hand)
     caveats += _caveats(behavior, sampling, plumbing, paths, label, greedy, thresholds)
     return Diagnosis(
@@ -145,11 +112,11 @@ def diagnose_behavior(
         bottleneck=label,
         confidence=confidence,
         role=ROLE_OF[label],
-        shares={state.value: float(share) for state, share in zip(_STATES, posterior.mean(axis=0), strict=True)},
+        shares={state.value: float(share) for state, share in zip(STATES, posterior.mean(axis=0), strict=True)},
         stage=stage,
         checks=(*checks, *_path_checks(paths, behavior, thresholds), *plumbing.checks),
-        pass_at_k=_pass_at_k(behavior, sampling, rates, thresholds),
-        problems=_problems(problems, sampling, mixture, posterior, paths, thresholds),
+        pass_at_k=curve,
+        problems=_problems(problems, sampling, known, posterior, paths, epsilon, thresholds),
         settles_with=settles,
         cost=cost,
         caveats=tuple(caveats),
@@ -157,44 +124,17 @@ def diagnose_behavior(
     )
 
 
-def label_draws(rates: npt.NDArray[np.float64], epsilon: float, mastered: float) -> npt.NDArray[np.int64]:
-    """The label of a behavior for each draw of its problems' success rates.
-
-    Args:
-        rates: [D, P] success rates.
-        epsilon: Rate under which a problem is out of support.
-        mastered: Rate from which a problem, and mean rate from which the behavior, is mastered.
-
-    Returns:
-        [D] 0 missing support, 1 poor choice, 2 mastered.
-    """
-    out_of_support = (rates < epsilon).sum(axis=1)
-    unreliable = ((rates >= epsilon) & (rates < mastered)).sum(axis=1)
-    label = np.where(out_of_support > unreliable, 0, 1)
-    return np.where(rates.mean(axis=1) >= mastered, 2, label)
-
-
-def _most_probable(labels: npt.NDArray[np.int64]) -> tuple[Bottleneck, float]:
-    counts = np.bincount(labels, minlength=len(_STATES))
-    best = int(counts.argmax())
-    # Finitely many draws prove no certainty: half a draw is always left to the other labels.
-    return _STATES[best], float((counts[best] + 0.5) / (len(labels) + 1))
-
-
-def _label_of_counts(
-    num_samples: npt.NDArray[np.int64], num_correct: npt.NDArray[np.int64], epsilon: float, thresholds: Thresholds, seed: int
-) -> tuple[Bottleneck, float]:
-    rates = fit_mixture(num_samples, num_correct).draw_rates(rng=np.random.default_rng(seed), num_draws=thresholds.num_draws)
-    return _most_probable(label_draws(rates, epsilon, thresholds.mastered))
-
-
 def _labels_under_bounds(sampling: SamplingMeasurement, epsilon: float, thresholds: Thresholds, seed: int) -> set[str]:
     """The labels when all missing samples fail and when all succeed."""
     if not sampling.num_missing.any():
         return {"same"}
     total = sampling.num_samples + sampling.num_missing
+    few = replace(thresholds, num_draws=_FEW_DRAWS)
     outcomes = (sampling.num_correct, sampling.num_correct + sampling.num_missing)
-    return {_label_of_counts(total, correct, epsilon, thresholds, seed)[0].value for correct in outcomes}
+    return {
+        label_posterior(total, correct, epsilon=epsilon, thresholds=few, groups=sampling.groups, seed=seed).label.value
+        for correct in outcomes
+    }
 
 
 def _lenient_label(
@@ -203,8 +143,15 @@ def _lenient_label(
     """The label under the lenient reading, where it is another and sure."""
     if (sampling.num_lenient_correct == sampling.num_correct).all():
         return None
-    label, confidence = _label_of_counts(sampling.num_samples, sampling.num_lenient_correct, epsilon, thresholds, seed)
-    return label if label is not strict and confidence >= thresholds.confidence else None
+    lenient = label_posterior(
+        sampling.num_samples,
+        sampling.num_lenient_correct,
+        epsilon=epsilon,
+        thresholds=thresholds,
+        groups=sampling.groups,
+        seed=seed,
+    )
+    return lenient.label if lenient.label is not strict and lenient.confidence >= thresholds.confidence else None
 
 
 # ------------------------------------------------------------------------------------------------------------------- numbers
@@ -215,7 +162,7 @@ def as_estimate(interval: Interval) -> Estimate:
     return Estimate(estimate=interval.estimate, low=interval.low, high=interval.high, method=interval.method)
 
 
-def _check(name: str, op: str, interval: Interval, threshold: float, n: int, what: str) -> Check:
+def _check(name: str, op: str, interval: Estimate, threshold: float, n: int, what: str) -> Check:
     outcome = decide(op, interval.low, interval.high, threshold)
     return Check(
         name=name, op=op, estimate=interval.estimate, low=interval.low, high=interval.high, threshold=threshold, n=n, method=interval.method,
@@ -223,33 +170,23 @@ def _check(name: str, op: str, interval: Interval, threshold: float, n: int, wha
     )  # fmt: skip
 
 
-def _drawn(values: npt.NDArray[np.float64], method: str, level: float) -> Interval:
-    tail = (1 - level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return Interval(estimate=float(values.mean()), low=float(low), high=float(high), method=method)
-
-
 def _checks(
-    behavior: Behavior,
-    sampling: SamplingMeasurement,
-    rates: npt.NDArray[np.float64],
-    thresholds: Thresholds,
+    behavior: Behavior, sampling: SamplingMeasurement, known: LabelPosterior, curve: Sequence[PassAtK], thresholds: Thresholds
 ) -> list[Check]:
     """What the verdict rests on, in the order in which a reader asks."""
     k, epsilon, num_problems = behavior.measure.primary_k, behavior.measure.epsilon, len(sampling.problem_ids)
-    pass_1 = mean_interval(pass_at_k(sampling.num_samples, sampling.num_correct, 1), sampling.groups, level=thresholds.level)
-    if int(sampling.num_samples.min()) >= k:
-        pass_k = mean_interval(pass_at_k(sampling.num_samples, sampling.num_correct, k), sampling.groups, level=thresholds.level)
-    else:
-        pass_k = _extrapolated(rates, k, thresholds)
-    greedy = mean_interval(sampling.greedy_correct, sampling.groups, level=thresholds.level)
-    within = _drawn((rates >= epsilon).mean(axis=1), "posterior of the fitted mixture", thresholds.level)
+    value = {point.k: point.value for point in curve}
+    greedy = as_estimate(mean_interval(sampling.greedy_correct, sampling.groups, level=thresholds.level))
+    inside = 1.0 - known.counts[:, 0] / num_problems
+    tail = (1 - thresholds.level) / 2
+    low, high = np.quantile(inside, [tail, 1 - tail])
+    within = Estimate(estimate=float(inside.mean()), low=float(low), high=float(high), method="posterior of these problems")
     return [
-        _check("pass@1", ">=", pass_1, thresholds.mastered, num_problems, "mean success rate of one sample; n counts problems"),
+        _check("pass@1", ">=", value[1], thresholds.mastered, num_problems, "mean success rate of one sample; n counts problems"),
         _check(
             f"pass@{k}",
             ">=",
-            pass_k,
+            value[k],
             thresholds.reachable,
             num_problems,
             f"share of problems solved at least once in {k} samples; n counts problems",
@@ -277,45 +214,43 @@ def _path_checks(paths: PathLikelihoodMeasurement | None, behavior: Behavior, th
     if paths is None:
         return []
     improbable = (paths.first_improbable_step >= 0).astype(float)
-    interval = mean_interval(improbable, [path.problem_id for path in paths.paths], level=thresholds.level)
+    interval = as_estimate(mean_interval(improbable, [path.problem_id for path in paths.paths], level=thresholds.level))
     what = f"share of reference paths with a step less likely than epsilon = {behavior.measure.epsilon:.2g}; n counts paths"
     return [_check("improbable reference paths", "<=", interval, thresholds.improbable_path, len(improbable), what)]
 
 
-def _extrapolated(rates: npt.NDArray[np.float64], k: int, thresholds: Thresholds) -> Interval:
-    """Pass@k beyond the samples drawn, from posterior draws [D, P] of the success rates (arXiv 2510.05197, with a heap at zero).
-
-    Each draw weighs the problems anew (Bayesian bootstrap), since they are a sample of those that could have been measured.
-    """
-    weights = np.random.default_rng(k).dirichlet(np.ones(rates.shape[1]), size=len(rates))
-    return _drawn((weights * (1 - (1 - rates) ** k)).sum(axis=1), "fitted mixture, problems reweighted", thresholds.level)
-
-
 def _pass_at_k(
-    behavior: Behavior, sampling: SamplingMeasurement, rates: npt.NDArray[np.float64], thresholds: Thresholds
+    behavior: Behavior, sampling: SamplingMeasurement, known: LabelPosterior, thresholds: Thresholds
 ) -> tuple[PassAtK, ...]:
-    fewest = int(sampling.num_samples[sampling.num_samples > 0].min())
-    points = []
-    for k in k_grid(max(fewest, behavior.measure.primary_k) * 4, behavior.measure.primary_k):
-        if k <= fewest:
-            interval = mean_interval(
-                pass_at_k(sampling.num_samples, sampling.num_correct, k), sampling.groups, level=thresholds.level
-            )
-        else:
-            interval = _extrapolated(rates, k, thresholds)
-        points.append(PassAtK(k=k, value=as_estimate(interval), extrapolated=k > fewest))
-    return tuple(points)
+    """The curve: unbiased where every problem has the same number of samples and k does not exceed it, by likelihood elsewhere.
+
+    Where samples differ in number they may have been chosen by looking, and then only the likelihood is to be believed.
+    """
+    drawn = sampling.num_samples[sampling.num_samples > 0]
+    fewest = int(drawn.min())
+    ks = k_grid(max(fewest, behavior.measure.primary_k) * 4, behavior.measure.primary_k)
+    counted = [k for k in ks if k <= fewest and (drawn == fewest).all()]
+    rest = [k for k in ks if k not in counted]
+    intervals: dict[int, Interval] = {
+        k: mean_interval(pass_at_k(sampling.num_samples, sampling.num_correct, k), sampling.groups, level=thresholds.level)
+        for k in counted
+    }
+    intervals |= zip(rest, known.mixture.pass_at_ks(rest, level=thresholds.level), strict=True)
+    return tuple(PassAtK(k=k, value=as_estimate(intervals[k]), extrapolated=k > fewest) for k in ks)
 
 
 def _problems(
     problems: Sequence[Problem],
     sampling: SamplingMeasurement,
-    mixture: MixturePosterior,
-    posterior: npt.NDArray[np.float64],
+    known: LabelPosterior,
+    posterior: FloatArray,
     paths: PathLikelihoodMeasurement | None,
+    epsilon: float,
     thresholds: Thresholds,
 ) -> tuple[ProblemDiagnosis, ...]:
-    mean, low, high = mixture.problem_interval(thresholds.level)
+    mean, low, high = known.mixture.problem_interval(thresholds.level)
+    # A state is claimed on what lies strictly inside it: a rate at a threshold belongs to neither side for sure.
+    inside = known.mixture.state_probabilities([epsilon, thresholds.mastered], strict=True)
     # Of several reference paths of a problem the likeliest one counts: one way to the answer is enough.
     nll: dict[str, float] = {}
     if paths is not None:
@@ -325,10 +260,10 @@ def _problems(
         ProblemDiagnosis(
             id=problem.id,
             split=problem.split,
-            state=_STATES[int(posterior[i].argmax())]
-            if posterior[i].max() >= thresholds.problem_confidence
+            state=STATES[int(inside[i].argmax())]
+            if inside[i].max() >= thresholds.problem_confidence
             else Bottleneck.INCONCLUSIVE,
-            posterior={state.value: float(p) for state, p in zip(_STATES, posterior[i], strict=True)},
+            posterior={state.value: float(p) for state, p in zip(STATES, posterior[i], strict=True)},
             num_samples=int(sampling.num_samples[i]),
             num_correct=int(sampling.num_correct[i]),
             num_missing=int(sampling.num_missing[i]),
@@ -342,27 +277,6 @@ def _problems(
         )
         for i, problem in enumerate(problems)
     )
-
-
-def _settles_with(
-    sampling: SamplingMeasurement, rates: npt.NDArray[np.float64], epsilon: float, thresholds: Thresholds
-) -> SettlesWith | None:
-    """Further samples expected to bring the label to the wanted confidence, if today's estimate is right; None where none would.
-
-    The label hangs on the sign of a margin: the share of unreliable problems less that of problems out of support, or the mean rate less
-    `mastered`, whichever is closer to zero. Its posterior standard deviation falls like one over the root of the number of samples.
-    """
-    unreliable = (rates >= epsilon) & (rates < thresholds.mastered)
-    balance = unreliable.mean(axis=1) - (rates < epsilon).mean(axis=1)
-    mastery = rates.mean(axis=1) - thresholds.mastered
-    closest = min((balance, mastery), key=lambda margin: abs(margin.mean()) / max(margin.std(), 1e-9))
-    wanted = 1.28  # one-sided normal quantile of .9, a little above the confidence asked for
-    growth = max(2.0, float((wanted * closest.std() / max(abs(closest.mean()), 1e-9)) ** 2))
-    if growth > _MAX_GROWTH:
-        return None  # the behavior lies at a threshold
-    n = int(sampling.num_samples.sum() + sampling.num_missing.sum())
-    extra = int(np.ceil((growth - 1) * n))
-    return SettlesWith(samples=extra, tokens=int(np.ceil(extra * sampling.num_tokens.sum() / max(1, n))))
 
 
 # --------------------------------------------------------------------------------------------------------------------- words
@@ -417,7 +331,7 @@ def _sentence(
 ) -> str:
     """The verdict in one sentence."""
     pass_1, pass_k = checks[0], checks[1]
-    numbers = f"{pass_1.name} {pass_1.estimate:.2f} [{pass_1.low:.2f}, {pass_1.high:.2f}], {pass_k.name} {pass_k.estimate:.2f} [{pass_k.low:.2f}, {pass_k.high:.2f}]"
+    numbers = f"{pass_1.name} {in_words(pass_1)}, {pass_k.name} {in_words(pass_k)}"
     head = f"{behavior.name}: "
     match label:
         case Bottleneck.MISSING_SUPPORT:
@@ -430,7 +344,7 @@ def _sentence(
             body = f"right but not readable ({numbers} as read strictly): the answers are there, their format is not"
         case Bottleneck.DECODING:
             greedy = checks[3]
-            body = f"unreliable only when sampled ({numbers}; greedy {greedy.estimate:.2f} [{greedy.low:.2f}, {greedy.high:.2f}])"
+            body = f"unreliable only when sampled ({numbers}; greedy {in_words(greedy)})"
         case Bottleneck.INVALID:
             body = f"no verdict, the plumbing is broken ({'; '.join(plumbing.failures[:2]) or 'a check is not met'})"
         case _:
@@ -442,6 +356,13 @@ def _sentence(
     }
     todo = action.get(stage.name, f"run {stage.name}" if STAGES[stage.name].runnable else stage.name.replace("_", " "))
     return f"{head}{body}; {todo}. (confidence {_percent(confidence)})"
+
+
+def in_words(value: Check | Estimate) -> str:
+    """A number with its interval; bounds alone where the data do not identify the number."""
+    if np.isnan(value.estimate):
+        return f"not identified [{value.low:.2f}, {value.high:.2f}]"
+    return f"{value.estimate:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
 def _percent(p: float) -> str:

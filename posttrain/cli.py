@@ -1,7 +1,7 @@
 """The command line: one verb per job, each a few lines that call a package.
 
 Progress goes to stderr, results to stdout. Exit codes: 0 done; 2 what was given is wrong, told in one line; 130 stopped by the user,
-with what is finished kept; 1 anything else that failed.
+with what is finished kept; 1 a gate proven not met, and anything else that failed; 3 a gate not decided.
 """
 
 from __future__ import annotations
@@ -42,7 +42,17 @@ Behaviors = Annotated[
     list[str], typer.Argument(metavar="BEHAVIOR...", help="Bundled names (see `posttrain behaviors`), .yaml or .jsonl files.")
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; the same command on the same folder resumes.")]
-Samples = Annotated[int, typer.Option("--samples", help="Samples per problem; one greedy sample is drawn beside them.")]
+Samples = Annotated[
+    int | None, typer.Option("--samples", help="Samples per problem, 16 by default; one greedy sample is drawn beside them.")
+]
+Precision = Annotated[
+    float | None,
+    typer.Option(
+        "--precision",
+        metavar="X",
+        help="Instead of --samples: draw in rounds, where it changes the verdict most, until the label is settled and pass@k at the primary k is known to ± X.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Names the draw.")]
 Engine = Annotated[
     str, typer.Option("--engine", help="transformers, or scripted (known success probabilities, for trying things out).")
@@ -72,12 +82,19 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-@app.command(epilog="Example:  posttrain diagnose demo products --out runs/products --samples 16")
+@app.command(epilog="Example:  posttrain diagnose demo products --out runs/products --max-tokens-total 20000")
 def diagnose(
     model: Model,
     behaviors: Behaviors,
     out: Out,
-    samples: Samples = 16,
+    samples: Samples = None,
+    precision: Precision = None,
+    max_tokens_total: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tokens-total", metavar="N", help="Draw in rounds until the label is settled or N tokens are generated in all."
+        ),
+    ] = None,
     engine: Engine = "transformers",
     seed: Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be drawn, and stop.")] = False,
@@ -88,12 +105,13 @@ def diagnose(
     from posttrain.diagnose import plan_run, run
 
     if dry_run:
-        plan = plan_run(behaviors, samples=samples)
+        plan = plan_run(behaviors, samples=samples, precision=precision, max_tokens_total=max_tokens_total)
         print("\n".join((*plan.lines, f"in all {plan.samples:,} samples, at most {plan.max_tokens:,} tokens")))
         return
     result = run(
-        model, behaviors, out=out, engine=engine, samples=samples, seed=seed, command=_command(), reporter=_reporter(quiet)
-    )
+        model, behaviors, out=out, engine=engine, samples=samples, precision=precision, max_tokens_total=max_tokens_total, seed=seed,
+        command=_command(), reporter=_reporter(quiet),
+    )  # fmt: skip
     _print_diagnosis(result, as_json)
 
 
@@ -115,7 +133,8 @@ def loop(
     stages: Annotated[
         str, typer.Option("--stages", metavar="A,B,C", help="Run these instead of the named ones, one per round.")
     ] = "",
-    samples: Samples = 16,
+    samples: Samples = None,
+    precision: Precision = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     seed: Seed = 0,
@@ -126,8 +145,8 @@ def loop(
 
     names = [name.strip() for name in stages.split(",") if name.strip()]
     result = run_loop(
-        model, behaviors, out=out, rounds=rounds, stages=names, samples=samples, config=config, overrides=overrides or [], seed=seed,
-        command=_command(), reporter=_reporter(quiet),
+        model, behaviors, out=out, rounds=rounds, stages=names, samples=samples, precision=precision, config=config, overrides=overrides or [],
+        seed=seed, command=_command(), reporter=_reporter(quiet),
     )  # fmt: skip
     _print_loop(result)
 
@@ -147,7 +166,7 @@ def _print_loop(result: Any) -> None:
             report = behavior.report
             table.add_row(
                 f"{report.name}{' (trained)' if report.trained else ''}", f"{report.num_problems} {split}", _interval(report.pass_at_1_before),
-                _interval(report.pass_at_1_after), _interval(report.delta, signed=True), behavior.role_observed.replace("_", " "),
+                _interval(report.pass_at_1_after), _interval(report.delta, signed=True), report.role,
             )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     for diagnosis in result.rounds[-1].after.diagnoses:
@@ -191,13 +210,24 @@ def compare(
     before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Folder of a `posttrain diagnose`.")],
     after: Annotated[Path, typer.Argument(metavar="AFTER", help="The same behaviors, measured on another model.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for compare.json.")],
-    null: Annotated[Path | None, typer.Option("--null", help="A second draw of the model before, with another seed.")] = None,
+    null: Annotated[
+        str,
+        typer.Option(
+            "--null",
+            metavar="predictive|halves|RUN",
+            help="What support dynamics are held against: new samples predicted from the run before; one half of its samples against the "
+            "other (before and after are then halved too); or the folder of a second draw of the model before, with another seed.",
+        ),
+    ] = "predictive",
+    margin: Annotated[
+        float, typer.Option("--margin", help="The largest change of pass@1 that does not matter, for retention behaviors.")
+    ] = 0.05,
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs, paired by problem, beside what drawing one model twice would show."""
     from posttrain.diagnose import compare as run_compare
 
-    transition = run_compare(before, after, out=out, null=null, command=_command())
+    transition = run_compare(before, after, out=out, null=null, margin=margin, command=_command())
     if as_json:
         print((out / "compare.json").read_text(), end="")
         return
@@ -206,7 +236,7 @@ def compare(
         states = {state: sum(c.state == state for c in report.changes) for state in sorted({c.state for c in report.changes})}
         print(
             f"{report.name}: pass@1 {_interval(report.pass_at_1_before)} to {_interval(report.pass_at_1_after)}, "
-            f"change {_interval(report.delta, signed=True)} (paired 95 %, {report.num_problems} problems); {behavior.role_observed.replace('_', ' ')}"
+            f"change {_interval(report.delta, signed=True)} (paired 95 %, {report.num_problems} problems); {report.role}"
         )
         print("  problems: " + ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.items()))
         print(
@@ -215,7 +245,38 @@ def compare(
                 f"{row.name} {row.value.estimate:.2f} (same model twice: {_interval(row.null)})" for row in report.support
             )
         )
+        for name, words in report.facts:
+            print(f"  {name}: {words}")
     print(f"report: {out / 'report.html'}")
+
+
+@app.command(epilog="Example:  posttrain gate runs/mine 'pass@16>=0.5' 'sums:greedy>=0.3'")
+def gate(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a `posttrain diagnose`; of a `compare` or `loop` for delta pass@K.")
+    ],
+    conditions: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CONDITION...",
+            help="[BEHAVIOR:]METRIC>=NUMBER or <=. METRIC: pass@K, greedy, share_within_support, share_missing_support, share_poor_choice, "
+            "share_mastered; for a comparison delta pass@K ('delta pass@1>=-0.02': no drop larger than .02). BEHAVIOR may be a pattern "
+            "such as '*'; without it every target behavior is meant.",
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Test conditions that must all hold: exit 0 met, 1 proven not met, 3 not decided yet.
+
+    >= is met when the lower bound of the 95 % interval reaches the number, <= when the upper bound does. That all of several conditions
+    hold needs no correction; that one of m fails is claimed only at 1 - .05/m. A condition that is not decided says what would settle it.
+    """
+    from posttrain.diagnose import gate as run_gate
+    from posttrain.diagnose.gating import gate_to_json
+
+    result = run_gate(run, conditions)
+    print(json.dumps(gate_to_json(result), indent=1) if as_json else "\n".join(condition.line for condition in result.conditions))
+    raise typer.Exit(result.exit_code)
 
 
 @app.command(epilog="Example:  posttrain report runs/first/diagnosis-0")
@@ -226,6 +287,61 @@ def report(
     from posttrain.diagnose import assemble
 
     _print_diagnosis(assemble(run), as_json)
+
+
+@app.command(epilog="Example:  posttrain plot pass_at_k runs/before runs/after --label base --label grpo --out pass_at_k.pdf")
+def plot(
+    figure: Annotated[str, typer.Argument(metavar="FIGURE", help="One of `posttrain figures`.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Folders of `posttrain diagnose`, `compare` or `loop`; see `posttrain figures`."),
+    ],
+    out: Annotated[
+        list[Path],
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="The suffix decides: .pdf (fonts embedded, text stays text), .svg (text as outlines: looks the same everywhere), .png (300 dpi); "
+            ".tex (booktabs) and .md hold the numbers as a table. Without a suffix PDF and SVG. May be given several times; "
+            "the numbers stand as .csv beside it.",
+        ),
+    ],
+    behavior: Annotated[
+        list[str] | None,
+        typer.Option("--behavior", metavar="NAME", help="Show this one; may be given several times. All of the runs without it."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="NAME", help="What the legend calls a run; one per run, in their order."),
+    ] = None,
+    width: Annotated[
+        str, typer.Option("--width", metavar="column|text|INCHES", help="Printed width: column is 3.3 inches, text is 6.9.")
+    ] = "column",
+) -> None:
+    """Draw a figure, or set a table, from run directories."""
+    from posttrain.analysis import plot as draw
+
+    drawing = draw(figure, runs, out=out, behavior=behavior or (), label=label or (), width=width)
+    print("\n".join(map(str, drawing.files)))
+
+
+@app.command(epilog="Example:  posttrain figures")
+def figures(as_json: AsJson = False) -> None:
+    """List the figures that `posttrain plot` draws: what each shows, and which folders it takes."""
+    from posttrain.analysis import CATALOGUE
+
+    if as_json:
+        print(
+            json.dumps(
+                [{"name": name, "shows": entry.shows, "takes": entry.takes} for name, entry in CATALOGUE.items()], indent=1
+            )
+        )
+        return
+    for takes in dict.fromkeys(entry.takes for entry in CATALOGUE.values()):
+        print(f"from {takes}")
+        for name, entry in CATALOGUE.items():
+            if entry.takes == takes:
+                print(f"  {name:21} {entry.shows}")
 
 
 @app.command(epilog="Example:  posttrain stages")
@@ -298,11 +414,14 @@ def env() -> None:
 
 def main() -> None:
     """Run the command line; errors that the user can mend become one line and exit code 2."""
+    from posttrain.analysis.errors import InputError
     from posttrain.diagnose.errors import PosttrainError, UserError
 
     try:
-        app(standalone_mode=False)
-    except UserError as error:
+        code = app(standalone_mode=False)
+        if isinstance(code, int) and code:  # of a typer.Exit
+            sys.exit(code)
+    except (UserError, InputError) as error:
         _fail(str(error), 2)
     except PosttrainError as error:
         _fail(str(error), 1)

@@ -20,7 +20,7 @@ from posttrain.diagnose.behaviors.splits import normalise
 from posttrain.diagnose.engines.loading import fingerprint_model
 from posttrain.diagnose.errors import RunError, SettingsError, UserError
 from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.session import DEFAULT_SAMPLES, DiagnosedRun, check_samples, resolve_behaviors, run
+from posttrain.diagnose.session import DiagnosedRun, resolve_behaviors, run, sampling_goal
 from posttrain.diagnose.stages import STAGES, Need, available
 from posttrain.diagnose.store import RunDirectory, write_json
 from posttrain.diagnose.transition import Transition, compare
@@ -205,7 +205,8 @@ def loop(
     out: str | Path,
     rounds: int = 1,
     stages: Sequence[str] = (),
-    samples: int = DEFAULT_SAMPLES,
+    samples: int | None = None,
+    precision: float | None = None,
     config: str | Path | None = None,
     overrides: Sequence[str] = (),
     seed: int = 0,
@@ -220,7 +221,8 @@ def loop(
         out: Folder of the loop: `diagnosis-0`, `stage-1`, `diagnosis-1`, ..., `compare.json`, `report.html`.
         rounds: At most so many stages; the loop ends early when no diagnosis names one that trains.
         stages: Stages to run instead of the named ones, one per round.
-        samples: Samples per problem in every diagnosis.
+        samples: Samples per problem in every diagnosis; 16 where no precision is given.
+        precision: In place of a number: half-width of the primary metric's interval, as for `posttrain.diagnose.run`.
         config: YAML file with settings of the recipe.
         overrides: `key=value` settings of the recipe.
         seed: Of the draws and of training.
@@ -231,7 +233,7 @@ def loop(
         UserError: anything given is wrong.
     """
     reporter, directory = reporter or Reporter(quiet=True), RunDirectory(Path(out))
-    check_samples(samples)
+    goal = sampling_goal(samples, precision)
     if rounds < 1:
         raise SettingsError(f"--rounds: got {rounds}, at least 1 is needed")
     if config and not stages:
@@ -247,7 +249,8 @@ def loop(
     settings: dict[str, Any] = {
         "model_fingerprint": fingerprint_model(model),
         "behaviors": {b.name: b.fingerprint for b in loaded},
-        "samples": samples,
+        "samples": goal.samples,
+        "precision": goal.precision,
         "seed": seed,
         "rounds": rounds,
         "stages": list(stages),
@@ -256,7 +259,7 @@ def loop(
     }
     created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     directory.open("loop", settings, {"model": {"source": str(model)}, "command": command, "created": created})
-    measure = partial(run, samples=samples, seed=seed, command=command, reporter=reporter)
+    measure = partial(run, samples=goal.samples, precision=goal.precision, seed=seed, command=command, reporter=reporter)
     try:
         before = measure(model, loaded, out=directory.path / "diagnosis-0")
     except UserError:

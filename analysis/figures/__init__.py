@@ -11,19 +11,27 @@ from matplotlib.axes import Axes
 
 from posttrain.analysis.figures.before_after import before_after as _before_after
 from posttrain.analysis.figures.checks import checks as _checks
+from posttrain.analysis.figures.cover_at_tau import cover_at_tau as _cover_at_tau
 from posttrain.analysis.figures.pass_at_k import pass_at_k as _pass_at_k
 from posttrain.analysis.figures.reference_likelihood import reference_likelihood as _reference_likelihood
+from posttrain.analysis.figures.retention import retention as _retention
 from posttrain.analysis.figures.saving import draw_figure, figure_csv, save_figure
 from posttrain.analysis.figures.step_likelihood import step_likelihood as _step_likelihood
 from posttrain.analysis.figures.success_histogram import success_histogram as _success_histogram
+from posttrain.analysis.figures.support_dynamics import support_dynamics as _support_dynamics
+from posttrain.analysis.figures.support_transitions import support_transitions as _support_transitions
 
 FIGURES: dict[str, Callable[..., Axes]] = {
     "pass_at_k": _pass_at_k,
+    "cover_at_tau": _cover_at_tau,
     "success_histogram": _success_histogram,
     "reference_likelihood": _reference_likelihood,
     "step_likelihood": _step_likelihood,
-    "before_after": _before_after,
     "checks": _checks,
+    "before_after": _before_after,
+    "support_transitions": _support_transitions,
+    "support_dynamics": _support_dynamics,
+    "retention": _retention,
 }
 """All figures by name; each function stands in the module of its name."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -14,7 +14,10 @@ from posttrain.analysis.figures.style import (
     GREEN,
     INK,
     MUTED,
+    NOTE,
     PAPER,
+    SHARE_LABELS,
+    SHARE_TICKS,
     VERMILION,
     Row,
     empty_note,
@@ -22,6 +25,7 @@ from posttrain.analysis.figures.style import (
     number,
     paper,
     printable,
+    put_head,
     remember,
 )
 
@@ -33,6 +37,10 @@ CHANGES: dict[str, tuple[str, str, bool]] = {
     "undetermined": (MUTED, "D", False),
 }
 """Per state of `compare.json`: colour, marker, and whether it is filled."""
+_TRIANGLE = 1.5
+"""A triangle in a square looks smaller than a disc in it."""
+_APART = 0.07
+"""Distance from which on numbers do not run into one another."""
 
 
 def before_after(
@@ -46,7 +54,7 @@ def before_after(
     """Draw every problem at (success rate before, success rate after).
 
     Problems at the same place (to two digits) and in the same state share one marker whose area grows with their number,
-    which is written in it; nothing is moved.
+    which is written in it where there is room; nothing is moved.
 
     Args:
         rows: `{"id", "before", "after", "state"}` as in `compare.json`; rows without one of the two rates are left out.
@@ -61,44 +69,54 @@ def before_after(
     Raises:
         ValueError: A state is none of `CHANGES`.
     """
-    unknown = {str(row["state"]) for row in rows} - set(CHANGES)
-    if unknown:
-        raise ValueError(f"unknown state {sorted(unknown)[0]!r}; allowed are {', '.join(CHANGES)}")
+    check_states(str(row["state"]) for row in rows)
     with paper():
-        ax = ax or new_axes(4.6, 3.3, rect=(0.115, 0.135, 0.54, 0.54 * 4.6 / 3.3))
+        ax = ax or new_axes(4.0, 4.4)
         ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        ax.text(0.8, 0.74, "no change", ha="left", va="top", fontsize=7.5, color=MUTED)
         known = [row for row in rows if not math.isnan(number(row, "before")) and not math.isnan(number(row, "after"))]
-        remember(ax, [{key: row.get(key) for key in ("id", "before", "after", "state")} for row in known])
+        remember(ax, [{key: row.get(key) for key in ("id", "before", "after", "state", "q_value")} for row in known])
         places = Counter((str(row["state"]), round(number(row, "before"), 2), round(number(row, "after"), 2)) for row in known)
         # The largest first, so that no marker hides a smaller one.
+        numbered: list[tuple[float, float]] = []
         for (state, x, y), count in sorted(places.items(), key=lambda item: -item[1]):
             colour, marker, filled = CHANGES[state]
             ax.scatter(
                 [x],
                 [y],
-                s=_area(count),
+                s=_area(count) * (_TRIANGLE if marker in "^v" else 1.0),
                 marker=marker,
-                facecolors=colour if filled else "none",
+                facecolors=colour if filled else PAPER,
                 edgecolors=PAPER if filled else colour,
-                linewidths=0.7 if filled else 1.3,
-                alpha=0.85 if filled else 1.0,
+                linewidths=0.6 if filled else 1.1,
+                alpha=0.85,
                 zorder=3,
                 clip_on=False,
             )
-            if count > 1:
-                ax.text(x, y, str(count), fontsize=6.5, ha="center", va="center", color=PAPER if filled else INK, zorder=4)
+            # Of markers that lie upon one another the largest is told, the others are in the CSV.
+            if count > 1 and all(math.hypot(x - a, y - b) > _APART for a, b in numbered):
+                numbered.append((x, y))
+                ax.text(
+                    x,
+                    y,
+                    str(count),
+                    fontsize=NOTE - 1,
+                    ha="center",
+                    va="center_baseline",
+                    color=PAPER if filled else INK,
+                    zorder=4,
+                )
         if not known:
             empty_note(ax, "no problem was measured in both runs")
         ax.set(
-            xlim=(-0.05, 1.05),
-            ylim=(-0.05, 1.05),
+            xlim=(-0.06, 1.06),
+            ylim=(-0.06, 1.06),
             xlabel=f"success rate, {printable(before)}",
             ylabel=f"success rate, {printable(after)}",
         )
         for set_ticks in (ax.set_xticks, ax.set_yticks):
-            set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0", ".25", ".5", ".75", "1"])
-        ax.set_aspect("equal")
+            set_ticks(SHARE_TICKS, labels=SHARE_LABELS)
+        ax.grid(True, axis="both")
+        ax.set_aspect("equal", anchor="N")
         totals = Counter(str(row["state"]) for row in known)
         handles = [
             Line2D(
@@ -106,27 +124,29 @@ def before_after(
                 [],
                 linestyle="none",
                 marker=marker,
-                markersize=6.5,
+                markersize=5.5,
                 color=colour,
                 markerfacecolor=colour if filled else "none",
                 label=f"{state.replace('_', ' ')}: {totals[state]}",
             )
             for state, (colour, marker, filled) in CHANGES.items()
         ]
-        ax.legend(
-            handles=handles,
-            loc="upper left",
-            bbox_to_anchor=(1.02, 1.0),
-            title=f"n = {len(known)} problems",
-            title_fontsize=8,
-            alignment="left",
-            handlelength=1.2,
-        )
-        if title:
-            ax.set_title(printable(title))
+        handles.append(Line2D([], [], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="no change"))
+        put_head(ax, handles, title=title)
     return ax
+
+
+def check_states(states: Iterable[str]) -> None:
+    """Refuse what is no state of `compare.json`.
+
+    Raises:
+        ValueError: A state is none of `CHANGES`.
+    """
+    unknown = sorted(set(states) - set(CHANGES))
+    if unknown:
+        raise ValueError(f"unknown state {unknown[0]!r}; allowed are {', '.join(CHANGES)}")
 
 
 def _area(count: int) -> float:
     """Square points; from two problems on, the number has to fit in."""
-    return 28.0 if count == 1 else 50.0 + 18.0 * count
+    return 20.0 if count == 1 else min(170.0, 52.0 + 6.0 * count)

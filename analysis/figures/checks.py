@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -13,17 +14,21 @@ from posttrain.analysis.figures.style import (
     GREEN,
     INK,
     MUTED,
+    NOTE,
     ORANGE,
     PAPER,
+    SHARE_LABELS,
+    SHARE_TICKS,
     VERMILION,
     Row,
     empty_note,
     new_axes,
     number,
     paper,
-    printable,
+    put_head,
     remember,
     short_number,
+    wrapped,
 )
 
 OUTCOMES: dict[str, tuple[str, str, bool]] = {
@@ -32,6 +37,8 @@ OUTCOMES: dict[str, tuple[str, str, bool]] = {
     "inconclusive": (ORANGE, "D", False),
 }
 """Per outcome: colour, marker, and whether it is filled."""
+_NAME_CHARS = 20
+"""Most characters of a name on one line; longer ones stand on two."""
 
 
 def checks(rows: Sequence[Row], *, title: str | None = None, ax: Axes | None = None) -> Axes:
@@ -56,52 +63,45 @@ def checks(rows: Sequence[Row], *, title: str | None = None, ax: Axes | None = N
     if unknown:
         raise ValueError(f"unknown outcome {sorted(unknown)[0]!r}; allowed are {', '.join(OUTCOMES)}")
     with paper():
-        ax = ax or new_axes(4.6, 0.9 + 0.42 * max(1, len(rows)))
+        ax = ax or new_axes(height=checks_height(rows))
         labels = []
         for position, row in enumerate(rows):
             start, end = _scale(row)
             _draw_check(ax, position, row, start, end)
-            name = printable(str(row["name"]), limit=26)
-            labels.append(
-                name if (start, end) == (0.0, 1.0) else f"{name}\n(from {short_number(start, 2)} to {short_number(end, 2)})"
-            )
+            name = wrapped(str(row["name"]), _NAME_CHARS)
+            scale = "" if (start, end) == (0.0, 1.0) else f" ({short_number(start, 2)} to {short_number(end, 2)})"
+            labels.append(name + scale)
         keys = ("name", "op", "estimate", "low", "high", "threshold", "n", "outcome")
         remember(ax, [{key: row.get(key) for key in keys} for row in rows])
-        ax.set_yticks(range(len(rows)), labels=labels)
+        ax.set_yticks(range(len(rows)), labels=labels, fontsize=NOTE)
         ax.set(xlim=(-0.02, 1.02), ylim=(max(1, len(rows)) - 0.5, -0.5))
-        ax.set_xticks([0, 0.25, 0.5, 0.75, 1], labels=["0", ".25", ".5", ".75", "1"])
+        ax.set_xticks(SHARE_TICKS, labels=SHARE_LABELS)
         ax.grid(False)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         if not rows:
             empty_note(ax, "no checks")
-        handles: list[Line2D | Rectangle] = [
+        handles: list[Artist] = [
             Line2D(
                 [],
                 [],
-                linestyle="-",
                 linewidth=1.4,
                 marker=marker,
                 color=colour,
                 markerfacecolor=colour if filled else PAPER,
-                markersize=6,
+                markersize=5,
                 label=outcome.replace("_", " "),
             )
             for outcome, (colour, marker, filled) in OUTCOMES.items()
         ]
         handles.append(Rectangle((0, 0), 1, 1, facecolor=INK, alpha=0.1, label="where it is met"))
-        ax.legend(
-            handles=handles,
-            loc="lower center",
-            bbox_to_anchor=(0.4, 1.0),
-            ncols=4,
-            columnspacing=1.2,
-            handlelength=1.6,
-            handletextpad=0.5,
-        )
-        if title:
-            ax.set_title(printable(title), pad=26)
+        put_head(ax, handles, title=title)
     return ax
+
+
+def checks_height(rows: Sequence[Row]) -> float:
+    """Inches that the rows need."""
+    return 0.85 + 0.36 * max(1, len(rows))
 
 
 def _scale(row: Row) -> tuple[float, float]:
@@ -127,7 +127,7 @@ def _draw_check(ax: Axes, position: int, row: Row, start: float, end: float) -> 
             (threshold, position - 0.34),
             (-3 if near_right else 3, 0),
             textcoords="offset points",
-            fontsize=7,
+            fontsize=NOTE - 0.5,
             va="top",
             ha="right" if near_right else "left",
         )
@@ -140,7 +140,7 @@ def _draw_check(ax: Axes, position: int, row: Row, start: float, end: float) -> 
             [estimate],
             [position + 0.08],
             marker=marker,
-            markersize=7,
+            markersize=6,
             color=colour,
             markerfacecolor=colour if filled else PAPER,
             markeredgewidth=0.6 if filled else 1.5,
@@ -148,4 +148,4 @@ def _draw_check(ax: Axes, position: int, row: Row, start: float, end: float) -> 
             zorder=4,
         )
     else:
-        ax.text(0.01, position + 0.08, "undefined", va="center", fontsize=8, color=MUTED)
+        ax.text(0.01, position + 0.08, "undefined", va="center", fontsize=NOTE, color=MUTED)

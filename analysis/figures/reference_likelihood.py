@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from posttrain.analysis.figures.style import INK, MUTED, VERMILION, empty_note, paper, printable, remember, short_number
+from posttrain.analysis.figures.style import (
+    INK,
+    MUTED,
+    NOTE,
+    REPORT_WIDTH,
+    VERMILION,
+    dots_per_inch,
+    empty_note,
+    paper,
+    printable,
+    remember,
+    short_number,
+)
 
 SHADES: tuple[tuple[float, str, str, str], ...] = (
     (0.5, "#f4f1e4", "#111111", "p ≥ .5"),
@@ -30,6 +43,12 @@ _CHAR_INCHES = _FONT_POINTS * 0.602 / 72
 _LABEL_CHARS = 11.0
 _ROW_INCHES = 0.43
 _FOOT_ROWS = 0.8
+_HEAD_ROWS = 0.42
+"""Rows that the title, and the note on what is hidden, take each."""
+_ROUND_FROM = 10.0
+"""Nats from which on they are written without decimals."""
+MOST_ROWS = 12
+"""Of tokens."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +65,8 @@ def reference_likelihood(
     *,
     steps: Sequence[int] | None = None,
     weakest_step: int | None = None,
-    max_rows: int = 12,
+    max_rows: int = MOST_ROWS,
+    width: float | None = None,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -61,6 +81,7 @@ def reference_likelihood(
         steps: [T] index of the step of each token, from 0; one step without it.
         weakest_step: The step to mark; the one with the lowest summed log-probability without it.
         max_rows: Most rows of tokens to draw.
+        width: Inches that the axes will have; without it those that it has now.
         title: Title of the axes.
         ax: Where to draw; a new figure of fitting height without one.
 
@@ -79,15 +100,16 @@ def reference_likelihood(
     sums = {step: float(sum(values[i] for i in range(len(values)) if owner[i] == step)) for step in dict.fromkeys(owner)}
     if weakest_step is None and sums:
         weakest_step = min(sums, key=lambda step: sums[step])
-    shown = [printable(token, family=_MONO, limit=22) or "∅" for token in tokens]
+    shown = _shown(tokens)
     with paper():
-        width = 4.6 if ax is None else ax.get_window_extent().width / _figure_dpi(ax)
-        chars = max(24.0, width * 0.97 / _CHAR_INCHES)
+        if width is None:
+            width = REPORT_WIDTH if ax is None else ax.get_window_extent().width / dots_per_inch(ax)
+        chars = _chars(width)
         lines = _wrap(shown, owner, chars - _LABEL_CHARS)
         first, last = _window(lines, values, weakest_step, max_rows)
         num_rows = max(1, last - first)
         hidden = "" if last - first == len(lines) else f"rows {first + 1}–{last} of {len(lines)}, around the weakest step"
-        head = 0.75 if title or hidden else 0.1
+        head = _HEAD_ROWS * (bool(title) + bool(hidden)) + 0.1
         if ax is None:
             figure = Figure(figsize=(width, (num_rows + head + _FOOT_ROWS) * _ROW_INCHES))
             FigureCanvasAgg(figure)
@@ -107,18 +129,28 @@ def reference_likelihood(
         for row, line in enumerate(lines[first:last]):
             _draw_line(ax, row, line, shown, values)
             if row == 0 or lines[first + row - 1].step != line.step:
-                _draw_label(ax, row, line.step, sums[line.step], line.step == weakest_step)
+                _draw_label(ax, row, line.step, sums[line.step], len(sums) > 1 and line.step == weakest_step)
         _frame(ax, lines[first:last], weakest_step, chars)
-        ax.text(0, -head + 0.12, printable(title or ""), weight="bold", fontsize=9.5, va="top")
-        ax.text(chars, -head + 0.14, hidden, fontsize=7.5, va="top", ha="right", color=MUTED)
+        if title:
+            ax.text(0, -head + 0.06, printable(title), weight="bold", fontsize=_FONT_POINTS, va="top")
+        if hidden:
+            ax.text(0, -0.1, hidden, fontsize=NOTE, va="bottom", color=MUTED)
         _draw_legend(ax, num_rows)
     return ax
 
 
-def _figure_dpi(ax: Axes) -> float:
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    return figure.dpi
+def strip_height(tokens: Sequence[str], steps: Sequence[int], width: float, *, max_rows: int = MOST_ROWS) -> float:
+    """Inches that a strip of these tokens needs at a width in inches, its title and a note included."""
+    num_rows = min(max_rows, len(_wrap(_shown(tokens), list(steps), _chars(width) - _LABEL_CHARS)))
+    return (max(1, num_rows) + 2 * _HEAD_ROWS + 0.1 + _FOOT_ROWS) * _ROW_INCHES
+
+
+def _shown(tokens: Sequence[str]) -> list[str]:
+    return [printable(token, family=_MONO, limit=22) or "∅" for token in tokens]
+
+
+def _chars(width: float) -> float:
+    return max(24.0, width * 0.97 / _CHAR_INCHES)
 
 
 def _cell_chars(text: str) -> float:
@@ -173,8 +205,10 @@ def _probability(value: float) -> str:
 
 def _draw_label(ax: Axes, row: int, step: int, logprob: float, weakest: bool) -> None:
     ax.text(0.3, row + 0.36, f"step {step + 1}", fontsize=8, va="center", weight="bold" if weakest else "normal")
-    words = f"{short_number(-logprob, 3)} nats" if math.isfinite(logprob) else "impossible"
-    ax.text(0.3, row + 0.72, words, fontsize=7, va="center", color=MUTED)
+    nats = f"{-logprob:.0f}" if logprob <= -_ROUND_FROM else short_number(-logprob, 2)
+    words = f"{nats} nats" if math.isfinite(logprob) else "impossible"
+    note: dict[str, Any] = {"fontsize": NOTE - 1, "color": VERMILION} if weakest else {"fontsize": NOTE, "color": MUTED}
+    ax.text(0.3, row + 0.72, f"weakest, {words}" if weakest else words, va="center", **note)
 
 
 def _frame(ax: Axes, lines: Sequence[_Line], weakest: int | None, chars: float) -> None:
@@ -184,13 +218,12 @@ def _frame(ax: Axes, lines: Sequence[_Line], weakest: int | None, chars: float) 
     ax.add_patch(
         Rectangle((0.05, rows[0] + 0.02), chars - 0.1, rows[-1] - rows[0] + 0.96, fill=False, edgecolor=VERMILION, linewidth=1.6)
     )
-    ax.text(chars - 0.5, rows[-1] + 0.5, "weakest step", fontsize=7.5, weight="bold", color=VERMILION, ha="right", va="center")
 
 
 def _draw_legend(ax: Axes, num_rows: int) -> None:
-    x = _LABEL_CHARS
-    ax.text(0.3, num_rows + 0.42, "probability", fontsize=7.5, va="center", color=MUTED)
+    x = _LABEL_CHARS - 2.0
+    ax.text(0.3, num_rows + 0.42, "probability", fontsize=NOTE, va="center", color=MUTED)
     for _, fill, _, words in SHADES:
-        ax.add_patch(Rectangle((x + 0.08, num_rows + 0.24), 2.4, 0.36, facecolor=fill, edgecolor=INK, linewidth=0.4))
-        ax.text(x + 3.0, num_rows + 0.42, words, fontsize=7.5, va="center")
-        x += 3.6 + len(words)
+        ax.add_patch(Rectangle((x + 0.08, num_rows + 0.24), 1.8, 0.36, facecolor=fill, edgecolor=INK, linewidth=0.4))
+        ax.text(x + 2.3, num_rows + 0.42, words, fontsize=NOTE, va="center")
+        x += 2.8 + 0.74 * len(words)

@@ -50,10 +50,19 @@ def draw_figure(drawn: Figure | Axes, file_format: str) -> bytes:
     return buffer.getvalue()
 
 
+def figure_rows(drawn: Figure | Axes) -> list[dict[str, Any]]:
+    """The numbers of all panels of a figure; a key `panel` is added where a panel has a label, or where there are several."""
+    panels = [(ax.get_label(), rows) for ax in figure_of(drawn).axes if (rows := numbers_of(ax))]
+    return [
+        {"panel": label or index, **row} if label or len(panels) > 1 else row
+        for index, (label, rows) in enumerate(panels)
+        for row in rows
+    ]
+
+
 def figure_csv(drawn: Figure | Axes) -> str:
-    """The numbers of all panels of a figure as CSV; a column `panel` is added where there is more than one panel."""
-    panels = [rows for ax in figure_of(drawn).axes if (rows := numbers_of(ax))]
-    rows = [({"panel": index, **row} if len(panels) > 1 else row) for index, panel in enumerate(panels) for row in panel]
+    """The numbers of all panels of a figure as CSV, as in `figure_rows`."""
+    rows = figure_rows(drawn)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
@@ -76,10 +85,15 @@ def save_figure(drawn: Figure | Axes, path: Path | str) -> tuple[Path, Path]:
     """
     path = Path(path)
     content = draw_figure(drawn, path.suffix.lower().removeprefix("."))
-    path.parent.mkdir(parents=True, exist_ok=True)
     numbers = path.with_suffix(".csv")
-    for target, data in ((path, content), (numbers, figure_csv(drawn).encode("utf-8", "replace"))):
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(data)
-        temporary.replace(target)
+    write_whole(path, content)
+    write_whole(numbers, figure_csv(drawn).encode("utf-8", "replace"))
     return path, numbers
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all, and the folder it stands in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from posttrain.analysis.figures.style import (
     BLUE,
     INK,
     MUTED,
+    NOTE,
     PAPER,
     VERMILION,
     Row,
@@ -20,9 +23,15 @@ from posttrain.analysis.figures.style import (
     number,
     paper,
     printable,
+    put_head,
     remember,
     short_number,
 )
+
+_SHOWN = 0.005
+"""Nats below which a step counts as certain."""
+_FEW = 3
+"""Bars up to which they are drawn narrower."""
 
 
 def step_likelihood(
@@ -68,19 +77,13 @@ def step_likelihood(
                 ax.plot([position, position], [low, high], color=INK, linewidth=1.2)
             top = max(top, value, high if math.isfinite(high) else 0.0)
             if len(known) <= 12:
-                ax.annotate(short_number(value, 2), (position, value), (4, 3), textcoords="offset points", fontsize=7.5)
+                words = short_number(value if value >= _SHOWN else 0.0, 2)
+                ax.annotate(words, (position, value), (3, 2), textcoords="offset points", fontsize=NOTE)
+        handles: list[Artist] = []
         if nats_at_epsilon is not None and known:
-            ax.axhline(nats_at_epsilon, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
-            ax.annotate(
-                "as likely as ε",
-                (1.0, nats_at_epsilon),
-                (-2, 2),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                fontsize=7.5,
-                color=MUTED,
-            )
+            handles.append(ax.axhline(nats_at_epsilon, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="as likely as ε"))
+        if len(known) > 1:
+            handles.append(Patch(facecolor=VERMILION, hatch="////", edgecolor=PAPER, linewidth=0, label="weakest step"))
         stride = math.ceil(len(known) / 12) if known else 1
         ax.set_xticks(
             range(0, len(known), stride),
@@ -91,9 +94,11 @@ def step_likelihood(
             xlabel="step of the reference path (n paths)",
             ylabel=f"nats ({printable(interval_name)})",
         )
+        if len(known) < _FEW:
+            # One bar as wide as the figure looks like a field.
+            ax.set_xlim(-1, len(known))
         ax.yaxis.set_major_locator(MaxNLocator(nbins=5))
         if not known:
             empty_note(ax, "no reference path was scored")
-        if title:
-            ax.set_title(printable(title))
+        put_head(ax, handles, title=title)
     return ax

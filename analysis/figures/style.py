@@ -1,4 +1,4 @@
-"""The common look of all figures: palette, text that the fonts can draw, and the numbers behind every axes.
+"""The common look of all figures: palette, legends, text that the fonts can draw, and the numbers behind every axes.
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; markers, line styles and hatches differ as well, so that
 nothing is lost in greyscale. No pyplot: figures are plain objects, and nothing global is left behind.
@@ -7,19 +7,23 @@ nothing is lost in greyscale. No pyplot: figures are plain objects, and nothing 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.ft2font import FT2Font
+from matplotlib.textpath import text_to_path
 
 STYLE_FILE = Path(__file__).with_name("paper.mplstyle")
 
@@ -36,6 +40,21 @@ ORANGE = "#e69f00"
 SERIES: tuple[tuple[str, str], ...] = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "v"), (INK, "P"))
 """Colour and marker of the first, second, ... series of a figure."""
 
+HATCHES: tuple[str, ...] = ("", "////", "----", "xxxx", "\\\\\\\\", "++++")
+"""Hatch of the first, second, ... series of filled areas."""
+
+NOTE = 7.0
+"""Size of the smallest text, points: notes, numbers on marks."""
+_AXES_SHARE = 0.775
+"""Share of its cell that an axes has before it is laid out: matplotlib's own default."""
+_LABEL_POINTS = 40.0
+"""What the labels of a y axis take, points."""
+REPORT_WIDTH = 4.6
+"""Width of a figure that nobody gave a width, inches."""
+SHARE_TICKS = [0.0, 0.25, 0.5, 0.75, 1.0]
+"""Ticks of an axis from 0 to 1; `SHARE_LABELS` are their texts."""
+SHARE_LABELS = ["0", ".25", ".5", ".75", "1"]
+
 Row = Mapping[str, Any]
 """One row of numbers, with the keys that `diagnosis.json` and `compare.json` use."""
 
@@ -50,20 +69,94 @@ def paper() -> Iterator[None]:
         yield
 
 
-def new_axes(width: float = 4.6, height: float = 3.0, *, rect: tuple[float, float, float, float] | None = None) -> Axes:
-    """An axes in a figure of its own.
+def new_axes(width: float = REPORT_WIDTH, height: float = 3.0) -> Axes:
+    """An axes in a figure of its own, laid out so that no label is cut.
 
     Args:
         width: Inches.
         height: Inches.
-        rect: Left, bottom, width and height of the axes as shares of the figure; laid out automatically without it.
 
     Returns:
         The axes; its figure has an Agg canvas.
     """
-    figure = Figure(figsize=(width, height), layout="constrained" if rect is None else None)
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure.add_subplot() if rect is None else figure.add_axes(rect)
+    return figure.add_subplot()
+
+
+def put_head(ax: Axes, handles: Sequence[Artist], *, title: str | None = None, lift: float = 0.0) -> None:
+    """Put the legend above the axes, where it hides nothing, and the title above the legend.
+
+    Args:
+        ax: The axes.
+        handles: Labelled marks; none gives no legend.
+        title: Title of the axes.
+        lift: Room left between axes and head, as a share of the height of the axes.
+    """
+    words = printable(title) if title else None
+    if not handles:
+        if words:
+            ax.set_title(words, y=1.0 + lift)
+        return
+    # Labels of the y axis take their part of the cell that the layout gives to the axes, and nothing that is right of it.
+    cell = ax.get_window_extent().width * 72 / dots_per_inch(ax) / _AXES_SHARE
+    ax.legend(
+        handles=list(handles),
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0 + lift),
+        ncols=legend_columns([str(handle.get_label()) for handle in handles], cell - _LABEL_POINTS),
+        title=words,
+        title_fontproperties={"weight": "bold", "size": matplotlib.rcParams["axes.titlesize"]},
+        alignment="left",
+    )
+
+
+def legend_columns(labels: Sequence[str], points: float) -> int:
+    """How many columns of a legend fit into a width.
+
+    Args:
+        labels: Texts of its entries.
+        points: The width.
+
+    Returns:
+        At least 1, at most the number of labels, and no more than the number of rows needs.
+    """
+    size = matplotlib.rcParams["legend.fontsize"]
+    handle = size * (matplotlib.rcParams["legend.handlelength"] + matplotlib.rcParams["legend.handletextpad"])
+    entries = [handle + text_points(label, size) for label in labels]
+    for columns in range(len(labels), 1, -1):
+        rows = math.ceil(len(labels) / columns)
+        # Entries fill column after column, the first ones being longer by one where they do not come out even.
+        longer = len(labels) - columns * (rows - 1)
+        starts = [index * rows - max(0, index - longer) for index in range(columns + 1)]
+        widths = [max(entries[start:end], default=0.0) for start, end in pairwise(starts)]
+        if sum(widths) + size * matplotlib.rcParams["legend.columnspacing"] * (columns - 1) <= points:
+            return math.ceil(len(labels) / rows)
+    return 1
+
+
+def text_points(text: str, size: float) -> float:
+    """Width of a line of text in the figures' font, points."""
+    font = FontProperties(family=matplotlib.rcParams["font.family"], size=size)
+    return float(text_to_path.get_text_width_height_descent(text, font, False)[0])
+
+
+def wrapped(name: str, chars: int, lines: int = 2) -> str:
+    """A name on at most so many lines of so many characters, broken after spaces, underscores and dashes."""
+    parts = re.findall(r"[^ _-]*[ _-]*", printable(name, limit=chars * lines))
+    found = [""]
+    for part in parts:
+        if found[-1] and len(found[-1]) + len(part.rstrip()) > chars and len(found) < lines:
+            found.append("")
+        found[-1] += part
+    return "\n".join(line.strip() for line in found)
+
+
+def dots_per_inch(ax: Axes) -> float:
+    """Of the figure that an axes belongs to."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None, "the axes was removed from its figure"
+    return figure.dpi
 
 
 @cache

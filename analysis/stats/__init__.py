@@ -1,18 +1,13 @@
 """Statistics of success counts: arrays in, arrays out. Knows no models.
 
 `estimators` speaks of single problems, `intervals` of means over problems, `mixture` of the spread of success rates over
-problems, `compare` of before and after problem by problem, `deltas` of whole curves, `design` of how much to sample.
+problems, `compare` of what changed on the same problems, `support` of which show a success at all, `deltas` of whole curves,
+`design` of how much to sample.
 """
 
+from posttrain.analysis.stats.adaptive import fewest_successes_first, raise_evenly
 from posttrain.analysis.stats.arrays import FloatArray, IntArray
-from posttrain.analysis.stats.compare import (
-    ProblemChangeTests,
-    SupportDynamics,
-    SupportDynamicsNull,
-    problem_change_tests,
-    support_dynamics,
-    support_dynamics_null,
-)
+from posttrain.analysis.stats.compare import ExchangeTest, ProblemChangeTests, exchange_test, problem_change_tests
 from posttrain.analysis.stats.deltas import (
     CurveCrossing,
     CurveDeltas,
@@ -44,34 +39,53 @@ from posttrain.analysis.stats.estimators import (
 )
 from posttrain.analysis.stats.intervals import (
     Interval,
+    design_effect,
     jeffreys_interval,
     mean_interval,
     paired_delta_interval,
     wilson_interval,
 )
+from posttrain.analysis.stats.law_intervals import LawInterval
 from posttrain.analysis.stats.mixture import MixturePosterior, fit_mixture
 from posttrain.analysis.stats.mixture_ml import MixtureML, fit_mixture_ml
+from posttrain.analysis.stats.posterior_deltas import posterior_delta_interval
+from posttrain.analysis.stats.support import (
+    NeverSolved,
+    SupportDynamics,
+    SupportDynamicsRanges,
+    never_solved_gain,
+    support_dynamics,
+    support_dynamics_halves,
+    support_dynamics_null,
+    thin,
+)
 
 __all__ = [
     "CurveCrossing",
     "CurveDeltas",
     "Equivalence",
+    "ExchangeTest",
     "FloatArray",
     "IntArray",
     "Interval",
+    "LawInterval",
     "MixtureML",
     "MixturePosterior",
+    "NeverSolved",
     "ProblemChangeTests",
     "SupportDynamics",
-    "SupportDynamicsNull",
+    "SupportDynamicsRanges",
     "answer_entropy",
     "cover_at_tau",
     "coverage_profile",
     "curve_crossing",
+    "design_effect",
     "detectable_delta",
     "detectable_rise",
     "effective_answers",
     "equivalence_test",
+    "exchange_test",
+    "fewest_successes_first",
     "fit_mixture",
     "fit_mixture_ml",
     "g_pass_at_k",
@@ -82,15 +96,20 @@ __all__ = [
     "max_t_deltas",
     "mean_interval",
     "missing_bounds",
+    "never_solved_gain",
     "paired_delta_interval",
     "pass_at_k",
     "pass_hat_k",
+    "posterior_delta_interval",
     "problem_change_tests",
     "problems_for_half_width",
+    "raise_evenly",
     "samples_for_half_width",
     "samples_to_resolve",
     "support_dynamics",
+    "support_dynamics_halves",
     "support_dynamics_null",
+    "thin",
     "variance_components",
     "wilson_interval",
 ]

@@ -33,6 +33,21 @@ def as_counts(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike) -> tuple[I
     return samples, correct
 
 
+def as_pairs(
+    samples_before: npt.ArrayLike, correct_before: npt.ArrayLike, samples_after: npt.ArrayLike, correct_after: npt.ArrayLike
+) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+    """Check the counts of two sides that are paired by problem, each as `as_counts` does.
+
+    Raises:
+        ValueError: bad counts, or sides of different length.
+    """
+    n0, c0 = as_counts(samples_before, correct_before)
+    n1, c1 = as_counts(samples_after, correct_after)
+    if n0.shape != n1.shape:
+        raise ValueError(f"{n0.size} problems before and {n1.size} after; they are paired by problem")
+    return n0, c0, n1, c1
+
+
 def as_whole(values: npt.ArrayLike, name: str) -> IntArray:
     """Return `values` as an int64 vector; refuses fractions and more than one axis.
 

@@ -64,11 +64,16 @@ def mean_interval(
 
     Source: clustered errors over questions, arXiv 2411.00640.
     """
-    return _bounded_mean(values, groups, level=level, low=low, high=high, pretended=MEAN_PRETENDED)
+    return _bounded_mean(values, groups, None, level=level, low=low, high=high, pretended=MEAN_PRETENDED)
 
 
 def paired_delta_interval(
-    before: npt.ArrayLike, after: npt.ArrayLike, groups: Sequence[str] | None = None, *, level: float = 0.95
+    before: npt.ArrayLike,
+    after: npt.ArrayLike,
+    groups: Sequence[str] | None = None,
+    *,
+    weights: npt.ArrayLike | None = None,
+    level: float = 0.95,
 ) -> Interval:
     """Interval for the mean change of a value in [0, 1], paired by problem.
 
@@ -81,13 +86,14 @@ def paired_delta_interval(
         before: [P] value of each problem before.
         after: [P] value of the same problems after, in the same order. A problem with NaN on either side is left out.
         groups: [P] name of the cluster of each problem, or None.
+        weights: [P] how much each problem counts, above 0; all alike where None.
         level: confidence.
 
     Returns:
         Estimate and interval of mean(after − before), clipped to [−1, 1], never of zero width.
 
     Raises:
-        ValueError: values outside [0, 1], shapes that differ, or a level outside (0, 1).
+        ValueError: values outside [0, 1], shapes that differ, weights that are not above 0, or a level outside (0, 1).
     """
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.shape != second.shape:
@@ -95,7 +101,7 @@ def paired_delta_interval(
     for name, array in (("before", first), ("after", second)):
         if np.any((array < 0.0) | (array > 1.0)):
             raise ValueError(f"{name} must lie in [0, 1]")
-    return _bounded_mean(second - first, groups, level=level, low=-1.0, high=1.0, pretended=DELTA_PRETENDED)
+    return _bounded_mean(second - first, groups, weights, level=level, low=-1.0, high=1.0, pretended=DELTA_PRETENDED)
 
 
 def wilson_interval(num_correct: int, num_samples: int, *, level: float = 0.95) -> Interval:
@@ -155,7 +161,14 @@ def _check_proportion(num_correct: int, num_samples: int, level: float) -> None:
 
 
 def _bounded_mean(
-    values: npt.ArrayLike, groups: Sequence[str] | None, *, level: float, low: float, high: float, pretended: float
+    values: npt.ArrayLike,
+    groups: Sequence[str] | None,
+    weights: npt.ArrayLike | None,
+    *,
+    level: float,
+    low: float,
+    high: float,
+    pretended: float,
 ) -> Interval:
     check_level(level)
     array = np.asarray(values, dtype=np.float64)
@@ -165,18 +178,22 @@ def _bounded_mean(
         raise ValueError(f"low must be below high, got {low} and {high}")
     if groups is not None and len(groups) != array.size:
         raise ValueError(f"{len(groups)} groups for {array.size} problems")
+    weight = np.ones(array.size) if weights is None else np.asarray(weights, dtype=np.float64)
+    if weight.shape != array.shape or not np.all(weight > 0.0):
+        raise ValueError(f"expected a weight above 0 for each of {array.size} problems")
     kept = ~np.isnan(array)
     slack = 1e-9 * (high - low)
     if np.any((array[kept] < low - slack) | (array[kept] > high + slack)):
         raise ValueError(f"values must lie in [{low}, {high}]")
-    array = array[kept]
+    array, weight = array[kept], weight[kept]
     unit = "problems" if groups is None else "groups"
     method = f"t over {unit}, {2 * pretended:g} pretended"
     if array.size == 0:
         return Interval(np.nan, np.nan, np.nan, method)
-    means, sizes = (array, np.ones_like(array)) if groups is None else _clusters(array, np.asarray(groups)[kept])
-    # The mean weighs clusters by size, so its variance is that of a ratio; a pretended cluster has the average size.
-    sizes = sizes / sizes.mean()
+    means, sizes = (array, weight) if groups is None else _clusters(array, weight, np.asarray(groups)[kept])
+    # The mean weighs clusters by size, so its variance is that of a ratio; a pretended cluster has the average size. Where problems
+    # have weights, it has the size that the mean itself lies in on average, so that many of next to no weight do not shrink it.
+    sizes = sizes / (sizes.mean() if weights is None else (sizes**2).sum() / sizes.sum())
     total = sizes.sum() + 2 * pretended
     centre = ((sizes * means).sum() + pretended * (low + high)) / total
     squares = (sizes**2 * (means - centre) ** 2).sum() + pretended * ((low - centre) ** 2 + (high - centre) ** 2)
@@ -184,11 +201,32 @@ def _bounded_mean(
     # One lone group leaves less than one degree of freedom: half a one makes an interval as wide as the range.
     freedom = max(effective - 1.0, 0.5)
     half = float(stats.t.ppf(0.5 + level / 2, freedom)) * float(np.sqrt(squares * effective / freedom)) / total
-    estimate = float(np.clip(array.mean(), low, high))
+    estimate = float(np.clip(np.average(array, weights=weight), low, high))
     return Interval(estimate, max(low, min(centre - half, estimate)), min(high, max(centre + half, estimate)), method)
 
 
-def _clusters(values: FloatArray, groups: npt.NDArray[np.str_]) -> tuple[FloatArray, FloatArray]:
+def design_effect(values: npt.ArrayLike, groups: npt.ArrayLike) -> float:
+    """How much wider the variance of a mean is because problems of one group are related; at least 1.
+
+    Args:
+        values: [P] one value per problem.
+        groups: [P] its group.
+
+    Returns:
+        Variance over groups divided by variance over problems as if they were unrelated.
+
+    Source: clustered errors over questions, arXiv 2411.00640.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    plain = array.var()
+    if array.size < 2 or plain == 0.0:
+        return 1.0
+    means, sizes = _clusters(array, np.ones_like(array), np.asarray(groups))
+    clustered = ((sizes * (means - array.mean())) ** 2).sum() / array.size
+    return max(1.0, float(clustered / plain))
+
+
+def _clusters(values: FloatArray, weights: FloatArray, groups: npt.NDArray[np.generic]) -> tuple[FloatArray, FloatArray]:
     _, index = np.unique(groups, return_inverse=True)
-    sizes = np.bincount(index).astype(np.float64)
-    return np.bincount(index, weights=values) / sizes, sizes
+    sizes = np.bincount(index, weights=weights).astype(np.float64)
+    return np.bincount(index, weights=weights * values) / sizes, sizes

@@ -13,7 +13,7 @@ import numpy as np
 
 from posttrain.analysis.stats import wilson_interval
 from posttrain.diagnose.engines.base import EncodedPrompt, Engine, OnTokens, ScoreRequest
-from posttrain.diagnose.probes.sampling import SAMPLED
+from posttrain.diagnose.rollout_table import RolloutTable
 from posttrain.diagnose.types import (
     Behavior,
     Check,
@@ -34,16 +34,11 @@ UNPARSED = "plumbing: unparsed share"
 
 
 def draw_agreement(
-    engine: Engine, behavior: Behavior, problems: Sequence[Problem], rollouts: Sequence[Rollout], *, on_tokens: OnTokens
+    engine: Engine, behavior: Behavior, problems: Sequence[Problem], rollouts: RolloutTable, *, on_tokens: OnTokens
 ) -> list[PathScore]:
     """Score some of our own samples again: the first sample of each problem, 16 at most."""
     prompts = {problem.id: engine.encode_prompt(problem.prompt, behavior.prompt) for problem in problems}
-    chosen = [
-        r
-        for r in rollouts
-        if r.behavior == behavior.name and r.decoding == SAMPLED and r.sample_index == 0 and r.problem_id in prompts
-    ]
-    chosen = chosen[:_AGREEMENT_ROLLOUTS]
+    chosen = _first_samples(rollouts, list(prompts))
     requests = [ScoreRequest(prompt_ids=prompts[r.problem_id].token_ids, path_ids=r.token_ids) for r in chosen]
     return [
         PathScore(
@@ -68,7 +63,7 @@ def measure(
     thresholds: Any,
     selftest: SelfTest,
     sampling: SamplingMeasurement,
-    rollouts: Sequence[Rollout],
+    rollouts: RolloutTable,
     agreement: Sequence[PathScore],
 ) -> PlumbingMeasurement:
     """Put the checks together.
@@ -123,8 +118,8 @@ def measure(
                 f"{checks[-3].estimate:.0%} of samples ran into max_tokens={behavior.sampling.max_tokens}; raise sampling.max_tokens or add a stop text"
             )
     if agreement:
-        by_key = {(r.problem_id, r.sample_index): r for r in rollouts if r.behavior == behavior.name and r.decoding == SAMPLED}
-        gaps = np.concatenate([by_key[a.problem_id, a.reference_index].policy_logprobs - a.policy_logprobs for a in agreement])
+        drawn = _first_samples(rollouts, sampling.problem_ids)
+        gaps = np.concatenate([r.policy_logprobs - a.policy_logprobs for r, a in zip(drawn, agreement, strict=True)])
         gap, tolerance = float(np.abs(gaps).mean()), engine.info.logprob_tolerance
         what = f"mean |sampler − scorer| log-probability per token, nats ({engine.info.sample_dtype} against {engine.info.score_dtype})"
         checks.append(_exact("plumbing: sampler-scorer gap", "<=", gap, tolerance, len(gaps), what))
@@ -133,6 +128,12 @@ def measure(
     return PlumbingMeasurement(
         behavior=behavior.name, checks=tuple(checks), notes=tuple(notes), failures=tuple(failures), prompt_example=prompt.text
     )
+
+
+def _first_samples(rollouts: RolloutTable, problem_ids: Sequence[str]) -> list[Rollout]:
+    """The first sample of each problem, 16 at most."""
+    first = ~rollouts.greedy & (rollouts.sample_index == 0) & (rollouts.places(problem_ids) >= 0)
+    return rollouts.rows(np.flatnonzero(first)[:_AGREEMENT_ROLLOUTS])
 
 
 def _selftest_words(case: CaseCount) -> str:

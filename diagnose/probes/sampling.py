@@ -1,4 +1,4 @@
-"""The sampling probe: n samples per problem and one greedy sample beside them, graded and counted.
+"""The sampling probe: samples of every problem and one greedy sample beside them, graded and counted. `rounds` says how many.
 
 Unparsed and truncated samples are failures, counted apart. Only verifier errors, timeouts and engine failures are missing.
 """
@@ -7,16 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from posttrain.diagnose.engines.base import Engine, OnTokens, SampleRequest
-from posttrain.diagnose.types import Behavior, Grade, GradeStatus, Problem, Rollout, SamplingMeasurement, Split
+from posttrain.diagnose.rollout_table import GREEDY, SAMPLED, Bools, RolloutTable
+from posttrain.diagnose.types import Behavior, Grade, Problem, Rollout, SamplingMeasurement, Split
 
 GradeTexts = Callable[[Problem, Sequence[str]], list[Grade]]
 _ROWS_PER_SHARD = 256
+_MOST_SHARDS = 512
 
-SAMPLED, GREEDY = "sampled", "greedy"
+
+class Portion(NamedTuple):
+    """Some samples of one problem: number `first` and those after it, `num` in all."""
+
+    problem: Problem
+    first: int
+    num: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,27 +34,58 @@ class Shard:
     """Work that is drawn and stored as a whole: what is batched together depends on it alone."""
 
     name: str
-    problems: tuple[Problem, ...]
     decoding: str
-    num_samples: int
+    portions: tuple[Portion, ...]
+
+    @property
+    def num_samples(self) -> int:
+        """Rows of the shard."""
+        return sum(portion.num for portion in self.portions)
 
 
-def plan(behavior: Behavior, split: Split, num_samples: int) -> list[Shard]:
-    """Cut the samples of a split into shards: whole problems, at most 256 rows each, the greedy ones first."""
-    shards = []
-    for decoding, per_problem in ((GREEDY, 1), (SAMPLED, num_samples)):
-        problems = behavior.split(split)
-        size = max(1, _ROWS_PER_SHARD // per_problem)
-        for number, start in enumerate(range(0, len(problems), size)):
-            shards.append(
-                Shard(
-                    name=f"{behavior.name}.{split}-{decoding}.{number:05d}",
-                    problems=problems[start : start + size],
-                    decoding=decoding,
-                    num_samples=per_problem,
-                )
-            )
-    return shards
+def plan_greedy(behavior: Behavior, split: Split) -> list[Shard]:
+    """One greedy sample of every problem of a split."""
+    return _cut(behavior, split, GREEDY, [Portion(problem, 0, 1) for problem in behavior.split(split)], 0)
+
+
+def plan_round(
+    behavior: Behavior, split: Split, drawn: npt.NDArray[np.int64], extra: npt.NDArray[np.int64], first_shard: int
+) -> list[Shard]:
+    """Further samples of the problems of a split.
+
+    Args:
+        behavior: Whose problems.
+        split: Which of them, P in number.
+        drawn: [P] samples that each has already.
+        extra: [P] samples that each is to get.
+        first_shard: Number of the first shard; the rounds before have the numbers below.
+    """
+    portions = [
+        Portion(problem, int(first), int(num))
+        for problem, first, num in zip(behavior.split(split), drawn, extra, strict=True)
+        if num
+    ]
+    return _cut(behavior, split, SAMPLED, portions, first_shard)
+
+
+def _cut(behavior: Behavior, split: Split, decoding: str, portions: Sequence[Portion], first_shard: int) -> list[Shard]:
+    """Shards of at most `rows` samples each, in the order of the portions; one portion stays whole.
+
+    Opening a file costs as much as reading a few hundred rows, so a round of many samples is cut into 512 shards at most.
+    """
+    rows = max(_ROWS_PER_SHARD, sum(p.num for p in portions) // _MOST_SHARDS)
+    groups: list[list[Portion]] = []
+    filled = 0
+    for portion in portions:
+        if not groups or filled + portion.num > rows:
+            groups.append([])
+            filled = 0
+        groups[-1].append(portion)
+        filled += portion.num
+    return [
+        Shard(name=f"{behavior.name}.{split}-{decoding}.{first_shard + number:05d}", decoding=decoding, portions=tuple(group))
+        for number, group in enumerate(groups)
+    ]
 
 
 def draw(engine: Engine, grade: GradeTexts, behavior: Behavior, shard: Shard, *, seed: str, on_tokens: OnTokens) -> list[Rollout]:
@@ -61,18 +102,18 @@ def draw(engine: Engine, grade: GradeTexts, behavior: Behavior, shard: Shard, *,
     sampling = replace(behavior.sampling, temperature=0.0) if shard.decoding == GREEDY else behavior.sampling
     requests = [
         SampleRequest(
-            key=f"{behavior.name}/{problem.id}/{shard.decoding}",
-            prompt_ids=engine.encode_prompt(problem.prompt, behavior.prompt).token_ids,
-            num_samples=shard.num_samples,
+            key=f"{behavior.name}/{portion.problem.id}/{shard.decoding}",
+            prompt_ids=engine.encode_prompt(portion.problem.prompt, behavior.prompt).token_ids,
+            num_samples=portion.num,
+            first_sample=portion.first,
         )
-        for problem in shard.problems
+        for portion in shard.portions
     ]
     rollouts = []
-    for problem, completions in zip(
-        shard.problems, engine.sample(requests, sampling, seed=seed, on_tokens=on_tokens), strict=True
-    ):
+    drawn = engine.sample(requests, sampling, seed=seed, on_tokens=on_tokens)
+    for (problem, first, _), completions in zip(shard.portions, drawn, strict=True):
         grades = grade(problem, [completion.text for completion in completions])
-        for index, (completion, one) in enumerate(zip(completions, grades, strict=True)):
+        for index, (completion, one) in enumerate(zip(completions, grades, strict=True), start=first):
             rollouts.append(
                 Rollout(
                     behavior=behavior.name,
@@ -92,42 +133,30 @@ def draw(engine: Engine, grade: GradeTexts, behavior: Behavior, shard: Shard, *,
     return rollouts
 
 
-def measure(behavior: Behavior, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> SamplingMeasurement:
+def measure(behavior: Behavior, problems: Sequence[Problem], rollouts: RolloutTable) -> SamplingMeasurement:
     """Count outcomes per problem, in the order of `problems`."""
-    place = {problem.id: i for i, problem in enumerate(problems)}
-    counts = {
-        name: np.zeros(len(problems), dtype=np.int64)
-        for name in ("samples", "correct", "missing", "unparsed", "truncated", "lenient", "tokens")
-    }
+    place = rollouts.places([problem.id for problem in problems])
+    succeeded = rollouts.succeeded(behavior.measure.success)
+    lenient = succeeded | (~rollouts.truncated & (rollouts.lenient_score >= behavior.measure.success))
+    sampled = (place >= 0) & ~rollouts.greedy
+    known = sampled & ~rollouts.missing
+
+    def count(which: Bools) -> npt.NDArray[np.int64]:
+        return np.bincount(place[which], minlength=len(problems))
+
     greedy = np.full(len(problems), np.nan)
-    for rollout in rollouts:
-        if rollout.behavior != behavior.name or rollout.problem_id not in place:
-            continue
-        i = place[rollout.problem_id]
-        success = rollout.succeeded(behavior.measure.success)
-        if rollout.decoding == GREEDY:
-            greedy[i] = np.nan if success is None else float(success)
-            continue
-        counts["tokens"][i] += len(rollout.token_ids)
-        if success is None:
-            counts["missing"][i] += 1
-            continue
-        lenient = rollout.grade.lenient_score
-        counts["samples"][i] += 1
-        counts["correct"][i] += success
-        counts["unparsed"][i] += rollout.grade.status is GradeStatus.UNPARSED
-        counts["truncated"][i] += rollout.truncated
-        counts["lenient"][i] += success or (not rollout.truncated and lenient is not None and lenient >= behavior.measure.success)
+    decided = (place >= 0) & rollouts.greedy & ~rollouts.missing
+    greedy[place[decided]] = succeeded[decided]
     return SamplingMeasurement(
         behavior=behavior.name,
         problem_ids=tuple(problem.id for problem in problems),
         groups=tuple(problem.group or problem.id for problem in problems),
-        num_samples=counts["samples"],
-        num_correct=counts["correct"],
-        num_missing=counts["missing"],
-        num_unparsed=counts["unparsed"],
-        num_truncated=counts["truncated"],
-        num_lenient_correct=counts["lenient"],
+        num_samples=count(known),
+        num_correct=count(known & succeeded),
+        num_missing=count(sampled & rollouts.missing),
+        num_unparsed=count(known & rollouts.unparsed),
+        num_truncated=count(known & rollouts.truncated),
+        num_lenient_correct=count(known & lenient),
         greedy_correct=greedy,
-        num_tokens=counts["tokens"],
+        num_tokens=np.bincount(place[sampled], weights=rollouts.num_tokens[sampled], minlength=len(problems)).astype(np.int64),
     )

@@ -47,6 +47,8 @@ def comparison_view(report: ComparisonReport, slug: str) -> dict[str, Any]:
         "side_by_side": [(row.name, write_estimate(row.before), write_estimate(row.after)) for row in report.side_by_side],
         "changes": [_change_row(change) for change in sorted(report.changes, key=_largest_change_first)[:_MOST_ROWS]],
         "changes_hidden": max(0, len(report.changes) - _MOST_ROWS),
+        "role": report.role,
+        "facts": report.facts,
         "notes": report.notes,
     }
 

@@ -72,6 +72,10 @@ class ProblemChangeRow:
     state: ProblemChange
     q_value: float | None = None
     """Adjusted over all problems (Benjamini–Hochberg); None where nothing was tested."""
+    num_samples: int | None = None
+    """Samples behind each of the two rates; None where they are not counts."""
+    group: str | None = None
+    """Name of its cluster, where problems are related."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +119,10 @@ class ComparisonReport:
     changes: tuple[ProblemChangeRow, ...] = ()
     support: tuple[SupportRow, ...] = ()
     side_by_side: tuple[SideBySide, ...] = ()
+    role: str = ""
+    """What the stage did, in a few words: `expansion`, `policy reshaping`, `attrition`, `not distinguishable`."""
+    facts: tuple[tuple[str, str], ...] = ()
+    """Name and words of further findings."""
     notes: tuple[str, ...] = ()
     """What to keep in mind, in words."""
 

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from posttrain.analysis.curves import cover_rows, mixture_rows, step_rows
 from posttrain.analysis.figures import FIGURES
-from posttrain.diagnose.report.content import BehaviorReport, ComparisonReport
+from posttrain.analysis.figures.success_histogram import bin_edges
+from posttrain.diagnose.report.content import BehaviorReport, ComparisonReport, ProblemChangeRow
 from posttrain.diagnose.types import PassAtK, PathLikelihoodMeasurement, PathScore, ProblemDiagnosis, Split
 
 
@@ -37,25 +39,6 @@ def eval_problems(problems: Sequence[ProblemDiagnosis]) -> list[ProblemDiagnosis
     return [problem for problem in problems if problem.split is Split.EVAL] or list(problems)
 
 
-def step_rows(path: PathLikelihoodMeasurement) -> list[dict[str, Any]]:
-    """Per step, the median over paths of its summed negative log-likelihood, with the middle 80 % of paths.
-
-    Returns:
-        Rows `{"step", "estimate", "low", "high", "n"}`, steps counted from 1, n counting paths that have the step.
-    """
-    by_step: dict[int, list[float]] = {}
-    for score in path.paths:
-        steps = np.asarray(score.token_steps)
-        for step in np.unique(steps):
-            by_step.setdefault(int(step), []).append(-float(np.sum(score.policy_logprobs[steps == step], dtype=np.float64)))
-    rows = []
-    for step, values in sorted(by_step.items()):
-        low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
-        interval = (float(low), float(high)) if len(values) > 1 else (math.nan, math.nan)
-        rows.append({"step": step + 1, "estimate": float(middle), "low": interval[0], "high": interval[1], "n": len(values)})
-    return rows
-
-
 def behavior_figures(report: BehaviorReport) -> tuple[ReportFigure, ...]:
     """The figures of a behavior; those that would have nothing to show are left out."""
     diagnosis = report.diagnosis
@@ -69,22 +52,37 @@ def behavior_figures(report: BehaviorReport) -> tuple[ReportFigure, ...]:
         caption = "Chance that one of k samples is right. Rising far above its start means: reachable, but chosen too rarely."
         figures.append(ReportFigure(name="pass_at_k", title="pass@k", caption=caption, axes=axes))
     problems = eval_problems(diagnosis.problems)
-    if any(math.isfinite(problem.p) for problem in problems):
-        rates = {diagnosis.name: [problem.p for problem in problems]}
-        axes = FIGURES["success_histogram"](rates, epsilon=report.epsilon, mastered=report.mastered_threshold)
-        method = Counter(problem.p_method for problem in problems).most_common(1)[0][0]
-        caption = f"Success rate p of each problem (by {method}). Bins are drawn equally wide; the first ends at ε."
-        figures.append(ReportFigure(name="success_histogram", title="Success per problem", caption=caption, axes=axes))
+    if any(problem.num_samples for problem in problems):
+        figures.append(_histogram(report, problems))
     if report.path is not None and report.path.paths:
         figures.extend(_path_figures(report.path, report.epsilon))
     return tuple(figures)
+
+
+def _histogram(report: BehaviorReport, problems: Sequence[ProblemDiagnosis]) -> ReportFigure:
+    name, marks = report.diagnosis.name, (report.epsilon, report.mastered_threshold)
+    groups = dict(zip(report.sampling.problem_ids, report.sampling.groups, strict=True)) if report.sampling else {}
+    counts = [
+        {"id": p.id, "group": groups.get(p.id), "num_samples": p.num_samples, "num_correct": p.num_correct} for p in problems
+    ]
+    axes = FIGURES["success_histogram"](
+        {name: [p.num_correct / p.num_samples if p.num_samples else math.nan for p in problems]},
+        epsilon=report.epsilon,
+        mastered=report.mastered_threshold,
+        mixture={name: mixture_rows(counts, bin_edges(*marks), marks)},
+    )
+    caption = (
+        "Bars: share of right samples of each problem. Points: how many problems have such a success rate by the fitted mixture, with its "
+        "heaps at exactly 0 and 1 at the ends. Bins are drawn equally wide; the first ends at ε."
+    )
+    return ReportFigure(name="success_histogram", title="Success per problem", caption=caption, axes=axes)
 
 
 def _path_figures(path: PathLikelihoodMeasurement, epsilon: float) -> list[ReportFigure]:
     order = np.argsort(np.nan_to_num(path.nll_per_token, nan=-np.inf), kind="stable")
     typical, least = int(order[(len(order) - 1) // 2]), int(order[-1])
     figures = []
-    rows = step_rows(path)
+    rows = step_rows([(score.token_steps, score.policy_logprobs) for score in path.paths])
     if len(rows) > 1:
         axes = FIGURES["step_likelihood"](rows, nats_at_epsilon=-math.log(epsilon), interval_name="median, middle 80 % of paths")
         caption = "How improbable each step is, given the reference up to it. A step above the line is less likely than ε."
@@ -128,4 +126,29 @@ def comparison_figures(report: ComparisonReport) -> tuple[ReportFigure, ...]:
         figures.append(
             ReportFigure(name="before_after", title="Each problem", caption=caption, axes=FIGURES["before_after"](rows))
         )
+        figures.extend(_cover(report.changes))
+        counts = Counter(change.state.value for change in report.changes)
+        caption = "Where problems were and where they are; what the samples do not tell is undetermined."
+        axes = FIGURES["support_transitions"](counts)
+        figures.append(ReportFigure(name="support_transitions", title="Support", caption=caption, axes=axes))
     return tuple(figures)
+
+
+def _cover(changes: Sequence[ProblemChangeRow]) -> list[ReportFigure]:
+    """Cover@τ before and after, where the rates are counts."""
+    known = [(change, change.num_samples) for change in changes if change.num_samples]
+    if not known:
+        return []
+    sides = {
+        side: cover_rows(
+            [
+                {"id": change.id, "group": change.group, "num_samples": n, "num_correct": round(getattr(change, side) * n)}
+                for change, n in known
+            ]
+        )
+        for side in ("before", "after")
+    }
+    caption = "Share of problems solved at rate τ or better. A gain on the right is reliability, one at the very left new reach."
+    return [
+        ReportFigure(name="cover_at_tau", title="Cover@τ before and after", caption=caption, axes=FIGURES["cover_at_tau"](sides))
+    ]

@@ -1,14 +1,15 @@
-"""Before and after: tests of single problems, support dynamics and their null."""
+"""Before and after on the same problems: tests of single ones, and of all of them together."""
+
+import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import fisher_exact
-from statsmodels.stats.multitest import multipletests
+from scipy.stats import false_discovery_control, fisher_exact, hypergeom
 
 from posttrain.analysis import stats as ps
 
 
-def test_agrees_with_fisher_and_benjamini_hochberg() -> None:
+def test_p_values_are_those_of_fisher() -> None:
     rng = np.random.default_rng(0)
     n0, n1 = rng.integers(1, 30, 40), rng.integers(1, 30, 40)
     c0, c1 = rng.binomial(n0, 0.3), rng.binomial(n1, 0.5)
@@ -17,8 +18,53 @@ def test_agrees_with_fisher_and_benjamini_hochberg() -> None:
         table = [[c1[index], n1[index] - c1[index]], [c0[index], n0[index] - c0[index]]]
         assert tests.p_expansion[index] == pytest.approx(fisher_exact(table, alternative="greater").pvalue, rel=1e-9)
         assert tests.p_attrition[index] == pytest.approx(fisher_exact(table, alternative="less").pvalue, rel=1e-9)
-    expected = multipletests(np.concatenate([tests.p_expansion, tests.p_attrition]), method="fdr_bh")[1]
-    np.testing.assert_allclose(np.concatenate([tests.q_expansion, tests.q_attrition]), expected)
+
+
+def discrete_fdr_by_enumeration(n: int, before: np.ndarray, after: np.ndarray, rate: float) -> np.ndarray:
+    """DBH-SU as written in the paper, on lists: all attainable p-values, critical values by search."""
+
+    def law(total: int) -> list[tuple[float, float]]:
+        ways = range(max(0, total - n), min(n, total) + 1)
+        chance = hypergeom(2 * n, total, n)
+        return [(min(float(chance.cdf(c)), float(chance.sf(c - 1))), float(chance.pmf(c))) for c in ways]
+
+    laws = [law(int(b + a)) for b, a in zip(before, after, strict=True)]
+    p = np.array([laws[i][int(after[i]) - max(0, int(before[i] + after[i]) - n)][0] for i in range(len(before))])
+
+    def cdf(i: int, t: float) -> float:
+        return min(1.0, sum(mass for value, mass in laws[i] if value <= t * (1 + 1e-9)))
+
+    def odds(t: float, at: float) -> float:
+        terms = [(cdf(i, t), cdf(i, at)) for i in range(len(p))]
+        return sum(f / (1 - g) if g < 1 else (np.inf if f > 0 else 0.0) for f, g in terms)
+
+    attainable = sorted({value for one in laws for value, _ in one})
+    tau = max((t for t in attainable if odds(t, t) <= rate * len(p)), default=0.0)
+    rejected = np.zeros(len(p), dtype=bool)
+    for t in (t for t in attainable if t <= tau):
+        at_or_below = p <= t * (1 + 1e-9)
+        if at_or_below.any() and odds(t, tau) <= rate * at_or_below.sum():
+            rejected |= at_or_below
+    return rejected
+
+
+def test_rejections_are_those_of_the_discrete_procedure() -> None:
+    rng = np.random.default_rng(1)
+    some = 0
+    for _ in range(25):
+        before, after = rng.binomial(10, rng.beta(0.4, 1.0, 12)), rng.binomial(10, rng.beta(1.0, 1.0, 12))
+        n = np.full(12, 10)
+        tests = ps.problem_change_tests(n, before, n, after, rate=0.1)
+        found = np.minimum(tests.q_expansion, tests.q_attrition) <= 0.1
+        np.testing.assert_array_equal(found, discrete_fdr_by_enumeration(10, before, after, 0.1))
+        some += found.any()
+    assert some > 4
+
+
+def test_problems_that_can_never_be_significant_do_not_cost_power() -> None:
+    crowd = ps.problem_change_tests([16] * 101, [0] + [1] * 100, [16] * 101, [8] + [1] * 100)
+    plain = false_discovery_control([*crowd.p_expansion, *crowd.p_attrition])
+    assert plain[0] > 0.05 > crowd.q_expansion[0]
 
 
 def test_problems_without_samples_do_not_join_the_family() -> None:
@@ -27,97 +73,105 @@ def test_problems_without_samples_do_not_join_the_family() -> None:
     assert padded.q_expansion[0] == alone.q_expansion[0] < 0.01
     np.testing.assert_array_equal(padded.q_expansion[1:], 1.0)
     assert ps.problem_change_tests([], [], [], []).q_attrition.shape == (0,)
+    np.testing.assert_array_equal(ps.problem_change_tests([8, 8], [0, 8], [8, 8], [0, 8]).q_expansion, 1.0)
+
+
+def test_the_two_directions_mirror_each_other() -> None:
+    rng = np.random.default_rng(2)
+    n0, n1 = rng.integers(4, 40, 30), rng.integers(4, 40, 30)
+    c0, c1 = rng.binomial(n0, 0.2), rng.binomial(n1, 0.6)
+    forth, back = ps.problem_change_tests(n0, c0, n1, c1), ps.problem_change_tests(n1, c1, n0, c0)
+    np.testing.assert_allclose(forth.q_expansion, back.q_attrition)
+    np.testing.assert_allclose(forth.p_attrition, back.p_expansion)
 
 
 def test_false_discoveries_stay_rare_and_real_ones_are_found() -> None:
-    rng = np.random.default_rng(1)
-    false = []
-    for _ in range(100):
+    """2,000 replicates and more laws: tests/benchmarks/null_and_power.py."""
+    rng = np.random.default_rng(3)
+    n = np.full(100, 64)
+    false = 0
+    for _ in range(300):
         p = rng.beta(0.3, 1.2, 100)
-        n = np.full(100, 64)
         tests = ps.problem_change_tests(n, rng.binomial(n, p), n, rng.binomial(n, p))
-        false.append(min(tests.q_expansion.min(), tests.q_attrition.min()) < 0.05)
-    assert np.mean(false) <= 0.1
-    n = np.full(40, 256)
-    tests = ps.problem_change_tests(n, np.zeros(40, dtype=int), n, rng.binomial(n, 0.1))
-    assert np.all(tests.q_expansion < 0.05)
-    assert np.all(tests.q_attrition > 0.5)
+        false += min(tests.q_expansion.min(), tests.q_attrition.min()) <= 0.05
+    assert false / 300 <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 300)
+    for samples, least in ((64, 0.25), (256, 0.9)):
+        n, found = np.full(200, samples), []
+        for _ in range(10):
+            before, after = rng.beta(0.3, 1.2, (1, 200)).repeat(2, axis=0)
+            before[:40], after[:40] = 0.0, 0.1
+            found.append(
+                np.mean(ps.problem_change_tests(n, rng.binomial(n, before), n, rng.binomial(n, after)).q_expansion[:40] <= 0.05)
+            )
+        assert np.mean(found) >= least
 
 
-def test_support_dynamics_by_hand() -> None:
-    dynamics = ps.support_dynamics([4] * 6 + [0], [1, 2, 4, 0, 1, 0, 0], [4] * 7, [1, 1, 0, 3, 4, 0, 4])
-    assert (dynamics.preserved, dynamics.expanded, dynamics.attrited, dynamics.out_of_support) == (3, 1, 1, 1)
-    assert dynamics.srr == pytest.approx(3 / 4)
-    assert dynamics.ndr == pytest.approx(1 / 4)
-    assert dynamics.sds == pytest.approx(2 * 0.75 * 0.25)
-    assert dynamics.nscr == 0.0
-
-
-def test_support_dynamics_undefined() -> None:
-    dynamics = ps.support_dynamics([4, 4], [0, 0], [4, 4], [0, 0])
-    assert np.isnan([dynamics.srr, dynamics.ndr, dynamics.sds, dynamics.nscr]).all()
-    assert dynamics.out_of_support == 2
-
-
-def test_null_matches_a_second_draw() -> None:
-    """The published size of effects, from a model compared with itself (p ~ Beta(.3, 1.2), 200 problems, 64 samples)."""
-    expected_ratios, null, inside = [], [], []
-    for seed in range(25):
-        rng = np.random.default_rng(seed)
-        p = rng.beta(0.3, 1.2, 200)
-        n = np.full(200, 64)
-        before = rng.binomial(n, p)
-        second = ps.support_dynamics(n, before, n, rng.binomial(n, p))
-        expected = ps.support_dynamics_null(ps.fit_mixture(n, before), n, n, rng=rng, num_draws=300)
-        # What a second draw gives on average, the first one held fixed.
-        again = 1 - (1 - p) ** 64
-        expected_ratios.append((again[before > 0].mean(), again[before == 0].sum() / again.sum()))
-        null.append((expected.srr.estimate, expected.ndr.estimate))
-        inside.append((expected.srr.low <= second.srr <= expected.srr.high, expected.ndr.low <= second.ndr <= expected.ndr.high))
-    np.testing.assert_allclose(np.mean(null, axis=0), [0.93, 0.07], atol=0.015)
-    np.testing.assert_allclose(np.mean(null, axis=0), np.mean(expected_ratios, axis=0), atol=0.012)
-    assert np.all(np.mean(inside, axis=0) >= 0.8)
-
-
-def test_null_does_not_hide_real_expansion() -> None:
-    rng = np.random.default_rng(7)
-    p = rng.beta(0.3, 1.2, 200)
-    n = np.full(200, 64)
-    before = rng.binomial(n, p)
-    null = ps.support_dynamics_null(ps.fit_mixture(n, before), n, n, rng=rng, num_draws=300)
-    after = rng.binomial(n, np.where(rng.random(200) < 0.4, np.maximum(p, 0.2), p))
-    assert ps.support_dynamics(n, before, n, after).ndr > null.ndr.high
-
-
-def test_null_knows_regression_to_the_mean() -> None:
-    """Of problems at 0 of 16, 18 % show a success when the same model is drawn again."""
-    rng = np.random.default_rng(8)
-    p = rng.beta(0.3, 1.2, 2000)
-    n = np.full(2000, 16)
-    before = rng.binomial(n, p)
-    rates = ps.fit_mixture(n, before).draw_rates(rng=rng, num_draws=200)[:, before == 0]
-    assert np.mean(1 - (1 - rates) ** 16) == pytest.approx(0.18, abs=0.03)
-
-
-def test_thinned_null_has_fewer_samples() -> None:
-    rng = np.random.default_rng(9)
-    n = np.full(200, 64)
-    fit = ps.fit_mixture(n, rng.binomial(n, rng.beta(0.3, 1.2, 200)))
-    half = np.full(200, 16)
-    full, thinned = (ps.support_dynamics_null(fit, size, size, rng=rng, num_draws=300) for size in (n, half))
-    assert thinned.ndr.estimate > full.ndr.estimate + 0.02
-
-
-def test_null_refuses_what_does_not_fit() -> None:
-    fit = ps.fit_mixture([4, 4], [1, 2])
-    rng = np.random.default_rng(0)
-    for before, after in (([4], [4]), ([5, 4], [4, 4]), ([4, 4], [4, -1])):
-        with pytest.raises(ValueError):
-            ps.support_dynamics_null(fit, before, after, rng=rng)
+def test_a_rate_of_discoveries_outside_the_unit_interval_is_refused() -> None:
+    with pytest.raises(ValueError):
+        ps.problem_change_tests([4], [1], [4], [2], rate=1.0)
     with pytest.raises(ValueError, match="paired"):
-        ps.support_dynamics([4], [1], [4, 4], [1, 1])
+        ps.problem_change_tests([4], [1], [4, 4], [1, 1])
 
 
-def test_null_of_nothing_is_undefined() -> None:
-    null = ps.support_dynamics_null(ps.fit_mixture([0, 0], [0, 0]), [0, 0], [4, 4], rng=np.random.default_rng(0), num_draws=5)
-    assert np.isnan(null.srr.estimate)
+# ------------------------------------------------------------------------------------------------------------- all problems
+
+
+def test_the_exchange_test_is_a_permutation_test() -> None:
+    """Three problems of two samples each: every way to deal the samples, by hand."""
+    before, after = np.array([[0, 0], [0, 1], [0, 0]]), np.array([[1, 1], [1, 1], [0, 1]])
+    n = np.full(3, 2)
+    test = ps.exchange_test(n, before.sum(axis=1), n, after.sum(axis=1), [1, 2], rng=np.random.default_rng(0), num_draws=20_000)
+    pooled = np.concatenate([before, after], axis=1)
+    ways = list(itertools.combinations(range(4), 2))
+    rows = []
+    for deal in itertools.product(ways, repeat=3):
+        first = np.array([pooled[i, list(chosen)].sum() for i, chosen in enumerate(deal)])
+        last = pooled.sum(axis=1) - first
+        rows.append(
+            [(last - first).mean() / 2, ((last > 0) * 1.0 - (first > 0)).mean(), np.where(first == 0, last / 2, 0).mean(), np.where(last == 0, first / 2, 0).mean()]
+        )  # fmt: skip
+    null = np.array(rows)
+    observed = np.array([(4 + 1 - 1) / 6, 2 / 3, 1.5 / 3, 0.0])
+    np.testing.assert_allclose(test.observed, observed)
+    np.testing.assert_allclose(test.expected, null.mean(axis=0), atol=1e-12)
+    scores = (null - null.mean(axis=0)) / null.std(axis=0)
+    seen = (observed - null.mean(axis=0)) / null.std(axis=0)
+    scores[:, :2], seen[:2] = np.abs(scores[:, :2]), np.abs(seen[:2])
+    exact = (scores.max(axis=1)[:, None] >= seen - 1e-9).mean(axis=0)
+    np.testing.assert_allclose(test.adjusted_p, exact, atol=0.015)
+
+
+def test_one_model_twice_is_told_apart_in_one_of_twenty_at_most() -> None:
+    rng = np.random.default_rng(4)
+    n = np.repeat([16, 24], 25)
+    shown = 0
+    for _ in range(300):
+        p = rng.beta(0.3, 1.2, 50)
+        test = ps.exchange_test(n, rng.binomial(n, p), n, rng.binomial(n, p), [1, 4, 16], rng=rng, num_draws=200)
+        shown += test.adjusted_p.min() <= 0.05
+    assert shown / 300 <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 300)
+
+
+def test_gains_and_losses_that_cancel_are_seen() -> None:
+    rng = np.random.default_rng(5)
+    n = np.full(60, 32)
+    p = rng.beta(1.0, 1.0, 60)
+    before, after = p.copy(), p.copy()
+    before[:15], after[:15] = 0.0, 0.3
+    before[15:30], after[15:30] = 0.3, 0.0
+    test = ps.exchange_test(n, rng.binomial(n, before), n, rng.binomial(n, after), [1, 8], rng=rng, num_draws=500)
+    assert dict(zip(test.names, test.adjusted_p <= 0.05, strict=True)) == {
+        "pass@1": False,
+        "pass@8": False,
+        "gained": True,
+        "lost": True,
+    }
+
+
+def test_the_exchange_test_refuses_what_was_not_sampled_and_knows_nothing_without_data() -> None:
+    rng = np.random.default_rng(6)
+    with pytest.raises(ValueError, match="ks"):
+        ps.exchange_test([4, 2], [1, 1], [4, 2], [1, 1], [4], rng=rng)
+    with pytest.raises(ValueError, match="num_draws"):
+        ps.exchange_test([4], [1], [4], [1], [1], rng=rng, num_draws=0)
+    assert np.isnan(ps.exchange_test([0], [0], [4], [1], [1], rng=rng).adjusted_p).all()

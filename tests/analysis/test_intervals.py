@@ -133,3 +133,19 @@ def test_pairing_narrows() -> None:
     paired, unpaired = ps.paired_delta_interval(before, after), ps.paired_delta_interval(before, rng.permutation(after))
     assert paired.estimate == pytest.approx(unpaired.estimate)
     assert paired.high - paired.low < 0.5 * (unpaired.high - unpaired.low)
+
+
+def test_weights_repeat_problems_and_next_to_none_leaves_them_out() -> None:
+    rng = np.random.default_rng(11)
+    before, after = rng.random(30), rng.random(30)
+    plain = ps.paired_delta_interval(before, after)
+    alike = ps.paired_delta_interval(before, after, weights=np.full(30, 7.0))
+    assert (alike.estimate, alike.low, alike.high) == pytest.approx((plain.estimate, plain.low, plain.high))
+    padded = ps.paired_delta_interval(
+        np.r_[before, np.ones(200)], np.r_[after, np.zeros(200)], weights=np.r_[np.ones(30), np.full(200, 1e-9)]
+    )
+    assert (padded.estimate, padded.low, padded.high) == pytest.approx((plain.estimate, plain.low, plain.high), abs=0.003)
+    heavy = ps.paired_delta_interval([0.0, 0.5], [1.0, 0.5], weights=[3.0, 1.0])
+    assert heavy.estimate == pytest.approx(0.75)
+    with pytest.raises(ValueError, match="weight"):
+        ps.paired_delta_interval([0.0], [1.0], weights=[0.0])

@@ -28,6 +28,8 @@ def without_cost(path: Path) -> dict[str, Any]:
     data: dict[str, Any] = json.loads((path / "diagnosis.json").read_text())
     for behavior in data["behaviors"]:
         del behavior["cost"]
+        if behavior["settles_with"]:
+            del behavior["settles_with"]["seconds"]  # it follows from the cost
     return data
 
 
@@ -88,6 +90,84 @@ def test_a_run_killed_half_way_ends_like_an_undisturbed_one(
     resumed = diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=8, seed=5)
     assert without_cost(tmp_path / "killed") == without_cost(tmp_path / "whole")
     assert [r.token_ids for r in resumed.behaviors[0].rollouts] == [r.token_ids for r in whole.behaviors[0].rollouts]
+
+
+def test_rounds_stop_when_the_label_is_settled(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
+    run = diagnose.run(script(0.3), [sums_file], out=tmp_path / "run", engine="scripted", max_tokens_total=100_000)
+    diagnosis = run.diagnoses[0]
+    assert diagnosis.bottleneck is Bottleneck.POOR_CHOICE
+    assert diagnosis.confidence >= 0.99
+    assert diagnosis.cost.samples <= 40 * len(diagnosis.problems)
+    assert any("ended because the label is settled" in caveat for caveat in diagnosis.caveats)
+    rows = run.behaviors[0].rollouts
+    for problem in diagnosis.problems:
+        drawn = sorted(r.sample_index for r in rows if r.problem_id == problem.id and r.decoding == "sampled")
+        assert drawn == list(range(problem.num_samples + problem.num_missing))
+
+
+def test_rounds_keep_to_their_budget(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
+    free = diagnose.run(script(0.004), [sums_file], out=tmp_path / "free", engine="scripted", max_tokens_total=1_000_000)
+    spent = free.diagnoses[0].cost.generated_tokens
+    run = diagnose.run(script(0.004), [sums_file], out=tmp_path / "run", engine="scripted", max_tokens_total=spent // 2)
+    assert 0 < run.diagnoses[0].cost.generated_tokens <= 1.02 * (spent // 2)
+    assert any("budget is spent" in caveat for caveat in run.diagnoses[0].caveats)
+
+
+def test_precision_is_reached(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
+    run = diagnose.run(script(0.1), [sums_file], out=tmp_path / "run", engine="scripted", precision=0.2)
+    point = next(p for p in run.diagnoses[0].pass_at_k if p.k == run.behaviors[0].behavior.measure.primary_k)
+    assert (point.value.high - point.value.low) / 2 <= 0.2
+
+
+def test_rounds_that_were_killed_end_like_undisturbed_ones(
+    sums_file: Path, script: Callable[[float], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from posttrain.diagnose.probes import sampling
+
+    monkeypatch.setattr(sampling, "_ROWS_PER_SHARD", 16)
+    arguments: dict[str, Any] = {"engine": "scripted", "max_tokens_total": 2_000}
+    diagnose.run(script(0.02), [sums_file], out=tmp_path / "whole", **arguments)
+    drawn = sampling.draw
+    total = len(list((tmp_path / "whole" / "rollouts").glob("*.parquet")))
+    assert total > 8
+    for survives in (3, total - 2):
+        left = [survives]
+
+        def dies(*args: Any, left: list[int] = left, **kwargs: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return drawn(*args, **kwargs)
+
+        out = tmp_path / f"killed-{survives}"
+        monkeypatch.setattr(sampling, "draw", dies)
+        with pytest.raises(KeyboardInterrupt):
+            diagnose.run(script(0.02), [sums_file], out=out, **arguments)
+        monkeypatch.setattr(sampling, "draw", drawn)
+        diagnose.run(script(0.02), [sums_file], out=out, **arguments)
+        assert without_cost(out) == without_cost(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"samples": 4, "precision": 0.1}, "one or the other"),
+        ({"precision": 0.7}, "half-width"),
+        ({"max_tokens_total": 0}, "at least 1"),
+    ],
+)
+def test_contradictory_goals_are_refused(
+    sums_file: Path, script: Callable[[float], str], tmp_path: Path, given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        diagnose.run(script(0.3), [sums_file], out=tmp_path / "run", engine="scripted", **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_says_what_the_design_can_see(sums_file: Path) -> None:
+    lines = " ".join(diagnose.plan_run([sums_file], samples=256).lines)
+    assert "rules out rates above 0.012" in lines
+    assert "rounds" in " ".join(diagnose.plan_run([sums_file], max_tokens_total=1000).lines)
 
 
 def test_a_finished_run_is_not_drawn_again(

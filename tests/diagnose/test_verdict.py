@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from posttrain.diagnose.labels import Thresholds
 from posttrain.diagnose.probes.plumbing import UNPARSED
 from posttrain.diagnose.stages import STAGES, Need, name_stage
 from posttrain.diagnose.types import (
@@ -27,7 +28,7 @@ from posttrain.diagnose.types import (
     decide,
     default_epsilon,
 )
-from posttrain.diagnose.verdict import Thresholds, diagnose_behavior, label_draws
+from posttrain.diagnose.verdict import diagnose_behavior
 
 ALL = frozenset({Need.REFERENCES, Need.VERIFIER})
 
@@ -77,13 +78,8 @@ def test_planted_bottlenecks_are_named(rates: npt.NDArray[np.float64], label: Bo
     assert sum(found.shares.values()) == pytest.approx(1)
 
 
-def test_most_problems_that_are_not_mastered_give_the_label() -> None:
-    rates = np.array([[0.0, 0.0, 0.5, 1.0, 1.0], [0.0, 0.0, 0.5, 0.5, 0.5], [1.0, 1.0, 1.0, 0.9, 0.9]])
-    assert label_draws(rates, 0.01, 0.9).tolist() == [0, 1, 2]
-
-
 def test_too_few_samples_are_inconclusive_and_say_what_would_settle_it() -> None:
-    found = diagnose(*make([0, 0, 0, 1], n=2))
+    found = diagnose(*make([0] * 24 + [1] * 6 + [2] * 3, n=2))
     assert found.bottleneck is Bottleneck.INCONCLUSIVE
     assert found.settles_with is not None
     assert found.settles_with.samples >= 8
@@ -101,6 +97,29 @@ def test_missing_samples_that_could_decide_make_it_inconclusive() -> None:
         sampling, num_samples=sampling.num_samples - np.eye(40, dtype=np.int64)[0], num_missing=np.eye(40, dtype=np.int64)[0]
     )
     assert diagnose(behavior, few, plumbing).bottleneck is Bottleneck.MISSING_SUPPORT
+
+
+def test_what_is_not_identified_is_given_as_bounds() -> None:
+    found = diagnose(*make([0] * 120 + [1] * 40 + [2] * 20 + [3] * 12 + [4] * 8, n=4))
+    far = found.pass_at_k[-1]
+    assert far.k >= 32
+    assert np.isnan(far.value.estimate)
+    assert "not identified" in far.value.method
+    assert far.value.high - far.value.low > 0.2
+    counted = next(point for point in found.pass_at_k if point.k == 4)
+    assert counted.value.estimate == pytest.approx(0.4)
+
+
+def test_unequal_numbers_of_samples_are_read_by_likelihood() -> None:
+    """Problems that were stopped at their first success have a success rate of 1/n, whatever their rate."""
+    rng = np.random.default_rng(0)
+    n = np.minimum(rng.geometric(0.2, 200), 30)
+    found = diagnose(*make((n < 30).astype(int), n=32, num_samples=n, num_tokens=10 * n))
+    check = next(c for c in found.checks if c.name == "pass@1")
+    assert np.mean((n < 30) / n) > 0.3
+    assert check.low <= 0.2 <= check.high
+    assert check.estimate < 0.27
+    assert "likelihood" in check.method
 
 
 def test_a_lenient_reading_that_changes_the_label_is_format() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ("diagnose", "loop", "train", "compare", "report", "stages", "behaviors", "env")
+VERBS = ("diagnose", "loop", "train", "compare", "gate", "report", "plot", "figures", "stages", "behaviors", "env")
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,38 @@ def test_two_draws_of_one_model_are_a_null_and_one_draw_is_not(
     assert result.returncode == 0, result.stderr
     assert "not distinguishable" in result.stdout
     posttrain.refuses("compare", tmp_path / "0", tmp_path / "0", "--out", tmp_path / "same", said="identical.*--seed")
+
+
+def test_gates_exit_by_what_is_proven(posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path) -> None:
+    better = tmp_path / "better.yaml"
+    better.write_text("success: 0.8\n")
+    for source, out in ((model, "before"), (better, "after")):
+        posttrain("diagnose", source, sums_file, "--engine", "scripted", "--samples", 24, "--out", tmp_path / out, "--quiet")
+    run = tmp_path / "before"
+    met = posttrain("gate", run, "pass@16>=0.5", "sums:greedy<=0.9")
+    assert (met.returncode, met.stderr) == (0, "")
+    lines = met.stdout.splitlines()
+    assert re.fullmatch(r"sums: pass@16 [\d.]+ \[[\d.]+, [\d.]+\] >= 0.5: met", lines[0])
+    assert re.fullmatch(r"sums: greedy 0.000 \[0.000, [\d.]+\] <= 0.9: met", lines[1])
+    proven = posttrain("gate", run, "pass@1>=0.7")
+    assert proven.returncode == 1
+    assert "proven not met" in proven.stdout
+    estimate = json.loads((run / "diagnosis.json").read_text())["behaviors"][0]["checks"][0]["estimate"]
+    still_open = posttrain("gate", run, f"pass@1>={estimate - 0.01:.4f}", "--json")
+    assert still_open.returncode == 3
+    answer = json.loads(still_open.stdout)
+    assert answer["outcome"] == "inconclusive"
+    assert answer["conditions"][0]["settles_with"]["problems"] > 15
+    assert "what would settle it" in posttrain("gate", run, f"pass@1>={estimate - 0.01:.4f}").stdout
+    posttrain.refuses("gate", run, "pass@1>0.5", said=r"got 'pass@1>0.5', allowed is \[BEHAVIOR:\]METRIC>=NUMBER")
+    posttrain.refuses("gate", run, "products:pass@1>=0.5", said="measured sums")
+    posttrain.refuses("gate", tmp_path / "nothing", "pass@1>=0.5", said="no diagnosis.json")
+    compared = tmp_path / "compared"
+    assert posttrain("compare", run, tmp_path / "after", "--out", compared, "--null", "halves").returncode == 0
+    assert posttrain("gate", compared, "delta pass@1>=-0.02").returncode == 0
+    assert posttrain("gate", compared, "delta pass@1<=0").returncode == 1
+    posttrain.refuses("compare", run, tmp_path / "after", "--out", compared, "--null", tmp_path / "after", said="another model")
+    posttrain.refuses("compare", run, tmp_path / "after", "--out", compared, "--margin", 2, said="--margin")
 
 
 # ------------------------------------------------------------------------------------------------------------ wrong input

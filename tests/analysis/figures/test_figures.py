@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
 
 from posttrain.analysis.figures import FIGURES, draw_figure, figure_csv, save_figure
-from posttrain.analysis.figures.style import printable, short_number
+from posttrain.analysis.figures.style import PAPER, legend_columns, paper, printable, short_number, text_points
 from posttrain.analysis.figures.success_histogram import bin_edges
 
 NAN = float("nan")
@@ -26,10 +27,33 @@ CHECK = {"name": "pass@1", "op": ">=", "estimate": 0.3, "low": 0.2, "high": 0.4,
 TOKENS = ["3", " times", "\n", "$4$", "日本", "\ud800", "<script>"]
 STATES = ("preserved", "expanded", "attrited", "out_of_support", "undetermined")
 CHANGES = [{"id": str(i), "before": i / 5, "after": 0.5, "state": state} for i, state in enumerate(STATES)] * 2
+COVER = [{"tau": tau, "estimate": 1 - tau, "low": 0.9 - tau, "high": 1.0} for tau in (0.25, 0.5, 1.0)]
+MIXTURE = [
+    {"from": 0.0, "to": 0.006, "estimate": 1.5, "low": 0.0, "high": 2.0},
+    {"from": 0.0, "to": 0.0, "estimate": NAN, "low": 0.0, "high": 2.0},
+    {"from": 1.0, "to": 1.0, "estimate": 0.5, "low": 0.0, "high": 1.0},
+]
+SUPPORT = {"name": "NDR", "estimate": 0.3, "low": 0.1, "high": 0.5, "null_estimate": 0.1, "null_low": 0.0, "null_high": 0.2}
+RETENTION = {
+    "behavior": "a_long_name_of_a_behavior",
+    "before": 0.2,
+    "after": 0.6,
+    "estimate": 0.4,
+    "low": 0.1,
+    "high": 0.7,
+    "n": 9,
+}
 
 CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
-    "pass_at_k": (({"before": POINTS, "after": POINTS[:2]},), {"primary_k": 4, "title": "$t$"}),
-    "success_histogram": (({"before": [0, 0.5, 1, NAN], "after": [0.2]},), {"epsilon": 0.006, "mastered": 0.9, "title": "t"}),
+    "pass_at_k": (
+        ({"before": POINTS, "after": POINTS[:2]},),
+        {"primary_k": 4, "title": "$t$", "crossing": {"k": 3.0, "k_low": 0.5, "k_high": 99.0, "probability": 0.9}},
+    ),
+    "cover_at_tau": (({"before": COVER, "after": COVER[:1]},), {"title": "t"}),
+    "success_histogram": (
+        ({"before": [0, 0.5, 1, NAN], "after": [0.2]},),
+        {"epsilon": 0.006, "mastered": 0.9, "title": "t", "mixture": {"before": MIXTURE}},
+    ),
     "reference_likelihood": ((TOKENS, [-0.1, -3, -9, -0.5, -1, -2, -np.inf]), {"steps": [0, 0, 0, 1, 1, 1, 1], "title": "t"}),
     "step_likelihood": (
         ([{"step": i + 1, "estimate": i, "low": i / 2, "high": NAN, "n": 3} for i in range(20)],),
@@ -37,6 +61,12 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     ),
     "before_after": ((CHANGES,), {"title": "t"}),
     "checks": (([CHECK, {**CHECK, "op": "<=", "estimate": 12.0, "high": -3.0, "outcome": "met"}],), {"title": "t"}),
+    "support_transitions": (({state: index for index, state in enumerate(STATES)},), {"title": "t"}),
+    "support_dynamics": (([SUPPORT, {**SUPPORT, "name": "NSCR", "estimate": -0.4, "null_low": -0.6}],), {"title": "t"}),
+    "retention": (
+        ([{**RETENTION, "group": group, "run": run} for group in ("target", "beside", "retention") for run in ("a", "b")],),
+        {"title": "t"},
+    ),
 }
 EMPTY: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "pass_at_k": [
@@ -60,6 +90,10 @@ EMPTY: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
         (([{"step": 1, "estimate": 0.0, "low": 0.0, "high": 0.0}],), {}),
     ],
     "before_after": [(([],), {}), (([{"id": "a", "before": None, "after": 1.0, "state": "preserved"}],), {})],
+    "cover_at_tau": [(({},), {}), (({"a": []},), {}), (({"a": [{"tau": 1.0, "estimate": None}]},), {})],
+    "support_transitions": [(({},), {}), (({"preserved": 0},), {}), (({"expanded": 1, "preserved": 999},), {})],
+    "support_dynamics": [(([],), {}), (([{"name": "SRR"}, {**SUPPORT, "estimate": NAN, "null_low": None}],), {})],
+    "retention": [(([],), {}), (([{**RETENTION, "run": "a", "group": "target", "before": None, "low": NAN}],), {})],
     "checks": [(([],), {}), (([{**CHECK, "estimate": NAN, "low": None, "high": None, "outcome": "inconclusive"}],), {})],
 }
 
@@ -136,6 +170,8 @@ def test_csv_holds_the_numbers_and_the_panel() -> None:
         ("before_after", ([{"id": "a", "before": 0, "after": 0, "state": "lost"}],), {}, "unknown state 'lost'"),
         ("success_histogram", ({"a": [0.1]},), {"epsilon": 0.9, "mastered": 0.1}, "0 < epsilon < mastered <= 1"),
         ("reference_likelihood", (["a"], [-1.0, -2.0]), {}, "they must agree"),
+        ("support_transitions", ({"lost": 1},), {}, "unknown state 'lost'"),
+        ("retention", ([{**RETENTION, "run": "a", "group": "others"}],), {}, "unknown group 'others'"),
     ],
 )
 def test_wrong_input_is_refused(name: str, arguments: tuple[Any, ...], options: dict[str, Any], words: str) -> None:
@@ -160,3 +196,55 @@ def test_text_is_made_drawable() -> None:
     assert printable("a\nb\x00日") == "a↵b□□"
     assert printable("x" * 80, limit=5) == "xxxx…"
     assert [short_number(value) for value in (0.25, -0.5, 0.0064, 12.0, NAN)] == [".25", "−.5", ".0064", "12", "–"]
+
+
+@pytest.mark.parametrize("name", ["pass_at_k", "cover_at_tau"])
+def test_series_differ_without_colour(name: str) -> None:
+    rows = POINTS[:3] if name == "pass_at_k" else COVER
+    axes = FIGURES[name](dict.fromkeys("abcdef", rows))
+    markers = [str(line.get_marker()) for line in axes.get_lines() if str(line.get_marker()) != "None"]
+    assert len(set(markers)) == 6
+
+
+def test_filled_areas_differ_without_colour() -> None:
+    histogram = FIGURES["success_histogram"]({"a": [0.2], "b": [0.2], "c": [0.2]}, epsilon=0.006, mastered=0.9)
+    assert len({container.patches[0].get_hatch() for container in histogram.containers}) == 3
+    flows = FIGURES["support_transitions"](dict.fromkeys(STATES, 3))
+    bands = [patch for patch in flows.patches if isinstance(patch, Polygon)]
+    assert len(bands) == len({band.get_hatch() for band in bands}) == 5
+
+
+def test_extrapolated_points_are_hollow_and_dashed() -> None:
+    axes = FIGURES["pass_at_k"]({"a": POINTS})
+    looks = {(line.get_linestyle(), line.get_markerfacecolor() == PAPER) for line in axes.get_lines() if len(line.get_xdata())}
+    assert ("--", False) in looks
+    assert ("None", True) in looks
+
+
+def test_bands_keep_the_proportions_of_the_problems() -> None:
+    axes = FIGURES["support_transitions"]({"preserved": 30, "attrited": 10})
+    heights = {
+        band.get_hatch(): float(np.ptp([y for x, y in band.get_xy() if x < 0.03]))
+        for band in axes.patches
+        if isinstance(band, Polygon)
+    }
+    assert sorted(heights.values()) == pytest.approx([0.25, 0.75])
+
+
+def test_an_empty_figure_says_why() -> None:
+    for name, words in (
+        ("pass_at_k", "no pass@k is defined"),
+        ("cover_at_tau", "no problem was sampled"),
+        ("retention", "no behavior was compared"),
+    ):
+        axes = FIGURES[name]([] if name == "retention" else {})
+        assert words in [text.get_text() for text in axes.texts]
+
+
+def test_a_legend_takes_as_many_columns_as_fit() -> None:
+    labels = ["short", "a rather longer label", "x"]
+    with paper():
+        assert legend_columns(labels, 1000.0) == 3
+        assert legend_columns(labels, 40.0) == 1
+        needed = sum(text_points(label, 7.5) for label in labels)
+        assert legend_columns(labels, needed) < 3

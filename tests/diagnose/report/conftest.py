@@ -305,7 +305,7 @@ def make_behaviors() -> tuple[BehaviorReport, ...]:
             confidence=0.48,
             stage=None,
             rates=np.clip(none + 0.006, 0, 1),
-            settles_with=SettlesWith(samples=4096, tokens=52000),
+            settles_with=SettlesWith(samples=4096, tokens=52000, seconds=61.0),
             sentence="Not decided: success may lie on either side of ε = .0064 with the samples drawn so far.",
         ),
     )
@@ -330,7 +330,9 @@ def make_comparisons() -> tuple[ComparisonReport, ...]:
     for index, (c, d) in enumerate(zip(*np.round([before * 16, after * 16]).tolist(), strict=True)):
         x, y = c / 16, d / 16
         state = change_of(x, y)
-        rows.append(ProblemChangeRow(id=f"products-{index}", before=x, after=y, state=state, q_value=0.04 + 0.01 * index))
+        rows.append(
+            ProblemChangeRow(id=f"products-{index}", before=x, after=y, state=state, q_value=0.04 + 0.01 * index, num_samples=16)
+        )
     tokens = Estimate(estimate=31.0, low=28.0, high=34.0, method="mean")
     null = Estimate(estimate=0.07, low=0.03, high=0.12, method="two draws from the fitted model")
     products = ComparisonReport(

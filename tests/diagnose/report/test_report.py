@@ -152,7 +152,7 @@ def test_the_first_words_say_what_to_do(pages: tuple[Path, str, str], loop_pages
     words = " ".join("".join(Page(html).words).split())
     for text in (words, markdown):
         assert f"posttrain train grpo HuggingFaceTB/SmolLM2-135M-Instruct products --out {run}-grpo" in text
-        assert "4 096 more samples (about 52 000 tokens)" in text
+        assert "4 096 more samples (about 52 000 tokens, 61 s at the speed so far)" in text
         assert "Repair the measurement, then diagnose again: The verifier refuses 30 of 32 references" in text
     _, html, markdown = loop_pages
     for text in (html, markdown):
@@ -178,6 +178,11 @@ def test_figures_lie_beside_the_pages(pages: tuple[Path, str, str]) -> None:
         assert (run / link).read_text().startswith("<?xml")
         assert (run / link).with_suffix(".csv").read_text().count("\n") > 1
     assert not list(run.rglob("*.tmp"))
+
+
+def test_a_comparison_shows_curves_and_where_problems_went(loop_pages: tuple[Path, str, str]) -> None:
+    shown = {path.stem for path in (loop_pages[0] / "figures" / "change-products").glob("*.svg")}
+    assert shown == {"pass_at_k", "before_after", "cover_at_tau", "support_transitions"}
 
 
 def test_inline_figures_follow_the_theme(pages: tuple[Path, str, str]) -> None:

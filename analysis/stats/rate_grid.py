@@ -1,0 +1,101 @@
+"""A fine grid of success rates, the prior on it, and the likelihood of counts under each rate.
+
+The grid stands for every law that success rates may follow over problems: heaps at 0 and at 1, a point at each threshold that a
+verdict hangs on, and rates in between that lie closer together than n samples can tell them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit, logit
+
+from posttrain.analysis.stats.arrays import FloatArray, IntArray
+
+LOWEST, HIGHEST = 1e-5, 1.0 - 1e-4
+"""Rates between which the grid is filled."""
+ZERO_PRIOR, ONE_PRIOR, MARK_PRIOR = 0.25, 0.05, 0.1
+"""Prior share of problems at rate 0, at rate 1, and at each mark; the rest is even in log-odds."""
+BLUR = 2.0
+"""Standard deviation of a bump, in steps of the grid: a little over one standard error of the problem with the most samples."""
+LEAST_LOG = -60.0
+"""Log-likelihoods below the greatest by more than this count as this: smaller numbers only slow the arithmetic down."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateGrid:
+    """Rates and the prior share of problems at each."""
+
+    rates: FloatArray
+    """[K], rising, from 0 to 1."""
+    prior: FloatArray
+    """[K], sums to one."""
+    bumps: FloatArray
+    """[K, K] each row a law around one rate: `BLUR` grid steps wide for rates in between, a point for 0, 1 and the marks."""
+
+
+def rate_grid(most_samples: int, marks: Sequence[float] = ()) -> RateGrid:
+    """Lay the grid.
+
+    Between 2/n and 1 − 2/n neighbours are even in arcsin √p, .6 standard errors of n samples apart but no less than .02; outside,
+    a factor of e^(1/3) in the odds.
+
+    Args:
+        most_samples: the largest number n of samples of one problem.
+        marks: rates, inside (0, 1), that get a point of their own: thresholds. A law may heap up there, and a threshold is where
+            a smooth prior would be too sure.
+    """
+    n = max(4, most_samples)
+    edge = 2.0 / n
+    step = max(0.02, 0.3 / np.sqrt(n))
+    middle = np.sin(np.arange(np.arcsin(np.sqrt(edge)), np.arcsin(np.sqrt(1.0 - edge)) + step / 2, step)) ** 2
+    odds = np.arange(logit(LOWEST), logit(HIGHEST) + 1e-9, 1.0 / 3.0)
+    tails = expit(odds[(odds < logit(edge) - 0.1) | (odds > logit(1.0 - edge) + 0.1)])
+    inner = np.union1d(middle, tails)
+    for mark in marks:
+        inner = inner[np.abs(np.arcsin(np.sqrt(inner)) - np.arcsin(np.sqrt(mark))) > min(0.5 * step, 0.1 * np.sqrt(mark))]
+    width = _cell_widths(logit(inner))
+    share = 1.0 - ZERO_PRIOR - ONE_PRIOR - MARK_PRIOR * len(marks)
+    rates = np.concatenate([[0.0], inner, np.asarray(marks, dtype=np.float64), [1.0]])
+    prior = np.concatenate([[ZERO_PRIOR], share * width / width.sum(), np.full(len(marks), MARK_PRIOR), [ONE_PRIOR]])
+    smooth = np.concatenate([[False], np.full(inner.size, True), np.full(len(marks), False), [False]])
+    order = np.argsort(rates, kind="stable")
+    return RateGrid(rates=rates[order], prior=prior[order], bumps=_bumps(smooth[order]))
+
+
+def likelihood_table(num_samples: IntArray, num_correct: IntArray, rates: npt.NDArray[np.float64]) -> FloatArray:
+    """Likelihood of c successes in n samples at each rate, scaled so that each row's greatest entry is one.
+
+    Args:
+        num_samples: [U]
+        num_correct: [U]
+        rates: [K]
+
+    Returns:
+        [U, K] p^c (1−p)^(n−c) up to a factor per row; binomial coefficients and the order of outcomes drop out, and so does any
+        rule that chose n by looking at earlier outcomes.
+    """
+    right, wrong = num_correct[:, None].astype(np.float64), (num_samples - num_correct)[:, None].astype(np.float64)
+    with np.errstate(divide="ignore"):
+        log_p, log_q = np.log(rates)[None, :], np.log1p(-rates)[None, :]
+    with np.errstate(invalid="ignore"):
+        table = np.where(right == 0.0, 0.0, right * log_p) + np.where(wrong == 0.0, 0.0, wrong * log_q)
+    return np.asarray(np.exp(np.maximum(table - table.max(axis=1, keepdims=True), LEAST_LOG)))
+
+
+def _bumps(smooth: npt.NDArray[np.bool_]) -> FloatArray:
+    bumps = np.eye(smooth.size)
+    (places,) = np.nonzero(smooth)
+    steps = np.arange(places.size)
+    kernel = np.exp(-0.5 * ((steps[:, None] - steps[None, :]) / BLUR) ** 2)
+    bumps[np.ix_(places, places)] = kernel / kernel.sum(axis=1, keepdims=True)
+    return bumps
+
+
+def _cell_widths(points: FloatArray) -> FloatArray:
+    middles = (points[1:] + points[:-1]) / 2
+    edges = np.concatenate([[points[0]], middles, [points[-1]]])
+    return np.diff(edges)

@@ -1,0 +1,188 @@
+"""Which samples to draw next: the same number of every problem, or round by round where they change the verdict most.
+
+A round is planned from the counts of the rounds before and from nothing else, so a run that was stopped plans the same rounds again.
+
+Rounds go on until the label is settled, until the primary metric is as precise as was asked for, or until the budget is spent. Every
+round is a look at the data, and looking often finds something by chance; so an interim look must be surer than the last one
+(`INTERIM`), and the law of success rates has points at the thresholds (`posterior_of`). The wrong-verdict rate at stopping is
+measured in `tests/benchmarks/coverage.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.analysis.stats import raise_evenly
+from posttrain.diagnose.labels import LabelPosterior, Thresholds, label_posterior
+from posttrain.diagnose.types import Bottleneck
+
+FIRST = 4
+"""Samples of every problem in the first round."""
+GROWTH = 0.5
+"""Samples of a further round, as a share of all before it."""
+SMALLEST_ROUND = 32
+"""Samples of a round at least: fewer leave a batch half empty."""
+MOST = 256
+"""Samples per problem, on average, at which rounds end where no budget was given."""
+INTERIM = 0.99
+"""Confidence at which rounds end early, about Pocock's boundary for ten looks at a one-sided error of .05; a verdict at the end of the
+budget needs `Thresholds.confidence`."""
+NO_USE = 0.1
+"""Share of the variance of the primary metric that further samples of the same problems must be able to remove."""
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Goal:
+    """What samples are drawn for: a fixed number of every problem, or rounds."""
+
+    samples: int | None = None
+    """Samples of every problem, in one round and whatever they show; None for rounds."""
+    precision: float | None = None
+    """Half-width of the 95 % interval wanted for pass@k at the primary k; None where only the label matters."""
+    max_tokens: int | None = None
+    """Generated tokens at most, greedy samples included."""
+    problems: float | None = None
+    """Share of problems whose state is to be settled too."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """What is known before a round."""
+
+    num_samples: Ints
+    """[P] with a known outcome."""
+    num_correct: Ints
+    """[P]"""
+    num_drawn: Ints
+    """[P] drawn, missing ones counted in."""
+    generated_tokens: int
+    """Of all samples so far, greedy ones counted in."""
+    groups: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """Further samples, or the reason why there are none."""
+
+    extra: Ints
+    """[P]"""
+    why: str
+    """What the samples are for; or, where there are none, why rounds end."""
+
+    @property
+    def last(self) -> bool:
+        """Whether nothing more is drawn."""
+        return not self.extra.any()
+
+
+def next_round(
+    counts: Counts, goal: Goal, *, epsilon: float, primary_k: int, max_tokens: int, thresholds: Thresholds, seed: int
+) -> Round:
+    """Plan a round.
+
+    Args:
+        counts: What all rounds so far found.
+        goal: What for.
+        epsilon: Rate under which a problem is out of support.
+        primary_k: k of the primary pass@k.
+        max_tokens: Most tokens of one sample.
+        thresholds: What a label hangs on.
+        seed: Of posterior draws and of ties.
+    """
+    num_problems, drawn = len(counts.num_samples), int(counts.num_drawn.sum())
+    if goal.samples is not None:
+        return Round(extra=np.maximum(0, goal.samples - counts.num_drawn), why=f"{goal.samples} samples of every problem")
+    nothing = np.zeros(num_problems, dtype=np.int64)
+    per_sample = max(1.0, counts.generated_tokens / max(1, drawn + num_problems)) if drawn else float(max_tokens)
+    left = (
+        (MOST * num_problems - drawn)
+        if goal.max_tokens is None
+        else int((goal.max_tokens - counts.generated_tokens) / per_sample)
+    )
+    if left < 1:
+        return Round(
+            extra=nothing,
+            why="the token budget is spent" if goal.max_tokens is not None else f"{MOST} samples per problem are drawn",
+        )
+    if not drawn:
+        return Round(extra=_even(num_problems, min(left, FIRST * num_problems)), why="a first look")
+    known = label_posterior(
+        counts.num_samples, counts.num_correct, epsilon=epsilon, thresholds=thresholds, groups=counts.groups, seed=seed
+    )
+    rng = np.random.default_rng([seed, drawn])
+    budget = min(left, max(SMALLEST_ROUND, int(GROWTH * drawn)))
+    edges = (epsilon, thresholds.mastered)
+    reached = "the label is settled"
+    if known.confidence < INTERIM:
+        extra = raise_evenly(counts.num_samples, _matters(known, epsilon, thresholds), budget=budget, rng=rng)
+        if extra.any():
+            return Round(extra=extra, why=f"the label is open ({known.label} {known.confidence:.0%})")
+        reached = "no further sample can settle the label"
+    if goal.precision is not None:
+        interval = known.mixture.pass_at_k(primary_k)
+        half = (interval.high - interval.low) / 2
+        rates = known.mixture.grid.rates
+        values = 1.0 - (1.0 - rates) ** primary_k
+        if half > goal.precision and _removable(known, values) > NO_USE:
+            # How far one sample more moves the estimate: the slope of 1 − (1−p)^k times the standard deviation of an outcome.
+            slope = primary_k * (1.0 - rates) ** (primary_k - 1)
+            doubt = np.sqrt(known.mixture.pair_posterior @ (slope**2 * rates * (1.0 - rates)))[known.mixture.place]
+            extra = raise_evenly(counts.num_samples, doubt, budget=budget, rng=rng)
+            if extra.any():
+                return Round(extra=extra, why=f"pass@{primary_k} is known to ± {half:.3f}")
+        reached += f"; pass@{primary_k} is known to ± {half:.3f}"
+        if half > goal.precision:
+            reached += f", and only more problems can bring it to ± {goal.precision:g}"
+    if goal.problems is not None:
+        states = known.mixture.state_probabilities(edges, strict=True).max(axis=1)
+        share = float((states >= thresholds.problem_confidence).mean())
+        if share < goal.problems:
+            open_ones = (states < thresholds.problem_confidence).astype(np.float64)
+            extra = raise_evenly(counts.num_samples, open_ones, budget=budget, rng=rng)
+            if extra.any():
+                return Round(extra=extra, why=f"{share:.0%} of the problems have a state")
+        reached += f"; {share:.0%} of the problems have a state"
+    return Round(extra=nothing, why=reached)
+
+
+def _even(num_problems: int, total: int) -> Ints:
+    extra = np.full(num_problems, total // num_problems, dtype=np.int64)
+    extra[: total % num_problems] += 1
+    return extra
+
+
+def _matters(known: LabelPosterior, epsilon: float, thresholds: Thresholds) -> npt.NDArray[np.float64]:
+    """How much doubt [P] each problem leaves in the margin that the label hangs on by a hair.
+
+    The label is `mastered` or not by the mean rate, and else turns on how many problems are unreliable less how many are out of
+    support. Whichever margin is closer to zero, counted in posterior standard deviations, is the one to sharpen.
+    """
+    rates = known.mixture.grid.rates
+    if known.shares[Bottleneck.MASTERED] > 0.5 or _closeness(known.mean - thresholds.mastered) < _closeness(
+        (known.counts[:, 1] - known.counts[:, 0]).astype(np.float64)
+    ):
+        doubt = known.mixture.pair_posterior @ (rates * (1.0 - rates))
+        return np.asarray(np.sqrt(np.maximum(doubt, 0.0)))[known.mixture.place]
+    balance = ((rates >= epsilon) & (rates < thresholds.mastered)).astype(np.float64) - (rates < epsilon)
+    moments = known.mixture.pair_posterior @ np.stack([balance, balance**2], axis=1)
+    doubt = np.sqrt(np.maximum(moments[:, 1] - moments[:, 0] ** 2, 0.0))
+    return np.asarray(doubt)[known.mixture.place]
+
+
+def _closeness(margin: npt.NDArray[np.float64]) -> float:
+    return float(abs(margin.mean()) / max(margin.std(), 1e-12))
+
+
+def _removable(known: LabelPosterior, values: npt.NDArray[np.float64]) -> float:
+    """Share of the variance of a mean over problems that is doubt about these problems, not their being few."""
+    moments = known.mixture.pair_posterior @ np.stack([values, values**2], axis=1)
+    weights = known.mixture.repeats / known.mixture.repeats.sum()
+    within = float(weights @ (moments[:, 1] - moments[:, 0] ** 2))
+    mean = float(weights @ moments[:, 0])
+    between = float(weights @ (moments[:, 0] - mean) ** 2)
+    return within / max(within + between, 1e-12)

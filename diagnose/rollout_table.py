@@ -1,0 +1,219 @@
+"""The rollouts of one behavior: their parquet columns, and a table of those columns that numbers are made from.
+
+A million rollouts as Python objects fill gigabytes and take a minute to read; the few columns that are counted fill some fifty megabytes.
+So numbers come from a `RolloutTable`, and rows are read where somebody wants to see them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from posttrain.diagnose.types import Grade, GradeStatus, Rollout, Split, StopReason
+
+Bools = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
+
+SAMPLED, GREEDY = "sampled", "greedy"
+METADATA_KEY = b"posttrain"
+"""Under which a shard's file keeps what it took, as JSON."""
+
+_FLOATS = pa.list_(pa.float32())
+SCHEMA = pa.schema(
+    [
+        ("behavior", pa.string()),
+        ("problem_id", pa.string()),
+        ("split", pa.string()),
+        ("sample_index", pa.int32()),
+        ("decoding", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("policy_logprobs", _FLOATS),
+        ("sampler_logprobs", _FLOATS),
+        ("stop", pa.string()),
+        ("text", pa.string()),
+        ("status", pa.string()),
+        ("score", pa.float64()),
+        ("extracted", pa.string()),
+        ("lenient_score", pa.float64()),
+        ("detail", pa.string()),
+        ("engine", pa.string()),
+        # Sums over the lists above, so that counting tokens need not read them. Shards of earlier versions lack them.
+        ("num_tokens", pa.int32()),
+        ("policy_logprob_sum", pa.float64()),
+    ]
+)
+_NAMES = ("problem_id", "decoding", "stop", "status")
+_SUMS = ("num_tokens", "policy_logprob_sum")
+_NUMBERS = ("sample_index", "score", "lenient_score", *_SUMS)
+_COUNTED = pa.schema(
+    [*((name, pa.dictionary(pa.int32(), pa.string())) for name in _NAMES), *(SCHEMA.field(name) for name in _NUMBERS)]
+)
+"""What is read of a shard."""
+_READERS = 2
+"""Threads that read shards; opening thousands of small files is Python's work for half of the time, so more do not help."""
+
+
+def to_arrow(rollouts: Sequence[Rollout]) -> pa.Table:
+    """Rollouts as the columns of a shard, one row each."""
+    rows = {
+        "behavior": [r.behavior for r in rollouts],
+        "problem_id": [r.problem_id for r in rollouts],
+        "split": [r.split.value for r in rollouts],
+        "sample_index": [r.sample_index for r in rollouts],
+        "decoding": [r.decoding for r in rollouts],
+        "token_ids": [list(r.token_ids) for r in rollouts],
+        "policy_logprobs": [r.policy_logprobs for r in rollouts],
+        "sampler_logprobs": [r.sampler_logprobs for r in rollouts],
+        "stop": [r.stop.value for r in rollouts],
+        "text": [r.text for r in rollouts],
+        "status": [r.grade.status.value for r in rollouts],
+        "score": [r.grade.score for r in rollouts],
+        "extracted": [r.grade.extracted for r in rollouts],
+        "lenient_score": [r.grade.lenient_score for r in rollouts],
+        "detail": [r.grade.detail for r in rollouts],
+        "engine": [r.engine for r in rollouts],
+        "num_tokens": [len(r.token_ids) for r in rollouts],
+        "policy_logprob_sum": [float(r.policy_logprobs.sum(dtype=np.float64)) for r in rollouts],
+    }
+    return pa.Table.from_pydict(rows, schema=SCHEMA)
+
+
+def to_rollouts(table: pa.Table) -> Iterator[Rollout]:
+    """The rows of a shard, or of a part of it, as rollouts."""
+    for row in table.to_pylist():
+        yield Rollout(
+            behavior=row["behavior"],
+            problem_id=row["problem_id"],
+            split=Split(row["split"]),
+            sample_index=row["sample_index"],
+            decoding=row["decoding"],
+            token_ids=tuple(row["token_ids"]),
+            policy_logprobs=np.array(row["policy_logprobs"], dtype=np.float32),
+            sampler_logprobs=np.array(row["sampler_logprobs"], dtype=np.float32),
+            stop=StopReason(row["stop"]),
+            text=row["text"],
+            grade=Grade(
+                status=GradeStatus(row["status"]),
+                score=row["score"],
+                extracted=row["extracted"],
+                lenient_score=row["lenient_score"],
+                detail=row["detail"],
+            ),
+            engine=row["engine"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutTable:
+    """The rollouts of one behavior, in the order of their shards (arrays of length R)."""
+
+    shards: tuple[Path, ...]
+    """The files it was read from."""
+    costs: tuple[dict[str, Any], ...]
+    """What each shard says it took."""
+    starts: Indices
+    """[shards + 1] row at which each shard begins; the last entry is R."""
+    problem_ids: tuple[str, ...]
+    """[N] the problems that were sampled, each once."""
+    problem: npt.NDArray[np.int32]
+    """Index into `problem_ids`."""
+    sample_index: npt.NDArray[np.int32]
+    greedy: Bools
+    """Decoded greedily; all others were sampled."""
+    missing: Bools
+    """The verifier or the engine failed, so that nothing is known about success."""
+    unparsed: Bools
+    truncated: Bools
+    score: npt.NDArray[np.float64]
+    """NaN where missing."""
+    lenient_score: npt.NDArray[np.float64]
+    """NaN where there is none."""
+    num_tokens: npt.NDArray[np.int32]
+    policy_logprob_sum: npt.NDArray[np.float64]
+    """Natural log-probability of the whole sample under the untruncated policy at temperature 1."""
+
+    @classmethod
+    def read(cls, shards: Iterable[Path]) -> Self:
+        """Read what is counted, and nothing else, from these files."""
+        paths = tuple(shards)
+        with ThreadPoolExecutor(_READERS) as pool:
+            parts = list(pool.map(_read_shard, paths))
+        table = pa.concat_tables([part for part, _ in parts] or [_COUNTED.empty_table()]).unify_dictionaries().combine_chunks()
+        names = {name: table.column(name).combine_chunks() for name in _NAMES}
+        numbers = {name: table.column(name).to_numpy() for name in _NUMBERS}
+        return cls(
+            shards=paths,
+            costs=tuple(cost for _, cost in parts),
+            starts=np.cumsum([0, *(part.num_rows for part, _ in parts)], dtype=np.int64),
+            problem_ids=tuple(names["problem_id"].dictionary.to_pylist()),
+            problem=names["problem_id"].indices.to_numpy(),
+            greedy=_is(names["decoding"], GREEDY),
+            missing=_is(names["status"], GradeStatus.ERROR, GradeStatus.TIMEOUT) | _is(names["stop"], StopReason.ERROR),
+            unparsed=_is(names["status"], GradeStatus.UNPARSED),
+            truncated=_is(names["stop"], StopReason.LENGTH),
+            **numbers,
+        )
+
+    def __len__(self) -> int:
+        """R, the number of rollouts."""
+        return len(self.problem)
+
+    def succeeded(self, success: float) -> Bools:
+        """[R] whether each rollout is a success at this score, as `Rollout.succeeded` says it; False where missing."""
+        return ~self.missing & ~self.truncated & (self.score >= success)
+
+    @property
+    def mean_policy_logprob(self) -> npt.NDArray[np.float64]:
+        """[R] mean natural log-probability of a rollout's tokens; NaN where it has none."""
+        means: npt.NDArray[np.float64] = self.policy_logprob_sum / np.where(self.num_tokens, self.num_tokens, np.nan)
+        return means
+
+    def places(self, problem_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """[R] index of each rollout's problem among these ids, −1 where it is none of them."""
+        place = {problem_id: i for i, problem_id in enumerate(problem_ids)}
+        return np.array([place.get(problem_id, -1) for problem_id in self.problem_ids], dtype=np.int64)[self.problem]
+
+    def rows(self, indices: Iterable[int]) -> list[Rollout]:
+        """The rollouts at these rows, in this order; only their shards are read."""
+        wanted = [int(index) for index in indices]
+        owners = [int(owner) for owner in np.searchsorted(self.starts, wanted, side="right") - 1]
+        shards = {owner: pq.ParquetFile(self.shards[owner]).read() for owner in set(owners)}
+        places = [index - int(self.starts[owner]) for index, owner in zip(wanted, owners, strict=True)]
+        return [row for owner, place in zip(owners, places, strict=True) for row in to_rollouts(shards[owner].slice(place, 1))]
+
+    def all_rows(self) -> Iterator[Rollout]:
+        """Every rollout, shard by shard: slow, and large if kept."""
+        for path in self.shards:
+            yield from to_rollouts(pq.ParquetFile(path).read())
+
+
+def _read_shard(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """The counted columns of one file, and what it took."""
+    with pq.ParquetFile(path, read_dictionary=list(_NAMES)) as file:
+        schema = file.schema_arrow
+        summed = _SUMS[0] in schema.names
+        table = file.read(columns=_COUNTED.names if summed else [*_COUNTED.names, "policy_logprobs"], use_threads=False)
+    if not summed:
+        logprobs = table.column("policy_logprobs").combine_chunks()
+        lengths = pc.list_value_length(logprobs).to_numpy()
+        owners = np.repeat(np.arange(len(lengths)), lengths)
+        sums = np.bincount(owners, weights=logprobs.flatten().to_numpy(), minlength=len(lengths))
+        table = table.append_column(_SUMS[0], pa.array(lengths)).append_column(_SUMS[1], pa.array(sums))
+    return table.select(_COUNTED.names), json.loads(schema.metadata[METADATA_KEY])
+
+
+def _is(names: pa.DictionaryArray, *wanted: str) -> Bools:
+    """[R] whether a name is one of these."""
+    found = np.array([name in wanted for name in names.dictionary.to_pylist()], dtype=np.bool_)
+    rows: Bools = found[names.indices.to_numpy()]
+    return rows

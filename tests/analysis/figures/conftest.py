@@ -1,0 +1,43 @@
+"""Runs of a scripted model to draw from: measured before and after, and compared."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from posttrain import diagnose
+
+
+def write_behavior(folder: Path, name: str, purpose: str, num: int) -> Path:
+    rows = [
+        {"id": f"{name}{i}", "prompt": f"{name} {i} + {i + 3} =", "answer": str(2 * i + 3), "references": [[f"{i} + {i + 3}", f" = {2 * i + 3}"]]}
+        for i in range(num)
+    ]  # fmt: skip
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = folder / f"{name}.yaml"
+    path.write_text(
+        f"problems: {name}.jsonl\nverifier: {{kind: number}}\nprompt: {{format: completion}}\nsampling: {{max_tokens: 20}}\n"
+        f"measure: {{primary_k: 4}}\npurpose: {purpose}\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `before`, `after` (a better target, a worse retention), `compared`, and the same without references and without retention."""
+    folder = tmp_path_factory.mktemp("runs")
+    behaviors = [write_behavior(folder, "sums", "target", 24), write_behavior(folder, "kept", "retention", 16)]
+    for name, sums, kept in (("before", 0.3, 0.95), ("after", 0.8, 0.2)):
+        success = {f"sums{i}": sums * (i % 3) / 2 for i in range(24)} | {f"kept{i}": kept for i in range(16)}
+        (folder / f"{name}.yaml").write_text(json.dumps({"success": success}))
+        diagnose.run(str(folder / f"{name}.yaml"), behaviors, out=folder / name, engine="scripted", samples=16)
+    diagnose.compare(folder / "before", folder / "after", out=folder / "compared", page=False)
+    shutil.copytree(folder / "before", folder / "bare", ignore=shutil.ignore_patterns("paths"))
+    compared = json.loads((folder / "compared" / "compare.json").read_text())
+    (folder / "bare-compared").mkdir()
+    compared["behaviors"] = [entry for entry in compared["behaviors"] if entry["purpose"] == "target"]
+    (folder / "bare-compared" / "compare.json").write_text(json.dumps(compared))
+    return folder

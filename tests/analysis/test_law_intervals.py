@@ -1,0 +1,64 @@
+"""Profile-likelihood intervals over all laws against a convex solver and closed forms."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.stats import chi2, t
+
+from posttrain.analysis.stats.law_intervals import law_intervals
+from posttrain.analysis.stats.rate_grid import likelihood_table
+
+
+def test_the_frontier_is_that_of_a_general_solver() -> None:
+    rates = np.array([0.0, 0.02, 0.1, 0.3, 0.6, 0.9, 1.0])
+    n, c, repeats = np.array([8, 8, 8, 8]), np.array([0, 1, 4, 8]), np.array([10.0, 4.0, 6.0, 5.0])
+    table = likelihood_table(n, c, rates)
+    start = np.full(7, 1 / 7)
+
+    def log_likelihood(law: np.ndarray) -> float:
+        return float(np.log(np.maximum(table @ law, 1e-12)) @ repeats)
+
+    simplex = {"type": "eq", "fun": lambda law: law.sum() - 1}
+    best = minimize(lambda law: -log_likelihood(law), start, bounds=[(0, 1)] * 7, constraints=[simplex], method="SLSQP")
+    allowed = 0.5 * chi2.ppf(0.95, 1)
+    for k in (1, 4, 64):
+        h = 1 - (1 - rates) ** k
+        found = law_intervals(table, repeats, h[None, :], degrees=1e6, start=start)[0]
+        near = {"type": "ineq", "fun": lambda law: log_likelihood(law) + best.fun + allowed}
+        ends = [
+            minimize(
+                lambda law, s=sign, h=h: s * (law @ h), best.x, bounds=[(0, 1)] * 7, constraints=[simplex, near], method="SLSQP"
+            )
+            for sign in (1, -1)
+        ]
+        assert found.low == pytest.approx(ends[0].x @ h, abs=0.01)
+        assert found.high == pytest.approx(ends[1].x @ h, abs=0.01)
+
+
+def test_a_proportion_gets_its_likelihood_interval() -> None:
+    """Problems that always or never pass: the share of the former is a binomial proportion."""
+    rates = np.array([0.0, 1.0])
+    table = likelihood_table(np.array([4, 4]), np.array([0, 4]), rates)
+    found = law_intervals(table, np.array([14.0, 6.0]), np.array([[0.0, 1.0]]), degrees=19, start=np.array([0.5, 0.5]))[0]
+    share = np.linspace(0.01, 0.99, 9801)
+    drop = 6 * np.log(0.3 / share) + 14 * np.log(0.7 / (1 - share))
+    inside = share[drop <= 0.5 * t.ppf(0.975, 19) ** 2]
+    assert found.estimate == pytest.approx(0.3, abs=0.002)
+    assert (found.low, found.high) == (pytest.approx(inside.min(), abs=0.005), pytest.approx(inside.max(), abs=0.005))
+
+
+def test_few_problems_widen_the_interval() -> None:
+    table = likelihood_table(np.array([4, 4]), np.array([0, 4]), np.array([0.0, 1.0]))
+    narrow, wide = (
+        law_intervals(table, np.array([3.0, 2.0]), np.array([[0.0, 1.0]]), degrees=degrees, start=np.array([0.5, 0.5]))[0]
+        for degrees in (1e6, 4)
+    )
+    assert wide.low < narrow.low
+    assert wide.high > narrow.high
+
+
+def test_nothing_seen_says_nothing() -> None:
+    found = law_intervals(np.empty((0, 3)), np.empty(0), np.ones((2, 3)), degrees=1, start=np.full(3, 1 / 3))
+    assert len(found) == 2
+    assert not found[0].identified
+    assert (found[0].low, found[0].high) == (0.0, 1.0)

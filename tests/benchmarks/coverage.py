@@ -1,0 +1,203 @@
+"""Do the intervals cover, and are the verdicts right, over a grid of laws, problems and samples?
+
+    python tests/benchmarks/coverage.py --out reports/benchmarks/coverage.md
+
+Every cell draws behaviors from a law, samples them (a fixed number per problem, or in adaptive rounds that stop by themselves or at 64
+samples per problem on average) and holds what the library says against the truth. Cells are cached in `--cache`, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from multiprocessing import Pool
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from laws import EPSILON, LAWS, MASTERED, Array, states
+from numpy.typing import NDArray
+
+from posttrain.analysis.stats import mean_interval, paired_delta_interval, pass_at_k, posterior_delta_interval
+from posttrain.diagnose.labels import STATES, LabelPosterior, Thresholds, label_posterior, labels_of
+from posttrain.diagnose.probes.rounds import Counts, Goal, next_round
+
+LAWS_SHOWN = ("skewed", "impossible", "thresholds")
+PROBLEMS = (10, 50, 500)
+SAMPLES: tuple[int | None, ...] = (4, 32, 256, None)
+"""None is adaptive."""
+CAP = 64
+PRIMARY_K = 16
+THRESHOLDS = Thresholds()
+Ints = NDArray[np.int64]
+
+
+def raised(rates: Array) -> Array:
+    """The rates after a stage that helps the problems between .002 and .8: half of the way to one for every other of them."""
+    after = rates.copy()
+    helped = (rates > 0.002) & (rates < 0.8)
+    helped[::2] = False
+    after[helped] += (1.0 - after[helped]) / 2
+    return after
+
+
+def adaptive(rng: np.random.Generator, rates: Array, seed: int) -> tuple[Ints, Ints, LabelPosterior]:
+    """Rounds until the label is settled or CAP samples per problem are spent."""
+    n, c = np.zeros(rates.size, dtype=np.int64), np.zeros(rates.size, dtype=np.int64)
+    goal = Goal(max_tokens=CAP * rates.size)
+    while True:
+        counts = Counts(num_samples=n, num_correct=c, num_drawn=n, generated_tokens=int(n.sum()))
+        plan = next_round(counts, goal, epsilon=EPSILON, primary_k=PRIMARY_K, max_tokens=1, thresholds=THRESHOLDS, seed=seed)
+        if plan.last:
+            return n, c, label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS, seed=seed)
+        n = n + plan.extra
+        c = c + rng.binomial(plan.extra, rates)
+
+
+def replicate(task: tuple[str, int, int | None, int, dict[int, float], dict[int, float]]) -> dict[str, float]:
+    law, num_problems, samples, seed, truth, delta_truth = task
+    rng = np.random.default_rng([seed, num_problems, samples or 0, sorted(LAWS).index(law)])
+    rates = LAWS[law].draw(rng, num_problems)
+    if samples is None:
+        n, c, known = adaptive(rng, rates, seed)
+    else:
+        n = np.full(num_problems, samples)
+        c = rng.binomial(n, rates)
+        known = label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS, seed=seed)
+    found: dict[str, float] = {"samples": float(n.mean())}
+
+    def note(name: str, low: float, high: float, true: float) -> None:
+        found[f"{name} covers"] = float(low - 1e-9 <= true <= high + 1e-9)
+        found[f"{name} width"] = high - low
+
+    ks = sorted(truth)
+    names = dict(zip(ks, ("pass@1", "pass@n", "pass@4n", "pass@32n"), strict=True))
+    counted = [k for k in ks if samples is not None and k <= samples]
+    for k in counted:
+        plain = mean_interval(pass_at_k(n, c, k))
+        note(names[k], plain.low, plain.high, truth[k])
+    rest = [k for k in ks if k not in counted]
+    for k, interval in zip(rest, known.mixture.pass_at_ks(rest), strict=True):
+        note(names[k], interval.low, interval.high, truth[k])
+        found[f"{names[k]} identified"] = float(interval.identified)
+    second = raised(rates)
+    for k in ks[:2]:
+        if samples is None:
+            _, _, later = adaptive(rng, second, seed)
+            delta = posterior_delta_interval(known.mixture, later.mixture, k, rng=rng)
+        else:
+            c2 = rng.binomial(n, second)
+            delta = paired_delta_interval(pass_at_k(n, c, k), pass_at_k(n, c2, k))
+        note(f"delta {'pass@1' if k == 1 else 'pass@n'}", delta.low, delta.high, delta_truth[k])
+        if samples is None:
+            break
+    posterior = known.mixture.state_probabilities([EPSILON, MASTERED], strict=True)
+    sure = posterior.max(axis=1) >= THRESHOLDS.problem_confidence
+    wrong = sure & (posterior.argmax(axis=1) != states(rates))
+    found |= {"problems decided": float(sure.mean()), "problems wrong": float(wrong.mean())}
+    true_counts = np.array(
+        [[(rates < EPSILON).sum(), ((rates >= EPSILON) & (rates < MASTERED)).sum(), (rates >= MASTERED).sum()]]
+    )
+    true_label = STATES[int(labels_of(true_counts, rates.mean(keepdims=True), MASTERED)[0])]
+    definite = known.confidence >= THRESHOLDS.confidence
+    found |= {"label decided": float(definite), "label wrong": float(definite and known.label is not true_label)}
+    return found
+
+
+def cell(law: str, num_problems: int, samples: int | None, replicates: int, pool: Pool) -> dict[str, float]:
+    n = samples or PRIMARY_K
+    population = LAWS[law].draw(np.random.default_rng(0), 400_000)
+    ks = [1, n, 4 * n, 32 * n]
+    truth = {k: float(np.mean(1 - (1 - population) ** k)) for k in ks}
+    later = raised(population)
+    deltas = {k: float(np.mean((1 - population) ** k - (1 - later) ** k)) for k in ks[:2]}
+    tasks = [(law, num_problems, samples, seed, truth, deltas) for seed in range(replicates)]
+    start = time.monotonic()
+    rows = pool.map(replicate, tasks, chunksize=20)
+    result = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+    for k, name in zip(ks, ("pass@1", "pass@n", "pass@4n", "pass@32n"), strict=True):
+        result[f"{name} oracle"] = 2 * 1.96 * float(np.std(1 - (1 - population) ** k)) / np.sqrt(num_problems)
+    return result | {"replicates": replicates, "seconds": time.monotonic() - start}
+
+
+def table(cells: dict[str, dict[str, float]], command: str) -> str:
+    lines = [
+        "# Coverage of 95 % intervals, and wrong verdicts",
+        "",
+        f"`{command}` on {platform.machine()}, {os.cpu_count()} cores. Replicates per cell: {int(min(c['replicates'] for c in cells.values())):,} or more.",
+        "",
+        "Laws: " + "; ".join(f"*{name}*: {LAWS[name].what}" for name in LAWS_SHOWN) + ".",
+        "",
+        (
+            "Each entry is coverage, then the mean width and (in brackets) the width that would be left if every problem's rate were known. Under "
+            "*adaptive* rounds stop when the label is settled, or at 64 samples per problem on average; n stands for the primary k, 16. `id` is the share of "
+            "replicates in which the quantity is called identified; where it is not, the ends are bounds without an estimate, and the coverage is theirs."
+        ),
+        "",
+        "| law | problems | n | samples used | pass@1 | pass@n | pass@4n | pass@32n | Δ pass@1 | Δ pass@n | problems decided / wrong | label decided / wrong |",
+        "|---|--:|--:|--:|---|---|---|---|---|---|---|---|",
+    ]
+    for key, c in cells.items():
+        law, problems, n = key.split("|")
+
+        def entry(name: str, *, identified: bool = False, c: dict[str, float] = c) -> str:
+            if f"{name} covers" not in c:
+                return "–"
+            text = f"{c[f'{name} covers']:.3f}, {c[f'{name} width']:.2f}"
+            text += f" ({c[f'{name} oracle']:.2f})" if f"{name} oracle" in c else ""
+            return text + (f", id {c[f'{name} identified']:.2f}" if identified else "")
+
+        lines.append(
+            f"| {law} | {problems} | {n} | {c['samples']:.1f} | {entry('pass@1')} | {entry('pass@n')} | {entry('pass@4n', identified=True)} | "
+            f"{entry('pass@32n', identified=True)} | {entry('delta pass@1')} | {entry('delta pass@n')} | "
+            f"{c['problems decided']:.2f} / {c['problems wrong']:.3f} | {c['label decided']:.2f} / {c['label wrong']:.3f} |"
+        )
+    names = ("pass@1", "pass@n", "pass@4n", "pass@32n", "delta pass@1", "delta pass@n")
+    lowest = {name: min(c[f"{name} covers"] for c in cells.values() if f"{name} covers" in c) for name in names}
+    lines += [
+        "",
+        "Lowest coverage: " + ", ".join(f"{name} {value:.3f}" for name, value in lowest.items()) + ". "
+        f"Highest wrong-verdict rate: {max(c['problems wrong'] for c in cells.values()):.3f} of problems (a claim about a problem exactly at a threshold "
+        f"counts as wrong), {max(c['label wrong'] for c in cells.values()):.3f} of labels. The Monte-Carlo error of a rate of .05 at 2,000 replicates is .005.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replicates", type=int, default=2000)
+    parser.add_argument("--out", type=Path, default=Path("reports/benchmarks/coverage.md"))
+    parser.add_argument("--cache", type=Path, default=Path("runs/coverage-cells.json"))
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--laws", nargs="*", default=list(LAWS_SHOWN))
+    arguments = parser.parse_args()
+    cells: dict[str, dict[str, float]] = json.loads(arguments.cache.read_text()) if arguments.cache.exists() else {}
+    arguments.cache.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    keys = [(law, p, n) for p in PROBLEMS for n in SAMPLES for law in arguments.laws]
+    with Pool(arguments.processes) as pool:
+        for law, p, n in keys:
+            key = f"{law}|{p}|{n or 'adaptive'}"
+            if cells.get(key, {}).get("replicates", 0) < arguments.replicates:
+                cells[key] = cell(law, p, n, arguments.replicates, pool)
+                arguments.cache.write_text(json.dumps(cells))
+                print(
+                    key,
+                    {k: round(v, 3) for k, v in cells[key].items() if "covers" in k or "wrong" in k or k == "seconds"},
+                    flush=True,
+                )
+    ordered = {
+        f"{law}|{p}|{n or 'adaptive'}": cells[f"{law}|{p}|{n or 'adaptive'}"]
+        for law in arguments.laws
+        for p in PROBLEMS
+        for n in SAMPLES
+    }
+    arguments.out.write_text(table(ordered, f"python tests/benchmarks/coverage.py --replicates {arguments.replicates}"))
+
+
+if __name__ == "__main__":
+    main()

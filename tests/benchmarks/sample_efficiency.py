@@ -1,0 +1,243 @@
+"""How many samples does a share of right verdicts cost: adaptive rounds against every fixed n and against fewest successes first?
+
+    python tests/benchmarks/sample_efficiency.py --out reports/benchmarks/sample_efficiency.md
+
+For each law of difficulty, 50 problems are drawn again and again. All methods judge with the same posterior; they differ in where they
+sample. Two questions are asked. *Problems*: what share of the problems has its state named, and rightly? *Behavior*: in what share of the
+replicates is the label named, and rightly? "Samples" are those per problem, on average, at which a method first reaches the share.
+
+The bound: a method that is *told* the law, and so needs to learn nothing but each problem's own rate, and that stops and allocates
+optimally by dynamic programming over (samples, successes). Nothing that has to learn the law can need fewer samples, if it errs no
+more often.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from calibration import true_label
+from laws import EPSILON, LAWS, MASTERED, Array, states
+from numpy.typing import NDArray
+
+from posttrain.analysis.stats import fewest_successes_first, raise_evenly
+from posttrain.diagnose.labels import STATES, LabelPosterior, Thresholds, label_posterior
+from posttrain.diagnose.probes.rounds import GROWTH, SMALLEST_ROUND, Counts, Goal, next_round
+
+NUM_PROBLEMS = 50
+FIXED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+MOST = 256
+THRESHOLDS = Thresholds(num_draws=512)
+Ints = NDArray[np.int64]
+Looks = list[tuple[float, float, float, float, float]]
+"""Per look: samples per problem, share of problems right and wrong, label right and wrong."""
+
+
+def judge(known: LabelPosterior, rates: Array) -> tuple[float, float, float, float]:
+    inside = known.mixture.state_probabilities([EPSILON, MASTERED], strict=True)
+    sure = inside.max(axis=1) >= THRESHOLDS.problem_confidence
+    right = inside.argmax(axis=1) == states(rates)
+    definite = known.confidence >= THRESHOLDS.confidence
+    label = known.label is STATES[true_label(rates)]
+    return float((sure & right).mean()), float((sure & ~right).mean()), float(definite and label), float(definite and not label)
+
+
+def posterior(n: Ints, c: Ints, seed: int) -> LabelPosterior:
+    return label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS, seed=seed)
+
+
+def rounds(rates: Array, tape: NDArray[np.int64], goal: Goal, seed: int) -> Looks:
+    """The library's own rounds, to their own end."""
+    n = np.zeros(rates.size, dtype=np.int64)
+    path: Looks = []
+    while True:
+        c = tape[np.arange(rates.size), n]
+        counts = Counts(num_samples=n, num_correct=c, num_drawn=n, generated_tokens=int(n.sum()))
+        plan = next_round(counts, goal, epsilon=EPSILON, primary_k=16, max_tokens=1, thresholds=THRESHOLDS, seed=seed)
+        if plan.last:
+            path.append((float(n.mean()), *judge(posterior(n, c, seed), rates)))
+            return path
+        if n.any():
+            path.append((float(n.mean()), *judge(posterior(n, c, seed), rates)))
+        n = np.minimum(n + plan.extra, tape.shape[1] - 1)
+
+
+def fewest_first(rates: Array, tape: NDArray[np.int64], seed: int) -> Looks:
+    """The published allocation in rounds of the same size, judged and stopped by the same posterior (label confidence as at an interim look)."""
+    n = np.full(rates.size, 4)
+    path: Looks = []
+    while True:
+        c = tape[np.arange(rates.size), n]
+        known = posterior(n, c, seed)
+        path.append((float(n.mean()), *judge(known, rates)))
+        if n.mean() >= MOST:
+            return path
+        budget = min(int(MOST * rates.size - n.sum()), max(SMALLEST_ROUND, int(GROWTH * n.sum())))
+        n = np.minimum(n + fewest_successes_first(n, c, budget), tape.shape[1] - 1)
+
+
+def open_problems(rates: Array, tape: NDArray[np.int64], seed: int) -> Looks:
+    """Rounds for the states of problems: those without a state are raised evenly, as `next_round` does for `Goal.problems`."""
+    n = np.full(rates.size, 4)
+    path: Looks = []
+    rng = np.random.default_rng(seed)
+    while True:
+        c = tape[np.arange(rates.size), n]
+        known = posterior(n, c, seed)
+        path.append((float(n.mean()), *judge(known, rates)))
+        inside = known.mixture.state_probabilities([EPSILON, MASTERED], strict=True).max(axis=1)
+        undecided = (inside < THRESHOLDS.problem_confidence).astype(np.float64)
+        if n.mean() >= MOST or not undecided.any():
+            return path
+        budget = min(int(MOST * rates.size - n.sum()), max(SMALLEST_ROUND, int(GROWTH * n.sum())))
+        n = np.minimum(n + raise_evenly(n, undecided, budget=budget, rng=rng), tape.shape[1] - 1)
+
+
+def replicate(law: str, seed: int) -> dict[str, Looks]:
+    rng = np.random.default_rng([11, seed, sorted(LAWS).index(law)])
+    rates = LAWS[law].draw(rng, NUM_PROBLEMS)
+    # No problem can get more samples than the cap of all of them.
+    outcomes = rng.random((NUM_PROBLEMS, MOST * NUM_PROBLEMS + 1)) < rates[:, None]
+    tape = np.concatenate([np.zeros((NUM_PROBLEMS, 1), dtype=np.int64), np.cumsum(outcomes, axis=1)], axis=1)
+    fixed = [(float(n), *judge(posterior(np.full(NUM_PROBLEMS, n), tape[:, n], seed), rates)) for n in FIXED]
+    return {
+        "fixed": fixed,
+        "rounds for problems": open_problems(rates, tape, seed),
+        "rounds for the label": rounds(rates, tape, Goal(max_tokens=MOST * NUM_PROBLEMS), seed),
+        "fewest first": fewest_first(rates, tape, seed),
+    }
+
+
+def curve(paths: list[Looks], caps: Array, right: int, wrong: int) -> tuple[Array, Array, Array]:
+    """Mean samples, share right and share wrong when every replicate ends at its last look at or below each cap."""
+    used, good, bad = [], [], []
+    for cap in caps:
+        ends = [next((look for look in reversed(path) if look[0] <= cap + 1e-9), path[0]) for path in paths]
+        used.append(np.mean([end[0] for end in ends]))
+        good.append(np.mean([end[right] for end in ends]))
+        bad.append(np.mean([end[wrong] for end in ends]))
+    return np.array(used), np.array(good), np.array(bad)
+
+
+def first_at(used: Array, good: Array, share: float) -> float:
+    """Samples at which a curve first reaches a share, on a straight line between its points; infinity where it never does."""
+    reached = np.flatnonzero(good >= share - 1e-12)
+    if not reached.size:
+        return float("inf")
+    i = int(reached[0])
+    if i == 0 or good[i] == good[i - 1]:
+        return float(used[i])
+    return float(used[i - 1] + (used[i] - used[i - 1]) * (share - good[i - 1]) / (good[i] - good[i - 1]))
+
+
+class Known:
+    """Someone who knows the law: the chances of every (samples, successes) of one problem, up to a horizon."""
+
+    def __init__(self, law: str, horizon: int = 640):
+        drawn = LAWS[law].draw(np.random.default_rng(0), 200_000)
+        fine = np.concatenate(
+            [np.linspace(0, 1, 161), [0.0005, 0.001, 0.002, 0.003, 0.0045, 0.0085, 0.012, 0.016, EPSILON, MASTERED]]
+        )
+        points = np.unique(fine)
+        side = states(points)
+        weight = np.zeros(points.size)
+        for state in (-1, 0, 1, 2):  # every rate goes to the nearest point on its own side of the thresholds
+            own, mine = np.flatnonzero(side == state), drawn[states(drawn) == state]
+            if mine.size:
+                nearest = np.searchsorted((points[own][1:] + points[own][:-1]) / 2, mine)
+                np.add.at(weight, own[nearest], 1.0 / drawn.size)
+        log_p, log_q = np.log(np.maximum(points, 1e-300)), np.log1p(-np.minimum(points, 1 - 1e-16))
+        named = np.stack([weight, *((side == state) * weight for state in (0, 1, 2))], axis=1)
+        self.mass, self.best = [], []
+        for n in range(horizon + 1):
+            c = np.arange(n + 1)[:, None]
+            # Of one ordered history; binomial coefficients cancel in every comparison.
+            history = np.exp(np.where(c == 0, 0.0, c * log_p) + np.where(c == n, 0.0, (n - c) * log_q)) @ named
+            self.mass.append(history[:, 0])
+            self.best.append(history[:, 1:].max(axis=1))
+
+    def best_rule(self, reward: float, price: float) -> tuple[float, float, float]:
+        """Mean samples, share named rightly, share named wrongly under the rule that maximises reward·right − price·wrong − samples."""
+        value = used = right = wrong = np.zeros(0)
+        for n in range(len(self.mass) - 1, -1, -1):
+            mass, best = self.mass[n], self.best[n]
+            claim = reward * best - price * (mass - best)
+            stop, claims = np.maximum(claim, 0.0), claim > 0
+            now = np.zeros(n + 1), np.where(claims, best, 0.0), np.where(claims, mass - best, 0.0)
+            if value.size:
+                go = value[:-1] + value[1:] - mass
+                on = used[:-1] + used[1:] + mass, right[:-1] + right[1:], wrong[:-1] + wrong[1:]
+                used, right, wrong = (np.where(go > stop, later, here) for later, here in zip(on, now, strict=True))
+                value = np.maximum(go, stop)
+            else:
+                value, (used, right, wrong) = stop, now
+        return float(used[0]), float(right[0]), float(wrong[0])
+
+    def least(self, share: float, error: float) -> float:
+        """Least mean samples at which `share` of the problems is named rightly and at most `error` wrongly."""
+        lowest = float("inf")
+        for ratio in (1.0, 4.0, 19.0, 100.0):
+            points = sorted(self.best_rule(reward, ratio * reward) for reward in np.geomspace(2, 20000, 13))
+            honest = [(used, right) for used, right, wrong in points if wrong <= error + 1e-9]
+            if honest:
+                used, right = np.array(honest).T
+                lowest = min(lowest, first_at(used, np.maximum.accumulate(right), share))
+        return lowest
+
+
+def report(law: str, results: list[dict[str, Looks]]) -> list[str]:
+    caps = np.unique(np.concatenate([np.geomspace(2, MOST, 40), np.asarray(FIXED, dtype=np.float64)]))
+    fixed = np.array([result["fixed"] for result in results]).mean(axis=0)
+    rows = []
+    for what, right, wrong, ours in (("problems", 1, 2, "rounds for problems"), ("behavior", 3, 4, "rounds for the label")):
+        mine = curve([r[ours] for r in results], caps, right, wrong)
+        theirs = curve([r["fewest first"] for r in results], caps, right, wrong)
+        target = min(float(fixed[-1, right]), float(mine[1].max()))
+        cheapest = next((n for n, value in zip(fixed[:, 0], fixed[:, right], strict=True) if value >= target - 1e-12), np.inf)
+        used, first = first_at(mine[0], mine[1], target), first_at(theirs[0], theirs[1], target)
+        erring = float(np.interp(used, mine[0], mine[2]))
+        least = Known(law).least(target, max(erring, 0.001)) if what == "problems" else np.inf
+        against = f"{first:.0f} ({first / used:.1f}×)" if np.isfinite(first) else f"not at {MOST} ({theirs[1].max():.2f})"
+        rows.append(
+            f"| {law} | {what} | {target:.2f} | {used:.1f} | {MOST} ({MOST / used:.1f}×) | {cheapest:.0f} ({cheapest / used:.1f}×) | {against} | "
+            f"{erring:.3f} | {f'{least:.1f} ({MOST / least:.1f}×)' if np.isfinite(least) else '–'} |"
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replicates", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=Path("reports/benchmarks/sample_efficiency.md"))
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--laws", nargs="*", default=list(LAWS))
+    arguments = parser.parse_args()
+    lines = [
+        "# Samples that a verdict costs", "",
+        f"`python tests/benchmarks/sample_efficiency.py --replicates {arguments.replicates}`: {NUM_PROBLEMS} problems, {arguments.replicates} replicates a law.", "",
+        (
+            "The target is the share of right verdicts that 256 samples of every problem give (or the most that rounds reach, if less). *cheapest fixed n*: the smallest of "
+        "1, 2, 4, ... 256 that reaches the target. *bound*: least samples of a method that is told the law and errs no more often (see the script)."
+        ), "",
+        "| law | verdict on | target | rounds | n = 256 | cheapest fixed n | fewest successes first | wrong | bound |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]  # fmt: skip
+    with Pool(arguments.processes) as pool:
+        for law in arguments.laws:
+            results = pool.map(partial(replicate, law), range(arguments.replicates), chunksize=5)
+            rows = report(law, results)
+            lines += rows
+            print("\n".join(rows), flush=True)
+    lines += ["", *(f"- *{name}*: {LAWS[name].what}" for name in arguments.laws)]
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
