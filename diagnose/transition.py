@@ -19,6 +19,7 @@ import numpy.typing as npt
 from posttrain.analysis.stats import (
     CurveCrossing,
     Equivalence,
+    Interval,
     NeverSolved,
     curve_crossing,
     equivalence_test,
@@ -29,6 +30,7 @@ from posttrain.analysis.stats import (
     never_solved_gain,
     paired_delta_interval,
     pass_at_k,
+    posterior_delta_interval,
     problem_change_tests,
 )
 from posttrain.diagnose.comparison_json import transition_to_json
@@ -228,11 +230,17 @@ class _Counts:
 
 
 def _thinned(before: MeasuredBehavior, after: MeasuredBehavior) -> _Counts:
-    """The first samples of each problem, as many as both runs have."""
+    """The first samples of each problem, as many as both runs have.
+
+    Where a run drew in rounds, how many a problem has depends on what they showed; then the same number of every problem is taken, the
+    fewest that any has.
+    """
     problems = before.behavior.problems
     sides = [_known_outcomes(measured, [problem.id for problem in problems]) for measured in (before, after)]
     n = np.minimum(*(np.bincount(place, minlength=len(problems)) for place, _, _ in sides))
     shared = np.flatnonzero(n)
+    if shared.size and (_in_rounds(before) or _in_rounds(after)):
+        n = np.where(n > 0, n[shared].min(), 0)
     correct = [np.bincount(place[success & (rank < n[place])], minlength=len(problems))[shared] for place, success, rank in sides]
     return _Counts(
         ids=tuple(problems[i].id for i in shared),
@@ -241,6 +249,31 @@ def _thinned(before: MeasuredBehavior, after: MeasuredBehavior) -> _Counts:
         before=correct[0],
         after=correct[1],
     )
+
+
+def _in_rounds(measured: MeasuredBehavior) -> bool:
+    """Whether problems have different numbers of samples, missing ones counted in."""
+    counts = measured.report.sampling
+    return counts is not None and np.ptp(counts.num_samples + counts.num_missing) > 0
+
+
+def _posterior_deltas(
+    before: MeasuredBehavior,
+    after: MeasuredBehavior,
+    ids: Sequence[str],
+    groups: Sequence[str],
+    ks: Sequence[int],
+    rng: np.random.Generator,
+) -> dict[int, Interval]:
+    """Change of pass@k from all samples of both runs, each read by likelihood: for runs that drew in rounds."""
+    fits = []
+    for measured in (before, after):
+        counts = measured.report.sampling
+        assert counts is not None
+        place = {problem_id: i for i, problem_id in enumerate(counts.problem_ids)}
+        rows = [place[problem_id] for problem_id in ids]
+        fits.append(fit_mixture(counts.num_samples[rows], counts.num_correct[rows], groups=groups))
+    return {k: posterior_delta_interval(fits[0], fits[1], k, groups=groups, rng=rng) for k in ks}
 
 
 def _known_outcomes(
@@ -288,6 +321,19 @@ def _compare_behavior(
     if trained:
         notes.append("One checkpoint is not a stage: the intervals leave out the spread between training seeds.")
     simultaneous = f"max-T over {len(ks)} k, bootstrap over problems"
+    delta = as_estimate(paired_delta_interval(first[:, 0], last[:, 0], groups))
+    delta_curve = tuple(
+        _point(k, Estimate(estimate=float(value), low=float(low), high=float(high), method=simultaneous))
+        for k, value, low, high in zip(ks, deltas.estimate, deltas.low, deltas.high, strict=True)
+    )
+    if _in_rounds(before) or _in_rounds(after):
+        grid = sorted({*k_grid(behavior.measure.primary_k, behavior.measure.primary_k)})
+        read = _posterior_deltas(before, after, counts.ids, groups, grid, rng)
+        delta, delta_curve = as_estimate(read[1]), tuple(_point(k, as_estimate(read[k])) for k in grid)
+        notes.append(
+            f"A run drew in rounds: its number of samples of a problem depends on what they showed. Changes of pass@k are read by likelihood from all "
+            f"samples; tests, states, curves and support dynamics use the first {fewest} samples of every problem."
+        )
     report = ComparisonReport(
         name=behavior.name,
         trained=trained,
@@ -295,11 +341,8 @@ def _compare_behavior(
         num_problems=len(counts.ids),
         pass_at_1_before=as_estimate(mean_interval(first[:, 0], groups)),
         pass_at_1_after=as_estimate(mean_interval(last[:, 0], groups)),
-        delta=as_estimate(paired_delta_interval(first[:, 0], last[:, 0], groups)),
-        pass_at_k_delta=tuple(
-            _point(k, Estimate(estimate=float(value), low=float(low), high=float(high), method=simultaneous))
-            for k, value, low, high in zip(ks, deltas.estimate, deltas.low, deltas.high, strict=True)
-        ),
+        delta=delta,
+        pass_at_k_delta=delta_curve,
         pass_at_k_before=_curve(ks, first, groups),
         pass_at_k_after=_curve(ks, last, groups),
         changes=tuple(

@@ -115,3 +115,17 @@ def test_two_draws_of_one_model_show_no_role_and_no_gain(runs: Path, tmp_path: P
     page = (tmp_path / "out" / "report.md").read_text()
     assert "What happened: **not distinguishable**" in page
     assert "**retention**: " in page
+
+
+def test_runs_in_rounds_are_compared_by_likelihood(tmp_path: Path, sums_file: Path) -> None:
+    """Stopping where successes show biases c/n; the change that is reported is not fooled by it."""
+    for name, success in (("weak", 0.15), ("strong", 0.45)):
+        (tmp_path / f"{name}.yaml").write_text(f"success: {success}\n")
+        diagnose.run(
+            str(tmp_path / f"{name}.yaml"), [sums_file], out=tmp_path / name, engine="scripted", precision=0.12, seed=len(name)
+        )
+    transition = diagnose.compare(tmp_path / "weak", tmp_path / "strong", out=tmp_path / "compared")
+    report = transition.behaviors[0].report
+    assert report.delta.low <= 0.3 <= report.delta.high
+    assert "posteriors" in report.delta.method
+    assert any("drew in rounds" in note for note in report.notes)
