@@ -31,8 +31,10 @@ class Thresholds:
     """Success rate from which a problem, or a behavior, needs no training."""
     confidence: float = 0.95
     """Posterior probability that a label needs; below it the verdict is inconclusive."""
-    problem_confidence: float = 0.95
-    """The same for the state of one problem, lying at a threshold not counted in."""
+    problem_error: float = 0.05
+    """Share of the problems with a state that may be expected to have a wrong one; what lies at a threshold counts as wrong."""
+    problem_confidence: float = 0.8
+    """Posterior probability that the state of each single problem needs besides."""
     reachable: float = 0.5
     """Pass@k at the primary k from which a behavior counts as reachable on the whole."""
     max_truncated: float = 0.2
@@ -58,6 +60,27 @@ def labels_of(counts: npt.NDArray[np.int64], mean: npt.NDArray[np.float64], mast
         [D] index into `STATES`.
     """
     return np.where(mean >= mastered, 2, np.where(counts[:, 0] > counts[:, 1], 0, 1))
+
+
+def named_states(inside: npt.NDArray[np.float64], thresholds: Thresholds) -> npt.NDArray[np.int64]:
+    """Which problems get a state: as many as keep the expected share of wrong ones at `problem_error`, the surest first.
+
+    Args:
+        inside: [P, 3] posterior probability of lying strictly inside each of `STATES`.
+        thresholds: Error and least confidence.
+
+    Returns:
+        [P] index into `STATES`, −1 where the problem stays open.
+
+    Source: the false-discovery rate as a posterior expectation, Newton, Noueiry, Sarkar and Ahlquist (Biostatistics 5, 2004).
+    """
+    doubt = 1.0 - inside.max(axis=1)
+    order = np.argsort(doubt, kind="stable")
+    expected = np.cumsum(doubt[order]) / np.arange(1, doubt.size + 1)
+    named = np.zeros(doubt.size, dtype=np.bool_)
+    named[order[: int(np.searchsorted(expected, thresholds.problem_error, side="right"))]] = True
+    named &= doubt <= 1.0 - thresholds.problem_confidence
+    return np.where(named, inside.argmax(axis=1), -1)
 
 
 @dataclass(frozen=True, slots=True)

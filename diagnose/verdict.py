@@ -14,7 +14,7 @@ import numpy as np
 
 from posttrain.analysis.stats import FloatArray, Interval, k_grid, mean_interval, pass_at_k
 from posttrain.diagnose.design import what_settles
-from posttrain.diagnose.labels import STATES, LabelPosterior, Thresholds, label_posterior, posterior_of
+from posttrain.diagnose.labels import STATES, LabelPosterior, Thresholds, label_posterior, named_states, posterior_of
 from posttrain.diagnose.probes.plumbing import UNPARSED
 from posttrain.diagnose.stages import ROLE_OF, STAGES, Need, name_stage
 from posttrain.diagnose.types import (
@@ -250,7 +250,7 @@ def _problems(
 ) -> tuple[ProblemDiagnosis, ...]:
     mean, low, high = known.mixture.problem_interval(thresholds.level)
     # A state is claimed on what lies strictly inside it: a rate at a threshold belongs to neither side for sure.
-    inside = known.mixture.state_probabilities([epsilon, thresholds.mastered], strict=True)
+    states = named_states(known.mixture.state_probabilities([epsilon, thresholds.mastered], strict=True), thresholds)
     # Of several reference paths of a problem the likeliest one counts: one way to the answer is enough.
     nll: dict[str, float] = {}
     if paths is not None:
@@ -260,9 +260,7 @@ def _problems(
         ProblemDiagnosis(
             id=problem.id,
             split=problem.split,
-            state=STATES[int(inside[i].argmax())]
-            if inside[i].max() >= thresholds.problem_confidence
-            else Bottleneck.INCONCLUSIVE,
+            state=STATES[states[i]] if states[i] >= 0 else Bottleneck.INCONCLUSIVE,
             posterior={state.value: float(p) for state, p in zip(STATES, posterior[i], strict=True)},
             num_samples=int(sampling.num_samples[i]),
             num_correct=int(sampling.num_correct[i]),

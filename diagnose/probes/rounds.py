@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import raise_evenly
-from posttrain.diagnose.labels import LabelPosterior, Thresholds, label_posterior
+from posttrain.diagnose.labels import LabelPosterior, Thresholds, label_posterior, named_states
 from posttrain.diagnose.types import Bottleneck
 
 FIRST = 4
@@ -139,11 +139,10 @@ def next_round(
         if half > goal.precision:
             reached += f", and only more problems can bring it to ± {goal.precision:g}"
     if goal.problems is not None:
-        states = known.mixture.state_probabilities(edges, strict=True).max(axis=1)
-        share = float((states >= thresholds.problem_confidence).mean())
+        unnamed = named_states(known.mixture.state_probabilities(edges, strict=True), thresholds) < 0
+        share = float(1.0 - unnamed.mean())
         if share < goal.problems:
-            open_ones = (states < thresholds.problem_confidence).astype(np.float64)
-            extra = raise_evenly(counts.num_samples, open_ones, budget=budget, rng=rng)
+            extra = raise_evenly(counts.num_samples, unnamed.astype(np.float64), budget=budget, rng=rng)
             if extra.any():
                 return Round(extra=extra, why=f"{share:.0%} of the problems have a state")
         reached += f"; {share:.0%} of the problems have a state"

@@ -22,7 +22,7 @@ import numpy as np
 from laws import EPSILON, LAWS, MASTERED, Array, Law, at, beta, log_uniform, states
 
 from posttrain.analysis.stats import fit_mixture_ml
-from posttrain.diagnose.labels import STATES, Thresholds, label_posterior, labels_of
+from posttrain.diagnose.labels import STATES, Thresholds, label_posterior, labels_of, named_states
 
 EDGES = (0.0, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 THRESHOLDS = Thresholds()
@@ -79,8 +79,9 @@ def replicate(seed: int) -> tuple[float, bool, float, bool, int, int, float, flo
     truth = true_label(rates)
     other, other_label = beta_confidence(n, c, rng)
     inside = known.mixture.state_probabilities([EPSILON, MASTERED], strict=True)
-    sure = inside.max(axis=1) >= THRESHOLDS.problem_confidence
-    wrong = sure & (inside.argmax(axis=1) != states(rates))
+    named = named_states(inside, THRESHOLDS)
+    sure = named >= 0
+    wrong = sure & (named != states(rates))
     return (
         known.confidence, known.label is STATES[truth], other, other_label == truth, num_problems, samples, float(sure.mean()), float(wrong.mean()),
     )  # fmt: skip

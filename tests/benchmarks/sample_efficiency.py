@@ -27,7 +27,7 @@ from laws import EPSILON, LAWS, MASTERED, Array, states
 from numpy.typing import NDArray
 
 from posttrain.analysis.stats import fewest_successes_first, raise_evenly
-from posttrain.diagnose.labels import STATES, LabelPosterior, Thresholds, label_posterior
+from posttrain.diagnose.labels import STATES, LabelPosterior, Thresholds, label_posterior, named_states
 from posttrain.diagnose.probes.rounds import GROWTH, SMALLEST_ROUND, Counts, Goal, next_round
 
 NUM_PROBLEMS = 50
@@ -42,8 +42,9 @@ Looks = list[tuple[float, float, float, float, float]]
 
 def judge(known: LabelPosterior, rates: Array) -> tuple[float, float, float, float]:
     inside = known.mixture.state_probabilities([EPSILON, MASTERED], strict=True)
-    sure = inside.max(axis=1) >= THRESHOLDS.problem_confidence
-    right = inside.argmax(axis=1) == states(rates)
+    named = named_states(inside, THRESHOLDS)
+    sure = named >= 0
+    right = named == states(rates)
     definite = known.confidence >= THRESHOLDS.confidence
     label = known.label is STATES[true_label(rates)]
     return float((sure & right).mean()), float((sure & ~right).mean()), float(definite and label), float(definite and not label)
@@ -92,8 +93,9 @@ def open_problems(rates: Array, tape: NDArray[np.int64], seed: int) -> Looks:
         c = tape[np.arange(rates.size), n]
         known = posterior(n, c, seed)
         path.append((float(n.mean()), *judge(known, rates)))
-        inside = known.mixture.state_probabilities([EPSILON, MASTERED], strict=True).max(axis=1)
-        undecided = (inside < THRESHOLDS.problem_confidence).astype(np.float64)
+        undecided = (named_states(known.mixture.state_probabilities([EPSILON, MASTERED], strict=True), THRESHOLDS) < 0).astype(
+            np.float64
+        )
         if n.mean() >= MOST or not undecided.any():
             return path
         budget = min(int(MOST * rates.size - n.sum()), max(SMALLEST_ROUND, int(GROWTH * n.sum())))
