@@ -222,14 +222,14 @@ def _path_checks(paths: PathLikelihoodMeasurement | None, behavior: Behavior, th
 def _pass_at_k(
     behavior: Behavior, sampling: SamplingMeasurement, known: LabelPosterior, thresholds: Thresholds
 ) -> tuple[PassAtK, ...]:
-    """The curve: unbiased where every problem has the same number of samples and k does not exceed it, by likelihood elsewhere.
+    """The curve: unbiased where every problem was drawn equally often and k does not exceed its samples, by likelihood elsewhere.
 
-    Where samples differ in number they may have been chosen by looking, and then only the likelihood is to be believed.
+    Where problems were drawn unequally often it was by looking, and then only the likelihood is to be believed.
     """
-    drawn = sampling.num_samples[sampling.num_samples > 0]
-    fewest = int(drawn.min())
+    drawn = sampling.num_samples + sampling.num_missing
+    fewest = int(sampling.num_samples[sampling.num_samples > 0].min())
     ks = k_grid(max(fewest, behavior.measure.primary_k) * 4, behavior.measure.primary_k)
-    counted = [k for k in ks if k <= fewest and (drawn == fewest).all()]
+    counted = [k for k in ks if k <= fewest and np.ptp(drawn) == 0]
     rest = [k for k in ks if k not in counted]
     intervals: dict[int, Interval] = {
         k: mean_interval(pass_at_k(sampling.num_samples, sampling.num_correct, k), sampling.groups, level=thresholds.level)
