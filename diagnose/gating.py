@@ -73,7 +73,9 @@ class GatedCondition:
         """For people: estimate, interval, threshold, outcome, and what would settle it."""
         c = self.check
         number = "+.3f" if c.name.startswith("delta") else ".3f"
-        values = f"{c.estimate:{number}} [{c.low:{number}}, {c.high:{number}}]" if not math.isnan(c.estimate) else "–"
+        values = (
+            f"{c.estimate:{number}} [{c.low:{number}}, {c.high:{number}}]" if not math.isnan(c.estimate) else _bounds(c, number)
+        )
         words = {Outcome.MET: "met", Outcome.NOT_MET: "proven not met", Outcome.INCONCLUSIVE: "not decided"}[c.outcome]
         text = f"{self.behavior}: {c.name} {values} {c.op} {c.threshold:g}: {words}"
         if self.reason:
@@ -101,6 +103,11 @@ class GateResult:
     def exit_code(self) -> int:
         """0 met, 1 proven not met, 3 not decided."""
         return {Outcome.MET: 0, Outcome.NOT_MET: 1, Outcome.INCONCLUSIVE: 3}[self.outcome]
+
+
+def _bounds(check: Check, number: str) -> str:
+    """What is said of a number that the samples do not identify."""
+    return "–" if math.isnan(check.low) else f"not identified [{check.low:{number}}, {check.high:{number}}]"
 
 
 def gate(run: str | Path | DiagnosedRun, conditions: Sequence[str]) -> GateResult:
@@ -242,7 +249,11 @@ def _decide(
     check = _check(condition, interval, len(rows), outcome)
     settles = _settles(behavior, condition, interval) if outcome is Outcome.INCONCLUSIVE else None
     if outcome is Outcome.INCONCLUSIVE and settles is None:
-        reason = reason or "the estimate lies at the threshold, so more of the same is not expected to decide"
+        reason = reason or (
+            "the samples bound it and do not identify it; draw at least as many samples of every problem as its k"
+            if math.isnan(interval.estimate)
+            else "the estimate lies at the threshold, so more of the same is not expected to decide"
+        )
     return GatedCondition(behavior=name, check=check, settles=settles, reason=reason)
 
 
