@@ -20,8 +20,6 @@ LEVEL = 0.95
 """Of every interval here."""
 _SEED = 0
 _NUM_DRAWS = 2000
-_NUM_RATES = 1000
-"""Draws of every problem's rate."""
 _TAIL = 0.1
 """Share of paths left out at either end of the spread of a step."""
 
@@ -70,9 +68,7 @@ def mixture_rows(problems: Sequence[Problem], edges: npt.ArrayLike, marks: Seque
     rng = np.random.default_rng(_SEED)
     inner = [float(cut) for cut in cuts if 0 < cut < 1]
     expected = mixture.state_probabilities(inner).sum(axis=0)
-    rates = mixture.draw_rates(rng=rng, num_draws=_NUM_RATES)
-    places = np.searchsorted(inner, rates, side="right")
-    counts = np.stack([(places == place).sum(axis=1) for place in range(len(inner) + 1)], axis=1)
+    counts, _ = mixture.draw_states(inner, rng=rng, num_draws=_NUM_DRAWS)
     low, high = np.quantile(counts, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     rows = [
         {

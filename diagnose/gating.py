@@ -240,12 +240,13 @@ def _decide(
             behavior=name, check=check, settles=None, reason="its plumbing is broken, so no number of it counts; see the report"
         )
     interval = _metric(path, data, behavior, condition, LEVEL)
-    wider = _metric(path, data, behavior, condition, level_against)
     outcome, reason = decide(condition.op, interval.low, interval.high, condition.threshold), ""
-    if outcome is Outcome.NOT_MET and decide(condition.op, wider.low, wider.high, condition.threshold) is not outcome:
-        outcome = Outcome.INCONCLUSIVE
-        reason = f"not met at 95 % alone, not at the {level_against:.3%} that picking the worst of several conditions takes"
-        interval = Interval(interval.estimate, wider.low, wider.high, f"{wider.method}, {level_against:.3%}")
+    if outcome is Outcome.NOT_MET:
+        wider = _metric(path, data, behavior, condition, level_against)
+        if decide(condition.op, wider.low, wider.high, condition.threshold) is not outcome:
+            outcome = Outcome.INCONCLUSIVE
+            reason = f"not met at 95 % alone, not at the {level_against:.3%} that picking the worst of several conditions takes"
+            interval = Interval(interval.estimate, wider.low, wider.high, f"{wider.method}, {level_against:.3%}")
     check = _check(condition, interval, len(rows), outcome)
     settles = _settles(behavior, condition, interval) if outcome is Outcome.INCONCLUSIVE else None
     if outcome is Outcome.INCONCLUSIVE and settles is None:
@@ -313,8 +314,8 @@ def _share(
 ) -> Interval:
     """Share of *these* problems in a state, from the fitted mixture."""
     mixture = fit_mixture(n, correct, marks=edges, groups=groups)
-    state = np.searchsorted(edges, mixture.draw_rates(rng=np.random.default_rng(0), num_draws=2000), side="right")
-    below, between, above = ((state == index).mean(axis=1) for index in range(3))
+    counts, _ = mixture.draw_states(edges, rng=np.random.default_rng(0), num_draws=2000)
+    below, between, above = counts.T / n.size
     draws = {
         "share_within_support": between + above,
         "share_missing_support": below,

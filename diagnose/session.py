@@ -294,8 +294,7 @@ def _draw_behavior(
     with Grader(behavior) as grader:
         selftest = verifier_selftest(behavior, grader, problems)
         if not selftest.failures:
-            _draw_rollouts(directory, engine, grader, behavior, goal, split, seed, thresholds, reporter)
-            rollouts = directory.rollout_table(behavior.name)
+            rollouts = _draw_rollouts(directory, engine, grader, behavior, goal, split, seed, thresholds, reporter)
             _draw_scores(directory, engine, behavior, problems, rollouts, split, reporter)
             agreement = list(directory.read_paths(behavior.name, kind="agreement"))
     counts = sampling.measure(behavior, problems, rollouts)
@@ -313,8 +312,8 @@ def _draw_rollouts(
     seed: str,
     thresholds: Thresholds,
     reporter: Reporter,
-) -> None:
-    """Draw the greedy samples, then round after round until the goal is reached; each round is planned from those before."""
+) -> RolloutTable:
+    """Draw the greedy samples, then round after round until the goal is reached, and return all of them; each round is planned from those before."""
     problems = behavior.split(split)
     shards = sampling.plan_greedy(behavior, split)
     known: list[sampling.Shard] = []
@@ -356,6 +355,7 @@ def _draw_rollouts(
         shards = sampling.plan_round(behavior, split, drawn, plan.extra, sum(shard.decoding == SAMPLED for shard in known))
     if goal.samples is None:
         write_json(directory.path / "rounds" / f"{behavior.name}.json", words)
+    return table
 
 
 def _draw_scores(

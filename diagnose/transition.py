@@ -252,9 +252,8 @@ def _thinned(before: MeasuredBehavior, after: MeasuredBehavior) -> _Counts:
 
 
 def _in_rounds(measured: MeasuredBehavior) -> bool:
-    """Whether problems have different numbers of samples, missing ones counted in."""
     counts = measured.report.sampling
-    return counts is not None and np.ptp(counts.num_samples + counts.num_missing) > 0
+    return counts is not None and not counts.drawn_equally
 
 
 def _posterior_deltas(
@@ -327,7 +326,7 @@ def _compare_behavior(
         for k, value, low, high in zip(ks, deltas.estimate, deltas.low, deltas.high, strict=True)
     )
     if _in_rounds(before) or _in_rounds(after):
-        grid = sorted({*k_grid(behavior.measure.primary_k, behavior.measure.primary_k)})
+        grid = k_grid(behavior.measure.primary_k, behavior.measure.primary_k)
         read = _posterior_deltas(before, after, counts.ids, groups, grid, rng)
         delta, delta_curve = as_estimate(read[1]), tuple(_point(k, as_estimate(read[k])) for k in grid)
         notes.append(

@@ -305,6 +305,12 @@ class SamplingMeasurement:
     num_tokens: npt.NDArray[np.int64]
     """Generated tokens."""
 
+    @property
+    def drawn_equally(self) -> bool:
+        """Whether every problem was drawn equally often, missing samples counted in; in rounds it depends on what was seen."""
+        drawn = self.num_samples + self.num_missing
+        return bool((drawn == drawn[:1]).all())
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PathLikelihoodMeasurement:

@@ -226,10 +226,9 @@ def _pass_at_k(
 
     Where problems were drawn unequally often it was by looking, and then only the likelihood is to be believed.
     """
-    drawn = sampling.num_samples + sampling.num_missing
     fewest = int(sampling.num_samples[sampling.num_samples > 0].min())
     ks = k_grid(max(fewest, behavior.measure.primary_k) * 4, behavior.measure.primary_k)
-    counted = [k for k in ks if k <= fewest and np.ptp(drawn) == 0]
+    counted = [k for k in ks if k <= fewest and sampling.drawn_equally]
     rest = [k for k in ks if k not in counted]
     intervals: dict[int, Interval] = {
         k: mean_interval(pass_at_k(sampling.num_samples, sampling.num_correct, k), sampling.groups, level=thresholds.level)

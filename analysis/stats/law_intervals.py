@@ -25,7 +25,7 @@ import numpy as np
 from scipy import stats
 
 from posttrain.analysis.stats.arrays import FloatArray
-from posttrain.analysis.stats.expectation import SMALLEST, Laws, leap
+from posttrain.analysis.stats.expectation import SMALLEST, Laws, climb
 from posttrain.analysis.stats.intervals import Interval
 
 TILTS = np.geomspace(0.5, 1000.0, 8)
@@ -123,8 +123,4 @@ def _maximise(start: FloatArray, likelihood: FloatArray, repeats: FloatArray, ro
         new *= laws
         return np.asarray(new)
 
-    laws = np.maximum(start, SMALLEST).astype(np.float32)
-    for _ in range(LEAPS):
-        laws = step(leap(laws, step))
-    exact = laws.astype(np.float64)
-    return np.asarray(exact / exact.sum(axis=1, keepdims=True))
+    return climb(start, step, LEAPS)

@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats.arrays import FloatArray, IntArray, as_counts, check_k, check_level
-from posttrain.analysis.stats.expectation import SMALLEST, Laws, leap
+from posttrain.analysis.stats.expectation import Laws, climb
 from posttrain.analysis.stats.intervals import design_effect
 from posttrain.analysis.stats.law_intervals import LawInterval, law_intervals
 from posttrain.analysis.stats.rate_grid import RateGrid, likelihood_table, rate_grid
@@ -76,10 +76,14 @@ class MixturePosterior:
     # ------------------------------------------------------------------------------------------------------------- problems
 
     @cached_property
+    def _evidence(self) -> FloatArray:
+        """[D, U] likelihood of each distinct count under each law."""
+        return np.asarray(np.maximum(self.laws @ self.likelihood.T, 1e-300))
+
+    @cached_property
     def pair_posterior(self) -> FloatArray:
         """[U, K] posterior of the rate of a problem with each distinct count."""
-        evidence = np.maximum(self.laws @ self.likelihood.T, 1e-300)
-        return np.asarray(self.likelihood * ((1.0 / evidence).T @ self.laws) / len(self.laws))
+        return np.asarray(self.likelihood * ((1.0 / self._evidence).T @ self.laws) / len(self.laws))
 
     def state_probabilities(self, edges: Sequence[float], *, strict: bool = False) -> FloatArray:
         """Posterior probability that each problem's success rate lies in each interval.
@@ -129,8 +133,7 @@ class MixturePosterior:
             raise ValueError(f"num_draws must be at least 1, got {num_draws}")
         rates = self.grid.rates
         features = np.concatenate([matrix, rates[:, None], rates[:, None] ** 2], axis=1)
-        evidence = np.maximum(self.laws @ self.likelihood.T, 1e-300)
-        means = np.stack([(self.laws * column) @ self.likelihood.T / evidence for column in features.T], axis=2)
+        means = np.stack([(self.laws * column) @ self.likelihood.T / self._evidence for column in features.T], axis=2)
         chances = np.maximum(means[:, :, : matrix.shape[1]], 0.0)
         chances /= np.maximum(chances.sum(axis=2, keepdims=True), 1e-300)
         centre = means[:, :, -2] @ self.repeats
@@ -354,11 +357,7 @@ def _laws(start: FloatArray, likelihood: FloatArray, weights: FloatArray, pseudo
         new += added
         return np.asarray(new)
 
-    laws = np.maximum(np.broadcast_to(start, pseudo.shape), SMALLEST).astype(np.float32)
-    for _ in range(LEAPS):
-        laws = step(leap(laws, step))
-    exact = laws.astype(np.float64)
-    return np.asarray(exact / exact.sum(axis=1, keepdims=True))
+    return climb(np.broadcast_to(start, pseudo.shape), step, LEAPS)
 
 
 def check_edges(edges: Sequence[float]) -> FloatArray:

@@ -19,7 +19,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from laws import EPSILON, LAWS, MASTERED, Array, Law, at, beta, log_uniform, states
+from laws import EPSILON, LAWS, MASTERED, Law, at, beta, log_uniform, states, true_label
 
 from posttrain.analysis.stats import fit_mixture_ml
 from posttrain.diagnose.labels import STATES, Thresholds, label_posterior, labels_of, named_states
@@ -46,11 +46,6 @@ def random_law(rng: np.random.Generator) -> Law:
     if kind == 2:
         return Law("", ((zero, at(0.0)), (one * (1 - zero), at(rng.uniform(0.9, 1))), ((1 - one) * (1 - zero), spread)))
     return Law("", ((zero, at(0.0)), (1 - zero, log_uniform(1e-4, 1.0))))
-
-
-def true_label(rates: Array) -> int:
-    counts = np.array([[(rates < EPSILON).sum(), ((rates >= EPSILON) & (rates < MASTERED)).sum(), (rates >= MASTERED).sum()]])
-    return int(labels_of(counts, rates.mean(keepdims=True), MASTERED)[0])
 
 
 def beta_confidence(n: np.ndarray, c: np.ndarray, rng: np.random.Generator) -> tuple[float, int]:
@@ -83,7 +78,7 @@ def replicate(seed: int) -> tuple[float, bool, float, bool, int, int, float, flo
     sure = named >= 0
     wrong = sure & (named != states(rates))
     return (
-        known.confidence, known.label is STATES[truth], other, other_label == truth, num_problems, samples, float(sure.mean()), float(wrong.mean()),
+        known.confidence, known.label is truth, other, STATES[other_label] is truth, num_problems, samples, float(sure.mean()), float(wrong.mean()),
     )  # fmt: skip
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from laws import EPSILON, LAWS, MASTERED, Array
+from laws import EPSILON, LAWS, Array, true_label
 from numpy.typing import NDArray
 
 from posttrain.analysis.stats import mean_interval, paired_delta_interval, pass_at_k, posterior_delta_interval
-from posttrain.diagnose.labels import STATES, LabelPosterior, Thresholds, label_posterior, labels_of
+from posttrain.diagnose.labels import LabelPosterior, Thresholds, label_posterior
 from posttrain.diagnose.probes.rounds import Counts, Goal, next_round
 
 LAWS_SHOWN = ("skewed", "impossible", "thresholds")
@@ -95,12 +95,8 @@ def replicate(task: tuple[str, int, int | None, int, dict[int, float], dict[int,
         note(f"delta {'pass@1' if k == 1 else 'pass@n'}", delta.low, delta.high, delta_truth[k])
         if samples is None:
             break
-    true_counts = np.array(
-        [[(rates < EPSILON).sum(), ((rates >= EPSILON) & (rates < MASTERED)).sum(), (rates >= MASTERED).sum()]]
-    )
-    true_label = STATES[int(labels_of(true_counts, rates.mean(keepdims=True), MASTERED)[0])]
     definite = known.confidence >= THRESHOLDS.confidence
-    found |= {"label decided": float(definite), "label wrong": float(definite and known.label is not true_label)}
+    found |= {"label decided": float(definite), "label wrong": float(definite and known.label is not true_label(rates))}
     return found
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.diagnose.types import default_epsilon
+from posttrain.diagnose.labels import STATES, labels_of
+from posttrain.diagnose.types import Bottleneck, default_epsilon
 
 EPSILON, MASTERED = default_epsilon(8), 0.9
 Array = NDArray[np.float64]
@@ -65,3 +66,9 @@ def states(rates: Array) -> NDArray[np.int64]:
     """[P] 0 out of support, 1 unreliable, 2 mastered; −1 for a rate exactly at a threshold, where either claim counts as wrong."""
     state = np.where(rates < EPSILON, 0, np.where(rates >= MASTERED, 2, 1))
     return np.where((rates == EPSILON) | (rates == MASTERED), -1, state)
+
+
+def true_label(rates: Array) -> Bottleneck:
+    """The label of a behavior whose success rates are known."""
+    counts = np.array([[(rates < EPSILON).sum(), ((rates >= EPSILON) & (rates < MASTERED)).sum(), (rates >= MASTERED).sum()]])
+    return STATES[int(labels_of(counts, rates.mean(keepdims=True), MASTERED)[0])]

@@ -22,12 +22,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from calibration import true_label
-from laws import EPSILON, LAWS, MASTERED, Array, states
+from laws import EPSILON, LAWS, MASTERED, Array, states, true_label
 from numpy.typing import NDArray
 
 from posttrain.analysis.stats import fewest_successes_first, raise_evenly
-from posttrain.diagnose.labels import STATES, LabelPosterior, Thresholds, label_posterior, named_states
+from posttrain.diagnose.labels import LabelPosterior, Thresholds, label_posterior, named_states
 from posttrain.diagnose.probes.rounds import GROWTH, SMALLEST_ROUND, Counts, Goal, next_round
 
 NUM_PROBLEMS = 50
@@ -46,7 +45,7 @@ def judge(known: LabelPosterior, rates: Array) -> tuple[float, float, float, flo
     sure = named >= 0
     right = named == states(rates)
     definite = known.confidence >= THRESHOLDS.confidence
-    label = known.label is STATES[true_label(rates)]
+    label = known.label is true_label(rates)
     return float((sure & right).mean()), float((sure & ~right).mean()), float(definite and label), float(definite and not label)
 
 
