@@ -12,10 +12,10 @@ from posttrain.diagnose.types import Cost, SamplingMeasurement, SettlesWith
 
 GROWTHS = (2, 4, 8, 16, 32, 64, 128)
 """Multiples of the samples drawn so far that are tried."""
-FUTURES = 12
+FUTURES = 16
 """Continuations that are simulated for each."""
-WANTED = 0.8
-"""Share of them in which the label must be settled."""
+WANTED, LEAST = 0.8, 0.5
+"""Share of them in which the label should be settled, and the share below which nothing is promised."""
 _FEW_DRAWS = 512
 
 
@@ -36,8 +36,9 @@ def what_settles(
         seed: Of the simulation.
 
     Returns:
-        As many again, or 3, 7, ... 127 times as many as so far: the first that settles four of five simulated continuations. None
-        where none does: the behavior lies at a threshold, or has too few problems to ever tell.
+        As many again, or 3, 7, ... 127 times as many as so far: the first that settles four of five simulated continuations, else the
+        first of those that settle most. None where none settles half of them: the behavior lies at a threshold, or has too few
+        problems to ever tell.
     """
     rng = np.random.default_rng(seed)
     total = sampling.num_samples + sampling.num_missing
@@ -46,6 +47,7 @@ def what_settles(
     futures = known.mixture.draw_rates(rng=rng, num_draws=len(known.mixture.laws))
     futures = futures[rng.permutation(len(futures))[:FUTURES]]
     few = replace(thresholds, num_draws=_FEW_DRAWS)
+    best, chance = 0, 0.0
     for growth in GROWTHS:
         more = (growth - 1) * np.maximum(1, total)
         settled = 0
@@ -53,12 +55,15 @@ def what_settles(
             n, c = sampling.num_samples + more, sampling.num_correct + rng.binomial(more, rates)
             later = label_posterior(n, c, epsilon=epsilon, thresholds=few, groups=sampling.groups, seed=seed)
             settled += later.confidence >= thresholds.confidence
-        if settled >= WANTED * len(futures):
-            samples = int(more.sum())
-            tokens = int(np.ceil(samples * sampling.num_tokens.sum() / total.sum()))
-            speed = cost.seconds / cost.generated_tokens if cost.generated_tokens else float("nan")
-            return SettlesWith(samples=samples, tokens=tokens, seconds=round(tokens * speed, 1))
-    return None
+        if settled / len(futures) > chance:
+            best, chance = int(more.sum()), settled / len(futures)
+        if chance >= WANTED:
+            break
+    if chance < LEAST:
+        return None
+    tokens = int(np.ceil(best * sampling.num_tokens.sum() / total.sum()))
+    speed = cost.seconds / cost.generated_tokens if cost.generated_tokens else float("nan")
+    return SettlesWith(samples=best, tokens=tokens, seconds=round(tokens * speed, 1), chance=chance)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -456,6 +456,8 @@ class SettlesWith:
     tokens: int
     seconds: float
     """At the speed of the samples so far; NaN where it is not known."""
+    chance: float
+    """Share of simulated continuations that it settles."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

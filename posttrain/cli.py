@@ -53,6 +53,12 @@ Precision = Annotated[
         help="Instead of --samples: draw in rounds, where it changes the verdict most, until the label is settled and pass@k at the primary k is known to ± X.",
     ),
 ]
+MaxTokensTotal = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens-total", metavar="N", help="Draw in rounds until the label is settled or N tokens are generated in all."
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Names the draw.")]
 Engine = Annotated[
     str, typer.Option("--engine", help="transformers, or scripted (known success probabilities, for trying things out).")
@@ -89,12 +95,7 @@ def diagnose(
     out: Out,
     samples: Samples = None,
     precision: Precision = None,
-    max_tokens_total: Annotated[
-        int | None,
-        typer.Option(
-            "--max-tokens-total", metavar="N", help="Draw in rounds until the label is settled or N tokens are generated in all."
-        ),
-    ] = None,
+    max_tokens_total: MaxTokensTotal = None,
     engine: Engine = "transformers",
     seed: Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be drawn, and stop.")] = False,
@@ -135,6 +136,7 @@ def loop(
     ] = "",
     samples: Samples = None,
     precision: Precision = None,
+    max_tokens_total: MaxTokensTotal = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     seed: Seed = 0,
@@ -145,8 +147,8 @@ def loop(
 
     names = [name.strip() for name in stages.split(",") if name.strip()]
     result = run_loop(
-        model, behaviors, out=out, rounds=rounds, stages=names, samples=samples, precision=precision, config=config, overrides=overrides or [],
-        seed=seed, command=_command(), reporter=_reporter(quiet),
+        model, behaviors, out=out, rounds=rounds, stages=names, samples=samples, precision=precision, max_tokens_total=max_tokens_total,
+        config=config, overrides=overrides or [], seed=seed, command=_command(), reporter=_reporter(quiet),
     )  # fmt: skip
     _print_loop(result)
 

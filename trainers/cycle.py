@@ -207,6 +207,7 @@ def loop(
     stages: Sequence[str] = (),
     samples: int | None = None,
     precision: float | None = None,
+    max_tokens_total: int | None = None,
     config: str | Path | None = None,
     overrides: Sequence[str] = (),
     seed: int = 0,
@@ -221,8 +222,9 @@ def loop(
         out: Folder of the loop: `diagnosis-0`, `stage-1`, `diagnosis-1`, ..., `compare.json`, `report.html`.
         rounds: At most so many stages; the loop ends early when no diagnosis names one that trains.
         stages: Stages to run instead of the named ones, one per round.
-        samples: Samples per problem in every diagnosis; 16 where no precision is given.
+        samples: Samples per problem in every diagnosis; 16 where neither a precision nor a budget is given.
         precision: In place of a number: half-width of the primary metric's interval, as for `posttrain.diagnose.run`.
+        max_tokens_total: In place of a number: generated tokens of each diagnosis at most, as for `posttrain.diagnose.run`.
         config: YAML file with settings of the recipe.
         overrides: `key=value` settings of the recipe.
         seed: Of the draws and of training.
@@ -233,7 +235,7 @@ def loop(
         UserError: anything given is wrong.
     """
     reporter, directory = reporter or Reporter(quiet=True), RunDirectory(Path(out))
-    goal = sampling_goal(samples, precision)
+    goal = sampling_goal(samples, precision, max_tokens_total)
     if rounds < 1:
         raise SettingsError(f"--rounds: got {rounds}, at least 1 is needed")
     if config and not stages:
@@ -251,6 +253,7 @@ def loop(
         "behaviors": {b.name: b.fingerprint for b in loaded},
         "samples": goal.samples,
         "precision": goal.precision,
+        "max_tokens_total": goal.max_tokens,
         "seed": seed,
         "rounds": rounds,
         "stages": list(stages),
@@ -259,7 +262,15 @@ def loop(
     }
     created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     directory.open("loop", settings, {"model": {"source": str(model)}, "command": command, "created": created})
-    measure = partial(run, samples=goal.samples, precision=goal.precision, seed=seed, command=command, reporter=reporter)
+    measure = partial(
+        run,
+        samples=goal.samples,
+        precision=goal.precision,
+        max_tokens_total=goal.max_tokens,
+        seed=seed,
+        command=command,
+        reporter=reporter,
+    )
     try:
         before = measure(model, loaded, out=directory.path / "diagnosis-0")
     except UserError:

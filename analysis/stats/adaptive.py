@@ -29,10 +29,10 @@ def raise_evenly(num_samples: IntArray, doubt: FloatArray, *, budget: int, rng: 
         [P] further samples, summing to `budget`, or zeros where there is no doubt.
     """
     extra = np.zeros_like(num_samples)
-    greatest = doubt.max(initial=0.0)
+    greatest = float(doubt.max(initial=0.0))
     if greatest == 0 or budget < 1:
         return extra
-    weight = doubt / greatest  # in proportion: the level below stays finite however small the doubts are
+    weight: FloatArray = doubt / greatest  # in proportion: the level below stays finite however small the doubts are
     weight[weight <= 0.05] = 0.0
     # Find the level h at which Σ max(0, h·weight − n) is the budget.
     low, high = 0.0, float((num_samples.sum() + budget) / weight[weight > 0].min())

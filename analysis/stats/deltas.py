@@ -104,8 +104,10 @@ def max_t_deltas(
     observed = np.abs(centre) / error
     mean = units.mean(axis=0)
     estimate[used] = mean
-    low[used] = np.maximum(-1.0, np.minimum(centre - critical * error, mean))
-    high[used] = np.minimum(1.0, np.maximum(centre + critical * error, mean))
+    first, last = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    single = [paired_delta_interval(first[:, k], last[:, k], groups, level=level) for k in np.flatnonzero(used)]
+    low[used] = np.maximum(-1.0, np.minimum(centre - critical * error, [interval.low for interval in single]))
+    high[used] = np.minimum(1.0, np.maximum(centre + critical * error, [interval.high for interval in single]))
     adjusted_p[used] = (1 + np.sum(largest[:, None] >= observed[None, :], axis=0)) / (num_draws + 1)
     return CurveDeltas(estimate, low, high, adjusted_p, critical)
 

@@ -19,6 +19,7 @@ with a confidence of .99 were right in .95 of cases, those of this model in more
 
 **Why points at the thresholds.** Under a smooth prior, a problem that lies *at* a threshold is sooner or later called one side or
 the other, and peeking makes it sooner. Where the law may heap up at the threshold, evidence has to beat "it lies there" first.
+What lies there may lie a hair to either side, all of it or any part: each draw of the law splits it at random.
 
 **Why zeros need this.** Under a uniform prior for every problem, 24 problems without a success in 16 samples would "pass" half
 the time within 128 attempts.
@@ -108,7 +109,7 @@ class MixturePosterior:
         index = np.searchsorted(cuts, rates, side="right")
         matrix: FloatArray = (index[:, None] == np.arange(len(cuts) + 1)).astype(np.float64)
         if strict:
-            matrix[np.isin(rates, cuts)] = 0.0
+            matrix[np.isin(rates, cuts) | np.isin(rates, np.nextafter(cuts, 0.0))] = 0.0
         return matrix
 
     def draw_states(
@@ -321,11 +322,15 @@ def fit_mixture(
         np.add.at(members, (numbers, place), 1.0)
         weights = rng.gamma(1.0, size=(num_laws, len(members))) @ members
     pseudo = rng.gamma(np.broadcast_to(PRIOR_PROBLEMS * grid.prior, (num_laws, grid.prior.size)))
+    laws = _laws(grid.prior, likelihood @ grid.bumps.T, weights, pseudo) @ grid.bumps
+    below = laws[:, grid.marks] * rng.random((num_laws, grid.marks.size))
+    laws[:, grid.marks - 1] += below
+    laws[:, grid.marks] -= below
     return MixturePosterior(
         num_samples=samples,
         num_correct=correct,
         grid=grid,
-        laws=_laws(grid.prior, likelihood @ grid.bumps.T, weights, pseudo) @ grid.bumps,
+        laws=laws,
         pairs=pairs,
         place=place,
         repeats=repeats,

@@ -33,6 +33,8 @@ class RateGrid:
     """[K], rising, from 0 to 1."""
     prior: FloatArray
     """[K], sums to one."""
+    marks: IntArray
+    """[M] places of the marks. The place before each is its twin: the greatest number below it, which no sample can tell from it."""
     bumps: FloatArray
     """[K, K] each row a law around one rate: `BLUR` grid steps wide for rates in between, a point for 0, 1 and the marks."""
 
@@ -46,7 +48,7 @@ def rate_grid(most_samples: int, marks: Sequence[float] = ()) -> RateGrid:
     Args:
         most_samples: the largest number n of samples of one problem.
         marks: rates, inside (0, 1), that get a point of their own: thresholds. A law may heap up there, and a threshold is where
-            a smooth prior would be too sure.
+            a smooth prior would be too sure. Each has a twin just below it, without prior mass of its own.
     """
     n = max(4, most_samples)
     edge = 2.0 / n
@@ -59,11 +61,13 @@ def rate_grid(most_samples: int, marks: Sequence[float] = ()) -> RateGrid:
         inner = inner[np.abs(np.arcsin(np.sqrt(inner)) - np.arcsin(np.sqrt(mark))) > min(0.5 * step, 0.1 * np.sqrt(mark))]
     width = _cell_widths(logit(inner))
     share = 1.0 - ZERO_PRIOR - ONE_PRIOR - MARK_PRIOR * len(marks)
-    rates = np.concatenate([[0.0], inner, np.asarray(marks, dtype=np.float64), [1.0]])
-    prior = np.concatenate([[ZERO_PRIOR], share * width / width.sum(), np.full(len(marks), MARK_PRIOR), [ONE_PRIOR]])
-    smooth = np.concatenate([[False], np.full(inner.size, True), np.full(len(marks), False), [False]])
+    at = np.asarray(marks, dtype=np.float64)
+    rates = np.concatenate([[0.0], inner, np.nextafter(at, 0.0), at, [1.0]])
+    heaps = np.concatenate([np.zeros(at.size), np.full(at.size, MARK_PRIOR)])
+    prior = np.concatenate([[ZERO_PRIOR], share * width / width.sum(), heaps, [ONE_PRIOR]])
+    smooth = np.concatenate([[False], np.full(inner.size, True), np.full(2 * at.size, False), [False]])
     order = np.argsort(rates, kind="stable")
-    return RateGrid(rates=rates[order], prior=prior[order], bumps=_bumps(smooth[order]))
+    return RateGrid(rates=rates[order], prior=prior[order], marks=np.searchsorted(rates[order], at), bumps=_bumps(smooth[order]))
 
 
 def likelihood_table(num_samples: IntArray, num_correct: IntArray, rates: npt.NDArray[np.float64]) -> FloatArray:

@@ -158,8 +158,8 @@ def _settles(report: BehaviorReport) -> str | None:
         return None
     time = f", {format_number(math.ceil(more.seconds))} s at the speed so far" if not math.isnan(more.seconds) else ""
     return (
-        f"{format_number(more.samples)} more samples (about {format_number(more.tokens)} tokens{time}), the same number of every problem, are expected to "
-        "settle it; --max-tokens-total draws them where they count and stops as soon as it is settled."
+        f"{format_number(more.samples)} more samples (about {format_number(more.tokens)} tokens{time}), the same number of every problem, settle it "
+        f"in {more.chance:.0%} of simulated continuations; --max-tokens-total draws them where they count and stops as soon as it is settled."
     )
 
 

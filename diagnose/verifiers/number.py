@@ -14,7 +14,8 @@ from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.options import StrictModel, shorten
 
 # Bounded, because digits of unbounded number take quadratic time to convert. Anything longer is not a number here.
-_DIGITS = r"[0-9]{1,300}"
+_MOST_DIGITS = 300
+_DIGITS = rf"[0-9]{{1,{_MOST_DIGITS}}}"
 _PLAIN = rf"(?:[0-9]{{1,3}}(?:,[0-9]{{3}}){{1,99}}(?![0-9])|{_DIGITS})(?:\.{_DIGITS})?"
 _TOKEN = re.compile(
     rf"""
@@ -154,6 +155,8 @@ def _token(match: re.Match[str]) -> _Token | None:
         value = Fraction(int(match["top"]), int(match["bottom"]))
     else:
         value = Fraction(match["value"].replace(",", "") + (match["exponent"] or ""))
+        if max(abs(value.numerator), value.denominator) >= 10**_MOST_DIGITS:
+            return None
     return _Token(match.start(), match.end(), -value if match["sign"] == "-" else value, match["percent"] is not None)
 
 

@@ -149,3 +149,26 @@ def test_weights_repeat_problems_and_next_to_none_leaves_them_out() -> None:
     assert heavy.estimate == pytest.approx(0.75)
     with pytest.raises(ValueError, match="weight"):
         ps.paired_delta_interval([0.0], [1.0], weights=[0.0])
+
+
+@pytest.mark.parametrize("num_problems", [5, 10, 24, 50])
+def test_without_a_failure_or_a_change_the_interval_is_as_wide_as_for_a_proportion(num_problems: int) -> None:
+    passed = np.ones(num_problems)
+    assert ps.mean_interval(passed).low <= ps.wilson_interval(num_problems, num_problems).low + 1e-12
+    assert ps.mean_interval(1 - passed).high >= ps.wilson_interval(0, num_problems).high - 1e-12
+    same = ps.paired_delta_interval(passed, passed)
+    assert same.high == pytest.approx(-same.low)
+    assert same.high >= ps.wilson_interval(0, num_problems).high - 1e-12
+    # Small changes everywhere say that changes are small: the interval stays near that of t.
+    small = ps.paired_delta_interval(np.full(num_problems, 0.5), 0.5 + 0.01 * (-1.0) ** np.arange(num_problems))
+    assert small.high < same.high
+
+
+def test_rare_failures_do_not_make_an_interval_too_short() -> None:
+    rng = np.random.default_rng(0)
+    for num_problems, rate in ((10, 0.8), (10, 0.9), (50, 0.97), (24, 0.9)):
+        values = (rng.random((600, num_problems)) < rate).astype(float)
+        found = [ps.mean_interval(row) for row in values]
+        assert np.mean([i.low <= rate <= i.high for i in found]) >= 0.92
+        changed = [ps.paired_delta_interval(np.ones(num_problems), row) for row in values]
+        assert np.mean([i.low <= rate - 1 <= i.high for i in changed]) >= 0.92

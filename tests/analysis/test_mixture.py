@@ -27,7 +27,9 @@ def fitted(rng: np.random.Generator, rates: Array, budget: int, **more: object) 
 def test_the_grid_has_its_points_and_a_proper_prior(most: int) -> None:
     grid = rate_grid(most, (EPSILON, 0.9))
     assert grid.prior.sum() == pytest.approx(1)
-    assert (grid.prior > 0).all()
+    twins = np.isin(np.arange(grid.rates.size), grid.marks - 1)
+    assert (grid.prior[~twins] > 0).all()
+    assert (grid.prior[twins] == 0).all()
     assert (np.diff(grid.rates) > 0).all()
     assert {0.0, EPSILON, 0.9, 1.0} <= set(grid.rates)
     inside = grid.rates[(grid.rates > 0.05) & (grid.rates < 0.95)]
@@ -260,3 +262,15 @@ def test_maximum_likelihood_admits_that_zeros_have_no_maximum() -> None:
     assert ps.fit_mixture_ml([16] * 24, [0] * 24).pass_at_k(128) < 0.05
     with pytest.raises(ValueError, match="no samples"):
         ps.fit_mixture_ml([0], [0])
+
+
+def test_a_heap_at_a_threshold_may_lie_on_either_side() -> None:
+    mark = 0.1
+    n = np.full(200, 400)
+    fit = ps.fit_mixture(n, np.random.default_rng(0).binomial(n, mark), marks=(mark,))
+    counts, _ = fit.draw_states((mark,), rng=np.random.default_rng(1))
+    # All of it below, all of it above, or anything in between: not half of it, give or take a few.
+    assert np.quantile(counts[:, 0], 0.1) < 60
+    assert np.quantile(counts[:, 0], 0.9) > 140
+    strict = fit.state_probabilities((mark,), strict=True).sum(axis=1)
+    assert strict.mean() < 0.6

@@ -19,11 +19,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from laws import EPSILON, LAWS, Array, true_label
+from laws import EPSILON, LAWS, MASTERED, Array, states, true_label
 from numpy.typing import NDArray
 
 from posttrain.analysis.stats import mean_interval, paired_delta_interval, pass_at_k, posterior_delta_interval
-from posttrain.diagnose.labels import LabelPosterior, Thresholds, label_posterior
+from posttrain.diagnose.labels import LabelPosterior, Thresholds, label_posterior, named_states
 from posttrain.diagnose.probes.rounds import Counts, Goal, next_round
 
 LAWS_SHOWN = ("skewed", "impossible", "thresholds")
@@ -97,6 +97,11 @@ def replicate(task: tuple[str, int, int | None, int, dict[int, float], dict[int,
             break
     definite = known.confidence >= THRESHOLDS.confidence
     found |= {"label decided": float(definite), "label wrong": float(definite and known.label is not true_label(rates))}
+    named = named_states(known.mixture.state_probabilities([EPSILON, MASTERED], strict=True), THRESHOLDS)
+    found |= {
+        "states decided": float((named >= 0).mean()),
+        "states wrong": float(((named >= 0) & (named != states(rates))).mean()),
+    }
     return found
 
 
@@ -130,8 +135,8 @@ def table(cells: dict[str, dict[str, float]], command: str) -> str:
             "replicates in which the quantity is called identified; where it is not, the ends are bounds without an estimate, and the coverage is theirs."
         ),
         "",
-        "| law | problems | n | samples used | pass@1 | pass@n | pass@4n | pass@32n | Δ pass@1 | Δ pass@n | label decided / wrong |",
-        "|---|--:|--:|--:|---|---|---|---|---|---|---|",
+        "| law | problems | n | samples used | pass@1 | pass@n | pass@4n | pass@32n | Δ pass@1 | Δ pass@n | label decided / wrong | states decided / wrong |",
+        "|---|--:|--:|--:|---|---|---|---|---|---|---|---|",
     ]
     for key, c in cells.items():
         law, problems, n = key.split("|")
@@ -146,14 +151,15 @@ def table(cells: dict[str, dict[str, float]], command: str) -> str:
         lines.append(
             f"| {law} | {problems} | {n} | {c['samples']:.1f} | {entry('pass@1')} | {entry('pass@n')} | {entry('pass@4n', identified=True)} | "
             f"{entry('pass@32n', identified=True)} | {entry('delta pass@1')} | {entry('delta pass@n')} | "
-            f"{c['label decided']:.2f} / {c['label wrong']:.3f} |"
+            f"{c['label decided']:.2f} / {c['label wrong']:.3f} | {c['states decided']:.2f} / {c['states wrong']:.3f} |"
         )
     names = ("pass@1", "pass@n", "pass@4n", "pass@32n", "delta pass@1", "delta pass@n")
     lowest = {name: min(c[f"{name} covers"] for c in cells.values() if f"{name} covers" in c) for name in names}
     lines += [
         "",
         "Lowest coverage: " + ", ".join(f"{name} {value:.3f}" for name, value in lowest.items()) + ". "
-        f"Highest wrong-verdict rate: {max(c['label wrong'] for c in cells.values()):.3f} of labels. The Monte-Carlo error of a rate of .05 at 2,000 replicates is .005.",
+        f"Highest wrong-verdict rate: {max(c['label wrong'] for c in cells.values()):.3f} of labels, "
+        f"{max(c['states wrong'] for c in cells.values()):.3f} of the states of problems; a state claimed for a problem exactly at a threshold counts as wrong. The Monte-Carlo error of a rate of .05 at 2,000 replicates is .005.",
     ]
     return "\n".join(lines) + "\n"
 

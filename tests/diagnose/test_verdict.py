@@ -79,10 +79,11 @@ def test_planted_bottlenecks_are_named(rates: npt.NDArray[np.float64], label: Bo
 
 
 def test_too_few_samples_are_inconclusive_and_say_what_would_settle_it() -> None:
-    found = diagnose(*make([0] * 24 + [1] * 6 + [2] * 3, n=2))
+    found = diagnose(*make([0] * 18 + [1] * 9 + [2] * 6, n=2))
     assert found.bottleneck is Bottleneck.INCONCLUSIVE
     assert found.settles_with is not None
     assert found.settles_with.samples >= 8
+    assert 0.5 <= found.settles_with.chance <= 1
     assert found.settles_with.tokens == pytest.approx(10 * found.settles_with.samples, rel=0.1)
     assert found.stage is not None
     assert found.stage.name == "sample_more"

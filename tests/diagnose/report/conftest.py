@@ -305,7 +305,7 @@ def make_behaviors() -> tuple[BehaviorReport, ...]:
             confidence=0.48,
             stage=None,
             rates=np.clip(none + 0.006, 0, 1),
-            settles_with=SettlesWith(samples=4096, tokens=52000, seconds=61.0),
+            settles_with=SettlesWith(samples=4096, tokens=52000, seconds=61.0, chance=0.85),
             sentence="Not decided: success may lie on either side of ε = .0064 with the samples drawn so far.",
         ),
     )

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from posttrain.diagnose.errors import BehaviorError
@@ -147,6 +147,7 @@ def test_number_refuses_every_list(values: list[int], separator: str) -> None:
 
 
 @settings(max_examples=100, deadline=None)
+@example("1E300")
 @given(st.text(alphabet=st.sampled_from("0123456789.,/-+%eE \n$\\{}()boxedanswer#=*"), max_size=60))
 def test_number_never_raises_and_reads_numbers_only(text: str) -> None:
     for lenient in (False, True):
