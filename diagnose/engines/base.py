@@ -91,6 +91,10 @@ class TokenScores:
     """[T] natural log-probabilities."""
     ranks: Ints
     """[T] how many tokens are more likely; 0 is the most likely one."""
+    mass_above: Floats | None = None
+    """[T] probability of all more likely tokens together: top-p keeps a token while this is below p. None where the engine cannot tell."""
+    top_logprobs: Floats | None = None
+    """[T] log-probability of the most likely token: min-p keeps what lies within log min_p of it. None where the engine cannot tell."""
 
 
 class Engine(Protocol):
