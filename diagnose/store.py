@@ -158,7 +158,11 @@ class RunDirectory:
 
     def write_rollouts(self, name: str, rollouts: Sequence[Rollout], cost: ShardCost) -> None:
         """Write a shard of rollouts."""
-        self.write_shard("rollouts", name, to_arrow(rollouts), cost)
+        self.write_rollouts_in("rollouts", name, rollouts, cost)
+
+    def write_rollouts_in(self, kind: str, name: str, rollouts: Sequence[Rollout], cost: ShardCost) -> None:
+        """Write a shard of rollouts that are not those of the sampling probe."""
+        self.write_shard(kind, name, to_arrow(rollouts), cost)
 
     def write_paths(self, name: str, paths: Sequence[PathScore], cost: ShardCost, *, kind: str = "paths") -> None:
         """Write a shard of path scores: `paths` of references, `agreement` of our own samples scored again."""

@@ -73,6 +73,8 @@ class Problem:
     key: str
     """Canonical form under which two problems are the same one, e.g. `3*4` for both 3*4 and 4*3. Splits are made by it."""
     split: Split
+    hint: str | None = None
+    """What may be said beside the question to help, without the answer; only the scaffold probe and stages that amortise it use it."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What a verifier may need beside the answer (a reasoning-gym entry, say)."""
 

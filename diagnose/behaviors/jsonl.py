@@ -12,7 +12,7 @@ from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Message, Reference, Split
 from posttrain.diagnose.verifiers.options import shorten, unknown
 
-ROW_KEYS = ("id", "prompt", "answer", "references", "group", "split", "key", "metadata")
+ROW_KEYS = ("id", "prompt", "answer", "references", "group", "split", "key", "hint", "metadata")
 ROLES = ("system", "user", "assistant")
 
 
@@ -27,6 +27,7 @@ class Row:
     group: str | None
     split: Split | None
     key: str | None
+    hint: str | None = None
     metadata: Mapping[str, Any]
 
 
@@ -88,6 +89,7 @@ def _read_row(line: str, number: int, where: str) -> Row:
         group=_text(row, "group", where),
         split=_split(row.get("split"), where),
         key=_text(row, "key", where),
+        hint=_text(row, "hint", where),
         metadata=metadata or {},
     )
 

@@ -198,6 +198,7 @@ def _split(rows: Sequence[Row], config: SplitConfig | None, where: str) -> tuple
             group=row.group,
             key=key,
             split=row.split or divided[key],
+            hint=row.hint,
             metadata=row.metadata,
         )
         for row, key in zip(rows, keys, strict=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
 from posttrain.diagnose.engines.base import (
@@ -37,6 +38,7 @@ _LEAK = 1e-9
 """Mass left to texts outside the script, spread evenly over tokens, so that every path has a finite score."""
 
 Script = tuple[tuple[bytes, float], ...]
+Distribution = npt.NDArray[np.float64]
 
 
 class ScriptedEngine:
@@ -132,25 +134,26 @@ class ScriptedEngine:
     def sample(
         self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
     ) -> list[list[Completion]]:
-        """See `Engine`; temperature 1 without truncation, or greedy."""
-        if not (sampling.samples_the_policy or sampling.greedy):
+        """See `Engine`; any temperature, without truncation."""
+        if (sampling.top_p, sampling.top_k, sampling.min_p, sampling.repetition_penalty) != (1.0, 0, 0.0, 1.0):
             raise SettingsError(
-                "sampling: the scripted engine samples at temperature 1 without truncation, or greedily (temperature 0)"
+                "sampling: the scripted engine samples without truncation (top_p 1, top_k 0, min_p 0, repetition_penalty 1)"
             )
         results = []
         for request in requests:
             script = self._script(request.prompt_ids)
             indices = range(request.first_sample, request.first_sample + request.num_samples)
-            results.append([self._one(script, sampling, uniforms(seed, request.key, i, 1)[0]) for i in indices])
+            results.append([self._one(script, sampling, seed, request.key, i) for i in indices])
             on_tokens(sum(len(completion.token_ids) for completion in results[-1]))
         return results
 
-    def _one(self, script: Script, sampling: Sampling, u: float) -> Completion:
-        if sampling.greedy:
-            path = self._greedy(script, sampling.max_tokens)
-        else:
+    def _one(self, script: Script, sampling: Sampling, seed: str, key: str, index: int) -> Completion:
+        if sampling.samples_the_policy:  # the same as token by token, and a whole text at a time
             cumulated = np.cumsum([p for _, p in script])
+            u = uniforms(seed, key, index, 1)[0]
             path = (*script[min(int(np.searchsorted(cumulated, u, side="right")), len(script) - 1)][0], END)
+        else:
+            path = self._draw(script, sampling, uniforms(seed, key, index, sampling.max_tokens))
         cut = path[: sampling.max_tokens]
         text = bytes(byte for byte in cut if byte != END).decode(errors="replace")
         stop = StopReason.EOS if cut[-1] == END else StopReason.LENGTH
@@ -158,19 +161,18 @@ class ScriptedEngine:
             if mark in text:
                 text, stop = text[: text.index(mark)], StopReason.STOP
                 cut = cut[: len(text.encode()) + len(mark.encode())]
-        policy = np.log(self._conditionals(script, cut)).astype(np.float32)
+        steps = [_next(script, cut[:t]) for t in range(len(cut))]
+        policy = np.log([step[token] for step, token in zip(steps, cut, strict=True)]).astype(np.float32)
+        drawn = [_cooled(step, sampling.temperature)[token] for step, token in zip(steps, cut, strict=True)]
         return Completion(
-            token_ids=cut,
-            policy_logprobs=policy,
-            sampler_logprobs=np.zeros_like(policy) if sampling.greedy else policy,
-            stop=stop,
-            text=text,
+            token_ids=cut, policy_logprobs=policy, sampler_logprobs=np.log(drawn).astype(np.float32), stop=stop, text=text
         )
 
-    def _greedy(self, script: Script, max_tokens: int) -> tuple[int, ...]:
+    def _draw(self, script: Script, sampling: Sampling, u: Distribution) -> tuple[int, ...]:
         path: list[int] = []
-        while len(path) < max_tokens and (not path or path[-1] != END):
-            path.append(int(np.argmax(_next(script, tuple(path)))))
+        while len(path) < sampling.max_tokens and (not path or path[-1] != END):
+            cumulated = np.cumsum(_cooled(_next(script, tuple(path)), sampling.temperature))
+            path.append(min(int(np.searchsorted(cumulated, u[len(path)] * cumulated[-1], side="right")), END))
         return tuple(path)
 
     def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
@@ -178,27 +180,35 @@ class ScriptedEngine:
         results = []
         for request in requests:
             script = self._script(request.prompt_ids)
-            logprobs, ranks = [], []
-            for t, token in enumerate(request.path_ids):
-                distribution = _next(script, request.path_ids[:t])
-                logprobs.append(np.log(distribution[token]))
-                ranks.append(int((distribution > distribution[token]).sum()))
-            results.append(TokenScores(logprobs=np.array(logprobs, dtype=np.float32), ranks=np.array(ranks, dtype=np.int32)))
-            on_tokens(len(logprobs))
+            steps = [_next(script, request.path_ids[:t]) for t in range(len(request.path_ids))]
+            above = [step > step[token] for step, token in zip(steps, request.path_ids, strict=True)]
+            results.append(
+                TokenScores(
+                    logprobs=np.log([step[token] for step, token in zip(steps, request.path_ids, strict=True)]).astype(
+                        np.float32
+                    ),
+                    ranks=np.array([which.sum() for which in above], dtype=np.int32),
+                    mass_above=np.array([step[which].sum() for step, which in zip(steps, above, strict=True)], dtype=np.float32),
+                    top_logprobs=np.log([step.max() for step in steps]).astype(np.float32),
+                )
+            )
+            on_tokens(len(request.path_ids))
         return results
 
-    def _conditionals(self, script: Script, path: tuple[int, ...]) -> list[float]:
-        return [float(_next(script, path[:t])[token]) for t, token in enumerate(path)]
-
     def _script(self, prompt_ids: tuple[int, ...]) -> Script:
-        try:
-            return self._scripts[bytes(prompt_ids)]
-        except KeyError:
-            raise ModelError(f"scripted model: no script for the prompt {bytes(prompt_ids)[:60]!r}") from None
+        """The answers to a prompt that still are open, where the ids are a known prompt and perhaps a part of an answer to it."""
+        for length in range(len(prompt_ids), 0, -1):
+            script = self._scripts.get(bytes(prompt_ids[:length])) if max(prompt_ids[:length]) < END else None
+            if script is not None:
+                given = prompt_ids[length:]
+                fitting = [(text[len(given) :], p) for text, p in script if tuple(text[: len(given)]) == given]
+                total = sum(p for _, p in fitting)
+                return tuple((text, p / total) for text, p in fitting) if total > 0 else ((b"", 1.0),)
+        raise ModelError(f"scripted model: no script for the prompt {bytes(i for i in prompt_ids if i < END)[:60]!r}") from None
 
 
-def _next(script: Script, prefix: tuple[int, ...]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """[257] probability of each next token after a prefix."""
+def _next(script: Script, prefix: tuple[int, ...]) -> Distribution:
+    """[257] probability of each next token after a prefix; what no answer starts with ends at once."""
     distribution = np.zeros(257)
     for text, p in script:
         whole = (*text, END)
@@ -206,8 +216,18 @@ def _next(script: Script, prefix: tuple[int, ...]) -> np.ndarray[tuple[int], np.
             distribution[whole[len(prefix)]] += p
     total = distribution.sum()
     if total == 0:
-        return np.full(257, 1 / 257)
+        distribution[END], total = 1.0, 1.0
     return (1 - _LEAK) * distribution / total + _LEAK / 257
+
+
+def _cooled(distribution: Distribution, temperature: float) -> Distribution:
+    """[257] the distribution at another temperature; all on the most likely token at 0."""
+    if temperature == 0.0:
+        return (np.arange(257) == distribution.argmax()).astype(np.float64)
+    if temperature == 1.0:
+        return distribution
+    powered = (distribution / distribution.max()) ** (1.0 / temperature)
+    return np.asarray(powered / powered.sum())
 
 
 def _prompt_text(prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> str:

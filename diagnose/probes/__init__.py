@@ -1,5 +1,5 @@
-"""Probes: each turns samples or scores of a behavior into a named measurement.
+"""Probes: each turns samples or scores of a behavior into a measurement.
 
-To add one: write a module here that draws what it needs (`draw`) and reads it (`measure`), give its measurement a class in `types.py`,
-call it in `session.py`, and use it in `verdict.py`.
+Sampling, path likelihood and plumbing are always measured. To add a further one: write a module here with a class that meets
+`probe.Probe`, and give it its line in `PROBES`; the verdict, `--dry-run` and the report then know it.
 """
