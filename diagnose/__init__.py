@@ -16,19 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from posttrain.diagnose.behaviors import bundled_behaviors, load_behavior, load_behaviors
+    from posttrain.diagnose.finished_runs import DiagnosedRun, assemble
     from posttrain.diagnose.gating import GateResult, gate
     from posttrain.diagnose.labels import Thresholds
-    from posttrain.diagnose.session import DiagnosedRun, assemble, plan_run, run
+    from posttrain.diagnose.planning import plan_run
+    from posttrain.diagnose.session import run
     from posttrain.diagnose.transition import Transition, compare
 
 _HOME = {
     "bundled_behaviors": "behaviors",
     "load_behavior": "behaviors",
     "load_behaviors": "behaviors",
-    "DiagnosedRun": "session",
+    "DiagnosedRun": "finished_runs",
     "GateResult": "gating",
-    "assemble": "session",
-    "plan_run": "session",
+    "assemble": "finished_runs",
+    "plan_run": "planning",
     "run": "session",
     "Transition": "transition",
     "compare": "transition",

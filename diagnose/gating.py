@@ -40,7 +40,7 @@ from posttrain.diagnose.store import RunDirectory
 from posttrain.diagnose.types import Bottleneck, Check, Outcome, Purpose, decide
 
 if TYPE_CHECKING:
-    from posttrain.diagnose.session import DiagnosedRun
+    from posttrain.diagnose.finished_runs import DiagnosedRun
 
 LEVEL = 0.95
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from posttrain.diagnose.types import Behavior, Check, Diagnosis, Estimate, PlumbingMeasurement, decide
+from posttrain.diagnose.types import Answer, Behavior, Check, Diagnosis, Estimate, PlumbingMeasurement, decide
 
 
-def diagnosis_to_json(diagnosis: Diagnosis, behavior: Behavior) -> dict[str, Any]:
+def diagnosis_to_json(diagnosis: Diagnosis, behavior: Behavior, answers: Sequence[Answer] = ()) -> dict[str, Any]:
     """One entry of `behaviors`; of the behavior, what a reader needs to draw the numbers: scale of measurement and groups."""
     stage = diagnosis.stage
+    findings = [answer.finding for answer in answers if answer.finding is not None]
     groups = {problem.id: problem.group for problem in behavior.problems}
     return {
         "name": diagnosis.name,
@@ -54,11 +56,13 @@ def diagnosis_to_json(diagnosis: Diagnosis, behavior: Behavior) -> dict[str, Any
                 "p_method": p.p_method,
                 "reference_nll_per_token": p.reference_nll_per_token,
                 "prefix_needed": {"status": "not_probed", "fraction": None, "tokens": None},
+                **{key: value for finding in findings for key, value in finding.problems.get(p.id, {}).items()},
             }
             for p in diagnosis.problems
         ],
         # Seconds hang on the machine of the moment and stand under cost alone, so that a resumed run gives the same file but for cost.
         "settles_with": asdict(diagnosis.settles_with) if diagnosis.settles_with else None,
+        "probes": [_answer_to_json(answer, diagnosis) for answer in answers],
         "caveats": list(diagnosis.caveats),
         "cost": {
             "samples": diagnosis.cost.samples,
@@ -67,6 +71,28 @@ def diagnosis_to_json(diagnosis: Diagnosis, behavior: Behavior) -> dict[str, Any
             "teacher_tokens": diagnosis.cost.teacher_tokens,
             "trained_tokens": diagnosis.cost.trained_tokens,
             "seconds": diagnosis.cost.seconds,
+        },
+    }
+
+
+def _answer_to_json(answer: Answer, diagnosis: Diagnosis) -> dict[str, Any]:
+    """What became of one probe; its numbers and the rows of its picture where it was run."""
+    head = {"name": answer.probe, "question": answer.question}
+    if answer.finding is None:
+        return {**head, "skipped": answer.skipped}
+    found = answer.finding
+    return {
+        **head,
+        "summary": found.summary,
+        "contribution": next((c.words for c in diagnosis.contributions if c.probe == answer.probe), ""),
+        "numbers": {name: {**_range(value), "method": value.method} for name, value in found.numbers.items()},
+        "rows": list(found.rows),
+        "notes": list(found.notes),
+        "cost": {
+            "samples": found.samples,
+            "generated_tokens": found.generated_tokens,
+            "scored_tokens": found.scored_tokens,
+            "teacher_tokens": found.teacher_tokens,
         },
     }
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.rollout_table import METADATA_KEY, RolloutTable, to_arrow
-from posttrain.diagnose.types import Cost, PathScore, Rollout, Split
+from posttrain.diagnose.types import Cost, Finding, PathScore, Rollout, Split
 
 
 def write_text(path: Path, text: str) -> None:
@@ -224,15 +224,16 @@ class RunDirectory:
         """Shards are named behavior.split-decoding.number, and a behavior's name may hold dots."""
         return [path for path in sorted((self.path / kind).glob("*.parquet")) if path.name.rsplit(".", 3)[0] == behavior]
 
-    def cost(self, behavior: str, rollouts: RolloutTable) -> Cost:
-        """What the shards of one behavior took in sum; `rollouts` are its own."""
+    def cost(self, behavior: str, rollouts: RolloutTable, findings: Sequence[Finding] = ()) -> Cost:
+        """What one behavior took in sum: its shards (`rollouts` are its own) and what the further probes found."""
         paths = [path for kind in ("paths", "agreement") for path in self._shards(kind, behavior)]
         costs = [*rollouts.costs, *(json.loads(pq.read_schema(path).metadata[METADATA_KEY]) for path in paths)]
         return Cost(
-            samples=sum(cost["samples"] for cost in costs),
-            generated_tokens=sum(cost["generated_tokens"] for cost in costs),
-            scored_tokens=sum(cost["scored_tokens"] for cost in costs),
-            seconds=round(sum(cost["seconds"] for cost in costs), 2),
+            samples=sum(cost["samples"] for cost in costs) + sum(f.samples for f in findings),
+            generated_tokens=sum(cost["generated_tokens"] for cost in costs) + sum(f.generated_tokens for f in findings),
+            scored_tokens=sum(cost["scored_tokens"] for cost in costs) + sum(f.scored_tokens for f in findings),
+            teacher_tokens=sum(f.teacher_tokens for f in findings),
+            seconds=round(sum(cost["seconds"] for cost in costs) + sum(f.seconds for f in findings), 2),
         )
 
 

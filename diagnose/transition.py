@@ -35,12 +35,12 @@ from posttrain.analysis.stats import (
 )
 from posttrain.diagnose.comparison_json import transition_to_json
 from posttrain.diagnose.errors import RunError, SettingsError
+from posttrain.diagnose.finished_runs import DiagnosedRun, MeasuredBehavior, assemble
 from posttrain.diagnose.nulls import HALVES, PREDICTIVE, coupled, support_rows
 from posttrain.diagnose.report.comparison_facts import comparison_facts
 from posttrain.diagnose.report.content import ComparisonReport, ProblemChangeRow, ReportContent, SideBySide
 from posttrain.diagnose.role import FALSE_DISCOVERY_RATE, RoleVerdict, decide_role, problem_states
 from posttrain.diagnose.rollout_table import RolloutTable
-from posttrain.diagnose.session import DiagnosedRun, MeasuredBehavior, assemble
 from posttrain.diagnose.store import RunDirectory, write_json
 from posttrain.diagnose.types import Estimate, PassAtK, Purpose
 from posttrain.diagnose.verdict import as_estimate

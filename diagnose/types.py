@@ -475,6 +475,61 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Argument:
+    """What a finding says to the verdict: `label` instead of one of `instead_of`."""
+
+    label: Bottleneck
+    instead_of: tuple[Bottleneck, ...]
+    confidence: float
+    """Probability that what it rests on is so; it counts from `Thresholds.confidence` on."""
+    because: str
+    """In words that go on from "because"."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """The answer of a probe about one behavior, as plain data."""
+
+    probe: str
+    behavior: str
+    summary: str
+    """What was found, in one or two sentences with their numbers."""
+    numbers: Mapping[str, Estimate] = field(default_factory=dict)
+    """What sums it up, each with its interval; names for people."""
+    rows: tuple[Mapping[str, Any], ...] = ()
+    """The table behind the picture: one row per point, all with the same keys, JSON values only."""
+    problems: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Problem id → what was found about it, JSON values only."""
+    arguments: tuple[Argument, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Caveats, in words."""
+    samples: int = 0
+    generated_tokens: int = 0
+    scored_tokens: int = 0
+    teacher_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What became of one probe: its finding, or why it was not run."""
+
+    probe: str
+    question: str
+    finding: Finding | None = None
+    skipped: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contribution:
+    """What one probe did to the verdict."""
+
+    probe: str
+    words: str
+    """Goes on from the name of the probe: `makes it guided_only instead of missing_support, because ...`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Diagnosis:
     """What binds one behavior, how sure that is, and what to do next."""
 
@@ -495,6 +550,8 @@ class Diagnosis:
     caveats: tuple[str, ...]
     sentence: str
     """The verdict in one sentence."""
+    contributions: tuple[Contribution, ...] = ()
+    """Of the further probes that were run."""
 
 
 # --------------------------------------------------------------------------------------------------------------- comparison

@@ -21,9 +21,11 @@ from posttrain.diagnose.types import (
     Behavior,
     Bottleneck,
     Check,
+    Contribution,
     Cost,
     Diagnosis,
     Estimate,
+    Finding,
     Outcome,
     PassAtK,
     PathLikelihoodMeasurement,
@@ -37,6 +39,9 @@ from posttrain.diagnose.types import (
 
 _FEW_DRAWS = 256
 """Posterior draws where only the most probable label is asked for."""
+_PRIORITY = (Bottleneck.ATTRITION, Bottleneck.DECODING, Bottleneck.SCAFFOLD_BOUND, Bottleneck.GUIDED_ONLY)
+"""Which argument of the probes is heard first: what was there before, then what needs no training, then what a scaffold reaches already,
+then what a part of a path does."""
 
 
 def diagnose_behavior(
@@ -50,6 +55,7 @@ def diagnose_behavior(
     at_hand: frozenset[Need],
     seed: int,
     cost: Cost,
+    findings: Sequence[Finding] = (),
 ) -> Diagnosis:
     """Decide what binds one behavior.
 
@@ -63,6 +69,7 @@ def diagnose_behavior(
         at_hand: What a stage could be fed with.
         seed: Of the posterior draws; the same measurements and seed give the same diagnosis.
         cost: What the measurement took, copied into the result.
+        findings: Of the further probes, which may say why.
     """
     epsilon = behavior.measure.epsilon
     broken = [c for c in plumbing.checks if c.outcome is Outcome.NOT_MET and c.name != UNPARSED]
@@ -100,6 +107,10 @@ def diagnose_behavior(
             "the sampler was truncated or not at temperature 1, so a missing success says nothing about support",
         )
 
+    label, confidence, contributions = _argue(label, confidence, findings, thresholds)
+    if not why_open:
+        binding = label
+
     posterior = known.mixture.state_probabilities([epsilon, thresholds.mastered])
     settles = None
     if label is Bottleneck.INCONCLUSIVE and confidence < thresholds.confidence and behavior.sampling.samples_the_policy:
@@ -121,7 +132,39 @@ def diagnose_behavior(
         cost=cost,
         caveats=tuple(caveats),
         sentence=_sentence(behavior, label, binding, confidence, checks, stage, why_open, plumbing),
+        contributions=contributions,
     )
+
+
+def _argue(
+    label: Bottleneck, confidence: float, findings: Sequence[Finding], thresholds: Thresholds
+) -> tuple[Bottleneck, float, tuple[Contribution, ...]]:
+    """The label after the probes have been heard, with what each of them did to it.
+
+    Of several that would change it the first of `_PRIORITY` does. The new label is as sure as the less sure of the old one and the
+    argument.
+    """
+    heard = [(finding, argument) for finding in findings for argument in finding.arguments if label in argument.instead_of]
+    sure = [pair for pair in heard if pair[1].confidence >= thresholds.confidence]
+    winner = min(sure, key=lambda pair: _PRIORITY.index(pair[1].label)) if sure else None
+    contributions = []
+    for finding in findings:
+        mine = [argument for other, argument in heard if other is finding]
+        if winner is not None and winner[0] is finding:
+            words = f"makes it {winner[1].label} instead of {label}, because {winner[1].because}"
+        elif mine and winner is None:
+            best = max(mine, key=lambda argument: argument.confidence)
+            words = f"leans to {best.label} ({best.confidence:.0%}), not surely enough to change {label}"
+        elif mine:
+            words = f"argues for {mine[0].label} too; another probe decided"
+        elif finding.arguments:
+            words = f"argues for {finding.arguments[0].label}, which does not stand against {label}"
+        else:
+            words = f"leaves it at {label}"
+        contributions.append(Contribution(probe=finding.probe, words=words))
+    if winner is not None:
+        label, confidence = winner[1].label, min(confidence, winner[1].confidence)
+    return label, confidence, tuple(contributions)
 
 
 def _labels_under_bounds(sampling: SamplingMeasurement, epsilon: float, thresholds: Thresholds, seed: int) -> set[str]:
@@ -335,6 +378,12 @@ def _sentence(
             body = f"mostly out of reach ({numbers}): right answers are missing from what the model can produce"
         case Bottleneck.POOR_CHOICE:
             body = f"reachable but unreliable ({numbers}): the model has right answers and does not choose them"
+        case Bottleneck.GUIDED_ONLY:
+            body = f"out of reach from the prompt, within reach from a part of a reference path ({numbers})"
+        case Bottleneck.SCAFFOLD_BOUND:
+            body = f"there with a scaffold, not without ({numbers} without)"
+        case Bottleneck.ATTRITION:
+            body = f"lost: an earlier policy could do it ({numbers} now)"
         case Bottleneck.MASTERED:
             body = f"mastered ({numbers})"
         case Bottleneck.FORMAT:

@@ -59,6 +59,14 @@ MaxTokensTotal = Annotated[
         "--max-tokens-total", metavar="N", help="Draw in rounds until the label is settled or N tokens are generated in all."
     ),
 ]
+Probes = Annotated[
+    str,
+    typer.Option(
+        "--probes",
+        metavar="A,B,C",
+        help="Further probes that say why: auto (those whose answer could change the advice), none, or names; see `posttrain probes`.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Names the draw.")]
 Engine = Annotated[
     str, typer.Option("--engine", help="transformers, or scripted (known success probabilities, for trying things out).")
@@ -96,6 +104,23 @@ def diagnose(
     samples: Samples = None,
     precision: Precision = None,
     max_tokens_total: MaxTokensTotal = None,
+    probes: Probes = "auto",
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", metavar="MODEL", help="A stronger model that could be distilled: is it worth it?")
+    ] = None,
+    earlier: Annotated[
+        str | None,
+        typer.Option("--earlier", metavar="MODEL", help="An earlier checkpoint: what was lost since, and how far did it drift?"),
+    ] = None,
+    before: Annotated[
+        Path | None, typer.Option("--before", metavar="RUN", help="An earlier run on the same behaviors: what was solved then?")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="FILE", help="Rows that might be trained on (.jsonl, .parquet): would they expand or reshape?"
+        ),
+    ] = None,
     engine: Engine = "transformers",
     seed: Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be drawn, and stop.")] = False,
@@ -104,16 +129,31 @@ def diagnose(
 ) -> None:
     """Measure behaviors, decide what binds each of them, and name the stage to run next."""
     from posttrain.diagnose import plan_run, run
+    from posttrain.diagnose.probes.probe import AtHand
 
     if dry_run:
-        plan = plan_run(behaviors, samples=samples, precision=precision, max_tokens_total=max_tokens_total)
+        at_hand = AtHand(
+            teacher=teacher is not None, earlier=earlier is not None, before=before is not None, data=data is not None
+        )
+        plan = plan_run(
+            behaviors,
+            samples=samples,
+            precision=precision,
+            max_tokens_total=max_tokens_total,
+            probes=_names(probes),
+            at_hand=at_hand,
+        )
         print("\n".join((*plan.lines, f"in all {plan.samples:,} samples, at most {plan.max_tokens:,} tokens")))
         return
     result = run(
-        model, behaviors, out=out, engine=engine, samples=samples, precision=precision, max_tokens_total=max_tokens_total, seed=seed,
-        command=_command(), reporter=_reporter(quiet),
+        model, behaviors, out=out, engine=engine, samples=samples, precision=precision, max_tokens_total=max_tokens_total, probes=_names(probes),
+        teacher=teacher, earlier=earlier, before=before, data=data, seed=seed, command=_command(), reporter=_reporter(quiet),
     )  # fmt: skip
     _print_diagnosis(result, as_json)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _print_diagnosis(result: Any, as_json: bool) -> None:
@@ -137,6 +177,7 @@ def loop(
     samples: Samples = None,
     precision: Precision = None,
     max_tokens_total: MaxTokensTotal = None,
+    probes: Probes = "auto",
     config: ConfigFile = None,
     overrides: Overrides = None,
     seed: Seed = 0,
@@ -145,9 +186,8 @@ def loop(
     """Diagnose, run the stage that the diagnosis names, and measure again."""
     from posttrain.trainers import loop as run_loop
 
-    names = [name.strip() for name in stages.split(",") if name.strip()]
     result = run_loop(
-        model, behaviors, out=out, rounds=rounds, stages=names, samples=samples, precision=precision, max_tokens_total=max_tokens_total,
+        model, behaviors, out=out, rounds=rounds, stages=_names(stages), probes=_names(probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total,
         config=config, overrides=overrides or [], seed=seed, command=_command(), reporter=_reporter(quiet),
     )  # fmt: skip
     _print_loop(result)
@@ -372,6 +412,15 @@ def stages(as_json: AsJson = False) -> None:
             )
         else:
             print(f"  {stage.name:19} {stage.right_when}")
+
+
+@app.command(epilog="Example:  posttrain probes")
+def probes() -> None:
+    """List the further probes of `diagnose --probes`, and the question that each answers."""
+    from posttrain.diagnose.probes import PROBES
+
+    for probe in PROBES:
+        print(f"{probe.name:16} {probe.question}")
 
 
 @app.command(epilog="Example:  posttrain behaviors")

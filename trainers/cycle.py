@@ -19,8 +19,10 @@ from typing import Any
 from posttrain.diagnose.behaviors.splits import normalise
 from posttrain.diagnose.engines.loading import fingerprint_model
 from posttrain.diagnose.errors import RunError, SettingsError, UserError
+from posttrain.diagnose.finished_runs import DiagnosedRun
+from posttrain.diagnose.planning import resolve_behaviors, sampling_goal
 from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.session import DiagnosedRun, resolve_behaviors, run, sampling_goal
+from posttrain.diagnose.session import run
 from posttrain.diagnose.stages import STAGES, Need, available
 from posttrain.diagnose.store import RunDirectory, write_json
 from posttrain.diagnose.transition import Transition, compare
@@ -208,6 +210,7 @@ def loop(
     samples: int | None = None,
     precision: float | None = None,
     max_tokens_total: int | None = None,
+    probes: Sequence[str] = ("auto",),
     config: str | Path | None = None,
     overrides: Sequence[str] = (),
     seed: int = 0,
@@ -225,6 +228,7 @@ def loop(
         samples: Samples per problem in every diagnosis; 16 where neither a precision nor a budget is given.
         precision: In place of a number: half-width of the primary metric's interval, as for `posttrain.diagnose.run`.
         max_tokens_total: In place of a number: generated tokens of each diagnosis at most, as for `posttrain.diagnose.run`.
+        probes: Further probes of every diagnosis, as for `posttrain.diagnose.run`.
         config: YAML file with settings of the recipe.
         overrides: `key=value` settings of the recipe.
         seed: Of the draws and of training.
@@ -254,6 +258,7 @@ def loop(
         "samples": goal.samples,
         "precision": goal.precision,
         "max_tokens_total": goal.max_tokens,
+        "probes": list(probes),
         "seed": seed,
         "rounds": rounds,
         "stages": list(stages),
@@ -267,6 +272,7 @@ def loop(
         samples=goal.samples,
         precision=goal.precision,
         max_tokens_total=goal.max_tokens,
+        probes=probes,
         seed=seed,
         command=command,
         reporter=reporter,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,6 +22,9 @@ from posttrain.diagnose.probes.sampling import GradeTexts
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.rollout_table import METADATA_KEY, RolloutTable, to_rollouts
 from posttrain.diagnose.store import RunDirectory, ShardCost
+from posttrain.diagnose.training_rows import DataRow
+from posttrain.diagnose.types import Answer as Answer
+from posttrain.diagnose.types import Argument as Argument
 from posttrain.diagnose.types import (
     Behavior,
     Bottleneck,
@@ -33,6 +36,7 @@ from posttrain.diagnose.types import (
     SamplingMeasurement,
     Split,
 )
+from posttrain.diagnose.types import Finding as Finding
 
 FOLDER = "probes"
 """Of a run directory: samples as parquet, findings as JSON."""
@@ -61,42 +65,6 @@ class Planned:
     """In words: under which finding of the samples it runs."""
     impossible: str = ""
     """In words: why it cannot run at all; empty where it can."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Argument:
-    """What a finding says to the verdict: `label` instead of one of `instead_of`."""
-
-    label: Bottleneck
-    instead_of: tuple[Bottleneck, ...]
-    confidence: float
-    """Probability that what it rests on is so; it counts from `Thresholds.confidence` on."""
-    because: str
-    """In words that go on from "because"."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """The answer of a probe about one behavior, as plain data."""
-
-    probe: str
-    behavior: str
-    summary: str
-    """What was found, in one or two sentences with their numbers."""
-    numbers: Mapping[str, Estimate] = field(default_factory=dict)
-    """What sums it up, each with its interval; names for people."""
-    rows: tuple[Mapping[str, Any], ...] = ()
-    """The table behind the picture: one row per point, all with the same keys, JSON values only."""
-    problems: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Problem id → what was found about it, JSON values only."""
-    arguments: tuple[Argument, ...] = ()
-    notes: tuple[str, ...] = ()
-    """Caveats, in words."""
-    samples: int = 0
-    generated_tokens: int = 0
-    scored_tokens: int = 0
-    teacher_tokens: int = 0
-    seconds: float = 0.0
 
 
 class Asked(NamedTuple):
@@ -141,8 +109,8 @@ class Bench:
     earlier: Engine | None = None
     before: Mapping[str, Any] | None = None
     """The behavior's entry in the diagnosis.json of an earlier run, and under `rollouts` its RolloutTable."""
-    data: tuple[Mapping[str, Any], ...] | None = None
-    """Rows of a data set: {"prompt": text or messages, "completion": text} or {"prompt", "chosen", "rejected"}."""
+    data: tuple[DataRow, ...] | None = None
+    """Rows of a data set that might be trained on."""
     samples: int = 0
     generated_tokens: int = 0
     scored_tokens: int = 0

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from posttrain.diagnose.types import (
+    Answer,
     Diagnosis,
     Estimate,
     PassAtK,
@@ -45,6 +46,8 @@ class BehaviorReport:
     """None where no reference was scored."""
     sampling: SamplingMeasurement | None = None
     """None where nothing was sampled."""
+    answers: tuple[Answer, ...] = ()
+    """What became of the further probes, skipped ones included."""
     examples_right: tuple[Example, ...] = ()
     examples_wrong: tuple[Example, ...] = ()
     epsilon: float

@@ -15,7 +15,7 @@ from posttrain.analysis.curves import cover_rows, mixture_rows, step_rows
 from posttrain.analysis.figures import FIGURES
 from posttrain.analysis.figures.success_histogram import bin_edges
 from posttrain.diagnose.report.content import BehaviorReport, ComparisonReport, ProblemChangeRow
-from posttrain.diagnose.types import PassAtK, PathLikelihoodMeasurement, PathScore, ProblemDiagnosis, Split
+from posttrain.diagnose.types import Answer, PassAtK, PathLikelihoodMeasurement, PathScore, ProblemDiagnosis, Split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +57,20 @@ def behavior_figures(report: BehaviorReport) -> tuple[ReportFigure, ...]:
     if report.path is not None and report.path.paths:
         figures.extend(_path_figures(report.path, report.epsilon))
     return tuple(figures)
+
+
+_OF_PROBES: dict[str, tuple[str, str, str]] = {}
+"""Probe → its figure, and that figure's title and caption."""
+
+
+def probe_figures(answer: Answer, report: BehaviorReport) -> tuple[ReportFigure, ...]:
+    """The picture of what a probe found, where there is one."""
+    if answer.finding is None or not answer.finding.rows or answer.probe not in _OF_PROBES:
+        return ()
+    figure, title, caption = _OF_PROBES[answer.probe]
+    more = {"epsilon": report.epsilon} if figure in ("availability", "data_reach") else {}
+    axes = FIGURES[figure](answer.finding.rows, **more)
+    return (ReportFigure(name=answer.probe, title=title, caption=caption, axes=axes),)
 
 
 def _histogram(report: BehaviorReport, problems: Sequence[ProblemDiagnosis]) -> ReportFigure:

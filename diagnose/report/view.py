@@ -24,7 +24,7 @@ from posttrain.diagnose.report.text import (
     write_setting,
 )
 from posttrain.diagnose.report.words import BOTTLENECKS, GLOSSARY, OUTCOMES, ROLES, STOPS
-from posttrain.diagnose.types import Bottleneck, Check, PassAtK, ProblemDiagnosis
+from posttrain.diagnose.types import Answer, Bottleneck, Check, Diagnosis, PassAtK, ProblemDiagnosis
 
 View = dict[str, Any]
 _MOST_ROWS = 400
@@ -97,6 +97,7 @@ def behavior_view(report: BehaviorReport, slug: str, content: ReportContent, run
         "epsilon": format_number(report.epsilon),
         "mastered": format_number(report.mastered_threshold),
         "checks": [_check_view(check, report) for check in diagnosis.checks],
+        "probes": [_probe_view(answer, diagnosis) for answer in report.answers],
         "pass_at_k": [
             (str(point.k), write_estimate(point.value), "extrapolated" if point.extrapolated else "observed", point.value.method)
             for point in diagnosis.pass_at_k
@@ -187,6 +188,30 @@ def _check_view(check: Check, report: BehaviorReport) -> View:
         "tone": check.outcome.value,
         "n": counted(check, report.units),
         "method": check.method,
+    }
+
+
+def _probe_view(answer: Answer, diagnosis: Diagnosis) -> View:
+    found = answer.finding
+    head = {"name": answer.probe.replace("_", " "), "question": answer.question, "skipped": answer.skipped, "figure": None}
+    if found is None:
+        return {**head, "numbers": [], "notes": ()}
+    cost = [
+        f"{format_number(value)} {what}"
+        for value, what in (
+            (found.generated_tokens, "tokens generated"),
+            (found.scored_tokens, "scored"),
+            (found.teacher_tokens, "scored by the teacher"),
+        )
+        if value
+    ]
+    return {
+        **head,
+        "summary": found.summary,
+        "contribution": next((c.words for c in diagnosis.contributions if c.probe == answer.probe), ""),
+        "numbers": [(name, write_estimate(value), value.method) for name, value in found.numbers.items()],
+        "notes": found.notes,
+        "cost": ", ".join(cost) or "no tokens",
     }
 
 

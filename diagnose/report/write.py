@@ -7,7 +7,7 @@ from typing import Any
 
 from posttrain.analysis.figures import figure_csv
 from posttrain.diagnose.report.content import ReportContent
-from posttrain.diagnose.report.figures import ReportFigure, behavior_figures, comparison_figures
+from posttrain.diagnose.report.figures import ReportFigure, behavior_figures, comparison_figures, probe_figures
 from posttrain.diagnose.report.html import render_html
 from posttrain.diagnose.report.markdown import render_markdown
 from posttrain.diagnose.report.svg import draw_svg, inline_svg
@@ -30,6 +30,8 @@ def write_report(run_dir: Path, content: ReportContent) -> tuple[Path, Path]:
     view = page_view(content, run_dir)
     for part, report in zip(view["behaviors"], content.behaviors, strict=True):
         part["figures"] = _write_figures(run_dir, part["slug"], part["name"], behavior_figures(report))
+        for probe, answer in zip(part["probes"], report.answers, strict=True):
+            probe["figure"] = next(iter(_write_figures(run_dir, part["slug"], part["name"], probe_figures(answer, report))), None)
     for part, comparison in zip(view["comparisons"], content.comparisons, strict=True):
         part["figures"] = _write_figures(run_dir, part["slug"], part["name"], comparison_figures(comparison))
     html, markdown = run_dir / "report.html", run_dir / "report.md"

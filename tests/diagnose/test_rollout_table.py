@@ -12,9 +12,9 @@ import pytest
 
 from posttrain import diagnose
 from posttrain.diagnose import rollout_table
+from posttrain.diagnose.finished_runs import MeasuredBehavior
 from posttrain.diagnose.probes import sampling
 from posttrain.diagnose.rollout_table import RolloutTable
-from posttrain.diagnose.session import MeasuredBehavior
 from posttrain.diagnose.store import RunDirectory, ShardCost
 from posttrain.diagnose.types import (
     Behavior,

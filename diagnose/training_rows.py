@@ -1,0 +1,198 @@
+"""Rows of a data set that a model might be trained on, in the shapes that TRL calls data set types.
+
+Read are JSONL and parquet files of one shape: a text, a prompt with a completion, a prompt with a better and a worse completion,
+a prompt with a completion and a label, or a chat. Prompts and completions are texts or chats; columns that belong to no shape are
+passed over, as TRL does. A wrong row is named with its place and never skipped.
+
+Source: https://huggingface.co/docs/trl/dataset_formats.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from posttrain.diagnose.errors import BehaviorError
+from posttrain.diagnose.types import Message
+from posttrain.diagnose.verifiers.options import shorten
+
+ALLOWED = (
+    '{"prompt", "completion"}, {"prompt", "chosen", "rejected"}, {"prompt", "completion", "label"}, {"messages"}, {"text"} or '
+    '{"question", "answer"}'
+)
+
+
+class RowKind(StrEnum):
+    """What a row offers to training."""
+
+    TEXT = "text"
+    """A text, all of which is learned."""
+    DEMONSTRATION = "demonstration"
+    """A prompt and an answer to imitate."""
+    PAIR = "pair"
+    """A prompt, a better and a worse answer."""
+    LABELLED = "labelled"
+    """A prompt and an answer that is called good or bad."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataRow:
+    """One row of a data set."""
+
+    index: int
+    """Its place in the file, from 0; blank lines are not counted."""
+    kind: RowKind
+    prompt: str | tuple[Message, ...] | None
+    """What stands before the answer; None for a text."""
+    completion: str | None = None
+    """The text, the demonstration or the labelled answer."""
+    chosen: str | None = None
+    rejected: str | None = None
+    label: bool | None = None
+
+
+def read_training_rows(path: str | Path) -> tuple[DataRow, ...]:
+    """Read a data set.
+
+    Of a chat, the last turn of the assistant is the answer and everything before it the prompt.
+
+    Args:
+        path: A JSONL file with one object per line, or a parquet file.
+
+    Raises:
+        BehaviorError: The file is missing, empty or neither of both, a row has none of the shapes or is not like the first one.
+    """
+    path = Path(path)
+    rows: list[DataRow] = []
+    for where, row in _objects(path):
+        found = _read_row(row, len(rows), where)
+        if rows and found.kind is not rows[0].kind:
+            raise BehaviorError(
+                f"{where}: got a row of kind {found.kind} after rows of kind {rows[0].kind}; give one file per kind"
+            )
+        rows.append(found)
+    if not rows:
+        raise BehaviorError(f"{path}: holds no rows; give rows such as {ALLOWED}")
+    return tuple(rows)
+
+
+def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every row of a file, with the words that say where it stands."""
+    if not path.is_file():
+        raise BehaviorError(f"{path}: no such file; give a .jsonl or .parquet file of rows such as {ALLOWED}")
+    if path.suffix == ".parquet":
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowException, OSError) as error:
+            raise BehaviorError(
+                f"{path}: cannot be read as parquet ({_one_line(error)}); give a .jsonl or .parquet file"
+            ) from None
+        for batch in table.to_batches(max_chunksize=1024):
+            for offset, row in enumerate(batch.to_pylist()):
+                yield f"{path}: row {offset}", row
+        return
+    if path.suffix not in (".jsonl", ".json", ".ndjson"):
+        raise BehaviorError(f"{path}: got a {path.suffix or 'nameless'} file; allowed: .jsonl (one object per line) and .parquet")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BehaviorError(
+            f"{path}: cannot be read as UTF-8 text ({_one_line(error)}); give a .jsonl or .parquet file"
+        ) from None
+    # Not splitlines(): a JSON string may hold characters such as U+2028 unescaped.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise BehaviorError(f"{path}:{number}: not JSON ({_one_line(error)}); write one object per line") from None
+        if not isinstance(row, dict):
+            raise BehaviorError(f"{path}:{number}: got {shorten(row)}; a row is an object such as {ALLOWED}")
+        yield f"{path}:{number}", row
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
+
+
+def _read_row(row: Mapping[str, Any], index: int, where: str) -> DataRow:
+    """Find the shape of a row by the columns that hold something: parquet has a column for every key of any row."""
+    held = {key for key, value in row.items() if value is not None}
+    if {"chosen", "rejected"} <= held:
+        return _pair(row, index, where)
+    if {"prompt", "completion"} <= held:
+        prompt, completion = _prompt(row["prompt"], "prompt", where), _answer(row["completion"], "completion", where)
+        if "label" not in held:
+            return DataRow(index=index, kind=RowKind.DEMONSTRATION, prompt=prompt, completion=completion)
+        if row["label"] not in (True, False):
+            raise BehaviorError(
+                f"{where}: label: got {shorten(row['label'])}; allowed: true (a good answer) or false (a bad one)"
+            )
+        return DataRow(index=index, kind=RowKind.LABELLED, prompt=prompt, completion=completion, label=bool(row["label"]))
+    if {"question", "answer"} <= held:
+        prompt, completion = _prompt(row["question"], "question", where), _answer(row["answer"], "answer", where)
+        return DataRow(index=index, kind=RowKind.DEMONSTRATION, prompt=prompt, completion=completion)
+    if "messages" in held:
+        chat = _chat(row["messages"], "messages", where)
+        last = max((place for place, turn in enumerate(chat) if turn.role == "assistant"), default=0)
+        if last == 0:
+            raise BehaviorError(f"{where}: messages: no turn of the assistant follows a prompt; there must be an answer to learn")
+        return DataRow(index=index, kind=RowKind.DEMONSTRATION, prompt=chat[:last], completion=chat[last].content)
+    if "text" in held:
+        return DataRow(index=index, kind=RowKind.TEXT, prompt=None, completion=_answer(row["text"], "text", where))
+    got = ", ".join(sorted(row)) or "nothing"
+    raise BehaviorError(f"{where}: got the columns {got}; allowed are rows such as {ALLOWED}")
+
+
+def _pair(row: Mapping[str, Any], index: int, where: str) -> DataRow:
+    """A pair, whose prompt may be the turns that both chats begin with."""
+    if row.get("prompt") is not None:
+        prompt = _prompt(row["prompt"], "prompt", where)
+        chosen, rejected = (_answer(row[key], key, where) for key in ("chosen", "rejected"))
+        return DataRow(index=index, kind=RowKind.PAIR, prompt=prompt, chosen=chosen, rejected=rejected)
+    if isinstance(row["chosen"], str) or isinstance(row["rejected"], str):
+        raise BehaviorError(
+            f"{where}: got chosen and rejected texts without a prompt; add a column prompt, or give both as whole chats"
+        )
+    better, worse = (_chat(row[key], key, where) for key in ("chosen", "rejected"))
+    if len(better) < 2 or better[:-1] != worse[:-1]:
+        raise BehaviorError(
+            f"{where}: chosen and rejected do not begin with the same prompt; give one, and one answer on each side"
+        )
+    return DataRow(index=index, kind=RowKind.PAIR, prompt=better[:-1], chosen=better[-1].content, rejected=worse[-1].content)
+
+
+def _prompt(value: Any, key: str, where: str) -> str | tuple[Message, ...]:
+    if isinstance(value, str) and value.strip():
+        return value
+    return _chat(value, key, where)
+
+
+def _answer(value: Any, key: str, where: str) -> str:
+    """A text, or the only turn of a chat."""
+    if isinstance(value, list):
+        turns = _chat(value, key, where)
+        if len(turns) != 1:
+            raise BehaviorError(f"{where}: {key}: got {len(turns)} turns; allowed: a text, or a chat of one turn")
+        value = turns[0].content
+    if not isinstance(value, str) or not value.strip():
+        raise BehaviorError(f"{where}: {key}: got {shorten(value)}; allowed: a text, or a chat of one turn")
+    return value
+
+
+def _chat(value: Any, key: str, where: str) -> tuple[Message, ...]:
+    allowed = 'allowed: a text, or a chat as in [{"role": "user", "content": "..."}]'
+    if not isinstance(value, list) or not value:
+        raise BehaviorError(f"{where}: {key}: got {shorten(value)}; {allowed}")
+    for turn in value:
+        if not (isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)):
+            raise BehaviorError(f"{where}: {key}: got the turn {shorten(turn)}; {allowed}")
+    return tuple(Message(turn["role"], turn["content"]) for turn in value)
