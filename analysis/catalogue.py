@@ -165,6 +165,29 @@ def _reference_likelihood(found: Sides) -> list[Panel]:
     return panels
 
 
+def _found_by(
+    probes: Sequence[str], figure: str, *, height: Callable[[float], float] = _usual_height, line: bool = False
+) -> Callable[[Sides], list[Panel]]:
+    """Panels of what probes found; `line` says whether the figure draws one at ε."""
+
+    def panels(found: Sides) -> list[Panel]:
+        made = []
+        for name, side in _single(found):
+            more = {"epsilon": side.need("measure")["epsilon"]} if line else {}
+            for entry in side.need("probes"):
+                if entry["name"] in probes and entry.get("rows"):
+                    title = name if len(probes) == 1 else f"{name}: {entry['name']}"
+                    made.append(Panel(title, partial(FIGURES[figure], entry["rows"], **more), height))
+        if not made:
+            folders = ", ".join(dict.fromkeys(str(side.folder) for sides in found.values() for side in sides))
+            raise InputError(
+                f"{folders}: no probe {' or '.join(probes)} was run there; measure again with `posttrain diagnose ... --probes {probes[0]}`"
+            )
+        return made
+
+    return panels
+
+
 def _before_after(found: Sides) -> list[Panel]:
     return [Panel(name, partial(FIGURES["before_after"], side.need("problems")), _square_height) for name, side in _single(found)]
 
@@ -245,6 +268,20 @@ CATALOGUE: dict[str, Entry] = {
     "reference_likelihood": Entry(
         "the typical and the least likely reference path, token by token", Takes.RUNS, _reference_likelihood, _WIDE
     ),
+    "prefix_ladder": Entry(
+        "success from the first part of a reference path, with placebos", Takes.RUNS, _found_by(["prefix_ladder"], "prefix_ladder"), _NARROW
+    ),
+    "availability": Entry(
+        "each step of a path: how likely its prefix is reached, against how likely the step is once there", Takes.RUNS,
+        _found_by(["availability"], "availability", line=True), _NARROW,
+    ),
+    "scaffold": Entry(
+        "success with worked examples, a hint, a teacher's start or at another temperature, beside the bare prompt", Takes.RUNS,
+        _found_by(["scaffold", "decoding"], "scaffold"), _WIDE,
+    ),
+    "drift": Entry("success at an earlier checkpoint and now, and what became of its right answers", Takes.RUNS, _found_by(["drift"], "drift", line=True), _NARROW),
+    "teacher": Entry("success of student and teacher, and how likely each finds the other's answers", Takes.RUNS, _found_by(["teacher"], "teacher"), _WIDE),
+    "data_reach": Entry("rows of a data set inside and outside the policy's support", Takes.RUNS, _found_by(["data"], "data_reach", line=True), _NARROW),
     "before_after": Entry("success of each problem before against after, with its state", Takes.COMPARISONS, _before_after, _NARROW),
     "support_transitions": Entry(
         "problems preserved, expanded, attrited and out of support as bands, with SRR, NDR, SDS and NSCR beside their null",

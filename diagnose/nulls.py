@@ -16,7 +16,6 @@ from posttrain.analysis.stats import MixturePosterior, support_dynamics, support
 from posttrain.diagnose.report.content import SupportRow
 from posttrain.diagnose.rollout_table import RolloutTable
 from posttrain.diagnose.types import Estimate
-from posttrain.diagnose.verdict import as_estimate
 
 PREDICTIVE, HALVES = "predictive", "halves"
 _RATIOS = ("srr", "ndr", "sds", "nscr")
@@ -57,11 +56,11 @@ def support_rows(
         return tuple(_row(key, _exactly(getattr(value, key), counted), _exactly(getattr(null, key), drawn)) for key in _RATIOS)
     if halves:
         split, null_split = support_dynamics_halves(n, before, after, rng=rng, num_draws=_DRAWS)
-        return tuple(_row(key, as_estimate(getattr(split, key)), as_estimate(getattr(null_split, key))) for key in _RATIOS)
+        return tuple(_row(key, Estimate.of(getattr(split, key)), Estimate.of(getattr(null_split, key))) for key in _RATIOS)
     plain = support_dynamics(n, before, n, after)
     predicted = support_dynamics_null(mixture_before, n, n, rng=rng, num_draws=_DRAWS)
     counted = _counted(int(n.min()))
-    return tuple(_row(key, _exactly(getattr(plain, key), counted), as_estimate(getattr(predicted, key))) for key in _RATIOS)
+    return tuple(_row(key, _exactly(getattr(plain, key), counted), Estimate.of(getattr(predicted, key))) for key in _RATIOS)
 
 
 def coupled(first: RolloutTable, second: RolloutTable) -> bool:

@@ -27,7 +27,7 @@ from posttrain.diagnose.training_rows import DataRow
 from posttrain.diagnose.types import Answer, Behavior, PathLikelihoodMeasurement, Purpose, SamplingMeasurement, Split
 
 AUTO, NONE = "auto", "none"
-AUTO_SHARE, NAMED_SHARE = 0.25, 1.0
+AUTO_SHARE, NAMED_SHARE = 0.5, 1.0
 """Tokens that a probe may generate, as a share of those that the samples took: chosen by itself, and asked for by name."""
 
 _OF_TARGETS = "a retention behavior is watched, not trained; name the probe to run it all the same"

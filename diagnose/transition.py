@@ -43,7 +43,6 @@ from posttrain.diagnose.role import FALSE_DISCOVERY_RATE, RoleVerdict, decide_ro
 from posttrain.diagnose.rollout_table import RolloutTable
 from posttrain.diagnose.store import RunDirectory, write_json
 from posttrain.diagnose.types import Estimate, PassAtK, Purpose
-from posttrain.diagnose.verdict import as_estimate
 
 DEFAULT_MARGIN = 0.05
 """Change of pass@1 that does not matter."""
@@ -320,7 +319,7 @@ def _compare_behavior(
     if trained:
         notes.append("One checkpoint is not a stage: the intervals leave out the spread between training seeds.")
     simultaneous = f"max-T over {len(ks)} k, bootstrap over problems"
-    delta = as_estimate(paired_delta_interval(first[:, 0], last[:, 0], groups))
+    delta = Estimate.of(paired_delta_interval(first[:, 0], last[:, 0], groups))
     delta_curve = tuple(
         _point(k, Estimate(estimate=float(value), low=float(low), high=float(high), method=simultaneous))
         for k, value, low, high in zip(ks, deltas.estimate, deltas.low, deltas.high, strict=True)
@@ -328,7 +327,7 @@ def _compare_behavior(
     if _in_rounds(before) or _in_rounds(after):
         grid = k_grid(behavior.measure.primary_k, behavior.measure.primary_k)
         read = _posterior_deltas(before, after, counts.ids, groups, grid, rng)
-        delta, delta_curve = as_estimate(read[1]), tuple(_point(k, as_estimate(read[k])) for k in grid)
+        delta, delta_curve = Estimate.of(read[1]), tuple(_point(k, Estimate.of(read[k])) for k in grid)
         notes.append(
             f"A run drew in rounds: its number of samples of a problem depends on what they showed. Changes of pass@k are read by likelihood from all "
             f"samples; tests, states, curves and support dynamics use the first {fewest} samples of every problem."
@@ -338,8 +337,8 @@ def _compare_behavior(
         trained=trained,
         stage=stage if trained else None,
         num_problems=len(counts.ids),
-        pass_at_1_before=as_estimate(mean_interval(first[:, 0], groups)),
-        pass_at_1_after=as_estimate(mean_interval(last[:, 0], groups)),
+        pass_at_1_before=Estimate.of(mean_interval(first[:, 0], groups)),
+        pass_at_1_after=Estimate.of(mean_interval(last[:, 0], groups)),
         delta=delta,
         pass_at_k_delta=delta_curve,
         pass_at_k_before=_curve(ks, first, groups),
@@ -388,7 +387,7 @@ def _aligned(
 
 
 def _curve(ks: Sequence[int], curve: npt.NDArray[np.float64], groups: Sequence[str]) -> tuple[PassAtK, ...]:
-    return tuple(_point(k, as_estimate(mean_interval(curve[:, i], groups))) for i, k in enumerate(ks))
+    return tuple(_point(k, Estimate.of(mean_interval(curve[:, i], groups))) for i, k in enumerate(ks))
 
 
 def _point(k: int, value: Estimate) -> PassAtK:

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from posttrain.analysis.stats import Interval
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
@@ -284,6 +287,11 @@ class Estimate:
     high: float
     method: str
     """How it was got, in a few words."""
+
+    @classmethod
+    def of(cls, interval: Interval) -> Self:
+        """An interval of `analysis`."""
+        return cls(estimate=float(interval.estimate), low=float(interval.low), high=float(interval.high), method=interval.method)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -200,11 +200,6 @@ def _lenient_label(
 # ------------------------------------------------------------------------------------------------------------------- numbers
 
 
-def as_estimate(interval: Interval) -> Estimate:
-    """An interval of `analysis`, in the vocabulary of diagnoses."""
-    return Estimate(estimate=interval.estimate, low=interval.low, high=interval.high, method=interval.method)
-
-
 def _check(name: str, op: str, interval: Estimate, threshold: float, n: int, what: str) -> Check:
     outcome = decide(op, interval.low, interval.high, threshold)
     return Check(
@@ -219,7 +214,7 @@ def _checks(
     """What the verdict rests on, in the order in which a reader asks."""
     k, epsilon, num_problems = behavior.measure.primary_k, behavior.measure.epsilon, len(sampling.problem_ids)
     value = {point.k: point.value for point in curve}
-    greedy = as_estimate(mean_interval(sampling.greedy_correct, sampling.groups, level=thresholds.level))
+    greedy = Estimate.of(mean_interval(sampling.greedy_correct, sampling.groups, level=thresholds.level))
     inside = 1.0 - known.counts[:, 0] / num_problems
     tail = (1 - thresholds.level) / 2
     low, high = np.quantile(inside, [tail, 1 - tail])
@@ -257,7 +252,7 @@ def _path_checks(paths: PathLikelihoodMeasurement | None, behavior: Behavior, th
     if paths is None:
         return []
     improbable = (paths.first_improbable_step >= 0).astype(float)
-    interval = as_estimate(mean_interval(improbable, [path.problem_id for path in paths.paths], level=thresholds.level))
+    interval = Estimate.of(mean_interval(improbable, [path.problem_id for path in paths.paths], level=thresholds.level))
     what = f"share of reference paths with a step less likely than epsilon = {behavior.measure.epsilon:.2g}; n counts paths"
     return [_check("improbable reference paths", "<=", interval, thresholds.improbable_path, len(improbable), what)]
 
@@ -278,7 +273,7 @@ def _pass_at_k(
         for k in counted
     }
     intervals |= zip(rest, known.mixture.pass_at_ks(rest, level=thresholds.level), strict=True)
-    return tuple(PassAtK(k=k, value=as_estimate(intervals[k]), extrapolated=k > fewest) for k in ks)
+    return tuple(PassAtK(k=k, value=Estimate.of(intervals[k]), extrapolated=k > fewest) for k in ks)
 
 
 def _problems(

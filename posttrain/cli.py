@@ -69,7 +69,13 @@ Probes = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Names the draw.")]
 Engine = Annotated[
-    str, typer.Option("--engine", help="transformers, or scripted (known success probabilities, for trying things out).")
+    str,
+    typer.Option(
+        "--engine",
+        metavar="ENGINE",
+        help="transformers, vllm, openai:URL (a server with OpenAI's completions interface, such as openai:http://localhost:8000/v1), or "
+        "scripted (known success probabilities, for trying things out).",
+    ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings of the stage.")]
 Overrides = Annotated[

@@ -7,6 +7,7 @@ problems, `compare` of what changed on the same problems, `support` of which sho
 
 from posttrain.analysis.stats.adaptive import fewest_successes_first, raise_evenly
 from posttrain.analysis.stats.arrays import FloatArray, IntArray
+from posttrain.analysis.stats.bisection import RungPosterior, rung_posterior
 from posttrain.analysis.stats.compare import ExchangeTest, ProblemChangeTests, exchange_test, problem_change_tests
 from posttrain.analysis.stats.deltas import (
     CurveCrossing,
@@ -43,6 +44,7 @@ from posttrain.analysis.stats.intervals import (
     jeffreys_interval,
     mean_interval,
     paired_delta_interval,
+    t_interval,
     wilson_interval,
 )
 from posttrain.analysis.stats.law_intervals import LawInterval
@@ -73,6 +75,7 @@ __all__ = [
     "MixturePosterior",
     "NeverSolved",
     "ProblemChangeTests",
+    "RungPosterior",
     "SupportDynamics",
     "SupportDynamicsRanges",
     "answer_entropy",
@@ -104,11 +107,13 @@ __all__ = [
     "problem_change_tests",
     "problems_for_half_width",
     "raise_evenly",
+    "rung_posterior",
     "samples_for_half_width",
     "samples_to_resolve",
     "support_dynamics",
     "support_dynamics_halves",
     "support_dynamics_null",
+    "t_interval",
     "thin",
     "variance_components",
     "wilson_interval",

@@ -59,8 +59,43 @@ def behavior_figures(report: BehaviorReport) -> tuple[ReportFigure, ...]:
     return tuple(figures)
 
 
-_OF_PROBES: dict[str, tuple[str, str, str]] = {}
+_OF_PROBES: dict[str, tuple[str, str, str]] = {
+    "prefix_ladder": (
+        "prefix_ladder",
+        "Success from a part of a reference",
+        (
+            "Success when the first part of a reference path is given, never as far as the answer. Where a prefix that is not the problem's own "
+            "helps as much, it is not the path that helps."
+        ),
+    ),
+    "availability": (
+        "availability",
+        "Reach and availability",
+        (
+            "Each step of a path: how likely its prefix is to be reached, against how likely the step is once there. To the left the way is long, "
+            "at the bottom the step itself is missing."
+        ),
+    ),
+    "decoding": ("scaffold", "Temperatures", "Success at each temperature, on the same problems."),
+    "scaffold": (
+        "scaffold",
+        "With and without help",
+        "Success with each help, on the same problems, beside what the bare prompt gives.",
+    ),
+    "drift": (
+        "drift",
+        "Since the earlier checkpoint",
+        "Each problem: success before and now, and how the likelihood of its right answers changed.",
+    ),
+    "teacher": ("teacher", "Student and teacher", "Success of both, and how likely each finds the other's answers."),
+    "data": (
+        "data_reach",
+        "Rows of the data set",
+        "Each row: nats per token against its least likely token. What lies below ε is out of the policy's support.",
+    ),
+}
 """Probe → its figure, and that figure's title and caption."""
+_WITH_EPSILON = ("availability", "data_reach", "drift")
 
 
 def probe_figures(answer: Answer, report: BehaviorReport) -> tuple[ReportFigure, ...]:
@@ -68,7 +103,7 @@ def probe_figures(answer: Answer, report: BehaviorReport) -> tuple[ReportFigure,
     if answer.finding is None or not answer.finding.rows or answer.probe not in _OF_PROBES:
         return ()
     figure, title, caption = _OF_PROBES[answer.probe]
-    more = {"epsilon": report.epsilon} if figure in ("availability", "data_reach") else {}
+    more = {"epsilon": report.epsilon} if figure in _WITH_EPSILON else {}
     axes = FIGURES[figure](answer.finding.rows, **more)
     return (ReportFigure(name=answer.probe, title=title, caption=caption, axes=axes),)
 

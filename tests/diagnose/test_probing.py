@@ -111,8 +111,8 @@ def test_a_finished_probe_is_not_run_again_and_a_killed_one_goes_on(
     assert not drawn
     assert probe.budgets[0] == probe.budgets[1]
     second = (tmp_path / "run/diagnosis.json").read_text()
-    strip = [json.loads(text)["behaviors"][0] for text in (first, second)]
-    assert [{**entry, "cost": None} for entry in strip][0] == [{**entry, "cost": None} for entry in strip][1]
+    before, after = (json.loads(text)["behaviors"][0] | {"cost": None} for text in (first, second))
+    assert before == after
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_named_probe_may_spend_more_and_a_total_budget_binds(
     use(monkeypatch, probe)
     run("m", [sums_file], out=tmp_path / "a", engine=engine)
     run("m", [sums_file], out=tmp_path / "b", engine=engine, probes=["toy"])
-    assert probe.budgets[1] == pytest.approx(4 * probe.budgets[0], abs=4)
+    assert probe.budgets[1] == pytest.approx(2 * probe.budgets[0], abs=2)
     run("m", [sums_file], out=tmp_path / "c", engine=engine, max_tokens_total=600)
     entry = json.loads((tmp_path / "c/diagnosis.json").read_text())["behaviors"][0]
     assert entry["cost"]["generated_tokens"] <= 600 * 1.25

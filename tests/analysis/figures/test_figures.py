@@ -44,6 +44,15 @@ RETENTION = {
     "n": 9,
 }
 
+LADDER = {"fraction": 0.4, "condition": "reference", "n": 9, "c": 1, "rate": 0.1, "low": 0.0, "high": 0.3}
+STEP = {"problem": "p", "path": "reference", "step": 1, "log_reach": -1.0, "log_local": -6.0, "binds": True}
+HELP = {
+    "condition": "with a hint", "n_problems": 9, "n": 36, "c": 18, "rate": 0.5, "low": 0.3, "high": 0.7, "gain": 0.4, "gain_low": 0.2, "gain_high": 0.6,
+}  # fmt: skip
+LOST = {"id": "a", "p_before": 0.8, "p_after": 0.0, "change": -20.0, "lost": True}
+SIDES = {"panel": "success", "of": "all problems", "under": "student", "estimate": 0.3, "low": 0.2, "high": 0.4, "n_problems": 20}
+ROW = {"side": "completion", "nats_per_token": 0.1, "worst": 2.0, "inside": True, "limit": 5.0}
+
 CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "pass_at_k": (
         ({"before": POINTS, "after": POINTS[:2]},),
@@ -67,6 +76,12 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         ([{**RETENTION, "group": group, "run": run} for group in ("target", "beside", "retention") for run in ("a", "b")],),
         {"title": "t"},
     ),
+    "prefix_ladder": (([LADDER, {**LADDER, "fraction": 0.0}, {**LADDER, "condition": "wrong step"}],), {"title": "t"}),
+    "availability": (([STEP, {**STEP, "step": 2, "binds": False}],), {"title": "t", "epsilon": 0.006}),
+    "scaffold": (([{**HELP, "condition": "bare", "gain": None, "gain_low": None, "gain_high": None}, HELP],), {"title": "t"}),
+    "drift": (([LOST, {**LOST, "p_after": 0.7, "lost": False}],), {"title": "t", "epsilon": 0.006}),
+    "teacher": (([SIDES, {**SIDES, "under": "teacher"}],), {"title": "t"}),
+    "data_reach": (([ROW, {**ROW, "worst": 9.0, "inside": False}],), {"title": "t", "epsilon": 0.006}),
 }
 EMPTY: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "pass_at_k": [
@@ -94,6 +109,7 @@ EMPTY: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "support_transitions": [(({},), {}), (({"preserved": 0},), {}), (({"expanded": 1, "preserved": 999},), {})],
     "support_dynamics": [(([],), {}), (([{"name": "SRR"}, {**SUPPORT, "estimate": NAN, "null_low": None}],), {})],
     "retention": [(([],), {}), (([{**RETENTION, "run": "a", "group": "target", "before": None, "low": NAN}],), {})],
+    **{name: [(([],), {})] for name in ("prefix_ladder", "availability", "scaffold", "drift", "teacher", "data_reach")},
     "checks": [(([],), {}), (([{**CHECK, "estimate": NAN, "low": None, "high": None, "outcome": "inconclusive"}],), {})],
 }
 

@@ -1,0 +1,170 @@
+"""The decoding probe: does a cooler temperature master what the policy does unreliably at temperature 1?
+
+Where it does, nothing has to be trained: the model knows which answer is its best one. The same problems are sampled at the cooler
+temperatures and held against their samples at temperature 1, paired by problem; greedy decoding, which is always measured, stands
+beside them. `decoding` is argued with the posterior probability that the mean success rate over the behavior's problems is at least
+`Thresholds.mastered` at one of the temperatures.
+
+**When it cannot help** (`ceiling`). Cooling moves mass to what is likely already: a problem can be mastered that way where greedy
+decoding solves it, or where right answers hold the majority at temperature 1 and are only spread over more paths than the wrong one. Of
+greedy answers that ran into the length limit nothing is known, since loops are an illness of temperature 0. Where too few problems are
+of these kinds for the mean to reach `mastered`, no tokens are spent.
+
+Sources: gains may be temperature, arXiv 2504.13837 (which compares at matched temperatures) and arXiv 2507.14843; loops under greedy
+decoding, arXiv 1904.09751.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval
+from posttrain.diagnose.probes.paired import (
+    SAMPLES,
+    affordable,
+    bare_rate,
+    enough,
+    in_random_order,
+    mean_draws,
+    measured,
+    per_problem,
+    rates,
+    signed,
+    table_row,
+)
+from posttrain.diagnose.probes.probe import Argument, Asked, AtHand, Bench, Finding, Planned
+from posttrain.diagnose.rollout_table import GREEDY
+from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Outcome, Split, decide
+
+TEMPERATURES = (0.6, 0.3)
+"""Between the policy and greedy decoding: the usual setting of deployed models, and one at which only close calls stay random."""
+MOST_PROBLEMS = 96
+"""More than for a scaffold, since the question is on which side of `mastered` a mean lies, not whether it doubles: the standard error of
+a rate near .9 over 96 problems is at most .03."""
+_MAJORITY = 0.5
+
+
+class DecodingProbe:
+    """See the module."""
+
+    name = "decoding"
+    question = "Does a cooler temperature master it without training?"
+
+    def plan(self, behavior: Behavior, split: Split, at_hand: AtHand) -> Planned:
+        """See `Probe`."""
+        if not behavior.sampling.samples_the_policy:
+            return Planned(
+                impossible="the behavior is sampled cooler than the policy or truncated already; measure it at temperature 1 without truncation"
+            )
+        problems = min(MOST_PROBLEMS, len(behavior.split(split)))
+        return Planned(
+            generated_tokens=len(TEMPERATURES) * SAMPLES * problems * behavior.sampling.max_tokens,
+            when="where the behavior is solved now and then, and greedy decoding leaves it open whether cooler sampling masters it",
+        )
+
+    def worth(self, bench: Bench) -> str:
+        """See `Probe`."""
+        mastered, level = bench.thresholds.mastered, bench.thresholds.level
+        if bench.known.label is Bottleneck.MASTERED and bench.known.confidence >= bench.thresholds.confidence:
+            return "the behavior is mastered at temperature 1"
+        if not bench.sampling.num_correct.any() and not (bench.sampling.greedy_correct == 1).any():
+            return "no sample is right: there is nothing that cooling could make likelier"
+        greedy = mean_interval(bench.sampling.greedy_correct, bench.sampling.groups, level=level)
+        if decide(">=", greedy.low, greedy.high, mastered) is Outcome.MET:
+            return f"greedy decoding masters it already ({greedy.estimate:.2f} [{greedy.low:.2f}, {greedy.high:.2f}])"
+        most = mean_interval(ceiling(bench), bench.sampling.groups, level=level)
+        if decide(">=", most.low, most.high, mastered) is Outcome.NOT_MET:
+            return (
+                f"cooling could master {most.estimate:.0%} of the problems at best [{most.low:.0%}, {most.high:.0%}]: "
+                "the others have a wrong answer both greedily and in most samples"
+            )
+        if not enough(bench, affordable(bench, MOST_PROBLEMS, len(TEMPERATURES))[0]):
+            return f"{bench.left} tokens hold the samples of too few problems"
+        return ""
+
+    def run(self, bench: Bench) -> Finding:
+        """See `Probe`."""
+        everything = range(len(bench.problems))
+        most, num = affordable(bench, MOST_PROBLEMS, len(TEMPERATURES))
+        drawn = sorted(in_random_order(bench, everything)[:most])
+        asked = [Asked(problem, bench.prompt_ids(problem), num) for problem in (bench.problems[place] for place in drawn)]
+        cooler = {}
+        for temperature in TEMPERATURES if asked else ():
+            condition = f"T = {temperature:g}"
+            sampling = replace(bench.behavior.sampling, temperature=temperature)
+            found = bench.draw(asked, condition=condition, sampling=sampling)
+            cooler[temperature] = measured(bench, condition, everything, drawn, found)
+        chances = {temperature: _chance(mean_draws(bench, one), bench) for temperature, one in cooler.items()}
+
+        base = bare_rate(bench)
+        sampling_counts = int(bench.sampling.num_samples.sum()), int(bench.sampling.num_correct.sum())
+        rows = [table_row("T = 1", len(bench.problems), *sampling_counts, base, None), *(one.row for one in cooler.values())]
+        numbers = {"pass@1 at T = 1": Estimate.of(base)}
+        for one in cooler.values():
+            numbers |= {f"pass@1 at {one.condition}": Estimate.of(one.rate)}
+            numbers |= {f"gain at {one.condition}": Estimate.of(one.gain)}
+        said = [f"{base.estimate:.2f} at T = 1"]
+        said += [f"{one.rate.estimate:.2f} at {one.condition} (gain {signed(one.gain)})" for one in cooler.values()]
+        if np.isfinite(bench.sampling.greedy_correct).any():
+            rate, gain = _greedy(bench)
+            known = bench.sampling.greedy_correct[np.isfinite(bench.sampling.greedy_correct)]
+            rows.append(table_row(GREEDY, len(known), len(known), int(known.sum()), rate, gain))
+            numbers |= {"greedy pass@1": Estimate.of(rate)}
+            said.append(f"{rate.estimate:.2f} greedily")
+
+        arguments: tuple[Argument, ...] = ()
+        best = max(chances, key=lambda temperature: chances[temperature], default=None)
+        mastered = bench.thresholds.mastered
+        verdict = f"No temperature is shown to reach {mastered:g}"
+        if best is not None and chances[best] > 0.5:
+            one = cooler[best]
+            because = f"the mean success rate is {one.rate.estimate:.2f} [{one.rate.low:.2f}, {one.rate.high:.2f}] at {one.condition}, {base.estimate:.2f} at T = 1"
+            arguments = (
+                Argument(
+                    label=Bottleneck.DECODING,
+                    instead_of=(Bottleneck.POOR_CHOICE,),
+                    confidence=chances[best],
+                    because=because,
+                ),
+            )
+            if chances[best] >= bench.thresholds.confidence:
+                verdict = f"{one.condition} masters it without training"
+        return Finding(
+            probe=self.name,
+            behavior=bench.behavior.name,
+            summary=f"Success {', '.join(said)}. {verdict}.",
+            numbers=numbers,
+            rows=tuple(rows),
+            problems=per_problem(bench, list(cooler.values())),
+            arguments=arguments,
+            notes=() if asked else ("The budget did not hold the samples of one problem.",),
+        )
+
+
+def ceiling(bench: Bench) -> npt.NDArray[np.float64]:
+    """[P] how likely it is that cooling can master each problem, as the module says."""
+    majority = bench.known.mixture.state_probabilities([_MAJORITY])[:, 1]
+    table = bench.rollouts
+    place = table.places([problem.id for problem in bench.problems])
+    looping = np.zeros(len(bench.problems), dtype=np.bool_)
+    looping[place[(place >= 0) & table.greedy & table.truncated]] = True
+    greedy = bench.sampling.greedy_correct
+    return np.asarray(np.where((greedy == 1) | np.isnan(greedy) | looping, 1.0, majority))
+
+
+def _chance(means: npt.NDArray[np.float64], bench: Bench) -> float:
+    """Posterior probability of being mastered; half a draw is always left to the contrary."""
+    return float(((means >= bench.thresholds.mastered).sum() + 0.5) / (means.size + 1))
+
+
+def _greedy(bench: Bench) -> tuple[Interval, Interval]:
+    """Success of greedy decoding, and its paired difference to temperature 1."""
+    sampling, level = bench.sampling, bench.thresholds.level
+    base = rates(sampling.num_samples, sampling.num_correct)
+    if not sampling.drawn_equally:  # plain rates are biased where sampling went by looking
+        base = bench.known.mixture.problem_interval(level)[0]
+    gain = paired_delta_interval(base, sampling.greedy_correct, sampling.groups, level=level)
+    return mean_interval(sampling.greedy_correct, sampling.groups, level=level), gain

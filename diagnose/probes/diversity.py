@@ -1,0 +1,311 @@
+"""The diversity probe: in how many ways the policy is right, how many answers it spreads over, and what guessing would explain.
+
+It reads samples that are there already. Every number would grow with the number of samples by itself, so it is corrected for that:
+
+* *Paths*: right samples that differ as texts (case and spacing aside), rarefied: how many there would be among m right ones of the
+  problem, Σ_path 1 − C(N − N_path, m)/C(N, m) (Hurlbert, Ecology 52, 1971). Texts that say one thing in other words are counted as several.
+* *Answers*: exp of the entropy of the answers that were read, with the correction (A − 1)/(2n) for A answers in n samples (Miller, 1955).
+  Of answers, because the entropy of tokens can rise while this one falls (arXiv 2507.14843).
+* *Guessing*: how often an answer that the policy gave to some *other* problem is right here. It knows nothing of the question, only
+  what answers look like; where it reaches what pass@k reaches, pass@k is about the size of the answer space (arXiv 2510.08325).
+
+A right answer may stand on wrong reasoning. Whoever has a verifier of reasoning gives it to `Diversity`, which then reports pass@k of samples
+that are right for good reasons beside plain pass@k (CoT-pass@k, arXiv 2506.14245).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.analysis.stats import answer_entropy, fit_mixture, mean_interval, pass_at_k, t_interval
+from posttrain.diagnose.probes.probe import AtHand, Bench, Finding, Planned
+from posttrain.diagnose.types import Behavior, Estimate, Problem, Split
+
+ProcessVerifier = Callable[[Problem, str], bool | None]
+"""Whether the reasoning of a right sample holds, given the problem and the sample's text; None where it cannot tell."""
+
+_SIZES = (16, 8, 4, 2)
+"""Numbers of right samples to which paths are rarefied: the greatest that half of the solved problems have; below 2 nothing can differ."""
+_SOLVED_HALF = 0.5
+
+_EXPLAINED = 0.5
+"""Guessing explains a pass@k of which it reaches at least so much, and which is not shown to be higher."""
+
+Floats64 = npt.NDArray[np.float64]
+
+
+@dataclass(kw_only=True, slots=True)
+class _Seen:
+    """What the samples of one problem were."""
+
+    num_known: int = 0
+    """Samples with a known outcome."""
+    num_unsure: int = 0
+    """Right samples of which the process verifier could not tell whether their reasoning holds."""
+    num_valid: int = 0
+    """Right samples whose reasoning holds."""
+    paths: Counter[str] = field(default_factory=Counter)
+    """Right samples by normalised text."""
+    answers: Counter[str] = field(default_factory=Counter)
+    """Samples by the answer that was read."""
+    right_answers: set[str] = field(default_factory=set)
+
+    @property
+    def num_right(self) -> int:
+        """Right samples."""
+        return self.paths.total()
+
+
+class Diversity:
+    """Counts paths and answers, and holds pass@k against guessing."""
+
+    name = "diversity"
+    question = "In how many ways is the model right, and would guessing do as well?"
+
+    def __init__(self, *, process_verifier: ProcessVerifier | None = None):
+        """Take a verifier of reasoning, if there is one; it reads each right sample once, in this process."""
+        self.process_verifier = process_verifier
+
+    def plan(self, behavior: Behavior, split: Split, at_hand: AtHand) -> Planned:
+        """It costs no tokens."""
+        return Planned(when="always; it reads the samples that are there")
+
+    def worth(self, bench: Bench) -> str:
+        """It needs samples, and nothing else."""
+        return "" if bench.sampling.num_samples.any() else "there are no samples"
+
+    def run(self, bench: Bench) -> Finding:
+        """Read every sample once."""
+        seen = self._read(bench)
+        size = common_size([one.num_right for one in seen])
+        paths = np.array([rarefied(list(one.paths.values()), size) if size else np.nan for one in seen])
+        answers = np.array([effective_number(list(one.answers.values())) for one in seen])
+        guess = guessing_chances(
+            [one.answers for one in seen],
+            [one.right_answers | {problem.answer} for one, problem in zip(seen, bench.problems, strict=True)],
+        )
+        numbers, k = self._numbers(bench, seen, paths, answers, guess)
+        rows = tuple(
+            {
+                "id": problem.id,
+                "samples": one.num_known,
+                "right": one.num_right,
+                "distinct_right": len(one.paths),
+                "paths": _json(paths[i]),
+                "answers": _json(answers[i]),
+                "guess": _json(guess[i]),
+                "valid": one.num_valid if self.process_verifier is not None else None,
+            }
+            for i, (problem, one) in enumerate(zip(bench.problems, seen, strict=True))
+        )
+        return Finding(
+            probe=bench.probe,
+            behavior=bench.behavior.name,
+            summary=_summary(numbers, seen, size, k),
+            numbers=numbers,
+            rows=rows,
+            problems={str(row["id"]): {key: row[key] for key in ("paths", "answers", "guess")} for row in rows},
+            notes=_notes(bench, numbers, seen, size, k),
+        )
+
+    def _read(self, bench: Bench) -> list[_Seen]:
+        seen = {problem.id: _Seen() for problem in bench.problems}
+        problems = {problem.id: problem for problem in bench.problems}
+        greedy = bench.rollouts.greedy
+        for row, rollout in enumerate(bench.rollouts.all_rows()):
+            one = seen.get(rollout.problem_id)
+            right = rollout.succeeded(bench.behavior.measure.success)
+            if one is None or greedy[row] or right is None:
+                continue
+            one.num_known += 1
+            if rollout.grade.extracted is not None:
+                one.answers[rollout.grade.extracted] += 1
+            if not right:
+                continue
+            one.paths[" ".join(rollout.text.casefold().split())] += 1
+            if rollout.grade.extracted is not None:
+                one.right_answers.add(rollout.grade.extracted)
+            if self.process_verifier is not None:
+                holds = self.process_verifier(problems[rollout.problem_id], rollout.text)
+                one.num_unsure += holds is None
+                one.num_valid += holds is True
+        return list(seen.values())
+
+    def _numbers(
+        self, bench: Bench, seen: Sequence[_Seen], paths: Floats64, answers: Floats64, guess: Floats64
+    ) -> tuple[dict[str, Estimate], int]:
+        """Everything by name, and the k of pass@k: the primary one."""
+        groups, level, k = bench.sampling.groups, bench.thresholds.level, bench.behavior.measure.primary_k
+        known = np.array([one.num_known for one in seen], dtype=np.int64)
+        right = np.array([one.num_right for one in seen], dtype=np.int64)
+        single = np.where(np.isnan(paths), np.nan, np.array([len(one.paths) == 1 for one in seen]))
+        numbers = {
+            "right paths": Estimate.of(t_interval(paths, groups, level=level, method="rarefied, t over problems")),
+            "share of problems with a single right path": Estimate.of(mean_interval(single, groups, level=level)),
+            "effective answers": Estimate.of(
+                t_interval(answers, groups, level=level, method="exp of corrected entropy, t over problems")
+            ),
+        }
+
+        def pass_at(num: npt.NDArray[np.int64], correct: npt.NDArray[np.int64], attempts: int) -> Estimate:
+            # Where problems were drawn unequally often it was by looking, and then only the likelihood is to be believed.
+            if bench.sampling.drawn_equally and num.min() >= attempts:
+                return Estimate.of(mean_interval(pass_at_k(num, correct, attempts), groups, level=level))
+            return Estimate.of(fit_mixture(num, correct, groups=groups).pass_at_k(attempts, level=level))
+
+        for attempts in dict.fromkeys((1, k)):
+            numbers[f"pass@{attempts}"] = pass_at(known, right, attempts)
+            guessed = 1.0 - (1.0 - guess) ** attempts
+            numbers[f"pass@{attempts} of guessing"] = Estimate.of(mean_interval(guessed, groups, level=level))
+        if self.process_verifier is not None:
+            unsure = np.array([one.num_unsure for one in seen], dtype=np.int64)
+            valid = np.array([one.num_valid for one in seen], dtype=np.int64)
+            decided = np.where(right > unsure, right - unsure, 1)
+            holds = np.where(right > unsure, valid / decided, np.nan)
+            numbers["share of right samples with valid reasoning"] = Estimate.of(mean_interval(holds, groups, level=level))
+            if (known > unsure).any():
+                # Unsure is not wrong: such samples are left out, as missing ones are.
+                for attempts in dict.fromkeys((1, k)):
+                    numbers[f"pass@{attempts} with valid reasoning"] = pass_at(known - unsure, valid, attempts)
+        return numbers, k
+
+
+# ------------------------------------------------------------------------------------------------------------------- numbers
+
+
+def common_size(num_right: Sequence[int]) -> int:
+    """To how many right samples the problems' paths are rarefied; 0 where no problem has two.
+
+    Args:
+        num_right: [P] right samples of each problem.
+
+    Returns:
+        The greatest of 16, 8, 4 and 2 that at least half of the problems with a right sample have.
+    """
+    solved = [num for num in num_right if num > 0]
+    return next((size for size in _SIZES if sum(num >= size for num in solved) >= max(1, _SOLVED_HALF * len(solved))), 0)
+
+
+def rarefied(counts: Sequence[int], size: int) -> float:
+    """How many different kinds there would be among `size` samples drawn from these without putting back.
+
+    Args:
+        counts: Samples of each kind.
+        size: At least 1.
+
+    Returns:
+        A number between 1 and `size`; NaN where there are fewer samples than that.
+
+    Source: Hurlbert, Ecology 52 (1971). That a kind is among them has the formula of pass@k.
+    """
+    total = sum(counts)
+    if total < size:
+        return float("nan")
+    return float(pass_at_k(np.full(len(counts), total), np.asarray(counts, dtype=np.int64), size).sum())
+
+
+def effective_number(counts: Sequence[int]) -> float:
+    """Effective number of different answers: exp of their entropy, corrected for the samples being few.
+
+    Args:
+        counts: Samples of each answer.
+
+    Returns:
+        At least 1; NaN without samples. Where nearly every sample is an answer of its own it is too low, the rest being unseen.
+
+    Source: the correction (A − 1)/(2n) is Miller's (1955).
+    """
+    if not sum(counts):
+        return float("nan")
+    return float(np.exp(answer_entropy(counts) + (len(counts) - 1) / (2 * sum(counts))))
+
+
+def guessing_chances(answers: Sequence[Mapping[str, int]], right: Sequence[set[str]]) -> Floats64:
+    """How often somebody is right who answers each problem as the policy answers another one.
+
+    Args:
+        answers: [P] per problem, how often each answer was read.
+        right: [P] per problem, the answers that are right.
+
+    Returns:
+        [P] the chance, each other problem being picked alike; NaN where no other problem has an answer.
+    """
+    pool: dict[str, float] = {}
+    shares: list[dict[str, float]] = []
+    for counts in answers:
+        total = sum(counts.values())
+        shares.append({answer: count / total for answer, count in counts.items()} if total else {})
+        for answer, share in shares[-1].items():
+            pool[answer] = pool.get(answer, 0.0) + share
+    num_answered = sum(bool(own) for own in shares)
+    chances = np.full(len(answers), np.nan)
+    for i, (own, wanted) in enumerate(zip(shares, right, strict=True)):
+        others = num_answered - bool(own)
+        if others:
+            # What is left of a sum after its own part is taken away may be a rounding error below zero.
+            chances[i] = max(0.0, sum(pool.get(answer, 0.0) - own.get(answer, 0.0) for answer in wanted)) / others
+    return np.asarray(np.clip(chances, 0.0, 1.0))
+
+
+# --------------------------------------------------------------------------------------------------------------------- words
+
+
+def _json(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _summary(numbers: Mapping[str, Estimate], seen: Sequence[_Seen], size: int, k: int) -> str:
+    solved = sum(one.num_right > 0 for one in seen)
+    if size:
+        alone = numbers["share of problems with a single right path"].estimate
+        text = f"{numbers['right paths'].estimate:.1f} different texts among {size} right ones; {alone:.0%} of the solved problems have a single one."
+    else:
+        text = f"{solved} of {len(seen)} problems are solved, none of them twice, so paths cannot be compared."
+    spread, guess = numbers["effective answers"].estimate, numbers[f"pass@{k} of guessing"].estimate
+    if not np.isnan(spread):
+        text += f" A problem gets {spread:.1f} answers in effect"
+        text += "." if np.isnan(guess) else f"; guessing among the answers to other problems reaches pass@{k} = {guess:.2f}."
+    valid = numbers.get(f"pass@{k} with valid reasoning")
+    if valid is not None:
+        text += f" With valid reasoning pass@{k} is {_shown(valid)}, without asking for it {_shown(numbers[f'pass@{k}'])}."
+    return text
+
+
+def _shown(value: Estimate) -> str:
+    return f"{value.low:.2f} to {value.high:.2f}" if np.isnan(value.estimate) else f"{value.estimate:.2f}"
+
+
+def _notes(bench: Bench, numbers: Mapping[str, Estimate], seen: Sequence[_Seen], size: int, k: int) -> tuple[str, ...]:
+    notes = []
+    guess, reached = numbers[f"pass@{k} of guessing"], numbers[f"pass@{k}"]
+    if guess.estimate >= max(reached.low, _EXPLAINED * reached.estimate) > 0:
+        notes.append(
+            f"Guessing explains pass@{k}: it reaches {guess.estimate:.2f}, the policy {_shown(reached)} (from {reached.low:.2f}). The answers are few, so read "
+            "pass@1 and a smaller k."
+        )
+    if not any(one.answers for one in seen):
+        notes.append("The verifier reads no answer out of a text, so answers cannot be counted.")
+    left_out = sum(0 < one.num_right < size for one in seen)
+    if left_out:
+        notes.append(f"{left_out} problems with fewer than {size} right samples are left out of what is said of paths.")
+    if size:
+        notes.append(
+            "Texts that differ in wording only count as different paths; one path is proof of sameness, many are not of variety."
+        )
+    unsure = sum(one.num_unsure for one in seen)
+    if unsure:
+        notes.append(
+            f"Of {unsure} right samples the process verifier could not tell whether their reasoning holds; they are left out."
+        )
+    if "share of right samples with valid reasoning" not in numbers:
+        notes.append("No verifier of reasoning was given: a right answer counts however it was reached (arXiv 2506.14245).")
+    if not bench.behavior.sampling.samples_the_policy:
+        notes.append(
+            "Sampled with a temperature or a truncation of its own, which changes diversity: this is that of the deployed policy."
+        )
+    return tuple(notes)

@@ -1,0 +1,341 @@
+"""The scaffold probe: does success hang on help that a deployed model will not have?
+
+The same problems bare and helped: with worked examples in the prompt, with a hint, with the first half of a teacher's answer, and as the
+best of n by the verifier. Each is held against the bare success rates of the same problems.
+
+**The rule** (`bound_probability`). A behavior is `scaffold_bound` where its mean success rate is below `Thresholds.reachable` bare, at
+least that with the scaffold, and at least `TIMES` the bare one; the confidence is the posterior probability of all three together. Bare
+answers are read leniently there, so that a scaffold that only teaches the format is not taken for one that carries the behavior.
+A scaffold that exists for a minority of the problems says nothing of the behavior and argues nothing. Nor does best-of-n, however high:
+that the model has right answers and does not choose them is what `poor_choice` means.
+
+What is given must not give the answer away: worked examples are train problems only; a hint that states the answer is left out; a
+teacher's half is cut, on the student's tokens, before the answer first appears.
+
+Sources: gains that vanish once teacher, search or scaffold is removed are what consolidation is for (arXiv 2604.07941 §2.3, §7.2.1);
+worked examples, arXiv 2005.14165; success from the prefix of a better policy's answer, arXiv 2601.18779.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval, pass_at_k
+from posttrain.diagnose.probes.paired import (
+    FEWEST_PROBLEMS,
+    SAMPLES,
+    Measured,
+    affordable,
+    bare_rate,
+    enough,
+    fit,
+    in_random_order,
+    mean_draws,
+    measured,
+    per_problem,
+    rates,
+    signed,
+    table_row,
+)
+from posttrain.diagnose.probes.prefix_ladder import allowed_tokens, prefix_texts
+from posttrain.diagnose.probes.probe import Argument, Asked, AtHand, Bench, Finding, Planned
+from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Message, Problem, PromptFormat, Reference, Split
+
+TIMES = 2.0
+"""How many times the bare success rate a scaffold must reach: where it does less than double it, most of the success needs no help."""
+MOST_PROBLEMS = 48
+"""Of one condition. The standard error of a mean rate is then at most .5/√48 = .07, small beside a doubling that passes one half."""
+NUM_EXAMPLES = 3
+"""Worked examples in the prompt: enough to show task and format, few enough for short contexts."""
+BEST_OF = (4, 16)
+HINT_TEMPLATE = "Hint: {hint}\n{question}"
+"""The hint stands before the question, since the end of a prompt is where completion cues such as `=` or `A:` stand. In a chat the last
+user turn is the question."""
+_FORM = 0.1
+"""Share of samples that a scaffold makes readable, from which the note about format is worth its line."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------- help
+
+
+def worked_examples(behavior: Behavior, seed: str) -> tuple[Problem, ...]:
+    """At most `NUM_EXAMPLES` train problems with a reference, at random by the seed; with different answers where there are any.
+
+    Never a problem that is measured, nor one that is the same as it by its key.
+    """
+    kept = {problem.key for problem in behavior.problems if problem.split is not Split.TRAIN}
+    candidates = [p for p in behavior.split(Split.TRAIN) if p.references and p.key not in kept]
+    candidates.sort(key=lambda problem: hashlib.sha256(f"{seed}/{problem.id}".encode()).digest())
+    firsts = {problem.answer: problem for problem in reversed(candidates)}
+    varied = [problem for problem in candidates if firsts[problem.answer] is problem]
+    rest = [problem for problem in candidates if firsts[problem.answer] is not problem]
+    return tuple((varied + rest)[:NUM_EXAMPLES])
+
+
+def with_examples(
+    problem: Problem, prompt_format: PromptFormat, examples: Sequence[Problem]
+) -> tuple[str | tuple[Message, ...], PromptFormat]:
+    """A problem's prompt after worked examples, and the format that writes it; examples that the format has already come first.
+
+    A prompt that is a chat of its own gets them as turns, after its system messages.
+    """
+    pairs = [(_question(example), example.references[0].text.strip()) for example in examples]
+    if isinstance(problem.prompt, str):
+        return problem.prompt, replace(prompt_format, examples=(*prompt_format.examples, *pairs))
+    num_system = next((i for i, message in enumerate(problem.prompt) if message.role != "system"), len(problem.prompt))
+    turns = [turn for question, answer in pairs for turn in (Message("user", question), Message("assistant", answer))]
+    return (*problem.prompt[:num_system], *turns, *problem.prompt[num_system:]), prompt_format
+
+
+def with_hint(problem: Problem) -> str | tuple[Message, ...]:
+    """A problem's prompt with its hint, as `HINT_TEMPLATE` says."""
+    assert problem.hint is not None
+    if isinstance(problem.prompt, str):
+        return _hinted(problem.prompt, problem.hint)
+    last = max(i for i, message in enumerate(problem.prompt) if message.role == "user" or i == 0)
+    turn = problem.prompt[last]
+    return (*problem.prompt[:last], Message(turn.role, _hinted(turn.content, problem.hint)), *problem.prompt[last + 1 :])
+
+
+def states(text: str, answer: str) -> bool:
+    """Whether a text states an answer, as a word of its own and in any case.
+
+    A single letter, as in multiple choice, stands in most texts by chance: only the verifier can tell.
+    """
+    word = answer.strip()
+    if len(word) < 2 and not word.isdigit():
+        return False
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def _question(problem: Problem) -> str:
+    return problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1].content
+
+
+def _hinted(question: str, hint: str) -> str:
+    return HINT_TEMPLATE.replace("{hint}", hint).replace("{question}", question)
+
+
+# --------------------------------------------------------------------------------------------------------------------- probe
+
+
+class ScaffoldProbe:
+    """See the module."""
+
+    name = "scaffold"
+    question = "Does success hang on worked examples, a hint, a teacher's start or many attempts?"
+
+    def plan(self, behavior: Behavior, split: Split, at_hand: AtHand) -> Planned:
+        """See `Probe`."""
+        problems = behavior.split(split)
+        helped = [len(problems)] if worked_examples(behavior, "") else []
+        hinted = sum(problem.hint is not None for problem in problems)
+        helped += [hinted] if hinted >= FEWEST_PROBLEMS else []
+        samples = sum(SAMPLES * min(MOST_PROBLEMS, num) for num in helped)
+        if at_hand.teacher:
+            samples += (SAMPLES + 1) * min(MOST_PROBLEMS, len(problems))
+        elif not helped:
+            return Planned(
+                impossible=f"no train problem has a reference to show, fewer than {FEWEST_PROBLEMS} problems have a hint, and there is no teacher"
+            )
+        return Planned(
+            generated_tokens=samples * behavior.sampling.max_tokens,
+            when="where the bare success rate may lie below the level that counts as reachable",
+        )
+
+    def worth(self, bench: Bench) -> str:
+        """See `Probe`."""
+        low = float((bench.known.mean < bench.thresholds.reachable).mean())
+        if low < 1.0 - bench.thresholds.confidence:
+            return f"the bare success rate is {bench.known.mean.mean():.2f}: what works without help does not hang on it"
+        todo = _to_draw(bench, _hinted_places(bench)[0])
+        if not todo:
+            return "the hints that there are state the answer, and there is no other scaffold"
+        if not enough(bench, affordable(bench, MOST_PROBLEMS, len(todo), _TEACHER in todo)[0]):
+            return f"{bench.left} tokens hold the samples of fewer than {FEWEST_PROBLEMS} problems"
+        return ""
+
+    def run(self, bench: Bench) -> Finding:
+        """See `Probe`."""
+        examples = worked_examples(bench.behavior, bench.seed)
+        hinted, telling = _hinted_places(bench)
+        notes = [f"{telling} hints state the answer and were left out."] if telling else []
+        if examples:
+            notes.append(f"Worked examples: the train problems {', '.join(problem.id for problem in examples)}.")
+        conditions = []
+        todo = _to_draw(bench, hinted)
+        while todo:
+            most, samples = affordable(bench, MOST_PROBLEMS, len(todo), _TEACHER in todo)
+            name = todo.pop(0)
+            exists = hinted if name == _HINT else list(range(len(bench.problems)))
+            drawn = sorted(in_random_order(bench, exists)[:most])
+            asked = self._asked(bench, name, drawn, samples, examples)
+            if not enough(bench, len(asked)):
+                notes.append(f"Not drawn {name}: {len(asked)} problems are left of the budget and of what may be given.")
+                continue
+            share = len(exists) / len(bench.problems) * len(asked) / len(drawn)
+            if len(asked) < len(drawn):
+                left_out = len(drawn) - len(asked)
+                notes.append(
+                    f"Left out, since no start of the teacher's answer keeps the answer back: {left_out} of {len(drawn)} problems."
+                )
+                exists = list(asked)
+            found = bench.draw(list(asked.values()), condition=name)
+            conditions.append(measured(bench, name, exists, list(asked), found, share))
+        notes += _format_notes(bench, conditions)
+        return self._finding(bench, conditions, notes)
+
+    def _asked(self, bench: Bench, name: str, drawn: Sequence[int], num: int, examples: Sequence[Problem]) -> dict[int, Asked]:
+        """Place of a problem → what to ask of it under a condition; problems without what it takes are left out."""
+        if name == _TEACHER:
+            return _from_teacher(bench, drawn, num)
+        asked = {}
+        for place in drawn:
+            problem, prompt_format = bench.problems[place], bench.behavior.prompt
+            if name == _EXAMPLES:
+                prompt, prompt_format = with_examples(problem, prompt_format, examples)
+            else:
+                prompt = with_hint(problem)
+            asked[place] = Asked(problem, bench.engine.encode_prompt(prompt, prompt_format).token_ids, num)
+        return asked
+
+    def _finding(self, bench: Bench, conditions: Sequence[Measured], notes: Sequence[str]) -> Finding:
+        # What exists for a minority of the problems says nothing of the behavior.
+        bound = {one.condition: bound_probability(bench, one) for one in conditions if one.share > 0.5}
+        bare = bare_rate(bench)
+        counts = len(bench.problems), int(bench.sampling.num_samples.sum()), int(bench.sampling.num_correct.sum())
+        rows = [table_row("bare", *counts, bare, None)]
+        numbers = {"pass@1 bare": Estimate.of(bare)}
+        said = [f"Bare {bare.estimate:.2f}"]
+        for one in conditions:
+            rows.append(one.row)
+            numbers |= {f"pass@1 {one.condition}": Estimate.of(one.rate), f"gain {one.condition}": Estimate.of(one.gain)}
+            said.append(f"{one.condition} {one.rate.estimate:.2f} (gain {signed(one.gain)})")
+        for k, rate, gain in _best_of(bench):
+            rows.append(table_row(f"best of {k}", *counts, rate, gain))
+            numbers |= {f"best of {k}": Estimate.of(rate), f"gain best of {k}": Estimate.of(gain)}
+            said.append(f"best of {k} {rate.estimate:.2f}")
+        arguments = tuple(
+            Argument(
+                label=Bottleneck.SCAFFOLD_BOUND,
+                instead_of=(Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE),
+                confidence=bound[one.condition],
+                because=f"the mean success rate is {bare.estimate:.2f} bare and {one.rate.estimate:.2f} {one.condition} "
+                f"(gain {signed(one.gain)}, paired by problem)",
+            )
+            for one in conditions
+            if bound.get(one.condition, 0.0) > 0.5
+        )
+        names = [name for name, chance in bound.items() if chance >= bench.thresholds.confidence]
+        verdict = f"It works only {' or '.join(names)}" if names else "No scaffold is shown to carry it"
+        return Finding(
+            probe=self.name,
+            behavior=bench.behavior.name,
+            summary=f"{', '.join(said)}. {verdict}.",
+            numbers=numbers,
+            rows=tuple(rows),
+            problems=per_problem(bench, conditions),
+            arguments=arguments,
+            notes=tuple(notes),
+        )
+
+
+_EXAMPLES, _HINT, _TEACHER = "with worked examples", "with a hint", "from a teacher's first half"
+
+
+def bound_probability(bench: Bench, one: Measured) -> float:
+    """Posterior probability that the behavior works with this scaffold only: the rule of the module.
+
+    Finitely many draws prove no certainty: half a draw is always left to the contrary.
+    """
+    read = np.maximum(bench.sampling.num_correct, bench.sampling.num_lenient_correct)
+    bare = fit(bench, one.stands_for, bench.sampling.num_samples[one.stands_for], read[one.stands_for]).mean
+    helped = mean_draws(bench, one)
+    reachable = bench.thresholds.reachable
+    holds = (bare < reachable) & (helped >= reachable) & (helped >= TIMES * bare)
+    return float((holds.sum() + 0.5) / (holds.size + 1))
+
+
+def _to_draw(bench: Bench, hinted: Sequence[int]) -> list[str]:
+    """The conditions that can be sampled, in order."""
+    possible = {
+        _EXAMPLES: bool(worked_examples(bench.behavior, bench.seed)),
+        _HINT: len(hinted) >= FEWEST_PROBLEMS,
+        _TEACHER: bench.teacher is not None,
+    }
+    return [name for name, yes in possible.items() if yes]
+
+
+def _from_teacher(bench: Bench, drawn: Sequence[int], num: int) -> dict[int, Asked]:
+    """Place of a problem → what to ask, from the first half of one answer of the teacher, right or wrong."""
+    assert bench.teacher is not None
+    problems = [bench.problems[place] for place in drawn]
+    prompts = [bench.teacher.encode_prompt(problem.prompt, bench.behavior.prompt).token_ids for problem in problems]
+    asked = [Asked(problem, ids, 1) for problem, ids in zip(problems, prompts, strict=True)]
+    started = {}
+    for place, (answer,) in zip(drawn, bench.draw(asked, condition="teacher's answers", engine=bench.teacher), strict=True):
+        problem, reference = bench.problems[place], Reference(steps=(answer.text,))
+        prompt = bench.engine.encode_prompt(problem.prompt, bench.behavior.prompt)
+        path = bench.engine.encode_path(prompt, reference)
+        texts = prefix_texts(path, reference)
+        cut = min((len(texts) - 1) // 2, allowed_tokens(bench, problem, texts))
+        if cut > 0:
+            started[place] = Asked(problem, prompt.token_ids, num, path.token_ids[:cut], texts[cut])
+    return started
+
+
+def _hinted_places(bench: Bench) -> tuple[list[int], int]:
+    """Places of the problems with a hint that keeps the answer back, and how many hints do not."""
+    hinted = [(place, problem) for place, problem in enumerate(bench.problems) if problem.hint is not None]
+    kept = [place for place, problem in hinted if not _tells(bench, problem)]
+    return kept, len(hinted) - len(kept)
+
+
+def _tells(bench: Bench, problem: Problem) -> bool:
+    """Whether a hint states the answer; one that the question states too is no news."""
+    assert problem.hint is not None
+    if states(problem.hint, problem.answer) and not states(_question(problem), problem.answer):
+        return True
+    (grade,) = bench.grade(problem, [problem.hint])
+    return max(grade.score or 0.0, grade.lenient_score or 0.0) >= bench.behavior.measure.success
+
+
+def _best_of(bench: Bench) -> list[tuple[int, Interval, Interval]]:
+    """(n, success rate of the best of n by the verifier, its gain), from the bare samples.
+
+    Unbiased where n does not exceed them; by likelihood where problems were sampled unequally often.
+    """
+    sampling, level = bench.sampling, bench.thresholds.level
+    ks = [k for k in BEST_OF if k <= sampling.num_samples.max(initial=0)]
+    if not sampling.drawn_equally:
+        rate = bench.known.mixture.draw_rates(rng=np.random.default_rng(0), num_draws=bench.thresholds.num_draws)
+        found: list[tuple[int, Interval, Interval]] = []
+        for k in ks:
+            gains = (1 - (1 - rate) ** k - rate).mean(axis=1)
+            low, high = np.quantile(gains, [(1 - level) / 2, (1 + level) / 2])
+            gain = Interval(float(gains.mean()), float(low), float(high), "posterior of these problems")
+            found.append((k, bench.known.mixture.pass_at_k(k, level=level), gain))
+        return found
+    one = rates(sampling.num_samples, sampling.num_correct)
+    curves = {k: pass_at_k(sampling.num_samples, sampling.num_correct, k) for k in ks}
+    return [
+        (k, mean_interval(curve, sampling.groups, level=level), paired_delta_interval(one, curve, sampling.groups, level=level))
+        for k, curve in curves.items()
+    ]
+
+
+def _format_notes(bench: Bench, conditions: Sequence[Measured]) -> list[str]:
+    """Where a scaffold makes answers readable, part of its gain is format."""
+    sampling = bench.sampling
+    bare = float((sampling.num_unparsed + sampling.num_truncated).sum() / max(1, sampling.num_samples.sum()))
+    shares = [(one.condition, one.num_malformed / max(1, int(one.num_samples.sum()))) for one in conditions]
+    return [
+        f"{bare:.0%} of the bare samples were cut off or could not be read, {share:.0%} {condition}: a part of its gain is format."
+        for condition, share in shares
+        if bare - share >= _FORM
+    ]

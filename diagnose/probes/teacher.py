@@ -1,0 +1,396 @@
+"""The teacher probe: is there something to distil, and should it be taken on the student's own samples or on the teacher's?
+
+**Something to distil**: the teacher's success on the same problems, paired with the student's.
+
+**Where to take it.** On-policy distillation (GKD, arXiv 2306.13649; MiniLLM, arXiv 2306.08543) corrects what the student writes, so the
+teacher must see the student's paths and tell right from wrong on them, and the student must come near the teacher's: three numbers.
+
+* *reverse KL* per token, E_student[log student − log teacher] on the student's samples: far where the teacher finds them odd;
+* *forward KL* per token, E_teacher[log teacher − log student] on the teacher's samples: far where the student never writes so;
+* *right above wrong*: of two samples of one problem, how often the right one has the greater log teacher − log student over the whole
+  answer. That is the return of on-policy distillation, and by its exponential the odds of the two answers change where the student becomes
+  the teacher. Where the comparison is a coin's toss, the gradient knows nothing of success.
+
+A student far from the teacher's paths is first shown them (`seq_kd`, arXiv 1606.07947). The order is that of the survey: import what is
+not reached off policy, correct what is reached on policy (arXiv 2604.07941 §7.2.1).
+
+**Which tokens.** Both terms of a difference come from the models' scorers, so that two equal models are 0 apart and not the distance
+between a sampler's and a scorer's precision. Where both engines encode the same prompts and answers to the same ids, the sampled tokens
+themselves are scored, the end token in each model's own dialect. Elsewhere the *text* is encoded anew for both models and each scores its
+own tokens; the sums are compared and given per token of the student. A text has other tokenisations, which such a sum leaves out: it is a
+lower bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.analysis.stats import Interval, mean_interval, t_interval
+from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt, Engine, ScoreRequest
+from posttrain.diagnose.probes.paired import (
+    SAMPLES,
+    Measured,
+    affordable,
+    bare_rate,
+    enough,
+    in_random_order,
+    measured,
+    signed,
+)
+from posttrain.diagnose.probes.probe import Asked, AtHand, Bench, Finding, Planned
+from posttrain.diagnose.probes.scaffold import MOST_PROBLEMS
+from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Problem, Reference, Rollout, Split, StopReason
+
+OPD, SEQ_KD, NO_STAGE = "opd", "seq_kd", "none"
+FAR = 1.0
+"""Nats per token from which one model's paths count as far from the other's: a run of five such tokens has e^−5 = .0067 of the probability
+that its author gives it, which is the default epsilon: no phrase of that length is met by sampling."""
+OWN = 2
+"""Right, and wrong, samples of the student per problem that the teacher reads: the contrast is between problems, so few of each do."""
+RIGHT, WRONG, TEACHERS = "student's right samples", "student's wrong samples", "teacher's samples"
+_TEACHER = "teacher"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contrast:
+    """Samples of one model under both (arrays of length S)."""
+
+    place: npt.NDArray[np.int64]
+    """Of each sample's problem in `Bench.problems`."""
+    num_tokens: npt.NDArray[np.int64]
+    """As the student writes it."""
+    student: npt.NDArray[np.float64]
+    """Summed log-probability, nats."""
+    teacher: npt.NDArray[np.float64]
+    """The same under the teacher."""
+
+    def per_token(self, values: npt.NDArray[np.float64], which: npt.NDArray[np.bool_] | None = None) -> dict[int, float]:
+        """Place of a problem → nats per token over its samples (those of `which`)."""
+        chosen = np.ones(len(self.place), dtype=np.bool_) if which is None else which
+        return {
+            int(place): float(
+                values[chosen & (self.place == place)].sum() / self.num_tokens[chosen & (self.place == place)].sum()
+            )
+            for place in np.unique(self.place[chosen])
+        }
+
+
+class TeacherProbe:
+    """See the module."""
+
+    name = "teacher"
+    question = "Is the teacher worth distilling, and on whose samples?"
+
+    def plan(self, behavior: Behavior, split: Split, at_hand: AtHand) -> Planned:
+        """See `Probe`."""
+        if not at_hand.teacher:
+            return Planned(impossible="there is no teacher; give one with --teacher")
+        problems = min(MOST_PROBLEMS, len(behavior.split(split)))
+        limit = behavior.sampling.max_tokens
+        return Planned(
+            generated_tokens=problems * SAMPLES * limit,
+            # Samples of both, scored by both.
+            scored_tokens=2 * problems * (SAMPLES + 2 * OWN) * (limit + 1),
+            when="where the behavior is not mastered",
+        )
+
+    def worth(self, bench: Bench) -> str:
+        """See `Probe`."""
+        if bench.known.label is Bottleneck.MASTERED and bench.known.confidence >= bench.thresholds.confidence:
+            return "the behavior is mastered: there is nothing to distil"
+        if bench.teacher is not None and bench.teacher.info.model_fingerprint == bench.engine.info.model_fingerprint:
+            return "the teacher is the same model"
+        if not enough(bench, affordable(bench, MOST_PROBLEMS, 1)[0]):
+            return f"{bench.left} tokens hold the teacher's samples of too few problems"
+        return ""
+
+    def run(self, bench: Bench) -> Finding:
+        """See `Probe`."""
+        assert bench.teacher is not None
+        most, num = affordable(bench, MOST_PROBLEMS, 1)
+        drawn = sorted(in_random_order(bench, range(len(bench.problems)))[:most])
+        if not drawn:
+            return Finding(
+                probe=self.name,
+                behavior=bench.behavior.name,
+                summary="Not measured: the budget did not hold the teacher's samples of one problem.",
+                notes=(f"advice: {NO_STAGE}, since nothing is known of the teacher",),
+            )
+        problems = [bench.problems[place] for place in drawn]
+        asked = [
+            Asked(problem, bench.teacher.encode_prompt(problem.prompt, bench.behavior.prompt).token_ids, num)
+            for problem in problems
+        ]
+        taught = bench.draw(asked, condition=_TEACHER, engine=bench.teacher)
+        success = measured(bench, _TEACHER, range(len(bench.problems)), drawn, taught)
+        own = _own_samples(bench, drawn)
+        theirs = [one for rollouts in taught for one in rollouts if _scorable(one)]
+        tokens = _same_tokens(bench, problems, [*own, *theirs])
+        same = tokens.answers and tokens.formats
+        of_student = _contrast(bench, own, same, by_teacher=False)
+        of_teacher = _contrast(bench, theirs, same, by_teacher=True)
+        right = np.array([bool(one.succeeded(bench.behavior.measure.success)) for one in own], dtype=np.bool_)
+        return _finding(bench, success, of_student, of_teacher, right, tokens)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SameTokens:
+    """What two tokenizers have in common, on the texts at hand."""
+
+    prompts: bool
+    """Whether problems become the same ids."""
+    formats: bool
+    """Whether both read chats, or both completions: a leading space that belongs to one format is odd in the other."""
+    answers: bool
+    """Whether answers become the same ids after the same prompt; then logits can be compared token by token."""
+
+
+def _own_samples(bench: Bench, drawn: Sequence[int]) -> list[Rollout]:
+    """The first right and wrong samples of the student, at most `OWN` of each per problem, in a fixed order."""
+    table = bench.rollouts
+    place = table.places([problem.id for problem in bench.problems])
+    succeeded = table.succeeded(bench.behavior.measure.success)
+    usable = np.isin(place, drawn) & ~table.greedy & ~table.missing
+    chosen: list[int] = []
+    for one in drawn:
+        for outcome in (True, False):
+            rows = np.flatnonzero(usable & (place == one) & (succeeded == outcome))
+            chosen += rows[np.argsort(table.sample_index[rows], kind="stable")][:OWN].tolist()
+    return [one for one in table.rows(chosen) if _scorable(one)]
+
+
+def _scorable(rollout: Rollout) -> bool:
+    """Whether a sample has a token that the other model can be asked about."""
+    return rollout.stop is StopReason.EOS or (rollout.stop is not StopReason.ERROR and bool(rollout.text.strip()))
+
+
+def _same_tokens(bench: Bench, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> SameTokens:
+    assert bench.teacher is not None
+    pairs = [tuple(e.encode_prompt(p.prompt, bench.behavior.prompt) for e in (bench.engine, bench.teacher)) for p in problems]
+    prompts = {problem.id: mine for problem, (mine, _) in zip(problems, pairs, strict=True)}
+    answers = all(
+        bench.engine.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
+        == bench.teacher.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
+        for one in rollouts
+    )
+    return SameTokens(
+        prompts=all(mine.token_ids == other.token_ids for mine, other in pairs),
+        formats=all(mine.format == other.format for mine, other in pairs),
+        answers=answers,
+    )
+
+
+def _contrast(bench: Bench, rollouts: Sequence[Rollout], same: bool, *, by_teacher: bool) -> Contrast:
+    """Samples of one model under both.
+
+    Args:
+        bench: Holds both engines.
+        rollouts: S samples of one of them.
+        same: Whether its tokens mean the same to the other.
+        by_teacher: Whether the teacher drew them.
+    """
+    assert bench.teacher is not None
+    known = {problem.id: (place, problem) for place, problem in enumerate(bench.problems)}
+    engines = {False: bench.engine, True: bench.teacher}
+    sums: dict[bool, npt.NDArray[np.float64]] = {}
+    lengths: dict[bool, list[int]] = {}
+    for is_teacher, engine in engines.items():
+        prompts = [engine.encode_prompt(known[one.problem_id][1].prompt, bench.behavior.prompt) for one in rollouts]
+        if same and is_teacher == by_teacher:
+            paths = [one.token_ids for one in rollouts]
+        else:
+            paths = [_path(engine, prompt, one, same) for prompt, one in zip(prompts, rollouts, strict=True)]
+        requests = [ScoreRequest(prompt_ids=prompt.token_ids, path_ids=path) for prompt, path in zip(prompts, paths, strict=True)]
+        what = f"{'teacher' if by_teacher else 'own'} samples under {'the teacher' if is_teacher else 'the policy'}"
+        scores = bench.score(requests, engine=engine if is_teacher else None, what=what)
+        sums[is_teacher] = np.array([score.logprobs.sum(dtype=np.float64) for score in scores])
+        lengths[is_teacher] = [len(path) for path in paths]
+    return Contrast(
+        place=np.array([known[one.problem_id][0] for one in rollouts], dtype=np.int64),
+        num_tokens=np.maximum(1, np.array(lengths[False], dtype=np.int64)),
+        student=sums[False],
+        teacher=sums[True],
+    )
+
+
+def _path(engine: Engine, prompt: EncodedPrompt, rollout: Rollout, same: bool) -> tuple[int, ...]:
+    """A sample as the other model's tokens; with the end token of that model where the sample ended by its own."""
+    text = rollout.text if same else rollout.text.strip()
+    path: EncodedPath = engine.encode_path(prompt, Reference(steps=(text,)))
+    ended = rollout.stop is StopReason.EOS
+    if not same:
+        return path.token_ids if ended else path.token_ids[:-1]
+    return (*rollout.token_ids[:-1], path.token_ids[-1]) if ended else rollout.token_ids
+
+
+# ----------------------------------------------------------------------------------------------------------------- what it says
+
+
+def _finding(
+    bench: Bench, success: Measured, of_student: Contrast, of_teacher: Contrast, right: npt.NDArray[np.bool_], tokens: SameTokens
+) -> Finding:
+    level, groups = bench.thresholds.level, bench.sampling.groups
+    ratio = of_student.teacher - of_student.student
+    # Right and wrong samples count as often as they come up, not as often as they were chosen.
+    reverse = _nats(_reweighed(bench, of_student, -ratio, right), groups, level)
+    forward = _nats(of_teacher.per_token(of_teacher.teacher - of_teacher.student), groups, level)
+    shares, margins = _right_above_wrong(bench, of_student, ratio, right)
+    above = mean_interval(list(shares.values()), [groups[place] for place in shares], level=level)
+    margin = _nats(margins, groups, level)
+
+    student = bare_rate(bench)
+    stage, why = _advice(success.gain, reverse, forward, above, tokens)
+    notes = [f"advice: {stage}, {why}", _tokens_note(tokens)]
+    if np.isnan(above.estimate):
+        notes.append("No problem has right and wrong samples of the student: whether the teacher tells them apart is not known.")
+    notes += [
+        f"Near or far is a close call: the {name} is {value.estimate:.2f} [{value.low:.2f}, {value.high:.2f}] nats per token, {FAR:g} counts as far."
+        for name, value in (("reverse KL", reverse), ("forward KL", forward))
+        if value.low < FAR < value.high
+    ]
+    numbers = {
+        "student pass@1": student,
+        "teacher pass@1": success.rate,
+        "gain of the teacher over the student": success.gain,
+        "reverse KL, nats per token of student samples": reverse,
+        "forward KL, nats per token of teacher samples": forward,
+        "teacher ranks right above wrong": above,
+        "margin of right over wrong, nats per answer": margin,
+    }
+    return Finding(
+        probe="teacher",
+        behavior=bench.behavior.name,
+        summary=f"The teacher solves {success.rate.estimate:.2f} where the student solves {student.estimate:.2f} "
+        f"(gain {signed(success.gain)}); {why}: {_WORDS[stage]}.",
+        numbers={name: Estimate.of(value) for name, value in numbers.items() if np.isfinite(value.estimate)},
+        rows=_rows(bench, success, student, of_student, of_teacher, right),
+        problems=_per_problem(bench, success, of_student, of_teacher),
+        notes=tuple(notes),
+    )
+
+
+_WORDS = {
+    OPD: "on-policy distillation (opd) fits",
+    SEQ_KD: "off-policy traces first (seq_kd)",
+    NO_STAGE: "not worth distilling",
+}
+
+
+def _advice(gain: Interval, reverse: Interval, forward: Interval, above: Interval, tokens: SameTokens) -> tuple[str, str]:
+    """The stage and why, in the order of the module: something to distil, tokens that can be compared, nearness, a signal."""
+    if gain.high <= 0:
+        return NO_STAGE, "the teacher is no better here"
+    if not gain.low > 0:
+        return NO_STAGE, "the teacher is not shown to be better here"
+    if not tokens.answers:
+        return SEQ_KD, "the tokenizers differ, so only text can be distilled"
+    if forward.estimate > FAR:
+        return SEQ_KD, f"its paths are far from the student's support ({forward.estimate:.1f} nats per token)"
+    if reverse.estimate > FAR:
+        return SEQ_KD, f"it cannot see the student's paths (reverse KL {reverse.estimate:.1f} nats per token)"
+    if above.low <= 0.5:  # NaN, where the student has no right samples, is no objection
+        return (
+            SEQ_KD,
+            f"it is not shown to prefer the student's right samples to its wrong ones (in {above.estimate:.2f} of pairs)",
+        )
+    return OPD, f"it can see the student's paths (reverse KL {reverse.estimate:.1f} nats per token)"
+
+
+def _tokens_note(tokens: SameTokens) -> str:
+    if not tokens.answers:
+        return "The tokenizers differ: only text can be distilled, and likelihoods are those of text encoded anew."
+    if tokens.prompts:
+        return "Both read prompts and answers as the same tokens: logits can be distilled."
+    form = "" if tokens.formats else ", one as chats and the other as completions; likelihoods are those of text encoded anew"
+    return f"Both read answers as the same tokens, so that logits can be distilled; they write prompts differently{form}."
+
+
+def _reweighed(
+    bench: Bench, contrast: Contrast, values: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
+) -> dict[int, float]:
+    """Place of a problem → expected nats per expected token under the student, from samples chosen by outcome."""
+    found = {}
+    for place in np.unique(contrast.place):
+        here = contrast.place == place
+        solved = bench.sampling.num_correct[place] / max(1, int(bench.sampling.num_samples[place]))
+        weights = np.zeros(len(contrast.place))
+        for which, share in ((here & right, solved), (here & ~right, 1.0 - solved)):
+            weights[which] = share / max(1, int(which.sum()))
+        found[int(place)] = float((weights * values).sum() / (weights * contrast.num_tokens).sum())
+    return found
+
+
+def _right_above_wrong(
+    bench: Bench, contrast: Contrast, ratio: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
+) -> tuple[dict[int, float], dict[int, float]]:
+    """How the log-ratios of right and wrong samples compare, for each problem that has both.
+
+    Returns:
+        Place of a problem → share of its pairs in which the right sample has the greater one, and → mean difference in nats. What differs
+        by less than the precision of the engines explains is a tie and counts half.
+    """
+    shares, margins = {}, {}
+    unsure = bench.engine.info.logprob_tolerance * contrast.num_tokens
+    for place in np.unique(contrast.place):
+        ours, theirs = (np.flatnonzero((contrast.place == place) & which) for which in (right, ~right))
+        if ours.size and theirs.size:
+            apart = ratio[ours][:, None] - ratio[theirs][None, :]
+            tie = np.abs(apart) <= unsure[ours][:, None] + unsure[theirs][None, :]
+            shares[int(place)] = float(np.where(tie, 0.5, apart > 0).mean())
+            margins[int(place)] = float(apart.mean())
+    return shares, margins
+
+
+def _nats(values: Mapping[int, float], groups: Sequence[str], level: float) -> Interval:
+    """Interval for the mean over problems of a number without bounds."""
+    return t_interval(list(values.values()), [groups[place] for place in values], level=level, method="t over problems")
+
+
+def _rows(
+    bench: Bench,
+    success: Measured,
+    student: Interval,
+    of_student: Contrast,
+    of_teacher: Contrast,
+    right: npt.NDArray[np.bool_],
+) -> tuple[dict[str, Any], ...]:
+    """Success of both, and log-probability per token of each kind of samples under both."""
+    rows = [
+        _row("success", "all problems", "student", student, len(bench.problems)),
+        _row("success", "all problems", "teacher", success.rate, len(success.drawn)),
+    ]
+    for name, contrast, which in (
+        (RIGHT, of_student, right),
+        (WRONG, of_student, ~right),
+        (TEACHERS, of_teacher, np.ones(len(of_teacher.place), dtype=np.bool_)),
+    ):
+        for model, sums in (("student", contrast.student), ("teacher", contrast.teacher)):
+            values = contrast.per_token(sums, which)
+            interval = _nats(values, bench.sampling.groups, bench.thresholds.level)
+            rows.append(_row("likelihood", name, model, interval, len(values)))
+    return tuple(rows)
+
+
+def _row(panel: str, of: str, under: str, interval: Interval, n_problems: int) -> dict[str, Any]:
+    ends = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+    finite = {key: float(value) if np.isfinite(value) else None for key, value in ends.items()}
+    return {"panel": panel, "of": of, "under": under, **finite, "n_problems": n_problems}
+
+
+def _per_problem(bench: Bench, success: Measured, of_student: Contrast, of_teacher: Contrast) -> dict[str, dict[str, Any]]:
+    reverse = of_student.per_token(of_student.student - of_student.teacher)
+    forward = of_teacher.per_token(of_teacher.teacher - of_teacher.student)
+    return {
+        bench.problems[place].id: {
+            "teacher_num_samples": int(samples),
+            "teacher_num_correct": int(correct),
+            "reverse_kl_per_token": reverse.get(int(place)),
+            "forward_kl_per_token": forward.get(int(place)),
+        }
+        for place, samples, correct in zip(success.drawn, success.num_samples, success.num_correct, strict=True)
+    }
