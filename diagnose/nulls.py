@@ -74,7 +74,7 @@ def coupled(first: RolloutTable, second: RolloutTable) -> bool:
     sides = [_samples(table, common) for table in (first, second)]
     keys = sorted(set(sides[0]) & set(sides[1]))[:_PAIRS]
     one, two = (table.rows(side[key] for key in keys) for table, side in zip((first, second), sides, strict=True))
-    chance = np.exp([float(rollout.sampler_logprobs.sum(dtype=np.float64)) for rollout in one])
+    chance = np.exp([np.nan_to_num(rollout.sampler_logprobs).sum(dtype=np.float64) for rollout in one])
     equal = sum(a.token_ids == b.token_ids for a, b in zip(one, two, strict=True))
     return bool(equal > chance.sum() + 5.0 * np.sqrt((chance * (1.0 - chance)).sum()) + 3.0)
 

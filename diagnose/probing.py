@@ -168,6 +168,8 @@ def run_probes(
             data=helpers.data,
         )
         skipped = planned.impossible
+        if planned.scored_tokens and not planned.generated_tokens and not engine.info.can_score:
+            skipped = "the engine cannot score"
         if not skipped and probe.name not in names:
             skipped = _OF_TARGETS if behavior.purpose is Purpose.RETENTION else probe.worth(bench)
         if not skipped and planned.generated_tokens and budget < behavior.sampling.max_tokens:
@@ -176,7 +178,11 @@ def run_probes(
             write_json(target, {"probe": probe.name, "skipped": skipped})
             continue
         start = time.monotonic()
-        found = probe.run(bench)
+        try:
+            found = probe.run(bench)
+        except SettingsError as error:  # an engine may lack what a probe needs: the tokens of a path, or their probabilities
+            write_json(target, {"probe": probe.name, "skipped": str(error)})
+            continue
         cost = {part: getattr(bench, part) for part in ("samples", "generated_tokens", "scored_tokens", "teacher_tokens")}
         found = replace(found, **cost, seconds=round(time.monotonic() - start, 2))
         write_json(target, {"probe": probe.name, "finding": finding_to_json(found)})

@@ -18,6 +18,7 @@ from typing import Any
 
 from posttrain.diagnose.engines import open_engine
 from posttrain.diagnose.engines.base import Engine
+from posttrain.diagnose.engines.cluster import open_pool
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.finished_runs import DiagnosedRun, assemble
 from posttrain.diagnose.labels import Thresholds
@@ -40,6 +41,7 @@ def run(
     *,
     out: str | Path,
     engine: str | Engine = "transformers",
+    workers: int = 1,
     samples: int | None = None,
     precision: float | None = None,
     max_tokens_total: int | None = None,
@@ -63,6 +65,7 @@ def run(
         behaviors: Names of bundled behaviors, YAML or JSONL files, or loaded ones.
         out: The run directory.
         engine: Name of an engine, or an open one.
+        workers: Engines to open, each in a process of its own, on this machine or on a Ray cluster.
         samples: Samples per problem at the behavior's sampling settings; one greedy sample is drawn beside them. 16 where neither
             precision nor a budget is given.
         precision: In place of a number: draw in rounds, where it changes the verdict most, until the label is settled and the 95 % interval
@@ -113,7 +116,7 @@ def run(
             )
     directory.check("diagnose", settings)
     kind = engine if isinstance(engine, str) else "transformers"
-    engine = _open(model if isinstance(engine, str) else engine, kind, loaded, reporter)
+    engine = _open(model if isinstance(engine, str) else engine, kind, loaded, reporter, workers)
     helpers = Helpers(
         teacher=None if teacher is None else _open(teacher, kind, loaded, reporter),
         earlier=None if earlier is None else _open(earlier, kind, loaded, reporter),
@@ -141,11 +144,13 @@ def run(
     return assemble(directory.path, behaviors=loaded)
 
 
-def _open(model: str | Path | Engine, kind: str, behaviors: Sequence[Behavior], reporter: Reporter) -> Engine:
+def _open(model: str | Path | Engine, kind: str, behaviors: Sequence[Behavior], reporter: Reporter, workers: int = 1) -> Engine:
     if not isinstance(model, str | Path):
         return model
     with reporter.task(f"opening {model}", None):
-        return open_engine(kind, str(model), behaviors)
+        if workers == 1:
+            return open_engine(kind, str(model), behaviors)
+        return open_pool(kind, str(model), behaviors, workers=workers)
 
 
 def _name_of(model: str | Engine | None) -> str | None:
@@ -227,13 +232,13 @@ def _draw_rollouts(
         if todo:
             why = f"sampling {behavior.name}" if goal.samples or not words else f"sampling {behavior.name}: {words[-1]['why']}"
             with reporter.task(why, sum(shard.num_samples for shard in todo)) as task:
-                for shard in todo:
-                    start = time.monotonic()
-                    rollouts = sampling.draw(engine, grader.grade, behavior, shard, seed=seed, on_tokens=task.tokens)
+                start = time.monotonic()
+                for shard, rollouts in sampling.draw(engine, grader.grade, behavior, todo, seed=seed, on_tokens=task.tokens):
                     tokens = sum(len(rollout.token_ids) for rollout in rollouts)
                     cost = ShardCost(seconds=time.monotonic() - start, generated_tokens=tokens, samples=len(rollouts))
                     directory.write_rollouts(shard.name, rollouts, cost)
                     task.advance(len(rollouts))
+                    start = time.monotonic()
         known += shards
         table = RolloutTable.read(directory.shard("rollouts", shard.name) for shard in known)
         counts = sampling.measure(behavior, problems, table)
@@ -271,6 +276,8 @@ def _draw_scores(
     split: Split,
     reporter: Reporter,
 ) -> None:
+    if not engine.info.can_score:
+        return
     name = f"{behavior.name}.{split}.00000"
     num_paths = sum(len(problem.references) for problem in problems)
     if num_paths and not directory.shard("paths", name).exists():

@@ -128,6 +128,10 @@ def diagnose(
         ),
     ] = None,
     engine: Engine = "transformers",
+    workers: Annotated[
+        int,
+        typer.Option("--workers", metavar="N", help="Engines to open, on this machine or on a Ray cluster (reports/CLUSTER.md)."),
+    ] = 1,
     seed: Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be drawn, and stop.")] = False,
     as_json: AsJson = False,
@@ -152,7 +156,7 @@ def diagnose(
         print("\n".join((*plan.lines, f"in all {plan.samples:,} samples, at most {plan.max_tokens:,} tokens")))
         return
     result = run(
-        model, behaviors, out=out, engine=engine, samples=samples, precision=precision, max_tokens_total=max_tokens_total, probes=_names(probes),
+        model, behaviors, out=out, engine=engine, workers=workers, samples=samples, precision=precision, max_tokens_total=max_tokens_total, probes=_names(probes),
         teacher=teacher, earlier=earlier, before=before, data=data, seed=seed, command=_command(), reporter=_reporter(quiet),
     )  # fmt: skip
     _print_diagnosis(result, as_json)

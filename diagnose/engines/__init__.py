@@ -10,33 +10,52 @@ from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Behavior
 
 
-def _open_transformers(model: str, behaviors: Sequence[Behavior]) -> Engine:
+def _open_transformers(address: str, model: str, behaviors: Sequence[Behavior]) -> Engine:
     from posttrain.diagnose.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine.open(model)
 
 
-def _open_scripted(model: str, behaviors: Sequence[Behavior]) -> Engine:
+def _open_vllm(address: str, model: str, behaviors: Sequence[Behavior]) -> Engine:
+    from posttrain.diagnose.engines.vllm_engine import VllmEngine
+
+    return VllmEngine.open(model)
+
+
+def _open_openai(address: str, model: str, behaviors: Sequence[Behavior]) -> Engine:
+    from posttrain.diagnose.engines.openai_engine import OpenAIEngine
+
+    return OpenAIEngine.open(address, model)
+
+
+def _open_scripted(address: str, model: str, behaviors: Sequence[Behavior]) -> Engine:
     from posttrain.diagnose.engines.scripted import ScriptedEngine
 
     return ScriptedEngine.open(model, behaviors)
 
 
-ENGINES: dict[str, Callable[[str, Sequence[Behavior]], Engine]] = {
+ENGINES: dict[str, Callable[[str, str, Sequence[Behavior]], Engine]] = {
     "transformers": _open_transformers,
+    "vllm": _open_vllm,
+    "openai": _open_openai,
     "scripted": _open_scripted,
 }
+"""How each engine is opened: (address, MODEL, behaviors) → engine. Only `openai` has an address."""
 
 
 def open_engine(name: str, model: str, behaviors: Sequence[Behavior]) -> Engine:
-    """Open a MODEL with the engine of that name.
+    """Open a MODEL with the engine of that name; `openai` is followed by the address of its server, as in `openai:http://localhost:8000/v1`.
 
     Raises:
-        SettingsError: there is no such engine.
+        SettingsError: there is no such engine, or it cannot run here.
         ModelError: the model cannot be found or loaded.
     """
-    if name not in ENGINES:
-        close = get_close_matches(name, ENGINES, n=1)
+    kind, colon, address = name.partition(":")
+    if kind not in ENGINES:
+        close = get_close_matches(kind, ENGINES, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise SettingsError(f"engine: got {name!r}, allowed are {', '.join(ENGINES)}{hint}")
-    return ENGINES[name](model, behaviors)
+        raise SettingsError(f"engine: got {name!r}, allowed are transformers, vllm, openai:URL, scripted{hint}")
+    if bool(colon) != (kind == "openai"):
+        instead = "openai:URL, such as openai:http://localhost:8000/v1" if kind == "openai" else f"{kind} without a colon"
+        raise SettingsError(f"engine: got {name!r}, allowed is {instead}")
+    return ENGINES[kind](address, model, behaviors)

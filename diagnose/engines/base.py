@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from posttrain.diagnose.types import Floats, Ints, Message, PromptFormat, Reference, Sampling, StopReason
 
@@ -31,6 +31,10 @@ class EngineInfo:
     versions: dict[str, str] = field(default_factory=dict)
     logprob_tolerance: float = 1e-3
     """Largest mean |sampler − scorer| log-probability per token, in nats, that the two precisions explain."""
+    can_score: bool = True
+    """Whether paths can be scored; `encode_path` and `score` are not to be called where they cannot."""
+    notes: tuple[str, ...] = ()
+    """What its numbers lack, a sentence each. Log-probabilities that it cannot tell are NaN, unknown token ids −1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,4 +125,20 @@ class Engine(Protocol):
 
     def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
         """Log-probability and rank of every path token, in the order of the requests."""
+        ...
+
+
+@runtime_checkable
+class ManyBatches(Protocol):
+    """An engine that works on several lists of requests at a time: a pool."""
+
+    def sample_batches(
+        self,
+        batches: Sequence[Sequence[SampleRequest]],
+        sampling: Sampling,
+        *,
+        seed: str,
+        on_tokens: OnTokens = ignore_tokens,
+    ) -> Iterator[tuple[int, list[list[Completion]]]]:
+        """Sample them all, and give (index, what `Engine.sample` gives for it) of each as it is done."""
         ...

@@ -11,10 +11,14 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional
 
 from posttrain.diagnose.types import Sampling
 
 _BLOCK = 256
+_ROWS = 16
+# Top-p looks among this many tokens first.
+_LIKELY = 256
 
 
 def uniforms(seed: str, key: str, sample_index: int, num: int) -> npt.NDArray[np.float64]:
@@ -23,37 +27,54 @@ def uniforms(seed: str, key: str, sample_index: int, num: int) -> npt.NDArray[np
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little"))).random(num)
 
 
-def sampler_logits(logits: torch.Tensor, sampling: Sampling, history: torch.Tensor | None) -> torch.Tensor:
+def sampler_logits(logits: torch.Tensor, sampling: Sampling, seen: torch.Tensor | None) -> torch.Tensor:
     """The logits of the distribution that is sampled, −inf where it is truncated.
 
     The order is the usual one: repetition penalty (arXiv 1909.05858), temperature, top-k, top-p (arXiv 1904.09751), min-p (arXiv 2407.01082).
+    Tokens as likely as the last one that stays, stay too.
 
     Args:
         logits: [B, V] fp32 logits of the policy.
         sampling: The settings; temperature must be positive.
-        history: [B, L] ids seen so far in each row, −1 for none; needed for a repetition penalty only.
+        seen: [B, V] whether a token stands in the row already; needed for a repetition penalty only.
     """
-    if sampling.repetition_penalty != 1.0:
-        assert history is not None
-        seen = torch.zeros_like(logits, dtype=torch.bool)
-        rows = torch.arange(len(logits), device=logits.device)[:, None].expand_as(history)
-        seen[rows[history >= 0], history[history >= 0]] = True
-        penalised = torch.where(logits > 0, logits / sampling.repetition_penalty, logits * sampling.repetition_penalty)
-        logits = torch.where(seen, penalised, logits)
-    logits = logits / sampling.temperature
+    logits = _penalised(logits, sampling, seen) / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
         kth = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
     if sampling.top_p < 1.0:
-        ordered, order = logits.sort(dim=-1, descending=True)
-        probabilities = ordered.softmax(-1)
-        # A token stays while the mass before it is below top_p, so the first one always does.
-        drop = probabilities.cumsum(-1) - probabilities >= sampling.top_p
-        logits = torch.full_like(logits, -torch.inf).scatter(-1, order, ordered.masked_fill(drop, -torch.inf))
+        logits = logits.masked_fill(logits < _last_of_mass(logits, sampling.top_p), -torch.inf)
     if sampling.min_p > 0.0:
-        floor = logits.max(-1, keepdim=True).values + float(np.log(sampling.min_p))
+        floor = logits.amax(-1, keepdim=True) + float(np.log(sampling.min_p))
         logits = logits.masked_fill(logits < floor, -torch.inf)
     return logits
+
+
+def _penalised(logits: torch.Tensor, sampling: Sampling, seen: torch.Tensor | None) -> torch.Tensor:
+    if sampling.repetition_penalty == 1.0:
+        return logits
+    assert seen is not None
+    penalised = torch.where(logits > 0, logits / sampling.repetition_penalty, logits * sampling.repetition_penalty)
+    return torch.where(seen, penalised, logits)
+
+
+def _last_of_mass(logits: torch.Tensor, mass: float) -> torch.Tensor:
+    """[B, 1] logit of the last token that stays when a token stays while the mass before it is below `mass`; so the first one always does."""
+    normaliser = logits.logsumexp(-1, keepdim=True)
+    num = min(_LIKELY, logits.shape[-1])
+    ordered = logits.topk(num, dim=-1).values
+    probabilities = (ordered - normaliser).exp_()
+    kept = (probabilities.cumsum(-1) - probabilities < mass).sum(-1, keepdim=True)
+    last = ordered.gather(-1, kept - 1)
+    if num < logits.shape[-1]:
+        # Where the likely tokens do not hold the mass, all must be sorted.
+        wide = (kept == num)[:, 0].nonzero()[:, 0]
+        if len(wide):
+            ordered = logits[wide].sort(dim=-1, descending=True).values
+            probabilities = (ordered - normaliser[wide]).exp_()
+            kept = (probabilities.cumsum(-1) - probabilities < mass).sum(-1, keepdim=True)
+            last[wide] = ordered.gather(-1, kept - 1)
+    return last
 
 
 def draw_by_inversion(logits: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,9 +88,8 @@ def draw_by_inversion(logits: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tens
         ids [B], and logsumexp(logits) [B] in fp32.
     """
     num_rows, vocabulary = logits.shape
-    top = logits.max(-1, keepdim=True).values.float()
-    weights = torch.zeros(num_rows, -(-vocabulary // _BLOCK) * _BLOCK, device=logits.device)
-    torch.exp(logits.float() - top, out=weights[:, :vocabulary])
+    top = logits.amax(-1, keepdim=True).float()
+    weights = functional.pad((logits.float() - top).exp_(), (0, -vocabulary % _BLOCK))
     blocks = weights.view(num_rows, -1, _BLOCK)
     cumulated = blocks.sum(-1).double().cumsum(-1)
     total = cumulated[:, -1]
@@ -86,19 +106,31 @@ def draw_by_inversion(logits: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tens
 
 
 def draw(
-    logits: torch.Tensor, sampling: Sampling, u: torch.Tensor, history: torch.Tensor | None
+    logits: torch.Tensor, sampling: Sampling, u: torch.Tensor, seen: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Draw the next token of every row.
+    """Draw the next token of every row. On a processor a few rows at a time, so that what is made of them stays in cache.
 
     Args:
         logits: [B, V] raw logits of the policy.
         sampling: How to draw.
         u: [B] float64 uniforms.
-        history: As in `sampler_logits`.
+        seen: As in `sampler_logits`.
 
     Returns:
         ids [B], log-probability of each under the policy [B], and under the distribution it was drawn from [B].
     """
+    size = _ROWS if logits.device.type == "cpu" else len(logits)
+    starts = range(0, len(logits), size)
+    parts = [
+        _draw(logits[i : i + size], sampling, u[i : i + size], seen[i : i + size] if seen is not None else None) for i in starts
+    ]
+    ids, policy, sampler = (torch.cat(field) for field in zip(*parts, strict=True))
+    return ids, policy, sampler
+
+
+def _draw(
+    logits: torch.Tensor, sampling: Sampling, u: torch.Tensor, seen: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     if sampling.samples_the_policy:
         ids, normaliser = draw_by_inversion(logits, u)
         policy = logits.gather(-1, ids[:, None])[:, 0].float() - normaliser
@@ -106,10 +138,10 @@ def draw(
     scores = logits.float()
     normaliser = scores.logsumexp(-1)
     if sampling.greedy:
-        ids = scores.argmax(-1)
+        ids = _penalised(scores, sampling, seen).argmax(-1)
         policy = scores.gather(-1, ids[:, None])[:, 0] - normaliser
         return ids, policy, torch.zeros_like(policy)
-    filtered = sampler_logits(scores, sampling, history)
+    filtered = sampler_logits(scores, sampling, seen)
     ids, sampler_normaliser = draw_by_inversion(filtered, u)
     policy = scores.gather(-1, ids[:, None])[:, 0] - normaliser
     return ids, policy, filtered.gather(-1, ids[:, None])[:, 0] - sampler_normaliser

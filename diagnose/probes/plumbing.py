@@ -79,7 +79,7 @@ def measure(
     """
     problem = behavior.problems[0]
     prompt = engine.encode_prompt(problem.prompt, behavior.prompt)
-    notes, failures = _notes(behavior, engine), [_selftest_words(case) for case in selftest.cases if case.num_failed]
+    notes, failures = [*engine.info.notes, *_notes(behavior, engine)], [_selftest_words(case) for case in selftest.cases if case.num_failed]
     tried, failed = sum(case.num_texts for case in selftest.cases), sum(case.num_failed for case in selftest.cases)
     checks = [
         _exact(
@@ -120,7 +120,8 @@ def measure(
     if agreement:
         drawn = _first_samples(rollouts, sampling.problem_ids)
         gaps = np.concatenate([r.policy_logprobs - a.policy_logprobs for r, a in zip(drawn, agreement, strict=True)])
-        gap, tolerance = float(np.abs(gaps).mean()), engine.info.logprob_tolerance
+        gaps = gaps[np.isfinite(gaps)]  # an engine may not know the probabilities of its samples
+        gap, tolerance = float(np.abs(gaps).mean()) if gaps.size else np.nan, engine.info.logprob_tolerance
         what = f"mean |sampler − scorer| log-probability per token, nats ({engine.info.sample_dtype} against {engine.info.score_dtype})"
         checks.append(_exact("plumbing: sampler-scorer gap", "<=", gap, tolerance, len(gaps), what))
         if checks[-1].outcome is Outcome.NOT_MET:
@@ -132,7 +133,7 @@ def measure(
 
 def _first_samples(rollouts: RolloutTable, problem_ids: Sequence[str]) -> list[Rollout]:
     """The first sample of each problem, 16 at most."""
-    first = ~rollouts.greedy & (rollouts.sample_index == 0) & (rollouts.places(problem_ids) >= 0)
+    first = ~rollouts.greedy & (rollouts.sample_index == 0) & (rollouts.num_tokens > 0) & (rollouts.places(problem_ids) >= 0)
     return rollouts.rows(np.flatnonzero(first)[:_AGREEMENT_ROLLOUTS])
 
 

@@ -5,14 +5,14 @@ Unparsed and truncated samples are failures, counted apart. Only verifier errors
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.diagnose.engines.base import Engine, OnTokens, SampleRequest
+from posttrain.diagnose.engines.base import Completion, Engine, ManyBatches, OnTokens, SampleRequest
 from posttrain.diagnose.rollout_table import GREEDY, SAMPLED, Bools, RolloutTable
 from posttrain.diagnose.types import Behavior, Grade, Problem, Rollout, SamplingMeasurement, Split
 
@@ -88,19 +88,33 @@ def _cut(behavior: Behavior, split: Split, decoding: str, portions: Sequence[Por
     ]
 
 
-def draw(engine: Engine, grade: GradeTexts, behavior: Behavior, shard: Shard, *, seed: str, on_tokens: OnTokens) -> list[Rollout]:
-    """Sample and grade one shard.
+def draw(
+    engine: Engine, grade: GradeTexts, behavior: Behavior, shards: Sequence[Shard], *, seed: str, on_tokens: OnTokens
+) -> Iterator[tuple[Shard, list[Rollout]]]:
+    """Sample and grade shards of one decoding, each as soon as it is done; a pool of engines works on several at a time.
 
     Args:
         engine: What samples.
         grade: Grades the texts of one problem.
         behavior: Whose settings apply.
-        shard: Which problems, how often, and greedily or not.
+        shards: Which problems, how often, and greedily or not.
         seed: Names the run; sample i of a problem depends on (seed, behavior, problem, decoding, i) and on the shard's batch shape.
         on_tokens: Progress.
     """
-    sampling = replace(behavior.sampling, temperature=0.0) if shard.decoding == GREEDY else behavior.sampling
-    requests = [
+    if not shards:
+        return
+    sampling = replace(behavior.sampling, temperature=0.0) if shards[0].decoding == GREEDY else behavior.sampling
+    batches = [_requests(engine, behavior, shard) for shard in shards]
+    if isinstance(engine, ManyBatches):
+        drawn = engine.sample_batches(batches, sampling, seed=seed, on_tokens=on_tokens)
+    else:
+        drawn = ((i, engine.sample(batch, sampling, seed=seed, on_tokens=on_tokens)) for i, batch in enumerate(batches))
+    for index, completions in drawn:
+        yield shards[index], list(_graded(engine, grade, behavior, shards[index], completions))
+
+
+def _requests(engine: Engine, behavior: Behavior, shard: Shard) -> list[SampleRequest]:
+    return [
         SampleRequest(
             key=f"{behavior.name}/{portion.problem.id}/{shard.decoding}",
             prompt_ids=engine.encode_prompt(portion.problem.prompt, behavior.prompt).token_ids,
@@ -109,28 +123,28 @@ def draw(engine: Engine, grade: GradeTexts, behavior: Behavior, shard: Shard, *,
         )
         for portion in shard.portions
     ]
-    rollouts = []
-    drawn = engine.sample(requests, sampling, seed=seed, on_tokens=on_tokens)
+
+
+def _graded(
+    engine: Engine, grade: GradeTexts, behavior: Behavior, shard: Shard, drawn: Sequence[Sequence[Completion]]
+) -> Iterator[Rollout]:
     for (problem, first, _), completions in zip(shard.portions, drawn, strict=True):
         grades = grade(problem, [completion.text for completion in completions])
         for index, (completion, one) in enumerate(zip(completions, grades, strict=True), start=first):
-            rollouts.append(
-                Rollout(
-                    behavior=behavior.name,
-                    problem_id=problem.id,
-                    split=problem.split,
-                    sample_index=index,
-                    decoding=shard.decoding,
-                    token_ids=completion.token_ids,
-                    policy_logprobs=completion.policy_logprobs,
-                    sampler_logprobs=completion.sampler_logprobs,
-                    stop=completion.stop,
-                    text=completion.text,
-                    grade=one,
-                    engine=engine.info.fingerprint,
-                )
+            yield Rollout(
+                behavior=behavior.name,
+                problem_id=problem.id,
+                split=problem.split,
+                sample_index=index,
+                decoding=shard.decoding,
+                token_ids=completion.token_ids,
+                policy_logprobs=completion.policy_logprobs,
+                sampler_logprobs=completion.sampler_logprobs,
+                stop=completion.stop,
+                text=completion.text,
+                grade=one,
+                engine=engine.info.fingerprint,
             )
-    return rollouts
 
 
 def measure(behavior: Behavior, problems: Sequence[Problem], rollouts: RolloutTable) -> SamplingMeasurement:

@@ -46,7 +46,7 @@ def test_known_success_is_recovered(sums_file: Path, script: Callable[[float], s
 
 def test_a_run_leaves_what_the_contract_names(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    diagnose.run(script(0.3), [sums_file], out=out, engine="scripted", samples=8)
+    diagnose.run(script(0.3), [sums_file], out=out, engine="scripted", samples=8, probes=["none"])
     record = json.loads((out / "run.json").read_text())
     assert record["state"] == "done"
     assert record["settings"]["samples"] == 8
@@ -72,7 +72,7 @@ def test_a_run_killed_half_way_ends_like_an_undisturbed_one(
 
     monkeypatch.setattr(sampling, "_ROWS_PER_SHARD", 16)
     whole = diagnose.run(tiny_model, [sums_file], out=tmp_path / "whole", samples=8, seed=5)
-    drawn = sampling.draw
+    drawn = sampling._graded
     calls = []
 
     def dies_at_the_third(*args: Any, **kwargs: Any) -> Any:
@@ -81,12 +81,12 @@ def test_a_run_killed_half_way_ends_like_an_undisturbed_one(
             raise KeyboardInterrupt
         return drawn(*args, **kwargs)
 
-    monkeypatch.setattr(sampling, "draw", dies_at_the_third)
+    monkeypatch.setattr(sampling, "_graded", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=8, seed=5)
     assert len(list((tmp_path / "killed" / "rollouts").glob("*.parquet"))) == 2
     assert not (tmp_path / "killed" / "diagnosis.json").exists()
-    monkeypatch.setattr(sampling, "draw", drawn)
+    monkeypatch.setattr(sampling, "_graded", drawn)
     resumed = diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=8, seed=5)
     assert without_cost(tmp_path / "killed") == without_cost(tmp_path / "whole")
     assert [r.token_ids for r in resumed.behaviors[0].rollouts] == [r.token_ids for r in whole.behaviors[0].rollouts]
@@ -127,7 +127,7 @@ def test_rounds_that_were_killed_end_like_undisturbed_ones(
     monkeypatch.setattr(sampling, "_ROWS_PER_SHARD", 16)
     arguments: dict[str, Any] = {"engine": "scripted", "max_tokens_total": 2_000}
     diagnose.run(script(0.02), [sums_file], out=tmp_path / "whole", **arguments)
-    drawn = sampling.draw
+    drawn = sampling._graded
     total = len(list((tmp_path / "whole" / "rollouts").glob("*.parquet")))
     assert total > 8
     for survives in (3, total - 2):
@@ -140,10 +140,10 @@ def test_rounds_that_were_killed_end_like_undisturbed_ones(
             return drawn(*args, **kwargs)
 
         out = tmp_path / f"killed-{survives}"
-        monkeypatch.setattr(sampling, "draw", dies)
+        monkeypatch.setattr(sampling, "_graded", dies)
         with pytest.raises(KeyboardInterrupt):
             diagnose.run(script(0.02), [sums_file], out=out, **arguments)
-        monkeypatch.setattr(sampling, "draw", drawn)
+        monkeypatch.setattr(sampling, "_graded", drawn)
         diagnose.run(script(0.02), [sums_file], out=out, **arguments)
         assert without_cost(out) == without_cost(tmp_path / "whole")
 
@@ -178,7 +178,7 @@ def test_a_finished_run_is_not_drawn_again(
     out, model = tmp_path / "run", script(0.3)
     diagnose.run(model, [sums_file], out=out, engine="scripted", samples=8)
     before = (out / "diagnosis.json").read_bytes()
-    monkeypatch.setattr(sampling, "draw", lambda *a, **k: pytest.fail("drawn again"))
+    monkeypatch.setattr(sampling, "_graded", lambda *a, **k: pytest.fail("drawn again"))
     diagnose.run(model, [sums_file], out=out, engine="scripted", samples=8)
     assert (out / "diagnosis.json").read_bytes() == before
     assert diagnose.assemble(out).diagnoses[0].sentence
@@ -222,8 +222,8 @@ def test_a_verifier_that_fails_its_self_test_costs_no_sample(sums_file: Path, tm
 
 
 def test_the_plan_counts_what_the_run_draws(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
-    plan = diagnose.plan_run([sums_file], samples=6)
-    run = diagnose.run(script(0.3), [sums_file], out=tmp_path / "run", engine="scripted", samples=6)
+    plan = diagnose.plan_run([sums_file], samples=6, probes=["none"])
+    run = diagnose.run(script(0.3), [sums_file], out=tmp_path / "run", engine="scripted", samples=6, probes=["none"])
     assert plan.samples == run.diagnoses[0].cost.samples
     assert plan.max_tokens >= run.diagnoses[0].cost.generated_tokens
     assert plan.reference_paths == len(run.behaviors[0].paths)

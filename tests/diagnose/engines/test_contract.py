@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,14 @@ from scipy import stats
 from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.engines import open_engine
 from posttrain.diagnose.engines.base import EncodedPrompt, Engine, SampleRequest, ScoreRequest
-from posttrain.diagnose.errors import ModelError, SettingsError
+from posttrain.diagnose.errors import ModelError, SettingsError, UserError
 from posttrain.diagnose.types import Behavior, Sampling, StopReason
 
 FREE = Sampling(max_tokens=10)
+CONTEXT = 512
+"""Tokens that the tiny models read."""
+# vLLM has an interpreter of its own: test_vllm_engine.py starts this suite there.
+KINDS = ["vllm", "openai_vllm"] if os.environ.get("POSTTRAIN_VLLM_TESTS") == "1" else ["scripted", "transformers", "openai"]
 
 
 @pytest.fixture
@@ -23,15 +28,28 @@ def behavior(sums_file: Path) -> Behavior:
     return load_behavior(sums_file)
 
 
-@pytest.fixture(params=["scripted", "transformers"])
-def engine(request: pytest.FixtureRequest, tiny_model: Path, tmp_path: Path, behavior: Behavior) -> Engine:
-    if request.param == "transformers":
+@pytest.fixture(params=KINDS)
+def engine(request: pytest.FixtureRequest, tmp_path: Path, behavior: Behavior) -> Iterator[Engine]:
+    if request.param == "scripted":
+        script = tmp_path / "script.yaml"
+        script.write_text("success: 0.3\n")
+        yield open_engine("scripted", str(script), [behavior])
+    elif request.param == "vllm":
+        yield request.getfixturevalue("vllm_engine")
+    elif request.param == "openai_vllm":
+        model, address = request.getfixturevalue("wide_model"), request.getfixturevalue("vllm_server")
+        yield open_engine(f"openai:{address}/v1", str(model), [behavior])
+    else:
         from posttrain.diagnose.engines.transformers_engine import TransformersEngine
 
-        return TransformersEngine.open(str(tiny_model), sample_dtype="float32")
-    script = tmp_path / "script.yaml"
-    script.write_text("success: 0.3\n")
-    return open_engine("scripted", str(script), [behavior])
+        model = request.getfixturevalue("tiny_model")
+        embedded = TransformersEngine.open(str(model), sample_dtype="float32")
+        if request.param == "transformers":
+            yield embedded
+        else:
+            serve, dialect = request.getfixturevalue("serve"), request.getfixturevalue("dialect")
+            with serve(dialect(embedded, str(model), CONTEXT)) as address:
+                yield open_engine(f"openai:{address}", str(model), [behavior])
 
 
 @pytest.fixture
@@ -128,17 +146,61 @@ def test_a_stop_text_ends_a_sample_and_is_cut_off(engine: Engine, prompts: list[
         assert with_stop.token_ids == without.token_ids[: len(with_stop.token_ids)]
 
 
-def test_an_interrupt_ends_sampling(engine: Engine, prompts: list[EncodedPrompt]) -> None:
+def test_an_interrupt_ends_sampling_and_leaves_the_engine_usable(engine: Engine, prompts: list[EncodedPrompt]) -> None:
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
+    before = engine.sample(requests(prompts, 2), FREE, seed="0")
     with pytest.raises(KeyboardInterrupt):
-        engine.sample(requests(prompts, 2), FREE, seed="0", on_tokens=stop)
+        engine.sample(requests(prompts, 20), FREE, seed="1", on_tokens=stop)
+    path = ScoreRequest(prompt_ids=prompts[0].token_ids, path_ids=before[0][0].token_ids)
+    with pytest.raises(KeyboardInterrupt):
+        engine.score([path] * 3, on_tokens=stop)
+    after = engine.sample(requests(prompts, 2), FREE, seed="0")
+    assert [[c.token_ids for c in row] for row in after] == [[c.token_ids for c in row] for row in before]
+
+
+def test_nothing_asked_is_nothing_drawn(engine: Engine) -> None:
+    assert engine.sample([], FREE, seed="0") == []
+    assert engine.score([]) == []
+
+
+def test_progress_counts_every_token(engine: Engine, prompts: list[EncodedPrompt]) -> None:
+    counted: list[int] = []
+    drawn = engine.sample(requests(prompts, 3), FREE, seed="0", on_tokens=counted.append)
+    assert sum(counted) == sum(len(c.token_ids) for row in drawn for c in row)
+
+
+def test_a_prompt_may_hold_the_start_of_a_path(engine: Engine, behavior: Behavior, prompts: list[EncodedPrompt]) -> None:
+    """What follows the prompt and three tokens of a path is what the scorer says follows them."""
+    path = engine.encode_path(prompts[0], behavior.problems[0].references[0]).token_ids
+    longer = (*prompts[0].token_ids, *path[:3])
+    drawn = engine.sample([SampleRequest(key="p", prompt_ids=longer, num_samples=4)], FREE, seed="0")[0]
+    after = engine.score([ScoreRequest(prompt_ids=longer, path_ids=c.token_ids) for c in drawn])
+    whole = engine.score([ScoreRequest(prompt_ids=prompts[0].token_ids, path_ids=(*path[:3], *c.token_ids)) for c in drawn])
+    for completion, one, all_of_it in zip(drawn, after, whole, strict=True):
+        np.testing.assert_allclose(one.logprobs, completion.policy_logprobs, atol=1e-4)
+        np.testing.assert_allclose(all_of_it.logprobs[3:], one.logprobs, atol=1e-4)
+        np.testing.assert_array_equal(all_of_it.ranks[3:], one.ranks)
+
+
+def test_a_prompt_longer_than_the_context_is_refused(engine: Engine, prompts: list[EncodedPrompt]) -> None:
+    if engine.info.name == "scripted":
+        pytest.skip("a script has no context")
+    long = (prompts[0].token_ids * CONTEXT)[: CONTEXT + 1]
+    with pytest.raises(UserError, match="context") as caught:
+        engine.sample([SampleRequest(key="p", prompt_ids=long, num_samples=1)], FREE, seed="0")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="context"):
+        engine.score([ScoreRequest(prompt_ids=long, path_ids=prompts[0].token_ids)])
 
 
 def test_unknown_engine_is_refused(behavior: Behavior) -> None:
     with pytest.raises(SettingsError, match="did you mean transformers"):
         open_engine("transformer", "x", [behavior])
+    for name in ("openai", "vllm:8", "scripted:"):
+        with pytest.raises(SettingsError, match="allowed is"):
+            open_engine(name, "x", [behavior])
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def make_bench(
     directory = RunDirectory(folder)
     measured = behavior.split(Split.EVAL)
     shard = Shard(name="b.eval-sampled.00000", decoding=SAMPLED, portions=tuple(Portion(p, 0, num) for p in measured))
-    rollouts = draw(engine, grade, behavior, shard, seed="s", on_tokens=lambda _: None)
+    ((_, rollouts),) = draw(engine, grade, behavior, [shard], seed="s", on_tokens=lambda _: None)
     directory.write_rollouts(shard.name, rollouts, ShardCost(seconds=0.0))
     table = directory.rollout_table("b")
     counts = measure(behavior, measured, table)

@@ -58,7 +58,7 @@ def make_bench(folder: Path, scripts: Sequence[Script], answers: Sequence[str], 
     engine = ScriptedEngine({f"{i}?": script for i, script in enumerate(scripts)})
     directory = RunDirectory(folder)
     shard = Shard(name="b.eval-sampled.00000", decoding=SAMPLED, portions=tuple(Portion(p, 0, num) for p in problems))
-    rollouts = draw(engine, grade, behavior, shard, seed="s", on_tokens=lambda _: None)
+    ((_, rollouts),) = draw(engine, grade, behavior, [shard], seed="s", on_tokens=lambda _: None)
     directory.write_rollouts(shard.name, rollouts, ShardCost(seconds=0.0))
     counts = measure(behavior, problems, table := directory.rollout_table("b"))
     thresholds = Thresholds(num_draws=256)

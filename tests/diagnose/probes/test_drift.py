@@ -69,7 +69,7 @@ def measured(folder: Path, engine: Engine, behavior: Behavior, num: int) -> RunD
     directory = RunDirectory(folder)
     for number, problem in enumerate(behavior.problems):
         shard = Shard(name=f"b.eval-sampled.{number:05d}", decoding=SAMPLED, portions=(Portion(problem, 0, num),))
-        rollouts = draw(engine, grade, behavior, shard, seed=folder.name, on_tokens=lambda _: None)
+        ((_, rollouts),) = draw(engine, grade, behavior, [shard], seed=folder.name, on_tokens=lambda _: None)
         directory.write_rollouts(shard.name, rollouts, ShardCost(seconds=0.0))
     return directory
 

@@ -97,7 +97,7 @@ def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
             problems, names = behavior.split(Split.EVAL), []
             extra = np.full(len(problems), samples)
             for shard in sampling.plan_round(behavior, Split.EVAL, np.zeros(len(problems), np.int64), extra, 0):
-                rollouts = sampling.draw(engine, grader.grade, behavior, shard, seed=seed, on_tokens=lambda num: None)
+                ((_, rollouts),) = sampling.draw(engine, grader.grade, behavior, [shard], seed=seed, on_tokens=lambda num: None)
                 directory.write_rollouts(shard.name, rollouts, ShardCost(seconds=0))
                 names.append(shard.name)
             table = RolloutTable.read(directory.shard("rollouts", name) for name in names)

@@ -76,7 +76,7 @@ def bench_of(
     none = np.zeros(len(problems), dtype=np.int64)
     for shard in (*plan_greedy(behavior, Split.EVAL), *plan_round(behavior, Split.EVAL, none, none + n, 0)):
         if not directory.shard("rollouts", shard.name).exists():
-            rollouts = draw(engine, grade, behavior, shard, seed=SEED, on_tokens=lambda _: None)
+            ((_, rollouts),) = draw(engine, grade, behavior, [shard], seed=SEED, on_tokens=lambda _: None)
             directory.write_rollouts(shard.name, rollouts, ShardCost(seconds=0.0))
     table = directory.rollout_table(behavior.name)
     sampling = measure(behavior, problems, table)

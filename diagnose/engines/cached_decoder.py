@@ -1,0 +1,178 @@
+"""Decodes samples of any Hugging Face causal language model, through its own forward function and cache.
+
+Every distinct prompt is read once and its keys and values are copied to its samples; the cache is allocated once where the model attends
+to everything. A batch is filled when it is empty, because all its lines must have been padded to one length.
+
+Legend of shapes: B lines of a batch, H key heads, D width of a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+_PREFILL_TOKENS = 8192
+_LINES = 256
+# Lines whose sample has ended stay until this share of the batch has: moving keys and values costs more than a few idle lines.
+_IDLE = 0.25
+
+Prompt = tuple[int, ...]
+
+
+class CachedDecoder:
+    """See `Decoder`."""
+
+    def __init__(self, model: PreTrainedModel, *, max_tokens: int, capacity: int = _LINES):
+        """Take a model, how many tokens a sample can have, and how many samples may lie in a batch."""
+        self._model, self._room, self.capacity = model, max_tokens, capacity
+        self._place: list[int] = []
+        """The line of the cache that holds each line of the batch."""
+
+    def can_admit(self, num_lines: int) -> bool:
+        """See `Decoder`."""
+        return num_lines == 0
+
+    def admit(self, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """See `Decoder`."""
+        device = self._model.device
+        distinct = list(dict.fromkeys(prompts))
+        longest = max(map(len, distinct))
+        self._cache, logits = self._read(distinct, longest)
+        numbers = {prompt: i for i, prompt in enumerate(distinct)}
+        owner = torch.tensor([numbers[prompt] for prompt in prompts], device=device)
+        _select(self._cache, owner)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        columns = torch.arange(longest + self._room, device=device)
+        self._mask = (columns[None, :] >= (longest - lengths)[:, None]).long()
+        self._positions, self._filled = lengths, longest
+        self._place, self._num_cached = list(range(len(prompts))), len(prompts)
+        return logits[owner]
+
+    def retire(self, lines: Sequence[int]) -> list[int]:
+        """See `Decoder`."""
+        gone = set(lines)
+        kept = [line for line in range(len(self._place)) if line not in gone]
+        self._place = [self._place[line] for line in kept]
+        if self._place and len(self._place) <= (1 - _IDLE) * self._num_cached:
+            rows = torch.tensor(self._place, device=self._model.device)
+            _select(self._cache, rows)
+            self._mask, self._positions = self._mask[rows], self._positions[rows]
+            self._place, self._num_cached = list(range(len(rows))), len(rows)
+        return kept
+
+    def step(self, ids: torch.Tensor) -> torch.Tensor:
+        """See `Decoder`."""
+        rows = torch.tensor(self._place, device=ids.device)
+        fed = torch.zeros(self._num_cached, dtype=torch.long, device=ids.device)
+        fed[rows] = ids
+        self._filled += 1
+        logits = self._model(
+            input_ids=fed[:, None],
+            attention_mask=self._mask[:, : self._filled],
+            position_ids=self._positions[:, None],
+            past_key_values=self._cache,
+            use_cache=True,
+        ).logits[:, -1]
+        self._positions = self._positions + 1
+        return logits if len(rows) == self._num_cached else logits[rows]
+
+    def _read(self, prompts: list[Prompt], longest: int) -> tuple[Cache, torch.Tensor]:
+        """Read prompts, padded on the left; returns the cache and the logits [., V] after each prompt."""
+        device = self._model.device
+        per_chunk = max(1, _PREFILL_TOKENS // longest)
+        caches, logits = [], []
+        for start in range(0, len(prompts), per_chunk):
+            part = prompts[start : start + per_chunk]
+            ids = torch.zeros(len(part), longest, dtype=torch.long)
+            mask = torch.zeros(len(part), longest, dtype=torch.long)
+            for n, prompt in enumerate(part):
+                ids[n, longest - len(prompt) :] = torch.tensor(prompt)
+                mask[n, longest - len(prompt) :] = 1
+            cache = _new_cache(self._model, longest + self._room)
+            out = self._model(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0).to(device),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            caches.append(cache)
+            logits.append(out.logits[:, -1])
+        return _concatenate(caches), torch.cat(logits)
+
+
+class _RoomyLayer(DynamicLayer):
+    """One layer's keys and values [B, H, room, D], allocated once and filled from the left."""
+
+    def __init__(self, room: int):
+        super().__init__()
+        self.room, self.filled = room, 0
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        shape = key_states.shape
+        self._keys = key_states.new_empty(shape[0], shape[1], self.room, shape[3])
+        self._values = value_states.new_empty(shape[0], shape[1], self.room, value_states.shape[3])
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.filled + key_states.shape[2]
+        self._keys[:, :, self.filled : end] = key_states
+        self._values[:, :, self.filled : end] = value_states
+        self.filled = end
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return self.filled
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep these rows (repeats allowed), in this order."""
+        old_keys, old_values, end = self._keys, self._values, self.filled
+        self._keys = old_keys.new_empty(len(rows), *old_keys.shape[1:])
+        self._values = old_values.new_empty(len(rows), *old_values.shape[1:])
+        self._keys[:, :, :end] = old_keys[rows, :, :end]
+        self._values[:, :, :end] = old_values[rows, :, :end]
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+
+
+def _new_cache(model: PreTrainedModel, room: int) -> Cache:
+    """A cache with its room allocated once where the model's layers are all plain attention, else the model's own kind."""
+    default = DynamicCache(config=model.config)
+    if default.layers and all(type(layer) is DynamicLayer for layer in default.layers):
+        return Cache(layers=[_RoomyLayer(room) for _ in default.layers])
+    return default
+
+
+def _select(cache: Cache, rows: torch.Tensor) -> None:
+    for layer in cache.layers:
+        if isinstance(layer, _RoomyLayer):
+            layer.select(rows)
+        else:
+            layer.batch_select_indices(rows)
+
+
+def _concatenate(caches: list[Cache]) -> Cache:
+    """Put the rows of several caches of equal length into one."""
+    first = caches[0]
+    if len(caches) == 1:
+        return first
+    for number, layer in enumerate(first.layers):
+        parts = [cache.layers[number] for cache in caches]
+        if isinstance(layer, _RoomyLayer):
+            layer._keys = torch.cat([part._keys for part in parts])
+            layer._values = torch.cat([part._values for part in parts])
+            layer.keys, layer.values = layer._keys[:, :, : layer.filled], layer._values[:, :, : layer.filled]
+        else:
+            layer.keys = torch.cat([part.keys for part in parts])
+            layer.values = torch.cat([part.values for part in parts])
+    return first

@@ -1,0 +1,218 @@
+"""The arithmetic of Llama-like models on rows without padding, with the weights of a Hugging Face model.
+
+What calls it decides which tokens a token attends to: so tokens of many sequences can lie one after the other, and keys and values can
+be shared. Linear maps of one input are laid together, and in bfloat16 on a processor they are packed as oneDNN wants them.
+
+Legend of shapes: N tokens, C hidden width, H query heads, K key heads, D width of a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Called with the layer's number, queries [N, H, D] (scaled), keys and values [N, K, D]; returns [N, H, D]."""
+
+_FAMILIES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+# The number of rows for which oneDNN picks the layout of packed weights; other numbers give the same results.
+_ROWS_HINT = 256
+# Rotary embeddings whose frequencies do not depend on how long a sequence is.
+_STEADY_ROTARY = {"default", "linear", "llama3", "yarn"}
+
+
+def is_llama_like(model: PreTrainedModel) -> bool:
+    """Whether `LlamaLayers` computes what the model's own forward does: exact types of every part, full attention, no adapters."""
+    name = type(model).__name__
+    family = _FAMILIES.get(name)
+    if family is None or type(model).__module__ != f"transformers.models.{family}.modeling_{family}":
+        return False
+    parts = importlib.import_module(type(model).__module__)
+    stem = name.removesuffix("ForCausalLM")
+    config, layers = model.config, model.model.layers
+    windows = getattr(config, "layer_types", None) or (["sliding"] if getattr(config, "sliding_window", None) else [])
+    rotary = getattr(config, "rope_parameters", None) or {}
+    if any(kind != "full_attention" for kind in windows) or rotary.get("rope_type", "default") not in _STEADY_ROTARY:
+        return False
+    norm = getattr(parts, f"{stem}RMSNorm")
+    expected = {
+        getattr(parts, f"{stem}Model"): [model.model],
+        getattr(parts, f"{stem}DecoderLayer"): list(layers),
+        getattr(parts, f"{stem}Attention"): [layer.self_attn for layer in layers],
+        getattr(parts, f"{stem}MLP"): [layer.mlp for layer in layers],
+        norm: [model.model.norm, *(n for layer in layers for n in (layer.input_layernorm, layer.post_attention_layernorm))],
+        nn.Embedding: [model.model.embed_tokens],
+        nn.Linear: [model.lm_head, *(part for layer in layers for part in _linears(layer))],
+    }
+    exact = all(type(part) is kind for kind, found in expected.items() for part in found)
+    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+    devices = {parameter.device for parameter in model.parameters()}
+    return exact and not hooked and len(devices) == 1 and len({parameter.dtype for parameter in model.parameters()}) == 1
+
+
+def _linears(layer: Any) -> list[nn.Module]:
+    attention, mlp = layer.self_attn, layer.mlp
+    return [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+
+
+class LlamaLayers:
+    """A Llama-like model's layers in one precision.
+
+    In the model's own precision and without packing nothing is copied; else the copies are renewed by `refresh`.
+    """
+
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, *, packed: bool):
+        """Take the weights of a model that `is_llama_like`.
+
+        Args:
+            model: The live weights.
+            dtype: Precision of the arithmetic.
+            packed: Whether to copy the weights into the layout that is fastest for few tokens at a time; costs their memory once more.
+        """
+        self.model, self.dtype, self.device = model, dtype, model.device
+        attention = model.model.layers[0].self_attn
+        self.num_layers = len(model.model.layers)
+        self.width = int(attention.head_dim)
+        self.num_heads = attention.q_proj.out_features // self.width
+        self.num_key_heads = attention.k_proj.out_features // self.width
+        self.scaling = float(attention.scaling)
+        self._copied = copied = packed or dtype != model.dtype
+        self._layers = [_Layer(layer, dtype, copied=copied) for layer in model.model.layers]
+        self._head = _Linears([model.lm_head], dtype, copied=copied)
+        self._embedding = _Copy(model.model.embed_tokens.weight, dtype)
+        self._norm = _Norm(model.model.norm, dtype)
+
+    def refresh(self) -> None:
+        """Copy the live weights anew, where there are copies."""
+        parts: list[_Layer | _Linears | _Copy] = [*self._layers, self._head, self._embedding, self._norm]
+        for part in parts:
+            part.refresh()
+
+    def run(self, ids: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """Hidden states [N, C] after the last norm.
+
+        Args:
+            ids: [N] tokens.
+            positions: [N] place of each in its sequence.
+            attend: The attention; it keeps what keys and values it needs.
+        """
+        cos, sin = self._rotation(positions)
+        heads, key_heads, width = self.num_heads, self.num_key_heads, self.width
+        x = functional.embedding(ids, self._embedding.value)
+        for number, layer in enumerate(self._layers):
+            q, k, v = layer.qkv(layer.input_norm(x))
+            q, k = q.unflatten(-1, (heads, width)), k.unflatten(-1, (key_heads, width))
+            if layer.q_norm is not None and layer.k_norm is not None:
+                q, k = layer.q_norm(q), layer.k_norm(k)
+            q, k = _rotate(q, cos, sin).mul_(self.scaling), _rotate(k, cos, sin)
+            attended = attend(number, q, k, v.unflatten(-1, (key_heads, width)))
+            x = x + layer.out(attended.flatten(1))[0]
+            gate, up = layer.gate_up(layer.post_norm(x))
+            x = x + layer.down(layer.activation(gate).mul_(up))[0]
+        return self._norm(x)
+
+    def project(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits [N, V] of hidden states [N, C]; the live weights can write them into `out`, of which the first N rows are returned."""
+        head = self.model.lm_head
+        if out is None or self._copied or head.bias is not None:
+            return self._head(hidden)[0]
+        return torch.mm(hidden, head.weight.t(), out=out[: len(hidden)])
+
+    def _rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and signed sine [N, 1, D]: a rotated head is x·cos + roll(x, D/2)·sin."""
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        cos, sin = self.model.model.rotary_emb(like, positions[None])
+        sin = sin.clone()
+        sin[..., : self.width // 2].neg_()
+        return cos[0, :, None], sin[0, :, None]
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def _can_pack() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+
+
+class _Copy:
+    """A weight in some precision: the live one where that is its own, else a copy."""
+
+    def __init__(self, live: torch.Tensor, dtype: torch.dtype):
+        self._live, self._dtype = live, dtype
+        self.refresh()
+
+    def refresh(self) -> None:
+        self.value = self._live.detach().to(self._dtype)
+
+
+class _Norm(_Copy):
+    """Division by the root mean square."""
+
+    def __init__(self, norm: Any, dtype: torch.dtype):
+        super().__init__(norm.weight, dtype)
+        self._epsilon = float(norm.variance_epsilon)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.rms_norm(x, x.shape[-1:], self.value, self._epsilon)
+
+
+class _Linears:
+    """Linear maps of one input. Copies are laid together into one matrix, packed where that is faster; else the live ones are used."""
+
+    def __init__(self, maps: list[nn.Linear], dtype: torch.dtype, *, copied: bool):
+        self._maps, self._dtype, self._copied = maps, dtype, copied
+        self._sizes = [one.out_features for one in maps]
+        self._packs = copied and dtype == torch.bfloat16 and maps[0].weight.device.type == "cpu" and _can_pack()
+        self.refresh()
+
+    def refresh(self) -> None:
+        if not self._copied:
+            return
+        self._weight = torch.cat([one.weight.detach().to(self._dtype) for one in self._maps])
+        zeros = self._weight.new_zeros
+        biases = [zeros(one.out_features) if one.bias is None else one.bias.detach().to(self._dtype) for one in self._maps]
+        self._bias = torch.cat(biases) if any(one.bias is not None for one in self._maps) else None
+        if self._packs:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, _ROWS_HINT)
+
+    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if not self._copied:
+            return tuple(functional.linear(x, one.weight, one.bias) for one in self._maps)
+        if self._packs:
+            out = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        else:
+            out = functional.linear(x, self._weight, self._bias)
+        return out.split(self._sizes, dim=-1)
+
+
+class _Layer:
+    """One layer's weights."""
+
+    def __init__(self, layer: Any, dtype: torch.dtype, *, copied: bool):
+        attention, mlp = layer.self_attn, layer.mlp
+        self.activation = mlp.act_fn
+        self.qkv = _Linears([attention.q_proj, attention.k_proj, attention.v_proj], dtype, copied=copied)
+        self.out = _Linears([attention.o_proj], dtype, copied=copied)
+        self.gate_up = _Linears([mlp.gate_proj, mlp.up_proj], dtype, copied=copied)
+        self.down = _Linears([mlp.down_proj], dtype, copied=copied)
+        self.input_norm = _Norm(layer.input_layernorm, dtype)
+        self.post_norm = _Norm(layer.post_attention_layernorm, dtype)
+        self.q_norm = _Norm(attention.q_norm, dtype) if hasattr(attention, "q_norm") else None
+        self.k_norm = _Norm(attention.k_norm, dtype) if hasattr(attention, "k_norm") else None
+
+    def refresh(self) -> None:
+        for part in (self.qkv, self.out, self.gate_up, self.down, self.input_norm, self.post_norm, self.q_norm, self.k_norm):
+            if part is not None:
+                part.refresh()
