@@ -10,6 +10,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -115,42 +116,49 @@ def run(
                 "the rate from which a problem counts as mastered"
             )
     directory.check("diagnose", settings)
-    kind = engine if isinstance(engine, str) else "transformers"
-    engine = _open(model if isinstance(engine, str) else engine, kind, loaded, reporter, workers)
-    helpers = Helpers(
-        teacher=None if teacher is None else _open(teacher, kind, loaded, reporter),
-        earlier=None if earlier is None else _open(earlier, kind, loaded, reporter),
-        before=None if before is None else Path(before),
-        data=rows,
-    )
-    info = engine.info
-    settings |= {
-        "engine": {"name": info.name, "sample_dtype": info.sample_dtype, "score_dtype": info.score_dtype},
-        "model_fingerprint": info.model_fingerprint,
-    }
-    details = {
-        "model": {"source": str(model), "fingerprint": info.model_fingerprint, "device": info.device},
-        "versions": {"posttrain": version("posttrain"), "python": platform.python_version(), **info.versions},
-        "sources": {b.name: str(Path(b.source).resolve()) if Path(b.source).is_file() else b.source for b in loaded},
-        "command": command,
-        "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-    _check_prompts(engine, loaded, split)
-    directory.open("diagnose", settings, details)
-    for index, behavior in enumerate(loaded):
-        share = _share_of_tokens(directory, loaded, index, goal)
-        names = f"{seed}:{info.model_fingerprint}"
-        _draw_behavior(directory, engine, behavior, share, split, names, thresholds, reporter, probes, helpers)
+    with ExitStack() as opened:
+        kind = engine if isinstance(engine, str) else "transformers"
+        engine = _open(opened, model if isinstance(engine, str) else engine, kind, loaded, reporter, workers)
+        helpers = Helpers(
+            teacher=None if teacher is None else _open(opened, teacher, kind, loaded, reporter),
+            earlier=None if earlier is None else _open(opened, earlier, kind, loaded, reporter),
+            before=None if before is None else Path(before),
+            data=rows,
+        )
+        info = engine.info
+        settings |= {
+            "engine": {"name": info.name, "sample_dtype": info.sample_dtype, "score_dtype": info.score_dtype},
+            "model_fingerprint": info.model_fingerprint,
+        }
+        details = {
+            "model": {"source": str(model), "fingerprint": info.model_fingerprint, "device": info.device},
+            "versions": {"posttrain": version("posttrain"), "python": platform.python_version(), **info.versions},
+            "sources": {b.name: str(Path(b.source).resolve()) if Path(b.source).is_file() else b.source for b in loaded},
+            "command": command,
+            "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        }
+        _check_prompts(engine, loaded, split)
+        directory.open("diagnose", settings, details)
+        for index, behavior in enumerate(loaded):
+            share = _share_of_tokens(directory, loaded, index, goal)
+            names = f"{seed}:{info.model_fingerprint}"
+            _draw_behavior(directory, engine, behavior, share, split, names, thresholds, reporter, probes, helpers)
     return assemble(directory.path, behaviors=loaded)
 
 
-def _open(model: str | Path | Engine, kind: str, behaviors: Sequence[Behavior], reporter: Reporter, workers: int = 1) -> Engine:
+def _open(
+    opened: ExitStack, model: str | Path | Engine, kind: str, behaviors: Sequence[Behavior], reporter: Reporter, workers: int = 1
+) -> Engine:
+    """An engine, closed with `opened` where it is one to be closed and was not given open."""
     if not isinstance(model, str | Path):
         return model
     with reporter.task(f"opening {model}", None):
-        if workers == 1:
-            return open_engine(kind, str(model), behaviors)
-        return open_pool(kind, str(model), behaviors, workers=workers)
+        engine = (
+            open_engine(kind, str(model), behaviors) if workers == 1 else open_pool(kind, str(model), behaviors, workers=workers)
+        )
+    if (close := getattr(engine, "close", None)) is not None:
+        opened.callback(close)
+    return engine
 
 
 def _name_of(model: str | Engine | None) -> str | None:

@@ -169,7 +169,11 @@ def _convert_gguf(file: Path, target: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
             model.save_pretrained(work)
             tokenizer.save_pretrained(work)
-        work.rename(target)
+        try:
+            work.rename(target)
+        except OSError:  # another process has converted the same file in the meantime
+            if not (target / "config.json").exists():
+                raise
     except Exception as error:
         raise _not_loadable(file, error) from error
     finally:
