@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--problems", nargs="*", type=int, default=list(PROBLEMS))
     parser.add_argument("--laws", nargs="*", default=list(LAWS_SHOWN))
+    parser.add_argument("--only-table", action="store_true", help="write the table of the cells in the cache, and run none")
     arguments = parser.parse_args()
     cells: dict[str, dict[str, float]] = json.loads(arguments.cache.read_text()) if arguments.cache.exists() else {}
     arguments.cache.parent.mkdir(parents=True, exist_ok=True)
@@ -180,7 +181,7 @@ def main() -> None:
     with Pool(arguments.processes) as pool:
         for law, p, n in keys:
             key = f"{law}|{p}|{n or 'adaptive'}"
-            if cells.get(key, {}).get("replicates", 0) < arguments.replicates:
+            if not arguments.only_table and cells.get(key, {}).get("replicates", 0) < arguments.replicates:
                 cells[key] = cell(law, p, n, arguments.replicates, pool)
                 arguments.cache.write_text(json.dumps(cells))
                 print(
@@ -195,7 +196,11 @@ def main() -> None:
         for n in SAMPLES
         if (key := f"{law}|{p}|{n or 'adaptive'}") in cells
     }
-    arguments.out.write_text(table(ordered, f"python tests/benchmarks/coverage.py --replicates {arguments.replicates}"))
+    missing = [f"{law}|{p}|{n or 'adaptive'}" for law, p, n in keys if f"{law}|{p}|{n or 'adaptive'}" not in ordered]
+    text = table(ordered, f"python tests/benchmarks/coverage.py --replicates {arguments.replicates}")
+    if missing:
+        text += f"\nNot run yet: {'; '.join(cell.replace('|', ', ') for cell in missing)}. The command goes on from its cache where it was stopped.\n"
+    arguments.out.write_text(text)
 
 
 if __name__ == "__main__":
