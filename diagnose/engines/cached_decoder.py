@@ -9,6 +9,7 @@ Legend of shapes: B lines of a batch, H key heads, D width of a head, V vocabula
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 _PREFILL_TOKENS = 8192
 _LINES = 256
+_CACHED_TOKENS = 2**19
 # Lines whose sample has ended stay until this share of the batch has: moving keys and values costs more than a few idle lines.
 _IDLE = 0.25
 
@@ -32,9 +34,13 @@ class CachedDecoder:
         self._place: list[int] = []
         """The line of the cache that holds each line of the batch."""
 
-    def can_admit(self, num_lines: int) -> bool:
+    def room(self, prompts: Sequence[Prompt]) -> int:
         """See `Decoder`."""
-        return num_lines == 0
+        if self._place:
+            return 0
+        longest = accumulate(map(len, prompts), max)
+        fits = sum((i + 1) * (length + self._room) <= _CACHED_TOKENS for i, length in enumerate(longest))
+        return min(max(1, fits), self.capacity, len(prompts))
 
     def admit(self, prompts: Sequence[Prompt]) -> torch.Tensor:
         """See `Decoder`."""

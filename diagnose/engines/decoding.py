@@ -28,8 +28,8 @@ class Decoder(Protocol):
     capacity: int
     """The most lines that it holds."""
 
-    def can_admit(self, num_lines: int) -> bool:
-        """Whether it is time to fill up a batch in which `num_lines` are left."""
+    def room(self, prompts: Sequence[tuple[int, ...]]) -> int:
+        """How many of these waiting prompts to admit now, from the first on; at least one when no line is left."""
         ...
 
     def admit(self, prompts: Sequence[tuple[int, ...]]) -> torch.Tensor:
@@ -77,8 +77,10 @@ class SamplingLoop:
         logits = torch.empty(0)
         seen: torch.Tensor | None = None
         while waiting or live:
-            if waiting and self._decoder.can_admit(len(live)):
-                new = [waiting.pop() for _ in range(min(len(waiting), self._decoder.capacity - len(live)))]
+            following = waiting[: -self._decoder.capacity - 1 : -1]
+            num = self._decoder.room([requests[r].prompt_ids for r, _ in following]) if waiting else 0
+            if num:
+                new = [waiting.pop() for _ in range(num)]
                 prompts = [requests[r].prompt_ids for r, _ in new]
                 first = self._decoder.admit(prompts)
                 logits = torch.cat([logits, first]) if live else first

@@ -22,6 +22,7 @@ from posttrain.diagnose.engines.packed_sequences import packs, read
 
 _PREFILL_TOKENS = 4096
 _LINES = 256
+# Each for the keys and values of prompts and for those of samples.
 _CACHE_BYTES = 4 * 2**30
 _COLUMNS = 8
 # Prompts of a group are divided anew where padding to the one with the most samples makes more than this many times the work.
@@ -36,8 +37,8 @@ class SharedPrefixDecoder:
     def __init__(self, layers: LlamaLayers, *, max_tokens: int, capacity: int = _LINES):
         """Take the layers, how many tokens a sample can have, and how many samples may lie in a batch if memory allows."""
         self._layers = layers
-        column = 2 * layers.num_layers * layers.num_key_heads * layers.width * layers.dtype.itemsize
-        self.capacity = max(1, min(capacity, _CACHE_BYTES // (column * max_tokens)))
+        self._token_bytes = 2 * layers.num_layers * layers.num_key_heads * layers.width * layers.dtype.itemsize
+        self.capacity = max(1, min(capacity, _CACHE_BYTES // (self._token_bytes * max_tokens)))
         self._blocks: list[_Block] = []
         self._prefixes: list[_Prefix] = []
         self._num_prompts = 0
@@ -46,9 +47,21 @@ class SharedPrefixDecoder:
         self._positions = torch.empty(0, dtype=torch.long, device=layers.device)
         self._padded_line = self._positions
 
-    def can_admit(self, num_lines: int) -> bool:
-        """See `Decoder`: a quarter of the lines at a time, so that blocks stay few and large."""
-        return num_lines <= self.capacity - max(1, self.capacity // 4)
+    def room(self, prompts: Sequence[Prompt]) -> int:
+        """See `Decoder`: a quarter of the lines at a time or all that wait, so that blocks stay few and large."""
+        free = min(self.capacity - len(self._owner), len(prompts))
+        if free < min(max(1, self.capacity // 4), len(prompts)):
+            return 0
+        left = _CACHE_BYTES // self._token_bytes - sum(prefix.num_tokens for prefix in self._prefixes)
+        previous, num = None, 0
+        for prompt in prompts[:free]:
+            left -= len(prompt) if prompt != previous else 0
+            if left < 0:
+                break
+            previous, num = prompt, num + 1
+        if self._owner:
+            return num if num >= min(self.capacity // 4, len(prompts)) else 0
+        return max(1, num)
 
     def admit(self, prompts: Sequence[Prompt]) -> torch.Tensor:
         """See `Decoder`."""
@@ -194,6 +207,7 @@ class _Prefix:
 
     def __init__(self, prompts: list[int], keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor):
         self.prompts, self._keys, self._values, self._lengths = prompts, keys, values, lengths
+        self.num_tokens = len(prompts) * keys.shape[3]
         beyond = torch.arange(keys.shape[3], device=keys.device) >= lengths[:, None]
         self._beyond = beyond[:, None, None] if bool(beyond.any()) else None
 

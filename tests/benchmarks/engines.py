@@ -177,13 +177,10 @@ def run_vllm(work: dict[str, Any], setup: Setup) -> Callable[[str], dict[str, An
     from vllm import LLM, SamplingParams
 
     llm = LLM(model=setup.path, dtype="bfloat16", max_model_len=1024, enable_prefix_caching=True, generation_config="vllm")
-    turn = 0
 
     def run(part: str) -> dict[str, Any]:
-        nonlocal turn
-        turn += 1
         params = SamplingParams(
-            n=SAMPLES, temperature=1.0, top_p=1.0, top_k=0, max_tokens=MAX_TOKENS if part == "sampling" else 8, seed=turn
+            n=SAMPLES, temperature=1.0, top_p=1.0, top_k=0, max_tokens=MAX_TOKENS if part == "sampling" else 8
         )
         llm.reset_prefix_cache()
         done = llm.generate([{"prompt_token_ids": ids} for ids in work["prompts"]], params, use_tqdm=False)

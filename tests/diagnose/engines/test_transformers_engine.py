@@ -27,6 +27,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from posttrain.diagnose.engines import cached_decoder, shared_prefix_decoder
 from posttrain.diagnose.engines.base import Completion, SampleRequest, ScoreRequest
 from posttrain.diagnose.engines.cached_decoder import CachedDecoder
 from posttrain.diagnose.engines.decoding import Decoder, SamplingLoop
@@ -196,6 +197,21 @@ def test_prompts_with_very_different_numbers_of_samples(tiny_model: Path) -> Non
     sampling = Sampling(max_tokens=16)
     decoder = SharedPrefixDecoder(LlamaLayers(model, torch.float32, packed=False), max_tokens=16, capacity=24)
     same(drawn(decoder, engine, sampling, of), drawn(CachedDecoder(model, max_tokens=16), engine, sampling, of))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 60])
+def test_prompts_that_do_not_fit_beside_each_other_wait(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, num_tokens: int
+) -> None:
+    model = build("llama")
+    engine, layers = engine_of(model, tiny_model), LlamaLayers(model, torch.float32, packed=False)
+    plain = drawn(CachedDecoder(model, max_tokens=12), engine, FREE, requests())
+    shared = SharedPrefixDecoder(layers, max_tokens=12)
+    monkeypatch.setattr(shared_prefix_decoder, "_CACHE_BYTES", num_tokens * 2 * 2 * 2 * 8 * 4)
+    assert shared.room([PROMPTS[1], PROMPTS[1], PROMPTS[4]]) == (1 if num_tokens == 1 else 2)
+    same(drawn(shared, engine, FREE, requests()), plain)
+    monkeypatch.setattr(cached_decoder, "_CACHED_TOKENS", num_tokens)
+    same(drawn(CachedDecoder(model, max_tokens=12), engine, FREE, requests()), plain)
 
 
 def test_no_requests_and_no_samples(tiny_model: Path) -> None:
