@@ -66,7 +66,7 @@ def drift(rows: Sequence[Row], *, epsilon: float | None = None, title: str | Non
             change = number(row, "change")
             _draw_problem(ax, row, change if math.isfinite(change) else next(strip), faint=len(known) > _MANY)
         ax.set(xlim=(low, end), ylim=(-0.03, 1.03), ylabel="success rate")
-        ax.set_xlabel("change of log-probability of earlier right answers (nats)")
+        ax.set_xlabel("Δ log p of earlier right answers (nats)")
         ax.set_yticks(SHARE_TICKS, labels=SHARE_LABELS)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
         heads: list[tuple[float, str]] = []

@@ -79,7 +79,10 @@ def measure(
     """
     problem = behavior.problems[0]
     prompt = engine.encode_prompt(problem.prompt, behavior.prompt)
-    notes, failures = [*engine.info.notes, *_notes(behavior, engine)], [_selftest_words(case) for case in selftest.cases if case.num_failed]
+    notes, failures = (
+        [*engine.info.notes, *_notes(behavior, engine)],
+        [_selftest_words(case) for case in selftest.cases if case.num_failed],
+    )
     tried, failed = sum(case.num_texts for case in selftest.cases), sum(case.num_failed for case in selftest.cases)
     checks = [
         _exact(
