@@ -121,7 +121,12 @@ class Sampling:
 
         Only then does a missing success say something about support.
         """
-        return (self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty) == (1.0, 1.0, 0, 0.0, 1.0)
+        return self.temperature == 1.0 and self.keeps_all
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether draws come from the policy but for a positive temperature: nothing truncated, nothing penalised."""
+        return not self.greedy and (self.top_p, self.top_k, self.min_p, self.repetition_penalty) == (1.0, 0, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

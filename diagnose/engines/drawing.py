@@ -7,6 +7,7 @@ token of it; so the draw costs little beside the model.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ import torch
 from torch.nn import functional
 
 from posttrain.diagnose.types import Sampling
+
+Draw = Callable[[torch.Tensor, Sampling, torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+"""Called as `draw` below."""
 
 _BLOCK = 256
 _ROWS = 16

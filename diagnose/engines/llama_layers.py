@@ -87,15 +87,15 @@ class LlamaLayers:
         self.num_heads = attention.q_proj.out_features // self.width
         self.num_key_heads = attention.k_proj.out_features // self.width
         self.scaling = float(attention.scaling)
-        self._copied = copied = packed or dtype != model.dtype
-        self._layers = [_Layer(layer, dtype, copied=copied) for layer in model.model.layers]
+        self.is_copied = copied = packed or dtype != model.dtype
+        self.layers = [_Layer(layer, dtype, copied=copied) for layer in model.model.layers]
         self._head = _Linears([model.lm_head], dtype, copied=copied)
         self._embedding = _Copy(model.model.embed_tokens.weight, dtype)
-        self._norm = _Norm(model.model.norm, dtype)
+        self.norm = _Norm(model.model.norm, dtype)
 
     def refresh(self) -> None:
         """Copy the live weights anew, where there are copies."""
-        parts: list[_Layer | _Linears | _Copy] = [*self._layers, self._head, self._embedding, self._norm]
+        parts: list[_Layer | _Linears | _Copy] = [*self.layers, self._head, self._embedding, self.norm]
         for part in parts:
             part.refresh()
 
@@ -107,10 +107,10 @@ class LlamaLayers:
             positions: [N] place of each in its sequence.
             attend: The attention; it keeps what keys and values it needs.
         """
-        cos, sin = self._rotation(positions)
+        cos, sin = self._signed_rotation(positions)
         heads, key_heads, width = self.num_heads, self.num_key_heads, self.width
         x = functional.embedding(ids, self._embedding.value)
-        for number, layer in enumerate(self._layers):
+        for number, layer in enumerate(self.layers):
             q, k, v = layer.qkv(layer.input_norm(x))
             q, k = q.unflatten(-1, (heads, width)), k.unflatten(-1, (key_heads, width))
             if layer.q_norm is not None and layer.k_norm is not None:
@@ -120,22 +120,31 @@ class LlamaLayers:
             x = x + layer.out(attended.flatten(1))[0]
             gate, up = layer.gate_up(layer.post_norm(x))
             x = x + layer.down(layer.activation(gate).mul_(up))[0]
-        return self._norm(x)
+        return self.norm(x)
 
     def project(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Logits [N, V] of hidden states [N, C]; the live weights can write them into `out`, of which the first N rows are returned."""
         head = self.model.lm_head
-        if out is None or self._copied or head.bias is not None:
+        if out is None or self.is_copied or head.bias is not None:
             return self._head(hidden)[0]
         return torch.mm(hidden, head.weight.t(), out=out[: len(hidden)])
 
-    def _rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    @property
+    def embedding(self) -> torch.Tensor:
+        """[V, C]."""
+        return self._embedding.value
+
+    def rotation(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and sine [N, D] of positions [N]."""
+        cos, sin = self.model.model.rotary_emb(torch.empty(0, dtype=dtype, device=self.device), positions[None])
+        return cos[0], sin[0]
+
+    def _signed_rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosine and signed sine [N, 1, D]: a rotated head is x·cos + roll(x, D/2)·sin."""
-        like = torch.empty(0, dtype=self.dtype, device=self.device)
-        cos, sin = self.model.model.rotary_emb(like, positions[None])
+        cos, sin = self.rotation(positions, self.dtype)
         sin = sin.clone()
         sin[..., : self.width // 2].neg_()
-        return cos[0, :, None], sin[0, :, None]
+        return cos[:, None], sin[:, None]
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -162,10 +171,10 @@ class _Norm(_Copy):
 
     def __init__(self, norm: Any, dtype: torch.dtype):
         super().__init__(norm.weight, dtype)
-        self._epsilon = float(norm.variance_epsilon)
+        self.epsilon = float(norm.variance_epsilon)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.rms_norm(x, x.shape[-1:], self.value, self._epsilon)
+        return functional.rms_norm(x, x.shape[-1:], self.value, self.epsilon)
 
 
 class _Linears:
@@ -190,11 +199,14 @@ class _Linears:
     def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if not self._copied:
             return tuple(functional.linear(x, one.weight, one.bias) for one in self._maps)
+        return self.joined(x).split(self._sizes, dim=-1)
+
+    def joined(self, x: torch.Tensor) -> torch.Tensor:
+        """What the maps give, side by side; for copies only."""
+        assert self._copied
         if self._packs:
-            out = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
-        else:
-            out = functional.linear(x, self._weight, self._bias)
-        return out.split(self._sizes, dim=-1)
+            return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        return functional.linear(x, self._weight, self._bias)
 
 
 class _Layer:
@@ -211,6 +223,13 @@ class _Layer:
         self.post_norm = _Norm(layer.post_attention_layernorm, dtype)
         self.q_norm = _Norm(attention.q_norm, dtype) if hasattr(attention, "q_norm") else None
         self.k_norm = _Norm(attention.k_norm, dtype) if hasattr(attention, "k_norm") else None
+
+    @property
+    def head_norms(self) -> tuple[torch.Tensor | None, torch.Tensor | None, float]:
+        """Weights [D] of the norms of queries and keys, where there are any, and their epsilon."""
+        if self.q_norm is None or self.k_norm is None:
+            return None, None, 0.0
+        return self.q_norm.value, self.k_norm.value, self.q_norm.epsilon
 
     def refresh(self) -> None:
         for part in (self.qkv, self.out, self.gate_up, self.down, self.input_norm, self.post_norm, self.q_norm, self.k_norm):

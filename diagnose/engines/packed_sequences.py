@@ -21,6 +21,19 @@ OnLayer = Callable[[int, torch.Tensor, torch.Tensor], None]
 """Called with a layer's number and the keys and values [N, K, D] of all new tokens of a pack."""
 
 
+class KeptKeys:
+    """Collects the keys and values [K, N, D] of every layer."""
+
+    def __init__(self) -> None:
+        """With none yet."""
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+
+    def __call__(self, number: int, k: torch.Tensor, v: torch.Tensor) -> None:
+        self.keys.append(k.transpose(0, 1))
+        self.values.append(v.transpose(0, 1))
+
+
 class _Span(NamedTuple):
     first: int
     last: int

@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import pad
 
 from posttrain.diagnose.engines.llama_layers import LlamaLayers
-from posttrain.diagnose.engines.packed_sequences import packs, read
+from posttrain.diagnose.engines.packed_sequences import KeptKeys, packs, read
 
 _PREFILL_TOKENS = 4096
 _LINES = 256
@@ -118,7 +118,7 @@ class SharedPrefixDecoder:
         found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         last_hidden: dict[int, torch.Tensor] = {}
         for pack in packs(prompts, _PREFILL_TOKENS):
-            on_layer = _Kept()
+            on_layer = KeptKeys()
             hidden = read(layers, pack, on_layer)
             keys, values = torch.stack(on_layer.keys), torch.stack(on_layer.values)
             for member, place in zip(pack.members, pack.places, strict=True):
@@ -157,18 +157,6 @@ class SharedPrefixDecoder:
             prefix.index = index.to(self._layers.device)
             first += index.numel()
         self._padded_line = padded.to(self._layers.device)
-
-
-class _Kept:
-    """Collects the keys and values [K, N, D] of every layer."""
-
-    def __init__(self) -> None:
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
-
-    def __call__(self, number: int, k: torch.Tensor, v: torch.Tensor) -> None:
-        self.keys.append(k.transpose(0, 1))
-        self.values.append(v.transpose(0, 1))
 
 
 class _Block:

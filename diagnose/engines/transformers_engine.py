@@ -28,10 +28,13 @@ from posttrain.diagnose.engines.base import (
 )
 from posttrain.diagnose.engines.cached_decoder import CachedDecoder
 from posttrain.diagnose.engines.decoding import Decoder, SamplingLoop
+from posttrain.diagnose.engines.drawing import draw
 from posttrain.diagnose.engines.grouped_attention import use_grouped_attention
 from posttrain.diagnose.engines.hardware import has_fast_bf16
 from posttrain.diagnose.engines.llama_layers import LlamaLayers, is_llama_like
 from posttrain.diagnose.engines.loading import fingerprint_model, load_model, load_tokenizer
+from posttrain.diagnose.engines.native import load_native
+from posttrain.diagnose.engines.native_decoder import NativeDecoder, can_decode
 from posttrain.diagnose.engines.scoring import score_packed, score_padded
 from posttrain.diagnose.engines.served import check_sample_room, check_score_room
 from posttrain.diagnose.engines.shared_prefix_decoder import SharedPrefixDecoder
@@ -97,6 +100,7 @@ class TransformersEngine:
         else:
             self._sampling_model = model if sample == model.dtype else copy.deepcopy(model).to(sample).eval()
             use_grouped_attention(self._sampling_model)
+        self._native, without = load_native() if self._sampling_layers and can_decode(self._sampling_layers) else (None, "")
         eos = {tokenizer.eos_token_id} | set(_as_list(getattr(model.generation_config, "eos_token_id", None)))
         self.eos_ids = frozenset(int(i) for i in eos if i is not None)
         self.codec = TextCodec(tokenizer, self.eos_ids)
@@ -111,6 +115,7 @@ class TransformersEngine:
             score_dtype=str(score).removeprefix("torch."),
             device=str(self.device),
             versions={"torch": torch.__version__, "transformers": transformers_version},
+            notes=(f"slower sampling: functions in C are not used ({without})",) if without else (),
             logprob_tolerance=max(_TOLERANCE.get(sample, 1e-3), _TOLERANCE.get(score, 1e-3)),
         )
 
@@ -164,12 +169,23 @@ class TransformersEngine:
         """See `Engine`. What is batched together depends on the requests alone."""
         check_sample_room(requests, sampling.max_tokens, self._context)
         decoder: Decoder
-        if self._sampling_layers is not None:
+        if self._native is not None and self._sampling_layers is not None:
+            decoder = NativeDecoder(self._sampling_layers, self._native, max_tokens=sampling.max_tokens)
+        elif self._sampling_layers is not None:
             decoder = SharedPrefixDecoder(self._sampling_layers, max_tokens=sampling.max_tokens)
         else:
             decoder = CachedDecoder(self._sampling_model, max_tokens=sampling.max_tokens)
         with _evaluating(self._sampling_model):
-            return SamplingLoop(decoder, self.codec, self.device).run(requests, sampling, seed=seed, on_tokens=on_tokens)
+            return SamplingLoop(decoder, self.codec, self.device, self._draw).run(
+                requests, sampling, seed=seed, on_tokens=on_tokens
+            )
+
+    def _draw(
+        self, logits: torch.Tensor, sampling: Sampling, u: torch.Tensor, seen: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if self._native is not None and sampling.keeps_all:
+            return self._native.draw(logits.contiguous(), u, sampling.temperature)
+        return draw(logits, sampling, u, seen)
 
     @torch.no_grad()
     def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:

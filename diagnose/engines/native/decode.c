@@ -1,0 +1,360 @@
+/* What a decoder does between its matrix products, for Llama-like models in bfloat16 on a processor.
+
+   Every function takes dense arrays, computes in fp32 and gives the same numbers for every number of threads. Vectors of 16 floats are the
+   compiler's own (GCC, Clang), so the same text serves every processor.
+
+   Shapes: R lines, H query heads, K key heads, G = H / K, D width of a head (a multiple of 16), C hidden width, V vocabulary.
+   Keys lie as [tokens / 16, D, 16], so that 16 scores are made at once; values lie as [tokens, D]. */
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LANES = 16, BLOCK = 256 };
+
+typedef uint16_t bf16;
+typedef float vec __attribute__((vector_size(64)));
+typedef int32_t ivec __attribute__((vector_size(64)));
+typedef uint32_t uvec __attribute__((vector_size(64)));
+typedef uint16_t hvec __attribute__((vector_size(32)));
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vec spread(float x) { return (vec){0} + x; }
+
+INLINE vec load(const float *at) {
+    vec x;
+    memcpy(&x, at, sizeof x);
+    return x;
+}
+
+INLINE void store(float *at, vec x) { memcpy(at, &x, sizeof x); }
+
+INLINE vec load_bf16(const bf16 *at) {
+    hvec half;
+    memcpy(&half, at, sizeof half);
+    return (vec)(__builtin_convertvector(half, uvec) << 16);
+}
+
+/* To the nearest, ties to even; what is not a number stays so. */
+INLINE void store_bf16(bf16 *at, vec x) {
+    uvec bits = (uvec)x;
+    uvec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    uvec is_number = (uvec)(x == x);
+    hvec half = __builtin_convertvector((rounded & is_number) | (0x7fc0 & ~is_number), hvec);
+    memcpy(at, &half, sizeof half);
+}
+
+INLINE float to_float(bf16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, sizeof y);
+    return y;
+}
+
+INLINE bf16 to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return x != x ? 0x7fc0 : (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+INLINE float sum(vec x) {
+    float total = 0;
+    for (int i = 0; i < LANES; i++) total += x[i];
+    return total;
+}
+
+INLINE vec larger(vec a, vec b) {
+    ivec first = a > b;
+    return (vec)(((ivec)a & first) | ((ivec)b & ~first));
+}
+
+INLINE float largest(vec x) {
+    float top = x[0];
+    for (int i = 1; i < LANES; i++) top = x[i] > top ? x[i] : top;
+    return top;
+}
+
+/* e to the x for x ≤ 0, to about 2 units in the last place: x = n ln 2 + r with |r| ≤ ln 2 / 2, and e^r by its Taylor series.
+   Below −87 it is 0. A NaN stays one. */
+INLINE vec exponential(vec x) {
+    vec low = spread(-87.0f);
+    ivec under = x < low;
+    vec safe = (vec)(((ivec)low & under) | ((ivec)x & ~under));
+    ivec n = __builtin_convertvector(safe * 1.44269504f - 0.5f, ivec);
+    vec times = __builtin_convertvector(n, vec);
+    vec r = (safe - times * 0.693145752f) - times * 1.42860677e-6f;
+    vec y = spread(1.0f / 5040);
+    y = y * r + 1.0f / 720;
+    y = y * r + 1.0f / 120;
+    y = y * r + 1.0f / 24;
+    y = y * r + 1.0f / 6;
+    y = y * r + 0.5f;
+    y = y * r + 1.0f;
+    y = y * r + 1.0f;
+    vec scale = (vec)((n + 127) << 23);
+    return (vec)((ivec)(y * scale) & ~under);
+}
+
+/* y [R, C] = the hidden states x [R, C] plus `delta` (bf16, or null), divided by their root mean square, times `weight` [C]. x keeps the sum. */
+void add_and_norm(int64_t lines, int64_t width, float *x, const bf16 *delta, const bf16 *weight, float epsilon, bf16 *y) {
+#pragma omp parallel for schedule(static)
+    for (int64_t line = 0; line < lines; line++) {
+        float *row = x + line * width;
+        vec squares = spread(0);
+        for (int64_t c = 0; c < width; c += LANES) {
+            vec here = load(row + c);
+            if (delta) {
+                here += load_bf16(delta + line * width + c);
+                store(row + c, here);
+            }
+            squares += here * here;
+        }
+        float inverse = 1.0f / sqrtf(sum(squares) / (float)width + epsilon);
+        for (int64_t c = 0; c < width; c += LANES) store_bf16(y + line * width + c, load(row + c) * inverse * load_bf16(weight + c));
+    }
+}
+
+/* y [R, C] = silu(gate) · up, of gate_and_up [R, 2 C]. */
+void gate(int64_t lines, int64_t width, const bf16 *gate_and_up, bf16 *y) {
+#pragma omp parallel for schedule(static)
+    for (int64_t line = 0; line < lines; line++) {
+        const bf16 *of_gate = gate_and_up + 2 * line * width, *of_up = of_gate + width;
+        for (int64_t c = 0; c < width; c += LANES) {
+            vec x = load_bf16(of_gate + c);
+            ivec negative = x < spread(0);
+            vec small = exponential((vec)((ivec)x | INT32_MIN)); /* e to the −|x| */
+            vec share = (vec)(((ivec)small & negative) | ((ivec)spread(1) & ~negative)) / (1 + small);
+            store_bf16(y + line * width + c, x * share * load_bf16(of_up + c));
+        }
+    }
+}
+
+/* One head [D] in place: divided by its root mean square where there is a weight for that, then rotated. */
+INLINE void rotate(float *head, int64_t width, const bf16 *weight, float epsilon, const float *cosine, const float *sine) {
+    if (weight) {
+        vec squares = spread(0);
+        for (int64_t d = 0; d < width; d += LANES) squares += load(head + d) * load(head + d);
+        float inverse = 1.0f / sqrtf(sum(squares) / (float)width + epsilon);
+        for (int64_t d = 0; d < width; d += LANES) store(head + d, load(head + d) * inverse * load_bf16(weight + d));
+    }
+    int64_t half = width / 2;
+    for (int64_t d = 0; d < half; d++) {
+        float a = head[d], b = head[d + half];
+        head[d] = a * cosine[d] - b * sine[d];
+        head[d + half] = b * cosine[d + half] + a * sine[d + half];
+    }
+}
+
+/* Scores of `heads` ≤ 4 queries [D] with the keys of `tiles` tiles; row h of the scores begins at h · stride. */
+INLINE void score_few(const int heads, int64_t tiles, int64_t width, const float *q, const bf16 *keys, float *scores, int64_t stride) {
+    for (int64_t tile = 0; tile < tiles; tile++, keys += width * LANES) {
+        vec even[4], odd[4];
+        for (int h = 0; h < heads; h++) even[h] = odd[h] = spread(0);
+        for (int64_t d = 0; d < width; d += 2) {
+            vec first = load_bf16(keys + d * LANES), second = load_bf16(keys + (d + 1) * LANES);
+            for (int h = 0; h < heads; h++) {
+                even[h] += first * q[h * width + d];
+                odd[h] += second * q[h * width + d + 1];
+            }
+        }
+        for (int h = 0; h < heads; h++) store(scores + h * stride + tile * LANES, even[h] + odd[h]);
+    }
+}
+
+/* Adds to out [heads, D] the values [tokens, D] by their weights. */
+INLINE void average_few(const int heads, int64_t tokens, int64_t width, const float *weights, int64_t stride, const bf16 *values, float *out) {
+    for (int64_t d = 0; d < width; d += LANES) {
+        vec even[4], odd[4];
+        for (int h = 0; h < heads; h++) even[h] = load(out + h * width + d), odd[h] = spread(0);
+        int64_t t = 0;
+        for (; t + 1 < tokens; t += 2) {
+            vec first = load_bf16(values + t * width + d), second = load_bf16(values + (t + 1) * width + d);
+            for (int h = 0; h < heads; h++) {
+                even[h] += first * weights[h * stride + t];
+                odd[h] += second * weights[h * stride + t + 1];
+            }
+        }
+        if (t < tokens)
+            for (int h = 0; h < heads; h++) even[h] += load_bf16(values + t * width + d) * weights[h * stride + t];
+        for (int h = 0; h < heads; h++) store(out + h * width + d, even[h] + odd[h]);
+    }
+}
+
+/* Four at a time: so many sums stay in registers. */
+#define BY_FOURS(call, heads)                        \
+    for (int64_t h = 0; h < (heads); h += 4) {       \
+        int64_t left = (heads) - h;                  \
+        if (left >= 4) { call(4); }                  \
+        else if (left == 3) { call(3); }             \
+        else if (left == 2) { call(2); }             \
+        else { call(1); }                            \
+    }
+
+static void score(int64_t heads, int64_t tiles, int64_t width, const float *q, const bf16 *keys, float *scores, int64_t stride) {
+#define CALL(n) score_few(n, tiles, width, q + h * width, keys, scores + h * stride, stride)
+    BY_FOURS(CALL, heads)
+#undef CALL
+}
+
+static void average(int64_t heads, int64_t tokens, int64_t width, const float *weights, int64_t stride, const bf16 *values, float *out) {
+#define CALL(n) average_few(n, tokens, width, weights + h * stride, stride, values, out + h * width)
+    BY_FOURS(CALL, heads)
+#undef CALL
+}
+
+/* Attention of one layer's R new tokens to their prompts and to what their samples have written before.
+
+   qkv                [R, H + 2 K, D]; the new keys and values are appended to the samples' own.
+   cosine, sine       [R, D] of the tokens' positions.
+   query_norm, key_norm  [D] or null.
+   own_keys, own_values  [slots, layers, K, columns · D]; columns is a multiple of 16.
+   slot, written      [R] where a line's own lie, and how many there are before this token.
+   prompt_keys, prompt_values, prompt_length  [R] addresses of [layers, K, tiles, D, 16] and [layers, K, length, D], and the length.
+   out                [R, H, D].
+   Returns 0, or 1 where memory is lacking. */
+int attend(int64_t lines, int64_t heads, int64_t key_heads, int64_t width, int64_t layers, int64_t layer, const bf16 *qkv,
+           const float *cosine, const float *sine, const bf16 *query_norm, const bf16 *key_norm, float epsilon, float scaling,
+           bf16 *own_keys, bf16 *own_values, int64_t columns, const int64_t *slot, const int64_t *written,
+           const int64_t *prompt_keys, const int64_t *prompt_values, const int64_t *prompt_length, bf16 *out) {
+    int64_t group = heads / key_heads, most = 0;
+    for (int64_t line = 0; line < lines; line++) {
+        int64_t padded = (prompt_length[line] + LANES - 1) / LANES * LANES + (written[line] + LANES) / LANES * LANES;
+        most = padded > most ? padded : most;
+    }
+    int failed = 0;
+#pragma omp parallel
+    {
+        float *scratch = aligned_alloc(64, sizeof(float) * (size_t)(group * most + 2 * group * width + width));
+        if (!scratch) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(static)
+        for (int64_t item = 0; item < lines * key_heads; item++) {
+            if (!scratch) continue;
+            float *scores = scratch, *q = scratch + group * most, *sums = q + group * width, *key = sums + group * width;
+            int64_t line = item / key_heads, head = item % key_heads;
+            const bf16 *row = qkv + line * (heads + 2 * key_heads) * width;
+            const float *cosines = cosine + line * width, *sines = sine + line * width;
+            for (int64_t h = 0; h < group; h++) {
+                float *mine = q + h * width;
+                for (int64_t d = 0; d < width; d += LANES) store(mine + d, load_bf16(row + (head * group + h) * width + d));
+                rotate(mine, width, query_norm, epsilon, cosines, sines);
+                for (int64_t d = 0; d < width; d += LANES) store(mine + d, load(mine + d) * scaling);
+            }
+            for (int64_t d = 0; d < width; d += LANES) store(key + d, load_bf16(row + (heads + head) * width + d));
+            rotate(key, width, key_norm, epsilon, cosines, sines);
+
+            int64_t length = prompt_length[line], tiles = (length + LANES - 1) / LANES, before = tiles * LANES;
+            int64_t own = written[line] + 1, own_tiles = (own + LANES - 1) / LANES, all = before + own_tiles * LANES;
+            int64_t place = ((slot[line] * layers + layer) * key_heads + head) * columns * width;
+            bf16 *mine_k = own_keys + place, *mine_v = own_values + place;
+            bf16 *tile = mine_k + (own - 1) / LANES * LANES * width;
+            for (int64_t d = 0; d < width; d++) tile[d * LANES + (own - 1) % LANES] = to_bf16(key[d]);
+            memcpy(mine_v + (own - 1) * width, row + (heads + key_heads + head) * width, sizeof(bf16) * (size_t)width);
+            const bf16 *theirs_k = (const bf16 *)prompt_keys[line] + (layer * key_heads + head) * before * width;
+            const bf16 *theirs_v = (const bf16 *)prompt_values[line] + (layer * key_heads + head) * length * width;
+
+            score(group, tiles, width, q, theirs_k, scores, all);
+            score(group, own_tiles, width, q, mine_k, scores + before, all);
+            memset(sums, 0, sizeof(float) * (size_t)(group * width));
+            for (int64_t h = 0; h < group; h++) {
+                float *of_head = scores + h * all;
+                for (int64_t t = length; t < before; t++) of_head[t] = -FLT_MAX;
+                for (int64_t t = before + own; t < all; t++) of_head[t] = -FLT_MAX;
+                vec top = spread(-FLT_MAX), total = spread(0);
+                for (int64_t t = 0; t < all; t += LANES) top = larger(load(of_head + t), top);
+                vec highest = spread(largest(top));
+                for (int64_t t = 0; t < all; t += LANES) {
+                    vec weight = exponential(load(of_head + t) - highest);
+                    total += weight;
+                    store(of_head + t, weight);
+                }
+                vec inverse = spread(1.0f / sum(total));
+                for (int64_t t = 0; t < all; t += LANES) store(of_head + t, load(of_head + t) * inverse);
+            }
+            average(group, length, width, scores, all, theirs_v, sums);
+            average(group, own, width, scores + before, all, mine_v, sums);
+            bf16 *to = out + (line * heads + head * group) * width;
+            for (int64_t d = 0; d < group * width; d += LANES) store_bf16(to + d, load(sums + d));
+        }
+        free(scratch);
+    }
+    return failed;
+}
+
+/* Draws a token of every line by inversion from softmax(logits / temperature).
+
+   logits [R, V] of the policy, u [R] in [0, 1). Gives ids [R], and the log-probability of each under the policy and under what it was drawn
+   from. The vocabulary is summed in blocks, in fp32 inside of one and in fp64 over them. Returns 0, or 1 where memory is lacking. */
+int draw(int64_t lines, int64_t vocabulary, const bf16 *logits, const double *u, float temperature, int64_t *ids, float *policy,
+         float *sampler) {
+    int64_t blocks = (vocabulary + BLOCK - 1) / BLOCK;
+    int failed = 0;
+#pragma omp parallel
+    {
+        double *sums = malloc(sizeof(double) * (size_t)blocks);
+        if (!sums) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(static)
+        for (int64_t line = 0; line < lines; line++) {
+            if (!sums) continue;
+            const bf16 *row = logits + line * vocabulary;
+            int64_t whole = vocabulary / LANES * LANES;
+            vec tops = spread(-INFINITY);
+            for (int64_t t = 0; t < whole; t += LANES) tops = larger(load_bf16(row + t), tops);
+            float top = largest(tops);
+            for (int64_t t = whole; t < vocabulary; t++) top = to_float(row[t]) > top ? to_float(row[t]) : top;
+            double total = 0, of_policy = 0;
+            for (int64_t block = 0; block < blocks; block++) {
+                int64_t first = block * BLOCK, last = first + BLOCK < vocabulary ? first + BLOCK : vocabulary;
+                vec tempered = spread(0), plain = spread(0);
+                for (int64_t t = first; t < last; t += LANES) {
+                    vec x = spread(-INFINITY);
+                    if (t + LANES <= last) x = load_bf16(row + t);
+                    else for (int64_t i = t; i < last; i++) x[i - t] = to_float(row[i]);
+                    x -= top;
+                    plain += exponential(x);
+                    if (temperature != 1.0f) tempered += exponential(x / temperature);
+                }
+                of_policy += sum(plain);
+                sums[block] = sum(temperature != 1.0f ? tempered : plain);
+                total += sums[block];
+            }
+            /* The first block whose cumulated mass exceeds the target, then the first token inside it; rounding may put the target past
+               the last token with mass: stay on it. */
+            double target = u[line] * total, cumulated = 0, before = -INFINITY;
+            int64_t block = 0;
+            for (int64_t b = 0; b < blocks; b++) {
+                if (sums[b] <= 0) continue;
+                block = b;
+                if (cumulated + sums[b] > target) {
+                    before = cumulated;
+                    break;
+                }
+                cumulated += sums[b];
+            }
+            int64_t first = block * BLOCK, last = first + BLOCK < vocabulary ? first + BLOCK : vocabulary, token = first;
+            for (int64_t t = first; t < last; t += LANES) {
+                vec x = spread(-INFINITY);
+                int64_t some = last - t < LANES ? last - t : LANES;
+                for (int64_t i = 0; i < some; i++) x[i] = to_float(row[t + i]);
+                vec weight = exponential((x - top) / temperature);
+                for (int64_t i = 0; i < some && before <= target; i++) {
+                    if (weight[i] > 0) token = t + i;
+                    before += weight[i];
+                }
+            }
+            ids[line] = token;
+            float mine = to_float(row[token]) - top;
+            policy[line] = mine - (float)log(of_policy);
+            sampler[line] = mine / temperature - (float)log(total);
+        }
+        free(sums);
+    }
+    return failed;
+}
