@@ -1,7 +1,8 @@
 """The arithmetic of Llama-like models on rows without padding, with the weights of a Hugging Face model.
 
 What calls it decides which tokens a token attends to: so tokens of many sequences can lie one after the other, and keys and values can
-be shared. Linear maps of one input are laid together, and in bfloat16 on a processor they are packed as oneDNN wants them.
+be shared. Linear maps of one input are laid together, and in bfloat16 on a processor they are packed as oneDNN wants them, and what lies
+between them is done in C.
 
 Legend of shapes: N tokens, C hidden width, H query heads, K key heads, D width of a head, V vocabulary.
 """
@@ -16,6 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
+
+from posttrain.diagnose.engines.native import LANES, NativeLibrary, load_native
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Called with the layer's number, queries [N, H, D] (scaled), keys and values [N, K, D]; returns [N, H, D]."""
@@ -92,6 +95,15 @@ class LlamaLayers:
         self._head = _Linears([model.lm_head], dtype, copied=copied)
         self._embedding = _Copy(model.model.embed_tokens.weight, dtype)
         self.norm = _Norm(model.model.norm, dtype)
+        self.native, self.without_native = self._find_native()
+
+    def _find_native(self) -> tuple[NativeLibrary | None, str]:
+        """The functions in C, where they compute what these layers do; or why they are missing there."""
+        config = self.model.config
+        widths = (self.width, config.hidden_size, config.intermediate_size)
+        fits = self.is_copied and self.dtype == torch.bfloat16 and self.device.type == "cpu"
+        fits = fits and config.hidden_act in ("silu", "swish") and all(width % LANES == 0 for width in widths)
+        return load_native() if fits else (None, "")
 
     def refresh(self) -> None:
         """Copy the live weights anew, where there are copies."""
@@ -107,20 +119,28 @@ class LlamaLayers:
             positions: [N] place of each in its sequence.
             attend: The attention; it keeps what keys and values it needs.
         """
-        cos, sin = self._signed_rotation(positions)
         heads, key_heads, width = self.num_heads, self.num_key_heads, self.width
-        x = functional.embedding(ids, self._embedding.value)
+        hidden = self.hidden(functional.embedding(ids, self._embedding.value))
+        rotate = self._rotate(positions)
+        delta: torch.Tensor | None = None
         for number, layer in enumerate(self.layers):
-            q, k, v = layer.qkv(layer.input_norm(x))
-            q, k = q.unflatten(-1, (heads, width)), k.unflatten(-1, (key_heads, width))
-            if layer.q_norm is not None and layer.k_norm is not None:
-                q, k = layer.q_norm(q), layer.k_norm(k)
-            q, k = _rotate(q, cos, sin).mul_(self.scaling), _rotate(k, cos, sin)
-            attended = attend(number, q, k, v.unflatten(-1, (key_heads, width)))
-            x = x + layer.out(attended.flatten(1))[0]
-            gate, up = layer.gate_up(layer.post_norm(x))
-            x = x + layer.down(layer.activation(gate).mul_(up))[0]
-        return self.norm(x)
+            q, k, v = layer.qkv(hidden.normed(layer.input_norm, delta))
+            q, k, v = q.unflatten(-1, (heads, width)), k.unflatten(-1, (key_heads, width)), v.unflatten(-1, (key_heads, width))
+            attended = attend(number, rotate(q, layer.q_norm, self.scaling), rotate(k, layer.k_norm, 1.0), v)
+            delta = layer.out(attended.flatten(1))[0]
+            delta = layer.down(self.gate(layer, hidden.normed(layer.post_norm, delta)))[0]
+        return hidden.normed(self.norm, delta)
+
+    def hidden(self, x: torch.Tensor) -> Hidden:
+        """Hidden states of tokens with embeddings x [N, C]."""
+        return Hidden(x, self.native)
+
+    def gate(self, layer: _Layer, x: torch.Tensor) -> torch.Tensor:
+        """What a layer's gate lets through [N, I] of x [N, C]."""
+        if self.native is not None:
+            return self.native.gate(layer.gate_up.joined(x))
+        gate, up = layer.gate_up(x)
+        return layer.activation(gate).mul_(up)
 
     def project(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Logits [N, V] of hidden states [N, C]; the live weights can write them into `out`, of which the first N rows are returned."""
@@ -139,16 +159,40 @@ class LlamaLayers:
         cos, sin = self.model.model.rotary_emb(torch.empty(0, dtype=dtype, device=self.device), positions[None])
         return cos[0], sin[0]
 
-    def _signed_rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosine and signed sine [N, 1, D]: a rotated head is x·cos + roll(x, D/2)·sin."""
-        cos, sin = self.rotation(positions, self.dtype)
+    def _rotate(self, positions: torch.Tensor) -> Callable[[torch.Tensor, _Norm | None, float], torch.Tensor]:
+        """What normalises, rotates and scales heads [N, ., D] at positions [N]."""
+        native = self.native
+        if native is not None:
+            exact = self.rotation(positions, torch.float32)
+            return lambda x, norm, scaling: native.rotate_heads(
+                x, exact, *((None, 0.0) if norm is None else (norm.value, norm.epsilon)), scaling
+            )
+        cos, sin = (x[:, None] for x in self.rotation(positions, self.dtype))
+        # A rotated head is x·cos + roll(x, D/2)·sin with the first half of the sines negative.
         sin = sin.clone()
         sin[..., : self.width // 2].neg_()
-        return cos[:, None], sin[:, None]
+
+        def rotate(x: torch.Tensor, norm: _Norm | None, scaling: float) -> torch.Tensor:
+            x = x if norm is None else norm(x)
+            rotated = torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+            return rotated if scaling == 1.0 else rotated.mul_(scaling)
+
+        return rotate
 
 
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+class Hidden:
+    """Hidden states [N, C] as they grow from layer to layer; in fp32 where the functions in C keep them."""
+
+    def __init__(self, x: torch.Tensor, native: NativeLibrary | None):
+        """Take the embeddings."""
+        self._x, self._native = (x if native is None else x.float()), native
+
+    def normed(self, norm: _Norm, delta: torch.Tensor | None) -> torch.Tensor:
+        """Add what a layer gives, and return them normalised."""
+        if self._native is not None:
+            return self._native.add_and_norm(self._x, delta, norm.value, norm.epsilon)
+        self._x = self._x if delta is None else self._x + delta
+        return norm(self._x)
 
 
 def _can_pack() -> bool:

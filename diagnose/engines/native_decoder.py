@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import embedding, pad
 
 from posttrain.diagnose.engines.llama_layers import LlamaLayers
-from posttrain.diagnose.engines.native import LANES, NativeLibrary
+from posttrain.diagnose.engines.native import LANES
 from posttrain.diagnose.engines.packed_sequences import KeptKeys, packs, read
 
 _PREFILL_TOKENS = 4096
@@ -44,25 +44,13 @@ class _Line:
     written: int = 0
 
 
-def can_decode(layers: LlamaLayers) -> bool:
-    """Whether the functions in C compute what these layers do."""
-    widths = (layers.width, layers.model.config.hidden_size, layers.model.config.intermediate_size)
-    silu = layers.model.config.hidden_act in ("silu", "swish")
-    return (
-        layers.is_copied
-        and layers.dtype == torch.bfloat16
-        and layers.device.type == "cpu"
-        and silu
-        and all(w % LANES == 0 for w in widths)
-    )
-
-
 class NativeDecoder:
     """See `Decoder`."""
 
-    def __init__(self, layers: LlamaLayers, native: NativeLibrary, *, max_tokens: int, capacity: int = _LINES):
-        """Take layers for which `can_decode` holds, how many tokens a sample can have, and how many may be in the batch if memory allows."""
-        self._layers, self._native = layers, native
+    def __init__(self, layers: LlamaLayers, *, max_tokens: int, capacity: int = _LINES):
+        """Take layers with `native`, how many tokens a sample can have, and how many may be in the batch if memory allows."""
+        assert layers.native is not None
+        self._layers, self._native = layers, layers.native
         self._token_bytes = 2 * layers.num_layers * layers.num_key_heads * layers.width * layers.dtype.itemsize
         columns = -(-max_tokens // LANES) * LANES
         self.capacity = max(1, min(capacity, _CACHE_BYTES // (self._token_bytes * columns)))
@@ -127,18 +115,16 @@ class NativeDecoder:
             lengths,
         )
         rotation = layers.rotation(lengths + written, torch.float32)
-        x, delta = embedding(ids, layers.embedding).float(), None
+        hidden, delta = layers.hidden(embedding(ids, layers.embedding)), None
         for number, layer in enumerate(layers.layers):
-            normed = native.add_and_norm(x, delta, layer.input_norm.value, layer.input_norm.epsilon)
+            qkv = layer.qkv.joined(hidden.normed(layer.input_norm, delta))
             attended = native.attend(
-                layer.qkv.joined(normed), rotation, layer.head_norms, layers.scaling, number, self._own, (slots, written), prompts
+                qkv, rotation, layer.head_norms, layers.scaling, number, self._own, (slots, written), prompts
             )
-            delta = layer.out.joined(attended)
-            normed = native.add_and_norm(x, delta, layer.post_norm.value, layer.post_norm.epsilon)
-            delta = layer.down.joined(native.gate(layer.gate_up.joined(normed)))
+            delta = layer.down.joined(layers.gate(layer, hidden.normed(layer.post_norm, layer.out.joined(attended))))
         for line in self._lines:
             line.written += 1
-        return layers.project(native.add_and_norm(x, delta, layers.norm.value, layers.norm.epsilon))
+        return layers.project(hidden.normed(layers.norm, delta))
 
     def _read(self, prompts: list[Prompt]) -> torch.Tensor:
         """Read prompts and lay out their keys and values, where they are not held; returns the logits [., V] after each."""

@@ -30,6 +30,7 @@ class KeptKeys:
         self.values: list[torch.Tensor] = []
 
     def __call__(self, number: int, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Of one layer; see `OnLayer`."""
         self.keys.append(k.transpose(0, 1))
         self.values.append(v.transpose(0, 1))
 

@@ -36,9 +36,12 @@ HEADER = "RESULT "
 PEER_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 PARTS = {
     "sampling": f"Sampling: 16 prompts × {SAMPLES} samples, at most {MAX_TOKENS} new tokens, temperature 1, nothing truncated, natural stops",
-    "distinct": "Scoring: 256 reference paths of 20–200 tokens, one per prompt",
-    "shared": "Scoring: 32 problems × 8 reference paths of 20–200 tokens",
-    "examples": "Scoring: the same 32 × 8 paths after prompts with worked examples",
+    "distinct": "Scoring: 256 reference paths of 20–200 tokens, one per prompt, in float32",
+    "distinct, bfloat16": "The same in bfloat16",
+    "shared": "Scoring: 32 problems × 8 reference paths of 20–200 tokens, in float32",
+    "shared, bfloat16": "The same in bfloat16",
+    "examples": "Scoring: the same 32 × 8 paths after prompts with worked examples, in float32",
+    "examples, bfloat16": "The same in bfloat16",
 }
 Child = Callable[[dict[str, Any], "Setup"], Callable[[str], dict[str, Any]]]
 
@@ -107,6 +110,7 @@ class Setup(argparse.Namespace):
     model: str
     path: str
     rows: int
+    dtype: str
 
 
 def run_posttrain(work: dict[str, Any], setup: Setup) -> Callable[[str], dict[str, Any]]:
@@ -115,7 +119,7 @@ def run_posttrain(work: dict[str, Any], setup: Setup) -> Callable[[str], dict[st
     from posttrain.diagnose.engines.transformers_engine import TransformersEngine
     from posttrain.diagnose.types import Sampling
 
-    engine = TransformersEngine.open(setup.model)
+    engine = TransformersEngine.open(setup.model, score_dtype=setup.dtype)
     turn = 0
 
     def run(part: str) -> dict[str, Any]:
@@ -190,10 +194,10 @@ def run_vllm(work: dict[str, Any], setup: Setup) -> Callable[[str], dict[str, An
 
 
 def run_lm_eval(work: dict[str, Any], setup: Setup) -> Callable[[str], dict[str, Any]]:
-    """lm-evaluation-harness in float32, `rows` paths at a time; its own function for token ids is called."""
+    """lm-evaluation-harness, `rows` paths at a time; its own function for token ids is called."""
     from lm_eval.models.huggingface import HFLM
 
-    model = HFLM(pretrained=setup.path, dtype="float32", batch_size=setup.rows, device="cpu")
+    model = HFLM(pretrained=setup.path, dtype=setup.dtype, batch_size=setup.rows, device="cpu")
 
     def run(part: str) -> dict[str, Any]:
         pairs = _pairs(work, part)
@@ -206,7 +210,7 @@ def run_lm_eval(work: dict[str, Any], setup: Setup) -> Callable[[str], dict[str,
 def _pairs(work: dict[str, Any], part: str) -> list[tuple[list[int], list[int]]]:
     """Prompts and paths of a part; `PART:16` means its first 16."""
     name, _, first = part.partition(":")
-    return list(work[name])[: int(first) if first else None]
+    return list(work[name.split(",")[0]])[: int(first) if first else None]
 
 
 CHILDREN: dict[str, Child] = {
@@ -264,7 +268,7 @@ def _memory(*, reset: bool = False) -> int:
 class Engine:
     """A child process that has an engine loaded."""
 
-    def __init__(self, name: str, python: str, options: argparse.Namespace, rows: int, work: Path, path: str):
+    def __init__(self, name: str, python: str, options: argparse.Namespace, rows: int, work: Path, path: str, dtype: str):
         """Start it, and wait until it is loaded."""
         command = [
             python,
@@ -273,6 +277,8 @@ class Engine:
             name,
             "--rows",
             str(rows),
+            "--dtype",
+            dtype,
             "--work",
             str(work),
             "--path",
@@ -311,10 +317,11 @@ class Engine:
 
 def take_turns(part: str, options: argparse.Namespace, results: dict[str, Any], work: Path, path: str) -> None:
     """Run one part `--repeats` times with every engine that is there, in turn."""
+    dtype = "bfloat16" if part.endswith("bfloat16") else "float32"
     if part == "sampling":
         rows = results.setdefault("pilot", {})
         for number in () if rows else options.generate_rows:
-            pilot = Engine("transformers", sys.executable, options, number, work, path)
+            pilot = Engine("transformers", sys.executable, options, number, work, path, dtype)
             found = [pilot.run("warm") for _ in range(2)][-1]
             rows[str(number)] = found["tokens"] / found["seconds"]
             pilot.close()
@@ -325,7 +332,9 @@ def take_turns(part: str, options: argparse.Namespace, results: dict[str, Any], 
         peers = {"lm-eval": (options.lm_eval_python, 16)}
     wanted = {"posttrain": (sys.executable, 0), **peers}
     engines = {
-        name: Engine(name, python, options, number, work, path) for name, (python, number) in wanted.items() if python is not None
+        name: Engine(name, python, options, number, work, path, dtype)
+        for name, (python, number) in wanted.items()
+        if python is not None
     }
     for engine in engines.values():
         engine.run("warm" if part == "sampling" else f"{part}:16")
@@ -364,10 +373,10 @@ def device() -> str:
 def table(results: dict[str, Any], work: dict[str, Any], command: str) -> str:
     """The page that is kept."""
     settings = {
-        "posttrain": "bfloat16 for sampling, float32 for scoring; as `TransformersEngine.open` sets it up, no setting of memory",
+        "posttrain": "sampling in bfloat16, as `TransformersEngine.open` sets it up; scoring with `score_dtype` as the heading says; no setting of memory",
         "transformers": f"`generate` in bfloat16, sdpa, {max(results.get('pilot', {'0': 0}), key=lambda n: results.get('pilot', {'0': 0})[n])} samples at a time",
         "vllm": "bfloat16, all requests at once, prefix caching on, 4 GiB of cache",
-        "lm-eval": "float32, batches of 16",
+        "lm-eval": "batches of 16, dtype as the heading says",
     }
     lines = [
         "# Sampling and scoring",
@@ -425,11 +434,12 @@ def _described(part: str, work: dict[str, Any]) -> list[str]:
     if part == "sampling":
         lengths = [len(ids) for ids in work["prompts"]]
         return [f"Prompts of {min(lengths)} to {max(lengths)} tokens."]
-    prompts = sorted({tuple(prompt) for prompt, _ in work[part]})
+    pairs = _pairs(work, part)
+    prompts = sorted({tuple(prompt) for prompt, _ in pairs})
     header = _common(prompts[0], prompts[-1])
-    total = sum(len(prompt) + len(path) - 1 for prompt, path in work[part])
+    total = sum(len(prompt) + len(path) - 1 for prompt, path in pairs)
     new, previous = 0, tuple[int, ...]()
-    for sequence in sorted((*prompt, *path[:-1]) for prompt, path in work[part]):
+    for sequence in sorted((*prompt, *path[:-1]) for prompt, path in pairs):
         new += len(sequence) - _common(previous, sequence)
         previous = sequence
     lengths = f"Prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens, of which all begin with the same {header} of the chat template."
@@ -455,13 +465,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=REPORT)
     parser.add_argument("--child", choices=tuple(CHILDREN), help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--dtype", default="float32", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--path", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     if options.child:
         serve(
-            options.child, json.loads(options.work.read_text()), Setup(model=options.model, path=options.path, rows=options.rows)
+            options.child,
+            json.loads(options.work.read_text()),
+            Setup(model=options.model, path=options.path, rows=options.rows, dtype=options.dtype),
         )
         return
     from posttrain.diagnose.engines.loading import load_tokenizer

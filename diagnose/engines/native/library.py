@@ -1,4 +1,4 @@
-"""Compiles decode.c with the machine's own C compiler, once per processor and text, and calls it on torch tensors.
+"""Compiles llama.c with the machine's own C compiler, once per processor and text, and calls it on torch tensors.
 
 The library shares torch's OpenMP threads: it is linked against none, and finds the one that torch has loaded. Where there is no compiler,
 no OpenMP or a failure of any kind, `load_native` gives None and a reason, and the engine goes on in torch alone.
@@ -20,7 +20,7 @@ import torch
 
 from posttrain.diagnose.engines.loading import cache_dir
 
-_SOURCE = Path(__file__).with_name("decode.c")
+_SOURCE = Path(__file__).with_name("llama.c")
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=gnu11", "-fPIC", "-Wno-psabi")
 _OFF = "POSTTRAIN_NATIVE"
 LANES = 16
@@ -28,7 +28,7 @@ LANES = 16
 
 
 class NativeLibrary:
-    """The functions of decode.c. Shapes and meanings stand there."""
+    """The functions of llama.c. Shapes and meanings stand there."""
 
     def __init__(self, library: ctypes.CDLL):
         """Take the loaded library."""
@@ -45,6 +45,23 @@ class NativeLibrary:
         lines, width = gate_and_up.shape[0], gate_and_up.shape[1] // 2
         y = torch.empty(lines, width, dtype=torch.bfloat16)
         self._library.gate(_int(lines), _int(width), _at(gate_and_up), _at(y))
+        return y
+
+    def rotate_heads(
+        self,
+        x: torch.Tensor,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+        weight: torch.Tensor | None,
+        epsilon: float,
+        scaling: float,
+    ) -> torch.Tensor:
+        """Heads [N, H, D] bf16, rotated by cosine and sine [N, D] fp32, normalised before where there is a weight [D], and scaled."""
+        assert x.stride()[1:] == (x.shape[2], 1)
+        y = torch.empty(x.shape, dtype=torch.bfloat16)
+        self._library.rotate_heads(
+            *map(_int, x.shape), ctypes.c_void_p(x.data_ptr()), _int(x.stride(0)), *map(_at, rotation), _at(weight),
+            _real(epsilon), _real(scaling), _at(y),
+        )  # fmt: skip
         return y
 
     def attend(
@@ -70,7 +87,7 @@ class NativeLibrary:
             lines: Of each line [R] int64: its slot, and how many tokens it has written.
             prompts: Of each line [R] int64: addresses of its prompt's keys and values, and the length.
         """
-        slots, layers, key_heads, columns, width = own[0].shape
+        _, layers, key_heads, columns, width = own[0].shape
         heads = qkv.shape[1] // width - 2 * key_heads
         out = torch.empty(qkv.shape[0], heads * width, dtype=torch.bfloat16)
         failed = self._library.attend(
@@ -128,12 +145,12 @@ def _load_openmp() -> None:
 def _compiled(compiler: str) -> Path:
     """The shared library in the cache; compiled there first where it is not. Others may do the same at the same time."""
     about = [_SOURCE.read_text(encoding="utf-8"), compiler, platform.machine(), _processor(), *_FLAGS]
-    path = cache_dir() / "native" / f"decode-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.so"
+    path = cache_dir() / "native" / f"llama-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.so"
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        object_file, library = Path(folder) / "decode.o", Path(folder) / "decode.so"
+        object_file, library = Path(folder) / "llama.o", Path(folder) / "llama.so"
         for command in (
             [compiler, *_FLAGS, "-fopenmp", "-c", str(_SOURCE), "-o", str(object_file)],
             [compiler, "-shared", str(object_file), "-o", str(library), "-lm"],

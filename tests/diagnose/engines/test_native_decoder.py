@@ -18,7 +18,8 @@ from posttrain.diagnose.engines.base import SampleRequest, ScoreRequest
 from posttrain.diagnose.engines.decoding import Decoder, SamplingLoop
 from posttrain.diagnose.engines.llama_layers import LlamaLayers
 from posttrain.diagnose.engines.native import LANES, NativeLibrary, library, load_native
-from posttrain.diagnose.engines.native_decoder import NativeDecoder, can_decode
+from posttrain.diagnose.engines.native_decoder import NativeDecoder
+from posttrain.diagnose.engines.scoring import score_packed
 from posttrain.diagnose.engines.shared_prefix_decoder import SharedPrefixDecoder
 from posttrain.diagnose.engines.transformers_engine import TransformersEngine
 from posttrain.diagnose.types import Sampling
@@ -129,6 +130,33 @@ def test_attention(native: NativeLibrary, heads: int, key_heads: int, width: int
         torch.testing.assert_close(out[line].float(), wanted.flatten(), atol=2**-8, rtol=2**-7)
 
 
+@pytest.mark.parametrize("normed", [True, False])
+def test_rotation(native: NativeLibrary, normed: bool) -> None:
+    both, angle = torch.randn(7, 5 * 32).bfloat16(), torch.rand(7, 16).repeat(1, 2) * 6
+    x, weight = both[:, 32:128].unflatten(1, (3, 32)), torch.rand(32).bfloat16()
+    wanted = functional.rms_norm(x.float(), (32,), weight.float(), 1e-5) if normed else x.float()
+    half = torch.tensor([-1.0] * 16 + [1.0] * 16)
+    wanted = (wanted * angle.cos()[:, None] + wanted.roll(16, -1) * half * angle.sin()[:, None]) * 0.25
+    found = native.rotate_heads(x, (angle.cos(), angle.sin()), weight if normed else None, 1e-5, 0.25)
+    torch.testing.assert_close(found.float(), wanted, atol=2**-10, rtol=2**-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_scores_in_bfloat16_lie_as_near_as_those_of_torch(native: NativeLibrary, kind: str) -> None:
+    model = build(kind).bfloat16().float()
+    requests = [ScoreRequest(prompt_ids=prompt, path_ids=tokens(9 + i, 9)) for i, prompt in enumerate(PROMPTS * 2)]
+    exact = score_packed(LlamaLayers(model, torch.float32, packed=False), requests, lambda _: None)
+    layers, with_torch = (LlamaLayers(model, torch.bfloat16, packed=True) for _ in range(2))
+    with_torch.native = None
+    own, torchs = (
+        float(np.sqrt(np.mean([np.mean((one.logprobs - other.logprobs) ** 2) for one, other in zip(found, exact, strict=True)])))
+        for found in (score_packed(layers, requests, lambda _: None), score_packed(with_torch, requests, lambda _: None))
+    )
+    assert own <= 1.1 * torchs
+    assert own < 0.05
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
 @pytest.mark.parametrize("vocabulary", [16, 73, 256, 1003])
 def test_draws_are_those_of_torch(native: NativeLibrary, temperature: float, vocabulary: int) -> None:
@@ -189,12 +217,14 @@ def test_samples_lie_as_near_to_full_precision_as_those_of_torch(
     """Log-probabilities of what was drawn, against fp32 with the same rounded weights; places are filled again at capacity 3."""
     model = build(kind).bfloat16().float()
     layers = LlamaLayers(model, torch.bfloat16, packed=True)
-    assert can_decode(layers)
+    assert layers.native is not None
     sampling = Sampling(max_tokens=20)
     errors = []
+    with_torch = LlamaLayers(model, torch.bfloat16, packed=True)
+    with_torch.native = None
     for decoder in (
-        NativeDecoder(layers, native, max_tokens=20, capacity=capacity),
-        SharedPrefixDecoder(layers, max_tokens=20, capacity=capacity),
+        NativeDecoder(layers, max_tokens=20, capacity=capacity),
+        SharedPrefixDecoder(with_torch, max_tokens=20, capacity=capacity),
     ):
         drawn = run(decoder, model, tiny_model, sampling)
         engine = TransformersEngine.from_model(model, AutoTokenizer.from_pretrained(tiny_model), sample_dtype="float32")
@@ -207,7 +237,7 @@ def test_samples_lie_as_near_to_full_precision_as_those_of_torch(
 
 def test_memory_for_prompts_is_bounded_and_given_back(native: NativeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = LlamaLayers(build("grouped"), torch.bfloat16, packed=True)
-    decoder = NativeDecoder(layers, native, max_tokens=16, capacity=8)
+    decoder = NativeDecoder(layers, max_tokens=16, capacity=8)
     token_bytes = 2 * 3 * 2 * 16 * 2
     monkeypatch.setattr(native_decoder, "_CACHE_BYTES", 45 * token_bytes)
     assert decoder.room([PROMPTS[1], PROMPTS[1], PROMPTS[0], PROMPTS[4]]) == 3
@@ -230,9 +260,9 @@ def test_memory_for_prompts_is_bounded_and_given_back(native: NativeLibrary, mon
 )
 def test_what_the_functions_cannot_do_is_left_to_torch(kind: str, change: dict[str, object]) -> None:
     config = LlamaConfig(**{**SIZES, "num_attention_heads": 4, "num_key_value_heads": 2, **change})
-    assert not can_decode(LlamaLayers(LlamaForCausalLM(config), torch.bfloat16, packed=True))
+    assert LlamaLayers(LlamaForCausalLM(config), torch.bfloat16, packed=True).native is None
     config = LlamaConfig(**SIZES, num_attention_heads=4, num_key_value_heads=2)
-    assert not can_decode(LlamaLayers(LlamaForCausalLM(config), torch.float32, packed=False))
+    assert LlamaLayers(LlamaForCausalLM(config), torch.float32, packed=False).native is None
 
 
 # -------------------------------------------------------------------------------------------------------------------- loading

@@ -1,4 +1,4 @@
-/* What a decoder does between its matrix products, for Llama-like models in bfloat16 on a processor.
+/* What Llama-like models do between their matrix products, in bfloat16 on a processor.
 
    Every function takes dense arrays, computes in fp32 and gives the same numbers for every number of threads. Vectors of 16 floats are the
    compiler's own (GCC, Clang), so the same text serves every processor.
@@ -144,6 +144,26 @@ INLINE void rotate(float *head, int64_t width, const bf16 *weight, float epsilon
         float a = head[d], b = head[d + half];
         head[d] = a * cosine[d] - b * sine[d];
         head[d + half] = b * cosine[d + half] + a * sine[d + half];
+    }
+}
+
+/* y [N, heads, D]: heads of x, rotated (and normalised, where there is a weight) and scaled. Row n of x begins at n · stride. */
+void rotate_heads(int64_t tokens, int64_t heads, int64_t width, const bf16 *x, int64_t stride, const float *cosine, const float *sine,
+                  const bf16 *weight, float epsilon, float scaling, bf16 *y) {
+#pragma omp parallel
+    {
+        float *head = aligned_alloc(64, sizeof(float) * (size_t)width);
+#pragma omp for schedule(static)
+        for (int64_t token = 0; token < tokens; token++) {
+            for (int64_t h = 0; h < heads; h++) {
+                const bf16 *from = x + token * stride + h * width;
+                bf16 *to = y + (token * heads + h) * width;
+                for (int64_t d = 0; d < width; d += LANES) store(head + d, load_bf16(from + d));
+                rotate(head, width, weight, epsilon, cosine + token * width, sine + token * width);
+                for (int64_t d = 0; d < width; d += LANES) store_bf16(to + d, load(head + d) * scaling);
+            }
+        }
+        free(head);
     }
 }
 
