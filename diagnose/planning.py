@@ -42,25 +42,30 @@ def resolve_behaviors(behaviors: Sequence[str | Path | Behavior]) -> tuple[Behav
     return loaded
 
 
-def sampling_goal(samples: int | None, precision: float | None = None, max_tokens_total: int | None = None) -> rounds.Goal:
+def sampling_goal(
+    samples: int | None, precision: float | None = None, max_tokens_total: int | None = None, states: float | None = None
+) -> rounds.Goal:
     """What to draw samples for; refuses what measures nothing.
 
     Raises:
         SettingsError: a number out of range, or a fixed number of samples and rounds at once.
     """
-    if samples is not None and (precision is not None or max_tokens_total is not None):
+    in_rounds = any(one is not None for one in (precision, max_tokens_total, states))
+    if samples is not None and in_rounds:
         raise SettingsError(
-            "--samples draws a fixed number, --precision and --max-tokens-total draw in rounds; give one or the other"
+            "--samples draws a fixed number, --precision, --states and --max-tokens-total draw in rounds; give one or the other"
         )
     if samples is not None and samples < 1:
         raise SettingsError(f"--samples: got {samples}, at least 1 is needed; 16 is the default")
     if precision is not None and not 0.0 < precision < 0.5:
         raise SettingsError(f"--precision: got {precision:g}, a half-width between 0 and .5 is needed, such as .05")
+    if states is not None and not 0.0 < states <= 1.0:
+        raise SettingsError(f"--states: got {states:g}, a share of the problems above 0 and at most 1 is needed, such as .9")
     if max_tokens_total is not None and max_tokens_total < 1:
         raise SettingsError(f"--max-tokens-total: got {max_tokens_total}, at least 1 is needed, such as 100000")
-    if samples is None and precision is None and max_tokens_total is None:
+    if samples is None and not in_rounds:
         samples = DEFAULT_SAMPLES
-    return rounds.Goal(samples=samples, precision=precision, max_tokens=max_tokens_total)
+    return rounds.Goal(samples=samples, precision=precision, problems=states, max_tokens=max_tokens_total)
 
 
 def plan_run(
@@ -69,12 +74,13 @@ def plan_run(
     samples: int | None = None,
     precision: float | None = None,
     max_tokens_total: int | None = None,
+    states: float | None = None,
     probes: Sequence[str] = (AUTO,),
     at_hand: AtHand | None = None,
     split: Split = Split.EVAL,
 ) -> Plan:
     """What `run` with these arguments would draw, and what could be seen with it."""
-    goal = sampling_goal(samples, precision, max_tokens_total)
+    goal = sampling_goal(samples, precision, max_tokens_total, states)
     loaded = resolve_behaviors(behaviors)
     lines, total, bound, paths = [], 0, 0, 0
     for behavior in loaded:

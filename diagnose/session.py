@@ -46,6 +46,7 @@ def run(
     samples: int | None = None,
     precision: float | None = None,
     max_tokens_total: int | None = None,
+    states: float | None = None,
     probes: Sequence[str] = (AUTO,),
     teacher: str | Engine | None = None,
     earlier: str | Engine | None = None,
@@ -72,6 +73,7 @@ def run(
         precision: In place of a number: draw in rounds, where it changes the verdict most, until the label is settled and the 95 % interval
             of pass@k at the primary k is this wide to either side.
         max_tokens_total: Draw in rounds until the label is settled, or this many tokens are generated, over all behaviors.
+        states: Draw in rounds until this share of the problems has a state of its own too.
         probes: Further probes: `auto` for those whose answer could change the advice, `none`, or names.
         teacher: A stronger MODEL, or an open engine, that could be distilled.
         earlier: An earlier checkpoint of the same model, or an open engine of it.
@@ -86,7 +88,7 @@ def run(
     Raises:
         UserError: anything given is wrong; nothing was written in that case.
     """
-    goal = sampling_goal(samples, precision, max_tokens_total)
+    goal = sampling_goal(samples, precision, max_tokens_total, states)
     reporter, thresholds, directory = reporter or Reporter(quiet=True), thresholds or Thresholds(), RunDirectory(Path(out))
     loaded = resolve_behaviors(behaviors)
     choose_probes(probes)
@@ -96,6 +98,7 @@ def run(
         "samples": goal.samples,
         "precision": goal.precision,
         "max_tokens_total": goal.max_tokens,
+        "states": goal.problems,
         "probes": list(probes),
         "teacher": _name_of(teacher),
         "earlier": _name_of(earlier),

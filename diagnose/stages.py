@@ -6,8 +6,10 @@ This module only names; `posttrain.trainers.recipes` builds. A stage whose recip
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 from posttrain.diagnose.types import Behavior, Bottleneck, Role, Split, StageAdvice
 
@@ -205,8 +207,16 @@ def available(behavior: Behavior, *, teacher: bool = False, earlier: bool = Fals
     return frozenset(found)
 
 
-def name_stage(bottleneck: Bottleneck, at_hand: frozenset[Need]) -> StageAdvice:
-    """The stage for a bottleneck, given what is at hand; the alternatives say what they would need."""
+def name_stage(
+    bottleneck: Bottleneck, at_hand: frozenset[Need], measured: Mapping[str, str] = MappingProxyType({})
+) -> StageAdvice:
+    """The stage for a bottleneck, given what is at hand; the alternatives say what they would need.
+
+    Args:
+        bottleneck: What binds.
+        at_hand: What stages can be given.
+        measured: Stage → what a probe found out about it.
+    """
     stages = [STAGES[name] for name in _ROUTES[bottleneck]]
     possible = [s for s in stages if set(s.needs) <= at_hand and (s.runnable or s.family == "no training")]
     chosen = possible[0] if possible else stages[-1]
@@ -222,12 +232,13 @@ def name_stage(bottleneck: Bottleneck, at_hand: frozenset[Need]) -> StageAdvice:
             if stage.runnable or stage.family == "no training"
             else "; not yet runnable here"
         )
-        alternatives.append((stage.name, f"right when {stage.right_when}{caveat}"))
+        found = f"; measured: {measured[stage.name]}" if stage.name in measured else ""
+        alternatives.append((stage.name, f"right when {stage.right_when}{found}{caveat}"))
     return StageAdvice(
         name=chosen.name,
         provenance=chosen.provenance,
         interface=chosen.interface,
-        why=chosen.right_when,
+        why=chosen.right_when + (f"; measured: {measured[chosen.name]}" if chosen.name in measured else ""),
         needs=tuple(need.value for need in chosen.needs),
         predicted_gain=None,
         alternatives=tuple(alternatives),

@@ -514,6 +514,8 @@ class Finding:
     problems: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Problem id → what was found about it, JSON values only."""
     arguments: tuple[Argument, ...] = ()
+    of_stages: Mapping[str, str] = field(default_factory=dict)
+    """Stage → what was measured about it; stands where the stage is named or listed."""
     notes: tuple[str, ...] = ()
     """Caveats, in words."""
     samples: int = 0

@@ -115,7 +115,7 @@ def diagnose_behavior(
     settles = None
     if label is Bottleneck.INCONCLUSIVE and confidence < thresholds.confidence and behavior.sampling.samples_the_policy:
         settles = what_settles(known, sampling, epsilon=epsilon, thresholds=thresholds, cost=cost, seed=seed)
-    stage = name_stage(label, at_hand)
+    stage = name_stage(label, at_hand, {name: words for finding in findings for name, words in finding.of_stages.items()})
     caveats += _caveats(behavior, sampling, plumbing, paths, label, greedy, thresholds)
     return Diagnosis(
         name=behavior.name,

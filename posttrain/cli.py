@@ -110,6 +110,10 @@ def diagnose(
     samples: Samples = None,
     precision: Precision = None,
     max_tokens_total: MaxTokensTotal = None,
+    states: Annotated[
+        float | None,
+        typer.Option("--states", metavar="X", help="Draw in rounds until this share of the problems has a state of its own."),
+    ] = None,
     probes: Probes = "auto",
     teacher: Annotated[
         str | None, typer.Option("--teacher", metavar="MODEL", help="A stronger model that could be distilled: is it worth it?")
@@ -150,13 +154,14 @@ def diagnose(
             samples=samples,
             precision=precision,
             max_tokens_total=max_tokens_total,
+            states=states,
             probes=_names(probes),
             at_hand=at_hand,
         )
         print("\n".join((*plan.lines, f"in all {plan.samples:,} samples, at most {plan.max_tokens:,} tokens")))
         return
     result = run(
-        model, behaviors, out=out, engine=engine, workers=workers, samples=samples, precision=precision, max_tokens_total=max_tokens_total, probes=_names(probes),
+        model, behaviors, out=out, engine=engine, workers=workers, samples=samples, precision=precision, max_tokens_total=max_tokens_total, states=states, probes=_names(probes),
         teacher=teacher, earlier=earlier, before=before, data=data, seed=seed, command=_command(), reporter=_reporter(quiet),
     )  # fmt: skip
     _print_diagnosis(result, as_json)

@@ -304,7 +304,7 @@ def loop(
             training_set = TrainingSet([b for b in loaded if b.name in names], dev_share=settings_of_stage.dev_share)
             trained = _train(stage, current, training_set, settings_of_stage, checkpoint, reporter)
             write_json(finished, _stage_summary(trained, names))
-        after = measure(checkpoint, loaded, out=directory.path / f"diagnosis-{number}")
+        after = measure(checkpoint, loaded, out=directory.path / f"diagnosis-{number}", earlier=str(model), before=before.path)
         done.append(Round(stage=stage, trained=names, checkpoint=checkpoint, after=after))
         current, last = str(checkpoint), after
 

@@ -119,7 +119,6 @@ class TeacherProbe:
                 probe=self.name,
                 behavior=bench.behavior.name,
                 summary="Not measured: the budget did not hold the teacher's samples of one problem.",
-                notes=(f"advice: {NO_STAGE}, since nothing is known of the teacher",),
             )
         problems = [bench.problems[place] for place in drawn]
         asked = [
@@ -245,7 +244,7 @@ def _finding(
 
     student = bare_rate(bench)
     stage, why = _advice(success.gain, reverse, forward, above, tokens)
-    notes = [f"advice: {stage}, {why}", _tokens_note(tokens)]
+    notes = [_tokens_note(tokens)]
     if np.isnan(above.estimate):
         notes.append("No problem has right and wrong samples of the student: whether the teacher tells them apart is not known.")
     notes += [
@@ -270,6 +269,7 @@ def _finding(
         numbers={name: Estimate.of(value) for name, value in numbers.items() if np.isfinite(value.estimate)},
         rows=_rows(bench, success, student, of_student, of_teacher, right),
         problems=_per_problem(bench, success, of_student, of_teacher),
+        of_stages={name: f"{_VERDICTS[stage][name]}, since {why}" for name in (OPD, SEQ_KD)},
         notes=tuple(notes),
     )
 
@@ -278,6 +278,13 @@ _WORDS = {
     OPD: "on-policy distillation (opd) fits",
     SEQ_KD: "off-policy traces first (seq_kd)",
     NO_STAGE: "not worth distilling",
+}
+
+
+_VERDICTS = {
+    OPD: {OPD: "fits", SEQ_KD: "opd fits better"},
+    SEQ_KD: {OPD: "after seq_kd", SEQ_KD: "fits"},
+    NO_STAGE: {OPD: "not worth it", SEQ_KD: "not worth it"},
 }
 
 

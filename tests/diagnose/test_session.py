@@ -119,6 +119,20 @@ def test_precision_is_reached(sums_file: Path, script: Callable[[float], str], t
     assert (point.value.high - point.value.low) / 2 <= 0.2
 
 
+def test_states_are_settled(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
+    few, many = (
+        diagnose.run(script(0.5), [sums_file], engine="scripted", out=tmp_path / str(states), states=states) for states in (0.01, 1.0)
+    )
+    unnamed = [
+        sum(problem.state is Bottleneck.INCONCLUSIVE for problem in one.diagnoses[0].problems) / len(one.diagnoses[0].problems)
+        for one in (few, many)
+    ]
+    assert unnamed[1] == 0
+    assert few.diagnoses[0].cost.samples <= many.diagnoses[0].cost.samples
+    with pytest.raises(SettingsError, match="--states: got 2"):
+        diagnose.run(script(0.5), [sums_file], engine="scripted", out=tmp_path / "bad", states=2.0)
+
+
 def test_rounds_that_were_killed_end_like_undisturbed_ones(
     sums_file: Path, script: Callable[[float], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

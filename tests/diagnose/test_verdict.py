@@ -183,6 +183,11 @@ def test_advice_depends_on_what_is_at_hand() -> None:
     assert name_stage(Bottleneck.POOR_CHOICE, frozenset()).name == "collect_verifier"
     needs = dict(name_stage(Bottleneck.MISSING_SUPPORT, frozenset()).alternatives)
     assert "needs teacher" in needs["seq_kd"]
+    told = name_stage(
+        Bottleneck.POOR_CHOICE, frozenset({Need.TEACHER, Need.VERIFIER}), {"opd": "fits, since it is near", "grpo": "x"}
+    )
+    assert "measured: fits, since it is near; not yet runnable" in dict(told.alternatives)["opd"]
+    assert told.why.endswith("; measured: x")
 
 
 def test_stages_that_claim_to_run_have_a_recipe_and_the_other_way_round() -> None:

@@ -120,8 +120,8 @@ def rate(p: float) -> Callable[[Problem], Answers]:
 
 
 def advice(finding: Finding) -> str:
-    (line,) = [note for note in finding.notes if note.startswith("advice: ")]
-    return line.removeprefix("advice: ").split(",")[0]
+    said = {name: words.split(",")[0] for name, words in finding.of_stages.items()}
+    return next((name for name, words in said.items() if words == "fits"), "none")
 
 
 def _halves(ids: Sequence[int]) -> tuple[int, ...]:
