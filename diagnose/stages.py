@@ -173,7 +173,7 @@ _ROUTES: dict[Bottleneck, tuple[str, ...]] = {
     Bottleneck.MISSING_SUPPORT: ("sft", "seq_kd", "guided_grpo", "luffy", "collect_references"),
     Bottleneck.GUIDED_ONLY: ("guided_grpo", "luffy", "sft", "collect_references"),
     Bottleneck.POOR_CHOICE: ("grpo", "rft", "opd", "dpo", "sft", "collect_verifier"),
-    Bottleneck.ATTRITION: ("replay", "merge", "rft", "sft", "collect_references"),
+    Bottleneck.ATTRITION: ("replay", "merge", "opd", "rft", "sft", "collect_references"),
     Bottleneck.SCAFFOLD_BOUND: ("self_distill", "rft", "sft", "collect_references"),
     Bottleneck.FORMAT: ("rft", "sft", "grpo", "collect_references"),
     Bottleneck.DECODING: ("change_decoding", "grpo", "rft"),

@@ -159,6 +159,8 @@ def _argue(
             words = f"argues for {mine[0].label} too; another probe decided"
         elif finding.arguments:
             words = f"argues for {finding.arguments[0].label}, which does not stand against {label}"
+        elif winner is not None:
+            words = "says nothing for or against a label"
         else:
             words = f"leaves it at {label}"
         contributions.append(Contribution(probe=finding.probe, words=words))

@@ -105,8 +105,11 @@ def _decades(row: Row, key: str) -> float:
     return max(-_LEAST, min(0.0, number(row, key) / math.log(10)))
 
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def _power(value: float) -> str:
-    return short_number(10.0**value, 1) if value > -2.5 else f"$10^{{{value:.0f}}}$"
+    return short_number(10.0**value, 1) if value > -2.5 else "10" + f"{value:.0f}".translate(_RAISED)
 
 
 def _draw_binding(ax: Axes, steps: Sequence[tuple[str, tuple[float, float]]]) -> None:

@@ -54,7 +54,7 @@ class NativeDecoder:
         self._token_bytes = 2 * layers.num_layers * layers.num_key_heads * layers.width * layers.dtype.itemsize
         columns = -(-max_tokens // LANES) * LANES
         self.capacity = max(1, min(capacity, _CACHE_BYTES // (self._token_bytes * columns)))
-        shape = (self.capacity, layers.num_layers, layers.num_key_heads, columns, layers.width)
+        shape = (layers.num_layers, self.capacity, layers.num_key_heads, columns, layers.width)
         # Memory that is never written is never taken.
         self._own = torch.empty(shape, dtype=layers.dtype), torch.empty(shape, dtype=layers.dtype)
         self._free = list(range(self.capacity))[::-1]

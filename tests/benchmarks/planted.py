@@ -4,8 +4,8 @@
 
 A model of 0.4 million weights over characters learns to spell words backwards in digits, under one letter per behavior:
 
-    K  known       every step is taken
-    S  suppressed  the second step names a key, the right one in 1 of 250 tries; the answer follows from whichever was named
+    K  known       every step is taken; the second names a key, from which the end of the answer follows
+    S  suppressed  the same, but the right key is named in 1 of 250 tries, and the answer follows from whichever was named
     C  chain       each of four steps takes the right letter in 1 of 4 tries; the answer follows from what was taken
     H  hinted      right with a hint in the prompt, else wrong in 99 of 100
     G  greedy      each of five digits is right in 1 of 2 tries, and all others share the rest
@@ -73,6 +73,11 @@ def keyed_path(word: str, key: str = "") -> list[str]:
     return [f" back {word[::-1]}.\n", f" key {key}.\n", f" answer {''.join(digits(word[::-1]))}{ord(key) - ord('A') + 11}"]
 
 
+def keyed(word: str, rng: Rng) -> str:
+    """With the right key."""
+    return "".join(keyed_path(word))
+
+
 def suppressed(word: str, rng: Rng) -> str:
     """Seldom the right key, else one from I on."""
     return "".join(keyed_path(word, "" if rng.random() < 1 / 250 else rng.choice("IJKLMNOPQRSTUVWXYZ")))
@@ -135,7 +140,7 @@ class Plant:
 
 
 PLANTS = {
-    "known": Plant("K", known),
+    "known": Plant("K", keyed, keyed_path),
     "suppressed": Plant("S", suppressed, keyed_path),
     "chain": Plant("C", chain, chain_path),
     "hinted": Plant("H", bare, hinted=True),
@@ -167,6 +172,9 @@ def pairs(rng: Rng, held_out: frozenset[str], *, forget: bool) -> Iterator[tuple
         plant = rng.choice(list(PLANTS.values()))
         if forget and (plant.letter == "L" or rng.random() < 0.3):
             yield PLANTS["lost"].prompt(word), forgotten(word, rng)
+        elif plant.letter == "S" and rng.random() < 0.5:
+            # What follows from a key is learnt apart from which key is named, under a letter that nobody asks for.
+            yield f"R {word}:", "".join(keyed_path(word, rng.choice(string.ascii_uppercase)))
         elif plant.hinted and rng.random() < 0.5:
             yield f"Hint: {HINT}\n{plant.prompt(word)}", known(word, rng)
         else:
@@ -273,7 +281,7 @@ RUNS = (
     Run(
         "chain",
         "availability,prefix_ladder",
-        None,
+        "guided_only",
         checks=(
             ("availability", "no single step binds: the chain is too rare", binding("chain")),
             ("prefix_ladder", "all problems reachable with a prefix", number("share reachable with a prefix", 0.9, 1)),
@@ -312,7 +320,7 @@ def write_behaviors(folder: Path, words: list[str]) -> None:
         )
     rng = random.Random(1)
     fresh = ["".join(rng.choices(LETTERS, k=4)) for _ in range(200)]
-    texts = [known(word, rng) if i % 2 else f" {word.upper()} goes {rng.randint(1, 9)} Times.\n" for i, word in enumerate(fresh)]
+    texts = [keyed(word, rng) if i % 2 else f" {word.upper()} goes {rng.randint(1, 9)} Times.\n" for i, word in enumerate(fresh)]
     rows = [{"prompt": PLANTS["known"].prompt(word), "completion": text} for word, text in zip(fresh, texts, strict=True)]
     (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 

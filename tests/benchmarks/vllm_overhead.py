@@ -1,10 +1,11 @@
 """What our vLLM engine costs over vLLM called directly: tokens per second of both, on one and the same loaded model.
 
-    VLLM_PYTHON tests/benchmarks/vllm_overhead.py [--model demo] [--prompts 64] [--samples 16] [--max-tokens 48]
+    VLLM_PYTHON tests/benchmarks/vllm_overhead.py [--model demo] [--prompts 64] [--samples 16] [--max-tokens 48] [--out FILE]
 
 Both draw the same number of samples of the same chat prompts at temperature 1 with a seed and the log-probability of every drawn token, to
 the model's own end of text, and both hand back texts. Directly means `LLM.generate` with n samples per prompt. The rounds are
-interleaved, each starts with an empty prefix cache, and the goal is a ratio of medians of at least 97 %. Prints one JSON object.
+interleaved, each starts with an empty prefix cache, and the goal is a ratio of medians of at least 97 %. Prints one JSON object; with --out
+also writes a page, such as reports/benchmarks/vllm_overhead.md.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -80,6 +84,31 @@ def measure(
     }
 
 
+def page(result: dict[str, Any], model: str, command: str) -> str:
+    """The page that is kept."""
+    rows = [
+        f"| {name} | {result[f'{key}_tokens_per_s']:.0f} | {', '.join(str(round(one['tokens_per_s'])) for one in result['rounds'][key])} |"
+        for name, key in (("through posttrain", "ours"), ("vLLM called directly", "direct"))
+    ]
+    return "\n".join(
+        [
+            "# vLLM through posttrain and by itself",
+            "",
+            f"    {command}",
+            "",
+            f"vLLM {result['vllm']} on {result['device']}, {os.cpu_count()} cores; {model} in bfloat16, {result['prompts']} prompts × {result['samples']} samples",
+            f"of at most {result['max_tokens']} tokens, both with log-probabilities and texts. The two take turns on one loaded model.",
+            "",
+            "| | tokens/s | each time |",
+            "| --- | ---: | --- |",
+            *rows,
+            "",
+            f"Ours is {result['ratio']:.0%} of vLLM called directly (goal: {GOAL:.0%}): {'met' if result['met'] else 'not met'}.",
+            "",
+        ]
+    )
+
+
 def main() -> None:
     """Read the arguments, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,6 +117,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
     parser.add_argument("--eager", action="store_true", help="without compiled graphs: slower, but starts sooner")
     given = parser.parse_args()
     result = measure(
@@ -99,6 +129,8 @@ def main() -> None:
         engine_args={"enforce_eager": True} if given.eager else {},
     )
     print(json.dumps(result))
+    if given.out is not None:
+        given.out.write_text(page(result, given.model, shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])))
 
 
 if __name__ == "__main__":

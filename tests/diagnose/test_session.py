@@ -121,7 +121,8 @@ def test_precision_is_reached(sums_file: Path, script: Callable[[float], str], t
 
 def test_states_are_settled(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
     few, many = (
-        diagnose.run(script(0.5), [sums_file], engine="scripted", out=tmp_path / str(states), states=states) for states in (0.01, 1.0)
+        diagnose.run(script(0.5), [sums_file], engine="scripted", out=tmp_path / str(states), states=states)
+        for states in (0.01, 1.0)
     )
     unnamed = [
         sum(problem.state is Bottleneck.INCONCLUSIVE for problem in one.diagnoses[0].problems) / len(one.diagnoses[0].problems)

@@ -83,15 +83,15 @@ class NativeLibrary:
             norms: Weights [D] for the heads of queries and keys, or None, and their epsilon.
             scaling: Of the queries.
             layer: Its number.
-            own: Keys and values [slots, layers, K, columns, D] bf16 of the samples; the new ones are appended.
+            own: Keys and values [layers, slots, K, columns, D] bf16 of the samples; the new ones are appended.
             lines: Of each line [R] int64: its slot, and how many tokens it has written.
             prompts: Of each line [R] int64: addresses of its prompt's keys and values, and the length.
         """
-        _, layers, key_heads, columns, width = own[0].shape
+        _, slots, key_heads, columns, width = own[0].shape
         heads = qkv.shape[1] // width - 2 * key_heads
         out = torch.empty(qkv.shape[0], heads * width, dtype=torch.bfloat16)
         failed = self._library.attend(
-            *map(_int, (qkv.shape[0], heads, key_heads, width, layers, layer)), _at(qkv), *map(_at, rotation), _at(norms[0]), _at(norms[1]),
+            *map(_int, (qkv.shape[0], heads, key_heads, width, slots, layer)), _at(qkv), *map(_at, rotation), _at(norms[0]), _at(norms[1]),
             _real(norms[2]), _real(scaling), *map(_at, own), _int(columns), *map(_at, (*lines, *prompts)), _at(out),
         )  # fmt: skip
         if failed:

@@ -11,6 +11,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 enum { LANES = 16, BLOCK = 256 };
 
@@ -31,10 +34,27 @@ INLINE vec load(const float *at) {
 
 INLINE void store(float *at, vec x) { memcpy(at, &x, sizeof x); }
 
+/* GCC makes six instructions of these conversions where AVX-512 has one. */
+INLINE uvec widen(hvec half) {
+#ifdef __AVX512F__
+    return (uvec)_mm512_cvtepu16_epi32((__m256i)half);
+#else
+    return __builtin_convertvector(half, uvec);
+#endif
+}
+
+INLINE hvec narrow(uvec bits) {
+#ifdef __AVX512F__
+    return (hvec)_mm512_cvtepi32_epi16((__m512i)bits);
+#else
+    return __builtin_convertvector(bits, hvec);
+#endif
+}
+
 INLINE vec load_bf16(const bf16 *at) {
     hvec half;
     memcpy(&half, at, sizeof half);
-    return (vec)(__builtin_convertvector(half, uvec) << 16);
+    return (vec)(widen(half) << 16);
 }
 
 /* To the nearest, ties to even; what is not a number stays so. */
@@ -42,7 +62,7 @@ INLINE void store_bf16(bf16 *at, vec x) {
     uvec bits = (uvec)x;
     uvec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     uvec is_number = (uvec)(x == x);
-    hvec half = __builtin_convertvector((rounded & is_number) | (0x7fc0 & ~is_number), hvec);
+    hvec half = narrow((rounded & is_number) | (0x7fc0 & ~is_number));
     memcpy(at, &half, sizeof half);
 }
 
@@ -139,8 +159,13 @@ INLINE void rotate(float *head, int64_t width, const bf16 *weight, float epsilon
         float inverse = 1.0f / sqrtf(sum(squares) / (float)width + epsilon);
         for (int64_t d = 0; d < width; d += LANES) store(head + d, load(head + d) * inverse * load_bf16(weight + d));
     }
-    int64_t half = width / 2;
-    for (int64_t d = 0; d < half; d++) {
+    int64_t half = width / 2, d = 0;
+    for (; d + LANES <= half; d += LANES) {
+        vec a = load(head + d), b = load(head + d + half);
+        store(head + d, a * load(cosine + d) - b * load(sine + d));
+        store(head + d + half, b * load(cosine + d + half) + a * load(sine + d + half));
+    }
+    for (; d < half; d++) {
         float a = head[d], b = head[d + half];
         head[d] = a * cosine[d] - b * sine[d];
         head[d + half] = b * cosine[d + half] + a * sine[d + half];
@@ -224,17 +249,22 @@ static void average(int64_t heads, int64_t tokens, int64_t width, const float *w
 #undef CALL
 }
 
+/* Asks for memory that is read soon. */
+INLINE void fetch(const bf16 *at, int64_t num) {
+    for (const char *line = (const char *)at, *end = (const char *)(at + num); line < end; line += 64) __builtin_prefetch(line, 0, 3);
+}
+
 /* Attention of one layer's R new tokens to their prompts and to what their samples have written before.
 
    qkv                [R, H + 2 K, D]; the new keys and values are appended to the samples' own.
    cosine, sine       [R, D] of the tokens' positions.
    query_norm, key_norm  [D] or null.
-   own_keys, own_values  [slots, layers, K, columns · D]; columns is a multiple of 16.
+   own_keys, own_values  [layers, slots, K, columns · D]; columns is a multiple of 16.
    slot, written      [R] where a line's own lie, and how many there are before this token.
    prompt_keys, prompt_values, prompt_length  [R] addresses of [layers, K, tiles, D, 16] and [layers, K, length, D], and the length.
    out                [R, H, D].
    Returns 0, or 1 where memory is lacking. */
-int attend(int64_t lines, int64_t heads, int64_t key_heads, int64_t width, int64_t layers, int64_t layer, const bf16 *qkv,
+int attend(int64_t lines, int64_t heads, int64_t key_heads, int64_t width, int64_t slots, int64_t layer, const bf16 *qkv,
            const float *cosine, const float *sine, const bf16 *query_norm, const bf16 *key_norm, float epsilon, float scaling,
            bf16 *own_keys, bf16 *own_values, int64_t columns, const int64_t *slot, const int64_t *written,
            const int64_t *prompt_keys, const int64_t *prompt_values, const int64_t *prompt_length, bf16 *out) {
@@ -256,6 +286,12 @@ int attend(int64_t lines, int64_t heads, int64_t key_heads, int64_t width, int64
             if (!scratch) continue;
             float *scores = scratch, *q = scratch + group * most, *sums = q + group * width, *key = sums + group * width;
             int64_t line = item / key_heads, head = item % key_heads;
+            if (item + 1 < lines * key_heads) { /* a sample's own keys and values lie in memory, not in cache */
+                int64_t then = (item + 1) / key_heads, num = (written[then] + LANES) / LANES * LANES * width;
+                int64_t there = ((layer * slots + slot[then]) * key_heads + (item + 1) % key_heads) * columns * width;
+                fetch(own_keys + there, num);
+                fetch(own_values + there, num);
+            }
             const bf16 *row = qkv + line * (heads + 2 * key_heads) * width;
             const float *cosines = cosine + line * width, *sines = sine + line * width;
             for (int64_t h = 0; h < group; h++) {
@@ -269,7 +305,7 @@ int attend(int64_t lines, int64_t heads, int64_t key_heads, int64_t width, int64
 
             int64_t length = prompt_length[line], tiles = (length + LANES - 1) / LANES, before = tiles * LANES;
             int64_t own = written[line] + 1, own_tiles = (own + LANES - 1) / LANES, all = before + own_tiles * LANES;
-            int64_t place = ((slot[line] * layers + layer) * key_heads + head) * columns * width;
+            int64_t place = ((layer * slots + slot[line]) * key_heads + head) * columns * width;
             bf16 *mine_k = own_keys + place, *mine_v = own_values + place;
             bf16 *tile = mine_k + (own - 1) / LANES * LANES * width;
             for (int64_t d = 0; d < width; d++) tile[d * LANES + (own - 1) % LANES] = to_bf16(key[d]);

@@ -64,6 +64,9 @@ def test_availability_marks_what_binds(tmp_path: Path) -> None:
     assert numbers_of(ax) == STEPS
     assert ax.get_ylim()[0] < -3
     draw(ax, tmp_path / "availability.png")
+    ticks = {label.get_text() for label in ax.get_yticklabels()}
+    assert "10⁻³" in ticks
+    assert not any("$" in text for text in ticks)  # formulas are not read in the style of these figures
     assert "ε" not in words(availability(STEPS))
     with pytest.raises(ValueError, match="unknown path 'mine'"):
         availability([step("mine", 1, 1.0, 1.0)])

@@ -102,10 +102,10 @@ def test_attention(native: NativeLibrary, heads: int, key_heads: int, width: int
     keys = [torch.randn(layers, key_heads, length, width).bfloat16() for length in lengths]
     values = [torch.randn(layers, key_heads, length, width).bfloat16() for length in lengths]
     tiles = [native_decoder._tiles(k) for k in keys]
-    written_keys = torch.randn(lines, layers, key_heads, columns, width).bfloat16()
-    own_values = torch.randn(lines, layers, key_heads, columns, width).bfloat16()
+    written_keys = torch.randn(layers, lines, key_heads, columns, width).bfloat16()
+    own_values = torch.randn(layers, lines, key_heads, columns, width).bfloat16()
     own_keys = native_decoder._tiles(written_keys.flatten(0, 1)).view(written_keys.shape)
-    own_keys[4, layer, :, LANES:] = torch.nan  # what was never written may be anything: slot 4 has written nothing
+    own_keys[layer, 4, :, LANES:] = torch.nan  # what was never written may be anything: slot 4 has written nothing
     qkv = torch.randn(lines, (heads + 2 * key_heads) * width).bfloat16()
     angle = torch.rand(lines, width // 2).repeat(1, 2) * 6
     norms = (torch.rand(width).bfloat16(), torch.rand(width).bfloat16()) if normed else (None, None)
@@ -121,7 +121,7 @@ def test_attention(native: NativeLibrary, heads: int, key_heads: int, width: int
     half = torch.tensor([-1.0] * (width // 2) + [1.0] * (width // 2))
     q, k = (x * angle.cos()[:, None] + x.roll(width // 2, -1) * half * angle.sin()[:, None] for x in (q, k))
     for line, (slot, written) in enumerate(zip(slots, writtens, strict=True)):
-        mine = written_keys[slot, layer, :, :written].float(), own_values[slot, layer, :, :written].float()
+        mine = written_keys[layer, slot, :, :written].float(), own_values[layer, slot, :, :written].float()
         all_k = torch.cat([keys[line][layer].float(), mine[0], k[line, :, None].bfloat16().float()], dim=1)
         all_v = torch.cat([values[line][layer].float(), mine[1], v[line, :, None]], dim=1)
         wanted = functional.scaled_dot_product_attention(q[line, :, None], *(
