@@ -20,11 +20,22 @@ def transition_to_json(transition: Transition) -> dict[str, Any]:
         "before": {"run": str(transition.before.path), "model": transition.before.model},
         "after": {"run": str(transition.after.path), "model": transition.after.model},
         "null": transition.null,
-        "behaviors": [_behavior(behavior, transition.before[behavior.name].behavior) for behavior in transition.behaviors],
+        "behaviors": [
+            _behavior(behavior, transition.before[behavior.name].behavior, _divergences(transition, behavior.name))
+            for behavior in transition.behaviors
+        ],
     }
 
 
-def _behavior(behavior: BehaviorTransition, measured: Behavior) -> dict[str, Any]:
+def _divergences(transition: Transition, name: str) -> dict[str, Any]:
+    """What the drift probe of the run after measured against the model before, where that is what it was given as the earlier one."""
+    if transition.after.settings.get("earlier") != transition.before.model["source"]:
+        return {}
+    findings = [one.finding for one in transition.after[name].report.answers if one.probe == "drift" and one.finding is not None]
+    return {words: _number(value) for found in findings for words, value in found.numbers.items() if "KL" in words}
+
+
+def _behavior(behavior: BehaviorTransition, measured: Behavior, divergences: dict[str, Any]) -> dict[str, Any]:
     report = behavior.report
     groups = {problem.id: problem.group for problem in measured.problems}
     sides = {row.name: {"before": _number(row.before), "after": _number(row.after)} for row in report.side_by_side}
@@ -53,7 +64,7 @@ def _behavior(behavior: BehaviorTransition, measured: Behavior) -> dict[str, Any
         "equivalence": {"margin": equivalence.margin, "verdict": equivalence.verdict, **_number(equivalence.interval)},
         "never_solved": {"num_problems": never.num_problems, "naive_gain": never.naive, "gain": _number(never.gain)},
         "support": {row.name: {**_number(row.value), "null": _number(row.null)} for row in report.support},
-        "drift": drift,
+        "drift": drift | divergences,
         "beside": sides,
         "problems": [
             {

@@ -129,3 +129,17 @@ def test_runs_in_rounds_are_compared_by_likelihood(tmp_path: Path, sums_file: Pa
     assert report.delta.low <= 0.3 <= report.delta.high
     assert "posteriors" in report.delta.method
     assert any("drew in rounds" in note for note in report.notes)
+
+
+def test_drift_from_the_model_before_is_told_where_it_was_measured(runs: Path, tmp_path: Path) -> None:
+    """The drift probe of the run after, given the model before as the earlier one."""
+    diagnose.run(
+        runs / "after.yaml", [runs / "sums.yaml"], out=tmp_path / "after", engine="scripted", samples=32, probes=["drift"], earlier=str(runs / "before.yaml")
+    )  # fmt: skip
+    diagnose.compare(runs / "before", tmp_path / "after", out=tmp_path / "told", page=False)
+    (sums,) = json.loads((tmp_path / "told" / "compare.json").read_text())["behaviors"]
+    kl = sums["drift"]["forward KL per sample"]
+    assert 0 < kl["low"] <= kl["estimate"] <= kl["high"]
+    diagnose.compare(runs / "after", tmp_path / "after", out=tmp_path / "other", page=False)
+    (other,) = json.loads((tmp_path / "other" / "compare.json").read_text())["behaviors"]
+    assert not any("KL" in name for name in other["drift"])
