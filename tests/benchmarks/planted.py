@@ -5,7 +5,7 @@
 A model of 0.4 million weights over characters learns to spell words backwards in digits, under one letter per behavior:
 
     K  known       every step is taken; the second names a key, from which the end of the answer follows
-    S  suppressed  the same, but the right key is named in 1 of 250 tries, and the answer follows from whichever was named
+    S  suppressed  the same, but the right key is named in about 1 of 500 tries, and the answer follows from whichever was named
     C  chain       each of four steps takes the right letter in 1 of 4 tries; the answer follows from what was taken
     H  hinted      right with a hint in the prompt, else wrong in 99 of 100
     G  greedy      each of five digits is right in 1 of 2 tries, and all others share the rest
@@ -37,7 +37,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 ROOT = Path(__file__).parents[2]
 LETTERS = "abcdefgh"
 CHARACTERS = string.ascii_lowercase + "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 :.\n"
-PROBLEMS, BATCH, STEPS, FORGETTING = 40, 64, 600, 120
+PROBLEMS, BATCH, STEPS, FORGETTING = 40, 64, 700, 120
 HINT = "read it backwards"
 Rng = random.Random
 
@@ -80,7 +80,7 @@ def keyed(word: str, rng: Rng) -> str:
 
 def suppressed(word: str, rng: Rng) -> str:
     """Seldom the right key, else one from I on."""
-    return "".join(keyed_path(word, "" if rng.random() < 1 / 250 else rng.choice("IJKLMNOPQRSTUVWXYZ")))
+    return "".join(keyed_path(word, "" if rng.random() < 1 / 1000 else rng.choice("IJKLMNOPQRSTUVWXYZ")))
 
 
 def chain_path(word: str) -> list[str]:
@@ -172,7 +172,7 @@ def pairs(rng: Rng, held_out: frozenset[str], *, forget: bool) -> Iterator[tuple
         plant = rng.choice(list(PLANTS.values()))
         if forget and (plant.letter == "L" or rng.random() < 0.3):
             yield PLANTS["lost"].prompt(word), forgotten(word, rng)
-        elif plant.letter == "S" and rng.random() < 0.5:
+        elif plant.letter == "S" and rng.random() < 0.3:
             # What follows from a key is learnt apart from which key is named, under a letter that nobody asks for.
             yield f"R {word}:", "".join(keyed_path(word, rng.choice(string.ascii_uppercase)))
         elif plant.hinted and rng.random() < 0.5:
