@@ -30,7 +30,9 @@ def score_packed(layers: LlamaLayers, requests: Sequence[ScoreRequest], on_token
         hidden = read(layers, pack)
         positions = [place[len(one.prompt_ids) - 1 :] for place, one in zip(pack.places, members, strict=True)]
         targets = torch.tensor([token for one in members for token in one.path_ids])
-        found = score_hidden(hidden, torch.cat(positions).to(layers.device), targets.to(layers.device), layers.project)
+        found = score_hidden(
+            hidden, torch.cat(positions).to(layers.device), targets.to(layers.device), layers.project, layers.native
+        )
         lengths = [len(one.path_ids) for one in members]
         for member, scores in zip(pack.members, _divided(found, lengths), strict=True):
             results[member] = scores

@@ -11,6 +11,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from posttrain.diagnose.engines.native import NativeLibrary
+
 _PROJECTED = 256
 _READ = 16
 
@@ -38,7 +40,9 @@ def score_logits(logits: torch.Tensor, targets: torch.Tensor) -> VocabularyScore
     return _joined(parts)
 
 
-def score_hidden(hidden: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor, project: Project) -> VocabularyScores:
+def score_hidden(
+    hidden: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor, project: Project, native: NativeLibrary | None = None
+) -> VocabularyScores:
     """Score targets [M] after the hidden states [N, C] at positions [M]; a position that occurs several times is projected once.
 
     Args:
@@ -46,6 +50,7 @@ def score_hidden(hidden: torch.Tensor, positions: torch.Tensor, targets: torch.T
         positions: [M].
         targets: [M] token ids.
         project: The projection onto the vocabulary.
+        native: The functions in C, where `project` gives bfloat16 on a processor.
     """
     order = positions.argsort(stable=True)
     distinct, owner = positions[order].unique_consecutive(return_inverse=True)
@@ -55,7 +60,9 @@ def score_hidden(hidden: torch.Tensor, positions: torch.Tensor, targets: torch.T
         room = logits if room is None else room
         low, high = torch.searchsorted(owner, torch.tensor([first, first + len(logits)], device=owner.device)).tolist()
         rows, ids = owner[low:high] - first, targets[order[low:high]]
-        if high - low == len(logits):
+        if native is not None:
+            parts.append(VocabularyScores(*native.score_tokens(logits, rows.contiguous(), ids.contiguous())))
+        elif high - low == len(logits):
             parts.append(score_logits(logits, ids))
         else:
             parts += [_score(logits[some].float(), few) for some, few in zip(rows.split(_READ), ids.split(_READ), strict=True)]

@@ -98,6 +98,17 @@ class NativeLibrary:
             raise MemoryError("attention: no memory for the scores")
         return out
 
+    def score_tokens(
+        self, logits: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of tokens [M] after rows [M] of bf16 logits [R, V]: log-probability, rank, mass above, the most likely one's log-probability."""
+        logprob, mass, top = torch.empty(3, len(tokens)).unbind()
+        rank = torch.empty(len(tokens), dtype=torch.int32)
+        self._library.score_tokens(
+            _int(len(tokens)), _int(logits.shape[1]), *map(_at, (logits, rows, tokens, logprob, rank, mass, top))
+        )
+        return logprob, rank, mass, top
+
     def draw(self, logits: torch.Tensor, u: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """A token per row of bf16 logits [R, V] by inversion with u [R] float64; ids [R], log-probabilities of policy and sampler [R]."""
         ids = torch.empty(len(logits), dtype=torch.long)

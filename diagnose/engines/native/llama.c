@@ -414,3 +414,50 @@ int draw(int64_t lines, int64_t vocabulary, const bf16 *logits, const double *u,
     }
     return failed;
 }
+
+/* What logits [R, V] say of M tokens, each after some row: log-probability, rank (0 is the most likely), mass of the likelier tokens, and the
+   log-probability of the most likely one. Sums as in `draw`. */
+void score_tokens(int64_t num, int64_t vocabulary, const bf16 *logits, const int64_t *rows, const int64_t *tokens, float *logprob,
+                  int32_t *rank, float *mass, float *top_logprob) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < num; i++) {
+        const bf16 *row = logits + rows[i] * vocabulary;
+        int64_t whole = vocabulary / LANES * LANES;
+        float chosen = to_float(row[tokens[i]]), top = -INFINITY;
+        vec tops = spread(-INFINITY);
+        ivec likelier = {0};
+        for (int64_t t = 0; t < whole; t += LANES) {
+            vec x = load_bf16(row + t);
+            tops = larger(x, tops);
+            likelier -= x > chosen;
+        }
+        if (whole) top = largest(tops);
+        int32_t count = 0;
+        for (int lane = 0; lane < LANES; lane++) count += likelier[lane];
+        for (int64_t t = whole; t < vocabulary; t++) {
+            float x = to_float(row[t]);
+            top = x > top ? x : top;
+            count += x > chosen;
+        }
+        double total = 0, above = 0;
+        for (int64_t first = 0; first < vocabulary; first += BLOCK) {
+            int64_t last = first + BLOCK < vocabulary ? first + BLOCK : vocabulary;
+            vec all = spread(0), some = spread(0);
+            for (int64_t t = first; t < last; t += LANES) {
+                vec x = spread(-INFINITY);
+                if (t + LANES <= last) x = load_bf16(row + t);
+                else for (int64_t j = t; j < last; j++) x[j - t] = to_float(row[j]);
+                vec weight = exponential(x - top);
+                all += weight;
+                some += (vec)((ivec)weight & (x > chosen));
+            }
+            total += sum(all);
+            above += sum(some);
+        }
+        float normaliser = (float)log(total);
+        logprob[i] = chosen - top - normaliser;
+        rank[i] = count;
+        mass[i] = (float)(above / total);
+        top_logprob[i] = -normaliser;
+    }
+}

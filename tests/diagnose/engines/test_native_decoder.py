@@ -22,6 +22,7 @@ from posttrain.diagnose.engines.native_decoder import NativeDecoder
 from posttrain.diagnose.engines.scoring import score_packed
 from posttrain.diagnose.engines.shared_prefix_decoder import SharedPrefixDecoder
 from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+from posttrain.diagnose.engines.vocabulary_scores import score_logits
 from posttrain.diagnose.types import Sampling
 
 SIZES = {"vocab_size": 73, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "initializer_range": 0.2}
@@ -176,6 +177,18 @@ def test_draws_are_those_of_torch(native: NativeLibrary, temperature: float, voc
     torch.testing.assert_close(
         sampler, torch.log_softmax(logits.float() / temperature, -1).gather(1, ids[:, None])[:, 0], atol=1e-5, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("vocabulary", [16, 73, 256, 1003])
+def test_scores_of_tokens_are_those_of_torch(native: NativeLibrary, vocabulary: int) -> None:
+    torch.manual_seed(2)
+    logits = (torch.randn(50, vocabulary) * 3).bfloat16()
+    logits[::3, 1::2] = -torch.inf
+    rows = torch.arange(50).repeat_interleave(2)
+    tokens = torch.randint(0, (vocabulary + 1) // 2, (100,)) * 2 % vocabulary
+    found, wanted = native.score_tokens(logits, rows, tokens), score_logits(logits[rows], tokens)
+    for mine, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, other, atol=2e-6, rtol=1e-5)
 
 
 def test_the_number_of_threads_changes_nothing(native: NativeLibrary, one_thread_then_all: list[int]) -> None:
