@@ -1,6 +1,6 @@
 """How fast the embedded engine samples and scores SmolLM2-135M on two cores; transformers, vLLM and lm-evaluation-harness stand beside it.
 
-    python tests/benchmarks/engines.py --fresh --lm-eval-python PATH --vllm-python PATH
+    python tests/benchmarks/engines.py --lm-eval-python PATH --vllm-python PATH
 
 Every engine runs in its own process, is loaded once and warmed up; then all take turns, so that what disturbs the machine disturbs all.
 Every call adds `--repeats` turns to the results file, and the table gives the medians over all turns in it; `--only` takes one part at a
@@ -37,11 +37,11 @@ PEER_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": s
 PARTS = {
     "sampling": f"Sampling: 16 prompts × {SAMPLES} samples, at most {MAX_TOKENS} new tokens, temperature 1, nothing truncated, natural stops",
     "distinct": "Scoring: 256 reference paths of 20–200 tokens, one per prompt, in float32",
-    "distinct, bfloat16": "The same in bfloat16",
+    "distinct, bfloat16": "Scoring: 256 reference paths of 20–200 tokens, one per prompt, in bfloat16",
     "shared": "Scoring: 32 problems × 8 reference paths of 20–200 tokens, in float32",
-    "shared, bfloat16": "The same in bfloat16",
+    "shared, bfloat16": "Scoring: 32 problems × 8 reference paths of 20–200 tokens, in bfloat16",
     "examples": "Scoring: the same 32 × 8 paths after prompts with worked examples, in float32",
-    "examples, bfloat16": "The same in bfloat16",
+    "examples, bfloat16": "Scoring: the same 32 × 8 paths after prompts with worked examples, in bfloat16",
 }
 Child = Callable[[dict[str, Any], "Setup"], Callable[[str], dict[str, Any]]]
 
@@ -370,7 +370,7 @@ def device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 
 
-def table(results: dict[str, Any], work: dict[str, Any], command: str) -> str:
+def table(results: dict[str, Any], work: dict[str, Any]) -> str:
     """The page that is kept."""
     settings = {
         "posttrain": "sampling in bfloat16, as `TransformersEngine.open` sets it up; scoring with `score_dtype` as the heading says; no setting of memory",
@@ -381,7 +381,7 @@ def table(results: dict[str, Any], work: dict[str, Any], command: str) -> str:
     lines = [
         "# Sampling and scoring",
         "",
-        f"    {command}",
+        "    python tests/benchmarks/engines.py --lm-eval-python PATH --vllm-python PATH",
         "",
         f"{hardware()}. SmolLM2-135M-Instruct. The engines take turns; medians over the turns (of speeds, and of ratios within a turn), in brackets the lowest and the highest.",
         "Tokens are generated tokens in sampling, path tokens in scoring. Memory is the peak above what was resident before the turn.",
@@ -448,7 +448,7 @@ def _described(part: str, work: dict[str, Any]) -> list[str]:
         new += len(sequence) - _common(previous, sequence)
         previous = sequence
     lengths = f"Prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens, of which all begin with the same {header} of the chat template."
-    return [f"{lengths} Of {total:,} tokens in all, {new:,} are left when common beginnings are counted once."]
+    return [f"{lengths} Of {total:,} tokens in all, {new:,} are left when common beginnings are counted once: sharing can save a factor of {total / new:.2f}."]
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
@@ -493,9 +493,8 @@ def main() -> None:
     results = json.loads(options.results.read_text()) if options.results.exists() and not options.fresh else {}
     for part in () if options.only_table else options.only or PARTS:
         take_turns(part, options, results, work_file, path)
-    command = shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(table(results, work, command))
+    options.out.write_text(table(results, work))
     print(options.out.read_text())
 
 
