@@ -164,9 +164,12 @@ class LlamaLayers:
         native = self.native
         if native is not None:
             exact = self.rotation(positions, torch.float32)
-            return lambda x, norm, scaling: native.rotate_heads(
-                x, exact, *((None, 0.0) if norm is None else (norm.value, norm.epsilon)), scaling
-            )
+
+            def rotate_in_c(x: torch.Tensor, norm: _Norm | None, scaling: float) -> torch.Tensor:
+                weight, epsilon = (None, 0.0) if norm is None else (norm.value, norm.epsilon)
+                return native.rotate_heads(x, exact, weight, epsilon, scaling)
+
+            return rotate_in_c
         cos, sin = (x[:, None] for x in self.rotation(positions, self.dtype))
         # A rotated head is x·cos + roll(x, D/2)·sin with the first half of the sines negative.
         sin = sin.clone()

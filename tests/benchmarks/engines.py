@@ -448,7 +448,9 @@ def _described(part: str, work: dict[str, Any]) -> list[str]:
         new += len(sequence) - _common(previous, sequence)
         previous = sequence
     lengths = f"Prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens, of which all begin with the same {header} of the chat template."
-    return [f"{lengths} Of {total:,} tokens in all, {new:,} are left when common beginnings are counted once: sharing can save a factor of {total / new:.2f}."]
+    return [
+        f"{lengths} Of {total:,} tokens in all, {new:,} are left when common beginnings are counted once: sharing can save a factor of {total / new:.2f}."
+    ]
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
