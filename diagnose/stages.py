@@ -218,6 +218,7 @@ def name_stage(
         measured: Stage → what a probe found out about it.
     """
     stages = [STAGES[name] for name in _ROUTES[bottleneck]]
+    why = {s.name: s.right_when + (f"; measured: {measured[s.name]}" if s.name in measured else "") for s in stages}
     possible = [s for s in stages if set(s.needs) <= at_hand and (s.runnable or s.family == "no training")]
     chosen = possible[0] if possible else stages[-1]
     alternatives = []
@@ -232,13 +233,12 @@ def name_stage(
             if stage.runnable or stage.family == "no training"
             else "; not yet runnable here"
         )
-        found = f"; measured: {measured[stage.name]}" if stage.name in measured else ""
-        alternatives.append((stage.name, f"right when {stage.right_when}{found}{caveat}"))
+        alternatives.append((stage.name, f"right when {why[stage.name]}{caveat}"))
     return StageAdvice(
         name=chosen.name,
         provenance=chosen.provenance,
         interface=chosen.interface,
-        why=chosen.right_when + (f"; measured: {measured[chosen.name]}" if chosen.name in measured else ""),
+        why=why[chosen.name],
         needs=tuple(need.value for need in chosen.needs),
         predicted_gain=None,
         alternatives=tuple(alternatives),

@@ -97,6 +97,11 @@ class LlamaLayers:
         self.norm = _Norm(model.model.norm, dtype)
         self.native, self.without_native = self._find_native()
 
+    @property
+    def token_bytes(self) -> int:
+        """Memory of one token's keys and values."""
+        return 2 * self.num_layers * self.num_key_heads * self.width * self.dtype.itemsize
+
     def _find_native(self) -> tuple[NativeLibrary | None, str]:
         """The functions in C, where they compute what these layers do; or why they are missing there."""
         config = self.model.config

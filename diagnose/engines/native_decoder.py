@@ -17,9 +17,8 @@ from torch.nn.functional import embedding, pad
 
 from posttrain.diagnose.engines.llama_layers import LlamaLayers
 from posttrain.diagnose.engines.native import LANES
-from posttrain.diagnose.engines.packed_sequences import KeptKeys, packs, read
+from posttrain.diagnose.engines.packed_sequences import read_prompts
 
-_PREFILL_TOKENS = 4096
 _LINES = 256
 # Each for the keys and values of prompts and for those of samples.
 _CACHE_BYTES = 4 * 2**30
@@ -51,9 +50,8 @@ class NativeDecoder:
         """Take layers with `native`, how many tokens a sample can have, and how many may be in the batch if memory allows."""
         assert layers.native is not None
         self._layers, self._native = layers, layers.native
-        self._token_bytes = 2 * layers.num_layers * layers.num_key_heads * layers.width * layers.dtype.itemsize
         columns = -(-max_tokens // LANES) * LANES
-        self.capacity = max(1, min(capacity, _CACHE_BYTES // (self._token_bytes * columns)))
+        self.capacity = max(1, min(capacity, _CACHE_BYTES // (layers.token_bytes * columns)))
         shape = (layers.num_layers, self.capacity, layers.num_key_heads, columns, layers.width)
         # Memory that is never written is never taken.
         self._own = torch.empty(shape, dtype=layers.dtype), torch.empty(shape, dtype=layers.dtype)
@@ -67,7 +65,7 @@ class NativeDecoder:
         enough = min(max(1, self.capacity // 8), len(prompts))
         if free < enough:
             return 0
-        left = _CACHE_BYTES // self._token_bytes - sum(read.length for read in self._prompts.values())
+        left = _CACHE_BYTES // self._layers.token_bytes - sum(read.length for read in self._prompts.values())
         held, num = set(self._prompts), 0
         for prompt in prompts[:free]:
             left -= 0 if prompt in held else len(prompt)
@@ -130,14 +128,10 @@ class NativeDecoder:
         """Read prompts and lay out their keys and values, where they are not held; returns the logits [., V] after each."""
         layers = self._layers
         last_hidden: dict[int, torch.Tensor] = {}
-        for pack in packs(prompts, _PREFILL_TOKENS):
-            on_layer = KeptKeys()
-            hidden = read(layers, pack, on_layer)
-            keys, values = torch.stack(on_layer.keys), torch.stack(on_layer.values)
-            for member, place in zip(pack.members, pack.places, strict=True):
-                last_hidden[member] = hidden[place[-1]]
-                if prompts[member] not in self._prompts:
-                    self._prompts[prompts[member]] = _Read(_tiles(keys[:, :, place]), values[:, :, place], len(place), 0)
+        for member, last, keys, values in read_prompts(layers, prompts):
+            last_hidden[member] = last
+            if prompts[member] not in self._prompts:
+                self._prompts[prompts[member]] = _Read(_tiles(keys), values, keys.shape[2], 0)
         return layers.project(torch.stack([last_hidden[i] for i in range(len(prompts))]))
 
 

@@ -17,22 +17,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from posttrain.diagnose.engines.llama_layers import LlamaLayers
 
+_PREFILL_TOKENS = 4096
+
 OnLayer = Callable[[int, torch.Tensor, torch.Tensor], None]
 """Called with a layer's number and the keys and values [N, K, D] of all new tokens of a pack."""
-
-
-class KeptKeys:
-    """Collects the keys and values [K, N, D] of every layer."""
-
-    def __init__(self) -> None:
-        """With none yet."""
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
-
-    def __call__(self, number: int, k: torch.Tensor, v: torch.Tensor) -> None:
-        """Of one layer; see `OnLayer`."""
-        self.keys.append(k.transpose(0, 1))
-        self.values.append(v.transpose(0, 1))
 
 
 class _Span(NamedTuple):
@@ -100,6 +88,29 @@ def read(layers: LlamaLayers, pack: Pack, on_layer: OnLayer | None = None) -> to
 
     ids, positions = (torch.tensor(x, device=device) for x in (pack.ids, pack.positions))
     return layers.run(ids, positions, attend)
+
+
+def read_prompts(
+    layers: LlamaLayers, prompts: Sequence[tuple[int, ...]]
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Of each prompt, in sorted order: its number, the hidden state [C] of its last token, keys and values [layers, K, length, D]."""
+    for pack in packs(prompts, _PREFILL_TOKENS):
+        hidden, keys, values = _read_keeping(layers, pack)
+        for member, place in zip(pack.members, pack.places, strict=True):
+            mine = place.to(layers.device)
+            yield member, hidden[mine[-1]], keys[:, :, mine], values[:, :, mine]
+
+
+def _read_keeping(layers: LlamaLayers, pack: Pack) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states [N, C] of a pack's new tokens, their keys and values [layers, K, N, D]."""
+    keys, values = list[torch.Tensor](), list[torch.Tensor]()
+
+    def keep(number: int, k: torch.Tensor, v: torch.Tensor) -> None:
+        keys.append(k.transpose(0, 1))
+        values.append(v.transpose(0, 1))
+
+    hidden = read(layers, pack, keep)
+    return hidden, torch.stack(keys), torch.stack(values)
 
 
 def _shared(a: tuple[int, ...], b: tuple[int, ...]) -> int:

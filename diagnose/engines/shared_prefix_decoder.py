@@ -18,9 +18,8 @@ import torch
 from torch.nn.functional import pad
 
 from posttrain.diagnose.engines.llama_layers import LlamaLayers
-from posttrain.diagnose.engines.packed_sequences import KeptKeys, packs, read
+from posttrain.diagnose.engines.packed_sequences import read_prompts
 
-_PREFILL_TOKENS = 4096
 _LINES = 256
 # Each for the keys and values of prompts and for those of samples.
 _CACHE_BYTES = 4 * 2**30
@@ -37,8 +36,7 @@ class SharedPrefixDecoder:
     def __init__(self, layers: LlamaLayers, *, max_tokens: int, capacity: int = _LINES):
         """Take the layers, how many tokens a sample can have, and how many samples may lie in a batch if memory allows."""
         self._layers = layers
-        self._token_bytes = 2 * layers.num_layers * layers.num_key_heads * layers.width * layers.dtype.itemsize
-        self.capacity = max(1, min(capacity, _CACHE_BYTES // (self._token_bytes * max_tokens)))
+        self.capacity = max(1, min(capacity, _CACHE_BYTES // (layers.token_bytes * max_tokens)))
         self._blocks: list[_Block] = []
         self._prefixes: list[_Prefix] = []
         self._num_prompts = 0
@@ -52,7 +50,7 @@ class SharedPrefixDecoder:
         free = min(self.capacity - len(self._owner), len(prompts))
         if free < min(max(1, self.capacity // 4), len(prompts)):
             return 0
-        left = _CACHE_BYTES // self._token_bytes - sum(prefix.num_tokens for prefix in self._prefixes)
+        left = _CACHE_BYTES // self._layers.token_bytes - sum(prefix.num_tokens for prefix in self._prefixes)
         previous, num = None, 0
         for prompt in prompts[:free]:
             left -= len(prompt) if prompt != previous else 0
@@ -117,14 +115,8 @@ class SharedPrefixDecoder:
         layers = self._layers
         found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         last_hidden: dict[int, torch.Tensor] = {}
-        for pack in packs(prompts, _PREFILL_TOKENS):
-            on_layer = KeptKeys()
-            hidden = read(layers, pack, on_layer)
-            keys, values = torch.stack(on_layer.keys), torch.stack(on_layer.values)
-            for member, place in zip(pack.members, pack.places, strict=True):
-                mine = place.to(layers.device)
-                last_hidden[member] = hidden[mine[-1]]
-                found[member] = keys[:, :, mine], values[:, :, mine]
+        for member, last, keys, values in read_prompts(layers, prompts):
+            last_hidden[member], found[member] = last, (keys, values)
         alike = defaultdict(list)
         for i, prompt in enumerate(prompts):
             alike[counts[i].bit_length(), len(prompt).bit_length()].append(i)

@@ -57,6 +57,21 @@ INLINE vec load_bf16(const bf16 *at) {
     return (vec)(widen(half) << 16);
 }
 
+INLINE float to_float(bf16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, sizeof y);
+    return y;
+}
+
+/* The next 16 numbers or, where fewer are left, those and −∞. */
+INLINE vec load_some(const bf16 *at, int64_t left) {
+    if (left >= LANES) return load_bf16(at);
+    vec x = spread(-INFINITY);
+    for (int64_t i = 0; i < left; i++) x[i] = to_float(at[i]);
+    return x;
+}
+
 /* To the nearest, ties to even; what is not a number stays so. */
 INLINE void store_bf16(bf16 *at, vec x) {
     uvec bits = (uvec)x;
@@ -64,13 +79,6 @@ INLINE void store_bf16(bf16 *at, vec x) {
     uvec is_number = (uvec)(x == x);
     hvec half = narrow((rounded & is_number) | (0x7fc0 & ~is_number));
     memcpy(at, &half, sizeof half);
-}
-
-INLINE float to_float(bf16 x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float y;
-    memcpy(&y, &bits, sizeof y);
-    return y;
 }
 
 INLINE bf16 to_bf16(float x) {
@@ -360,20 +368,15 @@ int draw(int64_t lines, int64_t vocabulary, const bf16 *logits, const double *u,
         for (int64_t line = 0; line < lines; line++) {
             if (!sums) continue;
             const bf16 *row = logits + line * vocabulary;
-            int64_t whole = vocabulary / LANES * LANES;
             vec tops = spread(-INFINITY);
-            for (int64_t t = 0; t < whole; t += LANES) tops = larger(load_bf16(row + t), tops);
+            for (int64_t t = 0; t < vocabulary; t += LANES) tops = larger(load_some(row + t, vocabulary - t), tops);
             float top = largest(tops);
-            for (int64_t t = whole; t < vocabulary; t++) top = to_float(row[t]) > top ? to_float(row[t]) : top;
             double total = 0, of_policy = 0;
             for (int64_t block = 0; block < blocks; block++) {
                 int64_t first = block * BLOCK, last = first + BLOCK < vocabulary ? first + BLOCK : vocabulary;
                 vec tempered = spread(0), plain = spread(0);
                 for (int64_t t = first; t < last; t += LANES) {
-                    vec x = spread(-INFINITY);
-                    if (t + LANES <= last) x = load_bf16(row + t);
-                    else for (int64_t i = t; i < last; i++) x[i - t] = to_float(row[i]);
-                    x -= top;
+                    vec x = load_some(row + t, last - t) - top;
                     plain += exponential(x);
                     if (temperature != 1.0f) tempered += exponential(x / temperature);
                 }
@@ -396,10 +399,8 @@ int draw(int64_t lines, int64_t vocabulary, const bf16 *logits, const double *u,
             }
             int64_t first = block * BLOCK, last = first + BLOCK < vocabulary ? first + BLOCK : vocabulary, token = first;
             for (int64_t t = first; t < last; t += LANES) {
-                vec x = spread(-INFINITY);
                 int64_t some = last - t < LANES ? last - t : LANES;
-                for (int64_t i = 0; i < some; i++) x[i] = to_float(row[t + i]);
-                vec weight = exponential((x - top) / temperature);
+                vec weight = exponential((load_some(row + t, some) - top) / temperature);
                 for (int64_t i = 0; i < some && before <= target; i++) {
                     if (weight[i] > 0) token = t + i;
                     before += weight[i];
@@ -422,31 +423,23 @@ void score_tokens(int64_t num, int64_t vocabulary, const bf16 *logits, const int
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < num; i++) {
         const bf16 *row = logits + rows[i] * vocabulary;
-        int64_t whole = vocabulary / LANES * LANES;
-        float chosen = to_float(row[tokens[i]]), top = -INFINITY;
+        float chosen = to_float(row[tokens[i]]);
         vec tops = spread(-INFINITY);
         ivec likelier = {0};
-        for (int64_t t = 0; t < whole; t += LANES) {
-            vec x = load_bf16(row + t);
+        for (int64_t t = 0; t < vocabulary; t += LANES) {
+            vec x = load_some(row + t, vocabulary - t);
             tops = larger(x, tops);
             likelier -= x > chosen;
         }
-        if (whole) top = largest(tops);
+        float top = largest(tops);
         int32_t count = 0;
         for (int lane = 0; lane < LANES; lane++) count += likelier[lane];
-        for (int64_t t = whole; t < vocabulary; t++) {
-            float x = to_float(row[t]);
-            top = x > top ? x : top;
-            count += x > chosen;
-        }
         double total = 0, above = 0;
         for (int64_t first = 0; first < vocabulary; first += BLOCK) {
             int64_t last = first + BLOCK < vocabulary ? first + BLOCK : vocabulary;
             vec all = spread(0), some = spread(0);
             for (int64_t t = first; t < last; t += LANES) {
-                vec x = spread(-INFINITY);
-                if (t + LANES <= last) x = load_bf16(row + t);
-                else for (int64_t j = t; j < last; j++) x[j - t] = to_float(row[j]);
+                vec x = load_some(row + t, last - t);
                 vec weight = exponential(x - top);
                 all += weight;
                 some += (vec)((ivec)weight & (x > chosen));
