@@ -1,7 +1,7 @@
 """The stages that a diagnosis can name: every family of the survey (arXiv 2604.07941, Tables 3, 4 and 6), as data.
 
-This module only names; `posttrain.trainers.recipes` builds. A stage whose recipe is not written yet says so (`runnable` is false), and
-"do nothing" and "collect references" are stages too, because they are often the right advice.
+This module only names; `posttrain.trainers.recipes` builds each of them. "Do nothing" and "collect references" are stages too, because they
+are often the right advice.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from types import MappingProxyType
 
 from posttrain.diagnose.types import Behavior, Bottleneck, Role, Split, StageAdvice
 
+NO_TRAINING = "no training"
+"""The family of advice."""
 OFF, ON, MIXED, NO_DATA = "off_policy", "on_policy", "mixed", "none"
 """Provenance: where the trajectories come from."""
 
@@ -45,8 +47,12 @@ class Stage:
     vanishes_when: str
     """When it gives no signal, or the wrong one."""
     paper: str
-    runnable: bool = False
-    """Whether `posttrain train` has a recipe for it."""
+    """arXiv number."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether `posttrain train` runs it; else it is advice."""
+        return self.family != NO_TRAINING
 
 
 _EXPAND, _RESHAPE, _CONSOLIDATE = Role.SUPPORT_EXPANSION, Role.POLICY_RESHAPING, Role.BEHAVIORAL_CONSOLIDATION
@@ -57,14 +63,13 @@ def _family(
     family: str,
     provenance: str,
     interface: str,
-    role: Role,
+    role: Role | None,
     needs: tuple[Need, ...],
     right: str,
     vanishes: str,
     members: dict[str, str],
-    runnable: str = "",
 ) -> list[Stage]:
-    """The stages of one family; `members` maps a name to its paper, `runnable` lists those with a recipe."""
+    """The stages of one family; `members` maps a name to its paper."""
     return [
         Stage(
             name=name,
@@ -76,7 +81,6 @@ def _family(
             right_when=right,
             vanishes_when=vanishes,
             paper=paper,
-            runnable=name in runnable.split(),
         )
         for name, paper in members.items()
     ]
@@ -86,7 +90,7 @@ _ALL = [
     *_family(
         "supervised fine-tuning", OFF, "token targets", _EXPAND, _R,
         "good trajectories are never reached and references show them", "references are few, or already likely (then it reshapes and forgets)",
-        {"sft": "2203.02155", "dft": "2508.05629"}, "sft",
+        {"sft": "2203.02155", "dft": "2508.05629"},
     ),
     *_family(
         "offline preference optimisation", OFF, "preferences", _RESHAPE, _P,
@@ -96,7 +100,12 @@ _ALL = [
     *_family(
         "off-policy teacher transfer", OFF, "teacher targets", _CONSOLIDATE, _T,
         "a teacher has the behavior and the policy never reaches it", "the teacher's paths are out of the student's reach at every length",
-        {"seq_kd": "1606.07947", "logit_kd": "1503.02531"},
+        {"seq_kd": "1606.07947"},
+    ),
+    *_family(
+        "off-policy teacher transfer", OFF, "teacher targets", _CONSOLIDATE, (Need.TEACHER, Need.REFERENCES),
+        "a teacher with the same tokens is at hand and given paths are what should be written", "the student never goes where the paths go",
+        {"logit_kd": "1503.02531"},
     ),
     *_family(
         "on-policy reinforcement learning", ON, "verifier", _RESHAPE, _V,
@@ -105,7 +114,6 @@ _ALL = [
             "grpo": "2402.03300", "rloo": "2402.14740", "dr_grpo": "2503.20783", "dapo": "2503.14476", "gspo": "2507.18071", "cispo": "2506.13585",
             "ppo": "1707.06347",
         },
-        "grpo",
     ),
     *_family(
         "online preference optimisation", MIXED, "preferences", _RESHAPE, _V,
@@ -120,7 +128,7 @@ _ALL = [
     *_family(
         "iterative refinement", ON, "verifier", _RESHAPE, _V,
         "the behavior is reachable and a few verified samples per problem can be had", "nothing passes the filter, or only easy problems do",
-        {"rft": "2308.01825"}, "rft",
+        {"rft": "2308.01825"},
     ),
     *_family(
         "on-policy teacher transfer", ON, "teacher targets", _RESHAPE, _T,
@@ -139,15 +147,35 @@ _ALL = [
     ),
     *_family(
         "consolidation", OFF, "token targets", _CONSOLIDATE, (Need.EARLIER_CHECKPOINT,),
-        "what was there before is being lost, or a gain hangs on a scaffold", "the earlier checkpoint did not have it either",
-        {"replay": "2403.08763", "merge": "2203.05482", "self_distill": "2209.15189"},
+        "what was there before is being lost", "the earlier checkpoint did not have it either",
+        {"replay": "2403.08763"},
+    ),
+    *_family(
+        "consolidation", OFF, "none", _CONSOLIDATE, (Need.EARLIER_CHECKPOINT,),
+        "two checkpoints of one start each have something the other lacks", "they are far apart; it does not reliably undo forgetting",
+        {"merge": "2203.05482"},
+    ),
+    *_family(
+        "consolidation", OFF, "teacher targets", _CONSOLIDATE, _V,
+        "a gain hangs on a scaffold: a hint, worked examples, best-of-n", "the scaffold changes nothing",
+        {"self_distill": "2209.15189"},
+    ),
+    *_family(
+        "reward models", OFF, "preferences", None, _P,
+        "nothing can tell right from wrong but pairs can", "the pairs are told apart already, or what is asked lies outside them",
+        {"reward_model": "2203.02155"},
+    ),
+    *_family(
+        "reward models", OFF, "process feedback", None, (Need.STEP_FEEDBACK,),
+        "steps must be judged and labels of steps, or continuations behind them, can be had", "all steps have one label",
+        {"process_reward_model": "2305.20050"},
     ),
 ]  # fmt: skip
 
 _ACTIONS = [
     Stage(
         name=name,
-        family="no training",
+        family=NO_TRAINING,
         provenance=NO_DATA,
         interface="none",
         role=None,
@@ -169,7 +197,7 @@ _ACTIONS = [
 STAGES: dict[str, Stage] = {stage.name: stage for stage in [*_ALL, *_ACTIONS]}
 
 _ROUTES: dict[Bottleneck, tuple[str, ...]] = {
-    # In order of preference; the first one whose needs are met and that can be run is named, the rest are alternatives.
+    # In order of preference; the first one whose needs are met is named, the rest are alternatives.
     Bottleneck.MISSING_SUPPORT: ("sft", "seq_kd", "guided_grpo", "luffy", "collect_references"),
     Bottleneck.GUIDED_ONLY: ("guided_grpo", "luffy", "sft", "collect_references"),
     Bottleneck.POOR_CHOICE: ("grpo", "rft", "opd", "dpo", "sft", "collect_verifier"),
@@ -219,20 +247,14 @@ def name_stage(
     """
     stages = [STAGES[name] for name in _ROUTES[bottleneck]]
     why = {s.name: s.right_when + (f"; measured: {measured[s.name]}" if s.name in measured else "") for s in stages}
-    possible = [s for s in stages if set(s.needs) <= at_hand and (s.runnable or s.family == "no training")]
+    possible = [s for s in stages if set(s.needs) <= at_hand]
     chosen = possible[0] if possible else stages[-1]
     alternatives = []
     for stage in stages:
-        if stage is chosen or (stage.family == "no training" and stage is not stages[0]):
+        if stage is chosen or (not stage.trains and stage is not stages[0]):
             continue
         missing = [need.value for need in stage.needs if need not in at_hand]
-        caveat = (
-            f"; needs {', '.join(missing)}"
-            if missing
-            else ""
-            if stage.runnable or stage.family == "no training"
-            else "; not yet runnable here"
-        )
+        caveat = f"; needs {', '.join(missing)}" if missing else ""
         alternatives.append((stage.name, f"right when {why[stage.name]}{caveat}"))
     return StageAdvice(
         name=chosen.name,
@@ -243,3 +265,33 @@ def name_stage(
         predicted_gain=None,
         alternatives=tuple(alternatives),
     )
+
+
+def to_markdown() -> str:
+    """The table of all stages, as `posttrain stages --markdown` prints it and reports/STAGES.md holds it."""
+    lines = [
+        "# The stages",
+        "",
+        "Made by `posttrain stages --markdown`. Each runs as `posttrain train STAGE MODEL BEHAVIOR... --out CKPT`; the first lines of its file in",
+        "`trainers/recipes/` say what is sampled, what earns credit and what the loss is, and its config class documents every knob.",
+        "",
+        "| stage | family | provenance | interface | usual role | needs | right when | the signal vanishes when | paper |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for stage in STAGES.values():
+        if stage.trains:
+            cells = [
+                f"`{stage.name}`",
+                stage.family,
+                stage.provenance.replace("_", "-"),
+                stage.interface,
+                stage.role.value.replace("_", " ") if stage.role else "none",
+                ", ".join(need.value.replace("_", " ") for need in stage.needs),
+                stage.right_when,
+                stage.vanishes_when,
+                f"[{stage.paper}](https://arxiv.org/abs/{stage.paper})",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "Advice that trains nothing:", ""]
+    lines += [f"- `{stage.name}`: {stage.right_when}" for stage in STAGES.values() if not stage.trains]
+    return "\n".join(lines) + "\n"

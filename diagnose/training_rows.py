@@ -1,7 +1,7 @@
 """Rows of a data set that a model might be trained on, in the shapes that TRL calls data set types.
 
 Read are JSONL and parquet files of one shape: a text, a prompt with a completion, a prompt with a better and a worse completion,
-a prompt with a completion and a label, or a chat. Prompts and completions are texts or chats; columns that belong to no shape are
+a prompt with a completion and a label, a prompt with labelled steps, or a chat. Prompts and completions are texts or chats; columns that belong to no shape are
 passed over, as TRL does. A wrong row is named with its place and never skipped.
 
 Source: https://huggingface.co/docs/trl/dataset_formats.
@@ -24,7 +24,8 @@ from posttrain.diagnose.types import Message
 from posttrain.diagnose.verifiers.options import shorten
 
 ALLOWED = (
-    '{"prompt", "completion"}, {"prompt", "chosen", "rejected"}, {"prompt", "completion", "label"}, {"messages"}, {"text"} or '
+    '{"prompt", "completion"}, {"prompt", "chosen", "rejected"}, {"prompt", "completion", "label"}, {"prompt", "completions", "labels"}, '
+    '{"messages"}, {"text"} or '
     '{"question", "answer"}'
 )
 
@@ -40,6 +41,8 @@ class RowKind(StrEnum):
     """A prompt, a better and a worse answer."""
     LABELLED = "labelled"
     """A prompt and an answer that is called good or bad."""
+    STEPS = "steps"
+    """A prompt and an answer in steps, each of which is called right or wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +59,10 @@ class DataRow:
     chosen: str | None = None
     rejected: str | None = None
     label: bool | None = None
+    steps: tuple[str, ...] = ()
+    """The answer step by step, as they are joined: each but the last ends with a line break."""
+    labels: tuple[bool, ...] = ()
+    """Whether each step is right."""
 
 
 def read_training_rows(path: str | Path) -> tuple[DataRow, ...]:
@@ -128,6 +135,8 @@ def _read_row(row: Mapping[str, Any], index: int, where: str) -> DataRow:
     held = {key for key, value in row.items() if value is not None}
     if {"chosen", "rejected"} <= held:
         return _pair(row, index, where)
+    if {"prompt", "completions", "labels"} <= held:
+        return _steps(row, index, where)
     if {"prompt", "completion"} <= held:
         prompt, completion = _prompt(row["prompt"], "prompt", where), _answer(row["completion"], "completion", where)
         if "label" not in held:
@@ -168,6 +177,23 @@ def _pair(row: Mapping[str, Any], index: int, where: str) -> DataRow:
             f"{where}: chosen and rejected do not begin with the same prompt; give one, and one answer on each side"
         )
     return DataRow(index=index, kind=RowKind.PAIR, prompt=better[:-1], chosen=better[-1].content, rejected=worse[-1].content)
+
+
+def _steps(row: Mapping[str, Any], index: int, where: str) -> DataRow:
+    steps, labels = row["completions"], row["labels"]
+    if not (isinstance(steps, list) and steps and all(isinstance(step, str) and step for step in steps)):
+        raise BehaviorError(f"{where}: completions: got {shorten(steps)}; allowed: a list of texts, one per step")
+    if not (isinstance(labels, list) and len(labels) == len(steps) and all(label in (True, False) for label in labels)):
+        raise BehaviorError(f"{where}: labels: got {shorten(labels)}; allowed: true or false for each of the {len(steps)} steps")
+    joined = tuple(step if step.endswith("\n") or number == len(steps) - 1 else step + "\n" for number, step in enumerate(steps))
+    return DataRow(
+        index=index,
+        kind=RowKind.STEPS,
+        prompt=_prompt(row["prompt"], "prompt", where),
+        completion="".join(joined),
+        steps=joined,
+        labels=tuple(map(bool, labels)),
+    )
 
 
 def _prompt(value: Any, key: str, where: str) -> str | tuple[Message, ...]:

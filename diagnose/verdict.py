@@ -397,7 +397,7 @@ def _sentence(
         "repair_plumbing": "repair it first",
         "change_decoding": "decode greedily or cooler instead of training",
     }
-    todo = action.get(stage.name, f"run {stage.name}" if STAGES[stage.name].runnable else stage.name.replace("_", " "))
+    todo = action.get(stage.name, f"run {stage.name}" if STAGES[stage.name].trains else stage.name.replace("_", " "))
     return f"{head}{body}; {todo}. (confidence {_percent(confidence)})"
 
 

@@ -131,6 +131,9 @@ def diagnose(
             "--data", metavar="FILE", help="Rows that might be trained on (.jsonl, .parquet): would they expand or reshape?"
         ),
     ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="eval, or train: samples to learn from with `posttrain train --from`, never a verdict.")
+    ] = "eval",
     engine: Engine = "transformers",
     workers: Annotated[
         int,
@@ -162,9 +165,18 @@ def diagnose(
         return
     result = run(
         model, behaviors, out=out, engine=engine, workers=workers, samples=samples, precision=precision, max_tokens_total=max_tokens_total, states=states, probes=_names(probes),
-        teacher=teacher, earlier=earlier, before=before, data=data, seed=seed, command=_command(), reporter=_reporter(quiet),
+        teacher=teacher, earlier=earlier, before=before, data=data, seed=seed, split=_split(split), command=_command(), reporter=_reporter(quiet),
     )  # fmt: skip
     _print_diagnosis(result, as_json)
+
+
+def _split(name: str) -> Any:
+    from posttrain.diagnose.errors import SettingsError
+    from posttrain.diagnose.types import Split
+
+    if name not in ("eval", "train"):
+        raise SettingsError(f"--split: got {name!r}; allowed are eval and train (final is sampled once, at the end of a loop)")
+    return Split(name)
 
 
 def _names(text: str) -> list[str]:
@@ -240,10 +252,26 @@ def _interval(value: Any, *, signed: bool = False) -> str:
 
 @app.command(epilog="Example:  posttrain train grpo demo products --out runs/products-grpo --set num_steps=4")
 def train(
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="sft, rft or grpo (see `posttrain stages`).")],
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="sft, dpo, grpo, opd, ...: see `posttrain stages`.")],
     model: Model,
     behaviors: Behaviors,
     out: Annotated[Path, typer.Option("--out", help="Folder of the checkpoint; any Hugging Face loader opens it.")],
+    from_run: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="A `posttrain diagnose --split train`: learn from its samples, draw none."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="FILE", help="Rows to learn from (.jsonl, .parquet): demonstrations, pairs, labels, steps."
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", metavar="MODEL", help="Who teaches: seq_kd, logit_kd, gkd, opd, minillm.")
+    ] = None,
+    earlier: Annotated[
+        str | None, typer.Option("--earlier", metavar="MODEL", help="A checkpoint from before: replay, merge, opd back from it.")
+    ] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the order of rows and of every draw.")] = None,
@@ -253,8 +281,9 @@ def train(
     from posttrain.trainers import train as run_train
 
     result = run_train(
-        stage, model, behaviors, out=out, config=config, overrides=overrides or [], seed=seed, reporter=_reporter(quiet)
-    )
+        stage, model, behaviors, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,
+        teacher=teacher, earlier=earlier, reporter=_reporter(quiet),
+    )  # fmt: skip
     skipped = f", {result.num_skipped} batches without signal made none" if result.num_skipped else ""
     print(
         f"{stage}: {result.ending.value.replace('_', ' ')}, {result.num_steps} optimizer steps{skipped}, {result.seconds:.0f} s"
@@ -402,31 +431,33 @@ def figures(as_json: AsJson = False) -> None:
 
 
 @app.command(epilog="Example:  posttrain stages")
-def stages(as_json: AsJson = False) -> None:
-    """List every stage that a diagnosis can name, and which of them run here."""
+def stages(
+    as_json: AsJson = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as reports/STAGES.md holds it.")] = False,
+) -> None:
+    """List every stage that a diagnosis can name: what it needs, when it is right, when its signal vanishes."""
     from dataclasses import asdict
 
-    from posttrain.diagnose.stages import STAGES
+    from posttrain.diagnose.stages import STAGES, to_markdown
 
-    if as_json:
-        print(json.dumps([asdict(stage) for stage in STAGES.values()], indent=1))
+    if as_json or markdown:
+        print(
+            json.dumps([asdict(stage) for stage in STAGES.values()], indent=1) if as_json else to_markdown(),
+            end="" if markdown else "\n",
+        )
         return
-    family = ""
+    heading = ("", "")
     for stage in STAGES.values():
-        if stage.family != family:
-            family = stage.family
-            print(
-                f"\n{family} ({stage.provenance.replace('_', '-')}, {stage.interface}): right when {stage.right_when}"
-                if stage.paper
-                else f"\n{family}"
-            )
-        if stage.paper:
-            needs = ", ".join(need.value.replace("_", " ") for need in stage.needs)
-            print(
-                f"  {stage.name:13} {'runs here' if stage.runnable else 'not yet runnable':17} needs {needs}; arXiv {stage.paper}"
-            )
-        else:
-            print(f"  {stage.name:19} {stage.right_when}")
+        if (stage.family, stage.right_when if stage.trains else "") != heading:
+            heading = (stage.family, stage.right_when if stage.trains else "")
+            print(f"\n{stage.family}")
+            if stage.trains:
+                role = stage.role.value.replace("_", " ") if stage.role else "makes no policy"
+                print(
+                    f"  {stage.provenance.replace('_', '-')}, {stage.interface}; {role}; needs {', '.join(n.value.replace('_', ' ') for n in stage.needs)}"
+                )
+                print(f"  right when {stage.right_when}\n  in vain when {stage.vanishes_when}")
+        print(f"    {stage.name:21} {'arXiv ' + stage.paper if stage.trains else stage.right_when}")
 
 
 @app.command(epilog="Example:  posttrain probes")

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.stage import Recipe
@@ -23,10 +31,11 @@ def save_checkpoint(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    recipe: Recipe[TrainingConfig],
+    recipe: Recipe[Any],
     config: TrainingConfig,
     training_set: TrainingSet,
     num_steps: int,
+    scalar_head: nn.Linear | None = None,
 ) -> Path:
     """Write model, tokenizer, resolved config and a model card to a temporary folder, then rename it to `path`.
 
@@ -38,6 +47,7 @@ def save_checkpoint(
         config: Stored as `posttrain_config.json`.
         training_set: For the card.
         num_steps: Optimizer steps taken.
+        scalar_head: Stored with the model where the recipe makes a reward model of it.
 
     Returns:
         `path`.
@@ -45,7 +55,7 @@ def save_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        _save_model(temporary, model, config)
+        _save_model(temporary, _as_saved(model, recipe, scalar_head), config)
         tokenizer.save_pretrained(temporary)
         (temporary / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(_model_card(model, recipe, config, training_set, num_steps), encoding="utf-8")
@@ -59,6 +69,30 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return path
+
+
+def _as_saved(model: PreTrainedModel, recipe: Recipe[Any], scalar_head: nn.Linear | None) -> PreTrainedModel:
+    """The model in the class that the recipe's checkpoint is loaded with; a reward model has the trunk and its own head."""
+    if recipe.saves == "policy":
+        return model
+    assert scalar_head is not None
+    weight = scalar_head.weight.detach().float().cpu()
+    settings = copy.deepcopy(model.config)
+    pad = settings.pad_token_id if settings.pad_token_id is not None else settings.eos_token_id
+    settings.pad_token_id = pad[0] if isinstance(pad, list) else pad
+    steps = recipe.saves == "process_reward_model"
+    settings.id2label = {0: "wrong", 1: "right"} if steps else {0: "reward"}
+    settings.label2id = {label: number for number, label in settings.id2label.items()}
+    kind = AutoModelForTokenClassification if steps else AutoModelForSequenceClassification
+    classifier = kind.from_config(settings).to(dtype=torch.float32, device="cpu")
+    classifier.base_model.load_state_dict(model.base_model.state_dict())
+    head = classifier.score
+    with torch.no_grad():  # two labels: the difference of their logits is what the head says
+        head.weight.copy_(torch.cat([torch.zeros_like(weight), weight]) if steps else weight)
+        if head.bias is not None and scalar_head.bias is not None:
+            bias = scalar_head.bias.detach().float().cpu()
+            head.bias.copy_(torch.cat([torch.zeros_like(bias), bias]) if steps else bias)
+    return classifier
 
 
 def _save_model(folder: Path, model: PreTrainedModel, config: TrainingConfig) -> None:
@@ -82,7 +116,7 @@ def _sync(file: Path) -> None:
 
 
 def _model_card(
-    model: PreTrainedModel, recipe: Recipe[TrainingConfig], config: TrainingConfig, training_set: TrainingSet, num_steps: int
+    model: PreTrainedModel, recipe: Recipe[Any], config: TrainingConfig, training_set: TrainingSet, num_steps: int
 ) -> str:
     base = str(getattr(model.config, "_name_or_path", "") or "unknown")
     behaviors = "\n".join(
@@ -95,7 +129,7 @@ def _model_card(
         f"---\nlibrary_name: transformers\ntags: [posttrain, {recipe.name}]\n---\n\n"
         f"# {Path(base).name or base}, after {recipe.name}\n\n"
         f"Trained with posttrain from `{base}`: {num_steps} optimizer steps of {recipe.name} "
-        f"({recipe.provenance}, signal: {recipe.interface}, usual role: {recipe.role}).\n\n"
+        f"({recipe.facts.provenance}, signal: {recipe.facts.interface}, usual role: {recipe.facts.role or 'none'}).\n\n"
         f"## Behaviors\n\n{behaviors}\n\nProblems of the eval and final splits took no part. Measure the checkpoint before "
         "relying on it: "
         f"what was not trained may have been forgotten.\n\n## Settings\n\n{changed}\n"

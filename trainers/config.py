@@ -58,58 +58,37 @@ class TrainingConfig(BaseModel):
     )
 
 
-class SftConfig(TrainingConfig):
-    """Knobs of `sft`."""
+class EpochConfig(TrainingConfig):
+    """Knobs of stages that deal prepared rows out in epochs."""
 
-    learning_rate: float = Field(default=1e-5, gt=0, description="Papers: 1e-5 for all weights, 1e-4..1e-3 for LoRA.")
-    rows_per_batch: int = Field(default=16, ge=1, description="Demonstrations in one optimizer batch.")
-    max_references: int | None = Field(default=None, ge=1, description="Reference paths used per problem; None uses all.")
-
-
-class RftConfig(TrainingConfig):
-    """Knobs of `rft`."""
-
-    learning_rate: float = Field(default=1e-5, gt=0, description="As sft.")
-    rows_per_batch: int = Field(default=16, ge=1, description="Kept samples in one optimizer batch.")
-    num_samples: int = Field(
-        default=8, ge=1, description="Samples drawn per problem. RFT (2308.01825) draws up to 100, practice 8..32."
-    )
-    max_per_problem: int = Field(
-        default=4, ge=1, description="Distinct verified samples kept per problem, so that easy problems do not outvote hard ones."
-    )
-    temperature: float = Field(
-        default=1.0, gt=0, description="Of the draw. RFT uses 0.7; 1 keeps rare paths, hence more of the support."
+    rows_per_batch: int = Field(
+        default=16, ge=1, description="Rows (pairs, where a stage learns from pairs) in one optimizer batch."
     )
 
 
-class GrpoConfig(TrainingConfig):
-    """Knobs of `grpo`."""
+class RolloutConfig(TrainingConfig):
+    """Knobs of stages that sample the model in training."""
 
     learning_rate: float = Field(
-        default=5e-6, gt=0, description="DeepSeekMath and most of practice: 1e-6, for models of 1B and more."
+        default=5e-6, gt=0, description="Peak learning rate. DeepSeekMath and most of practice: 1e-6, for models of 1B and more."
     )
     num_steps: int = Field(default=100, ge=1, description="Batches that are sampled; papers run hundreds to thousands.")
     problems_per_batch: int = Field(default=8, ge=1, description="Prompts per batch. DeepSeekMath: 16 (of 1024 samples).")
     group_size: int = Field(default=8, ge=2, description="Samples per prompt, G. Practice: 8..16; DeepSeekMath (2402.03300): 64.")
     updates_per_batch: int = Field(
-        default=1, ge=1, description="Optimizer steps per batch. 1 (DeepSeekMath) is on-policy: the ratio is 1."
-    )
-    normalize_std: bool = Field(
-        default=True, description="Divide by the group's standard deviation; Dr. GRPO (2503.20783) does not."
-    )
-    eps_low: float = Field(default=0.2, gt=0, lt=1, description="Lower clip of the ratio. PPO and GRPO: 0.2.")
-    eps_high: float = Field(default=0.2, gt=0, description="Upper clip of the ratio. PPO and GRPO: 0.2; DAPO (2503.14476): 0.28.")
-    reduction: Literal["sequence_mean", "token_mean"] = Field(
-        default="sequence_mean",
-        description="What is averaged: tokens per sample, then samples (GRPO); or all tokens alike (DAPO).",
-    )
-    kl_weight: float = Field(
-        default=0.0, ge=0, description="Weight of the k3 divergence to the start. DeepSeekMath: .04; now mostly 0."
+        default=1, ge=1, description="Optimizer steps per batch. 1 is on-policy: the ratio to the sampler's policy is 1."
     )
     importance_cap: float | None = Field(
         default=2.0,
         gt=0,
         description="Cap of the weight trainer/sampler probability that corrects the sampler's precision; None: no weight.",
+    )
+    kl_weight: float = Field(
+        default=0.0, ge=0, description="Weight of the k3 divergence to the start. DeepSeekMath: .04; now mostly 0."
+    )
+    signal_scaled: bool = Field(
+        default=True,
+        description="Multiply the learning rate by the share of groups with a signal: Adam would make a full-size step of one rare success.",
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posttrain.diagnose.behaviors.splits import normalise
 from posttrain.diagnose.engines.loading import fingerprint_model
@@ -31,7 +31,14 @@ from posttrain.diagnose.verifiers.sandbox import Grader
 from posttrain.trainers.config import TrainingConfig, load_config
 from posttrain.trainers.recipes import RECIPES
 from posttrain.trainers.training_loop import TrainingResult
-from posttrain.trainers.types import TrainingSet
+from posttrain.trainers.types import TrainingRow, TrainingSet
+
+if TYPE_CHECKING:
+    import torch
+
+    from posttrain.diagnose.engines.base import Engine
+    from posttrain.trainers.stage import OtherModel
+    from posttrain.trainers.training_loop import Beside
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,18 +83,26 @@ def train(
     config: str | Path | None = None,
     overrides: Sequence[str] = (),
     seed: int | None = None,
+    data: str | Path | None = None,
+    from_run: str | Path | None = None,
+    teacher: str | Path | None = None,
+    earlier: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> TrainingResult:
     """Run one stage on the train split of behaviors and write a checkpoint that any Hugging Face loader opens.
 
     Args:
-        stage: Name of a recipe: sft, rft, grpo.
+        stage: Name of a recipe; `posttrain stages` lists them.
         model: A Hugging Face directory or id, a GGUF file, or `demo`.
         behaviors: What to train on; only their train split is read.
         out: Folder of the checkpoint, with `training_log.jsonl` and the resolved configuration beside the weights.
         config: YAML file with settings of the recipe.
         overrides: `key=value` settings; they win over the file.
         seed: Of the order of rows and of every draw; wins over the file.
+        data: JSONL or parquet file of rows to learn from, in place of the problems' own references or of samples.
+        from_run: Folder of a `posttrain diagnose` that sampled the train split of these behaviors; its rollouts become rows or pairs.
+        teacher: MODEL that teaches, for stages with a teacher.
+        earlier: MODEL from before, for stages that bring something back; it teaches where no teacher is given.
         reporter: Where progress goes.
 
     Raises:
@@ -97,30 +112,69 @@ def train(
     reporter, out = reporter or Reporter(quiet=True), Path(out)
     settings = resolve_config(stage, config, overrides, seed)
     loaded = resolve_behaviors(behaviors)
+    given = Given(data=data, from_run=from_run, teacher=teacher, earlier=earlier)
     for behavior in loaded:
-        lacking = [need.value for need in STAGES[stage].needs if need not in available(behavior)]
+        lacking = [need.value for need in STAGES[stage].needs if need not in given.at_hand(behavior)]
         if lacking:
             raise SettingsError(
-                f"train {stage}: the train split of {behavior.name} has no {', '.join(lacking)}; give rows that have, or another stage"
+                f"train {stage}: {_how_to_give(lacking)} for {behavior.name}; give that, or name another stage (see `posttrain stages`)"
             )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"--out {out}: exists already; give a new folder for the checkpoint")
     _refuse_shared_problems(loaded)
     training_set = TrainingSet(loaded, dev_share=settings.dev_share)
-    return _train(stage, model, training_set, settings, out, reporter)
+    return _train(stage, model, training_set, settings, out, reporter, given)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """What a stage is given beside the model and the behaviors."""
+
+    data: str | Path | None = None
+    from_run: str | Path | None = None
+    teacher: str | Path | None = None
+    earlier: str | Path | None = None
+
+    def at_hand(self, behavior: Behavior) -> frozenset[Need]:
+        """What stages can be fed with. Data may be of any kind: the stage itself refuses the wrong one."""
+        found = available(behavior, teacher=bool(self.teacher or self.earlier), earlier=bool(self.earlier or self.teacher))
+        if self.data:
+            found |= {Need.REFERENCES, Need.PAIRS, Need.STEP_FEEDBACK}
+        if Need.VERIFIER in found:  # samples that it calls right and wrong are pairs, and rollouts behind a step judge the step
+            found |= {Need.PAIRS, Need.STEP_FEEDBACK}
+        return found
+
+
+_HOW_TO_GIVE = {
+    Need.REFERENCES.value: "the train problems need `references` (at least every second one), or rows with --data",
+    Need.VERIFIER.value: "a verifier and problems of the train split are needed",
+    Need.PAIRS.value: "pairs are needed: rows with prompt, chosen and rejected with --data, or train problems with a verifier",
+    Need.TEACHER.value: "a teacher is needed (--teacher, or --earlier)",
+    Need.EARLIER_CHECKPOINT.value: "an earlier checkpoint is needed (--earlier)",
+    Need.STEP_FEEDBACK.value: "labelled steps are needed with --data, or train problems with a verifier",
+}
+
+
+def _how_to_give(lacking: Sequence[str]) -> str:
+    return "; ".join(_HOW_TO_GIVE.get(need, need) for need in lacking)
 
 
 def resolve_config(stage: str, config: str | Path | None, overrides: Sequence[str], seed: int | None) -> TrainingConfig:
     """The settings of a stage, with a one-line refusal of stages that cannot be run."""
     if stage not in RECIPES:
-        known = STAGES.get(stage)
-        why = "is not yet runnable here" if known and known.family != "no training" else "is no training stage"
+        why = "trains nothing" if stage in STAGES else "is no stage"
         raise SettingsError(f"stage: got {stage!r}, which {why}; allowed are {', '.join(RECIPES)}")
     return load_config(stage, Path(config) if config else None, [*overrides, *([] if seed is None else [f"seed={seed}"])])
 
 
 def _train(
-    stage: str, model: str | Path, training_set: TrainingSet, config: TrainingConfig, out: Path, reporter: Reporter
+    stage: str,
+    model: str | Path,
+    training_set: TrainingSet,
+    config: TrainingConfig,
+    out: Path,
+    reporter: Reporter,
+    given: Given | None = None,
 ) -> TrainingResult:
     """Train in a folder beside `out`, which appears when the checkpoint is whole."""
     from posttrain.diagnose.engines.transformers_engine import TransformersEngine
@@ -128,6 +182,7 @@ def _train(
     from posttrain.trainers.models import load_for_training
     from posttrain.trainers.training_loop import run_recipe
 
+    given = given or Given()
     with reporter.task(f"loading {model} for {stage}", None):
         loaded = load_for_training(str(model))
     engine = TransformersEngine.from_model(
@@ -140,6 +195,7 @@ def _train(
         f"{stage}: {weights / 1e6:,.0f} M weights, about {gigabytes:.1f} GB and activations; "
         f"{len(training_set.train)} train problems, {len(training_set.dev)} kept for development"
     )
+    beside = _open_beside(given, str(model), engine, training_set, loaded.model.device, reporter)
     work = out.parent / f".{out.name}.work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -148,10 +204,9 @@ def _train(
             graders = {name: stack.enter_context(Grader(behavior)).grade for name, behavior in training_set.behaviors.items()}
             evaluate: Evaluate | None = None
             if config.eval_every is not None:
-                on_policy = "verifier" in RECIPES[stage].needs
                 evaluate = (
                     dev_success(engine, graders, training_set, num_samples=4, seed=config.seed)
-                    if on_policy
+                    if RECIPES[stage].needs_verifier
                     else dev_likelihood(engine, training_set)
                 )
             task = stack.enter_context(reporter.task(f"training {stage}", None))
@@ -173,12 +228,35 @@ def _train(
                 graders,
                 config,
                 out=work,
+                beside=beside,
                 on_step=on_step,
                 evaluate=evaluate,
             )
     finally:
         _move(work, out)
     return replace(result, log=out / "training_log.jsonl", checkpoint=out)
+
+
+def _open_beside(
+    given: Given, model: str, engine: Engine, training_set: TrainingSet, device: torch.device, reporter: Reporter
+) -> Beside:
+    """Read the data and load the other models."""
+    from posttrain.trainers.models import load_other
+    from posttrain.trainers.sources.data import read_data
+    from posttrain.trainers.sources.finished_run import read_run
+    from posttrain.trainers.training_loop import Beside
+
+    rows: list[TrainingRow] = []
+    if given.data:
+        rows += read_data(given.data, engine, list(training_set.behaviors.values()))
+    if given.from_run:
+        rows += read_run(given.from_run, engine, training_set)
+    others: dict[str, OtherModel | None] = {"teacher": None, "earlier": None}
+    for name, source in (("teacher", given.teacher), ("earlier", given.earlier)):
+        if source:
+            with reporter.task(f"loading {name} {source}", None):
+                others[name] = load_other(str(source), device=device)
+    return Beside(data=rows, fingerprint=fingerprint_model(model), **others)
 
 
 def _move(work: Path, out: Path) -> None:
@@ -302,7 +380,8 @@ def loop(
             usable = [text for text in overrides if stages or _key(text) in RECIPES[stage].config.model_fields]
             settings_of_stage = resolve_config(stage, config, usable, seed)
             training_set = TrainingSet([b for b in loaded if b.name in names], dev_share=settings_of_stage.dev_share)
-            trained = _train(stage, current, training_set, settings_of_stage, checkpoint, reporter)
+            given = Given(earlier=model if current != str(model) else None)
+            trained = _train(stage, current, training_set, settings_of_stage, checkpoint, reporter, given)
             write_json(finished, _stage_summary(trained, names))
         after = measure(checkpoint, loaded, out=directory.path / f"diagnosis-{number}", earlier=str(model), before=before.path)
         done.append(Round(stage=stage, trained=names, checkpoint=checkpoint, after=after))

@@ -34,37 +34,77 @@ class Shortcuts:
     """Attention is full and takes a mask [B, 1, S, S]."""
 
 
-def token_logprobs(
-    model: PreTrainedModel, batch: MicroBatch, shortcuts: Shortcuts, *, dtype: torch.dtype, entropy: bool = False
-) -> Projected:
-    """Log-probability of each of the N completion tokens of a micro-batch.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class States:
+    """What a forward pass leaves at the N places where a completion token is predicted."""
+
+    hidden: Tensor
+    """[N, H] the last hidden states."""
+    logits: Tensor | None
+    """[N, V] where the model does something between hidden state and logits that is not a linear head; else None."""
+    model: PreTrainedModel
+    dtype: torch.dtype
+
+    @property
+    def head(self) -> tuple[Tensor, Tensor | None]:
+        """[V, H] and [V]: the linear head and its bias."""
+        head = self.model.get_output_embeddings()
+        return head.weight, head.bias
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """In which the head is multiplied."""
+        return torch.bfloat16 if self.dtype is torch.bfloat16 else self.head[0].dtype
+
+
+def run_model(model: PreTrainedModel, batch: MicroBatch, shortcuts: Shortcuts, *, dtype: torch.dtype) -> States:
+    """Run the model over a micro-batch.
 
     Args:
         model: In eval mode, so that dropout is off.
         batch: On the model's device.
         shortcuts: From `find_shortcuts`.
         dtype: bfloat16 runs under autocast; anything else runs in the dtype of the weights.
-        entropy: Whether to compute the entropy of each token's distribution as well (nats, no gradient).
-
-    Returns:
-        Log-probabilities [N] in float32 or wider, with a graph where gradients are enabled.
     """
+    mask: Tensor | None
     if batch.shared:
         mask = attention_mask(batch.segments)
         if model.config._attn_implementation == "eager":  # adds its mask; the others understand True and False
             mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, torch.finfo(torch.float32).min)
     else:
-        mask = (batch.segments >= 0).long()
+        mask = None if bool((batch.segments >= 0).all()) else (batch.segments >= 0).long()
     inputs = {"input_ids": batch.input_ids, "attention_mask": mask, "position_ids": batch.position_ids, "use_cache": False}
-    if not shortcuts.chunked_projection:
-        with autocast(batch.input_ids.device, dtype):
-            logits = model(**inputs).logits.flatten(0, 1)[batch.predictors]
-        return _plain(logits, batch.targets, entropy)
     with autocast(batch.input_ids.device, dtype):
-        hidden = model.get_decoder()(**inputs).last_hidden_state.flatten(0, 1)[batch.predictors]
-    head = model.get_output_embeddings()
-    product = torch.bfloat16 if dtype is torch.bfloat16 else head.weight.dtype
-    return project(hidden, head.weight, head.bias, batch.targets, dtype=product, entropy=entropy)
+        if shortcuts.chunked_projection:
+            hidden = model.get_decoder()(**inputs).last_hidden_state.flatten(0, 1)[batch.predictors]
+            return States(hidden=hidden, logits=None, model=model, dtype=dtype)
+        output = model(**inputs, output_hidden_states=True)
+        hidden = output.hidden_states[-1].flatten(0, 1)[batch.predictors]
+        return States(hidden=hidden, logits=output.logits.flatten(0, 1)[batch.predictors], model=model, dtype=dtype)
+
+
+def logprobs_of(states: States, targets: Tensor, *, entropy: bool = False) -> Projected:
+    """Log-probability of each of the N completion tokens.
+
+    Args:
+        states: Of the N places.
+        targets: [N] token ids.
+        entropy: Whether to compute the entropy of each token's distribution as well (nats, no gradient).
+
+    Returns:
+        Log-probabilities [N] in float32 or wider, with a graph where gradients are enabled.
+    """
+    if states.logits is not None:
+        return _plain(states.logits, targets, entropy)
+    weight, bias = states.head
+    return project(states.hidden, weight, bias, targets, dtype=states.product_dtype, entropy=entropy)
+
+
+def token_logprobs(
+    model: PreTrainedModel, batch: MicroBatch, shortcuts: Shortcuts, *, dtype: torch.dtype, entropy: bool = False
+) -> Projected:
+    """`run_model` and `logprobs_of` in one call."""
+    return logprobs_of(run_model(model, batch, shortcuts, dtype=dtype), batch.targets, entropy=entropy)
 
 
 def _plain(logits: Tensor, targets: Tensor, entropy: bool) -> Projected:

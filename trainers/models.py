@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain.diagnose.engines.loading import load_model, load_tokenizer
+from posttrain.diagnose.engines.loading import fingerprint_model, load_model, load_tokenizer
+from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+from posttrain.trainers.stage import OtherModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,3 +40,17 @@ def load_for_training(source: str, *, device: torch.device | None = None) -> Loa
     model.eval()  # dropout off; gradients flow in eval mode too
     model.requires_grad_(True)
     return LoadedModel(model=model, tokenizer=load_tokenizer(source), source=source)
+
+
+def load_other(source: str, *, device: torch.device) -> OtherModel:
+    """Load a teacher or an earlier checkpoint: float32, frozen, with an engine that samples it.
+
+    Raises:
+        ModelError: It cannot be found or loaded.
+    """
+    fingerprint = fingerprint_model(source)
+    model = load_model(source, dtype=torch.float32).to(device).eval()
+    model.requires_grad_(False)
+    tokenizer = load_tokenizer(source)
+    engine = TransformersEngine(model, tokenizer, name=source, model_fingerprint=fingerprint)
+    return OtherModel(source=source, fingerprint=fingerprint, model=model, tokenizer=tokenizer, engine=engine)

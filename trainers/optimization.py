@@ -19,12 +19,13 @@ def learning_rate_at(step: int, num_steps: int, config: TrainingConfig) -> float
     return config.learning_rate * factors[config.schedule]
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, config: TrainingConfig, scalar_head: nn.Module | None = None) -> torch.optim.AdamW:
     """AdamW (arXiv 1711.05101); only matrices decay.
 
     Fused where the device has the kernel: one pass over memory instead of ten.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parts = [model] if scalar_head is None else [model, scalar_head]
+    trained = [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
@@ -33,9 +34,10 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
 
 
-def clip_gradient(model: nn.Module, max_norm: float) -> float:
+def clip_gradient(optimizer: torch.optim.Optimizer, max_norm: float) -> float:
     """Scale the gradient down to `max_norm`; the norm it had, NaN or infinite where a gradient is.
 
     A non-finite norm leaves NaN in the gradients: do not step.
     """
-    return float(nn.utils.clip_grad_norm_(model.parameters(), max_norm))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return float(nn.utils.clip_grad_norm_(parameters, max_norm))

@@ -25,6 +25,8 @@ class Pack:
     rows: tuple[int, ...]
     """Indices into the batch."""
     completions: tuple[tuple[int, ...], ...]
+    group_id: str = ""
+    """Packs of one named group are run together; empty for rows that need no company."""
 
     @property
     def length(self) -> int:
@@ -87,7 +89,13 @@ def attention_mask(segments: Tensor) -> Tensor:
 
 
 def pack_rows(
-    rows: Sequence[TrainingRow], indices: Sequence[int], *, share: bool, hidden_size: int, max_tokens: int
+    rows: Sequence[TrainingRow],
+    indices: Sequence[int],
+    *,
+    share: bool,
+    hidden_size: int,
+    max_tokens: int,
+    keep_groups: bool = False,
 ) -> list[Pack]:
     """Pack the chosen rows, in their order.
 
@@ -97,17 +105,19 @@ def pack_rows(
         share: Whether rows of one prompt may stand in one pack.
         hidden_size: Width H of the model; decides when attention across a long pack costs more than repeating the prompt.
         max_tokens: Longest pack that sharing may make.
+        keep_groups: Whether a pack may hold rows of one group only, so that groups can be kept together.
     """
-    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    by_prompt: dict[tuple[tuple[int, ...], str], list[int]] = {}
     for index in indices:
-        by_prompt.setdefault(rows[index].prompt_ids, []).append(index)
+        by_prompt.setdefault((rows[index].prompt_ids, rows[index].group_id if keep_groups else ""), []).append(index)
     packs = []
-    for prompt_ids, members in by_prompt.items():
+    for (prompt_ids, group_id), members in by_prompt.items():
         longest = max(len(rows[index].completion_ids) for index in members)
         size = _pack_size(len(prompt_ids), longest, len(members), hidden_size, max_tokens) if share else 1
         for start in range(0, len(members), size):
             part = tuple(members[start : start + size])
-            packs.append(Pack(prompt_ids=prompt_ids, rows=part, completions=tuple(rows[index].completion_ids for index in part)))
+            completions = tuple(rows[index].completion_ids for index in part)
+            packs.append(Pack(prompt_ids=prompt_ids, rows=part, completions=completions, group_id=group_id))
     return packs
 
 
@@ -127,16 +137,20 @@ def _pack_size(prompt: int, completion: int, num_rows: int, hidden_size: int, ma
 
 
 def plan_micro_batches(packs: Sequence[Pack], max_tokens: int) -> list[list[Pack]]:
-    """Group packs so that padded inputs stay within a token budget; a pack above the budget goes alone.
+    """Group packs so that padded inputs stay within a token budget; a pack (or a named group) above the budget goes alone.
 
     Packs are sorted by length, so that little is padded, the longest first, so that memory runs out at once or never.
     """
+    units: dict[str, list[Pack]] = {}
+    for number, pack in enumerate(packs):
+        units.setdefault(pack.group_id or f"#{number}", []).append(pack)
     groups: list[list[Pack]] = []
-    for pack in sorted(packs, key=lambda pack: pack.length, reverse=True):
-        if groups and (len(groups[-1]) + 1) * groups[-1][0].length <= max_tokens:
-            groups[-1].append(pack)
+    for unit in sorted(units.values(), key=lambda unit: max(pack.length for pack in unit), reverse=True):
+        width = max(pack.length for pack in [*unit, *(groups[-1] if groups else [])])
+        if groups and (len(groups[-1]) + len(unit)) * width <= max_tokens:
+            groups[-1].extend(unit)
         else:
-            groups.append([pack])
+            groups.append(list(unit))
     return groups
 
 

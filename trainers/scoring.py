@@ -8,14 +8,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from posttrain.diagnose.types import Floats
-from posttrain.trainers.logprobs import Shortcuts, token_logprobs
-from posttrain.trainers.packing import MicroBatch
-from posttrain.trainers.stage import Score, Term, TokenScores
+from posttrain.trainers.divergence import divergence
+from posttrain.trainers.logprobs import Shortcuts, States, find_shortcuts, logprobs_of, run_model
+from posttrain.trainers.packing import MicroBatch, Pack, collate, pack_rows, plan_micro_batches
+from posttrain.trainers.stage import Divergences, Score, Stage, TokenScores
 from posttrain.trainers.types import TrainingRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrozenModel:
+    """A model that is only looked at."""
+
+    model: PreTrainedModel
+    shortcuts: Shortcuts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,18 +35,49 @@ class Scorer:
     shortcuts: Shortcuts
     dtype: torch.dtype
     needs: frozenset[Score]
-    reference: PreTrainedModel | None
-    """A frozen copy of the model before training, made only where a term asks for it."""
+    reference: FrozenModel | None = None
+    """A copy of the model before training, made only where a term asks for it."""
+    teacher: FrozenModel | None = None
+    scalar_head: nn.Linear | None = None
 
     @classmethod
-    def for_terms(cls, model: PreTrainedModel, terms: Sequence[Term], shortcuts: Shortcuts, dtype: torch.dtype) -> Scorer:
-        """A scorer for what these terms need."""
-        needs = frozenset[Score]().union(*(term.needs for term in terms))
-        reference = None
-        if Score.REFERENCE in needs:
-            reference = copy.deepcopy(model)
-            reference.requires_grad_(False)
-        return cls(model=model, shortcuts=shortcuts, dtype=dtype, needs=needs, reference=reference)
+    def for_stage(
+        cls,
+        model: PreTrainedModel,
+        stage: Stage,
+        shortcuts: Shortcuts,
+        dtype: torch.dtype,
+        teacher: PreTrainedModel | None = None,
+        also: frozenset[Score] = frozenset(),
+    ) -> Scorer:
+        """A scorer for what the terms of a stage need.
+
+        Args:
+            model: In training.
+            stage: Its components.
+            shortcuts: Of the model.
+            dtype: Of the forward pass.
+            teacher: None lets the model before training teach itself, where a term needs a teacher.
+            also: Scores that somebody else wants, such as the credit.
+        """
+        needs = stage.needs | also
+        reference = guide = None
+        taught = bool(needs & {Score.TEACHER, Score.DIVERGENCE})
+        if Score.REFERENCE in needs or (taught and teacher is None):
+            frozen = copy.deepcopy(model)
+            frozen.requires_grad_(False)
+            reference = FrozenModel(model=frozen, shortcuts=shortcuts)
+        if taught:
+            guide = reference if teacher is None else FrozenModel(model=teacher, shortcuts=find_shortcuts(teacher))
+        return cls(
+            model=model,
+            shortcuts=shortcuts,
+            dtype=dtype,
+            needs=needs,
+            reference=reference,
+            teacher=guide,
+            scalar_head=stage.scalar_head,
+        )
 
     def score(self, rows: Sequence[TrainingRow], batch: MicroBatch, old: dict[int, Tensor]) -> TokenScores:
         """Score the N tokens of a micro-batch.
@@ -52,25 +92,93 @@ class Scorer:
             ValueError: A term needs the sampler's log-probabilities and a row has none.
         """
         device = batch.input_ids.device
-        policy, entropy = token_logprobs(self.model, batch, self.shortcuts, dtype=self.dtype, entropy=Score.ENTROPY in self.needs)
+        states = run_model(self.model, batch, self.shortcuts, dtype=self.dtype)
+        if Score.POLICY in self.needs:
+            policy, entropy = logprobs_of(states, batch.targets, entropy=Score.ENTROPY in self.needs)
+        else:  # the vocabulary is not asked
+            policy, entropy = torch.zeros(len(batch.targets), device=device), None
         for index, values in zip(batch.rows, policy.detach().split(list(batch.lengths)), strict=True):
             old.setdefault(index, values)
-        reference = None
-        if self.reference is not None:
+        reference = teacher = None
+        divergences: Divergences | None = None
+        if Score.REFERENCE in self.needs:
+            assert self.reference is not None
+            reference = self._frozen_logprobs(self.reference, batch)
+        if self.teacher is not None:
+            seen = _for_teacher(rows, batch)
             with torch.no_grad():
-                reference = token_logprobs(self.reference, batch, self.shortcuts, dtype=self.dtype).logprobs
-        sampled = [rows[index].sampler_logprobs for index in batch.rows]
-        if Score.SAMPLER in self.needs and any(values is None for values in sampled):
+                teacher_states = run_model(self.teacher.model, seen, self.teacher.shortcuts, dtype=self.dtype)
+            if Score.TEACHER in self.needs:
+                with torch.no_grad():
+                    teacher = logprobs_of(teacher_states, seen.targets).logprobs
+            divergences = _divergences(states, teacher_states)
+        own = tuple(rows[index] for index in batch.rows)
+        sampled = [row.sampler_logprobs for row in own]
+        if Score.SAMPLER in self.needs and any(
+            values is None and row.part == "sample" for values, row in zip(sampled, own, strict=True)
+        ):
             raise ValueError("a term needs the sampler's log-probabilities, and a row has none")
         return TokenScores(
+            rows=own,
             policy=policy,
-            advantages=_concatenate([rows[index].advantages for index in batch.rows], batch.lengths, 0.0, policy),
-            sequence=torch.repeat_interleave(torch.arange(len(batch.rows)), torch.tensor(batch.lengths)).to(device),
+            advantages=_concatenate([row.advantages for row in own], batch.lengths, 0.0, policy),
+            sequence=torch.repeat_interleave(torch.arange(len(own)), torch.tensor(batch.lengths)).to(device),
             old=torch.cat([old[index] for index in batch.rows]),
             sampler=_concatenate(sampled, batch.lengths, float("nan"), policy),
             reference=reference,
+            teacher=teacher,
             entropy=entropy,
+            value=self._values(states) if Score.VALUE in self.needs else None,
+            divergence=divergences,
         )
+
+    def look(self, rows: Sequence[TrainingRow], score: Score, *, max_tokens: int = 4096) -> list[Floats]:
+        """[T] numbers of each row without a gradient: `Score.POLICY`, `REFERENCE`, `TEACHER` or `VALUE`."""
+        found: dict[int, Floats] = {}
+        packs = pack_rows(rows, range(len(rows)), share=False, hidden_size=1, max_tokens=max_tokens)
+        with torch.no_grad():
+            for group in plan_micro_batches(packs, max_tokens):
+                batch = collate(group).to(self.model.device)
+                if score is Score.TEACHER:
+                    assert self.teacher is not None
+                    values = self._frozen_logprobs(self.teacher, _for_teacher(rows, batch))
+                elif score is Score.REFERENCE:
+                    assert self.reference is not None
+                    values = self._frozen_logprobs(self.reference, batch)
+                else:
+                    states = run_model(self.model, batch, self.shortcuts, dtype=self.dtype)
+                    values = self._values(states) if score is Score.VALUE else logprobs_of(states, batch.targets).logprobs
+                for index, part in zip(batch.rows, values.split(list(batch.lengths)), strict=True):
+                    found[index] = part.float().cpu().numpy()
+        return [found[index] for index in range(len(rows))]
+
+    def _frozen_logprobs(self, frozen: FrozenModel, batch: MicroBatch) -> Tensor:
+        with torch.no_grad():
+            return logprobs_of(run_model(frozen.model, batch, frozen.shortcuts, dtype=self.dtype), batch.targets).logprobs
+
+    def _values(self, states: States) -> Tensor:
+        assert self.scalar_head is not None
+        values: Tensor = self.scalar_head(states.hidden.to(self.scalar_head.weight.dtype))[:, 0]
+        return values
+
+
+def _divergences(states: States, teacher: States) -> Divergences:
+    return lambda beta, temperature: divergence(states, teacher, beta=beta, temperature=temperature)
+
+
+def _for_teacher(rows: Sequence[TrainingRow], batch: MicroBatch) -> MicroBatch:
+    """The same completions in the same order, behind the prompts that the teacher reads."""
+    if all(rows[index].teacher_prompt_ids is None for index in batch.rows):
+        return batch
+    packs = [
+        Pack(
+            prompt_ids=rows[index].teacher_prompt_ids or rows[index].prompt_ids,
+            rows=(index,),
+            completions=(rows[index].completion_ids,),
+        )
+        for index in batch.rows
+    ]
+    return collate(packs).to(batch.input_ids.device)
 
 
 def _concatenate(values: Sequence[Floats | None], lengths: Sequence[int], missing: float, like: Tensor) -> Tensor:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Generic, Protocol, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from posttrain.diagnose import stages
 from posttrain.diagnose.engines.base import Engine
+from posttrain.diagnose.types import Floats
 from posttrain.trainers.config import TrainingConfig
-from posttrain.trainers.types import Batch, GradeFn, TrainingRow, TrainingSet
+from posttrain.trainers.types import Batch, GradeFn, Part, TrainingRow, TrainingSet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Weights = npt.NDArray[np.float64]
-ConfigT = TypeVar("ConfigT", bound=TrainingConfig, contravariant=True)
+ConfigT = TypeVar("ConfigT", bound=TrainingConfig)
 
 
 class Score(StrEnum):
-    """Log-probabilities of the completion tokens that a term may ask for, by whose they are."""
+    """A number per completion token that a term may ask for; log-probabilities are named by whose they are."""
 
     POLICY = "policy"
     """The model in training, with a gradient."""
@@ -30,34 +37,102 @@ class Score(StrEnum):
     """The engine's copy, in its precision, when it drew the tokens."""
     REFERENCE = "reference"
     """The model before training."""
+    TEACHER = "teacher"
+    """The teacher, behind its own prompt where the row has one."""
+    DIVERGENCE = "divergence"
+    """Not a log-probability: the divergence between the whole distributions of teacher and policy, with a gradient."""
     ENTROPY = "entropy"
     """Not a log-probability: the entropy of the policy's distribution at each token, nats, no gradient."""
+    VALUE = "value"
+    """Not a log-probability: what the scalar head says before each token, with a gradient."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+Divergences = Callable[[float, float], Tensor]
+"""(beta, temperature) → [N] generalised Jensen–Shannon divergence of each token's two distributions, nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenScores:
-    """Everything known about the N completion tokens of a micro-batch; what no term asked for is None."""
+    """Everything known about the N completion tokens of a micro-batch of R rows; what no term asked for is None."""
 
+    rows: tuple[TrainingRow, ...]
+    """[R] in the order of their tokens; no row is ever divided between micro-batches."""
     policy: Tensor
     """[N]"""
     advantages: Tensor
-    """[N]"""
+    """[N] 0 where the credit gave none."""
     sequence: Tensor
-    """[N] which row of the micro-batch each token belongs to."""
+    """[N] which of the R rows each token belongs to."""
     old: Tensor | None = None
     sampler: Tensor | None = None
     reference: Tensor | None = None
+    teacher: Tensor | None = None
     entropy: Tensor | None = None
+    value: Tensor | None = None
+    divergence: Divergences | None = None
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """[R] completion tokens of each row."""
+        return torch.tensor([len(row.completion_ids) for row in self.rows], device=self.policy.device, dtype=self.policy.dtype)
+
+    def row_sum(self, values: Tensor) -> Tensor:
+        """[R] sums over the tokens of each row."""
+        return values.new_zeros(len(self.rows)).index_add(0, self.sequence, values)
+
+    def row_mean(self, values: Tensor) -> Tensor:
+        """[R] means over the tokens of each row."""
+        return self.row_sum(values) / self.lengths
+
+    def row_last(self, values: Tensor) -> Tensor:
+        """[R] the value at the last token of each row."""
+        return values[self.lengths.long().cumsum(0) - 1]
+
+    @cached_property
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """([P], [P]) the chosen and the rejected row of each pair, in the order of the chosen ones."""
+        rejected = {row.group_id: index for index, row in enumerate(self.rows) if row.part is Part.REJECTED}
+        chosen = [index for index, row in enumerate(self.rows) if row.part is Part.CHOSEN]
+        partners = [rejected[self.rows[index].group_id] for index in chosen]
+        device = self.policy.device
+        return torch.tensor(chosen, device=device, dtype=torch.long), torch.tensor(partners, device=device, dtype=torch.long)
+
+    def of_parts(self, parts: frozenset[Part] | None) -> tuple[TokenScores, Tensor | None]:
+        """The scores of the rows of some parts, and the [N] mask that chose their tokens; None for all of them."""
+        if parts is None or all(row.part in parts for row in self.rows):
+            return self, None
+        kept = torch.tensor([row.part in parts for row in self.rows], device=self.policy.device)
+        mask = kept[self.sequence]
+        numbers = kept.long().cumsum(0) - 1
+        chosen: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Tensor):
+                chosen[each.name] = value[mask]
+        chosen["sequence"] = numbers[chosen["sequence"]]
+        if self.divergence is not None:
+            whole = self.divergence
+            chosen["divergence"] = lambda beta, temperature: whole(beta, temperature)[mask]
+        return replace(self, rows=tuple(row for row in self.rows if row.part in parts), **chosen), mask
+
+
+class Level(StrEnum):
+    """Of what a term gives one loss each."""
+
+    TOKEN = "token"
+    ROW = "row"
+    PAIR = "pair"
+    """A chosen and a rejected row of one group; they always stand in one micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TermLoss:
-    """What a term says about the N tokens."""
+    """What a term says about a micro-batch."""
 
     losses: Tensor
-    """[N] before reduction."""
+    """[N], [R] or [P] by the term's level, before reduction."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
-    """[N] numbers to log, averaged over tokens."""
+    """Numbers to log, averaged."""
 
 
 class Term(Protocol):
@@ -74,8 +149,8 @@ class Term(Protocol):
         ...
 
     @property
-    def weight(self) -> float:
-        """Its factor in the sum."""
+    def level(self) -> Level:
+        """Of what it gives losses."""
         ...
 
     @property
@@ -88,23 +163,55 @@ class Term(Protocol):
         ...
 
     def loss(self, scores: TokenScores) -> TermLoss:
-        """The loss of each token."""
-        ...
-
-
-class Credit(Protocol):
-    """Fills in the advantages of rows."""
-
-    def assign(self, rows: Sequence[TrainingRow]) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
-        """Rows with advantages, in the same order, and what is worth logging."""
+        """The losses."""
         ...
 
 
 Reduction = Callable[[Sequence[TrainingRow]], list[Weights]]
-"""Gives each token of a whole optimizer batch its share [T] of the loss, per row, so that the loss is Σ share · token loss.
+"""Gives every loss of a whole optimizer batch its share, per row, so that the loss is Σ share · loss.
 
-Shares are known before the first backward pass, which is why micro-batches of any size give one and the same gradient.
+[T] shares per row for losses of tokens, [1] for those of rows and of pairs (a pair's share stands at its chosen row). Shares are known
+before the first backward pass, which is why micro-batches of any size give one and the same gradient.
 """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Component:
+    """A term with what is averaged, how much it counts, and the rows it speaks of."""
+
+    term: Term
+    reduction: Reduction
+    weight: float | Callable[[int], float] = 1.0
+    """Its factor in the sum; may change with the step, from 0."""
+    parts: frozenset[Part] | None = None
+    """Rows of these parts only, in the losses and in the denominator; None means all."""
+
+    whole_batch: bool = False
+    """Whether the denominator counts all rows of the batch, so that components of one batch share it."""
+
+    def weight_at(self, step: int) -> float:
+        """The factor at a step."""
+        return self.weight if isinstance(self.weight, int | float) else self.weight(step)
+
+    def speaks_of(self, row: TrainingRow) -> bool:
+        """Whether the row belongs to its parts."""
+        return self.parts is None or row.part in self.parts
+
+
+class Look(Protocol):
+    """Scores rows without a gradient, before the step."""
+
+    def __call__(self, rows: Sequence[TrainingRow], score: Score) -> list[Floats]:
+        """[T] numbers for each row."""
+        ...
+
+
+class Credit(Protocol):
+    """Fills in the advantages of rows, or whatever else a row is compared with."""
+
+    def assign(self, rows: Sequence[TrainingRow], look: Look) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
+        """Rows with advantages, in the same order, and what is worth logging. Rows that were only to be looked at are left out."""
+        ...
 
 
 class Source(Protocol):
@@ -125,8 +232,30 @@ class Stage:
 
     source: Source
     credit: Credit
-    terms: tuple[Term, ...]
-    reduction: Reduction
+    components: tuple[Component, ...]
+    """The terms, each with its reduction."""
+    scalar_head: nn.Linear | None = None
+    """[H] → 1, trained with the model: a value function, or what makes a reward model of it."""
+    teaches_itself: bool = False
+    """Whether the teacher is the model before training, even where another one is at hand."""
+    transform: Callable[[], Mapping[str, float]] | None = None
+    """What is done to the weights in place of steps; gives what is worth logging."""
+
+    @property
+    def needs(self) -> frozenset[Score]:
+        """The scores that its terms read."""
+        return frozenset[Score]().union(*(component.term.needs for component in self.components))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OtherModel:
+    """A model beside the one in training: a teacher, or an earlier checkpoint. Frozen."""
+
+    source: str
+    fingerprint: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    engine: Engine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,20 +266,30 @@ class StageInputs:
     training_set: TrainingSet
     graders: Mapping[str, GradeFn]
     """By the behavior's name."""
+    model: PreTrainedModel | None = None
+    """The model in training, as it is at the start."""
+    tokenizer: PreTrainedTokenizerBase | None = None
+    fingerprint: str = ""
+    """Of the model in training at the start; empty where it is not known."""
+    data: tuple[TrainingRow, ...] = ()
+    """Rows of a data set or of a finished run, which are used in place of what the problems offer."""
+    teacher: OtherModel | None = None
+    earlier: OtherModel | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Generic[ConfigT]):
-    """A named stage: what it is in the survey's terms (arXiv 2604.07941), its knobs, and how it is built from the four parts."""
+    """A named stage: its knobs, and how it is built from the four parts. What it is in the survey's terms stands in `STAGES`."""
 
     name: str
-    provenance: str
-    """`off_policy`, `on_policy` or `mixed`."""
-    interface: str
-    """How the signal is attached: `token_targets`, `verifier`, `pairs` or `teacher`."""
-    role: str
-    """What it usually does to the policy; a `diagnose.types.Role` value."""
-    needs: tuple[str, ...]
-    """What must be there: `references`, `verifier`."""
-    config: type[TrainingConfig]
+    config: type[ConfigT]
     build: Callable[[StageInputs, ConfigT], Stage]
+    needs_verifier: bool = False
+    """Whether it cannot do without grades."""
+    saves: str = "policy"
+    """What the checkpoint is: a `policy`, a `reward_model` (one number a text) or a `process_reward_model` (one a step)."""
+
+    @property
+    def facts(self) -> stages.Stage:
+        """Provenance, interface, role, needs, paper."""
+        return stages.STAGES[self.name]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -25,10 +25,10 @@ from posttrain.trainers.optimization import learning_rate_at, make_optimizer
 from posttrain.trainers.precision import compute_dtype
 from posttrain.trainers.recipes import find_recipe
 from posttrain.trainers.scoring import Scorer
-from posttrain.trainers.stage import Stage, StageInputs
+from posttrain.trainers.stage import OtherModel, Stage, StageInputs
 from posttrain.trainers.training_log import TrainingLog
 from posttrain.trainers.training_step import StepOutcome, Stepper, StepStatus
-from posttrain.trainers.types import Batch, GradeFn, OnStep, TrainingSet
+from posttrain.trainers.types import Batch, GradeFn, OnStep, TrainingRow, TrainingSet
 
 
 class Ending(StrEnum):
@@ -64,6 +64,17 @@ class TrainingResult:
     """A Hugging Face model folder: the best one by the dev slice where that was looked at, else the last."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Beside:
+    """What a stage may be given beside the model and the problems."""
+
+    data: Sequence[TrainingRow] = ()
+    teacher: OtherModel | None = None
+    earlier: OtherModel | None = None
+    fingerprint: str = ""
+    """Of the model in training; a teacher with the same one is refused."""
+
+
 def run_recipe(
     recipe_name: str,
     model: PreTrainedModel,
@@ -74,6 +85,7 @@ def run_recipe(
     config: TrainingConfig,
     *,
     out: Path,
+    beside: Beside | None = None,
     on_step: OnStep | None = None,
     evaluate: Evaluate | None = None,
 ) -> TrainingResult:
@@ -88,6 +100,7 @@ def run_recipe(
         grade: Grades texts: one function for all behaviors, or one per behavior's name; None where the recipe needs no verifier.
         config: Of the recipe's config class.
         out: Folder for `training_log.jsonl` and `checkpoint/`.
+        beside: Data, a teacher, an earlier checkpoint, where there are any.
         on_step: Called with every logged object.
         evaluate: Scores the model on the dev slice every `config.eval_every` steps, higher is better (see `evaluation`).
 
@@ -102,27 +115,38 @@ def run_recipe(
         raise SettingsError(
             f"{recipe_name} takes a {recipe.config.__name__}, got a {type(config).__name__}; use load_config({recipe_name!r})"
         )
-    if grade is None and "verifier" in recipe.needs:
+    if grade is None and recipe.needs_verifier:
         raise SettingsError(f"{recipe_name} needs a verifier and none was given; without one, use sft")
     if config.eval_every is not None and evaluate is None:
         raise SettingsError("eval_every is set and nothing to evaluate with was given; pass evaluate, or leave eval_every out")
     graders = grade if isinstance(grade, Mapping) else {} if grade is None else dict.fromkeys(training_set.behaviors, grade)
     model.eval()  # dropout would make π_old differ from π, and a sampler has none
-    stage = recipe.build(StageInputs(engine=engine, training_set=training_set, graders=graders), config)
-    shortcuts = find_shortcuts(model, share_prefixes=config.share_prefixes)
-    scorer = Scorer.for_terms(model, stage.terms, shortcuts, compute_dtype(model.device, config.autocast))
-    stepper = Stepper(
+    beside = beside or Beside()
+    inputs = StageInputs(
+        engine=engine,
+        training_set=training_set,
+        graders=graders,
         model=model,
-        optimizer=make_optimizer(model, config),
-        scorer=scorer,
-        terms=stage.terms,
-        reduction=stage.reduction,
-        config=config,
+        tokenizer=tokenizer,
+        fingerprint=beside.fingerprint,
+        data=tuple(beside.data),
+        teacher=beside.teacher,
+        earlier=beside.earlier,
     )
+    training_set.admit_rows(beside.data)
+    stage = recipe.build(inputs, config)
+    stepper = make_stepper(stage, inputs, config)
 
     def save(folder: str, num_steps: int) -> Path:
         return save_checkpoint(
-            out / folder, model, tokenizer, recipe=recipe, config=config, training_set=training_set, num_steps=num_steps
+            out / folder,
+            model,
+            tokenizer,
+            recipe=recipe,
+            config=config,
+            training_set=training_set,
+            num_steps=num_steps,
+            scalar_head=stage.scalar_head,
         )
 
     with TrainingLog(out / "training_log.jsonl", on_step) as log:
@@ -153,6 +177,27 @@ def run_recipe(
     )
 
 
+def make_stepper(stage: Stage, inputs: StageInputs, config: TrainingConfig) -> Stepper:
+    """What takes the steps of a stage on `inputs.model`."""
+    model = inputs.model
+    assert model is not None
+    other = inputs.teacher or inputs.earlier
+    scorer = Scorer.for_stage(
+        model,
+        stage,
+        find_shortcuts(model, share_prefixes=config.share_prefixes),
+        compute_dtype(model.device, config.autocast),
+        teacher=None if other is None or stage.teaches_itself else other.model,
+    )
+    return Stepper(
+        model=model,
+        optimizer=make_optimizer(model, config, stage.scalar_head),
+        scorer=scorer,
+        components=stage.components,
+        config=config,
+    )
+
+
 @dataclass(kw_only=True, slots=True)
 class _Run:
     """The state of a run, and its steps."""
@@ -177,6 +222,9 @@ class _Run:
     def steps(self) -> Iterator[int]:
         """Train on one batch after the other; gives the number of each after it is done."""
         num_batches, metrics = self.stage.source.prepare()
+        if self.stage.transform is not None:
+            metrics = {**metrics, **self.stage.transform()}
+            self.num_steps = 1
         self.generated_tokens += int(metrics.get("generated_tokens", 0))
         self.log.write({"event": "prepared", "num_batches": num_batches, "seconds": time.monotonic() - self.started, **metrics})
         for step in range(num_batches):
@@ -185,8 +233,7 @@ class _Run:
             self.training_set.require_train(batch.rows)
             self.generated_tokens += int(batch.metrics.get("generated_tokens", 0))
             sampled = time.monotonic()
-            learning_rate = learning_rate_at(step, num_batches, self.config)
-            outcome, credit_metrics = self._train(batch, learning_rate)
+            outcome, learning_rate, credit_metrics = self._train(batch, step, num_batches)
             record = {
                 "event": "step",
                 "step": step,
@@ -214,16 +261,19 @@ class _Run:
             if self.ending is Ending.STOPPED_EARLY:
                 return
 
-    def _train(self, batch: Batch, learning_rate: float) -> tuple[StepOutcome, Mapping[str, float]]:
-        """The optimizer steps of one batch; the last outcome, tokens summed."""
-        rows, metrics = self.stage.credit.assign(batch.rows)
+    def _train(self, batch: Batch, step: int, num_batches: int) -> tuple[StepOutcome, float, Mapping[str, float]]:
+        """The optimizer steps of one batch: the last outcome with tokens summed, and the learning rate."""
+        rows, metrics = self.stage.credit.assign(batch.rows, self.stepper.scorer.look)
+        learning_rate = learning_rate_at(step, num_batches, self.config)
+        if getattr(self.config, "signal_scaled", False):
+            learning_rate *= self.stepper.share_with_signal(rows, step)
         for group in self.stepper.optimizer.param_groups:
             group["lr"] = learning_rate
         old: dict[int, Tensor] = {}
         trained = inputs = 0
         outcome = StepOutcome(status=StepStatus.NO_SIGNAL)
         for _ in range(batch.num_updates):
-            outcome = self.stepper.step(rows, old)
+            outcome = self.stepper.step(rows, old, step)
             if outcome.status is not StepStatus.UPDATED:
                 break
             self.num_steps += 1
@@ -232,7 +282,7 @@ class _Run:
         self.num_skipped += outcome.status is StepStatus.NO_SIGNAL
         self.trained_tokens += trained
         self.input_tokens += inputs
-        return replace(outcome, trained_tokens=trained, input_tokens=inputs), metrics
+        return replace(outcome, trained_tokens=trained, input_tokens=inputs), learning_rate, metrics
 
     def got_best(self, step: int) -> bool:
         """Look at the dev slice when it is time; whether the model is better than at every earlier look."""

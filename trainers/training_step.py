@@ -16,9 +16,9 @@ from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.optimization import clip_gradient
 from posttrain.trainers.packing import MicroBatch, collate, pack_rows, plan_micro_batches
 from posttrain.trainers.scoring import Scorer
-from posttrain.trainers.stage import Reduction, Term, TokenScores, Weights
+from posttrain.trainers.stage import Component, Level, TokenScores, Weights
 from posttrain.trainers.training_log import Means
-from posttrain.trainers.types import TrainingRow
+from posttrain.trainers.types import Part, TrainingRow
 
 
 class StepStatus(StrEnum):
@@ -53,21 +53,21 @@ class Stepper:
     model: PreTrainedModel
     optimizer: torch.optim.Optimizer
     scorer: Scorer
-    terms: tuple[Term, ...]
-    reduction: Reduction
+    components: tuple[Component, ...]
     config: TrainingConfig
 
-    def step(self, rows: Sequence[TrainingRow], old: dict[int, Tensor]) -> StepOutcome:
+    def step(self, rows: Sequence[TrainingRow], old: dict[int, Tensor], number: int = 0) -> StepOutcome:
         """Take one optimizer step on a batch.
 
         Args:
             rows: The whole optimizer batch, advantages filled in.
             old: See `Scorer.score`; empty on the first step on these rows.
+            number: Of the batch, from 0; weights of components may change with it.
         """
-        if not any(term.acts_on(row) for term in self.terms if not term.regularizer for row in rows):
+        if not any(_acts(one, row, number) for one in self.components if not one.term.regularizer for row in rows):
             return StepOutcome(status=StepStatus.NO_SIGNAL)
         self.optimizer.zero_grad(set_to_none=True)
-        outcome = self.accumulate(rows, old)
+        outcome = self.accumulate(rows, old, number)
         if outcome.status is StepStatus.NON_FINITE:
             self.optimizer.zero_grad(set_to_none=True)
             return outcome
@@ -75,28 +75,36 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         return outcome
 
-    def accumulate(self, rows: Sequence[TrainingRow], old: dict[int, Tensor]) -> StepOutcome:
+    def share_with_signal(self, rows: Sequence[TrainingRow], number: int = 0) -> float:
+        """Share of the groups of a batch on which something other than a regularizer acts."""
+        groups = {row.group_id for row in rows}
+        loud = {row.group_id for one in self.components if not one.term.regularizer for row in rows if _acts(one, row, number)}
+        return len(loud) / len(groups) if groups else 0.0
+
+    def accumulate(self, rows: Sequence[TrainingRow], old: dict[int, Tensor], number: int = 0) -> StepOutcome:
         """Leave the clipped gradient of the batch in the parameters."""
-        shares = self.reduction(rows)
-        active = [index for index, row in enumerate(rows) if any(term.acts_on(row) for term in self.terms)]
+        shares = [_shares(component, rows) for component in self.components]
+        paired = any(component.term.level is Level.PAIR for component in self.components)
+        active = _active(self.components, rows, number, paired=paired)
         packs = pack_rows(
             rows,
             active,
             share=self.scorer.shortcuts.shared_prefixes,
             hidden_size=self.model.config.get_text_config().hidden_size,
             max_tokens=self.config.micro_batch_tokens,
+            keep_groups=paired,
         )
         means, loss, trained, inputs = Means(), 0.0, 0, 0
         for group in plan_micro_batches(packs, self.config.micro_batch_tokens):
             batch = collate(group).to(self.model.device)
-            value = self._micro_batch_loss(rows, batch, shares, old, means)
+            value = self._micro_batch_loss(rows, batch, shares, old, means, number)
             loss += float(value.detach())
             trained += len(batch.targets)
             inputs += batch.num_input_tokens
             if not math.isfinite(loss):
                 return StepOutcome(status=StepStatus.NON_FINITE, loss=loss, metrics=means.result())
             value.backward()
-        norm = clip_gradient(self.model, self.config.max_grad_norm)
+        norm = clip_gradient(self.optimizer, self.config.max_grad_norm)
         return StepOutcome(
             status=StepStatus.UPDATED if math.isfinite(norm) else StepStatus.NON_FINITE,
             loss=loss,
@@ -107,18 +115,53 @@ class Stepper:
         )
 
     def _micro_batch_loss(
-        self, rows: Sequence[TrainingRow], batch: MicroBatch, shares: Sequence[Weights], old: dict[int, Tensor], means: Means
+        self,
+        rows: Sequence[TrainingRow],
+        batch: MicroBatch,
+        shares: Sequence[Mapping[int, Weights]],
+        old: dict[int, Tensor],
+        means: Means,
+        number: int,
     ) -> Tensor:
         scores = self.scorer.score(rows, batch, old)
-        share = torch.from_numpy(np.concatenate([shares[index] for index in batch.rows])).to(scores.policy)
-        total = scores.policy.new_zeros(())
-        for term in self.terms:
-            said = term.loss(scores)
-            total = total + term.weight * (share * said.losses).sum()
+        total = scores.policy.sum() * 0.0
+        for component, known in zip(self.components, shares, strict=True):
+            weight = component.weight_at(number)
+            members = [index for index in batch.rows if index in known]
+            if weight == 0.0 or not members:
+                continue
+            own, _ = scores.of_parts(component.parts)
+            said = component.term.loss(own)
+            share = torch.from_numpy(np.concatenate([known[index] for index in members])).to(said.losses)
+            total = total + weight * (share * said.losses).sum()
             for name, values in said.metrics.items():
                 means.add(name, values)
         _log_sampler_gap(scores, means)
         return total
+
+
+def _acts(component: Component, row: TrainingRow, number: int) -> bool:
+    return component.weight_at(number) != 0.0 and component.speaks_of(row) and component.term.acts_on(row)
+
+
+def _active(components: Sequence[Component], rows: Sequence[TrainingRow], number: int, *, paired: bool) -> list[int]:
+    """The rows to run; of a pair both or none."""
+    active = [index for index, row in enumerate(rows) if any(_acts(component, row, number) for component in components)]
+    if not paired:
+        return active
+    groups = {rows[index].group_id for index in active}
+    return [index for index, row in enumerate(rows) if row.group_id in groups]
+
+
+def _shares(component: Component, rows: Sequence[TrainingRow]) -> dict[int, Weights]:
+    """Row index → its shares of the loss; of a pair only the chosen row has one."""
+    members = [index for index, row in enumerate(rows) if component.speaks_of(row)]
+    if component.whole_batch:
+        every = component.reduction(rows)
+        return {index: every[index] for index in members}
+    if component.term.level is Level.PAIR:
+        members = [index for index in members if rows[index].part is Part.CHOSEN]
+    return dict(zip(members, component.reduction([rows[index] for index in members]), strict=True))
 
 
 def _log_sampler_gap(scores: TokenScores, means: Means) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from posttrain.diagnose.engines.base import Engine
@@ -34,6 +35,21 @@ class LiveEngine(Engine, Protocol):
         ...
 
 
+class Part(StrEnum):
+    """What a row stands for in its batch; a component of the loss may act on some parts alone."""
+
+    SAMPLE = "sample"
+    """Drawn from the policy in training."""
+    DEMONSTRATION = "demonstration"
+    """Written by somebody else, to be imitated: a reference path, a teacher's answer."""
+    CHOSEN = "chosen"
+    """The better answer of a pair, or an answer labelled good."""
+    REJECTED = "rejected"
+    """The worse answer of a pair, or an answer labelled bad."""
+    MISMATCHED = "mismatched"
+    """An answer beside a prompt that is not its own: only looked at, for KTO's reference point."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TrainingRow:
     """One completion of one prompt, with what the loss needs to know about each of its T tokens."""
@@ -54,6 +70,21 @@ class TrainingRow:
     """[T] filled in by the credit."""
     token_weights: Floats | None = None
     """[T] how much each token counts; None means 1 everywhere."""
+    returns: Floats | None = None
+    """[T] what a value function should have said; filled in by the credit."""
+    old_values: Floats | None = None
+    """[T] what it said; filled in by the credit."""
+    baseline: float = 0.0
+    """What the score of the whole row is compared with; filled in by the credit (KTO's reference point)."""
+    part: Part = Part.SAMPLE
+    teacher_prompt_ids: tuple[int, ...] | None = None
+    """What the teacher reads before the completion, where that is not `prompt_ids`: a hint, worked examples."""
+    step_ends: tuple[int, ...] = ()
+    """Index of the last token of each step of the completion; empty where steps do not matter."""
+    step_scores: tuple[float, ...] = ()
+    """How right each step is, in [0, 1]; as many as `step_ends`."""
+    truncated: bool = False
+    """Whether it was cut at the length limit before it ended."""
     text: str = ""
 
     def __post_init__(self) -> None:
@@ -67,7 +98,11 @@ class TrainingRow:
             raise UserError(
                 f"{self.behavior}/{self.problem_id}: a training row needs at least one prompt and one completion token"
             )
-        for name in ("sampler_logprobs", "advantages", "token_weights"):
+        if len(self.step_ends) != len(self.step_scores):
+            raise UserError(
+                f"{self.behavior}/{self.problem_id}: {len(self.step_scores)} step scores for {len(self.step_ends)} steps"
+            )
+        for name in ("sampler_logprobs", "advantages", "token_weights", "returns", "old_values"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.completion_ids):
                 raise UserError(
@@ -177,6 +212,10 @@ class TrainingSet:
             raise UserError(f"behavior {behavior!r} is not in this training set; it has {', '.join(self.behaviors)}")
         self._refuse_measured_keys(self.behaviors[behavior], problems)
         return tuple(TrainingProblem(behavior=self.behaviors[behavior], problem=problem) for problem in problems)
+
+    def admit_rows(self, rows: Sequence[TrainingRow]) -> None:
+        """Let rows of a data set in, which belong to no problem of a behavior; `sources.data` has compared them with what is measured."""
+        self._train_ids |= {(row.behavior, row.problem_id) for row in rows}
 
     def require_train(self, rows: Iterable[HasSplit | Rollout | TrainingRow]) -> None:
         """Refuse rows that do not stem from a train problem of this set; the loop asks this about every batch.

@@ -186,14 +186,21 @@ def test_advice_depends_on_what_is_at_hand() -> None:
     told = name_stage(
         Bottleneck.POOR_CHOICE, frozenset({Need.TEACHER, Need.VERIFIER}), {"opd": "fits, since it is near", "grpo": "x"}
     )
-    assert "measured: fits, since it is near; not yet runnable" in dict(told.alternatives)["opd"]
+    assert "measured: fits, since it is near" in dict(told.alternatives)["opd"]
     assert told.why.endswith("; measured: x")
 
 
 def test_stages_that_claim_to_run_have_a_recipe_and_the_other_way_round() -> None:
     from posttrain.trainers.recipes import RECIPES
 
-    assert {name for name, stage in STAGES.items() if stage.runnable} == set(RECIPES)
+    assert {name for name, stage in STAGES.items() if stage.trains} == set(RECIPES)
     for name, recipe in RECIPES.items():
-        assert recipe.provenance == STAGES[name].provenance
-        assert set(recipe.needs) == {need.value for need in STAGES[name].needs}
+        assert recipe.facts is STAGES[name]
+        # What cannot do without grades asks for something that a verifier gives.
+        assert not recipe.needs_verifier or set(STAGES[name].needs) & {
+            "verifier",
+            "teacher",
+            "earlier_checkpoint",
+            "step_feedback",
+        }
+        assert (recipe.saves == "policy") == (STAGES[name].family != "reward models")

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from posttrain.diagnose.errors import SettingsError
-from posttrain.trainers.config import GrpoConfig, SftConfig, load_config
+from posttrain.trainers.config import load_config
 from posttrain.trainers.optimization import learning_rate_at
 from posttrain.trainers.recipes import RECIPES
+from posttrain.trainers.recipes.grpo import GrpoConfig
+from posttrain.trainers.recipes.sft import SftConfig
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -51,8 +53,8 @@ def test_unknown_keys_in_a_file_and_unknown_recipes_are_refused(tmp_path: Path) 
     file.write_text("- 1\n")
     with pytest.raises(SettingsError, match="mapping"):
         load_config("sft", file)
-    with pytest.raises(SettingsError, match="sft, rft, grpo"):
-        load_config("ppo")
+    with pytest.raises(SettingsError, match="there are sft, dft, dpo"):
+        load_config("pppo")
     with pytest.raises(SettingsError):
         load_config("sft", tmp_path / "missing.yaml")
 

@@ -7,10 +7,11 @@ import pytest
 
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Grade, GradeStatus
-from posttrain.trainers.sources.demonstrations import FixedRows, encode_references
+from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.order import EpochOrder
 from posttrain.trainers.sources.policy import PolicySource, sample_graded
-from posttrain.trainers.sources.verified import VerifiedSource, select_verified
+from posttrain.trainers.sources.prepared import PreparedRows, fixed
+from posttrain.trainers.sources.verified import draw_verified, select_verified
 from posttrain.trainers.types import TrainingSet
 
 
@@ -29,9 +30,9 @@ def test_demonstrations_become_rows_with_the_end_token(kit, model) -> None:
     assert len(rows) == 8
     assert rows[1].completion_ids == (19, kit.EOS)
     training_set.require_train(rows)
-    source = FixedRows(rows, rows_per_batch=3, num_steps=None, num_epochs=1, seed=0)
+    source = PreparedRows(fixed(rows), rows_per_batch=3, num_steps=None, num_epochs=1, seed=0)
     assert source.prepare()[0] == math.ceil(8 / 3)
-    assert FixedRows([], rows_per_batch=3, num_steps=5, num_epochs=1, seed=0).prepare()[0] == 0
+    assert PreparedRows(fixed([]), rows_per_batch=3, num_steps=5, num_epochs=1, seed=0).prepare()[0] == 0
 
 
 def test_policy_source_draws_groups_afresh_and_keeps_the_samplers_numbers(kit, model) -> None:
@@ -86,10 +87,10 @@ def test_verified_samples_are_right_distinct_and_few_and_single_successes_stay(k
 
 def test_nothing_verified_means_no_batches(kit, model) -> None:
     training_set = TrainingSet([kit.make_behavior()], dev_share=0)
-    source = VerifiedSource(
-        kit.TinyEngine(model), {"sums": kit.grade_all(0.0)}, training_set, num_samples=2, temperature=1.0, max_per_problem=2,
-        rows_per_batch=4, num_steps=None, num_epochs=1, seed=0,
+    make = draw_verified(
+        kit.TinyEngine(model), {"sums": kit.grade_all(0.0)}, training_set, num_samples=2, temperature=1.0, max_per_problem=2, seed="s",
     )  # fmt: skip
+    source = PreparedRows(make, rows_per_batch=4, num_steps=None, num_epochs=1, seed=0)
     num_batches, metrics = source.prepare()
     assert num_batches == 0
     assert metrics["problems_without_success"] == 1.0

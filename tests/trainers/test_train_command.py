@@ -3,54 +3,105 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
+from typer.testing import CliRunner
 
+from posttrain.cli import app
 from posttrain.trainers.recipes import RECIPES
 
 
 def run(*arguments: object) -> str:
-    result = subprocess.run(
-        [sys.executable, "-m", "posttrain", *map(str, arguments)], capture_output=True, text=True, timeout=240
-    )
-    assert result.returncode == 0, result.stderr
+    """In this process: a child of its own for every recipe would take minutes."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, (result.output, result.exception)
     return result.stdout
 
 
 @pytest.fixture
 def digits_file(tmp_path: Path) -> Path:
     """A behavior that a random model over characters gets right now and then: the first letter must be the one asked for."""
-    letters = "abcdefghijklmnop"
-    rows = [{"id": c, "prompt": f"say {c}:", "answer": c, "references": [f"{c}"]} for c in letters]
+    rows = [{"id": f"{c}{i}", "prompt": f"say {c} {i}:", "answer": c, "references": [f"{c}"]} for c in "abcd" for i in range(4)]
     (tmp_path / "letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = tmp_path / "letters.yaml"
     path.write_text(
-        "problems: letters.jsonl\nverifier: {kind: regex, pattern: '([a-p])', select: first}\nprompt: {format: completion}\n"
+        "problems: letters.jsonl\nverifier: {kind: regex, pattern: '([a-d])', select: first}\nprompt: {format: completion}\n"
         "sampling: {max_tokens: 16, stop: [' ', '=', '?', '.', ',', ':']}\nsplit: {train: 0.5, final: 0.2}\n"
     )
     return path
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES))
-def test_two_steps_of_every_recipe(recipe: str, digits_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def other_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another random model with the same tokens: a teacher, or an earlier checkpoint."""
+    path = tmp_path_factory.mktemp("models") / "other"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    model.save_pretrained(path)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(path)
+    return path
+
+
+SAMPLED = ["group_size=64", "problems_per_batch=4"]
+PAIRED = ["rows_per_batch=4", "num_samples=32"]
+SETTINGS = {
+    "sft": ["rows_per_batch=2"],
+    "dft": ["rows_per_batch=2"],
+    "rft": ["rows_per_batch=1", "num_samples=64"],
+    "dpo": PAIRED, "ipo": PAIRED, "kto": PAIRED, "simpo": PAIRED, "orpo": PAIRED, "cpo": PAIRED, "reward_model": PAIRED,
+    "grpo": SAMPLED, "rloo": SAMPLED, "dr_grpo": SAMPLED, "dapo": SAMPLED, "gspo": SAMPLED, "cispo": SAMPLED,
+    "online_dpo": SAMPLED, "guided_grpo": SAMPLED, "luffy": SAMPLED, "hpt": SAMPLED,
+    "ppo": [*SAMPLED, "updates_per_batch=1"],
+    "chord": [*SAMPLED, "rows_per_batch=2"],
+    "process": ["group_size=16", "problems_per_batch=4", "num_rollouts=1", "step_separator=a"],
+    "process_reward_model": ["rows_per_batch=8", "num_samples=4", "num_rollouts=1", "step_separator=a"],
+    "seq_kd": ["rows_per_batch=2", "num_samples=64"],
+    "replay": ["rows_per_batch=2", "num_samples=64"],
+    "logit_kd": ["rows_per_batch=2"],
+    "gkd": ["on_policy=1.0", "problems_per_batch=4"],
+    "opd": ["problems_per_batch=4"],
+    "minillm": ["problems_per_batch=4"],
+    "self_distill": ["num_samples=64", "rows_per_batch=2"],
+    "merge": [],
+}  # fmt: skip
+TAUGHT = {"seq_kd", "logit_kd", "gkd", "opd", "minillm"}
+LOADERS = {
+    "reward_model": AutoModelForSequenceClassification,
+    "process_reward_model": AutoModelForTokenClassification,
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_steps_of_every_recipe(recipe: str, digits_file: Path, tiny_model: Path, other_model: Path, tmp_path: Path) -> None:
     out = tmp_path / recipe
-    settings = {
-        "sft": ["rows_per_batch=2"],
-        "rft": ["rows_per_batch=1", "num_samples=64"],
-        "grpo": ["group_size=64", "problems_per_batch=4"],
-    }[recipe]
-    flags = [flag for setting in [*settings, "num_steps=2", "learning_rate=1e-3"] for flag in ("--set", setting)]
+    steps = [] if recipe == "merge" else ["num_steps=2", "learning_rate=1e-3"]
+    flags = [flag for setting in [*SETTINGS[recipe], *steps] for flag in ("--set", setting)]
+    if recipe in TAUGHT:
+        flags += ["--teacher", str(other_model)]
+    elif recipe in ("replay", "merge"):
+        flags += ["--earlier", str(other_model)]
     said = run("train", recipe, tiny_model, digits_file, "--out", out, *flags)
-    assert "2 optimizer steps" in said
-    before, after = (AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (tiny_model, out))
-    AutoTokenizer.from_pretrained(out)
-    moved = [bool((a != b).any()) for a, b in zip(before.parameters(), after.parameters(), strict=True)]
-    assert any(moved)
     log = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
-    assert sum(record["event"] == "step" for record in log) == 2
-    assert (out / "README.md").exists()
+    if recipe != "merge":
+        expected = 2 * log[0].get("num_updates", 1)
+        assert f"{expected} optimizer steps" in said, log
+        assert sum(record["event"] == "step" for record in log) == 2
+    before = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    after = LOADERS.get(recipe, AutoModelForCausalLM).from_pretrained(out, dtype=torch.float32)
+    AutoTokenizer.from_pretrained(out)
+    pairs = zip(before.base_model.parameters(), after.base_model.parameters(), strict=True)
+    assert any(bool((a != b).any()) for a, b in pairs)
+    config = json.loads((out / "posttrain_config.json").read_text())
+    assert set(config) == set(RECIPES[recipe].config.model_fields)
+    assert recipe in (out / "README.md").read_text()

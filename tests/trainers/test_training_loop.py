@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.diagnose.errors import NonFiniteError, SettingsError, UserError
 from posttrain.trainers.config import load_config
-from posttrain.trainers.recipes import RECIPES
 from posttrain.trainers.training_loop import Ending, TrainingResult, run_recipe
 from posttrain.trainers.types import MeasuredProblemError, TrainingSet
 
@@ -34,7 +33,7 @@ def lines(result_log: Path) -> list[dict]:
     return [json.loads(line) for line in result_log.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_every_recipe_trains_logs_and_saves(kit, name: str, model, tokenizer, tmp_path: Path) -> None:
     seen: list[object] = []
     before = model.lm_head.weight.detach().clone()

@@ -9,28 +9,31 @@ import numpy as np
 import pytest
 import torch
 
-from posttrain.trainers.config import GrpoConfig
 from posttrain.trainers.credit.group import GroupCredit
-from posttrain.trainers.logprobs import find_shortcuts
+from posttrain.trainers.credit.none import NoCredit
+from posttrain.trainers.objectives.divergences import KlToReference
+from posttrain.trainers.objectives.imitation import Nll
+from posttrain.trainers.objectives.policy_gradient import PolicyGradient
 from posttrain.trainers.objectives.reductions import sequence_mean, token_mean
-from posttrain.trainers.objectives.terms import KlToReference, Nll, PolicyGradient
-from posttrain.trainers.optimization import make_optimizer
-from posttrain.trainers.scoring import Scorer
-from posttrain.trainers.stage import Reduction, Term
+from posttrain.trainers.recipes.grpo import GrpoConfig
+from posttrain.trainers.stage import Component, Reduction, Stage, StageInputs, Term
+from posttrain.trainers.training_loop import make_stepper as stepper_of
 from posttrain.trainers.training_step import Stepper, StepStatus
 
 
-def make_stepper(model, terms: Sequence[Term], reduction: Reduction = token_mean, **settings) -> Stepper:
-    config = GrpoConfig(**{"max_grad_norm": 1e9, "learning_rate": 1e-2, **settings})
-    scorer = Scorer.for_terms(model, terms, find_shortcuts(model, share_prefixes=config.share_prefixes), torch.float32)
-    return Stepper(
-        model=model,
-        optimizer=make_optimizer(model, config),
-        scorer=scorer,
-        terms=tuple(terms),
-        reduction=reduction,
-        config=config,
+def make_stepper(
+    model, terms: Sequence[Term], reduction: Reduction = token_mean, *, kl_weight: float = 0.1, **settings
+) -> Stepper:
+    config = GrpoConfig(**{"max_grad_norm": 1e9, "learning_rate": 1e-2, "autocast": "float32", **settings})
+    components = tuple(
+        Component(term=term, reduction=reduction, weight=kl_weight if isinstance(term, KlToReference) else 1.0) for term in terms
     )
+    stage = Stage(source=None, credit=NoCredit(), components=components)
+    return stepper_of(stage, StageInputs(engine=None, training_set=None, graders={}, model=model), config)
+
+
+def assign(credit: GroupCredit, rows):
+    return credit.assign(rows, lambda rows, score: [])
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -51,7 +54,7 @@ def test_sft_loss_and_gradient_are_the_mean_nll_in_float64(kit, model64) -> None
 
 
 def test_grpo_on_policy_is_reinforce_with_a_group_baseline_in_float64(kit, model64) -> None:
-    rows, _ = GroupCredit(eps=0.0).assign(kit.random_rows(num_groups=4, group_size=5, seed=1))
+    rows, _ = assign(GroupCredit(eps=0.0), kit.random_rows(num_groups=4, group_size=5, seed=1))
     wanted_loss = torch.zeros((), dtype=torch.float64)
     for row in rows:
         group = [other.reward for other in rows if other.group_id == row.group_id]
@@ -69,19 +72,19 @@ def test_grpo_on_policy_is_reinforce_with_a_group_baseline_in_float64(kit, model
 
 @pytest.mark.parametrize("kl_weight", [0.0, 0.1])
 def test_equal_rewards_make_no_step_even_with_momentum(kit, model, kl_weight: float) -> None:
-    terms = [PolicyGradient(), *([KlToReference(weight=kl_weight)] if kl_weight else [])]
+    terms = [PolicyGradient(), *([KlToReference()] if kl_weight else [])]
     stepper = make_stepper(model, terms, sequence_mean)
-    rows, _ = GroupCredit().assign([replace(row, reward=float(i % 2)) for i, row in enumerate(kit.random_rows())])
+    rows, _ = assign(GroupCredit(), [replace(row, reward=float(i % 2)) for i, row in enumerate(kit.random_rows())])
     assert stepper.step(rows, {}).status is StepStatus.UPDATED
     before = weights(model)
-    silent, metrics = GroupCredit().assign([replace(row, reward=1 / 3) for row in rows])
+    silent, metrics = assign(GroupCredit(), [replace(row, reward=1 / 3) for row in rows])
     assert metrics["groups_without_signal"] == 1.0
     assert stepper.step(silent, {}).status is StepStatus.NO_SIGNAL
     assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
 
 
 def test_groups_without_signal_stay_in_the_denominator_but_are_not_run(kit, model64) -> None:
-    rows, _ = GroupCredit().assign([replace(row, reward=float(i % 3 == 0 and i < 3)) for i, row in enumerate(kit.random_rows())])
+    rows, _ = assign(GroupCredit(), [replace(row, reward=float(i % 3 == 0 and i < 3)) for i, row in enumerate(kit.random_rows())])
     outcome = make_stepper(model64, [PolicyGradient()], sequence_mean).accumulate(rows, {})
     assert outcome.trained_tokens == sum(len(row.completion_ids) for row in rows[:3])
     (wanted,) = torch.autograd.grad(
@@ -91,7 +94,7 @@ def test_groups_without_signal_stay_in_the_denominator_but_are_not_run(kit, mode
     torch.testing.assert_close(model64.model.norm.weight.grad, wanted, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("terms", [[Nll()], [PolicyGradient(), KlToReference(weight=0.1)]])
+@pytest.mark.parametrize("terms", [[Nll()], [PolicyGradient(), KlToReference()]])
 def test_accumulation_row_order_and_sharing_do_not_matter(kit, terms) -> None:
     rows = kit.random_rows(num_groups=4, group_size=2, advantages=True)
     results = []

@@ -1,6 +1,7 @@
-"""Credit by comparison within a group of samples of one prompt (GRPO, arXiv 2402.03300; without std: Dr.
+"""Credit by comparison within a group of samples of one prompt.
 
-GRPO, arXiv 2503.20783).
+The mean as baseline is GRPO's (arXiv 2402.03300), without the standard deviation Dr. GRPO's (arXiv 2503.20783), the mean of the others
+RLOO's (arXiv 2402.14740).
 """
 
 from __future__ import annotations
@@ -10,26 +11,27 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from posttrain.trainers.stage import Look
 from posttrain.trainers.types import TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupCredit:
-    """A = (r − mean) / (std + eps) over the graded rows of a group, the same for every token of a row.
+    """A = (r − baseline) / (std + eps) over the graded rows of a group, the same for every token of a row.
 
     The standard deviation is the sample's (divided by G − 1). A group of equal rewards has exactly zero advantage, not
     rounding noise divided by eps, and is counted as without signal. Rows without a reward (the verifier failed) take no part
-    and learn nothing.
+    and learn nothing. With `leave_one_out` the baseline is the mean of the other rows, which is G / (G − 1) times the distance from the mean
+    of all.
     """
 
     normalize_std: bool = True
+    leave_one_out: bool = False
     eps: float = 1e-4
 
-    def assign(self, rows: Sequence[TrainingRow]) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
+    def assign(self, rows: Sequence[TrainingRow], look: Look) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
         """Rows with advantages; logs mean reward, the share of groups without signal and the share of ungraded rows."""
-        groups: dict[str, list[int]] = {}
-        for index, row in enumerate(rows):
-            groups.setdefault(row.group_id, []).append(index)
+        groups = group_indices(rows)
         advantages = np.zeros(len(rows))
         silent = 0
         for members in groups.values():
@@ -39,16 +41,30 @@ class GroupCredit:
                 silent += 1
                 continue
             centred = rewards - rewards.mean()
+            if self.leave_one_out:
+                centred *= len(graded) / (len(graded) - 1)
             advantages[graded] = centred / (rewards.std(ddof=1) + self.eps) if self.normalize_std else centred
-        known = [row.reward for row in rows if row.reward is not None]
-        metrics = {
-            "reward": float(np.mean(known)) if known else float("nan"),
-            "groups": float(len(groups)),
-            "groups_without_signal": silent / len(groups) if groups else float("nan"),
-            "ungraded": 1 - len(known) / len(rows) if rows else float("nan"),
-        }
         filled = tuple(
             replace(row, advantages=np.full(len(row.completion_ids), advantage, dtype=np.float32))
             for row, advantage in zip(rows, advantages, strict=True)
         )
-        return filled, metrics
+        return filled, reward_metrics(rows, len(groups), silent)
+
+
+def group_indices(rows: Sequence[TrainingRow]) -> dict[str, list[int]]:
+    """Group id → the places of its rows."""
+    groups: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(row.group_id, []).append(index)
+    return groups
+
+
+def reward_metrics(rows: Sequence[TrainingRow], num_groups: int, num_silent: int) -> dict[str, float]:
+    """What every stage with rewards logs."""
+    known = [row.reward for row in rows if row.reward is not None]
+    return {
+        "reward": float(np.mean(known)) if known else float("nan"),
+        "groups": float(num_groups),
+        "groups_without_signal": num_silent / num_groups if num_groups else float("nan"),
+        "ungraded": 1 - len(known) / len(rows) if rows else float("nan"),
+    }

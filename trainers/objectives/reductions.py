@@ -1,6 +1,7 @@
-"""How token losses become one number, named by what is averaged.
+"""How losses become one number, named by what is averaged.
 
-Each gives every token its share before anything runs backward.
+Each gives every loss its share before anything runs backward. Those of tokens give [T] shares a row, those of rows, pairs and steps
+[1].
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from posttrain.trainers.stage import Weights
+from posttrain.trainers.stage import Reduction, Weights
 from posttrain.trainers.types import TrainingRow
 
 
@@ -33,3 +34,32 @@ def sequence_mean(rows: Sequence[TrainingRow]) -> list[Weights]:
     """
     weights = [_token_weights(row) for row in rows]
     return [weight / (weight.sum() * len(rows)) if weight.sum() > 0 else weight for weight in weights]
+
+
+def sequence_sum(rows: Sequence[TrainingRow]) -> list[Weights]:
+    """The sum over the tokens of a row, then the mean over rows: the gradient of a sequence's log-probability."""
+    return [_token_weights(row) / len(rows) for row in rows]
+
+
+def constant_length(length: int) -> Reduction:
+    """The sum over the tokens of a row divided by a constant, then the mean over rows: Dr. GRPO's (arXiv 2503.20783).
+
+    Args:
+        length: Tokens, such as the longest that may be sampled; the same for every row, so that no length is favoured.
+    """
+
+    def reduce(rows: Sequence[TrainingRow]) -> list[Weights]:
+        return [_token_weights(row) / (len(rows) * length) for row in rows]
+
+    return reduce
+
+
+def row_mean(rows: Sequence[TrainingRow]) -> list[Weights]:
+    """All rows alike, for terms that give one loss a row; for those of pairs, all pairs alike."""
+    return [np.full(1, 1 / len(rows)) for _ in rows]
+
+
+def step_mean(rows: Sequence[TrainingRow]) -> list[Weights]:
+    """All steps of the batch alike, for terms that give the sum over the steps of a row."""
+    total = max(1, sum(len(row.step_ends) for row in rows))
+    return [np.full(1, 1 / total) for _ in rows]

@@ -5,24 +5,100 @@ standard deviation, for every token alike. Loss: clipped policy gradient, averag
 samples; a k3 divergence to the start where `kl_weight` > 0. Paper: DeepSeekMath (arXiv 2402.03300).
 Changed from the textbook: one optimizer step per batch by default, so the ratio is exactly 1 and clipping idle; a capped
 importance weight between sampler and trainer precision; rows without advantage are not run; a batch without signal makes no
-step at all. The signal vanishes in groups that are all right or all wrong. Provenance on-policy, interface verifier, role
-reshaping.
+step at all, and one with little signal a small one. The signal vanishes in groups that are all right or all wrong. Provenance on-policy,
+interface verifier, role reshaping.
 """
 
 from __future__ import annotations
 
 from typing import cast
 
+from pydantic import Field
+
 from posttrain.diagnose.errors import SettingsError
-from posttrain.trainers.config import GrpoConfig
+from posttrain.trainers.config import RolloutConfig
 from posttrain.trainers.credit.group import GroupCredit
+from posttrain.trainers.objectives.divergences import KlToReference
+from posttrain.trainers.objectives.policy_gradient import PolicyGradient
 from posttrain.trainers.objectives.reductions import sequence_mean, token_mean
-from posttrain.trainers.objectives.terms import KlToReference, PolicyGradient
-from posttrain.trainers.sources.policy import PolicySource
-from posttrain.trainers.stage import Recipe, Reduction, Stage, StageInputs, Term
-from posttrain.trainers.types import LiveEngine
+from posttrain.trainers.sources.policy import Asking, Finish, PolicySource
+from posttrain.trainers.stage import Component, Recipe, Reduction, Stage, StageInputs
+from posttrain.trainers.types import GradeFn, LiveEngine, Part
 
 REDUCTIONS: dict[str, Reduction] = {"sequence_mean": sequence_mean, "token_mean": token_mean}
+SAMPLES = frozenset({Part.SAMPLE})
+
+
+class ClippedConfig(RolloutConfig):
+    """Knobs of policy gradients with a clipped ratio."""
+
+    eps_low: float = Field(default=0.2, gt=0, lt=1, description="Lower clip of the ratio. PPO and GRPO: 0.2.")
+    eps_high: float = Field(default=0.2, gt=0, description="Upper clip of the ratio. PPO and GRPO: 0.2; DAPO (2503.14476): 0.28.")
+
+
+class GrpoConfig(ClippedConfig):
+    """Knobs of `grpo`."""
+
+    normalize_std: bool = Field(
+        default=True, description="Divide by the group's standard deviation; Dr. GRPO (2503.20783) does not."
+    )
+    reduction: str = Field(
+        default="sequence_mean",
+        pattern="^(sequence_mean|token_mean)$",
+        description="What is averaged: tokens per sample, then samples (GRPO); or all tokens alike (DAPO).",
+    )
+
+
+def live(inputs: StageInputs, stage: str) -> LiveEngine:
+    """The engine, where it samples the model in training.
+
+    Raises:
+        SettingsError: It samples frozen weights.
+    """
+    if not hasattr(inputs.engine, "refresh"):
+        raise SettingsError(
+            f"{stage} samples the model in training, and engine {inputs.engine.info.name} cannot be refreshed; use transformers"
+        )
+    return cast(LiveEngine, inputs.engine)
+
+
+def rollouts(
+    inputs: StageInputs,
+    config: RolloutConfig,
+    stage: str,
+    *,
+    graded: bool = True,
+    max_resamples: int = 0,
+    asking: Asking | None = None,
+    finish: Finish | None = None,
+) -> PolicySource:
+    """Fresh samples of the live policy for every batch."""
+    graders: dict[str, GradeFn] | None = dict(inputs.graders) if graded else None
+    return PolicySource(
+        live(inputs, stage),
+        graders,
+        inputs.training_set.train,
+        problems_per_batch=config.problems_per_batch,
+        group_size=config.group_size,
+        num_steps=config.num_steps,
+        num_updates=config.updates_per_batch,
+        seed=config.seed,
+        max_resamples=max_resamples,
+        asking=asking,
+        finish=finish,
+    )
+
+
+def with_kl(config: RolloutConfig, reduction: Reduction, *components: Component) -> tuple[Component, ...]:
+    """The components, and a divergence to the start where it has a weight."""
+    if config.kl_weight == 0:
+        return components
+    return (*components, Component(term=KlToReference(), reduction=reduction, weight=config.kl_weight, parts=SAMPLES))
+
+
+def clipped(config: ClippedConfig, ratio: str = "token") -> PolicyGradient:
+    """The clipped policy gradient of a config."""
+    return PolicyGradient(eps_low=config.eps_low, eps_high=config.eps_high, ratio=ratio, importance_cap=config.importance_cap)
 
 
 def build(inputs: StageInputs, config: GrpoConfig) -> Stage:
@@ -31,39 +107,12 @@ def build(inputs: StageInputs, config: GrpoConfig) -> Stage:
     Raises:
         SettingsError: The engine samples frozen weights.
     """
-    if not hasattr(inputs.engine, "refresh"):
-        raise SettingsError(
-            f"grpo samples the model in training, and engine {inputs.engine.info.name} cannot be refreshed; use transformers"
-        )
-    source = PolicySource(
-        cast(LiveEngine, inputs.engine),
-        inputs.graders,
-        inputs.training_set.train,
-        problems_per_batch=config.problems_per_batch,
-        group_size=config.group_size,
-        num_steps=config.num_steps,
-        num_updates=config.updates_per_batch,
-        seed=config.seed,
-    )
-    terms: tuple[Term, ...] = (
-        PolicyGradient(eps_low=config.eps_low, eps_high=config.eps_high, importance_cap=config.importance_cap),
-    )
-    if config.kl_weight > 0:
-        terms = (*terms, KlToReference(weight=config.kl_weight))
+    reduction = REDUCTIONS[config.reduction]
     return Stage(
-        source=source,
+        source=rollouts(inputs, config, "grpo"),
         credit=GroupCredit(normalize_std=config.normalize_std),
-        terms=terms,
-        reduction=REDUCTIONS[config.reduction],
+        components=with_kl(config, reduction, Component(term=clipped(config), reduction=reduction)),
     )
 
 
-GRPO = Recipe(
-    name="grpo",
-    provenance="on_policy",
-    interface="verifier",
-    role="policy_reshaping",
-    needs=("verifier",),
-    config=GrpoConfig,
-    build=build,
-)
+GRPO = Recipe(name="grpo", config=GrpoConfig, build=build, needs_verifier=True)

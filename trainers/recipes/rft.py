@@ -1,45 +1,74 @@
 """rft: imitate the policy's own verified samples.
 
-Sampled: n completions of every train problem, once, from the model as it is at the start. Credit: none, but only rows that the
-verifier calls right are kept, distinct by text, a few per problem. Loss: −log π(y_t), averaged over tokens.
-Papers: RFT (arXiv 2308.01825), STaR (2203.14465), RAFT (2304.06767).
+Sampled: n completions of every train problem, once, from the model as it is at the start, or none where a run's train rollouts are given
+with `--from`. Credit: none, but only rows that the verifier calls right are kept, distinct by text, a few per problem. Loss: −log π(y_t),
+averaged over tokens. Papers: RFT (arXiv 2308.01825), STaR (2203.14465), RAFT (2304.06767).
 The signal vanishes for problems that are never solved in n draws, and for those that are always solved it only sharpens.
-Provenance on-policy (of the start, then ageing), interface verifier, role reshaping inside the support.
+Provenance on-policy (of the start, then ageing; with `rounds` > 1 drawn anew from the trained model), interface verifier, role reshaping
+inside the support.
 """
 
 from __future__ import annotations
 
-from posttrain.trainers.config import RftConfig
+from pydantic import Field
+
+from posttrain.trainers.config import EpochConfig
 from posttrain.trainers.credit.none import NoCredit
+from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import token_mean
-from posttrain.trainers.objectives.terms import Nll
-from posttrain.trainers.sources.verified import VerifiedSource
-from posttrain.trainers.stage import Recipe, Stage, StageInputs
+from posttrain.trainers.sources.prepared import PreparedRows, fixed
+from posttrain.trainers.sources.rounds import Rounds
+from posttrain.trainers.sources.verified import draw_verified, select_verified, successes
+from posttrain.trainers.stage import Component, Recipe, Source, Stage, StageInputs
+
+
+class RftConfig(EpochConfig):
+    """Knobs of `rft`."""
+
+    learning_rate: float = Field(default=1e-5, gt=0, description="Peak. As sft.")
+    num_samples: int = Field(
+        default=8, ge=1, description="Samples drawn per problem. RFT (2308.01825) draws up to 100, practice 8..32."
+    )
+    max_per_problem: int = Field(
+        default=4, ge=1, description="Distinct verified samples kept per problem, so that easy problems do not outvote hard ones."
+    )
+    temperature: float = Field(
+        default=1.0, gt=0, description="Of the draw. RFT uses 0.7; 1 keeps rare paths, hence more of the support."
+    )
+    rounds: int = Field(
+        default=1,
+        ge=1,
+        description="How often to draw, each time from the model as it is then; steps or epochs are per round. ReST: 2..3.",
+    )
 
 
 def build(inputs: StageInputs, config: RftConfig) -> Stage:
     """Put the stage together."""
-    source = VerifiedSource(
-        inputs.engine,
-        inputs.graders,
-        inputs.training_set,
-        num_samples=config.num_samples,
-        temperature=config.temperature,
-        max_per_problem=config.max_per_problem,
-        rows_per_batch=config.rows_per_batch,
-        num_steps=config.num_steps,
-        num_epochs=config.num_epochs,
-        seed=config.seed,
-    )
-    return Stage(source=source, credit=NoCredit(), terms=(Nll(),), reduction=token_mean)
+
+    def round_of(number: int) -> PreparedRows:
+        if inputs.data:
+            rows = select_verified(inputs.data, successes(inputs.training_set), config.max_per_problem)
+            make = fixed(rows)
+        else:
+            make = draw_verified(
+                inputs.engine,
+                inputs.graders,
+                inputs.training_set,
+                num_samples=config.num_samples,
+                temperature=config.temperature,
+                max_per_problem=config.max_per_problem,
+                seed=f"rft|{config.seed}" + (f"|{number}" if number else ""),
+            )
+        return PreparedRows(
+            make,
+            rows_per_batch=config.rows_per_batch,
+            num_steps=config.num_steps,
+            num_epochs=config.num_epochs,
+            seed=config.seed + number,
+        )
+
+    source: Source = round_of(0) if config.rounds == 1 or inputs.data else Rounds(inputs.engine, round_of, config.rounds)
+    return Stage(source=source, credit=NoCredit(), components=(Component(term=Nll(), reduction=token_mean),))
 
 
-RFT = Recipe(
-    name="rft",
-    provenance="on_policy",
-    interface="verifier",
-    role="policy_reshaping",
-    needs=("verifier",),
-    config=RftConfig,
-    build=build,
-)
+RFT = Recipe(name="rft", config=RftConfig, build=build, needs_verifier=True)

@@ -1,7 +1,7 @@
 """sft: imitate reference paths.
 
-Sampled: nothing; the rows are the reference paths of train problems. Credit: none, every token of every path counts alike.
-Loss: −log π(y_t), averaged over the tokens of the batch. Paper: InstructGPT's first step (arXiv 2203.02155).
+Sampled: nothing; the rows are the reference paths of train problems, or those of `--data`. Credit: none, every token of every path counts
+alike. Loss: −log π(y_t), averaged over the tokens of the batch. Paper: InstructGPT's first step (arXiv 2203.02155).
 Changed from the textbook: the end token is learned, the prompt is not.
 The signal vanishes when the paths are already likely, and it never sees the policy's own mistakes; what the paths do not
 contain is forgotten. Provenance off-policy, interface token targets, role support expansion where the paths are outside the
@@ -10,38 +10,66 @@ support, else reshaping.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from pydantic import Field
+
 from posttrain.diagnose.errors import UserError
-from posttrain.trainers.config import SftConfig
+from posttrain.trainers.config import EpochConfig
 from posttrain.trainers.credit.none import NoCredit
+from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import token_mean
-from posttrain.trainers.objectives.terms import Nll
-from posttrain.trainers.sources.demonstrations import FixedRows, encode_references
-from posttrain.trainers.stage import Recipe, Stage, StageInputs
+from posttrain.trainers.sources.data import require
+from posttrain.trainers.sources.demonstrations import encode_references
+from posttrain.trainers.sources.prepared import PreparedRows, fixed
+from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.types import Part, TrainingRow
+
+
+class SftConfig(EpochConfig):
+    """Knobs of `sft`."""
+
+    learning_rate: float = Field(default=1e-5, gt=0, description="Peak. Papers: 1e-5 for all weights, 1e-4..1e-3 for LoRA.")
+    max_references: int | None = Field(default=None, ge=1, description="Reference paths used per problem; None uses all.")
+
+
+def demonstrations(inputs: StageInputs, stage: str, max_references: int | None) -> list[TrainingRow]:
+    """The rows of `--data`, else the reference paths of the train problems.
+
+    Raises:
+        UserError: There are none.
+    """
+    if inputs.data:
+        require(inputs.data, frozenset({Part.DEMONSTRATION}), stage, "a prompt with an answer to imitate")
+        return list(inputs.data)
+    rows = encode_references(inputs.engine, inputs.training_set.train, max_references)
+    if not rows:
+        raise UserError(
+            f"{stage} needs reference paths and no train problem has one; add `references` to the problems, give rows with --data, or use "
+            "rft or grpo"
+        )
+    return rows
+
+
+def epochs(rows: Sequence[TrainingRow], config: EpochConfig) -> PreparedRows:
+    """Rows that are there already, in epochs."""
+    return PreparedRows(
+        fixed(rows),
+        rows_per_batch=config.rows_per_batch,
+        num_steps=config.num_steps,
+        num_epochs=config.num_epochs,
+        seed=config.seed,
+    )
 
 
 def build(inputs: StageInputs, config: SftConfig) -> Stage:
     """Put the stage together.
 
     Raises:
-        UserError: No train problem has a reference path.
+        UserError: There is nothing to imitate.
     """
-    rows = encode_references(inputs.engine, inputs.training_set.train, config.max_references)
-    if not rows:
-        raise UserError(
-            "sft needs reference paths and no train problem has one; add `references` to the problems, or use rft or grpo"
-        )
-    source = FixedRows(
-        rows, rows_per_batch=config.rows_per_batch, num_steps=config.num_steps, num_epochs=config.num_epochs, seed=config.seed
-    )
-    return Stage(source=source, credit=NoCredit(), terms=(Nll(),), reduction=token_mean)
+    rows = demonstrations(inputs, "sft", config.max_references)
+    return Stage(source=epochs(rows, config), credit=NoCredit(), components=(Component(term=Nll(), reduction=token_mean),))
 
 
-SFT = Recipe(
-    name="sft",
-    provenance="off_policy",
-    interface="token_targets",
-    role="support_expansion",
-    needs=("references",),
-    config=SftConfig,
-    build=build,
-)
+SFT = Recipe(name="sft", config=SftConfig, build=build)

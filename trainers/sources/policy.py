@@ -2,14 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from posttrain.diagnose.engines.base import Completion, Engine, SampleRequest
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Grade, Sampling, StopReason
 from posttrain.trainers.sources.order import EpochOrder
 from posttrain.trainers.types import Batch, GradeFn, LiveEngine, TrainingProblem, TrainingRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ask:
+    """A prompt to draw from: a problem's own, or one that gives something away."""
+
+    item: TrainingProblem
+    prompt_ids: tuple[int, ...]
+    given: str = ""
+    """Text that stands at the end of the prompt and belongs to the answer, such as the beginning of a reference path."""
+    name: str = ""
+    """Of the group; empty takes the problem's."""
+
+
+def bare(engine: Engine, items: Sequence[TrainingProblem]) -> list[Ask]:
+    """The problems as they are measured."""
+    return [
+        Ask(item=item, prompt_ids=engine.encode_prompt(item.problem.prompt, item.behavior.prompt).token_ids) for item in items
+    ]
+
+
+def draw(
+    engine: Engine, graders: Mapping[str, GradeFn] | None, asks: Sequence[Ask], *, num_samples: int, temperature: float, seed: str
+) -> list[TrainingRow]:
+    """Draw samples of every prompt and grade them.
+
+    Nothing but the length limit and the stop texts is taken from the behavior's sampling settings: a draw from a truncated
+    policy would need a correction that its probabilities no longer contain.
+
+    Args:
+        engine: Samples; its weights are not refreshed here.
+        graders: By the behavior's name; None grades nothing.
+        asks: What to draw from, each at most once.
+        num_samples: G, per prompt.
+        temperature: 1 draws from the policy itself.
+        seed: Names the draw: the same seed gives the same samples from the same weights.
+
+    Returns:
+        Rows in the order of the prompts, behavior by behavior, G each, fewer where the engine failed or nothing was generated. The reward
+        is the grade's score, 0 for truncated samples, None where the grade is missing.
+
+    Raises:
+        SettingsError: A behavior without a grader.
+    """
+    for ask in asks:
+        if graders is not None and ask.item.behavior.name not in graders:
+            raise SettingsError(f"no verifier was given for behavior {ask.item.behavior.name!r}; on-policy stages need one")
+    rows: list[TrainingRow] = []
+    for name in dict.fromkeys(ask.item.behavior.name for ask in asks):
+        members = [ask for ask in asks if ask.item.behavior.name == name]
+        behavior = members[0].item.behavior
+        sampling = Sampling(temperature=temperature, max_tokens=behavior.sampling.max_tokens, stop=behavior.sampling.stop)
+        requests = [
+            SampleRequest(key=ask.name or ask.item.name, prompt_ids=ask.prompt_ids, num_samples=num_samples) for ask in members
+        ]
+        for ask, drawn in zip(members, engine.sample(requests, sampling, seed=seed), strict=True):
+            kept = [completion for completion in drawn if completion.token_ids and completion.stop is not StopReason.ERROR]
+            texts = [ask.given + completion.text for completion in kept]
+            grades = graders[name](ask.item.problem, texts) if kept and graders is not None else [None] * len(kept)
+            for completion, text, grade in zip(kept, texts, grades, strict=True):
+                rows.append(
+                    TrainingRow(
+                        behavior=name,
+                        problem_id=ask.item.problem.id,
+                        split=ask.item.problem.split,
+                        group_id=ask.name or ask.item.name,
+                        prompt_ids=ask.prompt_ids,
+                        completion_ids=completion.token_ids,
+                        sampler_logprobs=completion.sampler_logprobs,
+                        reward=None if grade is None else reward(completion, grade),
+                        truncated=completion.stop is StopReason.LENGTH,
+                        text=text,
+                    )
+                )
+    return rows
 
 
 def sample_graded(
@@ -21,57 +96,8 @@ def sample_graded(
     temperature: float,
     seed: str,
 ) -> list[TrainingRow]:
-    """Draw samples of every problem and grade them.
-
-    Nothing but the length limit and the stop texts is taken from the behavior's sampling settings: a draw from a truncated
-    policy would need a correction that its probabilities no longer contain.
-
-    Args:
-        engine: Samples; its weights are not refreshed here.
-        graders: By the behavior's name.
-        items: What to draw from, each at most once.
-        num_samples: G, per problem.
-        temperature: 1 draws from the policy itself.
-        seed: Names the draw: the same seed gives the same samples from the same weights.
-
-    Returns:
-        Rows in the order of the problems, G each, fewer where the engine failed or nothing was generated. The reward is the
-        grade's score, 0 for truncated samples, None where the grade is missing.
-
-    Raises:
-        SettingsError: A behavior without a grader.
-    """
-    for item in items:
-        if item.behavior.name not in graders:
-            raise SettingsError(f"no verifier was given for behavior {item.behavior.name!r}; on-policy stages need one")
-    rows: list[TrainingRow] = []
-    for name in dict.fromkeys(item.behavior.name for item in items):
-        members = [item for item in items if item.behavior.name == name]
-        behavior = members[0].behavior
-        sampling = Sampling(temperature=temperature, max_tokens=behavior.sampling.max_tokens, stop=behavior.sampling.stop)
-        prompts = [engine.encode_prompt(item.problem.prompt, behavior.prompt).token_ids for item in members]
-        requests = [
-            SampleRequest(key=item.name, prompt_ids=prompt, num_samples=num_samples)
-            for item, prompt in zip(members, prompts, strict=True)
-        ]
-        for item, prompt, drawn in zip(members, prompts, engine.sample(requests, sampling, seed=seed), strict=True):
-            kept = [completion for completion in drawn if completion.token_ids and completion.stop is not StopReason.ERROR]
-            grades = graders[name](item.problem, [completion.text for completion in kept]) if kept else []
-            for completion, grade in zip(kept, grades, strict=True):
-                rows.append(
-                    TrainingRow(
-                        behavior=name,
-                        problem_id=item.problem.id,
-                        split=item.problem.split,
-                        group_id=item.name,
-                        prompt_ids=prompt,
-                        completion_ids=completion.token_ids,
-                        sampler_logprobs=completion.sampler_logprobs,
-                        reward=reward(completion, grade),
-                        text=completion.text,
-                    )
-                )
-    return rows
+    """`draw` from problems as they are."""
+    return draw(engine, graders, bare(engine, items), num_samples=num_samples, temperature=temperature, seed=seed)
 
 
 def reward(completion: Completion, grade: Grade) -> float | None:
@@ -81,24 +107,44 @@ def reward(completion: Completion, grade: Grade) -> float | None:
     return 0.0 if completion.stop is StopReason.LENGTH else grade.score
 
 
+def num_tokens(rows: Sequence[TrainingRow]) -> float:
+    """Completion tokens of rows."""
+    return float(sum(len(row.completion_ids) for row in rows))
+
+
+def has_signal(rows: Sequence[TrainingRow]) -> bool:
+    """Whether the rewards of a group differ."""
+    return len({row.reward for row in rows if row.reward is not None}) > 1
+
+
+Asking = Callable[[Sequence[TrainingProblem], int], Sequence[Ask]]
+"""(problems of a batch, step) → the prompts to draw from."""
+Finish = Callable[[Sequence[TrainingProblem], Sequence[TrainingRow], int], Sequence[TrainingRow]]
+"""(problems of a batch, their graded samples, step) → the rows to train on."""
+
+
 class PolicySource:
     """A fresh draw from the live policy for every batch.
 
     Args:
         engine: Samples the model in training; `refresh` is called before each draw.
-        graders: By the behavior's name.
+        graders: By the behavior's name; None where nothing is graded.
         items: Train problems, visited in shuffled epochs.
         problems_per_batch: P; fewer where there are not as many problems.
-        group_size: G samples per problem.
+        group_size: G samples per prompt.
         num_steps: Batches.
         num_updates: Optimizer steps per batch.
         seed: Of order and draws.
+        max_resamples: How many further times P problems are drawn to fill a batch with groups whose rewards differ; the others are then left
+            out (DAPO's dynamic sampling, arXiv 2503.14476). 0 keeps every group.
+        asking: Which prompts are drawn from; None takes the problems as they are.
+        finish: What becomes of the samples; None trains on them as they are.
     """
 
     def __init__(
         self,
         engine: LiveEngine,
-        graders: Mapping[str, GradeFn],
+        graders: Mapping[str, GradeFn] | None,
         items: Sequence[TrainingProblem],
         *,
         problems_per_batch: int,
@@ -106,9 +152,13 @@ class PolicySource:
         num_steps: int,
         num_updates: int,
         seed: int,
+        max_resamples: int = 0,
+        asking: Asking | None = None,
+        finish: Finish | None = None,
     ) -> None:
         self.engine, self.graders, self.items = engine, graders, tuple(items)
         self.group_size, self.num_steps, self.num_updates, self.seed = group_size, num_steps, num_updates, seed
+        self.max_resamples, self._asking, self._finish = max_resamples, asking, finish
         self._order = EpochOrder(len(self.items), min(problems_per_batch, len(self.items)), seed)
 
     def prepare(self) -> tuple[int, Mapping[str, float]]:
@@ -118,10 +168,47 @@ class PolicySource:
     def batch(self, step: int) -> Batch:
         """P·G graded samples of the policy as it is now."""
         self.engine.refresh()
-        items = [self.items[index] for index in dict.fromkeys(self._order.batch(step))]
-        drawn = sample_graded(
-            self.engine, self.graders, items, num_samples=self.group_size, temperature=1.0, seed=f"train|{self.seed}|{step}"
-        )
-        rows = tuple(replace(row, group_id=f"{row.group_id}@{step}") for row in drawn)
-        metrics = {"generated_tokens": float(sum(len(row.completion_ids) for row in rows)), "sampled_rows": float(len(rows))}
-        return Batch(rows=rows, metrics=metrics, num_updates=self.num_updates)
+        wanted = self._order.batch_size
+        kept: list[TrainingRow] = []
+        drawn: list[TrainingRow] = []
+        items: list[TrainingProblem] = []
+        for attempt in range(1 + self.max_resamples):
+            # Further problems come from the end of the order, so that the first draw is the same with and without them.
+            members = self._members(step if attempt == 0 else self.num_steps + step * self.max_resamples + attempt - 1)
+            found = self._draw(members, step, f"train|{self.seed}|{step}" + (f"|{attempt}" if attempt else ""))
+            items += members
+            drawn += found
+            if not self.max_resamples:
+                kept = found
+                break
+            kept += [row for group in _groups(found) if has_signal(group) for row in group]
+            if len({row.group_id for row in kept}) >= wanted:
+                break
+        if self.max_resamples:
+            chosen = list(dict.fromkeys(row.group_id for row in kept))[:wanted]
+            kept = [row for row in kept if row.group_id in chosen]
+        metrics = {
+            "generated_tokens": num_tokens(drawn),
+            "sampled_rows": float(len(drawn)),
+            "sampled_length": num_tokens(drawn) / max(1, len(drawn)),
+            "truncated": sum(row.truncated for row in drawn) / max(1, len(drawn)),
+        }
+        if self.max_resamples:
+            metrics["groups_drawn"] = float(len(_groups(drawn)))
+        rows = self._finish(items, kept, step) if self._finish else kept
+        return Batch(rows=tuple(rows), metrics=metrics, num_updates=self.num_updates)
+
+    def _members(self, step: int) -> list[TrainingProblem]:
+        return [self.items[index] for index in dict.fromkeys(self._order.batch(step))]
+
+    def _draw(self, items: Sequence[TrainingProblem], step: int, seed: str) -> list[TrainingRow]:
+        asks = self._asking(items, step) if self._asking else bare(self.engine, items)
+        drawn = draw(self.engine, self.graders, asks, num_samples=self.group_size, temperature=1.0, seed=seed)
+        return [replace(row, group_id=f"{row.group_id}@{seed.removeprefix(f'train|{self.seed}|')}") for row in drawn]
+
+
+def _groups(rows: Sequence[TrainingRow]) -> list[list[TrainingRow]]:
+    groups: dict[str, list[TrainingRow]] = {}
+    for row in rows:
+        groups.setdefault(row.group_id, []).append(row)
+    return list(groups.values())

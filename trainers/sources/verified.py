@@ -1,13 +1,19 @@
-"""Rows that the policy drew and a verifier confirmed, collected once before training: on-policy data, imitated."""
+"""Rows that a policy drew and a verifier confirmed, collected once before training: imitated, or set against what was wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from posttrain.diagnose.engines.base import Engine
-from posttrain.trainers.sources.demonstrations import FixedRows
-from posttrain.trainers.sources.policy import sample_graded
-from posttrain.trainers.types import Batch, GradeFn, TrainingProblem, TrainingRow, TrainingSet
+from posttrain.trainers.sources.policy import Ask, bare, draw, num_tokens
+from posttrain.trainers.sources.prepared import Made
+from posttrain.trainers.types import GradeFn, Part, TrainingProblem, TrainingRow, TrainingSet
+
+
+def successes(training_set: TrainingSet) -> dict[str, float]:
+    """The score that counts as a success, by the behavior's name."""
+    return {name: behavior.measure.success for name, behavior in training_set.behaviors.items()}
 
 
 def select_verified(rows: Sequence[TrainingRow], success: Mapping[str, float], max_per_problem: int) -> list[TrainingRow]:
@@ -28,63 +34,113 @@ def select_verified(rows: Sequence[TrainingRow], success: Mapping[str, float], m
     return [row for texts in kept.values() for row in texts.values()]
 
 
-class VerifiedSource:
-    """Samples every train problem once, keeps what is verified, and deals it out in epochs.
+def draw_verified(
+    engine: Engine,
+    graders: Mapping[str, GradeFn],
+    training_set: TrainingSet,
+    *,
+    num_samples: int,
+    temperature: float,
+    max_per_problem: int,
+    seed: str,
+    asks: Callable[[], Sequence[Ask]] | None = None,
+) -> Callable[[], Made]:
+    """What draws from every train problem once and keeps what is right.
 
     Args:
-        engine: Samples the model as it is at the start.
+        engine: Samples a policy as it is at the start.
         graders: By the behavior's name.
         training_set: Its train problems are drawn from.
         num_samples: n per problem.
         temperature: Of the draw.
         max_per_problem: Rows kept per problem.
-        rows_per_batch: Rows in one optimizer batch.
-        num_steps: Batches; None takes `num_epochs` passes.
-        num_epochs: Passes over the kept rows.
-        seed: Of draws and order.
+        seed: Of the draw.
+        asks: The prompts; None takes the problems as they are.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        graders: Mapping[str, GradeFn],
-        training_set: TrainingSet,
-        *,
-        num_samples: int,
-        temperature: float,
-        max_per_problem: int,
-        rows_per_batch: int,
-        num_steps: int | None,
-        num_epochs: float,
-        seed: int,
-    ) -> None:
-        self.engine, self.graders, self.training_set = engine, graders, training_set
-        self.num_samples, self.temperature, self.max_per_problem = num_samples, temperature, max_per_problem
-        self.rows_per_batch, self.num_steps, self.num_epochs, self.seed = rows_per_batch, num_steps, num_epochs, seed
-        self._kept: FixedRows | None = None
+    def make() -> Made:
+        asked = asks() if asks is not None else bare(engine, training_set.train)
+        drawn = draw(engine, graders, asked, num_samples=num_samples, temperature=temperature, seed=seed)
+        rows = select_verified(drawn, successes(training_set), max_per_problem)
+        return rows, _drawn_metrics(drawn) | {"problems_without_success": _share_without(rows, [ask.item for ask in asked])}
 
-    def prepare(self) -> tuple[int, Mapping[str, float]]:
-        """Draw, grade and select; 0 batches where nothing was right."""
-        items: Sequence[TrainingProblem] = self.training_set.train
-        drawn = sample_graded(
-            self.engine, self.graders, items, num_samples=self.num_samples, temperature=self.temperature, seed=f"rft|{self.seed}"
-        )
-        success = {name: behavior.measure.success for name, behavior in self.training_set.behaviors.items()}
-        rows = select_verified(drawn, success, self.max_per_problem)
-        self._kept = FixedRows(
-            rows, rows_per_batch=self.rows_per_batch, num_steps=self.num_steps, num_epochs=self.num_epochs, seed=self.seed
-        )
-        num_steps, metrics = self._kept.prepare()
-        rewards = [row.reward for row in drawn if row.reward is not None]
-        return num_steps, {
-            **metrics,
-            "sampled_rows": float(len(drawn)),
-            "generated_tokens": float(sum(len(row.completion_ids) for row in drawn)),
-            "reward": sum(rewards) / len(rewards) if rewards else float("nan"),
-            "problems_without_success": 1 - metrics["problems"] / len(items),
-        }
+    return make
 
-    def batch(self, step: int) -> Batch:
-        """Kept rows of a step."""
-        assert self._kept is not None, "prepare() comes first"
-        return self._kept.batch(step)
+
+def _share_without(rows: Sequence[TrainingRow], items: Sequence[TrainingProblem]) -> float:
+    return 1 - len({(row.behavior, row.problem_id) for row in rows}) / len(items) if items else float("nan")
+
+
+def _drawn_metrics(drawn: Sequence[TrainingRow]) -> dict[str, float]:
+    rewards = [row.reward for row in drawn if row.reward is not None]
+    return {
+        "sampled_rows": float(len(drawn)),
+        "generated_tokens": num_tokens(drawn),
+        "reward": sum(rewards) / len(rewards) if rewards else float("nan"),
+    }
+
+
+def make_pairs(rows: Sequence[TrainingRow], success: Mapping[str, float], max_per_problem: int) -> list[TrainingRow]:
+    """Right against wrong answers to one prompt, chosen and rejected in turn: pair by pair, distinct by text.
+
+    Args:
+        rows: Graded samples, and demonstrations, which count as right and are used where no sample is.
+        success: The score that counts as a success, by the behavior's name.
+        max_per_problem: Pairs of one problem; its k-th right answer is set against its k-th wrong one.
+    """
+    sides: dict[tuple[str, str], tuple[dict[str, TrainingRow], dict[str, TrainingRow]]] = {}
+    for row in sorted(rows, key=lambda row: row.part is Part.DEMONSTRATION):
+        right, wrong = sides.setdefault((row.behavior, row.problem_id), ({}, {}))
+        if row.part is Part.DEMONSTRATION:
+            right.setdefault(row.text.strip(), row)
+        elif row.reward is not None:
+            (right if row.reward >= success[row.behavior] else wrong).setdefault(row.text.strip(), row)
+    pairs: list[TrainingRow] = []
+    for (behavior, problem), (right, wrong) in sides.items():
+        for number, (good, bad) in enumerate(zip(right.values(), wrong.values(), strict=False)):
+            if number == max_per_problem:
+                break
+            group = f"{behavior}/{problem}#{number}"
+            pairs += [replace(good, part=Part.CHOSEN, group_id=group), replace(bad, part=Part.REJECTED, group_id=group)]
+    return pairs
+
+
+def draw_pairs(
+    engine: Engine,
+    graders: Mapping[str, GradeFn],
+    training_set: TrainingSet,
+    demonstrations: Sequence[TrainingRow],
+    *,
+    num_samples: int,
+    max_per_problem: int,
+    seed: str,
+) -> Callable[[], Made]:
+    """What draws from every train problem once and sets right answers against wrong ones.
+
+    Args:
+        engine: Samples a policy as it is at the start.
+        graders: By the behavior's name.
+        training_set: Its train problems are drawn from.
+        demonstrations: Right answers for problems that have no right sample.
+        num_samples: n per problem.
+        max_per_problem: Pairs kept per problem.
+        seed: Of the draw.
+    """
+
+    def make() -> Made:
+        asked = bare(engine, training_set.train)
+        drawn = draw(engine, graders, asked, num_samples=num_samples, temperature=1.0, seed=seed)
+        pairs = make_pairs([*drawn, *demonstrations], successes(training_set), max_per_problem)
+        return pairs, _drawn_metrics(drawn) | {"problems_without_pair": _share_without(pairs, [ask.item for ask in asked])}
+
+    return make
+
+
+def mismatched(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+    """Each prompt of a batch with the completion of the next one, for KTO's reference point."""
+    if len(rows) < 2:
+        return []
+    return [
+        replace(row, completion_ids=other.completion_ids, sampler_logprobs=None, part=Part.MISMATCHED)
+        for row, other in zip(rows, [*rows[1:], rows[0]], strict=True)
+    ]

@@ -1,0 +1,30 @@
+"""Credit by what a teacher thinks of the rest of a sample (MiniLLM, arXiv 2306.08543)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from posttrain.trainers.stage import Look, Score
+from posttrain.trainers.types import TrainingRow
+
+
+class TeacherCredit:
+    """A_t = (1 / (T − t)) Σ_{t' > t} log teacher(y_t') − log π(y_t'): the mean over what follows, so that length earns nothing.
+
+    The part of token t itself is left to the divergence term, which has it exactly over the whole vocabulary.
+    """
+
+    def assign(self, rows: Sequence[TrainingRow], look: Look) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
+        """Rows with advantages; logs the mean log-ratio, minus an estimate of KL(π‖teacher) per token."""
+        teacher, policy = look(rows, Score.TEACHER), look(rows, Score.POLICY)
+        filled, every = [], []
+        for row, of_teacher, of_policy in zip(rows, teacher, policy, strict=True):
+            gaps = np.asarray(of_teacher, dtype=np.float64) - np.asarray(of_policy, dtype=np.float64)
+            every.append(gaps)
+            after = np.append(np.cumsum(gaps[::-1])[::-1][1:], 0.0)
+            left = np.maximum(np.arange(len(gaps) - 1, -1, -1), 1)
+            filled.append(replace(row, advantages=(after / left).astype(np.float32)))
+        return tuple(filled), {"teacher_log_ratio": float(np.concatenate(every).mean()) if every else float("nan")}

@@ -1,0 +1,66 @@
+"""Credit against a learned value function: generalised advantage estimation (arXiv 1506.02438), as PPO uses it (arXiv 1707.06347)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from posttrain.trainers.credit.group import group_indices, reward_metrics
+from posttrain.trainers.stage import Look, Score
+from posttrain.trainers.types import TrainingRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValueCredit:
+    """A_t = Σ_l (γλ)^l δ_{t+l}, δ_t = r_t + γ V_{t+1} − V_t; the reward comes with the last token, and nothing is worth more after it.
+
+    Advantages are whitened over the batch. Where all rewards of a batch are equal they are exactly 0: the distance between the rewards
+    and a value function that does not know them yet is no reason to move the policy.
+    """
+
+    gamma: float = 1.0
+    lam: float = 0.95
+
+    def assign(self, rows: Sequence[TrainingRow], look: Look) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
+        """Rows with advantages, returns and the values that they were made with."""
+        graded = [index for index, row in enumerate(rows) if row.reward is not None]
+        values = look([rows[index] for index in graded], Score.VALUE)
+        advantages: dict[int, np.ndarray] = {}
+        for index, value in zip(graded, values, strict=True):
+            reward = rows[index].reward
+            assert reward is not None
+            advantages[index] = self._advantages(np.asarray(value, dtype=np.float64), reward)
+        rewards = [rows[index].reward for index in graded]
+        silent = len(set(rewards)) < 2
+        every = np.concatenate(list(advantages.values())) if advantages else np.zeros(1)
+        mean, spread = every.mean(), every.std() + 1e-8
+        filled = []
+        found = dict(zip(graded, values, strict=True))
+        for index, row in enumerate(rows):
+            if index not in advantages:
+                filled.append(replace(row, advantages=np.zeros(len(row.completion_ids), dtype=np.float32)))
+                continue
+            whitened = np.zeros_like(advantages[index]) if silent else (advantages[index] - mean) / spread
+            filled.append(
+                replace(
+                    row,
+                    advantages=whitened.astype(np.float32),
+                    returns=(advantages[index] + found[index]).astype(np.float32),
+                    old_values=np.asarray(found[index], dtype=np.float32),
+                )
+            )
+        groups = group_indices(rows)
+        equal = sum(len({rows[index].reward for index in members} - {None}) < 2 for members in groups.values())
+        return tuple(filled), reward_metrics(rows, len(groups), equal)
+
+    def _advantages(self, value: np.ndarray, reward: float) -> np.ndarray:
+        after = np.append(value[1:], 0.0)
+        delta = self.gamma * after - value
+        delta[-1] += reward
+        out, running = np.empty_like(delta), 0.0
+        for place in range(len(delta) - 1, -1, -1):
+            running = delta[place] + self.gamma * self.lam * running
+            out[place] = running
+        return out

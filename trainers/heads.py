@@ -1,0 +1,18 @@
+"""A scalar head: one number from the last hidden state, for values, rewards of answers and rewards of steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def scalar_head(model: PreTrainedModel, *, bias: bool = True) -> nn.Linear:
+    """A head [H] → 1 that says 0 at first, float32 or wider, where the model lies."""
+    width = model.config.get_text_config().hidden_size
+    weight = model.get_input_embeddings().weight
+    head = nn.Linear(width, 1, bias=bias, device=weight.device, dtype=torch.promote_types(weight.dtype, torch.float32))
+    nn.init.zeros_(head.weight)
+    if bias:
+        nn.init.zeros_(head.bias)
+    return head

@@ -1,0 +1,41 @@
+"""Terms that make given tokens likelier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from posttrain.trainers.stage import Level, Score, TermLoss, TokenScores
+from posttrain.trainers.types import TrainingRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Nll:
+    """−w · log π(y_t): imitate every token.
+
+    `token_weight` says how much, without a gradient: `one` for all alike (SFT); `probability`, w = π(y_t), so that unlikely tokens
+    do not dominate (DFT, arXiv 2508.05629); `doubt`, w = π(y_t)(1 − π(y_t)), which leaves out what is known and what is far off
+    (CHORD-φ, arXiv 2508.11408).
+    """
+
+    token_weight: str = "one"
+    name: ClassVar[str] = "nll"
+    needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY})
+    level: ClassVar[Level] = Level.TOKEN
+    regularizer: ClassVar[bool] = False
+
+    def acts_on(self, row: TrainingRow) -> bool:
+        """Always."""
+        return True
+
+    def loss(self, scores: TokenScores) -> TermLoss:
+        """[N] nats."""
+        losses = -scores.policy
+        metrics = {"nll": losses.detach()}
+        if self.token_weight == "one":
+            return TermLoss(losses=losses, metrics=metrics)
+        probability: Tensor = scores.policy.detach().exp()
+        weight = probability if self.token_weight == "probability" else probability * (1 - probability)
+        return TermLoss(losses=weight * losses, metrics=metrics | {"token_weight": weight})

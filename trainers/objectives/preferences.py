@@ -1,0 +1,145 @@
+"""Terms that make one answer likelier than another, and KTO's, which makes good answers likelier and bad ones less so.
+
+Below, w is the better and l the worse answer of a pair, log π(y) a sum over the tokens of y, and Δ(y) = log π(y) − log π_ref(y).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from posttrain.trainers.stage import Level, Score, TermLoss, TokenScores
+from posttrain.trainers.types import Part, TrainingRow
+
+
+class _PairTerm:
+    """What all terms on pairs have in common."""
+
+    __slots__ = ()
+    level: ClassVar[Level] = Level.PAIR
+    regularizer: ClassVar[bool] = False
+
+    def acts_on(self, row: TrainingRow) -> bool:
+        """On both sides of a pair."""
+        return row.part in (Part.CHOSEN, Part.REJECTED)
+
+
+def _margin_metrics(better: Tensor, worse: Tensor) -> Mapping[str, Tensor]:
+    margin = (better - worse).detach()
+    return {"margin": margin, "pair_accuracy": (margin > 0).to(margin.dtype), "chosen_score": better.detach()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferenceMargin(_PairTerm):
+    """A loss of the margin m = Δ(w) − Δ(l) between the gains of the two answers over the model before training.
+
+    `shape` is `logistic`, −log σ(β m) (DPO, arXiv 2305.18290), or `squared`, (m̄ − 1/(2β))² with the mean per token in place of the sum
+    (IPO, arXiv 2310.12036; the mean is what its authors used). At π = π_ref they are log 2 and 1/(4β²).
+    """
+
+    beta: float = 0.1
+    shape: str = "logistic"
+    name: ClassVar[str] = "reference_margin"
+    needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY, Score.REFERENCE})
+
+    def loss(self, scores: TokenScores) -> TermLoss:
+        """[P]."""
+        assert scores.reference is not None
+        over_rows = scores.row_sum if self.shape == "logistic" else scores.row_mean
+        gains = over_rows(scores.policy - scores.reference)
+        chosen, rejected = scores.pairs
+        margin = gains[chosen] - gains[rejected]
+        losses = -logsigmoid(self.beta * margin) if self.shape == "logistic" else (margin - 1 / (2 * self.beta)).square()
+        return TermLoss(losses=losses, metrics=_margin_metrics(gains[chosen], gains[rejected]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LikelihoodMargin(_PairTerm):
+    """−log σ(β m − γ) with the margin of the likelihoods themselves, without a reference.
+
+    With sums, m = log π(w) − log π(l), and γ = 0 it is CPO's (arXiv 2401.08417); with `per_token` means and a target margin γ SimPO's
+    (arXiv 2405.14734).
+    """
+
+    beta: float = 0.1
+    gamma: float = 0.0
+    per_token: bool = False
+    name: ClassVar[str] = "likelihood_margin"
+    needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY})
+
+    def loss(self, scores: TokenScores) -> TermLoss:
+        """[P]."""
+        likelihoods = scores.row_mean(scores.policy) if self.per_token else scores.row_sum(scores.policy)
+        chosen, rejected = scores.pairs
+        margin = likelihoods[chosen] - likelihoods[rejected]
+        return TermLoss(
+            losses=-logsigmoid(self.beta * margin - self.gamma),
+            metrics=_margin_metrics(likelihoods[chosen], likelihoods[rejected]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OddsRatio(_PairTerm):
+    """−log σ(log odds(w) − log odds(l)), odds(y) = p / (1 − p), p the geometric mean of the tokens' probabilities.
+
+    ORPO (arXiv 2403.07691).
+    """
+
+    name: ClassVar[str] = "odds_ratio"
+    needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY})
+
+    def loss(self, scores: TokenScores) -> TermLoss:
+        """[P]."""
+        likelihoods = scores.row_mean(scores.policy)
+        log_odds = likelihoods - _log1mexp(likelihoods)
+        chosen, rejected = scores.pairs
+        return TermLoss(
+            losses=-logsigmoid(log_odds[chosen] - log_odds[rejected]),
+            metrics=_margin_metrics(likelihoods[chosen], likelihoods[rejected]),
+        )
+
+
+def _log1mexp(values: Tensor) -> Tensor:
+    """log(1 − exp(x)) for x < 0, without cancellation; x = 0 counts as the largest x below it."""
+    values = values.clamp(max=-torch.finfo(values.dtype).eps)
+    return torch.where(values > -math.log(2), torch.log(-torch.expm1(values)), torch.log1p(-values.exp()))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kto:
+    """w (1 − σ(β(Δ − z))) for good answers and w (1 − σ(β(z − Δ))) for bad ones: KTO (arXiv 2402.01306).
+
+    z ≥ 0 is the reference point, an estimate of KL(π‖π_ref) that the credit has put into each row's `baseline`.
+    """
+
+    beta: float = 0.1
+    good_weight: float = 1.0
+    bad_weight: float = 1.0
+    name: ClassVar[str] = "kto"
+    needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY, Score.REFERENCE})
+    level: ClassVar[Level] = Level.ROW
+    regularizer: ClassVar[bool] = False
+
+    def acts_on(self, row: TrainingRow) -> bool:
+        """On labelled answers."""
+        return row.part in (Part.CHOSEN, Part.REJECTED)
+
+    def loss(self, scores: TokenScores) -> TermLoss:
+        """[R]."""
+        assert scores.reference is not None
+        gains = scores.row_sum(scores.policy - scores.reference)
+        good = torch.tensor([row.part is Part.CHOSEN for row in scores.rows], device=gains.device)
+        baseline = gains.new_tensor([row.baseline for row in scores.rows])
+        sign = torch.where(good, 1.0, -1.0).to(gains)
+        weight = torch.where(good, self.good_weight, self.bad_weight).to(gains)
+        losses = weight * (1 - torch.sigmoid(self.beta * sign * (gains - baseline)))
+        detached = gains.detach()
+        return TermLoss(
+            losses=losses, metrics={"good_score": detached[good], "bad_score": detached[~good], "reference_point": baseline}
+        )

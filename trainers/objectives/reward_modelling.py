@@ -1,0 +1,69 @@
+"""Terms that teach a scalar head what is good: whole answers from pairs, steps from labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
+
+from posttrain.trainers.stage import Level, Score, TermLoss, TokenScores
+from posttrain.trainers.types import Part, TrainingRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BradleyTerry:
+    """−log σ(r(w) − r(l)) + c (r(w) + r(l))²: the reward of an answer is what the head says behind its last token (arXiv 2203.02155).
+
+    Rows end with a token that is never read, so that the place before it is the one behind the answer. `centering` c keeps the rewards near 0
+    (arXiv 2312.09244), which pairs alone leave open.
+    """
+
+    centering: float = 0.0
+    name: ClassVar[str] = "bradley_terry"
+    needs: ClassVar[frozenset[Score]] = frozenset({Score.VALUE})
+    level: ClassVar[Level] = Level.PAIR
+    regularizer: ClassVar[bool] = False
+
+    def acts_on(self, row: TrainingRow) -> bool:
+        """On both sides of a pair."""
+        return row.part in (Part.CHOSEN, Part.REJECTED)
+
+    def loss(self, scores: TokenScores) -> TermLoss:
+        """[P]."""
+        assert scores.value is not None
+        rewards = scores.row_last(scores.value)
+        chosen, rejected = scores.pairs
+        margin = rewards[chosen] - rewards[rejected]
+        losses = -logsigmoid(margin) + self.centering * (rewards[chosen] + rewards[rejected]).square()
+        found = margin.detach()
+        return TermLoss(losses=losses, metrics={"margin": found, "pair_accuracy": (found > 0).to(found.dtype)})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepCorrectness:
+    """Cross-entropy between σ(head) behind the last token of each step and the step's label (arXiv 2305.20050)."""
+
+    name: ClassVar[str] = "step_correctness"
+    needs: ClassVar[frozenset[Score]] = frozenset({Score.VALUE})
+    level: ClassVar[Level] = Level.ROW
+    regularizer: ClassVar[bool] = False
+
+    def acts_on(self, row: TrainingRow) -> bool:
+        """On rows with labelled steps."""
+        return bool(row.step_ends)
+
+    def loss(self, scores: TokenScores) -> TermLoss:
+        """[R] sums over the steps of a row; `step_mean` divides by the number of steps of the batch."""
+        assert scores.value is not None
+        starts = (scores.lengths.cumsum(0) - scores.lengths).long().tolist()
+        # What stands behind token t is what the head says before token t + 1.
+        places = [start + end + 1 for start, row in zip(starts, scores.rows, strict=True) for end in row.step_ends]
+        owners = [number for number, row in enumerate(scores.rows) for _ in row.step_ends]
+        labels = scores.value.new_tensor([score for row in scores.rows for score in row.step_scores])
+        said = scores.value[torch.tensor(places, device=scores.value.device)]
+        losses = binary_cross_entropy_with_logits(said, labels, reduction="none")
+        summed = losses.new_zeros(len(scores.rows)).index_add(0, torch.tensor(owners, device=losses.device), losses)
+        right = ((said > 0) == (labels > 0.5)).to(losses.dtype)
+        return TermLoss(losses=summed, metrics={"step_accuracy": right})

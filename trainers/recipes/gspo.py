@@ -1,0 +1,35 @@
+"""gspo: grpo whose ratio is that of the sample, not of the token.
+
+As grpo, but the ratio, its clip and its correction are (Π r_t)^(1/T) for all tokens of a sample: the unit that is rewarded is the unit that is
+clipped, which keeps mixtures of experts stable. The clips are much narrower, since a mean hardly moves. Paper: arXiv 2507.18071.
+The signal vanishes in groups that are all right or all wrong. Provenance on-policy, interface verifier, role reshaping.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from posttrain.trainers.credit.group import GroupCredit
+from posttrain.trainers.objectives.reductions import sequence_mean
+from posttrain.trainers.recipes.grpo import ClippedConfig, clipped, rollouts, with_kl
+from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+
+
+class GspoConfig(ClippedConfig):
+    """Knobs of `gspo`."""
+
+    eps_low: float = Field(default=3e-4, gt=0, lt=1, description="Lower clip of the sample's ratio. GSPO: 3e-4.")
+    eps_high: float = Field(default=4e-4, gt=0, description="Upper clip of the sample's ratio. GSPO: 4e-4.")
+
+
+def build(inputs: StageInputs, config: GspoConfig) -> Stage:
+    """Put the stage together."""
+    term = clipped(config, "sequence_mean")
+    return Stage(
+        source=rollouts(inputs, config, "gspo"),
+        credit=GroupCredit(),
+        components=with_kl(config, sequence_mean, Component(term=term, reduction=sequence_mean)),
+    )
+
+
+GSPO = Recipe(name="gspo", config=GspoConfig, build=build, needs_verifier=True)

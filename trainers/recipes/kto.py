@@ -1,0 +1,59 @@
+"""kto: make good answers likelier and bad ones less so, each by itself.
+
+Sampled: nothing where labelled answers (or pairs) are given with `--data`; else as dpo, and every right and wrong sample stands alone. Credit:
+each answer is compared with the reference point z, how far the policy has moved from its start on answers of other prompts. Loss:
+w (1 − σ(±β(Δ − z))), averaged over answers. Paper: arXiv 2402.01306.
+The signal vanishes for answers far above or far below z. Provenance off-policy, interface preferences, role reshaping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from posttrain.trainers.credit.reference_point import ReferencePoint
+from posttrain.trainers.objectives.preferences import Kto
+from posttrain.trainers.objectives.reductions import row_mean
+from posttrain.trainers.recipes.dpo import PairConfig, pairs
+from posttrain.trainers.sources.prepared import Made, PreparedRows
+from posttrain.trainers.sources.verified import mismatched
+from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.types import Part, TrainingRow
+
+
+class KtoConfig(PairConfig):
+    """Knobs of `kto`."""
+
+    rows_per_batch: int = Field(default=16, ge=2, description="Answers in one optimizer batch.")
+    beta: float = Field(default=0.1, gt=0, description="How far the policy may go. KTO: 0.1.")
+    good_weight: float = Field(
+        default=1.0, gt=0, description="Of good answers. KTO: so that weight × number is alike within 1..4/3."
+    )
+    bad_weight: float = Field(default=1.0, gt=0, description="Of bad answers.")
+
+
+def build(inputs: StageInputs, config: KtoConfig) -> Stage:
+    """Put the stage together."""
+    labelled: Sequence[TrainingRow] = [row for row in inputs.data if row.part in (Part.CHOSEN, Part.REJECTED)]
+
+    def make() -> Made:
+        if labelled:
+            return labelled, {}
+        source = pairs(inputs, config, "kto")
+        _, metrics = source.prepare()
+        return source.rows, metrics
+
+    source = PreparedRows(
+        make,
+        rows_per_batch=config.rows_per_batch,
+        num_steps=config.num_steps,
+        num_epochs=config.num_epochs,
+        seed=config.seed,
+        also=mismatched,
+    )
+    term = Kto(beta=config.beta, good_weight=config.good_weight, bad_weight=config.bad_weight)
+    return Stage(source=source, credit=ReferencePoint(), components=(Component(term=term, reduction=row_mean),))
+
+
+KTO = Recipe(name="kto", config=KtoConfig, build=build)

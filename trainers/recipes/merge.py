@@ -1,0 +1,60 @@
+"""merge: average the weights with those of an earlier checkpoint.
+
+Sampled: nothing, and no step is made: every weight becomes (1 − share) · its own + share · the earlier checkpoint's. Papers: arXiv 2203.05482 (model
+soups), 2109.01903 (between a model and its fine-tuned self).
+Right where two checkpoints of one start each have something the other lacks; it does not reliably undo forgetting (2510.17776). Nothing is gained
+where they are far apart. Provenance off-policy, no signal, role consolidation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+
+from posttrain.diagnose.errors import SettingsError
+from posttrain.trainers.config import TrainingConfig
+from posttrain.trainers.credit.none import NoCredit
+from posttrain.trainers.recipes.logit_kd import teacher_of
+from posttrain.trainers.sources.prepared import PreparedRows, fixed
+from posttrain.trainers.stage import Recipe, Stage, StageInputs
+
+
+class MergeConfig(TrainingConfig):
+    """Knobs of `merge`; those of steps are idle."""
+
+    share: float = Field(default=0.5, ge=0, le=1, description="Of the earlier checkpoint's weights; 0 leaves the model as it is.")
+
+
+def build(inputs: StageInputs, config: MergeConfig) -> Stage:
+    """Put the stage together.
+
+    Raises:
+        SettingsError: There is no earlier checkpoint, or its weights have other shapes.
+    """
+    other = teacher_of(inputs, "merge", same_tokens=False)
+    model = inputs.model
+    assert model is not None
+    mine, theirs = dict(model.named_parameters()), dict(other.model.named_parameters())
+    wrong = [name for name in mine if name not in theirs or mine[name].shape != theirs[name].shape]
+    if wrong or len(mine) != len(theirs):
+        raise SettingsError(
+            f"merge: {other.source} is no checkpoint of the same model ({wrong[0] if wrong else 'other weights'} differs)"
+        )
+
+    @torch.no_grad()
+    def average() -> Mapping[str, float]:
+        moved, size = 0.0, 0.0
+        for name, weight in mine.items():
+            step = config.share * (theirs[name].to(weight) - weight)
+            moved += float(step.double().square().sum())
+            size += float(weight.double().square().sum())
+            weight.add_(step)
+        return {"moved": (moved / size) ** 0.5}
+
+    idle = PreparedRows(fixed(()), rows_per_batch=1, num_steps=None, num_epochs=1, seed=0)
+    return Stage(source=idle, credit=NoCredit(), components=(), transform=average)
+
+
+MERGE = Recipe(name="merge", config=MergeConfig, build=build)

@@ -1,0 +1,48 @@
+"""minillm: the reverse KL of whole samples, by policy gradient.
+
+Sampled: completions of each prompt from the live student. Credit: what the teacher thinks of the rest of the sample, per token that is left, log
+teacher − log π. Loss: the reverse KL of each single step over the vocabulary, exact, and a clipped policy gradient for its consequences, averaged
+over the tokens of a sample, then over samples. Paper: arXiv 2306.08543.
+Changed from the textbook: samples come from the student alone, not from a mixture with the teacher, and there is no language-modelling loss beside.
+The signal vanishes where student and teacher agree; its policy gradient is noisy where opd, which leaves consequences out, is not. Provenance
+on-policy, interface teacher targets, role reshaping, at times consolidation.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from posttrain.trainers.credit.teacher import TeacherCredit
+from posttrain.trainers.objectives.divergences import TeacherDivergence
+from posttrain.trainers.objectives.policy_gradient import PolicyGradient
+from posttrain.trainers.objectives.reductions import sequence_mean
+from posttrain.trainers.recipes.gkd import StudentConfig, student_samples
+from posttrain.trainers.recipes.logit_kd import teacher_of
+from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+
+
+class MinillmConfig(StudentConfig):
+    """Knobs of `minillm`."""
+
+    consequences: float = Field(default=0.5, ge=0, description="Weight of the policy gradient beside the single steps. Paper: 1.")
+    eps: float = Field(default=0.2, gt=0, lt=1, description="Clip of the ratio. Paper: 0.2.")
+
+
+def build(inputs: StageInputs, config: MinillmConfig) -> Stage:
+    """Put the stage together."""
+    teacher_of(inputs, "minillm")
+    return Stage(
+        source=student_samples(inputs, config, "minillm"),
+        credit=TeacherCredit(),
+        components=(
+            Component(term=TeacherDivergence(beta=1.0), reduction=sequence_mean),
+            Component(
+                term=PolicyGradient(eps_low=config.eps, eps_high=config.eps),
+                reduction=sequence_mean,
+                weight=config.consequences,
+            ),
+        ),
+    )
+
+
+MINILLM = Recipe(name="minillm", config=MinillmConfig, build=build)

@@ -1,0 +1,39 @@
+"""online_dpo: make the best of each fresh group likelier than its worst.
+
+Sampled: G completions of each prompt of a batch, afresh from the live policy; the one with the highest reward is set against the one with the
+lowest. Credit: none. Loss: dpo's, averaged over pairs. Paper: arXiv 2402.04792; fresh pairs ranked by a reward: 2402.14740, 2405.07863.
+Changed from the textbook: a verifier or reward model ranks, where the paper asks a judge.
+The signal vanishes in groups that are all right or all wrong, which give no pair. Provenance on-policy, interface preferences, role reshaping.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from posttrain.trainers.config import RolloutConfig
+from posttrain.trainers.credit.none import NoCredit
+from posttrain.trainers.objectives.preferences import ReferenceMargin
+from posttrain.trainers.objectives.reductions import row_mean
+from posttrain.trainers.recipes.grpo import rollouts
+from posttrain.trainers.sources.interleaved import best_against_worst
+from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+
+
+class OnlineDpoConfig(RolloutConfig):
+    """Knobs of `online_dpo`."""
+
+    learning_rate: float = Field(default=1e-6, gt=0, description="Peak. As dpo.")
+    group_size: int = Field(default=4, ge=2, description="Samples per prompt, of which two make the pair. Paper: 2.")
+    beta: float = Field(default=0.1, gt=0, description="How far the policy may go for a margin. Paper: 0.1.")
+
+
+def build(inputs: StageInputs, config: OnlineDpoConfig) -> Stage:
+    """Put the stage together."""
+    return Stage(
+        source=rollouts(inputs, config, "online_dpo", finish=best_against_worst),
+        credit=NoCredit(),
+        components=(Component(term=ReferenceMargin(beta=config.beta), reduction=row_mean),),
+    )
+
+
+ONLINE_DPO = Recipe(name="online_dpo", config=OnlineDpoConfig, build=build, needs_verifier=True)

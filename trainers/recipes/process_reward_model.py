@@ -1,0 +1,87 @@
+"""process_reward_model: learn from labelled steps which of them are right.
+
+Sampled: nothing where labelled steps are given with `--data`; else n completions of every train problem, once, divided into steps, each labelled by
+whether any of `num_rollouts` continuations behind it ends right. Credit: none. Loss: cross-entropy of the head behind the last token of each step,
+averaged over steps. The checkpoint is a token classifier with the labels wrong and right (`AutoModelForTokenClassification`), which the stage
+`process` takes as its step feedback. Papers: arXiv 2305.20050; labels by rollouts: 2312.08935.
+The signal vanishes where all steps have one label. Provenance off-policy, interface process feedback; it changes no policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import Field
+
+from posttrain.diagnose.errors import SettingsError
+from posttrain.trainers.config import EpochConfig
+from posttrain.trainers.credit.none import NoCredit
+from posttrain.trainers.heads import scalar_head
+from posttrain.trainers.objectives.reductions import step_mean
+from posttrain.trainers.objectives.reward_modelling import StepCorrectness
+from posttrain.trainers.recipes.reward_model import readable_to_the_end
+from posttrain.trainers.sources.policy import bare, draw, num_tokens
+from posttrain.trainers.sources.prepared import Made, PreparedRows
+from posttrain.trainers.sources.steps import by_rollouts, score_steps
+from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+
+
+class ProcessRewardModelConfig(EpochConfig):
+    """Knobs of `process_reward_model`."""
+
+    learning_rate: float = Field(default=1e-5, gt=0, description="Peak. As reward_model.")
+    num_samples: int = Field(default=4, ge=1, description="Samples drawn per problem, where no labelled steps are given.")
+    num_rollouts: int = Field(default=4, ge=1, description="Continuations drawn behind each step. Math-Shepherd: 8.")
+    step_separator: str = Field(default="\n", min_length=1, description="Text that ends a step, where samples are drawn.")
+
+
+def build(inputs: StageInputs, config: ProcessRewardModelConfig) -> Stage:
+    """Put the stage together.
+
+    Raises:
+        SettingsError: There is no model to put a head on, or the data holds no labelled steps.
+    """
+    if inputs.model is None or inputs.tokenizer is None:
+        raise SettingsError("process_reward_model puts a head on a model, and none was given")
+    if inputs.data and not any(row.step_ends for row in inputs.data):
+        raise SettingsError(
+            "process_reward_model learns from labelled steps; --data holds rows of another kind (give prompt, completions, labels)"
+        )
+    tokenizer = inputs.tokenizer
+
+    def make() -> Made:
+        if inputs.data:
+            return [readable_to_the_end(row) for row in inputs.data if row.step_ends], {}
+        drawn = draw(
+            inputs.engine,
+            inputs.graders,
+            bare(inputs.engine, inputs.training_set.train),
+            num_samples=config.num_samples,
+            temperature=1.0,
+            seed=f"prm|{config.seed}",
+        )
+        score = by_rollouts(
+            inputs.engine, inputs.graders, inputs.training_set, tokenizer, num_rollouts=config.num_rollouts, seed=config.seed
+        )
+        scored = score_steps(tokenizer, config.step_separator, score)(inputs.training_set.train, drawn, 0)
+        rows = [replace(row, step_scores=tuple(float(value > 0) for value in row.step_scores)) for row in scored]
+        return [readable_to_the_end(row) for row in rows], {"generated_tokens": num_tokens(drawn)}
+
+    source = PreparedRows(
+        make,
+        rows_per_batch=config.rows_per_batch,
+        num_steps=config.num_steps,
+        num_epochs=config.num_epochs,
+        seed=config.seed,
+    )
+    return Stage(
+        source=source,
+        credit=NoCredit(),
+        components=(Component(term=StepCorrectness(), reduction=step_mean),),
+        scalar_head=scalar_head(inputs.model),
+    )
+
+
+PROCESS_REWARD_MODEL = Recipe(
+    name="process_reward_model", config=ProcessRewardModelConfig, build=build, saves="process_reward_model"
+)

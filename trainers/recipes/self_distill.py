@@ -1,0 +1,155 @@
+"""self_distill: learn to do without the scaffold what works with it.
+
+Sampled: completions of every train problem from the model as it is at the start, behind the scaffolded prompt (a hint, worked examples, the
+reference path as a hint), those that the verifier calls wrong left out; with `on_policy` > 0 in part of the batches the student's own, behind the
+bare prompt. Credit: none. Loss: divergence between the start behind the scaffolded prompt and the policy behind the bare one, over the
+vocabulary, averaged over tokens. `best_of_n` has no prompt to see: its verified samples are imitated. Papers: arXiv 2209.15189 (context
+distillation), 2112.00861; on the student's own samples 2306.13649 with itself as the teacher.
+The signal vanishes where the scaffold changes nothing. Provenance off-policy or mixed, interface teacher targets, role consolidation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pydantic import Field
+
+from posttrain.diagnose.errors import UserError
+from posttrain.diagnose.probes.scaffold import with_examples, with_hint, worked_examples
+from posttrain.trainers.credit.none import NoCredit
+from posttrain.trainers.objectives.divergences import TeacherDivergence
+from posttrain.trainers.objectives.imitation import Nll
+from posttrain.trainers.objectives.reductions import token_mean
+from posttrain.trainers.recipes.gkd import StudentConfig, student_samples
+from posttrain.trainers.sources.mixture import Mixture
+from posttrain.trainers.sources.policy import Ask
+from posttrain.trainers.sources.prepared import Made, PreparedRows
+from posttrain.trainers.sources.verified import draw_verified
+from posttrain.trainers.stage import Component, Recipe, Source, Stage, StageInputs
+from posttrain.trainers.types import Part, TrainingProblem, TrainingRow
+
+
+class SelfDistillConfig(StudentConfig):
+    """Knobs of `self_distill`."""
+
+    scaffold: str = Field(
+        default="auto",
+        pattern="^(auto|hint|few_shot|reference|best_of_n)$",
+        description="What the teacher is given: the problem's `hint`, `few_shot` worked examples, the `reference` path, or `best_of_n`; auto: "
+        "hints where most problems have one, else worked examples, else best_of_n.",
+    )
+    num_samples: int = Field(default=8, ge=1, description="Samples drawn per problem behind the scaffold.")
+    on_policy: float = Field(default=0.0, ge=0, le=1, description="Share of the batches that the student samples itself.")
+    beta: float = Field(default=0.0, ge=0, le=1, description="0: KL(scaffolded‖bare), 1: KL(bare‖scaffolded).")
+
+
+def scaffolded(inputs: StageInputs, config: SelfDistillConfig) -> dict[str, tuple[int, ...]]:
+    """`behavior/problem` → the prompt with the scaffold, of the problems that have one.
+
+    Raises:
+        UserError: None has.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for item in inputs.training_set.train:
+        ids = _prompt(inputs, item, config)
+        if ids is not None:
+            found[item.name] = ids
+    if not found:
+        what = "a `hint`" if config.scaffold == "hint" else "`references`"
+        raise UserError(
+            f"self_distill with scaffold={config.scaffold}: no train problem has {what}; add them, or give another scaffold"
+        )
+    return found
+
+
+def _prompt(inputs: StageInputs, item: TrainingProblem, config: SelfDistillConfig) -> tuple[int, ...] | None:
+    problem, written = item.problem, item.behavior.prompt
+    if config.scaffold == "few_shot":
+        examples = [one for one in worked_examples(item.behavior, str(config.seed)) if one.id != problem.id]
+        if not examples:
+            return None
+        return inputs.engine.encode_prompt(*with_examples(problem, written, examples)).token_ids
+    if config.scaffold == "reference":
+        problem = replace(problem, hint=problem.references[0].text.strip() if problem.references else None)
+    if problem.hint is None:
+        return None
+    return inputs.engine.encode_prompt(with_hint(problem), written).token_ids
+
+
+def _choose(inputs: StageInputs) -> str:
+    items = inputs.training_set.train
+    if sum(item.problem.hint is not None for item in items) * 2 >= len(items):
+        return "hint"
+    return "few_shot" if any(item.problem.references for item in items) else "best_of_n"
+
+
+def build(inputs: StageInputs, config: SelfDistillConfig) -> Stage:
+    """Put the stage together.
+
+    Raises:
+        UserError: No train problem has the scaffold.
+    """
+    if config.scaffold == "auto":
+        config = config.model_copy(update={"scaffold": _choose(inputs)})
+    prompts = {} if config.scaffold == "best_of_n" else scaffolded(inputs, config)
+    bare_ids = {
+        item.name: inputs.engine.encode_prompt(item.problem.prompt, item.behavior.prompt).token_ids
+        for item in inputs.training_set.train
+    }
+
+    def asks() -> list[Ask]:
+        items = inputs.training_set.train
+        return [
+            Ask(item=item, prompt_ids=prompts.get(item.name, bare_ids[item.name]))
+            for item in items
+            if not prompts or item.name in prompts
+        ]
+
+    draw = draw_verified(
+        inputs.engine,
+        inputs.graders,
+        inputs.training_set,
+        num_samples=config.num_samples,
+        temperature=config.temperature,
+        max_per_problem=1 if config.scaffold == "best_of_n" else config.max_per_problem,
+        seed=f"self|{config.seed}",
+        asks=asks,
+    )
+
+    def without(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+        """Behind the bare prompt, with the scaffolded one beside it for the teacher."""
+        out = []
+        for row in rows:
+            name = f"{row.behavior}/{row.problem_id}"
+            out.append(
+                replace(
+                    row,
+                    prompt_ids=bare_ids[name],
+                    teacher_prompt_ids=prompts.get(name),
+                    sampler_logprobs=None,
+                    part=Part.DEMONSTRATION,
+                )
+            )
+        return out
+
+    def make() -> Made:
+        rows, metrics = draw()
+        return without(rows), metrics
+
+    given = PreparedRows(
+        make, rows_per_batch=config.rows_per_batch, num_steps=config.num_steps, num_epochs=config.num_epochs, seed=config.seed
+    )
+    if not prompts:
+        return Stage(source=given, credit=NoCredit(), components=(Component(term=Nll(), reduction=token_mean),))
+    source: Source = given
+    if config.on_policy > 0:
+        own = student_samples(
+            inputs, config, "self_distill", lambda items, rows, step: [row for row in without(rows) if row.teacher_prompt_ids]
+        )
+        source = Mixture(own, given, share=config.on_policy, seed=config.seed)
+    term = TeacherDivergence(beta=config.beta)
+    return Stage(source=source, credit=NoCredit(), components=(Component(term=term, reduction=token_mean),), teaches_itself=True)
+
+
+SELF_DISTILL = Recipe(name="self_distill", config=SelfDistillConfig, build=build, needs_verifier=True)

@@ -1,0 +1,88 @@
+"""Rows from what a run directory already holds: the train-split rollouts of a diagnosis, graded, without sampling again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from posttrain.diagnose.engines.base import Engine
+from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.store import RunDirectory
+from posttrain.diagnose.types import Rollout, Split, StopReason
+from posttrain.trainers.types import TrainingRow, TrainingSet
+
+
+def read_run(path: str | Path, engine: Engine, training_set: TrainingSet) -> list[TrainingRow]:
+    """The sampled rollouts of a run on the train problems of these behaviors, as `Part.SAMPLE` rows.
+
+    Args:
+        path: Folder of a `posttrain diagnose --split train` (or `posttrain.diagnose.run(..., split=Split.TRAIN)`).
+        engine: Its tokenizer writes the prompts.
+        training_set: What may be trained on: rollouts of eval, final and dev problems are refused or left out.
+
+    Raises:
+        RunError: The folder holds no finished run, none of these behaviors, other problems under the same names, or no train rollouts.
+        MeasuredProblemError: A rollout says that it stems from the train split, and the behavior says now that its problem is measured.
+    """
+    directory = RunDirectory(Path(path))
+    record = directory.read_json()
+    if record["kind"] != "diagnose" or not directory.diagnosis_json.exists():
+        raise RunError(
+            f"--from {path}: got a {record['kind']} run that holds no finished diagnosis; give the folder of a `posttrain diagnose`"
+        )
+    named = {one["name"] for one in json.loads(directory.diagnosis_json.read_text(encoding="utf-8"))["behaviors"]}
+    wanted = [name for name in training_set.behaviors if name in named]
+    if not wanted:
+        raise RunError(
+            f"--from {path}: the run measured {', '.join(sorted(named))}, and the stage is to be trained on {', '.join(training_set.behaviors)}"
+        )
+    dev = {(item.behavior.name, item.problem.id) for item in training_set.dev}
+    rows: list[TrainingRow] = []
+    measured = 0
+    for name in wanted:
+        behavior = training_set.behaviors[name]
+        problems = {problem.id: problem for problem in behavior.problems}
+        for rollout in directory.rollout_table(name).all_rows():
+            if rollout.split is not Split.TRAIN:
+                measured += 1
+                continue
+            if (name, rollout.problem_id) in dev or not _usable(rollout):
+                continue
+            if rollout.problem_id not in problems:
+                raise RunError(f"--from {path}: it has a problem {name}/{rollout.problem_id} that the behavior has no longer")
+            training_set.require_train([rollout])
+            prompt = engine.encode_prompt(problems[rollout.problem_id].prompt, behavior.prompt)
+            rows.append(_row(rollout, prompt.token_ids))
+    if not rows:
+        raise RunError(
+            f"--from {path}: it holds {measured} rollouts of measured problems, which are never trained on, and none of train problems; "
+            "sample those with `posttrain diagnose --split train`"
+        )
+    return rows
+
+
+def _usable(rollout: Rollout) -> bool:
+    """Drawn at temperature 1 from the whole distribution, with known tokens and a known grade."""
+    return (
+        rollout.decoding == "sampled"
+        and rollout.stop is not StopReason.ERROR
+        and len(rollout.token_ids) > 0
+        and all(token >= 0 for token in rollout.token_ids)
+    )
+
+
+def _row(rollout: Rollout, prompt_ids: tuple[int, ...]) -> TrainingRow:
+    grade = rollout.grade
+    reward = None if grade.missing else 0.0 if rollout.stop is StopReason.LENGTH else grade.score
+    return TrainingRow(
+        behavior=rollout.behavior,
+        problem_id=rollout.problem_id,
+        split=rollout.split,
+        group_id=f"{rollout.behavior}/{rollout.problem_id}",
+        prompt_ids=prompt_ids,
+        completion_ids=tuple(rollout.token_ids),
+        sampler_logprobs=rollout.sampler_logprobs,
+        reward=reward,
+        truncated=rollout.stop is StopReason.LENGTH,
+        text=rollout.text,
+    )

@@ -1,0 +1,109 @@
+"""Prompts that end with the beginning of a reference path: the shortest one from which the policy succeeds (POPE, arXiv 2601.18779)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from posttrain.diagnose.probes.prefix_ladder import prefix_texts
+from posttrain.diagnose.probes.scaffold import states
+from posttrain.trainers.sources.policy import Ask, bare
+from posttrain.trainers.types import LiveEngine, TrainingProblem, TrainingRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prefix:
+    """How much of a problem's reference path may be given: up to the token before the answer first appears."""
+
+    ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    """[len(ids) + 1] the text of the first t tokens."""
+    allowed: int
+
+
+def prefix_of(engine: LiveEngine, item: TrainingProblem) -> Prefix | None:
+    """The prefix of the first reference path of a problem, None where it has none."""
+    if not item.problem.references:
+        return None
+    reference = item.problem.references[0]
+    path = engine.encode_path(engine.encode_prompt(item.problem.prompt, item.behavior.prompt), reference)
+    texts = prefix_texts(path, reference)
+    last = len(path.token_ids) - 1
+    allowed = next((t - 1 for t in range(1, last + 1) if states(texts[t], item.problem.answer)), last - 1)
+    return Prefix(ids=path.token_ids, texts=texts, allowed=max(0, min(allowed, last - 1)))
+
+
+@dataclass(kw_only=True, slots=True)
+class Guide:
+    """Finds, problem by problem while training, the shortest prefix that succeeds, and takes it away again.
+
+    Each problem starts without help. While no sample of its group succeeds, the next visit gives a further `1 / num_rungs` of the
+    allowed prefix; once at least half of them do, the next visit gives one rung less. Beside the guided prompt the bare one is drawn
+    as well, so that what is learned behind the prefix is tried without it. After `anneal_after` of the steps the most that is given
+    falls in a line to nothing at the last step.
+    """
+
+    engine: LiveEngine
+    num_steps: int
+    num_rungs: int = 4
+    anneal_after: float = 0.5
+    _rung: dict[str, int] = field(default_factory=dict)
+    _prefixes: dict[str, Prefix | None] = field(default_factory=dict)
+
+    def asks(self, items: Sequence[TrainingProblem], step: int) -> list[Ask]:
+        """The bare prompts, and behind them the guided ones of the problems that need it."""
+        asked = bare(self.engine, items)
+        most = self._most(step)
+        for plain in list(asked):
+            name = plain.item.name
+            if name not in self._prefixes:
+                self._prefixes[name] = prefix_of(self.engine, plain.item)
+            prefix = self._prefixes[name]
+            tokens = self._tokens(name, prefix, most)
+            if prefix is not None and tokens > 0:
+                asked.append(
+                    Ask(
+                        item=plain.item,
+                        prompt_ids=plain.prompt_ids + prefix.ids[:tokens],
+                        given=prefix.texts[tokens],
+                        name=f"{name}/given{tokens}",
+                    )
+                )
+        return asked
+
+    def learn(self, items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> Sequence[TrainingRow]:
+        """Move the rungs by what the samples show; the rows stay as they are."""
+        found: dict[str, list[tuple[bool, float]]] = {}
+        for row in rows:
+            if row.reward is not None:
+                name = f"{row.behavior}/{row.problem_id}"
+                found.setdefault(name, []).append((row.group_id.rpartition("@")[0] != name, row.reward))
+        for name, results in found.items():
+            rung = self._rung.get(name, 0)
+            bare_rewards = [reward for guided, reward in results if not guided]
+            guided_rewards = [reward for guided, reward in results if guided]
+            last = guided_rewards or bare_rewards
+            if bare_rewards and max(bare_rewards) > 0:
+                self._rung[name] = max(0, rung - 1)
+            elif max(last) == 0:
+                self._rung[name] = min(self.num_rungs, rung + 1)
+            elif sum(last) >= len(last) / 2:
+                self._rung[name] = max(0, rung - 1)
+        return rows
+
+    @property
+    def rungs(self) -> Mapping[str, int]:
+        """Problem → how much of its prefix is given now, in rungs."""
+        return self._rung
+
+    def _most(self, step: int) -> float:
+        start = self.anneal_after * self.num_steps
+        if step < start or self.anneal_after >= 1.0:
+            return 1.0
+        return max(0.0, 1.0 - (step - start + 1) / max(1.0, self.num_steps - start))
+
+    def _tokens(self, name: str, prefix: Prefix | None, most: float) -> int:
+        if prefix is None:
+            return 0
+        share = min(self._rung.get(name, 0) / self.num_rungs, most)
+        return round(share * prefix.allowed)

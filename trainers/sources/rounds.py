@@ -1,0 +1,48 @@
+"""A source that is prepared anew from the trained model, several times (ReST, arXiv 2308.08998)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from posttrain.diagnose.engines.base import Engine
+from posttrain.trainers.sources.prepared import PreparedRows
+from posttrain.trainers.types import Batch
+
+
+class Rounds:
+    """Round after round: draw from the model as it is, deal out, draw again.
+
+    How many batches the later rounds have is not known before they are drawn; each gets as many as the first, from the rows that it has. A
+    round that finds no rows goes on with those of the round before.
+
+    Args:
+        engine: Refreshed before each round, where it can be.
+        make: Gives the source of a round.
+        num_rounds: At least 1.
+    """
+
+    def __init__(self, engine: Engine, make: Callable[[int], PreparedRows], num_rounds: int) -> None:
+        self.engine, self._make, self.num_rounds = engine, make, num_rounds
+        self._rounds: dict[int, PreparedRows] = {}
+        self._per_round = 0
+
+    def prepare(self) -> tuple[int, Mapping[str, float]]:
+        """The first round."""
+        first = self._make(0)
+        self._per_round, metrics = first.prepare()
+        self._rounds[0] = first
+        return self._per_round * self.num_rounds, metrics
+
+    def batch(self, step: int) -> Batch:
+        """The rows of a step; the first one of a round draws."""
+        number, place = divmod(step, self._per_round)
+        metrics: Mapping[str, float] = {}
+        if number not in self._rounds:
+            refresh = getattr(self.engine, "refresh", None)
+            if refresh is not None:
+                refresh()
+            source = self._make(number)
+            num_batches, metrics = source.prepare()
+            self._rounds[number] = source if num_batches else self._rounds[number - 1]
+        batch = self._rounds[number].batch(place)
+        return Batch(rows=batch.rows, metrics={**batch.metrics, **metrics})

@@ -1,0 +1,123 @@
+"""How a sample is divided into steps, and how right each of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
+
+from posttrain.diagnose.engines.base import Engine
+from posttrain.diagnose.engines.loading import resolve_model
+from posttrain.diagnose.errors import ModelError
+from posttrain.trainers.sources.policy import Ask, Finish, draw
+from posttrain.trainers.sources.verified import successes
+from posttrain.trainers.types import GradeFn, TrainingProblem, TrainingRow, TrainingSet
+
+ScoreSteps = Callable[[Sequence[TrainingRow], int], Sequence[Sequence[float]]]
+"""(rows divided into steps, step of training) → how right each step of each row is, in [0, 1]."""
+
+
+def step_ends(tokenizer: PreTrainedTokenizerBase, completion_ids: Sequence[int], separator: str) -> tuple[int, ...]:
+    """Index of the last token of each step: where the separator is complete, and the last token of all."""
+    ends, done = [], 0
+    for place in range(len(completion_ids)):
+        text = tokenizer.decode(list(completion_ids[: place + 1]), skip_special_tokens=True)
+        count = text.strip(" ").count(separator)
+        if count > done:
+            ends.append(place)
+            done = count
+    last = len(completion_ids) - 1
+    return tuple(ends) if ends and ends[-1] == last else (*ends, last)
+
+
+def score_steps(tokenizer: PreTrainedTokenizerBase, separator: str, score: ScoreSteps) -> Finish:
+    """What divides the samples of a batch into steps and scores them."""
+
+    def finish(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
+        ends = [step_ends(tokenizer, row.completion_ids, separator) for row in rows]
+        divided = [
+            replace(row, step_ends=places, step_scores=(0.0,) * len(places)) for row, places in zip(rows, ends, strict=True)
+        ]
+        return [
+            replace(row, step_scores=tuple(float(value) for value in values))
+            for row, values in zip(divided, score(divided, step), strict=True)
+        ]
+
+    return finish
+
+
+def by_rollouts(
+    engine: Engine,
+    graders: Mapping[str, GradeFn],
+    training_set: TrainingSet,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    num_rollouts: int,
+    seed: int,
+) -> ScoreSteps:
+    """A step is as right as the share of continuations behind it that end right (Math-Shepherd, arXiv 2312.08935).
+
+    The last step is as right as the whole answer. One draw serves every step of every row.
+    """
+    items = {(item.behavior.name, item.problem.id): item for item in training_set.train}
+    success = successes(training_set)
+
+    def score(rows: Sequence[TrainingRow], step: int) -> list[list[float]]:
+        asks = []
+        for number, row in enumerate(rows):
+            for place in row.step_ends[:-1]:
+                given = row.completion_ids[: place + 1]
+                asks.append(
+                    Ask(
+                        item=items[row.behavior, row.problem_id],
+                        prompt_ids=row.prompt_ids + given,
+                        given=tokenizer.decode(list(given), skip_special_tokens=True),
+                        name=f"{number}/{place}",
+                    )
+                )
+        drawn = (
+            draw(engine, graders, asks, num_samples=num_rollouts, temperature=1.0, seed=f"steps|{seed}|{step}") if asks else []
+        )
+        right: dict[str, list[bool]] = {}
+        for one in drawn:
+            if one.reward is not None:
+                right.setdefault(one.group_id, []).append(one.reward >= success[one.behavior])
+        scores = []
+        for number, row in enumerate(rows):
+            tried = [right.get(f"{number}/{place}", []) for place in row.step_ends[:-1]]
+            scores.append([sum(each) / len(each) if each else 0.0 for each in tried] + [float(row.reward or 0.0)])
+        return scores
+
+    return score
+
+
+def by_reward_model(source: str, device: torch.device) -> ScoreSteps:
+    """A step is as right as a process reward model says behind its last token.
+
+    Args:
+        source: A folder that `posttrain train process_reward_model` wrote, or any token classifier with two labels, wrong and right, and
+            the policy's tokenizer.
+        device: Where to put it.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    try:
+        model = AutoModelForTokenClassification.from_pretrained(str(resolve_model(source)), dtype=torch.float32).to(device).eval()
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"step_feedback: {source} cannot be loaded as a token classifier ({' '.join(str(error).split())[:200]})"
+        ) from error
+
+    @torch.no_grad()
+    def score(rows: Sequence[TrainingRow], step: int) -> list[list[float]]:
+        scores = []
+        for row in rows:
+            ids = torch.tensor([row.prompt_ids + row.completion_ids], device=device)
+            right = model(input_ids=ids).logits[0].float().softmax(-1)[:, -1]
+            scores.append([float(right[len(row.prompt_ids) + place]) for place in row.step_ends])
+        return scores
+
+    return score
