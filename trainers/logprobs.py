@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from posttrain.diagnose.types import Split
+from posttrain.trainers.fused_layers import FusedLayers
 from posttrain.trainers.packing import MicroBatch, attention_mask, collate, pack_rows
 from posttrain.trainers.precision import autocast
 from posttrain.trainers.projection import Projected, project
@@ -32,6 +33,8 @@ class Shortcuts:
     """Logits are head(hidden state) with a linear head, nothing behind it."""
     shared_prefixes: bool
     """Attention is full and takes a mask [B, 1, S, S]."""
+    fused: FusedLayers | None = None
+    """The layers written out for training on a processor in bfloat16."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +42,7 @@ class States:
     """What a forward pass leaves at the N places where a completion token is predicted."""
 
     hidden: Tensor
-    """[N, H] the last hidden states."""
+    """[N, H] the last hidden states; [N, 0] where they were neither needed nor asked for."""
     logits: Tensor | None
     """[N, V] where the model does something between hidden state and logits that is not a linear head; else None."""
     model: PreTrainedModel
@@ -57,7 +60,9 @@ class States:
         return torch.bfloat16 if self.dtype is torch.bfloat16 else self.head[0].dtype
 
 
-def run_model(model: PreTrainedModel, batch: MicroBatch, shortcuts: Shortcuts, *, dtype: torch.dtype) -> States:
+def run_model(
+    model: PreTrainedModel, batch: MicroBatch, shortcuts: Shortcuts, *, dtype: torch.dtype, with_hidden: bool = False
+) -> States:
     """Run the model over a micro-batch.
 
     Args:
@@ -65,7 +70,12 @@ def run_model(model: PreTrainedModel, batch: MicroBatch, shortcuts: Shortcuts, *
         batch: On the model's device.
         shortcuts: From `find_shortcuts`.
         dtype: bfloat16 runs under autocast; anything else runs in the dtype of the weights.
+        with_hidden: Whether the hidden states are wanted even where the logits do not come from them.
     """
+    if shortcuts.fused is not None and shortcuts.chunked_projection and dtype is torch.bfloat16:
+        seen = attention_mask(batch.segments) if batch.shared else None
+        hidden = shortcuts.fused.hidden(batch.input_ids, batch.position_ids, seen, batch.predictors)
+        return States(hidden=hidden, logits=None, model=model, dtype=dtype)
     mask: Tensor | None
     if batch.shared:
         mask = attention_mask(batch.segments)
@@ -78,9 +88,10 @@ def run_model(model: PreTrainedModel, batch: MicroBatch, shortcuts: Shortcuts, *
         if shortcuts.chunked_projection:
             hidden = model.get_decoder()(**inputs).last_hidden_state.flatten(0, 1)[batch.predictors]
             return States(hidden=hidden, logits=None, model=model, dtype=dtype)
-        output = model(**inputs, output_hidden_states=True)
-        hidden = output.hidden_states[-1].flatten(0, 1)[batch.predictors]
-        return States(hidden=hidden, logits=output.logits.flatten(0, 1)[batch.predictors], model=model, dtype=dtype)
+        logits = model(**inputs).logits.flatten(0, 1)[batch.predictors]
+        # Asking the model itself for its hidden states would leave hooks in it.
+        hidden = model.get_decoder()(**inputs).last_hidden_state.flatten(0, 1)[batch.predictors] if with_hidden else logits[:, :0]
+        return States(hidden=hidden, logits=logits, model=model, dtype=dtype)
 
 
 def logprobs_of(states: States, targets: Tensor, *, entropy: bool = False) -> Projected:
@@ -141,6 +152,7 @@ def find_shortcuts(model: PreTrainedModel, *, share_prefixes: bool = True) -> Sh
     return Shortcuts(
         chunked_projection=linear and _agrees(plain, lambda: run(share=False, chunked=True)),
         shared_prefixes=full and _agrees(plain, lambda: run(share=True, chunked=False)),
+        fused=FusedLayers.of(model) if linear else None,
     )
 
 

@@ -13,8 +13,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from posttrain.trainers.native.library import TrainingLibrary, load_training_library
+
 _CHUNK_BYTES = 64 * 2**20
 """Size of one chunk in float32: 341 tokens of a vocabulary of 49152."""
+_NATIVE_CHUNK_BYTES = 128 * 2**20
+"""Size of one chunk in bfloat16, where it is never held in float32: 1365 tokens of that vocabulary."""
 
 
 class Projected(NamedTuple):
@@ -47,7 +51,11 @@ def project(
         entropy: Whether to compute the entropy of each distribution too.
         chunk_bytes: Largest [tokens, V] held in float32.
     """
+    library = load_training_library()[0] if dtype is torch.bfloat16 and bias is None and hidden.device.type == "cpu" else None
     with torch.autocast(hidden.device.type, enabled=False):
+        if library is not None and chunk_bytes == _CHUNK_BYTES:
+            logprobs, entropies = _NativeLogprobs.apply(hidden, weight, targets, entropy, library)
+            return Projected(logprobs, entropies if entropy else None)
         logprobs, entropies = _ChunkedLogprobs.apply(hidden, weight, bias, targets, dtype, entropy, chunk_bytes)
     return Projected(logprobs, entropies if entropy else None)
 
@@ -59,6 +67,44 @@ def _chunk_size(vocabulary: int, dtype: torch.dtype, chunk_bytes: int) -> int:
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, wide: torch.dtype) -> Tensor:
     logits = (hidden @ weight.T).to(wide)
     return logits if bias is None else logits + bias.to(wide)
+
+
+class _NativeLogprobs(torch.autograd.Function):
+    """The same as `_ChunkedLogprobs` for bfloat16 on a processor: what follows the product reads and writes bfloat16 once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, entropy: bool, library: TrainingLibrary
+    ) -> tuple[Tensor, Tensor]:
+        narrow_hidden, narrow_weight = hidden.to(torch.bfloat16), weight.to(torch.bfloat16)
+        size = _chunk_size(weight.shape[0], torch.bfloat16, _NATIVE_CHUNK_BYTES)
+        parts = []
+        for start in range(0, len(targets), size):
+            logits = narrow_hidden[start : start + size] @ narrow_weight.T
+            parts.append(library.log_normaliser(logits, targets[start : start + size], entropy=entropy))
+        normalisers = torch.cat([part[0] for part in parts])
+        entropies = torch.cat([part[2] for part in parts if part[2] is not None]) if entropy else normalisers.new_empty(0)
+        ctx.save_for_backward(hidden, weight, targets, normalisers)
+        ctx.library, ctx.size = library, size
+        ctx.mark_non_differentiable(entropies)
+        return torch.cat([part[1] for part in parts]) - normalisers, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, targets, normalisers = ctx.saved_tensors
+        narrow_hidden, narrow_weight = hidden.to(torch.bfloat16), weight.to(torch.bfloat16)
+        grad_hidden, grad = torch.empty_like(hidden), grad.contiguous()
+        grad_weight: Tensor | None = None
+        for start in range(0, len(targets), ctx.size):
+            part = slice(start, start + ctx.size)
+            slope = narrow_hidden[part] @ narrow_weight.T
+            ctx.library.logprob_slope(slope, targets[part], normalisers[part], grad[part])
+            grad_hidden[part] = (slope @ narrow_weight).to(hidden.dtype)
+            if ctx.needs_input_grad[1]:
+                product = slope.T @ narrow_hidden[part]
+                grad_weight = product.to(weight.dtype) if grad_weight is None else grad_weight.add_(product)
+        return grad_hidden, grad_weight, None, None, None
 
 
 class _ChunkedLogprobs(torch.autograd.Function):

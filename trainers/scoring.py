@@ -92,7 +92,7 @@ class Scorer:
             ValueError: A term needs the sampler's log-probabilities and a row has none.
         """
         device = batch.input_ids.device
-        states = run_model(self.model, batch, self.shortcuts, dtype=self.dtype)
+        states = self._run(batch)
         if Score.POLICY in self.needs:
             policy, entropy = logprobs_of(states, batch.targets, entropy=Score.ENTROPY in self.needs)
         else:  # the vocabulary is not asked
@@ -146,11 +146,14 @@ class Scorer:
                     assert self.reference is not None
                     values = self._frozen_logprobs(self.reference, batch)
                 else:
-                    states = run_model(self.model, batch, self.shortcuts, dtype=self.dtype)
+                    states = self._run(batch)
                     values = self._values(states) if score is Score.VALUE else logprobs_of(states, batch.targets).logprobs
                 for index, part in zip(batch.rows, values.split(list(batch.lengths)), strict=True):
                     found[index] = part.float().cpu().numpy()
         return [found[index] for index in range(len(rows))]
+
+    def _run(self, batch: MicroBatch) -> States:
+        return run_model(self.model, batch, self.shortcuts, dtype=self.dtype, with_hidden=Score.VALUE in self.needs)
 
     def _frozen_logprobs(self, frozen: FrozenModel, batch: MicroBatch) -> Tensor:
         with torch.no_grad():

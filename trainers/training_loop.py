@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import NonFiniteError, SettingsError
+from posttrain.trainers.allocator import keep_large_blocks
 from posttrain.trainers.checkpoint import save_checkpoint
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.evaluation import Evaluate
@@ -120,6 +121,8 @@ def run_recipe(
     if config.eval_every is not None and evaluate is None:
         raise SettingsError("eval_every is set and nothing to evaluate with was given; pass evaluate, or leave eval_every out")
     graders = grade if isinstance(grade, Mapping) else {} if grade is None else dict.fromkeys(training_set.behaviors, grade)
+    if model.device.type == "cpu":
+        keep_large_blocks()
     model.eval()  # dropout would make π_old differ from π, and a sampler has none
     beside = beside or Beside()
     inputs = StageInputs(

@@ -284,16 +284,21 @@ def test_what_the_functions_cannot_do_is_left_to_torch(kind: str, change: dict[s
 @pytest.fixture
 def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path))
-    load_native.cache_clear()
+    forget()
     yield tmp_path / "native"
+    forget()
+
+
+def forget() -> None:
     load_native.cache_clear()
+    compiler.load_library.cache_clear()
 
 
 def test_the_library_is_compiled_once(native: NativeLibrary, fresh_cache: Path) -> None:
     assert load_native()[0] is not None
     (made,) = fresh_cache.iterdir()
     when = made.stat().st_mtime_ns
-    load_native.cache_clear()
+    forget()
     assert load_native()[0] is not None
     assert [file.stat().st_mtime_ns for file in fresh_cache.iterdir()] == [when]
 
@@ -308,7 +313,7 @@ def test_without_it_the_engine_goes_on(
     if trouble == "off":
         monkeypatch.setenv("POSTTRAIN_NATIVE", "0")
     elif trouble == "no compiler":
-        monkeypatch.setattr(library, "shutil", SimpleNamespace(which=lambda _: None))
+        monkeypatch.setattr(compiler, "shutil", SimpleNamespace(which=lambda _: None))
     else:
         broken = fresh_cache.parent / "broken.c"
         broken.write_text("not C")
