@@ -17,7 +17,7 @@ from posttrain.diagnose.engines import drawing, native_decoder
 from posttrain.diagnose.engines.base import SampleRequest, ScoreRequest
 from posttrain.diagnose.engines.decoding import Decoder, SamplingLoop
 from posttrain.diagnose.engines.llama_layers import LlamaLayers
-from posttrain.diagnose.engines.native import LANES, NativeLibrary, library, load_native
+from posttrain.diagnose.engines.native import LANES, NativeLibrary, compiler, library, load_native
 from posttrain.diagnose.engines.native_decoder import NativeDecoder
 from posttrain.diagnose.engines.scoring import score_packed
 from posttrain.diagnose.engines.shared_prefix_decoder import SharedPrefixDecoder
