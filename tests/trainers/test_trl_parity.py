@@ -22,13 +22,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from posttrain.diagnose.types import Split
 from posttrain.trainers.credit.group import GroupCredit
-from posttrain.trainers.recipes import find_recipe
-from posttrain.trainers.stage import OtherModel, Stage, StageInputs
-from posttrain.trainers.training_loop import make_stepper
+from posttrain.trainers.stage import Stage
 from posttrain.trainers.training_step import Stepper
-from posttrain.trainers.types import Part, TrainingRow, TrainingSet
+from posttrain.trainers.types import Part, TrainingRow
 
 pytest.importorskip("trl", reason="TRL is the oracle here and a dependency of the tests alone: pip install -e '.[dev]'")
 
@@ -56,21 +53,13 @@ class Models:
     policy: Any
 
 
-def move(model: Any, seed: int = 5, size: float = 0.05) -> None:
-    """Change all weights a little, as training would."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += size * torch.randn(parameter.shape, generator=generator)
-
-
 @pytest.fixture
 def theirs(kit) -> Models:
     """Both with TRL's fused head, which its trainers put on a model."""
     fuse = trl("trainer.utils.add_fused_lm_head")
     start = kit.tiny_llama()
     policy = copy.deepcopy(start)
-    move(policy)
+    kit.move_weights(policy)
     fuse(start)
     fuse(policy, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
     return Models(start=start, policy=policy.train())
@@ -79,22 +68,11 @@ def theirs(kit) -> Models:
 # Ours: a recipe, built on its rows.
 
 
-def build(
-    kit, name: str, *, data: Sequence[TrainingRow] = (), teacher: Any = None, at_start: bool = False, **settings
-) -> tuple[Stage, Stepper, Any]:
+def build(kit, name: str, **settings: Any) -> tuple[Stage, Stepper, Any]:
     """A stage, its stepper and the policy; the reference is the policy before it moved."""
-    recipe = find_recipe(name)
     model = kit.tiny_llama()
-    other = teacher and OtherModel(source="", fingerprint="", model=teacher, tokenizer=None, engine=None)
-    inputs = StageInputs(
-        engine=kit.TinyEngine(model), training_set=TrainingSet([kit.make_behavior(max_tokens=9)], dev_share=0), graders={"sums": kit.grade_parity},
-        model=model, data=tuple(data), teacher=other,
-    )  # fmt: skip
-    config = recipe.config(**{"max_grad_norm": 1e9, "autocast": "float32", "micro_batch_tokens": 60, **settings})
-    stage = recipe.build(inputs, config)
-    stepper = make_stepper(stage, inputs, config)
-    if not at_start:
-        move(model)
+    stage, stepper = kit.build_stage(name, model, **settings)
+    kit.move_weights(model)
     return stage, stepper, model
 
 
@@ -173,28 +151,6 @@ def demonstrations(kit) -> list[TrainingRow]:
     return [replace(row, part=Part.DEMONSTRATION, sampler_logprobs=None) for row in kit.random_rows(seed=3)]
 
 
-def make_pairs(num: int = 5, *, prompt_length: int | None = None, seed: int = 0) -> list[TrainingRow]:
-    """Pairs of one prompt each, the two sides of different lengths."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for pair in range(num):
-        prompt = tuple(int(token) for token in rng.integers(1, 31, prompt_length or rng.integers(2, 8)))
-        for part in (Part.CHOSEN, Part.REJECTED):
-            completion = tuple(int(token) for token in rng.integers(1, 31, rng.integers(1, 9)))
-            rows.append(
-                TrainingRow(
-                    behavior="data",
-                    problem_id=f"p{pair}",
-                    split=Split.TRAIN,
-                    group_id=f"g{pair}",
-                    prompt_ids=prompt,
-                    completion_ids=completion,
-                    part=part,
-                )  # fmt: skip
-            )
-    return rows
-
-
 def sides(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
     """All chosen rows, then all rejected ones, as TRL has them."""
     return [row for part in (Part.CHOSEN, Part.REJECTED) for row in rows if row.part is part]
@@ -235,7 +191,7 @@ def dpo_loss(models: Models, rows: Sequence[TrainingRow], losses: Mapping[str, f
     ],
 )
 def test_dpo_and_ipo(kit, theirs: Models, name: str, settings: Mapping[str, float], losses: Mapping[str, float]) -> None:
-    stage, stepper, model = build(kit, name, data=make_pairs(), **settings)
+    stage, stepper, model = build(kit, name, data=kit.random_pairs(), **settings)
     rows = first_batch(stage, stepper)
     compare(kit, stepper, model, rows, dpo_loss(theirs, rows, losses, settings["beta"]), theirs.policy)
 
@@ -254,7 +210,7 @@ def kto_loss(models: Models, rows: Sequence[TrainingRow], mismatched: Sequence[T
 
 def test_kto(kit, theirs: Models) -> None:
     """Which completion stands beside which prompt in the reference point is a choice: the next one here, the one before in TRL."""
-    data = make_pairs(6, seed=2)
+    data = kit.random_pairs(6, seed=0)
     stage, stepper, model = build(kit, "kto", data=data, beta=0.5, good_weight=1.2, bad_weight=0.8)
     stage.source.prepare()
     given = stage.source.batch(0).rows
@@ -287,7 +243,7 @@ def cpo_loss(models: Models, rows: Sequence[TrainingRow], **settings: Any) -> Te
 
 def test_simpo(kit, theirs: Models) -> None:
     """TRL takes γ itself, ours its ratio to β, as the paper's tables do."""
-    stage, stepper, model = build(kit, "simpo", data=make_pairs(), beta=2.0, gamma_ratio=0.4)
+    stage, stepper, model = build(kit, "simpo", data=kit.random_pairs(), beta=2.0, gamma_ratio=0.4)
     rows = first_batch(stage, stepper)
     loss = cpo_loss(theirs, rows, loss_type="simpo", beta=2.0, simpo_gamma=0.8, cpo_alpha=0.0)
     compare(kit, stepper, model, rows, loss, theirs.policy)
@@ -295,7 +251,7 @@ def test_simpo(kit, theirs: Models) -> None:
 
 @pytest.mark.parametrize("nll_weight", [0.0, 1.0])
 def test_cpo(kit, theirs: Models, nll_weight: float) -> None:
-    stage, stepper, model = build(kit, "cpo", data=make_pairs(), beta=0.1, nll_weight=nll_weight)
+    stage, stepper, model = build(kit, "cpo", data=kit.random_pairs(), beta=0.1, nll_weight=nll_weight)
     rows = first_batch(stage, stepper)
     loss = cpo_loss(theirs, rows, loss_type="sigmoid", beta=0.1, cpo_alpha=nll_weight)
     compare(kit, stepper, model, rows, loss, theirs.policy)
@@ -309,7 +265,7 @@ def orpo_trainer(beta: float) -> Any:
 
 def test_orpo_on_prompts_of_one_token(kit, theirs: Models) -> None:
     """TRL's NLL runs over prompt and completion, ours over the completion: the same where the prompt is one token, which nothing predicts."""
-    stage, stepper, model = build(kit, "orpo", data=make_pairs(prompt_length=1), odds_weight=0.4)
+    stage, stepper, model = build(kit, "orpo", data=kit.random_pairs(prompt_length=1), odds_weight=0.4)
     rows = first_batch(stage, stepper)
     loss, _ = orpo_trainer(0.4).get_batch_loss_metrics(theirs.policy, cpo_batch(rows))
     compare(kit, stepper, model, rows, loss, theirs.policy)
@@ -317,7 +273,7 @@ def test_orpo_on_prompts_of_one_token(kit, theirs: Models) -> None:
 
 def test_orpo_on_longer_prompts(kit, theirs: Models) -> None:
     """TRL's odds ratio beside the NLL of the completion alone, which is that of its CPO."""
-    stage, stepper, model = build(kit, "orpo", data=make_pairs(), odds_weight=0.4)
+    stage, stepper, model = build(kit, "orpo", data=kit.random_pairs(), odds_weight=0.4)
     rows = first_batch(stage, stepper)
     peer = orpo_trainer(0.4)
     chosen, rejected, _, _, their_nll = peer.concatenated_forward(theirs.policy, cpo_batch(rows))
@@ -340,7 +296,7 @@ def sampled(kit, *, spread: float, shift: float = 0.0, seed: int = 1) -> tuple[l
     The engine's log-probabilities are a little off the old ones.
     """
     model = kit.tiny_llama()
-    move(model)
+    kit.move_weights(model)
     rng = np.random.default_rng(seed)
     rows, old = [], {}
     for index, row in enumerate(kit.random_rows(num_groups=3, group_size=4, seed=seed, longest=9)):
@@ -513,7 +469,7 @@ def test_logit_kd_at_a_temperature(kit, theirs: Models, beta: float) -> None:
 def test_reward_model(kit, theirs: Models, centering: float) -> None:
     from transformers import LlamaForSequenceClassification
 
-    data = make_pairs()
+    data = kit.random_pairs()
     stage, stepper, model = build(kit, "reward_model", data=data, centering=centering)
     torch.nn.init.normal_(stage.scalar_head.weight, generator=torch.Generator().manual_seed(2))
     rows = first_batch(stage, stepper)
