@@ -286,6 +286,18 @@ def test_a_weight_of_zero_runs_nothing(kit) -> None:
     assert all(torch.equal(value, other[name]) for name, value in gradient.items())
 
 
+def test_pairs_may_share_the_denominator_of_the_whole_batch(kit) -> None:
+    """A pair's share stands at its chosen row then too."""
+    own, whole = (
+        Case(by_hand(Component(term=ReferenceMargin(), reduction=row_mean, whole_batch=flag)), pairs) for flag in (False, True)
+    )
+    first, gradient = run(kit, own, Cut())
+    second, other = run(kit, whole, Cut())
+    assert second.loss == pytest.approx(first.loss / 2, rel=1e-12)  # twelve rows, six pairs
+    for name, value in other.items():
+        torch.testing.assert_close(value, gradient[name] / 2, rtol=1e-9, atol=1e-12)
+
+
 def advance(kit, case: Case, cut: Cut, steps: int = 3) -> Mapping[str, Tensor]:
     model = kit.tiny_llama(dtype=torch.float64)
     settings = {"micro_batch_tokens": cut.micro_batch_tokens, "share_prefixes": cut.share_prefixes, "learning_rate": 1e-2}
