@@ -156,11 +156,11 @@ def _active(components: Sequence[Component], rows: Sequence[TrainingRow], number
 def _shares(component: Component, rows: Sequence[TrainingRow]) -> dict[int, Weights]:
     """Row index → its shares of the loss; of a pair only the chosen row has one."""
     members = [index for index, row in enumerate(rows) if component.speaks_of(row)]
+    if component.term.level is Level.PAIR:
+        members = [index for index in members if rows[index].part is Part.CHOSEN]
     if component.whole_batch:
         every = component.reduction(rows)
         return {index: every[index] for index in members}
-    if component.term.level is Level.PAIR:
-        members = [index for index in members if rows[index].part is Part.CHOSEN]
     return dict(zip(members, component.reduction([rows[index] for index in members]), strict=True))
 
 

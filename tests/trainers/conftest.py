@@ -35,7 +35,11 @@ from posttrain.diagnose.types import (
     StopReason,
     VerifierSpec,
 )
-from posttrain.trainers.types import TrainingRow
+from posttrain.trainers.recipes import find_recipe
+from posttrain.trainers.stage import OtherModel, Stage, StageInputs
+from posttrain.trainers.training_loop import make_stepper
+from posttrain.trainers.training_step import Stepper
+from posttrain.trainers.types import Part, TrainingRow, TrainingSet
 
 VOCAB = 32
 EOS = 31
@@ -108,6 +112,38 @@ def random_rows(
                 )
             )
     return rows
+
+
+def random_pairs(num: int = 5, *, prompt_length: int | None = None, seed: int = 0) -> list[TrainingRow]:
+    """Pairs of one prompt each, chosen before rejected, of different lengths."""
+    rng = np.random.default_rng(seed)
+
+    def draw(length: int) -> tuple[int, ...]:
+        return tuple(int(token) for token in rng.integers(1, VOCAB, length))
+
+    rows = []
+    for pair in range(num):
+        prompt = draw(prompt_length or int(rng.integers(2, 8)))
+        for part in (Part.CHOSEN, Part.REJECTED):
+            row = TrainingRow(
+                behavior="data",
+                problem_id=f"p{pair}",
+                split=Split.TRAIN,
+                group_id=f"g{pair}",
+                prompt_ids=prompt,
+                completion_ids=draw(int(rng.integers(1, 9))),
+                part=part,
+            )
+            rows.append(row)
+    return rows
+
+
+def move_weights(model: torch.nn.Module, *, seed: int = 5, size: float = 0.05) -> None:
+    """Change all weights a little, as training would."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += size * torch.randn(parameter.shape, generator=generator)
 
 
 def plain_logprobs(model: LlamaForCausalLM, row: TrainingRow) -> torch.Tensor:
@@ -185,6 +221,30 @@ class TinyEngine:
 
     def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
         raise NotImplementedError
+
+
+def build_stage(
+    name: str,
+    model: LlamaForCausalLM,
+    *,
+    data: Sequence[TrainingRow] = (),
+    teacher: LlamaForCausalLM | None = None,
+    **settings: object,
+) -> tuple[Stage, Stepper]:
+    """A recipe on these rows and what takes its steps; the model is its own reference as it is now. Nothing is clipped."""
+    other = None if teacher is None else OtherModel(source="", fingerprint="", model=teacher, tokenizer=None, engine=None)
+    inputs = StageInputs(
+        engine=TinyEngine(model),
+        training_set=TrainingSet([make_behavior(max_tokens=9)], dev_share=0),
+        graders={"sums": grade_parity},
+        model=model,
+        data=tuple(data),
+        teacher=other,
+    )
+    recipe = find_recipe(name)
+    config = recipe.config(**{"max_grad_norm": 1e9, "autocast": "float32", "micro_batch_tokens": 60, **settings})
+    stage = recipe.build(inputs, config)
+    return stage, make_stepper(stage, inputs, config)
 
 
 def hash_text(text: str) -> int:

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.errors import BehaviorError, SettingsError
 from posttrain.diagnose.types import Grade, GradeStatus
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.order import EpochOrder
 from posttrain.trainers.sources.policy import PolicySource, sample_graded
 from posttrain.trainers.sources.prepared import PreparedRows, fixed
 from posttrain.trainers.sources.verified import draw_verified, select_verified
-from posttrain.trainers.types import TrainingSet
+from posttrain.trainers.types import Part, TrainingSet
 
 
 def test_epoch_order_visits_everything_once_per_epoch_and_repeats_by_seed() -> None:
@@ -94,3 +94,25 @@ def test_nothing_verified_means_no_batches(kit, model) -> None:
     num_batches, metrics = source.prepare()
     assert num_batches == 0
     assert metrics["problems_without_success"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["dpo", "ipo", "simpo", "cpo", "orpo", "reward_model"])
+def test_pairs_are_refused_where_answers_are_labelled_one_by_one(kit, model, name: str) -> None:
+    """Good and bad answers of different rows are no pair, even where there are as many of both."""
+    labelled = [replace(row, group_id=f"row{index}") for index, row in enumerate(kit.random_pairs())]
+    kit.build_stage(name, model, data=kit.random_pairs())
+    with pytest.raises(BehaviorError, match="use kto"):
+        kit.build_stage(name, model, data=labelled)
+    stage, _ = kit.build_stage("kto", model, data=labelled)
+    assert stage.source.prepare()[0] > 0
+
+
+@pytest.mark.parametrize("name", ["sft", "replay"])
+def test_what_is_imitated_was_written_to_be_imitated(kit, model, name: str) -> None:
+    """Rejected answers and ungraded samples are no demonstrations, not even beside some."""
+    demonstrations = [replace(row, part=Part.DEMONSTRATION) for row in kit.random_rows()]
+    teacher = kit.tiny_llama(seed=2) if name == "replay" else None
+    kit.build_stage(name, model, data=demonstrations, teacher=teacher)
+    for rows in (kit.random_pairs(), [*demonstrations, *kit.random_rows()]):
+        with pytest.raises(BehaviorError, match="rows of another kind"):
+            kit.build_stage(name, model, data=rows, teacher=teacher)

@@ -17,7 +17,7 @@ from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.preferences import ReferenceMargin
 from posttrain.trainers.objectives.reductions import row_mean, token_mean
-from posttrain.trainers.sources.data import parts_of, require
+from posttrain.trainers.sources.data import parts_of, require_pairs
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.prepared import PreparedRows, fixed
 from posttrain.trainers.sources.verified import draw_pairs, make_pairs, successes
@@ -57,7 +57,7 @@ def pairs(inputs: StageInputs, config: PairConfig, stage: str) -> PreparedRows:
     if inputs.data and parts_of(inputs.data) == {Part.SAMPLE}:
         make = fixed(make_pairs([*inputs.data, *references], successes(inputs.training_set), config.max_per_problem))
     elif inputs.data:
-        require(inputs.data, frozenset({Part.CHOSEN, Part.REJECTED}), stage, "pairs: a prompt, a chosen and a rejected answer")
+        require_pairs(inputs.data, stage)
         make = fixed(inputs.data)
     else:
         make = draw_pairs(

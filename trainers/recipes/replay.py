@@ -16,8 +16,10 @@ from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.logit_kd import teacher_of
 from posttrain.trainers.recipes.seq_kd import TracesConfig, teacher_traces
+from posttrain.trainers.sources.data import require
 from posttrain.trainers.sources.prepared import Made, PreparedRows
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.types import Part
 
 
 class ReplayConfig(TracesConfig):
@@ -28,8 +30,14 @@ class ReplayConfig(TracesConfig):
 
 
 def build(inputs: StageInputs, config: ReplayConfig) -> Stage:
-    """Put the stage together."""
+    """Put the stage together.
+
+    Raises:
+        BehaviorError: The data holds something that is not to be imitated.
+    """
     teacher_of(inputs, "replay", same_tokens=False)
+    if inputs.data:
+        require(inputs.data, frozenset({Part.DEMONSTRATION}), "replay", "a prompt with an answer to imitate")
     earlier = teacher_traces(inputs, config, "replay", same_tokens=False)
 
     def make() -> Made:

@@ -120,10 +120,25 @@ def parts_of(rows: Sequence[TrainingRow]) -> frozenset[Part]:
 
 
 def require(rows: Sequence[TrainingRow], wanted: frozenset[Part], stage: str, shape: str) -> None:
-    """Refuse data of another shape than a stage learns from.
+    """Refuse data of another shape than a stage learns from, and data of which only some rows have it.
 
     Raises:
         BehaviorError: Says what the stage reads.
     """
-    if not wanted <= parts_of(rows):
-        raise BehaviorError(f"{stage} learns from {shape}; --data holds rows of another kind (see posttrain train --help)")
+    if parts_of(rows) != wanted:
+        raise BehaviorError(
+            f"{stage} learns from {shape}; --data or --from holds rows of another kind (see posttrain train --help)"
+        )
+
+
+def require_pairs(rows: Sequence[TrainingRow], stage: str) -> None:
+    """Refuse what is not pair after pair, such as answers that are called good or bad each by itself.
+
+    Raises:
+        BehaviorError: Says what the stage reads.
+    """
+    shape = "pairs: a prompt, a chosen and a rejected answer"
+    require(rows, frozenset({Part.CHOSEN, Part.REJECTED}), stage, shape)
+    sides = [(row.part, row.group_id) for row in rows]
+    if sides != [(part, group) for _, group in sides[::2] for part in (Part.CHOSEN, Part.REJECTED)]:
+        raise BehaviorError(f"{stage} learns from {shape}; --data holds single answers that are called good or bad: use kto")
