@@ -32,16 +32,20 @@ class WeightAverage:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Let the model be the average for a while; afterwards it is bit for bit what it was."""
-        self._exchange()
+        exchanged = False
         try:
+            with held_interrupts():
+                self._exchange()
+                exchanged = True
             yield
         finally:
-            self._exchange()
+            if exchanged:
+                with held_interrupts():
+                    self._exchange()
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        with held_interrupts():
-            for value, parameter in zip(self.values, self.parameters, strict=True):
-                kept = parameter.detach().clone()
-                parameter.copy_(value)
-                value.copy_(kept)
+        for value, parameter in zip(self.values, self.parameters, strict=True):
+            kept = parameter.detach().clone()
+            parameter.copy_(value)
+            value.copy_(kept)

@@ -46,7 +46,7 @@ def write_state(
         tensors: By name.
         identity: Settings and fingerprints that the state belongs to.
     """
-    target, older = folder / f"training_state-{number}", [path for path in folder.glob("training_state-*")]
+    target, older = folder / f"training_state-{number}", list(folder.glob("training_state-*"))
     work = Path(tempfile.mkdtemp(prefix=".training_state-", dir=folder))
     try:
         save_file({name: value.detach().contiguous() for name, value in tensors.items()}, work / "tensors.safetensors")
