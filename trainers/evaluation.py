@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from posttrain.diagnose.engines.base import ScoreRequest
 from posttrain.diagnose.errors import SettingsError
@@ -105,9 +104,9 @@ def _of_policy(scorer: Scorer, rows: Sequence[TrainingRow], max_tokens: int) -> 
     for group in plan_micro_batches(packs, max_tokens):
         batch = collate(group).to(scorer.model.device)
         states = run_model(scorer.model, batch, scorer.shortcuts, dtype=scorer.dtype)
-        entropies: Tensor | None = logprobs_of(states, batch.targets, entropy=True).entropies
-        assert entropies is not None
-        means.add("entropy", entropies)
+        _, entropy = logprobs_of(states, batch.targets, entropy=True)
+        assert entropy is not None
+        means.add("entropy", entropy)
         if scorer.reference is not None:
             start = scorer.reference.states(batch, scorer.dtype)
             means.add("kl_to_start", divergence(states, start, beta=1.0))
