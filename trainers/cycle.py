@@ -180,10 +180,8 @@ def _train(
     given: Given | None = None,
 ) -> TrainingResult:
     """Train in a folder beside `out`, which appears when the checkpoint is whole; what a stopped run left there is taken up again."""
-    from posttrain.diagnose.engines.transformers_engine import TransformersEngine
-    from posttrain.trainers.adapters import LoraAdapter, MergedEngine
     from posttrain.trainers.evaluation import Evaluate, dev_looks
-    from posttrain.trainers.models import load_for_training
+    from posttrain.trainers.models import load_for_training, open_live
     from posttrain.trainers.training_loop import run_recipe
     from posttrain.trainers.training_state import find_state
 
@@ -192,14 +190,7 @@ def _train(
         raise SettingsError(f"eval_every looks at what a policy samples, and {stage} makes none; leave it out")
     with reporter.task(f"loading {model} for {stage}", None):
         loaded = load_for_training(str(model))
-    named = {"name": str(model), "model_fingerprint": f"live:{config.seed}"}
-    adapter, engine = None, None
-    if config.lora_rank is not None:
-        base = str(Path(model).resolve()) if Path(model).exists() else str(model)
-        adapter = LoraAdapter(loaded.model, config, base=base)
-        engine = MergedEngine.from_adapter(adapter, loaded.tokenizer, **named)
-    else:
-        engine = TransformersEngine.from_model(loaded.model, loaded.tokenizer, **named)
+    engine, adapter = open_live(loaded, config)
     beside = _open_beside(given, str(model), engine, training_set, loaded.model.device, reporter)
     work = out.parent / f".{out.name}.work"
     if find_state(work) is None:

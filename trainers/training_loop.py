@@ -257,8 +257,9 @@ def _plan(stepper: Stepper, inputs: StageInputs, adapter: LoraAdapter | None) ->
     """What is trained and how much memory it takes, in one line."""
     scorer, others = stepper.scorer, [one for one in (inputs.teacher, inputs.earlier) if one is not None]
     frozen = [each.model for each in (scorer.reference, scorer.teacher) if each is not None]
+    merged = None if adapter is None else adapter.merged
     models: list[nn.Module] = [stepper.model, *frozen, *(one.model for one in others)]
-    models += [each for each in (stepper.scorer.scalar_head, adapter and adapter.merged) if each is not None]
+    models += [each for each in (scorer.scalar_head, merged) if each is not None]
     held = held_gigabytes(
         models,
         stepper.optimizer,

@@ -107,7 +107,7 @@ def trained_tensors(
         optimizer: Of these parts.
         average: Of what the optimizer trains.
     """
-    found = {
+    found: dict[str, Tensor] = {
         f"{part}.{name}": parameter
         for part, module in parts.items()
         for name, parameter in module.named_parameters()
@@ -139,8 +139,8 @@ def restore_tensors(
             moments.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     if average is not None:
-        for index, value in enumerate(average.values):
-            value.copy_(tensors[f"average.{index}"])
+        for number, value in enumerate(average.values):
+            value.copy_(tensors[f"average.{number}"])
 
 
 def _row_or_refuse(value: object) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def test_a_stage_stopped_half_way_goes_on_from_there(
     sums_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments: dict[str, Any] = {"stages": ["sft"], "samples": 4, "overrides": ["num_steps=3", "rows_per_batch=2"]}
-    whole = trainers.loop(tiny_model, [sums_file], out=tmp_path / "whole", **arguments)
+    whole = trainers.train("sft", tiny_model, [sums_file], out=tmp_path / "whole", overrides=arguments["overrides"], seed=0)
     step = training_loop.Stepper.step
     calls: list[int] = []
 
@@ -113,7 +113,7 @@ def test_a_stage_stopped_half_way_goes_on_from_there(
     result = trainers.loop(tiny_model, [sums_file], out=tmp_path / "cut", **arguments)
     assert len(calls) == 2 + 2, "the first step was taken again"
     assert json.loads((tmp_path / "cut" / "stage-1.json").read_text())["optimizer_steps"] == 3
-    weights = [r.rounds[0].checkpoint / "model.safetensors" for r in (whole, result)]
+    weights = [folder / "model.safetensors" for folder in (whole.checkpoint, result.rounds[0].checkpoint)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert not (tmp_path / "cut" / ".stage-1.work").exists()
 

@@ -52,4 +52,6 @@ class Mixture:
 
     @property
     def _parts(self) -> dict[str, Remembers]:
-        return {name: part for name, part in (("own", self.own), ("given", self.given)) if isinstance(part, Remembers)}
+        own, given = self.own, self.given
+        parts = {"own": own} if isinstance(own, Remembers) else {}
+        return parts | ({"given": given} if isinstance(given, Remembers) else {})
