@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from posttrain.diagnose.errors import RunError
-from posttrain.diagnose.types import Grade, GradeStatus
+from posttrain.diagnose.types import Grade, GradeStatus, Reference
 from posttrain.trainers.config import load_config
 from posttrain.trainers.evaluation import dev_looks
 from posttrain.trainers.interrupts import StoppedAtOnceError, held_interrupts
@@ -47,7 +48,7 @@ class Stopped:
 def train(kit, name: str, tokenizer, out: Path, *more: str, on_step=None, look: bool = False, grade=None):
     """Always from the weights of the start, as a second process would."""
     model = kit.tiny_llama()
-    training_set = TrainingSet([kit.make_behavior(num_train=12)])
+    training_set = TrainingSet([guided_behavior(kit) if name == "guided_grpo" else kit.make_behavior(num_train=12)])
     config = load_config(name, None, ["autocast=float32", "learning_rate=1e-2", *SETTINGS[name], *more])
     engine = kit.TinyEngine(model)
     grade = grade or (grade_few if name == "guided_grpo" else kit.grade_parity)
@@ -56,6 +57,13 @@ def train(kit, name: str, tokenizer, out: Path, *more: str, on_step=None, look: 
         evaluate = dev_looks(_Scoring(engine), {"sums": grade}, training_set, num_samples=2, seed=0)
     result = run_recipe(name, model, tokenizer, engine, training_set, grade, config, out=out, on_step=on_step, evaluate=evaluate)
     return model, result
+
+
+def guided_behavior(kit):
+    """Few problems, so that each comes again, with paths that are long enough to give parts of."""
+    behavior = kit.make_behavior(num_train=8)
+    long = (Reference(steps=("0120120",)),)
+    return replace(behavior, problems=tuple(replace(problem, references=long) for problem in behavior.problems))
 
 
 def grade_few(problem, texts):
@@ -129,6 +137,8 @@ def test_the_guide_remembers_its_rungs(kit, tokenizer, tmp_path: Path) -> None:
     assert found is not None
     rungs = json.loads((found / "state.json").read_text())["source"]["rungs"]
     assert max(rungs.values()) >= 1
+    records = [json.loads(line) for line in (tmp_path / "training_log.jsonl").read_text().splitlines()]
+    assert records[-1]["sampled_rows"] > 3 * 4, "nothing was given"
 
 
 def test_rounds_keep_the_rows_of_a_model_that_is_gone(kit, tokenizer, tmp_path: Path) -> None:
@@ -235,8 +245,6 @@ def test_ctrl_c_waits_for_the_end_of_a_block(capsys) -> None:
 
 
 def test_rows_survive_json(kit) -> None:
-    from dataclasses import fields, replace
-
     (row,) = kit.random_rows(num_groups=1, group_size=1, advantages=True)
     row = replace(
         row,

@@ -53,5 +53,9 @@ class Mixture:
     @property
     def _parts(self) -> dict[str, Remembers]:
         own, given = self.own, self.given
-        parts = {"own": own} if isinstance(own, Remembers) else {}
-        return parts | ({"given": given} if isinstance(given, Remembers) else {})
+        parts: dict[str, Remembers] = {}
+        if isinstance(own, Remembers):
+            parts["own"] = own
+        if isinstance(given, Remembers):
+            parts["given"] = given
+        return parts
