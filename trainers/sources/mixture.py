@@ -52,10 +52,5 @@ class Mixture:
 
     @property
     def _parts(self) -> dict[str, Remembers]:
-        own, given = self.own, self.given
-        parts: dict[str, Remembers] = {}
-        if isinstance(own, Remembers):
-            parts["own"] = own
-        if isinstance(given, Remembers):
-            parts["given"] = given
-        return parts
+        both: tuple[tuple[str, object], ...] = (("own", self.own), ("given", self.given))
+        return {name: part for name, part in both if isinstance(part, Remembers)}
