@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from posttrain.diagnose.types import Floats
 from posttrain.trainers.divergence import divergence
+from posttrain.trainers.fused_layers import FusedLayers
 from posttrain.trainers.logprobs import Shortcuts, States, find_shortcuts, logprobs_of, run_model
 from posttrain.trainers.packing import MicroBatch, Pack, collate, pack_rows, plan_micro_batches
 from posttrain.trainers.recomputation import recomputing
@@ -79,7 +80,9 @@ class Scorer:
         taught = bool(needs & {Score.TEACHER, Score.DIVERGENCE})
         if keep_start or Score.REFERENCE in needs or (taught and teacher is None):
             if bare is None:
-                reference = FrozenModel(model=copy.deepcopy(model).requires_grad_(False), shortcuts=shortcuts)
+                frozen = copy.deepcopy(model).requires_grad_(False)
+                own = None if shortcuts.fused is None else FusedLayers.of(frozen)  # those of the model would run its live weights
+                reference = FrozenModel(model=frozen, shortcuts=replace(shortcuts, fused=own))
             else:
                 reference = FrozenModel(model=model, shortcuts=shortcuts, bare=bare)
         if taught:
