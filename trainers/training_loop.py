@@ -282,10 +282,13 @@ def make_stepper(stage: Stage, inputs: StageInputs, config: TrainingConfig, adap
     model = inputs.model
     assert model is not None
     other = inputs.teacher or inputs.earlier
+    shortcuts = find_shortcuts(model, share_prefixes=config.share_prefixes)
+    if config.gradient_checkpointing:  # the fused layers keep what they computed
+        shortcuts = replace(shortcuts, fused=None)
     scorer = Scorer.for_stage(
         model,
         stage,
-        find_shortcuts(model, share_prefixes=config.share_prefixes),
+        shortcuts,
         compute_dtype(model.device, config.autocast),
         teacher=None if other is None or stage.teaches_itself else other.model,
         bare=None if adapter is None else adapter.off,
