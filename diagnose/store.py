@@ -50,6 +50,13 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def say_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Which of our settings a stored run has otherwise, as `key: there A, here B`; empty where none."""
+    new = json.loads(json.dumps(_finite(here)))
+    differing = sorted(key for key in new if there.get(key) != new.get(key))
+    return "; ".join(f"{key}: there {_short(there.get(key))}, here {_short(new.get(key))}" for key in differing)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardCost:
     """What one shard took; kept in the shard's own file, so that a resumed run counts every shard once."""
@@ -123,10 +130,8 @@ class RunDirectory:
             raise RunError(f"--out {self.path}: its run.json cannot be read ({error}); give a new folder") from error
         if old_kind != kind:
             raise RunError(f"--out {self.path}: holds a {old_kind} run, this is a {kind} run; give a new folder")
-        new = json.loads(json.dumps(_finite(settings)))
-        differing = sorted(key for key in new if old_settings.get(key) != new.get(key))
-        if differing:
-            said = "; ".join(f"{key}: there {_short(old_settings.get(key))}, here {_short(new.get(key))}" for key in differing)
+        said = say_differences(old_settings, settings)
+        if said:
             raise RunError(f"--out {self.path}: holds another run ({said}); give a new folder, or the same settings to resume")
 
     def finish(self, **results: Any) -> None:

@@ -525,7 +525,7 @@ def main() -> None:
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; what is finished is kept, and diagnose and loop resume with the same command", 130)
+        _fail("stopped; what is finished is kept, and diagnose, train and loop resume with the same command", 130)
     except OSError as error:
         if error.filename is None:
             raise

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from posttrain.trainers.adapters import FOLDER as ADAPTER_FOLDER
+from posttrain.trainers.adapters import LoraAdapter
 from posttrain.trainers.config import TrainingConfig
+from posttrain.trainers.evaluation import DevLook
 from posttrain.trainers.stage import Recipe
 from posttrain.trainers.types import TrainingSet
 
@@ -36,6 +40,8 @@ def save_checkpoint(
     training_set: TrainingSet,
     num_steps: int,
     scalar_head: nn.Linear | None = None,
+    adapter: LoraAdapter | None = None,
+    looks: Sequence[DevLook] = (),
 ) -> Path:
     """Write model, tokenizer, resolved config and a model card to a temporary folder, then rename it to `path`.
 
@@ -48,6 +54,8 @@ def save_checkpoint(
         training_set: For the card.
         num_steps: Optimizer steps taken.
         scalar_head: Stored with the model where the recipe makes a reward model of it.
+        adapter: Of the model, where it has one: then the merged weights are stored, and the adapter alone in `adapter/`.
+        looks: At the dev slice: before training, and at what is stored; for the card.
 
     Returns:
         `path`.
@@ -55,10 +63,13 @@ def save_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        _save_model(temporary, _as_saved(model, recipe, scalar_head), config)
+        if adapter is not None:
+            adapter.refresh()
+            adapter.save(temporary / ADAPTER_FOLDER)
+        _save_model(temporary, _as_saved(model if adapter is None else adapter.merged, recipe, scalar_head), config)
         tokenizer.save_pretrained(temporary)
         (temporary / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        (temporary / "README.md").write_text(_model_card(model, recipe, config, training_set, num_steps), encoding="utf-8")
+        (temporary / "README.md").write_text(_model_card(model, recipe, config, training_set, num_steps, looks), encoding="utf-8")
         for file in temporary.rglob("*"):
             _sync(file)
         temporary.chmod(0o755)
@@ -115,8 +126,39 @@ def _sync(file: Path) -> None:
             os.fsync(handle.fileno())
 
 
+_MEASURED = {
+    "pass_at_1": "pass@1",
+    "reference_logprob": "log-probability of references, nats per token",
+    "entropy": "entropy at own samples, nats per token",
+    "kl_to_start": "KL(policy‖start) at own samples, nats per token",
+    "truncated": "share of samples cut at the length limit",
+    "length": "mean length of samples, tokens",
+}
+
+
+def _measured(looks: Sequence[DevLook], training_set: TrainingSet, config: TrainingConfig) -> str:
+    """What was seen of the dev slice, as a table; empty where nobody looked."""
+    if not looks:
+        return ""
+    names = [name for name in _MEASURED if all(name in look.metrics for look in looks)]
+    heads = ["before", "after"] if len(looks) > 1 else ["before"]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (1 + len(looks)) + "|"]
+    lines += [f"| {_MEASURED[name]} | {' | '.join(f'{look.metrics[name]:.4g}' for look in looks)} |" for name in names]
+    return (
+        f"## Measured on the dev slice\n\n{len(training_set.dev)} problems cut from the train split, {config.eval_samples} samples each where "
+        "they are sampled. The checkpoint was chosen by the same slice, so these numbers flatter it.\n\n"
+        + "\n".join(lines)
+        + "\n\n"
+    )
+
+
 def _model_card(
-    model: PreTrainedModel, recipe: Recipe[Any], config: TrainingConfig, training_set: TrainingSet, num_steps: int
+    model: PreTrainedModel,
+    recipe: Recipe[Any],
+    config: TrainingConfig,
+    training_set: TrainingSet,
+    num_steps: int,
+    looks: Sequence[DevLook],
 ) -> str:
     base = str(getattr(model.config, "_name_or_path", "") or "unknown")
     behaviors = "\n".join(
@@ -132,5 +174,5 @@ def _model_card(
         f"({recipe.facts.provenance}, signal: {recipe.facts.interface}, usual role: {recipe.facts.role or 'none'}).\n\n"
         f"## Behaviors\n\n{behaviors}\n\nProblems of the eval and final splits took no part. Measure the checkpoint before "
         "relying on it: "
-        f"what was not trained may have been forgotten.\n\n## Settings\n\n{changed}\n"
+        f"what was not trained may have been forgotten.\n\n{_measured(looks, training_set, config)}## Settings\n\n{changed}\n"
     )

@@ -47,11 +47,48 @@ class TrainingConfig(BaseModel):
     seed: int = Field(default=0, description="Of the order of rows and of every draw.")
     dev_share: float = Field(default=0.1, ge=0, le=0.5, description="Share of the train problems kept for early stopping.")
     eval_every: int | None = Field(default=None, ge=1, description="Steps between looks at the dev slice; None never looks.")
+    eval_samples: int = Field(default=4, ge=1, description="Samples of each dev problem at a look, the same seeds every time.")
     patience: int | None = Field(
         default=None, ge=1, description="Stop after this many looks without a better one; None never stops."
     )
+    target: float | None = Field(
+        default=None, gt=0, le=1, description="Stop at the first look with a dev pass@1 of at least this; needs eval_every."
+    )
+    max_dev_loss: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Stop when dev pass@1 has fallen by more than this below the look before the first step; needs eval_every.",
+    )
     save_every: int | None = Field(
-        default=None, ge=1, description="Steps between checkpoints on the way; None writes the last one only."
+        default=None,
+        ge=1,
+        description="Steps between checkpoints on the way, each with a state from which the run goes on if it is stopped; None: "
+        "the last checkpoint only, and a state when Ctrl-C stops the run.",
+    )
+    lora_rank: int | None = Field(
+        default=None,
+        ge=1,
+        description="Train addends of this rank to linear maps (LoRA, 2106.09685) and nothing else; None: all.",
+    )
+    lora_alpha: float = Field(
+        default=32.0,
+        gt=0,
+        description="The addends count lora_alpha / lora_rank times. 32 lets one learning rate fit most ranks.",
+    )
+    lora_targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        default="all-linear", description="Which maps get an addend: all but the head, or names like [q_proj, v_proj]."
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Compute activations again in backward: memory of one layer, about a third more time, the same gradient.",
+    )
+    ema_decay: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Keep decay · average + (1 − decay) · weights after each step, and look at and save that average; None: the "
+        "last weights. It spans about 1 / (1 − decay) steps and begins at the start's weights: .9 for a hundred steps, .999 for many thousand.",
     )
     checkpoint_dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Of the stored weights. bfloat16 halves the file and rounds small updates away."

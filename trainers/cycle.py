@@ -91,6 +91,9 @@ def train(
 ) -> TrainingResult:
     """Run one stage on the train split of behaviors and write a checkpoint that any Hugging Face loader opens.
 
+    A run that was stopped (Ctrl-C, or with `save_every` anything else) left its state in `.OUT.work` beside `out`; the same call goes on from
+    there and ends with the weights that it would have had. While it is unfinished, other settings are refused.
+
     Args:
         stage: Name of a recipe; `posttrain stages` lists them.
         model: A Hugging Face directory or id, a GGUF file, or `demo`.
@@ -107,7 +110,7 @@ def train(
 
     Raises:
         UserError: anything given is wrong; nothing was written in that case.
-        NonFiniteError: the loss or a gradient was NaN or infinite; the log is kept beside `out`.
+        NonFiniteError: the loss or a gradient was NaN or infinite; the log is kept beside `out`, or with the state.
     """
     reporter, out = reporter or Reporter(quiet=True), Path(out)
     settings = resolve_config(stage, config, overrides, seed)
@@ -176,44 +179,38 @@ def _train(
     reporter: Reporter,
     given: Given | None = None,
 ) -> TrainingResult:
-    """Train in a folder beside `out`, which appears when the checkpoint is whole."""
-    from posttrain.diagnose.engines.transformers_engine import TransformersEngine
-    from posttrain.trainers.evaluation import Evaluate, dev_likelihood, dev_success
-    from posttrain.trainers.models import load_for_training
+    """Train in a folder beside `out`, which appears when the checkpoint is whole; what a stopped run left there is taken up again."""
+    from posttrain.trainers.evaluation import Evaluate, dev_looks
+    from posttrain.trainers.models import load_for_training, open_live
     from posttrain.trainers.training_loop import run_recipe
+    from posttrain.trainers.training_state import find_state
 
     given = given or Given()
+    if config.eval_every is not None and RECIPES[stage].saves != "policy":
+        raise SettingsError(f"eval_every looks at what a policy samples, and {stage} makes none; leave it out")
     with reporter.task(f"loading {model} for {stage}", None):
         loaded = load_for_training(str(model))
-    engine = TransformersEngine.from_model(
-        loaded.model, loaded.tokenizer, name=str(model), model_fingerprint=f"live:{config.seed}"
-    )
-    weights = sum(p.numel() for p in loaded.model.parameters())
-    # fp32 weights, gradients and two Adam moments, and the sampler's copy in its own precision.
-    gigabytes = weights * (4 * 4 + (2 if engine.info.sample_dtype != "float32" else 0)) / 1e9
-    reporter.say(
-        f"{stage}: {weights / 1e6:,.0f} M weights, about {gigabytes:.1f} GB and activations; "
-        f"{len(training_set.train)} train problems, {len(training_set.dev)} kept for development"
-    )
+    engine, adapter = open_live(loaded, config)
     beside = _open_beside(given, str(model), engine, training_set, loaded.model.device, reporter)
     work = out.parent / f".{out.name}.work"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    if find_state(work) is None:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
     try:
         with ExitStack() as stack:
             graders = {name: stack.enter_context(Grader(behavior)).grade for name, behavior in training_set.behaviors.items()}
             evaluate: Evaluate | None = None
             if config.eval_every is not None:
-                evaluate = (
-                    dev_success(engine, graders, training_set, num_samples=4, seed=config.seed)
-                    if RECIPES[stage].needs_verifier
-                    else dev_likelihood(engine, training_set)
-                )
+                evaluate = dev_looks(engine, graders, training_set, num_samples=config.eval_samples, seed=config.seed)
             task = stack.enter_context(reporter.task(f"training {stage}", None))
 
             def on_step(record: Mapping[str, object]) -> None:
                 if record["event"] == "prepared":
                     task.expect(int(record["num_batches"]))  # type: ignore[call-overload]
+                elif record["event"] == "resumed":
+                    task.expect(int(record["num_batches"]))  # type: ignore[call-overload]
+                    task.advance(int(record["step"]))  # type: ignore[call-overload]
+                    reporter.say(f"{stage}: goes on at step {record['step']} of {record['num_batches']}")
                 elif record["event"] == "step":
                     task.advance()
                     reward = record.get("reward_mean")
@@ -229,11 +226,18 @@ def _train(
                 config,
                 out=work,
                 beside=beside,
+                adapter=adapter,
                 on_step=on_step,
                 evaluate=evaluate,
+                say=lambda line: reporter.say(f"{stage}: {line}"),
             )
-    finally:
-        _move(work, out)
+    except BaseException:
+        if find_state(work) is None:
+            _move(work, out)
+        else:
+            reporter.say(f"{stage}: what is finished is kept in {work}; the same command goes on from there")
+        raise
+    _move(work, out)
     return replace(result, log=out / "training_log.jsonl", checkpoint=out)
 
 
@@ -295,7 +299,7 @@ def loop(
     command: str = "",
     reporter: Reporter | None = None,
 ) -> LoopResult:
-    """Diagnose, train the named stage, measure again; `rounds` times. Run again, it resumes after the last finished part.
+    """Diagnose, train the named stage, measure again; `rounds` times. Run again, it goes on where it was stopped.
 
     Args:
         model: A Hugging Face directory or id, a GGUF file, or `demo`.
@@ -373,7 +377,7 @@ def loop(
         stage, names = chosen
         checkpoint = directory.path / f"stage-{number}"
         reporter.say(f"round {number}: {stage} on {', '.join(names)}")
-        # The marker stands outside the checkpoint and is written last: a stage that was stopped half-way is run again from its start.
+        # The marker stands outside the checkpoint and is written last: a stage that was stopped half-way goes on from its state.
         finished = directory.path / f"stage-{number}.json"
         if not finished.exists():
             shutil.rmtree(checkpoint, ignore_errors=True)

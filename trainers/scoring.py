@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from transformers import PreTrainedModel
 
 from posttrain.diagnose.types import Floats
 from posttrain.trainers.divergence import divergence
+from posttrain.trainers.fused_layers import FusedLayers
 from posttrain.trainers.logprobs import Shortcuts, States, find_shortcuts, logprobs_of, run_model
 from posttrain.trainers.packing import MicroBatch, Pack, collate, pack_rows, plan_micro_batches
+from posttrain.trainers.recomputation import recomputing
 from posttrain.trainers.stage import Divergences, Score, Stage, TokenScores
 from posttrain.trainers.types import TrainingRow
 
@@ -25,6 +28,14 @@ class FrozenModel:
 
     model: PreTrainedModel
     shortcuts: Shortcuts
+    bare: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Within it the model is the frozen one: takes the adapter off where it is the model in training."""
+
+    @torch.no_grad()
+    def states(self, batch: MicroBatch, dtype: torch.dtype) -> States:
+        """Run it over a micro-batch."""
+        with self.bare():
+            return run_model(self.model, batch, self.shortcuts, dtype=dtype)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +47,7 @@ class Scorer:
     dtype: torch.dtype
     needs: frozenset[Score]
     reference: FrozenModel | None = None
-    """A copy of the model before training, made only where a term asks for it."""
+    """The model before training, where a term or a look at the dev slice asks for it: a copy, or the model without its adapter."""
     teacher: FrozenModel | None = None
     scalar_head: nn.Linear | None = None
 
@@ -49,6 +60,8 @@ class Scorer:
         dtype: torch.dtype,
         teacher: PreTrainedModel | None = None,
         also: frozenset[Score] = frozenset(),
+        bare: Callable[[], AbstractContextManager[None]] | None = None,
+        keep_start: bool = False,
     ) -> Scorer:
         """A scorer for what the terms of a stage need.
 
@@ -59,14 +72,19 @@ class Scorer:
             dtype: Of the forward pass.
             teacher: None lets the model before training teach itself, where a term needs a teacher.
             also: Scores that somebody else wants, such as the credit.
+            bare: What takes the adapter off the model, where it has one; then the model before training needs no copy.
+            keep_start: Whether somebody will ask for the model before training, even if no term does.
         """
         needs = stage.needs | also
         reference = guide = None
         taught = bool(needs & {Score.TEACHER, Score.DIVERGENCE})
-        if Score.REFERENCE in needs or (taught and teacher is None):
-            frozen = copy.deepcopy(model)
-            frozen.requires_grad_(False)
-            reference = FrozenModel(model=frozen, shortcuts=shortcuts)
+        if keep_start or Score.REFERENCE in needs or (taught and teacher is None):
+            if bare is None:
+                frozen = copy.deepcopy(model).requires_grad_(False)
+                own = None if shortcuts.fused is None else FusedLayers.of(frozen)  # those of the model would run its live weights
+                reference = FrozenModel(model=frozen, shortcuts=replace(shortcuts, fused=own))
+            else:
+                reference = FrozenModel(model=model, shortcuts=shortcuts, bare=bare)
         if taught:
             guide = reference if teacher is None else FrozenModel(model=teacher, shortcuts=find_shortcuts(teacher))
         return cls(
@@ -92,7 +110,8 @@ class Scorer:
             ValueError: A term needs the sampler's log-probabilities and a row has none.
         """
         device = batch.input_ids.device
-        states = self._run(batch)
+        with recomputing(self.model):
+            states = self._run(batch)
         if Score.POLICY in self.needs:
             policy, entropy = logprobs_of(states, batch.targets, entropy=Score.ENTROPY in self.needs)
         else:  # the vocabulary is not asked
@@ -106,8 +125,7 @@ class Scorer:
             reference = self._frozen_logprobs(self.reference, batch)
         if self.teacher is not None:
             seen = _for_teacher(rows, batch)
-            with torch.no_grad():
-                teacher_states = run_model(self.teacher.model, seen, self.teacher.shortcuts, dtype=self.dtype)
+            teacher_states = self.teacher.states(seen, self.dtype)
             if Score.TEACHER in self.needs:
                 with torch.no_grad():
                     teacher = logprobs_of(teacher_states, seen.targets).logprobs
@@ -157,7 +175,7 @@ class Scorer:
 
     def _frozen_logprobs(self, frozen: FrozenModel, batch: MicroBatch) -> Tensor:
         with torch.no_grad():
-            return logprobs_of(run_model(frozen.model, batch, frozen.shortcuts, dtype=self.dtype), batch.targets).logprobs
+            return logprobs_of(frozen.states(batch, self.dtype), batch.targets).logprobs
 
     def _values(self, states: States) -> Tensor:
         assert self.scalar_head is not None

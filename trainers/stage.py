@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -223,6 +223,19 @@ class Source(Protocol):
 
     def batch(self, step: int) -> Batch:
         """The rows of a step, 0 ≤ step < the number of batches; asked in order."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A source, or a part of one, whose batches depend on more than the step, the weights and what `prepare` made."""
+
+    def state(self) -> dict[str, Any]:
+        """What it knows: JSON values and training rows. Asked after every step, so it must be cheap, and a copy of what changes."""
+        ...
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Know it again, after `prepare`; rows come as `row_json.row_to_json` wrote them."""
         ...
 
 

@@ -1,7 +1,8 @@
-"""Finds and loads a model: a Hugging Face directory or id, or a GGUF file.
+"""Finds and loads a model: a Hugging Face directory or id, a LoRA adapter's folder, or a GGUF file.
 
 A GGUF file is converted once to an ordinary directory in the cache folder (`POSTTRAIN_CACHE`, else `~/.cache/posttrain`), because
-rebuilding its tokenizer takes several seconds each time. Whatever goes wrong becomes one line.
+rebuilding its tokenizer takes several seconds each time; an adapter is merged into its base in the same way, so that every engine takes it.
+Whatever goes wrong becomes one line.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.diagnose.errors import ModelError
+from posttrain.diagnose.engines.adapter_folder import adapter_files, base_of, is_adapter, merge_adapter
+from posttrain.diagnose.errors import ModelError, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -51,13 +55,10 @@ def resolve_model(source: str | Path) -> Path | str:
             )
         return path.resolve()
     if path.is_dir():
-        if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        if not is_adapter(path) and not (path / "config.json").exists():
             raise ModelError(
-                f"model {source}: got a LoRA adapter; merge it into its base model first (peft's merge_and_unload), then give that folder"
-            )
-        if not (path / "config.json").exists():
-            raise ModelError(
-                f"model {source}: the folder has no config.json; give a Hugging Face model directory, a .gguf file or a hub id"
+                f"model {source}: the folder has no config.json; give a Hugging Face model directory, a LoRA adapter's folder, a .gguf "
+                "file or a hub id"
             )
         return path.resolve()
     text = str(source)
@@ -98,6 +99,9 @@ def fingerprint_model(source: str | Path) -> str:
             raise _not_loadable(source, error) from error
     if resolved.is_file():
         return fingerprint_files([resolved])
+    if is_adapter(resolved):  # an adapter's numbers are its own and its base's
+        both = fingerprint_files(adapter_files(resolved)) + _fingerprint_base(resolved)
+        return hashlib.sha256(both.encode()).hexdigest()[:16]
     suffixes = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
     skip = {"posttrain_config.json", "trainer_state.json"}  # notes about training make no numbers
     return fingerprint_files([file for file in resolved.iterdir() if file.suffix in suffixes and file.name not in skip])
@@ -144,38 +148,78 @@ def load_model(source: str | Path, *, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _materialize(source: str | Path) -> Path | str:
-    """A directory or id that transformers loads; converts a GGUF file once."""
+    """A directory or id that transformers loads; converts a GGUF file, and merges an adapter into its base, once."""
     resolved = resolve_model(source)
-    if isinstance(resolved, str) or resolved.is_dir():
+    if isinstance(resolved, str) or (resolved.is_dir() and not is_adapter(resolved)):
         return resolved
+    if resolved.is_dir():
+        target = cache_dir() / f"{resolved.name}-{fingerprint_model(resolved)}"
+        if not (target / "config.json").exists():
+            _merge_into_base(resolved, target)
+        return target
     target = cache_dir() / f"{resolved.stem}-{fingerprint_files([resolved])}"
     if not (target / "config.json").exists():
         _convert_gguf(resolved, target)
     return target
 
 
+def _fingerprint_base(adapter: Path) -> str:
+    base = base_of(adapter)
+    try:
+        return fingerprint_model(base)
+    except ModelError as error:
+        raise ModelError(
+            f"model {adapter}: its base model {base} cannot be found; set base_model_name_or_path in its adapter_config.json to where it is"
+        ) from error
+
+
+def _merge_into_base(adapter: Path, target: Path) -> None:
+    """Write an adapter's base with the adapter added (fp32) and the tokenizer of whichever has one."""
+    import torch
+
+    base = base_of(adapter)
+    with _whole_folder(adapter, target) as work, _quiet_transformers():
+        merge_adapter(load_model(base, dtype=torch.float32), adapter).save_pretrained(work)
+        own = (adapter / "tokenizer_config.json").exists()
+        (_tokenizer_in(adapter) if own else load_tokenizer(base)).save_pretrained(work)
+
+
+def _tokenizer_in(folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
 def _convert_gguf(file: Path, target: Path) -> None:
-    """Write a GGUF file as safetensors (fp32) with its tokenizer; the folder appears whole or not at all."""
+    """Write a GGUF file as safetensors (fp32) with its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    with _whole_folder(file, target) as work, _quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(
+            str(file.parent), gguf_file=file.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        model.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+
+
+@contextmanager
+def _whole_folder(source: Path, target: Path) -> Iterator[Path]:
+    """A folder to write a model into, which becomes `target` when it is whole, or nothing at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".convert-", dir=target.parent))
     try:
-        with _quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(
-                str(file.parent), gguf_file=file.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-            )
-            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-            model.save_pretrained(work)
-            tokenizer.save_pretrained(work)
+        yield work
         try:
             work.rename(target)
-        except OSError:  # another process has converted the same file in the meantime
+        except OSError:  # another process has made the same one in the meantime
             if not (target / "config.json").exists():
                 raise
+    except UserError:
+        raise
     except Exception as error:
-        raise _not_loadable(file, error) from error
+        raise _not_loadable(source, error) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

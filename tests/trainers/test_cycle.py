@@ -92,29 +92,30 @@ def test_nothing_to_train_ends_with_the_diagnosis(tiny_model: Path, tmp_path: Pa
     assert result.report_html.exists()
 
 
-def test_a_stage_stopped_half_way_is_run_again_from_its_start(
-    sums_file: Path, tiny_model: Path, tmp_path: Path, seen: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_a_stage_stopped_half_way_goes_on_from_there(
+    sums_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments: dict[str, Any] = {
-        "out": tmp_path / "loop", "stages": ["sft"], "samples": 4, "overrides": ["num_steps=3", "rows_per_batch=2"],
-    }  # fmt: skip
+    arguments: dict[str, Any] = {"stages": ["sft"], "samples": 4, "overrides": ["num_steps=3", "rows_per_batch=2"]}
+    whole = trainers.train("sft", tiny_model, [sums_file], out=tmp_path / "whole", overrides=arguments["overrides"], seed=0)
     step = training_loop.Stepper.step
     calls: list[int] = []
 
-    def stopped_at_the_second(self: Stepper, *args: Any) -> Any:
+    def counted(self: Stepper, *args: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
         return step(self, *args)
 
-    monkeypatch.setattr(training_loop.Stepper, "step", stopped_at_the_second)
+    monkeypatch.setattr(training_loop.Stepper, "step", counted)
     with pytest.raises(KeyboardInterrupt):
-        trainers.loop(tiny_model, [sums_file], **arguments)
-    assert not (tmp_path / "loop" / "stage-1.json").exists()
-    monkeypatch.setattr(training_loop.Stepper, "step", step)
-    result = trainers.loop(tiny_model, [sums_file], **arguments)
-    assert json.loads((tmp_path / "loop" / "stage-1.json").read_text())["optimizer_steps"] == 3
-    assert result.transition is not None
+        trainers.loop(tiny_model, [sums_file], out=tmp_path / "cut", **arguments)
+    assert not (tmp_path / "cut" / "stage-1.json").exists()
+    result = trainers.loop(tiny_model, [sums_file], out=tmp_path / "cut", **arguments)
+    assert len(calls) == 2 + 2, "the first step was taken again"
+    assert json.loads((tmp_path / "cut" / "stage-1.json").read_text())["optimizer_steps"] == 3
+    weights = [folder / "model.safetensors" for folder in (whole.checkpoint, result.rounds[0].checkpoint)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert not (tmp_path / "cut" / ".stage-1.work").exists()
 
 
 def test_a_behavior_that_is_measured_elsewhere_is_not_trained_on(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.diagnose.errors import NonFiniteError, SettingsError, UserError
 from posttrain.trainers.config import load_config
+from posttrain.trainers.evaluation import DevLook
 from posttrain.trainers.training_loop import Ending, TrainingResult, run_recipe
 from posttrain.trainers.types import MeasuredProblemError, TrainingSet
 
@@ -63,6 +64,8 @@ def test_grpo_logs_what_one_needs_to_see(kit, model, tokenizer, tmp_path: Path) 
         "reward",
         "groups_without_signal",
         "clipped",
+        "truncated",
+        "sampled_length",
         "entropy",
         "seconds",
     } <= set(step)
@@ -109,18 +112,18 @@ def test_an_interrupt_keeps_the_steps_so_far(kit, model, tokenizer, tmp_path: Pa
 
 
 def test_dev_looks_choose_the_checkpoint_and_stop_early(kit, model, tokenizer, tmp_path: Path) -> None:
-    scores = iter([0.1, 0.5, 0.4, 0.3, 0.9])
+    scores = iter([0.7, 0.1, 0.5, 0.4, 0.3, 0.9])  # the first one is the start's, which is no candidate
     weights = []
 
-    def evaluate() -> float:
+    def evaluate(scorer: object) -> DevLook:
         weights.append(model.lm_head.weight.detach().clone())
-        return next(scores)
+        return DevLook(score=next(scores))
 
     result = train(
         kit, "sft", model, tokenizer, tmp_path, "num_steps=9", "eval_every=1", "patience=2", "save_every=3", evaluate=evaluate
     )
     assert (result.ending, result.num_steps) == (Ending.STOPPED_EARLY, 4)
-    assert torch.equal(AutoModelForCausalLM.from_pretrained(result.checkpoint).lm_head.weight, weights[1])
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(result.checkpoint).lm_head.weight, weights[2])
     assert (tmp_path / "checkpoint-3").is_dir()
 
 

@@ -22,7 +22,7 @@ from posttrain.trainers.objectives.divergences import KlToReference
 from posttrain.trainers.objectives.policy_gradient import PolicyGradient
 from posttrain.trainers.objectives.reductions import sequence_mean, token_mean
 from posttrain.trainers.sources.policy import Asking, Finish, PolicySource
-from posttrain.trainers.stage import Component, Recipe, Reduction, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Reduction, Remembers, Stage, StageInputs
 from posttrain.trainers.types import GradeFn, LiveEngine, Part
 
 REDUCTIONS: dict[str, Reduction] = {"sequence_mean": sequence_mean, "token_mean": token_mean}
@@ -71,6 +71,7 @@ def rollouts(
     max_resamples: int = 0,
     asking: Asking | None = None,
     finish: Finish | None = None,
+    memory: Remembers | None = None,
 ) -> PolicySource:
     """Fresh samples of the live policy for every batch."""
     graders: dict[str, GradeFn] | None = dict(inputs.graders) if graded else None
@@ -86,6 +87,7 @@ def rollouts(
         max_resamples=max_resamples,
         asking=asking,
         finish=finish,
+        memory=memory,
     )
 
 

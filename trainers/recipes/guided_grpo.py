@@ -47,7 +47,7 @@ def build(inputs: StageInputs, config: GuidedGrpoConfig) -> Stage:
         anneal_after=config.anneal_after,
     )
     return Stage(
-        source=rollouts(inputs, config, "guided_grpo", asking=guide.asks, finish=guide.learn),
+        source=rollouts(inputs, config, "guided_grpo", asking=guide.asks, finish=guide.learn, memory=guide),
         credit=GroupCredit(normalize_std=config.normalize_std),
         components=with_kl(config, sequence_mean, Component(term=clipped(config), reduction=sequence_mean)),
     )

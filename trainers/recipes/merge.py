@@ -25,6 +25,7 @@ class MergeConfig(TrainingConfig):
     """Knobs of `merge`; those of steps are idle."""
 
     share: float = Field(default=0.5, ge=0, le=1, description="Of the earlier checkpoint's weights; 0 leaves the model as it is.")
+    lora_rank: None = Field(default=None, description="Whole weights are averaged; an adapter has no place here.")
 
 
 def build(inputs: StageInputs, config: MergeConfig) -> Stage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from posttrain.diagnose.probes.prefix_ladder import prefix_texts
 from posttrain.diagnose.probes.scaffold import states
@@ -90,6 +91,14 @@ class Guide:
             elif sum(last) >= len(last) / 2:
                 self._rung[name] = max(0, rung - 1)
         return rows
+
+    def state(self) -> dict[str, Any]:
+        """See `Remembers`."""
+        return {"rungs": dict(self._rung)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """See `Remembers`."""
+        self._rung = dict(state["rungs"])
 
     @property
     def rungs(self) -> Mapping[str, int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from posttrain.trainers.stage import Source
+from posttrain.trainers.stage import Remembers, Source
 from posttrain.trainers.types import Batch
 
 
@@ -39,3 +40,17 @@ class Mixture:
         if self.given is not None and self._has_given and coin >= self.share:
             return self.given.batch(step)
         return self.own.batch(step)
+
+    def state(self) -> dict[str, Any]:
+        """See `Remembers`."""
+        return {name: part.state() for name, part in self._parts.items()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """See `Remembers`."""
+        for name, part in self._parts.items():
+            part.load(state[name])
+
+    @property
+    def _parts(self) -> dict[str, Remembers]:
+        both: tuple[tuple[str, object], ...] = (("own", self.own), ("given", self.given))
+        return {name: part for name, part in both if isinstance(part, Remembers)}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from posttrain.diagnose.engines.base import Completion, Engine, SampleRequest
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Grade, Sampling, StopReason
 from posttrain.trainers.sources.order import EpochOrder
+from posttrain.trainers.stage import Remembers
 from posttrain.trainers.types import Batch, GradeFn, LiveEngine, TrainingProblem, TrainingRow
 
 
@@ -139,6 +141,7 @@ class PolicySource:
             out (DAPO's dynamic sampling, arXiv 2503.14476). 0 keeps every group.
         asking: Which prompts are drawn from; None takes the problems as they are.
         finish: What becomes of the samples; None trains on them as they are.
+        memory: What `asking` and `finish` know from earlier steps, where they know anything.
     """
 
     def __init__(
@@ -155,10 +158,11 @@ class PolicySource:
         max_resamples: int = 0,
         asking: Asking | None = None,
         finish: Finish | None = None,
+        memory: Remembers | None = None,
     ) -> None:
         self.engine, self.graders, self.items = engine, graders, tuple(items)
         self.group_size, self.num_steps, self.num_updates, self.seed = group_size, num_steps, num_updates, seed
-        self.max_resamples, self._asking, self._finish = max_resamples, asking, finish
+        self.max_resamples, self._asking, self._finish, self._memory = max_resamples, asking, finish, memory
         self._order = EpochOrder(len(self.items), min(problems_per_batch, len(self.items)), seed)
 
     def prepare(self) -> tuple[int, Mapping[str, float]]:
@@ -197,6 +201,15 @@ class PolicySource:
             metrics["groups_drawn"] = float(len(_groups(drawn)))
         rows = self._finish(items, kept, step) if self._finish else kept
         return Batch(rows=tuple(rows), metrics=metrics, num_updates=self.num_updates)
+
+    def state(self) -> dict[str, Any]:
+        """See `Remembers`."""
+        return self._memory.state() if self._memory is not None else {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """See `Remembers`."""
+        if self._memory is not None:
+            self._memory.load(state)
 
     def _members(self, step: int) -> list[TrainingProblem]:
         return [self.items[index] for index in dict.fromkeys(self._order.batch(step))]

@@ -44,17 +44,21 @@ class PreparedRows:
     def prepare(self) -> tuple[int, Mapping[str, float]]:
         """Make the rows; no batches where there are none."""
         rows, made = self._make()
-        self.rows = tuple(rows)
-        metrics = {
+        num_batches = self.deal(rows)
+        return num_batches, {
             "rows": float(len(self.rows)),
             "problems": float(len({(row.behavior, row.problem_id) for row in self.rows})),
             **made,
         }
+
+    def deal(self, rows: Sequence[TrainingRow]) -> int:
+        """Take rows that are made already; how many batches there will be."""
+        self.rows = tuple(rows)
         num_items = len(self.rows) // self.rows_per_item
         if num_items == 0:
-            return 0, metrics
+            return 0
         self._order = EpochOrder(num_items, min(self.rows_per_batch, num_items), self.seed)
-        return (self._order.num_batches(self.num_epochs) if self.num_steps is None else self.num_steps), metrics
+        return self._order.num_batches(self.num_epochs) if self.num_steps is None else self.num_steps
 
     def batch(self, step: int) -> Batch:
         """The rows of a step."""

@@ -1,0 +1,73 @@
+"""A LoRA adapter's folder as a MODEL: which base it belongs to, and its weights merged into that base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain.diagnose.errors import ModelError, SettingsError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SETTINGS_FILE = "adapter_config.json"
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a folder holds an adapter and no whole model."""
+    return (path / SETTINGS_FILE).exists() and not (path / "config.json").exists()
+
+
+def base_of(path: Path) -> str:
+    """The MODEL that an adapter's settings name: a path as it stands or as seen from the adapter, or a hub id.
+
+    Raises:
+        ModelError: The settings cannot be read, or name none.
+    """
+    try:
+        settings = json.loads((path / SETTINGS_FILE).read_text(encoding="utf-8"))
+        base = settings["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"model {path}: its {SETTINGS_FILE} names no base model ({error}); give a whole adapter folder"
+        ) from error
+    if not isinstance(base, str) or not base:
+        raise ModelError(
+            f"model {path}: its {SETTINGS_FILE} has base_model_name_or_path {base!r}; set it to the folder or hub id of the base model"
+        )
+    beside = path / base
+    if not Path(base).expanduser().exists() and beside.exists():
+        return str(beside.resolve())
+    return base
+
+
+def adapter_files(path: Path) -> list[Path]:
+    """What makes the adapter's numbers, and its tokenizer where it has one of its own."""
+    suffixes = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
+    return [file for file in path.iterdir() if file.suffix in suffixes]
+
+
+def merge_adapter(base: PreTrainedModel, path: Path) -> PreTrainedModel:
+    """Add an adapter to its base, in place, in the base's precision.
+
+    Raises:
+        SettingsError: peft is not installed.
+    """
+    peft = require_peft(f"model {path}")
+    return peft.PeftModel.from_pretrained(base, str(path)).merge_and_unload()
+
+
+def require_peft(wanted_by: str) -> Any:
+    """The peft package.
+
+    Raises:
+        SettingsError: It is not installed.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise SettingsError(
+            f"{wanted_by}: LoRA needs the package peft; install it with `pip install 'posttrain[lora]'`"
+        ) from error
+    return peft

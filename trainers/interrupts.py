@@ -1,0 +1,46 @@
+"""Lets Ctrl-C wait while weights change, so that what is kept after it is a whole step."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StoppedAtOnceError(KeyboardInterrupt):
+    """Ctrl-C came a second time within a block that must not be left half-way: nothing can be kept of it."""
+
+
+@contextmanager
+def held_interrupts() -> Iterator[None]:
+    """Run a block to its end before a Ctrl-C takes effect; a second one ends it at once.
+
+    Does nothing outside the main thread, inside another such block, or where somebody else handles the signal.
+
+    Raises:
+        KeyboardInterrupt: After the block, where one came during it.
+        StoppedAtOnceError: Within the block, at the second one.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    waiting = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal waiting
+        if waiting:
+            raise StoppedAtOnceError
+        waiting = True
+        print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if waiting:
+        raise KeyboardInterrupt
