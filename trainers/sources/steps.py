@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,16 +20,57 @@ ScoreSteps = Callable[[Sequence[TrainingRow], int], Sequence[Sequence[float]]]
 
 
 def step_ends(tokenizer: PreTrainedTokenizerBase, completion_ids: Sequence[int], separator: str) -> tuple[int, ...]:
-    """Index of the last token of each step: where the separator is complete, and the last token of all."""
-    ends, done = [], 0
-    for place in range(len(completion_ids)):
-        text = tokenizer.decode(list(completion_ids[: place + 1]), skip_special_tokens=True)
-        count = text.strip(" ").count(separator)
-        if count > done:
+    """Index of the last token of each step: the one that completes a separator, and for the rest of the text its last token.
+
+    A separator that follows nothing but blanks and separators ends no step; it belongs to the step after it, or, at the very end, to the one
+    before. End tokens are no part of a step's text, so that a step ends alike in an answer that was cut off and in one that was not. A
+    token in which two steps end is the end of one.
+
+    Args:
+        tokenizer: Writes the text.
+        completion_ids: [T], at least one.
+        separator: Text that ends a step.
+
+    Returns:
+        At least one index, rising.
+    """
+    special = set(tokenizer.all_special_ids)
+    last = next((place for place in reversed(range(len(completion_ids))) if completion_ids[place] not in special), 0)
+    ends: list[int] = []
+    text = ""
+    for place, piece in enumerate(token_texts(tokenizer, completion_ids)):
+        text += piece
+        before, found, after = text.rpartition(separator) if separator in text else ("", "", text)
+        if found and _says_something(before, separator):
             ends.append(place)
-            done = count
-    last = len(completion_ids) - 1
-    return tuple(ends) if ends and ends[-1] == last else (*ends, last)
+            text = after
+    if not ends or (_says_something(text, separator) and ends[-1] != last):
+        ends.append(last)
+    return tuple(ends)
+
+
+def _says_something(text: str, separator: str) -> bool:
+    return bool(text.replace(separator, "").strip())
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Iterator[str]:
+    """What each token adds to the text; a character of several tokens comes with the last of them, special tokens add nothing.
+
+    Each piece is decoded behind the piece before it, since some decoders drop a blank at the beginning of a text, and not behind all that
+    stands before, which would take time quadratic in its length.
+    """
+
+    def decode(first: int, end: int) -> str:
+        return str(tokenizer.decode(list(ids[first:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    context = start = 0
+    for end in range(1, len(ids) + 1):
+        known, whole = decode(context, start), decode(context, end)
+        if whole.endswith("\ufffd") and end < len(ids):
+            yield ""
+            continue
+        yield whole[len(known) :]
+        context, start = start, end
 
 
 def score_steps(tokenizer: PreTrainedTokenizerBase, separator: str, score: ScoreSteps) -> Finish:
