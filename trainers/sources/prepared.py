@@ -46,9 +46,9 @@ class PreparedRows:
         rows, made = self._make()
         self.rows = tuple(rows)
         metrics = {
+            **made,  # may hold the counts of another source that these rows came from
             "rows": float(len(self.rows)),
             "problems": float(len({(row.behavior, row.problem_id) for row in self.rows})),
-            **made,
         }
         num_items = len(self.rows) // self.rows_per_item
         if num_items == 0:
