@@ -79,8 +79,10 @@ class TokenScores:
     @cached_property
     def learned(self) -> Tensor:
         """[N] bool: tokens that count; those of other speakers in a chat do not."""
-        weights = [np.ones(len(row.completion_ids)) if row.token_weights is None else row.token_weights for row in self.rows]
-        return torch.from_numpy(np.concatenate(weights) > 0).to(self.policy.device)
+        counted = [
+            np.ones(len(row.completion_ids), bool) if row.token_weights is None else row.token_weights > 0 for row in self.rows
+        ]
+        return torch.from_numpy(np.concatenate(counted)).to(self.policy.device)
 
     def row_sum(self, values: Tensor) -> Tensor:
         """[R] sums over the tokens of each row."""

@@ -17,6 +17,7 @@ from posttrain.diagnose.behaviors.generators import generate_rows
 from posttrain.diagnose.behaviors.jsonl import Row, read_rows
 from posttrain.diagnose.behaviors.schema import BehaviorConfig, SplitConfig
 from posttrain.diagnose.behaviors.splits import default_key, normalise, refuse_empty_eval, refuse_overlap, split_keys
+from posttrain.diagnose.behaviors.verl import read_verl_rows
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Behavior, Problem, Split, VerifierSpec
 from posttrain.diagnose.verifiers import build_verifier
@@ -147,20 +148,25 @@ def _assemble(config: BehaviorConfig, path: Path, source: str) -> Behavior:
 def _read_files(config: BehaviorConfig, path: Path) -> tuple[Row, ...]:
     """Rows of `problems:`, and of a train file where one is given, with what the files say about splits."""
     assert config.problems is not None
-    rows = read_rows(path.parent / config.problems)
+    rows = _read_file(path.parent / config.problems)
     train = config.split.train if config.split is not None else None
     if not isinstance(train, str):
         return rows
-    if not train.endswith(".jsonl"):
-        raise BehaviorError(f"{path}: split.train: got {train!r}; allowed: a fraction such as 0.5, or a .jsonl file")
+    if not train.endswith((".jsonl", ".parquet")):
+        raise BehaviorError(f"{path}: split.train: got {train!r}; allowed: a fraction such as 0.5, or a .jsonl or .parquet file")
     for row in rows:
         if row.split is Split.TRAIN:
             raise BehaviorError(f"{path}: row {row.id} of {config.problems} is marked train; move it to {train}, or mark it eval")
-    extra = [dataclasses.replace(row, split=Split.TRAIN) for row in read_rows(path.parent / train)]
+    extra = [dataclasses.replace(row, split=Split.TRAIN) for row in _read_file(path.parent / train)]
     taken = {row.id for row in rows}
     # Ids that were made from line numbers clash as a matter of course; the file's name tells them apart.
     stem = Path(train).stem
     return (*rows, *(dataclasses.replace(row, id=f"{stem}:{row.id}") if row.id in taken else row for row in extra))
+
+
+def _read_file(path: Path) -> tuple[Row, ...]:
+    """Problems of a JSONL file, or of a parquet file as verl writes it."""
+    return read_verl_rows(path) if path.suffix.lower() == ".parquet" else read_rows(path)
 
 
 def _refuse_worked_examples(rows: Sequence[Row], shown: Sequence[str], where: str) -> None:

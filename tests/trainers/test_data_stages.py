@@ -82,10 +82,10 @@ def test_a_stage_learns_from_the_data_it_reads(
         (
             "sft",
             Material.PAIRS,
-            "sft: got pairs of answers, and it learns from answers to imitate; .* stages that read them: dpo, ",
+            "sft: got pairs of answers, and it learns from answers to imitate; .*a stage that reads them: dpo, ",
         ),
         ("dpo", Material.DEMONSTRATIONS, "dpo: got answers to imitate, .*graded samples of a run or pairs of answers"),
-        ("dpo", Material.LABELS, "dpo: got answers labelled good or bad, .* stages that read them: kto"),
+        ("dpo", Material.LABELS, "dpo: got answers labelled good or bad, .*a stage that reads them: kto"),
         ("rft", Material.STEPS, "rft: got labelled steps, and it learns from graded samples of a run"),
         ("process_reward_model", Material.DEMONSTRATIONS, "got answers to imitate"),
         ("grpo", Material.PROMPTS, "grpo: got prompts alone, and it learns from no data set and no run; .*: gkd, opd, minillm"),
