@@ -20,7 +20,7 @@ from posttrain.diagnose.behaviors.splits import default_key, normalise, refuse_e
 from posttrain.diagnose.behaviors.verl import read_verl_rows
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Behavior, Problem, Split, VerifierSpec
-from posttrain.diagnose.verifiers import build_verifier
+from posttrain.diagnose.verifiers import ModelVerifier, build_verifier, default_success
 from posttrain.diagnose.verifiers.number import parse_number
 from posttrain.diagnose.verifiers.options import closest, explain, shorten
 
@@ -124,7 +124,7 @@ def _assemble(config: BehaviorConfig, path: Path, source: str) -> Behavior:
         _refuse_worked_examples(rows, shown, where)
     problems = _split(rows, config.split, where)
     if config.verifier is not None:
-        spec = VerifierSpec(kind=config.verifier.kind, options=config.verifier.options)
+        spec = VerifierSpec(kind=config.verifier.kind, options=_find_folder(config.verifier.options, path.parent))
     else:
         spec = VerifierSpec(kind="reasoning_gym" if config.reasoning_gym is not None else _guess_verifier(rows))
     verifier = build_verifier(spec, where=where)
@@ -138,11 +138,19 @@ def _assemble(config: BehaviorConfig, path: Path, source: str) -> Behavior:
         verifier=spec,
         prompt=config.prompt.build(),
         sampling=config.sampling.build(),
-        measure=config.measure.build(),
+        measure=config.measure.build(default_success(verifier)),
         purpose=config.purpose,
         source=source,
     )
-    return dataclasses.replace(behavior, fingerprint=_fingerprint(behavior))
+    identity = verifier.identity() if isinstance(verifier, ModelVerifier) else ""
+    return dataclasses.replace(behavior, fingerprint=_fingerprint(behavior, identity))
+
+
+def _find_folder(options: dict[str, Any], beside: Path) -> dict[str, Any]:
+    """The options of a verifier; a model folder that lies beside the behavior file is named from there, as its problems are."""
+    model = options.get("model")
+    found = isinstance(model, str) and (beside / model).is_dir()
+    return options | {"model": str((beside / str(model)).resolve())} if found else options
 
 
 def _read_files(config: BehaviorConfig, path: Path) -> tuple[Row, ...]:
@@ -223,8 +231,10 @@ def _guess_verifier(rows: Sequence[Row]) -> str:
     return "exact"
 
 
-def _fingerprint(behavior: Behavior) -> str:
-    """Hash everything but the place it was read from."""
+def _fingerprint(behavior: Behavior, identity: str) -> str:
+    """Hash everything but the place it was read from, and the model that a verifier asks."""
     content = dataclasses.asdict(dataclasses.replace(behavior, source="", fingerprint=""))
+    if identity:
+        content["verifier"]["options"]["model"] = identity  # in place of where it lies
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
