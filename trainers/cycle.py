@@ -218,7 +218,7 @@ def _train(
                     task.expect(int(record["num_batches"]))  # type: ignore[call-overload]
                 elif record["event"] == "step":
                     task.advance()
-                    reward = record.get("reward_mean")
+                    reward = record.get("reward")
                     task.note(f"loss {record['loss']:.3g}" + (f", reward {reward:.2f}" if isinstance(reward, float) else ""))
 
             result = run_recipe(
