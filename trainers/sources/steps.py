@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
 
@@ -16,7 +18,7 @@ from posttrain.trainers.sources.verified import successes
 from posttrain.trainers.types import GradeFn, TrainingProblem, TrainingRow, TrainingSet
 
 ScoreSteps = Callable[[Sequence[TrainingRow], int], Sequence[Sequence[float]]]
-"""(rows divided into steps, step of training) → how right each step of each row is, in [0, 1]."""
+"""(rows divided into steps, step of training) → how right each step of each row is, in [0, 1]; NaN where nothing is known."""
 
 
 def step_ends(tokenizer: PreTrainedTokenizerBase, completion_ids: Sequence[int], separator: str) -> tuple[int, ...]:
@@ -74,7 +76,7 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Itera
 
 
 def score_steps(tokenizer: PreTrainedTokenizerBase, separator: str, score: ScoreSteps) -> Finish:
-    """What divides the samples of a batch into steps and scores them."""
+    """What divides the samples of a batch into steps and scores them. A row with a step of which nothing is known stays undivided."""
 
     def finish(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
         ends = [step_ends(tokenizer, row.completion_ids, separator) for row in rows]
@@ -82,7 +84,9 @@ def score_steps(tokenizer: PreTrainedTokenizerBase, separator: str, score: Score
             replace(row, step_ends=places, step_scores=(0.0,) * len(places)) for row, places in zip(rows, ends, strict=True)
         ]
         return [
-            replace(row, step_scores=tuple(float(value) for value in values))
+            replace(row, step_ends=(), step_scores=())
+            if np.isnan(values).any()
+            else replace(row, step_scores=tuple(float(value) for value in values))
             for row, values in zip(divided, score(divided, step), strict=True)
         ]
 
@@ -100,7 +104,7 @@ def by_rollouts(
 ) -> ScoreSteps:
     """A step is as right as the share of continuations behind it that end right (Math-Shepherd, arXiv 2312.08935).
 
-    The last step is as right as the whole answer. One draw serves every step of every row.
+    The last step is as right as the whole answer. One draw serves every step of every row. Missing grades are left out, not taken for wrong.
     """
     items = {(item.behavior.name, item.problem.id): item for item in training_set.train}
     success = successes(training_set)
@@ -128,7 +132,8 @@ def by_rollouts(
         scores = []
         for number, row in enumerate(rows):
             tried = [right.get(f"{number}/{place}", []) for place in row.step_ends[:-1]]
-            scores.append([sum(each) / len(each) if each else 0.0 for each in tried] + [float(row.reward or 0.0)])
+            whole = math.nan if row.reward is None else row.reward
+            scores.append([sum(each) / len(each) if each else math.nan for each in tried] + [whole])
         return scores
 
     return score

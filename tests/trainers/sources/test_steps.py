@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from posttrain.trainers.sources.steps import step_ends, token_texts
+from posttrain.diagnose.engines.base import SampleRequest
+from posttrain.diagnose.types import Grade, GradeStatus, Sampling, StopReason
+from posttrain.trainers.sources.steps import by_rollouts, score_steps, step_ends, token_texts
+from posttrain.trainers.types import TrainingRow, TrainingSet
 
 END = "</s>"
 
@@ -91,3 +96,56 @@ def test_pieces_join_to_the_text_and_are_decoded_a_few_tokens_at_a_time(monkeypa
     monkeypatch.setattr(type(tokenizer), "decode", decode)
     assert "".join(token_texts(tokenizer, ids)) == "".join(tokens)
     assert max(decoded) <= 2
+
+
+# -------------------------------------------------------------------------------------------------------------------- scoring
+
+
+def sampled(kit: Any, reward: float | None) -> TrainingRow:
+    (row,) = kit.random_rows(num_groups=1, group_size=1)
+    return replace(
+        row,
+        behavior="sums",
+        problem_id="p0",
+        completion_ids=(3, 4, 5),
+        sampler_logprobs=None,
+        reward=reward,
+        step_ends=(0, 2),
+        step_scores=(0.0, 0.0),
+    )
+
+
+def test_a_step_is_as_right_as_the_graded_continuations_behind_it(kit: Any, model: Any, tokenizer: Any) -> None:
+    training_set = TrainingSet([kit.make_behavior()], dev_share=0)
+
+    def every_other(problem: Any, texts: Sequence[str]) -> list[Grade]:
+        """Right, missing, right, missing, ..."""
+        missing = Grade(status=GradeStatus.ERROR, score=None)
+        return [missing if i % 2 else Grade(status=GradeStatus.SCORED, score=1.0) for i in range(len(texts))]
+
+    engine = kit.TinyEngine(model)
+    rows = [sampled(kit, 1.0), sampled(kit, None)]
+    score = by_rollouts(engine, {"sums": every_other}, training_set, tokenizer, num_rollouts=16, seed=0)
+    drawn = engine.sample(
+        [SampleRequest(key="0/0", prompt_ids=(*rows[0].prompt_ids, 3), num_samples=16)],
+        Sampling(temperature=1.0, max_tokens=4),
+        seed="steps|0|0",
+    )[0]
+    ended = [one.stop is StopReason.EOS for one in drawn[::2]]
+    first, second = score(rows, 0)
+    assert first == [sum(ended) / len(ended), 1.0]
+    assert math.isnan(second[1])
+
+
+def test_a_row_with_a_step_of_which_nothing_is_known_stays_undivided(kit: Any, model: Any, tokenizer: Any) -> None:
+    training_set = TrainingSet([kit.make_behavior()], dev_share=0)
+
+    def broken(problem: Any, texts: Sequence[str]) -> list[Grade]:
+        return [Grade(status=GradeStatus.ERROR, score=None) for _ in texts]
+
+    score = by_rollouts(kit.TinyEngine(model), {"sums": broken}, training_set, tokenizer, num_rollouts=4, seed=0)
+    divided, whole = score_steps(tokenizer, "t4", score)(
+        [], [sampled(kit, 1.0), replace(sampled(kit, 1.0), completion_ids=(3,))], 0
+    )
+    assert (divided.step_ends, divided.step_scores) == ((), ())
+    assert (whole.step_ends, whole.step_scores) == ((0,), (1.0,))  # a single step is as right as the answer
