@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.diagnose.engines.base import Engine
-from posttrain.diagnose.errors import BehaviorError, NonFiniteError, SettingsError
+from posttrain.diagnose.errors import NonFiniteError, SettingsError
 from posttrain.trainers.allocator import keep_large_blocks
 from posttrain.trainers.checkpoint import save_checkpoint
 from posttrain.trainers.config import TrainingConfig
@@ -24,13 +24,12 @@ from posttrain.trainers.evaluation import Evaluate
 from posttrain.trainers.logprobs import find_shortcuts
 from posttrain.trainers.optimization import learning_rate_at, make_optimizer
 from posttrain.trainers.precision import compute_dtype
-from posttrain.trainers.recipes import RECIPES, find_recipe
+from posttrain.trainers.recipes import build_stage, find_recipe
 from posttrain.trainers.scoring import Scorer
-from posttrain.trainers.sources.data import materials
 from posttrain.trainers.stage import OtherModel, Stage, StageInputs
 from posttrain.trainers.training_log import TrainingLog
 from posttrain.trainers.training_step import StepOutcome, Stepper, StepStatus
-from posttrain.trainers.types import Batch, GradeFn, Material, OnStep, TrainingProblem, TrainingRow, TrainingSet
+from posttrain.trainers.types import Batch, GradeFn, OnStep, TrainingProblem, TrainingRow, TrainingSet
 
 
 class Ending(StrEnum):
@@ -128,7 +127,6 @@ def run_recipe(
         keep_large_blocks()
     model.eval()  # dropout would make π_old differ from π, and a sampler has none
     beside = beside or Beside()
-    _refuse_unread(recipe_name, recipe.reads, materials(beside.data, beside.prompts))
     inputs = StageInputs(
         engine=engine,
         training_set=training_set,
@@ -142,7 +140,7 @@ def run_recipe(
         earlier=beside.earlier,
     )
     training_set.admit_rows(beside.data, beside.prompts)
-    stage = recipe.build(inputs, config)
+    stage = build_stage(recipe, inputs, config)
     stepper = make_stepper(stage, inputs, config)
 
     def save(folder: str, num_steps: int) -> Path:
@@ -183,16 +181,6 @@ def run_recipe(
         log=log.path,
         checkpoint=out / "checkpoint",
     )
-
-
-def _refuse_unread(stage: str, reads: frozenset[Material], given: frozenset[Material]) -> None:
-    """Refuse what a stage would pass over, or take for something else."""
-    for unread in sorted(given - reads):
-        others = ", ".join(name for name, recipe in RECIPES.items() if unread in recipe.reads)
-        own = " or ".join(sorted(reads)) or "no data set and no run"
-        raise BehaviorError(
-            f"{stage}: got {unread}, and it learns from {own}; give that, or use a stage that reads them: {others}"
-        )
 
 
 def make_stepper(stage: Stage, inputs: StageInputs, config: TrainingConfig) -> Stepper:
