@@ -24,6 +24,10 @@ from posttrain.diagnose.store import RunDirectory, write_json
 from posttrain.diagnose.types import Behavior, Diagnosis, GradeStatus, PathScore, Problem, Rollout, Split
 from posttrain.diagnose.verdict import diagnose_behavior
 
+TRAIN_SPLIT = (
+    "These are train problems: their samples are there to learn from. What they show may have been trained on, so it is no verdict on the "
+    "behavior; measure the eval split for one."
+)
 _EXAMPLES = 6
 
 
@@ -152,6 +156,8 @@ def _measure_behavior(
         cost=directory.cost(behavior.name, rollouts, [answer.finding for answer in answers if answer.finding]),
         findings=[answer.finding for answer in answers if answer.finding],
     )
+    if split is Split.TRAIN:
+        diagnosis = _as_no_verdict(diagnosis)
     right, wrong = _examples(behavior, problems, rollouts)
     report = BehaviorReport(
         diagnosis=diagnosis,
@@ -167,6 +173,16 @@ def _measure_behavior(
         source=behavior.source,
     )
     return MeasuredBehavior(behavior=behavior, diagnosis=diagnosis, report=report, table=rollouts, paths=paths)
+
+
+def _as_no_verdict(diagnosis: Diagnosis) -> Diagnosis:
+    """A diagnosis of train problems, which must not pass for one of the behavior."""
+    head = f"{diagnosis.name}: "
+    return replace(
+        diagnosis,
+        sentence=f"{diagnosis.name} (train split, no verdict): {diagnosis.sentence.removeprefix(head)}",
+        caveats=(TRAIN_SPLIT, *diagnosis.caveats),
+    )
 
 
 def _examples(

@@ -37,7 +37,7 @@ from posttrain.analysis.stats import (
 from posttrain.diagnose.conditions import ALLOWED, SHARES, Condition, parse_condition
 from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.store import RunDirectory
-from posttrain.diagnose.types import Bottleneck, Check, Outcome, Purpose, decide
+from posttrain.diagnose.types import Bottleneck, Check, Outcome, Purpose, Split, decide
 
 if TYPE_CHECKING:
     from posttrain.diagnose.finished_runs import DiagnosedRun
@@ -188,6 +188,10 @@ def _read(path: Path, *, of_comparison: bool) -> dict[str, Any]:
             f"gate {path}: its {file} cannot be read ({' '.join(str(error).split())[:80]}); write it again with posttrain "
             f"{'compare' if of_comparison else f'report {path}'}"
         ) from error
+    if data.get("settings", {}).get("split") == Split.TRAIN:
+        raise RunError(
+            f"gate {path}: it measured the train split, whose samples are there to learn from and prove nothing; gate a run of the eval split"
+        )
     return data
 
 

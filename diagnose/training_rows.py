@@ -1,8 +1,9 @@
 """Rows of a data set that a model might be trained on, in the shapes that TRL calls data set types.
 
-Read are JSONL and parquet files of one shape: a text, a prompt with a completion, a prompt with a better and a worse completion,
-a prompt with a completion and a label, a prompt with labelled steps, or a chat. Prompts and completions are texts or chats; columns that belong to no shape are
-passed over, as TRL does. A wrong row is named with its place and never skipped.
+Read are JSONL and parquet files of one shape: a text, a prompt alone, a prompt with a completion, a prompt with a better and a worse
+completion, a prompt with a completion and a label, a prompt with labelled steps, or a chat. Prompts and completions are texts or chats;
+columns that belong to no shape are passed over, as TRL does. The files that verl's SFT trainer reads (a chat, or a prompt with a response) fit
+too. A wrong row is named with its place and never skipped.
 
 Source: https://huggingface.co/docs/trl/dataset_formats.
 """
@@ -25,9 +26,11 @@ from posttrain.diagnose.verifiers.options import shorten
 
 ALLOWED = (
     '{"prompt", "completion"}, {"prompt", "chosen", "rejected"}, {"prompt", "completion", "label"}, {"prompt", "completions", "labels"}, '
-    '{"messages"}, {"text"} or '
-    '{"question", "answer"}'
+    '{"messages"}, {"text"}, {"prompt"}, {"prompt", "response"} or {"question", "answer"}'
 )
+
+_UNREAD = ("tool_calls", "function_call", "reasoning_content", "thinking", "weight")
+"""What a turn may hold beside its content that would change what is learned."""
 
 
 class RowKind(StrEnum):
@@ -35,6 +38,8 @@ class RowKind(StrEnum):
 
     TEXT = "text"
     """A text, all of which is learned."""
+    PROMPT = "prompt"
+    """A prompt alone; the answers come from a model."""
     DEMONSTRATION = "demonstration"
     """A prompt and an answer to imitate."""
     PAIR = "pair"
@@ -56,6 +61,8 @@ class DataRow:
     """What stands before the answer; None for a text."""
     completion: str | None = None
     """The text, the demonstration or the labelled answer."""
+    chat: tuple[Message, ...] = ()
+    """The whole chat up to the last turn of the assistant, where several of its turns are to be learned; empty otherwise."""
     chosen: str | None = None
     rejected: str | None = None
     label: bool | None = None
@@ -68,7 +75,8 @@ class DataRow:
 def read_training_rows(path: str | Path) -> tuple[DataRow, ...]:
     """Read a data set.
 
-    Of a chat, the last turn of the assistant is the answer and everything before it the prompt.
+    Of a chat, the last turn of the assistant is the answer and everything before it the prompt; where the assistant spoke before, the whole
+    chat is kept beside them. Turns after its last one are left out.
 
     Args:
         path: A JSONL file with one object per line, or a parquet file.
@@ -137,46 +145,86 @@ def _read_row(row: Mapping[str, Any], index: int, where: str) -> DataRow:
         return _pair(row, index, where)
     if {"prompt", "completions", "labels"} <= held:
         return _steps(row, index, where)
-    if {"prompt", "completion"} <= held:
+    if {"prompt", "completion", "label"} <= held:
         prompt, completion = _prompt(row["prompt"], "prompt", where), _answer(row["completion"], "completion", where)
-        if "label" not in held:
-            return DataRow(index=index, kind=RowKind.DEMONSTRATION, prompt=prompt, completion=completion)
         if row["label"] not in (True, False):
             raise BehaviorError(
                 f"{where}: label: got {shorten(row['label'])}; allowed: true (a good answer) or false (a bad one)"
             )
         return DataRow(index=index, kind=RowKind.LABELLED, prompt=prompt, completion=completion, label=bool(row["label"]))
-    if {"question", "answer"} <= held:
-        prompt, completion = _prompt(row["question"], "question", where), _answer(row["answer"], "answer", where)
-        return DataRow(index=index, kind=RowKind.DEMONSTRATION, prompt=prompt, completion=completion)
+    for asked, answered in (("prompt", "completion"), ("prompt", "response"), ("question", "answer")):
+        if {asked, answered} <= held:
+            prompt, completion = _prompt(row[asked], asked, where), _answer(row[answered], answered, where)
+            return DataRow(index=index, kind=RowKind.DEMONSTRATION, prompt=prompt, completion=completion)
     if "messages" in held:
-        chat = _chat(row["messages"], "messages", where)
-        last = max((place for place, turn in enumerate(chat) if turn.role == "assistant"), default=0)
-        if last == 0:
-            raise BehaviorError(f"{where}: messages: no turn of the assistant follows a prompt; there must be an answer to learn")
-        return DataRow(index=index, kind=RowKind.DEMONSTRATION, prompt=chat[:last], completion=chat[last].content)
+        return _whole_chat(_chat(row["messages"], "messages", where), index, where)
     if "text" in held:
         return DataRow(index=index, kind=RowKind.TEXT, prompt=None, completion=_answer(row["text"], "text", where))
+    if "prompt" in held:
+        return DataRow(index=index, kind=RowKind.PROMPT, prompt=_prompt(row["prompt"], "prompt", where))
     got = ", ".join(sorted(row)) or "nothing"
     raise BehaviorError(f"{where}: got the columns {got}; allowed are rows such as {ALLOWED}")
 
 
+def _whole_chat(chat: tuple[Message, ...], index: int, where: str) -> DataRow:
+    said = [place for place, turn in enumerate(chat) if turn.role == "assistant" and place > 0]
+    if not said:
+        raise BehaviorError(f"{where}: messages: no turn of the assistant follows a prompt; there must be an answer to learn")
+    last = said[-1]
+    return DataRow(
+        index=index,
+        kind=RowKind.DEMONSTRATION,
+        prompt=chat[:last],
+        completion=chat[last].content,
+        chat=chat[: last + 1] if len(said) > 1 else (),
+    )
+
+
 def _pair(row: Mapping[str, Any], index: int, where: str) -> DataRow:
-    """A pair, whose prompt may be the turns that both chats begin with."""
+    """A pair, whose prompt may be what both sides begin with."""
+    sides = row["chosen"], row["rejected"]
+    chats = all(isinstance(side, list) and len(side) > 1 for side in sides)
     if row.get("prompt") is not None:
         prompt = _prompt(row["prompt"], "prompt", where)
-        chosen, rejected = (_answer(row[key], key, where) for key in ("chosen", "rejected"))
-        return DataRow(index=index, kind=RowKind.PAIR, prompt=prompt, chosen=chosen, rejected=rejected)
-    if isinstance(row["chosen"], str) or isinstance(row["rejected"], str):
-        raise BehaviorError(
-            f"{where}: got chosen and rejected texts without a prompt; add a column prompt, or give both as whole chats"
-        )
+        if not chats:
+            chosen, rejected = (_answer(row[key], key, where) for key in ("chosen", "rejected"))
+            return DataRow(index=index, kind=RowKind.PAIR, prompt=prompt, chosen=chosen, rejected=rejected)
+        found = _pair_of_chats(row, index, where)
+        assert isinstance(found.prompt, tuple)
+        if prompt not in (found.prompt, found.prompt[-1].content):
+            raise BehaviorError(
+                f"{where}: chosen and rejected are whole chats that do not begin with the prompt; drop the column prompt"
+            )
+        return found
+    if all(isinstance(side, str) for side in sides):
+        return _pair_of_texts(row, index, where)
+    if any(isinstance(side, str) for side in sides):
+        raise BehaviorError(f"{where}: got a text and a chat for chosen and rejected; give two texts, or two whole chats")
+    return _pair_of_chats(row, index, where)
+
+
+def _pair_of_chats(row: Mapping[str, Any], index: int, where: str) -> DataRow:
     better, worse = (_chat(row[key], key, where) for key in ("chosen", "rejected"))
     if len(better) < 2 or better[:-1] != worse[:-1]:
         raise BehaviorError(
             f"{where}: chosen and rejected do not begin with the same prompt; give one, and one answer on each side"
         )
     return DataRow(index=index, kind=RowKind.PAIR, prompt=better[:-1], chosen=better[-1].content, rejected=worse[-1].content)
+
+
+def _pair_of_texts(row: Mapping[str, Any], index: int, where: str) -> DataRow:
+    """The prompt is what both texts begin with, cut at a blank, which goes with the answers."""
+    better, worse = row["chosen"], row["rejected"]
+    common = next(
+        (place for place, pair in enumerate(zip(better, worse, strict=False)) if pair[0] != pair[1]), min(len(better), len(worse))
+    )
+    cut = max((place for place in range(common) if better[place].isspace()), default=0)
+    if better == worse or not better[:cut].strip() or not better[cut:].strip() or not worse[cut:].strip():
+        raise BehaviorError(
+            f"{where}: got chosen and rejected texts without a prompt, and they do not begin with the same words and go on differently; add a column "
+            "prompt, or give both as whole chats"
+        )
+    return DataRow(index=index, kind=RowKind.PAIR, prompt=better[:cut], chosen=better[cut:], rejected=worse[cut:])
 
 
 def _steps(row: Mapping[str, Any], index: int, where: str) -> DataRow:
@@ -221,4 +269,9 @@ def _chat(value: Any, key: str, where: str) -> tuple[Message, ...]:
     for turn in value:
         if not (isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)):
             raise BehaviorError(f"{where}: {key}: got the turn {shorten(turn)}; {allowed}")
+        for part in _UNREAD:
+            if turn.get(part):
+                raise BehaviorError(
+                    f"{where}: {key}: got a turn with {part}, which is not read; write it into content as the model would, or leave it out"
+                )
     return tuple(Message(turn["role"], turn["content"]) for turn in value)

@@ -42,7 +42,7 @@ from posttrain.diagnose.report.content import ComparisonReport, ProblemChangeRow
 from posttrain.diagnose.role import FALSE_DISCOVERY_RATE, RoleVerdict, decide_role, problem_states
 from posttrain.diagnose.rollout_table import RolloutTable
 from posttrain.diagnose.store import RunDirectory, write_json
-from posttrain.diagnose.types import Estimate, PassAtK, Purpose
+from posttrain.diagnose.types import Estimate, PassAtK, Purpose, Split
 
 DEFAULT_MARGIN = 0.05
 """Change of pass@1 that does not matter."""
@@ -190,6 +190,11 @@ def _check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:
     if before.settings["split"] != after.settings["split"]:
         raise RunError(
             f"compare: {before.path} measured the {before.settings['split']} split, {after.path} the {after.settings['split']} split; measure the same one"
+        )
+    if before.settings["split"] == Split.TRAIN:
+        raise RunError(
+            f"compare: {before.path} and {after.path} measured the train split, whose samples are there to learn from and prove nothing; compare runs "
+            "of the eval split"
         )
     same = {key: before.settings[key] == after.settings[key] for key in ("model_fingerprint", "seed", "engine")}
     if all(same.values()) or (

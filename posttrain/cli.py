@@ -263,7 +263,9 @@ def train(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", metavar="FILE", help="Rows to learn from (.jsonl, .parquet): demonstrations, pairs, labels, steps."
+            "--data",
+            metavar="FILE",
+            help="Rows to learn from (.jsonl, .parquet): demonstrations, chats, pairs, labels, steps, prompts.",
         ),
     ] = None,
     teacher: Annotated[

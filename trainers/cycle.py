@@ -31,7 +31,7 @@ from posttrain.diagnose.verifiers.sandbox import Grader
 from posttrain.trainers.config import TrainingConfig, load_config
 from posttrain.trainers.recipes import RECIPES
 from posttrain.trainers.training_loop import TrainingResult
-from posttrain.trainers.types import TrainingRow, TrainingSet
+from posttrain.trainers.types import TrainingProblem, TrainingRow, TrainingSet
 
 if TYPE_CHECKING:
     import torch
@@ -114,6 +114,8 @@ def train(
     """
     reporter, out = reporter or Reporter(quiet=True), Path(out)
     settings = resolve_config(stage, config, overrides, seed)
+    if data and from_run:
+        raise SettingsError("train: got --data and --from; give one of them: a stage learns from rows of one origin")
     loaded = resolve_behaviors(behaviors)
     given = Given(data=data, from_run=from_run, teacher=teacher, earlier=earlier)
     for behavior in loaded:
@@ -213,7 +215,7 @@ def _train(
                     reporter.say(f"{stage}: goes on at step {record['step']} of {record['num_batches']}")
                 elif record["event"] == "step":
                     task.advance()
-                    reward = record.get("reward_mean")
+                    reward = record.get("reward")
                     task.note(f"loss {record['loss']:.3g}" + (f", reward {reward:.2f}" if isinstance(reward, float) else ""))
 
             result = run_recipe(
@@ -250,17 +252,19 @@ def _open_beside(
     from posttrain.trainers.sources.finished_run import read_run
     from posttrain.trainers.training_loop import Beside
 
-    rows: list[TrainingRow] = []
+    rows: Sequence[TrainingRow] = ()
+    prompts: Sequence[TrainingProblem] = ()
     if given.data:
-        rows += read_data(given.data, engine, list(training_set.behaviors.values()))
-    if given.from_run:
-        rows += read_run(given.from_run, engine, training_set)
+        data = read_data(given.data, engine, list(training_set.behaviors.values()))
+        rows, prompts = data.rows, data.prompts
+    elif given.from_run:
+        rows = read_run(given.from_run, engine, training_set)
     others: dict[str, OtherModel | None] = {"teacher": None, "earlier": None}
     for name, source in (("teacher", given.teacher), ("earlier", given.earlier)):
         if source:
             with reporter.task(f"loading {name} {source}", None):
                 others[name] = load_other(str(source), device=device)
-    return Beside(data=rows, fingerprint=fingerprint_model(model), **others)
+    return Beside(data=rows, prompts=prompts, fingerprint=fingerprint_model(model), **others)
 
 
 def _move(work: Path, out: Path) -> None:

@@ -17,7 +17,7 @@ from posttrain.diagnose import stages
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.types import Floats
 from posttrain.trainers.config import TrainingConfig
-from posttrain.trainers.types import Batch, GradeFn, Part, TrainingRow, TrainingSet
+from posttrain.trainers.types import Batch, GradeFn, Material, Part, TrainingProblem, TrainingRow, TrainingSet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -75,6 +75,14 @@ class TokenScores:
     def lengths(self) -> Tensor:
         """[R] completion tokens of each row."""
         return torch.tensor([len(row.completion_ids) for row in self.rows], device=self.policy.device, dtype=self.policy.dtype)
+
+    @cached_property
+    def learned(self) -> Tensor:
+        """[N] bool: tokens that count; those of other speakers in a chat do not."""
+        counted = [
+            np.ones(len(row.completion_ids), bool) if row.token_weights is None else row.token_weights > 0 for row in self.rows
+        ]
+        return torch.from_numpy(np.concatenate(counted)).to(self.policy.device)
 
     def row_sum(self, values: Tensor) -> Tensor:
         """[R] sums over the tokens of each row."""
@@ -286,6 +294,8 @@ class StageInputs:
     """Of the model in training at the start; empty where it is not known."""
     data: tuple[TrainingRow, ...] = ()
     """Rows of a data set or of a finished run, which are used in place of what the problems offer."""
+    prompts: tuple[TrainingProblem, ...] = ()
+    """Prompts of a data set, which are sampled in place of the train problems. Nothing grades an answer to them."""
     teacher: OtherModel | None = None
     earlier: OtherModel | None = None
 
@@ -299,6 +309,8 @@ class Recipe(Generic[ConfigT]):
     build: Callable[[StageInputs, ConfigT], Stage]
     needs_verifier: bool = False
     """Whether it cannot do without grades."""
+    reads: frozenset[Material] = frozenset()
+    """What it learns from where a data set or a finished run is given; anything else is refused."""
     saves: str = "policy"
     """What the checkpoint is: a `policy`, a `reward_model` (one number a text) or a `process_reward_model` (one a step)."""
 

@@ -30,7 +30,7 @@ from posttrain.trainers.logprobs import find_shortcuts
 from posttrain.trainers.memory import held_gigabytes
 from posttrain.trainers.optimization import learning_rate_at, make_optimizer
 from posttrain.trainers.precision import compute_dtype
-from posttrain.trainers.recipes import find_recipe
+from posttrain.trainers.recipes import build_stage, find_recipe
 from posttrain.trainers.recomputation import enable_recomputation
 from posttrain.trainers.row_json import fingerprint_rows
 from posttrain.trainers.scoring import Scorer
@@ -46,7 +46,7 @@ from posttrain.trainers.training_state import (
     write_state,
 )
 from posttrain.trainers.training_step import StepOutcome, Stepper, StepStatus
-from posttrain.trainers.types import Batch, GradeFn, OnStep, TrainingRow, TrainingSet
+from posttrain.trainers.types import Batch, GradeFn, OnStep, TrainingProblem, TrainingRow, TrainingSet
 
 
 class Ending(StrEnum):
@@ -91,6 +91,7 @@ class Beside:
     """What a stage may be given beside the model and the problems."""
 
     data: Sequence[TrainingRow] = ()
+    prompts: Sequence[TrainingProblem] = ()
     teacher: OtherModel | None = None
     earlier: OtherModel | None = None
     fingerprint: str = ""
@@ -133,6 +134,7 @@ def run_recipe(
 
     Raises:
         SettingsError: Unknown recipe, config of another recipe, no verifier where one is needed, settings that contradict each other.
+        BehaviorError: What was given beside the model is nothing that this stage learns from.
         RunError: The folder holds the state of a run with other settings.
         NonFiniteError: A loss or gradient was NaN or infinite. The log says where; the weights are those before that step.
         MeasuredProblemError: The source gave a row that may not be trained on.
@@ -162,11 +164,12 @@ def run_recipe(
         tokenizer=tokenizer,
         fingerprint=beside.fingerprint,
         data=tuple(beside.data),
+        prompts=tuple(beside.prompts),
         teacher=beside.teacher,
         earlier=beside.earlier,
     )
-    training_set.admit_rows(beside.data)
-    stage = recipe.build(inputs, config)
+    training_set.admit_rows(beside.data, beside.prompts)
+    stage = build_stage(recipe, inputs, config)
     if config.gradient_checkpointing:
         enable_recomputation(model)
     stepper = make_stepper(stage, inputs, config, adapter)

@@ -50,6 +50,17 @@ class Part(StrEnum):
     """An answer beside a prompt that is not its own: only looked at, for KTO's reference point."""
 
 
+class Material(StrEnum):
+    """What a data set or a finished run offers to a stage, in words for people."""
+
+    DEMONSTRATIONS = "answers to imitate"
+    PAIRS = "pairs of answers"
+    LABELS = "answers labelled good or bad"
+    STEPS = "labelled steps"
+    SAMPLES = "graded samples of a run"
+    PROMPTS = "prompts alone"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TrainingRow:
     """One completion of one prompt, with what the loss needs to know about each of its T tokens."""
@@ -213,9 +224,10 @@ class TrainingSet:
         self._refuse_measured_keys(self.behaviors[behavior], problems)
         return tuple(TrainingProblem(behavior=self.behaviors[behavior], problem=problem) for problem in problems)
 
-    def admit_rows(self, rows: Sequence[TrainingRow]) -> None:
-        """Let rows of a data set in, which belong to no problem of a behavior; `sources.data` has compared them with what is measured."""
+    def admit_rows(self, rows: Sequence[TrainingRow], prompts: Sequence[TrainingProblem] = ()) -> None:
+        """Let a data set in, which belongs to no problem of a behavior; `sources.data` has compared it with what is measured."""
         self._train_ids |= {(row.behavior, row.problem_id) for row in rows}
+        self._train_ids |= {(item.behavior.name, item.problem.id) for item in prompts}
 
     def require_train(self, rows: Iterable[HasSplit | Rollout | TrainingRow]) -> None:
         """Refuse rows that do not stem from a train problem of this set; the loop asks this about every batch.

@@ -83,7 +83,7 @@ def _read_row(line: str, number: int, where: str) -> Row:
         raise BehaviorError(f"{where}: metadata: got {shorten(metadata)}; allowed: an object")
     return Row(
         id=_text(row, "id", where) or f"row-{number}",
-        prompt=_prompt(row["prompt"], where),
+        prompt=read_prompt(row["prompt"], where),
         answer=answer,
         references=_references(row.get("references"), where),
         group=_text(row, "group", where),
@@ -106,7 +106,12 @@ def _text(row: Mapping[str, Any], key: str, where: str) -> str | None:
     return value
 
 
-def _prompt(value: Any, where: str) -> str | tuple[Message, ...]:
+def read_prompt(value: Any, where: str) -> str | tuple[Message, ...]:
+    """A text, or a chat that ends with the user.
+
+    Raises:
+        BehaviorError: It is neither.
+    """
     allowed = 'allowed: a text, or a chat as in [{"role": "user", "content": "..."}] that ends with the user'
     if isinstance(value, str) and value.strip():
         return value

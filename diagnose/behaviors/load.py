@@ -17,9 +17,10 @@ from posttrain.diagnose.behaviors.generators import generate_rows
 from posttrain.diagnose.behaviors.jsonl import Row, read_rows
 from posttrain.diagnose.behaviors.schema import BehaviorConfig, SplitConfig
 from posttrain.diagnose.behaviors.splits import default_key, normalise, refuse_empty_eval, refuse_overlap, split_keys
+from posttrain.diagnose.behaviors.verl import read_verl_rows
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Behavior, Problem, Split, VerifierSpec
-from posttrain.diagnose.verifiers import build_verifier
+from posttrain.diagnose.verifiers import ModelVerifier, build_verifier, default_success
 from posttrain.diagnose.verifiers.number import parse_number
 from posttrain.diagnose.verifiers.options import closest, explain, shorten
 
@@ -123,7 +124,7 @@ def _assemble(config: BehaviorConfig, path: Path, source: str) -> Behavior:
         _refuse_worked_examples(rows, shown, where)
     problems = _split(rows, config.split, where)
     if config.verifier is not None:
-        spec = VerifierSpec(kind=config.verifier.kind, options=config.verifier.options)
+        spec = VerifierSpec(kind=config.verifier.kind, options=_find_folder(config.verifier.options, path.parent))
     else:
         spec = VerifierSpec(kind="reasoning_gym" if config.reasoning_gym is not None else _guess_verifier(rows))
     verifier = build_verifier(spec, where=where)
@@ -137,30 +138,43 @@ def _assemble(config: BehaviorConfig, path: Path, source: str) -> Behavior:
         verifier=spec,
         prompt=config.prompt.build(),
         sampling=config.sampling.build(),
-        measure=config.measure.build(),
+        measure=config.measure.build(default_success(verifier)),
         purpose=config.purpose,
         source=source,
     )
-    return dataclasses.replace(behavior, fingerprint=_fingerprint(behavior))
+    identity = verifier.identity() if isinstance(verifier, ModelVerifier) else ""
+    return dataclasses.replace(behavior, fingerprint=_fingerprint(behavior, identity))
+
+
+def _find_folder(options: dict[str, Any], beside: Path) -> dict[str, Any]:
+    """The options of a verifier; a model folder that lies beside the behavior file is named from there, as its problems are."""
+    model = options.get("model")
+    found = isinstance(model, str) and (beside / model).is_dir()
+    return options | {"model": str((beside / str(model)).resolve())} if found else options
 
 
 def _read_files(config: BehaviorConfig, path: Path) -> tuple[Row, ...]:
     """Rows of `problems:`, and of a train file where one is given, with what the files say about splits."""
     assert config.problems is not None
-    rows = read_rows(path.parent / config.problems)
+    rows = _read_file(path.parent / config.problems)
     train = config.split.train if config.split is not None else None
     if not isinstance(train, str):
         return rows
-    if not train.endswith(".jsonl"):
-        raise BehaviorError(f"{path}: split.train: got {train!r}; allowed: a fraction such as 0.5, or a .jsonl file")
+    if not train.endswith((".jsonl", ".parquet")):
+        raise BehaviorError(f"{path}: split.train: got {train!r}; allowed: a fraction such as 0.5, or a .jsonl or .parquet file")
     for row in rows:
         if row.split is Split.TRAIN:
             raise BehaviorError(f"{path}: row {row.id} of {config.problems} is marked train; move it to {train}, or mark it eval")
-    extra = [dataclasses.replace(row, split=Split.TRAIN) for row in read_rows(path.parent / train)]
+    extra = [dataclasses.replace(row, split=Split.TRAIN) for row in _read_file(path.parent / train)]
     taken = {row.id for row in rows}
     # Ids that were made from line numbers clash as a matter of course; the file's name tells them apart.
     stem = Path(train).stem
     return (*rows, *(dataclasses.replace(row, id=f"{stem}:{row.id}") if row.id in taken else row for row in extra))
+
+
+def _read_file(path: Path) -> tuple[Row, ...]:
+    """Problems of a JSONL file, or of a parquet file as verl writes it."""
+    return read_verl_rows(path) if path.suffix.lower() == ".parquet" else read_rows(path)
 
 
 def _refuse_worked_examples(rows: Sequence[Row], shown: Sequence[str], where: str) -> None:
@@ -217,8 +231,10 @@ def _guess_verifier(rows: Sequence[Row]) -> str:
     return "exact"
 
 
-def _fingerprint(behavior: Behavior) -> str:
-    """Hash everything but the place it was read from."""
+def _fingerprint(behavior: Behavior, identity: str) -> str:
+    """Hash everything but the place it was read from, and the model that a verifier asks."""
     content = dataclasses.asdict(dataclasses.replace(behavior, source="", fingerprint=""))
+    if identity:
+        content["verifier"]["options"]["model"] = identity  # in place of where it lies
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -63,13 +63,15 @@ class MeasureConfig(StrictModel):
 
     primary_k: int = Field(default=16, ge=1)
     epsilon: float | None = Field(default=None, gt=0.0, lt=1.0)
-    success: float = Field(default=1.0, gt=0.0, le=1.0)
+    success: float | None = Field(default=None, gt=0.0, le=1.0)
+    """None takes what fits the verifier: 1, or .5 where a model says what an answer is worth."""
     group_size: int = Field(default=8, ge=2)
 
-    def build(self) -> MeasureSettings:
-        """The frozen form; epsilon follows from the group size unless it was given."""
+    def build(self, default_success: float = 1.0) -> MeasureSettings:
+        """The frozen form; epsilon follows from the group size, and success from the verifier, unless they were given."""
+        success = default_success if self.success is None else self.success
         epsilon = default_epsilon(self.group_size) if self.epsilon is None else self.epsilon
-        return MeasureSettings(primary_k=self.primary_k, epsilon=epsilon, success=self.success, group_size=self.group_size)
+        return MeasureSettings(primary_k=self.primary_k, epsilon=epsilon, success=success, group_size=self.group_size)
 
 
 class SplitConfig(StrictModel):
@@ -84,7 +86,7 @@ class SplitConfig(StrictModel):
     def _leaves_something_to_measure(self) -> SplitConfig:
         train = self.train if isinstance(self.train, float) else 0.0
         if not (math.isfinite(train) and train >= 0.0):
-            raise ValueError(f"train: got {self.train}; allowed: a fraction from 0 up to below 1, or a .jsonl file")
+            raise ValueError(f"train: got {self.train}; allowed: a fraction from 0 up to below 1, or a .jsonl or .parquet file")
         if train + self.final >= 1.0:
             raise ValueError(
                 f"got train {train:g} and final {self.final:g}, which leaves no problem in eval;"

@@ -147,6 +147,32 @@ def load_model(source: str | Path, *, dtype: torch.dtype) -> PreTrainedModel:
     return model.eval()
 
 
+def load_reward_model(source: str | Path) -> PreTrainedModel:
+    """A sequence classifier with one label, in single precision and evaluation mode, on the processor.
+
+    Raises:
+        ModelError: it cannot be found or loaded, or is none.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    resolved = resolve_model(source)
+    try:
+        with _quiet_transformers():
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                resolved, dtype=torch.float32, output_loading_info=True
+            )
+    except Exception as error:
+        raise _not_loadable(source, error) from error
+    if loading["missing_keys"] or model.config.num_labels != 1:
+        missing = sorted(loading["missing_keys"])
+        why = f"its weights lack {missing[0]}" if missing else f"it has {model.config.num_labels} labels"
+        raise ModelError(
+            f"model {source}: is no reward model ({why}); give a folder that `posttrain train reward_model` wrote, or a sequence classifier with one label"
+        )
+    return model.eval()
+
+
 def _materialize(source: str | Path) -> Path | str:
     """A directory or id that transformers loads; converts a GGUF file, and merges an adapter into its base, once."""
     resolved = resolve_model(source)

@@ -5,6 +5,7 @@ Cutting text is not cutting tokens, so prompt and path are tokenised together an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ class TextCodec:
         """The id that ends an answer: what the chat template writes after one, else the tokenizer's end of text."""
         if self.tokenizer.chat_template is not None:
             marker = "posttrain"
-            rendered = self._render([Message("user", "?"), Message("assistant", marker)], generation_prompt=False)
+            rendered = self.render([Message("user", "?"), Message("assistant", marker)], generation_prompt=False)
             after = self.tokenizer(rendered.rpartition(marker)[2], add_special_tokens=False)["input_ids"]
             if after and after[0] in self.eos_ids:
                 return int(after[0])
@@ -72,7 +73,7 @@ class TextCodec:
         if prompt_format.format == "chat" and not has_template:
             raise BehaviorError("prompt.format: got chat, but the model's tokenizer has no chat template; use format: completion")
         if prompt_format.format == "chat" or (prompt_format.format == "auto" and has_template):
-            text = self._render(chat_messages(prompt, prompt_format), generation_prompt=True)
+            text = self.render(chat_messages(prompt, prompt_format), generation_prompt=True)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             return EncodedPrompt(token_ids=tuple(ids), text=text, format="chat")
         text = completion_text(prompt, prompt_format)
@@ -113,7 +114,12 @@ class TextCodec:
         """The text of generated ids, special tokens left out, spaces as they are."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def _render(self, messages: list[Message], *, generation_prompt: bool) -> str:
+    def render(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
+        """A chat as the template writes it, with or without what opens an answer.
+
+        Raises:
+            BehaviorError: The template refuses the chat.
+        """
         turns = [message._asdict() for message in messages]
         try:
             return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt))

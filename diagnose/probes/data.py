@@ -149,8 +149,10 @@ def _encode(engine: Engine, prompt_format: PromptFormat, row: DataRow, longest: 
     """The answers of a row as tokens. A text without a prompt is scored from its second word on, a model being unable to begin with nothing.
 
     Raises:
-        BehaviorError: The model cannot read the prompt, or a text has a single word.
+        BehaviorError: The model cannot read the prompt, a text has a single word, or the row holds a prompt alone.
     """
+    if row.kind is RowKind.PROMPT:
+        raise BehaviorError("its rows hold prompts alone, and there is no answer to score")
     if row.kind is RowKind.TEXT:
         assert row.completion is not None
         first, *rest = row.completion.split(maxsplit=1)

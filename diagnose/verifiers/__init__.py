@@ -1,4 +1,4 @@
-"""From (problem, text) to `Grade`, with everything that reads model text in a child process."""
+"""From (problem, text) to `Grade`, with everything that parses or executes model text in a child process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pydantic import ValidationError
 
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import VerifierSpec
-from posttrain.diagnose.verifiers.base import Verifier
+from posttrain.diagnose.verifiers.base import ModelVerifier, Verifier
 from posttrain.diagnose.verifiers.choice import ChoiceVerifier
 from posttrain.diagnose.verifiers.exact import ExactVerifier
+from posttrain.diagnose.verifiers.judge import JudgeVerifier
 from posttrain.diagnose.verifiers.number import NumberVerifier
 from posttrain.diagnose.verifiers.options import explain, unknown
 from posttrain.diagnose.verifiers.reasoning_gym import ReasoningGymVerifier
 from posttrain.diagnose.verifiers.regex import RegexVerifier
+from posttrain.diagnose.verifiers.reward_model import RewardModelVerifier
 
 VERIFIERS: dict[str, type[Any]] = {
     "exact": ExactVerifier,
@@ -22,11 +24,13 @@ VERIFIERS: dict[str, type[Any]] = {
     "choice": ChoiceVerifier,
     "regex": RegexVerifier,
     "reasoning_gym": ReasoningGymVerifier,
+    "reward_model": RewardModelVerifier,
+    "judge": JudgeVerifier,
 }
-"""Every kind by name. A kind is made from its `Options` and follows `Verifier`."""
+"""Every kind by name. A kind is made from its `Options` and follows `Verifier` or `ModelVerifier`."""
 
 
-def build_verifier(spec: VerifierSpec, *, where: str = "verifier") -> Verifier:
+def build_verifier(spec: VerifierSpec, *, where: str = "verifier") -> Verifier | ModelVerifier:
     """Make the verifier that a behavior names.
 
     Args:
@@ -43,8 +47,13 @@ def build_verifier(spec: VerifierSpec, *, where: str = "verifier") -> Verifier:
         options = kind.Options.model_validate(dict(spec.options))
     except ValidationError as error:
         raise BehaviorError(f"{where}: verifier {spec.kind}: {explain(error, kind.Options)}") from None
-    verifier: Verifier = kind(options)
+    verifier: Verifier | ModelVerifier = kind(options)
     return verifier
 
 
-__all__ = ["VERIFIERS", "Verifier", "build_verifier"]
+def default_success(verifier: Verifier | ModelVerifier) -> float:
+    """The score that counts as a success where a behavior names none: all of it, or more likely good than not where a model says so."""
+    return verifier.success if isinstance(verifier, ModelVerifier) else 1.0
+
+
+__all__ = ["VERIFIERS", "ModelVerifier", "Verifier", "build_verifier", "default_success"]

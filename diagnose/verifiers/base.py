@@ -1,11 +1,15 @@
-"""What every verifier can do. Reading a text and comparing with the answer are apart, so that each runs where it belongs."""
+"""What every verifier can do. Reading a text and comparing with the answer are apart, so that each runs where it belongs.
+
+Verifiers that ask a model neither parse nor execute a text, so they run here whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
-from posttrain.diagnose.types import Problem
+from posttrain.diagnose.types import Grade, Problem, PromptFormat
 
 
 class Verifier(Protocol):
@@ -42,3 +46,29 @@ class Verifier(Protocol):
     def write(self, answer: str) -> str:
         """The shortest text that states an answer; the self-test feeds it back."""
         ...
+
+
+class ModelVerifier(ABC):
+    """Asks a model what an answer is worth. A text is only data to it, so all of it runs in the parent process."""
+
+    success: ClassVar[float] = 0.5
+    """The score that counts as a success unless the behavior says otherwise."""
+
+    @abstractmethod
+    def rate(self, problem: Problem, texts: Sequence[str], prompt_format: PromptFormat) -> list[Grade]:
+        """One grade per text, in order; what the model fails to say is missing, never wrong."""
+
+    def complaint(self, problem: Problem) -> str | None:
+        """Every problem can be asked about."""
+        return None
+
+    def write(self, answer: str) -> str:
+        """The answer itself."""
+        return answer
+
+    def identity(self) -> str:
+        """What makes its numbers and does not stand in its options; becomes a part of the behavior's fingerprint."""
+        return ""
+
+    def close(self) -> None:  # noqa: B027  most hold nothing
+        """Let go what is held. Rating again brings it back."""

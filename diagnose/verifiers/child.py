@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from posttrain.diagnose.types import VerifierSpec
 from posttrain.diagnose.verifiers import build_verifier
-from posttrain.diagnose.verifiers.base import Verifier
+from posttrain.diagnose.verifiers.base import ModelVerifier, Verifier
 
 if sys.platform != "win32":  # there the parent's deadline is the only limit
     import resource
@@ -38,6 +38,7 @@ def main() -> None:
     hello = json.loads(requests.readline())
     kind = str(hello["kind"])
     verifier = build_verifier(VerifierSpec(kind=kind, options=hello["options"]))
+    assert not isinstance(verifier, ModelVerifier), "what asks a model runs in the parent"
     if kind == "reasoning_gym":
         import reasoning_gym  # noqa: F401  its two seconds must not count against the first text
     _limit_for_good(_MEMORY_BYTES.get(kind, _DEFAULT_MEMORY_BYTES))

@@ -1,4 +1,4 @@
-"""Grades texts. What reads them runs in a child process; what knows the answers runs here."""
+"""Grades texts. What parses them runs in a child process; what knows the answers, or asks a model, runs here."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any
 
 from posttrain.diagnose.errors import VerifierError
 from posttrain.diagnose.types import Behavior, Grade, GradeStatus, Problem
-from posttrain.diagnose.verifiers import build_verifier
+from posttrain.diagnose.verifiers import ModelVerifier, Verifier, build_verifier
 from posttrain.diagnose.verifiers.exact import normalise_text
 from posttrain.diagnose.verifiers.process import Child, ChildEnded
 
 _START_SECONDS = 60.0
 _ECHO = "the text repeats the question"
+_BLANK = "the text is blank"
 
 
 class Grader:
@@ -51,6 +52,8 @@ class Grader:
         """End the child. Grading again starts a new one."""
         with self._lock:
             self._stop()
+            if isinstance(self._verifier, ModelVerifier):
+                self._verifier.close()
 
     def grade(self, problem: Problem, texts: Sequence[str]) -> list[Grade]:
         """Grade texts that answer one problem.
@@ -64,19 +67,35 @@ class Grader:
 
         Raises:
             VerifierError: If the child cannot be started.
+            UserError: If the model that is asked cannot be loaded or reached.
         """
         echoes = self._echoes(problem)
+        verifier = self._verifier
+        if isinstance(verifier, ModelVerifier):
+            return self._ask(verifier, problem, texts, echoes)
         # Equal texts are read once: models repeat themselves, and a text that hangs would hang each time.
         distinct = list(dict.fromkeys(text for text in texts if normalise_text(text) not in echoes))
         with self._lock:
             try:
-                replies = dict(zip(distinct, self._read(distinct, self._verifier.payload(problem)), strict=True))
+                replies = dict(zip(distinct, self._read(distinct, verifier.payload(problem)), strict=True))
             except BaseException:
                 # Replies to an interrupted call must not be taken for those to the next one.
                 self._stop()
                 raise
-        echo = Grade(status=GradeStatus.UNPARSED, score=0.0, lenient_score=0.0, detail=_ECHO)
-        return [self._judge(problem, replies[text]) if text in replies else echo for text in texts]
+        return [self._judge(verifier, problem, replies[text]) if text in replies else _nothing_said(_ECHO) for text in texts]
+
+    def _ask(self, verifier: ModelVerifier, problem: Problem, texts: Sequence[str], echoes: set[str]) -> list[Grade]:
+        """Let a model say what texts are worth, each different one once; blanks and echoes need nobody's word."""
+        known = {
+            text: _nothing_said(_ECHO if text.strip() else _BLANK)
+            for text in texts
+            if not text.strip() or normalise_text(text) in echoes
+        }
+        distinct = [text for text in dict.fromkeys(texts) if text not in known]
+        if distinct:
+            with self._lock:
+                known |= dict(zip(distinct, verifier.rate(problem, distinct, self._behavior.prompt), strict=True))
+        return [known[text] for text in texts]
 
     def _echoes(self, problem: Problem) -> set[str]:
         """The normalised texts that only repeat what was asked."""
@@ -85,18 +104,18 @@ class Grader:
         question = problem.prompt
         return {normalise_text(question), normalise_text(self._behavior.prompt.template.replace("{question}", question))}
 
-    def _judge(self, problem: Problem, reply: dict[str, Any] | Grade) -> Grade:
+    def _judge(self, verifier: Verifier, problem: Problem, reply: dict[str, Any] | Grade) -> Grade:
         if isinstance(reply, Grade):
             return reply
         if "error" in reply:
             return _missing(GradeStatus.ERROR, reply["error"])
         strict, lenient = reply["strict"], reply["lenient"]
-        lenient_score = 0.0 if lenient is None else self._verifier.compare(lenient, problem, lenient=True)
+        lenient_score = 0.0 if lenient is None else verifier.compare(lenient, problem, lenient=True)
         if strict is None:
             return Grade(
                 status=GradeStatus.UNPARSED, score=0.0, lenient_score=lenient_score, detail="no answer, or several, can be read"
             )
-        score = self._verifier.compare(strict, problem)
+        score = verifier.compare(strict, problem)
         return Grade(status=GradeStatus.SCORED, score=score, extracted=strict, lenient_score=max(score, lenient_score))
 
     def _read(self, texts: Sequence[str], payload: Any) -> list[dict[str, Any] | Grade]:
@@ -158,6 +177,10 @@ class Grader:
         if self._finalizer is not None:
             self._finalizer()
         self._child, self._finalizer = None, None
+
+
+def _nothing_said(detail: str) -> Grade:
+    return Grade(status=GradeStatus.UNPARSED, score=0.0, lenient_score=0.0, detail=detail)
 
 
 def _missing(status: GradeStatus, detail: str) -> Grade:

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from posttrain.diagnose.types import Behavior, Grade, Problem
-from posttrain.diagnose.verifiers import build_verifier
-from posttrain.diagnose.verifiers.base import Verifier
+from posttrain.diagnose.verifiers import ModelVerifier, Verifier, build_verifier
 from posttrain.diagnose.verifiers.sandbox import Grader
 
 GARBAGE = ("asdf qwer zxcv", "I don't know.", "???", "{}[]()<>\\/", "Sure! I can help you with that.", "\N{SNOWMAN} \x00 \ud800")
 """Texts that answer no question."""
 SEPARATORS = (", ", " or ", "\n", " ")
 _NUM_OTHERS = 3
+_NUM_ASKED = 8
+"""Problems on which a verifier that asks a model is tried: asking takes time, or money."""
 _NUM_SHOWN = 3
 
 
@@ -75,14 +76,18 @@ def verifier_selftest(behavior: Behavior, grader: Grader, problems: Sequence[Pro
         problems: The problems to try, usually those that are measured. Other answers are taken from among them.
 
     Returns:
-        Counts per case, with examples of what failed. A text that could not be graded at all is a failure.
+        Counts per case, with examples of what failed. A text that could not be graded at all is a failure. A verifier that asks a model is tried
+        with a few problems, on their references (their answers where there are none) and on texts that answer nothing: it reads whole answers,
+        and what it makes of several at a time is its own affair.
     """
     verifier = build_verifier(behavior.verifier)
+    if isinstance(verifier, ModelVerifier):
+        problems = problems[:_NUM_ASKED]
     counts = dict.fromkeys(_ACCEPTED + _REFUSED, 0)
     failed = dict.fromkeys(counts, 0)
     examples: dict[str, list[SelfTestFailure]] = {name: [] for name in counts}
     for index, problem in enumerate(problems):
-        others = _other_answers(behavior, verifier, grader, problems, index)
+        others = () if isinstance(verifier, ModelVerifier) else _other_answers(behavior, verifier, grader, problems, index)
         cases = list(_texts(behavior, verifier, problem, others))
         grades = grader.grade(problem, [text for _, text in cases])
         for (name, text), grade in zip(cases, grades, strict=True):
@@ -98,9 +103,12 @@ def verifier_selftest(behavior: Behavior, grader: Grader, problems: Sequence[Pro
     return SelfTest(behavior=behavior.name, cases=tuple(cases_done))
 
 
-def _texts(behavior: Behavior, verifier: Verifier, problem: Problem, others: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _texts(
+    behavior: Behavior, verifier: Verifier | ModelVerifier, problem: Problem, others: Sequence[str]
+) -> Iterator[tuple[str, str]]:
     """The texts to try on one problem, each with its case."""
-    yield "answer", verifier.write(problem.answer)
+    if not (isinstance(verifier, ModelVerifier) and problem.references):
+        yield "answer", verifier.write(problem.answer)
     for reference in problem.references:
         yield "reference", reference.text
     yield "empty", ""

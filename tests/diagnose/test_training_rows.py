@@ -27,7 +27,37 @@ SHAPES: list[tuple[dict[str, Any], DataRow]] = [
     ({"messages": [*ASKED, *SAID]}, DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt=CHAT, completion="4")),
     (
         {"messages": [*ASKED, *WRONG, *ASKED, *SAID, *ASKED]},
-        DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt=(*CHAT, Message("assistant", "5"), *CHAT), completion="4"),
+        DataRow(
+            index=0,
+            kind=RowKind.DEMONSTRATION,
+            prompt=(*CHAT, Message("assistant", "5"), *CHAT),
+            completion="4",
+            chat=(*CHAT, Message("assistant", "5"), *CHAT, Message("assistant", "4")),
+        ),
+    ),
+    (
+        {"messages": [*SAID, *ASKED, *SAID]},  # a greeting has no prompt, so there is one answer to learn
+        DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt=(Message("assistant", "4"), *CHAT), completion="4"),
+    ),
+    ({"prompt": "2+2?", "response": "4"}, DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt="2+2?", completion="4")),
+    ({"prompt": ASKED, "response": "4"}, DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt=CHAT, completion="4")),
+    ({"prompt": "2+2?", "source": "me"}, DataRow(index=0, kind=RowKind.PROMPT, prompt="2+2?")),
+    ({"prompt": ASKED}, DataRow(index=0, kind=RowKind.PROMPT, prompt=CHAT)),
+    (
+        {"chosen": "2 and 2 is 4", "rejected": "2 and 2 is 5"},
+        DataRow(index=0, kind=RowKind.PAIR, prompt="2 and 2 is", chosen=" 4", rejected=" 5"),
+    ),
+    (
+        {"chosen": "it is blue", "rejected": "it is blue and black"},
+        DataRow(index=0, kind=RowKind.PAIR, prompt="it is", chosen=" blue", rejected=" blue and black"),
+    ),
+    (
+        {"prompt": "2+2?", "chosen": [*ASKED, *SAID], "rejected": [*ASKED, *WRONG]},
+        DataRow(index=0, kind=RowKind.PAIR, prompt=CHAT, chosen="4", rejected="5"),
+    ),
+    (
+        {"prompt": "2+2?", "completions": ["2", "4"], "labels": [True, False]},
+        DataRow(index=0, kind=RowKind.STEPS, prompt="2+2?", completion="2\n4", steps=("2\n", "4"), labels=(True, False)),
     ),
     (
         {"prompt": "2+2?", "chosen": "4", "rejected": "5", "source": "me"},
@@ -78,7 +108,22 @@ BAD: list[tuple[str, str]] = [
     ("nonsense\n", ":1: not JSON"),
     ("[1, 2]\n", "a row is an object"),
     ('{"instruction": "a", "output": "b"}\n', "got the columns instruction, output; allowed are rows such as"),
-    ('{"prompt": "a"}\n', "got the columns prompt"),
+    ('{"prompt": ""}\n', "prompt: got ''"),
+    ('{"chosen": "a b", "rejected": "a b"}\n', "without a prompt"),
+    ('{"chosen": "a b", "rejected": [{"role": "user", "content": "a"}]}\n', "got a text and a chat"),
+    (
+        '{"prompt": "b", "chosen": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "rejected": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"}]}',
+        "do not begin with the prompt",
+    ),
+    (
+        '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [1]}]}',
+        "with tool_calls",
+    ),
+    ('{"messages": [{"role": "assistant", "content": "a"}]}', "no turn of the assistant"),
+    ('{"prompt": "a", "completions": [], "labels": []}', "completions: got []"),
+    ('{"prompt": "a", "completions": ["b", ""], "labels": [true, true]}', "completions: got ['b', '']"),
+    ('{"prompt": "a", "completions": ["b", "c"], "labels": [true]}', "true or false for each of the 2 steps"),
+    ('{"prompt": "a", "completions": ["b"], "labels": ["yes"]}', "labels: got ['yes']"),
     ('{"prompt": "a", "completion": ""}\n', "completion: got ''"),
     ('{"prompt": "a", "completion": 4}\n', "completion: got 4"),
     ('{"prompt": 4, "completion": "a"}\n', "prompt: got 4"),

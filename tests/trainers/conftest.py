@@ -35,6 +35,7 @@ from posttrain.diagnose.types import (
     StopReason,
     VerifierSpec,
 )
+from posttrain.trainers import recipes
 from posttrain.trainers.recipes import find_recipe
 from posttrain.trainers.stage import OtherModel, Stage, StageInputs
 from posttrain.trainers.training_loop import make_stepper
@@ -243,7 +244,7 @@ def build_stage(
     )
     recipe = find_recipe(name)
     config = recipe.config(**{"max_grad_norm": 1e9, "autocast": "float32", "micro_batch_tokens": 60, **settings})
-    stage = recipe.build(inputs, config)
+    stage = recipes.build_stage(recipe, inputs, config)
     return stage, make_stepper(stage, inputs, config)
 
 

@@ -101,7 +101,7 @@ def test_pairs_are_refused_where_answers_are_labelled_one_by_one(kit, model, nam
     """Good and bad answers of different rows are no pair, even where there are as many of both."""
     labelled = [replace(row, group_id=f"row{index}") for index, row in enumerate(kit.random_pairs())]
     kit.build_stage(name, model, data=kit.random_pairs())
-    with pytest.raises(BehaviorError, match="use kto"):
+    with pytest.raises(BehaviorError, match="a stage that reads them: kto"):
         kit.build_stage(name, model, data=labelled)
     stage, _ = kit.build_stage("kto", model, data=labelled)
     assert stage.source.prepare()[0] > 0
@@ -114,5 +114,5 @@ def test_what_is_imitated_was_written_to_be_imitated(kit, model, name: str) -> N
     teacher = kit.tiny_llama(seed=2) if name == "replay" else None
     kit.build_stage(name, model, data=demonstrations, teacher=teacher)
     for rows in (kit.random_pairs(), [*demonstrations, *kit.random_rows()]):
-        with pytest.raises(BehaviorError, match="rows of another kind"):
+        with pytest.raises(BehaviorError, match="and it learns from answers to imitate"):
             kit.build_stage(name, model, data=rows, teacher=teacher)

@@ -33,7 +33,7 @@ class Nll:
     def loss(self, scores: TokenScores) -> TermLoss:
         """[N] nats."""
         losses = -scores.policy
-        metrics = {"nll": losses.detach()}
+        metrics = {"nll": losses.detach()[scores.learned]}
         if self.token_weight == "one":
             return TermLoss(losses=losses, metrics=metrics)
         probability: Tensor = scores.policy.detach().exp()

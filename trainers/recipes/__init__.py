@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.errors import BehaviorError, SettingsError
 from posttrain.trainers.recipes.chord import CHORD
 from posttrain.trainers.recipes.cispo import CISPO
 from posttrain.trainers.recipes.cpo import CPO
@@ -37,7 +37,8 @@ from posttrain.trainers.recipes.self_distill import SELF_DISTILL
 from posttrain.trainers.recipes.seq_kd import SEQ_KD
 from posttrain.trainers.recipes.sft import SFT
 from posttrain.trainers.recipes.simpo import SIMPO
-from posttrain.trainers.stage import Recipe
+from posttrain.trainers.sources.data import materials
+from posttrain.trainers.stage import ConfigT, Recipe, Stage, StageInputs
 
 _ALL: tuple[Recipe[Any], ...] = (
     SFT,
@@ -85,3 +86,19 @@ def find_recipe(name: str) -> Recipe[Any]:
     if name not in RECIPES:
         raise SettingsError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def build_stage(recipe: Recipe[ConfigT], inputs: StageInputs, config: ConfigT) -> Stage:
+    """The stage of a recipe, unless a data set or a run is given that it would pass over or take for something else.
+
+    Raises:
+        BehaviorError: One is; says what the stage learns from, and which stages learn from this.
+        UserError: The recipe cannot be built from what there is.
+    """
+    for unread in sorted(materials(inputs.data, inputs.prompts) - recipe.reads):
+        others = ", ".join(name for name, other in RECIPES.items() if unread in other.reads)
+        own = " or ".join(sorted(recipe.reads)) or "no data set and no run"
+        raise BehaviorError(
+            f"{recipe.name}: got {unread}, and it learns from {own}; give that, or use a stage that reads them: {others}"
+        )
+    return recipe.build(inputs, config)

@@ -12,6 +12,7 @@ from pydantic import Field
 from posttrain.trainers.objectives.preferences import LikelihoodMargin
 from posttrain.trainers.recipes.dpo import PairConfig, pair_stage
 from posttrain.trainers.stage import Recipe, Stage, StageInputs
+from posttrain.trainers.types import Material
 
 
 class CpoConfig(PairConfig):
@@ -26,4 +27,4 @@ def build(inputs: StageInputs, config: CpoConfig) -> Stage:
     return pair_stage(inputs, config, "cpo", LikelihoodMargin(beta=config.beta), config.nll_weight)
 
 
-CPO = Recipe(name="cpo", config=CpoConfig, build=build)
+CPO = Recipe(name="cpo", config=CpoConfig, build=build, reads=frozenset({Material.PAIRS, Material.SAMPLES}))

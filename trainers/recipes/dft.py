@@ -13,6 +13,7 @@ from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.sft import SftConfig, demonstrations, epochs
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.types import Material
 
 
 class DftConfig(SftConfig):
@@ -26,4 +27,4 @@ def build(inputs: StageInputs, config: DftConfig) -> Stage:
     return Stage(source=epochs(rows, config), credit=NoCredit(), components=(Component(term=term, reduction=token_mean),))
 
 
-DFT = Recipe(name="dft", config=DftConfig, build=build)
+DFT = Recipe(name="dft", config=DftConfig, build=build, reads=frozenset({Material.DEMONSTRATIONS}))

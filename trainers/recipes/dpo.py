@@ -17,12 +17,11 @@ from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.preferences import ReferenceMargin
 from posttrain.trainers.objectives.reductions import row_mean, token_mean
-from posttrain.trainers.sources.data import parts_of, require_pairs
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.prepared import PreparedRows, fixed
 from posttrain.trainers.sources.verified import draw_pairs, make_pairs, successes
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs, Term
-from posttrain.trainers.types import Part
+from posttrain.trainers.types import Material, Part
 
 
 class PairConfig(EpochConfig):
@@ -48,16 +47,11 @@ class DpoConfig(PairConfig):
 
 
 def pairs(inputs: StageInputs, config: PairConfig, stage: str) -> PreparedRows:
-    """Pairs from `--data`, from a run's train rollouts, or drawn.
-
-    Raises:
-        BehaviorError: The data holds something else.
-    """
+    """Pairs from `--data`, from a run's train rollouts, or drawn."""
     references = encode_references(inputs.engine, inputs.training_set.train) if config.use_references else []
-    if inputs.data and parts_of(inputs.data) == {Part.SAMPLE}:
+    if inputs.data and inputs.data[0].part is Part.SAMPLE:
         make = fixed(make_pairs([*inputs.data, *references], successes(inputs.training_set), config.max_per_problem))
     elif inputs.data:
-        require_pairs(inputs.data, stage)
         make = fixed(inputs.data)
     else:
         make = draw_pairs(
@@ -92,4 +86,4 @@ def build(inputs: StageInputs, config: DpoConfig) -> Stage:
     return pair_stage(inputs, config, "dpo", ReferenceMargin(beta=config.beta), config.nll_weight)
 
 
-DPO = Recipe(name="dpo", config=DpoConfig, build=build)
+DPO = Recipe(name="dpo", config=DpoConfig, build=build, reads=frozenset({Material.PAIRS, Material.SAMPLES}))

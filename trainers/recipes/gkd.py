@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.divergences import TeacherDivergence
 from posttrain.trainers.objectives.reductions import token_mean
@@ -22,6 +23,7 @@ from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.mixture import Mixture
 from posttrain.trainers.sources.policy import Finish, PolicySource
 from posttrain.trainers.stage import Component, Recipe, Source, Stage, StageInputs
+from posttrain.trainers.types import Material
 
 
 class StudentConfig(TracesConfig):
@@ -49,7 +51,7 @@ def student_samples(inputs: StageInputs, config: StudentConfig, stage: str, fini
     return PolicySource(
         live(inputs, stage),
         None,
-        inputs.training_set.train,
+        inputs.prompts or inputs.training_set.train,
         problems_per_batch=config.problems_per_batch,
         group_size=config.group_size,
         num_steps=config.num_steps,
@@ -60,9 +62,17 @@ def student_samples(inputs: StageInputs, config: StudentConfig, stage: str, fini
 
 
 def student_or_given(inputs: StageInputs, config: StudentConfig, stage: str) -> Source:
-    """The student's samples, mixed with reference paths or the teacher's samples."""
+    """The student's samples, mixed with reference paths or the teacher's samples. With prompts alone all batches are the student's.
+
+    Raises:
+        SettingsError: There are rows that no batch would hold.
+    """
     own = student_samples(inputs, config, stage)
-    if config.on_policy == 1.0:
+    if config.on_policy == 1.0 and inputs.data:
+        raise SettingsError(
+            f"{stage}: got answers to imitate and on_policy=1, which samples every batch; lower on_policy, or give prompts alone"
+        )
+    if config.on_policy == 1.0 or inputs.prompts:
         return own
     rows = list(inputs.data) or encode_references(inputs.engine, inputs.training_set.train)
     given = epochs(rows, config) if rows else teacher_traces(inputs, config, stage, same_tokens=True)
@@ -79,4 +89,4 @@ def build(inputs: StageInputs, config: GkdConfig) -> Stage:
     )
 
 
-GKD = Recipe(name="gkd", config=GkdConfig, build=build)
+GKD = Recipe(name="gkd", config=GkdConfig, build=build, reads=frozenset({Material.DEMONSTRATIONS, Material.PROMPTS}))

@@ -12,6 +12,7 @@ from pydantic import Field
 from posttrain.trainers.objectives.preferences import ReferenceMargin
 from posttrain.trainers.recipes.dpo import PairConfig, pair_stage
 from posttrain.trainers.stage import Recipe, Stage, StageInputs
+from posttrain.trainers.types import Material
 
 
 class IpoConfig(PairConfig):
@@ -27,4 +28,4 @@ def build(inputs: StageInputs, config: IpoConfig) -> Stage:
     return pair_stage(inputs, config, "ipo", term, config.nll_weight)
 
 
-IPO = Recipe(name="ipo", config=IpoConfig, build=build)
+IPO = Recipe(name="ipo", config=IpoConfig, build=build, reads=frozenset({Material.PAIRS, Material.SAMPLES}))

@@ -19,7 +19,7 @@ from posttrain.trainers.recipes.dpo import PairConfig, pairs
 from posttrain.trainers.sources.prepared import Made, PreparedRows
 from posttrain.trainers.sources.verified import mismatched
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.types import Part, TrainingRow
+from posttrain.trainers.types import Material, Part, TrainingRow
 
 
 class KtoConfig(PairConfig):
@@ -56,4 +56,4 @@ def build(inputs: StageInputs, config: KtoConfig) -> Stage:
     return Stage(source=source, credit=ReferencePoint(), components=(Component(term=term, reduction=row_mean),))
 
 
-KTO = Recipe(name="kto", config=KtoConfig, build=build)
+KTO = Recipe(name="kto", config=KtoConfig, build=build, reads=frozenset({Material.LABELS, Material.PAIRS, Material.SAMPLES}))

@@ -16,6 +16,7 @@ from posttrain.trainers.objectives.divergences import TeacherDivergence
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.sft import SftConfig, demonstrations, epochs
 from posttrain.trainers.stage import Component, OtherModel, Recipe, Stage, StageInputs
+from posttrain.trainers.types import Material
 
 
 class LogitKdConfig(SftConfig):
@@ -63,4 +64,4 @@ def build(inputs: StageInputs, config: LogitKdConfig) -> Stage:
     return Stage(source=epochs(rows, config), credit=NoCredit(), components=(Component(term=term, reduction=token_mean),))
 
 
-LOGIT_KD = Recipe(name="logit_kd", config=LogitKdConfig, build=build)
+LOGIT_KD = Recipe(name="logit_kd", config=LogitKdConfig, build=build, reads=frozenset({Material.DEMONSTRATIONS}))

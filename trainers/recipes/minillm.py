@@ -19,6 +19,7 @@ from posttrain.trainers.objectives.reductions import sequence_mean
 from posttrain.trainers.recipes.gkd import StudentConfig, student_samples
 from posttrain.trainers.recipes.logit_kd import teacher_of
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.types import Material
 
 
 class MinillmConfig(StudentConfig):
@@ -45,4 +46,4 @@ def build(inputs: StageInputs, config: MinillmConfig) -> Stage:
     )
 
 
-MINILLM = Recipe(name="minillm", config=MinillmConfig, build=build)
+MINILLM = Recipe(name="minillm", config=MinillmConfig, build=build, reads=frozenset({Material.PROMPTS}))

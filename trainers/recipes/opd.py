@@ -14,6 +14,7 @@ from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.gkd import StudentConfig, student_or_given
 from posttrain.trainers.recipes.logit_kd import teacher_of
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.types import Material
 
 
 class OpdConfig(StudentConfig):
@@ -30,4 +31,4 @@ def build(inputs: StageInputs, config: OpdConfig) -> Stage:
     )
 
 
-OPD = Recipe(name="opd", config=OpdConfig, build=build)
+OPD = Recipe(name="opd", config=OpdConfig, build=build, reads=frozenset({Material.DEMONSTRATIONS, Material.PROMPTS}))

@@ -16,7 +16,7 @@ from posttrain.trainers.objectives.preferences import OddsRatio
 from posttrain.trainers.objectives.reductions import row_mean, token_mean
 from posttrain.trainers.recipes.dpo import PairConfig, pairs
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.types import Part
+from posttrain.trainers.types import Material, Part
 
 
 class OrpoConfig(PairConfig):
@@ -38,4 +38,4 @@ def build(inputs: StageInputs, config: OrpoConfig) -> Stage:
     )
 
 
-ORPO = Recipe(name="orpo", config=OrpoConfig, build=build)
+ORPO = Recipe(name="orpo", config=OrpoConfig, build=build, reads=frozenset({Material.PAIRS, Material.SAMPLES}))

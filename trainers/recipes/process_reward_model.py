@@ -24,6 +24,7 @@ from posttrain.trainers.sources.policy import bare, draw, num_tokens
 from posttrain.trainers.sources.prepared import Made, PreparedRows
 from posttrain.trainers.sources.steps import by_rollouts, score_steps
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.types import Material
 
 
 class ProcessRewardModelConfig(EpochConfig):
@@ -39,19 +40,15 @@ def build(inputs: StageInputs, config: ProcessRewardModelConfig) -> Stage:
     """Put the stage together.
 
     Raises:
-        SettingsError: There is no model to put a head on, or the data holds no labelled steps.
+        SettingsError: There is no model to put a head on.
     """
     if inputs.model is None or inputs.tokenizer is None:
         raise SettingsError("process_reward_model puts a head on a model, and none was given")
-    if inputs.data and not any(row.step_ends for row in inputs.data):
-        raise SettingsError(
-            "process_reward_model learns from labelled steps; --data holds rows of another kind (give prompt, completions, labels)"
-        )
     tokenizer = inputs.tokenizer
 
     def make() -> Made:
         if inputs.data:
-            return [readable_to_the_end(row) for row in inputs.data if row.step_ends], {}
+            return [readable_to_the_end(row) for row in inputs.data], {}
         drawn = draw(
             inputs.engine,
             inputs.graders,
@@ -83,5 +80,9 @@ def build(inputs: StageInputs, config: ProcessRewardModelConfig) -> Stage:
 
 
 PROCESS_REWARD_MODEL = Recipe(
-    name="process_reward_model", config=ProcessRewardModelConfig, build=build, saves="process_reward_model"
+    name="process_reward_model",
+    config=ProcessRewardModelConfig,
+    build=build,
+    saves="process_reward_model",
+    reads=frozenset({Material.STEPS}),
 )

@@ -16,10 +16,9 @@ from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.logit_kd import teacher_of
 from posttrain.trainers.recipes.seq_kd import TracesConfig, teacher_traces
-from posttrain.trainers.sources.data import require
 from posttrain.trainers.sources.prepared import Made, PreparedRows
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.types import Part
+from posttrain.trainers.types import Material
 
 
 class ReplayConfig(TracesConfig):
@@ -30,14 +29,8 @@ class ReplayConfig(TracesConfig):
 
 
 def build(inputs: StageInputs, config: ReplayConfig) -> Stage:
-    """Put the stage together.
-
-    Raises:
-        BehaviorError: The data holds something that is not to be imitated.
-    """
+    """Put the stage together."""
     teacher_of(inputs, "replay", same_tokens=False)
-    if inputs.data:
-        require(inputs.data, frozenset({Part.DEMONSTRATION}), "replay", "a prompt with an answer to imitate")
     earlier = teacher_traces(inputs, config, "replay", same_tokens=False)
 
     def make() -> Made:
@@ -50,4 +43,4 @@ def build(inputs: StageInputs, config: ReplayConfig) -> Stage:
     return Stage(source=source, credit=NoCredit(), components=(Component(term=Nll(), reduction=token_mean),))
 
 
-REPLAY = Recipe(name="replay", config=ReplayConfig, build=build, needs_verifier=True)
+REPLAY = Recipe(name="replay", config=ReplayConfig, build=build, needs_verifier=True, reads=frozenset({Material.DEMONSTRATIONS}))

@@ -21,7 +21,7 @@ from posttrain.trainers.objectives.reward_modelling import BradleyTerry
 from posttrain.trainers.recipes.dpo import PairConfig, pairs
 from posttrain.trainers.sources.prepared import Made, PreparedRows
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.types import TrainingRow
+from posttrain.trainers.types import Material, TrainingRow
 
 
 class RewardModelConfig(PairConfig):
@@ -66,4 +66,10 @@ def build(inputs: StageInputs, config: RewardModelConfig) -> Stage:
     )
 
 
-REWARD_MODEL = Recipe(name="reward_model", config=RewardModelConfig, build=build, saves="reward_model")
+REWARD_MODEL = Recipe(
+    name="reward_model",
+    config=RewardModelConfig,
+    build=build,
+    saves="reward_model",
+    reads=frozenset({Material.PAIRS, Material.SAMPLES}),
+)

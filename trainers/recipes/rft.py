@@ -20,6 +20,7 @@ from posttrain.trainers.sources.prepared import PreparedRows, fixed
 from posttrain.trainers.sources.rounds import Rounds
 from posttrain.trainers.sources.verified import draw_verified, select_verified, successes
 from posttrain.trainers.stage import Component, Recipe, Source, Stage, StageInputs
+from posttrain.trainers.types import Material
 
 
 class RftConfig(EpochConfig):
@@ -71,4 +72,4 @@ def build(inputs: StageInputs, config: RftConfig) -> Stage:
     return Stage(source=source, credit=NoCredit(), components=(Component(term=Nll(), reduction=token_mean),))
 
 
-RFT = Recipe(name="rft", config=RftConfig, build=build, needs_verifier=True)
+RFT = Recipe(name="rft", config=RftConfig, build=build, needs_verifier=True, reads=frozenset({Material.SAMPLES}))

@@ -19,11 +19,10 @@ from posttrain.trainers.config import EpochConfig
 from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import token_mean
-from posttrain.trainers.sources.data import require
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.prepared import PreparedRows, fixed
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.types import Part, TrainingRow
+from posttrain.trainers.types import Material, TrainingRow
 
 
 class SftConfig(EpochConfig):
@@ -40,7 +39,6 @@ def demonstrations(inputs: StageInputs, stage: str, max_references: int | None) 
         UserError: There are none.
     """
     if inputs.data:
-        require(inputs.data, frozenset({Part.DEMONSTRATION}), stage, "a prompt with an answer to imitate")
         return list(inputs.data)
     rows = encode_references(inputs.engine, inputs.training_set.train, max_references)
     if not rows:
@@ -72,4 +70,4 @@ def build(inputs: StageInputs, config: SftConfig) -> Stage:
     return Stage(source=epochs(rows, config), credit=NoCredit(), components=(Component(term=Nll(), reduction=token_mean),))
 
 
-SFT = Recipe(name="sft", config=SftConfig, build=build)
+SFT = Recipe(name="sft", config=SftConfig, build=build, reads=frozenset({Material.DEMONSTRATIONS}))

@@ -13,6 +13,7 @@ from pydantic import Field
 from posttrain.trainers.objectives.preferences import LikelihoodMargin
 from posttrain.trainers.recipes.dpo import PairConfig, pair_stage
 from posttrain.trainers.stage import Recipe, Stage, StageInputs
+from posttrain.trainers.types import Material
 
 
 class SimpoConfig(PairConfig):
@@ -29,4 +30,4 @@ def build(inputs: StageInputs, config: SimpoConfig) -> Stage:
     return pair_stage(inputs, config, "simpo", term, config.nll_weight)
 
 
-SIMPO = Recipe(name="simpo", config=SimpoConfig, build=build)
+SIMPO = Recipe(name="simpo", config=SimpoConfig, build=build, reads=frozenset({Material.PAIRS, Material.SAMPLES}))

@@ -1,144 +1,222 @@
-"""Rows of a data set as training rows: demonstrations, pairs, labelled answers, labelled steps."""
+"""Rows of a data set as training rows: demonstrations, chats, pairs, labelled answers, labelled steps, and prompts alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from posttrain.diagnose.behaviors.splits import normalise
-from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt, Engine
+from posttrain.diagnose.engines.base import Engine
+from posttrain.diagnose.engines.text import TextCodec
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.training_rows import DataRow, RowKind, read_training_rows
-from posttrain.diagnose.types import Behavior, Message, PromptFormat, Reference, Split
-from posttrain.trainers.types import MeasuredProblemError, Part, TrainingRow
+from posttrain.diagnose.types import Behavior, Message, Problem, PromptFormat, Reference, Split
+from posttrain.trainers.sources.chats import WrittenChat, write_answer, write_chat
+from posttrain.trainers.types import Material, MeasuredProblemError, Part, TrainingProblem, TrainingRow
 
 
-def read_data(path: str | Path, engine: Engine, behaviors: Sequence[Behavior]) -> list[TrainingRow]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSet:
+    """What a file holds, tokenised."""
+
+    rows: tuple[TrainingRow, ...]
+    prompts: tuple[TrainingProblem, ...]
+    """Prompts alone, as problems that nobody grades."""
+
+
+def read_data(path: str | Path, engine: Engine, behaviors: Sequence[Behavior]) -> DataSet:
     """Read a file of TRL's data set types and tokenise it as the behaviors' prompts are.
 
     Args:
         path: JSONL or parquet; see `posttrain.diagnose.training_rows`.
         engine: Its tokenizer and chat template write the prompts.
-        behaviors: What is measured; a data row with the prompt of a measured problem is refused. Their first prompt format writes prompts.
+        behaviors: At least one. What is measured; a data row with the prompt of a measured problem is refused. The first one's prompt format
+            writes prompts, and its sampling settings say how long an answer to a prompt alone may be.
 
     Raises:
-        BehaviorError: The file cannot be read, or a row has none of the shapes.
+        BehaviorError: The file cannot be read, a row has none of the shapes, or the model cannot read it.
         MeasuredProblemError: A row has the prompt of a problem that is kept for measuring.
     """
+    path = Path(path)
     rows = read_training_rows(path)
     _refuse_measured(rows, behaviors, str(path))
-    prompt_format = PromptFormat(format=behaviors[0].prompt.format if behaviors else "auto")
-    return [made for row in rows for made in _encode(row, engine, prompt_format, Path(path).name)]
+    prompt_format = PromptFormat(format=behaviors[0].prompt.format)
+    encoded: list[TrainingRow] = []
+    for row in rows:
+        try:
+            encoded += _encode(row, engine, prompt_format, path.name)
+        except BehaviorError as error:
+            raise BehaviorError(f"--data {path}: row {row.index} (from 0): {error}") from error
+    return DataSet(rows=tuple(encoded), prompts=_problems(rows, behaviors[0], prompt_format, path.name))
+
+
+def _problems(rows: Sequence[DataRow], like: Behavior, prompt_format: PromptFormat, name: str) -> tuple[TrainingProblem, ...]:
+    """Rows of prompts alone as train problems of a behavior of their own, sampled like another one."""
+    problems = tuple(
+        Problem(id=f"row{row.index}", prompt=row.prompt, answer="", key=f"row{row.index}", split=Split.TRAIN)
+        for row in rows
+        if row.kind is RowKind.PROMPT and row.prompt is not None
+    )
+    behavior = replace(like, name=f"data:{name}", problems=problems, prompt=prompt_format, source="", fingerprint="")
+    return tuple(TrainingProblem(behavior=behavior, problem=problem) for problem in problems)
 
 
 def _encode(row: DataRow, engine: Engine, prompt_format: PromptFormat, name: str) -> list[TrainingRow]:
-    prompt = engine.encode_prompt(row.prompt if row.prompt is not None else "", prompt_format) if row.prompt is not None else None
-    if prompt is None:
+    if row.kind is RowKind.PROMPT:
+        assert row.prompt is not None
+        engine.encode_prompt(row.prompt, prompt_format)  # so that one that cannot be written is refused now
+        return []
+    if row.kind is RowKind.TEXT:
         return [_text_row(row, engine, name)]
-
-    def make(text: str, part: Part) -> TrainingRow:
-        path = engine.encode_path(prompt, Reference(steps=(text,)))
-        return _row(row, name, prompt, path, text, part)
-
-    if row.kind is RowKind.PAIR:
-        assert row.chosen is not None
-        assert row.rejected is not None
-        return [make(row.chosen, Part.CHOSEN), make(row.rejected, Part.REJECTED)]
-    assert row.completion is not None
-    if row.kind is RowKind.LABELLED:
-        return [make(row.completion, Part.CHOSEN if row.label else Part.REJECTED)]
     if row.kind is RowKind.STEPS:
-        return [_step_row(row, engine, prompt, name)]
-    return [make(row.completion, Part.DEMONSTRATION)]
+        return [_step_row(row, engine, prompt_format, name)]
+    codec = _chat_codec(engine, prompt_format)
+    if row.chat:
+        if codec is None:
+            raise BehaviorError(
+                "got a chat in which the assistant speaks several times, and no chat template writes it; give a model that has one"
+            )
+        return [_row(row, name, written, Part.DEMONSTRATION) for written in write_chat(codec, row.chat)]
+    answers = {
+        Part.CHOSEN: row.completion if row.label is True else row.chosen,
+        Part.REJECTED: row.completion if row.label is False else row.rejected,
+        Part.DEMONSTRATION: row.completion if row.label is None else None,
+    }
+    return [
+        _row(row, name, _write(row, text, engine, codec, prompt_format), part)
+        for part, text in answers.items()
+        if text is not None
+    ]
+
+
+def _chat_codec(engine: Engine, prompt_format: PromptFormat) -> TextCodec | None:
+    """What writes chats with the model's template, where there is one and prompts are chats."""
+    codec = getattr(engine, "codec", None)
+    usable = isinstance(codec, TextCodec) and codec.tokenizer.chat_template is not None and prompt_format.format != "completion"
+    return codec if usable else None
+
+
+def _write(row: DataRow, text: str, engine: Engine, codec: TextCodec | None, prompt_format: PromptFormat) -> WrittenChat:
+    """One answer: chats by the template, texts as the behaviors' reference paths are written."""
+    assert row.prompt is not None
+    if codec is not None and not isinstance(row.prompt, str):
+        return write_answer(codec, row.prompt, text)
+    prompt = engine.encode_prompt(row.prompt, prompt_format)
+    path = engine.encode_path(prompt, Reference(steps=(text,)))
+    return WrittenChat(prompt_ids=prompt.token_ids, completion_ids=path.token_ids, token_weights=None, text=text)
 
 
 def _text_row(row: DataRow, engine: Engine, name: str) -> TrainingRow:
-    """A bare text: its first token is the prompt, since nothing predicts it."""
+    """A bare text: its first token is the prompt, since nothing predicts it. That is the beginning-of-text token where the tokenizer writes one."""
     assert row.completion is not None
-    prompt = engine.encode_prompt(row.completion[:1], PromptFormat(format="completion"))
-    path = engine.encode_path(prompt, Reference(steps=(row.completion[1:] or " ",)))
-    return _row(row, name, prompt, path, row.completion, Part.DEMONSTRATION)
+    text = engine.encode_prompt(row.completion, PromptFormat(format="completion"))
+    end = engine.encode_path(text, Reference(steps=(".",))).token_ids[-1]
+    written = WrittenChat(
+        prompt_ids=text.token_ids[:1], completion_ids=(*text.token_ids[1:], end), token_weights=None, text=row.completion
+    )
+    return _row(row, name, written, Part.DEMONSTRATION)
 
 
-def _step_row(row: DataRow, engine: Engine, prompt: EncodedPrompt, name: str) -> TrainingRow:
+def _step_row(row: DataRow, engine: Engine, prompt_format: PromptFormat, name: str) -> TrainingRow:
+    """Labelled steps; each ends with the last token that holds no more than it, the end token belongs to none."""
+    assert row.prompt is not None
+    prompt = engine.encode_prompt(row.prompt, prompt_format)
     path = engine.encode_path(prompt, Reference(steps=row.steps))
-    ends = [max(i for i, step in enumerate(path.token_steps[:-1]) if step <= number) for number in range(len(row.steps))]
-    return _row(
-        row, name, prompt, path, "".join(row.steps), Part.SAMPLE, step_ends=tuple(ends), step_scores=tuple(map(float, row.labels))
+    places = [
+        max((place for place, step in enumerate(path.token_steps[:-1]) if step <= number), default=0)
+        for number in range(len(row.steps))
+    ]
+    written = WrittenChat(prompt_ids=prompt.token_ids, completion_ids=path.token_ids, token_weights=None, text="".join(row.steps))
+    return replace(
+        _row(row, name, written, Part.SAMPLE), step_ends=tuple(places), step_scores=tuple(float(label) for label in row.labels)
     )
 
 
-def _row(
-    row: DataRow,
-    name: str,
-    prompt: EncodedPrompt,
-    path: EncodedPath,
-    text: str,
-    part: Part,
-    step_ends: tuple[int, ...] = (),
-    step_scores: tuple[float, ...] = (),
-) -> TrainingRow:
+def _row(row: DataRow, name: str, written: WrittenChat, part: Part) -> TrainingRow:
     return TrainingRow(
         behavior=f"data:{name}",
         problem_id=f"row{row.index}",
         split=Split.TRAIN,
         group_id=f"{name}#{row.index}",
-        prompt_ids=prompt.token_ids,
-        completion_ids=path.token_ids,
+        prompt_ids=written.prompt_ids,
+        completion_ids=written.completion_ids,
+        token_weights=written.token_weights,
         part=part,
-        step_ends=step_ends,
-        step_scores=step_scores,
-        text=text,
+        text=written.text,
     )
 
 
-def _question(prompt: str | tuple[Message, ...] | None) -> str:
-    return normalise(prompt if isinstance(prompt, str) else prompt[-1].content if prompt else "")
+def materials(rows: Sequence[TrainingRow], prompts: Sequence[TrainingProblem]) -> frozenset[Material]:
+    """What rows and prompts offer."""
+    found = {Material.PROMPTS} if prompts else set()
+    sides: dict[str, set[Part]] = {}
+    for row in rows:
+        if row.part is Part.DEMONSTRATION:
+            found.add(Material.DEMONSTRATIONS)
+        elif row.part is Part.SAMPLE:
+            found.add(Material.STEPS if row.step_ends else Material.SAMPLES)
+        else:
+            sides.setdefault(row.group_id, set()).add(row.part)
+    return frozenset(found | {Material.PAIRS if len(parts) == 2 else Material.LABELS for parts in sides.values()})
+
+
+# ------------------------------------------------------------------------------------------------------- what is measured
+
+
+def _asked(turns: Sequence[Message]) -> Iterator[str]:
+    """What a chat asks: each turn of the user, and the talk up to it where there was some before."""
+    spoken: list[str] = []
+    for turn in turns:
+        if turn.role == "system":
+            continue
+        spoken.append(normalise(turn.content))
+        if turn.role == "user":
+            yield spoken[-1]
+            if len(spoken) > 1:
+                yield "\n".join(spoken)
+
+
+def _measured_forms(behavior: Behavior, prompt: str | tuple[Message, ...]) -> set[str]:
+    """What a data row would have to ask to ask this; of a talk only the whole of it, since its last turn may be as little as "Why?"."""
+    if isinstance(prompt, str):
+        return {normalise(form) for form in (prompt, behavior.prompt.template.replace("{question}", prompt))}
+    *_, last = _asked(prompt)
+    return {last}
+
+
+def _asks(row: DataRow, measured: Mapping[str, str]) -> str | None:
+    """The measured problem that a row asks; None where it asks none."""
+    if row.kind is RowKind.TEXT:
+        text = normalise(row.completion or "")
+        return next((name for form, name in measured.items() if _stands_in(form, text)), None)
+    asked = [normalise(row.prompt)] if isinstance(row.prompt, str) else _asked(row.chat or row.prompt or ())
+    return next((measured[form] for form in asked if form in measured), None)
+
+
+def _stands_in(form: str, text: str) -> bool:
+    """Whether a text holds a question as whole words."""
+    start = text.find(form) if form else -1
+    while start >= 0:
+        before, after = text[:start][-1:], text[start + len(form) :][:1]
+        if not (form[:1].isalnum() and before.isalnum()) and not (form[-1:].isalnum() and after.isalnum()):
+            return True
+        start = text.find(form, start + 1)
+    return False
 
 
 def _refuse_measured(rows: Sequence[DataRow], behaviors: Sequence[Behavior], path: str) -> None:
     """Refuse rows that ask what is measured, bare or as the behavior's template writes it."""
-    measured = {}
-    for behavior in behaviors:
-        for problem in behavior.problems:
-            if problem.split is Split.TRAIN:
-                continue
-            question = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1].content
-            for form in (question, behavior.prompt.template.replace("{question}", question)):
-                measured[normalise(form)] = f"{behavior.name}/{problem.id}"
-    found = [(row.index, measured[_question(row.prompt)]) for row in rows if _question(row.prompt) in measured]
+    measured = {
+        form: f"{behavior.name}/{problem.id}"
+        for behavior in behaviors
+        for problem in behavior.problems
+        if problem.split is not Split.TRAIN
+        for form in _measured_forms(behavior, problem.prompt)
+    }
+    found = [(row.index, name) for row in rows if (name := _asks(row, measured)) is not None]
     if found:
         raise MeasuredProblemError(
             f"--data {path}: {len(found)} rows ask what is measured (first: row {found[0][0]} is {found[0][1]}); leave them out, or move the "
             "problems to the train split"
         )
-
-
-def parts_of(rows: Sequence[TrainingRow]) -> frozenset[Part]:
-    """Which parts there are."""
-    return frozenset(row.part for row in rows)
-
-
-def require(rows: Sequence[TrainingRow], wanted: frozenset[Part], stage: str, shape: str) -> None:
-    """Refuse data of another shape than a stage learns from, and data of which only some rows have it.
-
-    Raises:
-        BehaviorError: Says what the stage reads.
-    """
-    if parts_of(rows) != wanted:
-        raise BehaviorError(
-            f"{stage} learns from {shape}; --data or --from holds rows of another kind (see posttrain train --help)"
-        )
-
-
-def require_pairs(rows: Sequence[TrainingRow], stage: str) -> None:
-    """Refuse what is not pair after pair, such as answers that are called good or bad each by itself.
-
-    Raises:
-        BehaviorError: Says what the stage reads.
-    """
-    shape = "pairs: a prompt, a chosen and a rejected answer"
-    require(rows, frozenset({Part.CHOSEN, Part.REJECTED}), stage, shape)
-    sides = [(row.part, row.group_id) for row in rows]
-    if sides != [(part, group) for _, group in sides[::2] for part in (Part.CHOSEN, Part.REJECTED)]:
-        raise BehaviorError(f"{stage} learns from {shape}; --data holds single answers that are called good or bad: use kto")

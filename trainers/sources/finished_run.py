@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from posttrain.diagnose.engines.base import Engine
+from posttrain.diagnose.engines.text import TextCodec
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.store import RunDirectory
 from posttrain.diagnose.types import Rollout, Split, StopReason
@@ -21,7 +22,8 @@ def read_run(path: str | Path, engine: Engine, training_set: TrainingSet) -> lis
         training_set: What may be trained on: rollouts of eval, final and dev problems are refused or left out.
 
     Raises:
-        RunError: The folder holds no finished run, none of these behaviors, other problems under the same names, or no train rollouts.
+        RunError: The folder holds no finished run of the train split, none of these behaviors, a behavior that has changed since, or samples of a
+            model with other tokens.
         MeasuredProblemError: A rollout says that it stems from the train split, and the behavior says now that its problem is measured.
     """
     directory = RunDirectory(Path(path))
@@ -31,6 +33,11 @@ def read_run(path: str | Path, engine: Engine, training_set: TrainingSet) -> lis
             f"--from {path}: got a {record['kind']} run that holds no finished diagnosis; give the folder of a `posttrain diagnose`"
         )
     named = {one["name"] for one in json.loads(directory.diagnosis_json.read_text(encoding="utf-8"))["behaviors"]}
+    if record["settings"]["split"] != Split.TRAIN:
+        raise RunError(
+            f"--from {path}: the run measured the {record['settings']['split']} split, and measured problems are never trained on; sample train problems "
+            "with `posttrain diagnose --split train`"
+        )
     wanted = [name for name in training_set.behaviors if name in named]
     if not wanted:
         raise RunError(
@@ -38,37 +45,50 @@ def read_run(path: str | Path, engine: Engine, training_set: TrainingSet) -> lis
         )
     dev = {(item.behavior.name, item.problem.id) for item in training_set.dev}
     rows: list[TrainingRow] = []
-    measured = 0
     for name in wanted:
         behavior = training_set.behaviors[name]
+        if behavior.fingerprint != record["settings"]["behaviors"][name]:
+            raise RunError(
+                f"--from {path}: the behavior {name} ({behavior.source}) has changed since; bring back the file, or sample again into a new folder"
+            )
         problems = {problem.id: problem for problem in behavior.problems}
         for rollout in directory.rollout_table(name).all_rows():
-            if rollout.split is not Split.TRAIN:
-                measured += 1
-                continue
             if (name, rollout.problem_id) in dev or not _usable(rollout):
                 continue
-            if rollout.problem_id not in problems:
-                raise RunError(f"--from {path}: it has a problem {name}/{rollout.problem_id} that the behavior has no longer")
             training_set.require_train([rollout])
+            if not _has_tokens_of(engine, rollout):
+                raise RunError(
+                    f"--from {path}: sample {rollout.sample_index} of {name}/{rollout.problem_id} does not read the same in the tokens of the model in "
+                    "training; give a run of that model, or of one with its tokenizer"
+                )
             prompt = engine.encode_prompt(problems[rollout.problem_id].prompt, behavior.prompt)
             rows.append(_row(rollout, prompt.token_ids))
     if not rows:
         raise RunError(
-            f"--from {path}: it holds {measured} rollouts of measured problems, which are never trained on, and none of train problems; "
-            "sample those with `posttrain diagnose --split train`"
+            f"--from {path}: it holds no sample that could be trained on: all lie in the dev slice or have unknown tokens, or its plumbing is broken; look "
+            "at its report, and sample the train split again"
         )
     return rows
 
 
 def _usable(rollout: Rollout) -> bool:
-    """Drawn at temperature 1 from the whole distribution, with known tokens and a known grade."""
+    """Drawn, not greedily decoded, with known tokens."""
     return (
         rollout.decoding == "sampled"
         and rollout.stop is not StopReason.ERROR
         and len(rollout.token_ids) > 0
         and all(token >= 0 for token in rollout.token_ids)
     )
+
+
+def _has_tokens_of(engine: Engine, rollout: Rollout) -> bool:
+    """Whether the tokens give the text, which a stop text may have cut short; an engine without a tokenizer of ours cannot say otherwise."""
+    codec = getattr(engine, "codec", None)
+    if not isinstance(codec, TextCodec):
+        return True
+    if max(rollout.token_ids) >= len(codec.tokenizer):
+        return False
+    return codec.decode(list(rollout.token_ids)).strip().startswith(rollout.text.strip())
 
 
 def _row(rollout: Rollout, prompt_ids: tuple[int, ...]) -> TrainingRow:

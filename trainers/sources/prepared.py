@@ -46,9 +46,9 @@ class PreparedRows:
         rows, made = self._make()
         num_batches = self.deal(rows)
         return num_batches, {
+            **made,  # may hold the counts of another source that these rows came from
             "rows": float(len(self.rows)),
             "problems": float(len({(row.behavior, row.problem_id) for row in self.rows})),
-            **made,
         }
 
     def deal(self, rows: Sequence[TrainingRow]) -> int:

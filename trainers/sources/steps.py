@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
 
@@ -16,24 +18,65 @@ from posttrain.trainers.sources.verified import successes
 from posttrain.trainers.types import GradeFn, TrainingProblem, TrainingRow, TrainingSet
 
 ScoreSteps = Callable[[Sequence[TrainingRow], int], Sequence[Sequence[float]]]
-"""(rows divided into steps, step of training) → how right each step of each row is, in [0, 1]."""
+"""(rows divided into steps, step of training) → how right each step of each row is, in [0, 1]; NaN where nothing is known."""
 
 
 def step_ends(tokenizer: PreTrainedTokenizerBase, completion_ids: Sequence[int], separator: str) -> tuple[int, ...]:
-    """Index of the last token of each step: where the separator is complete, and the last token of all."""
-    ends, done = [], 0
-    for place in range(len(completion_ids)):
-        text = tokenizer.decode(list(completion_ids[: place + 1]), skip_special_tokens=True)
-        count = text.strip(" ").count(separator)
-        if count > done:
+    """Index of the last token of each step: the one that completes a separator, and for the rest of the text its last token.
+
+    A separator that follows nothing but blanks and separators ends no step; it belongs to the step after it, or, at the very end, to the one
+    before. End tokens are no part of a step's text, so that a step ends alike in an answer that was cut off and in one that was not. A
+    token in which two steps end is the end of one.
+
+    Args:
+        tokenizer: Writes the text.
+        completion_ids: [T], at least one.
+        separator: Text that ends a step.
+
+    Returns:
+        At least one index, rising.
+    """
+    special = set(tokenizer.all_special_ids)
+    last = next((place for place in reversed(range(len(completion_ids))) if completion_ids[place] not in special), 0)
+    ends: list[int] = []
+    text = ""
+    for place, piece in enumerate(token_texts(tokenizer, completion_ids)):
+        text += piece
+        before, found, after = text.rpartition(separator) if separator in text else ("", "", text)
+        if found and _says_something(before, separator):
             ends.append(place)
-            done = count
-    last = len(completion_ids) - 1
-    return tuple(ends) if ends and ends[-1] == last else (*ends, last)
+            text = after
+    if not ends or (_says_something(text, separator) and ends[-1] != last):
+        ends.append(last)
+    return tuple(ends)
+
+
+def _says_something(text: str, separator: str) -> bool:
+    return bool(text.replace(separator, "").strip())
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Iterator[str]:
+    """What each token adds to the text; a character of several tokens comes with the last of them, special tokens add nothing.
+
+    Each piece is decoded behind the piece before it, since some decoders drop a blank at the beginning of a text, and not behind all that
+    stands before, which would take time quadratic in its length.
+    """
+
+    def decode(first: int, end: int) -> str:
+        return str(tokenizer.decode(list(ids[first:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    context = start = 0
+    for end in range(1, len(ids) + 1):
+        known, whole = decode(context, start), decode(context, end)
+        if whole.endswith("\ufffd") and end < len(ids):
+            yield ""
+            continue
+        yield whole[len(known) :]
+        context, start = start, end
 
 
 def score_steps(tokenizer: PreTrainedTokenizerBase, separator: str, score: ScoreSteps) -> Finish:
-    """What divides the samples of a batch into steps and scores them."""
+    """What divides the samples of a batch into steps and scores them. A row with a step of which nothing is known stays undivided."""
 
     def finish(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
         ends = [step_ends(tokenizer, row.completion_ids, separator) for row in rows]
@@ -41,7 +84,9 @@ def score_steps(tokenizer: PreTrainedTokenizerBase, separator: str, score: Score
             replace(row, step_ends=places, step_scores=(0.0,) * len(places)) for row, places in zip(rows, ends, strict=True)
         ]
         return [
-            replace(row, step_scores=tuple(float(value) for value in values))
+            replace(row, step_ends=(), step_scores=())
+            if np.isnan(values).any()
+            else replace(row, step_scores=tuple(float(value) for value in values))
             for row, values in zip(divided, score(divided, step), strict=True)
         ]
 
@@ -59,7 +104,7 @@ def by_rollouts(
 ) -> ScoreSteps:
     """A step is as right as the share of continuations behind it that end right (Math-Shepherd, arXiv 2312.08935).
 
-    The last step is as right as the whole answer. One draw serves every step of every row.
+    The last step is as right as the whole answer. One draw serves every step of every row. Missing grades are left out, not taken for wrong.
     """
     items = {(item.behavior.name, item.problem.id): item for item in training_set.train}
     success = successes(training_set)
@@ -87,7 +132,8 @@ def by_rollouts(
         scores = []
         for number, row in enumerate(rows):
             tried = [right.get(f"{number}/{place}", []) for place in row.step_ends[:-1]]
-            scores.append([sum(each) / len(each) if each else 0.0 for each in tried] + [float(row.reward or 0.0)])
+            whole = math.nan if row.reward is None else row.reward
+            scores.append([sum(each) / len(each) if each else math.nan for each in tried] + [whole])
         return scores
 
     return score

@@ -216,7 +216,7 @@ def test_wrong_files_of_rows(tmp_path: Path) -> None:
         ("problems: problems.jsonl\nverifier: {kind: reasoning_gym}", "no reasoning-gym entry"),
         ("problems: problems.jsonl\nsplit: {train: 0.9, final: 0.1}", "no problem in eval"),
         ("problems: problems.jsonl\nsplit: {train: -0.1}", "train: got -0.1"),
-        ("problems: problems.jsonl\nsplit: {train: train.csv}", "a .jsonl file"),
+        ("problems: problems.jsonl\nsplit: {train: train.csv}", "a .jsonl or .parquet file"),
         ("problems: problems.jsonl\nsplit: {train: problems.jsonl}", "10 problem(s) stand in two splits"),
         ("problems: problems.jsonl\npurpose: both", "'target' or 'retention'"),
         ("problems: problems.jsonl\nname: a/b", "name: got 'a/b'"),

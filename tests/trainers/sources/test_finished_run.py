@@ -1,0 +1,228 @@
+"""Training on what a diagnosis of the train split drew; a run of anything else is refused, and such a run is no verdict."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from posttrain.diagnose import compare, gate, run
+from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.types import Split
+from posttrain.trainers import train
+
+BEHAVIOR = (
+    "problems: digits.jsonl\nverifier: {kind: number}\nprompt: {format: completion}\n"
+    "sampling: {max_tokens: 16, stop: [' ', '=', '?', '.', ',', ':']}\nsplit: {train: 0.5, final: 0.2}\n"
+)
+
+
+def write_behavior(folder: Path, text: str = BEHAVIOR) -> Path:
+    """A behavior that a random model over characters gets right now and then: the only number of a short text must be the one asked for."""
+    rows = [{"id": f"d{i}", "prompt": f"say {chr(97 + i)}:", "answer": str(i % 5), "references": [str(i % 5)]} for i in range(16)]
+    (folder / "digits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = folder / "digits.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def digits(folder: Path) -> Path:
+    return write_behavior(folder)
+
+
+@pytest.fixture(scope="module")
+def train_run(folder: Path, digits: Path, tiny_model: Path) -> Path:
+    """64 samples of each train problem."""
+    run(str(tiny_model), [digits], out=folder / "train", samples=64, probes=("none",), split=Split.TRAIN)
+    return folder / "train"
+
+
+@pytest.fixture
+def never_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sample(*_: Any, **__: Any) -> None:
+        raise AssertionError("training on a run draws nothing")
+
+    monkeypatch.setattr(TransformersEngine, "sample", sample)
+
+
+Refuses = Callable[..., None]
+
+
+@pytest.fixture
+def refuses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refuses:
+    """Runs the command line, and wants exit code 2 and one line."""
+
+    def refuses(*arguments: object, said: str) -> None:
+        from posttrain.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["posttrain", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("posttrain: ")]
+        assert stop.value.code == 2
+        assert len(lines) == 1
+        assert said in lines[0]
+
+    return refuses
+
+
+@pytest.mark.usefixtures("never_sample")
+@pytest.mark.parametrize("stage", ["rft", "dpo", "kto", "reward_model"])
+def test_stages_learn_from_a_run_without_sampling(
+    stage: str, train_run: Path, digits: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    result = train(
+        stage, tiny_model, [digits], out=tmp_path / "out", from_run=train_run,
+        overrides=["num_steps=1", "rows_per_batch=2", "learning_rate=1e-3", "dev_share=0.0"],
+    )  # fmt: skip
+    assert result.num_steps == 1
+    assert result.generated_tokens == 0
+    prepared = json.loads((tmp_path / "out" / "training_log.jsonl").read_text().splitlines()[0])
+    assert prepared["rows"] > 0
+
+
+def test_only_right_samples_of_train_problems_outside_the_dev_slice_are_imitated(
+    train_run: Path, digits: Path, tiny_model: Path
+) -> None:
+    from posttrain.diagnose import load_behavior
+    from posttrain.trainers.sources.finished_run import read_run
+    from posttrain.trainers.types import TrainingSet
+
+    engine = TransformersEngine.open(str(tiny_model))
+    training_set = TrainingSet([load_behavior(digits)], dev_share=0.25)
+    rows = read_run(train_run, engine, training_set)
+    items = {item.problem.id: item for item in training_set.train}
+    assert len(rows) == 64 * len(items)
+    assert {row.problem_id for row in rows} == set(items)
+    assert training_set.dev
+    for row in rows:
+        assert (
+            row.prompt_ids
+            == engine.encode_prompt(items[row.problem_id].problem.prompt, items[row.problem_id].behavior.prompt).token_ids
+        )
+        assert row.sampler_logprobs is not None
+        assert row.reward == 0.0 or (not row.truncated and row.text[:1] and items[row.problem_id].problem.answer in row.text)
+
+
+def test_a_run_of_the_eval_split_is_refused(
+    folder: Path, digits: Path, tiny_model: Path, refuses: Refuses, tmp_path: Path
+) -> None:
+    run(str(tiny_model), [digits], out=folder / "eval", samples=4, probes=("none",))
+    refuses(
+        "train", "rft", tiny_model, digits, "--from", folder / "eval", "--out", tmp_path / "out",
+        said="the run measured the eval split, and measured problems are never trained on",
+    )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_other_behaviors_is_refused(
+    train_run: Path, tiny_model: Path, sums_file: Path, refuses: Refuses, tmp_path: Path
+) -> None:
+    refuses(
+        "train", "rft", tiny_model, sums_file, "--from", train_run, "--out", tmp_path / "out",
+        said="the run measured digits, and the stage is to be trained on sums",
+    )  # fmt: skip
+
+
+def test_a_behavior_that_has_changed_since_is_refused(
+    train_run: Path, tiny_model: Path, refuses: Refuses, tmp_path: Path
+) -> None:
+    changed = write_behavior(tmp_path, BEHAVIOR.replace("train: 0.5", "train: 0.3"))
+    refuses(
+        "train", "rft", tiny_model, changed, "--from", train_run, "--out", tmp_path / "out", said="has changed since"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_a_forged_split_is_refused(
+    split: str, train_run: Path, digits: Path, tiny_model: Path, refuses: Refuses, tmp_path: Path
+) -> None:
+    """The rollout says train and the behavior says eval, or the other way round."""
+    from posttrain.diagnose import load_behavior
+
+    forged = tmp_path / "forged"
+    shutil.copytree(train_run, forged)
+    problem = load_behavior(digits).split(Split.EVAL if split == "train" else Split.TRAIN)[0].id
+    file = sorted((forged / "rollouts").glob("digits.train-sampled.*.parquet"))[0]
+    table = pq.read_table(file)
+    columns = {name: table.column(name).to_pylist() for name in ("split", "problem_id")}
+    columns["split"][0], columns["problem_id"][0] = split, problem
+    for name, values in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
+    pq.write_table(table, file)
+    refuses(
+        "train", "rft", tiny_model, digits, "--from", forged, "--out", tmp_path / "out", "--set", "dev_share=0.0",
+        said=f"digits/{problem} (its row says {split}) is not among the",
+    )  # fmt: skip
+
+
+def test_samples_in_the_tokens_of_another_model_are_refused(
+    digits: Path, tiny_model: Path, refuses: Refuses, tmp_path: Path
+) -> None:
+    (tmp_path / "model.yaml").write_text("success: 0.5\n")
+    run(
+        str(tmp_path / "model.yaml"),
+        [digits],
+        out=tmp_path / "run",
+        engine="scripted",
+        samples=4,
+        probes=("none",),
+        split=Split.TRAIN,
+    )
+    refuses(
+        "train", "rft", tiny_model, digits, "--from", tmp_path / "run", "--out", tmp_path / "out",
+        said="does not read the same in the tokens of the model in training",
+    )  # fmt: skip
+
+
+def test_stages_that_draw_for_themselves_refuse_a_run(
+    train_run: Path, digits: Path, tiny_model: Path, refuses: Refuses, tmp_path: Path
+) -> None:
+    for stage in ("grpo", "sft"):
+        refuses(
+            "train", stage, tiny_model, digits, "--from", train_run, "--out", tmp_path / "out", said="got graded samples of a run"
+        )  # fmt: skip
+
+
+def test_a_folder_without_a_run_is_refused(digits: Path, tiny_model: Path, refuses: Refuses, tmp_path: Path) -> None:
+    refuses("train", "rft", tiny_model, digits, "--from", tmp_path, "--out", tmp_path / "out", said="no run.json there")
+
+
+# ------------------------------------------------------------------------------------------------------------ never a verdict
+
+
+def test_a_diagnosis_of_the_train_split_says_that_it_is_no_verdict(
+    train_run: Path, folder: Path, digits: Path, tiny_model: Path
+) -> None:
+    behavior = json.loads((train_run / "diagnosis.json").read_text())["behaviors"][0]
+    assert behavior["sentence"].startswith("digits (train split, no verdict): ")
+    assert behavior["caveats"][0].startswith("These are train problems")
+    for page in ("report.md", "report.html"):
+        assert "These are train problems" in (train_run / page).read_text()
+    with pytest.raises(RunError, match=r"it measured the train split, .* gate a run of the eval split"):
+        gate(train_run, ["pass@1>=0"])
+    again = folder / "again"
+    run(str(tiny_model), [digits], out=again, samples=64, probes=("none",), split=Split.TRAIN, seed=1)
+    with pytest.raises(RunError, match=r"measured the train split, .* compare runs of the eval split"):
+        compare(train_run, again, out=folder / "compared")
+
+
+def test_a_diagnosis_of_the_eval_split_says_nothing_of_the_kind(folder: Path, digits: Path, tiny_model: Path) -> None:
+    measured = run(str(tiny_model), [digits], out=folder / "plain", samples=4, probes=("none",))
+    assert "train split" not in measured.diagnoses[0].sentence
+    assert not any("train problems" in caveat for caveat in measured.diagnoses[0].caveats)
+    gate(folder / "plain", ["pass@1>=0"])

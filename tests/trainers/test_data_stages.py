@@ -1,0 +1,128 @@
+"""Stages fed with a data set through the command line: each takes what it reads and refuses the rest in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from posttrain.cli import app
+from posttrain.diagnose.errors import BehaviorError, SettingsError
+from posttrain.trainers.recipes import RECIPES
+from posttrain.trainers.types import Material
+
+ROWS: dict[Material, list[dict[str, Any]]] = {
+    Material.DEMONSTRATIONS: [{"prompt": "say hi:", "completion": "hi"}, {"prompt": "say no:", "completion": "no"}],
+    Material.PAIRS: [
+        {"prompt": "say hi:", "chosen": "hi", "rejected": "no"},
+        {"prompt": "say no:", "chosen": "no", "rejected": "hi"},
+    ],
+    Material.LABELS: [
+        {"prompt": "say hi:", "completion": "hi", "label": True},
+        {"prompt": "say no:", "completion": "hi", "label": False},
+    ],
+    Material.STEPS: [{"prompt": "say hi:", "completions": ["h", "i"], "labels": [True, False]}],
+    Material.PROMPTS: [{"prompt": "say hi:"}, {"prompt": "say no:"}],
+}
+CASES = [(name, kind) for name, recipe in RECIPES.items() for kind in ROWS if kind in recipe.reads]
+TAUGHT = {"logit_kd", "gkd", "opd", "minillm"}
+
+
+@pytest.fixture(scope="session")
+def other_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another random model with the same tokens."""
+    path = tmp_path_factory.mktemp("models") / "other"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    model.save_pretrained(path)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(path)
+    return path
+
+
+def write(folder: Path, kind: Material) -> Path:
+    path = folder / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS[kind]))
+    return path
+
+
+def test_every_kind_of_data_is_read_by_some_stage() -> None:
+    assert {kind for _, kind in CASES} == set(ROWS)
+
+
+@pytest.mark.parametrize(("recipe", "kind"), CASES)
+def test_a_stage_learns_from_the_data_it_reads(
+    recipe: str, kind: Material, sums_file: Path, tiny_model: Path, other_model: Path, tmp_path: Path
+) -> None:
+    out, data = tmp_path / "out", write(tmp_path, kind)
+    settings = ["num_steps=1", "learning_rate=1e-3"]
+    if "on_policy" in RECIPES[recipe].config.model_fields and kind is Material.DEMONSTRATIONS:
+        settings.append("on_policy=0.0")
+    flags = [flag for setting in settings for flag in ("--set", setting)]
+    flags += ["--teacher", str(other_model)] if recipe in TAUGHT else []
+    flags += ["--earlier", str(other_model)] if recipe == "replay" else []
+    command = ["train", recipe, str(tiny_model), str(sums_file), "--data", str(data), "--out", str(out), *flags]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, (result.output, result.exception)
+    log = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
+    assert log[0].get("problems", 2.0) == (1.0 if kind is Material.STEPS else 2.0)  # those of the data, not the behavior's 15
+    assert "1 optimizer steps" in result.output
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind", "said"),
+    [
+        (
+            "sft",
+            Material.PAIRS,
+            "sft: got pairs of answers, and it learns from answers to imitate; .*a stage that reads them: dpo, ",
+        ),
+        ("dpo", Material.DEMONSTRATIONS, "dpo: got answers to imitate, .*graded samples of a run or pairs of answers"),
+        ("dpo", Material.LABELS, "dpo: got answers labelled good or bad, .*a stage that reads them: kto"),
+        ("rft", Material.STEPS, "rft: got labelled steps, and it learns from graded samples of a run"),
+        ("process_reward_model", Material.DEMONSTRATIONS, "got answers to imitate"),
+        ("grpo", Material.PROMPTS, "grpo: got prompts alone, and it learns from no data set and no run; .*: gkd, opd, minillm"),
+        ("sft", Material.PROMPTS, "sft: got prompts alone, .*: gkd, opd, minillm"),
+    ],
+)
+def test_a_stage_refuses_other_data(
+    recipe: str, kind: Material, said: str, sums_file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    command = [
+        "train",
+        recipe,
+        str(tiny_model),
+        str(sums_file),
+        "--data",
+        str(write(tmp_path, kind)),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, BehaviorError)
+    with pytest.raises(BehaviorError, match=said):
+        raise result.exception
+    assert "\n" not in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_no_batch_would_hold_are_refused(sums_file: Path, tiny_model: Path, other_model: Path, tmp_path: Path) -> None:
+    data = write(tmp_path, Material.DEMONSTRATIONS)
+    command = ["train", "opd", tiny_model, sums_file, "--data", data, "--teacher", other_model, "--out", tmp_path / "out"]
+    result = CliRunner().invoke(app, [str(part) for part in command])
+    assert isinstance(result.exception, SettingsError)
+    assert "opd: got answers to imitate and on_policy=1" in str(result.exception)
+
+
+def test_a_data_set_and_a_run_are_not_given_together(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    data = write(tmp_path, Material.PAIRS)
+    command = ["train", "dpo", tiny_model, sums_file, "--data", data, "--from", tmp_path, "--out", tmp_path / "out"]
+    result = CliRunner().invoke(app, [str(part) for part in command])
+    assert "got --data and --from" in str(result.exception)
