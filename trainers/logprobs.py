@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from posttrain.trainers.projection import Projected, project
 from posttrain.trainers.types import TrainingRow
 
 _FULL_ATTENTION = {"full_attention", "attention"}
+RUN_DECODER = "run_decoder"
+"""Name of the method through which a model that lies in shards runs `run_decoder`: they are gathered for the functions it knows of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,12 +89,19 @@ def run_model(
     inputs = {"input_ids": batch.input_ids, "attention_mask": mask, "position_ids": batch.position_ids, "use_cache": False}
     with autocast(batch.input_ids.device, dtype):
         if shortcuts.chunked_projection:
-            hidden = model.get_decoder()(**inputs).last_hidden_state.flatten(0, 1)[batch.predictors]
+            decode = getattr(model, RUN_DECODER, None) or partial(run_decoder, model)
+            hidden = decode(**inputs).flatten(0, 1)[batch.predictors]
             return States(hidden=hidden, logits=None, model=model, dtype=dtype)
         logits = model(**inputs).logits.flatten(0, 1)[batch.predictors]
         # Asking the model itself for its hidden states would leave hooks in it.
         hidden = model.get_decoder()(**inputs).last_hidden_state.flatten(0, 1)[batch.predictors] if with_hidden else logits[:, :0]
         return States(hidden=hidden, logits=logits, model=model, dtype=dtype)
+
+
+def run_decoder(model: PreTrainedModel, **inputs: Tensor | bool | None) -> Tensor:
+    """[B, S, H] the last hidden states, without the head."""
+    hidden: Tensor = model.get_decoder()(**inputs).last_hidden_state
+    return hidden
 
 
 def logprobs_of(states: States, targets: Tensor, *, entropy: bool = False) -> Projected:

@@ -23,6 +23,7 @@ from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.evaluation import Evaluate
 from posttrain.trainers.logprobs import find_shortcuts
 from posttrain.trainers.optimization import learning_rate_at, make_optimizer
+from posttrain.trainers.parallel import current
 from posttrain.trainers.precision import compute_dtype
 from posttrain.trainers.recipes import find_recipe
 from posttrain.trainers.scoring import Scorer
@@ -140,17 +141,22 @@ def run_recipe(
     stage = recipe.build(inputs, config)
     stepper = make_stepper(stage, inputs, config)
 
-    def save(folder: str, num_steps: int) -> Path:
-        return save_checkpoint(
-            out / folder,
-            model,
-            tokenizer,
-            recipe=recipe,
-            config=config,
-            training_set=training_set,
-            num_steps=num_steps,
-            scalar_head=stage.scalar_head,
-        )
+    processes = current()
+
+    def save(folder: str, num_steps: int) -> None:
+        whole = processes.whole(model)
+        head = None if stage.scalar_head is None else processes.whole(stage.scalar_head)
+        if processes.is_first:
+            save_checkpoint(
+                out / folder,
+                whole,
+                tokenizer,
+                recipe=recipe,
+                config=config,
+                training_set=training_set,
+                num_steps=num_steps,
+                scalar_head=head,
+            )
 
     with TrainingLog(out / "training_log.jsonl", on_step) as log:
         run = _Run(stage=stage, stepper=stepper, training_set=training_set, config=config, log=log, evaluate=evaluate)
@@ -161,7 +167,7 @@ def run_recipe(
                 if config.save_every is not None and (step + 1) % config.save_every == 0:
                     save(f"checkpoint-{step + 1}", run.num_steps)
         except KeyboardInterrupt:
-            if run.num_steps and not run.best_is_saved:
+            if run.num_steps and not run.best_is_saved and processes.size == 1:  # others may have been stopped elsewhere
                 save("checkpoint", run.num_steps)
             raise
         if not run.best_is_saved:
@@ -182,16 +188,19 @@ def run_recipe(
 
 def make_stepper(stage: Stage, inputs: StageInputs, config: TrainingConfig) -> Stepper:
     """What takes the steps of a stage on `inputs.model`."""
-    model = inputs.model
+    model, processes = inputs.model, current()
     assert model is not None
     other = inputs.teacher or inputs.earlier
     scorer = Scorer.for_stage(
         model,
         stage,
         find_shortcuts(model, share_prefixes=config.share_prefixes),
-        compute_dtype(model.device, config.autocast),
+        compute_dtype(processes.trains_on(model), config.autocast),
         teacher=None if other is None or stage.teaches_itself else other.model,
     )
+    if stage.transform is None:
+        for module in scorer.own_modules:
+            processes.shard(module)
     return Stepper(
         model=model,
         optimizer=make_optimizer(model, config, stage.scalar_head),
@@ -291,7 +300,7 @@ class _Run:
         """Look at the dev slice when it is time; whether the model is better than at every earlier look."""
         if self.evaluate is None or self.config.eval_every is None or (step + 1) % self.config.eval_every:
             return False
-        score = self.evaluate()
+        score = current().first(self.evaluate())
         better = score > self.best_score
         self.log.write({"event": "dev", "step": step, "dev_score": score, "best": max(score, self.best_score)})
         if better:

@@ -1,0 +1,123 @@
+"""Two processes that train one model arrive where one process alone does; this file is also what they run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+from posttrain.trainers.config import load_config
+from posttrain.trainers.parallel import current, join
+from posttrain.trainers.training_loop import run_recipe
+from posttrain.trainers.types import TrainingSet
+
+SAMPLED = ["problems_per_batch=3", "group_size=4", "num_steps=2"]
+CASES = {
+    "sft": ["num_steps=3", "rows_per_batch=4"],
+    "sft of three rows, one per forward pass": ["num_steps=3", "rows_per_batch=3", "micro_batch_tokens=6"],
+    "sft of one row": ["num_steps=2", "rows_per_batch=1"],
+    "sft of a model with a head of its own": ["num_steps=3", "rows_per_batch=4"],
+    "dpo": ["num_steps=2", "rows_per_batch=3", "num_samples=8"],
+    "kto": ["num_steps=2", "rows_per_batch=4", "num_samples=8"],
+    "reward_model": ["num_steps=2", "rows_per_batch=3", "num_samples=8"],
+    "grpo": [*SAMPLED, "kl_weight=0.1"],
+    "grpo of one prompt": ["problems_per_batch=1", "group_size=8", "num_steps=3"],
+    "grpo in two updates": [*SAMPLED, "updates_per_batch=2", "micro_batch_tokens=24"],
+    "grpo without signal": SAMPLED,
+    "ppo": [*SAMPLED, "updates_per_batch=2"],
+    "self_distill": ["num_steps=2", "rows_per_batch=3", "num_samples=4", "scaffold=reference"],
+}
+"""Name, which begins with the recipe → its settings."""
+
+
+def tiny_model(kit: ModuleType, case: str) -> PreTrainedModel:
+    """In float64: AdamW makes of a gradient near 0, whose last digits depend on the order of a sum, a step of any size up to the learning rate."""
+    model = kit.tiny_llama(dtype=torch.float64)
+    if "head of its own" in case:
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().flip(0).clone())
+    return model
+
+
+def train(kit: ModuleType, tokenizer, case: str, out: Path) -> dict:
+    """Run a case in this process, or in this one of several."""
+    recipe, model, processes = case.split()[0], tiny_model(kit, case), current()
+    config = load_config(recipe, None, ["autocast=float32", "learning_rate=1e-2", *CASES[case]])
+    sampled = processes.copy_for_sampling(model, torch.float64)
+    engine = processes.sampling(kit.TinyEngine(sampled), model, sampled)
+    grade = kit.grade_all(0.0) if "without signal" in case else kit.grade_parity
+    result = run_recipe(recipe, model, tokenizer, engine, TrainingSet([kit.make_behavior()]), grade, config, out=out)
+    return {key: value for key, value in asdict(result).items() if key not in ("seconds", "log", "checkpoint")}
+
+
+def main(out: Path) -> None:
+    """What each of two processes does: all cases, one after the other."""
+    spec = importlib.util.spec_from_file_location("kit", Path(__file__).parent / "conftest.py")
+    kit = importlib.util.module_from_spec(spec)
+    sys.modules["kit"] = kit
+    spec.loader.exec_module(kit)
+    with join() as processes:
+        assert processes.size == 2
+        for case in CASES:
+            folder = out / f"rank{processes.rank}" / case
+            result = train(kit, kit.make_tokenizer(), case, folder)
+            (folder / "result.json").write_text(json.dumps(result))
+
+
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-8000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes made of all cases; they are started once, since that takes longer than the cases."""
+    out = tmp_path_factory.mktemp("two")
+    torchrun(__file__, out)
+    return out
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_arrive_where_one_does(kit, tokenizer, two: Path, case: str, tmp_path: Path) -> None:
+    expected = train(kit, tokenizer, case, tmp_path)
+    found = [json.loads((two / f"rank{rank}" / case / "result.json").read_text()) for rank in (0, 1)]
+    assert found[0] == found[1]
+    if case == "grpo of one prompt":  # each process reads the prompt
+        assert found[0].pop("input_tokens") >= expected.pop("input_tokens")
+    assert found[0] == expected
+    loader = AutoModelForSequenceClassification if case == "reward_model" else AutoModelForCausalLM
+    before = tiny_model(kit, case)
+    folders = [path / "checkpoint" for path in (tmp_path, two / "rank0" / case)]
+    assert len({(folder / "config.json").read_text() for folder in folders}) == 1
+    assert len({tuple(sorted(file.name for file in folder.iterdir())) for folder in folders}) == 1
+    one, both = (loader.from_pretrained(folder, dtype=torch.float64) for folder in folders)
+    moved = [float((a - b).abs().max()) for a, b in zip(before.base_model.parameters(), one.base_model.parameters(), strict=True)]
+    assert (max(moved) > 1e-3) == ("without signal" not in case)
+    for (name, weight), other in zip(one.named_parameters(), both.parameters(), strict=True):
+        torch.testing.assert_close(other, weight, rtol=0, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+    assert not (two / "rank1" / case / "checkpoint").exists()
+    log, other_log = records(tmp_path), records(two / "rank0" / case)
+    for ours, theirs in zip(log, other_log, strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            if key in ("loss", "grad_norm", "tokens", "reward", "status", "generated_tokens", "reference_kl", "accuracy"):
+                assert theirs[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-9, abs=1e-9, nan_ok=True))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
