@@ -201,8 +201,7 @@ class _GatheringEngine:
 def _with_weights(module: ModuleT, weights: Sequence[Tensor]) -> ModuleT:
     """A copy of a module that has other tensors for its parameters; tied ones stay tied, and nothing else is copied twice."""
     memo = {
-        id(old): nn.Parameter(new, requires_grad=old.requires_grad)
-        for old, new in zip(module.parameters(), weights, strict=True)
+        id(old): nn.Parameter(new, requires_grad=old.requires_grad) for old, new in zip(module.parameters(), weights, strict=True)
     }
     return copy.deepcopy(module, memo)
 
@@ -216,10 +215,20 @@ def _whole_weights(module: nn.Module) -> Iterator[Tensor]:
     for part in _shards(module):
         part.reshard()  # what a forward pass left gathered may be older than the last step
     for weight in module.parameters():
-        yield weight.detach().full_tensor() if isinstance(weight, DTensor) else weight.detach()
+        yield (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach()
 
 
 _current = Processes()
+
+
+def speaks() -> bool:
+    """Whether this process is the one of those that `torchrun` started that prints what all of them found."""
+    return _started() == 1 or os.environ["RANK"] == "0"
+
+
+def _started() -> int:
+    """How many processes `torchrun` started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def current() -> Processes:
@@ -235,8 +244,7 @@ def join() -> Iterator[Processes]:
         SettingsError: More processes than GPUs on this machine, or a PyTorch that is too old.
     """
     global _current
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or _current.size > 1 or "RANK" not in os.environ:
+    if _started() == 1 or _current.size > 1:
         yield _current
         return
     if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):

@@ -15,10 +15,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
+from posttrain import trainers
 from posttrain.trainers.config import load_config
 from posttrain.trainers.parallel import current, join
 from posttrain.trainers.training_loop import run_recipe
 from posttrain.trainers.types import TrainingSet
+
+pytestmark = pytest.mark.slow
 
 SAMPLED = ["problems_per_batch=3", "group_size=4", "num_steps=2"]
 CASES = {
@@ -39,7 +42,7 @@ CASES = {
 """Name, which begins with the recipe → its settings."""
 
 
-def tiny_model(kit: ModuleType, case: str) -> PreTrainedModel:
+def start(kit: ModuleType, case: str) -> PreTrainedModel:
     """In float64: AdamW makes of a gradient near 0, whose last digits depend on the order of a sum, a step of any size up to the learning rate."""
     model = kit.tiny_llama(dtype=torch.float64)
     if "head of its own" in case:
@@ -50,7 +53,7 @@ def tiny_model(kit: ModuleType, case: str) -> PreTrainedModel:
 
 def train(kit: ModuleType, tokenizer, case: str, out: Path) -> dict:
     """Run a case in this process, or in this one of several."""
-    recipe, model, processes = case.split()[0], tiny_model(kit, case), current()
+    recipe, model, processes = case.split()[0], start(kit, case), current()
     config = load_config(recipe, None, ["autocast=float32", "learning_rate=1e-2", *CASES[case]])
     sampled = processes.copy_for_sampling(model, torch.float64)
     engine = processes.sampling(kit.TinyEngine(sampled), model, sampled)
@@ -75,7 +78,7 @@ def main(out: Path) -> None:
 
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-8000:]
     return done
 
@@ -101,12 +104,15 @@ def test_two_processes_arrive_where_one_does(kit, tokenizer, two: Path, case: st
         assert found[0].pop("input_tokens") >= expected.pop("input_tokens")
     assert found[0] == expected
     loader = AutoModelForSequenceClassification if case == "reward_model" else AutoModelForCausalLM
-    before = tiny_model(kit, case)
+    before = start(kit, case)
     folders = [path / "checkpoint" for path in (tmp_path, two / "rank0" / case)]
     assert len({(folder / "config.json").read_text() for folder in folders}) == 1
     assert len({tuple(sorted(file.name for file in folder.iterdir())) for folder in folders}) == 1
     one, both = (loader.from_pretrained(folder, dtype=torch.float64) for folder in folders)
-    moved = [float((a - b).abs().max()) for a, b in zip(before.base_model.parameters(), one.base_model.parameters(), strict=True)]
+    moved = [
+        float((a - b).detach().abs().max())
+        for a, b in zip(before.base_model.parameters(), one.base_model.parameters(), strict=True)
+    ]
     assert (max(moved) > 1e-3) == ("without signal" not in case)
     for (name, weight), other in zip(one.named_parameters(), both.parameters(), strict=True):
         torch.testing.assert_close(other, weight, rtol=0, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
@@ -117,6 +123,26 @@ def test_two_processes_arrive_where_one_does(kit, tokenizer, two: Path, case: st
         for key, value in ours.items():
             if key in ("loss", "grad_norm", "tokens", "reward", "status", "generated_tokens", "reference_kl", "accuracy"):
                 assert theirs[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-9, abs=1e-9, nan_ok=True))
+
+
+def test_the_command_line_under_torchrun(tiny_model: Path, sums_file: Path, tmp_path: Path) -> None:
+    settings = ["num_steps=3", "rows_per_batch=4", "learning_rate=1e-3", "autocast=float32"]
+    flags = [flag for setting in settings for flag in ("--set", setting)]
+    said = torchrun(
+        "-m", "posttrain", "loop", tiny_model, sums_file, "--out", tmp_path / "loop", "--stages", "sft", "--samples", "2",
+        "--probes", "none", *flags,
+    )  # fmt: skip
+    assert said.stdout.count("checkpoint: ") == 1
+    assert said.stderr.count("in each of 2 processes") == 1
+    assert json.loads((tmp_path / "loop" / "loop.json").read_text())["rounds"][0]["stage"] == "sft"
+    result = trainers.train("sft", tiny_model, [sums_file], out=tmp_path / "one", overrides=settings)
+    folders = [tmp_path / "one", tmp_path / "loop" / "stage-1"]
+    tokens = [[record.get("tokens") for record in records(folder)] for folder in folders]
+    assert tokens[0] == tokens[1] and sum(tokens[0][1:]) == result.trained_tokens
+    one, both = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in folders)
+    for weight, other in zip(one.parameters(), both.parameters(), strict=True):
+        torch.testing.assert_close(other, weight, rtol=0, atol=1e-5)  # a hundredth of one step of AdamW
+    assert {file.name for file in tmp_path.iterdir()} >= {"one", "loop"}
 
 
 if __name__ == "__main__":
