@@ -127,6 +127,12 @@ class ShardingProcesses(Processes):
         dist.all_gather_object(values, value, group=self._talk)
         return cast("list[T]", values)
 
+    def first(self, value: T) -> T:
+        """See `Processes`."""
+        said = [value]
+        dist.broadcast_object_list(said, src=0, group=self._talk)
+        return said[0]
+
     def shard(self, module: nn.Module) -> None:
         """See `Processes`. Gradients of the shards are sums over the processes."""
         weights = list(module.parameters())

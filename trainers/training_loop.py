@@ -157,6 +157,7 @@ def run_recipe(
                 num_steps=num_steps,
                 scalar_head=head,
             )
+        processes.gather(None)  # the others wait here, where there is no limit to it
 
     with TrainingLog(out / "training_log.jsonl", on_step) as log:
         run = _Run(stage=stage, stepper=stepper, training_set=training_set, config=config, log=log, evaluate=evaluate)

@@ -16,7 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from posttrain import trainers
+from posttrain.diagnose.errors import NonFiniteError
 from posttrain.trainers.config import load_config
+from posttrain.trainers.evaluation import dev_success
 from posttrain.trainers.parallel import current, join
 from posttrain.trainers.training_loop import run_recipe
 from posttrain.trainers.types import TrainingSet
@@ -36,6 +38,8 @@ CASES = {
     "grpo of one prompt": ["problems_per_batch=1", "group_size=8", "num_steps=3"],
     "grpo in two updates": [*SAMPLED, "updates_per_batch=2", "micro_batch_tokens=24"],
     "grpo without signal": SAMPLED,
+    "grpo with looks at the dev slice": [*SAMPLED, "eval_every=1", "save_every=1"],
+    "sft of a model with NaN": ["num_steps=2", "rows_per_batch=4"],
     "ppo": [*SAMPLED, "updates_per_batch=2"],
     "self_distill": ["num_steps=2", "rows_per_batch=3", "num_samples=4", "scaffold=reference"],
 }
@@ -48,6 +52,9 @@ def start(kit: ModuleType, case: str) -> PreTrainedModel:
     if "head of its own" in case:
         model.config.tie_word_embeddings = False
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().flip(0).clone())
+    if "NaN" in case:
+        with torch.no_grad():
+            model.model.norm.weight[0] = float("nan")
     return model
 
 
@@ -58,7 +65,12 @@ def train(kit: ModuleType, tokenizer, case: str, out: Path) -> dict:
     sampled = processes.copy_for_sampling(model, torch.float64)
     engine = processes.sampling(kit.TinyEngine(sampled), model, sampled)
     grade = kit.grade_all(0.0) if "without signal" in case else kit.grade_parity
-    result = run_recipe(recipe, model, tokenizer, engine, TrainingSet([kit.make_behavior()]), grade, config, out=out)
+    training_set = TrainingSet([kit.make_behavior()])
+    look = dev_success(engine, {"sums": grade}, training_set, num_samples=4, seed=0)
+    try:
+        result = run_recipe(recipe, model, tokenizer, engine, training_set, grade, config, out=out, evaluate=look)
+    except NonFiniteError as error:
+        return {"error": str(error)}
     return {key: value for key, value in asdict(result).items() if key not in ("seconds", "log", "checkpoint")}
 
 
@@ -103,9 +115,19 @@ def test_two_processes_arrive_where_one_does(kit, tokenizer, two: Path, case: st
     if case == "grpo of one prompt":  # each process reads the prompt
         assert found[0].pop("input_tokens") >= expected.pop("input_tokens")
     assert found[0] == expected
+    compare_logs(tmp_path, two / "rank0" / case)
+    assert not list((two / "rank1" / case).glob("checkpoint*"))
+    if "NaN" in case:
+        assert "at step 0" in expected["error"]
+        return
+    compare_checkpoints(kit, case, tmp_path, two / "rank0" / case)
+
+
+def compare_checkpoints(kit: ModuleType, case: str, alone: Path, together: Path) -> None:
     loader = AutoModelForSequenceClassification if case == "reward_model" else AutoModelForCausalLM
     before = start(kit, case)
-    folders = [path / "checkpoint" for path in (tmp_path, two / "rank0" / case)]
+    assert {path.name for path in alone.iterdir()} | {"result.json"} == {path.name for path in together.iterdir()}
+    folders = [path / "checkpoint" for path in (alone, together)]
     assert len({(folder / "config.json").read_text() for folder in folders}) == 1
     assert len({tuple(sorted(file.name for file in folder.iterdir())) for folder in folders}) == 1
     one, both = (loader.from_pretrained(folder, dtype=torch.float64) for folder in folders)
@@ -116,12 +138,23 @@ def test_two_processes_arrive_where_one_does(kit, tokenizer, two: Path, case: st
     assert (max(moved) > 1e-3) == ("without signal" not in case)
     for (name, weight), other in zip(one.named_parameters(), both.parameters(), strict=True):
         torch.testing.assert_close(other, weight, rtol=0, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
-    assert not (two / "rank1" / case / "checkpoint").exists()
-    log, other_log = records(tmp_path), records(two / "rank0" / case)
-    for ours, theirs in zip(log, other_log, strict=True):
+
+
+def compare_logs(alone: Path, together: Path) -> None:
+    for ours, theirs in zip(records(alone), records(together), strict=True):
         assert ours.keys() == theirs.keys()
         for key, value in ours.items():
-            if key in ("loss", "grad_norm", "tokens", "reward", "status", "generated_tokens", "reference_kl", "accuracy"):
+            if key in (
+                "loss",
+                "grad_norm",
+                "tokens",
+                "reward",
+                "status",
+                "generated_tokens",
+                "reference_kl",
+                "accuracy",
+                "dev_score",
+            ):
                 assert theirs[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-9, abs=1e-9, nan_ok=True))
 
 
@@ -138,7 +171,8 @@ def test_the_command_line_under_torchrun(tiny_model: Path, sums_file: Path, tmp_
     result = trainers.train("sft", tiny_model, [sums_file], out=tmp_path / "one", overrides=settings)
     folders = [tmp_path / "one", tmp_path / "loop" / "stage-1"]
     tokens = [[record.get("tokens") for record in records(folder)] for folder in folders]
-    assert tokens[0] == tokens[1] and sum(tokens[0][1:]) == result.trained_tokens
+    assert tokens[0] == tokens[1]
+    assert sum(tokens[0][1:]) == result.trained_tokens
     one, both = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in folders)
     for weight, other in zip(one.parameters(), both.parameters(), strict=True):
         torch.testing.assert_close(other, weight, rtol=0, atol=1e-5)  # a hundredth of one step of AdamW
