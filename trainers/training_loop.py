@@ -97,7 +97,7 @@ def run_recipe(
         recipe_name: A key of `RECIPES`.
         model: With float32 weights (see `load_for_training`); changed in place, put into eval mode (dropout off).
         tokenizer: Stored with the checkpoint.
-        engine: Encodes prompts and paths, and for on-policy stages samples the live model.
+        engine: Encodes prompts and paths, and for on-policy stages samples the live model (one of several processes: `parallel.Processes.sampling`).
         training_set: The problems.
         grade: Grades texts: one function for all behaviors, or one per behavior's name; None where the recipe needs no verifier.
         config: Of the recipe's config class.

@@ -20,7 +20,8 @@ from posttrain.diagnose.errors import NonFiniteError
 from posttrain.trainers.config import load_config
 from posttrain.trainers.evaluation import dev_success
 from posttrain.trainers.parallel import current, join
-from posttrain.trainers.training_loop import run_recipe
+from posttrain.trainers.stage import OtherModel
+from posttrain.trainers.training_loop import Beside, run_recipe
 from posttrain.trainers.types import TrainingSet
 
 pytestmark = pytest.mark.slow
@@ -41,6 +42,8 @@ CASES = {
     "grpo with looks at the dev slice": [*SAMPLED, "eval_every=1", "save_every=1"],
     "sft of a model with NaN": ["num_steps=2", "rows_per_batch=4"],
     "ppo": [*SAMPLED, "updates_per_batch=2"],
+    "opd with a teacher": ["problems_per_batch=3", "num_steps=2"],
+    "merge": [],
     "self_distill": ["num_steps=2", "rows_per_batch=3", "num_samples=4", "scaffold=reference"],
 }
 """Name, which begins with the recipe → its settings."""
@@ -66,9 +69,13 @@ def train(kit: ModuleType, tokenizer, case: str, out: Path) -> dict:
     engine = processes.sampling(kit.TinyEngine(sampled), model, sampled)
     grade = kit.grade_all(0.0) if "without signal" in case else kit.grade_parity
     training_set = TrainingSet([kit.make_behavior()])
+    taught = kit.tiny_llama(seed=1, dtype=torch.float64)
+    other = OtherModel(source="other", fingerprint="2", model=taught, tokenizer=tokenizer, engine=kit.TinyEngine(taught))
     look = dev_success(engine, {"sums": grade}, training_set, num_samples=4, seed=0)
     try:
-        result = run_recipe(recipe, model, tokenizer, engine, training_set, grade, config, out=out, evaluate=look)
+        result = run_recipe(
+            recipe, model, tokenizer, engine, training_set, grade, config, out=out, beside=Beside(teacher=other), evaluate=look
+        )
     except NonFiniteError as error:
         return {"error": str(error)}
     return {key: value for key, value in asdict(result).items() if key not in ("seconds", "log", "checkpoint")}
