@@ -9,7 +9,7 @@ are used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -37,7 +37,11 @@ class Shortcuts:
     shared_prefixes: bool
     """Attention is full and takes a mask [B, 1, S, S]."""
     fused: FusedLayers | None = None
-    """The layers written out for training on a processor in bfloat16."""
+    """The layers written out for training on a processor in bfloat16; they hold the model's weights."""
+
+    def of(self, copied: PreTrainedModel) -> Shortcuts:
+        """The same for a copy of the model."""
+        return self if self.fused is None else replace(self, fused=FusedLayers.of(copied))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -67,7 +67,7 @@ class Scorer:
         if Score.REFERENCE in needs or (taught and teacher is None):
             frozen = copy.deepcopy(model)
             frozen.requires_grad_(False)
-            reference = FrozenModel(model=frozen, shortcuts=shortcuts)
+            reference = FrozenModel(model=frozen, shortcuts=shortcuts.of(frozen))
         if taught:
             guide = reference if teacher is None else FrozenModel(model=teacher, shortcuts=find_shortcuts(teacher))
         return cls(
