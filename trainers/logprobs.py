@@ -39,6 +39,11 @@ class Shortcuts:
     fused: FusedLayers | None = None
     """The layers written out for training on a processor in bfloat16; they hold the model's weights."""
 
+    @property
+    def of_shards(self) -> Shortcuts:
+        """Those that hold where a layer's weights are there only while its forward function runs."""
+        return replace(self, fused=None)
+
     def of(self, copied: PreTrainedModel) -> Shortcuts:
         """The same for a copy of the model."""
         return self if self.fused is None else replace(self, fused=FusedLayers.of(copied))
@@ -92,13 +97,13 @@ def run_model(
         mask = None if bool((batch.segments >= 0).all()) else (batch.segments >= 0).long()
     inputs = {"input_ids": batch.input_ids, "attention_mask": mask, "position_ids": batch.position_ids, "use_cache": False}
     with autocast(batch.input_ids.device, dtype):
+        decode = getattr(model, RUN_DECODER, None) or partial(run_decoder, model)
         if shortcuts.chunked_projection:
-            decode = getattr(model, RUN_DECODER, None) or partial(run_decoder, model)
             hidden = decode(**inputs).flatten(0, 1)[batch.predictors]
             return States(hidden=hidden, logits=None, model=model, dtype=dtype)
         logits = model(**inputs).logits.flatten(0, 1)[batch.predictors]
         # Asking the model itself for its hidden states would leave hooks in it.
-        hidden = model.get_decoder()(**inputs).last_hidden_state.flatten(0, 1)[batch.predictors] if with_hidden else logits[:, :0]
+        hidden = decode(**inputs).flatten(0, 1)[batch.predictors] if with_hidden else logits[:, :0]
         return States(hidden=hidden, logits=logits, model=model, dtype=dtype)
 
 

@@ -195,7 +195,7 @@ def make_stepper(stage: Stage, inputs: StageInputs, config: TrainingConfig) -> S
     scorer = Scorer.for_stage(
         model,
         stage,
-        find_shortcuts(model, share_prefixes=config.share_prefixes),
+        processes.usable(find_shortcuts(model, share_prefixes=config.share_prefixes)),
         compute_dtype(processes.trains_on(model), config.autocast),
         teacher=None if other is None or stage.teaches_itself else other.model,
     )

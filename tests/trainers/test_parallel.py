@@ -32,6 +32,8 @@ CASES = {
     "sft of three rows, one per forward pass": ["num_steps=3", "rows_per_batch=3", "micro_batch_tokens=6"],
     "sft of one row": ["num_steps=2", "rows_per_batch=1"],
     "sft of a model with a head of its own": ["num_steps=3", "rows_per_batch=4"],
+    "sft of a model that scales its logits": ["num_steps=3", "rows_per_batch=4"],
+    "ppo of a model that scales its logits": [*SAMPLED, "updates_per_batch=1"],
     "dpo": ["num_steps=2", "rows_per_batch=3", "num_samples=8"],
     "kto": ["num_steps=2", "rows_per_batch=4", "num_samples=8"],
     "reward_model": ["num_steps=2", "rows_per_batch=3", "num_samples=8"],
@@ -49,12 +51,21 @@ CASES = {
 """Name, which begins with the recipe → its settings."""
 
 
+class ScaledHead(torch.nn.Linear):
+    """A head that the log-probabilities cannot be computed without: its weights are not all there is to it."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden) * 0.5
+
+
 def start(kit: ModuleType, case: str) -> PreTrainedModel:
     """In float64: AdamW makes of a gradient near 0, whose last digits depend on the order of a sum, a step of any size up to the learning rate."""
     model = kit.tiny_llama(dtype=torch.float64)
     if "head of its own" in case:
         model.config.tie_word_embeddings = False
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().flip(0).clone())
+    if "scales" in case:
+        model.lm_head.__class__ = ScaledHead
     if "NaN" in case:
         with torch.no_grad():
             model.model.norm.weight[0] = float("nan")
