@@ -212,12 +212,14 @@ def loop(
 ) -> None:
     """Diagnose, run the stage that the diagnosis names, and measure again."""
     from posttrain.trainers import loop as run_loop
+    from posttrain.trainers.parallel import speaks
 
     result = run_loop(
         model, behaviors, out=out, rounds=rounds, stages=_names(stages), probes=_names(probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total,
         config=config, overrides=overrides or [], seed=seed, command=_command(), reporter=_reporter(quiet),
     )  # fmt: skip
-    _print_loop(result)
+    if speaks():
+        _print_loop(result)
 
 
 def _print_loop(result: Any) -> None:
@@ -281,11 +283,14 @@ def train(
 ) -> None:
     """Run one stage on the train split of behaviors."""
     from posttrain.trainers import train as run_train
+    from posttrain.trainers.parallel import speaks
 
     result = run_train(
         stage, model, behaviors, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,
         teacher=teacher, earlier=earlier, reporter=_reporter(quiet),
     )  # fmt: skip
+    if not speaks():
+        return
     skipped = f", {result.num_skipped} batches without signal made none" if result.num_skipped else ""
     print(
         f"{stage}: {result.ending.value.replace('_', ' ')}, {result.num_steps} optimizer steps{skipped}, {result.seconds:.0f} s"

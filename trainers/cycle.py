@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from posttrain.diagnose.behaviors.splits import normalise
 from posttrain.diagnose.engines.loading import fingerprint_model
@@ -29,6 +31,7 @@ from posttrain.diagnose.transition import Transition, compare
 from posttrain.diagnose.types import Behavior, Purpose, Split
 from posttrain.diagnose.verifiers.sandbox import Grader
 from posttrain.trainers.config import TrainingConfig, load_config
+from posttrain.trainers.parallel import Processes, current, join
 from posttrain.trainers.recipes import RECIPES
 from posttrain.trainers.training_loop import TrainingResult
 from posttrain.trainers.types import TrainingProblem, TrainingRow, TrainingSet
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
     from posttrain.diagnose.engines.base import Engine
     from posttrain.trainers.stage import OtherModel
     from posttrain.trainers.training_loop import Beside
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +80,49 @@ class LoopResult:
 # ------------------------------------------------------------------------------------------------------------------ training
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Order:
+    """What the first of several processes asks the others to train with it."""
+
+    stage: str
+    model: str
+    training_set: TrainingSet
+    config: TrainingConfig
+    out: Path
+    given: Given
+
+
+def led_by_first(function: Callable[P, T]) -> Callable[P, T]:
+    """Of several processes that torchrun started, let the first one run the function; the others wait, and train with it when it trains.
+
+    All of them return what the first one returns. Where it fails, torchrun ends the others.
+    """
+
+    @wraps(function)
+    def led(*args: P.args, **kwargs: P.kwargs) -> T:
+        with join() as processes:
+            if processes.is_first:
+                result = function(*args, **kwargs)
+                processes.first(result)
+                return result
+            return _follow(processes)
+
+    return led
+
+
+def _follow(processes: Processes) -> Any:
+    said: object = None
+    while True:
+        try:
+            said = processes.first(said)
+        except RuntimeError:  # the first one is gone, and has told why
+            sys.exit(1)
+        if not isinstance(said, _Order):
+            return said
+        _train_here(said, Reporter(quiet=True))
+
+
+@led_by_first
 def train(
     stage: str,
     model: str | Path,
@@ -181,23 +230,31 @@ def _train(
     reporter: Reporter,
     given: Given | None = None,
 ) -> TrainingResult:
-    """Train in a folder beside `out`, which appears when the checkpoint is whole; what a stopped run left there is taken up again."""
+    """Train, with all processes that there are."""
+    order = _Order(stage=stage, model=str(model), training_set=training_set, config=config, out=out, given=given or Given())
+    return _train_here(current().first(order), reporter)
+
+
+def _train_here(order: _Order, reporter: Reporter) -> TrainingResult:
+    """Train in a folder beside `out`, which appears when the checkpoint is whole; what a stopped run left there is taken up again.
+
+    Of several processes only the first one writes there.
+    """
     from posttrain.trainers.evaluation import Evaluate, dev_looks
-    from posttrain.trainers.models import load_for_training, open_live
+    from posttrain.trainers.models import load_for_training
+    from posttrain.trainers.sampling_engine import open_live
     from posttrain.trainers.training_loop import run_recipe
     from posttrain.trainers.training_state import find_state
 
-    given = given or Given()
+    stage, model, training_set, config, out = order.stage, order.model, order.training_set, order.config, order.out
+    processes = current()
     if config.eval_every is not None and RECIPES[stage].saves != "policy":
         raise SettingsError(f"eval_every looks at what a policy samples, and {stage} makes none; leave it out")
     with reporter.task(f"loading {model} for {stage}", None):
-        loaded = load_for_training(str(model))
+        loaded = load_for_training(model, device=processes.loads_on)
     engine, adapter = open_live(loaded, config)
-    beside = _open_beside(given, str(model), engine, training_set, loaded.model.device, reporter)
-    work = out.parent / f".{out.name}.work"
-    if find_state(work) is None:
-        shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True, exist_ok=True)
+    beside = _open_beside(order.given, model, engine, training_set, processes.trains_on(loaded.model), reporter)
+    work = _work_folder(out) if processes.is_first else Path(tempfile.mkdtemp())
     try:
         with ExitStack() as stack:
             graders = {name: stack.enter_context(Grader(behavior)).grade for name, behavior in training_set.behaviors.items()}
@@ -234,13 +291,29 @@ def _train(
                 say=lambda line: reporter.say(f"{stage}: {line}"),
             )
     except BaseException:
-        if find_state(work) is None:
+        if not processes.is_first:
+            shutil.rmtree(work, ignore_errors=True)
+        elif find_state(work) is None:
             _move(work, out)
         else:
             reporter.say(f"{stage}: what is finished is kept in {work}; the same command goes on from there")
         raise
-    _move(work, out)
+    if processes.is_first:
+        _move(work, out)
+    else:
+        shutil.rmtree(work, ignore_errors=True)
     return replace(result, log=out / "training_log.jsonl", checkpoint=out)
+
+
+def _work_folder(out: Path) -> Path:
+    """What a stopped run left beside `out`, or an empty folder."""
+    from posttrain.trainers.training_state import find_state
+
+    work = out.parent / f".{out.name}.work"
+    if find_state(work) is None:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    return work
 
 
 def _open_beside(
@@ -286,6 +359,7 @@ def _move(work: Path, out: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------------- loop
 
 
+@led_by_first
 def loop(
     model: str | Path,
     behaviors: Sequence[str | Path | Behavior],

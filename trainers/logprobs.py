@@ -9,7 +9,8 @@ are used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from posttrain.trainers.projection import Projected, project
 from posttrain.trainers.types import TrainingRow
 
 _FULL_ATTENTION = {"full_attention", "attention"}
+RUN_DECODER = "run_decoder"
+"""Name of the method through which a model that lies in shards runs `run_decoder`: they are gathered for the functions it knows of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +37,16 @@ class Shortcuts:
     shared_prefixes: bool
     """Attention is full and takes a mask [B, 1, S, S]."""
     fused: FusedLayers | None = None
-    """The layers written out for training on a processor in bfloat16."""
+    """The layers written out for training on a processor in bfloat16; they hold the model's weights."""
+
+    @property
+    def of_shards(self) -> Shortcuts:
+        """Those that hold where a layer's weights are there only while its forward function runs."""
+        return replace(self, fused=None)
+
+    def of(self, copied: PreTrainedModel) -> Shortcuts:
+        """The same for a copy of the model."""
+        return self if self.fused is None else replace(self, fused=FusedLayers.of(copied))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,13 +97,20 @@ def run_model(
         mask = None if bool((batch.segments >= 0).all()) else (batch.segments >= 0).long()
     inputs = {"input_ids": batch.input_ids, "attention_mask": mask, "position_ids": batch.position_ids, "use_cache": False}
     with autocast(batch.input_ids.device, dtype):
+        decode = getattr(model, RUN_DECODER, None) or partial(run_decoder, model)
         if shortcuts.chunked_projection:
-            hidden = model.get_decoder()(**inputs).last_hidden_state.flatten(0, 1)[batch.predictors]
+            hidden = decode(**inputs).flatten(0, 1)[batch.predictors]
             return States(hidden=hidden, logits=None, model=model, dtype=dtype)
         logits = model(**inputs).logits.flatten(0, 1)[batch.predictors]
         # Asking the model itself for its hidden states would leave hooks in it.
-        hidden = model.get_decoder()(**inputs).last_hidden_state.flatten(0, 1)[batch.predictors] if with_hidden else logits[:, :0]
+        hidden = decode(**inputs).flatten(0, 1)[batch.predictors] if with_hidden else logits[:, :0]
         return States(hidden=hidden, logits=logits, model=model, dtype=dtype)
+
+
+def run_decoder(model: PreTrainedModel, **inputs: Tensor | bool | None) -> Tensor:
+    """[B, S, H] the last hidden states, without the head."""
+    hidden: Tensor = model.get_decoder()(**inputs).last_hidden_state
+    return hidden
 
 
 def logprobs_of(states: States, targets: Tensor, *, entropy: bool = False) -> Projected:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.diagnose.engines.loading import fingerprint_model, load_model, load_tokenizer
 from posttrain.diagnose.engines.transformers_engine import TransformersEngine
-from posttrain.trainers.adapters import LoraAdapter, MergedEngine
-from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.stage import OtherModel
 
 
@@ -43,20 +40,6 @@ def load_for_training(source: str, *, device: torch.device | None = None) -> Loa
     model.eval()  # dropout off; gradients flow in eval mode too
     model.requires_grad_(True)
     return LoadedModel(model=model, tokenizer=load_tokenizer(source), source=source)
-
-
-def open_live(loaded: LoadedModel, config: TrainingConfig) -> tuple[TransformersEngine, LoraAdapter | None]:
-    """The engine that samples a model in training, and the adapter that it is given where `lora_rank` is set.
-
-    Raises:
-        SettingsError: As for `LoraAdapter`.
-    """
-    name, fingerprint = loaded.source, f"live:{config.seed}"
-    if config.lora_rank is None:
-        return TransformersEngine.from_model(loaded.model, loaded.tokenizer, name=name, model_fingerprint=fingerprint), None
-    base = str(Path(name).expanduser().resolve()) if Path(name).expanduser().exists() else name
-    adapter = LoraAdapter(loaded.model, config, base=base)
-    return MergedEngine.from_adapter(adapter, loaded.tokenizer, name=name, model_fingerprint=fingerprint), adapter
 
 
 def load_other(source: str, *, device: torch.device) -> OtherModel:

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from posttrain.trainers.config import TrainingConfig
 
@@ -40,4 +41,7 @@ def clip_gradient(optimizer: torch.optim.Optimizer, max_norm: float) -> float:
     A non-finite norm leaves NaN in the gradients: do not step.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return float(nn.utils.clip_grad_norm_(parameters, max_norm))
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of all shards
+    nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return float(norm)

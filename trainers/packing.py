@@ -141,17 +141,56 @@ def plan_micro_batches(packs: Sequence[Pack], max_tokens: int) -> list[list[Pack
 
     Packs are sorted by length, so that little is padded, the longest first, so that memory runs out at once or never.
     """
-    units: dict[str, list[Pack]] = {}
-    for number, pack in enumerate(packs):
-        units.setdefault(pack.group_id or f"#{number}", []).append(pack)
     groups: list[list[Pack]] = []
-    for unit in sorted(units.values(), key=lambda unit: max(pack.length for pack in unit), reverse=True):
+    for unit in _units(packs):
         width = max(pack.length for pack in [*unit, *(groups[-1] if groups else [])])
         if groups and (len(groups[-1]) + len(unit)) * width <= max_tokens:
             groups[-1].extend(unit)
         else:
             groups.append(list(unit))
     return groups
+
+
+def plan_share(packs: Sequence[Pack], max_tokens: int, *, rank: int, size: int) -> list[tuple[list[Pack], bool]]:
+    """The micro-batches of one of several processes, about equally many tokens for each, and equally many micro-batches.
+
+    Args:
+        packs: Of the whole batch.
+        max_tokens: As for `plan_micro_batches`.
+        rank: Which process.
+        size: How many there are.
+
+    Returns:
+        (packs, whether they count): a process with fewer micro-batches than another runs a small one again, which counts for nothing, so that
+        all of them are in step.
+    """
+    plans = [plan_micro_batches(share, max_tokens) for share in _divide(packs, size)]
+    smallest = min((group for plan in plans for group in plan), key=lambda group: sum(pack.length for pack in group), default=[])
+    missing = max(map(len, plans)) - len(plans[rank])
+    return [(group, True) for group in plans[rank]] + [(smallest, False)] * missing
+
+
+def heaviest_share(packs: Sequence[Pack], size: int) -> int:
+    """Input tokens of the one of `size` processes that gets the most."""
+    return max(sum(pack.length for pack in share) for share in _divide(packs, size))
+
+
+def _divide(packs: Sequence[Pack], size: int) -> list[list[Pack]]:
+    shares: list[list[Pack]] = [[] for _ in range(size)]
+    tokens = [0] * size
+    for unit in _units(packs):
+        lightest = tokens.index(min(tokens))
+        shares[lightest] += unit
+        tokens[lightest] += sum(pack.length for pack in unit)
+    return shares
+
+
+def _units(packs: Sequence[Pack]) -> list[list[Pack]]:
+    """What must stay together, the longest first."""
+    units: dict[str, list[Pack]] = {}
+    for number, pack in enumerate(packs):
+        units.setdefault(pack.group_id or f"#{number}", []).append(pack)
+    return sorted(units.values(), key=lambda unit: max(pack.length for pack in unit), reverse=True)
 
 
 def collate(packs: Sequence[Pack]) -> MicroBatch:

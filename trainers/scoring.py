@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from posttrain.diagnose.types import Floats
 from posttrain.trainers.divergence import divergence
-from posttrain.trainers.fused_layers import FusedLayers
 from posttrain.trainers.logprobs import Shortcuts, States, find_shortcuts, logprobs_of, run_model
-from posttrain.trainers.packing import MicroBatch, Pack, collate, pack_rows, plan_micro_batches
+from posttrain.trainers.packing import MicroBatch, Pack, collate, pack_rows, plan_share
+from posttrain.trainers.parallel import current
 from posttrain.trainers.recomputation import recomputing
 from posttrain.trainers.stage import Divergences, Score, Stage, TokenScores
 from posttrain.trainers.types import TrainingRow
@@ -81,8 +81,7 @@ class Scorer:
         if keep_start or Score.REFERENCE in needs or (taught and teacher is None):
             if bare is None:
                 frozen = copy.deepcopy(model).requires_grad_(False)
-                own = None if shortcuts.fused is None else FusedLayers.of(frozen)  # those of the model would run its live weights
-                reference = FrozenModel(model=frozen, shortcuts=replace(shortcuts, fused=own))
+                reference = FrozenModel(model=frozen, shortcuts=shortcuts.of(frozen))
             else:
                 reference = FrozenModel(model=model, shortcuts=shortcuts, bare=bare)
         if taught:
@@ -96,6 +95,12 @@ class Scorer:
             teacher=guide,
             scalar_head=stage.scalar_head,
         )
+
+    @property
+    def own_modules(self) -> list[nn.Module]:
+        """What nobody else runs, so that several processes can hold a shard each; a teacher's engine needs the whole teacher."""
+        reference = None if self.reference is None else self.reference.model
+        return [module for module in (self.model, reference, self.scalar_head) if module is not None]
 
     def score(self, rows: Sequence[TrainingRow], batch: MicroBatch, old: dict[int, Tensor]) -> TokenScores:
         """Score the N tokens of a micro-batch.
@@ -152,10 +157,11 @@ class Scorer:
 
     def look(self, rows: Sequence[TrainingRow], score: Score, *, max_tokens: int = 4096) -> list[Floats]:
         """[T] numbers of each row without a gradient: `Score.POLICY`, `REFERENCE`, `TEACHER` or `VALUE`."""
-        found: dict[int, Floats] = {}
+        mine: dict[int, Floats] = {}
+        processes = current()
         packs = pack_rows(rows, range(len(rows)), share=False, hidden_size=1, max_tokens=max_tokens)
         with torch.no_grad():
-            for group in plan_micro_batches(packs, max_tokens):
+            for group, _ in plan_share(packs, max_tokens, rank=processes.rank, size=processes.size):
                 batch = collate(group).to(self.model.device)
                 if score is Score.TEACHER:
                     assert self.teacher is not None
@@ -167,7 +173,8 @@ class Scorer:
                     states = self._run(batch)
                     values = self._values(states) if score is Score.VALUE else logprobs_of(states, batch.targets).logprobs
                 for index, part in zip(batch.rows, values.split(list(batch.lengths)), strict=True):
-                    found[index] = part.float().cpu().numpy()
+                    mine[index] = part.float().cpu().numpy()
+        found = {index: values for share in reversed(processes.gather(mine)) for index, values in share.items()}
         return [found[index] for index in range(len(rows))]
 
     def _run(self, batch: MicroBatch) -> States:

@@ -25,6 +25,12 @@ class Means:
         self._sums[name] = self._sums.get(name, 0.0) + float(values.detach().double().sum())
         self._counts[name] = self._counts.get(name, 0.0) + values.numel()
 
+    def include(self, other: Means) -> None:
+        """Take the numbers of others in."""
+        for name, total in other._sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + total
+            self._counts[name] = self._counts.get(name, 0.0) + other._counts[name]
+
     def result(self) -> dict[str, float]:
         """Name → mean."""
         return {name: total / self._counts[name] for name, total in self._sums.items() if self._counts[name] > 0}

@@ -29,6 +29,7 @@ from posttrain.trainers.interrupts import StoppedAtOnceError, held_interrupts
 from posttrain.trainers.logprobs import find_shortcuts
 from posttrain.trainers.memory import held_gigabytes
 from posttrain.trainers.optimization import learning_rate_at, make_optimizer
+from posttrain.trainers.parallel import current
 from posttrain.trainers.precision import compute_dtype
 from posttrain.trainers.recipes import build_stage, find_recipe
 from posttrain.trainers.recomputation import enable_recomputation
@@ -121,7 +122,7 @@ def run_recipe(
         model: With float32 weights (see `load_for_training`), those of the start even where a run is resumed; changed in place, put into
             eval mode (dropout off).
         tokenizer: Stored with the checkpoint.
-        engine: Encodes prompts and paths, and for on-policy stages samples the live model.
+        engine: Encodes prompts and paths, and for on-policy stages samples the live model (one of several processes: `parallel.Processes.sampling`).
         training_set: The problems.
         grade: Grades texts: one function for all behaviors, or one per behavior's name; None where the recipe needs no verifier.
         config: Of the recipe's config class.
@@ -176,20 +177,26 @@ def run_recipe(
     if say is not None:
         say(_plan(stepper, inputs, adapter))
 
+    processes = current()
+
     def save(folder: str, run: _Run, looks: Sequence[DevLook]) -> None:
         with run.averaged():
-            save_checkpoint(
-                out / folder,
-                model,
-                tokenizer,
-                recipe=recipe,
-                config=config,
-                training_set=training_set,
-                num_steps=run.num_steps,
-                scalar_head=stage.scalar_head,
-                adapter=adapter,
-                looks=looks,
-            )
+            whole = processes.whole(model)
+            head = None if stage.scalar_head is None else processes.whole(stage.scalar_head)
+            if processes.is_first:
+                save_checkpoint(
+                    out / folder,
+                    whole,
+                    tokenizer,
+                    recipe=recipe,
+                    config=config,
+                    training_set=training_set,
+                    num_steps=run.num_steps,
+                    scalar_head=head,
+                    adapter=adapter,
+                    looks=looks,
+                )
+            processes.gather(None)  # the others wait here, where there is no limit to it
 
     with TrainingLog(out / "training_log.jsonl", on_step, keep=0 if state is None else state["log_bytes"]) as log:
         run = _Run(
@@ -209,7 +216,8 @@ def run_recipe(
             raise
         except KeyboardInterrupt:
             run.keep()
-            if run.num_steps and run.is_whole and not run.best_is_saved:
+            # Of several processes, others may have been stopped elsewhere.
+            if run.num_steps and run.is_whole and not run.best_is_saved and processes.size == 1:
                 save("checkpoint", run, run.looks_at_this)
             raise
         if not run.best_is_saved:
@@ -282,7 +290,7 @@ def _plan(stepper: Stepper, inputs: StageInputs, adapter: LoraAdapter | None) ->
 
 def make_stepper(stage: Stage, inputs: StageInputs, config: TrainingConfig, adapter: LoraAdapter | None = None) -> Stepper:
     """What takes the steps of a stage on `inputs.model`, which has this adapter where it has one."""
-    model = inputs.model
+    model, processes = inputs.model, current()
     assert model is not None
     other = inputs.teacher or inputs.earlier
     shortcuts = find_shortcuts(model, share_prefixes=config.share_prefixes)
@@ -291,12 +299,15 @@ def make_stepper(stage: Stage, inputs: StageInputs, config: TrainingConfig, adap
     scorer = Scorer.for_stage(
         model,
         stage,
-        shortcuts,
-        compute_dtype(model.device, config.autocast),
+        processes.usable(shortcuts),
+        compute_dtype(processes.trains_on(model), config.autocast),
         teacher=None if other is None or stage.teaches_itself else other.model,
         bare=None if adapter is None else adapter.off,
         keep_start=config.eval_every is not None,
     )
+    if stage.transform is None:
+        for module in scorer.own_modules:
+            processes.shard(module)
     return Stepper(
         model=model,
         optimizer=make_optimizer(model, config, stage.scalar_head),
@@ -475,7 +486,7 @@ class _Run:
         if self.evaluate is None or self.config.eval_every is None or self.looked_at >= step:
             return
         with self.averaged():
-            look = self.evaluate(self.stepper.scorer)
+            look = current().first(self.evaluate(self.stepper.scorer))
         better = step != _BEFORE and look.score > self.best_score
         with held_interrupts():
             self.looks = (*self.looks[:1], look)
@@ -517,7 +528,7 @@ class _Run:
 
     def keep(self) -> None:
         """Write the state, where there is something to go on from."""
-        if self.next_step == 0 or not self.is_whole:
+        if self.next_step == 0 or not self.is_whole or current().size > 1:  # shards are not kept
             return
         record = {
             **{name: getattr(self, name) for name in _COUNTERS},

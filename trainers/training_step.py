@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from transformers import PreTrainedModel
 
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.optimization import clip_gradient
-from posttrain.trainers.packing import MicroBatch, collate, pack_rows, plan_micro_batches
+from posttrain.trainers.packing import MicroBatch, Pack, collate, heaviest_share, pack_rows, plan_share
+from posttrain.trainers.parallel import current
 from posttrain.trainers.scoring import Scorer
 from posttrain.trainers.stage import Component, Level, TokenScores, Weights
 from posttrain.trainers.training_log import Means
@@ -86,33 +88,45 @@ class Stepper:
         shares = [_shares(component, rows) for component in self.components]
         paired = any(component.term.level is Level.PAIR for component in self.components)
         active = _active(self.components, rows, number, paired=paired)
-        packs = pack_rows(
+        processes, mine = current(), _Sums()
+        packs = self._pack(rows, active, paired=paired, num_shares=processes.size)
+        for group, counts in plan_share(packs, self.config.micro_batch_tokens, rank=processes.rank, size=processes.size):
+            batch = collate(group).to(self.model.device)
+            if counts:
+                value = self._micro_batch_loss(rows, batch, shares, old, mine.means, number)
+                mine.add(float(value.detach()), batch)
+            else:
+                value = 0.0 * self._micro_batch_loss(rows, batch, shares, {}, Means(), number)
+            value.backward()
+        norm = clip_gradient(self.optimizer, self.config.max_grad_norm)
+        sums = _Sums()
+        for one in processes.gather(mine):
+            sums.include(one)
+        return StepOutcome(
+            status=StepStatus.UPDATED if math.isfinite(sums.loss) and math.isfinite(norm) else StepStatus.NON_FINITE,
+            loss=sums.loss,
+            grad_norm=norm,
+            trained_tokens=sums.trained_tokens,
+            input_tokens=sums.input_tokens,
+            metrics=sums.means.result(),
+        )
+
+    def _pack(self, rows: Sequence[TrainingRow], active: Sequence[int], *, paired: bool, num_shares: int) -> list[Pack]:
+        """Packs of the active rows; a prompt is run more than once where that lightens the heaviest share."""
+        pack = partial(
+            pack_rows,
             rows,
             active,
             share=self.scorer.shortcuts.shared_prefixes,
             hidden_size=self.model.config.get_text_config().hidden_size,
-            max_tokens=self.config.micro_batch_tokens,
             keep_groups=paired,
         )
-        means, loss, trained, inputs = Means(), 0.0, 0, 0
-        for group in plan_micro_batches(packs, self.config.micro_batch_tokens):
-            batch = collate(group).to(self.model.device)
-            value = self._micro_batch_loss(rows, batch, shares, old, means, number)
-            loss += float(value.detach())
-            trained += len(batch.targets)
-            inputs += batch.num_input_tokens
-            if not math.isfinite(loss):
-                return StepOutcome(status=StepStatus.NON_FINITE, loss=loss, metrics=means.result())
-            value.backward()
-        norm = clip_gradient(self.optimizer, self.config.max_grad_norm)
-        return StepOutcome(
-            status=StepStatus.UPDATED if math.isfinite(norm) else StepStatus.NON_FINITE,
-            loss=loss,
-            grad_norm=norm,
-            trained_tokens=trained,
-            input_tokens=inputs,
-            metrics=means.result(),
-        )
+        weigh = partial(heaviest_share, size=num_shares)
+        packs = pack(max_tokens=self.config.micro_batch_tokens)
+        even = -(-sum(one.length for one in packs) // num_shares)
+        if weigh(packs) <= even:
+            return packs
+        return min(packs, pack(max_tokens=min(even, self.config.micro_batch_tokens)), key=weigh)
 
     def _micro_batch_loss(
         self,
@@ -138,6 +152,27 @@ class Stepper:
                 means.add(name, values)
         _log_sampler_gap(scores, means)
         return total
+
+
+@dataclass(kw_only=True, slots=True)
+class _Sums:
+    """What the micro-batches of a step add up to."""
+
+    loss: float = 0.0
+    trained_tokens: int = 0
+    input_tokens: int = 0
+    means: Means = field(default_factory=Means)
+
+    def add(self, loss: float, batch: MicroBatch) -> None:
+        self.loss += loss
+        self.trained_tokens += len(batch.targets)
+        self.input_tokens += batch.num_input_tokens
+
+    def include(self, other: _Sums) -> None:
+        self.loss += other.loss
+        self.trained_tokens += other.trained_tokens
+        self.input_tokens += other.input_tokens
+        self.means.include(other.means)
 
 
 def _acts(component: Component, row: TrainingRow, number: int) -> bool:

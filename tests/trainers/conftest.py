@@ -288,6 +288,10 @@ def grade_all(score: float) -> Callable[[Problem, Sequence[str]], list[Grade]]:
 
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, models
 
     vocabulary = {f"t{i}": i for i in range(VOCAB)}

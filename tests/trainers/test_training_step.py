@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.credit.none import NoCredit
@@ -16,7 +17,7 @@ from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.policy_gradient import PolicyGradient
 from posttrain.trainers.objectives.reductions import sequence_mean, token_mean
 from posttrain.trainers.recipes.grpo import GrpoConfig
-from posttrain.trainers.stage import Component, Reduction, Stage, StageInputs, Term
+from posttrain.trainers.stage import Component, Reduction, Score, Stage, StageInputs, Term
 from posttrain.trainers.training_loop import make_stepper as stepper_of
 from posttrain.trainers.training_step import Stepper, StepStatus
 
@@ -137,3 +138,17 @@ def test_infinite_gradient_stops_before_the_weights(kit, model) -> None:
     before = weights(model)
     assert make_stepper(model, [Nll()]).step(kit.random_rows(), {}).status is StepStatus.NON_FINITE
     assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+
+
+def test_the_reference_stays_where_the_policy_started_in_bfloat16(kit) -> None:
+    wide = LlamaConfig(vocab_size=32, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    model = LlamaForCausalLM(wide).eval()
+    scorer, rows = make_stepper(model, [Nll(), KlToReference()], autocast="bfloat16").scorer, kit.random_rows()
+    before = {score: scorer.look(rows, score) for score in (Score.POLICY, Score.REFERENCE)}
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    after = {score: scorer.look(rows, score) for score in before}
+    assert max(abs(a - b).max() for a, b in zip(before[Score.POLICY], after[Score.POLICY], strict=True)) > 0.1
+    for a, b in zip(before[Score.REFERENCE], after[Score.REFERENCE], strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -16,6 +16,7 @@ from pydantic import Field
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.credit.steps import StepCredit
 from posttrain.trainers.objectives.reductions import token_mean
+from posttrain.trainers.parallel import current
 from posttrain.trainers.recipes.grpo import ClippedConfig, clipped, rollouts, with_kl
 from posttrain.trainers.sources.steps import by_reward_model, by_rollouts, score_steps
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
@@ -48,7 +49,7 @@ def build(inputs: StageInputs, config: ProcessConfig) -> Stage:
             seed=config.seed,
         )
     else:
-        score = by_reward_model(config.step_feedback, inputs.model.device)
+        score = by_reward_model(config.step_feedback, current().trains_on(inputs.model))
     return Stage(
         source=rollouts(inputs, config, "process", finish=score_steps(inputs.tokenizer, config.step_separator, score)),
         credit=StepCredit(outcome_weight=config.outcome_weight),

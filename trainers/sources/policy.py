@@ -9,6 +9,7 @@ from typing import Any
 from posttrain.diagnose.engines.base import Completion, Engine, SampleRequest
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Grade, Sampling, StopReason
+from posttrain.trainers.parallel import current
 from posttrain.trainers.sources.order import EpochOrder
 from posttrain.trainers.stage import Remembers
 from posttrain.trainers.types import Batch, GradeFn, LiveEngine, TrainingProblem, TrainingRow
@@ -36,7 +37,7 @@ def bare(engine: Engine, items: Sequence[TrainingProblem]) -> list[Ask]:
 def draw(
     engine: Engine, graders: Mapping[str, GradeFn] | None, asks: Sequence[Ask], *, num_samples: int, temperature: float, seed: str
 ) -> list[TrainingRow]:
-    """Draw samples of every prompt and grade them.
+    """Draw samples of every prompt and grade them; of several processes each draws and grades its share, and gets all rows.
 
     Nothing but the length limit and the stop texts is taken from the behavior's sampling settings: a draw from a truncated
     policy would need a correction that its probabilities no longer contain.
@@ -59,7 +60,20 @@ def draw(
     for ask in asks:
         if graders is not None and ask.item.behavior.name not in graders:
             raise SettingsError(f"no verifier was given for behavior {ask.item.behavior.name!r}; on-policy stages need one")
-    rows: list[TrainingRow] = []
+    names = list(dict.fromkeys(ask.item.behavior.name for ask in asks))
+    ordered = sorted(asks, key=lambda ask: names.index(ask.item.behavior.name))
+    processes = current()
+    own = ordered[processes.rank :: processes.size]
+    shares = processes.gather(_draw_own(engine, graders, own, num_samples=num_samples, temperature=temperature, seed=seed))
+    groups = [shares[number % processes.size][number // processes.size] for number in range(len(ordered))]
+    return [row for group in groups for row in group]
+
+
+def _draw_own(
+    engine: Engine, graders: Mapping[str, GradeFn] | None, asks: Sequence[Ask], *, num_samples: int, temperature: float, seed: str
+) -> list[list[TrainingRow]]:
+    """The rows of each prompt of this process; the prompts of a behavior follow each other."""
+    groups: list[list[TrainingRow]] = []
     for name in dict.fromkeys(ask.item.behavior.name for ask in asks):
         members = [ask for ask in asks if ask.item.behavior.name == name]
         behavior = members[0].item.behavior
@@ -71,8 +85,8 @@ def draw(
             kept = [completion for completion in drawn if completion.token_ids and completion.stop is not StopReason.ERROR]
             texts = [ask.given + completion.text for completion in kept]
             grades = graders[name](ask.item.problem, texts) if kept and graders is not None else [None] * len(kept)
-            for completion, text, grade in zip(kept, texts, grades, strict=True):
-                rows.append(
+            groups.append(
+                [
                     TrainingRow(
                         behavior=name,
                         problem_id=ask.item.problem.id,
@@ -85,8 +99,10 @@ def draw(
                         truncated=completion.stop is StopReason.LENGTH,
                         text=text,
                     )
-                )
-    return rows
+                    for completion, text, grade in zip(kept, texts, grades, strict=True)
+                ]
+            )
+    return groups
 
 
 def sample_graded(
