@@ -52,7 +52,7 @@ def reinforce(kit, model, tokenizer, out: Path, batches: Collection[int], *more:
     problems = tuple(kit.make_problem(index) for index in range(40, 40 + PROBLEMS))
     behavior = replace(kit.make_behavior(), name="others", problems=problems)
     config = load_config(
-        "grpo", None, ["learning_rate=3e-3", f"num_steps={steps}", f"problems_per_batch={PROBLEMS}", "dev_share=0", *more]
+        "grpo", None, ["learning_rate=3e-2", f"num_steps={steps}", f"problems_per_batch={PROBLEMS}", "dev_share=0", *more]
     )
     grade = rarely_right(batches)
     return run_recipe(
