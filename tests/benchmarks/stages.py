@@ -124,6 +124,11 @@ TRIALS: dict[str, Trial] = {
     "merge": _back(recipe="merge", settings="share=0.5"),
     "opd --earlier": _back(recipe="opd", settings="learning_rate=3e-4 problems_per_batch=32 num_steps=40"),
 }
+REASONS = {
+    "simpo": "nothing holds the right answer up while the wrong one is pushed down: both become less likely (log π of the right answer falls too), "
+    "and answers that stand in no pair gain. `dpo`, `cpo` and `orpo`, which imitate the right answer as well, do not share this.",
+}
+"""Why a quantity did not improve, where it did not; found by looking."""
 RARE_SIGNAL = "rare_signal"
 RARE_SETTINGS = "learning_rate=1e-3 problems_per_batch=16 group_size=16 num_steps=100"
 
@@ -347,11 +352,17 @@ def page(rows: dict[str, Any], base: dict[str, Any]) -> str:
                 f"{head}| {change.quantity} | {change.before:.3f} | {change.after:.3f} | {_interval(change)} "
                 f"| {'yes' if change.met else '**no**'} | {tail}"
             )
-    return "\n".join([*lines, *_costs(rows), *_rare_signal(rows), *_settings(rows, done)]) + "\n"
+    return "\n".join([*lines, *_reasons(rows, done), *_costs(rows), *_rare_signal(rows), *_settings(rows, done)]) + "\n"
 
 
 def _interval(change: Change) -> str:
     return f"{change.after - change.before:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
+
+
+def _reasons(rows: dict[str, Any], done: list[str]) -> list[str]:
+    missed = [name for name in done if not all(Change(**one).met for one in rows[name]["changes"])]
+    known = [f"- `{name}`: {REASONS[name]}" for name in missed if name in REASONS]
+    return ["", "Why not:", "", *known] if known else []
 
 
 def _costs(rows: dict[str, Any]) -> list[str]:
