@@ -59,9 +59,9 @@ class Trial:
     earlier: str = ""
 
 
-# A model of this size takes rates a hundred times those of the papers. Imitation and whole distributions: 1e-3, as far as the base model's
+# A model of this size takes rates a hundred times those of the papers. Imitation, also where it is mixed in: 1e-3, as far as the base model's
 # own training goes at the end; policy gradients: 3e-4, since 16 x 8 samples a step are a noisy gradient; pairs: 1e-4, since nothing but a
-# margin holds the likelihood of the better answer. Judges and the stages that mix in paths lie between. Steps: what fits into about a minute.
+# margin holds the likelihood of the better answer; what draws from the student or learns a judge: between these. Steps: about a minute.
 _ROWS = "learning_rate=1e-3 rows_per_batch=32 num_steps=60"
 _GROUPS = "learning_rate=3e-4 problems_per_batch=16 group_size=8 num_steps=40"
 _PAIRS = "learning_rate=1e-4 rows_per_batch=16 num_steps=60"
