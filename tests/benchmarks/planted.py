@@ -30,14 +30,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny_models import make_llama, make_tokenizer, train
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 ROOT = Path(__file__).parents[2]
 LETTERS = "abcdefgh"
-CHARACTERS = string.ascii_lowercase + "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 :.\n"
-PROBLEMS, BATCH, STEPS, FORGETTING = 40, 64, 700, 120
+PROBLEMS, STEPS, FORGETTING = 40, 700, 120
 HINT = "read it backwards"
 Rng = random.Random
 
@@ -152,17 +150,6 @@ PLANTS = {
 # ----------------------------------------------------------------------------------------------------------------- the model
 
 
-def make_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """One token per character."""
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", *CHARACTERS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
-    fast.save_pretrained(folder)
-    return fast
-
-
 def pairs(rng: Rng, held_out: frozenset[str], *, forget: bool) -> Iterator[tuple[str, str]]:
     """Prompts and what should follow, for ever."""
     while True:
@@ -181,51 +168,14 @@ def pairs(rng: Rng, held_out: frozenset[str], *, forget: bool) -> Iterator[tuple
             yield plant.prompt(word), plant.say(word, rng)
 
 
-def train(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, source: Iterator[tuple[str, str]], steps: int, rate: float
-) -> None:
-    """Plain supervised training on what follows the prompts."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 50, 1.0) * max(0.02, 1 - step / steps))
-    model.train()
-    for step in range(steps):
-        batch = [next(source) for _ in range(BATCH)]
-        rows = [tokenizer(prompt + text)["input_ids"] + [tokenizer.eos_token_id] for prompt, text in batch]
-        longest = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-        labels = torch.tensor(
-            [[-100] * len(p) + row[len(p) :] + [-100] * (longest - len(row)) for row, (p, _) in zip(rows, batch, strict=True)]
-        )
-        loss = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0 or step == steps - 1:
-            print(f"step {step}: loss {loss.item():.3f}", file=sys.stderr)
-
-
 def make_models(folder: Path, held_out: frozenset[str]) -> tuple[Path, Path]:
     """The checkpoint before something was lost, and the one after; made once."""
     before, after = folder / "before", folder / "after"
     if (after / "model.safetensors").exists():
         return before, after
-    torch.manual_seed(0)
-    sizes = {
-        "hidden_size": 96,
-        "intermediate_size": 256,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 2,
-    }
     tokenizer = make_tokenizer(before)
     AutoTokenizer.from_pretrained(before).save_pretrained(after)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer), **sizes, max_position_embeddings=256, bos_token_id=None, eos_token_id=2, pad_token_id=0, tie_word_embeddings=True
-        )
-    )  # fmt: skip
+    model = make_llama(len(tokenizer))
     rng = random.Random(0)
     train(model, tokenizer, pairs(rng, held_out, forget=False), STEPS, 3e-3)
     model.save_pretrained(before)

@@ -1,8 +1,8 @@
 """guided_grpo: learn behind the shortest beginning of a reference path that succeeds, then without it.
 
 Sampled: G completions of each prompt of a batch, and G more from the same prompt followed by the first part of its reference path, for problems
-that fail without. How much is given grows by a rung at each visit on which nothing succeeds, shrinks when at least half does, never reaches the
-answer, and is annealed to nothing by the end. Credit and loss: grpo's, each prompt a group of its own; what is given is not learned.
+that fail without. How much is given grows by a rung at each visit on which nothing succeeds, shrinks when at least half does, begins for a new
+problem where the last batch has come to, never reaches the answer, and is annealed to nothing by the end. Credit and loss: grpo's, each prompt a group of its own; what is given is not learned.
 Papers: POPE (arXiv 2601.18779), BREAD (2506.17211), Prefix-RFT (2507.01679).
 The signal vanishes where no prefix short of the answer helps; then sft on the whole path is right. Provenance on-policy, interface verifier, role
 reshaping with selective expansion.

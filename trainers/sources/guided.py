@@ -38,10 +38,11 @@ def prefix_of(engine: LiveEngine, item: TrainingProblem) -> Prefix | None:
 class Guide:
     """Finds, problem by problem while training, the shortest prefix that succeeds, and takes it away again.
 
-    Each problem starts without help. While no sample of its group succeeds, the next visit gives a further `1 / num_rungs` of the
-    allowed prefix; once at least half of them do, the next visit gives one rung less. Beside the guided prompt the bare one is drawn
-    as well, so that what is learned behind the prefix is tried without it. After `anneal_after` of the steps the most that is given
-    falls in a line to nothing at the last step.
+    The first batch starts without help. While no sample of a problem's group succeeds, its next visit gives a further `1 / num_rungs` of
+    the allowed prefix; once at least half of them do, its next visit gives one rung less. A problem that is visited for the first time
+    starts where those of the batch before have come to, on average: a run often ends before every problem has been visited as often as
+    there are rungs. Beside the guided prompt the bare one is drawn as well, so that what is learned behind the prefix is tried without it.
+    After `anneal_after` of the steps the most that is given falls in a line to nothing at the last step.
     """
 
     engine: LiveEngine
@@ -49,6 +50,8 @@ class Guide:
     num_rungs: int = 4
     anneal_after: float = 0.5
     _rung: dict[str, int] = field(default_factory=dict)
+    _usual: int = 0
+    """Where a problem starts."""
     _prefixes: dict[str, Prefix | None] = field(default_factory=dict)
 
     def asks(self, items: Sequence[TrainingProblem], step: int) -> list[Ask]:
@@ -80,7 +83,7 @@ class Guide:
                 name = f"{row.behavior}/{row.problem_id}"
                 found.setdefault(name, []).append((row.group_id.rpartition("@")[0] != name, row.reward))
         for name, results in found.items():
-            rung = self._rung.get(name, 0)
+            rung = self._rung.setdefault(name, self._usual)
             bare_rewards = [reward for guided, reward in results if not guided]
             guided_rewards = [reward for guided, reward in results if guided]
             last = guided_rewards or bare_rewards
@@ -90,6 +93,8 @@ class Guide:
                 self._rung[name] = min(self.num_rungs, rung + 1)
             elif sum(last) >= len(last) / 2:
                 self._rung[name] = max(0, rung - 1)
+        if found:
+            self._usual = round(sum(self._rung[name] for name in found) / len(found))
         return rows
 
     def state(self) -> dict[str, Any]:
@@ -114,5 +119,5 @@ class Guide:
     def _tokens(self, name: str, prefix: Prefix | None, most: float) -> int:
         if prefix is None:
             return 0
-        share = min(self._rung.get(name, 0) / self.num_rungs, most)
+        share = min(self._rung.get(name, self._usual) / self.num_rungs, most)
         return round(share * prefix.allowed)
