@@ -19,6 +19,8 @@ _CHUNK_BYTES = 64 * 2**20
 """Size of one chunk in float32: 341 tokens of a vocabulary of 49152."""
 _NATIVE_CHUNK_BYTES = 128 * 2**20
 """Size of one chunk in bfloat16, where it is never held in float32: 1365 tokens of that vocabulary."""
+_KEPT_BYTES = 256 * 2**20
+"""Logits in bfloat16 that are kept for backward, all chunks together; where there are more, all are made again."""
 
 
 class Projected(NamedTuple):
@@ -78,14 +80,16 @@ class _NativeLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         narrow_hidden, narrow_weight = hidden.to(torch.bfloat16), weight.to(torch.bfloat16)
         size = _chunk_size(weight.shape[0], torch.bfloat16, _NATIVE_CHUNK_BYTES)
-        parts = []
+        parts, kept = [], []
+        keeps = any(ctx.needs_input_grad) and len(targets) * weight.shape[0] * 2 <= _KEPT_BYTES
         for start in range(0, len(targets), size):
             logits = narrow_hidden[start : start + size] @ narrow_weight.T
+            kept += [logits] if keeps else []
             parts.append(library.log_normaliser(logits, targets[start : start + size], entropy=entropy))
         normalisers = torch.cat([part[0] for part in parts])
         entropies = torch.cat([part[2] for part in parts if part[2] is not None]) if entropy else normalisers.new_empty(0)
         ctx.save_for_backward(hidden, weight, targets, normalisers)
-        ctx.library, ctx.size = library, size
+        ctx.library, ctx.size, ctx.kept = library, size, kept
         ctx.mark_non_differentiable(entropies)
         return torch.cat([part[1] for part in parts]) - normalisers, entropies
 
@@ -96,14 +100,15 @@ class _NativeLogprobs(torch.autograd.Function):
         narrow_hidden, narrow_weight = hidden.to(torch.bfloat16), weight.to(torch.bfloat16)
         grad_hidden, grad = torch.empty_like(hidden), grad.contiguous()
         grad_weight: Tensor | None = None
-        for start in range(0, len(targets), ctx.size):
+        for number, start in enumerate(range(0, len(targets), ctx.size)):
             part = slice(start, start + ctx.size)
-            slope = narrow_hidden[part] @ narrow_weight.T
+            slope = ctx.kept[number] if ctx.kept else narrow_hidden[part] @ narrow_weight.T
             ctx.library.logprob_slope(slope, targets[part], normalisers[part], grad[part])
             grad_hidden[part] = (slope @ narrow_weight).to(hidden.dtype)
             if ctx.needs_input_grad[1]:
                 product = slope.T @ narrow_hidden[part]
                 grad_weight = product.to(weight.dtype) if grad_weight is None else grad_weight.add_(product)
+        ctx.kept = []  # they are slopes now
         return grad_hidden, grad_weight, None, None, None
 
 

@@ -95,7 +95,7 @@ def run_ours(part: str, model: str, steps: int) -> dict[str, Any]:
     if part == "dpo":
         for number, (prompt, chosen, rejected) in enumerate(rows_of(part, steps)):
             data += [row(number, prompt, chosen, Part.CHOSEN), row(number, prompt, rejected, Part.REJECTED)]
-        settings += [f"rows_per_batch={per_batch}", "nll_weight=0"]
+        settings += [f"rows_per_batch={per_batch}", "nll_weight=0", "use_references=false"]
     elif part == "grpo":
         settings += [f"problems_per_batch={ROWS}", f"group_size={GROUP}", "dev_share=0"]
     else:
