@@ -18,7 +18,7 @@ from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.preferences import ReferenceMargin
 from posttrain.trainers.objectives.reductions import row_mean, token_mean
 from posttrain.trainers.sources.demonstrations import encode_references
-from posttrain.trainers.sources.prepared import PreparedRows, fixed
+from posttrain.trainers.sources.prepared import PreparedRows, fixed, in_epochs
 from posttrain.trainers.sources.verified import draw_pairs, make_pairs, successes
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs, Term
 from posttrain.trainers.types import Material, Part
@@ -63,14 +63,7 @@ def pairs(inputs: StageInputs, config: PairConfig, stage: str) -> PreparedRows:
             max_per_problem=config.max_per_problem,
             seed=f"pairs|{config.seed}",
         )
-    return PreparedRows(
-        make,
-        rows_per_batch=config.rows_per_batch,
-        num_steps=config.num_steps,
-        num_epochs=config.num_epochs,
-        seed=config.seed,
-        rows_per_item=2,
-    )
+    return in_epochs(make, config, rows_per_item=2)
 
 
 def pair_stage(inputs: StageInputs, config: PairConfig, stage: str, term: Term, nll_weight: float) -> Stage:

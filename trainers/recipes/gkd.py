@@ -79,14 +79,23 @@ def student_or_given(inputs: StageInputs, config: StudentConfig, stage: str) -> 
     return Mixture(own, given, share=config.on_policy, seed=config.seed)
 
 
-def build(inputs: StageInputs, config: GkdConfig) -> Stage:
-    """Put the stage together."""
-    teacher_of(inputs, "gkd")
+def taught(inputs: StageInputs, config: StudentConfig, stage: str) -> Stage:
+    """The divergence to the teacher on the student's own samples, or partly on given paths.
+
+    Raises:
+        SettingsError: There is no teacher, or it cannot be used.
+    """
+    teacher_of(inputs, stage)
     return Stage(
-        source=student_or_given(inputs, config, "gkd"),
+        source=student_or_given(inputs, config, stage),
         credit=NoCredit(),
         components=(Component(term=TeacherDivergence(beta=config.beta), reduction=token_mean),),
     )
+
+
+def build(inputs: StageInputs, config: GkdConfig) -> Stage:
+    """Put the stage together."""
+    return taught(inputs, config, "gkd")
 
 
 GKD = Recipe(name="gkd", config=GkdConfig, build=build, reads=frozenset({Material.DEMONSTRATIONS, Material.PROMPTS}))

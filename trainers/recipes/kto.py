@@ -16,7 +16,7 @@ from posttrain.trainers.credit.reference_point import ReferencePoint
 from posttrain.trainers.objectives.preferences import Kto
 from posttrain.trainers.objectives.reductions import row_mean
 from posttrain.trainers.recipes.dpo import PairConfig, pairs
-from posttrain.trainers.sources.prepared import Made, PreparedRows
+from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.sources.verified import mismatched
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
 from posttrain.trainers.types import Material, Part, TrainingRow
@@ -44,14 +44,7 @@ def build(inputs: StageInputs, config: KtoConfig) -> Stage:
         _, metrics = source.prepare()
         return source.rows, metrics
 
-    source = PreparedRows(
-        make,
-        rows_per_batch=config.rows_per_batch,
-        num_steps=config.num_steps,
-        num_epochs=config.num_epochs,
-        seed=config.seed,
-        also=mismatched,
-    )
+    source = in_epochs(make, config, also=mismatched)
     term = Kto(beta=config.beta, good_weight=config.good_weight, bad_weight=config.bad_weight)
     return Stage(source=source, credit=ReferencePoint(), components=(Component(term=term, reduction=row_mean),))
 

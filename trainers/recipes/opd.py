@@ -8,12 +8,8 @@ Provenance on-policy, interface teacher targets, role reshaping, or consolidatio
 
 from __future__ import annotations
 
-from posttrain.trainers.credit.none import NoCredit
-from posttrain.trainers.objectives.divergences import TeacherDivergence
-from posttrain.trainers.objectives.reductions import token_mean
-from posttrain.trainers.recipes.gkd import StudentConfig, student_or_given
-from posttrain.trainers.recipes.logit_kd import teacher_of
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.recipes.gkd import StudentConfig, taught
+from posttrain.trainers.stage import Recipe, Stage, StageInputs
 from posttrain.trainers.types import Material
 
 
@@ -23,12 +19,7 @@ class OpdConfig(StudentConfig):
 
 def build(inputs: StageInputs, config: OpdConfig) -> Stage:
     """Put the stage together."""
-    teacher_of(inputs, "opd")
-    return Stage(
-        source=student_or_given(inputs, config, "opd"),
-        credit=NoCredit(),
-        components=(Component(term=TeacherDivergence(beta=config.beta), reduction=token_mean),),
-    )
+    return taught(inputs, config, "opd")
 
 
 OPD = Recipe(name="opd", config=OpdConfig, build=build, reads=frozenset({Material.DEMONSTRATIONS, Material.PROMPTS}))

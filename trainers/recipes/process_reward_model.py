@@ -21,7 +21,7 @@ from posttrain.trainers.objectives.reductions import step_mean
 from posttrain.trainers.objectives.reward_modelling import StepCorrectness
 from posttrain.trainers.recipes.reward_model import readable_to_the_end
 from posttrain.trainers.sources.policy import bare, draw, num_tokens
-from posttrain.trainers.sources.prepared import Made, PreparedRows
+from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.sources.steps import by_rollouts, score_steps
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
 from posttrain.trainers.types import Material
@@ -64,13 +64,7 @@ def build(inputs: StageInputs, config: ProcessRewardModelConfig) -> Stage:
         rows = [replace(row, step_scores=tuple(float(value > 0) for value in row.step_scores)) for row in scored]
         return [readable_to_the_end(row) for row in rows], {"generated_tokens": num_tokens(drawn)}
 
-    source = PreparedRows(
-        make,
-        rows_per_batch=config.rows_per_batch,
-        num_steps=config.num_steps,
-        num_epochs=config.num_epochs,
-        seed=config.seed,
-    )
+    source = in_epochs(make, config)
     return Stage(
         source=source,
         credit=NoCredit(),

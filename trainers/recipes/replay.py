@@ -16,7 +16,7 @@ from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.logit_kd import teacher_of
 from posttrain.trainers.recipes.seq_kd import TracesConfig, teacher_traces
-from posttrain.trainers.sources.prepared import Made, PreparedRows
+from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
 from posttrain.trainers.types import Material
 
@@ -37,9 +37,7 @@ def build(inputs: StageInputs, config: ReplayConfig) -> Stage:
         _, metrics = earlier.prepare()
         return [*earlier.rows, *inputs.data], metrics
 
-    source = PreparedRows(
-        make, rows_per_batch=config.rows_per_batch, num_steps=config.num_steps, num_epochs=config.num_epochs, seed=config.seed
-    )
+    source = in_epochs(make, config)
     return Stage(source=source, credit=NoCredit(), components=(Component(term=Nll(), reduction=token_mean),))
 
 

@@ -19,7 +19,7 @@ from posttrain.trainers.heads import scalar_head
 from posttrain.trainers.objectives.reductions import row_mean
 from posttrain.trainers.objectives.reward_modelling import BradleyTerry
 from posttrain.trainers.recipes.dpo import PairConfig, pairs
-from posttrain.trainers.sources.prepared import Made, PreparedRows
+from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
 from posttrain.trainers.types import Material, TrainingRow
 
@@ -50,14 +50,7 @@ def build(inputs: StageInputs, config: RewardModelConfig) -> Stage:
         _, metrics = drawn.prepare()
         return [readable_to_the_end(row) for row in drawn.rows], metrics
 
-    source = PreparedRows(
-        make,
-        rows_per_batch=config.rows_per_batch,
-        num_steps=config.num_steps,
-        num_epochs=config.num_epochs,
-        seed=config.seed,
-        rows_per_item=2,
-    )
+    source = in_epochs(make, config, rows_per_item=2)
     return Stage(
         source=source,
         credit=NoCredit(),

@@ -24,7 +24,7 @@ from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.gkd import StudentConfig, student_samples
 from posttrain.trainers.sources.mixture import Mixture
 from posttrain.trainers.sources.policy import Ask
-from posttrain.trainers.sources.prepared import Made, PreparedRows
+from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.sources.verified import draw_verified
 from posttrain.trainers.stage import Component, Recipe, Source, Stage, StageInputs
 from posttrain.trainers.types import Part, TrainingProblem, TrainingRow
@@ -137,9 +137,7 @@ def build(inputs: StageInputs, config: SelfDistillConfig) -> Stage:
         rows, metrics = draw()
         return without(rows), metrics
 
-    given = PreparedRows(
-        make, rows_per_batch=config.rows_per_batch, num_steps=config.num_steps, num_epochs=config.num_epochs, seed=config.seed
-    )
+    given = in_epochs(make, config)
     if not prompts:
         return Stage(source=given, credit=NoCredit(), components=(Component(term=Nll(), reduction=token_mean),))
     source: Source = given

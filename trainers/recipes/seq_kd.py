@@ -18,7 +18,7 @@ from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.logit_kd import teacher_of
-from posttrain.trainers.sources.prepared import Made, PreparedRows
+from posttrain.trainers.sources.prepared import Made, PreparedRows, in_epochs
 from posttrain.trainers.sources.verified import draw_verified
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
 from posttrain.trainers.types import Part, TrainingRow
@@ -68,13 +68,7 @@ def teacher_traces(inputs: StageInputs, config: TracesConfig, stage: str, *, sam
         rows, metrics = draw()
         return [as_student(row) for row in rows], metrics
 
-    return PreparedRows(
-        make,
-        rows_per_batch=config.rows_per_batch,
-        num_steps=config.num_steps,
-        num_epochs=config.num_epochs,
-        seed=config.seed,
-    )
+    return in_epochs(make, config)
 
 
 def build(inputs: StageInputs, config: SeqKdConfig) -> Stage:

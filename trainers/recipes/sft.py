@@ -20,7 +20,7 @@ from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.sources.demonstrations import encode_references
-from posttrain.trainers.sources.prepared import PreparedRows, fixed
+from posttrain.trainers.sources.prepared import PreparedRows, fixed, in_epochs
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
 from posttrain.trainers.types import Material, TrainingRow
 
@@ -51,13 +51,7 @@ def demonstrations(inputs: StageInputs, stage: str, max_references: int | None) 
 
 def epochs(rows: Sequence[TrainingRow], config: EpochConfig) -> PreparedRows:
     """Rows that are there already, in epochs."""
-    return PreparedRows(
-        fixed(rows),
-        rows_per_batch=config.rows_per_batch,
-        num_steps=config.num_steps,
-        num_epochs=config.num_epochs,
-        seed=config.seed,
-    )
+    return in_epochs(fixed(rows), config)
 
 
 def build(inputs: StageInputs, config: SftConfig) -> Stage:

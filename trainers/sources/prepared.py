@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from posttrain.trainers.config import EpochConfig
 from posttrain.trainers.sources.order import EpochOrder
 from posttrain.trainers.types import Batch, TrainingRow
 
@@ -66,6 +67,25 @@ class PreparedRows:
         items = self._order.batch(step)
         rows = [self.rows[item * self.rows_per_item + place] for item in items for place in range(self.rows_per_item)]
         return Batch(rows=tuple([*rows, *self._also(rows)] if self._also else rows))
+
+
+def in_epochs(
+    make: Callable[[], Made],
+    config: EpochConfig,
+    *,
+    rows_per_item: int = 1,
+    also: Callable[[Sequence[TrainingRow]], Sequence[TrainingRow]] | None = None,
+) -> PreparedRows:
+    """`PreparedRows` with the batches, steps, epochs and seed of a config."""
+    return PreparedRows(
+        make,
+        rows_per_batch=config.rows_per_batch,
+        num_steps=config.num_steps,
+        num_epochs=config.num_epochs,
+        seed=config.seed,
+        rows_per_item=rows_per_item,
+        also=also,
+    )
 
 
 def fixed(rows: Sequence[TrainingRow]) -> Callable[[], Made]:
