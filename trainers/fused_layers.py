@@ -124,6 +124,14 @@ class FusedLayers:
         return normed
 
 
+def _narrow_side_by_side(*weights: Tensor) -> Tensor:
+    """[Σ rows, C] bf16, each weight read and written once."""
+    out = torch.empty(sum(map(len, weights)), weights[0].shape[1], dtype=torch.bfloat16)
+    for part, weight in zip(out.split([len(weight) for weight in weights]), weights, strict=True):
+        part.copy_(weight)
+    return out
+
+
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, delta: Tensor, weight: Tensor, epsilon: float, library: TrainingLibrary) -> Tensor:
@@ -161,7 +169,7 @@ class _Layer(torch.autograd.Function):
         shape: _Shape,
     ) -> tuple[Tensor, Tensor]:
         library = shape.library
-        into_heads, into_gates = torch.cat([q, k, v]).bfloat16(), torch.cat([gate, up]).bfloat16()
+        into_heads, into_gates = _narrow_side_by_side(q, k, v), _narrow_side_by_side(gate, up)
         out_of_heads, out_of_gates = o.bfloat16(), down.bfloat16()
         z1, y1, inverse1 = library.norm_forward(x, delta, first_norm, shape.epsilon)
         qkv = y1 @ into_heads.T

@@ -282,8 +282,9 @@ def _plan(stepper: Stepper, inputs: StageInputs, adapter: LoraAdapter | None) ->
     share = (
         f"{trained / 1e6:,.3g} M of {every / 1e6:,.3g} M weights are trained" if adapter else f"{trained / 1e6:,.3g} M weights"
     )
+    each = "" if current().size == 1 else f" in each of {current().size} processes"
     return (
-        f"{share}, about {held:.1f} GB and activations; {len(inputs.training_set.train)} train problems, "
+        f"{share}, about {held:.1f} GB and activations{each}; {len(inputs.training_set.train)} train problems, "
         f"{len(inputs.training_set.dev)} kept for development"
     )
 

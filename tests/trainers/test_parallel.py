@@ -11,14 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from posttrain import trainers
+from posttrain.diagnose.engines.base import TokenScores
 from posttrain.diagnose.errors import NonFiniteError
 from posttrain.trainers.config import load_config
-from posttrain.trainers.evaluation import dev_success
+from posttrain.trainers.evaluation import dev_looks
 from posttrain.trainers.parallel import current, join
 from posttrain.trainers.stage import OtherModel
 from posttrain.trainers.training_loop import Beside, run_recipe
@@ -72,17 +74,35 @@ def start(kit: ModuleType, case: str) -> PreTrainedModel:
     return model
 
 
+def scoring_engine(kit: ModuleType, model: PreTrainedModel):
+    """The tiny engine, with scores of references."""
+
+    class Scoring(kit.TinyEngine):
+        @torch.no_grad()
+        def score(self, requests, **more):
+            found = []
+            for one in requests:
+                logits = self.model(input_ids=torch.tensor([one.prompt_ids + one.path_ids])).logits[
+                    0, len(one.prompt_ids) - 1 : -1
+                ]
+                values = torch.log_softmax(logits, -1).gather(1, torch.tensor(one.path_ids)[:, None])[:, 0].numpy()
+                found.append(TokenScores(logprobs=values, ranks=np.zeros(len(values), dtype=np.int32)))
+            return found
+
+    return Scoring(model)
+
+
 def train(kit: ModuleType, tokenizer, case: str, out: Path) -> dict:
     """Run a case in this process, or in this one of several."""
     recipe, model, processes = case.split()[0], start(kit, case), current()
     config = load_config(recipe, None, ["autocast=float32", "learning_rate=1e-2", *CASES[case]])
     sampled = processes.copy_for_sampling(model, torch.float64)
-    engine = processes.sampling(kit.TinyEngine(sampled), model, sampled)
+    engine = processes.sampling(scoring_engine(kit, sampled), model, sampled)
     grade = kit.grade_all(0.0) if "without signal" in case else kit.grade_parity
     training_set = TrainingSet([kit.make_behavior()])
     taught = kit.tiny_llama(seed=1, dtype=torch.float64)
     other = OtherModel(source="other", fingerprint="2", model=taught, tokenizer=tokenizer, engine=kit.TinyEngine(taught))
-    look = dev_success(engine, {"sums": grade}, training_set, num_samples=4, seed=0)
+    look = dev_looks(engine, {"sums": grade}, training_set, num_samples=4, seed=0)
     try:
         result = run_recipe(
             recipe, model, tokenizer, engine, training_set, grade, config, out=out, beside=Beside(teacher=other), evaluate=look
