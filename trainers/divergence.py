@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from posttrain.trainers.logprobs import States
+from posttrain.trainers.projection import ProductGradient
 
 _CHUNK_BYTES = 32 * 2**20
 """Size of one chunk of one model's distribution in float32; about six such are held at a time."""
@@ -110,20 +111,14 @@ class _ChunkedDivergence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias = ctx.saved_tensors
-        narrow_hidden, narrow_weight = hidden.to(ctx.dtype), weight.to(ctx.dtype)
-        grad_hidden = torch.empty_like(hidden)
-        grad_weight: Tensor | None = None
+        gradient = ProductGradient(hidden, weight, ctx.dtype, of_weight=ctx.needs_input_grad[1])
         grad_bias = None if bias is None else torch.zeros_like(bias)
         for part, policy_logits, teacher_logits in _chunks(ctx, hidden, weight, bias):
             slope = _slope(policy_logits, teacher_logits, ctx.beta).mul_(grad[part, None] / ctx.temperature)
             if grad_bias is not None:
                 grad_bias += slope.sum(0).to(grad_bias.dtype)
-            narrow = slope.to(ctx.dtype)
-            grad_hidden[part] = (narrow @ narrow_weight).to(hidden.dtype)
-            if ctx.needs_input_grad[1]:
-                product = (narrow.T @ narrow_hidden[part]).to(weight.dtype)
-                grad_weight = product if grad_weight is None else grad_weight.add_(product)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None, None
+            gradient.add(part, slope)
+        return gradient.of_hidden, gradient.of_weight, grad_bias, None, None, None, None, None
 
 
 def _chunks(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Any:

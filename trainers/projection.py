@@ -71,6 +71,31 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, wide: torch.dty
     return logits if bias is None else logits + bias.to(wide)
 
 
+class ProductGradient:
+    """The gradients of hidden [N, H] · weightᵀ [H, V], gathered from slopes of the logits, chunk by chunk.
+
+    Args:
+        hidden: [N, H].
+        weight: [V, H].
+        dtype: Of the products.
+        of_weight: Whether the weight has a gradient.
+    """
+
+    def __init__(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype, *, of_weight: bool) -> None:
+        self.hidden, self.weight = hidden.to(dtype), weight.to(dtype)
+        self.of_hidden = torch.empty_like(hidden)
+        self.of_weight: Tensor | None = None
+        self._wide, self._wants_weight = weight.dtype, of_weight
+
+    def add(self, part: slice, slope: Tensor) -> None:
+        """Take in the slopes [n, V] of the logits of a part of the N places."""
+        narrow = slope.to(self.hidden.dtype)
+        self.of_hidden[part] = (narrow @ self.weight).to(self.of_hidden.dtype)
+        if self._wants_weight:
+            product = narrow.T @ self.hidden[part]
+            self.of_weight = product.to(self._wide) if self.of_weight is None else self.of_weight.add_(product)
+
+
 class _NativeLogprobs(torch.autograd.Function):
     """The same as `_ChunkedLogprobs` for bfloat16 on a processor: what follows the product reads and writes bfloat16 once."""
 
@@ -97,19 +122,15 @@ class _NativeLogprobs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, normalisers = ctx.saved_tensors
-        narrow_hidden, narrow_weight = hidden.to(torch.bfloat16), weight.to(torch.bfloat16)
-        grad_hidden, grad = torch.empty_like(hidden), grad.contiguous()
-        grad_weight: Tensor | None = None
+        gradient = ProductGradient(hidden, weight, torch.bfloat16, of_weight=ctx.needs_input_grad[1])
+        grad = grad.contiguous()
         for number, start in enumerate(range(0, len(targets), ctx.size)):
             part = slice(start, start + ctx.size)
-            slope = ctx.kept[number] if ctx.kept else narrow_hidden[part] @ narrow_weight.T
+            slope = ctx.kept[number] if ctx.kept else gradient.hidden[part] @ gradient.weight.T
             ctx.library.logprob_slope(slope, targets[part], normalisers[part], grad[part])
-            grad_hidden[part] = (slope @ narrow_weight).to(hidden.dtype)
-            if ctx.needs_input_grad[1]:
-                product = slope.T @ narrow_hidden[part]
-                grad_weight = product.to(weight.dtype) if grad_weight is None else grad_weight.add_(product)
+            gradient.add(part, slope)
         ctx.kept = []  # they are slopes now
-        return grad_hidden, grad_weight, None, None, None
+        return gradient.of_hidden, gradient.of_weight, None, None, None
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
@@ -149,20 +170,14 @@ class _ChunkedLogprobs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, normalisers = ctx.saved_tensors
-        narrow_hidden, narrow_weight = hidden.to(ctx.dtype), weight.to(ctx.dtype)
-        grad_hidden = torch.empty_like(hidden)
-        grad_weight: Tensor | None = None
+        gradient = ProductGradient(hidden, weight, ctx.dtype, of_weight=ctx.needs_input_grad[1])
         grad_bias = None if bias is None else torch.zeros_like(bias)
         for start in range(0, len(targets), ctx.size):
             part = slice(start, start + ctx.size)
-            slope = _logits(narrow_hidden[part], narrow_weight, bias, normalisers.dtype)
+            slope = _logits(gradient.hidden[part], gradient.weight, bias, normalisers.dtype)
             slope.sub_(normalisers[part, None]).exp_().mul_(-grad[part, None])
             slope.scatter_add_(1, targets[part, None], grad[part, None])
             if grad_bias is not None:
                 grad_bias += slope.sum(0).to(grad_bias.dtype)
-            narrow = slope.to(ctx.dtype)
-            grad_hidden[part] = (narrow @ narrow_weight).to(hidden.dtype)
-            if ctx.needs_input_grad[1]:
-                product = (narrow.T @ narrow_hidden[part]).to(weight.dtype)
-                grad_weight = product if grad_weight is None else grad_weight.add_(product)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+            gradient.add(part, slope)
+        return gradient.of_hidden, gradient.of_weight, grad_bias, None, None, None, None
