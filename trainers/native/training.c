@@ -65,12 +65,6 @@ void norm_backward(int64_t lines, int64_t width, const float *z, const float *we
     }
 }
 
-INLINE vec sigmoid(vec x) {
-    ivec negative = x < spread(0);
-    vec small = exponential((vec)((ivec)x | INT32_MIN)); /* e to the −|x| */
-    return (vec)(((ivec)small & negative) | ((ivec)spread(1) & ~negative)) / (1 + small);
-}
-
 /* h [R, C] = silu(gate) · up, of gate_and_up [R, 2 C]. */
 void gate_forward(int64_t lines, int64_t width, const bf16 *gate_and_up, bf16 *h) {
 #pragma omp parallel for schedule(static)

@@ -33,10 +33,7 @@ void gate(int64_t lines, int64_t width, const bf16 *gate_and_up, bf16 *y) {
         const bf16 *of_gate = gate_and_up + 2 * line * width, *of_up = of_gate + width;
         for (int64_t c = 0; c < width; c += LANES) {
             vec x = load_bf16(of_gate + c);
-            ivec negative = x < spread(0);
-            vec small = exponential((vec)((ivec)x | INT32_MIN)); /* e to the −|x| */
-            vec share = (vec)(((ivec)small & negative) | ((ivec)spread(1) & ~negative)) / (1 + small);
-            store_bf16(y + line * width + c, x * share * load_bf16(of_up + c));
+            store_bf16(y + line * width + c, x * sigmoid(x) * load_bf16(of_up + c));
         }
     }
 }

@@ -124,4 +124,10 @@ INLINE vec exponential(vec x) {
     return (vec)((ivec)(y * scale) & ~under);
 }
 
+INLINE vec sigmoid(vec x) {
+    ivec negative = x < spread(0);
+    vec small = exponential((vec)((ivec)x | INT32_MIN)); /* e to the −|x| */
+    return (vec)(((ivec)small & negative) | ((ivec)spread(1) & ~negative)) / (1 + small);
+}
+
 #endif
