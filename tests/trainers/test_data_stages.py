@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from posttrain.cli import app
@@ -31,20 +29,6 @@ ROWS: dict[Material, list[dict[str, Any]]] = {
 }
 CASES = [(name, kind) for name, recipe in RECIPES.items() for kind in ROWS if kind in recipe.reads]
 TAUGHT = {"logit_kd", "gkd", "opd", "minillm"}
-
-
-@pytest.fixture(scope="session")
-def other_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another random model with the same tokens."""
-    path = tmp_path_factory.mktemp("models") / "other"
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.05 * torch.randn_like(weight))
-    model.save_pretrained(path)
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(path)
-    return path
 
 
 def write(folder: Path, kind: Material) -> Path:

@@ -39,20 +39,6 @@ def digits_file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def other_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another random model with the same tokens: a teacher, or an earlier checkpoint."""
-    path = tmp_path_factory.mktemp("models") / "other"
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.05 * torch.randn_like(weight))
-    model.save_pretrained(path)
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(path)
-    return path
-
-
 SAMPLED = ["group_size=64", "problems_per_batch=4"]
 PAIRED = ["rows_per_batch=4", "num_samples=32"]
 SETTINGS = {
