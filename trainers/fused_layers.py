@@ -16,10 +16,8 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from posttrain.diagnose.engines.llama_layers import is_llama_like
+from posttrain.trainers.attention import Attention, open_attention
 from posttrain.trainers.native.library import LANES, TrainingLibrary, load_training_library
-
-_attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,29 +25,13 @@ class _Shape:
     """What a layer must know beside its weights."""
 
     library: TrainingLibrary
-    sequences: int
-    length: int
-    heads: int
-    key_heads: int
-    width: int
-    """Of a head."""
+    attention: Attention
+    rotated: int
+    """Heads of queries and keys."""
     epsilon: float
-    scaling: float
     cosine: Tensor
     """[B · S, D] fp32."""
     sine: Tensor
-    mask: Tensor | None
-    """[B, 1, S, S] bf16, added to the scores; None is causal."""
-
-    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Views [B, heads, S, D] of queries, keys and values."""
-        every = qkv.view(self.sequences, self.length, -1, self.width).transpose(1, 2)
-        q, k, v = every.split([self.heads, self.key_heads, self.key_heads], dim=1)
-        return q, k, v
-
-    def flat(self, x: Tensor) -> Tensor:
-        """[B, heads, S, D] as [B · S, heads · D]."""
-        return x.transpose(1, 2).reshape(self.sequences * self.length, -1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,13 +60,13 @@ class FusedLayers:
         library, _ = load_training_library()
         return cls(model=model, library=library) if plain and library is not None else None
 
-    def hidden(self, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None, at: Tensor) -> Tensor:
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, segments: Tensor | None, at: Tensor) -> Tensor:
         """The last hidden states, normalised.
 
         Args:
             input_ids: [B, S]; padding stands on the right.
             position_ids: [B, S].
-            mask: [B, 1, S, S] bool, who sees whom; None is causal.
+            segments: [B, S], as `attention_mask` takes them; None is causal.
             at: [N] places among the B · S whose states are wanted.
 
         Returns:
@@ -95,21 +77,20 @@ class FusedLayers:
         cosine, sine = (part.float().flatten(0, 1).contiguous() for part in inner.rotary_emb(x, position_ids))
         x = x.flatten(0, 1)
         first = inner.layers[0].self_attn
-        added = None
-        if mask is not None:
-            added = torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill_(~mask, float("-inf"))
         shape = _Shape(
             library=self.library,
-            sequences=input_ids.shape[0],
-            length=input_ids.shape[1],
-            heads=config.num_attention_heads,
-            key_heads=config.num_key_value_heads,
-            width=first.head_dim,
+            attention=open_attention(
+                *input_ids.shape,
+                heads=config.num_attention_heads,
+                key_heads=config.num_key_value_heads,
+                width=first.head_dim,
+                scaling=first.scaling,
+                segments=segments,
+            ),
+            rotated=config.num_attention_heads + config.num_key_value_heads,
             epsilon=inner.layers[0].input_layernorm.variance_epsilon,
-            scaling=first.scaling,
             cosine=cosine.expand(x.shape[0], -1) if len(cosine) == len(x) else cosine.repeat(input_ids.shape[0], 1),
             sine=sine.expand(x.shape[0], -1) if len(sine) == len(x) else sine.repeat(input_ids.shape[0], 1),
-            mask=added,
         )
         delta: Tensor | None = None
         for layer in inner.layers:
@@ -173,12 +154,12 @@ class _Layer(torch.autograd.Function):
         out_of_heads, out_of_gates = o.bfloat16(), down.bfloat16()
         z1, y1, inverse1 = library.norm_forward(x, delta, first_norm, shape.epsilon)
         qkv = y1 @ into_heads.T
-        library.rotate(qkv, shape.heads + shape.key_heads, shape.cosine, shape.sine)
-        attended, weights = _attend(*shape.split(qkv), 0.0, shape.mask is None, attn_mask=shape.mask, scale=shape.scaling)
-        z2, y2, inverse2 = library.norm_forward(z1, shape.flat(attended) @ out_of_heads.T, second_norm, shape.epsilon)
+        library.rotate(qkv, shape.rotated, shape.cosine, shape.sine)
+        attended, normalisers = shape.attention.forward(qkv)
+        z2, y2, inverse2 = library.norm_forward(z1, attended @ out_of_heads.T, second_norm, shape.epsilon)
         gates = y2 @ into_gates.T
         added = library.gate_forward(gates) @ out_of_gates.T
-        ctx.save_for_backward(z1, inverse1, qkv, attended, weights, z2, inverse2, gates, first_norm, second_norm)
+        ctx.save_for_backward(z1, inverse1, qkv, attended, normalisers, z2, inverse2, gates, first_norm, second_norm)
         ctx.narrow = (into_heads, out_of_heads, into_gates, out_of_gates)
         ctx.shape, ctx.sizes, ctx.has_delta = shape, (len(q), len(k), len(v), len(gate), len(up)), delta is not None
         if z2 is x:  # nothing was added: an input must not come back as it is
@@ -188,7 +169,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dz: Tensor, dadded: Tensor) -> tuple[Tensor | None, ...]:
-        z1, inverse1, qkv, attended, weights, z2, inverse2, gates, first_norm, second_norm = ctx.saved_tensors
+        z1, inverse1, qkv, attended, normalisers, z2, inverse2, gates, first_norm, second_norm = ctx.saved_tensors
         into_heads, out_of_heads, into_gates, out_of_gates = ctx.narrow
         shape: _Shape = ctx.shape
         library = shape.library
@@ -201,13 +182,9 @@ class _Layer(torch.autograd.Function):
         dprojected, d_second = library.norm_backward(z2, second_norm, inverse2, dgates @ into_gates, dz, copy=True)
 
         assert dprojected is not None
-        d_o = (dprojected.T @ shape.flat(attended)).float()
-        dattended = (dprojected @ out_of_heads).view(shape.sequences, shape.length, shape.heads, shape.width).transpose(1, 2)
-        of_heads = _attend_backward(
-            dattended, *shape.split(qkv), attended, weights, 0.0, shape.mask is None, attn_mask=shape.mask, scale=shape.scaling
-        )
-        dqkv = torch.cat([shape.flat(part) for part in of_heads], dim=1)
-        library.rotate(dqkv, shape.heads + shape.key_heads, shape.cosine, shape.sine, back=True)
+        d_o = (dprojected.T @ attended).float()
+        dqkv = shape.attention.backward(qkv, attended, normalisers, dprojected @ out_of_heads)
+        library.rotate(dqkv, shape.rotated, shape.cosine, shape.sine, back=True)
         d_heads = (dqkv.T @ library.norm_again(z1, first_norm, inverse1)).float()
         ddelta, d_first = library.norm_backward(z1, first_norm, inverse1, dqkv @ into_heads, dz, copy=ctx.has_delta)
 

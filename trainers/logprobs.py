@@ -85,8 +85,8 @@ def run_model(
         with_hidden: Whether the hidden states are wanted even where the logits do not come from them.
     """
     if shortcuts.fused is not None and shortcuts.chunked_projection and dtype is torch.bfloat16:
-        seen = attention_mask(batch.segments) if batch.shared else None
-        hidden = shortcuts.fused.hidden(batch.input_ids, batch.position_ids, seen, batch.predictors)
+        segments = batch.segments if batch.shared else None
+        hidden = shortcuts.fused.hidden(batch.input_ids, batch.position_ids, segments, batch.predictors)
         return States(hidden=hidden, logits=None, model=model, dtype=dtype)
     mask: Tensor | None
     if batch.shared:
