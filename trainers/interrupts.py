@@ -1,13 +1,15 @@
-"""Lets Ctrl-C wait while weights change, so that what is kept after it is a whole step."""
+"""Lets Ctrl-C wait while weights change, so that what is kept after it is a whole step, of all processes the same one."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from posttrain.trainers.parallel import speaks
 
 
 class StoppedAtOnceError(KeyboardInterrupt):
@@ -44,3 +46,34 @@ def held_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if waiting:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def noted_interrupts() -> Iterator[Callable[[], bool]]:
+    """Run a block to its end whatever happens, and let it ask whether a Ctrl-C came; a second one ends it at once.
+
+    For one of several processes, which must stop where the others do. Never notes anything outside the main thread, or where somebody else
+    handles the signal.
+
+    Raises:
+        StoppedAtOnceError: Within the block, at the second one.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    noted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal noted
+        if noted:
+            raise StoppedAtOnceError
+        noted = True
+        if speaks():
+            print("stopping after this step, for which torchrun waits half a minute", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: noted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import nn
 
 from posttrain.diagnose.engines.base import Engine
+from posttrain.trainers.parallel import local
 
 
 def held_gigabytes(
@@ -22,17 +22,12 @@ def held_gigabytes(
         engines: One per model that is sampled; in another precision than float32 each copies its model's weights, at 2 bytes.
         averaged: Whether an average of the trained weights is kept.
     """
-    held = [_here(each) for model in models for each in model.parameters()]
+    held = [local(each) for model in models for each in model.parameters()]
     weights = {each.data_ptr(): each.numel() * each.itemsize for each in held}
-    trained = sum(_here(each).numel() for group in optimizer.param_groups for each in group["params"])
+    trained = sum(local(each).numel() for group in optimizer.param_groups for each in group["params"])
     copied = sum(
         2 * sum(each.numel() for each in model.parameters())
         for engine in engines
         if engine.info.sample_dtype != "float32" and (model := getattr(engine, "model", None)) is not None
     )
     return float(sum(weights.values()) + trained * (4 + 8 + (4 if averaged else 0)) + copied) / 1e9
-
-
-def _here(weight: Tensor) -> Tensor:
-    """A weight, or this process's shard of it."""
-    return weight.to_local() if isinstance(weight, DTensor) else weight

@@ -87,6 +87,9 @@ class Processes:
     def shard(self, module: nn.Module) -> None:
         """Leave each process its shard of the weights, in place; every process must hold the same weights."""
 
+    def forget_gathered(self) -> None:
+        """Drop the whole weights that a forward pass left beside the shards: before these are read, or changed by hand."""
+
     def whole(self, module: ModuleT) -> ModuleT:
         """The module with whole weights, on the first process at least; all of them must ask."""
         return module
@@ -156,6 +159,12 @@ class ShardingProcesses(Processes):
         if isinstance(module, PreTrainedModel):
             setattr(module, RUN_DECODER, partial(run_decoder, module))
             register_fsdp_forward_method(module, RUN_DECODER)
+
+    def forget_gathered(self) -> None:
+        """See `Processes`."""
+        for module in self._shapes:
+            for part in _shards(module):
+                part.reshard()
 
     def whole(self, module: ModuleT) -> ModuleT:
         """See `Processes`: a copy on the processor. The other processes get one without weights."""
@@ -230,6 +239,20 @@ def _whole_weights(module: nn.Module) -> Iterator[Tensor]:
         part.reshard()  # what a forward pass left gathered may be older than the last step
     for weight in module.parameters():
         yield (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach()
+
+
+def local(weight: Tensor) -> Tensor:
+    """A weight, or this process's shard of it: the same memory, without a graph."""
+    return (weight.to_local() if isinstance(weight, DTensor) else weight).detach()
+
+
+def own_rows(weight: Tensor) -> tuple[int, int]:
+    """First and last + 1 of the rows of a whole weight that this process holds."""
+    if not isinstance(weight, DTensor):
+        return 0, weight.shape[0]
+    height = -(-weight.shape[0] // _current.size)
+    first = min(_current.rank * height, weight.shape[0])
+    return first, min(first + height, weight.shape[0])
 
 
 _current = Processes()

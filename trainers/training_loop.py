@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.diagnose.engines.base import Engine
-from posttrain.diagnose.errors import NonFiniteError, SettingsError
+from posttrain.diagnose.errors import NonFiniteError, RunError, SettingsError
 from posttrain.trainers.adapters import LoraAdapter
 from posttrain.trainers.allocator import keep_large_blocks
 from posttrain.trainers.averaging import WeightAverage
 from posttrain.trainers.checkpoint import save_checkpoint
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.evaluation import DevLook, Evaluate
-from posttrain.trainers.interrupts import StoppedAtOnceError, held_interrupts
+from posttrain.trainers.interrupts import StoppedAtOnceError, held_interrupts, noted_interrupts
 from posttrain.trainers.logprobs import find_shortcuts
 from posttrain.trainers.memory import held_gigabytes
 from posttrain.trainers.optimization import learning_rate_at, make_optimizer
@@ -38,9 +38,9 @@ from posttrain.trainers.scoring import Scorer
 from posttrain.trainers.stage import OtherModel, Remembers, Stage, StageInputs
 from posttrain.trainers.training_log import TrainingLog
 from posttrain.trainers.training_state import (
+    StoredTensors,
     find_state,
     read_state,
-    read_tensors,
     remove_states,
     restore_tensors,
     trained_tensors,
@@ -129,14 +129,14 @@ def run_recipe(
         out: Folder for `training_log.jsonl`, `checkpoint/` and, while the run is not finished, its state.
         beside: Data, a teacher, an earlier checkpoint, where there are any.
         adapter: Of the model, where `config.lora_rank` is set.
-        on_step: Called with every logged object.
+        on_step: Called with every logged object; where it raises in one of several processes, it must in all of them.
         evaluate: Looks at the dev slice every `config.eval_every` steps (see `evaluation`).
         say: Called with a line for people before training starts.
 
     Raises:
         SettingsError: Unknown recipe, config of another recipe, no verifier where one is needed, settings that contradict each other.
         BehaviorError: What was given beside the model is nothing that this stage learns from.
-        RunError: The folder holds the state of a run with other settings.
+        RunError: The folder holds the state of a run with other settings; or states are asked for, and not all processes see it.
         NonFiniteError: A loss or gradient was NaN or infinite. The log says where; the weights are those before that step.
         MeasuredProblemError: The source gave a row that may not be trained on.
         KeyboardInterrupt: Passed on, after the state and, in `checkpoint/`, the steps so far were saved.
@@ -155,7 +155,14 @@ def run_recipe(
     model.eval()  # dropout would make π_old differ from π, and a sampler has none
     beside = beside or Beside()
     identity = _identity(recipe_name, config, training_set, beside)
-    found = find_state(out)
+    processes = current()
+    keeps_states = _all_see(out)
+    if config.save_every is not None and not keeps_states:
+        raise RunError(
+            f"save_every: not all of {processes.size} processes see {processes.first(out.resolve())}, where each leaves its part of a state; "
+            "give an --out on a disk that all machines share, or leave save_every out"
+        )
+    found = processes.first(find_state(out.resolve()))
     state = None if found is None else read_state(found, identity)
     inputs = StageInputs(
         engine=engine,
@@ -177,8 +184,6 @@ def run_recipe(
     if say is not None:
         say(_plan(stepper, inputs, adapter))
 
-    processes = current()
-
     def save(folder: str, run: _Run, looks: Sequence[DevLook]) -> None:
         with run.averaged():
             whole = processes.whole(model)
@@ -198,7 +203,7 @@ def run_recipe(
                 )
             processes.gather(None)  # the others wait here, where there is no limit to it
 
-    with TrainingLog(out / "training_log.jsonl", on_step, keep=0 if state is None else state["log_bytes"]) as log:
+    with TrainingLog(out / "training_log.jsonl", on_step, keep=state["log_bytes"] if state and processes.is_first else 0) as log:
         run = _Run(
             stage=stage,
             stepper=stepper,
@@ -209,20 +214,21 @@ def run_recipe(
             save=save,
             out=out,
             identity=identity,
+            keeps_states=keeps_states,
         )
         try:
-            run.go(state, {} if found is None else read_tensors(found))
+            run.go(state, None if found is None else StoredTensors(found))
         except StoppedAtOnceError:
             raise
         except KeyboardInterrupt:
             run.keep()
-            # Of several processes, others may have been stopped elsewhere.
-            if run.num_steps and run.is_whole and not run.best_is_saved and processes.size == 1:
+            if run.num_steps and run.is_whole and not run.best_is_saved:
                 save("checkpoint", run, run.looks_at_this)
             raise
         if not run.best_is_saved:
             save("checkpoint", run, run.looks_at_this)
-    remove_states(out)
+    if processes.is_first:
+        remove_states(out)
     return TrainingResult(
         recipe=recipe_name,
         ending=run.ending if run.num_steps or run.ending is Ending.TARGET_MET else Ending.NOTHING_TO_LEARN,
@@ -235,6 +241,15 @@ def run_recipe(
         log=log.path,
         checkpoint=out / "checkpoint",
     )
+
+
+def _all_see(folder: Path) -> bool:
+    """Whether the folder of the first process is there for all of them."""
+    processes = current()
+    if processes.size == 1:
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    return all(processes.gather(processes.first(folder.resolve()).is_dir()))
 
 
 def _refuse_contradictions(config: TrainingConfig, evaluate: Evaluate | None, adapter: LoraAdapter | None) -> None:
@@ -346,6 +361,8 @@ class _Run:
     save: Callable[[str, _Run, Sequence[DevLook]], None]
     out: Path
     identity: Mapping[str, Any]
+    keeps_states: bool
+    """Whether there is a folder for them that all processes see."""
     ending: Ending = Ending.FINISHED
     next_step: int = 0
     num_steps: int = 0
@@ -383,13 +400,26 @@ class _Run:
         """The look before the first step, and the one at the weights as they are, where there were such looks."""
         return self.looks if self.looked_at == self.next_step - 1 else self.looks[:1]
 
-    def go(self, state: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> None:
-        """Prepare from the start's weights, restore what a stopped run had, and train on one batch after the other."""
+    def go(self, state: Mapping[str, Any] | None, tensors: StoredTensors | None) -> None:
+        """Prepare from the start's weights, restore what a stopped run had, and train on one batch after the other.
+
+        A Ctrl-C takes effect at once, but in several processes only after a step, which all of them finish.
+        """
+        with nullcontext(lambda: False) if current().size == 1 else noted_interrupts() as is_stopped:
+            num_batches = self._prepare(state, tensors)
+            while self.next_step < num_batches and self.ending is Ending.FINISHED:
+                if any(current().gather(is_stopped())):
+                    raise KeyboardInterrupt
+                self._step(self.next_step, num_batches)
+                self._after_step(self.next_step - 1)
+
+    def _prepare(self, state: Mapping[str, Any] | None, tensors: StoredTensors | None) -> int:
+        """Everything before the next step; how many batches there are."""
         num_batches, metrics = self.stage.source.prepare()
         if self.config.ema_decay is not None and self.stage.transform is None:
             trained = [each for group in self.stepper.optimizer.param_groups for each in group["params"]]
             self._average = WeightAverage(trained, self.config.ema_decay)
-        if state is None:
+        if state is None or tensors is None:
             self.generated_tokens += int(metrics.get("generated_tokens", 0))
             self.log.write({"event": "prepared", "num_batches": num_batches, "seconds": self.seconds, **metrics})
             self._settle()
@@ -400,9 +430,7 @@ class _Run:
             self.log.write({"event": "resumed", "num_batches": num_batches, "step": self.next_step})
             self._settle()
             self._after_step(self.next_step - 1)  # it may have been stopped right there
-        while self.next_step < num_batches and self.ending is Ending.FINISHED:
-            self._step(self.next_step, num_batches)
-            self._after_step(self.next_step - 1)
+        return num_batches
 
     def _transform(self) -> None:
         """What some stages do in place of steps."""
@@ -529,7 +557,7 @@ class _Run:
 
     def keep(self) -> None:
         """Write the state, where there is something to go on from."""
-        if self.next_step == 0 or not self.is_whole or current().size > 1:  # shards are not kept
+        if self.next_step == 0 or not self.is_whole or not self.keeps_states:
             return
         record = {
             **{name: getattr(self, name) for name in _COUNTERS},
@@ -543,7 +571,7 @@ class _Run:
         with held_interrupts():
             write_state(self.out, self.next_step, record, tensors, self.identity)
 
-    def _restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def _restore(self, state: Mapping[str, Any], tensors: StoredTensors) -> None:
         for name in _COUNTERS:
             setattr(self, name, state[name])
         self.best_score = -math.inf if state["best_score"] is None else state["best_score"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -15,15 +17,20 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from typer.testing import CliRunner
 
 from posttrain import trainers
+from posttrain.cli import app
 from posttrain.diagnose.engines.base import TokenScores
-from posttrain.diagnose.errors import NonFiniteError
+from posttrain.diagnose.errors import NonFiniteError, RunError
+from posttrain.trainers import parallel
 from posttrain.trainers.config import load_config
 from posttrain.trainers.evaluation import dev_looks
-from posttrain.trainers.parallel import current, join
+from posttrain.trainers.parallel import Processes, current, join
 from posttrain.trainers.stage import OtherModel
 from posttrain.trainers.training_loop import Beside, run_recipe
+from posttrain.trainers.training_state import find_state
+from posttrain.trainers.training_step import Stepper
 from posttrain.trainers.types import TrainingSet
 
 pytestmark = pytest.mark.slow
@@ -51,6 +58,19 @@ CASES = {
     "self_distill": ["num_steps=2", "rows_per_batch=3", "num_samples=4", "scaffold=reference"],
 }
 """Name, which begins with the recipe → its settings."""
+
+RESUMED = ["sft of three rows, one per forward pass", "grpo in two updates", "grpo with looks at the dev slice", "ppo"]
+"""Cases that are also stopped after their first step, and gone on with by both processes, by one alone, and by both where one alone began."""
+COMMAND = ["num_steps=3", "rows_per_batch=4", "learning_rate=1e-3", "autocast=float32"]
+"""Settings of the command."""
+
+
+class Stopped:
+    """Presses Ctrl-C after the first step."""
+
+    def __call__(self, record) -> None:
+        if record["event"] == "step":
+            raise KeyboardInterrupt
 
 
 class ScaledHead(torch.nn.Linear):
@@ -92,7 +112,7 @@ def scoring_engine(kit: ModuleType, model: PreTrainedModel):
     return Scoring(model)
 
 
-def train(kit: ModuleType, tokenizer, case: str, out: Path) -> dict:
+def train(kit: ModuleType, tokenizer, case: str, out: Path, on_step=None) -> dict:
     """Run a case in this process, or in this one of several."""
     recipe, model, processes = case.split()[0], start(kit, case), current()
     config = load_config(recipe, None, ["autocast=float32", "learning_rate=1e-2", *CASES[case]])
@@ -105,25 +125,84 @@ def train(kit: ModuleType, tokenizer, case: str, out: Path) -> dict:
     look = dev_looks(engine, {"sums": grade}, training_set, num_samples=4, seed=0)
     try:
         result = run_recipe(
-            recipe, model, tokenizer, engine, training_set, grade, config, out=out, beside=Beside(teacher=other), evaluate=look
-        )
+            recipe, model, tokenizer, engine, training_set, grade, config,
+            out=out, beside=Beside(teacher=other), evaluate=look, on_step=on_step,
+        )  # fmt: skip
     except NonFiniteError as error:
         return {"error": str(error)}
     return {key: value for key, value in asdict(result).items() if key not in ("seconds", "log", "checkpoint")}
 
 
-def main(out: Path) -> None:
-    """What each of two processes does: all cases, one after the other."""
+def stop(kit: ModuleType, tokenizer, case: str, out: Path) -> None:
+    """Run a case until its first step is done."""
+    with pytest.raises(KeyboardInterrupt):
+        train(kit, tokenizer, case, out, Stopped())
+
+
+def command(out: Path, model: Path, behavior: Path) -> list[str]:
+    settings = [flag for setting in COMMAND for flag in ("--set", setting)]
+    return ["train", "sft", str(model), str(behavior), "--out", str(out), *settings]
+
+
+def run_command(out: Path, *given: Path, interrupt: bool) -> None:
+    """Run the command in both processes; the second one may get a Ctrl-C within its second step. What is said is kept in a file."""
+    step, calls = Stepper.step, []
+
+    def stopped(self, *arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if interrupt and not current().is_first:
+            patch.setattr(Stepper, "step", stopped)
+        done = CliRunner().invoke(app, command(out, *given))
+    name = f"{'stopped' if interrupt else 'resumed'}-{current().rank}.txt"
+    (out.parent / name).write_text(f"{done.exit_code} {done.exception!r}\n{done.output}")
+
+
+def load_kit() -> ModuleType:
+    """The helpers, where there is no fixture of them."""
     spec = importlib.util.spec_from_file_location("kit", Path(__file__).parent / "conftest.py")
     kit = importlib.util.module_from_spec(spec)
     sys.modules["kit"] = kit
     spec.loader.exec_module(kit)
+    return kit
+
+
+def sums_behavior(folder: Path) -> Path:
+    """A behavior with references, for the command."""
+    rows = [
+        {"id": f"p{i}", "prompt": f"{i} + {i + 3} =", "answer": str(2 * i + 3), "references": [f"= {2 * i + 3}"]}
+        for i in range(24)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = folder / "sums.yaml"
+    path.write_text("problems: rows.jsonl\nverifier: {kind: number}\nprompt: {format: completion}\nsplit: {train: 0.5}\n")
+    return path
+
+
+def main(out: Path, *given: Path) -> None:
+    """What each of two processes does: all cases, one after the other, then a command that is stopped and goes on."""
+    kit = load_kit()
     with join() as processes:
         assert processes.size == 2
         for case in CASES:
             folder = out / f"rank{processes.rank}" / case
             result = train(kit, kit.make_tokenizer(), case, folder)
             (folder / "result.json").write_text(json.dumps(result))
+        for case in RESUMED:
+            mine = out / f"rank{processes.rank}"
+            stop(kit, kit.make_tokenizer(), case, mine / f"{case}, resumed")
+            if processes.is_first:
+                shutil.copytree(mine / f"{case}, resumed", mine / f"{case}, stopped")
+            processes.gather(None)
+            for folder in (mine / f"{case}, resumed", mine / f"{case}, begun alone"):
+                result = train(kit, kit.make_tokenizer(), case, folder)
+                (folder / "result.json").write_text(json.dumps(result))
+        run_command(out / "command", *given, interrupt=True)
+        run_command(out / "command", *given, interrupt=False)
 
 
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -134,15 +213,19 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """What two processes made of all cases; they are started once, since that takes longer than the cases."""
     out = tmp_path_factory.mktemp("two")
-    torchrun(__file__, out)
+    kit = load_kit()
+    for case in RESUMED:
+        stop(kit, kit.make_tokenizer(), case, out / "rank0" / f"{case}, begun alone")
+    torchrun(__file__, out, tiny_model, sums_behavior(out))
     return out
 
 
 def records(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    found = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    return [record for record in found if record["event"] != "resumed"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -159,6 +242,64 @@ def test_two_processes_arrive_where_one_does(kit, tokenizer, two: Path, case: st
         assert "at step 0" in expected["error"]
         return
     compare_checkpoints(kit, case, tmp_path, two / "rank0" / case)
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_what_was_stopped_goes_on_with_any_number_of_processes(kit, tokenizer, two: Path, case: str, tmp_path: Path) -> None:
+    expected = train(kit, tokenizer, case, tmp_path / "whole")
+    uninterrupted, left = two / "rank0" / case, two / "rank0" / f"{case}, stopped"
+    state = find_state(left)
+    assert state is not None
+    sizes = [path.stat().st_size for path in state.glob("tensors-*-of-00002.safetensors")]
+    assert len(sizes) == 2
+    assert max(sizes) < 1.3 * min(sizes)  # a half of it each
+    shutil.copytree(left, tmp_path / "alone")
+    alone = train(kit, tokenizer, case, tmp_path / "alone")
+    assert alone == expected
+    compare_logs(tmp_path / "whole", tmp_path / "alone")
+    for name in ("resumed", "begun alone"):
+        folder = two / "rank0" / f"{case}, {name}"
+        assert json.loads((folder / "result.json").read_text()) == expected
+        compare_logs(tmp_path / "whole", folder)
+        compare_checkpoints(kit, case, tmp_path / "whole", folder)
+    (tmp_path / "alone" / "result.json").touch()
+    compare_checkpoints(kit, case, tmp_path / "whole", tmp_path / "alone")
+    weights = [folder / "checkpoint" / "model.safetensors" for folder in (uninterrupted, two / "rank0" / f"{case}, resumed")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_the_command_is_stopped_after_a_step_and_goes_on(two: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """The Ctrl-C reached the second process alone, in the middle of the second step."""
+    stopped, resumed = ([(two / f"{name}-{rank}.txt").read_text() for rank in (0, 1)] for name in ("stopped", "resumed"))
+    for said in stopped:
+        assert said.startswith("130 ") or "KeyboardInterrupt" in said, said
+    assert "what is finished is kept in" in stopped[0]
+    assert all(said.startswith("0 ") for said in resumed), resumed
+    assert "goes on at step 2 of 3" in resumed[0]
+    assert "3 optimizer steps" in resumed[0]
+    trainers.train("sft", tiny_model, [two / "sums.yaml"], out=tmp_path / "one", overrides=COMMAND)
+    compare_roughly(tmp_path / "one", two / "command")
+    assert {file.name for file in (two / "command").iterdir()} == {file.name for file in (tmp_path / "one").iterdir()}
+    assert not (two / ".command.work").exists()
+
+
+def compare_roughly(alone: Path, together: Path) -> None:
+    """Weights that were trained in float32."""
+    one, both = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in (alone, together))
+    for weight, other in zip(one.parameters(), both.parameters(), strict=True):
+        torch.testing.assert_close(other, weight, rtol=0, atol=1e-5)  # a hundredth of one step of AdamW
+
+
+def test_a_folder_that_only_one_machine_sees_is_refused(kit, tokenizer, tmp_path: Path, monkeypatch) -> None:
+    class Blind(Processes):
+        size = 2
+
+        def gather(self, value):
+            return [value, False]
+
+    monkeypatch.setattr(parallel, "_current", Blind())
+    with pytest.raises(RunError, match=r"not all of 2 processes see .* on a disk that all machines share"):
+        train(kit, tokenizer, "grpo with looks at the dev slice", tmp_path)
 
 
 def compare_checkpoints(kit: ModuleType, case: str, alone: Path, together: Path) -> None:
@@ -197,8 +338,7 @@ def compare_logs(alone: Path, together: Path) -> None:
 
 
 def test_the_command_line_under_torchrun(tiny_model: Path, sums_file: Path, tmp_path: Path) -> None:
-    settings = ["num_steps=3", "rows_per_batch=4", "learning_rate=1e-3", "autocast=float32"]
-    flags = [flag for setting in settings for flag in ("--set", setting)]
+    flags = [flag for setting in COMMAND for flag in ("--set", setting)]
     said = torchrun(
         "-m", "posttrain", "loop", tiny_model, sums_file, "--out", tmp_path / "loop", "--stages", "sft", "--samples", "2",
         "--probes", "none", *flags,
@@ -206,16 +346,14 @@ def test_the_command_line_under_torchrun(tiny_model: Path, sums_file: Path, tmp_
     assert said.stdout.count("checkpoint: ") == 1
     assert said.stderr.count("in each of 2 processes") == 1
     assert json.loads((tmp_path / "loop" / "loop.json").read_text())["rounds"][0]["stage"] == "sft"
-    result = trainers.train("sft", tiny_model, [sums_file], out=tmp_path / "one", overrides=settings)
+    result = trainers.train("sft", tiny_model, [sums_file], out=tmp_path / "one", overrides=COMMAND)
     folders = [tmp_path / "one", tmp_path / "loop" / "stage-1"]
     tokens = [[record.get("tokens") for record in records(folder)] for folder in folders]
     assert tokens[0] == tokens[1]
     assert sum(tokens[0][1:]) == result.trained_tokens
-    one, both = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in folders)
-    for weight, other in zip(one.parameters(), both.parameters(), strict=True):
-        torch.testing.assert_close(other, weight, rtol=0, atol=1e-5)  # a hundredth of one step of AdamW
+    compare_roughly(*folders)
     assert {file.name for file in tmp_path.iterdir()} >= {"one", "loop"}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

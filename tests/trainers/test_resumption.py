@@ -20,7 +20,7 @@ from posttrain.trainers.evaluation import dev_looks
 from posttrain.trainers.interrupts import StoppedAtOnceError, held_interrupts
 from posttrain.trainers.row_json import row_from_json, row_to_json
 from posttrain.trainers.training_loop import TrainingResult, run_recipe
-from posttrain.trainers.training_state import find_state
+from posttrain.trainers.training_state import StoredTensors, find_state, read_state, write_state
 from posttrain.trainers.types import Part, TrainingSet
 
 SAMPLED = ["problems_per_batch=3", "group_size=4", "num_steps=6"]
@@ -215,6 +215,52 @@ def test_a_killed_run_goes_on_from_its_last_state(kit, tokenizer, tmp_path: Path
     assert found.name == "training_state-4"
     compare(whole, train(kit, "grpo", tokenizer, tmp_path / "cut", "save_every=2"))
     assert (tmp_path / "cut" / "checkpoint-6").is_dir()
+
+
+def test_the_old_state_stays_until_the_new_one_is_whole(kit, tokenizer, tmp_path: Path, monkeypatch) -> None:
+    from posttrain.trainers import training_state
+
+    write, calls = training_state._write, []
+
+    def full_at_the_fourth(file, content) -> None:
+        calls.append(file)
+        if len(calls) == 4:  # the second file of the second state
+            file.write_text("{")
+            raise OSError("no space left on device")
+        write(file, content)
+
+    whole = train(kit, "grpo", tokenizer, tmp_path / "whole", "save_every=2")
+    with monkeypatch.context() as patch:
+        patch.setattr(training_state, "_write", full_at_the_fourth)
+        with pytest.raises(OSError, match="no space left"):
+            train(kit, "grpo", tokenizer, tmp_path / "cut", "save_every=2")
+    found = find_state(tmp_path / "cut")
+    assert found is not None
+    assert found.name == "training_state-2"
+    compare(whole, train(kit, "grpo", tokenizer, tmp_path / "cut", "save_every=2"))
+
+
+def test_what_a_kill_left_half_written_is_no_state_and_is_swept(kit, tokenizer, tmp_path: Path) -> None:
+    half = tmp_path / ".training_state-abc"
+    half.mkdir()
+    (half / "state.json").write_text("{}")
+    assert find_state(tmp_path) is None
+    train(kit, "sft", tokenizer, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"training_log.jsonl", "checkpoint"}
+
+
+def test_a_state_of_the_same_step_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    """After a stop right before a look, the look is made and the same step is kept again."""
+    for looks in (0, 1):
+        write_state(tmp_path, 3, {"looks": looks}, {"a": torch.tensor([float(looks)])}, {})
+        found = find_state(tmp_path)
+        assert found is not None
+        assert read_state(found, {})["looks"] == looks
+        assert StoredTensors(found).whole("a") == looks
+    assert len(list(tmp_path.iterdir())) == 1
+    next(found.glob("tensors-*")).unlink()
+    with pytest.raises(RunError, match="0 of 1 files of tensors"):
+        read_state(found, {})
 
 
 def test_other_settings_are_refused_with_the_difference(kit, tokenizer, tmp_path: Path) -> None:
