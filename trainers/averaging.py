@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from posttrain.trainers.interrupts import held_interrupts
+from posttrain.trainers.parallel import current, local
 
 
 class WeightAverage:
     """Keeps decay · average + (1 − decay) · weights, in float32 or wider; it begins with the weights as they are.
+
+    Of several processes each keeps the average of its shards.
 
     Args:
         parameters: What is trained.
@@ -27,7 +30,7 @@ class WeightAverage:
     def update(self) -> None:
         """Take the weights of one more step in."""
         for value, parameter in zip(self.values, self.parameters, strict=True):
-            value.lerp_(parameter.to(value.dtype), 1.0 - self.decay)
+            local(value).lerp_(local(parameter).to(value.dtype), 1.0 - self.decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -45,7 +48,8 @@ class WeightAverage:
 
     @torch.no_grad()
     def _exchange(self) -> None:
+        current().forget_gathered()  # a look leaves some of the weights gathered
         for value, parameter in zip(self.values, self.parameters, strict=True):
-            kept = parameter.detach().clone()
-            parameter.copy_(value)
-            value.copy_(kept)
+            kept = local(parameter).clone()
+            local(parameter).copy_(local(value))
+            local(value).copy_(kept)

@@ -21,9 +21,9 @@ def open_live(loaded: LoadedModel, config: TrainingConfig) -> tuple[LiveEngine, 
     """
     processes = current()
     name, fingerprint = loaded.source, f"live:{config.seed}"
-    if processes.size > 1 and (config.lora_rank is not None or config.ema_decay is not None):
+    if processes.size > 1 and config.lora_rank is not None:
         raise SettingsError(
-            f"lora_rank and ema_decay: got one of them with {processes.size} processes; they work in one process, so leave them out or start one"
+            f"lora_rank: got {config.lora_rank} with {processes.size} processes; adapters are trained in one, so leave it out or start one"
         )
     if config.lora_rank is None:
         sampled = processes.copy_for_sampling(loaded.model, pick_dtype("auto", processes.trains_on(loaded.model)))

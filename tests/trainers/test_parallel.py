@@ -51,6 +51,7 @@ CASES = {
     "grpo in two updates": [*SAMPLED, "updates_per_batch=2", "micro_batch_tokens=24"],
     "grpo without signal": SAMPLED,
     "grpo with looks at the dev slice": [*SAMPLED, "eval_every=1", "save_every=1"],
+    "ppo with an average and looks at the dev slice": [*SAMPLED, "eval_every=1", "save_every=1", "ema_decay=0.3"],
     "sft of a model with NaN": ["num_steps=2", "rows_per_batch=4"],
     "ppo": [*SAMPLED, "updates_per_batch=2"],
     "opd with a teacher": ["problems_per_batch=3", "num_steps=2"],
@@ -59,7 +60,7 @@ CASES = {
 }
 """Name, which begins with the recipe → its settings."""
 
-RESUMED = ["sft of three rows, one per forward pass", "grpo in two updates", "grpo with looks at the dev slice", "ppo"]
+RESUMED = ["sft of three rows, one per forward pass", "grpo in two updates", "ppo with an average and looks at the dev slice"]
 """Cases that are also stopped after their first step, and gone on with by both processes, by one alone, and by both where one alone began."""
 COMMAND = ["num_steps=3", "rows_per_batch=4", "learning_rate=1e-3", "autocast=float32"]
 """Settings of the command."""
