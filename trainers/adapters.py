@@ -34,7 +34,7 @@ class LoraAdapter:
         base: What the adapter's folder names as its base model; None takes the name that the model was loaded by.
 
     Raises:
-        SettingsError: peft is not installed, or the model has no such layers.
+        SettingsError: peft is not installed, or the model has no such layers, or one of them shares its weight.
     """
 
     def __init__(self, model: PreTrainedModel, config: TrainingConfig, *, base: str | None = None) -> None:
@@ -61,6 +61,7 @@ class LoraAdapter:
         self._layers: dict[str, Any] = {
             name: module for name, module in model.named_modules() if isinstance(module, peft.tuners.lora.LoraLayer)
         }
+        self._refuse_tied()
         model.eval()  # the addends come in training mode
         self._share_the_rest()
 
@@ -70,6 +71,18 @@ class LoraAdapter:
         for name, parameter in self.merged.named_parameters():
             if name in mine:
                 parameter.data = mine[name].data
+
+    def _refuse_tied(self) -> None:
+        """An addend to one of two maps with one weight cannot be merged."""
+        owners: dict[int, list[str]] = {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            owners.setdefault(id(parameter), []).append(name)
+        for name, layer in self._layers.items():
+            found = [owner for owner in owners[id(layer.get_base_layer().weight)] if not owner.startswith(f"{name}.")]
+            if found:
+                raise SettingsError(
+                    f"lora_targets: got {name}, whose weight is also {found[0]}; allowed are maps with a weight of their own"
+                )
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -164,6 +164,11 @@ def test_adapters_resume_bit_for_bit(kit, tokenizer, tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(kit, tokenizer, tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(SettingsError, match=r"lora_targets: .* give all-linear"):
         LoraAdapter(kit.tiny_llama(), load_config("sft", None, [*LORA, "lora_targets=[nothing]"]))
+    with (
+        pytest.warns(UserWarning, match="tie"),
+        pytest.raises(SettingsError, match=r"lm_head, whose weight is also model\.embed_tokens"),
+    ):
+        LoraAdapter(kit.tiny_llama(), load_config("sft", None, [*LORA, "lora_targets=[lm_head]"]))
     model = kit.tiny_llama()
     with pytest.raises(SettingsError, match="lora_rank is 2 and no adapter"):
         run_recipe(
