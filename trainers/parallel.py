@@ -190,15 +190,15 @@ class _GatheringEngine:
     """An engine with whole weights of its own, which `refresh` gathers from the shards of the model in training."""
 
     def __init__(self, engine: LiveEngine, model: PreTrainedModel, sampled: PreTrainedModel) -> None:
-        self._engine, self._model, self._sampled = engine, model, sampled
+        self._engine, self._model, self.sampled = engine, model, sampled
         self.info = engine.info
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the live weights; all processes must ask."""
-        for mine, live in zip(self._sampled.parameters(), _whole_weights(self._model), strict=True):
+        for mine, live in zip(self.sampled.parameters(), _whole_weights(self._model), strict=True):
             mine.copy_(live)
-        for mine, live in zip(self._sampled.buffers(), self._model.buffers(), strict=True):
+        for mine, live in zip(self.sampled.buffers(), self._model.buffers(), strict=True):
             mine.copy_(live)
         self._engine.refresh()
 

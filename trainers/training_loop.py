@@ -284,8 +284,9 @@ def _plan(stepper: Stepper, inputs: StageInputs, adapter: LoraAdapter | None) ->
     scorer, others = stepper.scorer, [one for one in (inputs.teacher, inputs.earlier) if one is not None]
     frozen = [each.model for each in (scorer.reference, scorer.teacher) if each is not None]
     merged = None if adapter is None else adapter.merged
+    sampled = getattr(inputs.engine, "sampled", None)
     models: list[nn.Module] = [stepper.model, *frozen, *(one.model for one in others)]
-    models += [each for each in (scorer.scalar_head, merged) if each is not None]
+    models += [each for each in (scorer.scalar_head, merged, sampled) if each is not None]
     held = held_gigabytes(
         models,
         stepper.optimizer,
