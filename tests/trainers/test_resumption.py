@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from posttrain.diagnose.errors import RunError
@@ -261,6 +262,32 @@ def test_a_state_of_the_same_step_takes_the_place_of_the_one_before(tmp_path: Pa
     next(found.glob("tensors-*")).unlink()
     with pytest.raises(RunError, match="0 of 1 files of tensors"):
         read_state(found, {})
+
+
+@pytest.mark.parametrize("readers", [1, 2, 4, 5])
+def test_rows_are_found_in_whichever_files_hold_them(readers: int, tmp_path: Path, monkeypatch) -> None:
+    """Three processes wrote tensors of 7, 5 and 1 rows, so that the last one had few of them or none."""
+    from posttrain.trainers import training_state
+
+    wholes = {str(height): torch.randn(height, 3) for height in (7, 5, 1)}
+    for rank in range(3):
+        parts = {name: rows_of(value, rank, 3) for name, value in wholes.items()}
+        save_file(
+            {name: part.contiguous() for name, part in parts.items()}, tmp_path / f"tensors-0000{rank + 1}-of-00003.safetensors"
+        )
+    stored = StoredTensors(tmp_path)
+    for name, value in wholes.items():
+        expected = [rows_of(value, rank, readers) for rank in range(readers)]
+        assert torch.equal(torch.cat(expected), value)
+        for rank, part in enumerate(expected):
+            first = sum(len(other) for other in expected[:rank])
+            monkeypatch.setattr(training_state, "own_rows", lambda like, first=first, part=part: (first, first + len(part)))
+            assert torch.equal(stored.shard(name, value), part)
+
+
+def rows_of(value: torch.Tensor, rank: int, size: int) -> torch.Tensor:
+    chunks = value.chunk(size)
+    return chunks[rank] if rank < len(chunks) else value[:0]
 
 
 def test_other_settings_are_refused_with_the_difference(kit, tokenizer, tmp_path: Path) -> None:
