@@ -532,6 +532,8 @@ def main() -> None:
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
+        if os.environ.get("RANK", "0") != "0":  # torchrun started several, and the first one says it
+            sys.exit(130)
         _fail("stopped; what is finished is kept, and diagnose, train and loop resume with the same command", 130)
     except OSError as error:
         if error.filename is None:

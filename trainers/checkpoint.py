@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from transformers import (
 )
 
 from posttrain.trainers.adapters import FOLDER as ADAPTER_FOLDER
-from posttrain.trainers.adapters import LoraAdapter
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.evaluation import DevLook
 from posttrain.trainers.stage import Recipe
@@ -40,7 +39,7 @@ def save_checkpoint(
     training_set: TrainingSet,
     num_steps: int,
     scalar_head: nn.Linear | None = None,
-    adapter: LoraAdapter | None = None,
+    save_adapter: Callable[[Path], None] | None = None,
     looks: Sequence[DevLook] = (),
 ) -> Path:
     """Write model, tokenizer, resolved config and a model card to a temporary folder, then rename it to `path`.
@@ -54,7 +53,7 @@ def save_checkpoint(
         training_set: For the card.
         num_steps: Optimizer steps taken.
         scalar_head: Stored with the model where the recipe makes a reward model of it.
-        adapter: Of the model, where it has one: then the merged weights are stored, and the adapter alone in `adapter/`.
+        save_adapter: Writes the adapter that is merged into the model, where there is one, alone in a folder, `adapter/`.
         looks: At the dev slice: before training, and at what is stored; for the card.
 
     Returns:
@@ -63,10 +62,9 @@ def save_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        if adapter is not None:
-            adapter.refresh()
-            adapter.save(temporary / ADAPTER_FOLDER)
-        _save_model(temporary, _as_saved(model if adapter is None else adapter.merged, recipe, scalar_head), config)
+        if save_adapter is not None:
+            save_adapter(temporary / ADAPTER_FOLDER)
+        _save_model(temporary, _as_saved(model, recipe, scalar_head), config)
         tokenizer.save_pretrained(temporary)
         (temporary / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(_model_card(model, recipe, config, training_set, num_steps, looks), encoding="utf-8")

@@ -141,7 +141,8 @@ def train(
     """Run one stage on the train split of behaviors and write a checkpoint that any Hugging Face loader opens.
 
     A run that was stopped (Ctrl-C, or with `save_every` anything else) left its state in `.OUT.work` beside `out`; the same call goes on from
-    there and ends with the weights that it would have had. While it is unfinished, other settings are refused.
+    there and ends with the weights that it would have had, in another number of processes up to the order of sums. While it is unfinished, other
+    settings are refused.
 
     Args:
         stage: Name of a recipe; `posttrain stages` lists them.
@@ -238,7 +239,7 @@ def _train(
 def _train_here(order: _Order, reporter: Reporter) -> TrainingResult:
     """Train in a folder beside `out`, which appears when the checkpoint is whole; what a stopped run left there is taken up again.
 
-    Of several processes only the first one writes there.
+    Of several processes the first one writes there, and each its part of a state.
     """
     from posttrain.trainers.evaluation import Evaluate, dev_looks
     from posttrain.trainers.models import load_for_training

@@ -22,7 +22,7 @@ def held_gigabytes(
         engines: One per model that is sampled; in another precision than float32 each copies its model's weights, at 2 bytes.
         averaged: Whether an average of the trained weights is kept.
     """
-    held = [local(each) for model in models for each in model.parameters()]
+    held = [local(each) for model in models for each in model.parameters() if not each.is_meta]
     weights = {each.data_ptr(): each.numel() * each.itemsize for each in held}
     trained = sum(local(each).numel() for group in optimizer.param_groups for each in group["params"])
     copied = sum(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -44,6 +44,8 @@ from posttrain.trainers.models import best_device
 from posttrain.trainers.types import LiveEngine
 
 T = TypeVar("T")
+WholeWeights = Callable[[], Iterable[Tensor]]
+"""Gathers weights one by one, in the order of the copy that takes them."""
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 _PATIENCE = timedelta(days=7)
@@ -94,12 +96,30 @@ class Processes:
         """The module with whole weights, on the first process at least; all of them must ask."""
         return module
 
+    def gathered(self, part: ModuleT) -> ModuleT:
+        """A part of a module that `shard` took, with whole weights on every process; all of them must ask."""
+        return part
+
+    def frame(self, module: ModuleT) -> ModuleT:
+        """A copy of a module that is not sharded, for weights that `fill` gives it."""
+        return copy.deepcopy(module)
+
+    @torch.no_grad()
+    def fill(self, frame: ModuleT, weights: Iterable[Tensor]) -> ModuleT:
+        """The module with these weights for its parameters, on the first process at least; all of them must ask."""
+        for mine, weight in zip(frame.parameters(), weights, strict=True):
+            if mine.data_ptr() != weight.data_ptr():
+                mine.copy_(weight)
+        return frame
+
     def copy_for_sampling(self, model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
         """What the embedded engine samples while `model` is trained: before it is sharded."""
         return model
 
-    def sampling(self, engine: LiveEngine, model: PreTrainedModel, sampled: PreTrainedModel) -> LiveEngine:
-        """The engine of `copy_for_sampling`, renewed from the model in training."""
+    def sampling(
+        self, engine: LiveEngine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WholeWeights | None = None
+    ) -> LiveEngine:
+        """The engine of `copy_for_sampling`, renewed from the model in training: from its own weights, or from what is made of them."""
         return engine
 
 
@@ -146,8 +166,7 @@ class ShardingProcesses(Processes):
 
     def shard(self, module: nn.Module) -> None:
         """See `Processes`. Gradients of the shards are sums over the processes."""
-        weights = list(module.parameters())
-        self._shapes[module] = _with_weights(module, [torch.empty_like(weight, device="meta") for weight in weights])
+        self._shapes[module] = self.frame(module)
         kinds = set(getattr(module, "_no_split_modules", None) or ())
         for layer in [part for part in module.modules() if type(part).__name__ in kinds]:
             fully_shard(layer, mesh=self._mesh)
@@ -167,36 +186,48 @@ class ShardingProcesses(Processes):
                 part.reshard()
 
     def whole(self, module: ModuleT) -> ModuleT:
-        """See `Processes`: a copy on the processor. The other processes get one without weights."""
+        """See `Processes`."""
         if module not in self._shapes:
             return module
-        shape = cast(ModuleT, self._shapes[module])
-        weights = []
-        for weight in _whole_weights(module):
-            weights.append(weight.cpu() if self.is_first else torch.empty_like(weight, device="meta"))
-        return _with_weights(shape, weights)
+        return self.fill(cast(ModuleT, self._shapes[module]), _whole_weights(module))
+
+    def gathered(self, part: ModuleT) -> ModuleT:
+        """See `Processes`: a copy."""
+        return _with_weights(part, [whole(weight) for weight in part.parameters()])
+
+    def frame(self, module: ModuleT) -> ModuleT:
+        """See `Processes`: without weights."""
+        return _with_weights(module, [torch.empty_like(weight, device="meta") for weight in module.parameters()])
+
+    def fill(self, frame: ModuleT, weights: Iterable[Tensor]) -> ModuleT:
+        """See `Processes`: a copy on the processor. The other processes get one without weights."""
+        kept = [weight.cpu() if self.is_first else torch.empty_like(weight, device="meta") for weight in weights]
+        return _with_weights(frame, kept)
 
     def copy_for_sampling(self, model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
         """A whole copy in the sampler's precision on this process's device."""
         sampled = _with_weights(model, [weight.detach().to(self.device, dtype, copy=True) for weight in model.parameters()])
         return sampled.to(self.device).requires_grad_(False)  # the buffers
 
-    def sampling(self, engine: LiveEngine, model: PreTrainedModel, sampled: PreTrainedModel) -> LiveEngine:
+    def sampling(
+        self, engine: LiveEngine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WholeWeights | None = None
+    ) -> LiveEngine:
         """See `Processes`."""
-        return _GatheringEngine(engine, model, sampled)
+        return _GatheringEngine(engine, model, sampled, weights or partial(_whole_weights, model))
 
 
 class _GatheringEngine:
     """An engine with whole weights of its own, which `refresh` gathers from the shards of the model in training."""
 
-    def __init__(self, engine: LiveEngine, model: PreTrainedModel, sampled: PreTrainedModel) -> None:
-        self._engine, self._model, self.sampled = engine, model, sampled
+    def __init__(self, engine: LiveEngine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WholeWeights) -> None:
+        self._engine, self._model, self._weights = engine, model, weights
+        self.sampled = sampled
         self.info = engine.info
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the live weights; all processes must ask."""
-        for mine, live in zip(self.sampled.parameters(), _whole_weights(self._model), strict=True):
+        for mine, live in zip(self.sampled.parameters(), self._weights(), strict=True):
             mine.copy_(live)
         for mine, live in zip(self.sampled.buffers(), self._model.buffers(), strict=True):
             mine.copy_(live)
@@ -238,12 +269,17 @@ def _whole_weights(module: nn.Module) -> Iterator[Tensor]:
     for part in _shards(module):
         part.reshard()  # what a forward pass left gathered may be older than the last step
     for weight in module.parameters():
-        yield (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach()
+        yield whole(weight)
 
 
 def local(weight: Tensor) -> Tensor:
     """A weight, or this process's shard of it: the same memory, without a graph."""
     return (weight.to_local() if isinstance(weight, DTensor) else weight).detach()
+
+
+def whole(weight: Tensor) -> Tensor:
+    """A weight, gathered from the shards of all processes, which must all ask; without a graph."""
+    return (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach()
 
 
 def own_rows(weight: Tensor) -> tuple[int, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from posttrain.diagnose.engines.transformers_engine import TransformersEngine, pick_dtype
-from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.adapters import LoraAdapter, MergedEngine
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.models import LoadedModel
@@ -17,18 +16,17 @@ def open_live(loaded: LoadedModel, config: TrainingConfig) -> tuple[LiveEngine, 
     """The engine, and the adapter that the model is given where `lora_rank` is set.
 
     Raises:
-        SettingsError: As for `LoraAdapter`, or what several processes cannot do.
+        SettingsError: As for `LoraAdapter`.
     """
     processes = current()
     name, fingerprint = loaded.source, f"live:{config.seed}"
-    if processes.size > 1 and config.lora_rank is not None:
-        raise SettingsError(
-            f"lora_rank: got {config.lora_rank} with {processes.size} processes; adapters are trained in one, so leave it out or start one"
-        )
-    if config.lora_rank is None:
-        sampled = processes.copy_for_sampling(loaded.model, pick_dtype("auto", processes.trains_on(loaded.model)))
-        embedded = TransformersEngine.from_model(sampled, loaded.tokenizer, name=name, model_fingerprint=fingerprint)
-        return processes.sampling(embedded, loaded.model, sampled), None
-    base = str(Path(name).expanduser().resolve()) if Path(name).expanduser().exists() else name
-    adapter = LoraAdapter(loaded.model, config, base=base)
-    return MergedEngine.from_adapter(adapter, loaded.tokenizer, name=name, model_fingerprint=fingerprint), adapter
+    sampled = processes.copy_for_sampling(loaded.model, pick_dtype("auto", processes.trains_on(loaded.model)))
+    adapter = None
+    if config.lora_rank is not None:
+        base = str(Path(name).expanduser().resolve()) if Path(name).expanduser().exists() else name
+        adapter = LoraAdapter(loaded.model, config, base=base)
+        if processes.size == 1:
+            return MergedEngine.from_adapter(adapter, loaded.tokenizer, name=name, model_fingerprint=fingerprint), adapter
+    embedded = TransformersEngine.from_model(sampled, loaded.tokenizer, name=name, model_fingerprint=fingerprint)
+    weights = None if adapter is None else adapter.merged_weights
+    return processes.sampling(embedded, loaded.model, sampled, weights), adapter

@@ -100,7 +100,8 @@ class Scorer:
     def own_modules(self) -> list[nn.Module]:
         """What nobody else runs, so that several processes can hold a shard each; a teacher's engine needs the whole teacher."""
         reference = None if self.reference is None else self.reference.model
-        return [module for module in (self.model, reference, self.scalar_head) if module is not None]
+        own = [module for module in (self.model, reference, self.scalar_head) if module is not None]
+        return list(dict.fromkeys(own))  # with an adapter the reference is the model
 
     def score(self, rows: Sequence[TrainingRow], batch: MicroBatch, old: dict[int, Tensor]) -> TokenScores:
         """Score the N tokens of a micro-batch.

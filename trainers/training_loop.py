@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,8 @@ def run_recipe(
 
     def save(folder: str, run: _Run, looks: Sequence[DevLook]) -> None:
         with run.averaged():
-            whole = processes.whole(model)
+            whole = processes.whole(model) if adapter is None else adapter.merge()
+            save_adapter = None if adapter is None else partial(adapter.save, addends=adapter.addends())
             head = None if stage.scalar_head is None else processes.whole(stage.scalar_head)
             if processes.is_first:
                 save_checkpoint(
@@ -198,7 +200,7 @@ def run_recipe(
                     training_set=training_set,
                     num_steps=run.num_steps,
                     scalar_head=head,
-                    adapter=adapter,
+                    save_adapter=save_adapter,
                     looks=looks,
                 )
             processes.gather(None)  # the others wait here, where there is no limit to it
@@ -222,7 +224,7 @@ def run_recipe(
             raise
         except KeyboardInterrupt:
             run.keep()
-            if run.num_steps and run.is_whole and not run.best_is_saved:
+            if run.num_steps and run.is_whole and run.keeps_states and not run.best_is_saved:
                 save("checkpoint", run, run.looks_at_this)
             raise
         if not run.best_is_saved:

@@ -16,6 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from typer.testing import CliRunner
 
@@ -24,6 +25,7 @@ from posttrain.cli import app
 from posttrain.diagnose.engines.base import TokenScores
 from posttrain.diagnose.errors import NonFiniteError, RunError
 from posttrain.trainers import parallel
+from posttrain.trainers.adapters import LoraAdapter
 from posttrain.trainers.config import load_config
 from posttrain.trainers.evaluation import dev_looks
 from posttrain.trainers.parallel import Processes, current, join
@@ -52,6 +54,16 @@ CASES = {
     "grpo without signal": SAMPLED,
     "grpo with looks at the dev slice": [*SAMPLED, "eval_every=1", "save_every=1"],
     "ppo with an average and looks at the dev slice": [*SAMPLED, "eval_every=1", "save_every=1", "ema_decay=0.3"],
+    "sft with an average and looks at the dev slice": ["num_steps=4", "rows_per_batch=4", "eval_every=1", "ema_decay=0.3"],
+    "grpo of addends": [*SAMPLED, "kl_weight=0.1", "updates_per_batch=2", "lora_rank=2"],
+    "ppo of addends, with an average and looks": [*SAMPLED, "eval_every=1", "save_every=1", "ema_decay=0.3", "lora_rank=2"],
+    "sft of addends, also to a head of its own, computed twice": [
+        "num_steps=3",
+        "rows_per_batch=4",
+        "lora_rank=3",
+        "lora_targets=[q_proj, down_proj, lm_head]",
+        "gradient_checkpointing=true",
+    ],
     "sft of a model with NaN": ["num_steps=2", "rows_per_batch=4"],
     "ppo": [*SAMPLED, "updates_per_batch=2"],
     "opd with a teacher": ["problems_per_batch=3", "num_steps=2"],
@@ -60,10 +72,16 @@ CASES = {
 }
 """Name, which begins with the recipe → its settings."""
 
-RESUMED = ["sft of three rows, one per forward pass", "grpo in two updates", "ppo with an average and looks at the dev slice"]
+RESUMED = [
+    "sft of three rows, one per forward pass",
+    "grpo in two updates",
+    "ppo with an average and looks at the dev slice",
+    "ppo of addends, with an average and looks",
+]
 """Cases that are also stopped after their first step, and gone on with by both processes, by one alone, and by both where one alone began."""
 COMMAND = ["num_steps=3", "rows_per_batch=4", "learning_rate=1e-3", "autocast=float32"]
-"""Settings of the command."""
+ADDENDS = [*COMMAND, "lora_rank=2", "ema_decay=0.3"]
+"""Settings of the commands."""
 
 
 class Stopped:
@@ -118,7 +136,9 @@ def train(kit: ModuleType, tokenizer, case: str, out: Path, on_step=None) -> dic
     recipe, model, processes = case.split()[0], start(kit, case), current()
     config = load_config(recipe, None, ["autocast=float32", "learning_rate=1e-2", *CASES[case]])
     sampled = processes.copy_for_sampling(model, torch.float64)
-    engine = processes.sampling(scoring_engine(kit, sampled), model, sampled)
+    adapter = None if config.lora_rank is None else LoraAdapter(model, config)
+    weights = None if adapter is None else adapter.merged_weights
+    engine = processes.sampling(scoring_engine(kit, sampled), model, sampled, weights)
     grade = kit.grade_all(0.0) if "without signal" in case else kit.grade_parity
     training_set = TrainingSet([kit.make_behavior()])
     taught = kit.tiny_llama(seed=1, dtype=torch.float64)
@@ -127,7 +147,7 @@ def train(kit: ModuleType, tokenizer, case: str, out: Path, on_step=None) -> dic
     try:
         result = run_recipe(
             recipe, model, tokenizer, engine, training_set, grade, config,
-            out=out, beside=Beside(teacher=other), evaluate=look, on_step=on_step,
+            out=out, beside=Beside(teacher=other), evaluate=look, on_step=on_step, adapter=adapter,
         )  # fmt: skip
     except NonFiniteError as error:
         return {"error": str(error)}
@@ -141,7 +161,7 @@ def stop(kit: ModuleType, tokenizer, case: str, out: Path) -> None:
 
 
 def command(out: Path, model: Path, behavior: Path) -> list[str]:
-    settings = [flag for setting in COMMAND for flag in ("--set", setting)]
+    settings = [flag for setting in ADDENDS for flag in ("--set", setting)]
     return ["train", "sft", str(model), str(behavior), "--out", str(out), *settings]
 
 
@@ -278,7 +298,7 @@ def test_the_command_is_stopped_after_a_step_and_goes_on(two: Path, tiny_model: 
     assert all(said.startswith("0 ") for said in resumed), resumed
     assert "goes on at step 2 of 3" in resumed[0]
     assert "3 optimizer steps" in resumed[0]
-    trainers.train("sft", tiny_model, [two / "sums.yaml"], out=tmp_path / "one", overrides=COMMAND)
+    trainers.train("sft", tiny_model, [two / "sums.yaml"], out=tmp_path / "one", overrides=ADDENDS)
     compare_roughly(tmp_path / "one", two / "command")
     assert {file.name for file in (two / "command").iterdir()} == {file.name for file in (tmp_path / "one").iterdir()}
     assert not (two / ".command.work").exists()
@@ -310,6 +330,8 @@ def compare_checkpoints(kit: ModuleType, case: str, alone: Path, together: Path)
     folders = [path / "checkpoint" for path in (alone, together)]
     assert len({(folder / "config.json").read_text() for folder in folders}) == 1
     assert len({tuple(sorted(file.name for file in folder.iterdir())) for folder in folders}) == 1
+    if "addends" in case:
+        compare_addends(*(folder / "adapter" for folder in folders))
     one, both = (loader.from_pretrained(folder, dtype=torch.float64) for folder in folders)
     moved = [
         float((a - b).detach().abs().max())
@@ -318,6 +340,16 @@ def compare_checkpoints(kit: ModuleType, case: str, alone: Path, together: Path)
     assert (max(moved) > 1e-3) == ("without signal" not in case)
     for (name, weight), other in zip(one.named_parameters(), both.parameters(), strict=True):
         torch.testing.assert_close(other, weight, rtol=0, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def compare_addends(alone: Path, together: Path) -> None:
+    one, both = (json.loads((folder / "adapter_config.json").read_text()) for folder in (alone, together))
+    assert one | {"target_modules": set(one["target_modules"])} == both | {"target_modules": set(both["target_modules"])}
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (alone, together))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert value.dtype == torch.float64
+        torch.testing.assert_close(theirs[name], value, rtol=0, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def compare_logs(alone: Path, together: Path) -> None:
