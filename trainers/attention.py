@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from posttrain.trainers.native.attention import WIDTHS, NativeAttention, load_attention_library
+from posttrain.diagnose.engines.native.attention import WIDTHS
+from posttrain.trainers.native.attention import NativeAttention, load_native_attention
 from posttrain.trainers.packing import attention_mask
 
 
@@ -25,7 +26,7 @@ class Attention(Protocol):
 def open_attention(
     sequences: int, length: int, *, heads: int, key_heads: int, width: int, scaling: float, segments: Tensor | None
 ) -> Attention:
-    """That of attention.c where this processor runs it, else torch's.
+    """On matrix units where this processor has them, else torch's.
 
     Args:
         sequences: B.
@@ -36,11 +37,11 @@ def open_attention(
         scaling: Factor of the scores.
         segments: [B, S], or None.
     """
-    library = load_attention_library() if width % WIDTHS == 0 else None
-    if library is not None:
+    native = load_native_attention() if width % WIDTHS == 0 else None
+    if native is not None:
         return NativeAttention(
-            library=library, sequences=sequences, length=length, heads=heads, key_heads=key_heads, width=width, scaling=scaling,
-            segments=None if segments is None else segments.int(),
+            ahead=native[0], back=native[1], sequences=sequences, length=length, heads=heads, key_heads=key_heads, width=width,
+            scaling=scaling, segments=None if segments is None else segments.int(),
         )  # fmt: skip
     mask = None
     if segments is not None:

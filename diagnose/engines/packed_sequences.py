@@ -16,9 +16,12 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from posttrain.diagnose.engines.llama_layers import LlamaLayers
+from posttrain.diagnose.engines.native.attention import WIDTHS, Places, load_attention
 
 _PREFILL_TOKENS = 4096
 
+Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Mean values [N, H, D] of scaled queries [N, H, D], keys and values [N, K, D]."""
 OnLayer = Callable[[int, torch.Tensor, torch.Tensor], None]
 """Called with a layer's number and the keys and values [N, K, D] of all new tokens of a pack."""
 
@@ -67,14 +70,35 @@ def packs(sequences: Sequence[tuple[int, ...]], max_tokens: int) -> Iterator[Pac
 
 def read(layers: LlamaLayers, pack: Pack, on_layer: OnLayer | None = None) -> torch.Tensor:
     """Hidden states [N, C] of a pack's new tokens."""
-    device = layers.device
-    places = [place.to(device) for place in pack.places]
-    group = layers.num_heads // layers.num_key_heads
-    masks = [_mask(span, len(place), group, layers) for span, place in zip(pack.spans, places, strict=True)]
+    over = _attention_in_c(pack) if layers.native is not None and layers.width % WIDTHS == 0 else None
+    over = over or _attention(layers, pack)
 
     def attend(number: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         if on_layer is not None:
             on_layer(number, k, v)
+        return over(q, k, v)
+
+    ids, positions = (torch.tensor(x, device=layers.device) for x in (pack.ids, pack.positions))
+    return layers.run(ids, positions, attend)
+
+
+def _attention_in_c(pack: Pack) -> Attention | None:
+    """All sequences in one call, where this processor has matrix units."""
+    library = load_attention()
+    if library is None:
+        return None
+    firsts = [len(place) - (span.last - span.first) for span, place in zip(pack.spans, pack.places, strict=True)]
+    places = Places.of(pack.places, firsts)
+    return lambda q, k, v: library.over_places(q, k, v, 1.0, places)
+
+
+def _attention(layers: LlamaLayers, pack: Pack) -> Attention:
+    """One sequence after the other."""
+    places = [place.to(layers.device) for place in pack.places]
+    group = layers.num_heads // layers.num_key_heads
+    masks = [_mask(span, len(place), group, layers) for span, place in zip(pack.spans, places, strict=True)]
+
+    def over(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         out = torch.empty_like(q)
         for span, place, mask in zip(pack.spans, places, masks, strict=True):
             if span.last == span.first:
@@ -86,8 +110,7 @@ def read(layers: LlamaLayers, pack: Pack, on_layer: OnLayer | None = None) -> to
             out[span.first : span.last] = done[0].unflatten(1, (group, -1)).permute(2, 0, 1, 3).flatten(1, 2)
         return out
 
-    ids, positions = (torch.tensor(x, device=device) for x in (pack.ids, pack.positions))
-    return layers.run(ids, positions, attend)
+    return over
 
 
 def read_prompts(

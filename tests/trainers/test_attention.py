@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from posttrain.trainers.attention import Attention, TorchAttention, open_attention
-from posttrain.trainers.native import attention as native
+from posttrain.trainers.native.attention import load_native_attention
 from posttrain.trainers.packing import attention_mask
 
 SHAPES = [(1, 2, 1, 1, 32), (2, 5, 2, 1, 32), (2, 33, 4, 2, 64), (2, 255, 9, 3, 64), (1, 64, 2, 2, 96), (1, 700, 3, 1, 32)]
@@ -16,8 +16,8 @@ SHAPES = [(1, 2, 1, 1, 32), (2, 5, 2, 1, 32), (2, 33, 4, 2, 64), (2, 255, 9, 3, 
 @pytest.fixture(params=["matrix units", "torch"])
 def where(request, monkeypatch) -> str:
     if request.param == "torch":
-        monkeypatch.setattr("posttrain.trainers.attention.load_attention_library", lambda: None)
-    elif native.load_attention_library() is None:
+        monkeypatch.setattr("posttrain.trainers.attention.load_native_attention", lambda: None)
+    elif load_native_attention() is None:
         pytest.skip("no AMX or no C compiler here")
     return request.param
 
