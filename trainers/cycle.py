@@ -442,14 +442,13 @@ def loop(
         "precision": goal.precision,
         "max_tokens_total": goal.max_tokens,
         "probes": list(probes),
+        "engine": engine,
         "seed": seed,
         "rounds": rounds,
         "stages": list(stages),
         "config": Path(config).read_text() if config else None,
         "overrides": list(overrides),
     }
-    if engine != EMBEDDED:
-        settings["engine"] = engine
     created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     directory.open("loop", settings, {"model": {"source": str(model)}, "command": command, "created": created})
     measure = partial(

@@ -203,7 +203,7 @@ def test_a_stopped_run_goes_on_with_the_same_engine(
 
 
 def test_a_loop_measures_and_trains_with_one_engine(
-    vllm_opened: list[tuple[Copying, str, dict[str, Any]]], tiny_model: Path, letters: Path, tmp_path: Path,
+    vllm_opened: list[tuple[Copying, str, dict[str, Any]]], tiny_model: Path, sums_file: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     from posttrain.diagnose import engines
@@ -218,7 +218,7 @@ def test_a_loop_measures_and_trains_with_one_engine(
     out = tmp_path / "loop"
     trainers.loop(
         tiny_model,
-        [letters],
+        [sums_file],
         out=out,
         stages=["grpo"],
         samples=4,
@@ -231,7 +231,7 @@ def test_a_loop_measures_and_trains_with_one_engine(
     assert json.loads((out / "stage-1" / "posttrain_config.json").read_text())["engine"] == "vllm"
     with pytest.raises(RunError, match="engine"):
         trainers.loop(
-            tiny_model, [letters], out=out, stages=["grpo"], samples=4, probes=["none"], overrides=[*GRPO, "num_steps=1"]
+            tiny_model, [sums_file], out=out, stages=["grpo"], samples=4, probes=["none"], overrides=[*GRPO, "num_steps=1"]
         )
 
 
