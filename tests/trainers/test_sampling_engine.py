@@ -24,6 +24,7 @@ from posttrain.trainers import sampling_engine
 from posttrain.trainers.adapters import LoraAdapter
 from posttrain.trainers.config import load_config
 from posttrain.trainers.in_place_engine import checkpoint_tensors, stored_tensors
+from posttrain.trainers.stage import Score
 
 GRPO = ["num_steps=3", "learning_rate=1e-2", "problems_per_batch=4", "group_size=16", "autocast=float32"]
 
@@ -134,6 +135,31 @@ def test_importance_weights_are_those_of_the_sampler(tiny_model: Path, letters: 
     assert [record["importance_capped"] for record in found.values()] == [0.0, 0.0, 1.0]
     norms = [record["grad_norm"] / found[0.0]["grad_norm"] for record in found.values()]
     assert norms == pytest.approx([1.0, exp(0.5), 2.0], rel=1e-3)
+
+
+GRADIENTS = [
+    "grpo",
+    "dr_grpo",
+    "dapo",
+    "gspo",
+    "cispo",
+    "rloo",
+    "ppo",
+    "guided_grpo",
+    "luffy",
+    "chord",
+    "hpt",
+    "process",
+    "minillm",
+]
+
+
+@pytest.mark.parametrize("recipe", GRADIENTS)
+def test_every_policy_gradient_asks_what_the_sampler_said(recipe: str, kit: Any) -> None:
+    model = kit.tiny_llama()
+    more = {"teacher": kit.tiny_llama(seed=1)} if recipe == "minillm" else {}
+    stage, _ = kit.build_stage(recipe, model, **more)
+    assert Score.SAMPLER in stage.needs
 
 
 # ------------------------------------------------------------------------------------------------------------------ by name
