@@ -268,7 +268,8 @@ def _interval(value: Any, *, signed: bool = False) -> str:
 
 
 @app.command(
-    epilog="Example:  posttrain train grpo demo products --out runs/products-grpo --set num_steps=4   (with vLLM: --engine vllm)"
+    epilog="Example:  posttrain train grpo demo products --out runs/products-grpo --set num_steps=4\n\n"
+    "With vLLM:  posttrain train grpo demo products --out runs/products-vllm --set num_steps=4 --engine vllm"
 )
 def train(
     stage: Annotated[str, typer.Argument(metavar="STAGE", help="sft, dpo, grpo, opd, ...: see `posttrain stages`.")],

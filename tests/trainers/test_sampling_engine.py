@@ -149,7 +149,6 @@ GRADIENTS = [
     "luffy",
     "chord",
     "hpt",
-    "process",
     "minillm",
 ]
 
