@@ -77,6 +77,15 @@ Engine = Annotated[
         "scripted (known success probabilities, for trying things out).",
     ),
 ]
+TrainingEngine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="ENGINE",
+        help="What samples the model in training: transformers (the default; on the very weights) or vllm (on a copy that is given the new "
+        "weights before each draw; importance weights correct the difference, which is logged as sampler_gap).",
+    ),
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings of the stage.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the stage; may be given several times.")
@@ -205,6 +214,12 @@ def loop(
     precision: Precision = None,
     max_tokens_total: MaxTokensTotal = None,
     probes: Probes = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine", metavar="ENGINE", help="What samples, in every diagnosis and in training: transformers or vllm."
+        ),
+    ] = "transformers",
     config: ConfigFile = None,
     overrides: Overrides = None,
     seed: Seed = 0,
@@ -216,7 +231,7 @@ def loop(
 
     result = run_loop(
         model, behaviors, out=out, rounds=rounds, stages=_names(stages), probes=_names(probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total,
-        config=config, overrides=overrides or [], seed=seed, command=_command(), reporter=_reporter(quiet),
+        engine=engine, config=config, overrides=overrides or [], seed=seed, command=_command(), reporter=_reporter(quiet),
     )  # fmt: skip
     if speaks():
         _print_loop(result)
@@ -252,7 +267,10 @@ def _interval(value: Any, *, signed: bool = False) -> str:
     return f"{estimate:{form}} [{low:{form}}, {high:{form}}]"
 
 
-@app.command(epilog="Example:  posttrain train grpo demo products --out runs/products-grpo --set num_steps=4")
+@app.command(
+    epilog="Example:  posttrain train grpo demo products --out runs/products-grpo --set num_steps=4\n\n"
+    "With vLLM:  posttrain train grpo demo products --out runs/products-vllm --set num_steps=4 --engine vllm"
+)
 def train(
     stage: Annotated[str, typer.Argument(metavar="STAGE", help="sft, dpo, grpo, opd, ...: see `posttrain stages`.")],
     model: Model,
@@ -276,6 +294,7 @@ def train(
     earlier: Annotated[
         str | None, typer.Option("--earlier", metavar="MODEL", help="A checkpoint from before: replay, merge, opd back from it.")
     ] = None,
+    engine: TrainingEngine = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the order of rows and of every draw.")] = None,
@@ -287,7 +306,7 @@ def train(
 
     result = run_train(
         stage, model, behaviors, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,
-        teacher=teacher, earlier=earlier, reporter=_reporter(quiet),
+        teacher=teacher, earlier=earlier, engine=engine, reporter=_reporter(quiet),
     )  # fmt: skip
     if not speaks():
         return

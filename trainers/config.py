@@ -44,6 +44,16 @@ class TrainingConfig(BaseModel):
         default="auto",
         description="Precision of the forward pass; weights and optimizer stay float32. auto: bfloat16 where it is fast.",
     )
+    engine: str = Field(
+        default="transformers",
+        description="What samples the model in training: transformers (on the very weights) or vllm (on a copy, renewed before each draw).",
+    )
+    engine_memory: float = Field(
+        default=0.3,
+        gt=0,
+        lt=1,
+        description="Share of the device's memory that vllm takes for its copy and cache; VLLM_CPU_KVCACHE_SPACE wins over it on a processor.",
+    )
     seed: int = Field(default=0, description="Of the order of rows and of every draw.")
     dev_share: float = Field(default=0.1, ge=0, le=0.5, description="Share of the train problems kept for early stopping.")
     eval_every: int | None = Field(default=None, ge=1, description="Steps between looks at the dev slice; None never looks.")
@@ -118,7 +128,7 @@ class RolloutConfig(TrainingConfig):
     importance_cap: float | None = Field(
         default=2.0,
         gt=0,
-        description="Cap of the weight trainer/sampler probability that corrects the sampler's precision; None: no weight.",
+        description="Cap of the weight trainer/sampler probability that corrects what the sampler computes otherwise; None: no weight.",
     )
     kl_weight: float = Field(
         default=0.0, ge=0, description="Weight of the k3 divergence to the start. DeepSeekMath: .04; now mostly 0."

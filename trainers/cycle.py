@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from posttrain.diagnose.behaviors.splits import normalise
+from posttrain.diagnose.engines.base import Engine, TakesWeights
 from posttrain.diagnose.engines.loading import fingerprint_model
 from posttrain.diagnose.errors import RunError, SettingsError, UserError
 from posttrain.diagnose.finished_runs import DiagnosedRun
@@ -33,13 +34,13 @@ from posttrain.diagnose.verifiers.sandbox import Grader
 from posttrain.trainers.config import TrainingConfig, load_config
 from posttrain.trainers.parallel import Processes, current, join
 from posttrain.trainers.recipes import RECIPES
+from posttrain.trainers.sampling_engine import EMBEDDED, check_engine
 from posttrain.trainers.training_loop import TrainingResult
 from posttrain.trainers.types import TrainingProblem, TrainingRow, TrainingSet
 
 if TYPE_CHECKING:
     import torch
 
-    from posttrain.diagnose.engines.base import Engine
     from posttrain.trainers.stage import OtherModel
     from posttrain.trainers.training_loop import Beside
 
@@ -136,6 +137,7 @@ def train(
     from_run: str | Path | None = None,
     teacher: str | Path | None = None,
     earlier: str | Path | None = None,
+    engine: str | Engine | None = None,
     reporter: Reporter | None = None,
 ) -> TrainingResult:
     """Run one stage on the train split of behaviors and write a checkpoint that any Hugging Face loader opens.
@@ -156,6 +158,8 @@ def train(
         from_run: Folder of a `posttrain diagnose` that sampled the train split of these behaviors; its rollouts become rows or pairs.
         teacher: MODEL that teaches, for stages with a teacher.
         earlier: MODEL from before, for stages that bring something back; it teaches where no teacher is given.
+        engine: What samples the model in training, `transformers` or `vllm`; wins over the file. Or an open engine with `load_weights`, which
+            stays open and holds the checkpoint's weights in the end.
         reporter: Where progress goes.
 
     Raises:
@@ -163,11 +167,14 @@ def train(
         NonFiniteError: the loss or a gradient was NaN or infinite; the log is kept beside `out`, or with the state.
     """
     reporter, out = reporter or Reporter(quiet=True), Path(out)
-    settings = resolve_config(stage, config, overrides, seed)
+    name = engine if engine is None or isinstance(engine, str) else engine.info.name
+    settings = resolve_config(stage, config, overrides, seed, name)
+    check_engine(settings.engine if engine is None else engine)
     if data and from_run:
         raise SettingsError("train: got --data and --from; give one of them: a stage learns from rows of one origin")
     loaded = resolve_behaviors(behaviors)
-    given = Given(data=data, from_run=from_run, teacher=teacher, earlier=earlier)
+    own = engine if isinstance(engine, TakesWeights) else None
+    given = Given(data=data, from_run=from_run, teacher=teacher, earlier=earlier, engine=own)
     for behavior in loaded:
         lacking = [need.value for need in STAGES[stage].needs if need not in given.at_hand(behavior)]
         if lacking:
@@ -189,6 +196,8 @@ class Given:
     from_run: str | Path | None = None
     teacher: str | Path | None = None
     earlier: str | Path | None = None
+    engine: TakesWeights | None = None
+    """An open one, to be used in place of the one that the settings name."""
 
     def at_hand(self, behavior: Behavior) -> frozenset[Need]:
         """What stages can be fed with. Data may be of any kind: the stage itself refuses the wrong one."""
@@ -214,12 +223,15 @@ def _how_to_give(lacking: Sequence[str]) -> str:
     return "; ".join(_HOW_TO_GIVE.get(need, need) for need in lacking)
 
 
-def resolve_config(stage: str, config: str | Path | None, overrides: Sequence[str], seed: int | None) -> TrainingConfig:
-    """The settings of a stage, with a one-line refusal of stages that cannot be run."""
+def resolve_config(
+    stage: str, config: str | Path | None, overrides: Sequence[str], seed: int | None, engine: str | None = None
+) -> TrainingConfig:
+    """The settings of a stage, with a one-line refusal of stages that cannot be run; seed and engine win where they are given."""
     if stage not in RECIPES:
         why = "trains nothing" if stage in STAGES else "is no stage"
         raise SettingsError(f"stage: got {stage!r}, which {why}; allowed are {', '.join(RECIPES)}")
-    return load_config(stage, Path(config) if config else None, [*overrides, *([] if seed is None else [f"seed={seed}"])])
+    own = [f"{key}={json.dumps(value)}" for key, value in (("seed", seed), ("engine", engine)) if value is not None]
+    return load_config(stage, Path(config) if config else None, [*overrides, *own])
 
 
 def _train(
@@ -242,6 +254,7 @@ def _train_here(order: _Order, reporter: Reporter) -> TrainingResult:
     Of several processes the first one writes there, and each its part of a state.
     """
     from posttrain.trainers.evaluation import Evaluate, dev_looks
+    from posttrain.trainers.in_place_engine import stored_tensors
     from posttrain.trainers.models import load_for_training
     from posttrain.trainers.sampling_engine import open_live
     from posttrain.trainers.training_loop import run_recipe
@@ -253,11 +266,13 @@ def _train_here(order: _Order, reporter: Reporter) -> TrainingResult:
         raise SettingsError(f"eval_every looks at what a policy samples, and {stage} makes none; leave it out")
     with reporter.task(f"loading {model} for {stage}", None):
         loaded = load_for_training(model, device=processes.loads_on)
-    engine, adapter = open_live(loaded, config)
+    engine, adapter = open_live(loaded, config, given=order.given.engine, say=lambda line: reporter.say(f"{stage}: {line}"))
     beside = _open_beside(order.given, model, engine, training_set, processes.trains_on(loaded.model), reporter)
     work = _work_folder(out) if processes.is_first else Path(tempfile.mkdtemp())
     try:
         with ExitStack() as stack:
+            if order.given.engine is None and (close := getattr(engine, "close", None)) is not None:
+                stack.callback(close)
             graders = {name: stack.enter_context(Grader(behavior)).grade for name, behavior in training_set.behaviors.items()}
             evaluate: Evaluate | None = None
             if config.eval_every is not None:
@@ -303,6 +318,9 @@ def _train_here(order: _Order, reporter: Reporter) -> TrainingResult:
         _move(work, out)
     else:
         shutil.rmtree(work, ignore_errors=True)
+    own = order.given.engine
+    if own is not None and RECIPES[stage].saves == "policy":  # it holds the weights of the last draw
+        own.load_weights(stored_tensors(out), model_fingerprint=fingerprint_model(out))
     return replace(result, log=out / "training_log.jsonl", checkpoint=out)
 
 
@@ -372,6 +390,7 @@ def loop(
     precision: float | None = None,
     max_tokens_total: int | None = None,
     probes: Sequence[str] = ("auto",),
+    engine: str = "transformers",
     config: str | Path | None = None,
     overrides: Sequence[str] = (),
     seed: int = 0,
@@ -390,6 +409,7 @@ def loop(
         precision: In place of a number: half-width of the primary metric's interval, as for `posttrain.diagnose.run`.
         max_tokens_total: In place of a number: generated tokens of each diagnosis at most, as for `posttrain.diagnose.run`.
         probes: Further probes of every diagnosis, as for `posttrain.diagnose.run`.
+        engine: What samples, in every diagnosis and in training: `transformers` or `vllm`.
         config: YAML file with settings of the recipe.
         overrides: `key=value` settings of the recipe.
         seed: Of the draws and of training.
@@ -405,9 +425,11 @@ def loop(
         raise SettingsError(f"--rounds: got {rounds}, at least 1 is needed")
     if config and not stages:
         raise SettingsError("--config: a file of settings belongs to one stage; name the stages with --stages, or use --set")
+    check_engine(engine)
+    trains_with = None if engine == EMBEDDED else engine
     loaded = resolve_behaviors(behaviors)
     for stage in stages:
-        resolve_config(stage, config, overrides, seed)
+        check_engine(resolve_config(stage, config, overrides, seed, trains_with).engine)
         _trainable(loaded, stage)
     if not stages:
         _check_overrides(overrides, seed)
@@ -420,6 +442,7 @@ def loop(
         "precision": goal.precision,
         "max_tokens_total": goal.max_tokens,
         "probes": list(probes),
+        "engine": engine,
         "seed": seed,
         "rounds": rounds,
         "stages": list(stages),
@@ -430,6 +453,7 @@ def loop(
     directory.open("loop", settings, {"model": {"source": str(model)}, "command": command, "created": created})
     measure = partial(
         run,
+        engine=engine,
         samples=goal.samples,
         precision=goal.precision,
         max_tokens_total=goal.max_tokens,
@@ -461,7 +485,7 @@ def loop(
         if not finished.exists():
             shutil.rmtree(checkpoint, ignore_errors=True)
             usable = [text for text in overrides if stages or _key(text) in RECIPES[stage].config.model_fields]
-            settings_of_stage = resolve_config(stage, config, usable, seed)
+            settings_of_stage = resolve_config(stage, config, usable, seed, trains_with)
             training_set = TrainingSet([b for b in loaded if b.name in names], dev_share=settings_of_stage.dev_share)
             given = Given(earlier=model if current != str(model) else None)
             trained = _train(stage, current, training_set, settings_of_stage, checkpoint, reporter, given)
@@ -483,7 +507,7 @@ def _check_overrides(overrides: Sequence[str], seed: int) -> None:
     """While the stage is not known yet, every setting must be one of a recipe that may be named."""
     for text in overrides:
         fitting = [name for name in RECIPES if _key(text) in RECIPES[name].config.model_fields]
-        resolve_config((fitting or list(RECIPES))[0], None, [text], seed)
+        check_engine(resolve_config((fitting or list(RECIPES))[0], None, [text], seed).engine)
 
 
 def _refuse_shared_problems(behaviors: Sequence[Behavior]) -> None:

@@ -28,6 +28,6 @@ def held_gigabytes(
     copied = sum(
         2 * sum(each.numel() for each in model.parameters())
         for engine in engines
-        if engine.info.sample_dtype != "float32" and (model := getattr(engine, "model", None)) is not None
+        if (model := getattr(engine, "model", None)) is not None and engine.info.sample_dtype != "float32"
     )
     return float(sum(weights.values()) + trained * (4 + 8 + (4 if averaged else 0)) + copied) / 1e9

@@ -43,12 +43,11 @@ ENGINES: dict[str, Callable[[str, str, Sequence[Behavior]], Engine]] = {
 """How each engine is opened: (address, MODEL, behaviors) → engine. Only `openai` has an address."""
 
 
-def open_engine(name: str, model: str, behaviors: Sequence[Behavior]) -> Engine:
-    """Open a MODEL with the engine of that name; `openai` is followed by the address of its server, as in `openai:http://localhost:8000/v1`.
+def parse_engine(name: str) -> tuple[str, str]:
+    """Kind and address of an engine; `openai` is followed by the address of its server, as in `openai:http://localhost:8000/v1`.
 
     Raises:
-        SettingsError: there is no such engine, or it cannot run here.
-        ModelError: the model cannot be found or loaded.
+        SettingsError: there is no such engine.
     """
     kind, colon, address = name.partition(":")
     if kind not in ENGINES:
@@ -58,4 +57,15 @@ def open_engine(name: str, model: str, behaviors: Sequence[Behavior]) -> Engine:
     if bool(colon) != (kind == "openai"):
         instead = "openai:URL, such as openai:http://localhost:8000/v1" if kind == "openai" else f"{kind} without a colon"
         raise SettingsError(f"engine: got {name!r}, allowed is {instead}")
+    return kind, address
+
+
+def open_engine(name: str, model: str, behaviors: Sequence[Behavior]) -> Engine:
+    """Open a MODEL with the engine of that name; see `parse_engine`.
+
+    Raises:
+        SettingsError: there is no such engine, or it cannot run here.
+        ModelError: the model cannot be found or loaded.
+    """
+    kind, address = parse_engine(name)
     return ENGINES[kind](address, model, behaviors)

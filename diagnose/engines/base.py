@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from posttrain.diagnose.types import Floats, Ints, Message, PromptFormat, Reference, Sampling, StopReason
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OnTokens = Callable[[int], None]
 """Called with the number of tokens just generated or scored; may raise KeyboardInterrupt."""
@@ -104,7 +107,10 @@ class TokenScores:
 class Engine(Protocol):
     """A model that can be sampled and scored."""
 
-    info: EngineInfo
+    @property
+    def info(self) -> EngineInfo:
+        """What makes the numbers."""
+        ...
 
     def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
         """Write a problem's prompt as the model reads it."""
@@ -141,4 +147,13 @@ class ManyBatches(Protocol):
         on_tokens: OnTokens = ignore_tokens,
     ) -> Iterator[tuple[int, list[list[Completion]]]]:
         """Sample them all, and give (index, what `Engine.sample` gives for it) of each as it is done."""
+        ...
+
+
+@runtime_checkable
+class TakesWeights(Engine, Protocol):
+    """An engine that can be given other weights of the same shapes."""
+
+    def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], *, model_fingerprint: str) -> None:
+        """Put new weights in the place of the old ones, all of them, named as in the model's Hugging Face checkpoint."""
         ...

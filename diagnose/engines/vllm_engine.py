@@ -23,6 +23,7 @@ import contextlib
 import hashlib
 import importlib.util
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -295,18 +296,18 @@ class VllmEngine:
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], *, model_fingerprint: str) -> None:
         """Put new weights in the place of the old ones, and forget what was computed with those.
 
-        The weights go through a file in memory (/dev/shm where there is one), from which every worker takes its part with vLLM's
+        The weights go through a file in memory (/dev/shm where that has room), from which every worker takes its part with vLLM's
         `reload_weights`; so it works in one process, in several and under tensor parallelism.
 
         Args:
-            named_tensors: Names as in the model's Hugging Face checkpoint; all of the weights.
+            named_tensors: Names as in the model's Hugging Face checkpoint; all of the weights, in any precision.
             model_fingerprint: Names the new weights in what is drawn from now on.
         """
         from safetensors.torch import save_file
 
-        memory = Path("/dev/shm")
-        with tempfile.TemporaryDirectory(prefix="posttrain-", dir=memory if memory.is_dir() else None) as folder:
-            tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named_tensors}
+        own: torch.dtype = getattr(torch, self.info.sample_dtype)
+        tensors = {name: _on_its_way(tensor, own) for name, tensor in named_tensors}
+        with tempfile.TemporaryDirectory(prefix="posttrain-", dir=_memory_folder(tensors.values())) as folder:
             save_file(tensors, Path(folder) / "model.safetensors", metadata={"format": "pt"})
             del tensors
             self.llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
@@ -337,6 +338,19 @@ class VllmEngine:
     def close(self) -> None:
         """End vLLM's processes and free its memory; the engine cannot be used after this."""
         self.llm.llm_engine.engine_core.shutdown()
+
+
+def _on_its_way(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A copy on the processor, rounded to the engine's precision; vectors stay as they are, since vLLM keeps some of them in float32."""
+    rounded = weight.is_floating_point() and weight.dim() > 1
+    return weight.detach().to("cpu", dtype if rounded else weight.dtype, copy=True).contiguous()
+
+
+def _memory_folder(tensors: Iterable[torch.Tensor]) -> Path | None:
+    """/dev/shm, or where that lacks the room (a container has 64 MB of it by default) the usual place for temporary files."""
+    memory = Path("/dev/shm")
+    needed = sum(tensor.nbytes for tensor in tensors) + 2**20
+    return memory if memory.is_dir() and shutil.disk_usage(memory).free > needed else None
 
 
 def _stop_reason(output: Any) -> StopReason:

@@ -57,7 +57,7 @@ def live(inputs: StageInputs, stage: str) -> LiveEngine:
     """
     if not hasattr(inputs.engine, "refresh"):
         raise SettingsError(
-            f"{stage} samples the model in training, and engine {inputs.engine.info.name} cannot be refreshed; use transformers"
+            f"{stage} samples the model in training, and engine {inputs.engine.info.name} cannot be refreshed; use transformers or vllm"
         )
     return cast(LiveEngine, inputs.engine)
 

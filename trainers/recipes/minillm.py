@@ -3,7 +3,8 @@
 Sampled: completions of each prompt from the live student. Credit: what the teacher thinks of the rest of the sample, per token that is left, log
 teacher − log π. Loss: the reverse KL of each single step over the vocabulary, exact, and a clipped policy gradient for its consequences, averaged
 over the tokens of a sample, then over samples. Paper: arXiv 2306.08543.
-Changed from the textbook: samples come from the student alone, not from a mixture with the teacher, and there is no language-modelling loss beside.
+Changed from the textbook: samples come from the student alone, not from a mixture with the teacher; a capped importance weight corrects what the
+sampler computes otherwise than the trainer; there is no language-modelling loss beside.
 The signal vanishes where student and teacher agree; its policy gradient is noisy where opd, which leaves consequences out, is not. Provenance
 on-policy, interface teacher targets, role reshaping, at times consolidation.
 """
@@ -27,6 +28,7 @@ class MinillmConfig(StudentConfig):
 
     consequences: float = Field(default=0.5, ge=0, description="Weight of the policy gradient beside the single steps. Paper: 1.")
     eps: float = Field(default=0.2, gt=0, lt=1, description="Clip of the ratio. Paper: 0.2.")
+    importance_cap: float | None = Field(default=2.0, gt=0, description="As for grpo; on the policy gradient alone.")
 
 
 def build(inputs: StageInputs, config: MinillmConfig) -> Stage:
@@ -38,7 +40,7 @@ def build(inputs: StageInputs, config: MinillmConfig) -> Stage:
         components=(
             Component(term=TeacherDivergence(beta=1.0), reduction=sequence_mean),
             Component(
-                term=PolicyGradient(eps_low=config.eps, eps_high=config.eps),
+                term=PolicyGradient(eps_low=config.eps, eps_high=config.eps, importance_cap=config.importance_cap),
                 reduction=sequence_mean,
                 weight=config.consequences,
             ),

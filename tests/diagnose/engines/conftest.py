@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -145,31 +144,6 @@ def dialect() -> Callable[[Engine, str, int], Answer]:
 
 
 # ------------------------------------------------------------------------------------------------------------------- vLLM
-
-
-@pytest.fixture(scope="session")
-def wide_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with heads of 32 numbers, the fewest that vLLM takes on a processor."""
-    import torch
-    from transformers import AutoConfig, LlamaForCausalLM
-
-    path = tmp_path_factory.mktemp("models") / "wide"
-    shutil.copytree(tiny_model, path)
-    config = AutoConfig.from_pretrained(path)
-    config.head_dim = 32
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def vllm_engine(wide_model: Path) -> Iterator[Any]:
-    """Our vLLM engine in single precision."""
-    from posttrain.diagnose.engines.vllm_engine import VllmEngine
-
-    engine = VllmEngine.open(str(wide_model), dtype="float32", enforce_eager=True)
-    yield engine
-    engine.close()
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,7 @@ def test_with_vllm(tmp_path: Path) -> None:
         (package / source.name).symlink_to(source)
     here = Path(__file__).parent
     files = [here / "test_contract.py", here / "test_vllm_engine.py", here / "test_openai_engine.py"]
+    files.append(ROOT / "tests" / "trainers" / "test_vllm_training.py")
     result = subprocess.run(
         [python, "-P", "-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider", "--timeout", "900", *map(str, files)],
         cwd=ROOT,
@@ -122,6 +123,32 @@ def test_room_and_stop_texts() -> None:
     with pytest.raises(SettingsError, match="at least 1"):
         check_sample_room([SampleRequest(key="p", prompt_ids=(), num_samples=1)], 7, 10)
     assert cut_at_stop("one\ntwo. three", (".", "\n")) == "one"
+
+
+@outside
+def test_weights_travel_in_the_precision_of_the_engine() -> None:
+    """Matrices rounded, vectors and whole numbers as they are: vLLM keeps some vectors in float32."""
+    import torch
+
+    for weight, wanted in (
+        (torch.ones(2, 3), torch.bfloat16),
+        (torch.ones(3), torch.float32),
+        (torch.ones(2, 3, dtype=torch.int64), torch.int64),
+    ):
+        sent = vllm_engine._on_its_way(weight, torch.bfloat16)
+        assert sent.dtype == wanted
+        assert sent.data_ptr() != weight.data_ptr()
+
+
+@outside
+def test_weights_that_shared_memory_cannot_hold_go_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    if not Path("/dev/shm").is_dir():
+        pytest.skip("there is no /dev/shm here")
+    for free, wanted in ((64 * 2**20, None), (80 * 2**20, Path("/dev/shm"))):
+        monkeypatch.setattr(vllm_engine.shutil, "disk_usage", lambda path, free=free: types.SimpleNamespace(free=free))
+        assert vllm_engine._memory_folder([torch.empty(64 * 2**20, dtype=torch.int8, device="meta")]) == wanted
 
 
 # --------------------------------------------------------------------------------------------------------------- with vLLM
