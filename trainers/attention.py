@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from posttrain.diagnose.engines.native.attention import WIDTHS
-from posttrain.trainers.native.attention import NativeAttention, load_native_attention
+from posttrain.trainers.native.attention import AttentionShape, NativeAttention, load_native_attention
 from posttrain.trainers.packing import attention_mask
 
 
@@ -23,33 +23,22 @@ class Attention(Protocol):
         """The gradient of qkv from that of the mean values."""
 
 
-def open_attention(
-    sequences: int, length: int, *, heads: int, key_heads: int, width: int, scaling: float, segments: Tensor | None
-) -> Attention:
+def open_attention(shape: AttentionShape, segments: Tensor | None) -> Attention:
     """On matrix units where this processor has them, else torch's.
 
     Args:
-        sequences: B.
-        length: S, positions of a sequence.
-        heads: H, of queries.
-        key_heads: G, of keys and values.
-        width: D, of a head.
-        scaling: Factor of the scores.
-        segments: [B, S], or None.
+        shape: Of the batch.
+        segments: [B, S] as `attention_mask` takes them; None is causal.
     """
-    native = load_native_attention() if width % WIDTHS == 0 else None
+    native = load_native_attention() if shape.width % WIDTHS == 0 else None
     if native is not None:
-        return NativeAttention(
-            ahead=native[0], back=native[1], sequences=sequences, length=length, heads=heads, key_heads=key_heads, width=width,
-            scaling=scaling, segments=None if segments is None else segments.int(),
-        )  # fmt: skip
+        ahead, back = native
+        return NativeAttention(ahead=ahead, back=back, shape=shape, segments=None if segments is None else segments.int())
     mask = None
     if segments is not None:
         seen = attention_mask(segments)
         mask = torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill_(~seen, float("-inf"))
-    return TorchAttention(
-        sequences=sequences, length=length, heads=heads, key_heads=key_heads, width=width, scaling=scaling, mask=mask
-    )
+    return TorchAttention(shape=shape, mask=mask)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,45 +46,36 @@ class TorchAttention:
     """Attention as torch computes it on a processor.
 
     Args:
-        sequences: B.
-        length: S, positions of a sequence.
-        heads: H, of queries.
-        key_heads: G, of keys and values.
-        width: D, of a head.
-        scaling: Factor of the scores.
+        shape: Of the batch.
         mask: [B, 1, S, S] bf16, added to the scores; None is causal.
     """
 
-    sequences: int
-    length: int
-    heads: int
-    key_heads: int
-    width: int
-    scaling: float
+    shape: AttentionShape
     mask: Tensor | None
 
     def forward(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
         """See `Attention`."""
         attended, normalisers = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            *self._split(qkv), 0.0, self.mask is None, attn_mask=self.mask, scale=self.scaling
+            *self._inputs(qkv), 0.0, self.mask is None, attn_mask=self.mask, scale=self.shape.scaling
         )
         return self._flat(attended), normalisers
 
     def backward(self, qkv: Tensor, out: Tensor, normalisers: Tensor, dout: Tensor) -> Tensor:
         """See `Attention`."""
+        outputs = (x.view(len(x), -1, self.shape.width) for x in (dout, out))
+        dout, out = map(self._by_sequence, outputs)
         parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            self._heads(dout), *self._split(qkv), self._heads(out), normalisers, 0.0, self.mask is None, attn_mask=self.mask,
-            scale=self.scaling,
-        )  # fmt: skip
+            dout, *self._inputs(qkv), out, normalisers, 0.0, self.mask is None, attn_mask=self.mask, scale=self.shape.scaling
+        )
         return torch.cat([self._flat(part) for part in parts], dim=1)
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """View [B, heads, S, D] of [B · S, heads · D]."""
-        return x.view(self.sequences, self.length, -1, self.width).transpose(1, 2)
+    def _inputs(self, qkv: Tensor) -> list[Tensor]:
+        """Views [B, heads, S, D] of queries, keys and values."""
+        return [self._by_sequence(part) for part in self.shape.heads_of(qkv)]
 
-    def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self._heads(qkv).split([self.heads, self.key_heads, self.key_heads], dim=1)
-        return q, k, v
+    def _by_sequence(self, x: Tensor) -> Tensor:
+        """View [B, heads, S, D] of [B · S, heads, D]."""
+        return x.unflatten(0, (self.shape.sequences, self.shape.length)).transpose(1, 2)
 
     def _flat(self, x: Tensor) -> Tensor:
-        return x.transpose(1, 2).reshape(self.sequences * self.length, -1)
+        return x.transpose(1, 2).reshape(self.shape.sequences * self.shape.length, -1)

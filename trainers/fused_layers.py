@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from posttrain.diagnose.engines.llama_layers import is_llama_like
 from posttrain.trainers.attention import Attention, open_attention
+from posttrain.trainers.native.attention import AttentionShape
 from posttrain.trainers.native.library import LANES, TrainingLibrary, load_training_library
 
 
@@ -80,12 +81,15 @@ class FusedLayers:
         shape = _Shape(
             library=self.library,
             attention=open_attention(
-                *input_ids.shape,
-                heads=config.num_attention_heads,
-                key_heads=config.num_key_value_heads,
-                width=first.head_dim,
-                scaling=first.scaling,
-                segments=segments,
+                AttentionShape(
+                    sequences=input_ids.shape[0],
+                    length=input_ids.shape[1],
+                    heads=config.num_attention_heads,
+                    key_heads=config.num_key_value_heads,
+                    width=first.head_dim,
+                    scaling=first.scaling,
+                ),
+                segments,
             ),
             rotated=config.num_attention_heads + config.num_key_value_heads,
             epsilon=inner.layers[0].input_layernorm.variance_epsilon,

@@ -26,25 +26,9 @@ def held_interrupts() -> Iterator[None]:
         KeyboardInterrupt: After the block, where one came during it.
         StoppedAtOnceError: Within the block, at the second one.
     """
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    with _noted("stopping after this step; Ctrl-C again stops at once") as came:
         yield
-        return
-    waiting = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal waiting
-        if waiting:
-            raise StoppedAtOnceError
-        waiting = True
-        print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if waiting:
+    if came():
         raise KeyboardInterrupt
 
 
@@ -58,22 +42,29 @@ def noted_interrupts() -> Iterator[Callable[[], bool]]:
     Raises:
         StoppedAtOnceError: Within the block, at the second one.
     """
+    with _noted("stopping after this step, for which torchrun waits half a minute" if speaks() else "") as came:
+        yield came
+
+
+@contextmanager
+def _noted(answer: str) -> Iterator[Callable[[], bool]]:
+    """What both do; the answer to the first Ctrl-C is printed where there is one."""
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield lambda: False
         return
-    noted = False
+    came = False
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal noted
-        if noted:
+        nonlocal came
+        if came:
             raise StoppedAtOnceError
-        noted = True
-        if speaks():
-            print("stopping after this step, for which torchrun waits half a minute", file=sys.stderr, flush=True)
+        came = True
+        if answer:
+            print(answer, file=sys.stderr, flush=True)
 
     signal.signal(signal.SIGINT, note)
     try:
-        yield lambda: noted
+        yield lambda: came
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from posttrain.trainers.attention import Attention, TorchAttention, open_attention
-from posttrain.trainers.native.attention import load_native_attention
+from posttrain.trainers.native.attention import AttentionShape, load_native_attention
 from posttrain.trainers.packing import attention_mask
 
 SHAPES = [(1, 2, 1, 1, 32), (2, 5, 2, 1, 32), (2, 33, 4, 2, 64), (2, 255, 9, 3, 64), (1, 64, 2, 2, 96), (1, 700, 3, 1, 32)]
@@ -52,9 +52,8 @@ def distance(found: Tensor, wanted: Tensor) -> float:
 
 def opened(shape: tuple[int, ...], segments: Tensor | None) -> Attention:
     sequences, length, heads, key_heads, width = shape
-    return open_attention(
-        sequences, length, heads=heads, key_heads=key_heads, width=width, scaling=width**-0.5, segments=segments
-    )
+    whole = AttentionShape(sequences=sequences, length=length, heads=heads, key_heads=key_heads, width=width, scaling=width**-0.5)
+    return open_attention(whole, segments)
 
 
 @pytest.mark.parametrize("shared", [False, True])
