@@ -64,15 +64,15 @@ def test_an_interrupted_loop_goes_on_where_it_was(
 
     arguments: dict[str, Any] = {"stages": ["sft"], "samples": 4, "overrides": ["num_steps=2", "rows_per_batch=2"]}
     whole = trainers.loop(tiny_model, [sums_file], out=tmp_path / "whole", **arguments)
-    train = cycle._train
+    train = cycle.train_rows
 
     def stopped(*args: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cycle, "_train", stopped)
+    monkeypatch.setattr(cycle, "train_rows", stopped)
     with pytest.raises(KeyboardInterrupt):
         trainers.loop(tiny_model, [sums_file], out=tmp_path / "cut", **arguments)
-    monkeypatch.setattr(cycle, "_train", train)
+    monkeypatch.setattr(cycle, "train_rows", train)
     resumed = trainers.loop(tiny_model, [sums_file], out=tmp_path / "cut", **arguments)
     assert resumed.transition is not None
     assert whole.transition is not None
