@@ -1,7 +1,7 @@
 """What a stage did, to single problems and to a behavior: brought in, moved, lost, or nothing that a second draw would not show.
 
-A *problem* is expanded or attrited when its own test says that its rate changed, under one false-discovery rate over all problems and
-both directions, and the fitted mixtures say that it entered or left support.
+A *problem* is expanded or attrited when its own test says that its rate changed and came from, or fell to, a rate below epsilon, under one
+false-discovery rate over all problems and both directions, and the fitted mixtures say that it entered or left support.
 
 The *role* on a behavior answers two questions, in this order (arXiv 2604.07941 names the roles and no procedure):
 
@@ -158,8 +158,8 @@ def problem_states(
     Args:
         reach_before: [P] posterior probability of having been in support.
         reach_after: [P] of being in support.
-        q_expansion: [P] false-discovery rate at which its rate rose.
-        q_attrition: [P] at which it fell.
+        q_expansion: [P] false-discovery rate at which its rate rose from below epsilon (`problem_change_tests` with `below`).
+        q_attrition: [P] at which it fell below it.
     """
     return [_state(*row) for row in zip(reach_before, reach_after, q_expansion, q_attrition, strict=True)]
 

@@ -308,8 +308,10 @@ def _compare_behavior(
     rng = np.random.default_rng(0)
     mixtures = [fit_mixture(n, side, marks=[epsilon], groups=groups) for side in (c0, c1)]
     reach = [mixture.state_probabilities([epsilon])[:, 1] for mixture in mixtures]
-    tests = problem_change_tests(n, c0, n, c1, rate=FALSE_DISCOVERY_RATE)
-    states = problem_states(reach[0], reach[1], tests.q_expansion, tests.q_attrition)
+    entered, changed = (problem_change_tests(n, c0, n, c1, rate=FALSE_DISCOVERY_RATE, below=edge) for edge in (epsilon, None))
+    states = problem_states(reach[0], reach[1], entered.q_expansion, entered.q_attrition)
+    either = [np.minimum(tests.q_expansion, tests.q_attrition) for tests in (entered, changed)]
+    q_values = np.where(np.minimum(c0, c1) < epsilon * n, *either)
     ks = [k for k in k_grid(fewest, behavior.measure.primary_k) if k <= fewest]
     first, last = (np.stack([pass_at_k(n, side, k) for k in ks], axis=1) for side in (c0, c1))
     deltas = max_t_deltas(first, last, groups, rng=rng, num_draws=_DRAWS)
@@ -355,11 +357,11 @@ def _compare_behavior(
                 before=float(b),
                 after=float(a),
                 state=state,
-                q_value=float(min(up, down)),
+                q_value=float(q_value),
                 num_samples=int(samples),
             )
-            for id_, group, b, a, state, up, down, samples in zip(
-                counts.ids, groups, c0 / n, c1 / n, states, tests.q_expansion, tests.q_attrition, n, strict=True
+            for id_, group, b, a, state, q_value, samples in zip(
+                counts.ids, groups, c0 / n, c1 / n, states, q_values, n, strict=True
             )
         ),
         support=support_rows(n, c0, c1, mixtures[0], halves=halves, second=second, rng=rng),

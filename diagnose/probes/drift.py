@@ -269,8 +269,10 @@ def _rates(bench: Bench, drawn: Sequence[Rollout], earlier_run: RolloutTable | N
     before = fit_mixture(n_before, c_before, marks=(epsilon, bench.thresholds.mastered), groups=groups)
     after = bench.known.mixture
     n_after, c_after = _even(_outcomes(bench, bench.rollouts), bench.sampling.drawn_equally)
-    tests = problem_change_tests(*thinned, n_after, c_after, rate=FALSE_DISCOVERY_RATE)
-    fell = tests.q_attrition <= FALSE_DISCOVERY_RATE
+    entered, changed = (
+        problem_change_tests(*thinned, n_after, c_after, rate=FALSE_DISCOVERY_RATE, below=edge) for edge in (epsilon, None)
+    )
+    fell = changed.q_attrition <= FALSE_DISCOVERY_RATE
 
     rng, num_draws = np.random.default_rng(0), bench.thresholds.num_draws
     was, now = (mixture.draw_rates(rng=rng, num_draws=num_draws) for mixture in (before, after))
@@ -280,11 +282,12 @@ def _rates(bench: Bench, drawn: Sequence[Rollout], earlier_run: RolloutTable | N
     found = int(fell.sum())
     high = float(np.quantile(lost.sum(axis=1), 0.5 + bench.thresholds.level / 2))
     reach = [mixture.state_probabilities([epsilon])[:, 1] for mixture in (before, after)]
+    states = problem_states(reach[0], reach[1], entered.q_expansion, entered.q_attrition)
     return _Rates(
         before=before,
         p_before=np.where(n_before > 0, before.problem_interval()[0], np.nan),
         p_after=after.problem_interval()[0],
-        states=tuple(state.value for state in problem_states(reach[0], reach[1], tests.q_expansion, tests.q_attrition)),
+        states=tuple(state.value for state in states),
         fell=fell,
         lost=lost.mean(axis=0),
         # Finitely many draws prove no certainty: half a draw is always left to the other side.

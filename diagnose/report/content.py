@@ -74,7 +74,8 @@ class ProblemChangeRow:
     after: float
     state: ProblemChange
     q_value: float | None = None
-    """Adjusted over all problems (Benjamini–Hochberg); None where nothing was tested."""
+    """Adjusted over all problems (Benjamini–Hochberg): of a change into or out of support where a side shows a rate below epsilon, else
+    of any change; None where nothing was tested."""
     num_samples: int | None = None
     """Samples behind each of the two rates; None where they are not counts."""
     group: str | None = None

@@ -20,13 +20,15 @@ def test_p_values_are_those_of_fisher() -> None:
         assert tests.p_attrition[index] == pytest.approx(fisher_exact(table, alternative="less").pvalue, rel=1e-9)
 
 
-def discrete_fdr_by_enumeration(n: int, before: np.ndarray, after: np.ndarray, rate: float) -> np.ndarray:
+def discrete_fdr_by_enumeration(n: int, before: np.ndarray, after: np.ndarray, rate: float, below: float | None) -> np.ndarray:
     """DBH-SU as written in the paper, on lists: all attainable p-values, critical values by search."""
 
     def law(total: int) -> list[tuple[float, float]]:
         ways = range(max(0, total - n), min(n, total) + 1)
         chance = hypergeom(2 * n, total, n)
-        return [(min(float(chance.cdf(c)), float(chance.sf(c - 1))), float(chance.pmf(c))) for c in ways]
+        counts = [below is None or min(c, total - c) / n < below for c in ways]
+        tails = [min(float(chance.cdf(c)), float(chance.sf(c - 1))) for c in ways]
+        return [(tail if yes else 1.0, float(chance.pmf(c))) for c, tail, yes in zip(ways, tails, counts, strict=True)]
 
     laws = [law(int(b + a)) for b, a in zip(before, after, strict=True)]
     p = np.array([laws[i][int(after[i]) - max(0, int(before[i] + after[i]) - n)][0] for i in range(len(before))])
@@ -48,15 +50,16 @@ def discrete_fdr_by_enumeration(n: int, before: np.ndarray, after: np.ndarray, r
     return rejected
 
 
-def test_rejections_are_those_of_the_discrete_procedure() -> None:
+@pytest.mark.parametrize("below", [None, 0.15])
+def test_rejections_are_those_of_the_discrete_procedure(below: float | None) -> None:
     rng = np.random.default_rng(1)
     some = 0
     for _ in range(25):
         before, after = rng.binomial(10, rng.beta(0.4, 1.0, 12)), rng.binomial(10, rng.beta(1.0, 1.0, 12))
         n = np.full(12, 10)
-        tests = ps.problem_change_tests(n, before, n, after, rate=0.1)
+        tests = ps.problem_change_tests(n, before, n, after, rate=0.1, below=below)
         found = np.minimum(tests.q_expansion, tests.q_attrition) <= 0.1
-        np.testing.assert_array_equal(found, discrete_fdr_by_enumeration(10, before, after, 0.1))
+        np.testing.assert_array_equal(found, discrete_fdr_by_enumeration(10, before, after, 0.1, below))
         some += found.any()
     assert some > 4
 
@@ -65,6 +68,36 @@ def test_problems_that_can_never_be_significant_do_not_cost_power() -> None:
     crowd = ps.problem_change_tests([16] * 101, [0] + [1] * 100, [16] * 101, [8] + [1] * 100)
     plain = false_discovery_control([*crowd.p_expansion, *crowd.p_attrition])
     assert plain[0] > 0.05 > crowd.q_expansion[0]
+
+
+def test_only_a_side_below_the_rate_counts_where_one_is_given() -> None:
+    n, before, after = np.array([64, 64, 64, 256]), np.array([0, 12, 40, 1]), np.array([12, 40, 0, 40])
+    tests = ps.problem_change_tests(n, before, n, after, below=0.0064)
+    assert np.all(tests.q_expansion[[0, 3]] < 0.01)
+    assert tests.q_attrition[2] < 0.01
+    assert tests.p_expansion[1] < 1e-6
+    assert tests.q_expansion[1] == tests.q_attrition[1] == 1.0  # a rise inside support
+    one_more = ps.problem_change_tests(n, [0, 12, 40, 2], n, after, below=0.0064)
+    assert one_more.q_expansion[3] == 1.0  # 2 of 256 is no longer below
+    uneven = ps.problem_change_tests([64, 256], [1, 1], [256, 64], [80, 30], below=0.0064)
+    assert uneven.q_expansion[0] == 1.0
+    assert uneven.q_expansion[1] < 0.01
+
+
+def test_few_rises_from_zero_among_many_problems_are_found() -> None:
+    """A quarter of the rises to .1 at 64 samples, even if they are 2 among 200; one in twenty runs without a change finds any."""
+    rng = np.random.default_rng(6)
+    n, runs = np.full(200, 64), 400
+    found, false = 0.0, 0
+    for _ in range(runs):
+        before = rng.beta(0.3, 1.2, 200)
+        drawn = rng.binomial(n, before), rng.binomial(n, before)
+        same = ps.problem_change_tests(n, drawn[0], n, drawn[1], below=0.0064)
+        false += min(same.q_expansion.min(), same.q_attrition.min()) <= 0.05
+        drawn[0][:2], drawn[1][:2] = 0, rng.binomial(64, 0.1, 2)
+        found += float(np.mean(ps.problem_change_tests(n, drawn[0], n, drawn[1], below=0.0064).q_expansion[:2] <= 0.05))
+    assert found / runs >= 0.25
+    assert false / runs <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / runs)
 
 
 def test_problems_without_samples_do_not_join_the_family() -> None:
@@ -109,6 +142,8 @@ def test_false_discoveries_stay_rare_and_real_ones_are_found() -> None:
 def test_a_rate_of_discoveries_outside_the_unit_interval_is_refused() -> None:
     with pytest.raises(ValueError):
         ps.problem_change_tests([4], [1], [4], [2], rate=1.0)
+    with pytest.raises(ValueError, match="below"):
+        ps.problem_change_tests([4], [1], [4], [2], below=0.0)
     with pytest.raises(ValueError, match="paired"):
         ps.problem_change_tests([4], [1], [4, 4], [1, 1])
 
