@@ -20,7 +20,7 @@ SETTLED = 0.05
 
 def in_doubt(doubt: FloatArray) -> npt.NDArray[np.bool_]:
     """Which problems `raise_evenly` would raise, given its `doubt` [P]."""
-    return doubt > SETTLED * doubt.max(initial=0.0)
+    return np.asarray(doubt > SETTLED * doubt.max(initial=0.0), dtype=np.bool_)
 
 
 def raise_evenly(num_samples: IntArray, doubt: FloatArray, *, budget: int, rng: np.random.Generator) -> IntArray:
