@@ -162,10 +162,10 @@ def test_number_never_raises_and_reads_numbers_only(text: str) -> None:
     ["1" * 20000, "1," * 20000, "1/" * 20000, "#" * 20000, "answer " * 5000, " " * 50000, "\\boxed{" * 999],
 )
 def test_number_takes_linear_time(text: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     for lenient in (False, True):
         make("number").extract(text, lenient=lenient)
-    assert time.monotonic() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 @pytest.mark.parametrize(
