@@ -5,7 +5,7 @@ problems, `compare` of what changed on the same problems, `support` of which sho
 `design` of how much to sample.
 """
 
-from posttrain.analysis.stats.adaptive import fewest_successes_first, raise_evenly
+from posttrain.analysis.stats.adaptive import fewest_successes_first, in_doubt, raise_evenly
 from posttrain.analysis.stats.arrays import FloatArray, IntArray
 from posttrain.analysis.stats.bisection import RungPosterior, rung_posterior
 from posttrain.analysis.stats.compare import ExchangeTest, ProblemChangeTests, exchange_test, problem_change_tests
@@ -94,6 +94,7 @@ __all__ = [
     "g_pass_at_k",
     "guessing_baseline",
     "holm",
+    "in_doubt",
     "jeffreys_interval",
     "k_grid",
     "max_t_deltas",

@@ -10,8 +10,17 @@ nothing can be found); `tests/benchmarks/sample_efficiency.py` has the latter be
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from posttrain.analysis.stats.arrays import FloatArray, IntArray
+
+SETTLED = 0.05
+"""Share of the greatest doubt up to which a problem is left alone."""
+
+
+def in_doubt(doubt: FloatArray) -> npt.NDArray[np.bool_]:
+    """Which problems `raise_evenly` would raise, given its `doubt` [P]."""
+    return np.asarray(doubt > SETTLED * doubt.max(initial=0.0), dtype=np.bool_)
 
 
 def raise_evenly(num_samples: IntArray, doubt: FloatArray, *, budget: int, rng: np.random.Generator) -> IntArray:
@@ -21,7 +30,7 @@ def raise_evenly(num_samples: IntArray, doubt: FloatArray, *, budget: int, rng: 
 
     Args:
         num_samples: [P] samples so far.
-        doubt: [P] standard deviation that one sample could still be about, at least 0; below .05 of the greatest a problem is left alone.
+        doubt: [P] standard deviation that one sample could still be about, at least 0.
         budget: samples to hand out.
         rng: breaks ties.
 
@@ -33,7 +42,7 @@ def raise_evenly(num_samples: IntArray, doubt: FloatArray, *, budget: int, rng: 
     if greatest == 0 or budget < 1:
         return extra
     weight: FloatArray = doubt / greatest  # in proportion: the level below stays finite however small the doubts are
-    weight[weight <= 0.05] = 0.0
+    weight[~in_doubt(doubt)] = 0.0
     # Find the level h at which Σ max(0, h·weight − n) is the budget.
     low, high = 0.0, float((num_samples.sum() + budget) / weight[weight > 0].min())
     for _ in range(60):

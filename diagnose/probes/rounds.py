@@ -10,19 +10,20 @@ measured in `tests/benchmarks/coverage.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.analysis.stats import raise_evenly
+from posttrain.analysis.stats import in_doubt, raise_evenly
 from posttrain.diagnose.labels import LabelPosterior, Thresholds, label_posterior, named_states
 from posttrain.diagnose.types import Bottleneck
 
 FIRST = 4
 """Samples of every problem in the first round."""
 GROWTH = 0.5
-"""Samples of a further round, as a share of all before it."""
+"""Samples of a further round, as a share of those that the problems it raises have so far. As a share of all samples,
+rounds leap the further the fewer problems are open."""
 SMALLEST_ROUND = 32
 """Samples of a round at least: fewer leave a batch half empty."""
 MOST = 256
@@ -115,11 +116,13 @@ def next_round(
         counts.num_samples, counts.num_correct, epsilon=epsilon, thresholds=thresholds, groups=counts.groups, seed=seed
     )
     rng = np.random.default_rng([seed, drawn])
-    budget = min(left, max(SMALLEST_ROUND, int(GROWTH * drawn)))
-    edges = (epsilon, thresholds.mastered)
     reached = "the label is settled"
+
+    def raised(doubt: npt.NDArray[np.float64]) -> Ints:
+        return raise_evenly(counts.num_samples, doubt, budget=min(left, size_of_round(counts.num_drawn, doubt)), rng=rng)
+
     if known.confidence < INTERIM:
-        extra = raise_evenly(counts.num_samples, _matters(known, epsilon, thresholds), budget=budget, rng=rng)
+        extra = raised(_matters(known, epsilon, thresholds))
         if extra.any():
             return Round(extra=extra, why=f"the label is open ({known.label} {known.confidence:.0%})")
         reached = "no further sample can settle the label"
@@ -132,21 +135,36 @@ def next_round(
             # How far one sample more moves the estimate: the slope of 1 − (1−p)^k times the standard deviation of an outcome.
             slope = primary_k * (1.0 - rates) ** (primary_k - 1)
             doubt = np.sqrt(known.mixture.pair_posterior @ (slope**2 * rates * (1.0 - rates)))[known.mixture.place]
-            extra = raise_evenly(counts.num_samples, doubt, budget=budget, rng=rng)
+            extra = raised(doubt)
             if extra.any():
                 return Round(extra=extra, why=f"pass@{primary_k} is known to ± {half:.3f}")
         reached += f"; pass@{primary_k} is known to ± {half:.3f}"
         if half > goal.precision:
             reached += f", and only more problems can bring it to ± {goal.precision:g}"
     if goal.problems is not None:
-        unnamed = named_states(known.mixture.state_probabilities(edges, strict=True), thresholds) < 0
-        share = float(1.0 - unnamed.mean())
+        unsettled = unsettled_problems(known, epsilon, thresholds)
+        share = float(1.0 - unsettled.mean())
         if share < goal.problems:
-            extra = raise_evenly(counts.num_samples, unnamed.astype(np.float64), budget=budget, rng=rng)
+            extra = raised(unsettled.astype(np.float64))
             if extra.any():
-                return Round(extra=extra, why=f"{share:.0%} of the problems have a state")
-        reached += f"; {share:.0%} of the problems have a state"
+                return Round(extra=extra, why=f"{share:.0%} of the problems are settled")
+        reached += f"; {share:.0%} of the problems are settled"
     return Round(extra=nothing, why=reached)
+
+
+def unsettled_problems(known: LabelPosterior, epsilon: float, thresholds: Thresholds) -> npt.NDArray[np.bool_]:
+    """Which problems [P] an interim look may not leave alone.
+
+    Here each problem needs the confidence of a label for itself, beside the expected error of all. Problems that are easy must not make up
+    for one at a threshold, which is sooner or later found on one side by some look.
+    """
+    surer = replace(thresholds, problem_confidence=thresholds.confidence)
+    return named_states(known.mixture.state_probabilities((epsilon, thresholds.mastered), strict=True), surer) < 0
+
+
+def size_of_round(num_drawn: Ints, doubt: npt.NDArray[np.float64]) -> int:
+    """Samples of a round for problems [P] with that much doubt."""
+    return max(SMALLEST_ROUND, int(GROWTH * num_drawn[in_doubt(doubt)].sum()))
 
 
 def _even(num_problems: int, total: int) -> Ints:

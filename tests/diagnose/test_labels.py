@@ -64,6 +64,26 @@ def test_easy_verdicts_are_cheap_and_hard_problems_get_the_samples() -> None:
     assert np.mean((named >= 0) & (named != np.repeat([2, 0, 1], [20, 20, 2]))) <= 0.1
 
 
+def test_a_round_is_half_of_what_the_open_problems_have() -> None:
+    n, c = np.full(40, 64), np.r_[np.full(38, 26), np.full(2, 58)]
+    counts = Counts(num_samples=n, num_correct=c, num_drawn=n, generated_tokens=n.sum())
+    plan = next_round(counts, Goal(problems=1.0), epsilon=EPSILON, primary_k=16, max_tokens=10, thresholds=THRESHOLDS, seed=0)
+    assert plan.extra.tolist() == [0] * 38 + [32, 32]
+
+
+def test_looking_again_and_again_names_few_problems_at_a_threshold() -> None:
+    """Half of ten problems at a threshold, where either state is wrong: left alone at a confidence of .8, one in ten has one."""
+    wrong = []
+    for seed in range(60):
+        rates = np.r_[np.full(2, EPSILON), np.full(3, 0.9), np.random.default_rng(seed).uniform(size=5)]
+        n, c, _ = draw(rates, Goal(problems=1.0, max_tokens=10 * MOST * rates.size), seed=seed)
+        known = label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS)
+        named = named_states(known.mixture.state_probabilities([EPSILON, 0.9], strict=True), THRESHOLDS)
+        truth = np.r_[np.full(5, -1), np.where(rates[5:] < EPSILON, 0, np.where(rates[5:] < 0.9, 1, 2))]
+        wrong.append(float(np.mean((named >= 0) & (named != truth))))
+    assert np.mean(wrong) <= 0.05
+
+
 def test_a_budget_and_the_largest_number_of_samples_end_the_rounds() -> None:
     tie = np.where(np.arange(40) < 20, 0.0, EPSILON)
     n, _, why = draw(tie, Goal(max_tokens=3000))
