@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from posttrain.diagnose.engines.native.arguments import at
 from posttrain.diagnose.engines.native.attention import AttentionLibrary, load_attention
 from posttrain.diagnose.engines.native.compiler import load_library
 
@@ -66,14 +67,9 @@ class NativeAttention:
         self.back.attention_backward(
             *map(ctypes.c_int64, sizes),
             ctypes.c_float(shape.scaling),
-            *map(_at, (qkv, self.segments, out, normalisers, dout, dqkv)),
+            *map(at, (qkv, self.segments, out, normalisers, dout, dqkv)),
         )
         return dqkv
-
-
-def _at(x: Tensor | None) -> ctypes.c_void_p:
-    assert x is None or x.is_contiguous()
-    return ctypes.c_void_p(None if x is None else x.data_ptr())
 
 
 def load_native_attention() -> tuple[AttentionLibrary, ctypes.CDLL] | None:

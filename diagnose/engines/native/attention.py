@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from posttrain.diagnose.engines.native.arguments import at, heads_at, real, whole
 from posttrain.diagnose.engines.native.compiler import load_library
 
 _SOURCE = Path(__file__).with_name("attention.c")
@@ -51,8 +52,8 @@ class AttentionLibrary:
         out = torch.zeros(q.shape, dtype=torch.bfloat16)
         sizes = (q.shape[1], k.shape[1], q.shape[2])
         self._library.attention_forward(
-            _int(len(places.firsts)), _int(places.longest), _at(places.offsets), _at(places.firsts), _at(places.lines), *map(_int, sizes),
-            _real(scaling), *_heads(q), *_heads(k), *_heads(v), None, _at(out), None,
+            whole(len(places.firsts)), whole(places.longest), at(places.offsets), at(places.firsts), at(places.lines), *map(whole, sizes),
+            real(scaling), *heads_at(q), *heads_at(k), *heads_at(v), None, at(out), None,
         )  # fmt: skip
         return out
 
@@ -83,23 +84,10 @@ class AttentionLibrary:
         out = torch.empty(len(q), heads * q.shape[2], dtype=torch.bfloat16)
         normalisers = torch.empty(len(q) // length, heads, length)
         self._library.attention_forward(
-            _int(len(q) // length), _int(length), None, None, None, *map(_int, (heads, k.shape[1], q.shape[2])),
-            _real(scaling), *_heads(q), *_heads(k), *_heads(v), _at(segments), _at(out), _at(normalisers),
+            whole(len(q) // length), whole(length), None, None, None, *map(whole, (heads, k.shape[1], q.shape[2])),
+            real(scaling), *heads_at(q), *heads_at(k), *heads_at(v), at(segments), at(out), at(normalisers),
         )  # fmt: skip
         return out, normalisers
-
-
-_int, _real = ctypes.c_int64, ctypes.c_float
-
-
-def _at(x: torch.Tensor | None) -> ctypes.c_void_p:
-    assert x is None or x.is_contiguous()
-    return ctypes.c_void_p(None if x is None else x.data_ptr())
-
-
-def _heads(x: torch.Tensor) -> tuple[ctypes.c_void_p, ctypes.c_int64]:
-    assert x.stride()[1:] == (x.shape[2], 1)
-    return ctypes.c_void_p(x.data_ptr()), _int(x.stride(0))
 
 
 @functools.cache

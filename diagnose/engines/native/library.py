@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from posttrain.diagnose.engines.native.arguments import at, heads_at, real, whole
 from posttrain.diagnose.engines.native.compiler import load_library
 
 _SOURCE = Path(__file__).with_name("llama.c")
@@ -25,14 +26,14 @@ class NativeLibrary:
     def add_and_norm(self, x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
         """Add `delta` to the hidden states x [R, C] (fp32, in place) and return them normalised, in bf16."""
         y = torch.empty(x.shape, dtype=torch.bfloat16)
-        self._library.add_and_norm(_int(x.shape[0]), _int(x.shape[1]), _at(x), _at(delta), _at(weight), _real(epsilon), _at(y))
+        self._library.add_and_norm(whole(x.shape[0]), whole(x.shape[1]), at(x), at(delta), at(weight), real(epsilon), at(y))
         return y
 
     def gate(self, gate_and_up: torch.Tensor) -> torch.Tensor:
         """silu(gate) · up [R, C] of the two side by side [R, 2 C]."""
         lines, width = gate_and_up.shape[0], gate_and_up.shape[1] // 2
         y = torch.empty(lines, width, dtype=torch.bfloat16)
-        self._library.gate(_int(lines), _int(width), _at(gate_and_up), _at(y))
+        self._library.gate(whole(lines), whole(width), at(gate_and_up), at(y))
         return y
 
     def rotate_heads(
@@ -44,11 +45,10 @@ class NativeLibrary:
         scaling: float,
     ) -> torch.Tensor:
         """Heads [N, H, D] bf16, rotated by cosine and sine [N, D] fp32, normalised before where there is a weight [D], and scaled."""
-        assert x.stride()[1:] == (x.shape[2], 1)
         y = torch.empty(x.shape, dtype=torch.bfloat16)
         self._library.rotate_heads(
-            *map(_int, x.shape), ctypes.c_void_p(x.data_ptr()), _int(x.stride(0)), *map(_at, rotation), _at(weight),
-            _real(epsilon), _real(scaling), _at(y),
+            *map(whole, x.shape), *heads_at(x), *map(at, rotation), at(weight),
+            real(epsilon), real(scaling), at(y),
         )  # fmt: skip
         return y
 
@@ -79,8 +79,8 @@ class NativeLibrary:
         heads = qkv.shape[1] // width - 2 * key_heads
         out = torch.empty(qkv.shape[0], heads * width, dtype=torch.bfloat16)
         failed = self._library.attend(
-            *map(_int, (qkv.shape[0], heads, key_heads, width, slots, layer)), _at(qkv), *map(_at, rotation), _at(norms[0]), _at(norms[1]),
-            _real(norms[2]), _real(scaling), *map(_at, own), _int(columns), *map(_at, (*lines, *prompts)), _at(out),
+            *map(whole, (qkv.shape[0], heads, key_heads, width, slots, layer)), at(qkv), *map(at, rotation), at(norms[0]), at(norms[1]),
+            real(norms[2]), real(scaling), *map(at, own), whole(columns), *map(at, (*lines, *prompts)), at(out),
         )  # fmt: skip
         if failed:
             raise MemoryError("attention: no memory for the scores")
@@ -93,7 +93,7 @@ class NativeLibrary:
         logprob, mass, top = torch.empty(3, len(tokens)).unbind()
         rank = torch.empty(len(tokens), dtype=torch.int32)
         self._library.score_tokens(
-            _int(len(tokens)), _int(logits.shape[1]), *map(_at, (logits, rows, tokens, logprob, rank, mass, top))
+            whole(len(tokens)), whole(logits.shape[1]), *map(at, (logits, rows, tokens, logprob, rank, mass, top))
         )
         return logprob, rank, mass, top
 
@@ -102,19 +102,11 @@ class NativeLibrary:
         ids = torch.empty(len(logits), dtype=torch.long)
         policy, sampler = torch.empty(2, len(logits)).unbind()
         failed = self._library.draw(
-            _int(len(logits)), _int(logits.shape[1]), _at(logits), _at(u), _real(temperature), _at(ids), _at(policy), _at(sampler)
+            whole(len(logits)), whole(logits.shape[1]), at(logits), at(u), real(temperature), at(ids), at(policy), at(sampler)
         )
         if failed:
             raise MemoryError("draw: no memory for the sums of blocks")
         return ids, policy, sampler
-
-
-_int, _real = ctypes.c_int64, ctypes.c_float
-
-
-def _at(x: torch.Tensor | None) -> ctypes.c_void_p:
-    assert x is None or x.is_contiguous()
-    return ctypes.c_void_p(None if x is None else x.data_ptr())
 
 
 @functools.cache
