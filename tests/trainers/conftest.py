@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -320,4 +321,17 @@ def other_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
             weight.add_(0.05 * torch.randn_like(weight))
     model.save_pretrained(path)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def letters(tmp_path: Path) -> Path:
+    """A behavior that a random model over characters gets right now and then."""
+    rows = [{"id": f"{c}{i}", "prompt": f"say {c} {i}:", "answer": c, "references": [c]} for c in "abcd" for i in range(4)]
+    (tmp_path / "letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "letters.yaml"
+    path.write_text(
+        "problems: letters.jsonl\nverifier: {kind: regex, pattern: '([a-d])', select: first}\nprompt: {format: completion}\n"
+        "sampling: {max_tokens: 16, stop: [' ', '=', '?', '.', ',', ':']}\nsplit: {train: 0.5, final: 0.2}\n"
+    )
     return path

@@ -66,19 +66,6 @@ class Copying(TransformersEngine):
 
 
 @pytest.fixture
-def letters(tmp_path: Path) -> Path:
-    """A behavior that a random model over characters gets right now and then."""
-    rows = [{"id": f"{c}{i}", "prompt": f"say {c} {i}:", "answer": c, "references": [c]} for c in "abcd" for i in range(4)]
-    (tmp_path / "letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    path = tmp_path / "letters.yaml"
-    path.write_text(
-        "problems: letters.jsonl\nverifier: {kind: regex, pattern: '([a-d])', select: first}\nprompt: {format: completion}\n"
-        "sampling: {max_tokens: 16, stop: [' ', '=', '?', '.', ',', ':']}\nsplit: {train: 0.5, final: 0.2}\n"
-    )
-    return path
-
-
-@pytest.fixture
 def copying(other_model: Path) -> Copying:
     """Opened on other weights than those that are trained."""
     return Copying.open(str(other_model))

@@ -26,19 +26,6 @@ def run(*arguments: object) -> str:
     return result.stdout
 
 
-@pytest.fixture
-def digits_file(tmp_path: Path) -> Path:
-    """A behavior that a random model over characters gets right now and then: the first letter must be the one asked for."""
-    rows = [{"id": f"{c}{i}", "prompt": f"say {c} {i}:", "answer": c, "references": [f"{c}"]} for c in "abcd" for i in range(4)]
-    (tmp_path / "letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    path = tmp_path / "letters.yaml"
-    path.write_text(
-        "problems: letters.jsonl\nverifier: {kind: regex, pattern: '([a-d])', select: first}\nprompt: {format: completion}\n"
-        "sampling: {max_tokens: 16, stop: [' ', '=', '?', '.', ',', ':']}\nsplit: {train: 0.5, final: 0.2}\n"
-    )
-    return path
-
-
 SAMPLED = ["group_size=64", "problems_per_batch=4"]
 PAIRED = ["rows_per_batch=4", "num_samples=32"]
 SETTINGS = {
@@ -69,7 +56,7 @@ LOADERS = {
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_two_steps_of_every_recipe(recipe: str, digits_file: Path, tiny_model: Path, other_model: Path, tmp_path: Path) -> None:
+def test_two_steps_of_every_recipe(recipe: str, letters: Path, tiny_model: Path, other_model: Path, tmp_path: Path) -> None:
     out = tmp_path / recipe
     steps = [] if recipe == "merge" else ["num_steps=2", "learning_rate=1e-3"]
     flags = [flag for setting in [*SETTINGS[recipe], *steps] for flag in ("--set", setting)]
@@ -77,7 +64,7 @@ def test_two_steps_of_every_recipe(recipe: str, digits_file: Path, tiny_model: P
         flags += ["--teacher", str(other_model)]
     elif recipe in ("replay", "merge"):
         flags += ["--earlier", str(other_model)]
-    said = run("train", recipe, tiny_model, digits_file, "--out", out, *flags)
+    said = run("train", recipe, tiny_model, letters, "--out", out, *flags)
     log = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
     if recipe != "merge":
         expected = 2 * log[0].get("num_updates", 1)
