@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from posttrain.analysis.stats.arrays import FloatArray, IntArray
 
-SETTLED = 0.05
+SETTLED = 0.2
 """Share of the greatest doubt up to which a problem is left alone."""
 
 

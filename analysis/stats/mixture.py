@@ -24,6 +24,10 @@ What lies there may lie a hair to either side, all of it or any part: each draw 
 **Why zeros need this.** Under a uniform prior for every problem, 24 problems without a success in 16 samples would "pass" half
 the time within 128 attempts.
 
+**Why half of the draws of a label are not smoothed.** A smooth law is right about single problems, whose rates are seldom equal, and
+its intervals for them cover. But where problems do share a rate near a threshold, it puts part of them on either side and is sure of
+that share. A label is what smooth laws and laws of heaps agree on (`tests/benchmarks/label_ties.py`).
+
 Sources: nonparametric mixtures, Kiefer and Wolfowitz (1956); weighted likelihood bootstrap, Newton and Raftery (1994), with a prior
 as in arXiv 1806.05053.
 """
@@ -62,7 +66,7 @@ class MixturePosterior:
     grid: RateGrid
     """K rates and their prior."""
     laws: FloatArray
-    """[D, K] posterior draws of the law, rows sum to one."""
+    """[D, K] posterior draws of the law, smooth, rows sum to one."""
     pairs: IntArray
     """[U, 2] the distinct counts (n, c)."""
     place: IntArray
@@ -73,18 +77,25 @@ class MixturePosterior:
     """[U, K]"""
     groups: IntArray | None
     """[P] number of each problem's group, None where every problem is one of its own."""
+    seed: int
+    """Of the draws."""
 
     # ------------------------------------------------------------------------------------------------------------- problems
 
     @cached_property
-    def _evidence(self) -> FloatArray:
-        """[D, U] likelihood of each distinct count under each law."""
-        return np.asarray(np.maximum(self.laws @ self.likelihood.T, 1e-300))
-
-    @cached_property
     def pair_posterior(self) -> FloatArray:
         """[U, K] posterior of the rate of a problem with each distinct count."""
-        return np.asarray(self.likelihood * ((1.0 / self._evidence).T @ self.laws) / len(self.laws))
+        return np.asarray(self.likelihood * ((1.0 / self._evidence(self.laws)).T @ self.laws) / len(self.laws))
+
+    @cached_property
+    def heaped_laws(self) -> FloatArray:
+        """[D, K] posterior draws of the law that are not smoothed: problems may share a rate, wherever it lies."""
+        rng = np.random.default_rng([self.seed, 1])
+        return _draw_laws(self.grid, self.likelihood, self.place, self.groups, len(self.laws), rng, smooth=False)
+
+    def _evidence(self, laws: FloatArray) -> FloatArray:
+        """[D, U] likelihood of each distinct count under each law."""
+        return np.asarray(np.maximum(laws @ self.likelihood.T, 1e-300))
 
     def state_probabilities(self, edges: Sequence[float], *, strict: bool = False) -> FloatArray:
         """Posterior probability that each problem's success rate lies in each interval.
@@ -120,7 +131,7 @@ class MixturePosterior:
         Args:
             edges: as in `state_probabilities`.
             rng: where the draws come from.
-            num_draws: number of draws D; they go through the laws one after the other.
+            num_draws: number of draws D; one half goes through the smooth laws one after the other, one through the others.
 
         Returns:
             [D, E + 1] numbers of problems, each row summing to P, and [D] mean rates, NaN without problems. Given the law, the mean
@@ -132,22 +143,29 @@ class MixturePosterior:
         matrix = self.state_matrix(edges)
         if num_draws < 1:
             raise ValueError(f"num_draws must be at least 1, got {num_draws}")
-        rates = self.grid.rates
+        half = (num_draws + 1) // 2
+        drawn = [
+            self._draw_states_under(laws, matrix, rng, num)
+            for laws, num in ((self.laws, half), (self.heaped_laws, num_draws - half))
+        ]
+        counts, totals = (np.concatenate(part) for part in zip(*drawn, strict=True))
+        num_problems = self.num_samples.size
+        mean = totals / num_problems if num_problems else np.full(num_draws, np.nan)
+        return counts, np.clip(mean, 0.0, 1.0)
+
+    def _draw_states_under(
+        self, laws: FloatArray, matrix: FloatArray, rng: np.random.Generator, num_draws: int
+    ) -> tuple[IntArray, FloatArray]:
+        """[D, E + 1] numbers of problems and [D] sums of their rates, laws in turn."""
+        rates, evidence = self.grid.rates, self._evidence(laws)
         features = np.concatenate([matrix, rates[:, None], rates[:, None] ** 2], axis=1)
-        means = np.stack([(self.laws * column) @ self.likelihood.T / self._evidence for column in features.T], axis=2)
+        means = np.stack([(laws * column) @ self.likelihood.T / evidence for column in features.T], axis=2)
         chances = np.maximum(means[:, :, : matrix.shape[1]], 0.0)
         chances /= np.maximum(chances.sum(axis=2, keepdims=True), 1e-300)
         centre = means[:, :, -2] @ self.repeats
         spread = np.sqrt(np.maximum(means[:, :, -1] - means[:, :, -2] ** 2, 0.0) @ self.repeats)
-        counts: list[IntArray] = []
-        totals: list[FloatArray] = []
-        while (done := len(counts) * len(self.laws)) < num_draws:
-            part = slice(0, min(len(self.laws), num_draws - done))
-            counts.append(rng.multinomial(self.repeats, chances[part]).sum(axis=1))
-            totals.append(rng.normal(centre[part], spread[part]))
-        num_problems = self.num_samples.size
-        mean = np.concatenate(totals) / num_problems if num_problems else np.full(num_draws, np.nan)
-        return np.concatenate(counts), np.clip(mean, 0.0, 1.0)
+        turn = np.arange(num_draws) % len(laws)
+        return rng.multinomial(self.repeats, chances[turn]).sum(axis=1), rng.normal(centre[turn], spread[turn])
 
     def draw_rates(self, *, rng: np.random.Generator, num_draws: int) -> FloatArray:
         """Posterior draws of every problem's success rate, one law after the other.
@@ -314,18 +332,7 @@ def fit_mixture(
     pairs, place, repeats = np.unique(np.stack([samples, correct], axis=1), axis=0, return_inverse=True, return_counts=True)
     place = place.reshape(-1)
     likelihood = likelihood_table(pairs[:, 0], pairs[:, 1], grid.rates)
-    rng = np.random.default_rng(seed)
-    if numbers is None:
-        weights = rng.gamma(np.broadcast_to(repeats.astype(np.float64), (num_laws, len(repeats))))
-    else:
-        members = np.zeros((int(numbers.max(initial=-1)) + 1, len(repeats)))
-        np.add.at(members, (numbers, place), 1.0)
-        weights = rng.gamma(1.0, size=(num_laws, len(members))) @ members
-    pseudo = rng.gamma(np.broadcast_to(PRIOR_PROBLEMS * grid.prior, (num_laws, grid.prior.size)))
-    laws = _laws(grid.prior, likelihood @ grid.bumps.T, weights, pseudo) @ grid.bumps
-    below = laws[:, grid.marks] * rng.random((num_laws, grid.marks.size))
-    laws[:, grid.marks - 1] += below
-    laws[:, grid.marks] -= below
+    laws = _draw_laws(grid, likelihood, place, numbers, num_laws, np.random.default_rng(seed), smooth=True)
     return MixturePosterior(
         num_samples=samples,
         num_correct=correct,
@@ -336,7 +343,37 @@ def fit_mixture(
         repeats=repeats,
         likelihood=likelihood,
         groups=numbers,
+        seed=seed,
     )
+
+
+def _draw_laws(
+    grid: RateGrid,
+    likelihood: FloatArray,
+    place: IntArray,
+    groups: IntArray | None,
+    num_laws: int,
+    rng: np.random.Generator,
+    *,
+    smooth: bool,
+) -> FloatArray:
+    """[D, K] laws by the weighted likelihood bootstrap, made of bumps or of points."""
+    repeats = np.bincount(place, minlength=len(likelihood))
+    if groups is None:
+        weights = rng.gamma(np.broadcast_to(repeats.astype(np.float64), (num_laws, len(repeats))))
+    else:
+        members = np.zeros((int(groups.max(initial=-1)) + 1, len(repeats)))
+        np.add.at(members, (groups, place), 1.0)
+        weights = rng.gamma(1.0, size=(num_laws, len(members))) @ members
+    pseudo = rng.gamma(np.broadcast_to(PRIOR_PROBLEMS * grid.prior, (num_laws, grid.prior.size)))
+    if smooth:
+        laws = _laws(grid.prior, likelihood @ grid.bumps.T, weights, pseudo) @ grid.bumps
+    else:
+        laws = _laws(grid.prior, likelihood, weights, pseudo)
+    below = laws[:, grid.marks] * rng.random((num_laws, grid.marks.size))
+    laws[:, grid.marks - 1] += below
+    laws[:, grid.marks] -= below
+    return laws
 
 
 def _laws(start: FloatArray, likelihood: FloatArray, weights: FloatArray, pseudo: FloatArray) -> FloatArray:

@@ -181,6 +181,7 @@ def test_related_problems_widen_what_is_said_of_the_population() -> None:
     assert ps.design_effect(c / n, np.asarray(names)) > 5
     single = ps.fit_mixture(n, c, groups=[str(i) for i in range(200)])
     np.testing.assert_array_equal(single.laws, alone.laws)
+    np.testing.assert_array_equal(single.heaped_laws, alone.heaped_laws)
 
 
 def test_unequal_budgets_and_problems_without_samples() -> None:
@@ -202,12 +203,22 @@ def test_nothing_known_gives_the_prior() -> None:
     assert ps.fit_mixture([0, 0], [0, 0]).problem_interval()[0] == pytest.approx(fit.grid.prior @ fit.grid.rates, abs=0.05)
 
 
+def test_problems_that_share_a_rate_near_a_threshold_need_not_lie_on_both_sides() -> None:
+    fit = ps.fit_mixture(np.full(40, 64), np.full(40, 60), marks=[EPSILON, 0.9])  # 94 %, each within two standard errors of .9
+    smooth, heaped = (float((laws @ fit.state_matrix([EPSILON, 0.9]))[:, 2].mean()) for laws in (fit.laws, fit.heaped_laws))
+    assert smooth < 0.65
+    assert heaped > 0.85
+    counts, _ = fit.draw_states([EPSILON, 0.9], rng=np.random.default_rng(0), num_draws=1000)
+    assert counts[:500, 2].mean() + 8 < counts[500:, 2].mean()
+
+
 def test_order_and_seed_decide() -> None:
     n, c = np.array([8, 16, 8, 32]), np.array([0, 4, 8, 1])
     order = np.array([2, 0, 3, 1])
     fit, shuffled = ps.fit_mixture(n, c), ps.fit_mixture(n[order], c[order])
     np.testing.assert_allclose(fit.state_probabilities([0.1])[order], shuffled.state_probabilities([0.1]), rtol=1e-9)
     np.testing.assert_array_equal(fit.laws, ps.fit_mixture(n, c).laws)
+    np.testing.assert_array_equal(fit.heaped_laws, ps.fit_mixture(n, c).heaped_laws)
     assert not np.array_equal(fit.laws, ps.fit_mixture(n, c, seed=1).laws)
 
 

@@ -3,7 +3,8 @@
     python tests/benchmarks/coverage.py --out reports/benchmarks/coverage.md
 
 Every cell draws behaviors from a law, samples them (a fixed number per problem, or in adaptive rounds that stop by themselves or at 64
-samples per problem on average) and holds what the library says against the truth. Cells are cached in `--cache`, so that a stopped run goes on.
+samples per problem on average, for the label alone or for the states of problems too) and holds what the library says against the truth.
+Cells are cached in `--cache`, so that a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ from posttrain.diagnose.probes.rounds import Counts, Goal, next_round
 
 LAWS_SHOWN = ("skewed", "impossible", "thresholds")
 PROBLEMS = (10, 50, 500)
-SAMPLES: tuple[int | None, ...] = (4, 32, 256, None)
-"""None is adaptive."""
+SAMPLES = ("4", "32", "256", "adaptive", "states")
+"""Of every problem; or rounds until the label is settled, or until the states of the problems are too."""
+SETTLED = 0.95
+"""Share of the problems whose states rounds are to settle."""
+MOST_SETTLED = 10
+"""Problems up to which there are cells of such rounds."""
 CAP = 64
 PRIMARY_K = 16
 THRESHOLDS = Thresholds()
@@ -45,10 +50,10 @@ def raised(rates: Array) -> Array:
     return after
 
 
-def adaptive(rng: np.random.Generator, rates: Array, seed: int) -> tuple[Ints, Ints, LabelPosterior]:
-    """Rounds until the label is settled or CAP samples per problem are spent."""
+def adaptive(rng: np.random.Generator, rates: Array, seed: int, problems: float | None) -> tuple[Ints, Ints, LabelPosterior]:
+    """Rounds until the label (and the states of a share of the problems) is settled or CAP samples per problem are spent."""
     n, c = np.zeros(rates.size, dtype=np.int64), np.zeros(rates.size, dtype=np.int64)
-    goal = Goal(max_tokens=CAP * rates.size)
+    goal = Goal(max_tokens=CAP * rates.size, problems=problems)
     while True:
         counts = Counts(num_samples=n, num_correct=c, num_drawn=n, generated_tokens=int(n.sum()))
         plan = next_round(counts, goal, epsilon=EPSILON, primary_k=PRIMARY_K, max_tokens=1, thresholds=THRESHOLDS, seed=seed)
@@ -58,12 +63,14 @@ def adaptive(rng: np.random.Generator, rates: Array, seed: int) -> tuple[Ints, I
         c = c + rng.binomial(plan.extra, rates)
 
 
-def replicate(task: tuple[str, int, int | None, int, dict[int, float], dict[int, float]]) -> dict[str, float]:
-    law, num_problems, samples, seed, truth, delta_truth = task
+def replicate(task: tuple[str, int, str, int, dict[int, float], dict[int, float]]) -> dict[str, float]:
+    law, num_problems, how, seed, truth, delta_truth = task
+    samples = int(how) if how.isdecimal() else None
+    problems = SETTLED if how == "states" else None
     rng = np.random.default_rng([seed, num_problems, samples or 0, sorted(LAWS).index(law)])
     rates = LAWS[law].draw(rng, num_problems)
     if samples is None:
-        n, c, known = adaptive(rng, rates, seed)
+        n, c, known = adaptive(rng, rates, seed, problems)
     else:
         n = np.full(num_problems, samples)
         c = rng.binomial(n, rates)
@@ -86,8 +93,10 @@ def replicate(task: tuple[str, int, int | None, int, dict[int, float], dict[int,
         found[f"{names[k]} identified"] = float(interval.identified)
     second = raised(rates)
     for k in ks[:2]:
+        if problems is not None:
+            break
         if samples is None:
-            _, _, later = adaptive(rng, second, seed)
+            _, _, later = adaptive(rng, second, seed, problems)
             delta = posterior_delta_interval(known.mixture, later.mixture, k, rng=rng)
         else:
             c2 = rng.binomial(n, second)
@@ -105,8 +114,8 @@ def replicate(task: tuple[str, int, int | None, int, dict[int, float], dict[int,
     return found
 
 
-def cell(law: str, num_problems: int, samples: int | None, replicates: int, pool: Pool) -> dict[str, float]:
-    n = samples or PRIMARY_K
+def cell(law: str, num_problems: int, samples: str, replicates: int, pool: Pool) -> dict[str, float]:
+    n = int(samples) if samples.isdecimal() else PRIMARY_K
     population = LAWS[law].draw(np.random.default_rng(0), 400_000)
     ks = [1, n, 4 * n, 32 * n]
     truth = {k: float(np.mean(1 - (1 - population) ** k)) for k in ks}
@@ -131,7 +140,7 @@ def table(cells: dict[str, dict[str, float]], command: str) -> str:
         "",
         (
             "Each entry is coverage, then the mean width and (in brackets) the width that would be left if every problem's rate were known. Under "
-            "*adaptive* rounds stop when the label is settled, or at 64 samples per problem on average; n stands for the primary k, 16. `id` is the share of "
+            "*adaptive* rounds stop when the label is settled, under *states* when the states of 95 % of the problems are too, or at 64 samples per problem on average; n stands for the primary k, 16. `id` is the share of "
             "replicates in which the quantity is called identified; where it is not, the ends are bounds without an estimate, and the coverage is theirs."
         ),
         "",
@@ -171,16 +180,23 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/coverage-cells.json"))
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--problems", nargs="*", type=int, default=list(PROBLEMS))
+    parser.add_argument("--samples", nargs="*", choices=SAMPLES, default=list(SAMPLES))
     parser.add_argument("--laws", nargs="*", default=list(LAWS_SHOWN))
     parser.add_argument("--only-table", action="store_true", help="write the table of the cells in the cache, and run none")
     arguments = parser.parse_args()
     cells: dict[str, dict[str, float]] = json.loads(arguments.cache.read_text()) if arguments.cache.exists() else {}
     arguments.cache.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    keys = [(law, p, n) for p in arguments.problems for n in SAMPLES for law in arguments.laws]
+    keys = [
+        (law, p, n)
+        for n in arguments.samples
+        for p in arguments.problems
+        for law in arguments.laws
+        if n != "states" or p <= MOST_SETTLED
+    ]
     with Pool(arguments.processes) as pool:
         for law, p, n in keys:
-            key = f"{law}|{p}|{n or 'adaptive'}"
+            key = f"{law}|{p}|{n}"
             if not arguments.only_table and cells.get(key, {}).get("replicates", 0) < arguments.replicates:
                 cells[key] = cell(law, p, n, arguments.replicates, pool)
                 arguments.cache.write_text(json.dumps(cells))
@@ -189,14 +205,8 @@ def main() -> None:
                     {k: round(v, 3) for k, v in cells[key].items() if "covers" in k or "wrong" in k or k == "seconds"},
                     flush=True,
                 )
-    ordered = {
-        key: cells[key]
-        for law in arguments.laws
-        for p in PROBLEMS
-        for n in SAMPLES
-        if (key := f"{law}|{p}|{n or 'adaptive'}") in cells
-    }
-    missing = [f"{law}|{p}|{n or 'adaptive'}" for law, p, n in keys if f"{law}|{p}|{n or 'adaptive'}" not in ordered]
+    ordered = {key: cells[key] for law in arguments.laws for p in PROBLEMS for n in SAMPLES if (key := f"{law}|{p}|{n}") in cells}
+    missing = [f"{law}|{p}|{n}" for law, p, n in keys if f"{law}|{p}|{n}" not in ordered]
     text = table(ordered, f"python tests/benchmarks/coverage.py --replicates {arguments.replicates}")
     if missing:
         text += f"\nNot run yet: {'; '.join(cell.replace('|', ', ') for cell in missing)}. The command goes on from its cache where it was stopped.\n"

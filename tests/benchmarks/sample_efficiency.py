@@ -7,17 +7,26 @@ sample. Two questions are asked. *Problems*: what share of the problems has its 
 replicates is the label named, and rightly? "Samples" are those per problem, on average, at which a method first reaches the share.
 Looks of finished laws are kept in build/benchmarks/sample_efficiency.json, so that a stopped run goes on and a table is made anew in a minute.
 
-Three bounds. *Problems, told the law*: a method that is told the law, and so needs to learn nothing but each problem's own rate, and that stops and
-allocates optimally by dynamic programming over (samples, successes), the bound being the dual over rewards and prices. Nothing that has to
-learn the law can need fewer samples, if it errs no more often. *Problems, alone*: a method that judges each problem by its own samples and is wrong at most one time in twenty whatever the
-rate. If it names a problem of rate p rightly with probability d, then it needs
+Bounds. *Told the law*: a method that is told the law, and so needs to learn nothing but the rates of the problems drawn from it.
 
-    E[N] ≥ kl(d, .05) / KL(p, θ)
+* Problems: it stops and allocates optimally by dynamic programming over (samples, successes), the bound being the dual over rewards and
+  prices (`Known.least`). Nothing that has to learn the law can need fewer samples, if it errs no more often.
+* Behavior: the label hangs on a margin, a sum over problems (`MARGINS`). Dynamic programming over one problem gives the least samples that
+  leave a variance v of its part of the margin; on the way from the variance of the law to that of a verdict the mean of the margin moves
+  like a Brownian motion of that length, and a second program stops it optimally, also where it is hopeless (`Known.least_for_label`). A
+  label is named where its probability is .95, as the library does. Sums over problems are taken as normal.
 
-for either threshold θ, because there the same claim would be wrong; the d(p) that give the share at the least mean of E[N] over the law
-solve kl'(d, .05) = λ KL(p, θ), so d = expit(λ KL(p, θ) + logit .05) at the nearer θ. Rounds may need fewer: they borrow from the other
-problems, and are held to a share of wrong states over all problems. *Behavior*: the information that any method needs, however it allocates
-and stops, that names a wrong label at most one time in twenty whatever the rates are (`least_for_label`).
+*Whatever the rates*: a method that is wrong at most one time in twenty whatever the rates are.
+
+* Problems, each judged by its own samples: if it names a problem of rate p rightly with probability d, then it needs
+
+      E[N] ≥ kl(d, .05) / KL(p, θ)
+
+  for either threshold θ, because there the same claim would be wrong. Rounds may need fewer: they borrow from the other problems, and are
+  held to a share of wrong states over all problems.
+* Behavior: the same for a label, whose price in samples per nat is that of the dearest other rates with another label (`price_of_label`).
+
+In both the d that give the share at the least mean solve kl'(d, .05) = λ / price (`least_samples`).
 
 Source of the last two: Garivier and Kaufmann, arXiv 1602.04589; for one problem, Wald 1945.
 """
@@ -36,11 +45,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from laws import EPSILON, LAWS, MASTERED, Array, states, true_label
 from numpy.typing import NDArray
-from scipy.special import expit, logit, rel_entr
+from scipy.special import expit, logit, ndtr, rel_entr
 
 from posttrain.analysis.stats import fewest_successes_first, raise_evenly
 from posttrain.diagnose.labels import LabelPosterior, Thresholds, label_posterior, named_states
 from posttrain.diagnose.probes.rounds import (
+    FIRST,
     GROWTH,
     SMALLEST_ROUND,
     Counts,
@@ -57,7 +67,9 @@ ERROR = 0.05
 HORIZON = 1280
 """Most samples of one problem for who is told the law."""
 RESULTS = Path(__file__).parents[2] / "build" / "benchmarks" / "sample_efficiency.json"
-THRESHOLDS = Thresholds(num_draws=512)
+THRESHOLDS = Thresholds()
+MARGINS = ("balance", "mean")
+"""What a label hangs on: unreliable problems less those out of support, and the mean rate less `MASTERED`."""
 Ints = NDArray[np.int64]
 Looks = list[tuple[float, float, float, float, float]]
 """Per look: samples per problem, share of problems right and wrong, label right and wrong."""
@@ -95,7 +107,7 @@ def rounds(rates: Array, tape: NDArray[np.int64], goal: Goal, seed: int) -> Look
 
 def fewest_first(rates: Array, tape: NDArray[np.int64], seed: int) -> Looks:
     """The published allocation in rounds of the same size, judged and stopped by the same posterior (label confidence as at an interim look)."""
-    n = np.full(rates.size, 4)
+    n = np.full(rates.size, FIRST)
     path: Looks = []
     while True:
         c = tape[np.arange(rates.size), n]
@@ -109,7 +121,7 @@ def fewest_first(rates: Array, tape: NDArray[np.int64], seed: int) -> Looks:
 
 def open_problems(rates: Array, tape: NDArray[np.int64], seed: int) -> Looks:
     """Rounds for the states of problems: those without a state are raised evenly, as `next_round` does for `Goal.problems`."""
-    n = np.full(rates.size, 4)
+    n = np.full(rates.size, FIRST)
     path: Looks = []
     rng = np.random.default_rng(seed)
     while True:
@@ -137,19 +149,15 @@ def replicate(law: str, seed: int) -> dict[str, Looks]:
     }
 
 
-def curve(paths: list[Looks], caps: Array, right: int, wrong: int) -> tuple[Array, Array, Array]:
-    """Mean samples, share right and share wrong when every replicate ends at its last look at or below each cap."""
-    used, good, bad = [], [], []
-    for cap in caps:
-        ends = [next((look for look in reversed(path) if look[0] <= cap + 1e-9), path[0]) for path in paths]
-        used.append(np.mean([end[0] for end in ends]))
-        good.append(np.mean([end[right] for end in ends]))
-        bad.append(np.mean([end[wrong] for end in ends]))
-    return np.array(used), np.array(good), np.array(bad)
+def ends(paths: list[Looks], caps: Array, right: int, wrong: int) -> Array:
+    """[R, C, 3] samples, right and wrong of every replicate, ended at its last look at or below each cap."""
+    kept = [[next((look for look in reversed(path) if look[0] <= cap + 1e-9), path[0]) for cap in caps] for path in paths]
+    return np.array(kept)[:, :, [0, right, wrong]]
 
 
-def first_at(used: Array, good: Array, share: float) -> float:
-    """Samples at which a curve first reaches a share, on a straight line between its points; infinity where it never does."""
+def first_at(curve: Array, share: float) -> float:
+    """Samples at which a curve [C, 3] first reaches a share, on a straight line between its points; infinity where it never does."""
+    used, good = curve[:, 0], curve[:, 1]
     reached = np.flatnonzero(good >= share - 1e-12)
     if not reached.size:
         return float("inf")
@@ -178,12 +186,20 @@ class Known:
         used = self.weight > 0
         rates, weight, side = self.points[used], self.weight[used], self.side[used]
         named = np.stack([weight, *((side == state) * weight for state in (0, 1, 2))], axis=1)
+        # What a problem adds to a margin; a rate exactly at epsilon is not below it.
+        adds = {"balance": (rates >= EPSILON) * (rates < MASTERED) - 1.0 * (rates < EPSILON), "mean": rates - MASTERED}
+        self.centre = {name: float(weight @ add) for name, add in adds.items()}
+        self.spread = {name: float(weight @ (add - self.centre[name]) ** 2) for name, add in adds.items()}
+        moments = np.stack([weight * add**power for add in adds.values() for power in (1, 2)], axis=1)
         chance = np.ones((1, rates.size))  # of c successes in n samples at each rate
         self.mass, self.best = [], []
+        self.left: dict[str, list[Array]] = {name: [] for name in MARGINS}  # of the variance of a margin, by (samples, successes)
         for _ in range(HORIZON + 1):
             both = chance @ named
             self.mass.append(both[:, 0])
             self.best.append(both[:, 1:].max(axis=1))
+            for name, (first, second) in zip(MARGINS, (chance @ moments).reshape(-1, 2, 2).transpose(1, 2, 0), strict=True):
+                self.left[name].append(second - np.divide(first**2, both[:, 0], out=np.zeros_like(first), where=both[:, 0] > 0))
             none = np.zeros((1, rates.size))
             chance = np.concatenate([chance * (1.0 - rates), none]) + np.concatenate([none, chance * rates])
         ratios = np.array([0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 9.0, 19.0, 40.0, 100.0])
@@ -214,16 +230,66 @@ class Known:
     def least_alone(self, share: float) -> float:
         """The same where each problem is judged by its own samples and wrong at most `ERROR` of the time whatever its rate."""
         can = (self.side >= 0) & (self.weight > 0)
-        weight = self.weight[can]
         nats = np.minimum(*(bernoulli_kl(self.points[can], edge) for edge in (EPSILON, MASTERED)))
-        if share >= weight.sum():
-            return float("inf")
-        low, high = 0.0, 1e9  # λ
-        for _ in range(200):
-            middle = (low + high) / 2
-            low, high = (middle, high) if weight @ expit(middle * nats + logit(ERROR)) < share else (low, middle)
-        named = expit(high * nats + logit(ERROR))
-        return float(weight @ (bernoulli_kl(named, ERROR) / nats))
+        return least_samples(1.0 / nats, self.weight[can], share)
+
+    def least_for_label(self, share: float) -> float:
+        """Mean samples per problem below which no rule names `share` of the labels rightly, each with a probability of .95."""
+        start = {
+            "balance": NUM_PROBLEMS * self.centre["balance"] + 0.5,  # of a sum of whole numbers, for which zero is enough
+            "mean": NUM_PROBLEMS * self.centre["mean"],
+        }
+        name = min(MARGINS, key=lambda margin: abs(start[margin]) / np.sqrt(NUM_PROBLEMS * self.spread[margin]))
+        left = np.geomspace(1.0, 1e-3, 120) * self.spread[name]
+        cost = self.samples_to_leave(name, left)
+        left, cost = left[np.isfinite(cost)], cost[np.isfinite(cost)]
+        variance = NUM_PROBLEMS * left
+        margin = np.linspace(-1.0, 1.0, 601) * 6.0 * np.sqrt(variance[0]) + start[name]
+        reward = np.geomspace(1.0, 100_000.0, 60)
+        value = np.zeros((margin.size, reward.size))
+        for i in range(left.size - 1, -1, -1):
+            if i < left.size - 1:
+                moves = margin[None, :] - margin[:, None]
+                chance = np.exp(-0.5 * moves**2 / (variance[i] - variance[i + 1]))
+                value = (chance / chance.sum(axis=1, keepdims=True)) @ value - (cost[i + 1] - cost[i])
+            sure = ndtr(np.abs(margin) / np.sqrt(variance[i]))
+            value = np.maximum(value, np.where(sure >= THRESHOLDS.confidence, sure, 0.0)[:, None] * reward)
+        return float(np.max(reward * share - value[margin.size // 2]))
+
+    def samples_to_leave(self, margin: str, left: Array) -> Array:
+        """[V] mean samples of a problem below which no rule leaves as little of the variance of its part of a margin, on average."""
+        price = np.geomspace(0.1, 1e8, 90) / self.spread[margin]
+        value = np.zeros((price.size, 0))
+        for n in range(HORIZON, -1, -1):
+            stop = price[:, None] * self.left[margin][n]
+            if value.size:
+                up = np.arange(1, n + 2) / (n + 1)
+                stop = np.minimum(stop, value[:, :-1] * up[::-1] + value[:, 1:] * up + self.mass[n])
+            value = stop
+        least = np.max(value[:, :1] - price[:, None] * left, axis=0)
+        # The dearest price bounds what the horizon can reach.
+        return np.where(np.argmax(value[:, :1] - price[:, None] * left, axis=0) == price.size - 1, np.inf, np.maximum(least, 0.0))
+
+
+def least_samples(price: Array, weight: Array, share: float) -> float:
+    """Least mean samples where naming with probability d costs price·kl(d, `ERROR`), and the mean of d must be `share`.
+
+    Args:
+        price: [R] samples per nat, at least 0, infinite where no samples help.
+        weight: [R] sums to at most one.
+        share: Of all.
+    """
+    able = np.isfinite(price)
+    price, weight, free = price[able], weight[able], ERROR * float(weight[~able].sum())
+    if share - free >= weight.sum():
+        return float("inf")
+    with np.errstate(divide="ignore"):
+        nats = np.minimum(1.0 / price, 1e12)
+    low, high = 0.0, 1e9  # λ
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if weight @ expit(middle * nats + logit(ERROR)) + free < share else (low, middle)
+    return float(weight @ (bernoulli_kl(expit(high * nats + logit(ERROR)), ERROR) * price))
 
 
 def bernoulli_kl(p: Array, q: Array | float) -> Array:
@@ -231,18 +297,32 @@ def bernoulli_kl(p: Array, q: Array | float) -> Array:
     return np.asarray(rel_entr(p, q) + rel_entr(1.0 - p, 1.0 - np.asarray(q)))
 
 
-def least_for_label(rates: Array) -> float:
-    """Samples per problem that it takes at least to tell the label, wrong at most `ERROR` of the time whatever the rates are.
+def price_of_label(rates: Array) -> float:
+    """Samples per problem that each nat about the label takes at least, whatever is sampled.
 
-    Telling the rates from others with another label takes kl(ERROR, 1 − ERROR) nats, and a sample of problem i brings KL(p_i, p'_i) of
-    them. Two kinds of others are tried, and the dearer counts: all problems move a little, each by as many nats, until the mean
-    crosses `MASTERED`; or just enough problems cross epsilon, where any of those may be the ones.
+    A sample of problem i tells its rate p_i from p'_i by KL(p_i, p'_i) nats. Other rates with another label: all problems move a little,
+    each by as many nats, until the mean crosses `MASTERED`; or just enough problems cross a threshold that the other state has more,
+    where any of those may be the ones. The dearest counts, and what is spent on different problems adds up.
 
     Source: Garivier and Kaufmann, arXiv 1602.04589, Theorem 1.
     """
-    needed = (1 - 2 * ERROR) * np.log((1 - ERROR) / ERROR)
+    below, above = rates < EPSILON, rates >= MASTERED
+    between = ~below & ~above
     up = rates.mean() < MASTERED
-    low, high = 0.0, 5.0  # nats per sample at which the mean crosses
+    dearest = 1.0 / nats_to_the_mean(rates)
+    if up and below.sum() > between.sum():
+        gap = int(below.sum() - between.sum())  # closes by two with a problem out of support, by one with one that is mastered
+        dearest = max(dearest, price_of_any(rates[below], EPSILON, -(-gap // 2)) + price_of_any(rates[above], MASTERED, gap))
+    elif up:
+        gap = int(between.sum() - below.sum()) + 1
+        dearest = max(dearest, price_of_any(rates[between], EPSILON, -(-gap // 2)))
+    return float(dearest / rates.size)
+
+
+def nats_to_the_mean(rates: Array) -> float:
+    """Nats that every problem must move by for the mean to cross `MASTERED`."""
+    up = rates.mean() < MASTERED
+    low, high = 0.0, 5.0
     for _ in range(40):
         nats = (low + high) / 2
         near, far = rates.copy(), np.full(rates.size, 1.0 - 1e-12 if up else 1e-12)
@@ -251,21 +331,20 @@ def least_for_label(rates: Array) -> float:
             inside = bernoulli_kl(rates, middle) < nats
             near, far = np.where(inside, middle, near), np.where(inside, far, middle)
         low, high = (low, nats) if (near.mean() >= MASTERED) == up else (nats, high)
-    dearest = needed / high
-    if up:
-        lacking, unreliable = rates < EPSILON, (rates >= EPSILON) & (rates < MASTERED)
-        gap = int(lacking.sum()) - int(unreliable.sum())
-        movable, moved = (lacking, -(-gap // 2)) if gap > 0 else (unreliable, -gap // 2 + 1)
-        nats = np.sort(bernoulli_kl(rates[movable], EPSILON))[::-1]
-        with np.errstate(divide="ignore"):
-            price = np.cumsum(1.0 / nats)
-        left = moved - (nats.size - np.arange(1, nats.size + 1))
-        if (left > 0).any():
-            dearest = max(
-                dearest,
-                needed / float((left[left > 0] / price[left > 0]).max()) if np.isfinite(price[left > 0]).any() else np.inf,
-            )
-    return float(dearest / rates.size)
+    return high
+
+
+def price_of_any(rates: Array, edge: float, moved: int) -> float:
+    """Samples per nat where any `moved` of these problems may be those that lie at an edge instead; none where there are fewer."""
+    if moved > rates.size:
+        return 0.0
+    nats = np.sort(bernoulli_kl(rates, edge))[::-1]
+    with np.errstate(divide="ignore"):
+        price = np.cumsum(1.0 / nats)
+    left = moved - (
+        nats.size - np.arange(1, nats.size + 1)
+    )  # of those moved, if the rest, which is dearest to tell, gets no samples
+    return float((price[left > 0] / left[left > 0]).min())
 
 
 def drawn_rates(law: str, seed: int) -> tuple[Array, np.random.Generator]:
@@ -276,23 +355,25 @@ def drawn_rates(law: str, seed: int) -> tuple[Array, np.random.Generator]:
 def report(law: str, results: list[dict[str, Looks]]) -> list[str]:
     caps = np.unique(np.concatenate([np.geomspace(2, MOST, 40), np.asarray(FIXED, dtype=np.float64)]))
     fixed = np.array([result["fixed"] for result in results]).mean(axis=0)
-    rows = []
+    rows, known = [], Known(law)
     for what, right, wrong, ours in (("problems", 1, 2, "rounds for problems"), ("behavior", 3, 4, "rounds for the label")):
-        mine = curve([r[ours] for r in results], caps, right, wrong)
-        theirs = curve([r["fewest first"] for r in results], caps, right, wrong)
-        target = min(float(fixed[-1, right]), float(mine[1].max()))
+        mine = ends([r[ours] for r in results], caps, right, wrong)
+        theirs = ends([r["fewest first"] for r in results], caps, right, wrong).mean(axis=0)
+        target = min(float(fixed[-1, right]), float(mine.mean(axis=0)[:, 1].max()))
         cheapest = next((n for n, value in zip(fixed[:, 0], fixed[:, right], strict=True) if value >= target - 1e-12), np.inf)
-        used, first = first_at(mine[0], mine[1], target), first_at(theirs[0], theirs[1], target)
-        erring = float(np.interp(used, mine[0], mine[2]))
+        used, first = first_at(mine.mean(axis=0), target), first_at(theirs, target)
+        rng = np.random.default_rng(0)
+        again = [first_at(mine[rng.integers(len(mine), size=len(mine))].mean(axis=0), target) for _ in range(400)]
+        doubt = float(np.std(np.minimum(again, MOST)))
+        erring = float(np.interp(used, *mine.mean(axis=0)[:, [0, 2]].T))
         if what == "problems":
-            known = Known(law)
             bounds = [*(known.least(target, error) for error in (max(erring, 0.001), ERROR)), known.least_alone(target)]
-        else:  # the replicates that take least, and nothing spent on the others
-            each = np.sort([least_for_label(drawn_rates(law, seed)[0]) for seed in range(len(results))])
-            bounds = [np.inf, np.inf, float(each[: round(target * each.size)].sum() / each.size)]
-        against = f"{first:.0f} ({first / used:.1f}×)" if np.isfinite(first) else f"not at {MOST} ({theirs[1].max():.2f})"
+        else:
+            price = np.array([price_of_label(drawn_rates(law, seed)[0]) for seed in range(len(results))])
+            bounds = [np.inf, known.least_for_label(target), least_samples(price, np.full(price.size, 1 / price.size), target)]
+        against = f"{first:.0f} ({first / used:.1f}×)" if np.isfinite(first) else f"not at {MOST} ({theirs[:, 1].max():.2f})"
         rows.append(
-            f"| {law} | {what} | {target:.2f} | {used:.1f} | {MOST} ({MOST / used:.1f}×) | {cheapest:.0f} ({cheapest / used:.1f}×) | {against} | "
+            f"| {law} | {what} | {target:.2f} | {used:.1f} ± {doubt:.1f} | {MOST} ({MOST / used:.1f}×) | {cheapest:.0f} ({cheapest / used:.1f}×) | {against} | "
             f"{erring:.3f} | "
             + " | ".join(f"{least:.1f} ({MOST / least:.1f}×)" if np.isfinite(least) else "–" for least in bounds)
             + " |"
@@ -314,10 +395,11 @@ def main() -> None:
         "# Samples that a verdict costs", "",
         f"`python tests/benchmarks/sample_efficiency.py --replicates {arguments.replicates}`: {NUM_PROBLEMS} problems, {arguments.replicates} replicates a law.", "",
         (
-            "The target is the share of right verdicts that 256 samples of every problem give (or the most that rounds reach, if less). *cheapest fixed n*: the smallest of "
-        "1, 2, 4, ... 256 that reaches the target. *wrong*: share wrong at the target. *told the law*: least samples of a method that is told the law, errs no more often than the rounds did (or at most .05) and has at most "
-        f"{HORIZON:,} samples of one problem. *any*: for problems, the least that a method needs which judges each by its own samples and errs at most .05 of the time "
-        "whatever the rate, where rounds, which borrow from the other problems, may need fewer; for labels, the least of any method which errs at most .05 of the time whatever the rates (see the script). Bounds are of the law, rounds of the problems drawn from it: where nearly all is named that can be, the two may cross."
+            "The target is the share of right verdicts that 256 samples of every problem give (or the most that rounds reach, if less). *rounds*: with the standard error "
+            "over replicates. *cheapest fixed n*: the smallest of 1, 2, 4, ... 256 that reaches the target. *wrong*: share wrong at the target. *told the law*: least samples of a method that is told the "
+            f"law and has at most {HORIZON:,} samples of one problem; for problems it errs no more often than the rounds did (or at most .05), for labels each that it names is right with a probability of .95. *any*: for problems, the least that a method needs which judges "
+            "each by its own samples and errs at most .05 of the time whatever the rate, where rounds, which borrow from the other problems, may need fewer; for labels, the least of any method which errs "
+            "at most .05 of the time whatever the rates (see the script). Bounds are of the law, rounds of the problems drawn from it: where nearly all is named that can be, the two may cross."
         ), "",
         "| law | verdict on | target | rounds | n = 256 | cheapest fixed n | fewest successes first | wrong | told the law | told the law, 5 % wrong | any, 5 % wrong whatever the rates |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",

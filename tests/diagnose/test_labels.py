@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from posttrain.diagnose.design import sight, what_settles
-from posttrain.diagnose.labels import STATES, Thresholds, label_posterior, labels_of, named_states
-from posttrain.diagnose.probes.rounds import MOST, Counts, Goal, next_round
+from posttrain.diagnose.labels import STATES, LabelPosterior, Thresholds, label_posterior, labels_of, named_states
+from posttrain.diagnose.probes.rounds import MOST, Counts, Goal, label_is_settled, next_round
 from posttrain.diagnose.types import Bottleneck, Cost, SamplingMeasurement, default_epsilon
 
 EPSILON = default_epsilon(8)
@@ -82,6 +82,38 @@ def test_looking_again_and_again_names_few_problems_at_a_threshold() -> None:
         truth = np.r_[np.full(5, -1), np.where(rates[5:] < EPSILON, 0, np.where(rates[5:] < 0.9, 1, 2))]
         wrong.append(float(np.mean((named >= 0) & (named != truth))))
     assert np.mean(wrong) <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("samples", "problems", "others", "state", "settled"),
+    [
+        (3, 50, 0, 0, True),  # no draw of 1,024 says otherwise
+        (3, 50, 4, 0, False),
+        (20, 50, 10, 0, True),  # one hundredth, where a quarter of .05 is allowed
+        (20, 50, 20, 0, False),
+        (40, 50, 40, 0, True),  # as a last look
+        (400, 50, 60, 0, False),
+        (40, 10, 10, 0, False),  # a fifth of the problems needs five times the samples
+        (200, 10, 40, 0, True),
+        (400, 50, 20, 2, False),  # whether the behavior is mastered
+    ],
+)
+def test_an_early_look_must_be_surer_than_a_late_one(samples: int, problems: int, others: int, state: int, settled: bool) -> None:
+    n = np.full(problems, samples)
+    mixture = label_posterior(n, n // 2, epsilon=EPSILON, thresholds=THRESHOLDS).mixture
+    labels = np.where(np.arange(1024) < others, state, 1)
+    known = LabelPosterior(mixture, np.zeros((1024, 3), dtype=np.int64), np.full(1024, 0.5), labels)
+    assert label_is_settled(known, n, THRESHOLDS) is settled
+
+
+def test_looking_again_and_again_misnames_few_behaviors_that_hang_by_a_hair() -> None:
+    """One problem more at 0 than at .4, the rest mastered: looks at a confidence of .99, early or late, under smooth laws misnamed 16."""
+    wrong = 0
+    for seed in range(40):
+        n, c, _ = draw(np.repeat([0.0, 0.4, 0.97], [18, 17, 15]), Goal(max_tokens=10 * 64 * 50), seed=seed)
+        known = label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS)
+        wrong += known.confidence >= THRESHOLDS.confidence and known.label is not STATES[0]
+    assert wrong <= 4
 
 
 def test_a_budget_and_the_largest_number_of_samples_end_the_rounds() -> None:
