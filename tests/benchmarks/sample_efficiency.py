@@ -254,7 +254,7 @@ class Known:
                 value = (chance / chance.sum(axis=1, keepdims=True)) @ value - (cost[i + 1] - cost[i])
             sure = ndtr(np.abs(margin) / np.sqrt(variance[i]))
             value = np.maximum(value, np.where(sure >= THRESHOLDS.confidence, sure, 0.0)[:, None] * reward)
-        return float(np.max(reward * share - value[margin.size // 2]))
+        return max(0.0, float(np.max(reward * share - value[margin.size // 2])))
 
     def samples_to_leave(self, margin: str, left: Array) -> Array:
         """[V] mean samples of a problem below which no rule leaves as little of the variance of its part of a margin, on average."""
@@ -281,8 +281,8 @@ def least_samples(price: Array, weight: Array, share: float) -> float:
     """
     able = np.isfinite(price)
     price, weight, free = price[able], weight[able], ERROR * float(weight[~able].sum())
-    if share - free >= weight.sum():
-        return float("inf")
+    if share - free > weight.sum() - 1e-9:  # all are named for sure, or more than can be
+        return float(weight @ price * -np.log(ERROR)) if share - free < weight.sum() + 1e-9 else float("inf")
     with np.errstate(divide="ignore"):
         nats = np.minimum(1.0 / price, 1e12)
     low, high = 0.0, 1e9  # λ
@@ -359,13 +359,19 @@ def report(law: str, results: list[dict[str, Looks]]) -> list[str]:
     for what, right, wrong, ours in (("problems", 1, 2, "rounds for problems"), ("behavior", 3, 4, "rounds for the label")):
         mine = ends([r[ours] for r in results], caps, right, wrong)
         theirs = ends([r["fewest first"] for r in results], caps, right, wrong).mean(axis=0)
-        target = min(float(fixed[-1, right]), float(mine.mean(axis=0)[:, 1].max()))
+        reached = np.array([r["fixed"] for r in results])[:, -1, right]
+
+        def target_of(chosen: Ints, mine: Array = mine, reached: Array = reached) -> tuple[Array, float]:
+            path = mine[chosen].mean(axis=0)
+            return path, min(float(reached[chosen].mean()), float(path[:, 1].max()))
+
+        path, target = target_of(np.arange(len(results)))
         cheapest = next((n for n, value in zip(fixed[:, 0], fixed[:, right], strict=True) if value >= target - 1e-12), np.inf)
-        used, first = first_at(mine.mean(axis=0), target), first_at(theirs, target)
+        used, first = first_at(path, target), first_at(theirs, target)
         rng = np.random.default_rng(0)
-        again = [first_at(mine[rng.integers(len(mine), size=len(mine))].mean(axis=0), target) for _ in range(400)]
-        doubt = float(np.std(np.minimum(again, MOST)))
-        erring = float(np.interp(used, *mine.mean(axis=0)[:, [0, 2]].T))
+        again = [first_at(*target_of(rng.integers(len(results), size=len(results)))) for _ in range(400)]
+        doubt = float(np.std(again))
+        erring = float(np.interp(used, *path[:, [0, 2]].T))
         if what == "problems":
             bounds = [*(known.least(target, error) for error in (max(erring, 0.001), ERROR)), known.least_alone(target)]
         else:
@@ -375,7 +381,7 @@ def report(law: str, results: list[dict[str, Looks]]) -> list[str]:
         rows.append(
             f"| {law} | {what} | {target:.2f} | {used:.1f} ± {doubt:.1f} | {MOST} ({MOST / used:.1f}×) | {cheapest:.0f} ({cheapest / used:.1f}×) | {against} | "
             f"{erring:.3f} | "
-            + " | ".join(f"{least:.1f} ({MOST / least:.1f}×)" if np.isfinite(least) else "–" for least in bounds)
+            + " | ".join(f"{least:.1f} ({MOST / least:.1f}×)" if 0.05 < least < np.inf else "–" for least in bounds)
             + " |"
         )
     return rows
@@ -399,7 +405,7 @@ def main() -> None:
             "over replicates. *cheapest fixed n*: the smallest of 1, 2, 4, ... 256 that reaches the target. *wrong*: share wrong at the target. *told the law*: least samples of a method that is told the "
             f"law and has at most {HORIZON:,} samples of one problem; for problems it errs no more often than the rounds did (or at most .05), for labels each that it names is right with a probability of .95. *any*: for problems, the least that a method needs which judges "
             "each by its own samples and errs at most .05 of the time whatever the rate, where rounds, which borrow from the other problems, may need fewer; for labels, the least of any method which errs "
-            "at most .05 of the time whatever the rates (see the script). Bounds are of the law, rounds of the problems drawn from it: where nearly all is named that can be, the two may cross."
+            "at most .05 of the time whatever the rates (see the script). Bounds are of the law, rounds of the problems drawn from it: where nearly all is named that can be, the two may cross. –: less than a tenth of a sample, or no such bound."
         ), "",
         "| law | verdict on | target | rounds | n = 256 | cheapest fixed n | fewest successes first | wrong | told the law | told the law, 5 % wrong | any, 5 % wrong whatever the rates |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
