@@ -98,6 +98,7 @@ def run(
         "samples": goal.samples,
         "precision": goal.precision,
         "max_tokens_total": goal.max_tokens,
+        "states": goal.problems,
         "probes": list(probes),
         "teacher": _name_of(teacher),
         "earlier": _name_of(earlier),
@@ -107,8 +108,6 @@ def run(
         "split": split.value,
         "thresholds": asdict(thresholds),
     }
-    if goal.problems is not None:
-        settings["states"] = goal.problems
     for behavior in loaded:
         if not behavior.split(split):
             raise SettingsError(
