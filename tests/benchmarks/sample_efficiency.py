@@ -7,14 +7,9 @@ sample. Two questions are asked. *Problems*: what share of the problems has its 
 replicates is the label named, and rightly? "Samples" are those per problem, on average, at which a method first reaches the share.
 Looks of finished laws are kept in build/benchmarks/sample_efficiency.json, so that a stopped run goes on and a table is made anew in a minute.
 
-Bounds. *Told the law*: a method that is told the law, and so needs to learn nothing but the rates of the problems drawn from it.
-
-* Problems: it stops and allocates optimally by dynamic programming over (samples, successes), the bound being the dual over rewards and
-  prices (`Known.least`). Nothing that has to learn the law can need fewer samples, if it errs no more often.
-* Behavior: the label hangs on a margin, a sum over problems (`MARGINS`). Dynamic programming over one problem gives the least samples that
-  leave a variance v of its part of the margin; on the way from the variance of the law to that of a verdict the mean of the margin moves
-  like a Brownian motion of that length, and a second program stops it optimally, also where it is hopeless (`Known.least_for_label`). A
-  label is named where its probability is .95, as the library does. Sums over problems are taken as normal.
+Bounds. *Told the law*, for problems: a method that is told the law, and so needs to learn nothing but each problem's own rate, and that
+stops and allocates optimally by dynamic programming over (samples, successes), the bound being the dual over rewards and prices
+(`Known.least`). Nothing that has to learn the law can need fewer samples, if it errs no more often.
 
 *Whatever the rates*: a method that is wrong at most one time in twenty whatever the rates are.
 
@@ -45,7 +40,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from laws import EPSILON, LAWS, MASTERED, Array, states, true_label
 from numpy.typing import NDArray
-from scipy.special import expit, logit, ndtr, rel_entr
+from scipy.special import expit, logit, rel_entr
 
 from posttrain.analysis.stats import fewest_successes_first, raise_evenly
 from posttrain.diagnose.labels import LabelPosterior, Thresholds, label_posterior, named_states
@@ -66,10 +61,10 @@ MOST = 256
 ERROR = 0.05
 HORIZON = 1280
 """Most samples of one problem for who is told the law."""
+DRAWN = 200_000
+"""Rates that stand for a law."""
 RESULTS = Path(__file__).parents[2] / "build" / "benchmarks" / "sample_efficiency.json"
 THRESHOLDS = Thresholds()
-MARGINS = ("balance", "mean")
-"""What a label hangs on: unreliable problems less those out of support, and the mean rate less `MASTERED`."""
 Ints = NDArray[np.int64]
 Looks = list[tuple[float, float, float, float, float]]
 """Per look: samples per problem, share of problems right and wrong, label right and wrong."""
@@ -167,11 +162,16 @@ def first_at(curve: Array, share: float) -> float:
     return float(used[i - 1] + (used[i] - used[i - 1]) * (share - good[i - 1]) / (good[i] - good[i - 1]))
 
 
+def drawn(law: str) -> Array:
+    """[`DRAWN`] rates of a law."""
+    return LAWS[law].draw(np.random.default_rng(0), DRAWN)
+
+
 class Known:
     """Someone who knows the law: the chances of every (samples, successes) of one problem, up to a horizon."""
 
     def __init__(self, law: str):
-        drawn = LAWS[law].draw(np.random.default_rng(0), 200_000)
+        rates = drawn(law)
         fine = np.concatenate(
             [np.linspace(0, 1, 161), [0.0005, 0.001, 0.002, 0.003, 0.0045, 0.0085, 0.012, 0.016, EPSILON, MASTERED]]
         )
@@ -179,27 +179,19 @@ class Known:
         self.side = states(self.points)
         self.weight = np.zeros(self.points.size)
         for state in (-1, 0, 1, 2):  # every rate goes to the nearest point on its own side of the thresholds
-            own, mine = np.flatnonzero(self.side == state), drawn[states(drawn) == state]
+            own, mine = np.flatnonzero(self.side == state), rates[states(rates) == state]
             if mine.size:
                 nearest = np.searchsorted((self.points[own][1:] + self.points[own][:-1]) / 2, mine)
-                np.add.at(self.weight, own[nearest], 1.0 / drawn.size)
+                np.add.at(self.weight, own[nearest], 1.0 / DRAWN)
         used = self.weight > 0
         rates, weight, side = self.points[used], self.weight[used], self.side[used]
         named = np.stack([weight, *((side == state) * weight for state in (0, 1, 2))], axis=1)
-        # What a problem adds to a margin; a rate exactly at epsilon is not below it.
-        adds = {"balance": (rates >= EPSILON) * (rates < MASTERED) - 1.0 * (rates < EPSILON), "mean": rates - MASTERED}
-        self.centre = {name: float(weight @ add) for name, add in adds.items()}
-        self.spread = {name: float(weight @ (add - self.centre[name]) ** 2) for name, add in adds.items()}
-        moments = np.stack([weight * add**power for add in adds.values() for power in (1, 2)], axis=1)
         chance = np.ones((1, rates.size))  # of c successes in n samples at each rate
         self.mass, self.best = [], []
-        self.left: dict[str, list[Array]] = {name: [] for name in MARGINS}  # of the variance of a margin, by (samples, successes)
         for _ in range(HORIZON + 1):
             both = chance @ named
             self.mass.append(both[:, 0])
             self.best.append(both[:, 1:].max(axis=1))
-            for name, (first, second) in zip(MARGINS, (chance @ moments).reshape(-1, 2, 2).transpose(1, 2, 0), strict=True):
-                self.left[name].append(second - np.divide(first**2, both[:, 0], out=np.zeros_like(first), where=both[:, 0] > 0))
             none = np.zeros((1, rates.size))
             chance = np.concatenate([chance * (1.0 - rates), none]) + np.concatenate([none, chance * rates])
         ratios = np.array([0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 9.0, 19.0, 40.0, 100.0])
@@ -227,48 +219,17 @@ class Known:
         """
         return float(np.max(self.reward * share - self.price * error - self.value))
 
-    def least_alone(self, share: float) -> float:
-        """The same where each problem is judged by its own samples and wrong at most `ERROR` of the time whatever its rate."""
-        can = (self.side >= 0) & (self.weight > 0)
-        nats = np.minimum(*(bernoulli_kl(self.points[can], edge) for edge in (EPSILON, MASTERED)))
-        return least_samples(1.0 / nats, self.weight[can], share)
 
-    def least_for_label(self, share: float) -> float:
-        """Mean samples per problem below which no rule names `share` of the labels rightly, each with a probability of .95."""
-        start = {
-            "balance": NUM_PROBLEMS * self.centre["balance"] + 0.5,  # of a sum of whole numbers, for which zero is enough
-            "mean": NUM_PROBLEMS * self.centre["mean"],
-        }
-        name = min(MARGINS, key=lambda margin: abs(start[margin]) / np.sqrt(NUM_PROBLEMS * self.spread[margin]))
-        left = np.geomspace(1.0, 1e-3, 120) * self.spread[name]
-        cost = self.samples_to_leave(name, left)
-        left, cost = left[np.isfinite(cost)], cost[np.isfinite(cost)]
-        variance = NUM_PROBLEMS * left
-        margin = np.linspace(-1.0, 1.0, 601) * 6.0 * np.sqrt(variance[0]) + start[name]
-        reward = np.geomspace(1.0, 100_000.0, 60)
-        value = np.zeros((margin.size, reward.size))
-        for i in range(left.size - 1, -1, -1):
-            if i < left.size - 1:
-                moves = margin[None, :] - margin[:, None]
-                chance = np.exp(-0.5 * moves**2 / (variance[i] - variance[i + 1]))
-                value = (chance / chance.sum(axis=1, keepdims=True)) @ value - (cost[i + 1] - cost[i])
-            sure = ndtr(np.abs(margin) / np.sqrt(variance[i]))
-            value = np.maximum(value, np.where(sure >= THRESHOLDS.confidence, sure, 0.0)[:, None] * reward)
-        return max(0.0, float(np.max(reward * share - value[margin.size // 2])))
+def least_alone(rates: Array, share: float) -> float:
+    """Mean samples of a problem that name `share` of them where each is judged by its own, wrong at most `ERROR` of the time whatever its rate.
 
-    def samples_to_leave(self, margin: str, left: Array) -> Array:
-        """[V] mean samples of a problem below which no rule leaves as little of the variance of its part of a margin, on average."""
-        price = np.geomspace(0.1, 1e8, 90) / self.spread[margin]
-        value = np.zeros((price.size, 0))
-        for n in range(HORIZON, -1, -1):
-            stop = price[:, None] * self.left[margin][n]
-            if value.size:
-                up = np.arange(1, n + 2) / (n + 1)
-                stop = np.minimum(stop, value[:, :-1] * up[::-1] + value[:, 1:] * up + self.mass[n])
-            value = stop
-        least = np.max(value[:, :1] - price[:, None] * left, axis=0)
-        # The dearest price bounds what the horizon can reach.
-        return np.where(np.argmax(value[:, :1] - price[:, None] * left, axis=0) == price.size - 1, np.inf, np.maximum(least, 0.0))
+    Args:
+        rates: [R] drawn from the law.
+        share: Of the problems, to be named rightly.
+    """
+    rates = rates[states(rates) >= 0]  # at a threshold either claim is wrong
+    nats = np.minimum(*(bernoulli_kl(rates, edge) for edge in (EPSILON, MASTERED)))
+    return least_samples(1.0 / nats, np.full(rates.size, 1.0 / DRAWN), share)
 
 
 def least_samples(price: Array, weight: Array, share: float) -> float:
@@ -373,10 +334,10 @@ def report(law: str, results: list[dict[str, Looks]]) -> list[str]:
         doubt = float(np.std(again))
         erring = float(np.interp(used, *path[:, [0, 2]].T))
         if what == "problems":
-            bounds = [*(known.least(target, error) for error in (max(erring, 0.001), ERROR)), known.least_alone(target)]
+            bounds = [*(known.least(target, error) for error in (max(erring, 0.001), ERROR)), least_alone(drawn(law), target)]
         else:
             price = np.array([price_of_label(drawn_rates(law, seed)[0]) for seed in range(len(results))])
-            bounds = [np.inf, known.least_for_label(target), least_samples(price, np.full(price.size, 1 / price.size), target)]
+            bounds = [np.inf, np.inf, least_samples(price, np.full(price.size, 1 / price.size), target)]
         against = f"{first:.0f} ({first / used:.1f}×)" if np.isfinite(first) else f"not at {MOST} ({theirs[:, 1].max():.2f})"
         rows.append(
             f"| {law} | {what} | {target:.2f} | {used:.1f} ± {doubt:.1f} | {MOST} ({MOST / used:.1f}×) | {cheapest:.0f} ({cheapest / used:.1f}×) | {against} | "
@@ -403,7 +364,7 @@ def main() -> None:
         (
             "The target is the share of right verdicts that 256 samples of every problem give (or the most that rounds reach, if less). *rounds*: with the standard error "
             "over replicates. *cheapest fixed n*: the smallest of 1, 2, 4, ... 256 that reaches the target. *wrong*: share wrong at the target. *told the law*: least samples of a method that is told the "
-            f"law and has at most {HORIZON:,} samples of one problem; for problems it errs no more often than the rounds did (or at most .05), for labels each that it names is right with a probability of .95. *any*: for problems, the least that a method needs which judges "
+            f"law and has at most {HORIZON:,} samples of one problem; it errs no more often than the rounds did (or at most .05). *any*: for problems, the least that a method needs which judges "
             "each by its own samples and errs at most .05 of the time whatever the rate, where rounds, which borrow from the other problems, may need fewer; for labels, the least of any method which errs "
             "at most .05 of the time whatever the rates (see the script). Bounds are of the law, rounds of the problems drawn from it: where nearly all is named that can be, the two may cross. –: less than a tenth of a sample, or no such bound."
         ), "",
