@@ -130,7 +130,7 @@ def test_states_are_settled(sums_file: Path, script: Callable[[float], str], tmp
     ]
     assert unnamed[1] == 0
     assert few.diagnoses[0].cost.samples <= many.diagnoses[0].cost.samples
-    with pytest.raises(RunError, match="states: there 1.0, here null"):
+    with pytest.raises(RunError, match=r"states: there 1\.0, here null"):
         diagnose.run(script(0.5), [sums_file], engine="scripted", out=tmp_path / "1.0", samples=4)
     with pytest.raises(SettingsError, match="--states: got 2"):
         diagnose.run(script(0.5), [sums_file], engine="scripted", out=tmp_path / "bad", states=2.0)
