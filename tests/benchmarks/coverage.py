@@ -163,7 +163,8 @@ def table(cells: dict[str, dict[str, float]], command: str) -> str:
             f"{c['label decided']:.2f} / {c['label wrong']:.3f} | {c['states decided']:.2f} / {c['states wrong']:.3f} |"
         )
     names = ("pass@1", "pass@n", "pass@4n", "pass@32n", "delta pass@1", "delta pass@n")
-    lowest = {name: min(c[f"{name} covers"] for c in cells.values() if f"{name} covers" in c) for name in names}
+    covers = {name: [c[f"{name} covers"] for c in cells.values() if f"{name} covers" in c] for name in names}
+    lowest = {name: min(rates) for name, rates in covers.items() if rates}
     lines += [
         "",
         "Lowest coverage: " + ", ".join(f"{name} {value:.3f}" for name, value in lowest.items()) + ". "
