@@ -51,6 +51,8 @@ PRIOR_PROBLEMS = 4.0
 """How many problems the prior law weighs as much as."""
 NUM_LAWS = 256
 """Posterior draws of the law."""
+AT_ONCE = 64
+"""Draws of all problems' states that are held in memory together."""
 LEAPS = 15
 """Accelerated EM steps, each worth about ten plain ones."""
 
@@ -165,7 +167,11 @@ class MixturePosterior:
         centre = means[:, :, -2] @ self.repeats
         spread = np.sqrt(np.maximum(means[:, :, -1] - means[:, :, -2] ** 2, 0.0) @ self.repeats)
         turn = np.arange(num_draws) % len(laws)
-        return rng.multinomial(self.repeats, chances[turn]).sum(axis=1), rng.normal(centre[turn], spread[turn])
+        counts = [
+            rng.multinomial(self.repeats, chances[turn[first : first + AT_ONCE]]).sum(axis=1)
+            for first in range(0, num_draws, AT_ONCE)
+        ]
+        return np.concatenate(counts or [np.zeros((0, matrix.shape[1]), np.int64)]), rng.normal(centre[turn], spread[turn])
 
     def draw_rates(self, *, rng: np.random.Generator, num_draws: int) -> FloatArray:
         """Posterior draws of every problem's success rate, one law after the other.
