@@ -169,9 +169,9 @@ class MixturePosterior:
         turn = np.arange(num_draws) % len(laws)
         counts = [
             rng.multinomial(self.repeats, chances[turn[first : first + AT_ONCE]]).sum(axis=1)
-            for first in range(0, num_draws, AT_ONCE)
+            for first in range(0, max(1, num_draws), AT_ONCE)
         ]
-        return np.concatenate(counts or [np.zeros((0, matrix.shape[1]), np.int64)]), rng.normal(centre[turn], spread[turn])
+        return np.concatenate(counts), rng.normal(centre[turn], spread[turn])
 
     def draw_rates(self, *, rng: np.random.Generator, num_draws: int) -> FloatArray:
         """Posterior draws of every problem's success rate, one law after the other.

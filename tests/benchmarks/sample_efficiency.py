@@ -302,9 +302,8 @@ def price_of_any(rates: Array, edge: float, moved: int) -> float:
     nats = np.sort(bernoulli_kl(rates, edge))[::-1]
     with np.errstate(divide="ignore"):
         price = np.cumsum(1.0 / nats)
-    left = moved - (
-        nats.size - np.arange(1, nats.size + 1)
-    )  # of those moved, if the rest, which is dearest to tell, gets no samples
+    # Of those moved, if all but the cheapest to tell get no samples.
+    left = moved - (nats.size - np.arange(1, nats.size + 1))
     return float((price[left > 0] / left[left > 0]).min())
 
 
