@@ -127,7 +127,7 @@ def _reload(directory: RunDirectory, settings: dict[str, Any], sources: dict[str
 def _measure_behavior(
     directory: RunDirectory, behavior: Behavior, split: Split, thresholds: Thresholds, seed: int, *, teacher: bool, earlier: bool
 ) -> MeasuredBehavior:
-    plumbing_file = directory.path / "plumbing" / f"{behavior.name}.json"
+    plumbing_file = directory.plumbing(behavior.name)
     if not plumbing_file.exists():
         raise RunError(
             f"run {directory.path}: {behavior.name} is not measured to the end; run the same `posttrain diagnose` again to resume it"

@@ -89,7 +89,7 @@ def plan_run(
         n = len(problems) * (most + 1)
         tokens = n * behavior.sampling.max_tokens
         if goal.max_tokens is not None:
-            tokens = min(tokens, goal.max_tokens // len(loaded))
+            tokens = min(tokens, goal.max_tokens)
         references = sum(len(p.references) for p in problems)
         how = (
             f"{most} samples"
@@ -108,6 +108,7 @@ def plan_run(
         lines += told
         bound += generated if goal.max_tokens is None else 0  # a budget for all is one for the probes too
         total, bound, paths = total + n, bound + tokens, paths + references
+    bound = bound if goal.max_tokens is None else min(bound, goal.max_tokens)
     return Plan(samples=total, max_tokens=bound, reference_paths=paths, lines=tuple(lines))
 
 

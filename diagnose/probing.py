@@ -114,7 +114,7 @@ def run_probes(
     seed: str,
     tokens_left: int | None,
     reporter: Reporter,
-) -> None:
+) -> int:
     """Run what is worth it and not there yet; every probe leaves its finding, or why it was skipped.
 
     Args:
@@ -132,20 +132,24 @@ def run_probes(
         seed: Names the draw.
         tokens_left: What is left of a total budget; None where there is none.
         reporter: Where progress goes.
+
+    Returns:
+        Tokens that all probes of the behavior generated, earlier calls counted in.
     """
     if not sampling.num_samples.sum():
-        return
+        return 0
     known = posterior_of(sampling, epsilon=behavior.measure.epsilon, thresholds=thresholds)
     spent = int(rollouts.num_tokens.sum())
+    probed = 0
     for probe in choose_probes(names):
         target = _file(directory, behavior, probe.name)
         if target.exists():
-            tokens_left = None if tokens_left is None else tokens_left - _tokens_of(target)
+            probed += _tokens_of(target)
             continue
         planned = probe.plan(behavior, split, helpers.at_hand)
         budget = _budget(probe, names, spent)
         if tokens_left is not None:
-            budget = max(0, min(budget, tokens_left))
+            budget = max(0, min(budget, tokens_left - probed))
         bench = Bench(
             probe=probe.name,
             behavior=behavior,
@@ -186,8 +190,8 @@ def run_probes(
         cost = {part: getattr(bench, part) for part in ("samples", "generated_tokens", "scored_tokens", "teacher_tokens")}
         found = replace(found, **cost, seconds=round(time.monotonic() - start, 2))
         write_json(target, {"probe": probe.name, "finding": finding_to_json(found)})
-        if tokens_left is not None:
-            tokens_left -= found.generated_tokens
+        probed += found.generated_tokens
+    return probed
 
 
 def read_answers(directory: RunDirectory, behavior: Behavior) -> tuple[Answer, ...]:

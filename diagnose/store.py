@@ -161,6 +161,10 @@ class RunDirectory:
         """Path of a shard: kind is `rollouts` or `paths`."""
         return self.path / kind / f"{name}.parquet"
 
+    def plumbing(self, behavior: str) -> Path:
+        """Path of what the plumbing checks of a behavior found; it is written last."""
+        return self.path / "plumbing" / f"{behavior}.json"
+
     def write_rollouts(self, name: str, rollouts: Sequence[Rollout], cost: ShardCost) -> None:
         """Write a shard of rollouts."""
         self.write_rollouts_in("rollouts", name, rollouts, cost)

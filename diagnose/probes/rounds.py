@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
 
 from posttrain.analysis.stats import in_doubt, raise_evenly
 from posttrain.diagnose.labels import LabelPosterior, Thresholds, label_posterior, named_states
@@ -21,7 +22,7 @@ from posttrain.diagnose.types import Bottleneck
 
 FIRST = 3
 """Samples of every problem in the first round."""
-GROWTH = 0.5
+GROWTH = 1 / 3
 """Samples of a further round, as a share of those that the problems it raises have so far. As a share of all samples,
 rounds leap the further the fewer problems are open."""
 SMALLEST_ROUND = 32
@@ -36,6 +37,8 @@ LEAST_DOUBT = 0.002
 DOUBT_OF_MASTERY = 0.01
 """Doubt about whether the behavior is mastered with which rounds may end early: about Pocock's boundary for ten looks at a one-sided
 error of .05. A mean is one number, which every look has the same chance to misread."""
+LEAST_MARGIN = 0.05
+"""Posterior standard deviations that a label is from open, at least, when behaviors are put in turn."""
 NO_USE = 0.1
 """Share of the variance of the primary metric that further samples of the same problems must be able to remove."""
 
@@ -79,6 +82,8 @@ class Round:
     """[P]"""
     why: str
     """What the samples are for; or, where there are none, why rounds end."""
+    turn: float = 0.0
+    """Of behaviors that share a budget, the one with the lowest draws its round first."""
 
     @property
     def last(self) -> bool:
@@ -129,7 +134,8 @@ def next_round(
     if not label_is_settled(known, counts.num_samples, thresholds):
         extra = raised(_matters(known, epsilon, thresholds))
         if extra.any():
-            return Round(extra=extra, why=f"the label is open ({known.label} {known.confidence:.0%})")
+            why = f"the label is open ({known.label} {known.confidence:.0%})"
+            return Round(extra=extra, why=why, turn=turn_of(known, counts.generated_tokens))
         reached = "no further sample can settle the label"
     if goal.precision is not None:
         interval = known.mixture.pass_at_k(primary_k)
@@ -142,7 +148,7 @@ def next_round(
             doubt = np.sqrt(known.mixture.pair_posterior @ (slope**2 * rates * (1.0 - rates)))[known.mixture.place]
             extra = raised(doubt)
             if extra.any():
-                return Round(extra=extra, why=f"pass@{primary_k} is known to ± {half:.3f}")
+                return Round(extra=extra, why=f"pass@{primary_k} is known to ± {half:.3f}", turn=counts.generated_tokens)
         reached += f"; pass@{primary_k} is known to ± {half:.3f}"
         if half > goal.precision:
             reached += f", and only more problems can bring it to ± {goal.precision:g}"
@@ -152,7 +158,7 @@ def next_round(
         if share < goal.problems:
             extra = raised(unsettled.astype(np.float64))
             if extra.any():
-                return Round(extra=extra, why=f"{share:.0%} of the problems are settled")
+                return Round(extra=extra, why=f"{share:.0%} of the problems are settled", turn=counts.generated_tokens)
         reached += f"; {share:.0%} of the problems are settled"
     return Round(extra=nothing, why=reached)
 
@@ -172,6 +178,19 @@ def label_is_settled(known: LabelPosterior, num_samples: Ints, thresholds: Thres
     allowed = max(LEAST_DOUBT, (1.0 - thresholds.confidence) * share**2)
     mastered = known.shares[Bottleneck.MASTERED]
     return 1.0 - known.confidence <= allowed and min(mastered, 1.0 - mastered) <= DOUBT_OF_MASTERY
+
+
+def turn_of(known: LabelPosterior, spent: float) -> float:
+    """When it is a behavior's turn to spend of a budget that it shares: the lowest is next.
+
+    What a label costs is seldom known before it is settled. Those that are nearest and have had least are the best bets; one that hangs by
+    a hair waits until the others are settled, and gets what they left.
+
+    Args:
+        known: What the samples say.
+        spent: Samples or tokens so far.
+    """
+    return spent / max(LEAST_MARGIN, float(ndtri(known.confidence)))
 
 
 def unsettled_problems(known: LabelPosterior, epsilon: float, thresholds: Thresholds) -> npt.NDArray[np.bool_]:

@@ -1,0 +1,216 @@
+"""Draw what behaviors lack: samples round by round, scores of reference paths, probes.
+
+Behaviors come one after the other, but for those that share a budget of tokens: these take turns, round by round, and the next round
+belongs to the behavior that is likely to be settled with the fewest tokens (`rounds.turn_of`). So a label that hangs by a hair does not
+spend what would have settled three others. A behavior whose rounds end is probed at once.
+
+Whose turn it is depends on counts alone, so that a run that was stopped takes the same turns again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import count as numbers
+from typing import Any
+
+from posttrain.diagnose.engines.base import Engine
+from posttrain.diagnose.labels import Thresholds
+from posttrain.diagnose.probes import path_likelihood, plumbing, rounds, sampling
+from posttrain.diagnose.probing import Helpers, run_probes
+from posttrain.diagnose.progress import Reporter
+from posttrain.diagnose.results import plumbing_to_json
+from posttrain.diagnose.rollout_table import SAMPLED, RolloutTable
+from posttrain.diagnose.store import RunDirectory, ShardCost, write_json
+from posttrain.diagnose.types import Behavior, PathScore, Problem, Split
+from posttrain.diagnose.verifiers.sandbox import Grader
+from posttrain.diagnose.verifiers.selftest import verifier_selftest
+
+Turns = Generator[float, None, None]
+"""Yields whenever another behavior may go first: the lowest number is next."""
+
+
+class Purse:
+    """The tokens that the behaviors of a run may generate, if they are limited.
+
+    Args:
+        total: Tokens of all behaviors; None for no limit.
+        behaviors: Their names.
+    """
+
+    def __init__(self, total: int | None, behaviors: Sequence[str]) -> None:
+        self._total = total
+        self._spent = dict.fromkeys(behaviors, 0)
+        self._unseen = set(behaviors)
+
+    @property
+    def shared(self) -> bool:
+        """Whether what one behavior spends another lacks."""
+        return self._total is not None and len(self._spent) > 1
+
+    def left(self) -> int | None:
+        """Tokens that may still be generated; None where nothing limits them."""
+        return None if self._total is None else self._total - sum(self._spent.values())
+
+    def spend(self, behavior: str, tokens: int, *, seen: bool = True) -> None:
+        """Book all that a behavior has generated so far; `seen`: it has had its first samples."""
+        self._spent[behavior] = tokens
+        if seen:
+            self._unseen.discard(behavior)
+
+    def goal_of(self, behavior: str, goal: rounds.Goal) -> rounds.Goal:
+        """The goal of one behavior: all that is left, or an equal share before all have had a first look."""
+        left = self.left()
+        if left is None:
+            return goal
+        share = left // len(self._unseen) if behavior in self._unseen else left
+        return replace(goal, max_tokens=self._spent[behavior] + max(0, share))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawing:
+    """What it takes to draw for the behaviors of a run."""
+
+    directory: RunDirectory
+    engine: Engine
+    helpers: Helpers
+    probes: Sequence[str]
+    goal: rounds.Goal
+    split: Split
+    seed: str
+    thresholds: Thresholds
+    reporter: Reporter
+
+    def draw(self, behaviors: Sequence[Behavior]) -> None:
+        """Draw and store what is not there yet."""
+        purse = Purse(self.goal.max_tokens, [behavior.name for behavior in behaviors])
+        if all(self.directory.plumbing(behavior.name).exists() for behavior in behaviors):
+            return
+        arrival = numbers()
+        with ExitStack() as opened:
+            waiting: list[tuple[float, int, Turns]] = []
+            for behavior in behaviors:
+                turns = self._behavior(behavior, purse)
+                opened.callback(turns.close)
+                waiting.append((0.0, next(arrival), turns))
+            while waiting:
+                _, _, turns = heapq.heappop(waiting)
+                turn = next(turns, None)
+                if turn is not None:
+                    heapq.heappush(waiting, (turn, next(arrival), turns))
+
+    def _behavior(self, behavior: Behavior, purse: Purse) -> Turns:
+        directory, engine, thresholds = self.directory, self.engine, self.thresholds
+        target = directory.plumbing(behavior.name)
+        if target.exists() and not purse.shared:  # written last: everything else is there
+            return
+        problems = behavior.split(self.split)
+        rollouts = RolloutTable.read(())
+        agreement: list[PathScore] = []
+        with Grader(behavior) as grader:
+            selftest = verifier_selftest(behavior, grader, problems)
+            if selftest.failures:
+                purse.spend(behavior.name, 0)
+            else:
+                rollouts = yield from self._rollouts(behavior, grader, purse)
+                self._scores(behavior, problems, rollouts)
+                agreement = list(directory.read_paths(behavior.name, kind="agreement"))
+                counts = sampling.measure(behavior, problems, rollouts)
+                measured = plumbing.measure(behavior, engine, thresholds, selftest, counts, rollouts, agreement)
+                if not measured.failures:
+                    paths = path_likelihood.measure(behavior, tuple(directory.read_paths(behavior.name)))
+                    probed = run_probes(
+                        self.probes, directory, engine, self.helpers, grader.grade, behavior, self.split, counts, rollouts, paths,
+                        thresholds=thresholds, seed=self.seed, tokens_left=purse.left(), reporter=self.reporter,
+                    )  # fmt: skip
+                    purse.spend(behavior.name, int(rollouts.num_tokens.sum()) + probed)
+        counts = sampling.measure(behavior, problems, rollouts)
+        measured = plumbing.measure(behavior, engine, thresholds, selftest, counts, rollouts, agreement)
+        write_json(target, plumbing_to_json(measured))
+
+    def _rollouts(self, behavior: Behavior, grader: Grader, purse: Purse) -> Generator[float, None, RolloutTable]:
+        """Draw the greedy samples, then round after round until the goal is reached, and return all of them."""
+        problems = behavior.split(self.split)
+        shards = sampling.plan_greedy(behavior, self.split)
+        known: list[sampling.Shard] = []
+        words: list[dict[str, Any]] = []
+
+        def plan() -> rounds.Round:
+            return rounds.next_round(
+                counts,
+                purse.goal_of(behavior.name, self.goal),
+                epsilon=behavior.measure.epsilon,
+                primary_k=behavior.measure.primary_k,
+                max_tokens=behavior.sampling.max_tokens,
+                thresholds=self.thresholds,
+                seed=0,
+            )
+
+        while True:
+            why = f"sampling {behavior.name}"
+            self._samples(behavior, grader, shards, why if self.goal.samples or not words else f"{why}: {words[-1]['why']}")
+            known += shards
+            table = RolloutTable.read(self.directory.shard("rollouts", shard.name) for shard in known)
+            measured = sampling.measure(behavior, problems, table)
+            counts = rounds.Counts(
+                num_samples=measured.num_samples,
+                num_correct=measured.num_correct,
+                num_drawn=measured.num_samples + measured.num_missing,
+                generated_tokens=int(table.num_tokens.sum()),
+                groups=measured.groups,
+            )
+            purse.spend(behavior.name, counts.generated_tokens, seen=bool(counts.num_drawn.any()))
+            planned = plan()
+            if purse.shared and not planned.last:
+                yield planned.turn
+                planned = plan()  # others may have spent since
+            words.append({"samples": int(planned.extra.sum()), "why": planned.why})
+            if planned.last:
+                break
+            number = sum(shard.decoding == SAMPLED for shard in known)
+            shards = sampling.plan_round(behavior, self.split, counts.num_drawn, planned.extra, number)
+        if self.goal.samples is None:
+            write_json(self.directory.path / "rounds" / f"{behavior.name}.json", words)
+        return table
+
+    def _samples(self, behavior: Behavior, grader: Grader, shards: Sequence[sampling.Shard], why: str) -> None:
+        todo = [shard for shard in shards if not self.directory.shard("rollouts", shard.name).exists()]
+        if not todo:
+            return
+        with self.reporter.task(why, sum(shard.num_samples for shard in todo)) as task:
+            start = time.monotonic()
+            for shard, rollouts in sampling.draw(
+                self.engine, grader.grade, behavior, todo, seed=self.seed, on_tokens=task.tokens
+            ):
+                tokens = sum(len(rollout.token_ids) for rollout in rollouts)
+                cost = ShardCost(seconds=time.monotonic() - start, generated_tokens=tokens, samples=len(rollouts))
+                self.directory.write_rollouts(shard.name, rollouts, cost)
+                task.advance(len(rollouts))
+                start = time.monotonic()
+
+    def _scores(self, behavior: Behavior, problems: Sequence[Problem], rollouts: RolloutTable) -> None:
+        directory, engine = self.directory, self.engine
+        if not engine.info.can_score:
+            return
+        name = f"{behavior.name}.{self.split}.00000"
+        num_paths = sum(len(problem.references) for problem in problems)
+        if num_paths and not directory.shard("paths", name).exists():
+            with self.reporter.task(f"scoring {behavior.name}", num_paths) as task:
+                start = time.monotonic()
+
+                def on_path(num_tokens: int) -> None:
+                    task.advance()
+                    task.tokens(num_tokens)
+
+                paths = path_likelihood.draw(engine, behavior, problems, on_tokens=on_path)
+                cost = ShardCost(seconds=time.monotonic() - start, scored_tokens=sum(len(p.token_ids) for p in paths))
+                directory.write_paths(name, paths, cost)
+        if not directory.shard("agreement", name).exists():
+            with self.reporter.task(f"checking {behavior.name}", None) as task:
+                start = time.monotonic()
+                scored = plumbing.draw_agreement(engine, behavior, problems, rollouts, on_tokens=task.tokens)
+                cost = ShardCost(seconds=time.monotonic() - start, scored_tokens=sum(len(p.token_ids) for p in scored))
+                directory.write_paths(name, scored, cost, kind="agreement")
