@@ -3,8 +3,10 @@
     python tests/benchmarks/sample_efficiency.py --out reports/benchmarks/sample_efficiency.md
 
 For each law of difficulty, 50 problems are drawn again and again. All methods judge with the same posterior; they differ in where they
-sample. Two questions are asked. *Problems*: what share of the problems has its state named, and rightly? *Behavior*: in what share of the
-replicates is the label named, and rightly? "Samples" are those per problem, on average, at which a method first reaches the share.
+sample. Two questions are asked. *Problems*: what share of the problems has its state named, and rightly? *Behavior*: of what share of the
+behaviors is the label named, and rightly? "Samples" are those per problem, on average, at which a method first reaches the share. For
+labels the replicates of a law are the behaviors of one run, with one budget for all, and take turns as there; in the last row the
+behaviors of all laws are.
 Looks of finished laws are kept in build/benchmarks/sample_efficiency.json, so that a stopped run goes on and a table is made anew in a minute.
 
 Bounds. *Told the law*, for problems: a method that is told the law, and so needs to learn nothing but each problem's own rate, and that
@@ -29,8 +31,10 @@ Source of the last two: Garivier and Kaufmann, arXiv 1602.04589; for one problem
 from __future__ import annotations
 
 import argparse
+import heapq
 import json
 import os
+from collections.abc import Callable
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
@@ -61,13 +65,16 @@ MOST = 256
 ERROR = 0.05
 HORIZON = 1280
 """Most samples of one problem for who is told the law."""
+RESAMPLES = 400
+"""Of replicates, for standard errors."""
 DRAWN = 200_000
 """Rates that stand for a law."""
 RESULTS = Path(__file__).parents[2] / "build" / "benchmarks" / "sample_efficiency.json"
 THRESHOLDS = Thresholds()
 Ints = NDArray[np.int64]
-Looks = list[tuple[float, float, float, float, float]]
-"""Per look: samples per problem, share of problems right and wrong, label right and wrong."""
+Looks = list[tuple[float, ...]]
+"""Per look: samples per problem, share of problems right and wrong, label right and wrong; of rounds also when it is their turn."""
+ALL = "all of them"
 
 
 def judge(known: LabelPosterior, rates: Array) -> tuple[float, float, float, float]:
@@ -92,11 +99,10 @@ def rounds(rates: Array, tape: NDArray[np.int64], goal: Goal, seed: int) -> Look
         c = tape[np.arange(rates.size), n]
         counts = Counts(num_samples=n, num_correct=c, num_drawn=n, generated_tokens=int(n.sum()))
         plan = next_round(counts, goal, epsilon=EPSILON, primary_k=16, max_tokens=1, thresholds=THRESHOLDS, seed=seed)
-        if plan.last:
-            path.append((float(n.mean()), *judge(posterior(n, c, seed), rates)))
-            return path
         if n.any():
-            path.append((float(n.mean()), *judge(posterior(n, c, seed), rates)))
+            path.append((float(n.mean()), *judge(posterior(n, c, seed), rates), plan.turn))
+        if plan.last:
+            return path
         n = np.minimum(n + plan.extra, tape.shape[1] - 1)
 
 
@@ -148,6 +154,28 @@ def ends(paths: list[Looks], caps: Array, right: int, wrong: int) -> Array:
     """[R, C, 3] samples, right and wrong of every replicate, ended at its last look at or below each cap."""
     kept = [[next((look for look in reversed(path) if look[0] <= cap + 1e-9), path[0]) for cap in caps] for path in paths]
     return np.array(kept)[:, :, [0, right, wrong]]
+
+
+def taking_turns(paths: list[Looks], budgets: Array, right: int, wrong: int) -> Array:
+    """[B, 3] samples, share right and wrong of behaviors that share a budget, at the last look of each that it pays for."""
+    at = [0] * len(paths)
+    waiting = [(path[0][-1], i) for i, path in enumerate(paths) if len(path) > 1]
+    heapq.heapify(waiting)
+    now = np.array([[path[0][0], path[0][right], path[0][wrong]] for path in paths]).sum(axis=0)
+    points = []
+    for budget in budgets * len(paths):
+        while waiting:
+            i = waiting[0][1]
+            old, new = paths[i][at[i]], paths[i][at[i] + 1]
+            if now[0] + new[0] - old[0] > budget + 1e-9:
+                break
+            heapq.heappop(waiting)
+            at[i] += 1
+            now += [new[0] - old[0], new[right] - old[right], new[wrong] - old[wrong]]
+            if at[i] + 1 < len(paths[i]):
+                heapq.heappush(waiting, (new[-1], i))
+        points.append(now / len(paths))
+    return np.array(points)
 
 
 def first_at(curve: Array, share: float) -> float:
@@ -312,39 +340,69 @@ def drawn_rates(law: str, seed: int) -> tuple[Array, np.random.Generator]:
     return LAWS[law].draw(rng, NUM_PROBLEMS), rng
 
 
-def report(law: str, results: list[dict[str, Looks]]) -> list[str]:
-    caps = np.unique(np.concatenate([np.geomspace(2, MOST, 40), np.asarray(FIXED, dtype=np.float64)]))
+def budgets() -> Array:
+    return np.unique(np.concatenate([np.geomspace(2, MOST, 40), np.asarray(FIXED, dtype=np.float64)]))
+
+
+def of_problems(law: str, results: list[dict[str, Looks]]) -> str:
+    """The row on the states of problems."""
+    known, right, wrong = Known(law), 1, 2
+    mine = ends([result["rounds for problems"] for result in results], budgets(), right, wrong)
+    reached = np.array([result["fixed"] for result in results])[:, -1, right]
+
+    def path_of(chosen: Ints) -> tuple[Array, float]:
+        path = mine[chosen].mean(axis=0)
+        return path, min(float(reached[chosen].mean()), float(path[:, 1].max()))
+
+    def bounds(target: float, erring: float) -> list[float]:
+        return [*(known.least(target, error) for error in (max(erring, 0.001), ERROR)), least_alone(drawn(law), target)]
+
+    return row(law, "problems", results, path_of, bounds, right, wrong)
+
+
+def of_labels(law: str, results: list[dict[str, Looks]], rates: list[Array]) -> str:
+    """The row on the labels of behaviors."""
+    right, wrong = 3, 4
+    mine = [result["rounds for the label"] for result in results]
+    reached = np.array([result["fixed"] for result in results])[:, -1, right]
+
+    def path_of(chosen: Ints) -> tuple[Array, float]:
+        path = taking_turns([mine[i] for i in chosen], budgets(), right, wrong)
+        return path, min(float(reached[chosen].mean()), float(path[:, 1].max()))
+
+    def bounds(target: float, erring: float) -> list[float]:
+        price = np.array([price_of_label(one) for one in rates])
+        return [np.inf, np.inf, least_samples(price, np.full(price.size, 1 / price.size), target)]
+
+    return row(law, "behavior", results, path_of, bounds, right, wrong)
+
+
+def row(
+    law: str,
+    what: str,
+    results: list[dict[str, Looks]],
+    path_of: Callable[[Ints], tuple[Array, float]],
+    bounds: Callable[[float, float], list[float]],
+    right: int,
+    wrong: int,
+) -> str:
+    """A row of the table: what the rounds of the chosen replicates reach, beside everything else."""
     fixed = np.array([result["fixed"] for result in results]).mean(axis=0)
-    rows, known = [], Known(law)
-    for what, right, wrong, ours in (("problems", 1, 2, "rounds for problems"), ("behavior", 3, 4, "rounds for the label")):
-        mine = ends([r[ours] for r in results], caps, right, wrong)
-        theirs = ends([r["fewest first"] for r in results], caps, right, wrong).mean(axis=0)
-        reached = np.array([r["fixed"] for r in results])[:, -1, right]
-
-        def target_of(chosen: Ints, mine: Array = mine, reached: Array = reached) -> tuple[Array, float]:
-            path = mine[chosen].mean(axis=0)
-            return path, min(float(reached[chosen].mean()), float(path[:, 1].max()))
-
-        path, target = target_of(np.arange(len(results)))
-        cheapest = next((n for n, value in zip(fixed[:, 0], fixed[:, right], strict=True) if value >= target - 1e-12), np.inf)
-        used, first = first_at(path, target), first_at(theirs, target)
-        rng = np.random.default_rng(0)
-        again = [first_at(*target_of(rng.integers(len(results), size=len(results)))) for _ in range(400)]
-        doubt = float(np.std(again))
-        erring = float(np.interp(used, *path[:, [0, 2]].T))
-        if what == "problems":
-            bounds = [*(known.least(target, error) for error in (max(erring, 0.001), ERROR)), least_alone(drawn(law), target)]
-        else:
-            price = np.array([price_of_label(drawn_rates(law, seed)[0]) for seed in range(len(results))])
-            bounds = [np.inf, np.inf, least_samples(price, np.full(price.size, 1 / price.size), target)]
-        against = f"{first:.0f} ({first / used:.1f}×)" if np.isfinite(first) else f"not at {MOST} ({theirs[:, 1].max():.2f})"
-        rows.append(
-            f"| {law} | {what} | {target:.2f} | {used:.1f} ± {doubt:.1f} | {MOST} ({MOST / used:.1f}×) | {cheapest:.0f} ({cheapest / used:.1f}×) | {against} | "
-            f"{erring:.3f} | "
-            + " | ".join(f"{least:.1f} ({MOST / least:.1f}×)" if 0.05 < least < np.inf else "–" for least in bounds)
-            + " |"
-        )
-    return rows
+    theirs = ends([result["fewest first"] for result in results], budgets(), right, wrong).mean(axis=0)
+    path, target = path_of(np.arange(len(results)))
+    used, first = first_at(path, target), first_at(theirs, target)
+    rng = np.random.default_rng(0)
+    again = [path_of(rng.integers(len(results), size=len(results))) for _ in range(RESAMPLES)]
+    doubt = float(np.std([first_at(*one) for one in again]))
+    erring = float(np.interp(used, *path[:, [0, 2]].T))
+    cheapest = next((n for n, value in zip(fixed[:, 0], fixed[:, right], strict=True) if value >= target - 1e-12), np.inf)
+    against = f"{first:.0f} ({first / used:.1f}×)" if np.isfinite(first) else f"not at {MOST} ({theirs[:, 1].max():.2f})"
+    return (
+        f"| {law} | {what} | {target:.2f} | {used:.1f} ± {doubt:.1f} | {MOST} ({MOST / used:.1f}×) | {cheapest:.0f} ({cheapest / used:.1f}×) | {against} | "
+        f"{erring:.3f} | "
+        + " | ".join(f"{least:.1f} ({MOST / least:.1f}×)" if 0.05 < least < np.inf else "–" for least in bounds(target, erring))
+        + " |"
+    )
 
 
 def main() -> None:
@@ -362,7 +420,7 @@ def main() -> None:
         f"`python tests/benchmarks/sample_efficiency.py --replicates {arguments.replicates}`: {NUM_PROBLEMS} problems, {arguments.replicates} replicates a law.", "",
         (
             "The target is the share of right verdicts that 256 samples of every problem give (or the most that rounds reach, if less). *rounds*: with the standard error "
-            "over replicates. *cheapest fixed n*: the smallest of 1, 2, 4, ... 256 that reaches the target. *wrong*: share wrong at the target. *told the law*: least samples of a method that is told the "
+            "over replicates; for labels, all replicates are behaviors of one run and share its budget (the last row: those of all laws). *cheapest fixed n*: the smallest of 1, 2, 4, ... 256 that reaches the target. *wrong*: share wrong at the target. *told the law*: least samples of a method that is told the "
             f"law and has at most {HORIZON:,} samples of one problem; it errs no more often than the rounds did (or at most .05). *any*: for problems, the least that a method needs which judges "
             "each by its own samples and errs at most .05 of the time whatever the rate, where rounds, which borrow from the other problems, may need fewer; for labels, the least of any method which errs "
             "at most .05 of the time whatever the rates (see the script). Bounds are of the law, rounds of the problems drawn from it: where nearly all is named that can be, the two may cross. –: less than a tenth of a sample, or no such bound."
@@ -370,15 +428,21 @@ def main() -> None:
         "| law | verdict on | target | rounds | n = 256 | cheapest fixed n | fewest successes first | wrong | told the law | told the law, 5 % wrong | any, 5 % wrong whatever the rates |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]  # fmt: skip
+    behaviors: list[dict[str, Looks]] = []
+    of_all: list[Array] = []
     with Pool(arguments.processes) as pool:
         for law in arguments.laws:
             key = f"{law}, {arguments.replicates} replicates"
             if key not in kept:
                 kept[key] = pool.map(partial(replicate, law), range(arguments.replicates), chunksize=5)
                 RESULTS.write_text(json.dumps(kept))
-            rows = report(law, kept[key])
+            rates = [drawn_rates(law, seed)[0] for seed in range(arguments.replicates)]
+            rows = [of_problems(law, kept[key]), of_labels(law, kept[key], rates)]
             lines += rows
             print("\n".join(rows), flush=True)
+            behaviors, of_all = behaviors + kept[key], of_all + rates
+    lines.append(of_labels(ALL, behaviors, of_all))
+    print(lines[-1])
     lines += ["", *(f"- *{name}*: {LAWS[name].what}" for name in arguments.laws)]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text("\n".join(lines) + "\n")
