@@ -147,6 +147,7 @@ class Drawing:
                 max_tokens=behavior.sampling.max_tokens,
                 thresholds=self.thresholds,
                 seed=0,
+                known=posterior,
             )
 
         while True:
@@ -163,6 +164,9 @@ class Drawing:
                 groups=measured.groups,
             )
             purse.spend(behavior.name, counts.generated_tokens, seen=bool(counts.num_drawn.any()))
+            posterior = None
+            if self.goal.samples is None and counts.num_drawn.any():
+                posterior = rounds.known_of(counts, epsilon=behavior.measure.epsilon, thresholds=self.thresholds, seed=0)
             planned = plan()
             if purse.shared and not planned.last:
                 yield planned.turn

@@ -56,7 +56,9 @@ Precision = Annotated[
 MaxTokensTotal = Annotated[
     int | None,
     typer.Option(
-        "--max-tokens-total", metavar="N", help="Draw in rounds until the label is settled or N tokens are generated in all."
+        "--max-tokens-total",
+        metavar="N",
+        help="Draw in rounds until the labels are settled or N tokens are generated in all; behaviors nearest to a label come first.",
     ),
 ]
 Probes = Annotated[

@@ -37,8 +37,9 @@ LEAST_DOUBT = 0.002
 DOUBT_OF_MASTERY = 0.01
 """Doubt about whether the behavior is mastered with which rounds may end early: about Pocock's boundary for ten looks at a one-sided
 error of .05. A mean is one number, which every look has the same chance to misread."""
-LEAST_MARGIN = 0.05
-"""Posterior standard deviations that a label is from open, at least, when behaviors are put in turn."""
+LEAST_MARGIN = 0.3
+"""Posterior standard deviations that a label is from open, at least, when behaviors are put in turn: what looks open now is often
+settled soon, so it must not wait for ever."""
 NO_USE = 0.1
 """Share of the variance of the primary metric that further samples of the same problems must be able to remove."""
 
@@ -92,7 +93,15 @@ class Round:
 
 
 def next_round(
-    counts: Counts, goal: Goal, *, epsilon: float, primary_k: int, max_tokens: int, thresholds: Thresholds, seed: int
+    counts: Counts,
+    goal: Goal,
+    *,
+    epsilon: float,
+    primary_k: int,
+    max_tokens: int,
+    thresholds: Thresholds,
+    seed: int,
+    known: LabelPosterior | None = None,
 ) -> Round:
     """Plan a round.
 
@@ -104,6 +113,7 @@ def next_round(
         max_tokens: Most tokens of one sample.
         thresholds: What a label hangs on.
         seed: Of posterior draws and of ties.
+        known: What the counts say, where that is at hand (`known_of`).
     """
     num_problems, drawn = len(counts.num_samples), int(counts.num_drawn.sum())
     if goal.samples is not None:
@@ -122,9 +132,7 @@ def next_round(
         )
     if not drawn:
         return Round(extra=_even(num_problems, min(left, FIRST * num_problems)), why="a first look")
-    known = label_posterior(
-        counts.num_samples, counts.num_correct, epsilon=epsilon, thresholds=thresholds, groups=counts.groups, seed=seed
-    )
+    known = known or known_of(counts, epsilon=epsilon, thresholds=thresholds, seed=seed)
     rng = np.random.default_rng([seed, drawn])
     reached = "the label is settled"
 
@@ -161,6 +169,13 @@ def next_round(
                 return Round(extra=extra, why=f"{share:.0%} of the problems are settled", turn=counts.generated_tokens)
         reached += f"; {share:.0%} of the problems are settled"
     return Round(extra=nothing, why=reached)
+
+
+def known_of(counts: Counts, *, epsilon: float, thresholds: Thresholds, seed: int) -> LabelPosterior:
+    """What all rounds so far say about the label."""
+    return label_posterior(
+        counts.num_samples, counts.num_correct, epsilon=epsilon, thresholds=thresholds, groups=counts.groups, seed=seed
+    )
 
 
 def label_is_settled(known: LabelPosterior, num_samples: Ints, thresholds: Thresholds) -> bool:
