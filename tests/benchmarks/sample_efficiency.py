@@ -397,8 +397,9 @@ def row(
     erring = float(np.interp(used, *path[:, [0, 2]].T))
     cheapest = next((n for n, value in zip(fixed[:, 0], fixed[:, right], strict=True) if value >= target - 1e-12), np.inf)
     against = f"{first:.0f} ({first / used:.1f}×)" if np.isfinite(first) else f"not at {MOST} ({theirs[:, 1].max():.2f})"
+    eighth = float(np.interp(MOST / 8, *path[:, [0, 1]].T))
     return (
-        f"| {law} | {what} | {target:.2f} | {used:.1f} ± {doubt:.1f} | {MOST} ({MOST / used:.1f}×) | {cheapest:.0f} ({cheapest / used:.1f}×) | {against} | "
+        f"| {law} | {what} | {target:.2f} | {eighth:.2f} | {used:.1f} ± {doubt:.1f} | {MOST} ({MOST / used:.1f}×) | {cheapest:.0f} ({cheapest / used:.1f}×) | {against} | "
         f"{erring:.3f} | "
         + " | ".join(f"{least:.1f} ({MOST / least:.1f}×)" if 0.05 < least < np.inf else "–" for least in bounds(target, erring))
         + " |"
@@ -419,14 +420,16 @@ def main() -> None:
         "# Samples that a verdict costs", "",
         f"`python tests/benchmarks/sample_efficiency.py --replicates {arguments.replicates}`: {NUM_PROBLEMS} problems, {arguments.replicates} replicates a law.", "",
         (
-            "The target is the share of right verdicts that 256 samples of every problem give (or the most that rounds reach, if less). *rounds*: with the standard error "
-            "over replicates; for labels, all replicates are behaviors of one run and share its budget (the last row: those of all laws). *cheapest fixed n*: the smallest of 1, 2, 4, ... 256 that reaches the target. *wrong*: share wrong at the target. *told the law*: least samples of a method that is told the "
-            f"law and has at most {HORIZON:,} samples of one problem; it errs no more often than the rounds did (or at most .05). *any*: for problems, the least that a method needs which judges "
-            "each by its own samples and errs at most .05 of the time whatever the rate, where rounds, which borrow from the other problems, may need fewer; for labels, the least of any method which errs "
-            "at most .05 of the time whatever the rates (see the script). Bounds are of the law, rounds of the problems drawn from it: where nearly all is named that can be, the two may cross. –: less than a tenth of a sample, or no such bound."
+            f"The target is the share of right verdicts that {MOST} samples of every problem give (or the most that rounds reach, if less). *rounds at {MOST // 8}*: the share that rounds "
+            "reach with an eighth of the samples. *rounds*: samples for the target, with the standard error over replicates; for labels, all replicates are behaviors of one run and "
+            f"share its budget (the last row: those of all laws). *cheapest fixed n*: the smallest of 1, 2, 4, ... {MOST} that reaches the target. *wrong*: share wrong at the target. "
+            f"*told the law*: least samples of a method that is told the law and has at most {HORIZON:,} samples of one problem; it errs no more often than the rounds did (or at most .05). "
+            "*any*: for problems, the least that a method needs which judges each by its own samples and errs at most .05 of the time whatever the rate, where rounds, which borrow "
+            "from the other problems, may need fewer; for labels, the least of any method which errs at most .05 of the time whatever the rates (see the script). Bounds are of the law, "
+            "rounds of the problems drawn from it: where nearly all is named that can be, the two may cross. –: less than a tenth of a sample, or no such bound."
         ), "",
-        "| law | verdict on | target | rounds | n = 256 | cheapest fixed n | fewest successes first | wrong | told the law | told the law, 5 % wrong | any, 5 % wrong whatever the rates |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        f"| law | verdict on | target | rounds at {MOST // 8} | rounds | n = 256 | cheapest fixed n | fewest successes first | wrong | told the law | told the law, 5 % wrong | any, 5 % wrong whatever the rates |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]  # fmt: skip
     behaviors: list[dict[str, Looks]] = []
     of_all: list[Array] = []
