@@ -29,9 +29,9 @@ SMALLEST_ROUND = 32
 """Samples of a round at least: fewer leave a batch half empty."""
 MOST = 256
 """Samples per problem, on average, at which rounds end where no budget was given."""
-ENOUGH = 40.0
-"""Samples of every problem from which on an interim look may be as doubtful as a last one about which state binds; of 50 problems, and
-of fewer the more samples."""
+ENOUGH, ENOUGH_OF = 40.0, 50
+"""Samples of every problem from which on an interim look may be as doubtful as a last one about which state binds, of so many problems or
+more; of fewer the more samples."""
 LEAST_DOUBT = 0.002
 """Doubt with which even the first look may end rounds: posterior draws resolve no less."""
 DOUBT_OF_MASTERY = 0.01
@@ -189,7 +189,7 @@ def label_is_settled(known: LabelPosterior, num_samples: Ints, thresholds: Thres
         num_samples: [P]
         thresholds: What a label hangs on.
     """
-    share = min(1.0, float(num_samples.mean()) * min(1.0, num_samples.size / 50.0) / ENOUGH)
+    share = min(1.0, float(num_samples.mean()) * min(1.0, num_samples.size / ENOUGH_OF) / ENOUGH)
     allowed = max(LEAST_DOUBT, (1.0 - thresholds.confidence) * share**2)
     mastered = known.shares[Bottleneck.MASTERED]
     return 1.0 - known.confidence <= allowed and min(mastered, 1.0 - mastered) <= DOUBT_OF_MASTERY
