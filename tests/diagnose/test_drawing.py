@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,9 +14,10 @@ from posttrain.diagnose import load_behavior
 from posttrain.diagnose.drawing import Purse
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.labels import Thresholds
-from posttrain.diagnose.probes import rounds, sampling
+from posttrain.diagnose.probes import rounds
 from posttrain.diagnose.probes.rounds import Goal
 
+Killed = Callable[[int], AbstractContextManager[None]]
 RATES = {"hair": (0.0, 0.4), "near": (0.05, 0.5), "nearer": (0.2, 0.3)}
 """Success rates that the problems of each behavior have in turn: as many of the first at 0 as at .4."""
 
@@ -71,34 +72,20 @@ def test_probes_are_paid_from_the_shared_budget(behaviors: list[Path], engine: S
 
 
 def test_turns_are_the_same_after_a_kill(
-    behaviors: list[Path], engine: ScriptedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    behaviors: list[Path], engine: ScriptedEngine, tmp_path: Path, killed_after: Killed
 ) -> None:
-    def files(out: Path) -> dict[str, Any]:
-        return {path.name: path.read_bytes() for folder in ("rounds", "rollouts") for path in (out / folder).iterdir()}
-
     def run(out: Path) -> None:
         diagnose.run("m", behaviors, out=out, engine=engine, max_tokens_total=2_500, probes=["none"])
 
-    run(tmp_path / "whole")
-    drawn, total = sampling._graded, len(list((tmp_path / "whole" / "rollouts").glob("*.parquet")))
-    for survives in (total // 2,):
-        left = [survives]
-
-        def dies(*args: Any, left: list[int] = left, **kwargs: Any) -> Any:
-            left[0] -= 1
-            if left[0] < 0:
-                raise KeyboardInterrupt
-            return drawn(*args, **kwargs)
-
-        monkeypatch.setattr(sampling, "_graded", dies)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / f"{survives}")
-        monkeypatch.setattr(sampling, "_graded", drawn)
-        run(tmp_path / f"{survives}")
-        assert files(tmp_path / f"{survives}").keys() == files(tmp_path / "whole").keys()
-        for name, content in files(tmp_path / f"{survives}").items():
-            if name.endswith(".json"):
-                assert content == files(tmp_path / "whole")[name]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(whole)
+    shards = sorted(path.name for path in (whole / "rollouts").iterdir())
+    with killed_after(len(shards) // 2):
+        run(killed)
+    run(killed)
+    assert sorted(path.name for path in (killed / "rollouts").iterdir()) == shards
+    for path in (whole / "rounds").iterdir():
+        assert (killed / "rounds" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_purse_gives_equal_shares_to_who_has_had_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from posttrain import diagnose
 from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.types import Bottleneck, Split
+
+Killed = Callable[[int], AbstractContextManager[None]]
 
 
 @pytest.fixture
@@ -66,27 +69,16 @@ def test_a_run_leaves_what_the_contract_names(sums_file: Path, script: Callable[
 
 
 def test_a_run_killed_half_way_ends_like_an_undisturbed_one(
-    sums_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sums_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: Killed
 ) -> None:
     from posttrain.diagnose.probes import sampling
 
     monkeypatch.setattr(sampling, "_ROWS_PER_SHARD", 16)
     whole = diagnose.run(tiny_model, [sums_file], out=tmp_path / "whole", samples=8, seed=5)
-    drawn = sampling._graded
-    calls = []
-
-    def dies_at_the_third(*args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return drawn(*args, **kwargs)
-
-    monkeypatch.setattr(sampling, "_graded", dies_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(2):
         diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=8, seed=5)
     assert len(list((tmp_path / "killed" / "rollouts").glob("*.parquet"))) == 2
     assert not (tmp_path / "killed" / "diagnosis.json").exists()
-    monkeypatch.setattr(sampling, "_graded", drawn)
     resumed = diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=8, seed=5)
     assert without_cost(tmp_path / "killed") == without_cost(tmp_path / "whole")
     assert [r.token_ids for r in resumed.behaviors[0].rollouts] == [r.token_ids for r in whole.behaviors[0].rollouts]
@@ -137,30 +129,23 @@ def test_states_are_settled(sums_file: Path, script: Callable[[float], str], tmp
 
 
 def test_rounds_that_were_killed_end_like_undisturbed_ones(
-    sums_file: Path, script: Callable[[float], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sums_file: Path,
+    script: Callable[[float], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_after: Killed,
 ) -> None:
     from posttrain.diagnose.probes import sampling
 
     monkeypatch.setattr(sampling, "_ROWS_PER_SHARD", 16)
     arguments: dict[str, Any] = {"engine": "scripted", "max_tokens_total": 2_000}
     diagnose.run(script(0.02), [sums_file], out=tmp_path / "whole", **arguments)
-    drawn = sampling._graded
     total = len(list((tmp_path / "whole" / "rollouts").glob("*.parquet")))
     assert total > 8
     for survives in (3, total - 2):
-        left = [survives]
-
-        def dies(*args: Any, left: list[int] = left, **kwargs: Any) -> Any:
-            left[0] -= 1
-            if left[0] < 0:
-                raise KeyboardInterrupt
-            return drawn(*args, **kwargs)
-
         out = tmp_path / f"killed-{survives}"
-        monkeypatch.setattr(sampling, "_graded", dies)
-        with pytest.raises(KeyboardInterrupt):
+        with killed_after(survives):
             diagnose.run(script(0.02), [sums_file], out=out, **arguments)
-        monkeypatch.setattr(sampling, "_graded", drawn)
         diagnose.run(script(0.02), [sums_file], out=out, **arguments)
         assert without_cost(out) == without_cost(tmp_path / "whole")
 
