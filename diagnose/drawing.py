@@ -2,25 +2,28 @@
 
 Behaviors come one after the other, but for those that share a budget of tokens: these take turns, round by round, and the next round
 belongs to the behavior that is likely to be settled with the fewest tokens (`rounds.turn_of`). So a label that hangs by a hair does not
-spend what would have settled three others. A behavior whose rounds end is probed at once.
+spend what would have settled three others. What is not about a label, probes among it, waits until the near ones are settled.
 
-Whose turn it is depends on counts alone, so that a run that was stopped takes the same turns again.
+Whose turn it is depends on counts and on what probes took, so that a run that was stopped takes the same turns again. Of what is finished only
+these are read.
 """
 
 from __future__ import annotations
 
 import heapq
+import json
 import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import count as numbers
+from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.labels import Thresholds
 from posttrain.diagnose.probes import path_likelihood, plumbing, rounds, sampling
-from posttrain.diagnose.probing import Helpers, run_probes
+from posttrain.diagnose.probing import Helpers, run_probes, tokens_of_probes
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.results import plumbing_to_json
 from posttrain.diagnose.rollout_table import SAMPLED, RolloutTable
@@ -62,7 +65,7 @@ class Purse:
             self._unseen.discard(behavior)
 
     def goal_of(self, behavior: str, goal: rounds.Goal) -> rounds.Goal:
-        """The goal of one behavior: all that is left, or an equal share before all have had a first look."""
+        """The goal of one behavior: all that is left, or before its first samples an equal share with those that have none either."""
         left = self.left()
         if left is None:
             return goal
@@ -105,7 +108,8 @@ class Drawing:
     def _behavior(self, behavior: Behavior, purse: Purse) -> Turns:
         directory, engine, thresholds = self.directory, self.engine, self.thresholds
         target = directory.plumbing(behavior.name)
-        if target.exists() and not purse.shared:  # written last: everything else is there
+        if target.exists():  # written last: everything else is there
+            yield from self._turns_taken(behavior, purse)
             return
         problems = behavior.split(self.split)
         rollouts = RolloutTable.read(())
@@ -121,18 +125,40 @@ class Drawing:
                 counts = sampling.measure(behavior, problems, rollouts)
                 measured = plumbing.measure(behavior, engine, thresholds, selftest, counts, rollouts, agreement)
                 if not measured.failures:
+                    yield from self._before_probes(rollouts, purse)
                     paths = path_likelihood.measure(behavior, tuple(directory.read_paths(behavior.name)))
-                    probed = run_probes(
+                    run_probes(
                         self.probes, directory, engine, self.helpers, grader.grade, behavior, self.split, counts, rollouts, paths,
                         thresholds=thresholds, seed=self.seed, tokens_left=purse.left(), reporter=self.reporter,
                     )  # fmt: skip
-                    purse.spend(behavior.name, int(rollouts.num_tokens.sum()) + probed)
+                    purse.spend(behavior.name, int(rollouts.num_tokens.sum()) + tokens_of_probes(directory, behavior))
         counts = sampling.measure(behavior, problems, rollouts)
         measured = plumbing.measure(behavior, engine, thresholds, selftest, counts, rollouts, agreement)
         write_json(target, plumbing_to_json(measured))
 
-    def _rollouts(self, behavior: Behavior, grader: Grader, purse: Purse) -> Generator[float, None, RolloutTable]:
-        """Draw the greedy samples, then round after round until the goal is reached, and return all of them."""
+    def _turns_taken(self, behavior: Behavior, purse: Purse) -> Turns:
+        """Take the turns of a finished behavior again, and book what it spent."""
+        if not purse.shared:
+            return
+        if not self._rounds_file(behavior).exists():  # nothing was drawn
+            purse.spend(behavior.name, 0)
+            return
+        rollouts = yield from self._rollouts(behavior, None, purse)
+        if json.loads(self.directory.plumbing(behavior.name).read_text())["failures"]:
+            return
+        yield from self._before_probes(rollouts, purse)
+        purse.spend(behavior.name, int(rollouts.num_tokens.sum()) + tokens_of_probes(self.directory, behavior))
+
+    @staticmethod
+    def _before_probes(rollouts: RolloutTable, purse: Purse) -> Turns:
+        if purse.shared:
+            yield rounds.later(int(rollouts.num_tokens.sum()))
+
+    def _rounds_file(self, behavior: Behavior) -> Path:
+        return self.directory.path / "rounds" / f"{behavior.name}.json"
+
+    def _rollouts(self, behavior: Behavior, grader: Grader | None, purse: Purse) -> Generator[float, None, RolloutTable]:
+        """Draw the greedy samples, then round after round until the goal is reached, and return all of them; without a grader all are there."""
         problems = behavior.split(self.split)
         shards = sampling.plan_greedy(behavior, self.split)
         known: list[sampling.Shard] = []
@@ -152,7 +178,8 @@ class Drawing:
 
         while True:
             why = f"sampling {behavior.name}"
-            self._samples(behavior, grader, shards, why if self.goal.samples or not words else f"{why}: {words[-1]['why']}")
+            if grader is not None:
+                self._samples(behavior, grader, shards, why if self.goal.samples or not words else f"{why}: {words[-1]['why']}")
             known += shards
             table = RolloutTable.read(self.directory.shard("rollouts", shard.name) for shard in known)
             measured = sampling.measure(behavior, problems, table)
@@ -176,8 +203,9 @@ class Drawing:
                 break
             number = sum(shard.decoding == SAMPLED for shard in known)
             shards = sampling.plan_round(behavior, self.split, counts.num_drawn, planned.extra, number)
-        if self.goal.samples is None:
-            write_json(self.directory.path / "rounds" / f"{behavior.name}.json", words)
+        purse.spend(behavior.name, counts.generated_tokens)
+        if self.goal.samples is None and grader is not None:
+            write_json(self._rounds_file(behavior), words)
         return table
 
     def _samples(self, behavior: Behavior, grader: Grader, shards: Sequence[sampling.Shard], why: str) -> None:

@@ -88,16 +88,14 @@ def plan_run(
         most = goal.samples or rounds.MOST
         n = len(problems) * (most + 1)
         tokens = n * behavior.sampling.max_tokens
+        ends = f"until the label is settled, {most} on average at most,"
         if goal.max_tokens is not None:
-            tokens = min(tokens, goal.max_tokens)
+            n = tokens = goal.max_tokens  # a sample has a token at least
+            ends = "until the label is settled or the budget of all behaviors is spent,"
         references = sum(len(p.references) for p in problems)
-        how = (
-            f"{most} samples"
-            if goal.samples
-            else f"{rounds.FIRST} samples at first, then rounds until the label is settled, {most} on average at most,"
-        )
+        how = f"{most} samples" if goal.samples else f"{rounds.FIRST} samples at first, then rounds {ends}"
         lines.append(
-            f"{behavior.name}: {len(problems)} {split} problems × ({how} + 1 greedy) = {'' if goal.samples else 'at most '}{n} samples, "
+            f"{behavior.name}: {len(problems)} {split} problems × ({how} + 1 greedy) = {'' if goal.samples else 'at most '}{n:,} samples, "
             f"at most {tokens:,} tokens; {references} reference paths to score"
         )
         if problems:
@@ -106,9 +104,9 @@ def plan_run(
             )
         told, generated, _ = plan_lines(probes, behavior, split, at_hand or AtHand(), tokens)
         lines += told
-        bound += generated if goal.max_tokens is None else 0  # a budget for all is one for the probes too
-        total, bound, paths = total + n, bound + tokens, paths + references
-    bound = bound if goal.max_tokens is None else min(bound, goal.max_tokens)
+        total, bound, paths = total + n, bound + tokens + generated, paths + references
+    if goal.max_tokens is not None:  # for all behaviors, and for their probes too
+        total, bound = min(total, goal.max_tokens), goal.max_tokens
     return Plan(samples=total, max_tokens=bound, reference_paths=paths, lines=tuple(lines))
 
 

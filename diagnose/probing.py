@@ -114,7 +114,7 @@ def run_probes(
     seed: str,
     tokens_left: int | None,
     reporter: Reporter,
-) -> int:
+) -> None:
     """Run what is worth it and not there yet; every probe leaves its finding, or why it was skipped.
 
     Args:
@@ -130,26 +130,21 @@ def run_probes(
         paths: Likelihood of the references.
         thresholds: Every number a verdict hangs on.
         seed: Names the draw.
-        tokens_left: What is left of a total budget; None where there is none.
+        tokens_left: What the samples left of a total budget; None where there is none.
         reporter: Where progress goes.
-
-    Returns:
-        Tokens that all probes of the behavior generated, earlier calls counted in.
     """
     if not sampling.num_samples.sum():
-        return 0
+        return
     known = posterior_of(sampling, epsilon=behavior.measure.epsilon, thresholds=thresholds)
     spent = int(rollouts.num_tokens.sum())
-    probed = 0
     for probe in choose_probes(names):
         target = _file(directory, behavior, probe.name)
         if target.exists():
-            probed += _tokens_of(target)
             continue
         planned = probe.plan(behavior, split, helpers.at_hand)
         budget = _budget(probe, names, spent)
         if tokens_left is not None:
-            budget = max(0, min(budget, tokens_left - probed))
+            budget = max(0, min(budget, tokens_left - tokens_of_probes(directory, behavior)))
         bench = Bench(
             probe=probe.name,
             behavior=behavior,
@@ -190,8 +185,11 @@ def run_probes(
         cost = {part: getattr(bench, part) for part in ("samples", "generated_tokens", "scored_tokens", "teacher_tokens")}
         found = replace(found, **cost, seconds=round(time.monotonic() - start, 2))
         write_json(target, {"probe": probe.name, "finding": finding_to_json(found)})
-        probed += found.generated_tokens
-    return probed
+
+
+def tokens_of_probes(directory: RunDirectory, behavior: Behavior) -> int:
+    """Tokens that the finished probes of a behavior generated."""
+    return sum(_tokens_of(path) for probe in PROBES if (path := _file(directory, behavior, probe.name)).exists())
 
 
 def read_answers(directory: RunDirectory, behavior: Behavior) -> tuple[Answer, ...]:

@@ -172,7 +172,7 @@ def diagnose(
             probes=_names(probes),
             at_hand=at_hand,
         )
-        print("\n".join((*plan.lines, f"in all {plan.samples:,} samples, at most {plan.max_tokens:,} tokens")))
+        print("\n".join((*plan.lines, f"in all at most {plan.samples:,} samples and {plan.max_tokens:,} tokens")))
         return
     result = run(
         model, behaviors, out=out, engine=engine, workers=workers, samples=samples, precision=precision, max_tokens_total=max_tokens_total, states=states, probes=_names(probes),

@@ -1,6 +1,6 @@
 """Which samples to draw next: the same number of every problem, or round by round where they change the verdict most.
 
-A round is planned from the counts of the rounds before and from nothing else, so a run that was stopped plans the same rounds again.
+A round is planned from the counts of the rounds before and from what is left of a budget, so a run that was stopped plans the same rounds again.
 
 Rounds go on until the label is settled, until the primary metric is as precise as was asked for, or until the budget is spent. Every
 round is a look at the data, and looking often finds something by chance; so an interim look must be surer than the last one, an early
@@ -39,7 +39,7 @@ DOUBT_OF_MASTERY = 0.01
 error of .05. A mean is one number, which every look has the same chance to misread."""
 LEAST_MARGIN = 0.3
 """Posterior standard deviations that a label is from open, at least, when behaviors are put in turn: what looks open now is often
-settled soon, so it must not wait for ever."""
+settled soon, so it must not wait for ever. What is not about a label waits as long as one that hangs by a hair."""
 NO_USE = 0.1
 """Share of the variance of the primary metric that further samples of the same problems must be able to remove."""
 
@@ -119,7 +119,7 @@ def next_round(
     if goal.samples is not None:
         return Round(extra=np.maximum(0, goal.samples - counts.num_drawn), why=f"{goal.samples} samples of every problem")
     nothing = np.zeros(num_problems, dtype=np.int64)
-    per_sample = max(1.0, counts.generated_tokens / max(1, drawn + num_problems)) if drawn else float(max_tokens)
+    per_sample = _tokens_of_a_sample(counts, max_tokens)
     left = (
         (MOST * num_problems - drawn)
         if goal.max_tokens is None
@@ -156,7 +156,7 @@ def next_round(
             doubt = np.sqrt(known.mixture.pair_posterior @ (slope**2 * rates * (1.0 - rates)))[known.mixture.place]
             extra = raised(doubt)
             if extra.any():
-                return Round(extra=extra, why=f"pass@{primary_k} is known to ± {half:.3f}", turn=counts.generated_tokens)
+                return Round(extra=extra, why=f"pass@{primary_k} is known to ± {half:.3f}", turn=later(counts.generated_tokens))
         reached += f"; pass@{primary_k} is known to ± {half:.3f}"
         if half > goal.precision:
             reached += f", and only more problems can bring it to ± {goal.precision:g}"
@@ -166,9 +166,14 @@ def next_round(
         if share < goal.problems:
             extra = raised(unsettled.astype(np.float64))
             if extra.any():
-                return Round(extra=extra, why=f"{share:.0%} of the problems are settled", turn=counts.generated_tokens)
+                return Round(extra=extra, why=f"{share:.0%} of the problems are settled", turn=later(counts.generated_tokens))
         reached += f"; {share:.0%} of the problems are settled"
     return Round(extra=nothing, why=reached)
+
+
+def later(spent: float) -> float:
+    """The turn of what is not about a label: a label that hangs by a hair may have had as much by then, and all others are settled."""
+    return spent / LEAST_MARGIN
 
 
 def known_of(counts: Counts, *, epsilon: float, thresholds: Thresholds, seed: int) -> LabelPosterior:
@@ -221,6 +226,15 @@ def unsettled_problems(known: LabelPosterior, epsilon: float, thresholds: Thresh
 def size_of_round(num_drawn: Ints, doubt: npt.NDArray[np.float64]) -> int:
     """Samples of a round for problems [P] with that much doubt."""
     return max(SMALLEST_ROUND, int(GROWTH * num_drawn[in_doubt(doubt)].sum()))
+
+
+def _tokens_of_a_sample(counts: Counts, max_tokens: int) -> float:
+    """What a further sample is likely to take: the mean, and before any is drawn up to twice as much as a greedy one."""
+    if not counts.generated_tokens:
+        return float(max_tokens)
+    drawn, num_problems = int(counts.num_drawn.sum()), len(counts.num_samples)
+    mean = max(1.0, counts.generated_tokens / (drawn + num_problems))
+    return mean if drawn else min(float(max_tokens), 2.0 * mean)
 
 
 def _even(num_problems: int, total: int) -> Ints:

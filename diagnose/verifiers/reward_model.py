@@ -12,8 +12,10 @@ The score is σ(reward − threshold), and a score of .5 is a success unless the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from weakref import WeakValueDictionary
 
 from pydantic import Field, StringConstraints
 
@@ -38,6 +40,16 @@ class RewardModelOptions(StrictModel):
     """The reward at which the score is ½."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    model: PreTrainedModel
+    codec: TextCodec
+
+
+_LOADED: WeakValueDictionary[str, _Loaded] = WeakValueDictionary()
+"""What some verifier holds, by the name it was given: behaviors that take turns read one copy."""
+
+
 class RewardModelVerifier(ModelVerifier):
     """Scores answers with a reward model, which is loaded with the first of them.
 
@@ -49,7 +61,7 @@ class RewardModelVerifier(ModelVerifier):
 
     def __init__(self, options: RewardModelOptions) -> None:
         self._options = options
-        self._loaded: tuple[PreTrainedModel, TextCodec] | None = None
+        self._loaded: _Loaded | None = None
 
     def identity(self) -> str:
         """The fingerprint of weights and tokenizer.
@@ -67,7 +79,8 @@ class RewardModelVerifier(ModelVerifier):
 
     def rate(self, problem: Problem, texts: Sequence[str], prompt_format: PromptFormat) -> list[Grade]:
         """σ(reward − threshold) of each text; an answer that does not fit into the model is missing."""
-        model, codec = self._load()
+        loaded = self._load()
+        model, codec = loaded.model, loaded.codec
         prompt = codec.encode_prompt(problem.prompt, prompt_format)
         ids = []
         for text in texts:
@@ -86,7 +99,9 @@ class RewardModelVerifier(ModelVerifier):
             for number in range(len(texts))
         ]
 
-    def _load(self) -> tuple[PreTrainedModel, TextCodec]:
+    def _load(self) -> _Loaded:
+        if self._loaded is None:
+            self._loaded = _LOADED.get(self._options.model)
         if self._loaded is None:
             import torch  # only here: whoever reads a behavior needs no torch
 
@@ -98,7 +113,8 @@ class RewardModelVerifier(ModelVerifier):
             tokenizer = load_tokenizer(self._options.model)
             folder = str(Path(self._options.model).expanduser()) if Path(self._options.model).exists() else self._options.model
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            self._loaded = model.to(device), TextCodec(tokenizer, end_ids(folder, tokenizer))
+            codec = TextCodec(tokenizer, end_ids(folder, tokenizer))
+            self._loaded = _LOADED[self._options.model] = _Loaded(model.to(device), codec)
         return self._loaded
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from posttrain import diagnose
-from posttrain.diagnose import load_behavior
+from posttrain.diagnose import drawing, load_behavior
 from posttrain.diagnose.drawing import Purse
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.labels import Thresholds
 from posttrain.diagnose.probes import rounds
 from posttrain.diagnose.probes.rounds import Goal
+from posttrain.diagnose.types import Behavior
 
-Killed = Callable[[int], AbstractContextManager[None]]
 RATES = {"hair": (0.0, 0.4), "near": (0.05, 0.5), "nearer": (0.2, 0.3)}
 """Success rates that the problems of each behavior have in turn: as many of the first at 0 as at .4."""
 
@@ -64,28 +63,54 @@ def test_a_label_that_hangs_by_a_hair_waits_for_the_others(behaviors: list[Path]
 
 
 def test_probes_are_paid_from_the_shared_budget(behaviors: list[Path], engine: ScriptedEngine, tmp_path: Path) -> None:
-    budget = 6_000
-    run = diagnose.run("m", behaviors, out=tmp_path / "run", engine=engine, max_tokens_total=budget)
-    assert sum(tokens(run)) <= 1.05 * budget
-    found = [json.loads(path.read_text()) for path in (tmp_path / "run" / "probes").glob("*.json")]
-    assert any(one.get("finding") for one in found)
+    def spent(name: str, budget: int, probe: str) -> int:
+        run = diagnose.run("m", behaviors[1:], out=tmp_path / name, engine=engine, max_tokens_total=budget, probes=[probe])
+        return sum(tokens(run))
+
+    alone = spent("alone", 1_000_000, "none")
+    free = spent("free", 1_000_000, "decoding")
+    budget = (alone + free) // 2
+    assert free > 1.3 * alone
+    assert 0.9 * budget < spent("bound", budget, "decoding") <= 1.03 * budget
 
 
 def test_turns_are_the_same_after_a_kill(
-    behaviors: list[Path], engine: ScriptedEngine, tmp_path: Path, killed_after: Killed
+    behaviors: list[Path], engine: ScriptedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(out: Path) -> None:
-        diagnose.run("m", behaviors, out=out, engine=engine, max_tokens_total=2_500, probes=["none"])
+    sample, selftest, calls = engine.sample, drawing.verifier_selftest, 0
 
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(whole)
-    shards = sorted(path.name for path in (whole / "rollouts").iterdir())
-    with killed_after(len(shards) // 2):
-        run(killed)
-    run(killed)
-    assert sorted(path.name for path in (killed / "rollouts").iterdir()) == shards
-    for path in (whole / "rounds").iterdir():
-        assert (killed / "rounds" / path.name).read_bytes() == path.read_bytes()
+    def run(out: Path, survives: int) -> None:
+        nonlocal calls
+        calls = 0
+
+        def dies(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > survives:
+                raise KeyboardInterrupt
+            return sample(*args, **kwargs)
+
+        def refuses(behavior: Behavior, *args: Any) -> Any:
+            assert not (out / "plumbing" / f"{behavior.name}.json").exists(), "what is finished is not looked at again"
+            return selftest(behavior, *args)
+
+        monkeypatch.setattr(engine, "sample", dies)
+        monkeypatch.setattr(drawing, "verifier_selftest", refuses)
+        diagnose.run("m", behaviors, out=out, engine=engine, max_tokens_total=5_000, probes=["decoding"])
+
+    whole = tmp_path / "whole"
+    run(whole, 1_000)
+    total = calls
+    for survives in (total // 2, total - 1):
+        killed = tmp_path / f"{survives}"
+        with pytest.raises(KeyboardInterrupt):
+            run(killed, survives)
+        assert survives < total - 1 or list((killed / "plumbing").iterdir())
+        run(killed, 1_000)
+        for folder in ("rollouts", "probes", "rounds"):
+            assert sorted(p.name for p in (killed / folder).iterdir()) == sorted(p.name for p in (whole / folder).iterdir())
+        for path in (whole / "rounds").iterdir():
+            assert (killed / "rounds" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_purse_gives_equal_shares_to_who_has_had_nothing() -> None:

@@ -169,7 +169,9 @@ def test_contradictory_goals_are_refused(
 def test_the_plan_says_what_the_design_can_see(sums_file: Path) -> None:
     lines = " ".join(diagnose.plan_run([sums_file], samples=256).lines)
     assert "rules out rates above 0.012" in lines
-    assert "rounds" in " ".join(diagnose.plan_run([sums_file], max_tokens_total=1000).lines)
+    plan = diagnose.plan_run([sums_file], max_tokens_total=100_000)
+    assert "then rounds until the label is settled or the budget of all behaviors is spent" in " ".join(plan.lines)
+    assert plan.max_tokens == 100_000
 
 
 def test_a_finished_run_is_not_drawn_again(
