@@ -125,7 +125,6 @@ class Drawing:
                 counts = sampling.measure(behavior, problems, rollouts)
                 measured = plumbing.measure(behavior, engine, thresholds, selftest, counts, rollouts, agreement)
                 if not measured.failures:
-                    yield from self._before_probes(rollouts, purse)
                     paths = path_likelihood.measure(behavior, tuple(directory.read_paths(behavior.name)))
                     run_probes(
                         self.probes, directory, engine, self.helpers, grader.grade, behavior, self.split, counts, rollouts, paths,
@@ -138,27 +137,19 @@ class Drawing:
 
     def _turns_taken(self, behavior: Behavior, purse: Purse) -> Turns:
         """Take the turns of a finished behavior again, and book what it spent."""
-        if not purse.shared:
-            return
-        if not self._rounds_file(behavior).exists():  # nothing was drawn
+        if purse.shared and self._rounds_file(behavior).exists():
+            for number, one in enumerate(json.loads(self._rounds_file(behavior).read_text())):
+                purse.spend(behavior.name, one["tokens"], seen=number > 0)
+                yield one["turn"]
+            purse.spend(behavior.name, one["tokens"] + tokens_of_probes(self.directory, behavior))
+        else:
             purse.spend(behavior.name, 0)
-            return
-        rollouts = yield from self._rollouts(behavior, None, purse)
-        if json.loads(self.directory.plumbing(behavior.name).read_text())["failures"]:
-            return
-        yield from self._before_probes(rollouts, purse)
-        purse.spend(behavior.name, int(rollouts.num_tokens.sum()) + tokens_of_probes(self.directory, behavior))
-
-    @staticmethod
-    def _before_probes(rollouts: RolloutTable, purse: Purse) -> Turns:
-        if purse.shared:
-            yield rounds.later(int(rollouts.num_tokens.sum()))
 
     def _rounds_file(self, behavior: Behavior) -> Path:
         return self.directory.path / "rounds" / f"{behavior.name}.json"
 
-    def _rollouts(self, behavior: Behavior, grader: Grader | None, purse: Purse) -> Generator[float, None, RolloutTable]:
-        """Draw the greedy samples, then round after round until the goal is reached, and return all of them; without a grader all are there."""
+    def _rollouts(self, behavior: Behavior, grader: Grader, purse: Purse) -> Generator[float, None, RolloutTable]:
+        """Draw the greedy samples, then round after round until the goal is reached, and return all of them."""
         problems = behavior.split(self.split)
         shards = sampling.plan_greedy(behavior, self.split)
         known: list[sampling.Shard] = []
@@ -178,8 +169,7 @@ class Drawing:
 
         while True:
             why = f"sampling {behavior.name}"
-            if grader is not None:
-                self._samples(behavior, grader, shards, why if self.goal.samples or not words else f"{why}: {words[-1]['why']}")
+            self._samples(behavior, grader, shards, why if self.goal.samples or not words else f"{why}: {words[-1]['why']}")
             known += shards
             table = RolloutTable.read(self.directory.shard("rollouts", shard.name) for shard in known)
             measured = sampling.measure(behavior, problems, table)
@@ -195,16 +185,19 @@ class Drawing:
             if self.goal.samples is None and counts.num_drawn.any():
                 posterior = rounds.known_of(counts, epsilon=behavior.measure.epsilon, thresholds=self.thresholds, seed=0)
             planned = plan()
-            if purse.shared and not planned.last:
-                yield planned.turn
-                planned = plan()  # others may have spent since
-            words.append({"samples": int(planned.extra.sum()), "why": planned.why})
+            turn = rounds.later(counts.generated_tokens) if planned.last else planned.turn
+            if purse.shared:
+                yield turn
+                planned = planned if planned.last else plan()  # others may have spent since
+            words.append(
+                {"samples": int(planned.extra.sum()), "why": planned.why, "tokens": counts.generated_tokens, "turn": turn}
+            )
             if planned.last:
                 break
             number = sum(shard.decoding == SAMPLED for shard in known)
             shards = sampling.plan_round(behavior, self.split, counts.num_drawn, planned.extra, number)
         purse.spend(behavior.name, counts.generated_tokens)
-        if self.goal.samples is None and grader is not None:
+        if self.goal.samples is None:
             write_json(self._rounds_file(behavior), words)
         return table
 
