@@ -17,7 +17,6 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import count as numbers
-from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.engines.base import Engine
@@ -137,16 +136,13 @@ class Drawing:
 
     def _turns_taken(self, behavior: Behavior, purse: Purse) -> Turns:
         """Take the turns of a finished behavior again, and book what it spent."""
-        if purse.shared and self._rounds_file(behavior).exists():
-            for number, one in enumerate(json.loads(self._rounds_file(behavior).read_text())):
+        if purse.shared and self.directory.rounds(behavior.name).exists():
+            for number, one in enumerate(json.loads(self.directory.rounds(behavior.name).read_text())):
                 purse.spend(behavior.name, one["tokens"], seen=number > 0)
                 yield one["turn"]
             purse.spend(behavior.name, one["tokens"] + tokens_of_probes(self.directory, behavior))
         else:
             purse.spend(behavior.name, 0)
-
-    def _rounds_file(self, behavior: Behavior) -> Path:
-        return self.directory.path / "rounds" / f"{behavior.name}.json"
 
     def _rollouts(self, behavior: Behavior, grader: Grader, purse: Purse) -> Generator[float, None, RolloutTable]:
         """Draw the greedy samples, then round after round until the goal is reached, and return all of them."""
@@ -198,7 +194,7 @@ class Drawing:
             shards = sampling.plan_round(behavior, self.split, counts.num_drawn, planned.extra, number)
         purse.spend(behavior.name, counts.generated_tokens)
         if self.goal.samples is None:
-            write_json(self._rounds_file(behavior), words)
+            write_json(self.directory.rounds(behavior.name), words)
         return table
 
     def _samples(self, behavior: Behavior, grader: Grader, shards: Sequence[sampling.Shard], why: str) -> None:

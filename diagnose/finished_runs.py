@@ -137,12 +137,10 @@ def _measure_behavior(
     counts = sampling.measure(behavior, problems, rollouts)
     likelihood = path_likelihood.measure(behavior, paths)
     pipes = plumbing_from_json(behavior.name, json.loads(plumbing_file.read_text()))
-    rounds_file = directory.path / "rounds" / f"{behavior.name}.json"
-    if rounds_file.exists():
-        told = json.loads(rounds_file.read_text())
-        pipes = replace(
-            pipes, notes=(*pipes.notes, f"Samples were drawn in {len(told) - 1} rounds, which ended because {told[-1]['why']}.")
-        )
+    if (rounds_file := directory.rounds(behavior.name)).exists():
+        *rounds, end = json.loads(rounds_file.read_text())
+        drawn = "one round" if len(rounds) == 1 else f"{len(rounds)} rounds"
+        pipes = replace(pipes, notes=(*pipes.notes, f"Samples were drawn in {drawn}; no more, because {end['why']}."))
     answers = read_answers(directory, behavior)
     diagnosis = diagnose_behavior(
         behavior,

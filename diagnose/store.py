@@ -165,6 +165,10 @@ class RunDirectory:
         """Path of what the plumbing checks of a behavior found; it is written last."""
         return self.path / "plumbing" / f"{behavior}.json"
 
+    def rounds(self, behavior: str) -> Path:
+        """Path of what was planned round by round, where the number of samples was not fixed."""
+        return self.path / "rounds" / f"{behavior}.json"
+
     def write_rollouts(self, name: str, rollouts: Sequence[Rollout], cost: ShardCost) -> None:
         """Write a shard of rollouts."""
         self.write_rollouts_in("rollouts", name, rollouts, cost)

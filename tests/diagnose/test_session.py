@@ -90,7 +90,7 @@ def test_rounds_stop_when_the_label_is_settled(sums_file: Path, script: Callable
     assert diagnosis.bottleneck is Bottleneck.POOR_CHOICE
     assert diagnosis.confidence >= 0.99
     assert diagnosis.cost.samples <= 40 * len(diagnosis.problems)
-    assert any("ended because the label is settled" in caveat for caveat in diagnosis.caveats)
+    assert any("no more, because the label is settled" in caveat for caveat in diagnosis.caveats)
     rows = run.behaviors[0].rollouts
     for problem in diagnosis.problems:
         drawn = sorted(r.sample_index for r in rows if r.problem_id == problem.id and r.decoding == "sampled")
