@@ -91,6 +91,8 @@ def plan_run(
         ends = f"until the label is settled, {most} on average at most,"
         if goal.max_tokens is not None:
             n = tokens = goal.max_tokens  # a sample has a token at least
+            longest = len(loaded) * max(1, len(problems)) * behavior.sampling.max_tokens
+            most = min(most, max(1, goal.max_tokens // longest - 1))  # were all samples as long as may be
             ends = "until the label is settled or the budget of all behaviors is spent,"
         references = sum(len(p.references) for p in problems)
         how = f"{most} samples" if goal.samples else f"{rounds.FIRST} samples at first, then rounds {ends}"
