@@ -64,11 +64,11 @@ def test_easy_verdicts_are_cheap_and_hard_problems_get_the_samples() -> None:
     assert np.mean((named >= 0) & (named != np.repeat([2, 0, 1], [20, 20, 2]))) <= 0.1
 
 
-def test_a_round_is_half_of_what_the_open_problems_have() -> None:
+def test_a_round_is_a_third_of_what_the_open_problems_have() -> None:
     n, c = np.full(40, 64), np.r_[np.full(38, 26), np.full(2, 58)]
     counts = Counts(num_samples=n, num_correct=c, num_drawn=n, generated_tokens=n.sum())
     plan = next_round(counts, Goal(problems=1.0), epsilon=EPSILON, primary_k=16, max_tokens=10, thresholds=THRESHOLDS, seed=0)
-    assert plan.extra.tolist() == [0] * 38 + [32, 32]
+    assert plan.extra.tolist() == [0] * 38 + [21, 21]
 
 
 def test_looking_again_and_again_names_few_problems_at_a_threshold() -> None:
