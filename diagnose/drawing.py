@@ -16,7 +16,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import count as numbers
+from itertools import count
 from typing import Any
 
 from posttrain.diagnose.engines.base import Engine
@@ -91,7 +91,7 @@ class Drawing:
         purse = Purse(self.goal.max_tokens, [behavior.name for behavior in behaviors])
         if all(self.directory.plumbing(behavior.name).exists() for behavior in behaviors):
             return
-        arrival = numbers()
+        arrival = count()
         with ExitStack() as opened:
             waiting: list[tuple[float, int, Turns]] = []
             for behavior in behaviors:
@@ -121,17 +121,15 @@ class Drawing:
                 rollouts = yield from self._rollouts(behavior, grader, purse)
                 self._scores(behavior, problems, rollouts)
                 agreement = list(directory.read_paths(behavior.name, kind="agreement"))
-                counts = sampling.measure(behavior, problems, rollouts)
-                measured = plumbing.measure(behavior, engine, thresholds, selftest, counts, rollouts, agreement)
-                if not measured.failures:
-                    paths = path_likelihood.measure(behavior, tuple(directory.read_paths(behavior.name)))
-                    run_probes(
-                        self.probes, directory, engine, self.helpers, grader.grade, behavior, self.split, counts, rollouts, paths,
-                        thresholds=thresholds, seed=self.seed, tokens_left=purse.left(), reporter=self.reporter,
-                    )  # fmt: skip
-                    purse.spend(behavior.name, int(rollouts.num_tokens.sum()) + tokens_of_probes(directory, behavior))
-        counts = sampling.measure(behavior, problems, rollouts)
-        measured = plumbing.measure(behavior, engine, thresholds, selftest, counts, rollouts, agreement)
+            counts = sampling.measure(behavior, problems, rollouts)
+            measured = plumbing.measure(behavior, engine, thresholds, selftest, counts, rollouts, agreement)
+            if not measured.failures:
+                paths = path_likelihood.measure(behavior, tuple(directory.read_paths(behavior.name)))
+                run_probes(
+                    self.probes, directory, engine, self.helpers, grader.grade, behavior, self.split, counts, rollouts, paths,
+                    thresholds=thresholds, seed=self.seed, tokens_left=purse.left(), reporter=self.reporter,
+                )  # fmt: skip
+                purse.spend(behavior.name, int(rollouts.num_tokens.sum()) + tokens_of_probes(directory, behavior))
         write_json(target, plumbing_to_json(measured))
 
     def _turns_taken(self, behavior: Behavior, purse: Purse) -> Turns:

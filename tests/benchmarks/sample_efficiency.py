@@ -98,9 +98,12 @@ def rounds(rates: Array, tape: NDArray[np.int64], goal: Goal, seed: int) -> Look
     while True:
         c = tape[np.arange(rates.size), n]
         counts = Counts(num_samples=n, num_correct=c, num_drawn=n, generated_tokens=int(n.sum()))
-        plan = next_round(counts, goal, epsilon=EPSILON, primary_k=16, max_tokens=1, thresholds=THRESHOLDS, seed=seed)
-        if n.any():
-            path.append((float(n.mean()), *judge(posterior(n, c, seed), rates), plan.turn))
+        known = posterior(n, c, seed) if n.any() else None
+        plan = next_round(
+            counts, goal, epsilon=EPSILON, primary_k=16, max_tokens=1, thresholds=THRESHOLDS, seed=seed, known=known
+        )
+        if known is not None:
+            path.append((float(n.mean()), *judge(known, rates), plan.turn))
         if plan.last:
             return path
         n = np.minimum(n + plan.extra, tape.shape[1] - 1)
@@ -348,11 +351,9 @@ def of_problems(law: str, results: list[dict[str, Looks]]) -> str:
     """The row on the states of problems."""
     known, right, wrong = Known(law), 1, 2
     mine = ends([result["rounds for problems"] for result in results], budgets(), right, wrong)
-    reached = np.array([result["fixed"] for result in results])[:, -1, right]
 
-    def path_of(chosen: Ints) -> tuple[Array, float]:
-        path = mine[chosen].mean(axis=0)
-        return path, min(float(reached[chosen].mean()), float(path[:, 1].max()))
+    def path_of(chosen: Ints) -> Array:
+        return np.asarray(mine[chosen].mean(axis=0))
 
     def bounds(target: float, erring: float) -> list[float]:
         return [*(known.least(target, error) for error in (max(erring, 0.001), ERROR)), least_alone(drawn(law), target)]
@@ -364,11 +365,9 @@ def of_labels(law: str, results: list[dict[str, Looks]], rates: list[Array]) -> 
     """The row on the labels of behaviors."""
     right, wrong = 3, 4
     mine = [result["rounds for the label"] for result in results]
-    reached = np.array([result["fixed"] for result in results])[:, -1, right]
 
-    def path_of(chosen: Ints) -> tuple[Array, float]:
-        path = taking_turns([mine[i] for i in chosen], budgets(), right, wrong)
-        return path, min(float(reached[chosen].mean()), float(path[:, 1].max()))
+    def path_of(chosen: Ints) -> Array:
+        return taking_turns([mine[i] for i in chosen], budgets(), right, wrong)
 
     def bounds(target: float, erring: float) -> list[float]:
         price = np.array([price_of_label(one) for one in rates])
@@ -381,18 +380,24 @@ def row(
     law: str,
     what: str,
     results: list[dict[str, Looks]],
-    path_of: Callable[[Ints], tuple[Array, float]],
+    path_of: Callable[[Ints], Array],
     bounds: Callable[[float, float], list[float]],
     right: int,
     wrong: int,
 ) -> str:
     """A row of the table: what the rounds of the chosen replicates reach, beside everything else."""
-    fixed = np.array([result["fixed"] for result in results]).mean(axis=0)
+    every = np.array([result["fixed"] for result in results])
+    fixed = every.mean(axis=0)
+
+    def target_of(chosen: Ints) -> tuple[Array, float]:
+        path = path_of(chosen)
+        return path, min(float(every[chosen, -1, right].mean()), float(path[:, 1].max()))
+
     theirs = ends([result["fewest first"] for result in results], budgets(), right, wrong).mean(axis=0)
-    path, target = path_of(np.arange(len(results)))
+    path, target = target_of(np.arange(len(results)))
     used, first = first_at(path, target), first_at(theirs, target)
     rng = np.random.default_rng(0)
-    again = [path_of(rng.integers(len(results), size=len(results))) for _ in range(RESAMPLES)]
+    again = [target_of(rng.integers(len(results), size=len(results))) for _ in range(RESAMPLES)]
     doubt = float(np.std([first_at(*one) for one in again]))
     erring = float(np.interp(used, *path[:, [0, 2]].T))
     cheapest = next((n for n, value in zip(fixed[:, 0], fixed[:, right], strict=True) if value >= target - 1e-12), np.inf)
