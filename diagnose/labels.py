@@ -33,7 +33,7 @@ class Thresholds:
     """Posterior probability that a label needs; below it the verdict is inconclusive."""
     problem_error: float = 0.05
     """Share of the problems with a state that may be expected to have a wrong one; what lies at a threshold counts as wrong."""
-    problem_confidence: float = 0.8
+    problem_confidence: float = 0.9
     """Posterior probability that the state of each single problem needs besides."""
     reachable: float = 0.5
     """Pass@k at the primary k from which a behavior counts as reachable on the whole."""

@@ -44,7 +44,8 @@ def test_states_are_named_up_to_the_error_that_is_allowed() -> None:
     inside = np.array([[0.99, 0.01, 0], [0.95, 0.05, 0], [0, 0.9, 0.1], [0.1, 0.85, 0.05], [0.3, 0.7, 0], [0, 0.2, 0.3]])
     # Expected errors .01, .03, .053, .078: two keep the mean at or below .05.
     assert named_states(inside, Thresholds()).tolist() == [0, 0, -1, -1, -1, -1]
-    assert named_states(inside, Thresholds(problem_error=0.08)).tolist() == [0, 0, 1, 1, -1, -1]
+    assert named_states(inside, Thresholds(problem_error=0.08, problem_confidence=0.8)).tolist() == [0, 0, 1, 1, -1, -1]
+    assert named_states(inside, Thresholds(problem_error=0.08)).tolist() == [0, 0, 1, -1, -1, -1]
     # However sure the others are, one that is open stays open.
     sure = np.vstack([np.tile([1.0, 0, 0], (99, 1)), [[0.7, 0.3, 0]]])
     assert named_states(sure, Thresholds()).tolist() == [0] * 99 + [-1]
