@@ -7,7 +7,8 @@ sample. Two questions are asked. *Problems*: what share of the problems has its 
 behaviors is the label named, and rightly? "Samples" are those per problem, on average, at which a method first reaches the share. For
 labels the replicates of a law are the behaviors of one run, with one budget for all, and take turns as there; in the last row the
 behaviors of all laws are.
-Looks of finished laws are kept in build/benchmarks/sample_efficiency.json, so that a stopped run goes on and a table is made anew in a minute.
+Looks of finished laws are kept in build/benchmarks/sample_efficiency.json, so that a stopped run goes on, a table is made anew in a minute,
+and more replicates cost what is added.
 
 Bounds. *Told the law*, for problems: a method that is told the law, and so needs to learn nothing but each problem's own rate, and that
 stops and allocates optimally by dynamic programming over (samples, successes), the bound being the dual over rewards and prices
@@ -440,15 +441,15 @@ def main() -> None:
     of_all: list[Array] = []
     with Pool(arguments.processes) as pool:
         for law in arguments.laws:
-            key = f"{law}, {arguments.replicates} replicates"
-            if key not in kept:
-                kept[key] = pool.map(partial(replicate, law), range(arguments.replicates), chunksize=5)
-                RESULTS.write_text(json.dumps(kept))
+            done = kept.setdefault(law, [])
+            done += pool.map(partial(replicate, law), range(len(done), arguments.replicates), chunksize=5)
+            RESULTS.write_text(json.dumps(kept))
+            results = done[: arguments.replicates]
             rates = [drawn_rates(law, seed)[0] for seed in range(arguments.replicates)]
-            rows = [of_problems(law, kept[key]), of_labels(law, kept[key], rates)]
+            rows = [of_problems(law, results), of_labels(law, results, rates)]
             lines += rows
             print("\n".join(rows), flush=True)
-            behaviors, of_all = behaviors + kept[key], of_all + rates
+            behaviors, of_all = behaviors + results, of_all + rates
     lines.append(of_labels(ALL, behaviors, of_all))
     print(lines[-1])
     lines += ["", *(f"- *{name}*: {LAWS[name].what}" for name in arguments.laws)]
