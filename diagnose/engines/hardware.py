@@ -14,6 +14,22 @@ def has_fast_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and _processor_has_bfloat16()
 
 
+def can_pack_bf16() -> bool:
+    """Whether oneDNN packs a bfloat16 weight and multiplies by it on this processor, found out by doing it once on a small one.
+
+    Without AVX-512 or AVX-NE-CONVERT (most processors with AVX2 only) it raises.
+    """
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return False
+    weight = torch.ones(16, 16, dtype=torch.bfloat16)
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 16)
+        torch.ops.mkldnn._linear_pointwise(weight, packed, None, "none", [], "")
+    except RuntimeError:
+        return False
+    return True
+
+
 def _processor_has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 natively; emulated bfloat16 is slower than float32."""
     capabilities = getattr(torch.cpu, "get_capabilities", None)

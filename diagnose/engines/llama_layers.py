@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from posttrain.diagnose.engines.hardware import can_pack_bf16
 from posttrain.diagnose.engines.native import LANES, NativeLibrary, load_native
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -91,8 +92,11 @@ class LlamaLayers:
         self.num_key_heads = attention.k_proj.out_features // self.width
         self.scaling = float(attention.scaling)
         self.is_copied = copied = packed or dtype != model.dtype
-        self.layers = [_Layer(layer, dtype, copied=copied) for layer in model.model.layers]
-        self._head = _Linears([model.lm_head], dtype, copied=copied)
+        wants_packing = copied and dtype == torch.bfloat16 and self.device.type == "cpu"
+        packs = wants_packing and can_pack_bf16()
+        self.without_packing = "this processor has no bfloat16 units" if wants_packing and not packs else ""
+        self.layers = [_Layer(layer, dtype, copied=copied, packs=packs) for layer in model.model.layers]
+        self._head = _Linears([model.lm_head], dtype, copied=copied, packs=packs)
         self._embedding = _Copy(model.model.embed_tokens.weight, dtype)
         self.norm = _Norm(model.model.norm, dtype)
         self.native, self.without_native = self._find_native()
@@ -203,10 +207,6 @@ class Hidden:
         return norm(self._x)
 
 
-def _can_pack() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-
-
 class _Copy:
     """A weight in some precision: the live one where that is its own, else a copy."""
 
@@ -232,10 +232,9 @@ class _Norm(_Copy):
 class _Linears:
     """Linear maps of one input. Copies are laid together into one matrix, packed where that is faster; else the live ones are used."""
 
-    def __init__(self, maps: list[nn.Linear], dtype: torch.dtype, *, copied: bool):
-        self._maps, self._dtype, self._copied = maps, dtype, copied
+    def __init__(self, maps: list[nn.Linear], dtype: torch.dtype, *, copied: bool, packs: bool):
+        self._maps, self._dtype, self._copied, self._packs = maps, dtype, copied, packs
         self._sizes = [one.out_features for one in maps]
-        self._packs = copied and dtype == torch.bfloat16 and maps[0].weight.device.type == "cpu" and _can_pack()
         self.refresh()
 
     def refresh(self) -> None:
@@ -264,13 +263,13 @@ class _Linears:
 class _Layer:
     """One layer's weights."""
 
-    def __init__(self, layer: Any, dtype: torch.dtype, *, copied: bool):
+    def __init__(self, layer: Any, dtype: torch.dtype, *, copied: bool, packs: bool):
         attention, mlp = layer.self_attn, layer.mlp
         self.activation = mlp.act_fn
-        self.qkv = _Linears([attention.q_proj, attention.k_proj, attention.v_proj], dtype, copied=copied)
-        self.out = _Linears([attention.o_proj], dtype, copied=copied)
-        self.gate_up = _Linears([mlp.gate_proj, mlp.up_proj], dtype, copied=copied)
-        self.down = _Linears([mlp.down_proj], dtype, copied=copied)
+        self.qkv = _Linears([attention.q_proj, attention.k_proj, attention.v_proj], dtype, copied=copied, packs=packs)
+        self.out = _Linears([attention.o_proj], dtype, copied=copied, packs=packs)
+        self.gate_up = _Linears([mlp.gate_proj, mlp.up_proj], dtype, copied=copied, packs=packs)
+        self.down = _Linears([mlp.down_proj], dtype, copied=copied, packs=packs)
         self.input_norm = _Norm(layer.input_layernorm, dtype)
         self.post_norm = _Norm(layer.post_attention_layernorm, dtype)
         self.q_norm = _Norm(attention.q_norm, dtype) if hasattr(attention, "q_norm") else None

@@ -104,7 +104,11 @@ class TransformersEngine:
                 )
             self._sampling_model = model if sample == model.dtype else copy.deepcopy(model).to(sample).eval()
             use_grouped_attention(self._sampling_model)
-        without = self._sampling_layers.without_native if self._sampling_layers is not None else ""
+        notes = []
+        if self._sampling_layers is not None and self._sampling_layers.without_native:
+            notes.append(f"slower sampling: functions in C are not used ({self._sampling_layers.without_native})")
+        if self._sampling_layers is not None and self._sampling_layers.without_packing:
+            notes.append(f"slower sampling: {self._sampling_layers.without_packing}; sample_dtype float32 is faster here")
         eos = {tokenizer.eos_token_id} | set(_as_list(getattr(model.generation_config, "eos_token_id", None)))
         self.eos_ids = frozenset(int(i) for i in eos if i is not None)
         self.codec = TextCodec(tokenizer, self.eos_ids)
@@ -119,7 +123,7 @@ class TransformersEngine:
             score_dtype=str(score).removeprefix("torch."),
             device=str(self.device),
             versions={"torch": torch.__version__, "transformers": transformers_version},
-            notes=(f"slower sampling: functions in C are not used ({without})",) if without else (),
+            notes=tuple(notes),
             logprob_tolerance=max(_TOLERANCE.get(sample, 1e-3), _TOLERANCE.get(score, 1e-3)),
         )
 

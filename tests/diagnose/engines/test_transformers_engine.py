@@ -31,6 +31,7 @@ from posttrain.diagnose.engines import cached_decoder, shared_prefix_decoder
 from posttrain.diagnose.engines.base import Completion, SampleRequest, ScoreRequest
 from posttrain.diagnose.engines.cached_decoder import CachedDecoder
 from posttrain.diagnose.engines.decoding import Decoder, SamplingLoop
+from posttrain.diagnose.engines.hardware import can_pack_bf16
 from posttrain.diagnose.engines.llama_layers import LlamaLayers, is_llama_like
 from posttrain.diagnose.engines.packed_sequences import packs, read
 from posttrain.diagnose.engines.scoring import score_packed, score_padded
@@ -259,6 +260,23 @@ def test_bfloat16_samples_lie_near_what_float32_scores(tiny_model: Path) -> None
     scored = engine.score([ScoreRequest(prompt_ids=one.prompt_ids, path_ids=sample.token_ids) for one, sample in pairs])
     differences = [np.abs(sample.policy_logprobs - scores.logprobs) for (_, sample), scores in zip(pairs, scored, strict=True)]
     assert np.concatenate(differences).mean() < engine.info.logprob_tolerance
+
+
+def test_without_bfloat16_units_the_engine_does_not_pack(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor with AVX2 only, where torch refuses to pack a weight in bfloat16."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("mkldnn_reorder_linear_weight: bf16 path needs the cpu support avx_ne_convert or avx512bw")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
+    engine = engine_of(build("llama"), tiny_model, "bfloat16")
+    assert any("no bfloat16 units" in note for note in engine.info.notes)
+    sampled = engine.sample(requests(), FREE, seed="0")
+    engine.refresh()
+    same(sampled, engine.sample(requests(), FREE, seed="0"))
+    monkeypatch.undo()
+    units = engine_of(build("llama"), tiny_model, "bfloat16")
+    assert can_pack_bf16() == (not any("no bfloat16 units" in note for note in units.info.notes))
 
 
 # -------------------------------------------------------------------------------------------------------------------- scoring
