@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # Fetches the model and, where it is a GGUF file, converts it once into the cache folder.
 model: $(VENV)/.installed
-	$(BIN)/python -m posttrain.diagnose.engines.loading $(MODEL)
+	$(BIN)/python -m posttrain.diagnose.engines.models.loading $(MODEL)
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

@@ -13,10 +13,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from posttrain.analysis.catalogue import CATALOGUE
-    from posttrain.analysis.plotting import Drawing, plot
+    from posttrain.analysis.plots.plotting import Drawing, plot
+    from posttrain.analysis.plots.registry import CATALOGUE
 
-_HOME = {"CATALOGUE": "catalogue", "Drawing": "plotting", "plot": "plotting"}
+_HOME = {"CATALOGUE": "plots.registry", "Drawing": "plots.plotting", "plot": "plots.plotting"}
 
 __all__ = ["CATALOGUE", "Drawing", "plot"]
 

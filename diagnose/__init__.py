@@ -16,26 +16,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from posttrain.diagnose.behaviors import bundled_behaviors, load_behavior, load_behaviors
-    from posttrain.diagnose.finished_runs import DiagnosedRun, assemble
-    from posttrain.diagnose.gating import GateResult, gate
-    from posttrain.diagnose.labels import Thresholds
-    from posttrain.diagnose.planning import plan_run
-    from posttrain.diagnose.session import run
-    from posttrain.diagnose.transition import Transition, compare
+    from posttrain.diagnose.comparison.compare_runs import Transition, compare
+    from posttrain.diagnose.gates.decide_gates import GateResult, gate
+    from posttrain.diagnose.pipeline.assemble import DiagnosedRun, assemble
+    from posttrain.diagnose.pipeline.diagnose_run import run
+    from posttrain.diagnose.pipeline.run_plan import plan_run
+    from posttrain.diagnose.thresholds import Thresholds
 
 _HOME = {
     "bundled_behaviors": "behaviors",
     "load_behavior": "behaviors",
     "load_behaviors": "behaviors",
-    "DiagnosedRun": "finished_runs",
-    "GateResult": "gating",
-    "assemble": "finished_runs",
-    "plan_run": "planning",
-    "run": "session",
-    "Transition": "transition",
-    "compare": "transition",
-    "gate": "gating",
-    "Thresholds": "labels",
+    "DiagnosedRun": "pipeline.assemble",
+    "GateResult": "gates.decide_gates",
+    "assemble": "pipeline.assemble",
+    "plan_run": "pipeline.run_plan",
+    "run": "pipeline.diagnose_run",
+    "Transition": "comparison.compare_runs",
+    "compare": "comparison.compare_runs",
+    "gate": "gates.decide_gates",
+    "Thresholds": "thresholds",
 }
 
 __all__ = [

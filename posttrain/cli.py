@@ -157,7 +157,7 @@ def diagnose(
 ) -> None:
     """Measure behaviors, decide what binds each of them, and name the stage to run next."""
     from posttrain.diagnose import plan_run, run
-    from posttrain.diagnose.probes.probe import AtHand
+    from posttrain.diagnose.probes.base import AtHand
 
     if dry_run:
         at_hand = AtHand(
@@ -229,7 +229,7 @@ def loop(
 ) -> None:
     """Diagnose, run the stage that the diagnosis names, and measure again."""
     from posttrain.trainers import loop as run_loop
-    from posttrain.trainers.parallel import speaks
+    from posttrain.trainers.distributed.processes import speaks
 
     result = run_loop(
         model, behaviors, out=out, rounds=rounds, stages=_names(stages), probes=_names(probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total,
@@ -304,7 +304,7 @@ def train(
 ) -> None:
     """Run one stage on the train split of behaviors."""
     from posttrain.trainers import train as run_train
-    from posttrain.trainers.parallel import speaks
+    from posttrain.trainers.distributed.processes import speaks
 
     result = run_train(
         stage, model, behaviors, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,
@@ -386,7 +386,7 @@ def gate(
     hold needs no correction; that one of m fails is claimed only at 1 - .05/m. A condition that is not decided says what would settle it.
     """
     from posttrain.diagnose import gate as run_gate
-    from posttrain.diagnose.gating import gate_to_json
+    from posttrain.diagnose.gates.decide_gates import gate_to_json
 
     result = run_gate(run, conditions)
     print(json.dumps(gate_to_json(result), indent=1) if as_json else "\n".join(condition.line for condition in result.conditions))
@@ -466,7 +466,7 @@ def stages(
     """List every stage that a diagnosis can name: what it needs, when it is right, when its signal vanishes."""
     from dataclasses import asdict
 
-    from posttrain.diagnose.stages import STAGES, to_markdown
+    from posttrain.diagnose.stage_catalogue import STAGES, to_markdown
 
     if as_json or markdown:
         print(
@@ -539,7 +539,7 @@ def env() -> None:
 
 def main() -> None:
     """Run the command line; errors that the user can mend become one line and exit code 2."""
-    from posttrain.analysis.errors import InputError
+    from posttrain.analysis.input_error import InputError
     from posttrain.diagnose.errors import PosttrainError, UserError
 
     try:

@@ -75,7 +75,7 @@ def wide_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def vllm_engine(wide_model: Path) -> Iterator[Any]:
     """Our vLLM engine in single precision."""
-    from posttrain.diagnose.engines.vllm_engine import VllmEngine
+    from posttrain.diagnose.engines.vllm.vllm_engine import VllmEngine
 
     engine = VllmEngine.open(str(wide_model), dtype="float32", enforce_eager=True)
     yield engine

@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from posttrain.trainers.cycle import LoopResult, loop
-    from posttrain.trainers.one_stage import train
+    from posttrain.trainers.diagnose_and_train import LoopResult, loop
+    from posttrain.trainers.train_stage import train
 
 __all__ = ["LoopResult", "loop", "train"]
 
@@ -22,7 +22,7 @@ __all__ = ["LoopResult", "loop", "train"]
 def __getattr__(name: str) -> Any:
     """Import torch only when something is trained."""
     if name in __all__:
-        from posttrain.trainers import cycle, one_stage
+        from posttrain.trainers import diagnose_and_train, train_stage
 
-        return getattr(one_stage if name == "train" else cycle, name)
+        return getattr(train_stage if name == "train" else diagnose_and_train, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from posttrain.diagnose.engines.native.attention import WIDTHS
+from posttrain.diagnose.engines.llama.kernels.attention import WIDTHS
 from posttrain.trainers.native.attention import AttentionShape, NativeAttention, load_native_attention
-from posttrain.trainers.packing import attention_mask
+from posttrain.trainers.step.packing import attention_mask
 
 
 class Attention(Protocol):

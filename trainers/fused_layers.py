@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-from posttrain.diagnose.engines.llama_layers import is_llama_like
+from posttrain.diagnose.engines.llama.layers import is_llama_like
 from posttrain.trainers.attention import Attention, open_attention
 from posttrain.trainers.native.attention import AttentionShape
 from posttrain.trainers.native.library import LANES, TrainingLibrary, load_training_library

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.diagnose.types import Split
-from posttrain.trainers.types import Part, TrainingRow
+from posttrain.trainers.training_types import Part, TrainingRow
 
 _MADE_FROM = {"split": Split, "part": Part}
 

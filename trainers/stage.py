@@ -13,11 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from posttrain.diagnose import stages
+from posttrain.diagnose import stage_catalogue
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.types import Floats
 from posttrain.trainers.config import TrainingConfig
-from posttrain.trainers.types import Batch, GradeFn, Material, Part, TrainingProblem, TrainingRow, TrainingSet
+from posttrain.trainers.training_types import Batch, GradeFn, Material, Part, TrainingProblem, TrainingRow, TrainingSet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -315,6 +315,6 @@ class Recipe(Generic[ConfigT]):
     """What the checkpoint is: a `policy`, a `reward_model` (one number a text) or a `process_reward_model` (one a step)."""
 
     @property
-    def facts(self) -> stages.Stage:
+    def facts(self) -> stage_catalogue.Stage:
         """Provenance, interface, role, needs, paper."""
-        return stages.STAGES[self.name]
+        return stage_catalogue.STAGES[self.name]

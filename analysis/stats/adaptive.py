@@ -4,7 +4,7 @@ A verdict needs few samples where rates lie far from the thresholds and many whe
 hardest problem for all. Here each round looks at the posterior, leaves alone what is settled, and raises the rest in proportion to
 the doubt that is left. Measured for this project and dropped: an expected-gain rule that looks ahead problem by problem (it samples few
 problems deeply, and so teaches the law of success rates less), and the published fewest-successes-first (it spends most where
-nothing can be found); `tests/benchmarks/sample_efficiency.py` has the latter beside this rule.
+nothing can be found); `benchmarks/sample_efficiency.py` has the latter beside this rule.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def problem_change_tests(
     side shows a rate below it, and the errors that 5 % allow are not spent on problems that could never be called one or the other. It
     is the same exact test with fewer results that reject: F_i(t) is the chance of a p-value of t or less *and* of a side below.
 
-    Measured for this project (`tests/benchmarks/null_and_power.py`; rises from 0 to .1 among 200 problems, 64 samples): with
+    Measured for this project (`benchmarks/null_and_power.py`; rises from 0 to .1 among 200 problems, 64 samples): with
     `below` it finds 78 % of 40 rises, 58 % of 10 and 28 % of 2, where it found 41 %, 10 % and 6 % without; plain Benjamini-Hochberg finds
     7 %, 2 % and none. At 256 samples all find all, at 16 none finds any. So a problem without a significant change is undetermined,
     not preserved.

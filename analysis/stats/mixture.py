@@ -14,7 +14,7 @@ hundred matrix products for all draws at once, however many problems there are. 
 them in the proportion of the base.
 
 **Why no parametric law.** A zero-inflated beta (`fit_mixture_ml`) is sharper where it is true. Where it is not, it is sure and wrong:
-measured for this project over simulated behaviors of many laws (`tests/benchmarks/calibration.py`), labels that a beta mixture held
+measured for this project over simulated behaviors of many laws (`benchmarks/calibration.py`), labels that a beta mixture held
 with a confidence of .99 were right in .95 of cases, those of this model in more than .99.
 
 **Why points at the thresholds.** Under a smooth prior, a problem that lies *at* a threshold is sooner or later called one side or
@@ -26,7 +26,7 @@ the time within 128 attempts.
 
 **Why half of the draws of a label are not smoothed.** A smooth law is right about single problems, whose rates are seldom equal, and
 its intervals for them cover. But where problems do share a rate near a threshold, it puts part of them on either side and is sure of
-that share. A label is what smooth laws and laws of heaps agree on (`tests/benchmarks/label_ties.py`).
+that share. A label is what smooth laws and laws of heaps agree on (`benchmarks/label_ties.py`).
 
 Sources: nonparametric mixtures, Kiefer and Wolfowitz (1956); weighted likelihood bootstrap, Newton and Raftery (1994), with a prior
 as in arXiv 1806.05053.

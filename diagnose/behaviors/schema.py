@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from posttrain.diagnose.strict_settings import StrictModel
 from posttrain.diagnose.types import MeasureSettings, PromptFormat, Purpose, Sampling, default_epsilon
-from posttrain.diagnose.verifiers.options import StrictModel
 
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

@@ -11,19 +11,19 @@ from posttrain.diagnose.types import Behavior
 
 
 def _open_transformers(address: str, model: str, behaviors: Sequence[Behavior]) -> Engine:
-    from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+    from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 
     return TransformersEngine.open(model)
 
 
 def _open_vllm(address: str, model: str, behaviors: Sequence[Behavior]) -> Engine:
-    from posttrain.diagnose.engines.vllm_engine import VllmEngine
+    from posttrain.diagnose.engines.vllm.vllm_engine import VllmEngine
 
     return VllmEngine.open(model)
 
 
 def _open_openai(address: str, model: str, behaviors: Sequence[Behavior]) -> Engine:
-    from posttrain.diagnose.engines.openai_engine import OpenAIEngine
+    from posttrain.diagnose.engines.openai.openai_engine import OpenAIEngine
 
     return OpenAIEngine.open(address, model)
 

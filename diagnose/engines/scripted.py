@@ -28,8 +28,8 @@ from posttrain.diagnose.engines.base import (
     TokenScores,
     ignore_tokens,
 )
-from posttrain.diagnose.engines.drawing import uniforms
-from posttrain.diagnose.engines.text import completion_text
+from posttrain.diagnose.engines.codec import completion_text
+from posttrain.diagnose.engines.token_sampling import uniforms
 from posttrain.diagnose.errors import ModelError, SettingsError
 from posttrain.diagnose.types import Behavior, Message, Problem, PromptFormat, Reference, Sampling, StopReason
 

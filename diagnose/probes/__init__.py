@@ -7,12 +7,12 @@ Sampling, path likelihood and plumbing are always measured. To add a further one
 from __future__ import annotations
 
 from posttrain.diagnose.probes.availability import Availability
+from posttrain.diagnose.probes.base import Probe
 from posttrain.diagnose.probes.data import Data
 from posttrain.diagnose.probes.decoding import DecodingProbe
 from posttrain.diagnose.probes.diversity import Diversity
 from posttrain.diagnose.probes.drift import Drift
 from posttrain.diagnose.probes.prefix_ladder import PrefixLadder
-from posttrain.diagnose.probes.probe import Probe
 from posttrain.diagnose.probes.scaffold import ScaffoldProbe
 from posttrain.diagnose.probes.teacher import TeacherProbe
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval
 from posttrain.diagnose.engines.base import ScoreRequest, TokenScores
-from posttrain.diagnose.probes.probe import AtHand, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import AtHand, Bench, Finding, Planned
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, PathScore, Problem, Reference, Rollout, Split
 
 MOST_PATHS = 64

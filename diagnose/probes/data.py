@@ -26,10 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import mean_interval, t_interval
+from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind
 from posttrain.diagnose.engines.base import EncodedPrompt, Engine, ScoreRequest
 from posttrain.diagnose.errors import BehaviorError
-from posttrain.diagnose.probes.probe import AtHand, Bench, Finding, Planned
-from posttrain.diagnose.training_rows import DataRow, RowKind
+from posttrain.diagnose.probes.base import AtHand, Bench, Finding, Planned
 from posttrain.diagnose.types import Behavior, Estimate, Message, PromptFormat, Reference, Split
 
 _OWN_INSIDE = 0.95

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval
-from posttrain.diagnose.probes.paired import (
+from posttrain.diagnose.probes.base import Argument, Asked, AtHand, Bench, Finding, Planned
+from posttrain.diagnose.probes.conditions import (
     SAMPLES,
     affordable,
     bare_rate,
@@ -35,8 +36,7 @@ from posttrain.diagnose.probes.paired import (
     signed,
     table_row,
 )
-from posttrain.diagnose.probes.probe import Argument, Asked, AtHand, Bench, Finding, Planned
-from posttrain.diagnose.rollout_table import GREEDY
+from posttrain.diagnose.storage.rollout_table import GREEDY
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Outcome, Split, decide
 
 TEMPERATURES = (0.6, 0.3)

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import answer_entropy, fit_mixture, mean_interval, pass_at_k, t_interval
-from posttrain.diagnose.probes.probe import AtHand, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import AtHand, Bench, Finding, Planned
 from posttrain.diagnose.types import Behavior, Estimate, Problem, Split
 
 ProcessVerifier = Callable[[Problem, str], bool | None]

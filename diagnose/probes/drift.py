@@ -24,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import MixturePosterior, fit_mixture, mean_interval, problem_change_tests, t_interval
+from posttrain.diagnose.comparison.change_role import FALSE_DISCOVERY_RATE, problem_states
 from posttrain.diagnose.engines.base import Engine, ScoreRequest
-from posttrain.diagnose.probes.probe import Argument, Asked, AtHand, Bench, Finding, Planned
-from posttrain.diagnose.probes.sampling import measure
-from posttrain.diagnose.role import FALSE_DISCOVERY_RATE, problem_states
-from posttrain.diagnose.rollout_table import RolloutTable
+from posttrain.diagnose.probes.base import Argument, Asked, AtHand, Bench, Finding, Planned
+from posttrain.diagnose.sampling.shards import measure
+from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Reference, Rollout, Split, StopReason
 
 _KEPT = 0.5

@@ -24,7 +24,7 @@ from scipy.stats import binom
 from posttrain.analysis.stats import mean_interval
 from posttrain.analysis.stats.bisection import RungPosterior, rung_posterior
 from posttrain.diagnose.engines.base import EncodedPath
-from posttrain.diagnose.probes.probe import Argument, Asked, AtHand, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import Argument, Asked, AtHand, Bench, Finding, Planned
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Problem, Reference, Rollout, Split
 
 SUFFICIENT = 0.25

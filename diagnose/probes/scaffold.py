@@ -26,7 +26,8 @@ from dataclasses import replace
 import numpy as np
 
 from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval, pass_at_k
-from posttrain.diagnose.probes.paired import (
+from posttrain.diagnose.probes.base import Argument, Asked, AtHand, Bench, Finding, Planned
+from posttrain.diagnose.probes.conditions import (
     FEWEST_PROBLEMS,
     SAMPLES,
     Measured,
@@ -43,7 +44,6 @@ from posttrain.diagnose.probes.paired import (
     table_row,
 )
 from posttrain.diagnose.probes.prefix_ladder import allowed_tokens, prefix_texts
-from posttrain.diagnose.probes.probe import Argument, Asked, AtHand, Bench, Finding, Planned
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Message, Problem, PromptFormat, Reference, Split
 
 TIMES = 2.0

@@ -32,7 +32,8 @@ import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval, t_interval
 from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt, Engine, ScoreRequest
-from posttrain.diagnose.probes.paired import (
+from posttrain.diagnose.probes.base import Asked, AtHand, Bench, Finding, Planned
+from posttrain.diagnose.probes.conditions import (
     SAMPLES,
     Measured,
     affordable,
@@ -42,7 +43,6 @@ from posttrain.diagnose.probes.paired import (
     measured,
     signed,
 )
-from posttrain.diagnose.probes.probe import Asked, AtHand, Bench, Finding, Planned
 from posttrain.diagnose.probes.scaffold import MOST_PROBLEMS
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Problem, Reference, Rollout, Split, StopReason
 

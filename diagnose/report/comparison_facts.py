@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from posttrain.analysis.stats import CurveCrossing, Equivalence, NeverSolved, detectable_rise
-from posttrain.diagnose.role import FALSE_DISCOVERY_RATE
+from posttrain.diagnose.comparison.change_role import FALSE_DISCOVERY_RATE
 
 
 def comparison_facts(

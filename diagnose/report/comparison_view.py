@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
-from posttrain.analysis.tables import format_number, format_probability
+from posttrain.analysis.plots.tables import format_number, format_probability
 from posttrain.diagnose.report.content import ComparisonReport, ProblemChangeRow
 from posttrain.diagnose.report.text import write_estimate
 from posttrain.diagnose.report.words import CHANGES, SUPPORT

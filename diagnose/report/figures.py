@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from posttrain.analysis.curves import cover_rows, mixture_rows, step_rows
 from posttrain.analysis.figures import FIGURES
 from posttrain.analysis.figures.success_histogram import bin_edges
+from posttrain.analysis.plots.curves import cover_rows, mixture_rows, step_rows
 from posttrain.diagnose.report.content import BehaviorReport, ComparisonReport, ProblemChangeRow
 from posttrain.diagnose.types import Answer, PassAtK, PathLikelihoodMeasurement, PathScore, ProblemDiagnosis, Split
 

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from posttrain.analysis.tables import escape_markdown
+from posttrain.analysis.plots.tables import escape_markdown
 
 
 def fence(text: str, language: str = "text") -> Markup:

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from posttrain.analysis.tables import format_interval, format_number
+from posttrain.analysis.plots.tables import format_interval, format_number
 from posttrain.diagnose.report.content import BehaviorReport, ReportContent
 from posttrain.diagnose.types import Check, Estimate, StageAdvice
 

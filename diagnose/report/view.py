@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.analysis.tables import DASH, format_interval, format_number, format_probability
+from posttrain.analysis.plots.tables import DASH, format_interval, format_number, format_probability
 from posttrain.diagnose.report.comparison_view import comparison_view
 from posttrain.diagnose.report.content import BehaviorReport, Example, ReportContent
 from posttrain.diagnose.report.figures import eval_problems

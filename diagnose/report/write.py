@@ -12,7 +12,7 @@ from posttrain.diagnose.report.html import render_html
 from posttrain.diagnose.report.markdown import render_markdown
 from posttrain.diagnose.report.svg import draw_svg, inline_svg
 from posttrain.diagnose.report.view import page_view
-from posttrain.diagnose.store import write_text
+from posttrain.diagnose.storage.run_directory import write_text
 
 
 def write_report(run_dir: Path, content: ReportContent) -> tuple[Path, Path]:

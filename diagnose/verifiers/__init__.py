@@ -7,13 +7,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from posttrain.diagnose.errors import BehaviorError
+from posttrain.diagnose.strict_settings import explain, unknown
 from posttrain.diagnose.types import VerifierSpec
 from posttrain.diagnose.verifiers.base import ModelVerifier, Verifier
 from posttrain.diagnose.verifiers.choice import ChoiceVerifier
 from posttrain.diagnose.verifiers.exact import ExactVerifier
 from posttrain.diagnose.verifiers.judge import JudgeVerifier
 from posttrain.diagnose.verifiers.number import NumberVerifier
-from posttrain.diagnose.verifiers.options import explain, unknown
 from posttrain.diagnose.verifiers.reasoning_gym import ReasoningGymVerifier
 from posttrain.diagnose.verifiers.regex import RegexVerifier
 from posttrain.diagnose.verifiers.reward_model import RewardModelVerifier

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import Field
 
+from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import Problem
-from posttrain.diagnose.verifiers.options import StrictModel, shorten
 
 _BARE = re.compile(r"[\s(\[*`\"']*([A-Za-z])[\s)\]*`\"'.:]*")
 _BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{)?\s*\(?([A-Za-z])\)?\s*\}")

@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import Problem
-from posttrain.diagnose.verifiers.options import StrictModel, shorten
 
 _WORD = re.compile(r"\w+")
 _ENDS = " \t\n\"'`*.!?,;:()[]"

@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, field_validator
 
+from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import Grade, GradeStatus, Problem, PromptFormat
 from posttrain.diagnose.verifiers.base import ModelVerifier
-from posttrain.diagnose.verifiers.options import StrictModel, shorten
 
 if TYPE_CHECKING:
-    from posttrain.diagnose.engines.openai_transport import Transport
+    from posttrain.diagnose.engines.openai.transport import Transport
 
 DEFAULT_PROMPT = (
     "Question:\n{question}\n\nExpected answer:\n{answer}\n\nResponse:\n{response}\n\n"
@@ -82,7 +82,7 @@ class JudgeVerifier(ModelVerifier):
         Raises:
             SettingsError: A server that has never replied refuses what it is asked: the address, the name of the model or the key is wrong.
         """
-        from posttrain.diagnose.engines.openai_transport import Refused
+        from posttrain.diagnose.engines.openai.transport import Refused
 
         bodies = [self._body(problem, text) for text in texts]
         transport, url = self._open(), f"{self._options.url}/chat/completions"
@@ -114,7 +114,7 @@ class JudgeVerifier(ModelVerifier):
 
     def _open(self) -> Transport:
         if self._transport is None:
-            from posttrain.diagnose.engines.openai_transport import Transport
+            from posttrain.diagnose.engines.openai.transport import Transport
             from posttrain.diagnose.errors import SettingsError
 
             try:

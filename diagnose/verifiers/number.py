@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import Field
 
+from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import Problem
-from posttrain.diagnose.verifiers.options import StrictModel, shorten
 
 # Bounded, because digits of unbounded number take quadratic time to convert. Anything longer is not a number here.
 _MOST_DIGITS = 300

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from posttrain.diagnose.strict_settings import StrictModel
 from posttrain.diagnose.types import Problem
-from posttrain.diagnose.verifiers.options import StrictModel
 
 _ENTRY = "reasoning_gym"
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)

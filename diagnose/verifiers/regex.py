@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
+from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.exact import normalise_text
 from posttrain.diagnose.verifiers.number import parse_number
-from posttrain.diagnose.verifiers.options import StrictModel, shorten
 
 _NUMBER = re.compile(r"[-+]?[0-9]{1,300}(?:\.[0-9]{1,300})?")
 

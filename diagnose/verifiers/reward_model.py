@@ -19,14 +19,14 @@ from weakref import WeakValueDictionary
 
 from pydantic import Field, StringConstraints
 
+from posttrain.diagnose.strict_settings import StrictModel
 from posttrain.diagnose.types import Grade, GradeStatus, Problem, PromptFormat, Reference
 from posttrain.diagnose.verifiers.base import ModelVerifier
-from posttrain.diagnose.verifiers.options import StrictModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from posttrain.diagnose.engines.text import TextCodec
+    from posttrain.diagnose.engines.codec import TextCodec
 
 _BATCH_TOKENS = 2**14
 
@@ -69,7 +69,7 @@ class RewardModelVerifier(ModelVerifier):
         Raises:
             ModelError: There is no model of that name.
         """
-        from posttrain.diagnose.engines.loading import fingerprint_model
+        from posttrain.diagnose.engines.models.loading import fingerprint_model
 
         return fingerprint_model(self._options.model)
 
@@ -105,9 +105,9 @@ class RewardModelVerifier(ModelVerifier):
         if self._loaded is None:
             import torch  # only here: whoever reads a behavior needs no torch
 
-            from posttrain.diagnose.engines.loading import load_reward_model, load_tokenizer
-            from posttrain.diagnose.engines.served import end_ids
-            from posttrain.diagnose.engines.text import TextCodec
+            from posttrain.diagnose.engines.codec import TextCodec
+            from posttrain.diagnose.engines.limits import end_ids
+            from posttrain.diagnose.engines.models.loading import load_reward_model, load_tokenizer
 
             model = load_reward_model(self._options.model)
             tokenizer = load_tokenizer(self._options.model)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from posttrain.diagnose.types import Behavior, Grade, Problem
 from posttrain.diagnose.verifiers import ModelVerifier, Verifier, build_verifier
-from posttrain.diagnose.verifiers.sandbox import Grader
+from posttrain.diagnose.verifiers.grader import Grader
 
 GARBAGE = ("asdf qwer zxcv", "I don't know.", "???", "{}[]()<>\\/", "Sure! I can help you with that.", "\N{SNOWMAN} \x00 \ud800")
 """Texts that answer no question."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.diagnose.probes import sampling
+from posttrain.diagnose.sampling import shards
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def killed_after() -> Callable[[int], AbstractContextManager[None]]:
     """Ctrl-C after so many shards were drawn."""
 
     @contextmanager
-    def killed(shards: int) -> Iterator[None]:
-        drawn, left = sampling._graded, [shards]
+    def killed(num_shards: int) -> Iterator[None]:
+        drawn, left = shards._graded, [num_shards]
 
         def dies(*args: Any) -> Any:
             left[0] -= 1
@@ -26,7 +26,7 @@ def killed_after() -> Callable[[int], AbstractContextManager[None]]:
             return drawn(*args)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sampling, "_graded", dies)
+            patch.setattr(shards, "_graded", dies)
             with pytest.raises(KeyboardInterrupt):
                 yield
 

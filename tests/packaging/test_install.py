@@ -49,7 +49,7 @@ def test_the_wheel_holds_one_package_and_its_data(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"posttrain"}
     for wanted in (
-        "posttrain/diagnose/session.py",
+        "posttrain/diagnose/pipeline/diagnose_run.py",
         "posttrain/trainers/recipes/grpo.py",
         "posttrain/diagnose/behaviors/bundled/products.yaml",
         "posttrain/diagnose/report/report.html.j2",

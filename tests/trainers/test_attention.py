@@ -8,7 +8,7 @@ from torch import Tensor
 
 from posttrain.trainers.attention import Attention, TorchAttention, open_attention
 from posttrain.trainers.native.attention import AttentionShape, load_native_attention
-from posttrain.trainers.packing import attention_mask
+from posttrain.trainers.step.packing import attention_mask
 
 SHAPES = [(1, 2, 1, 1, 32), (2, 5, 2, 1, 32), (2, 33, 4, 2, 64), (2, 255, 9, 3, 64), (1, 64, 2, 2, 96), (1, 700, 3, 1, 32)]
 

@@ -6,10 +6,10 @@ import pytest
 
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.config import load_config
-from posttrain.trainers.optimization import learning_rate_at
 from posttrain.trainers.recipes import RECIPES
 from posttrain.trainers.recipes.grpo import GrpoConfig
 from posttrain.trainers.recipes.sft import SftConfig
+from posttrain.trainers.step.optimizer import learning_rate_at
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from posttrain.cli import app
 from posttrain.diagnose.errors import BehaviorError, SettingsError
 from posttrain.trainers.recipes import RECIPES
-from posttrain.trainers.types import Material
+from posttrain.trainers.training_types import Material
 
 ROWS: dict[Material, list[dict[str, Any]]] = {
     Material.DEMONSTRATIONS: [{"prompt": "say hi:", "completion": "hi"}, {"prompt": "say no:", "completion": "no"}],

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.training import random_rows
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from posttrain.trainers.fused_layers import FusedLayers
-from posttrain.trainers.logprobs import Shortcuts, find_shortcuts, logprobs_of, run_model
 from posttrain.trainers.native.library import load_training_library
-from posttrain.trainers.packing import collate, pack_rows
-from posttrain.trainers.projection import project
+from posttrain.trainers.step.chunked_logprobs import project
+from posttrain.trainers.step.logprobs import Shortcuts, find_shortcuts, logprobs_of, run_model
+from posttrain.trainers.step.packing import collate, pack_rows
 
 LIBRARY, REASON = load_training_library()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"no functions in C: {REASON}")
@@ -51,11 +52,11 @@ def distance(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) ->
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("share", [False, True])
-def test_gradients_are_as_near_to_float32_as_autocast(kit, share: bool, tied: bool) -> None:
+def test_gradients_are_as_near_to_float32_as_autocast(share: bool, tied: bool) -> None:
     model = build(tie_word_embeddings=tied)
     shortcuts = find_shortcuts(model)
     assert shortcuts.fused is not None
-    rows = kit.random_rows(num_groups=4, group_size=3, longest=30)
+    rows = random_rows(num_groups=4, group_size=3, longest=30)
     plain = replace(shortcuts, fused=None)
     wanted = gradients(model, rows, plain, torch.float32, share=share)
     autocast = gradients(model, rows, plain, torch.bfloat16, share=share)
@@ -67,10 +68,10 @@ def test_gradients_are_as_near_to_float32_as_autocast(kit, share: bool, tied: bo
     assert sum(ours.values()) < 1.3 * sum(theirs.values())
 
 
-def test_padding_does_not_matter(kit) -> None:
+def test_padding_does_not_matter() -> None:
     model = build()
     shortcuts = find_shortcuts(model)
-    rows = kit.random_rows(num_groups=5, group_size=1, longest=40)
+    rows = random_rows(num_groups=5, group_size=1, longest=40)
 
     def run(indices):
         batch = collate(pack_rows(rows, indices, share=False, hidden_size=64, max_tokens=10_000))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.diagnose import load_behavior
-from posttrain.diagnose.verifiers.sandbox import Grader
+from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.trainers import train
 
 

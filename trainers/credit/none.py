@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from posttrain.trainers.stage import Look
-from posttrain.trainers.types import TrainingRow
+from posttrain.trainers.training_types import TrainingRow
 
 
 class NoCredit:

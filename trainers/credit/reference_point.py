@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from posttrain.trainers.stage import Look, Score
-from posttrain.trainers.types import Part, TrainingRow
+from posttrain.trainers.training_types import Part, TrainingRow
 
 
 class ReferencePoint:

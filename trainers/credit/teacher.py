@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from posttrain.trainers.stage import Look, Score
-from posttrain.trainers.types import TrainingRow
+from posttrain.trainers.training_types import TrainingRow
 
 
 class TeacherCredit:

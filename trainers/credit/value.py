@@ -9,7 +9,7 @@ import numpy as np
 
 from posttrain.trainers.credit.group import group_indices, reward_metrics
 from posttrain.trainers.stage import Look, Score
-from posttrain.trainers.types import TrainingRow
+from posttrain.trainers.training_types import TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from posttrain.diagnose.engines.native.arguments import at
-from posttrain.diagnose.engines.native.attention import AttentionLibrary, load_attention
-from posttrain.diagnose.engines.native.compiler import load_library
+from posttrain.diagnose.engines.llama.kernels.arguments import at
+from posttrain.diagnose.engines.llama.kernels.attention import AttentionLibrary, load_attention
+from posttrain.diagnose.engines.llama.kernels.compiler import load_library
 
 _SOURCE = Path(__file__).with_name("attention_backward.c")
 

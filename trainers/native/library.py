@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from posttrain.diagnose.engines.native.arguments import at, real, whole
-from posttrain.diagnose.engines.native.compiler import load_library
+from posttrain.diagnose.engines.llama.kernels.arguments import at, real, whole
+from posttrain.diagnose.engines.llama.kernels.compiler import load_library
 
 _SOURCE = Path(__file__).with_name("training.c")
 _PARTS = 64

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from posttrain.trainers.stage import Level, Score, TermLoss, TokenScores
-from posttrain.trainers.types import TrainingRow
+from posttrain.trainers.training_types import TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

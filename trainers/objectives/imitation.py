@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from posttrain.trainers.stage import Level, Score, TermLoss, TokenScores
-from posttrain.trainers.types import TrainingRow
+from posttrain.trainers.training_types import TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from posttrain.trainers.stage import Level, Score, TermLoss, TokenScores
-from posttrain.trainers.types import Part, TrainingRow
+from posttrain.trainers.training_types import Part, TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

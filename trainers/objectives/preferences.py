@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from posttrain.trainers.stage import Level, Score, TermLoss, TokenScores
-from posttrain.trainers.types import Part, TrainingRow
+from posttrain.trainers.training_types import Part, TrainingRow
 
 
 class _PairTerm:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from posttrain.trainers.stage import Reduction, Weights
-from posttrain.trainers.types import TrainingRow
+from posttrain.trainers.training_types import TrainingRow
 
 
 def _token_weights(row: TrainingRow) -> Weights:

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from posttrain.trainers.stage import Level, Score, TermLoss, TokenScores
-from posttrain.trainers.types import Part, TrainingRow
+from posttrain.trainers.training_types import Part, TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

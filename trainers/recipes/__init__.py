@@ -37,7 +37,7 @@ from posttrain.trainers.recipes.self_distill import SELF_DISTILL
 from posttrain.trainers.recipes.seq_kd import SEQ_KD
 from posttrain.trainers.recipes.sft import SFT
 from posttrain.trainers.recipes.simpo import SIMPO
-from posttrain.trainers.sources.data import materials
+from posttrain.trainers.sources.data_set import materials
 from posttrain.trainers.stage import ConfigT, Recipe, Stage, StageInputs
 
 _ALL: tuple[Recipe[Any], ...] = (

@@ -18,7 +18,7 @@ from posttrain.trainers.recipes.grpo import SAMPLES, ClippedConfig, clipped, rol
 from posttrain.trainers.recipes.sft import demonstrations
 from posttrain.trainers.sources.interleaved import add_demonstrations
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.types import Part
+from posttrain.trainers.training_types import Part
 
 
 class ChordConfig(ClippedConfig):

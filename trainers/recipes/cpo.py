@@ -12,7 +12,7 @@ from pydantic import Field
 from posttrain.trainers.objectives.preferences import LikelihoodMargin
 from posttrain.trainers.recipes.dpo import PairConfig, pair_stage
 from posttrain.trainers.stage import Recipe, Stage, StageInputs
-from posttrain.trainers.types import Material
+from posttrain.trainers.training_types import Material
 
 
 class CpoConfig(PairConfig):

@@ -21,7 +21,7 @@ from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.prepared import PreparedRows, fixed, in_epochs
 from posttrain.trainers.sources.verified import draw_pairs, make_pairs, successes
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs, Term
-from posttrain.trainers.types import Material, Part
+from posttrain.trainers.training_types import Material, Part
 
 
 class PairConfig(EpochConfig):

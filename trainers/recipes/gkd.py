@@ -23,7 +23,7 @@ from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.mixture import Mixture
 from posttrain.trainers.sources.policy import Finish, PolicySource
 from posttrain.trainers.stage import Component, Recipe, Source, Stage, StageInputs
-from posttrain.trainers.types import Material
+from posttrain.trainers.training_types import Material
 
 
 class StudentConfig(TracesConfig):

@@ -23,7 +23,7 @@ from posttrain.trainers.objectives.policy_gradient import PolicyGradient
 from posttrain.trainers.objectives.reductions import sequence_mean, token_mean
 from posttrain.trainers.sources.policy import Asking, Finish, PolicySource
 from posttrain.trainers.stage import Component, Recipe, Reduction, Remembers, Stage, StageInputs
-from posttrain.trainers.types import GradeFn, LiveEngine, Part
+from posttrain.trainers.training_types import GradeFn, LiveEngine, Part
 
 REDUCTIONS: dict[str, Reduction] = {"sequence_mean": sequence_mean, "token_mean": token_mean}
 SAMPLES = frozenset({Part.SAMPLE})

@@ -17,7 +17,7 @@ from posttrain.trainers.recipes.grpo import SAMPLES, ClippedConfig, clipped, rol
 from posttrain.trainers.recipes.sft import demonstrations
 from posttrain.trainers.sources.interleaved import by_problem, replace_unsolved
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.types import Part
+from posttrain.trainers.training_types import Part
 
 
 class HptConfig(ClippedConfig):

@@ -19,7 +19,7 @@ from posttrain.trainers.recipes.dpo import PairConfig, pairs
 from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.sources.verified import mismatched
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.types import Material, Part, TrainingRow
+from posttrain.trainers.training_types import Material, Part, TrainingRow
 
 
 class KtoConfig(PairConfig):

@@ -16,7 +16,7 @@ from posttrain.trainers.objectives.divergences import TeacherDivergence
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.sft import SftConfig, demonstrations, epochs
 from posttrain.trainers.stage import Component, OtherModel, Recipe, Stage, StageInputs
-from posttrain.trainers.types import Material
+from posttrain.trainers.training_types import Material
 
 
 class LogitKdConfig(SftConfig):

@@ -20,7 +20,7 @@ from posttrain.trainers.objectives.reductions import sequence_mean
 from posttrain.trainers.recipes.gkd import StudentConfig, student_samples
 from posttrain.trainers.recipes.logit_kd import teacher_of
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.types import Material
+from posttrain.trainers.training_types import Material
 
 
 class MinillmConfig(StudentConfig):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from posttrain.trainers.recipes.gkd import StudentConfig, taught
 from posttrain.trainers.stage import Recipe, Stage, StageInputs
-from posttrain.trainers.types import Material
+from posttrain.trainers.training_types import Material
 
 
 class OpdConfig(StudentConfig):

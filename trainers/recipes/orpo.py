@@ -16,7 +16,7 @@ from posttrain.trainers.objectives.preferences import OddsRatio
 from posttrain.trainers.objectives.reductions import row_mean, token_mean
 from posttrain.trainers.recipes.dpo import PairConfig, pairs
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.types import Material, Part
+from posttrain.trainers.training_types import Material, Part
 
 
 class OrpoConfig(PairConfig):

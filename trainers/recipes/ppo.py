@@ -14,7 +14,7 @@ from pydantic import Field
 
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.credit.value import ValueCredit
-from posttrain.trainers.heads import scalar_head
+from posttrain.trainers.models.heads import scalar_head
 from posttrain.trainers.objectives.policy_gradient import ValueLoss
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.grpo import ClippedConfig, clipped, rollouts, with_kl

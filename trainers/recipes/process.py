@@ -15,8 +15,8 @@ from pydantic import Field
 
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.credit.steps import StepCredit
+from posttrain.trainers.distributed.processes import current
 from posttrain.trainers.objectives.reductions import token_mean
-from posttrain.trainers.parallel import current
 from posttrain.trainers.recipes.grpo import ClippedConfig, clipped, rollouts, with_kl
 from posttrain.trainers.sources.steps import by_reward_model, by_rollouts, score_steps
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs

@@ -16,7 +16,7 @@ from pydantic import Field
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.config import EpochConfig
 from posttrain.trainers.credit.none import NoCredit
-from posttrain.trainers.heads import scalar_head
+from posttrain.trainers.models.heads import scalar_head
 from posttrain.trainers.objectives.reductions import step_mean
 from posttrain.trainers.objectives.reward_modelling import StepCorrectness
 from posttrain.trainers.recipes.reward_model import readable_to_the_end
@@ -24,7 +24,7 @@ from posttrain.trainers.sources.policy import bare, draw, num_tokens
 from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.sources.steps import by_rollouts, score_steps
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.types import Material
+from posttrain.trainers.training_types import Material
 
 
 class ProcessRewardModelConfig(EpochConfig):

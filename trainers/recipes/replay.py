@@ -18,7 +18,7 @@ from posttrain.trainers.recipes.logit_kd import teacher_of
 from posttrain.trainers.recipes.seq_kd import TracesConfig, teacher_traces
 from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.types import Material
+from posttrain.trainers.training_types import Material
 
 
 class ReplayConfig(TracesConfig):

@@ -15,13 +15,13 @@ from pydantic import Field
 
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.credit.none import NoCredit
-from posttrain.trainers.heads import scalar_head
+from posttrain.trainers.models.heads import scalar_head
 from posttrain.trainers.objectives.reductions import row_mean
 from posttrain.trainers.objectives.reward_modelling import BradleyTerry
 from posttrain.trainers.recipes.dpo import PairConfig, pairs
 from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.types import Material, TrainingRow
+from posttrain.trainers.training_types import Material, TrainingRow
 
 
 class RewardModelConfig(PairConfig):

@@ -20,7 +20,7 @@ from posttrain.trainers.sources.prepared import PreparedRows, fixed
 from posttrain.trainers.sources.rounds import Rounds
 from posttrain.trainers.sources.verified import draw_verified, select_verified, successes
 from posttrain.trainers.stage import Component, Recipe, Source, Stage, StageInputs
-from posttrain.trainers.types import Material
+from posttrain.trainers.training_types import Material
 
 
 class RftConfig(EpochConfig):

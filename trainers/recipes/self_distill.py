@@ -27,7 +27,7 @@ from posttrain.trainers.sources.policy import Ask
 from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.sources.verified import draw_verified
 from posttrain.trainers.stage import Component, Recipe, Source, Stage, StageInputs
-from posttrain.trainers.types import Part, TrainingProblem, TrainingRow
+from posttrain.trainers.training_types import Part, TrainingProblem, TrainingRow
 
 
 class SelfDistillConfig(StudentConfig):

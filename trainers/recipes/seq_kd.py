@@ -21,7 +21,7 @@ from posttrain.trainers.recipes.logit_kd import teacher_of
 from posttrain.trainers.sources.prepared import Made, PreparedRows, in_epochs
 from posttrain.trainers.sources.verified import draw_verified
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.types import Part, TrainingRow
+from posttrain.trainers.training_types import Part, TrainingRow
 
 
 class TracesConfig(EpochConfig):

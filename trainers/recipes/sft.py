@@ -22,7 +22,7 @@ from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.prepared import PreparedRows, fixed, in_epochs
 from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.types import Material, TrainingRow
+from posttrain.trainers.training_types import Material, TrainingRow
 
 
 class SftConfig(EpochConfig):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from posttrain.diagnose.engines.text import TextCodec
+from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.types import Floats, Message
 
 Ids = tuple[int, ...]

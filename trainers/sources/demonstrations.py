@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from posttrain.diagnose.engines.base import Engine
-from posttrain.trainers.types import Part, TrainingProblem, TrainingRow
+from posttrain.trainers.training_types import Part, TrainingProblem, TrainingRow
 
 
 def encode_references(engine: Engine, items: Sequence[TrainingProblem], max_references: int | None = None) -> list[TrainingRow]:

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 from posttrain.diagnose.engines.base import Engine
-from posttrain.diagnose.engines.text import TextCodec
+from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.errors import RunError
-from posttrain.diagnose.store import RunDirectory
+from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Rollout, Split, StopReason
-from posttrain.trainers.types import TrainingRow, TrainingSet
+from posttrain.trainers.training_types import TrainingRow, TrainingSet
 
 
 def read_run(path: str | Path, engine: Engine, training_set: TrainingSet) -> list[TrainingRow]:

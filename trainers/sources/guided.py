@@ -9,7 +9,7 @@ from typing import Any
 from posttrain.diagnose.probes.prefix_ladder import prefix_texts
 from posttrain.diagnose.probes.scaffold import states
 from posttrain.trainers.sources.policy import Ask, bare
-from posttrain.trainers.types import LiveEngine, TrainingProblem, TrainingRow
+from posttrain.trainers.training_types import LiveEngine, TrainingProblem, TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

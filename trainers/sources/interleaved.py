@@ -8,7 +8,7 @@ from dataclasses import replace
 from posttrain.trainers.credit.group import group_indices
 from posttrain.trainers.sources.order import EpochOrder
 from posttrain.trainers.sources.policy import Finish
-from posttrain.trainers.types import Part, TrainingProblem, TrainingRow
+from posttrain.trainers.training_types import Part, TrainingProblem, TrainingRow
 
 
 def by_problem(demonstrations: Sequence[TrainingRow]) -> dict[str, list[TrainingRow]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.trainers.stage import Remembers, Source
-from posttrain.trainers.types import Batch
+from posttrain.trainers.training_types import Batch
 
 
 class Mixture:

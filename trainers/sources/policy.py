@@ -9,10 +9,10 @@ from typing import Any
 from posttrain.diagnose.engines.base import Completion, Engine, SampleRequest
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Grade, Sampling, StopReason
-from posttrain.trainers.parallel import current
+from posttrain.trainers.distributed.processes import current
 from posttrain.trainers.sources.order import EpochOrder
 from posttrain.trainers.stage import Remembers
-from posttrain.trainers.types import Batch, GradeFn, LiveEngine, TrainingProblem, TrainingRow
+from posttrain.trainers.training_types import Batch, GradeFn, LiveEngine, TrainingProblem, TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

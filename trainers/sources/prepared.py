@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from posttrain.trainers.config import EpochConfig
 from posttrain.trainers.sources.order import EpochOrder
-from posttrain.trainers.types import Batch, TrainingRow
+from posttrain.trainers.training_types import Batch, TrainingRow
 
 Made = tuple[Sequence[TrainingRow], Mapping[str, float]]
 """Rows, and what is worth logging about how they came to be."""

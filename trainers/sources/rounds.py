@@ -8,7 +8,7 @@ from typing import Any
 from posttrain.diagnose.engines.base import Engine
 from posttrain.trainers.row_json import row_from_json
 from posttrain.trainers.sources.prepared import PreparedRows
-from posttrain.trainers.types import Batch
+from posttrain.trainers.training_types import Batch
 
 
 class Rounds:

@@ -11,11 +11,11 @@ import torch
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
 
 from posttrain.diagnose.engines.base import Engine
-from posttrain.diagnose.engines.loading import resolve_model
+from posttrain.diagnose.engines.models.loading import resolve_model
 from posttrain.diagnose.errors import ModelError
 from posttrain.trainers.sources.policy import Ask, Finish, draw
 from posttrain.trainers.sources.verified import successes
-from posttrain.trainers.types import GradeFn, TrainingProblem, TrainingRow, TrainingSet
+from posttrain.trainers.training_types import GradeFn, TrainingProblem, TrainingRow, TrainingSet
 
 ScoreSteps = Callable[[Sequence[TrainingRow], int], Sequence[Sequence[float]]]
 """(rows divided into steps, step of training) → how right each step of each row is, in [0, 1]; NaN where nothing is known."""

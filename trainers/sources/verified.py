@@ -8,7 +8,7 @@ from dataclasses import replace
 from posttrain.diagnose.engines.base import Engine
 from posttrain.trainers.sources.policy import Ask, bare, draw, num_tokens
 from posttrain.trainers.sources.prepared import Made
-from posttrain.trainers.types import GradeFn, Part, TrainingProblem, TrainingRow, TrainingSet
+from posttrain.trainers.training_types import GradeFn, Part, TrainingProblem, TrainingRow, TrainingSet
 
 
 def successes(training_set: TrainingSet) -> dict[str, float]:

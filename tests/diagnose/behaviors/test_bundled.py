@@ -10,7 +10,7 @@ import pytest
 from posttrain.diagnose.behaviors import bundled_behaviors, load_behavior
 from posttrain.diagnose.behaviors.splits import normalise
 from posttrain.diagnose.types import Purpose, Split, default_epsilon
-from posttrain.diagnose.verifiers.sandbox import Grader
+from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.diagnose.verifiers.selftest import verifier_selftest
 
 NAMES = sorted(bundled_behaviors())

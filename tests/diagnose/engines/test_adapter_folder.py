@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from posttrain.diagnose.engines.base import SampleRequest
-from posttrain.diagnose.engines.loading import fingerprint_model, load_model, load_tokenizer, resolve_model
-from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
+from posttrain.diagnose.engines.models.loading import fingerprint_model, load_model, load_tokenizer, resolve_model
 from posttrain.diagnose.errors import ModelError, SettingsError
 from posttrain.diagnose.types import Sampling
 

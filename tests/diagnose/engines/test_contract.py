@@ -40,7 +40,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path, behavior: Behavior) -
         model, address = request.getfixturevalue("wide_model"), request.getfixturevalue("vllm_server")
         yield open_engine(f"openai:{address}/v1", str(model), [behavior])
     else:
-        from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+        from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 
         model = request.getfixturevalue("tiny_model")
         embedded = TransformersEngine.open(str(model), sample_dtype="float32")
@@ -213,7 +213,7 @@ def test_unknown_engine_is_refused(behavior: Behavior) -> None:
     ],
 )
 def test_a_model_that_is_none_gives_one_line(tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:
-    from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+    from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 
     with pytest.raises(ModelError, match=said) as caught:
         TransformersEngine.open(str(make(tmp_path)))
@@ -226,7 +226,7 @@ def test_weights_that_are_missing_or_nan_are_refused(tiny_model: Path, tmp_path:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from posttrain.diagnose.engines.loading import load_model
+    from posttrain.diagnose.engines.models.loading import load_model
 
     for name, spoil in {
         "missing": lambda w: w.pop("model.layers.1.mlp.up_proj.weight"),

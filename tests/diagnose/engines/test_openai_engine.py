@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from posttrain.diagnose.engines.base import SampleRequest, ScoreRequest
-from posttrain.diagnose.engines.openai_engine import OpenAIEngine
-from posttrain.diagnose.engines.openai_transport import Refused, Transport
+from posttrain.diagnose.engines.openai.openai_engine import OpenAIEngine
+from posttrain.diagnose.engines.openai.transport import Refused, Transport
 from posttrain.diagnose.errors import BehaviorError, ModelError, SettingsError, UserError
 from posttrain.diagnose.types import Message, PromptFormat, Reference, Sampling, StopReason
 
@@ -284,9 +284,9 @@ def test_samples_that_failed_are_errors(serve: Serve) -> None:
 def test_the_sampling_probe_counts_failed_samples_as_missing(serve: Serve, sums_file: Path) -> None:
     """A server fails every fifth request for good."""
     from posttrain.diagnose.behaviors import load_behavior
-    from posttrain.diagnose.probes import sampling as probe
+    from posttrain.diagnose.sampling import shards as probe
     from posttrain.diagnose.types import Split
-    from posttrain.diagnose.verifiers.sandbox import Grader
+    from posttrain.diagnose.verifiers.grader import Grader
 
     behavior = load_behavior(sums_file)
     count = itertools.count()
@@ -311,7 +311,7 @@ def test_the_sampling_probe_counts_failed_samples_as_missing(serve: Serve, sums_
 
 @pytest.fixture
 def speaking_vllm(serve: Serve, dialect: Any, tiny_model: Path) -> Iterator[str]:
-    from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+    from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 
     with serve(dialect(TransformersEngine.open(str(tiny_model), sample_dtype="float32"), "served-name", 512)) as address:
         yield address
@@ -336,7 +336,7 @@ def test_without_the_tokenizer_vllm_writes_the_prompts(speaking_vllm: str) -> No
 
 @outside
 def test_no_answer_to_a_score_is_one_line(serve: Serve, dialect: Any, tiny_model: Path) -> None:
-    from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+    from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 
     whole = dialect(TransformersEngine.open(str(tiny_model), sample_dtype="float32"), str(tiny_model), 512)
 
@@ -367,7 +367,7 @@ def test_what_vllm_serve_can_do(vllm_server: str, wide_model: Path) -> None:
 @needs_vllm
 def test_vllm_serve_without_the_tokenizer(vllm_server: str, wide_model: Path) -> None:
     """The prompts that /tokenize writes are those of the tokenizer here."""
-    from posttrain.diagnose.engines.openai_text import ServerCodec
+    from posttrain.diagnose.engines.openai.server_codecs import ServerCodec
 
     engine = OpenAIEngine.open(vllm_server, str(wide_model))
     transport, root = Transport(), vllm_server

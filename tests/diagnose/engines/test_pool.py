@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 
 from posttrain.diagnose.behaviors import load_behavior
-from posttrain.diagnose.engines import cluster
 from posttrain.diagnose.engines.base import Completion, Engine, SampleRequest, ScoreRequest, TokenScores
-from posttrain.diagnose.engines.pieces import PieceSize, cut_samples, cut_scores
+from posttrain.diagnose.engines.ray import open_cluster
+from posttrain.diagnose.engines.ray.pieces import PieceSize, cut_samples, cut_scores
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.errors import ModelError, SettingsError
 from posttrain.diagnose.types import Behavior, PromptFormat, Reference, Sampling
 
 ray = pytest.importorskip("ray")
 
-from posttrain.diagnose.engines.pool import PoolEngine  # noqa: E402
-from posttrain.diagnose.engines.worker_queue import WorkerError  # noqa: E402
+from posttrain.diagnose.engines.ray.pool_engine import PoolEngine  # noqa: E402
+from posttrain.diagnose.engines.ray.worker_queue import WorkerError  # noqa: E402
 
 FREE = Sampling(max_tokens=12)
 SMALL = PieceSize(samples=8, tokens=120)
@@ -64,7 +64,7 @@ class Fragile(ScriptedEngine):
 def _ray() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.delenv("RAY_ADDRESS", raising=False)
-    cluster._join(None)
+    open_cluster._join(None)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
@@ -178,7 +178,7 @@ def test_the_number_of_workers_changes_nothing(alone: ScriptedEngine) -> None:
 
 
 def test_two_workers_do_what_the_embedded_engine_does_with_one_piece_after_the_other(tiny_model: Path) -> None:
-    from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+    from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 
     opener = partial(TransformersEngine.open, str(tiny_model), sample_dtype="float32")
     here = opener()
@@ -281,7 +281,7 @@ def test_a_pool_is_opened_by_name(script: Path, sums_file: Path) -> None:
     problem = behavior.problems[0]
     alone = ScriptedEngine.open(str(script), [behavior])
     request = SampleRequest(key="p", prompt_ids=alone.encode_prompt(problem.prompt, behavior.prompt).token_ids, num_samples=5)
-    with cluster.open_pool("scripted", str(script), [behavior], workers=1) as pool:
+    with open_cluster.open_pool("scripted", str(script), [behavior], workers=1) as pool:
         assert pool.info.model == str(script)
         assert same(pool.sample([request], behavior.sampling, seed="0"), alone.sample([request], behavior.sampling, seed="0"))
     with pytest.raises(RuntimeError, match="closed"):
@@ -297,24 +297,24 @@ def test_a_pool_is_opened_by_name(script: Path, sums_file: Path) -> None:
 )
 def test_a_pool_that_cannot_be_is_refused(given: dict[str, Any], said: str, script: Path) -> None:
     with pytest.raises(SettingsError, match=said) as refused:
-        cluster.open_pool("scripted", str(script), [], **given)
+        open_cluster.open_pool("scripted", str(script), [], **given)
     assert "\n" not in str(refused.value)
 
 
 def test_a_model_that_is_not_there_is_told_by_the_workers() -> None:
     with pytest.raises(ModelError, match="no such file; the scripted engine reads") as refused:
-        cluster.open_pool("scripted", "nothing.yaml", [], workers=1)
+        open_cluster.open_pool("scripted", "nothing.yaml", [], workers=1)
     assert "\n" not in str(refused.value)
 
 
 def test_without_ray_the_user_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    monkeypatch.setattr(open_cluster, "find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=r"pip install 'posttrain\[ray\]'"):
-        cluster.open_pool("scripted", "x", [], workers=2)
+        open_cluster.open_pool("scripted", "x", [], workers=2)
 
 
 def test_ray_is_imported_by_pools_alone() -> None:
-    code = "import sys, posttrain.diagnose.session, posttrain.diagnose.engines.cluster; sys.exit('ray' in sys.modules)"
+    code = "import sys, posttrain.diagnose.pipeline.diagnose_run, posttrain.diagnose.engines.ray.open_cluster; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -333,12 +333,12 @@ def test_ray_is_imported_by_pools_alone() -> None:
 def test_workers_share_the_machines(
     machines: list[tuple[float, float]], workers: int, cpus: int | None, gpus: float, each: int
 ) -> None:
-    assert cluster._share(machines, workers, cpus, gpus) == each
+    assert open_cluster._share(machines, workers, cpus, gpus) == each
 
 
 def test_more_workers_than_there_is_room_for_are_refused() -> None:
     with pytest.raises(SettingsError, match="got 3 of 6 processors each, Ray has room for 2"):
-        cluster._share([(8.0, 0.0), (8.0, 0.0)], 3, 6, 0.0)
+        open_cluster._share([(8.0, 0.0), (8.0, 0.0)], 3, 6, 0.0)
 
 
 # -------------------------------------------------------------------------------------------------------------------- pieces

@@ -27,16 +27,17 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from posttrain.diagnose.engines import cached_decoder, shared_prefix_decoder
 from posttrain.diagnose.engines.base import Completion, SampleRequest, ScoreRequest
-from posttrain.diagnose.engines.cached_decoder import CachedDecoder
-from posttrain.diagnose.engines.decoding import Decoder, SamplingLoop
 from posttrain.diagnose.engines.hardware import can_pack_bf16
-from posttrain.diagnose.engines.llama_layers import LlamaLayers, is_llama_like
-from posttrain.diagnose.engines.packed_sequences import packs, read
-from posttrain.diagnose.engines.scoring import score_packed, score_padded
-from posttrain.diagnose.engines.shared_prefix_decoder import SharedPrefixDecoder
-from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+from posttrain.diagnose.engines.hf import cached_decoder
+from posttrain.diagnose.engines.hf.cached_decoder import CachedDecoder
+from posttrain.diagnose.engines.hf.path_scoring import score_packed, score_padded
+from posttrain.diagnose.engines.hf.sampling_loop import Decoder, SamplingLoop
+from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
+from posttrain.diagnose.engines.llama import shared_prefix_decoder
+from posttrain.diagnose.engines.llama.layers import LlamaLayers, is_llama_like
+from posttrain.diagnose.engines.llama.packed_sequences import packs, read
+from posttrain.diagnose.engines.llama.shared_prefix_decoder import SharedPrefixDecoder
 from posttrain.diagnose.types import Sampling, StopReason
 
 VOCABULARY = 73

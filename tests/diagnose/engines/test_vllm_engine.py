@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posttrain.diagnose.engines import vllm_engine
 from posttrain.diagnose.engines.base import SampleRequest, ScoreRequest
-from posttrain.diagnose.engines.served import check_sample_room, cut_at_stop, hashed_seed
+from posttrain.diagnose.engines.limits import check_sample_room, cut_at_stop, hashed_seed
+from posttrain.diagnose.engines.vllm import vllm_engine
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Sampling, StopReason
 
@@ -206,7 +206,7 @@ def test_both_log_probabilities_are_exact(vllm_engine: Any, wide_model: Path, pr
 
 @needs_vllm
 def test_scores_are_those_of_the_embedded_engine(vllm_engine: Any, wide_model: Path, prompt: tuple[int, ...]) -> None:
-    from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+    from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 
     requests = [ScoreRequest(prompt_ids=prompt[: 1 + i], path_ids=tuple(range(5 + i, 15 + 2 * i))) for i in range(5)]
     embedded = TransformersEngine.open(str(wide_model), sample_dtype="float32")

@@ -15,15 +15,17 @@ import pytest
 from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.engines.base import Engine, TokenScores
 from posttrain.diagnose.engines.scripted import ScriptedEngine
-from posttrain.diagnose.labels import Thresholds, posterior_of
-from posttrain.diagnose.probes import path_likelihood, sampling
+from posttrain.diagnose.measure import reference_likelihood
+from posttrain.diagnose.measure.label_posterior import posterior_of
 from posttrain.diagnose.probes.availability import Availability, bind, removed_by, with_answer
-from posttrain.diagnose.probes.probe import AtHand, Bench, finding_from_json, finding_to_json
+from posttrain.diagnose.probes.base import AtHand, Bench, finding_from_json, finding_to_json
 from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.rollout_table import RolloutTable
-from posttrain.diagnose.store import RunDirectory, ShardCost
+from posttrain.diagnose.sampling import shards
+from posttrain.diagnose.storage.rollout_table import RolloutTable
+from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
+from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Finding, Reference, Split
-from posttrain.diagnose.verifiers.sandbox import Grader
+from posttrain.diagnose.verifiers.grader import Grader
 
 Row = dict[str, Any]
 Scripts = dict[str, list[tuple[str, float]]]
@@ -82,12 +84,12 @@ def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
             directory = RunDirectory(tmp_path / "run")
             problems, names = behavior.split(Split.EVAL), []
             extra = np.full(len(problems), samples)
-            for shard in sampling.plan_round(behavior, Split.EVAL, np.zeros(len(problems), np.int64), extra, 0):
-                ((_, rollouts),) = sampling.draw(engine, grader.grade, behavior, [shard], seed="s", on_tokens=lambda num: None)
+            for shard in shards.plan_round(behavior, Split.EVAL, np.zeros(len(problems), np.int64), extra, 0):
+                ((_, rollouts),) = shards.draw(engine, grader.grade, behavior, [shard], seed="s", on_tokens=lambda num: None)
                 directory.write_rollouts(shard.name, rollouts, ShardCost(seconds=0))
                 names.append(shard.name)
             table = RolloutTable.read(directory.shard("rollouts", name) for name in names)
-            counts = sampling.measure(behavior, problems, table)
+            counts = shards.measure(behavior, problems, table)
             thresholds = Thresholds()
             return Bench(
                 probe="availability",
@@ -99,8 +101,8 @@ def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
                 sampling=counts,
                 known=posterior_of(counts, epsilon=behavior.measure.epsilon, thresholds=thresholds),
                 rollouts=table,
-                paths=path_likelihood.measure(
-                    behavior, path_likelihood.draw(engine, behavior, problems, on_tokens=lambda num: None)
+                paths=reference_likelihood.measure(
+                    behavior, reference_likelihood.draw(engine, behavior, problems, on_tokens=lambda num: None)
                 ),
                 thresholds=thresholds,
                 seed="s",

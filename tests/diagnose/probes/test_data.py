@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind
 from posttrain.diagnose.engines.scripted import ScriptedEngine
-from posttrain.diagnose.labels import Thresholds, posterior_of
+from posttrain.diagnose.measure.label_posterior import posterior_of
+from posttrain.diagnose.probes.base import AtHand, Bench, finding_from_json, finding_to_json
 from posttrain.diagnose.probes.data import Data, limit_of_support
-from posttrain.diagnose.probes.probe import AtHand, Bench, finding_from_json, finding_to_json
-from posttrain.diagnose.probes.sampling import Portion, Shard, draw, measure
 from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.rollout_table import SAMPLED
-from posttrain.diagnose.store import RunDirectory, ShardCost
-from posttrain.diagnose.training_rows import DataRow, RowKind
+from posttrain.diagnose.sampling.shards import Portion, Shard, draw, measure
+from posttrain.diagnose.storage.rollout_table import SAMPLED
+from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
+from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
     Behavior,
     Grade,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from posttrain.diagnose.engines.scripted import ScriptedEngine
-from posttrain.diagnose.labels import Thresholds, posterior_of
+from posttrain.diagnose.measure.label_posterior import posterior_of
+from posttrain.diagnose.probes.base import AtHand, Bench, finding_to_json
 from posttrain.diagnose.probes.diversity import (
     Diversity,
     common_size,
@@ -19,11 +20,11 @@ from posttrain.diagnose.probes.diversity import (
     guessing_chances,
     rarefied,
 )
-from posttrain.diagnose.probes.probe import AtHand, Bench, finding_to_json
-from posttrain.diagnose.probes.sampling import Portion, Shard, draw, measure
 from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.rollout_table import SAMPLED
-from posttrain.diagnose.store import RunDirectory, ShardCost
+from posttrain.diagnose.sampling.shards import Portion, Shard, draw, measure
+from posttrain.diagnose.storage.rollout_table import SAMPLED
+from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
+from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
     Behavior,
     Grade,

@@ -21,13 +21,14 @@ from posttrain.diagnose.engines.base import (
     TokenScores,
 )
 from posttrain.diagnose.engines.scripted import ScriptedEngine
-from posttrain.diagnose.labels import Thresholds, posterior_of
+from posttrain.diagnose.measure.label_posterior import posterior_of
+from posttrain.diagnose.probes.base import AtHand, Bench, Finding, finding_to_json
 from posttrain.diagnose.probes.drift import Drift
-from posttrain.diagnose.probes.probe import AtHand, Bench, Finding, finding_to_json
-from posttrain.diagnose.probes.sampling import Portion, Shard, draw, measure
 from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.rollout_table import SAMPLED, RolloutTable
-from posttrain.diagnose.store import RunDirectory, ShardCost
+from posttrain.diagnose.sampling.shards import Portion, Shard, draw, measure
+from posttrain.diagnose.storage.rollout_table import SAMPLED, RolloutTable
+from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
+from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
     Behavior,
     Bottleneck,

@@ -16,15 +16,18 @@ from posttrain.analysis.stats.bisection import rung_posterior
 from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.engines.base import Completion, Engine, SampleRequest
 from posttrain.diagnose.engines.scripted import ScriptedEngine
-from posttrain.diagnose.labels import Thresholds, posterior_of
-from posttrain.diagnose.probes import path_likelihood, prefix_ladder, sampling
+from posttrain.diagnose.measure import reference_likelihood
+from posttrain.diagnose.measure.label_posterior import posterior_of
+from posttrain.diagnose.probes import prefix_ladder
+from posttrain.diagnose.probes.base import AtHand, Bench, finding_from_json, finding_to_json
 from posttrain.diagnose.probes.prefix_ladder import BATCH, MOST_SAMPLES, SUFFICIENT, SURE, PrefixLadder, share_reachable
-from posttrain.diagnose.probes.probe import AtHand, Bench, finding_from_json, finding_to_json
 from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.rollout_table import RolloutTable
-from posttrain.diagnose.store import RunDirectory, ShardCost
+from posttrain.diagnose.sampling import shards
+from posttrain.diagnose.storage.rollout_table import RolloutTable
+from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
+from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Behavior, Bottleneck, Reference, Sampling, Split
-from posttrain.diagnose.verifiers.sandbox import Grader
+from posttrain.diagnose.verifiers.grader import Grader
 
 Row = dict[str, Any]
 Scripts = dict[str, list[tuple[str, float]]]
@@ -96,13 +99,13 @@ def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
             directory = RunDirectory(tmp_path / "run")
             problems, names = behavior.split(Split.EVAL), []
             extra = np.full(len(problems), samples)
-            for shard in sampling.plan_round(behavior, Split.EVAL, np.zeros(len(problems), np.int64), extra, 0):
-                ((_, rollouts),) = sampling.draw(engine, grader.grade, behavior, [shard], seed=seed, on_tokens=lambda num: None)
+            for shard in shards.plan_round(behavior, Split.EVAL, np.zeros(len(problems), np.int64), extra, 0):
+                ((_, rollouts),) = shards.draw(engine, grader.grade, behavior, [shard], seed=seed, on_tokens=lambda num: None)
                 directory.write_rollouts(shard.name, rollouts, ShardCost(seconds=0))
                 names.append(shard.name)
             table = RolloutTable.read(directory.shard("rollouts", name) for name in names)
-            counts = sampling.measure(behavior, problems, table)
-            scored = path_likelihood.draw(engine, behavior, problems, on_tokens=lambda num: None)
+            counts = shards.measure(behavior, problems, table)
+            scored = reference_likelihood.draw(engine, behavior, problems, on_tokens=lambda num: None)
             thresholds = Thresholds()
             return Bench(
                 probe="prefix_ladder",
@@ -114,7 +117,7 @@ def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
                 sampling=counts,
                 known=posterior_of(counts, epsilon=behavior.measure.epsilon, thresholds=thresholds),
                 rollouts=table,
-                paths=path_likelihood.measure(behavior, scored),
+                paths=reference_likelihood.measure(behavior, scored),
                 thresholds=thresholds,
                 seed=seed,
                 directory=directory,
@@ -262,7 +265,7 @@ def test_plan_and_worth(make_bench: MakeBench) -> None:
 
 
 def test_cuts_are_of_token_ids(make_bench: MakeBench, tiny_model: Path) -> None:
-    from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+    from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 
     rows = [
         {"id": f"p{i}", "prompt": f"{i} and {i + 1}:", "answer": str(700 + i), "references": [["take one", "and two", f"so {700 + i}"]], "split": "eval"}

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from posttrain.diagnose.engines.base import SampleRequest
+from posttrain.diagnose.engines.codec import completion_text
 from posttrain.diagnose.engines.scripted import ScriptedEngine
-from posttrain.diagnose.engines.text import completion_text
-from posttrain.diagnose.labels import Thresholds, posterior_of
-from posttrain.diagnose.probes.probe import AtHand, Bench, Finding
-from posttrain.diagnose.probes.sampling import draw, measure, plan_greedy, plan_round
+from posttrain.diagnose.measure.label_posterior import posterior_of
+from posttrain.diagnose.probes.base import AtHand, Bench, Finding
 from posttrain.diagnose.probes.scaffold import HINT_TEMPLATE, ScaffoldProbe, with_examples, with_hint, worked_examples
 from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.store import RunDirectory, ShardCost
+from posttrain.diagnose.sampling.shards import draw, measure, plan_greedy, plan_round
+from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
+from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
     Behavior,
     Bottleneck,

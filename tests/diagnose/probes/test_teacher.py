@@ -12,12 +12,13 @@ import pytest
 
 from posttrain.diagnose.engines.base import SampleRequest
 from posttrain.diagnose.engines.scripted import ScriptedEngine
-from posttrain.diagnose.labels import Thresholds, posterior_of
-from posttrain.diagnose.probes.probe import AtHand, Bench, Finding, finding_from_json, finding_to_json
-from posttrain.diagnose.probes.sampling import draw, measure, plan_greedy, plan_round
+from posttrain.diagnose.measure.label_posterior import posterior_of
+from posttrain.diagnose.probes.base import AtHand, Bench, Finding, finding_from_json, finding_to_json
 from posttrain.diagnose.probes.teacher import TeacherProbe
 from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.store import RunDirectory, ShardCost
+from posttrain.diagnose.sampling.shards import draw, measure, plan_greedy, plan_round
+from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
+from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
     Behavior,
     Grade,

@@ -17,8 +17,8 @@ from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.errors import BehaviorError, SettingsError
 from posttrain.diagnose.types import Behavior, GradeStatus, VerifierSpec
 from posttrain.diagnose.verifiers import build_verifier
+from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.diagnose.verifiers.judge import read_verdict
-from posttrain.diagnose.verifiers.sandbox import Grader
 
 Answer = Callable[[dict[str, Any]], tuple[int, Any]]
 """Body of a request → status, and what the judge says (any other body where it is no text)."""

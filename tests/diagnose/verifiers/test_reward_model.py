@@ -16,7 +16,7 @@ from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.errors import BehaviorError, ModelError
 from posttrain.diagnose.types import Behavior, GradeStatus
 from posttrain.diagnose.verifiers import build_verifier
-from posttrain.diagnose.verifiers.sandbox import Grader
+from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.diagnose.verifiers.selftest import verifier_selftest
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from posttrain.diagnose import compare, gate, run
-from posttrain.diagnose.engines.transformers_engine import TransformersEngine
+from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.types import Split
 from posttrain.trainers import train
@@ -100,7 +100,7 @@ def test_only_right_samples_of_train_problems_outside_the_dev_slice_are_imitated
 ) -> None:
     from posttrain.diagnose import load_behavior
     from posttrain.trainers.sources.finished_run import read_run
-    from posttrain.trainers.types import TrainingSet
+    from posttrain.trainers.training_types import TrainingSet
 
     engine = TransformersEngine.open(str(tiny_model))
     training_set = TrainingSet([load_behavior(digits)], dev_share=0.25)

@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from helpers.training import TinyEngine, make_behavior, random_rows
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from posttrain.diagnose.engines.base import SampleRequest
 from posttrain.diagnose.types import Grade, GradeStatus, Sampling, StopReason
 from posttrain.trainers.sources.steps import by_rollouts, score_steps, step_ends, token_texts
-from posttrain.trainers.types import TrainingRow, TrainingSet
+from posttrain.trainers.training_types import TrainingRow, TrainingSet
 
 END = "</s>"
 
@@ -101,8 +102,8 @@ def test_pieces_join_to_the_text_and_are_decoded_a_few_tokens_at_a_time(monkeypa
 # -------------------------------------------------------------------------------------------------------------------- scoring
 
 
-def sampled(kit: Any, reward: float | None) -> TrainingRow:
-    (row,) = kit.random_rows(num_groups=1, group_size=1)
+def sampled(reward: float | None) -> TrainingRow:
+    (row,) = random_rows(num_groups=1, group_size=1)
     return replace(
         row,
         behavior="sums",
@@ -115,16 +116,16 @@ def sampled(kit: Any, reward: float | None) -> TrainingRow:
     )
 
 
-def test_a_step_is_as_right_as_the_graded_continuations_behind_it(kit: Any, model: Any, tokenizer: Any) -> None:
-    training_set = TrainingSet([kit.make_behavior()], dev_share=0)
+def test_a_step_is_as_right_as_the_graded_continuations_behind_it(model: Any, tokenizer: Any) -> None:
+    training_set = TrainingSet([make_behavior()], dev_share=0)
 
     def every_other(problem: Any, texts: Sequence[str]) -> list[Grade]:
         """Right, missing, right, missing, ..."""
         missing = Grade(status=GradeStatus.ERROR, score=None)
         return [missing if i % 2 else Grade(status=GradeStatus.SCORED, score=1.0) for i in range(len(texts))]
 
-    engine = kit.TinyEngine(model)
-    rows = [sampled(kit, 1.0), sampled(kit, None)]
+    engine = TinyEngine(model)
+    rows = [sampled(1.0), sampled(None)]
     score = by_rollouts(engine, {"sums": every_other}, training_set, tokenizer, num_rollouts=16, seed=0)
     drawn = engine.sample(
         [SampleRequest(key="0/0", prompt_ids=(*rows[0].prompt_ids, 3), num_samples=16)],
@@ -137,15 +138,13 @@ def test_a_step_is_as_right_as_the_graded_continuations_behind_it(kit: Any, mode
     assert math.isnan(second[1])
 
 
-def test_a_row_with_a_step_of_which_nothing_is_known_stays_undivided(kit: Any, model: Any, tokenizer: Any) -> None:
-    training_set = TrainingSet([kit.make_behavior()], dev_share=0)
+def test_a_row_with_a_step_of_which_nothing_is_known_stays_undivided(model: Any, tokenizer: Any) -> None:
+    training_set = TrainingSet([make_behavior()], dev_share=0)
 
     def broken(problem: Any, texts: Sequence[str]) -> list[Grade]:
         return [Grade(status=GradeStatus.ERROR, score=None) for _ in texts]
 
-    score = by_rollouts(kit.TinyEngine(model), {"sums": broken}, training_set, tokenizer, num_rollouts=4, seed=0)
-    divided, whole = score_steps(tokenizer, "t4", score)(
-        [], [sampled(kit, 1.0), replace(sampled(kit, 1.0), completion_ids=(3,))], 0
-    )
+    score = by_rollouts(TinyEngine(model), {"sums": broken}, training_set, tokenizer, num_rollouts=4, seed=0)
+    divided, whole = score_steps(tokenizer, "t4", score)([], [sampled(1.0), replace(sampled(1.0), completion_ids=(3,))], 0)
     assert (divided.step_ends, divided.step_scores) == ((), ())
     assert (whole.step_ends, whole.step_scores) == ((0,), (1.0,))  # a single step is as right as the answer

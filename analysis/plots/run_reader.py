@@ -1,0 +1,191 @@
+"""Run directories, as far as figures and tables need them: `diagnosis.json`, `compare.json` and `paths/*.parquet`, only read.
+
+Fields that are not known are ignored, as the files' version 1 asks of every reader.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from posttrain.analysis.input_error import InputError
+
+SCHEMA = 1
+"""Version of the files that this reads."""
+
+
+class Takes(StrEnum):
+    """Which folders a figure is made from, in the words that people read."""
+
+    RUNS = "folders of `posttrain diagnose`"
+    SIDES = "folders of `posttrain diagnose`, or of `posttrain compare` and `loop` (their two sides)"
+    COMPARISONS = "folders of `posttrain compare` or `posttrain loop`"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One behavior as one folder has it: measured once, or compared."""
+
+    label: str
+    """What a legend calls it."""
+    folder: Path
+    behavior: Mapping[str, Any]
+    """An entry of `behaviors` in diagnosis.json or compare.json."""
+    settings: Mapping[str, Any]
+    """Settings of the run; empty for a comparison."""
+
+    def need(self, key: str) -> Any:
+        """A field of the behavior.
+
+        Raises:
+            InputError: The file has no such field.
+        """
+        if key not in self.behavior:
+            again = f"posttrain report {self.folder}" if self.settings else "posttrain compare"
+            raise InputError(
+                f"{self.folder}: {self.behavior.get('name')} has no {key!r} there, it was written by an earlier version; run `{again}` again"
+            )
+        return self.behavior[key]
+
+
+def read_sides(
+    folders: Sequence[str | Path], takes: Takes, *, behaviors: Sequence[str] = (), labels: Sequence[str] = ()
+) -> dict[str, list[Side]]:
+    """Read folders.
+
+    Args:
+        folders: Run directories, in the order in which they are to be shown.
+        takes: What is wanted of them.
+        behaviors: Names of the behaviors wanted; all of them without any.
+        labels: What to call the sides; without them, what tells their folders apart.
+
+    Returns:
+        Behavior → its sides, behaviors and sides in the order of the files. A comparison counts as two sides, before and after,
+        where sides are wanted.
+
+    Raises:
+        InputError: A folder is not what is wanted, cannot be read, or no behavior of that name is there.
+    """
+    if not folders:
+        raise InputError(f"no folder was given; give {takes}")
+    paths = [Path(folder) for folder in folders]
+    names = _distinct(paths)
+    read = [entry for path, name in zip(paths, names, strict=True) for entry in _read(path, name, takes, alone=len(paths) == 1)]
+    if labels and len(labels) != len(read):
+        raise InputError(
+            f"--label: got {len(labels)} labels for {len(read)} series ({', '.join(label for label, *_ in read)}); give one each"
+        )
+    found: dict[str, list[Side]] = {}
+    for index, (name, path, entries, settings) in enumerate(read):
+        label = labels[index] if labels else name
+        for entry in entries:
+            found.setdefault(str(entry.get("name")), []).append(Side(label, path, entry, settings))
+    unknown = [name for name in behaviors if name not in found]
+    if unknown:
+        raise InputError(f"--behavior: got {unknown[0]!r}, measured there: {', '.join(found)}")
+    return {name: sides for name, sides in found.items() if not behaviors or name in behaviors}
+
+
+def read_paths(side: Side) -> list[dict[str, Any]]:
+    """The scored reference paths of a behavior.
+
+    Returns:
+        One dict per path: `problem_id`, `token_texts` [T], `token_steps` [T] (from 0) and `policy_logprobs` [T] (nats).
+
+    Raises:
+        InputError: The run holds none.
+    """
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    columns = ["behavior", "problem_id", "token_texts", "token_steps", "policy_logprobs"]
+    rows: list[dict[str, Any]] = []
+    for path in sorted((side.folder / "paths").glob("*.parquet")):
+        table = pq.read_table(path, columns=columns)
+        rows += table.filter(pc.equal(table["behavior"], side.behavior["name"])).to_pylist()
+    if not rows:
+        raise InputError(
+            f"{side.folder} holds no scored reference path of {side.behavior['name']} (paths/*.parquet); give its problems "
+            "`references`, measure again, and name the folder that `posttrain diagnose` wrote"
+        )
+    return rows
+
+
+_Entry = tuple[str, Path, list[dict[str, Any]], Mapping[str, Any]]
+
+
+def _read(path: Path, name: str, takes: Takes, *, alone: bool) -> list[_Entry]:
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; give {takes}")
+    is_run, is_comparison = (path / "diagnosis.json").exists(), (path / "compare.json").exists()
+    if takes is not Takes.COMPARISONS and is_run:
+        data = _json(path / "diagnosis.json")
+        return [(name, path, data["behaviors"], data.get("settings", {}))]
+    if takes is not Takes.RUNS and is_comparison:
+        entries = _json(path / "compare.json")["behaviors"]
+        if takes is Takes.COMPARISONS:
+            return [(name, path, entries, {})]
+        return [
+            (side if alone else f"{name}, {side}", path, [_one_side(path, entry, side) for entry in entries], {})
+            for side in ("before", "after")
+        ]
+    inner = sorted(child.parent for child in path.glob("*/diagnosis.json"))
+    if is_run:
+        hint = f"compare it with another run first: posttrain compare {path} OTHER --out DIR"
+    elif is_comparison and not inner:
+        data = _json(path / "compare.json")
+        hint = "give " + " or ".join(str(data.get(side, {}).get("run", f"the run {side}")) for side in ("before", "after"))
+    elif inner:
+        hint = f"give {inner[0]}"
+    elif (path / "run.json").exists():
+        hint = "it is not measured to the end; run the same command again to resume it"
+    else:
+        hint = "it is none"
+    raise InputError(f"{path}: this figure takes {takes}; {hint}")
+
+
+def _one_side(path: Path, entry: Mapping[str, Any], side: str) -> dict[str, Any]:
+    """A side of a comparison with the keys of diagnosis.json: the same samples per problem before and after."""
+    whole = Side(side, path, entry, {})
+    problems = [
+        {**problem, "num_correct": round(problem[side] * problem["num_samples"])}
+        for problem in whole.need("problems")
+        if problem.get("num_samples") is not None
+    ]
+    return {
+        "name": entry["name"],
+        "measure": entry.get("measure", {}),
+        "pass_at_k": whole.need("pass_at_k")[side],
+        "crossing": entry.get("crossing"),
+        "problems": problems,
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        schema, behaviors = data["schema"], data["behaviors"]
+        names = [entry["name"] for entry in behaviors]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); run the command that wrote it again"
+        ) from error
+    if schema != SCHEMA:
+        raise InputError(f"{path}: is of version {schema}, this reads version {SCHEMA}; use the posttrain that wrote it")
+    if not names:
+        raise InputError(f"{path}: holds no behavior; measure one")
+    return dict(data)
+
+
+def _distinct(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of paths that tell them apart."""
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{path} ({index})" for index, path in enumerate(paths, start=1)]

@@ -1,0 +1,312 @@
+"""What a comparison claims where nothing changed, and what it finds where something did.
+
+    python benchmarks/null_and_power.py --replicates 2000 --out reports/benchmarks/null_and_power.md
+
+Success rates of problems are drawn from a law, samples from the rates, and both sides go through the functions that `posttrain compare`
+uses: `problem_change_tests`, the fitted mixtures and `problem_states` for single problems, `decide_role` for the role. One process. Rows
+are kept in build/benchmarks/null_and_power.json as they are finished, so that a stopped run goes on; `--only null` (or power, role) makes one
+of the tables.
+
+**The most that can be found** (`most_found`). A test that is told everything but which problems rose: the law of the unchanged ones, how
+many rose, from 0 to what, and that none fell. Then problem i with b successes before and a after weighs
+
+    r_i = [b = 0] Binomial(a; n, .1) / ∫ Binomial(b; n, p) Binomial(a; n, p) dG(p),
+
+it rose with the probability P_i = r_i e_{m−1}(r without i) / e_m(r), e_m being the elementary symmetric polynomial of degree m, and of all rules
+with a mean false share E[V / max(R, 1)] of at most 5 % the one that finds most flags in each run the k problems of greatest P_i that
+maximise Σ P_i − λ Σ (1 − P_i)/k, with one λ for all runs. No test that keeps the false-discovery rate can find more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+from scipy.special import betaln
+
+from posttrain.analysis.stats import exchange_test, fit_mixture, k_grid, problem_change_tests, support_dynamics
+from posttrain.diagnose.comparison.change_role import DEALS, ERROR, FALSE_DISCOVERY_RATE, decide_role, problem_states
+from posttrain.diagnose.types import ProblemChange, default_epsilon
+
+Rates = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+NUM_PROBLEMS = 200
+SAMPLES = (16, 64, 256)
+EPSILON = default_epsilon(8)
+PRIMARY_K = 16
+RISE = 0.1
+RESULTS = Path(__file__).parents[1] / "build" / "benchmarks" / "null_and_power.json"
+LAWS: dict[str, Callable[[np.random.Generator], Rates]] = {
+    "Beta(.3, 1.2)": lambda rng: rng.beta(*FIRST_LAW, NUM_PROBLEMS),
+    "half at 0, else Beta(.5, 1)": lambda rng: np.where(rng.random(NUM_PROBLEMS) < 0.5, 0.0, rng.beta(0.5, 1.0, NUM_PROBLEMS)),
+    "Beta(2, 3)": lambda rng: rng.beta(2.0, 3.0, NUM_PROBLEMS),
+    "Beta(9, 1)": lambda rng: rng.beta(9.0, 1.0, NUM_PROBLEMS),
+}
+MIXES = ((40, 200), (10, 200), (2, 200), (40, 40))
+"""(true rises from 0 to `RISE`, problems), the others from the first law and unchanged."""
+FIRST_LAW = (0.3, 1.2)
+PARTS = ("null", "power", "role")
+
+
+def change_a_fifth(before: float, after: float) -> Callable[[np.random.Generator], tuple[Rates, Rates]]:
+    """A fifth of the problems change from one rate to another; the others come from the first law and stay."""
+
+    def draw(rng: np.random.Generator) -> tuple[Rates, Rates]:
+        first = rng.beta(*FIRST_LAW, NUM_PROBLEMS)
+        last = first.copy()
+        first[: NUM_PROBLEMS // 5], last[: NUM_PROBLEMS // 5] = before, after
+        return first, last
+
+    return draw
+
+
+def in_and_out(rng: np.random.Generator) -> tuple[Rates, Rates]:
+    """A fifth comes in, a fifth falls out."""
+    first, last = change_a_fifth(0.0, 0.3)(rng)
+    fifth = slice(NUM_PROBLEMS // 5, 2 * (NUM_PROBLEMS // 5))
+    first[fifth], last[fifth] = 0.3, 0.0
+    return first, last
+
+
+def sharpened(rng: np.random.Generator) -> tuple[Rates, Rates]:
+    """Rates above .3 rise by half, those below .1 fall to zero: pass@1 rises and support is lost."""
+    first = rng.beta(*FIRST_LAW, NUM_PROBLEMS)
+    return first, np.where(first > 0.3, np.minimum(1.0, 1.5 * first), np.where(first < 0.1, 0.0, first))
+
+
+TRUTHS: dict[str, Callable[[np.random.Generator], tuple[Rates, Rates]]] = {
+    "a fifth rises from 0 to .3": change_a_fifth(0.0, 0.3),
+    "a fifth rises from 0 to .05": change_a_fifth(0.0, 0.05),
+    "a fifth rises from .03 to .4": change_a_fifth(0.03, 0.4),
+    "a fifth rises from .3 to .8": change_a_fifth(0.3, 0.8),
+    "a fifth falls from .3 to 0": change_a_fifth(0.3, 0.0),
+    "a fifth falls from .8 to .3": change_a_fifth(0.8, 0.3),
+    "a fifth comes in (0 to .3), a fifth falls out (.3 to 0)": in_and_out,
+    "rates above .3 rise by half, those below .1 fall to 0": sharpened,
+}
+
+
+def states_of(n: Counts, before: Counts, after: Counts) -> list[ProblemChange]:
+    """The states of single problems, as `posttrain compare` gives them."""
+    tests = problem_change_tests(n, before, n, after, rate=FALSE_DISCOVERY_RATE, below=EPSILON)
+    if min(tests.q_expansion.min(), tests.q_attrition.min()) > FALSE_DISCOVERY_RATE:
+        return [ProblemChange.UNDETERMINED] * n.size  # nothing can be flagged, whatever the mixtures say
+    reach = [fit_mixture(n, side, marks=[EPSILON]).state_probabilities([EPSILON])[:, 1] for side in (before, after)]
+    return problem_states(reach[0], reach[1], tests.q_expansion, tests.q_attrition)
+
+
+def ks_of(n: int) -> list[int]:
+    """The k that `posttrain compare` looks at."""
+    return [k for k in k_grid(n, PRIMARY_K) if k <= n]
+
+
+def null_row(law: str, num_samples: int, replicates: int) -> str:
+    """One model drawn twice."""
+    rng = np.random.default_rng([1, num_samples, list(LAWS).index(law)])
+    n = np.full(NUM_PROBLEMS, num_samples)
+    changed, flagged, roles, naive = 0, 0, 0, 0.0
+    ratios = []
+    num_roles = max(1, replicates // 4)
+    for replicate in range(replicates):
+        rates = LAWS[law](rng)
+        before, after = rng.binomial(n, rates), rng.binomial(n, rates)
+        tests = problem_change_tests(n, before, n, after, rate=FALSE_DISCOVERY_RATE)
+        changed += min(tests.q_expansion.min(), tests.q_attrition.min()) <= FALSE_DISCOVERY_RATE
+        states = states_of(n, before, after)
+        flagged += any(state in (ProblemChange.EXPANDED, ProblemChange.ATTRITED) for state in states)
+        dynamics = support_dynamics(n, before, n, after)
+        ratios.append((dynamics.srr, dynamics.ndr))
+        naive += dynamics.expanded
+        if replicate < num_roles:
+            shown = exchange_test(n, before, n, after, ks_of(num_samples), rng=rng, num_draws=DEALS)
+            roles += bool((shown.adjusted_p <= ERROR).any())
+    srr, ndr = np.nanmean(np.array(ratios), axis=0)
+    return (
+        f"| {law} | {num_samples} | {flagged / replicates:.2%} | {changed / replicates:.2%} | {roles / num_roles:.1%} | "
+        f"{naive / replicates:.1f} | {srr:.3f} | {ndr:.3f} |"
+    )
+
+
+def power_row(num_true: int, num_problems: int, num_samples: int, replicates: int) -> str:
+    """True rises among problems that stay."""
+    rng = np.random.default_rng([2, num_samples, num_true, num_problems])
+    n = np.full(num_problems, num_samples)
+    found = {"expanded": 0.0, "attrited": 0.0, "plain": 0.0, "naive": 0.0}
+    false_found, false_naive = 0.0, 0.0
+    risen = []
+    for _ in range(replicates):
+        low = rng.beta(*FIRST_LAW, num_problems)
+        low[:num_true] = 0.0
+        high = low.copy()
+        high[:num_true] = RISE
+        before, after = rng.binomial(n, low), rng.binomial(n, high)
+        states = np.array(states_of(n, before, after))
+        expanded = states == ProblemChange.EXPANDED
+        found["expanded"] += expanded[:num_true].mean()
+        wrong = int(expanded[num_true:].sum() + (states == ProblemChange.ATTRITED).sum())
+        false_found += wrong / max(1, wrong + int(expanded[:num_true].sum()))
+        back = np.array(states_of(n, after, before))
+        found["attrited"] += (back[:num_true] == ProblemChange.ATTRITED).mean()
+        naive = (before == 0) & (after > 0)
+        found["naive"] += naive[:num_true].mean()
+        false_naive += naive[num_true:].sum() / max(1, naive.sum())
+        tests = problem_change_tests(n, before, n, after)
+        plain = stats.false_discovery_control(np.concatenate([tests.p_expansion, tests.p_attrition]))
+        found["plain"] += (plain[:num_true] <= FALSE_DISCOVERY_RATE).mean()
+        risen.append(chances_of_having_risen(num_samples, before, after, num_true))
+    share = {key: value / replicates for key, value in found.items()}
+    return (
+        f"| {num_true} of {num_problems} | {num_samples} | {share['expanded']:.0%} | {share['attrited']:.0%} | "
+        f"{most_found(risen, num_true):.0%} | {share['plain']:.0%} | {false_found / replicates:.1%} | {share['naive']:.0%} | "
+        f"{false_naive / replicates:.0%} |"
+    )
+
+
+def chances_of_having_risen(n: int, before: Counts, after: Counts, num_true: int) -> Rates:
+    """[P] posterior probability of each problem to be among the `num_true` that rose, for someone who is told the rest; falling."""
+    total, (a, b) = before + after, FIRST_LAW
+    log_same = betaln(a + total, b + 2 * n - total) - betaln(a, b) + np.log(stats.binom(n, 0.5).pmf(before) * 2.0**n)
+    log_odds = np.where(before == 0, after * np.log(RISE) + (n - after) * np.log1p(-RISE), -np.inf) - log_same
+    log_odds = np.sort(log_odds)[::-1]
+    odds = np.exp(log_odds - log_odds[:num_true].mean())  # only ratios matter
+    ahead, behind = (np.zeros((odds.size + 1, num_true)) for _ in range(2))
+    ahead[0, 0] = behind[-1, 0] = 1.0
+    for i, one in enumerate(odds):  # polynomials in x: the product of 1 + r x over the problems up to here
+        ahead[i + 1] = ahead[i] + one * np.concatenate([[0.0], ahead[i, :-1]])
+        other = odds.size - 1 - i
+        behind[other] = behind[other + 1] + odds[other] * np.concatenate([[0.0], behind[other + 1, :-1]])
+    without = (ahead[:-1] * behind[1:, ::-1]).sum(axis=1)  # e_{m−1} of all but i
+    weight = odds * without
+    return np.asarray(num_true * weight / weight.sum())
+
+
+def most_found(risen: list[Rates], num_true: int) -> float:
+    """Share of the true rises that the best rule finds whose mean false share over runs is 5 %."""
+    chance = np.stack(risen)
+    right = np.concatenate([np.zeros((len(chance), 1)), np.cumsum(chance, axis=1)], axis=1)
+    false = np.concatenate([np.zeros((len(chance), 1)), 1.0 - right[:, 1:] / np.arange(1, chance.shape[1] + 1)], axis=1)
+    runs = np.arange(len(chance))
+    points = []
+    for price in np.geomspace(1e-3, 1e4, 400):
+        kept = np.argmax(right - price * false, axis=1)
+        points.append((false[runs, kept].mean(), right[runs, kept].mean() / num_true))
+    errors, found = np.array(sorted(points)).T
+    return float(np.interp(FALSE_DISCOVERY_RATE, errors, found))
+
+
+def role_row(name: str, num_samples: int, replicates: int) -> str:
+    """The role where something changed."""
+    rng = np.random.default_rng([3, num_samples, list(TRUTHS).index(name)])
+    n = np.full(NUM_PROBLEMS, num_samples)
+    words: Counter[str] = Counter()
+    for _ in range(replicates):
+        first, last = TRUTHS[name](rng)
+        before, after = rng.binomial(n, first), rng.binomial(n, last)
+        mixtures = [fit_mixture(n, side, marks=[EPSILON]) for side in (before, after)]
+        words[decide_role(n, before, after, ks_of(num_samples), mixtures, EPSILON, rng=rng).words] += 1
+    said = ", ".join(f"{word} {count / replicates:.0%}" for word, count in words.most_common())
+    return f"| {name} | {num_samples} | {said} |"
+
+
+def rows_of(part: str, replicates: int) -> dict[str, Callable[[], str]]:
+    """What makes each row of a table, by a name that says all that the row hangs on."""
+    few, fewer = max(2, replicates // 10), max(2, replicates // 40)
+    rows: dict[str, Callable[[], str]] = {}
+    if part == "null":
+        for law in LAWS:
+            rows |= {f"null, {law}, {n}, {replicates} runs": partial(null_row, law, n, replicates) for n in SAMPLES}
+    elif part == "power":
+        for true, problems in MIXES:
+            rows |= {f"power, {true} of {problems}, {n}, {few} runs": partial(power_row, true, problems, n, few) for n in SAMPLES}
+    else:
+        for truth in TRUTHS:
+            rows |= {f"role, {truth}, {n}, {fewer} runs": partial(role_row, truth, n, fewer) for n in SAMPLES}
+    return rows
+
+
+def table(head: tuple[str, ...], rows: list[str]) -> str:
+    """A Markdown table; numbers to the right."""
+    return "\n".join(["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1), *rows])
+
+
+def main() -> None:
+    """Simulate, print, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replicates", type=int, default=400, help="runs of one model against itself, per law and n")
+    parser.add_argument("--only", action="append", choices=PARTS, help="make these rows and write no report")
+    parser.add_argument("--fresh", action="store_true", help="forget the rows of earlier runs")
+    parser.add_argument("--out", type=Path, default=None, help="Markdown file to write")
+    arguments = parser.parse_args()
+    known: dict[str, tuple[str, float]] = json.loads(RESULTS.read_text()) if RESULTS.exists() and not arguments.fresh else {}
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, list[str]] = {}
+    seconds = 0.0
+    for part in arguments.only or PARTS:
+        for key, make in rows_of(part, arguments.replicates).items():
+            if key not in known:
+                start = time.monotonic()
+                known[key] = make(), time.monotonic() - start
+                RESULTS.write_text(json.dumps(known, indent=1))
+                print(known[key][0], flush=True)
+            rows.setdefault(part, []).append(known[key][0])
+            seconds += known[key][1]
+    if arguments.only:
+        return
+    text = report(rows, arguments.replicates, seconds)
+    print(text)
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(text)
+
+
+def report(rows: dict[str, list[str]], replicates: int, seconds: float) -> str:
+    """The page."""
+    few, fewer, num_roles = max(2, replicates // 10), max(2, replicates // 40), max(1, replicates // 4)
+    error, role_error = (math.sqrt(0.05 * 0.95 / num) for num in (replicates, num_roles))
+    return f"""# What a comparison claims, and what it misses
+
+    python benchmarks/null_and_power.py --replicates {replicates} --out reports/benchmarks/null_and_power.md
+
+{NUM_PROBLEMS} problems unless a row says otherwise, ε = {EPSILON:.4f}, the same number of samples n before and after. It took
+{seconds / 60:.0f} minutes on one core.
+
+## One model, drawn twice
+
+Per law of success rates and n, {replicates:,} runs ({num_roles:,} for the role). *Any problem flagged*: share of runs in which
+at least one problem is called expanded or attrited; *any change*: in which a problem has q ≤ {FALSE_DISCOVERY_RATE} for a change of any kind, in either
+direction; *any role*: in which the role is anything but "not distinguishable". All three are to be at most 5 %; the standard error of such a share is
+{error:.1%} ({role_error:.1%} for the role). On the right what the bare numbers say of the
+same runs: problems that naive labels (no success before, at least one after) call expanded, and SRR and NDR, of which the first would be
+1 and the others 0 for a model that did not change.
+
+{table(("law", "n", "any problem flagged", "any change", "any role", "naive: expanded", "SRR", "NDR"), rows["null"])}
+
+## True rises from 0 to {RISE:g}
+
+Share of the true rises that are found, mean over {few} runs; the other problems are from Beta(.3, 1.2) and stay. *Attrited*: the same
+problems with the sides swapped. *At most*: what the best rule finds that is told all but which problems rose, and of whose findings 5 % are
+false on average (the script says how). *Plain BH*: Fisher's tests of any change under Benjamini–Hochberg as it is for continuous
+p-values. *False*: share of the problems found that did not change, mean over runs.
+
+{table(("true rises", "n", "expanded", "attrited", "at most", "plain BH", "false", "naive: found", "naive: false"), rows["power"])}
+
+## The role, where something changed
+
+Share of {fewer} runs.
+
+{table(("truth", "n", "role"), rows["role"])}
+"""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""What our vLLM engine costs over vLLM called directly: tokens per second of both, on one and the same loaded model.
+
+    VLLM_PYTHON benchmarks/vllm_overhead.py [--model demo] [--prompts 64] [--samples 16] [--max-tokens 48] [--out FILE]
+
+Both draw the same number of samples of the same chat prompts at temperature 1 with a seed and the log-probability of every drawn token, to
+the model's own end of text, and both hand back texts. Directly means `LLM.generate` with n samples per prompt. The rounds are
+interleaved, in turns of which each begins with the other one than the last, and each starts with an empty prefix cache; the goal is a median of
+the ratios within a turn of at least 97 %. Prints one JSON object; with --out also writes a page, such as reports/benchmarks/vllm_overhead.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+
+GOAL = 0.97
+
+
+def measure(
+    model: str, *, num_prompts: int, samples: int, max_tokens: int, repeats: int, engine_args: dict[str, Any]
+) -> dict[str, Any]:
+    """Interleave `repeats` rounds of ours and of vLLM's own, after one of each to warm up."""
+    import vllm
+
+    from posttrain.diagnose.engines.base import SampleRequest
+    from posttrain.diagnose.engines.vllm.vllm_engine import VllmEngine
+    from posttrain.diagnose.types import PromptFormat, Sampling
+
+    engine = VllmEngine.open(model, dtype="bfloat16", **engine_args)
+    questions = [f"What is {i + 2} times {2 * i + 3}? Say how you know." for i in range(num_prompts)]
+    prompts = [engine.encode_prompt(question, PromptFormat()).token_ids for question in questions]
+
+    def ours(number: int) -> int:
+        requests = [SampleRequest(key=f"p{i}", prompt_ids=ids, num_samples=samples) for i, ids in enumerate(prompts)]
+        drawn = engine.sample(requests, Sampling(max_tokens=max_tokens), seed=str(number))
+        return sum(len(completion.token_ids) for row in drawn for completion in row)
+
+    def direct(number: int) -> int:
+        params = vllm.SamplingParams(
+            n=samples,
+            temperature=1.0,
+            max_tokens=max_tokens,
+            seed=10**6 * number,
+            logprobs=0,
+            stop_token_ids=sorted(engine.eos_ids),
+        )
+        outputs = engine.llm.generate([{"prompt_token_ids": list(ids)} for ids in prompts], params, use_tqdm=False)
+        return sum(len(one.token_ids) for output in outputs for one in output.outputs)
+
+    rounds: dict[str, list[dict[str, float]]] = {"ours": [], "direct": []}
+    for number in range(repeats + 1):
+        turn = [("ours", ours), ("direct", direct)]
+        for name, draw in turn if number % 2 else reversed(turn):
+            engine.llm.reset_prefix_cache()
+            start = time.perf_counter()
+            tokens = draw(number)
+            seconds = time.perf_counter() - start
+            if number:  # the first round of each warms up
+                rounds[name].append({"tokens": tokens, "seconds": seconds, "tokens_per_s": tokens / seconds})
+    engine.close()
+    speeds = {name: statistics.median(one["tokens_per_s"] for one in all_of_it) for name, all_of_it in rounds.items()}
+    ratios = [
+        mine["tokens_per_s"] / theirs["tokens_per_s"] for mine, theirs in zip(rounds["ours"], rounds["direct"], strict=True)
+    ]
+    ratio = statistics.median(ratios)
+    return {
+        "ours_tokens_per_s": speeds["ours"],
+        "direct_tokens_per_s": speeds["direct"],
+        "ratio": ratio,
+        "ratios": ratios,
+        "goal": GOAL,
+        "met": ratio >= GOAL,
+        "rounds": rounds,
+        "prompts": num_prompts,
+        "samples": samples,
+        "max_tokens": max_tokens,
+        "vllm": engine.info.versions["vllm"],
+        "device": engine.info.device,
+    }
+
+
+def page(result: dict[str, Any], model: str, command: str) -> str:
+    """The page that is kept."""
+    rows = [
+        f"| {name} | {result[f'{key}_tokens_per_s']:.0f} | {', '.join(str(round(one['tokens_per_s'])) for one in result['rounds'][key])} |"
+        for name, key in (("through posttrain", "ours"), ("vLLM called directly", "direct"))
+    ]
+    return "\n".join(
+        [
+            "# vLLM through posttrain and by itself",
+            "",
+            f"    {command}",
+            "",
+            f"vLLM {result['vllm']} on {result['device']}, {os.cpu_count()} cores; {model} in bfloat16, {result['prompts']} prompts × {result['samples']} samples",
+            f"of at most {result['max_tokens']} tokens, both with log-probabilities and texts. The two take turns on one loaded model.",
+            "",
+            "| | tokens/s | each time |",
+            "| --- | ---: | --- |",
+            *rows,
+            "",
+            f"Ours is {result['ratio']:.0%} of vLLM called directly (goal: {GOAL:.0%}): {'met' if result['met'] else 'not met'}. That is the median of",
+            f"the turns: {', '.join(f'{one:.0%}' for one in result['ratios'])}.",
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Read the arguments, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--max-tokens", type=int, default=48)
+    parser.add_argument("--repeats", type=int, default=7, help="turns, after one that warms up")
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
+    parser.add_argument("--eager", action="store_true", help="without compiled graphs: slower, but starts sooner")
+    given = parser.parse_args()
+    result = measure(
+        given.model,
+        num_prompts=given.prompts,
+        samples=given.samples,
+        max_tokens=given.max_tokens,
+        repeats=given.repeats,
+        engine_args={"enforce_eager": True} if given.eager else {},
+    )
+    print(json.dumps(result))
+    if given.out is not None:
+        given.out.write_text(page(result, given.model, shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""From a file, or the name of a bundled behavior, to a `Behavior`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from posttrain.diagnose.behaviors.problem_rows import Row, read_rows
+from posttrain.diagnose.behaviors.reasoning_gym_problems import generate_rows
+from posttrain.diagnose.behaviors.schema import BehaviorConfig, SplitConfig
+from posttrain.diagnose.behaviors.splits import default_key, normalise, refuse_empty_eval, refuse_overlap, split_keys
+from posttrain.diagnose.behaviors.verl_parquet import read_verl_rows
+from posttrain.diagnose.errors import BehaviorError
+from posttrain.diagnose.strict_settings import closest, explain, shorten
+from posttrain.diagnose.types import Behavior, Problem, Split, VerifierSpec
+from posttrain.diagnose.verifiers import ModelVerifier, build_verifier, default_success
+from posttrain.diagnose.verifiers.number import parse_number
+
+_BUNDLED = Path(__file__).with_name("bundled")
+_FILE_SUFFIXES = (".yaml", ".yml", ".jsonl")
+
+
+def bundled_behaviors() -> dict[str, Path]:
+    """The behaviors that come with the package, by name."""
+    return {path.stem: path for path in sorted(_BUNDLED.glob("*.yaml"))}
+
+
+def load_behavior(source: str | Path) -> Behavior:
+    """Read a behavior.
+
+    Args:
+        source: A YAML file, a JSONL file of problems, or the name of a bundled behavior.
+
+    Returns:
+        The behavior with its problems split into train, eval and final; equal inputs give equal fingerprints.
+
+    Raises:
+        BehaviorError: If anything in it is wrong; one line that says what was got, what is allowed and what to use instead.
+    """
+    path = Path(source)
+    if path.suffix.lower() not in _FILE_SUFFIXES:
+        return _load_bundled(str(source), path)
+    if not path.is_file():
+        raise BehaviorError(f"{path}: no such file; allowed: a .yaml or .jsonl file, or one of {', '.join(bundled_behaviors())}")
+    if path.suffix.lower() == ".jsonl":
+        return _load_jsonl(path)
+    return _load_yaml(path, str(path))
+
+
+def load_behaviors(sources: Iterable[str | Path]) -> tuple[Behavior, ...]:
+    """Read several behaviors, whose names must differ: runs keep their rows apart by name.
+
+    Raises:
+        BehaviorError: If one cannot be read, or two have the same name.
+    """
+    behaviors: dict[str, Behavior] = {}
+    for source in sources:
+        behavior = load_behavior(source)
+        if behavior.name in behaviors:
+            other = behaviors[behavior.name].source
+            raise BehaviorError(f"{behavior.source} and {other} are both named {behavior.name!r}; give one another `name:`")
+        behaviors[behavior.name] = behavior
+    return tuple(behaviors.values())
+
+
+def _load_bundled(source: str, path: Path) -> Behavior:
+    bundled = bundled_behaviors()
+    if source in bundled:
+        return _load_yaml(bundled[source], source)
+    got = f"the {'folder' if path.is_dir() else 'file'} {source}" if path.exists() else repr(source)
+    raise BehaviorError(
+        f"got {got} as a behavior; allowed: a .yaml or .jsonl file, or one of {', '.join(bundled)}{closest(source, bundled)}"
+    )
+
+
+def _load_yaml(path: Path, source: str) -> Behavior:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BehaviorError(f"{path}: cannot be read as UTF-8 text ({error}); give a YAML file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise BehaviorError(f"{path}{line}: not valid YAML ({problem}); quote texts that hold ': ', '#' or braces") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise BehaviorError(f"{path}: got {shorten(content)}; a behavior is a mapping such as `problems: problems.jsonl`")
+    return _assemble(_validate(content, str(path)), path, source)
+
+
+def _load_jsonl(path: Path) -> Behavior:
+    content = {"name": _name_from(path), "problems": path.name}
+    return _assemble(_validate(content, str(path)), path, str(path))
+
+
+def _validate(content: dict[str, Any], where: str) -> BehaviorConfig:
+    try:
+        return BehaviorConfig.model_validate(content)
+    except ValidationError as error:
+        raise BehaviorError(f"{where}: {explain(error, BehaviorConfig)}") from None
+
+
+def _name_from(path: Path) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "behavior"
+
+
+def _assemble(config: BehaviorConfig, path: Path, source: str) -> Behavior:
+    where = str(path)
+    shown = [example.question for example in config.prompt.examples]
+    if config.reasoning_gym is not None:
+        keep_entries = config.verifier is None or config.verifier.kind == "reasoning_gym"
+        rows = generate_rows(config.reasoning_gym, shown=shown, keep_entries=keep_entries, where=where)
+    else:
+        assert config.problems is not None
+        rows = _read_files(config, path)
+        _refuse_worked_examples(rows, shown, where)
+    problems = _split(rows, config.split, where)
+    if config.verifier is not None:
+        spec = VerifierSpec(kind=config.verifier.kind, options=_find_folder(config.verifier.options, path.parent))
+    else:
+        spec = VerifierSpec(kind="reasoning_gym" if config.reasoning_gym is not None else _guess_verifier(rows))
+    verifier = build_verifier(spec, where=where)
+    for problem in problems:
+        complaint = verifier.complaint(problem)
+        if complaint is not None:
+            raise BehaviorError(f"{where}: problem {problem.id}: {complaint}")
+    behavior = Behavior(
+        name=config.name or _name_from(path),
+        problems=problems,
+        verifier=spec,
+        prompt=config.prompt.build(),
+        sampling=config.sampling.build(),
+        measure=config.measure.build(default_success(verifier)),
+        purpose=config.purpose,
+        source=source,
+    )
+    identity = verifier.identity() if isinstance(verifier, ModelVerifier) else ""
+    return dataclasses.replace(behavior, fingerprint=_fingerprint(behavior, identity))
+
+
+def _find_folder(options: dict[str, Any], beside: Path) -> dict[str, Any]:
+    """The options of a verifier; a model folder that lies beside the behavior file is named from there, as its problems are."""
+    model = options.get("model")
+    found = isinstance(model, str) and (beside / model).is_dir()
+    return options | {"model": str((beside / str(model)).resolve())} if found else options
+
+
+def _read_files(config: BehaviorConfig, path: Path) -> tuple[Row, ...]:
+    """Rows of `problems:`, and of a train file where one is given, with what the files say about splits."""
+    assert config.problems is not None
+    rows = _read_file(path.parent / config.problems)
+    train = config.split.train if config.split is not None else None
+    if not isinstance(train, str):
+        return rows
+    if not train.endswith((".jsonl", ".parquet")):
+        raise BehaviorError(f"{path}: split.train: got {train!r}; allowed: a fraction such as 0.5, or a .jsonl or .parquet file")
+    for row in rows:
+        if row.split is Split.TRAIN:
+            raise BehaviorError(f"{path}: row {row.id} of {config.problems} is marked train; move it to {train}, or mark it eval")
+    extra = [dataclasses.replace(row, split=Split.TRAIN) for row in _read_file(path.parent / train)]
+    taken = {row.id for row in rows}
+    # Ids that were made from line numbers clash as a matter of course; the file's name tells them apart.
+    stem = Path(train).stem
+    return (*rows, *(dataclasses.replace(row, id=f"{stem}:{row.id}") if row.id in taken else row for row in extra))
+
+
+def _read_file(path: Path) -> tuple[Row, ...]:
+    """Problems of a JSONL file, or of a parquet file as verl writes it."""
+    return read_verl_rows(path) if path.suffix.lower() == ".parquet" else read_rows(path)
+
+
+def _refuse_worked_examples(rows: Sequence[Row], shown: Sequence[str], where: str) -> None:
+    questions = {normalise(question) for question in shown}
+    clashes = [row.id for row in rows if isinstance(row.prompt, str) and normalise(row.prompt) in questions]
+    if clashes:
+        listed = ", ".join(clashes[:3]) + (", …" if len(clashes) > 3 else "")
+        raise BehaviorError(f"{where}: problem(s) {listed} are worked examples in prompt.examples too; remove one of the two")
+
+
+def _split(rows: Sequence[Row], config: SplitConfig | None, where: str) -> tuple[Problem, ...]:
+    """Give every row its split: what the rows say, or fractions of the keys."""
+    keys = [row.key if row.key is not None else default_key(row.prompt) for row in rows]
+    settings = config or SplitConfig()
+    open_keys = [key for row, key in zip(rows, keys, strict=True) if row.split is None]
+    has_train_file = isinstance(settings.train, str)
+    marked = [row for row in rows if row.split is not None]
+    if marked and open_keys and not has_train_file:
+        raise BehaviorError(
+            f"{where}: {len(marked)} row(s) have a split and {len(open_keys)} have none;"
+            " give every row one, or none and let `split` divide"
+        )
+    if marked and config is not None and not has_train_file:
+        raise BehaviorError(f"{where}: the rows say their split and `split:` divides them too; keep one of the two")
+    divided: dict[str, Split] = {}
+    if open_keys:
+        train = settings.train if isinstance(settings.train, float) else 0.0
+        divided = split_keys(open_keys, train=train, final=settings.final, seed=settings.seed)
+    problems = tuple(
+        Problem(
+            id=row.id,
+            prompt=row.prompt,
+            answer=row.answer,
+            references=row.references,
+            group=row.group,
+            key=key,
+            split=row.split or divided[key],
+            hint=row.hint,
+            metadata=row.metadata,
+        )
+        for row, key in zip(rows, keys, strict=True)
+    )
+    refuse_overlap(problems, where)
+    refuse_empty_eval(problems, where)
+    return problems
+
+
+def _guess_verifier(rows: Sequence[Row]) -> str:
+    """The verifier that fits every answer of a file that names none."""
+    if all(parse_number(row.answer) is not None for row in rows):
+        return "number"
+    if all(re.fullmatch(r"[A-J]", row.answer.strip()) for row in rows):
+        return "choice"
+    return "exact"
+
+
+def _fingerprint(behavior: Behavior, identity: str) -> str:
+    """Hash everything but the place it was read from, and the model that a verifier asks."""
+    content = dataclasses.asdict(dataclasses.replace(behavior, source="", fingerprint=""))
+    if identity:
+        content["verifier"]["options"]["model"] = identity  # in place of where it lies
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

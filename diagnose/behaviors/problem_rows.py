@@ -1,0 +1,165 @@
+"""Problems from a JSONL file, read strictly: a wrong row is named with its line and never skipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.diagnose.errors import BehaviorError
+from posttrain.diagnose.strict_settings import shorten, unknown
+from posttrain.diagnose.types import Message, Reference, Split
+
+ROW_KEYS = ("id", "prompt", "answer", "references", "group", "split", "key", "hint", "metadata")
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One line of a problem file, before splits are made."""
+
+    id: str
+    prompt: str | tuple[Message, ...]
+    answer: str
+    references: tuple[Reference, ...]
+    group: str | None
+    split: Split | None
+    key: str | None
+    hint: str | None = None
+    metadata: Mapping[str, Any]
+
+
+def read_rows(path: Path) -> tuple[Row, ...]:
+    """Read a problem file.
+
+    Args:
+        path: A JSONL file; blank lines are allowed, an absent id becomes `row-<line>`.
+
+    Raises:
+        BehaviorError: If the file is missing or empty, or a row is wrong; the message names file and line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise BehaviorError(f"{path}: no such file; give the path of a JSONL file of problems") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BehaviorError(f"{path}: cannot be read as UTF-8 text ({error}); give a JSONL file of problems") from None
+    rows: list[Row] = []
+    lines: dict[str, int] = {}
+    # Not splitlines(): a JSON string may hold characters such as U+2028 unescaped.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        row = _read_row(line, number, where)
+        if row.id in lines:
+            raise BehaviorError(f"{where}: id {row.id!r} was already used in line {lines[row.id]}; ids must differ")
+        lines[row.id] = number
+        rows.append(row)
+    if not rows:
+        raise BehaviorError(f'{path}: the file is empty; write one problem per line, as in {{"prompt": "2+2?", "answer": "4"}}')
+    return tuple(rows)
+
+
+def _read_row(line: str, number: int, where: str) -> Row:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BehaviorError(f"{where}: not JSON ({error}); write one object per line") from None
+    if not isinstance(row, dict):
+        raise BehaviorError(f"{where}: got {shorten(row)}; a row is an object with the keys {', '.join(ROW_KEYS)}")
+    for key in row:
+        if key not in ROW_KEYS:
+            raise BehaviorError(f"{where}: {unknown('key', key, ROW_KEYS)}; what belongs to nothing goes into metadata")
+    for key in ("prompt", "answer"):
+        if row.get(key) is None:
+            raise BehaviorError(f"{where}: the row has no {key}; every row needs a prompt and an answer")
+    answer = _text(row, "answer", where)
+    assert answer is not None
+    metadata = row.get("metadata")
+    if not (metadata is None or isinstance(metadata, dict)):
+        raise BehaviorError(f"{where}: metadata: got {shorten(metadata)}; allowed: an object")
+    return Row(
+        id=_text(row, "id", where) or f"row-{number}",
+        prompt=read_prompt(row["prompt"], where),
+        answer=answer,
+        references=_references(row.get("references"), where),
+        group=_text(row, "group", where),
+        split=_split(row.get("split"), where),
+        key=_text(row, "key", where),
+        hint=_text(row, "hint", where),
+        metadata=metadata or {},
+    )
+
+
+def _text(row: Mapping[str, Any], key: str, where: str) -> str | None:
+    value = row.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        hint = f', so write "{value}"' if isinstance(value, int | float) and not isinstance(value, bool) else ""
+        raise BehaviorError(f"{where}: {key}: got {shorten(value)}; allowed: a string{hint}")
+    if not value.strip():
+        raise BehaviorError(f"{where}: {key}: got an empty string; allowed: a text")
+    return value
+
+
+def read_prompt(value: Any, where: str) -> str | tuple[Message, ...]:
+    """A text, or a chat that ends with the user.
+
+    Raises:
+        BehaviorError: It is neither.
+    """
+    allowed = 'allowed: a text, or a chat as in [{"role": "user", "content": "..."}] that ends with the user'
+    if isinstance(value, str) and value.strip():
+        return value
+    if not isinstance(value, list) or not value:
+        raise BehaviorError(f"{where}: prompt: got {shorten(value)}; {allowed}")
+    messages = []
+    for turn in value:
+        if not (isinstance(turn, dict) and set(turn) == {"role", "content"} and all(isinstance(v, str) for v in turn.values())):
+            raise BehaviorError(f"{where}: prompt: got the turn {shorten(turn)}; {allowed}")
+        if turn["role"] not in ROLES:
+            raise BehaviorError(f"{where}: prompt: {unknown('role', turn['role'], ROLES)}")
+        messages.append(Message(turn["role"], turn["content"]))
+    if messages[-1].role != "user" or not messages[-1].content.strip():
+        raise BehaviorError(f"{where}: prompt: the last turn is {shorten(value[-1])}; {allowed}")
+    return tuple(messages)
+
+
+def _split(value: Any, where: str) -> Split | None:
+    if value is None:
+        return None
+    if value not in [split.value for split in Split]:
+        raise BehaviorError(f"{where}: {unknown('split', str(value), [split.value for split in Split])}")
+    return Split(value)
+
+
+def _references(value: Any, where: str) -> tuple[Reference, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise BehaviorError(f"{where}: references: got {shorten(value)}; allowed: a list, with one entry per path")
+    return tuple(_reference(path, where) for path in value)
+
+
+def _reference(value: Any, where: str) -> Reference:
+    allowed = 'allowed: a text, a list of steps (one per line), or {"steps": [...], "joiner": " "}'
+    joiner = "\n"
+    steps = value
+    if isinstance(value, str):
+        steps = [value]
+    elif isinstance(value, dict):
+        if not set(value) <= {"steps", "joiner"} or not isinstance(value.get("joiner", ""), str):
+            raise BehaviorError(f"{where}: references: got {shorten(value)}; {allowed}")
+        steps, joiner = value.get("steps"), value.get("joiner", "\n")
+    if not isinstance(steps, list) or not steps or not all(isinstance(step, str) and step.strip() for step in steps):
+        raise BehaviorError(f"{where}: references: got {shorten(value)}; {allowed}")
+    return join_steps(steps, joiner)
+
+
+def join_steps(steps: list[str] | tuple[str, ...], joiner: str) -> Reference:
+    """Make a path of steps; the joiner belongs to the end of each step but the last."""
+    return Reference(steps=(*(step + joiner for step in steps[:-1]), steps[-1]))

@@ -1,0 +1,184 @@
+"""Problems made by reasoning-gym, each distinct problem once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import string
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from posttrain.diagnose.behaviors.problem_rows import Row
+from posttrain.diagnose.behaviors.reasoning_gym_adapters import ADAPTERS, Adapter, Item
+from posttrain.diagnose.behaviors.schema import GeneratorConfig
+from posttrain.diagnose.behaviors.splits import normalise
+from posttrain.diagnose.errors import BehaviorError
+from posttrain.diagnose.strict_settings import closest, shorten, unknown
+from posttrain.diagnose.types import Reference
+
+ENTRY = "reasoning_gym"
+"""Key of `Problem.metadata` under which the whole entry stands, for the verifier of that name."""
+
+_DRAWS_PER_PROBLEM = 400
+_PATIENCE = 8_000
+"""Draws without a new problem after which the space counts as exhausted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Made:
+    """A problem as the adapter, or nobody, understands it."""
+
+    key: str
+    questions: tuple[str, ...]
+    """The question, and the same one written otherwise."""
+    answer: str
+    references: tuple[Reference, ...]
+
+
+def generate_rows(config: GeneratorConfig, *, shown: Collection[str], keep_entries: bool, where: str) -> tuple[Row, ...]:
+    """Draw distinct problems.
+
+    Entries are drawn by index from a fixed seed. A repeated problem (equal key) and a worked example are dropped, and drawing
+    goes on until `size` problems are found or the space seems exhausted, so there may be fewer than `size`.
+
+    Args:
+        config: The `reasoning_gym:` part of a behavior.
+        shown: Questions of the prompt's worked examples, which must not be measured.
+        keep_entries: Whether each problem carries its whole entry, for the verifier `reasoning_gym`.
+        where: The behavior, for error messages.
+
+    Raises:
+        BehaviorError: If the data set, a setting, a filter or a template field is unknown, or nothing is left.
+    """
+    where = f"{where}: reasoning_gym"
+    adapter = ADAPTERS.get(config.dataset)
+    _check_filters(config, adapter, where)
+    _check_templates(config, adapter, where)
+    worked_examples = {normalise(question) for question in shown}
+    rows: list[Row] = []
+    seen: set[str] = set()
+    idle = 0
+    for entry in _draw(config, max(_PATIENCE, _DRAWS_PER_PROBLEM * config.size), where):
+        idle += 1
+        if idle > _PATIENCE:
+            break
+        made = _read(entry, config, adapter)
+        if made is None or made.key in seen or any(normalise(question) in worked_examples for question in made.questions):
+            continue
+        idle = 0
+        seen.add(made.key)
+        rows.append(_row(made, entry, config, adapter, keep_entries, where))
+        if len(rows) == config.size:
+            break
+    if not rows:
+        raise BehaviorError(f"{where}: no entry of {_PATIENCE} can be used; loosen `where` or the settings of {config.dataset}")
+    return tuple(rows)
+
+
+def _draw(config: GeneratorConfig, num_draws: int, where: str) -> Iterator[Mapping[str, Any]]:
+    """Entries 0, 1, 2, … of the data set."""
+    from reasoning_gym.factory import DATASETS, create_dataset  # slow to import: only for those who use it
+
+    if config.dataset not in DATASETS:
+        known = f"{len(DATASETS)} data sets, among them {', '.join(sorted(ADAPTERS))}"
+        raise BehaviorError(f"{where}: unknown dataset {config.dataset!r}{closest(config.dataset, DATASETS)}; allowed: {known}")
+    allowed = [field.name for field in dataclasses.fields(DATASETS[config.dataset][1])]
+    for key in config.settings:
+        if key not in allowed:
+            own = [name for name in GeneratorConfig.model_fields if name not in allowed]
+            raise BehaviorError(f"{where}: {unknown('key', str(key), own + allowed)}")
+    try:
+        # The size of a procedural data set is virtual, but some refuse indices past it.
+        dataset = create_dataset(config.dataset, **{**config.settings, "seed": config.seed, "size": num_draws})
+    except (AssertionError, TypeError, ValueError, OSError) as error:
+        raise BehaviorError(f"{where}: {config.dataset} refuses its settings {shorten(config.settings)}: {error}") from None
+    for index in range(num_draws):
+        try:
+            yield dataset[index]
+        except (IndexError, StopIteration):
+            return
+
+
+def _read(entry: Mapping[str, Any], config: GeneratorConfig, adapter: Adapter | None) -> _Made | None:
+    """Understand an entry; None where it is filtered out."""
+    if adapter is None:
+        return _read_unknown(entry, config)
+    item = adapter.read(entry)
+    if item is None or not all(adapter.filters[name](item.fields, value) for name, value in config.where.items()):
+        return None
+    template = config.question or adapter.question
+    questions = tuple(template.format_map(fields) for fields in (item.fields, *item.twins))
+    answer = item.answer if config.answer is None else config.answer.format_map(item.fields)
+    return _Made(key=item.key, questions=questions, answer=answer, references=_references(item, config))
+
+
+def _read_unknown(entry: Mapping[str, Any], config: GeneratorConfig) -> _Made | None:
+    """An entry of a data set without adapter: its own question is its key."""
+    question, answer = str(entry["question"]), entry["answer"]
+    if answer is None or not str(answer).strip():
+        return None
+    shown = question if config.question is None else config.question.format_map({"question": question})
+    return _Made(key=normalise(question), questions=(shown,), answer=str(answer), references=())
+
+
+def _references(item: Item, config: GeneratorConfig) -> tuple[Reference, ...]:
+    if isinstance(config.references, tuple):
+        return (Reference(steps=tuple(step.format_map(item.fields) for step in config.references)),)
+    # A path leads to the data set's own answer, not to another one that a template asks for.
+    own_answer = config.answer is None
+    return (Reference(steps=item.steps),) if config.references and item.steps and own_answer else ()
+
+
+def _row(
+    made: _Made, entry: Mapping[str, Any], config: GeneratorConfig, adapter: Adapter | None, keep_entries: bool, where: str
+) -> Row:
+    index = entry["metadata"].get("source_index")
+    metadata: dict[str, Any] = {"source_index": index}
+    if keep_entries:
+        try:
+            metadata[ENTRY] = json.loads(json.dumps(entry))
+        except (TypeError, ValueError) as error:
+            raise BehaviorError(
+                f"{where}: entries of {config.dataset} cannot be written as JSON ({error}), which the verifier reasoning_gym"
+                " needs; choose another data set, or the verifier exact"
+            ) from None
+    return Row(
+        id=f"{config.dataset}-{index}" if adapter is None else made.key,
+        prompt=made.questions[0],
+        answer=made.answer,
+        references=made.references,
+        group=None,
+        split=None,
+        key=made.key,
+        metadata=metadata,
+    )
+
+
+def _check_filters(config: GeneratorConfig, adapter: Adapter | None, where: str) -> None:
+    if not config.where:
+        return
+    if adapter is None:
+        raise BehaviorError(f"{where}.where: {config.dataset} has no filters; those of {', '.join(sorted(ADAPTERS))} do")
+    for name, value in config.where.items():
+        if name not in adapter.filters:
+            raise BehaviorError(f"{where}.where: {unknown(f'filter of {config.dataset}', name, adapter.filters)}")
+        if isinstance(value, str) and name.startswith(("min_", "max_")):
+            raise BehaviorError(f"{where}.where.{name}: got {value!r}; allowed: a number")
+
+
+def _check_templates(config: GeneratorConfig, adapter: Adapter | None, where: str) -> None:
+    steps = config.references if isinstance(config.references, tuple) else ()
+    allowed = ("question",) if adapter is None else adapter.fields
+    if adapter is None and (steps or config.answer is not None):
+        raise BehaviorError(f"{where}: {config.dataset} offers no fields for templates of answers and references; remove them")
+    for name, template in [("question", config.question), ("answer", config.answer), *(("references", step) for step in steps)]:
+        if template is None:
+            continue
+        try:
+            used = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+        except ValueError as error:
+            raise BehaviorError(f"{where}.{name}: got {template!r}: {error}; write {{{{ and }}}} for braces themselves") from None
+        for field in used:
+            if field not in allowed:
+                raise BehaviorError(f"{where}.{name}: {unknown('template field', field, allowed)}")

@@ -1,0 +1,98 @@
+"""What two draws of one and the same model would show: three ways to know it, and how to tell a second draw from a copy.
+
+* `predictive` (the default): new samples from the fitted mixture of the run before, at the same number of samples. It costs nothing and
+  uses every sample; it leans on the fit.
+* a second run of the model before: leans on nothing, and costs a run. Before, after and null are thinned alike.
+* `halves`: one half of the samples before against the other, with before and after thinned to half as well. It leans on nothing
+  and costs no run, but everything is then said at half the samples: of use where the fit is in doubt.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.analysis.stats import MixturePosterior, support_dynamics, support_dynamics_halves, support_dynamics_null, thin
+from posttrain.diagnose.report.content import SupportRow
+from posttrain.diagnose.storage.rollout_table import RolloutTable
+from posttrain.diagnose.types import Estimate
+
+PREDICTIVE, HALVES = "predictive", "halves"
+_RATIOS = ("srr", "ndr", "sds", "nscr")
+_DRAWS = 2000
+_PAIRS = 2000
+"""Samples that are looked at to tell a second draw from a copy."""
+
+Counts = npt.NDArray[np.int64]
+
+
+def support_rows(
+    n: Counts,
+    before: Counts,
+    after: Counts,
+    mixture_before: MixturePosterior,
+    *,
+    halves: bool,
+    second: tuple[Counts, Counts] | None,
+    rng: np.random.Generator,
+) -> tuple[SupportRow, ...]:
+    """Support dynamics, each beside its null at the same number of samples.
+
+    Args:
+        n: [P] samples of each problem on both sides.
+        before: [P] successes before.
+        after: [P] successes after.
+        mixture_before: Fit of the side before.
+        halves: Whether the null is that of split halves.
+        second: Samples and successes of a second draw of the model before, [P] each; overrides `halves`.
+        rng: Where draws come from.
+    """
+    if second is not None:
+        fewest = np.minimum(n, second[0])
+        thinned = [thin(samples, c, fewest, rng=rng) for samples, c in ((n, before), (n, after), second)]
+        value = support_dynamics(fewest, thinned[0], fewest, thinned[1])
+        null = support_dynamics(fewest, thinned[0], fewest, thinned[2])
+        counted, drawn = _counted(int(fewest[fewest > 0].min(initial=n.max()))), "second draw of the model before, at the same n"
+        return tuple(_row(key, _exactly(getattr(value, key), counted), _exactly(getattr(null, key), drawn)) for key in _RATIOS)
+    if halves:
+        split, null_split = support_dynamics_halves(n, before, after, rng=rng, num_draws=_DRAWS)
+        return tuple(_row(key, Estimate.of(getattr(split, key)), Estimate.of(getattr(null_split, key))) for key in _RATIOS)
+    plain = support_dynamics(n, before, n, after)
+    predicted = support_dynamics_null(mixture_before, n, n, rng=rng, num_draws=_DRAWS)
+    counted = _counted(int(n.min()))
+    return tuple(_row(key, _exactly(getattr(plain, key), counted), Estimate.of(getattr(predicted, key))) for key in _RATIOS)
+
+
+def coupled(first: RolloutTable, second: RolloutTable) -> bool:
+    """Whether two draws of one model share more samples than two draws would: a copy, or a seed that an engine passed over.
+
+    Equal texts alone prove nothing, a mastered behavior reads the same in every draw. But each sample comes with the probability of
+    drawing it, so the number of equal pairs has a known mean and spread; five standard deviations and three pairs above it is no chance.
+    A sample without log-probabilities counts as certain, and proves nothing.
+    """
+    common = sorted(set(first.problem_ids) & set(second.problem_ids))
+    sides = [_samples(table, common) for table in (first, second)]
+    keys = sorted(set(sides[0]) & set(sides[1]))[:_PAIRS]
+    one, two = (table.rows(side[key] for key in keys) for table, side in zip((first, second), sides, strict=True))
+    chance = np.exp([np.nan_to_num(rollout.sampler_logprobs).sum(dtype=np.float64) for rollout in one])
+    equal = sum(a.token_ids == b.token_ids for a, b in zip(one, two, strict=True))
+    return bool(equal > chance.sum() + 5.0 * np.sqrt((chance * (1.0 - chance)).sum()) + 3.0)
+
+
+def _samples(table: RolloutTable, problem_ids: list[str]) -> dict[tuple[int, int], int]:
+    """(place of the problem, number of the sample) → row, of what was sampled and is not missing."""
+    places = table.places(problem_ids)
+    kept = np.flatnonzero((places >= 0) & ~table.greedy & ~table.missing)
+    return {(int(places[i]), int(table.sample_index[i])): int(i) for i in kept}
+
+
+def _row(key: str, value: Estimate, null: Estimate) -> SupportRow:
+    return SupportRow(name=key.upper(), value=value, null=null)
+
+
+def _counted(n: int) -> str:
+    return f"counted at n = {n}"
+
+
+def _exactly(value: float, method: str) -> Estimate:
+    return Estimate(estimate=value, low=value, high=value, method=method)

@@ -1,0 +1,1 @@
+"""From measurements to a diagnosis: pure, reads nothing and writes nothing."""

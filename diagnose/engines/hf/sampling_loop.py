@@ -1,0 +1,150 @@
+"""The sampling loop: who is in the batch, what is drawn, when a sample ends and another takes its place.
+
+The loop knows no model: a decoder reads prompts and takes steps. What is batched depends on the requests and the settings alone, and the
+uniform numbers of a sample on its own name, so the same requests, settings and seed give the same completions.
+
+Legend of shapes: R samples in the batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest
+from posttrain.diagnose.engines.codec import TextCodec
+from posttrain.diagnose.engines.token_sampling import Draw, draw, uniforms
+from posttrain.diagnose.types import Sampling, StopReason
+
+
+class Decoder(Protocol):
+    """Holds the keys and values of the samples in a batch, in some order of lines."""
+
+    capacity: int
+    """The most lines that it holds."""
+
+    def room(self, prompts: Sequence[tuple[int, ...]]) -> int:
+        """How many of these waiting prompts to admit now, from the first on; at least one when no line is left."""
+        ...
+
+    def admit(self, prompts: Sequence[tuple[int, ...]]) -> torch.Tensor:
+        """Add one line per prompt at the end; equal prompts are neighbours. Returns the logits [new lines, V] after them."""
+        ...
+
+    def retire(self, lines: Sequence[int]) -> list[int]:
+        """Remove lines. Returns, for each line that is left, which line it was."""
+        ...
+
+    def step(self, ids: torch.Tensor) -> torch.Tensor:
+        """Append a token to every line; returns the logits [R, V] after it."""
+        ...
+
+
+@dataclass(slots=True)
+class _Sample:
+    """A sample under way."""
+
+    request: int
+    index: int
+    uniforms: npt.NDArray[np.float64]
+    token_ids: list[int] = field(default_factory=list)
+    policy_logprobs: list[float] = field(default_factory=list)
+    sampler_logprobs: list[float] = field(default_factory=list)
+    stop: StopReason | None = None
+
+
+class SamplingLoop:
+    """Draws all samples of some requests with one decoder."""
+
+    def __init__(self, decoder: Decoder, codec: TextCodec, device: torch.device, draw: Draw = draw):
+        """Take what reads prompts, what writes text, where logits lie, and what draws from them."""
+        self._decoder, self._codec, self._device, self._draw = decoder, codec, device, draw
+
+    def run(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens
+    ) -> list[list[Completion]]:
+        """All completions, in the order of the requests and of the samples."""
+        done: list[dict[int, Completion]] = [{} for _ in requests]
+        # Short prompts first, and the samples of one prompt together: what is read and padded together is then alike.
+        order = sorted(range(len(requests)), key=lambda r: (len(requests[r].prompt_ids), requests[r].prompt_ids))
+        waiting = [(r, i) for r in order for i in range(requests[r].num_samples)][::-1]
+        live: list[_Sample] = []
+        logits = torch.empty(0)
+        seen: torch.Tensor | None = None
+        while waiting or live:
+            following = waiting[: -self._decoder.capacity - 1 : -1]
+            num = self._decoder.room([requests[r].prompt_ids for r, _ in following]) if waiting else 0
+            if num:
+                new = [waiting.pop() for _ in range(num)]
+                prompts = [requests[r].prompt_ids for r, _ in new]
+                first = self._decoder.admit(prompts)
+                logits = torch.cat([logits, first]) if live else first
+                live += [_Sample(r, i, self._uniforms(requests[r], i, sampling, seed)) for r, i in new]
+                if sampling.repetition_penalty != 1.0:
+                    marks = _marks(prompts, first)
+                    seen = marks if seen is None or len(live) == len(new) else torch.cat([seen, marks])
+            u = torch.tensor([sample.uniforms[len(sample.token_ids)] for sample in live], dtype=torch.float64)
+            ids, policy, sampler = self._draw(logits, sampling, u.to(self._device), seen)
+            on_tokens(len(live))
+            values = zip(live, ids.tolist(), policy.tolist(), sampler.tolist(), strict=True)
+            for sample, token, policy_logprob, sampler_logprob in values:
+                sample.token_ids.append(token)
+                sample.policy_logprobs.append(policy_logprob)
+                sample.sampler_logprobs.append(sampler_logprob)
+                sample.stop = self._stop(sample.token_ids, sampling)
+            if seen is not None:
+                seen[torch.arange(len(live), device=self._device), ids] = True
+            ended = [line for line, sample in enumerate(live) if sample.stop is not None]
+            for line in ended:
+                done[live[line].request][live[line].index] = self._completion(live[line], sampling)
+            if ended:
+                kept = self._decoder.retire(ended)
+                live = [live[line] for line in kept]
+                moved = torch.tensor(kept, dtype=torch.long, device=self._device)
+                ids = ids[moved]
+                seen = seen[moved] if seen is not None else None
+            if live:
+                logits = self._decoder.step(ids)
+        return [[of_request[i] for i in range(len(of_request))] for of_request in done]
+
+    def _uniforms(self, request: SampleRequest, i: int, sampling: Sampling, seed: str) -> npt.NDArray[np.float64]:
+        if sampling.greedy:
+            return np.zeros(sampling.max_tokens)
+        return uniforms(seed, request.key, request.first_sample + i, sampling.max_tokens)
+
+    def _stop(self, ids: list[int], sampling: Sampling) -> StopReason | None:
+        if ids[-1] in self._codec.eos_ids:
+            return StopReason.EOS
+        if sampling.stop:
+            # A stop text may span tokens: look at the end of the text, a little more than the longest stop text.
+            tail = self._codec.decode(ids[-(max(map(len, sampling.stop)) + 4) :])
+            if any(text in tail for text in sampling.stop):
+                return StopReason.STOP
+        return StopReason.LENGTH if len(ids) == sampling.max_tokens else None
+
+    def _completion(self, sample: _Sample, sampling: Sampling) -> Completion:
+        text = self._codec.decode(sample.token_ids)
+        if sample.stop is StopReason.STOP:
+            cuts = [text.find(mark) for mark in sampling.stop if mark in text]
+            text = text[: min(cuts)] if cuts else text
+        assert sample.stop is not None
+        return Completion(
+            token_ids=tuple(sample.token_ids),
+            policy_logprobs=np.array(sample.policy_logprobs, dtype=np.float32),
+            sampler_logprobs=np.array(sample.sampler_logprobs, dtype=np.float32),
+            stop=sample.stop,
+            text=text,
+        )
+
+
+def _marks(prompts: Sequence[tuple[int, ...]], logits: torch.Tensor) -> torch.Tensor:
+    """[R, V]: which tokens occur in each prompt."""
+    marks = torch.zeros(logits.shape, dtype=torch.bool)
+    for line, prompt in enumerate(prompts):
+        marks[line, torch.tensor(prompt)] = True
+    return marks.to(logits.device)

@@ -1,0 +1,229 @@
+"""The embedded engine: any Hugging Face causal language model, on a processor or one GPU.
+
+Llama-like models are computed by hand-written layers on the model's weights: what several sequences begin with is read once, in sampling and
+in scoring. Every other model goes through its own forward function.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import __version__ as transformers_version
+
+from posttrain.diagnose.engines.base import (
+    Completion,
+    EncodedPath,
+    EncodedPrompt,
+    EngineInfo,
+    OnTokens,
+    SampleRequest,
+    ScoreRequest,
+    TokenScores,
+    ignore_tokens,
+)
+from posttrain.diagnose.engines.codec import TextCodec
+from posttrain.diagnose.engines.hardware import has_fast_bf16
+from posttrain.diagnose.engines.hf.cached_decoder import CachedDecoder
+from posttrain.diagnose.engines.hf.grouped_attention import use_grouped_attention
+from posttrain.diagnose.engines.hf.path_scoring import score_packed, score_padded
+from posttrain.diagnose.engines.hf.sampling_loop import Decoder, SamplingLoop
+from posttrain.diagnose.engines.limits import check_sample_room, check_score_room
+from posttrain.diagnose.engines.llama.layers import LlamaLayers, is_llama_like
+from posttrain.diagnose.engines.llama.native_decoder import NativeDecoder
+from posttrain.diagnose.engines.llama.shared_prefix_decoder import SharedPrefixDecoder
+from posttrain.diagnose.engines.models.loading import fingerprint_model, load_model, load_tokenizer
+from posttrain.diagnose.engines.token_sampling import draw
+from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.types import Message, PromptFormat, Reference, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_LARGE_MODEL = 2 * 10**9
+# Mean |sampler − scorer| per token that precision alone explains: fp32 in other batch shapes moves a log-probability by 1e-5, bf16 by
+# about .02 on average (8 bits of mantissa on logits of size 20).
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.08, torch.float16: 0.02}
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto`, `float32`, `bfloat16` or `float16` as a dtype; auto is bfloat16 where that is fast."""
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bf16(device) else torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise SettingsError(f"dtype: got {name!r}, allowed are auto, {', '.join(known)}")
+    return known[name]
+
+
+class TransformersEngine:
+    """Samples and scores with Hugging Face transformers."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        model_fingerprint: str,
+        sample_dtype: str = "auto",
+        score_dtype: str = "auto",
+    ):
+        """Wrap loaded weights; use `open` or `from_model`.
+
+        Args:
+            model: The weights; they are used as they are for scoring, and copied where sampling wants another precision.
+            tokenizer: A fast tokenizer.
+            name: What people call the model.
+            model_fingerprint: Hash of the weights and the tokenizer.
+            sample_dtype: Precision of sampling; auto is bfloat16 where the hardware has units for it.
+            score_dtype: Precision of scoring; auto is the weights' own. bfloat16 is faster and moves a summed log-probability of some
+                hundred nats by about one.
+        """
+        self.model = model
+        self.device = model.device
+        score = model.dtype if score_dtype == "auto" else pick_dtype(score_dtype, self.device)
+        sample = pick_dtype(sample_dtype, self.device)
+        self._context: int | None = getattr(model.config, "max_position_embeddings", None)
+        self._sampling_model = model
+        self._sampling_layers = self._scoring_layers = None
+        if is_llama_like(model):
+            made = {
+                dtype: LlamaLayers(model, dtype, packed=dtype == torch.bfloat16 and self.device.type == "cpu")
+                for dtype in {sample, score}
+            }
+            self._sampling_layers, self._scoring_layers = made[sample], made[score]
+        else:
+            if score != model.dtype:
+                raise SettingsError(
+                    f"score_dtype: got {score_dtype} for weights in {model.dtype}; allowed for {type(model).__name__} is auto"
+                )
+            self._sampling_model = model if sample == model.dtype else copy.deepcopy(model).to(sample).eval()
+            use_grouped_attention(self._sampling_model)
+        notes = []
+        if self._sampling_layers is not None and self._sampling_layers.without_native:
+            notes.append(f"slower sampling: functions in C are not used ({self._sampling_layers.without_native})")
+        if self._sampling_layers is not None and self._sampling_layers.without_packing:
+            notes.append(f"slower sampling: {self._sampling_layers.without_packing}; sample_dtype float32 is faster here")
+        eos = {tokenizer.eos_token_id} | set(_as_list(getattr(model.generation_config, "eos_token_id", None)))
+        self.eos_ids = frozenset(int(i) for i in eos if i is not None)
+        self.codec = TextCodec(tokenizer, self.eos_ids)
+        self.tokenizer = tokenizer
+        fingerprint = hashlib.sha256(f"transformers:{model_fingerprint}:{sample}:{score}".encode()).hexdigest()[:16]
+        self.info = EngineInfo(
+            name="transformers",
+            model=name,
+            model_fingerprint=model_fingerprint,
+            fingerprint=fingerprint,
+            sample_dtype=str(sample).removeprefix("torch."),
+            score_dtype=str(score).removeprefix("torch."),
+            device=str(self.device),
+            versions={"torch": torch.__version__, "transformers": transformers_version},
+            notes=tuple(notes),
+            logprob_tolerance=max(_TOLERANCE.get(sample, 1e-3), _TOLERANCE.get(score, 1e-3)),
+        )
+
+    @classmethod
+    def open(
+        cls, source: str, *, sample_dtype: str = "auto", score_dtype: str = "auto", device: str = "auto"
+    ) -> TransformersEngine:
+        """Load a MODEL: a directory, a GGUF file or a hub id. Scores in fp32 up to two billion weights, in bf16 above."""
+        fingerprint = fingerprint_model(source)
+        model = load_model(source, dtype=torch.float32)
+        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        if sum(p.numel() for p in model.parameters()) > _LARGE_MODEL:
+            model = model.to(torch.bfloat16)
+        return cls(
+            model.to(place),
+            load_tokenizer(source),
+            name=source,
+            model_fingerprint=fingerprint,
+            sample_dtype=sample_dtype,
+            score_dtype=score_dtype,
+        )
+
+    @classmethod
+    def from_model(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        sample_dtype: str = "auto",
+        name: str = "live",
+        model_fingerprint: str = "live",
+    ) -> TransformersEngine:
+        """Share live weights with a trainer; call `refresh` after every update."""
+        return cls(model, tokenizer, name=name, model_fingerprint=model_fingerprint, sample_dtype=sample_dtype)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy the live weights into what was copied of them."""
+        for layers in (self._sampling_layers, self._scoring_layers):
+            if layers is not None:
+                layers.refresh()
+        if self._sampling_model is not self.model:
+            for mine, live in zip(self._sampling_model.parameters(), self.model.parameters(), strict=True):
+                mine.copy_(live)
+            for mine, live in zip(self._sampling_model.buffers(), self.model.buffers(), strict=True):
+                mine.copy_(live)
+
+    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
+        """See `Engine`."""
+        return self.codec.encode_prompt(prompt, prompt_format)
+
+    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
+        """See `Engine`."""
+        return self.codec.encode_path(prompt, reference)
+
+    @torch.no_grad()
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
+    ) -> list[list[Completion]]:
+        """See `Engine`. What is batched together depends on the requests alone."""
+        check_sample_room(requests, sampling.max_tokens, self._context)
+        decoder: Decoder
+        if self._sampling_layers is not None:
+            kind = SharedPrefixDecoder if self._sampling_layers.native is None else NativeDecoder
+            decoder = kind(self._sampling_layers, max_tokens=sampling.max_tokens)
+        else:
+            decoder = CachedDecoder(self._sampling_model, max_tokens=sampling.max_tokens)
+        with _evaluating(self._sampling_model):
+            return SamplingLoop(decoder, self.codec, self.device, self._draw).run(
+                requests, sampling, seed=seed, on_tokens=on_tokens
+            )
+
+    def _draw(
+        self, logits: torch.Tensor, sampling: Sampling, u: torch.Tensor, seen: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        native = self._sampling_layers.native if self._sampling_layers is not None else None
+        if native is not None and sampling.keeps_all:
+            return native.draw(logits.contiguous(), u, sampling.temperature)
+        return draw(logits, sampling, u, seen)
+
+    @torch.no_grad()
+    def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
+        """See `Engine`."""
+        check_score_room(requests, self._context)
+        if self._scoring_layers is not None:
+            return score_packed(self._scoring_layers, requests, on_tokens)
+        with _evaluating(self.model):
+            return score_padded(self.model, requests, on_tokens)
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Dropout off, whatever happens inside."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _as_list(value: int | list[int] | None) -> list[int]:
+    return value if isinstance(value, list) else [] if value is None else [value]

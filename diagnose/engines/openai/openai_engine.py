@@ -1,0 +1,477 @@
+"""The OpenAI-compatible engine: samples from a server by its completions endpoint, and scores where the server is vLLM.
+
+**What the server can do is found out when it is opened** (`OpenAIEngine.capabilities`), and what it cannot tell is said (`notes`): without
+log-probabilities samples are drawn all the same and their log-probabilities are NaN; a server that cannot score refuses to.
+
+**Tokens.** Where MODEL is also a folder or hub id with the tokenizer, prompts are sent as the exact token ids that every other engine sends.
+Else vLLM's /tokenize writes them; else they are sent as text. vLLM gives the drawn ids back; other servers give texts, which are tokenised
+here again, and log-probabilities count only where those tokens are the server's.
+
+**Seeds.** Sample i of a prompt has the seed h + i, with h hashed from (seed, key) into 52 bits, which every JSON reader keeps. vLLM gives the
+j-th of n samples the seed plus j, so one request draws many samples that do not depend on how they are asked for; other servers promise
+nothing about n, and are asked for one sample at a time. What a seed means beyond that is the server's affair: vLLM's own promise is that of
+the vLLM engine, on the batches that its other users make too. (On a processor start vLLM 0.32 with --no-enable-chunked-prefill: seeds end it
+otherwise, as soon as a prompt is read in parts.)
+
+**Fingerprints** are those of the files where MODEL is a folder, else of the names: what a server has under a name may change unseen.
+
+**Failures.** What is refused (4xx) is an error of this project. What fails in spite of repeated tries is a sample with `StopReason.ERROR`,
+which counts as missing, not as wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from posttrain.diagnose.engines.base import (
+    Completion,
+    EncodedPath,
+    EncodedPrompt,
+    EngineInfo,
+    OnTokens,
+    SampleRequest,
+    ScoreRequest,
+    TokenScores,
+    ignore_tokens,
+)
+from posttrain.diagnose.engines.codec import TextCodec
+from posttrain.diagnose.engines.limits import check_sample_room, check_score_room, cut_at_stop, end_ids, hashed_seed
+from posttrain.diagnose.engines.models.loading import DEMO, fingerprint_model, load_tokenizer
+from posttrain.diagnose.engines.openai.server_codecs import BytesCodec, Codec, ServerCodec
+from posttrain.diagnose.engines.openai.transport import Refused, Reply, Transport
+from posttrain.diagnose.errors import ModelError, SettingsError
+from posttrain.diagnose.types import Floats, Message, PromptFormat, Reference, Sampling, StopReason
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_MOST_PER_REQUEST = 32
+_UNKNOWN_TOKEN = -1
+_PROBE = "The answer is"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """What a server can do and tell, found out by asking it."""
+
+    is_vllm: bool
+    takes_token_ids: bool
+    gives_token_ids: bool
+    logprobs: str
+    """`policy`: of the untruncated policy at temperature 1; `sampler`: of the distribution drawn from; `none`."""
+    scores: bool
+    context: int | None
+    """Tokens of prompt and sample together; None where the server does not say."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the numbers from this server lack, a sentence each."""
+        lacking = []
+        if not self.is_vllm:
+            lacking.append(
+                "The server is not known to be vLLM: whatever it does by default with top-k, min-p and penalties is part of the samples."
+            )
+        if not self.takes_token_ids:
+            lacking.append("Prompts were sent as text: how the server tokenises them is not known here.")
+        if not self.gives_token_ids:
+            lacking.append("The server gives no token ids: those stored are texts tokenised again.")
+        if self.logprobs == "none":
+            lacking.append("The server gives no log-probabilities: they are stored as NaN.")
+        if not self.scores:
+            lacking.append("The server cannot score: reference paths and the sampler-scorer agreement are not measured.")
+        return tuple(lacking)
+
+
+class OpenAIEngine:
+    """Samples and scores with a server that speaks OpenAI's completions interface."""
+
+    def __init__(self, transport: Transport, base_url: str, served: str, *, tokenizer: PreTrainedTokenizerBase | None, codec: Codec,
+                 eos_ids: frozenset[int], capabilities: Capabilities, info: EngineInfo):  # fmt: skip
+        """Take what `open` found out."""
+        self._transport, self._completions, self._served = transport, f"{base_url}/completions", served
+        self.tokenizer, self.codec, self.eos_ids = tokenizer, codec, eos_ids
+        self.capabilities, self.info = capabilities, info
+
+    @classmethod
+    def open(cls, url: str, model: str, *, concurrency: int = 64, timeout: float = 600.0, retries: int = 5, first_wait: float = 0.5) -> OpenAIEngine:  # fmt: skip
+        """Ask a server what it is.
+
+        Args:
+            url: Its base address, the part before /completions; /v1 is added where it has no path.
+            model: The name of the served model; where it is a folder or hub id too, its tokenizer is used.
+            concurrency: Requests under way at a time.
+            timeout: Seconds until an answer counts as lost.
+            retries: Tries after the first one.
+            first_wait: Seconds before the second try; see `Transport`.
+
+        Raises:
+            SettingsError: the address is none, or the server does not answer, or refuses.
+            ModelError: the model is not served there.
+        """
+        base = _base_url(url)
+        transport = Transport(concurrency=concurrency, timeout=timeout, retries=retries, first_wait=first_wait)
+        cards = _models(transport, base)
+        tokenizer = _tokenizer(model, cards)
+        card = _card(model, tokenizer, cards, base)
+        served, is_vllm = str(card["id"]), card.get("owned_by") == "vllm"
+        root = base.removesuffix("/v1")
+
+        def ask(path: str, body: Reply) -> Reply:
+            return _must(transport, transport.ask("POST", root + path, body), root + path)
+
+        eos_ids: frozenset[int] = frozenset()
+        codec: Codec
+        if tokenizer is not None:
+            eos_ids = end_ids(tokenizer.name_or_path, tokenizer)
+            codec = TextCodec(tokenizer, eos_ids)
+        elif is_vllm:
+            codec = ServerCodec(ask, served)
+        else:
+            codec = BytesCodec()
+        context = card.get("max_model_len")
+        probe = codec.encode_prompt(_PROBE, PromptFormat(format="completion")).token_ids
+        capabilities = _probe(transport, base, served, is_vllm, None if isinstance(codec, BytesCodec) else probe, context)
+        version = transport.ask("GET", f"{root}/version") if is_vllm else None
+        of_server = f"vLLM {version.get('version', 'unknown')}" if version else "unknown"
+        here = tokenizer is not None and Path(tokenizer.name_or_path).is_dir()
+        fingerprint = fingerprint_model(tokenizer.name_or_path) if here and tokenizer is not None else _short_hash(served)
+        info = EngineInfo(
+            name="openai",
+            model=served,
+            model_fingerprint=fingerprint,
+            fingerprint=_short_hash(f"openai:{base}:{served}:{of_server}:{fingerprint}"),
+            sample_dtype="unknown",
+            score_dtype="unknown",
+            device=base,
+            versions={"server": of_server},
+            logprob_tolerance=0.08,  # the server may well run in bfloat16
+            can_score=capabilities.scores and tokenizer is not None,
+            notes=capabilities.notes,
+        )
+        return cls(
+            transport, base, served, tokenizer=tokenizer, codec=codec, eos_ids=eos_ids, capabilities=capabilities, info=info
+        )
+
+    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
+        """See `Engine`."""
+        return self.codec.encode_prompt(prompt, prompt_format)
+
+    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
+        """See `Engine`.
+
+        Raises:
+            SettingsError: the tokenizer is not here.
+        """
+        return self.codec.encode_path(prompt, reference)
+
+    # ------------------------------------------------------------------------------------------------------------ sampling
+
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
+    ) -> list[list[Completion]]:
+        """See `Engine`.
+
+        Raises:
+            SettingsError: a prompt leaves no room for `max_tokens`, the server has no such setting, or it refuses a request.
+        """
+        if not self.capabilities.is_vllm and (sampling.top_k, sampling.min_p, sampling.repetition_penalty) != (0, 0.0, 1.0):
+            raise SettingsError(
+                f"sampling: got top_k {sampling.top_k}, min_p {sampling.min_p:g}, repetition_penalty {sampling.repetition_penalty:g}; servers "
+                "other than vLLM are asked for temperature and top_p only, set the others to 0, 0 and 1"
+            )
+        if not isinstance(self.codec, BytesCodec):
+            check_sample_room(requests, sampling.max_tokens, self.capabilities.context)
+        most = _MOST_PER_REQUEST if self.capabilities.is_vllm else 1
+        parts = [
+            (r, first, min(most, request.num_samples - first))
+            for r, request in enumerate(requests)
+            for first in range(0, request.num_samples, most)
+        ]
+        bodies = [self._body(requests[r], first, num, sampling, seed) for r, first, num in parts]
+        results: list[list[Completion | None]] = [[None] * request.num_samples for request in requests]
+
+        def on_reply(number: int, reply: Reply | None) -> None:
+            r, first, num = parts[number]
+            drawn = self._completions_of(reply, num, sampling)
+            results[r][first : first + num] = drawn
+            on_tokens(sum(len(completion.token_ids) for completion in drawn))
+
+        self._transport.post_all(self._completions, bodies, on_reply)
+        return [[completion for completion in row if completion is not None] for row in results]
+
+    def _body(self, request: SampleRequest, first: int, num: int, sampling: Sampling, seed: str) -> Reply:
+        body: Reply = {
+            "model": self._served,
+            "prompt": self._prompt(request.prompt_ids),
+            "n": num,
+            "seed": hashed_seed(seed, request.key, bits=52) + request.first_sample + first,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+        }
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if self.capabilities.logprobs != "none":
+            body["logprobs"] = 0 if self.capabilities.is_vllm else 1
+        if self.capabilities.is_vllm:  # every setting is named, so that none is inherited from the model's generation settings
+            body |= {
+                "top_k": sampling.top_k,
+                "min_p": sampling.min_p,
+                "repetition_penalty": sampling.repetition_penalty,
+                "presence_penalty": 0.0,
+                "frequency_penalty": 0.0,
+                "stop_token_ids": sorted(self.eos_ids),
+                "return_token_ids": True,
+            }
+        return body
+
+    def _prompt(self, prompt_ids: tuple[int, ...]) -> list[int] | str:
+        if self.capabilities.takes_token_ids:
+            return list(prompt_ids)
+        if isinstance(self.codec, TextCodec):
+            return str(self.codec.tokenizer.decode(list(prompt_ids), clean_up_tokenization_spaces=False))
+        return bytes(prompt_ids).decode()
+
+    def _completions_of(self, reply: Reply | None, num: int, sampling: Sampling) -> list[Completion]:
+        """One completion per sample asked for; what did not come is an error."""
+        choices = sorted(_list(reply, "choices"), key=lambda choice: choice.get("index", 0))[:num]
+        usage = (reply or {}).get("usage") or {}
+        drawn = [self._completion(choice, usage.get("completion_tokens") if num == 1 else None, sampling) for choice in choices]
+        return drawn + [_missing()] * (num - len(drawn))
+
+    def _completion(self, choice: Reply, num_tokens: int | None, sampling: Sampling) -> Completion:
+        stop, text = _stop_reason(choice), str(choice.get("text") or "")
+        if stop is StopReason.ERROR:
+            return _missing()
+        logprobs = choice.get("logprobs") or {}
+        values = np.array([math.nan if v is None else v for v in logprobs.get("token_logprobs") or []], dtype=np.float32)
+        ids = choice.get("token_ids")
+        if ids is None:
+            ids, exact = self._ids_of(text, stop, logprobs.get("tokens"), num_tokens)
+        else:
+            exact = True
+            if isinstance(self.codec, TextCodec):  # the text of the ids, as in every other engine
+                text = self.codec.decode(ids)
+        if not exact or len(values) != len(ids):
+            values = np.full(len(ids), np.nan, dtype=np.float32)
+        policy, sampler = self._both(values, sampling)
+        return Completion(
+            token_ids=tuple(ids),
+            policy_logprobs=policy,
+            sampler_logprobs=sampler,
+            stop=stop,
+            text=cut_at_stop(text, sampling.stop) if stop is StopReason.STOP else text,
+        )
+
+    def _ids_of(self, text: str, stop: StopReason, tokens: list[str] | None, num_tokens: int | None) -> tuple[list[int], bool]:
+        """Ids for a text, and whether they are certainly those that were drawn: their texts are the server's."""
+        if not isinstance(self.codec, TextCodec):
+            return [_UNKNOWN_TOKEN] * (len(tokens) if tokens else num_tokens or 0), bool(tokens)
+        ids = list(self.codec.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if stop is StopReason.EOS and tokens is not None and len(tokens) == len(ids) + 1:
+            return [*ids, self.codec.end_id], [self.codec.decode([i]) for i in ids] == tokens[:-1]
+        return ids, tokens is not None and [self.codec.decode([i]) for i in ids] == tokens
+
+    def _both(self, values: Floats, sampling: Sampling) -> tuple[Floats, Floats]:
+        """Log-probabilities under the policy and under the sampler, NaN where the server's kind does not tell."""
+        unknown = np.full_like(values, np.nan)
+        if sampling.greedy:
+            plain = sampling.repetition_penalty == 1.0
+            return values if plain or self.capabilities.logprobs == "policy" else unknown, np.zeros_like(values)
+        if sampling.samples_the_policy:
+            return values, values
+        return (values, unknown) if self.capabilities.logprobs == "policy" else (unknown, values)
+
+    # ------------------------------------------------------------------------------------------------------------- scoring
+
+    def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
+        """See `Engine`.
+
+        Raises:
+            SettingsError: the server cannot score, a path does not fit into its context, or it gave no answer.
+        """
+        if not self.capabilities.scores:
+            raise SettingsError(
+                f"engine openai: {self.info.device} cannot score, it gives no log-probabilities of prompt tokens with their ranks; use a vLLM "
+                "server, or --engine vllm or transformers"
+            )
+        context = self.capabilities.context
+        check_score_room(requests, None if context is None else context - 1)  # vLLM draws one token behind what it scores
+        bodies = [
+            {
+                "model": self._served,
+                "prompt": [*request.prompt_ids, *request.path_ids],
+                "max_tokens": 1,
+                "temperature": 0.0,
+                "prompt_logprobs": 1,
+            }
+            for request in requests
+        ]
+        replies = self._transport.post_all(self._completions, bodies, lambda number, _: on_tokens(len(requests[number].path_ids)))
+        return [
+            _path_scores(_must(self._transport, reply, self._completions), request)
+            for reply, request in zip(replies, requests, strict=True)
+        ]
+
+
+def _base_url(url: str) -> str:
+    """The address before /completions.
+
+    Raises:
+        SettingsError: it is no address of a web server, or holds a password.
+    """
+    try:
+        parts = urlsplit(url)
+        port_known = parts.port is None or parts.port > 0
+    except ValueError:
+        port_known, parts = False, urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_known:
+        raise SettingsError(
+            f"engine openai: got the address {url!r}; give that of a server, such as openai:http://localhost:8000/v1"
+        )
+    if parts.username or parts.password or parts.query:
+        raise SettingsError(
+            "engine openai: got an address with a user, a password or a query; give the address alone, and the key as OPENAI_API_KEY"
+        )
+    path = parts.path.rstrip("/").removesuffix("/completions") or "/v1"
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def _models(transport: Transport, base: str) -> list[Reply]:
+    """The cards of the served models; empty where the server has no list."""
+    try:
+        reply = transport.ask("GET", f"{base}/models")
+    except Refused as error:
+        if "OPENAI_API_KEY" in str(error):
+            raise
+        return []
+    return _list(_must(transport, reply, f"{base}/models"), "data")
+
+
+def _tokenizer(model: str, cards: Sequence[Reply]) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of MODEL where MODEL is a folder, a hub id or the demo; else that of the folder the server says it serves."""
+    root = next((str(card["root"]) for card in cards if card.get("id") == model and card.get("root")), model)
+    for source in dict.fromkeys((model, root)):
+        if (
+            source == DEMO
+            or Path(source).expanduser().is_dir()
+            or (source.count("/") == 1 and not source.startswith((".", "/", "~")))
+        ):
+            try:
+                return load_tokenizer(source)
+            except ModelError:
+                continue
+    return None
+
+
+def _card(model: str, tokenizer: PreTrainedTokenizerBase | None, cards: Sequence[Reply], base: str) -> Reply:
+    """The card of MODEL, found by its name or by its folder; a bare one where the server has no list."""
+    names = [model, str(Path(model).expanduser().resolve())]
+    if tokenizer is not None:
+        names.append(tokenizer.name_or_path)
+    for name in names:
+        for card in cards:
+            if name in (card.get("id"), card.get("root")):
+                return card
+    if cards:
+        raise ModelError(
+            f"model {model}: not served at {base}; served are {', '.join(str(card.get('id')) for card in cards[:10])}"
+        )
+    return {"id": model}
+
+
+def _probe(
+    transport: Transport, base: str, served: str, is_vllm: bool, ids: tuple[int, ...] | None, context: int | None
+) -> Capabilities:
+    """Find out what a server takes and gives with one token: ids before text, with log-probabilities before without."""
+    url, refusal = f"{base}/completions", None
+    for takes_ids in (True, False):
+        for logprobs in (True, False):
+            if takes_ids and ids is None:
+                continue
+            body: Reply = {"model": served, "prompt": list(ids) if takes_ids and ids else _PROBE, "max_tokens": 1, "temperature": 1.0, "seed": 1}  # fmt: skip
+            body |= {"logprobs": 1} if logprobs else {}
+            body |= {"return_token_ids": True} if is_vllm else {}
+            try:
+                reply = _must(transport, transport.ask("POST", url, body), url)
+            except Refused as error:
+                refusal = refusal or error
+                continue
+            read = (reply.get("usage") or {}).get("prompt_tokens")
+            if takes_ids and ids and read is not None and read != len(ids):
+                continue  # it took the ids for something else
+            choice = next(iter(_list(reply, "choices")), {})
+            kind = "none"
+            if logprobs and (cool := _top_logprob(choice)) is not None:
+                warm = _top_logprob(next(iter(_list(transport.ask("POST", url, body | {"temperature": 2.0}), "choices")), {}))
+                kind = "policy" if warm is not None and abs(warm - cool) < 1e-2 else "sampler"
+            return Capabilities(
+                is_vllm=is_vllm,
+                takes_token_ids=takes_ids,
+                gives_token_ids=choice.get("token_ids") is not None,
+                logprobs=kind,
+                scores=is_vllm and takes_ids,
+                context=context,
+            )
+    raise refusal or SettingsError(
+        f"engine openai: {base} takes neither token ids nor text as a prompt; use a server with /completions"
+    )
+
+
+def _top_logprob(choice: Reply) -> float | None:
+    """Log-probability of the most likely first token; None where none was given."""
+    tops = (choice.get("logprobs") or {}).get("top_logprobs") or []
+    return max(tops[0].values()) if tops and tops[0] else None
+
+
+def _must(transport: Transport, reply: Reply | None, url: str) -> Reply:
+    if reply is None:
+        raise SettingsError(
+            f"engine openai: no answer from {url} in {transport.retries + 1} tries (last: {transport.last_failure}); check that the server runs"
+        )
+    return reply
+
+
+def _stop_reason(choice: Reply) -> StopReason:
+    """Servers say `stop` for an end token and for a stop text; vLLM adds which."""
+    if choice.get("finish_reason") == "stop":
+        return StopReason.STOP if isinstance(choice.get("stop_reason"), str) else StopReason.EOS
+    return StopReason.LENGTH if choice.get("finish_reason") == "length" else StopReason.ERROR
+
+
+def _path_scores(reply: Reply, request: ScoreRequest) -> TokenScores:
+    """The path's part of vLLM's prompt log-probabilities: per position a table of token id → log-probability and rank (from 1)."""
+    rows = _list(next(iter(_list(reply, "choices")), {}), "prompt_logprobs")[len(request.prompt_ids) :]
+    if len(rows) != len(request.path_ids):
+        raise SettingsError(
+            f"engine openai: got log-probabilities of {len(rows)} tokens for a path of {len(request.path_ids)}; this server cannot score, use "
+            "--engine vllm or transformers"
+        )
+    own = [row[str(token)] for row, token in zip(rows, request.path_ids, strict=True)]
+    return TokenScores(
+        logprobs=np.array([one["logprob"] for one in own], dtype=np.float32),
+        ranks=np.array([one["rank"] - 1 for one in own], dtype=np.int32),
+        top_logprobs=np.array([max(one["logprob"] for one in row.values()) for row in rows], dtype=np.float32),
+    )
+
+
+def _missing() -> Completion:
+    nothing = np.zeros(0, dtype=np.float32)
+    return Completion(token_ids=(), policy_logprobs=nothing, sampler_logprobs=nothing, stop=StopReason.ERROR, text="")
+
+
+def _list(reply: Reply | None, name: str) -> list[Reply]:
+    found = (reply or {}).get(name)
+    return found if isinstance(found, list) else []
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,93 @@
+"""Prompts for a server whose tokenizer is not here: written by the server, or sent as text.
+
+Neither can say where the steps of a reference path lie in its tokens, so neither encodes paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
+
+from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt
+from posttrain.diagnose.engines.codec import chat_messages, completion_text
+from posttrain.diagnose.engines.openai.transport import Refused
+from posttrain.diagnose.errors import BehaviorError, SettingsError
+from posttrain.diagnose.types import Message, PromptFormat, Reference
+
+Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
+"""Posts a body to a path of the server and gives its answer."""
+
+
+class Codec(Protocol):
+    """Encodes prompts and paths; `TextCodec` is one."""
+
+    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
+        """Write a prompt as the model reads it."""
+        ...
+
+    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
+        """Write a path as tokens that continue a prompt."""
+        ...
+
+
+class ServerCodec:
+    """Lets the server write and tokenise prompts, by the /tokenize and /detokenize that vLLM has."""
+
+    def __init__(self, ask: Ask, model: str):
+        """Take the way to ask, and the name the model is served under."""
+        self._ask, self._model = ask, model
+        self._known: dict[tuple[str | tuple[Message, ...], PromptFormat], EncodedPrompt] = {}
+        try:
+            ask("/tokenize", {"model": model, "messages": [{"role": "user", "content": "?"}]})
+            self._has_template = True
+        except Refused:
+            self._has_template = False
+
+    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
+        """See `Codec`; every prompt is asked for once."""
+        key = (prompt, prompt_format)
+        if key not in self._known:
+            self._known[key] = self._encode(prompt, prompt_format)
+        return self._known[key]
+
+    def _encode(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
+        if prompt_format.format == "chat" and not self._has_template:
+            raise BehaviorError("prompt.format: got chat, but the served model has no chat template; use format: completion")
+        if prompt_format.format == "chat" or (prompt_format.format == "auto" and self._has_template):
+            turns = [message._asdict() for message in chat_messages(prompt, prompt_format)]
+            body: dict[str, Any] = {"model": self._model, "messages": turns, "add_generation_prompt": True}
+            ids = tuple(self._ask("/tokenize", body)["tokens"])
+            text = self._ask("/detokenize", {"model": self._model, "tokens": list(ids)})["prompt"]
+            return EncodedPrompt(token_ids=ids, text=text, format="chat")
+        text = completion_text(prompt, prompt_format)
+        ids = tuple(self._ask("/tokenize", {"model": self._model, "prompt": text})["tokens"])
+        return EncodedPrompt(token_ids=ids, text=text, format="completion")
+
+    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
+        """Refused."""
+        _no_paths()
+
+
+class BytesCodec:
+    """For servers that take text alone: the bytes of a text stand for its tokens."""
+
+    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
+        """See `Codec`; completion format only, the chat template being unknown."""
+        if prompt_format.format == "chat" or not isinstance(prompt, str):
+            raise BehaviorError(
+                "prompt.format: got chat, but neither the tokenizer nor a /tokenize of the server is at hand; give MODEL as a folder or hub "
+                "id with the tokenizer, or use format: completion"
+            )
+        text = completion_text(prompt, prompt_format)
+        return EncodedPrompt(token_ids=tuple(text.encode()), text=text, format="completion")
+
+    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
+        """Refused."""
+        _no_paths()
+
+
+def _no_paths() -> NoReturn:
+    raise SettingsError(
+        "engine openai: reference paths cannot be written as tokens without the tokenizer, so this engine cannot score them; give MODEL as a "
+        "folder or hub id with the tokenizer, or use --engine vllm or transformers"
+    )

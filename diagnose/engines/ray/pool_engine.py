@@ -1,0 +1,174 @@
+"""Many engines as one: work goes out in pieces to engines in Ray actors.
+
+The pieces depend on the requests alone, and each is done under the same names of random generators by engines of one fingerprint, so the
+result depends neither on the number of workers nor on which of them did what, nor on how often a piece had to be done. What does change
+last bits is what changes them for one engine: another number of threads, and another kind of machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import ray
+
+from posttrain.diagnose.engines.base import (
+    Completion,
+    EncodedPath,
+    EncodedPrompt,
+    Engine,
+    OnTokens,
+    SampleRequest,
+    ScoreRequest,
+    TokenScores,
+    ignore_tokens,
+)
+from posttrain.diagnose.engines.ray.pieces import PieceSize, SamplePiece, cut_samples, cut_scores
+from posttrain.diagnose.engines.ray.worker_queue import Call, WorkerQueue
+from posttrain.diagnose.types import Message, PromptFormat, Reference, Sampling
+
+
+class PoolEngine:
+    """An engine that hands its work to engines in other processes; a context manager. One thread may use it at a time."""
+
+    def __init__(
+        self,
+        opener: Callable[[], Engine],
+        *,
+        workers: int,
+        threads: int = 1,
+        num_cpus: float = 0.0,
+        num_gpus: float = 0.0,
+        name: str | None = None,
+        size: PieceSize | None = None,
+    ):
+        """Open an engine in every worker; Ray is running already. `cluster.open_pool` is the usual way.
+
+        Args:
+            opener: Opens an engine; it is pickled and sent to every worker.
+            workers: How many engines.
+            threads: Threads of each.
+            num_cpus: Processors that Ray sets aside for each; none where nobody else uses this Ray.
+            num_gpus: GPUs of each.
+            name: What people call the model.
+            size: What a piece of work holds at most.
+
+        Raises:
+            PosttrainError: what opening an engine raised, or why no worker stayed alive.
+        """
+        self._size = size or PieceSize()
+        self._queue = WorkerQueue(opener, workers=workers, threads=threads, num_cpus=num_cpus, num_gpus=num_gpus)
+        info = self._queue.info
+        self.info = replace(info, model=name or info.model, versions={**info.versions, "ray": ray.__version__})
+        self._encoded: dict[Any, Any] = {}
+
+    def __enter__(self) -> PoolEngine:
+        """The pool itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """End the workers."""
+        self.close()
+
+    def close(self) -> None:
+        """End the workers; their memory and GPUs are free again."""
+        self._queue.close()
+
+    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
+        """See `Engine`; a worker does it once."""
+        encoded: EncodedPrompt = self._ask("encode_prompt", prompt, prompt_format)
+        return encoded
+
+    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
+        """See `Engine`; a worker does it once."""
+        encoded: EncodedPath = self._ask("encode_path", prompt, reference)
+        return encoded
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        if (method, *args) not in self._encoded:
+            call = Call(method=method, args=args, what="encoding a text")
+            for _, result in self._queue.run([call], urgent=True):
+                self._encoded[(method, *args)] = result
+        return self._encoded[(method, *args)]
+
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
+    ) -> list[list[Completion]]:
+        """See `Engine`.
+
+        Raises:
+            WorkerError: a piece of the work ended three workers.
+        """
+        return next(drawn for _, drawn in self.sample_batches([requests], sampling, seed=seed, on_tokens=on_tokens))
+
+    def sample_batches(
+        self,
+        batches: Sequence[Sequence[SampleRequest]],
+        sampling: Sampling,
+        *,
+        seed: str,
+        on_tokens: OnTokens = ignore_tokens,
+    ) -> Iterator[tuple[int, list[list[Completion]]]]:
+        """Sample several lists of requests at a time, and give (index, what `sample` gives for it) of each as it is done.
+
+        Workers go on while the caller looks at a result. What the caller does not wait for is cancelled.
+
+        Raises:
+            WorkerError: a piece of the work ended three workers.
+        """
+        cut = [cut_samples(requests, self._size, sampling.max_tokens) for requests in batches]
+        for index, pieces in enumerate(cut):
+            if not pieces:
+                yield index, [[] for _ in batches[index]]
+        # The largest piece of a batch first: then the last ones to end are small.
+        work = [
+            (index, number)
+            for index, pieces in enumerate(cut)
+            for number in sorted(range(len(pieces)), key=lambda n: -pieces[n].cost)
+        ]
+        calls = [
+            Call(
+                method="sample",
+                args=(cut[index][number].requests, sampling),
+                kwargs={"seed": seed},
+                what=_in_words(cut[index][number]),
+                tells=True,
+            )
+            for index, number in work
+        ]
+        left = [len(pieces) for pieces in cut]
+        drawn: dict[tuple[int, int], list[list[Completion]]] = {}
+        for done, completions in self._queue.run(calls, on_tokens=on_tokens):
+            index = work[done][0]
+            drawn[work[done]] = completions
+            left[index] -= 1
+            if not left[index]:
+                rows: list[list[Completion]] = [[] for _ in batches[index]]
+                for number, piece in enumerate(cut[index]):
+                    for owner, row in zip(piece.owners, drawn.pop((index, number)), strict=True):
+                        rows[owner] += row
+                yield index, rows
+
+    def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
+        """See `Engine`.
+
+        Raises:
+            WorkerError: a piece of the work ended three workers.
+        """
+        pieces = sorted(cut_scores(requests, self._size), key=lambda piece: -piece.cost)
+        calls = [
+            Call(method="score", args=(piece.requests,), what=f"scoring {len(piece.requests)} paths", tells=True)
+            for piece in pieces
+        ]
+        scored: dict[int, TokenScores] = {}
+        for done, scores in self._queue.run(calls, on_tokens=on_tokens):
+            scored.update(zip(pieces[done].owners, scores, strict=True))
+        return [scored[r] for r in range(len(requests))]
+
+
+def _in_words(piece: SamplePiece) -> str:
+    first, more = piece.requests[0], len(piece.requests) - 1
+    what = f"samples {first.first_sample} to {first.first_sample + first.num_samples - 1} of {first.key}"
+    return f"sampling ({what}" + (f", and {more} more prompts)" if more else ")")

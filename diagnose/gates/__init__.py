@@ -1,0 +1,1 @@
+"""Conditions on a measured run, for continuous integration."""

@@ -1,0 +1,1 @@
+"""From samples and scores to numbers: counts, likelihoods, validity checks, the posterior of a label."""

@@ -1,0 +1,121 @@
+"""The label of a behavior, and how sure it is, from the success rates of its problems.
+
+Every problem has a success rate p, known up to a posterior:
+
+* p < epsilon: out of support, a training group would hold no success (`missing_support`);
+* epsilon ≤ p < mastered: reachable, unreliable (`poor_choice`);
+* p ≥ mastered: `mastered`.
+
+A behavior is `mastered` when its mean p is; otherwise the one of the other two states that holds more of its problems binds
+(arXiv 2604.07941 §7.2.1, made countable).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.analysis.stats import MixturePosterior, fit_mixture
+from posttrain.diagnose.thresholds import Thresholds
+from posttrain.diagnose.types import Bottleneck, SamplingMeasurement
+
+STATES = (Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE, Bottleneck.MASTERED)
+
+
+def labels_of(counts: npt.NDArray[np.int64], mean: npt.NDArray[np.float64], mastered: float) -> npt.NDArray[np.int64]:
+    """The label of a behavior, for each of D readings of its problems.
+
+    Args:
+        counts: [D, 3] problems in each of `STATES`.
+        mean: [D] mean success rate.
+        mastered: Mean rate from which the behavior is mastered.
+
+    Returns:
+        [D] index into `STATES`.
+    """
+    return np.where(mean >= mastered, 2, np.where(counts[:, 0] > counts[:, 1], 0, 1))
+
+
+def named_states(inside: npt.NDArray[np.float64], thresholds: Thresholds) -> npt.NDArray[np.int64]:
+    """Which problems get a state: as many as keep the expected share of wrong ones at `problem_error`, the surest first.
+
+    Args:
+        inside: [P, 3] posterior probability of lying strictly inside each of `STATES`.
+        thresholds: Error and least confidence.
+
+    Returns:
+        [P] index into `STATES`, −1 where the problem stays open.
+
+    Source: the false-discovery rate as a posterior expectation, Newton, Noueiry, Sarkar and Ahlquist (Biostatistics 5, 2004).
+    """
+    doubt = 1.0 - inside.max(axis=1)
+    order = np.argsort(doubt, kind="stable")
+    expected = np.cumsum(doubt[order]) / np.arange(1, doubt.size + 1)
+    named = np.zeros(doubt.size, dtype=np.bool_)
+    named[order[: int(np.searchsorted(expected, thresholds.problem_error, side="right"))]] = True
+    named &= doubt <= 1.0 - thresholds.problem_confidence
+    return np.where(named, inside.argmax(axis=1), -1)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPosterior:
+    """What the counts say about a behavior's label."""
+
+    mixture: MixturePosterior
+    counts: npt.NDArray[np.int64]
+    """[D, 3] posterior draws of how many problems are in each of `STATES`."""
+    mean: npt.NDArray[np.float64]
+    """[D] posterior draws of the mean success rate."""
+    labels: npt.NDArray[np.int64]
+    """[D] the label of each draw."""
+
+    @property
+    def shares(self) -> dict[Bottleneck, float]:
+        """Posterior probability of each label."""
+        counts = np.bincount(self.labels, minlength=len(STATES))
+        return {state: float(count / len(self.labels)) for state, count in zip(STATES, counts, strict=True)}
+
+    @property
+    def label(self) -> Bottleneck:
+        """The most probable label."""
+        return STATES[int(np.bincount(self.labels, minlength=len(STATES)).argmax())]
+
+    @property
+    def confidence(self) -> float:
+        """Its posterior probability. Finitely many draws prove no certainty: half a draw is always left to the other labels."""
+        best = int(np.bincount(self.labels, minlength=len(STATES)).max())
+        return (best + 0.5) / (len(self.labels) + 1)
+
+
+def label_posterior(
+    num_samples: npt.NDArray[np.int64],
+    num_correct: npt.NDArray[np.int64],
+    *,
+    epsilon: float,
+    thresholds: Thresholds,
+    groups: tuple[str, ...] | None = None,
+    seed: int = 0,
+) -> LabelPosterior:
+    """Fit the law of success rates and label every posterior draw.
+
+    Args:
+        num_samples: [P] samples with a known outcome; they may differ and may have been chosen by looking.
+        num_correct: [P] successes.
+        epsilon: Rate under which a problem is out of support.
+        thresholds: The rest of what a label hangs on.
+        groups: [P] group of each problem.
+        seed: Of the draws; the same counts and seed give the same posterior.
+    """
+    edges = (epsilon, thresholds.mastered)
+    mixture = fit_mixture(num_samples, num_correct, marks=edges, groups=groups)
+    counts, mean = mixture.draw_states(edges, rng=np.random.default_rng(seed), num_draws=thresholds.num_draws)
+    return LabelPosterior(mixture, counts, mean, labels_of(counts, mean, thresholds.mastered))
+
+
+def posterior_of(measured: SamplingMeasurement, *, epsilon: float, thresholds: Thresholds, seed: int = 0) -> LabelPosterior:
+    """`label_posterior` of what a sampling probe counted."""
+    return label_posterior(
+        measured.num_samples, measured.num_correct, epsilon=epsilon, thresholds=thresholds, groups=measured.groups, seed=seed
+    )

@@ -1,0 +1,1 @@
+"""A diagnosis from request to files: sample, measure, decide, write."""

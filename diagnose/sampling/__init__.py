@@ -1,0 +1,1 @@
+"""Which samples to take next, and taking them."""

@@ -1,0 +1,1 @@
+"""What lies on disk: run directories, shards of rollouts, diagnosis.json."""

@@ -1,0 +1,273 @@
+"""A run directory: settings, rollouts, path scores and results on disk, so that a run can stop anywhere and go on.
+
+Rows are parquet, one file per shard; a shard is written whole under a temporary name, synced and renamed, so it is there or it is not.
+What people read is JSON. `run.json` holds the resolved settings; a directory made with other settings is refused with the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.storage.rollout_table import METADATA_KEY, RolloutTable, to_arrow
+from posttrain.diagnose.types import Cost, Finding, PathScore, Rollout, Split
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with work.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    work.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as `write_text` does. NaN becomes null: JSON knows no NaN."""
+    write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
+
+
+def say_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Which of our settings a stored run has otherwise, as `key: there A, here B`; empty where none."""
+    new = json.loads(json.dumps(_finite(here)))
+    differing = sorted(key for key in new if there.get(key) != new.get(key))
+    return "; ".join(f"{key}: there {_short(there.get(key))}, here {_short(new.get(key))}" for key in differing)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardCost:
+    """What one shard took; kept in the shard's own file, so that a resumed run counts every shard once."""
+
+    seconds: float
+    generated_tokens: int = 0
+    scored_tokens: int = 0
+    samples: int = 0
+
+
+class RunDirectory:
+    """The files of one run."""
+
+    def __init__(self, path: Path):
+        """Take a path; nothing is touched yet."""
+        self.path = path
+
+    @property
+    def run_json(self) -> Path:
+        """Resolved settings and state."""
+        return self.path / "run.json"
+
+    @property
+    def diagnosis_json(self) -> Path:
+        """The result."""
+        return self.path / "diagnosis.json"
+
+    def check(self, kind: str, settings: Mapping[str, Any]) -> None:
+        """Refuse a folder that holds something else, or a run that differs in one of these settings; nothing is written.
+
+        Raises:
+            RunError: as for `open`.
+        """
+        if self.run_json.exists():
+            self._check_same(kind, settings)
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunError(f"--out {self.path}: got a path that holds other files and no run.json; give a new or an empty folder")
+
+    def open(self, kind: str, settings: Mapping[str, Any], details: Mapping[str, Any]) -> None:
+        """Start the run, or resume it.
+
+        Args:
+            kind: `diagnose`, `train` or `loop`.
+            settings: What a resumed run must share, key by key.
+            details: What is worth recording and may differ (versions, the command).
+
+        Raises:
+            RunError: the folder holds something else, or a run with other settings.
+        """
+        self.check(kind, settings)
+        if self.run_json.exists():
+            details = {**details, **{key: value for key, value in self.read_json().items() if key == "created"}}
+        try:
+            write_json(self.run_json, {"schema": 1, "kind": kind, "settings": settings, **details, "state": "running"})
+        except OSError as error:
+            raise RunError(
+                f"--out {self.path}: cannot be written ({error.strerror}); give a folder that you may write to"
+            ) from error
+
+    def discard_if_bare(self) -> None:
+        """Take back what `open` wrote, where nothing has come of it."""
+        if [entry.name for entry in self.path.iterdir()] == [self.run_json.name]:
+            self.run_json.unlink()
+            self.path.rmdir()
+
+    def _check_same(self, kind: str, settings: Mapping[str, Any]) -> None:
+        try:
+            old = json.loads(self.run_json.read_text())
+            old_kind, old_settings = old["kind"], old["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"--out {self.path}: its run.json cannot be read ({error}); give a new folder") from error
+        if old_kind != kind:
+            raise RunError(f"--out {self.path}: holds a {old_kind} run, this is a {kind} run; give a new folder")
+        said = say_differences(old_settings, settings)
+        if said:
+            raise RunError(f"--out {self.path}: holds another run ({said}); give a new folder, or the same settings to resume")
+
+    def finish(self, **results: Any) -> None:
+        """Mark the run as done."""
+        old = json.loads(self.run_json.read_text())
+        write_json(self.run_json, {**old, **results, "state": "done"})
+
+    def read_json(self) -> dict[str, Any]:
+        """The contents of run.json.
+
+        Raises:
+            RunError: there is no run here.
+        """
+        if not self.run_json.exists():
+            raise RunError(
+                f"run {self.path}: no run.json there; give the --out folder of an earlier `posttrain diagnose` or `posttrain loop`"
+            )
+        try:
+            data: dict[str, Any] = json.loads(self.run_json.read_text())
+        except ValueError as error:
+            raise RunError(f"run {self.path}: its run.json cannot be read ({error}); measure again into a new folder") from error
+        return data
+
+    # -------------------------------------------------------------------------------------------------------------- shards
+
+    def shard(self, kind: str, name: str) -> Path:
+        """Path of a shard: kind is `rollouts` or `paths`."""
+        return self.path / kind / f"{name}.parquet"
+
+    def plumbing(self, behavior: str) -> Path:
+        """Path of what the plumbing checks of a behavior found; it is written last."""
+        return self.path / "plumbing" / f"{behavior}.json"
+
+    def rounds(self, behavior: str) -> Path:
+        """Path of what was planned round by round, where the number of samples was not fixed."""
+        return self.path / "rounds" / f"{behavior}.json"
+
+    def write_rollouts(self, name: str, rollouts: Sequence[Rollout], cost: ShardCost) -> None:
+        """Write a shard of rollouts."""
+        self.write_rollouts_in("rollouts", name, rollouts, cost)
+
+    def write_rollouts_in(self, kind: str, name: str, rollouts: Sequence[Rollout], cost: ShardCost) -> None:
+        """Write a shard of rollouts that are not those of the sampling probe."""
+        self.write_shard(kind, name, to_arrow(rollouts), cost)
+
+    def write_paths(self, name: str, paths: Sequence[PathScore], cost: ShardCost, *, kind: str = "paths") -> None:
+        """Write a shard of path scores: `paths` of references, `agreement` of our own samples scored again."""
+        rows = {
+            "behavior": [p.behavior for p in paths],
+            "problem_id": [p.problem_id for p in paths],
+            "split": [p.split.value for p in paths],
+            "reference_index": [p.reference_index for p in paths],
+            "token_ids": [list(p.token_ids) for p in paths],
+            "token_texts": [list(p.token_texts) for p in paths],
+            "token_steps": [p.token_steps for p in paths],
+            "policy_logprobs": [p.policy_logprobs for p in paths],
+            "ranks": [p.ranks for p in paths],
+            "engine": [p.engine for p in paths],
+        }
+        self.write_shard(kind, name, pa.Table.from_pydict(rows, schema=_PATHS), cost)
+
+    def write_shard(self, kind: str, name: str, table: pa.Table, cost: ShardCost) -> None:
+        """Write rows that are columns already (those of `rollout_table.SCHEMA`, for rollouts)."""
+        target = self.shard(kind, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        record = {
+            "seconds": cost.seconds,
+            "generated_tokens": cost.generated_tokens,
+            "scored_tokens": cost.scored_tokens,
+            "samples": cost.samples,
+        }
+        # Dictionaries pay for names that repeat, not for log-probabilities; nothing looks for rows by their statistics.
+        names = [field.name for field in table.schema if pa.types.is_string(field.type)]
+        table = table.replace_schema_metadata({METADATA_KEY: json.dumps(record).encode()})
+        pq.write_table(table, work, compression="zstd", use_dictionary=names, write_statistics=False)
+        with work.open("rb") as file:
+            os.fsync(file.fileno())
+        work.replace(target)
+
+    def rollout_table(self, behavior: str) -> RolloutTable:
+        """The rollouts of one behavior, in the order of shard names."""
+        return RolloutTable.read(self._shards("rollouts", behavior))
+
+    def read_paths(self, behavior: str, kind: str = "paths") -> Iterator[PathScore]:
+        """The path scores of one behavior, in the order of shard names."""
+        for path in self._shards(kind, behavior):
+            for row in pq.read_table(path).to_pylist():
+                yield PathScore(
+                    behavior=row["behavior"],
+                    problem_id=row["problem_id"],
+                    split=Split(row["split"]),
+                    reference_index=row["reference_index"],
+                    token_ids=tuple(row["token_ids"]),
+                    token_texts=tuple(row["token_texts"]),
+                    token_steps=np.array(row["token_steps"], dtype=np.int32),
+                    policy_logprobs=np.array(row["policy_logprobs"], dtype=np.float32),
+                    ranks=np.array(row["ranks"], dtype=np.int32),
+                    engine=row["engine"],
+                )
+
+    def _shards(self, kind: str, behavior: str) -> list[Path]:
+        """Shards are named behavior.split-decoding.number, and a behavior's name may hold dots."""
+        return [path for path in sorted((self.path / kind).glob("*.parquet")) if path.name.rsplit(".", 3)[0] == behavior]
+
+    def cost(self, behavior: str, rollouts: RolloutTable, findings: Sequence[Finding] = ()) -> Cost:
+        """What one behavior took in sum: its shards (`rollouts` are its own) and what the further probes found."""
+        paths = [path for kind in ("paths", "agreement") for path in self._shards(kind, behavior)]
+        costs = [*rollouts.costs, *(json.loads(pq.read_schema(path).metadata[METADATA_KEY]) for path in paths)]
+        return Cost(
+            samples=sum(cost["samples"] for cost in costs) + sum(f.samples for f in findings),
+            generated_tokens=sum(cost["generated_tokens"] for cost in costs) + sum(f.generated_tokens for f in findings),
+            scored_tokens=sum(cost["scored_tokens"] for cost in costs) + sum(f.scored_tokens for f in findings),
+            teacher_tokens=sum(f.teacher_tokens for f in findings),
+            seconds=round(sum(cost["seconds"] for cost in costs) + sum(f.seconds for f in findings), 2),
+        )
+
+
+_FLOATS = pa.list_(pa.float32())
+_INTS = pa.list_(pa.int32())
+_PATHS = pa.schema(
+    [
+        ("behavior", pa.string()),
+        ("problem_id", pa.string()),
+        ("split", pa.string()),
+        ("reference_index", pa.int32()),
+        ("token_ids", _INTS),
+        ("token_texts", pa.list_(pa.string())),
+        ("token_steps", _INTS),
+        ("policy_logprobs", _FLOATS),
+        ("ranks", _INTS),
+        ("engine", pa.string()),
+    ]
+)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,165 @@
+"""What is measured: a behavior, its problems and the settings under which they are sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+
+class Purpose(StrEnum):
+    """Why a behavior is measured."""
+
+    TARGET = "target"
+    """It should get better."""
+    RETENTION = "retention"
+    """It should not get worse."""
+
+
+class Split(StrEnum):
+    """What a problem may be used for. Only `TRAIN` rows may feed a stage."""
+
+    TRAIN = "train"
+    EVAL = "eval"
+    FINAL = "final"
+
+
+class Message(NamedTuple):
+    """One turn of a chat."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """A path that is known to be right, written out in one or more steps."""
+
+    steps: tuple[str, ...]
+    """The steps as they appear in the text, separators included: joining them with nothing gives the path."""
+
+    @property
+    def text(self) -> str:
+        """The whole path."""
+        return "".join(self.steps)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One prompt with what is needed to grade an answer to it."""
+
+    id: str
+    prompt: str | tuple[Message, ...]
+    """The bare question (the behavior's prompt format is applied later), or a whole chat."""
+    answer: str
+    references: tuple[Reference, ...] = ()
+    group: str | None = None
+    """Problems of one group are related; intervals treat a group as one unit."""
+    key: str
+    """Canonical form under which two problems are the same one, e.g. `3*4` for both 3*4 and 4*3. Splits are made by it."""
+    split: Split
+    hint: str | None = None
+    """What may be said beside the question to help, without the answer; only the scaffold probe and stages that amortise it use it."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What a verifier may need beside the answer (a reasoning-gym entry, say)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptFormat:
+    """How a question becomes a prompt."""
+
+    system: str | None = None
+    """System message of a chat; None leaves the template its default."""
+    template: str = "{question}"
+    examples: tuple[tuple[str, str], ...] = ()
+    """Worked examples (question, answer) shown before the question: as chat turns, or as text in completion format."""
+    format: str = "auto"
+    """`chat`, `completion`, or `auto`: chat where the tokenizer has a chat template."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """Every setting of the sampler. Nothing is inherited from a model's generation config."""
+
+    temperature: float = 1.0
+    """0 means greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 means all tokens."""
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_tokens: int = 64
+    stop: tuple[str, ...] = ()
+    """Texts that end a sample; they are cut off the text, not off the tokens."""
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.temperature == 0.0
+
+    @property
+    def samples_the_policy(self) -> bool:
+        """Whether draws come from the policy itself: temperature 1, nothing truncated, nothing penalised.
+
+        Only then does a missing success say something about support.
+        """
+        return self.temperature == 1.0 and self.keeps_all
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether draws come from the policy but for a positive temperature: nothing truncated, nothing penalised."""
+        return not self.greedy and (self.top_p, self.top_k, self.min_p, self.repetition_penalty) == (1.0, 0, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasureSettings:
+    """What counts, and at which scale."""
+
+    primary_k: int = 16
+    """The k of the primary pass@k, chosen before anything is seen."""
+    epsilon: float
+    """Success rate under which a behavior is out of support. It belongs to the behavior, not to the sampling budget."""
+    success: float = 1.0
+    """A score of at least this is a success."""
+    group_size: int = 8
+    """Samples per prompt that a group-based trainer would draw; the default epsilon follows from it."""
+
+
+def default_epsilon(group_size: int, signal: float = 0.05) -> float:
+    """Success rate at which a group of `group_size` samples holds a success in a share `signal` of draws.
+
+    Solves 1 − (1−ε)^G = signal; about .0064 for G = 8.
+    """
+    return float(1.0 - (1.0 - signal) ** (1.0 / group_size))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifierSpec:
+    """Which verifier reads the answers, with its options."""
+
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Behavior:
+    """A fixed distribution of problems, a verifier and the settings under which it is measured."""
+
+    name: str
+    problems: tuple[Problem, ...]
+    """All splits; use `split()`."""
+    verifier: VerifierSpec
+    prompt: PromptFormat = PromptFormat()
+    sampling: Sampling = Sampling()
+    measure: MeasureSettings
+    purpose: Purpose = Purpose.TARGET
+    source: str = ""
+    """Where it was read from: a path, or the name of a bundled behavior."""
+    fingerprint: str = ""
+    """Hash of everything above that could change a number."""
+
+    def split(self, split: Split) -> tuple[Problem, ...]:
+        """The problems of one split, in file order."""
+        return tuple(problem for problem in self.problems if problem.split is split)

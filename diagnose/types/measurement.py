@@ -1,0 +1,126 @@
+"""What was measured: estimates, counts, likelihoods, and values held against thresholds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.diagnose.types.rollout import PathScore
+
+if TYPE_CHECKING:
+    from posttrain.analysis.stats import Interval
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A number with its interval; NaN where it is undefined."""
+
+    estimate: float
+    low: float
+    high: float
+    method: str
+    """How it was got, in a few words."""
+
+    @classmethod
+    def of(cls, interval: Interval) -> Self:
+        """An interval of `analysis`."""
+        return cls(estimate=float(interval.estimate), low=float(interval.low), high=float(interval.high), method=interval.method)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingMeasurement:
+    """What the sampling probe counted, per problem (arrays of length P, in the order of `problem_ids`)."""
+
+    behavior: str
+    problem_ids: tuple[str, ...]
+    groups: tuple[str, ...]
+    """The group of each problem, its id where it has none."""
+    num_samples: npt.NDArray[np.int64]
+    """Samples with a known outcome."""
+    num_correct: npt.NDArray[np.int64]
+    num_missing: npt.NDArray[np.int64]
+    num_unparsed: npt.NDArray[np.int64]
+    num_truncated: npt.NDArray[np.int64]
+    num_lenient_correct: npt.NDArray[np.int64]
+    """Successes under the lenient reading."""
+    greedy_correct: npt.NDArray[np.float64]
+    """1, 0, or NaN where the greedy sample is missing."""
+    num_tokens: npt.NDArray[np.int64]
+    """Generated tokens."""
+
+    @property
+    def drawn_equally(self) -> bool:
+        """Whether every problem was drawn equally often, missing samples counted in; in rounds it depends on what was seen."""
+        drawn = self.num_samples + self.num_missing
+        return bool((drawn == drawn[:1]).all())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PathLikelihoodMeasurement:
+    """Reference paths under the policy, per problem with a reference."""
+
+    behavior: str
+    paths: tuple[PathScore, ...]
+    nll_per_token: npt.NDArray[np.float64]
+    """[paths] mean negative log-likelihood, nats."""
+    nll_per_path: npt.NDArray[np.float64]
+    """[paths] summed, nats."""
+    weakest_step: npt.NDArray[np.int64]
+    """[paths] the step with the lowest probability."""
+    first_improbable_step: npt.NDArray[np.int64]
+    """[paths] the first step less likely than epsilon, −1 where there is none."""
+
+
+class Outcome(StrEnum):
+    """What a check says."""
+
+    MET = "met"
+    NOT_MET = "not_met"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """A value held against a threshold: met when the whole interval is on the right side, not met when it is on the wrong one."""
+
+    name: str
+    op: str
+    """`>=` or `<=`."""
+    estimate: float
+    low: float
+    high: float
+    threshold: float
+    n: int
+    """How many samples, problems or paths stand behind it."""
+    method: str
+    outcome: Outcome
+    what: str = ""
+    """One line for people: what the number is."""
+
+
+def decide(op: str, low: float, high: float, threshold: float) -> Outcome:
+    """Hold an interval against a threshold. An undefined interval is inconclusive."""
+    if np.isnan(low) or np.isnan(high):
+        return Outcome.INCONCLUSIVE
+    if op == ">=":
+        return Outcome.MET if low >= threshold else Outcome.NOT_MET if high < threshold else Outcome.INCONCLUSIVE
+    assert op == "<=", op
+    return Outcome.MET if high <= threshold else Outcome.NOT_MET if low > threshold else Outcome.INCONCLUSIVE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlumbingMeasurement:
+    """Whether the numbers of a behavior can be believed at all."""
+
+    behavior: str
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...]
+    """Findings that do not stop a verdict, in words."""
+    failures: tuple[str, ...]
+    """What broke, in words, with an example."""
+    prompt_example: str
+    """One prompt exactly as the model reads it."""

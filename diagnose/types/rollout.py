@@ -1,0 +1,110 @@
+"""What a policy produced: a sample with its grade, and the likelihood of a reference path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.diagnose.types.behavior import Split
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+
+
+class StopReason(StrEnum):
+    """Why a sample ended."""
+
+    EOS = "eos"
+    """The model ended its turn."""
+    STOP = "stop"
+    """A stop text appeared."""
+    LENGTH = "length"
+    """It ran into `max_tokens`: the sample is truncated."""
+    ERROR = "error"
+    """The engine failed; the sample is missing."""
+
+
+class GradeStatus(StrEnum):
+    """What a grade is. Unparsed is a failure, counted apart; only ERROR and TIMEOUT are missing."""
+
+    SCORED = "scored"
+    UNPARSED = "unparsed"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grade:
+    """A verifier's word on one text."""
+
+    status: GradeStatus
+    score: float | None
+    """In [0, 1] when scored, 0 when unparsed, None when missing."""
+    extracted: str | None = None
+    """The answer that was read out of the text."""
+    lenient_score: float | None = None
+    """Score under a more forgiving reading of the same text; above `score` it points at format, not ability."""
+    detail: str = ""
+    """For people: why it was unparsed or failed."""
+
+    @property
+    def missing(self) -> bool:
+        """Whether nothing is known about success."""
+        return self.status in (GradeStatus.ERROR, GradeStatus.TIMEOUT)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """One sample of a problem, graded."""
+
+    behavior: str
+    problem_id: str
+    split: Split
+    sample_index: int
+    decoding: str
+    """`sampled` or `greedy`."""
+    token_ids: tuple[int, ...]
+    """What was generated, the end token included where one was drawn."""
+    policy_logprobs: Floats
+    """[T] natural log-probability of each token under the untruncated policy at temperature 1."""
+    sampler_logprobs: Floats
+    """[T] the same under the distribution it was drawn from."""
+    stop: StopReason
+    text: str
+    grade: Grade
+    engine: str
+    """Fingerprint of engine, weights and precision."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the sample ran into the token limit."""
+        return self.stop is StopReason.LENGTH
+
+    def succeeded(self, success: float) -> bool | None:
+        """Whether the sample is a success at this score; None when missing. Truncated samples are failures."""
+        if self.grade.missing or self.stop is StopReason.ERROR:
+            return None
+        assert self.grade.score is not None
+        return self.grade.score >= success and not self.truncated
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PathScore:
+    """How likely a reference path is under a policy, token by token, the end token last."""
+
+    behavior: str
+    problem_id: str
+    split: Split
+    reference_index: int
+    token_ids: tuple[int, ...]
+    token_texts: tuple[str, ...]
+    token_steps: Ints
+    """[T] index of the step that each token belongs to."""
+    policy_logprobs: Floats
+    """[T]"""
+    ranks: Ints
+    """[T] 0 is the most likely token."""
+    engine: str

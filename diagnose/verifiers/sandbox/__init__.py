@@ -1,0 +1,1 @@
+"""The child process in which texts of a model are parsed or executed."""

@@ -1,0 +1,166 @@
+"""Reading data sets that might be trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind, read_training_rows
+from posttrain.diagnose.errors import BehaviorError
+from posttrain.diagnose.types import Message
+
+ASKED = [{"role": "user", "content": "2+2?"}]
+SAID = [{"role": "assistant", "content": "4"}]
+WRONG = [{"role": "assistant", "content": "5"}]
+CHAT = (Message("user", "2+2?"),)
+
+SHAPES: list[tuple[dict[str, Any], DataRow]] = [
+    ({"text": "2+2 is 4"}, DataRow(index=0, kind=RowKind.TEXT, prompt=None, completion="2+2 is 4")),
+    ({"prompt": "2+2?", "completion": "4"}, DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt="2+2?", completion="4")),
+    ({"question": "2+2?", "answer": "4"}, DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt="2+2?", completion="4")),
+    ({"prompt": ASKED, "completion": SAID}, DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt=CHAT, completion="4")),
+    ({"messages": [*ASKED, *SAID]}, DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt=CHAT, completion="4")),
+    (
+        {"messages": [*ASKED, *WRONG, *ASKED, *SAID, *ASKED]},
+        DataRow(
+            index=0,
+            kind=RowKind.DEMONSTRATION,
+            prompt=(*CHAT, Message("assistant", "5"), *CHAT),
+            completion="4",
+            chat=(*CHAT, Message("assistant", "5"), *CHAT, Message("assistant", "4")),
+        ),
+    ),
+    (
+        {"messages": [*SAID, *ASKED, *SAID]},  # a greeting has no prompt, so there is one answer to learn
+        DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt=(Message("assistant", "4"), *CHAT), completion="4"),
+    ),
+    ({"prompt": "2+2?", "response": "4"}, DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt="2+2?", completion="4")),
+    ({"prompt": ASKED, "response": "4"}, DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt=CHAT, completion="4")),
+    ({"prompt": "2+2?", "source": "me"}, DataRow(index=0, kind=RowKind.PROMPT, prompt="2+2?")),
+    ({"prompt": ASKED}, DataRow(index=0, kind=RowKind.PROMPT, prompt=CHAT)),
+    (
+        {"chosen": "2 and 2 is 4", "rejected": "2 and 2 is 5"},
+        DataRow(index=0, kind=RowKind.PAIR, prompt="2 and 2 is", chosen=" 4", rejected=" 5"),
+    ),
+    (
+        {"chosen": "it is blue", "rejected": "it is blue and black"},
+        DataRow(index=0, kind=RowKind.PAIR, prompt="it is", chosen=" blue", rejected=" blue and black"),
+    ),
+    (
+        {"prompt": "2+2?", "chosen": [*ASKED, *SAID], "rejected": [*ASKED, *WRONG]},
+        DataRow(index=0, kind=RowKind.PAIR, prompt=CHAT, chosen="4", rejected="5"),
+    ),
+    (
+        {"prompt": "2+2?", "completions": ["2", "4"], "labels": [True, False]},
+        DataRow(index=0, kind=RowKind.STEPS, prompt="2+2?", completion="2\n4", steps=("2\n", "4"), labels=(True, False)),
+    ),
+    (
+        {"prompt": "2+2?", "chosen": "4", "rejected": "5", "source": "me"},
+        DataRow(index=0, kind=RowKind.PAIR, prompt="2+2?", chosen="4", rejected="5"),
+    ),
+    (
+        {"prompt": ASKED, "chosen": SAID, "rejected": WRONG},
+        DataRow(index=0, kind=RowKind.PAIR, prompt=CHAT, chosen="4", rejected="5"),
+    ),
+    (
+        {"chosen": [*ASKED, *SAID], "rejected": [*ASKED, *WRONG]},
+        DataRow(index=0, kind=RowKind.PAIR, prompt=CHAT, chosen="4", rejected="5"),
+    ),
+    (
+        {"prompt": "2+2?", "completion": "5", "label": False},
+        DataRow(index=0, kind=RowKind.LABELLED, prompt="2+2?", completion="5", label=False),
+    ),
+]
+
+
+def jsonl(path: Path, *rows: Any) -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+    return path
+
+
+@pytest.mark.parametrize(("row", "expected"), SHAPES)
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_every_shape_is_read(row: dict[str, Any], expected: DataRow, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist([row]), path)
+    else:
+        jsonl(path, row)
+    assert read_training_rows(path) == (expected,)
+
+
+def test_rows_are_numbered_and_empty_columns_are_no_columns(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    rows = [{"prompt": f"{i}?", "completion": str(i), "label": None} for i in range(3000)]
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([(k, pa.string()) for k in rows[0]])), path)
+    found = read_training_rows(path)
+    assert [row.index for row in found] == list(range(3000))
+    assert {row.kind for row in found} == {RowKind.DEMONSTRATION}
+
+
+BAD: list[tuple[str, str]] = [
+    ("", "holds no rows"),
+    ("nonsense\n", ":1: not JSON"),
+    ("[1, 2]\n", "a row is an object"),
+    ('{"instruction": "a", "output": "b"}\n', "got the columns instruction, output; allowed are rows such as"),
+    ('{"prompt": ""}\n', "prompt: got ''"),
+    ('{"chosen": "a b", "rejected": "a b"}\n', "without a prompt"),
+    ('{"chosen": "a b", "rejected": [{"role": "user", "content": "a"}]}\n', "got a text and a chat"),
+    (
+        '{"prompt": "b", "chosen": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "rejected": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"}]}',
+        "do not begin with the prompt",
+    ),
+    (
+        '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [1]}]}',
+        "with tool_calls",
+    ),
+    ('{"messages": [{"role": "assistant", "content": "a"}]}', "no turn of the assistant"),
+    ('{"prompt": "a", "completions": [], "labels": []}', "completions: got []"),
+    ('{"prompt": "a", "completions": ["b", ""], "labels": [true, true]}', "completions: got ['b', '']"),
+    ('{"prompt": "a", "completions": ["b", "c"], "labels": [true]}', "true or false for each of the 2 steps"),
+    ('{"prompt": "a", "completions": ["b"], "labels": ["yes"]}', "labels: got ['yes']"),
+    ('{"prompt": "a", "completion": ""}\n', "completion: got ''"),
+    ('{"prompt": "a", "completion": 4}\n', "completion: got 4"),
+    ('{"prompt": 4, "completion": "a"}\n', "prompt: got 4"),
+    ('{"prompt": "a", "completion": "b", "label": "good"}\n', "label: got 'good'; allowed: true"),
+    ('{"chosen": "a", "rejected": "b"}\n', "without a prompt"),
+    ('{"messages": [{"role": "user", "content": "a"}]}\n', "no turn of the assistant"),
+    ('{"messages": [{"role": "user"}]}\n', "got the turn"),
+    ('{"text": "a"}\n{"prompt": "a", "completion": "b"}\n', ":2: got a row of kind demonstration after rows of kind text"),
+    (
+        '{"chosen": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "rejected": [{"role": "assistant", "content": "b"}]}',
+        "do not begin with the same prompt",
+    ),
+    ('{"prompt": "a", "completion": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}', "got 2 turns"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), BAD)
+def test_bad_files_are_refused_in_one_line(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+    with pytest.raises(BehaviorError) as refused:
+        read_training_rows(path)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.csv", b"a,b", "got a .csv file"),
+        ("rows.parquet", b"PAR1 not", "cannot be read as parquet"),
+        ("rows.jsonl", b"\xff\xfe", "cannot be read as UTF-8"),
+    ],
+)
+def test_what_is_no_data_file_is_refused(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BehaviorError, match=said):
+        read_training_rows(tmp_path / name)
+    with pytest.raises(BehaviorError, match="no such file"):
+        read_training_rows(tmp_path / f"no_{name}")

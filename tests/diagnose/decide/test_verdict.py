@@ -1,0 +1,206 @@
+"""The verdict on counts whose bottleneck is planted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from posttrain.diagnose.decide.verdict import diagnose_behavior
+from posttrain.diagnose.measure.validity_checks import UNPARSED
+from posttrain.diagnose.stage_catalogue import STAGES, Need, name_stage
+from posttrain.diagnose.thresholds import Thresholds
+from posttrain.diagnose.types import (
+    Behavior,
+    Bottleneck,
+    Check,
+    Cost,
+    Diagnosis,
+    MeasureSettings,
+    Outcome,
+    PlumbingMeasurement,
+    Problem,
+    Sampling,
+    SamplingMeasurement,
+    Split,
+    VerifierSpec,
+    decide,
+    default_epsilon,
+)
+
+ALL = frozenset({Need.REFERENCES, Need.VERIFIER})
+
+
+def make(correct: npt.ArrayLike, n: int = 32, **changes: object) -> tuple[Behavior, SamplingMeasurement, PlumbingMeasurement]:
+    c = np.asarray(correct, dtype=np.int64)
+    ids = tuple(f"p{i}" for i in range(len(c)))
+    behavior = Behavior(
+        name="b",
+        problems=tuple(Problem(id=i, prompt=i, answer="1", key=i, split=Split.EVAL) for i in ids),
+        verifier=VerifierSpec(kind="number"),
+        measure=MeasureSettings(epsilon=default_epsilon(8), primary_k=8),
+    )
+    zeros = np.zeros(len(c), dtype=np.int64)
+    sampling = SamplingMeasurement(
+        behavior="b", problem_ids=ids, groups=ids, num_samples=zeros + n, num_correct=c, num_missing=zeros, num_unparsed=zeros,
+        num_truncated=zeros, num_lenient_correct=c, greedy_correct=(c > n / 2).astype(float), num_tokens=zeros + 10 * n,
+    )  # fmt: skip
+    plumbing = PlumbingMeasurement(behavior="b", checks=(), notes=(), failures=(), prompt_example="p")
+    return behavior, replace(sampling, **changes), plumbing  # type: ignore[arg-type]
+
+
+def diagnose(behavior: Behavior, sampling: SamplingMeasurement, plumbing: PlumbingMeasurement, **changes: object) -> Diagnosis:
+    return diagnose_behavior(
+        behavior, behavior.problems, sampling, plumbing, None, thresholds=Thresholds(**changes), at_hand=ALL, seed=0, cost=Cost()  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rates", "label", "stage"),
+    [
+        (np.zeros(40), Bottleneck.MISSING_SUPPORT, "sft"),
+        (np.full(40, 0.4), Bottleneck.POOR_CHOICE, "grpo"),
+        (np.linspace(0.1, 0.8, 40), Bottleneck.POOR_CHOICE, "grpo"),
+        (np.full(40, 0.99), Bottleneck.MASTERED, "none"),
+        (np.r_[np.zeros(30), np.full(10, 0.7)], Bottleneck.MISSING_SUPPORT, "sft"),
+        (np.r_[np.zeros(3), np.full(37, 0.4)], Bottleneck.POOR_CHOICE, "grpo"),
+    ],
+)
+def test_planted_bottlenecks_are_named(rates: npt.NDArray[np.float64], label: Bottleneck, stage: str) -> None:
+    found = diagnose(*make(np.random.default_rng(1).binomial(32, rates)))
+    assert found.bottleneck is label
+    assert found.confidence >= 0.9
+    assert found.stage is not None
+    assert found.stage.name == stage
+    assert found.sentence.startswith("b: ")
+    assert sum(found.shares.values()) == pytest.approx(1)
+
+
+def test_too_few_samples_are_inconclusive_and_say_what_would_settle_it() -> None:
+    found = diagnose(*make([0] * 18 + [1] * 9 + [2] * 6, n=2))
+    assert found.bottleneck is Bottleneck.INCONCLUSIVE
+    assert found.settles_with is not None
+    assert found.settles_with.samples >= 8
+    assert 0.5 <= found.settles_with.chance <= 1
+    assert found.settles_with.tokens == pytest.approx(10 * found.settles_with.samples, rel=0.1)
+    assert found.stage is not None
+    assert found.stage.name == "sample_more"
+
+
+def test_missing_samples_that_could_decide_make_it_inconclusive() -> None:
+    behavior, sampling, plumbing = make(np.zeros(40))
+    found = diagnose(behavior, replace(sampling, num_samples=sampling.num_samples - 16, num_missing=np.full(40, 16)), plumbing)
+    assert found.bottleneck is Bottleneck.INCONCLUSIVE
+    assert "missing" in found.sentence
+    few = replace(
+        sampling, num_samples=sampling.num_samples - np.eye(40, dtype=np.int64)[0], num_missing=np.eye(40, dtype=np.int64)[0]
+    )
+    assert diagnose(behavior, few, plumbing).bottleneck is Bottleneck.MISSING_SUPPORT
+
+
+def test_what_is_not_identified_is_given_as_bounds() -> None:
+    found = diagnose(*make([0] * 120 + [1] * 40 + [2] * 20 + [3] * 12 + [4] * 8, n=4))
+    far = found.pass_at_k[-1]
+    assert far.k >= 32
+    assert np.isnan(far.value.estimate)
+    assert "not identified" in far.value.method
+    assert far.value.high - far.value.low > 0.2
+    counted = next(point for point in found.pass_at_k if point.k == 4)
+    assert counted.value.estimate == pytest.approx(0.4)
+
+
+def test_unequal_numbers_of_samples_are_read_by_likelihood() -> None:
+    """Problems that were stopped at their first success have a success rate of 1/n, whatever their rate."""
+    rng = np.random.default_rng(0)
+    n = np.minimum(rng.geometric(0.2, 200), 30)
+    found = diagnose(*make((n < 30).astype(int), n=32, num_samples=n, num_tokens=10 * n))
+    check = next(c for c in found.checks if c.name == "pass@1")
+    assert np.mean((n < 30) / n) > 0.3
+    assert check.low <= 0.2 <= check.high
+    assert check.estimate < 0.27
+    assert "likelihood" in check.method
+
+
+def test_a_lenient_reading_that_changes_the_label_is_format() -> None:
+    found = diagnose(*make(np.zeros(40), num_lenient_correct=np.full(40, 31)))
+    assert found.bottleneck is Bottleneck.FORMAT
+    assert found.stage is not None
+    assert found.stage.name == "rft"
+
+
+def test_greedy_mastery_is_decoding() -> None:
+    found = diagnose(*make(np.full(40, 16), greedy_correct=np.ones(40)))
+    assert found.bottleneck is Bottleneck.DECODING
+    assert found.stage is not None
+    assert found.stage.name == "change_decoding"
+
+
+def test_a_truncated_sampler_never_yields_missing_support() -> None:
+    behavior, sampling, plumbing = make(np.zeros(40))
+    found = diagnose(replace(behavior, sampling=Sampling(top_p=0.9)), sampling, plumbing)
+    assert found.bottleneck is Bottleneck.INCONCLUSIVE
+
+
+def check(name: str, outcome: Outcome) -> Check:
+    return Check(name=name, op="<=", estimate=0.9, low=0.8, high=0.95, threshold=0.2, n=10, method="", outcome=outcome)
+
+
+def test_broken_plumbing_is_invalid_but_unparsed_answers_are_not() -> None:
+    behavior, sampling, plumbing = make(np.zeros(40))
+    broken = replace(plumbing, checks=(check("plumbing: truncated share", Outcome.NOT_MET),))
+    assert diagnose(behavior, sampling, broken).bottleneck is Bottleneck.INVALID
+    unread = replace(plumbing, checks=(check(UNPARSED, Outcome.NOT_MET),))
+    assert diagnose(behavior, sampling, unread).bottleneck is Bottleneck.MISSING_SUPPORT
+
+
+def test_no_samples_at_all_is_invalid() -> None:
+    zeros = np.zeros(4, dtype=np.int64)
+    found = diagnose(*make(np.zeros(4), num_samples=zeros))
+    assert found.bottleneck is Bottleneck.INVALID
+    assert found.problems == ()
+
+
+def test_the_same_measurements_give_the_same_diagnosis() -> None:
+    parts = make(np.random.default_rng(3).binomial(32, np.linspace(0, 0.5, 40)))
+    assert diagnose(*parts) == diagnose(*parts)
+
+
+def test_checks_have_three_outcomes() -> None:
+    assert decide(">=", 0.5, 0.7, 0.5) is Outcome.MET
+    assert decide(">=", 0.4, 0.49, 0.5) is Outcome.NOT_MET
+    assert decide(">=", 0.4, 0.6, 0.5) is Outcome.INCONCLUSIVE
+    assert decide("<=", 0.1, 0.2, 0.2) is Outcome.MET
+    assert decide("<=", 0.21, 0.3, 0.2) is Outcome.NOT_MET
+    assert decide("<=", float("nan"), float("nan"), 0.2) is Outcome.INCONCLUSIVE
+
+
+def test_advice_depends_on_what_is_at_hand() -> None:
+    assert name_stage(Bottleneck.MISSING_SUPPORT, ALL).name == "sft"
+    assert name_stage(Bottleneck.MISSING_SUPPORT, frozenset({Need.VERIFIER})).name == "collect_references"
+    assert name_stage(Bottleneck.POOR_CHOICE, frozenset({Need.REFERENCES})).name == "sft"
+    assert name_stage(Bottleneck.POOR_CHOICE, frozenset()).name == "collect_verifier"
+    needs = dict(name_stage(Bottleneck.MISSING_SUPPORT, frozenset()).alternatives)
+    assert "needs teacher" in needs["seq_kd"]
+    told = name_stage(
+        Bottleneck.POOR_CHOICE, frozenset({Need.TEACHER, Need.VERIFIER}), {"opd": "fits, since it is near", "grpo": "x"}
+    )
+    assert "measured: fits, since it is near" in dict(told.alternatives)["opd"]
+    assert told.why.endswith("; measured: x")
+
+
+def test_stages_that_claim_to_run_have_a_recipe_and_the_other_way_round() -> None:
+    from posttrain.trainers.recipes import RECIPES
+
+    assert {name for name, stage in STAGES.items() if stage.trains} == set(RECIPES)
+    for name, recipe in RECIPES.items():
+        assert recipe.facts is STAGES[name]
+        # What cannot do without grades asks for something that a verifier gives.
+        assert not recipe.needs_verifier or set(STAGES[name].needs) & {
+            "verifier",
+            "teacher",
+            "earlier_checkpoint",
+            "step_feedback",
+        }
+        assert (recipe.saves == "policy") == (STAGES[name].family != "reward models")

@@ -1,0 +1,211 @@
+"""Gates: what a condition may say, and when it is met, proven not met, or open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from posttrain import diagnose
+from posttrain.analysis.stats import mean_interval, pass_at_k
+from posttrain.diagnose.errors import RunError, SettingsError
+from posttrain.diagnose.gates.conditions import parse_condition
+from posttrain.diagnose.gates.decide_gates import gate_to_json
+from posttrain.diagnose.types import Outcome
+
+Write = Callable[..., Path]
+
+
+def behavior(name: str, correct: Sequence[int], n: int = 16, **changes: Any) -> dict[str, Any]:
+    problems = [
+        {"id": f"p{i}", "group": None, "num_samples": n, "num_correct": int(c), "num_missing": 0} for i, c in enumerate(correct)
+    ]
+    return {
+        "name": name,
+        "purpose": "target",
+        "bottleneck": "poor_choice",
+        "measure": {"epsilon": 0.0064, "primary_k": 4, "success": 1.0},
+        "problems": problems,
+        "cost": {"samples": n * len(correct), "generated_tokens": 10 * n * len(correct)},
+        **changes,
+    }
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(*behaviors: dict[str, Any], name: str = "diagnosis.json") -> Path:
+        data = {"schema": 1, "settings": {"thresholds": {"mastered": 0.9}}, "behaviors": list(behaviors)}
+        (tmp_path / name).write_text(json.dumps(data))
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "behavior", "metric", "op", "threshold"),
+    [
+        ("pass@16>=0.5", None, "pass@16", ">=", 0.5),
+        ("sums:pass@1 <= .25", "sums", "pass@1", "<=", 0.25),
+        ("a:b: greedy>=1", "a:b", "greedy", ">=", 1.0),
+        ("*:delta  pass@8>=-0.02", "*", "delta pass@8", ">=", -0.02),
+        ("share_within_support>=0.9", None, "share_within_support", ">=", 0.9),
+    ],
+)
+def test_conditions_are_read(text: str, behavior: str | None, metric: str, op: str, threshold: float) -> None:
+    found = parse_condition(text)
+    assert (found.behavior, found.metric, found.op, found.threshold) == (behavior, metric, op, threshold)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "pass@16", "pass@16>0.5", "pass@0>=0.5", "pass@x>=0.5", "pass@1>=1.5", "pass@1>=-0.1", "delta pass@1>=-2", "pas@1>=.5", "pass@1>=."]
+)  # fmt: skip
+def test_malformed_conditions_are_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="condition"):
+        parse_condition(text)
+
+
+def test_the_bound_that_the_operator_names_decides(write: Write) -> None:
+    correct = np.random.default_rng(0).binomial(16, 0.6, 60)
+    run = write(behavior("sums", correct))
+    interval = mean_interval(pass_at_k(np.full(60, 16), correct, 1))
+    for text, outcome, code in (
+        (f"pass@1>={interval.low - 0.001}", Outcome.MET, 0),
+        (f"pass@1>={interval.low + 0.001}", Outcome.INCONCLUSIVE, 3),
+        (f"pass@1>={interval.high + 0.001}", Outcome.NOT_MET, 1),
+        (f"pass@1<={interval.high + 0.001}", Outcome.MET, 0),
+        (f"pass@1<={interval.high - 0.001}", Outcome.INCONCLUSIVE, 3),
+        (f"pass@1<={interval.low - 0.001}", Outcome.NOT_MET, 1),
+    ):
+        result = diagnose.gate(run, [text])
+        check = result.conditions[0].check
+        assert (result.outcome, result.exit_code) == (outcome, code), text
+        assert (check.estimate, check.low, check.high) == (interval.estimate, interval.low, interval.high)
+
+
+def test_a_condition_without_a_behavior_means_every_target(write: Write) -> None:
+    run = write(behavior("a", [15] * 40), behavior("b", [1] * 40), behavior("c", [0] * 40, purpose="retention"))
+    assert [c.behavior for c in diagnose.gate(run, ["pass@1>=0.5"]).conditions] == ["a", "b"]
+    assert diagnose.gate(run, ["pass@1>=0.5"]).outcome is Outcome.NOT_MET
+    assert diagnose.gate(run, ["a:pass@1>=0.5"]).outcome is Outcome.MET
+    assert len(diagnose.gate(run, ["*:pass@1<=1"]).conditions) == 3
+    with pytest.raises(SettingsError, match="measured a, b, c"):
+        diagnose.gate(run, ["d:pass@1>=0.5"])
+
+
+def test_all_hold_needs_no_correction_and_one_fails_does(write: Write) -> None:
+    correct = np.random.default_rng(1).binomial(16, 0.6, 60)
+    interval = mean_interval(pass_at_k(np.full(60, 16), correct, 1))
+    run = write(*(behavior(name, correct) for name in "abcde"))
+    assert diagnose.gate(run, [f"pass@1>={interval.low - 0.001}"]).outcome is Outcome.MET
+    beyond = f"pass@1>={interval.high + 0.001}"
+    assert diagnose.gate(run, [f"a:{beyond}"]).outcome is Outcome.NOT_MET
+    five = diagnose.gate(run, [beyond])
+    assert five.outcome is Outcome.INCONCLUSIVE
+    assert all("at 95 % alone" in c.reason and c.settles for c in five.conditions)
+    assert diagnose.gate(run, ["pass@1>=0.9"]).outcome is Outcome.NOT_MET
+
+
+def test_gates_keep_their_error(write: Write) -> None:
+    """A rate that lies at the threshold is called met, and not met, in one of twenty runs at most."""
+    rng = np.random.default_rng(2)
+    outcomes = []
+    for _ in range(200):
+        rates = rng.beta(2.0, 2.0, 50)
+        outcomes.append(diagnose.gate(write(behavior("a", rng.binomial(16, rates))), ["pass@1>=0.5"]).outcome)
+    assert outcomes.count(Outcome.MET) / 200 <= 0.06
+    assert outcomes.count(Outcome.NOT_MET) / 200 <= 0.06
+
+
+def test_an_open_condition_says_what_would_settle_it_and_that_settles_it(write: Write) -> None:
+    rng = np.random.default_rng(3)
+    rates = rng.beta(20.0, 20.0, 400)
+    correct = rng.binomial(4, rates)
+    threshold = correct.mean() / 4 - 0.015
+    found = diagnose.gate(write(behavior("a", correct, n=4)), [f"pass@1>={threshold}"])
+    assert found.exit_code == 3
+    settles = found.conditions[0].settles
+    assert settles is not None
+    assert settles.samples is not None
+    assert settles.problems is not None
+    assert settles.tokens == pytest.approx(10 * settles.samples, abs=10)
+    assert "more samples" in found.conditions[0].line
+    n = 4 + settles.samples // 400
+    more = mean_interval(rng.binomial(n, rates) / n)
+    assert more.estimate - more.low == pytest.approx(0.015, rel=0.3)  # the variance between problems is an estimate
+    wider = mean_interval(rng.binomial(4, rng.beta(20.0, 20.0, settles.problems)) / 4)
+    assert wider.estimate - wider.low == pytest.approx(0.015, rel=0.1)
+
+
+def test_k_beyond_the_samples_comes_from_the_fitted_mixture(write: Write) -> None:
+    correct = np.random.default_rng(4).binomial(16, 0.3, 40)
+    check = diagnose.gate(write(behavior("a", correct)), ["pass@64>=0.5"]).conditions[0].check
+    assert check.outcome is Outcome.MET
+    assert check.estimate > 0.99
+
+
+def test_shares_come_from_the_posterior(write: Write) -> None:
+    run = write(behavior("a", [0] * 30 + [8] * 30, n=512))
+    for text, outcome in (
+        ("share_within_support>=0.45", Outcome.MET),
+        ("share_within_support>=0.6", Outcome.NOT_MET),
+        ("share_missing_support<=0.55", Outcome.MET),
+        ("share_poor_choice<=0.3", Outcome.NOT_MET),
+        ("share_mastered<=0.05", Outcome.MET),
+    ):
+        assert diagnose.gate(run, [text]).outcome is outcome, text
+
+
+def test_missing_samples_widen_the_interval_to_what_they_could_be(write: Write) -> None:
+    rows = behavior("a", [8] * 40, n=8)
+    for row in rows["problems"]:
+        row["num_missing"] = 8
+    result = diagnose.gate(write(rows), ["pass@1>=0.9"])
+    check = result.conditions[0].check
+    assert check.low < 0.5 < check.high == 1.0
+    assert result.exit_code == 3
+
+
+def test_broken_plumbing_decides_nothing(write: Write) -> None:
+    run = write(behavior("a", [0] * 40, bottleneck="invalid"), behavior("b", [], bottleneck="invalid"))
+    result = diagnose.gate(run, ["pass@1>=0.5"])
+    assert result.exit_code == 3
+    assert all("plumbing" in c.line for c in result.conditions)
+    assert gate_to_json(result)["conditions"][0]["estimate"] is None
+
+
+def test_a_comparison_is_asked_for_changes(write: Write) -> None:
+    def change(name: str, before: float, after: float, purpose: str) -> dict[str, Any]:
+        rows = [{"id": f"p{i}", "group": None, "num_samples": 16, "before": before, "after": after} for i in range(200)]
+        return {"name": name, "purpose": purpose, "problems": rows}
+
+    run = write(change("new", 0.25, 0.5, "target"), change("old", 0.875, 0.875, "retention"), name="compare.json")
+    assert diagnose.gate(run, ["delta pass@1>=0.1"]).exit_code == 0
+    assert diagnose.gate(run, ["old:delta pass@1>=-0.02"]).exit_code == 0
+    assert diagnose.gate(run, ["new:delta pass@4<=0"]).exit_code == 1
+    assert diagnose.gate(run, ["old:delta pass@1>=0.001"]).exit_code == 3
+    with pytest.raises(SettingsError, match="at most 16"):
+        diagnose.gate(run, ["delta pass@17>=0"])
+    with pytest.raises(RunError, match="delta pass@K"):
+        diagnose.gate(run, ["pass@1>=0.5"])
+    with pytest.raises(SettingsError, match="one after the other"):
+        diagnose.gate(run, ["pass@1>=0.5", "delta pass@1>=0"])
+
+
+def test_folders_without_results_are_refused(write: Write, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="--out folder"):
+        diagnose.gate(tmp_path, ["pass@1>=0.5"])
+    with pytest.raises(RunError, match="posttrain compare"):
+        diagnose.gate(write(behavior("a", [1])), ["delta pass@1>=0"])
+    (tmp_path / "diagnosis.json").write_text('{"schema": 1, "behaviors": [{}]}')
+    with pytest.raises(RunError, match="cannot be read"):
+        diagnose.gate(tmp_path, ["pass@1>=0.5"])
+    (tmp_path / "diagnosis.json").unlink()
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(RunError, match="resume"):
+        diagnose.gate(tmp_path, ["pass@1>=0.5"])
+    with pytest.raises(SettingsError, match="got none"):
+        diagnose.gate(tmp_path, [])

@@ -1,0 +1,233 @@
+"""A run: its numbers, its files, resuming it, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain import diagnose
+from posttrain.diagnose.errors import RunError, SettingsError
+from posttrain.diagnose.types import Bottleneck, Split
+
+Killed = Callable[[int], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[float], str]:
+    def write(success: float) -> str:
+        path = tmp_path / f"model-{success}.yaml"
+        path.write_text(f"success: {success}\n")
+        return str(path)
+
+    return write
+
+
+def without_cost(path: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((path / "diagnosis.json").read_text())
+    for behavior in data["behaviors"]:
+        del behavior["cost"]
+        if behavior["settles_with"]:
+            del behavior["settles_with"]["seconds"]  # it follows from the cost
+    return data
+
+
+def test_known_success_is_recovered(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
+    run = diagnose.run(script(0.3), [sums_file], out=tmp_path / "run", engine="scripted", samples=200)
+    diagnosis = run.diagnoses[0]
+    assert diagnosis.bottleneck is Bottleneck.POOR_CHOICE
+    check = next(c for c in diagnosis.checks if c.name == "pass@1")
+    assert check.low <= 0.3 <= check.high
+    k4 = next(p for p in diagnosis.pass_at_k if p.k == 4)
+    assert k4.value.estimate == pytest.approx(1 - 0.7**4, abs=0.05)
+    assert all(p.split is Split.EVAL for p in diagnosis.problems)
+
+
+def test_a_run_leaves_what_the_contract_names(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    diagnose.run(script(0.3), [sums_file], out=out, engine="scripted", samples=8, probes=["none"])
+    record = json.loads((out / "run.json").read_text())
+    assert record["state"] == "done"
+    assert record["settings"]["samples"] == 8
+    for name in ("diagnosis.json", "report.html", "report.md"):
+        assert (out / name).stat().st_size > 100
+    for folder in ("rollouts", "paths", "figures"):
+        assert any((out / folder).iterdir())
+    behavior = json.loads((out / "diagnosis.json").read_text())["behaviors"][0]
+    wanted = {
+        "name", "bottleneck", "confidence", "role", "shares", "stage", "checks", "pass_at_k", "problems", "settles_with", "cost",
+    }  # fmt: skip
+    assert wanted <= set(behavior)
+    assert {"id", "split", "state", "posterior", "num_samples", "num_correct", "p", "p_low", "p_high", "prefix_needed"} <= set(
+        behavior["problems"][0]
+    )
+    assert behavior["cost"]["samples"] == 9 * len(behavior["problems"])
+
+
+def test_a_run_killed_half_way_ends_like_an_undisturbed_one(
+    sums_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: Killed
+) -> None:
+    from posttrain.diagnose.sampling import shards
+
+    monkeypatch.setattr(shards, "_ROWS_PER_SHARD", 16)
+    whole = diagnose.run(tiny_model, [sums_file], out=tmp_path / "whole", samples=8, seed=5)
+    with killed_after(2):
+        diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=8, seed=5)
+    assert len(list((tmp_path / "killed" / "rollouts").glob("*.parquet"))) == 2
+    assert not (tmp_path / "killed" / "diagnosis.json").exists()
+    resumed = diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=8, seed=5)
+    assert without_cost(tmp_path / "killed") == without_cost(tmp_path / "whole")
+    assert [r.token_ids for r in resumed.behaviors[0].rollouts] == [r.token_ids for r in whole.behaviors[0].rollouts]
+
+
+def test_rounds_stop_when_the_label_is_settled(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
+    run = diagnose.run(script(0.3), [sums_file], out=tmp_path / "run", engine="scripted", max_tokens_total=100_000)
+    diagnosis = run.diagnoses[0]
+    assert diagnosis.bottleneck is Bottleneck.POOR_CHOICE
+    assert diagnosis.confidence >= 0.99
+    assert diagnosis.cost.samples <= 40 * len(diagnosis.problems)
+    assert any("no more, because the label is settled" in caveat for caveat in diagnosis.caveats)
+    rows = run.behaviors[0].rollouts
+    for problem in diagnosis.problems:
+        drawn = sorted(r.sample_index for r in rows if r.problem_id == problem.id and r.decoding == "sampled")
+        assert drawn == list(range(problem.num_samples + problem.num_missing))
+
+
+def test_rounds_keep_to_their_budget(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
+    free = diagnose.run(script(0.004), [sums_file], out=tmp_path / "free", engine="scripted", max_tokens_total=1_000_000)
+    spent = free.diagnoses[0].cost.generated_tokens
+    run = diagnose.run(script(0.004), [sums_file], out=tmp_path / "run", engine="scripted", max_tokens_total=spent // 2)
+    assert 0 < run.diagnoses[0].cost.generated_tokens <= 1.02 * (spent // 2)
+    assert any("budget is spent" in caveat for caveat in run.diagnoses[0].caveats)
+
+
+def test_precision_is_reached(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
+    run = diagnose.run(script(0.1), [sums_file], out=tmp_path / "run", engine="scripted", precision=0.2)
+    point = next(p for p in run.diagnoses[0].pass_at_k if p.k == run.behaviors[0].behavior.measure.primary_k)
+    assert (point.value.high - point.value.low) / 2 <= 0.2
+
+
+def test_states_are_settled(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
+    few, many = (
+        diagnose.run(script(0.5), [sums_file], engine="scripted", out=tmp_path / str(states), states=states)
+        for states in (0.01, 1.0)
+    )
+    unnamed = [
+        sum(problem.state is Bottleneck.INCONCLUSIVE for problem in one.diagnoses[0].problems) / len(one.diagnoses[0].problems)
+        for one in (few, many)
+    ]
+    assert unnamed[1] == 0
+    assert few.diagnoses[0].cost.samples <= many.diagnoses[0].cost.samples
+    with pytest.raises(RunError, match=r"states: there 1\.0, here null"):
+        diagnose.run(script(0.5), [sums_file], engine="scripted", out=tmp_path / "1.0", samples=4)
+    with pytest.raises(SettingsError, match="--states: got 2"):
+        diagnose.run(script(0.5), [sums_file], engine="scripted", out=tmp_path / "bad", states=2.0)
+
+
+def test_rounds_that_were_killed_end_like_undisturbed_ones(
+    sums_file: Path,
+    script: Callable[[float], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_after: Killed,
+) -> None:
+    from posttrain.diagnose.sampling import shards
+
+    monkeypatch.setattr(shards, "_ROWS_PER_SHARD", 16)
+    arguments: dict[str, Any] = {"engine": "scripted", "max_tokens_total": 2_000}
+    diagnose.run(script(0.02), [sums_file], out=tmp_path / "whole", **arguments)
+    total = len(list((tmp_path / "whole" / "rollouts").glob("*.parquet")))
+    assert total > 8
+    for survives in (3, total - 2):
+        out = tmp_path / f"killed-{survives}"
+        with killed_after(survives):
+            diagnose.run(script(0.02), [sums_file], out=out, **arguments)
+        diagnose.run(script(0.02), [sums_file], out=out, **arguments)
+        assert without_cost(out) == without_cost(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"samples": 4, "precision": 0.1}, "one or the other"),
+        ({"precision": 0.7}, "half-width"),
+        ({"max_tokens_total": 0}, "at least 1"),
+    ],
+)
+def test_contradictory_goals_are_refused(
+    sums_file: Path, script: Callable[[float], str], tmp_path: Path, given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        diagnose.run(script(0.3), [sums_file], out=tmp_path / "run", engine="scripted", **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_says_what_the_design_can_see(sums_file: Path) -> None:
+    lines = " ".join(diagnose.plan_run([sums_file], samples=256).lines)
+    assert "rules out rates above 0.012" in lines
+    plan = diagnose.plan_run([sums_file], max_tokens_total=100_000)
+    assert "then rounds until the label is settled or the budget of all behaviors is spent" in " ".join(plan.lines)
+    assert plan.max_tokens == 100_000
+
+
+def test_a_finished_run_is_not_drawn_again(
+    sums_file: Path, script: Callable[[float], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from posttrain.diagnose.sampling import shards
+
+    out, model = tmp_path / "run", script(0.3)
+    diagnose.run(model, [sums_file], out=out, engine="scripted", samples=8)
+    before = (out / "diagnosis.json").read_bytes()
+    monkeypatch.setattr(shards, "_graded", lambda *a, **k: pytest.fail("drawn again"))
+    diagnose.run(model, [sums_file], out=out, engine="scripted", samples=8)
+    assert (out / "diagnosis.json").read_bytes() == before
+    assert diagnose.assemble(out).diagnoses[0].sentence
+    assert (out / "diagnosis.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("changed", [{"samples": 9}, {"seed": 1}])
+def test_a_folder_of_another_run_is_refused_with_the_difference(
+    sums_file: Path, script: Callable[[float], str], tmp_path: Path, changed: dict[str, int]
+) -> None:
+    arguments: dict[str, Any] = {"out": tmp_path / "run", "engine": "scripted", "samples": 8, "seed": 0}
+    diagnose.run(script(0.3), [sums_file], **arguments)
+    with pytest.raises(RunError, match=next(iter(changed))):
+        diagnose.run(script(0.3), [sums_file], **(arguments | changed))
+    with pytest.raises(RunError, match="model_fingerprint"):
+        diagnose.run(script(0.4), [sums_file], **arguments)
+
+
+def test_a_folder_with_other_files_is_refused(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("mine")
+    with pytest.raises(RunError, match="other files"):
+        diagnose.run(script(0.3), [sums_file], out=tmp_path / "run", engine="scripted")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_no_samples_are_refused(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="at least 1"):
+        diagnose.run(script(0.3), [sums_file], out=tmp_path / "run", engine="scripted", samples=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_verifier_that_fails_its_self_test_costs_no_sample(sums_file: Path, tmp_path: Path) -> None:
+    behavior = tmp_path / "broken.yaml"
+    behavior.write_text("problems: rows.jsonl\nverifier: {kind: exact}\nprompt: {format: completion}\n")
+    (tmp_path / "m.yaml").write_text("success: 0.5\n")
+    run = diagnose.run(str(tmp_path / "m.yaml"), [behavior], out=tmp_path / "run", engine="scripted", samples=4)
+    assert run.diagnoses[0].bottleneck is Bottleneck.INVALID
+    assert "reference path" in run.diagnoses[0].sentence
+    assert not (tmp_path / "run" / "rollouts").exists()
+
+
+def test_the_plan_counts_what_the_run_draws(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
+    plan = diagnose.plan_run([sums_file], samples=6, probes=["none"])
+    run = diagnose.run(script(0.3), [sums_file], out=tmp_path / "run", engine="scripted", samples=6, probes=["none"])
+    assert plan.samples == run.diagnoses[0].cost.samples
+    assert plan.max_tokens >= run.diagnoses[0].cost.generated_tokens
+    assert plan.reference_paths == len(run.behaviors[0].paths)

@@ -1,0 +1,237 @@
+"""Rollouts as columns: they count what a loop over the rows counts, whichever version wrote the shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from posttrain import diagnose
+from posttrain.diagnose.pipeline.assemble import MeasuredBehavior
+from posttrain.diagnose.sampling import shards
+from posttrain.diagnose.storage import rollout_table
+from posttrain.diagnose.storage.rollout_table import RolloutTable
+from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
+from posttrain.diagnose.types import (
+    Behavior,
+    Grade,
+    GradeStatus,
+    MeasureSettings,
+    Problem,
+    Rollout,
+    Split,
+    StopReason,
+    VerifierSpec,
+)
+
+GRADES = (
+    Grade(status=GradeStatus.SCORED, score=1.0, extracted="4", lenient_score=1.0),
+    Grade(status=GradeStatus.SCORED, score=0.5, extracted="5", lenient_score=1.0),
+    Grade(status=GradeStatus.SCORED, score=0.0, extracted="5", lenient_score=0.0),
+    Grade(status=GradeStatus.SCORED, score=0.0, extracted="6"),
+    Grade(status=GradeStatus.UNPARSED, score=0.0, lenient_score=1.0, detail="no number"),
+    Grade(status=GradeStatus.UNPARSED, score=0.0),
+    Grade(status=GradeStatus.ERROR, score=None, detail="crashed"),
+    Grade(status=GradeStatus.TIMEOUT, score=None),
+)
+
+
+def mixed_rollouts(num: int = 600, seed: int = 0) -> list[Rollout]:
+    """Every grade with every stop reason, empty samples, and the problems in no order."""
+    rng = np.random.default_rng(seed)
+    rollouts = []
+    for index in range(num):
+        length = int(rng.integers(0, 6))
+        logprobs = -rng.exponential(size=length).astype(np.float32)
+        rollouts.append(
+            Rollout(
+                behavior="b", problem_id=f"p{rng.integers(12)}", split=Split.EVAL, sample_index=index,
+                decoding="greedy" if rng.random() < 0.1 else "sampled", token_ids=tuple(int(t) for t in rng.integers(0, 99, length)),
+                policy_logprobs=logprobs, sampler_logprobs=logprobs, stop=list(StopReason)[rng.integers(4)], text=f"text {index}",
+                grade=GRADES[rng.integers(len(GRADES))], engine="e",
+            )
+        )  # fmt: skip
+    return rollouts
+
+
+def write(directory: RunDirectory, rollouts: list[Rollout], *, shard_rows: int = 64) -> None:
+    for number, start in enumerate(range(0, len(rollouts), shard_rows)):
+        rows = rollouts[start : start + shard_rows]
+        cost = ShardCost(seconds=0.25, generated_tokens=sum(len(r.token_ids) for r in rows), samples=len(rows))
+        directory.write_rollouts(f"b.eval-mixed.{number:05d}", rows, cost)
+
+
+def make_old(path: Path) -> None:
+    """Turn a shard into one of the version that did not write the sums."""
+    pq.write_table(pq.read_table(path).drop_columns(["num_tokens", "policy_logprob_sum"]), path)
+
+
+def behavior(success: float) -> Behavior:
+    ids = [f"p{i}" for i in (3, 0, 7, 1, 2, 99, 4, 5)]  # another order than the rows, one without rows, some rows of no problem
+    return Behavior(
+        name="b", problems=tuple(Problem(id=i, prompt=i, answer="4", key=i, split=Split.EVAL) for i in ids),
+        verifier=VerifierSpec(kind="number"), measure=MeasureSettings(epsilon=0.01, success=success),
+    )  # fmt: skip
+
+
+def counted_row_by_row(of: Behavior, rollouts: list[Rollout]) -> dict[str, list[float]]:
+    names = ("num_samples", "num_correct", "num_missing", "num_unparsed", "num_truncated", "num_lenient_correct", "num_tokens")
+    counts = {problem.id: dict.fromkeys((*names, "greedy_correct"), 0.0) | {"greedy_correct": np.nan} for problem in of.problems}
+    for rollout in rollouts:
+        if rollout.problem_id not in counts:
+            continue
+        mine, success, lenient = counts[rollout.problem_id], rollout.succeeded(of.measure.success), rollout.grade.lenient_score
+        if rollout.decoding == "greedy":
+            mine["greedy_correct"] = mine["greedy_correct"] if success is None else float(success)
+            continue
+        mine["num_tokens"] += len(rollout.token_ids)
+        if success is None:
+            mine["num_missing"] += 1
+            continue
+        mine["num_samples"] += 1
+        mine["num_correct"] += success
+        mine["num_unparsed"] += rollout.grade.status is GradeStatus.UNPARSED
+        mine["num_truncated"] += rollout.truncated
+        mine["num_lenient_correct"] += success or (
+            not rollout.truncated and lenient is not None and lenient >= of.measure.success
+        )
+    return {name: [counts[problem.id][name] for problem in of.problems] for name in (*names, "greedy_correct")}
+
+
+@pytest.mark.parametrize("old", [(), (1, 4), tuple(range(10))], ids=["new shards", "some old", "all old"])
+@pytest.mark.parametrize("success", [1.0, 0.5])
+def test_columns_count_what_rows_count(tmp_path: Path, success: float, old: tuple[int, ...]) -> None:
+    directory, rollouts = RunDirectory(tmp_path), mixed_rollouts()
+    write(directory, rollouts)
+    files = sorted((tmp_path / "rollouts").iterdir())
+    assert len(files) == 10
+    for index in old:
+        make_old(files[index])
+    table, of = directory.rollout_table("b"), behavior(success)
+    counts = shards.measure(of, of.problems, table)
+    for name, expected in counted_row_by_row(of, rollouts).items():
+        np.testing.assert_array_equal(getattr(counts, name), expected, err_msg=name)
+    assert table.num_tokens.tolist() == [len(r.token_ids) for r in rollouts]
+    assert table.sample_index.tolist() == list(range(600))
+    np.testing.assert_allclose(table.policy_logprob_sum, [r.policy_logprobs.sum(dtype=np.float64) for r in rollouts], atol=1e-12)
+    assert np.isnan(table.mean_policy_logprob).tolist() == [not r.token_ids for r in rollouts]
+    cost = directory.cost("b", table)
+    assert (cost.samples, cost.generated_tokens, cost.seconds) == (600, sum(len(r.token_ids) for r in rollouts), 2.5)
+
+
+def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
+    directory, rollouts = RunDirectory(tmp_path), mixed_rollouts(200)
+    write(directory, rollouts)
+    table = directory.rollout_table("b")
+
+    def key(rollout: Rollout) -> tuple[object, ...]:
+        return (
+            rollout.sample_index,
+            rollout.text,
+            rollout.token_ids,
+            rollout.policy_logprobs.tolist(),
+            rollout.grade,
+            rollout.stop,
+        )
+
+    assert [key(r) for r in table.all_rows()] == [key(r) for r in rollouts]
+    wanted = [199, 0, 63, 64, 0, 130]
+    assert [key(r) for r in table.rows(wanted)] == [key(rollouts[i]) for i in wanted]
+    assert table.rows([]) == []
+
+
+def test_a_table_of_nothing_counts_nothing() -> None:
+    table, of = RolloutTable.read(()), behavior(1.0)
+    assert len(table) == 0
+    assert list(table.all_rows()) == []
+    counts = shards.measure(of, of.problems, table)
+    assert counts.num_samples.tolist() == [0] * 8
+    assert np.isnan(counts.greedy_correct).all()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    (tmp_path / "model.yaml").write_text("success: 0.3\n")
+    return str(tmp_path / "model.yaml")
+
+
+def test_old_shards_give_the_same_diagnosis(sums_file: Path, script: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    diagnose.run(script, [sums_file], out=out, engine="scripted", samples=8)
+    before = (out / "diagnosis.json").read_bytes()
+    for path in (out / "rollouts").iterdir():
+        make_old(path)
+    (out / "diagnosis.json").unlink()
+    diagnose.assemble(out)
+    assert (out / "diagnosis.json").read_bytes() == before
+
+
+def test_a_report_reads_only_the_rows_that_it_shows(
+    sums_file: Path, script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diagnose.run(script, [sums_file], out=tmp_path / "run", engine="scripted", samples=32)
+    read = []
+    whole = rollout_table.to_rollouts
+
+    def counting(table: pa.Table) -> list[Rollout]:
+        read.append(table.num_rows)
+        return list(whole(table))
+
+    monkeypatch.setattr(rollout_table, "to_rollouts", counting)
+    measured = diagnose.assemble(tmp_path / "run").behaviors[0]
+    assert 0 < sum(read) <= 12
+    assert len(measured.rollouts) == len(measured.table) == 33 * len(measured.diagnosis.problems)
+    assert measured.rollouts is measured.rollouts
+
+
+def spoil(run: Path, seed: int) -> None:
+    """Lose the outcome of a fifth of the samples, as a verifier that crashes would."""
+    rng = np.random.default_rng(seed)
+    for path in sorted((run / "rollouts").iterdir()):
+        table = pq.read_table(path)
+        lost = rng.random(table.num_rows) < 0.2
+        status = pa.array(np.where(lost, "error", table["status"].to_pylist()).tolist(), pa.string())
+        score = pa.array([None if gone else value for gone, value in zip(lost, table["score"].to_pylist(), strict=True)])
+        for name, column in (("status", status), ("score", score)):
+            table = table.set_column(table.schema.names.index(name), table.schema.field(name), column)
+        pq.write_table(table, path)
+
+
+def test_compared_runs_are_thinned_as_row_by_row(sums_file: Path, script: str, tmp_path: Path) -> None:
+    runs = []
+    for seed, samples in enumerate((12, 7)):
+        out = tmp_path / f"run{seed}"
+        diagnose.run(script, [sums_file], out=out, engine="scripted", samples=samples, seed=seed)
+        spoil(out, seed)
+        runs.append(diagnose.assemble(out))
+    diagnose.compare(*runs, out=tmp_path / "compared", page=False)
+
+    def outcomes(measured: MeasuredBehavior) -> dict[str, list[bool]]:
+        found: dict[str, list[bool]] = {}
+        for rollout in measured.rollouts:
+            if rollout.decoding == "sampled" and (success := rollout.succeeded(1.0)) is not None:
+                found.setdefault(rollout.problem_id, []).append(success)
+        return found
+
+    sides = [outcomes(run.behaviors[0]) for run in runs]
+    data = json.loads((tmp_path / "compared" / "compare.json").read_text())["behaviors"][0]
+    assert len(data["problems"]) >= 9
+    for row in data["problems"]:
+        both = [side[row["id"]] for side in sides]
+        n = min(len(side) for side in both)
+        assert [row["before"], row["after"]] == pytest.approx([sum(side[:n]) / n for side in both])
+    sampled = [[r for r in run.behaviors[0].rollouts if r.decoding == "sampled"] for run in runs]
+    assert len({len(side) for side in sides[0].values()}) > 1
+    tokens = data["beside"]["generated tokens per sample"]
+    for side, rows in zip(("before", "after"), sampled, strict=True):
+        means = [np.mean([len(r.token_ids) for r in rows if r.problem_id == i]) for i in {r.problem_id for r in rows}]
+        assert tokens[side]["estimate"] == pytest.approx(np.mean(means))
+        nats = [
+            np.mean([-r.policy_logprobs.astype(np.float64).mean() for r in rows if r.problem_id == i])
+            for i in {r.problem_id for r in rows}
+        ]
+        assert data["drift"]["nats per generated token"][side]["estimate"] == pytest.approx(np.mean(nats))

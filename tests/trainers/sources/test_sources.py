@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from helpers.training import (
+    ENDS,
+    EOS,
+    TinyEngine,
+    build_stage,
+    grade_all,
+    grade_parity,
+    make_behavior,
+    random_pairs,
+    random_rows,
+    tiny_llama,
+)
+
+from posttrain.diagnose.errors import BehaviorError, SettingsError
+from posttrain.diagnose.types import Grade, GradeStatus
+from posttrain.trainers.sources.demonstrations import encode_references
+from posttrain.trainers.sources.order import EpochOrder
+from posttrain.trainers.sources.policy import PolicySource, sample_graded
+from posttrain.trainers.sources.prepared import PreparedRows, fixed
+from posttrain.trainers.sources.verified import draw_verified, select_verified
+from posttrain.trainers.training_types import Part, TrainingSet
+
+
+def test_epoch_order_visits_everything_once_per_epoch_and_repeats_by_seed() -> None:
+    order = EpochOrder(10, 4, seed=3)
+    dealt = [index for step in range(5) for index in order.batch(step)]
+    assert sorted(dealt[:10]) == sorted(dealt[10:]) == list(range(10))
+    assert dealt[:10] != dealt[10:]
+    assert EpochOrder(10, 4, seed=3).batch(2) == order.batch(2)
+    assert order.num_batches(2) == 5
+
+
+def test_demonstrations_become_rows_with_the_end_token(model) -> None:
+    training_set = TrainingSet([make_behavior()], dev_share=0)
+    rows = encode_references(TinyEngine(model), training_set.train)
+    assert len(rows) == 8
+    assert rows[1].completion_ids == (19, EOS)
+    training_set.require_train(rows)
+    source = PreparedRows(fixed(rows), rows_per_batch=3, num_steps=None, num_epochs=1, seed=0)
+    assert source.prepare()[0] == math.ceil(8 / 3)
+    assert PreparedRows(fixed([]), rows_per_batch=3, num_steps=5, num_epochs=1, seed=0).prepare()[0] == 0
+
+
+def test_policy_source_draws_groups_afresh_and_keeps_the_samplers_numbers(model) -> None:
+    engine = TinyEngine(model)
+    items = TrainingSet([make_behavior()], dev_share=0).train
+    source = PolicySource(
+        engine, {"sums": grade_parity}, items, problems_per_batch=3, group_size=4, num_steps=2, num_updates=1, seed=0
+    )
+    first, second = source.batch(0), source.batch(1)
+    assert engine.refreshed == 2
+    assert len(first.rows) == 12
+    assert len({row.group_id for row in first.rows}) == 3
+    assert {row.group_id for row in first.rows}.isdisjoint(row.group_id for row in second.rows)
+    assert all(row.sampler_logprobs is not None for row in first.rows)
+    assert first.metrics["generated_tokens"] == sum(len(row.completion_ids) for row in first.rows)
+    again = PolicySource(
+        engine, {"sums": grade_parity}, items, problems_per_batch=3, group_size=4, num_steps=2, num_updates=1, seed=0
+    )
+    assert [row.completion_ids for row in again.batch(0).rows] == [row.completion_ids for row in first.rows]
+
+
+def test_truncated_samples_fail_and_missing_grades_stay_unknown(model) -> None:
+    items = TrainingSet([make_behavior(max_tokens=2)], dev_share=0).train
+    rows = sample_graded(TinyEngine(model), {"sums": grade_all(1.0)}, items, num_samples=4, temperature=1.0, seed="s")
+    assert {row.reward for row in rows if row.completion_ids[-1] < ENDS} == {0.0}
+    assert {row.reward for row in rows if row.completion_ids[-1] >= ENDS} == {1.0}
+
+    def timeout(problem, texts):
+        return [Grade(status=GradeStatus.TIMEOUT, score=None) for _ in texts]
+
+    rows = sample_graded(TinyEngine(model), {"sums": timeout}, items, num_samples=2, temperature=1.0, seed="s")
+    assert {row.reward for row in rows} == {None}
+    with pytest.raises(SettingsError, match="sums"):
+        sample_graded(TinyEngine(model), {}, items, num_samples=2, temperature=1.0, seed="s")
+
+
+def test_verified_samples_are_right_distinct_and_few_and_single_successes_stay() -> None:
+    base = random_rows(num_groups=1, group_size=1)[0]
+    given = [
+        ("easy", "1", 1.0),
+        ("easy", "1 ", 1.0),
+        ("easy", "2", 1.0),
+        ("easy", "3", 1.0),
+        ("easy", "4", 0.0),
+        ("hard", "9", 1.0),
+    ]
+    rows = [replace(base, problem_id=name, text=text, reward=reward) for name, text, reward in given]
+    rows.append(replace(base, problem_id="hard", text="8", reward=None))
+    kept = select_verified(rows, {"b": 1.0}, 2)
+    assert [(row.problem_id, row.text) for row in kept] == [("easy", "1"), ("easy", "2"), ("hard", "9")]
+
+
+def test_nothing_verified_means_no_batches(model) -> None:
+    training_set = TrainingSet([make_behavior()], dev_share=0)
+    make = draw_verified(
+        TinyEngine(model), {"sums": grade_all(0.0)}, training_set, num_samples=2, temperature=1.0, max_per_problem=2, seed="s",
+    )  # fmt: skip
+    source = PreparedRows(make, rows_per_batch=4, num_steps=None, num_epochs=1, seed=0)
+    num_batches, metrics = source.prepare()
+    assert num_batches == 0
+    assert metrics["problems_without_success"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["dpo", "ipo", "simpo", "cpo", "orpo", "reward_model"])
+def test_pairs_are_refused_where_answers_are_labelled_one_by_one(model, name: str) -> None:
+    """Good and bad answers of different rows are no pair, even where there are as many of both."""
+    labelled = [replace(row, group_id=f"row{index}") for index, row in enumerate(random_pairs())]
+    build_stage(name, model, data=random_pairs())
+    with pytest.raises(BehaviorError, match="a stage that reads them: kto"):
+        build_stage(name, model, data=labelled)
+    stage, _ = build_stage("kto", model, data=labelled)
+    assert stage.source.prepare()[0] > 0
+
+
+@pytest.mark.parametrize("name", ["sft", "replay"])
+def test_what_is_imitated_was_written_to_be_imitated(model, name: str) -> None:
+    """Rejected answers and ungraded samples are no demonstrations, not even beside some."""
+    demonstrations = [replace(row, part=Part.DEMONSTRATION) for row in random_rows()]
+    teacher = tiny_llama(seed=2) if name == "replay" else None
+    build_stage(name, model, data=demonstrations, teacher=teacher)
+    for rows in (random_pairs(), [*demonstrations, *random_rows()]):
+        with pytest.raises(BehaviorError, match="and it learns from answers to imitate"):
+            build_stage(name, model, data=rows, teacher=teacher)

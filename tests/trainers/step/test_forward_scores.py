@@ -1,0 +1,37 @@
+"""Models that are only looked at are the ones they are said to be."""
+
+from __future__ import annotations
+
+import torch
+from helpers.training import VOCAB, TinyEngine, make_behavior, random_rows
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from posttrain.trainers.config import load_config
+from posttrain.trainers.recipes import find_recipe
+from posttrain.trainers.stage import Score, StageInputs
+from posttrain.trainers.step.forward_scores import Scorer
+from posttrain.trainers.step.logprobs import find_shortcuts
+from posttrain.trainers.training_types import TrainingSet
+
+
+def test_the_reference_stays_where_it_was_in_every_precision() -> None:
+    """In bfloat16 on a processor the layers are computed by functions that hold a model: they must not be the live one's."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    inputs = StageInputs(engine=TinyEngine(model), training_set=TrainingSet([make_behavior()]), graders={}, model=model)
+    stage = find_recipe("dpo").build(inputs, load_config("dpo"))
+    rows = random_rows()
+    for dtype in (torch.float32, torch.bfloat16):
+        scorer = Scorer.for_stage(model, stage, find_shortcuts(model), dtype)
+        before = [torch.tensor(each) for each in scorer.look(rows, Score.REFERENCE)]
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.mlp.down_proj.weight.add_(0.3)
+        after = [torch.tensor(each) for each in scorer.look(rows, Score.REFERENCE)]
+        moved = [torch.tensor(each) for each in scorer.look(rows, Score.POLICY)]
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)), dtype
+        assert not all(torch.equal(a, b) for a, b in zip(before, moved, strict=True)), dtype

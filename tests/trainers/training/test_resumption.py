@@ -1,0 +1,376 @@
+"""A run that was stopped goes on as if it had never been: the same weights, bit for bit, and the same numbers in the log."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.training import TinyEngine, grade_all, grade_parity, make_behavior, random_rows, tiny_llama
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.types import Grade, GradeStatus, Reference
+from posttrain.trainers.config import load_config
+from posttrain.trainers.row_json import row_from_json, row_to_json
+from posttrain.trainers.training.dev_evaluation import dev_looks
+from posttrain.trainers.training.interrupts import StoppedAtOnceError, held_interrupts
+from posttrain.trainers.training.resume_state import StoredTensors, find_state, read_state, write_state
+from posttrain.trainers.training.trainer import TrainingResult, run_recipe
+from posttrain.trainers.training_types import Part, TrainingSet
+
+SAMPLED = ["problems_per_batch=3", "group_size=4", "num_steps=6"]
+SETTINGS = {
+    "sft": ["rows_per_batch=3", "num_steps=6", "schedule=cosine", "warmup_steps=2"],
+    "dpo": ["rows_per_batch=2", "num_steps=6", "num_samples=4"],
+    "grpo": [*SAMPLED, "kl_weight=0.1", "updates_per_batch=2"],
+    "guided_grpo": [*SAMPLED, "anneal_after=1.0"],
+    "ppo": SAMPLED,
+    "rft": ["rows_per_batch=3", "num_samples=4", "num_steps=3", "rounds=2"],
+}  # fmt: skip
+
+
+class Stopped:
+    """Presses Ctrl-C when a record of some kind is logged."""
+
+    def __init__(self, event: str, step: int) -> None:
+        self.event, self.step = event, step
+
+    def __call__(self, record) -> None:
+        if record["event"] == self.event and record["step"] == self.step:
+            raise KeyboardInterrupt
+
+
+def train(name: str, tokenizer, out: Path, *more: str, on_step=None, look: bool = False, grade=None):
+    """Always from the weights of the start, as a second process would."""
+    model = tiny_llama()
+    training_set = TrainingSet([guided_behavior() if name == "guided_grpo" else make_behavior(num_train=12)])
+    config = load_config(name, None, ["autocast=float32", "learning_rate=1e-2", *SETTINGS[name], *more])
+    engine = TinyEngine(model)
+    grade = grade or (grade_few if name == "guided_grpo" else grade_parity)
+    evaluate = None
+    if look:
+        evaluate = dev_looks(_Scoring(engine), {"sums": grade}, training_set, num_samples=2, seed=0)
+    result = run_recipe(name, model, tokenizer, engine, training_set, grade, config, out=out, on_step=on_step, evaluate=evaluate)
+    return model, result
+
+
+def guided_behavior():
+    """Few problems, so that each comes again, with paths that are long enough to give parts of."""
+    behavior = make_behavior(num_train=8)
+    long = (Reference(steps=("0120120",)),)
+    return replace(behavior, problems=tuple(replace(problem, references=long) for problem in behavior.problems))
+
+
+def grade_few(problem, texts):
+    """One text in six is right: the guide goes up and down."""
+    import hashlib
+
+    digits = [hashlib.sha256(text.encode()).digest()[0] for text in texts]
+    return [Grade(status=GradeStatus.SCORED, score=float(digit % 6 == 0)) for digit in digits]
+
+
+class _Scoring:
+    """The tiny engine, with scores of references."""
+
+    def __init__(self, engine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str):
+        return getattr(self._engine, name)
+
+    def score(self, requests):
+        from posttrain.diagnose.engines.base import TokenScores
+
+        found = []
+        for one in requests:
+            with torch.no_grad():
+                ids = torch.tensor([one.prompt_ids + one.path_ids])
+                logits = self._engine.model(input_ids=ids).logits[0, len(one.prompt_ids) - 1 : -1]
+            values = torch.log_softmax(logits, -1).gather(1, torch.tensor(one.path_ids)[:, None])[:, 0].numpy()
+            found.append(TokenScores(logprobs=values, ranks=np.zeros(len(values), dtype=np.int32)))
+        return found
+
+
+def numbers(result: TrainingResult) -> list[dict]:
+    """The log without what time tells."""
+    records = [json.loads(line) for line in result.log.read_text().splitlines()]
+    return [
+        {key: value for key, value in record.items() if not key.endswith("seconds")}
+        for record in records
+        if record["event"] != "resumed"
+    ]
+
+
+def compare(whole, resumed) -> None:
+    (model, result), (other, again) = whole, resumed
+    for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    assert numbers(result) == numbers(again)
+    for name in ("num_steps", "num_skipped", "trained_tokens", "input_tokens", "generated_tokens", "ending"):
+        assert getattr(result, name) == getattr(again, name), name
+
+
+@pytest.mark.parametrize("stopped_at", [1, 4])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_resumed_is_uninterrupted(name: str, stopped_at: int, tokenizer, tmp_path: Path) -> None:
+    whole = train(name, tokenizer, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(name, tokenizer, tmp_path / "cut", on_step=Stopped("step", stopped_at))
+    state = find_state(tmp_path / "cut")
+    assert state is not None
+    assert state.name == f"training_state-{stopped_at + 1}"
+    compare(whole, train(name, tokenizer, tmp_path / "cut"))
+    assert find_state(tmp_path / "cut") is None
+
+
+def test_the_guide_remembers_its_rungs(tokenizer, tmp_path: Path) -> None:
+    """What is compared above is not trivially alike: prefixes were given by the time of the stop."""
+    with pytest.raises(KeyboardInterrupt):
+        train("guided_grpo", tokenizer, tmp_path, on_step=Stopped("step", 4), grade=grade_all(0.0))
+    # No step had a signal, and the rungs rose all the same.
+    found = find_state(tmp_path)
+    assert found is not None
+    rungs = json.loads((found / "state.json").read_text())["source"]["rungs"]
+    assert max(rungs.values()) >= 1
+    records = [json.loads(line) for line in (tmp_path / "training_log.jsonl").read_text().splitlines()]
+    assert records[-1]["sampled_rows"] > 3 * 4, "nothing was given"
+
+
+def test_rounds_keep_the_rows_of_a_model_that_is_gone(tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train("rft", tokenizer, tmp_path, on_step=Stopped("step", 4))
+    found = find_state(tmp_path)
+    assert found is not None
+    source = json.loads((found / "state.json").read_text())["source"]
+    assert source["drawn_in"] == 1
+    assert source["rows"]
+
+
+@pytest.mark.parametrize("event", ["step", "dev"])
+def test_looks_averages_and_best_checkpoints_resume_too(event: str, tokenizer, tmp_path: Path) -> None:
+    more = ["eval_every=2", "patience=3", "ema_decay=0.5", "dev_share=0.3"]
+    whole = train("sft", tokenizer, tmp_path / "whole", *more, look=True)
+    with pytest.raises(KeyboardInterrupt):
+        train("sft", tokenizer, tmp_path / "cut", *more, look=True, on_step=Stopped(event, 3))
+    resumed = train("sft", tokenizer, tmp_path / "cut", *more, look=True)
+    compare(whole, resumed)
+    assert sum(record["event"] == "dev" for record in numbers(resumed[1])) == 4
+    saved = [(result.checkpoint / "model.safetensors").read_bytes() for _, result in (whole, resumed)]
+    assert saved[0] == saved[1]
+
+
+@pytest.mark.parametrize("where", ["sampling", "training", "looking"])
+def test_a_stop_within_a_step_goes_back_to_its_begin(where: str, tokenizer, tmp_path: Path, monkeypatch) -> None:
+    """Half a step has moved the guide, or the weights of nothing: neither may be kept."""
+    from posttrain.trainers.step import optimizer_step
+
+    more = ["eval_every=2", "dev_share=0.3"]
+    whole = train("guided_grpo", tokenizer, tmp_path / "whole", *more, look=True)
+    calls = 0
+
+    def stop_at_the_third(function):
+        def wrapped(*arguments, **named):
+            nonlocal calls
+            found = function(*arguments, **named)
+            calls += 1
+            if calls == 3:
+                raise KeyboardInterrupt
+            return found
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        if where == "sampling":
+            from posttrain.trainers.sources.policy import PolicySource
+
+            patch.setattr(PolicySource, "batch", stop_at_the_third(PolicySource.batch))
+        elif where == "training":
+            patch.setattr(optimizer_step.Stepper, "accumulate", stop_at_the_third(optimizer_step.Stepper.accumulate))
+        else:
+            from posttrain.trainers.training import dev_evaluation
+
+            patch.setattr(dev_evaluation, "_of_policy", stop_at_the_third(dev_evaluation._of_policy))
+        with pytest.raises(KeyboardInterrupt):
+            train("guided_grpo", tokenizer, tmp_path / "cut", *more, look=True)
+    compare(whole, train("guided_grpo", tokenizer, tmp_path / "cut", *more, look=True))
+
+
+def test_a_killed_run_goes_on_from_its_last_state(tokenizer, tmp_path: Path) -> None:
+    """Nothing is written when it dies; steps behind the last state are made again, and leave no second line in the log."""
+
+    def die(record) -> None:
+        if record.get("step") == 4:
+            raise SystemExit
+
+    whole = train("grpo", tokenizer, tmp_path / "whole", "save_every=2")
+    with pytest.raises(SystemExit):
+        train("grpo", tokenizer, tmp_path / "cut", "save_every=2", on_step=die)
+    found = find_state(tmp_path / "cut")
+    assert found is not None
+    assert found.name == "training_state-4"
+    compare(whole, train("grpo", tokenizer, tmp_path / "cut", "save_every=2"))
+    assert (tmp_path / "cut" / "checkpoint-6").is_dir()
+
+
+def test_the_old_state_stays_until_the_new_one_is_whole(tokenizer, tmp_path: Path, monkeypatch) -> None:
+    from posttrain.trainers.training import resume_state
+
+    write, calls = resume_state._write, []
+
+    def full_at_the_fourth(file, content) -> None:
+        calls.append(file)
+        if len(calls) == 4:  # the second file of the second state
+            file.write_text("{")
+            raise OSError("no space left on device")
+        write(file, content)
+
+    whole = train("grpo", tokenizer, tmp_path / "whole", "save_every=2")
+    with monkeypatch.context() as patch:
+        patch.setattr(resume_state, "_write", full_at_the_fourth)
+        with pytest.raises(OSError, match="no space left"):
+            train("grpo", tokenizer, tmp_path / "cut", "save_every=2")
+    found = find_state(tmp_path / "cut")
+    assert found is not None
+    assert found.name == "training_state-2"
+    compare(whole, train("grpo", tokenizer, tmp_path / "cut", "save_every=2"))
+
+
+def test_what_a_kill_left_half_written_is_no_state_and_is_swept(tokenizer, tmp_path: Path) -> None:
+    half = tmp_path / ".training_state-abc"
+    half.mkdir()
+    (half / "state.json").write_text("{}")
+    assert find_state(tmp_path) is None
+    train("sft", tokenizer, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"training_log.jsonl", "checkpoint"}
+
+
+def test_a_state_of_the_same_step_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    """After a stop right before a look, the look is made and the same step is kept again."""
+    for looks in (0, 1):
+        write_state(tmp_path, 3, {"looks": looks}, {"a": torch.tensor([float(looks)])}, {})
+        found = find_state(tmp_path)
+        assert found is not None
+        assert read_state(found, {})["looks"] == looks
+        assert StoredTensors(found).whole("a") == looks
+    assert len(list(tmp_path.iterdir())) == 1
+    next(found.glob("tensors-*")).unlink()
+    with pytest.raises(RunError, match="0 of 1 files of tensors"):
+        read_state(found, {})
+
+
+@pytest.mark.parametrize("readers", [1, 2, 4, 5])
+def test_rows_are_found_in_whichever_files_hold_them(readers: int, tmp_path: Path, monkeypatch) -> None:
+    """Three processes wrote tensors of 7, 5 and 1 rows, so that the last one had few of them or none."""
+    from posttrain.trainers.training import resume_state
+
+    wholes = {str(height): torch.randn(height, 3) for height in (7, 5, 1)}
+    for rank in range(3):
+        parts = {name: rows_of(value, rank, 3) for name, value in wholes.items()}
+        save_file(
+            {name: part.contiguous() for name, part in parts.items()}, tmp_path / f"tensors-0000{rank + 1}-of-00003.safetensors"
+        )
+    stored = StoredTensors(tmp_path)
+    for name, value in wholes.items():
+        expected = [rows_of(value, rank, readers) for rank in range(readers)]
+        assert torch.equal(torch.cat(expected), value)
+        for rank, part in enumerate(expected):
+            first = sum(len(other) for other in expected[:rank])
+            monkeypatch.setattr(resume_state, "own_rows", lambda like, first=first, part=part: (first, first + len(part)))
+            assert torch.equal(stored.shard(name, value), part)
+
+
+def rows_of(value: torch.Tensor, rank: int, size: int) -> torch.Tensor:
+    chunks = value.chunk(size)
+    return chunks[rank] if rank < len(chunks) else value[:0]
+
+
+def test_other_settings_are_refused_with_the_difference(tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train("sft", tokenizer, tmp_path, on_step=Stopped("step", 1))
+    with pytest.raises(RunError, match=r"betas: there \[0.9, 0.95\], here \[0.9, 0.99\]"):
+        train("sft", tokenizer, tmp_path, "betas=[0.9, 0.99]")
+    assert find_state(tmp_path) is not None
+
+
+def press(times: int, done: list[int]) -> None:
+    with held_interrupts():
+        for number in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append(number)
+
+
+def test_ctrl_c_waits_for_the_end_of_a_block(capsys) -> None:
+    done: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        press(1, done)
+    assert done == [0]
+    assert "stopping after this step" in capsys.readouterr().err
+    with pytest.raises(StoppedAtOnceError):
+        press(2, done)
+    assert done == [0, 0]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_rows_survive_json() -> None:
+    (row,) = random_rows(num_groups=1, group_size=1, advantages=True)
+    row = replace(
+        row,
+        part=Part.CHOSEN,
+        teacher_prompt_ids=(3, 4),
+        step_ends=(0,),
+        step_scores=(0.25,),
+        truncated=True,
+        sampler_logprobs=np.random.default_rng(0).normal(size=len(row.completion_ids)).astype(np.float32),
+    )
+    again = row_from_json(json.loads(json.dumps(row_to_json(row))))
+    for each in fields(row):
+        mine, theirs = getattr(row, each.name), getattr(again, each.name)
+        assert np.array_equal(mine, theirs), each.name
+        assert type(mine) is type(theirs), each.name
+    assert again.sampler_logprobs.dtype == np.float32
+
+
+def test_the_command_resumes(sums_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
+    from posttrain.cli import app
+    from posttrain.trainers.step.optimizer_step import Stepper
+    from posttrain.trainers.training import trainer
+
+    def command(out: str, *more: str):
+        settings = ["num_steps=4", "rows_per_batch=3", "learning_rate=1e-3", *more]
+        flags = [flag for setting in settings for flag in ("--set", setting)]
+        return CliRunner().invoke(app, ["train", "sft", str(tiny_model), str(sums_file), "--out", str(tmp_path / out), *flags])
+
+    assert command("whole").exit_code == 0
+    step, calls = Stepper.step, []
+
+    def stopped_at_the_third(self, *arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Stepper, "step", stopped_at_the_third)
+        assert command("cut").exit_code != 0
+    work = tmp_path / ".cut.work"
+    assert not (tmp_path / "cut").exists()
+    assert find_state(work) is not None
+    assert (work / "checkpoint" / "config.json").exists()  # the steps so far, for who does not want to go on
+    refused = command("cut", "learning_rate=1e-2")
+    assert isinstance(refused.exception, RunError)
+    assert "learning_rate: there 0.001, here 0.01" in str(refused.exception)
+    assert find_state(work) is not None
+
+    resumed = command("cut")
+    assert resumed.exit_code == 0, resumed.exception
+    assert "4 optimizer steps" in resumed.stdout
+    assert not work.exists()
+    assert (tmp_path / "cut" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert not list((tmp_path / "cut").glob("training_state*"))

@@ -1,0 +1,169 @@
+"""Every recipe runs through the one loop; what a run leaves behind can be read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.training import TinyEngine, grade_all, grade_parity, make_behavior, tiny_llama
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from posttrain.diagnose.errors import NonFiniteError, SettingsError, UserError
+from posttrain.trainers.config import load_config
+from posttrain.trainers.training.dev_evaluation import DevLook
+from posttrain.trainers.training.trainer import Ending, TrainingResult, run_recipe
+from posttrain.trainers.training_types import MeasuredProblemError, TrainingSet
+
+SETTINGS = {
+    "sft": ["num_steps=2", "rows_per_batch=4"],
+    "rft": ["num_steps=2", "rows_per_batch=4", "num_samples=4"],
+    "grpo": ["num_steps=2", "problems_per_batch=3", "group_size=4"],
+}
+
+
+def train(name: str, model, tokenizer, out: Path, *more: str, grade=None, **arguments) -> TrainingResult:
+    config = load_config(name, None, ["autocast=float32", "learning_rate=1e-2", *SETTINGS[name], *more])
+    return run_recipe(
+        name, model, tokenizer, TinyEngine(model), TrainingSet([make_behavior()]), grade or grade_parity, config,
+        out=out, **arguments,
+    )  # fmt: skip
+
+
+def lines(result_log: Path) -> list[dict]:
+    return [json.loads(line) for line in result_log.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_recipe_trains_logs_and_saves(name: str, model, tokenizer, tmp_path: Path) -> None:
+    seen: list[object] = []
+    before = model.lm_head.weight.detach().clone()
+    result = train(name, model, tokenizer, tmp_path, on_step=seen.append)
+    assert (result.num_steps, result.num_skipped, result.ending) == (2, 0, Ending.FINISHED)
+    assert not torch.equal(model.lm_head.weight, before)
+    logged = lines(result.log)
+    assert [record["event"] for record in logged] == ["prepared", "step", "step"]
+    assert len(seen) == 3
+    assert sum(record["tokens"] for record in logged[1:]) == result.trained_tokens > 0
+    assert (result.generated_tokens > 0) == (name != "sft")
+    loaded = AutoModelForCausalLM.from_pretrained(result.checkpoint)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+    assert AutoTokenizer.from_pretrained(result.checkpoint).eos_token == "t31"
+    assert json.loads((result.checkpoint / "posttrain_config.json").read_text())["learning_rate"] == 1e-2
+    assert name in (result.checkpoint / "README.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "training_log.jsonl"]
+
+
+def test_grpo_logs_what_one_needs_to_see(model, tokenizer, tmp_path: Path) -> None:
+    step = lines(train("grpo", model, tokenizer, tmp_path).log)[1]
+    assert {
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "tokens",
+        "reward",
+        "groups_without_signal",
+        "clipped",
+        "truncated",
+        "sampled_length",
+        "entropy",
+        "seconds",
+    } <= set(step)
+    assert step["sampler_gap"] < 1e-4  # engine and trainer hold the same weights in the same precision
+
+
+def test_runs_repeat_by_seed(tokenizer, tmp_path: Path) -> None:
+    results = []
+    for part, seed in (("a", 1), ("b", 1), ("c", 2)):
+        model = tiny_llama()
+        train("grpo", model, tokenizer, tmp_path / part, f"seed={seed}")
+        results.append(model.lm_head.weight.detach().clone())
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("name", ["rft", "grpo"])
+def test_without_signal_nothing_moves(name: str, model, tokenizer, tmp_path: Path) -> None:
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    result = train(name, model, tokenizer, tmp_path, grade=grade_all(0.0))
+    assert result.ending is Ending.NOTHING_TO_LEARN
+    assert (result.num_steps, result.num_skipped) == (0, 2 if name == "grpo" else 0)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_nan_is_logged_and_stops(model, tokenizer, tmp_path: Path) -> None:
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    with pytest.raises(NonFiniteError, match="step 0"):
+        train("sft", model, tokenizer, tmp_path)
+    assert lines(tmp_path / "training_log.jsonl")[-1]["loss"] == "nan"
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_an_interrupt_keeps_the_steps_so_far(model, tokenizer, tmp_path: Path) -> None:
+    def interrupt(record) -> None:
+        if record.get("step") == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("sft", model, tokenizer, tmp_path, "num_steps=5", on_step=interrupt)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+
+
+def test_dev_looks_choose_the_checkpoint_and_stop_early(model, tokenizer, tmp_path: Path) -> None:
+    scores = iter([0.7, 0.1, 0.5, 0.4, 0.3, 0.9])  # the first one is the start's, which is no candidate
+    weights = []
+
+    def evaluate(scorer: object) -> DevLook:
+        weights.append(model.lm_head.weight.detach().clone())
+        return DevLook(score=next(scores))
+
+    result = train(
+        "sft", model, tokenizer, tmp_path, "num_steps=9", "eval_every=1", "patience=2", "save_every=3", evaluate=evaluate
+    )
+    assert (result.ending, result.num_steps) == (Ending.STOPPED_EARLY, 4)
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(result.checkpoint).lm_head.weight, weights[2])
+    assert (tmp_path / "checkpoint-3").is_dir()
+
+
+def test_bfloat16_checkpoint_leaves_the_model_in_float32(model, tokenizer, tmp_path: Path) -> None:
+    result = train("sft", model, tokenizer, tmp_path, "checkpoint_dtype=bfloat16")
+    assert AutoModelForCausalLM.from_pretrained(result.checkpoint, dtype="auto").dtype is torch.bfloat16
+    assert model.dtype is torch.float32
+
+
+def test_updates_per_batch_are_counted(model, tokenizer, tmp_path: Path) -> None:
+    assert train("grpo", model, tokenizer, tmp_path, "updates_per_batch=2").num_steps == 4
+
+
+def test_what_cannot_work_is_refused_before_it_starts(model, tokenizer, tmp_path: Path) -> None:
+    training_set = TrainingSet([make_behavior()])
+    engine = TinyEngine(model)
+    sft, grpo = load_config("sft"), load_config("grpo")
+    with pytest.raises(SettingsError, match="GrpoConfig"):
+        run_recipe("grpo", model, tokenizer, engine, training_set, grade_parity, sft, out=tmp_path)
+    with pytest.raises(SettingsError, match="verifier"):
+        run_recipe("grpo", model, tokenizer, engine, training_set, None, grpo, out=tmp_path)
+    with pytest.raises(SettingsError, match="evaluate"):
+        train("sft", model, tokenizer, tmp_path, "eval_every=1")
+
+
+def test_the_loop_refuses_rows_that_a_source_should_not_have(model, tokenizer, tmp_path: Path, monkeypatch) -> None:
+    training_set = TrainingSet([make_behavior()])
+    training_set._train_ids = set()
+    with pytest.raises(MeasuredProblemError):
+        run_recipe(
+            "sft", model, tokenizer, TinyEngine(model), training_set, None, load_config("sft", None, ["autocast=float32"]),
+            out=tmp_path,
+        )  # fmt: skip
+
+
+def test_sft_without_references_says_what_to_do(model, tokenizer, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    behavior = make_behavior()
+    bare = replace(behavior, problems=tuple(replace(problem, references=()) for problem in behavior.problems))
+    with pytest.raises(UserError, match="rft or grpo"):
+        run_recipe("sft", model, tokenizer, TinyEngine(model), TrainingSet([bare]), None, load_config("sft"), out=tmp_path)

@@ -1,0 +1,309 @@
+"""Closes the loop: diagnose, run the stage that the diagnosis names, measure the same behaviors again in the same way.
+
+A round is one stage: the one that most target behaviors name, trained on those behaviors alone; the others are measured beside it, so
+that what a stage costs elsewhere is seen. The final split is sampled once, after the last round, for the behaviors that were trained.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from posttrain.diagnose.comparison.compare_runs import Transition, compare
+from posttrain.diagnose.engines.models.loading import fingerprint_model
+from posttrain.diagnose.errors import SettingsError, UserError
+from posttrain.diagnose.pipeline.assemble import DiagnosedRun
+from posttrain.diagnose.pipeline.diagnose_run import run
+from posttrain.diagnose.pipeline.run_plan import resolve_behaviors, sampling_goal
+from posttrain.diagnose.progress import Reporter
+from posttrain.diagnose.stage_catalogue import STAGES, Need, available
+from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
+from posttrain.diagnose.types import Behavior, Purpose, Split
+from posttrain.trainers.recipes import RECIPES
+from posttrain.trainers.rollouts.live_engines import EMBEDDED, check_engine
+from posttrain.trainers.train_stage import Given, led_by_first, refuse_shared_problems, resolve_config, train_rows
+from posttrain.trainers.training.trainer import TrainingResult
+from posttrain.trainers.training_types import TrainingSet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """One stage of a loop."""
+
+    stage: str
+    trained: tuple[str, ...]
+    """Names of the behaviors it was trained on."""
+    checkpoint: Path
+    after: DiagnosedRun
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopResult:
+    """A finished loop."""
+
+    path: Path
+    before: DiagnosedRun
+    rounds: tuple[Round, ...]
+    """Empty when the diagnosis names no stage that trains."""
+    transition: Transition | None
+    """From the start to the last checkpoint, on the eval split; None without a round."""
+    final: Transition | None
+    """The same on the final split, for the trained behaviors; None where there is no such split."""
+
+    @property
+    def report_html(self) -> Path:
+        """The page to open."""
+        return self.path / "report.html" if self.rounds else self.before.report_html
+
+
+@led_by_first
+def loop(
+    model: str | Path,
+    behaviors: Sequence[str | Path | Behavior],
+    *,
+    out: str | Path,
+    rounds: int = 1,
+    stages: Sequence[str] = (),
+    samples: int | None = None,
+    precision: float | None = None,
+    max_tokens_total: int | None = None,
+    probes: Sequence[str] = ("auto",),
+    engine: str = "transformers",
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    seed: int = 0,
+    command: str = "",
+    reporter: Reporter | None = None,
+) -> LoopResult:
+    """Diagnose, train the named stage, measure again; `rounds` times. Run again, it goes on where it was stopped.
+
+    Args:
+        model: A Hugging Face directory or id, a GGUF file, or `demo`.
+        behaviors: What to measure; those with purpose `target` may be trained.
+        out: Folder of the loop: `diagnosis-0`, `stage-1`, `diagnosis-1`, ..., `compare.json`, `report.html`.
+        rounds: At most so many stages; the loop ends early when no diagnosis names one that trains.
+        stages: Stages to run instead of the named ones, one per round.
+        samples: Samples per problem in every diagnosis; 16 where neither a precision nor a budget is given.
+        precision: In place of a number: half-width of the primary metric's interval, as for `posttrain.diagnose.run`.
+        max_tokens_total: In place of a number: generated tokens of each diagnosis at most, as for `posttrain.diagnose.run`.
+        probes: Further probes of every diagnosis, as for `posttrain.diagnose.run`.
+        engine: What samples, in every diagnosis and in training: `transformers` or `vllm`.
+        config: YAML file with settings of the recipe.
+        overrides: `key=value` settings of the recipe.
+        seed: Of the draws and of training.
+        command: What to print under "how to reproduce".
+        reporter: Where progress goes.
+
+    Raises:
+        UserError: anything given is wrong.
+    """
+    reporter, directory = reporter or Reporter(quiet=True), RunDirectory(Path(out))
+    goal = sampling_goal(samples, precision, max_tokens_total)
+    if rounds < 1:
+        raise SettingsError(f"--rounds: got {rounds}, at least 1 is needed")
+    if config and not stages:
+        raise SettingsError("--config: a file of settings belongs to one stage; name the stages with --stages, or use --set")
+    check_engine(engine)
+    trains_with = None if engine == EMBEDDED else engine
+    loaded = resolve_behaviors(behaviors)
+    for stage in stages:
+        check_engine(resolve_config(stage, config, overrides, seed, trains_with).engine)
+        _trainable(loaded, stage)
+    if not stages:
+        _check_overrides(overrides, seed)
+    refuse_shared_problems(loaded)
+    rounds = len(stages) or rounds
+    settings: dict[str, Any] = {
+        "model_fingerprint": fingerprint_model(model),
+        "behaviors": {b.name: b.fingerprint for b in loaded},
+        "samples": goal.samples,
+        "precision": goal.precision,
+        "max_tokens_total": goal.max_tokens,
+        "probes": list(probes),
+        "engine": engine,
+        "seed": seed,
+        "rounds": rounds,
+        "stages": list(stages),
+        "config": Path(config).read_text() if config else None,
+        "overrides": list(overrides),
+    }
+    created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    directory.open("loop", settings, {"model": {"source": str(model)}, "command": command, "created": created})
+    measure = partial(
+        run,
+        engine=engine,
+        samples=goal.samples,
+        precision=goal.precision,
+        max_tokens_total=goal.max_tokens,
+        probes=probes,
+        seed=seed,
+        command=command,
+        reporter=reporter,
+    )
+    try:
+        before = measure(model, loaded, out=directory.path / "diagnosis-0")
+    except UserError:
+        directory.discard_if_bare()
+        raise
+    for diagnosis in before.diagnoses:
+        reporter.say(diagnosis.sentence)
+
+    done: list[Round] = []
+    current, last = str(model), before
+    for number in range(1, rounds + 1):
+        chosen = (stages[number - 1], _trainable(loaded, stages[number - 1])) if stages else _choose(last, loaded)
+        if chosen is None:
+            reporter.say("No diagnosis names a stage that trains: nothing to run.")
+            break
+        stage, names = chosen
+        checkpoint = directory.path / f"stage-{number}"
+        reporter.say(f"round {number}: {stage} on {', '.join(names)}")
+        # The marker stands outside the checkpoint and is written last: a stage that was stopped half-way goes on from its state.
+        finished = directory.path / f"stage-{number}.json"
+        if not finished.exists():
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            usable = [text for text in overrides if stages or _key(text) in RECIPES[stage].config.model_fields]
+            settings_of_stage = resolve_config(stage, config, usable, seed, trains_with)
+            training_set = TrainingSet([b for b in loaded if b.name in names], dev_share=settings_of_stage.dev_share)
+            given = Given(earlier=model if current != str(model) else None)
+            trained = train_rows(stage, current, training_set, settings_of_stage, checkpoint, reporter, given)
+            write_json(finished, _stage_summary(trained, names))
+        after = measure(checkpoint, loaded, out=directory.path / f"diagnosis-{number}", earlier=str(model), before=before.path)
+        done.append(Round(stage=stage, trained=names, checkpoint=checkpoint, after=after))
+        current, last = str(checkpoint), after
+
+    result = _finish(directory, model, loaded, before, done, measure)
+    directory.finish()
+    return result
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].strip()
+
+
+def _check_overrides(overrides: Sequence[str], seed: int) -> None:
+    """While the stage is not known yet, every setting must be one of a recipe that may be named."""
+    for text in overrides:
+        fitting = [name for name in RECIPES if _key(text) in RECIPES[name].config.model_fields]
+        check_engine(resolve_config((fitting or list(RECIPES))[0], None, [text], seed).engine)
+
+
+def _stage_summary(result: TrainingResult, names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "stage": result.recipe,
+        "trained": list(names),
+        "ending": result.ending.value,
+        "optimizer_steps": result.num_steps,
+        "batches_without_signal": result.num_skipped,
+        "trained_tokens": result.trained_tokens,
+        "generated_tokens": result.generated_tokens,
+        "seconds": result.seconds,
+    }
+
+
+def _trainable(behaviors: Sequence[Behavior], stage: str) -> tuple[str, ...]:
+    """The target behaviors that can feed a stage."""
+    names = tuple(b.name for b in behaviors if b.purpose is Purpose.TARGET and set(STAGES[stage].needs) <= available(b))
+    if not names:
+        raise SettingsError(
+            f"--stages: no target behavior has what {stage} needs ({', '.join(STAGES[stage].needs)}); give another stage"
+        )
+    return names
+
+
+def _choose(run_: DiagnosedRun, behaviors: Sequence[Behavior]) -> tuple[str, tuple[str, ...]] | None:
+    """The stage that most target behaviors name; of equals the one that reshapes, since it needs nothing that is not there."""
+    named: dict[str, list[str]] = {}
+    for behavior in behaviors:
+        stage = run_[behavior.name].diagnosis.stage
+        if behavior.purpose is Purpose.TARGET and stage is not None and stage.name in RECIPES:
+            named.setdefault(stage.name, []).append(behavior.name)
+    if not named:
+        return None
+    best = max(named, key=lambda name: (len(named[name]), Need.VERIFIER in STAGES[name].needs))
+    return best, tuple(named[best])
+
+
+def _finish(
+    directory: RunDirectory,
+    model: str | Path,
+    behaviors: Sequence[Behavior],
+    before: DiagnosedRun,
+    done: list[Round],
+    measure: Callable[..., DiagnosedRun],
+) -> LoopResult:
+    """Compare start and end, sample the final split once with `measure`, write the report."""
+    if not done:
+        return LoopResult(path=directory.path, before=before, rounds=(), transition=None, final=None)
+    trained = tuple(dict.fromkeys(name for round_ in done for name in round_.trained))
+    label = " → ".join(round_.stage for round_ in done)
+    transition = compare(before, done[-1].after, out=directory.path, trained=trained, stage=label, page=False)
+    final = None
+    held_out = [b for b in behaviors if b.name in trained and b.split(Split.FINAL)]
+    if held_out:
+        sides = [
+            measure(source, held_out, out=directory.path / folder, split=Split.FINAL)
+            for source, folder in ((model, "final-0"), (done[-1].checkpoint, "final-1"))
+        ]
+        final = compare(sides[0], sides[1], out=directory.path / "final", trained=trained, stage=label, page=False)
+    result = LoopResult(path=directory.path, before=before, rounds=tuple(done), transition=transition, final=final)
+    write_json(directory.path / "loop.json", _summary(result))
+    _write_report(directory, result)
+    return result
+
+
+def _summary(result: LoopResult) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "rounds": [
+            {
+                "stage": r.stage,
+                "trained": list(r.trained),
+                "checkpoint": str(r.checkpoint),
+                "fingerprint": fingerprint_model(r.checkpoint),
+            }
+            for r in result.rounds
+        ],
+        "bottlenecks": {
+            d.name: {"before": d.bottleneck.value, "after": result.rounds[-1].after[d.name].diagnosis.bottleneck.value}
+            for d in result.before.diagnoses
+        },
+    }
+
+
+def _write_report(directory: RunDirectory, result: LoopResult) -> None:
+    from posttrain.diagnose.report import write_report
+    from posttrain.diagnose.report.content import ReportContent
+
+    assert result.transition is not None
+    record = directory.read_json()
+    after = result.rounds[-1].after
+    comparisons = [behavior.report for behavior in result.transition.behaviors]
+    if result.final is not None:
+        note = "Problems of the final split, sampled once, after the last round."
+        comparisons += [
+            replace(b.report, name=f"{b.name} (final split)", notes=(note, *b.report.notes)) for b in result.final.behaviors
+        ]
+    versions = json.loads((after.path / "run.json").read_text())["versions"]
+    write_report(
+        directory.path,
+        ReportContent(
+            title="What held it back, what was done, and what came of it",
+            model=str(record["model"]["source"]),
+            date=record["created"],
+            command=record["command"] or "see run.json",
+            settings={key: value for key, value in record["settings"].items() if key != "behaviors"}
+            | {"stage": ", ".join(f"{r.stage} on {', '.join(r.trained)}" for r in result.rounds)},
+            versions=versions,
+            behaviors=tuple(measured.report for measured in after.behaviors),
+            comparisons=tuple(comparisons),
+            checkpoint=str(result.rounds[-1].checkpoint),
+            measured_in=str(after.path),
+        ),
+    )

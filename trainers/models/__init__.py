@@ -1,0 +1,1 @@
+"""Models in training: loading, LoRA adapters, averages, heads, checkpoints."""

@@ -1,0 +1,109 @@
+"""An engine with weights of its own that follows the model in training: it is given the new weights in place, before each draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+
+from posttrain.diagnose.engines.base import (
+    Completion,
+    EncodedPath,
+    EncodedPrompt,
+    EngineInfo,
+    OnTokens,
+    SampleRequest,
+    ScoreRequest,
+    TakesWeights,
+    TokenScores,
+    ignore_tokens,
+)
+from posttrain.diagnose.engines.codec import TextCodec
+from posttrain.diagnose.types import Message, PromptFormat, Reference, Sampling
+
+
+class InPlaceEngine:
+    """A `LiveEngine` around one that takes weights.
+
+    It is opened at the first draw, so a stage that draws nothing never starts it, and is given the live weights there, whatever it was
+    opened with. Samples carry its own log-probabilities: they are what importance weights and the logged gap compare the trainer's with.
+
+    Args:
+        opener: Opens the engine.
+        codec: Of the model in training; texts are encoded here, without the engine.
+        weights: Gives the model whose weights are to be sampled, as they are now: without an adapter beside them.
+        name: Of the live weights; a number that counts the renewals is added.
+    """
+
+    def __init__(
+        self, opener: Callable[[], TakesWeights], codec: TextCodec, weights: Callable[[], PreTrainedModel], *, name: str
+    ) -> None:
+        self._opener, self._codec, self._weights, self._name = opener, codec, weights, name
+        self._engine: TakesWeights | None = None
+        self._renewals = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        """See `Engine`; opens it."""
+        return self._renewed().info
+
+    def refresh(self) -> None:
+        """Give the engine the live weights."""
+        if self._engine is None:
+            self._engine = self._opener()
+        self._renewals += 1
+        self._engine.load_weights(checkpoint_tensors(self._weights()), model_fingerprint=f"{self._name}:{self._renewals}")
+
+    def _renewed(self) -> TakesWeights:
+        if self._engine is None:
+            self.refresh()
+        assert self._engine is not None
+        return self._engine
+
+    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
+        """See `Engine`."""
+        return self._codec.encode_prompt(prompt, prompt_format)
+
+    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
+        """See `Engine`."""
+        return self._codec.encode_path(prompt, reference)
+
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
+    ) -> list[list[Completion]]:
+        """See `Engine`."""
+        return self._renewed().sample(requests, sampling, seed=seed, on_tokens=on_tokens)
+
+    def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
+        """See `Engine`; in the precision of the engine."""
+        return self._renewed().score(requests, on_tokens=on_tokens)
+
+    def close(self) -> None:
+        """End what was opened."""
+        if self._engine is not None and (close := getattr(self._engine, "close", None)) is not None:
+            close()
+        self._engine = None
+
+
+def checkpoint_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a model by the names that its Hugging Face checkpoint has; of tied ones the first, as `save_pretrained` keeps it."""
+    seen: set[int] = set()
+    state: dict[str, Tensor] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) not in seen and name not in (model._keys_to_ignore_on_save or ()):
+            seen.add(id(value))
+            state[name] = value.detach()
+    # Some classes keep what the file has apart in one tensor, such as the experts of a mixture.
+    yield from revert_weight_conversion(model, state).items()
+
+
+def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a checkpoint folder, one by one."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                yield name, opened.get_tensor(name)

@@ -1,0 +1,1 @@
+"""One optimizer step: packing, forward scores, log-probabilities, the update."""

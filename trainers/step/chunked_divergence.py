@@ -1,0 +1,138 @@
+"""The divergence between a teacher's and the policy's whole next-token distributions, without ever holding [N, V] in float32.
+
+Generalised Jensen–Shannon divergence with M = β·teacher + (1 − β)·policy (GKD, arXiv 2306.13649):
+β·KL(teacher‖M) + (1 − β)·KL(policy‖M); β = 0 is the forward KL(teacher‖policy), β = 1 the reverse KL(policy‖teacher).
+Like `projection`, it is made chunk by chunk and made again in backward.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from posttrain.trainers.step.chunked_logprobs import ProductGradient
+from posttrain.trainers.step.logprobs import States
+
+_CHUNK_BYTES = 32 * 2**20
+"""Size of one chunk of one model's distribution in float32; about six such are held at a time."""
+
+
+def divergence(
+    policy: States, teacher: States, *, beta: float, temperature: float = 1.0, chunk_bytes: int = _CHUNK_BYTES
+) -> Tensor:
+    """Divergence of each token's two distributions.
+
+    Args:
+        policy: Of the model in training; gradients flow into it.
+        teacher: At the same N places, over the same vocabulary; no gradient.
+        beta: 0 ≤ β ≤ 1.
+        temperature: Both distributions are softmax(logits / temperature).
+        chunk_bytes: Largest [tokens, V] of one model held in float32.
+
+    Returns:
+        [N] nats, float32 or wider.
+    """
+    if policy.logits is not None or teacher.logits is not None:
+        return _divergence(_whole_logits(policy) / temperature, _whole_logits(teacher).detach() / temperature, beta)
+    weight, bias = policy.head
+    with torch.autocast(policy.hidden.device.type, enabled=False):
+        result: Tensor = _ChunkedDivergence.apply(
+            policy.hidden, weight, bias, teacher, policy.product_dtype, beta, temperature, chunk_bytes
+        )
+    return result
+
+
+def _whole_logits(states: States) -> Tensor:
+    logits = states.logits if states.logits is not None else torch.nn.functional.linear(states.hidden, *states.head)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _divergence(policy: Tensor, teacher: Tensor, beta: float) -> Tensor:
+    """[n] from logits [n, V] of both."""
+    log_p, log_t = torch.log_softmax(policy, -1), torch.log_softmax(teacher, -1)
+    if beta == 0.0:
+        return (log_t.exp() * (log_t - log_p)).sum(-1)
+    if beta == 1.0:
+        return (log_p.exp() * (log_p - log_t)).sum(-1)
+    log_m = _log_mixture(log_p, log_t, beta)
+    return beta * (log_t.exp() * (log_t - log_m)).sum(-1) + (1 - beta) * (log_p.exp() * (log_p - log_m)).sum(-1)
+
+
+def _log_mixture(log_p: Tensor, log_t: Tensor, beta: float) -> Tensor:
+    return torch.logaddexp(log_p + math.log1p(-beta), log_t + math.log(beta))
+
+
+def _slope(policy: Tensor, teacher: Tensor, beta: float) -> Tensor:
+    """[n, V] ∂ divergence / ∂ policy logits.
+
+    Forward KL: p − t. Otherwise p·(g − Σ p·g) with g = log p − log t for the reverse KL and (1 − β)(log p − log m) between.
+    """
+    log_p, log_t = torch.log_softmax(policy, -1), torch.log_softmax(teacher, -1)
+    p = log_p.exp()
+    if beta == 0.0:
+        return p.sub_(log_t.exp_())
+    gain = log_p - log_t if beta == 1.0 else (1 - beta) * (log_p - _log_mixture(log_p, log_t, beta))
+    return p.mul_(gain - (p * gain).sum(-1, keepdim=True))
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, wide: torch.dtype, temperature: float) -> Tensor:
+    logits = (hidden @ weight.T).to(wide)
+    logits = logits if bias is None else logits + bias.to(wide)
+    return logits if temperature == 1.0 else logits / temperature
+
+
+class _ChunkedDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        teacher: States,
+        dtype: torch.dtype,
+        beta: float,
+        temperature: float,
+        chunk_bytes: int,
+    ) -> Tensor:
+        ctx.save_for_backward(hidden, weight, bias)
+        ctx.teacher, ctx.dtype, ctx.beta, ctx.temperature = teacher, dtype, beta, temperature
+        ctx.wide = torch.promote_types(dtype, torch.float32)
+        ctx.size = max(1, chunk_bytes // (weight.shape[0] * ctx.wide.itemsize))
+        out = hidden.new_empty(len(hidden), dtype=ctx.wide)
+        for part, policy_logits, teacher_logits in _chunks(ctx, hidden, weight, bias):
+            out[part] = _divergence(policy_logits, teacher_logits, beta)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias = ctx.saved_tensors
+        gradient = ProductGradient(hidden, weight, ctx.dtype, of_weight=ctx.needs_input_grad[1])
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        for part, policy_logits, teacher_logits in _chunks(ctx, hidden, weight, bias):
+            slope = _slope(policy_logits, teacher_logits, ctx.beta).mul_(grad[part, None] / ctx.temperature)
+            if grad_bias is not None:
+                grad_bias += slope.sum(0).to(grad_bias.dtype)
+            gradient.add(part, slope)
+        return gradient.of_hidden, gradient.of_weight, grad_bias, None, None, None, None, None
+
+
+def _chunks(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
+    """(slice, policy logits, teacher logits) chunk by chunk."""
+    teacher: States = ctx.teacher
+    teacher_weight, teacher_bias = (None if each is None else each.detach() for each in teacher.head)
+    assert teacher_weight is not None
+    narrow_hidden, narrow_weight = hidden.to(ctx.dtype), weight.to(ctx.dtype)
+    teacher_hidden = teacher.hidden.detach().to(teacher.product_dtype)
+    teacher_weight = teacher_weight.to(teacher.product_dtype)
+    for start in range(0, len(hidden), ctx.size):
+        part = slice(start, start + ctx.size)
+        yield (
+            part,
+            _logits(narrow_hidden[part], narrow_weight, bias, ctx.wide, ctx.temperature),
+            _logits(teacher_hidden[part], teacher_weight, teacher_bias, ctx.wide, ctx.temperature),
+        )

@@ -1,0 +1,218 @@
+"""Collects the scores that the terms of a stage ask for; each model runs forward once per micro-batch, however many terms."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from posttrain.diagnose.types import Floats
+from posttrain.trainers.distributed.processes import current
+from posttrain.trainers.stage import Divergences, Score, Stage, TokenScores
+from posttrain.trainers.step.chunked_divergence import divergence
+from posttrain.trainers.step.gradient_checkpointing import recomputing
+from posttrain.trainers.step.logprobs import Shortcuts, States, find_shortcuts, logprobs_of, run_model
+from posttrain.trainers.step.packing import MicroBatch, Pack, collate, pack_rows, plan_share
+from posttrain.trainers.training_types import TrainingRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrozenModel:
+    """A model that is only looked at."""
+
+    model: PreTrainedModel
+    shortcuts: Shortcuts
+    bare: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Within it the model is the frozen one: takes the adapter off where it is the model in training."""
+
+    @torch.no_grad()
+    def states(self, batch: MicroBatch, dtype: torch.dtype) -> States:
+        """Run it over a micro-batch."""
+        with self.bare():
+            return run_model(self.model, batch, self.shortcuts, dtype=dtype)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scorer:
+    """Runs the models that a stage needs."""
+
+    model: PreTrainedModel
+    shortcuts: Shortcuts
+    dtype: torch.dtype
+    needs: frozenset[Score]
+    reference: FrozenModel | None = None
+    """The model before training, where a term or a look at the dev slice asks for it: a copy, or the model without its adapter."""
+    teacher: FrozenModel | None = None
+    scalar_head: nn.Linear | None = None
+
+    @classmethod
+    def for_stage(
+        cls,
+        model: PreTrainedModel,
+        stage: Stage,
+        shortcuts: Shortcuts,
+        dtype: torch.dtype,
+        teacher: PreTrainedModel | None = None,
+        also: frozenset[Score] = frozenset(),
+        bare: Callable[[], AbstractContextManager[None]] | None = None,
+        keep_start: bool = False,
+    ) -> Scorer:
+        """A scorer for what the terms of a stage need.
+
+        Args:
+            model: In training.
+            stage: Its components.
+            shortcuts: Of the model.
+            dtype: Of the forward pass.
+            teacher: None lets the model before training teach itself, where a term needs a teacher.
+            also: Scores that somebody else wants, such as the credit.
+            bare: What takes the adapter off the model, where it has one; then the model before training needs no copy.
+            keep_start: Whether somebody will ask for the model before training, even if no term does.
+        """
+        needs = stage.needs | also
+        reference = guide = None
+        taught = bool(needs & {Score.TEACHER, Score.DIVERGENCE})
+        if keep_start or Score.REFERENCE in needs or (taught and teacher is None):
+            if bare is None:
+                frozen = copy.deepcopy(model).requires_grad_(False)
+                reference = FrozenModel(model=frozen, shortcuts=shortcuts.of(frozen))
+            else:
+                reference = FrozenModel(model=model, shortcuts=shortcuts, bare=bare)
+        if taught:
+            guide = reference if teacher is None else FrozenModel(model=teacher, shortcuts=find_shortcuts(teacher))
+        return cls(
+            model=model,
+            shortcuts=shortcuts,
+            dtype=dtype,
+            needs=needs,
+            reference=reference,
+            teacher=guide,
+            scalar_head=stage.scalar_head,
+        )
+
+    @property
+    def own_modules(self) -> list[nn.Module]:
+        """What nobody else runs, so that several processes can hold a shard each; a teacher's engine needs the whole teacher."""
+        reference = None if self.reference is None else self.reference.model
+        own = [module for module in (self.model, reference, self.scalar_head) if module is not None]
+        return list(dict.fromkeys(own))  # with an adapter the reference is the model
+
+    def score(self, rows: Sequence[TrainingRow], batch: MicroBatch, old: dict[int, Tensor]) -> TokenScores:
+        """Score the N tokens of a micro-batch.
+
+        Args:
+            rows: The rows of the whole optimizer batch.
+            batch: On the model's device; its `rows` index into `rows`.
+            old: Row index → [T] policy log-probabilities before the first step on this optimizer batch. Filled in on the first
+                pass (when they are the policy's own, detached) and read afterwards.
+
+        Raises:
+            ValueError: A term needs the sampler's log-probabilities and a row has none.
+        """
+        device = batch.input_ids.device
+        with recomputing(self.model):
+            states = self._run(batch)
+        if Score.POLICY in self.needs:
+            policy, entropy = logprobs_of(states, batch.targets, entropy=Score.ENTROPY in self.needs)
+        else:  # the vocabulary is not asked
+            policy, entropy = torch.zeros(len(batch.targets), device=device), None
+        for index, values in zip(batch.rows, policy.detach().split(list(batch.lengths)), strict=True):
+            old.setdefault(index, values)
+        reference = teacher = None
+        divergences: Divergences | None = None
+        if Score.REFERENCE in self.needs:
+            assert self.reference is not None
+            reference = self._frozen_logprobs(self.reference, batch)
+        if self.teacher is not None:
+            seen = _for_teacher(rows, batch)
+            teacher_states = self.teacher.states(seen, self.dtype)
+            if Score.TEACHER in self.needs:
+                with torch.no_grad():
+                    teacher = logprobs_of(teacher_states, seen.targets).logprobs
+            divergences = _divergences(states, teacher_states)
+        own = tuple(rows[index] for index in batch.rows)
+        sampled = [row.sampler_logprobs for row in own]
+        if Score.SAMPLER in self.needs and any(
+            values is None and row.part == "sample" for values, row in zip(sampled, own, strict=True)
+        ):
+            raise ValueError("a term needs the sampler's log-probabilities, and a row has none")
+        return TokenScores(
+            rows=own,
+            policy=policy,
+            advantages=_concatenate([row.advantages for row in own], batch.lengths, 0.0, policy),
+            sequence=torch.repeat_interleave(torch.arange(len(own)), torch.tensor(batch.lengths)).to(device),
+            old=torch.cat([old[index] for index in batch.rows]),
+            sampler=_concatenate(sampled, batch.lengths, float("nan"), policy),
+            reference=reference,
+            teacher=teacher,
+            entropy=entropy,
+            value=self._values(states) if Score.VALUE in self.needs else None,
+            divergence=divergences,
+        )
+
+    def look(self, rows: Sequence[TrainingRow], score: Score, *, max_tokens: int = 4096) -> list[Floats]:
+        """[T] numbers of each row without a gradient: `Score.POLICY`, `REFERENCE`, `TEACHER` or `VALUE`."""
+        mine: dict[int, Floats] = {}
+        processes = current()
+        packs = pack_rows(rows, range(len(rows)), share=False, hidden_size=1, max_tokens=max_tokens)
+        with torch.no_grad():
+            for group, _ in plan_share(packs, max_tokens, rank=processes.rank, size=processes.size):
+                batch = collate(group).to(self.model.device)
+                if score is Score.TEACHER:
+                    assert self.teacher is not None
+                    values = self._frozen_logprobs(self.teacher, _for_teacher(rows, batch))
+                elif score is Score.REFERENCE:
+                    assert self.reference is not None
+                    values = self._frozen_logprobs(self.reference, batch)
+                else:
+                    states = self._run(batch)
+                    values = self._values(states) if score is Score.VALUE else logprobs_of(states, batch.targets).logprobs
+                for index, part in zip(batch.rows, values.split(list(batch.lengths)), strict=True):
+                    mine[index] = part.float().cpu().numpy()
+        found = {index: values for share in reversed(processes.gather(mine)) for index, values in share.items()}
+        return [found[index] for index in range(len(rows))]
+
+    def _run(self, batch: MicroBatch) -> States:
+        return run_model(self.model, batch, self.shortcuts, dtype=self.dtype, with_hidden=Score.VALUE in self.needs)
+
+    def _frozen_logprobs(self, frozen: FrozenModel, batch: MicroBatch) -> Tensor:
+        with torch.no_grad():
+            return logprobs_of(frozen.states(batch, self.dtype), batch.targets).logprobs
+
+    def _values(self, states: States) -> Tensor:
+        assert self.scalar_head is not None
+        values: Tensor = self.scalar_head(states.hidden.to(self.scalar_head.weight.dtype))[:, 0]
+        return values
+
+
+def _divergences(states: States, teacher: States) -> Divergences:
+    return lambda beta, temperature: divergence(states, teacher, beta=beta, temperature=temperature)
+
+
+def _for_teacher(rows: Sequence[TrainingRow], batch: MicroBatch) -> MicroBatch:
+    """The same completions in the same order, behind the prompts that the teacher reads."""
+    if all(rows[index].teacher_prompt_ids is None for index in batch.rows):
+        return batch
+    packs = [
+        Pack(
+            prompt_ids=rows[index].teacher_prompt_ids or rows[index].prompt_ids,
+            rows=(index,),
+            completions=(rows[index].completion_ids,),
+        )
+        for index in batch.rows
+    ]
+    return collate(packs).to(batch.input_ids.device)
+
+
+def _concatenate(values: Sequence[Floats | None], lengths: Sequence[int], missing: float, like: Tensor) -> Tensor:
+    """[N] in the dtype and on the device of `like`; rows without values get `missing`."""
+    parts = [
+        np.full(length, missing) if value is None else np.asarray(value) for value, length in zip(values, lengths, strict=True)
+    ]
+    return torch.from_numpy(np.concatenate(parts).astype(np.float64)).to(device=like.device, dtype=like.dtype)

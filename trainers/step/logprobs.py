@@ -1,0 +1,193 @@
+"""Token log-probabilities of a model: which shortcuts it allows, found out by trying them, and the forward pass that uses them.
+
+Two shortcuts save most of the work: hidden states are projected to the vocabulary only where a completion token is predicted,
+and rows that share a prompt run it once. Neither holds for every architecture (logits may be scaled or capped behind the head,
+attention may have windows or a recurrent state), so both are compared with the plain forward pass on a few tokens before they
+are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from posttrain.diagnose.types import Split
+from posttrain.trainers.fused_layers import FusedLayers
+from posttrain.trainers.step.chunked_logprobs import Projected, project
+from posttrain.trainers.step.packing import MicroBatch, attention_mask, collate, pack_rows
+from posttrain.trainers.step.precision import autocast
+from posttrain.trainers.training_types import TrainingRow
+
+_FULL_ATTENTION = {"full_attention", "attention"}
+RUN_DECODER = "run_decoder"
+"""Name of the method through which a model that lies in shards runs `run_decoder`: they are gathered for the functions it knows of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shortcuts:
+    """What a model allows."""
+
+    chunked_projection: bool
+    """Logits are head(hidden state) with a linear head, nothing behind it."""
+    shared_prefixes: bool
+    """Attention is full and takes a mask [B, 1, S, S]."""
+    fused: FusedLayers | None = None
+    """The layers written out for training on a processor in bfloat16; they hold the model's weights."""
+
+    @property
+    def of_shards(self) -> Shortcuts:
+        """Those that hold where a layer's weights are there only while its forward function runs."""
+        return replace(self, fused=None)
+
+    def of(self, copied: PreTrainedModel) -> Shortcuts:
+        """The same for a copy of the model."""
+        return self if self.fused is None else replace(self, fused=FusedLayers.of(copied))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class States:
+    """What a forward pass leaves at the N places where a completion token is predicted."""
+
+    hidden: Tensor
+    """[N, H] the last hidden states; [N, 0] where they were neither needed nor asked for."""
+    logits: Tensor | None
+    """[N, V] where the model does something between hidden state and logits that is not a linear head; else None."""
+    model: PreTrainedModel
+    dtype: torch.dtype
+
+    @property
+    def head(self) -> tuple[Tensor, Tensor | None]:
+        """[V, H] and [V]: the linear head and its bias."""
+        head = self.model.get_output_embeddings()
+        return head.weight, head.bias
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """In which the head is multiplied."""
+        return torch.bfloat16 if self.dtype is torch.bfloat16 else self.head[0].dtype
+
+
+def run_model(
+    model: PreTrainedModel, batch: MicroBatch, shortcuts: Shortcuts, *, dtype: torch.dtype, with_hidden: bool = False
+) -> States:
+    """Run the model over a micro-batch.
+
+    Args:
+        model: In eval mode, so that dropout is off.
+        batch: On the model's device.
+        shortcuts: From `find_shortcuts`.
+        dtype: bfloat16 runs under autocast; anything else runs in the dtype of the weights.
+        with_hidden: Whether the hidden states are wanted even where the logits do not come from them.
+    """
+    if shortcuts.fused is not None and shortcuts.chunked_projection and dtype is torch.bfloat16:
+        segments = batch.segments if batch.shared else None
+        hidden = shortcuts.fused.hidden(batch.input_ids, batch.position_ids, segments, batch.predictors)
+        return States(hidden=hidden, logits=None, model=model, dtype=dtype)
+    mask: Tensor | None
+    if batch.shared:
+        mask = attention_mask(batch.segments)
+        if model.config._attn_implementation == "eager":  # adds its mask; the others understand True and False
+            mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, torch.finfo(torch.float32).min)
+    else:
+        mask = None if bool((batch.segments >= 0).all()) else (batch.segments >= 0).long()
+    inputs = {"input_ids": batch.input_ids, "attention_mask": mask, "position_ids": batch.position_ids, "use_cache": False}
+    with autocast(batch.input_ids.device, dtype):
+        decode = getattr(model, RUN_DECODER, None) or partial(run_decoder, model)
+        if shortcuts.chunked_projection:
+            hidden = decode(**inputs).flatten(0, 1)[batch.predictors]
+            return States(hidden=hidden, logits=None, model=model, dtype=dtype)
+        logits = model(**inputs).logits.flatten(0, 1)[batch.predictors]
+        # Asking the model itself for its hidden states would leave hooks in it.
+        hidden = decode(**inputs).flatten(0, 1)[batch.predictors] if with_hidden else logits[:, :0]
+        return States(hidden=hidden, logits=logits, model=model, dtype=dtype)
+
+
+def run_decoder(model: PreTrainedModel, **inputs: Tensor | bool | None) -> Tensor:
+    """[B, S, H] the last hidden states, without the head."""
+    hidden: Tensor = model.get_decoder()(**inputs).last_hidden_state
+    return hidden
+
+
+def logprobs_of(states: States, targets: Tensor, *, entropy: bool = False) -> Projected:
+    """Log-probability of each of the N completion tokens.
+
+    Args:
+        states: Of the N places.
+        targets: [N] token ids.
+        entropy: Whether to compute the entropy of each token's distribution as well (nats, no gradient).
+
+    Returns:
+        Log-probabilities [N] in float32 or wider, with a graph where gradients are enabled.
+    """
+    if states.logits is not None:
+        return _plain(states.logits, targets, entropy)
+    weight, bias = states.head
+    return project(states.hidden, weight, bias, targets, dtype=states.product_dtype, entropy=entropy)
+
+
+def token_logprobs(
+    model: PreTrainedModel, batch: MicroBatch, shortcuts: Shortcuts, *, dtype: torch.dtype, entropy: bool = False
+) -> Projected:
+    """`run_model` and `logprobs_of` in one call."""
+    return logprobs_of(run_model(model, batch, shortcuts, dtype=dtype), batch.targets, entropy=entropy)
+
+
+def _plain(logits: Tensor, targets: Tensor, entropy: bool) -> Projected:
+    logprobs = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
+    entropies = -(logprobs.detach().exp() * logprobs.detach()).sum(-1) if entropy else None
+    return Projected(logprobs.gather(1, targets[:, None])[:, 0], entropies)
+
+
+def find_shortcuts(model: PreTrainedModel, *, share_prefixes: bool = True) -> Shortcuts:
+    """Try both shortcuts on a few tokens and keep those that change nothing.
+
+    Args:
+        model: In eval mode; float32 weights, as trainers load them.
+        share_prefixes: False keeps prefix sharing off whatever the model allows.
+    """
+    device = model.get_input_embeddings().weight.device
+    head, decoder = model.get_output_embeddings(), model.get_decoder()
+    linear = type(head) is nn.Linear and decoder is not None and decoder is not model
+    full = share_prefixes and _attention_is_full(model)
+    rows = [
+        TrainingRow(behavior="", problem_id="", split=Split.TRAIN, group_id="", prompt_ids=(1, 2, 3, 4), completion_ids=ids)
+        for ids in ((5, 6, 7), (8, 9), (7, 5, 3, 2))
+    ]
+
+    def run(*, share: bool, chunked: bool) -> Tensor:
+        packs = pack_rows(
+            rows, range(len(rows)), share=share, hidden_size=model.config.get_text_config().hidden_size, max_tokens=64
+        )
+        shortcuts = Shortcuts(chunked_projection=chunked, shared_prefixes=share)
+        with torch.no_grad():
+            return token_logprobs(model, collate(packs).to(device), shortcuts, dtype=torch.float32).logprobs
+
+    plain = run(share=False, chunked=False)
+    return Shortcuts(
+        chunked_projection=linear and _agrees(plain, lambda: run(share=False, chunked=True)),
+        shared_prefixes=full and _agrees(plain, lambda: run(share=True, chunked=False)),
+        fused=FusedLayers.of(model) if linear else None,
+    )
+
+
+def _agrees(plain: Tensor, shortcut: Callable[[], Tensor]) -> bool:
+    try:
+        return torch.allclose(plain, shortcut(), atol=1e-3)
+    except (TypeError, ValueError, RuntimeError, AttributeError):
+        return False  # the architecture does not take such inputs
+
+
+def _attention_is_full(model: PreTrainedModel) -> bool:
+    """Whether every layer sees all earlier tokens; a window is too long to show on a few tokens."""
+    config = model.config.get_text_config()
+    if config._attn_implementation not in ("sdpa", "eager"):
+        return False
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return set(kinds) <= _FULL_ATTENTION
+    return not (getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True))

@@ -1,0 +1,209 @@
+"""One optimizer step: micro-batches forward and backward, one clipped AdamW update, or a reason why there was none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from posttrain.trainers.config import TrainingConfig
+from posttrain.trainers.distributed.processes import current
+from posttrain.trainers.stage import Component, Level, TokenScores, Weights
+from posttrain.trainers.step.forward_scores import Scorer
+from posttrain.trainers.step.optimizer import clip_gradient
+from posttrain.trainers.step.packing import MicroBatch, Pack, collate, heaviest_share, pack_rows, plan_share
+from posttrain.trainers.training.training_log import Means
+from posttrain.trainers.training_types import Part, TrainingRow
+
+
+class StepStatus(StrEnum):
+    """What became of a step."""
+
+    UPDATED = "updated"
+    NO_SIGNAL = "no_signal"
+    """Nothing but a regularizer acts on the batch. AdamW's momentum alone would move the weights, so there is no step."""
+    NON_FINITE = "non_finite"
+    """A loss or gradient was NaN or infinite; the weights are as they were."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepOutcome:
+    """What a step did."""
+
+    status: StepStatus
+    loss: float = float("nan")
+    grad_norm: float = float("nan")
+    """Before clipping."""
+    trained_tokens: int = 0
+    """Completion tokens that ran backward."""
+    input_tokens: int = 0
+    """Tokens that ran through the model, shared prompts once."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stepper:
+    """Knows how to take a step of a stage; has no idea which stage it is."""
+
+    model: PreTrainedModel
+    optimizer: torch.optim.Optimizer
+    scorer: Scorer
+    components: tuple[Component, ...]
+    config: TrainingConfig
+
+    def step(self, rows: Sequence[TrainingRow], old: dict[int, Tensor], number: int = 0) -> StepOutcome:
+        """Take one optimizer step on a batch.
+
+        Args:
+            rows: The whole optimizer batch, advantages filled in.
+            old: See `Scorer.score`; empty on the first step on these rows.
+            number: Of the batch, from 0; weights of components may change with it.
+        """
+        if not any(_acts(one, row, number) for one in self.components if not one.term.regularizer for row in rows):
+            return StepOutcome(status=StepStatus.NO_SIGNAL)
+        self.optimizer.zero_grad(set_to_none=True)
+        outcome = self.accumulate(rows, old, number)
+        if outcome.status is StepStatus.NON_FINITE:
+            self.optimizer.zero_grad(set_to_none=True)
+            return outcome
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return outcome
+
+    def share_with_signal(self, rows: Sequence[TrainingRow], number: int = 0) -> float:
+        """Share of the groups of a batch on which something other than a regularizer acts."""
+        groups = {row.group_id for row in rows}
+        loud = {row.group_id for one in self.components if not one.term.regularizer for row in rows if _acts(one, row, number)}
+        return len(loud) / len(groups) if groups else 0.0
+
+    def accumulate(self, rows: Sequence[TrainingRow], old: dict[int, Tensor], number: int = 0) -> StepOutcome:
+        """Leave the clipped gradient of the batch in the parameters."""
+        shares = [_shares(component, rows) for component in self.components]
+        paired = any(component.term.level is Level.PAIR for component in self.components)
+        active = _active(self.components, rows, number, paired=paired)
+        processes, mine = current(), _Sums()
+        packs = self._pack(rows, active, paired=paired, num_shares=processes.size)
+        for group, counts in plan_share(packs, self.config.micro_batch_tokens, rank=processes.rank, size=processes.size):
+            batch = collate(group).to(self.model.device)
+            if counts:
+                value = self._micro_batch_loss(rows, batch, shares, old, mine.means, number)
+                mine.add(float(value.detach()), batch)
+            else:
+                value = 0.0 * self._micro_batch_loss(rows, batch, shares, {}, Means(), number)
+            value.backward()
+        norm = clip_gradient(self.optimizer, self.config.max_grad_norm)
+        sums = _Sums()
+        for one in processes.gather(mine):
+            sums.include(one)
+        return StepOutcome(
+            status=StepStatus.UPDATED if math.isfinite(sums.loss) and math.isfinite(norm) else StepStatus.NON_FINITE,
+            loss=sums.loss,
+            grad_norm=norm,
+            trained_tokens=sums.trained_tokens,
+            input_tokens=sums.input_tokens,
+            metrics=sums.means.result(),
+        )
+
+    def _pack(self, rows: Sequence[TrainingRow], active: Sequence[int], *, paired: bool, num_shares: int) -> list[Pack]:
+        """Packs of the active rows; a prompt is run more than once where that lightens the heaviest share."""
+        pack = partial(
+            pack_rows,
+            rows,
+            active,
+            share=self.scorer.shortcuts.shared_prefixes,
+            hidden_size=self.model.config.get_text_config().hidden_size,
+            keep_groups=paired,
+        )
+        weigh = partial(heaviest_share, size=num_shares)
+        packs = pack(max_tokens=self.config.micro_batch_tokens)
+        even = -(-sum(one.length for one in packs) // num_shares)
+        if weigh(packs) <= even:
+            return packs
+        return min(packs, pack(max_tokens=min(even, self.config.micro_batch_tokens)), key=weigh)
+
+    def _micro_batch_loss(
+        self,
+        rows: Sequence[TrainingRow],
+        batch: MicroBatch,
+        shares: Sequence[Mapping[int, Weights]],
+        old: dict[int, Tensor],
+        means: Means,
+        number: int,
+    ) -> Tensor:
+        scores = self.scorer.score(rows, batch, old)
+        total = scores.policy.sum() * 0.0
+        for component, known in zip(self.components, shares, strict=True):
+            weight = component.weight_at(number)
+            members = [index for index in batch.rows if index in known]
+            if weight == 0.0 or not members:
+                continue
+            own, _ = scores.of_parts(component.parts)
+            said = component.term.loss(own)
+            share = torch.from_numpy(np.concatenate([known[index] for index in members])).to(said.losses)
+            total = total + weight * (share * said.losses).sum()
+            for name, values in said.metrics.items():
+                means.add(name, values)
+        _log_sampler_gap(scores, means)
+        return total
+
+
+@dataclass(kw_only=True, slots=True)
+class _Sums:
+    """What the micro-batches of a step add up to."""
+
+    loss: float = 0.0
+    trained_tokens: int = 0
+    input_tokens: int = 0
+    means: Means = field(default_factory=Means)
+
+    def add(self, loss: float, batch: MicroBatch) -> None:
+        self.loss += loss
+        self.trained_tokens += len(batch.targets)
+        self.input_tokens += batch.num_input_tokens
+
+    def include(self, other: _Sums) -> None:
+        self.loss += other.loss
+        self.trained_tokens += other.trained_tokens
+        self.input_tokens += other.input_tokens
+        self.means.include(other.means)
+
+
+def _acts(component: Component, row: TrainingRow, number: int) -> bool:
+    return component.weight_at(number) != 0.0 and component.speaks_of(row) and component.term.acts_on(row)
+
+
+def _active(components: Sequence[Component], rows: Sequence[TrainingRow], number: int, *, paired: bool) -> list[int]:
+    """The rows to run; of a pair both or none."""
+    active = [index for index, row in enumerate(rows) if any(_acts(component, row, number) for component in components)]
+    if not paired:
+        return active
+    groups = {rows[index].group_id for index in active}
+    return [index for index, row in enumerate(rows) if row.group_id in groups]
+
+
+def _shares(component: Component, rows: Sequence[TrainingRow]) -> dict[int, Weights]:
+    """Row index → its shares of the loss; of a pair only the chosen row has one."""
+    members = [index for index, row in enumerate(rows) if component.speaks_of(row)]
+    if component.term.level is Level.PAIR:
+        members = [index for index in members if rows[index].part is Part.CHOSEN]
+    if component.whole_batch:
+        every = component.reduction(rows)
+        return {index: every[index] for index in members}
+    return dict(zip(members, component.reduction([rows[index] for index in members]), strict=True))
+
+
+def _log_sampler_gap(scores: TokenScores, means: Means) -> None:
+    """Mean |sampler − trainer| log-probability per token: the difference in precision, or a bug where it is large."""
+    if scores.sampler is None or scores.old is None:
+        return
+    gaps = (scores.sampler - scores.old).abs()
+    gaps = gaps[~gaps.isnan()]
+    if gaps.numel():
+        means.add("sampler_gap", gaps)

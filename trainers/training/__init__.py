@@ -1,0 +1,1 @@
+"""The training loop and what it keeps: evaluation, logs, the state to resume from."""

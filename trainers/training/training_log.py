@@ -1,0 +1,83 @@
+"""The log of a training run: one JSON object per line, and the averages that go into it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from torch import Tensor
+
+from posttrain.trainers.training_types import OnStep
+
+
+class Means:
+    """Weighted means over the micro-batches of a step."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, float] = {}
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Take the numbers of some tokens in."""
+        self._sums[name] = self._sums.get(name, 0.0) + float(values.detach().double().sum())
+        self._counts[name] = self._counts.get(name, 0.0) + values.numel()
+
+    def include(self, other: Means) -> None:
+        """Take the numbers of others in."""
+        for name, total in other._sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + total
+            self._counts[name] = self._counts.get(name, 0.0) + other._counts[name]
+
+    def result(self) -> dict[str, float]:
+        """Name → mean."""
+        return {name: total / self._counts[name] for name, total in self._sums.items() if self._counts[name] > 0}
+
+
+class TrainingLog:
+    """Appends objects to a JSONL file, flushed one by one, and hands each to the callback.
+
+    Numbers that are not finite are written as strings (`"nan"`), so that every line is strict JSON.
+
+    Args:
+        path: The file; what stands behind its first `keep` bytes is cut off.
+        on_step: Called after each line.
+        keep: 0 begins anew.
+    """
+
+    def __init__(self, path: Path, on_step: OnStep | None = None, *, keep: int = 0) -> None:
+        self.path, self._on_step = path, on_step
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        self._file.truncate(keep)
+
+    def __enter__(self) -> TrainingLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self.path.stat().st_size
+
+    def write(self, record: Mapping[str, object]) -> None:
+        """Add one line and hand it to the callback."""
+        self.add(record)
+        self.tell(record)
+
+    def add(self, record: Mapping[str, object]) -> None:
+        """Add one line."""
+        clean = {
+            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
+        }
+        self._file.write(json.dumps(clean, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+    def tell(self, record: Mapping[str, object]) -> None:
+        """Hand what was written to the callback."""
+        if self._on_step is not None:
+            self._on_step(record)
