@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-
-VERBS = ("diagnose", "loop", "train", "compare", "gate", "report", "plot", "figures", "stages", "behaviors", "env")
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,22 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def test_help_shows_an_example_of_every_verb(posttrain: CommandLine) -> None:
+def test_help_ends_with_examples_that_the_verb_accepts(posttrain: CommandLine) -> None:
+    from typer.main import get_command
+
+    from posttrain.cli.entry_point import VERBS, app
+
     top = posttrain("--help").stdout
-    for verb in VERBS:
-        assert verb in top
-        text = posttrain(verb, "--help").stdout
-        assert f"Example:  posttrain {verb}" in text
+    commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+    assert set(commands) == set(VERBS)
+    for verb, (_, examples) in VERBS.items():
+        assert re.search(rf"^  {verb} +[A-Z].*[^.]\.$", top, re.MULTILINE), f"{verb}: no whole sentence in the list of verbs"
+        lines = [line.strip() for line in posttrain(verb, "--help").stdout.rstrip().splitlines()]
+        assert lines[-len(examples) - 1 :] == ["Examples:", *examples]
+        for example in examples:
+            program, named, *arguments = shlex.split(example)
+            assert (program, named) == ("posttrain", verb)
+            commands[verb].make_context(verb, arguments)  # a usage error raises
 
 
 def test_lists_need_nothing(posttrain: CommandLine) -> None:

@@ -1,0 +1,108 @@
+"""`posttrain diagnose`: measure behaviors and decide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from posttrain.cli.options import (
+    AsJson,
+    Behaviors,
+    Engine,
+    MaxTokensTotal,
+    Model,
+    Out,
+    Precision,
+    Probes,
+    Quiet,
+    Samples,
+    Seed,
+    split_names,
+)
+from posttrain.cli.printing import open_reporter, print_diagnosis, typed_command
+
+EXAMPLES = (
+    "posttrain diagnose demo products --out runs/products --max-tokens-total 20000",
+    "posttrain diagnose path/to/model my.jsonl --out runs/mine --dry-run",
+    "posttrain diagnose path/to/model my.jsonl --out runs/mine --before runs/earlier --teacher path/to/teacher",
+)
+
+
+def diagnose(
+    model: Model,
+    behaviors: Behaviors,
+    out: Out,
+    samples: Samples = None,
+    precision: Precision = None,
+    max_tokens_total: MaxTokensTotal = None,
+    states: Annotated[
+        float | None,
+        typer.Option("--states", metavar="X", help="Sample in rounds until this share of the problems is labelled."),
+    ] = None,
+    probes: Probes = "auto",
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", metavar="MODEL", help="A stronger model that could be distilled: is it worth it?")
+    ] = None,
+    earlier: Annotated[
+        str | None,
+        typer.Option("--earlier", metavar="MODEL", help="An earlier checkpoint: what was lost since, and how far did it drift?"),
+    ] = None,
+    before: Annotated[
+        Path | None, typer.Option("--before", metavar="RUN", help="An earlier run on the same behaviors: what was solved then?")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="FILE", help="Rows that might be trained on (.jsonl, .parquet): would they expand or reshape?"
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="eval, or train: samples to learn from with `posttrain train --from`, never a verdict.")
+    ] = "eval",
+    engine: Engine = "transformers",
+    workers: Annotated[
+        int,
+        typer.Option("--workers", metavar="N", help="Engines to open, on this machine or on a Ray cluster (reports/CLUSTER.md)."),
+    ] = 1,
+    seed: Seed = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be sampled and what it can detect, and stop.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure behaviors, find their bottlenecks, name the next stage."""
+    from posttrain.diagnose import plan_run, run
+    from posttrain.diagnose.probes.base import AtHand
+
+    if dry_run:
+        at_hand = AtHand(
+            teacher=teacher is not None, earlier=earlier is not None, before=before is not None, data=data is not None
+        )
+        plan = plan_run(
+            behaviors,
+            samples=samples,
+            precision=precision,
+            max_tokens_total=max_tokens_total,
+            states=states,
+            probes=split_names(probes),
+            at_hand=at_hand,
+        )
+        print("\n".join((*plan.lines, f"in all at most {plan.samples:,} samples and {plan.max_tokens:,} tokens")))
+        return
+    result = run(
+        model, behaviors, out=out, engine=engine, workers=workers, samples=samples, precision=precision, max_tokens_total=max_tokens_total, states=states, probes=split_names(probes),
+        teacher=teacher, earlier=earlier, before=before, data=data, seed=seed, split=_split(split), command=typed_command(), reporter=open_reporter(quiet),
+    )  # fmt: skip
+    print_diagnosis(result, as_json)
+
+
+def _split(name: str) -> Any:
+    from posttrain.diagnose.errors import SettingsError
+    from posttrain.diagnose.types import Split
+
+    if name not in ("eval", "train"):
+        raise SettingsError(f"--split: got {name!r}; allowed are eval and train (final is sampled once, at the end of a loop)")
+    return Split(name)

@@ -1,0 +1,96 @@
+"""The application: its verbs, and errors as one line with an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from posttrain import __version__
+from posttrain.cli import behaviors, compare, diagnose, env, figures, gate, loop, plot, probes, report, stages, train
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
+def _with_examples(examples: tuple[str, ...]) -> str:
+    """Return the last lines of a help page; the \\b keeps click from joining them."""
+    return "\b\n" + "\n".join(("Examples:", *(f"  {example}" for example in examples)))
+
+
+app = typer.Typer(
+    name="posttrain",
+    help="Find the behavioral bottleneck of a language-model checkpoint, run the post-training stage that removes it, and measure again.",
+    epilog=_with_examples(("posttrain loop demo products spell_backward --out runs/first",)),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+
+VERBS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "diagnose": (diagnose.diagnose, diagnose.EXAMPLES),
+    "loop": (loop.loop, loop.EXAMPLES),
+    "train": (train.train, train.EXAMPLES),
+    "compare": (compare.compare, compare.EXAMPLES),
+    "gate": (gate.gate, gate.EXAMPLES),
+    "report": (report.report, report.EXAMPLES),
+    "plot": (plot.plot, plot.EXAMPLES),
+    "figures": (figures.figures, figures.EXAMPLES),
+    "stages": (stages.stages, stages.EXAMPLES),
+    "probes": (probes.probes, probes.EXAMPLES),
+    "behaviors": (behaviors.behaviors, behaviors.EXAMPLES),
+    "env": (env.env, env.EXAMPLES),
+}
+"""Every verb: its function and the examples that end its help page."""
+
+for _name, (_function, _examples) in VERBS.items():
+    app.command(_name, epilog=_with_examples(_examples))(_function)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"posttrain {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; errors that the user can fix become one line and exit code 2."""
+    from posttrain.analysis.input_error import InputError
+    from posttrain.diagnose.errors import PosttrainError, UserError
+
+    try:
+        code = app(standalone_mode=False)
+        if isinstance(code, int) and code:  # of a typer.Exit
+            sys.exit(code)
+    except (UserError, InputError) as error:
+        _fail(str(error), 2)
+    except PosttrainError as error:
+        _fail(str(error), 1)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        if os.environ.get("RANK", "0") != "0":  # torchrun started several, and the first one says it
+            sys.exit(130)
+        _fail("stopped; what is finished is kept, and diagnose, train and loop resume with the same command", 130)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}; give a path that can be read or written", 2)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)
+            sys.exit(2)
+        # A usage error of the parser, such as an unknown option or a missing argument.
+        _fail(f"{error.format_message()}; see `posttrain --help`", 2)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"posttrain: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

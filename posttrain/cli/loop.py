@@ -1,0 +1,92 @@
+"""`posttrain loop`: diagnose, train, measure again."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from posttrain.cli.options import (
+    Behaviors,
+    ConfigFile,
+    MaxTokensTotal,
+    Model,
+    Out,
+    Overrides,
+    Precision,
+    Probes,
+    Quiet,
+    Samples,
+    Seed,
+    split_names,
+)
+from posttrain.cli.printing import interval, open_reporter, print_diagnosis, typed_command
+
+EXAMPLES = (
+    "posttrain loop demo products spell_backward --out runs/first --set num_steps=6",
+    "posttrain loop path/to/model my.jsonl --out runs/loop --rounds 2 --max-tokens-total 200000",
+    "posttrain loop path/to/model my.jsonl --out runs/sft-grpo --rounds 2 --stages sft,grpo",
+)
+
+
+def loop(
+    model: Model,
+    behaviors: Behaviors,
+    out: Out,
+    rounds: Annotated[int, typer.Option("--rounds", help="Stages to run at most, each followed by a new measurement.")] = 1,
+    stages: Annotated[
+        str,
+        typer.Option(
+            "--stages", metavar="A,B,C", help="Run these instead of the stages that the diagnosis names, one per round."
+        ),
+    ] = "",
+    samples: Samples = None,
+    precision: Precision = None,
+    max_tokens_total: MaxTokensTotal = None,
+    probes: Probes = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine", metavar="ENGINE", help="What samples, in every diagnosis and in training: transformers or vllm."
+        ),
+    ] = "transformers",
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Diagnose, run the named stage, and measure again."""
+    from posttrain.trainers import loop as run_loop
+    from posttrain.trainers.distributed.processes import speaks
+
+    result = run_loop(
+        model, behaviors, out=out, rounds=rounds, stages=split_names(stages), probes=split_names(probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total,
+        engine=engine, config=config, overrides=overrides or [], seed=seed, command=typed_command(), reporter=open_reporter(quiet),
+    )  # fmt: skip
+    if speaks():
+        _print_loop(result)
+
+
+def _print_loop(result: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not result.rounds:
+        print_diagnosis(result.before, as_json=False)
+        return
+    table = Table(title=" → ".join(f"{r.stage} on {', '.join(r.trained)}" for r in result.rounds), title_justify="left")
+    for column in ("behavior", "problems", "pass@1 before", "pass@1 after", "change (paired 95 %)", "what happened"):
+        table.add_column(column, justify="left" if column in ("behavior", "what happened") else "right", no_wrap=True)
+    for transition, split in ((result.transition, "eval"), (result.final, "final")):
+        for behavior in transition.behaviors if transition else ():
+            report = behavior.report
+            table.add_row(
+                f"{report.name}{' (trained)' if report.trained else ''}", f"{report.num_problems} {split}", interval(report.pass_at_1_before),
+                interval(report.pass_at_1_after), interval(report.delta, signed=True), report.role,
+            )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    for diagnosis in result.rounds[-1].after.diagnoses:
+        print(f"now: {diagnosis.sentence}")
+    print(f"checkpoint: {result.rounds[-1].checkpoint}")
+    print(f"report: {result.report_html}")

@@ -1,0 +1,39 @@
+"""What several verbs print, and what they hand on about the command that was typed."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from posttrain.diagnose.progress import Reporter
+
+
+def typed_command() -> str:
+    """Return the command line as typed, for the record of a run."""
+    return "posttrain " + shlex.join(sys.argv[1:])
+
+
+def open_reporter(quiet: bool) -> Reporter:
+    """Return the reporter that writes progress to stderr."""
+    from posttrain.diagnose.progress import Reporter
+
+    return Reporter(quiet=quiet)
+
+
+def print_diagnosis(result: Any, as_json: bool) -> None:
+    """Print the verdict of every behavior, or diagnosis.json."""
+    if as_json:
+        print((result.path / "diagnosis.json").read_text(), end="")
+        return
+    for diagnosis in result.diagnoses:
+        print(diagnosis.sentence)
+    print(f"report: {result.report_html}")
+
+
+def interval(value: Any, *, signed: bool = False) -> str:
+    """Return an estimate and its interval with two decimals."""
+    form = "+.2f" if signed else ".2f"
+    estimate, low, high = (round(number, 2) + 0.0 for number in (value.estimate, value.low, value.high))  # no minus zero
+    return f"{estimate:{form}} [{low:{form}}, {high:{form}}]"

@@ -1,0 +1,65 @@
+"""`posttrain train`: run one stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from posttrain.cli.options import Behaviors, ConfigFile, Model, Overrides, Quiet, TrainingEngine
+from posttrain.cli.printing import open_reporter
+
+EXAMPLES = (
+    "posttrain train grpo demo products --out runs/products-grpo --set num_steps=4",
+    "posttrain train grpo demo products --out runs/products-vllm --set num_steps=4 --engine vllm",
+    "posttrain train sft path/to/model my.jsonl --out runs/mine-sft --data rows.jsonl --set lora_rank=16",
+)
+
+
+def train(
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="sft, dpo, grpo, opd, ...: see `posttrain stages`.")],
+    model: Model,
+    behaviors: Behaviors,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the checkpoint; any Hugging Face loader opens it.")],
+    from_run: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="RUN", help="A `posttrain diagnose --split train`: learn from its samples instead of sampling."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="FILE",
+            help="Rows to learn from (.jsonl, .parquet): demonstrations, chats, pairs, labels, steps, prompts.",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", metavar="MODEL", help="The teacher of seq_kd, logit_kd, gkd, opd, minillm.")
+    ] = None,
+    earlier: Annotated[
+        str | None, typer.Option("--earlier", metavar="MODEL", help="A checkpoint from before: replay, merge, opd back from it.")
+    ] = None,
+    engine: TrainingEngine = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Random seed for the order of rows and for sampling.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run one stage on the train split of behaviors."""
+    from posttrain.trainers import train as run_train
+    from posttrain.trainers.distributed.processes import speaks
+
+    result = run_train(
+        stage, model, behaviors, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,
+        teacher=teacher, earlier=earlier, engine=engine, reporter=open_reporter(quiet),
+    )  # fmt: skip
+    if not speaks():
+        return
+    skipped = f", {result.num_skipped} batches without signal made none" if result.num_skipped else ""
+    print(
+        f"{stage}: {result.ending.value.replace('_', ' ')}, {result.num_steps} optimizer steps{skipped}, {result.seconds:.0f} s"
+    )
+    print(f"checkpoint: {result.checkpoint}")
