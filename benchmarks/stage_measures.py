@@ -18,7 +18,7 @@ from posttrain.diagnose.types import Split
 from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.trainers.models.loading import load_other
 from posttrain.trainers.sources.demonstrations import encode_references
-from posttrain.trainers.sources.policy import bare, draw
+from posttrain.trainers.sources.policy import problem_prompts, sample_rollouts
 from posttrain.trainers.sources.steps import by_reward_model, step_ends
 from posttrain.trainers.sources.verified import make_pairs
 from posttrain.trainers.stage import OtherModel
@@ -47,8 +47,8 @@ class Probe:
         behavior = self.items[0].behavior
         with Grader(behavior) as grader:
             graders = {behavior.name: grader.grade} if graded else None
-            asks = bare(policy.engine, self.items)
-            return draw(policy.engine, graders, asks, num_samples=num_samples, temperature=1.0, seed=SEED)
+            requests = problem_prompts(policy.engine, self.items)
+            return sample_rollouts(policy.engine, graders, requests, num_samples=num_samples, temperature=1.0, seed=SEED)
 
     def by_problem(self, rows: Sequence[TrainingRow], values: Sequence[float]) -> Values:
         """[P] mean over the rows of each problem, NaN where there is none."""
@@ -65,8 +65,8 @@ class Probe:
     def pairs(self, policy: OtherModel) -> tuple[list[TrainingRow], list[TrainingRow]]:
         """Right and wrong answers: samples of a policy, the reference where none is right."""
         rows = [*self.draw(policy, SAMPLES), *encode_references(policy.engine, self.items)]
-        drawn = make_pairs(rows, {self.items[0].behavior.name: 1.0}, 1)
-        return drawn[::2], drawn[1::2]
+        pairs = make_pairs(rows, {self.items[0].behavior.name: 1.0}, 1)
+        return pairs[::2], pairs[1::2]
 
     def margins(self, policy: OtherModel, pairs: tuple[Sequence[TrainingRow], Sequence[TrainingRow]]) -> Values:
         """[P] log π(right) − log π(wrong), nats."""

@@ -307,9 +307,9 @@ def try_rare_signal(bench: Bench) -> dict[str, Any]:
             "copy": asdict(compare(PASS_1, before, bench.pass_at_1(after, "copy"))),
             "sort": asdict(compare(PASS_1, bench.pass_at_1(bench.models["base"], "sort"), bench.pass_at_1(after, "sort"))),
             "batches": len(groups),
-            "batches_with_signal": sum(silent < 1 for _, silent in groups),
+            "batches_with_signal": sum(without_signal < 1 for _, without_signal in groups),
             "groups": sum(number for number, _ in groups),
-            "groups_with_signal": sum(number * (1 - silent) for number, silent in groups),
+            "groups_with_signal": sum(number * (1 - without_signal) for number, without_signal in groups),
             "seconds": result.seconds,
         }
     return {"ways": ways}

@@ -78,15 +78,15 @@ def run_ours(part: str, model: str, steps: int) -> dict[str, Any]:
     from posttrain.trainers.config import load_config
     from posttrain.trainers.models.loading import load_for_training
     from posttrain.trainers.training.trainer import Beside, run_recipe
-    from posttrain.trainers.training_types import Part, TrainingRow, TrainingSet
+    from posttrain.trainers.training_types import RowRole, TrainingRow, TrainingSet
 
     loaded = load_for_training(model)
     engine = _Patient(TransformersEngine.from_model(loaded.model, loaded.tokenizer)) if part == "grpo" else _Idle()
 
-    def row(number: int, prompt: Sequence[int], completion: Sequence[int], kind: Part) -> TrainingRow:
+    def row(number: int, prompt: Sequence[int], completion: Sequence[int], kind: RowRole) -> TrainingRow:
         return TrainingRow(
             behavior="data", problem_id=str(number), split=Split.TRAIN, group_id=str(number), prompt_ids=tuple(prompt),
-            completion_ids=tuple(completion), part=kind,
+            completion_ids=tuple(completion), role=kind,
         )  # fmt: skip
 
     data: list[TrainingRow] = []
@@ -94,12 +94,12 @@ def run_ours(part: str, model: str, steps: int) -> dict[str, Any]:
     settings = [f"num_steps={steps}", "autocast=bfloat16", "micro_batch_tokens=8192"]
     if part == "dpo":
         for number, (prompt, chosen, rejected) in enumerate(rows_of(part, steps)):
-            data += [row(number, prompt, chosen, Part.CHOSEN), row(number, prompt, rejected, Part.REJECTED)]
+            data += [row(number, prompt, chosen, RowRole.CHOSEN), row(number, prompt, rejected, RowRole.REJECTED)]
         settings += [f"rows_per_batch={per_batch}", "nll_weight=0", "use_references=false"]
     elif part == "grpo":
         settings += [f"problems_per_batch={ROWS}", f"group_size={GROUP}", "dev_share=0"]
     else:
-        data = [row(n, one[:1], one[1:], Part.DEMONSTRATION) for n, (one,) in enumerate(rows_of(part, steps))]
+        data = [row(n, one[:1], one[1:], RowRole.DEMONSTRATION) for n, (one,) in enumerate(rows_of(part, steps))]
         settings.append(f"rows_per_batch={per_batch}")
     behavior = _behavior(questions(steps) if part == "grpo" else ["?"])
     records: list[dict[str, Any]] = []

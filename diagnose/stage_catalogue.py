@@ -32,7 +32,7 @@ class Need(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
+class StageDescription:
     """One post-training stage."""
 
     name: str
@@ -44,7 +44,7 @@ class Stage:
     """What it usually does to the policy; None for what leaves the weights alone."""
     needs: tuple[Need, ...]
     right_when: str
-    vanishes_when: str
+    no_signal_when: str
     """When it gives no signal, or the wrong one."""
     paper: str
     """arXiv number."""
@@ -68,10 +68,10 @@ def _family(
     right: str,
     vanishes: str,
     members: dict[str, str],
-) -> list[Stage]:
+) -> list[StageDescription]:
     """The stages of one family; `members` maps a name to its paper."""
     return [
-        Stage(
+        StageDescription(
             name=name,
             family=family,
             provenance=provenance,
@@ -79,7 +79,7 @@ def _family(
             role=role,
             needs=needs,
             right_when=right,
-            vanishes_when=vanishes,
+            no_signal_when=vanishes,
             paper=paper,
         )
         for name, paper in members.items()
@@ -173,7 +173,7 @@ _ALL = [
 ]  # fmt: skip
 
 _ACTIONS = [
-    Stage(
+    StageDescription(
         name=name,
         family=NO_TRAINING,
         provenance=NO_DATA,
@@ -181,7 +181,7 @@ _ACTIONS = [
         role=None,
         needs=(),
         right_when=right,
-        vanishes_when="",
+        no_signal_when="",
         paper="",
     )
     for name, right in {
@@ -189,12 +189,12 @@ _ACTIONS = [
         "collect_references": "the behavior is out of reach and nothing that shows it is at hand",
         "collect_verifier": "the behavior is reachable but nothing can tell right from wrong",
         "change_decoding": "the behavior is mastered under greedy or cooler decoding",
-        "repair_plumbing": "the numbers cannot be believed until prompt, verifier or sampler is repaired",
+        "fix_setup": "the numbers cannot be believed until prompt, verifier or sampler is repaired",
         "sample_more": "the samples do not decide yet",
     }.items()
 ]
 
-STAGES: dict[str, Stage] = {stage.name: stage for stage in [*_ALL, *_ACTIONS]}
+STAGES: dict[str, StageDescription] = {stage.name: stage for stage in [*_ALL, *_ACTIONS]}
 
 _ROUTES: dict[Bottleneck, tuple[str, ...]] = {
     # In order of preference; the first one whose needs are met is named, the rest are alternatives.
@@ -206,7 +206,7 @@ _ROUTES: dict[Bottleneck, tuple[str, ...]] = {
     Bottleneck.FORMAT: ("rft", "sft", "grpo", "collect_references"),
     Bottleneck.DECODING: ("change_decoding", "grpo", "rft"),
     Bottleneck.MASTERED: ("none",),
-    Bottleneck.INVALID: ("repair_plumbing",),
+    Bottleneck.INVALID: ("fix_setup",),
     Bottleneck.INCONCLUSIVE: ("sample_more",),
 }
 
@@ -224,7 +224,7 @@ ROLE_OF: dict[Bottleneck, Role | None] = {
 }
 
 
-def available(behavior: Behavior, *, teacher: bool = False, earlier: bool = False) -> frozenset[Need]:
+def available_needs(behavior: Behavior, *, teacher: bool = False, earlier: bool = False) -> frozenset[Need]:
     """What a behavior's train split, and the models at hand, can feed."""
     train = behavior.split(Split.TRAIN)
     found = {Need.TEACHER} if teacher else set()
@@ -236,24 +236,24 @@ def available(behavior: Behavior, *, teacher: bool = False, earlier: bool = Fals
 
 
 def name_stage(
-    bottleneck: Bottleneck, at_hand: frozenset[Need], measured: Mapping[str, str] = MappingProxyType({})
+    bottleneck: Bottleneck, available: frozenset[Need], measured: Mapping[str, str] = MappingProxyType({})
 ) -> StageAdvice:
     """The stage for a bottleneck, given what is at hand; the alternatives say what they would need.
 
     Args:
         bottleneck: What binds.
-        at_hand: What stages can be given.
-        measured: Stage → what a probe found out about it.
+        available: What stages can be given.
+        measured: StageDescription → what a probe found out about it.
     """
     stages = [STAGES[name] for name in _ROUTES[bottleneck]]
     why = {s.name: s.right_when + (f"; measured: {measured[s.name]}" if s.name in measured else "") for s in stages}
-    possible = [s for s in stages if set(s.needs) <= at_hand]
+    possible = [s for s in stages if set(s.needs) <= available]
     chosen = possible[0] if possible else stages[-1]
     alternatives = []
     for stage in stages:
         if stage is chosen or (not stage.trains and stage is not stages[0]):
             continue
-        missing = [need.value for need in stage.needs if need not in at_hand]
+        missing = [need.value for need in stage.needs if need not in available]
         caveat = f"; needs {', '.join(missing)}" if missing else ""
         alternatives.append((stage.name, f"right when {why[stage.name]}{caveat}"))
     return StageAdvice(
@@ -275,7 +275,7 @@ def to_markdown() -> str:
         "Made by `posttrain stages --markdown`. Each runs as `posttrain train STAGE MODEL BEHAVIOR... --out CKPT`; the first lines of its file in",
         "`trainers/recipes/` say what is sampled, what earns credit and what the loss is, and its config class documents every knob.",
         "",
-        "| stage | family | provenance | interface | usual role | needs | right when | the signal vanishes when | paper |",
+        "| stage | family | provenance | interface | usual role | needs | right when | no learning signal when | paper |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for stage in STAGES.values():
@@ -288,7 +288,7 @@ def to_markdown() -> str:
                 stage.role.value.replace("_", " ") if stage.role else "none",
                 ", ".join(need.value.replace("_", " ") for need in stage.needs),
                 stage.right_when,
-                stage.vanishes_when,
+                stage.no_signal_when,
                 f"[{stage.paper}](https://arxiv.org/abs/{stage.paper})",
             ]
             lines.append("| " + " | ".join(cells) + " |")

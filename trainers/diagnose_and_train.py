@@ -22,7 +22,7 @@ from posttrain.diagnose.pipeline.assemble import DiagnosedRun
 from posttrain.diagnose.pipeline.diagnose_run import run
 from posttrain.diagnose.pipeline.run_plan import resolve_behaviors, sampling_goal
 from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.stage_catalogue import STAGES, Need, available
+from posttrain.diagnose.stage_catalogue import STAGES, Need, available_needs
 from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
 from posttrain.diagnose.types import Behavior, Purpose, Split
 from posttrain.trainers.recipes import RECIPES
@@ -209,7 +209,7 @@ def _stage_summary(result: TrainingResult, names: Sequence[str]) -> dict[str, An
 
 def _trainable(behaviors: Sequence[Behavior], stage: str) -> tuple[str, ...]:
     """The target behaviors that can feed a stage."""
-    names = tuple(b.name for b in behaviors if b.purpose is Purpose.TARGET and set(STAGES[stage].needs) <= available(b))
+    names = tuple(b.name for b in behaviors if b.purpose is Purpose.TARGET and set(STAGES[stage].needs) <= available_needs(b))
     if not names:
         raise SettingsError(
             f"--stages: no target behavior has what {stage} needs ({', '.join(STAGES[stage].needs)}); give another stage"

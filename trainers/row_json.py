@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from posttrain.diagnose.types import Split
-from posttrain.trainers.training_types import Part, TrainingRow
+from posttrain.trainers.training_types import RowRole, TrainingRow
 
-_MADE_FROM = {"split": Split, "part": Part}
+_MADE_FROM = {"split": Split, "role": RowRole}
 
 
 def row_to_json(row: TrainingRow) -> dict[str, Any]:

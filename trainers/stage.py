@@ -17,7 +17,7 @@ from posttrain.diagnose import stage_catalogue
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.types import Floats
 from posttrain.trainers.config import TrainingConfig
-from posttrain.trainers.training_types import Batch, GradeFn, Material, Part, TrainingProblem, TrainingRow, TrainingSet
+from posttrain.trainers.training_types import Batch, GradeFn, Material, RowRole, TrainingProblem, TrainingRow, TrainingSet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,7 +52,7 @@ Divergences = Callable[[float, float], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenScores:
+class ForwardScores:
     """Everything known about the N completion tokens of a micro-batch of R rows; what no term asked for is None."""
 
     rows: tuple[TrainingRow, ...]
@@ -99,17 +99,17 @@ class TokenScores:
     @cached_property
     def pairs(self) -> tuple[Tensor, Tensor]:
         """([P], [P]) the chosen and the rejected row of each pair, in the order of the chosen ones."""
-        rejected = {row.group_id: index for index, row in enumerate(self.rows) if row.part is Part.REJECTED}
-        chosen = [index for index, row in enumerate(self.rows) if row.part is Part.CHOSEN]
+        rejected = {row.group_id: index for index, row in enumerate(self.rows) if row.role is RowRole.REJECTED}
+        chosen = [index for index, row in enumerate(self.rows) if row.role is RowRole.CHOSEN]
         partners = [rejected[self.rows[index].group_id] for index in chosen]
         device = self.policy.device
         return torch.tensor(chosen, device=device, dtype=torch.long), torch.tensor(partners, device=device, dtype=torch.long)
 
-    def of_parts(self, parts: frozenset[Part] | None) -> tuple[TokenScores, Tensor | None]:
-        """The scores of the rows of some parts, and the [N] mask that chose their tokens; None for all of them."""
-        if parts is None or all(row.part in parts for row in self.rows):
+    def of_roles(self, roles: frozenset[RowRole] | None) -> tuple[ForwardScores, Tensor | None]:
+        """The scores of the rows of some roles, and the [N] mask that chose their tokens; None for all of them."""
+        if roles is None or all(row.role in roles for row in self.rows):
             return self, None
-        kept = torch.tensor([row.part in parts for row in self.rows], device=self.policy.device)
+        kept = torch.tensor([row.role in roles for row in self.rows], device=self.policy.device)
         mask = kept[self.sequence]
         numbers = kept.long().cumsum(0) - 1
         chosen: dict[str, Any] = {}
@@ -121,7 +121,7 @@ class TokenScores:
         if self.divergence is not None:
             whole = self.divergence
             chosen["divergence"] = lambda beta, temperature: whole(beta, temperature)[mask]
-        return replace(self, rows=tuple(row for row in self.rows if row.part in parts), **chosen), mask
+        return replace(self, rows=tuple(row for row in self.rows if row.role in roles), **chosen), mask
 
 
 class Level(StrEnum):
@@ -166,11 +166,11 @@ class Term(Protocol):
         """Whether it only holds the policy back: a batch on which nothing else acts is without signal."""
         ...
 
-    def acts_on(self, row: TrainingRow) -> bool:
+    def applies_to(self, row: TrainingRow) -> bool:
         """Whether the row can have a gradient; rows on which no term acts are not run at all."""
         ...
 
-    def loss(self, scores: TokenScores) -> TermLoss:
+    def loss(self, scores: ForwardScores) -> TermLoss:
         """The losses."""
         ...
 
@@ -191,8 +191,8 @@ class Component:
     reduction: Reduction
     weight: float | Callable[[int], float] = 1.0
     """Its factor in the sum; may change with the step, from 0."""
-    parts: frozenset[Part] | None = None
-    """Rows of these parts only, in the losses and in the denominator; None means all."""
+    roles: frozenset[RowRole] | None = None
+    """Rows of these roles only, in the losses and in the denominator; None means all."""
 
     whole_batch: bool = False
     """Whether the denominator counts all rows of the batch, so that components of one batch share it."""
@@ -201,12 +201,12 @@ class Component:
         """The factor at a step."""
         return self.weight if isinstance(self.weight, int | float) else self.weight(step)
 
-    def speaks_of(self, row: TrainingRow) -> bool:
-        """Whether the row belongs to its parts."""
-        return self.parts is None or row.part in self.parts
+    def applies_to(self, row: TrainingRow) -> bool:
+        """Whether the row has one of its roles."""
+        return self.roles is None or row.role in self.roles
 
 
-class Look(Protocol):
+class RowScorer(Protocol):
     """Scores rows without a gradient, before the step."""
 
     def __call__(self, rows: Sequence[TrainingRow], score: Score) -> list[Floats]:
@@ -217,7 +217,7 @@ class Look(Protocol):
 class Credit(Protocol):
     """Fills in the advantages of rows, or whatever else a row is compared with."""
 
-    def assign(self, rows: Sequence[TrainingRow], look: Look) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
+    def assign(self, rows: Sequence[TrainingRow], score_rows: RowScorer) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
         """Rows with advantages, in the same order, and what is worth logging. Rows that were only to be looked at are left out."""
         ...
 
@@ -235,8 +235,8 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Remembers(Protocol):
-    """A source, or a part of one, whose batches depend on more than the step, the weights and what `prepare` made."""
+class Stateful(Protocol):
+    """A source, or a part of one whose batches depend on more than the step, the weights and what `prepare` made."""
 
     def state(self) -> dict[str, Any]:
         """What it knows: JSON values and training rows. Asked after every step, so it must be cheap, and a copy of what changes."""
@@ -280,7 +280,7 @@ class OtherModel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StageInputs:
+class TrainingInputs:
     """What a recipe may build from."""
 
     engine: Engine
@@ -306,7 +306,7 @@ class Recipe(Generic[ConfigT]):
 
     name: str
     config: type[ConfigT]
-    build: Callable[[StageInputs, ConfigT], Stage]
+    build: Callable[[TrainingInputs, ConfigT], Stage]
     needs_verifier: bool = False
     """Whether it cannot do without grades."""
     reads: frozenset[Material] = frozenset()
@@ -315,6 +315,6 @@ class Recipe(Generic[ConfigT]):
     """What the checkpoint is: a `policy`, a `reward_model` (one number a text) or a `process_reward_model` (one a step)."""
 
     @property
-    def facts(self) -> stage_catalogue.Stage:
+    def description(self) -> stage_catalogue.StageDescription:
         """Provenance, interface, role, needs, paper."""
         return stage_catalogue.STAGES[self.name]

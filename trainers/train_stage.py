@@ -19,7 +19,7 @@ from posttrain.diagnose.engines.models.loading import fingerprint_model
 from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.pipeline.run_plan import resolve_behaviors
 from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.stage_catalogue import STAGES, Need, available
+from posttrain.diagnose.stage_catalogue import STAGES, Need, available_needs
 from posttrain.diagnose.types import Behavior, Split
 from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.trainers.config import TrainingConfig, load_config
@@ -134,7 +134,7 @@ def train(
     own = engine if isinstance(engine, TakesWeights) else None
     given = Given(data=data, from_run=from_run, teacher=teacher, earlier=earlier, engine=own)
     for behavior in loaded:
-        lacking = [need.value for need in STAGES[stage].needs if need not in given.at_hand(behavior)]
+        lacking = [need.value for need in STAGES[stage].needs if need not in given.available(behavior)]
         if lacking:
             raise SettingsError(
                 f"train {stage}: {_how_to_give(lacking)} for {behavior.name}; give that, or name another stage (see `posttrain stages`)"
@@ -157,9 +157,9 @@ class Given:
     engine: TakesWeights | None = None
     """An open one, to be used in place of the one that the settings name."""
 
-    def at_hand(self, behavior: Behavior) -> frozenset[Need]:
+    def available(self, behavior: Behavior) -> frozenset[Need]:
         """What stages can be fed with. Data may be of any kind: the stage itself refuses the wrong one."""
-        found = available(behavior, teacher=bool(self.teacher or self.earlier), earlier=bool(self.earlier or self.teacher))
+        found = available_needs(behavior, teacher=bool(self.teacher or self.earlier), earlier=bool(self.earlier or self.teacher))
         if self.data:
             found |= {Need.REFERENCES, Need.PAIRS, Need.STEP_FEEDBACK}
         if Need.VERIFIER in found:  # samples that it calls right and wrong are pairs, and rollouts behind a step judge the step

@@ -35,8 +35,8 @@ class LiveEngine(Engine, Protocol):
         ...
 
 
-class Part(StrEnum):
-    """What a row stands for in its batch; a component of the loss may act on some parts alone."""
+class RowRole(StrEnum):
+    """What a row stands for in its batch; a component of the loss may act on rows of some roles alone."""
 
     SAMPLE = "sample"
     """Drawn from the policy in training."""
@@ -87,7 +87,7 @@ class TrainingRow:
     """[T] what it said; filled in by the credit."""
     baseline: float = 0.0
     """What the score of the whole row is compared with; filled in by the credit (KTO's reference point)."""
-    part: Part = Part.SAMPLE
+    role: RowRole = RowRole.SAMPLE
     teacher_prompt_ids: tuple[int, ...] | None = None
     """What the teacher reads before the completion, where that is not `prompt_ids`: a hint, worked examples."""
     step_ends: tuple[int, ...] = ()

@@ -53,7 +53,7 @@ def diagnose_behavior(
     paths: PathLikelihoodMeasurement | None,
     *,
     thresholds: Thresholds,
-    at_hand: frozenset[Need],
+    available: frozenset[Need],
     seed: int,
     cost: Cost,
     findings: Sequence[Finding] = (),
@@ -67,7 +67,7 @@ def diagnose_behavior(
         plumbing: Whether they can be believed.
         paths: Likelihood of the reference paths, where there are any.
         thresholds: Every number the verdict hangs on.
-        at_hand: What a stage could be fed with.
+        available: What a stage could be fed with.
         seed: Of the posterior draws; the same measurements and seed give the same diagnosis.
         cost: What the measurement took, copied into the result.
         findings: Of the further probes, which may say why.
@@ -75,7 +75,7 @@ def diagnose_behavior(
     epsilon = behavior.measure.epsilon
     broken = [c for c in plumbing.checks if c.outcome is Outcome.NOT_MET and c.name != UNPARSED]
     if not sampling.num_samples.sum():
-        return _without_samples(behavior, plumbing, at_hand, cost)
+        return _without_samples(behavior, plumbing, available, cost)
 
     known = posterior_of(sampling, epsilon=epsilon, thresholds=thresholds, seed=seed)
     label, confidence = known.label, known.confidence
@@ -116,7 +116,7 @@ def diagnose_behavior(
     settles = None
     if label is Bottleneck.INCONCLUSIVE and confidence < thresholds.confidence and behavior.sampling.samples_the_policy:
         settles = what_settles(known, sampling, epsilon=epsilon, thresholds=thresholds, cost=cost, seed=seed)
-    stage = name_stage(label, at_hand, {name: words for finding in findings for name, words in finding.of_stages.items()})
+    stage = name_stage(label, available, {name: words for finding in findings for name, words in finding.of_stages.items()})
     caveats += _caveats(behavior, sampling, plumbing, paths, label, greedy, thresholds)
     return Diagnosis(
         name=behavior.name,
@@ -395,7 +395,7 @@ def _sentence(
             return f"{head}inconclusive ({numbers}): {why_open}; most likely {binding} ({_percent(confidence)})."
     action = {
         "none": "do nothing",
-        "repair_plumbing": "repair it first",
+        "fix_setup": "repair it first",
         "change_decoding": "decode greedily or cooler instead of training",
     }
     todo = action.get(stage.name, f"run {stage.name}" if STAGES[stage.name].trains else stage.name.replace("_", " "))
@@ -414,11 +414,11 @@ def _percent(p: float) -> str:
     return ">99%" if p > 0.99 else f"{p:.0%}"
 
 
-def _without_samples(behavior: Behavior, plumbing: PlumbingMeasurement, at_hand: frozenset[Need], cost: Cost) -> Diagnosis:
+def _without_samples(behavior: Behavior, plumbing: PlumbingMeasurement, available: frozenset[Need], cost: Cost) -> Diagnosis:
     """The diagnosis of a behavior that was not sampled, because its verifier failed the self-test, or whose samples are all missing."""
     why = "; ".join(plumbing.failures[:2]) or "every sample is missing"
     return Diagnosis(
         name=behavior.name, purpose=behavior.purpose, bottleneck=Bottleneck.INVALID, confidence=1.0, role=None, shares={},
-        stage=name_stage(Bottleneck.INVALID, at_hand), checks=plumbing.checks, pass_at_k=(), problems=(), settles_with=None, cost=cost,
+        stage=name_stage(Bottleneck.INVALID, available), checks=plumbing.checks, pass_at_k=(), problems=(), settles_with=None, cost=cost,
         caveats=plumbing.notes, sentence=f"{behavior.name}: no verdict, the plumbing is broken ({why}); repair it first.",
     )  # fmt: skip

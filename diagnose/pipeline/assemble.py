@@ -18,7 +18,7 @@ from posttrain.diagnose.measure import reference_likelihood
 from posttrain.diagnose.probes.runner import read_answers
 from posttrain.diagnose.report.content import BehaviorReport, Example
 from posttrain.diagnose.sampling import shards
-from posttrain.diagnose.stage_catalogue import available
+from posttrain.diagnose.stage_catalogue import available_needs
 from posttrain.diagnose.storage.diagnosis_json import diagnosis_to_json, plumbing_from_json
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
@@ -150,7 +150,7 @@ def _measure_behavior(
         pipes,
         likelihood,
         thresholds=thresholds,
-        at_hand=available(behavior, teacher=teacher, earlier=earlier),
+        available=available_needs(behavior, teacher=teacher, earlier=earlier),
         seed=seed,
         cost=directory.cost(behavior.name, rollouts, [answer.finding for answer in answers if answer.finding]),
         findings=[answer.finding for answer in answers if answer.finding],

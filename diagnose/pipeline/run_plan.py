@@ -11,7 +11,7 @@ import numpy as np
 from posttrain.diagnose.behaviors import load_behavior, load_behaviors
 from posttrain.diagnose.decide.power import Sight, sight
 from posttrain.diagnose.errors import SettingsError
-from posttrain.diagnose.probes.base import AtHand
+from posttrain.diagnose.probes.base import AvailableInputs
 from posttrain.diagnose.probes.runner import AUTO, plan_lines
 from posttrain.diagnose.sampling import stopping
 from posttrain.diagnose.types import Behavior, Split
@@ -76,7 +76,7 @@ def plan_run(
     max_tokens_total: int | None = None,
     states: float | None = None,
     probes: Sequence[str] = (AUTO,),
-    at_hand: AtHand | None = None,
+    available: AvailableInputs | None = None,
     split: Split = Split.EVAL,
 ) -> Plan:
     """What `run` with these arguments would draw, and what could be seen with it."""
@@ -104,7 +104,7 @@ def plan_run(
             lines.append(
                 "  " + _sight_in_words(sight(len(problems), most, behavior.measure.epsilon), most, behavior.measure.epsilon)
             )
-        told, generated, _ = plan_lines(probes, behavior, split, at_hand or AtHand(), tokens)
+        told, generated, _ = plan_lines(probes, behavior, split, available or AvailableInputs(), tokens)
         lines += told
         total, bound, paths = total + n, bound + tokens + generated, paths + references
     if goal.max_tokens is not None:  # for all behaviors, and for their probes too

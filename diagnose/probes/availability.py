@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval
 from posttrain.diagnose.engines.base import ScoreRequest, TokenScores
-from posttrain.diagnose.probes.base import AtHand, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import AvailableInputs, Bench, Finding, Planned
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, PathScore, Problem, Reference, Rollout, Split
 
 MOST_PATHS = 64
@@ -134,7 +134,7 @@ class Availability:
     name = "availability"
     question = "Are right paths not reached, or not taken once they are reached?"
 
-    def plan(self, behavior: Behavior, split: Split, at_hand: AtHand) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
         """See `Probe`."""
         problems = behavior.split(split)
         texts = [len(reference.text.encode()) + 1 for p in problems for reference in p.references[:1]]

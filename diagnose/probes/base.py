@@ -44,7 +44,7 @@ FOLDER = "probes"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AtHand:
+class AvailableInputs:
     """What there is beside the model and its behaviors."""
 
     teacher: bool = False
@@ -221,7 +221,7 @@ class Probe(Protocol):
     question: str
     """For people, one line that ends with a question mark."""
 
-    def plan(self, behavior: Behavior, split: Split, at_hand: AtHand) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
         """What it would take at most, or why it cannot run; before anything is drawn."""
         ...
 

@@ -29,7 +29,7 @@ from posttrain.analysis.stats import mean_interval, t_interval
 from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind
 from posttrain.diagnose.engines.base import EncodedPrompt, Engine, ScoreRequest
 from posttrain.diagnose.errors import BehaviorError
-from posttrain.diagnose.probes.base import AtHand, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import AvailableInputs, Bench, Finding, Planned
 from posttrain.diagnose.types import Behavior, Estimate, Message, PromptFormat, Reference, Split
 
 _OWN_INSIDE = 0.95
@@ -96,9 +96,9 @@ class Data:
         """
         self.num_rows, self.num_own, self.longest = num_rows, num_own, longest
 
-    def plan(self, behavior: Behavior, split: Split, at_hand: AtHand) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
         """Two answers of a row at most, each of the greatest length; nothing is generated."""
-        if not at_hand.data:
+        if not available.data:
             return Planned(impossible="no data set is at hand; give one (--data FILE)")
         return Planned(scored_tokens=2 * self.num_rows * self.longest, when="whenever a data set is given")
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval
-from posttrain.diagnose.probes.base import Argument, Asked, AtHand, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import Argument, Asked, AvailableInputs, Bench, Finding, Planned
 from posttrain.diagnose.probes.conditions import (
     SAMPLES,
     affordable,
@@ -53,7 +53,7 @@ class DecodingProbe:
     name = "decoding"
     question = "Does a cooler temperature master it without training?"
 
-    def plan(self, behavior: Behavior, split: Split, at_hand: AtHand) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
         """See `Probe`."""
         if not behavior.sampling.samples_the_policy:
             return Planned(

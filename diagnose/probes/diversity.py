@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import answer_entropy, fit_mixture, mean_interval, pass_at_k, t_interval
-from posttrain.diagnose.probes.base import AtHand, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import AvailableInputs, Bench, Finding, Planned
 from posttrain.diagnose.types import Behavior, Estimate, Problem, Split
 
 ProcessVerifier = Callable[[Problem, str], bool | None]
@@ -71,7 +71,7 @@ class Diversity:
         """Take a verifier of reasoning, if there is one; it reads each right sample once, in this process."""
         self.process_verifier = process_verifier
 
-    def plan(self, behavior: Behavior, split: Split, at_hand: AtHand) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
         """It costs no tokens."""
         return Planned(when="always; it reads the samples that are there")
 

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from posttrain.analysis.stats import MixturePosterior, fit_mixture, mean_interval, problem_change_tests, t_interval
 from posttrain.diagnose.comparison.change_role import FALSE_DISCOVERY_RATE, problem_states
 from posttrain.diagnose.engines.base import Engine, ScoreRequest
-from posttrain.diagnose.probes.base import Argument, Asked, AtHand, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import Argument, Asked, AvailableInputs, Bench, Finding, Planned
 from posttrain.diagnose.sampling.shards import measure
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Reference, Rollout, Split, StopReason
@@ -90,14 +90,14 @@ class Drift:
         """
         self.num_samples, self.num_own = num_samples, num_own
 
-    def plan(self, behavior: Behavior, split: Split, at_hand: AtHand) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
         """Answers of the earlier policy, and both kinds of answers under both policies."""
         tokens = len(behavior.split(split)) * behavior.sampling.max_tokens
         when = "unless the samples say mastered"
-        if at_hand.earlier:
+        if available.earlier:
             scored = 2 * tokens * (self.num_samples + self.num_own)
             return Planned(generated_tokens=tokens * self.num_samples, scored_tokens=scored, when=when)
-        if at_hand.before:
+        if available.before:
             return Planned(scored_tokens=tokens * self.num_samples, when=when)
         return Planned(
             impossible="nothing earlier is at hand; give an earlier checkpoint (--earlier) or an earlier run (--before)"

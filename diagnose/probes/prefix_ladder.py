@@ -24,7 +24,7 @@ from scipy.stats import binom
 from posttrain.analysis.stats import mean_interval
 from posttrain.analysis.stats.bisection import RungPosterior, rung_posterior
 from posttrain.diagnose.engines.base import EncodedPath
-from posttrain.diagnose.probes.base import Argument, Asked, AtHand, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import Argument, Asked, AvailableInputs, Bench, Finding, Planned
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Problem, Reference, Rollout, Split
 
 SUFFICIENT = 0.25
@@ -166,7 +166,7 @@ class PrefixLadder:
     name = "prefix_ladder"
     question = "From how much of a reference path does the model find the rest by itself?"
 
-    def plan(self, behavior: Behavior, split: Split, at_hand: AtHand) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
         """See `Probe`."""
         num = min(MOST_PROBLEMS, sum(bool(problem.references) for problem in behavior.split(split)))
         if not num:

@@ -19,7 +19,7 @@ from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.measure.label_posterior import posterior_of
 from posttrain.diagnose.probes import PROBES
-from posttrain.diagnose.probes.base import FOLDER, AtHand, Bench, Planned, Probe, finding_from_json, finding_to_json
+from posttrain.diagnose.probes.base import FOLDER, AvailableInputs, Bench, Planned, Probe, finding_from_json, finding_to_json
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import GradeTexts
 from posttrain.diagnose.storage.rollout_table import RolloutTable
@@ -44,9 +44,9 @@ class Helpers:
     data: tuple[DataRow, ...] | None = None
 
     @property
-    def at_hand(self) -> AtHand:
+    def available(self) -> AvailableInputs:
         """Which of them there are."""
-        return AtHand(
+        return AvailableInputs(
             teacher=self.teacher is not None,
             earlier=self.earlier is not None,
             before=self.before is not None,
@@ -74,12 +74,12 @@ def choose_probes(names: Sequence[str]) -> tuple[Probe, ...]:
 
 
 def plan_lines(
-    names: Sequence[str], behavior: Behavior, split: Split, at_hand: AtHand, sample_tokens: int
+    names: Sequence[str], behavior: Behavior, split: Split, available: AvailableInputs, sample_tokens: int
 ) -> tuple[list[str], int, int]:
     """What each probe would take at most, in words; and the sums of generated and scored tokens."""
     lines, generated, scored = [], 0, 0
     for probe in choose_probes(names):
-        planned = probe.plan(behavior, split, at_hand)
+        planned = probe.plan(behavior, split, available)
         if planned.impossible:
             lines.append(f"  probe {probe.name}: cannot run, {planned.impossible}")
             continue
@@ -142,7 +142,7 @@ def run_probes(
         target = _file(directory, behavior, probe.name)
         if target.exists():
             continue
-        planned = probe.plan(behavior, split, helpers.at_hand)
+        planned = probe.plan(behavior, split, helpers.available)
         budget = _budget(probe, names, spent)
         if tokens_left is not None:
             budget = max(0, min(budget, tokens_left - tokens_of_probes(directory, behavior)))

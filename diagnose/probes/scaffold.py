@@ -26,7 +26,7 @@ from dataclasses import replace
 import numpy as np
 
 from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval, pass_at_k
-from posttrain.diagnose.probes.base import Argument, Asked, AtHand, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import Argument, Asked, AvailableInputs, Bench, Finding, Planned
 from posttrain.diagnose.probes.conditions import (
     FEWEST_PROBLEMS,
     SAMPLES,
@@ -130,14 +130,14 @@ class ScaffoldProbe:
     name = "scaffold"
     question = "Does success hang on worked examples, a hint, a teacher's start or many attempts?"
 
-    def plan(self, behavior: Behavior, split: Split, at_hand: AtHand) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
         """See `Probe`."""
         problems = behavior.split(split)
         helped = [len(problems)] if worked_examples(behavior, "") else []
         hinted = sum(problem.hint is not None for problem in problems)
         helped += [hinted] if hinted >= FEWEST_PROBLEMS else []
         samples = sum(SAMPLES * min(MOST_PROBLEMS, num) for num in helped)
-        if at_hand.teacher:
+        if available.teacher:
             samples += (SAMPLES + 1) * min(MOST_PROBLEMS, len(problems))
         elif not helped:
             return Planned(

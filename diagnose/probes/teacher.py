@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval, t_interval
 from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt, Engine, ScoreRequest
-from posttrain.diagnose.probes.base import Asked, AtHand, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import Asked, AvailableInputs, Bench, Finding, Planned
 from posttrain.diagnose.probes.conditions import (
     SAMPLES,
     Measured,
@@ -86,9 +86,9 @@ class TeacherProbe:
     name = "teacher"
     question = "Is the teacher worth distilling, and on whose samples?"
 
-    def plan(self, behavior: Behavior, split: Split, at_hand: AtHand) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
         """See `Probe`."""
-        if not at_hand.teacher:
+        if not available.teacher:
             return Planned(impossible="there is no teacher; give one with --teacher")
         problems = min(MOST_PROBLEMS, len(behavior.split(split)))
         limit = behavior.sampling.max_tokens

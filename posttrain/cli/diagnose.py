@@ -75,10 +75,10 @@ def diagnose(
 ) -> None:
     """Measure behaviors, find their bottlenecks, name the next stage."""
     from posttrain.diagnose import plan_run, run
-    from posttrain.diagnose.probes.base import AtHand
+    from posttrain.diagnose.probes.base import AvailableInputs
 
     if dry_run:
-        at_hand = AtHand(
+        available = AvailableInputs(
             teacher=teacher is not None, earlier=earlier is not None, before=before is not None, data=data is not None
         )
         plan = plan_run(
@@ -88,7 +88,7 @@ def diagnose(
             max_tokens_total=max_tokens_total,
             states=states,
             probes=split_names(probes),
-            at_hand=at_hand,
+            available=available,
         )
         print("\n".join((*plan.lines, f"in all at most {plan.samples:,} samples and {plan.max_tokens:,} tokens")))
         return

@@ -44,5 +44,5 @@ def stages(
                 print(
                     f"  {stage.provenance.replace('_', '-')}, {stage.interface}; {role}; needs {', '.join(n.value.replace('_', ' ') for n in stage.needs)}"
                 )
-                print(f"  right when {stage.right_when}\n  in vain when {stage.vanishes_when}")
+                print(f"  right when {stage.right_when}\n  no learning signal when {stage.no_signal_when}")
         print(f"    {stage.name:21} {'arXiv ' + stage.paper if stage.trains else stage.right_when}")

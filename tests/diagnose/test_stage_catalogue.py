@@ -17,4 +17,4 @@ def test_what_trains_says_when_it_is_right_and_when_it_is_in_vain() -> None:
             assert stage.needs, stage.name
             assert stage.paper, stage.name
             assert stage.right_when, stage.name
-            assert stage.vanishes_when, stage.name
+            assert stage.no_signal_when, stage.name

@@ -36,10 +36,10 @@ from posttrain.diagnose.types import (
 )
 from posttrain.trainers import recipes
 from posttrain.trainers.recipes import find_recipe
-from posttrain.trainers.stage import OtherModel, Stage, StageInputs
+from posttrain.trainers.stage import OtherModel, Stage, TrainingInputs
 from posttrain.trainers.step.optimizer_step import Stepper
 from posttrain.trainers.training.trainer import make_stepper
-from posttrain.trainers.training_types import Part, TrainingRow, TrainingSet
+from posttrain.trainers.training_types import RowRole, TrainingRow, TrainingSet
 
 VOCAB = 32
 EOS = 31
@@ -114,7 +114,7 @@ def random_pairs(num: int = 5, *, prompt_length: int | None = None, seed: int = 
     rows = []
     for pair in range(num):
         prompt = draw(prompt_length or int(rng.integers(2, 8)))
-        for part in (Part.CHOSEN, Part.REJECTED):
+        for role in (RowRole.CHOSEN, RowRole.REJECTED):
             row = TrainingRow(
                 behavior="data",
                 problem_id=f"p{pair}",
@@ -122,7 +122,7 @@ def random_pairs(num: int = 5, *, prompt_length: int | None = None, seed: int = 
                 group_id=f"g{pair}",
                 prompt_ids=prompt,
                 completion_ids=draw(int(rng.integers(1, 9))),
-                part=part,
+                role=role,
             )
             rows.append(row)
     return rows
@@ -223,7 +223,7 @@ def build_stage(
 ) -> tuple[Stage, Stepper]:
     """A recipe on these rows and what takes its steps; the model is its own reference as it is now. Nothing is clipped."""
     other = None if teacher is None else OtherModel(source="", fingerprint="", model=teacher, tokenizer=None, engine=None)
-    inputs = StageInputs(
+    inputs = TrainingInputs(
         engine=TinyEngine(model),
         training_set=TrainingSet([make_behavior(max_tokens=9)], dev_share=0),
         graders={"sums": grade_parity},

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from posttrain.trainers.stage import Look
+from posttrain.trainers.stage import RowScorer
 from posttrain.trainers.training_types import TrainingRow
 
 
@@ -29,16 +29,16 @@ class GroupCredit:
     leave_one_out: bool = False
     eps: float = 1e-4
 
-    def assign(self, rows: Sequence[TrainingRow], look: Look) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
+    def assign(self, rows: Sequence[TrainingRow], score_rows: RowScorer) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
         """Rows with advantages; logs mean reward, the share of groups without signal and the share of ungraded rows."""
         groups = group_indices(rows)
         advantages = np.zeros(len(rows))
-        silent = 0
+        no_signal = 0
         for members in groups.values():
             graded = [index for index in members if rows[index].reward is not None]
             rewards = np.array([rows[index].reward for index in graded], dtype=np.float64)
             if len(graded) < 2 or rewards.min() == rewards.max():
-                silent += 1
+                no_signal += 1
                 continue
             centred = rewards - rewards.mean()
             if self.leave_one_out:
@@ -48,7 +48,7 @@ class GroupCredit:
             replace(row, advantages=np.full(len(row.completion_ids), advantage, dtype=np.float32))
             for row, advantage in zip(rows, advantages, strict=True)
         )
-        return filled, reward_metrics(rows, len(groups), silent)
+        return filled, reward_metrics(rows, len(groups), no_signal)
 
 
 def group_indices(rows: Sequence[TrainingRow]) -> dict[str, list[int]]:
@@ -59,12 +59,12 @@ def group_indices(rows: Sequence[TrainingRow]) -> dict[str, list[int]]:
     return groups
 
 
-def reward_metrics(rows: Sequence[TrainingRow], num_groups: int, num_silent: int) -> dict[str, float]:
+def reward_metrics(rows: Sequence[TrainingRow], num_groups: int, num_without_signal: int) -> dict[str, float]:
     """What every stage with rewards logs."""
     known = [row.reward for row in rows if row.reward is not None]
     return {
         "reward": float(np.mean(known)) if known else float("nan"),
         "groups": float(num_groups),
-        "groups_without_signal": num_silent / num_groups if num_groups else float("nan"),
+        "groups_without_signal": num_without_signal / num_groups if num_groups else float("nan"),
         "ungraded": 1 - len(known) / len(rows) if rows else float("nan"),
     }

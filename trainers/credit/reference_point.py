@@ -7,20 +7,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from posttrain.trainers.stage import Look, Score
-from posttrain.trainers.training_types import Part, TrainingRow
+from posttrain.trainers.stage import RowScorer, Score
+from posttrain.trainers.training_types import RowRole, TrainingRow
 
 
 class ReferencePoint:
     """z = max(0, mean over the batch's mismatched rows of Σ_t log π − log π_ref), an estimate of KL(π‖π_ref) without a gradient."""
 
-    def assign(self, rows: Sequence[TrainingRow], look: Look) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
+    def assign(self, rows: Sequence[TrainingRow], score_rows: RowScorer) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
         """The labelled rows, each compared with z; the mismatched ones are left out."""
-        mismatched = [row for row in rows if row.part is Part.MISMATCHED]
+        mismatched = [row for row in rows if row.role is RowRole.MISMATCHED]
         point = 0.0
         if mismatched:
-            policy, reference = look(mismatched, Score.POLICY), look(mismatched, Score.REFERENCE)
+            policy, reference = score_rows(mismatched, Score.POLICY), score_rows(mismatched, Score.REFERENCE)
             gains = [float(np.sum(new - old, dtype=np.float64)) for new, old in zip(policy, reference, strict=True)]
             point = max(0.0, float(np.mean(gains)))
-        kept = tuple(replace(row, baseline=point) for row in rows if row.part is not Part.MISMATCHED)
+        kept = tuple(replace(row, baseline=point) for row in rows if row.role is not RowRole.MISMATCHED)
         return kept, {"reference_kl": point}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from posttrain.trainers.credit.group import group_indices, reward_metrics
-from posttrain.trainers.stage import Look
+from posttrain.trainers.stage import RowScorer
 from posttrain.trainers.training_types import TrainingRow
 
 
@@ -23,18 +23,18 @@ class StepCredit:
 
     outcome_weight: float = 0.1
 
-    def assign(self, rows: Sequence[TrainingRow], look: Look) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
+    def assign(self, rows: Sequence[TrainingRow], score_rows: RowScorer) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
         """Rows with advantages that change from step to step."""
         groups = group_indices(rows)
         advantages = [np.zeros(len(row.completion_ids), dtype=np.float32) for row in rows]
-        silent = 0
+        no_signal = 0
         for members in groups.values():
             graded = [index for index in members if rows[index].reward is not None and rows[index].step_ends]
             futures = {index: np.minimum.accumulate(np.array(rows[index].step_scores)[::-1])[::-1] for index in graded}
             rewards = {index: float(rows[index].reward or 0.0) for index in graded}
             levels = {float(value) for future in futures.values() for value in future}
             if len(graded) < 2 or (len(levels) < 2 and len(set(rewards.values())) < 2):
-                silent += 1
+                no_signal += 1
                 continue
             for index in graded:
                 others = [other for other in graded if other != index]
@@ -47,5 +47,5 @@ class StepCredit:
                 advantages[index][start:] = (futures[index][-1] - step_baseline) + self.outcome_weight * outcome
         filled = tuple(replace(row, advantages=values) for row, values in zip(rows, advantages, strict=True))
         scores = [score for row in rows for score in row.step_scores]
-        metrics = reward_metrics(rows, len(groups), silent)
+        metrics = reward_metrics(rows, len(groups), no_signal)
         return filled, metrics | {"step_score": float(np.mean(scores)) if scores else float("nan")}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from posttrain.trainers.stage import Look, Score
+from posttrain.trainers.stage import RowScorer, Score
 from posttrain.trainers.training_types import TrainingRow
 
 
@@ -17,9 +17,9 @@ class TeacherCredit:
     The part of token t itself is left to the divergence term, which has it exactly over the whole vocabulary.
     """
 
-    def assign(self, rows: Sequence[TrainingRow], look: Look) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
+    def assign(self, rows: Sequence[TrainingRow], score_rows: RowScorer) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
         """Rows with advantages; logs the mean log-ratio, minus an estimate of KL(π‖teacher) per token."""
-        teacher, policy = look(rows, Score.TEACHER), look(rows, Score.POLICY)
+        teacher, policy = score_rows(rows, Score.TEACHER), score_rows(rows, Score.POLICY)
         filled, every = [], []
         for row, of_teacher, of_policy in zip(rows, teacher, policy, strict=True):
             gaps = np.asarray(of_teacher, dtype=np.float64) - np.asarray(of_policy, dtype=np.float64)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from posttrain.trainers.credit.group import group_indices, reward_metrics
-from posttrain.trainers.stage import Look, Score
+from posttrain.trainers.stage import RowScorer, Score
 from posttrain.trainers.training_types import TrainingRow
 
 
@@ -23,17 +23,17 @@ class ValueCredit:
     gamma: float = 1.0
     lam: float = 0.95
 
-    def assign(self, rows: Sequence[TrainingRow], look: Look) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
+    def assign(self, rows: Sequence[TrainingRow], score_rows: RowScorer) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
         """Rows with advantages, returns and the values that they were made with."""
         graded = [index for index, row in enumerate(rows) if row.reward is not None]
-        values = look([rows[index] for index in graded], Score.VALUE)
+        values = score_rows([rows[index] for index in graded], Score.VALUE)
         advantages: dict[int, np.ndarray] = {}
         for index, value in zip(graded, values, strict=True):
             reward = rows[index].reward
             assert reward is not None
             advantages[index] = self._advantages(np.asarray(value, dtype=np.float64), reward)
         rewards = [rows[index].reward for index in graded]
-        silent = len(set(rewards)) < 2
+        no_signal = len(set(rewards)) < 2
         every = np.concatenate(list(advantages.values())) if advantages else np.zeros(1)
         mean, spread = every.mean(), every.std() + 1e-8
         filled = []
@@ -42,7 +42,7 @@ class ValueCredit:
             if index not in advantages:
                 filled.append(replace(row, advantages=np.zeros(len(row.completion_ids), dtype=np.float32)))
                 continue
-            whitened = np.zeros_like(advantages[index]) if silent else (advantages[index] - mean) / spread
+            whitened = np.zeros_like(advantages[index]) if no_signal else (advantages[index] - mean) / spread
             filled.append(
                 replace(
                     row,

@@ -169,7 +169,7 @@ def _model_card(
         f"---\nlibrary_name: transformers\ntags: [posttrain, {recipe.name}]\n---\n\n"
         f"# {Path(base).name or base}, after {recipe.name}\n\n"
         f"Trained with posttrain from `{base}`: {num_steps} optimizer steps of {recipe.name} "
-        f"({recipe.facts.provenance}, signal: {recipe.facts.interface}, usual role: {recipe.facts.role or 'none'}).\n\n"
+        f"({recipe.description.provenance}, signal: {recipe.description.interface}, usual role: {recipe.description.role or 'none'}).\n\n"
         f"## Behaviors\n\n{behaviors}\n\nProblems of the eval and final splits took no part. Measure the checkpoint before "
         "relying on it: "
         f"what was not trained may have been forgotten.\n\n{_measured(looks, training_set, config)}## Settings\n\n{changed}\n"

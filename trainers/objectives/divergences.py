@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from posttrain.trainers.stage import Level, Score, TermLoss, TokenScores
+from posttrain.trainers.stage import ForwardScores, Level, Score, TermLoss
 from posttrain.trainers.training_types import TrainingRow
 
 
@@ -18,11 +18,11 @@ class KlToReference:
     level: ClassVar[Level] = Level.TOKEN
     regularizer: ClassVar[bool] = True
 
-    def acts_on(self, row: TrainingRow) -> bool:
+    def applies_to(self, row: TrainingRow) -> bool:
         """Always."""
         return True
 
-    def loss(self, scores: TokenScores) -> TermLoss:
+    def loss(self, scores: ForwardScores) -> TermLoss:
         """[N] nats."""
         assert scores.reference is not None
         log_ratio = scores.reference - scores.policy
@@ -44,11 +44,11 @@ class TeacherDivergence:
     level: ClassVar[Level] = Level.TOKEN
     regularizer: ClassVar[bool] = False
 
-    def acts_on(self, row: TrainingRow) -> bool:
+    def applies_to(self, row: TrainingRow) -> bool:
         """Always."""
         return True
 
-    def loss(self, scores: TokenScores) -> TermLoss:
+    def loss(self, scores: ForwardScores) -> TermLoss:
         """[N] nats."""
         assert scores.divergence is not None
         losses = scores.divergence(self.beta, self.temperature)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from posttrain.trainers.stage import Level, Score, TermLoss, TokenScores
+from posttrain.trainers.stage import ForwardScores, Level, Score, TermLoss
 from posttrain.trainers.training_types import TrainingRow
 
 
@@ -26,11 +26,11 @@ class Nll:
     level: ClassVar[Level] = Level.TOKEN
     regularizer: ClassVar[bool] = False
 
-    def acts_on(self, row: TrainingRow) -> bool:
+    def applies_to(self, row: TrainingRow) -> bool:
         """Always."""
         return True
 
-    def loss(self, scores: TokenScores) -> TermLoss:
+    def loss(self, scores: ForwardScores) -> TermLoss:
         """[N] nats."""
         losses = -scores.policy
         metrics = {"nll": losses.detach()[scores.learned]}

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posttrain.trainers.stage import Level, Score, TermLoss, TokenScores
-from posttrain.trainers.training_types import Part, TrainingRow
+from posttrain.trainers.stage import ForwardScores, Level, Score, TermLoss
+from posttrain.trainers.training_types import RowRole, TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,11 +41,11 @@ class PolicyGradient:
         base = {Score.POLICY, Score.OLD, Score.ENTROPY}
         return frozenset(base if self.importance_cap is None else base | {Score.SAMPLER})
 
-    def acts_on(self, row: TrainingRow) -> bool:
+    def applies_to(self, row: TrainingRow) -> bool:
         """Where some token has an advantage."""
         return row.advantages is not None and bool((row.advantages != 0).any())
 
-    def loss(self, scores: TokenScores) -> TermLoss:
+    def loss(self, scores: ForwardScores) -> TermLoss:
         """[N]; logs the share of tokens whose gradient is clipped away."""
         assert scores.old is not None
         ratio = self._at_level(scores, scores.policy - scores.old).exp()
@@ -66,7 +66,7 @@ class PolicyGradient:
             losses = losses * weights.clamp(max=self.importance_cap)
         return TermLoss(losses=losses, metrics=metrics)
 
-    def _at_level(self, scores: TokenScores, log_ratio: Tensor) -> Tensor:
+    def _at_level(self, scores: ForwardScores, log_ratio: Tensor) -> Tensor:
         """[N] each token's own log-ratio, or that of its row."""
         if self.ratio == "token":
             return log_ratio
@@ -88,11 +88,11 @@ class ShapedImitation:
     level: ClassVar[Level] = Level.TOKEN
     regularizer: ClassVar[bool] = False
 
-    def acts_on(self, row: TrainingRow) -> bool:
+    def applies_to(self, row: TrainingRow) -> bool:
         """On demonstrations with an advantage."""
-        return row.part is Part.DEMONSTRATION and row.advantages is not None and bool((row.advantages != 0).any())
+        return row.role is RowRole.DEMONSTRATION and row.advantages is not None and bool((row.advantages != 0).any())
 
-    def loss(self, scores: TokenScores) -> TermLoss:
+    def loss(self, scores: ForwardScores) -> TermLoss:
         """[N]."""
         probability = scores.policy.exp()
         shaped = probability / (probability + self.gamma)
@@ -112,11 +112,11 @@ class ValueLoss:
     level: ClassVar[Level] = Level.TOKEN
     regularizer: ClassVar[bool] = True
 
-    def acts_on(self, row: TrainingRow) -> bool:
+    def applies_to(self, row: TrainingRow) -> bool:
         """Where there are returns."""
         return row.returns is not None
 
-    def loss(self, scores: TokenScores) -> TermLoss:
+    def loss(self, scores: ForwardScores) -> TermLoss:
         """[N]; logs the value."""
         assert scores.value is not None
         returns = torch.from_numpy(np.concatenate([np.asarray(row.returns) for row in scores.rows])).to(scores.value)

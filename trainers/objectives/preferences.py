@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from posttrain.trainers.stage import Level, Score, TermLoss, TokenScores
-from posttrain.trainers.training_types import Part, TrainingRow
+from posttrain.trainers.stage import ForwardScores, Level, Score, TermLoss
+from posttrain.trainers.training_types import RowRole, TrainingRow
 
 
 class _PairTerm:
@@ -25,9 +25,9 @@ class _PairTerm:
     level: ClassVar[Level] = Level.PAIR
     regularizer: ClassVar[bool] = False
 
-    def acts_on(self, row: TrainingRow) -> bool:
+    def applies_to(self, row: TrainingRow) -> bool:
         """On both sides of a pair."""
-        return row.part in (Part.CHOSEN, Part.REJECTED)
+        return row.role in (RowRole.CHOSEN, RowRole.REJECTED)
 
 
 def _margin_metrics(better: Tensor, worse: Tensor) -> Mapping[str, Tensor]:
@@ -48,7 +48,7 @@ class ReferenceMargin(_PairTerm):
     name: ClassVar[str] = "reference_margin"
     needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY, Score.REFERENCE})
 
-    def loss(self, scores: TokenScores) -> TermLoss:
+    def loss(self, scores: ForwardScores) -> TermLoss:
         """[P]."""
         assert scores.reference is not None
         over_rows = scores.row_sum if self.shape == "logistic" else scores.row_mean
@@ -73,7 +73,7 @@ class LikelihoodMargin(_PairTerm):
     name: ClassVar[str] = "likelihood_margin"
     needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY})
 
-    def loss(self, scores: TokenScores) -> TermLoss:
+    def loss(self, scores: ForwardScores) -> TermLoss:
         """[P]."""
         likelihoods = scores.row_mean(scores.policy) if self.per_token else scores.row_sum(scores.policy)
         chosen, rejected = scores.pairs
@@ -94,7 +94,7 @@ class OddsRatio(_PairTerm):
     name: ClassVar[str] = "odds_ratio"
     needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY})
 
-    def loss(self, scores: TokenScores) -> TermLoss:
+    def loss(self, scores: ForwardScores) -> TermLoss:
         """[P]."""
         likelihoods = scores.row_mean(scores.policy)
         log_odds = likelihoods - _log1mexp(likelihoods)
@@ -126,15 +126,15 @@ class Kto:
     level: ClassVar[Level] = Level.ROW
     regularizer: ClassVar[bool] = False
 
-    def acts_on(self, row: TrainingRow) -> bool:
+    def applies_to(self, row: TrainingRow) -> bool:
         """On labelled answers."""
-        return row.part in (Part.CHOSEN, Part.REJECTED)
+        return row.role in (RowRole.CHOSEN, RowRole.REJECTED)
 
-    def loss(self, scores: TokenScores) -> TermLoss:
+    def loss(self, scores: ForwardScores) -> TermLoss:
         """[R]."""
         assert scores.reference is not None
         gains = scores.row_sum(scores.policy - scores.reference)
-        good = torch.tensor([row.part is Part.CHOSEN for row in scores.rows], device=gains.device)
+        good = torch.tensor([row.role is RowRole.CHOSEN for row in scores.rows], device=gains.device)
         baseline = gains.new_tensor([row.baseline for row in scores.rows])
         sign = torch.where(good, 1.0, -1.0).to(gains)
         weight = torch.where(good, self.good_weight, self.bad_weight).to(gains)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from posttrain.trainers.stage import Level, Score, TermLoss, TokenScores
-from posttrain.trainers.training_types import Part, TrainingRow
+from posttrain.trainers.stage import ForwardScores, Level, Score, TermLoss
+from posttrain.trainers.training_types import RowRole, TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,11 +26,11 @@ class BradleyTerry:
     level: ClassVar[Level] = Level.PAIR
     regularizer: ClassVar[bool] = False
 
-    def acts_on(self, row: TrainingRow) -> bool:
+    def applies_to(self, row: TrainingRow) -> bool:
         """On both sides of a pair."""
-        return row.part in (Part.CHOSEN, Part.REJECTED)
+        return row.role in (RowRole.CHOSEN, RowRole.REJECTED)
 
-    def loss(self, scores: TokenScores) -> TermLoss:
+    def loss(self, scores: ForwardScores) -> TermLoss:
         """[P]."""
         assert scores.value is not None
         rewards = scores.row_last(scores.value)
@@ -50,11 +50,11 @@ class StepCorrectness:
     level: ClassVar[Level] = Level.ROW
     regularizer: ClassVar[bool] = False
 
-    def acts_on(self, row: TrainingRow) -> bool:
+    def applies_to(self, row: TrainingRow) -> bool:
         """On rows with labelled steps."""
         return bool(row.step_ends)
 
-    def loss(self, scores: TokenScores) -> TermLoss:
+    def loss(self, scores: ForwardScores) -> TermLoss:
         """[R] sums over the steps of a row; `step_mean` divides by the number of steps of the batch."""
         assert scores.value is not None
         starts = (scores.lengths.cumsum(0) - scores.lengths).long().tolist()

@@ -38,7 +38,7 @@ from posttrain.trainers.recipes.seq_kd import SEQ_KD
 from posttrain.trainers.recipes.sft import SFT
 from posttrain.trainers.recipes.simpo import SIMPO
 from posttrain.trainers.sources.data_set import materials
-from posttrain.trainers.stage import ConfigT, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import ConfigT, Recipe, Stage, TrainingInputs
 
 _ALL: tuple[Recipe[Any], ...] = (
     SFT,
@@ -88,7 +88,7 @@ def find_recipe(name: str) -> Recipe[Any]:
     return RECIPES[name]
 
 
-def build_stage(recipe: Recipe[ConfigT], inputs: StageInputs, config: ConfigT) -> Stage:
+def build_stage(recipe: Recipe[ConfigT], inputs: TrainingInputs, config: ConfigT) -> Stage:
     """The stage of a recipe, unless a data set or a run is given that it would pass over or take for something else.
 
     Raises:

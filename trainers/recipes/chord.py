@@ -17,8 +17,8 @@ from posttrain.trainers.objectives.reductions import sequence_mean, token_mean
 from posttrain.trainers.recipes.grpo import SAMPLES, ClippedConfig, clipped, rollouts, with_kl
 from posttrain.trainers.recipes.sft import demonstrations
 from posttrain.trainers.sources.interleaved import add_demonstrations
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.training_types import Part
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
+from posttrain.trainers.training_types import RowRole
 
 
 class ChordConfig(ClippedConfig):
@@ -33,7 +33,7 @@ class ChordConfig(ClippedConfig):
     )
 
 
-def build(inputs: StageInputs, config: ChordConfig) -> Stage:
+def build(inputs: TrainingInputs, config: ChordConfig) -> Stage:
     """Put the stage together.
 
     Raises:
@@ -44,9 +44,9 @@ def build(inputs: StageInputs, config: ChordConfig) -> Stage:
     def mu(step: int) -> float:
         return config.mu_start + (config.mu_end - config.mu_start) * min(1.0, step / config.mu_steps)
 
-    own = Component(term=clipped(config), reduction=sequence_mean, weight=lambda step: 1 - mu(step), parts=SAMPLES)
+    own = Component(term=clipped(config), reduction=sequence_mean, weight=lambda step: 1 - mu(step), roles=SAMPLES)
     imitated = Component(
-        term=Nll(token_weight=config.token_weight), reduction=token_mean, weight=mu, parts=frozenset({Part.DEMONSTRATION})
+        term=Nll(token_weight=config.token_weight), reduction=token_mean, weight=mu, roles=frozenset({RowRole.DEMONSTRATION})
     )
     return Stage(
         source=rollouts(inputs, config, "chord", finish=add_demonstrations(known, config.rows_per_batch, config.seed)),

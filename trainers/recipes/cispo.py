@@ -15,7 +15,7 @@ from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.policy_gradient import PolicyGradient
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.grpo import rollouts, with_kl
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
 
 class CispoConfig(RolloutConfig):
@@ -26,7 +26,7 @@ class CispoConfig(RolloutConfig):
     )
 
 
-def build(inputs: StageInputs, config: CispoConfig) -> Stage:
+def build(inputs: TrainingInputs, config: CispoConfig) -> Stage:
     """Put the stage together."""
     term = PolicyGradient(eps_high=config.eps_high, detach_ratio=True, importance_cap=config.importance_cap)
     return Stage(

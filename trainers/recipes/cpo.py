@@ -11,7 +11,7 @@ from pydantic import Field
 
 from posttrain.trainers.objectives.preferences import LikelihoodMargin
 from posttrain.trainers.recipes.dpo import PairConfig, pair_stage
-from posttrain.trainers.stage import Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
 
@@ -22,7 +22,7 @@ class CpoConfig(PairConfig):
     nll_weight: float = Field(default=1.0, ge=0, description="Of the better answers' NLL. CPO: 1.")
 
 
-def build(inputs: StageInputs, config: CpoConfig) -> Stage:
+def build(inputs: TrainingInputs, config: CpoConfig) -> Stage:
     """Put the stage together."""
     return pair_stage(inputs, config, "cpo", LikelihoodMargin(beta=config.beta), config.nll_weight)
 

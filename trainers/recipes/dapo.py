@@ -1,6 +1,6 @@
 """dapo: grpo whose batches are full of signal, and whose unlikely tokens may rise further.
 
-As grpo, but problems are drawn until a batch has enough groups whose rewards differ (dynamic sampling), the upper clip is wider than the lower
+As grpo, but problems are sampled until a batch has enough groups whose rewards differ (dynamic sampling), the upper clip is wider than the lower
 one, so that exploration is not cut, and all tokens of the batch count alike. With equal clips and without resampling it is grpo under
 `token_mean`. Paper: arXiv 2503.14476. Left out: its penalty for answers near the length limit; a truncated sample has reward 0 here.
 The signal vanishes only where no problem of the train set has mixed groups. Provenance on-policy, interface verifier, role reshaping.
@@ -13,7 +13,7 @@ from pydantic import Field
 from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.grpo import ClippedConfig, clipped, rollouts, with_kl
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
 
 class DapoConfig(ClippedConfig):
@@ -25,7 +25,7 @@ class DapoConfig(ClippedConfig):
     )
 
 
-def build(inputs: StageInputs, config: DapoConfig) -> Stage:
+def build(inputs: TrainingInputs, config: DapoConfig) -> Stage:
     """Put the stage together."""
     return Stage(
         source=rollouts(inputs, config, "dapo", max_resamples=config.max_resamples),

@@ -12,7 +12,7 @@ from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.sft import SftConfig, demonstrations, epochs
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
 
@@ -20,7 +20,7 @@ class DftConfig(SftConfig):
     """Knobs of `dft`: those of sft."""
 
 
-def build(inputs: StageInputs, config: DftConfig) -> Stage:
+def build(inputs: TrainingInputs, config: DftConfig) -> Stage:
     """Put the stage together."""
     rows = demonstrations(inputs, "dft", config.max_references)
     term = Nll(token_weight="probability")

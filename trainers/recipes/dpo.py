@@ -19,9 +19,9 @@ from posttrain.trainers.objectives.preferences import ReferenceMargin
 from posttrain.trainers.objectives.reductions import row_mean, token_mean
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.prepared import PreparedRows, fixed, in_epochs
-from posttrain.trainers.sources.verified import draw_pairs, make_pairs, successes
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs, Term
-from posttrain.trainers.training_types import Material, Part
+from posttrain.trainers.sources.verified import make_pairs, sample_pairs, successes
+from posttrain.trainers.stage import Component, Recipe, Stage, Term, TrainingInputs
+from posttrain.trainers.training_types import Material, RowRole
 
 
 class PairConfig(EpochConfig):
@@ -46,15 +46,15 @@ class DpoConfig(PairConfig):
     )
 
 
-def pairs(inputs: StageInputs, config: PairConfig, stage: str) -> PreparedRows:
+def pairs(inputs: TrainingInputs, config: PairConfig, stage: str) -> PreparedRows:
     """Pairs from `--data`, from a run's train rollouts, or drawn."""
     references = encode_references(inputs.engine, inputs.training_set.train) if config.use_references else []
-    if inputs.data and inputs.data[0].part is Part.SAMPLE:
+    if inputs.data and inputs.data[0].role is RowRole.SAMPLE:
         make = fixed(make_pairs([*inputs.data, *references], successes(inputs.training_set), config.max_per_problem))
     elif inputs.data:
         make = fixed(inputs.data)
     else:
-        make = draw_pairs(
+        make = sample_pairs(
             inputs.engine,
             inputs.graders,
             inputs.training_set,
@@ -66,15 +66,15 @@ def pairs(inputs: StageInputs, config: PairConfig, stage: str) -> PreparedRows:
     return in_epochs(make, config, rows_per_item=2)
 
 
-def pair_stage(inputs: StageInputs, config: PairConfig, stage: str, term: Term, nll_weight: float) -> Stage:
+def pair_stage(inputs: TrainingInputs, config: PairConfig, stage: str, term: Term, nll_weight: float) -> Stage:
     """A term on pairs, with the NLL of their better sides where it has a weight."""
     components = [Component(term=term, reduction=row_mean)]
     if nll_weight > 0:
-        components.append(Component(term=Nll(), reduction=token_mean, weight=nll_weight, parts=frozenset({Part.CHOSEN})))
+        components.append(Component(term=Nll(), reduction=token_mean, weight=nll_weight, roles=frozenset({RowRole.CHOSEN})))
     return Stage(source=pairs(inputs, config, stage), credit=NoCredit(), components=tuple(components))
 
 
-def build(inputs: StageInputs, config: DpoConfig) -> Stage:
+def build(inputs: TrainingInputs, config: DpoConfig) -> Stage:
     """Put the stage together."""
     return pair_stage(inputs, config, "dpo", ReferenceMargin(beta=config.beta), config.nll_weight)
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.reductions import constant_length
 from posttrain.trainers.recipes.grpo import ClippedConfig, clipped, rollouts, with_kl
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
 
 class DrGrpoConfig(ClippedConfig):
     """Knobs of `dr_grpo`: those of a clipped policy gradient."""
 
 
-def build(inputs: StageInputs, config: DrGrpoConfig) -> Stage:
+def build(inputs: TrainingInputs, config: DrGrpoConfig) -> Stage:
     """Put the stage together."""
     longest = max(behavior.sampling.max_tokens for behavior in inputs.training_set.behaviors.values())
     reduction = constant_length(longest)

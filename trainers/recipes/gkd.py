@@ -22,7 +22,7 @@ from posttrain.trainers.recipes.sft import epochs
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.mixture import Mixture
 from posttrain.trainers.sources.policy import Finish, PolicySource
-from posttrain.trainers.stage import Component, Recipe, Source, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Source, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
 
@@ -46,7 +46,7 @@ class GkdConfig(StudentConfig):
     beta: float = Field(default=0.5, ge=0, le=1, description="0: KL(teacher‖π), 1: KL(π‖teacher). GKD: 0.1..0.9 by task.")
 
 
-def student_samples(inputs: StageInputs, config: StudentConfig, stage: str, finish: Finish | None = None) -> PolicySource:
+def student_samples(inputs: TrainingInputs, config: StudentConfig, stage: str, finish: Finish | None = None) -> PolicySource:
     """Fresh ungraded samples of the live student."""
     return PolicySource(
         live(inputs, stage),
@@ -61,7 +61,7 @@ def student_samples(inputs: StageInputs, config: StudentConfig, stage: str, fini
     )
 
 
-def student_or_given(inputs: StageInputs, config: StudentConfig, stage: str) -> Source:
+def student_or_given(inputs: TrainingInputs, config: StudentConfig, stage: str) -> Source:
     """The student's samples, mixed with reference paths or the teacher's samples. With prompts alone all batches are the student's.
 
     Raises:
@@ -79,7 +79,7 @@ def student_or_given(inputs: StageInputs, config: StudentConfig, stage: str) -> 
     return Mixture(own, given, share=config.on_policy, seed=config.seed)
 
 
-def taught(inputs: StageInputs, config: StudentConfig, stage: str) -> Stage:
+def taught(inputs: TrainingInputs, config: StudentConfig, stage: str) -> Stage:
     """The divergence to the teacher on the student's own samples, or partly on given paths.
 
     Raises:
@@ -93,7 +93,7 @@ def taught(inputs: StageInputs, config: StudentConfig, stage: str) -> Stage:
     )
 
 
-def build(inputs: StageInputs, config: GkdConfig) -> Stage:
+def build(inputs: TrainingInputs, config: GkdConfig) -> Stage:
     """Put the stage together."""
     return taught(inputs, config, "gkd")
 

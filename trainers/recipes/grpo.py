@@ -21,12 +21,12 @@ from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.divergences import KlToReference
 from posttrain.trainers.objectives.policy_gradient import PolicyGradient
 from posttrain.trainers.objectives.reductions import sequence_mean, token_mean
-from posttrain.trainers.sources.policy import Asking, Finish, PolicySource
-from posttrain.trainers.stage import Component, Recipe, Reduction, Remembers, Stage, StageInputs
-from posttrain.trainers.training_types import GradeFn, LiveEngine, Part
+from posttrain.trainers.sources.policy import Finish, PolicySource, PromptBuilder
+from posttrain.trainers.stage import Component, Recipe, Reduction, Stage, Stateful, TrainingInputs
+from posttrain.trainers.training_types import GradeFn, LiveEngine, RowRole
 
 REDUCTIONS: dict[str, Reduction] = {"sequence_mean": sequence_mean, "token_mean": token_mean}
-SAMPLES = frozenset({Part.SAMPLE})
+SAMPLES = frozenset({RowRole.SAMPLE})
 
 
 class ClippedConfig(RolloutConfig):
@@ -49,7 +49,7 @@ class GrpoConfig(ClippedConfig):
     )
 
 
-def live(inputs: StageInputs, stage: str) -> LiveEngine:
+def live(inputs: TrainingInputs, stage: str) -> LiveEngine:
     """The engine, where it samples the model in training.
 
     Raises:
@@ -63,15 +63,15 @@ def live(inputs: StageInputs, stage: str) -> LiveEngine:
 
 
 def rollouts(
-    inputs: StageInputs,
+    inputs: TrainingInputs,
     config: RolloutConfig,
     stage: str,
     *,
     graded: bool = True,
     max_resamples: int = 0,
-    asking: Asking | None = None,
+    build_prompts: PromptBuilder | None = None,
     finish: Finish | None = None,
-    memory: Remembers | None = None,
+    memory: Stateful | None = None,
 ) -> PolicySource:
     """Fresh samples of the live policy for every batch."""
     graders: dict[str, GradeFn] | None = dict(inputs.graders) if graded else None
@@ -85,7 +85,7 @@ def rollouts(
         num_updates=config.updates_per_batch,
         seed=config.seed,
         max_resamples=max_resamples,
-        asking=asking,
+        build_prompts=build_prompts,
         finish=finish,
         memory=memory,
     )
@@ -95,7 +95,7 @@ def with_kl(config: RolloutConfig, reduction: Reduction, *components: Component)
     """The components, and a divergence to the start where it has a weight."""
     if config.kl_weight == 0:
         return components
-    return (*components, Component(term=KlToReference(), reduction=reduction, weight=config.kl_weight, parts=SAMPLES))
+    return (*components, Component(term=KlToReference(), reduction=reduction, weight=config.kl_weight, roles=SAMPLES))
 
 
 def clipped(config: ClippedConfig, ratio: str = "token") -> PolicyGradient:
@@ -103,7 +103,7 @@ def clipped(config: ClippedConfig, ratio: str = "token") -> PolicyGradient:
     return PolicyGradient(eps_low=config.eps_low, eps_high=config.eps_high, ratio=ratio, importance_cap=config.importance_cap)
 
 
-def build(inputs: StageInputs, config: GrpoConfig) -> Stage:
+def build(inputs: TrainingInputs, config: GrpoConfig) -> Stage:
     """Put the stage together.
 
     Raises:

@@ -12,7 +12,7 @@ from pydantic import Field
 from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.reductions import sequence_mean
 from posttrain.trainers.recipes.grpo import ClippedConfig, clipped, rollouts, with_kl
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
 
 class GspoConfig(ClippedConfig):
@@ -22,7 +22,7 @@ class GspoConfig(ClippedConfig):
     eps_high: float = Field(default=4e-4, gt=0, description="Upper clip of the sample's ratio. GSPO: 4e-4.")
 
 
-def build(inputs: StageInputs, config: GspoConfig) -> Stage:
+def build(inputs: TrainingInputs, config: GspoConfig) -> Stage:
     """Put the stage together."""
     term = clipped(config, "sequence_mean")
     return Stage(

@@ -17,7 +17,7 @@ from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.reductions import sequence_mean
 from posttrain.trainers.recipes.grpo import GrpoConfig, clipped, live, rollouts, with_kl
 from posttrain.trainers.sources.guided import Guide
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
 
 class GuidedGrpoConfig(GrpoConfig):
@@ -32,7 +32,7 @@ class GuidedGrpoConfig(GrpoConfig):
     )
 
 
-def build(inputs: StageInputs, config: GuidedGrpoConfig) -> Stage:
+def build(inputs: TrainingInputs, config: GuidedGrpoConfig) -> Stage:
     """Put the stage together.
 
     Raises:
@@ -47,7 +47,7 @@ def build(inputs: StageInputs, config: GuidedGrpoConfig) -> Stage:
         anneal_after=config.anneal_after,
     )
     return Stage(
-        source=rollouts(inputs, config, "guided_grpo", asking=guide.asks, finish=guide.learn, memory=guide),
+        source=rollouts(inputs, config, "guided_grpo", build_prompts=guide.build_prompts, finish=guide.learn, memory=guide),
         credit=GroupCredit(normalize_std=config.normalize_std),
         components=with_kl(config, sequence_mean, Component(term=clipped(config), reduction=sequence_mean)),
     )

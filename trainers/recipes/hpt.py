@@ -16,8 +16,8 @@ from posttrain.trainers.objectives.reductions import sequence_mean
 from posttrain.trainers.recipes.grpo import SAMPLES, ClippedConfig, clipped, rollouts, with_kl
 from posttrain.trainers.recipes.sft import demonstrations
 from posttrain.trainers.sources.interleaved import by_problem, replace_unsolved
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.training_types import Part
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
+from posttrain.trainers.training_types import RowRole
 
 
 class HptConfig(ClippedConfig):
@@ -27,19 +27,19 @@ class HptConfig(ClippedConfig):
     sft_weight: float = Field(default=1.0, gt=0, description="Weight of imitation beside reinforcement. HPT: 1.")
 
 
-def build(inputs: StageInputs, config: HptConfig) -> Stage:
+def build(inputs: TrainingInputs, config: HptConfig) -> Stage:
     """Put the stage together.
 
     Raises:
         UserError: There are no reference paths.
     """
     known = by_problem(demonstrations(inputs, "hpt", None))
-    own = Component(term=clipped(config), reduction=sequence_mean, parts=SAMPLES, whole_batch=True)
+    own = Component(term=clipped(config), reduction=sequence_mean, roles=SAMPLES, whole_batch=True)
     imitated = Component(
         term=Nll(),
         reduction=sequence_mean,
         weight=config.sft_weight * config.group_size,
-        parts=frozenset({Part.DEMONSTRATION}),
+        roles=frozenset({RowRole.DEMONSTRATION}),
         whole_batch=True,
     )
     return Stage(

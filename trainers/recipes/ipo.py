@@ -11,7 +11,7 @@ from pydantic import Field
 
 from posttrain.trainers.objectives.preferences import ReferenceMargin
 from posttrain.trainers.recipes.dpo import PairConfig, pair_stage
-from posttrain.trainers.stage import Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
 
@@ -22,7 +22,7 @@ class IpoConfig(PairConfig):
     nll_weight: float = Field(default=0.0, ge=0, description="Of the better answers' NLL; IPO has none.")
 
 
-def build(inputs: StageInputs, config: IpoConfig) -> Stage:
+def build(inputs: TrainingInputs, config: IpoConfig) -> Stage:
     """Put the stage together."""
     term = ReferenceMargin(beta=config.beta, shape="squared")
     return pair_stage(inputs, config, "ipo", term, config.nll_weight)

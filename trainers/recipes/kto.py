@@ -18,8 +18,8 @@ from posttrain.trainers.objectives.reductions import row_mean
 from posttrain.trainers.recipes.dpo import PairConfig, pairs
 from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.sources.verified import mismatched
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.training_types import Material, Part, TrainingRow
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
+from posttrain.trainers.training_types import Material, RowRole, TrainingRow
 
 
 class KtoConfig(PairConfig):
@@ -33,9 +33,9 @@ class KtoConfig(PairConfig):
     bad_weight: float = Field(default=1.0, gt=0, description="Of bad answers.")
 
 
-def build(inputs: StageInputs, config: KtoConfig) -> Stage:
+def build(inputs: TrainingInputs, config: KtoConfig) -> Stage:
     """Put the stage together."""
-    labelled: Sequence[TrainingRow] = [row for row in inputs.data if row.part in (Part.CHOSEN, Part.REJECTED)]
+    labelled: Sequence[TrainingRow] = [row for row in inputs.data if row.role in (RowRole.CHOSEN, RowRole.REJECTED)]
 
     def make() -> Made:
         if labelled:

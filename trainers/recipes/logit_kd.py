@@ -15,7 +15,7 @@ from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.divergences import TeacherDivergence
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.sft import SftConfig, demonstrations, epochs
-from posttrain.trainers.stage import Component, OtherModel, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Component, OtherModel, Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
 
@@ -26,7 +26,7 @@ class LogitKdConfig(SftConfig):
     temperature: float = Field(default=1.0, gt=0, description="Of both distributions; above 1 the unlikely tokens count more.")
 
 
-def teacher_of(inputs: StageInputs, stage: str, *, same_tokens: bool = True) -> OtherModel:
+def teacher_of(inputs: TrainingInputs, stage: str, *, same_tokens: bool = True) -> OtherModel:
     """The teacher of a stage, or the earlier checkpoint where no teacher is given.
 
     Args:
@@ -56,7 +56,7 @@ def teacher_of(inputs: StageInputs, stage: str, *, same_tokens: bool = True) -> 
     return teacher
 
 
-def build(inputs: StageInputs, config: LogitKdConfig) -> Stage:
+def build(inputs: TrainingInputs, config: LogitKdConfig) -> Stage:
     """Put the stage together."""
     teacher_of(inputs, "logit_kd")
     rows = demonstrations(inputs, "logit_kd", config.max_references)

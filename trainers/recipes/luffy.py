@@ -18,8 +18,8 @@ from posttrain.trainers.objectives.reductions import sequence_mean
 from posttrain.trainers.recipes.grpo import SAMPLES, ClippedConfig, clipped, rollouts, with_kl
 from posttrain.trainers.recipes.sft import demonstrations
 from posttrain.trainers.sources.interleaved import by_problem, join_group
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.training_types import Part
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
+from posttrain.trainers.training_types import RowRole
 
 
 class LuffyConfig(ClippedConfig):
@@ -28,7 +28,7 @@ class LuffyConfig(ClippedConfig):
     gamma: float = Field(default=0.1, gt=0, description="γ of f(π) = π/(π + γ): small weighs unlikely tokens more. LUFFY: 0.1.")
 
 
-def build(inputs: StageInputs, config: LuffyConfig) -> Stage:
+def build(inputs: TrainingInputs, config: LuffyConfig) -> Stage:
     """Put the stage together.
 
     Raises:
@@ -36,9 +36,12 @@ def build(inputs: StageInputs, config: LuffyConfig) -> Stage:
     """
     known = by_problem(demonstrations(inputs, "luffy", None))
     shaped = Component(
-        term=ShapedImitation(gamma=config.gamma), reduction=sequence_mean, parts=frozenset({Part.DEMONSTRATION}), whole_batch=True
+        term=ShapedImitation(gamma=config.gamma),
+        reduction=sequence_mean,
+        roles=frozenset({RowRole.DEMONSTRATION}),
+        whole_batch=True,
     )
-    own = Component(term=clipped(config), reduction=sequence_mean, parts=SAMPLES, whole_batch=True)
+    own = Component(term=clipped(config), reduction=sequence_mean, roles=SAMPLES, whole_batch=True)
     return Stage(
         source=rollouts(inputs, config, "luffy", finish=join_group(known)),
         credit=GroupCredit(),

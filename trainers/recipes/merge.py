@@ -18,7 +18,7 @@ from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.recipes.logit_kd import teacher_of
 from posttrain.trainers.sources.prepared import PreparedRows, fixed
-from posttrain.trainers.stage import Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 
 
 class MergeConfig(TrainingConfig):
@@ -28,7 +28,7 @@ class MergeConfig(TrainingConfig):
     lora_rank: None = Field(default=None, description="Whole weights are averaged; an adapter has no place here.")
 
 
-def build(inputs: StageInputs, config: MergeConfig) -> Stage:
+def build(inputs: TrainingInputs, config: MergeConfig) -> Stage:
     """Put the stage together.
 
     Raises:

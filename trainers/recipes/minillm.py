@@ -19,7 +19,7 @@ from posttrain.trainers.objectives.policy_gradient import PolicyGradient
 from posttrain.trainers.objectives.reductions import sequence_mean
 from posttrain.trainers.recipes.gkd import StudentConfig, student_samples
 from posttrain.trainers.recipes.logit_kd import teacher_of
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
 
@@ -31,7 +31,7 @@ class MinillmConfig(StudentConfig):
     importance_cap: float | None = Field(default=2.0, gt=0, description="As for grpo; on the policy gradient alone.")
 
 
-def build(inputs: StageInputs, config: MinillmConfig) -> Stage:
+def build(inputs: TrainingInputs, config: MinillmConfig) -> Stage:
     """Put the stage together."""
     teacher_of(inputs, "minillm")
     return Stage(

@@ -16,7 +16,7 @@ from posttrain.trainers.objectives.preferences import ReferenceMargin
 from posttrain.trainers.objectives.reductions import row_mean
 from posttrain.trainers.recipes.grpo import rollouts
 from posttrain.trainers.sources.interleaved import best_against_worst
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
 
 class OnlineDpoConfig(RolloutConfig):
@@ -27,7 +27,7 @@ class OnlineDpoConfig(RolloutConfig):
     beta: float = Field(default=0.1, gt=0, description="How far the policy may go for a margin. Paper: 0.1.")
 
 
-def build(inputs: StageInputs, config: OnlineDpoConfig) -> Stage:
+def build(inputs: TrainingInputs, config: OnlineDpoConfig) -> Stage:
     """Put the stage together."""
     return Stage(
         source=rollouts(inputs, config, "online_dpo", finish=best_against_worst),

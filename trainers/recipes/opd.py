@@ -9,7 +9,7 @@ Provenance on-policy, interface teacher targets, role reshaping, or consolidatio
 from __future__ import annotations
 
 from posttrain.trainers.recipes.gkd import StudentConfig, taught
-from posttrain.trainers.stage import Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
 
@@ -17,7 +17,7 @@ class OpdConfig(StudentConfig):
     """Knobs of `opd`: gkd's, all batches the student's own and the reverse KL by default."""
 
 
-def build(inputs: StageInputs, config: OpdConfig) -> Stage:
+def build(inputs: TrainingInputs, config: OpdConfig) -> Stage:
     """Put the stage together."""
     return taught(inputs, config, "opd")
 

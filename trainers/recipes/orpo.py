@@ -15,8 +15,8 @@ from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.preferences import OddsRatio
 from posttrain.trainers.objectives.reductions import row_mean, token_mean
 from posttrain.trainers.recipes.dpo import PairConfig, pairs
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.training_types import Material, Part
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
+from posttrain.trainers.training_types import Material, RowRole
 
 
 class OrpoConfig(PairConfig):
@@ -26,13 +26,13 @@ class OrpoConfig(PairConfig):
     odds_weight: float = Field(default=0.1, gt=0, description="λ, weight of the odds ratio beside the NLL. ORPO: 0.1.")
 
 
-def build(inputs: StageInputs, config: OrpoConfig) -> Stage:
+def build(inputs: TrainingInputs, config: OrpoConfig) -> Stage:
     """Put the stage together."""
     return Stage(
         source=pairs(inputs, config, "orpo"),
         credit=NoCredit(),
         components=(
-            Component(term=Nll(), reduction=token_mean, parts=frozenset({Part.CHOSEN})),
+            Component(term=Nll(), reduction=token_mean, roles=frozenset({RowRole.CHOSEN})),
             Component(term=OddsRatio(), reduction=row_mean, weight=config.odds_weight),
         ),
     )

@@ -18,7 +18,7 @@ from posttrain.trainers.models.heads import scalar_head
 from posttrain.trainers.objectives.policy_gradient import ValueLoss
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.grpo import ClippedConfig, clipped, rollouts, with_kl
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
 
 class PpoConfig(ClippedConfig):
@@ -31,7 +31,7 @@ class PpoConfig(ClippedConfig):
     value_clip: float = Field(default=0.2, gt=0, description="How far values may move in one batch. InstructGPT: 0.2.")
 
 
-def build(inputs: StageInputs, config: PpoConfig) -> Stage:
+def build(inputs: TrainingInputs, config: PpoConfig) -> Stage:
     """Put the stage together.
 
     Raises:

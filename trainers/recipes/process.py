@@ -19,7 +19,7 @@ from posttrain.trainers.distributed.processes import current
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.grpo import ClippedConfig, clipped, rollouts, with_kl
 from posttrain.trainers.sources.steps import by_reward_model, by_rollouts, score_steps
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
 
 class ProcessConfig(ClippedConfig):
@@ -31,7 +31,7 @@ class ProcessConfig(ClippedConfig):
     outcome_weight: float = Field(default=0.1, ge=0, description="Share of the verifier's own reward. PURE: about 10 %.")
 
 
-def build(inputs: StageInputs, config: ProcessConfig) -> Stage:
+def build(inputs: TrainingInputs, config: ProcessConfig) -> Stage:
     """Put the stage together.
 
     Raises:

@@ -20,10 +20,10 @@ from posttrain.trainers.models.heads import scalar_head
 from posttrain.trainers.objectives.reductions import step_mean
 from posttrain.trainers.objectives.reward_modelling import StepCorrectness
 from posttrain.trainers.recipes.reward_model import readable_to_the_end
-from posttrain.trainers.sources.policy import bare, draw, num_tokens
+from posttrain.trainers.sources.policy import num_tokens, problem_prompts, sample_rollouts
 from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.sources.steps import by_rollouts, score_steps
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
 
@@ -36,7 +36,7 @@ class ProcessRewardModelConfig(EpochConfig):
     step_separator: str = Field(default="\n", min_length=1, description="Text that ends a step, where samples are drawn.")
 
 
-def build(inputs: StageInputs, config: ProcessRewardModelConfig) -> Stage:
+def build(inputs: TrainingInputs, config: ProcessRewardModelConfig) -> Stage:
     """Put the stage together.
 
     Raises:
@@ -49,10 +49,10 @@ def build(inputs: StageInputs, config: ProcessRewardModelConfig) -> Stage:
     def make() -> Made:
         if inputs.data:
             return [readable_to_the_end(row) for row in inputs.data], {}
-        drawn = draw(
+        sampled = sample_rollouts(
             inputs.engine,
             inputs.graders,
-            bare(inputs.engine, inputs.training_set.train),
+            problem_prompts(inputs.engine, inputs.training_set.train),
             num_samples=config.num_samples,
             temperature=1.0,
             seed=f"prm|{config.seed}",
@@ -60,9 +60,9 @@ def build(inputs: StageInputs, config: ProcessRewardModelConfig) -> Stage:
         score = by_rollouts(
             inputs.engine, inputs.graders, inputs.training_set, tokenizer, num_rollouts=config.num_rollouts, seed=config.seed
         )
-        scored = score_steps(tokenizer, config.step_separator, score)(inputs.training_set.train, drawn, 0)
+        scored = score_steps(tokenizer, config.step_separator, score)(inputs.training_set.train, sampled, 0)
         rows = [replace(row, step_scores=tuple(float(value > 0) for value in row.step_scores)) for row in scored]
-        return [readable_to_the_end(row) for row in rows], {"generated_tokens": num_tokens(drawn)}
+        return [readable_to_the_end(row) for row in rows], {"generated_tokens": num_tokens(sampled)}
 
     source = in_epochs(make, config)
     return Stage(

@@ -17,7 +17,7 @@ from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.logit_kd import teacher_of
 from posttrain.trainers.recipes.seq_kd import TracesConfig, teacher_traces
 from posttrain.trainers.sources.prepared import Made, in_epochs
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
 
@@ -28,7 +28,7 @@ class ReplayConfig(TracesConfig):
     num_samples: int = Field(default=8, ge=1, description="Samples the earlier checkpoint draws per problem.")
 
 
-def build(inputs: StageInputs, config: ReplayConfig) -> Stage:
+def build(inputs: TrainingInputs, config: ReplayConfig) -> Stage:
     """Put the stage together."""
     teacher_of(inputs, "replay", same_tokens=False)
     earlier = teacher_traces(inputs, config, "replay", same_tokens=False)

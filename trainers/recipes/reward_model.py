@@ -20,7 +20,7 @@ from posttrain.trainers.objectives.reductions import row_mean
 from posttrain.trainers.objectives.reward_modelling import BradleyTerry
 from posttrain.trainers.recipes.dpo import PairConfig, pairs
 from posttrain.trainers.sources.prepared import Made, in_epochs
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material, TrainingRow
 
 
@@ -36,7 +36,7 @@ def readable_to_the_end(row: TrainingRow) -> TrainingRow:
     return replace(row, completion_ids=(*row.completion_ids, row.completion_ids[-1]), sampler_logprobs=None)
 
 
-def build(inputs: StageInputs, config: RewardModelConfig) -> Stage:
+def build(inputs: TrainingInputs, config: RewardModelConfig) -> Stage:
     """Put the stage together.
 
     Raises:
@@ -44,11 +44,11 @@ def build(inputs: StageInputs, config: RewardModelConfig) -> Stage:
     """
     if inputs.model is None:
         raise SettingsError("reward_model puts a head on a model, and none was given")
-    drawn = pairs(inputs, config, "reward_model")
+    sampled = pairs(inputs, config, "reward_model")
 
     def make() -> Made:
-        _, metrics = drawn.prepare()
-        return [readable_to_the_end(row) for row in drawn.rows], metrics
+        _, metrics = sampled.prepare()
+        return [readable_to_the_end(row) for row in sampled.rows], metrics
 
     source = in_epochs(make, config, rows_per_item=2)
     return Stage(

@@ -4,7 +4,7 @@ Sampled: n completions of every train problem, once, from the model as it is at 
 with `--from`. Credit: none, but only rows that the verifier calls right are kept, distinct by text, a few per problem. Loss: −log π(y_t),
 averaged over tokens. Papers: RFT (arXiv 2308.01825), STaR (2203.14465), RAFT (2304.06767).
 The signal vanishes for problems that are never solved in n draws, and for those that are always solved it only sharpens.
-Provenance on-policy (of the start, then ageing; with `rounds` > 1 drawn anew from the trained model), interface verifier, role reshaping
+Provenance on-policy (of the start, then ageing; with `rounds` > 1 sampled anew from the trained model), interface verifier, role reshaping
 inside the support.
 """
 
@@ -16,10 +16,10 @@ from posttrain.trainers.config import EpochConfig
 from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import token_mean
+from posttrain.trainers.sources.iterative import IterativeSource
 from posttrain.trainers.sources.prepared import PreparedRows, fixed
-from posttrain.trainers.sources.rounds import Rounds
-from posttrain.trainers.sources.verified import draw_verified, select_verified, successes
-from posttrain.trainers.stage import Component, Recipe, Source, Stage, StageInputs
+from posttrain.trainers.sources.verified import sample_verified, select_verified, successes
+from posttrain.trainers.stage import Component, Recipe, Source, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
 
@@ -43,7 +43,7 @@ class RftConfig(EpochConfig):
     )
 
 
-def build(inputs: StageInputs, config: RftConfig) -> Stage:
+def build(inputs: TrainingInputs, config: RftConfig) -> Stage:
     """Put the stage together."""
 
     def round_of(number: int) -> PreparedRows:
@@ -51,7 +51,7 @@ def build(inputs: StageInputs, config: RftConfig) -> Stage:
             rows = select_verified(inputs.data, successes(inputs.training_set), config.max_per_problem)
             make = fixed(rows)
         else:
-            make = draw_verified(
+            make = sample_verified(
                 inputs.engine,
                 inputs.graders,
                 inputs.training_set,
@@ -68,7 +68,7 @@ def build(inputs: StageInputs, config: RftConfig) -> Stage:
             seed=config.seed + number,
         )
 
-    source: Source = round_of(0) if config.rounds == 1 or inputs.data else Rounds(inputs.engine, round_of, config.rounds)
+    source: Source = round_of(0) if config.rounds == 1 or inputs.data else IterativeSource(inputs.engine, round_of, config.rounds)
     return Stage(source=source, credit=NoCredit(), components=(Component(term=Nll(), reduction=token_mean),))
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.reductions import sequence_mean, sequence_sum
 from posttrain.trainers.recipes.grpo import ClippedConfig, clipped, rollouts, with_kl
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
 
 class RlooConfig(ClippedConfig):
     """Knobs of `rloo`: those of a clipped policy gradient."""
 
 
-def build(inputs: StageInputs, config: RlooConfig) -> Stage:
+def build(inputs: TrainingInputs, config: RlooConfig) -> Stage:
     """Put the stage together."""
     term = clipped(config, "sequence")
     return Stage(

@@ -23,11 +23,11 @@ from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.gkd import StudentConfig, student_samples
 from posttrain.trainers.sources.mixture import Mixture
-from posttrain.trainers.sources.policy import Ask
+from posttrain.trainers.sources.policy import RolloutRequest
 from posttrain.trainers.sources.prepared import Made, in_epochs
-from posttrain.trainers.sources.verified import draw_verified
-from posttrain.trainers.stage import Component, Recipe, Source, Stage, StageInputs
-from posttrain.trainers.training_types import Part, TrainingProblem, TrainingRow
+from posttrain.trainers.sources.verified import sample_verified
+from posttrain.trainers.stage import Component, Recipe, Source, Stage, TrainingInputs
+from posttrain.trainers.training_types import RowRole, TrainingProblem, TrainingRow
 
 
 class SelfDistillConfig(StudentConfig):
@@ -44,7 +44,7 @@ class SelfDistillConfig(StudentConfig):
     beta: float = Field(default=0.0, ge=0, le=1, description="0: KL(scaffolded‖bare), 1: KL(bare‖scaffolded).")
 
 
-def scaffolded(inputs: StageInputs, config: SelfDistillConfig) -> dict[str, tuple[int, ...]]:
+def scaffolded(inputs: TrainingInputs, config: SelfDistillConfig) -> dict[str, tuple[int, ...]]:
     """`behavior/problem` → the prompt with the scaffold, of the problems that have one.
 
     Raises:
@@ -63,7 +63,7 @@ def scaffolded(inputs: StageInputs, config: SelfDistillConfig) -> dict[str, tupl
     return found
 
 
-def _prompt(inputs: StageInputs, item: TrainingProblem, config: SelfDistillConfig) -> tuple[int, ...] | None:
+def _prompt(inputs: TrainingInputs, item: TrainingProblem, config: SelfDistillConfig) -> tuple[int, ...] | None:
     problem, written = item.problem, item.behavior.prompt
     if config.scaffold == "few_shot":
         examples = [one for one in worked_examples(item.behavior, str(config.seed)) if one.id != problem.id]
@@ -77,14 +77,14 @@ def _prompt(inputs: StageInputs, item: TrainingProblem, config: SelfDistillConfi
     return inputs.engine.encode_prompt(with_hint(problem), written).token_ids
 
 
-def _choose(inputs: StageInputs) -> str:
+def _choose(inputs: TrainingInputs) -> str:
     items = inputs.training_set.train
     if sum(item.problem.hint is not None for item in items) * 2 >= len(items):
         return "hint"
     return "few_shot" if any(item.problem.references for item in items) else "best_of_n"
 
 
-def build(inputs: StageInputs, config: SelfDistillConfig) -> Stage:
+def build(inputs: TrainingInputs, config: SelfDistillConfig) -> Stage:
     """Put the stage together.
 
     Raises:
@@ -98,15 +98,15 @@ def build(inputs: StageInputs, config: SelfDistillConfig) -> Stage:
         for item in inputs.training_set.train
     }
 
-    def asks() -> list[Ask]:
+    def build_requests() -> list[RolloutRequest]:
         items = inputs.training_set.train
         return [
-            Ask(item=item, prompt_ids=prompts.get(item.name, bare_ids[item.name]))
+            RolloutRequest(item=item, prompt_ids=prompts.get(item.name, bare_ids[item.name]))
             for item in items
             if not prompts or item.name in prompts
         ]
 
-    draw = draw_verified(
+    sample = sample_verified(
         inputs.engine,
         inputs.graders,
         inputs.training_set,
@@ -114,7 +114,7 @@ def build(inputs: StageInputs, config: SelfDistillConfig) -> Stage:
         temperature=config.temperature,
         max_per_problem=1 if config.scaffold == "best_of_n" else config.max_per_problem,
         seed=f"self|{config.seed}",
-        asks=asks,
+        build_requests=build_requests,
     )
 
     def without(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
@@ -128,13 +128,13 @@ def build(inputs: StageInputs, config: SelfDistillConfig) -> Stage:
                     prompt_ids=bare_ids[name],
                     teacher_prompt_ids=prompts.get(name),
                     sampler_logprobs=None,
-                    part=Part.DEMONSTRATION,
+                    role=RowRole.DEMONSTRATION,
                 )
             )
         return out
 
     def make() -> Made:
-        rows, metrics = draw()
+        rows, metrics = sample()
         return without(rows), metrics
 
     given = in_epochs(make, config)

@@ -19,9 +19,9 @@ from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.logit_kd import teacher_of
 from posttrain.trainers.sources.prepared import Made, PreparedRows, in_epochs
-from posttrain.trainers.sources.verified import draw_verified
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
-from posttrain.trainers.training_types import Part, TrainingRow
+from posttrain.trainers.sources.verified import sample_verified
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
+from posttrain.trainers.training_types import RowRole, TrainingRow
 
 
 class TracesConfig(EpochConfig):
@@ -38,14 +38,14 @@ class SeqKdConfig(TracesConfig):
     learning_rate: float = Field(default=1e-5, gt=0, description="Peak. As sft.")
 
 
-def teacher_traces(inputs: StageInputs, config: TracesConfig, stage: str, *, same_tokens: bool) -> PreparedRows:
+def teacher_traces(inputs: TrainingInputs, config: TracesConfig, stage: str, *, same_tokens: bool) -> PreparedRows:
     """The teacher's verified samples as rows of the student.
 
     Raises:
         SettingsError: There is no teacher, or it cannot be used.
     """
     teacher = teacher_of(inputs, stage, same_tokens=same_tokens)
-    draw = draw_verified(
+    sample = sample_verified(
         teacher.engine,
         inputs.graders,
         inputs.training_set,
@@ -62,16 +62,16 @@ def teacher_traces(inputs: StageInputs, config: TracesConfig, stage: str, *, sam
         ids = row.completion_ids
         if prompt.token_ids != row.prompt_ids:
             ids = inputs.engine.encode_path(prompt, Reference(steps=(row.text,))).token_ids
-        return replace(row, prompt_ids=prompt.token_ids, completion_ids=ids, sampler_logprobs=None, part=Part.DEMONSTRATION)
+        return replace(row, prompt_ids=prompt.token_ids, completion_ids=ids, sampler_logprobs=None, role=RowRole.DEMONSTRATION)
 
     def make() -> Made:
-        rows, metrics = draw()
+        rows, metrics = sample()
         return [as_student(row) for row in rows], metrics
 
     return in_epochs(make, config)
 
 
-def build(inputs: StageInputs, config: SeqKdConfig) -> Stage:
+def build(inputs: TrainingInputs, config: SeqKdConfig) -> Stage:
     """Put the stage together."""
     source = teacher_traces(inputs, config, "seq_kd", same_tokens=False)
     return Stage(source=source, credit=NoCredit(), components=(Component(term=Nll(), reduction=token_mean),))

@@ -21,7 +21,7 @@ from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.prepared import PreparedRows, fixed, in_epochs
-from posttrain.trainers.stage import Component, Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material, TrainingRow
 
 
@@ -32,7 +32,7 @@ class SftConfig(EpochConfig):
     max_references: int | None = Field(default=None, ge=1, description="Reference paths used per problem; None uses all.")
 
 
-def demonstrations(inputs: StageInputs, stage: str, max_references: int | None) -> list[TrainingRow]:
+def demonstrations(inputs: TrainingInputs, stage: str, max_references: int | None) -> list[TrainingRow]:
     """The rows of `--data`, else the reference paths of the train problems.
 
     Raises:
@@ -54,7 +54,7 @@ def epochs(rows: Sequence[TrainingRow], config: EpochConfig) -> PreparedRows:
     return in_epochs(fixed(rows), config)
 
 
-def build(inputs: StageInputs, config: SftConfig) -> Stage:
+def build(inputs: TrainingInputs, config: SftConfig) -> Stage:
     """Put the stage together.
 
     Raises:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from posttrain.trainers.objectives.preferences import LikelihoodMargin
 from posttrain.trainers.recipes.dpo import PairConfig, pair_stage
-from posttrain.trainers.stage import Recipe, Stage, StageInputs
+from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
 
@@ -24,7 +24,7 @@ class SimpoConfig(PairConfig):
     nll_weight: float = Field(default=0.0, ge=0, description="Of the better answers' NLL; SimPO has none, CPO-SimPO 1.")
 
 
-def build(inputs: StageInputs, config: SimpoConfig) -> Stage:
+def build(inputs: TrainingInputs, config: SimpoConfig) -> Stage:
     """Put the stage together."""
     term = LikelihoodMargin(beta=config.beta, gamma=config.beta * config.gamma_ratio, per_token=True)
     return pair_stage(inputs, config, "simpo", term, config.nll_weight)

@@ -13,7 +13,7 @@ from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Behavior, Message, Problem, PromptFormat, Reference, Split
 from posttrain.trainers.sources.chats import WrittenChat, write_answer, write_chat
-from posttrain.trainers.training_types import Material, MeasuredProblemError, Part, TrainingProblem, TrainingRow
+from posttrain.trainers.training_types import Material, MeasuredProblemError, RowRole, TrainingProblem, TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,15 +77,15 @@ def _encode(row: DataRow, engine: Engine, prompt_format: PromptFormat, name: str
             raise BehaviorError(
                 "got a chat in which the assistant speaks several times, and no chat template writes it; give a model that has one"
             )
-        return [_row(row, name, written, Part.DEMONSTRATION) for written in write_chat(codec, row.chat)]
+        return [_row(row, name, written, RowRole.DEMONSTRATION) for written in write_chat(codec, row.chat)]
     answers = {
-        Part.CHOSEN: row.completion if row.label is True else row.chosen,
-        Part.REJECTED: row.completion if row.label is False else row.rejected,
-        Part.DEMONSTRATION: row.completion if row.label is None else None,
+        RowRole.CHOSEN: row.completion if row.label is True else row.chosen,
+        RowRole.REJECTED: row.completion if row.label is False else row.rejected,
+        RowRole.DEMONSTRATION: row.completion if row.label is None else None,
     }
     return [
-        _row(row, name, _write(row, text, engine, codec, prompt_format), part)
-        for part, text in answers.items()
+        _row(row, name, _write(row, text, engine, codec, prompt_format), role)
+        for role, text in answers.items()
         if text is not None
     ]
 
@@ -115,7 +115,7 @@ def _text_row(row: DataRow, engine: Engine, name: str) -> TrainingRow:
     written = WrittenChat(
         prompt_ids=text.token_ids[:1], completion_ids=(*text.token_ids[1:], end), token_weights=None, text=row.completion
     )
-    return _row(row, name, written, Part.DEMONSTRATION)
+    return _row(row, name, written, RowRole.DEMONSTRATION)
 
 
 def _step_row(row: DataRow, engine: Engine, prompt_format: PromptFormat, name: str) -> TrainingRow:
@@ -129,11 +129,11 @@ def _step_row(row: DataRow, engine: Engine, prompt_format: PromptFormat, name: s
     ]
     written = WrittenChat(prompt_ids=prompt.token_ids, completion_ids=path.token_ids, token_weights=None, text="".join(row.steps))
     return replace(
-        _row(row, name, written, Part.SAMPLE), step_ends=tuple(places), step_scores=tuple(float(label) for label in row.labels)
+        _row(row, name, written, RowRole.SAMPLE), step_ends=tuple(places), step_scores=tuple(float(label) for label in row.labels)
     )
 
 
-def _row(row: DataRow, name: str, written: WrittenChat, part: Part) -> TrainingRow:
+def _row(row: DataRow, name: str, written: WrittenChat, role: RowRole) -> TrainingRow:
     return TrainingRow(
         behavior=f"data:{name}",
         problem_id=f"row{row.index}",
@@ -142,7 +142,7 @@ def _row(row: DataRow, name: str, written: WrittenChat, part: Part) -> TrainingR
         prompt_ids=written.prompt_ids,
         completion_ids=written.completion_ids,
         token_weights=written.token_weights,
-        part=part,
+        role=role,
         text=written.text,
     )
 
@@ -150,15 +150,15 @@ def _row(row: DataRow, name: str, written: WrittenChat, part: Part) -> TrainingR
 def materials(rows: Sequence[TrainingRow], prompts: Sequence[TrainingProblem]) -> frozenset[Material]:
     """What rows and prompts offer."""
     found = {Material.PROMPTS} if prompts else set()
-    sides: dict[str, set[Part]] = {}
+    sides: dict[str, set[RowRole]] = {}
     for row in rows:
-        if row.part is Part.DEMONSTRATION:
+        if row.role is RowRole.DEMONSTRATION:
             found.add(Material.DEMONSTRATIONS)
-        elif row.part is Part.SAMPLE:
+        elif row.role is RowRole.SAMPLE:
             found.add(Material.STEPS if row.step_ends else Material.SAMPLES)
         else:
-            sides.setdefault(row.group_id, set()).add(row.part)
-    return frozenset(found | {Material.PAIRS if len(parts) == 2 else Material.LABELS for parts in sides.values()})
+            sides.setdefault(row.group_id, set()).add(row.role)
+    return frozenset(found | {Material.PAIRS if len(roles) == 2 else Material.LABELS for roles in sides.values()})
 
 
 # ------------------------------------------------------------------------------------------------------- what is measured

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from posttrain.diagnose.engines.base import Engine
-from posttrain.trainers.training_types import Part, TrainingProblem, TrainingRow
+from posttrain.trainers.training_types import RowRole, TrainingProblem, TrainingRow
 
 
 def encode_references(engine: Engine, items: Sequence[TrainingProblem], max_references: int | None = None) -> list[TrainingRow]:
@@ -28,7 +28,7 @@ def encode_references(engine: Engine, items: Sequence[TrainingProblem], max_refe
                     group_id=item.name,
                     prompt_ids=prompt.token_ids,
                     completion_ids=engine.encode_path(prompt, reference).token_ids,
-                    part=Part.DEMONSTRATION,
+                    role=RowRole.DEMONSTRATION,
                     text=reference.text,
                 )
             )

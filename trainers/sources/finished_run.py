@@ -14,7 +14,7 @@ from posttrain.trainers.training_types import TrainingRow, TrainingSet
 
 
 def read_run(path: str | Path, engine: Engine, training_set: TrainingSet) -> list[TrainingRow]:
-    """The sampled rollouts of a run on the train problems of these behaviors, as `Part.SAMPLE` rows.
+    """The sampled rollouts of a run on the train problems of these behaviors, as `RowRole.SAMPLE` rows.
 
     Args:
         path: Folder of a `posttrain diagnose --split train` (or `posttrain.diagnose.run(..., split=Split.TRAIN)`).

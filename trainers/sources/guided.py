@@ -8,7 +8,7 @@ from typing import Any
 
 from posttrain.diagnose.probes.prefix_ladder import prefix_texts
 from posttrain.diagnose.probes.scaffold import states
-from posttrain.trainers.sources.policy import Ask, bare
+from posttrain.trainers.sources.policy import RolloutRequest, problem_prompts
 from posttrain.trainers.training_types import LiveEngine, TrainingProblem, TrainingRow
 
 
@@ -41,7 +41,7 @@ class Guide:
     The first batch starts without help. While no sample of a problem's group succeeds, its next visit gives a further `1 / num_rungs` of
     the allowed prefix; once at least half of them do, its next visit gives one rung less. A problem that is visited for the first time
     starts where those of the batch before have come to, on average: a run often ends before every problem has been visited as often as
-    there are rungs. Beside the guided prompt the bare one is drawn as well, so that what is learned behind the prefix is tried without it.
+    there are rungs. Beside the guided prompt the bare one is sampled as well, so that what is learned behind the prefix is tried without it.
     After `anneal_after` of the steps the most that is given falls in a line to nothing at the last step.
     """
 
@@ -54,9 +54,9 @@ class Guide:
     """Where a problem starts."""
     _prefixes: dict[str, Prefix | None] = field(default_factory=dict)
 
-    def asks(self, items: Sequence[TrainingProblem], step: int) -> list[Ask]:
+    def build_prompts(self, items: Sequence[TrainingProblem], step: int) -> list[RolloutRequest]:
         """The bare prompts, and behind them the guided ones of the problems that need it."""
-        asked = bare(self.engine, items)
+        asked = problem_prompts(self.engine, items)
         most = self._most(step)
         for plain in list(asked):
             name = plain.item.name
@@ -66,7 +66,7 @@ class Guide:
             tokens = self._tokens(name, prefix, most)
             if prefix is not None and tokens > 0:
                 asked.append(
-                    Ask(
+                    RolloutRequest(
                         item=plain.item,
                         prompt_ids=plain.prompt_ids + prefix.ids[:tokens],
                         given=prefix.texts[tokens],
@@ -98,11 +98,11 @@ class Guide:
         return rows
 
     def state(self) -> dict[str, Any]:
-        """See `Remembers`."""
+        """See `Stateful`."""
         return {"rungs": dict(self._rung)}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """See `Remembers`."""
+        """See `Stateful`."""
         self._rung = dict(state["rungs"])
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import replace
 from posttrain.trainers.credit.group import group_indices
 from posttrain.trainers.sources.order import EpochOrder
 from posttrain.trainers.sources.policy import Finish
-from posttrain.trainers.training_types import Part, TrainingProblem, TrainingRow
+from posttrain.trainers.training_types import RowRole, TrainingProblem, TrainingRow
 
 
 def by_problem(demonstrations: Sequence[TrainingRow]) -> dict[str, list[TrainingRow]]:
@@ -69,7 +69,7 @@ def best_against_worst(items: Sequence[TrainingProblem], rows: Sequence[Training
             continue
         best, worst = max(graded, key=_reward), min(graded, key=_reward)
         if _reward(best) > _reward(worst):
-            pairs += [replace(best, part=Part.CHOSEN), replace(worst, part=Part.REJECTED)]
+            pairs += [replace(best, role=RowRole.CHOSEN), replace(worst, role=RowRole.REJECTED)]
     return pairs
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.trainers.stage import Remembers, Source
+from posttrain.trainers.stage import Source, Stateful
 from posttrain.trainers.training_types import Batch
 
 
@@ -42,15 +42,15 @@ class Mixture:
         return self.own.batch(step)
 
     def state(self) -> dict[str, Any]:
-        """See `Remembers`."""
+        """See `Stateful`."""
         return {name: part.state() for name, part in self._parts.items()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """See `Remembers`."""
+        """See `Stateful`."""
         for name, part in self._parts.items():
             part.load(state[name])
 
     @property
-    def _parts(self) -> dict[str, Remembers]:
+    def _parts(self) -> dict[str, Stateful]:
         both: tuple[tuple[str, object], ...] = (("own", self.own), ("given", self.given))
-        return {name: part for name, part in both if isinstance(part, Remembers)}
+        return {name: part for name, part in both if isinstance(part, Stateful)}

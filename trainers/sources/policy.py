@@ -11,12 +11,12 @@ from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Grade, Sampling, StopReason
 from posttrain.trainers.distributed.processes import current
 from posttrain.trainers.sources.order import EpochOrder
-from posttrain.trainers.stage import Remembers
+from posttrain.trainers.stage import Stateful
 from posttrain.trainers.training_types import Batch, GradeFn, LiveEngine, TrainingProblem, TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ask:
+class RolloutRequest:
     """A prompt to draw from: a problem's own, or one that gives something away."""
 
     item: TrainingProblem
@@ -27,15 +27,22 @@ class Ask:
     """Of the group; empty takes the problem's."""
 
 
-def bare(engine: Engine, items: Sequence[TrainingProblem]) -> list[Ask]:
+def problem_prompts(engine: Engine, items: Sequence[TrainingProblem]) -> list[RolloutRequest]:
     """The problems as they are measured."""
     return [
-        Ask(item=item, prompt_ids=engine.encode_prompt(item.problem.prompt, item.behavior.prompt).token_ids) for item in items
+        RolloutRequest(item=item, prompt_ids=engine.encode_prompt(item.problem.prompt, item.behavior.prompt).token_ids)
+        for item in items
     ]
 
 
-def draw(
-    engine: Engine, graders: Mapping[str, GradeFn] | None, asks: Sequence[Ask], *, num_samples: int, temperature: float, seed: str
+def sample_rollouts(
+    engine: Engine,
+    graders: Mapping[str, GradeFn] | None,
+    requests: Sequence[RolloutRequest],
+    *,
+    num_samples: int,
+    temperature: float,
+    seed: str,
 ) -> list[TrainingRow]:
     """Draw samples of every prompt and grade them; of several processes each draws and grades its share, and gets all rows.
 
@@ -45,7 +52,7 @@ def draw(
     Args:
         engine: Samples; its weights are not refreshed here.
         graders: By the behavior's name; None grades nothing.
-        asks: What to draw from, each at most once.
+        requests: What to draw from, each at most once.
         num_samples: G, per prompt.
         temperature: 1 draws from the policy itself.
         seed: Names the draw: the same seed gives the same samples from the same weights.
@@ -57,42 +64,49 @@ def draw(
     Raises:
         SettingsError: A behavior without a grader.
     """
-    for ask in asks:
-        if graders is not None and ask.item.behavior.name not in graders:
-            raise SettingsError(f"no verifier was given for behavior {ask.item.behavior.name!r}; on-policy stages need one")
-    names = list(dict.fromkeys(ask.item.behavior.name for ask in asks))
-    ordered = sorted(asks, key=lambda ask: names.index(ask.item.behavior.name))
+    for request in requests:
+        if graders is not None and request.item.behavior.name not in graders:
+            raise SettingsError(f"no verifier was given for behavior {request.item.behavior.name!r}; on-policy stages need one")
+    names = list(dict.fromkeys(request.item.behavior.name for request in requests))
+    ordered = sorted(requests, key=lambda request: names.index(request.item.behavior.name))
     processes = current()
     own = ordered[processes.rank :: processes.size]
-    shares = processes.gather(_draw_own(engine, graders, own, num_samples=num_samples, temperature=temperature, seed=seed))
+    shares = processes.gather(_sample_own(engine, graders, own, num_samples=num_samples, temperature=temperature, seed=seed))
     groups = [shares[number % processes.size][number // processes.size] for number in range(len(ordered))]
     return [row for group in groups for row in group]
 
 
-def _draw_own(
-    engine: Engine, graders: Mapping[str, GradeFn] | None, asks: Sequence[Ask], *, num_samples: int, temperature: float, seed: str
+def _sample_own(
+    engine: Engine,
+    graders: Mapping[str, GradeFn] | None,
+    requests: Sequence[RolloutRequest],
+    *,
+    num_samples: int,
+    temperature: float,
+    seed: str,
 ) -> list[list[TrainingRow]]:
     """The rows of each prompt of this process; the prompts of a behavior follow each other."""
     groups: list[list[TrainingRow]] = []
-    for name in dict.fromkeys(ask.item.behavior.name for ask in asks):
-        members = [ask for ask in asks if ask.item.behavior.name == name]
+    for name in dict.fromkeys(request.item.behavior.name for request in requests):
+        members = [request for request in requests if request.item.behavior.name == name]
         behavior = members[0].item.behavior
         sampling = Sampling(temperature=temperature, max_tokens=behavior.sampling.max_tokens, stop=behavior.sampling.stop)
-        requests = [
-            SampleRequest(key=ask.name or ask.item.name, prompt_ids=ask.prompt_ids, num_samples=num_samples) for ask in members
+        sample_requests = [
+            SampleRequest(key=request.name or request.item.name, prompt_ids=request.prompt_ids, num_samples=num_samples)
+            for request in members
         ]
-        for ask, drawn in zip(members, engine.sample(requests, sampling, seed=seed), strict=True):
-            kept = [completion for completion in drawn if completion.token_ids and completion.stop is not StopReason.ERROR]
-            texts = [ask.given + completion.text for completion in kept]
-            grades = graders[name](ask.item.problem, texts) if kept and graders is not None else [None] * len(kept)
+        for request, sampled in zip(members, engine.sample(sample_requests, sampling, seed=seed), strict=True):
+            kept = [completion for completion in sampled if completion.token_ids and completion.stop is not StopReason.ERROR]
+            texts = [request.given + completion.text for completion in kept]
+            grades = graders[name](request.item.problem, texts) if kept and graders is not None else [None] * len(kept)
             groups.append(
                 [
                     TrainingRow(
                         behavior=name,
-                        problem_id=ask.item.problem.id,
-                        split=ask.item.problem.split,
-                        group_id=ask.name or ask.item.name,
-                        prompt_ids=ask.prompt_ids,
+                        problem_id=request.item.problem.id,
+                        split=request.item.problem.split,
+                        group_id=request.name or request.item.name,
+                        prompt_ids=request.prompt_ids,
                         completion_ids=completion.token_ids,
                         sampler_logprobs=completion.sampler_logprobs,
                         reward=None if grade is None else reward(completion, grade),
@@ -114,8 +128,10 @@ def sample_graded(
     temperature: float,
     seed: str,
 ) -> list[TrainingRow]:
-    """`draw` from problems as they are."""
-    return draw(engine, graders, bare(engine, items), num_samples=num_samples, temperature=temperature, seed=seed)
+    """`sample_rollouts` from problems as they are."""
+    return sample_rollouts(
+        engine, graders, problem_prompts(engine, items), num_samples=num_samples, temperature=temperature, seed=seed
+    )
 
 
 def reward(completion: Completion, grade: Grade) -> float | None:
@@ -135,7 +151,7 @@ def has_signal(rows: Sequence[TrainingRow]) -> bool:
     return len({row.reward for row in rows if row.reward is not None}) > 1
 
 
-Asking = Callable[[Sequence[TrainingProblem], int], Sequence[Ask]]
+PromptBuilder = Callable[[Sequence[TrainingProblem], int], Sequence[RolloutRequest]]
 """(problems of a batch, step) → the prompts to draw from."""
 Finish = Callable[[Sequence[TrainingProblem], Sequence[TrainingRow], int], Sequence[TrainingRow]]
 """(problems of a batch, their graded samples, step) → the rows to train on."""
@@ -155,9 +171,9 @@ class PolicySource:
         seed: Of order and draws.
         max_resamples: How many further times P problems are drawn to fill a batch with groups whose rewards differ; the others are then left
             out (DAPO's dynamic sampling, arXiv 2503.14476). 0 keeps every group.
-        asking: Which prompts are drawn from; None takes the problems as they are.
+        build_prompts: Which prompts are drawn from; None takes the problems as they are.
         finish: What becomes of the samples; None trains on them as they are.
-        memory: What `asking` and `finish` know from earlier steps, where they know anything.
+        memory: What `build_prompts` and `finish` know from earlier steps, where they know anything.
     """
 
     def __init__(
@@ -172,13 +188,13 @@ class PolicySource:
         num_updates: int,
         seed: int,
         max_resamples: int = 0,
-        asking: Asking | None = None,
+        build_prompts: PromptBuilder | None = None,
         finish: Finish | None = None,
-        memory: Remembers | None = None,
+        memory: Stateful | None = None,
     ) -> None:
         self.engine, self.graders, self.items = engine, graders, tuple(items)
         self.group_size, self.num_steps, self.num_updates, self.seed = group_size, num_steps, num_updates, seed
-        self.max_resamples, self._asking, self._finish, self._memory = max_resamples, asking, finish, memory
+        self.max_resamples, self._build_prompts, self._finish, self._memory = max_resamples, build_prompts, finish, memory
         self._order = EpochOrder(len(self.items), min(problems_per_batch, len(self.items)), seed)
 
     def prepare(self) -> tuple[int, Mapping[str, float]]:
@@ -190,14 +206,14 @@ class PolicySource:
         self.engine.refresh()
         wanted = self._order.batch_size
         kept: list[TrainingRow] = []
-        drawn: list[TrainingRow] = []
+        sampled: list[TrainingRow] = []
         items: list[TrainingProblem] = []
         for attempt in range(1 + self.max_resamples):
             # Further problems come from the end of the order, so that the first draw is the same with and without them.
             members = self._members(step if attempt == 0 else self.num_steps + step * self.max_resamples + attempt - 1)
-            found = self._draw(members, step, f"train|{self.seed}|{step}" + (f"|{attempt}" if attempt else ""))
+            found = self._sample(members, step, f"train|{self.seed}|{step}" + (f"|{attempt}" if attempt else ""))
             items += members
-            drawn += found
+            sampled += found
             if not self.max_resamples:
                 kept = found
                 break
@@ -208,32 +224,32 @@ class PolicySource:
             chosen = list(dict.fromkeys(row.group_id for row in kept))[:wanted]
             kept = [row for row in kept if row.group_id in chosen]
         metrics = {
-            "generated_tokens": num_tokens(drawn),
-            "sampled_rows": float(len(drawn)),
-            "sampled_length": num_tokens(drawn) / max(1, len(drawn)),
-            "truncated": sum(row.truncated for row in drawn) / max(1, len(drawn)),
+            "generated_tokens": num_tokens(sampled),
+            "sampled_rows": float(len(sampled)),
+            "sampled_length": num_tokens(sampled) / max(1, len(sampled)),
+            "truncated": sum(row.truncated for row in sampled) / max(1, len(sampled)),
         }
         if self.max_resamples:
-            metrics["groups_drawn"] = float(len(_groups(drawn)))
+            metrics["groups_drawn"] = float(len(_groups(sampled)))
         rows = self._finish(items, kept, step) if self._finish else kept
         return Batch(rows=tuple(rows), metrics=metrics, num_updates=self.num_updates)
 
     def state(self) -> dict[str, Any]:
-        """See `Remembers`."""
+        """See `Stateful`."""
         return self._memory.state() if self._memory is not None else {}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """See `Remembers`."""
+        """See `Stateful`."""
         if self._memory is not None:
             self._memory.load(state)
 
     def _members(self, step: int) -> list[TrainingProblem]:
         return [self.items[index] for index in dict.fromkeys(self._order.batch(step))]
 
-    def _draw(self, items: Sequence[TrainingProblem], step: int, seed: str) -> list[TrainingRow]:
-        asks = self._asking(items, step) if self._asking else bare(self.engine, items)
-        drawn = draw(self.engine, self.graders, asks, num_samples=self.group_size, temperature=1.0, seed=seed)
-        return [replace(row, group_id=f"{row.group_id}@{seed.removeprefix(f'train|{self.seed}|')}") for row in drawn]
+    def _sample(self, items: Sequence[TrainingProblem], step: int, seed: str) -> list[TrainingRow]:
+        requests = self._build_prompts(items, step) if self._build_prompts else problem_prompts(self.engine, items)
+        sampled = sample_rollouts(self.engine, self.graders, requests, num_samples=self.group_size, temperature=1.0, seed=seed)
+        return [replace(row, group_id=f"{row.group_id}@{seed.removeprefix(f'train|{self.seed}|')}") for row in sampled]
 
 
 def _groups(rows: Sequence[TrainingRow]) -> list[list[TrainingRow]]:

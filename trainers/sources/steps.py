@@ -13,7 +13,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBas
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.models.loading import resolve_model
 from posttrain.diagnose.errors import ModelError
-from posttrain.trainers.sources.policy import Ask, Finish, draw
+from posttrain.trainers.sources.policy import Finish, RolloutRequest, sample_rollouts
 from posttrain.trainers.sources.verified import successes
 from posttrain.trainers.training_types import GradeFn, TrainingProblem, TrainingRow, TrainingSet
 
@@ -110,23 +110,25 @@ def by_rollouts(
     success = successes(training_set)
 
     def score(rows: Sequence[TrainingRow], step: int) -> list[list[float]]:
-        asks = []
+        requests = []
         for number, row in enumerate(rows):
             for place in row.step_ends[:-1]:
                 given = row.completion_ids[: place + 1]
-                asks.append(
-                    Ask(
+                requests.append(
+                    RolloutRequest(
                         item=items[row.behavior, row.problem_id],
                         prompt_ids=row.prompt_ids + given,
                         given=tokenizer.decode(list(given), skip_special_tokens=True),
                         name=f"{number}/{place}",
                     )
                 )
-        drawn = (
-            draw(engine, graders, asks, num_samples=num_rollouts, temperature=1.0, seed=f"steps|{seed}|{step}") if asks else []
+        sampled = (
+            sample_rollouts(engine, graders, requests, num_samples=num_rollouts, temperature=1.0, seed=f"steps|{seed}|{step}")
+            if requests
+            else []
         )
         right: dict[str, list[bool]] = {}
-        for one in drawn:
+        for one in sampled:
             if one.reward is not None:
                 right.setdefault(one.group_id, []).append(one.reward >= success[one.behavior])
         scores = []

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from posttrain.diagnose.engines.base import Engine
-from posttrain.trainers.sources.policy import Ask, bare, draw, num_tokens
+from posttrain.trainers.sources.policy import RolloutRequest, num_tokens, problem_prompts, sample_rollouts
 from posttrain.trainers.sources.prepared import Made
-from posttrain.trainers.training_types import GradeFn, Part, TrainingProblem, TrainingRow, TrainingSet
+from posttrain.trainers.training_types import GradeFn, RowRole, TrainingProblem, TrainingRow, TrainingSet
 
 
 def successes(training_set: TrainingSet) -> dict[str, float]:
@@ -34,7 +34,7 @@ def select_verified(rows: Sequence[TrainingRow], success: Mapping[str, float], m
     return [row for texts in kept.values() for row in texts.values()]
 
 
-def draw_verified(
+def sample_verified(
     engine: Engine,
     graders: Mapping[str, GradeFn],
     training_set: TrainingSet,
@@ -43,7 +43,7 @@ def draw_verified(
     temperature: float,
     max_per_problem: int,
     seed: str,
-    asks: Callable[[], Sequence[Ask]] | None = None,
+    build_requests: Callable[[], Sequence[RolloutRequest]] | None = None,
 ) -> Callable[[], Made]:
     """What draws from every train problem once and keeps what is right.
 
@@ -55,14 +55,16 @@ def draw_verified(
         temperature: Of the draw.
         max_per_problem: Rows kept per problem.
         seed: Of the draw.
-        asks: The prompts; None takes the problems as they are.
+        build_requests: Gives the prompts; None takes the problems as they are.
     """
 
     def make() -> Made:
-        asked = asks() if asks is not None else bare(engine, training_set.train)
-        drawn = draw(engine, graders, asked, num_samples=num_samples, temperature=temperature, seed=seed)
-        rows = select_verified(drawn, successes(training_set), max_per_problem)
-        return rows, _drawn_metrics(drawn) | {"problems_without_success": _share_without(rows, [ask.item for ask in asked])}
+        asked = build_requests() if build_requests is not None else problem_prompts(engine, training_set.train)
+        sampled = sample_rollouts(engine, graders, asked, num_samples=num_samples, temperature=temperature, seed=seed)
+        rows = select_verified(sampled, successes(training_set), max_per_problem)
+        return rows, _sampling_metrics(sampled) | {
+            "problems_without_success": _share_without(rows, [request.item for request in asked])
+        }
 
     return make
 
@@ -71,11 +73,11 @@ def _share_without(rows: Sequence[TrainingRow], items: Sequence[TrainingProblem]
     return 1 - len({(row.behavior, row.problem_id) for row in rows}) / len(items) if items else float("nan")
 
 
-def _drawn_metrics(drawn: Sequence[TrainingRow]) -> dict[str, float]:
-    rewards = [row.reward for row in drawn if row.reward is not None]
+def _sampling_metrics(sampled: Sequence[TrainingRow]) -> dict[str, float]:
+    rewards = [row.reward for row in sampled if row.reward is not None]
     return {
-        "sampled_rows": float(len(drawn)),
-        "generated_tokens": num_tokens(drawn),
+        "sampled_rows": float(len(sampled)),
+        "generated_tokens": num_tokens(sampled),
         "reward": sum(rewards) / len(rewards) if rewards else float("nan"),
     }
 
@@ -89,9 +91,9 @@ def make_pairs(rows: Sequence[TrainingRow], success: Mapping[str, float], max_pe
         max_per_problem: Pairs of one problem; its k-th right answer is set against its k-th wrong one.
     """
     sides: dict[tuple[str, str], tuple[dict[str, TrainingRow], dict[str, TrainingRow]]] = {}
-    for row in sorted(rows, key=lambda row: row.part is Part.DEMONSTRATION):
+    for row in sorted(rows, key=lambda row: row.role is RowRole.DEMONSTRATION):
         right, wrong = sides.setdefault((row.behavior, row.problem_id), ({}, {}))
-        if row.part is Part.DEMONSTRATION:
+        if row.role is RowRole.DEMONSTRATION:
             right.setdefault(row.text.strip(), row)
         elif row.reward is not None:
             (right if row.reward >= success[row.behavior] else wrong).setdefault(row.text.strip(), row)
@@ -101,11 +103,11 @@ def make_pairs(rows: Sequence[TrainingRow], success: Mapping[str, float], max_pe
             if number == max_per_problem:
                 break
             group = f"{behavior}/{problem}#{number}"
-            pairs += [replace(good, part=Part.CHOSEN, group_id=group), replace(bad, part=Part.REJECTED, group_id=group)]
+            pairs += [replace(good, role=RowRole.CHOSEN, group_id=group), replace(bad, role=RowRole.REJECTED, group_id=group)]
     return pairs
 
 
-def draw_pairs(
+def sample_pairs(
     engine: Engine,
     graders: Mapping[str, GradeFn],
     training_set: TrainingSet,
@@ -128,10 +130,12 @@ def draw_pairs(
     """
 
     def make() -> Made:
-        asked = bare(engine, training_set.train)
-        drawn = draw(engine, graders, asked, num_samples=num_samples, temperature=1.0, seed=seed)
-        pairs = make_pairs([*drawn, *demonstrations], successes(training_set), max_per_problem)
-        return pairs, _drawn_metrics(drawn) | {"problems_without_pair": _share_without(pairs, [ask.item for ask in asked])}
+        asked = problem_prompts(engine, training_set.train)
+        sampled = sample_rollouts(engine, graders, asked, num_samples=num_samples, temperature=1.0, seed=seed)
+        pairs = make_pairs([*sampled, *demonstrations], successes(training_set), max_per_problem)
+        return pairs, _sampling_metrics(sampled) | {
+            "problems_without_pair": _share_without(pairs, [request.item for request in asked])
+        }
 
     return make
 
@@ -141,6 +145,6 @@ def mismatched(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
     if len(rows) < 2:
         return []
     return [
-        replace(row, completion_ids=other.completion_ids, sampler_logprobs=None, part=Part.MISMATCHED)
+        replace(row, completion_ids=other.completion_ids, sampler_logprobs=None, role=RowRole.MISMATCHED)
         for row, other in zip(rows, [*rows[1:], rows[0]], strict=True)
     ]

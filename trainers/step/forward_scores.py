@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from posttrain.diagnose.types import Floats
 from posttrain.trainers.distributed.processes import current
-from posttrain.trainers.stage import Divergences, Score, Stage, TokenScores
+from posttrain.trainers.stage import Divergences, ForwardScores, Score, Stage
 from posttrain.trainers.step.chunked_divergence import divergence
 from posttrain.trainers.step.gradient_checkpointing import recomputing
 from posttrain.trainers.step.logprobs import Shortcuts, States, find_shortcuts, logprobs_of, run_model
@@ -103,7 +103,7 @@ class Scorer:
         own = [module for module in (self.model, reference, self.scalar_head) if module is not None]
         return list(dict.fromkeys(own))  # with an adapter the reference is the model
 
-    def score(self, rows: Sequence[TrainingRow], batch: MicroBatch, old: dict[int, Tensor]) -> TokenScores:
+    def score(self, rows: Sequence[TrainingRow], batch: MicroBatch, old: dict[int, Tensor]) -> ForwardScores:
         """Score the N tokens of a micro-batch.
 
         Args:
@@ -139,10 +139,10 @@ class Scorer:
         own = tuple(rows[index] for index in batch.rows)
         sampled = [row.sampler_logprobs for row in own]
         if Score.SAMPLER in self.needs and any(
-            values is None and row.part == "sample" for values, row in zip(sampled, own, strict=True)
+            values is None and row.role == "sample" for values, row in zip(sampled, own, strict=True)
         ):
             raise ValueError("a term needs the sampler's log-probabilities, and a row has none")
-        return TokenScores(
+        return ForwardScores(
             rows=own,
             policy=policy,
             advantages=_concatenate([row.advantages for row in own], batch.lengths, 0.0, policy),

@@ -15,12 +15,12 @@ from transformers import PreTrainedModel
 
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.distributed.processes import current
-from posttrain.trainers.stage import Component, Level, TokenScores, Weights
+from posttrain.trainers.stage import Component, ForwardScores, Level, Weights
 from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.optimizer import clip_gradient
 from posttrain.trainers.step.packing import MicroBatch, Pack, collate, heaviest_share, pack_rows, plan_share
 from posttrain.trainers.training.training_log import Means
-from posttrain.trainers.training_types import Part, TrainingRow
+from posttrain.trainers.training_types import RowRole, TrainingRow
 
 
 class StepStatus(StrEnum):
@@ -80,8 +80,10 @@ class Stepper:
     def share_with_signal(self, rows: Sequence[TrainingRow], number: int = 0) -> float:
         """Share of the groups of a batch on which something other than a regularizer acts."""
         groups = {row.group_id for row in rows}
-        loud = {row.group_id for one in self.components if not one.term.regularizer for row in rows if _acts(one, row, number)}
-        return len(loud) / len(groups) if groups else 0.0
+        with_signal = {
+            row.group_id for one in self.components if not one.term.regularizer for row in rows if _acts(one, row, number)
+        }
+        return len(with_signal) / len(groups) if groups else 0.0
 
     def accumulate(self, rows: Sequence[TrainingRow], old: dict[int, Tensor], number: int = 0) -> StepOutcome:
         """Leave the clipped gradient of the batch in the parameters."""
@@ -144,7 +146,7 @@ class Stepper:
             members = [index for index in batch.rows if index in known]
             if weight == 0.0 or not members:
                 continue
-            own, _ = scores.of_parts(component.parts)
+            own, _ = scores.of_roles(component.roles)
             said = component.term.loss(own)
             share = torch.from_numpy(np.concatenate([known[index] for index in members])).to(said.losses)
             total = total + weight * (share * said.losses).sum()
@@ -176,7 +178,7 @@ class _Sums:
 
 
 def _acts(component: Component, row: TrainingRow, number: int) -> bool:
-    return component.weight_at(number) != 0.0 and component.speaks_of(row) and component.term.acts_on(row)
+    return component.weight_at(number) != 0.0 and component.applies_to(row) and component.term.applies_to(row)
 
 
 def _active(components: Sequence[Component], rows: Sequence[TrainingRow], number: int, *, paired: bool) -> list[int]:
@@ -190,16 +192,16 @@ def _active(components: Sequence[Component], rows: Sequence[TrainingRow], number
 
 def _shares(component: Component, rows: Sequence[TrainingRow]) -> dict[int, Weights]:
     """Row index → its shares of the loss; of a pair only the chosen row has one."""
-    members = [index for index, row in enumerate(rows) if component.speaks_of(row)]
+    members = [index for index, row in enumerate(rows) if component.applies_to(row)]
     if component.term.level is Level.PAIR:
-        members = [index for index in members if rows[index].part is Part.CHOSEN]
+        members = [index for index in members if rows[index].role is RowRole.CHOSEN]
     if component.whole_batch:
         every = component.reduction(rows)
         return {index: every[index] for index in members}
     return dict(zip(members, component.reduction([rows[index] for index in members]), strict=True))
 
 
-def _log_sampler_gap(scores: TokenScores, means: Means) -> None:
+def _log_sampler_gap(scores: ForwardScores, means: Means) -> None:
     """Mean |sampler − trainer| log-probability per token: the difference in precision, or a bug where it is large."""
     if scores.sampler is None or scores.old is None:
         return

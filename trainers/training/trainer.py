@@ -28,7 +28,7 @@ from posttrain.trainers.models.ema import WeightAverage
 from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.recipes import build_stage, find_recipe
 from posttrain.trainers.row_json import fingerprint_rows
-from posttrain.trainers.stage import OtherModel, Remembers, Stage, StageInputs
+from posttrain.trainers.stage import OtherModel, Stage, Stateful, TrainingInputs
 from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.gradient_checkpointing import enable_recomputation
 from posttrain.trainers.step.logprobs import find_shortcuts
@@ -165,7 +165,7 @@ def run_recipe(
         )
     found = processes.first(find_state(out.resolve()))
     state = None if found is None else read_state(found, identity)
-    inputs = StageInputs(
+    inputs = TrainingInputs(
         engine=engine,
         training_set=training_set,
         graders=graders,
@@ -281,7 +281,7 @@ def _identity(recipe_name: str, config: TrainingConfig, training_set: TrainingSe
     }
 
 
-def _plan(stepper: Stepper, inputs: StageInputs, adapter: LoraAdapter | None) -> str:
+def _plan(stepper: Stepper, inputs: TrainingInputs, adapter: LoraAdapter | None) -> str:
     """What is trained and how much memory it takes, in one line."""
     scorer, others = stepper.scorer, [one for one in (inputs.teacher, inputs.earlier) if one is not None]
     frozen = [each.model for each in (scorer.reference, scorer.teacher) if each is not None]
@@ -307,7 +307,7 @@ def _plan(stepper: Stepper, inputs: StageInputs, adapter: LoraAdapter | None) ->
     )
 
 
-def make_stepper(stage: Stage, inputs: StageInputs, config: TrainingConfig, adapter: LoraAdapter | None = None) -> Stepper:
+def make_stepper(stage: Stage, inputs: TrainingInputs, config: TrainingConfig, adapter: LoraAdapter | None = None) -> Stepper:
     """What takes the steps of a stage on `inputs.model`, which has this adapter where it has one."""
     model, processes = inputs.model, current()
     assert model is not None
@@ -556,7 +556,7 @@ class _Run:
         """Mark what is done and logged as what a stopped run goes on from."""
         self._log_bytes = self.log.size
         source = self.stage.source
-        self._memory = source.state() if isinstance(source, Remembers) else {}
+        self._memory = source.state() if isinstance(source, Stateful) else {}
 
     def keep(self) -> None:
         """Write the state, where there is something to go on from."""
@@ -580,7 +580,7 @@ class _Run:
         self.best_score = -math.inf if state["best_score"] is None else state["best_score"]
         self.looks = tuple(DevLook(**look) for look in state["looks"])
         self._seconds_before = state["seconds"]
-        if isinstance(self.stage.source, Remembers):
+        if isinstance(self.stage.source, Stateful):
             self.stage.source.load(state["source"])
         restore_tensors(tensors, self._parts, self.stepper.optimizer, self._average)
         if self.looks and self.looked_at == self.next_step - 1:

@@ -53,7 +53,7 @@ def make(correct: npt.ArrayLike, n: int = 32, **changes: object) -> tuple[Behavi
 
 def diagnose(behavior: Behavior, sampling: SamplingMeasurement, plumbing: PlumbingMeasurement, **changes: object) -> Diagnosis:
     return diagnose_behavior(
-        behavior, behavior.problems, sampling, plumbing, None, thresholds=Thresholds(**changes), at_hand=ALL, seed=0, cost=Cost()  # type: ignore[arg-type]
+        behavior, behavior.problems, sampling, plumbing, None, thresholds=Thresholds(**changes), available=ALL, seed=0, cost=Cost()  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -195,7 +195,7 @@ def test_stages_that_claim_to_run_have_a_recipe_and_the_other_way_round() -> Non
 
     assert {name for name, stage in STAGES.items() if stage.trains} == set(RECIPES)
     for name, recipe in RECIPES.items():
-        assert recipe.facts is STAGES[name]
+        assert recipe.description is STAGES[name]
         # What cannot do without grades asks for something that a verifier gives.
         assert not recipe.needs_verifier or set(STAGES[name].needs) & {
             "verifier",

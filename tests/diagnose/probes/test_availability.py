@@ -18,7 +18,7 @@ from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure import reference_likelihood
 from posttrain.diagnose.measure.label_posterior import posterior_of
 from posttrain.diagnose.probes.availability import Availability, bind, removed_by, with_answer
-from posttrain.diagnose.probes.base import AtHand, Bench, finding_from_json, finding_to_json
+from posttrain.diagnose.probes.base import AvailableInputs, Bench, finding_from_json, finding_to_json
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards
 from posttrain.diagnose.storage.rollout_table import RolloutTable
@@ -215,7 +215,7 @@ def test_paths_without_steps_and_without_references(make_bench: MakeBench) -> No
     assert "own right samples" in own.summary
     nothing = replace(bench, paths=None, sampling=replace(bench.sampling, num_correct=np.zeros(12, np.int64)))
     assert "neither" in Availability().worth(nothing)
-    planned = Availability().plan(bench.behavior, Split.EVAL, AtHand())
+    planned = Availability().plan(bench.behavior, Split.EVAL, AvailableInputs())
     assert planned.scored_tokens >= bench.scored_tokens > 0
     assert planned.generated_tokens == 0
 

@@ -13,7 +13,7 @@ import pytest
 from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure.label_posterior import posterior_of
-from posttrain.diagnose.probes.base import AtHand, Bench, finding_from_json, finding_to_json
+from posttrain.diagnose.probes.base import AvailableInputs, Bench, finding_from_json, finding_to_json
 from posttrain.diagnose.probes.data import Data, limit_of_support
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import Portion, Shard, draw, measure
@@ -242,6 +242,6 @@ def test_it_is_the_same_again_and_bounded(tmp_path: Path) -> None:
 def test_plan_says_what_it_takes_and_needs(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, shown([KNOWN]))
     probe = Data(num_rows=10, longest=100)
-    assert probe.plan(bench.behavior, Split.EVAL, AtHand(data=True)).scored_tokens == 2000
-    assert "--data" in probe.plan(bench.behavior, Split.EVAL, AtHand()).impossible
+    assert probe.plan(bench.behavior, Split.EVAL, AvailableInputs(data=True)).scored_tokens == 2000
+    assert "--data" in probe.plan(bench.behavior, Split.EVAL, AvailableInputs()).impossible
     assert probe.worth(replace(bench, data=None)) == "no data set is at hand"

@@ -12,7 +12,7 @@ import numpy as np
 from posttrain.diagnose.engines.base import SampleRequest
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure.label_posterior import posterior_of
-from posttrain.diagnose.probes.base import AtHand, Bench, Finding, finding_from_json, finding_to_json
+from posttrain.diagnose.probes.base import AvailableInputs, Bench, Finding, finding_from_json, finding_to_json
 from posttrain.diagnose.probes.decoding import DecodingProbe, ceiling
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import draw, measure, plan_greedy, plan_round
@@ -186,9 +186,9 @@ def test_not_worth_it(tmp_path: Path) -> None:
 
 def test_plan() -> None:
     probe = DecodingProbe()
-    assert probe.plan(sums(), Split.EVAL, AtHand()).generated_tokens == 2 * 4 * 24 * 32
+    assert probe.plan(sums(), Split.EVAL, AvailableInputs()).generated_tokens == 2 * 4 * 24 * 32
     cool = replace(sums(), sampling=Sampling(temperature=0.7))
-    assert "temperature 1" in probe.plan(cool, Split.EVAL, AtHand()).impossible
+    assert "temperature 1" in probe.plan(cool, Split.EVAL, AvailableInputs()).impossible
 
 
 def test_nothing_is_drawn_twice_and_the_finding_is_the_same(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure.label_posterior import posterior_of
-from posttrain.diagnose.probes.base import AtHand, Bench, finding_to_json
+from posttrain.diagnose.probes.base import AvailableInputs, Bench, finding_to_json
 from posttrain.diagnose.probes.diversity import (
     Diversity,
     common_size,
@@ -163,7 +163,7 @@ def test_it_costs_nothing_and_is_the_same_again(tmp_path: Path) -> None:
     first = Diversity().run(bench)
     assert finding_to_json(first) == finding_to_json(Diversity().run(bench))
     assert (bench.generated_tokens, bench.scored_tokens, bench.samples) == (0, 0, 0)
-    planned = Diversity().plan(bench.behavior, Split.EVAL, AtHand())
+    planned = Diversity().plan(bench.behavior, Split.EVAL, AvailableInputs())
     assert (planned.generated_tokens, planned.scored_tokens, planned.impossible) == (0, 0, "")
     assert Diversity().worth(bench) == ""
     empty = replace(bench.sampling, num_samples=bench.sampling.num_samples * 0)

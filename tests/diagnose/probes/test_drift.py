@@ -22,7 +22,7 @@ from posttrain.diagnose.engines.base import (
 )
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure.label_posterior import posterior_of
-from posttrain.diagnose.probes.base import AtHand, Bench, Finding, finding_to_json
+from posttrain.diagnose.probes.base import AvailableInputs, Bench, Finding, finding_to_json
 from posttrain.diagnose.probes.drift import Drift
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import Portion, Shard, draw, measure
@@ -269,11 +269,11 @@ def test_it_keeps_to_its_budget(budget: int, tmp_path: Path) -> None:
 def test_plan_and_worth(tmp_path: Path) -> None:
     behavior = behavior_of(10)
     probe = Drift(num_samples=8, num_own=2)
-    planned = probe.plan(behavior, Split.EVAL, AtHand(earlier=True))
+    planned = probe.plan(behavior, Split.EVAL, AvailableInputs(earlier=True))
     assert planned.generated_tokens == 10 * 8 * 12
     assert planned.scored_tokens == 2 * 10 * 10 * 12
-    assert probe.plan(behavior, Split.EVAL, AtHand(before=True)).generated_tokens == 0
-    assert "--earlier" in probe.plan(behavior, Split.EVAL, AtHand()).impossible
+    assert probe.plan(behavior, Split.EVAL, AvailableInputs(before=True)).generated_tokens == 0
+    assert "--earlier" in probe.plan(behavior, Split.EVAL, AvailableInputs()).impossible
     bench = make_bench(tmp_path / "a", ScriptedEngine(scripts([1.0] * 10)), behavior, num=64)
     assert "mastered" in probe.worth(bench)
     bench, _ = lost_half(tmp_path / "b")

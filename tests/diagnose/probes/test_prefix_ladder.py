@@ -19,7 +19,7 @@ from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure import reference_likelihood
 from posttrain.diagnose.measure.label_posterior import posterior_of
 from posttrain.diagnose.probes import prefix_ladder
-from posttrain.diagnose.probes.base import AtHand, Bench, finding_from_json, finding_to_json
+from posttrain.diagnose.probes.base import AvailableInputs, Bench, finding_from_json, finding_to_json
 from posttrain.diagnose.probes.prefix_ladder import BATCH, MOST_SAMPLES, SUFFICIENT, SURE, PrefixLadder, share_reachable
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards
@@ -258,10 +258,10 @@ def test_plan_and_worth(make_bench: MakeBench) -> None:
     rows = rows_in_steps()
     poor = make_bench(rows, ScriptedEngine(scripts_of(rows, (0.9, 0.9, 0.5))))
     assert "out of support" in PrefixLadder().worth(poor)
-    planned = PrefixLadder().plan(poor.behavior, Split.EVAL, AtHand())
+    planned = PrefixLadder().plan(poor.behavior, Split.EVAL, AvailableInputs())
     assert planned.generated_tokens == (12 * (4 + MOST_SAMPLES) + 3 * 6 * 8) * 60
     without = replace(poor.behavior, problems=tuple(replace(problem, references=()) for problem in poor.behavior.problems))
-    assert "no reference paths" in PrefixLadder().plan(without, Split.EVAL, AtHand()).impossible
+    assert "no reference paths" in PrefixLadder().plan(without, Split.EVAL, AvailableInputs()).impossible
 
 
 def test_cuts_are_of_token_ids(make_bench: MakeBench, tiny_model: Path) -> None:

@@ -13,7 +13,7 @@ from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.pipeline.run_plan import plan_run
 from posttrain.diagnose.probes import runner as probing_module
-from posttrain.diagnose.probes.base import Asked, AtHand, Bench, Planned
+from posttrain.diagnose.probes.base import Asked, AvailableInputs, Bench, Planned
 from posttrain.diagnose.types import Argument, Behavior, Bottleneck, Estimate, Finding, Split
 
 
@@ -26,7 +26,7 @@ class Toy:
     def __init__(self, *, confidence: float = 0.99, worth: str = "", impossible: str = "") -> None:
         self.confidence, self.why, self.impossible, self.budgets = confidence, worth, impossible, list[int]()
 
-    def plan(self, behavior: Behavior, split: Split, at_hand: AtHand) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
         return Planned(generated_tokens=100, when="where something is out of reach", impossible=self.impossible)
 
     def worth(self, bench: Bench) -> str:

@@ -14,7 +14,7 @@ from posttrain.diagnose.engines.base import SampleRequest
 from posttrain.diagnose.engines.codec import completion_text
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure.label_posterior import posterior_of
-from posttrain.diagnose.probes.base import AtHand, Bench, Finding
+from posttrain.diagnose.probes.base import AvailableInputs, Bench, Finding
 from posttrain.diagnose.probes.scaffold import HINT_TEMPLATE, ScaffoldProbe, with_examples, with_hint, worked_examples
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import draw, measure, plan_greedy, plan_round
@@ -299,10 +299,10 @@ def test_prompts_with_help() -> None:
 
 def test_plan_and_worth(tmp_path: Path) -> None:
     probe = ScaffoldProbe()
-    planned = probe.plan(sums(), Split.EVAL, AtHand())
+    planned = probe.plan(sums(), Split.EVAL, AvailableInputs())
     assert planned.generated_tokens == 2 * 20 * 4 * 32
-    assert probe.plan(sums(), Split.EVAL, AtHand(teacher=True)).generated_tokens == (2 * 4 + 5) * 20 * 32
-    assert "no teacher" in probe.plan(sums(hints=False, references=False), Split.EVAL, AtHand()).impossible
+    assert probe.plan(sums(), Split.EVAL, AvailableInputs(teacher=True)).generated_tokens == (2 * 4 + 5) * 20 * 32
+    assert "no teacher" in probe.plan(sums(hints=False, references=False), Split.EVAL, AvailableInputs()).impossible
     behavior = sums()
     engine = Counting(script(behavior, lambda condition, _: 0.8))
     assert "does not hang" in probe.worth(bench_of(behavior, engine, tmp_path, "scaffold"))

@@ -13,7 +13,7 @@ import pytest
 from posttrain.diagnose.engines.base import SampleRequest
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure.label_posterior import posterior_of
-from posttrain.diagnose.probes.base import AtHand, Bench, Finding, finding_from_json, finding_to_json
+from posttrain.diagnose.probes.base import AvailableInputs, Bench, Finding, finding_from_json, finding_to_json
 from posttrain.diagnose.probes.teacher import TeacherProbe
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import draw, measure, plan_greedy, plan_round
@@ -238,8 +238,8 @@ def test_a_student_without_a_right_sample(tmp_path: Path) -> None:
 
 def test_plan_and_worth(tmp_path: Path) -> None:
     probe = TeacherProbe()
-    assert "no teacher" in probe.plan(sums(), Split.EVAL, AtHand()).impossible
-    assert probe.plan(sums(), Split.EVAL, AtHand(teacher=True)).generated_tokens == 24 * 4 * 32
+    assert "no teacher" in probe.plan(sums(), Split.EVAL, AvailableInputs()).impossible
+    assert probe.plan(sums(), Split.EVAL, AvailableInputs(teacher=True)).generated_tokens == 24 * 4 * 32
     _, bench = pair(sums(), rate(1.0), rate(1.0), tmp_path)
     assert "nothing to distil" in probe.worth(bench)
     finding, poor = pair(sums(), rate(0.2), rate(1.0), tmp_path / "poor", budget=3)

@@ -261,7 +261,7 @@ def make_behaviors() -> tuple[BehaviorReport, ...]:
     )
     repair = replace(
         grpo,
-        name="repair_plumbing",
+        name="fix_setup",
         provenance="none",
         interface="none",
         needs=(),

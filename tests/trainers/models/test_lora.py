@@ -19,7 +19,7 @@ from posttrain.diagnose.types import Sampling, Split
 from posttrain.trainers.config import load_config
 from posttrain.trainers.models.lora import LoraAdapter, MergedEngine
 from posttrain.trainers.recipes import find_recipe
-from posttrain.trainers.stage import StageInputs
+from posttrain.trainers.stage import TrainingInputs
 from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.logprobs import find_shortcuts, token_logprobs
 from posttrain.trainers.step.optimizer import make_optimizer
@@ -78,7 +78,7 @@ def test_the_reference_is_the_base_without_a_copy(tokenizer, tmp_path: Path) -> 
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.3)
-    inputs = StageInputs(
+    inputs = TrainingInputs(
         engine=TinyEngine(model), training_set=TrainingSet([make_behavior()]), graders={"sums": grade_parity},
         model=model, tokenizer=tokenizer,
     )  # fmt: skip

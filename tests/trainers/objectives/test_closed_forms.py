@@ -31,18 +31,18 @@ from posttrain.trainers.objectives.preferences import Kto, LikelihoodMargin, Odd
 from posttrain.trainers.objectives.reductions import row_mean, sequence_mean, step_mean, token_mean
 from posttrain.trainers.objectives.reward_modelling import BradleyTerry, StepCorrectness
 from posttrain.trainers.recipes.grpo import GrpoConfig
-from posttrain.trainers.stage import Component, OtherModel, Score, Stage, StageInputs
+from posttrain.trainers.stage import Component, OtherModel, Score, Stage, TrainingInputs
 from posttrain.trainers.step.chunked_divergence import divergence
 from posttrain.trainers.step.logprobs import States
 from posttrain.trainers.step.optimizer_step import StepOutcome, Stepper
 from posttrain.trainers.training.trainer import make_stepper
-from posttrain.trainers.training_types import Part, TrainingRow
+from posttrain.trainers.training_types import RowRole, TrainingRow
 
 
 def stepper_of(model: Any, *components: Component, teacher: Any = None, head: Any = None, **settings: Any) -> Stepper:
     config = GrpoConfig(**{"max_grad_norm": 1e9, "autocast": "float32", "micro_batch_tokens": 60, **settings})
     other = teacher and OtherModel(source="", fingerprint="", model=teacher, tokenizer=None, engine=None)
-    inputs = StageInputs(engine=None, training_set=None, graders={}, model=model, teacher=other)
+    inputs = TrainingInputs(engine=None, training_set=None, graders={}, model=model, teacher=other)
     return make_stepper(Stage(source=None, credit=NoCredit(), components=components, scalar_head=head), inputs, config)
 
 
@@ -65,12 +65,12 @@ def logprobs(model: Any, rows: Sequence[TrainingRow]) -> list[Tensor]:
     return [plain_logprobs(model, row) for row in rows]
 
 
-def sums(model: Any, rows: Sequence[TrainingRow], part: Part | None = None) -> Tensor:
-    return torch.stack([plain_logprobs(model, row).sum() for row in rows if part in (None, row.part)])
+def sums(model: Any, rows: Sequence[TrainingRow], role: RowRole | None = None) -> Tensor:
+    return torch.stack([plain_logprobs(model, row).sum() for row in rows if role in (None, row.role)])
 
 
-def means(model: Any, rows: Sequence[TrainingRow], part: Part | None = None) -> Tensor:
-    return torch.stack([plain_logprobs(model, row).mean() for row in rows if part in (None, row.part)])
+def means(model: Any, rows: Sequence[TrainingRow], role: RowRole | None = None) -> Tensor:
+    return torch.stack([plain_logprobs(model, row).mean() for row in rows if role in (None, row.role)])
 
 
 def with_advantages(*, seed: int = 1) -> list[TrainingRow]:
@@ -102,32 +102,32 @@ def ipo(model: Any, start: Any, rows: Sequence[TrainingRow]) -> Tensor:
 
 
 def _gains(model: Any, start: Any, rows: Sequence[TrainingRow], over: Callable) -> Tensor:
-    gains = {part: over(model, rows, part) - over(start, rows, part).detach() for part in (Part.CHOSEN, Part.REJECTED)}
-    return gains[Part.CHOSEN] - gains[Part.REJECTED]
+    gains = {role: over(model, rows, role) - over(start, rows, role).detach() for role in (RowRole.CHOSEN, RowRole.REJECTED)}
+    return gains[RowRole.CHOSEN] - gains[RowRole.REJECTED]
 
 
 def kto(model: Any, start: Any, rows: Sequence[TrainingRow]) -> Tensor:
-    good = sums(model, rows, Part.CHOSEN) - sums(start, rows, Part.CHOSEN).detach()
-    bad = sums(model, rows, Part.REJECTED) - sums(start, rows, Part.REJECTED).detach()
+    good = sums(model, rows, RowRole.CHOSEN) - sums(start, rows, RowRole.CHOSEN).detach()
+    bad = sums(model, rows, RowRole.REJECTED) - sums(start, rows, RowRole.REJECTED).detach()
     return torch.cat([1.5 * (1 - torch.sigmoid(0.3 * (good - 0.2))), 0.5 * (1 - torch.sigmoid(0.3 * (0.2 - bad)))]).mean()
 
 
 def simpo(model: Any, start: Any, rows: Sequence[TrainingRow]) -> Tensor:
-    margin = means(model, rows, Part.CHOSEN) - means(model, rows, Part.REJECTED)
+    margin = means(model, rows, RowRole.CHOSEN) - means(model, rows, RowRole.REJECTED)
     return -logsigmoid(2.0 * margin - 0.7).mean()
 
 
 def cpo(model: Any, start: Any, rows: Sequence[TrainingRow]) -> Tensor:
-    margin = sums(model, rows, Part.CHOSEN) - sums(model, rows, Part.REJECTED)
+    margin = sums(model, rows, RowRole.CHOSEN) - sums(model, rows, RowRole.REJECTED)
     return -logsigmoid(0.3 * margin).mean()
 
 
 def orpo(model: Any, start: Any, rows: Sequence[TrainingRow]) -> Tensor:
     odds = {}
-    for part in (Part.CHOSEN, Part.REJECTED):
-        probability = means(model, rows, part).exp()
-        odds[part] = probability / (1 - probability)
-    return -torch.log(torch.sigmoid(torch.log(odds[Part.CHOSEN] / odds[Part.REJECTED]))).mean()
+    for role in (RowRole.CHOSEN, RowRole.REJECTED):
+        probability = means(model, rows, role).exp()
+        odds[role] = probability / (1 - probability)
+    return -torch.log(torch.sigmoid(torch.log(odds[RowRole.CHOSEN] / odds[RowRole.REJECTED]))).mean()
 
 
 @pytest.mark.parametrize(
@@ -147,10 +147,10 @@ def test_preferences_are_their_formulas(model64, term: Any, formula: Callable, n
     """With and without the NLL of the better answers beside them."""
     rows = [replace(row, baseline=0.2) for row in random_pairs(4, seed=3)]
     start = copy.deepcopy(model64)
-    imitation = Component(term=Nll(), reduction=token_mean, weight=nll_weight, parts=frozenset({Part.CHOSEN}))
+    imitation = Component(term=Nll(), reduction=token_mean, weight=nll_weight, roles=frozenset({RowRole.CHOSEN}))
     stepper = stepper_of(model64, Component(term=term, reduction=row_mean), imitation)
     move_weights(model64)
-    nll = -torch.cat([plain_logprobs(model64, row) for row in rows if row.part is Part.CHOSEN]).mean()
+    nll = -torch.cat([plain_logprobs(model64, row) for row in rows if row.role is RowRole.CHOSEN]).mean()
     check(stepper, rows, formula(model64, start, rows) + nll_weight * nll)
 
 
@@ -192,17 +192,17 @@ def test_dft_has_the_gradient_of_the_probability_itself(model64) -> None:
 def test_shaped_imitation_beside_samples_shares_their_denominator(model64) -> None:
     """LUFFY: one mean over the rows of both kinds; −A π/(π + γ) on the reference paths."""
     gamma = 0.3
-    rows = [replace(row, part=Part.DEMONSTRATION if i % 4 == 0 else Part.SAMPLE) for i, row in enumerate(with_advantages())]
+    rows = [replace(row, role=RowRole.DEMONSTRATION if i % 4 == 0 else RowRole.SAMPLE) for i, row in enumerate(with_advantages())]
     wanted = torch.zeros((), dtype=torch.float64)
     for row, values in zip(rows, logprobs(model64, rows), strict=True):
         probability = values.exp()
-        shaped = probability / (probability + gamma) if row.part is Part.DEMONSTRATION else (values - values.detach()).exp()
+        shaped = probability / (probability + gamma) if row.role is RowRole.DEMONSTRATION else (values - values.detach()).exp()
         wanted = wanted - float(row.advantages[0]) * shaped.mean() / len(rows)
     stepper = stepper_of(
         model64,
-        Component(term=PolicyGradient(), reduction=sequence_mean, parts=frozenset({Part.SAMPLE}), whole_batch=True),
+        Component(term=PolicyGradient(), reduction=sequence_mean, roles=frozenset({RowRole.SAMPLE}), whole_batch=True),
         Component(
-            term=ShapedImitation(gamma=gamma), reduction=sequence_mean, parts=frozenset({Part.DEMONSTRATION}), whole_batch=True
+            term=ShapedImitation(gamma=gamma), reduction=sequence_mean, roles=frozenset({RowRole.DEMONSTRATION}), whole_batch=True
         ),
     )
     check(stepper, rows, wanted)
@@ -210,9 +210,9 @@ def test_shaped_imitation_beside_samples_shares_their_denominator(model64) -> No
 
 def test_components_of_parts_have_denominators_of_their_own(model64) -> None:
     """CHORD: (1 − µ) times the mean over samples and µ times the mean over the tokens of reference paths; µ changes with the step."""
-    rows = [replace(row, part=Part.DEMONSTRATION if i % 3 == 0 else Part.SAMPLE) for i, row in enumerate(with_advantages())]
-    own = [row for row in rows if row.part is Part.SAMPLE]
-    paths = [row for row in rows if row.part is Part.DEMONSTRATION]
+    rows = [replace(row, role=RowRole.DEMONSTRATION if i % 3 == 0 else RowRole.SAMPLE) for i, row in enumerate(with_advantages())]
+    own = [row for row in rows if row.role is RowRole.SAMPLE]
+    paths = [row for row in rows if row.role is RowRole.DEMONSTRATION]
     reinforced = -torch.stack([float(row.advantages[0]) * plain_logprobs(model64, row).mean() for row in own]).mean()
     every = torch.cat(logprobs(model64, paths))
     doubt = every.detach().exp() * (1 - every.detach().exp())
@@ -222,10 +222,10 @@ def test_components_of_parts_have_denominators_of_their_own(model64) -> None:
     stepper = stepper_of(
         model64,
         Component(
-            term=PolicyGradient(), reduction=sequence_mean, weight=lambda step: 0.25 if step == 3 else 1.0, parts=frozenset({Part.SAMPLE})
+            term=PolicyGradient(), reduction=sequence_mean, weight=lambda step: 0.25 if step == 3 else 1.0, roles=frozenset({RowRole.SAMPLE})
         ),
         Component(
-            term=Nll(token_weight="doubt"), reduction=token_mean, weight=lambda step: 0.25 * step, parts=frozenset({Part.DEMONSTRATION})
+            term=Nll(token_weight="doubt"), reduction=token_mean, weight=lambda step: 0.25 * step, roles=frozenset({RowRole.DEMONSTRATION})
         ),
     )  # fmt: skip
     stepper.accumulate(rows, {}, 3)
@@ -318,12 +318,12 @@ def bare(length: int, **fields: Any) -> TrainingRow:
 
 
 def seen(values: Mapping[Score, Sequence[Sequence[float]]], asked: Sequence[TrainingRow]) -> Callable:
-    """A look that answers from a table, in the order of `asked`."""
+    """A scorer of rows that answers from a table, in the order of `asked`."""
 
-    def look(rows: Sequence[TrainingRow], score: Score) -> list[np.ndarray]:
+    def score_rows(rows: Sequence[TrainingRow], score: Score) -> list[np.ndarray]:
         return [np.array(values[score][asked.index(row)], dtype=np.float32) for row in rows]
 
-    return look
+    return score_rows
 
 
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.5), (1.0, 1.0), (0.9, 0.0)])
@@ -426,9 +426,9 @@ def test_bradley_terry_by_hand(model64, centering: float) -> None:
 
     pairs = random_pairs()
     head = random_head(model64, bias=False)
-    rewards = {part: torch.stack([head(hidden_states(model64, row.prompt_ids + row.completion_ids))[-1, 0] for row in pairs if row.part is part])
-               for part in (Part.CHOSEN, Part.REJECTED)}  # fmt: skip
-    chosen, rejected = rewards[Part.CHOSEN], rewards[Part.REJECTED]
+    rewards = {role: torch.stack([head(hidden_states(model64, row.prompt_ids + row.completion_ids))[-1, 0] for row in pairs if row.role is role])
+               for role in (RowRole.CHOSEN, RowRole.REJECTED)}  # fmt: skip
+    chosen, rejected = rewards[RowRole.CHOSEN], rewards[RowRole.REJECTED]
     wanted = (-torch.log(torch.sigmoid(chosen - rejected)) + centering * (chosen + rejected) ** 2).mean()
     of_head = torch.autograd.grad(wanted, [head.weight], retain_graph=True)
     stepper = stepper_of(model64, Component(term=BradleyTerry(centering=centering), reduction=row_mean), head=head)
@@ -463,17 +463,17 @@ def test_step_correctness_by_hand(model64) -> None:
 
 
 def test_reference_point_is_the_mean_gain_of_mismatched_answers_or_zero() -> None:
-    mismatched = [bare(2, part=Part.MISMATCHED), bare(3, part=Part.MISMATCHED)]
-    labelled = [bare(1, part=Part.CHOSEN), bare(1, part=Part.REJECTED)]
+    mismatched = [bare(2, role=RowRole.MISMATCHED), bare(3, role=RowRole.MISMATCHED)]
+    labelled = [bare(1, role=RowRole.CHOSEN), bare(1, role=RowRole.REJECTED)]
     policy, start = [[-1.0, -2.0], [-0.5, -0.5, -0.5]], [[-1.5, -2.5], [-1.0, -1.0, -1.0]]
-    look = seen({Score.POLICY: policy, Score.REFERENCE: start}, mismatched)
-    rows, metrics = ReferencePoint().assign([*labelled, *mismatched], look)
-    assert [row.part for row in rows] == [Part.CHOSEN, Part.REJECTED]
+    score_rows = seen({Score.POLICY: policy, Score.REFERENCE: start}, mismatched)
+    rows, metrics = ReferencePoint().assign([*labelled, *mismatched], score_rows)
+    assert [row.role for row in rows] == [RowRole.CHOSEN, RowRole.REJECTED]
     assert [row.baseline for row in rows] == [1.25, 1.25]
     assert metrics["reference_kl"] == 1.25
     rows, _ = ReferencePoint().assign([*labelled, *mismatched], seen({Score.POLICY: start, Score.REFERENCE: policy}, mismatched))
     assert [row.baseline for row in rows] == [0.0, 0.0]
-    rows, _ = ReferencePoint().assign(labelled, look)
+    rows, _ = ReferencePoint().assign(labelled, score_rows)
     assert [row.baseline for row in rows] == [0.0, 0.0]
 
 

@@ -13,7 +13,7 @@ from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.divergences import KlToReference
 from posttrain.trainers.objectives.policy_gradient import PolicyGradient
 from posttrain.trainers.objectives.reductions import sequence_mean, token_mean
-from posttrain.trainers.stage import TokenScores
+from posttrain.trainers.stage import ForwardScores
 from posttrain.trainers.training_types import TrainingRow
 
 
@@ -63,8 +63,8 @@ def test_ungraded_rows_take_no_part() -> None:
     assert metrics["reward"] == 0.5
 
 
-def scores(policy: list[float], old: list[float], advantages: list[float], **more: torch.Tensor) -> TokenScores:
-    return TokenScores(
+def scores(policy: list[float], old: list[float], advantages: list[float], **more: torch.Tensor) -> ForwardScores:
+    return ForwardScores(
         rows=(row(len(policy)),), policy=torch.tensor(policy, dtype=torch.float64, requires_grad=True), old=torch.tensor(old, dtype=torch.float64),
         advantages=torch.tensor(advantages, dtype=torch.float64), sequence=torch.zeros(len(policy), dtype=torch.long), **more,
     )  # fmt: skip
@@ -93,7 +93,7 @@ def test_kl_is_k3_and_never_negative() -> None:
 
 
 def test_policy_gradient_acts_only_where_there_is_an_advantage() -> None:
-    silent = replace(row(2), advantages=np.zeros(2, dtype=np.float32))
-    assert not PolicyGradient().acts_on(silent)
-    assert not PolicyGradient().acts_on(row(2))
-    assert PolicyGradient().acts_on(replace(silent, advantages=np.array([0, 1], dtype=np.float32)))
+    without_signal = replace(row(2), advantages=np.zeros(2, dtype=np.float32))
+    assert not PolicyGradient().applies_to(without_signal)
+    assert not PolicyGradient().applies_to(row(2))
+    assert PolicyGradient().applies_to(replace(without_signal, advantages=np.array([0, 1], dtype=np.float32)))

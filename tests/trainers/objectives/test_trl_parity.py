@@ -36,7 +36,7 @@ from torch import Tensor
 from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.stage import Stage
 from posttrain.trainers.step.optimizer_step import Stepper
-from posttrain.trainers.training_types import Part, TrainingRow
+from posttrain.trainers.training_types import RowRole, TrainingRow
 
 pytest.importorskip("trl", reason="TRL is the oracle here and a dependency of the tests alone: pip install -e '.[dev]'")
 
@@ -159,12 +159,12 @@ def without(values: Mapping[str, Tensor], *names: str) -> dict[str, Tensor]:
 
 
 def demonstrations() -> list[TrainingRow]:
-    return [replace(row, part=Part.DEMONSTRATION, sampler_logprobs=None) for row in random_rows(seed=3)]
+    return [replace(row, role=RowRole.DEMONSTRATION, sampler_logprobs=None) for row in random_rows(seed=3)]
 
 
 def sides(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
     """All chosen rows, then all rejected ones, as TRL has them."""
-    return [row for part in (Part.CHOSEN, Part.REJECTED) for row in rows if row.part is part]
+    return [row for role in (RowRole.CHOSEN, RowRole.REJECTED) for row in rows if row.role is role]
 
 
 # Imitation.
@@ -214,7 +214,7 @@ def kto_loss(models: Models, rows: Sequence[TrainingRow], mismatched: Sequence[T
         precompute_ref_logps=False, loss_type="kto", beta=config.beta, desirable_weight=config.good_weight, undesirable_weight=config.bad_weight,
     )  # fmt: skip
     batch = without(whole(rows), "labels") | {f"KL_{name}": value for name, value in without(whole(mismatched), "labels").items()}
-    batch["label"] = torch.tensor([row.part is Part.CHOSEN for row in rows])
+    batch["label"] = torch.tensor([row.role is RowRole.CHOSEN for row in rows])
     loss = peer._compute_loss(models.policy, batch, return_outputs=False)
     return loss, peer._metrics["train"]["kl"][0]
 
@@ -227,7 +227,7 @@ def test_kto(theirs: Models) -> None:
     given = stage.source.batch(0).rows
     rows, metrics = stage.credit.assign(given, stepper.scorer.look)
     term = stage.components[0].term
-    mismatched = [row for row in given if row.part is Part.MISMATCHED]
+    mismatched = [row for row in given if row.role is RowRole.MISMATCHED]
     assert len(rows) == len(mismatched) == len(data)
     loss, point = kto_loss(theirs, rows, mismatched, term)
     assert point > 0.1  # the reference point is not the 0 at which it is cut off
@@ -237,8 +237,8 @@ def test_kto(theirs: Models) -> None:
 
 def cpo_batch(rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
     batch = {}
-    for name, part in (("chosen", Part.CHOSEN), ("rejected", Part.REJECTED)):
-        side = whole([row for row in rows if row.part is part])
+    for name, role in (("chosen", RowRole.CHOSEN), ("rejected", RowRole.REJECTED)):
+        side = whole([row for row in rows if row.role is role])
         batch |= {f"{name}_{key}": side[key] for key in ("input_ids", "attention_mask", "labels")}
     return batch
 

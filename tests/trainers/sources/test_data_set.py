@@ -30,7 +30,7 @@ from posttrain.diagnose.types import (
 )
 from posttrain.trainers.sources.chats import write_chat
 from posttrain.trainers.sources.data_set import DataSet, materials, read_data
-from posttrain.trainers.training_types import Material, MeasuredProblemError, Part, TrainingRow
+from posttrain.trainers.training_types import Material, MeasuredProblemError, RowRole, TrainingRow
 
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz +-=?.,:<>/[]\n"
 START, END, BOS = "<|im_start|>", "<|im_end|>", "<s>"
@@ -139,7 +139,7 @@ def test_plain_rows_are_written_as_completions_where_there_is_no_template(read: 
     engine = CharacterEngine(None)
     (row,) = read(engine, {"prompt": "a?", "completion": "b"}).rows
     assert shown(engine, row) == ("a?", " b" + END)
-    assert (row.part, row.behavior, row.problem_id, row.split) == (Part.DEMONSTRATION, "data:rows.jsonl", "row0", Split.TRAIN)
+    assert (row.role, row.behavior, row.problem_id, row.split) == (RowRole.DEMONSTRATION, "data:rows.jsonl", "row0", Split.TRAIN)
 
 
 def test_plain_prompts_are_the_users_turn_where_there_is_a_template(read: Read) -> None:
@@ -170,11 +170,11 @@ def test_pairs_stand_one_after_the_other_in_one_group(read: Read) -> None:
         {"prompt": [user("a?")], "chosen": [assistant("b")], "rejected": [assistant("c")]},
         {"chosen": [user("d?"), assistant("e")], "rejected": [user("d?"), assistant("f")]},
     )
-    assert [(row.part, row.group_id, row.text) for row in data.rows] == [
-        (Part.CHOSEN, "rows.jsonl#0", "b"),
-        (Part.REJECTED, "rows.jsonl#0", "c"),
-        (Part.CHOSEN, "rows.jsonl#1", "e"),
-        (Part.REJECTED, "rows.jsonl#1", "f"),
+    assert [(row.role, row.group_id, row.text) for row in data.rows] == [
+        (RowRole.CHOSEN, "rows.jsonl#0", "b"),
+        (RowRole.REJECTED, "rows.jsonl#0", "c"),
+        (RowRole.CHOSEN, "rows.jsonl#1", "e"),
+        (RowRole.REJECTED, "rows.jsonl#1", "f"),
     ]
     assert {shown(engine, row)[1] for row in data.rows} == {one + END for one in "bcef"}
     assert materials(data.rows, data.prompts) == {Material.PAIRS}
@@ -194,7 +194,7 @@ def test_labelled_answers_are_good_or_bad_and_no_pairs(read: Read) -> None:
         {"prompt": "a?", "completion": "b", "label": True},
         {"prompt": "a?", "completion": "c", "label": False},
     )
-    assert [(row.part, row.text) for row in data.rows] == [(Part.CHOSEN, "b"), (Part.REJECTED, "c")]
+    assert [(row.role, row.text) for row in data.rows] == [(RowRole.CHOSEN, "b"), (RowRole.REJECTED, "c")]
     assert data.rows[0].group_id != data.rows[1].group_id
     assert materials(data.rows, data.prompts) == {Material.LABELS}
 

@@ -27,21 +27,21 @@ def guide_of(model) -> Guide:
 
 def visit(guide: Guide, items, step: int, reward: float) -> list[int]:
     """Draw from some problems, all samples alike; gives how many tokens were given away, problem by problem."""
-    asks = guide.asks(items, step)
+    requests = guide.build_prompts(items, step)
     rows = [
         TrainingRow(
-            behavior=ask.item.behavior.name,
-            problem_id=ask.item.problem.id,
-            split=ask.item.problem.split,
-            group_id=f"{ask.name or ask.item.name}@{step}",
-            prompt_ids=ask.prompt_ids,
+            behavior=request.item.behavior.name,
+            problem_id=request.item.problem.id,
+            split=request.item.problem.split,
+            group_id=f"{request.name or request.item.name}@{step}",
+            prompt_ids=request.prompt_ids,
             completion_ids=(1,),
-            reward=reward if ask.given else 0.0,
+            reward=reward if request.given else 0.0,
         )
-        for ask in asks
+        for request in requests
     ]
     guide.learn(items, rows, step)
-    return [len(ask.given) for ask in asks if ask.given]
+    return [len(request.given) for request in requests if request.given]
 
 
 def test_more_is_given_until_something_succeeds_and_then_less(model) -> None:

@@ -23,8 +23,8 @@ from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.order import EpochOrder
 from posttrain.trainers.sources.policy import PolicySource, sample_graded
 from posttrain.trainers.sources.prepared import PreparedRows, fixed
-from posttrain.trainers.sources.verified import draw_verified, select_verified
-from posttrain.trainers.training_types import Part, TrainingSet
+from posttrain.trainers.sources.verified import sample_verified, select_verified
+from posttrain.trainers.training_types import RowRole, TrainingSet
 
 
 def test_epoch_order_visits_everything_once_per_epoch_and_repeats_by_seed() -> None:
@@ -99,7 +99,7 @@ def test_verified_samples_are_right_distinct_and_few_and_single_successes_stay()
 
 def test_nothing_verified_means_no_batches(model) -> None:
     training_set = TrainingSet([make_behavior()], dev_share=0)
-    make = draw_verified(
+    make = sample_verified(
         TinyEngine(model), {"sums": grade_all(0.0)}, training_set, num_samples=2, temperature=1.0, max_per_problem=2, seed="s",
     )  # fmt: skip
     source = PreparedRows(make, rows_per_batch=4, num_steps=None, num_epochs=1, seed=0)
@@ -122,7 +122,7 @@ def test_pairs_are_refused_where_answers_are_labelled_one_by_one(model, name: st
 @pytest.mark.parametrize("name", ["sft", "replay"])
 def test_what_is_imitated_was_written_to_be_imitated(model, name: str) -> None:
     """Rejected answers and ungraded samples are no demonstrations, not even beside some."""
-    demonstrations = [replace(row, part=Part.DEMONSTRATION) for row in random_rows()]
+    demonstrations = [replace(row, role=RowRole.DEMONSTRATION) for row in random_rows()]
     teacher = tiny_llama(seed=2) if name == "replay" else None
     build_stage(name, model, data=demonstrations, teacher=teacher)
     for rows in (random_pairs(), [*demonstrations, *random_rows()]):

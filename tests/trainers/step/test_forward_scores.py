@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from posttrain.trainers.config import load_config
 from posttrain.trainers.recipes import find_recipe
-from posttrain.trainers.stage import Score, StageInputs
+from posttrain.trainers.stage import Score, TrainingInputs
 from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.logprobs import find_shortcuts
 from posttrain.trainers.training_types import TrainingSet
@@ -22,7 +22,7 @@ def test_the_reference_stays_where_it_was_in_every_precision() -> None:
         num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3,
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
-    inputs = StageInputs(engine=TinyEngine(model), training_set=TrainingSet([make_behavior()]), graders={}, model=model)
+    inputs = TrainingInputs(engine=TinyEngine(model), training_set=TrainingSet([make_behavior()]), graders={}, model=model)
     stage = find_recipe("dpo").build(inputs, load_config("dpo"))
     rows = random_rows()
     for dtype in (torch.float32, torch.bfloat16):

@@ -13,7 +13,7 @@ from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.config import load_config
 from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.recipes import find_recipe
-from posttrain.trainers.stage import StageInputs
+from posttrain.trainers.stage import TrainingInputs
 from posttrain.trainers.step.gradient_checkpointing import enable_recomputation
 from posttrain.trainers.training.trainer import make_stepper
 from posttrain.trainers.training_types import TrainingSet
@@ -28,7 +28,7 @@ def gradient(tokenizer, *, recompute: bool, lora: bool) -> tuple[dict[str, torch
     adapter = LoraAdapter(model, config) if lora else None
     if recompute:
         enable_recomputation(model)
-    inputs = StageInputs(
+    inputs = TrainingInputs(
         engine=TinyEngine(model), training_set=TrainingSet([make_behavior()]), graders={"sums": grade_parity},
         model=model, tokenizer=tokenizer,
     )  # fmt: skip

@@ -23,11 +23,11 @@ from posttrain.trainers.objectives.reductions import row_mean, sequence_mean, st
 from posttrain.trainers.objectives.reward_modelling import StepCorrectness
 from posttrain.trainers.recipes.grpo import GrpoConfig
 from posttrain.trainers.recipes.reward_model import readable_to_the_end
-from posttrain.trainers.stage import Component, Level, OtherModel, Stage, StageInputs, TokenScores
+from posttrain.trainers.stage import Component, ForwardScores, Level, OtherModel, Stage, TrainingInputs
 from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.optimizer_step import StepOutcome, Stepper
 from posttrain.trainers.training.trainer import make_stepper
-from posttrain.trainers.training_types import Part, TrainingRow
+from posttrain.trainers.training_types import RowRole, TrainingRow
 
 Make = Callable[..., tuple[Stage, Stepper]]
 
@@ -48,7 +48,7 @@ class Case:
 
 
 def demonstrations() -> list[TrainingRow]:
-    rows = [replace(row, part=Part.DEMONSTRATION, sampler_logprobs=None) for row in random_rows(num_groups=4)]
+    rows = [replace(row, role=RowRole.DEMONSTRATION, sampler_logprobs=None) for row in random_rows(num_groups=4)]
     # Some tokens count less, and one row not at all.
     weights = np.random.default_rng(0).random(len(rows[1].completion_ids)).astype(np.float32)
     rows[1] = replace(rows[1], token_weights=weights)
@@ -89,7 +89,7 @@ def readable_pairs() -> list[TrainingRow]:
 
 def mixed() -> list[TrainingRow]:
     """Samples, and a demonstration in each group."""
-    return [replace(row, part=Part.DEMONSTRATION) if index % 4 == 3 else row for index, row in enumerate(samples())]
+    return [replace(row, role=RowRole.DEMONSTRATION) if index % 4 == 3 else row for index, row in enumerate(samples())]
 
 
 def everything() -> list[TrainingRow]:
@@ -130,7 +130,7 @@ def by_hand(*components: Component, teacher: bool = False, head: bool = False) -
     def make(model: Any, **settings: Any) -> tuple[Stage, Stepper]:
         other = tiny_llama(seed=8, dtype=torch.float64) if teacher else None
         stage = Stage(source=None, credit=NoCredit(), components=components, scalar_head=scalar_head(model) if head else None)
-        inputs = StageInputs(
+        inputs = TrainingInputs(
             engine=None, training_set=None, graders={}, model=model,
             teacher=other and OtherModel(source="", fingerprint="", model=other, tokenizer=None, engine=None),
         )  # fmt: skip
@@ -139,13 +139,13 @@ def by_hand(*components: Component, teacher: bool = False, head: bool = False) -
     return make
 
 
-OWN, PATHS = frozenset({Part.SAMPLE}), frozenset({Part.DEMONSTRATION})
+OWN, PATHS = frozenset({RowRole.SAMPLE}), frozenset({RowRole.DEMONSTRATION})
 AT_ONCE = (
-    Component(term=PolicyGradient(importance_cap=2.0), reduction=sequence_mean, parts=OWN, weight=0.5),
-    Component(term=ShapedImitation(), reduction=sequence_mean, parts=PATHS, whole_batch=True),
-    Component(term=TeacherDivergence(beta=0.3), reduction=token_mean, parts=frozenset({Part.SAMPLE, Part.CHOSEN})),
+    Component(term=PolicyGradient(importance_cap=2.0), reduction=sequence_mean, roles=OWN, weight=0.5),
+    Component(term=ShapedImitation(), reduction=sequence_mean, roles=PATHS, whole_batch=True),
+    Component(term=TeacherDivergence(beta=0.3), reduction=token_mean, roles=frozenset({RowRole.SAMPLE, RowRole.CHOSEN})),
     Component(term=ReferenceMargin(), reduction=row_mean, weight=2.0),
-    Component(term=Nll(), reduction=token_mean, parts=frozenset({Part.CHOSEN})),
+    Component(term=Nll(), reduction=token_mean, roles=frozenset({RowRole.CHOSEN})),
 )
 
 CASES: dict[str, Case] = {
@@ -259,7 +259,7 @@ def test_a_pair_is_never_divided(monkeypatch: pytest.MonkeyPatch, case: str, sha
     seen: list[tuple[TrainingRow, ...]] = []
     score = Scorer.score
 
-    def watch(self: Scorer, *args: Any) -> TokenScores:
+    def watch(self: Scorer, *args: Any) -> ForwardScores:
         scores = score(self, *args)
         seen.append(scores.rows)
         return scores
@@ -267,19 +267,19 @@ def test_a_pair_is_never_divided(monkeypatch: pytest.MonkeyPatch, case: str, sha
     monkeypatch.setattr(Scorer, "score", watch)
     run(CASES[case], Cut(micro_batch_tokens=1, share_prefixes=share, order=shuffled))
     stage, _ = CASES[case].make(tiny_llama(dtype=torch.float64))
-    together = [{row.group_id for row in rows if row.part is Part.CHOSEN} == {row.group_id for row in rows if row.part is Part.REJECTED} for rows in seen]  # fmt: skip
+    together = [{row.group_id for row in rows if row.role is RowRole.CHOSEN} == {row.group_id for row in rows if row.role is RowRole.REJECTED} for rows in seen]  # fmt: skip
     if any(component.term.level is Level.PAIR for component in stage.components):
         assert all(together)
-        assert max(len({row.group_id for row in rows if row.part is Part.CHOSEN}) for rows in seen) == 1
+        assert max(len({row.group_id for row in rows if row.role is RowRole.CHOSEN}) for rows in seen) == 1
     else:  # KTO's rows stand alone
         assert not all(together)
-    assert sum(row.part is Part.CHOSEN for rows in seen for row in rows) == 6
+    assert sum(row.role is RowRole.CHOSEN for rows in seen for row in rows) == 6
 
 
 def test_a_weight_of_zero_runs_nothing() -> None:
     """A component that does not count yet costs no forward pass; the others are as if it were not there."""
-    later = Component(term=Nll(), reduction=token_mean, parts=PATHS, weight=lambda step: float(step > 0))
-    own = Component(term=PolicyGradient(), reduction=sequence_mean, parts=OWN)
+    later = Component(term=Nll(), reduction=token_mean, roles=PATHS, weight=lambda step: float(step > 0))
+    own = Component(term=PolicyGradient(), reduction=sequence_mean, roles=OWN)
     both, alone = Case(by_hand(own, later), mixed), Case(by_hand(own), mixed)
     first, gradient = run(both, Cut())
     second, other = run(alone, Cut())

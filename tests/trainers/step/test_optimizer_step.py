@@ -18,7 +18,7 @@ from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.policy_gradient import PolicyGradient
 from posttrain.trainers.objectives.reductions import sequence_mean, token_mean
 from posttrain.trainers.recipes.grpo import GrpoConfig
-from posttrain.trainers.stage import Component, Reduction, Score, Stage, StageInputs, Term
+from posttrain.trainers.stage import Component, Reduction, Score, Stage, Term, TrainingInputs
 from posttrain.trainers.step.optimizer_step import Stepper, StepStatus
 from posttrain.trainers.training.trainer import make_stepper as stepper_of
 
@@ -31,7 +31,7 @@ def make_stepper(
         Component(term=term, reduction=reduction, weight=kl_weight if isinstance(term, KlToReference) else 1.0) for term in terms
     )
     stage = Stage(source=None, credit=NoCredit(), components=components)
-    return stepper_of(stage, StageInputs(engine=None, training_set=None, graders={}, model=model), config)
+    return stepper_of(stage, TrainingInputs(engine=None, training_set=None, graders={}, model=model), config)
 
 
 def assign(credit: GroupCredit, rows):
@@ -79,9 +79,9 @@ def test_equal_rewards_make_no_step_even_with_momentum(model, kl_weight: float) 
     rows, _ = assign(GroupCredit(), [replace(row, reward=float(i % 2)) for i, row in enumerate(random_rows())])
     assert stepper.step(rows, {}).status is StepStatus.UPDATED
     before = weights(model)
-    silent, metrics = assign(GroupCredit(), [replace(row, reward=1 / 3) for row in rows])
+    without_signal, metrics = assign(GroupCredit(), [replace(row, reward=1 / 3) for row in rows])
     assert metrics["groups_without_signal"] == 1.0
-    assert stepper.step(silent, {}).status is StepStatus.NO_SIGNAL
+    assert stepper.step(without_signal, {}).status is StepStatus.NO_SIGNAL
     assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
 
 

@@ -17,7 +17,7 @@ from posttrain.trainers.config import load_config
 from posttrain.trainers.models.ema import WeightAverage
 from posttrain.trainers.recipes import find_recipe
 from posttrain.trainers.sources.policy import sample_graded
-from posttrain.trainers.stage import StageInputs
+from posttrain.trainers.stage import TrainingInputs
 from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.logprobs import find_shortcuts
 from posttrain.trainers.training.dev_evaluation import DevLook, dev_looks
@@ -47,7 +47,7 @@ def test_a_look_measures_what_it_says(tokenizer) -> None:
     training_set = TrainingSet([make_behavior(num_train=16)], dev_share=0.3)
     graders = {"sums": grade_parity}
     look = dev_looks(engine, graders, training_set, num_samples=3, seed=5)
-    inputs = StageInputs(engine=engine, training_set=training_set, graders=graders, model=model, tokenizer=tokenizer)
+    inputs = TrainingInputs(engine=engine, training_set=training_set, graders=graders, model=model, tokenizer=tokenizer)
     stage = find_recipe("sft").build(inputs, load_config("sft"))
     scorer = Scorer.for_stage(model, stage, find_shortcuts(model), torch.float32, keep_start=True)
     assert look(scorer).metrics["kl_to_start"] == pytest.approx(0.0, abs=1e-6)

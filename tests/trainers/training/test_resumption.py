@@ -23,7 +23,7 @@ from posttrain.trainers.training.dev_evaluation import dev_looks
 from posttrain.trainers.training.interrupts import StoppedAtOnceError, held_interrupts
 from posttrain.trainers.training.resume_state import StoredTensors, find_state, read_state, write_state
 from posttrain.trainers.training.trainer import TrainingResult, run_recipe
-from posttrain.trainers.training_types import Part, TrainingSet
+from posttrain.trainers.training_types import RowRole, TrainingSet
 
 SAMPLED = ["problems_per_batch=3", "group_size=4", "num_steps=6"]
 SETTINGS = {
@@ -322,7 +322,7 @@ def test_rows_survive_json() -> None:
     (row,) = random_rows(num_groups=1, group_size=1, advantages=True)
     row = replace(
         row,
-        part=Part.CHOSEN,
+        role=RowRole.CHOSEN,
         teacher_prompt_ids=(3, 4),
         step_ends=(0,),
         step_scores=(0.25,),

@@ -11,10 +11,10 @@ from posttrain.trainers.sources.prepared import PreparedRows
 from posttrain.trainers.training_types import Batch
 
 
-class Rounds:
+class IterativeSource:
     """Round after round: draw from the model as it is, deal out, draw again.
 
-    How many batches the later rounds have is not known before they are drawn; each gets as many as the first, from the rows that it has. A
+    How many batches the later rounds have is not known before they are sampled; each gets as many as the first, from the rows that it has. A
     round that finds no rows goes on with those of the round before.
 
     Args:
@@ -58,7 +58,7 @@ class Rounds:
         return {"round": last, "drawn_in": drawn_in, "rows": self._rounds[last].rows if drawn_in else ()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """See `Remembers`."""
+        """See `Stateful`."""
         last, drawn_in = state["round"], state["drawn_in"]
         if drawn_in:
             source = self._make(drawn_in)
