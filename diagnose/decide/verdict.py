@@ -203,11 +203,11 @@ def _lenient_label(
 # ------------------------------------------------------------------------------------------------------------------- numbers
 
 
-def _check(name: str, op: str, interval: Estimate, threshold: float, n: int, what: str) -> Check:
+def _check(name: str, op: str, interval: Estimate, threshold: float, n: int, what: str, unit: str = "problems") -> Check:
     outcome = decide(op, interval.low, interval.high, threshold)
     return Check(
         name=name, op=op, estimate=interval.estimate, low=interval.low, high=interval.high, threshold=threshold, n=n, method=interval.method,
-        outcome=outcome, what=what,
+        outcome=outcome, what=what, unit=unit,
     )  # fmt: skip
 
 
@@ -223,14 +223,14 @@ def _checks(
     low, high = np.quantile(inside, [tail, 1 - tail])
     within = Estimate(estimate=float(inside.mean()), low=float(low), high=float(high), method="posterior of these problems")
     return [
-        _check("pass@1", ">=", value[1], thresholds.mastered, num_problems, "mean success rate of one sample; n counts problems"),
+        _check("pass@1", ">=", value[1], thresholds.mastered, num_problems, "mean success rate of one sample"),
         _check(
             f"pass@{k}",
             ">=",
             value[k],
             thresholds.reachable,
             num_problems,
-            f"share of problems solved at least once in {k} samples; n counts problems",
+            f"share of problems solved at least once in {k} samples",
         ),
         _check(
             "share within support",
@@ -238,7 +238,7 @@ def _checks(
             within,
             0.5,
             num_problems,
-            f"share of problems with a success rate of at least epsilon = {epsilon:.2g}; n counts problems",
+            f"share of problems with a success rate of at least epsilon = {epsilon:.2g}",
         ),
         _check(
             "greedy pass@1",
@@ -246,7 +246,7 @@ def _checks(
             greedy,
             thresholds.mastered,
             int(np.isfinite(sampling.greedy_correct).sum()),
-            "success when the most likely token is always taken; n counts problems",
+            "success when the most likely token is always taken",
         ),
     ]
 
@@ -256,8 +256,8 @@ def _path_checks(paths: PathLikelihoodMeasurement | None, behavior: Behavior, th
         return []
     improbable = (paths.first_improbable_step >= 0).astype(float)
     interval = Estimate.of(mean_interval(improbable, [path.problem_id for path in paths.paths], level=thresholds.level))
-    what = f"share of reference paths with a step less likely than epsilon = {behavior.measure.epsilon:.2g}; n counts paths"
-    return [_check("improbable reference paths", "<=", interval, thresholds.improbable_path, len(improbable), what)]
+    what = f"share of reference paths with a step less likely than epsilon = {behavior.measure.epsilon:.2g}"
+    return [_check("improbable reference paths", "<=", interval, thresholds.improbable_path, len(improbable), what, "paths")]
 
 
 def _pass_at_k(

@@ -265,7 +265,7 @@ def _decide(
 def _check(condition: Condition, interval: Interval, n: int, outcome: Outcome) -> Check:
     return Check(
         name=condition.metric, op=condition.op, estimate=interval.estimate, low=interval.low, high=interval.high,
-        threshold=condition.threshold, n=n, method=interval.method, outcome=outcome, what="n counts problems",
+        threshold=condition.threshold, n=n, method=interval.method, outcome=outcome, unit="problems",
     )  # fmt: skip
 
 

@@ -91,7 +91,8 @@ def measure(
             1 - failed / max(1, tried),
             1.0,
             tried,
-            "share of texts with a known grade that the verifier graded so; n counts texts",
+            "share of texts with a known grade that the verifier graded so",
+            "texts",
         ),
         _prompt_check(engine, prompt, failures),
     ]
@@ -126,7 +127,7 @@ def measure(
         gaps = gaps[np.isfinite(gaps)]  # an engine may not know the probabilities of its samples
         gap, tolerance = float(np.abs(gaps).mean()) if gaps.size else np.nan, engine.info.logprob_tolerance
         what = f"mean |sampler − scorer| log-probability per token, nats ({engine.info.sample_dtype} against {engine.info.score_dtype})"
-        checks.append(_exact("plumbing: sampler-scorer gap", "<=", gap, tolerance, len(gaps), what))
+        checks.append(_exact("plumbing: sampler-scorer gap", "<=", gap, tolerance, len(gaps), what, "samples"))
         if checks[-1].outcome is Outcome.NOT_MET:
             failures.append(f"sampler and scorer disagree by {gap:.3f} nats per token, {tolerance:g} is explained by precision")
     return PlumbingMeasurement(
@@ -190,10 +191,11 @@ def _prompt_check(engine: Engine, prompt: EncodedPrompt, failures: list[str]) ->
         1.0,
         1,
         "the chat template is applied and ended by the generation prompt, with one begin-of-text token at most",
+        "prompts",
     )
 
 
-def _exact(name: str, op: str, value: float, threshold: float, n: int, what: str) -> Check:
+def _exact(name: str, op: str, value: float, threshold: float, n: int, what: str, unit: str) -> Check:
     outcome = decide(op, value, value, threshold) if n else Outcome.INCONCLUSIVE
     return Check(
         name=name,
@@ -206,6 +208,7 @@ def _exact(name: str, op: str, value: float, threshold: float, n: int, what: str
         method="counted",
         outcome=outcome,
         what=what,
+        unit=unit,
     )
 
 
@@ -214,5 +217,5 @@ def _share(name: str, count: int, n: int, threshold: float, what: str) -> Check:
     outcome = decide("<=", interval.low, interval.high, threshold)
     return Check(
         name=name, op="<=", estimate=count / n if n else float("nan"), low=interval.low, high=interval.high, threshold=threshold, n=n,
-        method="Wilson over samples", outcome=outcome, what=what,
+        method="Wilson over samples", outcome=outcome, what=what, unit="samples",
     )  # fmt: skip

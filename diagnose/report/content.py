@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from posttrain.diagnose.types import (
     Answer,
@@ -60,8 +60,6 @@ class BehaviorReport:
     """What to write for the behavior on a command line (a path or a bundled name); its name where empty."""
     next_command: str | None = None
     """The exact command of the next step. Without it one is derived from a stage that trains; other stages then have none."""
-    units: Mapping[str, str] = field(default_factory=dict)
-    """Name of a check → what its n counts. Not needed where the check's own line says so (`...; n counts problems`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from posttrain.analysis.plots.tables import format_interval, format_number
@@ -71,14 +71,6 @@ def trains(stage: StageAdvice) -> bool:
     return stage.provenance.replace("-", "_") in _TRAINING
 
 
-def split_unit(what: str) -> tuple[str, str | None]:
-    """The line about a check without its note `; n counts problems`, and the unit that the note names."""
-    found = re.search(r"[;,]?\s*n counts (\w+)", what)
-    return (what, None) if found is None else (what[: found.start()] + what[found.end() :], found.group(1))
-
-
-def counted(check: Check, units: Mapping[str, str]) -> str:
-    """How many of what stand behind a check; the bare number where nothing says of what."""
-    wilson = re.match(r"Wilson over (\w+)", check.method)
-    unit = units.get(check.name) or split_unit(check.what)[1] or (wilson.group(1) if wilson else None)
-    return format_number(check.n) + (f" {unit}" if unit else "")
+def counted(check: Check) -> str:
+    """Say how many of what stand behind a check; the bare number where nothing says of what."""
+    return format_number(check.n) + (f" {check.unit}" if check.unit else "")

@@ -16,7 +16,6 @@ from posttrain.diagnose.report.figures import eval_problems
 from posttrain.diagnose.report.text import (
     counted,
     next_command,
-    split_unit,
     trains,
     unique_slugs,
     visible,
@@ -96,7 +95,7 @@ def behavior_view(report: BehaviorReport, slug: str, content: ReportContent, run
         },
         "epsilon": format_number(report.epsilon),
         "mastered": format_number(report.mastered_threshold),
-        "checks": [_check_view(check, report) for check in diagnosis.checks],
+        "checks": [_check_view(check) for check in diagnosis.checks],
         "probes": [_probe_view(answer, diagnosis) for answer in report.answers],
         "pass_at_k": [
             (str(point.k), write_estimate(point.value), "extrapolated" if point.extrapolated else "observed", point.value.method)
@@ -104,7 +103,7 @@ def behavior_view(report: BehaviorReport, slug: str, content: ReportContent, run
         ],
         "examples": [("right", _examples(report.examples_right)), ("wrong", _examples(report.examples_wrong))],
         "plumbing": {
-            "checks": [_check_view(check, report) for check in report.plumbing.checks],
+            "checks": [_check_view(check) for check in report.plumbing.checks],
             "notes": report.plumbing.notes,
             "failures": report.plumbing.failures,
             "prompt": visible(report.plumbing.prompt_example),
@@ -178,15 +177,15 @@ def _greedy(report: BehaviorReport) -> str:
     return f"{int(known.sum())} of {len(known)}" if len(known) else DASH
 
 
-def _check_view(check: Check, report: BehaviorReport) -> View:
+def _check_view(check: Check) -> View:
     return {
         "name": check.name,
-        "what": split_unit(check.what)[0],
+        "what": check.what,
         "value": format_interval(check.estimate, check.low, check.high),
         "wanted": f"{'≥' if check.op == '>=' else '≤'} {format_number(check.threshold)}",
         "outcome": OUTCOMES[check.outcome],
         "tone": check.outcome.value,
-        "n": counted(check, report.units),
+        "n": counted(check),
         "method": check.method,
     }
 

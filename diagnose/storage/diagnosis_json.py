@@ -110,6 +110,7 @@ def check_to_json(check: Check) -> dict[str, Any]:
         "method": check.method,
         "outcome": check.outcome.value,
         "what": check.what,
+        "unit": check.unit,
     }
 
 
@@ -118,7 +119,14 @@ def check_from_json(data: dict[str, Any]) -> Check:
     values = {key: float("nan") if data[key] is None else float(data[key]) for key in ("estimate", "low", "high", "threshold")}
     outcome = decide(data["op"], values["low"], values["high"], values["threshold"])
     return Check(
-        name=data["name"], op=data["op"], **values, n=data["n"], method=data["method"], outcome=outcome, what=data["what"]
+        name=data["name"],
+        op=data["op"],
+        **values,
+        n=data["n"],
+        method=data["method"],
+        outcome=outcome,
+        what=data["what"],
+        unit=data.get("unit", ""),
     )
 
 

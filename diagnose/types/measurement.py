@@ -100,6 +100,8 @@ class Check:
     outcome: Outcome
     what: str = ""
     """One line for people: what the number is."""
+    unit: str = ""
+    """What `n` counts: `problems`, `samples`, `paths`, `texts`, ..."""
 
 
 def decide(op: str, low: float, high: float, threshold: float) -> Outcome:

@@ -61,6 +61,7 @@ def check(name: str, op: str, value: float, half: float, threshold: float, n: in
         method="Wilson",
         outcome=outcome,
         what=what,
+        unit="problems",
     )
 
 
@@ -233,7 +234,6 @@ def behavior(
         epsilon=0.00639,
         mastered_threshold=0.9,
         primary_k=16,
-        units={"pass@1": "problems", "pass@16": "problems"},
     )
 
 

@@ -272,12 +272,9 @@ def test_next_command(diagnosis_content: ReportContent, loop_content: ReportCont
 
 
 def test_n_says_what_it_counts(diagnosis_content: ReportContent) -> None:
-    check = replace(
-        diagnosis_content.behaviors[0].diagnosis.checks[0], what="success; n counts problems", n=1200, method="bootstrap"
-    )
-    assert counted(check, {}) == "1 200 problems"
-    assert counted(check, {"pass@1": "samples"}) == "1 200 samples"
-    assert counted(replace(check, what=""), {}) == "1 200"
+    check = replace(diagnosis_content.behaviors[0].diagnosis.checks[0], unit="problems", n=1200)
+    assert counted(check) == "1 200 problems"
+    assert counted(replace(check, unit="")) == "1 200"
 
 
 @pytest.mark.parametrize(
