@@ -40,7 +40,7 @@ from posttrain.diagnose.engines.base import (
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Message, PromptFormat, Reference, Sampling
 from posttrain.trainers.models.loading import best_device
-from posttrain.trainers.step.logprobs import RUN_DECODER, Shortcuts, run_decoder
+from posttrain.trainers.step.logprobs import RUN_DECODER, run_decoder
 from posttrain.trainers.training_types import LiveEngine
 
 T = TypeVar("T")
@@ -73,10 +73,6 @@ class Processes:
     def trains_on(self, model: PreTrainedModel) -> torch.device:
         """Where a model will be trained."""
         return model.device
-
-    def usable(self, shortcuts: Shortcuts) -> Shortcuts:
-        """The shortcuts of a model that hold once it is sharded."""
-        return shortcuts
 
     def gather(self, value: T) -> list[T]:
         """What each process has to say, in their order; all of them must ask."""
@@ -147,10 +143,6 @@ class ShardingProcesses(Processes):
     def trains_on(self, model: PreTrainedModel) -> torch.device:
         """This process's device."""
         return self.device
-
-    def usable(self, shortcuts: Shortcuts) -> Shortcuts:
-        """See `Processes`."""
-        return shortcuts.of_shards
 
     def gather(self, value: T) -> list[T]:
         """See `Processes`."""

@@ -13,14 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from posttrain.trainers.native.library import TrainingLibrary, load_training_library
-
 _CHUNK_BYTES = 64 * 2**20
 """Size of one chunk in float32: 341 tokens of a vocabulary of 49152."""
-_NATIVE_CHUNK_BYTES = 128 * 2**20
-"""Size of one chunk in bfloat16, where it is never held in float32: 1365 tokens of that vocabulary."""
-_KEPT_BYTES = 256 * 2**20
-"""Logits in bfloat16 that are kept for backward, all chunks together; where there are more, all are made again."""
 
 
 class Projected(NamedTuple):
@@ -53,11 +47,7 @@ def project(
         entropy: Whether to compute the entropy of each distribution too.
         chunk_bytes: Largest [tokens, V] held in float32.
     """
-    library = load_training_library()[0] if dtype is torch.bfloat16 and bias is None and hidden.device.type == "cpu" else None
     with torch.autocast(hidden.device.type, enabled=False):
-        if library is not None and chunk_bytes == _CHUNK_BYTES:
-            logprobs, entropies = _NativeLogprobs.apply(hidden, weight, targets, entropy, library)
-            return Projected(logprobs, entropies if entropy else None)
         logprobs, entropies = _ChunkedLogprobs.apply(hidden, weight, bias, targets, dtype, entropy, chunk_bytes)
     return Projected(logprobs, entropies if entropy else None)
 
@@ -94,43 +84,6 @@ class ProductGradient:
         if self._wants_weight:
             product = narrow.T @ self.hidden[part]
             self.of_weight = product.to(self._wide) if self.of_weight is None else self.of_weight.add_(product)
-
-
-class _NativeLogprobs(torch.autograd.Function):
-    """The same as `_ChunkedLogprobs` for bfloat16 on a processor: what follows the product reads and writes bfloat16 once."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, entropy: bool, library: TrainingLibrary
-    ) -> tuple[Tensor, Tensor]:
-        narrow_hidden, narrow_weight = hidden.to(torch.bfloat16), weight.to(torch.bfloat16)
-        size = _chunk_size(weight.shape[0], torch.bfloat16, _NATIVE_CHUNK_BYTES)
-        parts, kept = [], []
-        keeps = any(ctx.needs_input_grad) and len(targets) * weight.shape[0] * 2 <= _KEPT_BYTES
-        for start in range(0, len(targets), size):
-            logits = narrow_hidden[start : start + size] @ narrow_weight.T
-            kept += [logits] if keeps else []
-            parts.append(library.log_normaliser(logits, targets[start : start + size], entropy=entropy))
-        normalisers = torch.cat([part[0] for part in parts])
-        entropies = torch.cat([part[2] for part in parts if part[2] is not None]) if entropy else normalisers.new_empty(0)
-        ctx.save_for_backward(hidden, weight, targets, normalisers)
-        ctx.library, ctx.size, ctx.kept = library, size, kept
-        ctx.mark_non_differentiable(entropies)
-        return torch.cat([part[1] for part in parts]) - normalisers, entropies
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, targets, normalisers = ctx.saved_tensors
-        gradient = ProductGradient(hidden, weight, torch.bfloat16, of_weight=ctx.needs_input_grad[1])
-        grad = grad.contiguous()
-        for number, start in enumerate(range(0, len(targets), ctx.size)):
-            part = slice(start, start + ctx.size)
-            slope = ctx.kept[number] if ctx.kept else gradient.hidden[part] @ gradient.weight.T
-            ctx.library.logprob_slope(slope, targets[part], normalisers[part], grad[part])
-            gradient.add(part, slope)
-        ctx.kept = []  # they are slopes now
-        return gradient.of_hidden, gradient.of_weight, None, None, None
 
 
 class _ChunkedLogprobs(torch.autograd.Function):

@@ -81,7 +81,7 @@ class Scorer:
         if keep_start or Score.REFERENCE in needs or (taught and teacher is None):
             if bare is None:
                 frozen = copy.deepcopy(model).requires_grad_(False)
-                reference = FrozenModel(model=frozen, shortcuts=shortcuts.of(frozen))
+                reference = FrozenModel(model=frozen, shortcuts=shortcuts)
             else:
                 reference = FrozenModel(model=model, shortcuts=shortcuts, bare=bare)
         if taught:

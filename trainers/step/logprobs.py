@@ -9,7 +9,7 @@ are used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from posttrain.diagnose.types import Split
-from posttrain.trainers.fused_layers import FusedLayers
 from posttrain.trainers.step.chunked_logprobs import Projected, project
 from posttrain.trainers.step.packing import MicroBatch, attention_mask, collate, pack_rows
 from posttrain.trainers.step.precision import autocast
@@ -36,17 +35,6 @@ class Shortcuts:
     """Logits are head(hidden state) with a linear head, nothing behind it."""
     shared_prefixes: bool
     """Attention is full and takes a mask [B, 1, S, S]."""
-    fused: FusedLayers | None = None
-    """The layers written out for training on a processor in bfloat16; they hold the model's weights."""
-
-    @property
-    def of_shards(self) -> Shortcuts:
-        """Those that hold where a layer's weights are there only while its forward function runs."""
-        return replace(self, fused=None)
-
-    def of(self, copied: PreTrainedModel) -> Shortcuts:
-        """The same for a copy of the model."""
-        return self if self.fused is None else replace(self, fused=FusedLayers.of(copied))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,10 +72,6 @@ def run_model(
         dtype: bfloat16 runs under autocast; anything else runs in the dtype of the weights.
         with_hidden: Whether the hidden states are wanted even where the logits do not come from them.
     """
-    if shortcuts.fused is not None and shortcuts.chunked_projection and dtype is torch.bfloat16:
-        segments = batch.segments if batch.shared else None
-        hidden = shortcuts.fused.hidden(batch.input_ids, batch.position_ids, segments, batch.predictors)
-        return States(hidden=hidden, logits=None, model=model, dtype=dtype)
     mask: Tensor | None
     if batch.shared:
         mask = attention_mask(batch.segments)
@@ -171,7 +155,6 @@ def find_shortcuts(model: PreTrainedModel, *, share_prefixes: bool = True) -> Sh
     return Shortcuts(
         chunked_projection=linear and _agrees(plain, lambda: run(share=False, chunked=True)),
         shared_prefixes=full and _agrees(plain, lambda: run(share=True, chunked=False)),
-        fused=FusedLayers.of(model) if linear else None,
     )
 
 

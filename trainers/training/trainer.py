@@ -20,7 +20,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import NonFiniteError, RunError, SettingsError
-from posttrain.trainers.allocator import keep_large_blocks
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.distributed.processes import current
 from posttrain.trainers.models.checkpoint import save_checkpoint
@@ -151,8 +150,6 @@ def run_recipe(
         raise SettingsError(f"{recipe_name} needs a verifier and none was given; without one, use sft")
     _refuse_contradictions(config, evaluate, adapter)
     graders = grade if isinstance(grade, Mapping) else {} if grade is None else dict.fromkeys(training_set.behaviors, grade)
-    if model.device.type == "cpu":
-        keep_large_blocks()
     model.eval()  # dropout would make π_old differ from π, and a sampler has none
     beside = beside or Beside()
     identity = _identity(recipe_name, config, training_set, beside)
@@ -313,12 +310,10 @@ def make_stepper(stage: Stage, inputs: TrainingInputs, config: TrainingConfig, a
     assert model is not None
     other = inputs.teacher or inputs.earlier
     shortcuts = find_shortcuts(model, share_prefixes=config.share_prefixes)
-    if config.gradient_checkpointing:  # the fused layers keep what they computed
-        shortcuts = replace(shortcuts, fused=None)
     scorer = Scorer.for_stage(
         model,
         stage,
-        processes.usable(shortcuts),
+        shortcuts,
         compute_dtype(processes.trains_on(model), config.autocast),
         teacher=None if other is None or stage.teaches_itself else other.model,
         bare=None if adapter is None else adapter.off,

@@ -5,10 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.training import gradient, plain_logprobs, random_rows, tiny_llama
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from posttrain.trainers.step.chunked_logprobs import project
-from posttrain.trainers.step.logprobs import Shortcuts, find_shortcuts, token_logprobs
+from posttrain.trainers.step.logprobs import Shortcuts, find_shortcuts, logprobs_of, run_model, token_logprobs
 from posttrain.trainers.step.packing import attention_mask, collate, pack_rows, plan_micro_batches
 
 
@@ -40,6 +50,72 @@ def test_shortcuts_equal_rows_computed_one_by_one(attention: str, tolerance: flo
         torch.testing.assert_close(found[index], values.detach(), atol=tolerance, rtol=tolerance)
     for name, value in gradient(model).items():
         torch.testing.assert_close(value, expected_gradient[name], atol=tolerance, rtol=tolerance, msg=name)
+
+
+FAMILIES = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+
+
+def model_of(family: str, *, tied: bool) -> PreTrainedModel:
+    """A small model whose biases and norms are not the neutral ones, so that a wrong gradient of them shows."""
+    torch.manual_seed(0)
+    make_config, make_model = FAMILIES[family]
+    config = make_config(
+        vocab_size=61, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+        max_position_embeddings=256, tie_word_embeddings=tied, initializer_range=0.15,
+    )  # fmt: skip
+    model = make_model(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name or "bias" in name:
+                weight.add_(0.3 * torch.randn_like(weight))
+    return model
+
+
+def run_weighted(model: PreTrainedModel, shortcuts: Shortcuts, dtype: torch.dtype):
+    """Row → (log-probabilities, entropies), and the gradient by name of a fixed weighting of all tokens."""
+    model.zero_grad()
+    rows = random_rows(num_groups=4, group_size=3, longest=30)
+    packs = pack_rows(rows, range(len(rows)), share=shortcuts.shared_prefixes, hidden_size=64, max_tokens=10_000)
+    batch = collate(packs)
+    found = logprobs_of(run_model(model, batch, shortcuts, dtype=dtype), batch.targets, entropy=True)
+    order = dict(zip(batch.rows, found.logprobs.split(list(batch.lengths)), strict=True))
+    entropies = dict(zip(batch.rows, found.entropy.split(list(batch.lengths)), strict=True))
+    logprobs = torch.cat([order[index] for index in range(len(rows))])
+    (logprobs * torch.linspace(-1, 1, len(logprobs))).sum().backward()
+    return logprobs.detach(), torch.cat([entropies[index] for index in range(len(rows))]), gradient(model)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_shortcuts_equal_the_plain_forward_pass(family: str, tied: bool) -> None:
+    model = model_of(family, tied=tied)
+    both = Shortcuts(chunked_projection=True, shared_prefixes=True)
+    assert find_shortcuts(model) == both
+    found = run_weighted(model, both, torch.float32)
+    expected = run_weighted(model, Shortcuts(chunked_projection=False, shared_prefixes=False), torch.float32)
+    torch.testing.assert_close(found[0], expected[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[1], expected[1], atol=1e-4, rtol=1e-4)
+    for name, value in expected[2].items():
+        assert float((found[2][name] - value).norm() / value.norm()) < 1e-3, name
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_shortcuts_under_bfloat16_are_as_near_to_float32_as_the_plain_forward_pass(family: str) -> None:
+    model = model_of(family, tied=True)
+    plain, both = (Shortcuts(chunked_projection=each, shared_prefixes=each) for each in (False, True))
+    exact = run_weighted(model, plain, torch.float32)
+    rough, found = (run_weighted(model, shortcuts, torch.bfloat16) for shortcuts in (plain, both))
+    for of in (0, 1):
+        assert float((found[of] - exact[of]).abs().mean()) < 1.5 * float((rough[of] - exact[of]).abs().mean()) + 1e-4
+    mine, theirs = (
+        {name: float((run[2][name] - value).norm() / value.norm()) for name, value in exact[2].items()} for run in (found, rough)
+    )
+    assert max(mine.values()) < 0.1
+    assert sum(mine.values()) < 1.3 * sum(theirs.values())
 
 
 def test_a_plain_llama_allows_both_shortcuts(model) -> None:
@@ -86,6 +162,25 @@ def test_chunked_projection_equals_log_softmax(with_bias: bool, chunk_bytes: int
     expected = torch.autograd.grad((plain.gather(1, targets[:, None])[:, 0] * upstream).sum(), inputs)
     for got, want in zip(torch.autograd.grad((found.logprobs * upstream).sum(), inputs), expected, strict=True):
         torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("vocabulary", [61, 4099])
+def test_chunked_projection_in_bfloat16_equals_log_softmax(vocabulary: int) -> None:
+    torch.manual_seed(1)
+    hidden = torch.randn(37, 32).bfloat16().requires_grad_()
+    weight = torch.randn(vocabulary, 32).bfloat16().float().requires_grad_()
+    targets = torch.randint(0, vocabulary, (37,))
+    upstream = torch.randn(37)
+    found = project(hidden, weight, None, targets, dtype=torch.bfloat16, entropy=True)
+    (found.logprobs * upstream).sum().backward()
+    got = hidden.grad.float(), weight.grad.clone()
+    hidden.grad = weight.grad = None
+    logprobs = torch.log_softmax((hidden @ weight.bfloat16().T).float(), -1)
+    torch.testing.assert_close(found.logprobs, logprobs.gather(1, targets[:, None])[:, 0].detach(), atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(found.entropy, -(logprobs.exp() * logprobs).sum(-1).detach(), atol=2e-5, rtol=1e-5)
+    (logprobs.gather(1, targets[:, None])[:, 0] * upstream).sum().backward()
+    for mine, wanted in zip(got, (hidden.grad.float(), weight.grad), strict=True):
+        assert float((mine - wanted).norm() / wanted.norm()) < 0.01
 
 
 def test_log_softmax_is_float32_under_bfloat16(model) -> None:

@@ -1,1 +1,0 @@
-"""What training computes in C on processors; `fused_layers` and `projection` call it, and torch takes over where it cannot be had."""
