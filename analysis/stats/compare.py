@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln
+import scipy
 
 from posttrain.analysis.stats.arrays import FloatArray, IntArray, as_pairs, as_whole, check_level
 from posttrain.analysis.stats.estimators import pass_at_k
@@ -271,7 +271,9 @@ def _table(n_before: int, n_after: int, total: int, below: float | None) -> _Tab
 
 
 def _log_choose(n: int, c: FloatArray) -> FloatArray:
-    return np.asarray(gammaln(n + 1.0) - gammaln(c + 1.0) - gammaln(n - c + 1.0), dtype=np.float64)
+    return np.asarray(
+        scipy.special.gammaln(n + 1.0) - scipy.special.gammaln(c + 1.0) - scipy.special.gammaln(n - c + 1.0), dtype=np.float64
+    )
 
 
 def _tables(n0: IntArray, n1: IntArray, total: IntArray, below: float | None) -> tuple[list[_Table], IntArray, IntArray]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+import scipy
 
 from posttrain.analysis.stats.arrays import FloatArray, check_level
 from posttrain.analysis.stats.intervals import DELTA_PRETENDED, Interval, paired_delta_interval
@@ -99,7 +99,7 @@ def max_t_deltas(
     weights = _resample(units.shape[0], rng, num_draws)
     drawn, drawn_error = centre_and_error(weights @ units, weights @ units**2)
     largest = np.max(np.abs(drawn - centre) / drawn_error, axis=1)
-    alone = float(stats.t.ppf(0.5 + level / 2, max(size - 1.0, 0.5)))
+    alone = float(scipy.stats.t.ppf(0.5 + level / 2, max(size - 1.0, 0.5)))
     critical = max(alone, float(np.quantile(largest, level)))
     observed = np.abs(centre) / error
     mean = units.mean(axis=0)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+import scipy
 
 from posttrain.analysis.stats.arrays import as_counts, check_level
 
@@ -134,7 +134,7 @@ def detectable_delta(
     _check_variances(0.0, within_variance_after, num_samples)
     check_level(power)
     variance = (delta_variance + (within_variance_before + within_variance_after) / num_samples) / num_problems
-    return (_z(level) + float(stats.norm.ppf(power))) * math.sqrt(variance)
+    return (_z(level) + float(scipy.stats.norm.ppf(power))) * math.sqrt(variance)
 
 
 def detectable_rise(
@@ -163,18 +163,18 @@ def detectable_rise(
     if num_after < 1 or num_before < 1 or not 0 <= num_correct_before <= num_before:
         raise ValueError("expected at least one sample on each side and no more successes than samples")
     successes = np.arange(num_after + 1)
-    p_values = stats.hypergeom.sf(successes - 1, num_before + num_after, num_correct_before + successes, num_after)
+    p_values = scipy.stats.hypergeom.sf(successes - 1, num_before + num_after, num_correct_before + successes, num_after)
     significant = np.flatnonzero(np.asarray(p_values) <= alpha)
     if significant.size == 0:
         return math.nan
     needed = int(significant[0])
     # P[Binomial(n, p) ≥ c] = I_p(c, n − c + 1), solved for p.
-    return float(special.betaincinv(needed, num_after - needed + 1, power))
+    return float(scipy.special.betaincinv(needed, num_after - needed + 1, power))
 
 
 def _z(level: float) -> float:
     check_level(level)
-    return float(stats.norm.ppf(0.5 + level / 2))
+    return float(scipy.stats.norm.ppf(0.5 + level / 2))
 
 
 def _check_variances(between: float, within: float, count: int) -> None:

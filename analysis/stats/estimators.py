@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+import scipy
 
 from posttrain.analysis.stats.arrays import FloatArray, as_counts, as_whole, check_k
 
@@ -71,7 +71,7 @@ def g_pass_at_k(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike, k: int, 
     result = np.full(samples.shape, np.nan)
     enough = samples >= k
     if np.any(enough):
-        result[enough] = np.clip(stats.hypergeom.sf(needed - 1, samples[enough], correct[enough], k), 0.0, 1.0)
+        result[enough] = np.clip(scipy.stats.hypergeom.sf(needed - 1, samples[enough], correct[enough], k), 0.0, 1.0)
     return result
 
 

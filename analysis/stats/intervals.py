@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+import scipy
 
 from posttrain.analysis.stats.arrays import FloatArray, check_level
 
@@ -138,7 +138,7 @@ def t_interval(
     if sums.size < 2:
         return Interval(mean, np.nan, np.nan, method)
     error = float(np.sqrt((sums**2).sum() * sums.size / (sums.size - 1))) / array.size
-    half = error * float(stats.t.ppf(0.5 + level / 2, sums.size - 1))
+    half = error * float(scipy.stats.t.ppf(0.5 + level / 2, sums.size - 1))
     return Interval(mean, mean - half, mean + half, method)
 
 
@@ -159,7 +159,7 @@ def wilson_interval(num_correct: int, num_samples: int, *, level: float = 0.95) 
     _check_proportion(num_correct, num_samples, level)
     if num_samples == 0:
         return Interval(np.nan, np.nan, np.nan, "Wilson")
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = float(scipy.stats.norm.ppf(0.5 + level / 2))
     share = num_correct / num_samples
     scale = 1.0 + z * z / num_samples
     centre = (share + z * z / (2 * num_samples)) / scale
@@ -187,8 +187,8 @@ def jeffreys_interval(num_correct: int, num_samples: int, *, level: float = 0.95
     if num_samples == 0:
         return Interval(np.nan, np.nan, np.nan, "Jeffreys")
     a, b = num_correct + 0.5, num_samples - num_correct + 0.5
-    low = 0.0 if num_correct == 0 else float(stats.beta.ppf((1 - level) / 2, a, b))
-    high = 1.0 if num_correct == num_samples else float(stats.beta.ppf((1 + level) / 2, a, b))
+    low = 0.0 if num_correct == 0 else float(scipy.stats.beta.ppf((1 - level) / 2, a, b))
+    high = 1.0 if num_correct == num_samples else float(scipy.stats.beta.ppf((1 + level) / 2, a, b))
     return Interval(num_correct / num_samples, low, high, "Jeffreys")
 
 
@@ -240,10 +240,10 @@ def _bounded_mean(
     effective = total**2 / ((sizes**2).sum() + 2 * pretended)
     # One lone group leaves less than one degree of freedom: half a one makes an interval as wide as the range.
     freedom = max(effective - 1.0, 0.5)
-    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * float(np.sqrt(squares * effective / freedom)) / total
+    half = float(scipy.stats.t.ppf(0.5 + level / 2, freedom)) * float(np.sqrt(squares * effective / freedom)) / total
     estimate = float(np.clip(np.average(array, weights=weight), low, high))
     share = sizes / sizes.sum()
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = float(scipy.stats.norm.ppf(0.5 + level / 2))
     floor, ceiling = rest
     below = estimate - (ceiling - low) * _reach((ceiling - means) / (ceiling - low), share, z)
     above = estimate + (high - floor) * _reach((means - floor) / (high - floor), share, z)

@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from posttrain.analysis.stats.arrays import FloatArray
 from posttrain.analysis.stats.expectation import SMALLEST, Laws, climb
@@ -79,7 +79,7 @@ def law_intervals(
     log_likelihood = np.log(laws @ likelihood.T) @ repeats
     drops = log_likelihood.max() - log_likelihood
     best = laws[int(np.argmin(drops))]
-    allowed = 0.5 * float(stats.t.ppf(0.5 + level / 2, max(1.0, degrees))) ** 2
+    allowed = 0.5 * float(scipy.stats.t.ppf(0.5 + level / 2, max(1.0, degrees))) ** 2
     found = []
     for index, h in enumerate(functionals):
         estimate = float(best @ h)

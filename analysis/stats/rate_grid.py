@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, logit
+import scipy
 
 from posttrain.analysis.stats.arrays import FloatArray, IntArray
 
@@ -54,12 +54,12 @@ def rate_grid(most_samples: int, marks: Sequence[float] = ()) -> RateGrid:
     edge = 2.0 / n
     step = max(0.02, 0.3 / np.sqrt(n))
     middle = np.sin(np.arange(np.arcsin(np.sqrt(edge)), np.arcsin(np.sqrt(1.0 - edge)) + step / 2, step)) ** 2
-    odds = np.arange(logit(LOWEST), logit(HIGHEST) + 1e-9, 1.0 / 3.0)
-    tails = expit(odds[(odds < logit(edge) - 0.1) | (odds > logit(1.0 - edge) + 0.1)])
+    odds = np.arange(scipy.special.logit(LOWEST), scipy.special.logit(HIGHEST) + 1e-9, 1.0 / 3.0)
+    tails = scipy.special.expit(odds[(odds < scipy.special.logit(edge) - 0.1) | (odds > scipy.special.logit(1.0 - edge) + 0.1)])
     inner = np.union1d(middle, tails)
     for mark in marks:
         inner = inner[np.abs(np.arcsin(np.sqrt(inner)) - np.arcsin(np.sqrt(mark))) > min(0.5 * step, 0.1 * np.sqrt(mark))]
-    width = _cell_widths(logit(inner))
+    width = _cell_widths(scipy.special.logit(inner))
     share = 1.0 - ZERO_PRIOR - ONE_PRIOR - MARK_PRIOR * len(marks)
     at = np.asarray(marks, dtype=np.float64)
     rates = np.concatenate([[0.0], inner, np.nextafter(at, 0.0), at, [1.0]])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln
+import scipy
 
 from posttrain.analysis.stats.arrays import FloatArray, IntArray, as_counts, as_pairs, as_whole, check_level
 from posttrain.analysis.stats.intervals import Interval, paired_delta_interval
@@ -246,7 +246,12 @@ def never_solved_gain(
         possible = (half > 0) & (c0 <= n0 - half) & (n1 > 0)
         n, c, h = (array[possible].astype(np.float64) for array in (n0, c0, half))
         weight = np.zeros(n0.size)
-        weight[possible] = np.exp(gammaln(n - c + 1) - gammaln(n - c - h + 1) - gammaln(n + 1) + gammaln(n - h + 1))
+        weight[possible] = np.exp(
+            scipy.special.gammaln(n - c + 1)
+            - scipy.special.gammaln(n - c - h + 1)
+            - scipy.special.gammaln(n + 1)
+            + scipy.special.gammaln(n - h + 1)
+        )
         judged_n, judged_c = n0 - half, c0
         method = "selected on one half of the samples before, judged on the other"
     else:

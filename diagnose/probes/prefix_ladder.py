@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import isotonic_regression
-from scipy.stats import binom
+import scipy
 
 from posttrain.analysis.stats import mean_interval
 from posttrain.analysis.stats.bisection import RungPosterior, rung_posterior
@@ -146,7 +145,7 @@ class Ladder:
         kept = num > 0
         if not kept.any():
             return np.full(len(fractions), np.nan)
-        rising = isotonic_regression(right[kept] / num[kept], weights=num[kept]).x
+        rising = scipy.optimize.isotonic_regression(right[kept] / num[kept], weights=num[kept]).x
         return np.asarray(np.interp(fractions, places[kept], rising))
 
 
@@ -558,7 +557,7 @@ def _median(values: Sequence[float]) -> Estimate:
     if not values:
         return Estimate(estimate=np.nan, low=np.nan, high=np.nan, method=method)
     ordered = sorted(values)
-    edge = max(0, int(binom.ppf(0.025, len(ordered), 0.5)) - 1)
+    edge = max(0, int(scipy.stats.binom.ppf(0.025, len(ordered), 0.5)) - 1)
     return Estimate(estimate=float(np.median(ordered)), low=ordered[edge], high=ordered[-1 - edge], method=method)
 
 

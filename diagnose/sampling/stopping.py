@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
+import scipy
 
 from posttrain.analysis.stats import in_doubt, raise_evenly
 from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior, named_states
@@ -211,7 +211,7 @@ def turn_of(known: LabelPosterior, spent: float) -> float:
         known: What the samples say.
         spent: Samples or tokens so far.
     """
-    return spent / max(LEAST_MARGIN, float(ndtri(known.confidence)))
+    return spent / max(LEAST_MARGIN, float(scipy.special.ndtri(known.confidence)))
 
 
 def unsettled_problems(known: LabelPosterior, epsilon: float, thresholds: Thresholds) -> npt.NDArray[np.bool_]:
