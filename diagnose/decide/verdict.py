@@ -143,23 +143,23 @@ def _argue(
     """The label after the probes have been heard, with what each of them did to it.
 
     Of several that would change it the first of `_PRIORITY` does. The new label is as sure as the less sure of the old one and the
-    argument.
+    one.
     """
-    heard = [(finding, argument) for finding in findings for argument in finding.arguments if label in argument.instead_of]
+    heard = [(finding, one) for finding in findings for one in finding.evidence if label in one.instead_of]
     sure = [pair for pair in heard if pair[1].confidence >= thresholds.confidence]
     winner = min(sure, key=lambda pair: _PRIORITY.index(pair[1].label)) if sure else None
     contributions = []
     for finding in findings:
-        mine = [argument for other, argument in heard if other is finding]
+        mine = [one for other, one in heard if other is finding]
         if winner is not None and winner[0] is finding:
             words = f"makes it {winner[1].label} instead of {label}, because {winner[1].because}"
         elif mine and winner is None:
-            best = max(mine, key=lambda argument: argument.confidence)
+            best = max(mine, key=lambda one: one.confidence)
             words = f"leans to {best.label} ({best.confidence:.0%}), not surely enough to change {label}"
         elif mine:
             words = f"argues for {mine[0].label} too; another probe decided"
-        elif finding.arguments:
-            words = f"argues for {finding.arguments[0].label}, which does not stand against {label}"
+        elif finding.evidence:
+            words = f"argues for {finding.evidence[0].label}, which does not stand against {label}"
         elif winner is not None:
             words = "says nothing for or against a label"
         else:

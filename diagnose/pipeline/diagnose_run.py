@@ -23,7 +23,7 @@ from posttrain.diagnose.engines.ray.open_cluster import open_pool
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.pipeline.assemble import DiagnosedRun, assemble
 from posttrain.diagnose.pipeline.run_plan import resolve_behaviors, sampling_goal
-from posttrain.diagnose.probes.runner import AUTO, Helpers, choose_probes
+from posttrain.diagnose.probes.runner import AUTO, ProbeInputs, choose_probes
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.behavior_sampler import Drawing
 from posttrain.diagnose.storage.run_directory import RunDirectory
@@ -118,7 +118,7 @@ def run(
     with ExitStack() as opened:
         kind = engine if isinstance(engine, str) else "transformers"
         engine = _open(opened, model if isinstance(engine, str) else engine, kind, loaded, reporter, workers)
-        helpers = Helpers(
+        helpers = ProbeInputs(
             teacher=None if teacher is None else _open(opened, teacher, kind, loaded, reporter),
             earlier=None if earlier is None else _open(opened, earlier, kind, loaded, reporter),
             before=None if before is None else Path(before),

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval
 from posttrain.diagnose.engines.base import ScoreRequest, TokenScores
-from posttrain.diagnose.probes.base import AvailableInputs, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, PathScore, Problem, Reference, Rollout, Split
 
 MOST_PATHS = 64
@@ -134,31 +134,33 @@ class Availability:
     name = "availability"
     question = "Are right paths not reached, or not taken once they are reached?"
 
-    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""
         problems = behavior.split(split)
         texts = [len(reference.text.encode()) + 1 for p in problems for reference in p.references[:1]]
         own = min(MOST_PATHS, len(problems)) * behavior.sampling.max_tokens
         # A token has a byte at least. Reference paths are scored twice: as they are, and with a wrong answer.
         references = 2 * sum(sorted(texts, reverse=True)[:MOST_PATHS])
-        return Planned(scored_tokens=references + own, when="where there are references or right samples, and it is not mastered")
+        return ProbeCost(
+            scored_tokens=references + own, when="where there are references or right samples, and it is not mastered"
+        )
 
-    def worth(self, bench: Bench) -> str:
+    def worth(self, context: ProbeContext) -> str:
         """See `Probe`."""
-        if bench.paths is None and not bench.sampling.num_correct.any():
+        if context.paths is None and not context.sampling.num_correct.any():
             return "there are neither reference paths nor right samples"
-        if bench.known.label is Bottleneck.MASTERED:
+        if context.known.label is Bottleneck.MASTERED:
             return "the behavior is mastered"
         return ""
 
-    def run(self, bench: Bench) -> Finding:
+    def run(self, context: ProbeContext) -> Finding:
         """See `Probe`."""
-        rng = _generator(bench)
-        scored = _references(bench, rng)
-        own = _own(bench, rng)
-        margins = _answer_margins(bench, scored, rng)
-        paths = [*_score(bench, REFERENCE, scored), *_score(bench, OWN, own)]
-        return _finding(bench, paths, margins)
+        rng = _generator(context)
+        scored = _references(context, rng)
+        own = _own(context, rng)
+        margins = _answer_margins(context, scored, rng)
+        paths = [*_score(context, REFERENCE, scored), *_score(context, OWN, own)]
+        return _finding(context, paths, margins)
 
 
 # ------------------------------------------------------------------------------------------------------------------- scoring
@@ -177,8 +179,8 @@ class _Known:
     """What is known of a reference path already."""
 
 
-def _generator(bench: Bench) -> np.random.Generator:
-    digest = hashlib.sha256(f"{bench.seed}\x00{bench.behavior.name}\x00{bench.probe}".encode()).digest()
+def _generator(context: ProbeContext) -> np.random.Generator:
+    digest = hashlib.sha256(f"{context.seed}\x00{context.behavior.name}\x00{context.probe}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
@@ -189,14 +191,14 @@ def _parts(num_tokens: int, steps: npt.NDArray[Any] | None) -> tuple[npt.NDArray
     return np.arange(num_tokens) * min(CHUNKS, num_tokens) // num_tokens, False
 
 
-def _references(bench: Bench, rng: np.random.Generator) -> list[_Known]:
+def _references(context: ProbeContext, rng: np.random.Generator) -> list[_Known]:
     """The likeliest reference path of each of some problems chosen at random: one way to the answer is enough."""
     best: dict[str, PathScore] = {}
-    for path in bench.paths.paths if bench.paths is not None else ():
+    for path in context.paths.paths if context.paths is not None else ():
         held = best.get(path.problem_id)
         if held is None or path.policy_logprobs.sum() > held.policy_logprobs.sum():
             best[path.problem_id] = path
-    problems = [problem for problem in bench.problems if problem.id in best]
+    problems = [problem for problem in context.problems if problem.id in best]
     chosen = sorted(rng.permutation(len(problems))[:MOST_PATHS].tolist())
     found = []
     for problem in (problems[i] for i in chosen):
@@ -206,14 +208,14 @@ def _references(bench: Bench, rng: np.random.Generator) -> list[_Known]:
     return found
 
 
-def _own(bench: Bench, rng: np.random.Generator) -> list[_Known]:
+def _own(context: ProbeContext, rng: np.random.Generator) -> list[_Known]:
     """One right sample, chosen at random, of each of some problems chosen at random."""
-    place = bench.rollouts.places([problem.id for problem in bench.problems])
-    right = bench.rollouts.succeeded(bench.behavior.measure.success) & ~bench.rollouts.greedy & (place >= 0)
+    place = context.rollouts.places([problem.id for problem in context.problems])
+    right = context.rollouts.succeeded(context.behavior.measure.success) & ~context.rollouts.greedy & (place >= 0)
     rows = rng.permutation(np.flatnonzero(right))
     firsts = rows[np.sort(np.unique(place[rows], return_index=True)[1])][:MOST_PATHS]
-    problems = {problem.id: problem for problem in bench.problems}
-    samples: list[Rollout] = bench.rollouts.rows(firsts)
+    problems = {problem.id: problem for problem in context.problems}
+    samples: list[Rollout] = context.rollouts.rows(firsts)
     return [
         _Known(
             problem=problems[sample.problem_id],
@@ -226,12 +228,12 @@ def _own(bench: Bench, rng: np.random.Generator) -> list[_Known]:
     ]
 
 
-def _score(bench: Bench, kind: str, known: Sequence[_Known]) -> list[SteppedPath]:
+def _score(context: ProbeContext, kind: str, known: Sequence[_Known]) -> list[SteppedPath]:
     """Score paths again, with what truncation would do to them."""
-    groups = dict(zip(bench.sampling.problem_ids, bench.sampling.groups, strict=True))
-    requests = [ScoreRequest(prompt_ids=bench.prompt_ids(one.problem), path_ids=one.token_ids) for one in known]
+    groups = dict(zip(context.sampling.problem_ids, context.sampling.groups, strict=True))
+    requests = [ScoreRequest(prompt_ids=context.prompt_ids(one.problem), path_ids=one.token_ids) for one in known]
     found = []
-    for one, scores in zip(known, bench.score(requests, what=f"{kind} paths") if requests else [], strict=True):
+    for one, scores in zip(known, context.score(requests, what=f"{kind} paths") if requests else [], strict=True):
         num = int(one.parts.max()) + 1
         local, rank = np.zeros(num), np.zeros(num, dtype=np.int64)
         np.add.at(local, one.parts, scores.logprobs.astype(np.float64))
@@ -252,33 +254,35 @@ def _score(bench: Bench, kind: str, known: Sequence[_Known]) -> list[SteppedPath
     return found
 
 
-def _answer_margins(bench: Bench, known: Sequence[_Known], rng: np.random.Generator) -> dict[str, float]:
+def _answer_margins(context: ProbeContext, known: Sequence[_Known], rng: np.random.Generator) -> dict[str, float]:
     """Problem id → nats by which its reference path is likelier than the same path with another problem's answer in place of its own.
 
     Of the wrong answers one is taken that has as many tokens, where there is one: a longer answer is less likely for its length alone.
     """
-    donors = sorted({problem.answer.strip() for problem in bench.problems})
-    asked: list[tuple[str, float, ScoreRequest]] = []
+    donors = sorted({problem.answer.strip() for problem in context.problems})
+    score_requests: list[tuple[str, float, ScoreRequest]] = []
     for one in known:
         assert one.score is not None
         reference = one.problem.references[one.score.reference_index]
-        prompt = bench.engine.encode_prompt(one.problem.prompt, bench.behavior.prompt)
+        prompt = context.engine.encode_prompt(one.problem.prompt, context.behavior.prompt)
         choices = []
         for i in rng.permutation(len(donors))[:CHUNKS]:
             changed = with_answer(reference, one.problem.answer, donors[int(i)])
             if changed is not None:
-                path = bench.engine.encode_path(prompt, changed)
+                path = context.engine.encode_path(prompt, changed)
                 choices.append((abs(len(path.token_ids) - len(one.token_ids)), changed.text, path.token_ids))
         choices.sort(key=lambda choice: choice[0])
-        grades = bench.grade(one.problem, [text for _, text, _ in choices]) if choices else []
+        grades = context.grade(one.problem, [text for _, text, _ in choices]) if choices else []
         wrong = (ids for (*_, ids), grade in zip(choices, grades, strict=True) if grade.score is not None and grade.score <= 0.0)
         if (ids := next(wrong, None)) is not None:
             right = float(one.score.policy_logprobs.astype(np.float64).sum())
-            asked.append((one.problem.id, right, ScoreRequest(prompt_ids=prompt.token_ids, path_ids=ids)))
-    scores = bench.score([request for *_, request in asked], what="paths with a wrong answer") if asked else []
+            score_requests.append((one.problem.id, right, ScoreRequest(prompt_ids=prompt.token_ids, path_ids=ids)))
+    scores = (
+        context.score([request for *_, request in score_requests], what="paths with a wrong answer") if score_requests else []
+    )
     return {
         problem_id: right - float(score.logprobs.astype(np.float64).sum())
-        for (problem_id, right, _), score in zip(asked, scores, strict=True)
+        for (problem_id, right, _), score in zip(score_requests, scores, strict=True)
     }
 
 
@@ -294,17 +298,17 @@ def with_answer(reference: Reference, answer: str, other: str) -> Reference | No
 # ------------------------------------------------------------------------------------------------------------------ deciding
 
 
-def _finding(bench: Bench, paths: Sequence[SteppedPath], margins: Mapping[str, float]) -> Finding:
-    epsilon = bench.behavior.measure.epsilon
+def _finding(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping[str, float]) -> Finding:
+    epsilon = context.behavior.measure.epsilon
     bound = [path.binding(epsilon) for path in paths]
     return Finding(
-        probe=bench.probe,
-        behavior=bench.behavior.name,
+        probe=context.probe,
+        behavior=context.behavior.name,
         summary=_summary(paths, bound),
-        numbers=_numbers(bench, paths, bound, margins),
+        numbers=_numbers(context, paths, bound, margins),
         rows=tuple(row for path, binding in zip(paths, bound, strict=True) for row in _rows(path, binding)),
         problems=_per_problem(paths, bound),
-        notes=tuple(_notes(bench, paths, margins)),
+        notes=tuple(_notes(context, paths, margins)),
     )
 
 
@@ -350,9 +354,9 @@ def _tries(log_probability: float) -> float:
 
 
 def _numbers(
-    bench: Bench, paths: Sequence[SteppedPath], bound: Sequence[Binding], margins: Mapping[str, float]
+    context: ProbeContext, paths: Sequence[SteppedPath], bound: Sequence[Binding], margins: Mapping[str, float]
 ) -> dict[str, Estimate]:
-    level = bench.thresholds.level
+    level = context.thresholds.level
     numbers = {}
     for kind in (REFERENCE, OWN):
         mine = [(path, binding) for path, binding in zip(paths, bound, strict=True) if path.path == kind]
@@ -368,7 +372,7 @@ def _numbers(
             values = [float(any(name in removed for removed in path.removed_by)) for path, _ in mine]
             numbers[f"{words} that {name} removes"] = _estimate(mean_interval(values, groups, level=level))
     if margins:
-        groups_of = dict(zip(bench.sampling.problem_ids, bench.sampling.groups, strict=True))
+        groups_of = dict(zip(context.sampling.problem_ids, context.sampling.groups, strict=True))
         groups = [groups_of[problem_id] for problem_id in margins]
         nats = np.array(list(margins.values()))
         reach = max(1.0, float(np.abs(nats).max()))
@@ -434,7 +438,7 @@ def _round_number(value: float) -> str:
     return f"{round(value / scale) * scale:,}"
 
 
-def _notes(bench: Bench, paths: Sequence[SteppedPath], margins: Mapping[str, float]) -> list[str]:
+def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping[str, float]) -> list[str]:
     notes = []
     references = {path.problem.id: float(path.log_local.sum()) for path in paths if path.path == REFERENCE}
     own = {path.problem.id: float(path.log_local.sum()) for path in paths if path.path == OWN}
@@ -446,10 +450,10 @@ def _notes(bench: Bench, paths: Sequence[SteppedPath], margins: Mapping[str, flo
                 f"On {len(both)} problems with both, the model's own right samples are typically e^{gap:.0f} times as likely as the reference: it "
                 "goes other ways, and what binds the reference need not bind the problem."
             )
-    _, low, _ = bench.known.mixture.problem_interval(bench.thresholds.level)
-    totals = _log_probability_of_references(bench)
-    solved = [i for i, p in enumerate(bench.problems) if p.id in totals and bench.sampling.num_correct[i] > 0]
-    many = [i for i in solved if low[i] > 0 and np.log(low[i]) > totals[bench.problems[i].id] + np.log(MANY_PATHS)]
+    _, low, _ = context.known.mixture.problem_interval(context.thresholds.level)
+    totals = _log_probability_of_references(context)
+    solved = [i for i, p in enumerate(context.problems) if p.id in totals and context.sampling.num_correct[i] > 0]
+    many = [i for i in solved if low[i] > 0 and np.log(low[i]) > totals[context.problems[i].id] + np.log(MANY_PATHS)]
     if many:
         notes.append(
             f"Many right paths: {len(many)} of {len(solved)} solved problems are solved at least {MANY_PATHS:.0f} times as often as their "
@@ -457,7 +461,7 @@ def _notes(bench: Bench, paths: Sequence[SteppedPath], margins: Mapping[str, flo
         )
     if margins:
         nats = np.array(list(margins.values()))
-        interval = mean_interval((nats > 0).astype(np.float64), level=bench.thresholds.level)
+        interval = mean_interval((nats > 0).astype(np.float64), level=context.thresholds.level)
         if interval.low <= 0.5:
             notes.append(
                 f"Style, not knowledge: with another problem's answer in it the same path is as likely or likelier in {int((nats <= 0).sum())} of "
@@ -468,10 +472,10 @@ def _notes(bench: Bench, paths: Sequence[SteppedPath], margins: Mapping[str, flo
     return notes
 
 
-def _log_probability_of_references(bench: Bench) -> dict[str, float]:
+def _log_probability_of_references(context: ProbeContext) -> dict[str, float]:
     """Problem id → log-probability of all its reference paths together."""
     totals: dict[str, float] = {}
-    for path in bench.paths.paths if bench.paths is not None else ():
+    for path in context.paths.paths if context.paths is not None else ():
         value = float(path.policy_logprobs.astype(np.float64).sum())
         totals[path.problem_id] = float(np.logaddexp(totals.get(path.problem_id, -np.inf), value))
     return totals

@@ -1,7 +1,7 @@
 """What every further probe is: a question, what the answer would cost, whether it could change anything, and the answer.
 
 The sampling probe says *that* a behavior is out of reach or unreliable; these say *why*. Each is a module with a class that meets
-`Probe` and a line in `PROBES` (`probes/__init__.py`). A probe draws through its `Bench`, which stores every sample in the run directory,
+`Probe` and a line in `PROBES` (`probes/__init__.py`). A probe draws through its `ProbeContext`, which stores every sample in the run directory,
 so that a stopped probe goes on where it was; its `Finding` is plain data, and the verdict is decided from findings read back from disk.
 """
 
@@ -25,7 +25,6 @@ from posttrain.diagnose.storage.rollout_table import METADATA_KEY, RolloutTable,
 from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Answer as Answer
-from posttrain.diagnose.types import Argument as Argument
 from posttrain.diagnose.types import (
     Behavior,
     Bottleneck,
@@ -38,6 +37,7 @@ from posttrain.diagnose.types import (
     Split,
 )
 from posttrain.diagnose.types import Finding as Finding
+from posttrain.diagnose.types import LabelEvidence as LabelEvidence
 
 FOLDER = "probes"
 """Of a run directory: samples as parquet, findings as JSON."""
@@ -57,7 +57,7 @@ class AvailableInputs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Planned:
+class ProbeCost:
     """What a probe would take at most, said before a token is spent."""
 
     generated_tokens: int = 0
@@ -68,7 +68,7 @@ class Planned:
     """In words: why it cannot run at all; empty where it can."""
 
 
-class Asked(NamedTuple):
+class PromptRequest(NamedTuple):
     """Samples of one problem that start from a prompt and perhaps from a part of an answer."""
 
     problem: Problem
@@ -83,7 +83,7 @@ class Asked(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class Bench:
+class ProbeContext:
     """What a probe works with: the behavior, what is known of it so far, and engines to draw from."""
 
     probe: str
@@ -128,18 +128,23 @@ class Bench:
         return self.engine.encode_prompt(problem.prompt, self.behavior.prompt).token_ids
 
     def draw(
-        self, asked: Sequence[Asked], *, condition: str, sampling: Sampling | None = None, engine: Engine | None = None
+        self,
+        prompt_requests: Sequence[PromptRequest],
+        *,
+        condition: str,
+        sampling: Sampling | None = None,
+        engine: Engine | None = None,
     ) -> list[list[Rollout]]:
         """Sample, grade and store; what is stored already is read back instead.
 
         Args:
-            asked: What to sample; calls must come in the same order whenever the probe runs on the same counts.
+            prompt_requests: What to sample; calls must come in the same order whenever the probe runs on the same counts.
             condition: Names what differs from plain sampling, `prefix 0.50` say; part of the generators' key.
             sampling: Settings, the behavior's own where None.
             engine: What samples, the policy where None.
 
         Returns:
-            One list per entry of `asked`, its samples in order. Their text starts with `given_text`; `token_ids` are the generated ones.
+            One list per entry of `prompt_requests`, its samples in order. Their text starts with `given_text`; `token_ids` are the generated ones.
         """
         engine, sampling = engine or self.engine, sampling or self.behavior.sampling
         name = f"{self.behavior.name}.{self.split}-{self.probe}.{self._calls:05d}"
@@ -147,8 +152,10 @@ class Bench:
         path = self.directory.shard(FOLDER, name)
         if not path.exists():
             start = time.monotonic()
-            with self.reporter.task(f"{self.probe}: {self.behavior.name}, {condition}", sum(a.num for a in asked)) as task:
-                rollouts = self._sample(asked, condition, sampling, engine, task.tokens)
+            with self.reporter.task(
+                f"{self.probe}: {self.behavior.name}, {condition}", sum(a.num for a in prompt_requests)
+            ) as task:
+                rollouts = self._sample(prompt_requests, condition, sampling, engine, task.tokens)
                 task.advance(len(rollouts))
             tokens = sum(len(rollout.token_ids) for rollout in rollouts)
             cost = ShardCost(seconds=time.monotonic() - start, generated_tokens=tokens, samples=len(rollouts))
@@ -158,10 +165,10 @@ class Bench:
         self.samples += record["samples"]
         self.generated_tokens += record["generated_tokens"]
         found = iter(to_rollouts(table))
-        return [[next(found) for _ in range(one.num)] for one in asked]
+        return [[next(found) for _ in range(one.num)] for one in prompt_requests]
 
     def _sample(
-        self, asked: Sequence[Asked], condition: str, sampling: Sampling, engine: Engine, on_tokens: Any
+        self, prompt_requests: Sequence[PromptRequest], condition: str, sampling: Sampling, engine: Engine, on_tokens: Any
     ) -> list[Rollout]:
         requests = [
             SampleRequest(
@@ -170,10 +177,12 @@ class Bench:
                 num_samples=one.num,
                 first_sample=one.first,
             )
-            for one in asked
+            for one in prompt_requests
         ]
         rollouts = []
-        for one, completions in zip(asked, engine.sample(requests, sampling, seed=self.seed, on_tokens=on_tokens), strict=True):
+        for one, completions in zip(
+            prompt_requests, engine.sample(requests, sampling, seed=self.seed, on_tokens=on_tokens), strict=True
+        ):
             texts = [one.given_text + completion.text for completion in completions]
             grades = self.grade(one.problem, texts)
             for index, (completion, text, grade) in enumerate(zip(completions, texts, grades, strict=True), start=one.first):
@@ -221,15 +230,15 @@ class Probe(Protocol):
     question: str
     """For people, one line that ends with a question mark."""
 
-    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """What it would take at most, or why it cannot run; before anything is drawn."""
         ...
 
-    def worth(self, bench: Bench) -> str:
+    def worth(self, context: ProbeContext) -> str:
         """Why it is not worth its cost, after the samples are drawn; empty where it is."""
         ...
 
-    def run(self, bench: Bench) -> Finding:
+    def run(self, context: ProbeContext) -> Finding:
         """Draw and answer. The same counts and seed give the same finding."""
         ...
 
@@ -241,19 +250,21 @@ def finding_to_json(finding: Finding) -> dict[str, Any]:
 
 def finding_from_json(data: Mapping[str, Any]) -> Finding:
     """What `finding_to_json` wrote; null is NaN again."""
+    fields = dict(data)
+    told = fields.pop("arguments", ())  # the name of `evidence` in files of earlier versions
     return Finding(
         **{
-            **data,
+            **fields,
             "numbers": {name: _estimate(value) for name, value in data["numbers"].items()},
             "rows": tuple(data["rows"]),
-            "arguments": tuple(
-                Argument(
+            "evidence": tuple(
+                LabelEvidence(
                     label=Bottleneck(one["label"]),
                     instead_of=tuple(Bottleneck(label) for label in one["instead_of"]),
                     confidence=one["confidence"],
                     because=one["because"],
                 )
-                for one in data["arguments"]
+                for one in data.get("evidence", told)
             ),
             "notes": tuple(data["notes"]),
         }

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval, posterior_delta_interval
 from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior
-from posttrain.diagnose.probes.base import Bench
+from posttrain.diagnose.probes.base import ProbeContext
 from posttrain.diagnose.types import GradeStatus, Rollout
 
 Counts = npt.NDArray[np.int64]
@@ -33,7 +33,7 @@ class Measured:
 
     condition: str
     stands_for: Counts
-    """[E] places in `Bench.problems` of those that the condition exists for."""
+    """[E] places in `ProbeContext.problems` of those that the condition exists for."""
     share: float
     """How much of the behavior they are."""
     drawn: Counts
@@ -71,20 +71,20 @@ def signed(gain: Interval) -> str:
     return f"{gain.estimate:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
 
 
-def in_random_order(bench: Bench, places: Sequence[int]) -> list[int]:
+def in_random_order(context: ProbeContext, places: Sequence[int]) -> list[int]:
     """Places of problems in an order that hangs on the seed and the problems' ids alone."""
 
     def number(place: int) -> bytes:
-        return hashlib.sha256(f"{bench.seed}/{bench.probe}/{bench.problems[place].id}".encode()).digest()
+        return hashlib.sha256(f"{context.seed}/{context.probe}/{context.problems[place].id}".encode()).digest()
 
     return sorted(places, key=number)
 
 
-def affordable(bench: Bench, most_problems: int, conditions: int, once: int = 0) -> tuple[int, int]:
+def affordable(context: ProbeContext, most_problems: int, conditions: int, once: int = 0) -> tuple[int, int]:
     """How many problems, and how many samples of each per condition, are expected to fit into what is left of the budget.
 
     Args:
-        bench: Whose budget.
+        context: Whose budget.
         most_problems: More are never drawn.
         conditions: Each is sampled `SAMPLES` times per problem, at least `FEWEST_SAMPLES`.
         once: Further samples per problem, drawn once.
@@ -92,21 +92,21 @@ def affordable(bench: Bench, most_problems: int, conditions: int, once: int = 0)
     Returns:
         Problems and samples; no problems where the budget does not hold one.
     """
-    limit = bench.behavior.sampling.max_tokens
-    drawn = int((bench.sampling.num_samples + bench.sampling.num_missing).sum())
-    expected = min(limit, max(1.0, TOKEN_MARGIN * float(bench.sampling.num_tokens.sum()) / drawn)) if drawn else limit
-    room = int(bench.left / expected)
-    problems = min(len(bench.problems), most_problems, room // (conditions * FEWEST_SAMPLES + once))
+    limit = context.behavior.sampling.max_tokens
+    drawn = int((context.sampling.num_samples + context.sampling.num_missing).sum())
+    expected = min(limit, max(1.0, TOKEN_MARGIN * float(context.sampling.num_tokens.sum()) / drawn)) if drawn else limit
+    room = int(context.left / expected)
+    problems = min(len(context.problems), most_problems, room // (conditions * FEWEST_SAMPLES + once))
     return problems, min(SAMPLES, (room // problems - once) // conditions) if problems > 0 else 0
 
 
-def enough(bench: Bench, num_problems: int) -> bool:
+def enough(context: ProbeContext, num_problems: int) -> bool:
     """Whether a mean over so many problems says anything."""
-    return num_problems >= min(FEWEST_PROBLEMS, len(bench.problems))
+    return num_problems >= min(FEWEST_PROBLEMS, len(context.problems))
 
 
 def measured(
-    bench: Bench,
+    context: ProbeContext,
     condition: str,
     stands_for: Sequence[int],
     drawn: Sequence[int],
@@ -115,9 +115,9 @@ def measured(
 ) -> Measured:
     """Count the samples of one condition and hold them against the bare ones of the same problems."""
     places = np.array(drawn, dtype=np.int64)
-    counts = np.array([bench.count(rollouts) for rollouts in found], dtype=np.int64).reshape(-1, 2)
+    counts = np.array([context.count(rollouts) for rollouts in found], dtype=np.int64).reshape(-1, 2)
     samples, correct = counts.T
-    groups = [bench.sampling.groups[place] for place in places]
+    groups = [context.sampling.groups[place] for place in places]
     return Measured(
         condition=condition,
         stands_for=np.array(stands_for, dtype=np.int64),
@@ -126,8 +126,8 @@ def measured(
         num_samples=samples,
         num_correct=correct,
         num_malformed=sum(r.truncated or r.grade.status is GradeStatus.UNPARSED for rollouts in found for r in rollouts),
-        rate=mean_interval(rates(samples, correct), groups, level=bench.thresholds.level),
-        gain=paired_gain(bench, places, samples, correct),
+        rate=mean_interval(rates(samples, correct), groups, level=context.thresholds.level),
+        gain=paired_gain(context, places, samples, correct),
     )
 
 
@@ -136,65 +136,65 @@ def rates(num_samples: Counts, num_correct: Counts) -> npt.NDArray[np.float64]:
     return np.asarray(num_correct / np.where(num_samples > 0, num_samples, np.nan))
 
 
-def paired_gain(bench: Bench, places: Counts, num_samples: Counts, num_correct: Counts) -> Interval:
+def paired_gain(context: ProbeContext, places: Counts, num_samples: Counts, num_correct: Counts) -> Interval:
     """Mean difference to the bare success rate of the same problems.
 
     Bare rates are plain ones where every problem was sampled equally often; where the number of samples was chosen by looking they are
     biased, and the difference is read from two posteriors (arXiv 2510.05197).
 
     Args:
-        bench: Holds the bare counts.
-        places: [C] places of the problems in `Bench.problems`.
+        context: Holds the bare counts.
+        places: [C] places of the problems in `ProbeContext.problems`.
         num_samples: [C] samples under the condition.
         num_correct: [C] successes among them.
     """
-    bare_samples, bare_correct = bench.sampling.num_samples[places], bench.sampling.num_correct[places]
-    groups = [bench.sampling.groups[place] for place in places]
-    level = bench.thresholds.level
-    if bench.sampling.drawn_equally:
+    bare_samples, bare_correct = context.sampling.num_samples[places], context.sampling.num_correct[places]
+    groups = [context.sampling.groups[place] for place in places]
+    level = context.thresholds.level
+    if context.sampling.drawn_equally:
         return paired_delta_interval(rates(bare_samples, bare_correct), rates(num_samples, num_correct), groups, level=level)
-    before, after = (fit(bench, places, *pair).mixture for pair in ((bare_samples, bare_correct), (num_samples, num_correct)))
+    before, after = (fit(context, places, *pair).mixture for pair in ((bare_samples, bare_correct), (num_samples, num_correct)))
     return posterior_delta_interval(before, after, 1, groups=groups, rng=np.random.default_rng(0), level=level)
 
 
-def bare_rate(bench: Bench) -> Interval:
+def bare_rate(context: ProbeContext) -> Interval:
     """Mean success rate of the samples that all conditions are compared with."""
-    if bench.sampling.drawn_equally:
-        plain = rates(bench.sampling.num_samples, bench.sampling.num_correct)
-        return mean_interval(plain, bench.sampling.groups, level=bench.thresholds.level)
-    return bench.known.mixture.pass_at_k(1, level=bench.thresholds.level)
+    if context.sampling.drawn_equally:
+        plain = rates(context.sampling.num_samples, context.sampling.num_correct)
+        return mean_interval(plain, context.sampling.groups, level=context.thresholds.level)
+    return context.known.mixture.pass_at_k(1, level=context.thresholds.level)
 
 
-def mean_draws(bench: Bench, one: Measured) -> npt.NDArray[np.float64]:
+def mean_draws(context: ProbeContext, one: Measured) -> npt.NDArray[np.float64]:
     """[D] posterior draws of the mean success rate under a condition over all problems that it exists for.
 
     Problems that were not drawn learn from those that were: they widen the posterior.
     """
-    samples, correct = np.zeros((2, len(bench.problems)), dtype=np.int64)
+    samples, correct = np.zeros((2, len(context.problems)), dtype=np.int64)
     samples[one.drawn], correct[one.drawn] = one.num_samples, one.num_correct
-    return fit(bench, one.stands_for, samples[one.stands_for], correct[one.stands_for]).mean
+    return fit(context, one.stands_for, samples[one.stands_for], correct[one.stands_for]).mean
 
 
-def fit(bench: Bench, places: Counts, num_samples: Counts, num_correct: Counts) -> LabelPosterior:
+def fit(context: ProbeContext, places: Counts, num_samples: Counts, num_correct: Counts) -> LabelPosterior:
     """What counts say about some of the problems.
 
     Args:
-        bench: Whose thresholds and groups apply.
-        places: [E] places of the problems in `Bench.problems`.
+        context: Whose thresholds and groups apply.
+        places: [E] places of the problems in `ProbeContext.problems`.
         num_samples: [E]
         num_correct: [E]
     """
-    groups = tuple(bench.sampling.groups[place] for place in places)
+    groups = tuple(context.sampling.groups[place] for place in places)
     return label_posterior(
-        num_samples, num_correct, epsilon=bench.behavior.measure.epsilon, thresholds=bench.thresholds, groups=groups
+        num_samples, num_correct, epsilon=context.behavior.measure.epsilon, thresholds=context.thresholds, groups=groups
     )
 
 
-def per_problem(bench: Bench, conditions: Sequence[Measured]) -> dict[str, dict[str, Any]]:
+def per_problem(context: ProbeContext, conditions: Sequence[Measured]) -> dict[str, dict[str, Any]]:
     """Problem id → successes and samples under each condition that it was drawn under."""
     found: dict[str, dict[str, Any]] = {}
     for one in conditions:
         for place, samples, correct in zip(one.drawn, one.num_samples, one.num_correct, strict=True):
             counts = {"num_samples": int(samples), "num_correct": int(correct)}
-            found.setdefault(bench.problems[place].id, {})[one.condition] = counts
+            found.setdefault(context.problems[place].id, {})[one.condition] = counts
     return found

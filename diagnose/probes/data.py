@@ -29,7 +29,7 @@ from posttrain.analysis.stats import mean_interval, t_interval
 from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind
 from posttrain.diagnose.engines.base import EncodedPrompt, Engine, ScoreRequest
 from posttrain.diagnose.errors import BehaviorError
-from posttrain.diagnose.probes.base import AvailableInputs, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
 from posttrain.diagnose.types import Behavior, Estimate, Message, PromptFormat, Reference, Split
 
 _OWN_INSIDE = 0.95
@@ -96,42 +96,42 @@ class Data:
         """
         self.num_rows, self.num_own, self.longest = num_rows, num_own, longest
 
-    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """Two answers of a row at most, each of the greatest length; nothing is generated."""
         if not available.data:
-            return Planned(impossible="no data set is at hand; give one (--data FILE)")
-        return Planned(scored_tokens=2 * self.num_rows * self.longest, when="whenever a data set is given")
+            return ProbeCost(impossible="no data set is at hand; give one (--data FILE)")
+        return ProbeCost(scored_tokens=2 * self.num_rows * self.longest, when="whenever a data set is given")
 
-    def worth(self, bench: Bench) -> str:
+    def worth(self, context: ProbeContext) -> str:
         """Whoever gives a data set wants to know; unless the model cannot read its prompts."""
-        if not bench.data:
+        if not context.data:
             return "no data set is at hand"
         try:
-            _encode(bench.engine, bench.behavior.prompt, bench.data[0], self.longest)
+            _encode(context.engine, context.behavior.prompt, context.data[0], self.longest)
         except BehaviorError as error:
             return f"the model cannot read the data: {error}"
         return ""
 
-    def run(self, bench: Bench) -> Finding:
+    def run(self, context: ProbeContext) -> Finding:
         """Score rows and own answers, hold them against each other."""
-        rows = bench.data or ()
-        digest = hashlib.sha256(f"{bench.seed}\x00data".encode()).digest()
+        rows = context.data or ()
+        digest = hashlib.sha256(f"{context.seed}\x00data".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
         chosen = sorted(rng.permutation(len(rows))[: self.num_rows].tolist())
         encoded: list[_Encoded] = []
         refused = ""
         for index in chosen:
             try:
-                encoded += _encode(bench.engine, bench.behavior.prompt, rows[index], self.longest)
+                encoded += _encode(context.engine, context.behavior.prompt, rows[index], self.longest)
             except BehaviorError as error:
                 refused = refused or f"row {rows[index].index}: {error}"
-        scores = bench.score([one.request for one in encoded], what="rows of the data set")
+        scores = context.score([one.request for one in encoded], what="rows of the data set")
         answers = [
             _Answer(row=one.row, group=str(one.row), side=one.side, nats=-score.logprobs.astype(np.float64), cut=one.cut)
             for one, score in zip(encoded, scores, strict=True)
         ]
-        notes = _notes_on_rows(bench, rows, len(chosen), encoded, refused)
-        return _finding(bench, answers, _own(bench, self.num_own, rng), notes)
+        notes = _notes_on_rows(context, rows, len(chosen), encoded, refused)
+        return _finding(context, answers, _own(context, self.num_own, rng), notes)
 
 
 # ------------------------------------------------------------------------------------------------------------------- scoring
@@ -183,10 +183,10 @@ def _encode_prompt(engine: Engine, prompt_format: PromptFormat, prompt: str | tu
     return engine.encode_prompt(prompt, prompt_format)
 
 
-def _own(bench: Bench, most: int, rng: np.random.Generator) -> list[_Answer]:
+def _own(context: ProbeContext, most: int, rng: np.random.Generator) -> list[_Answer]:
     """Some of the policy's own answers, chosen at random; what it said of their tokens was kept."""
-    table = bench.rollouts
-    places = table.places([problem.id for problem in bench.problems])
+    table = context.rollouts
+    places = table.places([problem.id for problem in context.problems])
     rows = np.flatnonzero((places >= 0) & ~table.greedy & (table.num_tokens > 0))
     rows = np.sort(rng.permutation(rows)[:most])
     return [
@@ -260,9 +260,14 @@ def _wins(values: Floats64) -> Floats64:
 
 
 def _numbers(
-    bench: Bench, learned: Sequence[_Answer], avoided: Sequence[_Answer], own: Sequence[_Answer], pairs: _Pairs, limit: float
+    context: ProbeContext,
+    learned: Sequence[_Answer],
+    avoided: Sequence[_Answer],
+    own: Sequence[_Answer],
+    pairs: _Pairs,
+    limit: float,
 ) -> dict[str, Estimate]:
-    level, epsilon = bench.thresholds.level, bench.behavior.measure.epsilon
+    level, epsilon = context.thresholds.level, context.behavior.measure.epsilon
 
     def share(values: npt.ArrayLike, method: str = "t over rows") -> Estimate:
         found = Estimate.of(mean_interval(np.asarray(values, dtype=np.float64), level=level))
@@ -302,18 +307,18 @@ def _numbers(
 # ------------------------------------------------------------------------------------------------------------------- finding
 
 
-def _finding(bench: Bench, answers: Sequence[_Answer], own: Sequence[_Answer], notes: Sequence[str]) -> Finding:
-    epsilon = bench.behavior.measure.epsilon
+def _finding(context: ProbeContext, answers: Sequence[_Answer], own: Sequence[_Answer], notes: Sequence[str]) -> Finding:
+    epsilon = context.behavior.measure.epsilon
     limit = limit_of_support([answer.worst for answer in own], epsilon)
     learned = [answer for answer in answers if answer.side in (COMPLETION, CHOSEN)]
     avoided = [answer for answer in answers if answer.side in (REJECTED, BAD)]
     pairs = _pairs(answers)
-    numbers = _numbers(bench, learned, avoided, own, pairs, limit)
+    numbers = _numbers(context, learned, avoided, own, pairs, limit)
     margins = {row: (float(m), float(t)) for row, m, t in zip(pairs.rows, pairs.margin, pairs.per_token, strict=True)}
     usual = numbers["nats per token, own samples"].estimate if own else 0.0
     return Finding(
-        probe=bench.probe,
-        behavior=bench.behavior.name,
+        probe=context.probe,
+        behavior=context.behavior.name,
         summary=_summary(numbers, learned, avoided, pairs, limit),
         numbers=numbers,
         rows=tuple(_row(answer, limit, margins) for answer in [*answers, *own[:_SHOWN_OWN]]),
@@ -369,7 +374,7 @@ def _summary(
 
 
 def _notes_on_rows(
-    bench: Bench, rows: Sequence[DataRow], num_chosen: int, encoded: Sequence[_Encoded], refused: str
+    context: ProbeContext, rows: Sequence[DataRow], num_chosen: int, encoded: Sequence[_Encoded], refused: str
 ) -> list[str]:
     notes = []
     scored = len({one.row for one in encoded})
@@ -380,7 +385,7 @@ def _notes_on_rows(
     cut = sum(one.cut for one in encoded)
     if cut:
         notes.append(f"{cut} answers were longer than what is scored; they count with their beginning, and not in margins.")
-    measured = {bench.prompt_ids(problem) for problem in bench.behavior.problems if problem.split is not Split.TRAIN}
+    measured = {context.prompt_ids(problem) for problem in context.behavior.problems if problem.split is not Split.TRAIN}
     shared = sorted({one.row for one in encoded if one.request.prompt_ids in measured})
     if shared:
         notes.append(

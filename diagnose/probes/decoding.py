@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval
-from posttrain.diagnose.probes.base import Argument, Asked, AvailableInputs, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.probes.conditions import (
     SAMPLES,
     affordable,
@@ -53,118 +53,120 @@ class DecodingProbe:
     name = "decoding"
     question = "Does a cooler temperature master it without training?"
 
-    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""
         if not behavior.sampling.samples_the_policy:
-            return Planned(
+            return ProbeCost(
                 impossible="the behavior is sampled cooler than the policy or truncated already; measure it at temperature 1 without truncation"
             )
         problems = min(MOST_PROBLEMS, len(behavior.split(split)))
-        return Planned(
+        return ProbeCost(
             generated_tokens=len(TEMPERATURES) * SAMPLES * problems * behavior.sampling.max_tokens,
             when="where the behavior is solved now and then, and greedy decoding leaves it open whether cooler sampling masters it",
         )
 
-    def worth(self, bench: Bench) -> str:
+    def worth(self, context: ProbeContext) -> str:
         """See `Probe`."""
-        mastered, level = bench.thresholds.mastered, bench.thresholds.level
-        if bench.known.label is Bottleneck.MASTERED and bench.known.confidence >= bench.thresholds.confidence:
+        mastered, level = context.thresholds.mastered, context.thresholds.level
+        if context.known.label is Bottleneck.MASTERED and context.known.confidence >= context.thresholds.confidence:
             return "the behavior is mastered at temperature 1"
-        if not bench.sampling.num_correct.any() and not (bench.sampling.greedy_correct == 1).any():
+        if not context.sampling.num_correct.any() and not (context.sampling.greedy_correct == 1).any():
             return "no sample is right: there is nothing that cooling could make likelier"
-        greedy = mean_interval(bench.sampling.greedy_correct, bench.sampling.groups, level=level)
+        greedy = mean_interval(context.sampling.greedy_correct, context.sampling.groups, level=level)
         if decide(">=", greedy.low, greedy.high, mastered) is Outcome.MET:
             return f"greedy decoding masters it already ({greedy.estimate:.2f} [{greedy.low:.2f}, {greedy.high:.2f}])"
-        most = mean_interval(ceiling(bench), bench.sampling.groups, level=level)
+        most = mean_interval(ceiling(context), context.sampling.groups, level=level)
         if decide(">=", most.low, most.high, mastered) is Outcome.NOT_MET:
             return (
                 f"cooling could master {most.estimate:.0%} of the problems at best [{most.low:.0%}, {most.high:.0%}]: "
                 "the others have a wrong answer both greedily and in most samples"
             )
-        if not enough(bench, affordable(bench, MOST_PROBLEMS, len(TEMPERATURES))[0]):
-            return f"{bench.left} tokens hold the samples of too few problems"
+        if not enough(context, affordable(context, MOST_PROBLEMS, len(TEMPERATURES))[0]):
+            return f"{context.left} tokens hold the samples of too few problems"
         return ""
 
-    def run(self, bench: Bench) -> Finding:
+    def run(self, context: ProbeContext) -> Finding:
         """See `Probe`."""
-        everything = range(len(bench.problems))
-        most, num = affordable(bench, MOST_PROBLEMS, len(TEMPERATURES))
-        drawn = sorted(in_random_order(bench, everything)[:most])
-        asked = [Asked(problem, bench.prompt_ids(problem), num) for problem in (bench.problems[place] for place in drawn)]
+        everything = range(len(context.problems))
+        most, num = affordable(context, MOST_PROBLEMS, len(TEMPERATURES))
+        drawn = sorted(in_random_order(context, everything)[:most])
+        prompt_requests = [
+            PromptRequest(problem, context.prompt_ids(problem), num) for problem in (context.problems[place] for place in drawn)
+        ]
         cooler = {}
-        for temperature in TEMPERATURES if asked else ():
+        for temperature in TEMPERATURES if prompt_requests else ():
             condition = f"T = {temperature:g}"
-            sampling = replace(bench.behavior.sampling, temperature=temperature)
-            found = bench.draw(asked, condition=condition, sampling=sampling)
-            cooler[temperature] = measured(bench, condition, everything, drawn, found)
-        chances = {temperature: _chance(mean_draws(bench, one), bench) for temperature, one in cooler.items()}
+            sampling = replace(context.behavior.sampling, temperature=temperature)
+            found = context.draw(prompt_requests, condition=condition, sampling=sampling)
+            cooler[temperature] = measured(context, condition, everything, drawn, found)
+        chances = {temperature: _chance(mean_draws(context, one), context) for temperature, one in cooler.items()}
 
-        base = bare_rate(bench)
-        sampling_counts = int(bench.sampling.num_samples.sum()), int(bench.sampling.num_correct.sum())
-        rows = [table_row("T = 1", len(bench.problems), *sampling_counts, base, None), *(one.row for one in cooler.values())]
+        base = bare_rate(context)
+        sampling_counts = int(context.sampling.num_samples.sum()), int(context.sampling.num_correct.sum())
+        rows = [table_row("T = 1", len(context.problems), *sampling_counts, base, None), *(one.row for one in cooler.values())]
         numbers = {"pass@1 at T = 1": Estimate.of(base)}
         for one in cooler.values():
             numbers |= {f"pass@1 at {one.condition}": Estimate.of(one.rate)}
             numbers |= {f"gain at {one.condition}": Estimate.of(one.gain)}
         said = [f"{base.estimate:.2f} at T = 1"]
         said += [f"{one.rate.estimate:.2f} at {one.condition} (gain {signed(one.gain)})" for one in cooler.values()]
-        if np.isfinite(bench.sampling.greedy_correct).any():
-            rate, gain = _greedy(bench)
-            known = bench.sampling.greedy_correct[np.isfinite(bench.sampling.greedy_correct)]
+        if np.isfinite(context.sampling.greedy_correct).any():
+            rate, gain = _greedy(context)
+            known = context.sampling.greedy_correct[np.isfinite(context.sampling.greedy_correct)]
             rows.append(table_row(GREEDY, len(known), len(known), int(known.sum()), rate, gain))
             numbers |= {"greedy pass@1": Estimate.of(rate)}
             said.append(f"{rate.estimate:.2f} greedily")
 
-        arguments: tuple[Argument, ...] = ()
+        evidence: tuple[LabelEvidence, ...] = ()
         best = max(chances, key=lambda temperature: chances[temperature], default=None)
-        mastered = bench.thresholds.mastered
+        mastered = context.thresholds.mastered
         verdict = f"No temperature is shown to reach {mastered:g}"
         if best is not None and chances[best] > 0.5:
             one = cooler[best]
             because = f"the mean success rate is {one.rate.estimate:.2f} [{one.rate.low:.2f}, {one.rate.high:.2f}] at {one.condition}, {base.estimate:.2f} at T = 1"
-            arguments = (
-                Argument(
+            evidence = (
+                LabelEvidence(
                     label=Bottleneck.DECODING,
                     instead_of=(Bottleneck.POOR_CHOICE,),
                     confidence=chances[best],
                     because=because,
                 ),
             )
-            if chances[best] >= bench.thresholds.confidence:
+            if chances[best] >= context.thresholds.confidence:
                 verdict = f"{one.condition} masters it without training"
         return Finding(
             probe=self.name,
-            behavior=bench.behavior.name,
+            behavior=context.behavior.name,
             summary=f"Success {', '.join(said)}. {verdict}.",
             numbers=numbers,
             rows=tuple(rows),
-            problems=per_problem(bench, list(cooler.values())),
-            arguments=arguments,
-            notes=() if asked else ("The budget did not hold the samples of one problem.",),
+            problems=per_problem(context, list(cooler.values())),
+            evidence=evidence,
+            notes=() if prompt_requests else ("The budget did not hold the samples of one problem.",),
         )
 
 
-def ceiling(bench: Bench) -> npt.NDArray[np.float64]:
+def ceiling(context: ProbeContext) -> npt.NDArray[np.float64]:
     """[P] how likely it is that cooling can master each problem, as the module says."""
-    majority = bench.known.mixture.state_probabilities([_MAJORITY])[:, 1]
-    table = bench.rollouts
-    place = table.places([problem.id for problem in bench.problems])
-    looping = np.zeros(len(bench.problems), dtype=np.bool_)
+    majority = context.known.mixture.state_probabilities([_MAJORITY])[:, 1]
+    table = context.rollouts
+    place = table.places([problem.id for problem in context.problems])
+    looping = np.zeros(len(context.problems), dtype=np.bool_)
     looping[place[(place >= 0) & table.greedy & table.truncated]] = True
-    greedy = bench.sampling.greedy_correct
+    greedy = context.sampling.greedy_correct
     return np.asarray(np.where((greedy == 1) | np.isnan(greedy) | looping, 1.0, majority))
 
 
-def _chance(means: npt.NDArray[np.float64], bench: Bench) -> float:
+def _chance(means: npt.NDArray[np.float64], context: ProbeContext) -> float:
     """Posterior probability of being mastered; half a draw is always left to the contrary."""
-    return float(((means >= bench.thresholds.mastered).sum() + 0.5) / (means.size + 1))
+    return float(((means >= context.thresholds.mastered).sum() + 0.5) / (means.size + 1))
 
 
-def _greedy(bench: Bench) -> tuple[Interval, Interval]:
+def _greedy(context: ProbeContext) -> tuple[Interval, Interval]:
     """Success of greedy decoding, and its paired difference to temperature 1."""
-    sampling, level = bench.sampling, bench.thresholds.level
+    sampling, level = context.sampling, context.thresholds.level
     base = rates(sampling.num_samples, sampling.num_correct)
     if not sampling.drawn_equally:  # plain rates are biased where sampling went by looking
-        base = bench.known.mixture.problem_interval(level)[0]
+        base = context.known.mixture.problem_interval(level)[0]
     gain = paired_delta_interval(base, sampling.greedy_correct, sampling.groups, level=level)
     return mean_interval(sampling.greedy_correct, sampling.groups, level=level), gain

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import answer_entropy, fit_mixture, mean_interval, pass_at_k, t_interval
-from posttrain.diagnose.probes.base import AvailableInputs, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
 from posttrain.diagnose.types import Behavior, Estimate, Problem, Split
 
 ProcessVerifier = Callable[[Problem, str], bool | None]
@@ -71,25 +71,25 @@ class Diversity:
         """Take a verifier of reasoning, if there is one; it reads each right sample once, in this process."""
         self.process_verifier = process_verifier
 
-    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """It costs no tokens."""
-        return Planned(when="always; it reads the samples that are there")
+        return ProbeCost(when="always; it reads the samples that are there")
 
-    def worth(self, bench: Bench) -> str:
+    def worth(self, context: ProbeContext) -> str:
         """It needs samples, and nothing else."""
-        return "" if bench.sampling.num_samples.any() else "there are no samples"
+        return "" if context.sampling.num_samples.any() else "there are no samples"
 
-    def run(self, bench: Bench) -> Finding:
+    def run(self, context: ProbeContext) -> Finding:
         """Read every sample once."""
-        seen = self._read(bench)
+        seen = self._read(context)
         size = common_size([one.num_right for one in seen])
         paths = np.array([rarefied(list(one.paths.values()), size) if size else np.nan for one in seen])
         answers = np.array([effective_number(list(one.answers.values())) for one in seen])
         guess = guessing_chances(
             [one.answers for one in seen],
-            [one.right_answers | {problem.answer} for one, problem in zip(seen, bench.problems, strict=True)],
+            [one.right_answers | {problem.answer} for one, problem in zip(seen, context.problems, strict=True)],
         )
-        numbers, k = self._numbers(bench, seen, paths, answers, guess)
+        numbers, k = self._numbers(context, seen, paths, answers, guess)
         rows = tuple(
             {
                 "id": problem.id,
@@ -101,25 +101,25 @@ class Diversity:
                 "guess": _json(guess[i]),
                 "valid": one.num_valid if self.process_verifier is not None else None,
             }
-            for i, (problem, one) in enumerate(zip(bench.problems, seen, strict=True))
+            for i, (problem, one) in enumerate(zip(context.problems, seen, strict=True))
         )
         return Finding(
-            probe=bench.probe,
-            behavior=bench.behavior.name,
+            probe=context.probe,
+            behavior=context.behavior.name,
             summary=_summary(numbers, seen, size, k),
             numbers=numbers,
             rows=rows,
             problems={str(row["id"]): {key: row[key] for key in ("paths", "answers", "guess")} for row in rows},
-            notes=_notes(bench, numbers, seen, size, k),
+            notes=_notes(context, numbers, seen, size, k),
         )
 
-    def _read(self, bench: Bench) -> list[_Seen]:
-        seen = {problem.id: _Seen() for problem in bench.problems}
-        problems = {problem.id: problem for problem in bench.problems}
-        greedy = bench.rollouts.greedy
-        for row, rollout in enumerate(bench.rollouts.all_rows()):
+    def _read(self, context: ProbeContext) -> list[_Seen]:
+        seen = {problem.id: _Seen() for problem in context.problems}
+        problems = {problem.id: problem for problem in context.problems}
+        greedy = context.rollouts.greedy
+        for row, rollout in enumerate(context.rollouts.all_rows()):
             one = seen.get(rollout.problem_id)
-            right = rollout.succeeded(bench.behavior.measure.success)
+            right = rollout.succeeded(context.behavior.measure.success)
             if one is None or greedy[row] or right is None:
                 continue
             one.num_known += 1
@@ -137,10 +137,10 @@ class Diversity:
         return list(seen.values())
 
     def _numbers(
-        self, bench: Bench, seen: Sequence[_Seen], paths: Floats64, answers: Floats64, guess: Floats64
+        self, context: ProbeContext, seen: Sequence[_Seen], paths: Floats64, answers: Floats64, guess: Floats64
     ) -> tuple[dict[str, Estimate], int]:
         """Everything by name, and the k of pass@k: the primary one."""
-        groups, level, k = bench.sampling.groups, bench.thresholds.level, bench.behavior.measure.primary_k
+        groups, level, k = context.sampling.groups, context.thresholds.level, context.behavior.measure.primary_k
         known = np.array([one.num_known for one in seen], dtype=np.int64)
         right = np.array([one.num_right for one in seen], dtype=np.int64)
         single = np.where(np.isnan(paths), np.nan, np.array([len(one.paths) == 1 for one in seen]))
@@ -154,7 +154,7 @@ class Diversity:
 
         def pass_at(num: npt.NDArray[np.int64], correct: npt.NDArray[np.int64], attempts: int) -> Estimate:
             # Where problems were drawn unequally often it was by looking, and then only the likelihood is to be believed.
-            if bench.sampling.drawn_equally and num.min() >= attempts:
+            if context.sampling.drawn_equally and num.min() >= attempts:
                 return Estimate.of(mean_interval(pass_at_k(num, correct, attempts), groups, level=level))
             return Estimate.of(fit_mixture(num, correct, groups=groups).pass_at_k(attempts, level=level))
 
@@ -280,7 +280,7 @@ def _shown(value: Estimate) -> str:
     return f"{value.low:.2f} to {value.high:.2f}" if np.isnan(value.estimate) else f"{value.estimate:.2f}"
 
 
-def _notes(bench: Bench, numbers: Mapping[str, Estimate], seen: Sequence[_Seen], size: int, k: int) -> tuple[str, ...]:
+def _notes(context: ProbeContext, numbers: Mapping[str, Estimate], seen: Sequence[_Seen], size: int, k: int) -> tuple[str, ...]:
     notes = []
     guess, reached = numbers[f"pass@{k} of guessing"], numbers[f"pass@{k}"]
     if guess.estimate >= max(reached.low, _EXPLAINED * reached.estimate) > 0:
@@ -304,7 +304,7 @@ def _notes(bench: Bench, numbers: Mapping[str, Estimate], seen: Sequence[_Seen],
         )
     if "share of right samples with valid reasoning" not in numbers:
         notes.append("No verifier of reasoning was given: a right answer counts however it was reached (arXiv 2506.14245).")
-    if not bench.behavior.sampling.samples_the_policy:
+    if not context.behavior.sampling.samples_the_policy:
         notes.append(
             "Sampled with a temperature or a truncation of its own, which changes diversity: this is that of the deployed policy."
         )

@@ -12,7 +12,7 @@ Attrition is argued where most of what holds the policy back was there before: o
 half were in support before and keep less than half of their success rate. That is a statement about the posterior of both
 policies' rates, which are fitted apart; so it is made only where the tests find a fall as well, which under two equal models happens in
 5 % of runs at most. Measured for this project on 150 pairs of draws of one model (12 to 32 problems, 16 and 32 or 64 samples): a fall in 2 %, an
-argument in none.
+one in none.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy.typing as npt
 from posttrain.analysis.stats import MixturePosterior, fit_mixture, mean_interval, problem_change_tests, t_interval
 from posttrain.diagnose.comparison.change_role import FALSE_DISCOVERY_RATE, problem_states
 from posttrain.diagnose.engines.base import Engine, ScoreRequest
-from posttrain.diagnose.probes.base import Argument, Asked, AvailableInputs, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.sampling.shards import measure
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Reference, Rollout, Split, StopReason
@@ -90,69 +90,69 @@ class Drift:
         """
         self.num_samples, self.num_own = num_samples, num_own
 
-    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """Answers of the earlier policy, and both kinds of answers under both policies."""
         tokens = len(behavior.split(split)) * behavior.sampling.max_tokens
         when = "unless the samples say mastered"
         if available.earlier:
             scored = 2 * tokens * (self.num_samples + self.num_own)
-            return Planned(generated_tokens=tokens * self.num_samples, scored_tokens=scored, when=when)
+            return ProbeCost(generated_tokens=tokens * self.num_samples, scored_tokens=scored, when=when)
         if available.before:
-            return Planned(scored_tokens=tokens * self.num_samples, when=when)
-        return Planned(
+            return ProbeCost(scored_tokens=tokens * self.num_samples, when=when)
+        return ProbeCost(
             impossible="nothing earlier is at hand; give an earlier checkpoint (--earlier) or an earlier run (--before)"
         )
 
-    def worth(self, bench: Bench) -> str:
+    def worth(self, context: ProbeContext) -> str:
         """Nothing is lost where everything is mastered, and nothing moved between a model and itself."""
-        if bench.earlier is not None and bench.earlier.info.model_fingerprint == bench.engine.info.model_fingerprint:
+        if context.earlier is not None and context.earlier.info.model_fingerprint == context.engine.info.model_fingerprint:
             return "the earlier checkpoint is the same model"
-        if bench.known.label is Bottleneck.MASTERED and bench.known.confidence >= bench.thresholds.confidence:
+        if context.known.label is Bottleneck.MASTERED and context.known.confidence >= context.thresholds.confidence:
             return "the behavior is mastered, so nothing of it is lost"
         return ""
 
-    def run(self, bench: Bench) -> Finding:
+    def run(self, context: ProbeContext) -> Finding:
         """Draw the earlier policy, score both, compare."""
-        drawn = self._draw(bench) if bench.earlier is not None else []
-        earlier_run: RolloutTable | None = bench.before["rollouts"] if bench.before is not None else None
+        drawn = self._draw(context) if context.earlier is not None else []
+        earlier_run: RolloutTable | None = context.before["rollouts"] if context.before is not None else None
         forward = reverse = None
-        if bench.earlier is not None:
-            forward = _under_both(bench, bench.earlier, drawn, "answers of the earlier policy")
-            reverse = _under_both(bench, bench.earlier, self._own(bench), "its own answers")
+        if context.earlier is not None:
+            forward = _under_both(context, context.earlier, drawn, "answers of the earlier policy")
+            reverse = _under_both(context, context.earlier, self._own(context), "its own answers")
         elif earlier_run is not None:
-            forward = self._verified_before(bench, earlier_run)
-        rates = _rates(bench, drawn, earlier_run)
-        return _finding(bench, rates, forward, reverse)
+            forward = self._verified_before(context, earlier_run)
+        rates = _rates(context, drawn, earlier_run)
+        return _finding(context, rates, forward, reverse)
 
-    def _draw(self, bench: Bench) -> list[Rollout]:
+    def _draw(self, context: ProbeContext) -> list[Rollout]:
         """Answers of the earlier policy: round after round over the problems, as far as the budget is sure to last."""
-        assert bench.earlier is not None
-        count, most = len(bench.problems), bench.behavior.sampling.max_tokens
-        prompts = [bench.earlier.encode_prompt(p.prompt, bench.behavior.prompt).token_ids for p in bench.problems]
+        assert context.earlier is not None
+        count, most = len(context.problems), context.behavior.sampling.max_tokens
+        prompts = [context.earlier.encode_prompt(p.prompt, context.behavior.prompt).token_ids for p in context.problems]
         rollouts: list[Rollout] = []
         start, fewest = 0, 1
         # Draw number t is sample t // P of problem t % P.
-        while (end := min(self.num_samples * count, start + bench.left // most)) - start >= fewest:
+        while (end := min(self.num_samples * count, start + context.left // most)) - start >= fewest:
             bounds = [(-((place - start) // count), -((place - end) // count)) for place in range(count)]
-            asked = [
-                Asked(problem=problem, prompt_ids=prompt, num=last - first, first=first)
-                for problem, prompt, (first, last) in zip(bench.problems, prompts, bounds, strict=True)
+            prompt_requests = [
+                PromptRequest(problem=problem, prompt_ids=prompt, num=last - first, first=first)
+                for problem, prompt, (first, last) in zip(context.problems, prompts, bounds, strict=True)
                 if last > first
             ]
-            for samples in bench.draw(asked, condition="earlier policy", engine=bench.earlier):
+            for samples in context.draw(prompt_requests, condition="earlier policy", engine=context.earlier):
                 rollouts += samples
             start, fewest = end, min(max(1, count // _FEWEST), self.num_samples * count - end or 1)
         return rollouts
 
-    def _own(self, bench: Bench) -> list[Rollout]:
+    def _own(self, context: ProbeContext) -> list[Rollout]:
         """The first answers of the policy to each problem."""
-        return _first_rows(bench, bench.rollouts, ~bench.rollouts.greedy, self.num_own)
+        return _first_rows(context, context.rollouts, ~context.rollouts.greedy, self.num_own)
 
-    def _verified_before(self, bench: Bench, table: RolloutTable) -> _Answers:
+    def _verified_before(self, context: ProbeContext, table: RolloutTable) -> _Answers:
         """The right answers of an earlier run, under the policy; what the earlier policy said of them was kept."""
-        right = table.succeeded(bench.behavior.measure.success) & ~table.greedy
-        rollouts = _first_rows(bench, table, right, self.num_samples)
-        encoded = _encode(bench.engine, bench, rollouts)
+        right = table.succeeded(context.behavior.measure.success) & ~table.greedy
+        rollouts = _first_rows(context, table, right, self.num_samples)
+        encoded = _encode(context.engine, context, rollouts)
         # An earlier run does not say what its tokens meant; that ours begin alike says that they are cut alike.
         alike = [
             rollout.token_ids[: max(1, len(path) - 2)] == path[: max(1, len(path) - 2)]
@@ -163,25 +163,27 @@ class Drift:
             ScoreRequest(prompt_ids=prompt, path_ids=rollout.token_ids if same else path)
             for rollout, (prompt, path) in zip(rollouts, encoded, strict=True)
         ]
-        after = bench.score(requests, what="right answers of the earlier run")
-        return _answers(bench, rollouts, [_total(r.policy_logprobs) for r in rollouts], [_total(s.logprobs) for s in after], same)
+        after = context.score(requests, what="right answers of the earlier run")
+        return _answers(
+            context, rollouts, [_total(r.policy_logprobs) for r in rollouts], [_total(s.logprobs) for s in after], same
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------------- answers
 
 
-def _first_rows(bench: Bench, table: RolloutTable, kept: npt.NDArray[np.bool_], most: int) -> list[Rollout]:
+def _first_rows(context: ProbeContext, table: RolloutTable, kept: npt.NDArray[np.bool_], most: int) -> list[Rollout]:
     """The first rollouts of each problem among those `kept` [R], at most so many of one."""
-    places = table.places([problem.id for problem in bench.problems])
+    places = table.places([problem.id for problem in context.problems])
     rows = np.flatnonzero((places >= 0) & kept & (table.num_tokens > 0))
     rows = rows[np.argsort(places[rows], kind="stable")]
     ranks = np.arange(len(rows)) - np.searchsorted(places[rows], places[rows])
     return table.rows(rows[ranks < most])
 
 
-def _encode(engine: Engine, bench: Bench, rollouts: Sequence[Rollout]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def _encode(engine: Engine, context: ProbeContext, rollouts: Sequence[Rollout]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Prompt and answer as an engine cuts them; a truncated answer has no end token."""
-    prompts = {problem.id: engine.encode_prompt(problem.prompt, bench.behavior.prompt) for problem in bench.problems}
+    prompts = {problem.id: engine.encode_prompt(problem.prompt, context.behavior.prompt) for problem in context.problems}
     encoded = []
     for rollout in rollouts:
         prompt = prompts[rollout.problem_id]
@@ -190,29 +192,31 @@ def _encode(engine: Engine, bench: Bench, rollouts: Sequence[Rollout]) -> list[t
     return encoded
 
 
-def _under_both(bench: Bench, earlier: Engine, rollouts: Sequence[Rollout], what: str) -> _Answers:
+def _under_both(context: ProbeContext, earlier: Engine, rollouts: Sequence[Rollout], what: str) -> _Answers:
     """Score answers under both policies: their own tokens where both read the same, else each its own way to cut the text."""
     rollouts = [rollout for rollout in rollouts if rollout.token_ids and rollout.stop is not StopReason.ERROR]
-    sides = [_encode(engine, bench, rollouts) for engine in (earlier, bench.engine)]
+    sides = [_encode(engine, context, rollouts) for engine in (earlier, context.engine)]
     same = all(first[1] == second[1] for first, second in zip(*sides, strict=True))
     sums = []
-    for engine, side, name in zip((earlier, bench.engine), sides, ("the earlier policy", "the policy"), strict=True):
+    for engine, side, name in zip((earlier, context.engine), sides, ("the earlier policy", "the policy"), strict=True):
         requests = [
             ScoreRequest(prompt_ids=prompt, path_ids=rollout.token_ids if same else path)
             for rollout, (prompt, path) in zip(rollouts, side, strict=True)
         ]
-        scores = bench.score(requests, engine=engine, what=f"{what} under {name}")
+        scores = context.score(requests, engine=engine, what=f"{what} under {name}")
         sums.append([_total(one.logprobs) for one in scores])
-    return _answers(bench, rollouts, sums[0], sums[1], same)
+    return _answers(context, rollouts, sums[0], sums[1], same)
 
 
 def _total(logprobs: npt.NDArray[np.float32]) -> float:
     return float(logprobs.sum(dtype=np.float64))
 
 
-def _answers(bench: Bench, rollouts: Sequence[Rollout], before: Sequence[float], after: Sequence[float], same: bool) -> _Answers:
-    places = {problem.id: place for place, problem in enumerate(bench.problems)}
-    success = bench.behavior.measure.success
+def _answers(
+    context: ProbeContext, rollouts: Sequence[Rollout], before: Sequence[float], after: Sequence[float], same: bool
+) -> _Answers:
+    places = {problem.id: place for place, problem in enumerate(context.problems)}
+    success = context.behavior.measure.success
     return _Answers(
         place=np.array([places[rollout.problem_id] for rollout in rollouts], dtype=np.int64),
         right=np.array([bool(rollout.succeeded(success)) for rollout in rollouts], dtype=np.bool_),
@@ -233,13 +237,13 @@ def _means(place: npt.NDArray[np.int64], values: Floats64, weights: Floats64 | N
 # --------------------------------------------------------------------------------------------------------------------- rates
 
 
-def _outcomes(bench: Bench, table: RolloutTable) -> list[npt.NDArray[np.bool_]]:
+def _outcomes(context: ProbeContext, table: RolloutTable) -> list[npt.NDArray[np.bool_]]:
     """Per problem, whether each of its samples with a known outcome succeeded, in the order in which they were drawn."""
-    places = table.places([problem.id for problem in bench.problems])
+    places = table.places([problem.id for problem in context.problems])
     kept = np.flatnonzero((places >= 0) & ~table.greedy & ~table.missing)
     kept = kept[np.argsort(places[kept], kind="stable")]
-    success = table.succeeded(bench.behavior.measure.success)[kept]
-    return np.split(success, np.searchsorted(places[kept], np.arange(1, len(bench.problems))))
+    success = table.succeeded(context.behavior.measure.success)[kept]
+    return np.split(success, np.searchsorted(places[kept], np.arange(1, len(context.problems))))
 
 
 def _even(outcomes: Sequence[npt.NDArray[np.bool_]], equally: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -252,35 +256,35 @@ def _even(outcomes: Sequence[npt.NDArray[np.bool_]], equally: bool) -> tuple[npt
     return np.minimum(sizes, fewest), np.array([int(one[:fewest].sum()) for one in outcomes])
 
 
-def _rates(bench: Bench, drawn: Sequence[Rollout], earlier_run: RolloutTable | None) -> _Rates:
+def _rates(context: ProbeContext, drawn: Sequence[Rollout], earlier_run: RolloutTable | None) -> _Rates:
     """Success before, from the earlier run where there is one and else from what was drawn, held against success now."""
-    success, epsilon, groups = bench.behavior.measure.success, bench.behavior.measure.epsilon, bench.sampling.groups
+    success, epsilon, groups = context.behavior.measure.success, context.behavior.measure.epsilon, context.sampling.groups
     if earlier_run is not None:
-        counts = measure(bench.behavior, bench.problems, earlier_run)
+        counts = measure(context.behavior, context.problems, earlier_run)
         n_before, c_before = counts.num_samples, counts.num_correct
-        thinned = _even(_outcomes(bench, earlier_run), counts.drawn_equally)
+        thinned = _even(_outcomes(context, earlier_run), counts.drawn_equally)
     else:
-        known: dict[str, list[bool]] = {problem.id: [] for problem in bench.problems}
+        known: dict[str, list[bool]] = {problem.id: [] for problem in context.problems}
         for rollout in drawn:
             if (right := rollout.succeeded(success)) is not None:
                 known[rollout.problem_id].append(right)
         n_before, c_before = (np.array([f(one) for one in known.values()], dtype=np.int64) for f in (len, sum))
         thinned = n_before, c_before  # how many there are hangs on the budget, not on what was seen
-    before = fit_mixture(n_before, c_before, marks=(epsilon, bench.thresholds.mastered), groups=groups)
-    after = bench.known.mixture
-    n_after, c_after = _even(_outcomes(bench, bench.rollouts), bench.sampling.drawn_equally)
+    before = fit_mixture(n_before, c_before, marks=(epsilon, context.thresholds.mastered), groups=groups)
+    after = context.known.mixture
+    n_after, c_after = _even(_outcomes(context, context.rollouts), context.sampling.drawn_equally)
     entered, changed = (
         problem_change_tests(*thinned, n_after, c_after, rate=FALSE_DISCOVERY_RATE, below=edge) for edge in (epsilon, None)
     )
     fell = changed.q_attrition <= FALSE_DISCOVERY_RATE
 
-    rng, num_draws = np.random.default_rng(0), bench.thresholds.num_draws
+    rng, num_draws = np.random.default_rng(0), context.thresholds.num_draws
     was, now = (mixture.draw_rates(rng=rng, num_draws=num_draws) for mixture in (before, after))
-    held = (now < bench.thresholds.mastered) & (n_before > 0)
+    held = (now < context.thresholds.mastered) & (n_before > 0)
     lost = held & (was >= epsilon) & (now < _KEPT * was)
     most = lost.sum(axis=1) > 0.5 * np.maximum(held.sum(axis=1), 1)
     found = int(fell.sum())
-    high = float(np.quantile(lost.sum(axis=1), 0.5 + bench.thresholds.level / 2))
+    high = float(np.quantile(lost.sum(axis=1), 0.5 + context.thresholds.level / 2))
     reach = [mixture.state_probabilities([epsilon])[:, 1] for mixture in (before, after)]
     states = problem_states(reach[0], reach[1], entered.q_expansion, entered.q_attrition)
     return _Rates(
@@ -304,13 +308,13 @@ def _rates(bench: Bench, drawn: Sequence[Rollout], earlier_run: RolloutTable | N
 # ------------------------------------------------------------------------------------------------------------------- finding
 
 
-def _finding(bench: Bench, rates: _Rates, forward: _Answers | None, reverse: _Answers | None) -> Finding:
-    count, groups, level = len(bench.problems), bench.sampling.groups, bench.thresholds.level
-    plain = bench.behavior.sampling.samples_the_policy
+def _finding(context: ProbeContext, rates: _Rates, forward: _Answers | None, reverse: _Answers | None) -> Finding:
+    count, groups, level = len(context.problems), context.sampling.groups, context.thresholds.level
+    plain = context.behavior.sampling.samples_the_policy
     numbers: dict[str, Estimate] = {}
     forward_kl = np.full(count, np.nan)
     # Draws from a cooled or truncated sampler are no draws from the policy, and their mean is no KL.
-    for name, answers in (("forward", forward if bench.earlier is not None else None), ("reverse", reverse)):
+    for name, answers in (("forward", forward if context.earlier is not None else None), ("reverse", reverse)):
         if answers is None or not plain:
             continue
         change = answers.before - answers.after if name == "forward" else answers.after - answers.before
@@ -329,11 +333,11 @@ def _finding(bench: Bench, rates: _Rates, forward: _Answers | None, reverse: _An
     if forward is not None:
         gain, place = (forward.after - forward.before)[forward.right], forward.place[forward.right]
         change = _means(place, gain, None, count)
-        kept = _means(place, (gain >= np.log(bench.behavior.measure.epsilon)).astype(np.float64), None, count)
+        kept = _means(place, (gain >= np.log(context.behavior.measure.epsilon)).astype(np.float64), None, count)
         numbers["share of earlier right answers still likely"] = Estimate.of(mean_interval(kept, groups, level=level))
     numbers["problems lost"] = rates.num_lost
     numbers["pass@1 before"] = Estimate.of(rates.before.pass_at_k(1, level=level))
-    numbers["pass@1 now"] = Estimate.of(bench.known.mixture.pass_at_k(1, level=level))
+    numbers["pass@1 now"] = Estimate.of(context.known.mixture.pass_at_k(1, level=level))
     rows = tuple(
         {
             "id": problem.id,
@@ -343,7 +347,7 @@ def _finding(bench: Bench, rates: _Rates, forward: _Answers | None, reverse: _An
             "change": _json(change[i]),
             "lost": bool(rates.fell[i]),
         }
-        for i, problem in enumerate(bench.problems)
+        for i, problem in enumerate(context.problems)
     )
     problems = {
         problem.id: {
@@ -352,17 +356,17 @@ def _finding(bench: Bench, rates: _Rates, forward: _Answers | None, reverse: _An
             "probability_lost": float(rates.lost[i]),
             "earlier_right_answers_still_likely": _json(kept[i]),
         }
-        for i, problem in enumerate(bench.problems)
+        for i, problem in enumerate(context.problems)
     }
     return Finding(
-        probe=bench.probe,
-        behavior=bench.behavior.name,
+        probe=context.probe,
+        behavior=context.behavior.name,
         summary=_summary(numbers, rates),
         numbers=numbers,
         rows=rows,
         problems=problems,
-        arguments=_arguments(rates, plain, count),
-        notes=_notes(bench, forward, plain),
+        evidence=_evidence(rates, plain, count),
+        notes=_notes(context, forward, plain),
     )
 
 
@@ -387,7 +391,7 @@ def _summary(numbers: Mapping[str, Estimate], rates: _Rates) -> str:
     return said
 
 
-def _arguments(rates: _Rates, plain: bool, count: int) -> tuple[Argument, ...]:
+def _evidence(rates: _Rates, plain: bool, count: int) -> tuple[LabelEvidence, ...]:
     """Attrition, where it is more likely than not and the tests find a fall; support is spoken of under plain sampling only."""
     if not plain or not rates.fell.any() or rates.confidence <= 0.5:
         return ()
@@ -396,10 +400,10 @@ def _arguments(rates: _Rates, plain: bool, count: int) -> tuple[Argument, ...]:
         f"{int(rates.fell.sum())} of {count} problems fell under a test"
     )
     instead_of = (Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE)
-    return (Argument(label=Bottleneck.ATTRITION, instead_of=instead_of, confidence=rates.confidence, because=because),)
+    return (LabelEvidence(label=Bottleneck.ATTRITION, instead_of=instead_of, confidence=rates.confidence, because=because),)
 
 
-def _notes(bench: Bench, forward: _Answers | None, plain: bool) -> tuple[str, ...]:
+def _notes(context: ProbeContext, forward: _Answers | None, plain: bool) -> tuple[str, ...]:
     notes = []
     if not plain:
         notes.append(
@@ -409,7 +413,7 @@ def _notes(bench: Bench, forward: _Answers | None, plain: bool) -> tuple[str, ..
         notes.append(
             "The two checkpoints cut text into tokens differently: likelihoods are of whole texts, cut anew by each of them."
         )
-    if bench.earlier is None:
+    if context.earlier is None:
         notes.append(
             "Only an earlier run was given: likelihoods before are its sampler's own; a KL needs the earlier checkpoint itself (--earlier)."
         )
@@ -417,7 +421,7 @@ def _notes(bench: Bench, forward: _Answers | None, plain: bool) -> tuple[str, ..
         notes.append(
             "The earlier policy has no right answer among these samples, so there is none whose likelihood could have fallen."
         )
-    if bench.earlier is not None and plain:
+    if context.earlier is not None and plain:
         notes.append(
             "A small KL on these prompts does not show that nothing was forgotten elsewhere: measure a retention behavior too."
         )

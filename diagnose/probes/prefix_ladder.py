@@ -23,7 +23,7 @@ import scipy
 from posttrain.analysis.stats import mean_interval
 from posttrain.analysis.stats.bisection import RungPosterior, rung_posterior
 from posttrain.diagnose.engines.base import EncodedPath
-from posttrain.diagnose.probes.base import Argument, Asked, AvailableInputs, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Problem, Reference, Rollout, Split
 
 SUFFICIENT = 0.25
@@ -49,7 +49,7 @@ PLACEBO_PROBLEMS = 6
 PLACEBO_SAMPLES = 8
 """Of each of three conditions: its own prefix again (the samples that chose the rung are high by choice), and the two placebos."""
 PLACEBO_SHARE = 1 / 3
-"""Of the budget that is kept for placebos at most: a gain without them is no argument."""
+"""Of the budget that is kept for placebos at most: a gain without them is no one."""
 TOKEN_MARGIN = 1.5
 """How much longer than samples were so far a continuation is expected to be at most."""
 MANY_SAMPLES = 32
@@ -113,7 +113,7 @@ class Ladder:
         return rung_posterior(self.num, self.right, sufficient=SUFFICIENT)
 
     @property
-    def evidence(self) -> float:
+    def bayes_factor(self) -> float:
         """How many times as likely the samples are if some rung suffices as if none does."""
         after, nothing = self.posterior.anywhere, np.zeros(len(self.rungs), np.int64)
         before = rung_posterior(nothing, nothing, sufficient=SUFFICIENT).anywhere
@@ -165,38 +165,38 @@ class PrefixLadder:
     name = "prefix_ladder"
     question = "From how much of a reference path does the model find the rest by itself?"
 
-    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""
         num = min(MOST_PROBLEMS, sum(bool(problem.references) for problem in behavior.split(split)))
         if not num:
-            return Planned(impossible=f"the {split} problems of {behavior.name} have no reference paths")
+            return ProbeCost(impossible=f"the {split} problems of {behavior.name} have no reference paths")
         samples = num * (BASELINE + MOST_SAMPLES) + 3 * min(num, PLACEBO_PROBLEMS) * PLACEBO_SAMPLES
-        return Planned(
+        return ProbeCost(
             generated_tokens=samples * behavior.sampling.max_tokens,
             when=f"where at least {HARDLY_ANY:.0%} of the problems may be out of support",
         )
 
-    def worth(self, bench: Bench) -> str:
+    def worth(self, context: ProbeContext) -> str:
         """See `Probe`."""
-        if not any(problem.references for problem in bench.problems):
+        if not any(problem.references for problem in context.problems):
             return "there are no reference paths"
-        if bench.known.label is Bottleneck.MASTERED:
+        if context.known.label is Bottleneck.MASTERED:
             return "the behavior is mastered"
-        share = float(bench.known.counts[:, 0].mean()) / max(1, len(bench.problems))
+        share = float(context.known.counts[:, 0].mean()) / max(1, len(context.problems))
         if share < HARDLY_ANY:
             return (
                 f"only {share:.0%} of the problems are likely to be out of support, so little hangs on how they could be reached"
             )
         return ""
 
-    def run(self, bench: Bench) -> Finding:
+    def run(self, context: ProbeContext) -> Finding:
         """See `Probe`."""
-        candidates = _candidates(bench, _generator(bench, "problems"))
-        building = _build(bench, candidates)
+        candidates = _candidates(context, _generator(context, "problems"))
+        building = _build(context, candidates)
         ladders: list[Ladder] = []
         tried = 0
         # In waves, as many at once as the budget is expected to settle: a few settled ladders say more than many begun.
-        while num := min(MOST_PROBLEMS - len(ladders), max(_affordable(bench), 0 if ladders else FEWEST_PROBLEMS)):
+        while num := min(MOST_PROBLEMS - len(ladders), max(_affordable(context), 0 if ladders else FEWEST_PROBLEMS)):
             wave: list[Ladder] = []
             for ladder in building:
                 tried += 1
@@ -206,11 +206,11 @@ class PrefixLadder:
                     break
             if not wave:
                 break
-            _draw_baseline(bench, wave)
-            _climb(bench, wave)
+            _draw_baseline(context, wave)
+            _climb(context, wave)
             ladders += wave
-        placebos = _draw_placebos(bench, ladders, _generator(bench, "placebos"))
-        return _finding(bench, ladders, len(candidates), tried - len(ladders), placebos)
+        placebos = _draw_placebos(context, ladders, _generator(context, "placebos"))
+        return _finding(context, ladders, len(candidates), tried - len(ladders), placebos)
 
 
 # ------------------------------------------------------------------------------------------------------------------ building
@@ -232,14 +232,14 @@ def prefix_texts(path: EncodedPath, reference: Reference) -> tuple[str, ...]:
     return tuple(whole[:end] for end in ends)
 
 
-def allowed_tokens(bench: Bench, problem: Problem, texts: Sequence[str]) -> int:
+def allowed_tokens(context: ProbeContext, problem: Problem, texts: Sequence[str]) -> int:
     """How many tokens of a path may be given without giving the answer.
 
     The answer appears where its text stands as a word of its own, or where the verifier reads the right answer out of the prefix;
     the word in which that happens is not begun either.
 
     Args:
-        bench: Whose verifier to ask.
+        context: Whose verifier to ask.
         problem: The problem.
         texts: [T + 1] as from `prefix_texts`.
     """
@@ -247,8 +247,8 @@ def allowed_tokens(bench: Bench, problem: Problem, texts: Sequence[str]) -> int:
     limit = _place_of_answer(problem, whole)
     places = sorted({round(i * last / min(last, MOST_READ)) for i in range(1, min(last, MOST_READ) + 1)})
     before = 0
-    for place, grade in zip(places, bench.grade(problem, [texts[place] for place in places]), strict=True):
-        if grade.score is not None and grade.score >= bench.behavior.measure.success:
+    for place, grade in zip(places, context.grade(problem, [texts[place] for place in places]), strict=True):
+        if grade.score is not None and grade.score >= context.behavior.measure.success:
             text = texts[place].rstrip()
             limit = min(limit, max(text.rfind(" "), text.rfind("\n")) + 1)
             if place - before > 1:  # unread prefixes lie between: it may have appeared in any of them
@@ -282,30 +282,30 @@ def rungs_of(path: EncodedPath, allowed: int) -> tuple[Rung, ...]:
     return tuple(Rung(end, None, start) for start, end in pairwise(cuts))
 
 
-def _candidates(bench: Bench, rng: np.random.Generator) -> list[tuple[int, bool]]:
+def _candidates(context: ProbeContext, rng: np.random.Generator) -> list[tuple[int, bool]]:
     """Problems in random order, with whether they are out of support: those that are first, then unreliable ones."""
-    known = bench.known.mixture
-    out = known.state_probabilities((bench.behavior.measure.epsilon, bench.thresholds.mastered))[:, 0] > 0.5
+    known = context.known.mixture
+    out = known.state_probabilities((context.behavior.measure.epsilon, context.thresholds.mastered))[:, 0] > 0.5
     mean, _, _ = known.problem_interval()
-    order = [int(i) for i in rng.permutation(len(bench.problems))]
-    order = [i for i in order if bench.problems[i].references]
+    order = [int(i) for i in rng.permutation(len(context.problems))]
+    order = [i for i in order if context.problems[i].references]
     return [(i, True) for i in order if out[i]] + [(i, False) for i in order if not out[i] and mean[i] < SUFFICIENT]
 
 
-def _build(bench: Bench, candidates: Sequence[tuple[int, bool]]) -> Iterator[Ladder | None]:
+def _build(context: ProbeContext, candidates: Sequence[tuple[int, bool]]) -> Iterator[Ladder | None]:
     """One ladder after the other; None for a problem that has no prefix to give."""
     for i, out_of_support in candidates:
-        problem = bench.problems[i]
-        for reference in _likeliest_first(bench, problem):
-            prompt = bench.engine.encode_prompt(problem.prompt, bench.behavior.prompt)
-            path = bench.engine.encode_path(prompt, reference)
+        problem = context.problems[i]
+        for reference in _likeliest_first(context, problem):
+            prompt = context.engine.encode_prompt(problem.prompt, context.behavior.prompt)
+            path = context.engine.encode_path(prompt, reference)
             texts = prefix_texts(path, reference)
-            tried = rungs_of(path, allowed_tokens(bench, problem, texts)) if len(texts) > 1 else ()
+            tried = rungs_of(path, allowed_tokens(context, problem, texts)) if len(texts) > 1 else ()
             rungs = tuple(rung for rung in tried if texts[rung.tokens].strip())
             if rungs:
                 yield Ladder(
                     problem=problem,
-                    group=bench.sampling.groups[i],
+                    group=context.sampling.groups[i],
                     out_of_support=out_of_support,
                     prompt_ids=prompt.token_ids,
                     path=path,
@@ -317,11 +317,11 @@ def _build(bench: Bench, candidates: Sequence[tuple[int, bool]]) -> Iterator[Lad
             yield None
 
 
-def _likeliest_first(bench: Bench, problem: Problem) -> list[Reference]:
+def _likeliest_first(context: ProbeContext, problem: Problem) -> list[Reference]:
     """The references of a problem, the one nearest to what the model does first."""
     nll = {}
-    if bench.paths is not None:
-        scored = zip(bench.paths.paths, bench.paths.nll_per_token, strict=True)
+    if context.paths is not None:
+        scored = zip(context.paths.paths, context.paths.nll_per_token, strict=True)
         nll = {path.reference_index: float(value) for path, value in scored if path.problem_id == problem.id}
     order = sorted(range(len(problem.references)), key=lambda i: nll.get(i, np.inf))
     return [problem.references[i] for i in order]
@@ -330,14 +330,14 @@ def _likeliest_first(bench: Bench, problem: Problem) -> list[Reference]:
 # ------------------------------------------------------------------------------------------------------------------- drawing
 
 
-def _draw_baseline(bench: Bench, ladders: Sequence[Ladder]) -> None:
-    few = _fitting(bench, ladders, BASELINE, bench.left)
-    asked = [Asked(ladder.problem, ladder.prompt_ids, BASELINE) for ladder in few]
-    for ladder, rollouts in zip(few, _draw(bench, asked, NOTHING), strict=True):
-        ladder.base = bench.count(rollouts)
+def _draw_baseline(context: ProbeContext, ladders: Sequence[Ladder]) -> None:
+    few = _fitting(context, ladders, BASELINE, context.left)
+    prompt_requests = [PromptRequest(ladder.problem, ladder.prompt_ids, BASELINE) for ladder in few]
+    for ladder, rollouts in zip(few, _draw(context, prompt_requests, NOTHING), strict=True):
+        ladder.base = context.count(rollouts)
 
 
-def _climb(bench: Bench, ladders: Sequence[Ladder]) -> None:
+def _climb(context: ProbeContext, ladders: Sequence[Ladder]) -> None:
     """Look after look until every rung of every ladder is settled, or nothing is left of the budget."""
     while True:
         looks: list[tuple[Ladder, int]] = []
@@ -345,61 +345,63 @@ def _climb(bench: Bench, ladders: Sequence[Ladder]) -> None:
             rung = ladder.posterior.next_rung(ladder.num, SURE) if ladder.drawn < MOST_SAMPLES else None
             if rung is not None:
                 looks.append((ladder, rung))
-        looks = _fitting(bench, looks, BATCH, bench.left - _reserve(bench))
+        looks = _fitting(context, looks, BATCH, context.left - _reserve(context))
         if not looks:
             return
-        asked = [_given(ladder, ladder.rungs[rung].tokens, BATCH, first=ladder.drawn) for ladder, rung in looks]
-        for (ladder, rung), rollouts in zip(looks, _draw(bench, asked, REFERENCE), strict=True):
-            known, right = bench.count(rollouts)
+        prompt_requests = [_given(ladder, ladder.rungs[rung].tokens, BATCH, first=ladder.drawn) for ladder, rung in looks]
+        for (ladder, rung), rollouts in zip(looks, _draw(context, prompt_requests, REFERENCE), strict=True):
+            known, right = context.count(rollouts)
             ladder.num[rung] += known
             ladder.right[rung] += right
             ladder.drawn += BATCH
 
 
-def _draw_placebos(bench: Bench, ladders: Sequence[Ladder], rng: np.random.Generator) -> list[Placebo]:
+def _draw_placebos(context: ProbeContext, ladders: Sequence[Ladder], rng: np.random.Generator) -> list[Placebo]:
     """The prefix that was found against two that are not the problem's own, for a few problems, those out of support first."""
     found = [ladder for ladder in ladders if ladder.status == "found"]
     order = [found[int(i)] for i in rng.permutation(len(found))]
-    prepared: list[tuple[Ladder, Rung, dict[str, Asked]]] = []
+    prepared: list[tuple[Ladder, Rung, dict[str, PromptRequest]]] = []
     for ladder in sorted(order, key=lambda ladder: not ladder.out_of_support):
         if len(prepared) == PLACEBO_PROBLEMS:
             break
         rung = ladder.rungs[ladder.posterior.smallest(SURE) or 0]
-        other = _other_prefix(bench, ladder, rung, rng)
-        wrong = _wrong_step(bench, ladder, rung, rng)
+        other = _other_prefix(context, ladder, rung, rng)
+        wrong = _wrong_step(context, ladder, rung, rng)
         if other is not None and wrong is not None:
             again = _given(ladder, rung.tokens, PLACEBO_SAMPLES)
             prepared.append((ladder, rung, {AGAIN: again, OTHER: other, WRONG: wrong}))
-    prepared = _fitting(bench, prepared, 3 * PLACEBO_SAMPLES, bench.left)
+    prepared = _fitting(context, prepared, 3 * PLACEBO_SAMPLES, context.left)
     counts: list[dict[str, tuple[int, int]]] = [{NOTHING: ladder.base} for ladder, _, _ in prepared]
     for condition in (AGAIN, OTHER, WRONG):
-        for one, rollouts in zip(counts, _draw(bench, [asked[condition] for *_, asked in prepared], condition), strict=True):
-            one[condition] = bench.count(rollouts)
+        for one, rollouts in zip(
+            counts, _draw(context, [by_condition[condition] for *_, by_condition in prepared], condition), strict=True
+        ):
+            one[condition] = context.count(rollouts)
     return [
         Placebo(ladder=ladder, fraction=rung.tokens / (len(ladder.texts) - 1), counts=one)
         for (ladder, rung, _), one in zip(prepared, counts, strict=True)
     ]
 
 
-def _draw(bench: Bench, asked: Sequence[Asked], condition: str) -> list[list[Rollout]]:
-    return bench.draw(asked, condition=condition) if asked else []
+def _draw(context: ProbeContext, prompt_requests: Sequence[PromptRequest], condition: str) -> list[list[Rollout]]:
+    return context.draw(prompt_requests, condition=condition) if prompt_requests else []
 
 
-def _given(ladder: Ladder, tokens: int, num: int, *, first: int = 0) -> Asked:
-    return Asked(ladder.problem, ladder.prompt_ids, num, ladder.path.token_ids[:tokens], ladder.texts[tokens], first)
+def _given(ladder: Ladder, tokens: int, num: int, *, first: int = 0) -> PromptRequest:
+    return PromptRequest(ladder.problem, ladder.prompt_ids, num, ladder.path.token_ids[:tokens], ladder.texts[tokens], first)
 
 
-def _other_prefix(bench: Bench, ladder: Ladder, rung: Rung, rng: np.random.Generator) -> Asked | None:
+def _other_prefix(context: ProbeContext, ladder: Ladder, rung: Rung, rng: np.random.Generator) -> PromptRequest | None:
     """As many tokens of another problem's path; of fewer where no path is as long."""
     own = ladder.path.token_ids[: rung.tokens]
-    for path, texts, allowed in _donors(bench, ladder, rng, lambda path, allowed: allowed >= rung.tokens):
+    for path, texts, allowed in _donors(context, ladder, rng, lambda path, allowed: allowed >= rung.tokens):
         tokens = min(rung.tokens, allowed)
-        if path.token_ids[:tokens] != own and _is_innocent(bench, ladder.problem, texts[tokens]):
-            return Asked(ladder.problem, ladder.prompt_ids, PLACEBO_SAMPLES, path.token_ids[:tokens], texts[tokens])
+        if path.token_ids[:tokens] != own and _is_innocent(context, ladder.problem, texts[tokens]):
+            return PromptRequest(ladder.problem, ladder.prompt_ids, PLACEBO_SAMPLES, path.token_ids[:tokens], texts[tokens])
     return None
 
 
-def _wrong_step(bench: Bench, ladder: Ladder, rung: Rung, rng: np.random.Generator) -> Asked | None:
+def _wrong_step(context: ProbeContext, ladder: Ladder, rung: Rung, rng: np.random.Generator) -> PromptRequest | None:
     """The same prefix, its last step (or piece) taken from another problem's path."""
     own = ladder.path.token_ids[rung.start : rung.tokens]
     kept = ladder.path.token_ids[: rung.start]
@@ -407,28 +409,28 @@ def _wrong_step(bench: Bench, ladder: Ladder, rung: Rung, rng: np.random.Generat
     def has_it(path: EncodedPath, allowed: int) -> bool:
         return allowed >= rung.tokens and (rung.step is None or path.token_steps[-1] >= rung.step)
 
-    for path, texts, allowed in _donors(bench, ladder, rng, has_it):
+    for path, texts, allowed in _donors(context, ladder, rng, has_it):
         start, end = rung.start, min(rung.tokens, allowed)
         if rung.step is not None and path.token_steps[-1] >= rung.step:
             # The step of the same number, however long it is there.
             steps = path.token_steps[:-1]
             start, end = (next((t for t, s in enumerate(steps) if s >= step), len(steps)) for step in (rung.step - 1, rung.step))
         ids, text = path.token_ids[start:end], ladder.texts[rung.start] + texts[end][len(texts[start]) :]
-        if ids and ids != own and end <= allowed and _is_innocent(bench, ladder.problem, text):
-            return Asked(ladder.problem, ladder.prompt_ids, PLACEBO_SAMPLES, (*kept, *ids), text)
+        if ids and ids != own and end <= allowed and _is_innocent(context, ladder.problem, text):
+            return PromptRequest(ladder.problem, ladder.prompt_ids, PLACEBO_SAMPLES, (*kept, *ids), text)
     return None
 
 
 def _donors(
-    bench: Bench, ladder: Ladder, rng: np.random.Generator, fits: Callable[[EncodedPath, int], bool]
+    context: ProbeContext, ladder: Ladder, rng: np.random.Generator, fits: Callable[[EncodedPath, int], bool]
 ) -> Iterator[tuple[EncodedPath, tuple[str, ...], int]]:
     """Paths of other problems with another answer, in random order, those that fit first; with how many tokens stand before that answer."""
-    others = [p for p in bench.problems if p.references and p.key != ladder.problem.key and p.answer != ladder.problem.answer]
+    others = [p for p in context.problems if p.references and p.key != ladder.problem.key and p.answer != ladder.problem.answer]
     late = []
     for i in rng.permutation(len(others))[:MOST_PROBLEMS]:
         problem = others[int(i)]
         reference = problem.references[0]
-        path = bench.engine.encode_path(bench.engine.encode_prompt(problem.prompt, bench.behavior.prompt), reference)
+        path = context.engine.encode_path(context.engine.encode_prompt(problem.prompt, context.behavior.prompt), reference)
         texts = prefix_texts(path, reference)
         donor = path, texts, _tokens_before(texts, _place_of_answer(problem, texts[-1]))
         if fits(path, donor[2]):
@@ -438,62 +440,67 @@ def _donors(
     yield from late
 
 
-def _is_innocent(bench: Bench, problem: Problem, text: str) -> bool:
+def _is_innocent(context: ProbeContext, problem: Problem, text: str) -> bool:
     """Whether a prefix is more than blanks and does not give the problem's answer by chance."""
     if not text.strip() or _place_of_answer(problem, text) < len(text):
         return False
-    (grade,) = bench.grade(problem, [text])
-    return grade.score is None or grade.score < bench.behavior.measure.success
+    (grade,) = context.grade(problem, [text])
+    return grade.score is None or grade.score < context.behavior.measure.success
 
 
-def _affordable(bench: Bench) -> int:
+def _affordable(context: ProbeContext) -> int:
     """Ladders that are expected to be settled with what is left beside the placebos."""
-    left = bench.left - _reserve(bench)
-    return max(0, int(left / ((BASELINE + EXPECTED_SAMPLES) * _tokens_per_sample(bench))))
+    left = context.left - _reserve(context)
+    return max(0, int(left / ((BASELINE + EXPECTED_SAMPLES) * _tokens_per_sample(context))))
 
 
-def _reserve(bench: Bench) -> int:
+def _reserve(context: ProbeContext) -> int:
     """Tokens that are kept for placebos."""
-    return int(min(PLACEBO_SHARE * bench.budget, 3 * PLACEBO_PROBLEMS * PLACEBO_SAMPLES * _tokens_per_sample(bench)))
+    return int(min(PLACEBO_SHARE * context.budget, 3 * PLACEBO_PROBLEMS * PLACEBO_SAMPLES * _tokens_per_sample(context)))
 
 
-def _fitting(bench: Bench, todo: Sequence[Any], samples: int, tokens: int) -> list[Any]:
+def _fitting(context: ProbeContext, todo: Sequence[Any], samples: int, tokens: int) -> list[Any]:
     """As many as are expected to fit into the tokens, the first ones."""
-    return list(todo[: max(0, int(tokens / (samples * _tokens_per_sample(bench))))])
+    return list(todo[: max(0, int(tokens / (samples * _tokens_per_sample(context))))])
 
 
-def _tokens_per_sample(bench: Bench) -> float:
+def _tokens_per_sample(context: ProbeContext) -> float:
     """What a sample is expected to take, with a margin: as whole answers do, and as continuations do once some were drawn."""
-    drawn, tokens = int(bench.sampling.num_samples.sum() + bench.sampling.num_missing.sum()), int(bench.sampling.num_tokens.sum())
-    if bench.samples >= MANY_SAMPLES:
-        drawn, tokens = bench.samples, bench.generated_tokens
-    longest = float(bench.behavior.sampling.max_tokens)
+    drawn, tokens = (
+        int(context.sampling.num_samples.sum() + context.sampling.num_missing.sum()),
+        int(context.sampling.num_tokens.sum()),
+    )
+    if context.samples >= MANY_SAMPLES:
+        drawn, tokens = context.samples, context.generated_tokens
+    longest = float(context.behavior.sampling.max_tokens)
     return min(longest, max(1.0, TOKEN_MARGIN * tokens / drawn)) if drawn else longest
 
 
-def _generator(bench: Bench, what: str) -> np.random.Generator:
-    digest = hashlib.sha256(f"{bench.seed}\x00{bench.behavior.name}\x00{bench.probe}\x00{what}".encode()).digest()
+def _generator(context: ProbeContext, what: str) -> np.random.Generator:
+    digest = hashlib.sha256(f"{context.seed}\x00{context.behavior.name}\x00{context.probe}\x00{what}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
 # ------------------------------------------------------------------------------------------------------------------ deciding
 
 
-def _finding(bench: Bench, ladders: Sequence[Ladder], candidates: int, blocked: int, placebos: Sequence[Placebo]) -> Finding:
+def _finding(
+    context: ProbeContext, ladders: Sequence[Ladder], candidates: int, blocked: int, placebos: Sequence[Placebo]
+) -> Finding:
     probed = [ladder for ladder in ladders if ladder.status != "not_probed"]
     out = [ladder for ladder in probed if ladder.out_of_support]
-    share, above_half = share_reachable([ladder.evidence for ladder in out])
-    chances = {condition: _gain_is_own(placebos, condition, _generator(bench, condition)) for condition in (OTHER, WRONG)}
+    share, above_half = share_reachable([ladder.bayes_factor for ladder in out])
+    chances = {condition: _gain_is_own(placebos, condition, _generator(context, condition)) for condition in (OTHER, WRONG)}
     needed = _median(
         [ladder.fraction(ladder.posterior.smallest(SURE) or 0) for ladder in out or probed if ladder.status == "found"]
     )
-    numbers = {"share reachable with a prefix": share, "median fraction needed": needed, **_placebo_numbers(placebos, bench)}
+    numbers = {"share reachable with a prefix": share, "median fraction needed": needed, **_placebo_numbers(placebos, context)}
     because = _because(out, needed, placebos)
     confidence = above_half * min(chances.values())
-    arguments: tuple[Argument, ...] = ()
-    if placebos and confidence > 0.5 and bench.behavior.sampling.samples_the_policy:
-        arguments = (
-            Argument(
+    evidence: tuple[LabelEvidence, ...] = ()
+    if placebos and confidence > 0.5 and context.behavior.sampling.samples_the_policy:
+        evidence = (
+            LabelEvidence(
                 label=Bottleneck.GUIDED_ONLY,
                 instead_of=(Bottleneck.MISSING_SUPPORT,),
                 confidence=confidence,
@@ -501,18 +508,18 @@ def _finding(bench: Bench, ladders: Sequence[Ladder], candidates: int, blocked: 
             ),
         )
     return Finding(
-        probe=bench.probe,
-        behavior=bench.behavior.name,
+        probe=context.probe,
+        behavior=context.behavior.name,
         summary=_summary(probed, out, share, because),
         numbers={name: value for name, value in numbers.items() if np.isfinite(value.estimate)},
-        rows=(*_reference_rows(probed, bench), *_placebo_rows(placebos, bench)),
-        problems=_per_problem(bench, ladders),
-        arguments=arguments,
-        notes=tuple(_notes(bench, ladders, probed, candidates, blocked, placebos, chances)),
+        rows=(*_reference_rows(probed, context), *_placebo_rows(placebos, context)),
+        problems=_per_problem(context, ladders),
+        evidence=evidence,
+        notes=tuple(_notes(context, ladders, probed, candidates, blocked, placebos, chances)),
     )
 
 
-def share_reachable(evidence: Sequence[float]) -> tuple[Estimate, float]:
+def share_reachable(bayes_factors: Sequence[float]) -> tuple[Estimate, float]:
     """Share of problems that a prefix makes reachable, and the probability that it is more than half.
 
     The share has a Jeffreys prior, and each probed problem is reachable with the share's probability: so what most ladders say also
@@ -520,13 +527,13 @@ def share_reachable(evidence: Sequence[float]) -> tuple[Estimate, float]:
     probability of .05–.2, .4–.6, .6–.8 and above .95, that was right in .08, .50, .71 and .995 of behaviors.
 
     Args:
-        evidence: Per probed problem, how many times as likely its samples are if some prefix suffices as if none does.
+        bayes_factors: Per probed problem, how many times as likely its samples are if some prefix suffices as if none does.
     """
     method = "posterior of the share, Jeffreys prior"
-    if not evidence:
+    if not bayes_factors:
         return Estimate(estimate=np.nan, low=np.nan, high=np.nan, method=method), 0.0
     shares = np.sin(np.pi / 2 * (np.arange(_DRAWS) + 0.5) / _DRAWS) ** 2  # of equal prior mass
-    ratio = np.clip(np.array(evidence), 1e-9, 1e9)[:, None]
+    ratio = np.clip(np.array(bayes_factors), 1e-9, 1e9)[:, None]
     log_weight = np.log(shares * ratio / (1 + ratio) + (1 - shares) / (1 + ratio)).sum(axis=0)
     weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()
@@ -561,23 +568,23 @@ def _median(values: Sequence[float]) -> Estimate:
     return Estimate(estimate=float(np.median(ordered)), low=ordered[edge], high=ordered[-1 - edge], method=method)
 
 
-def _placebo_numbers(placebos: Sequence[Placebo], bench: Bench) -> dict[str, Estimate]:
+def _placebo_numbers(placebos: Sequence[Placebo], context: ProbeContext) -> dict[str, Estimate]:
     names = {
         "success with nothing given": NOTHING,
         "success from the prefix that suffices": AGAIN,
         "success from another problem's prefix": OTHER,
         "success after a wrong step": WRONG,
     }
-    return {name: _mean_rate(placebos, condition, bench) for name, condition in names.items()} if placebos else {}
+    return {name: _mean_rate(placebos, condition, context) for name, condition in names.items()} if placebos else {}
 
 
-def _mean_rate(placebos: Sequence[Placebo], condition: str, bench: Bench) -> Estimate:
+def _mean_rate(placebos: Sequence[Placebo], condition: str, context: ProbeContext) -> Estimate:
     rates = [right / num if num else np.nan for num, right in (one.counts[condition] for one in placebos)]
-    interval = mean_interval(rates, [one.ladder.group for one in placebos], level=bench.thresholds.level)
+    interval = mean_interval(rates, [one.ladder.group for one in placebos], level=context.thresholds.level)
     return Estimate.of(interval)
 
 
-def _reference_rows(probed: Sequence[Ladder], bench: Bench) -> list[dict[str, Any]]:
+def _reference_rows(probed: Sequence[Ladder], context: ProbeContext) -> list[dict[str, Any]]:
     """The mean of the problems' rising curves at eighths of the path, as far as half of the problems may be given."""
     if not probed:
         return []
@@ -594,14 +601,14 @@ def _reference_rows(probed: Sequence[Ladder], bench: Bench) -> list[dict[str, An
             nearest = int(np.abs(fractions - ladder.fraction(rung)).argmin())
             num[nearest] += ladder.num[rung]
             right[nearest] += ladder.right[rung]
-    intervals = [mean_interval(column, groups, level=bench.thresholds.level) for column in curves.T]
+    intervals = [mean_interval(column, groups, level=context.thresholds.level) for column in curves.T]
     return [
         _row(float(fraction), REFERENCE, int(n), int(c), interval.estimate, interval.low, interval.high)
         for fraction, n, c, interval in zip(fractions, num, right, intervals, strict=True)
     ]
 
 
-def _placebo_rows(placebos: Sequence[Placebo], bench: Bench) -> list[dict[str, Any]]:
+def _placebo_rows(placebos: Sequence[Placebo], context: ProbeContext) -> list[dict[str, Any]]:
     """One row per condition, at the mean fraction that was given."""
     if not placebos:
         return []
@@ -609,7 +616,7 @@ def _placebo_rows(placebos: Sequence[Placebo], bench: Bench) -> list[dict[str, A
     rows = []
     for condition in (AGAIN, OTHER, WRONG):
         num, right = np.array([one.counts[condition] for one in placebos]).sum(axis=0)
-        rate = _mean_rate(placebos, condition, bench)
+        rate = _mean_rate(placebos, condition, context)
         rows.append(_row(fraction, condition, int(num), int(right), rate.estimate, rate.low, rate.high))
     return rows
 
@@ -618,10 +625,10 @@ def _row(fraction: float, condition: str, n: int, c: int, rate: float, low: floa
     return {"fraction": round(fraction, 4), "condition": condition, "n": n, "c": c, "rate": rate, "low": low, "high": high}
 
 
-def _per_problem(bench: Bench, ladders: Sequence[Ladder]) -> dict[str, dict[str, Any]]:
+def _per_problem(context: ProbeContext, ladders: Sequence[Ladder]) -> dict[str, dict[str, Any]]:
     found = {ladder.problem.id: ladder for ladder in ladders}
     told: dict[str, dict[str, Any]] = {}
-    for problem in bench.problems:
+    for problem in context.problems:
         needed: dict[str, Any] = {"status": "not_probed", "fraction": None, "tokens": None, "step": None}
         told[problem.id] = {"prefix_needed": needed}
         if (ladder := found.get(problem.id)) is None:
@@ -670,7 +677,7 @@ def _summary(probed: Sequence[Ladder], out: Sequence[Ladder], share: Estimate, b
 
 
 def _notes(
-    bench: Bench,
+    context: ProbeContext,
     ladders: Sequence[Ladder],
     probed: Sequence[Ladder],
     candidates: int,
@@ -697,7 +704,7 @@ def _notes(
             if chance < 0.5
         ]
     elif any(one.status == "found" for one in probed):
-        notes.append("No placebo was drawn (no other path to take one from, or no budget), so the gain is no argument.")
-    if probed and not bench.behavior.sampling.samples_the_policy:
-        notes.append("Drawn under a deployment policy, which says nothing about support; the gain is no argument.")
+        notes.append("No placebo was drawn (no other path to take one from, or no budget), so the gain is no one.")
+    if probed and not context.behavior.sampling.samples_the_policy:
+        notes.append("Drawn under a deployment policy, which says nothing about support; the gain is no one.")
     return notes

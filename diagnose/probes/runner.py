@@ -19,7 +19,15 @@ from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.measure.label_posterior import posterior_of
 from posttrain.diagnose.probes import PROBES
-from posttrain.diagnose.probes.base import FOLDER, AvailableInputs, Bench, Planned, Probe, finding_from_json, finding_to_json
+from posttrain.diagnose.probes.base import (
+    FOLDER,
+    AvailableInputs,
+    Probe,
+    ProbeContext,
+    ProbeCost,
+    finding_from_json,
+    finding_to_json,
+)
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import GradeTexts
 from posttrain.diagnose.storage.rollout_table import RolloutTable
@@ -35,7 +43,7 @@ _OF_TARGETS = "a retention behavior is watched, not trained; name the probe to r
 
 
 @dataclass(frozen=True, kw_only=True)
-class Helpers:
+class ProbeInputs:
     """What there is beside the model: engines of other models, an earlier run, a data set."""
 
     teacher: Engine | None = None
@@ -89,7 +97,7 @@ def plan_lines(
     return lines, generated, scored
 
 
-def _cost_in_words(planned: Planned, tokens: int) -> str:
+def _cost_in_words(planned: ProbeCost, tokens: int) -> str:
     parts = [f"at most {tokens:,} tokens generated"] if planned.generated_tokens else []
     parts += [f"about {planned.scored_tokens:,} scored"] if planned.scored_tokens else []
     return ", ".join(parts) or "no tokens"
@@ -103,7 +111,7 @@ def run_probes(
     names: Sequence[str],
     directory: RunDirectory,
     engine: Engine,
-    helpers: Helpers,
+    helpers: ProbeInputs,
     grade: GradeTexts,
     behavior: Behavior,
     split: Split,
@@ -146,7 +154,7 @@ def run_probes(
         budget = _budget(probe, names, spent)
         if tokens_left is not None:
             budget = max(0, min(budget, tokens_left - tokens_of_probes(directory, behavior)))
-        bench = Bench(
+        context = ProbeContext(
             probe=probe.name,
             behavior=behavior,
             split=split,
@@ -171,7 +179,7 @@ def run_probes(
         if planned.scored_tokens and not planned.generated_tokens and not engine.info.can_score:
             skipped = "the engine cannot score"
         if not skipped and probe.name not in names:
-            skipped = _OF_TARGETS if behavior.purpose is Purpose.RETENTION else probe.worth(bench)
+            skipped = _OF_TARGETS if behavior.purpose is Purpose.RETENTION else probe.worth(context)
         if not skipped and planned.generated_tokens and budget < behavior.sampling.max_tokens:
             skipped = "the token budget is spent"
         if skipped:
@@ -179,11 +187,11 @@ def run_probes(
             continue
         start = time.monotonic()
         try:
-            found = probe.run(bench)
+            found = probe.run(context)
         except SettingsError as error:  # an engine may lack what a probe needs: the tokens of a path, or their probabilities
             write_json(target, {"probe": probe.name, "skipped": str(error)})
             continue
-        cost = {part: getattr(bench, part) for part in ("samples", "generated_tokens", "scored_tokens", "teacher_tokens")}
+        cost = {part: getattr(context, part) for part in ("samples", "generated_tokens", "scored_tokens", "teacher_tokens")}
         found = replace(found, **cost, seconds=round(time.monotonic() - start, 2))
         write_json(target, {"probe": probe.name, "finding": finding_to_json(found)})
 

@@ -26,7 +26,7 @@ from dataclasses import replace
 import numpy as np
 
 from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval, pass_at_k
-from posttrain.diagnose.probes.base import Argument, Asked, AvailableInputs, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.probes.conditions import (
     FEWEST_PROBLEMS,
     SAMPLES,
@@ -130,7 +130,7 @@ class ScaffoldProbe:
     name = "scaffold"
     question = "Does success hang on worked examples, a hint, a teacher's start or many attempts?"
 
-    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""
         problems = behavior.split(split)
         helped = [len(problems)] if worked_examples(behavior, "") else []
@@ -140,75 +140,79 @@ class ScaffoldProbe:
         if available.teacher:
             samples += (SAMPLES + 1) * min(MOST_PROBLEMS, len(problems))
         elif not helped:
-            return Planned(
+            return ProbeCost(
                 impossible=f"no train problem has a reference to show, fewer than {FEWEST_PROBLEMS} problems have a hint, and there is no teacher"
             )
-        return Planned(
+        return ProbeCost(
             generated_tokens=samples * behavior.sampling.max_tokens,
             when="where the bare success rate may lie below the level that counts as reachable",
         )
 
-    def worth(self, bench: Bench) -> str:
+    def worth(self, context: ProbeContext) -> str:
         """See `Probe`."""
-        low = float((bench.known.mean < bench.thresholds.reachable).mean())
-        if low < 1.0 - bench.thresholds.confidence:
-            return f"the bare success rate is {bench.known.mean.mean():.2f}: what works without help does not hang on it"
-        todo = _to_draw(bench, _hinted_places(bench)[0])
+        low = float((context.known.mean < context.thresholds.reachable).mean())
+        if low < 1.0 - context.thresholds.confidence:
+            return f"the bare success rate is {context.known.mean.mean():.2f}: what works without help does not hang on it"
+        todo = _to_draw(context, _hinted_places(context)[0])
         if not todo:
             return "the hints that there are state the answer, and there is no other scaffold"
-        if not enough(bench, affordable(bench, MOST_PROBLEMS, len(todo), _TEACHER in todo)[0]):
-            return f"{bench.left} tokens hold the samples of fewer than {FEWEST_PROBLEMS} problems"
+        if not enough(context, affordable(context, MOST_PROBLEMS, len(todo), _TEACHER in todo)[0]):
+            return f"{context.left} tokens hold the samples of fewer than {FEWEST_PROBLEMS} problems"
         return ""
 
-    def run(self, bench: Bench) -> Finding:
+    def run(self, context: ProbeContext) -> Finding:
         """See `Probe`."""
-        examples = worked_examples(bench.behavior, bench.seed)
-        hinted, telling = _hinted_places(bench)
+        examples = worked_examples(context.behavior, context.seed)
+        hinted, telling = _hinted_places(context)
         notes = [f"{telling} hints state the answer and were left out."] if telling else []
         if examples:
             notes.append(f"Worked examples: the train problems {', '.join(problem.id for problem in examples)}.")
         conditions = []
-        todo = _to_draw(bench, hinted)
+        todo = _to_draw(context, hinted)
         while todo:
-            most, samples = affordable(bench, MOST_PROBLEMS, len(todo), _TEACHER in todo)
+            most, samples = affordable(context, MOST_PROBLEMS, len(todo), _TEACHER in todo)
             name = todo.pop(0)
-            exists = hinted if name == _HINT else list(range(len(bench.problems)))
-            drawn = sorted(in_random_order(bench, exists)[:most])
-            asked = self._asked(bench, name, drawn, samples, examples)
-            if not enough(bench, len(asked)):
-                notes.append(f"Not drawn {name}: {len(asked)} problems are left of the budget and of what may be given.")
+            exists = hinted if name == _HINT else list(range(len(context.problems)))
+            drawn = sorted(in_random_order(context, exists)[:most])
+            prompt_requests = self._prompt_requests(context, name, drawn, samples, examples)
+            if not enough(context, len(prompt_requests)):
+                notes.append(
+                    f"Not drawn {name}: {len(prompt_requests)} problems are left of the budget and of what may be given."
+                )
                 continue
-            share = len(exists) / len(bench.problems) * len(asked) / len(drawn)
-            if len(asked) < len(drawn):
-                left_out = len(drawn) - len(asked)
+            share = len(exists) / len(context.problems) * len(prompt_requests) / len(drawn)
+            if len(prompt_requests) < len(drawn):
+                left_out = len(drawn) - len(prompt_requests)
                 notes.append(
                     f"Left out, since no start of the teacher's answer keeps the answer back: {left_out} of {len(drawn)} problems."
                 )
-                exists = list(asked)
-            found = bench.draw(list(asked.values()), condition=name)
-            conditions.append(measured(bench, name, exists, list(asked), found, share))
-        notes += _format_notes(bench, conditions)
-        return self._finding(bench, conditions, notes)
+                exists = list(prompt_requests)
+            found = context.draw(list(prompt_requests.values()), condition=name)
+            conditions.append(measured(context, name, exists, list(prompt_requests), found, share))
+        notes += _format_notes(context, conditions)
+        return self._finding(context, conditions, notes)
 
-    def _asked(self, bench: Bench, name: str, drawn: Sequence[int], num: int, examples: Sequence[Problem]) -> dict[int, Asked]:
+    def _prompt_requests(
+        self, context: ProbeContext, name: str, drawn: Sequence[int], num: int, examples: Sequence[Problem]
+    ) -> dict[int, PromptRequest]:
         """Place of a problem → what to ask of it under a condition; problems without what it takes are left out."""
         if name == _TEACHER:
-            return _from_teacher(bench, drawn, num)
-        asked = {}
+            return _from_teacher(context, drawn, num)
+        prompt_requests = {}
         for place in drawn:
-            problem, prompt_format = bench.problems[place], bench.behavior.prompt
+            problem, prompt_format = context.problems[place], context.behavior.prompt
             if name == _EXAMPLES:
                 prompt, prompt_format = with_examples(problem, prompt_format, examples)
             else:
                 prompt = with_hint(problem)
-            asked[place] = Asked(problem, bench.engine.encode_prompt(prompt, prompt_format).token_ids, num)
-        return asked
+            prompt_requests[place] = PromptRequest(problem, context.engine.encode_prompt(prompt, prompt_format).token_ids, num)
+        return prompt_requests
 
-    def _finding(self, bench: Bench, conditions: Sequence[Measured], notes: Sequence[str]) -> Finding:
+    def _finding(self, context: ProbeContext, conditions: Sequence[Measured], notes: Sequence[str]) -> Finding:
         # What exists for a minority of the problems says nothing of the behavior.
-        bound = {one.condition: bound_probability(bench, one) for one in conditions if one.share > 0.5}
-        bare = bare_rate(bench)
-        counts = len(bench.problems), int(bench.sampling.num_samples.sum()), int(bench.sampling.num_correct.sum())
+        bound = {one.condition: bound_probability(context, one) for one in conditions if one.share > 0.5}
+        bare = bare_rate(context)
+        counts = len(context.problems), int(context.sampling.num_samples.sum()), int(context.sampling.num_correct.sum())
         rows = [table_row("bare", *counts, bare, None)]
         numbers = {"pass@1 bare": Estimate.of(bare)}
         said = [f"Bare {bare.estimate:.2f}"]
@@ -216,12 +220,12 @@ class ScaffoldProbe:
             rows.append(one.row)
             numbers |= {f"pass@1 {one.condition}": Estimate.of(one.rate), f"gain {one.condition}": Estimate.of(one.gain)}
             said.append(f"{one.condition} {one.rate.estimate:.2f} (gain {signed(one.gain)})")
-        for k, rate, gain in _best_of(bench):
+        for k, rate, gain in _best_of(context):
             rows.append(table_row(f"best of {k}", *counts, rate, gain))
             numbers |= {f"best of {k}": Estimate.of(rate), f"gain best of {k}": Estimate.of(gain)}
             said.append(f"best of {k} {rate.estimate:.2f}")
-        arguments = tuple(
-            Argument(
+        evidence = tuple(
+            LabelEvidence(
                 label=Bottleneck.SCAFFOLD_BOUND,
                 instead_of=(Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE),
                 confidence=bound[one.condition],
@@ -231,16 +235,16 @@ class ScaffoldProbe:
             for one in conditions
             if bound.get(one.condition, 0.0) > 0.5
         )
-        names = [name for name, chance in bound.items() if chance >= bench.thresholds.confidence]
+        names = [name for name, chance in bound.items() if chance >= context.thresholds.confidence]
         verdict = f"It works only {' or '.join(names)}" if names else "No scaffold is shown to carry it"
         return Finding(
             probe=self.name,
-            behavior=bench.behavior.name,
+            behavior=context.behavior.name,
             summary=f"{', '.join(said)}. {verdict}.",
             numbers=numbers,
             rows=tuple(rows),
-            problems=per_problem(bench, conditions),
-            arguments=arguments,
+            problems=per_problem(context, conditions),
+            evidence=evidence,
             notes=tuple(notes),
         )
 
@@ -248,78 +252,80 @@ class ScaffoldProbe:
 _EXAMPLES, _HINT, _TEACHER = "with worked examples", "with a hint", "from a teacher's first half"
 
 
-def bound_probability(bench: Bench, one: Measured) -> float:
+def bound_probability(context: ProbeContext, one: Measured) -> float:
     """Posterior probability that the behavior works with this scaffold only: the rule of the module.
 
     Finitely many draws prove no certainty: half a draw is always left to the contrary.
     """
-    read = np.maximum(bench.sampling.num_correct, bench.sampling.num_lenient_correct)
-    bare = fit(bench, one.stands_for, bench.sampling.num_samples[one.stands_for], read[one.stands_for]).mean
-    helped = mean_draws(bench, one)
-    reachable = bench.thresholds.reachable
+    read = np.maximum(context.sampling.num_correct, context.sampling.num_lenient_correct)
+    bare = fit(context, one.stands_for, context.sampling.num_samples[one.stands_for], read[one.stands_for]).mean
+    helped = mean_draws(context, one)
+    reachable = context.thresholds.reachable
     holds = (bare < reachable) & (helped >= reachable) & (helped >= TIMES * bare)
     return float((holds.sum() + 0.5) / (holds.size + 1))
 
 
-def _to_draw(bench: Bench, hinted: Sequence[int]) -> list[str]:
+def _to_draw(context: ProbeContext, hinted: Sequence[int]) -> list[str]:
     """The conditions that can be sampled, in order."""
     possible = {
-        _EXAMPLES: bool(worked_examples(bench.behavior, bench.seed)),
+        _EXAMPLES: bool(worked_examples(context.behavior, context.seed)),
         _HINT: len(hinted) >= FEWEST_PROBLEMS,
-        _TEACHER: bench.teacher is not None,
+        _TEACHER: context.teacher is not None,
     }
     return [name for name, yes in possible.items() if yes]
 
 
-def _from_teacher(bench: Bench, drawn: Sequence[int], num: int) -> dict[int, Asked]:
+def _from_teacher(context: ProbeContext, drawn: Sequence[int], num: int) -> dict[int, PromptRequest]:
     """Place of a problem → what to ask, from the first half of one answer of the teacher, right or wrong."""
-    assert bench.teacher is not None
-    problems = [bench.problems[place] for place in drawn]
-    prompts = [bench.teacher.encode_prompt(problem.prompt, bench.behavior.prompt).token_ids for problem in problems]
-    asked = [Asked(problem, ids, 1) for problem, ids in zip(problems, prompts, strict=True)]
+    assert context.teacher is not None
+    problems = [context.problems[place] for place in drawn]
+    prompts = [context.teacher.encode_prompt(problem.prompt, context.behavior.prompt).token_ids for problem in problems]
+    prompt_requests = [PromptRequest(problem, ids, 1) for problem, ids in zip(problems, prompts, strict=True)]
     started = {}
-    for place, (answer,) in zip(drawn, bench.draw(asked, condition="teacher's answers", engine=bench.teacher), strict=True):
-        problem, reference = bench.problems[place], Reference(steps=(answer.text,))
-        prompt = bench.engine.encode_prompt(problem.prompt, bench.behavior.prompt)
-        path = bench.engine.encode_path(prompt, reference)
+    for place, (answer,) in zip(
+        drawn, context.draw(prompt_requests, condition="teacher's answers", engine=context.teacher), strict=True
+    ):
+        problem, reference = context.problems[place], Reference(steps=(answer.text,))
+        prompt = context.engine.encode_prompt(problem.prompt, context.behavior.prompt)
+        path = context.engine.encode_path(prompt, reference)
         texts = prefix_texts(path, reference)
-        cut = min((len(texts) - 1) // 2, allowed_tokens(bench, problem, texts))
+        cut = min((len(texts) - 1) // 2, allowed_tokens(context, problem, texts))
         if cut > 0:
-            started[place] = Asked(problem, prompt.token_ids, num, path.token_ids[:cut], texts[cut])
+            started[place] = PromptRequest(problem, prompt.token_ids, num, path.token_ids[:cut], texts[cut])
     return started
 
 
-def _hinted_places(bench: Bench) -> tuple[list[int], int]:
+def _hinted_places(context: ProbeContext) -> tuple[list[int], int]:
     """Places of the problems with a hint that keeps the answer back, and how many hints do not."""
-    hinted = [(place, problem) for place, problem in enumerate(bench.problems) if problem.hint is not None]
-    kept = [place for place, problem in hinted if not _tells(bench, problem)]
+    hinted = [(place, problem) for place, problem in enumerate(context.problems) if problem.hint is not None]
+    kept = [place for place, problem in hinted if not _tells(context, problem)]
     return kept, len(hinted) - len(kept)
 
 
-def _tells(bench: Bench, problem: Problem) -> bool:
+def _tells(context: ProbeContext, problem: Problem) -> bool:
     """Whether a hint states the answer; one that the question states too is no news."""
     assert problem.hint is not None
     if states(problem.hint, problem.answer) and not states(_question(problem), problem.answer):
         return True
-    (grade,) = bench.grade(problem, [problem.hint])
-    return max(grade.score or 0.0, grade.lenient_score or 0.0) >= bench.behavior.measure.success
+    (grade,) = context.grade(problem, [problem.hint])
+    return max(grade.score or 0.0, grade.lenient_score or 0.0) >= context.behavior.measure.success
 
 
-def _best_of(bench: Bench) -> list[tuple[int, Interval, Interval]]:
+def _best_of(context: ProbeContext) -> list[tuple[int, Interval, Interval]]:
     """(n, success rate of the best of n by the verifier, its gain), from the bare samples.
 
     Unbiased where n does not exceed them; by likelihood where problems were sampled unequally often.
     """
-    sampling, level = bench.sampling, bench.thresholds.level
+    sampling, level = context.sampling, context.thresholds.level
     ks = [k for k in BEST_OF if k <= sampling.num_samples.max(initial=0)]
     if not sampling.drawn_equally:
-        rate = bench.known.mixture.draw_rates(rng=np.random.default_rng(0), num_draws=bench.thresholds.num_draws)
+        rate = context.known.mixture.draw_rates(rng=np.random.default_rng(0), num_draws=context.thresholds.num_draws)
         found: list[tuple[int, Interval, Interval]] = []
         for k in ks:
             gains = (1 - (1 - rate) ** k - rate).mean(axis=1)
             low, high = np.quantile(gains, [(1 - level) / 2, (1 + level) / 2])
             gain = Interval(float(gains.mean()), float(low), float(high), "posterior of these problems")
-            found.append((k, bench.known.mixture.pass_at_k(k, level=level), gain))
+            found.append((k, context.known.mixture.pass_at_k(k, level=level), gain))
         return found
     one = rates(sampling.num_samples, sampling.num_correct)
     curves = {k: pass_at_k(sampling.num_samples, sampling.num_correct, k) for k in ks}
@@ -329,9 +335,9 @@ def _best_of(bench: Bench) -> list[tuple[int, Interval, Interval]]:
     ]
 
 
-def _format_notes(bench: Bench, conditions: Sequence[Measured]) -> list[str]:
+def _format_notes(context: ProbeContext, conditions: Sequence[Measured]) -> list[str]:
     """Where a scaffold makes answers readable, part of its gain is format."""
-    sampling = bench.sampling
+    sampling = context.sampling
     bare = float((sampling.num_unparsed + sampling.num_truncated).sum() / max(1, sampling.num_samples.sum()))
     shares = [(one.condition, one.num_malformed / max(1, int(one.num_samples.sum()))) for one in conditions]
     return [

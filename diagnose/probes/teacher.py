@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval, t_interval
 from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt, Engine, ScoreRequest
-from posttrain.diagnose.probes.base import Asked, AvailableInputs, Bench, Finding, Planned
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.probes.conditions import (
     SAMPLES,
     Measured,
@@ -61,7 +61,7 @@ class Contrast:
     """Samples of one model under both (arrays of length S)."""
 
     place: npt.NDArray[np.int64]
-    """Of each sample's problem in `Bench.problems`."""
+    """Of each sample's problem in `ProbeContext.problems`."""
     num_tokens: npt.NDArray[np.int64]
     """As the student writes it."""
     student: npt.NDArray[np.float64]
@@ -86,55 +86,55 @@ class TeacherProbe:
     name = "teacher"
     question = "Is the teacher worth distilling, and on whose samples?"
 
-    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""
         if not available.teacher:
-            return Planned(impossible="there is no teacher; give one with --teacher")
+            return ProbeCost(impossible="there is no teacher; give one with --teacher")
         problems = min(MOST_PROBLEMS, len(behavior.split(split)))
         limit = behavior.sampling.max_tokens
-        return Planned(
+        return ProbeCost(
             generated_tokens=problems * SAMPLES * limit,
             # Samples of both, scored by both.
             scored_tokens=2 * problems * (SAMPLES + 2 * OWN) * (limit + 1),
             when="where the behavior is not mastered",
         )
 
-    def worth(self, bench: Bench) -> str:
+    def worth(self, context: ProbeContext) -> str:
         """See `Probe`."""
-        if bench.known.label is Bottleneck.MASTERED and bench.known.confidence >= bench.thresholds.confidence:
+        if context.known.label is Bottleneck.MASTERED and context.known.confidence >= context.thresholds.confidence:
             return "the behavior is mastered: there is nothing to distil"
-        if bench.teacher is not None and bench.teacher.info.model_fingerprint == bench.engine.info.model_fingerprint:
+        if context.teacher is not None and context.teacher.info.model_fingerprint == context.engine.info.model_fingerprint:
             return "the teacher is the same model"
-        if not enough(bench, affordable(bench, MOST_PROBLEMS, 1)[0]):
-            return f"{bench.left} tokens hold the teacher's samples of too few problems"
+        if not enough(context, affordable(context, MOST_PROBLEMS, 1)[0]):
+            return f"{context.left} tokens hold the teacher's samples of too few problems"
         return ""
 
-    def run(self, bench: Bench) -> Finding:
+    def run(self, context: ProbeContext) -> Finding:
         """See `Probe`."""
-        assert bench.teacher is not None
-        most, num = affordable(bench, MOST_PROBLEMS, 1)
-        drawn = sorted(in_random_order(bench, range(len(bench.problems)))[:most])
+        assert context.teacher is not None
+        most, num = affordable(context, MOST_PROBLEMS, 1)
+        drawn = sorted(in_random_order(context, range(len(context.problems)))[:most])
         if not drawn:
             return Finding(
                 probe=self.name,
-                behavior=bench.behavior.name,
+                behavior=context.behavior.name,
                 summary="Not measured: the budget did not hold the teacher's samples of one problem.",
             )
-        problems = [bench.problems[place] for place in drawn]
-        asked = [
-            Asked(problem, bench.teacher.encode_prompt(problem.prompt, bench.behavior.prompt).token_ids, num)
+        problems = [context.problems[place] for place in drawn]
+        prompt_requests = [
+            PromptRequest(problem, context.teacher.encode_prompt(problem.prompt, context.behavior.prompt).token_ids, num)
             for problem in problems
         ]
-        taught = bench.draw(asked, condition=_TEACHER, engine=bench.teacher)
-        success = measured(bench, _TEACHER, range(len(bench.problems)), drawn, taught)
-        own = _own_samples(bench, drawn)
+        taught = context.draw(prompt_requests, condition=_TEACHER, engine=context.teacher)
+        success = measured(context, _TEACHER, range(len(context.problems)), drawn, taught)
+        own = _own_samples(context, drawn)
         theirs = [one for rollouts in taught for one in rollouts if _scorable(one)]
-        tokens = _same_tokens(bench, problems, [*own, *theirs])
+        tokens = _same_tokens(context, problems, [*own, *theirs])
         same = tokens.answers and tokens.formats
-        of_student = _contrast(bench, own, same, by_teacher=False)
-        of_teacher = _contrast(bench, theirs, same, by_teacher=True)
-        right = np.array([bool(one.succeeded(bench.behavior.measure.success)) for one in own], dtype=np.bool_)
-        return _finding(bench, success, of_student, of_teacher, right, tokens)
+        of_student = _contrast(context, own, same, by_teacher=False)
+        of_teacher = _contrast(context, theirs, same, by_teacher=True)
+        right = np.array([bool(one.succeeded(context.behavior.measure.success)) for one in own], dtype=np.bool_)
+        return _finding(context, success, of_student, of_teacher, right, tokens)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,11 +149,11 @@ class SameTokens:
     """Whether answers become the same ids after the same prompt; then logits can be compared token by token."""
 
 
-def _own_samples(bench: Bench, drawn: Sequence[int]) -> list[Rollout]:
+def _own_samples(context: ProbeContext, drawn: Sequence[int]) -> list[Rollout]:
     """The first right and wrong samples of the student, at most `OWN` of each per problem, in a fixed order."""
-    table = bench.rollouts
-    place = table.places([problem.id for problem in bench.problems])
-    succeeded = table.succeeded(bench.behavior.measure.success)
+    table = context.rollouts
+    place = table.places([problem.id for problem in context.problems])
+    succeeded = table.succeeded(context.behavior.measure.success)
     usable = np.isin(place, drawn) & ~table.greedy & ~table.missing
     chosen: list[int] = []
     for one in drawn:
@@ -168,13 +168,15 @@ def _scorable(rollout: Rollout) -> bool:
     return rollout.stop is StopReason.EOS or (rollout.stop is not StopReason.ERROR and bool(rollout.text.strip()))
 
 
-def _same_tokens(bench: Bench, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> SameTokens:
-    assert bench.teacher is not None
-    pairs = [tuple(e.encode_prompt(p.prompt, bench.behavior.prompt) for e in (bench.engine, bench.teacher)) for p in problems]
+def _same_tokens(context: ProbeContext, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> SameTokens:
+    assert context.teacher is not None
+    pairs = [
+        tuple(e.encode_prompt(p.prompt, context.behavior.prompt) for e in (context.engine, context.teacher)) for p in problems
+    ]
     prompts = {problem.id: mine for problem, (mine, _) in zip(problems, pairs, strict=True)}
     answers = all(
-        bench.engine.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
-        == bench.teacher.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
+        context.engine.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
+        == context.teacher.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
         for one in rollouts
     )
     return SameTokens(
@@ -184,29 +186,29 @@ def _same_tokens(bench: Bench, problems: Sequence[Problem], rollouts: Sequence[R
     )
 
 
-def _contrast(bench: Bench, rollouts: Sequence[Rollout], same: bool, *, by_teacher: bool) -> Contrast:
+def _contrast(context: ProbeContext, rollouts: Sequence[Rollout], same: bool, *, by_teacher: bool) -> Contrast:
     """Samples of one model under both.
 
     Args:
-        bench: Holds both engines.
+        context: Holds both engines.
         rollouts: S samples of one of them.
         same: Whether its tokens mean the same to the other.
         by_teacher: Whether the teacher drew them.
     """
-    assert bench.teacher is not None
-    known = {problem.id: (place, problem) for place, problem in enumerate(bench.problems)}
-    engines = {False: bench.engine, True: bench.teacher}
+    assert context.teacher is not None
+    known = {problem.id: (place, problem) for place, problem in enumerate(context.problems)}
+    engines = {False: context.engine, True: context.teacher}
     sums: dict[bool, npt.NDArray[np.float64]] = {}
     lengths: dict[bool, list[int]] = {}
     for is_teacher, engine in engines.items():
-        prompts = [engine.encode_prompt(known[one.problem_id][1].prompt, bench.behavior.prompt) for one in rollouts]
+        prompts = [engine.encode_prompt(known[one.problem_id][1].prompt, context.behavior.prompt) for one in rollouts]
         if same and is_teacher == by_teacher:
             paths = [one.token_ids for one in rollouts]
         else:
             paths = [_path(engine, prompt, one, same) for prompt, one in zip(prompts, rollouts, strict=True)]
         requests = [ScoreRequest(prompt_ids=prompt.token_ids, path_ids=path) for prompt, path in zip(prompts, paths, strict=True)]
         what = f"{'teacher' if by_teacher else 'own'} samples under {'the teacher' if is_teacher else 'the policy'}"
-        scores = bench.score(requests, engine=engine if is_teacher else None, what=what)
+        scores = context.score(requests, engine=engine if is_teacher else None, what=what)
         sums[is_teacher] = np.array([score.logprobs.sum(dtype=np.float64) for score in scores])
         lengths[is_teacher] = [len(path) for path in paths]
     return Contrast(
@@ -231,18 +233,23 @@ def _path(engine: Engine, prompt: EncodedPrompt, rollout: Rollout, same: bool) -
 
 
 def _finding(
-    bench: Bench, success: Measured, of_student: Contrast, of_teacher: Contrast, right: npt.NDArray[np.bool_], tokens: SameTokens
+    context: ProbeContext,
+    success: Measured,
+    of_student: Contrast,
+    of_teacher: Contrast,
+    right: npt.NDArray[np.bool_],
+    tokens: SameTokens,
 ) -> Finding:
-    level, groups = bench.thresholds.level, bench.sampling.groups
+    level, groups = context.thresholds.level, context.sampling.groups
     ratio = of_student.teacher - of_student.student
     # Right and wrong samples count as often as they come up, not as often as they were chosen.
-    reverse = _nats(_reweighed(bench, of_student, -ratio, right), groups, level)
+    reverse = _nats(_reweighed(context, of_student, -ratio, right), groups, level)
     forward = _nats(of_teacher.per_token(of_teacher.teacher - of_teacher.student), groups, level)
-    shares, margins = _right_above_wrong(bench, of_student, ratio, right)
+    shares, margins = _right_above_wrong(context, of_student, ratio, right)
     above = mean_interval(list(shares.values()), [groups[place] for place in shares], level=level)
     margin = _nats(margins, groups, level)
 
-    student = bare_rate(bench)
+    student = bare_rate(context)
     stage, why = _advice(success.gain, reverse, forward, above, tokens)
     notes = [_tokens_note(tokens)]
     if np.isnan(above.estimate):
@@ -263,12 +270,12 @@ def _finding(
     }
     return Finding(
         probe="teacher",
-        behavior=bench.behavior.name,
+        behavior=context.behavior.name,
         summary=f"The teacher solves {success.rate.estimate:.2f} where the student solves {student.estimate:.2f} "
         f"(gain {signed(success.gain)}); {why}: {_WORDS[stage]}.",
         numbers={name: Estimate.of(value) for name, value in numbers.items() if np.isfinite(value.estimate)},
-        rows=_rows(bench, success, student, of_student, of_teacher, right),
-        problems=_per_problem(bench, success, of_student, of_teacher),
+        rows=_rows(context, success, student, of_student, of_teacher, right),
+        problems=_per_problem(context, success, of_student, of_teacher),
         of_stages={name: f"{_VERDICTS[stage][name]}, since {why}" for name in (OPD, SEQ_KD)},
         notes=tuple(notes),
     )
@@ -318,13 +325,13 @@ def _tokens_note(tokens: SameTokens) -> str:
 
 
 def _reweighed(
-    bench: Bench, contrast: Contrast, values: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
+    context: ProbeContext, contrast: Contrast, values: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
 ) -> dict[int, float]:
     """Place of a problem → expected nats per expected token under the student, from samples chosen by outcome."""
     found = {}
     for place in np.unique(contrast.place):
         here = contrast.place == place
-        solved = bench.sampling.num_correct[place] / max(1, int(bench.sampling.num_samples[place]))
+        solved = context.sampling.num_correct[place] / max(1, int(context.sampling.num_samples[place]))
         weights = np.zeros(len(contrast.place))
         for which, share in ((here & right, solved), (here & ~right, 1.0 - solved)):
             weights[which] = share / max(1, int(which.sum()))
@@ -333,7 +340,7 @@ def _reweighed(
 
 
 def _right_above_wrong(
-    bench: Bench, contrast: Contrast, ratio: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
+    context: ProbeContext, contrast: Contrast, ratio: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
 ) -> tuple[dict[int, float], dict[int, float]]:
     """How the log-ratios of right and wrong samples compare, for each problem that has both.
 
@@ -342,7 +349,7 @@ def _right_above_wrong(
         by less than the precision of the engines explains is a tie and counts half.
     """
     shares, margins = {}, {}
-    unsure = bench.engine.info.logprob_tolerance * contrast.num_tokens
+    unsure = context.engine.info.logprob_tolerance * contrast.num_tokens
     for place in np.unique(contrast.place):
         ours, theirs = (np.flatnonzero((contrast.place == place) & which) for which in (right, ~right))
         if ours.size and theirs.size:
@@ -359,7 +366,7 @@ def _nats(values: Mapping[int, float], groups: Sequence[str], level: float) -> I
 
 
 def _rows(
-    bench: Bench,
+    context: ProbeContext,
     success: Measured,
     student: Interval,
     of_student: Contrast,
@@ -368,7 +375,7 @@ def _rows(
 ) -> tuple[dict[str, Any], ...]:
     """Success of both, and log-probability per token of each kind of samples under both."""
     rows = [
-        _row("success", "all problems", "student", student, len(bench.problems)),
+        _row("success", "all problems", "student", student, len(context.problems)),
         _row("success", "all problems", "teacher", success.rate, len(success.drawn)),
     ]
     for name, contrast, which in (
@@ -378,7 +385,7 @@ def _rows(
     ):
         for model, sums in (("student", contrast.student), ("teacher", contrast.teacher)):
             values = contrast.per_token(sums, which)
-            interval = _nats(values, bench.sampling.groups, bench.thresholds.level)
+            interval = _nats(values, context.sampling.groups, context.thresholds.level)
             rows.append(_row("likelihood", name, model, interval, len(values)))
     return tuple(rows)
 
@@ -389,11 +396,13 @@ def _row(panel: str, of: str, under: str, interval: Interval, n_problems: int) -
     return {"panel": panel, "of": of, "under": under, **finite, "n_problems": n_problems}
 
 
-def _per_problem(bench: Bench, success: Measured, of_student: Contrast, of_teacher: Contrast) -> dict[str, dict[str, Any]]:
+def _per_problem(
+    context: ProbeContext, success: Measured, of_student: Contrast, of_teacher: Contrast
+) -> dict[str, dict[str, Any]]:
     reverse = of_student.per_token(of_student.student - of_student.teacher)
     forward = of_teacher.per_token(of_teacher.teacher - of_teacher.student)
     return {
-        bench.problems[place].id: {
+        context.problems[place].id: {
             "teacher_num_samples": int(samples),
             "teacher_num_correct": int(correct),
             "reverse_kl_per_token": reverse.get(int(place)),

@@ -21,7 +21,7 @@ from typing import Any
 
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.measure import reference_likelihood, validity_checks
-from posttrain.diagnose.probes.runner import Helpers, run_probes, tokens_of_probes
+from posttrain.diagnose.probes.runner import ProbeInputs, run_probes, tokens_of_probes
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards, stopping
 from posttrain.diagnose.storage.diagnosis_json import plumbing_to_json
@@ -79,7 +79,7 @@ class Drawing:
 
     directory: RunDirectory
     engine: Engine
-    helpers: Helpers
+    helpers: ProbeInputs
     probes: Sequence[str]
     goal: stopping.Goal
     split: Split

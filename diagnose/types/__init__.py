@@ -18,12 +18,12 @@ from posttrain.diagnose.types.behavior import (
 )
 from posttrain.diagnose.types.diagnosis import (
     Answer,
-    Argument,
     Bottleneck,
     Contribution,
     Cost,
     Diagnosis,
     Finding,
+    LabelEvidence,
     PassAtK,
     ProblemChange,
     ProblemDiagnosis,
@@ -44,7 +44,6 @@ from posttrain.diagnose.types.rollout import Floats, Grade, GradeStatus, Ints, P
 
 __all__ = [
     "Answer",
-    "Argument",
     "Behavior",
     "Bottleneck",
     "Check",
@@ -57,6 +56,7 @@ __all__ = [
     "Grade",
     "GradeStatus",
     "Ints",
+    "LabelEvidence",
     "MeasureSettings",
     "Message",
     "Outcome",

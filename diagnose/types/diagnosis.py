@@ -102,7 +102,7 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Argument:
+class LabelEvidence:
     """What a finding says to the verdict: `label` instead of one of `instead_of`."""
 
     label: Bottleneck
@@ -127,7 +127,7 @@ class Finding:
     """The table behind the picture: one row per point, all with the same keys, JSON values only."""
     problems: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Problem id → what was found about it, JSON values only."""
-    arguments: tuple[Argument, ...] = ()
+    evidence: tuple[LabelEvidence, ...] = ()
     of_stages: Mapping[str, str] = field(default_factory=dict)
     """Stage → what was measured about it; stands where the stage is named or listed."""
     notes: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure import reference_likelihood
 from posttrain.diagnose.measure.label_posterior import posterior_of
 from posttrain.diagnose.probes.availability import Availability, bind, removed_by, with_answer
-from posttrain.diagnose.probes.base import AvailableInputs, Bench, finding_from_json, finding_to_json
+from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext, finding_from_json, finding_to_json
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards
 from posttrain.diagnose.storage.rollout_table import RolloutTable
@@ -29,7 +29,7 @@ from posttrain.diagnose.verifiers.grader import Grader
 
 Row = dict[str, Any]
 Scripts = dict[str, list[tuple[str, float]]]
-MakeBench = Callable[..., Bench]
+MakeContext = Callable[..., ProbeContext]
 
 
 def word(i: int) -> str:
@@ -69,11 +69,11 @@ def scripts_of(rows: Sequence[Row], local: Sequence[float]) -> Scripts:
 
 
 @pytest.fixture
-def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
-    """Measure rows with an engine, and give the bench of a probe."""
+def make_context(tmp_path: Path) -> Iterator[MakeContext]:
+    """Measure rows with an engine, and give the context of a probe."""
     with ExitStack() as stack:
 
-        def make(rows: Sequence[Row], engine: Engine, *, samples: int = 48) -> Bench:
+        def make(rows: Sequence[Row], engine: Engine, *, samples: int = 48) -> ProbeContext:
             (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
             file = tmp_path / "planted.yaml"
             file.write_text(
@@ -91,7 +91,7 @@ def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
             table = RolloutTable.read(directory.shard("rollouts", name) for name in names)
             counts = shards.measure(behavior, problems, table)
             thresholds = Thresholds()
-            return Bench(
+            return ProbeContext(
                 probe="availability",
                 behavior=behavior,
                 split=Split.EVAL,
@@ -118,11 +118,11 @@ def classes(found: Finding) -> list[tuple[str, int]]:
     return [(one["availability"]["class"], one["availability"]["step"]) for one in found.problems.values()]
 
 
-def test_a_suppressed_second_step_binds(make_bench: MakeBench) -> None:
+def test_a_suppressed_second_step_binds(make_context: MakeContext) -> None:
     rows = rows_in_steps()
-    bench = make_bench(rows, ScriptedEngine(scripts_of(rows, (0.5, 0.004, 1.0))))
-    assert Availability().worth(bench) == ""
-    found = Availability().run(bench)
+    context = make_context(rows, ScriptedEngine(scripts_of(rows, (0.5, 0.004, 1.0))))
+    assert Availability().worth(context) == ""
+    found = Availability().run(context)
     assert classes(found) == [("step", 2)] * 12
     one = found.problems["p0"]["availability"]
     assert one["tries_of_step_alone"] == pytest.approx(250, rel=0.01)
@@ -137,27 +137,27 @@ def test_a_suppressed_second_step_binds(make_bench: MakeBench) -> None:
     assert all(row["log_reach"] == pytest.approx(np.log(0.5), abs=1e-3) and row["worst_rank"] == 1 for row in second)
     assert found.numbers["reference paths that top-p .9 removes"].estimate == 1
     assert found.numbers["reference paths that top-k 20 removes"].estimate == 0
-    assert not found.arguments
-    assert bench.scored_tokens > 0
-    assert bench.generated_tokens == 0
-    assert Availability().run(bench) == found
+    assert not found.evidence
+    assert context.scored_tokens > 0
+    assert context.generated_tokens == 0
+    assert Availability().run(context) == found
     assert finding_from_json(json.loads(json.dumps(finding_to_json(found)))) == found
 
 
-def test_known_steps_in_too_rare_a_chain(make_bench: MakeBench) -> None:
+def test_known_steps_in_too_rare_a_chain(make_context: MakeContext) -> None:
     rows = rows_in_steps()
-    found = Availability().run(make_bench(rows, ScriptedEngine(scripts_of(rows, (0.02, 0.3, 0.9)))))
+    found = Availability().run(make_context(rows, ScriptedEngine(scripts_of(rows, (0.02, 0.3, 0.9)))))
     assert classes(found) == [("chain", 1)] * 12
     assert "The chain binds in 12 of 12 reference paths" in found.summary
     assert "only in 1 of 190 tries" in found.summary
 
 
-def test_the_first_step_and_no_step(make_bench: MakeBench) -> None:
+def test_the_first_step_and_no_step(make_context: MakeContext) -> None:
     rows = rows_in_steps()
-    first = Availability().run(make_bench(rows, ScriptedEngine(scripts_of(rows, (0.001, 0.9, 0.9)))))
+    first = Availability().run(make_context(rows, ScriptedEngine(scripts_of(rows, (0.001, 0.9, 0.9)))))
     assert classes(first) == [("first_step", 1)] * 12
     assert "nothing but the prompt stands before it" in first.summary
-    reachable = Availability().run(make_bench(rows, ScriptedEngine(scripts_of(rows, (0.5, 0.5, 0.5)))))
+    reachable = Availability().run(make_context(rows, ScriptedEngine(scripts_of(rows, (0.5, 0.5, 0.5)))))
     assert {kind for kind, _ in classes(reachable)} == {"reachable"}
     assert (
         reachable.summary == "Nothing binds: all 12 reference paths are likely enough to be sampled, typically in 1 of 8 tries."
@@ -166,28 +166,28 @@ def test_the_first_step_and_no_step(make_bench: MakeBench) -> None:
     assert not any(row["binds"] for row in reachable.rows)
 
 
-def test_a_mixed_behavior_has_shares(make_bench: MakeBench) -> None:
+def test_a_mixed_behavior_has_shares(make_context: MakeContext) -> None:
     rows = rows_in_steps()
     scripts = scripts_of(rows[:8], (0.5, 0.004, 1.0)) | scripts_of(rows[8:], (0.05, 0.3, 0.3))
-    found = Availability().run(make_bench(rows, ScriptedEngine(scripts)))
+    found = Availability().run(make_context(rows, ScriptedEngine(scripts)))
     assert found.numbers["reference paths: step"].estimate == pytest.approx(8 / 12)
     assert found.numbers["reference paths: chain"].estimate == pytest.approx(4 / 12)
     assert "a later step 8, the chain 4" in found.summary
 
 
-def test_many_right_paths_are_told(make_bench: MakeBench) -> None:
+def test_many_right_paths_are_told(make_context: MakeContext) -> None:
     rows = rows_in_steps()
     scripts = {row["prompt"]: [(whole(row), 0.002), (f" I know it: {row['answer']}.", 0.6), ("It is 7.", 0.398)] for row in rows}
-    found = Availability().run(make_bench(rows, ScriptedEngine(scripts)))
+    found = Availability().run(make_context(rows, ScriptedEngine(scripts)))
     assert any(note.startswith("Many right paths: 12 of 12") for note in found.notes)
     assert any("it goes other ways" in note for note in found.notes)
-    one_way = Availability().run(make_bench(rows, ScriptedEngine(scripts_of(rows, (0.7, 0.8, 0.9)))))
+    one_way = Availability().run(make_context(rows, ScriptedEngine(scripts_of(rows, (0.7, 0.8, 0.9)))))
     assert not any("right paths" in note or "other ways" in note for note in one_way.notes)
 
 
-def test_a_wrong_answer_that_is_liked_as_much_shows_style(make_bench: MakeBench) -> None:
+def test_a_wrong_answer_that_is_liked_as_much_shows_style(make_context: MakeContext) -> None:
     rows = rows_in_steps()
-    knows = Availability().run(make_bench(rows, ScriptedEngine(scripts_of(rows, (0.5, 0.5, 0.6)))))
+    knows = Availability().run(make_context(rows, ScriptedEngine(scripts_of(rows, (0.5, 0.5, 0.6)))))
     margin = knows.numbers["margin of the right answer, nats"]
     assert margin.low > 0
     assert knows.numbers["right answer likelier than a wrong one"].estimate == 1
@@ -196,27 +196,27 @@ def test_a_wrong_answer_that_is_liked_as_much_shows_style(make_bench: MakeBench)
     for row in rows:
         start = "".join(row["references"][0]["steps"][:2])
         scripts[row["prompt"]] = [(f"{start}So it is {100 + i}.", 1 / 12) for i in range(12)]
-    style = Availability().run(make_bench(rows, ScriptedEngine(scripts)))
+    style = Availability().run(make_context(rows, ScriptedEngine(scripts)))
     assert abs(style.numbers["margin of the right answer, nats"].estimate) < 1e-3
     assert any(note.startswith("Style, not knowledge") for note in style.notes)
 
 
-def test_paths_without_steps_and_without_references(make_bench: MakeBench) -> None:
+def test_paths_without_steps_and_without_references(make_context: MakeContext) -> None:
     rows = rows_in_steps()
     engine = ScriptedEngine({row["prompt"]: [(whole(row), 0.3), ("It is 7.", 0.7)] for row in rows})
     for row in rows:
         row["references"] = [whole(row)]
-    bench = make_bench(rows, engine)
-    found = Availability().run(bench)
+    context = make_context(rows, engine)
+    found = Availability().run(context)
     assert {row["steps"] for row in found.rows if row["path"] == "reference"} == {8}
     assert any("cut into 8 parts" in note for note in found.notes)
-    own = Availability().run(replace(bench, paths=None))
+    own = Availability().run(replace(context, paths=None))
     assert {row["path"] for row in own.rows} == {"own"}
     assert "own right samples" in own.summary
-    nothing = replace(bench, paths=None, sampling=replace(bench.sampling, num_correct=np.zeros(12, np.int64)))
+    nothing = replace(context, paths=None, sampling=replace(context.sampling, num_correct=np.zeros(12, np.int64)))
     assert "neither" in Availability().worth(nothing)
-    planned = Availability().plan(bench.behavior, Split.EVAL, AvailableInputs())
-    assert planned.scored_tokens >= bench.scored_tokens > 0
+    planned = Availability().plan(context.behavior, Split.EVAL, AvailableInputs())
+    assert planned.scored_tokens >= context.scored_tokens > 0
     assert planned.generated_tokens == 0
 
 

@@ -13,7 +13,7 @@ import pytest
 from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure.label_posterior import posterior_of
-from posttrain.diagnose.probes.base import AvailableInputs, Bench, finding_from_json, finding_to_json
+from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext, finding_from_json, finding_to_json
 from posttrain.diagnose.probes.data import Data, limit_of_support
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import Portion, Shard, draw, measure
@@ -42,9 +42,9 @@ def grade(problem: Problem, texts: Sequence[str]) -> list[Grade]:
     return [Grade(status=GradeStatus.SCORED, score=float(text == KNOWN), extracted=text) for text in texts]
 
 
-def make_bench(
+def make_context(
     folder: Path, rows: Sequence[DataRow], *, script: Sequence[tuple[str, float]] = SCRIPT, num: int = 16, **changes: Any
-) -> Bench:
+) -> ProbeContext:
     problems = tuple(
         Problem(id=f"p{i}", prompt=f"{i}", answer=KNOWN, key=f"{i}", split=Split.EVAL if i < 4 else Split.TRAIN) for i in range(6)
     )
@@ -66,7 +66,7 @@ def make_bench(
     table = directory.rollout_table("b")
     counts = measure(behavior, measured, table)
     thresholds = Thresholds(num_draws=256)
-    bench = Bench(
+    context = ProbeContext(
         probe="data",
         behavior=behavior,
         split=Split.EVAL,
@@ -84,7 +84,7 @@ def make_bench(
         budget=0,
         data=tuple(rows),
     )
-    return replace(bench, **changes)
+    return replace(context, **changes)
 
 
 def shown(texts: Sequence[str]) -> list[DataRow]:
@@ -98,8 +98,8 @@ def paired(pairs: Sequence[tuple[str, str]]) -> list[DataRow]:
 
 
 def test_half_of_the_rows_are_new_and_carry_the_loss(tmp_path: Path) -> None:
-    bench = make_bench(tmp_path, shown([KNOWN, NEW] * 20))
-    found = Data().run(bench)
+    context = make_context(tmp_path, shown([KNOWN, NEW] * 20))
+    found = Data().run(context)
     share = found.numbers["share within support"]
     assert share.estimate == 0.5
     assert 0.3 < share.low < 0.5 < share.high < 0.7
@@ -113,28 +113,28 @@ def test_half_of_the_rows_are_new_and_carry_the_loss(tmp_path: Path) -> None:
     inside = [row["index"] for row in found.rows if row["side"] == "completion" and row["inside"]]
     assert inside == list(range(0, 40, 2))
     assert any("Rows that cost most" in note and " 1 (" in note for note in found.notes)
-    assert found.arguments == ()
-    assert bench.generated_tokens == 0
-    assert bench.scored_tokens == sum(row["tokens"] for row in found.rows if row["side"] == "completion")
+    assert found.evidence == ()
+    assert context.generated_tokens == 0
+    assert context.scored_tokens == sum(row["tokens"] for row in found.rows if row["side"] == "completion")
 
 
 def test_one_strange_word_in_a_long_row_is_said_to_do_both(tmp_path: Path) -> None:
     # Each of the two letters is drawn from ten, and gives a gradient of .9; what follows them is new, and gives 1.
     letters = [f"{chr(65 + i)}{chr(97 + j)}" for i in range(10) for j in range(10)]
     script = tuple((pair, 0.01) for pair in letters)
-    bench = make_bench(tmp_path, shown([f"{pair}!" for pair in letters[:50]]), script=script)
-    found = Data().run(bench)
+    context = make_context(tmp_path, shown([f"{pair}!" for pair in letters[:50]]), script=script)
+    found = Data().run(context)
     assert found.numbers["share within support"].estimate == 0
     assert found.numbers["share of the loss in rows out of support"].estimate == 1
     assert found.numbers["share of the gradient from tokens out of support"].estimate == pytest.approx(1 / 2.8, abs=0.01)
-    bench.data = tuple(shown([pair + "!" if i % 4 == 0 else pair for i, pair in enumerate(letters[:48])]))
-    found = Data().run(bench)
+    context.data = tuple(shown([pair + "!" if i % 4 == 0 else pair for i, pair in enumerate(letters[:48])]))
+    found = Data().run(context)
     assert found.numbers["share within support"].estimate == 0.75
     assert "it would do both" in found.summary
 
 
 def test_what_the_policy_says_already_reshapes(tmp_path: Path) -> None:
-    found = Data().run(make_bench(tmp_path, shown([KNOWN, RARE] * 10)))
+    found = Data().run(make_context(tmp_path, shown([KNOWN, RARE] * 10)))
     assert found.numbers["share within support"].estimate == 1
     assert found.numbers["share of the gradient from tokens out of support"].estimate == 0
     expected = -np.log([0.5, 0.3]).mean() / 5  # four letters and the end
@@ -144,7 +144,7 @@ def test_what_the_policy_says_already_reshapes(tmp_path: Path) -> None:
 
 
 def test_pairs_with_a_reversed_margin_are_found(tmp_path: Path) -> None:
-    found = Data().run(make_bench(tmp_path, paired([(KNOWN, RARE)] * 5 + [(RARE, KNOWN)] * 15)))
+    found = Data().run(make_context(tmp_path, paired([(KNOWN, RARE)] * 5 + [(RARE, KNOWN)] * 15)))
     numbers = found.numbers
     assert numbers["share of pairs ranked right"].estimate == 0.25
     assert numbers["margin"].estimate == pytest.approx(-0.5 * np.log(0.5 / 0.3), rel=1e-3)
@@ -160,8 +160,8 @@ def test_pairs_with_a_reversed_margin_are_found(tmp_path: Path) -> None:
 def test_length_is_told_apart_from_preference(tmp_path: Path) -> None:
     # Letter by letter, "no" is the less likely answer; as a whole it is likelier than the long one.
     script = (("no", 0.3), ("yes it is so because of this and all of that", 0.2), ("eh", 0.5))
-    bench = make_bench(tmp_path, paired([(script[1][0], "no")] * 10), script=script)
-    found = Data().run(bench)
+    context = make_context(tmp_path, paired([(script[1][0], "no")] * 10), script=script)
+    found = Data().run(context)
     assert found.numbers["share of pairs ranked right"].estimate == 0
     assert found.numbers["share of pairs ranked right per token"].estimate == 1
     assert found.numbers["share of pairs that length alone ranks right"].estimate == 0
@@ -174,7 +174,7 @@ def test_labels_tell_what_to_learn_and_what_to_avoid(tmp_path: Path) -> None:
         DataRow(index=i, kind=RowKind.LABELLED, prompt=f"{i + 10}", completion=NEW if i % 4 == 3 else KNOWN, label=i % 2 == 0)
         for i in range(20)
     ]
-    found = Data().run(make_bench(tmp_path, rows))
+    found = Data().run(make_context(tmp_path, rows))
     assert found.numbers["share within support"].estimate == 1
     assert found.numbers["share of rejected answers within support"].estimate == 0.5
     assert "50% of 10 answers labelled bad" in found.summary
@@ -183,29 +183,29 @@ def test_labels_tell_what_to_learn_and_what_to_avoid(tmp_path: Path) -> None:
 def test_texts_and_chats_are_scored_where_they_can_be(tmp_path: Path) -> None:
     texts = ["Once", "Twice"]
     rows = [DataRow(index=i, kind=RowKind.TEXT, prompt=None, completion=text) for i, text in enumerate(texts)]
-    bench = make_bench(tmp_path / "a", rows)
-    found = Data().run(bench)
+    context = make_context(tmp_path / "a", rows)
+    found = Data().run(context)
     assert found.summary == "No row of the data set could be scored."
     assert any("2 rows could not be scored" in note for note in found.notes)
-    assert "cannot read the data" in Data().worth(bench)
+    assert "cannot read the data" in Data().worth(context)
     spaced = [DataRow(index=0, kind=RowKind.TEXT, prompt=None, completion="Once so 4")]
-    found = Data().run(make_bench(tmp_path / "b", spaced, script=((" so 4", 1.0),)))
+    found = Data().run(make_context(tmp_path / "b", spaced, script=((" so 4", 1.0),)))
     assert found.numbers["nats per token"].estimate == pytest.approx(0, abs=1e-6)
     chat = DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt=(Message("user", "5"),), completion=KNOWN)
-    bench = make_bench(tmp_path / "c", [chat])
-    assert Data().worth(bench) == ""
-    assert Data().run(bench).numbers["nats per token"].estimate == pytest.approx(-np.log(0.5) / 5, rel=1e-3)
+    context = make_context(tmp_path / "c", [chat])
+    assert Data().worth(context) == ""
+    assert Data().run(context).numbers["nats per token"].estimate == pytest.approx(-np.log(0.5) / 5, rel=1e-3)
 
 
 def test_a_prompt_in_the_template_is_not_put_into_it_twice(tmp_path: Path) -> None:
     plain, wrapped = shown([KNOWN]), [replace(shown([KNOWN])[0], prompt="Q: 10?")]
-    rows = [Data().run(make_bench(tmp_path / str(i), data)).rows[0] for i, data in enumerate((plain, wrapped))]
+    rows = [Data().run(make_context(tmp_path / str(i), data)).rows[0] for i, data in enumerate((plain, wrapped))]
     assert rows[0] == rows[1]
 
 
 def test_measured_problems_in_the_data_are_named(tmp_path: Path) -> None:
     rows = [replace(row, prompt=f"{row.index + 2}") for row in shown([KNOWN] * 6)]  # 2 and 3 are measured, 4 and 5 are not
-    found = Data().run(make_bench(tmp_path, rows))
+    found = Data().run(make_context(tmp_path, rows))
     assert any(note.startswith("2 of 6 rows have the prompt of a problem that is measured (row 0, 1)") for note in found.notes)
 
 
@@ -216,9 +216,9 @@ def test_the_policys_own_answers_set_the_limit(tmp_path: Path) -> None:
     assert limit_of_support([9.0] * 10, 0.01) == pytest.approx(-np.log(0.01))
     # A policy that spreads over many answers draws tokens below epsilon all the time.
     script = tuple((f"{chr(33 + i)}", 1 / 90) for i in range(90))
-    bench = make_bench(tmp_path, shown(["!", "so 4"] * 10), script=script, num=32)
-    bench.behavior = replace(bench.behavior, measure=replace(bench.behavior.measure, epsilon=0.05))
-    found = Data().run(bench)
+    context = make_context(tmp_path, shown(["!", "so 4"] * 10), script=script, num=32)
+    context.behavior = replace(context.behavior, measure=replace(context.behavior.measure, epsilon=0.05))
+    found = Data().run(context)
     assert found.numbers["share within support"].estimate == 0.5
     assert any("of the policy's own answers hold a token less likely than epsilon" in note for note in found.notes)
 
@@ -227,7 +227,7 @@ def test_it_is_the_same_again_and_bounded(tmp_path: Path) -> None:
     rows = shown([KNOWN, NEW] * 25)
     probe = Data(num_rows=12, longest=6)
     first, again, other = (
-        probe.run(make_bench(tmp_path / name, rows, seed=seed)) for name, seed in (("a", "s"), ("b", "s"), ("c", "t"))
+        probe.run(make_context(tmp_path / name, rows, seed=seed)) for name, seed in (("a", "s"), ("b", "s"), ("c", "t"))
     )
     assert finding_to_json(first) == finding_to_json(again)
     assert [r["index"] for r in first.rows] != [r["index"] for r in other.rows]
@@ -240,8 +240,8 @@ def test_it_is_the_same_again_and_bounded(tmp_path: Path) -> None:
 
 
 def test_plan_says_what_it_takes_and_needs(tmp_path: Path) -> None:
-    bench = make_bench(tmp_path, shown([KNOWN]))
+    context = make_context(tmp_path, shown([KNOWN]))
     probe = Data(num_rows=10, longest=100)
-    assert probe.plan(bench.behavior, Split.EVAL, AvailableInputs(data=True)).scored_tokens == 2000
-    assert "--data" in probe.plan(bench.behavior, Split.EVAL, AvailableInputs()).impossible
-    assert probe.worth(replace(bench, data=None)) == "no data set is at hand"
+    assert probe.plan(context.behavior, Split.EVAL, AvailableInputs(data=True)).scored_tokens == 2000
+    assert "--data" in probe.plan(context.behavior, Split.EVAL, AvailableInputs()).impossible
+    assert probe.worth(replace(context, data=None)) == "no data set is at hand"

@@ -12,7 +12,7 @@ import numpy as np
 from posttrain.diagnose.engines.base import SampleRequest
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure.label_posterior import posterior_of
-from posttrain.diagnose.probes.base import AvailableInputs, Bench, Finding, finding_from_json, finding_to_json
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, finding_from_json, finding_to_json
 from posttrain.diagnose.probes.decoding import DecodingProbe, ceiling
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import draw, measure, plan_greedy, plan_round
@@ -70,8 +70,8 @@ class Counting(ScriptedEngine):
 
 def bench_of(
     behavior: Behavior, engine: ScriptedEngine, folder: Path, probe: str, *, n: int = 16, budget: int = 10**6, **more: Any
-) -> Bench:
-    """A bench over samples that are drawn anew into a folder, or read from it."""
+) -> ProbeContext:
+    """A context over samples that are drawn anew into a folder, or read from it."""
     directory = RunDirectory(folder)
     problems = behavior.split(Split.EVAL)
     none = np.zeros(len(problems), dtype=np.int64)
@@ -82,7 +82,7 @@ def bench_of(
     table = directory.rollout_table(behavior.name)
     sampling = measure(behavior, problems, table)
     thresholds = Thresholds()
-    return Bench(
+    return ProbeContext(
         probe=probe,
         behavior=behavior,
         split=Split.EVAL,
@@ -102,10 +102,12 @@ def bench_of(
     )
 
 
-def run(behavior: Behavior, answers: Callable[[int, Problem], Answers], folder: Path, **more: Any) -> tuple[Finding, Bench]:
+def run(
+    behavior: Behavior, answers: Callable[[int, Problem], Answers], folder: Path, **more: Any
+) -> tuple[Finding, ProbeContext]:
     scripts = {str(problem.prompt): answers(i, problem) for i, problem in enumerate(behavior.problems)}
-    bench = bench_of(behavior, Counting(scripts), folder, "decoding", **more)
-    return DecodingProbe().run(bench), bench
+    context = bench_of(behavior, Counting(scripts), folder, "decoding", **more)
+    return DecodingProbe().run(context), context
 
 
 def spread(problem: Problem, right: float) -> Answers:
@@ -119,11 +121,11 @@ def of(finding: Finding, condition: str) -> Mapping[str, Any]:
 
 def test_cooler_sampling_masters_what_greedy_decoding_leaves_open(tmp_path: Path) -> None:
     # Right answers have the majority, so that every temperature below 1 helps.
-    finding, bench = run(sums(48), lambda _, problem: spread(problem, 0.6), tmp_path)
-    (argument,) = finding.arguments
-    assert argument.label is Bottleneck.DECODING
-    assert argument.instead_of == (Bottleneck.POOR_CHOICE,)
-    assert argument.confidence >= 0.95
+    finding, context = run(sums(48), lambda _, problem: spread(problem, 0.6), tmp_path)
+    (one,) = finding.evidence
+    assert one.label is Bottleneck.DECODING
+    assert one.instead_of == (Bottleneck.POOR_CHOICE,)
+    assert one.confidence >= 0.95
     assert [row["condition"] for row in finding.rows] == ["T = 1", "T = 0.6", "T = 0.3", "greedy"]
     # At T the mass of an answer's first letter is p^(1/T) over the sum of all.
     for temperature in (0.6, 0.3):
@@ -135,7 +137,7 @@ def test_cooler_sampling_masters_what_greedy_decoding_leaves_open(tmp_path: Path
     assert of(finding, "T = 1")["rate"] == finding.numbers["pass@1 at T = 1"].estimate
     assert "masters it without training" in finding.summary
     assert finding_from_json(finding_to_json(finding)) == finding
-    assert "greedy decoding masters it" in DecodingProbe().worth(bench)
+    assert "greedy decoding masters it" in DecodingProbe().worth(context)
 
 
 def test_greedy_loops_leave_it_open(tmp_path: Path) -> None:
@@ -143,23 +145,23 @@ def test_greedy_loops_leave_it_open(tmp_path: Path) -> None:
     def answers(_: int, problem: Problem) -> Answers:
         return [("zz " * 40, 0.2), *((f"{letter} is {problem.answer}", 0.1) for letter in "abcdefgh")]
 
-    finding, bench = run(sums(48), answers, tmp_path)
-    assert (bench.sampling.greedy_correct == 0).all()
-    assert (ceiling(bench) == 1).all()
-    assert DecodingProbe().worth(bench) == ""
+    finding, context = run(sums(48), answers, tmp_path)
+    assert (context.sampling.greedy_correct == 0).all()
+    assert (ceiling(context) == 1).all()
+    assert DecodingProbe().worth(context) == ""
     # Cooling makes the loop likelier still.
     assert of(finding, "T = 0.3")["gain_high"] < 0
-    assert finding.arguments == ()
+    assert finding.evidence == ()
 
 
 def test_wrong_greedily_and_poor_is_not_decoding(tmp_path: Path) -> None:
     def answers(_: int, problem: Problem) -> Answers:
         return [(f"it is {problem.answer}", 0.3), ("0", 0.7)]
 
-    finding, bench = run(sums(), answers, tmp_path)
-    assert finding.arguments == ()
+    finding, context = run(sums(), answers, tmp_path)
+    assert finding.evidence == ()
     assert "No temperature" in finding.summary
-    worth = DecodingProbe().worth(bench)
+    worth = DecodingProbe().worth(context)
     assert "wrong answer both greedily and in most samples" in worth
 
 
@@ -167,21 +169,21 @@ def test_half_of_the_problems_is_not_mastered_by_cooling(tmp_path: Path) -> None
     def answers(i: int, problem: Problem) -> Answers:
         return spread(problem, 0.6) if i % 2 else [(f"it is {problem.answer}", 0.2), ("0", 0.8)]
 
-    finding, bench = run(sums(), answers, tmp_path)
-    assert finding.arguments == ()
+    finding, context = run(sums(), answers, tmp_path)
+    assert finding.evidence == ()
     assert of(finding, "T = 0.3")["gain_low"] > -0.1
-    assert "at best" in DecodingProbe().worth(bench)
+    assert "at best" in DecodingProbe().worth(context)
 
 
 def test_not_worth_it(tmp_path: Path) -> None:
     probe, behavior = DecodingProbe(), sums()
 
-    def bench(p: float) -> Bench:
+    def context(p: float) -> ProbeContext:
         scripts = {str(problem.prompt): [(problem.answer, p), ("0", 1 - p)] for problem in behavior.problems}
         return bench_of(behavior, Counting(scripts), tmp_path / str(p), "decoding")
 
-    assert "mastered at temperature 1" in probe.worth(bench(1.0))
-    assert "no sample is right" in probe.worth(bench(0.0))
+    assert "mastered at temperature 1" in probe.worth(context(1.0))
+    assert "no sample is right" in probe.worth(context(0.0))
 
 
 def test_plan() -> None:
@@ -203,12 +205,12 @@ def test_nothing_is_drawn_twice_and_the_finding_is_the_same(tmp_path: Path) -> N
 
 def test_a_small_budget_takes_a_part_of_the_problems(tmp_path: Path) -> None:
     budget = 24 * 2 * 12
-    finding, bench = run(sums(48), lambda _, problem: spread(problem, 0.5), tmp_path, budget=budget)
-    assert bench.generated_tokens <= budget
+    finding, context = run(sums(48), lambda _, problem: spread(problem, 0.5), tmp_path, budget=budget)
+    assert context.generated_tokens <= budget
     assert 5 <= of(finding, "T = 0.6")["n_problems"] < 48
     assert of(finding, "T = 1")["n_problems"] == 48
     chosen = set(finding.problems)
-    assert chosen != {problem.id for problem in bench.problems[: len(chosen)]}
-    nothing, bench = run(sums(48), lambda _, problem: spread(problem, 0.5), tmp_path, budget=10)
-    assert bench.generated_tokens == 0
-    assert nothing.arguments == ()
+    assert chosen != {problem.id for problem in context.problems[: len(chosen)]}
+    nothing, context = run(sums(48), lambda _, problem: spread(problem, 0.5), tmp_path, budget=10)
+    assert context.generated_tokens == 0
+    assert nothing.evidence == ()

@@ -12,7 +12,7 @@ import pytest
 
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure.label_posterior import posterior_of
-from posttrain.diagnose.probes.base import AvailableInputs, Bench, finding_to_json
+from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext, finding_to_json
 from posttrain.diagnose.probes.diversity import (
     Diversity,
     common_size,
@@ -45,7 +45,9 @@ def grade(problem: Problem, texts: Sequence[str]) -> list[Grade]:
     return [Grade(status=GradeStatus.SCORED, score=float(word == problem.answer), extracted=word) for word in words]
 
 
-def make_bench(folder: Path, scripts: Sequence[Script], answers: Sequence[str], *, num: int = 64, **changes: Any) -> Bench:
+def make_context(
+    folder: Path, scripts: Sequence[Script], answers: Sequence[str], *, num: int = 64, **changes: Any
+) -> ProbeContext:
     problems = tuple(
         Problem(id=f"p{i}", prompt=f"{i}?", answer=answer, key=f"{i}", split=Split.EVAL) for i, answer in enumerate(answers)
     )
@@ -63,7 +65,7 @@ def make_bench(folder: Path, scripts: Sequence[Script], answers: Sequence[str], 
     directory.write_rollouts(shard.name, rollouts, ShardCost(seconds=0.0))
     counts = measure(behavior, problems, table := directory.rollout_table("b"))
     thresholds = Thresholds(num_draws=256)
-    bench = Bench(
+    context = ProbeContext(
         probe="diversity",
         behavior=behavior,
         split=Split.EVAL,
@@ -80,7 +82,7 @@ def make_bench(folder: Path, scripts: Sequence[Script], answers: Sequence[str], 
         reporter=Reporter(quiet=True),
         budget=0,
     )
-    return replace(bench, **changes)
+    return replace(context, **changes)
 
 
 ONE_PATH: Script = (("it is 4", 0.7), ("it is 5", 0.3))
@@ -88,25 +90,25 @@ FOUR_PATHS: Script = tuple((f"{word} 4", 0.25) for word in "abcd")
 
 
 def test_paths_are_counted_at_a_common_number_of_right_samples(tmp_path: Path) -> None:
-    found = Diversity().run(make_bench(tmp_path, [ONE_PATH] * 6 + [FOUR_PATHS] * 6, ["4"] * 12))
+    found = Diversity().run(make_context(tmp_path, [ONE_PATH] * 6 + [FOUR_PATHS] * 6, ["4"] * 12))
     one, four = ([row["paths"] for row in found.rows[part]] for part in (slice(0, 6), slice(6, 12)))
     assert one == [1.0] * 6
     assert np.mean(four) == pytest.approx(4 * (1 - 0.75**16), abs=0.05)
     assert found.numbers["share of problems with a single right path"].estimate == 0.5
     assert found.numbers["right paths"].estimate == pytest.approx(np.mean([*one, *four]))
     assert "among 16 right ones" in found.summary
-    assert found.arguments == ()
+    assert found.evidence == ()
 
 
 def test_spelling_and_spaces_make_no_path(tmp_path: Path) -> None:
     script: Script = (("it is 4", 0.5), ("It  IS 4\n", 0.5))
-    found = Diversity().run(make_bench(tmp_path, [script] * 4, ["4"] * 4))
+    found = Diversity().run(make_context(tmp_path, [script] * 4, ["4"] * 4))
     assert found.numbers["share of problems with a single right path"].estimate == 1
 
 
 def test_answers_in_effect(tmp_path: Path) -> None:
     even: Script = tuple((f"so {i}", 0.125) for i in range(8))
-    found = Diversity().run(make_bench(tmp_path, [ONE_PATH] * 4 + [even] * 4, ["4"] * 8, num=256))
+    found = Diversity().run(make_context(tmp_path, [ONE_PATH] * 4 + [even] * 4, ["4"] * 8, num=256))
     expected = float(np.exp(-0.7 * np.log(0.7) - 0.3 * np.log(0.3)))
     assert np.mean([row["answers"] for row in found.rows[:4]]) == pytest.approx(expected, abs=0.07)
     assert np.mean([row["answers"] for row in found.rows[4:]]) == pytest.approx(8, abs=0.15)
@@ -114,7 +116,7 @@ def test_answers_in_effect(tmp_path: Path) -> None:
 
 def test_a_small_answer_space_is_explained_by_guessing(tmp_path: Path) -> None:
     coin: Script = (("yes", 0.5), ("no", 0.5))
-    found = Diversity().run(make_bench(tmp_path, [coin] * 12, ["yes", "no"] * 6))
+    found = Diversity().run(make_context(tmp_path, [coin] * 12, ["yes", "no"] * 6))
     assert found.numbers["pass@1 of guessing"].estimate == pytest.approx(0.5, abs=0.05)
     assert found.numbers["pass@8 of guessing"].estimate == pytest.approx(1 - 0.5**8, abs=0.01)
     assert any(note.startswith("Guessing explains pass@8") for note in found.notes)
@@ -122,7 +124,7 @@ def test_a_small_answer_space_is_explained_by_guessing(tmp_path: Path) -> None:
 
 def test_a_large_answer_space_is_not(tmp_path: Path) -> None:
     scripts = [((f"so {10 + i}", 0.6), ("so 7", 0.4)) for i in range(12)]
-    found = Diversity().run(make_bench(tmp_path, scripts, [f"{10 + i}" for i in range(12)]))
+    found = Diversity().run(make_context(tmp_path, scripts, [f"{10 + i}" for i in range(12)]))
     assert found.numbers["pass@8 of guessing"].estimate == 0
     assert not any("Guessing explains" in note for note in found.notes)
 
@@ -130,28 +132,28 @@ def test_a_large_answer_space_is_not(tmp_path: Path) -> None:
 def test_reasoning_is_asked_for_where_a_verifier_is_given(tmp_path: Path) -> None:
     # Half of the right samples guess; of the problems with an odd number it cannot be told of half of the others.
     script: Script = (("because 4", 0.3), ("guess 4", 0.3), ("hm 4", 0.2), ("no 5", 0.2))
-    asked: list[str] = []
+    prompt_requests: list[str] = []
 
     def verify(problem: Problem, text: str) -> bool | None:
-        asked.append(text)
+        prompt_requests.append(text)
         return None if text.startswith("hm") else text.startswith("because")
 
-    bench = make_bench(tmp_path, [script] * 8, ["4"] * 8, num=128)
-    found = Diversity(process_verifier=verify).run(bench)
+    context = make_context(tmp_path, [script] * 8, ["4"] * 8, num=128)
+    found = Diversity(process_verifier=verify).run(context)
     assert found.numbers["share of right samples with valid reasoning"].estimate == pytest.approx(0.5, abs=0.06)
     assert found.numbers["pass@1"].estimate == pytest.approx(0.8, abs=0.04)
     assert found.numbers["pass@1 with valid reasoning"].estimate == pytest.approx(0.3 / 0.8, abs=0.05)
     assert found.numbers["pass@8 with valid reasoning"].estimate < found.numbers["pass@8"].estimate
-    assert len(asked) == int(bench.sampling.num_correct.sum())
-    assert not any("5" in text for text in asked)
+    assert len(prompt_requests) == int(context.sampling.num_correct.sum())
+    assert not any("5" in text for text in prompt_requests)
     assert "With valid reasoning pass@8 is" in found.summary
     assert any("could not tell" in note for note in found.notes)
-    plain = Diversity().run(bench)
+    plain = Diversity().run(context)
     assert not any("valid" in name for name in plain.numbers)
 
 
 def test_nothing_solved_and_nothing_read(tmp_path: Path) -> None:
-    found = Diversity().run(make_bench(tmp_path, [(("", 1.0),)] * 3, ["4"] * 3))
+    found = Diversity().run(make_context(tmp_path, [(("", 1.0),)] * 3, ["4"] * 3))
     assert "paths cannot be compared" in found.summary
     assert any("reads no answer" in note for note in found.notes)
     assert found.numbers["pass@1"].estimate == 0
@@ -159,22 +161,22 @@ def test_nothing_solved_and_nothing_read(tmp_path: Path) -> None:
 
 
 def test_it_costs_nothing_and_is_the_same_again(tmp_path: Path) -> None:
-    bench = make_bench(tmp_path, [ONE_PATH] * 4, ["4"] * 4)
-    first = Diversity().run(bench)
-    assert finding_to_json(first) == finding_to_json(Diversity().run(bench))
-    assert (bench.generated_tokens, bench.scored_tokens, bench.samples) == (0, 0, 0)
-    planned = Diversity().plan(bench.behavior, Split.EVAL, AvailableInputs())
+    context = make_context(tmp_path, [ONE_PATH] * 4, ["4"] * 4)
+    first = Diversity().run(context)
+    assert finding_to_json(first) == finding_to_json(Diversity().run(context))
+    assert (context.generated_tokens, context.scored_tokens, context.samples) == (0, 0, 0)
+    planned = Diversity().plan(context.behavior, Split.EVAL, AvailableInputs())
     assert (planned.generated_tokens, planned.scored_tokens, planned.impossible) == (0, 0, "")
-    assert Diversity().worth(bench) == ""
-    empty = replace(bench.sampling, num_samples=bench.sampling.num_samples * 0)
-    assert Diversity().worth(replace(bench, sampling=empty)) == "there are no samples"
+    assert Diversity().worth(context) == ""
+    empty = replace(context.sampling, num_samples=context.sampling.num_samples * 0)
+    assert Diversity().worth(replace(context, sampling=empty)) == "there are no samples"
 
 
 def test_problems_drawn_unequally_are_read_by_likelihood(tmp_path: Path) -> None:
-    bench = make_bench(tmp_path, [ONE_PATH] * 8, ["4"] * 8)
-    num = bench.sampling.num_samples.copy()
+    context = make_context(tmp_path, [ONE_PATH] * 8, ["4"] * 8)
+    num = context.sampling.num_samples.copy()
     num[0] += 1
-    found = Diversity().run(replace(bench, sampling=replace(bench.sampling, num_samples=num)))
+    found = Diversity().run(replace(context, sampling=replace(context.sampling, num_samples=num)))
     assert "likelihood" in found.numbers["pass@1"].method
 
 

@@ -22,7 +22,7 @@ from posttrain.diagnose.engines.base import (
 )
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure.label_posterior import posterior_of
-from posttrain.diagnose.probes.base import AvailableInputs, Bench, Finding, finding_to_json
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, finding_to_json
 from posttrain.diagnose.probes.drift import Drift
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import Portion, Shard, draw, measure
@@ -75,12 +75,12 @@ def measured(folder: Path, engine: Engine, behavior: Behavior, num: int) -> RunD
     return directory
 
 
-def make_bench(folder: Path, engine: Engine, behavior: Behavior, *, num: int = 32, **changes: Any) -> Bench:
+def make_context(folder: Path, engine: Engine, behavior: Behavior, *, num: int = 32, **changes: Any) -> ProbeContext:
     directory = RunDirectory(folder) if folder.exists() else measured(folder, engine, behavior, num)
     table = directory.rollout_table("b")
     counts = measure(behavior, behavior.problems, table)
     thresholds = Thresholds(num_draws=512)
-    bench = Bench(
+    context = ProbeContext(
         probe="drift",
         behavior=behavior,
         split=Split.EVAL,
@@ -97,7 +97,7 @@ def make_bench(folder: Path, engine: Engine, behavior: Behavior, *, num: int = 3
         reporter=Reporter(quiet=True),
         budget=100_000,
     )
-    return replace(bench, **changes)
+    return replace(context, **changes)
 
 
 class Counting:
@@ -137,20 +137,20 @@ def exact_kl(first: Scripts, second: Scripts, behavior: Behavior) -> list[float]
     return distances
 
 
-def lost_half(folder: Path, **changes: Any) -> tuple[Bench, Behavior]:
+def lost_half(folder: Path, **changes: Any) -> tuple[ProbeContext, Behavior]:
     """Before, every problem was solved in .8 of draws; now half of them never are."""
     behavior = behavior_of(16)
     now = ScriptedEngine(scripts([0.0 if i < 8 else 0.95 for i in range(16)]))
-    return make_bench(folder, now, behavior, **{"earlier": ScriptedEngine(scripts([0.8] * 16)), **changes}), behavior
+    return make_context(folder, now, behavior, **{"earlier": ScriptedEngine(scripts([0.8] * 16)), **changes}), behavior
 
 
 def test_what_was_lost_is_called_attrition(tmp_path: Path) -> None:
-    bench, _ = lost_half(tmp_path / "run")
-    found = Drift().run(bench)
-    (argument,) = found.arguments
-    assert argument.label is Bottleneck.ATTRITION
-    assert Bottleneck.MISSING_SUPPORT in argument.instead_of
-    assert argument.confidence > 0.95
+    context, _ = lost_half(tmp_path / "run")
+    found = Drift().run(context)
+    (one,) = found.evidence
+    assert one.label is Bottleneck.ATTRITION
+    assert Bottleneck.MISSING_SUPPORT in one.instead_of
+    assert one.confidence > 0.95
     assert found.numbers["problems lost"].estimate == 8
     assert {row["id"] for row in found.rows if row["lost"]} == {f"p{i}" for i in range(8)}
     assert {found.problems[f"p{i}"]["state"] for i in range(8)} == {"attrited"}
@@ -164,8 +164,8 @@ def test_kl_is_exact_within_its_interval(tmp_path: Path) -> None:
     behavior = behavior_of(24)
     rates = np.linspace(0.2, 0.8, 24)
     before, now = scripts(list(rates)), scripts(list(rates[::-1]))
-    bench = make_bench(tmp_path / "run", ScriptedEngine(now), behavior, num=64, earlier=ScriptedEngine(before))
-    found = Drift(num_samples=64, num_own=64).run(bench)
+    context = make_context(tmp_path / "run", ScriptedEngine(now), behavior, num=64, earlier=ScriptedEngine(before))
+    found = Drift(num_samples=64, num_own=64).run(context)
     for name, truth in (("forward", exact_kl(before, now, behavior)), ("reverse", exact_kl(now, before, behavior))):
         value = found.numbers[f"{name} KL per sample"]
         assert value.low < np.mean(truth) < value.high
@@ -177,13 +177,13 @@ def test_kl_is_exact_within_its_interval(tmp_path: Path) -> None:
 def test_a_model_is_at_no_distance_from_itself(tmp_path: Path) -> None:
     behavior = behavior_of(12)
     engine = ScriptedEngine(scripts([0.0, 0.02, 0.05, 0.3] * 3))
-    bench = make_bench(tmp_path / "run", engine, behavior, earlier=engine)
-    assert "same model" in Drift().worth(bench)
-    found = Drift().run(bench)
+    context = make_context(tmp_path / "run", engine, behavior, earlier=engine)
+    assert "same model" in Drift().worth(context)
+    found = Drift().run(context)
     for name in ("forward", "reverse"):
         assert found.numbers[f"{name} KL per sample"].estimate == 0
         assert found.numbers[f"{name} KL per token"].estimate == 0
-    assert found.arguments == ()
+    assert found.evidence == ()
 
 
 def test_two_draws_of_one_model_seldom_look_like_a_loss(tmp_path: Path) -> None:
@@ -191,9 +191,9 @@ def test_two_draws_of_one_model_seldom_look_like_a_loss(tmp_path: Path) -> None:
     engine = ScriptedEngine(scripts([0.0, 0.02, 0.05, 0.3] * 3))
     falls = 0
     for draw_number in range(8):
-        bench = make_bench(tmp_path / f"run{draw_number}", engine, behavior, earlier=engine, seed=str(draw_number))
-        found = Drift().run(bench)
-        assert found.arguments == ()
+        context = make_context(tmp_path / f"run{draw_number}", engine, behavior, earlier=engine, seed=str(draw_number))
+        found = Drift().run(context)
+        assert found.evidence == ()
         falls += found.numbers["problems lost"].estimate > 0
     assert falls <= 1
 
@@ -202,28 +202,28 @@ def test_what_was_never_there_is_not_lost(tmp_path: Path) -> None:
     behavior = behavior_of(16)
     # Two problems fell from .9; the other fourteen were never solved, and hold the policy back.
     now, before = scripts([0.0] * 16), scripts([0.9, 0.9, *[0.0] * 14])
-    bench = make_bench(tmp_path / "run", ScriptedEngine(now), behavior, earlier=ScriptedEngine(before))
-    found = Drift().run(bench)
+    context = make_context(tmp_path / "run", ScriptedEngine(now), behavior, earlier=ScriptedEngine(before))
+    found = Drift().run(context)
     assert found.numbers["problems lost"].estimate == 2
-    assert found.arguments == ()
+    assert found.evidence == ()
 
 
 def test_an_earlier_run_alone_tells_what_was_lost(tmp_path: Path) -> None:
-    bench, behavior = lost_half(tmp_path / "run", earlier=None)
+    context, behavior = lost_half(tmp_path / "run", earlier=None)
     first = measured(tmp_path / "first", ScriptedEngine(scripts([0.8] * 16)), behavior, 32)
-    bench.before = {"name": "b", "rollouts": first.rollout_table("b")}
-    found = Drift().run(bench)
-    assert [argument.label for argument in found.arguments] == [Bottleneck.ATTRITION]
+    context.before = {"name": "b", "rollouts": first.rollout_table("b")}
+    found = Drift().run(context)
+    assert [one.label for one in found.evidence] == [Bottleneck.ATTRITION]
     assert found.numbers["share of earlier right answers still likely"].estimate == pytest.approx(0.5)
     assert not any("KL" in name for name in found.numbers)
-    assert bench.generated_tokens == 0
-    assert bench.scored_tokens > 0
+    assert context.generated_tokens == 0
+    assert context.scored_tokens > 0
     assert all(row["forward_kl"] is None for row in found.rows)
 
 
 def test_other_tokens_leave_numbers_of_whole_texts(tmp_path: Path) -> None:
-    bench, _ = lost_half(tmp_path / "run", earlier=Counting(ScriptedEngine(scripts([0.8] * 16)), other_tokens=True))
-    found = Drift().run(bench)
+    context, _ = lost_half(tmp_path / "run", earlier=Counting(ScriptedEngine(scripts([0.8] * 16)), other_tokens=True))
+    found = Drift().run(context)
     assert "forward KL per sample" in found.numbers
     assert "forward KL per token" not in found.numbers
     assert any("cut text into tokens differently" in note for note in found.notes)
@@ -232,18 +232,18 @@ def test_other_tokens_leave_numbers_of_whole_texts(tmp_path: Path) -> None:
 def test_a_cooled_sampler_gives_no_kl_and_no_argument(tmp_path: Path) -> None:
     behavior = replace(behavior_of(16), sampling=Sampling(temperature=0.5, max_tokens=12))
     earlier = ScriptedEngine(scripts([0.8] * 16))
-    bench = make_bench(tmp_path / "run", ScriptedEngine(scripts([0.0] * 16)), behavior, earlier=earlier)
-    found = Drift().run(bench)
-    assert found.arguments == ()
+    context = make_context(tmp_path / "run", ScriptedEngine(scripts([0.0] * 16)), behavior, earlier=earlier)
+    found = Drift().run(context)
+    assert found.evidence == ()
     assert not any("KL" in name for name in found.numbers)
     assert found.numbers["problems lost"].estimate == 16
 
 
 def test_resumed_it_draws_nothing_twice_and_says_the_same(tmp_path: Path) -> None:
     earlier = Counting(ScriptedEngine(scripts([0.8] * 16)))
-    bench, _ = lost_half(tmp_path / "run", earlier=earlier)
-    first = Drift().run(bench)
-    drawn, tokens = earlier.samples, bench.generated_tokens
+    context, _ = lost_half(tmp_path / "run", earlier=earlier)
+    first = Drift().run(context)
+    drawn, tokens = earlier.samples, context.generated_tokens
     assert drawn == 256
     again, _ = lost_half(tmp_path / "run", earlier=earlier)
     assert finding_to_json(Drift().run(again)) == finding_to_json(first)
@@ -256,9 +256,9 @@ def test_resumed_it_draws_nothing_twice_and_says_the_same(tmp_path: Path) -> Non
 @pytest.mark.parametrize("budget", [12, 100, 12 * 16, 1000, 5000])
 def test_it_keeps_to_its_budget(budget: int, tmp_path: Path) -> None:
     earlier = Counting(ScriptedEngine(scripts([0.8] * 16)))
-    bench, _ = lost_half(tmp_path / "run", earlier=earlier, budget=budget)
-    found: Finding = Drift().run(bench)
-    assert 0 < bench.generated_tokens <= budget
+    context, _ = lost_half(tmp_path / "run", earlier=earlier, budget=budget)
+    found: Finding = Drift().run(context)
+    assert 0 < context.generated_tokens <= budget
     assert len(found.rows) == 16
     # Answers have five tokens of the twelve that they may have, and what they left is drawn from too.
     assert earlier.samples >= min(256, budget // 12)
@@ -274,10 +274,10 @@ def test_plan_and_worth(tmp_path: Path) -> None:
     assert planned.scored_tokens == 2 * 10 * 10 * 12
     assert probe.plan(behavior, Split.EVAL, AvailableInputs(before=True)).generated_tokens == 0
     assert "--earlier" in probe.plan(behavior, Split.EVAL, AvailableInputs()).impossible
-    bench = make_bench(tmp_path / "a", ScriptedEngine(scripts([1.0] * 10)), behavior, num=64)
-    assert "mastered" in probe.worth(bench)
-    bench, _ = lost_half(tmp_path / "b")
-    assert probe.worth(bench) == ""
+    context = make_context(tmp_path / "a", ScriptedEngine(scripts([1.0] * 10)), behavior, num=64)
+    assert "mastered" in probe.worth(context)
+    context, _ = lost_half(tmp_path / "b")
+    assert probe.worth(context) == ""
 
 
 def test_t_interval_covers_and_bears_little_data() -> None:
@@ -294,9 +294,9 @@ def test_t_interval_covers_and_bears_little_data() -> None:
 
 
 def test_an_earlier_run_without_these_problems_says_so(tmp_path: Path) -> None:
-    bench, _ = lost_half(tmp_path / "run", earlier=None)
-    bench.before = {"name": "b", "rollouts": RolloutTable.read(())}
-    found = Drift().run(bench)
+    context, _ = lost_half(tmp_path / "run", earlier=None)
+    context.before = {"name": "b", "rollouts": RolloutTable.read(())}
+    found = Drift().run(context)
     assert found.summary == "Nothing is known of the earlier policy's success on these problems."
-    assert found.arguments == ()
+    assert found.evidence == ()
     assert all(row["p_before"] is None for row in found.rows)

@@ -19,7 +19,7 @@ from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure import reference_likelihood
 from posttrain.diagnose.measure.label_posterior import posterior_of
 from posttrain.diagnose.probes import prefix_ladder
-from posttrain.diagnose.probes.base import AvailableInputs, Bench, finding_from_json, finding_to_json
+from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext, finding_from_json, finding_to_json
 from posttrain.diagnose.probes.prefix_ladder import BATCH, MOST_SAMPLES, SUFFICIENT, SURE, PrefixLadder, share_reachable
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards
@@ -31,7 +31,7 @@ from posttrain.diagnose.verifiers.grader import Grader
 
 Row = dict[str, Any]
 Scripts = dict[str, list[tuple[str, float]]]
-MakeBench = Callable[..., Bench]
+MakeContext = Callable[..., ProbeContext]
 
 
 def word(i: int) -> str:
@@ -81,13 +81,13 @@ class Counting:
 
 
 @pytest.fixture
-def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
-    """Measure rows with an engine, and give the bench of a probe."""
+def make_context(tmp_path: Path) -> Iterator[MakeContext]:
+    """Measure rows with an engine, and give the context of a probe."""
     with ExitStack() as stack:
 
         def make(
             rows: Sequence[Row], engine: Engine, *, samples: int = 48, budget: int = 10**6, max_tokens: int = 60, seed: str = "s"
-        ) -> Bench:
+        ) -> ProbeContext:
             (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
             file = tmp_path / "planted.yaml"
             file.write_text(
@@ -107,7 +107,7 @@ def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
             counts = shards.measure(behavior, problems, table)
             scored = reference_likelihood.draw(engine, behavior, problems, on_tokens=lambda num: None)
             thresholds = Thresholds()
-            return Bench(
+            return ProbeContext(
                 probe="prefix_ladder",
                 behavior=behavior,
                 split=Split.EVAL,
@@ -132,19 +132,19 @@ def needed(problems: Any) -> list[tuple[str, int | None]]:
     return [(one["prefix_needed"]["status"], one["prefix_needed"]["step"]) for one in problems.values()]
 
 
-def test_a_suppressed_second_step_is_found_and_argues_for_guidance(make_bench: MakeBench) -> None:
+def test_a_suppressed_second_step_is_found_and_argues_for_guidance(make_context: MakeContext) -> None:
     rows = rows_in_steps()
-    bench = make_bench(rows, ScriptedEngine(scripts_of(rows, (0.5, 0.004, 1.0))))
-    assert PrefixLadder().worth(bench) == ""
-    found = PrefixLadder().run(bench)
+    context = make_context(rows, ScriptedEngine(scripts_of(rows, (0.5, 0.004, 1.0))))
+    assert PrefixLadder().worth(context) == ""
+    found = PrefixLadder().run(context)
     assert needed(found.problems) == [("found", 2)] * 12
     one = found.problems["p3"]["prefix_needed"]
     assert one["tokens"] == len(" Take dada.\nTurn dada.\n")
     assert one["fraction"] == pytest.approx(one["tokens"] / len("".join(rows[3]["references"][0]["steps"])))
-    (argument,) = found.arguments
-    assert argument.label is Bottleneck.GUIDED_ONLY
-    assert argument.instead_of == (Bottleneck.MISSING_SUPPORT,)
-    assert argument.confidence >= 0.95
+    (one,) = found.evidence
+    assert one.label is Bottleneck.GUIDED_ONLY
+    assert one.instead_of == (Bottleneck.MISSING_SUPPORT,)
+    assert one.confidence >= 0.95
     share = found.numbers["share reachable with a prefix"]
     assert share.low > 0.5
     assert share.estimate <= 1
@@ -158,24 +158,24 @@ def test_a_suppressed_second_step_is_found_and_argues_for_guidance(make_bench: M
     assert finding_from_json(json.loads(json.dumps(finding_to_json(found)))) == found
 
 
-def test_a_rare_chain_needs_an_early_prefix_only(make_bench: MakeBench) -> None:
+def test_a_rare_chain_needs_an_early_prefix_only(make_context: MakeContext) -> None:
     rows = rows_in_steps()
-    found = PrefixLadder().run(make_bench(rows, ScriptedEngine(scripts_of(rows, (0.006, 0.9, 0.9)))))
+    found = PrefixLadder().run(make_context(rows, ScriptedEngine(scripts_of(rows, (0.006, 0.9, 0.9)))))
     states = needed(found.problems)
     assert states.count(("found", 1)) >= 11
     assert {status for status, _ in states} <= {"found", "inconclusive"}
 
 
-def test_hopeless_problems_have_no_prefix_and_no_argument(make_bench: MakeBench) -> None:
+def test_hopeless_problems_have_no_prefix_and_no_argument(make_context: MakeContext) -> None:
     rows = rows_in_steps()
-    found = PrefixLadder().run(make_bench(rows, ScriptedEngine(scripts_of(rows, (0.5, 0.5, 0.0)))))
+    found = PrefixLadder().run(make_context(rows, ScriptedEngine(scripts_of(rows, (0.5, 0.5, 0.0)))))
     assert {status for status, _ in needed(found.problems)} == {"not_found"}
-    assert not found.arguments
+    assert not found.evidence
     assert found.numbers["share reachable with a prefix"].high < 0.5
     assert "12 are not solved from any prefix" in found.summary
 
 
-def test_the_answer_is_never_given(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_answer_is_never_given(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_in_steps()
     for i, row in enumerate(rows):
         steps, answer = row["references"][0]["steps"], row["answer"]
@@ -185,19 +185,19 @@ def test_the_answer_is_never_given(make_bench: MakeBench, monkeypatch: pytest.Mo
             steps[:] = [f" Take the two words and join them to get {answer}, as is well known."]
         else:
             steps[:] = [f" {answer} it is, because.\n", "It always was."]
-    bench = make_bench(
+    context = make_context(
         rows, ScriptedEngine({row["prompt"]: [("".join(row["references"][0]["steps"]), 0.001), ("7", 0.999)] for row in rows})
     )
-    asked = []
-    drawn = Bench.draw
+    prompt_requests = []
+    drawn = ProbeContext.draw
 
-    def watch(self: Bench, entries: Any, **more: Any) -> Any:
-        asked.extend(entries)
+    def watch(self: ProbeContext, entries: Any, **more: Any) -> Any:
+        prompt_requests.extend(entries)
         return drawn(self, entries, **more)
 
-    monkeypatch.setattr(Bench, "draw", watch)
-    found = PrefixLadder().run(bench)
-    given = [one for one in asked if one.given_ids]
+    monkeypatch.setattr(ProbeContext, "draw", watch)
+    found = PrefixLadder().run(context)
+    given = [one for one in prompt_requests if one.given_ids]
     assert given
     for one in given:
         assert one.problem.answer not in one.given_text
@@ -212,7 +212,7 @@ def test_the_answer_is_never_given(make_bench: MakeBench, monkeypatch: pytest.Mo
     assert found.problems["p1"]["prefix_needed"]["step"] is None
 
 
-def test_a_placebo_that_helps_as_much_withholds_the_argument(make_bench: MakeBench) -> None:
+def test_a_placebo_that_helps_as_much_withholds_the_argument(make_context: MakeContext) -> None:
     rows = rows_in_steps()
     scripts = scripts_of(rows, (0.006, 0.9, 0.9))
     for row in rows:
@@ -220,43 +220,43 @@ def test_a_placebo_that_helps_as_much_withholds_the_argument(make_bench: MakeBen
             if other is not row:
                 start = other["references"][0]["steps"][0]
                 scripts[row["prompt"] + start] = [(f"So it is {row['answer']}.", 0.85), ("It is 7.", 0.15)]
-    found = PrefixLadder().run(make_bench(rows, ScriptedEngine(scripts)))
+    found = PrefixLadder().run(make_context(rows, ScriptedEngine(scripts)))
     assert sum(status == "found" for status, _ in needed(found.problems)) >= 11
-    assert not found.arguments
+    assert not found.evidence
     assert sum(note.startswith("Not knowledge of the path") for note in found.notes) == 2
 
 
-def test_resuming_draws_nothing_new_and_finds_the_same(make_bench: MakeBench) -> None:
+def test_resuming_draws_nothing_new_and_finds_the_same(make_context: MakeContext) -> None:
     rows = rows_in_steps()
     engine = Counting(ScriptedEngine(scripts_of(rows, (0.5, 0.004, 0.6))))
-    bench = make_bench(rows, engine)
-    fresh = replace(bench)
-    first = PrefixLadder().run(bench)
+    context = make_context(rows, engine)
+    fresh = replace(context)
+    first = PrefixLadder().run(context)
     calls, requests = engine.calls, engine.requests[:]
     assert calls > 5
     assert PrefixLadder().run(fresh) == first
     assert engine.calls == calls
-    assert fresh.generated_tokens == bench.generated_tokens > 0
+    assert fresh.generated_tokens == context.generated_tokens > 0
     keys = [(request.key, request.first_sample + i) for request in requests for i in range(request.num_samples)]
     assert len(set(keys)) == len(keys), "no two samples share a generator"
 
 
-def test_what_is_spent_stays_within_the_budget(make_bench: MakeBench) -> None:
+def test_what_is_spent_stays_within_the_budget(make_context: MakeContext) -> None:
     rows = rows_in_steps()
     engine = ScriptedEngine(scripts_of(rows, (0.5, 0.004, 0.6)))
     for budget in (60, 3000):
-        bench = replace(make_bench(rows, engine, seed=str(budget)), budget=budget)
-        found = PrefixLadder().run(bench)
-        assert bench.generated_tokens <= budget
+        context = replace(make_context(rows, engine, seed=str(budget)), budget=budget)
+        found = PrefixLadder().run(context)
+        assert context.generated_tokens <= budget
         assert len(found.problems) == 12
         assert any("the budget" in note for note in found.notes)
-    tiny = replace(bench, budget=0, generated_tokens=0, directory=RunDirectory(bench.directory.path / "other"), _calls=0)
+    tiny = replace(context, budget=0, generated_tokens=0, directory=RunDirectory(context.directory.path / "other"), _calls=0)
     assert "No ladder was climbed" in PrefixLadder().run(tiny).summary
 
 
-def test_plan_and_worth(make_bench: MakeBench) -> None:
+def test_plan_and_worth(make_context: MakeContext) -> None:
     rows = rows_in_steps()
-    poor = make_bench(rows, ScriptedEngine(scripts_of(rows, (0.9, 0.9, 0.5))))
+    poor = make_context(rows, ScriptedEngine(scripts_of(rows, (0.9, 0.9, 0.5))))
     assert "out of support" in PrefixLadder().worth(poor)
     planned = PrefixLadder().plan(poor.behavior, Split.EVAL, AvailableInputs())
     assert planned.generated_tokens == (12 * (4 + MOST_SAMPLES) + 3 * 6 * 8) * 60
@@ -264,7 +264,7 @@ def test_plan_and_worth(make_bench: MakeBench) -> None:
     assert "no reference paths" in PrefixLadder().plan(without, Split.EVAL, AvailableInputs()).impossible
 
 
-def test_cuts_are_of_token_ids(make_bench: MakeBench, tiny_model: Path) -> None:
+def test_cuts_are_of_token_ids(make_context: MakeContext, tiny_model: Path) -> None:
     from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 
     rows = [
@@ -272,13 +272,13 @@ def test_cuts_are_of_token_ids(make_bench: MakeBench, tiny_model: Path) -> None:
         for i in range(6)
     ]  # fmt: skip
     engine = Counting(TransformersEngine.open(str(tiny_model)))
-    bench = make_bench(rows, engine, samples=64, max_tokens=6)
+    context = make_context(rows, engine, samples=64, max_tokens=6)
     engine.requests.clear()
-    found = PrefixLadder().run(bench)
+    found = PrefixLadder().run(context)
     assert {status for status, _ in needed(found.problems)} <= {"not_found", "inconclusive"}
     given = 0
-    for problem in bench.problems:
-        prompt = engine.encode_prompt(problem.prompt, bench.behavior.prompt)
+    for problem in context.problems:
+        prompt = engine.encode_prompt(problem.prompt, context.behavior.prompt)
         whole = engine.encode_path(prompt, problem.references[0]).token_ids
         for request in engine.requests:
             if request.key.startswith(f"planted/{problem.id}/prefix_ladder: reference"):

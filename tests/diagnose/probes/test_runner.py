@@ -13,8 +13,8 @@ from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.pipeline.run_plan import plan_run
 from posttrain.diagnose.probes import runner as probing_module
-from posttrain.diagnose.probes.base import Asked, AvailableInputs, Bench, Planned
-from posttrain.diagnose.types import Argument, Behavior, Bottleneck, Estimate, Finding, Split
+from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext, ProbeCost, PromptRequest
+from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Finding, LabelEvidence, Split
 
 
 class Toy:
@@ -26,26 +26,26 @@ class Toy:
     def __init__(self, *, confidence: float = 0.99, worth: str = "", impossible: str = "") -> None:
         self.confidence, self.why, self.impossible, self.budgets = confidence, worth, impossible, list[int]()
 
-    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> Planned:
-        return Planned(generated_tokens=100, when="where something is out of reach", impossible=self.impossible)
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
+        return ProbeCost(generated_tokens=100, when="where something is out of reach", impossible=self.impossible)
 
-    def worth(self, bench: Bench) -> str:
+    def worth(self, context: ProbeContext) -> str:
         return self.why
 
-    def run(self, bench: Bench) -> Finding:
-        self.budgets.append(bench.budget)
-        asked = [Asked(problem, bench.prompt_ids(problem), 1) for problem in bench.problems]
-        drawn = bench.draw(asked, condition="again")
-        known, right = bench.count([rollout for row in drawn for rollout in row])
+    def run(self, context: ProbeContext) -> Finding:
+        self.budgets.append(context.budget)
+        prompt_requests = [PromptRequest(problem, context.prompt_ids(problem), 1) for problem in context.problems]
+        drawn = context.draw(prompt_requests, condition="again")
+        known, right = context.count([rollout for row in drawn for rollout in row])
         return Finding(
             probe=self.name,
-            behavior=bench.behavior.name,
+            behavior=context.behavior.name,
             summary=f"{right} of {known} are right.",
             numbers={"share": Estimate(estimate=right / known, low=0.0, high=1.0, method="counted")},
             rows=({"x": 1},),
-            problems={bench.problems[0].id: {"prefix_needed": {"status": "found", "fraction": 0.5, "tokens": 3}}},
-            arguments=(
-                Argument(
+            problems={context.problems[0].id: {"prefix_needed": {"status": "found", "fraction": 0.5, "tokens": 3}}},
+            evidence=(
+                LabelEvidence(
                     label=Bottleneck.GUIDED_ONLY,
                     instead_of=(Bottleneck.MISSING_SUPPORT,),
                     confidence=self.confidence,

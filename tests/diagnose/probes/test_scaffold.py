@@ -14,7 +14,7 @@ from posttrain.diagnose.engines.base import SampleRequest
 from posttrain.diagnose.engines.codec import completion_text
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure.label_posterior import posterior_of
-from posttrain.diagnose.probes.base import AvailableInputs, Bench, Finding
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext
 from posttrain.diagnose.probes.scaffold import HINT_TEMPLATE, ScaffoldProbe, with_examples, with_hint, worked_examples
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import draw, measure, plan_greedy, plan_round
@@ -101,8 +101,8 @@ def script(behavior: Behavior, p: Callable[[str, Problem], float]) -> dict[str, 
 
 def bench_of(
     behavior: Behavior, engine: ScriptedEngine, folder: Path, probe: str, *, n: int = 16, budget: int = 10**6, **more: Any
-) -> Bench:
-    """A bench over samples that are drawn anew into a folder, or read from it."""
+) -> ProbeContext:
+    """A context over samples that are drawn anew into a folder, or read from it."""
     directory = RunDirectory(folder)
     problems = behavior.split(Split.EVAL)
     none = np.zeros(len(problems), dtype=np.int64)
@@ -113,7 +113,7 @@ def bench_of(
     table = directory.rollout_table(behavior.name)
     sampling = measure(behavior, problems, table)
     thresholds = Thresholds()
-    return Bench(
+    return ProbeContext(
         probe=probe,
         behavior=behavior,
         split=Split.EVAL,
@@ -133,9 +133,9 @@ def bench_of(
     )
 
 
-def run(behavior: Behavior, p: Callable[[str, Problem], float], folder: Path, **more: Any) -> tuple[Finding, Bench]:
-    bench = bench_of(behavior, Counting(script(behavior, p)), folder, "scaffold", **more)
-    return ScaffoldProbe().run(bench), bench
+def run(behavior: Behavior, p: Callable[[str, Problem], float], folder: Path, **more: Any) -> tuple[Finding, ProbeContext]:
+    context = bench_of(behavior, Counting(script(behavior, p)), folder, "scaffold", **more)
+    return ScaffoldProbe().run(context), context
 
 
 def of(finding: Finding, condition: str) -> Mapping[str, Any]:
@@ -143,32 +143,32 @@ def of(finding: Finding, condition: str) -> Mapping[str, Any]:
 
 
 def test_a_behavior_that_hangs_on_its_hint(tmp_path: Path) -> None:
-    finding, bench = run(sums(), lambda condition, _: 0.8 if condition == "hint" else 0.0, tmp_path)
-    (argument,) = finding.arguments
-    assert argument.label is Bottleneck.SCAFFOLD_BOUND
-    assert set(argument.instead_of) == {Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE}
-    assert argument.confidence >= 0.95
-    assert "with a hint" in argument.because
+    finding, context = run(sums(), lambda condition, _: 0.8 if condition == "hint" else 0.0, tmp_path)
+    (one,) = finding.evidence
+    assert one.label is Bottleneck.SCAFFOLD_BOUND
+    assert set(one.instead_of) == {Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE}
+    assert one.confidence >= 0.95
+    assert "with a hint" in one.because
     row = of(finding, "with a hint")
     assert row["low"] < 0.8 < row["high"]
     assert row["gain_low"] > 0.5
     assert row["n"] == 20 * 4
     assert of(finding, "with worked examples")["c"] == 0
     assert "works only with a hint" in finding.summary
-    assert ScaffoldProbe().worth(bench) == ""
+    assert ScaffoldProbe().worth(context) == ""
 
 
 def test_a_behavior_that_hangs_on_its_examples(tmp_path: Path) -> None:
     finding, _ = run(sums(hints=False), lambda condition, _: 0.9 if condition == "examples" else 0.1, tmp_path)
-    (argument,) = finding.arguments
-    assert argument.confidence >= 0.95
-    assert "with worked examples" in argument.because
+    (one,) = finding.evidence
+    assert one.confidence >= 0.95
+    assert "with worked examples" in one.because
     assert {row["condition"] for row in finding.rows} == {"bare", "with worked examples", "best of 4", "best of 16"}
 
 
 def test_help_that_changes_nothing_argues_nothing(tmp_path: Path) -> None:
     finding, _ = run(sums(), lambda condition, _: 0.3, tmp_path)
-    assert finding.arguments == ()
+    assert finding.evidence == ()
     row = of(finding, "with worked examples")
     assert row["gain_low"] < 0 < row["gain_high"]
     assert "No scaffold" in finding.summary
@@ -176,7 +176,7 @@ def test_help_that_changes_nothing_argues_nothing(tmp_path: Path) -> None:
 
 def test_a_gain_that_is_no_doubling_argues_nothing(tmp_path: Path) -> None:
     finding, _ = run(sums(), lambda condition, _: 0.42 if condition == "bare" else 0.65, tmp_path)
-    assert finding.arguments == ()
+    assert finding.evidence == ()
     assert of(finding, "with a hint")["gain"] > 0.1
 
 
@@ -186,7 +186,7 @@ def test_best_of_n_alone_is_poor_choice(tmp_path: Path) -> None:
     assert best["rate"] > 0.9
     assert best["gain_low"] > 0.6
     assert best["rate"] == finding.numbers["best of 16"].estimate
-    assert finding.arguments == ()
+    assert finding.evidence == ()
 
 
 def test_hints_of_a_minority_say_nothing_of_the_behavior(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_hints_of_a_minority_say_nothing_of_the_behavior(tmp_path: Path) -> None
     few = [replace(p, hint=p.hint if i < 8 else None) for i, p in enumerate(behavior.problems)]
     finding, _ = run(replace(behavior, problems=tuple(few)), lambda condition, _: 0.9 if condition == "hint" else 0.0, tmp_path)
     assert of(finding, "with a hint")["n_problems"] == 8
-    assert finding.arguments == ()
+    assert finding.evidence == ()
 
 
 def test_hints_that_state_the_answer_are_left_out(tmp_path: Path) -> None:
@@ -207,14 +207,14 @@ def test_hints_that_state_the_answer_are_left_out(tmp_path: Path) -> None:
 
 def test_readable_with_examples_only_is_format_and_not_support(tmp_path: Path) -> None:
     behavior = sums(hints=False)
-    finding, bench = run(behavior, lambda condition, _: 0.9 if condition == "examples" else 0.0, tmp_path / "bare")
-    assert finding.arguments
+    finding, context = run(behavior, lambda condition, _: 0.9 if condition == "examples" else 0.0, tmp_path / "bare")
+    assert finding.evidence
     lenient = replace(
-        bench.sampling, num_lenient_correct=bench.sampling.num_samples * 3 // 4, num_unparsed=bench.sampling.num_samples
+        context.sampling, num_lenient_correct=context.sampling.num_samples * 3 // 4, num_unparsed=context.sampling.num_samples
     )
-    read = replace(bench, sampling=lenient, _calls=0, directory=RunDirectory(tmp_path / "bare"))
+    read = replace(context, sampling=lenient, _calls=0, directory=RunDirectory(tmp_path / "bare"))
     finding = ScaffoldProbe().run(read)
-    assert finding.arguments == ()
+    assert finding.evidence == ()
     assert any("format" in note for note in finding.notes)
 
 
@@ -226,12 +226,12 @@ def test_half_of_a_teachers_answer(tmp_path: Path) -> None:
         p.prompt: [(f"we count and get {p.answer}", 0.04), ("we count and get 0", 0.01), ("it is 0", 0.95)]
         for p in behavior.split(Split.EVAL)
     }
-    bench = bench_of(behavior, Counting(student), tmp_path, "scaffold", teacher=teacher)  # type: ignore[arg-type]
-    finding = ScaffoldProbe().run(bench)
+    context = bench_of(behavior, Counting(student), tmp_path, "scaffold", teacher=teacher)  # type: ignore[arg-type]
+    finding = ScaffoldProbe().run(context)
     row = of(finding, "from a teacher's first half")
     assert row["rate"] > 0.6
-    (argument,) = finding.arguments
-    assert "teacher" in argument.because
+    (one,) = finding.evidence
+    assert "teacher" in one.because
 
 
 def test_the_teachers_half_keeps_the_answer_back(tmp_path: Path) -> None:
@@ -261,10 +261,10 @@ def test_nothing_is_drawn_twice_and_the_finding_is_the_same(tmp_path: Path) -> N
 def test_the_budget_is_kept(tmp_path: Path) -> None:
     behavior = sums()
     for budget in (200, 1000, 3000):
-        finding, bench = run(behavior, lambda condition, _: 0.1, tmp_path / str(budget), budget=budget)
-        assert bench.generated_tokens <= budget
+        finding, context = run(behavior, lambda condition, _: 0.1, tmp_path / str(budget), budget=budget)
+        assert context.generated_tokens <= budget
         assert finding.rows[0]["condition"] == "bare"
-    assert "fewer than" in ScaffoldProbe().worth(bench_of(behavior, bench.engine, tmp_path / "200", "scaffold", budget=50))  # type: ignore[arg-type]
+    assert "fewer than" in ScaffoldProbe().worth(bench_of(behavior, context.engine, tmp_path / "200", "scaffold", budget=50))  # type: ignore[arg-type]
 
 
 def test_examples_are_never_measured_problems() -> None:
@@ -311,16 +311,16 @@ def test_plan_and_worth(tmp_path: Path) -> None:
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_bare_rates_that_were_drawn_by_looking(tmp_path: Path, adaptive: bool) -> None:
     behavior = sums()
-    bench = bench_of(
+    context = bench_of(
         behavior, Counting(script(behavior, lambda condition, _: 0.8 if condition == "hint" else 0.1)), tmp_path, "scaffold"
     )
     if adaptive:
-        more = bench.sampling.num_samples + np.arange(20) % 3
-        sampling = replace(bench.sampling, num_samples=more)
-        known = posterior_of(sampling, epsilon=behavior.measure.epsilon, thresholds=bench.thresholds)
-        bench = replace(bench, sampling=sampling, known=known)
-    finding = ScaffoldProbe().run(bench)
+        more = context.sampling.num_samples + np.arange(20) % 3
+        sampling = replace(context.sampling, num_samples=more)
+        known = posterior_of(sampling, epsilon=behavior.measure.epsilon, thresholds=context.thresholds)
+        context = replace(context, sampling=sampling, known=known)
+    finding = ScaffoldProbe().run(context)
     row = of(finding, "with a hint")
     assert 0.5 < row["gain_low"] < row["gain"] < row["gain_high"] < 0.85
-    assert finding.arguments
+    assert finding.evidence
     assert of(finding, "best of 16")["gain_low"] > 0.3

@@ -13,7 +13,7 @@ import pytest
 from posttrain.diagnose.engines.base import SampleRequest
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure.label_posterior import posterior_of
-from posttrain.diagnose.probes.base import AvailableInputs, Bench, Finding, finding_from_json, finding_to_json
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, finding_from_json, finding_to_json
 from posttrain.diagnose.probes.teacher import TeacherProbe
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import draw, measure, plan_greedy, plan_round
@@ -70,8 +70,8 @@ class Counting(ScriptedEngine):
 
 def bench_of(
     behavior: Behavior, engine: ScriptedEngine, folder: Path, probe: str, *, n: int = 16, budget: int = 10**6, **more: Any
-) -> Bench:
-    """A bench over samples that are drawn anew into a folder, or read from it."""
+) -> ProbeContext:
+    """A context over samples that are drawn anew into a folder, or read from it."""
     directory = RunDirectory(folder)
     problems = behavior.split(Split.EVAL)
     none = np.zeros(len(problems), dtype=np.int64)
@@ -82,7 +82,7 @@ def bench_of(
     table = directory.rollout_table(behavior.name)
     sampling = measure(behavior, problems, table)
     thresholds = Thresholds()
-    return Bench(
+    return ProbeContext(
         probe=probe,
         behavior=behavior,
         split=Split.EVAL,
@@ -110,10 +110,10 @@ def pair(
     *,
     kind: type[ScriptedEngine] | None = None,
     **more: Any,
-) -> tuple[Finding, Bench]:
+) -> tuple[Finding, ProbeContext]:
     engines = [{str(problem.prompt): answers(problem) for problem in behavior.problems} for answers in (student, teacher)]
-    bench = bench_of(behavior, Counting(engines[0]), folder, "teacher", teacher=(kind or Counting)(engines[1]), **more)
-    return TeacherProbe().run(bench), bench
+    context = bench_of(behavior, Counting(engines[0]), folder, "teacher", teacher=(kind or Counting)(engines[1]), **more)
+    return TeacherProbe().run(context), context
 
 
 def rate(p: float) -> Callable[[Problem], Answers]:
@@ -155,13 +155,13 @@ class Shifted(ScriptedEngine):
 
 
 def test_a_better_teacher_on_close_paths(tmp_path: Path) -> None:
-    finding, bench = pair(sums(), rate(0.3), rate(0.85), tmp_path)
+    finding, context = pair(sums(), rate(0.3), rate(0.85), tmp_path)
     assert advice(finding) == "opd"
     numbers = finding.numbers
     assert numbers["gain of the teacher over the student"].low > 0.3
     assert numbers["teacher pass@1"].low < 0.85 < numbers["teacher pass@1"].high
     # Exactly: KL over whole answers of 10 and 8 tokens; on the student's side with the shares that came up.
-    solved = bench.sampling.num_correct / bench.sampling.num_samples
+    solved = context.sampling.num_correct / context.sampling.num_samples
     ratio = solved * np.log(0.3 / 0.85) + (1 - solved) * np.log(0.7 / 0.15)
     found = numbers["reverse KL, nats per token of student samples"]
     assert found.estimate == pytest.approx((ratio / (10 * solved + 8 * (1 - solved))).mean(), rel=1e-4)
@@ -171,8 +171,8 @@ def test_a_better_teacher_on_close_paths(tmp_path: Path) -> None:
     assert numbers["teacher ranks right above wrong"].estimate == 1.0
     assert "(opd) fits" in finding.summary
     assert any("logits can be distilled" in note for note in finding.notes)
-    assert finding.arguments == ()
-    assert bench.teacher_tokens > 0
+    assert finding.evidence == ()
+    assert context.teacher_tokens > 0
     assert finding_from_json(finding_to_json(finding)) == finding
 
 
@@ -196,9 +196,9 @@ def test_a_teacher_that_never_saw_the_students_paths(tmp_path: Path) -> None:
 
 
 def test_an_equal_teacher_is_not_worth_it(tmp_path: Path) -> None:
-    finding, bench = pair(sums(), rate(0.4), rate(0.4), tmp_path)
+    finding, context = pair(sums(), rate(0.4), rate(0.4), tmp_path)
     assert advice(finding) == "none"
-    assert TeacherProbe().worth(bench) == "the teacher is the same model"
+    assert TeacherProbe().worth(context) == "the teacher is the same model"
     assert finding.numbers["teacher ranks right above wrong"].estimate == 0.5
     assert finding.numbers["reverse KL, nats per token of student samples"].estimate == 0.0
     worse, _ = pair(sums(), rate(0.8), rate(0.1), tmp_path / "worse")
@@ -240,19 +240,19 @@ def test_plan_and_worth(tmp_path: Path) -> None:
     probe = TeacherProbe()
     assert "no teacher" in probe.plan(sums(), Split.EVAL, AvailableInputs()).impossible
     assert probe.plan(sums(), Split.EVAL, AvailableInputs(teacher=True)).generated_tokens == 24 * 4 * 32
-    _, bench = pair(sums(), rate(1.0), rate(1.0), tmp_path)
-    assert "nothing to distil" in probe.worth(bench)
+    _, context = pair(sums(), rate(1.0), rate(1.0), tmp_path)
+    assert "nothing to distil" in probe.worth(context)
     finding, poor = pair(sums(), rate(0.2), rate(1.0), tmp_path / "poor", budget=3)
     assert "too few" in probe.worth(poor)
     assert advice(finding) == "none"
 
 
 def test_nothing_is_drawn_twice_and_the_finding_is_the_same(tmp_path: Path) -> None:
-    first, bench = pair(sums(), rate(0.3), rate(0.8), tmp_path / "a")
-    assert isinstance(bench.teacher, Counting)
-    assert bench.teacher.calls == 1
-    again, bench = pair(sums(), rate(0.3), rate(0.8), tmp_path / "a")
-    assert isinstance(bench.teacher, Counting)
-    assert bench.teacher.calls == 0
+    first, context = pair(sums(), rate(0.3), rate(0.8), tmp_path / "a")
+    assert isinstance(context.teacher, Counting)
+    assert context.teacher.calls == 1
+    again, context = pair(sums(), rate(0.3), rate(0.8), tmp_path / "a")
+    assert isinstance(context.teacher, Counting)
+    assert context.teacher.calls == 0
     assert again == first
     assert pair(sums(), rate(0.3), rate(0.8), tmp_path / "b")[0] == first
