@@ -2,9 +2,9 @@
 
     python benchmarks/calibration.py --out reports/benchmarks/calibration.md
 
-Behaviors are drawn at random: the law of their success rates (a beta of random mean and spread, with or without impossible and mastered
-problems, a law that is even in the log rate, or one of the fixed laws of `laws.py`), the number of problems (10, 24, 50 or 200) and of samples (4, 8, 16
-or 64). Beside the fitted law of any shape stands what a zero-inflated beta-binomial fitted by maximum likelihood (`fit_mixture_ml`)
+Behaviors are drawn at random: the distribution of their success rates (a beta of random mean and spread, with or without impossible and mastered
+problems, a distribution that is even in the log rate, or one of the fixed distributions of `distributions.py`), the number of problems (10, 24, 50 or 200) and of samples (4, 8, 16
+or 64). Beside the fitted distribution of any shape stands what a zero-inflated beta-binomial fitted by maximum likelihood (`fit_mixture_ml`)
 would claim.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from laws import EPSILON, LAWS, MASTERED, Law, at, beta, log_uniform, states, true_label
+from distributions import DISTRIBUTIONS, EPSILON, MASTERED, RateDistribution, at, beta, log_uniform, states, true_label
 
 from posttrain.analysis.stats import fit_mixture_ml
 from posttrain.diagnose.measure.label_posterior import STATES, label_posterior, labels_of, named_states
@@ -29,10 +29,10 @@ EDGES = (0.0, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 THRESHOLDS = Thresholds()
 
 
-def random_law(rng: np.random.Generator) -> Law:
-    """A law as it might come."""
+def random_distribution(rng: np.random.Generator) -> RateDistribution:
+    """A distribution as it might come."""
     if rng.random() < 0.3:
-        return list(LAWS.values())[rng.integers(len(LAWS))]
+        return list(DISTRIBUTIONS.values())[rng.integers(len(DISTRIBUTIONS))]
     mean = (
         rng.uniform(0.02, 0.98) if rng.random() < 0.7 else rng.choice([rng.uniform(0.85, 0.95), np.exp(rng.uniform(-6.9, -3.0))])
     )
@@ -41,12 +41,14 @@ def random_law(rng: np.random.Generator) -> Law:
     zero, one = rng.beta(1, 2), rng.beta(1, 3)
     kind = rng.integers(4)
     if kind == 0:
-        return Law("", ((1, spread),))
+        return RateDistribution("", ((1, spread),))
     if kind == 1:
-        return Law("", ((zero, at(0.0)), (1 - zero, spread)))
+        return RateDistribution("", ((zero, at(0.0)), (1 - zero, spread)))
     if kind == 2:
-        return Law("", ((zero, at(0.0)), (one * (1 - zero), at(rng.uniform(0.9, 1))), ((1 - one) * (1 - zero), spread)))
-    return Law("", ((zero, at(0.0)), (1 - zero, log_uniform(1e-4, 1.0))))
+        return RateDistribution(
+            "", ((zero, at(0.0)), (one * (1 - zero), at(rng.uniform(0.9, 1))), ((1 - one) * (1 - zero), spread))
+        )
+    return RateDistribution("", ((zero, at(0.0)), (1 - zero, log_uniform(1e-4, 1.0))))
 
 
 def beta_confidence(n: np.ndarray, c: np.ndarray, rng: np.random.Generator) -> tuple[float, int]:
@@ -66,15 +68,15 @@ def beta_confidence(n: np.ndarray, c: np.ndarray, rng: np.random.Generator) -> t
 
 def replicate(seed: int) -> tuple[float, bool, float, bool, int, int, float, float]:
     rng = np.random.default_rng([7, seed])
-    law = random_law(rng)
+    distribution = random_distribution(rng)
     num_problems, samples = int(rng.choice([10, 24, 50, 200])), int(rng.choice([4, 8, 16, 64]))
-    rates = law.draw(rng, num_problems)
+    rates = distribution.draw(rng, num_problems)
     n = np.full(num_problems, samples)
     c = rng.binomial(n, rates)
     known = label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS, seed=seed)
     truth = true_label(rates)
     other, other_label = beta_confidence(n, c, rng)
-    inside = known.mixture.state_probabilities([EPSILON, MASTERED], strict=True)
+    inside = known.mixture.interval_probabilities([EPSILON, MASTERED], strict=True)
     named = named_states(inside, THRESHOLDS)
     sure = named >= 0
     wrong = sure & (named != states(rates))

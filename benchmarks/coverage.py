@@ -1,8 +1,8 @@
-"""Do the intervals cover, and are the verdicts right, over a grid of laws, problems and samples?
+"""Do the intervals cover, and are the verdicts right, over a grid of distributions, problems and samples?
 
     python benchmarks/coverage.py --out reports/benchmarks/coverage.md
 
-Every cell draws behaviors from a law, samples them (a fixed number per problem, or in adaptive rounds that stop by themselves or at 64
+Every cell draws behaviors from a distribution, samples them (a fixed number per problem, or in adaptive rounds that stop by themselves or at 64
 samples per problem on average, for the label alone or for the states of problems too) and holds what the library says against the truth.
 Cells are cached in `--cache`, so that a stopped run goes on.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from laws import EPSILON, LAWS, MASTERED, Array, states, true_label
+from distributions import DISTRIBUTIONS, EPSILON, MASTERED, Array, states, true_label
 from numpy.typing import NDArray
 
 from posttrain.analysis.stats import mean_interval, paired_delta_interval, pass_at_k, posterior_delta_interval
@@ -28,7 +28,7 @@ from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_pos
 from posttrain.diagnose.sampling.stopping import Counts, Goal, next_round
 from posttrain.diagnose.thresholds import Thresholds
 
-LAWS_SHOWN = ("skewed", "impossible", "thresholds")
+SHOWN = ("skewed", "impossible", "thresholds")
 PROBLEMS = (10, 50, 500)
 SAMPLES = ("4", "32", "256", "adaptive", "states")
 """Of every problem; or rounds until the label is settled, or until the states of the problems are too."""
@@ -65,11 +65,11 @@ def adaptive(rng: np.random.Generator, rates: Array, seed: int, problems: float 
 
 
 def replicate(task: tuple[str, int, str, int, dict[int, float], dict[int, float]]) -> dict[str, float]:
-    law, num_problems, how, seed, truth, delta_truth = task
+    distribution, num_problems, how, seed, truth, delta_truth = task
     samples = int(how) if how.isdecimal() else None
     problems = SETTLED if how == "states" else None
-    rng = np.random.default_rng([seed, num_problems, samples or 0, sorted(LAWS).index(law)])
-    rates = LAWS[law].draw(rng, num_problems)
+    rng = np.random.default_rng([seed, num_problems, samples or 0, sorted(DISTRIBUTIONS).index(distribution)])
+    rates = DISTRIBUTIONS[distribution].draw(rng, num_problems)
     if samples is None:
         n, c, known = adaptive(rng, rates, seed, problems)
     else:
@@ -107,7 +107,7 @@ def replicate(task: tuple[str, int, str, int, dict[int, float], dict[int, float]
             break
     definite = known.confidence >= THRESHOLDS.confidence
     found |= {"label decided": float(definite), "label wrong": float(definite and known.label is not true_label(rates))}
-    named = named_states(known.mixture.state_probabilities([EPSILON, MASTERED], strict=True), THRESHOLDS)
+    named = named_states(known.mixture.interval_probabilities([EPSILON, MASTERED], strict=True), THRESHOLDS)
     found |= {
         "states decided": float((named >= 0).mean()),
         "states wrong": float(((named >= 0) & (named != states(rates))).mean()),
@@ -115,14 +115,14 @@ def replicate(task: tuple[str, int, str, int, dict[int, float], dict[int, float]
     return found
 
 
-def cell(law: str, num_problems: int, samples: str, replicates: int, pool: Pool) -> dict[str, float]:
+def cell(distribution: str, num_problems: int, samples: str, replicates: int, pool: Pool) -> dict[str, float]:
     n = int(samples) if samples.isdecimal() else PRIMARY_K
-    population = LAWS[law].draw(np.random.default_rng(0), 400_000)
+    population = DISTRIBUTIONS[distribution].draw(np.random.default_rng(0), 400_000)
     ks = [1, n, 4 * n, 32 * n]
     truth = {k: float(np.mean(1 - (1 - population) ** k)) for k in ks}
     later = raised(population)
     deltas = {k: float(np.mean((1 - population) ** k - (1 - later) ** k)) for k in ks[:2]}
-    tasks = [(law, num_problems, samples, seed, truth, deltas) for seed in range(replicates)]
+    tasks = [(distribution, num_problems, samples, seed, truth, deltas) for seed in range(replicates)]
     start = time.monotonic()
     rows = pool.map(replicate, tasks, chunksize=20)
     result = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
@@ -137,7 +137,7 @@ def table(cells: dict[str, dict[str, float]], command: str) -> str:
         "",
         f"`{command}` on {platform.machine()}, {os.cpu_count()} cores. Replicates per cell: {int(min(c['replicates'] for c in cells.values())):,} or more.",
         "",
-        "Laws: " + "; ".join(f"*{name}*: {LAWS[name].what}" for name in LAWS_SHOWN) + ".",
+        "Distributions: " + "; ".join(f"*{name}*: {DISTRIBUTIONS[name].what}" for name in SHOWN) + ".",
         "",
         (
             "Each entry is coverage, then the mean width and (in brackets) the width that would be left if every problem's rate were known. Under "
@@ -145,11 +145,11 @@ def table(cells: dict[str, dict[str, float]], command: str) -> str:
             "replicates in which the quantity is called identified; where it is not, the ends are bounds without an estimate, and the coverage is theirs."
         ),
         "",
-        "| law | problems | n | samples used | pass@1 | pass@n | pass@4n | pass@32n | Δ pass@1 | Δ pass@n | label decided / wrong | states decided / wrong |",
+        "| distribution | problems | n | samples used | pass@1 | pass@n | pass@4n | pass@32n | Δ pass@1 | Δ pass@n | label decided / wrong | states decided / wrong |",
         "|---|--:|--:|--:|---|---|---|---|---|---|---|---|",
     ]
     for key, c in cells.items():
-        law, problems, n = key.split("|")
+        distribution, problems, n = key.split("|")
 
         def entry(name: str, *, identified: bool = False, c: dict[str, float] = c) -> str:
             if f"{name} covers" not in c:
@@ -159,7 +159,7 @@ def table(cells: dict[str, dict[str, float]], command: str) -> str:
             return text + (f", id {c[f'{name} identified']:.2f}" if identified else "")
 
         lines.append(
-            f"| {law} | {problems} | {n} | {c['samples']:.1f} | {entry('pass@1')} | {entry('pass@n')} | {entry('pass@4n', identified=True)} | "
+            f"| {distribution} | {problems} | {n} | {c['samples']:.1f} | {entry('pass@1')} | {entry('pass@n')} | {entry('pass@4n', identified=True)} | "
             f"{entry('pass@32n', identified=True)} | {entry('delta pass@1')} | {entry('delta pass@n')} | "
             f"{c['label decided']:.2f} / {c['label wrong']:.3f} | {c['states decided']:.2f} / {c['states wrong']:.3f} |"
         )
@@ -183,32 +183,38 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--problems", nargs="*", type=int, default=list(PROBLEMS))
     parser.add_argument("--samples", nargs="*", choices=SAMPLES, default=list(SAMPLES))
-    parser.add_argument("--laws", nargs="*", default=list(LAWS_SHOWN))
+    parser.add_argument("--distributions", nargs="*", default=list(SHOWN))
     parser.add_argument("--only-table", action="store_true", help="write the table of the cells in the cache, and run none")
     arguments = parser.parse_args()
     cells: dict[str, dict[str, float]] = json.loads(arguments.cache.read_text()) if arguments.cache.exists() else {}
     arguments.cache.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     keys = [
-        (law, p, n)
+        (distribution, p, n)
         for n in arguments.samples
         for p in arguments.problems
-        for law in arguments.laws
+        for distribution in arguments.distributions
         if n != "states" or p <= MOST_SETTLED
     ]
     with Pool(arguments.processes) as pool:
-        for law, p, n in keys:
-            key = f"{law}|{p}|{n}"
+        for distribution, p, n in keys:
+            key = f"{distribution}|{p}|{n}"
             if not arguments.only_table and cells.get(key, {}).get("replicates", 0) < arguments.replicates:
-                cells[key] = cell(law, p, n, arguments.replicates, pool)
+                cells[key] = cell(distribution, p, n, arguments.replicates, pool)
                 arguments.cache.write_text(json.dumps(cells))
                 print(
                     key,
                     {k: round(v, 3) for k, v in cells[key].items() if "covers" in k or "wrong" in k or k == "seconds"},
                     flush=True,
                 )
-    ordered = {key: cells[key] for law in arguments.laws for p in PROBLEMS for n in SAMPLES if (key := f"{law}|{p}|{n}") in cells}
-    missing = [f"{law}|{p}|{n}" for law, p, n in keys if f"{law}|{p}|{n}" not in ordered]
+    ordered = {
+        key: cells[key]
+        for distribution in arguments.distributions
+        for p in PROBLEMS
+        for n in SAMPLES
+        if (key := f"{distribution}|{p}|{n}") in cells
+    }
+    missing = [f"{distribution}|{p}|{n}" for distribution, p, n in keys if f"{distribution}|{p}|{n}" not in ordered]
     text = table(ordered, f"python benchmarks/coverage.py --replicates {arguments.replicates}")
     if missing:
         text += f"\nNot run yet: {'; '.join(cell.replace('|', ', ') for cell in missing)}. The command goes on from its cache where it was stopped.\n"

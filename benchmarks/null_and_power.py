@@ -2,12 +2,12 @@
 
     python benchmarks/null_and_power.py --replicates 2000 --out reports/benchmarks/null_and_power.md
 
-Success rates of problems are drawn from a law, samples from the rates, and both sides go through the functions that `posttrain compare`
+Success rates of problems are drawn from a distribution, samples from the rates, and both sides go through the functions that `posttrain compare`
 uses: `problem_change_tests`, the fitted mixtures and `problem_states` for single problems, `decide_role` for the role. One process. Rows
 are kept in build/benchmarks/null_and_power.json as they are finished, so that a stopped run goes on; `--only null` (or power, role) makes one
 of the tables.
 
-**The most that can be found** (`most_found`). A test that is told everything but which problems rose: the law of the unchanged ones, how
+**The most that can be found** (`most_found`). A test that is told everything but which problems rose: the distribution of the unchanged ones, how
 many rose, from 0 to what, and that none fell. Then problem i with b successes before and a after weighs
 
     r_i = [b = 0] Binomial(a; n, .1) / ∫ Binomial(b; n, p) Binomial(a; n, p) dG(p),
@@ -33,7 +33,7 @@ import numpy.typing as npt
 from scipy import stats
 from scipy.special import betaln
 
-from posttrain.analysis.stats import exchange_test, fit_mixture, k_grid, problem_change_tests, support_dynamics
+from posttrain.analysis.stats import fit_mixture, k_grid, permutation_test, problem_change_tests, support_dynamics
 from posttrain.diagnose.comparison.change_role import DEALS, ERROR, FALSE_DISCOVERY_RATE, decide_role, problem_states
 from posttrain.diagnose.types import ProblemChange, default_epsilon
 
@@ -46,20 +46,20 @@ EPSILON = default_epsilon(8)
 PRIMARY_K = 16
 RISE = 0.1
 RESULTS = Path(__file__).parents[1] / "build" / "benchmarks" / "null_and_power.json"
-LAWS: dict[str, Callable[[np.random.Generator], Rates]] = {
+DISTRIBUTIONS: dict[str, Callable[[np.random.Generator], Rates]] = {
     "Beta(.3, 1.2)": lambda rng: rng.beta(*FIRST_LAW, NUM_PROBLEMS),
     "half at 0, else Beta(.5, 1)": lambda rng: np.where(rng.random(NUM_PROBLEMS) < 0.5, 0.0, rng.beta(0.5, 1.0, NUM_PROBLEMS)),
     "Beta(2, 3)": lambda rng: rng.beta(2.0, 3.0, NUM_PROBLEMS),
     "Beta(9, 1)": lambda rng: rng.beta(9.0, 1.0, NUM_PROBLEMS),
 }
 MIXES = ((40, 200), (10, 200), (2, 200), (40, 40))
-"""(true rises from 0 to `RISE`, problems), the others from the first law and unchanged."""
+"""(true rises from 0 to `RISE`, problems), the others from the first distribution and unchanged."""
 FIRST_LAW = (0.3, 1.2)
 PARTS = ("null", "power", "role")
 
 
 def change_a_fifth(before: float, after: float) -> Callable[[np.random.Generator], tuple[Rates, Rates]]:
-    """A fifth of the problems change from one rate to another; the others come from the first law and stay."""
+    """A fifth of the problems change from one rate to another; the others come from the first distribution and stay."""
 
     def draw(rng: np.random.Generator) -> tuple[Rates, Rates]:
         first = rng.beta(*FIRST_LAW, NUM_PROBLEMS)
@@ -101,7 +101,7 @@ def states_of(n: Counts, before: Counts, after: Counts) -> list[ProblemChange]:
     tests = problem_change_tests(n, before, n, after, rate=FALSE_DISCOVERY_RATE, below=EPSILON)
     if min(tests.q_expansion.min(), tests.q_attrition.min()) > FALSE_DISCOVERY_RATE:
         return [ProblemChange.UNDETERMINED] * n.size  # nothing can be flagged, whatever the mixtures say
-    reach = [fit_mixture(n, side, marks=[EPSILON]).state_probabilities([EPSILON])[:, 1] for side in (before, after)]
+    reach = [fit_mixture(n, side, marks=[EPSILON]).interval_probabilities([EPSILON])[:, 1] for side in (before, after)]
     return problem_states(reach[0], reach[1], tests.q_expansion, tests.q_attrition)
 
 
@@ -110,15 +110,15 @@ def ks_of(n: int) -> list[int]:
     return [k for k in k_grid(n, PRIMARY_K) if k <= n]
 
 
-def null_row(law: str, num_samples: int, replicates: int) -> str:
+def null_row(distribution: str, num_samples: int, replicates: int) -> str:
     """One model drawn twice."""
-    rng = np.random.default_rng([1, num_samples, list(LAWS).index(law)])
+    rng = np.random.default_rng([1, num_samples, list(DISTRIBUTIONS).index(distribution)])
     n = np.full(NUM_PROBLEMS, num_samples)
     changed, flagged, roles, naive = 0, 0, 0, 0.0
     ratios = []
     num_roles = max(1, replicates // 4)
     for replicate in range(replicates):
-        rates = LAWS[law](rng)
+        rates = DISTRIBUTIONS[distribution](rng)
         before, after = rng.binomial(n, rates), rng.binomial(n, rates)
         tests = problem_change_tests(n, before, n, after, rate=FALSE_DISCOVERY_RATE)
         changed += min(tests.q_expansion.min(), tests.q_attrition.min()) <= FALSE_DISCOVERY_RATE
@@ -128,11 +128,11 @@ def null_row(law: str, num_samples: int, replicates: int) -> str:
         ratios.append((dynamics.srr, dynamics.ndr))
         naive += dynamics.expanded
         if replicate < num_roles:
-            shown = exchange_test(n, before, n, after, ks_of(num_samples), rng=rng, num_draws=DEALS)
+            shown = permutation_test(n, before, n, after, ks_of(num_samples), rng=rng, num_draws=DEALS)
             roles += bool((shown.adjusted_p <= ERROR).any())
     srr, ndr = np.nanmean(np.array(ratios), axis=0)
     return (
-        f"| {law} | {num_samples} | {flagged / replicates:.2%} | {changed / replicates:.2%} | {roles / num_roles:.1%} | "
+        f"| {distribution} | {num_samples} | {flagged / replicates:.2%} | {changed / replicates:.2%} | {roles / num_roles:.1%} | "
         f"{naive / replicates:.1f} | {srr:.3f} | {ndr:.3f} |"
     )
 
@@ -223,8 +223,10 @@ def rows_of(part: str, replicates: int) -> dict[str, Callable[[], str]]:
     few, fewer = max(2, replicates // 10), max(2, replicates // 40)
     rows: dict[str, Callable[[], str]] = {}
     if part == "null":
-        for law in LAWS:
-            rows |= {f"null, {law}, {n}, {replicates} runs": partial(null_row, law, n, replicates) for n in SAMPLES}
+        for distribution in DISTRIBUTIONS:
+            rows |= {
+                f"null, {distribution}, {n}, {replicates} runs": partial(null_row, distribution, n, replicates) for n in SAMPLES
+            }
     elif part == "power":
         for true, problems in MIXES:
             rows |= {f"power, {true} of {problems}, {n}, {few} runs": partial(power_row, true, problems, n, few) for n in SAMPLES}
@@ -242,7 +244,7 @@ def table(head: tuple[str, ...], rows: list[str]) -> str:
 def main() -> None:
     """Simulate, print, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--replicates", type=int, default=400, help="runs of one model against itself, per law and n")
+    parser.add_argument("--replicates", type=int, default=400, help="runs of one model against itself, per distribution and n")
     parser.add_argument("--only", action="append", choices=PARTS, help="make these rows and write no report")
     parser.add_argument("--fresh", action="store_true", help="forget the rows of earlier runs")
     parser.add_argument("--out", type=Path, default=None, help="Markdown file to write")
@@ -282,14 +284,14 @@ def report(rows: dict[str, list[str]], replicates: int, seconds: float) -> str:
 
 ## One model, drawn twice
 
-Per law of success rates and n, {replicates:,} runs ({num_roles:,} for the role). *Any problem flagged*: share of runs in which
+Per distribution of success rates and n, {replicates:,} runs ({num_roles:,} for the role). *Any problem flagged*: share of runs in which
 at least one problem is called expanded or attrited; *any change*: in which a problem has q ≤ {FALSE_DISCOVERY_RATE} for a change of any kind, in either
 direction; *any role*: in which the role is anything but "not distinguishable". All three are to be at most 5 %; the standard error of such a share is
 {error:.1%} ({role_error:.1%} for the role). On the right what the bare numbers say of the
 same runs: problems that naive labels (no success before, at least one after) call expanded, and SRR and NDR, of which the first would be
 1 and the others 0 for a model that did not change.
 
-{table(("law", "n", "any problem flagged", "any change", "any role", "naive: expanded", "SRR", "NDR"), rows["null"])}
+{table(("distribution", "n", "any problem flagged", "any change", "any role", "naive: expanded", "SRR", "NDR"), rows["null"])}
 
 ## True rises from 0 to {RISE:g}
 

@@ -278,8 +278,8 @@ def table(rows: list[tuple[str, str, dict[str, float]]], loop: dict[str, float],
         f"| the same {what}: a plain loop over rows | {files} | {loop['imported']:.1f} s | {loop['numbers']:.1f} s | no page | {loop['processor']:.1f} s | {loop['peak'] / 1e6:.0f} MB |"
     )
     said = (
-        "All numbers are: counts per problem, pass@k with intervals over problems, the fitted law of success rates (256 bootstrap draws "
-        "of the law, each with the states of all problems; twice more for the bounds on missing samples), intervals over all laws where "
+        "All numbers are: counts per problem, pass@k with intervals over problems, the fitted distribution of success rates (256 bootstrap draws "
+        "of the distribution, each with the states of all problems; twice more for the bounds on missing samples), intervals over all distributions where "
         "pass@k is extrapolated, the state of every problem, and the likelihood of its reference. The loop reads five columns, makes a list per "
         f"problem, and gives pass@1 and pass@{PRIMARY_K} with a bootstrap of {BOOTSTRAPS:,} draws over problems, nothing else; its two "
         "estimates equal the report's."

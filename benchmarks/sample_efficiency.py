@@ -2,17 +2,17 @@
 
     python benchmarks/sample_efficiency.py --out reports/benchmarks/sample_efficiency.md
 
-For each law of difficulty, 50 problems are drawn again and again. All methods judge with the same posterior; they differ in where they
+For each distribution of difficulty, 50 problems are drawn again and again. All methods judge with the same posterior; they differ in where they
 sample. Two questions are asked. *Problems*: what share of the problems has its state named, and rightly? *Behavior*: of what share of the
 behaviors is the label named, and rightly? "Samples" are those per problem, on average, at which a method first reaches the share. For
-labels the replicates of a law are the behaviors of one run, with one budget for all, and take turns as there; in the last row the
-behaviors of all laws are.
-Looks of finished laws are kept in build/benchmarks/sample_efficiency.json, so that a stopped run goes on, a table is made anew in a minute,
+labels the replicates of a distribution are the behaviors of one run, with one budget for all, and take turns as there; in the last row the
+behaviors of all distributions are.
+Looks of finished distributions are kept in build/benchmarks/sample_efficiency.json, so that a stopped run goes on, a table is made anew in a minute,
 and more replicates cost what is added.
 
-Bounds. *Told the law*, for problems: a method that is told the law, and so needs to learn nothing but each problem's own rate, and that
+Bounds. *Told the distribution*, for problems: a method that is told the distribution, and so needs to learn nothing but each problem's own rate, and that
 stops and allocates optimally by dynamic programming over (samples, successes), the bound being the dual over rewards and prices
-(`Known.least`). Nothing that has to learn the law can need fewer samples, if it errs no more often.
+(`Known.least`). Nothing that has to learn the distribution can need fewer samples, if it errs no more often.
 
 *Whatever the rates*: a method that is wrong at most one time in twenty whatever the rates are.
 
@@ -43,11 +43,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from laws import EPSILON, LAWS, MASTERED, Array, states, true_label
+from distributions import DISTRIBUTIONS, EPSILON, MASTERED, Array, states, true_label
 from numpy.typing import NDArray
 from scipy.special import expit, logit, rel_entr
 
-from posttrain.analysis.stats import fewest_successes_first, raise_evenly
+from posttrain.analysis.stats import fewest_successes_first, neyman_allocation
 from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior, named_states
 from posttrain.diagnose.sampling.stopping import (
     FIRST,
@@ -66,11 +66,11 @@ FIXED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MOST = 256
 ERROR = 0.05
 HORIZON = 1280
-"""Most samples of one problem for who is told the law."""
+"""Most samples of one problem for who is told the distribution."""
 RESAMPLES = 400
 """Of replicates, for standard errors."""
 DRAWN = 200_000
-"""Rates that stand for a law."""
+"""Rates that stand for a distribution."""
 RESULTS = Path(__file__).parents[1] / "build" / "benchmarks" / "sample_efficiency.json"
 THRESHOLDS = Thresholds()
 Ints = NDArray[np.int64]
@@ -80,7 +80,7 @@ ALL = "all of them"
 
 
 def judge(known: LabelPosterior, rates: Array) -> tuple[float, float, float, float]:
-    inside = known.mixture.state_probabilities([EPSILON, MASTERED], strict=True)
+    inside = known.mixture.interval_probabilities([EPSILON, MASTERED], strict=True)
     named = named_states(inside, THRESHOLDS)
     sure = named >= 0
     right = named == states(rates)
@@ -138,11 +138,11 @@ def open_problems(rates: Array, tape: NDArray[np.int64], seed: int) -> Looks:
         if n.mean() >= MOST or not undecided.any():
             return path
         budget = min(int(MOST * rates.size - n.sum()), size_of_round(n, undecided))
-        n = np.minimum(n + raise_evenly(n, undecided, budget=budget, rng=rng), tape.shape[1] - 1)
+        n = np.minimum(n + neyman_allocation(n, undecided, budget=budget, rng=rng), tape.shape[1] - 1)
 
 
-def replicate(law: str, seed: int) -> dict[str, Looks]:
-    rates, rng = drawn_rates(law, seed)
+def replicate(distribution: str, seed: int) -> dict[str, Looks]:
+    rates, rng = drawn_rates(distribution, seed)
     # No problem can get more samples than the cap of all of them.
     outcomes = rng.random((NUM_PROBLEMS, MOST * NUM_PROBLEMS + 1)) < rates[:, None]
     tape = np.concatenate([np.zeros((NUM_PROBLEMS, 1), dtype=np.int64), np.cumsum(outcomes, axis=1)], axis=1)
@@ -195,16 +195,16 @@ def first_at(curve: Array, share: float) -> float:
     return float(used[i - 1] + (used[i] - used[i - 1]) * (share - good[i - 1]) / (good[i] - good[i - 1]))
 
 
-def drawn(law: str) -> Array:
-    """[`DRAWN`] rates of a law."""
-    return LAWS[law].draw(np.random.default_rng(0), DRAWN)
+def drawn(distribution: str) -> Array:
+    """[`DRAWN`] rates of a distribution."""
+    return DISTRIBUTIONS[distribution].draw(np.random.default_rng(0), DRAWN)
 
 
 class Known:
-    """Someone who knows the law: the chances of every (samples, successes) of one problem, up to a horizon."""
+    """Someone who knows the distribution: the chances of every (samples, successes) of one problem, up to a horizon."""
 
-    def __init__(self, law: str):
-        rates = drawn(law)
+    def __init__(self, distribution: str):
+        rates = drawn(distribution)
         fine = np.concatenate(
             [np.linspace(0, 1, 161), [0.0005, 0.001, 0.002, 0.003, 0.0045, 0.0085, 0.012, 0.016, EPSILON, MASTERED]]
         )
@@ -257,7 +257,7 @@ def least_alone(rates: Array, share: float) -> float:
     """Mean samples of a problem that name `share` of them where each is judged by its own, wrong at most `ERROR` of the time whatever its rate.
 
     Args:
-        rates: [R] drawn from the law.
+        rates: [R] drawn from the distribution.
         share: Of the problems, to be named rightly.
     """
     rates = rates[states(rates) >= 0]  # at a threshold either claim is wrong
@@ -340,30 +340,30 @@ def price_of_any(rates: Array, edge: float, moved: int) -> float:
     return float((price[left > 0] / left[left > 0]).min())
 
 
-def drawn_rates(law: str, seed: int) -> tuple[Array, np.random.Generator]:
-    rng = np.random.default_rng([11, seed, sorted(LAWS).index(law)])
-    return LAWS[law].draw(rng, NUM_PROBLEMS), rng
+def drawn_rates(distribution: str, seed: int) -> tuple[Array, np.random.Generator]:
+    rng = np.random.default_rng([11, seed, sorted(DISTRIBUTIONS).index(distribution)])
+    return DISTRIBUTIONS[distribution].draw(rng, NUM_PROBLEMS), rng
 
 
 def budgets() -> Array:
     return np.unique(np.concatenate([np.geomspace(2, MOST, 40), np.asarray(FIXED, dtype=np.float64)]))
 
 
-def of_problems(law: str, results: list[dict[str, Looks]]) -> str:
+def of_problems(distribution: str, results: list[dict[str, Looks]]) -> str:
     """The row on the states of problems."""
-    known, right, wrong = Known(law), 1, 2
+    known, right, wrong = Known(distribution), 1, 2
     mine = ends([result["rounds for problems"] for result in results], budgets(), right, wrong)
 
     def path_of(chosen: Ints) -> Array:
         return np.asarray(mine[chosen].mean(axis=0))
 
     def bounds(target: float, erring: float) -> list[float]:
-        return [*(known.least(target, error) for error in (max(erring, 0.001), ERROR)), least_alone(drawn(law), target)]
+        return [*(known.least(target, error) for error in (max(erring, 0.001), ERROR)), least_alone(drawn(distribution), target)]
 
-    return row(law, "problems", results, path_of, bounds, right, wrong)
+    return row(distribution, "problems", results, path_of, bounds, right, wrong)
 
 
-def of_labels(law: str, results: list[dict[str, Looks]], rates: list[Array]) -> str:
+def of_labels(distribution: str, results: list[dict[str, Looks]], rates: list[Array]) -> str:
     """The row on the labels of behaviors."""
     right, wrong = 3, 4
     mine = [result["rounds for the label"] for result in results]
@@ -375,11 +375,11 @@ def of_labels(law: str, results: list[dict[str, Looks]], rates: list[Array]) -> 
         price = np.array([price_of_label(one) for one in rates])
         return [np.inf, np.inf, least_samples(price, np.full(price.size, 1 / price.size), target)]
 
-    return row(law, "behavior", results, path_of, bounds, right, wrong)
+    return row(distribution, "behavior", results, path_of, bounds, right, wrong)
 
 
 def row(
-    law: str,
+    distribution: str,
     what: str,
     results: list[dict[str, Looks]],
     path_of: Callable[[Ints], Array],
@@ -406,7 +406,7 @@ def row(
     against = f"{first:.0f} ({first / used:.1f}×)" if np.isfinite(first) else f"not at {MOST} ({theirs[:, 1].max():.2f})"
     eighth = float(np.interp(MOST / 8, *path[:, [0, 1]].T))
     return (
-        f"| {law} | {what} | {target:.2f} | {eighth:.2f} | {used:.1f} ± {doubt:.1f} | {MOST} ({MOST / used:.1f}×) | {cheapest:.0f} ({cheapest / used:.1f}×) | {against} | "
+        f"| {distribution} | {what} | {target:.2f} | {eighth:.2f} | {used:.1f} ± {doubt:.1f} | {MOST} ({MOST / used:.1f}×) | {cheapest:.0f} ({cheapest / used:.1f}×) | {against} | "
         f"{erring:.3f} | "
         + " | ".join(f"{least:.1f} ({MOST / least:.1f}×)" if 0.05 < least < np.inf else "–" for least in bounds(target, erring))
         + " |"
@@ -418,42 +418,42 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("reports/benchmarks/sample_efficiency.md"))
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--laws", nargs="*", default=list(LAWS))
+    parser.add_argument("--distributions", nargs="*", default=list(DISTRIBUTIONS))
     parser.add_argument("--fresh", action="store_true", help="forget the looks of earlier runs")
     arguments = parser.parse_args()
     kept: dict[str, list[dict[str, Looks]]] = json.loads(RESULTS.read_text()) if RESULTS.exists() and not arguments.fresh else {}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     lines = [
         "# Samples that a verdict costs", "",
-        f"`python benchmarks/sample_efficiency.py --replicates {arguments.replicates}`: {NUM_PROBLEMS} problems, {arguments.replicates} replicates a law.", "",
+        f"`python benchmarks/sample_efficiency.py --replicates {arguments.replicates}`: {NUM_PROBLEMS} problems, {arguments.replicates} replicates a distribution.", "",
         (
             f"The target is the share of right verdicts that {MOST} samples of every problem give (or the most that rounds reach, if less). *rounds at {MOST // 8}*: the share that rounds "
             "reach with an eighth of the samples. *rounds*: samples for the target, with the standard error over replicates; for labels, all replicates are behaviors of one run and "
-            f"share its budget (the last row: those of all laws). *cheapest fixed n*: the smallest of 1, 2, 4, ... {MOST} that reaches the target. *wrong*: share wrong at the target. "
-            f"*told the law*: least samples of a method that is told the law and has at most {HORIZON:,} samples of one problem; it errs no more often than the rounds did (or at most .05). "
+            f"share its budget (the last row: those of all distributions). *cheapest fixed n*: the smallest of 1, 2, 4, ... {MOST} that reaches the target. *wrong*: share wrong at the target. "
+            f"*told the distribution*: least samples of a method that is told the distribution and has at most {HORIZON:,} samples of one problem; it errs no more often than the rounds did (or at most .05). "
             "*any*: for problems, the least that a method needs which judges each by its own samples and errs at most .05 of the time whatever the rate, where rounds, which borrow "
-            "from the other problems, may need fewer; for labels, the least of any method which errs at most .05 of the time whatever the rates (see the script). Bounds are of the law, "
+            "from the other problems, may need fewer; for labels, the least of any method which errs at most .05 of the time whatever the rates (see the script). Bounds are of the distribution, "
             "rounds of the problems drawn from it: where nearly all is named that can be, the two may cross. –: less than a tenth of a sample, or no such bound."
         ), "",
-        f"| law | verdict on | target | rounds at {MOST // 8} | rounds | n = 256 | cheapest fixed n | fewest successes first | wrong | told the law | told the law, 5 % wrong | any, 5 % wrong whatever the rates |",
+        f"| distribution | verdict on | target | rounds at {MOST // 8} | rounds | n = 256 | cheapest fixed n | fewest successes first | wrong | told the distribution | told the distribution, 5 % wrong | any, 5 % wrong whatever the rates |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]  # fmt: skip
     behaviors: list[dict[str, Looks]] = []
     of_all: list[Array] = []
     with Pool(arguments.processes) as pool:
-        for law in arguments.laws:
-            done = kept.setdefault(law, [])
-            done += pool.map(partial(replicate, law), range(len(done), arguments.replicates), chunksize=5)
+        for distribution in arguments.distributions:
+            done = kept.setdefault(distribution, [])
+            done += pool.map(partial(replicate, distribution), range(len(done), arguments.replicates), chunksize=5)
             RESULTS.write_text(json.dumps(kept))
             results = done[: arguments.replicates]
-            rates = [drawn_rates(law, seed)[0] for seed in range(arguments.replicates)]
-            rows = [of_problems(law, results), of_labels(law, results, rates)]
+            rates = [drawn_rates(distribution, seed)[0] for seed in range(arguments.replicates)]
+            rows = [of_problems(distribution, results), of_labels(distribution, results, rates)]
             lines += rows
             print("\n".join(rows), flush=True)
             behaviors, of_all = behaviors + results, of_all + rates
     lines.append(of_labels(ALL, behaviors, of_all))
     print(lines[-1])
-    lines += ["", *(f"- *{name}*: {LAWS[name].what}" for name in arguments.laws)]
+    lines += ["", *(f"- *{name}*: {DISTRIBUTIONS[name].what}" for name in arguments.distributions)]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text("\n".join(lines) + "\n")
 

@@ -67,8 +67,8 @@ def mixture_rows(problems: Sequence[Problem], edges: npt.ArrayLike, marks: Seque
     mixture = fit_mixture(samples, correct, marks=[mark for mark in marks if 0 < mark < 1], groups=groups)
     rng = np.random.default_rng(_SEED)
     inner = [float(cut) for cut in cuts if 0 < cut < 1]
-    expected = mixture.state_probabilities(inner).sum(axis=0)
-    counts, _ = mixture.draw_states(inner, rng=rng, num_draws=_NUM_DRAWS)
+    expected = mixture.interval_probabilities(inner).sum(axis=0)
+    counts, _ = mixture.draw_interval_counts(inner, rng=rng, num_draws=_NUM_DRAWS)
     low, high = np.quantile(counts, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     rows = [
         {

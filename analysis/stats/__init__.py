@@ -5,10 +5,8 @@ problems, `compare` of what changed on the same problems, `support` of which sho
 `design` of how much to sample.
 """
 
-from posttrain.analysis.stats.adaptive import fewest_successes_first, in_doubt, raise_evenly
 from posttrain.analysis.stats.arrays import FloatArray, IntArray
-from posttrain.analysis.stats.bisection import RungPosterior, rung_posterior
-from posttrain.analysis.stats.compare import ExchangeTest, ProblemChangeTests, exchange_test, problem_change_tests
+from posttrain.analysis.stats.change_tests import PermutationTest, ProblemChangeTests, permutation_test, problem_change_tests
 from posttrain.analysis.stats.deltas import (
     CurveCrossing,
     CurveDeltas,
@@ -47,10 +45,12 @@ from posttrain.analysis.stats.intervals import (
     t_interval,
     wilson_interval,
 )
-from posttrain.analysis.stats.law_intervals import LawInterval
 from posttrain.analysis.stats.mixture import MixturePosterior, fit_mixture
 from posttrain.analysis.stats.mixture_ml import MixtureML, fit_mixture_ml
+from posttrain.analysis.stats.noisy_bisection import RungPosterior, rung_posterior
 from posttrain.analysis.stats.posterior_deltas import posterior_delta_interval
+from posttrain.analysis.stats.profile_likelihood import ProfileInterval
+from posttrain.analysis.stats.sample_allocation import fewest_successes_first, neyman_allocation, still_uncertain
 from posttrain.analysis.stats.support import (
     NeverSolved,
     SupportDynamics,
@@ -66,15 +66,15 @@ __all__ = [
     "CurveCrossing",
     "CurveDeltas",
     "Equivalence",
-    "ExchangeTest",
     "FloatArray",
     "IntArray",
     "Interval",
-    "LawInterval",
     "MixtureML",
     "MixturePosterior",
     "NeverSolved",
+    "PermutationTest",
     "ProblemChangeTests",
+    "ProfileInterval",
     "RungPosterior",
     "SupportDynamics",
     "SupportDynamicsRanges",
@@ -87,30 +87,30 @@ __all__ = [
     "detectable_rise",
     "effective_answers",
     "equivalence_test",
-    "exchange_test",
     "fewest_successes_first",
     "fit_mixture",
     "fit_mixture_ml",
     "g_pass_at_k",
     "guessing_baseline",
     "holm",
-    "in_doubt",
     "jeffreys_interval",
     "k_grid",
     "max_t_deltas",
     "mean_interval",
     "missing_bounds",
     "never_solved_gain",
+    "neyman_allocation",
     "paired_delta_interval",
     "pass_at_k",
     "pass_hat_k",
+    "permutation_test",
     "posterior_delta_interval",
     "problem_change_tests",
     "problems_for_half_width",
-    "raise_evenly",
     "rung_posterior",
     "samples_for_half_width",
     "samples_to_resolve",
+    "still_uncertain",
     "support_dynamics",
     "support_dynamics_halves",
     "support_dynamics_null",

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import scipy
 
 from posttrain.analysis.stats.arrays import FloatArray, check_level
-from posttrain.analysis.stats.intervals import DELTA_PRETENDED, Interval, paired_delta_interval
+from posttrain.analysis.stats.intervals import DELTA_PSEUDO_OBSERVATIONS, Interval, paired_delta_interval
 
 
 def holm(p_values: npt.ArrayLike) -> FloatArray:
@@ -88,11 +88,11 @@ def max_t_deltas(
     used, units = _units(delta, groups)
     if units.shape[0] == 0:
         return CurveDeltas(estimate, low, high, adjusted_p, np.nan)
-    size = units.shape[0] + 2 * DELTA_PRETENDED
+    size = units.shape[0] + 2 * DELTA_PSEUDO_OBSERVATIONS
 
     def centre_and_error(total: FloatArray, squares: FloatArray) -> tuple[FloatArray, FloatArray]:
         centre = total / size
-        spread = np.maximum(squares + 2 * DELTA_PRETENDED - size * centre**2, 0.0)
+        spread = np.maximum(squares + 2 * DELTA_PSEUDO_OBSERVATIONS - size * centre**2, 0.0)
         return centre, np.sqrt(spread / (max(size - 1.0, 0.5) * size))
 
     centre, error = centre_and_error(units.sum(axis=0), (units**2).sum(axis=0))

@@ -97,7 +97,7 @@ def pass_hat_k(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike, k: int) -
 def cover_at_tau(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike, tau: float) -> FloatArray:
     """Whether a problem's success rate reaches τ by its plug-in estimate; the mean over problems is Cover@τ.
 
-    The plug-in is biased at small n near τ. `MixturePosterior.draw_states` gives the share of problems without that bias.
+    The plug-in is biased at small n near τ. `MixturePosterior.draw_interval_counts` gives the share of problems without that bias.
 
     Args:
         num_samples: [P] samples n.

@@ -21,9 +21,9 @@ import scipy
 
 from posttrain.analysis.stats.arrays import FloatArray, check_level
 
-MEAN_PRETENDED = 0.5
+MEAN_PSEUDO_OBSERVATIONS = 0.5
 """Pretended problems at each end of the range in `mean_interval`."""
-DELTA_PRETENDED = 0.25
+DELTA_PSEUDO_OBSERVATIONS = 0.25
 """The same in `paired_delta_interval`: its range is twice as wide, and nearly all deltas lie far from its ends."""
 
 
@@ -68,7 +68,7 @@ def mean_interval(
 
     Source: clustered errors over questions, arXiv 2411.00640.
     """
-    return _bounded_mean(values, groups, None, level=level, low=low, high=high, pretended=MEAN_PRETENDED, rest=(low, high))
+    return _bounded_mean(values, groups, None, level=level, low=low, high=high, pseudo=MEAN_PSEUDO_OBSERVATIONS, rest=(low, high))
 
 
 def paired_delta_interval(
@@ -106,12 +106,12 @@ def paired_delta_interval(
         if np.any((array < 0.0) | (array > 1.0)):
             raise ValueError(f"{name} must lie in [0, 1]")
     return _bounded_mean(
-        second - first, groups, weights, level=level, low=-1.0, high=1.0, pretended=DELTA_PRETENDED, rest=(0.0, 0.0)
+        second - first, groups, weights, level=level, low=-1.0, high=1.0, pseudo=DELTA_PSEUDO_OBSERVATIONS, rest=(0.0, 0.0)
     )
 
 
 def t_interval(
-    values: npt.ArrayLike, groups: Sequence[str] | None = None, *, level: float = 0.95, method: str = "t over problems"
+    values: npt.ArrayLike, groups: Sequence[str] | None = None, *, level: float = 0.95, method: str = "t interval over problems"
 ) -> Interval:
     """Interval for the mean of a value without bounds: Student's t over problems, or over groups of related ones.
 
@@ -206,7 +206,7 @@ def _bounded_mean(
     level: float,
     low: float,
     high: float,
-    pretended: float,
+    pseudo: float,
     rest: tuple[float, float],
 ) -> Interval:
     """`rest`: where problems lie that nothing rare befalls, below and above: the ends of the range for values, zero for changes."""
@@ -227,17 +227,17 @@ def _bounded_mean(
         raise ValueError(f"values must lie in [{low}, {high}]")
     array, weight = array[kept], weight[kept]
     unit = "problems" if groups is None else "groups"
-    method = f"t over {unit}, {2 * pretended:g} pretended"
+    method = f"t interval over {unit}, {2 * pseudo:g} pseudo-observation{'' if pseudo == 0.5 else 's'}"
     if array.size == 0:
         return Interval(np.nan, np.nan, np.nan, method)
     means, sizes = (array, weight) if groups is None else _clusters(array, weight, np.asarray(groups)[kept])
     # The mean weighs clusters by size, so its variance is that of a ratio; a pretended cluster has the average size. Where problems
     # have weights, it has the size that the mean itself lies in on average, so that many of next to no weight do not shrink it.
     sizes = sizes / (sizes.mean() if weights is None else (sizes**2).sum() / sizes.sum())
-    total = sizes.sum() + 2 * pretended
-    centre = ((sizes * means).sum() + pretended * (low + high)) / total
-    squares = (sizes**2 * (means - centre) ** 2).sum() + pretended * ((low - centre) ** 2 + (high - centre) ** 2)
-    effective = total**2 / ((sizes**2).sum() + 2 * pretended)
+    total = sizes.sum() + 2 * pseudo
+    centre = ((sizes * means).sum() + pseudo * (low + high)) / total
+    squares = (sizes**2 * (means - centre) ** 2).sum() + pseudo * ((low - centre) ** 2 + (high - centre) ** 2)
+    effective = total**2 / ((sizes**2).sum() + 2 * pseudo)
     # One lone group leaves less than one degree of freedom: half a one makes an interval as wide as the range.
     freedom = max(effective - 1.0, 0.5)
     half = float(scipy.stats.t.ppf(0.5 + level / 2, freedom)) * float(np.sqrt(squares * effective / freedom)) / total
@@ -265,8 +265,8 @@ def _reach(values: FloatArray, share: FloatArray, z: float) -> float:
     Source: Wilson (1927), for proportions; λ makes it one for rates.
     """
     number = 1.0 / float(share @ share)
-    mean, pretended = float(share @ values), 0.5 / number
-    size = (float(share @ values**2) + pretended) / (float(share @ np.abs(values)) + pretended)
+    mean, pseudo = float(share @ values), 0.5 / number
+    size = (float(share @ values**2) + pseudo) / (float(share @ np.abs(values)) + pseudo)
     c = z * z / number
     linear, constant = c * (2 * mean - size), c * (mean * mean - size * max(mean, 0.0))
     root = np.sqrt(max(0.0, linear * linear - 4 * (1.0 + c) * constant))

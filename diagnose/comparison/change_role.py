@@ -5,7 +5,7 @@ false-discovery rate over all problems and both directions, and the fitted mixtu
 
 The *role* on a behavior answers two questions, in this order (arXiv 2604.07941 names the roles and no procedure):
 
-1. *Did anything change on these problems?* An exact test over all k at once (`exchange_test`): one and the same model, drawn twice, gets
+1. *Did anything change on these problems?* An exact test over all k at once (`permutation_test`): one and the same model, drawn twice, gets
    any role at all in at most 5 % of comparisons of a behavior.
 2. *Where does the change lie?* In the posterior of the fitted mixtures, the change of pass@k is split into what entered support (rate
    below epsilon before), what left it (below epsilon after) and what moved inside it, at the smallest k at which the change shows. A gain
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.analysis.stats import ExchangeTest, MixturePosterior, exchange_test, samples_to_resolve
+from posttrain.analysis.stats import MixturePosterior, PermutationTest, permutation_test, samples_to_resolve
 from posttrain.diagnose.types import ProblemChange
 
 ERROR = 0.05
@@ -58,7 +58,7 @@ class RoleVerdict:
     """On problems in support before and after."""
     left: float
     """On problems that are out of support after."""
-    tests: ExchangeTest
+    tests: PermutationTest
     notes: tuple[str, ...]
 
 
@@ -83,7 +83,7 @@ def decide_role(
         epsilon: Success rate under which a problem is out of support.
         rng: Where the draws come from.
     """
-    tests = exchange_test(n, before, n, after, list(ks), rng=rng, num_draws=DEALS)
+    tests = permutation_test(n, before, n, after, list(ks), rng=rng, num_draws=DEALS)
     shown = tests.adjusted_p <= ERROR
     sign = np.sign(tests.observed[: len(ks)])
     rises = [k for k, yes, way in zip(ks, shown, sign, strict=False) if yes and way > 0]

@@ -307,7 +307,7 @@ def _compare_behavior(
     epsilon, fewest = behavior.measure.epsilon, int(counts.n.min())
     rng = np.random.default_rng(0)
     mixtures = [fit_mixture(n, side, marks=[epsilon], groups=groups) for side in (c0, c1)]
-    reach = [mixture.state_probabilities([epsilon])[:, 1] for mixture in mixtures]
+    reach = [mixture.interval_probabilities([epsilon])[:, 1] for mixture in mixtures]
     entered, changed = (problem_change_tests(n, c0, n, c1, rate=FALSE_DISCOVERY_RATE, below=edge) for edge in (epsilon, None))
     states = problem_states(reach[0], reach[1], entered.q_expansion, entered.q_attrition)
     either = [np.minimum(tests.q_expansion, tests.q_attrition) for tests in (entered, changed)]

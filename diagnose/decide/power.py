@@ -45,7 +45,7 @@ def what_settles(
     total = sampling.num_samples + sampling.num_missing
     if not total.sum():
         return None
-    futures = known.mixture.draw_rates(rng=rng, num_draws=len(known.mixture.laws))
+    futures = known.mixture.draw_rates(rng=rng, num_draws=len(known.mixture.distributions))
     futures = futures[rng.permutation(len(futures))[:FUTURES]]
     few = replace(thresholds, num_draws=_FEW_DRAWS)
     best, chance = 0, 0.0

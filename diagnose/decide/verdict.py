@@ -112,7 +112,7 @@ def diagnose_behavior(
     if not why_open:
         binding = label
 
-    posterior = known.mixture.state_probabilities([epsilon, thresholds.mastered])
+    posterior = known.mixture.interval_probabilities([epsilon, thresholds.mastered])
     settles = None
     if label is Bottleneck.INCONCLUSIVE and confidence < thresholds.confidence and behavior.sampling.samples_the_policy:
         settles = what_settles(known, sampling, epsilon=epsilon, thresholds=thresholds, cost=cost, seed=seed)
@@ -290,7 +290,7 @@ def _problems(
 ) -> tuple[ProblemDiagnosis, ...]:
     mean, low, high = known.mixture.problem_interval(thresholds.level)
     # A state is claimed on what lies strictly inside it: a rate at a threshold belongs to neither side for sure.
-    states = named_states(known.mixture.state_probabilities([epsilon, thresholds.mastered], strict=True), thresholds)
+    states = named_states(known.mixture.interval_probabilities([epsilon, thresholds.mastered], strict=True), thresholds)
     # Of several reference paths of a problem the likeliest one counts: one way to the answer is enough.
     nll: dict[str, float] = {}
     if paths is not None:

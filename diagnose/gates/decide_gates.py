@@ -318,7 +318,7 @@ def _share(
 ) -> Interval:
     """Share of *these* problems in a state, from the fitted mixture."""
     mixture = fit_mixture(n, correct, marks=edges, groups=groups)
-    counts, _ = mixture.draw_states(edges, rng=np.random.default_rng(0), num_draws=2000)
+    counts, _ = mixture.draw_interval_counts(edges, rng=np.random.default_rng(0), num_draws=2000)
     below, between, above = counts.T / n.size
     draws = {
         "share_within_support": between + above,

@@ -110,7 +110,7 @@ def label_posterior(
     """
     edges = (epsilon, thresholds.mastered)
     mixture = fit_mixture(num_samples, num_correct, marks=edges, groups=groups)
-    counts, mean = mixture.draw_states(edges, rng=np.random.default_rng(seed), num_draws=thresholds.num_draws)
+    counts, mean = mixture.draw_interval_counts(edges, rng=np.random.default_rng(seed), num_draws=thresholds.num_draws)
     return LabelPosterior(mixture, counts, mean, labels_of(counts, mean, thresholds.mastered))
 
 

@@ -148,7 +148,7 @@ class DecodingProbe:
 
 def ceiling(context: ProbeContext) -> npt.NDArray[np.float64]:
     """[P] how likely it is that cooling can master each problem, as the module says."""
-    majority = context.known.mixture.state_probabilities([_MAJORITY])[:, 1]
+    majority = context.known.mixture.interval_probabilities([_MAJORITY])[:, 1]
     table = context.rollouts
     place = table.places([problem.id for problem in context.problems])
     looping = np.zeros(len(context.problems), dtype=np.bool_)

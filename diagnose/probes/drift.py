@@ -285,7 +285,7 @@ def _rates(context: ProbeContext, drawn: Sequence[Rollout], earlier_run: Rollout
     most = lost.sum(axis=1) > 0.5 * np.maximum(held.sum(axis=1), 1)
     found = int(fell.sum())
     high = float(np.quantile(lost.sum(axis=1), 0.5 + context.thresholds.level / 2))
-    reach = [mixture.state_probabilities([epsilon])[:, 1] for mixture in (before, after)]
+    reach = [mixture.interval_probabilities([epsilon])[:, 1] for mixture in (before, after)]
     states = problem_states(reach[0], reach[1], entered.q_expansion, entered.q_attrition)
     return _Rates(
         before=before,

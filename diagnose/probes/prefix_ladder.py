@@ -21,7 +21,7 @@ import numpy.typing as npt
 import scipy
 
 from posttrain.analysis.stats import mean_interval
-from posttrain.analysis.stats.bisection import RungPosterior, rung_posterior
+from posttrain.analysis.stats.noisy_bisection import RungPosterior, rung_posterior
 from posttrain.diagnose.engines.base import EncodedPath
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Problem, Reference, Rollout, Split
@@ -285,7 +285,7 @@ def rungs_of(path: EncodedPath, allowed: int) -> tuple[Rung, ...]:
 def _candidates(context: ProbeContext, rng: np.random.Generator) -> list[tuple[int, bool]]:
     """Problems in random order, with whether they are out of support: those that are first, then unreliable ones."""
     known = context.known.mixture
-    out = known.state_probabilities((context.behavior.measure.epsilon, context.thresholds.mastered))[:, 0] > 0.5
+    out = known.interval_probabilities((context.behavior.measure.epsilon, context.thresholds.mastered))[:, 0] > 0.5
     mean, _, _ = known.problem_interval()
     order = [int(i) for i in rng.permutation(len(context.problems))]
     order = [i for i in order if context.problems[i].references]

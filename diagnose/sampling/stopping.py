@@ -5,7 +5,7 @@ A round is planned from the counts of the rounds before and from what is left of
 Rounds go on until the label is settled, until the primary metric is as precise as was asked for, or until the budget is spent. Every
 round is a look at the data, and looking often finds something by chance; so an interim look must be surer than the last one, an early
 look far surer (`label_is_settled`), and the law of success rates has points at the thresholds (`posterior_of`). The wrong-verdict rate
-at stopping is measured in `benchmarks/coverage.py`, and for labels that hang by a hair in `benchmarks/label_ties.py`.
+at stopping is measured in `benchmarks/coverage.py`, and for labels that hang by a hair in `benchmarks/borderline_labels.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
-from posttrain.analysis.stats import in_doubt, raise_evenly
+from posttrain.analysis.stats import neyman_allocation, still_uncertain
 from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior, named_states
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Bottleneck
@@ -138,7 +138,7 @@ def next_round(
     reached = "the label is settled"
 
     def raised(doubt: npt.NDArray[np.float64]) -> Ints:
-        return raise_evenly(counts.num_samples, doubt, budget=min(left, size_of_round(counts.num_drawn, doubt)), rng=rng)
+        return neyman_allocation(counts.num_samples, doubt, budget=min(left, size_of_round(counts.num_drawn, doubt)), rng=rng)
 
     if not label_is_settled(known, counts.num_samples, thresholds):
         extra = raised(_matters(known, epsilon, thresholds))
@@ -221,12 +221,12 @@ def unsettled_problems(known: LabelPosterior, epsilon: float, thresholds: Thresh
     for one at a threshold, which is sooner or later found on one side by some look.
     """
     surer = replace(thresholds, problem_confidence=thresholds.confidence)
-    return named_states(known.mixture.state_probabilities((epsilon, thresholds.mastered), strict=True), surer) < 0
+    return named_states(known.mixture.interval_probabilities((epsilon, thresholds.mastered), strict=True), surer) < 0
 
 
 def size_of_round(num_drawn: Ints, doubt: npt.NDArray[np.float64]) -> int:
     """Samples of a round for problems [P] with that much doubt."""
-    return max(SMALLEST_ROUND, int(GROWTH * num_drawn[in_doubt(doubt)].sum()))
+    return max(SMALLEST_ROUND, int(GROWTH * num_drawn[still_uncertain(doubt)].sum()))
 
 
 def _tokens_of_a_sample(counts: Counts, max_tokens: int) -> float:

@@ -7,7 +7,7 @@ from scipy.special import betaln
 from scipy.stats import betabinom, binom
 
 from posttrain.analysis import stats as ps
-from posttrain.analysis.stats.rate_grid import likelihood_table, rate_grid
+from posttrain.analysis.stats.success_rate_grid import likelihood_table, rate_grid
 
 EPSILON = 0.0064
 Array = NDArray[np.float64]
@@ -60,12 +60,12 @@ def test_state_probabilities_agree_with_draws() -> None:
     n = rng.choice([4, 16, 64], 60)
     edges = [EPSILON, 0.3, 0.9]
     fit = ps.fit_mixture(n, rng.binomial(n, planted(rng, 60, 0.2, 0.1, 0.8, 1.5)), marks=edges)
-    states = fit.state_probabilities(edges)
+    states = fit.interval_probabilities(edges)
     np.testing.assert_allclose(states.sum(axis=1), 1.0)
     rates = fit.draw_rates(rng=rng, num_draws=4096)
     drawn = np.stack([(np.digitize(rates, edges) == index).mean(axis=0) for index in range(4)], axis=1)
     np.testing.assert_allclose(drawn, states, atol=0.04)
-    counts, mean = fit.draw_states(edges, rng=rng, num_draws=4096)
+    counts, mean = fit.draw_interval_counts(edges, rng=rng, num_draws=4096)
     assert (counts.sum(axis=1) == 60).all()
     np.testing.assert_allclose(counts.mean(axis=0) / 60, states.mean(axis=0), atol=0.01)
     assert mean.mean() == pytest.approx(rates.mean(), abs=0.01)
@@ -77,15 +77,15 @@ def test_state_probabilities_agree_with_draws() -> None:
 
 def test_what_lies_at_a_threshold_belongs_to_neither_side() -> None:
     fit = ps.fit_mixture(np.full(60, 256), np.full(60, 230), marks=[0.9])
-    strict = fit.state_probabilities([0.9], strict=True)
+    strict = fit.interval_probabilities([0.9], strict=True)
     assert strict.max() < 0.6
-    np.testing.assert_allclose(fit.state_probabilities([0.9]).sum(axis=1), 1.0)
+    np.testing.assert_allclose(fit.interval_probabilities([0.9]).sum(axis=1), 1.0)
     assert strict.sum(axis=1).max() < 0.9
 
 
 def test_all_zeros() -> None:
     fit = ps.fit_mixture(np.full(24, 16), np.zeros(24, dtype=int), marks=[EPSILON])
-    assert fit.state_probabilities([EPSILON])[:, 0].min() > 0.75
+    assert fit.interval_probabilities([EPSILON])[:, 0].min() > 0.75
     extrapolated = fit.pass_at_k(128)
     assert extrapolated.low < 0.01
     # 384 samples without a success: a rate of ln(1/.146)/384 is as unlikely as the interval allows.
@@ -100,15 +100,15 @@ def test_all_zeros() -> None:
 
 
 def test_one_problem_without_success_is_less_certain_than_many() -> None:
-    alone = ps.fit_mixture([4], [0]).state_probabilities([0.05])[0, 0]
-    among = ps.fit_mixture([4] * 24, [0] * 24).state_probabilities([0.05])[0, 0]
+    alone = ps.fit_mixture([4], [0]).interval_probabilities([0.05])[0, 0]
+    among = ps.fit_mixture([4] * 24, [0] * 24).interval_probabilities([0.05])[0, 0]
     assert alone < among
 
 
 def test_zeros_among_solved_problems_are_judged_by_them() -> None:
     """Three successes of sixteen elsewhere make a zero look unlucky; the same zero among zeros does not."""
-    among_solved = ps.fit_mixture([16] * 40, [0] + [3] * 39).state_probabilities([EPSILON])[0, 0]
-    among_zeros = ps.fit_mixture([16] * 40, [0] * 39 + [3]).state_probabilities([EPSILON])[0, 0]
+    among_solved = ps.fit_mixture([16] * 40, [0] + [3] * 39).interval_probabilities([EPSILON])[0, 0]
+    among_zeros = ps.fit_mixture([16] * 40, [0] * 39 + [3]).interval_probabilities([EPSILON])[0, 0]
     assert among_solved < 0.6
     assert among_zeros > among_solved + 0.1
 
@@ -129,7 +129,7 @@ def test_problem_intervals_cover(budget: int) -> None:
 def test_shares_of_heaps_are_recovered() -> None:
     rng = np.random.default_rng(3)
     p = planted(rng, 400, 0.3, 0.3, 4.0, 6.0)
-    counts, _ = fitted(rng, p, 64, marks=[EPSILON, 0.9]).draw_states([EPSILON, 0.9], rng=rng)
+    counts, _ = fitted(rng, p, 64, marks=[EPSILON, 0.9]).draw_interval_counts([EPSILON, 0.9], rng=rng)
     truth = [np.sum(p < EPSILON), np.sum((p >= EPSILON) & (p < 0.9)), np.sum(p >= 0.9)]
     np.testing.assert_allclose(counts.mean(axis=0), truth, atol=16)
 
@@ -180,8 +180,8 @@ def test_related_problems_widen_what_is_said_of_the_population() -> None:
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
     assert ps.design_effect(c / n, np.asarray(names)) > 5
     single = ps.fit_mixture(n, c, groups=[str(i) for i in range(200)])
-    np.testing.assert_array_equal(single.laws, alone.laws)
-    np.testing.assert_array_equal(single.heaped_laws, alone.heaped_laws)
+    np.testing.assert_array_equal(single.distributions, alone.distributions)
+    np.testing.assert_array_equal(single.unsmoothed_distributions, alone.unsmoothed_distributions)
 
 
 def test_unequal_budgets_and_problems_without_samples() -> None:
@@ -196,7 +196,7 @@ def test_unequal_budgets_and_problems_without_samples() -> None:
 
 def test_nothing_known_gives_the_prior() -> None:
     fit = ps.fit_mixture([], [])
-    assert fit.state_probabilities([0.5]).shape == (0, 2)
+    assert fit.interval_probabilities([0.5]).shape == (0, 2)
     interval = fit.pass_at_k(3)
     assert np.isnan(interval.estimate)
     assert (interval.low, interval.high) == (0.0, 1.0)
@@ -205,10 +205,13 @@ def test_nothing_known_gives_the_prior() -> None:
 
 def test_problems_that_share_a_rate_near_a_threshold_need_not_lie_on_both_sides() -> None:
     fit = ps.fit_mixture(np.full(40, 64), np.full(40, 60), marks=[EPSILON, 0.9])  # 94 %, each within two standard errors of .9
-    smooth, heaped = (float((laws @ fit.state_matrix([EPSILON, 0.9]))[:, 2].mean()) for laws in (fit.laws, fit.heaped_laws))
+    smooth, heaped = (
+        float((laws @ fit.interval_indicators([EPSILON, 0.9]))[:, 2].mean())
+        for laws in (fit.distributions, fit.unsmoothed_distributions)
+    )
     assert smooth < 0.65
     assert heaped > 0.85
-    counts, _ = fit.draw_states([EPSILON, 0.9], rng=np.random.default_rng(0), num_draws=1000)
+    counts, _ = fit.draw_interval_counts([EPSILON, 0.9], rng=np.random.default_rng(0), num_draws=1000)
     assert counts[:500, 2].mean() + 8 < counts[500:, 2].mean()
 
 
@@ -216,17 +219,17 @@ def test_order_and_seed_decide() -> None:
     n, c = np.array([8, 16, 8, 32]), np.array([0, 4, 8, 1])
     order = np.array([2, 0, 3, 1])
     fit, shuffled = ps.fit_mixture(n, c), ps.fit_mixture(n[order], c[order])
-    np.testing.assert_allclose(fit.state_probabilities([0.1])[order], shuffled.state_probabilities([0.1]), rtol=1e-9)
-    np.testing.assert_array_equal(fit.laws, ps.fit_mixture(n, c).laws)
-    np.testing.assert_array_equal(fit.heaped_laws, ps.fit_mixture(n, c).heaped_laws)
-    assert not np.array_equal(fit.laws, ps.fit_mixture(n, c, seed=1).laws)
+    np.testing.assert_allclose(fit.interval_probabilities([0.1])[order], shuffled.interval_probabilities([0.1]), rtol=1e-9)
+    np.testing.assert_array_equal(fit.distributions, ps.fit_mixture(n, c).distributions)
+    np.testing.assert_array_equal(fit.unsmoothed_distributions, ps.fit_mixture(n, c).unsmoothed_distributions)
+    assert not np.array_equal(fit.distributions, ps.fit_mixture(n, c, seed=1).distributions)
 
 
 def test_bad_arguments_are_refused() -> None:
     fit = ps.fit_mixture([4], [1])
     for edges in ([0.0], [0.5, 0.5], [0.9, 0.1], [1.0], [float("nan")]):
         with pytest.raises(ValueError, match="edges"):
-            fit.state_probabilities(edges)
+            fit.interval_probabilities(edges)
         with pytest.raises(ValueError, match="edges"):
             ps.fit_mixture([4], [1], marks=edges)
     with pytest.raises(ValueError, match="num_draws"):
@@ -279,9 +282,9 @@ def test_a_heap_at_a_threshold_may_lie_on_either_side() -> None:
     mark = 0.1
     n = np.full(200, 400)
     fit = ps.fit_mixture(n, np.random.default_rng(0).binomial(n, mark), marks=(mark,))
-    counts, _ = fit.draw_states((mark,), rng=np.random.default_rng(1))
+    counts, _ = fit.draw_interval_counts((mark,), rng=np.random.default_rng(1))
     # All of it below, all of it above, or anything in between: not half of it, give or take a few.
     assert np.quantile(counts[:, 0], 0.1) < 60
     assert np.quantile(counts[:, 0], 0.9) > 140
-    strict = fit.state_probabilities((mark,), strict=True).sum(axis=1)
+    strict = fit.interval_probabilities((mark,), strict=True).sum(axis=1)
     assert strict.mean() < 0.6

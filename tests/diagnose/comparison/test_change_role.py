@@ -98,7 +98,7 @@ def test_rises_from_zero_are_expanded_and_falls_to_zero_attrited() -> None:
         high[:40] = 0.1
         sizes = np.full(200, n)
         counts = rng.binomial(sizes, low), rng.binomial(sizes, high)
-        reach = [fit_mixture(sizes, side, marks=[EPSILON]).state_probabilities([EPSILON])[:, 1] for side in counts]
+        reach = [fit_mixture(sizes, side, marks=[EPSILON]).interval_probabilities([EPSILON])[:, 1] for side in counts]
         for (one, two), wanted in (((0, 1), ProblemChange.EXPANDED), ((1, 0), ProblemChange.ATTRITED)):
             tests = problem_change_tests(sizes, counts[one], sizes, counts[two], below=EPSILON)
             states = problem_states(reach[one], reach[two], tests.q_expansion, tests.q_attrition)

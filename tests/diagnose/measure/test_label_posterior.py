@@ -59,7 +59,7 @@ def test_easy_verdicts_are_cheap_and_hard_problems_get_the_samples() -> None:
     rates = np.r_[np.full(20, 0.95), np.full(20, 0.0), np.full(2, 0.4)]
     n, c, _ = draw(rates, Goal(problems=0.9, max_tokens=10**7))
     named = named_states(
-        label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS).mixture.state_probabilities([EPSILON, 0.9], strict=True),
+        label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS).mixture.interval_probabilities([EPSILON, 0.9], strict=True),
         THRESHOLDS,
     )
     assert np.ptp(n) > 0
@@ -80,7 +80,7 @@ def test_looking_again_and_again_names_few_problems_at_a_threshold() -> None:
         rates = np.r_[np.full(2, EPSILON), np.full(3, 0.9), np.random.default_rng(seed).uniform(size=5)]
         n, c, _ = draw(rates, Goal(problems=1.0, max_tokens=10 * MOST * rates.size), seed=seed)
         known = label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS)
-        named = named_states(known.mixture.state_probabilities([EPSILON, 0.9], strict=True), THRESHOLDS)
+        named = named_states(known.mixture.interval_probabilities([EPSILON, 0.9], strict=True), THRESHOLDS)
         truth = np.r_[np.full(5, -1), np.where(rates[5:] < EPSILON, 0, np.where(rates[5:] < 0.9, 1, 2))]
         wrong.append(float(np.mean((named >= 0) & (named != truth))))
     assert np.mean(wrong) <= 0.05

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posttrain.analysis.stats.bisection import rung_posterior
+from posttrain.analysis.stats.noisy_bisection import rung_posterior
 from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.engines.base import Completion, Engine, SampleRequest
 from posttrain.diagnose.engines.scripted import ScriptedEngine

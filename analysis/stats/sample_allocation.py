@@ -18,12 +18,12 @@ SETTLED = 0.2
 """Share of the greatest doubt up to which a problem is left alone."""
 
 
-def in_doubt(doubt: FloatArray) -> npt.NDArray[np.bool_]:
-    """Which problems `raise_evenly` would raise, given its `doubt` [P]."""
+def still_uncertain(doubt: FloatArray) -> npt.NDArray[np.bool_]:
+    """Which problems `neyman_allocation` would raise, given its `doubt` [P]."""
     return np.asarray(doubt > SETTLED * doubt.max(initial=0.0), dtype=np.bool_)
 
 
-def raise_evenly(num_samples: IntArray, doubt: FloatArray, *, budget: int, rng: np.random.Generator) -> IntArray:
+def neyman_allocation(num_samples: IntArray, doubt: FloatArray, *, budget: int, rng: np.random.Generator) -> IntArray:
     """Further samples such that all problems come as near as possible to numbers of samples in proportion to their doubt.
 
     For a mean over problems this is Neyman's allocation; it also teaches the law of success rates evenly.
@@ -42,7 +42,7 @@ def raise_evenly(num_samples: IntArray, doubt: FloatArray, *, budget: int, rng: 
     if greatest == 0 or budget < 1:
         return extra
     weight: FloatArray = doubt / greatest  # in proportion: the level below stays finite however small the doubts are
-    weight[~in_doubt(doubt)] = 0.0
+    weight[~still_uncertain(doubt)] = 0.0
     # Find the level h at which Σ max(0, h·weight − n) is the budget.
     low, high = 0.0, float((num_samples.sum() + budget) / weight[weight > 0].min())
     for _ in range(60):

@@ -5,8 +5,8 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import chi2, t
 
-from posttrain.analysis.stats.law_intervals import law_intervals
-from posttrain.analysis.stats.rate_grid import likelihood_table
+from posttrain.analysis.stats.profile_likelihood import profile_intervals
+from posttrain.analysis.stats.success_rate_grid import likelihood_table
 
 
 def test_the_frontier_is_that_of_a_general_solver() -> None:
@@ -23,7 +23,7 @@ def test_the_frontier_is_that_of_a_general_solver() -> None:
     allowed = 0.5 * chi2.ppf(0.95, 1)
     for k in (1, 4, 64):
         h = 1 - (1 - rates) ** k
-        found = law_intervals(table, repeats, h[None, :], degrees=1e6, start=start)[0]
+        found = profile_intervals(table, repeats, h[None, :], degrees=1e6, start=start)[0]
         near = {"type": "ineq", "fun": lambda law: log_likelihood(law) + best.fun + allowed}
         ends = [
             minimize(
@@ -39,7 +39,7 @@ def test_a_proportion_gets_its_likelihood_interval() -> None:
     """Problems that always or never pass: the share of the former is a binomial proportion."""
     rates = np.array([0.0, 1.0])
     table = likelihood_table(np.array([4, 4]), np.array([0, 4]), rates)
-    found = law_intervals(table, np.array([14.0, 6.0]), np.array([[0.0, 1.0]]), degrees=19, start=np.array([0.5, 0.5]))[0]
+    found = profile_intervals(table, np.array([14.0, 6.0]), np.array([[0.0, 1.0]]), degrees=19, start=np.array([0.5, 0.5]))[0]
     share = np.linspace(0.01, 0.99, 9801)
     drop = 6 * np.log(0.3 / share) + 14 * np.log(0.7 / (1 - share))
     inside = share[drop <= 0.5 * t.ppf(0.975, 19) ** 2]
@@ -50,7 +50,7 @@ def test_a_proportion_gets_its_likelihood_interval() -> None:
 def test_few_problems_widen_the_interval() -> None:
     table = likelihood_table(np.array([4, 4]), np.array([0, 4]), np.array([0.0, 1.0]))
     narrow, wide = (
-        law_intervals(table, np.array([3.0, 2.0]), np.array([[0.0, 1.0]]), degrees=degrees, start=np.array([0.5, 0.5]))[0]
+        profile_intervals(table, np.array([3.0, 2.0]), np.array([[0.0, 1.0]]), degrees=degrees, start=np.array([0.5, 0.5]))[0]
         for degrees in (1e6, 4)
     )
     assert wide.low < narrow.low
@@ -58,7 +58,7 @@ def test_few_problems_widen_the_interval() -> None:
 
 
 def test_nothing_seen_says_nothing() -> None:
-    found = law_intervals(np.empty((0, 3)), np.empty(0), np.ones((2, 3)), degrees=1, start=np.full(3, 1 / 3))
+    found = profile_intervals(np.empty((0, 3)), np.empty(0), np.ones((2, 3)), degrees=1, start=np.full(3, 1 / 3))
     assert len(found) == 2
     assert not found[0].identified
     assert (found[0].low, found[0].high) == (0.0, 1.0)

@@ -155,7 +155,9 @@ def test_the_exchange_test_is_a_permutation_test() -> None:
     """Three problems of two samples each: every way to deal the samples, by hand."""
     before, after = np.array([[0, 0], [0, 1], [0, 0]]), np.array([[1, 1], [1, 1], [0, 1]])
     n = np.full(3, 2)
-    test = ps.exchange_test(n, before.sum(axis=1), n, after.sum(axis=1), [1, 2], rng=np.random.default_rng(0), num_draws=20_000)
+    test = ps.permutation_test(
+        n, before.sum(axis=1), n, after.sum(axis=1), [1, 2], rng=np.random.default_rng(0), num_draws=20_000
+    )
     pooled = np.concatenate([before, after], axis=1)
     ways = list(itertools.combinations(range(4), 2))
     rows = []
@@ -182,7 +184,7 @@ def test_one_model_twice_is_told_apart_in_one_of_twenty_at_most() -> None:
     shown = 0
     for _ in range(300):
         p = rng.beta(0.3, 1.2, 50)
-        test = ps.exchange_test(n, rng.binomial(n, p), n, rng.binomial(n, p), [1, 4, 16], rng=rng, num_draws=200)
+        test = ps.permutation_test(n, rng.binomial(n, p), n, rng.binomial(n, p), [1, 4, 16], rng=rng, num_draws=200)
         shown += test.adjusted_p.min() <= 0.05
     assert shown / 300 <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 300)
 
@@ -194,7 +196,7 @@ def test_gains_and_losses_that_cancel_are_seen() -> None:
     before, after = p.copy(), p.copy()
     before[:15], after[:15] = 0.0, 0.3
     before[15:30], after[15:30] = 0.3, 0.0
-    test = ps.exchange_test(n, rng.binomial(n, before), n, rng.binomial(n, after), [1, 8], rng=rng, num_draws=500)
+    test = ps.permutation_test(n, rng.binomial(n, before), n, rng.binomial(n, after), [1, 8], rng=rng, num_draws=500)
     assert dict(zip(test.names, test.adjusted_p <= 0.05, strict=True)) == {
         "pass@1": False,
         "pass@8": False,
@@ -206,7 +208,7 @@ def test_gains_and_losses_that_cancel_are_seen() -> None:
 def test_the_exchange_test_refuses_what_was_not_sampled_and_knows_nothing_without_data() -> None:
     rng = np.random.default_rng(6)
     with pytest.raises(ValueError, match="ks"):
-        ps.exchange_test([4, 2], [1, 1], [4, 2], [1, 1], [4], rng=rng)
+        ps.permutation_test([4, 2], [1, 1], [4, 2], [1, 1], [4], rng=rng)
     with pytest.raises(ValueError, match="num_draws"):
-        ps.exchange_test([4], [1], [4], [1], [1], rng=rng, num_draws=0)
-    assert np.isnan(ps.exchange_test([0], [0], [4], [1], [1], rng=rng).adjusted_p).all()
+        ps.permutation_test([4], [1], [4], [1], [1], rng=rng, num_draws=0)
+    assert np.isnan(ps.permutation_test([0], [0], [4], [1], [1], rng=rng).adjusted_p).all()

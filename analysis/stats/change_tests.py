@@ -129,7 +129,7 @@ def _discrete_fdr(p: FloatArray, tables: list[_Table], repeats: IntArray, rate: 
 
 
 @dataclass(frozen=True, slots=True)
-class ExchangeTest:
+class PermutationTest:
     """Whether anything changed on these problems, and in which respects. S statistics; NaN without data."""
 
     names: tuple[str, ...]
@@ -143,7 +143,7 @@ class ExchangeTest:
     """[S] chance that any of the S statistics is as extreme as this one if no rate changed; two-sided for pass@k, else one-sided."""
 
 
-def exchange_test(
+def permutation_test(
     n_before: npt.ArrayLike,
     c_before: npt.ArrayLike,
     n_after: npt.ArrayLike,
@@ -152,7 +152,7 @@ def exchange_test(
     *,
     rng: np.random.Generator,
     num_draws: int = 2000,
-) -> ExchangeTest:
+) -> PermutationTest:
     """Test at once whether pass@k changed at any k, and whether successes came to problems that had none, or left those that keep none.
 
     Each draw deals the samples of every problem anew between the two sides, which leaves its total as it is. The largest
@@ -185,7 +185,7 @@ def exchange_test(
     known = (n0 > 0) & (n1 > 0)
     if not np.any(known):
         nothing = np.full(len(names), np.nan)
-        return ExchangeTest(names, nothing, nothing, nothing)
+        return PermutationTest(names, nothing, nothing, nothing)
     if np.any(attempts < 1) or np.any(attempts > min(n0[known].min(), n1[known].min())):
         raise ValueError(f"ks must lie between 1 and the fewest samples of a problem, got {attempts.tolist()}")
     tables, table, keys = _tables(n0[known], n1[known], (c0 + c1)[known], None)
@@ -218,7 +218,7 @@ def exchange_test(
     at_least = largest[:, None] >= sizes(observed)[None, :] - 1e-9
     adjusted = (1 + at_least.sum(axis=0)) / (num_draws + 1)
     size = int(known.sum())
-    return ExchangeTest(names, observed / size, expected / size, adjusted)
+    return PermutationTest(names, observed / size, expected / size, adjusted)
 
 
 def _curve(n: int, ks: IntArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Laws of success rates over problems, from which the benchmarks draw behaviors whose truth is known."""
+"""Distributions of success rates over problems, from which the benchmarks draw behaviors whose truth is known."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Part = Callable[[np.random.Generator, int], Array]
 
 
 @dataclass(frozen=True)
-class Law:
+class RateDistribution:
     """A mixture of parts."""
 
     what: str
@@ -45,19 +45,19 @@ def log_uniform(low: float, high: float) -> Part:
     return lambda rng, size: np.exp(rng.uniform(np.log(low), np.log(high), size))
 
 
-LAWS = {
-    "skewed": Law("Beta(.3, 1.2): many hard, none impossible", ((1, beta(0.3, 1.2)),)),
-    "impossible": Law("40 % impossible, the rest Beta(.8, 1.5)", ((0.4, at(0.0)), (0.6, beta(0.8, 1.5)))),
-    "thresholds": Law(
+DISTRIBUTIONS = {
+    "skewed": RateDistribution("Beta(.3, 1.2): many hard, none impossible", ((1, beta(0.3, 1.2)),)),
+    "impossible": RateDistribution("40 % impossible, the rest Beta(.8, 1.5)", ((0.4, at(0.0)), (0.6, beta(0.8, 1.5)))),
+    "thresholds": RateDistribution(
         "25 % exactly at epsilon, 25 % exactly at .9, the rest uniform",
         ((0.25, at(EPSILON)), (0.25, at(MASTERED)), (0.5, beta(1, 1))),
     ),
-    "planted": Law(
+    "planted": RateDistribution(
         "40 % impossible, 30 % Beta(4, 6), 30 % Beta(60, 1.5)", ((0.4, at(0.0)), (0.3, beta(4, 6)), (0.3, beta(60, 1.5)))
     ),
-    "near mastered": Law("Beta(18, 2): everything close to .9", ((1, beta(18, 2)),)),
-    "u-shaped": Law("Beta(.4, .4)", ((1, beta(0.4, 0.4)),)),
-    "log-uniform": Law("even in log rate from 1e-4 to 1", ((1, log_uniform(1e-4, 1.0)),)),
+    "near mastered": RateDistribution("Beta(18, 2): everything close to .9", ((1, beta(18, 2)),)),
+    "u-shaped": RateDistribution("Beta(.4, .4)", ((1, beta(0.4, 0.4)),)),
+    "log-uniform": RateDistribution("even in log rate from 1e-4 to 1", ((1, log_uniform(1e-4, 1.0)),)),
 }
 """By name; `thresholds`, `near mastered`, `skewed` and `log-uniform` have much mass near a threshold."""
 

@@ -1,6 +1,6 @@
-"""How often do rounds end with a wrong label, where the label hangs by a hair?
+"""How often do rounds end with a wrong label, where the label is borderline?
 
-    python benchmarks/label_ties.py --out reports/benchmarks/label_ties.md
+    python benchmarks/borderline_labels.py --out reports/benchmarks/borderline_labels.md
 
 Each behavior has fixed success rates: as many problems out of support as within (or one more), all rates at epsilon or a little to its
 side, a mean at `mastered`. Rounds look at the samples again and again until the label is settled or `CAP` samples per problem are spent.
@@ -19,7 +19,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from laws import EPSILON, Array, true_label
+from distributions import EPSILON, Array, true_label
 
 from posttrain.diagnose.measure.label_posterior import label_posterior
 from posttrain.diagnose.sampling.stopping import Counts, Goal, next_round
@@ -30,20 +30,24 @@ PROBLEMS = (10, 50)
 THRESHOLDS = Thresholds()
 
 
-def heaps(*heap: tuple[float, int]) -> Array:
+def point_masses(*masses: tuple[float, int]) -> Array:
     """So many problems at each rate."""
-    return np.concatenate([np.full(number, rate) for rate, number in heap])
+    return np.concatenate([np.full(number, rate) for rate, number in masses])
 
 
 BEHAVIORS: dict[str, Callable[[int], Array]] = {
-    "one more at 0 than at .4": lambda p: heaps((0.0, p // 2 + 1), (0.4, p // 2 - 1)),
-    "half at 0, half at .02": lambda p: heaps((0.0, p // 2), (0.02, p // 2)),
-    "two more at 0 than at .4, the rest at .97": lambda p: heaps((0.0, p // 3 + 2), (0.4, p // 3), (0.97, p - 2 * (p // 3) - 2)),
-    "two more at 0 than at .2, the rest at .92": lambda p: heaps((0.0, p // 3 + 2), (0.2, p // 3), (0.92, p - 2 * (p // 3) - 2)),
-    "all at epsilon": lambda p: heaps((EPSILON, p)),
-    "all at 1.25 epsilon": lambda p: heaps((1.25 * EPSILON, p)),
+    "one more at 0 than at .4": lambda p: point_masses((0.0, p // 2 + 1), (0.4, p // 2 - 1)),
+    "half at 0, half at .02": lambda p: point_masses((0.0, p // 2), (0.02, p // 2)),
+    "two more at 0 than at .4, the rest at .97": lambda p: point_masses(
+        (0.0, p // 3 + 2), (0.4, p // 3), (0.97, p - 2 * (p // 3) - 2)
+    ),
+    "two more at 0 than at .2, the rest at .92": lambda p: point_masses(
+        (0.0, p // 3 + 2), (0.2, p // 3), (0.92, p - 2 * (p // 3) - 2)
+    ),
+    "all at epsilon": lambda p: point_masses((EPSILON, p)),
+    "all at 1.25 epsilon": lambda p: point_masses((1.25 * EPSILON, p)),
     "even in log rate about epsilon": lambda p: np.geomspace(EPSILON**2 / 0.3, 0.3, p),
-    "all at .895": lambda p: heaps((0.895, p)),
+    "all at .895": lambda p: point_masses((0.895, p)),
 }
 
 
@@ -72,13 +76,13 @@ def replicate(rates: Array, seed: int) -> tuple[float, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicates", type=int, default=200)
-    parser.add_argument("--out", type=Path, default=Path("reports/benchmarks/label_ties.md"))
+    parser.add_argument("--out", type=Path, default=Path("reports/benchmarks/borderline_labels.md"))
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     lines = [
-        "# Labels that hang by a hair", "",
+        "# Borderline labels", "",
         (
-            f"`python benchmarks/label_ties.py --replicates {arguments.replicates}`: fixed success rates, {arguments.replicates} replicates; rounds until the label is settled, or {CAP} "
+            f"`python benchmarks/borderline_labels.py --replicates {arguments.replicates}`: fixed success rates, {arguments.replicates} replicates; rounds until the label is settled, or {CAP} "
             "samples per problem on average. Where all rates lie exactly at a threshold no label is right. The Monte-Carlo error of a rate of .05 is "
             f"{np.sqrt(0.05 * 0.95 / arguments.replicates):.3f}."
         ), "",

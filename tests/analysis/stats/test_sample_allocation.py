@@ -15,19 +15,19 @@ from posttrain.analysis import stats as ps
 def test_the_budget_is_spent_and_never_exceeded(problems: list[tuple[int, float]], budget: int) -> None:
     n = np.array([p[0] for p in problems])
     doubt = np.array([p[1] for p in problems])
-    extra = ps.raise_evenly(n, doubt, budget=budget, rng=np.random.default_rng(0))
+    extra = ps.neyman_allocation(n, doubt, budget=budget, rng=np.random.default_rng(0))
     assert (extra >= 0).all()
     assert extra.sum() == (budget if doubt.max() > 0 else 0)
     assert not extra[doubt == 0].any()
 
 
 def test_equal_doubt_levels_the_numbers() -> None:
-    extra = ps.raise_evenly(np.array([1, 5, 9]), np.ones(3), budget=9, rng=np.random.default_rng(0))
+    extra = ps.neyman_allocation(np.array([1, 5, 9]), np.ones(3), budget=9, rng=np.random.default_rng(0))
     assert (np.array([1, 5, 9]) + extra).tolist() == [8, 8, 9] or (np.array([1, 5, 9]) + extra).tolist() == [7, 8, 9]
 
 
 def test_samples_go_in_proportion_to_doubt() -> None:
-    extra = ps.raise_evenly(np.zeros(3, dtype=int), np.array([1.0, 2.0, 0.0]), budget=300, rng=np.random.default_rng(0))
+    extra = ps.neyman_allocation(np.zeros(3, dtype=int), np.array([1.0, 2.0, 0.0]), budget=300, rng=np.random.default_rng(0))
     assert extra.tolist() == [100, 200, 0]
 
 
