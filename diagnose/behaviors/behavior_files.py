@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from posttrain.diagnose.behaviors.bundled_files import bundled_behaviors
 from posttrain.diagnose.behaviors.problem_rows import Row, read_rows
 from posttrain.diagnose.behaviors.reasoning_gym_problems import generate_rows
 from posttrain.diagnose.behaviors.schema import BehaviorConfig, SplitConfig
@@ -24,13 +25,7 @@ from posttrain.diagnose.types import Behavior, Problem, Split, VerifierSpec
 from posttrain.diagnose.verifiers import ModelVerifier, build_verifier, default_success
 from posttrain.diagnose.verifiers.number import parse_number
 
-_BUNDLED = Path(__file__).with_name("bundled")
 _FILE_SUFFIXES = (".yaml", ".yml", ".jsonl")
-
-
-def bundled_behaviors() -> dict[str, Path]:
-    """The behaviors that come with the package, by name."""
-    return {path.stem: path for path in sorted(_BUNDLED.glob("*.yaml"))}
 
 
 def load_behavior(source: str | Path) -> Behavior:

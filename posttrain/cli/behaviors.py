@@ -7,14 +7,8 @@ EXAMPLES = ("posttrain behaviors",)
 
 def behaviors() -> None:
     """List the bundled behaviors."""
-    from posttrain.diagnose import bundled_behaviors, load_behavior
-    from posttrain.diagnose.types import Split
+    from posttrain.diagnose.behaviors import bundled_behaviors, describe_bundled
 
-    found = bundled_behaviors()
-    for name in found:
-        behavior = load_behavior(name)
-        sizes = ", ".join(f"{len(behavior.split(split))} {split}" for split in Split)
-        question = behavior.split(Split.TRAIN)[0].prompt
-        text = question if isinstance(question, str) else question[-1].content
-        print(f"{name:16} {behavior.verifier.kind:14} {sizes:32} e.g. {text.splitlines()[0][:60]}")
-    print(f"files: {next(iter(found.values())).parent}")
+    for found in describe_bundled():
+        print(f"{found.name:16} {found.verifier:8} {found.num_problems:3} problems  {found.purpose:10} {found.question}")
+    print(f"files: {next(iter(bundled_behaviors().values())).parent}")

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from posttrain.diagnose.behaviors import bundled_behaviors, load_behavior
+from posttrain.diagnose.behaviors import bundled_behaviors, describe_bundled, load_behavior
+from posttrain.diagnose.behaviors.bundled_files import BundledBehavior
 from posttrain.diagnose.behaviors.splits import normalise
 from posttrain.diagnose.types import Purpose, Split, default_epsilon
 from posttrain.diagnose.verifiers.grader import Grader
@@ -78,3 +79,13 @@ def test_divisions_are_exact() -> None:
 
 def test_one_is_for_retention() -> None:
     assert load_behavior("copying").purpose is Purpose.RETENTION
+
+
+@pytest.mark.parametrize("described", describe_bundled(), ids=lambda described: described.name)
+def test_the_listing_agrees_with_the_behavior(described: BundledBehavior) -> None:
+    behavior = load_behavior(described.name)
+    assert (described.verifier, described.num_problems, described.purpose) == (
+        behavior.verifier.kind,
+        len(behavior.problems),
+        behavior.purpose.value,
+    )
