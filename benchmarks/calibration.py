@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from itertools import pairwise
 from multiprocessing import Pool
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))  # for helpers
 
 import numpy as np
 from distributions import DISTRIBUTIONS, EPSILON, MASTERED, RateDistribution, at, beta, log_uniform, states, true_label
+from helpers.mixture_ml import fit_mixture_ml
 
-from posttrain.analysis.stats import fit_mixture_ml
 from posttrain.diagnose.measure.label_posterior import STATES, label_posterior, labels_of, named_states
 from posttrain.diagnose.thresholds import Thresholds
 

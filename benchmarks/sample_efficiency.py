@@ -35,19 +35,22 @@ import argparse
 import heapq
 import json
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))  # for helpers
 
 import numpy as np
 from distributions import DISTRIBUTIONS, EPSILON, MASTERED, Array, states, true_label
+from helpers.fewest_successes_first import fewest_successes_first
 from numpy.typing import NDArray
 from scipy.special import expit, logit, rel_entr
 
-from posttrain.analysis.stats import fewest_successes_first, neyman_allocation
+from posttrain.analysis.stats import neyman_allocation
 from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior, named_states
 from posttrain.diagnose.sampling.stopping import (
     FIRST,

@@ -13,7 +13,6 @@ from posttrain.analysis.stats.deltas import (
     Equivalence,
     curve_crossing,
     equivalence_test,
-    holm,
     max_t_deltas,
 )
 from posttrain.analysis.stats.design import (
@@ -27,30 +26,22 @@ from posttrain.analysis.stats.design import (
 from posttrain.analysis.stats.estimators import (
     answer_entropy,
     cover_at_tau,
-    coverage_profile,
-    effective_answers,
-    g_pass_at_k,
-    guessing_baseline,
     k_grid,
-    missing_bounds,
     pass_at_k,
-    pass_hat_k,
 )
 from posttrain.analysis.stats.intervals import (
     Interval,
     design_effect,
-    jeffreys_interval,
     mean_interval,
     paired_delta_interval,
     t_interval,
     wilson_interval,
 )
 from posttrain.analysis.stats.mixture import MixturePosterior, fit_mixture
-from posttrain.analysis.stats.mixture_ml import MixtureML, fit_mixture_ml
 from posttrain.analysis.stats.noisy_bisection import RungPosterior, rung_posterior
 from posttrain.analysis.stats.posterior_deltas import posterior_delta_interval
 from posttrain.analysis.stats.profile_likelihood import ProfileInterval
-from posttrain.analysis.stats.sample_allocation import fewest_successes_first, neyman_allocation, still_uncertain
+from posttrain.analysis.stats.sample_allocation import neyman_allocation, still_uncertain
 from posttrain.analysis.stats.support import (
     NeverSolved,
     SupportDynamics,
@@ -69,7 +60,6 @@ __all__ = [
     "FloatArray",
     "IntArray",
     "Interval",
-    "MixtureML",
     "MixturePosterior",
     "NeverSolved",
     "PermutationTest",
@@ -80,29 +70,19 @@ __all__ = [
     "SupportDynamicsRanges",
     "answer_entropy",
     "cover_at_tau",
-    "coverage_profile",
     "curve_crossing",
     "design_effect",
     "detectable_delta",
     "detectable_rise",
-    "effective_answers",
     "equivalence_test",
-    "fewest_successes_first",
     "fit_mixture",
-    "fit_mixture_ml",
-    "g_pass_at_k",
-    "guessing_baseline",
-    "holm",
-    "jeffreys_interval",
     "k_grid",
     "max_t_deltas",
     "mean_interval",
-    "missing_bounds",
     "never_solved_gain",
     "neyman_allocation",
     "paired_delta_interval",
     "pass_at_k",
-    "pass_hat_k",
     "permutation_test",
     "posterior_delta_interval",
     "problem_change_tests",

@@ -16,31 +16,6 @@ from posttrain.analysis.stats.arrays import FloatArray, check_level
 from posttrain.analysis.stats.intervals import DELTA_PSEUDO_OBSERVATIONS, Interval, paired_delta_interval
 
 
-def holm(p_values: npt.ArrayLike) -> FloatArray:
-    """Holm's step-down adjustment: reject where the result is at most α, and no true hypothesis is rejected with chance above α.
-
-    Args:
-        p_values: [M] p-values of one family; NaN is left out of it.
-
-    Returns:
-        [M] adjusted p-values; NaN stays NaN.
-
-    Raises:
-        ValueError: a value outside [0, 1], or more than one axis.
-    """
-    values = np.asarray(p_values, dtype=np.float64)
-    known = ~np.isnan(values)
-    if values.ndim != 1 or np.any((values[known] < 0) | (values[known] > 1)):
-        raise ValueError("p_values must be one row of numbers in [0, 1]")
-    order = np.argsort(values[known])
-    steps = np.arange(order.size, 0, -1) * values[known][order]
-    adjusted = np.empty(order.size)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    result = np.full(values.shape, np.nan)
-    result[known] = adjusted
-    return result
-
-
 @dataclass(frozen=True, slots=True)
 class CurveDeltas:
     """Deltas at every k, with intervals that hold for all of them together. NaN where a k has no data."""

@@ -169,29 +169,6 @@ def wilson_interval(num_correct: int, num_samples: int, *, level: float = 0.95) 
     return Interval(share, low, high, "Wilson")
 
 
-def jeffreys_interval(num_correct: int, num_samples: int, *, level: float = 0.95) -> Interval:
-    """Equal-tailed interval for one proportion under the prior Beta(½, ½), reaching to 0 or 1 at the ends.
-
-    Args:
-        num_correct: successes.
-        num_samples: draws.
-        level: confidence.
-
-    Returns:
-        The plain proportion and its interval; NaN without draws.
-
-    Raises:
-        ValueError: counts or level out of range.
-    """
-    _check_proportion(num_correct, num_samples, level)
-    if num_samples == 0:
-        return Interval(np.nan, np.nan, np.nan, "Jeffreys")
-    a, b = num_correct + 0.5, num_samples - num_correct + 0.5
-    low = 0.0 if num_correct == 0 else float(scipy.stats.beta.ppf((1 - level) / 2, a, b))
-    high = 1.0 if num_correct == num_samples else float(scipy.stats.beta.ppf((1 + level) / 2, a, b))
-    return Interval(num_correct / num_samples, low, high, "Jeffreys")
-
-
 def _check_proportion(num_correct: int, num_samples: int, level: float) -> None:
     check_level(level)
     if not 0 <= num_correct <= num_samples:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.fewest_successes_first import fewest_successes_first
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +46,7 @@ def test_fewest_successes_first_is_the_published_rule(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n = rng.integers(1, 20, 12)
     c = np.minimum(n, rng.integers(0, 3, 12))
-    batch = ps.fewest_successes_first(n, c, 37)
+    batch = fewest_successes_first(n, c, 37)
     single = one_by_one(n, c, 37)
     assert batch.sum() == 37
     # Among equals the order is free; the numbers of attempts reached are not.

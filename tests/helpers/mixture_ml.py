@@ -1,6 +1,6 @@
-"""Maximum likelihood for the zero-inflated beta-binomial, and how well it fits. A second opinion on `mixture`.
+"""Maximum likelihood for the zero-inflated beta-binomial, with a goodness-of-fit test: an independent check of `fit_mixture`.
 
-It has no heap at one and no prior: without successes its likelihood has no maximum inside, and it says so.
+It has no point mass at one and no prior: without successes its likelihood has no interior maximum, and `at_bound` says so.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class MixtureML:
     alpha: float
     beta: float
     log_likelihood: float
-    """Of the ordered outcomes: without binomial coefficients."""
+    """Log-likelihood of the ordered outcomes: without binomial coefficients."""
     at_bound: bool
-    """Whether a parameter ran into its bound, so that the maximum lies outside; π0 at zero is not counted."""
+    """Whether a parameter reached its bound, so that the maximum lies outside; π0 at zero does not count."""
     statistic: float
     """Pearson's statistic over classes of the success rate; NaN where there are too few classes."""
     degrees: int
     p_value: float
-    """Chance of a worse fit, were the model true; NaN with `statistic`."""
+    """Probability of a worse fit if the model were true; NaN with `statistic`."""
 
     def pass_at_k(self, k: int) -> float:
-        """Mean pass@k over the population: (1 − π0)(1 − B(a, b+k)/B(a, b)).
+        """Return mean pass@k over the population: (1 − π0)(1 − B(a, b+k)/B(a, b)).
 
         Raises:
             ValueError: k below 1.
@@ -52,7 +52,7 @@ def fit_mixture_ml(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike) -> Mi
     """Fit π0, a and b by maximum likelihood, from several starts.
 
     Args:
-        num_samples: [P] samples; problems without any are left out.
+        num_samples: [P] samples; problems without samples are left out.
         num_correct: [P] successes.
 
     Raises:
@@ -93,7 +93,7 @@ def _log_marginal(n: IntArray, c: IntArray, zero: float, alpha: float, beta: flo
 
 
 def _goodness(n: IntArray, c: IntArray, zero: float, alpha: float, beta: float) -> tuple[float, int, float]:
-    """Compare how many problems fall into classes of c with how many should; classes hold five expected problems or more."""
+    """Compare observed with expected problems per class of c; classes hold at least five expected problems."""
     # Problems with different n are compared by rank: the class of a count is where its distribution function puts it.
     classes = np.array([0.0, *np.linspace(0.0, 1.0, 11)[1:]])
     observed, expected = np.zeros(11), np.zeros(11)
