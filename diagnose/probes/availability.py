@@ -12,7 +12,6 @@ against the model's own right samples, and against the same path given a wrong a
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval
+from posttrain.diagnose.behaviors.answer_span import replace_answer
 from posttrain.diagnose.engines.base import ScoreRequest, TokenScores
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, PathScore, Problem, Reference, Rollout, Split
@@ -288,10 +288,9 @@ def _answer_margins(context: ProbeContext, known: Sequence[_Known], rng: np.rand
 
 def with_answer(reference: Reference, answer: str, other: str) -> Reference | None:
     """The same path with another answer wherever its own stands as a word; None where it does not, or where they are the same."""
-    pattern = rf"(?<![\w.]){re.escape(answer.strip())}(?!\w|[.,]\d)"
-    if not answer.strip() or answer.strip() == other:
+    if answer.strip() == other:
         return None
-    steps = tuple(re.sub(pattern, lambda _: other, step) for step in reference.steps)
+    steps = tuple(replace_answer(step, answer, other) for step in reference.steps)
     return replace(reference, steps=steps) if steps != reference.steps else None
 
 

@@ -9,8 +9,6 @@ noisy bisection. Placebos, another problem's prefix and a wrong last step, tell 
 from __future__ import annotations
 
 import hashlib
-import re
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -22,6 +20,7 @@ import scipy
 
 from posttrain.analysis.stats import mean_interval
 from posttrain.analysis.stats.noisy_bisection import RungPosterior, rung_posterior
+from posttrain.diagnose.behaviors.answer_span import find_answer, prefix_texts, tokens_before_answer, tokens_before_word
 from posttrain.diagnose.engines.base import EncodedPath
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Problem, Reference, Rollout, Split
@@ -56,8 +55,6 @@ MANY_SAMPLES = 32
 """Samples from which their mean length is known well enough for that margin."""
 HELPS_AS_MUCH = 0.5
 """A placebo that brings this part of the gain of the path itself helps as much: then the rest may be the nudge too."""
-MOST_READ = 64
-"""Prefixes of one path that the verifier reads, to find where the answer first appears."""
 HARDLY_ANY = 0.1
 """Share of problems out of support under which no stage hangs on how they are reached."""
 
@@ -216,60 +213,6 @@ class PrefixLadder:
 # ------------------------------------------------------------------------------------------------------------------ building
 
 
-def prefix_texts(path: EncodedPath, reference: Reference) -> tuple[str, ...]:
-    """[T + 1] text of the first t tokens of a path, its end token left out.
-
-    A sign that is spread over several tokens is given by some tokenizers as the text of each of them; here it is counted once.
-    """
-    whole = reference.text
-    if path.token_texts and path.token_texts[0][:1] == " " and whole[:1] != " ":
-        whole = " " + whole
-    ends = [0]
-    for piece in path.token_texts[:-1]:
-        end = ends[-1]
-        ends.append(end + len(piece) if piece and whole.startswith(piece, end) else end)
-    ends[-1] = len(whole)
-    return tuple(whole[:end] for end in ends)
-
-
-def allowed_tokens(context: ProbeContext, problem: Problem, texts: Sequence[str]) -> int:
-    """How many tokens of a path may be given without giving the answer.
-
-    The answer appears where its text stands as a word of its own, or where the verifier reads the right answer out of the prefix;
-    the word in which that happens is not begun either.
-
-    Args:
-        context: Whose verifier to ask.
-        problem: The problem.
-        texts: [T + 1] as from `prefix_texts`.
-    """
-    whole, last = texts[-1], len(texts) - 1
-    limit = _place_of_answer(problem, whole)
-    places = sorted({round(i * last / min(last, MOST_READ)) for i in range(1, min(last, MOST_READ) + 1)})
-    before = 0
-    for place, grade in zip(places, context.grade(problem, [texts[place] for place in places]), strict=True):
-        if grade.score is not None and grade.score >= context.behavior.measure.success:
-            text = texts[place].rstrip()
-            limit = min(limit, max(text.rfind(" "), text.rfind("\n")) + 1)
-            if place - before > 1:  # unread prefixes lie between: it may have appeared in any of them
-                limit = min(limit, len(texts[before]))
-            break
-        before = place
-    return _tokens_before(texts, limit)
-
-
-def _tokens_before(texts: Sequence[str], limit: int) -> int:
-    """How many tokens end at this place of the text or before it; never all of them."""
-    return max(0, min(len(texts) - 2, bisect_right([len(text) for text in texts], limit) - 1))
-
-
-def _place_of_answer(problem: Problem, text: str) -> int:
-    """Where the answer first stands as a word of its own; the length of the text where it does not."""
-    answer = problem.answer.strip()
-    found = re.search(rf"(?<![\w.]){re.escape(answer)}(?!\w|[.,]\d)", text) if answer else None
-    return found.start() if found else len(text)
-
-
 def rungs_of(path: EncodedPath, allowed: int) -> tuple[Rung, ...]:
     """The prefixes to try: ends of steps where the path has steps and one of them may be given, else even parts of its tokens."""
     steps = path.token_steps
@@ -300,7 +243,11 @@ def _build(context: ProbeContext, candidates: Sequence[tuple[int, bool]]) -> Ite
             prompt = context.engine.encode_prompt(problem.prompt, context.behavior.prompt)
             path = context.engine.encode_path(prompt, reference)
             texts = prefix_texts(path, reference)
-            tried = rungs_of(path, allowed_tokens(context, problem, texts)) if len(texts) > 1 else ()
+            tried = (
+                rungs_of(path, tokens_before_answer(problem, texts, context.grade, context.behavior.measure.success))
+                if len(texts) > 1
+                else ()
+            )
             rungs = tuple(rung for rung in tried if texts[rung.tokens].strip())
             if rungs:
                 yield Ladder(
@@ -432,7 +379,7 @@ def _donors(
         reference = problem.references[0]
         path = context.engine.encode_path(context.engine.encode_prompt(problem.prompt, context.behavior.prompt), reference)
         texts = prefix_texts(path, reference)
-        donor = path, texts, _tokens_before(texts, _place_of_answer(problem, texts[-1]))
+        donor = path, texts, tokens_before_word(problem, texts)
         if fits(path, donor[2]):
             yield donor
         elif donor[2]:
@@ -442,7 +389,7 @@ def _donors(
 
 def _is_innocent(context: ProbeContext, problem: Problem, text: str) -> bool:
     """Whether a prefix is more than blanks and does not give the problem's answer by chance."""
-    if not text.strip() or _place_of_answer(problem, text) < len(text):
+    if not text.strip() or find_answer(text, problem.answer) is not None:
         return False
     (grade,) = context.grade(problem, [text])
     return grade.score is None or grade.score < context.behavior.measure.success

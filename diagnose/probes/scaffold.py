@@ -19,13 +19,13 @@ worked examples, arXiv 2005.14165; success from the prefix of a better policy's 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval, pass_at_k
+from posttrain.diagnose.behaviors.answer_span import find_answer, prefix_texts, tokens_before_answer
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.probes.conditions import (
     FEWEST_PROBLEMS,
@@ -43,7 +43,6 @@ from posttrain.diagnose.probes.conditions import (
     signed,
     table_row,
 )
-from posttrain.diagnose.probes.prefix_ladder import allowed_tokens, prefix_texts
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Message, Problem, PromptFormat, Reference, Split
 
 TIMES = 2.0
@@ -100,17 +99,6 @@ def with_hint(problem: Problem) -> str | tuple[Message, ...]:
     last = max(i for i, message in enumerate(problem.prompt) if message.role == "user" or i == 0)
     turn = problem.prompt[last]
     return (*problem.prompt[:last], Message(turn.role, _hinted(turn.content, problem.hint)), *problem.prompt[last + 1 :])
-
-
-def states(text: str, answer: str) -> bool:
-    """Whether a text states an answer, as a word of its own and in any case.
-
-    A single letter, as in multiple choice, stands in most texts by chance: only the verifier can tell.
-    """
-    word = answer.strip()
-    if len(word) < 2 and not word.isdigit():
-        return False
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def _question(problem: Problem) -> str:
@@ -289,7 +277,7 @@ def _from_teacher(context: ProbeContext, drawn: Sequence[int], num: int) -> dict
         prompt = context.engine.encode_prompt(problem.prompt, context.behavior.prompt)
         path = context.engine.encode_path(prompt, reference)
         texts = prefix_texts(path, reference)
-        cut = min((len(texts) - 1) // 2, allowed_tokens(context, problem, texts))
+        cut = min((len(texts) - 1) // 2, tokens_before_answer(problem, texts, context.grade, context.behavior.measure.success))
         if cut > 0:
             started[place] = PromptRequest(problem, prompt.token_ids, num, path.token_ids[:cut], texts[cut])
     return started
@@ -305,7 +293,7 @@ def _hinted_places(context: ProbeContext) -> tuple[list[int], int]:
 def _tells(context: ProbeContext, problem: Problem) -> bool:
     """Whether a hint states the answer; one that the question states too is no news."""
     assert problem.hint is not None
-    if states(problem.hint, problem.answer) and not states(_question(problem), problem.answer):
+    if find_answer(problem.hint, problem.answer) is not None and find_answer(_question(problem), problem.answer) is None:
         return True
     (grade,) = context.grade(problem, [problem.hint])
     return max(grade.score or 0.0, grade.lenient_score or 0.0) >= context.behavior.measure.success

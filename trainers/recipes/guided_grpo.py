@@ -42,6 +42,7 @@ def build(inputs: TrainingInputs, config: GuidedGrpoConfig) -> Stage:
         raise UserError("guided_grpo needs reference paths and no train problem has one; add `references`, or use grpo")
     guide = Guide(
         engine=live(inputs, "guided_grpo"),
+        graders=inputs.graders,
         num_steps=config.num_steps,
         num_rungs=config.num_rungs,
         anneal_after=config.anneal_after,

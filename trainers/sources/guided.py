@@ -6,32 +6,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from posttrain.diagnose.probes.prefix_ladder import prefix_texts
-from posttrain.diagnose.probes.scaffold import states
+from posttrain.diagnose.behaviors.answer_span import prefix_texts, tokens_before_answer
 from posttrain.trainers.sources.policy import RolloutRequest, problem_prompts
-from posttrain.trainers.training_types import LiveEngine, TrainingProblem, TrainingRow
+from posttrain.trainers.training_types import GradeFn, LiveEngine, TrainingProblem, TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prefix:
-    """How much of a problem's reference path may be given: up to the token before the answer first appears."""
+    """The part of a problem's reference path that may be given: whole words before the answer appears."""
 
     ids: tuple[int, ...]
     texts: tuple[str, ...]
     """[len(ids) + 1] the text of the first t tokens."""
-    allowed: int
+    max_tokens: int
 
 
-def prefix_of(engine: LiveEngine, item: TrainingProblem) -> Prefix | None:
-    """The prefix of the first reference path of a problem, None where it has none."""
+def prefix_of(engine: LiveEngine, item: TrainingProblem, grade: GradeFn) -> Prefix | None:
+    """Return the prefix of the first reference path of a problem, None where it has none."""
     if not item.problem.references:
         return None
     reference = item.problem.references[0]
     path = engine.encode_path(engine.encode_prompt(item.problem.prompt, item.behavior.prompt), reference)
     texts = prefix_texts(path, reference)
-    last = len(path.token_ids) - 1
-    allowed = next((t - 1 for t in range(1, last + 1) if states(texts[t], item.problem.answer)), last - 1)
-    return Prefix(ids=path.token_ids, texts=texts, allowed=max(0, min(allowed, last - 1)))
+    allowed = tokens_before_answer(item.problem, texts, grade, item.behavior.measure.success)
+    return Prefix(ids=path.token_ids, texts=texts, max_tokens=allowed)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,6 +44,8 @@ class Guide:
     """
 
     engine: LiveEngine
+    graders: Mapping[str, GradeFn]
+    """By the behavior's name; they tell where a path gives its answer."""
     num_steps: int
     num_rungs: int = 4
     anneal_after: float = 0.5
@@ -61,7 +61,7 @@ class Guide:
         for plain in list(asked):
             name = plain.item.name
             if name not in self._prefixes:
-                self._prefixes[name] = prefix_of(self.engine, plain.item)
+                self._prefixes[name] = prefix_of(self.engine, plain.item, self.graders[plain.item.behavior.name])
             prefix = self._prefixes[name]
             tokens = self._tokens(name, prefix, most)
             if prefix is not None and tokens > 0:
@@ -120,4 +120,4 @@ class Guide:
         if prefix is None:
             return 0
         share = min(self._rung.get(name, self._usual) / self.num_rungs, most)
-        return round(share * prefix.allowed)
+        return round(share * prefix.max_tokens)

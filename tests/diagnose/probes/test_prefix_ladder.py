@@ -18,7 +18,6 @@ from posttrain.diagnose.engines.base import Completion, Engine, SampleRequest
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure import reference_likelihood
 from posttrain.diagnose.measure.label_posterior import posterior_of
-from posttrain.diagnose.probes import prefix_ladder
 from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext, finding_from_json, finding_to_json
 from posttrain.diagnose.probes.prefix_ladder import BATCH, MOST_SAMPLES, SUFFICIENT, SURE, PrefixLadder, share_reachable
 from posttrain.diagnose.progress import Reporter
@@ -26,7 +25,7 @@ from posttrain.diagnose.sampling import shards
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, Bottleneck, Reference, Sampling, Split
+from posttrain.diagnose.types import Behavior, Bottleneck, Sampling, Split
 from posttrain.diagnose.verifiers.grader import Grader
 
 Row = dict[str, Any]
@@ -287,13 +286,6 @@ def test_cuts_are_of_token_ids(make_context: MakeContext, tiny_model: Path) -> N
                 assert part == whole[: len(part)]
                 given += 1
     assert given
-
-
-def test_a_sign_that_is_spread_over_tokens_is_counted_once() -> None:
-    path = prefix_ladder.EncodedPath(
-        token_ids=(1, 2, 3, 4, 5), token_texts=(" a", "☃", "☃", "b", "<end>"), token_steps=(0, 0, 0, 0, 0)
-    )
-    assert prefix_ladder.prefix_texts(path, Reference(steps=("a☃b",))) == ("", " a", " a☃", " a☃", " a☃b")
 
 
 # ------------------------------------------------------------------------------------------------------------ the bisection

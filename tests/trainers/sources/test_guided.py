@@ -4,29 +4,36 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from helpers.training import EOS, TinyEngine, make_behavior, make_problem
+from helpers.training import EOS, TinyEngine, grade_all, make_behavior, make_problem
 
-from posttrain.diagnose.engines.base import EncodedPath
-from posttrain.diagnose.types import Reference
+from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt
+from posttrain.diagnose.types import Grade, GradeStatus, Reference
 from posttrain.trainers.sources.guided import Guide
 from posttrain.trainers.training_types import TrainingProblem, TrainingRow
 
 
-def items_of(count: int) -> list[TrainingProblem]:
+def items_of(count: int, answer: str = "12345", path: str = "is: 12345") -> list[TrainingProblem]:
     behavior = make_behavior()
-    problems = [replace(make_problem(i), answer="12345", references=(Reference(steps=("12345",)),)) for i in range(count)]
+    problems = [replace(make_problem(i), answer=answer, references=(Reference(steps=(path,)),)) for i in range(count)]
     return [TrainingProblem(behavior=behavior, problem=problem) for problem in problems]
 
 
-def guide_of(model) -> Guide:
-    engine = TinyEngine(model)
-    whole = EncodedPath(token_ids=(19, 20, 21, 22, 23, EOS), token_texts=(*"12345", ""), token_steps=(0,) * 6)
-    engine.encode_path = lambda prompt, reference: whole
-    return Guide(engine=engine, num_steps=100, num_rungs=4)
+class SpellingEngine(TinyEngine):
+    """One token per character of a path."""
+
+    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
+        num_tokens = len(reference.text) + 1
+        return EncodedPath(
+            token_ids=(*(2,) * (num_tokens - 1), EOS), token_texts=(*reference.text, ""), token_steps=(0,) * num_tokens
+        )
+
+
+def guide_of(model, grade=None) -> Guide:
+    return Guide(engine=SpellingEngine(model), graders={"sums": grade or grade_all(0.0)}, num_steps=100, num_rungs=4)
 
 
 def visit(guide: Guide, items, step: int, reward: float) -> list[int]:
-    """Draw from some problems, all samples alike; gives how many tokens were given away, problem by problem."""
+    """Sample some problems, all samples alike; return how many tokens were given, problem by problem."""
     requests = guide.build_prompts(items, step)
     rows = [
         TrainingRow(
@@ -47,7 +54,7 @@ def visit(guide: Guide, items, step: int, reward: float) -> list[int]:
 def test_more_is_given_until_something_succeeds_and_then_less(model) -> None:
     guide, items = guide_of(model), items_of(2)
     assert [visit(guide, items, step, 0.0) for step in range(4)] == [[], [1, 1], [2, 2], [3, 3]]
-    assert visit(guide, items, 4, 1.0) == [4, 4]  # never the token that completes the answer
+    assert visit(guide, items, 4, 1.0) == [4, 4]  # no part of the answer
     assert visit(guide, items, 5, 1.0) == [3, 3]
 
 
@@ -55,3 +62,26 @@ def test_a_new_problem_starts_where_the_others_have_come_to(model) -> None:
     guide, items = guide_of(model), items_of(6)
     given = [visit(guide, items[2 * step : 2 * step + 2], step, 0.0) for step in range(3)]
     assert given == [[], [1, 1], [2, 2]]
+
+
+def given_texts(guide: Guide, items) -> list[str]:
+    """What is given to the first problem while nothing succeeds, from visit to visit."""
+    texts = []
+    for step in range(6):
+        texts += [request.given for request in guide.build_prompts(items, step) if request.given]
+        visit(guide, items, step, 0.0)
+    return texts
+
+
+def test_a_letter_that_answers_a_multiple_choice_is_not_given(model) -> None:
+    texts = given_texts(guide_of(model), items_of(1, answer="B", path="a fact: The answer is B, as water boils."))
+    assert texts
+    assert max(texts, key=len) == "a fact: The answer is "
+
+
+def test_what_the_verifier_reads_as_the_answer_is_not_given(model) -> None:
+    def grade(problem, texts):
+        return [Grade(status=GradeStatus.SCORED, score=float("twelve" in text)) for text in texts]
+
+    texts = given_texts(guide_of(model, grade), items_of(1, answer="12", path="3 times 4 is twelve, that is 12"))
+    assert max(texts, key=len) == "3 times 4 is "
