@@ -2,23 +2,135 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Self, cast
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrefixLadderThresholds:
+    """Hold what the prefix ladder decides by."""
+
+    sufficient: float = 0.25
+    """Success rate from which a prefix is enough: a group of 8 samples then holds a success in 90 % of cases, so that training from it
+    nearly always has a learning signal; a dozen samples show it, where the behavior's epsilon would take hundreds at every rung."""
+    rung_confidence: float = 0.9
+    """Posterior probability at which a rung is decided, to either side."""
+    placebo_gain: float = 0.5
+    """A placebo that brings this part of the gain of the path itself helps as much."""
+    share_out_of_support: float = 0.1
+    """Share of problems out of support below which the probe is not worth its cost: how they could be reached changes no advice."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AvailabilityThresholds:
+    """Hold what the availability probe decides by."""
+
+    many_paths: float = 10.0
+    """Success this many times as frequent as the reference paths are likely does not come from them: an order of magnitude is beyond what
+    the sampling error of a rate and the rounding of a likelihood explain."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodingThresholds:
+    """Hold what the decoding probe decides by."""
+
+    majority: float = 0.5
+    """Success rate at temperature 1 above which cooling can master a problem whose greedy answer is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScaffoldThresholds:
+    """Hold what the scaffold probe decides by."""
+
+    times: float = 2.0
+    """How many times the baseline success rate a scaffold must reach: where it does less than double it, most successes need no help."""
+    share_of_problems: float = 0.5
+    """A scaffold that exists for no more than this share of the problems says nothing about the behavior."""
+    share_of_format: float = 0.1
+    """Share of samples that a scaffold makes readable, from which a part of its gain is said to be format."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriftThresholds:
+    """Hold what the drift probe decides by."""
+
+    kept: float = 0.5
+    """A problem that keeps less than this share of its success rate is lost: every success then costs twice the samples."""
+    share_lost: float = 0.5
+    """Share of the problems that are not mastered which must be lost, for attrition to be the bottleneck."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherThresholds:
+    """Hold what the teacher probe decides by."""
+
+    far: float = 1.0
+    """Nats per token from which one model's paths count as far from the other's: a run of five such tokens has e^−5 = .0067 of the
+    probability that its author gives it, which is the default epsilon: no phrase of that length is met by sampling."""
+    right_above_wrong: float = 0.5
+    """Share of pairs in which the teacher must surely prefer the right sample; one half is chance."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataThresholds:
+    """Hold what the data probe decides by."""
+
+    own_within: float = 0.95
+    """Share of the policy's own answers that the limit of support admits: out of support is what one in twenty of them is, as in a test at
+    5 %."""
+    fewest_own: int = 20
+    """Own answers below which no twentieth of them exists, and epsilon alone is the limit."""
+    majority: float = 0.5
+    """Share of the gradient, or of the loss, that decides the role; an interval that holds it decides none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiversityThresholds:
+    """Hold what the diversity probe decides by."""
+
+    explained: float = 0.5
+    """Guessing explains a pass@k of which it reaches at least this part, and which is not shown to be higher."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChangeThresholds:
+    """Hold what decides whether a problem or a behavior changed between two policies."""
+
+    false_discovery_rate: float = 0.05
+    """Of problems called expanded or attrited."""
+    support_confidence: float = 0.95
+    """Posterior probability from which a problem counts as in, or out of, support."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PowerThresholds:
+    """Hold what decides which further effort is promised to settle an open label."""
+
+    wanted: float = 0.8
+    """Share of simulated continuations in which the label should be decided."""
+    least: float = 0.5
+    """Share of them below which nothing is promised."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thresholds:
-    """Every number that a verdict hangs on, but epsilon, which belongs to the behavior."""
+    """Hold every number that a verdict depends on, but epsilon, which belongs to the behavior."""
 
     mastered: float = 0.9
     """Success rate from which a problem, or a behavior, needs no training."""
     confidence: float = 0.95
     """Posterior probability that a label needs; below it the verdict is inconclusive."""
+    evidence: float = 0.5
+    """Posterior probability above which a probe reports evidence for a label; it changes the label from `confidence` on."""
     problem_error: float = 0.05
-    """Share of the problems with a state that may be expected to have a wrong one; what lies at a threshold counts as wrong."""
+    """Share of the labelled problems that may be expected to have a wrong label; what lies at a threshold counts as wrong."""
     problem_confidence: float = 0.9
-    """Posterior probability that the state of each single problem needs besides."""
+    """Posterior probability that the label of each single problem needs besides."""
     reachable: float = 0.5
     """Pass@k at the primary k from which a behavior counts as reachable on the whole."""
+    within_support: float = 0.5
+    """Share of problems with a success rate of at least epsilon that the check `share within support` asks for."""
     max_truncated: float = 0.2
     max_unparsed: float = 0.5
     max_missing: float = 0.05
@@ -28,3 +140,27 @@ class Thresholds:
     """Of all intervals."""
     num_draws: int = 1024
     """Posterior draws; the Monte-Carlo error of a confidence is at most .016."""
+    prefix_ladder: PrefixLadderThresholds = field(default_factory=PrefixLadderThresholds)
+    availability: AvailabilityThresholds = field(default_factory=AvailabilityThresholds)
+    decoding: DecodingThresholds = field(default_factory=DecodingThresholds)
+    scaffold: ScaffoldThresholds = field(default_factory=ScaffoldThresholds)
+    drift: DriftThresholds = field(default_factory=DriftThresholds)
+    teacher: TeacherThresholds = field(default_factory=TeacherThresholds)
+    data: DataThresholds = field(default_factory=DataThresholds)
+    diversity: DiversityThresholds = field(default_factory=DiversityThresholds)
+    change: ChangeThresholds = field(default_factory=ChangeThresholds)
+    power: PowerThresholds = field(default_factory=PowerThresholds)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `dataclasses.asdict` wrote, perhaps in another version: what is missing has its default, what is unknown is ignored."""
+        return cast(Self, _read(cls, data))
+
+
+def _read(kind: type, data: Mapping[str, Any]) -> Any:
+    values = {}
+    for one in fields(kind):
+        if one.name in data:
+            value, nested = data[one.name], one.default_factory
+            values[one.name] = _read(nested, value) if isinstance(nested, type) and is_dataclass(nested) else value
+    return kind(**values)

@@ -93,7 +93,7 @@ def assemble(path: str | Path, *, behaviors: Sequence[Behavior] | None = None, p
         raise RunError(f"run {path}: holds a {record['kind']} run; give the folder of a `posttrain diagnose`")
     settings = record["settings"]
     loaded = tuple(behaviors) if behaviors is not None else _reload(directory, settings, record["sources"])
-    thresholds, split = Thresholds(**settings["thresholds"]), Split(settings["split"])
+    thresholds, split = Thresholds.from_json(settings["thresholds"]), Split(settings["split"])
     given = {name: settings.get(name) is not None for name in ("teacher", "earlier")}
     measured = tuple(_measure_behavior(directory, behavior, split, thresholds, settings["seed"], **given) for behavior in loaded)
     result = DiagnosedRun(path=directory.path, model=record["model"], settings=settings, behaviors=measured)
