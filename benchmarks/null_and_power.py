@@ -3,7 +3,7 @@
     python benchmarks/null_and_power.py --replicates 2000 --out reports/benchmarks/null_and_power.md
 
 Success rates of problems are drawn from a distribution, samples from the rates, and both sides go through the functions that `posttrain compare`
-uses: `problem_change_tests`, the fitted mixtures and `problem_states` for single problems, `decide_role` for the role. One process. Rows
+uses: `problem_change_tests`, the fitted mixtures and `classify_changes` for single problems, `decide_role` for the role. One process. Rows
 are kept in build/benchmarks/null_and_power.json as they are finished, so that a stopped run goes on; `--only null` (or power, role) makes one
 of the tables.
 
@@ -34,7 +34,9 @@ from scipy import stats
 from scipy.special import betaln
 
 from posttrain.analysis.stats import fit_mixture, k_grid, permutation_test, problem_change_tests, support_dynamics
-from posttrain.diagnose.comparison.change_role import DEALS, ERROR, FALSE_DISCOVERY_RATE, decide_role, problem_states
+from posttrain.diagnose.comparison.change_role import DEALS, ERROR, FALSE_DISCOVERY_RATE, decide_role
+from posttrain.diagnose.measure.problem_changes import classify_changes
+from posttrain.diagnose.thresholds import ChangeThresholds
 from posttrain.diagnose.types import ProblemChange, default_epsilon
 
 Rates = npt.NDArray[np.float64]
@@ -102,7 +104,7 @@ def states_of(n: Counts, before: Counts, after: Counts) -> list[ProblemChange]:
     if min(tests.q_expansion.min(), tests.q_attrition.min()) > FALSE_DISCOVERY_RATE:
         return [ProblemChange.UNDETERMINED] * n.size  # nothing can be flagged, whatever the mixtures say
     reach = [fit_mixture(n, side, marks=[EPSILON]).interval_probabilities([EPSILON])[:, 1] for side in (before, after)]
-    return problem_states(reach[0], reach[1], tests.q_expansion, tests.q_attrition)
+    return classify_changes(reach[0], reach[1], tests.q_expansion, tests.q_attrition, ChangeThresholds())
 
 
 def ks_of(n: int) -> list[int]:

@@ -161,6 +161,6 @@ def _read(kind: type, data: Mapping[str, Any]) -> Any:
     values = {}
     for one in fields(kind):
         if one.name in data:
-            value, nested = data[one.name], one.default_factory
-            values[one.name] = _read(nested, value) if isinstance(nested, type) and is_dataclass(nested) else value
+            value, nested = data[one.name], cast(Any, one.default_factory)
+            values[one.name] = _read(nested, value) if is_dataclass(nested) else value
     return kind(**values)

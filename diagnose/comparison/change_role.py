@@ -1,9 +1,6 @@
 """What a stage did, to single problems and to a behavior: brought in, moved, lost, or nothing that a second draw would not show.
 
-A *problem* is expanded or attrited when its own test says that its rate changed and came from, or fell to, a rate below epsilon, under one
-false-discovery rate over all problems and both directions, and the fitted mixtures say that it entered or left support.
-
-The *role* on a behavior answers two questions, in this order (arXiv 2604.07941 names the roles and no procedure):
+What happened to single problems is said in `measure.problem_changes`. The *role* on a behavior answers two questions, in this order (arXiv 2604.07941 names the roles and no procedure):
 
 1. *Did anything change on these problems?* An exact test over all k at once (`permutation_test`): one and the same model, drawn twice, gets
    any role at all in at most 5 % of comparisons of a behavior.
@@ -22,17 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import MixturePosterior, PermutationTest, permutation_test, samples_to_resolve
-from posttrain.diagnose.types import ProblemChange
+from posttrain.diagnose.thresholds import ChangeThresholds
 
 ERROR = 0.05
 """Share of comparisons of one model with itself that may be given a role."""
-FALSE_DISCOVERY_RATE = 0.05
+FALSE_DISCOVERY_RATE = ChangeThresholds().false_discovery_rate
 """Of problems called expanded or attrited."""
 DEALS = 999
 """Draws of the exchange test: 1,000 with the observed one, of which 5 % is a whole number."""
 _DRAWS = 2000
-_SURE = 0.95
-"""Posterior probability from which a problem counts as in, or out of, support, and a role needs no word of doubt."""
+_SURE = ChangeThresholds().support_confidence
+"""Posterior probability from which a role needs no word of doubt."""
 
 SUPPORT_EXPANSION = "support_expansion"
 POLICY_RESHAPING = "policy_reshaping"
@@ -145,33 +142,3 @@ def _parts(
     entered = np.where(was_out & ~is_out, change, 0.0).mean(axis=1)
     left = np.where(~was_out & is_out, change, 0.0).mean(axis=1)
     return entered, np.where(~was_out & ~is_out, change, 0.0).mean(axis=1), left
-
-
-def problem_states(
-    reach_before: npt.NDArray[np.float64],
-    reach_after: npt.NDArray[np.float64],
-    q_expansion: npt.NDArray[np.float64],
-    q_attrition: npt.NDArray[np.float64],
-) -> list[ProblemChange]:
-    """Where each problem was and is, if the data can tell.
-
-    Args:
-        reach_before: [P] posterior probability of having been in support.
-        reach_after: [P] of being in support.
-        q_expansion: [P] false-discovery rate at which its rate rose from below epsilon (`problem_change_tests` with `below`).
-        q_attrition: [P] at which it fell below it.
-    """
-    return [_state(*row) for row in zip(reach_before, reach_after, q_expansion, q_attrition, strict=True)]
-
-
-def _state(reach_before: float, reach_after: float, q_up: float, q_down: float) -> ProblemChange:
-    """Where a problem was and is, if the data can tell."""
-    if q_up <= FALSE_DISCOVERY_RATE and reach_before < 1 - reach_before and reach_after >= _SURE:
-        return ProblemChange.EXPANDED
-    if q_down <= FALSE_DISCOVERY_RATE and reach_after < 1 - reach_after and reach_before >= _SURE:
-        return ProblemChange.ATTRITED
-    if reach_before >= _SURE and reach_after >= _SURE:
-        return ProblemChange.PRESERVED
-    if reach_before <= 1 - _SURE and reach_after <= 1 - _SURE:
-        return ProblemChange.OUT_OF_SUPPORT
-    return ProblemChange.UNDETERMINED

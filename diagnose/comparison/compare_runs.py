@@ -33,15 +33,17 @@ from posttrain.analysis.stats import (
     posterior_delta_interval,
     problem_change_tests,
 )
-from posttrain.diagnose.comparison.change_role import FALSE_DISCOVERY_RATE, RoleVerdict, decide_role, problem_states
+from posttrain.diagnose.comparison.change_role import FALSE_DISCOVERY_RATE, RoleVerdict, decide_role
 from posttrain.diagnose.comparison.compare_json import transition_to_json
 from posttrain.diagnose.comparison.nulls import HALVES, PREDICTIVE, coupled, support_rows
 from posttrain.diagnose.errors import RunError, SettingsError
+from posttrain.diagnose.measure.problem_changes import classify_changes
 from posttrain.diagnose.pipeline.assemble import DiagnosedRun, MeasuredBehavior, assemble
 from posttrain.diagnose.report.comparison_facts import comparison_facts
 from posttrain.diagnose.report.content import ComparisonReport, ProblemChangeRow, ReportContent, SideBySide
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
+from posttrain.diagnose.thresholds import ChangeThresholds
 from posttrain.diagnose.types import Estimate, PassAtK, Purpose, Split
 
 DEFAULT_MARGIN = 0.05
@@ -309,7 +311,7 @@ def _compare_behavior(
     mixtures = [fit_mixture(n, side, marks=[epsilon], groups=groups) for side in (c0, c1)]
     reach = [mixture.interval_probabilities([epsilon])[:, 1] for mixture in mixtures]
     entered, changed = (problem_change_tests(n, c0, n, c1, rate=FALSE_DISCOVERY_RATE, below=edge) for edge in (epsilon, None))
-    states = problem_states(reach[0], reach[1], entered.q_expansion, entered.q_attrition)
+    states = classify_changes(reach[0], reach[1], entered.q_expansion, entered.q_attrition, ChangeThresholds())
     either = [np.minimum(tests.q_expansion, tests.q_attrition) for tests in (entered, changed)]
     q_values = np.where(np.minimum(c0, c1) < epsilon * n, *either)
     ks = [k for k in k_grid(fewest, behavior.measure.primary_k) if k <= fewest]

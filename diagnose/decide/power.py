@@ -15,8 +15,6 @@ GROWTHS = (2, 4, 8, 16, 32, 64, 128)
 """Multiples of the samples drawn so far that are tried."""
 FUTURES = 16
 """Continuations that are simulated for each."""
-WANTED, LEAST = 0.8, 0.5
-"""Share of them in which the label should be settled, and the share below which nothing is promised."""
 _FEW_DRAWS = 512
 
 
@@ -58,9 +56,9 @@ def what_settles(
             settled += later.confidence >= thresholds.confidence
         if settled / len(futures) > chance:
             best, chance = int(more.sum()), settled / len(futures)
-        if chance >= WANTED:
+        if chance >= thresholds.power.wanted:
             break
-    if chance < LEAST:
+    if chance < thresholds.power.least:
         return None
     tokens = int(np.ceil(best * sampling.num_tokens.sum() / total.sum()))
     speed = cost.seconds / cost.generated_tokens if cost.generated_tokens else float("nan")

@@ -236,7 +236,7 @@ def _checks(
             "share within support",
             ">=",
             within,
-            0.5,
+            thresholds.within_support,
             num_problems,
             f"share of problems with a success rate of at least epsilon = {epsilon:.2g}",
         ),

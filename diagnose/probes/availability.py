@@ -30,9 +30,6 @@ MOST_PATHS = 64
 """Paths of each kind that are scored, of different problems: a share over 64 problems is known to ± .12."""
 CHUNKS = 8
 """Parts that a path without steps is cut into: as many rungs as the prefix ladder has."""
-MANY_PATHS = 10.0
-"""Success this many times as frequent as the reference paths are likely is not got along them: an order of magnitude is beyond what
-sampling error of a rate and rounding of a likelihood explain."""
 
 TRUNCATIONS: dict[str, tuple[str, float]] = {
     "top-p .95": ("top_p", 0.95),
@@ -439,12 +436,13 @@ def _round_number(value: float) -> str:
 
 def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping[str, float]) -> list[str]:
     notes = []
+    factor = context.thresholds.availability.many_paths
     references = {path.problem.id: float(path.log_local.sum()) for path in paths if path.path == REFERENCE}
     own = {path.problem.id: float(path.log_local.sum()) for path in paths if path.path == OWN}
     both = sorted(references.keys() & own.keys())
     if both:
         gap = float(np.median([own[i] - references[i] for i in both]))
-        if gap > np.log(MANY_PATHS):
+        if gap > np.log(factor):
             notes.append(
                 f"On {len(both)} problems with both, the model's own right samples are typically e^{gap:.0f} times as likely as the reference: it "
                 "goes other ways, and what binds the reference need not bind the problem."
@@ -452,10 +450,10 @@ def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping
     _, low, _ = context.known.mixture.problem_interval(context.thresholds.level)
     totals = _log_probability_of_references(context)
     solved = [i for i, p in enumerate(context.problems) if p.id in totals and context.sampling.num_correct[i] > 0]
-    many = [i for i in solved if low[i] > 0 and np.log(low[i]) > totals[context.problems[i].id] + np.log(MANY_PATHS)]
+    many = [i for i in solved if low[i] > 0 and np.log(low[i]) > totals[context.problems[i].id] + np.log(factor)]
     if many:
         notes.append(
-            f"Many right paths: {len(many)} of {len(solved)} solved problems are solved at least {MANY_PATHS:.0f} times as often as their "
+            f"Many right paths: {len(many)} of {len(solved)} solved problems are solved at least {factor:.0f} times as often as their "
             "reference paths are likely. There a path's likelihood says little of success."
         )
     if margins:

@@ -30,14 +30,9 @@ from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind
 from posttrain.diagnose.engines.base import EncodedPrompt, Engine, ScoreRequest
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
+from posttrain.diagnose.thresholds import DataThresholds
 from posttrain.diagnose.types import Behavior, Estimate, Message, PromptFormat, Reference, Split
 
-_OWN_INSIDE = 0.95
-"""Share of the policy's own answers that the limit of support lets in: strange is what one in twenty of its answers is, as in a test at 5 %."""
-_FEWEST_OWN = 20
-"""Own answers below which no twentieth of them exists, and ε alone is the limit."""
-_HALF = 0.5
-"""More than half of the gradient, or of the loss, makes the role; a share whose interval holds the half makes none."""
 _LISTED = 8
 """Rows named in the note on what carries the loss; all of them stand in the table."""
 _SHOWN_OWN = 128
@@ -198,20 +193,21 @@ def _own(context: ProbeContext, most: int, rng: np.random.Generator) -> list[_An
 # ------------------------------------------------------------------------------------------------------------------- numbers
 
 
-def limit_of_support(worst_of_own: Sequence[float], epsilon: float) -> float:
+def limit_of_support(worst_of_own: Sequence[float], epsilon: float, thresholds: DataThresholds) -> float:
     """Nats of the least likely token from which on an answer is out of support.
 
     Args:
         worst_of_own: −log p of the least likely token of each of the policy's own answers.
         epsilon: Probability under which a token is out of support, unless the policy's own answers hold less likely ones.
+        thresholds: Which share of the own answers the limit admits, and how many there must be.
 
     Returns:
-        −log ε, or more: the value that 95 % of the own answers do not exceed, where there are twenty of them.
+        −log ε, or more: the value that 95 % of the own answers do not exceed, where there are enough of them.
     """
     limit = -float(np.log(epsilon))
-    if len(worst_of_own) < _FEWEST_OWN:
+    if len(worst_of_own) < thresholds.fewest_own:
         return limit
-    return max(limit, float(np.quantile(np.asarray(worst_of_own), _OWN_INSIDE, method="higher")))
+    return max(limit, float(np.quantile(np.asarray(worst_of_own), thresholds.own_within, method="higher")))
 
 
 def _ratio(parts: npt.ArrayLike, wholes: npt.ArrayLike, level: float, method: str) -> Estimate:
@@ -309,7 +305,7 @@ def _numbers(
 
 def _finding(context: ProbeContext, answers: Sequence[_Answer], own: Sequence[_Answer], notes: Sequence[str]) -> Finding:
     epsilon = context.behavior.measure.epsilon
-    limit = limit_of_support([answer.worst for answer in own], epsilon)
+    limit = limit_of_support([answer.worst for answer in own], epsilon, context.thresholds.data)
     learned = [answer for answer in answers if answer.side in (COMPLETION, CHOSEN)]
     avoided = [answer for answer in answers if answer.side in (REJECTED, BAD)]
     pairs = _pairs(answers)
@@ -319,10 +315,10 @@ def _finding(context: ProbeContext, answers: Sequence[_Answer], own: Sequence[_A
     return Finding(
         probe=context.probe,
         behavior=context.behavior.name,
-        summary=_summary(numbers, learned, avoided, pairs, limit),
+        summary=_summary(numbers, learned, avoided, pairs, limit, context.thresholds.data.majority),
         numbers=numbers,
         rows=tuple(_row(answer, limit, margins) for answer in [*answers, *own[:_SHOWN_OWN]]),
-        notes=(*notes, *_notes_on_numbers(numbers, learned, own, limit, epsilon, usual)),
+        notes=(*notes, *_notes_on_numbers(numbers, learned, own, limit, epsilon, usual, context.thresholds.data)),
     )
 
 
@@ -343,7 +339,12 @@ def _row(answer: _Answer, limit: float, margins: Mapping[int, tuple[float, float
 
 
 def _summary(
-    numbers: Mapping[str, Estimate], learned: Sequence[_Answer], avoided: Sequence[_Answer], pairs: _Pairs, limit: float
+    numbers: Mapping[str, Estimate],
+    learned: Sequence[_Answer],
+    avoided: Sequence[_Answer],
+    pairs: _Pairs,
+    limit: float,
+    majority: float,
 ) -> str:
     said = []
     if learned:
@@ -358,7 +359,7 @@ def _summary(
         strange = numbers["share of the gradient from tokens out of support"]
         if not np.isnan(strange.estimate):
             carried = numbers["share of the loss in rows out of support"]
-            role = "expand" if strange.low > _HALF else "reshape" if max(strange.high, carried.high) < _HALF else "do both"
+            role = "expand" if strange.low > majority else "reshape" if max(strange.high, carried.high) < majority else "do both"
             said.append(f"On the whole it would {role}: tokens out of support give {strange.estimate:.0%} of the gradient.")
     if pairs.rows:
         right, token = (numbers[f"share of pairs ranked right{per}"].estimate for per in ("", " per token"))
@@ -402,6 +403,7 @@ def _notes_on_numbers(
     limit: float,
     epsilon: float,
     usual: float,
+    thresholds: DataThresholds,
 ) -> list[str]:
     notes = []
     if learned and own:
@@ -411,13 +413,13 @@ def _notes_on_numbers(
         if first:
             named = ", ".join(f"{row} ({excess[row]:.0f} nats)" for row in first[:_LISTED])
             notes.append(f"Rows that cost most beyond what the policy's own answers of their length do (from 0): {named}.")
-    if len(own) < _FEWEST_OWN:
+    if len(own) < thresholds.fewest_own:
         notes.append(f"Only {len(own)} own answers: too few to say how unlikely the tokens are that the policy draws itself.")
     elif limit > -np.log(epsilon):
         strict = float(np.mean([answer.worst > -np.log(epsilon) for answer in own]))
         notes.append(
             f"{strict:.0%} of the policy's own answers hold a token less likely than epsilon = {epsilon:.2g}, so the limit of support is "
-            f"{np.exp(-limit):.2g}, which 95 % of them keep to."
+            f"{np.exp(-limit):.2g}, which {thresholds.own_within:.0%} of them keep to."
         )
     if "margin" in numbers:
         longer = numbers["tokens by which the chosen is longer"].estimate

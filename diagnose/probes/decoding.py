@@ -44,7 +44,6 @@ TEMPERATURES = (0.6, 0.3)
 MOST_PROBLEMS = 96
 """More than for a scaffold, since the question is on which side of `mastered` a mean lies, not whether it doubles: the standard error of
 a rate near .9 over 96 problems is at most .03."""
-_MAJORITY = 0.5
 
 
 class DecodingProbe:
@@ -121,7 +120,7 @@ class DecodingProbe:
         best = max(chances, key=lambda temperature: chances[temperature], default=None)
         mastered = context.thresholds.mastered
         verdict = f"No temperature is shown to reach {mastered:g}"
-        if best is not None and chances[best] > 0.5:
+        if best is not None and chances[best] > context.thresholds.evidence:
             one = cooler[best]
             because = f"the mean success rate is {one.rate.estimate:.2f} [{one.rate.low:.2f}, {one.rate.high:.2f}] at {one.condition}, {base.estimate:.2f} at T = 1"
             evidence = (
@@ -148,7 +147,7 @@ class DecodingProbe:
 
 def ceiling(context: ProbeContext) -> npt.NDArray[np.float64]:
     """[P] how likely it is that cooling can master each problem, as the module says."""
-    majority = context.known.mixture.interval_probabilities([_MAJORITY])[:, 1]
+    majority = context.known.mixture.interval_probabilities([context.thresholds.decoding.majority])[:, 1]
     table = context.rollouts
     place = table.places([problem.id for problem in context.problems])
     looping = np.zeros(len(context.problems), dtype=np.bool_)

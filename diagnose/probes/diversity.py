@@ -33,8 +33,6 @@ _SIZES = (16, 8, 4, 2)
 """Numbers of right samples to which paths are rarefied: the greatest that half of the solved problems have; below 2 nothing can differ."""
 _SOLVED_HALF = 0.5
 
-_EXPLAINED = 0.5
-"""Guessing explains a pass@k of which it reaches at least so much, and which is not shown to be higher."""
 
 Floats64 = npt.NDArray[np.float64]
 
@@ -283,7 +281,7 @@ def _shown(value: Estimate) -> str:
 def _notes(context: ProbeContext, numbers: Mapping[str, Estimate], seen: Sequence[_Seen], size: int, k: int) -> tuple[str, ...]:
     notes = []
     guess, reached = numbers[f"pass@{k} of guessing"], numbers[f"pass@{k}"]
-    if guess.estimate >= max(reached.low, _EXPLAINED * reached.estimate) > 0:
+    if guess.estimate >= max(reached.low, context.thresholds.diversity.explained * reached.estimate) > 0:
         notes.append(
             f"Guessing explains pass@{k}: it reaches {guess.estimate:.2f}, the policy {_shown(reached)} (from {reached.low:.2f}). The answers are few, so read "
             "pass@1 and a smaller k."

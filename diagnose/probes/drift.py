@@ -24,15 +24,13 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import MixturePosterior, fit_mixture, mean_interval, problem_change_tests, t_interval
-from posttrain.diagnose.comparison.change_role import FALSE_DISCOVERY_RATE, problem_states
 from posttrain.diagnose.engines.base import Engine, ScoreRequest
+from posttrain.diagnose.measure.problem_changes import classify_changes
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.sampling.shards import measure
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Reference, Rollout, Split, StopReason
 
-_KEPT = 0.5
-"""A problem that keeps less than this share of its success rate is much worse: from there on every success costs twice the draws."""
 _FEWEST = 8
 """Drawing ends where what is left of the budget pays less than an eighth of a round: a shard that small costs more than it tells."""
 
@@ -273,20 +271,19 @@ def _rates(context: ProbeContext, drawn: Sequence[Rollout], earlier_run: Rollout
     before = fit_mixture(n_before, c_before, marks=(epsilon, context.thresholds.mastered), groups=groups)
     after = context.known.mixture
     n_after, c_after = _even(_outcomes(context, context.rollouts), context.sampling.drawn_equally)
-    entered, changed = (
-        problem_change_tests(*thinned, n_after, c_after, rate=FALSE_DISCOVERY_RATE, below=edge) for edge in (epsilon, None)
-    )
-    fell = changed.q_attrition <= FALSE_DISCOVERY_RATE
+    rate = context.thresholds.change.false_discovery_rate
+    entered, changed = (problem_change_tests(*thinned, n_after, c_after, rate=rate, below=edge) for edge in (epsilon, None))
+    fell = changed.q_attrition <= rate
 
     rng, num_draws = np.random.default_rng(0), context.thresholds.num_draws
     was, now = (mixture.draw_rates(rng=rng, num_draws=num_draws) for mixture in (before, after))
     held = (now < context.thresholds.mastered) & (n_before > 0)
-    lost = held & (was >= epsilon) & (now < _KEPT * was)
-    most = lost.sum(axis=1) > 0.5 * np.maximum(held.sum(axis=1), 1)
+    lost = held & (was >= epsilon) & (now < context.thresholds.drift.kept * was)
+    most = lost.sum(axis=1) > context.thresholds.drift.share_lost * np.maximum(held.sum(axis=1), 1)
     found = int(fell.sum())
     high = float(np.quantile(lost.sum(axis=1), 0.5 + context.thresholds.level / 2))
     reach = [mixture.interval_probabilities([epsilon])[:, 1] for mixture in (before, after)]
-    states = problem_states(reach[0], reach[1], entered.q_expansion, entered.q_attrition)
+    states = classify_changes(reach[0], reach[1], entered.q_expansion, entered.q_attrition, context.thresholds.change)
     return _Rates(
         before=before,
         p_before=np.where(n_before > 0, before.problem_interval()[0], np.nan),
@@ -298,7 +295,7 @@ def _rates(context: ProbeContext, drawn: Sequence[Rollout], earlier_run: Rollout
         confidence=(int(most.sum()) + 0.5) / (num_draws + 1),
         num_lost=Estimate(
             estimate=float(found),
-            low=(1 - FALSE_DISCOVERY_RATE) * found,
+            low=(1 - rate) * found,
             high=max(float(found), high),
             method="Fisher's tests, 5 % of those found may be false; high: posterior of halved rates",
         ),
@@ -365,7 +362,7 @@ def _finding(context: ProbeContext, rates: _Rates, forward: _Answers | None, rev
         numbers=numbers,
         rows=rows,
         problems=problems,
-        evidence=_evidence(rates, plain, count),
+        evidence=_evidence(rates, plain, count, context.thresholds.evidence),
         notes=_notes(context, forward, plain),
     )
 
@@ -391,9 +388,9 @@ def _summary(numbers: Mapping[str, Estimate], rates: _Rates) -> str:
     return said
 
 
-def _evidence(rates: _Rates, plain: bool, count: int) -> tuple[LabelEvidence, ...]:
+def _evidence(rates: _Rates, plain: bool, count: int, least: float) -> tuple[LabelEvidence, ...]:
     """Attrition, where it is more likely than not and the tests find a fall; support is spoken of under plain sampling only."""
-    if not plain or not rates.fell.any() or rates.confidence <= 0.5:
+    if not plain or not rates.fell.any() or rates.confidence <= least:
         return ()
     because = (
         f"most of what is not mastered was reachable before and keeps less than half of its success rate; "

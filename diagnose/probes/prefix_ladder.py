@@ -23,13 +23,9 @@ from posttrain.analysis.stats.noisy_bisection import RungPosterior, rung_posteri
 from posttrain.diagnose.behaviors.answer_span import find_answer, prefix_texts, tokens_before_answer, tokens_before_word
 from posttrain.diagnose.engines.base import EncodedPath
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
+from posttrain.diagnose.thresholds import PrefixLadderThresholds
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Problem, Reference, Rollout, Split
 
-SUFFICIENT = 0.25
-"""Success rate from which a prefix is enough: a group of 8 samples then holds a success in 90 % of draws, so that training from it has a
-signal nearly always; and it takes a dozen samples to see, where the behavior's epsilon would take hundreds at every rung."""
-SURE = 0.9
-"""Posterior probability at which a rung is settled, to either side."""
 RUNGS = 8
 """Of one path at most: the place is then known to an eighth of what may be given, and bisection takes three looks."""
 MOST_PROBLEMS = 24
@@ -53,10 +49,6 @@ TOKEN_MARGIN = 1.5
 """How much longer than samples were so far a continuation is expected to be at most."""
 MANY_SAMPLES = 32
 """Samples from which their mean length is known well enough for that margin."""
-HELPS_AS_MUCH = 0.5
-"""A placebo that brings this part of the gain of the path itself helps as much: then the rest may be the nudge too."""
-HARDLY_ANY = 0.1
-"""Share of problems out of support under which no stage hangs on how they are reached."""
 
 REFERENCE, OTHER, WRONG, AGAIN, NOTHING = (
     "reference",
@@ -91,6 +83,7 @@ class Ladder:
     texts: tuple[str, ...]
     """[T + 1] text of the first t tokens."""
     rungs: tuple[Rung, ...]
+    thresholds: PrefixLadderThresholds
     num: npt.NDArray[np.int64] = field(init=False)
     """[R] samples with a known outcome."""
     right: npt.NDArray[np.int64] = field(init=False)
@@ -107,13 +100,22 @@ class Ladder:
     @property
     def posterior(self) -> RungPosterior:
         """What the samples say."""
-        return rung_posterior(self.num, self.right, sufficient=SUFFICIENT)
+        return rung_posterior(self.num, self.right, sufficient=self.thresholds.sufficient)
+
+    @property
+    def needed(self) -> int:
+        """The smallest rung that surely suffices, where there is one; else the first."""
+        return self.posterior.smallest(self.thresholds.rung_confidence) or 0
+
+    def next_rung(self) -> int | None:
+        """The rung to sample next; None where every rung is decided."""
+        return self.posterior.next_rung(self.num, self.thresholds.rung_confidence)
 
     @property
     def bayes_factor(self) -> float:
         """How many times as likely the samples are if some rung suffices as if none does."""
         after, nothing = self.posterior.anywhere, np.zeros(len(self.rungs), np.int64)
-        before = rung_posterior(nothing, nothing, sufficient=SUFFICIENT).anywhere
+        before = rung_posterior(nothing, nothing, sufficient=self.thresholds.sufficient).anywhere
         return after / (1 - after + 1e-12) * (1 - before) / before
 
     def fraction(self, rung: int) -> float:
@@ -126,9 +128,9 @@ class Ladder:
         if not self.num.sum():
             return "not_probed"
         posterior = self.posterior
-        if posterior.smallest(SURE) is not None:
+        if posterior.smallest(self.thresholds.rung_confidence) is not None:
             return "found"
-        return "not_found" if posterior.at.max() <= 1 - SURE else "inconclusive"
+        return "not_found" if posterior.at.max() <= 1 - self.thresholds.rung_confidence else "inconclusive"
 
     def curve(self, fractions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """[F] success rate at these fractions: the best rising curve through what was drawn, straight between its points.
@@ -170,7 +172,7 @@ class PrefixLadder:
         samples = num * (BASELINE + MOST_SAMPLES) + 3 * min(num, PLACEBO_PROBLEMS) * PLACEBO_SAMPLES
         return ProbeCost(
             generated_tokens=samples * behavior.sampling.max_tokens,
-            when=f"where at least {HARDLY_ANY:.0%} of the problems may be out of support",
+            when="where enough problems may be out of support",
         )
 
     def worth(self, context: ProbeContext) -> str:
@@ -180,7 +182,7 @@ class PrefixLadder:
         if context.known.label is Bottleneck.MASTERED:
             return "the behavior is mastered"
         share = float(context.known.counts[:, 0].mean()) / max(1, len(context.problems))
-        if share < HARDLY_ANY:
+        if share < context.thresholds.prefix_ladder.share_out_of_support:
             return (
                 f"only {share:.0%} of the problems are likely to be out of support, so little hangs on how they could be reached"
             )
@@ -232,7 +234,9 @@ def _candidates(context: ProbeContext, rng: np.random.Generator) -> list[tuple[i
     mean, _, _ = known.problem_interval()
     order = [int(i) for i in rng.permutation(len(context.problems))]
     order = [i for i in order if context.problems[i].references]
-    return [(i, True) for i in order if out[i]] + [(i, False) for i in order if not out[i] and mean[i] < SUFFICIENT]
+    return [(i, True) for i in order if out[i]] + [
+        (i, False) for i in order if not out[i] and mean[i] < context.thresholds.prefix_ladder.sufficient
+    ]
 
 
 def _build(context: ProbeContext, candidates: Sequence[tuple[int, bool]]) -> Iterator[Ladder | None]:
@@ -258,6 +262,7 @@ def _build(context: ProbeContext, candidates: Sequence[tuple[int, bool]]) -> Ite
                     path=path,
                     texts=texts,
                     rungs=rungs,
+                    thresholds=context.thresholds.prefix_ladder,
                 )
                 break
         else:
@@ -289,7 +294,7 @@ def _climb(context: ProbeContext, ladders: Sequence[Ladder]) -> None:
     while True:
         looks: list[tuple[Ladder, int]] = []
         for ladder in ladders:
-            rung = ladder.posterior.next_rung(ladder.num, SURE) if ladder.drawn < MOST_SAMPLES else None
+            rung = ladder.next_rung() if ladder.drawn < MOST_SAMPLES else None
             if rung is not None:
                 looks.append((ladder, rung))
         looks = _fitting(context, looks, BATCH, context.left - _reserve(context))
@@ -311,7 +316,7 @@ def _draw_placebos(context: ProbeContext, ladders: Sequence[Ladder], rng: np.ran
     for ladder in sorted(order, key=lambda ladder: not ladder.out_of_support):
         if len(prepared) == PLACEBO_PROBLEMS:
             break
-        rung = ladder.rungs[ladder.posterior.smallest(SURE) or 0]
+        rung = ladder.rungs[ladder.needed]
         other = _other_prefix(context, ladder, rung, rng)
         wrong = _wrong_step(context, ladder, rung, rng)
         if other is not None and wrong is not None:
@@ -434,18 +439,20 @@ def _generator(context: ProbeContext, what: str) -> np.random.Generator:
 def _finding(
     context: ProbeContext, ladders: Sequence[Ladder], candidates: int, blocked: int, placebos: Sequence[Placebo]
 ) -> Finding:
+    thresholds = context.thresholds.prefix_ladder
     probed = [ladder for ladder in ladders if ladder.status != "not_probed"]
     out = [ladder for ladder in probed if ladder.out_of_support]
     share, above_half = share_reachable([ladder.bayes_factor for ladder in out])
-    chances = {condition: _gain_is_own(placebos, condition, _generator(context, condition)) for condition in (OTHER, WRONG)}
-    needed = _median(
-        [ladder.fraction(ladder.posterior.smallest(SURE) or 0) for ladder in out or probed if ladder.status == "found"]
-    )
+    chances = {
+        condition: _gain_is_own(placebos, condition, thresholds.placebo_gain, _generator(context, condition))
+        for condition in (OTHER, WRONG)
+    }
+    needed = _median([ladder.fraction(ladder.needed) for ladder in out or probed if ladder.status == "found"])
     numbers = {"share reachable with a prefix": share, "median fraction needed": needed, **_placebo_numbers(placebos, context)}
-    because = _because(out, needed, placebos)
+    because = _because(out, needed, placebos, thresholds.sufficient)
     confidence = above_half * min(chances.values())
     evidence: tuple[LabelEvidence, ...] = ()
-    if placebos and confidence > 0.5 and context.behavior.sampling.samples_the_policy:
+    if placebos and confidence > context.thresholds.evidence and context.behavior.sampling.samples_the_policy:
         evidence = (
             LabelEvidence(
                 label=Bottleneck.GUIDED_ONLY,
@@ -457,7 +464,7 @@ def _finding(
     return Finding(
         probe=context.probe,
         behavior=context.behavior.name,
-        summary=_summary(probed, out, share, because),
+        summary=_summary(probed, out, share, because, thresholds.sufficient),
         numbers={name: value for name, value in numbers.items() if np.isfinite(value.estimate)},
         rows=(*_reference_rows(probed, context), *_placebo_rows(placebos, context)),
         problems=_per_problem(context, ladders),
@@ -488,8 +495,8 @@ def share_reachable(bayes_factors: Sequence[float]) -> tuple[Estimate, float]:
     return Estimate(estimate=float(weight @ shares), low=low, high=high, method=method), float(weight[shares > 0.5].sum())
 
 
-def _gain_is_own(placebos: Sequence[Placebo], condition: str, rng: np.random.Generator) -> float:
-    """Probability that a placebo brings less than `HELPS_AS_MUCH` of what the path itself brings; 0 without placebos.
+def _gain_is_own(placebos: Sequence[Placebo], condition: str, most: float, rng: np.random.Generator) -> float:
+    """Probability that a placebo brings less than `PrefixLadderThresholds.placebo_gain` of what the path itself brings; 0 without placebos.
 
     Rates are drawn from the Jeffreys posterior of each problem, and problems by the Bayesian bootstrap (Rubin, Ann. Statist. 9, 1981).
     """
@@ -502,7 +509,7 @@ def _gain_is_own(placebos: Sequence[Placebo], condition: str, rng: np.random.Gen
     weights = rng.dirichlet(np.ones(len(placebos)), size=_DRAWS)
     own = (weights * (rates[AGAIN] - rates[NOTHING])).sum(axis=1)
     placebo = (weights * (rates[condition] - rates[NOTHING])).sum(axis=1)
-    return float(((own > 0) & (placebo < HELPS_AS_MUCH * own)).mean())
+    return float(((own > 0) & (placebo < most * own)).mean())
 
 
 def _median(values: Sequence[float]) -> Estimate:
@@ -582,7 +589,7 @@ def _per_problem(context: ProbeContext, ladders: Sequence[Ladder]) -> dict[str, 
             continue
         needed["status"] = ladder.status
         if ladder.status == "found":
-            rung = ladder.posterior.smallest(SURE) or 0
+            rung = ladder.needed
             needed |= {"fraction": ladder.fraction(rung), "tokens": ladder.rungs[rung].tokens, "step": ladder.rungs[rung].step}
         told[problem.id]["ladder"] = [
             {"fraction": ladder.fraction(i), "tokens": rung.tokens, "n": int(ladder.num[i]), "c": int(ladder.right[i])}
@@ -594,9 +601,9 @@ def _per_problem(context: ProbeContext, ladders: Sequence[Ladder]) -> dict[str, 
 # --------------------------------------------------------------------------------------------------------------------- words
 
 
-def _because(out: Sequence[Ladder], needed: Estimate, placebos: Sequence[Placebo]) -> str:
+def _because(out: Sequence[Ladder], needed: Estimate, placebos: Sequence[Placebo], sufficient: float) -> str:
     num = sum(ladder.status == "found" for ladder in out)
-    words = f"{num} of {len(out)} probed problems out of reach are solved at a rate of at least {SUFFICIENT:.0%} from a prefix of a reference path"
+    words = f"{num} of {len(out)} probed problems out of reach are solved at a rate of at least {sufficient:.0%} from a prefix of a reference path"
     if np.isfinite(needed.estimate):
         words += f" (half of them from {needed.estimate:.0%} of it or less)"
     if placebos:
@@ -610,7 +617,7 @@ def _pooled(placebos: Sequence[Placebo], condition: str) -> float:
     return float(right / num) if num else np.nan
 
 
-def _summary(probed: Sequence[Ladder], out: Sequence[Ladder], share: Estimate, because: str) -> str:
+def _summary(probed: Sequence[Ladder], out: Sequence[Ladder], share: Estimate, because: str, sufficient: float) -> str:
     if not probed:
         return "No ladder was climbed: no problem had a prefix that may be given, or nothing was left of the budget."
     states = [ladder.status for ladder in probed]
@@ -618,7 +625,7 @@ def _summary(probed: Sequence[Ladder], out: Sequence[Ladder], share: Estimate, b
         f"{states.count('not_found')} are not solved from any prefix before the answer, {states.count('inconclusive')} stay open"
     )
     if not out:
-        return f"{states.count('found')} of {len(probed)} unreliable problems have a prefix from which they are solved at a rate of at least {SUFFICIENT:.0%}; {rest}."
+        return f"{states.count('found')} of {len(probed)} unreliable problems have a prefix from which they are solved at a rate of at least {sufficient:.0%}; {rest}."
     others = f"; of all {len(probed)} that were probed" if len(probed) > len(out) else ";"
     return f"{because[0].upper()}{because[1:]}. Share reachable {share.estimate:.0%} [{share.low:.0%}, {share.high:.0%}]{others} {rest}."
 
@@ -645,7 +652,7 @@ def _notes(
     if placebos:
         notes += [
             f"Not knowledge of the path: {'a prefix of another problem' if condition == OTHER else 'a prefix with a wrong last step'} helps at "
-            f"least {HELPS_AS_MUCH:.0%} as much as the right one ({_pooled(placebos, condition):.0%} against {_pooled(placebos, AGAIN):.0%} of "
+            f"least {context.thresholds.prefix_ladder.placebo_gain:.0%} as much as the right one ({_pooled(placebos, condition):.0%} against {_pooled(placebos, AGAIN):.0%} of "
             f"samples; the probability that it does not is {chance:.0%})."
             for condition, chance in chances.items()
             if chance < 0.5

@@ -4,7 +4,7 @@ The same problems bare and helped: with worked examples in the prompt, with a hi
 best of n by the verifier. Each is held against the bare success rates of the same problems.
 
 **The rule** (`bound_probability`). A behavior is `scaffold_bound` where its mean success rate is below `Thresholds.reachable` bare, at
-least that with the scaffold, and at least `TIMES` the bare one; the confidence is the posterior probability of all three together. Bare
+least that with the scaffold, and at least `Thresholds.scaffold.times` times the bare one; the confidence is the posterior probability of all three together. Bare
 answers are read leniently there, so that a scaffold that only teaches the format is not taken for one that carries the behavior.
 A scaffold that exists for a minority of the problems says nothing of the behavior and argues nothing. Nor does best-of-n, however high:
 that the model has right answers and does not choose them is what `poor_choice` means.
@@ -45,8 +45,6 @@ from posttrain.diagnose.probes.conditions import (
 )
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Message, Problem, PromptFormat, Reference, Split
 
-TIMES = 2.0
-"""How many times the bare success rate a scaffold must reach: where it does less than double it, most of the success needs no help."""
 MOST_PROBLEMS = 48
 """Of one condition. The standard error of a mean rate is then at most .5/√48 = .07, small beside a doubling that passes one half."""
 NUM_EXAMPLES = 3
@@ -55,8 +53,6 @@ BEST_OF = (4, 16)
 HINT_TEMPLATE = "Hint: {hint}\n{question}"
 """The hint stands before the question, since the end of a prompt is where completion cues such as `=` or `A:` stand. In a chat the last
 user turn is the question."""
-_FORM = 0.1
-"""Share of samples that a scaffold makes readable, from which the note about format is worth its line."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------- help
@@ -198,7 +194,11 @@ class ScaffoldProbe:
 
     def _finding(self, context: ProbeContext, conditions: Sequence[Measured], notes: Sequence[str]) -> Finding:
         # What exists for a minority of the problems says nothing of the behavior.
-        bound = {one.condition: bound_probability(context, one) for one in conditions if one.share > 0.5}
+        bound = {
+            one.condition: bound_probability(context, one)
+            for one in conditions
+            if one.share > context.thresholds.scaffold.share_of_problems
+        }
         bare = bare_rate(context)
         counts = len(context.problems), int(context.sampling.num_samples.sum()), int(context.sampling.num_correct.sum())
         rows = [table_row("bare", *counts, bare, None)]
@@ -221,7 +221,7 @@ class ScaffoldProbe:
                 f"(gain {signed(one.gain)}, paired by problem)",
             )
             for one in conditions
-            if bound.get(one.condition, 0.0) > 0.5
+            if bound.get(one.condition, 0.0) > context.thresholds.evidence
         )
         names = [name for name, chance in bound.items() if chance >= context.thresholds.confidence]
         verdict = f"It works only {' or '.join(names)}" if names else "No scaffold is shown to carry it"
@@ -249,7 +249,7 @@ def bound_probability(context: ProbeContext, one: Measured) -> float:
     bare = fit(context, one.stands_for, context.sampling.num_samples[one.stands_for], read[one.stands_for]).mean
     helped = mean_draws(context, one)
     reachable = context.thresholds.reachable
-    holds = (bare < reachable) & (helped >= reachable) & (helped >= TIMES * bare)
+    holds = (bare < reachable) & (helped >= reachable) & (helped >= context.thresholds.scaffold.times * bare)
     return float((holds.sum() + 0.5) / (holds.size + 1))
 
 
@@ -331,5 +331,5 @@ def _format_notes(context: ProbeContext, conditions: Sequence[Measured]) -> list
     return [
         f"{bare:.0%} of the bare samples were cut off or could not be read, {share:.0%} {condition}: a part of its gain is format."
         for condition, share in shares
-        if bare - share >= _FORM
+        if bare - share >= context.thresholds.scaffold.share_of_format
     ]

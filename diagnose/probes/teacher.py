@@ -44,12 +44,10 @@ from posttrain.diagnose.probes.conditions import (
     signed,
 )
 from posttrain.diagnose.probes.scaffold import MOST_PROBLEMS
+from posttrain.diagnose.thresholds import TeacherThresholds
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Problem, Reference, Rollout, Split, StopReason
 
 OPD, SEQ_KD, NO_STAGE = "opd", "seq_kd", "none"
-FAR = 1.0
-"""Nats per token from which one model's paths count as far from the other's: a run of five such tokens has e^−5 = .0067 of the probability
-that its author gives it, which is the default epsilon: no phrase of that length is met by sampling."""
 OWN = 2
 """Right, and wrong, samples of the student per problem that the teacher reads: the contrast is between problems, so few of each do."""
 RIGHT, WRONG, TEACHERS = "student's right samples", "student's wrong samples", "teacher's samples"
@@ -250,14 +248,14 @@ def _finding(
     margin = _nats(margins, groups, level)
 
     student = bare_rate(context)
-    stage, why = _advice(success.gain, reverse, forward, above, tokens)
+    stage, why = _advice(success.gain, reverse, forward, above, tokens, context.thresholds.teacher)
     notes = [_tokens_note(tokens)]
     if np.isnan(above.estimate):
         notes.append("No problem has right and wrong samples of the student: whether the teacher tells them apart is not known.")
     notes += [
-        f"Near or far is a close call: the {name} is {value.estimate:.2f} [{value.low:.2f}, {value.high:.2f}] nats per token, {FAR:g} counts as far."
+        f"Near or far is a close call: the {name} is {value.estimate:.2f} [{value.low:.2f}, {value.high:.2f}] nats per token, {context.thresholds.teacher.far:g} counts as far."
         for name, value in (("reverse KL", reverse), ("forward KL", forward))
-        if value.low < FAR < value.high
+        if value.low < context.thresholds.teacher.far < value.high
     ]
     numbers = {
         "student pass@1": student,
@@ -295,7 +293,9 @@ _VERDICTS = {
 }
 
 
-def _advice(gain: Interval, reverse: Interval, forward: Interval, above: Interval, tokens: SameTokens) -> tuple[str, str]:
+def _advice(
+    gain: Interval, reverse: Interval, forward: Interval, above: Interval, tokens: SameTokens, thresholds: TeacherThresholds
+) -> tuple[str, str]:
     """The stage and why, in the order of the module: something to distil, tokens that can be compared, nearness, a signal."""
     if gain.high <= 0:
         return NO_STAGE, "the teacher is no better here"
@@ -303,11 +303,11 @@ def _advice(gain: Interval, reverse: Interval, forward: Interval, above: Interva
         return NO_STAGE, "the teacher is not shown to be better here"
     if not tokens.answers:
         return SEQ_KD, "the tokenizers differ, so only text can be distilled"
-    if forward.estimate > FAR:
+    if forward.estimate > thresholds.far:
         return SEQ_KD, f"its paths are far from the student's support ({forward.estimate:.1f} nats per token)"
-    if reverse.estimate > FAR:
+    if reverse.estimate > thresholds.far:
         return SEQ_KD, f"it cannot see the student's paths (reverse KL {reverse.estimate:.1f} nats per token)"
-    if above.low <= 0.5:  # NaN, where the student has no right samples, is no objection
+    if above.low <= thresholds.right_above_wrong:  # NaN, where the student has no right samples, is no objection
         return (
             SEQ_KD,
             f"it is not shown to prefer the student's right samples to its wrong ones (in {above.estimate:.2f} of pairs)",

@@ -7,7 +7,9 @@ import numpy.typing as npt
 import pytest
 
 from posttrain.analysis.stats import fit_mixture, k_grid, problem_change_tests
-from posttrain.diagnose.comparison.change_role import RoleVerdict, decide_role, problem_states
+from posttrain.diagnose.comparison.change_role import RoleVerdict, decide_role
+from posttrain.diagnose.measure.problem_changes import classify_changes
+from posttrain.diagnose.thresholds import ChangeThresholds
 from posttrain.diagnose.types import ProblemChange, default_epsilon
 
 EPSILON = default_epsilon(8)
@@ -101,6 +103,6 @@ def test_rises_from_zero_are_expanded_and_falls_to_zero_attrited() -> None:
         reach = [fit_mixture(sizes, side, marks=[EPSILON]).interval_probabilities([EPSILON])[:, 1] for side in counts]
         for (one, two), wanted in (((0, 1), ProblemChange.EXPANDED), ((1, 0), ProblemChange.ATTRITED)):
             tests = problem_change_tests(sizes, counts[one], sizes, counts[two], below=EPSILON)
-            states = problem_states(reach[one], reach[two], tests.q_expansion, tests.q_attrition)
+            states = classify_changes(reach[one], reach[two], tests.q_expansion, tests.q_attrition, ChangeThresholds())
             assert np.mean([state is wanted for state in states[:40]]) >= least
             assert sum(state is wanted for state in states[40:]) <= 2

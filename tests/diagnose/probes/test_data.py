@@ -19,7 +19,7 @@ from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import Portion, Shard, draw, measure
 from posttrain.diagnose.storage.rollout_table import SAMPLED
 from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
-from posttrain.diagnose.thresholds import Thresholds
+from posttrain.diagnose.thresholds import DataThresholds, Thresholds
 from posttrain.diagnose.types import (
     Behavior,
     Grade,
@@ -210,10 +210,10 @@ def test_measured_problems_in_the_data_are_named(tmp_path: Path) -> None:
 
 
 def test_the_policys_own_answers_set_the_limit(tmp_path: Path) -> None:
-    assert limit_of_support([0.1] * 100, 0.01) == pytest.approx(-np.log(0.01))
-    assert limit_of_support([9.0] * 100, 0.01) == 9
-    assert limit_of_support([9.0] * 4 + [0.1] * 96, 0.01) == pytest.approx(-np.log(0.01))
-    assert limit_of_support([9.0] * 10, 0.01) == pytest.approx(-np.log(0.01))
+    assert limit_of_support([0.1] * 100, 0.01, DataThresholds()) == pytest.approx(-np.log(0.01))
+    assert limit_of_support([9.0] * 100, 0.01, DataThresholds()) == 9
+    assert limit_of_support([9.0] * 4 + [0.1] * 96, 0.01, DataThresholds()) == pytest.approx(-np.log(0.01))
+    assert limit_of_support([9.0] * 10, 0.01, DataThresholds()) == pytest.approx(-np.log(0.01))
     # A policy that spreads over many answers draws tokens below epsilon all the time.
     script = tuple((f"{chr(33 + i)}", 1 / 90) for i in range(90))
     context = make_context(tmp_path, shown(["!", "so 4"] * 10), script=script, num=32)

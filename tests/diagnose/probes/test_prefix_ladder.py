@@ -19,18 +19,19 @@ from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure import reference_likelihood
 from posttrain.diagnose.measure.label_posterior import posterior_of
 from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext, finding_from_json, finding_to_json
-from posttrain.diagnose.probes.prefix_ladder import BATCH, MOST_SAMPLES, SUFFICIENT, SURE, PrefixLadder, share_reachable
+from posttrain.diagnose.probes.prefix_ladder import BATCH, MOST_SAMPLES, PrefixLadder, share_reachable
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
-from posttrain.diagnose.thresholds import Thresholds
+from posttrain.diagnose.thresholds import PrefixLadderThresholds, Thresholds
 from posttrain.diagnose.types import Behavior, Bottleneck, Sampling, Split
 from posttrain.diagnose.verifiers.grader import Grader
 
 Row = dict[str, Any]
 Scripts = dict[str, list[tuple[str, float]]]
 MakeContext = Callable[..., ProbeContext]
+LADDER = PrefixLadderThresholds()
 
 
 def word(i: int) -> str:
@@ -295,12 +296,12 @@ def climb(rates: np.ndarray[Any, np.dtype[np.float64]], rng: np.random.Generator
     """What is found on a ladder with these rates, and the samples it took."""
     num, right = np.zeros(len(rates), np.int64), np.zeros(len(rates), np.int64)
     while num.sum() < MOST_SAMPLES:
-        rung = rung_posterior(num, right, sufficient=SUFFICIENT).next_rung(num, SURE)
+        rung = rung_posterior(num, right, sufficient=LADDER.sufficient).next_rung(num, LADDER.rung_confidence)
         if rung is None:
             break
         num[rung] += BATCH
         right[rung] += rng.binomial(BATCH, rates[rung])
-    return rung_posterior(num, right, sufficient=SUFFICIENT).smallest(SURE), int(num.sum())
+    return rung_posterior(num, right, sufficient=LADDER.sufficient).smallest(LADDER.rung_confidence), int(num.sum())
 
 
 def ladders(rng: np.random.Generator, num: int = 150) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
@@ -325,7 +326,7 @@ def test_found_rungs_suffice_and_bisection_is_cheaper_than_equal_sampling() -> N
     found = [climb(rates, rng) for rates in truth]
     rates = [rates[rung] for rates, (rung, _) in zip(truth, found, strict=True) if rung is not None]
     assert len(rates) >= 60
-    assert np.mean([rate >= SUFFICIENT / 2 for rate in rates]) >= 0.9
+    assert np.mean([rate >= LADDER.sufficient / 2 for rate in rates]) >= 0.9
     assert np.mean([rung is None for rates, (rung, _) in zip(truth, found, strict=True) if rates.max() <= 0.1]) >= 0.95
     # Equal sampling: as many at every rung as it takes to find as many of the ladders that have a sufficient rung.
     wanted = np.mean([rung is not None for rates, (rung, _) in zip(truth, found, strict=True) if rates.max() >= 0.3])
@@ -335,7 +336,10 @@ def test_found_rungs_suffice_and_bisection_is_cheaper_than_equal_sampling() -> N
             if one.max() >= 0.3:
                 right = rng.binomial(each, one)
                 hits.append(
-                    rung_posterior(np.full(8, each), right, sufficient=SUFFICIENT).next_rung(np.full(8, each), SURE) is None
+                    rung_posterior(np.full(8, each), right, sufficient=LADDER.sufficient).next_rung(
+                        np.full(8, each), LADDER.rung_confidence
+                    )
+                    is None
                 )
         if np.mean(hits) >= wanted:
             break

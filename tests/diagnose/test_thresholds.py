@@ -1,0 +1,24 @@
+"""Thresholds: recorded with every run, and read back whatever version wrote them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields, is_dataclass
+
+from posttrain.diagnose.probes import PROBES
+from posttrain.diagnose.thresholds import DriftThresholds, Thresholds
+
+
+def test_what_is_written_is_read_back() -> None:
+    changed = Thresholds(mastered=0.8, drift=DriftThresholds(kept=0.3))
+    assert Thresholds.from_json(json.loads(json.dumps(asdict(changed)))) == changed
+
+
+def test_a_run_of_an_earlier_version_has_the_defaults_of_what_it_did_not_know() -> None:
+    earlier = {"mastered": 0.7, "drift": {"kept": 0.4}, "gone_since": 3}
+    assert Thresholds.from_json(earlier) == Thresholds(mastered=0.7, drift=DriftThresholds(kept=0.4))
+
+
+def test_the_thresholds_of_a_probe_bear_its_name() -> None:
+    nested = {one.name for one in fields(Thresholds) if is_dataclass(one.default_factory)}
+    assert {probe.name for probe in PROBES} <= nested
