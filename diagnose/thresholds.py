@@ -162,5 +162,5 @@ def _read(kind: type, data: Mapping[str, Any]) -> Any:
     for one in fields(kind):
         if one.name in data:
             value, nested = data[one.name], cast(Any, one.default_factory)
-            values[one.name] = _read(nested, value) if is_dataclass(nested) else value
+            values[one.name] = _read(cast(type, nested), value) if is_dataclass(nested) else value
     return kind(**values)
