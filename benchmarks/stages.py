@@ -29,7 +29,7 @@ from stage_plants import EVAL_PROBLEMS, TASKS, TRAIN_PROBLEMS, Planted, plant
 
 from posttrain import trainers
 from posttrain.analysis.stats import paired_delta_interval, t_interval
-from posttrain.trainers.recipes import RECIPES
+from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.stage import OtherModel
 from posttrain.trainers.step.optimizer_step import StepOutcome, Stepper, StepStatus
 from posttrain.trainers.training import trainer

@@ -75,8 +75,8 @@ def run_ours(part: str, model: str, steps: int) -> dict[str, Any]:
     """This project's trainers through `run_recipe`, with the rows as data."""
     from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
     from posttrain.diagnose.types import Split
-    from posttrain.trainers.config import load_config
     from posttrain.trainers.models.loading import load_for_training
+    from posttrain.trainers.recipes.overrides import load_config
     from posttrain.trainers.training.trainer import Beside, run_recipe
     from posttrain.trainers.training_types import RowRole, TrainingRow, TrainingSet
 

@@ -1,21 +1,10 @@
-"""Every knob of every recipe, documented where it is defined, and how a user's file and `k=v` overrides become one of them.
-
-Defaults suit a small model on a processor; the paper's values stand in the descriptions.
-"""
+"""Settings that several recipes share. Defaults suit a small model on a processor; the paper's values stand in the descriptions."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from posttrain.diagnose.errors import SettingsError
-
-ConfigT = TypeVar("ConfigT", bound="TrainingConfig")
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class TrainingConfig(BaseModel):
@@ -137,53 +126,3 @@ class RolloutConfig(TrainingConfig):
         default=True,
         description="Multiply the learning rate by the share of groups with a signal: Adam would make a full-size step of one rare success.",
     )
-
-
-def read_config(kind: type[ConfigT], file: Path | None, overrides: Sequence[str]) -> ConfigT:
-    """Read a YAML mapping and `key=value` overrides, which win, into a config of this kind.
-
-    Raises:
-        SettingsError: The file is no mapping, an override has no `=`, a key is unknown or a value does not fit; one line.
-    """
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SettingsError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}") from error
-        if loaded is not None and not isinstance(loaded, dict):
-            raise SettingsError(f"{file} holds a {type(loaded).__name__}; a config is a mapping like `learning_rate: 1e-5`")
-        values.update(loaded or {})
-    for override in overrides:
-        key, sign, text = override.partition("=")
-        if not sign:
-            raise SettingsError(f"override {override!r} has no `=`; write it like learning_rate=1e-5")
-        try:
-            values[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise SettingsError(f"override {override!r} has no YAML value after the `=`") from error
-    allowed = sorted(kind.model_fields)
-    for key in values:
-        if key not in kind.model_fields:
-            close = difflib.get_close_matches(str(key), allowed, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise SettingsError(f"unknown setting {key!r}{hint} Allowed: {', '.join(allowed)}")
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(
-            f"{where}={first['input']!r}: {first['msg']}. {kind.model_fields[str(first['loc'][0])].description}"
-        ) from error
-
-
-def load_config(recipe: str, file: Path | None = None, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """The config of a recipe by name.
-
-    Raises:
-        SettingsError: No such recipe, or what `read_config` refuses.
-    """
-    from posttrain.trainers.recipes import find_recipe  # the recipes import this module
-
-    return read_config(find_recipe(recipe).config, file, overrides)

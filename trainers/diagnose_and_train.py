@@ -25,7 +25,7 @@ from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.stage_catalogue import STAGES, Need, available_needs
 from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
 from posttrain.diagnose.types import Behavior, Purpose, Split
-from posttrain.trainers.recipes import RECIPES
+from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.rollouts.live_engines import EMBEDDED, check_engine
 from posttrain.trainers.train_stage import Given, led_by_first, refuse_shared_problems, resolve_config, train_rows
 from posttrain.trainers.training.trainer import TrainingResult

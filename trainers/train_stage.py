@@ -22,9 +22,10 @@ from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.stage_catalogue import STAGES, Need, available_needs
 from posttrain.diagnose.types import Behavior, Split
 from posttrain.diagnose.verifiers.grader import Grader
-from posttrain.trainers.config import TrainingConfig, load_config
+from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.distributed.processes import Processes, current, join
-from posttrain.trainers.recipes import RECIPES
+from posttrain.trainers.recipes.overrides import load_config
+from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.rollouts.live_engines import check_engine
 from posttrain.trainers.training.trainer import TrainingResult
 from posttrain.trainers.training_types import TrainingProblem, TrainingRow, TrainingSet

@@ -35,7 +35,7 @@ from posttrain.diagnose.types import (
     VerifierSpec,
 )
 from posttrain.trainers import recipes
-from posttrain.trainers.recipes import find_recipe
+from posttrain.trainers.recipes.registry import find_recipe
 from posttrain.trainers.stage import OtherModel, Stage, TrainingInputs
 from posttrain.trainers.step.optimizer_step import Stepper
 from posttrain.trainers.training.trainer import make_stepper

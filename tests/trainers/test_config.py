@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from posttrain.diagnose.errors import SettingsError
-from posttrain.trainers.config import load_config
-from posttrain.trainers.recipes import RECIPES
 from posttrain.trainers.recipes.grpo import GrpoConfig
+from posttrain.trainers.recipes.overrides import load_config
+from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.recipes.sft import SftConfig
 from posttrain.trainers.step.optimizer import learning_rate_at
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from posttrain.cli import app
 from posttrain.diagnose.errors import BehaviorError, SettingsError
-from posttrain.trainers.recipes import RECIPES
+from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.training_types import Material
 
 ROWS: dict[Material, list[dict[str, Any]]] = {

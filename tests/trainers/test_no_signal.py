@@ -13,7 +13,7 @@ import torch
 from helpers.training import TinyEngine, make_behavior, make_problem, plain_logprobs, tiny_llama
 
 from posttrain.diagnose.types import Grade, GradeStatus
-from posttrain.trainers.config import load_config
+from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.training.trainer import TrainingResult, run_recipe
 from posttrain.trainers.training_types import TrainingSet

@@ -16,7 +16,7 @@ from transformers import (
 from typer.testing import CliRunner
 
 from posttrain.cli import app
-from posttrain.trainers.recipes import RECIPES
+from posttrain.trainers.recipes.registry import RECIPES
 
 
 def run(*arguments: object) -> str:

@@ -25,7 +25,7 @@ from posttrain.trainers.distributed.processes import current
 from posttrain.trainers.models.checkpoint import save_checkpoint
 from posttrain.trainers.models.ema import WeightAverage
 from posttrain.trainers.models.lora import LoraAdapter
-from posttrain.trainers.recipes import build_stage, find_recipe
+from posttrain.trainers.recipes.registry import build_stage, find_recipe
 from posttrain.trainers.row_json import fingerprint_rows
 from posttrain.trainers.stage import OtherModel, Stage, Stateful, TrainingInputs
 from posttrain.trainers.step.forward_scores import Scorer

@@ -191,7 +191,7 @@ def test_advice_depends_on_what_is_at_hand() -> None:
 
 
 def test_stages_that_claim_to_run_have_a_recipe_and_the_other_way_round() -> None:
-    from posttrain.trainers.recipes import RECIPES
+    from posttrain.trainers.recipes.registry import RECIPES
 
     assert {name for name, stage in STAGES.items() if stage.trains} == set(RECIPES)
     for name, recipe in RECIPES.items():

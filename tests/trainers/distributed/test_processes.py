@@ -23,10 +23,10 @@ from posttrain import trainers
 from posttrain.cli import app
 from posttrain.diagnose.engines.base import TokenScores
 from posttrain.diagnose.errors import NonFiniteError, RunError
-from posttrain.trainers.config import load_config
 from posttrain.trainers.distributed import processes as processes_module
 from posttrain.trainers.distributed.processes import Processes, current, join
 from posttrain.trainers.models.lora import LoraAdapter
+from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.stage import OtherModel
 from posttrain.trainers.step.optimizer_step import Stepper
 from posttrain.trainers.training.dev_evaluation import dev_looks

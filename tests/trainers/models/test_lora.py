@@ -16,9 +16,9 @@ from posttrain.diagnose.engines.base import SampleRequest
 from posttrain.diagnose.engines.models.loading import load_model
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Sampling, Split
-from posttrain.trainers.config import load_config
 from posttrain.trainers.models.lora import LoraAdapter, MergedEngine
-from posttrain.trainers.recipes import find_recipe
+from posttrain.trainers.recipes.overrides import load_config
+from posttrain.trainers.recipes.registry import find_recipe
 from posttrain.trainers.stage import TrainingInputs
 from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.logprobs import find_shortcuts, token_logprobs

@@ -21,8 +21,8 @@ from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 from posttrain.diagnose.engines.models.loading import fingerprint_model
 from posttrain.diagnose.engines.vllm.vllm_engine import VllmEngine
 from posttrain.diagnose.errors import RunError, SettingsError
-from posttrain.trainers.config import load_config
 from posttrain.trainers.models.lora import LoraAdapter
+from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.rollouts import live_engines
 from posttrain.trainers.rollouts.weight_sync import checkpoint_tensors, stored_tensors
 from posttrain.trainers.stage import Score

@@ -6,8 +6,8 @@ import torch
 from helpers.training import VOCAB, TinyEngine, make_behavior, random_rows
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from posttrain.trainers.config import load_config
-from posttrain.trainers.recipes import find_recipe
+from posttrain.trainers.recipes.overrides import load_config
+from posttrain.trainers.recipes.registry import find_recipe
 from posttrain.trainers.stage import Score, TrainingInputs
 from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.logprobs import find_shortcuts

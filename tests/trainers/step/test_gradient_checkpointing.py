@@ -10,9 +10,9 @@ from transformers import OPTConfig, OPTForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from posttrain.diagnose.errors import SettingsError
-from posttrain.trainers.config import load_config
 from posttrain.trainers.models.lora import LoraAdapter
-from posttrain.trainers.recipes import find_recipe
+from posttrain.trainers.recipes.overrides import load_config
+from posttrain.trainers.recipes.registry import find_recipe
 from posttrain.trainers.stage import TrainingInputs
 from posttrain.trainers.step.gradient_checkpointing import enable_recomputation
 from posttrain.trainers.training.trainer import make_stepper

@@ -13,9 +13,9 @@ from helpers.training import TinyEngine, grade_parity, make_behavior, tiny_llama
 from posttrain import trainers
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 from posttrain.diagnose.errors import SettingsError
-from posttrain.trainers.config import load_config
 from posttrain.trainers.models.ema import WeightAverage
-from posttrain.trainers.recipes import find_recipe
+from posttrain.trainers.recipes.overrides import load_config
+from posttrain.trainers.recipes.registry import find_recipe
 from posttrain.trainers.sources.policy import sample_graded
 from posttrain.trainers.stage import TrainingInputs
 from posttrain.trainers.step.forward_scores import Scorer

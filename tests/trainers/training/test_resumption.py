@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.types import Grade, GradeStatus, Reference
-from posttrain.trainers.config import load_config
+from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.row_json import row_from_json, row_to_json
 from posttrain.trainers.training.dev_evaluation import dev_looks
 from posttrain.trainers.training.interrupts import StoppedAtOnceError, held_interrupts

@@ -11,7 +11,7 @@ from helpers.training import TinyEngine, grade_all, grade_parity, make_behavior,
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.diagnose.errors import NonFiniteError, SettingsError, UserError
-from posttrain.trainers.config import load_config
+from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.training.dev_evaluation import DevLook
 from posttrain.trainers.training.trainer import Ending, TrainingResult, run_recipe
 from posttrain.trainers.training_types import MeasuredProblemError, TrainingSet

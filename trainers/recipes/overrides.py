@@ -1,0 +1,65 @@
+"""How a user's YAML file and `key=value` overrides become the config of a recipe."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from posttrain.diagnose.errors import SettingsError
+from posttrain.trainers.config import TrainingConfig
+from posttrain.trainers.recipes.registry import find_recipe
+
+ConfigT = TypeVar("ConfigT", bound=TrainingConfig)
+
+
+def load_config(recipe: str, file: Path | None = None, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """Return the config of a recipe by name.
+
+    Raises:
+        SettingsError: No such recipe, or what `read_config` refuses.
+    """
+    return read_config(find_recipe(recipe).config, file, overrides)
+
+
+def read_config(kind: type[ConfigT], file: Path | None, overrides: Sequence[str]) -> ConfigT:
+    """Read a YAML mapping and `key=value` overrides, which win, into a config of this kind.
+
+    Raises:
+        SettingsError: The file is no mapping, an override has no `=`, a key is unknown or a value does not fit; one line.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SettingsError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise SettingsError(f"{file} holds a {type(loaded).__name__}; a config is a mapping like `learning_rate: 1e-5`")
+        values.update(loaded or {})
+    for override in overrides:
+        key, sign, text = override.partition("=")
+        if not sign:
+            raise SettingsError(f"override {override!r} has no `=`; write it like learning_rate=1e-5")
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SettingsError(f"override {override!r} has no YAML value after the `=`") from error
+    allowed = sorted(kind.model_fields)
+    for key in values:
+        if key not in kind.model_fields:
+            close = difflib.get_close_matches(str(key), allowed, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise SettingsError(f"unknown setting {key!r}{hint} Allowed: {', '.join(allowed)}")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(
+            f"{where}={first['input']!r}: {first['msg']}. {kind.model_fields[str(first['loc'][0])].description}"
+        ) from error

@@ -1,0 +1,104 @@
+"""Every recipe by name. A new stage is a file beside this one, a line here and an entry in `diagnose.stage_catalogue`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from posttrain.diagnose.errors import BehaviorError, SettingsError
+from posttrain.trainers.recipes.chord import CHORD
+from posttrain.trainers.recipes.cispo import CISPO
+from posttrain.trainers.recipes.cpo import CPO
+from posttrain.trainers.recipes.dapo import DAPO
+from posttrain.trainers.recipes.dft import DFT
+from posttrain.trainers.recipes.dpo import DPO
+from posttrain.trainers.recipes.dr_grpo import DR_GRPO
+from posttrain.trainers.recipes.gkd import GKD
+from posttrain.trainers.recipes.grpo import GRPO
+from posttrain.trainers.recipes.gspo import GSPO
+from posttrain.trainers.recipes.guided_grpo import GUIDED_GRPO
+from posttrain.trainers.recipes.hpt import HPT
+from posttrain.trainers.recipes.ipo import IPO
+from posttrain.trainers.recipes.kto import KTO
+from posttrain.trainers.recipes.logit_kd import LOGIT_KD
+from posttrain.trainers.recipes.luffy import LUFFY
+from posttrain.trainers.recipes.merge import MERGE
+from posttrain.trainers.recipes.minillm import MINILLM
+from posttrain.trainers.recipes.online_dpo import ONLINE_DPO
+from posttrain.trainers.recipes.opd import OPD
+from posttrain.trainers.recipes.orpo import ORPO
+from posttrain.trainers.recipes.ppo import PPO
+from posttrain.trainers.recipes.process import PROCESS
+from posttrain.trainers.recipes.process_reward_model import PROCESS_REWARD_MODEL
+from posttrain.trainers.recipes.replay import REPLAY
+from posttrain.trainers.recipes.reward_model import REWARD_MODEL
+from posttrain.trainers.recipes.rft import RFT
+from posttrain.trainers.recipes.rloo import RLOO
+from posttrain.trainers.recipes.self_distill import SELF_DISTILL
+from posttrain.trainers.recipes.seq_kd import SEQ_KD
+from posttrain.trainers.recipes.sft import SFT
+from posttrain.trainers.recipes.simpo import SIMPO
+from posttrain.trainers.sources.data_set import materials
+from posttrain.trainers.stage import ConfigT, Recipe, Stage, TrainingInputs
+
+_ALL: tuple[Recipe[Any], ...] = (
+    SFT,
+    DFT,
+    DPO,
+    IPO,
+    KTO,
+    SIMPO,
+    ORPO,
+    CPO,
+    RFT,
+    GRPO,
+    RLOO,
+    DR_GRPO,
+    DAPO,
+    GSPO,
+    CISPO,
+    PPO,
+    ONLINE_DPO,
+    REWARD_MODEL,
+    PROCESS_REWARD_MODEL,
+    PROCESS,
+    GUIDED_GRPO,
+    LUFFY,
+    CHORD,
+    HPT,
+    SEQ_KD,
+    LOGIT_KD,
+    GKD,
+    OPD,
+    MINILLM,
+    SELF_DISTILL,
+    REPLAY,
+    MERGE,
+)
+RECIPES: dict[str, Recipe[Any]] = {recipe.name: recipe for recipe in _ALL}
+
+
+def find_recipe(name: str) -> Recipe[Any]:
+    """A recipe by name.
+
+    Raises:
+        SettingsError: There is none of that name.
+    """
+    if name not in RECIPES:
+        raise SettingsError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def build_stage(recipe: Recipe[ConfigT], inputs: TrainingInputs, config: ConfigT) -> Stage:
+    """The stage of a recipe, unless a data set or a run is given that it would pass over or take for something else.
+
+    Raises:
+        BehaviorError: One is; says what the stage learns from, and which stages learn from this.
+        UserError: The recipe cannot be built from what there is.
+    """
+    for unread in sorted(materials(inputs.data, inputs.prompts) - recipe.reads):
+        others = ", ".join(name for name, other in RECIPES.items() if unread in other.reads)
+        own = " or ".join(sorted(recipe.reads)) or "no data set and no run"
+        raise BehaviorError(
+            f"{recipe.name}: got {unread}, and it learns from {own}; give that, or use a stage that reads them: {others}"
+        )
+    return recipe.build(inputs, config)
