@@ -63,7 +63,7 @@ def replicate(rates: Array, seed: int) -> tuple[float, float, float]:
     c = n.copy()
     goal = Goal(max_tokens=CAP * rates.size)
     while True:
-        counts = Counts(num_samples=n, num_correct=c, num_drawn=n, generated_tokens=int(n.sum()))
+        counts = Counts(num_samples=n, num_correct=c, num_sampled=n, generated_tokens=int(n.sum()))
         plan = next_round(counts, goal, epsilon=EPSILON, primary_k=16, max_tokens=1, thresholds=THRESHOLDS, seed=seed)
         if plan.last:
             break

@@ -24,7 +24,7 @@ import numpy as np
 from distributions import DISTRIBUTIONS, EPSILON, MASTERED, RateDistribution, at, beta, log_uniform, states, true_label
 from helpers.mixture_ml import fit_mixture_ml
 
-from posttrain.diagnose.measure.label_posterior import STATES, label_posterior, labels_of, named_states
+from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, label_posterior, labels_of, problem_labels
 from posttrain.diagnose.thresholds import Thresholds
 
 EDGES = (0.0, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -79,11 +79,11 @@ def replicate(seed: int) -> tuple[float, bool, float, bool, int, int, float, flo
     truth = true_label(rates)
     other, other_label = beta_confidence(n, c, rng)
     inside = known.mixture.interval_probabilities([EPSILON, MASTERED], strict=True)
-    named = named_states(inside, THRESHOLDS)
+    named = problem_labels(inside, THRESHOLDS)
     sure = named >= 0
     wrong = sure & (named != states(rates))
     return (
-        known.confidence, known.label is truth, other, STATES[other_label] is truth, num_problems, samples, float(sure.mean()), float(wrong.mean()),
+        known.confidence, known.label is truth, other, PROBLEM_LABELS[other_label] is truth, num_problems, samples, float(sure.mean()), float(wrong.mean()),
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from distributions import DISTRIBUTIONS, EPSILON, MASTERED, Array, states, true_
 from numpy.typing import NDArray
 
 from posttrain.analysis.stats import mean_interval, paired_delta_interval, pass_at_k, posterior_delta_interval
-from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior, named_states
+from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior, problem_labels
 from posttrain.diagnose.sampling.stopping import Counts, Goal, next_round
 from posttrain.diagnose.thresholds import Thresholds
 
@@ -56,7 +56,7 @@ def adaptive(rng: np.random.Generator, rates: Array, seed: int, problems: float 
     n, c = np.zeros(rates.size, dtype=np.int64), np.zeros(rates.size, dtype=np.int64)
     goal = Goal(max_tokens=CAP * rates.size, problems=problems)
     while True:
-        counts = Counts(num_samples=n, num_correct=c, num_drawn=n, generated_tokens=int(n.sum()))
+        counts = Counts(num_samples=n, num_correct=c, num_sampled=n, generated_tokens=int(n.sum()))
         plan = next_round(counts, goal, epsilon=EPSILON, primary_k=PRIMARY_K, max_tokens=1, thresholds=THRESHOLDS, seed=seed)
         if plan.last:
             return n, c, label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS, seed=seed)
@@ -107,7 +107,7 @@ def replicate(task: tuple[str, int, str, int, dict[int, float], dict[int, float]
             break
     definite = known.confidence >= THRESHOLDS.confidence
     found |= {"label decided": float(definite), "label wrong": float(definite and known.label is not true_label(rates))}
-    named = named_states(known.mixture.interval_probabilities([EPSILON, MASTERED], strict=True), THRESHOLDS)
+    named = problem_labels(known.mixture.interval_probabilities([EPSILON, MASTERED], strict=True), THRESHOLDS)
     found |= {
         "states decided": float((named >= 0).mean()),
         "states wrong": float(((named >= 0) & (named != states(rates))).mean()),

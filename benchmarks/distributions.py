@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.diagnose.measure.label_posterior import STATES, labels_of
+from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, labels_of
 from posttrain.diagnose.types import Bottleneck, default_epsilon
 
 EPSILON, MASTERED = default_epsilon(8), 0.9
@@ -71,4 +71,4 @@ def states(rates: Array) -> NDArray[np.int64]:
 def true_label(rates: Array) -> Bottleneck:
     """The label of a behavior whose success rates are known."""
     counts = np.array([[(rates < EPSILON).sum(), ((rates >= EPSILON) & (rates < MASTERED)).sum(), (rates >= MASTERED).sum()]])
-    return STATES[int(labels_of(counts, rates.mean(keepdims=True), MASTERED)[0])]
+    return PROBLEM_LABELS[int(labels_of(counts, rates.mean(keepdims=True), MASTERED)[0])]

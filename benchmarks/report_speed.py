@@ -44,10 +44,10 @@ def build(folder: Path, num_problems: int, num_samples: npt.NDArray[np.int64]) -
     """Write a finished draw: [num_problems] samples each, of about 30 tokens, a quarter of the problems never solved."""
     from posttrain.diagnose.behaviors import load_behavior
     from posttrain.diagnose.sampling import shards
-    from posttrain.diagnose.storage.diagnosis_json import plumbing_to_json
+    from posttrain.diagnose.storage.diagnosis_json import validity_to_json
     from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
     from posttrain.diagnose.thresholds import Thresholds
-    from posttrain.diagnose.types import PlumbingMeasurement, Split
+    from posttrain.diagnose.types import Split, ValidityMeasurement
 
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
@@ -85,8 +85,8 @@ def build(folder: Path, num_problems: int, num_samples: npt.NDArray[np.int64]) -
         ids = [portion.problem.id for portion in shard.portions]
         write_shard(directory, shard.name, behavior.name, ids, each, rates[who], shard.decoding, rng)
     write_paths(directory, behavior.name, list(place), rng)
-    plumbing = PlumbingMeasurement(behavior=behavior.name, checks=(), notes=(), failures=(), prompt_example="0 + 1 =")
-    write_json(directory.path / "plumbing" / f"{behavior.name}.json", plumbing_to_json(plumbing))
+    validity = ValidityMeasurement(behavior=behavior.name, checks=(), notes=(), failures=(), prompt_example="0 + 1 =")
+    write_json(directory.path / "validity" / f"{behavior.name}.json", validity_to_json(validity))
     return directory.path
 
 
@@ -96,7 +96,7 @@ def write_shard(
 ) -> None:  # fmt: skip
     """One shard: 2 % unparsed, 1 in 1,000 missing, one in twenty truncated."""
     from posttrain.diagnose.storage.rollout_table import SCHEMA
-    from posttrain.diagnose.storage.run_directory import ShardCost
+    from posttrain.diagnose.types import Cost
 
     total = int(each.sum())
     lengths = rng.integers(20, 41, total).astype(np.int32)
@@ -126,14 +126,13 @@ def write_shard(
         "num_tokens": lengths,
         "policy_logprob_sum": np.add.reduceat(logprobs.astype(np.float64), offsets[:-1]),
     }
-    cost = ShardCost(seconds=1.0, generated_tokens=int(offsets[-1]), samples=total)
+    cost = Cost(seconds=1.0, generated_tokens=int(offsets[-1]), samples=total)
     directory.write_shard("rollouts", name, pa.table(columns, schema=SCHEMA), cost)
 
 
 def write_paths(directory: Any, behavior: str, ids: Sequence[str], rng: np.random.Generator) -> None:
     """A reference path of twelve tokens in two steps for every problem."""
-    from posttrain.diagnose.storage.run_directory import ShardCost
-    from posttrain.diagnose.types import PathScore, Split
+    from posttrain.diagnose.types import Cost, PathScore, Split
 
     steps = np.repeat(np.arange(2, dtype=np.int32), 6)
     paths = [
@@ -144,7 +143,7 @@ def write_paths(directory: Any, behavior: str, ids: Sequence[str], rng: np.rando
         )
         for i in ids
     ]  # fmt: skip
-    directory.write_paths(f"{behavior}.eval.00000", paths, ShardCost(seconds=1.0, scored_tokens=13 * len(paths)))
+    directory.write_paths(f"{behavior}.eval.00000", paths, Cost(seconds=1.0, scored_tokens=13 * len(paths)))
 
 
 # ------------------------------------------------------------------------------------------------------------ what is timed

@@ -51,7 +51,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit, rel_entr
 
 from posttrain.analysis.stats import neyman_allocation
-from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior, named_states
+from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior, problem_labels
 from posttrain.diagnose.sampling.stopping import (
     FIRST,
     GROWTH,
@@ -60,7 +60,7 @@ from posttrain.diagnose.sampling.stopping import (
     Goal,
     next_round,
     size_of_round,
-    unsettled_problems,
+    undecided_problems,
 )
 from posttrain.diagnose.thresholds import Thresholds
 
@@ -84,7 +84,7 @@ ALL = "all of them"
 
 def judge(known: LabelPosterior, rates: Array) -> tuple[float, float, float, float]:
     inside = known.mixture.interval_probabilities([EPSILON, MASTERED], strict=True)
-    named = named_states(inside, THRESHOLDS)
+    named = problem_labels(inside, THRESHOLDS)
     sure = named >= 0
     right = named == states(rates)
     definite = known.confidence >= THRESHOLDS.confidence
@@ -102,7 +102,7 @@ def rounds(rates: Array, tape: NDArray[np.int64], goal: Goal, seed: int) -> Look
     path: Looks = []
     while True:
         c = tape[np.arange(rates.size), n]
-        counts = Counts(num_samples=n, num_correct=c, num_drawn=n, generated_tokens=int(n.sum()))
+        counts = Counts(num_samples=n, num_correct=c, num_sampled=n, generated_tokens=int(n.sum()))
         known = posterior(n, c, seed) if n.any() else None
         plan = next_round(
             counts, goal, epsilon=EPSILON, primary_k=16, max_tokens=1, thresholds=THRESHOLDS, seed=seed, known=known
@@ -137,7 +137,7 @@ def open_problems(rates: Array, tape: NDArray[np.int64], seed: int) -> Looks:
         c = tape[np.arange(rates.size), n]
         known = posterior(n, c, seed)
         path.append((float(n.mean()), *judge(known, rates)))
-        undecided = unsettled_problems(known, EPSILON, THRESHOLDS).astype(np.float64)
+        undecided = undecided_problems(known, EPSILON, THRESHOLDS).astype(np.float64)
         if n.mean() >= MOST or not undecided.any():
             return path
         budget = min(int(MOST * rates.size - n.sum()), size_of_round(n, undecided))

@@ -133,7 +133,7 @@ def compare(
     if not shared:
         raise RunError(
             f"compare: {', '.join(common)} has no problem with samples in both {runs[0].path} and {runs[1].path}; "
-            "look at the plumbing section of their reports"
+            "look at the validity checks of their reports"
         )
     if second is not None:
         _check_null(runs[0], second, shared)
@@ -220,7 +220,7 @@ def _check_null(before: DiagnosedRun, null: DiagnosedRun, shared: Sequence[str])
     unsampled = sorted(name for name in shared if not _thinned(before[name], null[name]).ids)
     if unsampled:
         raise RunError(
-            f"compare: --null {null.path} has no samples of {', '.join(unsampled)}; look at the plumbing section of its report"
+            f"compare: --null {null.path} has no samples of {', '.join(unsampled)}; look at the validity checks of its report"
         )
 
 
@@ -259,7 +259,7 @@ def _thinned(before: MeasuredBehavior, after: MeasuredBehavior) -> _Counts:
 
 def _in_rounds(measured: MeasuredBehavior) -> bool:
     counts = measured.report.sampling
-    return counts is not None and not counts.drawn_equally
+    return counts is not None and not counts.sampled_equally
 
 
 def _posterior_deltas(

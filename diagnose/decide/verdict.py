@@ -1,6 +1,6 @@
 """From measurements to a diagnosis: what binds, how sure that is, what would settle it, and which stage to run.
 
-`labels` says which state binds and how sure that is; the shares say how mixed the behavior is. Failures of the plumbing, a lenient
+`labels` says which state binds and how sure that is; the shares say how mixed the behavior is. Failed validity checks, a lenient
 reading that changes the label, and greedy decoding that masters the behavior come first. The label's posterior probability is its
 confidence; under `Thresholds.confidence` the verdict is `inconclusive`, with the samples that should settle it.
 """
@@ -14,7 +14,13 @@ import numpy as np
 
 from posttrain.analysis.stats import FloatArray, Interval, k_grid, mean_interval, pass_at_k
 from posttrain.diagnose.decide.power import what_settles
-from posttrain.diagnose.measure.label_posterior import STATES, LabelPosterior, label_posterior, named_states, posterior_of
+from posttrain.diagnose.measure.label_posterior import (
+    PROBLEM_LABELS,
+    LabelPosterior,
+    label_posterior,
+    posterior_of,
+    problem_labels,
+)
 from posttrain.diagnose.measure.validity_checks import UNPARSED
 from posttrain.diagnose.stage_catalogue import ROLE_OF, STAGES, Need, name_stage
 from posttrain.diagnose.thresholds import Thresholds
@@ -30,11 +36,11 @@ from posttrain.diagnose.types import (
     Outcome,
     PassAtK,
     PathLikelihoodMeasurement,
-    PlumbingMeasurement,
     Problem,
     ProblemDiagnosis,
     SamplingMeasurement,
     StageAdvice,
+    ValidityMeasurement,
     decide,
 )
 
@@ -49,7 +55,7 @@ def diagnose_behavior(
     behavior: Behavior,
     problems: Sequence[Problem],
     sampling: SamplingMeasurement,
-    plumbing: PlumbingMeasurement,
+    validity: ValidityMeasurement,
     paths: PathLikelihoodMeasurement | None,
     *,
     thresholds: Thresholds,
@@ -64,7 +70,7 @@ def diagnose_behavior(
         behavior: What was measured.
         problems: Its measured problems, in the order of `sampling`.
         sampling: Outcomes per problem.
-        plumbing: Whether they can be believed.
+        validity: Whether they can be believed.
         paths: Likelihood of the reference paths, where there are any.
         thresholds: Every number the verdict hangs on.
         available: What a stage could be fed with.
@@ -73,13 +79,13 @@ def diagnose_behavior(
         findings: Of the further probes, which may say why.
     """
     epsilon = behavior.measure.epsilon
-    broken = [c for c in plumbing.checks if c.outcome is Outcome.NOT_MET and c.name != UNPARSED]
+    broken = [c for c in validity.checks if c.outcome is Outcome.NOT_MET and c.name != UNPARSED]
     if not sampling.num_samples.sum():
-        return _without_samples(behavior, plumbing, available, cost)
+        return _without_samples(behavior, validity, available, cost)
 
     known = posterior_of(sampling, epsilon=epsilon, thresholds=thresholds, seed=seed)
     label, confidence = known.label, known.confidence
-    caveats = list(plumbing.notes)
+    caveats = list(validity.notes)
     curve = _pass_at_k(behavior, sampling, known, thresholds)
     checks = _checks(behavior, sampling, known, curve, thresholds)
     greedy = next(c for c in checks if c.name == "greedy pass@1")
@@ -117,22 +123,22 @@ def diagnose_behavior(
     if label is Bottleneck.INCONCLUSIVE and confidence < thresholds.confidence and behavior.sampling.samples_the_policy:
         settles = what_settles(known, sampling, epsilon=epsilon, thresholds=thresholds, cost=cost, seed=seed)
     stage = name_stage(label, available, {name: words for finding in findings for name, words in finding.of_stages.items()})
-    caveats += _caveats(behavior, sampling, plumbing, paths, label, greedy, thresholds)
+    caveats += _caveats(behavior, sampling, validity, paths, label, greedy, thresholds)
     return Diagnosis(
         name=behavior.name,
         purpose=behavior.purpose,
         bottleneck=label,
         confidence=confidence,
         role=ROLE_OF[label],
-        shares={state.value: float(share) for state, share in zip(STATES, posterior.mean(axis=0), strict=True)},
+        shares={state.value: float(share) for state, share in zip(PROBLEM_LABELS, posterior.mean(axis=0), strict=True)},
         stage=stage,
-        checks=(*checks, *_path_checks(paths, behavior, thresholds), *plumbing.checks),
+        checks=(*checks, *_path_checks(paths, behavior, thresholds), *validity.checks),
         pass_at_k=curve,
         problems=_problems(problems, sampling, known, posterior, paths, epsilon, thresholds),
         settles_with=settles,
         cost=cost,
         caveats=tuple(caveats),
-        sentence=_sentence(behavior, label, binding, confidence, checks, stage, why_open, plumbing),
+        sentence=_sentence(behavior, label, binding, confidence, checks, stage, why_open, validity),
         contributions=contributions,
     )
 
@@ -269,7 +275,7 @@ def _pass_at_k(
     """
     fewest = int(sampling.num_samples[sampling.num_samples > 0].min())
     ks = k_grid(max(fewest, behavior.measure.primary_k) * 4, behavior.measure.primary_k)
-    counted = [k for k in ks if k <= fewest and sampling.drawn_equally]
+    counted = [k for k in ks if k <= fewest and sampling.sampled_equally]
     rest = [k for k in ks if k not in counted]
     intervals: dict[int, Interval] = {
         k: mean_interval(pass_at_k(sampling.num_samples, sampling.num_correct, k), sampling.groups, level=thresholds.level)
@@ -290,7 +296,7 @@ def _problems(
 ) -> tuple[ProblemDiagnosis, ...]:
     mean, low, high = known.mixture.problem_interval(thresholds.level)
     # A state is claimed on what lies strictly inside it: a rate at a threshold belongs to neither side for sure.
-    states = named_states(known.mixture.interval_probabilities([epsilon, thresholds.mastered], strict=True), thresholds)
+    states = problem_labels(known.mixture.interval_probabilities([epsilon, thresholds.mastered], strict=True), thresholds)
     # Of several reference paths of a problem the likeliest one counts: one way to the answer is enough.
     nll: dict[str, float] = {}
     if paths is not None:
@@ -300,8 +306,8 @@ def _problems(
         ProblemDiagnosis(
             id=problem.id,
             split=problem.split,
-            state=STATES[states[i]] if states[i] >= 0 else Bottleneck.INCONCLUSIVE,
-            posterior={state.value: float(p) for state, p in zip(STATES, posterior[i], strict=True)},
+            state=PROBLEM_LABELS[states[i]] if states[i] >= 0 else Bottleneck.INCONCLUSIVE,
+            posterior={state.value: float(p) for state, p in zip(PROBLEM_LABELS, posterior[i], strict=True)},
             num_samples=int(sampling.num_samples[i]),
             num_correct=int(sampling.num_correct[i]),
             num_missing=int(sampling.num_missing[i]),
@@ -321,7 +327,7 @@ def _problems(
 
 
 def _caveats(
-    behavior: Behavior, sampling: SamplingMeasurement, plumbing: PlumbingMeasurement, paths: PathLikelihoodMeasurement | None,
+    behavior: Behavior, sampling: SamplingMeasurement, validity: ValidityMeasurement, paths: PathLikelihoodMeasurement | None,
     label: Bottleneck, greedy: Check, thresholds: Thresholds,
 ) -> list[str]:  # fmt: skip
     said = []
@@ -334,12 +340,12 @@ def _caveats(
         )
     said += [
         f"Not decided: {c.name} is {c.estimate:.3g} [{c.low:.3g}, {c.high:.3g}], at most {c.threshold:g} is wanted."
-        for c in plumbing.checks
+        for c in validity.checks
         if c.outcome is Outcome.INCONCLUSIVE
     ]
     said += [
         f"{c.estimate:.0%} of samples could not be read; failures, counted apart."
-        for c in plumbing.checks
+        for c in validity.checks
         if c.name == UNPARSED and c.estimate > 0.1
     ]
     if label is Bottleneck.POOR_CHOICE and greedy.outcome is Outcome.INCONCLUSIVE:
@@ -365,7 +371,7 @@ def _sentence(
     checks: Sequence[Check],
     stage: StageAdvice,
     why_open: str,
-    plumbing: PlumbingMeasurement,
+    validity: ValidityMeasurement,
 ) -> str:
     """The verdict in one sentence."""
     pass_1, pass_k = checks[0], checks[1]
@@ -390,12 +396,12 @@ def _sentence(
             greedy = checks[3]
             body = f"unreliable only when sampled ({numbers}; greedy {in_words(greedy)})"
         case Bottleneck.INVALID:
-            body = f"no verdict, the plumbing is broken ({'; '.join(plumbing.failures[:2]) or 'a check is not met'})"
+            body = f"no verdict, the measurement is invalid ({'; '.join(validity.failures[:2]) or 'a check is not met'})"
         case _:
             return f"{head}inconclusive ({numbers}): {why_open}; most likely {binding} ({_percent(confidence)})."
     action = {
         "none": "do nothing",
-        "fix_setup": "repair it first",
+        "fix_setup": "fix the setup first",
         "change_decoding": "decode greedily or cooler instead of training",
     }
     todo = action.get(stage.name, f"run {stage.name}" if STAGES[stage.name].trains else stage.name.replace("_", " "))
@@ -414,11 +420,11 @@ def _percent(p: float) -> str:
     return ">99%" if p > 0.99 else f"{p:.0%}"
 
 
-def _without_samples(behavior: Behavior, plumbing: PlumbingMeasurement, available: frozenset[Need], cost: Cost) -> Diagnosis:
+def _without_samples(behavior: Behavior, validity: ValidityMeasurement, available: frozenset[Need], cost: Cost) -> Diagnosis:
     """The diagnosis of a behavior that was not sampled, because its verifier failed the self-test, or whose samples are all missing."""
-    why = "; ".join(plumbing.failures[:2]) or "every sample is missing"
+    why = "; ".join(validity.failures[:2]) or "every sample is missing"
     return Diagnosis(
         name=behavior.name, purpose=behavior.purpose, bottleneck=Bottleneck.INVALID, confidence=1.0, role=None, shares={},
-        stage=name_stage(Bottleneck.INVALID, available), checks=plumbing.checks, pass_at_k=(), problems=(), settles_with=None, cost=cost,
-        caveats=plumbing.notes, sentence=f"{behavior.name}: no verdict, the plumbing is broken ({why}); repair it first.",
+        stage=name_stage(Bottleneck.INVALID, available), checks=validity.checks, pass_at_k=(), problems=(), settles_with=None, cost=cost,
+        caveats=validity.notes, sentence=f"{behavior.name}: no verdict, the measurement is invalid ({why}); fix the setup first.",
     )  # fmt: skip

@@ -241,7 +241,10 @@ def _decide(
         undefined = Interval(math.nan, math.nan, math.nan, "not measured")
         check = _check(condition, undefined, len(rows), Outcome.INCONCLUSIVE)
         return GatedCondition(
-            behavior=name, check=check, settles=None, reason="its plumbing is broken, so no number of it counts; see the report"
+            behavior=name,
+            check=check,
+            settles=None,
+            reason="its measurement is invalid, so no number of it counts; see the report",
         )
     interval = _metric(path, data, behavior, condition, LEVEL)
     outcome, reason = decide(condition.op, interval.low, interval.high, condition.threshold), ""

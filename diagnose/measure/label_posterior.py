@@ -21,32 +21,32 @@ from posttrain.analysis.stats import MixturePosterior, fit_mixture
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Bottleneck, SamplingMeasurement
 
-STATES = (Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE, Bottleneck.MASTERED)
+PROBLEM_LABELS = (Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE, Bottleneck.MASTERED)
 
 
 def labels_of(counts: npt.NDArray[np.int64], mean: npt.NDArray[np.float64], mastered: float) -> npt.NDArray[np.int64]:
     """The label of a behavior, for each of D readings of its problems.
 
     Args:
-        counts: [D, 3] problems in each of `STATES`.
+        counts: [D, 3] problems in each of `PROBLEM_LABELS`.
         mean: [D] mean success rate.
         mastered: Mean rate from which the behavior is mastered.
 
     Returns:
-        [D] index into `STATES`.
+        [D] index into `PROBLEM_LABELS`.
     """
     return np.where(mean >= mastered, 2, np.where(counts[:, 0] > counts[:, 1], 0, 1))
 
 
-def named_states(inside: npt.NDArray[np.float64], thresholds: Thresholds) -> npt.NDArray[np.int64]:
+def problem_labels(inside: npt.NDArray[np.float64], thresholds: Thresholds) -> npt.NDArray[np.int64]:
     """Which problems get a state: as many as keep the expected share of wrong ones at `problem_error`, the surest first.
 
     Args:
-        inside: [P, 3] posterior probability of lying strictly inside each of `STATES`.
+        inside: [P, 3] posterior probability of lying strictly inside each of `PROBLEM_LABELS`.
         thresholds: Error and least confidence.
 
     Returns:
-        [P] index into `STATES`, −1 where the problem stays open.
+        [P] index into `PROBLEM_LABELS`, −1 where the problem stays open.
 
     Source: the false-discovery rate as a posterior expectation, Newton, Noueiry, Sarkar and Ahlquist (Biostatistics 5, 2004).
     """
@@ -65,7 +65,7 @@ class LabelPosterior:
 
     mixture: MixturePosterior
     counts: npt.NDArray[np.int64]
-    """[D, 3] posterior draws of how many problems are in each of `STATES`."""
+    """[D, 3] posterior draws of how many problems are in each of `PROBLEM_LABELS`."""
     mean: npt.NDArray[np.float64]
     """[D] posterior draws of the mean success rate."""
     labels: npt.NDArray[np.int64]
@@ -74,18 +74,18 @@ class LabelPosterior:
     @property
     def shares(self) -> dict[Bottleneck, float]:
         """Posterior probability of each label."""
-        counts = np.bincount(self.labels, minlength=len(STATES))
-        return {state: float(count / len(self.labels)) for state, count in zip(STATES, counts, strict=True)}
+        counts = np.bincount(self.labels, minlength=len(PROBLEM_LABELS))
+        return {state: float(count / len(self.labels)) for state, count in zip(PROBLEM_LABELS, counts, strict=True)}
 
     @property
     def label(self) -> Bottleneck:
         """The most probable label."""
-        return STATES[int(np.bincount(self.labels, minlength=len(STATES)).argmax())]
+        return PROBLEM_LABELS[int(np.bincount(self.labels, minlength=len(PROBLEM_LABELS)).argmax())]
 
     @property
     def confidence(self) -> float:
         """Its posterior probability. Finitely many draws prove no certainty: half a draw is always left to the other labels."""
-        best = int(np.bincount(self.labels, minlength=len(STATES)).max())
+        best = int(np.bincount(self.labels, minlength=len(PROBLEM_LABELS)).max())
         return (best + 0.5) / (len(self.labels) + 1)
 
 

@@ -1,4 +1,4 @@
-"""The plumbing probe: can the numbers of a behavior be believed at all?
+"""Validity checks: can the numbers of a behavior be believed at all?
 
 A zero is often not a capability but a prompt without its generation marker, an answer that is cut off, or a verifier that refuses what
 is right. Each of these is a check here, and one that is not met makes the verdict `invalid`: repair first.
@@ -19,17 +19,17 @@ from posttrain.diagnose.types import (
     Check,
     Outcome,
     PathScore,
-    PlumbingMeasurement,
     Problem,
     Rollout,
     SamplingMeasurement,
+    ValidityMeasurement,
     decide,
 )
 from posttrain.diagnose.verifiers.selftest import CaseCount, SelfTest
 
 _AGREEMENT_ROLLOUTS = 16
 
-UNPARSED = "plumbing: unparsed share"
+UNPARSED = "validity: unparsed share"
 """Reported, but never a reason to call a run invalid: the lenient reading decides whether format is what binds."""
 
 
@@ -65,7 +65,7 @@ def measure(
     sampling: SamplingMeasurement,
     rollouts: RolloutTable,
     agreement: Sequence[PathScore],
-) -> PlumbingMeasurement:
+) -> ValidityMeasurement:
     """Put the checks together.
 
     Args:
@@ -86,7 +86,7 @@ def measure(
     tried, failed = sum(case.num_texts for case in selftest.cases), sum(case.num_failed for case in selftest.cases)
     checks = [
         _exact(
-            "plumbing: verifier self-test",
+            "validity: verifier self-test",
             ">=",
             1 - failed / max(1, tried),
             1.0,
@@ -100,7 +100,7 @@ def measure(
     if n + missing:
         checks += [
             _share(
-                "plumbing: truncated share",
+                "validity: truncated share",
                 int(sampling.num_truncated.sum()),
                 n,
                 thresholds.max_truncated,
@@ -110,7 +110,7 @@ def measure(
                 UNPARSED, int(sampling.num_unparsed.sum()), n, thresholds.max_unparsed, "samples in which no answer could be read"
             ),
             _share(
-                "plumbing: missing share",
+                "validity: missing share",
                 missing,
                 n + missing,
                 thresholds.max_missing,
@@ -127,10 +127,10 @@ def measure(
         gaps = gaps[np.isfinite(gaps)]  # an engine may not know the probabilities of its samples
         gap, tolerance = float(np.abs(gaps).mean()) if gaps.size else np.nan, engine.info.logprob_tolerance
         what = f"mean |sampler − scorer| log-probability per token, nats ({engine.info.sample_dtype} against {engine.info.score_dtype})"
-        checks.append(_exact("plumbing: sampler-scorer gap", "<=", gap, tolerance, len(gaps), what, "samples"))
+        checks.append(_exact("validity: sampler-scorer gap", "<=", gap, tolerance, len(gaps), what, "samples"))
         if checks[-1].outcome is Outcome.NOT_MET:
             failures.append(f"sampler and scorer disagree by {gap:.3f} nats per token, {tolerance:g} is explained by precision")
-    return PlumbingMeasurement(
+    return ValidityMeasurement(
         behavior=behavior.name, checks=tuple(checks), notes=tuple(notes), failures=tuple(failures), prompt_example=prompt.text
     )
 
@@ -185,7 +185,7 @@ def _prompt_check(engine: Engine, prompt: EncodedPrompt, failures: list[str]) ->
                 problems.append("the chat template adds no generation prompt, so the model is not told to answer")
     failures += problems
     return _exact(
-        "plumbing: prompt",
+        "validity: prompt",
         ">=",
         float(not problems),
         1.0,

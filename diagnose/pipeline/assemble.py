@@ -19,7 +19,7 @@ from posttrain.diagnose.probes.runner import read_answers
 from posttrain.diagnose.report.content import BehaviorReport, Example
 from posttrain.diagnose.sampling import shards
 from posttrain.diagnose.stage_catalogue import available_needs
-from posttrain.diagnose.storage.diagnosis_json import diagnosis_to_json, plumbing_from_json
+from posttrain.diagnose.storage.diagnosis_json import diagnosis_to_json, validity_from_json
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
 from posttrain.diagnose.thresholds import Thresholds
@@ -128,8 +128,8 @@ def _reload(directory: RunDirectory, settings: dict[str, Any], sources: dict[str
 def _measure_behavior(
     directory: RunDirectory, behavior: Behavior, split: Split, thresholds: Thresholds, seed: int, *, teacher: bool, earlier: bool
 ) -> MeasuredBehavior:
-    plumbing_file = directory.plumbing(behavior.name)
-    if not plumbing_file.exists():
+    validity_file = directory.validity(behavior.name)
+    if not validity_file.exists():
         raise RunError(
             f"run {directory.path}: {behavior.name} is not measured to the end; run the same `posttrain diagnose` again to resume it"
         )
@@ -137,7 +137,7 @@ def _measure_behavior(
     rollouts, paths = directory.rollout_table(behavior.name), tuple(directory.read_paths(behavior.name))
     counts = shards.measure(behavior, problems, rollouts)
     likelihood = reference_likelihood.measure(behavior, paths)
-    pipes = plumbing_from_json(behavior.name, json.loads(plumbing_file.read_text()))
+    pipes = validity_from_json(behavior.name, json.loads(validity_file.read_text()))
     if (rounds_file := directory.rounds(behavior.name)).exists():
         *rounds, end = json.loads(rounds_file.read_text())
         drawn = "one round" if len(rounds) == 1 else f"{len(rounds)} rounds"
@@ -160,7 +160,7 @@ def _measure_behavior(
     right, wrong = _examples(behavior, problems, rollouts)
     report = BehaviorReport(
         diagnosis=diagnosis,
-        plumbing=pipes,
+        validity=pipes,
         path=likelihood,
         sampling=counts if len(rollouts) else None,
         answers=answers,

@@ -22,12 +22,13 @@ from posttrain.diagnose.measure.label_posterior import LabelPosterior
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import GradeTexts
 from posttrain.diagnose.storage.rollout_table import METADATA_KEY, RolloutTable, to_rollouts
-from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
+from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Answer as Answer
 from posttrain.diagnose.types import (
     Behavior,
     Bottleneck,
+    Cost,
     Estimate,
     PathLikelihoodMeasurement,
     Problem,
@@ -158,7 +159,7 @@ class ProbeContext:
                 rollouts = self._sample(prompt_requests, condition, sampling, engine, task.tokens)
                 task.advance(len(rollouts))
             tokens = sum(len(rollout.token_ids) for rollout in rollouts)
-            cost = ShardCost(seconds=time.monotonic() - start, generated_tokens=tokens, samples=len(rollouts))
+            cost = Cost(seconds=time.monotonic() - start, generated_tokens=tokens, samples=len(rollouts))
             self.directory.write_rollouts_in(FOLDER, name, rollouts, cost)
         table = pq.ParquetFile(path).read()
         record = json.loads(table.schema.metadata[METADATA_KEY])

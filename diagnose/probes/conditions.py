@@ -151,7 +151,7 @@ def paired_gain(context: ProbeContext, places: Counts, num_samples: Counts, num_
     bare_samples, bare_correct = context.sampling.num_samples[places], context.sampling.num_correct[places]
     groups = [context.sampling.groups[place] for place in places]
     level = context.thresholds.level
-    if context.sampling.drawn_equally:
+    if context.sampling.sampled_equally:
         return paired_delta_interval(rates(bare_samples, bare_correct), rates(num_samples, num_correct), groups, level=level)
     before, after = (fit(context, places, *pair).mixture for pair in ((bare_samples, bare_correct), (num_samples, num_correct)))
     return posterior_delta_interval(before, after, 1, groups=groups, rng=np.random.default_rng(0), level=level)
@@ -159,7 +159,7 @@ def paired_gain(context: ProbeContext, places: Counts, num_samples: Counts, num_
 
 def bare_rate(context: ProbeContext) -> Interval:
     """Mean success rate of the samples that all conditions are compared with."""
-    if context.sampling.drawn_equally:
+    if context.sampling.sampled_equally:
         plain = rates(context.sampling.num_samples, context.sampling.num_correct)
         return mean_interval(plain, context.sampling.groups, level=context.thresholds.level)
     return context.known.mixture.pass_at_k(1, level=context.thresholds.level)

@@ -165,7 +165,7 @@ def _greedy(context: ProbeContext) -> tuple[Interval, Interval]:
     """Success of greedy decoding, and its paired difference to temperature 1."""
     sampling, level = context.sampling, context.thresholds.level
     base = rates(sampling.num_samples, sampling.num_correct)
-    if not sampling.drawn_equally:  # plain rates are biased where sampling went by looking
+    if not sampling.sampled_equally:  # plain rates are biased where sampling went by looking
         base = context.known.mixture.problem_interval(level)[0]
     gain = paired_delta_interval(base, sampling.greedy_correct, sampling.groups, level=level)
     return mean_interval(sampling.greedy_correct, sampling.groups, level=level), gain

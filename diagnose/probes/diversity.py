@@ -152,7 +152,7 @@ class Diversity:
 
         def pass_at(num: npt.NDArray[np.int64], correct: npt.NDArray[np.int64], attempts: int) -> Estimate:
             # Where problems were drawn unequally often it was by looking, and then only the likelihood is to be believed.
-            if context.sampling.drawn_equally and num.min() >= attempts:
+            if context.sampling.sampled_equally and num.min() >= attempts:
                 return Estimate.of(mean_interval(pass_at_k(num, correct, attempts), groups, level=level))
             return Estimate.of(fit_mixture(num, correct, groups=groups).pass_at_k(attempts, level=level))
 

@@ -260,7 +260,7 @@ def _rates(context: ProbeContext, drawn: Sequence[Rollout], earlier_run: Rollout
     if earlier_run is not None:
         counts = measure(context.behavior, context.problems, earlier_run)
         n_before, c_before = counts.num_samples, counts.num_correct
-        thinned = _even(_outcomes(context, earlier_run), counts.drawn_equally)
+        thinned = _even(_outcomes(context, earlier_run), counts.sampled_equally)
     else:
         known: dict[str, list[bool]] = {problem.id: [] for problem in context.problems}
         for rollout in drawn:
@@ -270,7 +270,7 @@ def _rates(context: ProbeContext, drawn: Sequence[Rollout], earlier_run: Rollout
         thinned = n_before, c_before  # how many there are hangs on the budget, not on what was seen
     before = fit_mixture(n_before, c_before, marks=(epsilon, context.thresholds.mastered), groups=groups)
     after = context.known.mixture
-    n_after, c_after = _even(_outcomes(context, context.rollouts), context.sampling.drawn_equally)
+    n_after, c_after = _even(_outcomes(context, context.rollouts), context.sampling.sampled_equally)
     rate = context.thresholds.change.false_discovery_rate
     entered, changed = (problem_change_tests(*thinned, n_after, c_after, rate=rate, below=edge) for edge in (epsilon, None))
     fell = changed.q_attrition <= rate

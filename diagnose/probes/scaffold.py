@@ -306,7 +306,7 @@ def _best_of(context: ProbeContext) -> list[tuple[int, Interval, Interval]]:
     """
     sampling, level = context.sampling, context.thresholds.level
     ks = [k for k in BEST_OF if k <= sampling.num_samples.max(initial=0)]
-    if not sampling.drawn_equally:
+    if not sampling.sampled_equally:
         rate = context.known.mixture.draw_rates(rng=np.random.default_rng(0), num_draws=context.thresholds.num_draws)
         found: list[tuple[int, Interval, Interval]] = []
         for k in ks:

@@ -11,9 +11,9 @@ from posttrain.diagnose.types import (
     Estimate,
     PassAtK,
     PathLikelihoodMeasurement,
-    PlumbingMeasurement,
     ProblemChange,
     SamplingMeasurement,
+    ValidityMeasurement,
 )
 
 
@@ -41,7 +41,7 @@ class BehaviorReport:
     """All there is to say about one behavior of one model."""
 
     diagnosis: Diagnosis
-    plumbing: PlumbingMeasurement
+    validity: ValidityMeasurement
     path: PathLikelihoodMeasurement | None = None
     """None where no reference was scored."""
     sampling: SamplingMeasurement | None = None

@@ -102,11 +102,11 @@ def behavior_view(report: BehaviorReport, slug: str, content: ReportContent, run
             for point in diagnosis.pass_at_k
         ],
         "examples": [("right", _examples(report.examples_right)), ("wrong", _examples(report.examples_wrong))],
-        "plumbing": {
-            "checks": [_check_view(check) for check in report.plumbing.checks],
-            "notes": report.plumbing.notes,
-            "failures": report.plumbing.failures,
-            "prompt": visible(report.plumbing.prompt_example),
+        "validity": {
+            "checks": [_check_view(check) for check in report.validity.checks],
+            "notes": report.validity.notes,
+            "failures": report.validity.failures,
+            "prompt": visible(report.validity.prompt_example),
         },
         "problems": _problem_rows(diagnosis.problems),
         "problems_hidden": max(0, len(diagnosis.problems) - _MOST_ROWS),
@@ -140,7 +140,7 @@ def _todo(report: BehaviorReport) -> str | None:
         return None
     match report.diagnosis.bottleneck:
         case Bottleneck.INVALID:
-            failure = report.plumbing.failures[0] if report.plumbing.failures else "see the plumbing checks below"
+            failure = report.validity.failures[0] if report.validity.failures else "see the validity checks below"
             return f"Repair the measurement, then diagnose again: {failure}"
         case Bottleneck.INCONCLUSIVE:
             return "Measure more before training anything."
@@ -272,6 +272,5 @@ def _cost(report: BehaviorReport) -> list[tuple[str, str]]:
         ("generated tokens", cost.generated_tokens),
         ("scored tokens", cost.scored_tokens),
         ("teacher tokens", cost.teacher_tokens),
-        ("trained tokens", cost.trained_tokens),
     ]
     return [(name, format_number(value)) for name, value in rows] + [("seconds", format_number(cost.seconds, 1))]

@@ -24,11 +24,11 @@ from posttrain.diagnose.measure import reference_likelihood, validity_checks
 from posttrain.diagnose.probes.runner import ProbeInputs, run_probes, tokens_of_probes
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards, stopping
-from posttrain.diagnose.storage.diagnosis_json import plumbing_to_json
+from posttrain.diagnose.storage.diagnosis_json import validity_to_json
 from posttrain.diagnose.storage.rollout_table import SAMPLED, RolloutTable
-from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost, write_json
+from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, PathScore, Problem, Split
+from posttrain.diagnose.types import Behavior, Cost, PathScore, Problem, Split
 from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.diagnose.verifiers.selftest import verifier_selftest
 
@@ -90,7 +90,7 @@ class Drawing:
     def draw(self, behaviors: Sequence[Behavior]) -> None:
         """Draw and store what is not there yet."""
         purse = Purse(self.goal.max_tokens, [behavior.name for behavior in behaviors])
-        if all(self.directory.plumbing(behavior.name).exists() for behavior in behaviors):
+        if all(self.directory.validity(behavior.name).exists() for behavior in behaviors):
             return
         arrival = count()
         with ExitStack() as opened:
@@ -107,7 +107,7 @@ class Drawing:
 
     def _behavior(self, behavior: Behavior, purse: Purse) -> Turns:
         directory, engine, thresholds = self.directory, self.engine, self.thresholds
-        target = directory.plumbing(behavior.name)
+        target = directory.validity(behavior.name)
         if target.exists():  # written last: everything else is there
             yield from self._turns_taken(behavior, purse)
             return
@@ -131,7 +131,7 @@ class Drawing:
                     thresholds=thresholds, seed=self.seed, tokens_left=purse.left(), reporter=self.reporter,
                 )  # fmt: skip
                 purse.spend(behavior.name, int(rollouts.num_tokens.sum()) + tokens_of_probes(directory, behavior))
-        write_json(target, plumbing_to_json(measured))
+        write_json(target, validity_to_json(measured))
 
     def _turns_taken(self, behavior: Behavior, purse: Purse) -> Turns:
         """Take the turns of a finished behavior again, and book what it spent."""
@@ -173,13 +173,13 @@ class Drawing:
             counts = stopping.Counts(
                 num_samples=measured.num_samples,
                 num_correct=measured.num_correct,
-                num_drawn=measured.num_samples + measured.num_missing,
+                num_sampled=measured.num_samples + measured.num_missing,
                 generated_tokens=int(table.num_tokens.sum()),
                 groups=measured.groups,
             )
-            purse.spend(behavior.name, counts.generated_tokens, seen=bool(counts.num_drawn.any()))
+            purse.spend(behavior.name, counts.generated_tokens, seen=bool(counts.num_sampled.any()))
             posterior = None
-            if self.goal.samples is None and counts.num_drawn.any():
+            if self.goal.samples is None and counts.num_sampled.any():
                 posterior = stopping.known_of(counts, epsilon=behavior.measure.epsilon, thresholds=self.thresholds, seed=0)
             planned = plan()
             turn = stopping.later(counts.generated_tokens) if planned.last else planned.turn
@@ -192,7 +192,7 @@ class Drawing:
             if planned.last:
                 break
             number = sum(shard.decoding == SAMPLED for shard in known)
-            planned_shards = shards.plan_round(behavior, self.split, counts.num_drawn, planned.extra, number)
+            planned_shards = shards.plan_round(behavior, self.split, counts.num_sampled, planned.extra, number)
         purse.spend(behavior.name, counts.generated_tokens)
         if self.goal.samples is None:
             write_json(self.directory.rounds(behavior.name), words)
@@ -206,7 +206,7 @@ class Drawing:
             start = time.monotonic()
             for shard, rollouts in shards.draw(self.engine, grader.grade, behavior, todo, seed=self.seed, on_tokens=task.tokens):
                 tokens = sum(len(rollout.token_ids) for rollout in rollouts)
-                cost = ShardCost(seconds=time.monotonic() - start, generated_tokens=tokens, samples=len(rollouts))
+                cost = Cost(seconds=time.monotonic() - start, generated_tokens=tokens, samples=len(rollouts))
                 self.directory.write_rollouts(shard.name, rollouts, cost)
                 task.advance(len(rollouts))
                 start = time.monotonic()
@@ -226,11 +226,11 @@ class Drawing:
                     task.tokens(num_tokens)
 
                 paths = reference_likelihood.draw(engine, behavior, problems, on_tokens=on_path)
-                cost = ShardCost(seconds=time.monotonic() - start, scored_tokens=sum(len(p.token_ids) for p in paths))
+                cost = Cost(seconds=time.monotonic() - start, scored_tokens=sum(len(p.token_ids) for p in paths))
                 directory.write_paths(name, paths, cost)
         if not directory.shard("agreement", name).exists():
             with self.reporter.task(f"checking {behavior.name}", None) as task:
                 start = time.monotonic()
                 scored = validity_checks.draw_agreement(engine, behavior, problems, rollouts, on_tokens=task.tokens)
-                cost = ShardCost(seconds=time.monotonic() - start, scored_tokens=sum(len(p.token_ids) for p in scored))
+                cost = Cost(seconds=time.monotonic() - start, scored_tokens=sum(len(p.token_ids) for p in scored))
                 directory.write_paths(name, scored, cost, kind="agreement")

@@ -4,7 +4,7 @@ A round is planned from the counts of the rounds before and from what is left of
 
 Rounds go on until the label is settled, until the primary metric is as precise as was asked for, or until the budget is spent. Every
 round is a look at the data, and looking often finds something by chance; so an interim look must be surer than the last one, an early
-look far surer (`label_is_settled`), and the law of success rates has points at the thresholds (`posterior_of`). The wrong-verdict rate
+look far surer (`label_is_decided`), and the law of success rates has points at the thresholds (`posterior_of`). The wrong-verdict rate
 at stopping is measured in `benchmarks/coverage.py`, and for labels that hang by a hair in `benchmarks/borderline_labels.py`.
 """
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import scipy
 
 from posttrain.analysis.stats import neyman_allocation, still_uncertain
-from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior, named_states
+from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior, problem_labels
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Bottleneck
 
@@ -69,7 +69,7 @@ class Counts:
     """[P] with a known outcome."""
     num_correct: Ints
     """[P]"""
-    num_drawn: Ints
+    num_sampled: Ints
     """[P] drawn, missing ones counted in."""
     generated_tokens: int
     """Of all samples so far, greedy ones counted in."""
@@ -116,9 +116,9 @@ def next_round(
         seed: Of posterior draws and of ties.
         known: What the counts say, where that is at hand (`known_of`).
     """
-    num_problems, drawn = len(counts.num_samples), int(counts.num_drawn.sum())
+    num_problems, drawn = len(counts.num_samples), int(counts.num_sampled.sum())
     if goal.samples is not None:
-        return Round(extra=np.maximum(0, goal.samples - counts.num_drawn), why=f"{goal.samples} samples of every problem")
+        return Round(extra=np.maximum(0, goal.samples - counts.num_sampled), why=f"{goal.samples} samples of every problem")
     nothing = np.zeros(num_problems, dtype=np.int64)
     per_sample = _tokens_of_a_sample(counts, max_tokens)
     left = (
@@ -138,9 +138,9 @@ def next_round(
     reached = "the label is settled"
 
     def raised(doubt: npt.NDArray[np.float64]) -> Ints:
-        return neyman_allocation(counts.num_samples, doubt, budget=min(left, size_of_round(counts.num_drawn, doubt)), rng=rng)
+        return neyman_allocation(counts.num_samples, doubt, budget=min(left, size_of_round(counts.num_sampled, doubt)), rng=rng)
 
-    if not label_is_settled(known, counts.num_samples, thresholds):
+    if not label_is_decided(known, counts.num_samples, thresholds):
         extra = raised(_matters(known, epsilon, thresholds))
         if extra.any():
             why = f"the label is open ({known.label} {known.confidence:.0%})"
@@ -162,7 +162,7 @@ def next_round(
         if half > goal.precision:
             reached += f", and only more problems can bring it to ± {goal.precision:g}"
     if goal.problems is not None:
-        unsettled = unsettled_problems(known, epsilon, thresholds)
+        unsettled = undecided_problems(known, epsilon, thresholds)
         share = float(1.0 - unsettled.mean())
         if share < goal.problems:
             extra = raised(unsettled.astype(np.float64))
@@ -184,7 +184,7 @@ def known_of(counts: Counts, *, epsilon: float, thresholds: Thresholds, seed: in
     )
 
 
-def label_is_settled(known: LabelPosterior, num_samples: Ints, thresholds: Thresholds) -> bool:
+def label_is_decided(known: LabelPosterior, num_samples: Ints, thresholds: Thresholds) -> bool:
     """Whether an interim look may take the label for known.
 
     Which state binds rests on the law of success rates, and few samples leave much of that law to the prior: its doubt about them can
@@ -214,26 +214,26 @@ def turn_of(known: LabelPosterior, spent: float) -> float:
     return spent / max(LEAST_MARGIN, float(scipy.special.ndtri(known.confidence)))
 
 
-def unsettled_problems(known: LabelPosterior, epsilon: float, thresholds: Thresholds) -> npt.NDArray[np.bool_]:
+def undecided_problems(known: LabelPosterior, epsilon: float, thresholds: Thresholds) -> npt.NDArray[np.bool_]:
     """Which problems [P] an interim look may not leave alone.
 
     Here each problem needs the confidence of a label for itself, beside the expected error of all. Problems that are easy must not make up
     for one at a threshold, which is sooner or later found on one side by some look.
     """
     surer = replace(thresholds, problem_confidence=thresholds.confidence)
-    return named_states(known.mixture.interval_probabilities((epsilon, thresholds.mastered), strict=True), surer) < 0
+    return problem_labels(known.mixture.interval_probabilities((epsilon, thresholds.mastered), strict=True), surer) < 0
 
 
-def size_of_round(num_drawn: Ints, doubt: npt.NDArray[np.float64]) -> int:
+def size_of_round(num_sampled: Ints, doubt: npt.NDArray[np.float64]) -> int:
     """Samples of a round for problems [P] with that much doubt."""
-    return max(SMALLEST_ROUND, int(GROWTH * num_drawn[still_uncertain(doubt)].sum()))
+    return max(SMALLEST_ROUND, int(GROWTH * num_sampled[still_uncertain(doubt)].sum()))
 
 
 def _tokens_of_a_sample(counts: Counts, max_tokens: int) -> float:
     """What a further sample is likely to take: the mean, and before any is drawn up to twice as much as a greedy one."""
     if not counts.generated_tokens:
         return float(max_tokens)
-    drawn, num_problems = int(counts.num_drawn.sum()), len(counts.num_samples)
+    drawn, num_problems = int(counts.num_sampled.sum()), len(counts.num_samples)
     mean = max(1.0, counts.generated_tokens / (drawn + num_problems))
     return mean if drawn else min(float(max_tokens), 2.0 * mean)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from posttrain.diagnose.types import Answer, Behavior, Check, Diagnosis, Estimate, PlumbingMeasurement, decide
+from posttrain.diagnose.types import Answer, Behavior, Check, Diagnosis, Estimate, ValidityMeasurement, decide
 
 
 def diagnosis_to_json(diagnosis: Diagnosis, behavior: Behavior, answers: Sequence[Answer] = ()) -> dict[str, Any]:
@@ -69,7 +69,6 @@ def diagnosis_to_json(diagnosis: Diagnosis, behavior: Behavior, answers: Sequenc
             "generated_tokens": diagnosis.cost.generated_tokens,
             "scored_tokens": diagnosis.cost.scored_tokens,
             "teacher_tokens": diagnosis.cost.teacher_tokens,
-            "trained_tokens": diagnosis.cost.trained_tokens,
             "seconds": diagnosis.cost.seconds,
         },
     }
@@ -130,21 +129,22 @@ def check_from_json(data: dict[str, Any]) -> Check:
     )
 
 
-def plumbing_to_json(plumbing: PlumbingMeasurement) -> dict[str, Any]:
-    """For plumbing.json, so that a report can be written again without the model."""
+def validity_to_json(validity: ValidityMeasurement) -> dict[str, Any]:
+    """Return the content of a file in `validity/`, so that a report can be written again without the model."""
     return {
-        "checks": [check_to_json(check) for check in plumbing.checks],
-        "notes": list(plumbing.notes),
-        "failures": list(plumbing.failures),
-        "prompt_example": plumbing.prompt_example,
+        "checks": [check_to_json(check) for check in validity.checks],
+        "notes": list(validity.notes),
+        "failures": list(validity.failures),
+        "prompt_example": validity.prompt_example,
     }
 
 
-def plumbing_from_json(name: str, data: dict[str, Any]) -> PlumbingMeasurement:
-    """What `plumbing_to_json` wrote."""
-    return PlumbingMeasurement(
+def validity_from_json(name: str, data: dict[str, Any]) -> ValidityMeasurement:
+    """Read what `validity_to_json` wrote; earlier versions named the checks `plumbing: ...`."""
+    checks = (check_from_json(check) for check in data["checks"])
+    return ValidityMeasurement(
         behavior=name,
-        checks=tuple(check_from_json(check) for check in data["checks"]),
+        checks=tuple(replace(check, name=check.name.replace("plumbing: ", "validity: ")) for check in checks),
         notes=tuple(data["notes"]),
         failures=tuple(data["failures"]),
         prompt_example=data["prompt_example"],

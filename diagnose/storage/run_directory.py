@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +54,6 @@ def say_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     new = json.loads(json.dumps(_finite(here)))
     differing = sorted(key for key in new if there.get(key) != new.get(key))
     return "; ".join(f"{key}: there {_short(there.get(key))}, here {_short(new.get(key))}" for key in differing)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardCost:
-    """What one shard took; kept in the shard's own file, so that a resumed run counts every shard once."""
-
-    seconds: float
-    generated_tokens: int = 0
-    scored_tokens: int = 0
-    samples: int = 0
 
 
 class RunDirectory:
@@ -161,23 +150,23 @@ class RunDirectory:
         """Path of a shard: kind is `rollouts` or `paths`."""
         return self.path / kind / f"{name}.parquet"
 
-    def plumbing(self, behavior: str) -> Path:
-        """Path of what the plumbing checks of a behavior found; it is written last."""
-        return self.path / "plumbing" / f"{behavior}.json"
+    def validity(self, behavior: str) -> Path:
+        """Return the file with the validity checks of a behavior; it is written last. Earlier versions wrote into `plumbing/`."""
+        return self.path / ("plumbing" if (self.path / "plumbing").exists() else "validity") / f"{behavior}.json"
 
     def rounds(self, behavior: str) -> Path:
         """Path of what was planned round by round, where the number of samples was not fixed."""
         return self.path / "rounds" / f"{behavior}.json"
 
-    def write_rollouts(self, name: str, rollouts: Sequence[Rollout], cost: ShardCost) -> None:
+    def write_rollouts(self, name: str, rollouts: Sequence[Rollout], cost: Cost) -> None:
         """Write a shard of rollouts."""
         self.write_rollouts_in("rollouts", name, rollouts, cost)
 
-    def write_rollouts_in(self, kind: str, name: str, rollouts: Sequence[Rollout], cost: ShardCost) -> None:
+    def write_rollouts_in(self, kind: str, name: str, rollouts: Sequence[Rollout], cost: Cost) -> None:
         """Write a shard of rollouts that are not those of the sampling probe."""
         self.write_shard(kind, name, to_arrow(rollouts), cost)
 
-    def write_paths(self, name: str, paths: Sequence[PathScore], cost: ShardCost, *, kind: str = "paths") -> None:
+    def write_paths(self, name: str, paths: Sequence[PathScore], cost: Cost, *, kind: str = "paths") -> None:
         """Write a shard of path scores: `paths` of references, `agreement` of our own samples scored again."""
         rows = {
             "behavior": [p.behavior for p in paths],
@@ -193,7 +182,7 @@ class RunDirectory:
         }
         self.write_shard(kind, name, pa.Table.from_pydict(rows, schema=_PATHS), cost)
 
-    def write_shard(self, kind: str, name: str, table: pa.Table, cost: ShardCost) -> None:
+    def write_shard(self, kind: str, name: str, table: pa.Table, cost: Cost) -> None:
         """Write rows that are columns already (those of `rollout_table.SCHEMA`, for rollouts)."""
         target = self.shard(kind, name)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -36,8 +36,8 @@ from posttrain.diagnose.types.measurement import (
     Estimate,
     Outcome,
     PathLikelihoodMeasurement,
-    PlumbingMeasurement,
     SamplingMeasurement,
+    ValidityMeasurement,
     decide,
 )
 from posttrain.diagnose.types.rollout import Floats, Grade, GradeStatus, Ints, PathScore, Rollout, StopReason
@@ -63,7 +63,6 @@ __all__ = [
     "PassAtK",
     "PathLikelihoodMeasurement",
     "PathScore",
-    "PlumbingMeasurement",
     "Problem",
     "ProblemChange",
     "ProblemDiagnosis",
@@ -78,6 +77,7 @@ __all__ = [
     "Split",
     "StageAdvice",
     "StopReason",
+    "ValidityMeasurement",
     "VerifierSpec",
     "decide",
     "default_epsilon",

@@ -97,7 +97,6 @@ class Cost:
     generated_tokens: int = 0
     scored_tokens: int = 0
     teacher_tokens: int = 0
-    trained_tokens: int = 0
     seconds: float = 0.0
 
 

@@ -53,7 +53,7 @@ class SamplingMeasurement:
     """Generated tokens."""
 
     @property
-    def drawn_equally(self) -> bool:
+    def sampled_equally(self) -> bool:
         """Whether every problem was drawn equally often, missing samples counted in; in rounds it depends on what was seen."""
         drawn = self.num_samples + self.num_missing
         return bool((drawn == drawn[:1]).all())
@@ -115,7 +115,7 @@ def decide(op: str, low: float, high: float, threshold: float) -> Outcome:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PlumbingMeasurement:
+class ValidityMeasurement:
     """Whether the numbers of a behavior can be believed at all."""
 
     behavior: str

@@ -65,7 +65,7 @@ def read_run(path: str | Path, engine: Engine, training_set: TrainingSet) -> lis
             rows.append(_row(rollout, prompt.token_ids))
     if not rows:
         raise RunError(
-            f"--from {path}: it holds no sample that could be trained on: all lie in the dev slice or have unknown tokens, or its plumbing is broken; look "
+            f"--from {path}: it holds no sample that could be trained on: all lie in the dev slice or have unknown tokens, or its measurement is invalid; look "
             "at its report, and sample the train split again"
         )
     return rows

@@ -25,8 +25,8 @@ POINTS = [
 ]
 CHECK = {"name": "pass@1", "op": ">=", "estimate": 0.3, "low": 0.2, "high": 0.4, "threshold": 0.9, "n": 32, "outcome": "not_met"}
 TOKENS = ["3", " times", "\n", "$4$", "日本", "\ud800", "<script>"]
-STATES = ("preserved", "expanded", "attrited", "out_of_support", "undetermined")
-CHANGES = [{"id": str(i), "before": i / 5, "after": 0.5, "state": state} for i, state in enumerate(STATES)] * 2
+PROBLEM_LABELS = ("preserved", "expanded", "attrited", "out_of_support", "undetermined")
+CHANGES = [{"id": str(i), "before": i / 5, "after": 0.5, "state": state} for i, state in enumerate(PROBLEM_LABELS)] * 2
 COVER = [{"tau": tau, "estimate": 1 - tau, "low": 0.9 - tau, "high": 1.0} for tau in (0.25, 0.5, 1.0)]
 MIXTURE = [
     {"from": 0.0, "to": 0.006, "estimate": 1.5, "low": 0.0, "high": 2.0},
@@ -70,7 +70,7 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     ),
     "before_after": ((CHANGES,), {"title": "t"}),
     "checks": (([CHECK, {**CHECK, "op": "<=", "estimate": 12.0, "high": -3.0, "outcome": "met"}],), {"title": "t"}),
-    "support_transitions": (({state: index for index, state in enumerate(STATES)},), {"title": "t"}),
+    "support_transitions": (({state: index for index, state in enumerate(PROBLEM_LABELS)},), {"title": "t"}),
     "support_dynamics": (([SUPPORT, {**SUPPORT, "name": "NSCR", "estimate": -0.4, "null_low": -0.6}],), {"title": "t"}),
     "retention": (
         ([{**RETENTION, "group": group, "run": run} for group in ("target", "beside", "retention") for run in ("a", "b")],),
@@ -225,7 +225,7 @@ def test_series_differ_without_colour(name: str) -> None:
 def test_filled_areas_differ_without_colour() -> None:
     histogram = FIGURES["success_histogram"]({"a": [0.2], "b": [0.2], "c": [0.2]}, epsilon=0.006, mastered=0.9)
     assert len({container.patches[0].get_hatch() for container in histogram.containers}) == 3
-    flows = FIGURES["support_transitions"](dict.fromkeys(STATES, 3))
+    flows = FIGURES["support_transitions"](dict.fromkeys(PROBLEM_LABELS, 3))
     bands = [patch for patch in flows.patches if isinstance(patch, Polygon)]
     assert len(bands) == len({band.get_hatch() for band in bands}) == 5
 

@@ -10,8 +10,8 @@ import pytest
 from posttrain.analysis.stats import fit_mixture
 from posttrain.diagnose.comparison.nulls import coupled, support_rows
 from posttrain.diagnose.storage.rollout_table import RolloutTable
-from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
-from posttrain.diagnose.types import Grade, GradeStatus, Rollout, Split, StopReason
+from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.types import Cost, Grade, GradeStatus, Rollout, Split, StopReason
 
 
 def drawn(folder: Path, seed: int, chance: float, *, num: int = 60, logprobs: bool = True) -> RolloutTable:
@@ -39,7 +39,7 @@ def drawn(folder: Path, seed: int, chance: float, *, num: int = 60, logprobs: bo
             )
         )
     directory = RunDirectory(folder)
-    directory.write_rollouts("b.eval-sampled.00000", rollouts, ShardCost(seconds=0.0))
+    directory.write_rollouts("b.eval-sampled.00000", rollouts, Cost(seconds=0.0))
     return directory.rollout_table("b")
 
 

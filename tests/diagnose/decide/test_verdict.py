@@ -20,11 +20,11 @@ from posttrain.diagnose.types import (
     Diagnosis,
     MeasureSettings,
     Outcome,
-    PlumbingMeasurement,
     Problem,
     Sampling,
     SamplingMeasurement,
     Split,
+    ValidityMeasurement,
     VerifierSpec,
     decide,
     default_epsilon,
@@ -33,7 +33,7 @@ from posttrain.diagnose.types import (
 ALL = frozenset({Need.REFERENCES, Need.VERIFIER})
 
 
-def make(correct: npt.ArrayLike, n: int = 32, **changes: object) -> tuple[Behavior, SamplingMeasurement, PlumbingMeasurement]:
+def make(correct: npt.ArrayLike, n: int = 32, **changes: object) -> tuple[Behavior, SamplingMeasurement, ValidityMeasurement]:
     c = np.asarray(correct, dtype=np.int64)
     ids = tuple(f"p{i}" for i in range(len(c)))
     behavior = Behavior(
@@ -47,13 +47,13 @@ def make(correct: npt.ArrayLike, n: int = 32, **changes: object) -> tuple[Behavi
         behavior="b", problem_ids=ids, groups=ids, num_samples=zeros + n, num_correct=c, num_missing=zeros, num_unparsed=zeros,
         num_truncated=zeros, num_lenient_correct=c, greedy_correct=(c > n / 2).astype(float), num_tokens=zeros + 10 * n,
     )  # fmt: skip
-    plumbing = PlumbingMeasurement(behavior="b", checks=(), notes=(), failures=(), prompt_example="p")
-    return behavior, replace(sampling, **changes), plumbing  # type: ignore[arg-type]
+    validity = ValidityMeasurement(behavior="b", checks=(), notes=(), failures=(), prompt_example="p")
+    return behavior, replace(sampling, **changes), validity  # type: ignore[arg-type]
 
 
-def diagnose(behavior: Behavior, sampling: SamplingMeasurement, plumbing: PlumbingMeasurement, **changes: object) -> Diagnosis:
+def diagnose(behavior: Behavior, sampling: SamplingMeasurement, validity: ValidityMeasurement, **changes: object) -> Diagnosis:
     return diagnose_behavior(
-        behavior, behavior.problems, sampling, plumbing, None, thresholds=Thresholds(**changes), available=ALL, seed=0, cost=Cost()  # type: ignore[arg-type]
+        behavior, behavior.problems, sampling, validity, None, thresholds=Thresholds(**changes), available=ALL, seed=0, cost=Cost()  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -90,14 +90,14 @@ def test_too_few_samples_are_inconclusive_and_say_what_would_settle_it() -> None
 
 
 def test_missing_samples_that_could_decide_make_it_inconclusive() -> None:
-    behavior, sampling, plumbing = make(np.zeros(40))
-    found = diagnose(behavior, replace(sampling, num_samples=sampling.num_samples - 16, num_missing=np.full(40, 16)), plumbing)
+    behavior, sampling, validity = make(np.zeros(40))
+    found = diagnose(behavior, replace(sampling, num_samples=sampling.num_samples - 16, num_missing=np.full(40, 16)), validity)
     assert found.bottleneck is Bottleneck.INCONCLUSIVE
     assert "missing" in found.sentence
     few = replace(
         sampling, num_samples=sampling.num_samples - np.eye(40, dtype=np.int64)[0], num_missing=np.eye(40, dtype=np.int64)[0]
     )
-    assert diagnose(behavior, few, plumbing).bottleneck is Bottleneck.MISSING_SUPPORT
+    assert diagnose(behavior, few, validity).bottleneck is Bottleneck.MISSING_SUPPORT
 
 
 def test_what_is_not_identified_is_given_as_bounds() -> None:
@@ -138,8 +138,8 @@ def test_greedy_mastery_is_decoding() -> None:
 
 
 def test_a_truncated_sampler_never_yields_missing_support() -> None:
-    behavior, sampling, plumbing = make(np.zeros(40))
-    found = diagnose(replace(behavior, sampling=Sampling(top_p=0.9)), sampling, plumbing)
+    behavior, sampling, validity = make(np.zeros(40))
+    found = diagnose(replace(behavior, sampling=Sampling(top_p=0.9)), sampling, validity)
     assert found.bottleneck is Bottleneck.INCONCLUSIVE
 
 
@@ -147,11 +147,11 @@ def check(name: str, outcome: Outcome) -> Check:
     return Check(name=name, op="<=", estimate=0.9, low=0.8, high=0.95, threshold=0.2, n=10, method="", outcome=outcome)
 
 
-def test_broken_plumbing_is_invalid_but_unparsed_answers_are_not() -> None:
-    behavior, sampling, plumbing = make(np.zeros(40))
-    broken = replace(plumbing, checks=(check("plumbing: truncated share", Outcome.NOT_MET),))
+def test_a_failed_validity_check_is_invalid_but_unparsed_answers_are_not() -> None:
+    behavior, sampling, validity = make(np.zeros(40))
+    broken = replace(validity, checks=(check("validity: truncated share", Outcome.NOT_MET),))
     assert diagnose(behavior, sampling, broken).bottleneck is Bottleneck.INVALID
-    unread = replace(plumbing, checks=(check(UNPARSED, Outcome.NOT_MET),))
+    unread = replace(validity, checks=(check(UNPARSED, Outcome.NOT_MET),))
     assert diagnose(behavior, sampling, unread).bottleneck is Bottleneck.MISSING_SUPPORT
 
 

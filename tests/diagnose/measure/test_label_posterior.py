@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from posttrain.diagnose.decide.power import sight, what_settles
-from posttrain.diagnose.measure.label_posterior import STATES, LabelPosterior, label_posterior, labels_of, named_states
-from posttrain.diagnose.sampling.stopping import MOST, Counts, Goal, label_is_settled, next_round
+from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, LabelPosterior, label_posterior, labels_of, problem_labels
+from posttrain.diagnose.sampling.stopping import MOST, Counts, Goal, label_is_decided, next_round
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Bottleneck, Cost, SamplingMeasurement, default_epsilon
 
@@ -19,7 +19,7 @@ def draw(rates: NDArray[np.float64], goal: Goal, seed: int = 0) -> tuple[NDArray
     rng = np.random.default_rng(seed)
     n, c = np.zeros(rates.size, dtype=np.int64), np.zeros(rates.size, dtype=np.int64)
     for _ in range(100):
-        counts = Counts(num_samples=n, num_correct=c, num_drawn=n, generated_tokens=10 * int(n.sum() + n.size))
+        counts = Counts(num_samples=n, num_correct=c, num_sampled=n, generated_tokens=10 * int(n.sum() + n.size))
         plan = next_round(counts, goal, epsilon=EPSILON, primary_k=16, max_tokens=10, thresholds=THRESHOLDS, seed=0)
         if plan.last:
             return n, c, plan.why
@@ -36,7 +36,7 @@ def test_most_problems_that_are_not_mastered_give_the_label() -> None:
 def test_plain_behaviors_are_labelled(rate: float, label: int) -> None:
     c = np.random.default_rng(0).binomial(32, np.full(40, rate))
     known = label_posterior(np.full(40, 32), c, epsilon=EPSILON, thresholds=THRESHOLDS)
-    assert known.label is STATES[label]
+    assert known.label is PROBLEM_LABELS[label]
     assert known.confidence > 0.95
     assert sum(known.shares.values()) == pytest.approx(1)
 
@@ -44,12 +44,12 @@ def test_plain_behaviors_are_labelled(rate: float, label: int) -> None:
 def test_states_are_named_up_to_the_error_that_is_allowed() -> None:
     inside = np.array([[0.99, 0.01, 0], [0.95, 0.05, 0], [0, 0.9, 0.1], [0.1, 0.85, 0.05], [0.3, 0.7, 0], [0, 0.2, 0.3]])
     # Expected errors .01, .03, .053, .078: two keep the mean at or below .05.
-    assert named_states(inside, Thresholds()).tolist() == [0, 0, -1, -1, -1, -1]
-    assert named_states(inside, Thresholds(problem_error=0.08, problem_confidence=0.8)).tolist() == [0, 0, 1, 1, -1, -1]
-    assert named_states(inside, Thresholds(problem_error=0.08)).tolist() == [0, 0, 1, -1, -1, -1]
+    assert problem_labels(inside, Thresholds()).tolist() == [0, 0, -1, -1, -1, -1]
+    assert problem_labels(inside, Thresholds(problem_error=0.08, problem_confidence=0.8)).tolist() == [0, 0, 1, 1, -1, -1]
+    assert problem_labels(inside, Thresholds(problem_error=0.08)).tolist() == [0, 0, 1, -1, -1, -1]
     # However sure the others are, one that is open stays open.
     sure = np.vstack([np.tile([1.0, 0, 0], (99, 1)), [[0.7, 0.3, 0]]])
-    assert named_states(sure, Thresholds()).tolist() == [0] * 99 + [-1]
+    assert problem_labels(sure, Thresholds()).tolist() == [0] * 99 + [-1]
 
 
 def test_easy_verdicts_are_cheap_and_hard_problems_get_the_samples() -> None:
@@ -58,7 +58,7 @@ def test_easy_verdicts_are_cheap_and_hard_problems_get_the_samples() -> None:
     assert "settled" in why
     rates = np.r_[np.full(20, 0.95), np.full(20, 0.0), np.full(2, 0.4)]
     n, c, _ = draw(rates, Goal(problems=0.9, max_tokens=10**7))
-    named = named_states(
+    named = problem_labels(
         label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS).mixture.interval_probabilities([EPSILON, 0.9], strict=True),
         THRESHOLDS,
     )
@@ -68,7 +68,7 @@ def test_easy_verdicts_are_cheap_and_hard_problems_get_the_samples() -> None:
 
 def test_a_round_is_a_third_of_what_the_open_problems_have() -> None:
     n, c = np.full(40, 64), np.r_[np.full(38, 26), np.full(2, 58)]
-    counts = Counts(num_samples=n, num_correct=c, num_drawn=n, generated_tokens=n.sum())
+    counts = Counts(num_samples=n, num_correct=c, num_sampled=n, generated_tokens=n.sum())
     plan = next_round(counts, Goal(problems=1.0), epsilon=EPSILON, primary_k=16, max_tokens=10, thresholds=THRESHOLDS, seed=0)
     assert plan.extra.tolist() == [0] * 38 + [21, 21]
 
@@ -80,7 +80,7 @@ def test_looking_again_and_again_names_few_problems_at_a_threshold() -> None:
         rates = np.r_[np.full(2, EPSILON), np.full(3, 0.9), np.random.default_rng(seed).uniform(size=5)]
         n, c, _ = draw(rates, Goal(problems=1.0, max_tokens=10 * MOST * rates.size), seed=seed)
         known = label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS)
-        named = named_states(known.mixture.interval_probabilities([EPSILON, 0.9], strict=True), THRESHOLDS)
+        named = problem_labels(known.mixture.interval_probabilities([EPSILON, 0.9], strict=True), THRESHOLDS)
         truth = np.r_[np.full(5, -1), np.where(rates[5:] < EPSILON, 0, np.where(rates[5:] < 0.9, 1, 2))]
         wrong.append(float(np.mean((named >= 0) & (named != truth))))
     assert np.mean(wrong) <= 0.05
@@ -105,7 +105,7 @@ def test_an_early_look_must_be_surer_than_a_late_one(samples: int, problems: int
     mixture = label_posterior(n, n // 2, epsilon=EPSILON, thresholds=THRESHOLDS).mixture
     labels = np.where(np.arange(1024) < others, state, 1)
     known = LabelPosterior(mixture, np.zeros((1024, 3), dtype=np.int64), np.full(1024, 0.5), labels)
-    assert label_is_settled(known, n, THRESHOLDS) is settled
+    assert label_is_decided(known, n, THRESHOLDS) is settled
 
 
 def test_looking_again_and_again_misnames_few_behaviors_that_hang_by_a_hair() -> None:
@@ -114,7 +114,7 @@ def test_looking_again_and_again_misnames_few_behaviors_that_hang_by_a_hair() ->
     for seed in range(40):
         n, c, _ = draw(np.repeat([0.0, 0.4, 0.97], [18, 17, 15]), Goal(max_tokens=10 * 64 * 50), seed=seed)
         known = label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS)
-        wrong += known.confidence >= THRESHOLDS.confidence and known.label is not STATES[0]
+        wrong += known.confidence >= THRESHOLDS.confidence and known.label is not PROBLEM_LABELS[0]
     assert wrong <= 4
 
 
@@ -179,4 +179,4 @@ def test_sight_is_what_a_simulation_shows() -> None:
     assert found == pytest.approx(0.8, abs=0.04)
     assert (1 - seen.resolves) ** 16 == pytest.approx(0.05)
     assert sight(50, 2, EPSILON).rise != sight(50, 2, EPSILON).rise  # nan: two samples find nothing
-    assert STATES[0] is Bottleneck.MISSING_SUPPORT
+    assert PROBLEM_LABELS[0] is Bottleneck.MISSING_SUPPORT

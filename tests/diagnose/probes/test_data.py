@@ -18,10 +18,11 @@ from posttrain.diagnose.probes.data import Data, limit_of_support
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import Portion, Shard, draw, measure
 from posttrain.diagnose.storage.rollout_table import SAMPLED
-from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
+from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import DataThresholds, Thresholds
 from posttrain.diagnose.types import (
     Behavior,
+    Cost,
     Grade,
     GradeStatus,
     MeasureSettings,
@@ -62,7 +63,7 @@ def make_context(
     measured = behavior.split(Split.EVAL)
     shard = Shard(name="b.eval-sampled.00000", decoding=SAMPLED, portions=tuple(Portion(p, 0, num) for p in measured))
     ((_, rollouts),) = draw(engine, grade, behavior, [shard], seed="s", on_tokens=lambda _: None)
-    directory.write_rollouts(shard.name, rollouts, ShardCost(seconds=0.0))
+    directory.write_rollouts(shard.name, rollouts, Cost(seconds=0.0))
     table = directory.rollout_table("b")
     counts = measure(behavior, measured, table)
     thresholds = Thresholds(num_draws=256)

@@ -16,11 +16,12 @@ from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContex
 from posttrain.diagnose.probes.decoding import DecodingProbe, ceiling
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import draw, measure, plan_greedy, plan_round
-from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
+from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
     Behavior,
     Bottleneck,
+    Cost,
     Grade,
     GradeStatus,
     MeasureSettings,
@@ -78,7 +79,7 @@ def bench_of(
     for shard in (*plan_greedy(behavior, Split.EVAL), *plan_round(behavior, Split.EVAL, none, none + n, 0)):
         if not directory.shard("rollouts", shard.name).exists():
             ((_, rollouts),) = draw(engine, grade, behavior, [shard], seed=SEED, on_tokens=lambda _: None)
-            directory.write_rollouts(shard.name, rollouts, ShardCost(seconds=0.0))
+            directory.write_rollouts(shard.name, rollouts, Cost(seconds=0.0))
     table = directory.rollout_table(behavior.name)
     sampling = measure(behavior, problems, table)
     thresholds = Thresholds()

@@ -27,11 +27,12 @@ from posttrain.diagnose.probes.drift import Drift
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import Portion, Shard, draw, measure
 from posttrain.diagnose.storage.rollout_table import SAMPLED, RolloutTable
-from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
+from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
     Behavior,
     Bottleneck,
+    Cost,
     Grade,
     GradeStatus,
     MeasureSettings,
@@ -71,7 +72,7 @@ def measured(folder: Path, engine: Engine, behavior: Behavior, num: int) -> RunD
     for number, problem in enumerate(behavior.problems):
         shard = Shard(name=f"b.eval-sampled.{number:05d}", decoding=SAMPLED, portions=(Portion(problem, 0, num),))
         ((_, rollouts),) = draw(engine, grade, behavior, [shard], seed=folder.name, on_tokens=lambda _: None)
-        directory.write_rollouts(shard.name, rollouts, ShardCost(seconds=0.0))
+        directory.write_rollouts(shard.name, rollouts, Cost(seconds=0.0))
     return directory
 
 

@@ -23,9 +23,9 @@ from posttrain.diagnose.probes.prefix_ladder import BATCH, MOST_SAMPLES, PrefixL
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards
 from posttrain.diagnose.storage.rollout_table import RolloutTable
-from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
+from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import PrefixLadderThresholds, Thresholds
-from posttrain.diagnose.types import Behavior, Bottleneck, Sampling, Split
+from posttrain.diagnose.types import Behavior, Bottleneck, Cost, Sampling, Split
 from posttrain.diagnose.verifiers.grader import Grader
 
 Row = dict[str, Any]
@@ -101,7 +101,7 @@ def make_context(tmp_path: Path) -> Iterator[MakeContext]:
             extra = np.full(len(problems), samples)
             for shard in shards.plan_round(behavior, Split.EVAL, np.zeros(len(problems), np.int64), extra, 0):
                 ((_, rollouts),) = shards.draw(engine, grader.grade, behavior, [shard], seed=seed, on_tokens=lambda num: None)
-                directory.write_rollouts(shard.name, rollouts, ShardCost(seconds=0))
+                directory.write_rollouts(shard.name, rollouts, Cost(seconds=0))
                 names.append(shard.name)
             table = RolloutTable.read(directory.shard("rollouts", name) for name in names)
             counts = shards.measure(behavior, problems, table)

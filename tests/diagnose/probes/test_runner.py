@@ -104,7 +104,7 @@ def test_a_finished_probe_is_not_run_again_and_a_killed_one_goes_on(
     first = (tmp_path / "run/diagnosis.json").read_text()
     # Killed after its samples were stored and before its finding was.
     (tmp_path / "run/probes/sums.toy.json").unlink()
-    (tmp_path / "run/plumbing/sums.json").unlink()
+    (tmp_path / "run/validity/sums.json").unlink()
     drawn: list[object] = []
     monkeypatch.setattr(type(engine), "sample", lambda *_, **__: drawn.append(1))
     run("m", [sums_file], out=tmp_path / "run", engine=engine)

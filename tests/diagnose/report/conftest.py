@@ -25,7 +25,6 @@ from posttrain.diagnose.types import (
     PassAtK,
     PathLikelihoodMeasurement,
     PathScore,
-    PlumbingMeasurement,
     ProblemChange,
     ProblemDiagnosis,
     Purpose,
@@ -34,6 +33,7 @@ from posttrain.diagnose.types import (
     SettlesWith,
     Split,
     StageAdvice,
+    ValidityMeasurement,
     decide,
 )
 
@@ -65,7 +65,7 @@ def check(name: str, op: str, value: float, half: float, threshold: float, n: in
     )
 
 
-def plumbing(name: str, *, broken: bool = False) -> PlumbingMeasurement:
+def validity(name: str, *, broken: bool = False) -> ValidityMeasurement:
     checks = (
         check(
             "reference accepted",
@@ -79,7 +79,7 @@ def plumbing(name: str, *, broken: bool = False) -> PlumbingMeasurement:
         check("garbage refused", ">=", 0.99, 0.01, 0.95, 160, "share of wrong texts that the verifier refuses"),
         check("truncated", "<=", 0.03, 0.015, 0.2, 512, "share of samples that ran into the token limit"),
     )
-    return PlumbingMeasurement(
+    return ValidityMeasurement(
         behavior=name,
         checks=checks,
         notes=("The chat template adds a system prompt of its own: 'You are a helpful AI assistant named SmolLM'.",),
@@ -221,7 +221,7 @@ def behavior(
     )
     return BehaviorReport(
         diagnosis=diagnosis,
-        plumbing=plumbing(name, broken=broken),
+        validity=validity(name, broken=broken),
         path=paths(name, rng, improbable=bottleneck is Bottleneck.MISSING_SUPPORT),
         sampling=sampling(name, counts, num_samples),
         examples_right=(

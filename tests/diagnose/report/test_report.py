@@ -23,10 +23,10 @@ from posttrain.diagnose.types import (
     Outcome,
     PassAtK,
     PathScore,
-    PlumbingMeasurement,
     ProblemDiagnosis,
     Purpose,
     Split,
+    ValidityMeasurement,
 )
 
 NAN = float("nan")
@@ -101,8 +101,8 @@ def empty_behavior() -> BehaviorReport:
         caveats=(),
         sentence="Nothing was measured.",
     )
-    plumbing = PlumbingMeasurement(behavior="x", checks=(), notes=(), failures=(), prompt_example="")
-    return BehaviorReport(diagnosis=diagnosis, plumbing=plumbing, epsilon=0.006, mastered_threshold=0.9)
+    validity = ValidityMeasurement(behavior="x", checks=(), notes=(), failures=(), prompt_example="")
+    return BehaviorReport(diagnosis=diagnosis, validity=validity, epsilon=0.006, mastered_threshold=0.9)
 
 
 def content_of(

@@ -91,7 +91,7 @@ def test_turns_are_the_same_after_a_kill(
             return sample(*args, **kwargs)
 
         def refuses(behavior: Behavior, *args: Any) -> Any:
-            assert not (out / "plumbing" / f"{behavior.name}.json").exists(), "what is finished is not looked at again"
+            assert not (out / "validity" / f"{behavior.name}.json").exists(), "what is finished is not looked at again"
             return selftest(behavior, *args)
 
         monkeypatch.setattr(engine, "sample", dies)
@@ -105,7 +105,7 @@ def test_turns_are_the_same_after_a_kill(
         killed = tmp_path / f"{survives}"
         with pytest.raises(KeyboardInterrupt):
             run(killed, survives)
-        assert survives < total - 1 or list((killed / "plumbing").iterdir())
+        assert survives < total - 1 or list((killed / "validity").iterdir())
         run(killed, 1_000)
         for folder in ("rollouts", "probes", "rounds"):
             assert sorted(p.name for p in (killed / folder).iterdir()) == sorted(p.name for p in (whole / folder).iterdir())
@@ -131,7 +131,7 @@ def test_the_nearer_label_and_the_cheaper_come_first() -> None:
 
     def turn(correct: list[int], tokens: int) -> float:
         n = np.full(20, 4)
-        counts = stopping.Counts(num_samples=n, num_correct=np.array(correct), num_drawn=n, generated_tokens=tokens)
+        counts = stopping.Counts(num_samples=n, num_correct=np.array(correct), num_sampled=n, generated_tokens=tokens)
         planned = stopping.next_round(
             counts, Goal(max_tokens=10_000), epsilon=0.0064, primary_k=4, max_tokens=20, thresholds=Thresholds(), seed=0
         )

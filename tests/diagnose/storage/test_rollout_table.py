@@ -15,9 +15,10 @@ from posttrain.diagnose.pipeline.assemble import MeasuredBehavior
 from posttrain.diagnose.sampling import shards
 from posttrain.diagnose.storage import rollout_table
 from posttrain.diagnose.storage.rollout_table import RolloutTable
-from posttrain.diagnose.storage.run_directory import RunDirectory, ShardCost
+from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import (
     Behavior,
+    Cost,
     Grade,
     GradeStatus,
     MeasureSettings,
@@ -61,7 +62,7 @@ def mixed_rollouts(num: int = 600, seed: int = 0) -> list[Rollout]:
 def write(directory: RunDirectory, rollouts: list[Rollout], *, shard_rows: int = 64) -> None:
     for number, start in enumerate(range(0, len(rollouts), shard_rows)):
         rows = rollouts[start : start + shard_rows]
-        cost = ShardCost(seconds=0.25, generated_tokens=sum(len(r.token_ids) for r in rows), samples=len(rows))
+        cost = Cost(seconds=0.25, generated_tokens=sum(len(r.token_ids) for r in rows), samples=len(rows))
         directory.write_rollouts(f"b.eval-mixed.{number:05d}", rows, cost)
 
 
