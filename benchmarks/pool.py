@@ -77,7 +77,7 @@ def main() -> None:
     requests = [
         SampleRequest(
             key=problem.id,
-            prompt_ids=pools[1].encode_prompt(problem.prompt, behavior.prompt).token_ids,
+            prompt_ids=pools[1].codec.encode_prompt(problem.prompt, behavior.prompt).token_ids,
             num_samples=options.samples,
         )
         for problem in behavior.problems[: options.problems]

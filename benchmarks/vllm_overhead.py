@@ -38,7 +38,7 @@ def measure(
 
     engine = VllmEngine.open(model, dtype="bfloat16", **engine_args)
     questions = [f"What is {i + 2} times {2 * i + 3}? Say how you know." for i in range(num_prompts)]
-    prompts = [engine.encode_prompt(question, PromptFormat()).token_ids for question in questions]
+    prompts = [engine.codec.encode_prompt(question, PromptFormat()).token_ids for question in questions]
 
     def ours(number: int) -> int:
         requests = [SampleRequest(key=f"p{i}", prompt_ids=ids, num_samples=samples) for i, ids in enumerate(prompts)]
@@ -52,7 +52,7 @@ def measure(
             max_tokens=max_tokens,
             seed=10**6 * number,
             logprobs=0,
-            stop_token_ids=sorted(engine.eos_ids),
+            stop_token_ids=sorted(engine.codec.eos_ids),
         )
         outputs = engine.llm.generate([{"prompt_token_ids": list(ids)} for ids in prompts], params, use_tqdm=False)
         return sum(len(one.token_ids) for output in outputs for one in output.outputs)

@@ -230,8 +230,8 @@ def _train_here(order: _Order, reporter: Reporter) -> TrainingResult:
     work = _work_folder(out) if processes.is_first else Path(tempfile.mkdtemp())
     try:
         with ExitStack() as stack:
-            if order.given.engine is None and (close := getattr(engine, "close", None)) is not None:
-                stack.callback(close)
+            if order.given.engine is None:
+                stack.callback(engine.close)
             graders = {name: stack.enter_context(Grader(behavior)).grade for name, behavior in training_set.behaviors.items()}
             evaluate: Evaluate | None = None
             if config.eval_every is not None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import UserError
 from posttrain.diagnose.types import Behavior, Floats, Grade, Problem, Rollout, Split
 
@@ -25,14 +24,6 @@ OnStep = Callable[[Mapping[str, object]], None]
 
 class MeasuredProblemError(UserError):
     """A problem that is kept for measuring was about to be trained on."""
-
-
-class LiveEngine(Engine, Protocol):
-    """An engine that samples the model in training."""
-
-    def refresh(self) -> None:
-        """Take over the live weights."""
-        ...
 
 
 class RowRole(StrEnum):

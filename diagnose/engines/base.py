@@ -1,4 +1,4 @@
-"""What every engine can do: write a prompt, sample, score. One contract test holds for all of them."""
+"""What every engine can do: encode, sample, score, take over weights, close. One contract test holds for all engines."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from posttrain.diagnose.types import Floats, Ints, Message, PromptFormat, Refere
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 OnTokens = Callable[[int], None]
 """Called with the number of tokens just generated or scored; may raise KeyboardInterrupt."""
@@ -35,7 +36,7 @@ class EngineInfo:
     logprob_tolerance: float = 1e-3
     """Largest mean |sampler − scorer| log-probability per token, in nats, that the two precisions explain."""
     can_score: bool = True
-    """Whether paths can be scored; `encode_path` and `score` are not to be called where they cannot."""
+    """Whether paths can be scored; `Codec.encode_path` and `score` are not to be called where they cannot."""
     notes: tuple[str, ...] = ()
     """What its numbers lack, a sentence each. Log-probabilities that it cannot tell are NaN, unknown token ids −1."""
 
@@ -104,21 +105,38 @@ class TokenScores:
     """[T] log-probability of the most likely token: min-p keeps what lies within log min_p of it. None where the engine cannot tell."""
 
 
-class Engine(Protocol):
-    """A model that can be sampled and scored."""
+class Codec(Protocol):
+    """Text to tokens and back, as one model reads and writes them."""
 
     @property
-    def info(self) -> EngineInfo:
-        """What makes the numbers."""
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The Hugging Face tokenizer; None where the tokens are known to a server alone, or are bytes."""
+        ...
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """The ids that end an answer; empty where they are not known here."""
         ...
 
     def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
-        """Write a problem's prompt as the model reads it."""
+        """Write a problem's prompt as the model reads it.
+
+        Raises:
+            BehaviorError: The prompt cannot be written in this format.
+        """
         ...
 
     def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        """Tokenise prompt and path together and cut ids, never text; the end token is added."""
+        """Tokenise prompt and path together and cut ids, never text; the end token is added.
+
+        Raises:
+            SettingsError: Paths cannot be written as tokens here; `EngineInfo.can_score` is False then.
+        """
         ...
+
+
+class Sampler(Protocol):
+    """Something that samples completions of prompts."""
 
     def sample(
         self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
@@ -129,9 +147,52 @@ class Engine(Protocol):
         """
         ...
 
+
+class Scorer(Protocol):
+    """Something that scores given paths after prompts."""
+
     def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
-        """Log-probability and rank of every path token, in the order of the requests."""
+        """Give log-probability and rank of every path token, in the order of the requests."""
         ...
+
+
+class Engine(Sampler, Scorer, Protocol):
+    """A model that can be sampled and scored."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What makes the numbers."""
+        ...
+
+    @property
+    def codec(self) -> Codec:
+        """What writes prompts and paths as the model's tokens."""
+        ...
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it samples a model in training, whose weights `refresh` takes over."""
+        ...
+
+    def refresh(self) -> None:
+        """Take over the weights of the model in training; nothing where the weights are frozen."""
+        ...
+
+    def close(self) -> None:
+        """Free what was opened; the engine cannot be used after this. Nothing where nothing is to be freed."""
+        ...
+
+
+class BaseEngine:
+    """What most engines have in common: weights that stay as they are, and nothing to be freed."""
+
+    is_live = False
+
+    def refresh(self) -> None:
+        """Do nothing: the weights are frozen."""
+
+    def close(self) -> None:
+        """Do nothing: memory is freed with the engine."""
 
 
 @runtime_checkable

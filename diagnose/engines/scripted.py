@@ -18,6 +18,8 @@ import numpy.typing as npt
 import yaml
 
 from posttrain.diagnose.engines.base import (
+    BaseEngine,
+    Codec,
     Completion,
     EncodedPath,
     EncodedPrompt,
@@ -41,7 +43,27 @@ Script = tuple[tuple[bytes, float], ...]
 Distribution = npt.NDArray[np.float64]
 
 
-class ScriptedEngine:
+class ScriptedCodec:
+    """Text as its bytes; token 256 ends an answer."""
+
+    tokenizer = None
+    eos_ids = frozenset({END})
+
+    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
+        """Write a prompt as its bytes."""
+        text = _prompt_text(prompt, prompt_format)
+        return EncodedPrompt(token_ids=tuple(text.encode()), text=text, format="completion")
+
+    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
+        """Write a path as its bytes and the end token."""
+        parts = [step.encode() for step in reference.steps]
+        ids = [byte for part in parts for byte in part]
+        steps = [i for i, part in enumerate(parts) for _ in part]
+        texts = [bytes([byte]).decode("latin-1") for byte in ids]
+        return EncodedPath(token_ids=(*ids, END), token_texts=(*texts, "<end>"), token_steps=(*steps, len(parts) - 1))
+
+
+class ScriptedEngine(BaseEngine):
     """Answers from scripts: prompt text → ((answer, probability), …), the probabilities of a prompt summing to one."""
 
     def __init__(self, scripts: Mapping[str, Sequence[tuple[str, float]]], *, name: str = "scripted"):
@@ -50,6 +72,7 @@ class ScriptedEngine:
         Raises:
             ModelError: probabilities are negative or do not sum to one.
         """
+        self.codec: Codec = ScriptedCodec()
         self._scripts: dict[bytes, Script] = {}
         for prompt, answers in scripts.items():
             if any(p < 0 for _, p in answers) or abs(sum(p for _, p in answers) - 1) > 1e-9:
@@ -117,19 +140,6 @@ class ScriptedEngine:
                 "`success: {p1: 0.3, default: 0}`, and `wrong: text`"
             ) from error
         return cls.for_behaviors(behaviors, success, wrong=raw.get("wrong"), name=str(source))
-
-    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
-        """See `Engine`; bytes are tokens."""
-        text = _prompt_text(prompt, prompt_format)
-        return EncodedPrompt(token_ids=tuple(text.encode()), text=text, format="completion")
-
-    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        """See `Engine`."""
-        parts = [step.encode() for step in reference.steps]
-        ids = [byte for part in parts for byte in part]
-        steps = [i for i, part in enumerate(parts) for _ in part]
-        texts = [bytes([byte]).decode("latin-1") for byte in ids]
-        return EncodedPath(token_ids=(*ids, END), token_texts=(*texts, "<end>"), token_steps=(*steps, len(parts) - 1))
 
     def sample(
         self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens

@@ -20,8 +20,10 @@ def draw(engine: Engine, behavior: Behavior, problems: Sequence[Problem], *, on_
     """Score every reference path of these problems, the end token included."""
     todo = []
     for problem in problems:
-        prompt = engine.encode_prompt(problem.prompt, behavior.prompt)
-        todo += [(problem, i, prompt, engine.encode_path(prompt, reference)) for i, reference in enumerate(problem.references)]
+        prompt = engine.codec.encode_prompt(problem.prompt, behavior.prompt)
+        todo += [
+            (problem, i, prompt, engine.codec.encode_path(prompt, reference)) for i, reference in enumerate(problem.references)
+        ]
     requests = [ScoreRequest(prompt_ids=prompt.token_ids, path_ids=path.token_ids) for _, _, prompt, path in todo]
     return [
         PathScore(

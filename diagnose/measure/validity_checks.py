@@ -37,7 +37,7 @@ def draw_agreement(
     engine: Engine, behavior: Behavior, problems: Sequence[Problem], rollouts: RolloutTable, *, on_tokens: OnTokens
 ) -> list[PathScore]:
     """Score some of our own samples again: the first sample of each problem, 16 at most."""
-    prompts = {problem.id: engine.encode_prompt(problem.prompt, behavior.prompt) for problem in problems}
+    prompts = {problem.id: engine.codec.encode_prompt(problem.prompt, behavior.prompt) for problem in problems}
     chosen = _first_samples(rollouts, list(prompts))
     requests = [ScoreRequest(prompt_ids=prompts[r.problem_id].token_ids, path_ids=r.token_ids) for r in chosen]
     return [
@@ -78,7 +78,7 @@ def measure(
         agreement: Some of them, scored again.
     """
     problem = behavior.problems[0]
-    prompt = engine.encode_prompt(problem.prompt, behavior.prompt)
+    prompt = engine.codec.encode_prompt(problem.prompt, behavior.prompt)
     notes, failures = (
         [*engine.info.notes, *_notes(behavior, engine)],
         [_selftest_words(case) for case in selftest.cases if case.num_failed],
@@ -162,7 +162,8 @@ def _notes(behavior: Behavior, engine: Engine) -> list[str]:
     if (
         behavior.prompt.format == "completion"
         and engine.info.name == "transformers"
-        and getattr(getattr(engine, "tokenizer", None), "chat_template", None)
+        and engine.codec.tokenizer is not None
+        and engine.codec.tokenizer.chat_template
     ):
         notes.append("The model has a chat template, and the behavior asks for completion format.")
     return notes
@@ -170,7 +171,7 @@ def _notes(behavior: Behavior, engine: Engine) -> list[str]:
 
 def _prompt_check(engine: Engine, prompt: EncodedPrompt, failures: list[str]) -> Check:
     """One begin-of-text token at most, and a chat that ends where the model must answer."""
-    tokenizer: Any = getattr(engine, "tokenizer", None)
+    tokenizer: Any = engine.codec.tokenizer
     problems = []
     if tokenizer is not None:
         bos = tokenizer.bos_token_id

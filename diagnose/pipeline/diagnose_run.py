@@ -162,8 +162,7 @@ def _open(
         engine = (
             open_engine(kind, str(model), behaviors) if workers == 1 else open_pool(kind, str(model), behaviors, workers=workers)
         )
-    if (close := getattr(engine, "close", None)) is not None:
-        opened.callback(close)
+    opened.callback(engine.close)
     return engine
 
 
@@ -175,4 +174,4 @@ def _check_prompts(engine: Engine, behaviors: Sequence[Behavior], split: Split) 
     """Write every prompt once, so that one that cannot be written is refused before anything is drawn."""
     for behavior in behaviors:
         for problem in behavior.split(split):
-            engine.encode_prompt(problem.prompt, behavior.prompt)
+            engine.codec.encode_prompt(problem.prompt, behavior.prompt)

@@ -261,12 +261,12 @@ def _answer_margins(context: ProbeContext, known: Sequence[_Known], rng: np.rand
     for one in known:
         assert one.score is not None
         reference = one.problem.references[one.score.reference_index]
-        prompt = context.engine.encode_prompt(one.problem.prompt, context.behavior.prompt)
+        prompt = context.engine.codec.encode_prompt(one.problem.prompt, context.behavior.prompt)
         choices = []
         for i in rng.permutation(len(donors))[:CHUNKS]:
             changed = with_answer(reference, one.problem.answer, donors[int(i)])
             if changed is not None:
-                path = context.engine.encode_path(prompt, changed)
+                path = context.engine.codec.encode_path(prompt, changed)
                 choices.append((abs(len(path.token_ids) - len(one.token_ids)), changed.text, path.token_ids))
         choices.sort(key=lambda choice: choice[0])
         grades = context.grade(one.problem, [text for _, text, _ in choices]) if choices else []

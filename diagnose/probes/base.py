@@ -126,7 +126,7 @@ class ProbeContext:
 
     def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
         """A problem's prompt as the policy reads it."""
-        return self.engine.encode_prompt(problem.prompt, self.behavior.prompt).token_ids
+        return self.engine.codec.encode_prompt(problem.prompt, self.behavior.prompt).token_ids
 
     def draw(
         self,

@@ -154,7 +154,7 @@ def _encode(engine: Engine, prompt_format: PromptFormat, row: DataRow, longest: 
         if not rest:
             raise BehaviorError(f"got a text of one word, {first!r}; there is nothing to score after it")
         head = row.completion[: row.completion.index(first) + len(first)]
-        prompt = engine.encode_prompt(head, PromptFormat(format="completion"))
+        prompt = engine.codec.encode_prompt(head, PromptFormat(format="completion"))
         sides = {COMPLETION: row.completion[len(head) :]}
     else:
         assert row.prompt is not None
@@ -163,7 +163,7 @@ def _encode(engine: Engine, prompt_format: PromptFormat, row: DataRow, longest: 
         sides = {side: text for side, text in texts.items() if text is not None}
     encoded = []
     for side, text in sides.items():
-        ids = engine.encode_path(prompt, Reference(steps=(text,))).token_ids
+        ids = engine.codec.encode_path(prompt, Reference(steps=(text,))).token_ids
         request = ScoreRequest(prompt_ids=prompt.token_ids, path_ids=ids[:longest])
         encoded.append(_Encoded(row=row.index, side=side, request=request, cut=len(ids) > longest))
     return encoded
@@ -175,7 +175,7 @@ def _encode_prompt(engine: Engine, prompt_format: PromptFormat, prompt: str | tu
         before, _, after = prompt_format.template.partition("{question}")
         if before + after and prompt.startswith(before) and prompt.endswith(after):
             prompt = prompt[len(before) : len(prompt) - len(after)]
-    return engine.encode_prompt(prompt, prompt_format)
+    return engine.codec.encode_prompt(prompt, prompt_format)
 
 
 def _own(context: ProbeContext, most: int, rng: np.random.Generator) -> list[_Answer]:

@@ -126,7 +126,7 @@ class Drift:
         """Answers of the earlier policy: round after round over the problems, as far as the budget is sure to last."""
         assert context.earlier is not None
         count, most = len(context.problems), context.behavior.sampling.max_tokens
-        prompts = [context.earlier.encode_prompt(p.prompt, context.behavior.prompt).token_ids for p in context.problems]
+        prompts = [context.earlier.codec.encode_prompt(p.prompt, context.behavior.prompt).token_ids for p in context.problems]
         rollouts: list[Rollout] = []
         start, fewest = 0, 1
         # Draw number t is sample t // P of problem t % P.
@@ -181,11 +181,11 @@ def _first_rows(context: ProbeContext, table: RolloutTable, kept: npt.NDArray[np
 
 def _encode(engine: Engine, context: ProbeContext, rollouts: Sequence[Rollout]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Prompt and answer as an engine cuts them; a truncated answer has no end token."""
-    prompts = {problem.id: engine.encode_prompt(problem.prompt, context.behavior.prompt) for problem in context.problems}
+    prompts = {problem.id: engine.codec.encode_prompt(problem.prompt, context.behavior.prompt) for problem in context.problems}
     encoded = []
     for rollout in rollouts:
         prompt = prompts[rollout.problem_id]
-        path = engine.encode_path(prompt, Reference(steps=(rollout.text,))).token_ids
+        path = engine.codec.encode_path(prompt, Reference(steps=(rollout.text,))).token_ids
         encoded.append((prompt.token_ids, path[:-1] or path if rollout.truncated else path))
     return encoded
 

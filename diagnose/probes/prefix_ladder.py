@@ -244,8 +244,8 @@ def _build(context: ProbeContext, candidates: Sequence[tuple[int, bool]]) -> Ite
     for i, out_of_support in candidates:
         problem = context.problems[i]
         for reference in _likeliest_first(context, problem):
-            prompt = context.engine.encode_prompt(problem.prompt, context.behavior.prompt)
-            path = context.engine.encode_path(prompt, reference)
+            prompt = context.engine.codec.encode_prompt(problem.prompt, context.behavior.prompt)
+            path = context.engine.codec.encode_path(prompt, reference)
             texts = prefix_texts(path, reference)
             tried = (
                 rungs_of(path, tokens_before_answer(problem, texts, context.grade, context.behavior.measure.success))
@@ -382,7 +382,9 @@ def _donors(
     for i in rng.permutation(len(others))[:MOST_PROBLEMS]:
         problem = others[int(i)]
         reference = problem.references[0]
-        path = context.engine.encode_path(context.engine.encode_prompt(problem.prompt, context.behavior.prompt), reference)
+        path = context.engine.codec.encode_path(
+            context.engine.codec.encode_prompt(problem.prompt, context.behavior.prompt), reference
+        )
         texts = prefix_texts(path, reference)
         donor = path, texts, tokens_before_word(problem, texts)
         if fits(path, donor[2]):

@@ -189,7 +189,9 @@ class ScaffoldProbe:
                 prompt, prompt_format = with_examples(problem, prompt_format, examples)
             else:
                 prompt = with_hint(problem)
-            prompt_requests[place] = PromptRequest(problem, context.engine.encode_prompt(prompt, prompt_format).token_ids, num)
+            prompt_requests[place] = PromptRequest(
+                problem, context.engine.codec.encode_prompt(prompt, prompt_format).token_ids, num
+            )
         return prompt_requests
 
     def _finding(self, context: ProbeContext, conditions: Sequence[Measured], notes: Sequence[str]) -> Finding:
@@ -267,15 +269,15 @@ def _from_teacher(context: ProbeContext, drawn: Sequence[int], num: int) -> dict
     """Place of a problem → what to ask, from the first half of one answer of the teacher, right or wrong."""
     assert context.teacher is not None
     problems = [context.problems[place] for place in drawn]
-    prompts = [context.teacher.encode_prompt(problem.prompt, context.behavior.prompt).token_ids for problem in problems]
+    prompts = [context.teacher.codec.encode_prompt(problem.prompt, context.behavior.prompt).token_ids for problem in problems]
     prompt_requests = [PromptRequest(problem, ids, 1) for problem, ids in zip(problems, prompts, strict=True)]
     started = {}
     for place, (answer,) in zip(
         drawn, context.draw(prompt_requests, condition="teacher's answers", engine=context.teacher), strict=True
     ):
         problem, reference = context.problems[place], Reference(steps=(answer.text,))
-        prompt = context.engine.encode_prompt(problem.prompt, context.behavior.prompt)
-        path = context.engine.encode_path(prompt, reference)
+        prompt = context.engine.codec.encode_prompt(problem.prompt, context.behavior.prompt)
+        path = context.engine.codec.encode_path(prompt, reference)
         texts = prefix_texts(path, reference)
         cut = min((len(texts) - 1) // 2, tokens_before_answer(problem, texts, context.grade, context.behavior.measure.success))
         if cut > 0:

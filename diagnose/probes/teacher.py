@@ -120,7 +120,7 @@ class TeacherProbe:
             )
         problems = [context.problems[place] for place in drawn]
         prompt_requests = [
-            PromptRequest(problem, context.teacher.encode_prompt(problem.prompt, context.behavior.prompt).token_ids, num)
+            PromptRequest(problem, context.teacher.codec.encode_prompt(problem.prompt, context.behavior.prompt).token_ids, num)
             for problem in problems
         ]
         taught = context.draw(prompt_requests, condition=_TEACHER, engine=context.teacher)
@@ -169,12 +169,13 @@ def _scorable(rollout: Rollout) -> bool:
 def _same_tokens(context: ProbeContext, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> SameTokens:
     assert context.teacher is not None
     pairs = [
-        tuple(e.encode_prompt(p.prompt, context.behavior.prompt) for e in (context.engine, context.teacher)) for p in problems
+        tuple(e.codec.encode_prompt(p.prompt, context.behavior.prompt) for e in (context.engine, context.teacher))
+        for p in problems
     ]
     prompts = {problem.id: mine for problem, (mine, _) in zip(problems, pairs, strict=True)}
     answers = all(
-        context.engine.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
-        == context.teacher.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
+        context.engine.codec.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
+        == context.teacher.codec.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
         for one in rollouts
     )
     return SameTokens(
@@ -199,7 +200,7 @@ def _contrast(context: ProbeContext, rollouts: Sequence[Rollout], same: bool, *,
     sums: dict[bool, npt.NDArray[np.float64]] = {}
     lengths: dict[bool, list[int]] = {}
     for is_teacher, engine in engines.items():
-        prompts = [engine.encode_prompt(known[one.problem_id][1].prompt, context.behavior.prompt) for one in rollouts]
+        prompts = [engine.codec.encode_prompt(known[one.problem_id][1].prompt, context.behavior.prompt) for one in rollouts]
         if same and is_teacher == by_teacher:
             paths = [one.token_ids for one in rollouts]
         else:
@@ -220,7 +221,7 @@ def _contrast(context: ProbeContext, rollouts: Sequence[Rollout], same: bool, *,
 def _path(engine: Engine, prompt: EncodedPrompt, rollout: Rollout, same: bool) -> tuple[int, ...]:
     """A sample as the other model's tokens; with the end token of that model where the sample ended by its own."""
     text = rollout.text if same else rollout.text.strip()
-    path: EncodedPath = engine.encode_path(prompt, Reference(steps=(text,)))
+    path: EncodedPath = engine.codec.encode_path(prompt, Reference(steps=(text,)))
     ended = rollout.stop is StopReason.EOS
     if not same:
         return path.token_ids if ended else path.token_ids[:-1]

@@ -117,7 +117,7 @@ def _requests(engine: Engine, behavior: Behavior, shard: Shard) -> list[SampleRe
     return [
         SampleRequest(
             key=f"{behavior.name}/{portion.problem.id}/{shard.decoding}",
-            prompt_ids=engine.encode_prompt(portion.problem.prompt, behavior.prompt).token_ids,
+            prompt_ids=engine.codec.encode_prompt(portion.problem.prompt, behavior.prompt).token_ids,
             num_samples=portion.num,
             first_sample=portion.first,
         )

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from posttrain.diagnose.engines.base import (
+    BaseEngine,
     Completion,
     EncodedPath,
     EncodedPrompt,
@@ -147,8 +148,25 @@ def gradient(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-class TinyEngine:
-    """Prompts `a+b`, one token per character; samples the model it is given, token by token."""
+class TinyCodec:
+    """One token per character of prompts `a+b`."""
+
+    tokenizer = None
+    eos_ids = frozenset({EOS})
+
+    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
+        assert isinstance(prompt, str)
+        return EncodedPrompt(token_ids=(1, *(2 + ord(c) % 16 for c in prompt)), text=prompt, format="completion")
+
+    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
+        ids = (*(18 + int(c) for c in reference.text), EOS)
+        return EncodedPath(token_ids=ids, token_texts=("",) * len(ids), token_steps=(0,) * len(ids))
+
+
+class TinyEngine(BaseEngine):
+    """Samples the model it is given, token by token."""
+
+    is_live = True
 
     info = EngineInfo(
         name="tiny",
@@ -162,18 +180,11 @@ class TinyEngine:
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         self.model = model
+        self.codec = TinyCodec()
         self.refreshed = 0
 
     def refresh(self) -> None:
         self.refreshed += 1
-
-    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
-        assert isinstance(prompt, str)
-        return EncodedPrompt(token_ids=(1, *(2 + ord(c) % 16 for c in prompt)), text=prompt, format="completion")
-
-    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        ids = (*(18 + int(c) for c in reference.text), EOS)
-        return EncodedPath(token_ids=ids, token_texts=("",) * len(ids), token_steps=(0,) * len(ids))
 
     @torch.no_grad()
     def sample(

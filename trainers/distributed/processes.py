@@ -28,9 +28,9 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from posttrain.diagnose.engines.base import (
+    BaseEngine,
     Completion,
-    EncodedPath,
-    EncodedPrompt,
+    Engine,
     OnTokens,
     SampleRequest,
     ScoreRequest,
@@ -38,10 +38,9 @@ from posttrain.diagnose.engines.base import (
     ignore_tokens,
 )
 from posttrain.diagnose.errors import SettingsError
-from posttrain.diagnose.types import Message, PromptFormat, Reference, Sampling
+from posttrain.diagnose.types import Sampling
 from posttrain.trainers.models.loading import best_device
 from posttrain.trainers.step.logprobs import RUN_DECODER, run_decoder
-from posttrain.trainers.training_types import LiveEngine
 
 T = TypeVar("T")
 WholeWeights = Callable[[], Iterable[Tensor]]
@@ -113,8 +112,8 @@ class Processes:
         return model
 
     def sampling(
-        self, engine: LiveEngine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WholeWeights | None = None
-    ) -> LiveEngine:
+        self, engine: Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WholeWeights | None = None
+    ) -> Engine:
         """The engine of `copy_for_sampling`, renewed from the model in training: from its own weights, or from what is made of them."""
         return engine
 
@@ -202,19 +201,21 @@ class ShardingProcesses(Processes):
         return sampled.to(self.device).requires_grad_(False)  # the buffers
 
     def sampling(
-        self, engine: LiveEngine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WholeWeights | None = None
-    ) -> LiveEngine:
+        self, engine: Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WholeWeights | None = None
+    ) -> Engine:
         """See `Processes`."""
-        return _GatheringEngine(engine, model, sampled, weights or partial(_whole_weights, model))
+        return GatheringEngine(engine, model, sampled, weights or partial(_whole_weights, model))
 
 
-class _GatheringEngine:
+class GatheringEngine(BaseEngine):
     """An engine with whole weights of its own, which `refresh` gathers from the shards of the model in training."""
 
-    def __init__(self, engine: LiveEngine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WholeWeights) -> None:
+    is_live = True
+
+    def __init__(self, engine: Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WholeWeights) -> None:
         self._engine, self._model, self._weights = engine, model, weights
         self.sampled = sampled
-        self.info = engine.info
+        self.info, self.codec = engine.info, engine.codec
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -224,14 +225,6 @@ class _GatheringEngine:
         for mine, live in zip(self.sampled.buffers(), self._model.buffers(), strict=True):
             mine.copy_(live)
         self._engine.refresh()
-
-    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
-        """See `Engine`."""
-        return self._engine.encode_prompt(prompt, prompt_format)
-
-    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        """See `Engine`."""
-        return self._engine.encode_path(prompt, reference)
 
     def sample(
         self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens

@@ -125,6 +125,7 @@ class LoraAdapter:
 class MergedEngine(TransformersEngine):
     """Samples a model with an adapter by its merged weights."""
 
+    is_live = True
     adapter: LoraAdapter
 
     @classmethod

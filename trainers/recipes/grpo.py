@@ -11,10 +11,9 @@ interface verifier, role reshaping.
 
 from __future__ import annotations
 
-from typing import cast
-
 from pydantic import Field
 
+from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.config import RolloutConfig
 from posttrain.trainers.credit.group import GroupCredit
@@ -23,7 +22,7 @@ from posttrain.trainers.objectives.policy_gradient import PolicyGradient
 from posttrain.trainers.objectives.reductions import sequence_mean, token_mean
 from posttrain.trainers.sources.policy import Finish, PolicySource, PromptBuilder
 from posttrain.trainers.stage import Component, Recipe, Reduction, Stage, Stateful, TrainingInputs
-from posttrain.trainers.training_types import GradeFn, LiveEngine, RowRole
+from posttrain.trainers.training_types import GradeFn, RowRole
 
 REDUCTIONS: dict[str, Reduction] = {"sequence_mean": sequence_mean, "token_mean": token_mean}
 SAMPLES = frozenset({RowRole.SAMPLE})
@@ -49,17 +48,17 @@ class GrpoConfig(ClippedConfig):
     )
 
 
-def live(inputs: TrainingInputs, stage: str) -> LiveEngine:
+def live(inputs: TrainingInputs, stage: str) -> Engine:
     """The engine, where it samples the model in training.
 
     Raises:
         SettingsError: It samples frozen weights.
     """
-    if not hasattr(inputs.engine, "refresh"):
+    if not inputs.engine.is_live:
         raise SettingsError(
             f"{stage} samples the model in training, and engine {inputs.engine.info.name} cannot be refreshed; use transformers or vllm"
         )
-    return cast(LiveEngine, inputs.engine)
+    return inputs.engine
 
 
 def rollouts(

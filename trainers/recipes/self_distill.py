@@ -69,12 +69,12 @@ def _prompt(inputs: TrainingInputs, item: TrainingProblem, config: SelfDistillCo
         examples = [one for one in worked_examples(item.behavior, str(config.seed)) if one.id != problem.id]
         if not examples:
             return None
-        return inputs.engine.encode_prompt(*with_examples(problem, written, examples)).token_ids
+        return inputs.engine.codec.encode_prompt(*with_examples(problem, written, examples)).token_ids
     if config.scaffold == "reference":
         problem = replace(problem, hint=problem.references[0].text.strip() if problem.references else None)
     if problem.hint is None:
         return None
-    return inputs.engine.encode_prompt(with_hint(problem), written).token_ids
+    return inputs.engine.codec.encode_prompt(with_hint(problem), written).token_ids
 
 
 def _choose(inputs: TrainingInputs) -> str:
@@ -94,7 +94,7 @@ def build(inputs: TrainingInputs, config: SelfDistillConfig) -> Stage:
         config = config.model_copy(update={"scaffold": _choose(inputs)})
     prompts = {} if config.scaffold == "best_of_n" else scaffolded(inputs, config)
     bare_ids = {
-        item.name: inputs.engine.encode_prompt(item.problem.prompt, item.behavior.prompt).token_ids
+        item.name: inputs.engine.codec.encode_prompt(item.problem.prompt, item.behavior.prompt).token_ids
         for item in inputs.training_set.train
     }
 

@@ -58,10 +58,10 @@ def teacher_traces(inputs: TrainingInputs, config: TracesConfig, stage: str, *, 
 
     def as_student(row: TrainingRow) -> TrainingRow:
         item = items[row.behavior, row.problem_id]
-        prompt = inputs.engine.encode_prompt(item.problem.prompt, item.behavior.prompt)
+        prompt = inputs.engine.codec.encode_prompt(item.problem.prompt, item.behavior.prompt)
         ids = row.completion_ids
         if prompt.token_ids != row.prompt_ids:
-            ids = inputs.engine.encode_path(prompt, Reference(steps=(row.text,))).token_ids
+            ids = inputs.engine.codec.encode_path(prompt, Reference(steps=(row.text,))).token_ids
         return replace(row, prompt_ids=prompt.token_ids, completion_ids=ids, sampler_logprobs=None, role=RowRole.DEMONSTRATION)
 
     def make() -> Made:

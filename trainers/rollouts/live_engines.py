@@ -16,7 +16,6 @@ from posttrain.trainers.distributed.processes import current
 from posttrain.trainers.models.loading import LoadedModel
 from posttrain.trainers.models.lora import LoraAdapter, MergedEngine
 from posttrain.trainers.rollouts.weight_sync import InPlaceEngine
-from posttrain.trainers.training_types import LiveEngine
 
 EMBEDDED = "transformers"
 TRAINABLE = (EMBEDDED, "vllm")
@@ -50,7 +49,7 @@ def check_engine(engine: str | Engine) -> None:
 
 def open_live(
     loaded: LoadedModel, config: TrainingConfig, *, given: TakesWeights | None = None, say: Callable[[str], None] | None = None
-) -> tuple[LiveEngine, LoraAdapter | None]:
+) -> tuple[Engine, LoraAdapter | None]:
     """The engine, and the adapter that the model is given where `lora_rank` is set.
 
     Args:
@@ -72,7 +71,7 @@ def open_live(
     return InPlaceEngine(opener, codec, weights, name=_live_name(config)), adapter
 
 
-def _open_embedded(loaded: LoadedModel, config: TrainingConfig) -> tuple[LiveEngine, LoraAdapter | None]:
+def _open_embedded(loaded: LoadedModel, config: TrainingConfig) -> tuple[Engine, LoraAdapter | None]:
     processes, named = current(), {"name": loaded.source, "model_fingerprint": _live_name(config)}
     sampled = processes.copy_for_sampling(loaded.model, pick_dtype("auto", processes.trains_on(loaded.model)))
     adapter = _open_adapter(loaded, config)

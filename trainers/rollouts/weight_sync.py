@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from posttrain.diagnose.engines.base import (
+    BaseEngine,
+    Codec,
     Completion,
-    EncodedPath,
-    EncodedPrompt,
     EngineInfo,
     OnTokens,
     SampleRequest,
@@ -22,12 +22,11 @@ from posttrain.diagnose.engines.base import (
     TokenScores,
     ignore_tokens,
 )
-from posttrain.diagnose.engines.codec import TextCodec
-from posttrain.diagnose.types import Message, PromptFormat, Reference, Sampling
+from posttrain.diagnose.types import Sampling
 
 
-class InPlaceEngine:
-    """A `LiveEngine` around one that takes weights.
+class InPlaceEngine(BaseEngine):
+    """A live `Engine` around one that takes weights.
 
     It is opened at the first draw, so a stage that draws nothing never starts it, and is given the live weights there, whatever it was
     opened with. Samples carry its own log-probabilities: they are what importance weights and the logged gap compare the trainer's with.
@@ -39,10 +38,12 @@ class InPlaceEngine:
         name: Of the live weights; a number that counts the renewals is added.
     """
 
+    is_live = True
+
     def __init__(
-        self, opener: Callable[[], TakesWeights], codec: TextCodec, weights: Callable[[], PreTrainedModel], *, name: str
+        self, opener: Callable[[], TakesWeights], codec: Codec, weights: Callable[[], PreTrainedModel], *, name: str
     ) -> None:
-        self._opener, self._codec, self._weights, self._name = opener, codec, weights, name
+        self._opener, self.codec, self._weights, self._name = opener, codec, weights, name
         self._engine: TakesWeights | None = None
         self._renewals = 0
 
@@ -64,14 +65,6 @@ class InPlaceEngine:
         assert self._engine is not None
         return self._engine
 
-    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
-        """See `Engine`."""
-        return self._codec.encode_prompt(prompt, prompt_format)
-
-    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        """See `Engine`."""
-        return self._codec.encode_path(prompt, reference)
-
     def sample(
         self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
     ) -> list[list[Completion]]:
@@ -84,8 +77,8 @@ class InPlaceEngine:
 
     def close(self) -> None:
         """End what was opened."""
-        if self._engine is not None and (close := getattr(self._engine, "close", None)) is not None:
-            close()
+        if self._engine is not None:
+            self._engine.close()
         self._engine = None
 
 

@@ -65,7 +65,7 @@ def _problems(rows: Sequence[DataRow], like: Behavior, prompt_format: PromptForm
 def _encode(row: DataRow, engine: Engine, prompt_format: PromptFormat, name: str) -> list[TrainingRow]:
     if row.kind is RowKind.PROMPT:
         assert row.prompt is not None
-        engine.encode_prompt(row.prompt, prompt_format)  # so that one that cannot be written is refused now
+        engine.codec.encode_prompt(row.prompt, prompt_format)  # so that one that cannot be written is refused now
         return []
     if row.kind is RowKind.TEXT:
         return [_text_row(row, engine, name)]
@@ -92,9 +92,10 @@ def _encode(row: DataRow, engine: Engine, prompt_format: PromptFormat, name: str
 
 def _chat_codec(engine: Engine, prompt_format: PromptFormat) -> TextCodec | None:
     """What writes chats with the model's template, where there is one and prompts are chats."""
-    codec = getattr(engine, "codec", None)
-    usable = isinstance(codec, TextCodec) and codec.tokenizer.chat_template is not None and prompt_format.format != "completion"
-    return codec if usable else None
+    codec = engine.codec
+    if not isinstance(codec, TextCodec) or codec.tokenizer.chat_template is None or prompt_format.format == "completion":
+        return None
+    return codec
 
 
 def _write(row: DataRow, text: str, engine: Engine, codec: TextCodec | None, prompt_format: PromptFormat) -> WrittenChat:
@@ -102,16 +103,16 @@ def _write(row: DataRow, text: str, engine: Engine, codec: TextCodec | None, pro
     assert row.prompt is not None
     if codec is not None and not isinstance(row.prompt, str):
         return write_answer(codec, row.prompt, text)
-    prompt = engine.encode_prompt(row.prompt, prompt_format)
-    path = engine.encode_path(prompt, Reference(steps=(text,)))
+    prompt = engine.codec.encode_prompt(row.prompt, prompt_format)
+    path = engine.codec.encode_path(prompt, Reference(steps=(text,)))
     return WrittenChat(prompt_ids=prompt.token_ids, completion_ids=path.token_ids, token_weights=None, text=text)
 
 
 def _text_row(row: DataRow, engine: Engine, name: str) -> TrainingRow:
     """A bare text: its first token is the prompt, since nothing predicts it. That is the beginning-of-text token where the tokenizer writes one."""
     assert row.completion is not None
-    text = engine.encode_prompt(row.completion, PromptFormat(format="completion"))
-    end = engine.encode_path(text, Reference(steps=(".",))).token_ids[-1]
+    text = engine.codec.encode_prompt(row.completion, PromptFormat(format="completion"))
+    end = engine.codec.encode_path(text, Reference(steps=(".",))).token_ids[-1]
     written = WrittenChat(
         prompt_ids=text.token_ids[:1], completion_ids=(*text.token_ids[1:], end), token_weights=None, text=row.completion
     )
@@ -121,8 +122,8 @@ def _text_row(row: DataRow, engine: Engine, name: str) -> TrainingRow:
 def _step_row(row: DataRow, engine: Engine, prompt_format: PromptFormat, name: str) -> TrainingRow:
     """Labelled steps; each ends with the last token that holds no more than it, the end token belongs to none."""
     assert row.prompt is not None
-    prompt = engine.encode_prompt(row.prompt, prompt_format)
-    path = engine.encode_path(prompt, Reference(steps=row.steps))
+    prompt = engine.codec.encode_prompt(row.prompt, prompt_format)
+    path = engine.codec.encode_path(prompt, Reference(steps=row.steps))
     places = [
         max((place for place, step in enumerate(path.token_steps[:-1]) if step <= number), default=0)
         for number in range(len(row.steps))

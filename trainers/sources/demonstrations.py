@@ -18,7 +18,7 @@ def encode_references(engine: Engine, items: Sequence[TrainingProblem], max_refe
     """
     rows = []
     for item in items:
-        prompt = engine.encode_prompt(item.problem.prompt, item.behavior.prompt)
+        prompt = engine.codec.encode_prompt(item.problem.prompt, item.behavior.prompt)
         for reference in item.problem.references[:max_references]:
             rows.append(
                 TrainingRow(
@@ -27,7 +27,7 @@ def encode_references(engine: Engine, items: Sequence[TrainingProblem], max_refe
                     split=item.problem.split,
                     group_id=item.name,
                     prompt_ids=prompt.token_ids,
-                    completion_ids=engine.encode_path(prompt, reference).token_ids,
+                    completion_ids=engine.codec.encode_path(prompt, reference).token_ids,
                     role=RowRole.DEMONSTRATION,
                     text=reference.text,
                 )

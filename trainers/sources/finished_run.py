@@ -61,7 +61,7 @@ def read_run(path: str | Path, engine: Engine, training_set: TrainingSet) -> lis
                     f"--from {path}: sample {rollout.sample_index} of {name}/{rollout.problem_id} does not read the same in the tokens of the model in "
                     "training; give a run of that model, or of one with its tokenizer"
                 )
-            prompt = engine.encode_prompt(problems[rollout.problem_id].prompt, behavior.prompt)
+            prompt = engine.codec.encode_prompt(problems[rollout.problem_id].prompt, behavior.prompt)
             rows.append(_row(rollout, prompt.token_ids))
     if not rows:
         raise RunError(
@@ -83,7 +83,7 @@ def _usable(rollout: Rollout) -> bool:
 
 def _has_tokens_of(engine: Engine, rollout: Rollout) -> bool:
     """Whether the tokens give the text, which a stop text may have cut short; an engine without a tokenizer of ours cannot say otherwise."""
-    codec = getattr(engine, "codec", None)
+    codec = engine.codec
     if not isinstance(codec, TextCodec):
         return True
     if max(rollout.token_ids) >= len(codec.tokenizer):

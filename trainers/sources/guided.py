@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from posttrain.diagnose.behaviors.answer_span import prefix_texts, tokens_before_answer
+from posttrain.diagnose.engines.base import Engine
 from posttrain.trainers.sources.policy import RolloutRequest, problem_prompts
-from posttrain.trainers.training_types import GradeFn, LiveEngine, TrainingProblem, TrainingRow
+from posttrain.trainers.training_types import GradeFn, TrainingProblem, TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,12 +22,12 @@ class Prefix:
     max_tokens: int
 
 
-def prefix_of(engine: LiveEngine, item: TrainingProblem, grade: GradeFn) -> Prefix | None:
+def prefix_of(engine: Engine, item: TrainingProblem, grade: GradeFn) -> Prefix | None:
     """Return the prefix of the first reference path of a problem, None where it has none."""
     if not item.problem.references:
         return None
     reference = item.problem.references[0]
-    path = engine.encode_path(engine.encode_prompt(item.problem.prompt, item.behavior.prompt), reference)
+    path = engine.codec.encode_path(engine.codec.encode_prompt(item.problem.prompt, item.behavior.prompt), reference)
     texts = prefix_texts(path, reference)
     allowed = tokens_before_answer(item.problem, texts, grade, item.behavior.measure.success)
     return Prefix(ids=path.token_ids, texts=texts, max_tokens=allowed)
@@ -43,7 +44,7 @@ class Guide:
     After `anneal_after` of the steps the most that is given falls in a line to nothing at the last step.
     """
 
-    engine: LiveEngine
+    engine: Engine
     graders: Mapping[str, GradeFn]
     """By the behavior's name; they tell where a path gives its answer."""
     num_steps: int

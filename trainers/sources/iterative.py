@@ -18,7 +18,7 @@ class IterativeSource:
     round that finds no rows goes on with those of the round before.
 
     Args:
-        engine: Refreshed before each round, where it can be.
+        engine: Refreshed before each round.
         make: Gives the source of a round.
         num_rounds: At least 1.
     """
@@ -41,9 +41,7 @@ class IterativeSource:
         number, place = divmod(step, self._per_round)
         metrics: Mapping[str, float] = {}
         if number not in self._rounds:
-            refresh = getattr(self.engine, "refresh", None)
-            if refresh is not None:
-                refresh()
+            self.engine.refresh()
             source = self._make(number)
             num_batches, metrics = source.prepare()
             self._rounds[number] = source if num_batches else self._rounds[number - 1]

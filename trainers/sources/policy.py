@@ -12,7 +12,7 @@ from posttrain.diagnose.types import Grade, Sampling, StopReason
 from posttrain.trainers.distributed.processes import current
 from posttrain.trainers.sources.order import EpochOrder
 from posttrain.trainers.stage import Stateful
-from posttrain.trainers.training_types import Batch, GradeFn, LiveEngine, TrainingProblem, TrainingRow
+from posttrain.trainers.training_types import Batch, GradeFn, TrainingProblem, TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +30,7 @@ class RolloutRequest:
 def problem_prompts(engine: Engine, items: Sequence[TrainingProblem]) -> list[RolloutRequest]:
     """The problems as they are measured."""
     return [
-        RolloutRequest(item=item, prompt_ids=engine.encode_prompt(item.problem.prompt, item.behavior.prompt).token_ids)
+        RolloutRequest(item=item, prompt_ids=engine.codec.encode_prompt(item.problem.prompt, item.behavior.prompt).token_ids)
         for item in items
     ]
 
@@ -178,7 +178,7 @@ class PolicySource:
 
     def __init__(
         self,
-        engine: LiveEngine,
+        engine: Engine,
         graders: Mapping[str, GradeFn] | None,
         items: Sequence[TrainingProblem],
         *,

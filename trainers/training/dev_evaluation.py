@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from posttrain.diagnose.engines.base import ScoreRequest
+from posttrain.diagnose.engines.base import Engine, ScoreRequest
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.policy import num_tokens, sample_graded
@@ -17,7 +17,7 @@ from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.logprobs import logprobs_of, run_model
 from posttrain.trainers.step.packing import collate, pack_rows, plan_micro_batches
 from posttrain.trainers.training.training_log import Means
-from posttrain.trainers.training_types import GradeFn, LiveEngine, TrainingRow, TrainingSet
+from posttrain.trainers.training_types import GradeFn, TrainingRow, TrainingSet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +37,7 @@ Evaluate = Callable[[Scorer], DevLook]
 
 
 def dev_looks(
-    engine: LiveEngine,
+    engine: Engine,
     graders: Mapping[str, GradeFn] | None,
     training_set: TrainingSet,
     *,
@@ -113,6 +113,6 @@ def _of_policy(scorer: Scorer, rows: Sequence[TrainingRow], max_tokens: int) -> 
     return means.result()
 
 
-def _mean_logprob(engine: LiveEngine, rows: Sequence[TrainingRow]) -> float:
+def _mean_logprob(engine: Engine, rows: Sequence[TrainingRow]) -> float:
     scores = engine.score([ScoreRequest(prompt_ids=row.prompt_ids, path_ids=row.completion_ids) for row in rows])
     return sum(float(score.logprobs.sum()) for score in scores) / sum(len(score.logprobs) for score in scores)

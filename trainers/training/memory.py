@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from posttrain.diagnose.engines.base import Engine
+from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 from posttrain.trainers.distributed.processes import local
 
 
@@ -26,8 +27,8 @@ def held_gigabytes(
     weights = {each.data_ptr(): each.numel() * each.itemsize for each in held}
     trained = sum(local(each).numel() for group in optimizer.param_groups for each in group["params"])
     copied = sum(
-        2 * sum(each.numel() for each in model.parameters())
+        2 * sum(each.numel() for each in engine.model.parameters())
         for engine in engines
-        if (model := getattr(engine, "model", None)) is not None and engine.info.sample_dtype != "float32"
+        if isinstance(engine, TransformersEngine) and engine.info.sample_dtype != "float32"
     )
     return float(sum(weights.values()) + trained * (4 + 8 + (4 if averaged else 0)) + copied) / 1e9

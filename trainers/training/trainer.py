@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import NonFiniteError, RunError, SettingsError
 from posttrain.trainers.config import TrainingConfig
-from posttrain.trainers.distributed.processes import current
+from posttrain.trainers.distributed.processes import GatheringEngine, current
 from posttrain.trainers.models.checkpoint import save_checkpoint
 from posttrain.trainers.models.ema import WeightAverage
 from posttrain.trainers.models.lora import LoraAdapter
@@ -283,7 +283,7 @@ def _plan(stepper: Stepper, inputs: TrainingInputs, adapter: LoraAdapter | None)
     scorer, others = stepper.scorer, [one for one in (inputs.teacher, inputs.earlier) if one is not None]
     frozen = [each.model for each in (scorer.reference, scorer.teacher) if each is not None]
     merged = None if adapter is None else adapter.merged
-    sampled = getattr(inputs.engine, "sampled", None)
+    sampled = inputs.engine.sampled if isinstance(inputs.engine, GatheringEngine) else None
     models: list[nn.Module] = [stepper.model, *frozen, *(one.model for one in others)]
     models += [each for each in (scorer.scalar_head, merged, sampled) if each is not None]
     held = held_gigabytes(

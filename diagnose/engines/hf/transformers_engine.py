@@ -16,9 +16,8 @@ import torch
 from transformers import __version__ as transformers_version
 
 from posttrain.diagnose.engines.base import (
+    BaseEngine,
     Completion,
-    EncodedPath,
-    EncodedPrompt,
     EngineInfo,
     OnTokens,
     SampleRequest,
@@ -39,7 +38,7 @@ from posttrain.diagnose.engines.llama.shared_prefix_decoder import SharedPrefixD
 from posttrain.diagnose.engines.models.loading import fingerprint_model, load_model, load_tokenizer
 from posttrain.diagnose.engines.token_sampling import draw
 from posttrain.diagnose.errors import SettingsError
-from posttrain.diagnose.types import Message, PromptFormat, Reference, Sampling
+from posttrain.diagnose.types import Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,7 +59,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return known[name]
 
 
-class TransformersEngine:
+class TransformersEngine(BaseEngine):
     """Samples and scores with Hugging Face transformers."""
 
     def __init__(
@@ -110,9 +109,7 @@ class TransformersEngine:
         if self._sampling_layers is not None and self._sampling_layers.without_packing:
             notes.append(f"slower sampling: {self._sampling_layers.without_packing}; sample_dtype float32 is faster here")
         eos = {tokenizer.eos_token_id} | set(_as_list(getattr(model.generation_config, "eos_token_id", None)))
-        self.eos_ids = frozenset(int(i) for i in eos if i is not None)
-        self.codec = TextCodec(tokenizer, self.eos_ids)
-        self.tokenizer = tokenizer
+        self.codec = TextCodec(tokenizer, frozenset(int(i) for i in eos if i is not None))
         fingerprint = hashlib.sha256(f"transformers:{model_fingerprint}:{sample}:{score}".encode()).hexdigest()[:16]
         self.info = EngineInfo(
             name="transformers",
@@ -157,7 +154,9 @@ class TransformersEngine:
         model_fingerprint: str = "live",
     ) -> TransformersEngine:
         """Share live weights with a trainer; call `refresh` after every update."""
-        return cls(model, tokenizer, name=name, model_fingerprint=model_fingerprint, sample_dtype=sample_dtype)
+        engine = cls(model, tokenizer, name=name, model_fingerprint=model_fingerprint, sample_dtype=sample_dtype)
+        engine.is_live = True
+        return engine
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -170,14 +169,6 @@ class TransformersEngine:
                 mine.copy_(live)
             for mine, live in zip(self._sampling_model.buffers(), self.model.buffers(), strict=True):
                 mine.copy_(live)
-
-    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
-        """See `Engine`."""
-        return self.codec.encode_prompt(prompt, prompt_format)
-
-    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        """See `Engine`."""
-        return self.codec.encode_path(prompt, reference)
 
     @torch.no_grad()
     def sample(

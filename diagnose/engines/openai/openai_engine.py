@@ -24,17 +24,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from posttrain.diagnose.engines.base import (
+    BaseEngine,
+    Codec,
     Completion,
-    EncodedPath,
-    EncodedPrompt,
     EngineInfo,
     OnTokens,
     SampleRequest,
@@ -44,61 +41,34 @@ from posttrain.diagnose.engines.base import (
 )
 from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.engines.limits import check_sample_room, check_score_room, cut_at_stop, end_ids, hashed_seed
-from posttrain.diagnose.engines.models.loading import DEMO, fingerprint_model, load_tokenizer
-from posttrain.diagnose.engines.openai.server_codecs import BytesCodec, Codec, ServerCodec
-from posttrain.diagnose.engines.openai.transport import Refused, Reply, Transport
-from posttrain.diagnose.errors import ModelError, SettingsError
-from posttrain.diagnose.types import Floats, Message, PromptFormat, Reference, Sampling, StopReason
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from posttrain.diagnose.engines.models.loading import fingerprint_model
+from posttrain.diagnose.engines.openai.server_capabilities import (
+    PROBE,
+    Capabilities,
+    base_address,
+    find_card,
+    find_tokenizer,
+    list_of,
+    probe_server,
+    served_models,
+)
+from posttrain.diagnose.engines.openai.server_codecs import BytesCodec, ServerCodec
+from posttrain.diagnose.engines.openai.transport import Reply, Transport
+from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.types import Floats, PromptFormat, Sampling, StopReason
 
 _MOST_PER_REQUEST = 32
 _UNKNOWN_TOKEN = -1
 _PROBE = "The answer is"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Capabilities:
-    """What a server can do and tell, found out by asking it."""
-
-    is_vllm: bool
-    takes_token_ids: bool
-    gives_token_ids: bool
-    logprobs: str
-    """`policy`: of the untruncated policy at temperature 1; `sampler`: of the distribution drawn from; `none`."""
-    scores: bool
-    context: int | None
-    """Tokens of prompt and sample together; None where the server does not say."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the numbers from this server lack, a sentence each."""
-        lacking = []
-        if not self.is_vllm:
-            lacking.append(
-                "The server is not known to be vLLM: whatever it does by default with top-k, min-p and penalties is part of the samples."
-            )
-        if not self.takes_token_ids:
-            lacking.append("Prompts were sent as text: how the server tokenises them is not known here.")
-        if not self.gives_token_ids:
-            lacking.append("The server gives no token ids: those stored are texts tokenised again.")
-        if self.logprobs == "none":
-            lacking.append("The server gives no log-probabilities: they are stored as NaN.")
-        if not self.scores:
-            lacking.append("The server cannot score: reference paths and the sampler-scorer agreement are not measured.")
-        return tuple(lacking)
-
-
-class OpenAIEngine:
+class OpenAIEngine(BaseEngine):
     """Samples and scores with a server that speaks OpenAI's completions interface."""
 
-    def __init__(self, transport: Transport, base_url: str, served: str, *, tokenizer: PreTrainedTokenizerBase | None, codec: Codec,
-                 eos_ids: frozenset[int], capabilities: Capabilities, info: EngineInfo):  # fmt: skip
+    def __init__(self, transport: Transport, base_url: str, served: str, *, codec: Codec, capabilities: Capabilities, info: EngineInfo):  # fmt: skip
         """Take what `open` found out."""
         self._transport, self._completions, self._served = transport, f"{base_url}/completions", served
-        self.tokenizer, self.codec, self.eos_ids = tokenizer, codec, eos_ids
-        self.capabilities, self.info = capabilities, info
+        self.codec, self.capabilities, self.info = codec, capabilities, info
 
     @classmethod
     def open(cls, url: str, model: str, *, concurrency: int = 64, timeout: float = 600.0, retries: int = 5, first_wait: float = 0.5) -> OpenAIEngine:  # fmt: skip
@@ -116,29 +86,23 @@ class OpenAIEngine:
             SettingsError: the address is none, or the server does not answer, or refuses.
             ModelError: the model is not served there.
         """
-        base = _base_url(url)
+        base = base_address(url)
         transport = Transport(concurrency=concurrency, timeout=timeout, retries=retries, first_wait=first_wait)
-        cards = _models(transport, base)
-        tokenizer = _tokenizer(model, cards)
-        card = _card(model, tokenizer, cards, base)
+        cards = served_models(transport, base)
+        tokenizer = find_tokenizer(model, cards)
+        card = find_card(model, tokenizer, cards, base)
         served, is_vllm = str(card["id"]), card.get("owned_by") == "vllm"
         root = base.removesuffix("/v1")
-
-        def ask(path: str, body: Reply) -> Reply:
-            return _must(transport, transport.ask("POST", root + path, body), root + path)
-
-        eos_ids: frozenset[int] = frozenset()
         codec: Codec
         if tokenizer is not None:
-            eos_ids = end_ids(tokenizer.name_or_path, tokenizer)
-            codec = TextCodec(tokenizer, eos_ids)
+            codec = TextCodec(tokenizer, end_ids(tokenizer.name_or_path, tokenizer))
         elif is_vllm:
-            codec = ServerCodec(ask, served)
+            codec = ServerCodec(transport, root, served)
         else:
             codec = BytesCodec()
         context = card.get("max_model_len")
-        probe = codec.encode_prompt(_PROBE, PromptFormat(format="completion")).token_ids
-        capabilities = _probe(transport, base, served, is_vllm, None if isinstance(codec, BytesCodec) else probe, context)
+        probe = codec.encode_prompt(PROBE, PromptFormat(format="completion")).token_ids
+        capabilities = probe_server(transport, base, served, is_vllm, None if isinstance(codec, BytesCodec) else probe, context)
         version = transport.ask("GET", f"{root}/version") if is_vllm else None
         of_server = f"vLLM {version.get('version', 'unknown')}" if version else "unknown"
         here = tokenizer is not None and Path(tokenizer.name_or_path).is_dir()
@@ -156,21 +120,7 @@ class OpenAIEngine:
             can_score=capabilities.scores and tokenizer is not None,
             notes=capabilities.notes,
         )
-        return cls(
-            transport, base, served, tokenizer=tokenizer, codec=codec, eos_ids=eos_ids, capabilities=capabilities, info=info
-        )
-
-    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
-        """See `Engine`."""
-        return self.codec.encode_prompt(prompt, prompt_format)
-
-    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        """See `Engine`.
-
-        Raises:
-            SettingsError: the tokenizer is not here.
-        """
-        return self.codec.encode_path(prompt, reference)
+        return cls(transport, base, served, codec=codec, capabilities=capabilities, info=info)
 
     # ------------------------------------------------------------------------------------------------------------ sampling
 
@@ -228,7 +178,7 @@ class OpenAIEngine:
                 "repetition_penalty": sampling.repetition_penalty,
                 "presence_penalty": 0.0,
                 "frequency_penalty": 0.0,
-                "stop_token_ids": sorted(self.eos_ids),
+                "stop_token_ids": sorted(self.codec.eos_ids),
                 "return_token_ids": True,
             }
         return body
@@ -242,7 +192,7 @@ class OpenAIEngine:
 
     def _completions_of(self, reply: Reply | None, num: int, sampling: Sampling) -> list[Completion]:
         """One completion per sample asked for; what did not come is an error."""
-        choices = sorted(_list(reply, "choices"), key=lambda choice: choice.get("index", 0))[:num]
+        choices = sorted(list_of(reply, "choices"), key=lambda choice: choice.get("index", 0))[:num]
         usage = (reply or {}).get("usage") or {}
         drawn = [self._completion(choice, usage.get("completion_tokens") if num == 1 else None, sampling) for choice in choices]
         return drawn + [_missing()] * (num - len(drawn))
@@ -317,127 +267,9 @@ class OpenAIEngine:
         ]
         replies = self._transport.post_all(self._completions, bodies, lambda number, _: on_tokens(len(requests[number].path_ids)))
         return [
-            _path_scores(_must(self._transport, reply, self._completions), request)
+            _path_scores(self._transport.require(reply, self._completions), request)
             for reply, request in zip(replies, requests, strict=True)
         ]
-
-
-def _base_url(url: str) -> str:
-    """The address before /completions.
-
-    Raises:
-        SettingsError: it is no address of a web server, or holds a password.
-    """
-    try:
-        parts = urlsplit(url)
-        port_known = parts.port is None or parts.port > 0
-    except ValueError:
-        port_known, parts = False, urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_known:
-        raise SettingsError(
-            f"engine openai: got the address {url!r}; give that of a server, such as openai:http://localhost:8000/v1"
-        )
-    if parts.username or parts.password or parts.query:
-        raise SettingsError(
-            "engine openai: got an address with a user, a password or a query; give the address alone, and the key as OPENAI_API_KEY"
-        )
-    path = parts.path.rstrip("/").removesuffix("/completions") or "/v1"
-    return f"{parts.scheme}://{parts.netloc}{path}"
-
-
-def _models(transport: Transport, base: str) -> list[Reply]:
-    """The cards of the served models; empty where the server has no list."""
-    try:
-        reply = transport.ask("GET", f"{base}/models")
-    except Refused as error:
-        if "OPENAI_API_KEY" in str(error):
-            raise
-        return []
-    return _list(_must(transport, reply, f"{base}/models"), "data")
-
-
-def _tokenizer(model: str, cards: Sequence[Reply]) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of MODEL where MODEL is a folder, a hub id or the demo; else that of the folder the server says it serves."""
-    root = next((str(card["root"]) for card in cards if card.get("id") == model and card.get("root")), model)
-    for source in dict.fromkeys((model, root)):
-        if (
-            source == DEMO
-            or Path(source).expanduser().is_dir()
-            or (source.count("/") == 1 and not source.startswith((".", "/", "~")))
-        ):
-            try:
-                return load_tokenizer(source)
-            except ModelError:
-                continue
-    return None
-
-
-def _card(model: str, tokenizer: PreTrainedTokenizerBase | None, cards: Sequence[Reply], base: str) -> Reply:
-    """The card of MODEL, found by its name or by its folder; a bare one where the server has no list."""
-    names = [model, str(Path(model).expanduser().resolve())]
-    if tokenizer is not None:
-        names.append(tokenizer.name_or_path)
-    for name in names:
-        for card in cards:
-            if name in (card.get("id"), card.get("root")):
-                return card
-    if cards:
-        raise ModelError(
-            f"model {model}: not served at {base}; served are {', '.join(str(card.get('id')) for card in cards[:10])}"
-        )
-    return {"id": model}
-
-
-def _probe(
-    transport: Transport, base: str, served: str, is_vllm: bool, ids: tuple[int, ...] | None, context: int | None
-) -> Capabilities:
-    """Find out what a server takes and gives with one token: ids before text, with log-probabilities before without."""
-    url, refusal = f"{base}/completions", None
-    for takes_ids in (True, False):
-        for logprobs in (True, False):
-            if takes_ids and ids is None:
-                continue
-            body: Reply = {"model": served, "prompt": list(ids) if takes_ids and ids else _PROBE, "max_tokens": 1, "temperature": 1.0, "seed": 1}  # fmt: skip
-            body |= {"logprobs": 1} if logprobs else {}
-            body |= {"return_token_ids": True} if is_vllm else {}
-            try:
-                reply = _must(transport, transport.ask("POST", url, body), url)
-            except Refused as error:
-                refusal = refusal or error
-                continue
-            read = (reply.get("usage") or {}).get("prompt_tokens")
-            if takes_ids and ids and read is not None and read != len(ids):
-                continue  # it took the ids for something else
-            choice = next(iter(_list(reply, "choices")), {})
-            kind = "none"
-            if logprobs and (cool := _top_logprob(choice)) is not None:
-                warm = _top_logprob(next(iter(_list(transport.ask("POST", url, body | {"temperature": 2.0}), "choices")), {}))
-                kind = "policy" if warm is not None and abs(warm - cool) < 1e-2 else "sampler"
-            return Capabilities(
-                is_vllm=is_vllm,
-                takes_token_ids=takes_ids,
-                gives_token_ids=choice.get("token_ids") is not None,
-                logprobs=kind,
-                scores=is_vllm and takes_ids,
-                context=context,
-            )
-    raise refusal or SettingsError(
-        f"engine openai: {base} takes neither token ids nor text as a prompt; use a server with /completions"
-    )
-
-
-def _top_logprob(choice: Reply) -> float | None:
-    """Log-probability of the most likely first token; None where none was given."""
-    tops = (choice.get("logprobs") or {}).get("top_logprobs") or []
-    return max(tops[0].values()) if tops and tops[0] else None
-
-
-def _must(transport: Transport, reply: Reply | None, url: str) -> Reply:
-    if reply is None:
-        raise SettingsError(
-            f"engine openai: no answer from {url} in {transport.retries + 1} tries (last: {transport.last_failure}); check that the server runs"
-        )
-    return reply
 
 
 def _stop_reason(choice: Reply) -> StopReason:
@@ -449,7 +281,7 @@ def _stop_reason(choice: Reply) -> StopReason:
 
 def _path_scores(reply: Reply, request: ScoreRequest) -> TokenScores:
     """The path's part of vLLM's prompt log-probabilities: per position a table of token id → log-probability and rank (from 1)."""
-    rows = _list(next(iter(_list(reply, "choices")), {}), "prompt_logprobs")[len(request.prompt_ids) :]
+    rows = list_of(next(iter(list_of(reply, "choices")), {}), "prompt_logprobs")[len(request.prompt_ids) :]
     if len(rows) != len(request.path_ids):
         raise SettingsError(
             f"engine openai: got log-probabilities of {len(rows)} tokens for a path of {len(request.path_ids)}; this server cannot score, use "
@@ -466,11 +298,6 @@ def _path_scores(reply: Reply, request: ScoreRequest) -> TokenScores:
 def _missing() -> Completion:
     nothing = np.zeros(0, dtype=np.float32)
     return Completion(token_ids=(), policy_logprobs=nothing, sampler_logprobs=nothing, stop=StopReason.ERROR, text="")
-
-
-def _list(reply: Reply | None, name: str) -> list[Reply]:
-    found = (reply or {}).get(name)
-    return found if isinstance(found, list) else []
 
 
 def _short_hash(text: str) -> str:

@@ -5,46 +5,33 @@ Neither can say where the steps of a reference path lie in its tokens, so neithe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt
 from posttrain.diagnose.engines.codec import chat_messages, completion_text
-from posttrain.diagnose.engines.openai.transport import Refused
+from posttrain.diagnose.engines.openai.transport import Refused, Transport
 from posttrain.diagnose.errors import BehaviorError, SettingsError
 from posttrain.diagnose.types import Message, PromptFormat, Reference
 
-Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
-"""Posts a body to a path of the server and gives its answer."""
-
-
-class Codec(Protocol):
-    """Encodes prompts and paths; `TextCodec` is one."""
-
-    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
-        """Write a prompt as the model reads it."""
-        ...
-
-    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        """Write a path as tokens that continue a prompt."""
-        ...
-
 
 class ServerCodec:
-    """Lets the server write and tokenise prompts, by the /tokenize and /detokenize that vLLM has."""
+    """Prompts written and tokenised by the server, with the /tokenize and /detokenize that vLLM has."""
 
-    def __init__(self, ask: Ask, model: str):
-        """Take the way to ask, and the name the model is served under."""
-        self._ask, self._model = ask, model
+    tokenizer = None
+    eos_ids: frozenset[int] = frozenset()
+
+    def __init__(self, transport: Transport, root: str, model: str):
+        """Take a way to the server, its address before /tokenize, and the name the model is served under."""
+        self._transport, self._root, self._model = transport, root, model
         self._known: dict[tuple[str | tuple[Message, ...], PromptFormat], EncodedPrompt] = {}
         try:
-            ask("/tokenize", {"model": model, "messages": [{"role": "user", "content": "?"}]})
+            self._ask("/tokenize", {"model": model, "messages": [{"role": "user", "content": "?"}]})
             self._has_template = True
         except Refused:
             self._has_template = False
 
     def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
-        """See `Codec`; every prompt is asked for once."""
+        """Write a prompt as the model reads it; the server is asked once for each."""
         key = (prompt, prompt_format)
         if key not in self._known:
             self._known[key] = self._encode(prompt, prompt_format)
@@ -64,25 +51,32 @@ class ServerCodec:
         return EncodedPrompt(token_ids=ids, text=text, format="completion")
 
     def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        """Refused."""
+        """Refuse."""
         _no_paths()
+
+    def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        url = self._root + path
+        return self._transport.require(self._transport.ask("POST", url, body), url)
 
 
 class BytesCodec:
-    """For servers that take text alone: the bytes of a text stand for its tokens."""
+    """The bytes of a text in the place of its tokens, for servers that take text alone."""
+
+    tokenizer = None
+    eos_ids: frozenset[int] = frozenset()
 
     def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
-        """See `Codec`; completion format only, the chat template being unknown."""
+        """Write a prompt in completion format; the chat template is unknown."""
         if prompt_format.format == "chat" or not isinstance(prompt, str):
             raise BehaviorError(
-                "prompt.format: got chat, but neither the tokenizer nor a /tokenize of the server is at hand; give MODEL as a folder or hub "
+                "prompt.format: got chat, but neither the tokenizer nor a /tokenize of the server is available; give MODEL as a folder or hub "
                 "id with the tokenizer, or use format: completion"
             )
         text = completion_text(prompt, prompt_format)
         return EncodedPrompt(token_ids=tuple(text.encode()), text=text, format="completion")
 
     def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        """Refused."""
+        """Refuse."""
         _no_paths()
 
 

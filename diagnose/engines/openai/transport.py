@@ -29,6 +29,9 @@ _CONNECT_SECONDS = 10.0
 class Refused(SettingsError):
     """The server understood a request and will not answer it, however often it is asked."""
 
+    lacks_key = False
+    """Whether it is the key that the server does not accept."""
+
 
 class Transport:
     """Speaks JSON with one server.
@@ -64,6 +67,18 @@ class Transport:
             Refused: the server refuses it.
         """
         return self._gather([(method, url, body)], lambda *_: None)[0]
+
+    def require(self, reply: Reply | None, url: str) -> Reply:
+        """Return an answer that is there.
+
+        Raises:
+            SettingsError: There was none.
+        """
+        if reply is None:
+            raise SettingsError(
+                f"engine openai: no answer from {url} in {self.retries + 1} tries (last: {self.last_failure}); check that the server runs"
+            )
+        return reply
 
     def post_all(self, url: str, bodies: Sequence[Reply], on_reply: OnReply) -> list[Reply | None]:
         """The answers to many requests in their order, None where there was none.
@@ -166,7 +181,9 @@ def _retry_after(response: httpx2.Response) -> float:
 
 def _refusal(url: str, status: int, text: str) -> Refused:
     if status in (401, 403):
-        return Refused(f"engine openai: got {status} from {url}; set OPENAI_API_KEY to a key that this server takes")
+        refused = Refused(f"engine openai: got {status} from {url}; set OPENAI_API_KEY to a key that this server takes")
+        refused.lacks_key = True
+        return refused
     if status == 404:
         return Refused(
             f"engine openai: got 404 from {url} ({_said(text)}); give the address that ends before /completions, such as "

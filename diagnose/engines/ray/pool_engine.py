@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
 
 import ray
 
 from posttrain.diagnose.engines.base import (
+    BaseEngine,
     Completion,
-    EncodedPath,
-    EncodedPrompt,
     Engine,
     OnTokens,
     SampleRequest,
@@ -27,10 +25,10 @@ from posttrain.diagnose.engines.base import (
 )
 from posttrain.diagnose.engines.ray.pieces import PieceSize, SamplePiece, cut_samples, cut_scores
 from posttrain.diagnose.engines.ray.worker_queue import Call, WorkerQueue
-from posttrain.diagnose.types import Message, PromptFormat, Reference, Sampling
+from posttrain.diagnose.types import Sampling
 
 
-class PoolEngine:
+class PoolEngine(BaseEngine):
     """An engine that hands its work to engines in other processes; a context manager. One thread may use it at a time."""
 
     def __init__(
@@ -62,7 +60,7 @@ class PoolEngine:
         self._queue = WorkerQueue(opener, workers=workers, threads=threads, num_cpus=num_cpus, num_gpus=num_gpus)
         info = self._queue.info
         self.info = replace(info, model=name or info.model, versions={**info.versions, "ray": ray.__version__})
-        self._encoded: dict[Any, Any] = {}
+        self.codec = self._queue.codec
 
     def __enter__(self) -> PoolEngine:
         """The pool itself."""
@@ -75,23 +73,6 @@ class PoolEngine:
     def close(self) -> None:
         """End the workers; their memory and GPUs are free again."""
         self._queue.close()
-
-    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
-        """See `Engine`; a worker does it once."""
-        encoded: EncodedPrompt = self._ask("encode_prompt", prompt, prompt_format)
-        return encoded
-
-    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        """See `Engine`; a worker does it once."""
-        encoded: EncodedPath = self._ask("encode_path", prompt, reference)
-        return encoded
-
-    def _ask(self, method: str, *args: Any) -> Any:
-        if (method, *args) not in self._encoded:
-            call = Call(method=method, args=args, what="encoding a text")
-            for _, result in self._queue.run([call], urgent=True):
-                self._encoded[(method, *args)] = result
-        return self._encoded[(method, *args)]
 
     def sample(
         self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens

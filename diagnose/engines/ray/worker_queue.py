@@ -21,7 +21,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from posttrain.diagnose.engines.base import Engine, EngineInfo, OnTokens, ignore_tokens
+from posttrain.diagnose.engines.base import Codec, Engine, EngineInfo, OnTokens, ignore_tokens
 from posttrain.diagnose.errors import ModelError, PosttrainError, SettingsError
 
 _ATTEMPTS = 3
@@ -117,12 +117,12 @@ class _Worker:
         return f"{socket.gethostname()} (process {os.getpid()})"
 
     def open(self) -> bytes:
-        """Open the engine; its info."""
+        """Open the engine; return its info and its codec."""
         try:
             self._engine = self._opener()
         except PosttrainError as error:
             return pickle.dumps(_Reply(error=error))
-        return pickle.dumps(_Reply(result=self._engine.info))
+        return pickle.dumps(_Reply(result=(self._engine.info, self._engine.codec)))
 
     def call(self, number: int, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], tells: bool) -> bytes:
         """Call a method of the engine."""
@@ -199,6 +199,9 @@ class _Slot:
 class WorkerQueue:
     """Engines in Ray actors, and the calls that wait for them."""
 
+    codec: Codec
+    """That of the first engine that opened, here in this process."""
+
     def __init__(self, opener: Callable[[], Engine], *, workers: int, threads: int, num_cpus: float, num_gpus: float):
         """Start the actors and wait until every engine is open.
 
@@ -247,9 +250,7 @@ class WorkerQueue:
             raise RuntimeError("this pool is closed")
         return self._first.info
 
-    def run(
-        self, calls: Sequence[Call], *, on_tokens: OnTokens = ignore_tokens, urgent: bool = False
-    ) -> Iterator[tuple[int, Any]]:
+    def run(self, calls: Sequence[Call], *, on_tokens: OnTokens = ignore_tokens) -> Iterator[tuple[int, Any]]:
         """Do the calls, the first ones first, and give (index, result) of each as it ends.
 
         Where the caller stops listening, or `on_tokens` raises, the rest is cancelled.
@@ -257,7 +258,6 @@ class WorkerQueue:
         Args:
             calls: What to do.
             on_tokens: Progress of them all.
-            urgent: Whether they go before what waits already.
 
         Raises:
             WorkerError: a call ended three workers.
@@ -268,10 +268,7 @@ class WorkerQueue:
         job = _Job()
         tasks = [_Task(number=next(self._numbers), index=i, call=call, job=job) for i, call in enumerate(calls)]
         self._tasks |= {task.number: task for task in tasks}
-        if urgent:
-            self._queue.extendleft(reversed(tasks))
-        else:
-            self._queue.extend(tasks)
+        self._queue.extend(tasks)
         try:
             for _ in tasks:
                 while not job.done:
@@ -348,8 +345,10 @@ class WorkerQueue:
         if reply.error is not None:
             self._replace(slot)
             raise reply.error
-        info: EngineInfo = reply.result
-        self._first = self._first or slot
+        info: EngineInfo
+        info, codec = reply.result
+        if self._first is None:
+            self._first, self.codec = slot, codec
         known = self._first.info or info
         if known.fingerprint != info.fingerprint:
             self._replace(slot)

@@ -36,9 +36,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from posttrain.diagnose.engines.base import (
+    BaseEngine,
     Completion,
-    EncodedPath,
-    EncodedPrompt,
     EngineInfo,
     OnTokens,
     SampleRequest,
@@ -51,7 +50,7 @@ from posttrain.diagnose.engines.hardware import has_fast_bf16
 from posttrain.diagnose.engines.limits import check_sample_room, check_score_room, cut_at_stop, end_ids, hashed_seed
 from posttrain.diagnose.engines.models.loading import fingerprint_model, load_tokenizer
 from posttrain.diagnose.errors import ModelError, SettingsError
-from posttrain.diagnose.types import Message, PromptFormat, Reference, Sampling, StopReason
+from posttrain.diagnose.types import Sampling, StopReason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,7 +88,7 @@ def require_vllm() -> Any:
     return vllm
 
 
-class VllmEngine:
+class VllmEngine(BaseEngine):
     """Samples and scores with `vllm.LLM`."""
 
     def __init__(
@@ -105,8 +104,6 @@ class VllmEngine:
             model_fingerprint: Hash of the weights and the tokenizer.
         """
         self.llm = llm
-        self.tokenizer = tokenizer
-        self.eos_ids = eos_ids
         self.codec = TextCodec(tokenizer, eos_ids)
         self.context = int(llm.model_config.max_model_len) - 1
         """Tokens of prompt and sample together; vLLM needs one position more to score them."""
@@ -174,14 +171,6 @@ class VllmEngine:
             ) from error
         return cls(llm, tokenizer, end_ids(model, tokenizer), name=source, model_fingerprint=fingerprint)
 
-    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
-        """See `Engine`."""
-        return self.codec.encode_prompt(prompt, prompt_format)
-
-    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        """See `Engine`."""
-        return self.codec.encode_path(prompt, reference)
-
     # ------------------------------------------------------------------------------------------------------------ sampling
 
     def sample(
@@ -221,7 +210,7 @@ class VllmEngine:
             max_tokens=sampling.max_tokens,
             seed=seed,
             stop=list(sampling.stop) or None,
-            stop_token_ids=sorted(self.eos_ids),
+            stop_token_ids=sorted(self.codec.eos_ids),
             logprobs=0,  # that of the drawn token alone
             flat_logprobs=True,
             detokenize=bool(sampling.stop),
@@ -314,26 +303,6 @@ class VllmEngine:
         self.llm.reset_prefix_cache()
         dtype = self.info.sample_dtype
         self.info = replace(self.info, model_fingerprint=model_fingerprint, fingerprint=_fingerprint(model_fingerprint, dtype))
-
-    def sleep(self) -> None:
-        """Give the GPU's memory back until `wake`: weights wait in main memory, the cache is dropped.
-
-        Raises:
-            SettingsError: the engine was not opened with enable_sleep_mode=True, which needs a GPU.
-        """
-        self._require_sleep_mode()
-        self.llm.sleep(level=1)
-
-    def wake(self) -> None:
-        """Take the memory again that `sleep` gave back."""
-        self._require_sleep_mode()
-        self.llm.wake_up()
-
-    def _require_sleep_mode(self) -> None:
-        if not self.llm.model_config.enable_sleep_mode:
-            raise SettingsError(
-                "engine vllm: got sleep without sleep mode; open the engine with enable_sleep_mode=True, on a GPU"
-            )
 
     def close(self) -> None:
         """End vLLM's processes and free its memory; the engine cannot be used after this."""

@@ -81,7 +81,7 @@ def serving(answer: Answer) -> Iterator[str]:
 def vllm_dialect(engine: Engine, name: str, context: int) -> Answer:
     """Answers as `vllm serve` does, with an engine of ours behind it: sample j of a request depends on its seed + j alone."""
     lock = threading.Lock()
-    tokenizer: Any = getattr(engine, "tokenizer", None)
+    tokenizer: Any = engine.codec.tokenizer
 
     def answer(path: str, body: dict[str, Any]) -> Reply:
         if path == "/v1/models":

@@ -54,7 +54,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path, behavior: Behavior) -
 
 @pytest.fixture
 def prompts(engine: Engine, behavior: Behavior) -> list[EncodedPrompt]:
-    return [engine.encode_prompt(problem.prompt, behavior.prompt) for problem in behavior.problems[:4]]
+    return [engine.codec.encode_prompt(problem.prompt, behavior.prompt) for problem in behavior.problems[:4]]
 
 
 def requests(prompts: list[EncodedPrompt], num_samples: int) -> list[SampleRequest]:
@@ -125,7 +125,7 @@ def test_a_path_is_cut_in_ids_and_ends_with_the_end_token(
     engine: Engine, behavior: Behavior, prompts: list[EncodedPrompt]
 ) -> None:
     problem = behavior.problems[0]
-    path = engine.encode_path(prompts[0], problem.references[0])
+    path = engine.codec.encode_path(prompts[0], problem.references[0])
     assert len(path.token_ids) == len(path.token_texts) == len(path.token_steps)
     assert "".join(path.token_texts[:-1]).strip() == problem.references[0].text.strip()
     assert path.token_steps[0] == 0
@@ -173,7 +173,7 @@ def test_progress_counts_every_token(engine: Engine, prompts: list[EncodedPrompt
 
 def test_a_prompt_may_hold_the_start_of_a_path(engine: Engine, behavior: Behavior, prompts: list[EncodedPrompt]) -> None:
     """What follows the prompt and three tokens of a path is what the scorer says follows them."""
-    path = engine.encode_path(prompts[0], behavior.problems[0].references[0]).token_ids
+    path = engine.codec.encode_path(prompts[0], behavior.problems[0].references[0]).token_ids
     longer = (*prompts[0].token_ids, *path[:3])
     drawn = engine.sample([SampleRequest(key="p", prompt_ids=longer, num_samples=4)], FREE, seed="0")[0]
     after = engine.score([ScoreRequest(prompt_ids=longer, path_ids=c.token_ids) for c in drawn])

@@ -204,7 +204,7 @@ def test_a_bare_server_with_a_tokenizer(serve: Serve, tiny_model: Path) -> None:
         assert engine.capabilities.takes_token_ids
         assert engine.capabilities.logprobs == "policy"
         assert not engine.capabilities.scores
-        prompt = engine.encode_prompt("2 + 2 =", PLAIN)
+        prompt = engine.codec.encode_prompt("2 + 2 =", PLAIN)
         drawn = engine.sample(asked(3, prompt.token_ids), Sampling(max_tokens=4), seed="0")[0]
         four = engine.codec.tokenizer("4", add_special_tokens=False)["input_ids"]  # type: ignore[attr-defined]
         assert [list(c.token_ids) for c in drawn] == [four] * 3
@@ -231,16 +231,16 @@ def test_a_server_that_gives_no_log_probabilities_and_takes_text_alone(serve: Se
         engine = open_bare(address)
         assert not engine.capabilities.takes_token_ids
         assert engine.capabilities.logprobs == "none"
-        prompt = engine.encode_prompt("drei + fünf =", PLAIN)
+        prompt = engine.codec.encode_prompt("drei + fünf =", PLAIN)
         drawn = engine.sample(asked(2, prompt.token_ids), Sampling(max_tokens=4), seed="0")[0]
         assert prompts[-1] == "drei + fünf ="
         assert [c.text for c in drawn] == ["4", "4"]
         assert all(c.stop is StopReason.EOS and len(c.token_ids) == 1 and np.isnan(c.policy_logprobs).all() for c in drawn)
         assert len(engine.info.notes) == 5
         with pytest.raises(SettingsError, match="cannot score"):
-            engine.encode_path(prompt, Reference(steps=("4",)))
+            engine.codec.encode_path(prompt, Reference(steps=("4",)))
         with pytest.raises(BehaviorError, match="use format: completion"):
-            engine.encode_prompt((Message("user", "x"),), PromptFormat())
+            engine.codec.encode_prompt((Message("user", "x"),), PromptFormat())
 
 
 @outside
@@ -320,8 +320,8 @@ def speaking_vllm(serve: Serve, dialect: Any, tiny_model: Path) -> Iterator[str]
 @outside
 def test_without_the_tokenizer_vllm_writes_the_prompts(speaking_vllm: str) -> None:
     engine = OpenAIEngine.open(speaking_vllm, "served-name")
-    assert engine.tokenizer is None
-    prompt = engine.encode_prompt("2 + 2 =", PLAIN)
+    assert engine.codec.tokenizer is None
+    prompt = engine.codec.encode_prompt("2 + 2 =", PLAIN)
     assert prompt.format == "completion"
     drawn = engine.sample(asked(40, prompt.token_ids), Sampling(max_tokens=4), seed="0")[0]
     assert len(drawn) == 40
@@ -329,9 +329,9 @@ def test_without_the_tokenizer_vllm_writes_the_prompts(speaking_vllm: str) -> No
     scores = engine.score([ScoreRequest(prompt_ids=prompt.token_ids, path_ids=drawn[0].token_ids)])[0]
     np.testing.assert_allclose(scores.logprobs, drawn[0].policy_logprobs, atol=1e-4)
     with pytest.raises(SettingsError, match="without the tokenizer"):
-        engine.encode_path(prompt, Reference(steps=("4",)))
+        engine.codec.encode_path(prompt, Reference(steps=("4",)))
     with pytest.raises(BehaviorError, match="no chat template"):
-        engine.encode_prompt("x", PromptFormat(format="chat"))
+        engine.codec.encode_prompt("x", PromptFormat(format="chat"))
 
 
 @outside
@@ -372,7 +372,7 @@ def test_vllm_serve_without_the_tokenizer(vllm_server: str, wide_model: Path) ->
     engine = OpenAIEngine.open(vllm_server, str(wide_model))
     transport, root = Transport(), vllm_server
     codec = ServerCodec(lambda path, body: transport.ask("POST", root + path, body) or {}, str(wide_model))
-    assert codec.encode_prompt("2 + 3 =", PLAIN).token_ids == engine.encode_prompt("2 + 3 =", PLAIN).token_ids
+    assert codec.encode_prompt("2 + 3 =", PLAIN).token_ids == engine.codec.encode_prompt("2 + 3 =", PLAIN).token_ids
 
 
 @needs_vllm
@@ -389,7 +389,7 @@ def test_vllm_serve_and_the_vllm_engine_score_alike(vllm_server: str, wide_model
 def test_vllm_serve_draws_with_every_setting_named(vllm_server: str, wide_model: Path) -> None:
     """A top-k of 1 leaves one token; under the policy's log-probabilities the sampler's are not known."""
     engine = OpenAIEngine.open(vllm_server, str(wide_model))
-    prompt = engine.encode_prompt("2 + 3 =", PLAIN).token_ids
+    prompt = engine.codec.encode_prompt("2 + 3 =", PLAIN).token_ids
     drawn = engine.sample(asked(3, prompt), Sampling(max_tokens=6, top_k=1), seed="0")[0]
     greedy = engine.sample(asked(1, prompt), Sampling(max_tokens=6, temperature=0.0), seed="0")[0][0]
     assert {c.token_ids for c in drawn} == {greedy.token_ids}

@@ -85,7 +85,7 @@ def alone() -> ScriptedEngine:
 
 def ask(engine: Engine, keys: Sequence[str] = (), num_samples: Sequence[int] = (3, 20, 1, 0, 8, 8)) -> list[SampleRequest]:
     names = [*keys, *(f"p{i}" for i in range(len(keys), len(ANSWERS)))]
-    prompts = [engine.encode_prompt(prompt, FORMAT).token_ids for prompt in ANSWERS]
+    prompts = [engine.codec.encode_prompt(prompt, FORMAT).token_ids for prompt in ANSWERS]
     return [
         SampleRequest(key=k, prompt_ids=p, num_samples=n, first_sample=2)
         for k, p, n in zip(names, prompts, num_samples, strict=True)
@@ -144,10 +144,10 @@ def test_a_pool_scores_what_one_engine_scores(pool: PoolEngine, alone: ScriptedE
 
 
 def test_a_pool_writes_what_one_engine_writes(pool: PoolEngine, alone: ScriptedEngine) -> None:
-    prompt = alone.encode_prompt("1 + 1 =", FORMAT)
-    assert pool.encode_prompt("1 + 1 =", FORMAT) == prompt
+    prompt = alone.codec.encode_prompt("1 + 1 =", FORMAT)
+    assert pool.codec.encode_prompt("1 + 1 =", FORMAT) == prompt
     path = Reference(steps=("1 + 1", "= 2"))
-    assert pool.encode_path(prompt, path) == alone.encode_path(prompt, path)
+    assert pool.codec.encode_path(prompt, path) == alone.codec.encode_path(prompt, path)
 
 
 def test_results_can_be_written_to(pool: PoolEngine) -> None:
@@ -160,7 +160,7 @@ def test_batches_come_as_they_are_done_and_the_pool_does_other_work_between(pool
     found = {}
     for index, drawn in pool.sample_batches(batches, FREE, seed="0"):
         found[index] = drawn
-        assert pool.encode_prompt(f"{index}", FORMAT).text == alone.encode_prompt(f"{index}", FORMAT).text
+        assert pool.codec.encode_prompt(f"{index}", FORMAT).text == alone.codec.encode_prompt(f"{index}", FORMAT).text
     assert sorted(found) == [0, 1, 2, 3]
     assert all(same(found[i], alone.sample(batches[i], FREE, seed="0")) for i in found)
 
@@ -183,7 +183,7 @@ def test_two_workers_do_what_the_embedded_engine_does_with_one_piece_after_the_o
     opener = partial(TransformersEngine.open, str(tiny_model), sample_dtype="float32")
     here = opener()
     requests = [
-        SampleRequest(key=f"p{n}", prompt_ids=here.encode_prompt(f"{10**n} + 1 =", FORMAT).token_ids, num_samples=n + 1)
+        SampleRequest(key=f"p{n}", prompt_ids=here.codec.encode_prompt(f"{10**n} + 1 =", FORMAT).token_ids, num_samples=n + 1)
         for n in range(6)
     ]
     expected: list[list[Completion]] = [[] for _ in requests]
@@ -280,7 +280,9 @@ def test_a_pool_is_opened_by_name(script: Path, sums_file: Path) -> None:
     behavior: Behavior = load_behavior(sums_file)
     problem = behavior.problems[0]
     alone = ScriptedEngine.open(str(script), [behavior])
-    request = SampleRequest(key="p", prompt_ids=alone.encode_prompt(problem.prompt, behavior.prompt).token_ids, num_samples=5)
+    request = SampleRequest(
+        key="p", prompt_ids=alone.codec.encode_prompt(problem.prompt, behavior.prompt).token_ids, num_samples=5
+    )
     with open_cluster.open_pool("scripted", str(script), [behavior], workers=1) as pool:
         assert pool.info.model == str(script)
         assert same(pool.sample([request], behavior.sampling, seed="0"), alone.sample([request], behavior.sampling, seed="0"))

@@ -156,7 +156,7 @@ def test_weights_that_shared_memory_cannot_hold_go_elsewhere(monkeypatch: pytest
 
 @pytest.fixture
 def prompt(vllm_engine: Any) -> tuple[int, ...]:
-    return tuple(vllm_engine.tokenizer("2 + 3 =")["input_ids"])
+    return tuple(vllm_engine.codec.tokenizer("2 + 3 =")["input_ids"])
 
 
 def _distribution(logits: Any, setting: Sampling, seen: Any) -> Any:
@@ -264,10 +264,3 @@ def test_new_weights_take_the_place_of_the_old(vllm_engine: Any, wide_model: Pat
         vllm_engine.load_weights(old.items(), model_fingerprint="wide")
     again = vllm_engine.sample(request, Sampling(max_tokens=8), seed="0")[0]
     assert [c.token_ids for c in again] == [c.token_ids for c in before]
-
-
-@needs_vllm
-def test_sleep_needs_sleep_mode(vllm_engine: Any) -> None:
-    for call in (vllm_engine.sleep, vllm_engine.wake):
-        with pytest.raises(SettingsError, match="enable_sleep_mode"):
-            call()

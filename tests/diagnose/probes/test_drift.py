@@ -12,6 +12,7 @@ import pytest
 
 from posttrain.analysis.stats import t_interval
 from posttrain.diagnose.engines.base import (
+    BaseEngine,
     Completion,
     EncodedPath,
     EncodedPrompt,
@@ -20,7 +21,7 @@ from posttrain.diagnose.engines.base import (
     ScoreRequest,
     TokenScores,
 )
-from posttrain.diagnose.engines.scripted import ScriptedEngine
+from posttrain.diagnose.engines.scripted import ScriptedCodec, ScriptedEngine
 from posttrain.diagnose.measure.label_posterior import posterior_of
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, finding_to_json
 from posttrain.diagnose.probes.drift import Drift
@@ -101,18 +102,20 @@ def make_context(folder: Path, engine: Engine, behavior: Behavior, *, num: int =
     return replace(context, **changes)
 
 
-class Counting:
-    """An engine that counts what it draws, and may cut text as another tokenizer would."""
-
-    def __init__(self, engine: ScriptedEngine, *, other_tokens: bool = False):
-        self.engine, self.info, self.samples, self.other_tokens = engine, engine.info, 0, other_tokens
-
-    def encode_prompt(self, prompt: Any, prompt_format: Any) -> EncodedPrompt:
-        return self.engine.encode_prompt(prompt, prompt_format)
+class OtherTokens(ScriptedCodec):
+    """Cuts the end of a path as another tokenizer would."""
 
     def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        path = self.engine.encode_path(prompt, reference)
-        return replace(path, token_ids=(*path.token_ids[:-1], 10, 256)) if self.other_tokens else path
+        path = super().encode_path(prompt, reference)
+        return replace(path, token_ids=(*path.token_ids[:-1], 10, 256))
+
+
+class Counting(BaseEngine):
+    """An engine that counts what it samples, and may have another tokenizer."""
+
+    def __init__(self, engine: ScriptedEngine, *, other_tokens: bool = False):
+        self.engine, self.info, self.samples = engine, engine.info, 0
+        self.codec = OtherTokens() if other_tokens else engine.codec
 
     def sample(self, requests: Sequence[SampleRequest], sampling: Sampling, **rest: Any) -> list[list[Completion]]:
         self.samples += sum(request.num_samples for request in requests)
@@ -127,10 +130,10 @@ def exact_kl(first: Scripts, second: Scripts, behavior: Behavior) -> list[float]
     engines = ScriptedEngine(first), ScriptedEngine(second)
     distances = []
     for problem in behavior.problems:
-        prompt = engines[0].encode_prompt(problem.prompt, behavior.prompt)
+        prompt = engines[0].codec.encode_prompt(problem.prompt, behavior.prompt)
         total = 0.0
         for text, chance in first[str(problem.prompt)]:
-            path = engines[0].encode_path(prompt, Reference(steps=(text,)))
+            path = engines[0].codec.encode_path(prompt, Reference(steps=(text,)))
             request = ScoreRequest(prompt_ids=prompt.token_ids, path_ids=path.token_ids)
             before, after = (float(engine.score([request])[0].logprobs.sum()) for engine in engines)
             total += chance * (before - after) if chance else 0.0

@@ -14,7 +14,7 @@ import pytest
 
 from posttrain.analysis.stats.noisy_bisection import rung_posterior
 from posttrain.diagnose.behaviors import load_behavior
-from posttrain.diagnose.engines.base import Completion, Engine, SampleRequest
+from posttrain.diagnose.engines.base import BaseEngine, Completion, Engine, SampleRequest
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure import reference_likelihood
 from posttrain.diagnose.measure.label_posterior import posterior_of
@@ -66,13 +66,13 @@ def scripts_of(rows: Sequence[Row], local: Sequence[float]) -> Scripts:
     return scripts
 
 
-class Counting:
+class Counting(BaseEngine):
     """An engine that counts what it is asked for."""
 
     def __init__(self, engine: Engine):
         self.inner, self.info, self.calls = engine, engine.info, 0
         self.requests: list[SampleRequest] = []
-        self.encode_prompt, self.encode_path, self.score = engine.encode_prompt, engine.encode_path, engine.score
+        self.codec, self.score = engine.codec, engine.score
 
     def sample(self, requests: Sequence[SampleRequest], sampling: Sampling, **more: Any) -> list[list[Completion]]:
         self.calls += 1
@@ -278,8 +278,8 @@ def test_cuts_are_of_token_ids(make_context: MakeContext, tiny_model: Path) -> N
     assert {status for status, _ in needed(found.problems)} <= {"not_found", "inconclusive"}
     given = 0
     for problem in context.problems:
-        prompt = engine.encode_prompt(problem.prompt, context.behavior.prompt)
-        whole = engine.encode_path(prompt, problem.references[0]).token_ids
+        prompt = engine.codec.encode_prompt(problem.prompt, context.behavior.prompt)
+        whole = engine.codec.encode_path(prompt, problem.references[0]).token_ids
         for request in engine.requests:
             if request.key.startswith(f"planted/{problem.id}/prefix_ladder: reference"):
                 assert request.prompt_ids[: len(prompt.token_ids)] == prompt.token_ids

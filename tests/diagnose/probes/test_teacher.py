@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from posttrain.diagnose.engines.base import SampleRequest
-from posttrain.diagnose.engines.scripted import ScriptedEngine
+from posttrain.diagnose.engines.scripted import ScriptedCodec, ScriptedEngine
 from posttrain.diagnose.measure.label_posterior import posterior_of
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, finding_from_json, finding_to_json
 from posttrain.diagnose.probes.teacher import TeacherProbe
@@ -136,8 +136,8 @@ def _whole(ids: Sequence[int]) -> tuple[int, ...]:
     return (*(16 * a + b for a, b in zip(body[::2], body[1::2], strict=True)), *((256,) if ended else ()))
 
 
-class Shifted(ScriptedEngine):
-    """The same texts as other tokens: every byte in two halves."""
+class ShiftedCodec(ScriptedCodec):
+    """Every byte in two halves."""
 
     def encode_prompt(self, *args: Any) -> Any:
         plain = super().encode_prompt(*args)
@@ -146,6 +146,14 @@ class Shifted(ScriptedEngine):
     def encode_path(self, prompt: Any, reference: Any) -> Any:
         plain = super().encode_path(prompt, reference)
         return replace(plain, token_ids=(*_halves(plain.token_ids[:-1]), 256))
+
+
+class Shifted(ScriptedEngine):
+    """The same texts as other tokens."""
+
+    def __init__(self, *args: Any, **settings: Any):
+        super().__init__(*args, **settings)
+        self.codec = ShiftedCodec()
 
     def sample(self, requests: Sequence[SampleRequest], *rest: Any, **more: Any) -> Any:
         return super().sample([replace(r, prompt_ids=_whole(r.prompt_ids)) for r in requests], *rest, **more)

@@ -39,7 +39,7 @@ def test_two_steps_with_live_weights_in_place(vllm_engine: Any, wide_model: Path
         "problems: letters.jsonl\nverifier: {kind: regex, pattern: '([a-d])', select: first}\nprompt: {format: completion}\n"
         "sampling: {max_tokens: 16, stop: [' ', '=', '?', '.', ',', ':']}\nsplit: {train: 0.5}\n"
     )
-    path = ScoreRequest(prompt_ids=tuple(vllm_engine.tokenizer("say a 0:")["input_ids"]), path_ids=tuple(range(5, 25)))
+    path = ScoreRequest(prompt_ids=tuple(vllm_engine.codec.tokenizer("say a 0:")["input_ids"]), path_ids=tuple(range(5, 25)))
     out, moved = tmp_path / "out", 20 * TOLERANCE
     overrides = ["num_steps=2", "learning_rate=1e-2", "problems_per_batch=4", "group_size=32", "autocast=float32", "save_every=1"]
     try:

@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from tokenizers import decoders as tokenizer_decoders
 from transformers import PreTrainedTokenizerFast
 
-from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt
+from posttrain.diagnose.engines.base import BaseEngine
 from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import (
@@ -23,7 +23,6 @@ from posttrain.diagnose.types import (
     Message,
     Problem,
     PromptFormat,
-    Reference,
     Sampling,
     Split,
     VerifierSpec,
@@ -58,7 +57,7 @@ ENDS_NOTHING = (
 )
 
 
-class CharacterEngine:
+class CharacterEngine(BaseEngine):
     """Writes prompts and paths with one token per character; samples nothing."""
 
     def __init__(self, template: str | None, *, writes_bos: bool = False) -> None:
@@ -73,12 +72,6 @@ class CharacterEngine:
         )
         self.tokenizer.chat_template = template
         self.codec = TextCodec(self.tokenizer, frozenset({vocabulary[END]}))
-
-    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
-        return self.codec.encode_prompt(prompt, prompt_format)
-
-    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        return self.codec.encode_path(prompt, reference)
 
     def text(self, ids: Sequence[int]) -> str:
         return "".join(self.tokenizer.convert_ids_to_tokens(list(ids)))
@@ -307,7 +300,7 @@ def test_each_row_reads_exactly_what_the_sampler_reads(read: Read) -> None:
     engine = CharacterEngine(DEFAULT_SYSTEM)
     (row,) = read(engine, {"messages": TALK}).rows
     chat = tuple(Message(turn["role"], turn["content"]) for turn in TALK[:3])
-    later = engine.encode_prompt(chat, PromptFormat()).token_ids
+    later = engine.codec.encode_prompt(chat, PromptFormat()).token_ids
     whole = row.prompt_ids + row.completion_ids
     assert whole[: len(later)] == later
 

@@ -112,7 +112,7 @@ def test_only_right_samples_of_train_problems_outside_the_dev_slice_are_imitated
     for row in rows:
         assert (
             row.prompt_ids
-            == engine.encode_prompt(items[row.problem_id].problem.prompt, items[row.problem_id].behavior.prompt).token_ids
+            == engine.codec.encode_prompt(items[row.problem_id].problem.prompt, items[row.problem_id].behavior.prompt).token_ids
         )
         assert row.sampler_logprobs is not None
         assert row.reward == 0.0 or (not row.truncated and row.text[:1] and items[row.problem_id].problem.answer in row.text)

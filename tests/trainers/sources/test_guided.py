@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from helpers.training import EOS, TinyEngine, grade_all, make_behavior, make_problem
+from helpers.training import EOS, TinyCodec, TinyEngine, grade_all, make_behavior, make_problem
 
 from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt
 from posttrain.diagnose.types import Grade, GradeStatus, Reference
@@ -18,7 +18,7 @@ def items_of(count: int, answer: str = "12345", path: str = "is: 12345") -> list
     return [TrainingProblem(behavior=behavior, problem=problem) for problem in problems]
 
 
-class SpellingEngine(TinyEngine):
+class SpellingCodec(TinyCodec):
     """One token per character of a path."""
 
     def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
@@ -29,7 +29,9 @@ class SpellingEngine(TinyEngine):
 
 
 def guide_of(model, grade=None) -> Guide:
-    return Guide(engine=SpellingEngine(model), graders={"sums": grade or grade_all(0.0)}, num_steps=100, num_rungs=4)
+    engine = TinyEngine(model)
+    engine.codec = SpellingCodec()
+    return Guide(engine=engine, graders={"sums": grade or grade_all(0.0)}, num_steps=100, num_rungs=4)
 
 
 def visit(guide: Guide, items, step: int, reward: float) -> list[int]:

@@ -43,7 +43,7 @@ def test_a_look_measures_what_it_says(tokenizer) -> None:
     model, start = tiny_llama(), tiny_llama()
     engine = TransformersEngine.from_model(model, tokenizer, sample_dtype="float32")
     tiny = TinyEngine(model)
-    engine.sample, engine.encode_prompt, engine.encode_path = tiny.sample, tiny.encode_prompt, tiny.encode_path
+    engine.sample, engine.codec = tiny.sample, tiny.codec
     training_set = TrainingSet([make_behavior(num_train=16)], dev_share=0.3)
     graders = {"sums": grade_parity}
     look = dev_looks(engine, graders, training_set, num_samples=3, seed=5)
