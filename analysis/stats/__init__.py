@@ -1,8 +1,14 @@
 """Statistics of success counts: arrays in, arrays out. Knows no models.
 
-`estimators` speaks of single problems, `intervals` of means over problems, `mixture` of the spread of success rates over
-problems, `compare` of what changed on the same problems, `support` of which show a success at all, `deltas` of whole curves,
-`design` of how much to sample.
+- `estimators`: per problem: pass@k, Cover@τ, answer entropy
+- `intervals`: means over problems and paired changes, with intervals
+- `mixture`: the mixing distribution of success rates over problems and the posterior of every problem (`success_rate_grid`, `squarem`);
+  `profile_likelihood`: intervals for the population; `posterior_deltas`: changes of pass@k under adaptive sampling
+- `change_tests`: which problems changed between two runs, and whether any did
+- `support`: problems with a success before and after, beside a null
+- `deltas`: changes of whole pass@k curves, their crossing, equivalence
+- `sample_size`: required samples and problems, minimum detectable effects
+- `sample_allocation`, `noisy_bisection`: adaptive sampling of problems and of ladder rungs
 """
 
 from posttrain.analysis.stats.arrays import FloatArray, IntArray
@@ -14,14 +20,6 @@ from posttrain.analysis.stats.deltas import (
     curve_crossing,
     equivalence_test,
     max_t_deltas,
-)
-from posttrain.analysis.stats.design import (
-    detectable_delta,
-    detectable_rise,
-    problems_for_half_width,
-    samples_for_half_width,
-    samples_to_resolve,
-    variance_components,
 )
 from posttrain.analysis.stats.estimators import (
     answer_entropy,
@@ -42,6 +40,14 @@ from posttrain.analysis.stats.noisy_bisection import RungPosterior, rung_posteri
 from posttrain.analysis.stats.posterior_deltas import posterior_delta_interval
 from posttrain.analysis.stats.profile_likelihood import ProfileInterval
 from posttrain.analysis.stats.sample_allocation import neyman_allocation, still_uncertain
+from posttrain.analysis.stats.sample_size import (
+    detectable_delta,
+    detectable_rise,
+    problems_for_half_width,
+    samples_for_half_width,
+    samples_to_resolve,
+    variance_components,
+)
 from posttrain.analysis.stats.support import (
     NeverSolved,
     SupportDynamics,

@@ -10,7 +10,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 def as_counts(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike) -> tuple[IntArray, IntArray]:
-    """Check counts of samples and successes and return them as integer vectors.
+    """Check counts of samples and successes, and return them as integer vectors.
 
     Args:
         num_samples: [P] samples per problem, at least 0.
@@ -20,7 +20,7 @@ def as_counts(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike) -> tuple[I
         Both as int64 arrays of one length.
 
     Raises:
-        ValueError: lengths differ, a count is not a whole number, is negative, or there are more successes than samples.
+        ValueError: Lengths differ, a count is not a whole number, is negative, or there are more successes than samples.
     """
     samples, correct = as_whole(num_samples, "num_samples"), as_whole(num_correct, "num_correct")
     if samples.shape != correct.shape:
@@ -39,7 +39,7 @@ def as_pairs(
     """Check the counts of two sides that are paired by problem, each as `as_counts` does.
 
     Raises:
-        ValueError: bad counts, or sides of different length.
+        ValueError: Bad counts, or sides of different length.
     """
     n0, c0 = as_counts(samples_before, correct_before)
     n1, c1 = as_counts(samples_after, correct_after)
@@ -49,10 +49,10 @@ def as_pairs(
 
 
 def as_whole(values: npt.ArrayLike, name: str) -> IntArray:
-    """Return `values` as an int64 vector; refuses fractions and more than one axis.
+    """Return `values` as an int64 vector; refuse fractions and more than one axis.
 
     Raises:
-        ValueError: not one-dimensional, or not whole numbers.
+        ValueError: Not one-dimensional, or not whole numbers.
     """
     array = np.asarray(values)
     if array.size == 0:
@@ -68,7 +68,7 @@ def check_level(level: float) -> None:
     """Refuse a confidence level outside (0, 1).
 
     Raises:
-        ValueError: it is.
+        ValueError: The argument is out of range.
     """
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
@@ -78,7 +78,7 @@ def check_k(k: int) -> None:
     """Refuse a number of attempts below one.
 
     Raises:
-        ValueError: it is.
+        ValueError: The argument is out of range.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")

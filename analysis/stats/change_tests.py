@@ -1,8 +1,7 @@
-"""Before against after with the same problems: which of them changed, and whether anything did.
+"""Tests of change between two runs on the same problems: which problems changed, and whether any did.
 
-Both tests rest on one fact. If a problem's success rate did not change, its samples are exchangeable between the two sides, so given
-how many successes there are on both sides together, the number on the side after is hypergeometric (Fisher's exact test). Nothing
-is assumed about how rates are spread over problems.
+If a problem's success rate did not change, its samples are exchangeable between the two sides. Given the total number of successes, the
+number on the side after is then hypergeometric (Fisher's exact test). Nothing is assumed about the distribution of rates over problems.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ class ProblemChangeTests:
     """One-sided tests of every problem, in both directions."""
 
     p_expansion: FloatArray
-    """[P] chance, were the rate unchanged, of at least as many of the successes after."""
+    """[P] probability, if the rate is unchanged, of at least as many of the successes after."""
     p_attrition: FloatArray
     """[P] the same for before."""
     q_expansion: FloatArray
-    """[P] false-discovery rate at which the problem counts as risen, both directions of all problems being one family; 1 where it
+    """[P] false-discovery rate at which the problem counts as risen, with both directions of all problems in one family; 1 where it
     fell, or where `below` was given and neither side shows a rate below it."""
     q_attrition: FloatArray
     """[P] the same for fallen."""
@@ -50,38 +49,37 @@ def problem_change_tests(
 ) -> ProblemChangeTests:
     """Test every problem for a rate that rose or fell: Fisher's exact tests under a discrete Benjamini-Hochberg procedure.
 
-    Counts are discrete: with 3 successes in 2 × 64 samples no p-value below .12 exists, and such a problem can never be a false
-    discovery at a small threshold. Plain Benjamini-Hochberg counts it as if it could. The discrete procedure puts in place of the
-    threshold t the sum of the chances F_i(t) that problem i, given its total, shows a p-value of t or less by luck, each divided by
-    1 − F_i(τ), τ being the largest threshold in question: with that it holds the false-discovery rate for independent problems of any
-    spread (DBH-SU of Döhler, Durand and Roquain, Electronic Journal of Statistics 12, 2018; after Heyse 2011). Each problem is one
+    Counts are discrete: with 3 successes in 2 × 64 samples no p-value below 0.12 exists, so such a problem can never be a false
+    discovery at a small threshold. Plain Benjamini-Hochberg counts it as if it could. The discrete procedure replaces the threshold t
+    by the sum of the probabilities F_i(t) that problem i, given its total, has a p-value of t or less under the null, each divided by
+    1 − F_i(τ), where τ is the largest threshold considered. This controls the false-discovery rate for independent problems with any
+    rates (DBH-SU of Döhler, Durand and Roquain, Electronic Journal of Statistics 12, 2018; after Heyse 2011). Each problem is one
     hypothesis with the smaller of its two one-sided p-values, so the problems stay independent.
 
-    Whoever looks only for problems that came into support, or left it, should say so by `below`: a result then counts only where one
-    side shows a rate below it, and the errors that 5 % allow are not spent on problems that could never be called one or the other. It
-    is the same exact test with fewer results that reject: F_i(t) is the chance of a p-value of t or less *and* of a side below.
+    Set `below` when only problems that entered or left support matter: a result then counts only where one side shows a rate below it,
+    and the error budget is not spent on problems that could never be called one or the other. It is the same exact test with fewer
+    rejecting results: F_i(t) is the probability of a p-value of t or less *and* of a side below.
 
-    Measured for this project (`benchmarks/null_and_power.py`; rises from 0 to .1 among 200 problems, 64 samples): with
-    `below` it finds 78 % of 40 rises, 58 % of 10 and 28 % of 2, where it found 41 %, 10 % and 6 % without; plain Benjamini-Hochberg finds
-    7 %, 2 % and none. At 256 samples all find all, at 16 none finds any. So a problem without a significant change is undetermined,
-    not preserved.
+    Measured for this project (`benchmarks/null_and_power.py`; rises from 0 to 0.1 among 200 problems, 64 samples): with `below` it finds
+    78 % of 40 rises, 58 % of 10 and 28 % of 2, without it 41 %, 10 % and 6 %; plain Benjamini-Hochberg finds 7 %, 2 % and 0 %. At 256
+    samples all procedures find all rises, at 16 none finds any. So a problem without a significant change is undetermined, not preserved.
 
     Args:
         n_before: [P] samples before.
         c_before: [P] successes before.
         n_after: [P] samples after.
         c_after: [P] successes after.
-        rate: false-discovery rate at which results will be read; q-values above it only say "above".
-        below: success rate inside (0, 1) that a side must fall short of, in what was seen, for its problem to count; None for any change.
+        rate: False-discovery rate at which results will be read; q-values above it only say "above".
+        below: Success rate inside (0, 1) that the observed rate of one side must fall short of for its problem to count; None for any change.
 
     Returns:
         p- and q-values in [0, 1]; a problem without samples on a side has p = 1 and is not counted in the family. The p-values are
         Fisher's, whatever `below`.
 
     Raises:
-        ValueError: bad counts, lengths that differ, or a rate or `below` outside (0, 1).
+        ValueError: Bad counts, lengths that differ, or a rate or `below` outside (0, 1).
 
-    Source: support dynamics as tests instead of labels; the labels are from arXiv 2507.14843.
+    Source: support dynamics (arXiv 2507.14843) as tests instead of labels.
     """
     check_level(rate)
     if below is not None and not 0.0 < below < 1.0:
@@ -110,7 +108,7 @@ def _discrete_fdr(p: FloatArray, tables: list[_Table], repeats: IntArray, rate: 
     (at, chance, odds), owner = steps[:, order], owner[order]
 
     def up_to(thresholds: FloatArray, heights: FloatArray) -> FloatArray:
-        """Sum over problems of the steps at or below each threshold."""
+        """Sum the steps at or below each threshold over problems."""
         sums = np.concatenate([[0.0], np.cumsum(repeats[owner] * heights)])
         return np.asarray(sums[np.searchsorted(at, thresholds * _TIE, side="right")])
 
@@ -130,7 +128,7 @@ def _discrete_fdr(p: FloatArray, tables: list[_Table], repeats: IntArray, rate: 
 
 @dataclass(frozen=True, slots=True)
 class PermutationTest:
-    """Whether anything changed on these problems, and in which respects. S statistics; NaN without data."""
+    """Permutation test of whether anything changed on these problems, with S statistics; NaN without data."""
 
     names: tuple[str, ...]
     """`pass@k` for every k, then `gained` and `lost`."""
@@ -138,9 +136,9 @@ class PermutationTest:
     """[S] mean over problems: change of pass@k; success rate after of problems without a success before (0 for the others); and
     success rate before of those without one after."""
     expected: FloatArray
-    """[S] the same on average if no rate changed: 0 for changes of pass@k, and what regression to the mean gives for the others."""
+    """[S] expectation if no rate changed: 0 for changes of pass@k, and the effect of regression to the mean for the others."""
     adjusted_p: FloatArray
-    """[S] chance that any of the S statistics is as extreme as this one if no rate changed; two-sided for pass@k, else one-sided."""
+    """[S] probability that any of the S statistics is as extreme as this one if no rate changed; two-sided for pass@k, else one-sided."""
 
 
 def permutation_test(
@@ -153,29 +151,29 @@ def permutation_test(
     rng: np.random.Generator,
     num_draws: int = 2000,
 ) -> PermutationTest:
-    """Test at once whether pass@k changed at any k, and whether successes came to problems that had none, or left those that keep none.
+    """Test at once whether pass@k changed at any k, and whether problems gained their first success or lost their last.
 
-    Each draw deals the samples of every problem anew between the two sides, which leaves its total as it is. The largest
-    standardised statistic of the draws (max-T) is what each observed one is held against, so the chance of a single value of at
-    most α under one and the same model is at most α, whatever the rates: it is exact, up to the noise of `num_draws` draws.
-    `gained` and `lost` see what a mean cannot: some problems that come in while others fall out.
+    Each permutation reassigns the samples of every problem to the two sides at random, which keeps its total. Each observed statistic
+    is compared with the largest standardized statistic of the permutations (max-T), so the probability that any adjusted p-value is at
+    most α for one and the same model is at most α, whatever the rates: exact up to the noise of `num_draws` permutations. `gained` and
+    `lost` detect what a mean cannot: some problems that enter while others leave.
 
-    It speaks of *these* problems; intervals over problems (`max_t_deltas`) speak of the population that they come from.
+    The test is about *these* problems; intervals over problems (`max_t_deltas`) are about the population that they come from.
 
     Args:
         n_before: [P] samples before; problems without samples on either side are left out.
         c_before: [P] successes before.
         n_after: [P] samples after.
         c_after: [P] successes after.
-        ks: [K] attempts, none above the fewest samples of a problem that is not left out.
-        rng: where the draws come from.
-        num_draws: number of draws.
+        ks: [K] attempts k, none above the fewest samples of a problem that is not left out.
+        rng: Random generator.
+        num_draws: Number of permutations.
 
     Returns:
         Statistics, their expectations and adjusted p-values.
 
     Raises:
-        ValueError: bad counts, lengths that differ, a k that was not sampled, or num_draws below 1.
+        ValueError: Bad counts, lengths that differ, a k that was not sampled, or num_draws below 1.
     """
     n0, c0, n1, c1 = as_pairs(n_before, c_before, n_after, c_after)
     attempts = as_whole(ks, "ks")
@@ -214,7 +212,7 @@ def permutation_test(
         return np.where(two_sided, np.abs(scores), scores)
 
     largest = sizes(drawn).max(axis=1)
-    # Rounding must not make a draw that equals what was observed look smaller.
+    # Rounding must not make a permutation that equals the observed value look smaller.
     at_least = largest[:, None] >= sizes(observed)[None, :] - 1e-9
     adjusted = (1 + at_least.sum(axis=0)) / (num_draws + 1)
     size = int(known.sum())
@@ -228,7 +226,7 @@ def _curve(n: int, ks: IntArray) -> FloatArray:
 
 
 def _statistics(before: FloatArray, c0: IntArray, after: FloatArray, c1: IntArray) -> FloatArray:
-    """[ways, S] what one problem adds to each statistic, for every way to split its successes between two sides with these curves."""
+    """[C, S] contribution of one problem to each statistic, for each of C splits of its successes between the two sides."""
     changes = after[c1, :-1] - before[c0, :-1]
     gained, lost = np.where(c0 == 0, after[c1, -1], 0.0), np.where(c1 == 0, before[c0, -1], 0.0)
     return np.concatenate([changes, gained[:, None], lost[:, None]], axis=1)
@@ -239,18 +237,18 @@ def _statistics(before: FloatArray, c0: IntArray, after: FloatArray, c1: IntArra
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """How the successes of one problem may fall on the side after, given the samples on both sides and the total."""
+    """Null distribution of the successes of one problem after, given the samples on both sides and the total."""
 
     first: int
-    """Fewest successes after that are possible; arrays [C] run on from it."""
+    """Fewest possible successes after; arrays [C] start there."""
     chance: FloatArray
     rise: FloatArray
     """One-sided p-value of a rise."""
     fall: FloatArray
     smaller: FloatArray
-    """The smaller of the two; 1 where neither side shows a rate below the one asked for."""
+    """The smaller of the two; 1 where neither side shows a rate below `below`."""
     steps: FloatArray
-    """[3, C] of the distribution function F of `smaller`: where it steps up, how far it does, and how far F/(1 − F) does."""
+    """[3, C] of the distribution function F of `smaller`: where it steps, the size of each step, and the step of F/(1 − F)."""
 
 
 @lru_cache(maxsize=4096)
@@ -265,7 +263,7 @@ def _table(n_before: int, n_after: int, total: int, below: float | None) -> _Tab
     if below is not None:
         smaller[(after >= below * n_after) & (total - after >= below * n_before)] = 1.0
     order = np.argsort(smaller, kind="stable")
-    reached = np.minimum(np.cumsum(chance[order]), 1.0 - 1e-12)  # odds stay finite, and beyond any that are asked for
+    reached = np.minimum(np.cumsum(chance[order]), 1.0 - 1e-12)  # keeps the odds finite
     steps = np.stack([smaller[order], chance[order], np.diff(reached / (1.0 - reached), prepend=0.0)])
     return _Table(first, chance, rise, fall, smaller, steps)
 
@@ -277,7 +275,7 @@ def _log_choose(n: int, c: FloatArray) -> FloatArray:
 
 
 def _tables(n0: IntArray, n1: IntArray, total: IntArray, below: float | None) -> tuple[list[_Table], IntArray, IntArray]:
-    """The different tables, the place of each problem's table among them [P], and what each of them is a table of [tables, 3]."""
+    """Return the distinct tables, [P] the index of each problem's table, and [tables, 3] their (n before, n after, total)."""
     keys, place = np.unique(np.stack([n0, n1, total], axis=1), axis=0, return_inverse=True)
     tables = [_table(int(before), int(after), int(both), below) for before, after, both in keys]
     return tables, place.reshape(-1).astype(np.int64), keys

@@ -1,12 +1,13 @@
-"""Whole curves of deltas: many k, probes or behaviors at once, whether two curves cross, and whether a change is small enough.
+"""Changes of whole pass@k curves: simultaneous intervals over k, the crossing of two curves, and equivalence.
 
-Bootstraps draw problems (or groups of related ones), never samples inside problems, which covers too seldom (arXiv 2411.00640).
+Bootstraps resample problems (or groups of related ones), never samples within problems, which undercovers (arXiv 2411.00640).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from posttrain.analysis.stats.intervals import DELTA_PSEUDO_OBSERVATIONS, Interv
 
 @dataclass(frozen=True, slots=True)
 class CurveDeltas:
-    """Deltas at every k, with intervals that hold for all of them together. NaN where a k has no data."""
+    """Changes at every k with simultaneous intervals. NaN where a k has no data."""
 
     estimate: FloatArray
     """[K]"""
@@ -29,7 +30,7 @@ class CurveDeltas:
     adjusted_p: FloatArray
     """[K] two-sided, against no change, adjusted for all k."""
     critical: float
-    """How many standard errors the intervals reach."""
+    """Half width of the intervals, in standard errors."""
 
 
 def max_t_deltas(
@@ -41,21 +42,21 @@ def max_t_deltas(
     num_draws: int = 2000,
     level: float = 0.95,
 ) -> CurveDeltas:
-    """Mean paired deltas at many k with simultaneous intervals: a bootstrap over problems of the largest |t| across k.
+    """Estimate mean paired changes at many k with simultaneous intervals: a bootstrap over problems of the largest |t| across k.
 
-    Neighbouring k are strongly dependent, so this costs much less than Holm or Bonferroni. Standard errors carry the same
-    pretended data as `paired_delta_interval`, and intervals are never narrower than that of a single k.
+    Neighboring k are strongly dependent, so intervals are much narrower than under Holm or Bonferroni. Standard errors include the
+    same pseudo-observations as `paired_delta_interval`, and intervals are never narrower than that of a single k.
 
     Args:
         before: [P, K] values in [0, 1], such as pass@k, before.
         after: [P, K] the same after. A k that is NaN throughout is left out; then a problem with any NaN is.
-        groups: [P] name of the cluster of each problem, or None.
-        rng: where the draws come from.
-        num_draws: number of draws.
-        level: chance that all intervals hold at once.
+        groups: [P] name of the group of each problem, or None.
+        rng: Random generator.
+        num_draws: Number of bootstrap samples.
+        level: Probability that all intervals hold at once.
 
     Raises:
-        ValueError: shapes that differ, values outside [0, 1], or num_draws below 1.
+        ValueError: Shapes that differ, values outside [0, 1], or num_draws below 1.
     """
     check_level(level)
     delta = _paired(before, after)
@@ -89,12 +90,12 @@ def max_t_deltas(
 
 @dataclass(frozen=True, slots=True)
 class CurveCrossing:
-    """Where the curve after falls below the curve before."""
+    """Crossing where the pass@k curve after falls below the curve before."""
 
     k: Interval
     """The k of the crossing, interpolated in log k; NaN where the curves do not cross."""
     probability: float
-    """Share of the draws of problems in which they cross."""
+    """Share of the bootstrap samples of problems in which they cross."""
 
 
 def curve_crossing(
@@ -107,19 +108,19 @@ def curve_crossing(
     num_draws: int = 2000,
     level: float = 0.95,
 ) -> CurveCrossing:
-    """The k from which on the model before passes more often than the model after, though less often at smaller k.
+    """Find the k beyond which the model before has the higher pass@k, although it is lower at smaller k.
 
     Args:
-        k: [K] rising attempts.
+        k: [K] increasing attempts.
         before: [P, K] pass@k per problem before.
         after: [P, K] after; NaN as in `max_t_deltas`.
-        groups: [P] name of the cluster of each problem, or None.
-        rng: where the draws come from.
-        num_draws: number of draws of problems.
-        level: share of the crossing draws inside the interval.
+        groups: [P] name of the group of each problem, or None.
+        rng: Random generator.
+        num_draws: Number of bootstrap samples of problems.
+        level: Share of the crossing bootstrap samples inside the interval.
 
     Raises:
-        ValueError: shapes that differ, values outside [0, 1], k that do not rise, or num_draws below 1.
+        ValueError: Shapes that differ, values outside [0, 1], k that do not rise, or num_draws below 1.
 
     Source: crossing pass@k curves of base and RL models, arXiv 2504.13837.
     """
@@ -143,46 +144,54 @@ def curve_crossing(
     return CurveCrossing(interval, crossed.size / num_draws)
 
 
+class EquivalenceVerdict(StrEnum):
+    """Outcome of an equivalence test."""
+
+    EQUIVALENT = "equivalent"
+    DIFFERENT = "different"
+    """Larger than the margin."""
+    UNDECIDED = "undecided"
+
+
 @dataclass(frozen=True, slots=True)
 class Equivalence:
-    """Whether a change is too small to matter."""
+    """Result of an equivalence test."""
 
-    verdict: str
-    """`equivalent`, `different` (larger than the margin) or `undecided`."""
+    verdict: EquivalenceVerdict
     interval: Interval
-    """Of the mean change, at level 1 − 2α."""
+    """Interval of the mean change, at level 1 − 2α."""
     margin: float
 
 
 def equivalence_test(
     before: npt.ArrayLike, after: npt.ArrayLike, margin: float, groups: Sequence[str] | None = None, *, alpha: float = 0.05
 ) -> Equivalence:
-    """Two one-sided tests of a mean paired change against a margin, read off the interval at level 1 − 2α.
+    """Run two one-sided tests of a mean paired change against a margin, using the interval at level 1 − 2α.
 
-    "No significant change" does not show that nothing was lost; this does.
+    The absence of a significant change does not show that nothing was lost; equivalence does.
 
     Args:
         before: [P] values in [0, 1] before.
         after: [P] after; NaN on either side leaves the problem out.
-        margin: the largest change that does not matter, in (0, 1).
-        groups: [P] name of the cluster of each problem, or None.
-        alpha: chance of calling a change of `margin` equivalent, in (0, .5).
+        margin: The largest change that does not matter, in (0, 1).
+        groups: [P] name of the group of each problem, or None.
+        alpha: Probability of calling a change of `margin` equivalent, in (0, 0.5).
 
     Returns:
         The verdict, undecided without data.
 
     Raises:
-        ValueError: margin or alpha out of range, or bad values.
+        ValueError: Margin or alpha out of range, or bad values.
     """
     if not 0.0 < margin < 1.0 or not 0.0 < alpha < 0.5:
         raise ValueError(f"margin must lie in (0, 1) and alpha in (0, .5), got {margin} and {alpha}")
     interval = paired_delta_interval(before, after, groups, level=1.0 - 2.0 * alpha)
     if -margin < interval.low and interval.high < margin:
-        verdict = "equivalent"
+        verdict = EquivalenceVerdict.EQUIVALENT
     elif interval.low > margin or interval.high < -margin:
-        verdict = "different"
+        verdict = EquivalenceVerdict.DIFFERENT
     else:
-        verdict = "undecided"
+        verdict = EquivalenceVerdict.UNDECIDED
     return Equivalence(verdict, interval, margin)
 
 
@@ -197,7 +206,7 @@ def _paired(before: npt.ArrayLike, after: npt.ArrayLike) -> FloatArray:
 
 
 def _units(delta: FloatArray, groups: Sequence[str] | None) -> tuple[npt.NDArray[np.bool_], FloatArray]:
-    """The columns with data, and one row per sampling unit whose mean is the mean over problems."""
+    """Return the columns with data, and one row per sampling unit such that the mean of the rows is the mean over problems."""
     if groups is not None and len(groups) != delta.shape[0]:
         raise ValueError(f"{len(groups)} groups for {delta.shape[0]} problems")
     used = ~np.all(np.isnan(delta), axis=0)
@@ -214,14 +223,14 @@ def _units(delta: FloatArray, groups: Sequence[str] | None) -> tuple[npt.NDArray
 
 
 def _resample(num_units: int, rng: np.random.Generator, num_draws: int) -> FloatArray:
-    """How often each unit is drawn, [D, U]."""
+    """[D, U] how often each bootstrap sample contains each unit."""
     if num_draws < 1:
         raise ValueError(f"num_draws must be at least 1, got {num_draws}")
     return rng.multinomial(num_units, np.full(num_units, 1.0 / num_units), size=num_draws).astype(np.float64)
 
 
 def _first_crossing(log_k: FloatArray, curves: FloatArray) -> FloatArray:
-    """Where each row of [D, K] first falls from above zero to below it, as k; zeros in between belong to the fall."""
+    """Return the k at which each row of [D, K] first falls from above zero to below it; zeros in between belong to the fall."""
     result = np.full(curves.shape[0], np.nan)
     above = np.full(curves.shape[0], -1)
     for column in range(curves.shape[1]):

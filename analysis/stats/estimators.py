@@ -1,7 +1,7 @@
-"""What a table of successes says about each problem: pass@k and its kin, coverage, diversity of answers.
+"""Estimates per problem from success counts: pass@k, Cover@τ, answer entropy.
 
-All of these are plug-in or unbiased estimates per problem. They are unbiased only where the number of samples was fixed in
-advance; after adaptive sampling use `mixture`, which goes by the likelihood (arXiv 2510.05197).
+They are unbiased only if the number of samples was fixed in advance; after adaptive sampling use `mixture`, which relies on the likelihood
+(arXiv 2510.05197).
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from posttrain.analysis.stats.arrays import FloatArray, as_counts, check_k
 
 
 def pass_at_k(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike, k: int) -> FloatArray:
-    """Probability that at least one of k samples is right, without bias: 1 − C(n−c, k) / C(n, k).
+    """Estimate without bias the probability that at least one of k samples is right: 1 − C(n−c, k) / C(n, k).
 
     Computed from C(n−c, k) / C(n, k) = ∏_{i<c} (1 − k/(n−i)) in logarithms, so that it is exact to rounding for any n.
 
     Args:
         num_samples: [P] samples n with a known outcome.
         num_correct: [P] successes c among them.
-        k: attempts, at least 1.
+        k: Attempts, at least 1.
 
     Returns:
         [P] estimates in [0, 1]; NaN where n < k, where no unbiased estimate exists.
 
     Raises:
-        ValueError: bad counts, or k below 1.
+        ValueError: Bad counts, or k below 1.
 
     Source: Chen et al. 2021, arXiv 2107.03374.
     """
@@ -43,20 +43,20 @@ def pass_at_k(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike, k: int) ->
 
 
 def cover_at_tau(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike, tau: float) -> FloatArray:
-    """Whether a problem's success rate reaches τ by its plug-in estimate; the mean over problems is Cover@τ.
+    """Return whether each problem's plug-in success rate reaches τ; the mean over problems is Cover@τ.
 
     The plug-in is biased at small n near τ. `MixturePosterior.draw_interval_counts` gives the share of problems without that bias.
 
     Args:
         num_samples: [P] samples n.
         num_correct: [P] successes c.
-        tau: success rate wanted, in (0, 1].
+        tau: Success rate, in (0, 1].
 
     Returns:
         [P] 1.0 where c/n ≥ τ, 0.0 where not, NaN without samples.
 
     Raises:
-        ValueError: bad counts or tau outside (0, 1].
+        ValueError: Bad counts or tau outside (0, 1].
 
     Source: arXiv 2510.08325.
     """
@@ -68,19 +68,19 @@ def cover_at_tau(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike, tau: fl
 
 
 def answer_entropy(counts: npt.ArrayLike) -> FloatArray:
-    """Plug-in entropy of the answers that were given, in nats.
+    """Compute the plug-in entropy of the given answers, in nats.
 
-    It is too low by about (A−1)/(2n) for A answers and n samples, so compare runs only at the same n. Entropy of *answers*,
-    because that of tokens can rise while this one falls (arXiv 2507.14843).
+    It is too low by about (A−1)/(2n) for A answers and n samples, so compare runs only at the same n. Answers are used because the
+    entropy of tokens can rise while that of answers falls (arXiv 2507.14843).
 
     Args:
-        counts: [..., A] how often each answer came.
+        counts: [..., A] count of each answer.
 
     Returns:
         [...] entropies, at least 0; NaN where nothing was counted.
 
     Raises:
-        ValueError: a count is negative or there is no axis.
+        ValueError: A count is negative or there is no axis.
     """
     array = np.asarray(counts, dtype=np.float64)
     if array.ndim == 0 or np.any(array < 0):
@@ -92,11 +92,11 @@ def answer_entropy(counts: npt.ArrayLike) -> FloatArray:
 
 
 def k_grid(max_n: int, primary_k: int) -> list[int]:
-    """The k at which a pass@k curve is shown: powers of two up to `max_n`, and the primary k, sorted.
+    """List the k at which a pass@k curve is shown: powers of two up to `max_n` and the primary k, sorted.
 
     Args:
-        max_n: the largest number of samples, at least 0.
-        primary_k: the k chosen in advance; it is in the grid even where it exceeds `max_n`.
+        max_n: The largest number of samples, at least 0.
+        primary_k: The k chosen in advance; included even where it exceeds `max_n`.
 
     Raises:
         ValueError: primary_k below 1 or max_n below 0.

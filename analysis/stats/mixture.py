@@ -318,7 +318,7 @@ def fit_mixture(
         num_samples: [P] samples with a known outcome; they may differ. A problem without samples is informed by the others only.
         num_correct: [P] successes.
         marks: Increasing rates inside (0, 1) that decide a verdict: epsilon, mastered.
-        groups: [P] name of the cluster of each problem, or None where problems are unrelated.
+        groups: [P] name of the group of each problem, or None where problems are unrelated.
         num_distributions: Posterior draws of the mixing distribution.
         seed: Random seed of those draws; the same counts, marks, groups and seed give the same posterior.
 
@@ -326,7 +326,7 @@ def fit_mixture(
         The posterior. Without any data it is the prior.
 
     Raises:
-        ValueError: bad counts, marks or groups.
+        ValueError: Bad counts, marks or groups.
     """
     samples, correct = as_counts(num_samples, num_correct)
     cuts = check_edges(marks)
@@ -414,7 +414,7 @@ def check_edges(edges: Sequence[float]) -> FloatArray:
     """Return the edges as an array if they increase inside (0, 1).
 
     Raises:
-        ValueError: they do not.
+        ValueError: They do not.
     """
     cuts = np.asarray(edges, dtype=np.float64)
     if cuts.ndim != 1 or np.any(~((cuts > 0.0) & (cuts < 1.0))) or np.any(np.diff(cuts) <= 0):

@@ -1,10 +1,10 @@
-"""The smallest rung of a ladder from which trials succeed often enough, found by noisy bisection.
+"""Noisy bisection: the smallest rung of a ladder from which the success rate is sufficient.
 
-Rungs 1, ..., R are ever more help. From some rung K on (or from none) the success rate is at least `sufficient`; below it lies under
-it. Trials are noisy, so K has a posterior, and the next trials go where they split it best (probabilistic bisection: Horstein, IEEE
-Trans. Inf. Theory 9, 1963; Waeber, Frazier and Henderson, arXiv 1010.3480). Rates on either side are not known either: each has a
-truncated Beta(½, ½) law, so counts are beta-binomial. That help only helps is a prior and no dogma: every rung has a small chance of
-lying on the wrong side of K.
+Rungs 1, ..., R give increasing help. From some rung K on (or from none) the success rate is at least `sufficient`; below K it is lower.
+Trials are noisy, so K has a posterior, and the next trials go to the rung that splits it best (probabilistic bisection: Horstein, IEEE
+Trans. Inf. Theory 9, 1963; Waeber, Frazier and Henderson, arXiv 1010.3480). The rates on either side are unknown too: each has a
+truncated Beta(½, ½) prior, so counts are beta-binomial. Monotonicity is only a prior: every rung has a small probability of lying on
+the wrong side of K.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ import numpy.typing as npt
 from posttrain.analysis.stats.arrays import FloatArray, IntArray, as_counts
 
 NONE_PRIOR = 0.25
-"""Prior probability that no rung suffices; the rest is shared equally by the rungs."""
+"""Prior probability that no rung suffices; the remaining mass is shared equally by the rungs."""
 ODD_RUNG = 0.05
-"""Prior probability that a rung lies on the wrong side of K: more help is now and then less."""
+"""Prior probability that a rung lies on the wrong side of K: more help sometimes lowers the rate."""
 _POINTS = 64
-"""Points of each law of rates, of equal mass: finer ones move no posterior by more than .005 up to 48 trials."""
+"""Quadrature points of equal mass for each rate prior: more points change no posterior by more than 0.005 up to 48 trials."""
 
 
 @dataclass(frozen=True, slots=True)
 class RungPosterior:
-    """What trials say about a ladder of R rungs."""
+    """Posterior of a ladder of R rungs given its trials."""
 
     at: FloatArray
     """[R] probability that the success rate at each rung is at least `sufficient`."""
     anywhere: float
-    """Probability that it is at one rung at least."""
+    """Probability that at least one rung is sufficient."""
 
     def smallest(self, sure: float) -> int | None:
-        """The first rung whose rate is sufficient with this probability; None where there is none."""
+        """Return the first rung that is sufficient with at least this probability; None if there is none."""
         (found,) = np.nonzero(self.at >= sure)
         return int(found[0]) if found.size else None
 
     def next_rung(self, num_samples: npt.ArrayLike, sure: float) -> int | None:
-        """Where to try next: the rung that is most open, of those that are open alike the one with fewest trials.
+        """Return the rung to try next: the most undecided one, and among equals the one with the fewest trials.
 
         Args:
             num_samples: [R] trials so far.
-            sure: probability from which a rung counts as settled, to either side.
+            sure: Probability from which a rung counts as decided, either way.
 
         Returns:
-            None where every rung is settled.
+            None where every rung is decided.
         """
         doubt = np.abs(self.at - 0.5)
         order = np.lexsort((np.asarray(num_samples), np.round(doubt, 6)))
@@ -55,18 +55,18 @@ class RungPosterior:
 
 
 def rung_posterior(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike, *, sufficient: float) -> RungPosterior:
-    """Posterior of which rungs of one ladder suffice.
+    """Compute the posterior of which rungs of one ladder suffice.
 
     Args:
-        num_samples: [R] trials at each rung, chosen by looking or not: only what was seen counts.
+        num_samples: [R] trials at each rung; adaptive sampling is allowed, since only the likelihood matters.
         num_correct: [R] successes.
-        sufficient: rate inside (0, 1) from which a rung suffices.
+        sufficient: Rate inside (0, 1) from which a rung suffices.
 
     Returns:
         One probability per rung, and one for the ladder.
 
     Raises:
-        ValueError: bad counts, no rung, or a rate outside (0, 1).
+        ValueError: Bad counts, no rung, or a rate outside (0, 1).
     """
     n, c = as_counts(num_samples, num_correct)
     if not n.size:
@@ -74,11 +74,11 @@ def rung_posterior(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike, *, su
     if not 0.0 < sufficient < 1.0:
         raise ValueError(f"sufficient must lie between 0 and 1, got {sufficient}")
     below, above = _evidence(n, c, sufficient)
-    # [R] likelihood of a rung's counts, were it below K or not; [2, R] chance that it is sufficient in either case.
+    # [R] likelihood of a rung's counts below K and from K on; [2, R] probability that it is sufficient in either case.
     low, high = (1 - ODD_RUNG) * below + ODD_RUNG * above, (1 - ODD_RUNG) * above + ODD_RUNG * below
     suffices = np.stack([ODD_RUNG * above / low, (1 - ODD_RUNG) * above / high])
     num_rungs = n.size
-    upper = np.arange(num_rungs)[None, :] >= np.arange(num_rungs + 1)[:, None]  # [K, R], the last row being "none"
+    upper = np.arange(num_rungs)[None, :] >= np.arange(num_rungs + 1)[:, None]  # [K, R], the last row is "none"
     log_prior = np.log(np.append(np.full(num_rungs, (1 - NONE_PRIOR) / num_rungs), NONE_PRIOR))
     log_weight = log_prior + np.where(upper, np.log(high), np.log(low)).sum(axis=1)
     weight = np.exp(log_weight - log_weight.max())
@@ -88,7 +88,7 @@ def rung_posterior(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike, *, su
 
 
 def _evidence(n: IntArray, c: IntArray, sufficient: float) -> tuple[FloatArray, FloatArray]:
-    """[R] mean likelihood of the counts over rates below `sufficient`, and over rates from it on; scaled alike."""
+    """[R] mean likelihood of the counts over rates below `sufficient`, and over rates above; both on one scale."""
     edge = 2.0 / np.pi * np.arcsin(np.sqrt(sufficient))  # distribution function of Beta(½, ½)
     middles = (np.arange(_POINTS) + 0.5) / _POINTS
     shares = np.stack([edge * middles, edge + (1.0 - edge) * middles])

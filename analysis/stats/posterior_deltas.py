@@ -1,8 +1,7 @@
-"""Change of mean pass@k between two runs whose samples per problem differ, or were chosen by looking.
+"""Change of mean pass@k between two runs under adaptive sampling or unequal sample counts.
 
-Where every problem was sampled equally often, the paired interval of `paired_delta_interval` needs no model. Under adaptive sampling
-the plain success rate c/n is biased (a problem that was stopped early was stopped for what it showed), so the change is read from
-the two posteriors instead.
+Where every problem was sampled equally often, `paired_delta_interval` needs no model. Under adaptive sampling the plain success rate c/n
+is biased (optional stopping), so the change is computed from the two posteriors instead.
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ def posterior_delta_interval(
     num_draws: int = 1000,
     level: float = 0.95,
 ) -> Interval:
-    """Interval for the mean change of pass@k over the population of problems, paired by problem.
+    """Compute an interval for the mean change of pass@k over the population of problems, paired by problem.
 
-    Each draw takes a rate for every problem from either posterior and weighs the problems (or groups) anew: Bayesian bootstrap.
+    Each draw takes a rate for every problem from either posterior and reweights the problems (or groups): Bayesian bootstrap.
 
     Args:
-        before: fit of the run before.
-        after: fit of the run after, the same problems in the same order.
-        k: attempts.
-        groups: [P] name of the cluster of each problem, or None.
-        rng: where the draws come from.
-        num_draws: number of draws.
-        level: posterior probability inside the interval.
+        before: Fit of the run before.
+        after: Fit of the run after, the same problems in the same order.
+        k: Attempts.
+        groups: [P] name of the group of each problem, or None.
+        rng: Random generator.
+        num_draws: Number of draws.
+        level: Posterior probability inside the interval.
 
     Returns:
         Mean and quantiles of the draws; NaN without problems.
 
     Raises:
-        ValueError: lengths that differ, or arguments out of range.
+        ValueError: Lengths that differ, or arguments out of range.
 
     Source: paired differences over questions, arXiv 2411.00640; likelihood under adaptive sampling, arXiv 2510.05197.
     """

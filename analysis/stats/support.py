@@ -1,4 +1,4 @@
-"""Which problems show a success before and after, what two draws of one model would show, and gains on problems a draw selected."""
+"""Support dynamics: which problems show a success before and after, the null of two samples of one model, and selection bias."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from posttrain.analysis.stats.mixture import MixturePosterior
 
 @dataclass(frozen=True, slots=True)
 class SupportDynamics:
-    """What became of the problems that had, and had not, a success. NaN where a ratio is 0/0."""
+    """Problems by whether they show a success before and after, with the ratios of arXiv 2507.14843. NaN where a ratio is 0/0."""
 
     preserved: int
     """Problems with a success before and after (P)."""
@@ -41,9 +41,8 @@ def support_dynamics(
 ) -> SupportDynamics:
     """Count problems by whether a success was seen before and after.
 
-    "No success in n" is a statement about n as much as about the model: at 64 samples a model compared with itself has SRR .93
-    and NDR .07 on p ~ Beta(.3, 1.2). Thin both sides to the same n, and show `support_dynamics_null` beside these numbers,
-    always.
+    "No success in n samples" depends on n as much as on the model: at 64 samples a model compared with itself has SRR 0.93 and NDR 0.07
+    on p ~ Beta(0.3, 1.2). Thin both sides to the same n, and always report `support_dynamics_null` beside these numbers.
 
     Args:
         n_before: [P] samples before; problems without samples on either side are left out.
@@ -55,7 +54,7 @@ def support_dynamics(
         Counts and ratios.
 
     Raises:
-        ValueError: bad counts, or lengths that differ.
+        ValueError: Bad counts, or lengths that differ.
 
     Source: arXiv 2507.14843.
     """
@@ -69,7 +68,7 @@ def support_dynamics(
 
 @dataclass(frozen=True, slots=True)
 class SupportDynamicsRanges:
-    """The ratios of `SupportDynamics` over many draws: mean and interval."""
+    """Mean and interval of the ratios of `SupportDynamics` over many draws."""
 
     srr: Interval
     ndr: Interval
@@ -86,29 +85,28 @@ def support_dynamics_null(
     num_draws: int = 2000,
     level: float = 0.95,
 ) -> SupportDynamicsRanges:
-    """Support dynamics of the model before against a second draw of itself, at the same numbers of samples.
+    """Simulate the support dynamics of the model before against new samples of itself, at the same numbers of samples.
 
-    What was seen before is held fixed, because the observed ratios start from it; each draw takes a rate for every problem from
-    its posterior, and new samples from that rate. Rates must come from the posterior under the *fitted* spread, not from c/n: of
-    the problems with no success, those that were unlucky will show one when drawn again (regression to the mean: 18 % of those
-    with 0 of 16 for p ~ Beta(.3, 1.2)), and those with a single lucky success may lose it. A plug-in rate of zero would hide the
-    first, so that any second draw looks like expansion. Drawing both sides afresh would be right on average too, but adds the
-    noise of a draw that was in fact made.
+    The samples before are held fixed, because the observed ratios start from them; each draw takes a rate for every problem from its
+    posterior, and new samples at that rate. Rates must come from the posterior under the *fitted* mixing distribution, not from c/n:
+    some problems without a success show one when sampled again (regression to the mean: 18 % of those with 0 of 16 for
+    p ~ Beta(0.3, 1.2)), and some with a single success lose it. A plug-in rate of zero would hide the former, so that any second sample
+    would look like expansion. Simulating both sides would be right on average too, but adds the noise of samples already made.
 
     Args:
-        mixture_before: fit of the counts before, for the same problems in the same order.
-        n_before: [P] samples of the side called before. Fewer than were fitted means that it was thinned to that many,
-            and each draw thins it at random (a hypergeometric draw).
+        mixture_before: Fit of the counts before, for the same problems in the same order.
+        n_before: [P] samples of the side called before. Where fewer than were fitted, each draw thins the
+            counts to that many at random (a hypergeometric draw).
         n_after: [P] samples of the side called after.
-        rng: where the draws come from; not the generator, nor a copy of it, that drew the samples compared.
-        num_draws: number of draws.
-        level: share of the draws inside each interval.
+        rng: Random generator; not the one, nor a copy of it, that produced the samples compared.
+        num_draws: Number of draws.
+        level: Share of the draws inside each interval.
 
     Returns:
         Mean and interval of each ratio; draws in which a ratio is undefined are left out, NaN where all are.
 
     Raises:
-        ValueError: lengths that differ, or more samples before than were fitted.
+        ValueError: Lengths that differ, or more samples before than were fitted.
     """
     check_level(level)
     before, after = as_whole(n_before, "n_before"), as_whole(n_after, "n_after")
@@ -122,25 +120,25 @@ def support_dynamics_null(
     whole = np.array_equal(before, fitted)
     thinned = correct[None, :] if whole else rng.hypergeometric(correct, fitted - correct, before, size=rates.shape)
     known = (before > 0) & (after > 0)
-    return _ranges(thinned[:, known] > 0, seen_after[:, known], level, "same model drawn again, posterior predictive")
+    return _ranges(thinned[:, known] > 0, seen_after[:, known], level, "posterior predictive of the model before")
 
 
 def thin(
     num_samples: npt.ArrayLike, num_correct: npt.ArrayLike, num_kept: npt.ArrayLike, *, rng: np.random.Generator
 ) -> IntArray:
-    """Successes among fewer samples of each problem, drawn at random (a hypergeometric draw).
+    """Thin counts at random: draw the successes among fewer samples of each problem (a hypergeometric draw).
 
     Args:
         num_samples: [P] samples.
         num_correct: [P] successes.
         num_kept: [P] samples to keep.
-        rng: where the draw comes from.
+        rng: Random generator.
 
     Returns:
         [P] successes among those kept.
 
     Raises:
-        ValueError: bad counts, lengths that differ, or more kept than there are.
+        ValueError: Bad counts, lengths that differ, or more kept than there are.
     """
     samples, correct = as_counts(num_samples, num_correct)
     kept = as_whole(num_kept, "num_kept")
@@ -158,25 +156,24 @@ def support_dynamics_halves(
     num_draws: int = 2000,
     level: float = 0.95,
 ) -> tuple[SupportDynamicsRanges, SupportDynamicsRanges]:
-    """Support dynamics at half the samples, and those of one half of the samples before against the other: a null without a model.
+    """Compute support dynamics at half the samples, beside one half of the samples before against the other: a null without a model.
 
-    The ratios depend on n, so before and after are thinned to the size of a half too. How samples fall into halves is arbitrary;
-    both results are averages over random splits.
+    The ratios depend on n, so before and after are thinned to half as well. Both results are averages over random splits.
 
     Args:
         num_samples: [P] samples on both sides; problems with fewer than two are left out.
         c_before: [P] successes before.
         c_after: [P] successes after.
-        rng: where the splits come from.
-        num_draws: number of splits.
-        level: share of the splits inside each interval. It is the spread over splits of these samples, which is less than that of
+        rng: Random generator.
+        num_draws: Number of splits.
+        level: Share of the splits inside each interval. This is the spread over splits of these samples, which is less than that of
             new samples.
 
     Returns:
         Before against after, and the null.
 
     Raises:
-        ValueError: bad counts, lengths that differ, or num_draws below 1.
+        ValueError: Bad counts, lengths that differ, or num_draws below 1.
 
     Source: the split-half null of support dynamics, whose labels are from arXiv 2507.14843.
     """
@@ -196,14 +193,14 @@ def support_dynamics_halves(
 
 @dataclass(frozen=True, slots=True)
 class NeverSolved:
-    """What became of the problems that the model before was not seen to solve."""
+    """Gain on the problems without a success before."""
 
     num_problems: float
-    """How many they are; an average where they were selected on random halves."""
+    """Number of these problems; an average where they were selected on random halves."""
     naive: float
-    """Their mean success rate after: the gain as it looks, since every one of them shows a rate of 0 in the samples that selected it."""
+    """Their mean success rate after: the naive gain, since each of them has a rate of 0 in the samples that selected it."""
     gain: Interval
-    """The gain against fresh samples of the model before, which were not used to select."""
+    """Gain against other samples of the model before, which were not used to select."""
 
 
 def never_solved_gain(
@@ -216,33 +213,33 @@ def never_solved_gain(
     fresh: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
     level: float = 0.95,
 ) -> NeverSolved:
-    """The gain on problems without a success before, judged on samples that did not select them.
+    """Estimate the gain on problems without a success before, on samples that did not select them.
 
-    Whoever selects problems by a draw and judges them by the same draw finds a gain where nothing changed: some had bad luck
-    (regression to the mean). Of the problems with 0 of 16, 18 % show a success when the same model is drawn again. So they are
-    selected on one half of the samples before and held against the other half, averaged over all ways to halve them: a problem
-    counts by the chance that a random half shows no success, and all its successes then lie in the other half. With `fresh` (a
-    second draw of the model before) they are selected on all samples and held against that draw.
+    Selecting problems and evaluating them on the same samples shows a gain where nothing changed (regression to the mean): of the
+    problems with 0 of 16, 18 % show a success when the same model is sampled again. So problems are selected on one half of the samples
+    before and compared with the other half, averaged over all ways to halve them: a problem is weighted by the probability that a random
+    half shows no success, and all its successes then lie in the other half. With `fresh` (a second run of the model before) they are
+    selected on all samples and compared with that run.
 
     Args:
         n_before: [P] samples before; without `fresh` a problem needs two.
         c_before: [P] successes before.
         n_after: [P] samples after.
         c_after: [P] successes after.
-        groups: [P] name of the cluster of each problem, or None.
-        fresh: samples and successes, [P] each, of a second draw of the model before.
-        level: confidence.
+        groups: [P] name of the group of each problem, or None.
+        fresh: Samples and successes, [P] each, of a second run of the model before.
+        level: Confidence.
 
     Returns:
         NaN where no problem is selected.
 
     Raises:
-        ValueError: bad counts or lengths that differ.
+        ValueError: Bad counts or lengths that differ.
     """
     n0, c0, n1, c1 = as_pairs(n_before, c_before, n_after, c_after)
     if fresh is None:
         half = n0 // 2
-        # C(n−c, h) / C(n, h), the chance that h of n samples hold none of c successes.
+        # C(n−c, h) / C(n, h), the probability that h of n samples hold none of c successes.
         possible = (half > 0) & (c0 <= n0 - half) & (n1 > 0)
         n, c, h = (array[possible].astype(np.float64) for array in (n0, c0, half))
         weight = np.zeros(n0.size)
@@ -253,13 +250,13 @@ def never_solved_gain(
             + scipy.special.gammaln(n - h + 1)
         )
         judged_n, judged_c = n0 - half, c0
-        method = "selected on one half of the samples before, judged on the other"
+        method = "selected on one half of the samples before, evaluated on the other"
     else:
         judged_n, judged_c = as_counts(*fresh)
         if judged_n.shape != n0.shape:
             raise ValueError(f"fresh holds {judged_n.size} problems, the others {n0.size}; they are paired by problem")
         weight = ((n0 > 0) & (c0 == 0) & (n1 > 0) & (judged_n > 0)).astype(np.float64)
-        method = "selected on the samples before, judged on a second draw of the model before"
+        method = "selected on the samples before, evaluated on a second run of the model before"
     used = weight > 0
     if not np.any(used):
         return NeverSolved(0.0, np.nan, Interval(np.nan, np.nan, np.nan, method))
@@ -271,7 +268,7 @@ def never_solved_gain(
 
 
 def _support_counts(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> IntArray:
-    """P, E, S, O along the first axis, for each row of [D, P] booleans."""
+    """Count P, E, S, O along the first axis, for each row of [D, P] booleans."""
     return np.stack(
         [
             np.sum(before & after, axis=1),
@@ -297,7 +294,7 @@ def _ratio(top: FloatArray, bottom: FloatArray) -> FloatArray:
 
 
 def _ranges(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], level: float, method: str) -> SupportDynamicsRanges:
-    """Mean and quantiles of each ratio over the draws [D, P]."""
+    """Summarize each ratio over the draws [D, P] by mean and quantiles."""
     srr, ndr, sds, nscr = (_summary(ratio, level, method) for ratio in _support_ratios(_support_counts(before, after)))
     return SupportDynamicsRanges(srr, ndr, sds, nscr)
 

@@ -52,7 +52,7 @@ def support_rows(
         thinned = [thin(samples, c, fewest, rng=rng) for samples, c in ((n, before), (n, after), second)]
         value = support_dynamics(fewest, thinned[0], fewest, thinned[1])
         null = support_dynamics(fewest, thinned[0], fewest, thinned[2])
-        counted, drawn = _counted(int(fewest[fewest > 0].min(initial=n.max()))), "second draw of the model before, at the same n"
+        counted, drawn = _counted(int(fewest[fewest > 0].min(initial=n.max()))), "second run of the model before, at the same n"
         return tuple(_row(key, _exactly(getattr(value, key), counted), _exactly(getattr(null, key), drawn)) for key in _RATIOS)
     if halves:
         split, null_split = support_dynamics_halves(n, before, after, rng=rng, num_draws=_DRAWS)

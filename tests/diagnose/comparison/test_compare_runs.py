@@ -80,11 +80,11 @@ def test_the_null_can_be_halves_or_a_second_draw(compared: Callable[..., dict[st
     assert halves["null"] == "halves"
     assert second["null"] == str(runs / "null")
     methods = [data["sums"]["support"]["NDR"]["null"]["method"] for data in (predicted, halves, second)]
-    assert [word in method for word, method in zip(("predictive", "half", "second draw"), methods, strict=True)] == [True] * 3
+    assert [word in method for word, method in zip(("predictive", "half", "second run"), methods, strict=True)] == [True] * 3
     for data in (predicted, halves, second):
         ndr = data["sums"]["support"]["NDR"]
         assert ndr["estimate"] > ndr["null"]["high"] + 0.1
-    assert "second draw" in second["sums"]["never_solved"]["gain"]["method"]
+    assert "second run" in second["sums"]["never_solved"]["gain"]["method"]
 
 
 def test_a_margin_of_equivalence_is_the_users(compared: Callable[..., dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""How many samples and problems a question needs, and what a design could have seen."""
+"""Required samples and problems, and minimum detectable effects."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from posttrain.analysis.stats.arrays import as_counts, check_level
 
 
 def samples_to_resolve(epsilon: float, zeta: float = 0.05) -> int:
-    """Samples without a success after which a rate above ε is refuted with confidence 1 − ζ: ⌈−ln ζ / ε⌉.
+    """Return the samples without a success after which a rate above ε is rejected with confidence 1 − ζ: ⌈−ln ζ / ε⌉.
 
     Args:
-        epsilon: success rate, in (0, 1].
-        zeta: chance of missing a rate of ε, in (0, 1).
+        epsilon: Success rate, in (0, 1].
+        zeta: Probability of missing a rate of ε, in (0, 1).
 
     Raises:
-        ValueError: arguments out of range.
+        ValueError: Arguments out of range.
 
     Source: arXiv 2507.14843.
     """
@@ -29,7 +29,7 @@ def samples_to_resolve(epsilon: float, zeta: float = 0.05) -> int:
 
 
 def variance_components(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike) -> tuple[float, float]:
-    """Split the variance of success rates into that between problems and that of one sample within a problem.
+    """Split the variance of success rates into the variance between problems and that of one sample within a problem.
 
     Args:
         num_samples: [P] samples; problems with fewer than two are left out.
@@ -40,7 +40,7 @@ def variance_components(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike) 
         two problems (one, for the second) are left.
 
     Raises:
-        ValueError: bad counts.
+        ValueError: Bad counts.
     """
     samples, correct = as_counts(num_samples, num_correct)
     n, c = samples[samples >= 2].astype(np.float64), correct[samples >= 2].astype(np.float64)
@@ -56,20 +56,20 @@ def variance_components(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike) 
 def samples_for_half_width(
     half_width: float, *, between_variance: float, within_variance: float, num_problems: int, level: float = 0.95
 ) -> float:
-    """Samples per problem for an interval of the mean rate of a given half width: z √((B + W/n) / P) ≤ h.
+    """Compute the samples per problem for an interval of the mean rate of a given half width: z √((B + W/n) / P) ≤ h.
 
     Args:
-        half_width: half width h wanted.
-        between_variance: variance B of rates between problems; 0 when the mean over *these* problems is meant.
-        within_variance: mean W of p (1 − p).
+        half_width: Desired half width h.
+        between_variance: Variance B of rates between problems; 0 for the mean over *these* problems.
+        within_variance: Mean W of p (1 − p).
         num_problems: P.
-        level: confidence.
+        level: Confidence.
 
     Returns:
-        A whole number, at least 1; infinity where the problems are too few however often each is sampled.
+        A whole number, at least 1; infinity where the problems are too few for any number of samples.
 
     Raises:
-        ValueError: arguments out of range.
+        ValueError: Arguments out of range.
 
     Source: variance of a mean over questions, arXiv 2411.00640.
     """
@@ -85,17 +85,17 @@ def samples_for_half_width(
 def problems_for_half_width(
     half_width: float, *, between_variance: float, within_variance: float, num_samples: int, level: float = 0.95
 ) -> int:
-    """Problems for an interval of the mean rate of a given half width, with n samples of each: P = ⌈(z/h)² (B + W/n)⌉.
+    """Compute the problems for an interval of the mean rate of a given half width with n samples each: P = ⌈(z/h)² (B + W/n)⌉.
 
     Args:
-        half_width: half width h wanted.
-        between_variance: variance B of rates between problems.
-        within_variance: mean W of p (1 − p).
+        half_width: Desired half width h.
+        between_variance: Variance B of rates between problems.
+        within_variance: Mean W of p (1 − p).
         num_samples: n.
-        level: confidence.
+        level: Confidence.
 
     Raises:
-        ValueError: arguments out of range.
+        ValueError: Arguments out of range.
     """
     _check_variances(between_variance, within_variance, num_samples)
     if not half_width > 0.0:
@@ -113,22 +113,22 @@ def detectable_delta(
     level: float = 0.95,
     power: float = 0.8,
 ) -> float:
-    """The smallest mean paired change of the success rate that a design finds with the given power.
+    """Compute the minimum detectable mean paired change of the success rate at the given power.
 
     (z_level + z_power) √((V + (W₀ + W₁)/n) / P), where V is the variance between problems of the true change: 0 if all change
-    alike.
+    by the same amount.
 
     Args:
         num_problems: P.
         num_samples: n per problem, before and after each.
         delta_variance: V.
-        within_variance_before: mean W₀ of p (1 − p) before.
+        within_variance_before: Mean W₀ of p (1 − p) before.
         within_variance_after: W₁ after.
         level: 1 − two-sided error.
-        power: chance of finding the change, in (0, 1).
+        power: Probability of detecting the change, in (0, 1).
 
     Raises:
-        ValueError: arguments out of range.
+        ValueError: Arguments out of range.
     """
     _check_variances(delta_variance, within_variance_before, num_problems)
     _check_variances(0.0, within_variance_after, num_samples)
@@ -140,23 +140,23 @@ def detectable_delta(
 def detectable_rise(
     num_before: int, num_after: int, *, num_correct_before: int = 0, alpha: float = 0.05, power: float = 0.8
 ) -> float:
-    """The smallest rate after that a one-sided Fisher test of one problem finds with the given power.
+    """Compute the smallest rate after that a one-sided Fisher test of one problem detects at the given power.
 
-    Say it beside every count of expanded problems: below it, nothing could have been found. Under Benjamini-Hochberg with few
-    true changes among P problems, put alpha near .05 times the share of changes over two.
+    Report it beside every count of expanded problems: smaller rates could not have been detected. Under Benjamini-Hochberg with few
+    true changes among P problems, set alpha near 0.05 times half the share of changes.
 
     Args:
-        num_before: samples before.
-        num_after: samples after.
-        num_correct_before: successes before.
-        alpha: level of the test.
-        power: chance of finding the rise, in (0, 1).
+        num_before: Samples before.
+        num_after: Samples after.
+        num_correct_before: Successes before.
+        alpha: Level of the test.
+        power: Probability of detecting the rise, in (0, 1).
 
     Returns:
         A rate in (0, 1]; NaN where not even `num_after` successes would be significant.
 
     Raises:
-        ValueError: arguments out of range.
+        ValueError: Arguments out of range.
     """
     check_level(power)
     check_level(alpha)
