@@ -27,13 +27,13 @@ from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
 from posttrain.diagnose.types import Behavior, Purpose, Split
 from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.rollouts.live_engines import EMBEDDED, check_engine
-from posttrain.trainers.train_stage import Given, led_by_first, refuse_shared_problems, resolve_config, train_rows
+from posttrain.trainers.train_stage import Given, rank_zero_first, refuse_shared_problems, resolve_config, train_rows
 from posttrain.trainers.training.trainer import TrainingResult
 from posttrain.trainers.training_types import TrainingSet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Round:
+class LoopRound:
     """One stage of a loop."""
 
     stage: str
@@ -49,7 +49,7 @@ class LoopResult:
 
     path: Path
     before: DiagnosedRun
-    rounds: tuple[Round, ...]
+    rounds: tuple[LoopRound, ...]
     """Empty when the diagnosis names no stage that trains."""
     transition: Transition | None
     """From the start to the last checkpoint, on the eval split; None without a round."""
@@ -62,7 +62,7 @@ class LoopResult:
         return self.path / "report.html" if self.rounds else self.before.report_html
 
 
-@led_by_first
+@rank_zero_first
 def loop(
     model: str | Path,
     behaviors: Sequence[str | Path | Behavior],
@@ -154,7 +154,7 @@ def loop(
     for diagnosis in before.diagnoses:
         reporter.say(diagnosis.sentence)
 
-    done: list[Round] = []
+    done: list[LoopRound] = []
     current, last = str(model), before
     for number in range(1, rounds + 1):
         chosen = (stages[number - 1], _trainable(loaded, stages[number - 1])) if stages else _choose(last, loaded)
@@ -175,7 +175,7 @@ def loop(
             trained = train_rows(stage, current, training_set, settings_of_stage, checkpoint, reporter, given)
             write_json(finished, _stage_summary(trained, names))
         after = measure(checkpoint, loaded, out=directory.path / f"diagnosis-{number}", earlier=str(model), before=before.path)
-        done.append(Round(stage=stage, trained=names, checkpoint=checkpoint, after=after))
+        done.append(LoopRound(stage=stage, trained=names, checkpoint=checkpoint, after=after))
         current, last = str(checkpoint), after
 
     result = _finish(directory, model, loaded, before, done, measure)
@@ -235,7 +235,7 @@ def _finish(
     model: str | Path,
     behaviors: Sequence[Behavior],
     before: DiagnosedRun,
-    done: list[Round],
+    done: list[LoopRound],
     measure: Callable[..., DiagnosedRun],
 ) -> LoopResult:
     """Compare start and end, sample the final split once with `measure`, write the report."""

@@ -23,7 +23,7 @@ from posttrain.diagnose.stage_catalogue import STAGES, Need, available_needs
 from posttrain.diagnose.types import Behavior, Split
 from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.trainers.config import TrainingConfig
-from posttrain.trainers.distributed.processes import Processes, current, join
+from posttrain.trainers.distributed.processes import ProcessGroup, current, join
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.rollouts.live_engines import check_engine
@@ -52,7 +52,7 @@ class _Order:
     given: Given
 
 
-def led_by_first(function: Callable[P, T]) -> Callable[P, T]:
+def rank_zero_first(function: Callable[P, T]) -> Callable[P, T]:
     """Of several processes that torchrun started, let the first one run the function; the others wait, and train with it when it trains.
 
     All of them return what the first one returns. Where it fails, torchrun ends the others.
@@ -61,20 +61,20 @@ def led_by_first(function: Callable[P, T]) -> Callable[P, T]:
     @wraps(function)
     def led(*args: P.args, **kwargs: P.kwargs) -> T:
         with join() as processes:
-            if processes.is_first:
+            if processes.is_rank_zero:
                 result = function(*args, **kwargs)
-                processes.first(result)
+                processes.broadcast(result)
                 return result
             return _follow(processes)
 
     return led
 
 
-def _follow(processes: Processes) -> Any:
+def _follow(processes: ProcessGroup) -> Any:
     said: object = None
     while True:
         try:
-            said = processes.first(said)
+            said = processes.broadcast(said)
         except RuntimeError:  # the first one is gone, and has told why
             sys.exit(1)
         if not isinstance(said, _Order):
@@ -82,7 +82,7 @@ def _follow(processes: Processes) -> Any:
         _train_here(said, Reporter(quiet=True))
 
 
-@led_by_first
+@rank_zero_first
 def train(
     stage: str,
     model: str | Path,
@@ -204,7 +204,7 @@ def train_rows(
 ) -> TrainingResult:
     """Train, with all processes that there are."""
     order = _Order(stage=stage, model=str(model), training_set=training_set, config=config, out=out, given=given or Given())
-    return _train_here(current().first(order), reporter)
+    return _train_here(current().broadcast(order), reporter)
 
 
 def _train_here(order: _Order, reporter: Reporter) -> TrainingResult:
@@ -224,10 +224,10 @@ def _train_here(order: _Order, reporter: Reporter) -> TrainingResult:
     if config.eval_every is not None and RECIPES[stage].saves != "policy":
         raise SettingsError(f"eval_every looks at what a policy samples, and {stage} makes none; leave it out")
     with reporter.task(f"loading {model} for {stage}", None):
-        loaded = load_for_training(model, device=processes.loads_on)
+        loaded = load_for_training(model, device=processes.load_device)
     engine, adapter = open_live(loaded, config, given=order.given.engine, say=lambda line: reporter.say(f"{stage}: {line}"))
-    beside = _open_beside(order.given, model, engine, training_set, processes.trains_on(loaded.model), reporter)
-    work = _work_folder(out) if processes.is_first else Path(tempfile.mkdtemp())
+    beside = _open_beside(order.given, model, engine, training_set, processes.train_device(loaded.model), reporter)
+    work = _work_folder(out) if processes.is_rank_zero else Path(tempfile.mkdtemp())
     try:
         with ExitStack() as stack:
             if order.given.engine is None:
@@ -266,14 +266,14 @@ def _train_here(order: _Order, reporter: Reporter) -> TrainingResult:
                 say=lambda line: reporter.say(f"{stage}: {line}"),
             )
     except BaseException:
-        if not processes.is_first:
+        if not processes.is_rank_zero:
             shutil.rmtree(work, ignore_errors=True)
         elif find_state(work) is None:
             _move(work, out)
         else:
             reporter.say(f"{stage}: what is finished is kept in {work}; the same command goes on from there")
         raise
-    if processes.is_first:
+    if processes.is_rank_zero:
         _move(work, out)
     else:
         shutil.rmtree(work, ignore_errors=True)

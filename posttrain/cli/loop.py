@@ -58,13 +58,13 @@ def loop(
 ) -> None:
     """Diagnose, run the named stage, and measure again."""
     from posttrain.trainers import loop as run_loop
-    from posttrain.trainers.distributed.processes import speaks
+    from posttrain.trainers.distributed.processes import is_rank_zero
 
     result = run_loop(
         model, behaviors, out=out, rounds=rounds, stages=split_names(stages), probes=split_names(probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total,
         engine=engine, config=config, overrides=overrides or [], seed=seed, command=typed_command(), reporter=open_reporter(quiet),
     )  # fmt: skip
-    if speaks():
+    if is_rank_zero():
         _print_loop(result)
 
 

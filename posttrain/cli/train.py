@@ -50,13 +50,13 @@ def train(
 ) -> None:
     """Run one stage on the train split of behaviors."""
     from posttrain.trainers import train as run_train
-    from posttrain.trainers.distributed.processes import speaks
+    from posttrain.trainers.distributed.processes import is_rank_zero
 
     result = run_train(
         stage, model, behaviors, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,
         teacher=teacher, earlier=earlier, engine=engine, reporter=open_reporter(quiet),
     )  # fmt: skip
-    if not speaks():
+    if not is_rank_zero():
         return
     skipped = f", {result.num_skipped} batches without signal made none" if result.num_skipped else ""
     print(

@@ -43,7 +43,7 @@ from posttrain.trainers.models.loading import best_device
 from posttrain.trainers.step.logprobs import RUN_DECODER, run_decoder
 
 T = TypeVar("T")
-WholeWeights = Callable[[], Iterable[Tensor]]
+WeightGatherer = Callable[[], Iterable[Tensor]]
 """Gathers weights one by one, in the order of the copy that takes them."""
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -51,7 +51,7 @@ _PATIENCE = timedelta(days=7)
 """How long a process waits for the rows of another one, which may be sampling or measuring for hours."""
 
 
-class Processes:
+class ProcessGroup:
     """Those that train together: this one alone."""
 
     rank = 0
@@ -60,65 +60,65 @@ class Processes:
     """How many there are."""
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this one writes and speaks for all."""
         return self.rank == 0
 
     @property
-    def loads_on(self) -> torch.device:
+    def load_device(self) -> torch.device:
         """Where a model is put when it is read."""
         return best_device()
 
-    def trains_on(self, model: PreTrainedModel) -> torch.device:
+    def train_device(self, model: PreTrainedModel) -> torch.device:
         """Where a model will be trained."""
         return model.device
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """What each process has to say, in their order; all of them must ask."""
         return [value]
 
-    def first(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """What the first process says; all of them must ask."""
-        return self.gather(value)[0]
+        return self.all_gather(value)[0]
 
     def shard(self, module: nn.Module) -> None:
         """Leave each process its shard of the weights, in place; every process must hold the same weights."""
 
-    def forget_gathered(self) -> None:
+    def reshard(self) -> None:
         """Drop the whole weights that a forward pass left beside the shards: before these are read, or changed by hand."""
 
-    def whole(self, module: ModuleT) -> ModuleT:
+    def gather_module(self, module: ModuleT) -> ModuleT:
         """The module with whole weights, on the first process at least; all of them must ask."""
         return module
 
-    def gathered(self, part: ModuleT) -> ModuleT:
+    def gather_part(self, part: ModuleT) -> ModuleT:
         """A part of a module that `shard` took, with whole weights on every process; all of them must ask."""
         return part
 
-    def frame(self, module: ModuleT) -> ModuleT:
+    def empty_like(self, module: ModuleT) -> ModuleT:
         """A copy of a module that is not sharded, for weights that `fill` gives it."""
         return copy.deepcopy(module)
 
     @torch.no_grad()
-    def fill(self, frame: ModuleT, weights: Iterable[Tensor]) -> ModuleT:
+    def load_weights(self, empty: ModuleT, weights: Iterable[Tensor]) -> ModuleT:
         """The module with these weights for its parameters, on the first process at least; all of them must ask."""
-        for mine, weight in zip(frame.parameters(), weights, strict=True):
+        for mine, weight in zip(empty.parameters(), weights, strict=True):
             if mine.data_ptr() != weight.data_ptr():
                 mine.copy_(weight)
-        return frame
+        return empty
 
     def copy_for_sampling(self, model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
         """What the embedded engine samples while `model` is trained: before it is sharded."""
         return model
 
-    def sampling(
-        self, engine: Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WholeWeights | None = None
+    def sampling_engine(
+        self, engine: Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WeightGatherer | None = None
     ) -> Engine:
         """The engine of `copy_for_sampling`, renewed from the model in training: from its own weights, or from what is made of them."""
         return engine
 
 
-class ShardingProcesses(Processes):
+class ShardedProcessGroup(ProcessGroup):
     """One process of several that `torchrun` started.
 
     Args:
@@ -135,29 +135,29 @@ class ShardingProcesses(Processes):
         """Sharded module → the same without weights, in the class that it had."""
 
     @property
-    def loads_on(self) -> torch.device:
+    def load_device(self) -> torch.device:
         """The processor: `shard` brings layer by layer to the device, which may have no room for all of them."""
         return torch.device("cpu")
 
-    def trains_on(self, model: PreTrainedModel) -> torch.device:
+    def train_device(self, model: PreTrainedModel) -> torch.device:
         """This process's device."""
         return self.device
 
-    def gather(self, value: T) -> list[T]:
-        """See `Processes`."""
+    def all_gather(self, value: T) -> list[T]:
+        """See `ProcessGroup`."""
         values: list[T | None] = [None] * self.size
         dist.all_gather_object(values, value, group=self._talk)
         return cast("list[T]", values)
 
-    def first(self, value: T) -> T:
-        """See `Processes`."""
+    def broadcast(self, value: T) -> T:
+        """See `ProcessGroup`."""
         said = [value]
         dist.broadcast_object_list(said, src=0, group=self._talk)
         return said[0]
 
     def shard(self, module: nn.Module) -> None:
-        """See `Processes`. Gradients of the shards are sums over the processes."""
-        self._shapes[module] = self.frame(module)
+        """See `ProcessGroup`. Gradients of the shards are sums over the processes."""
+        self._shapes[module] = self.empty_like(module)
         kinds = set(getattr(module, "_no_split_modules", None) or ())
         for layer in [part for part in module.modules() if type(part).__name__ in kinds]:
             fully_shard(layer, mesh=self._mesh)
@@ -170,40 +170,40 @@ class ShardingProcesses(Processes):
             setattr(module, RUN_DECODER, partial(run_decoder, module))
             register_fsdp_forward_method(module, RUN_DECODER)
 
-    def forget_gathered(self) -> None:
-        """See `Processes`."""
+    def reshard(self) -> None:
+        """See `ProcessGroup`."""
         for module in self._shapes:
             for part in _shards(module):
                 part.reshard()
 
-    def whole(self, module: ModuleT) -> ModuleT:
-        """See `Processes`."""
+    def gather_module(self, module: ModuleT) -> ModuleT:
+        """See `ProcessGroup`."""
         if module not in self._shapes:
             return module
-        return self.fill(cast(ModuleT, self._shapes[module]), _whole_weights(module))
+        return self.load_weights(cast(ModuleT, self._shapes[module]), _whole_weights(module))
 
-    def gathered(self, part: ModuleT) -> ModuleT:
-        """See `Processes`: a copy."""
-        return _with_weights(part, [whole(weight) for weight in part.parameters()])
+    def gather_part(self, part: ModuleT) -> ModuleT:
+        """See `ProcessGroup`: a copy."""
+        return _with_weights(part, [full_tensor(weight) for weight in part.parameters()])
 
-    def frame(self, module: ModuleT) -> ModuleT:
-        """See `Processes`: without weights."""
+    def empty_like(self, module: ModuleT) -> ModuleT:
+        """See `ProcessGroup`: without weights."""
         return _with_weights(module, [torch.empty_like(weight, device="meta") for weight in module.parameters()])
 
-    def fill(self, frame: ModuleT, weights: Iterable[Tensor]) -> ModuleT:
-        """See `Processes`: a copy on the processor. The other processes get one without weights."""
-        kept = [weight.cpu() if self.is_first else torch.empty_like(weight, device="meta") for weight in weights]
-        return _with_weights(frame, kept)
+    def load_weights(self, empty: ModuleT, weights: Iterable[Tensor]) -> ModuleT:
+        """See `ProcessGroup`: a copy on the processor. The other processes get one without weights."""
+        kept = [weight.cpu() if self.is_rank_zero else torch.empty_like(weight, device="meta") for weight in weights]
+        return _with_weights(empty, kept)
 
     def copy_for_sampling(self, model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
         """A whole copy in the sampler's precision on this process's device."""
         sampled = _with_weights(model, [weight.detach().to(self.device, dtype, copy=True) for weight in model.parameters()])
         return sampled.to(self.device).requires_grad_(False)  # the buffers
 
-    def sampling(
-        self, engine: Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WholeWeights | None = None
+    def sampling_engine(
+        self, engine: Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WeightGatherer | None = None
     ) -> Engine:
-        """See `Processes`."""
+        """See `ProcessGroup`."""
         return GatheringEngine(engine, model, sampled, weights or partial(_whole_weights, model))
 
 
@@ -212,7 +212,7 @@ class GatheringEngine(BaseEngine):
 
     is_live = True
 
-    def __init__(self, engine: Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WholeWeights) -> None:
+    def __init__(self, engine: Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WeightGatherer) -> None:
         self._engine, self._model, self._weights = engine, model, weights
         self.sampled = sampled
         self.info, self.codec = engine.info, engine.codec
@@ -254,20 +254,20 @@ def _whole_weights(module: nn.Module) -> Iterator[Tensor]:
     for part in _shards(module):
         part.reshard()  # what a forward pass left gathered may be older than the last step
     for weight in module.parameters():
-        yield whole(weight)
+        yield full_tensor(weight)
 
 
-def local(weight: Tensor) -> Tensor:
+def local_tensor(weight: Tensor) -> Tensor:
     """A weight, or this process's shard of it: the same memory, without a graph."""
     return (weight.to_local() if isinstance(weight, DTensor) else weight).detach()
 
 
-def whole(weight: Tensor) -> Tensor:
+def full_tensor(weight: Tensor) -> Tensor:
     """A weight, gathered from the shards of all processes, which must all ask; without a graph."""
     return (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach()
 
 
-def own_rows(weight: Tensor) -> tuple[int, int]:
+def row_range(weight: Tensor) -> tuple[int, int]:
     """First and last + 1 of the rows of a whole weight that this process holds."""
     if not isinstance(weight, DTensor):
         return 0, weight.shape[0]
@@ -276,10 +276,10 @@ def own_rows(weight: Tensor) -> tuple[int, int]:
     return first, min(first + height, weight.shape[0])
 
 
-_current = Processes()
+_current = ProcessGroup()
 
 
-def speaks() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process is the one of those that `torchrun` started that prints what all of them found."""
     return _started() == 1 or os.environ["RANK"] == "0"
 
@@ -289,13 +289,13 @@ def _started() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
-def current() -> Processes:
+def current() -> ProcessGroup:
     """The processes that train together now."""
     return _current
 
 
 @contextmanager
-def join() -> Iterator[Processes]:
+def join() -> Iterator[ProcessGroup]:
     """Meet the processes that `torchrun` started with this one; alone, where it started none or they have met.
 
     Raises:
@@ -309,13 +309,13 @@ def join() -> Iterator[Processes]:
         raise SettingsError(f"torchrun: got PyTorch {torch.__version__}; several processes need 2.8 or newer; use one process")
     device = _own_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
-    _current = ShardingProcesses(dist.get_rank(), dist.get_world_size(), device)
+    _current = ShardedProcessGroup(dist.get_rank(), dist.get_world_size(), device)
     try:
         yield _current
-        _current.gather(None)  # the first one may still be writing
+        _current.all_gather(None)  # the first one may still be writing
         dist.destroy_process_group()
     finally:
-        _current = Processes()
+        _current = ProcessGroup()
 
 
 def _own_device(local_rank: int) -> torch.device:

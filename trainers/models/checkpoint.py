@@ -23,7 +23,7 @@ from transformers import (
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.models.lora import FOLDER as ADAPTER_FOLDER
 from posttrain.trainers.stage import Recipe
-from posttrain.trainers.training.dev_evaluation import DevLook
+from posttrain.trainers.training.dev_evaluation import DevEvaluation
 from posttrain.trainers.training_types import TrainingSet
 
 CONFIG_FILE = "posttrain_config.json"
@@ -40,7 +40,7 @@ def save_checkpoint(
     num_steps: int,
     scalar_head: nn.Linear | None = None,
     save_adapter: Callable[[Path], None] | None = None,
-    looks: Sequence[DevLook] = (),
+    looks: Sequence[DevEvaluation] = (),
 ) -> Path:
     """Write model, tokenizer, resolved config and a model card to a temporary folder, then rename it to `path`.
 
@@ -134,7 +134,7 @@ _MEASURED = {
 }
 
 
-def _measured(looks: Sequence[DevLook], training_set: TrainingSet, config: TrainingConfig) -> str:
+def _measured(looks: Sequence[DevEvaluation], training_set: TrainingSet, config: TrainingConfig) -> str:
     """What was seen of the dev slice, as a table; empty where nobody looked."""
     if not looks:
         return ""
@@ -156,7 +156,7 @@ def _model_card(
     config: TrainingConfig,
     training_set: TrainingSet,
     num_steps: int,
-    looks: Sequence[DevLook],
+    looks: Sequence[DevEvaluation],
 ) -> str:
     base = str(getattr(model.config, "_name_or_path", "") or "unknown")
     behaviors = "\n".join(

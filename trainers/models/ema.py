@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from posttrain.trainers.distributed.processes import current, local
-from posttrain.trainers.training.interrupts import held_interrupts
+from posttrain.trainers.distributed.interrupts import held_interrupts
+from posttrain.trainers.distributed.processes import current, local_tensor
 
 
-class WeightAverage:
+class EmaWeights:
     """Keeps decay · average + (1 − decay) · weights, in float32 or wider; it begins with the weights as they are.
 
     Of several processes each keeps the average of its shards.
@@ -30,7 +30,7 @@ class WeightAverage:
     def update(self) -> None:
         """Take the weights of one more step in."""
         for value, parameter in zip(self.values, self.parameters, strict=True):
-            local(value).lerp_(local(parameter).to(value.dtype), 1.0 - self.decay)
+            local_tensor(value).lerp_(local_tensor(parameter).to(value.dtype), 1.0 - self.decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -48,8 +48,8 @@ class WeightAverage:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        current().forget_gathered()  # a look leaves some of the weights gathered
+        current().reshard()  # a look leaves some of the weights gathered
         for value, parameter in zip(self.values, self.parameters, strict=True):
-            kept = local(parameter).clone()
-            local(parameter).copy_(local(value))
-            local(value).copy_(kept)
+            kept = local_tensor(parameter).clone()
+            local_tensor(parameter).copy_(local_tensor(value))
+            local_tensor(value).copy_(kept)

@@ -20,7 +20,7 @@ from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 from posttrain.diagnose.engines.models.adapter_folder import require_peft
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.config import TrainingConfig
-from posttrain.trainers.distributed.processes import current, whole
+from posttrain.trainers.distributed.processes import current, full_tensor
 
 FOLDER = "adapter"
 """Of a checkpoint: the adapter alone, beside the merged weights."""
@@ -49,7 +49,7 @@ class LoraAdapter:
             task_type="CAUSAL_LM",
         )
         self.model = model
-        self.merged: PreTrainedModel = current().frame(model).requires_grad_(False)
+        self.merged: PreTrainedModel = current().empty_like(model).requires_grad_(False)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             try:
@@ -88,27 +88,27 @@ class LoraAdapter:
 
     def merge(self) -> PreTrainedModel:
         """The model with the addends as they are now merged in, on the first process at least; all of them must ask."""
-        return current().fill(self.merged, self.merged_weights())
+        return current().load_weights(self.merged, self.merged_weights())
 
     @torch.no_grad()
     def merged_weights(self) -> Iterator[Tensor]:
         """The weights of `merged` as the addends are now, one by one; all processes must ask."""
-        current().forget_gathered()
+        current().reshard()
         for name, _ in self.merged.named_parameters():
             place, _, kind = name.rpartition(".")
             layer = self._layers.get(place)
             if layer is None:
-                yield whole(self.model.get_parameter(name))
+                yield full_tensor(self.model.get_parameter(name))
             elif kind != "weight":
-                yield whole(layer.get_base_layer().get_parameter(kind))
+                yield full_tensor(layer.get_base_layer().get_parameter(kind))
             else:
-                layer = current().gathered(layer)
+                layer = current().gather_part(layer)
                 yield layer.get_base_layer().weight + layer.get_delta_weight("default")
 
     def addends(self) -> dict[str, Tensor]:
         """The addends alone by name, on the processor, on the first process at least; all of them must ask."""
-        current().forget_gathered()
-        return {name: whole(each).cpu() for name, each in self._peft.named_parameters() if ".lora_" in name}
+        current().reshard()
+        return {name: full_tensor(each).cpu() for name, each in self._peft.named_parameters() if ".lora_" in name}
 
     @contextmanager
     def off(self) -> Iterator[None]:

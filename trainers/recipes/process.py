@@ -49,7 +49,7 @@ def build(inputs: TrainingInputs, config: ProcessConfig) -> Stage:
             seed=config.seed,
         )
     else:
-        score = by_reward_model(config.step_feedback, current().trains_on(inputs.model))
+        score = by_reward_model(config.step_feedback, current().train_device(inputs.model))
     return Stage(
         source=rollouts(inputs, config, "process", finish=score_steps(inputs.tokenizer, config.step_separator, score)),
         credit=StepCredit(outcome_weight=config.outcome_weight),

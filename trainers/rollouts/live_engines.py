@@ -73,13 +73,13 @@ def open_live(
 
 def _open_embedded(loaded: LoadedModel, config: TrainingConfig) -> tuple[Engine, LoraAdapter | None]:
     processes, named = current(), {"name": loaded.source, "model_fingerprint": _live_name(config)}
-    sampled = processes.copy_for_sampling(loaded.model, pick_dtype("auto", processes.trains_on(loaded.model)))
+    sampled = processes.copy_for_sampling(loaded.model, pick_dtype("auto", processes.train_device(loaded.model)))
     adapter = _open_adapter(loaded, config)
     if adapter is not None and processes.size == 1:
         return MergedEngine.from_adapter(adapter, loaded.tokenizer, **named), adapter
     embedded = TransformersEngine.from_model(sampled, loaded.tokenizer, **named)
     weights = None if adapter is None else adapter.merged_weights
-    return processes.sampling(embedded, loaded.model, sampled, weights), adapter
+    return processes.sampling_engine(embedded, loaded.model, sampled, weights), adapter
 
 
 def _open_adapter(loaded: LoadedModel, config: TrainingConfig) -> LoraAdapter | None:

@@ -71,7 +71,7 @@ def sample_rollouts(
     ordered = sorted(requests, key=lambda request: names.index(request.item.behavior.name))
     processes = current()
     own = ordered[processes.rank :: processes.size]
-    shares = processes.gather(_sample_own(engine, graders, own, num_samples=num_samples, temperature=temperature, seed=seed))
+    shares = processes.all_gather(_sample_own(engine, graders, own, num_samples=num_samples, temperature=temperature, seed=seed))
     groups = [shares[number % processes.size][number // processes.size] for number in range(len(ordered))]
     return [row for group in groups for row in group]
 

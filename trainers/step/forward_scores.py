@@ -16,14 +16,14 @@ from posttrain.diagnose.types import Floats
 from posttrain.trainers.distributed.processes import current
 from posttrain.trainers.stage import Divergences, ForwardScores, Score, Stage
 from posttrain.trainers.step.chunked_divergence import divergence
-from posttrain.trainers.step.gradient_checkpointing import recomputing
+from posttrain.trainers.step.gradient_checkpointing import with_gradient_checkpointing
 from posttrain.trainers.step.logprobs import Shortcuts, States, find_shortcuts, logprobs_of, run_model
-from posttrain.trainers.step.packing import MicroBatch, Pack, collate, pack_rows, plan_share
+from posttrain.trainers.step.packing import MicroBatch, Pack, collate, pack_rows, plan_process_batches
 from posttrain.trainers.training_types import TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FrozenModel:
+class ScoringModel:
     """A model that is only looked at."""
 
     model: PreTrainedModel
@@ -46,9 +46,9 @@ class Scorer:
     shortcuts: Shortcuts
     dtype: torch.dtype
     needs: frozenset[Score]
-    reference: FrozenModel | None = None
+    reference: ScoringModel | None = None
     """The model before training, where a term or a look at the dev slice asks for it: a copy, or the model without its adapter."""
-    teacher: FrozenModel | None = None
+    teacher: ScoringModel | None = None
     scalar_head: nn.Linear | None = None
 
     @classmethod
@@ -61,7 +61,7 @@ class Scorer:
         teacher: PreTrainedModel | None = None,
         also: frozenset[Score] = frozenset(),
         bare: Callable[[], AbstractContextManager[None]] | None = None,
-        keep_start: bool = False,
+        keep_reference: bool = False,
     ) -> Scorer:
         """A scorer for what the terms of a stage need.
 
@@ -73,19 +73,19 @@ class Scorer:
             teacher: None lets the model before training teach itself, where a term needs a teacher.
             also: Scores that somebody else wants, such as the credit.
             bare: What takes the adapter off the model, where it has one; then the model before training needs no copy.
-            keep_start: Whether somebody will ask for the model before training, even if no term does.
+            keep_reference: Whether somebody will ask for the model before training, even if no term does.
         """
         needs = stage.needs | also
         reference = guide = None
         taught = bool(needs & {Score.TEACHER, Score.DIVERGENCE})
-        if keep_start or Score.REFERENCE in needs or (taught and teacher is None):
+        if keep_reference or Score.REFERENCE in needs or (taught and teacher is None):
             if bare is None:
                 frozen = copy.deepcopy(model).requires_grad_(False)
-                reference = FrozenModel(model=frozen, shortcuts=shortcuts)
+                reference = ScoringModel(model=frozen, shortcuts=shortcuts)
             else:
-                reference = FrozenModel(model=model, shortcuts=shortcuts, bare=bare)
+                reference = ScoringModel(model=model, shortcuts=shortcuts, bare=bare)
         if taught:
-            guide = reference if teacher is None else FrozenModel(model=teacher, shortcuts=find_shortcuts(teacher))
+            guide = reference if teacher is None else ScoringModel(model=teacher, shortcuts=find_shortcuts(teacher))
         return cls(
             model=model,
             shortcuts=shortcuts,
@@ -116,7 +116,7 @@ class Scorer:
             ValueError: A term needs the sampler's log-probabilities and a row has none.
         """
         device = batch.input_ids.device
-        with recomputing(self.model):
+        with with_gradient_checkpointing(self.model):
             states = self._run(batch)
         if Score.POLICY in self.needs:
             policy, entropy = logprobs_of(states, batch.targets, entropy=Score.ENTROPY in self.needs)
@@ -162,7 +162,7 @@ class Scorer:
         processes = current()
         packs = pack_rows(rows, range(len(rows)), share=False, hidden_size=1, max_tokens=max_tokens)
         with torch.no_grad():
-            for group, _ in plan_share(packs, max_tokens, rank=processes.rank, size=processes.size):
+            for group, _ in plan_process_batches(packs, max_tokens, rank=processes.rank, size=processes.size):
                 batch = collate(group).to(self.model.device)
                 if score is Score.TEACHER:
                     assert self.teacher is not None
@@ -175,13 +175,13 @@ class Scorer:
                     values = self._values(states) if score is Score.VALUE else logprobs_of(states, batch.targets).logprobs
                 for index, part in zip(batch.rows, values.split(list(batch.lengths)), strict=True):
                     mine[index] = part.float().cpu().numpy()
-        found = {index: values for share in reversed(processes.gather(mine)) for index, values in share.items()}
+        found = {index: values for share in reversed(processes.all_gather(mine)) for index, values in share.items()}
         return [found[index] for index in range(len(rows))]
 
     def _run(self, batch: MicroBatch) -> States:
         return run_model(self.model, batch, self.shortcuts, dtype=self.dtype, with_hidden=Score.VALUE in self.needs)
 
-    def _frozen_logprobs(self, frozen: FrozenModel, batch: MicroBatch) -> Tensor:
+    def _frozen_logprobs(self, frozen: ScoringModel, batch: MicroBatch) -> Tensor:
         with torch.no_grad():
             return logprobs_of(frozen.states(batch, self.dtype), batch.targets).logprobs
 

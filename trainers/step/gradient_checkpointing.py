@@ -16,8 +16,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from posttrain.diagnose.errors import SettingsError
 
 
-def enable_recomputation(model: PreTrainedModel) -> None:
-    """Let the layers of a model recompute within `recomputing`.
+def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
+    """Let the layers of a model recompute within `with_gradient_checkpointing`.
 
     Raises:
         SettingsError: The architecture cannot, or its layers drop out by the same flag, which would change the gradient.
@@ -30,7 +30,7 @@ def enable_recomputation(model: PreTrainedModel) -> None:
     ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
     with torch.no_grad():
         plain = model(input_ids=ids, use_cache=False).logits
-        with recomputing(model):
+        with with_gradient_checkpointing(model):
             same = bool(torch.equal(plain, model(input_ids=ids, use_cache=False).logits))
     if not layers or not same:
         raise SettingsError(
@@ -40,7 +40,7 @@ def enable_recomputation(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def recomputing(model: PreTrainedModel) -> Iterator[None]:
+def with_gradient_checkpointing(model: PreTrainedModel) -> Iterator[None]:
     """Around a forward pass with a gradient; does nothing for a model that was not enabled."""
     layers = [layer for layer in _layers(model) if layer.gradient_checkpointing]
     for layer in layers:

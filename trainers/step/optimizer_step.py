@@ -17,9 +17,9 @@ from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.distributed.processes import current
 from posttrain.trainers.stage import Component, ForwardScores, Level, Weights
 from posttrain.trainers.step.forward_scores import Scorer
+from posttrain.trainers.step.means import MetricMeans
 from posttrain.trainers.step.optimizer import clip_gradient
-from posttrain.trainers.step.packing import MicroBatch, Pack, collate, heaviest_share, pack_rows, plan_share
-from posttrain.trainers.training.training_log import Means
+from posttrain.trainers.step.packing import MicroBatch, Pack, collate, heaviest_load, pack_rows, plan_process_batches
 from posttrain.trainers.training_types import RowRole, TrainingRow
 
 
@@ -92,17 +92,19 @@ class Stepper:
         active = _active(self.components, rows, number, paired=paired)
         processes, mine = current(), _Sums()
         packs = self._pack(rows, active, paired=paired, num_shares=processes.size)
-        for group, counts in plan_share(packs, self.config.micro_batch_tokens, rank=processes.rank, size=processes.size):
+        for group, counts in plan_process_batches(
+            packs, self.config.micro_batch_tokens, rank=processes.rank, size=processes.size
+        ):
             batch = collate(group).to(self.model.device)
             if counts:
                 value = self._micro_batch_loss(rows, batch, shares, old, mine.means, number)
                 mine.add(float(value.detach()), batch)
             else:
-                value = 0.0 * self._micro_batch_loss(rows, batch, shares, {}, Means(), number)
+                value = 0.0 * self._micro_batch_loss(rows, batch, shares, {}, MetricMeans(), number)
             value.backward()
         norm = clip_gradient(self.optimizer, self.config.max_grad_norm)
         sums = _Sums()
-        for one in processes.gather(mine):
+        for one in processes.all_gather(mine):
             sums.include(one)
         return StepOutcome(
             status=StepStatus.UPDATED if math.isfinite(sums.loss) and math.isfinite(norm) else StepStatus.NON_FINITE,
@@ -123,7 +125,7 @@ class Stepper:
             hidden_size=self.model.config.get_text_config().hidden_size,
             keep_groups=paired,
         )
-        weigh = partial(heaviest_share, size=num_shares)
+        weigh = partial(heaviest_load, size=num_shares)
         packs = pack(max_tokens=self.config.micro_batch_tokens)
         even = -(-sum(one.length for one in packs) // num_shares)
         if weigh(packs) <= even:
@@ -136,7 +138,7 @@ class Stepper:
         batch: MicroBatch,
         shares: Sequence[Mapping[int, Weights]],
         old: dict[int, Tensor],
-        means: Means,
+        means: MetricMeans,
         number: int,
     ) -> Tensor:
         scores = self.scorer.score(rows, batch, old)
@@ -163,7 +165,7 @@ class _Sums:
     loss: float = 0.0
     trained_tokens: int = 0
     input_tokens: int = 0
-    means: Means = field(default_factory=Means)
+    means: MetricMeans = field(default_factory=MetricMeans)
 
     def add(self, loss: float, batch: MicroBatch) -> None:
         self.loss += loss
@@ -201,7 +203,7 @@ def _shares(component: Component, rows: Sequence[TrainingRow]) -> dict[int, Weig
     return dict(zip(members, component.reduction([rows[index] for index in members]), strict=True))
 
 
-def _log_sampler_gap(scores: ForwardScores, means: Means) -> None:
+def _log_sampler_gap(scores: ForwardScores, means: MetricMeans) -> None:
     """Mean |sampler − trainer| log-probability per token: the difference in precision, or a bug where it is large."""
     if scores.sampler is None or scores.old is None:
         return

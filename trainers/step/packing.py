@@ -151,7 +151,7 @@ def plan_micro_batches(packs: Sequence[Pack], max_tokens: int) -> list[list[Pack
     return groups
 
 
-def plan_share(packs: Sequence[Pack], max_tokens: int, *, rank: int, size: int) -> list[tuple[list[Pack], bool]]:
+def plan_process_batches(packs: Sequence[Pack], max_tokens: int, *, rank: int, size: int) -> list[tuple[list[Pack], bool]]:
     """The micro-batches of one of several processes, about equally many tokens for each, and equally many micro-batches.
 
     Args:
@@ -170,7 +170,7 @@ def plan_share(packs: Sequence[Pack], max_tokens: int, *, rank: int, size: int) 
     return [(group, True) for group in plans[rank]] + [(smallest, False)] * missing
 
 
-def heaviest_share(packs: Sequence[Pack], size: int) -> int:
+def heaviest_load(packs: Sequence[Pack], size: int) -> int:
     """Input tokens of the one of `size` processes that gets the most."""
     return max(sum(pack.length for pack in share) for share in _divide(packs, size))
 

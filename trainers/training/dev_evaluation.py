@@ -15,13 +15,13 @@ from posttrain.trainers.sources.verified import successes
 from posttrain.trainers.step.chunked_divergence import divergence
 from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.logprobs import logprobs_of, run_model
+from posttrain.trainers.step.means import MetricMeans
 from posttrain.trainers.step.packing import collate, pack_rows, plan_micro_batches
-from posttrain.trainers.training.training_log import Means
 from posttrain.trainers.training_types import GradeFn, TrainingRow, TrainingSet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DevLook:
+class DevEvaluation:
     """What the dev slice says about the model as it is."""
 
     score: float
@@ -32,7 +32,7 @@ class DevLook:
     """All numbers, to be logged."""
 
 
-Evaluate = Callable[[Scorer], DevLook]
+Evaluate = Callable[[Scorer], DevEvaluation]
 """Looks at the model as it is now, through the scorer of the run, which also holds the model before training."""
 
 
@@ -71,7 +71,7 @@ def dev_looks(
     if not graders and not references:
         raise SettingsError("eval_every needs references in the dev slice, or a verifier; leave it out, or raise dev_share")
 
-    def look(scorer: Scorer) -> DevLook:
+    def look(scorer: Scorer) -> DevEvaluation:
         engine.refresh()
         metrics: dict[str, float] = {}
         if graders:
@@ -80,7 +80,7 @@ def dev_looks(
         if references:
             metrics["reference_logprob"] = _mean_logprob(engine, references)
         passed = metrics.get("pass_at_1")
-        return DevLook(score=metrics["reference_logprob"] if passed is None else passed, pass_at_1=passed, metrics=metrics)
+        return DevEvaluation(score=metrics["reference_logprob"] if passed is None else passed, pass_at_1=passed, metrics=metrics)
 
     return look
 
@@ -98,8 +98,8 @@ def _of_samples(rows: Sequence[TrainingRow], training_set: TrainingSet) -> dict[
 
 @torch.no_grad()
 def _of_policy(scorer: Scorer, rows: Sequence[TrainingRow], max_tokens: int) -> dict[str, float]:
-    """Means over all tokens of the samples."""
-    means = Means()
+    """MetricMeans over all tokens of the samples."""
+    means = MetricMeans()
     packs = pack_rows(rows, range(len(rows)), share=False, hidden_size=1, max_tokens=max_tokens)
     for group in plan_micro_batches(packs, max_tokens):
         batch = collate(group).to(scorer.model.device)

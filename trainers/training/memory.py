@@ -9,10 +9,10 @@ from torch import nn
 
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
-from posttrain.trainers.distributed.processes import local
+from posttrain.trainers.distributed.processes import local_tensor
 
 
-def held_gigabytes(
+def model_state_gigabytes(
     models: Iterable[nn.Module], optimizer: torch.optim.Optimizer, engines: Iterable[Engine], *, averaged: bool
 ) -> float:
     """Weights, gradients, Adam's two moments, the average, and the copies that engines make to sample from.
@@ -23,9 +23,9 @@ def held_gigabytes(
         engines: One per model that is sampled; in another precision than float32 each copies its model's weights, at 2 bytes.
         averaged: Whether an average of the trained weights is kept.
     """
-    held = [local(each) for model in models for each in model.parameters() if not each.is_meta]
+    held = [local_tensor(each) for model in models for each in model.parameters() if not each.is_meta]
     weights = {each.data_ptr(): each.numel() * each.itemsize for each in held}
-    trained = sum(local(each).numel() for group in optimizer.param_groups for each in group["params"])
+    trained = sum(local_tensor(each).numel() for group in optimizer.param_groups for each in group["params"])
     copied = sum(
         2 * sum(each.numel() for each in engine.model.parameters())
         for engine in engines

@@ -24,8 +24,8 @@ from torch.distributed.tensor import DTensor
 
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.run_directory import say_differences
-from posttrain.trainers.distributed.processes import current, local, own_rows
-from posttrain.trainers.models.ema import WeightAverage
+from posttrain.trainers.distributed.processes import current, local_tensor, row_range
+from posttrain.trainers.models.ema import EmaWeights
 from posttrain.trainers.row_json import row_to_json
 from posttrain.trainers.training_types import TrainingRow
 
@@ -57,17 +57,17 @@ def write_state(
         identity: Settings and fingerprints that the state belongs to.
     """
     processes = current()
-    work = Path(processes.first(_begin(folder) if processes.is_first else ""))
+    work = Path(processes.broadcast(_begin(folder) if processes.is_rank_zero else ""))
     try:
-        mine = {name: local(value).contiguous() for name, value in tensors.items()}
+        mine = {name: local_tensor(value).contiguous() for name, value in tensors.items()}
         _write(work / f"tensors-{processes.rank + 1:05}-of-{processes.size:05}.safetensors", mine)
-        processes.gather(None)  # now all of them are written
-        if processes.is_first:
+        processes.all_gather(None)  # now all of them are written
+        if processes.is_rank_zero:
             text = json.dumps({"schema": 2, "files": processes.size, "identity": identity, **record}, default=_row_or_refuse)
             _write(work / "state.json", text)
             _put(work, folder, number)
     except BaseException:
-        if processes.is_first:
+        if processes.is_rank_zero:
             shutil.rmtree(work, ignore_errors=True)
         raise
 
@@ -156,17 +156,17 @@ class StoredTensors:
         """All of them."""
         return list(self._holders)
 
-    def whole(self, name: str) -> Tensor:
+    def read_full(self, name: str) -> Tensor:
         """A tensor that lay whole on each process."""
         (file,) = self._holders[name]
         found: Tensor = file.get_tensor(name)
         return found
 
-    def shard(self, name: str, like: Tensor) -> Tensor:
+    def read_shard(self, name: str, like: Tensor) -> Tensor:
         """The rows that this process holds of a tensor that is sharded like another one."""
         if like.ndim == 0:
-            return self.whole(name)
-        (first, last), begin, parts = own_rows(like), 0, [local(like)[:0].cpu()]
+            return self.read_full(name)
+        (first, last), begin, parts = row_range(like), 0, [local_tensor(like)[:0].cpu()]
         for file in self._holders[name]:
             stored = file.get_slice(name)
             end = begin + stored.get_shape()[0]
@@ -177,7 +177,7 @@ class StoredTensors:
 
 
 def trained_tensors(
-    parts: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, average: WeightAverage | None
+    parts: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, average: EmaWeights | None
 ) -> dict[str, Tensor]:
     """Everything that a step changes, by name: weights that are trained, the optimizer's moments, the average.
 
@@ -188,7 +188,7 @@ def trained_tensors(
         optimizer: Of these parts.
         average: Of what the optimizer trains.
     """
-    current().forget_gathered()
+    current().reshard()
     found: dict[str, Tensor] = {
         f"{part}.{name}": parameter
         for part, module in parts.items()
@@ -199,7 +199,7 @@ def trained_tensors(
         found |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
     if average is not None:
         found |= {f"average.{index}": value for index, value in enumerate(average.values)}
-    return {name: value for name, value in found.items() if isinstance(value, DTensor) or current().is_first}
+    return {name: value for name, value in found.items() if isinstance(value, DTensor) or current().is_rank_zero}
 
 
 @torch.no_grad()
@@ -207,14 +207,14 @@ def restore_tensors(
     stored: StoredTensors,
     parts: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer,
-    average: WeightAverage | None,
+    average: EmaWeights | None,
 ) -> None:
     """Put back what `trained_tensors` gave."""
-    current().forget_gathered()
+    current().reshard()
     for part, module in parts.items():
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
-                local(parameter).copy_(stored.shard(f"{part}.{name}", parameter))
+                local_tensor(parameter).copy_(stored.read_shard(f"{part}.{name}", parameter))
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name in stored.names:
@@ -224,14 +224,14 @@ def restore_tensors(
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     if average is not None:
         for number, value in enumerate(average.values):
-            local(value).copy_(stored.shard(f"average.{number}", value))
+            local_tensor(value).copy_(stored.read_shard(f"average.{number}", value))
 
 
 def _moment(stored: StoredTensors, name: str, parameter: Tensor) -> Tensor:
     if name.endswith(".step"):
-        return stored.whole(name)
+        return stored.read_full(name)
     value = torch.empty_like(parameter)
-    local(value).copy_(stored.shard(name, parameter))
+    local_tensor(value).copy_(stored.read_shard(name, parameter))
     return value
 
 

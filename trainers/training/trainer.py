@@ -21,22 +21,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import NonFiniteError, RunError, SettingsError
 from posttrain.trainers.config import TrainingConfig
+from posttrain.trainers.distributed.interrupts import StoppedAtOnceError, held_interrupts, noted_interrupts
 from posttrain.trainers.distributed.processes import GatheringEngine, current
 from posttrain.trainers.models.checkpoint import save_checkpoint
-from posttrain.trainers.models.ema import WeightAverage
+from posttrain.trainers.models.ema import EmaWeights
 from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.recipes.registry import build_stage, find_recipe
 from posttrain.trainers.row_json import fingerprint_rows
 from posttrain.trainers.stage import OtherModel, Stage, Stateful, TrainingInputs
 from posttrain.trainers.step.forward_scores import Scorer
-from posttrain.trainers.step.gradient_checkpointing import enable_recomputation
+from posttrain.trainers.step.gradient_checkpointing import enable_gradient_checkpointing
 from posttrain.trainers.step.logprobs import find_shortcuts
 from posttrain.trainers.step.optimizer import learning_rate_at, make_optimizer
 from posttrain.trainers.step.optimizer_step import StepOutcome, Stepper, StepStatus
 from posttrain.trainers.step.precision import compute_dtype
-from posttrain.trainers.training.dev_evaluation import DevLook, Evaluate
-from posttrain.trainers.training.interrupts import StoppedAtOnceError, held_interrupts, noted_interrupts
-from posttrain.trainers.training.memory import held_gigabytes
+from posttrain.trainers.training.dev_evaluation import DevEvaluation, Evaluate
+from posttrain.trainers.training.memory import model_state_gigabytes
 from posttrain.trainers.training.resume_state import (
     StoredTensors,
     find_state,
@@ -122,7 +122,7 @@ def run_recipe(
         model: With float32 weights (see `load_for_training`), those of the start even where a run is resumed; changed in place, put into
             eval mode (dropout off).
         tokenizer: Stored with the checkpoint.
-        engine: Encodes prompts and paths, and for on-policy stages samples the live model (one of several processes: `parallel.Processes.sampling`).
+        engine: Encodes prompts and paths, and for on-policy stages samples the live model (one of several processes: `parallel.ProcessGroup.sampling`).
         training_set: The problems.
         grade: Grades texts: one function for all behaviors, or one per behavior's name; None where the recipe needs no verifier.
         config: Of the recipe's config class.
@@ -157,10 +157,10 @@ def run_recipe(
     keeps_states = _all_see(out)
     if config.save_every is not None and not keeps_states:
         raise RunError(
-            f"save_every: not all of {processes.size} processes see {processes.first(out.resolve())}, where each leaves its part of a state; "
+            f"save_every: not all of {processes.size} processes see {processes.broadcast(out.resolve())}, where each leaves its part of a state; "
             "give an --out on a disk that all machines share, or leave save_every out"
         )
-    found = processes.first(find_state(out.resolve()))
+    found = processes.broadcast(find_state(out.resolve()))
     state = None if found is None else read_state(found, identity)
     inputs = TrainingInputs(
         engine=engine,
@@ -177,17 +177,17 @@ def run_recipe(
     training_set.admit_rows(beside.data, beside.prompts)
     stage = build_stage(recipe, inputs, config)
     if config.gradient_checkpointing:
-        enable_recomputation(model)
+        enable_gradient_checkpointing(model)
     stepper = make_stepper(stage, inputs, config, adapter)
     if say is not None:
         say(_plan(stepper, inputs, adapter))
 
-    def save(folder: str, run: _Run, looks: Sequence[DevLook]) -> None:
+    def save(folder: str, run: _Run, looks: Sequence[DevEvaluation]) -> None:
         with run.averaged():
-            whole = processes.whole(model) if adapter is None else adapter.merge()
+            whole = processes.gather_module(model) if adapter is None else adapter.merge()
             save_adapter = None if adapter is None else partial(adapter.save, addends=adapter.addends())
-            head = None if stage.scalar_head is None else processes.whole(stage.scalar_head)
-            if processes.is_first:
+            head = None if stage.scalar_head is None else processes.gather_module(stage.scalar_head)
+            if processes.is_rank_zero:
                 save_checkpoint(
                     out / folder,
                     whole,
@@ -200,9 +200,11 @@ def run_recipe(
                     save_adapter=save_adapter,
                     looks=looks,
                 )
-            processes.gather(None)  # the others wait here, where there is no limit to it
+            processes.all_gather(None)  # the others wait here, where there is no limit to it
 
-    with TrainingLog(out / "training_log.jsonl", on_step, keep=state["log_bytes"] if state and processes.is_first else 0) as log:
+    with TrainingLog(
+        out / "training_log.jsonl", on_step, keep=state["log_bytes"] if state and processes.is_rank_zero else 0
+    ) as log:
         run = _Run(
             stage=stage,
             stepper=stepper,
@@ -226,7 +228,7 @@ def run_recipe(
             raise
         if not run.best_is_saved:
             save("checkpoint", run, run.looks_at_this)
-    if processes.is_first:
+    if processes.is_rank_zero:
         remove_states(out)
     return TrainingResult(
         recipe=recipe_name,
@@ -248,7 +250,7 @@ def _all_see(folder: Path) -> bool:
     if processes.size == 1:
         return True
     folder.mkdir(parents=True, exist_ok=True)
-    return all(processes.gather(processes.first(folder.resolve()).is_dir()))
+    return all(processes.all_gather(processes.broadcast(folder.resolve()).is_dir()))
 
 
 def _refuse_contradictions(config: TrainingConfig, evaluate: Evaluate | None, adapter: LoraAdapter | None) -> None:
@@ -286,7 +288,7 @@ def _plan(stepper: Stepper, inputs: TrainingInputs, adapter: LoraAdapter | None)
     sampled = inputs.engine.sampled if isinstance(inputs.engine, GatheringEngine) else None
     models: list[nn.Module] = [stepper.model, *frozen, *(one.model for one in others)]
     models += [each for each in (scorer.scalar_head, merged, sampled) if each is not None]
-    held = held_gigabytes(
+    held = model_state_gigabytes(
         models,
         stepper.optimizer,
         [inputs.engine, *(one.engine for one in others)],
@@ -314,10 +316,10 @@ def make_stepper(stage: Stage, inputs: TrainingInputs, config: TrainingConfig, a
         model,
         stage,
         shortcuts,
-        compute_dtype(processes.trains_on(model), config.autocast),
+        compute_dtype(processes.train_device(model), config.autocast),
         teacher=None if other is None or stage.teaches_itself else other.model,
         bare=None if adapter is None else adapter.off,
-        keep_start=config.eval_every is not None,
+        keep_reference=config.eval_every is not None,
     )
     if stage.transform is None:
         for module in scorer.own_modules:
@@ -356,7 +358,7 @@ class _Run:
     config: TrainingConfig
     log: TrainingLog
     evaluate: Evaluate | None
-    save: Callable[[str, _Run, Sequence[DevLook]], None]
+    save: Callable[[str, _Run, Sequence[DevEvaluation]], None]
     out: Path
     identity: Mapping[str, Any]
     keeps_states: bool
@@ -373,11 +375,11 @@ class _Run:
     looks_without_gain: int = 0
     looked_at: int = _NEVER
     """The step after which the dev slice was looked at last."""
-    looks: tuple[DevLook, ...] = ()
+    looks: tuple[DevEvaluation, ...] = ()
     """Before the first step; and the last one where there was another."""
     is_whole: bool = True
     """Whether the weights are those after a whole number of batches."""
-    _average: WeightAverage | None = None
+    _average: EmaWeights | None = None
     _memory: Mapping[str, Any] = field(default_factory=dict)
     """What the source knew after the last whole step."""
     _log_bytes: int = 0
@@ -394,7 +396,7 @@ class _Run:
         return nullcontext() if self._average is None else self._average.in_place()
 
     @property
-    def looks_at_this(self) -> tuple[DevLook, ...]:
+    def looks_at_this(self) -> tuple[DevEvaluation, ...]:
         """The look before the first step, and the one at the weights as they are, where there were such looks."""
         return self.looks if self.looked_at == self.next_step - 1 else self.looks[:1]
 
@@ -406,7 +408,7 @@ class _Run:
         with nullcontext(lambda: False) if current().size == 1 else noted_interrupts() as is_stopped:
             num_batches = self._prepare(state, tensors)
             while self.next_step < num_batches and self.ending is Ending.FINISHED:
-                if any(current().gather(is_stopped())):
+                if any(current().all_gather(is_stopped())):
                     raise KeyboardInterrupt
                 self._step(self.next_step, num_batches)
                 self._after_step(self.next_step - 1)
@@ -416,7 +418,7 @@ class _Run:
         num_batches, metrics = self.stage.source.prepare()
         if self.config.ema_decay is not None and self.stage.transform is None:
             trained = [each for group in self.stepper.optimizer.param_groups for each in group["params"]]
-            self._average = WeightAverage(trained, self.config.ema_decay)
+            self._average = EmaWeights(trained, self.config.ema_decay)
         if state is None or tensors is None:
             self.generated_tokens += int(metrics.get("generated_tokens", 0))
             self.log.write({"event": "prepared", "num_batches": num_batches, "seconds": self.seconds, **metrics})
@@ -513,7 +515,7 @@ class _Run:
         if self.evaluate is None or self.config.eval_every is None or self.looked_at >= step:
             return
         with self.averaged():
-            look = current().first(self.evaluate(self.stepper.scorer))
+            look = current().broadcast(self.evaluate(self.stepper.scorer))
         better = step != _BEFORE and look.score > self.best_score
         with held_interrupts():
             self.looks = (*self.looks[:1], look)
@@ -530,7 +532,7 @@ class _Run:
         self.ending = self._ending_of(look)
         self.log.tell(record)
 
-    def _ending_of(self, look: DevLook) -> Ending:
+    def _ending_of(self, look: DevEvaluation) -> Ending:
         """Whether a look ends the run."""
         config, passed, before = self.config, look.pass_at_1, self.looks[0].pass_at_1
         if passed is None or before is None:
@@ -573,7 +575,7 @@ class _Run:
         for name in _COUNTERS:
             setattr(self, name, state[name])
         self.best_score = -math.inf if state["best_score"] is None else state["best_score"]
-        self.looks = tuple(DevLook(**look) for look in state["looks"])
+        self.looks = tuple(DevEvaluation(**look) for look in state["looks"])
         self._seconds_before = state["seconds"]
         if isinstance(self.stage.source, Stateful):
             self.stage.source.load(state["source"])

@@ -24,7 +24,7 @@ from posttrain.cli import app
 from posttrain.diagnose.engines.base import TokenScores
 from posttrain.diagnose.errors import NonFiniteError, RunError
 from posttrain.trainers.distributed import processes as processes_module
-from posttrain.trainers.distributed.processes import Processes, current, join
+from posttrain.trainers.distributed.processes import ProcessGroup, current, join
 from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.stage import OtherModel
@@ -137,7 +137,7 @@ def train(tokenizer, case: str, out: Path, on_step=None) -> dict:
     sampled = processes.copy_for_sampling(model, torch.float64)
     adapter = None if config.lora_rank is None else LoraAdapter(model, config)
     weights = None if adapter is None else adapter.merged_weights
-    engine = processes.sampling(scoring_engine(sampled), model, sampled, weights)
+    engine = processes.sampling_engine(scoring_engine(sampled), model, sampled, weights)
     grade = grade_all(0.0) if "without signal" in case else grade_parity
     training_set = TrainingSet([make_behavior()])
     taught = tiny_llama(seed=1, dtype=torch.float64)
@@ -175,7 +175,7 @@ def run_command(out: Path, *given: Path, interrupt: bool) -> None:
         return step(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        if interrupt and not current().is_first:
+        if interrupt and not current().is_rank_zero:
             patch.setattr(Stepper, "step", stopped)
         done = CliRunner().invoke(app, command(out, *given))
     name = f"{'stopped' if interrupt else 'resumed'}-{current().rank}.txt"
@@ -205,9 +205,9 @@ def main(out: Path, *given: Path) -> None:
         for case in RESUMED:
             mine = out / f"rank{processes.rank}"
             stop(make_tokenizer(), case, mine / f"{case}, resumed")
-            if processes.is_first:
+            if processes.is_rank_zero:
                 shutil.copytree(mine / f"{case}, resumed", mine / f"{case}, stopped")
-            processes.gather(None)
+            processes.all_gather(None)
             for folder in (mine / f"{case}, resumed", mine / f"{case}, begun alone"):
                 result = train(make_tokenizer(), case, folder)
                 (folder / "result.json").write_text(json.dumps(result))
@@ -306,10 +306,10 @@ def compare_roughly(alone: Path, together: Path) -> None:
 
 
 def test_a_folder_that_only_one_machine_sees_is_refused(tokenizer, tmp_path: Path, monkeypatch) -> None:
-    class Blind(Processes):
+    class Blind(ProcessGroup):
         size = 2
 
-        def gather(self, value):
+        def all_gather(self, value):
             return [value, False]
 
     monkeypatch.setattr(processes_module, "_current", Blind())

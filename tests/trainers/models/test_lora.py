@@ -24,7 +24,7 @@ from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.logprobs import find_shortcuts, token_logprobs
 from posttrain.trainers.step.optimizer import make_optimizer
 from posttrain.trainers.step.packing import collate, pack_rows
-from posttrain.trainers.training.memory import held_gigabytes
+from posttrain.trainers.training.memory import model_state_gigabytes
 from posttrain.trainers.training.trainer import make_stepper, run_recipe
 from posttrain.trainers.training_types import TrainingRow, TrainingSet
 
@@ -135,12 +135,12 @@ def test_what_is_trained_and_held_is_said(tokenizer) -> None:
     whole, model = tiny_llama(), tiny_llama()
     size = sum(p.numel() for p in whole.parameters())
     config = load_config("sft", None, [*LORA, "lora_targets=[q_proj]"])
-    full = held_gigabytes([whole], make_optimizer(whole, config), [], averaged=False)
+    full = model_state_gigabytes([whole], make_optimizer(whole, config), [], averaged=False)
     assert full == pytest.approx(16 * size / 1e9)
-    two = held_gigabytes([whole, tiny_llama()], make_optimizer(whole, config), [], averaged=True)
+    two = model_state_gigabytes([whole, tiny_llama()], make_optimizer(whole, config), [], averaged=True)
     assert two == pytest.approx(24 * size / 1e9)
     adapter = LoraAdapter(model, config)
-    held = held_gigabytes([model, adapter.merged], make_optimizer(model, config), [], averaged=False)
+    held = model_state_gigabytes([model, adapter.merged], make_optimizer(model, config), [], averaged=False)
     added, q = 2 * 2 * (16 + 16), 2 * 16 * 16
     assert held == pytest.approx((4 * (size + q) + 16 * added) / 1e9)
 

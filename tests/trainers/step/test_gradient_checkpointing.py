@@ -14,7 +14,7 @@ from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.recipes.registry import find_recipe
 from posttrain.trainers.stage import TrainingInputs
-from posttrain.trainers.step.gradient_checkpointing import enable_recomputation
+from posttrain.trainers.step.gradient_checkpointing import enable_gradient_checkpointing
 from posttrain.trainers.training.trainer import make_stepper
 from posttrain.trainers.training_types import TrainingSet
 
@@ -27,7 +27,7 @@ def gradient(tokenizer, *, recompute: bool, lora: bool) -> tuple[dict[str, torch
     config = load_config("grpo", None, [*SETTINGS, *(["lora_rank=2"] if lora else [])])
     adapter = LoraAdapter(model, config) if lora else None
     if recompute:
-        enable_recomputation(model)
+        enable_gradient_checkpointing(model)
     inputs = TrainingInputs(
         engine=TinyEngine(model), training_set=TrainingSet([make_behavior()]), graders={"sums": grade_parity},
         model=model, tokenizer=tokenizer,
@@ -57,6 +57,6 @@ def test_layers_that_drop_out_by_the_same_flag_are_refused() -> None:
         word_embed_proj_dim=16, dropout=0.5,
     )  # fmt: skip
     with pytest.raises(SettingsError, match="cannot be computed twice alike"):
-        enable_recomputation(OPTForCausalLM(config).eval())
+        enable_gradient_checkpointing(OPTForCausalLM(config).eval())
     config.dropout = 0.0
-    enable_recomputation(OPTForCausalLM(config).eval())
+    enable_gradient_checkpointing(OPTForCausalLM(config).eval())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from helpers.training import random_rows
 
-from posttrain.trainers.step.packing import Pack, heaviest_share, pack_rows, plan_share
+from posttrain.trainers.step.packing import Pack, heaviest_load, pack_rows, plan_process_batches
 
 
 def packs_of(rows) -> list[Pack]:
@@ -15,7 +15,7 @@ def packs_of(rows) -> list[Pack]:
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_every_row_counts_once_and_all_make_equally_many_micro_batches(size: int) -> None:
     packs = packs_of(random_rows(num_groups=7, group_size=4, seed=3))
-    plans = [plan_share(packs, 40, rank=rank, size=size) for rank in range(size)]
+    plans = [plan_process_batches(packs, 40, rank=rank, size=size) for rank in range(size)]
     counted = [pack for plan in plans for group, counts in plan if counts for pack in group]
     assert sorted(row for pack in counted for row in pack.rows) == list(range(28))
     assert len({len(plan) for plan in plans}) == 1
@@ -33,9 +33,9 @@ def test_every_row_counts_once_and_all_make_equally_many_micro_batches(size: int
 def test_shares_are_about_equally_heavy() -> None:
     packs = packs_of(random_rows(num_groups=40, group_size=2, seed=4))
     total, longest = sum(pack.length for pack in packs), max(pack.length for pack in packs)
-    assert total / 4 <= heaviest_share(packs, 4) <= total / 4 + 2 * longest
-    assert heaviest_share(packs, 1) == total
+    assert total / 4 <= heaviest_load(packs, 4) <= total / 4 + 2 * longest
+    assert heaviest_load(packs, 1) == total
 
 
 def test_of_nothing_each_gets_nothing() -> None:
-    assert plan_share([], 40, rank=1, size=2) == []
+    assert plan_process_batches([], 40, rank=1, size=2) == []

@@ -13,14 +13,14 @@ from helpers.training import TinyEngine, grade_parity, make_behavior, tiny_llama
 from posttrain import trainers
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 from posttrain.diagnose.errors import SettingsError
-from posttrain.trainers.models.ema import WeightAverage
+from posttrain.trainers.models.ema import EmaWeights
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.recipes.registry import find_recipe
 from posttrain.trainers.sources.policy import sample_graded
 from posttrain.trainers.stage import TrainingInputs
 from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.logprobs import find_shortcuts
-from posttrain.trainers.training.dev_evaluation import DevLook, dev_looks
+from posttrain.trainers.training.dev_evaluation import DevEvaluation, dev_looks
 from posttrain.trainers.training.trainer import Ending, run_recipe
 from posttrain.trainers.training_types import TrainingSet
 
@@ -29,9 +29,9 @@ def train(model, tokenizer, out: Path, looks: Sequence[float], *more: str):
     config = load_config("sft", None, ["autocast=float32", "learning_rate=1e-2", "rows_per_batch=3", "eval_every=1", *more])
     given = iter(looks)
 
-    def evaluate(scorer: object) -> DevLook:
+    def evaluate(scorer: object) -> DevEvaluation:
         passed = next(given)
-        return DevLook(score=passed, pass_at_1=passed, metrics={"pass_at_1": passed})
+        return DevEvaluation(score=passed, pass_at_1=passed, metrics={"pass_at_1": passed})
 
     return run_recipe(
         "sft", model, tokenizer, TinyEngine(model), TrainingSet([make_behavior()]), None, config, out=out,
@@ -49,7 +49,7 @@ def test_a_look_measures_what_it_says(tokenizer) -> None:
     look = dev_looks(engine, graders, training_set, num_samples=3, seed=5)
     inputs = TrainingInputs(engine=engine, training_set=training_set, graders=graders, model=model, tokenizer=tokenizer)
     stage = find_recipe("sft").build(inputs, load_config("sft"))
-    scorer = Scorer.for_stage(model, stage, find_shortcuts(model), torch.float32, keep_start=True)
+    scorer = Scorer.for_stage(model, stage, find_shortcuts(model), torch.float32, keep_reference=True)
     assert look(scorer).metrics["kl_to_start"] == pytest.approx(0.0, abs=1e-6)
     with torch.no_grad():
         model.lm_head.weight.add_(0.2 * torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0)))
@@ -113,9 +113,9 @@ def test_the_average_is_what_is_looked_at_and_saved(model, tokenizer, tmp_path: 
         ["autocast=float32", "learning_rate=1e-2", "rows_per_batch=3", "num_steps=3", "eval_every=3", "ema_decay=0.7"],
     )
 
-    def evaluate(scorer: Scorer) -> DevLook:
+    def evaluate(scorer: Scorer) -> DevEvaluation:
         seen.append(scorer.model.lm_head.weight.detach().clone())
-        return DevLook(score=0.0)
+        return DevEvaluation(score=0.0)
 
     def on_step(record) -> None:
         if record["event"] == "step":
@@ -137,7 +137,7 @@ def test_the_average_is_what_is_looked_at_and_saved(model, tokenizer, tmp_path: 
 
 def test_the_model_returns_from_its_average_whatever_happens() -> None:
     parameter = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-    average = WeightAverage([parameter], 0.9)
+    average = EmaWeights([parameter], 0.9)
     with torch.no_grad():
         parameter.fill_(1 / 3)
     average.update()

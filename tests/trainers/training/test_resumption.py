@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.types import Grade, GradeStatus, Reference
+from posttrain.trainers.distributed.interrupts import StoppedAtOnceError, held_interrupts
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.row_json import row_from_json, row_to_json
 from posttrain.trainers.training.dev_evaluation import dev_looks
-from posttrain.trainers.training.interrupts import StoppedAtOnceError, held_interrupts
 from posttrain.trainers.training.resume_state import StoredTensors, find_state, read_state, write_state
 from posttrain.trainers.training.trainer import TrainingResult, run_recipe
 from posttrain.trainers.training_types import RowRole, TrainingSet
@@ -258,7 +258,7 @@ def test_a_state_of_the_same_step_takes_the_place_of_the_one_before(tmp_path: Pa
         found = find_state(tmp_path)
         assert found is not None
         assert read_state(found, {})["looks"] == looks
-        assert StoredTensors(found).whole("a") == looks
+        assert StoredTensors(found).read_full("a") == looks
     assert len(list(tmp_path.iterdir())) == 1
     next(found.glob("tensors-*")).unlink()
     with pytest.raises(RunError, match="0 of 1 files of tensors"):
@@ -282,8 +282,8 @@ def test_rows_are_found_in_whichever_files_hold_them(readers: int, tmp_path: Pat
         assert torch.equal(torch.cat(expected), value)
         for rank, part in enumerate(expected):
             first = sum(len(other) for other in expected[:rank])
-            monkeypatch.setattr(resume_state, "own_rows", lambda like, first=first, part=part: (first, first + len(part)))
-            assert torch.equal(stored.shard(name, value), part)
+            monkeypatch.setattr(resume_state, "row_range", lambda like, first=first, part=part: (first, first + len(part)))
+            assert torch.equal(stored.read_shard(name, value), part)
 
 
 def rows_of(value: torch.Tensor, rank: int, size: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.diagnose.errors import NonFiniteError, SettingsError, UserError
 from posttrain.trainers.recipes.overrides import load_config
-from posttrain.trainers.training.dev_evaluation import DevLook
+from posttrain.trainers.training.dev_evaluation import DevEvaluation
 from posttrain.trainers.training.trainer import Ending, TrainingResult, run_recipe
 from posttrain.trainers.training_types import MeasuredProblemError, TrainingSet
 
@@ -116,9 +116,9 @@ def test_dev_looks_choose_the_checkpoint_and_stop_early(model, tokenizer, tmp_pa
     scores = iter([0.7, 0.1, 0.5, 0.4, 0.3, 0.9])  # the first one is the start's, which is no candidate
     weights = []
 
-    def evaluate(scorer: object) -> DevLook:
+    def evaluate(scorer: object) -> DevEvaluation:
         weights.append(model.lm_head.weight.detach().clone())
-        return DevLook(score=next(scores))
+        return DevEvaluation(score=next(scores))
 
     result = train(
         "sft", model, tokenizer, tmp_path, "num_steps=9", "eval_every=1", "patience=2", "save_every=3", evaluate=evaluate

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from posttrain.trainers.distributed.processes import speaks
+from posttrain.trainers.distributed.processes import is_rank_zero
 
 
 class StoppedAtOnceError(KeyboardInterrupt):
@@ -42,7 +42,7 @@ def noted_interrupts() -> Iterator[Callable[[], bool]]:
     Raises:
         StoppedAtOnceError: Within the block, at the second one.
     """
-    with _noted("stopping after this step, for which torchrun waits half a minute" if speaks() else "") as came:
+    with _noted("stopping after this step, for which torchrun waits half a minute" if is_rank_zero() else "") as came:
         yield came
 
 
