@@ -187,7 +187,7 @@ def test_gates_exit_by_what_is_proven(posttrain: CommandLine, sums_file: Path, m
 def test_no_such_model(posttrain: CommandLine, sums_file: Path, tmp_path: Path) -> None:
     posttrain.refuses("diagnose", tmp_path / "nothing", sums_file, "--out", tmp_path / "run", said="no such file or folder")
     posttrain.refuses("diagnose", "no/such/model", sums_file, "--out", tmp_path / "run", said="no such file or folder")
-    posttrain.refuses("diagnose", "nobody/nothing", sums_file, "--out", tmp_path / "run", said="cannot be loaded")
+    posttrain.refuses("diagnose", "missing-owner/nothing", sums_file, "--out", tmp_path / "run", said="cannot be loaded")
     assert not (tmp_path / "run").exists()
 
 
