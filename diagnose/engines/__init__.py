@@ -1,4 +1,4 @@
-"""Engines: what samples and scores. To add one, write a module with a class that meets `base.Engine` and name it in `ENGINES`."""
+"""Engines, which sample and score. To add one, write a module with a class that meets `base.Engine` and name it in `ENGINES`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from posttrain.diagnose.engines.base import Engine
+from posttrain.diagnose.engines.models import model_source
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Behavior
 
@@ -44,28 +45,43 @@ ENGINES: dict[str, Callable[[str, str, Sequence[Behavior]], Engine]] = {
 
 
 def parse_engine(name: str) -> tuple[str, str]:
-    """Kind and address of an engine; `openai` is followed by the address of its server, as in `openai:http://localhost:8000/v1`.
+    """Split the name of an engine into kind and address; `openai` has one, as in `openai:http://localhost:8000/v1`.
 
     Raises:
-        SettingsError: there is no such engine.
+        SettingsError: There is no such engine.
     """
     kind, colon, address = name.partition(":")
     if kind not in ENGINES:
         close = get_close_matches(kind, ENGINES, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise SettingsError(f"engine: got {name!r}, allowed are transformers, vllm, openai:URL, scripted{hint}")
+        raise SettingsError(
+            f"engine: got {name!r}, allowed are transformers, vllm, openai:URL, scripted{hint}", code="unknown_engine"
+        )
     if bool(colon) != (kind == "openai"):
         instead = "openai:URL, such as openai:http://localhost:8000/v1" if kind == "openai" else f"{kind} without a colon"
-        raise SettingsError(f"engine: got {name!r}, allowed is {instead}")
+        raise SettingsError(f"engine: got {name!r}, allowed is {instead}", code="engine_address")
     return kind, address
+
+
+def check_model(name: str, model: str) -> None:
+    """Refuse a MODEL that the engine of that name cannot find, before anything heavy is imported; see `parse_engine`.
+
+    Raises:
+        SettingsError: There is no such engine.
+        ModelError: The MODEL cannot be found. What a server has is found out when it is opened.
+    """
+    kind, _ = parse_engine(name)
+    if kind in ("transformers", "vllm"):
+        model_source.check_model(model)
 
 
 def open_engine(name: str, model: str, behaviors: Sequence[Behavior]) -> Engine:
     """Open a MODEL with the engine of that name; see `parse_engine`.
 
     Raises:
-        SettingsError: there is no such engine, or it cannot run here.
-        ModelError: the model cannot be found or loaded.
+        SettingsError: There is no such engine, or it cannot run here.
+        ModelError: The model cannot be found or loaded.
     """
     kind, address = parse_engine(name)
+    check_model(name, model)
     return ENGINES[kind](address, model, behaviors)

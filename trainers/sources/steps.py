@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
 
 from posttrain.diagnose.engines.base import Engine
-from posttrain.diagnose.engines.models.loading import resolve_model
+from posttrain.diagnose.engines.models.model_source import resolve_model
 from posttrain.diagnose.errors import ModelError
 from posttrain.trainers.sources.policy import Finish, RolloutRequest, sample_rollouts
 from posttrain.trainers.sources.verified import successes

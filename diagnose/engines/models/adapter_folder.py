@@ -15,12 +15,12 @@ SETTINGS_FILE = "adapter_config.json"
 
 
 def is_adapter(path: Path) -> bool:
-    """Whether a folder holds an adapter and no whole model."""
+    """Tell whether a folder holds an adapter and no whole model."""
     return (path / SETTINGS_FILE).exists() and not (path / "config.json").exists()
 
 
 def base_of(path: Path) -> str:
-    """The MODEL that an adapter's settings name: a path as it stands or as seen from the adapter, or a hub id.
+    """Return the MODEL that an adapter's settings name: a path as it stands or as seen from the adapter, or a hub id.
 
     Raises:
         ModelError: The settings cannot be read, or name none.
@@ -30,11 +30,13 @@ def base_of(path: Path) -> str:
         base = settings["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"model {path}: its {SETTINGS_FILE} names no base model ({error}); give a whole adapter folder"
+            f"model {path}: its {SETTINGS_FILE} names no base model ({error}); give a whole adapter folder",
+            code="adapter_settings",
         ) from error
     if not isinstance(base, str) or not base:
         raise ModelError(
-            f"model {path}: its {SETTINGS_FILE} has base_model_name_or_path {base!r}; set it to the folder or hub id of the base model"
+            f"model {path}: its {SETTINGS_FILE} has base_model_name_or_path {base!r}; set it to the folder or hub id of the base model",
+            code="adapter_settings",
         )
     beside = path / base
     if not Path(base).expanduser().exists() and beside.exists():
@@ -43,7 +45,7 @@ def base_of(path: Path) -> str:
 
 
 def adapter_files(path: Path) -> list[Path]:
-    """What makes the adapter's numbers, and its tokenizer where it has one of its own."""
+    """List the files that make the adapter's numbers, and those of its own tokenizer."""
     suffixes = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
     return [file for file in path.iterdir() if file.suffix in suffixes]
 
@@ -52,14 +54,14 @@ def merge_adapter(base: PreTrainedModel, path: Path) -> PreTrainedModel:
     """Add an adapter to its base, in place, in the base's precision.
 
     Raises:
-        SettingsError: peft is not installed.
+        SettingsError: The package peft is not installed.
     """
     peft = require_peft(f"model {path}")
     return peft.PeftModel.from_pretrained(base, str(path)).merge_and_unload()
 
 
 def require_peft(wanted_by: str) -> Any:
-    """The peft package.
+    """Import the package peft.
 
     Raises:
         SettingsError: It is not installed.
@@ -68,6 +70,7 @@ def require_peft(wanted_by: str) -> Any:
         import peft
     except ImportError as error:
         raise SettingsError(
-            f"{wanted_by}: LoRA needs the package peft; install it with `pip install 'posttrain[lora]'`"
+            f"{wanted_by}: LoRA needs the package peft; install it with `pip install 'posttrain[lora]'`",
+            code="missing_package",
         ) from error
     return peft

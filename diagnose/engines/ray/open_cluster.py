@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.diagnose.engines import open_engine
+from posttrain.diagnose.engines import check_model, open_engine
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.ray.pieces import PieceSize
 from posttrain.diagnose.errors import SettingsError
@@ -58,7 +58,8 @@ def open_pool(
         ModelError: the model cannot be opened.
     """
     if workers < 1:
-        raise SettingsError(f"workers: got {workers}, at least 1 is needed")
+        raise SettingsError(f"workers: got {workers}, at least 1 is needed", code="too_few_workers")
+    check_model(kind, model)
     _join(address)
     import ray
 

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from posttrain.diagnose.engines.base import SampleRequest
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
-from posttrain.diagnose.engines.models.loading import fingerprint_model, load_model, load_tokenizer, resolve_model
+from posttrain.diagnose.engines.models.loading import fingerprint_model, load_model, load_tokenizer
+from posttrain.diagnose.engines.models.model_source import check_model, resolve_model
 from posttrain.diagnose.errors import ModelError, SettingsError
 from posttrain.diagnose.types import Sampling
 
@@ -67,16 +68,20 @@ def test_a_base_that_is_not_there(adapter: Path) -> None:
     path = adapter / "adapter_config.json"
     settings = json.loads(path.read_text())
     path.write_text(json.dumps(settings | {"base_model_name_or_path": "/nowhere/base"}))
-    for use in (fingerprint_model, load_tokenizer):
-        with pytest.raises(ModelError, match="base model /nowhere/base cannot be found; set base_model_name_or_path"):
+    for use in (fingerprint_model, load_tokenizer, check_model):
+        with pytest.raises(ModelError) as refused:
             use(adapter)
+        assert refused.value.code == "base_not_found"
+        assert "/nowhere/base" in str(refused.value)
     path.write_text(json.dumps(settings | {"base_model_name_or_path": None}))
-    with pytest.raises(ModelError, match="base_model_name_or_path None"):
+    with pytest.raises(ModelError) as refused:
         load_model(adapter, dtype=torch.float32)
+    assert refused.value.code == "adapter_settings"
 
 
 def test_without_peft(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(SettingsError, match="LoRA needs the package peft"):
+    with pytest.raises(SettingsError) as refused:
         load_model(adapter, dtype=torch.float32)
+    assert refused.value.code == "missing_package"

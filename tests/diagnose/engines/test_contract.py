@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.completion_servers import answer_as_vllm, serve
 from scipy import stats
 
 from posttrain.diagnose.behaviors import load_behavior
@@ -47,8 +48,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path, behavior: Behavior) -
         if request.param == "transformers":
             yield embedded
         else:
-            serve, dialect = request.getfixturevalue("serve"), request.getfixturevalue("dialect")
-            with serve(dialect(embedded, str(model), CONTEXT)) as address:
+            with serve(answer_as_vllm(embedded, str(model), CONTEXT)) as address:
                 yield open_engine(f"openai:{address}", str(model), [behavior])
 
 

@@ -7,13 +7,13 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
+from helpers.completion_servers import Reply, answer_as_vllm, serve
 
 from posttrain.diagnose.engines.base import SampleRequest, ScoreRequest
 from posttrain.diagnose.engines.openai.openai_engine import OpenAIEngine
@@ -24,15 +24,7 @@ from posttrain.diagnose.types import Message, PromptFormat, Reference, Sampling,
 IN_VLLM = os.environ.get("POSTTRAIN_VLLM_TESTS") == "1"
 needs_vllm = pytest.mark.skipif(not IN_VLLM, reason="runs in the interpreter that test_vllm_engine.py starts")
 outside = pytest.mark.skipif(IN_VLLM, reason="needs no vLLM")
-Serve = Callable[[Callable[[str, dict[str, Any]], Any]], AbstractContextManager[str]]
 PLAIN = PromptFormat(format="completion")
-
-
-class Reply(NamedTuple):
-    status: int
-    body: Any
-    headers: dict[str, str] = {}  # noqa: RUF012
-    seconds: float = 0.0
 
 
 def bare(path: str, body: dict[str, Any], *, logprobs: bool = True, ids: bool = True) -> Reply:
@@ -63,7 +55,7 @@ def asked(num_samples: int, ids: tuple[int, ...] = (50, 32)) -> list[SampleReque
 
 
 @outside
-def test_a_busy_server_is_asked_again(serve: Serve) -> None:
+def test_a_busy_server_is_asked_again() -> None:
     count, moments = itertools.count(), []
 
     def answer(path: str, body: dict[str, Any]) -> Reply:
@@ -83,7 +75,7 @@ def test_a_busy_server_is_asked_again(serve: Serve) -> None:
 
 
 @outside
-def test_what_never_answers_is_missing_and_the_rest_is_there(serve: Serve) -> None:
+def test_what_never_answers_is_missing_and_the_rest_is_there() -> None:
     tried: dict[int, int] = {}
 
     def answer(path: str, body: dict[str, Any]) -> Reply:
@@ -101,7 +93,7 @@ def test_what_never_answers_is_missing_and_the_rest_is_there(serve: Serve) -> No
 
 
 @outside
-def test_a_slow_server_and_one_that_is_not_there(serve: Serve) -> None:
+def test_a_slow_server_and_one_that_is_not_there() -> None:
     with serve(lambda path, body: Reply(200, {}, seconds=1.0)) as address:
         start = time.monotonic()
         assert Transport(timeout=0.1, retries=1, first_wait=0.01).ask("POST", address, {}) is None
@@ -111,7 +103,7 @@ def test_a_slow_server_and_one_that_is_not_there(serve: Serve) -> None:
 
 
 @outside
-def test_no_more_requests_than_allowed_run_at_a_time(serve: Serve) -> None:
+def test_no_more_requests_than_allowed_run_at_a_time() -> None:
     lock, running, most = threading.Lock(), 0, 0
 
     def answer(path: str, body: dict[str, Any]) -> Reply:
@@ -130,7 +122,7 @@ def test_no_more_requests_than_allowed_run_at_a_time(serve: Serve) -> None:
 
 
 @outside
-def test_a_refusal_takes_the_others_back_in_one_line(serve: Serve) -> None:
+def test_a_refusal_takes_the_others_back_in_one_line() -> None:
     def answer(path: str, body: dict[str, Any]) -> Reply:
         return Reply(422, {"error": "what\nis this"}) if body["n"] == 3 else Reply(200, {}, seconds=0.02 * body["n"])
 
@@ -140,7 +132,7 @@ def test_a_refusal_takes_the_others_back_in_one_line(serve: Serve) -> None:
 
 
 @outside
-def test_an_interrupt_takes_requests_back(serve: Serve) -> None:
+def test_an_interrupt_takes_requests_back() -> None:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
@@ -152,7 +144,7 @@ def test_an_interrupt_takes_requests_back(serve: Serve) -> None:
 
 
 @outside
-def test_the_key_goes_to_the_server_and_nowhere_else(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_goes_to_the_server_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sesame")
 
     def answer(path: str, body: dict[str, Any]) -> Reply:
@@ -184,7 +176,7 @@ def test_an_address_with_a_password_is_refused() -> None:
 
 
 @outside
-def test_a_model_that_is_not_served_is_refused(serve: Serve) -> None:
+def test_a_model_that_is_not_served_is_refused() -> None:
     with serve(bare) as address, pytest.raises(ModelError, match=r"model other: not served at .*served are m"):
         open_bare(address, "other")
 
@@ -193,7 +185,7 @@ def test_a_model_that_is_not_served_is_refused(serve: Serve) -> None:
 
 
 @outside
-def test_a_bare_server_with_a_tokenizer(serve: Serve, tiny_model: Path) -> None:
+def test_a_bare_server_with_a_tokenizer(tiny_model: Path) -> None:
     """Ids go out; ids are exact only where the texts of the tokens are the server's."""
 
     def answer(path: str, body: dict[str, Any]) -> Reply:
@@ -220,7 +212,7 @@ def test_a_bare_server_with_a_tokenizer(serve: Serve, tiny_model: Path) -> None:
 
 
 @outside
-def test_a_server_that_gives_no_log_probabilities_and_takes_text_alone(serve: Serve) -> None:
+def test_a_server_that_gives_no_log_probabilities_and_takes_text_alone() -> None:
     prompts = []
 
     def answer(path: str, body: dict[str, Any]) -> Reply:
@@ -244,7 +236,7 @@ def test_a_server_that_gives_no_log_probabilities_and_takes_text_alone(serve: Se
 
 
 @outside
-def test_every_sample_has_its_own_seed(serve: Serve) -> None:
+def test_every_sample_has_its_own_seed() -> None:
     seeds = []
 
     def answer(path: str, body: dict[str, Any]) -> Reply:
@@ -264,7 +256,7 @@ def test_every_sample_has_its_own_seed(serve: Serve) -> None:
 
 
 @outside
-def test_samples_that_failed_are_errors(serve: Serve) -> None:
+def test_samples_that_failed_are_errors() -> None:
     """Those of one request fail for good; the other's are there."""
 
     def answer(path: str, body: dict[str, Any]) -> Reply:
@@ -281,7 +273,7 @@ def test_samples_that_failed_are_errors(serve: Serve) -> None:
 
 
 @outside
-def test_the_sampling_probe_counts_failed_samples_as_missing(serve: Serve, sums_file: Path) -> None:
+def test_the_sampling_probe_counts_failed_samples_as_missing(sums_file: Path) -> None:
     """A server fails every fifth request for good."""
     from posttrain.diagnose.behaviors import load_behavior
     from posttrain.diagnose.sampling import shards as probe
@@ -310,16 +302,16 @@ def test_the_sampling_probe_counts_failed_samples_as_missing(serve: Serve, sums_
 
 
 @pytest.fixture
-def speaking_vllm(serve: Serve, dialect: Any, tiny_model: Path) -> Iterator[str]:
+def vllm_like_server(tiny_model: Path) -> Iterator[str]:
     from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 
-    with serve(dialect(TransformersEngine.open(str(tiny_model), sample_dtype="float32"), "served-name", 512)) as address:
+    with serve(answer_as_vllm(TransformersEngine.open(str(tiny_model), sample_dtype="float32"), "served-name", 512)) as address:
         yield address
 
 
 @outside
-def test_without_the_tokenizer_vllm_writes_the_prompts(speaking_vllm: str) -> None:
-    engine = OpenAIEngine.open(speaking_vllm, "served-name")
+def test_without_the_tokenizer_vllm_writes_the_prompts(vllm_like_server: str) -> None:
+    engine = OpenAIEngine.open(vllm_like_server, "served-name")
     assert engine.codec.tokenizer is None
     prompt = engine.codec.encode_prompt("2 + 2 =", PLAIN)
     assert prompt.format == "completion"
@@ -335,10 +327,10 @@ def test_without_the_tokenizer_vllm_writes_the_prompts(speaking_vllm: str) -> No
 
 
 @outside
-def test_no_answer_to_a_score_is_one_line(serve: Serve, dialect: Any, tiny_model: Path) -> None:
+def test_no_answer_to_a_score_is_one_line(tiny_model: Path) -> None:
     from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 
-    whole = dialect(TransformersEngine.open(str(tiny_model), sample_dtype="float32"), str(tiny_model), 512)
+    whole = answer_as_vllm(TransformersEngine.open(str(tiny_model), sample_dtype="float32"), str(tiny_model), 512)
 
     def answer(path: str, body: dict[str, Any]) -> Any:
         return Reply(500, "broken") if "prompt_logprobs" in body else whole(path, body)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from posttrain.diagnose.engines.models.loading import cache_dir
+from posttrain.diagnose.engines.models.model_source import cache_dir
 
 _HEADERS = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=gnu11", "-fPIC", "-Wno-psabi")
