@@ -23,6 +23,7 @@ import numpy.typing as npt
 from posttrain.analysis.stats import Interval, mean_interval
 from posttrain.diagnose.behaviors.answer_span import replace_answer
 from posttrain.diagnose.engines.base import ScoreRequest, TokenScores
+from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, PathScore, Problem, Reference, Rollout, Split
 
@@ -129,7 +130,7 @@ class Availability:
     """Reachability and availability of right paths, step by step."""
 
     name = "availability"
-    question = "Are right paths not reached, or not taken once they are reached?"
+    question = QUESTIONS[name]
 
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""

@@ -29,6 +29,7 @@ from posttrain.analysis.stats import mean_interval, t_interval
 from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind
 from posttrain.diagnose.engines.base import EncodedPrompt, Engine, ScoreRequest
 from posttrain.diagnose.errors import BehaviorError
+from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
 from posttrain.diagnose.thresholds import DataThresholds
 from posttrain.diagnose.types import Behavior, Estimate, Message, PromptFormat, Reference, Split
@@ -79,7 +80,7 @@ class Data:
     """Scores a data set under the policy."""
 
     name = "data"
-    question = "Would training on this data set expand what the model can do, or reshape it?"
+    question = QUESTIONS[name]
 
     def __init__(self, *, num_rows: int = 256, num_own: int = 256, longest: int = 1024):
         """Take sizes.

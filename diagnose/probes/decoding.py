@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval
+from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.probes.conditions import (
     SAMPLES,
@@ -50,7 +51,7 @@ class DecodingProbe:
     """See the module."""
 
     name = "decoding"
-    question = "Does a cooler temperature master it without training?"
+    question = QUESTIONS[name]
 
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import answer_entropy, fit_mixture, mean_interval, pass_at_k, t_interval
+from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
 from posttrain.diagnose.types import Behavior, Estimate, Problem, Split
 
@@ -63,7 +64,7 @@ class Diversity:
     """Counts paths and answers, and holds pass@k against guessing."""
 
     name = "diversity"
-    question = "In how many ways is the model right, and would guessing do as well?"
+    question = QUESTIONS[name]
 
     def __init__(self, *, process_verifier: ProcessVerifier | None = None):
         """Take a verifier of reasoning, if there is one; it reads each right sample once, in this process."""

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from posttrain.analysis.stats import MixturePosterior, fit_mixture, mean_interval, problem_change_tests, t_interval
 from posttrain.diagnose.engines.base import Engine, ScoreRequest
 from posttrain.diagnose.measure.problem_changes import classify_changes
+from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.sampling.shards import measure
 from posttrain.diagnose.storage.rollout_table import RolloutTable
@@ -77,7 +78,7 @@ class Drift:
     """Compares the policy with an earlier one: an engine that holds it, a run that measured it, or both."""
 
     name = "drift"
-    question = "What could an earlier policy do that this one lost, and how far has it moved?"
+    question = QUESTIONS[name]
 
     def __init__(self, *, num_samples: int = 16, num_own: int = 4):
         """Take sizes.

@@ -22,6 +22,7 @@ from posttrain.analysis.stats import mean_interval
 from posttrain.analysis.stats.noisy_bisection import RungPosterior, rung_posterior
 from posttrain.diagnose.behaviors.answer_span import find_answer, prefix_texts, tokens_before_answer, tokens_before_word
 from posttrain.diagnose.engines.base import EncodedPath
+from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.thresholds import PrefixLadderThresholds
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Problem, Reference, Rollout, Split
@@ -162,7 +163,7 @@ class PrefixLadder:
     """Success from the first part of a reference path, for problems that are out of reach."""
 
     name = "prefix_ladder"
-    question = "From how much of a reference path does the model find the rest by itself?"
+    question = QUESTIONS[name]
 
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""

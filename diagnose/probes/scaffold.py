@@ -26,6 +26,7 @@ import numpy as np
 
 from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval, pass_at_k
 from posttrain.diagnose.behaviors.answer_span import find_answer, prefix_texts, tokens_before_answer
+from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.probes.conditions import (
     FEWEST_PROBLEMS,
@@ -112,7 +113,7 @@ class ScaffoldProbe:
     """See the module."""
 
     name = "scaffold"
-    question = "Does success hang on worked examples, a hint, a teacher's start or many attempts?"
+    question = QUESTIONS[name]
 
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""

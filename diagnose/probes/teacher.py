@@ -32,6 +32,7 @@ import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval, t_interval
 from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt, Engine, ScoreRequest
+from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.probes.conditions import (
     SAMPLES,
@@ -82,7 +83,7 @@ class TeacherProbe:
     """See the module."""
 
     name = "teacher"
-    question = "Is the teacher worth distilling, and on whose samples?"
+    question = QUESTIONS[name]
 
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""

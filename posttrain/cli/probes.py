@@ -7,7 +7,7 @@ EXAMPLES = ("posttrain probes",)
 
 def probes() -> None:
     """List the probes of `diagnose --probes` with their questions."""
-    from posttrain.diagnose.probes import PROBES
+    from posttrain.diagnose.probes import QUESTIONS
 
-    for probe in PROBES:
-        print(f"{probe.name:16} {probe.question}")
+    for name, question in QUESTIONS.items():
+        print(f"{name:16} {question}")
