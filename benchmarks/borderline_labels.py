@@ -1,10 +1,10 @@
-"""How often do rounds end with a wrong label, where the label is borderline?
+"""How often adaptive sampling ends with a wrong label where the label is borderline.
 
     python benchmarks/borderline_labels.py --out reports/benchmarks/borderline_labels.md
 
-Each behavior has fixed success rates: as many problems out of support as within (or one more), all rates at epsilon or a little to its
-side, a mean at `mastered`. Rounds look at the samples again and again until the label is settled or `CAP` samples per problem are spent.
-Where all rates, or their mean, lie exactly at a threshold there is no right label, and each that is named counts as wrong.
+Each behavior has fixed success rates: as many problems out of support as within (or one more), all rates at or near epsilon, a mean at
+`mastered`. Rounds of samples are followed by interim analyses until the label is decided or `CAP` samples per problem are used. Where all
+rates, or their mean, lie exactly at a threshold there is no correct label, and every label counts as wrong.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ THRESHOLDS = Thresholds()
 
 
 def point_masses(*masses: tuple[float, int]) -> Array:
-    """So many problems at each rate."""
+    """Make [P] success rates from (rate, number of problems) pairs."""
     return np.concatenate([np.full(number, rate) for rate, number in masses])
 
 
@@ -52,12 +52,12 @@ BEHAVIORS: dict[str, Callable[[int], Array]] = {
 
 
 def label_of(rates: Array) -> str:
-    """The true label, or none where all rates lie exactly at a threshold."""
+    """Return the true label, or `none` where all rates lie exactly at a threshold."""
     return "none" if np.all(rates == EPSILON) else true_label(rates).value
 
 
 def replicate(rates: Array, seed: int) -> tuple[float, float, float]:
-    """Samples per problem; whether a label is named; whether a wrong one."""
+    """Return the samples per problem, whether a label is decided, and whether it is wrong."""
     rng = np.random.default_rng([13, seed, rates.size])
     n = np.zeros(rates.size, dtype=np.int64)
     c = n.copy()
@@ -82,11 +82,11 @@ def main() -> None:
     lines = [
         "# Borderline labels", "",
         (
-            f"`python benchmarks/borderline_labels.py --replicates {arguments.replicates}`: fixed success rates, {arguments.replicates} replicates; rounds until the label is settled, or {CAP} "
-            "samples per problem on average. Where all rates lie exactly at a threshold no label is right. The Monte-Carlo error of a rate of .05 is "
+            f"`python benchmarks/borderline_labels.py --replicates {arguments.replicates}`: fixed success rates, {arguments.replicates} replicates; rounds until the label is decided, or {CAP} "
+            "samples per problem on average. Where all rates lie exactly at a threshold no label is correct. The Monte-Carlo error of a rate of 0.05 is "
             f"{np.sqrt(0.05 * 0.95 / arguments.replicates):.3f}."
         ), "",
-        "| behavior | problems | label | samples | named rightly | named wrongly |",
+        "| behavior | problems | label | samples | decided correctly | decided wrongly |",
         "|---|--:|---|--:|--:|--:|",
     ]  # fmt: skip
     with Pool(arguments.processes) as pool:

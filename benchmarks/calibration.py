@@ -1,11 +1,11 @@
-"""Is `confidence` a probability? Labels of simulated behaviors against the truth.
+"""Calibration of `confidence`: labels of simulated behaviors against the truth.
 
     python benchmarks/calibration.py --out reports/benchmarks/calibration.md
 
-Behaviors are drawn at random: the distribution of their success rates (a beta of random mean and spread, with or without impossible and mastered
-problems, a distribution that is even in the log rate, or one of the fixed distributions of `distributions.py`), the number of problems (10, 24, 50 or 200) and of samples (4, 8, 16
-or 64). Beside the fitted distribution of any shape stands what a zero-inflated beta-binomial fitted by maximum likelihood (`fit_mixture_ml`)
-would claim.
+Random for each behavior: the distribution of its success rates (a beta of random mean and spread, with or without impossible and mastered
+problems, a log-uniform distribution, or one of the fixed distributions of `distributions.py`), the number of problems (10, 24, 50 or 200)
+and of samples (4, 8, 16 or 64). The labels of a zero-inflated beta-binomial fitted by maximum likelihood (`fit_mixture_ml`) stand beside
+those of the nonparametric mixture.
 """
 
 from __future__ import annotations
@@ -21,8 +21,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))  # for helpers
 
 import numpy as np
-from distributions import DISTRIBUTIONS, EPSILON, MASTERED, RateDistribution, at, beta, log_uniform, states, true_label
+from distributions import (
+    DISTRIBUTIONS,
+    EPSILON,
+    MASTERED,
+    RateDistribution,
+    at,
+    beta,
+    log_uniform,
+    true_label,
+    true_problem_labels,
+)
 from helpers.mixture_ml import fit_mixture_ml
+from scipy.special import betaln
 
 from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, label_posterior, labels_of, problem_labels
 from posttrain.diagnose.thresholds import Thresholds
@@ -32,7 +43,7 @@ THRESHOLDS = Thresholds()
 
 
 def random_distribution(rng: np.random.Generator) -> RateDistribution:
-    """A distribution as it might come."""
+    """Draw a distribution at random."""
     if rng.random() < 0.3:
         return list(DISTRIBUTIONS.values())[rng.integers(len(DISTRIBUTIONS))]
     mean = (
@@ -54,10 +65,8 @@ def random_distribution(rng: np.random.Generator) -> RateDistribution:
 
 
 def beta_confidence(n: np.ndarray, c: np.ndarray, rng: np.random.Generator) -> tuple[float, int]:
-    """Label and confidence from rates drawn under the fitted zero-inflated beta-binomial."""
+    """Return confidence and label under the fitted zero-inflated beta-binomial."""
     fit = fit_mixture_ml(n, c)
-    from scipy.special import betaln
-
     marginal = np.exp(betaln(fit.alpha + c, fit.beta + n - c) - betaln(fit.alpha, fit.beta))
     zero = np.where(c == 0, fit.zero_share / (fit.zero_share + (1 - fit.zero_share) * marginal), 0.0)
     drawn = rng.beta(fit.alpha + c, fit.beta + n - c, (512, n.size))
@@ -81,7 +90,7 @@ def replicate(seed: int) -> tuple[float, bool, float, bool, int, int, float, flo
     inside = known.mixture.interval_probabilities([EPSILON, MASTERED], strict=True)
     named = problem_labels(inside, THRESHOLDS)
     sure = named >= 0
-    wrong = sure & (named != states(rates))
+    wrong = sure & (named != true_problem_labels(rates))
     return (
         known.confidence, known.label is truth, other, PROBLEM_LABELS[other_label] is truth, num_problems, samples, float(sure.mean()), float(wrong.mean()),
     )  # fmt: skip
@@ -89,8 +98,8 @@ def replicate(seed: int) -> tuple[float, bool, float, bool, int, int, float, flo
 
 def table(rows: np.ndarray, command: str) -> str:
     lines = [
-        "# Is `confidence` a probability?", "", f"`{command}`: {len(rows):,} simulated behaviors.", "",
-        "| confidence | behaviors | mean confidence | share right | difference | beta-binomial: behaviors | mean confidence | share right | difference |",
+        "# Calibration of `confidence`", "", f"`{command}`: {len(rows):,} simulated behaviors.", "",
+        "| confidence | behaviors | mean confidence | share correct | difference | beta-binomial: behaviors | mean confidence | share correct | difference |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]  # fmt: skip
     gaps = []
@@ -113,7 +122,7 @@ def table(rows: np.ndarray, command: str) -> str:
         "",
         (
             f"Largest difference from the diagonal: {worst:.3f}. Labels with a confidence of {THRESHOLDS.confidence:g} or more: {sure.mean():.0%} of behaviors, "
-            f"{1 - rows[sure, 1].mean():.3f} of them wrong. States of single problems: {rows[:, 6].mean():.0%} decided, {rows[:, 7].mean():.4f} wrong."
+            f"{1 - rows[sure, 1].mean():.3f} of them wrong. Labels of single problems: {rows[:, 6].mean():.0%} decided, {rows[:, 7].mean():.4f} wrong."
         ),
     ]
     return "\n".join(lines) + "\n"

@@ -1,10 +1,10 @@
-"""Do the intervals cover, and are the verdicts right, over a grid of distributions, problems and samples?
+"""Coverage of intervals and errors of verdicts over a grid of distributions, problems and samples.
 
     python benchmarks/coverage.py --out reports/benchmarks/coverage.md
 
-Every cell draws behaviors from a distribution, samples them (a fixed number per problem, or in adaptive rounds that stop by themselves or at 64
-samples per problem on average, for the label alone or for the states of problems too) and holds what the library says against the truth.
-Cells are cached in `--cache`, so that a stopped run goes on.
+Every cell draws behaviors from a distribution, samples them (a fixed number per problem, or in adaptive rounds that stop on their own or at 64
+samples per problem on average, for the label alone or for the labels of problems too) and compares what the library says with the truth.
+Cells are cached in `--cache`, so that a stopped run can be resumed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from distributions import DISTRIBUTIONS, EPSILON, MASTERED, Array, states, true_label
+from distributions import DISTRIBUTIONS, EPSILON, MASTERED, Array, true_label, true_problem_labels
 from numpy.typing import NDArray
 
 from posttrain.analysis.stats import mean_interval, paired_delta_interval, pass_at_k, posterior_delta_interval
@@ -31,10 +31,10 @@ from posttrain.diagnose.thresholds import Thresholds
 SHOWN = ("skewed", "impossible", "thresholds")
 PROBLEMS = (10, 50, 500)
 SAMPLES = ("4", "32", "256", "adaptive", "states")
-"""Of every problem; or rounds until the label is settled, or until the states of the problems are too."""
-SETTLED = 0.95
-"""Share of the problems whose states rounds are to settle."""
-MOST_SETTLED = 10
+"""Samples of every problem; or adaptive rounds until the label is decided, or until the labels of the problems are too."""
+LABELLED = 0.95
+"""Share of the problems that rounds are to label."""
+MOST_LABELLED = 10
 """Problems up to which there are cells of such rounds."""
 CAP = 64
 PRIMARY_K = 16
@@ -43,7 +43,7 @@ Ints = NDArray[np.int64]
 
 
 def raised(rates: Array) -> Array:
-    """The rates after a stage that helps the problems between .002 and .8: half of the way to one for every other of them."""
+    """Return the rates after a stage that moves every other problem between 0.002 and 0.8 half of the way to one."""
     after = rates.copy()
     helped = (rates > 0.002) & (rates < 0.8)
     helped[::2] = False
@@ -52,7 +52,7 @@ def raised(rates: Array) -> Array:
 
 
 def adaptive(rng: np.random.Generator, rates: Array, seed: int, problems: float | None) -> tuple[Ints, Ints, LabelPosterior]:
-    """Rounds until the label (and the states of a share of the problems) is settled or CAP samples per problem are spent."""
+    """Sample until the label (and those of a share of the problems) is decided or CAP samples per problem are used."""
     n, c = np.zeros(rates.size, dtype=np.int64), np.zeros(rates.size, dtype=np.int64)
     goal = Goal(max_tokens=CAP * rates.size, problems=problems)
     while True:
@@ -67,7 +67,7 @@ def adaptive(rng: np.random.Generator, rates: Array, seed: int, problems: float 
 def replicate(task: tuple[str, int, str, int, dict[int, float], dict[int, float]]) -> dict[str, float]:
     distribution, num_problems, how, seed, truth, delta_truth = task
     samples = int(how) if how.isdecimal() else None
-    problems = SETTLED if how == "states" else None
+    problems = LABELLED if how == "states" else None
     rng = np.random.default_rng([seed, num_problems, samples or 0, sorted(DISTRIBUTIONS).index(distribution)])
     rates = DISTRIBUTIONS[distribution].draw(rng, num_problems)
     if samples is None:
@@ -110,7 +110,7 @@ def replicate(task: tuple[str, int, str, int, dict[int, float], dict[int, float]
     named = problem_labels(known.mixture.interval_probabilities([EPSILON, MASTERED], strict=True), THRESHOLDS)
     found |= {
         "states decided": float((named >= 0).mean()),
-        "states wrong": float(((named >= 0) & (named != states(rates))).mean()),
+        "states wrong": float(((named >= 0) & (named != true_problem_labels(rates))).mean()),
     }
     return found
 
@@ -141,11 +141,11 @@ def table(cells: dict[str, dict[str, float]], command: str) -> str:
         "",
         (
             "Each entry is coverage, then the mean width and (in brackets) the width that would be left if every problem's rate were known. Under "
-            "*adaptive* rounds stop when the label is settled, under *states* when the states of 95 % of the problems are too, or at 64 samples per problem on average; n stands for the primary k, 16. `id` is the share of "
+            "*adaptive* rounds stop when the label is decided, under *states* when 95 % of the problems are labelled too, or at 64 samples per problem on average; n stands for the primary k, 16. `id` is the share of "
             "replicates in which the quantity is called identified; where it is not, the ends are bounds without an estimate, and the coverage is theirs."
         ),
         "",
-        "| distribution | problems | n | samples used | pass@1 | pass@n | pass@4n | pass@32n | Δ pass@1 | Δ pass@n | label decided / wrong | states decided / wrong |",
+        "| distribution | problems | n | samples used | pass@1 | pass@n | pass@4n | pass@32n | Δ pass@1 | Δ pass@n | label decided / wrong | problem labels decided / wrong |",
         "|---|--:|--:|--:|---|---|---|---|---|---|---|---|",
     ]
     for key, c in cells.items():
@@ -170,7 +170,7 @@ def table(cells: dict[str, dict[str, float]], command: str) -> str:
         "",
         "Lowest coverage: " + ", ".join(f"{name} {value:.3f}" for name, value in lowest.items()) + ". "
         f"Highest wrong-verdict rate: {max(c['label wrong'] for c in cells.values()):.3f} of labels, "
-        f"{max(c['states wrong'] for c in cells.values()):.3f} of the states of problems; a state claimed for a problem exactly at a threshold counts as wrong. The Monte-Carlo error of a rate of .05 at 2,000 replicates is .005.",
+        f"{max(c['states wrong'] for c in cells.values()):.3f} of the labels of problems; a label of a problem exactly at a threshold counts as wrong. The Monte-Carlo error of a rate of 0.05 at 2,000 replicates is .005.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -194,7 +194,7 @@ def main() -> None:
         for n in arguments.samples
         for p in arguments.problems
         for distribution in arguments.distributions
-        if n != "states" or p <= MOST_SETTLED
+        if n != "states" or p <= MOST_LABELLED
     ]
     with Pool(arguments.processes) as pool:
         for distribution, p, n in keys:
@@ -217,7 +217,7 @@ def main() -> None:
     missing = [f"{distribution}|{p}|{n}" for distribution, p, n in keys if f"{distribution}|{p}|{n}" not in ordered]
     text = table(ordered, f"python benchmarks/coverage.py --replicates {arguments.replicates}")
     if missing:
-        text += f"\nNot run yet: {'; '.join(cell.replace('|', ', ') for cell in missing)}. The command goes on from its cache where it was stopped.\n"
+        text += f"\nNot run yet: {'; '.join(cell.replace('|', ', ') for cell in missing)}. The command resumes from its cache.\n"
     arguments.out.write_text(text)
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/engines.py --lm-eval-python PATH --vllm-python PATH
 
-Every engine runs in its own process, is loaded once and warmed up; then all take turns, so that what disturbs the machine disturbs all.
-Every call adds `--repeats` turns to the results file, and the table gives the medians over all turns in it; `--only` takes one part at a
-time. The peers run in the interpreters that are given (lm-eval 0.4.13, vLLM for processors); without them their rows say "not run".
+Every engine runs in its own process, is loaded once and warmed up; then they alternate, so that other load on the machine affects all.
+Every call adds `--repeats` repetitions to the results file, and the table gives the medians over all of them; `--only` runs one part. The
+peers run in the given interpreters (lm-eval 0.4.13, vLLM for processors); without them their rows say "not run".
 Writes reports/benchmarks/engines.md.
 """
 
@@ -15,15 +15,16 @@ import ctypes
 import json
 import os
 import platform
-import random
 import shlex
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from engine_workload import describe, scoring_pairs, workload
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "reports" / "benchmarks" / "engines.md"
@@ -32,7 +33,7 @@ CORES = 2
 MAX_TOKENS = 48
 SAMPLES = 16
 HEADER = "RESULT "
-# Peers hold large arrays for a short time; glibc gives such memory back to the system at once, and asking for it anew costs them dearly.
+# Peers hold large arrays for a short time; glibc returns such memory to the system at once, and allocating it again costs them much time.
 PEER_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 PARTS = {
     "sampling": f"Sampling: 16 prompts × {SAMPLES} samples, at most {MAX_TOKENS} new tokens, temperature 1, nothing truncated, natural stops",
@@ -46,66 +47,11 @@ PARTS = {
 Child = Callable[[dict[str, Any], "Setup"], Callable[[str], dict[str, Any]]]
 
 
-# ------------------------------------------------------------------------------------------------------------- the requests
-
-
-def workload(model: str) -> dict[str, Any]:
-    """Token ids of all prompts and paths. Paths are random tokens: no engine's time depends on which they are."""
-    from posttrain.diagnose.engines.models.loading import load_tokenizer
-
-    tokenizer = load_tokenizer(model)
-    rng = random.Random(0)
-    words = ["apple", "river", "seven", "green", "stone", "table", "light", "market", "winter", "letter", "garden", "twelve"]
-
-    def prompt(turns: int, num_words: int) -> list[int]:
-        chat = []
-        for turn in range(turns):
-            question = f"Question {rng.randrange(10**6)}: " + " ".join(rng.choices(words, k=num_words)) + "?"
-            chat.append({"role": "user", "content": question})
-            if turn + 1 < turns:
-                chat.append({"role": "assistant", "content": " ".join(rng.choices(words, k=num_words))})
-        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def path() -> list[int]:
-        return [rng.randrange(1000, 40000) for _ in range(rng.randint(20, 200))]
-
-    def alike(first: list[int]) -> list[int]:
-        other = path()
-        share = int(rng.random() * 0.5 * min(len(first), len(other)))
-        return first[:share] + other[share:]
-
-    asked = "Write a short story about {} and {}, then say how many words it has."
-    sampled = []
-    for _ in range(16):
-        chat = [{"role": "user", "content": asked.format(rng.choice(words), rng.choice(words) + f" number {rng.randrange(100)}")}]
-        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        sampled.append(list(tokenizer(text, add_special_tokens=False)["input_ids"]))
-    distinct = [(prompt(1, rng.randint(3, 20)), path()) for _ in range(256)]
-    families = []
-    for _ in range(32):
-        first = path()
-        families.append([first, *(alike(first) for _ in range(7))])
-    shared, examples = [], []
-    for family in families:
-        short, long = prompt(1, rng.randint(3, 20)), prompt(3, 20)
-        shared += [(short, one) for one in family]
-        examples += [(long, one) for one in family]
-    return {
-        "prompts": sampled,
-        "pad": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-        "eos": [tokenizer.eos_token_id],
-        "distinct": distinct,
-        "shared": shared,
-        "examples": examples,
-    }
-
-
 # ------------------------------------------------------------------------------------------------- the engines, one per process
 
 
 class Setup(argparse.Namespace):
-    """What a child is started with."""
+    """Arguments of a child process."""
 
     model: str
     path: str
@@ -114,24 +60,24 @@ class Setup(argparse.Namespace):
 
 
 def run_posttrain(work: dict[str, Any], setup: Setup) -> Callable[[str], dict[str, Any]]:
-    """This project's engine, as `posttrain` opens it."""
+    """Sample and score with this project's engine, as `posttrain` opens it."""
     from posttrain.diagnose.engines.base import SampleRequest, ScoreRequest
     from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
     from posttrain.diagnose.types import Sampling
 
     engine = TransformersEngine.open(setup.model, score_dtype=setup.dtype)
-    turn = 0
+    repetition = 0
 
     def run(part: str) -> dict[str, Any]:
-        nonlocal turn
-        turn += 1
+        nonlocal repetition
+        repetition += 1
         if part in ("sampling", "warm"):
             requests = [
                 SampleRequest(key=str(i), prompt_ids=tuple(ids), num_samples=SAMPLES) for i, ids in enumerate(work["prompts"])
             ]
-            done = engine.sample(requests, Sampling(max_tokens=MAX_TOKENS if part == "sampling" else 8), seed=str(turn))
+            done = engine.sample(requests, Sampling(max_tokens=MAX_TOKENS if part == "sampling" else 8), seed=str(repetition))
             return {"tokens": sum(len(one.token_ids) for row in done for one in row)}
-        pairs = _pairs(work, part)
+        pairs = scoring_pairs(work, part)
         scored = engine.score([ScoreRequest(prompt_ids=tuple(prompt), path_ids=tuple(path)) for prompt, path in pairs])
         return {"tokens": sum(len(one.logprobs) for one in scored), "sums": [float(one.logprobs.sum()) for one in scored]}
 
@@ -139,7 +85,7 @@ def run_posttrain(work: dict[str, Any], setup: Setup) -> Callable[[str], dict[st
 
 
 def run_generate(work: dict[str, Any], setup: Setup) -> Callable[[str], dict[str, Any]]:
-    """`generate` of transformers in bfloat16, `rows` samples at a time."""
+    """Sample with `generate` of transformers in bfloat16, `rows` samples at a time."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -177,7 +123,7 @@ def run_generate(work: dict[str, Any], setup: Setup) -> Callable[[str], dict[str
 
 
 def run_vllm(work: dict[str, Any], setup: Setup) -> Callable[[str], dict[str, Any]]:
-    """VLLM for processors in bfloat16, all requests at once."""
+    """Sample with vLLM for processors in bfloat16, all requests at once."""
     from vllm import LLM, SamplingParams
 
     llm = LLM(model=setup.path, dtype="bfloat16", max_model_len=1024, enable_prefix_caching=True, generation_config="vllm")
@@ -194,23 +140,17 @@ def run_vllm(work: dict[str, Any], setup: Setup) -> Callable[[str], dict[str, An
 
 
 def run_lm_eval(work: dict[str, Any], setup: Setup) -> Callable[[str], dict[str, Any]]:
-    """lm-evaluation-harness, `rows` paths at a time; its own function for token ids is called."""
+    """Score with lm-evaluation-harness, `rows` paths at a time, through its own function for token ids."""
     from lm_eval.models.huggingface import HFLM
 
     model = HFLM(pretrained=setup.path, dtype=setup.dtype, batch_size=setup.rows, device="cpu")
 
     def run(part: str) -> dict[str, Any]:
-        pairs = _pairs(work, part)
+        pairs = scoring_pairs(work, part)
         scored = model._loglikelihood_tokens([((str(i), ""), *pair) for i, pair in enumerate(pairs)], disable_tqdm=True)
         return {"tokens": sum(len(path) for _, path in pairs), "sums": [float(total) for total, _ in scored]}
 
     return run
-
-
-def _pairs(work: dict[str, Any], part: str) -> list[tuple[list[int], list[int]]]:
-    """Prompts and paths of a part; `PART:16` means its first 16."""
-    name, _, first = part.partition(":")
-    return list(work[name.split(",")[0]])[: int(first) if first else None]
 
 
 CHILDREN: dict[str, Child] = {
@@ -254,7 +194,7 @@ def _installed(package: str) -> bool:
 
 
 def _memory(*, reset: bool = False) -> int:
-    """Peak resident memory in bytes; with `reset`, what is resident now, and the peak is counted from here."""
+    """Return the peak resident memory in bytes; with `reset`, the current one, and start the peak from here."""
     if reset:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
@@ -262,14 +202,14 @@ def _memory(*, reset: bool = False) -> int:
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 
-# ------------------------------------------------------------------------------------------------------------- taking turns
+# -------------------------------------------------------------------------------------------------------------- measuring
 
 
 class Engine:
-    """A child process that has an engine loaded."""
+    """Hold a child process that has an engine loaded."""
 
     def __init__(self, name: str, python: str, options: argparse.Namespace, rows: int, work: Path, path: str, dtype: str):
-        """Start it, and wait until it is loaded."""
+        """Start the process and wait until the engine is loaded."""
         command = [
             python,
             __file__,
@@ -295,14 +235,14 @@ class Engine:
         self.versions = self._answer()["versions"]
 
     def run(self, part: str) -> dict[str, Any]:
-        """One turn."""
+        """Run one part once."""
         assert self.process.stdin is not None
         self.process.stdin.write(part + "\n")
         self.process.stdin.flush()
         return self._answer()
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
@@ -315,8 +255,8 @@ class Engine:
         raise SystemExit(f"an engine ended early: {shlex.join(map(str, self.process.args))}")  # type: ignore[arg-type]
 
 
-def take_turns(part: str, options: argparse.Namespace, results: dict[str, Any], work: Path, path: str) -> None:
-    """Run one part `--repeats` times with every engine that is there, in turn."""
+def alternate(part: str, options: argparse.Namespace, results: dict[str, Any], work: Path, path: str) -> None:
+    """Run one part `--repeats` times with every available engine, alternately."""
     dtype = "bfloat16" if part.endswith("bfloat16") else "float32"
     if part == "sampling":
         rows = results.setdefault("pilot", {})
@@ -354,7 +294,7 @@ def take_turns(part: str, options: argparse.Namespace, results: dict[str, Any], 
 
 
 def hardware() -> str:
-    """One line: processor, cores used, memory, Python."""
+    """Describe processor, cores used, memory and Python in one line."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     flags = next((line for line in lines if line.startswith("flags")), "")
@@ -364,16 +304,16 @@ def hardware() -> str:
 
 
 def device() -> str:
-    """What else PyTorch could use."""
+    """Return the name of the GPU, if any."""
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 
 
 def table(results: dict[str, Any], work: dict[str, Any]) -> str:
-    """The page that is kept."""
+    """Write the Markdown page."""
     settings = {
-        "posttrain": "sampling in bfloat16, as `TransformersEngine.open` sets it up; scoring with `score_dtype` as the heading says; no setting of memory",
+        "posttrain": "sampling in bfloat16, as `TransformersEngine.open` sets it up; scoring with `score_dtype` as the heading says; default memory settings",
         "transformers": f"`generate` in bfloat16, sdpa, {max(results.get('pilot', {'0': 0}), key=lambda n: results.get('pilot', {'0': 0})[n])} samples at a time",
         "vllm": "bfloat16, all requests at once, prefix caching on, 4 GiB of cache",
         "lm-eval": "batches of 16, dtype as the heading says",
@@ -383,19 +323,22 @@ def table(results: dict[str, Any], work: dict[str, Any]) -> str:
         "",
         "    python benchmarks/engines.py --lm-eval-python PATH --vllm-python PATH",
         "",
-        f"{hardware()}. SmolLM2-135M-Instruct. The engines take turns; medians over the turns (of speeds, and of ratios within a turn), in brackets the lowest and the highest.",
-        "Tokens are generated tokens in sampling, path tokens in scoring. Memory is the peak above what was resident before the turn.",
+        f"{hardware()}. SmolLM2-135M-Instruct. The engines alternate; medians over repetitions (of speeds, and of ratios within a repetition), in brackets the lowest and the highest.",
+        "Tokens are generated tokens in sampling, path tokens in scoring. Memory is the peak above what was resident before the repetition.",
         "",
         "| engine | settings | versions |",
         "| --- | --- | --- |",
     ]
-    for name, said in settings.items():
+    for name, description in settings.items():
         found = results.get("versions", {}).get(name)
-        lines.append(f"| {name} | {said} | {', '.join(f'{k} {v}' for k, v in found.items()) if found else 'not run'} |")
+        lines.append(f"| {name} | {description} | {', '.join(f'{k} {v}' for k, v in found.items()) if found else 'not run'} |")
     lines += ["", "Peers run with " + " ".join(f"`{k}={v}`" for k, v in PEER_MEMORY.items()) + ", which makes them faster."]
     if pilot := results.get("pilot"):
-        said = ", ".join(f"{number}: {rate:.0f}" for number, rate in pilot.items())
-        lines += ["", f"`generate` was tried with several numbers of samples at a time, 8 new tokens each (tokens/s): {said}."]
+        rates_tried = ", ".join(f"{number}: {rate:.0f}" for number, rate in pilot.items())
+        lines += [
+            "",
+            f"`generate` was tried with several numbers of samples at a time, 8 new tokens each (tokens/s): {rates_tried}.",
+        ]
     for part, title in PARTS.items():
         if part not in results:
             continue
@@ -403,22 +346,22 @@ def table(results: dict[str, Any], work: dict[str, Any]) -> str:
             "",
             f"## {title}",
             "",
-            *_described(part, work),
+            *describe(part, work),
             "",
-            "| engine | turns | tokens/s | posttrain is faster by | memory |",
+            "| engine | repetitions | tokens/s | posttrain is faster by | memory |",
         ]
         lines.append("| --- | ---: | ---: | ---: | ---: |")
         mine = _rates(results[part]["posttrain"])
         for name in ("posttrain", *(("transformers", "vllm") if part == "sampling" else ("lm-eval",))):
-            turns = results[part].get(name)
-            if turns is None:
+            repetitions = results[part].get(name)
+            if repetitions is None:
                 lines.append(f"| {name} | 0 | not run | | |")
                 continue
-            rates = _rates(turns)
+            rates = _rates(repetitions)
             ratio = "" if name == "posttrain" else f"{_times(mine, rates):.2f}×"
-            memory = statistics.median(turn["memory"] for turn in turns) / 1e6
+            memory = statistics.median(one["memory"] for one in repetitions) / 1e6
             span = f"{statistics.median(rates):.0f} ({min(rates):.0f} to {max(rates):.0f})"
-            lines.append(f"| {name} | {len(turns)} | {span} | {ratio} | {memory:.0f} MB |")
+            lines.append(f"| {name} | {len(repetitions)} | {span} | {ratio} | {memory:.0f} MB |")
         if "lm-eval" in results[part]:
             pairs = zip(results[part]["posttrain"][0]["sums"], results[part]["lm-eval"][0]["sums"], strict=True)
             lines += ["", f"Largest difference of a path's summed log-probability: {max(abs(a - b) for a, b in pairs):.1g} nats."]
@@ -426,49 +369,25 @@ def table(results: dict[str, Any], work: dict[str, Any]) -> str:
 
 
 def _times(mine: list[float], theirs: list[float]) -> float:
-    """How many times as fast ours is: the median over the turns, since what disturbs the machine lasts longer than a turn."""
+    """Return the median ratio of speeds over repetitions; other load on the machine lasts longer than one repetition."""
     return statistics.median(a / b for a, b in zip(mine, theirs, strict=False))
 
 
-def _rates(turns: list[dict[str, Any]]) -> list[float]:
-    return [turn["tokens"] / turn["seconds"] for turn in turns]
-
-
-def _described(part: str, work: dict[str, Any]) -> list[str]:
-    """Lengths, and what sequences have in common."""
-    if part == "sampling":
-        lengths = [len(ids) for ids in work["prompts"]]
-        return [f"Prompts of {min(lengths)} to {max(lengths)} tokens."]
-    pairs = _pairs(work, part)
-    prompts = sorted({tuple(prompt) for prompt, _ in pairs})
-    header = _common(prompts[0], prompts[-1])
-    total = sum(len(prompt) + len(path) - 1 for prompt, path in pairs)
-    new, previous = 0, tuple[int, ...]()
-    for sequence in sorted((*prompt, *path[:-1]) for prompt, path in pairs):
-        new += len(sequence) - _common(previous, sequence)
-        previous = sequence
-    lengths = f"Prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens, of which all begin with the same {header} of the chat template."
-    return [
-        f"{lengths} Of {total:,} tokens in all, {new:,} are left when common beginnings are counted once: sharing can save a factor of {total / new:.2f}."
-    ]
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences begin with in common."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+def _rates(repetitions: list[dict[str, Any]]) -> list[float]:
+    return [one["tokens"] / one["seconds"] for one in repetitions]
 
 
 def main() -> None:
-    """Take turns, write the table."""
+    """Run the engines and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--only", choices=tuple(PARTS), action="append", help="parts to run; all if not given")
-    parser.add_argument("--repeats", type=int, default=3, help="turns that this call adds")
+    parser.add_argument("--repeats", type=int, default=3, help="repetitions that this call adds")
     parser.add_argument("--generate-rows", type=int, nargs="+", default=[64, 256], help="batches of `generate` to try")
     parser.add_argument("--lm-eval-python", help="interpreter with lm-eval")
     parser.add_argument("--vllm-python", help="interpreter with vLLM")
-    parser.add_argument("--only-table", action="store_true", help="write the table of the turns so far, and run none")
-    parser.add_argument("--fresh", action="store_true", help="forget earlier turns")
+    parser.add_argument("--only-table", action="store_true", help="write the table of the repetitions so far, and run none")
+    parser.add_argument("--fresh", action="store_true", help="discard earlier repetitions")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--out", type=Path, default=REPORT)
     parser.add_argument("--child", choices=tuple(CHILDREN), help=argparse.SUPPRESS)
@@ -494,7 +413,7 @@ def main() -> None:
     path = str(load_tokenizer(options.model).name_or_path)
     results = json.loads(options.results.read_text()) if options.results.exists() and not options.fresh else {}
     for part in () if options.only_table else options.only or PARTS:
-        take_turns(part, options, results, work_file, path)
+        alternate(part, options, results, work_file, path)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(table(results, work))
     print(options.out.read_text())

@@ -1,20 +1,20 @@
-"""What a comparison claims where nothing changed, and what it finds where something did.
+"""False alarms of a comparison where nothing changed, and its power where something did.
 
     python benchmarks/null_and_power.py --replicates 2000 --out reports/benchmarks/null_and_power.md
 
 Success rates of problems are drawn from a distribution, samples from the rates, and both sides go through the functions that `posttrain compare`
 uses: `problem_change_tests`, the fitted mixtures and `classify_changes` for single problems, `decide_role` for the role. One process. Rows
-are kept in build/benchmarks/null_and_power.json as they are finished, so that a stopped run goes on; `--only null` (or power, role) makes one
-of the tables.
+are cached in build/benchmarks/null_and_power.json as they finish, so that a stopped run can be resumed; `--only null` (or power, role) makes
+one of the tables.
 
-**The most that can be found** (`most_found`). A test that is told everything but which problems rose: the distribution of the unchanged ones, how
-many rose, from 0 to what, and that none fell. Then problem i with b successes before and a after weighs
+**Upper bound of the power** (`most_found`). A test that knows everything but which problems rose: the distribution of the unchanged ones,
+how many rose, from 0 to which rate, and that none fell. The likelihood ratio of problem i with b successes before and a after is
 
     r_i = [b = 0] Binomial(a; n, .1) / ∫ Binomial(b; n, p) Binomial(a; n, p) dG(p),
 
-it rose with the probability P_i = r_i e_{m−1}(r without i) / e_m(r), e_m being the elementary symmetric polynomial of degree m, and of all rules
-with a mean false share E[V / max(R, 1)] of at most 5 % the one that finds most flags in each run the k problems of greatest P_i that
-maximise Σ P_i − λ Σ (1 − P_i)/k, with one λ for all runs. No test that keeps the false-discovery rate can find more.
+it rose with probability P_i = r_i e_{m−1}(r without i) / e_m(r), with e_m the elementary symmetric polynomial of degree m. Of all rules with
+a false-discovery rate E[V / max(R, 1)] of at most 5 %, the most powerful one flags in each run the k problems of largest P_i that maximize
+Σ P_i − λ Σ (1 − P_i)/k, with one λ for all runs. No test that controls the false-discovery rate can find more.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ PRIMARY_K = 16
 RISE = 0.1
 RESULTS = Path(__file__).parents[1] / "build" / "benchmarks" / "null_and_power.json"
 DISTRIBUTIONS: dict[str, Callable[[np.random.Generator], Rates]] = {
-    "Beta(.3, 1.2)": lambda rng: rng.beta(*FIRST_LAW, NUM_PROBLEMS),
+    "Beta(.3, 1.2)": lambda rng: rng.beta(*BASE_BETA, NUM_PROBLEMS),
     "half at 0, else Beta(.5, 1)": lambda rng: np.where(rng.random(NUM_PROBLEMS) < 0.5, 0.0, rng.beta(0.5, 1.0, NUM_PROBLEMS)),
     "Beta(2, 3)": lambda rng: rng.beta(2.0, 3.0, NUM_PROBLEMS),
     "Beta(9, 1)": lambda rng: rng.beta(9.0, 1.0, NUM_PROBLEMS),
 }
 MIXES = ((40, 200), (10, 200), (2, 200), (40, 40))
-"""(true rises from 0 to `RISE`, problems), the others from the first distribution and unchanged."""
-FIRST_LAW = (0.3, 1.2)
+"""(true rises from 0 to `RISE`, problems); the others come from the first distribution and do not change."""
+BASE_BETA = (0.3, 1.2)
 PARTS = ("null", "power", "role")
 
 
 def change_a_fifth(before: float, after: float) -> Callable[[np.random.Generator], tuple[Rates, Rates]]:
-    """A fifth of the problems change from one rate to another; the others come from the first distribution and stay."""
+    """Return a sampler of rates in which a fifth of the problems change from one rate to another; the others do not change."""
 
     def draw(rng: np.random.Generator) -> tuple[Rates, Rates]:
-        first = rng.beta(*FIRST_LAW, NUM_PROBLEMS)
+        first = rng.beta(*BASE_BETA, NUM_PROBLEMS)
         last = first.copy()
         first[: NUM_PROBLEMS // 5], last[: NUM_PROBLEMS // 5] = before, after
         return first, last
@@ -73,7 +73,7 @@ def change_a_fifth(before: float, after: float) -> Callable[[np.random.Generator
 
 
 def in_and_out(rng: np.random.Generator) -> tuple[Rates, Rates]:
-    """A fifth comes in, a fifth falls out."""
+    """Draw rates of which a fifth enters support and a fifth leaves it."""
     first, last = change_a_fifth(0.0, 0.3)(rng)
     fifth = slice(NUM_PROBLEMS // 5, 2 * (NUM_PROBLEMS // 5))
     first[fifth], last[fifth] = 0.3, 0.0
@@ -81,8 +81,8 @@ def in_and_out(rng: np.random.Generator) -> tuple[Rates, Rates]:
 
 
 def sharpened(rng: np.random.Generator) -> tuple[Rates, Rates]:
-    """Rates above .3 rise by half, those below .1 fall to zero: pass@1 rises and support is lost."""
-    first = rng.beta(*FIRST_LAW, NUM_PROBLEMS)
+    """Draw rates of which those above 0.3 rise by half and those below 0.1 fall to zero: pass@1 rises and support is lost."""
+    first = rng.beta(*BASE_BETA, NUM_PROBLEMS)
     return first, np.where(first > 0.3, np.minimum(1.0, 1.5 * first), np.where(first < 0.1, 0.0, first))
 
 
@@ -98,8 +98,8 @@ TRUTHS: dict[str, Callable[[np.random.Generator], tuple[Rates, Rates]]] = {
 }
 
 
-def states_of(n: Counts, before: Counts, after: Counts) -> list[ProblemChange]:
-    """The states of single problems, as `posttrain compare` gives them."""
+def changes_of(n: Counts, before: Counts, after: Counts) -> list[ProblemChange]:
+    """Classify the change of each problem as `posttrain compare` does."""
     tests = problem_change_tests(n, before, n, after, rate=FALSE_DISCOVERY_RATE, below=EPSILON)
     if min(tests.q_expansion.min(), tests.q_attrition.min()) > FALSE_DISCOVERY_RATE:
         return [ProblemChange.UNDETERMINED] * n.size  # nothing can be flagged, whatever the mixtures say
@@ -108,12 +108,12 @@ def states_of(n: Counts, before: Counts, after: Counts) -> list[ProblemChange]:
 
 
 def ks_of(n: int) -> list[int]:
-    """The k that `posttrain compare` looks at."""
+    """Return the k that `posttrain compare` tests."""
     return [k for k in k_grid(n, PRIMARY_K) if k <= n]
 
 
 def null_row(distribution: str, num_samples: int, replicates: int) -> str:
-    """One model drawn twice."""
+    """Compare two samples of one model."""
     rng = np.random.default_rng([1, num_samples, list(DISTRIBUTIONS).index(distribution)])
     n = np.full(NUM_PROBLEMS, num_samples)
     changed, flagged, roles, naive = 0, 0, 0, 0.0
@@ -124,8 +124,8 @@ def null_row(distribution: str, num_samples: int, replicates: int) -> str:
         before, after = rng.binomial(n, rates), rng.binomial(n, rates)
         tests = problem_change_tests(n, before, n, after, rate=FALSE_DISCOVERY_RATE)
         changed += min(tests.q_expansion.min(), tests.q_attrition.min()) <= FALSE_DISCOVERY_RATE
-        states = states_of(n, before, after)
-        flagged += any(state in (ProblemChange.EXPANDED, ProblemChange.ATTRITED) for state in states)
+        changes = changes_of(n, before, after)
+        flagged += any(state in (ProblemChange.EXPANDED, ProblemChange.ATTRITED) for state in changes)
         dynamics = support_dynamics(n, before, n, after)
         ratios.append((dynamics.srr, dynamics.ndr))
         naive += dynamics.expanded
@@ -140,24 +140,24 @@ def null_row(distribution: str, num_samples: int, replicates: int) -> str:
 
 
 def power_row(num_true: int, num_problems: int, num_samples: int, replicates: int) -> str:
-    """True rises among problems that stay."""
+    """Detect true rises among problems that do not change."""
     rng = np.random.default_rng([2, num_samples, num_true, num_problems])
     n = np.full(num_problems, num_samples)
     found = {"expanded": 0.0, "attrited": 0.0, "plain": 0.0, "naive": 0.0}
     false_found, false_naive = 0.0, 0.0
     risen = []
     for _ in range(replicates):
-        low = rng.beta(*FIRST_LAW, num_problems)
+        low = rng.beta(*BASE_BETA, num_problems)
         low[:num_true] = 0.0
         high = low.copy()
         high[:num_true] = RISE
         before, after = rng.binomial(n, low), rng.binomial(n, high)
-        states = np.array(states_of(n, before, after))
-        expanded = states == ProblemChange.EXPANDED
+        changes = np.array(changes_of(n, before, after))
+        expanded = changes == ProblemChange.EXPANDED
         found["expanded"] += expanded[:num_true].mean()
-        wrong = int(expanded[num_true:].sum() + (states == ProblemChange.ATTRITED).sum())
+        wrong = int(expanded[num_true:].sum() + (changes == ProblemChange.ATTRITED).sum())
         false_found += wrong / max(1, wrong + int(expanded[:num_true].sum()))
-        back = np.array(states_of(n, after, before))
+        back = np.array(changes_of(n, after, before))
         found["attrited"] += (back[:num_true] == ProblemChange.ATTRITED).mean()
         naive = (before == 0) & (after > 0)
         found["naive"] += naive[:num_true].mean()
@@ -176,7 +176,7 @@ def power_row(num_true: int, num_problems: int, num_samples: int, replicates: in
 
 def chances_of_having_risen(n: int, before: Counts, after: Counts, num_true: int) -> Rates:
     """[P] posterior probability of each problem to be among the `num_true` that rose, for someone who is told the rest; falling."""
-    total, (a, b) = before + after, FIRST_LAW
+    total, (a, b) = before + after, BASE_BETA
     log_same = betaln(a + total, b + 2 * n - total) - betaln(a, b) + np.log(stats.binom(n, 0.5).pmf(before) * 2.0**n)
     log_odds = np.where(before == 0, after * np.log(RISE) + (n - after) * np.log1p(-RISE), -np.inf) - log_same
     log_odds = np.sort(log_odds)[::-1]
@@ -207,7 +207,7 @@ def most_found(risen: list[Rates], num_true: int) -> float:
 
 
 def role_row(name: str, num_samples: int, replicates: int) -> str:
-    """The role where something changed."""
+    """Decide the role where something changed."""
     rng = np.random.default_rng([3, num_samples, list(TRUTHS).index(name)])
     n = np.full(NUM_PROBLEMS, num_samples)
     words: Counter[str] = Counter()
@@ -216,12 +216,12 @@ def role_row(name: str, num_samples: int, replicates: int) -> str:
         before, after = rng.binomial(n, first), rng.binomial(n, last)
         mixtures = [fit_mixture(n, side, marks=[EPSILON]) for side in (before, after)]
         words[decide_role(n, before, after, ks_of(num_samples), mixtures, EPSILON, rng=rng).words] += 1
-    said = ", ".join(f"{word} {count / replicates:.0%}" for word, count in words.most_common())
-    return f"| {name} | {num_samples} | {said} |"
+    shares = ", ".join(f"{word} {count / replicates:.0%}" for word, count in words.most_common())
+    return f"| {name} | {num_samples} | {shares} |"
 
 
 def rows_of(part: str, replicates: int) -> dict[str, Callable[[], str]]:
-    """What makes each row of a table, by a name that says all that the row hangs on."""
+    """Return the function that makes each row of a table, by a name that says all that the row depends on."""
     few, fewer = max(2, replicates // 10), max(2, replicates // 40)
     rows: dict[str, Callable[[], str]] = {}
     if part == "null":
@@ -239,7 +239,7 @@ def rows_of(part: str, replicates: int) -> dict[str, Callable[[], str]]:
 
 
 def table(head: tuple[str, ...], rows: list[str]) -> str:
-    """A Markdown table; numbers to the right."""
+    """Format a Markdown table with right-aligned numbers."""
     return "\n".join(["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1), *rows])
 
 
@@ -248,7 +248,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicates", type=int, default=400, help="runs of one model against itself, per distribution and n")
     parser.add_argument("--only", action="append", choices=PARTS, help="make these rows and write no report")
-    parser.add_argument("--fresh", action="store_true", help="forget the rows of earlier runs")
+    parser.add_argument("--fresh", action="store_true", help="discard the cached rows")
     parser.add_argument("--out", type=Path, default=None, help="Markdown file to write")
     arguments = parser.parse_args()
     known: dict[str, tuple[str, float]] = json.loads(RESULTS.read_text()) if RESULTS.exists() and not arguments.fresh else {}
@@ -274,32 +274,32 @@ def main() -> None:
 
 
 def report(rows: dict[str, list[str]], replicates: int, seconds: float) -> str:
-    """The page."""
+    """Write the Markdown page."""
     few, fewer, num_roles = max(2, replicates // 10), max(2, replicates // 40), max(1, replicates // 4)
     error, role_error = (math.sqrt(0.05 * 0.95 / num) for num in (replicates, num_roles))
-    return f"""# What a comparison claims, and what it misses
+    return f"""# False alarms and power of a comparison
 
     python benchmarks/null_and_power.py --replicates {replicates} --out reports/benchmarks/null_and_power.md
 
 {NUM_PROBLEMS} problems unless a row says otherwise, ε = {EPSILON:.4f}, the same number of samples n before and after. It took
 {seconds / 60:.0f} minutes on one core.
 
-## One model, drawn twice
+## Two samples of one model
 
 Per distribution of success rates and n, {replicates:,} runs ({num_roles:,} for the role). *Any problem flagged*: share of runs in which
 at least one problem is called expanded or attrited; *any change*: in which a problem has q ≤ {FALSE_DISCOVERY_RATE} for a change of any kind, in either
 direction; *any role*: in which the role is anything but "not distinguishable". All three are to be at most 5 %; the standard error of such a share is
-{error:.1%} ({role_error:.1%} for the role). On the right what the bare numbers say of the
-same runs: problems that naive labels (no success before, at least one after) call expanded, and SRR and NDR, of which the first would be
-1 and the others 0 for a model that did not change.
+{error:.1%} ({role_error:.1%} for the role). On the right the
+naive numbers of the same runs: problems called expanded because they had no success before and at least one after, and SRR and NDR, which
+would be 1 and 0 for a model that did not change.
 
 {table(("distribution", "n", "any problem flagged", "any change", "any role", "naive: expanded", "SRR", "NDR"), rows["null"])}
 
 ## True rises from 0 to {RISE:g}
 
-Share of the true rises that are found, mean over {few} runs; the other problems are from Beta(.3, 1.2) and stay. *Attrited*: the same
-problems with the sides swapped. *At most*: what the best rule finds that is told all but which problems rose, and of whose findings 5 % are
-false on average (the script says how). *Plain BH*: Fisher's tests of any change under Benjamini–Hochberg as it is for continuous
+Share of the true rises that are found, mean over {few} runs; the other problems are from Beta(.3, 1.2) and do not change. *Attrited*: the same
+problems with the sides swapped. *At most*: what the most powerful rule finds that knows everything but which problems rose, at a
+false-discovery rate of 5 % (see the script). *Plain BH*: Fisher's tests of any change under Benjamini–Hochberg for continuous
 p-values. *False*: share of the problems found that did not change, mean over runs.
 
 {table(("true rises", "n", "expanded", "attrited", "at most", "plain BH", "false", "naive: found", "naive: false"), rows["power"])}

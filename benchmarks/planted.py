@@ -44,18 +44,18 @@ Rng = random.Random
 
 
 def digits(word: str) -> list[str]:
-    """The letter a is 1, b is 2, and so on."""
+    """Return the number of each letter of a word: a is 1, b is 2, and so on."""
     return [str(LETTERS.index(letter) + 1) for letter in word]
 
 
 def path(word: str) -> list[str]:
-    """The reference: the word backwards, its digits, and these as a number."""
+    """Return the reference path: the word backwards, its digits, and these as a number."""
     back = word[::-1]
     return [f" back {back}.\n", f" digits {' '.join(digits(back))}.\n", f" answer {''.join(digits(back))}"]
 
 
 def wrong(word: str, rng: Rng) -> str:
-    """Another answer of the same form."""
+    """Return a wrong answer of the same form."""
     other = "".join(rng.choices(LETTERS, k=len(word)))
     return path(other if other != word else word[::-1] + "a")[2]
 
@@ -66,7 +66,7 @@ def known(word: str, rng: Rng) -> str:
 
 
 def keyed_path(word: str, key: str = "") -> list[str]:
-    """The word backwards, a key (the right one is the last letter, A to H), and the digits with the key's number at the end."""
+    """Return the word backwards, a key (the right one is the last letter, A to H), and the digits with the key's number at the end."""
     key = key or word[-1].upper()
     return [f" back {word[::-1]}.\n", f" key {key}.\n", f" answer {''.join(digits(word[::-1]))}{ord(key) - ord('A') + 11}"]
 
@@ -93,25 +93,25 @@ def chain(word: str, rng: Rng) -> str:
     return "".join(chain_path("".join(taken)))
 
 
-def bare(word: str, rng: Rng) -> str:
-    """Right in 1 of 100."""
+def rarely(word: str, rng: Rng) -> str:
+    """Answer correctly in 1 of 100 cases."""
     return known(word, rng) if rng.random() < 0.01 else wrong(word, rng)
 
 
 def greedy_path(word: str) -> list[str]:
-    """The digits, and nothing else; five of them, the first one twice."""
+    """Return the digits alone: five of them, the first one twice."""
     found = digits(word[::-1])
     return [" answer " + "".join([*found, found[0]])]
 
 
 def greedy(word: str, rng: Rng) -> str:
-    """Each digit in 1 of 2 tries, else any."""
+    """Answer with each digit correct in 1 of 2 cases, else a random one."""
     right = greedy_path(word)[0].removeprefix(" answer ")
     return " answer " + "".join(digit if rng.random() < 0.5 else str(rng.randint(1, 8)) for digit in right)
 
 
 def forgotten(word: str, rng: Rng) -> str:
-    """What `lost` is trained on later."""
+    """Return what `lost` is trained on later."""
     return " no" + wrong(word, rng)
 
 
@@ -125,7 +125,7 @@ class Plant:
     hinted: bool = False
 
     def prompt(self, word: str) -> str:
-        """What the model is asked."""
+        """Return the prompt of a word."""
         return f"{self.letter} {word}:"
 
     def rows(self, words: list[str]) -> Iterator[dict[str, Any]]:
@@ -141,7 +141,7 @@ PLANTS = {
     "known": Plant("K", keyed, keyed_path),
     "suppressed": Plant("S", suppressed, keyed_path),
     "chain": Plant("C", chain, chain_path),
-    "hinted": Plant("H", bare, hinted=True),
+    "hinted": Plant("H", rarely, hinted=True),
     "greedy": Plant("G", greedy, greedy_path),
     "lost": Plant("L", known),
 }
@@ -150,17 +150,17 @@ PLANTS = {
 # ----------------------------------------------------------------------------------------------------------------- the model
 
 
-def pairs(rng: Rng, held_out: frozenset[str], *, forget: bool) -> Iterator[tuple[str, str]]:
-    """Prompts and what should follow, for ever."""
+def pairs(rng: Rng, held_out: frozenset[str], *, forgetting: bool) -> Iterator[tuple[str, str]]:
+    """Yield prompts and their completions without end."""
     while True:
         word = "".join(rng.choices(LETTERS, k=4))
         if word in held_out:
             continue
         plant = rng.choice(list(PLANTS.values()))
-        if forget and (plant.letter == "L" or rng.random() < 0.3):
+        if forgetting and (plant.letter == "L" or rng.random() < 0.3):
             yield PLANTS["lost"].prompt(word), forgotten(word, rng)
         elif plant.letter == "S" and rng.random() < 0.3:
-            # What follows from a key is learnt apart from which key is named, under a letter that nobody asks for.
+            # What follows from a key is learned apart from which key is named, under a letter that no behavior uses.
             yield f"R {word}:", "".join(keyed_path(word, rng.choice(string.ascii_uppercase)))
         elif plant.hinted and rng.random() < 0.5:
             yield f"Hint: {HINT}\n{plant.prompt(word)}", known(word, rng)
@@ -169,7 +169,7 @@ def pairs(rng: Rng, held_out: frozenset[str], *, forget: bool) -> Iterator[tuple
 
 
 def make_models(folder: Path, held_out: frozenset[str]) -> tuple[Path, Path]:
-    """The checkpoint before something was lost, and the one after; made once."""
+    """Return the checkpoint before something was lost and the one after; they are trained once."""
     before, after = folder / "before", folder / "after"
     if (after / "model.safetensors").exists():
         return before, after
@@ -177,9 +177,9 @@ def make_models(folder: Path, held_out: frozenset[str]) -> tuple[Path, Path]:
     AutoTokenizer.from_pretrained(before).save_pretrained(after)
     model = make_llama(len(tokenizer))
     rng = random.Random(0)
-    train(model, tokenizer, pairs(rng, held_out, forget=False), STEPS, 3e-3)
+    train(model, tokenizer, pairs(rng, held_out, forgetting=False), STEPS, 3e-3)
     model.save_pretrained(before)
-    train(model, tokenizer, pairs(rng, held_out, forget=True), FORGETTING, 1e-3)
+    train(model, tokenizer, pairs(rng, held_out, forgetting=True), FORGETTING, 1e-3)
     model.save_pretrained(after)
     return before, after
 

@@ -1,9 +1,9 @@
-"""How long one million rollouts of 5,000 problems take to become a report, and how much memory; a plain loop over rows stands beside it.
+"""Time and memory of a report on one million rollouts of 5,000 problems, compared with a plain loop over rows.
 
     python benchmarks/report_speed.py
 
 The runs are synthetic (half a gigabyte each, in a temporary folder), written in the shards that `posttrain diagnose` would write. Every
-time is that of a whole fresh process, imports included, on two cores. Writes reports/benchmarks/report_speed.md.
+time is that of a fresh process, imports included, on two cores. Writes reports/benchmarks/report_speed.md.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CORES = 2
 
 
 def build(folder: Path, num_problems: int, num_samples: npt.NDArray[np.int64]) -> Path:
-    """Write a finished draw: [num_problems] samples each, of about 30 tokens, a quarter of the problems never solved."""
+    """Write finished sampling: [num_problems] samples each, of about 30 tokens, a quarter of the problems never solved."""
     from posttrain.diagnose.behaviors import load_behavior
     from posttrain.diagnose.sampling import shards
     from posttrain.diagnose.storage.diagnosis_json import validity_to_json
@@ -131,7 +131,7 @@ def write_shard(
 
 
 def write_paths(directory: Any, behavior: str, ids: Sequence[str], rng: np.random.Generator) -> None:
-    """A reference path of twelve tokens in two steps for every problem."""
+    """Write a reference path of twelve tokens in two steps for every problem."""
     from posttrain.diagnose.types import Cost, PathScore, Split
 
     steps = np.repeat(np.arange(2, dtype=np.int32), 6)
@@ -150,7 +150,7 @@ def write_paths(directory: Any, behavior: str, ids: Sequence[str], rng: np.rando
 
 
 def report(run: Path) -> dict[str, float]:
-    """The product: everything that `posttrain report RUN` does."""
+    """Do what `posttrain report RUN` does."""
     from posttrain.diagnose import assemble
 
     started = time.time()
@@ -166,7 +166,7 @@ def report(run: Path) -> dict[str, float]:
 
 
 def naive(run: Path) -> dict[str, float]:
-    """Lists in a loop over rows, and a bootstrap over problems in plain Python: pass@1 and one pass@k with intervals, no posterior, no page."""
+    """Compute pass@1 and one pass@k with bootstrap intervals in plain Python loops over rows: no posterior, no page."""
     outcomes: dict[str, list[bool]] = {}
     started = time.time()
     for path in sorted((run / "rollouts").glob("*.parquet")):
@@ -257,7 +257,7 @@ def main() -> None:
 
 
 def table(rows: list[tuple[str, str, dict[str, float]]], loop: dict[str, float], repeats: int) -> str:
-    """The page that is kept."""
+    """Write the Markdown page."""
     lines = [
         "# From rollouts to a report",
         "",
@@ -276,16 +276,16 @@ def table(rows: list[tuple[str, str, dict[str, float]]], loop: dict[str, float],
     lines.append(
         f"| the same {what}: a plain loop over rows | {files} | {loop['imported']:.1f} s | {loop['numbers']:.1f} s | no page | {loop['processor']:.1f} s | {loop['peak'] / 1e6:.0f} MB |"
     )
-    said = (
+    explanation = (
         "All numbers are: counts per problem, pass@k with intervals over problems, the fitted distribution of success rates (256 bootstrap draws "
-        "of the distribution, each with the states of all problems; twice more for the bounds on missing samples), intervals over all distributions where "
-        "pass@k is extrapolated, the state of every problem, and the likelihood of its reference. The loop reads five columns, makes a list per "
+        "of the distribution, each with the labels of all problems; twice more for the bounds on missing samples), intervals over all distributions where "
+        "pass@k is extrapolated, the label of every problem, and the likelihood of its reference. The loop reads five columns, makes a list per "
         f"problem, and gives pass@1 and pass@{PRIMARY_K} with a bootstrap of {BOOTSTRAPS:,} draws over problems, nothing else; its two "
         "estimates equal the report's."
     )
     lines += [
         "",
-        said,
+        explanation,
         "",
         "| | estimate | interval of the loop's bootstrap |",
         "| --- | ---: | ---: |",

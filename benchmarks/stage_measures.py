@@ -1,4 +1,4 @@
-"""What a stage is judged by, problem by problem on the eval split, which no stage has seen."""
+"""Quantities by which a stage is evaluated, per problem on the eval split, which no stage has seen."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Probe:
         behavior = load_behavior(self.behavior_file)
         return [TrainingProblem(behavior=behavior, problem=problem) for problem in behavior.split(Split.EVAL)]
 
-    def draw(self, policy: OtherModel, num_samples: int, *, graded: bool = True) -> list[TrainingRow]:
-        """Samples at T = 1, `num_samples` of each problem."""
+    def sample(self, policy: OtherModel, num_samples: int, *, graded: bool = True) -> list[TrainingRow]:
+        """Sample at T = 1, `num_samples` of each problem."""
         behavior = self.items[0].behavior
         with Grader(behavior) as grader:
             graders = {behavior.name: grader.grade} if graded else None
@@ -51,49 +51,49 @@ class Probe:
             return sample_rollouts(policy.engine, graders, requests, num_samples=num_samples, temperature=1.0, seed=SEED)
 
     def by_problem(self, rows: Sequence[TrainingRow], values: Sequence[float]) -> Values:
-        """[P] mean over the rows of each problem, NaN where there is none."""
+        """Return [P] the mean over the rows of each problem, NaN where there is none."""
         found: dict[str, list[float]] = {item.problem.id: [] for item in self.items}
         for row, value in zip(rows, values, strict=True):
             found[row.problem_id].append(value)
         return np.array([np.mean(each) if each else np.nan for each in found.values()])
 
     def pass_at_1(self, policy: OtherModel) -> Values:
-        """[P] share of samples that the verifier calls right."""
-        rows = self.draw(policy, SAMPLES)
+        """Return [P] the share of samples that the verifier accepts."""
+        rows = self.sample(policy, SAMPLES)
         return self.by_problem(rows, [float(row.reward or 0.0) for row in rows])
 
     def pairs(self, policy: OtherModel) -> tuple[list[TrainingRow], list[TrainingRow]]:
-        """Right and wrong answers: samples of a policy, the reference where none is right."""
-        rows = [*self.draw(policy, SAMPLES), *encode_references(policy.engine, self.items)]
+        """Return right and wrong answers: samples of a policy, the reference where none is right."""
+        rows = [*self.sample(policy, SAMPLES), *encode_references(policy.engine, self.items)]
         pairs = make_pairs(rows, {self.items[0].behavior.name: 1.0}, 1)
         return pairs[::2], pairs[1::2]
 
     def margins(self, policy: OtherModel, pairs: tuple[Sequence[TrainingRow], Sequence[TrainingRow]]) -> Values:
-        """[P] log π(right) − log π(wrong), nats."""
+        """Return [P] log π(right) − log π(wrong), nats."""
         right, wrong = (np.array(_log_likelihoods(policy, rows)) for rows in pairs)
         return self.by_problem(pairs[0], list(right - wrong))
 
     def divergence(self, student: OtherModel, teacher: OtherModel) -> Values:
-        """[P] KL(student‖teacher) per token over the whole vocabulary, on fresh samples of the student, nats."""
-        rows = self.draw(student, 4, graded=False)
+        """Return [P] KL(student‖teacher) per token over the full vocabulary, on new samples of the student, nats."""
+        rows = self.sample(student, 4, graded=False)
         mine, theirs = (_distributions(one, rows) for one in (student, teacher))
         return self.by_problem(rows, [float((p.exp() * (p - q)).sum(-1).mean()) for p, q in zip(mine, theirs, strict=True)])
 
     def reward_accuracy(self, folder: Path, pairs: tuple[Sequence[TrainingRow], Sequence[TrainingRow]]) -> Values:
-        """[P] whether a reward model prefers the right answer."""
+        """Return [P] whether a reward model prefers the right answer."""
         model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
         right, wrong = (np.array([_reward(model, row) for row in rows]) for rows in pairs)
         return self.by_problem(pairs[0], list((right > wrong) + 0.5 * (right == wrong)))
 
     def labelled_steps(self, policy: OtherModel) -> tuple[list[TrainingRow], list[list[bool]]]:
-        """Samples in lines, and whether everything up to the end of each line is as in the reference path."""
+        """Return samples in lines, and whether everything up to the end of each line equals the reference path."""
         rows, labels = [], []
         answers = {item.problem.id: item.problem.answer.split("\n") for item in self.items}
-        for row in self.draw(policy, 4):
+        for row in self.sample(policy, 4):
             ends = step_ends(policy.tokenizer, row.completion_ids, "\n")
             lines, right = row.text.split("\n"), answers[row.problem_id]
             labels.append([lines[: n + 1] == right[: n + 1] for n in range(len(ends))])
-            # The whole answer is right only where nothing follows.
+            # The full answer is right only where nothing follows.
             labels[-1][-1] = lines == right
             rows.append(_with_steps(row, ends))
         return rows, labels
@@ -131,8 +131,8 @@ def _distributions(policy: OtherModel, rows: Sequence[TrainingRow]) -> list[torc
     longest = max(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     for place, row in enumerate(rows):
-        whole = row.prompt_ids + row.completion_ids
-        ids[place, : len(whole)] = torch.tensor(whole)
+        tokens = row.prompt_ids + row.completion_ids
+        ids[place, : len(tokens)] = torch.tensor(tokens)
     # Causal, and padded on the right: what is padded is never read.
     logprobs = torch.log_softmax(policy.model(input_ids=ids).logits.double(), -1)
     return [

@@ -33,7 +33,7 @@ Rng = random.Random
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked under a letter, and what the model is trained to say."""
+    """A task under a letter: its answers, and what the model is trained to say."""
 
     letter: str
     steps: Callable[[str], list[str]]
@@ -145,7 +145,7 @@ def _train_base_and_teacher(planted: Planted, held_out: frozenset[str]) -> None:
     AutoTokenizer.from_pretrained(planted.base).save_pretrained(planted.teacher)
     model = make_llama(len(tokenizer), hidden_size=128, intermediate_size=384)
     rng = random.Random(0)
-    # What is right is learned first: under noise alone the model takes ten times as long to find out what it is asked.
+    # What is right is learned first: under noise alone the model takes ten times as long to learn the task.
     shown = [task for task in TASKS.values() if task.say is not None]
     train(model, tokenizer, _right_texts(shown, rng, held_out), CLEAN_STEPS, 3e-3)
     train(model, tokenizer, _planted_texts(shown, rng, held_out), NOISY_STEPS, 2e-3)

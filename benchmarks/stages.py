@@ -1,8 +1,8 @@
-"""Does every stage improve its own quantity where its need was planted? And what does a rare success cost what is mastered?
+"""Whether every stage improves its own quantity where its need was planted, and what training on rare successes costs mastered behaviors.
 
     python benchmarks/stages.py --out reports/benchmarks/stages.md
 
-One small Llama with planted needs (see `stage_plants.py`) is trained once and kept in build/stages. From it every recipe is run by
+One small Llama with planted needs (see `stage_plants.py`) is trained once and kept in build/stages. Starting from it, every recipe is run by
 `posttrain.trainers.train` on the train problems of the behavior whose need it addresses, and its own quantity is measured before and
 after on held-out problems (see `stage_measures.py`). `--only NAME ...` reruns some rows; results stay in build/benchmarks/stages.json,
 from which the page is written. One core; about half an hour. Exit code 1 where a quantity did not improve.
@@ -128,7 +128,7 @@ REASONS = {
     "simpo": "nothing holds the right answer up while the wrong one is pushed down: both become less likely (log π of the right answer falls too), "
     "and answers that stand in no pair gain. `dpo`, `cpo` and `orpo`, which imitate the right answer as well, do not share this.",
 }
-"""Why a quantity did not improve, where it did not; found by looking."""
+"""Why a quantity did not improve."""
 RARE_SIGNAL = "rare_signal"
 RARE_SETTINGS = "learning_rate=1e-3 problems_per_batch=16 group_size=16 num_steps=100"
 
@@ -152,8 +152,8 @@ class Change:
         return self.high < 0 if self.quantity in FALLS else self.low > 0
 
 
-class Bench:
-    """The planted models, and what is measured of them once."""
+class Measurements:
+    """Hold the planted models and what is measured of them once."""
 
     def __init__(self, planted: Planted) -> None:
         self.planted = planted
@@ -173,7 +173,7 @@ class Bench:
         return self.probes["steps"].labelled_steps(self.models["base"])
 
     def before(self, trial: Trial, quantity: str) -> Values:
-        """The quantity at the start; of a judge, what can be said without looking."""
+        """Measure the quantity at the start; for a reward model, the score of a constant answer."""
         key = (trial.start, trial.behavior, quantity)
         if key not in self._known:
             if trial.recipe == "reward_model":
@@ -185,7 +185,7 @@ class Bench:
         return self._known[key]
 
     def after(self, trial: Trial, quantity: str, folder: Path) -> Values:
-        """The quantity of the checkpoint that a stage made."""
+        """Measure the quantity of the checkpoint that a stage made."""
         probe = self.probes[trial.behavior]
         if trial.recipe == "reward_model":
             return probe.reward_accuracy(folder, self.pairs)
@@ -207,7 +207,7 @@ class Bench:
 
 
 def compare(quantity: str, before: Values, after: Values) -> Change:
-    """The mean change with its interval over problems."""
+    """Compute the mean change with its interval over problems."""
     bounded = quantity not in (MARGIN, DIVERGENCE)
     interval = paired_delta_interval(before, after) if bounded else t_interval(after - before)
     return Change(
@@ -220,7 +220,7 @@ def compare(quantity: str, before: Values, after: Values) -> Change:
 
 
 def run(trial: Trial, name: str, planted: Planted) -> tuple[TrainingResult, Path]:
-    """Train, in a folder of its own."""
+    """Train in a separate folder."""
     out = CHECKPOINTS / name.replace(" --", "-")
     shutil.rmtree(out, ignore_errors=True)
     result = trainers.train(
@@ -236,13 +236,13 @@ def run(trial: Trial, name: str, planted: Planted) -> tuple[TrainingResult, Path
     return result, out
 
 
-def try_recipe(name: str, bench: Bench) -> dict[str, Any]:
-    """One row."""
+def try_recipe(name: str, measured: Measurements) -> dict[str, Any]:
+    """Measure one row of the page."""
     trial = TRIALS[name]
     begun = time.process_time()
-    result, out = run(trial, name, bench.planted)
+    result, out = run(trial, name, measured.planted)
     seconds = time.process_time() - begun
-    changes = [compare(each, bench.before(trial, each), bench.after(trial, each, out)) for each in trial.measures]
+    changes = [compare(each, measured.before(trial, each), measured.after(trial, each, out)) for each in trial.measures]
     row: dict[str, Any] = {
         "trial": asdict(trial),
         "changes": [asdict(change) for change in changes],
@@ -250,8 +250,10 @@ def try_recipe(name: str, bench: Bench) -> dict[str, Any]:
         "seconds": seconds,
     }
     if trial.earlier:
-        row["undamaged"] = float(np.nanmean(bench.pass_at_1(bench.models[trial.earlier], trial.behavior)))
-        row["cost"] = asdict(compare(PASS_1, *(bench.pass_at_1(one, "sort") for one in (bench.models[trial.start], load(out)))))
+        row["undamaged"] = float(np.nanmean(measured.pass_at_1(measured.models[trial.earlier], trial.behavior)))
+        row["cost"] = asdict(
+            compare(PASS_1, *(measured.pass_at_1(one, "sort") for one in (measured.models[trial.start], load(out))))
+        )
     return row
 
 
@@ -291,21 +293,23 @@ WAYS: dict[str, tuple[str, Callable[[], Any]]] = {
 }
 
 
-def try_rare_signal(bench: Bench) -> dict[str, Any]:
+def try_rare_signal(measured: Measurements) -> dict[str, Any]:
     """GRPO on what is out of reach, in three ways, and what it does to what was mastered."""
-    before = bench.pass_at_1(bench.models["base"], "copy")
+    before = measured.pass_at_1(measured.models["base"], "copy")
     ways = {}
     for way, (setting, patch) in WAYS.items():
         trial = Trial(recipe="grpo", behavior="sort", settings=f"{RARE_SETTINGS} {setting}")
         with patch():
-            result, out = run(trial, "rare_signal", bench.planted)
+            result, out = run(trial, "rare_signal", measured.planted)
         log = [json.loads(line) for line in result.log.read_text().splitlines()]
         groups = [(one["groups"], one["groups_without_signal"]) for one in log if one["event"] == "step"]
         after = load(out)
         ways[way] = {
             "setting": setting,
-            "copy": asdict(compare(PASS_1, before, bench.pass_at_1(after, "copy"))),
-            "sort": asdict(compare(PASS_1, bench.pass_at_1(bench.models["base"], "sort"), bench.pass_at_1(after, "sort"))),
+            "copy": asdict(compare(PASS_1, before, measured.pass_at_1(after, "copy"))),
+            "sort": asdict(
+                compare(PASS_1, measured.pass_at_1(measured.models["base"], "sort"), measured.pass_at_1(after, "sort"))
+            ),
             "batches": len(groups),
             "batches_with_signal": sum(without_signal < 1 for _, without_signal in groups),
             "groups": sum(number for number, _ in groups),
@@ -416,19 +420,19 @@ def read_results() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the rows that are asked for, and write the page."""
+    """Run the requested rows and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[*TRIALS, RARE_SIGNAL], help="rows to run; others are kept")
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "benchmarks" / "stages.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(plant(ROOT / "build" / "stages"))
+    measured = Measurements(plant(ROOT / "build" / "stages"))
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     for name in options.only or [*TRIALS, RARE_SIGNAL]:
-        row = try_rare_signal(bench) if name == RARE_SIGNAL else try_recipe(name, bench)
+        row = try_rare_signal(measured) if name == RARE_SIGNAL else try_recipe(name, measured)
         RESULTS.write_text(json.dumps(read_results() | {name: row}, indent=1))
         print(f"{name}: {json.dumps(row.get('changes', row))}", file=sys.stderr)
-        weights = sum(parameter.numel() for parameter in bench.models["base"].model.parameters())
+        weights = sum(parameter.numel() for parameter in measured.models["base"].model.parameters())
         options.out.write_text(page(read_results(), {"weights": weights}))
     rows = read_results()
     sys.exit(0 if all(Change(**one).met for name in TRIALS if name in rows for one in rows[name]["changes"]) else 1)

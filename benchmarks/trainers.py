@@ -1,11 +1,11 @@
-"""Seconds and memory of a training step of SmolLM2-135M on two cores, with TRL beside it: SFT, DPO, GRPO, and SFT on rows of many lengths.
+"""Seconds and memory of a training step of SmolLM2-135M on two cores, compared with TRL: SFT, DPO, GRPO, and SFT on rows of many lengths.
 
-    python benchmarks/trainers.py [--only sft --only dpo ...] [--turns 3] [--only-table]
+    python benchmarks/trainers.py [--only sft --only dpo ...] [--repeats 3] [--only-table]
 
-Each measurement is a process of its own, which warms up with one step and then takes the median over the next ones; ours and the peer's take
-turns, so that what disturbs the machine disturbs both. Both have fp32 weights, forward and backward under bf16 autocast (policy and reference
-alike), AdamW, the same rows and an allocator that keeps large blocks. Every turn is added to build/benchmarks/trainers.json; ratios are medians
-of the ratios within a turn. Writes reports/benchmarks/trainers.md.
+Each measurement is a process of its own, which warms up with one step and then takes the median over the next ones; ours and the peer's
+alternate, so that other load on the machine affects both. Both have fp32 weights, forward and backward under bf16 autocast (policy and reference
+alike), AdamW, the same rows and an allocator that keeps large blocks. Every repetition is added to build/benchmarks/trainers.json; ratios are medians
+of the ratios within a repetition. Writes reports/benchmarks/trainers.md.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def questions(steps: int) -> list[str]:
 
 
 def run_ours(part: str, model: str, steps: int) -> dict[str, Any]:
-    """This project's trainers through `run_recipe`, with the rows as data."""
+    """Measure this project's trainers through `run_recipe`, with the rows as data."""
     from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
     from posttrain.diagnose.types import Split
     from posttrain.trainers.models.loading import load_for_training
@@ -81,7 +81,7 @@ def run_ours(part: str, model: str, steps: int) -> dict[str, Any]:
     from posttrain.trainers.training_types import RowRole, TrainingRow, TrainingSet
 
     loaded = load_for_training(model)
-    engine = _Patient(TransformersEngine.from_model(loaded.model, loaded.tokenizer)) if part == "grpo" else _Idle()
+    engine = _NeverTruncated(TransformersEngine.from_model(loaded.model, loaded.tokenizer)) if part == "grpo" else _Unused()
 
     def row(number: int, prompt: Sequence[int], completion: Sequence[int], kind: RowRole) -> TrainingRow:
         return TrainingRow(
@@ -116,8 +116,8 @@ def run_ours(part: str, model: str, steps: int) -> dict[str, Any]:
     return {"seconds": seconds, "sampling": sampling, "peak": peak()}
 
 
-class _Patient:
-    """An engine whose samples are never called truncated: in so few tokens none ends, and truncated ones earn nothing here."""
+class _NeverTruncated:
+    """An engine whose samples are never marked truncated: none ends in so few tokens, and truncated samples get no reward here."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -128,14 +128,14 @@ class _Patient:
     def sample(self, *args: Any, **more: Any) -> Any:
         from posttrain.diagnose.types import StopReason
 
-        return [[replace(one, stop=StopReason.EOS) for one in drawn] for drawn in self._engine.sample(*args, **more)]
+        return [[replace(one, stop=StopReason.EOS) for one in row] for row in self._engine.sample(*args, **more)]
 
 
-class _Idle:
-    """An engine that nothing is asked of."""
+class _Unused:
+    """An engine that must not be called."""
 
     def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"the engine is asked for {name}")
+        raise AssertionError(f"the engine must not be used, got {name}")
 
 
 def _behavior(prompts: Sequence[str]) -> Any:
@@ -153,7 +153,7 @@ def _score(text: str) -> float:
 
 
 def _parity(problem: Any, texts: Sequence[str]) -> list[Any]:
-    """A reward that differs within a group, for samples that are all cut at the limit."""
+    """Grade by parity: a reward that differs within a group, for samples that all end at the limit."""
     from posttrain.diagnose.types import Grade, GradeStatus
 
     return [Grade(status=GradeStatus.SCORED, score=_score(text)) for text in texts]
@@ -218,7 +218,7 @@ def run_trl(part: str, model: str, steps: int, *, packed: bool = False) -> dict[
                 processing_class=tokenizer, callbacks=[clock],
             )  # fmt: skip
         else:
-            asked = [[{"role": "user", "content": text}] for text in questions(steps)]
+            prompts = [[{"role": "user", "content": text}] for text in questions(steps)]
             config = GRPOConfig(
                 per_device_train_batch_size=ROWS * GROUP,
                 num_generations=GROUP,
@@ -228,7 +228,7 @@ def run_trl(part: str, model: str, steps: int, *, packed: bool = False) -> dict[
             )
             trainer = GRPOTrainer(
                 policy, reward_funcs=lambda completions, **more: [_score(one[0]["content"]) for one in completions], args=config,
-                train_dataset=Dataset.from_dict({"prompt": asked}), processing_class=tokenizer, callbacks=[clock],
+                train_dataset=Dataset.from_dict({"prompt": prompts}), processing_class=tokenizer, callbacks=[clock],
             )  # fmt: skip
         trainer.train()
     return {"seconds": clock.seconds[1:], "peak": peak()}
@@ -239,11 +239,11 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-# ---------------------------------------------------------------------------------------------------------------- the turns
+# ---------------------------------------------------------------------------------------------------------------- measuring
 
 
 def measure(part: str, who: str, model: str) -> dict[str, Any]:
-    """One measurement in a process of its own."""
+    """Measure in a separate process."""
     env = {**os.environ, **KEEP_BLOCKS, "TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, str(Path(__file__)), "--child", part, who, "--model", model]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
@@ -255,7 +255,7 @@ def measure(part: str, who: str, model: str) -> dict[str, Any]:
 
 
 def tokens_per_step(part: str) -> float:
-    """What the throughput counts: all tokens of the rows, or the sampled ones."""
+    """Return the tokens that the throughput counts: all tokens of the rows, or the sampled ones."""
     if part == "grpo":
         return ROWS * GROUP * NEW_TOKENS
     rows = rows_of(part, STEPS[part])
@@ -264,26 +264,26 @@ def tokens_per_step(part: str) -> float:
 
 
 def write_report(results: dict[str, Any]) -> None:
-    """The page, from all turns."""
+    """Write the Markdown page from all repetitions."""
     from importlib.metadata import version
 
     about = (
         f"SmolLM2-135M-Instruct on two cores ({_processor()}), fp32 weights, bf16 autocast, AdamW; torch {version('torch')}, transformers "
-        f"{version('transformers')}, TRL {version('trl')}. Medians over turns; within a turn ours and TRL's ran one after the other. Memory is "
+        f"{version('transformers')}, TRL {version('trl')}. Medians over repetitions; within a repetition ours and TRL's ran one after the other. Memory is "
         "the largest resident set of the process, model and optimizer included."
     )
     head = "| step | who | s / step | tokens/s | memory, GB | times faster | memory, ratio | goal |"
     rule = "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |"
-    lines = ["# A training step, beside TRL", "", "    python benchmarks/trainers.py", "", about, "", head, rule]
+    lines = ["# A training step compared with TRL", "", "    python benchmarks/trainers.py", "", about, "", head, rule]
     for part, (title, faster, smaller) in PARTS.items():
-        turns = results.get(part, [])
-        if not turns:
+        repetitions = results.get(part, [])
+        if not repetitions:
             lines.append(f"| {title} | not run | | | | | | |")
             continue
-        seconds = {who: [statistics.median(turn[who]["seconds"]) for turn in turns] for who in turns[0]}
-        memory = {who: statistics.median(turn[who]["peak"] for turn in turns) for who in turns[0]}
+        seconds = {who: [statistics.median(one[who]["seconds"]) for one in repetitions] for who in repetitions[0]}
+        memory = {who: statistics.median(one[who]["peak"] for one in repetitions) for who in repetitions[0]}
         best = min(PEERS[part], key=lambda who: statistics.median(seconds[who]))
-        ratio = statistics.median(seconds[best][i] / seconds["ours"][i] for i in range(len(turns)))
+        ratio = statistics.median(seconds[best][i] / seconds["ours"][i] for i in range(len(repetitions)))
         share = memory["ours"] / memory[best]
         met = ratio >= faster and (smaller is None or share <= smaller)
         goal = f"{faster}×" + (f", {smaller}× memory" if smaller else "") + (": met" if met else ": not met")
@@ -296,10 +296,10 @@ def write_report(results: dict[str, Any]) -> None:
                 + " |"
             )
         if part == "grpo":
-            sampled = statistics.median(statistics.median(turn["ours"]["sampling"]) for turn in turns)
+            sampled = statistics.median(statistics.median(one["ours"]["sampling"]) for one in repetitions)
             lines.append(f"| of which sampling | ours | {sampled:.1f} | | | | | |")
     numbers = ", ".join(f"{part} {len(results[part])}" for part in PARTS if results.get(part))
-    lines += ["", f"Turns: {numbers}. Compared with TRL's better setting where it has two (with packing and without)."]
+    lines += ["", f"Repetitions: {numbers}. Compared with TRL's better setting where it has two (with packing and without)."]
     REPORT.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -311,11 +311,11 @@ def _processor() -> str:
 
 
 def main() -> None:
-    """Measure, keep, write."""
+    """Measure, keep the results, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--only", action="append", choices=list(PARTS))
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only-table", action="store_true")
     parser.add_argument("--child", nargs=2, metavar=("PART", "WHO"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -333,13 +333,13 @@ def main() -> None:
         from posttrain.diagnose.engines.models.loading import _materialize
 
         model = str(_materialize(arguments.model))
-        for _ in range(arguments.turns):
+        for _ in range(arguments.repeats):
             for part in arguments.only or PARTS:
-                turn = {who: measure(part, who, model) for who in ("ours", *PEERS[part])}
-                results.setdefault(part, []).append(turn)
+                repetition = {who: measure(part, who, model) for who in ("ours", *PEERS[part])}
+                results.setdefault(part, []).append(repetition)
                 print(
                     part,
-                    {who: (statistics.median(one["seconds"]), round(one["peak"], 2)) for who, one in turn.items()},
+                    {who: (statistics.median(one["seconds"]), round(one["peak"], 2)) for who, one in repetition.items()},
                     flush=True,
                 )
                 RESULTS.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""What our vLLM engine costs over vLLM called directly: tokens per second of both, on one and the same loaded model.
+"""Overhead of our vLLM engine over vLLM called directly: tokens per second of both, on one and the same loaded model.
 
     VLLM_PYTHON benchmarks/vllm_overhead.py [--model demo] [--prompts 64] [--samples 16] [--max-tokens 48] [--out FILE]
 
-Both draw the same number of samples of the same chat prompts at temperature 1 with a seed and the log-probability of every drawn token, to
-the model's own end of text, and both hand back texts. Directly means `LLM.generate` with n samples per prompt. The rounds are
-interleaved, in turns of which each begins with the other one than the last, and each starts with an empty prefix cache; the goal is a median of
-the ratios within a turn of at least 97 %. Prints one JSON object; with --out also writes a page, such as reports/benchmarks/vllm_overhead.md.
+Both sample the same number of completions of the same chat prompts at temperature 1 with a seed and the log-probability of every token, to
+the model's own end of text, and both return texts. Directly means `LLM.generate` with n samples per prompt. The two alternate, in reversed
+order from one repetition to the next, and each starts with an empty prefix cache; the goal is a median of the ratios within a repetition
+of at least 97 %. Prints one JSON object; with --out also writes a page, such as reports/benchmarks/vllm_overhead.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GOAL = 0.97
 def measure(
     model: str, *, num_prompts: int, samples: int, max_tokens: int, repeats: int, engine_args: dict[str, Any]
 ) -> dict[str, Any]:
-    """Interleave `repeats` rounds of ours and of vLLM's own, after one of each to warm up."""
+    """Alternate `repeats` repetitions of ours and of vLLM called directly, after one of each to warm up."""
     import vllm
 
     from posttrain.diagnose.engines.base import SampleRequest
@@ -42,8 +42,8 @@ def measure(
 
     def ours(number: int) -> int:
         requests = [SampleRequest(key=f"p{i}", prompt_ids=ids, num_samples=samples) for i, ids in enumerate(prompts)]
-        drawn = engine.sample(requests, Sampling(max_tokens=max_tokens), seed=str(number))
-        return sum(len(completion.token_ids) for row in drawn for completion in row)
+        completions = engine.sample(requests, Sampling(max_tokens=max_tokens), seed=str(number))
+        return sum(len(completion.token_ids) for row in completions for completion in row)
 
     def direct(number: int) -> int:
         params = vllm.SamplingParams(
@@ -59,13 +59,13 @@ def measure(
 
     rounds: dict[str, list[dict[str, float]]] = {"ours": [], "direct": []}
     for number in range(repeats + 1):
-        turn = [("ours", ours), ("direct", direct)]
-        for name, draw in turn if number % 2 else reversed(turn):
+        pair = [("ours", ours), ("direct", direct)]
+        for name, sample in pair if number % 2 else reversed(pair):
             engine.llm.reset_prefix_cache()
             start = time.perf_counter()
-            tokens = draw(number)
+            tokens = sample(number)
             seconds = time.perf_counter() - start
-            if number:  # the first round of each warms up
+            if number:  # the first repetition of each warms up
                 rounds[name].append({"tokens": tokens, "seconds": seconds, "tokens_per_s": tokens / seconds})
     engine.close()
     speeds = {name: statistics.median(one["tokens_per_s"] for one in all_of_it) for name, all_of_it in rounds.items()}
@@ -90,26 +90,26 @@ def measure(
 
 
 def page(result: dict[str, Any], model: str, command: str) -> str:
-    """The page that is kept."""
+    """Write the Markdown page."""
     rows = [
         f"| {name} | {result[f'{key}_tokens_per_s']:.0f} | {', '.join(str(round(one['tokens_per_s'])) for one in result['rounds'][key])} |"
         for name, key in (("through posttrain", "ours"), ("vLLM called directly", "direct"))
     ]
     return "\n".join(
         [
-            "# vLLM through posttrain and by itself",
+            "# vLLM through posttrain and called directly",
             "",
             f"    {command}",
             "",
             f"vLLM {result['vllm']} on {result['device']}, {os.cpu_count()} cores; {model} in bfloat16, {result['prompts']} prompts × {result['samples']} samples",
-            f"of at most {result['max_tokens']} tokens, both with log-probabilities and texts. The two take turns on one loaded model.",
+            f"of at most {result['max_tokens']} tokens, both with log-probabilities and texts. The two alternate on one loaded model.",
             "",
-            "| | tokens/s | each time |",
+            "| | tokens/s | each repetition |",
             "| --- | ---: | --- |",
             *rows,
             "",
             f"Ours is {result['ratio']:.0%} of vLLM called directly (goal: {GOAL:.0%}): {'met' if result['met'] else 'not met'}. That is the median of",
-            f"the turns: {', '.join(f'{one:.0%}' for one in result['ratios'])}.",
+            f"the repetitions: {', '.join(f'{one:.0%}' for one in result['ratios'])}.",
             "",
         ]
     )
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=48)
-    parser.add_argument("--repeats", type=int, default=7, help="turns, after one that warms up")
+    parser.add_argument("--repeats", type=int, default=7, help="repetitions, after one that warms up")
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     parser.add_argument("--eager", action="store_true", help="without compiled graphs: slower, but starts sooner")
     given = parser.parse_args()
