@@ -29,10 +29,12 @@ from posttrain.diagnose.types import (
     Bottleneck,
     Check,
     Contribution,
+    ContributionKind,
     Cost,
     Diagnosis,
     Estimate,
     Finding,
+    LabelEvidence,
     Outcome,
     PassAtK,
     PathLikelihoodMeasurement,
@@ -154,26 +156,44 @@ def _argue(
     heard = [(finding, one) for finding in findings for one in finding.evidence if label in one.instead_of]
     sure = [pair for pair in heard if pair[1].confidence >= thresholds.confidence]
     winner = min(sure, key=lambda pair: _PRIORITY.index(pair[1].label)) if sure else None
-    contributions = []
-    for finding in findings:
-        mine = [one for other, one in heard if other is finding]
-        if winner is not None and winner[0] is finding:
-            words = f"makes it {winner[1].label} instead of {label}, because {winner[1].because}"
-        elif mine and winner is None:
-            best = max(mine, key=lambda one: one.confidence)
-            words = f"leans to {best.label} ({best.confidence:.0%}), not surely enough to change {label}"
-        elif mine:
-            words = f"argues for {mine[0].label} too; another probe decided"
-        elif finding.evidence:
-            words = f"argues for {finding.evidence[0].label}, which does not stand against {label}"
-        elif winner is not None:
-            words = "says nothing for or against a label"
-        else:
-            words = f"leaves it at {label}"
-        contributions.append(Contribution(probe=finding.probe, words=words))
+    contributions = tuple(_contribution(finding, label, heard, winner) for finding in findings)
     if winner is not None:
         label, confidence = winner[1].label, min(confidence, winner[1].confidence)
-    return label, confidence, tuple(contributions)
+    return label, confidence, contributions
+
+
+def _contribution(
+    finding: Finding,
+    label: Bottleneck,
+    heard: Sequence[tuple[Finding, LabelEvidence]],
+    winner: tuple[Finding, LabelEvidence] | None,
+) -> Contribution:
+    """Say what one probe did to the verdict.
+
+    Args:
+        finding: What it found.
+        label: What the samples alone say.
+        heard: All evidence for another label, with its finding.
+        winner: The evidence that changed the label, with its finding; None where none did.
+    """
+    mine = [one for other, one in heard if other is finding]
+    if winner is not None and winner[0] is finding:
+        kind, best = ContributionKind.DECIDED, winner[1].label
+        words = f"makes it {best} instead of {label}, because {winner[1].because}"
+    elif mine and winner is None:
+        surest = max(mine, key=lambda one: one.confidence)
+        kind, best = ContributionKind.NOT_SURE_ENOUGH, surest.label
+        words = f"has evidence for {best} ({surest.confidence:.0%}), not sure enough to change {label}"
+    elif mine:
+        kind, best = ContributionKind.ANOTHER_DECIDED, mine[0].label
+        words = f"has evidence for {best} too; another probe decided"
+    elif finding.evidence:
+        kind, best = ContributionKind.NOT_APPLICABLE, finding.evidence[0].label
+        words = f"has evidence for {best}, which cannot replace {label}"
+    else:
+        kind, best = ContributionKind.NONE, None
+        words = "has no evidence for another label" if winner is not None else f"leaves it at {label}"
+    return Contribution(probe=finding.probe, kind=kind, label=best, words=words)
 
 
 def _labels_under_bounds(sampling: SamplingMeasurement, epsilon: float, thresholds: Thresholds, seed: int) -> set[str]:

@@ -15,6 +15,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ from posttrain.analysis.stats import Interval, mean_interval
 from posttrain.diagnose.behaviors.answer_span import replace_answer
 from posttrain.diagnose.engines.base import ScoreRequest, TokenScores
 from posttrain.diagnose.probes import QUESTIONS
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
-from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, PathScore, Problem, Reference, Rollout, Split
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, Note, ProbeContext, ProbeCost
+from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, PathScore, Problem, Reference, Rollout, SkipReason, Split
 
 MOST_PATHS = 64
 """Paths of each kind that are scored, of different problems: a share over 64 problems is known to ± .12."""
@@ -126,6 +127,17 @@ def removed_by(scores: TokenScores) -> dict[str, npt.NDArray[np.bool_]]:
     return found
 
 
+class AvailabilityOutcome(StrEnum):
+    """What keeps most of the right paths that are not likely enough from being sampled."""
+
+    FIRST_STEP = "first_step"
+    STEP = "step"
+    CHAIN = "chain"
+    REACHABLE = "reachable"
+    """Nothing: all of them are likely enough."""
+    NO_PATHS = "no_paths"
+
+
 class Availability:
     """Reachability and availability of right paths, step by step."""
 
@@ -143,13 +155,13 @@ class Availability:
             scored_tokens=references + own, when="where there are references or right samples, and it is not mastered"
         )
 
-    def worth(self, context: ProbeContext) -> str:
+    def worth(self, context: ProbeContext) -> SkipReason | None:
         """See `Probe`."""
-        if context.paths is None and not context.sampling.num_correct.any():
-            return "there are neither reference paths nor right samples"
-        if context.known.label is Bottleneck.MASTERED:
-            return "the behavior is mastered"
-        return ""
+        if context.measured.paths is None and not context.measured.counts.num_correct.any():
+            return SkipReason.NO_RIGHT_PATHS
+        if context.measured.posterior.label is Bottleneck.MASTERED:
+            return SkipReason.MASTERED
+        return None
 
     def run(self, context: ProbeContext) -> Finding:
         """See `Probe`."""
@@ -178,7 +190,7 @@ class _Known:
 
 
 def _generator(context: ProbeContext) -> np.random.Generator:
-    digest = hashlib.sha256(f"{context.seed}\x00{context.behavior.name}\x00{context.probe}".encode()).digest()
+    digest = hashlib.sha256(f"{context.seed}\x00{context.measured.behavior.name}\x00{context.sampler.probe}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
@@ -192,11 +204,11 @@ def _parts(num_tokens: int, steps: npt.NDArray[Any] | None) -> tuple[npt.NDArray
 def _references(context: ProbeContext, rng: np.random.Generator) -> list[_Known]:
     """The likeliest reference path of each of some problems chosen at random: one way to the answer is enough."""
     best: dict[str, PathScore] = {}
-    for path in context.paths.paths if context.paths is not None else ():
+    for path in context.measured.paths.paths if context.measured.paths is not None else ():
         held = best.get(path.problem_id)
         if held is None or path.policy_logprobs.sum() > held.policy_logprobs.sum():
             best[path.problem_id] = path
-    problems = [problem for problem in context.problems if problem.id in best]
+    problems = [problem for problem in context.measured.problems if problem.id in best]
     chosen = sorted(rng.permutation(len(problems))[:MOST_PATHS].tolist())
     found = []
     for problem in (problems[i] for i in chosen):
@@ -208,12 +220,16 @@ def _references(context: ProbeContext, rng: np.random.Generator) -> list[_Known]
 
 def _own(context: ProbeContext, rng: np.random.Generator) -> list[_Known]:
     """One right sample, chosen at random, of each of some problems chosen at random."""
-    place = context.rollouts.places([problem.id for problem in context.problems])
-    right = context.rollouts.succeeded(context.behavior.measure.success) & ~context.rollouts.greedy & (place >= 0)
+    place = context.measured.rollouts.places([problem.id for problem in context.measured.problems])
+    right = (
+        context.measured.rollouts.succeeded(context.measured.behavior.measure.success)
+        & ~context.measured.rollouts.greedy
+        & (place >= 0)
+    )
     rows = rng.permutation(np.flatnonzero(right))
     firsts = rows[np.sort(np.unique(place[rows], return_index=True)[1])][:MOST_PATHS]
-    problems = {problem.id: problem for problem in context.problems}
-    samples: list[Rollout] = context.rollouts.rows(firsts)
+    problems = {problem.id: problem for problem in context.measured.problems}
+    samples: list[Rollout] = context.measured.rollouts.rows(firsts)
     return [
         _Known(
             problem=problems[sample.problem_id],
@@ -228,10 +244,10 @@ def _own(context: ProbeContext, rng: np.random.Generator) -> list[_Known]:
 
 def _score(context: ProbeContext, kind: str, known: Sequence[_Known]) -> list[SteppedPath]:
     """Score paths again, with what truncation would do to them."""
-    groups = dict(zip(context.sampling.problem_ids, context.sampling.groups, strict=True))
-    requests = [ScoreRequest(prompt_ids=context.prompt_ids(one.problem), path_ids=one.token_ids) for one in known]
+    groups = dict(zip(context.measured.counts.problem_ids, context.measured.counts.groups, strict=True))
+    requests = [ScoreRequest(prompt_ids=context.sampler.prompt_ids(one.problem), path_ids=one.token_ids) for one in known]
     found = []
-    for one, scores in zip(known, context.score(requests, what=f"{kind} paths") if requests else [], strict=True):
+    for one, scores in zip(known, context.sampler.score(requests, what=f"{kind} paths") if requests else [], strict=True):
         num = int(one.parts.max()) + 1
         local, rank = np.zeros(num), np.zeros(num, dtype=np.int64)
         np.add.at(local, one.parts, scores.logprobs.astype(np.float64))
@@ -257,26 +273,28 @@ def _answer_margins(context: ProbeContext, known: Sequence[_Known], rng: np.rand
 
     Of the wrong answers one is taken that has as many tokens, where there is one: a longer answer is less likely for its length alone.
     """
-    donors = sorted({problem.answer.strip() for problem in context.problems})
+    donors = sorted({problem.answer.strip() for problem in context.measured.problems})
     score_requests: list[tuple[str, float, ScoreRequest]] = []
     for one in known:
         assert one.score is not None
         reference = one.problem.references[one.score.reference_index]
-        prompt = context.engine.codec.encode_prompt(one.problem.prompt, context.behavior.prompt)
+        prompt = context.policy.codec.encode_prompt(one.problem.prompt, context.measured.behavior.prompt)
         choices = []
         for i in rng.permutation(len(donors))[:CHUNKS]:
             changed = with_answer(reference, one.problem.answer, donors[int(i)])
             if changed is not None:
-                path = context.engine.codec.encode_path(prompt, changed)
+                path = context.policy.codec.encode_path(prompt, changed)
                 choices.append((abs(len(path.token_ids) - len(one.token_ids)), changed.text, path.token_ids))
         choices.sort(key=lambda choice: choice[0])
-        grades = context.grade(one.problem, [text for _, text, _ in choices]) if choices else []
+        grades = context.sampler.grade(one.problem, [text for _, text, _ in choices]) if choices else []
         wrong = (ids for (*_, ids), grade in zip(choices, grades, strict=True) if grade.score is not None and grade.score <= 0.0)
         if (ids := next(wrong, None)) is not None:
             right = float(one.score.policy_logprobs.astype(np.float64).sum())
             score_requests.append((one.problem.id, right, ScoreRequest(prompt_ids=prompt.token_ids, path_ids=ids)))
     scores = (
-        context.score([request for *_, request in score_requests], what="paths with a wrong answer") if score_requests else []
+        context.sampler.score([request for *_, request in score_requests], what="paths with a wrong answer")
+        if score_requests
+        else []
     )
     return {
         problem_id: right - float(score.logprobs.astype(np.float64).sum())
@@ -296,11 +314,12 @@ def with_answer(reference: Reference, answer: str, other: str) -> Reference | No
 
 
 def _finding(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping[str, float]) -> Finding:
-    epsilon = context.behavior.measure.epsilon
+    epsilon = context.measured.behavior.measure.epsilon
     bound = [path.binding(epsilon) for path in paths]
     return Finding(
-        probe=context.probe,
-        behavior=context.behavior.name,
+        probe=context.sampler.probe,
+        behavior=context.measured.behavior.name,
+        outcome=_outcome(paths, bound),
         summary=_summary(paths, bound),
         numbers=_numbers(context, paths, bound, margins),
         rows=tuple(row for path, binding in zip(paths, bound, strict=True) for row in _rows(path, binding)),
@@ -369,7 +388,7 @@ def _numbers(
             values = [float(any(name in removed for removed in path.removed_by)) for path, _ in mine]
             numbers[f"{words} that {name} removes"] = _estimate(mean_interval(values, groups, level=level))
     if margins:
-        groups_of = dict(zip(context.sampling.problem_ids, context.sampling.groups, strict=True))
+        groups_of = dict(zip(context.measured.counts.problem_ids, context.measured.counts.groups, strict=True))
         groups = [groups_of[problem_id] for problem_id in margins]
         nats = np.array(list(margins.values()))
         reach = max(1.0, float(np.abs(nats).max()))
@@ -385,6 +404,16 @@ def _estimate(interval: Interval) -> Estimate:
 
 
 # --------------------------------------------------------------------------------------------------------------------- words
+
+
+def _outcome(paths: Sequence[SteppedPath], bound: Sequence[Binding]) -> AvailabilityOutcome:
+    """Say what binds most of the paths that `_summary` describes."""
+    kind = REFERENCE if any(path.path == REFERENCE for path in paths) else OWN
+    kinds = [binding.kind for path, binding in zip(paths, bound, strict=True) if path.path == kind]
+    if not kinds:
+        return AvailabilityOutcome.NO_PATHS
+    held = Counter(one for one in kinds if one != REACHABLE)
+    return AvailabilityOutcome(held.most_common(1)[0][0] if held else REACHABLE)
 
 
 def _summary(paths: Sequence[SteppedPath], bound: Sequence[Binding]) -> str:
@@ -435,7 +464,7 @@ def _round_number(value: float) -> str:
     return f"{round(value / scale) * scale:,}"
 
 
-def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping[str, float]) -> list[str]:
+def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping[str, float]) -> list[Note]:
     notes = []
     factor = context.thresholds.availability.many_paths
     references = {path.problem.id: float(path.log_local.sum()) for path in paths if path.path == REFERENCE}
@@ -445,35 +474,55 @@ def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping
         gap = float(np.median([own[i] - references[i] for i in both]))
         if gap > np.log(factor):
             notes.append(
-                f"On {len(both)} problems with both, the model's own right samples are typically e^{gap:.0f} times as likely as the reference: it "
-                "goes other ways, and what binds the reference need not bind the problem."
+                Note(
+                    code="goes_other_ways",
+                    text=(
+                        f"On {len(both)} problems with both, the model's own right samples are typically e^{gap:.0f} times as likely as the reference: it "
+                        "goes other ways, and what binds the reference need not bind the problem."
+                    ),
+                )
             )
-    _, low, _ = context.known.mixture.problem_interval(context.thresholds.level)
+    _, low, _ = context.measured.posterior.mixture.problem_interval(context.thresholds.level)
     totals = _log_probability_of_references(context)
-    solved = [i for i, p in enumerate(context.problems) if p.id in totals and context.sampling.num_correct[i] > 0]
-    many = [i for i in solved if low[i] > 0 and np.log(low[i]) > totals[context.problems[i].id] + np.log(factor)]
+    solved = [i for i, p in enumerate(context.measured.problems) if p.id in totals and context.measured.counts.num_correct[i] > 0]
+    many = [i for i in solved if low[i] > 0 and np.log(low[i]) > totals[context.measured.problems[i].id] + np.log(factor)]
     if many:
         notes.append(
-            f"Many right paths: {len(many)} of {len(solved)} solved problems are solved at least {factor:.0f} times as often as their "
-            "reference paths are likely. There a path's likelihood says little of success."
+            Note(
+                code="many_right_paths",
+                text=(
+                    f"Many right paths: {len(many)} of {len(solved)} solved problems are solved at least {factor:.0f} times as often as their "
+                    "reference paths are likely. There a path's likelihood says little of success."
+                ),
+            )
         )
     if margins:
         nats = np.array(list(margins.values()))
         interval = mean_interval((nats > 0).astype(np.float64), level=context.thresholds.level)
         if interval.low <= 0.5:
             notes.append(
-                f"Style, not knowledge: with another problem's answer in it the same path is as likely or likelier in {int((nats <= 0).sum())} of "
-                f"{len(nats)} problems, so a likely path does not show that its answer is known."
+                Note(
+                    code="style_not_knowledge",
+                    text=(
+                        f"Style, not knowledge: with another problem's answer in it the same path is as likely or likelier in {int((nats <= 0).sum())} of "
+                        f"{len(nats)} problems, so a likely path does not show that its answer is known."
+                    ),
+                )
             )
     if any(path.path == REFERENCE for path in paths) and not any(path.whole_steps for path in paths):
-        notes.append(f"The references have no steps: they are cut into {CHUNKS} parts of equally many tokens.")
+        notes.append(
+            Note(
+                code="references_without_steps",
+                text=f"The references have no steps: they are cut into {CHUNKS} parts of equally many tokens.",
+            )
+        )
     return notes
 
 
 def _log_probability_of_references(context: ProbeContext) -> dict[str, float]:
     """Problem id → log-probability of all its reference paths together."""
     totals: dict[str, float] = {}
-    for path in context.paths.paths if context.paths is not None else ():
+    for path in context.measured.paths.paths if context.measured.paths is not None else ():
         value = float(path.policy_logprobs.astype(np.float64).sum())
         totals[path.problem_id] = float(np.logaddexp(totals.get(path.problem_id, -np.inf), value))
     return totals

@@ -75,7 +75,7 @@ def in_random_order(context: ProbeContext, places: Sequence[int]) -> list[int]:
     """Places of problems in an order that hangs on the seed and the problems' ids alone."""
 
     def number(place: int) -> bytes:
-        return hashlib.sha256(f"{context.seed}/{context.probe}/{context.problems[place].id}".encode()).digest()
+        return hashlib.sha256(f"{context.seed}/{context.sampler.probe}/{context.measured.problems[place].id}".encode()).digest()
 
     return sorted(places, key=number)
 
@@ -92,17 +92,17 @@ def affordable(context: ProbeContext, most_problems: int, conditions: int, once:
     Returns:
         Problems and samples; no problems where the budget does not hold one.
     """
-    limit = context.behavior.sampling.max_tokens
-    drawn = int((context.sampling.num_samples + context.sampling.num_missing).sum())
-    expected = min(limit, max(1.0, TOKEN_MARGIN * float(context.sampling.num_tokens.sum()) / drawn)) if drawn else limit
-    room = int(context.left / expected)
-    problems = min(len(context.problems), most_problems, room // (conditions * FEWEST_SAMPLES + once))
+    limit = context.measured.behavior.sampling.max_tokens
+    drawn = int((context.measured.counts.num_samples + context.measured.counts.num_missing).sum())
+    expected = min(limit, max(1.0, TOKEN_MARGIN * float(context.measured.counts.num_tokens.sum()) / drawn)) if drawn else limit
+    room = int(context.sampler.tokens_left / expected)
+    problems = min(len(context.measured.problems), most_problems, room // (conditions * FEWEST_SAMPLES + once))
     return problems, min(SAMPLES, (room // problems - once) // conditions) if problems > 0 else 0
 
 
 def enough(context: ProbeContext, num_problems: int) -> bool:
     """Whether a mean over so many problems says anything."""
-    return num_problems >= min(FEWEST_PROBLEMS, len(context.problems))
+    return num_problems >= min(FEWEST_PROBLEMS, len(context.measured.problems))
 
 
 def measured(
@@ -115,9 +115,9 @@ def measured(
 ) -> Measured:
     """Count the samples of one condition and hold them against the bare ones of the same problems."""
     places = np.array(drawn, dtype=np.int64)
-    counts = np.array([context.count(rollouts) for rollouts in found], dtype=np.int64).reshape(-1, 2)
+    counts = np.array([context.measured.count_outcomes(rollouts) for rollouts in found], dtype=np.int64).reshape(-1, 2)
     samples, correct = counts.T
-    groups = [context.sampling.groups[place] for place in places]
+    groups = [context.measured.counts.groups[place] for place in places]
     return Measured(
         condition=condition,
         stands_for=np.array(stands_for, dtype=np.int64),
@@ -148,10 +148,10 @@ def paired_gain(context: ProbeContext, places: Counts, num_samples: Counts, num_
         num_samples: [C] samples under the condition.
         num_correct: [C] successes among them.
     """
-    bare_samples, bare_correct = context.sampling.num_samples[places], context.sampling.num_correct[places]
-    groups = [context.sampling.groups[place] for place in places]
+    bare_samples, bare_correct = context.measured.counts.num_samples[places], context.measured.counts.num_correct[places]
+    groups = [context.measured.counts.groups[place] for place in places]
     level = context.thresholds.level
-    if context.sampling.sampled_equally:
+    if context.measured.counts.sampled_equally:
         return paired_delta_interval(rates(bare_samples, bare_correct), rates(num_samples, num_correct), groups, level=level)
     before, after = (fit(context, places, *pair).mixture for pair in ((bare_samples, bare_correct), (num_samples, num_correct)))
     return posterior_delta_interval(before, after, 1, groups=groups, rng=np.random.default_rng(0), level=level)
@@ -159,10 +159,10 @@ def paired_gain(context: ProbeContext, places: Counts, num_samples: Counts, num_
 
 def bare_rate(context: ProbeContext) -> Interval:
     """Mean success rate of the samples that all conditions are compared with."""
-    if context.sampling.sampled_equally:
-        plain = rates(context.sampling.num_samples, context.sampling.num_correct)
-        return mean_interval(plain, context.sampling.groups, level=context.thresholds.level)
-    return context.known.mixture.pass_at_k(1, level=context.thresholds.level)
+    if context.measured.counts.sampled_equally:
+        plain = rates(context.measured.counts.num_samples, context.measured.counts.num_correct)
+        return mean_interval(plain, context.measured.counts.groups, level=context.thresholds.level)
+    return context.measured.posterior.mixture.pass_at_k(1, level=context.thresholds.level)
 
 
 def mean_draws(context: ProbeContext, one: Measured) -> npt.NDArray[np.float64]:
@@ -170,7 +170,7 @@ def mean_draws(context: ProbeContext, one: Measured) -> npt.NDArray[np.float64]:
 
     Problems that were not drawn learn from those that were: they widen the posterior.
     """
-    samples, correct = np.zeros((2, len(context.problems)), dtype=np.int64)
+    samples, correct = np.zeros((2, len(context.measured.problems)), dtype=np.int64)
     samples[one.drawn], correct[one.drawn] = one.num_samples, one.num_correct
     return fit(context, one.stands_for, samples[one.stands_for], correct[one.stands_for]).mean
 
@@ -184,9 +184,9 @@ def fit(context: ProbeContext, places: Counts, num_samples: Counts, num_correct:
         num_samples: [E]
         num_correct: [E]
     """
-    groups = tuple(context.sampling.groups[place] for place in places)
+    groups = tuple(context.measured.counts.groups[place] for place in places)
     return label_posterior(
-        num_samples, num_correct, epsilon=context.behavior.measure.epsilon, thresholds=context.thresholds, groups=groups
+        num_samples, num_correct, epsilon=context.measured.behavior.measure.epsilon, thresholds=context.thresholds, groups=groups
     )
 
 
@@ -196,5 +196,5 @@ def per_problem(context: ProbeContext, conditions: Sequence[Measured]) -> dict[s
     for one in conditions:
         for place, samples, correct in zip(one.drawn, one.num_samples, one.num_correct, strict=True):
             counts = {"num_samples": int(samples), "num_correct": int(correct)}
-            found.setdefault(context.problems[place].id, {})[one.condition] = counts
+            found.setdefault(context.measured.problems[place].id, {})[one.condition] = counts
     return found

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,11 @@ import numpy.typing as npt
 from posttrain.analysis.stats import mean_interval, t_interval
 from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind
 from posttrain.diagnose.engines.base import EncodedPrompt, Engine, ScoreRequest
-from posttrain.diagnose.errors import BehaviorError
+from posttrain.diagnose.errors import BehaviorError, SettingsError
 from posttrain.diagnose.probes import QUESTIONS
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, Note, ProbeContext, ProbeCost
 from posttrain.diagnose.thresholds import DataThresholds
-from posttrain.diagnose.types import Behavior, Estimate, Message, PromptFormat, Reference, Split
+from posttrain.diagnose.types import Behavior, Estimate, Message, PromptFormat, Reference, SkipReason, Split
 
 _LISTED = 8
 """Rows named in the note on what carries the loss; all of them stand in the table."""
@@ -76,6 +77,16 @@ class _Answer:
         return float(self.nats.max())
 
 
+class DataOutcome(StrEnum):
+    """What training on a data set would do."""
+
+    EXPANDS = "expands"
+    RESHAPES = "reshapes"
+    BOTH = "both"
+    UNKNOWN = "unknown"
+    """No answer to be imitated was scored, or none of them gives a gradient."""
+
+
 class Data:
     """Scores a data set under the policy."""
 
@@ -95,18 +106,12 @@ class Data:
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """Two answers of a row at most, each of the greatest length; nothing is generated."""
         if not available.data:
-            return ProbeCost(impossible="no data set is at hand; give one (--data FILE)")
+            return ProbeCost(impossible=SkipReason.NO_DATA)
         return ProbeCost(scored_tokens=2 * self.num_rows * self.longest, when="whenever a data set is given")
 
-    def worth(self, context: ProbeContext) -> str:
-        """Whoever gives a data set wants to know; unless the model cannot read its prompts."""
-        if not context.data:
-            return "no data set is at hand"
-        try:
-            _encode(context.engine, context.behavior.prompt, context.data[0], self.longest)
-        except BehaviorError as error:
-            return f"the model cannot read the data: {error}"
-        return ""
+    def worth(self, context: ProbeContext) -> SkipReason | None:
+        """See `Probe`: whoever gives a data set wants to know."""
+        return None if context.data else SkipReason.NO_DATA
 
     def run(self, context: ProbeContext) -> Finding:
         """Score rows and own answers, hold them against each other."""
@@ -118,10 +123,12 @@ class Data:
         refused = ""
         for index in chosen:
             try:
-                encoded += _encode(context.engine, context.behavior.prompt, rows[index], self.longest)
+                encoded += _encode(context.policy, context.measured.behavior.prompt, rows[index], self.longest)
             except BehaviorError as error:
                 refused = refused or f"row {rows[index].index}: {error}"
-        scores = context.score([one.request for one in encoded], what="rows of the data set")
+        if not encoded:
+            raise SettingsError(f"the model cannot read the data: {refused}", code="data_unreadable")
+        scores = context.sampler.score([one.request for one in encoded], what="rows of the data set")
         answers = [
             _Answer(row=one.row, group=str(one.row), side=one.side, nats=-score.logprobs.astype(np.float64), cut=one.cut)
             for one, score in zip(encoded, scores, strict=True)
@@ -181,8 +188,8 @@ def _encode_prompt(engine: Engine, prompt_format: PromptFormat, prompt: str | tu
 
 def _own(context: ProbeContext, most: int, rng: np.random.Generator) -> list[_Answer]:
     """Some of the policy's own answers, chosen at random; what it said of their tokens was kept."""
-    table = context.rollouts
-    places = table.places([problem.id for problem in context.problems])
+    table = context.measured.rollouts
+    places = table.places([problem.id for problem in context.measured.problems])
     rows = np.flatnonzero((places >= 0) & ~table.greedy & (table.num_tokens > 0))
     rows = np.sort(rng.permutation(rows)[:most])
     return [
@@ -264,7 +271,7 @@ def _numbers(
     pairs: _Pairs,
     limit: float,
 ) -> dict[str, Estimate]:
-    level, epsilon = context.thresholds.level, context.behavior.measure.epsilon
+    level, epsilon = context.thresholds.level, context.measured.behavior.measure.epsilon
 
     def share(values: npt.ArrayLike, method: str = "t over rows") -> Estimate:
         found = Estimate.of(mean_interval(np.asarray(values, dtype=np.float64), level=level))
@@ -304,8 +311,8 @@ def _numbers(
 # ------------------------------------------------------------------------------------------------------------------- finding
 
 
-def _finding(context: ProbeContext, answers: Sequence[_Answer], own: Sequence[_Answer], notes: Sequence[str]) -> Finding:
-    epsilon = context.behavior.measure.epsilon
+def _finding(context: ProbeContext, answers: Sequence[_Answer], own: Sequence[_Answer], notes: Sequence[Note]) -> Finding:
+    epsilon = context.measured.behavior.measure.epsilon
     limit = limit_of_support([answer.worst for answer in own], epsilon, context.thresholds.data)
     learned = [answer for answer in answers if answer.side in (COMPLETION, CHOSEN)]
     avoided = [answer for answer in answers if answer.side in (REJECTED, BAD)]
@@ -313,10 +320,12 @@ def _finding(context: ProbeContext, answers: Sequence[_Answer], own: Sequence[_A
     numbers = _numbers(context, learned, avoided, own, pairs, limit)
     margins = {row: (float(m), float(t)) for row, m, t in zip(pairs.rows, pairs.margin, pairs.per_token, strict=True)}
     usual = numbers["nats per token, own samples"].estimate if own else 0.0
+    outcome = _outcome(numbers, context.thresholds.data.majority)
     return Finding(
-        probe=context.probe,
-        behavior=context.behavior.name,
-        summary=_summary(numbers, learned, avoided, pairs, limit, context.thresholds.data.majority),
+        probe=context.sampler.probe,
+        behavior=context.measured.behavior.name,
+        outcome=outcome,
+        summary=_summary(numbers, learned, avoided, pairs, limit, outcome),
         numbers=numbers,
         rows=tuple(_row(answer, limit, margins) for answer in [*answers, *own[:_SHOWN_OWN]]),
         notes=(*notes, *_notes_on_numbers(numbers, learned, own, limit, epsilon, usual, context.thresholds.data)),
@@ -339,13 +348,32 @@ def _row(answer: _Answer, limit: float, margins: Mapping[int, tuple[float, float
     }
 
 
+_ROLE_WORDS = {
+    DataOutcome.EXPANDS: "expand",
+    DataOutcome.RESHAPES: "reshape",
+    DataOutcome.BOTH: "do both",
+    DataOutcome.UNKNOWN: "do neither",
+}
+
+
+def _outcome(numbers: Mapping[str, Estimate], majority: float) -> DataOutcome:
+    """Say what training would do: where most of the gradient, or of the loss, comes from."""
+    gradient = numbers.get("share of the gradient from tokens out of support")
+    if gradient is None or np.isnan(gradient.estimate):
+        return DataOutcome.UNKNOWN
+    if gradient.low > majority:
+        return DataOutcome.EXPANDS
+    loss = numbers["share of the loss in rows out of support"]
+    return DataOutcome.RESHAPES if max(gradient.high, loss.high) < majority else DataOutcome.BOTH
+
+
 def _summary(
     numbers: Mapping[str, Estimate],
     learned: Sequence[_Answer],
     avoided: Sequence[_Answer],
     pairs: _Pairs,
     limit: float,
-    majority: float,
+    outcome: DataOutcome,
 ) -> str:
     said = []
     if learned:
@@ -359,9 +387,9 @@ def _summary(
         said.append(f"{text}.")
         strange = numbers["share of the gradient from tokens out of support"]
         if not np.isnan(strange.estimate):
-            carried = numbers["share of the loss in rows out of support"]
-            role = "expand" if strange.low > majority else "reshape" if max(strange.high, carried.high) < majority else "do both"
-            said.append(f"On the whole it would {role}: tokens out of support give {strange.estimate:.0%} of the gradient.")
+            said.append(
+                f"On the whole it would {_ROLE_WORDS[outcome]}: tokens out of support give {strange.estimate:.0%} of the gradient."
+            )
     if pairs.rows:
         right, token = (numbers[f"share of pairs ranked right{per}"].estimate for per in ("", " per token"))
         reached = numbers["share of rejected answers within support"].estimate
@@ -377,22 +405,34 @@ def _summary(
 
 def _notes_on_rows(
     context: ProbeContext, rows: Sequence[DataRow], num_chosen: int, encoded: Sequence[_Encoded], refused: str
-) -> list[str]:
+) -> list[Note]:
     notes = []
     scored = len({one.row for one in encoded})
     if num_chosen < len(rows):
-        notes.append(f"{num_chosen} of {len(rows)} rows were taken, at random by the seed.")
+        notes.append(Note(code="rows_sampled", text=f"{num_chosen} of {len(rows)} rows were taken, at random by the seed."))
     if refused:
-        notes.append(f"{num_chosen - scored} rows could not be scored; {refused}")
+        notes.append(Note(code="rows_not_scored", text=f"{num_chosen - scored} rows could not be scored; {refused}"))
     cut = sum(one.cut for one in encoded)
     if cut:
-        notes.append(f"{cut} answers were longer than what is scored; they count with their beginning, and not in margins.")
-    measured = {context.prompt_ids(problem) for problem in context.behavior.problems if problem.split is not Split.TRAIN}
+        notes.append(
+            Note(
+                code="answers_cut",
+                text=f"{cut} answers were longer than what is scored; they count with their beginning, and not in margins.",
+            )
+        )
+    measured = {
+        context.sampler.prompt_ids(problem) for problem in context.measured.behavior.problems if problem.split is not Split.TRAIN
+    }
     shared = sorted({one.row for one in encoded if one.request.prompt_ids in measured})
     if shared:
         notes.append(
-            f"{len(shared)} of {scored} rows have the prompt of a problem that is measured (row {_listed(shared)}): "
-            "trained on them, a model is no longer measured by it."
+            Note(
+                code="measured_prompts_in_data",
+                text=(
+                    f"{len(shared)} of {scored} rows have the prompt of a problem that is measured (row {_listed(shared)}): "
+                    "trained on them, a model is no longer measured by it."
+                ),
+            )
         )
     return notes
 
@@ -405,7 +445,7 @@ def _notes_on_numbers(
     epsilon: float,
     usual: float,
     thresholds: DataThresholds,
-) -> list[str]:
+) -> list[Note]:
     notes = []
     if learned and own:
         # What a row costs beyond what as many tokens of the policy's own cost.
@@ -413,24 +453,47 @@ def _notes_on_numbers(
         first = [row for row in sorted(excess, key=lambda row: -excess[row]) if excess[row] > 0]
         if first:
             named = ", ".join(f"{row} ({excess[row]:.0f} nats)" for row in first[:_LISTED])
-            notes.append(f"Rows that cost most beyond what the policy's own answers of their length do (from 0): {named}.")
+            notes.append(
+                Note(
+                    code="costliest_rows",
+                    text=f"Rows that cost most beyond what the policy's own answers of their length do (from 0): {named}.",
+                )
+            )
     if len(own) < thresholds.fewest_own:
-        notes.append(f"Only {len(own)} own answers: too few to say how unlikely the tokens are that the policy draws itself.")
+        notes.append(
+            Note(
+                code="few_own_answers",
+                text=f"Only {len(own)} own answers: too few to say how unlikely the tokens are that the policy draws itself.",
+            )
+        )
     elif limit > -np.log(epsilon):
         strict = float(np.mean([answer.worst > -np.log(epsilon) for answer in own]))
         notes.append(
-            f"{strict:.0%} of the policy's own answers hold a token less likely than epsilon = {epsilon:.2g}, so the limit of support is "
-            f"{np.exp(-limit):.2g}, which {thresholds.own_within:.0%} of them keep to."
+            Note(
+                code="limit_of_support_raised",
+                text=(
+                    f"{strict:.0%} of the policy's own answers hold a token less likely than epsilon = {epsilon:.2g}, so the limit of support is "
+                    f"{np.exp(-limit):.2g}, which {thresholds.own_within:.0%} of them keep to."
+                ),
+            )
         )
     if "margin" in numbers:
         longer = numbers["tokens by which the chosen is longer"].estimate
         alone = numbers["share of pairs that length alone ranks right"].estimate
         notes.append(
-            f"Chosen answers are {'longer' if longer > 0 else 'shorter'} by {abs(longer):.3g} tokens on average; a summed margin prefers the shorter "
-            f"answer, which alone would rank {alone:.0%} of the pairs right. Trust what the sum and the mean agree on."
+            Note(
+                code="length_of_chosen",
+                text=(
+                    f"Chosen answers are {'longer' if longer > 0 else 'shorter'} by {abs(longer):.3g} tokens on average; a summed margin prefers the shorter "
+                    f"answer, which alone would rank {alone:.0%} of the pairs right. Trust what the sum and the mean agree on."
+                ),
+            )
         )
     notes.append(
-        "The mean hides one bad token, the sum punishes length, and style alone makes a right answer improbable: read the rows before ruling on them."
+        Note(
+            code="read_the_rows",
+            text="The mean hides one bad token, the sum punishes length, and style alone makes a right answer improbable: read the rows before ruling on them.",
+        )
     )
     return notes
 

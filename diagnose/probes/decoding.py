@@ -17,13 +17,14 @@ decoding, arXiv 1904.09751.
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval
 from posttrain.diagnose.probes import QUESTIONS
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, Note, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.probes.conditions import (
     SAMPLES,
     affordable,
@@ -38,13 +39,21 @@ from posttrain.diagnose.probes.conditions import (
     table_row,
 )
 from posttrain.diagnose.storage.rollout_table import GREEDY
-from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Outcome, Split, decide
+from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Outcome, SkipReason, Split, decide
 
 TEMPERATURES = (0.6, 0.3)
 """Between the policy and greedy decoding: the usual setting of deployed models, and one at which only close calls stay random."""
 MOST_PROBLEMS = 96
 """More than for a scaffold, since the question is on which side of `mastered` a mean lies, not whether it doubles: the standard error of
 a rate near .9 over 96 problems is at most .03."""
+
+
+class DecodingOutcome(StrEnum):
+    """Whether a cooler temperature masters the behavior."""
+
+    MASTERS = "masters"
+    NOT_SHOWN = "not_shown"
+    NOT_MEASURED = "not_measured"
 
 
 class DecodingProbe:
@@ -56,63 +65,65 @@ class DecodingProbe:
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""
         if not behavior.sampling.samples_the_policy:
-            return ProbeCost(
-                impossible="the behavior is sampled cooler than the policy or truncated already; measure it at temperature 1 without truncation"
-            )
+            return ProbeCost(impossible=SkipReason.DEPLOYMENT_POLICY)
         problems = min(MOST_PROBLEMS, len(behavior.split(split)))
         return ProbeCost(
             generated_tokens=len(TEMPERATURES) * SAMPLES * problems * behavior.sampling.max_tokens,
             when="where the behavior is solved now and then, and greedy decoding leaves it open whether cooler sampling masters it",
         )
 
-    def worth(self, context: ProbeContext) -> str:
+    def worth(self, context: ProbeContext) -> SkipReason | None:
         """See `Probe`."""
         mastered, level = context.thresholds.mastered, context.thresholds.level
-        if context.known.label is Bottleneck.MASTERED and context.known.confidence >= context.thresholds.confidence:
-            return "the behavior is mastered at temperature 1"
-        if not context.sampling.num_correct.any() and not (context.sampling.greedy_correct == 1).any():
-            return "no sample is right: there is nothing that cooling could make likelier"
-        greedy = mean_interval(context.sampling.greedy_correct, context.sampling.groups, level=level)
+        if (
+            context.measured.posterior.label is Bottleneck.MASTERED
+            and context.measured.posterior.confidence >= context.thresholds.confidence
+        ):
+            return SkipReason.MASTERED
+        if not context.measured.counts.num_correct.any() and not (context.measured.counts.greedy_correct == 1).any():
+            return SkipReason.NOTHING_TO_COOL
+        greedy = mean_interval(context.measured.counts.greedy_correct, context.measured.counts.groups, level=level)
         if decide(">=", greedy.low, greedy.high, mastered) is Outcome.MET:
-            return f"greedy decoding masters it already ({greedy.estimate:.2f} [{greedy.low:.2f}, {greedy.high:.2f}])"
-        most = mean_interval(ceiling(context), context.sampling.groups, level=level)
+            return SkipReason.GREEDY_MASTERS
+        most = mean_interval(ceiling(context), context.measured.counts.groups, level=level)
         if decide(">=", most.low, most.high, mastered) is Outcome.NOT_MET:
-            return (
-                f"cooling could master {most.estimate:.0%} of the problems at best [{most.low:.0%}, {most.high:.0%}]: "
-                "the others have a wrong answer both greedily and in most samples"
-            )
+            return SkipReason.COOLING_CANNOT_HELP
         if not enough(context, affordable(context, MOST_PROBLEMS, len(TEMPERATURES))[0]):
-            return f"{context.left} tokens hold the samples of too few problems"
-        return ""
+            return SkipReason.TOO_FEW_TOKENS
+        return None
 
     def run(self, context: ProbeContext) -> Finding:
         """See `Probe`."""
-        everything = range(len(context.problems))
+        everything = range(len(context.measured.problems))
         most, num = affordable(context, MOST_PROBLEMS, len(TEMPERATURES))
         drawn = sorted(in_random_order(context, everything)[:most])
         prompt_requests = [
-            PromptRequest(problem, context.prompt_ids(problem), num) for problem in (context.problems[place] for place in drawn)
+            PromptRequest(problem, context.sampler.prompt_ids(problem), num)
+            for problem in (context.measured.problems[place] for place in drawn)
         ]
         cooler = {}
         for temperature in TEMPERATURES if prompt_requests else ():
             condition = f"T = {temperature:g}"
-            sampling = replace(context.behavior.sampling, temperature=temperature)
-            found = context.draw(prompt_requests, condition=condition, sampling=sampling)
+            sampling = replace(context.measured.behavior.sampling, temperature=temperature)
+            found = context.sampler.sample(prompt_requests, condition=condition, sampling=sampling)
             cooler[temperature] = measured(context, condition, everything, drawn, found)
         chances = {temperature: _chance(mean_draws(context, one), context) for temperature, one in cooler.items()}
 
         base = bare_rate(context)
-        sampling_counts = int(context.sampling.num_samples.sum()), int(context.sampling.num_correct.sum())
-        rows = [table_row("T = 1", len(context.problems), *sampling_counts, base, None), *(one.row for one in cooler.values())]
+        sampling_counts = int(context.measured.counts.num_samples.sum()), int(context.measured.counts.num_correct.sum())
+        rows = [
+            table_row("T = 1", len(context.measured.problems), *sampling_counts, base, None),
+            *(one.row for one in cooler.values()),
+        ]
         numbers = {"pass@1 at T = 1": Estimate.of(base)}
         for one in cooler.values():
             numbers |= {f"pass@1 at {one.condition}": Estimate.of(one.rate)}
             numbers |= {f"gain at {one.condition}": Estimate.of(one.gain)}
         said = [f"{base.estimate:.2f} at T = 1"]
         said += [f"{one.rate.estimate:.2f} at {one.condition} (gain {signed(one.gain)})" for one in cooler.values()]
-        if np.isfinite(context.sampling.greedy_correct).any():
+        if np.isfinite(context.measured.counts.greedy_correct).any():
             rate, gain = _greedy(context)
-            known = context.sampling.greedy_correct[np.isfinite(context.sampling.greedy_correct)]
+            known = context.measured.counts.greedy_correct[np.isfinite(context.measured.counts.greedy_correct)]
             rows.append(table_row(GREEDY, len(known), len(known), int(known.sum()), rate, gain))
             numbers |= {"greedy pass@1": Estimate.of(rate)}
             said.append(f"{rate.estimate:.2f} greedily")
@@ -121,6 +132,7 @@ class DecodingProbe:
         best = max(chances, key=lambda temperature: chances[temperature], default=None)
         mastered = context.thresholds.mastered
         verdict = f"No temperature is shown to reach {mastered:g}"
+        outcome = DecodingOutcome.NOT_SHOWN if cooler else DecodingOutcome.NOT_MEASURED
         if best is not None and chances[best] > context.thresholds.evidence:
             one = cooler[best]
             because = f"the mean success rate is {one.rate.estimate:.2f} [{one.rate.low:.2f}, {one.rate.high:.2f}] at {one.condition}, {base.estimate:.2f} at T = 1"
@@ -133,27 +145,30 @@ class DecodingProbe:
                 ),
             )
             if chances[best] >= context.thresholds.confidence:
-                verdict = f"{one.condition} masters it without training"
+                verdict, outcome = f"{one.condition} masters it without training", DecodingOutcome.MASTERS
         return Finding(
             probe=self.name,
-            behavior=context.behavior.name,
+            behavior=context.measured.behavior.name,
+            outcome=outcome,
             summary=f"Success {', '.join(said)}. {verdict}.",
             numbers=numbers,
             rows=tuple(rows),
             problems=per_problem(context, list(cooler.values())),
             evidence=evidence,
-            notes=() if prompt_requests else ("The budget did not hold the samples of one problem.",),
+            notes=()
+            if prompt_requests
+            else (Note(code="budget_ended", text="The budget did not hold the samples of one problem."),),
         )
 
 
 def ceiling(context: ProbeContext) -> npt.NDArray[np.float64]:
     """[P] how likely it is that cooling can master each problem, as the module says."""
-    majority = context.known.mixture.interval_probabilities([context.thresholds.decoding.majority])[:, 1]
-    table = context.rollouts
-    place = table.places([problem.id for problem in context.problems])
-    looping = np.zeros(len(context.problems), dtype=np.bool_)
+    majority = context.measured.posterior.mixture.interval_probabilities([context.thresholds.decoding.majority])[:, 1]
+    table = context.measured.rollouts
+    place = table.places([problem.id for problem in context.measured.problems])
+    looping = np.zeros(len(context.measured.problems), dtype=np.bool_)
     looping[place[(place >= 0) & table.greedy & table.truncated]] = True
-    greedy = context.sampling.greedy_correct
+    greedy = context.measured.counts.greedy_correct
     return np.asarray(np.where((greedy == 1) | np.isnan(greedy) | looping, 1.0, majority))
 
 
@@ -164,9 +179,9 @@ def _chance(means: npt.NDArray[np.float64], context: ProbeContext) -> float:
 
 def _greedy(context: ProbeContext) -> tuple[Interval, Interval]:
     """Success of greedy decoding, and its paired difference to temperature 1."""
-    sampling, level = context.sampling, context.thresholds.level
+    sampling, level = context.measured.counts, context.thresholds.level
     base = rates(sampling.num_samples, sampling.num_correct)
     if not sampling.sampled_equally:  # plain rates are biased where sampling went by looking
-        base = context.known.mixture.problem_interval(level)[0]
+        base = context.measured.posterior.mixture.problem_interval(level)[0]
     gain = paired_delta_interval(base, sampling.greedy_correct, sampling.groups, level=level)
     return mean_interval(sampling.greedy_correct, sampling.groups, level=level), gain

@@ -9,26 +9,23 @@ It reads samples that are there already. Every number would grow with the number
 * *Guessing*: how often an answer that the policy gave to some *other* problem is right here. It knows nothing of the question, only
   what answers look like; where it reaches what pass@k reaches, pass@k is about the size of the answer space (arXiv 2510.08325).
 
-A right answer may stand on wrong reasoning. Whoever has a verifier of reasoning gives it to `Diversity`, which then reports pass@k of samples
-that are right for good reasons beside plain pass@k (CoT-pass@k, arXiv 2506.14245).
+A right answer counts however it was reached: wrong reasoning is not told apart (arXiv 2506.14245).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import answer_entropy, fit_mixture, mean_interval, pass_at_k, t_interval
 from posttrain.diagnose.probes import QUESTIONS
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
-from posttrain.diagnose.types import Behavior, Estimate, Problem, Split
-
-ProcessVerifier = Callable[[Problem, str], bool | None]
-"""Whether the reasoning of a right sample holds, given the problem and the sample's text; None where it cannot tell."""
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, Note, ProbeContext, ProbeCost
+from posttrain.diagnose.types import Behavior, Estimate, SkipReason, Split
 
 _SIZES = (16, 8, 4, 2)
 """Numbers of right samples to which paths are rarefied: the greatest that half of the solved problems have; below 2 nothing can differ."""
@@ -44,10 +41,6 @@ class _Seen:
 
     num_known: int = 0
     """Samples with a known outcome."""
-    num_unsure: int = 0
-    """Right samples of which the process verifier could not tell whether their reasoning holds."""
-    num_valid: int = 0
-    """Right samples whose reasoning holds."""
     paths: Counter[str] = field(default_factory=Counter)
     """Right samples by normalised text."""
     answers: Counter[str] = field(default_factory=Counter)
@@ -60,23 +53,28 @@ class _Seen:
         return self.paths.total()
 
 
+class DiversityOutcome(StrEnum):
+    """Whether guessing explains how often the policy is right."""
+
+    GUESSING_EXPLAINS = "guessing_explains"
+    GUESSING_DOES_NOT_EXPLAIN = "guessing_does_not_explain"
+    UNKNOWN = "unknown"
+    """No answer was read."""
+
+
 class Diversity:
     """Counts paths and answers, and holds pass@k against guessing."""
 
     name = "diversity"
     question = QUESTIONS[name]
 
-    def __init__(self, *, process_verifier: ProcessVerifier | None = None):
-        """Take a verifier of reasoning, if there is one; it reads each right sample once, in this process."""
-        self.process_verifier = process_verifier
-
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """It costs no tokens."""
         return ProbeCost(when="always; it reads the samples that are there")
 
-    def worth(self, context: ProbeContext) -> str:
+    def worth(self, context: ProbeContext) -> SkipReason | None:
         """It needs samples, and nothing else."""
-        return "" if context.sampling.num_samples.any() else "there are no samples"
+        return None if context.measured.counts.num_samples.any() else SkipReason.NO_SAMPLES
 
     def run(self, context: ProbeContext) -> Finding:
         """Read every sample once."""
@@ -86,7 +84,7 @@ class Diversity:
         answers = np.array([effective_number(list(one.answers.values())) for one in seen])
         guess = guessing_chances(
             [one.answers for one in seen],
-            [one.right_answers | {problem.answer} for one, problem in zip(seen, context.problems, strict=True)],
+            [one.right_answers | {problem.answer} for one, problem in zip(seen, context.measured.problems, strict=True)],
         )
         numbers, k = self._numbers(context, seen, paths, answers, guess)
         rows = tuple(
@@ -98,13 +96,13 @@ class Diversity:
                 "paths": _json(paths[i]),
                 "answers": _json(answers[i]),
                 "guess": _json(guess[i]),
-                "valid": one.num_valid if self.process_verifier is not None else None,
             }
-            for i, (problem, one) in enumerate(zip(context.problems, seen, strict=True))
+            for i, (problem, one) in enumerate(zip(context.measured.problems, seen, strict=True))
         )
         return Finding(
-            probe=context.probe,
-            behavior=context.behavior.name,
+            probe=context.sampler.probe,
+            behavior=context.measured.behavior.name,
+            outcome=_outcome(numbers, seen, k, context.thresholds.diversity.explained),
             summary=_summary(numbers, seen, size, k),
             numbers=numbers,
             rows=rows,
@@ -113,12 +111,11 @@ class Diversity:
         )
 
     def _read(self, context: ProbeContext) -> list[_Seen]:
-        seen = {problem.id: _Seen() for problem in context.problems}
-        problems = {problem.id: problem for problem in context.problems}
-        greedy = context.rollouts.greedy
-        for row, rollout in enumerate(context.rollouts.all_rows()):
+        seen = {problem.id: _Seen() for problem in context.measured.problems}
+        greedy = context.measured.rollouts.greedy
+        for row, rollout in enumerate(context.measured.rollouts.all_rows()):
             one = seen.get(rollout.problem_id)
-            right = rollout.succeeded(context.behavior.measure.success)
+            right = rollout.succeeded(context.measured.behavior.measure.success)
             if one is None or greedy[row] or right is None:
                 continue
             one.num_known += 1
@@ -129,17 +126,13 @@ class Diversity:
             one.paths[" ".join(rollout.text.casefold().split())] += 1
             if rollout.grade.extracted is not None:
                 one.right_answers.add(rollout.grade.extracted)
-            if self.process_verifier is not None:
-                holds = self.process_verifier(problems[rollout.problem_id], rollout.text)
-                one.num_unsure += holds is None
-                one.num_valid += holds is True
         return list(seen.values())
 
     def _numbers(
         self, context: ProbeContext, seen: Sequence[_Seen], paths: Floats64, answers: Floats64, guess: Floats64
     ) -> tuple[dict[str, Estimate], int]:
         """Everything by name, and the k of pass@k: the primary one."""
-        groups, level, k = context.sampling.groups, context.thresholds.level, context.behavior.measure.primary_k
+        groups, level, k = context.measured.counts.groups, context.thresholds.level, context.measured.behavior.measure.primary_k
         known = np.array([one.num_known for one in seen], dtype=np.int64)
         right = np.array([one.num_right for one in seen], dtype=np.int64)
         single = np.where(np.isnan(paths), np.nan, np.array([len(one.paths) == 1 for one in seen]))
@@ -153,7 +146,7 @@ class Diversity:
 
         def pass_at(num: npt.NDArray[np.int64], correct: npt.NDArray[np.int64], attempts: int) -> Estimate:
             # Where problems were drawn unequally often it was by looking, and then only the likelihood is to be believed.
-            if context.sampling.sampled_equally and num.min() >= attempts:
+            if context.measured.counts.sampled_equally and num.min() >= attempts:
                 return Estimate.of(mean_interval(pass_at_k(num, correct, attempts), groups, level=level))
             return Estimate.of(fit_mixture(num, correct, groups=groups).pass_at_k(attempts, level=level))
 
@@ -161,16 +154,6 @@ class Diversity:
             numbers[f"pass@{attempts}"] = pass_at(known, right, attempts)
             guessed = 1.0 - (1.0 - guess) ** attempts
             numbers[f"pass@{attempts} of guessing"] = Estimate.of(mean_interval(guessed, groups, level=level))
-        if self.process_verifier is not None:
-            unsure = np.array([one.num_unsure for one in seen], dtype=np.int64)
-            valid = np.array([one.num_valid for one in seen], dtype=np.int64)
-            decided = np.where(right > unsure, right - unsure, 1)
-            holds = np.where(right > unsure, valid / decided, np.nan)
-            numbers["share of right samples with valid reasoning"] = Estimate.of(mean_interval(holds, groups, level=level))
-            if (known > unsure).any():
-                # Unsure is not wrong: such samples are left out, as missing ones are.
-                for attempts in dict.fromkeys((1, k)):
-                    numbers[f"pass@{attempts} with valid reasoning"] = pass_at(known - unsure, valid, attempts)
         return numbers, k
 
 
@@ -258,6 +241,16 @@ def _json(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def _outcome(numbers: Mapping[str, Estimate], seen: Sequence[_Seen], k: int, explained: float) -> DiversityOutcome:
+    """Say whether guessing reaches what the policy reaches."""
+    if not any(one.answers for one in seen):
+        return DiversityOutcome.UNKNOWN
+    guess, reached = numbers[f"pass@{k} of guessing"], numbers[f"pass@{k}"]
+    if guess.estimate >= max(reached.low, explained * reached.estimate) > 0:
+        return DiversityOutcome.GUESSING_EXPLAINS
+    return DiversityOutcome.GUESSING_DOES_NOT_EXPLAIN
+
+
 def _summary(numbers: Mapping[str, Estimate], seen: Sequence[_Seen], size: int, k: int) -> str:
     solved = sum(one.num_right > 0 for one in seen)
     if size:
@@ -269,9 +262,6 @@ def _summary(numbers: Mapping[str, Estimate], seen: Sequence[_Seen], size: int, 
     if not np.isnan(spread):
         text += f" A problem gets {spread:.1f} answers in effect"
         text += "." if np.isnan(guess) else f"; guessing among the answers to other problems reaches pass@{k} = {guess:.2f}."
-    valid = numbers.get(f"pass@{k} with valid reasoning")
-    if valid is not None:
-        text += f" With valid reasoning pass@{k} is {_shown(valid)}, without asking for it {_shown(numbers[f'pass@{k}'])}."
     return text
 
 
@@ -279,32 +269,43 @@ def _shown(value: Estimate) -> str:
     return f"{value.low:.2f} to {value.high:.2f}" if np.isnan(value.estimate) else f"{value.estimate:.2f}"
 
 
-def _notes(context: ProbeContext, numbers: Mapping[str, Estimate], seen: Sequence[_Seen], size: int, k: int) -> tuple[str, ...]:
+def _notes(context: ProbeContext, numbers: Mapping[str, Estimate], seen: Sequence[_Seen], size: int, k: int) -> tuple[Note, ...]:
     notes = []
     guess, reached = numbers[f"pass@{k} of guessing"], numbers[f"pass@{k}"]
-    if guess.estimate >= max(reached.low, context.thresholds.diversity.explained * reached.estimate) > 0:
+    if _outcome(numbers, seen, k, context.thresholds.diversity.explained) is DiversityOutcome.GUESSING_EXPLAINS:
         notes.append(
-            f"Guessing explains pass@{k}: it reaches {guess.estimate:.2f}, the policy {_shown(reached)} (from {reached.low:.2f}). The answers are few, so read "
-            "pass@1 and a smaller k."
+            Note(
+                code="guessing_explains",
+                text=(
+                    f"Guessing explains pass@{k}: it reaches {guess.estimate:.2f}, the policy {_shown(reached)} (from {reached.low:.2f}). The answers are few, so read "
+                    "pass@1 and a smaller k."
+                ),
+            )
         )
     if not any(one.answers for one in seen):
-        notes.append("The verifier reads no answer out of a text, so answers cannot be counted.")
+        notes.append(
+            Note(code="no_answers_read", text="The verifier reads no answer out of a text, so answers cannot be counted.")
+        )
     left_out = sum(0 < one.num_right < size for one in seen)
     if left_out:
-        notes.append(f"{left_out} problems with fewer than {size} right samples are left out of what is said of paths.")
+        notes.append(
+            Note(
+                code="problems_left_out",
+                text=f"{left_out} problems with fewer than {size} right samples are left out of what is said of paths.",
+            )
+        )
     if size:
         notes.append(
-            "Texts that differ in wording only count as different paths; one path is proof of sameness, many are not of variety."
+            Note(
+                code="wording_counts",
+                text="Texts that differ in wording only count as different paths; one path is proof of sameness, many are not of variety.",
+            )
         )
-    unsure = sum(one.num_unsure for one in seen)
-    if unsure:
+    if not context.measured.behavior.sampling.samples_the_policy:
         notes.append(
-            f"Of {unsure} right samples the process verifier could not tell whether their reasoning holds; they are left out."
-        )
-    if "share of right samples with valid reasoning" not in numbers:
-        notes.append("No verifier of reasoning was given: a right answer counts however it was reached (arXiv 2506.14245).")
-    if not context.behavior.sampling.samples_the_policy:
-        notes.append(
-            "Sampled with a temperature or a truncation of its own, which changes diversity: this is that of the deployed policy."
+            Note(
+                code="deployment_policy",
+                text="Sampled with a temperature or a truncation of its own, which changes diversity: this is that of the deployed policy.",
+            )
         )
     return tuple(notes)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +28,10 @@ from posttrain.analysis.stats import MixturePosterior, fit_mixture, mean_interva
 from posttrain.diagnose.engines.base import Engine, ScoreRequest
 from posttrain.diagnose.measure.problem_changes import classify_changes
 from posttrain.diagnose.probes import QUESTIONS
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, Note, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.sampling.shards import measure
 from posttrain.diagnose.storage.rollout_table import RolloutTable
-from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Reference, Rollout, Split, StopReason
+from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Reference, Rollout, SkipReason, Split, StopReason
 
 _FEWEST = 8
 """Drawing ends where what is left of the budget pays less than an eighth of a round: a shard that small costs more than it tells."""
@@ -74,6 +75,18 @@ class _Rates:
     num_lost: Estimate
 
 
+class DriftOutcome(StrEnum):
+    """What became of an earlier policy's successes."""
+
+    LOST = "lost"
+    """Surely most of what is not mastered was lost."""
+    SOME_FELL = "some_fell"
+    """The tests find problems whose success rate fell."""
+    NONE_FELL = "none_fell"
+    UNKNOWN = "unknown"
+    """Nothing is known of the earlier policy's success."""
+
+
 class Drift:
     """Compares the policy with an earlier one: an engine that holds it, a run that measured it, or both."""
 
@@ -98,22 +111,23 @@ class Drift:
             return ProbeCost(generated_tokens=tokens * self.num_samples, scored_tokens=scored, when=when)
         if available.before:
             return ProbeCost(scored_tokens=tokens * self.num_samples, when=when)
-        return ProbeCost(
-            impossible="nothing earlier is at hand; give an earlier checkpoint (--earlier) or an earlier run (--before)"
-        )
+        return ProbeCost(impossible=SkipReason.NO_EARLIER_POLICY)
 
-    def worth(self, context: ProbeContext) -> str:
+    def worth(self, context: ProbeContext) -> SkipReason | None:
         """Nothing is lost where everything is mastered, and nothing moved between a model and itself."""
-        if context.earlier is not None and context.earlier.info.model_fingerprint == context.engine.info.model_fingerprint:
-            return "the earlier checkpoint is the same model"
-        if context.known.label is Bottleneck.MASTERED and context.known.confidence >= context.thresholds.confidence:
-            return "the behavior is mastered, so nothing of it is lost"
-        return ""
+        if context.earlier is not None and context.earlier.info.model_fingerprint == context.policy.info.model_fingerprint:
+            return SkipReason.SAME_MODEL
+        if (
+            context.measured.posterior.label is Bottleneck.MASTERED
+            and context.measured.posterior.confidence >= context.thresholds.confidence
+        ):
+            return SkipReason.MASTERED
+        return None
 
     def run(self, context: ProbeContext) -> Finding:
         """Draw the earlier policy, score both, compare."""
         drawn = self._draw(context) if context.earlier is not None else []
-        earlier_run: RolloutTable | None = context.before["rollouts"] if context.before is not None else None
+        earlier_run = context.earlier_rollouts
         forward = reverse = None
         if context.earlier is not None:
             forward = _under_both(context, context.earlier, drawn, "answers of the earlier policy")
@@ -126,32 +140,35 @@ class Drift:
     def _draw(self, context: ProbeContext) -> list[Rollout]:
         """Answers of the earlier policy: round after round over the problems, as far as the budget is sure to last."""
         assert context.earlier is not None
-        count, most = len(context.problems), context.behavior.sampling.max_tokens
-        prompts = [context.earlier.codec.encode_prompt(p.prompt, context.behavior.prompt).token_ids for p in context.problems]
+        count, most = len(context.measured.problems), context.measured.behavior.sampling.max_tokens
+        prompts = [
+            context.earlier.codec.encode_prompt(p.prompt, context.measured.behavior.prompt).token_ids
+            for p in context.measured.problems
+        ]
         rollouts: list[Rollout] = []
         start, fewest = 0, 1
         # Draw number t is sample t // P of problem t % P.
-        while (end := min(self.num_samples * count, start + context.left // most)) - start >= fewest:
+        while (end := min(self.num_samples * count, start + context.sampler.tokens_left // most)) - start >= fewest:
             bounds = [(-((place - start) // count), -((place - end) // count)) for place in range(count)]
             prompt_requests = [
                 PromptRequest(problem=problem, prompt_ids=prompt, num=last - first, first=first)
-                for problem, prompt, (first, last) in zip(context.problems, prompts, bounds, strict=True)
+                for problem, prompt, (first, last) in zip(context.measured.problems, prompts, bounds, strict=True)
                 if last > first
             ]
-            for samples in context.draw(prompt_requests, condition="earlier policy", engine=context.earlier):
+            for samples in context.sampler.sample(prompt_requests, condition="earlier policy", engine=context.earlier):
                 rollouts += samples
             start, fewest = end, min(max(1, count // _FEWEST), self.num_samples * count - end or 1)
         return rollouts
 
     def _own(self, context: ProbeContext) -> list[Rollout]:
         """The first answers of the policy to each problem."""
-        return _first_rows(context, context.rollouts, ~context.rollouts.greedy, self.num_own)
+        return _first_rows(context, context.measured.rollouts, ~context.measured.rollouts.greedy, self.num_own)
 
     def _verified_before(self, context: ProbeContext, table: RolloutTable) -> _Answers:
         """The right answers of an earlier run, under the policy; what the earlier policy said of them was kept."""
-        right = table.succeeded(context.behavior.measure.success) & ~table.greedy
+        right = table.succeeded(context.measured.behavior.measure.success) & ~table.greedy
         rollouts = _first_rows(context, table, right, self.num_samples)
-        encoded = _encode(context.engine, context, rollouts)
+        encoded = _encode(context.policy, context, rollouts)
         # An earlier run does not say what its tokens meant; that ours begin alike says that they are cut alike.
         alike = [
             rollout.token_ids[: max(1, len(path) - 2)] == path[: max(1, len(path) - 2)]
@@ -162,7 +179,7 @@ class Drift:
             ScoreRequest(prompt_ids=prompt, path_ids=rollout.token_ids if same else path)
             for rollout, (prompt, path) in zip(rollouts, encoded, strict=True)
         ]
-        after = context.score(requests, what="right answers of the earlier run")
+        after = context.sampler.score(requests, what="right answers of the earlier run")
         return _answers(
             context, rollouts, [_total(r.policy_logprobs) for r in rollouts], [_total(s.logprobs) for s in after], same
         )
@@ -173,7 +190,7 @@ class Drift:
 
 def _first_rows(context: ProbeContext, table: RolloutTable, kept: npt.NDArray[np.bool_], most: int) -> list[Rollout]:
     """The first rollouts of each problem among those `kept` [R], at most so many of one."""
-    places = table.places([problem.id for problem in context.problems])
+    places = table.places([problem.id for problem in context.measured.problems])
     rows = np.flatnonzero((places >= 0) & kept & (table.num_tokens > 0))
     rows = rows[np.argsort(places[rows], kind="stable")]
     ranks = np.arange(len(rows)) - np.searchsorted(places[rows], places[rows])
@@ -182,7 +199,10 @@ def _first_rows(context: ProbeContext, table: RolloutTable, kept: npt.NDArray[np
 
 def _encode(engine: Engine, context: ProbeContext, rollouts: Sequence[Rollout]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Prompt and answer as an engine cuts them; a truncated answer has no end token."""
-    prompts = {problem.id: engine.codec.encode_prompt(problem.prompt, context.behavior.prompt) for problem in context.problems}
+    prompts = {
+        problem.id: engine.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt)
+        for problem in context.measured.problems
+    }
     encoded = []
     for rollout in rollouts:
         prompt = prompts[rollout.problem_id]
@@ -194,15 +214,15 @@ def _encode(engine: Engine, context: ProbeContext, rollouts: Sequence[Rollout]) 
 def _under_both(context: ProbeContext, earlier: Engine, rollouts: Sequence[Rollout], what: str) -> _Answers:
     """Score answers under both policies: their own tokens where both read the same, else each its own way to cut the text."""
     rollouts = [rollout for rollout in rollouts if rollout.token_ids and rollout.stop is not StopReason.ERROR]
-    sides = [_encode(engine, context, rollouts) for engine in (earlier, context.engine)]
+    sides = [_encode(engine, context, rollouts) for engine in (earlier, context.policy)]
     same = all(first[1] == second[1] for first, second in zip(*sides, strict=True))
     sums = []
-    for engine, side, name in zip((earlier, context.engine), sides, ("the earlier policy", "the policy"), strict=True):
+    for engine, side, name in zip((earlier, context.policy), sides, ("the earlier policy", "the policy"), strict=True):
         requests = [
             ScoreRequest(prompt_ids=prompt, path_ids=rollout.token_ids if same else path)
             for rollout, (prompt, path) in zip(rollouts, side, strict=True)
         ]
-        scores = context.score(requests, engine=engine, what=f"{what} under {name}")
+        scores = context.sampler.score(requests, engine=engine, what=f"{what} under {name}")
         sums.append([_total(one.logprobs) for one in scores])
     return _answers(context, rollouts, sums[0], sums[1], same)
 
@@ -214,8 +234,8 @@ def _total(logprobs: npt.NDArray[np.float32]) -> float:
 def _answers(
     context: ProbeContext, rollouts: Sequence[Rollout], before: Sequence[float], after: Sequence[float], same: bool
 ) -> _Answers:
-    places = {problem.id: place for place, problem in enumerate(context.problems)}
-    success = context.behavior.measure.success
+    places = {problem.id: place for place, problem in enumerate(context.measured.problems)}
+    success = context.measured.behavior.measure.success
     return _Answers(
         place=np.array([places[rollout.problem_id] for rollout in rollouts], dtype=np.int64),
         right=np.array([bool(rollout.succeeded(success)) for rollout in rollouts], dtype=np.bool_),
@@ -238,11 +258,11 @@ def _means(place: npt.NDArray[np.int64], values: Floats64, weights: Floats64 | N
 
 def _outcomes(context: ProbeContext, table: RolloutTable) -> list[npt.NDArray[np.bool_]]:
     """Per problem, whether each of its samples with a known outcome succeeded, in the order in which they were drawn."""
-    places = table.places([problem.id for problem in context.problems])
+    places = table.places([problem.id for problem in context.measured.problems])
     kept = np.flatnonzero((places >= 0) & ~table.greedy & ~table.missing)
     kept = kept[np.argsort(places[kept], kind="stable")]
-    success = table.succeeded(context.behavior.measure.success)[kept]
-    return np.split(success, np.searchsorted(places[kept], np.arange(1, len(context.problems))))
+    success = table.succeeded(context.measured.behavior.measure.success)[kept]
+    return np.split(success, np.searchsorted(places[kept], np.arange(1, len(context.measured.problems))))
 
 
 def _even(outcomes: Sequence[npt.NDArray[np.bool_]], equally: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -257,21 +277,25 @@ def _even(outcomes: Sequence[npt.NDArray[np.bool_]], equally: bool) -> tuple[npt
 
 def _rates(context: ProbeContext, drawn: Sequence[Rollout], earlier_run: RolloutTable | None) -> _Rates:
     """Success before, from the earlier run where there is one and else from what was drawn, held against success now."""
-    success, epsilon, groups = context.behavior.measure.success, context.behavior.measure.epsilon, context.sampling.groups
+    success, epsilon, groups = (
+        context.measured.behavior.measure.success,
+        context.measured.behavior.measure.epsilon,
+        context.measured.counts.groups,
+    )
     if earlier_run is not None:
-        counts = measure(context.behavior, context.problems, earlier_run)
+        counts = measure(context.measured.behavior, context.measured.problems, earlier_run)
         n_before, c_before = counts.num_samples, counts.num_correct
         thinned = _even(_outcomes(context, earlier_run), counts.sampled_equally)
     else:
-        known: dict[str, list[bool]] = {problem.id: [] for problem in context.problems}
+        known: dict[str, list[bool]] = {problem.id: [] for problem in context.measured.problems}
         for rollout in drawn:
             if (right := rollout.succeeded(success)) is not None:
                 known[rollout.problem_id].append(right)
         n_before, c_before = (np.array([f(one) for one in known.values()], dtype=np.int64) for f in (len, sum))
         thinned = n_before, c_before  # how many there are hangs on the budget, not on what was seen
     before = fit_mixture(n_before, c_before, marks=(epsilon, context.thresholds.mastered), groups=groups)
-    after = context.known.mixture
-    n_after, c_after = _even(_outcomes(context, context.rollouts), context.sampling.sampled_equally)
+    after = context.measured.posterior.mixture
+    n_after, c_after = _even(_outcomes(context, context.measured.rollouts), context.measured.counts.sampled_equally)
     rate = context.thresholds.change.false_discovery_rate
     entered, changed = (problem_change_tests(*thinned, n_after, c_after, rate=rate, below=edge) for edge in (epsilon, None))
     fell = changed.q_attrition <= rate
@@ -307,8 +331,8 @@ def _rates(context: ProbeContext, drawn: Sequence[Rollout], earlier_run: Rollout
 
 
 def _finding(context: ProbeContext, rates: _Rates, forward: _Answers | None, reverse: _Answers | None) -> Finding:
-    count, groups, level = len(context.problems), context.sampling.groups, context.thresholds.level
-    plain = context.behavior.sampling.samples_the_policy
+    count, groups, level = len(context.measured.problems), context.measured.counts.groups, context.thresholds.level
+    plain = context.measured.behavior.sampling.samples_the_policy
     numbers: dict[str, Estimate] = {}
     forward_kl = np.full(count, np.nan)
     # Draws from a cooled or truncated sampler are no draws from the policy, and their mean is no KL.
@@ -331,11 +355,11 @@ def _finding(context: ProbeContext, rates: _Rates, forward: _Answers | None, rev
     if forward is not None:
         gain, place = (forward.after - forward.before)[forward.right], forward.place[forward.right]
         change = _means(place, gain, None, count)
-        kept = _means(place, (gain >= np.log(context.behavior.measure.epsilon)).astype(np.float64), None, count)
+        kept = _means(place, (gain >= np.log(context.measured.behavior.measure.epsilon)).astype(np.float64), None, count)
         numbers["share of earlier right answers still likely"] = Estimate.of(mean_interval(kept, groups, level=level))
     numbers["problems lost"] = rates.num_lost
     numbers["pass@1 before"] = Estimate.of(rates.before.pass_at_k(1, level=level))
-    numbers["pass@1 now"] = Estimate.of(context.known.mixture.pass_at_k(1, level=level))
+    numbers["pass@1 now"] = Estimate.of(context.measured.posterior.mixture.pass_at_k(1, level=level))
     rows = tuple(
         {
             "id": problem.id,
@@ -345,7 +369,7 @@ def _finding(context: ProbeContext, rates: _Rates, forward: _Answers | None, rev
             "change": _json(change[i]),
             "lost": bool(rates.fell[i]),
         }
-        for i, problem in enumerate(context.problems)
+        for i, problem in enumerate(context.measured.problems)
     )
     problems = {
         problem.id: {
@@ -354,22 +378,33 @@ def _finding(context: ProbeContext, rates: _Rates, forward: _Answers | None, rev
             "probability_lost": float(rates.lost[i]),
             "earlier_right_answers_still_likely": _json(kept[i]),
         }
-        for i, problem in enumerate(context.problems)
+        for i, problem in enumerate(context.measured.problems)
     }
+    evidence = _evidence(rates, plain, count, context.thresholds.evidence)
     return Finding(
-        probe=context.probe,
-        behavior=context.behavior.name,
+        probe=context.sampler.probe,
+        behavior=context.measured.behavior.name,
+        outcome=_outcome(rates, evidence, context.thresholds.confidence),
         summary=_summary(numbers, rates),
         numbers=numbers,
         rows=rows,
         problems=problems,
-        evidence=_evidence(rates, plain, count, context.thresholds.evidence),
+        evidence=evidence,
         notes=_notes(context, forward, plain),
     )
 
 
 def _json(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+def _outcome(rates: _Rates, evidence: Sequence[LabelEvidence], confidence: float) -> DriftOutcome:
+    """Say what became of the earlier policy's successes."""
+    if np.isnan(rates.p_before).all():
+        return DriftOutcome.UNKNOWN
+    if evidence and evidence[0].confidence >= confidence:
+        return DriftOutcome.LOST
+    return DriftOutcome.SOME_FELL if rates.fell.any() else DriftOutcome.NONE_FELL
 
 
 def _summary(numbers: Mapping[str, Estimate], rates: _Rates) -> str:
@@ -401,26 +436,41 @@ def _evidence(rates: _Rates, plain: bool, count: int, least: float) -> tuple[Lab
     return (LabelEvidence(label=Bottleneck.ATTRITION, instead_of=instead_of, confidence=rates.confidence, because=because),)
 
 
-def _notes(context: ProbeContext, forward: _Answers | None, plain: bool) -> tuple[str, ...]:
+def _notes(context: ProbeContext, forward: _Answers | None, plain: bool) -> tuple[Note, ...]:
     notes = []
     if not plain:
         notes.append(
-            "Sampled with a temperature or a truncation of its own: no KL and no statement about support, only how success changed."
+            Note(
+                code="deployment_policy",
+                text="Sampled with a temperature or a truncation of its own: no KL and no statement about support, only how success changed.",
+            )
         )
     if forward is not None and not forward.same_tokens:
         notes.append(
-            "The two checkpoints cut text into tokens differently: likelihoods are of whole texts, cut anew by each of them."
+            Note(
+                code="tokenizers_differ",
+                text="The two checkpoints cut text into tokens differently: likelihoods are of whole texts, cut anew by each of them.",
+            )
         )
     if context.earlier is None:
         notes.append(
-            "Only an earlier run was given: likelihoods before are its sampler's own; a KL needs the earlier checkpoint itself (--earlier)."
+            Note(
+                code="no_earlier_checkpoint",
+                text="Only an earlier run was given: likelihoods before are its sampler's own; a KL needs the earlier checkpoint itself (--earlier).",
+            )
         )
     if forward is not None and not forward.right.any():
         notes.append(
-            "The earlier policy has no right answer among these samples, so there is none whose likelihood could have fallen."
+            Note(
+                code="no_right_answers_before",
+                text="The earlier policy has no right answer among these samples, so there is none whose likelihood could have fallen.",
+            )
         )
     if context.earlier is not None and plain:
         notes.append(
-            "A small KL on these prompts does not show that nothing was forgotten elsewhere: measure a retention behavior too."
+            Note(
+                code="other_behaviors_not_measured",
+                text="A small KL on these prompts does not show that nothing was forgotten elsewhere: measure a retention behavior too.",
+            )
         )
     return tuple(notes)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -23,9 +24,9 @@ from posttrain.analysis.stats.noisy_bisection import RungPosterior, rung_posteri
 from posttrain.diagnose.behaviors.answer_span import find_answer, prefix_texts, tokens_before_answer, tokens_before_word
 from posttrain.diagnose.engines.base import EncodedPath
 from posttrain.diagnose.probes import QUESTIONS
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
-from posttrain.diagnose.thresholds import PrefixLadderThresholds
-from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Problem, Reference, Rollout, Split
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, Note, ProbeContext, ProbeCost, PromptRequest
+from posttrain.diagnose.thresholds import PrefixLadderThresholds, Thresholds
+from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Problem, Reference, Rollout, SkipReason, Split
 
 RUNGS = 8
 """Of one path at most: the place is then known to an eighth of what may be given, and bisection takes three looks."""
@@ -159,6 +160,19 @@ class Placebo:
     """Condition → samples, right ones."""
 
 
+class PrefixLadderOutcome(StrEnum):
+    """Whether problems out of reach are solved from a prefix of a reference path."""
+
+    REACHABLE = "reachable"
+    """Surely most of them are, and no placebo helps as much."""
+    PLACEBO_HELPS = "placebo_helps"
+    """Surely most of them are, but a prefix that is not the problem's own helps as much."""
+    UNREACHABLE = "unreachable"
+    """Surely most of them are not."""
+    UNDECIDED = "undecided"
+    NOT_MEASURED = "not_measured"
+
+
 class PrefixLadder:
     """Success from the first part of a reference path, for problems that are out of reach."""
 
@@ -169,25 +183,23 @@ class PrefixLadder:
         """See `Probe`."""
         num = min(MOST_PROBLEMS, sum(bool(problem.references) for problem in behavior.split(split)))
         if not num:
-            return ProbeCost(impossible=f"the {split} problems of {behavior.name} have no reference paths")
+            return ProbeCost(impossible=SkipReason.NO_REFERENCES)
         samples = num * (BASELINE + MOST_SAMPLES) + 3 * min(num, PLACEBO_PROBLEMS) * PLACEBO_SAMPLES
         return ProbeCost(
             generated_tokens=samples * behavior.sampling.max_tokens,
             when="where enough problems may be out of support",
         )
 
-    def worth(self, context: ProbeContext) -> str:
+    def worth(self, context: ProbeContext) -> SkipReason | None:
         """See `Probe`."""
-        if not any(problem.references for problem in context.problems):
-            return "there are no reference paths"
-        if context.known.label is Bottleneck.MASTERED:
-            return "the behavior is mastered"
-        share = float(context.known.counts[:, 0].mean()) / max(1, len(context.problems))
+        if not any(problem.references for problem in context.measured.problems):
+            return SkipReason.NO_REFERENCES
+        if context.measured.posterior.label is Bottleneck.MASTERED:
+            return SkipReason.MASTERED
+        share = float(context.measured.posterior.counts[:, 0].mean()) / max(1, len(context.measured.problems))
         if share < context.thresholds.prefix_ladder.share_out_of_support:
-            return (
-                f"only {share:.0%} of the problems are likely to be out of support, so little hangs on how they could be reached"
-            )
-        return ""
+            return SkipReason.WITHIN_SUPPORT
+        return None
 
     def run(self, context: ProbeContext) -> Finding:
         """See `Probe`."""
@@ -230,11 +242,11 @@ def rungs_of(path: EncodedPath, allowed: int) -> tuple[Rung, ...]:
 
 def _candidates(context: ProbeContext, rng: np.random.Generator) -> list[tuple[int, bool]]:
     """Problems in random order, with whether they are out of support: those that are first, then unreliable ones."""
-    known = context.known.mixture
-    out = known.interval_probabilities((context.behavior.measure.epsilon, context.thresholds.mastered))[:, 0] > 0.5
+    known = context.measured.posterior.mixture
+    out = known.interval_probabilities((context.measured.behavior.measure.epsilon, context.thresholds.mastered))[:, 0] > 0.5
     mean, _, _ = known.problem_interval()
-    order = [int(i) for i in rng.permutation(len(context.problems))]
-    order = [i for i in order if context.problems[i].references]
+    order = [int(i) for i in rng.permutation(len(context.measured.problems))]
+    order = [i for i in order if context.measured.problems[i].references]
     return [(i, True) for i in order if out[i]] + [
         (i, False) for i in order if not out[i] and mean[i] < context.thresholds.prefix_ladder.sufficient
     ]
@@ -243,13 +255,15 @@ def _candidates(context: ProbeContext, rng: np.random.Generator) -> list[tuple[i
 def _build(context: ProbeContext, candidates: Sequence[tuple[int, bool]]) -> Iterator[Ladder | None]:
     """One ladder after the other; None for a problem that has no prefix to give."""
     for i, out_of_support in candidates:
-        problem = context.problems[i]
+        problem = context.measured.problems[i]
         for reference in _likeliest_first(context, problem):
-            prompt = context.engine.codec.encode_prompt(problem.prompt, context.behavior.prompt)
-            path = context.engine.codec.encode_path(prompt, reference)
+            prompt = context.policy.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt)
+            path = context.policy.codec.encode_path(prompt, reference)
             texts = prefix_texts(path, reference)
             tried = (
-                rungs_of(path, tokens_before_answer(problem, texts, context.grade, context.behavior.measure.success))
+                rungs_of(
+                    path, tokens_before_answer(problem, texts, context.sampler.grade, context.measured.behavior.measure.success)
+                )
                 if len(texts) > 1
                 else ()
             )
@@ -257,7 +271,7 @@ def _build(context: ProbeContext, candidates: Sequence[tuple[int, bool]]) -> Ite
             if rungs:
                 yield Ladder(
                     problem=problem,
-                    group=context.sampling.groups[i],
+                    group=context.measured.counts.groups[i],
                     out_of_support=out_of_support,
                     prompt_ids=prompt.token_ids,
                     path=path,
@@ -273,8 +287,8 @@ def _build(context: ProbeContext, candidates: Sequence[tuple[int, bool]]) -> Ite
 def _likeliest_first(context: ProbeContext, problem: Problem) -> list[Reference]:
     """The references of a problem, the one nearest to what the model does first."""
     nll = {}
-    if context.paths is not None:
-        scored = zip(context.paths.paths, context.paths.nll_per_token, strict=True)
+    if context.measured.paths is not None:
+        scored = zip(context.measured.paths.paths, context.measured.paths.nll_per_token, strict=True)
         nll = {path.reference_index: float(value) for path, value in scored if path.problem_id == problem.id}
     order = sorted(range(len(problem.references)), key=lambda i: nll.get(i, np.inf))
     return [problem.references[i] for i in order]
@@ -284,10 +298,10 @@ def _likeliest_first(context: ProbeContext, problem: Problem) -> list[Reference]
 
 
 def _draw_baseline(context: ProbeContext, ladders: Sequence[Ladder]) -> None:
-    few = _fitting(context, ladders, BASELINE, context.left)
+    few = _fitting(context, ladders, BASELINE, context.sampler.tokens_left)
     prompt_requests = [PromptRequest(ladder.problem, ladder.prompt_ids, BASELINE) for ladder in few]
     for ladder, rollouts in zip(few, _draw(context, prompt_requests, NOTHING), strict=True):
-        ladder.base = context.count(rollouts)
+        ladder.base = context.measured.count_outcomes(rollouts)
 
 
 def _climb(context: ProbeContext, ladders: Sequence[Ladder]) -> None:
@@ -298,12 +312,12 @@ def _climb(context: ProbeContext, ladders: Sequence[Ladder]) -> None:
             rung = ladder.next_rung() if ladder.drawn < MOST_SAMPLES else None
             if rung is not None:
                 looks.append((ladder, rung))
-        looks = _fitting(context, looks, BATCH, context.left - _reserve(context))
+        looks = _fitting(context, looks, BATCH, context.sampler.tokens_left - _reserve(context))
         if not looks:
             return
         prompt_requests = [_given(ladder, ladder.rungs[rung].tokens, BATCH, first=ladder.drawn) for ladder, rung in looks]
         for (ladder, rung), rollouts in zip(looks, _draw(context, prompt_requests, REFERENCE), strict=True):
-            known, right = context.count(rollouts)
+            known, right = context.measured.count_outcomes(rollouts)
             ladder.num[rung] += known
             ladder.right[rung] += right
             ladder.drawn += BATCH
@@ -323,13 +337,13 @@ def _draw_placebos(context: ProbeContext, ladders: Sequence[Ladder], rng: np.ran
         if other is not None and wrong is not None:
             again = _given(ladder, rung.tokens, PLACEBO_SAMPLES)
             prepared.append((ladder, rung, {AGAIN: again, OTHER: other, WRONG: wrong}))
-    prepared = _fitting(context, prepared, 3 * PLACEBO_SAMPLES, context.left)
+    prepared = _fitting(context, prepared, 3 * PLACEBO_SAMPLES, context.sampler.tokens_left)
     counts: list[dict[str, tuple[int, int]]] = [{NOTHING: ladder.base} for ladder, _, _ in prepared]
     for condition in (AGAIN, OTHER, WRONG):
         for one, rollouts in zip(
             counts, _draw(context, [by_condition[condition] for *_, by_condition in prepared], condition), strict=True
         ):
-            one[condition] = context.count(rollouts)
+            one[condition] = context.measured.count_outcomes(rollouts)
     return [
         Placebo(ladder=ladder, fraction=rung.tokens / (len(ladder.texts) - 1), counts=one)
         for (ladder, rung, _), one in zip(prepared, counts, strict=True)
@@ -337,7 +351,7 @@ def _draw_placebos(context: ProbeContext, ladders: Sequence[Ladder], rng: np.ran
 
 
 def _draw(context: ProbeContext, prompt_requests: Sequence[PromptRequest], condition: str) -> list[list[Rollout]]:
-    return context.draw(prompt_requests, condition=condition) if prompt_requests else []
+    return context.sampler.sample(prompt_requests, condition=condition) if prompt_requests else []
 
 
 def _given(ladder: Ladder, tokens: int, num: int, *, first: int = 0) -> PromptRequest:
@@ -378,13 +392,15 @@ def _donors(
     context: ProbeContext, ladder: Ladder, rng: np.random.Generator, fits: Callable[[EncodedPath, int], bool]
 ) -> Iterator[tuple[EncodedPath, tuple[str, ...], int]]:
     """Paths of other problems with another answer, in random order, those that fit first; with how many tokens stand before that answer."""
-    others = [p for p in context.problems if p.references and p.key != ladder.problem.key and p.answer != ladder.problem.answer]
+    others = [
+        p for p in context.measured.problems if p.references and p.key != ladder.problem.key and p.answer != ladder.problem.answer
+    ]
     late = []
     for i in rng.permutation(len(others))[:MOST_PROBLEMS]:
         problem = others[int(i)]
         reference = problem.references[0]
-        path = context.engine.codec.encode_path(
-            context.engine.codec.encode_prompt(problem.prompt, context.behavior.prompt), reference
+        path = context.policy.codec.encode_path(
+            context.policy.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt), reference
         )
         texts = prefix_texts(path, reference)
         donor = path, texts, tokens_before_word(problem, texts)
@@ -399,19 +415,19 @@ def _is_innocent(context: ProbeContext, problem: Problem, text: str) -> bool:
     """Whether a prefix is more than blanks and does not give the problem's answer by chance."""
     if not text.strip() or find_answer(text, problem.answer) is not None:
         return False
-    (grade,) = context.grade(problem, [text])
-    return grade.score is None or grade.score < context.behavior.measure.success
+    (grade,) = context.sampler.grade(problem, [text])
+    return grade.score is None or grade.score < context.measured.behavior.measure.success
 
 
 def _affordable(context: ProbeContext) -> int:
     """Ladders that are expected to be settled with what is left beside the placebos."""
-    left = context.left - _reserve(context)
+    left = context.sampler.tokens_left - _reserve(context)
     return max(0, int(left / ((BASELINE + EXPECTED_SAMPLES) * _tokens_per_sample(context))))
 
 
 def _reserve(context: ProbeContext) -> int:
     """Tokens that are kept for placebos."""
-    return int(min(PLACEBO_SHARE * context.budget, 3 * PLACEBO_PROBLEMS * PLACEBO_SAMPLES * _tokens_per_sample(context)))
+    return int(min(PLACEBO_SHARE * context.sampler.budget, 3 * PLACEBO_PROBLEMS * PLACEBO_SAMPLES * _tokens_per_sample(context)))
 
 
 def _fitting(context: ProbeContext, todo: Sequence[Any], samples: int, tokens: int) -> list[Any]:
@@ -422,17 +438,19 @@ def _fitting(context: ProbeContext, todo: Sequence[Any], samples: int, tokens: i
 def _tokens_per_sample(context: ProbeContext) -> float:
     """What a sample is expected to take, with a margin: as whole answers do, and as continuations do once some were drawn."""
     drawn, tokens = (
-        int(context.sampling.num_samples.sum() + context.sampling.num_missing.sum()),
-        int(context.sampling.num_tokens.sum()),
+        int(context.measured.counts.num_samples.sum() + context.measured.counts.num_missing.sum()),
+        int(context.measured.counts.num_tokens.sum()),
     )
-    if context.samples >= MANY_SAMPLES:
-        drawn, tokens = context.samples, context.generated_tokens
-    longest = float(context.behavior.sampling.max_tokens)
+    if context.sampler.samples >= MANY_SAMPLES:
+        drawn, tokens = context.sampler.samples, context.sampler.generated_tokens
+    longest = float(context.measured.behavior.sampling.max_tokens)
     return min(longest, max(1.0, TOKEN_MARGIN * tokens / drawn)) if drawn else longest
 
 
 def _generator(context: ProbeContext, what: str) -> np.random.Generator:
-    digest = hashlib.sha256(f"{context.seed}\x00{context.behavior.name}\x00{context.probe}\x00{what}".encode()).digest()
+    digest = hashlib.sha256(
+        f"{context.seed}\x00{context.measured.behavior.name}\x00{context.sampler.probe}\x00{what}".encode()
+    ).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
@@ -455,7 +473,7 @@ def _finding(
     because = _because(out, needed, placebos, thresholds.sufficient)
     confidence = above_half * min(chances.values())
     evidence: tuple[LabelEvidence, ...] = ()
-    if placebos and confidence > context.thresholds.evidence and context.behavior.sampling.samples_the_policy:
+    if placebos and confidence > context.thresholds.evidence and context.measured.behavior.sampling.samples_the_policy:
         evidence = (
             LabelEvidence(
                 label=Bottleneck.GUIDED_ONLY,
@@ -465,8 +483,9 @@ def _finding(
             ),
         )
     return Finding(
-        probe=context.probe,
-        behavior=context.behavior.name,
+        probe=context.sampler.probe,
+        behavior=context.measured.behavior.name,
+        outcome=_outcome(probed, evidence, above_half, min(chances.values()), context.thresholds),
         summary=_summary(probed, out, share, because, thresholds.sufficient),
         numbers={name: value for name, value in numbers.items() if np.isfinite(value.estimate)},
         rows=(*_reference_rows(probed, context), *_placebo_rows(placebos, context)),
@@ -474,6 +493,28 @@ def _finding(
         evidence=evidence,
         notes=tuple(_notes(context, ladders, probed, candidates, blocked, placebos, chances)),
     )
+
+
+def _outcome(
+    probed: Sequence[Ladder], evidence: Sequence[LabelEvidence], above_half: float, own_gain: float, thresholds: Thresholds
+) -> PrefixLadderOutcome:
+    """Say whether problems out of reach are solved from a prefix.
+
+    Args:
+        probed: Ladders with samples.
+        evidence: What the finding says to the verdict.
+        above_half: Probability that more than half of the problems are reachable.
+        own_gain: Probability that no placebo helps as much.
+        thresholds: When that is sure.
+    """
+    sure = thresholds.confidence
+    if not probed:
+        return PrefixLadderOutcome.NOT_MEASURED
+    if evidence and evidence[0].confidence >= sure:
+        return PrefixLadderOutcome.REACHABLE
+    if above_half >= sure and own_gain < 1 - sure:
+        return PrefixLadderOutcome.PLACEBO_HELPS
+    return PrefixLadderOutcome.UNREACHABLE if above_half <= 1 - sure else PrefixLadderOutcome.UNDECIDED
 
 
 def share_reachable(bayes_factors: Sequence[float]) -> tuple[Estimate, float]:
@@ -585,7 +626,7 @@ def _row(fraction: float, condition: str, n: int, c: int, rate: float, low: floa
 def _per_problem(context: ProbeContext, ladders: Sequence[Ladder]) -> dict[str, dict[str, Any]]:
     found = {ladder.problem.id: ladder for ladder in ladders}
     told: dict[str, dict[str, Any]] = {}
-    for problem in context.problems:
+    for problem in context.measured.problems:
         needed: dict[str, Any] = {"status": "not_probed", "fraction": None, "tokens": None, "step": None}
         told[problem.id] = {"prefix_needed": needed}
         if (ladder := found.get(problem.id)) is None:
@@ -641,27 +682,48 @@ def _notes(
     blocked: int,
     placebos: Sequence[Placebo],
     chances: Mapping[str, float],
-) -> list[str]:
+) -> list[Note]:
     notes = []
     if candidates > len(ladders) + blocked:
         limit = "the budget allows no more" if len(ladders) < MOST_PROBLEMS else "more would say little more"
         notes.append(
-            f"Of {candidates} problems out of reach or unreliable {len(ladders)} were probed, chosen at random: {limit}."
+            Note(
+                code="not_all_probed",
+                text=f"Of {candidates} problems out of reach or unreliable {len(ladders)} were probed, chosen at random: {limit}.",
+            )
         )
     if blocked:
-        notes.append(f"{blocked} problems have no ladder: the answer stands at the start of each of their reference paths.")
+        notes.append(
+            Note(
+                code="answer_at_the_start",
+                text=f"{blocked} problems have no ladder: the answer stands at the start of each of their reference paths.",
+            )
+        )
     if len(probed) < len(ladders) or any(one.status == "inconclusive" and one.drawn < MOST_SAMPLES for one in probed):
-        notes.append("The budget ended before every ladder was settled.")
+        notes.append(Note(code="budget_ended", text="The budget ended before every ladder was settled."))
     if placebos:
         notes += [
-            f"Not knowledge of the path: {'a prefix of another problem' if condition == OTHER else 'a prefix with a wrong last step'} helps at "
-            f"least {context.thresholds.prefix_ladder.placebo_gain:.0%} as much as the right one ({_pooled(placebos, condition):.0%} against {_pooled(placebos, AGAIN):.0%} of "
-            f"samples; the probability that it does not is {chance:.0%})."
+            Note(
+                code="placebo_helps",
+                text=f"Not knowledge of the path: {'a prefix of another problem' if condition == OTHER else 'a prefix with a wrong last step'} helps at "
+                f"least {context.thresholds.prefix_ladder.placebo_gain:.0%} as much as the right one ({_pooled(placebos, condition):.0%} against {_pooled(placebos, AGAIN):.0%} of "
+                f"samples; the probability that it does not is {chance:.0%}).",
+            )
             for condition, chance in chances.items()
             if chance < 0.5
         ]
     elif any(one.status == "found" for one in probed):
-        notes.append("No placebo was drawn (no other path to take one from, or no budget), so the gain is no one.")
-    if probed and not context.behavior.sampling.samples_the_policy:
-        notes.append("Drawn under a deployment policy, which says nothing about support; the gain is no one.")
+        notes.append(
+            Note(
+                code="no_placebo",
+                text="No placebo was drawn (no other path to take one from, or no budget), so the gain is no evidence for a label.",
+            )
+        )
+    if probed and not context.measured.behavior.sampling.samples_the_policy:
+        notes.append(
+            Note(
+                code="deployment_policy",
+                text="Drawn under a deployment policy, which says nothing about support; the gain is no evidence for a label.",
+            )
+        )
     return notes

@@ -12,34 +12,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from posttrain.diagnose.behaviors.data_sets import DataRow
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError
-from posttrain.diagnose.measure.label_posterior import posterior_of
 from posttrain.diagnose.probes import PROBES
-from posttrain.diagnose.probes.base import (
-    FOLDER,
-    AvailableInputs,
-    Probe,
-    ProbeContext,
-    ProbeCost,
-    finding_from_json,
-    finding_to_json,
-)
+from posttrain.diagnose.probes.base import AvailableInputs, MeasuredBehavior, Probe, ProbeContext, ProbeCost
+from posttrain.diagnose.probes.finding_json import answer_from_json, answer_to_json
+from posttrain.diagnose.probes.sampler import FOLDER, ProbeSampler
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.shards import GradeTexts
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Answer, Behavior, PathLikelihoodMeasurement, Purpose, SamplingMeasurement, Split
+from posttrain.diagnose.types import Answer, Behavior, Purpose, SkipReason, Split
 
 AUTO, NONE = "auto", "none"
 AUTO_SHARE, NAMED_SHARE = 0.5, 1.0
 """Tokens that a probe may generate, as a share of those that the samples took: chosen by itself, and asked for by name."""
-
-_OF_TARGETS = "a retention behavior is watched, not trained; name the probe to run it all the same"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +43,28 @@ class ProbeInputs:
 
     @property
     def available(self) -> AvailableInputs:
-        """Which of them there are."""
+        """Return which of them there are."""
         return AvailableInputs(
             teacher=self.teacher is not None,
             earlier=self.earlier is not None,
             before=self.before is not None,
             data=self.data is not None,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRun:
+    """Which probes to run, and what those of all behaviors share."""
+
+    names: Sequence[str]
+    """`auto`, `none`, or probes."""
+    directory: RunDirectory
+    policy: Engine
+    inputs: ProbeInputs
+    thresholds: Thresholds
+    seed: str
+    """Random seed for sampling."""
+    reporter: Reporter
 
 
 def choose_probes(names: Sequence[str]) -> tuple[Probe, ...]:
@@ -73,10 +78,12 @@ def choose_probes(names: Sequence[str]) -> tuple[Probe, ...]:
         if name not in (AUTO, NONE, *known):
             close = get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise SettingsError(f"--probes: got {name!r}, allowed are {AUTO}, {NONE} and {', '.join(known)}{hint}")
+            raise SettingsError(
+                f"--probes: got {name!r}, allowed are {AUTO}, {NONE} and {', '.join(known)}{hint}", code="unknown_probe"
+            )
     if NONE in names:
         if len(names) > 1:
-            raise SettingsError(f"--probes: got {', '.join(names)}; {NONE} goes with nothing else")
+            raise SettingsError(f"--probes: got {', '.join(names)}; {NONE} goes with nothing else", code="none_with_probes")
         return ()
     return PROBES if AUTO in names else tuple(known[name] for name in dict.fromkeys(names))
 
@@ -88,8 +95,8 @@ def plan_lines(
     lines, generated, scored = [], 0, 0
     for probe in choose_probes(names):
         planned = probe.plan(behavior, split, available)
-        if planned.impossible:
-            lines.append(f"  probe {probe.name}: cannot run, {planned.impossible}")
+        if planned.impossible is not None:
+            lines.append(f"  probe {probe.name}: cannot run, {planned.impossible.words}")
             continue
         tokens = min(planned.generated_tokens, _budget(probe, names, sample_tokens))
         generated, scored = generated + tokens, scored + planned.scored_tokens
@@ -107,93 +114,79 @@ def _budget(probe: Probe, names: Sequence[str], sample_tokens: int) -> int:
     return int((NAMED_SHARE if probe.name in names else AUTO_SHARE) * sample_tokens)
 
 
-def run_probes(
-    names: Sequence[str],
-    directory: RunDirectory,
-    engine: Engine,
-    helpers: ProbeInputs,
-    grade: GradeTexts,
-    behavior: Behavior,
-    split: Split,
-    sampling: SamplingMeasurement,
-    rollouts: RolloutTable,
-    paths: PathLikelihoodMeasurement | None,
-    *,
-    thresholds: Thresholds,
-    seed: str,
-    tokens_left: int | None,
-    reporter: Reporter,
-) -> None:
+def run_probes(run: ProbeRun, measured: MeasuredBehavior, grade: GradeTexts, *, tokens_left: int | None) -> None:
     """Run what is worth it and not there yet; every probe leaves its finding, or why it was skipped.
 
     Args:
-        names: `auto`, `none`, or probes.
-        directory: Where findings go.
-        engine: The policy.
-        helpers: What else there is.
+        run: The probes and what they work with.
+        measured: What the samples of the behavior say.
         grade: Grades texts of one problem.
-        behavior: What is probed.
-        split: Which of its problems.
-        sampling: What the samples showed.
-        rollouts: The samples.
-        paths: Likelihood of the references.
-        thresholds: Every number a verdict hangs on.
-        seed: Names the draw.
         tokens_left: What the samples left of a total budget; None where there is none.
-        reporter: Where progress goes.
     """
-    if not sampling.num_samples.sum():
+    if not measured.counts.num_samples.sum():
         return
-    known = posterior_of(sampling, epsilon=behavior.measure.epsilon, thresholds=thresholds)
-    spent = int(rollouts.num_tokens.sum())
-    for probe in choose_probes(names):
-        target = _file(directory, behavior, probe.name)
+    behavior = measured.behavior
+    for probe in choose_probes(run.names):
+        target = _file(run.directory, behavior, probe.name)
         if target.exists():
             continue
-        planned = probe.plan(behavior, split, helpers.available)
-        budget = _budget(probe, names, spent)
+        budget = _budget(probe, run.names, int(measured.rollouts.num_tokens.sum()))
         if tokens_left is not None:
-            budget = max(0, min(budget, tokens_left - tokens_of_probes(directory, behavior)))
-        context = ProbeContext(
+            budget = max(0, min(budget, tokens_left - tokens_of_probes(run.directory, behavior)))
+        sampler = ProbeSampler(
             probe=probe.name,
             behavior=behavior,
-            split=split,
-            problems=behavior.split(split),
-            engine=engine,
+            split=measured.split,
+            policy=run.policy,
             grade=grade,
-            sampling=sampling,
-            known=known,
-            rollouts=rollouts,
-            paths=paths,
-            thresholds=thresholds,
-            seed=seed,
-            directory=directory,
-            reporter=reporter,
+            seed=run.seed,
+            directory=run.directory,
+            reporter=run.reporter,
             budget=budget,
-            teacher=helpers.teacher,
-            earlier=helpers.earlier,
-            before=_before(helpers.before, behavior),
-            data=helpers.data,
         )
-        skipped = planned.impossible
-        if planned.scored_tokens and not planned.generated_tokens and not engine.info.can_score:
-            skipped = "the engine cannot score"
-        if not skipped and probe.name not in names:
-            skipped = _OF_TARGETS if behavior.purpose is Purpose.RETENTION else probe.worth(context)
-        if not skipped and planned.generated_tokens and budget < behavior.sampling.max_tokens:
-            skipped = "the token budget is spent"
-        if skipped:
-            write_json(target, {"probe": probe.name, "skipped": skipped})
-            continue
-        start = time.monotonic()
-        try:
-            found = probe.run(context)
-        except SettingsError as error:  # an engine may lack what a probe needs: the tokens of a path, or their probabilities
-            write_json(target, {"probe": probe.name, "skipped": str(error)})
-            continue
-        cost = {part: getattr(context, part) for part in ("samples", "generated_tokens", "scored_tokens", "teacher_tokens")}
-        found = replace(found, **cost, seconds=round(time.monotonic() - start, 2))
-        write_json(target, {"probe": probe.name, "finding": finding_to_json(found)})
+        context = ProbeContext(
+            measured=measured,
+            sampler=sampler,
+            thresholds=run.thresholds,
+            policy=run.policy,
+            teacher=run.inputs.teacher,
+            earlier=run.inputs.earlier,
+            earlier_rollouts=_earlier_rollouts(run.inputs.before, behavior),
+            data=run.inputs.data,
+        )
+        write_json(target, answer_to_json(_answer(probe, context, run)))
+
+
+def _answer(probe: Probe, context: ProbeContext, run: ProbeRun) -> Answer:
+    """Run one probe, or say why not."""
+    start = time.monotonic()
+    skipped = _why_not(probe, context, run)
+    if skipped is not None:
+        return Answer(probe=probe.name, question=probe.question, skipped=skipped)
+    try:
+        found = probe.run(context)
+    except SettingsError as error:  # an engine may lack what a probe needs: the tokens of a path, or their probabilities
+        return Answer(probe=probe.name, question=probe.question, skipped=SkipReason.NOT_SUPPORTED, detail=str(error))
+    cost = {part: getattr(context.sampler, part) for part in ("samples", "generated_tokens", "scored_tokens", "teacher_tokens")}
+    found = replace(found, **cost, seconds=round(time.monotonic() - start, 2))
+    return Answer(probe=probe.name, question=probe.question, finding=found)
+
+
+def _why_not(probe: Probe, context: ProbeContext, run: ProbeRun) -> SkipReason | None:
+    """Say why a probe is not run; None where it is. Whoever names a probe wants it, whether it is worth its cost or not."""
+    behavior = context.measured.behavior
+    cost = probe.plan(behavior, context.measured.split, run.inputs.available)
+    if cost.impossible is not None:
+        return cost.impossible
+    if cost.scored_tokens and not cost.generated_tokens and not run.policy.info.can_score:
+        return SkipReason.CANNOT_SCORE
+    if probe.name not in run.names:
+        skipped = SkipReason.RETENTION if behavior.purpose is Purpose.RETENTION else probe.worth(context)
+        if skipped is not None:
+            return skipped
+    if cost.generated_tokens and context.sampler.budget < behavior.sampling.max_tokens:
+        return SkipReason.BUDGET_SPENT
+    return None
 
 
 def tokens_of_probes(directory: RunDirectory, behavior: Behavior) -> int:
@@ -202,15 +195,9 @@ def tokens_of_probes(directory: RunDirectory, behavior: Behavior) -> int:
 
 
 def read_answers(directory: RunDirectory, behavior: Behavior) -> tuple[Answer, ...]:
-    """What became of each probe of a behavior, in the order of `PROBES`; those that were not asked for are left out."""
-    answers = []
-    for probe in PROBES:
-        path = _file(directory, behavior, probe.name)
-        if path.exists():
-            data = json.loads(path.read_text())
-            finding = finding_from_json(data["finding"]) if "finding" in data else None
-            answers.append(Answer(probe=probe.name, question=probe.question, finding=finding, skipped=data.get("skipped", "")))
-    return tuple(answers)
+    """Return what became of each probe of a behavior, in the order of `PROBES`; those that were not asked for are left out."""
+    paths = [(probe, _file(directory, behavior, probe.name)) for probe in PROBES]
+    return tuple(answer_from_json(json.loads(path.read_text()), probe.question) for probe, path in paths if path.exists())
 
 
 def _file(directory: RunDirectory, behavior: Behavior, probe: str) -> Path:
@@ -222,23 +209,25 @@ def _tokens_of(path: Path) -> int:
     return int(finding["generated_tokens"]) if finding else 0
 
 
-def _before(path: Path | None, behavior: Behavior) -> dict[str, Any] | None:
-    """The behavior as an earlier run has it.
+def _earlier_rollouts(path: Path | None, behavior: Behavior) -> RolloutTable | None:
+    """Return the samples of the behavior in an earlier run.
 
     Raises:
-        SettingsError: the run does not hold it.
+        SettingsError: The run does not hold it.
     """
     if path is None:
         return None
     directory = RunDirectory(path)
     directory.read_json()
     try:
-        entries = json.loads(directory.diagnosis_json.read_text())["behaviors"]
+        names = [entry["name"] for entry in json.loads(directory.diagnosis_json.read_text())["behaviors"]]
     except (OSError, ValueError, KeyError) as error:
-        raise SettingsError(f"--before {path}: its diagnosis.json cannot be read ({error}); give a finished run") from error
-    for entry in entries:
-        if entry["name"] == behavior.name:
-            return {**entry, "rollouts": directory.rollout_table(behavior.name)}
-    raise SettingsError(
-        f"--before {path}: it measured {', '.join(entry['name'] for entry in entries)}, not {behavior.name}; give a run on the same behaviors"
-    )
+        raise SettingsError(
+            f"--before {path}: its diagnosis.json cannot be read ({error}); give a finished run", code="before_unreadable"
+        ) from error
+    if behavior.name not in names:
+        raise SettingsError(
+            f"--before {path}: it measured {', '.join(names)}, not {behavior.name}; give a run on the same behaviors",
+            code="before_without_behavior",
+        )
+    return directory.rollout_table(behavior.name)

@@ -21,13 +21,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from enum import StrEnum
 
 import numpy as np
 
 from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval, pass_at_k
 from posttrain.diagnose.behaviors.answer_span import find_answer, prefix_texts, tokens_before_answer
 from posttrain.diagnose.probes import QUESTIONS
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, ProbeContext, ProbeCost, PromptRequest
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, Note, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.probes.conditions import (
     FEWEST_PROBLEMS,
     SAMPLES,
@@ -44,7 +45,7 @@ from posttrain.diagnose.probes.conditions import (
     signed,
     table_row,
 )
-from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Message, Problem, PromptFormat, Reference, Split
+from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Message, Problem, PromptFormat, Reference, SkipReason, Split
 
 MOST_PROBLEMS = 48
 """Of one condition. The standard error of a mean rate is then at most .5/√48 = .07, small beside a doubling that passes one half."""
@@ -109,6 +110,14 @@ def _hinted(question: str, hint: str) -> str:
 # --------------------------------------------------------------------------------------------------------------------- probe
 
 
+class ScaffoldOutcome(StrEnum):
+    """Whether success depends on a scaffold."""
+
+    BOUND = "bound"
+    NOT_SHOWN = "not_shown"
+    NOT_MEASURED = "not_measured"
+
+
 class ScaffoldProbe:
     """See the module."""
 
@@ -125,54 +134,65 @@ class ScaffoldProbe:
         if available.teacher:
             samples += (SAMPLES + 1) * min(MOST_PROBLEMS, len(problems))
         elif not helped:
-            return ProbeCost(
-                impossible=f"no train problem has a reference to show, fewer than {FEWEST_PROBLEMS} problems have a hint, and there is no teacher"
-            )
+            return ProbeCost(impossible=SkipReason.NO_SCAFFOLD)
         return ProbeCost(
             generated_tokens=samples * behavior.sampling.max_tokens,
             when="where the bare success rate may lie below the level that counts as reachable",
         )
 
-    def worth(self, context: ProbeContext) -> str:
+    def worth(self, context: ProbeContext) -> SkipReason | None:
         """See `Probe`."""
-        low = float((context.known.mean < context.thresholds.reachable).mean())
+        low = float((context.measured.posterior.mean < context.thresholds.reachable).mean())
         if low < 1.0 - context.thresholds.confidence:
-            return f"the bare success rate is {context.known.mean.mean():.2f}: what works without help does not hang on it"
+            return SkipReason.REACHABLE
         todo = _to_draw(context, _hinted_places(context)[0])
         if not todo:
-            return "the hints that there are state the answer, and there is no other scaffold"
+            return SkipReason.HINTS_STATE_THE_ANSWER
         if not enough(context, affordable(context, MOST_PROBLEMS, len(todo), _TEACHER in todo)[0]):
-            return f"{context.left} tokens hold the samples of fewer than {FEWEST_PROBLEMS} problems"
-        return ""
+            return SkipReason.TOO_FEW_TOKENS
+        return None
 
     def run(self, context: ProbeContext) -> Finding:
         """See `Probe`."""
-        examples = worked_examples(context.behavior, context.seed)
+        examples = worked_examples(context.measured.behavior, context.seed)
         hinted, telling = _hinted_places(context)
-        notes = [f"{telling} hints state the answer and were left out."] if telling else []
+        notes = []
+        if telling:
+            notes.append(Note(code="hints_state_the_answer", text=f"{telling} hints state the answer and were left out."))
         if examples:
-            notes.append(f"Worked examples: the train problems {', '.join(problem.id for problem in examples)}.")
+            notes.append(
+                Note(
+                    code="worked_examples",
+                    text=f"Worked examples: the train problems {', '.join(problem.id for problem in examples)}.",
+                )
+            )
         conditions = []
         todo = _to_draw(context, hinted)
         while todo:
             most, samples = affordable(context, MOST_PROBLEMS, len(todo), _TEACHER in todo)
             name = todo.pop(0)
-            exists = hinted if name == _HINT else list(range(len(context.problems)))
+            exists = hinted if name == _HINT else list(range(len(context.measured.problems)))
             drawn = sorted(in_random_order(context, exists)[:most])
             prompt_requests = self._prompt_requests(context, name, drawn, samples, examples)
             if not enough(context, len(prompt_requests)):
                 notes.append(
-                    f"Not drawn {name}: {len(prompt_requests)} problems are left of the budget and of what may be given."
+                    Note(
+                        code="not_sampled",
+                        text=f"Not drawn {name}: {len(prompt_requests)} problems are left of the budget and of what may be given.",
+                    )
                 )
                 continue
-            share = len(exists) / len(context.problems) * len(prompt_requests) / len(drawn)
+            share = len(exists) / len(context.measured.problems) * len(prompt_requests) / len(drawn)
             if len(prompt_requests) < len(drawn):
                 left_out = len(drawn) - len(prompt_requests)
                 notes.append(
-                    f"Left out, since no start of the teacher's answer keeps the answer back: {left_out} of {len(drawn)} problems."
+                    Note(
+                        code="left_out",
+                        text=f"Left out, since no start of the teacher's answer keeps the answer back: {left_out} of {len(drawn)} problems.",
+                    )
                 )
                 exists = list(prompt_requests)
-            found = context.draw(list(prompt_requests.values()), condition=name)
+            found = context.sampler.sample(list(prompt_requests.values()), condition=name)
             conditions.append(measured(context, name, exists, list(prompt_requests), found, share))
         notes += _format_notes(context, conditions)
         return self._finding(context, conditions, notes)
@@ -185,17 +205,17 @@ class ScaffoldProbe:
             return _from_teacher(context, drawn, num)
         prompt_requests = {}
         for place in drawn:
-            problem, prompt_format = context.problems[place], context.behavior.prompt
+            problem, prompt_format = context.measured.problems[place], context.measured.behavior.prompt
             if name == _EXAMPLES:
                 prompt, prompt_format = with_examples(problem, prompt_format, examples)
             else:
                 prompt = with_hint(problem)
             prompt_requests[place] = PromptRequest(
-                problem, context.engine.codec.encode_prompt(prompt, prompt_format).token_ids, num
+                problem, context.policy.codec.encode_prompt(prompt, prompt_format).token_ids, num
             )
         return prompt_requests
 
-    def _finding(self, context: ProbeContext, conditions: Sequence[Measured], notes: Sequence[str]) -> Finding:
+    def _finding(self, context: ProbeContext, conditions: Sequence[Measured], notes: Sequence[Note]) -> Finding:
         # What exists for a minority of the problems says nothing of the behavior.
         bound = {
             one.condition: bound_probability(context, one)
@@ -203,7 +223,11 @@ class ScaffoldProbe:
             if one.share > context.thresholds.scaffold.share_of_problems
         }
         bare = bare_rate(context)
-        counts = len(context.problems), int(context.sampling.num_samples.sum()), int(context.sampling.num_correct.sum())
+        counts = (
+            len(context.measured.problems),
+            int(context.measured.counts.num_samples.sum()),
+            int(context.measured.counts.num_correct.sum()),
+        )
         rows = [table_row("bare", *counts, bare, None)]
         numbers = {"pass@1 bare": Estimate.of(bare)}
         said = [f"Bare {bare.estimate:.2f}"]
@@ -227,10 +251,12 @@ class ScaffoldProbe:
             if bound.get(one.condition, 0.0) > context.thresholds.evidence
         )
         names = [name for name, chance in bound.items() if chance >= context.thresholds.confidence]
+        outcome = ScaffoldOutcome.BOUND if names else ScaffoldOutcome.NOT_SHOWN if conditions else ScaffoldOutcome.NOT_MEASURED
         verdict = f"It works only {' or '.join(names)}" if names else "No scaffold is shown to carry it"
         return Finding(
             probe=self.name,
-            behavior=context.behavior.name,
+            behavior=context.measured.behavior.name,
+            outcome=outcome,
             summary=f"{', '.join(said)}. {verdict}.",
             numbers=numbers,
             rows=tuple(rows),
@@ -248,8 +274,8 @@ def bound_probability(context: ProbeContext, one: Measured) -> float:
 
     Finitely many draws prove no certainty: half a draw is always left to the contrary.
     """
-    read = np.maximum(context.sampling.num_correct, context.sampling.num_lenient_correct)
-    bare = fit(context, one.stands_for, context.sampling.num_samples[one.stands_for], read[one.stands_for]).mean
+    read = np.maximum(context.measured.counts.num_correct, context.measured.counts.num_lenient_correct)
+    bare = fit(context, one.stands_for, context.measured.counts.num_samples[one.stands_for], read[one.stands_for]).mean
     helped = mean_draws(context, one)
     reachable = context.thresholds.reachable
     holds = (bare < reachable) & (helped >= reachable) & (helped >= context.thresholds.scaffold.times * bare)
@@ -259,7 +285,7 @@ def bound_probability(context: ProbeContext, one: Measured) -> float:
 def _to_draw(context: ProbeContext, hinted: Sequence[int]) -> list[str]:
     """The conditions that can be sampled, in order."""
     possible = {
-        _EXAMPLES: bool(worked_examples(context.behavior, context.seed)),
+        _EXAMPLES: bool(worked_examples(context.measured.behavior, context.seed)),
         _HINT: len(hinted) >= FEWEST_PROBLEMS,
         _TEACHER: context.teacher is not None,
     }
@@ -269,18 +295,23 @@ def _to_draw(context: ProbeContext, hinted: Sequence[int]) -> list[str]:
 def _from_teacher(context: ProbeContext, drawn: Sequence[int], num: int) -> dict[int, PromptRequest]:
     """Place of a problem → what to ask, from the first half of one answer of the teacher, right or wrong."""
     assert context.teacher is not None
-    problems = [context.problems[place] for place in drawn]
-    prompts = [context.teacher.codec.encode_prompt(problem.prompt, context.behavior.prompt).token_ids for problem in problems]
+    problems = [context.measured.problems[place] for place in drawn]
+    prompts = [
+        context.teacher.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt).token_ids for problem in problems
+    ]
     prompt_requests = [PromptRequest(problem, ids, 1) for problem, ids in zip(problems, prompts, strict=True)]
     started = {}
     for place, (answer,) in zip(
-        drawn, context.draw(prompt_requests, condition="teacher's answers", engine=context.teacher), strict=True
+        drawn, context.sampler.sample(prompt_requests, condition="teacher's answers", engine=context.teacher), strict=True
     ):
-        problem, reference = context.problems[place], Reference(steps=(answer.text,))
-        prompt = context.engine.codec.encode_prompt(problem.prompt, context.behavior.prompt)
-        path = context.engine.codec.encode_path(prompt, reference)
+        problem, reference = context.measured.problems[place], Reference(steps=(answer.text,))
+        prompt = context.policy.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt)
+        path = context.policy.codec.encode_path(prompt, reference)
         texts = prefix_texts(path, reference)
-        cut = min((len(texts) - 1) // 2, tokens_before_answer(problem, texts, context.grade, context.behavior.measure.success))
+        cut = min(
+            (len(texts) - 1) // 2,
+            tokens_before_answer(problem, texts, context.sampler.grade, context.measured.behavior.measure.success),
+        )
         if cut > 0:
             started[place] = PromptRequest(problem, prompt.token_ids, num, path.token_ids[:cut], texts[cut])
     return started
@@ -288,7 +319,7 @@ def _from_teacher(context: ProbeContext, drawn: Sequence[int], num: int) -> dict
 
 def _hinted_places(context: ProbeContext) -> tuple[list[int], int]:
     """Places of the problems with a hint that keeps the answer back, and how many hints do not."""
-    hinted = [(place, problem) for place, problem in enumerate(context.problems) if problem.hint is not None]
+    hinted = [(place, problem) for place, problem in enumerate(context.measured.problems) if problem.hint is not None]
     kept = [place for place, problem in hinted if not _tells(context, problem)]
     return kept, len(hinted) - len(kept)
 
@@ -298,8 +329,8 @@ def _tells(context: ProbeContext, problem: Problem) -> bool:
     assert problem.hint is not None
     if find_answer(problem.hint, problem.answer) is not None and find_answer(_question(problem), problem.answer) is None:
         return True
-    (grade,) = context.grade(problem, [problem.hint])
-    return max(grade.score or 0.0, grade.lenient_score or 0.0) >= context.behavior.measure.success
+    (grade,) = context.sampler.grade(problem, [problem.hint])
+    return max(grade.score or 0.0, grade.lenient_score or 0.0) >= context.measured.behavior.measure.success
 
 
 def _best_of(context: ProbeContext) -> list[tuple[int, Interval, Interval]]:
@@ -307,16 +338,16 @@ def _best_of(context: ProbeContext) -> list[tuple[int, Interval, Interval]]:
 
     Unbiased where n does not exceed them; by likelihood where problems were sampled unequally often.
     """
-    sampling, level = context.sampling, context.thresholds.level
+    sampling, level = context.measured.counts, context.thresholds.level
     ks = [k for k in BEST_OF if k <= sampling.num_samples.max(initial=0)]
     if not sampling.sampled_equally:
-        rate = context.known.mixture.draw_rates(rng=np.random.default_rng(0), num_draws=context.thresholds.num_draws)
+        rate = context.measured.posterior.mixture.draw_rates(rng=np.random.default_rng(0), num_draws=context.thresholds.num_draws)
         found: list[tuple[int, Interval, Interval]] = []
         for k in ks:
             gains = (1 - (1 - rate) ** k - rate).mean(axis=1)
             low, high = np.quantile(gains, [(1 - level) / 2, (1 + level) / 2])
             gain = Interval(float(gains.mean()), float(low), float(high), "posterior of these problems")
-            found.append((k, context.known.mixture.pass_at_k(k, level=level), gain))
+            found.append((k, context.measured.posterior.mixture.pass_at_k(k, level=level), gain))
         return found
     one = rates(sampling.num_samples, sampling.num_correct)
     curves = {k: pass_at_k(sampling.num_samples, sampling.num_correct, k) for k in ks}
@@ -326,13 +357,16 @@ def _best_of(context: ProbeContext) -> list[tuple[int, Interval, Interval]]:
     ]
 
 
-def _format_notes(context: ProbeContext, conditions: Sequence[Measured]) -> list[str]:
+def _format_notes(context: ProbeContext, conditions: Sequence[Measured]) -> list[Note]:
     """Where a scaffold makes answers readable, part of its gain is format."""
-    sampling = context.sampling
+    sampling = context.measured.counts
     bare = float((sampling.num_unparsed + sampling.num_truncated).sum() / max(1, sampling.num_samples.sum()))
     shares = [(one.condition, one.num_malformed / max(1, int(one.num_samples.sum()))) for one in conditions]
     return [
-        f"{bare:.0%} of the bare samples were cut off or could not be read, {share:.0%} {condition}: a part of its gain is format."
+        Note(
+            code="gain_is_format",
+            text=f"{bare:.0%} of the bare samples were cut off or could not be read, {share:.0%} {condition}: a part of its gain is format.",
+        )
         for condition, share in shares
         if bare - share >= context.thresholds.scaffold.share_of_format
     ]

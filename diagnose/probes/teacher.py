@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ import numpy.typing as npt
 from posttrain.analysis.stats import Interval, mean_interval, t_interval
 from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt, Engine, ScoreRequest
 from posttrain.diagnose.probes import QUESTIONS
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost, PromptRequest
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, Note, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.probes.conditions import (
     SAMPLES,
     Measured,
@@ -46,7 +47,7 @@ from posttrain.diagnose.probes.conditions import (
 )
 from posttrain.diagnose.probes.scaffold import MOST_PROBLEMS
 from posttrain.diagnose.thresholds import TeacherThresholds
-from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Problem, Reference, Rollout, Split, StopReason
+from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Problem, Reference, Rollout, SkipReason, Split, StopReason
 
 OPD, SEQ_KD, NO_STAGE = "opd", "seq_kd", "none"
 OWN = 2
@@ -79,6 +80,32 @@ class Contrast:
         }
 
 
+class TeacherOutcome(StrEnum):
+    """Whether to distil the teacher, how, and why."""
+
+    SEES_STUDENT_PATHS = "sees_student_paths"
+    """On-policy distillation fits."""
+    TOKENIZERS_DIFFER = "tokenizers_differ"
+    """Only text can be distilled."""
+    TEACHER_PATHS_FAR = "teacher_paths_far"
+    """The teacher's paths are far from the student's support: off-policy traces first."""
+    STUDENT_PATHS_FAR = "student_paths_far"
+    """The teacher cannot judge the student's paths: off-policy traces first."""
+    NO_PREFERENCE_FOR_RIGHT = "no_preference_for_right"
+    """The teacher is not shown to prefer right samples to wrong ones: off-policy traces first."""
+    NO_BETTER = "no_better"
+    NOT_SHOWN_BETTER = "not_shown_better"
+    NOT_MEASURED = "not_measured"
+
+    @property
+    def stage(self) -> str:
+        """Return the stage that fits, `none` where there is nothing to distil."""
+        if self is TeacherOutcome.SEES_STUDENT_PATHS:
+            return OPD
+        nothing = (TeacherOutcome.NO_BETTER, TeacherOutcome.NOT_SHOWN_BETTER, TeacherOutcome.NOT_MEASURED)
+        return NO_STAGE if self in nothing else SEQ_KD
+
+
 class TeacherProbe:
     """See the module."""
 
@@ -88,7 +115,7 @@ class TeacherProbe:
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""
         if not available.teacher:
-            return ProbeCost(impossible="there is no teacher; give one with --teacher")
+            return ProbeCost(impossible=SkipReason.NO_TEACHER)
         problems = min(MOST_PROBLEMS, len(behavior.split(split)))
         limit = behavior.sampling.max_tokens
         return ProbeCost(
@@ -98,41 +125,47 @@ class TeacherProbe:
             when="where the behavior is not mastered",
         )
 
-    def worth(self, context: ProbeContext) -> str:
+    def worth(self, context: ProbeContext) -> SkipReason | None:
         """See `Probe`."""
-        if context.known.label is Bottleneck.MASTERED and context.known.confidence >= context.thresholds.confidence:
-            return "the behavior is mastered: there is nothing to distil"
-        if context.teacher is not None and context.teacher.info.model_fingerprint == context.engine.info.model_fingerprint:
-            return "the teacher is the same model"
+        if (
+            context.measured.posterior.label is Bottleneck.MASTERED
+            and context.measured.posterior.confidence >= context.thresholds.confidence
+        ):
+            return SkipReason.MASTERED
+        if context.teacher is not None and context.teacher.info.model_fingerprint == context.policy.info.model_fingerprint:
+            return SkipReason.SAME_MODEL
         if not enough(context, affordable(context, MOST_PROBLEMS, 1)[0]):
-            return f"{context.left} tokens hold the teacher's samples of too few problems"
-        return ""
+            return SkipReason.TOO_FEW_TOKENS
+        return None
 
     def run(self, context: ProbeContext) -> Finding:
         """See `Probe`."""
         assert context.teacher is not None
         most, num = affordable(context, MOST_PROBLEMS, 1)
-        drawn = sorted(in_random_order(context, range(len(context.problems)))[:most])
+        drawn = sorted(in_random_order(context, range(len(context.measured.problems)))[:most])
         if not drawn:
             return Finding(
                 probe=self.name,
-                behavior=context.behavior.name,
+                behavior=context.measured.behavior.name,
+                outcome=TeacherOutcome.NOT_MEASURED,
                 summary="Not measured: the budget did not hold the teacher's samples of one problem.",
             )
-        problems = [context.problems[place] for place in drawn]
+        problems = [context.measured.problems[place] for place in drawn]
         prompt_requests = [
-            PromptRequest(problem, context.teacher.codec.encode_prompt(problem.prompt, context.behavior.prompt).token_ids, num)
+            PromptRequest(
+                problem, context.teacher.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt).token_ids, num
+            )
             for problem in problems
         ]
-        taught = context.draw(prompt_requests, condition=_TEACHER, engine=context.teacher)
-        success = measured(context, _TEACHER, range(len(context.problems)), drawn, taught)
+        taught = context.sampler.sample(prompt_requests, condition=_TEACHER, engine=context.teacher)
+        success = measured(context, _TEACHER, range(len(context.measured.problems)), drawn, taught)
         own = _own_samples(context, drawn)
         theirs = [one for rollouts in taught for one in rollouts if _scorable(one)]
         tokens = _same_tokens(context, problems, [*own, *theirs])
         same = tokens.answers and tokens.formats
         of_student = _contrast(context, own, same, by_teacher=False)
         of_teacher = _contrast(context, theirs, same, by_teacher=True)
-        right = np.array([bool(one.succeeded(context.behavior.measure.success)) for one in own], dtype=np.bool_)
+        right = np.array([bool(one.succeeded(context.measured.behavior.measure.success)) for one in own], dtype=np.bool_)
         return _finding(context, success, of_student, of_teacher, right, tokens)
 
 
@@ -150,9 +183,9 @@ class SameTokens:
 
 def _own_samples(context: ProbeContext, drawn: Sequence[int]) -> list[Rollout]:
     """The first right and wrong samples of the student, at most `OWN` of each per problem, in a fixed order."""
-    table = context.rollouts
-    place = table.places([problem.id for problem in context.problems])
-    succeeded = table.succeeded(context.behavior.measure.success)
+    table = context.measured.rollouts
+    place = table.places([problem.id for problem in context.measured.problems])
+    succeeded = table.succeeded(context.measured.behavior.measure.success)
     usable = np.isin(place, drawn) & ~table.greedy & ~table.missing
     chosen: list[int] = []
     for one in drawn:
@@ -170,12 +203,12 @@ def _scorable(rollout: Rollout) -> bool:
 def _same_tokens(context: ProbeContext, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> SameTokens:
     assert context.teacher is not None
     pairs = [
-        tuple(e.codec.encode_prompt(p.prompt, context.behavior.prompt) for e in (context.engine, context.teacher))
+        tuple(e.codec.encode_prompt(p.prompt, context.measured.behavior.prompt) for e in (context.policy, context.teacher))
         for p in problems
     ]
     prompts = {problem.id: mine for problem, (mine, _) in zip(problems, pairs, strict=True)}
     answers = all(
-        context.engine.codec.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
+        context.policy.codec.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
         == context.teacher.codec.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
         for one in rollouts
     )
@@ -196,19 +229,21 @@ def _contrast(context: ProbeContext, rollouts: Sequence[Rollout], same: bool, *,
         by_teacher: Whether the teacher drew them.
     """
     assert context.teacher is not None
-    known = {problem.id: (place, problem) for place, problem in enumerate(context.problems)}
-    engines = {False: context.engine, True: context.teacher}
+    known = {problem.id: (place, problem) for place, problem in enumerate(context.measured.problems)}
+    engines = {False: context.policy, True: context.teacher}
     sums: dict[bool, npt.NDArray[np.float64]] = {}
     lengths: dict[bool, list[int]] = {}
     for is_teacher, engine in engines.items():
-        prompts = [engine.codec.encode_prompt(known[one.problem_id][1].prompt, context.behavior.prompt) for one in rollouts]
+        prompts = [
+            engine.codec.encode_prompt(known[one.problem_id][1].prompt, context.measured.behavior.prompt) for one in rollouts
+        ]
         if same and is_teacher == by_teacher:
             paths = [one.token_ids for one in rollouts]
         else:
             paths = [_path(engine, prompt, one, same) for prompt, one in zip(prompts, rollouts, strict=True)]
         requests = [ScoreRequest(prompt_ids=prompt.token_ids, path_ids=path) for prompt, path in zip(prompts, paths, strict=True)]
         what = f"{'teacher' if by_teacher else 'own'} samples under {'the teacher' if is_teacher else 'the policy'}"
-        scores = context.score(requests, engine=engine if is_teacher else None, what=what)
+        scores = context.sampler.score(requests, engine=engine, what=what, is_teacher=is_teacher)
         sums[is_teacher] = np.array([score.logprobs.sum(dtype=np.float64) for score in scores])
         lengths[is_teacher] = [len(path) for path in paths]
     return Contrast(
@@ -240,7 +275,7 @@ def _finding(
     right: npt.NDArray[np.bool_],
     tokens: SameTokens,
 ) -> Finding:
-    level, groups = context.thresholds.level, context.sampling.groups
+    level, groups = context.thresholds.level, context.measured.counts.groups
     ratio = of_student.teacher - of_student.student
     # Right and wrong samples count as often as they come up, not as often as they were chosen.
     reverse = _nats(_reweighed(context, of_student, -ratio, right), groups, level)
@@ -250,12 +285,21 @@ def _finding(
     margin = _nats(margins, groups, level)
 
     student = bare_rate(context)
-    stage, why = _advice(success.gain, reverse, forward, above, tokens, context.thresholds.teacher)
+    outcome = decide_outcome(success.gain, reverse, forward, above, tokens, context.thresholds.teacher)
+    stage, why = outcome.stage, _why(outcome, reverse, forward, above)
     notes = [_tokens_note(tokens)]
     if np.isnan(above.estimate):
-        notes.append("No problem has right and wrong samples of the student: whether the teacher tells them apart is not known.")
+        notes.append(
+            Note(
+                code="no_right_and_wrong",
+                text="No problem has right and wrong samples of the student: whether the teacher tells them apart is not known.",
+            )
+        )
     notes += [
-        f"Near or far is a close call: the {name} is {value.estimate:.2f} [{value.low:.2f}, {value.high:.2f}] nats per token, {context.thresholds.teacher.far:g} counts as far."
+        Note(
+            code="nearness_borderline",
+            text=f"Near or far is borderline: the {name} is {value.estimate:.2f} [{value.low:.2f}, {value.high:.2f}] nats per token, {context.thresholds.teacher.far:g} counts as far.",
+        )
         for name, value in (("reverse KL", reverse), ("forward KL", forward))
         if value.low < context.thresholds.teacher.far < value.high
     ]
@@ -270,7 +314,8 @@ def _finding(
     }
     return Finding(
         probe="teacher",
-        behavior=context.behavior.name,
+        behavior=context.measured.behavior.name,
+        outcome=outcome,
         summary=f"The teacher solves {success.rate.estimate:.2f} where the student solves {student.estimate:.2f} "
         f"(gain {signed(success.gain)}); {why}: {_WORDS[stage]}.",
         numbers={name: Estimate.of(value) for name, value in numbers.items() if np.isfinite(value.estimate)},
@@ -295,35 +340,52 @@ _VERDICTS = {
 }
 
 
-def _advice(
+def decide_outcome(
     gain: Interval, reverse: Interval, forward: Interval, above: Interval, tokens: SameTokens, thresholds: TeacherThresholds
-) -> tuple[str, str]:
-    """The stage and why, in the order of the module: something to distil, tokens that can be compared, nearness, a signal."""
+) -> TeacherOutcome:
+    """Decide in the order of the module: something to distil, tokens that can be compared, nearness, a learning signal."""
     if gain.high <= 0:
-        return NO_STAGE, "the teacher is no better here"
+        return TeacherOutcome.NO_BETTER
     if not gain.low > 0:
-        return NO_STAGE, "the teacher is not shown to be better here"
+        return TeacherOutcome.NOT_SHOWN_BETTER
     if not tokens.answers:
-        return SEQ_KD, "the tokenizers differ, so only text can be distilled"
+        return TeacherOutcome.TOKENIZERS_DIFFER
     if forward.estimate > thresholds.far:
-        return SEQ_KD, f"its paths are far from the student's support ({forward.estimate:.1f} nats per token)"
+        return TeacherOutcome.TEACHER_PATHS_FAR
     if reverse.estimate > thresholds.far:
-        return SEQ_KD, f"it cannot see the student's paths (reverse KL {reverse.estimate:.1f} nats per token)"
+        return TeacherOutcome.STUDENT_PATHS_FAR
     if above.low <= thresholds.right_above_wrong:  # NaN, where the student has no right samples, is no objection
-        return (
-            SEQ_KD,
-            f"it is not shown to prefer the student's right samples to its wrong ones (in {above.estimate:.2f} of pairs)",
-        )
-    return OPD, f"it can see the student's paths (reverse KL {reverse.estimate:.1f} nats per token)"
+        return TeacherOutcome.NO_PREFERENCE_FOR_RIGHT
+    return TeacherOutcome.SEES_STUDENT_PATHS
 
 
-def _tokens_note(tokens: SameTokens) -> str:
+def _why(outcome: TeacherOutcome, reverse: Interval, forward: Interval, above: Interval) -> str:
+    """Return why the stage of an outcome fits, for people."""
+    return {
+        TeacherOutcome.NO_BETTER: "the teacher is no better here",
+        TeacherOutcome.NOT_SHOWN_BETTER: "the teacher is not shown to be better here",
+        TeacherOutcome.TOKENIZERS_DIFFER: "the tokenizers differ, so only text can be distilled",
+        TeacherOutcome.TEACHER_PATHS_FAR: f"its paths are far from the student's support ({forward.estimate:.1f} nats per token)",
+        TeacherOutcome.STUDENT_PATHS_FAR: f"it cannot see the student's paths (reverse KL {reverse.estimate:.1f} nats per token)",
+        TeacherOutcome.NO_PREFERENCE_FOR_RIGHT: "it is not shown to prefer the student's right samples to its wrong ones "
+        f"(in {above.estimate:.2f} of pairs)",
+        TeacherOutcome.SEES_STUDENT_PATHS: f"it can see the student's paths (reverse KL {reverse.estimate:.1f} nats per token)",
+    }[outcome]
+
+
+def _tokens_note(tokens: SameTokens) -> Note:
     if not tokens.answers:
-        return "The tokenizers differ: only text can be distilled, and likelihoods are those of text encoded anew."
+        return Note(
+            code="tokenizers_differ",
+            text="The tokenizers differ: only text can be distilled, and likelihoods are those of text encoded anew.",
+        )
     if tokens.prompts:
-        return "Both read prompts and answers as the same tokens: logits can be distilled."
+        return Note(code="same_tokens", text="Both read prompts and answers as the same tokens: logits can be distilled.")
     form = "" if tokens.formats else ", one as chats and the other as completions; likelihoods are those of text encoded anew"
-    return f"Both read answers as the same tokens, so that logits can be distilled; they write prompts differently{form}."
+    return Note(
+        code="prompts_differ",
+        text=f"Both read answers as the same tokens, so that logits can be distilled; they write prompts differently{form}.",
+    )
 
 
 def _reweighed(
@@ -333,7 +395,7 @@ def _reweighed(
     found = {}
     for place in np.unique(contrast.place):
         here = contrast.place == place
-        solved = context.sampling.num_correct[place] / max(1, int(context.sampling.num_samples[place]))
+        solved = context.measured.counts.num_correct[place] / max(1, int(context.measured.counts.num_samples[place]))
         weights = np.zeros(len(contrast.place))
         for which, share in ((here & right, solved), (here & ~right, 1.0 - solved)):
             weights[which] = share / max(1, int(which.sum()))
@@ -351,7 +413,7 @@ def _right_above_wrong(
         by less than the precision of the engines explains is a tie and counts half.
     """
     shares, margins = {}, {}
-    unsure = context.engine.info.logprob_tolerance * contrast.num_tokens
+    unsure = context.policy.info.logprob_tolerance * contrast.num_tokens
     for place in np.unique(contrast.place):
         ours, theirs = (np.flatnonzero((contrast.place == place) & which) for which in (right, ~right))
         if ours.size and theirs.size:
@@ -377,7 +439,7 @@ def _rows(
 ) -> tuple[dict[str, Any], ...]:
     """Success of both, and log-probability per token of each kind of samples under both."""
     rows = [
-        _row("success", "all problems", "student", student, len(context.problems)),
+        _row("success", "all problems", "student", student, len(context.measured.problems)),
         _row("success", "all problems", "teacher", success.rate, len(success.drawn)),
     ]
     for name, contrast, which in (
@@ -387,7 +449,7 @@ def _rows(
     ):
         for model, sums in (("student", contrast.student), ("teacher", contrast.teacher)):
             values = contrast.per_token(sums, which)
-            interval = _nats(values, context.sampling.groups, context.thresholds.level)
+            interval = _nats(values, context.measured.counts.groups, context.thresholds.level)
             rows.append(_row("likelihood", name, model, interval, len(values)))
     return tuple(rows)
 
@@ -404,7 +466,7 @@ def _per_problem(
     reverse = of_student.per_token(of_student.student - of_student.teacher)
     forward = of_teacher.per_token(of_teacher.teacher - of_teacher.student)
     return {
-        context.problems[place].id: {
+        context.measured.problems[place].id: {
             "teacher_num_samples": int(samples),
             "teacher_num_correct": int(correct),
             "reverse_kl_per_token": reverse.get(int(place)),

@@ -192,7 +192,7 @@ def _check_view(check: Check) -> View:
 
 def _probe_view(answer: Answer, diagnosis: Diagnosis) -> View:
     found = answer.finding
-    head = {"name": answer.probe.replace("_", " "), "question": answer.question, "skipped": answer.skipped, "figure": None}
+    head = {"name": answer.probe.replace("_", " "), "question": answer.question, "skipped": answer.skipped_words, "figure": None}
     if found is None:
         return {**head, "numbers": [], "notes": ()}
     cost = [
@@ -209,7 +209,7 @@ def _probe_view(answer: Answer, diagnosis: Diagnosis) -> View:
         "summary": found.summary,
         "contribution": next((c.words for c in diagnosis.contributions if c.probe == answer.probe), ""),
         "numbers": [(name, write_estimate(value), value.method) for name, value in found.numbers.items()],
-        "notes": found.notes,
+        "notes": [note.text for note in found.notes],
         "cost": ", ".join(cost) or "no tokens",
     }
 

@@ -21,7 +21,9 @@ from typing import Any
 
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.measure import reference_likelihood, validity_checks
-from posttrain.diagnose.probes.runner import ProbeInputs, run_probes, tokens_of_probes
+from posttrain.diagnose.measure.label_posterior import posterior_of
+from posttrain.diagnose.probes.base import MeasuredBehavior
+from posttrain.diagnose.probes.runner import ProbeInputs, ProbeRun, run_probes, tokens_of_probes
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards, stopping
 from posttrain.diagnose.storage.diagnosis_json import validity_to_json
@@ -126,10 +128,24 @@ class Drawing:
             measured = validity_checks.measure(behavior, engine, thresholds, selftest, counts, rollouts, agreement)
             if not measured.failures:
                 paths = reference_likelihood.measure(behavior, tuple(directory.read_paths(behavior.name)))
-                run_probes(
-                    self.probes, directory, engine, self.helpers, grader.grade, behavior, self.split, counts, rollouts, paths,
-                    thresholds=thresholds, seed=self.seed, tokens_left=purse.left(), reporter=self.reporter,
-                )  # fmt: skip
+                run = ProbeRun(
+                    names=self.probes,
+                    directory=directory,
+                    policy=engine,
+                    inputs=self.helpers,
+                    thresholds=thresholds,
+                    seed=self.seed,
+                    reporter=self.reporter,
+                )
+                measured_behavior = MeasuredBehavior(
+                    behavior=behavior,
+                    split=self.split,
+                    counts=counts,
+                    posterior=posterior_of(counts, epsilon=behavior.measure.epsilon, thresholds=thresholds),
+                    rollouts=rollouts,
+                    paths=paths,
+                )
+                run_probes(run, measured_behavior, grader.grade, tokens_left=purse.left())
                 purse.spend(behavior.name, int(rollouts.num_tokens.sum()) + tokens_of_probes(directory, behavior))
         write_json(target, validity_to_json(measured))
 

@@ -78,15 +78,17 @@ def _answer_to_json(answer: Answer, diagnosis: Diagnosis) -> dict[str, Any]:
     """What became of one probe; its numbers and the rows of its picture where it was run."""
     head = {"name": answer.probe, "question": answer.question}
     if answer.finding is None:
-        return {**head, "skipped": answer.skipped}
+        return {**head, "skipped": answer.skipped_words, "skipped_code": answer.skipped}
     found = answer.finding
     return {
         **head,
+        "outcome": found.outcome,
         "summary": found.summary,
         "contribution": next((c.words for c in diagnosis.contributions if c.probe == answer.probe), ""),
         "numbers": {name: {**_range(value), "method": value.method} for name, value in found.numbers.items()},
         "rows": list(found.rows),
-        "notes": list(found.notes),
+        "notes": [note.text for note in found.notes],
+        "note_codes": [note.code for note in found.notes],
         "cost": {
             "samples": found.samples,
             "generated_tokens": found.generated_tokens,

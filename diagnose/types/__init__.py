@@ -16,14 +16,10 @@ from posttrain.diagnose.types.behavior import (
     VerifierSpec,
     default_epsilon,
 )
+from posttrain.diagnose.types.bottleneck import Bottleneck
 from posttrain.diagnose.types.diagnosis import (
-    Answer,
-    Bottleneck,
-    Contribution,
     Cost,
     Diagnosis,
-    Finding,
-    LabelEvidence,
     PassAtK,
     ProblemChange,
     ProblemDiagnosis,
@@ -31,6 +27,7 @@ from posttrain.diagnose.types.diagnosis import (
     SettlesWith,
     StageAdvice,
 )
+from posttrain.diagnose.types.finding import Answer, Contribution, ContributionKind, Finding, LabelEvidence, Note, SkipReason
 from posttrain.diagnose.types.measurement import (
     Check,
     Estimate,
@@ -48,6 +45,7 @@ __all__ = [
     "Bottleneck",
     "Check",
     "Contribution",
+    "ContributionKind",
     "Cost",
     "Diagnosis",
     "Estimate",
@@ -59,6 +57,7 @@ __all__ = [
     "LabelEvidence",
     "MeasureSettings",
     "Message",
+    "Note",
     "Outcome",
     "PassAtK",
     "PathLikelihoodMeasurement",
@@ -74,6 +73,7 @@ __all__ = [
     "Sampling",
     "SamplingMeasurement",
     "SettlesWith",
+    "SkipReason",
     "Split",
     "StageAdvice",
     "StopReason",

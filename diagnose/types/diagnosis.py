@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from posttrain.diagnose.types.behavior import Purpose, Split
+from posttrain.diagnose.types.bottleneck import Bottleneck
+from posttrain.diagnose.types.finding import Contribution
 from posttrain.diagnose.types.measurement import Check, Estimate
-
-
-class Bottleneck(StrEnum):
-    """What binds."""
-
-    MISSING_SUPPORT = "missing_support"
-    GUIDED_ONLY = "guided_only"
-    POOR_CHOICE = "poor_choice"
-    ATTRITION = "attrition"
-    SCAFFOLD_BOUND = "scaffold_bound"
-    FORMAT = "format"
-    DECODING = "decoding"
-    MASTERED = "mastered"
-    INVALID = "invalid"
-    INCONCLUSIVE = "inconclusive"
 
 
 class Role(StrEnum):
@@ -59,7 +45,7 @@ class PassAtK:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProblemDiagnosis:
-    """The state of one problem, as posterior probabilities."""
+    """The label of one problem, as posterior probabilities."""
 
     id: str
     split: Split
@@ -101,63 +87,6 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelEvidence:
-    """What a finding says to the verdict: `label` instead of one of `instead_of`."""
-
-    label: Bottleneck
-    instead_of: tuple[Bottleneck, ...]
-    confidence: float
-    """Probability that what it rests on is so; it counts from `Thresholds.confidence` on."""
-    because: str
-    """In words that go on from "because"."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """The answer of a probe about one behavior, as plain data."""
-
-    probe: str
-    behavior: str
-    summary: str
-    """What was found, in one or two sentences with their numbers."""
-    numbers: Mapping[str, Estimate] = field(default_factory=dict)
-    """What sums it up, each with its interval; names for people."""
-    rows: tuple[Mapping[str, Any], ...] = ()
-    """The table behind the picture: one row per point, all with the same keys, JSON values only."""
-    problems: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Problem id → what was found about it, JSON values only."""
-    evidence: tuple[LabelEvidence, ...] = ()
-    of_stages: Mapping[str, str] = field(default_factory=dict)
-    """Stage → what was measured about it; stands where the stage is named or listed."""
-    notes: tuple[str, ...] = ()
-    """Caveats, in words."""
-    samples: int = 0
-    generated_tokens: int = 0
-    scored_tokens: int = 0
-    teacher_tokens: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What became of one probe: its finding, or why it was not run."""
-
-    probe: str
-    question: str
-    finding: Finding | None = None
-    skipped: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Contribution:
-    """What one probe did to the verdict."""
-
-    probe: str
-    words: str
-    """Goes on from the name of the probe: `makes it guided_only instead of missing_support, because ...`."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Diagnosis:
     """What binds one behavior, how sure that is, and what to do next."""
 
@@ -168,7 +97,7 @@ class Diagnosis:
     """Posterior probability that the label is right."""
     role: Role | None
     shares: Mapping[str, float]
-    """Posterior share of problems in each state."""
+    """Posterior share of the problems with each label."""
     stage: StageAdvice | None
     checks: tuple[Check, ...]
     pass_at_k: tuple[PassAtK, ...]

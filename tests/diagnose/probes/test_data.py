@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from helpers.probes import context_over, note_codes, one_shard, store_samples, with_measured
 
 from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind
 from posttrain.diagnose.engines.scripted import ScriptedEngine
-from posttrain.diagnose.measure.label_posterior import posterior_of
-from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext, finding_from_json, finding_to_json
-from posttrain.diagnose.probes.data import Data, limit_of_support
-from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.sampling.shards import Portion, Shard, draw, measure
-from posttrain.diagnose.storage.rollout_table import SAMPLED
+from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext
+from posttrain.diagnose.probes.data import Data, DataOutcome, limit_of_support
+from posttrain.diagnose.probes.finding_json import finding_from_json, finding_to_json
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import DataThresholds, Thresholds
 from posttrain.diagnose.types import (
     Behavior,
-    Cost,
     Grade,
     GradeStatus,
     MeasureSettings,
@@ -30,6 +27,7 @@ from posttrain.diagnose.types import (
     Problem,
     PromptFormat,
     Sampling,
+    SkipReason,
     Split,
     VerifierSpec,
 )
@@ -44,7 +42,7 @@ def grade(problem: Problem, texts: Sequence[str]) -> list[Grade]:
 
 
 def make_context(
-    folder: Path, rows: Sequence[DataRow], *, script: Sequence[tuple[str, float]] = SCRIPT, num: int = 16, **changes: Any
+    folder: Path, rows: Sequence[DataRow], *, script: Sequence[tuple[str, float]] = SCRIPT, num: int = 16, seed: str = "s"
 ) -> ProbeContext:
     problems = tuple(
         Problem(id=f"p{i}", prompt=f"{i}", answer=KNOWN, key=f"{i}", split=Split.EVAL if i < 4 else Split.TRAIN) for i in range(6)
@@ -60,32 +58,11 @@ def make_context(
     names = [*(f"Q: {i}?" for i in range(60)), "Once", "user: 5\n"]
     engine = ScriptedEngine(dict.fromkeys(names, script))
     directory = RunDirectory(folder)
-    measured = behavior.split(Split.EVAL)
-    shard = Shard(name="b.eval-sampled.00000", decoding=SAMPLED, portions=tuple(Portion(p, 0, num) for p in measured))
-    ((_, rollouts),) = draw(engine, grade, behavior, [shard], seed="s", on_tokens=lambda _: None)
-    directory.write_rollouts(shard.name, rollouts, Cost(seconds=0.0))
-    table = directory.rollout_table("b")
-    counts = measure(behavior, measured, table)
+    store_samples(directory, engine, behavior, one_shard(behavior, num), grade=grade, seed="s")
     thresholds = Thresholds(num_draws=256)
-    context = ProbeContext(
-        probe="data",
-        behavior=behavior,
-        split=Split.EVAL,
-        problems=measured,
-        engine=engine,
-        grade=grade,
-        sampling=counts,
-        known=posterior_of(counts, epsilon=0.01, thresholds=thresholds),
-        rollouts=table,
-        paths=None,
-        thresholds=thresholds,
-        seed="s",
-        directory=directory,
-        reporter=Reporter(quiet=True),
-        budget=0,
-        data=tuple(rows),
+    return context_over(
+        directory, "data", behavior, engine, grade=grade, seed=seed, budget=0, thresholds=thresholds, data=tuple(rows)
     )
-    return replace(context, **changes)
 
 
 def shown(texts: Sequence[str]) -> list[DataRow]:
@@ -107,16 +84,13 @@ def test_half_of_the_rows_are_new_and_carry_the_loss(tmp_path: Path) -> None:
     assert found.numbers["share of the loss in rows out of support"].estimate > 0.98
     assert found.numbers["share of the gradient from tokens out of support"].estimate > 0.9
     assert found.numbers["share as likely as epsilon on the whole"].estimate == 0.5
-    assert found.summary.startswith(
-        "20 of 40 rows are within support (no token less likely than 0.01): training on them reshapes; 20 are out"
-    )
-    assert "it would expand" in found.summary
+    assert found.outcome is DataOutcome.EXPANDS
     inside = [row["index"] for row in found.rows if row["side"] == "completion" and row["inside"]]
     assert inside == list(range(0, 40, 2))
-    assert any("Rows that cost most" in note and " 1 (" in note for note in found.notes)
+    assert "costliest_rows" in note_codes(found)
     assert found.evidence == ()
-    assert context.generated_tokens == 0
-    assert context.scored_tokens == sum(row["tokens"] for row in found.rows if row["side"] == "completion")
+    assert context.sampler.generated_tokens == 0
+    assert context.sampler.scored_tokens == sum(row["tokens"] for row in found.rows if row["side"] == "completion")
 
 
 def test_one_strange_word_in_a_long_row_is_said_to_do_both(tmp_path: Path) -> None:
@@ -128,10 +102,11 @@ def test_one_strange_word_in_a_long_row_is_said_to_do_both(tmp_path: Path) -> No
     assert found.numbers["share within support"].estimate == 0
     assert found.numbers["share of the loss in rows out of support"].estimate == 1
     assert found.numbers["share of the gradient from tokens out of support"].estimate == pytest.approx(1 / 2.8, abs=0.01)
-    context.data = tuple(shown([pair + "!" if i % 4 == 0 else pair for i, pair in enumerate(letters[:48])]))
+    mixed = tuple(shown([pair + "!" if i % 4 == 0 else pair for i, pair in enumerate(letters[:48])]))
+    context = replace(context, data=mixed)
     found = Data().run(context)
     assert found.numbers["share within support"].estimate == 0.75
-    assert "it would do both" in found.summary
+    assert found.outcome is DataOutcome.BOTH
 
 
 def test_what_the_policy_says_already_reshapes(tmp_path: Path) -> None:
@@ -140,8 +115,7 @@ def test_what_the_policy_says_already_reshapes(tmp_path: Path) -> None:
     assert found.numbers["share of the gradient from tokens out of support"].estimate == 0
     expected = -np.log([0.5, 0.3]).mean() / 5  # four letters and the end
     assert found.numbers["nats per token"].estimate == pytest.approx(expected, rel=1e-3)
-    assert "it would reshape" in found.summary
-    assert "out of support and would expand" not in found.summary
+    assert found.outcome is DataOutcome.RESHAPES
 
 
 def test_pairs_with_a_reversed_margin_are_found(tmp_path: Path) -> None:
@@ -155,7 +129,6 @@ def test_pairs_with_a_reversed_margin_are_found(tmp_path: Path) -> None:
     assert numbers["share of rejected answers within support"].estimate == 1
     wrong = [row["index"] for row in found.rows if row["margin"] is not None and row["margin"] < 0]
     assert wrong == list(range(5, 20))
-    assert "25% of 20 pairs" in found.summary
 
 
 def test_length_is_told_apart_from_preference(tmp_path: Path) -> None:
@@ -167,7 +140,7 @@ def test_length_is_told_apart_from_preference(tmp_path: Path) -> None:
     assert found.numbers["share of pairs ranked right per token"].estimate == 1
     assert found.numbers["share of pairs that length alone ranks right"].estimate == 0
     assert found.numbers["tokens by which the chosen is longer"].estimate == 42
-    assert any("Trust what the sum and the mean agree on" in note for note in found.notes)
+    assert "length_of_chosen" in note_codes(found)
 
 
 def test_labels_tell_what_to_learn_and_what_to_avoid(tmp_path: Path) -> None:
@@ -178,23 +151,22 @@ def test_labels_tell_what_to_learn_and_what_to_avoid(tmp_path: Path) -> None:
     found = Data().run(make_context(tmp_path, rows))
     assert found.numbers["share within support"].estimate == 1
     assert found.numbers["share of rejected answers within support"].estimate == 0.5
-    assert "50% of 10 answers labelled bad" in found.summary
 
 
 def test_texts_and_chats_are_scored_where_they_can_be(tmp_path: Path) -> None:
     texts = ["Once", "Twice"]
     rows = [DataRow(index=i, kind=RowKind.TEXT, prompt=None, completion=text) for i, text in enumerate(texts)]
     context = make_context(tmp_path / "a", rows)
-    found = Data().run(context)
-    assert found.summary == "No row of the data set could be scored."
-    assert any("2 rows could not be scored" in note for note in found.notes)
-    assert "cannot read the data" in Data().worth(context)
+    assert Data().worth(context) is None
+    with pytest.raises(SettingsError) as excinfo:
+        Data().run(context)
+    assert excinfo.value.code == "data_unreadable"
     spaced = [DataRow(index=0, kind=RowKind.TEXT, prompt=None, completion="Once so 4")]
     found = Data().run(make_context(tmp_path / "b", spaced, script=((" so 4", 1.0),)))
     assert found.numbers["nats per token"].estimate == pytest.approx(0, abs=1e-6)
     chat = DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt=(Message("user", "5"),), completion=KNOWN)
     context = make_context(tmp_path / "c", [chat])
-    assert Data().worth(context) == ""
+    assert Data().worth(context) is None
     assert Data().run(context).numbers["nats per token"].estimate == pytest.approx(-np.log(0.5) / 5, rel=1e-3)
 
 
@@ -207,7 +179,7 @@ def test_a_prompt_in_the_template_is_not_put_into_it_twice(tmp_path: Path) -> No
 def test_measured_problems_in_the_data_are_named(tmp_path: Path) -> None:
     rows = [replace(row, prompt=f"{row.index + 2}") for row in shown([KNOWN] * 6)]  # 2 and 3 are measured, 4 and 5 are not
     found = Data().run(make_context(tmp_path, rows))
-    assert any(note.startswith("2 of 6 rows have the prompt of a problem that is measured (row 0, 1)") for note in found.notes)
+    assert "2 of 6 rows" in next(note.text for note in found.notes if note.code == "measured_prompts_in_data")
 
 
 def test_the_policys_own_answers_set_the_limit(tmp_path: Path) -> None:
@@ -218,10 +190,11 @@ def test_the_policys_own_answers_set_the_limit(tmp_path: Path) -> None:
     # A policy that spreads over many answers draws tokens below epsilon all the time.
     script = tuple((f"{chr(33 + i)}", 1 / 90) for i in range(90))
     context = make_context(tmp_path, shown(["!", "so 4"] * 10), script=script, num=32)
-    context.behavior = replace(context.behavior, measure=replace(context.behavior.measure, epsilon=0.05))
+    behavior = context.measured.behavior
+    context = with_measured(context, behavior=replace(behavior, measure=replace(behavior.measure, epsilon=0.05)))
     found = Data().run(context)
     assert found.numbers["share within support"].estimate == 0.5
-    assert any("of the policy's own answers hold a token less likely than epsilon" in note for note in found.notes)
+    assert "limit_of_support_raised" in note_codes(found)
 
 
 def test_it_is_the_same_again_and_bounded(tmp_path: Path) -> None:
@@ -234,8 +207,7 @@ def test_it_is_the_same_again_and_bounded(tmp_path: Path) -> None:
     assert [r["index"] for r in first.rows] != [r["index"] for r in other.rows]
     assert sum(row["side"] == "completion" for row in first.rows) == 12
     assert max(row["tokens"] for row in first.rows if row["side"] == "completion") == 6
-    assert any("12 of 50 rows were taken" in note for note in first.notes)
-    assert any("longer than what is scored" in note for note in first.notes)
+    assert {"rows_sampled", "answers_cut"} <= note_codes(first)
     assert finding_from_json(finding_to_json(first)).rows == first.rows
     assert len({tuple(row) for row in first.rows}) == 1
 
@@ -243,6 +215,6 @@ def test_it_is_the_same_again_and_bounded(tmp_path: Path) -> None:
 def test_plan_says_what_it_takes_and_needs(tmp_path: Path) -> None:
     context = make_context(tmp_path, shown([KNOWN]))
     probe = Data(num_rows=10, longest=100)
-    assert probe.plan(context.behavior, Split.EVAL, AvailableInputs(data=True)).scored_tokens == 2000
-    assert "--data" in probe.plan(context.behavior, Split.EVAL, AvailableInputs()).impossible
-    assert probe.worth(replace(context, data=None)) == "no data set is at hand"
+    assert probe.plan(context.measured.behavior, Split.EVAL, AvailableInputs(data=True)).scored_tokens == 2000
+    assert probe.plan(context.measured.behavior, Split.EVAL, AvailableInputs()).impossible is SkipReason.NO_DATA
+    assert probe.worth(replace(context, data=None)) is SkipReason.NO_DATA

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from helpers.probes import context_over, note_codes, one_shard, store_samples, with_counts
 
 from posttrain.diagnose.engines.scripted import ScriptedEngine
-from posttrain.diagnose.measure.label_posterior import posterior_of
-from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext, finding_to_json
+from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext
 from posttrain.diagnose.probes.diversity import (
     Diversity,
+    DiversityOutcome,
     common_size,
     effective_number,
     guessing_chances,
     rarefied,
 )
-from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.sampling.shards import Portion, Shard, draw, measure
-from posttrain.diagnose.storage.rollout_table import SAMPLED
+from posttrain.diagnose.probes.finding_json import finding_to_json
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
     Behavior,
-    Cost,
-    Grade,
-    GradeStatus,
     MeasureSettings,
     Problem,
     Sampling,
+    SkipReason,
     Split,
     VerifierSpec,
 )
@@ -40,15 +35,7 @@ from posttrain.diagnose.types import (
 Script = Sequence[tuple[str, float]]
 
 
-def grade(problem: Problem, texts: Sequence[str]) -> list[Grade]:
-    """The last word is the answer."""
-    words = [text.split()[-1] if text.strip() else None for text in texts]
-    return [Grade(status=GradeStatus.SCORED, score=float(word == problem.answer), extracted=word) for word in words]
-
-
-def make_context(
-    folder: Path, scripts: Sequence[Script], answers: Sequence[str], *, num: int = 64, **changes: Any
-) -> ProbeContext:
+def make_context(folder: Path, scripts: Sequence[Script], answers: Sequence[str], *, num: int = 64) -> ProbeContext:
     problems = tuple(
         Problem(id=f"p{i}", prompt=f"{i}?", answer=answer, key=f"{i}", split=Split.EVAL) for i, answer in enumerate(answers)
     )
@@ -61,29 +48,8 @@ def make_context(
     )
     engine = ScriptedEngine({f"{i}?": script for i, script in enumerate(scripts)})
     directory = RunDirectory(folder)
-    shard = Shard(name="b.eval-sampled.00000", decoding=SAMPLED, portions=tuple(Portion(p, 0, num) for p in problems))
-    ((_, rollouts),) = draw(engine, grade, behavior, [shard], seed="s", on_tokens=lambda _: None)
-    directory.write_rollouts(shard.name, rollouts, Cost(seconds=0.0))
-    counts = measure(behavior, problems, table := directory.rollout_table("b"))
-    thresholds = Thresholds(num_draws=256)
-    context = ProbeContext(
-        probe="diversity",
-        behavior=behavior,
-        split=Split.EVAL,
-        problems=problems,
-        engine=engine,
-        grade=grade,
-        sampling=counts,
-        known=posterior_of(counts, epsilon=0.01, thresholds=thresholds),
-        rollouts=table,
-        paths=None,
-        thresholds=thresholds,
-        seed="s",
-        directory=directory,
-        reporter=Reporter(quiet=True),
-        budget=0,
-    )
-    return replace(context, **changes)
+    store_samples(directory, engine, behavior, one_shard(behavior, num), seed="s")
+    return context_over(directory, "diversity", behavior, engine, seed="s", budget=0, thresholds=Thresholds(num_draws=256))
 
 
 ONE_PATH: Script = (("it is 4", 0.7), ("it is 5", 0.3))
@@ -97,7 +63,6 @@ def test_paths_are_counted_at_a_common_number_of_right_samples(tmp_path: Path) -
     assert np.mean(four) == pytest.approx(4 * (1 - 0.75**16), abs=0.05)
     assert found.numbers["share of problems with a single right path"].estimate == 0.5
     assert found.numbers["right paths"].estimate == pytest.approx(np.mean([*one, *four]))
-    assert "among 16 right ones" in found.summary
     assert found.evidence == ()
 
 
@@ -120,43 +85,22 @@ def test_a_small_answer_space_is_explained_by_guessing(tmp_path: Path) -> None:
     found = Diversity().run(make_context(tmp_path, [coin] * 12, ["yes", "no"] * 6))
     assert found.numbers["pass@1 of guessing"].estimate == pytest.approx(0.5, abs=0.05)
     assert found.numbers["pass@8 of guessing"].estimate == pytest.approx(1 - 0.5**8, abs=0.01)
-    assert any(note.startswith("Guessing explains pass@8") for note in found.notes)
+    assert found.outcome is DiversityOutcome.GUESSING_EXPLAINS
+    assert "guessing_explains" in note_codes(found)
 
 
 def test_a_large_answer_space_is_not(tmp_path: Path) -> None:
     scripts = [((f"so {10 + i}", 0.6), ("so 7", 0.4)) for i in range(12)]
     found = Diversity().run(make_context(tmp_path, scripts, [f"{10 + i}" for i in range(12)]))
     assert found.numbers["pass@8 of guessing"].estimate == 0
-    assert not any("Guessing explains" in note for note in found.notes)
-
-
-def test_reasoning_is_asked_for_where_a_verifier_is_given(tmp_path: Path) -> None:
-    # Half of the right samples guess; of the problems with an odd number it cannot be told of half of the others.
-    script: Script = (("because 4", 0.3), ("guess 4", 0.3), ("hm 4", 0.2), ("no 5", 0.2))
-    prompt_requests: list[str] = []
-
-    def verify(problem: Problem, text: str) -> bool | None:
-        prompt_requests.append(text)
-        return None if text.startswith("hm") else text.startswith("because")
-
-    context = make_context(tmp_path, [script] * 8, ["4"] * 8, num=128)
-    found = Diversity(process_verifier=verify).run(context)
-    assert found.numbers["share of right samples with valid reasoning"].estimate == pytest.approx(0.5, abs=0.06)
-    assert found.numbers["pass@1"].estimate == pytest.approx(0.8, abs=0.04)
-    assert found.numbers["pass@1 with valid reasoning"].estimate == pytest.approx(0.3 / 0.8, abs=0.05)
-    assert found.numbers["pass@8 with valid reasoning"].estimate < found.numbers["pass@8"].estimate
-    assert len(prompt_requests) == int(context.sampling.num_correct.sum())
-    assert not any("5" in text for text in prompt_requests)
-    assert "With valid reasoning pass@8 is" in found.summary
-    assert any("could not tell" in note for note in found.notes)
-    plain = Diversity().run(context)
-    assert not any("valid" in name for name in plain.numbers)
+    assert found.outcome is DiversityOutcome.GUESSING_DOES_NOT_EXPLAIN
+    assert "guessing_explains" not in note_codes(found)
 
 
 def test_nothing_solved_and_nothing_read(tmp_path: Path) -> None:
     found = Diversity().run(make_context(tmp_path, [(("", 1.0),)] * 3, ["4"] * 3))
-    assert "paths cannot be compared" in found.summary
-    assert any("reads no answer" in note for note in found.notes)
+    assert found.outcome is DiversityOutcome.UNKNOWN
+    assert "no_answers_read" in note_codes(found)
     assert found.numbers["pass@1"].estimate == 0
     assert np.isnan(found.numbers["effective answers"].estimate)
 
@@ -165,19 +109,19 @@ def test_it_costs_nothing_and_is_the_same_again(tmp_path: Path) -> None:
     context = make_context(tmp_path, [ONE_PATH] * 4, ["4"] * 4)
     first = Diversity().run(context)
     assert finding_to_json(first) == finding_to_json(Diversity().run(context))
-    assert (context.generated_tokens, context.scored_tokens, context.samples) == (0, 0, 0)
-    planned = Diversity().plan(context.behavior, Split.EVAL, AvailableInputs())
-    assert (planned.generated_tokens, planned.scored_tokens, planned.impossible) == (0, 0, "")
-    assert Diversity().worth(context) == ""
-    empty = replace(context.sampling, num_samples=context.sampling.num_samples * 0)
-    assert Diversity().worth(replace(context, sampling=empty)) == "there are no samples"
+    assert (context.sampler.generated_tokens, context.sampler.scored_tokens, context.sampler.samples) == (0, 0, 0)
+    planned = Diversity().plan(context.measured.behavior, Split.EVAL, AvailableInputs())
+    assert (planned.generated_tokens, planned.scored_tokens, planned.impossible) == (0, 0, None)
+    assert Diversity().worth(context) is None
+    empty = with_counts(context, num_samples=context.measured.counts.num_samples * 0)
+    assert Diversity().worth(empty) is SkipReason.NO_SAMPLES
 
 
 def test_problems_drawn_unequally_are_read_by_likelihood(tmp_path: Path) -> None:
     context = make_context(tmp_path, [ONE_PATH] * 8, ["4"] * 8)
-    num = context.sampling.num_samples.copy()
+    num = context.measured.counts.num_samples.copy()
     num[0] += 1
-    found = Diversity().run(replace(context, sampling=replace(context.sampling, num_samples=num)))
+    found = Diversity().run(with_counts(context, num_samples=num))
     assert "likelihood" in found.numbers["pass@1"].method
 
 

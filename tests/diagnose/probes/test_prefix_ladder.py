@@ -5,28 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.probes import note_codes, planted_context, restarted
 
 from posttrain.analysis.stats.noisy_bisection import rung_posterior
-from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.engines.base import BaseEngine, Completion, Engine, SampleRequest
 from posttrain.diagnose.engines.scripted import ScriptedEngine
-from posttrain.diagnose.measure import reference_likelihood
-from posttrain.diagnose.measure.label_posterior import posterior_of
-from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext, finding_from_json, finding_to_json
-from posttrain.diagnose.probes.prefix_ladder import BATCH, MOST_SAMPLES, PrefixLadder, share_reachable
-from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.sampling import shards
-from posttrain.diagnose.storage.rollout_table import RolloutTable
+from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext
+from posttrain.diagnose.probes.finding_json import finding_from_json, finding_to_json
+from posttrain.diagnose.probes.prefix_ladder import BATCH, MOST_SAMPLES, PrefixLadder, PrefixLadderOutcome, share_reachable
+from posttrain.diagnose.probes.sampler import ProbeSampler
 from posttrain.diagnose.storage.run_directory import RunDirectory
-from posttrain.diagnose.thresholds import PrefixLadderThresholds, Thresholds
-from posttrain.diagnose.types import Behavior, Bottleneck, Cost, Sampling, Split
-from posttrain.diagnose.verifiers.grader import Grader
+from posttrain.diagnose.thresholds import PrefixLadderThresholds
+from posttrain.diagnose.types import Bottleneck, Sampling, SkipReason, Split
 
 Row = dict[str, Any]
 Scripts = dict[str, list[tuple[str, float]]]
@@ -85,45 +81,8 @@ def make_context(tmp_path: Path) -> Iterator[MakeContext]:
     """Measure rows with an engine, and give the context of a probe."""
     with ExitStack() as stack:
 
-        def make(
-            rows: Sequence[Row], engine: Engine, *, samples: int = 48, budget: int = 10**6, max_tokens: int = 60, seed: str = "s"
-        ) -> ProbeContext:
-            (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-            file = tmp_path / "planted.yaml"
-            file.write_text(
-                "problems: rows.jsonl\nverifier: {kind: number}\nprompt: {format: completion}\n"
-                f"sampling: {{max_tokens: {max_tokens}}}\n"
-            )
-            behavior: Behavior = load_behavior(str(file))
-            grader = stack.enter_context(Grader(behavior))
-            directory = RunDirectory(tmp_path / "run")
-            problems, names = behavior.split(Split.EVAL), []
-            extra = np.full(len(problems), samples)
-            for shard in shards.plan_round(behavior, Split.EVAL, np.zeros(len(problems), np.int64), extra, 0):
-                ((_, rollouts),) = shards.draw(engine, grader.grade, behavior, [shard], seed=seed, on_tokens=lambda num: None)
-                directory.write_rollouts(shard.name, rollouts, Cost(seconds=0))
-                names.append(shard.name)
-            table = RolloutTable.read(directory.shard("rollouts", name) for name in names)
-            counts = shards.measure(behavior, problems, table)
-            scored = reference_likelihood.draw(engine, behavior, problems, on_tokens=lambda num: None)
-            thresholds = Thresholds()
-            return ProbeContext(
-                probe="prefix_ladder",
-                behavior=behavior,
-                split=Split.EVAL,
-                problems=problems,
-                engine=engine,
-                grade=grader.grade,
-                sampling=counts,
-                known=posterior_of(counts, epsilon=behavior.measure.epsilon, thresholds=thresholds),
-                rollouts=table,
-                paths=reference_likelihood.measure(behavior, scored),
-                thresholds=thresholds,
-                seed=seed,
-                directory=directory,
-                reporter=Reporter(quiet=True),
-                budget=budget,
-            )
+        def make(rows: Sequence[Row], engine: Engine, **more: Any) -> ProbeContext:
+            return stack.enter_context(planted_context(tmp_path, rows, engine, "prefix_ladder", **more))
 
         yield make
 
@@ -135,7 +94,7 @@ def needed(problems: Any) -> list[tuple[str, int | None]]:
 def test_a_suppressed_second_step_is_found_and_argues_for_guidance(make_context: MakeContext) -> None:
     rows = rows_in_steps()
     context = make_context(rows, ScriptedEngine(scripts_of(rows, (0.5, 0.004, 1.0))))
-    assert PrefixLadder().worth(context) == ""
+    assert PrefixLadder().worth(context) is None
     found = PrefixLadder().run(context)
     assert needed(found.problems) == [("found", 2)] * 12
     one = found.problems["p3"]["prefix_needed"]
@@ -145,6 +104,7 @@ def test_a_suppressed_second_step_is_found_and_argues_for_guidance(make_context:
     assert one.label is Bottleneck.GUIDED_ONLY
     assert one.instead_of == (Bottleneck.MISSING_SUPPORT,)
     assert one.confidence >= 0.95
+    assert found.outcome is PrefixLadderOutcome.REACHABLE
     share = found.numbers["share reachable with a prefix"]
     assert share.low > 0.5
     assert share.estimate <= 1
@@ -172,10 +132,10 @@ def test_hopeless_problems_have_no_prefix_and_no_argument(make_context: MakeCont
     assert {status for status, _ in needed(found.problems)} == {"not_found"}
     assert not found.evidence
     assert found.numbers["share reachable with a prefix"].high < 0.5
-    assert "12 are not solved from any prefix" in found.summary
+    assert found.outcome is PrefixLadderOutcome.UNREACHABLE
 
 
-def test_the_answer_is_never_given(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_answer_is_never_given(make_context: MakeContext) -> None:
     rows = rows_in_steps()
     for i, row in enumerate(rows):
         steps, answer = row["references"][0]["steps"], row["answer"]
@@ -189,14 +149,14 @@ def test_the_answer_is_never_given(make_context: MakeContext, monkeypatch: pytes
         rows, ScriptedEngine({row["prompt"]: [("".join(row["references"][0]["steps"]), 0.001), ("7", 0.999)] for row in rows})
     )
     prompt_requests = []
-    drawn = ProbeContext.draw
 
-    def watch(self: ProbeContext, entries: Any, **more: Any) -> Any:
-        prompt_requests.extend(entries)
-        return drawn(self, entries, **more)
+    class Watching(ProbeSampler):
+        def sample(self, entries: Any, **more: Any) -> Any:
+            prompt_requests.extend(entries)
+            return super().sample(entries, **more)
 
-    monkeypatch.setattr(ProbeContext, "draw", watch)
-    found = PrefixLadder().run(context)
+    settings = {one.name: getattr(context.sampler, one.name) for one in fields(ProbeSampler)}
+    found = PrefixLadder().run(replace(context, sampler=Watching(**settings)))
     given = [one for one in prompt_requests if one.given_ids]
     assert given
     for one in given:
@@ -208,7 +168,7 @@ def test_the_answer_is_never_given(make_context: MakeContext, monkeypatch: pytes
     assert by_kind[0] == ["found"] * 4
     assert by_kind[1] == ["found"] * 4
     assert by_kind[2] == ["not_probed"] * 4
-    assert any("4 problems have no ladder" in note for note in found.notes)
+    assert "answer_at_the_start" in note_codes(found)
     assert found.problems["p1"]["prefix_needed"]["step"] is None
 
 
@@ -223,20 +183,21 @@ def test_a_placebo_that_helps_as_much_withholds_the_argument(make_context: MakeC
     found = PrefixLadder().run(make_context(rows, ScriptedEngine(scripts)))
     assert sum(status == "found" for status, _ in needed(found.problems)) >= 11
     assert not found.evidence
-    assert sum(note.startswith("Not knowledge of the path") for note in found.notes) == 2
+    assert found.outcome is PrefixLadderOutcome.PLACEBO_HELPS
+    assert [note.code for note in found.notes].count("placebo_helps") == 2
 
 
 def test_resuming_draws_nothing_new_and_finds_the_same(make_context: MakeContext) -> None:
     rows = rows_in_steps()
     engine = Counting(ScriptedEngine(scripts_of(rows, (0.5, 0.004, 0.6))))
     context = make_context(rows, engine)
-    fresh = replace(context)
+    fresh = restarted(context)
     first = PrefixLadder().run(context)
     calls, requests = engine.calls, engine.requests[:]
     assert calls > 5
     assert PrefixLadder().run(fresh) == first
     assert engine.calls == calls
-    assert fresh.generated_tokens == context.generated_tokens > 0
+    assert fresh.sampler.generated_tokens == context.sampler.generated_tokens > 0
     keys = [(request.key, request.first_sample + i) for request in requests for i in range(request.num_samples)]
     assert len(set(keys)) == len(keys), "no two samples share a generator"
 
@@ -245,23 +206,25 @@ def test_what_is_spent_stays_within_the_budget(make_context: MakeContext) -> Non
     rows = rows_in_steps()
     engine = ScriptedEngine(scripts_of(rows, (0.5, 0.004, 0.6)))
     for budget in (60, 3000):
-        context = replace(make_context(rows, engine, seed=str(budget)), budget=budget)
+        context = make_context(rows, engine, seed=str(budget), budget=budget)
         found = PrefixLadder().run(context)
-        assert context.generated_tokens <= budget
+        assert context.sampler.generated_tokens <= budget
         assert len(found.problems) == 12
-        assert any("the budget" in note for note in found.notes)
-    tiny = replace(context, budget=0, generated_tokens=0, directory=RunDirectory(context.directory.path / "other"), _calls=0)
-    assert "No ladder was climbed" in PrefixLadder().run(tiny).summary
+        assert note_codes(found) & {"budget_ended", "not_all_probed"}
+    tiny = restarted(context, budget=0, directory=RunDirectory(context.sampler.directory.path / "other"))
+    assert PrefixLadder().run(tiny).outcome is PrefixLadderOutcome.NOT_MEASURED
 
 
 def test_plan_and_worth(make_context: MakeContext) -> None:
     rows = rows_in_steps()
     poor = make_context(rows, ScriptedEngine(scripts_of(rows, (0.9, 0.9, 0.5))))
-    assert "out of support" in PrefixLadder().worth(poor)
-    planned = PrefixLadder().plan(poor.behavior, Split.EVAL, AvailableInputs())
+    assert PrefixLadder().worth(poor) is SkipReason.WITHIN_SUPPORT
+    planned = PrefixLadder().plan(poor.measured.behavior, Split.EVAL, AvailableInputs())
     assert planned.generated_tokens == (12 * (4 + MOST_SAMPLES) + 3 * 6 * 8) * 60
-    without = replace(poor.behavior, problems=tuple(replace(problem, references=()) for problem in poor.behavior.problems))
-    assert "no reference paths" in PrefixLadder().plan(without, Split.EVAL, AvailableInputs()).impossible
+    without = replace(
+        poor.measured.behavior, problems=tuple(replace(problem, references=()) for problem in poor.measured.behavior.problems)
+    )
+    assert PrefixLadder().plan(without, Split.EVAL, AvailableInputs()).impossible is SkipReason.NO_REFERENCES
 
 
 def test_cuts_are_of_token_ids(make_context: MakeContext, tiny_model: Path) -> None:
@@ -277,8 +240,8 @@ def test_cuts_are_of_token_ids(make_context: MakeContext, tiny_model: Path) -> N
     found = PrefixLadder().run(context)
     assert {status for status, _ in needed(found.problems)} <= {"not_found", "inconclusive"}
     given = 0
-    for problem in context.problems:
-        prompt = engine.codec.encode_prompt(problem.prompt, context.behavior.prompt)
+    for problem in context.measured.problems:
+        prompt = engine.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt)
         whole = engine.codec.encode_path(prompt, problem.references[0]).token_ids
         for request in engine.requests:
             if request.key.startswith(f"planted/{problem.id}/prefix_ladder: reference"):

@@ -14,7 +14,17 @@ from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.pipeline.run_plan import plan_run
 from posttrain.diagnose.probes import runner as probing_module
 from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext, ProbeCost, PromptRequest
-from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Finding, LabelEvidence, Split
+from posttrain.diagnose.types import (
+    Behavior,
+    Bottleneck,
+    ContributionKind,
+    Estimate,
+    Finding,
+    LabelEvidence,
+    Note,
+    SkipReason,
+    Split,
+)
 
 
 class Toy:
@@ -23,27 +33,32 @@ class Toy:
     name = "toy"
     question = "Is this a toy?"
 
-    def __init__(self, *, confidence: float = 0.99, worth: str = "", impossible: str = "") -> None:
+    def __init__(
+        self, *, confidence: float = 0.99, worth: SkipReason | None = None, impossible: SkipReason | None = None
+    ) -> None:
         self.confidence, self.why, self.impossible, self.budgets = confidence, worth, impossible, list[int]()
 
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         return ProbeCost(generated_tokens=100, when="where something is out of reach", impossible=self.impossible)
 
-    def worth(self, context: ProbeContext) -> str:
+    def worth(self, context: ProbeContext) -> SkipReason | None:
         return self.why
 
     def run(self, context: ProbeContext) -> Finding:
-        self.budgets.append(context.budget)
-        prompt_requests = [PromptRequest(problem, context.prompt_ids(problem), 1) for problem in context.problems]
-        drawn = context.draw(prompt_requests, condition="again")
-        known, right = context.count([rollout for row in drawn for rollout in row])
+        self.budgets.append(context.sampler.budget)
+        prompt_requests = [
+            PromptRequest(problem, context.sampler.prompt_ids(problem), 1) for problem in context.measured.problems
+        ]
+        drawn = context.sampler.sample(prompt_requests, condition="again")
+        known, right = context.measured.count_outcomes([rollout for row in drawn for rollout in row])
         return Finding(
             probe=self.name,
-            behavior=context.behavior.name,
+            behavior=context.measured.behavior.name,
+            outcome="counted",
             summary=f"{right} of {known} are right.",
             numbers={"share": Estimate(estimate=right / known, low=0.0, high=1.0, method="counted")},
             rows=({"x": 1},),
-            problems={context.problems[0].id: {"prefix_needed": {"status": "found", "fraction": 0.5, "tokens": 3}}},
+            problems={context.measured.problems[0].id: {"prefix_needed": {"status": "found", "fraction": 0.5, "tokens": 3}}},
             evidence=(
                 LabelEvidence(
                     label=Bottleneck.GUIDED_ONLY,
@@ -52,7 +67,7 @@ class Toy:
                     because="a toy says so",
                 ),
             ),
-            notes=("only a toy",),
+            notes=(Note(code="toy", text="only a toy"),),
         )
 
 
@@ -92,7 +107,8 @@ def test_a_doubtful_argument_only_leans(
     use(monkeypatch, Toy(confidence=0.8))
     found = run("m", [sums_file], out=tmp_path / "run", engine=engine)
     assert found.diagnoses[0].bottleneck is Bottleneck.MISSING_SUPPORT
-    assert "leans to guided_only (80%)" in found.diagnoses[0].contributions[0].words
+    (contribution,) = found.diagnoses[0].contributions
+    assert (contribution.kind, contribution.label) == (ContributionKind.NOT_SURE_ENOUGH, Bottleneck.GUIDED_ONLY)
 
 
 def test_a_finished_probe_is_not_run_again_and_a_killed_one_goes_on(
@@ -118,9 +134,9 @@ def test_a_finished_probe_is_not_run_again_and_a_killed_one_goes_on(
 @pytest.mark.parametrize(
     ("probe", "names", "skipped"),
     [
-        (Toy(worth="nothing is out of reach"), ["auto"], "nothing is out of reach"),
-        (Toy(worth="nothing is out of reach"), ["toy"], None),
-        (Toy(impossible="there is no teacher"), ["toy"], "there is no teacher"),
+        (Toy(worth=SkipReason.WITHIN_SUPPORT), ["auto"], SkipReason.WITHIN_SUPPORT),
+        (Toy(worth=SkipReason.WITHIN_SUPPORT), ["toy"], None),
+        (Toy(impossible=SkipReason.NO_TEACHER), ["toy"], SkipReason.NO_TEACHER),
     ],
 )
 def test_probes_are_skipped_with_a_reason_unless_named(
@@ -130,12 +146,12 @@ def test_probes_are_skipped_with_a_reason_unless_named(
     tmp_path: Path,
     probe: Toy,
     names: list[str],
-    skipped: str | None,
+    skipped: SkipReason | None,
 ) -> None:
     use(monkeypatch, probe)
     run("m", [sums_file], out=tmp_path / "run", engine=engine, probes=names)
     entry = json.loads((tmp_path / "run/diagnosis.json").read_text())["behaviors"][0]
-    assert entry["probes"][0].get("skipped") == skipped
+    assert entry["probes"][0].get("skipped_code") == skipped
 
 
 def test_none_runs_none_and_unknown_ones_are_refused(
@@ -144,8 +160,9 @@ def test_none_runs_none_and_unknown_ones_are_refused(
     use(monkeypatch, Toy())
     run("m", [sums_file], out=tmp_path / "run", engine=engine, probes=["none"])
     assert json.loads((tmp_path / "run/diagnosis.json").read_text())["behaviors"][0]["probes"] == []
-    with pytest.raises(SettingsError, match="did you mean toy"):
+    with pytest.raises(SettingsError) as excinfo:
         run("m", [sums_file], out=tmp_path / "other", engine=engine, probes=["toi"])
+    assert excinfo.value.code == "unknown_probe"
     assert not (tmp_path / "other").exists()
 
 
@@ -166,5 +183,5 @@ def test_a_dry_run_lists_probes_with_their_cost(monkeypatch: pytest.MonkeyPatch,
     use(monkeypatch, Toy())
     plan = plan_run([sums_file])
     assert any("probe toy: at most 100 tokens generated; runs where something is out of reach" in line for line in plan.lines)
-    use(monkeypatch, Toy(impossible="there is no teacher"))
+    use(monkeypatch, Toy(impossible=SkipReason.NO_TEACHER))
     assert any("probe toy: cannot run, there is no teacher" in line for line in plan_run([sums_file]).lines)

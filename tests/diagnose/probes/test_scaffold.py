@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.probes import SEED, Answers, CountingEngine, note_codes, restarted, sampled_context, with_counts, with_measured
 
-from posttrain.diagnose.engines.base import SampleRequest
 from posttrain.diagnose.engines.codec import completion_text
-from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure.label_posterior import posterior_of
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext
-from posttrain.diagnose.probes.scaffold import HINT_TEMPLATE, ScaffoldProbe, with_examples, with_hint, worked_examples
-from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.sampling.shards import draw, measure, plan_greedy, plan_round
-from posttrain.diagnose.storage.run_directory import RunDirectory
-from posttrain.diagnose.thresholds import Thresholds
+from posttrain.diagnose.probes.scaffold import (
+    HINT_TEMPLATE,
+    ScaffoldOutcome,
+    ScaffoldProbe,
+    with_examples,
+    with_hint,
+    worked_examples,
+)
 from posttrain.diagnose.types import (
     Behavior,
     Bottleneck,
-    Cost,
-    Grade,
-    GradeStatus,
     MeasureSettings,
     Message,
     Problem,
     PromptFormat,
     Reference,
     Sampling,
+    SkipReason,
     Split,
     VerifierSpec,
     default_epsilon,
 )
-
-SEED = "seed"
-Answers = Sequence[tuple[str, float]]
 
 
 def sums(num: int = 20, *, hints: bool = True, references: bool = True, max_tokens: int = 32) -> Behavior:
@@ -65,24 +62,6 @@ def sums(num: int = 20, *, hints: bool = True, references: bool = True, max_toke
     )
 
 
-def grade(problem: Problem, texts: Sequence[str]) -> list[Grade]:
-    """The last word of a text is its answer."""
-    words = [(text.split() or [""])[-1] for text in texts]
-    return [Grade(status=GradeStatus.SCORED, score=float(word == problem.answer), extracted=word) for word in words]
-
-
-class Counting(ScriptedEngine):
-    """Counts what it is asked for."""
-
-    def __init__(self, scripts: Mapping[str, Answers]):
-        super().__init__(scripts)
-        self.calls = 0
-
-    def sample(self, requests: Sequence[SampleRequest], *rest: Any, **more: Any) -> Any:
-        self.calls += 1
-        return super().sample(requests, *rest, **more)
-
-
 def answers(problem: Problem, p: float) -> Answers:
     return [(problem.references[0].text if problem.references else problem.answer, p), ("it is 0", 1 - p)]
 
@@ -100,42 +79,8 @@ def script(behavior: Behavior, p: Callable[[str, Problem], float]) -> dict[str, 
     return scripts
 
 
-def bench_of(
-    behavior: Behavior, engine: ScriptedEngine, folder: Path, probe: str, *, n: int = 16, budget: int = 10**6, **more: Any
-) -> ProbeContext:
-    """A context over samples that are drawn anew into a folder, or read from it."""
-    directory = RunDirectory(folder)
-    problems = behavior.split(Split.EVAL)
-    none = np.zeros(len(problems), dtype=np.int64)
-    for shard in (*plan_greedy(behavior, Split.EVAL), *plan_round(behavior, Split.EVAL, none, none + n, 0)):
-        if not directory.shard("rollouts", shard.name).exists():
-            ((_, rollouts),) = draw(engine, grade, behavior, [shard], seed=SEED, on_tokens=lambda _: None)
-            directory.write_rollouts(shard.name, rollouts, Cost(seconds=0.0))
-    table = directory.rollout_table(behavior.name)
-    sampling = measure(behavior, problems, table)
-    thresholds = Thresholds()
-    return ProbeContext(
-        probe=probe,
-        behavior=behavior,
-        split=Split.EVAL,
-        problems=problems,
-        engine=engine,
-        grade=grade,
-        sampling=sampling,
-        known=posterior_of(sampling, epsilon=behavior.measure.epsilon, thresholds=thresholds),
-        rollouts=table,
-        paths=None,
-        thresholds=thresholds,
-        seed=SEED,
-        directory=directory,
-        reporter=Reporter(quiet=True),
-        budget=budget,
-        **more,
-    )
-
-
 def run(behavior: Behavior, p: Callable[[str, Problem], float], folder: Path, **more: Any) -> tuple[Finding, ProbeContext]:
-    context = bench_of(behavior, Counting(script(behavior, p)), folder, "scaffold", **more)
+    context = sampled_context(behavior, CountingEngine(script(behavior, p)), folder, "scaffold", **more)
     return ScaffoldProbe().run(context), context
 
 
@@ -143,7 +88,7 @@ def of(finding: Finding, condition: str) -> Mapping[str, Any]:
     return next(row for row in finding.rows if row["condition"] == condition)
 
 
-def test_a_behavior_that_hangs_on_its_hint(tmp_path: Path) -> None:
+def test_a_behavior_that_depends_on_its_hint(tmp_path: Path) -> None:
     finding, context = run(sums(), lambda condition, _: 0.8 if condition == "hint" else 0.0, tmp_path)
     (one,) = finding.evidence
     assert one.label is Bottleneck.SCAFFOLD_BOUND
@@ -155,11 +100,11 @@ def test_a_behavior_that_hangs_on_its_hint(tmp_path: Path) -> None:
     assert row["gain_low"] > 0.5
     assert row["n"] == 20 * 4
     assert of(finding, "with worked examples")["c"] == 0
-    assert "works only with a hint" in finding.summary
-    assert ScaffoldProbe().worth(context) == ""
+    assert finding.outcome is ScaffoldOutcome.BOUND
+    assert ScaffoldProbe().worth(context) is None
 
 
-def test_a_behavior_that_hangs_on_its_examples(tmp_path: Path) -> None:
+def test_a_behavior_that_depends_on_its_examples(tmp_path: Path) -> None:
     finding, _ = run(sums(hints=False), lambda condition, _: 0.9 if condition == "examples" else 0.1, tmp_path)
     (one,) = finding.evidence
     assert one.confidence >= 0.95
@@ -167,15 +112,15 @@ def test_a_behavior_that_hangs_on_its_examples(tmp_path: Path) -> None:
     assert {row["condition"] for row in finding.rows} == {"bare", "with worked examples", "best of 4", "best of 16"}
 
 
-def test_help_that_changes_nothing_argues_nothing(tmp_path: Path) -> None:
+def test_help_that_changes_nothing_is_no_evidence(tmp_path: Path) -> None:
     finding, _ = run(sums(), lambda condition, _: 0.3, tmp_path)
     assert finding.evidence == ()
     row = of(finding, "with worked examples")
     assert row["gain_low"] < 0 < row["gain_high"]
-    assert "No scaffold" in finding.summary
+    assert finding.outcome is ScaffoldOutcome.NOT_SHOWN
 
 
-def test_a_gain_that_is_no_doubling_argues_nothing(tmp_path: Path) -> None:
+def test_a_gain_that_is_no_doubling_is_no_evidence(tmp_path: Path) -> None:
     finding, _ = run(sums(), lambda condition, _: 0.42 if condition == "bare" else 0.65, tmp_path)
     assert finding.evidence == ()
     assert of(finding, "with a hint")["gain"] > 0.1
@@ -203,31 +148,29 @@ def test_hints_that_state_the_answer_are_left_out(tmp_path: Path) -> None:
     told = [replace(p, hint=f"it is {p.answer}, of course") if i % 2 else p for i, p in enumerate(behavior.problems)]
     finding, _ = run(replace(behavior, problems=tuple(told)), lambda condition, _: 0.9 if condition == "hint" else 0.0, tmp_path)
     assert of(finding, "with a hint")["n_problems"] == 10
-    assert any("10 hints state the answer" in note for note in finding.notes)
+    assert "hints_state_the_answer" in note_codes(finding)
 
 
 def test_readable_with_examples_only_is_format_and_not_support(tmp_path: Path) -> None:
     behavior = sums(hints=False)
     finding, context = run(behavior, lambda condition, _: 0.9 if condition == "examples" else 0.0, tmp_path / "bare")
     assert finding.evidence
-    lenient = replace(
-        context.sampling, num_lenient_correct=context.sampling.num_samples * 3 // 4, num_unparsed=context.sampling.num_samples
-    )
-    read = replace(context, sampling=lenient, _calls=0, directory=RunDirectory(tmp_path / "bare"))
+    num = context.measured.counts.num_samples
+    read = restarted(with_counts(context, num_lenient_correct=num * 3 // 4, num_unparsed=num))
     finding = ScaffoldProbe().run(read)
     assert finding.evidence == ()
-    assert any("format" in note for note in finding.notes)
+    assert "gain_is_format" in note_codes(finding)
 
 
 def test_half_of_a_teachers_answer(tmp_path: Path) -> None:
     behavior = sums(hints=False, references=False)
-    teacher = Counting({p.prompt: [(f"we count and {p.answer} is it, {p.answer}", 1.0)] for p in behavior.problems})  # type: ignore[misc]
+    teacher = CountingEngine({p.prompt: [(f"we count and {p.answer} is it, {p.answer}", 1.0)] for p in behavior.problems})  # type: ignore[misc]
     # From "we count and" on, the student nearly always knows; bare it hardly ever starts that way.
     student = {
         p.prompt: [(f"we count and get {p.answer}", 0.04), ("we count and get 0", 0.01), ("it is 0", 0.95)]
         for p in behavior.split(Split.EVAL)
     }
-    context = bench_of(behavior, Counting(student), tmp_path, "scaffold", teacher=teacher)  # type: ignore[arg-type]
+    context = sampled_context(behavior, CountingEngine(student), tmp_path, "scaffold", teacher=teacher)  # type: ignore[arg-type]
     finding = ScaffoldProbe().run(context)
     row = of(finding, "from a teacher's first half")
     assert row["rate"] > 0.6
@@ -237,35 +180,36 @@ def test_half_of_a_teachers_answer(tmp_path: Path) -> None:
 
 def test_the_teachers_half_keeps_the_answer_back(tmp_path: Path) -> None:
     behavior = sums(hints=False, references=False)
-    teacher = Counting({p.prompt: [(f"{p.answer} it is and remains for ever {p.answer}", 1.0)] for p in behavior.problems})  # type: ignore[misc]
+    teacher = CountingEngine({p.prompt: [(f"{p.answer} it is and remains for ever {p.answer}", 1.0)] for p in behavior.problems})  # type: ignore[misc]
     student = {p.prompt: [("it is 0", 1.0)] for p in behavior.split(Split.EVAL)}
-    finding = ScaffoldProbe().run(bench_of(behavior, Counting(student), tmp_path, "scaffold", teacher=teacher))  # type: ignore[arg-type]
+    finding = ScaffoldProbe().run(sampled_context(behavior, CountingEngine(student), tmp_path, "scaffold", teacher=teacher))  # type: ignore[arg-type]
     assert all(row["condition"] != "from a teacher's first half" for row in finding.rows)
-    assert any("keeps the answer back" in note or "what may be given" in note for note in finding.notes)
+    assert note_codes(finding) & {"left_out", "not_sampled"}
 
 
 def test_nothing_is_drawn_twice_and_the_finding_is_the_same(tmp_path: Path) -> None:
     behavior = sums()
-    engine = Counting(script(behavior, lambda condition, _: 0.7 if condition == "hint" else 0.1))
-    first = ScaffoldProbe().run(bench_of(behavior, engine, tmp_path / "a", "scaffold"))
+    engine = CountingEngine(script(behavior, lambda condition, _: 0.7 if condition == "hint" else 0.1))
+    first = ScaffoldProbe().run(sampled_context(behavior, engine, tmp_path / "a", "scaffold"))
     calls = engine.calls
-    again = ScaffoldProbe().run(bench_of(behavior, engine, tmp_path / "a", "scaffold"))
+    again = ScaffoldProbe().run(sampled_context(behavior, engine, tmp_path / "a", "scaffold"))
     assert engine.calls == calls
     assert again == first
     # Stopped after the first condition: only the rest is drawn.
     sorted((tmp_path / "a" / "probes").glob("*.parquet"))[-1].unlink()
-    assert ScaffoldProbe().run(bench_of(behavior, engine, tmp_path / "a", "scaffold")) == first
+    assert ScaffoldProbe().run(sampled_context(behavior, engine, tmp_path / "a", "scaffold")) == first
     assert engine.calls == calls + 1
-    assert ScaffoldProbe().run(bench_of(behavior, engine, tmp_path / "b", "scaffold")) == first
+    assert ScaffoldProbe().run(sampled_context(behavior, engine, tmp_path / "b", "scaffold")) == first
 
 
 def test_the_budget_is_kept(tmp_path: Path) -> None:
     behavior = sums()
     for budget in (200, 1000, 3000):
         finding, context = run(behavior, lambda condition, _: 0.1, tmp_path / str(budget), budget=budget)
-        assert context.generated_tokens <= budget
+        assert context.sampler.generated_tokens <= budget
         assert finding.rows[0]["condition"] == "bare"
-    assert "fewer than" in ScaffoldProbe().worth(bench_of(behavior, context.engine, tmp_path / "200", "scaffold", budget=50))  # type: ignore[arg-type]
+    small = sampled_context(behavior, context.policy, tmp_path / "200", "scaffold", budget=50)
+    assert ScaffoldProbe().worth(small) is SkipReason.TOO_FEW_TOKENS
 
 
 def test_examples_are_never_measured_problems() -> None:
@@ -303,23 +247,24 @@ def test_plan_and_worth(tmp_path: Path) -> None:
     planned = probe.plan(sums(), Split.EVAL, AvailableInputs())
     assert planned.generated_tokens == 2 * 20 * 4 * 32
     assert probe.plan(sums(), Split.EVAL, AvailableInputs(teacher=True)).generated_tokens == (2 * 4 + 5) * 20 * 32
-    assert "no teacher" in probe.plan(sums(hints=False, references=False), Split.EVAL, AvailableInputs()).impossible
+    bare = sums(hints=False, references=False)
+    assert probe.plan(bare, Split.EVAL, AvailableInputs()).impossible is SkipReason.NO_SCAFFOLD
     behavior = sums()
-    engine = Counting(script(behavior, lambda condition, _: 0.8))
-    assert "does not hang" in probe.worth(bench_of(behavior, engine, tmp_path, "scaffold"))
+    engine = CountingEngine(script(behavior, lambda condition, _: 0.8))
+    assert probe.worth(sampled_context(behavior, engine, tmp_path, "scaffold")) is SkipReason.REACHABLE
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_bare_rates_that_were_drawn_by_looking(tmp_path: Path, adaptive: bool) -> None:
+def test_baseline_rates_of_adaptive_sampling(tmp_path: Path, adaptive: bool) -> None:
     behavior = sums()
-    context = bench_of(
-        behavior, Counting(script(behavior, lambda condition, _: 0.8 if condition == "hint" else 0.1)), tmp_path, "scaffold"
+    context = sampled_context(
+        behavior, CountingEngine(script(behavior, lambda condition, _: 0.8 if condition == "hint" else 0.1)), tmp_path, "scaffold"
     )
     if adaptive:
-        more = context.sampling.num_samples + np.arange(20) % 3
-        sampling = replace(context.sampling, num_samples=more)
-        known = posterior_of(sampling, epsilon=behavior.measure.epsilon, thresholds=context.thresholds)
-        context = replace(context, sampling=sampling, known=known)
+        more = context.measured.counts.num_samples + np.arange(20) % 3
+        counts = replace(context.measured.counts, num_samples=more)
+        posterior = posterior_of(counts, epsilon=behavior.measure.epsilon, thresholds=context.thresholds)
+        context = with_measured(context, counts=counts, posterior=posterior)
     finding = ScaffoldProbe().run(context)
     row = of(finding, "with a hint")
     assert 0.5 < row["gain_low"] < row["gain"] < row["gain_high"] < 0.85

@@ -1,0 +1,158 @@
+"""What further probes found, and what became of each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from posttrain.diagnose.types.bottleneck import Bottleneck
+from posttrain.diagnose.types.measurement import Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelEvidence:
+    """Hold what a finding says to the verdict: `label` instead of one of `instead_of`."""
+
+    label: Bottleneck
+    instead_of: tuple[Bottleneck, ...]
+    confidence: float
+    """Probability that what it rests on is so; it counts from `Thresholds.confidence` on."""
+    because: str
+    """In words that go on from "because"."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Note:
+    """Hold a caveat: a code for programs, a sentence for people."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """The answer of a probe about one behavior, as plain data."""
+
+    probe: str
+    behavior: str
+    outcome: str
+    """What was found: a value of the probe's own enum."""
+    summary: str
+    """The same for people, in one or two sentences with their numbers."""
+    numbers: Mapping[str, Estimate] = field(default_factory=dict)
+    """What sums it up, each with its interval; names for people."""
+    rows: tuple[Mapping[str, Any], ...] = ()
+    """The table behind the picture: one row per point, all with the same keys, JSON values only."""
+    problems: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Problem id → what was found about it, JSON values only."""
+    evidence: tuple[LabelEvidence, ...] = ()
+    of_stages: Mapping[str, str] = field(default_factory=dict)
+    """Stage → what was measured about it; stands where the stage is named or listed."""
+    notes: tuple[Note, ...] = ()
+    samples: int = 0
+    generated_tokens: int = 0
+    scored_tokens: int = 0
+    teacher_tokens: int = 0
+    seconds: float = 0.0
+
+
+class SkipReason(StrEnum):
+    """Why a probe was not run."""
+
+    NO_SAMPLES = "no_samples"
+    NO_REFERENCES = "no_references"
+    NO_RIGHT_PATHS = "no_right_paths"
+    NO_TEACHER = "no_teacher"
+    NO_EARLIER_POLICY = "no_earlier_policy"
+    NO_DATA = "no_data"
+    NO_SCAFFOLD = "no_scaffold"
+    HINTS_STATE_THE_ANSWER = "hints_state_the_answer"
+    SAME_MODEL = "same_model"
+    MASTERED = "mastered"
+    GREEDY_MASTERS = "greedy_masters"
+    COOLING_CANNOT_HELP = "cooling_cannot_help"
+    NOTHING_TO_COOL = "nothing_to_cool"
+    DEPLOYMENT_POLICY = "deployment_policy"
+    WITHIN_SUPPORT = "within_support"
+    REACHABLE = "reachable"
+    RETENTION = "retention"
+    TOO_FEW_TOKENS = "too_few_tokens"
+    BUDGET_SPENT = "budget_spent"
+    CANNOT_SCORE = "cannot_score"
+    NOT_SUPPORTED = "not_supported"
+
+    @property
+    def words(self) -> str:
+        """The same for people; goes on from "not run: "."""
+        return _SKIP_WORDS[self]
+
+
+_SKIP_WORDS = {
+    SkipReason.NO_SAMPLES: "there are no samples",
+    SkipReason.NO_REFERENCES: "the problems have no reference paths",
+    SkipReason.NO_RIGHT_PATHS: "there are neither reference paths nor right samples",
+    SkipReason.NO_TEACHER: "there is no teacher; give one with --teacher",
+    SkipReason.NO_EARLIER_POLICY: "there is no earlier policy; give an earlier checkpoint (--earlier) or an earlier run (--before)",
+    SkipReason.NO_DATA: "there is no data set; give one with --data FILE",
+    SkipReason.NO_SCAFFOLD: "no train problem has a reference to show, too few problems have a hint, and there is no teacher",
+    SkipReason.HINTS_STATE_THE_ANSWER: "the hints state the answer, and there is no other scaffold",
+    SkipReason.SAME_MODEL: "the other checkpoint is the same model",
+    SkipReason.MASTERED: "the behavior is mastered",
+    SkipReason.GREEDY_MASTERS: "greedy decoding masters it already",
+    SkipReason.COOLING_CANNOT_HELP: "too many problems have a wrong answer both greedily and in most samples for cooling to master the behavior",
+    SkipReason.NOTHING_TO_COOL: "no sample is right, so there is nothing that cooling could make likelier",
+    SkipReason.DEPLOYMENT_POLICY: "the behavior is sampled cooler than the policy or truncated; measure it at temperature 1 without truncation",
+    SkipReason.WITHIN_SUPPORT: "so few problems are likely to be out of support that how they could be reached changes no advice",
+    SkipReason.REACHABLE: "the baseline success rate is so high that it does not depend on a scaffold",
+    SkipReason.RETENTION: "a retention behavior is watched, not trained; name the probe to run it all the same",
+    SkipReason.TOO_FEW_TOKENS: "the token budget holds the samples of too few problems",
+    SkipReason.BUDGET_SPENT: "the token budget is spent",
+    SkipReason.CANNOT_SCORE: "the engine cannot score",
+    SkipReason.NOT_SUPPORTED: "the engine, the model or the data lack what it needs",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What became of one probe: its finding, or why it was not run."""
+
+    probe: str
+    question: str
+    finding: Finding | None = None
+    skipped: SkipReason | None = None
+    detail: str = ""
+    """What an engine said, where the reason is `not_supported`."""
+
+    @property
+    def skipped_words(self) -> str:
+        """Why it was not run, for people; empty where it was."""
+        return self.detail or (self.skipped.words if self.skipped else "")
+
+
+class ContributionKind(StrEnum):
+    """What one probe did to the verdict."""
+
+    DECIDED = "decided"
+    """Its evidence changed the label."""
+    NOT_SURE_ENOUGH = "not_sure_enough"
+    """It has evidence for another label, below `Thresholds.confidence`."""
+    ANOTHER_DECIDED = "another_decided"
+    """It has evidence for another label too, and another probe's came first."""
+    NOT_APPLICABLE = "not_applicable"
+    """It has evidence for a label that cannot replace this one."""
+    NONE = "none"
+    """It has no evidence for another label."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contribution:
+    """What one probe did to the verdict."""
+
+    probe: str
+    kind: ContributionKind
+    label: Bottleneck | None
+    """The label that its evidence is for."""
+    words: str
+    """The same for people; goes on from the name of the probe: `makes it guided_only instead of missing_support, because ...`."""
