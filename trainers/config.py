@@ -126,3 +126,62 @@ class RolloutConfig(TrainingConfig):
         default=True,
         description="Multiply the learning rate by the share of groups with a signal: Adam would make a full-size step of one rare success.",
     )
+
+
+class ClippedConfig(RolloutConfig):
+    """Settings of policy gradients with a clipped ratio."""
+
+    eps_low: float = Field(default=0.2, gt=0, lt=1, description="Lower clip of the ratio. PPO and GRPO: 0.2.")
+    eps_high: float = Field(default=0.2, gt=0, description="Upper clip of the ratio. PPO and GRPO: 0.2; DAPO (2503.14476): 0.28.")
+
+
+class GroupConfig(ClippedConfig):
+    """Settings of GRPO's advantage and reduction."""
+
+    normalize_std: bool = Field(
+        default=True, description="Divide by the group's standard deviation; Dr. GRPO (2503.20783) does not."
+    )
+    reduction: str = Field(
+        default="sequence_mean",
+        pattern="^(sequence_mean|token_mean)$",
+        description="What is averaged: tokens per sample, then samples (GRPO); or all tokens alike (DAPO).",
+    )
+
+
+class ReferenceConfig(EpochConfig):
+    """Settings of stages that learn from reference paths."""
+
+    learning_rate: float = Field(default=1e-5, gt=0, description="Peak. Papers: 1e-5 for all weights, 1e-4..1e-3 for LoRA.")
+    max_references: int | None = Field(default=None, ge=1, description="Reference paths used per problem; None uses all.")
+
+
+class PairConfig(EpochConfig):
+    """Settings of stages that learn from pairs."""
+
+    learning_rate: float = Field(default=1e-6, gt=0, description="Peak. Papers: 5e-7..1e-6 for 7B; small models take more.")
+    rows_per_batch: int = Field(default=8, ge=1, description="Pairs in one optimizer batch. Papers: 32..128.")
+    num_samples: int = Field(default=8, ge=2, description="Samples per problem, where no pairs are given.")
+    max_per_problem: int = Field(default=4, ge=1, description="Pairs kept per problem, where no pairs are given.")
+    use_references: bool = Field(
+        default=True,
+        description="Whether a reference path may be the chosen answer where no sample is right; only for sampled pairs.",
+    )
+
+
+class TracesConfig(EpochConfig):
+    """Settings of stages that imitate verified samples of another model."""
+
+    num_samples: int = Field(default=4, ge=1, description="Samples of the teacher per problem.")
+    max_per_problem: int = Field(default=4, ge=1, description="Distinct verified samples kept per problem.")
+    temperature: float = Field(default=1.0, gt=0, description="Sampling temperature of the teacher.")
+
+
+class StudentConfig(TracesConfig):
+    """Settings of stages in which a teacher corrects the student's own samples."""
+
+    learning_rate: float = Field(default=1e-5, gt=0, description="Peak. On-policy distillation: 5e-5 for all weights, 1e-4 LoRA.")
+    num_steps: int = Field(default=100, ge=1, description="Batches.")
+    problems_per_batch: int = Field(default=16, ge=1, description="Prompts per batch of the student's own samples.")
+    group_size: int = Field(default=1, ge=1, description="Samples of the student per prompt.")
+    on_policy: float = Field(default=1.0, ge=0, le=1, description="λ, share of the batches that the student samples itself.")
+    beta: float = Field(default=1.0, ge=0, le=1, description="0: KL(teacher‖π), 1: KL(π‖teacher), between: Jensen–Shannon.")

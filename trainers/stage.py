@@ -302,13 +302,11 @@ class TrainingInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Generic[ConfigT]):
-    """A named stage: its knobs, and how it is built from the four parts. What it is in the survey's terms stands in `STAGES`."""
+    """A named stage: its settings, and how it is built. Its provenance, interface, role and needs stand in `stage_catalogue`."""
 
     name: str
     config: type[ConfigT]
     build: Callable[[TrainingInputs, ConfigT], Stage]
-    needs_verifier: bool = False
-    """Whether it cannot do without grades."""
     reads: frozenset[Material] = frozenset()
     """What it learns from where a data set or a finished run is given; anything else is refused."""
     saves: str = "policy"
@@ -316,5 +314,5 @@ class Recipe(Generic[ConfigT]):
 
     @property
     def description(self) -> stage_catalogue.StageDescription:
-        """Provenance, interface, role, needs, paper."""
+        """What is known of it: provenance, interface, role, needs, paper."""
         return stage_catalogue.STAGES[self.name]

@@ -19,7 +19,7 @@ from posttrain.diagnose.engines.models.loading import fingerprint_model
 from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.pipeline.run_plan import resolve_behaviors
 from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.stage_catalogue import STAGES, Need, available_needs
+from posttrain.diagnose.stage_catalogue import HOW_TO_GIVE, STAGES, Need, available_needs
 from posttrain.diagnose.types import Behavior, Split
 from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.trainers.config import TrainingConfig
@@ -135,10 +135,10 @@ def train(
     own = engine if isinstance(engine, TakesWeights) else None
     given = Given(data=data, from_run=from_run, teacher=teacher, earlier=earlier, engine=own)
     for behavior in loaded:
-        lacking = [need.value for need in STAGES[stage].needs if need not in given.available(behavior)]
+        lacking = [HOW_TO_GIVE[need] for need in STAGES[stage].needs if need not in given.available(behavior)]
         if lacking:
             raise SettingsError(
-                f"train {stage}: {_how_to_give(lacking)} for {behavior.name}; give that, or name another stage (see `posttrain stages`)"
+                f"train {stage}: {'; '.join(lacking)} for {behavior.name}; give that, or name another stage (see `posttrain stages`)"
             )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"--out {out}: exists already; give a new folder for the checkpoint")
@@ -166,20 +166,6 @@ class Given:
         if Need.VERIFIER in found:  # samples that it calls right and wrong are pairs, and rollouts behind a step judge the step
             found |= {Need.PAIRS, Need.STEP_FEEDBACK}
         return found
-
-
-_HOW_TO_GIVE = {
-    Need.REFERENCES.value: "the train problems need `references` (at least every second one), or rows with --data",
-    Need.VERIFIER.value: "a verifier and problems of the train split are needed",
-    Need.PAIRS.value: "pairs are needed: rows with prompt, chosen and rejected with --data, or train problems with a verifier",
-    Need.TEACHER.value: "a teacher is needed (--teacher, or --earlier)",
-    Need.EARLIER_CHECKPOINT.value: "an earlier checkpoint is needed (--earlier)",
-    Need.STEP_FEEDBACK.value: "labelled steps are needed with --data, or train problems with a verifier",
-}
-
-
-def _how_to_give(lacking: Sequence[str]) -> str:
-    return "; ".join(_HOW_TO_GIVE.get(need, need) for need in lacking)
 
 
 def resolve_config(

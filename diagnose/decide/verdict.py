@@ -14,6 +14,7 @@ import numpy as np
 
 from posttrain.analysis.stats import FloatArray, Interval, k_grid, mean_interval, pass_at_k
 from posttrain.diagnose.decide.power import what_settles
+from posttrain.diagnose.decide.routes import ROLE_OF, name_stage
 from posttrain.diagnose.measure.label_posterior import (
     PROBLEM_LABELS,
     LabelPosterior,
@@ -22,7 +23,7 @@ from posttrain.diagnose.measure.label_posterior import (
     problem_labels,
 )
 from posttrain.diagnose.measure.validity_checks import UNPARSED
-from posttrain.diagnose.stage_catalogue import ROLE_OF, STAGES, Need, name_stage
+from posttrain.diagnose.stage_catalogue import STAGES, Need
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
     Behavior,

@@ -40,7 +40,7 @@ def stages(
             heading = (stage.family, stage.right_when if stage.trains else "")
             print(f"\n{stage.family}")
             if stage.trains:
-                role = stage.role.value.replace("_", " ") if stage.role else "makes no policy"
+                role = stage.roles if stage.role else "makes no policy"
                 print(
                     f"  {stage.provenance.replace('_', '-')}, {stage.interface}; {role}; needs {', '.join(n.value.replace('_', ' ') for n in stage.needs)}"
                 )

@@ -1,28 +1,35 @@
-"""chord: begin with imitation and pass over to one's own samples.
+"""chord: begin with imitation and pass over to the policy's own samples.
 
-Sampled: grpo's groups, and beside them a batch of reference paths from shuffled epochs. Credit: grpo's. Loss: (1 − μ) · grpo's + μ · NLL of the
-paths, whose tokens count by φ = π(1 − π), so that neither what is known nor what is far off rules; μ falls in a line from `mu_start` to `mu_end`
-over `mu_steps`. Paper: arXiv 2508.11408.
-The signal of the samples vanishes in groups that are all right or all wrong; that of the paths where they are likely or out of reach.
-Provenance mixed, interface verifier, role support and correction at once.
+Sampled: grpo's groups, and beside them a batch of reference paths from shuffled epochs.
+Credit: grpo's, on the samples.
+Loss: (1 − μ) · grpo's + μ · NLL of the paths, whose tokens are weighted by φ = π(1 − π), so that neither known nor out-of-support tokens dominate;
+μ falls linearly from `mu_start` to `mu_end` over `mu_steps`.
+Paper: arXiv 2508.11408.
+No learning signal from the samples when every one of a group earns the same reward, nor from the paths when they are likely or out of reach.
 """
 
 from __future__ import annotations
 
 from pydantic import Field
 
+from posttrain.trainers.config import ClippedConfig
 from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import sequence_mean, token_mean
-from posttrain.trainers.recipes.grpo import SAMPLES, ClippedConfig, clipped, rollouts, with_kl
-from posttrain.trainers.recipes.sft import demonstrations
+from posttrain.trainers.recipes.blocks import (
+    DEMONSTRATIONS,
+    SAMPLES,
+    clipped_policy_gradient,
+    policy_rollouts,
+    reference_rows,
+    with_kl,
+)
 from posttrain.trainers.sources.interleaved import add_demonstrations
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
-from posttrain.trainers.training_types import RowRole
 
 
 class ChordConfig(ClippedConfig):
-    """Knobs of `chord`."""
+    """Settings of `chord`."""
 
     rows_per_batch: int = Field(default=16, ge=1, description="Reference paths beside each batch of samples.")
     mu_start: float = Field(default=0.9, ge=0, le=1, description="Weight of imitation at the first step. CHORD-µ: 0.9.")
@@ -34,25 +41,21 @@ class ChordConfig(ClippedConfig):
 
 
 def build(inputs: TrainingInputs, config: ChordConfig) -> Stage:
-    """Put the stage together.
-
-    Raises:
-        UserError: There are no reference paths.
-    """
-    known = demonstrations(inputs, "chord", None)
+    """Build the stage."""
+    known = reference_rows(inputs)
 
     def mu(step: int) -> float:
         return config.mu_start + (config.mu_end - config.mu_start) * min(1.0, step / config.mu_steps)
 
-    own = Component(term=clipped(config), reduction=sequence_mean, weight=lambda step: 1 - mu(step), roles=SAMPLES)
-    imitated = Component(
-        term=Nll(token_weight=config.token_weight), reduction=token_mean, weight=mu, roles=frozenset({RowRole.DEMONSTRATION})
+    own = Component(
+        term=clipped_policy_gradient(config), reduction=sequence_mean, weight=lambda step: 1 - mu(step), roles=SAMPLES
     )
+    imitated = Component(term=Nll(token_weight=config.token_weight), reduction=token_mean, weight=mu, roles=DEMONSTRATIONS)
     return Stage(
-        source=rollouts(inputs, config, "chord", finish=add_demonstrations(known, config.rows_per_batch, config.seed)),
+        source=policy_rollouts(inputs, config, "chord", build_rows=add_demonstrations(known, config.rows_per_batch, config.seed)),
         credit=GroupCredit(),
         components=with_kl(config, sequence_mean, own, imitated),
     )
 
 
-CHORD = Recipe(name="chord", config=ChordConfig, build=build, needs_verifier=True)
+CHORD = Recipe(name="chord", config=ChordConfig, build=build)

@@ -1,31 +1,34 @@
 """dr_grpo: grpo without its two divisions.
 
-As grpo, but advantages are not divided by the group's standard deviation, which favours problems that are nearly always right or wrong, and
-the loss of a sample is divided by a constant in place of its length, which let long wrong samples off lightly. Paper: arXiv 2503.20783.
-The signal vanishes in groups that are all right or all wrong. Provenance on-policy, interface verifier, role reshaping.
+Sampled: as grpo.
+Credit: reward minus the group's mean; not divided by the standard deviation, which favours problems that are nearly always right or wrong.
+Loss: clipped policy gradient, summed over the tokens of a sample and divided by a constant in place of its length, which favours long wrong samples.
+Paper: arXiv 2503.20783.
+No learning signal when every sample of a group earns the same reward.
 """
 
 from __future__ import annotations
 
+from posttrain.trainers.config import ClippedConfig
 from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.reductions import constant_length
-from posttrain.trainers.recipes.grpo import ClippedConfig, clipped, rollouts, with_kl
+from posttrain.trainers.recipes.blocks import clipped_policy_gradient, policy_rollouts, with_kl
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
 
 class DrGrpoConfig(ClippedConfig):
-    """Knobs of `dr_grpo`: those of a clipped policy gradient."""
+    """Settings of `dr_grpo`: those of a clipped policy gradient."""
 
 
 def build(inputs: TrainingInputs, config: DrGrpoConfig) -> Stage:
-    """Put the stage together."""
+    """Build the stage."""
     longest = max(behavior.sampling.max_tokens for behavior in inputs.training_set.behaviors.values())
     reduction = constant_length(longest)
     return Stage(
-        source=rollouts(inputs, config, "dr_grpo"),
+        source=policy_rollouts(inputs, config, "dr_grpo"),
         credit=GroupCredit(normalize_std=False),
-        components=with_kl(config, reduction, Component(term=clipped(config), reduction=reduction)),
+        components=with_kl(config, reduction, Component(term=clipped_policy_gradient(config), reduction=reduction)),
     )
 
 
-DR_GRPO = Recipe(name="dr_grpo", config=DrGrpoConfig, build=build, needs_verifier=True)
+DR_GRPO = Recipe(name="dr_grpo", config=DrGrpoConfig, build=build)

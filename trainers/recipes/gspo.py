@@ -1,35 +1,39 @@
 """gspo: grpo whose ratio is that of the sample, not of the token.
 
-As grpo, but the ratio, its clip and its correction are (Π r_t)^(1/T) for all tokens of a sample: the unit that is rewarded is the unit that is
-clipped, which keeps mixtures of experts stable. The clips are much narrower, since a mean hardly moves. Paper: arXiv 2507.18071.
-The signal vanishes in groups that are all right or all wrong. Provenance on-policy, interface verifier, role reshaping.
+Sampled: as grpo.
+Credit: grpo's.
+Loss: clipped policy gradient whose ratio, clip and correction are (Π r_t)^(1/T) for all tokens of a sample: the unit that is rewarded is the unit
+that is clipped, which keeps mixtures of experts stable. The clips are much narrower, since a mean hardly moves.
+Paper: arXiv 2507.18071.
+No learning signal when every sample of a group earns the same reward.
 """
 
 from __future__ import annotations
 
 from pydantic import Field
 
+from posttrain.trainers.config import ClippedConfig
 from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.reductions import sequence_mean
-from posttrain.trainers.recipes.grpo import ClippedConfig, clipped, rollouts, with_kl
+from posttrain.trainers.recipes.blocks import clipped_policy_gradient, policy_rollouts, with_kl
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
 
 class GspoConfig(ClippedConfig):
-    """Knobs of `gspo`."""
+    """Settings of `gspo`."""
 
     eps_low: float = Field(default=3e-4, gt=0, lt=1, description="Lower clip of the sample's ratio. GSPO: 3e-4.")
     eps_high: float = Field(default=4e-4, gt=0, description="Upper clip of the sample's ratio. GSPO: 4e-4.")
 
 
 def build(inputs: TrainingInputs, config: GspoConfig) -> Stage:
-    """Put the stage together."""
-    term = clipped(config, "sequence_mean")
+    """Build the stage."""
+    term = clipped_policy_gradient(config, "sequence_mean")
     return Stage(
-        source=rollouts(inputs, config, "gspo"),
+        source=policy_rollouts(inputs, config, "gspo"),
         credit=GroupCredit(),
         components=with_kl(config, sequence_mean, Component(term=term, reduction=sequence_mean)),
     )
 
 
-GSPO = Recipe(name="gspo", config=GspoConfig, build=build, needs_verifier=True)
+GSPO = Recipe(name="gspo", config=GspoConfig, build=build)

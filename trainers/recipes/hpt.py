@@ -1,52 +1,55 @@
 """hpt: imitate where the policy fails, reinforce where it succeeds, problem by problem.
 
-Sampled: G completions of each prompt, afresh; where at most `most_solved` of them are right, a reference path takes the group's place. Credit:
-grpo's. Loss: clipped policy gradient on the samples, NLL on the paths; a path counts as much as the group that it replaces. Paper: arXiv 2509.04419.
-The signal vanishes in groups that are all right, and in failed ones without a reference path. Provenance mixed, interface verifier, role support
-and correction at once.
+Sampled: G completions of each prompt, afresh; where at most `most_solved` of them are right, a reference path takes the group's place.
+Credit: grpo's, on the samples.
+Loss: clipped policy gradient on the samples, NLL on the paths; a path counts as much as the group that it replaces.
+Paper: arXiv 2509.04419.
+No learning signal when every sample of a group is right, nor in failed groups without a reference path.
 """
 
 from __future__ import annotations
 
 from pydantic import Field
 
+from posttrain.trainers.config import ClippedConfig
 from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import sequence_mean
-from posttrain.trainers.recipes.grpo import SAMPLES, ClippedConfig, clipped, rollouts, with_kl
-from posttrain.trainers.recipes.sft import demonstrations
+from posttrain.trainers.recipes.blocks import (
+    DEMONSTRATIONS,
+    SAMPLES,
+    clipped_policy_gradient,
+    policy_rollouts,
+    reference_rows,
+    with_kl,
+)
 from posttrain.trainers.sources.interleaved import by_problem, replace_unsolved
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
-from posttrain.trainers.training_types import RowRole
 
 
 class HptConfig(ClippedConfig):
-    """Knobs of `hpt`."""
+    """Settings of `hpt`."""
 
     most_solved: int = Field(default=0, ge=0, description="γ, right samples up to which a problem is imitated. HPT: 0..2 of 8.")
     sft_weight: float = Field(default=1.0, gt=0, description="Weight of imitation beside reinforcement. HPT: 1.")
 
 
 def build(inputs: TrainingInputs, config: HptConfig) -> Stage:
-    """Put the stage together.
-
-    Raises:
-        UserError: There are no reference paths.
-    """
-    known = by_problem(demonstrations(inputs, "hpt", None))
-    own = Component(term=clipped(config), reduction=sequence_mean, roles=SAMPLES, whole_batch=True)
+    """Build the stage."""
+    known = by_problem(reference_rows(inputs))
+    own = Component(term=clipped_policy_gradient(config), reduction=sequence_mean, roles=SAMPLES, whole_batch=True)
     imitated = Component(
         term=Nll(),
         reduction=sequence_mean,
         weight=config.sft_weight * config.group_size,
-        roles=frozenset({RowRole.DEMONSTRATION}),
+        roles=DEMONSTRATIONS,
         whole_batch=True,
     )
     return Stage(
-        source=rollouts(inputs, config, "hpt", finish=replace_unsolved(known, config.most_solved)),
+        source=policy_rollouts(inputs, config, "hpt", build_rows=replace_unsolved(known, config.most_solved)),
         credit=GroupCredit(),
         components=with_kl(config, sequence_mean, own, imitated),
     )
 
 
-HPT = Recipe(name="hpt", config=HptConfig, build=build, needs_verifier=True)
+HPT = Recipe(name="hpt", config=HptConfig, build=build)

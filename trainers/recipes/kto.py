@@ -1,9 +1,10 @@
 """kto: make good answers likelier and bad ones less so, each by itself.
 
-Sampled: nothing where labelled answers (or pairs) are given with `--data`; else as dpo, and every right and wrong sample stands alone. Credit:
-each answer is compared with the reference point z, how far the policy has moved from its start on answers of other prompts. Loss:
-w (1 − σ(±β(Δ − z))), averaged over answers. Paper: arXiv 2402.01306.
-The signal vanishes for answers far above or far below z. Provenance off-policy, interface preferences, role reshaping.
+Sampled: nothing where labelled answers (or pairs) are given with `--data`; else as dpo, and every right and wrong sample stands alone.
+Credit: each answer is compared with the reference point z, how far the policy has moved from its start on answers of other prompts.
+Loss: w (1 − σ(±β(Δ − z))), averaged over answers.
+Paper: arXiv 2402.01306.
+No learning signal when answers are far above or far below z.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from posttrain.trainers.config import PairConfig
 from posttrain.trainers.credit.reference_point import ReferencePoint
 from posttrain.trainers.objectives.preferences import Kto
 from posttrain.trainers.objectives.reductions import row_mean
-from posttrain.trainers.recipes.dpo import PairConfig, pairs
+from posttrain.trainers.recipes.blocks import preference_pairs
 from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.sources.verified import mismatched
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
@@ -23,7 +25,7 @@ from posttrain.trainers.training_types import Material, RowRole, TrainingRow
 
 
 class KtoConfig(PairConfig):
-    """Knobs of `kto`."""
+    """Settings of `kto`."""
 
     rows_per_batch: int = Field(default=16, ge=2, description="Answers in one optimizer batch.")
     beta: float = Field(default=0.1, gt=0, description="How far the policy may go. KTO: 0.1.")
@@ -34,13 +36,13 @@ class KtoConfig(PairConfig):
 
 
 def build(inputs: TrainingInputs, config: KtoConfig) -> Stage:
-    """Put the stage together."""
+    """Build the stage."""
     labelled: Sequence[TrainingRow] = [row for row in inputs.data if row.role in (RowRole.CHOSEN, RowRole.REJECTED)]
 
     def make() -> Made:
         if labelled:
             return labelled, {}
-        source = pairs(inputs, config, "kto")
+        source = preference_pairs(inputs, config)
         _, metrics = source.prepare()
         return source.rows, metrics
 

@@ -1,9 +1,11 @@
 """merge: average the weights with those of an earlier checkpoint.
 
-Sampled: nothing, and no step is made: every weight becomes (1 − share) · its own + share · the earlier checkpoint's. Papers: arXiv 2203.05482 (model
-soups), 2109.01903 (between a model and its fine-tuned self).
-Right where two checkpoints of one start each have something the other lacks; it does not reliably undo forgetting (2510.17776). Nothing is gained
-where they are far apart. Provenance off-policy, no signal, role consolidation.
+Sampled: nothing.
+Credit: none.
+Loss: none, and no step is made: every weight becomes (1 − share) · its own + share · the earlier checkpoint's.
+Papers: arXiv 2203.05482 (model soups), 2109.01903 (between a model and its fine-tuned self).
+Right where two checkpoints of one start each have something the other lacks; it does not reliably undo forgetting (2510.17776). Nothing is gained when
+they are far apart.
 """
 
 from __future__ import annotations
@@ -16,25 +18,25 @@ from pydantic import Field
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.credit.none import NoCredit
-from posttrain.trainers.recipes.logit_kd import teacher_of
+from posttrain.trainers.recipes.blocks import require_teacher
 from posttrain.trainers.sources.prepared import PreparedRows, fixed
 from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 
 
 class MergeConfig(TrainingConfig):
-    """Knobs of `merge`; those of steps are idle."""
+    """Settings of `merge`; those of optimizer steps are unused."""
 
     share: float = Field(default=0.5, ge=0, le=1, description="Of the earlier checkpoint's weights; 0 leaves the model as it is.")
-    lora_rank: None = Field(default=None, description="Whole weights are averaged; an adapter has no place here.")
+    lora_rank: None = Field(default=None, description="All weights are averaged; an adapter cannot be.")
 
 
 def build(inputs: TrainingInputs, config: MergeConfig) -> Stage:
-    """Put the stage together.
+    """Build the stage.
 
     Raises:
-        SettingsError: There is no earlier checkpoint, or its weights have other shapes.
+        SettingsError: The weights of the earlier checkpoint have other shapes.
     """
-    other = teacher_of(inputs, "merge", same_tokens=False)
+    other = require_teacher(inputs, "merge", same_tokens=False)
     model = inputs.model
     assert model is not None
     mine, theirs = dict(model.named_parameters()), dict(other.model.named_parameters())

@@ -1,30 +1,31 @@
-"""minillm: the reverse KL of whole samples, by policy gradient.
+"""minillm: minimise the reverse KL of whole samples, by policy gradient.
 
-Sampled: completions of each prompt from the live student. Credit: what the teacher thinks of the rest of the sample, per token that is left, log
-teacher − log π. Loss: the reverse KL of each single step over the vocabulary, exact, and a clipped policy gradient for its consequences, averaged
-over the tokens of a sample, then over samples. Paper: arXiv 2306.08543.
-Changed from the textbook: samples come from the student alone, not from a mixture with the teacher; a capped importance weight corrects what the
-sampler computes otherwise than the trainer; there is no language-modelling loss beside.
-The signal vanishes where student and teacher agree; its policy gradient is noisy where opd, which leaves consequences out, is not. Provenance
-on-policy, interface teacher targets, role reshaping, at times consolidation.
+Sampled: completions of each prompt from the student.
+Credit: the mean of log teacher − log π over the tokens that follow.
+Loss: the reverse KL of each single step over the vocabulary, exact, and a clipped policy gradient for its consequences, averaged over the tokens of a
+sample, then over samples.
+Paper: arXiv 2306.08543.
+Changed from the paper: samples come from the student alone, not from a mixture with the teacher; a capped importance weight corrects the difference
+between sampler and trainer; there is no language-modelling loss beside.
+No learning signal when student and teacher agree. Its policy gradient is noisy where opd, which leaves consequences out, is not.
 """
 
 from __future__ import annotations
 
 from pydantic import Field
 
+from posttrain.trainers.config import StudentConfig
 from posttrain.trainers.credit.teacher import TeacherCredit
 from posttrain.trainers.objectives.divergences import TeacherDivergence
 from posttrain.trainers.objectives.policy_gradient import PolicyGradient
 from posttrain.trainers.objectives.reductions import sequence_mean
-from posttrain.trainers.recipes.gkd import StudentConfig, student_samples
-from posttrain.trainers.recipes.logit_kd import teacher_of
+from posttrain.trainers.recipes.blocks import require_teacher, student_rollouts
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
 
 class MinillmConfig(StudentConfig):
-    """Knobs of `minillm`."""
+    """Settings of `minillm`."""
 
     consequences: float = Field(default=0.5, ge=0, description="Weight of the policy gradient beside the single steps. Paper: 1.")
     eps: float = Field(default=0.2, gt=0, lt=1, description="Clip of the ratio. Paper: 0.2.")
@@ -32,10 +33,10 @@ class MinillmConfig(StudentConfig):
 
 
 def build(inputs: TrainingInputs, config: MinillmConfig) -> Stage:
-    """Put the stage together."""
-    teacher_of(inputs, "minillm")
+    """Build the stage."""
+    require_teacher(inputs, "minillm")
     return Stage(
-        source=student_samples(inputs, config, "minillm"),
+        source=student_rollouts(inputs, config, "minillm"),
         credit=TeacherCredit(),
         components=(
             Component(term=TeacherDivergence(beta=1.0), reduction=sequence_mean),

@@ -1,9 +1,12 @@
 """online_dpo: make the best of each fresh group likelier than its worst.
 
-Sampled: G completions of each prompt of a batch, afresh from the live policy; the one with the highest reward is set against the one with the
-lowest. Credit: none. Loss: dpo's, averaged over pairs. Paper: arXiv 2402.04792; fresh pairs ranked by a reward: 2402.14740, 2405.07863.
-Changed from the textbook: a verifier or reward model ranks, where the paper asks a judge.
-The signal vanishes in groups that are all right or all wrong, which give no pair. Provenance on-policy, interface preferences, role reshaping.
+Sampled: G completions of each prompt of a batch, afresh from the policy in training; the one with the highest reward is chosen over the one with the
+lowest.
+Credit: none.
+Loss: dpo's, averaged over pairs.
+Paper: arXiv 2402.04792; fresh pairs ranked by a reward: 2402.14740, 2405.07863.
+Changed from the paper: a verifier or reward model ranks, where the paper asks a judge.
+No learning signal when every sample of a group earns the same reward: it gives no pair.
 """
 
 from __future__ import annotations
@@ -14,13 +17,13 @@ from posttrain.trainers.config import RolloutConfig
 from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.preferences import ReferenceMargin
 from posttrain.trainers.objectives.reductions import row_mean
-from posttrain.trainers.recipes.grpo import rollouts
+from posttrain.trainers.recipes.blocks import policy_rollouts
 from posttrain.trainers.sources.interleaved import best_against_worst
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
 
 class OnlineDpoConfig(RolloutConfig):
-    """Knobs of `online_dpo`."""
+    """Settings of `online_dpo`."""
 
     learning_rate: float = Field(default=1e-6, gt=0, description="Peak. As dpo.")
     group_size: int = Field(default=4, ge=2, description="Samples per prompt, of which two make the pair. Paper: 2.")
@@ -28,12 +31,12 @@ class OnlineDpoConfig(RolloutConfig):
 
 
 def build(inputs: TrainingInputs, config: OnlineDpoConfig) -> Stage:
-    """Put the stage together."""
+    """Build the stage."""
     return Stage(
-        source=rollouts(inputs, config, "online_dpo", finish=best_against_worst),
+        source=policy_rollouts(inputs, config, "online_dpo", build_rows=best_against_worst),
         credit=NoCredit(),
         components=(Component(term=ReferenceMargin(beta=config.beta), reduction=row_mean),),
     )
 
 
-ONLINE_DPO = Recipe(name="online_dpo", config=OnlineDpoConfig, build=build, needs_verifier=True)
+ONLINE_DPO = Recipe(name="online_dpo", config=OnlineDpoConfig, build=build)

@@ -1,38 +1,41 @@
-"""orpo: imitate the better answer, and hold its odds above those of the worse one.
+"""orpo: imitate the chosen answer, and hold its odds above those of the rejected one.
 
-As sft on the better answers, with a term on the pairs: NLL − λ log σ(log odds(w) − log odds(l)), odds = p/(1 − p), p the geometric mean of the
-tokens' probabilities. No reference model. Paper: arXiv 2403.07691.
-The pairs' signal vanishes where the odds are far apart already; the NLL goes on as sft's does, and expands as it does. Provenance off-policy,
-interface preferences, role reshaping.
+Sampled: as dpo.
+Credit: none.
+Loss: NLL of the chosen answers − λ log σ(log odds(w) − log odds(l)), odds = p/(1 − p), p the geometric mean of the tokens' probabilities; the NLL
+averaged over tokens, the rest over pairs. No reference model.
+Paper: arXiv 2403.07691.
+No learning signal from the pairs when the odds are far apart already; the NLL goes on as sft's does, and expands as it does.
 """
 
 from __future__ import annotations
 
 from pydantic import Field
 
+from posttrain.trainers.config import PairConfig
 from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.preferences import OddsRatio
 from posttrain.trainers.objectives.reductions import row_mean, token_mean
-from posttrain.trainers.recipes.dpo import PairConfig, pairs
+from posttrain.trainers.recipes.blocks import CHOSEN, preference_pairs
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
-from posttrain.trainers.training_types import Material, RowRole
+from posttrain.trainers.training_types import Material
 
 
 class OrpoConfig(PairConfig):
-    """Knobs of `orpo`."""
+    """Settings of `orpo`."""
 
     learning_rate: float = Field(default=8e-6, gt=0, description="Peak. ORPO: 8e-6.")
     odds_weight: float = Field(default=0.1, gt=0, description="λ, weight of the odds ratio beside the NLL. ORPO: 0.1.")
 
 
 def build(inputs: TrainingInputs, config: OrpoConfig) -> Stage:
-    """Put the stage together."""
+    """Build the stage."""
     return Stage(
-        source=pairs(inputs, config, "orpo"),
+        source=preference_pairs(inputs, config),
         credit=NoCredit(),
         components=(
-            Component(term=Nll(), reduction=token_mean, roles=frozenset({RowRole.CHOSEN})),
+            Component(term=Nll(), reduction=token_mean, roles=CHOSEN),
             Component(term=OddsRatio(), reduction=row_mean, weight=config.odds_weight),
         ),
     )

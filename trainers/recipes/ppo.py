@@ -1,28 +1,29 @@
 """ppo: make what went better than a learned value function expected more likely.
 
-Sampled: G completions of each prompt of a batch, afresh from the live policy. Credit: generalised advantage estimation against a scalar head on
-the policy's own last hidden states, whitened over the batch. Loss: clipped policy gradient and `value_weight` times the clipped squared error of
-the values, averaged over all tokens; a k3 divergence to the start where `kl_weight` > 0. Paper: arXiv 1707.06347, for language 2203.02155.
-Changed from the textbook: the value function is one head, which begins at 0, on the policy's trunk, in place of a second model; the divergence
-is a term of the loss, not of the reward; where all rewards of a batch are equal there is no signal and no step.
-The signal vanishes where all rewards of a batch are equal. Provenance on-policy, interface verifier, role reshaping.
+Sampled: as grpo.
+Credit: generalised advantage estimation against a scalar head on the policy's own last hidden states, whitened over the batch.
+Loss: clipped policy gradient and `value_weight` times the clipped squared error of the values, averaged over all tokens; a k3 divergence to the
+model before training where `kl_weight` > 0.
+Paper: arXiv 1707.06347, for language 2203.02155.
+Changed from the papers: the value function is one head, which begins at 0, on the policy's trunk, in place of a second model; the divergence is a
+term of the loss, not of the reward.
+No learning signal when all rewards of a batch are equal: then there is no step.
 """
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from posttrain.diagnose.errors import SettingsError
+from posttrain.trainers.config import ClippedConfig
 from posttrain.trainers.credit.value import ValueCredit
-from posttrain.trainers.models.heads import scalar_head
 from posttrain.trainers.objectives.policy_gradient import ValueLoss
 from posttrain.trainers.objectives.reductions import token_mean
-from posttrain.trainers.recipes.grpo import ClippedConfig, clipped, rollouts, with_kl
+from posttrain.trainers.recipes.blocks import add_scalar_head, clipped_policy_gradient, policy_rollouts, with_kl
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
 
 class PpoConfig(ClippedConfig):
-    """Knobs of `ppo`."""
+    """Settings of `ppo`."""
 
     updates_per_batch: int = Field(default=2, ge=1, description="Optimizer steps per batch. InstructGPT: 4.")
     lam: float = Field(default=0.95, ge=0, le=1, description="λ of the advantage estimate: 0 trusts the values, 1 the rewards.")
@@ -32,25 +33,22 @@ class PpoConfig(ClippedConfig):
 
 
 def build(inputs: TrainingInputs, config: PpoConfig) -> Stage:
-    """Put the stage together.
+    """Build the stage.
 
     Raises:
         SettingsError: There is no model to put a head on.
     """
-    if inputs.model is None:
-        raise SettingsError("ppo puts a value head on the model in training, and none was given")
-    head = scalar_head(inputs.model)
     return Stage(
-        source=rollouts(inputs, config, "ppo"),
+        source=policy_rollouts(inputs, config, "ppo"),
         credit=ValueCredit(gamma=config.gamma, lam=config.lam),
         components=with_kl(
             config,
             token_mean,
-            Component(term=clipped(config), reduction=token_mean),
+            Component(term=clipped_policy_gradient(config), reduction=token_mean),
             Component(term=ValueLoss(clip=config.value_clip), reduction=token_mean, weight=config.value_weight),
         ),
-        scalar_head=head,
+        scalar_head=add_scalar_head(inputs, "ppo"),
     )
 
 
-PPO = Recipe(name="ppo", config=PpoConfig, build=build, needs_verifier=True)
+PPO = Recipe(name="ppo", config=PpoConfig, build=build)

@@ -1,10 +1,12 @@
 """process_reward_model: learn from labelled steps which of them are right.
 
 Sampled: nothing where labelled steps are given with `--data`; else n completions of every train problem, once, divided into steps, each labelled by
-whether any of `num_rollouts` continuations behind it ends right. Credit: none. Loss: cross-entropy of the head behind the last token of each step,
-averaged over steps. The checkpoint is a token classifier with the labels wrong and right (`AutoModelForTokenClassification`), which the stage
-`process` takes as its step feedback. Papers: arXiv 2305.20050; labels by rollouts: 2312.08935.
-The signal vanishes where all steps have one label. Provenance off-policy, interface process feedback; it changes no policy.
+whether any of `num_rollouts` continuations behind it ends right.
+Credit: none.
+Loss: cross-entropy of the head behind the last token of each step, averaged over steps. The checkpoint is a token classifier with the labels wrong and
+right (`AutoModelForTokenClassification`), which the stage `process` takes as its step feedback.
+Papers: arXiv 2305.20050; labels by rollouts: 2312.08935.
+No learning signal when all steps have one label.
 """
 
 from __future__ import annotations
@@ -13,13 +15,11 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.config import EpochConfig
 from posttrain.trainers.credit.none import NoCredit
-from posttrain.trainers.models.heads import scalar_head
 from posttrain.trainers.objectives.reductions import step_mean
 from posttrain.trainers.objectives.reward_modelling import StepCorrectness
-from posttrain.trainers.recipes.reward_model import readable_to_the_end
+from posttrain.trainers.recipes.blocks import add_scalar_head, repeat_last_token, require_tokenizer
 from posttrain.trainers.sources.policy import num_tokens, problem_prompts, sample_rollouts
 from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.sources.steps import by_rollouts, score_steps
@@ -28,27 +28,26 @@ from posttrain.trainers.training_types import Material
 
 
 class ProcessRewardModelConfig(EpochConfig):
-    """Knobs of `process_reward_model`."""
+    """Settings of `process_reward_model`."""
 
     learning_rate: float = Field(default=1e-5, gt=0, description="Peak. As reward_model.")
-    num_samples: int = Field(default=4, ge=1, description="Samples drawn per problem, where no labelled steps are given.")
-    num_rollouts: int = Field(default=4, ge=1, description="Continuations drawn behind each step. Math-Shepherd: 8.")
-    step_separator: str = Field(default="\n", min_length=1, description="Text that ends a step, where samples are drawn.")
+    num_samples: int = Field(default=4, ge=1, description="Samples per problem, where no labelled steps are given.")
+    num_rollouts: int = Field(default=4, ge=1, description="Continuations sampled behind each step. Math-Shepherd: 8.")
+    step_separator: str = Field(default="\n", min_length=1, description="Text that ends a step, where nothing is given.")
 
 
 def build(inputs: TrainingInputs, config: ProcessRewardModelConfig) -> Stage:
-    """Put the stage together.
+    """Build the stage.
 
     Raises:
         SettingsError: There is no model to put a head on.
     """
-    if inputs.model is None or inputs.tokenizer is None:
-        raise SettingsError("process_reward_model puts a head on a model, and none was given")
-    tokenizer = inputs.tokenizer
+    head = add_scalar_head(inputs, "process_reward_model")
+    tokenizer = require_tokenizer(inputs, "process_reward_model")
 
     def make() -> Made:
         if inputs.data:
-            return [readable_to_the_end(row) for row in inputs.data], {}
+            return [repeat_last_token(row) for row in inputs.data], {}
         sampled = sample_rollouts(
             inputs.engine,
             inputs.graders,
@@ -62,14 +61,14 @@ def build(inputs: TrainingInputs, config: ProcessRewardModelConfig) -> Stage:
         )
         scored = score_steps(tokenizer, config.step_separator, score)(inputs.training_set.train, sampled, 0)
         rows = [replace(row, step_scores=tuple(float(value > 0) for value in row.step_scores)) for row in scored]
-        return [readable_to_the_end(row) for row in rows], {"generated_tokens": num_tokens(sampled)}
+        return [repeat_last_token(row) for row in rows], {"generated_tokens": num_tokens(sampled)}
 
     source = in_epochs(make, config)
     return Stage(
         source=source,
         credit=NoCredit(),
         components=(Component(term=StepCorrectness(), reduction=step_mean),),
-        scalar_head=scalar_head(inputs.model),
+        scalar_head=head,
     )
 
 

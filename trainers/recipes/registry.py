@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from posttrain.diagnose.errors import BehaviorError, SettingsError
+from posttrain.diagnose.stage_catalogue import HOW_TO_GIVE, Need
 from posttrain.trainers.recipes.chord import CHORD
 from posttrain.trainers.recipes.cispo import CISPO
 from posttrain.trainers.recipes.cpo import CPO
@@ -78,27 +79,51 @@ RECIPES: dict[str, Recipe[Any]] = {recipe.name: recipe for recipe in _ALL}
 
 
 def find_recipe(name: str) -> Recipe[Any]:
-    """A recipe by name.
+    """Return a recipe by name.
 
     Raises:
         SettingsError: There is none of that name.
     """
     if name not in RECIPES:
-        raise SettingsError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
+        raise SettingsError(f"no recipe {name!r}; there are {', '.join(RECIPES)}", code="unknown_recipe")
     return RECIPES[name]
 
 
+def offered_needs(inputs: TrainingInputs) -> frozenset[Need]:
+    """Return what inputs offer to a stage.
+
+    Samples that a verifier calls right and wrong are pairs, and its rollouts behind a step judge the step. A teacher and an earlier
+    checkpoint stand in for each other. Data may be of any kind: what a stage does not read is refused by `build_stage`.
+    """
+    found = {Need.REFERENCES, Need.PAIRS, Need.STEP_FEEDBACK} if inputs.data else set()
+    if any(item.problem.references for item in inputs.training_set.train):
+        found.add(Need.REFERENCES)
+    if inputs.graders:
+        found |= {Need.VERIFIER, Need.PAIRS, Need.STEP_FEEDBACK}
+    if inputs.teacher or inputs.earlier:
+        found |= {Need.TEACHER, Need.EARLIER_CHECKPOINT}
+    return frozenset(found)
+
+
 def build_stage(recipe: Recipe[ConfigT], inputs: TrainingInputs, config: ConfigT) -> Stage:
-    """The stage of a recipe, unless a data set or a run is given that it would pass over or take for something else.
+    """Build the stage of a recipe, unless it lacks what it needs or is given what it does not learn from.
 
     Raises:
-        BehaviorError: One is; says what the stage learns from, and which stages learn from this.
+        BehaviorError: A data set or a run is given that the stage would pass over or take for something else.
+        SettingsError: The stage lacks what `stage_catalogue` says it needs.
         UserError: The recipe cannot be built from what there is.
     """
     for unread in sorted(materials(inputs.data, inputs.prompts) - recipe.reads):
         others = ", ".join(name for name, other in RECIPES.items() if unread in other.reads)
         own = " or ".join(sorted(recipe.reads)) or "no data set and no run"
         raise BehaviorError(
-            f"{recipe.name}: got {unread}, and it learns from {own}; give that, or use a stage that reads them: {others}"
+            f"{recipe.name}: got {unread}, and it learns from {own}; give that, or use a stage that reads them: {others}",
+            code="data_not_read",
+        )
+    missing = [need for need in recipe.description.needs if need not in offered_needs(inputs)]
+    if missing:
+        raise SettingsError(
+            f"{recipe.name}: {'; '.join(HOW_TO_GIVE[need] for need in missing)}; give that, or use another stage (see `posttrain stages`)",
+            code="missing_input",
         )
     return recipe.build(inputs, config)

@@ -1,11 +1,11 @@
 """rft: imitate the policy's own verified samples.
 
-Sampled: n completions of every train problem, once, from the model as it is at the start, or none where a run's train rollouts are given
-with `--from`. Credit: none, but only rows that the verifier calls right are kept, distinct by text, a few per problem. Loss: −log π(y_t),
-averaged over tokens. Papers: RFT (arXiv 2308.01825), STaR (2203.14465), RAFT (2304.06767).
-The signal vanishes for problems that are never solved in n draws, and for those that are always solved it only sharpens.
-Provenance on-policy (of the start, then ageing; with `rounds` > 1 sampled anew from the trained model), interface verifier, role reshaping
-inside the support.
+Sampled: n completions of every train problem, once, from the model before training (with `rounds` > 1 again from the trained model), or none where
+a run's train rollouts are given with `--from`.
+Credit: none, but only rows that the verifier calls right are kept, distinct by text, a few per problem.
+Loss: −log π(y_t), averaged over tokens.
+Papers: RFT (arXiv 2308.01825), STaR (2203.14465), RAFT (2304.06767).
+No learning signal when a problem is never solved in n samples. Problems that are always solved are only sharpened.
 """
 
 from __future__ import annotations
@@ -13,38 +13,34 @@ from __future__ import annotations
 from pydantic import Field
 
 from posttrain.trainers.config import EpochConfig
-from posttrain.trainers.credit.none import NoCredit
-from posttrain.trainers.objectives.imitation import Nll
-from posttrain.trainers.objectives.reductions import token_mean
+from posttrain.trainers.recipes.blocks import imitation_stage
 from posttrain.trainers.sources.iterative import IterativeSource
 from posttrain.trainers.sources.prepared import PreparedRows, fixed
 from posttrain.trainers.sources.verified import sample_verified, select_verified, successes
-from posttrain.trainers.stage import Component, Recipe, Source, Stage, TrainingInputs
+from posttrain.trainers.stage import Recipe, Source, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
 
 class RftConfig(EpochConfig):
-    """Knobs of `rft`."""
+    """Settings of `rft`."""
 
     learning_rate: float = Field(default=1e-5, gt=0, description="Peak. As sft.")
-    num_samples: int = Field(
-        default=8, ge=1, description="Samples drawn per problem. RFT (2308.01825) draws up to 100, practice 8..32."
-    )
+    num_samples: int = Field(default=8, ge=1, description="Samples per problem. RFT (2308.01825): up to 100, practice 8..32.")
     max_per_problem: int = Field(
         default=4, ge=1, description="Distinct verified samples kept per problem, so that easy problems do not outvote hard ones."
     )
     temperature: float = Field(
-        default=1.0, gt=0, description="Of the draw. RFT uses 0.7; 1 keeps rare paths, hence more of the support."
+        default=1.0, gt=0, description="Sampling temperature. RFT uses 0.7; 1 keeps rare paths, hence more of the support."
     )
     rounds: int = Field(
         default=1,
         ge=1,
-        description="How often to draw, each time from the model as it is then; steps or epochs are per round. ReST: 2..3.",
+        description="How often to sample, each time from the model as it is then; steps or epochs are per round. ReST: 2..3.",
     )
 
 
 def build(inputs: TrainingInputs, config: RftConfig) -> Stage:
-    """Put the stage together."""
+    """Build the stage."""
 
     def round_of(number: int) -> PreparedRows:
         if inputs.data:
@@ -69,7 +65,7 @@ def build(inputs: TrainingInputs, config: RftConfig) -> Stage:
         )
 
     source: Source = round_of(0) if config.rounds == 1 or inputs.data else IterativeSource(inputs.engine, round_of, config.rounds)
-    return Stage(source=source, credit=NoCredit(), components=(Component(term=Nll(), reduction=token_mean),))
+    return imitation_stage(source)
 
 
-RFT = Recipe(name="rft", config=RftConfig, build=build, needs_verifier=True, reads=frozenset({Material.SAMPLES}))
+RFT = Recipe(name="rft", config=RftConfig, build=build, reads=frozenset({Material.SAMPLES}))

@@ -1,11 +1,12 @@
-"""self_distill: learn to do without the scaffold what works with it.
+"""self_distill: learn to do without a scaffold what succeeds with it.
 
-Sampled: completions of every train problem from the model as it is at the start, behind the scaffolded prompt (a hint, worked examples, the
-reference path as a hint), those that the verifier calls wrong left out; with `on_policy` > 0 in part of the batches the student's own, behind the
-bare prompt. Credit: none. Loss: divergence between the start behind the scaffolded prompt and the policy behind the bare one, over the
-vocabulary, averaged over tokens. `best_of_n` has no prompt to see: its verified samples are imitated. Papers: arXiv 2209.15189 (context
-distillation), 2112.00861; on the student's own samples 2306.13649 with itself as the teacher.
-The signal vanishes where the scaffold changes nothing. Provenance off-policy or mixed, interface teacher targets, role consolidation.
+Sampled: completions of every train problem from the model before training, behind the scaffolded prompt (a hint, worked examples, the reference path
+as a hint), those that the verifier calls wrong left out; with `on_policy` > 0 in part of the batches the student's own, behind the plain prompt.
+Credit: none.
+Loss: divergence over the vocabulary between the model before training behind the scaffolded prompt and the policy behind the plain one, averaged over
+tokens. `best_of_n` has no prompt to see: its verified samples are imitated.
+Papers: arXiv 2209.15189 (context distillation), 2112.00861; on the student's own samples 2306.13649 with itself as the teacher.
+No learning signal when the scaffold changes nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from pydantic import Field
 
 from posttrain.diagnose.errors import UserError
 from posttrain.diagnose.probes.scaffold import with_examples, with_hint, worked_examples
+from posttrain.trainers.config import StudentConfig
 from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.divergences import TeacherDivergence
-from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import token_mean
-from posttrain.trainers.recipes.gkd import StudentConfig, student_samples
-from posttrain.trainers.sources.mixture import Mixture
+from posttrain.trainers.recipes.blocks import imitation_stage, student_rollouts
+from posttrain.trainers.sources.mixed import MixedSource
 from posttrain.trainers.sources.policy import RolloutRequest
 from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.sources.verified import sample_verified
@@ -31,7 +32,7 @@ from posttrain.trainers.training_types import RowRole, TrainingProblem, Training
 
 
 class SelfDistillConfig(StudentConfig):
-    """Knobs of `self_distill`."""
+    """Settings of `self_distill`."""
 
     scaffold: str = Field(
         default="auto",
@@ -39,13 +40,13 @@ class SelfDistillConfig(StudentConfig):
         description="What the teacher is given: the problem's `hint`, `few_shot` worked examples, the `reference` path, or `best_of_n`; auto: "
         "hints where most problems have one, else worked examples, else best_of_n.",
     )
-    num_samples: int = Field(default=8, ge=1, description="Samples drawn per problem behind the scaffold.")
+    num_samples: int = Field(default=8, ge=1, description="Samples per problem behind the scaffold.")
     on_policy: float = Field(default=0.0, ge=0, le=1, description="Share of the batches that the student samples itself.")
-    beta: float = Field(default=0.0, ge=0, le=1, description="0: KL(scaffolded‖bare), 1: KL(bare‖scaffolded).")
+    beta: float = Field(default=0.0, ge=0, le=1, description="0: KL(scaffolded‖plain), 1: KL(plain‖scaffolded).")
 
 
 def scaffolded(inputs: TrainingInputs, config: SelfDistillConfig) -> dict[str, tuple[int, ...]]:
-    """`behavior/problem` → the prompt with the scaffold, of the problems that have one.
+    """Return `behavior/problem` → the prompt with the scaffold, of the problems that have one.
 
     Raises:
         UserError: None has.
@@ -85,7 +86,7 @@ def _choose(inputs: TrainingInputs) -> str:
 
 
 def build(inputs: TrainingInputs, config: SelfDistillConfig) -> Stage:
-    """Put the stage together.
+    """Build the stage.
 
     Raises:
         UserError: No train problem has the scaffold.
@@ -93,7 +94,7 @@ def build(inputs: TrainingInputs, config: SelfDistillConfig) -> Stage:
     if config.scaffold == "auto":
         config = config.model_copy(update={"scaffold": _choose(inputs)})
     prompts = {} if config.scaffold == "best_of_n" else scaffolded(inputs, config)
-    bare_ids = {
+    plain_ids = {
         item.name: inputs.engine.codec.encode_prompt(item.problem.prompt, item.behavior.prompt).token_ids
         for item in inputs.training_set.train
     }
@@ -101,7 +102,7 @@ def build(inputs: TrainingInputs, config: SelfDistillConfig) -> Stage:
     def build_requests() -> list[RolloutRequest]:
         items = inputs.training_set.train
         return [
-            RolloutRequest(item=item, prompt_ids=prompts.get(item.name, bare_ids[item.name]))
+            RolloutRequest(item=item, prompt_ids=prompts.get(item.name, plain_ids[item.name]))
             for item in items
             if not prompts or item.name in prompts
         ]
@@ -118,14 +119,14 @@ def build(inputs: TrainingInputs, config: SelfDistillConfig) -> Stage:
     )
 
     def without(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
-        """Behind the bare prompt, with the scaffolded one beside it for the teacher."""
+        """Put rows behind the plain prompt, with the scaffolded one beside it for the teacher."""
         out = []
         for row in rows:
             name = f"{row.behavior}/{row.problem_id}"
             out.append(
                 replace(
                     row,
-                    prompt_ids=bare_ids[name],
+                    prompt_ids=plain_ids[name],
                     teacher_prompt_ids=prompts.get(name),
                     sampler_logprobs=None,
                     role=RowRole.DEMONSTRATION,
@@ -139,15 +140,15 @@ def build(inputs: TrainingInputs, config: SelfDistillConfig) -> Stage:
 
     given = in_epochs(make, config)
     if not prompts:
-        return Stage(source=given, credit=NoCredit(), components=(Component(term=Nll(), reduction=token_mean),))
+        return imitation_stage(given)
     source: Source = given
     if config.on_policy > 0:
-        own = student_samples(
+        own = student_rollouts(
             inputs, config, "self_distill", lambda items, rows, step: [row for row in without(rows) if row.teacher_prompt_ids]
         )
-        source = Mixture(own, given, share=config.on_policy, seed=config.seed)
+        source = MixedSource(own, given, on_policy=config.on_policy, seed=config.seed)
     term = TeacherDivergence(beta=config.beta)
     return Stage(source=source, credit=NoCredit(), components=(Component(term=term, reduction=token_mean),), teaches_itself=True)
 
 
-SELF_DISTILL = Recipe(name="self_distill", config=SelfDistillConfig, build=build, needs_verifier=True)
+SELF_DISTILL = Recipe(name="self_distill", config=SelfDistillConfig, build=build)

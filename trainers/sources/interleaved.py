@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from posttrain.trainers.credit.group import group_indices
 from posttrain.trainers.sources.order import EpochOrder
-from posttrain.trainers.sources.policy import Finish
+from posttrain.trainers.sources.policy import RowBuilder
 from posttrain.trainers.training_types import RowRole, TrainingProblem, TrainingRow
 
 
@@ -19,10 +19,10 @@ def by_problem(demonstrations: Sequence[TrainingRow]) -> dict[str, list[Training
     return found
 
 
-def join_group(demonstrations: Mapping[str, Sequence[TrainingRow]]) -> Finish:
+def join_group(demonstrations: Mapping[str, Sequence[TrainingRow]]) -> RowBuilder:
     """Each group gets one demonstration of its problem with reward 1, in turn over the steps (LUFFY, arXiv 2504.14945)."""
 
-    def finish(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
+    def build_rows(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
         out = list(rows)
         for group_id, members in group_indices(rows).items():
             name = f"{rows[members[0]].behavior}/{rows[members[0]].problem_id}"
@@ -31,13 +31,13 @@ def join_group(demonstrations: Mapping[str, Sequence[TrainingRow]]) -> Finish:
                 out.append(replace(known[step % len(known)], group_id=group_id, reward=1.0))
         return out
 
-    return finish
+    return build_rows
 
 
-def replace_unsolved(demonstrations: Mapping[str, Sequence[TrainingRow]], most_solved: int) -> Finish:
+def replace_unsolved(demonstrations: Mapping[str, Sequence[TrainingRow]], most_solved: int) -> RowBuilder:
     """Groups with at most so many right samples are replaced by demonstrations of their problem (HPT, arXiv 2509.04419)."""
 
-    def finish(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
+    def build_rows(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
         out: list[TrainingRow] = []
         success = {item.behavior.name: item.behavior.measure.success for item in items}
         for members in group_indices(rows).values():
@@ -47,17 +47,17 @@ def replace_unsolved(demonstrations: Mapping[str, Sequence[TrainingRow]], most_s
             out += [known[step % len(known)]] if known and solved <= most_solved else group
         return out
 
-    return finish
+    return build_rows
 
 
-def add_demonstrations(demonstrations: Sequence[TrainingRow], rows_per_batch: int, seed: int) -> Finish:
+def add_demonstrations(demonstrations: Sequence[TrainingRow], rows_per_batch: int, seed: int) -> RowBuilder:
     """A batch of demonstrations of its own beside the samples, from shuffled epochs (CHORD, arXiv 2508.11408)."""
     order = EpochOrder(len(demonstrations), min(rows_per_batch, len(demonstrations)), seed)
 
-    def finish(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
+    def build_rows(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
         return [*rows, *(demonstrations[index] for index in order.batch(step))]
 
-    return finish
+    return build_rows
 
 
 def best_against_worst(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
@@ -78,12 +78,12 @@ def _reward(row: TrainingRow) -> float:
     return row.reward
 
 
-def chain(*parts: Finish) -> Finish:
+def chain(*parts: RowBuilder) -> RowBuilder:
     """One after the other."""
 
-    def finish(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> Sequence[TrainingRow]:
+    def build_rows(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> Sequence[TrainingRow]:
         for part in parts:
             rows = part(items, rows, step)
         return rows
 
-    return finish
+    return build_rows

@@ -1,4 +1,4 @@
-"""Rows drawn from the policy in training on train problems, graded: on-policy."""
+"""Rows sampled from a policy on train problems and graded: on-policy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from posttrain.diagnose.engines.base import Completion, Engine, SampleRequest
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Grade, Sampling, StopReason
+from posttrain.trainers.credit.group import group_indices
 from posttrain.trainers.distributed.processes import current
 from posttrain.trainers.sources.order import EpochOrder
 from posttrain.trainers.stage import Stateful
@@ -17,7 +18,7 @@ from posttrain.trainers.training_types import Batch, GradeFn, TrainingProblem, T
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutRequest:
-    """A prompt to draw from: a problem's own, or one that gives something away."""
+    """Request samples behind one prompt: a problem's own, or one that gives something away."""
 
     item: TrainingProblem
     prompt_ids: tuple[int, ...]
@@ -28,7 +29,7 @@ class RolloutRequest:
 
 
 def problem_prompts(engine: Engine, items: Sequence[TrainingProblem]) -> list[RolloutRequest]:
-    """The problems as they are measured."""
+    """Return the prompts of problems as they are measured."""
     return [
         RolloutRequest(item=item, prompt_ids=engine.codec.encode_prompt(item.problem.prompt, item.behavior.prompt).token_ids)
         for item in items
@@ -44,18 +45,18 @@ def sample_rollouts(
     temperature: float,
     seed: str,
 ) -> list[TrainingRow]:
-    """Draw samples of every prompt and grade them; of several processes each draws and grades its share, and gets all rows.
+    """Sample every prompt and grade; of several processes each samples and grades a part, and gets all rows.
 
-    Nothing but the length limit and the stop texts is taken from the behavior's sampling settings: a draw from a truncated
-    policy would need a correction that its probabilities no longer contain.
+    Only the length limit and the stop texts are taken from the behavior's sampling settings: samples of a truncated policy would need
+    a correction that their probabilities no longer contain.
 
     Args:
         engine: Samples; its weights are not refreshed here.
         graders: By the behavior's name; None grades nothing.
-        requests: What to draw from, each at most once.
+        requests: What to sample, each at most once.
         num_samples: G, per prompt.
-        temperature: 1 draws from the policy itself.
-        seed: Names the draw: the same seed gives the same samples from the same weights.
+        temperature: 1 samples the policy itself.
+        seed: Random seed for sampling: the same seed gives the same samples from the same weights.
 
     Returns:
         Rows in the order of the prompts, behavior by behavior, G each, fewer where the engine failed or nothing was generated. The reward
@@ -66,7 +67,10 @@ def sample_rollouts(
     """
     for request in requests:
         if graders is not None and request.item.behavior.name not in graders:
-            raise SettingsError(f"no verifier was given for behavior {request.item.behavior.name!r}; on-policy stages need one")
+            raise SettingsError(
+                f"no verifier was given for behavior {request.item.behavior.name!r}; on-policy stages need one",
+                code="no_verifier",
+            )
     names = list(dict.fromkeys(request.item.behavior.name for request in requests))
     ordered = sorted(requests, key=lambda request: names.index(request.item.behavior.name))
     processes = current()
@@ -85,7 +89,7 @@ def _sample_own(
     temperature: float,
     seed: str,
 ) -> list[list[TrainingRow]]:
-    """The rows of each prompt of this process; the prompts of a behavior follow each other."""
+    """Return the rows of each prompt of this process; the prompts of a behavior follow each other."""
     groups: list[list[TrainingRow]] = []
     for name in dict.fromkeys(request.item.behavior.name for request in requests):
         members = [request for request in requests if request.item.behavior.name == name]
@@ -128,52 +132,65 @@ def sample_graded(
     temperature: float,
     seed: str,
 ) -> list[TrainingRow]:
-    """`sample_rollouts` from problems as they are."""
+    """Sample problems as they are measured; see `sample_rollouts`."""
     return sample_rollouts(
         engine, graders, problem_prompts(engine, items), num_samples=num_samples, temperature=temperature, seed=seed
     )
 
 
 def reward(completion: Completion, grade: Grade) -> float | None:
-    """The score in [0, 1]; 0 for a truncated sample, which never ended its turn; None where nothing is known."""
+    """Return the score in [0, 1]; 0 for a truncated sample, which never ended its turn; None where nothing is known."""
     if grade.missing:
         return None
     return 0.0 if completion.stop is StopReason.LENGTH else grade.score
 
 
 def num_tokens(rows: Sequence[TrainingRow]) -> float:
-    """Completion tokens of rows."""
+    """Count the completion tokens of rows."""
     return float(sum(len(row.completion_ids) for row in rows))
 
 
 def has_signal(rows: Sequence[TrainingRow]) -> bool:
-    """Whether the rewards of a group differ."""
+    """Return whether the rewards of a group differ."""
     return len({row.reward for row in rows if row.reward is not None}) > 1
 
 
 PromptBuilder = Callable[[Sequence[TrainingProblem], int], Sequence[RolloutRequest]]
-"""(problems of a batch, step) → the prompts to draw from."""
-Finish = Callable[[Sequence[TrainingProblem], Sequence[TrainingRow], int], Sequence[TrainingRow]]
+"""(problems of a batch, step) → the prompts to sample."""
+RowBuilder = Callable[[Sequence[TrainingProblem], Sequence[TrainingRow], int], Sequence[TrainingRow]]
 """(problems of a batch, their graded samples, step) → the rows to train on."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutPlan:
+    """How much is sampled, and in which order."""
+
+    problems_per_batch: int
+    """P; fewer where there are not as many problems."""
+    group_size: int
+    """G samples per prompt."""
+    num_steps: int
+    """Batches."""
+    seed: int
+    """Of the order of problems and of sampling."""
+    num_updates: int = 1
+    """Optimizer steps per batch."""
+    max_resamples: int = 0
+    """How many further times P problems are sampled to fill a batch with groups whose rewards differ; the others are then left out
+    (DAPO's dynamic sampling, arXiv 2503.14476). 0 keeps every group."""
+
+
 class PolicySource:
-    """A fresh draw from the live policy for every batch.
+    """Sample the policy in training afresh for every batch.
 
     Args:
-        engine: Samples the model in training; `refresh` is called before each draw.
+        engine: Samples the model in training; `refresh` is called before each batch.
         graders: By the behavior's name; None where nothing is graded.
         items: Train problems, visited in shuffled epochs.
-        problems_per_batch: P; fewer where there are not as many problems.
-        group_size: G samples per prompt.
-        num_steps: Batches.
-        num_updates: Optimizer steps per batch.
-        seed: Of order and draws.
-        max_resamples: How many further times P problems are drawn to fill a batch with groups whose rewards differ; the others are then left
-            out (DAPO's dynamic sampling, arXiv 2503.14476). 0 keeps every group.
-        build_prompts: Which prompts are drawn from; None takes the problems as they are.
-        finish: What becomes of the samples; None trains on them as they are.
-        memory: What `build_prompts` and `finish` know from earlier steps, where they know anything.
+        plan: How much is sampled, and in which order.
+        build_prompts: Chooses the prompts; None takes the problems as they are.
+        build_rows: Makes the rows to train on from the samples; None takes the samples.
+        memory: Holds what `build_prompts` and `build_rows` know from earlier steps, where they know anything.
     """
 
     def __init__(
@@ -181,47 +198,41 @@ class PolicySource:
         engine: Engine,
         graders: Mapping[str, GradeFn] | None,
         items: Sequence[TrainingProblem],
+        plan: RolloutPlan,
         *,
-        problems_per_batch: int,
-        group_size: int,
-        num_steps: int,
-        num_updates: int,
-        seed: int,
-        max_resamples: int = 0,
         build_prompts: PromptBuilder | None = None,
-        finish: Finish | None = None,
+        build_rows: RowBuilder | None = None,
         memory: Stateful | None = None,
     ) -> None:
-        self.engine, self.graders, self.items = engine, graders, tuple(items)
-        self.group_size, self.num_steps, self.num_updates, self.seed = group_size, num_steps, num_updates, seed
-        self.max_resamples, self._build_prompts, self._finish, self._memory = max_resamples, build_prompts, finish, memory
-        self._order = EpochOrder(len(self.items), min(problems_per_batch, len(self.items)), seed)
+        self.engine, self.graders, self.items, self.plan = engine, graders, tuple(items), plan
+        self._build_prompts, self._build_rows, self._memory = build_prompts, build_rows, memory
+        self._order = EpochOrder(len(self.items), min(plan.problems_per_batch, len(self.items)), plan.seed)
 
     def prepare(self) -> tuple[int, Mapping[str, float]]:
-        """Nothing to do in advance."""
-        return self.num_steps, {"problems": float(len(self.items))}
+        """Return the number of batches; nothing is sampled in advance."""
+        return self.plan.num_steps, {"problems": float(len(self.items))}
 
     def batch(self, step: int) -> Batch:
-        """P·G graded samples of the policy as it is now."""
+        """Return P·G graded samples of the policy as it is now."""
         self.engine.refresh()
-        wanted = self._order.batch_size
+        plan = self.plan
         kept: list[TrainingRow] = []
         sampled: list[TrainingRow] = []
         items: list[TrainingProblem] = []
-        for attempt in range(1 + self.max_resamples):
-            # Further problems come from the end of the order, so that the first draw is the same with and without them.
-            members = self._members(step if attempt == 0 else self.num_steps + step * self.max_resamples + attempt - 1)
-            found = self._sample(members, step, f"train|{self.seed}|{step}" + (f"|{attempt}" if attempt else ""))
+        for attempt in range(1 + plan.max_resamples):
+            # Further problems come from the end of the order, so that the first samples are the same with and without them.
+            members = self._members(step if attempt == 0 else plan.num_steps + step * plan.max_resamples + attempt - 1)
+            found = self._sample(members, step, f"{step}|{attempt}" if attempt else f"{step}")
             items += members
             sampled += found
-            if not self.max_resamples:
+            if not plan.max_resamples:
                 kept = found
                 break
             kept += [row for group in _groups(found) if has_signal(group) for row in group]
-            if len({row.group_id for row in kept}) >= wanted:
+            if len({row.group_id for row in kept}) >= self._order.batch_size:
                 break
-        if self.max_resamples:
-            chosen = list(dict.fromkeys(row.group_id for row in kept))[:wanted]
+        if plan.max_resamples:
+            chosen = list(dict.fromkeys(row.group_id for row in kept))[: self._order.batch_size]
             kept = [row for row in kept if row.group_id in chosen]
         metrics = {
             "generated_tokens": num_tokens(sampled),
@@ -229,10 +240,10 @@ class PolicySource:
             "sampled_length": num_tokens(sampled) / max(1, len(sampled)),
             "truncated": sum(row.truncated for row in sampled) / max(1, len(sampled)),
         }
-        if self.max_resamples:
-            metrics["groups_drawn"] = float(len(_groups(sampled)))
-        rows = self._finish(items, kept, step) if self._finish else kept
-        return Batch(rows=tuple(rows), metrics=metrics, num_updates=self.num_updates)
+        if plan.max_resamples:
+            metrics["sampled_groups"] = float(len(_groups(sampled)))
+        rows = self._build_rows(items, kept, step) if self._build_rows else kept
+        return Batch(rows=tuple(rows), metrics=metrics, num_updates=plan.num_updates)
 
     def state(self) -> dict[str, Any]:
         """See `Stateful`."""
@@ -246,14 +257,15 @@ class PolicySource:
     def _members(self, step: int) -> list[TrainingProblem]:
         return [self.items[index] for index in dict.fromkeys(self._order.batch(step))]
 
-    def _sample(self, items: Sequence[TrainingProblem], step: int, seed: str) -> list[TrainingRow]:
+    def _sample(self, items: Sequence[TrainingProblem], step: int, name: str) -> list[TrainingRow]:
+        """Sample problems; the name of the attempt makes the samples and their groups differ from those of every other one."""
         requests = self._build_prompts(items, step) if self._build_prompts else problem_prompts(self.engine, items)
-        sampled = sample_rollouts(self.engine, self.graders, requests, num_samples=self.group_size, temperature=1.0, seed=seed)
-        return [replace(row, group_id=f"{row.group_id}@{seed.removeprefix(f'train|{self.seed}|')}") for row in sampled]
+        seed = f"train|{self.plan.seed}|{name}"
+        sampled = sample_rollouts(
+            self.engine, self.graders, requests, num_samples=self.plan.group_size, temperature=1.0, seed=seed
+        )
+        return [replace(row, group_id=f"{row.group_id}@{name}") for row in sampled]
 
 
 def _groups(rows: Sequence[TrainingRow]) -> list[list[TrainingRow]]:
-    groups: dict[str, list[TrainingRow]] = {}
-    for row in rows:
-        groups.setdefault(row.group_id, []).append(row)
-    return list(groups.values())
+    return [[rows[index] for index in members] for members in group_indices(rows).values()]

@@ -13,7 +13,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBas
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.models.model_source import resolve_model
 from posttrain.diagnose.errors import ModelError
-from posttrain.trainers.sources.policy import Finish, RolloutRequest, sample_rollouts
+from posttrain.trainers.sources.policy import RolloutRequest, RowBuilder, sample_rollouts
 from posttrain.trainers.sources.verified import successes
 from posttrain.trainers.training_types import GradeFn, TrainingProblem, TrainingRow, TrainingSet
 
@@ -75,10 +75,10 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Itera
         context, start = start, end
 
 
-def score_steps(tokenizer: PreTrainedTokenizerBase, separator: str, score: ScoreSteps) -> Finish:
+def score_steps(tokenizer: PreTrainedTokenizerBase, separator: str, score: ScoreSteps) -> RowBuilder:
     """What divides the samples of a batch into steps and scores them. A row with a step of which nothing is known stays undivided."""
 
-    def finish(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
+    def build_rows(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
         ends = [step_ends(tokenizer, row.completion_ids, separator) for row in rows]
         divided = [
             replace(row, step_ends=places, step_scores=(0.0,) * len(places)) for row, places in zip(rows, ends, strict=True)
@@ -90,7 +90,7 @@ def score_steps(tokenizer: PreTrainedTokenizerBase, separator: str, score: Score
             for row, values in zip(divided, score(divided, step), strict=True)
         ]
 
-    return finish
+    return build_rows
 
 
 def by_rollouts(

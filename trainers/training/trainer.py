@@ -134,7 +134,7 @@ def run_recipe(
         say: Called with a line for people before training starts.
 
     Raises:
-        SettingsError: Unknown recipe, config of another recipe, no verifier where one is needed, settings that contradict each other.
+        SettingsError: Unknown recipe, config of another recipe, an input that the stage needs is missing, settings that contradict each other.
         BehaviorError: What was given beside the model is nothing that this stage learns from.
         RunError: The folder holds the state of a run with other settings; or states are asked for, and not all processes see it.
         NonFiniteError: A loss or gradient was NaN or infinite. The log says where; the weights are those before that step.
@@ -146,8 +146,6 @@ def run_recipe(
         raise SettingsError(
             f"{recipe_name} takes a {recipe.config.__name__}, got a {type(config).__name__}; use load_config({recipe_name!r})"
         )
-    if grade is None and recipe.needs_verifier:
-        raise SettingsError(f"{recipe_name} needs a verifier and none was given; without one, use sft")
     _refuse_contradictions(config, evaluate, adapter)
     graders = grade if isinstance(grade, Mapping) else {} if grade is None else dict.fromkeys(training_set.behaviors, grade)
     model.eval()  # dropout would make π_old differ from π, and a sampler has none

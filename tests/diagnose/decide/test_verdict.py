@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from posttrain.diagnose.decide.routes import name_stage
 from posttrain.diagnose.decide.verdict import diagnose_behavior
 from posttrain.diagnose.measure.validity_checks import UNPARSED
-from posttrain.diagnose.stage_catalogue import STAGES, Need, name_stage
+from posttrain.diagnose.stage_catalogue import Need
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
     Behavior,
@@ -188,19 +189,3 @@ def test_advice_depends_on_what_is_at_hand() -> None:
     )
     assert "measured: fits, since it is near" in dict(told.alternatives)["opd"]
     assert told.why.endswith("; measured: x")
-
-
-def test_stages_that_claim_to_run_have_a_recipe_and_the_other_way_round() -> None:
-    from posttrain.trainers.recipes.registry import RECIPES
-
-    assert {name for name, stage in STAGES.items() if stage.trains} == set(RECIPES)
-    for name, recipe in RECIPES.items():
-        assert recipe.description is STAGES[name]
-        # What cannot do without grades asks for something that a verifier gives.
-        assert not recipe.needs_verifier or set(STAGES[name].needs) & {
-            "verifier",
-            "teacher",
-            "earlier_checkpoint",
-            "step_feedback",
-        }
-        assert (recipe.saves == "policy") == (STAGES[name].family != "reward models")

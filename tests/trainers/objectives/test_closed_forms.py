@@ -422,7 +422,7 @@ def check_head(stepper: Stepper, rows: Sequence[TrainingRow], wanted: Tensor, he
 @pytest.mark.parametrize("centering", [0.0, 0.1])
 def test_bradley_terry_by_hand(model64, centering: float) -> None:
     """The reward stands behind the whole answer; the row's last token is there so that the one before it is read."""
-    from posttrain.trainers.recipes.reward_model import readable_to_the_end
+    from posttrain.trainers.recipes.blocks import repeat_last_token
 
     pairs = random_pairs()
     head = random_head(model64, bias=False)
@@ -432,12 +432,12 @@ def test_bradley_terry_by_hand(model64, centering: float) -> None:
     wanted = (-torch.log(torch.sigmoid(chosen - rejected)) + centering * (chosen + rejected) ** 2).mean()
     of_head = torch.autograd.grad(wanted, [head.weight], retain_graph=True)
     stepper = stepper_of(model64, Component(term=BradleyTerry(centering=centering), reduction=row_mean), head=head)
-    check_head(stepper, [readable_to_the_end(row) for row in pairs], wanted, head, of_head)
+    check_head(stepper, [repeat_last_token(row) for row in pairs], wanted, head, of_head)
 
 
 def test_step_correctness_by_hand(model64) -> None:
     """Cross-entropy behind the last token of each step, all steps of the batch alike; rows without steps say nothing."""
-    from posttrain.trainers.recipes.reward_model import readable_to_the_end
+    from posttrain.trainers.recipes.blocks import repeat_last_token
 
     plain = [row for row in random_rows(num_groups=4, longest=8, seed=2) if len(row.completion_ids) >= 3]
     rows = [
@@ -456,7 +456,7 @@ def test_step_correctness_by_hand(model64) -> None:
     wanted = torch.stack(losses).mean()
     of_head = torch.autograd.grad(wanted, [head.weight, head.bias], retain_graph=True)
     stepper = stepper_of(model64, Component(term=StepCorrectness(), reduction=step_mean), head=head)
-    check_head(stepper, [readable_to_the_end(row) for row in rows], wanted, head, of_head)
+    check_head(stepper, [repeat_last_token(row) for row in rows], wanted, head, of_head)
 
 
 # Credit.

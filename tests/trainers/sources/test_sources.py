@@ -21,7 +21,7 @@ from posttrain.diagnose.errors import BehaviorError, SettingsError
 from posttrain.diagnose.types import Grade, GradeStatus
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.order import EpochOrder
-from posttrain.trainers.sources.policy import PolicySource, sample_graded
+from posttrain.trainers.sources.policy import PolicySource, RolloutPlan, sample_graded
 from posttrain.trainers.sources.prepared import PreparedRows, fixed
 from posttrain.trainers.sources.verified import sample_verified, select_verified
 from posttrain.trainers.training_types import RowRole, TrainingSet
@@ -50,9 +50,8 @@ def test_demonstrations_become_rows_with_the_end_token(model) -> None:
 def test_policy_source_draws_groups_afresh_and_keeps_the_samplers_numbers(model) -> None:
     engine = TinyEngine(model)
     items = TrainingSet([make_behavior()], dev_share=0).train
-    source = PolicySource(
-        engine, {"sums": grade_parity}, items, problems_per_batch=3, group_size=4, num_steps=2, num_updates=1, seed=0
-    )
+    plan = RolloutPlan(problems_per_batch=3, group_size=4, num_steps=2, seed=0)
+    source = PolicySource(engine, {"sums": grade_parity}, items, plan)
     first, second = source.batch(0), source.batch(1)
     assert engine.refreshed == 2
     assert len(first.rows) == 12
@@ -60,9 +59,7 @@ def test_policy_source_draws_groups_afresh_and_keeps_the_samplers_numbers(model)
     assert {row.group_id for row in first.rows}.isdisjoint(row.group_id for row in second.rows)
     assert all(row.sampler_logprobs is not None for row in first.rows)
     assert first.metrics["generated_tokens"] == sum(len(row.completion_ids) for row in first.rows)
-    again = PolicySource(
-        engine, {"sums": grade_parity}, items, problems_per_batch=3, group_size=4, num_steps=2, num_updates=1, seed=0
-    )
+    again = PolicySource(engine, {"sums": grade_parity}, items, plan)
     assert [row.completion_ids for row in again.batch(0).rows] == [row.completion_ids for row in first.rows]
 
 

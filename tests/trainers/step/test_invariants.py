@@ -21,8 +21,8 @@ from posttrain.trainers.objectives.policy_gradient import PolicyGradient, Shaped
 from posttrain.trainers.objectives.preferences import ReferenceMargin
 from posttrain.trainers.objectives.reductions import row_mean, sequence_mean, step_mean, token_mean
 from posttrain.trainers.objectives.reward_modelling import StepCorrectness
+from posttrain.trainers.recipes.blocks import repeat_last_token
 from posttrain.trainers.recipes.grpo import GrpoConfig
-from posttrain.trainers.recipes.reward_model import readable_to_the_end
 from posttrain.trainers.stage import Component, ForwardScores, Level, OtherModel, Stage, TrainingInputs
 from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.optimizer_step import StepOutcome, Stepper
@@ -84,7 +84,7 @@ def pairs() -> list[TrainingRow]:
 
 
 def readable_pairs() -> list[TrainingRow]:
-    return [readable_to_the_end(row) for row in pairs()]
+    return [repeat_last_token(row) for row in pairs()]
 
 
 def mixed() -> list[TrainingRow]:
@@ -108,9 +108,7 @@ def in_steps() -> list[TrainingRow]:
         last = len(row.completion_ids) - 1
         ends = (0, last) if last > 0 else (0,)
         ends = () if index == 4 else ends
-        rows.append(
-            readable_to_the_end(replace(row, step_ends=ends, step_scores=tuple(float((index + end) % 2) for end in ends)))
-        )
+        rows.append(repeat_last_token(replace(row, step_ends=ends, step_scores=tuple(float((index + end) % 2) for end in ends))))
     return rows
 
 

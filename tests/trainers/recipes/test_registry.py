@@ -1,0 +1,95 @@
+"""Recipes and the catalogue of stages say the same of each stage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from helpers.training import TinyEngine, grade_parity, make_behavior, make_tokenizer, random_pairs, random_rows, tiny_llama
+
+from posttrain.diagnose.errors import BehaviorError, SettingsError
+from posttrain.diagnose.stage_catalogue import STAGES, Need
+from posttrain.trainers.recipes.registry import RECIPES, build_stage, find_recipe, offered_needs
+from posttrain.trainers.stage import FrozenModel, TrainingInputs
+from posttrain.trainers.training_types import Material, TrainingSet
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "gkd": {"on_policy": 1.0},  # by default half of the batches are given: reference paths, or verified samples of the teacher
+}
+
+
+def inputs_of(name: str, needs: set[Need]) -> TrainingInputs:
+    """Inputs that offer a stage these needs, and as little else as there can be."""
+    recipe, behavior, model = find_recipe(name), make_behavior(max_tokens=9), tiny_llama()
+    if Need.REFERENCES not in needs:
+        behavior = replace(behavior, problems=tuple(replace(problem, references=()) for problem in behavior.problems))
+    data: tuple[Any, ...] = ()
+    if Need.VERIFIER not in needs and Need.PAIRS in needs:
+        data = tuple(random_pairs())
+    elif Need.VERIFIER not in needs and Need.STEP_FEEDBACK in needs:
+        data = tuple(replace(row, step_ends=(0,), step_scores=(1.0,)) for row in random_rows())
+    teacher = tiny_llama(seed=2)
+    frozen = FrozenModel(source="t", fingerprint="t", model=teacher, tokenizer=make_tokenizer(), engine=TinyEngine(teacher))
+    inputs = TrainingInputs(
+        engine=TinyEngine(model),
+        training_set=TrainingSet([behavior], dev_share=0),
+        graders={"sums": grade_parity} if Need.VERIFIER in needs else {},
+        model=model,
+        tokenizer=make_tokenizer(),
+        data=data,
+        teacher=frozen if needs & {Need.TEACHER, Need.EARLIER_CHECKPOINT} else None,
+    )
+    assert needs <= offered_needs(inputs), recipe.name
+    return inputs
+
+
+def test_every_recipe_is_described_and_the_other_way_round() -> None:
+    assert {name for name, stage in STAGES.items() if stage.trains} == set(RECIPES)
+    for name, recipe in RECIPES.items():
+        assert recipe.name == name
+        assert recipe.description is STAGES[name]
+        assert (recipe.saves == "policy") == (STAGES[name].family != "reward models")
+        assert (recipe.saves == "policy") == (STAGES[name].role is not None)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_the_catalogue_lists_is_enough_to_train(name: str) -> None:
+    recipe = find_recipe(name)
+    stage = build_stage(recipe, inputs_of(name, set(STAGES[name].needs)), recipe.config(**SETTINGS.get(name, {})))
+    num_batches, _ = stage.source.prepare()
+    if stage.transform is None:
+        assert num_batches > 0
+        assert stage.source.batch(0).rows
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_stage_is_refused_without_any_of_what_the_catalogue_lists(name: str) -> None:
+    recipe = find_recipe(name)
+    refused = set()
+    for need in STAGES[name].needs:
+        inputs = inputs_of(name, set(STAGES[name].needs) - {need})
+        if need in offered_needs(inputs):  # what is left offers it too: a verifier makes pairs and judges steps
+            continue
+        with pytest.raises(SettingsError) as caught:
+            build_stage(recipe, inputs, recipe.config())
+        assert caught.value.code == "missing_input"
+        refused.add(need)
+    assert refused
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_data_that_a_stage_does_not_read_is_refused(name: str) -> None:
+    recipe = find_recipe(name)
+    pairs = inputs_of("dpo", {Need.PAIRS})
+    if Material.PAIRS in recipe.reads:
+        return
+    with pytest.raises(BehaviorError) as caught:
+        build_stage(recipe, pairs, recipe.config())
+    assert caught.value.code == "data_not_read"
+
+
+def test_an_unknown_recipe_is_refused() -> None:
+    with pytest.raises(SettingsError) as caught:
+        find_recipe("pppo")
+    assert caught.value.code == "unknown_recipe"

@@ -1,0 +1,285 @@
+"""What recipes are built from: where rows come from, terms of the loss that recipes share, and stages that differ in one term only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.diagnose.engines.base import Engine
+from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.types import Reference
+from posttrain.trainers.config import ClippedConfig, EpochConfig, PairConfig, RolloutConfig, StudentConfig, TracesConfig
+from posttrain.trainers.credit.none import NoCredit
+from posttrain.trainers.models.heads import scalar_head
+from posttrain.trainers.objectives.divergences import KlToReference, TeacherDivergence
+from posttrain.trainers.objectives.imitation import Nll
+from posttrain.trainers.objectives.policy_gradient import PolicyGradient
+from posttrain.trainers.objectives.reductions import row_mean, sequence_mean, token_mean
+from posttrain.trainers.sources.demonstrations import encode_references
+from posttrain.trainers.sources.mixed import MixedSource
+from posttrain.trainers.sources.policy import PolicySource, PromptBuilder, RolloutPlan, RowBuilder
+from posttrain.trainers.sources.prepared import Made, PreparedRows, fixed, in_epochs
+from posttrain.trainers.sources.verified import make_pairs, sample_pairs, sample_verified, successes
+from posttrain.trainers.stage import Component, OtherModel, Reduction, Source, Stage, Stateful, Term, TrainingInputs
+from posttrain.trainers.training_types import RowRole, TrainingRow
+
+REDUCTIONS: dict[str, Reduction] = {"sequence_mean": sequence_mean, "token_mean": token_mean}
+SAMPLES = frozenset({RowRole.SAMPLE})
+DEMONSTRATIONS = frozenset({RowRole.DEMONSTRATION})
+CHOSEN = frozenset({RowRole.CHOSEN})
+
+
+# ------------------------------------------------------------------------------------------------------------ on-policy rows
+
+
+def live_engine(inputs: TrainingInputs, stage: str) -> Engine:
+    """Return the engine, where it samples the model in training.
+
+    Raises:
+        SettingsError: It samples frozen weights.
+    """
+    if not inputs.engine.is_live:
+        raise SettingsError(
+            f"{stage} samples the model in training, and engine {inputs.engine.info.name} cannot be refreshed; use transformers or vllm",
+            code="engine_is_frozen",
+        )
+    return inputs.engine
+
+
+def policy_rollouts(
+    inputs: TrainingInputs,
+    config: RolloutConfig,
+    stage: str,
+    *,
+    max_resamples: int = 0,
+    build_prompts: PromptBuilder | None = None,
+    build_rows: RowBuilder | None = None,
+    memory: Stateful | None = None,
+) -> PolicySource:
+    """Return fresh graded samples of the model in training for every batch; see `PolicySource`."""
+    plan = RolloutPlan(
+        problems_per_batch=config.problems_per_batch,
+        group_size=config.group_size,
+        num_steps=config.num_steps,
+        num_updates=config.updates_per_batch,
+        seed=config.seed,
+        max_resamples=max_resamples,
+    )
+    engine, items = live_engine(inputs, stage), inputs.training_set.train
+    return PolicySource(
+        engine, dict(inputs.graders), items, plan, build_prompts=build_prompts, build_rows=build_rows, memory=memory
+    )
+
+
+def student_rollouts(
+    inputs: TrainingInputs, config: StudentConfig, stage: str, build_rows: RowBuilder | None = None
+) -> PolicySource:
+    """Return fresh ungraded samples of the model in training, on the prompts of a data set where one is given."""
+    plan = RolloutPlan(
+        problems_per_batch=config.problems_per_batch,
+        group_size=config.group_size,
+        num_steps=config.num_steps,
+        seed=config.seed,
+    )
+    return PolicySource(
+        live_engine(inputs, stage), None, inputs.prompts or inputs.training_set.train, plan, build_rows=build_rows
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- given rows
+
+
+def reference_rows(inputs: TrainingInputs, max_references: int | None = None) -> list[TrainingRow]:
+    """Return the rows of `--data`, else the reference paths of the train problems."""
+    return list(inputs.data) or encode_references(inputs.engine, inputs.training_set.train, max_references)
+
+
+def given_rows(rows: Sequence[TrainingRow], config: EpochConfig) -> PreparedRows:
+    """Return rows that exist already, in epochs."""
+    return in_epochs(fixed(rows), config)
+
+
+def preference_pairs(inputs: TrainingInputs, config: PairConfig) -> PreparedRows:
+    """Return pairs from `--data`, from a run's train rollouts, or from samples of the model before training."""
+    references = encode_references(inputs.engine, inputs.training_set.train) if config.use_references else []
+    if inputs.data and inputs.data[0].role is RowRole.SAMPLE:
+        make = fixed(make_pairs([*inputs.data, *references], successes(inputs.training_set), config.max_per_problem))
+    elif inputs.data:
+        make = fixed(inputs.data)
+    else:
+        make = sample_pairs(
+            inputs.engine,
+            inputs.graders,
+            inputs.training_set,
+            references,
+            num_samples=config.num_samples,
+            max_per_problem=config.max_per_problem,
+            seed=f"pairs|{config.seed}",
+        )
+    return in_epochs(make, config, rows_per_item=2)
+
+
+# ------------------------------------------------------------------------------------------------------------------- teacher
+
+
+def require_teacher(inputs: TrainingInputs, stage: str, *, same_tokens: bool = True) -> OtherModel:
+    """Return the teacher of a stage, or the earlier checkpoint where no teacher is given.
+
+    Args:
+        inputs: What the stage is given.
+        stage: Its name, for the message.
+        same_tokens: Whether student and teacher must have the same vocabulary.
+
+    Raises:
+        SettingsError: It is the policy itself, or its vocabulary differs.
+    """
+    teacher = inputs.teacher or inputs.earlier
+    assert teacher is not None, "build_stage refuses a stage without one"
+    if inputs.fingerprint and teacher.fingerprint == inputs.fingerprint:
+        raise SettingsError(
+            f"{stage}: the teacher {teacher.source} is the policy itself, which has nothing to teach; give another model, or use self_distill, "
+            "where the teacher sees a hint or worked examples",
+            code="teacher_is_policy",
+        )
+    if same_tokens and inputs.tokenizer is not None:
+        mine, other = inputs.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
+        width = None if inputs.model is None else inputs.model.get_output_embeddings().weight.shape[0]
+        if mine != other or (width is not None and teacher.model.get_output_embeddings().weight.shape[0] != width):
+            raise SettingsError(
+                f"{stage} compares next-token distributions, and the teacher {teacher.source} has other tokens ({len(other)}, here {len(mine)}); "
+                "use seq_kd, which learns from its texts",
+                code="teacher_vocabulary_differs",
+            )
+    return teacher
+
+
+def teacher_traces(inputs: TrainingInputs, config: TracesConfig, stage: str, *, same_tokens: bool) -> PreparedRows:
+    """Return the teacher's verified samples, tokenised as the student's.
+
+    Raises:
+        SettingsError: The teacher cannot be used.
+    """
+    teacher = require_teacher(inputs, stage, same_tokens=same_tokens)
+    sample = sample_verified(
+        teacher.engine,
+        inputs.graders,
+        inputs.training_set,
+        num_samples=config.num_samples,
+        temperature=config.temperature,
+        max_per_problem=config.max_per_problem,
+        seed=f"teacher|{config.seed}",
+    )
+    items = {(item.behavior.name, item.problem.id): item for item in inputs.training_set.train}
+
+    def as_student(row: TrainingRow) -> TrainingRow:
+        item = items[row.behavior, row.problem_id]
+        prompt = inputs.engine.codec.encode_prompt(item.problem.prompt, item.behavior.prompt)
+        ids = row.completion_ids
+        if prompt.token_ids != row.prompt_ids:
+            ids = inputs.engine.codec.encode_path(prompt, Reference(steps=(row.text,))).token_ids
+        return replace(row, prompt_ids=prompt.token_ids, completion_ids=ids, sampler_logprobs=None, role=RowRole.DEMONSTRATION)
+
+    def make() -> Made:
+        rows, metrics = sample()
+        return [as_student(row) for row in rows], metrics
+
+    return in_epochs(make, config)
+
+
+def student_or_given(inputs: TrainingInputs, config: StudentConfig, stage: str) -> Source:
+    """Return the student's samples, mixed with reference paths or the teacher's samples; with prompts alone, the student's only.
+
+    Raises:
+        SettingsError: There are rows that no batch would hold.
+    """
+    own = student_rollouts(inputs, config, stage)
+    if config.on_policy == 1.0 and inputs.data:
+        raise SettingsError(
+            f"{stage}: got answers to imitate and on_policy=1, which samples every batch; lower on_policy, or give prompts alone",
+            code="data_would_be_unused",
+        )
+    if config.on_policy == 1.0 or inputs.prompts:
+        return own
+    rows = list(inputs.data) or encode_references(inputs.engine, inputs.training_set.train)
+    given = given_rows(rows, config) if rows else teacher_traces(inputs, config, stage, same_tokens=True)
+    return MixedSource(own, given, on_policy=config.on_policy, seed=config.seed)
+
+
+# --------------------------------------------------------------------------------------------------------- terms of the loss
+
+
+def clipped_policy_gradient(config: ClippedConfig, ratio: str = "token") -> PolicyGradient:
+    """Return the clipped policy gradient of a config."""
+    return PolicyGradient(eps_low=config.eps_low, eps_high=config.eps_high, ratio=ratio, importance_cap=config.importance_cap)
+
+
+def with_kl(config: RolloutConfig, reduction: Reduction, *components: Component) -> tuple[Component, ...]:
+    """Return the components, and a divergence to the model before training where `kl_weight` is positive."""
+    if config.kl_weight == 0:
+        return components
+    return (*components, Component(term=KlToReference(), reduction=reduction, weight=config.kl_weight, roles=SAMPLES))
+
+
+# -------------------------------------------------------------------------------------------------------------- whole stages
+
+
+def imitation_stage(source: Source, term: Nll | None = None) -> Stage:
+    """Return a stage that imitates the rows of a source, all tokens alike unless the term weighs them."""
+    return Stage(source=source, credit=NoCredit(), components=(Component(term=term or Nll(), reduction=token_mean),))
+
+
+def pair_stage(inputs: TrainingInputs, config: PairConfig, term: Term, nll_weight: float) -> Stage:
+    """Return a stage with a term on pairs, and the NLL of their chosen answers where it has a weight."""
+    components = [Component(term=term, reduction=row_mean)]
+    if nll_weight > 0:
+        components.append(Component(term=Nll(), reduction=token_mean, weight=nll_weight, roles=CHOSEN))
+    return Stage(source=preference_pairs(inputs, config), credit=NoCredit(), components=tuple(components))
+
+
+def distillation_stage(inputs: TrainingInputs, config: StudentConfig, stage: str) -> Stage:
+    """Return a stage with the divergence to the teacher, on the student's own samples and in part on given paths.
+
+    Raises:
+        SettingsError: The teacher cannot be used.
+    """
+    require_teacher(inputs, stage)
+    return Stage(
+        source=student_or_given(inputs, config, stage),
+        credit=NoCredit(),
+        components=(Component(term=TeacherDivergence(beta=config.beta), reduction=token_mean),),
+    )
+
+
+# ------------------------------------------------------------------------------------------------- scalar heads and step ends
+
+
+def add_scalar_head(inputs: TrainingInputs, stage: str, *, bias: bool = True) -> nn.Linear:
+    """Return a new [H] → 1 head for the model in training.
+
+    Raises:
+        SettingsError: There is no model to put a head on.
+    """
+    if inputs.model is None:
+        raise SettingsError(f"{stage} puts a scalar head on the model in training, and none was given", code="no_model")
+    return scalar_head(inputs.model, bias=bias)
+
+
+def require_tokenizer(inputs: TrainingInputs, stage: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of the model in training, which divides samples into steps.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    if inputs.tokenizer is None:
+        raise SettingsError(
+            f"{stage} divides samples into steps with the tokenizer of the model in training, and none was given",
+            code="no_tokenizer",
+        )
+    return inputs.tokenizer
+
+
+def repeat_last_token(row: TrainingRow) -> TrainingRow:
+    """Return the row with its last token once more: a token is read only to predict the next, and a head stands behind the last one."""
+    return replace(row, completion_ids=(*row.completion_ids, row.completion_ids[-1]), sampler_logprobs=None)
