@@ -16,12 +16,12 @@ from posttrain.diagnose import load_behavior
 from posttrain.diagnose.engines.base import ScoreRequest
 from posttrain.diagnose.types import Split
 from posttrain.diagnose.verifiers.grader import Grader
-from posttrain.trainers.models.loading import load_other
+from posttrain.trainers.models.loading import load_frozen
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.policy import problem_prompts, sample_rollouts
 from posttrain.trainers.sources.steps import by_reward_model, step_ends
 from posttrain.trainers.sources.verified import make_pairs
-from posttrain.trainers.stage import OtherModel
+from posttrain.trainers.stage import FrozenModel
 from posttrain.trainers.training_types import TrainingProblem, TrainingRow
 
 Values = npt.NDArray[np.float64]
@@ -42,7 +42,7 @@ class Probe:
         behavior = load_behavior(self.behavior_file)
         return [TrainingProblem(behavior=behavior, problem=problem) for problem in behavior.split(Split.EVAL)]
 
-    def sample(self, policy: OtherModel, num_samples: int, *, graded: bool = True) -> list[TrainingRow]:
+    def sample(self, policy: FrozenModel, num_samples: int, *, graded: bool = True) -> list[TrainingRow]:
         """Sample at T = 1, `num_samples` of each problem."""
         behavior = self.items[0].behavior
         with Grader(behavior) as grader:
@@ -57,23 +57,23 @@ class Probe:
             found[row.problem_id].append(value)
         return np.array([np.mean(each) if each else np.nan for each in found.values()])
 
-    def pass_at_1(self, policy: OtherModel) -> Values:
+    def pass_at_1(self, policy: FrozenModel) -> Values:
         """Return [P] the share of samples that the verifier accepts."""
         rows = self.sample(policy, SAMPLES)
         return self.by_problem(rows, [float(row.reward or 0.0) for row in rows])
 
-    def pairs(self, policy: OtherModel) -> tuple[list[TrainingRow], list[TrainingRow]]:
+    def pairs(self, policy: FrozenModel) -> tuple[list[TrainingRow], list[TrainingRow]]:
         """Return right and wrong answers: samples of a policy, the reference where none is right."""
         rows = [*self.sample(policy, SAMPLES), *encode_references(policy.engine, self.items)]
         pairs = make_pairs(rows, {self.items[0].behavior.name: 1.0}, 1)
         return pairs[::2], pairs[1::2]
 
-    def margins(self, policy: OtherModel, pairs: tuple[Sequence[TrainingRow], Sequence[TrainingRow]]) -> Values:
+    def margins(self, policy: FrozenModel, pairs: tuple[Sequence[TrainingRow], Sequence[TrainingRow]]) -> Values:
         """Return [P] log π(right) − log π(wrong), nats."""
         right, wrong = (np.array(_log_likelihoods(policy, rows)) for rows in pairs)
         return self.by_problem(pairs[0], list(right - wrong))
 
-    def divergence(self, student: OtherModel, teacher: OtherModel) -> Values:
+    def divergence(self, student: FrozenModel, teacher: FrozenModel) -> Values:
         """Return [P] KL(student‖teacher) per token over the full vocabulary, on new samples of the student, nats."""
         rows = self.sample(student, 4, graded=False)
         mine, theirs = (_distributions(one, rows) for one in (student, teacher))
@@ -85,7 +85,7 @@ class Probe:
         right, wrong = (np.array([_reward(model, row) for row in rows]) for rows in pairs)
         return self.by_problem(pairs[0], list((right > wrong) + 0.5 * (right == wrong)))
 
-    def labelled_steps(self, policy: OtherModel) -> tuple[list[TrainingRow], list[list[bool]]]:
+    def labelled_steps(self, policy: FrozenModel) -> tuple[list[TrainingRow], list[list[bool]]]:
         """Return samples in lines, and whether everything up to the end of each line equals the reference path."""
         rows, labels = [], []
         answers = {item.problem.id: item.problem.answer.split("\n") for item in self.items}
@@ -112,21 +112,21 @@ class Probe:
         return self.by_problem(rows, right)
 
 
-def load(folder: Path) -> OtherModel:
-    return load_other(str(folder), device=CPU)
+def load(folder: Path) -> FrozenModel:
+    return load_frozen(str(folder), device=CPU)
 
 
 def _with_steps(row: TrainingRow, ends: tuple[int, ...]) -> TrainingRow:
     return replace(row, step_ends=ends, step_scores=(0.0,) * len(ends))
 
 
-def _log_likelihoods(policy: OtherModel, rows: Sequence[TrainingRow]) -> list[float]:
+def _log_likelihoods(policy: FrozenModel, rows: Sequence[TrainingRow]) -> list[float]:
     requests = [ScoreRequest(prompt_ids=row.prompt_ids, path_ids=row.completion_ids) for row in rows]
     return [float(score.logprobs.sum()) for score in policy.engine.score(requests)]
 
 
 @torch.no_grad()
-def _distributions(policy: OtherModel, rows: Sequence[TrainingRow]) -> list[torch.Tensor]:
+def _distributions(policy: FrozenModel, rows: Sequence[TrainingRow]) -> list[torch.Tensor]:
     """[T, V] log-probabilities before each completion token."""
     longest = max(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)

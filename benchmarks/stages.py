@@ -30,7 +30,7 @@ from stage_plants import EVAL_PROBLEMS, TASKS, TRAIN_PROBLEMS, Planted, plant
 from posttrain import trainers
 from posttrain.analysis.stats import paired_delta_interval, t_interval
 from posttrain.trainers.recipes.registry import RECIPES
-from posttrain.trainers.stage import OtherModel
+from posttrain.trainers.stage import FrozenModel
 from posttrain.trainers.step.optimizer_step import StepOutcome, Stepper, StepStatus
 from posttrain.trainers.training import trainer
 from posttrain.trainers.training.trainer import TrainingResult
@@ -161,7 +161,7 @@ class Measurements:
         self._known: dict[tuple[str, str, str], Values] = {}
 
     @cached_property
-    def models(self) -> dict[str, OtherModel]:
+    def models(self) -> dict[str, FrozenModel]:
         return {name: load(self.planted.folder / name) for name in ("base", "teacher", "damaged")}
 
     @cached_property
@@ -193,10 +193,10 @@ class Measurements:
             return probe.step_accuracy(folder, self.steps)
         return self._value(load(folder), trial.behavior, quantity)
 
-    def pass_at_1(self, policy: OtherModel, behavior: str) -> Values:
+    def pass_at_1(self, policy: FrozenModel, behavior: str) -> Values:
         return self._value(policy, behavior, PASS_1)
 
-    def _value(self, policy: OtherModel, behavior: str, quantity: str) -> Values:
+    def _value(self, policy: FrozenModel, behavior: str, quantity: str) -> Values:
         probe = self.probes[behavior]
         if quantity == PASS_1:
             return probe.pass_at_1(policy)

@@ -269,7 +269,7 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OtherModel:
+class FrozenModel:
     """A model beside the one in training: a teacher, or an earlier checkpoint. Frozen."""
 
     source: str
@@ -296,8 +296,8 @@ class TrainingInputs:
     """Rows of a data set or of a finished run, which are used in place of what the problems offer."""
     prompts: tuple[TrainingProblem, ...] = ()
     """Prompts of a data set, which are sampled in place of the train problems. Nothing grades an answer to them."""
-    teacher: OtherModel | None = None
-    earlier: OtherModel | None = None
+    teacher: FrozenModel | None = None
+    earlier: FrozenModel | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

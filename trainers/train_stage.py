@@ -33,7 +33,7 @@ from posttrain.trainers.training_types import TrainingProblem, TrainingRow, Trai
 if TYPE_CHECKING:
     import torch
 
-    from posttrain.trainers.stage import OtherModel
+    from posttrain.trainers.stage import FrozenModel
     from posttrain.trainers.training.trainer import Beside
 
 P = ParamSpec("P")
@@ -284,7 +284,7 @@ def _open_beside(
     given: Given, model: str, engine: Engine, training_set: TrainingSet, device: torch.device, reporter: Reporter
 ) -> Beside:
     """Read the data and load the other models."""
-    from posttrain.trainers.models.loading import load_other
+    from posttrain.trainers.models.loading import load_frozen
     from posttrain.trainers.sources.data_set import read_data
     from posttrain.trainers.sources.finished_run import read_run
     from posttrain.trainers.training.trainer import Beside
@@ -296,11 +296,11 @@ def _open_beside(
         rows, prompts = data.rows, data.prompts
     elif given.from_run:
         rows = read_run(given.from_run, engine, training_set)
-    others: dict[str, OtherModel | None] = {"teacher": None, "earlier": None}
+    others: dict[str, FrozenModel | None] = {"teacher": None, "earlier": None}
     for name, source in (("teacher", given.teacher), ("earlier", given.earlier)):
         if source:
             with reporter.task(f"loading {name} {source}", None):
-                others[name] = load_other(str(source), device=device)
+                others[name] = load_frozen(str(source), device=device)
     return Beside(data=rows, prompts=prompts, fingerprint=fingerprint_model(model), **others)
 
 

@@ -35,9 +35,9 @@ from posttrain.diagnose.types import (
     StopReason,
     VerifierSpec,
 )
-from posttrain.trainers import recipes
+from posttrain.trainers.recipes import registry
 from posttrain.trainers.recipes.registry import find_recipe
-from posttrain.trainers.stage import OtherModel, Stage, TrainingInputs
+from posttrain.trainers.stage import FrozenModel, Stage, TrainingInputs
 from posttrain.trainers.step.optimizer_step import Stepper
 from posttrain.trainers.training.trainer import make_stepper
 from posttrain.trainers.training_types import RowRole, TrainingRow, TrainingSet
@@ -233,7 +233,7 @@ def build_stage(
     **settings: object,
 ) -> tuple[Stage, Stepper]:
     """A recipe on these rows and what takes its steps; the model is its own reference as it is now. Nothing is clipped."""
-    other = None if teacher is None else OtherModel(source="", fingerprint="", model=teacher, tokenizer=None, engine=None)
+    other = None if teacher is None else FrozenModel(source="", fingerprint="", model=teacher, tokenizer=None, engine=None)
     inputs = TrainingInputs(
         engine=TinyEngine(model),
         training_set=TrainingSet([make_behavior(max_tokens=9)], dev_share=0),
@@ -244,7 +244,7 @@ def build_stage(
     )
     recipe = find_recipe(name)
     config = recipe.config(**{"max_grad_norm": 1e9, "autocast": "float32", "micro_batch_tokens": 60, **settings})
-    stage = recipes.build_stage(recipe, inputs, config)
+    stage = registry.build_stage(recipe, inputs, config)
     return stage, make_stepper(stage, inputs, config)
 
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 from posttrain.diagnose.engines.models.loading import fingerprint_model, load_model, load_tokenizer
-from posttrain.trainers.stage import OtherModel
+from posttrain.trainers.stage import FrozenModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +42,7 @@ def load_for_training(source: str, *, device: torch.device | None = None) -> Loa
     return LoadedModel(model=model, tokenizer=load_tokenizer(source), source=source)
 
 
-def load_other(source: str, *, device: torch.device) -> OtherModel:
+def load_frozen(source: str, *, device: torch.device) -> FrozenModel:
     """Load a teacher or an earlier checkpoint: float32, frozen, with an engine that samples it.
 
     Raises:
@@ -53,4 +53,4 @@ def load_other(source: str, *, device: torch.device) -> OtherModel:
     model.requires_grad_(False)
     tokenizer = load_tokenizer(source)
     engine = TransformersEngine(model, tokenizer, name=source, model_fingerprint=fingerprint)
-    return OtherModel(source=source, fingerprint=fingerprint, model=model, tokenizer=tokenizer, engine=engine)
+    return FrozenModel(source=source, fingerprint=fingerprint, model=model, tokenizer=tokenizer, engine=engine)

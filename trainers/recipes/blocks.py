@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -22,7 +23,7 @@ from posttrain.trainers.sources.mixed import MixedSource
 from posttrain.trainers.sources.policy import PolicySource, PromptBuilder, RolloutPlan, RowBuilder
 from posttrain.trainers.sources.prepared import Made, PreparedRows, fixed, in_epochs
 from posttrain.trainers.sources.verified import make_pairs, sample_pairs, sample_verified, successes
-from posttrain.trainers.stage import Component, OtherModel, Reduction, Source, Stage, Stateful, Term, TrainingInputs
+from posttrain.trainers.stage import Component, FrozenModel, Reduction, Source, Stage, Stateful, Term, TrainingInputs
 from posttrain.trainers.training_types import RowRole, TrainingRow
 
 REDUCTIONS: dict[str, Reduction] = {"sequence_mean": sequence_mean, "token_mean": token_mean}
@@ -124,7 +125,7 @@ def preference_pairs(inputs: TrainingInputs, config: PairConfig) -> PreparedRows
 # ------------------------------------------------------------------------------------------------------------------- teacher
 
 
-def require_teacher(inputs: TrainingInputs, stage: str, *, same_tokens: bool = True) -> OtherModel:
+def require_teacher(inputs: TrainingInputs, stage: str, *, same_tokens: bool = True) -> FrozenModel:
     """Return the teacher of a stage, or the earlier checkpoint where no teacher is given.
 
     Args:

@@ -28,7 +28,7 @@ from posttrain.trainers.models.ema import EmaWeights
 from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.recipes.registry import build_stage, find_recipe
 from posttrain.trainers.row_json import fingerprint_rows
-from posttrain.trainers.stage import OtherModel, Stage, Stateful, TrainingInputs
+from posttrain.trainers.stage import FrozenModel, Stage, Stateful, TrainingInputs
 from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.gradient_checkpointing import enable_gradient_checkpointing
 from posttrain.trainers.step.logprobs import find_shortcuts
@@ -93,8 +93,8 @@ class Beside:
 
     data: Sequence[TrainingRow] = ()
     prompts: Sequence[TrainingProblem] = ()
-    teacher: OtherModel | None = None
-    earlier: OtherModel | None = None
+    teacher: FrozenModel | None = None
+    earlier: FrozenModel | None = None
     fingerprint: str = ""
     """Of the model in training; a teacher with the same one is refused."""
 

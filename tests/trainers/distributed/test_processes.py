@@ -27,7 +27,7 @@ from posttrain.trainers.distributed import processes as processes_module
 from posttrain.trainers.distributed.processes import ProcessGroup, current, join
 from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.recipes.overrides import load_config
-from posttrain.trainers.stage import OtherModel
+from posttrain.trainers.stage import FrozenModel
 from posttrain.trainers.step.optimizer_step import Stepper
 from posttrain.trainers.training.dev_evaluation import dev_looks
 from posttrain.trainers.training.resume_state import find_state
@@ -141,7 +141,7 @@ def train(tokenizer, case: str, out: Path, on_step=None) -> dict:
     grade = grade_all(0.0) if "without signal" in case else grade_parity
     training_set = TrainingSet([make_behavior()])
     taught = tiny_llama(seed=1, dtype=torch.float64)
-    other = OtherModel(source="other", fingerprint="2", model=taught, tokenizer=tokenizer, engine=TinyEngine(taught))
+    other = FrozenModel(source="other", fingerprint="2", model=taught, tokenizer=tokenizer, engine=TinyEngine(taught))
     look = dev_looks(engine, {"sums": grade}, training_set, num_samples=4, seed=0)
     try:
         result = run_recipe(

@@ -31,7 +31,7 @@ from posttrain.trainers.objectives.preferences import Kto, LikelihoodMargin, Odd
 from posttrain.trainers.objectives.reductions import row_mean, sequence_mean, step_mean, token_mean
 from posttrain.trainers.objectives.reward_modelling import BradleyTerry, StepCorrectness
 from posttrain.trainers.recipes.grpo import GrpoConfig
-from posttrain.trainers.stage import Component, OtherModel, Score, Stage, TrainingInputs
+from posttrain.trainers.stage import Component, FrozenModel, Score, Stage, TrainingInputs
 from posttrain.trainers.step.chunked_divergence import divergence
 from posttrain.trainers.step.logprobs import States
 from posttrain.trainers.step.optimizer_step import StepOutcome, Stepper
@@ -41,7 +41,7 @@ from posttrain.trainers.training_types import RowRole, TrainingRow
 
 def stepper_of(model: Any, *components: Component, teacher: Any = None, head: Any = None, **settings: Any) -> Stepper:
     config = GrpoConfig(**{"max_grad_norm": 1e9, "autocast": "float32", "micro_batch_tokens": 60, **settings})
-    other = teacher and OtherModel(source="", fingerprint="", model=teacher, tokenizer=None, engine=None)
+    other = teacher and FrozenModel(source="", fingerprint="", model=teacher, tokenizer=None, engine=None)
     inputs = TrainingInputs(engine=None, training_set=None, graders={}, model=model, teacher=other)
     return make_stepper(Stage(source=None, credit=NoCredit(), components=components, scalar_head=head), inputs, config)
 

@@ -23,7 +23,7 @@ from posttrain.trainers.objectives.reductions import row_mean, sequence_mean, st
 from posttrain.trainers.objectives.reward_modelling import StepCorrectness
 from posttrain.trainers.recipes.blocks import repeat_last_token
 from posttrain.trainers.recipes.grpo import GrpoConfig
-from posttrain.trainers.stage import Component, ForwardScores, Level, OtherModel, Stage, TrainingInputs
+from posttrain.trainers.stage import Component, ForwardScores, FrozenModel, Level, Stage, TrainingInputs
 from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.optimizer_step import StepOutcome, Stepper
 from posttrain.trainers.training.trainer import make_stepper
@@ -130,7 +130,7 @@ def by_hand(*components: Component, teacher: bool = False, head: bool = False) -
         stage = Stage(source=None, credit=NoCredit(), components=components, scalar_head=scalar_head(model) if head else None)
         inputs = TrainingInputs(
             engine=None, training_set=None, graders={}, model=model,
-            teacher=other and OtherModel(source="", fingerprint="", model=other, tokenizer=None, engine=None),
+            teacher=other and FrozenModel(source="", fingerprint="", model=other, tokenizer=None, engine=None),
         )  # fmt: skip
         return stage, make_stepper(stage, inputs, GrpoConfig(**{"max_grad_norm": 1e9, "autocast": "float32", **settings}))
 
