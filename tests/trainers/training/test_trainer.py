@@ -165,5 +165,7 @@ def test_sft_without_references_says_what_to_do(model, tokenizer, tmp_path: Path
 
     behavior = make_behavior()
     bare = replace(behavior, problems=tuple(replace(problem, references=()) for problem in behavior.problems))
-    with pytest.raises(UserError, match="rft or grpo"):
+    with pytest.raises(UserError) as caught:
         run_recipe("sft", model, tokenizer, TinyEngine(model), TrainingSet([bare]), None, load_config("sft"), out=tmp_path)
+    assert caught.value.code == "missing_input"
+    assert "references" in str(caught.value)
