@@ -1,4 +1,4 @@
-"""Numbers, tables and figures: arrays and rows in, arrays and drawings out. Knows no models and imports no torch.
+"""Numbers, tables and figures: arrays and rows in, arrays and figures out. Knows no models and imports no torch.
 
     from posttrain import analysis
 
@@ -13,12 +13,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from posttrain.analysis.plots.plotting import Drawing, plot
-    from posttrain.analysis.plots.registry import CATALOGUE
+    from posttrain.analysis.plots.plotting import PlotResult, plot
+    from posttrain.analysis.plots.registry import FIGURES
 
-_HOME = {"CATALOGUE": "plots.registry", "Drawing": "plots.plotting", "plot": "plots.plotting"}
+_HOME = {"FIGURES": "plots.registry", "PlotResult": "plots.plotting", "plot": "plots.plotting"}
 
-__all__ = ["CATALOGUE", "Drawing", "plot"]
+__all__ = ["FIGURES", "PlotResult", "plot"]
 
 
 def __getattr__(name: str) -> Any:

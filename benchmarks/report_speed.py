@@ -152,9 +152,12 @@ def write_paths(directory: Any, behavior: str, ids: Sequence[str], rng: np.rando
 def report(run: Path) -> dict[str, float]:
     """Do what `posttrain report RUN` does."""
     from posttrain.diagnose import assemble
+    from posttrain.diagnose.pipeline.run_files import write_run
 
     started = time.time()
-    diagnosis = assemble(run).diagnoses[0]
+    finished = assemble(run)
+    write_run(finished)
+    diagnosis = finished.diagnoses[0]
     written = [(run / name).stat().st_mtime for name in ("diagnosis.json", "report.html")]
     estimates = {f"pass@{p.k}": p.value.estimate for p in diagnosis.pass_at_k}
     return {

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from posttrain.diagnose.behaviors import bundled_behaviors, load_behavior, load_behaviors
     from posttrain.diagnose.comparison.compare_runs import Transition, compare
     from posttrain.diagnose.gates.decide_gates import GateResult, gate
-    from posttrain.diagnose.pipeline.assemble import DiagnosedRun, assemble
+    from posttrain.diagnose.pipeline.assemble import assemble
     from posttrain.diagnose.pipeline.diagnose_run import run
+    from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedRun
+    from posttrain.diagnose.pipeline.run_files import rewrite_report
     from posttrain.diagnose.pipeline.run_plan import plan_run
     from posttrain.diagnose.thresholds import Thresholds
 
@@ -27,10 +29,11 @@ _HOME = {
     "bundled_behaviors": "behaviors",
     "load_behavior": "behaviors",
     "load_behaviors": "behaviors",
-    "DiagnosedRun": "pipeline.assemble",
+    "DiagnosedRun": "pipeline.diagnosed_run",
     "GateResult": "gates.decide_gates",
     "assemble": "pipeline.assemble",
     "plan_run": "pipeline.run_plan",
+    "rewrite_report": "pipeline.run_files",
     "run": "pipeline.diagnose_run",
     "Transition": "comparison.compare_runs",
     "compare": "comparison.compare_runs",
@@ -50,6 +53,7 @@ __all__ = [
     "load_behavior",
     "load_behaviors",
     "plan_run",
+    "rewrite_report",
     "run",
 ]
 

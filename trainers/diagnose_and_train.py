@@ -6,10 +6,9 @@ that what a stage costs elsewhere is seen. The final split is sampled once, afte
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,11 +17,13 @@ from typing import Any
 from posttrain.diagnose.comparison.compare_runs import Transition, compare
 from posttrain.diagnose.engines.models.loading import fingerprint_model
 from posttrain.diagnose.errors import SettingsError, UserError
-from posttrain.diagnose.pipeline.assemble import DiagnosedRun
 from posttrain.diagnose.pipeline.diagnose_run import run
+from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.pipeline.run_plan import resolve_behaviors, sampling_goal
 from posttrain.diagnose.progress import Reporter
+from posttrain.diagnose.report.report_files import write_report
 from posttrain.diagnose.stage_catalogue import STAGES, Need, available_needs
+from posttrain.diagnose.storage.diagnosis_json import RunEntry
 from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
 from posttrain.diagnose.types import Behavior, Purpose, Split
 from posttrain.trainers.recipes.registry import RECIPES
@@ -243,7 +244,22 @@ def _finish(
         return LoopResult(path=directory.path, before=before, rounds=(), transition=None, final=None)
     trained = tuple(dict.fromkeys(name for round_ in done for name in round_.trained))
     label = " → ".join(round_.stage for round_ in done)
-    transition = compare(before, done[-1].after, out=directory.path, trained=trained, stage=label, page=False)
+    record, last = directory.read_json(), done[-1].after
+    transition = compare(
+        before,
+        last,
+        out=directory.path,
+        trained=trained,
+        stage=label,
+        page=False,
+        run=RunEntry(
+            path=str(directory.path),
+            created=record["created"],
+            command=record["command"] or "see run.json",
+            versions=last.run.versions,
+        ),
+        settings=record["settings"] | {"stage": ", ".join(f"{round_.stage} on {', '.join(round_.trained)}" for round_ in done)},
+    )
     final = None
     held_out = [b for b in behaviors if b.name in trained and b.split(Split.FINAL)]
     if held_out:
@@ -254,7 +270,7 @@ def _finish(
         final = compare(sides[0], sides[1], out=directory.path / "final", trained=trained, stage=label, page=False)
     result = LoopResult(path=directory.path, before=before, rounds=tuple(done), transition=transition, final=final)
     write_json(directory.path / "loop.json", _summary(result))
-    _write_report(directory, result)
+    write_report(directory.path)
     return result
 
 
@@ -275,35 +291,3 @@ def _summary(result: LoopResult) -> dict[str, Any]:
             for d in result.before.diagnoses
         },
     }
-
-
-def _write_report(directory: RunDirectory, result: LoopResult) -> None:
-    from posttrain.diagnose.report import write_report
-    from posttrain.diagnose.report.content import ReportContent
-
-    assert result.transition is not None
-    record = directory.read_json()
-    after = result.rounds[-1].after
-    comparisons = [behavior.report for behavior in result.transition.behaviors]
-    if result.final is not None:
-        note = "Problems of the final split, sampled once, after the last round."
-        comparisons += [
-            replace(b.report, name=f"{b.name} (final split)", notes=(note, *b.report.notes)) for b in result.final.behaviors
-        ]
-    versions = json.loads((after.path / "run.json").read_text())["versions"]
-    write_report(
-        directory.path,
-        ReportContent(
-            title="What held it back, what was done, and what came of it",
-            model=str(record["model"]["source"]),
-            date=record["created"],
-            command=record["command"] or "see run.json",
-            settings={key: value for key, value in record["settings"].items() if key != "behaviors"}
-            | {"stage": ", ".join(f"{r.stage} on {', '.join(r.trained)}" for r in result.rounds)},
-            versions=versions,
-            behaviors=tuple(measured.report for measured in after.behaviors),
-            comparisons=tuple(comparisons),
-            checkpoint=str(result.rounds[-1].checkpoint),
-            measured_in=str(after.path),
-        ),
-    )

@@ -18,7 +18,8 @@ from matplotlib.legend import Legend
 from posttrain.analysis.figures.saving import draw_figure, figure_csv, figure_rows, write_whole
 from posttrain.analysis.figures.style import dots_per_inch, legend_columns, paper
 from posttrain.analysis.input_error import InputError
-from posttrain.analysis.plots.registry import CATALOGUE, Entry, Panel
+from posttrain.analysis.plots.panels import Panel
+from posttrain.analysis.plots.registry import FIGURES, FigureSpec
 from posttrain.analysis.plots.run_reader import read_sides
 from posttrain.analysis.plots.tables import Table, latex_table, markdown_table
 
@@ -35,8 +36,8 @@ _BOTH = (".pdf", ".svg")
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """A drawn figure; in a notebook it shows itself."""
+class PlotResult:
+    """A figure with its numbers and files; in a notebook it shows itself."""
 
     name: str
     figure: Figure
@@ -48,7 +49,7 @@ class Drawing:
     @property
     def table(self) -> Table:
         """The numbers as header and rows of a table."""
-        return CATALOGUE[self.name].table(self.rows)
+        return FIGURES[self.name].table(self.rows)
 
     def render(self, file_format: str) -> bytes:
         """The content of a file: `pdf`, `svg`, `png`, or the numbers as `tex` (booktabs), `md` or `csv`.
@@ -78,11 +79,11 @@ def plot(
     behavior: str | Sequence[str] = (),
     label: str | Sequence[str] = (),
     width: str | float = "column",
-) -> Drawing:
+) -> PlotResult:
     """Draw a figure from run directories, at the width at which it will be printed.
 
     Args:
-        figure: A name of `CATALOGUE`, such as `pass_at_k`; `posttrain figures` lists them.
+        figure: A name of `FIGURES`, such as `pass_at_k`; `posttrain figures` lists them.
         runs: A folder of `posttrain diagnose`, `compare` or `loop`, or several.
         out: Files to write: `.pdf`, `.svg` and `.png` hold the figure, `.tex` and `.md` its numbers as a table; without a suffix
             PDF and SVG. The numbers stand as `.csv` beside each. Nothing is written without it.
@@ -96,12 +97,12 @@ def plot(
     Raises:
         InputError: What was given cannot be drawn; one line says why and what to give instead.
     """
-    name, entry = find_figure(figure)
+    name, spec = find_figure(figure)
     inches = _inches(width)
     targets = [target for path in _several(out) for target in _targets(Path(path))]
-    found = read_sides(_several(runs), entry.takes, behaviors=_texts(behavior), labels=_texts(label))
+    found = read_sides(_several(runs), spec.takes, behaviors=_texts(behavior), labels=_texts(label))
     try:
-        drawn = _draw(entry, entry.panels(found), inches)
+        drawn = _draw(spec, spec.panels(found), inches)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -109,28 +110,28 @@ def plot(
         raise InputError(
             f"{figure} of {folders}: a field is missing, unknown or of another kind ({error}); run the command that wrote it again"
         ) from error
-    drawing = Drawing(name, drawn, tuple(dict.fromkeys(targets)), tuple(figure_rows(drawn)))
-    for target in drawing.files:
-        write_whole(target, drawing.render(target.suffix.lower().removeprefix(".")))
-    return drawing
+    result = PlotResult(name, drawn, tuple(dict.fromkeys(targets)), tuple(figure_rows(drawn)))
+    for target in result.files:
+        write_whole(target, result.render(target.suffix.lower().removeprefix(".")))
+    return result
 
 
-def find_figure(name: str) -> tuple[str, Entry]:
+def find_figure(name: str) -> tuple[str, FigureSpec]:
     """A figure by name; `pass@k` and `pass-at-k` are `pass_at_k`.
 
     Raises:
         InputError: There is none of that name.
     """
     plain = name.lower().replace("@", "_at_").replace("-", "_")
-    if plain in CATALOGUE:
-        return plain, CATALOGUE[plain]
-    close = difflib.get_close_matches(plain, CATALOGUE, n=1)
+    if plain in FIGURES:
+        return plain, FIGURES[plain]
+    close = difflib.get_close_matches(plain, FIGURES, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise InputError(f"figure: got {name!r}; {hint}allowed are {', '.join(CATALOGUE)}")
+    raise InputError(f"figure: got {name!r}; {hint}allowed are {', '.join(FIGURES)}")
 
 
-def _draw(entry: Entry, panels: Sequence[Panel], width: float) -> Figure:
-    fitting = max(1, min(len(panels), int(width // entry.least_width)))
+def _draw(spec: FigureSpec, panels: Sequence[Panel], width: float) -> Figure:
+    fitting = max(1, min(len(panels), int(width // spec.least_width)))
     columns = math.ceil(len(panels) / math.ceil(len(panels) / fitting))
     lines = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     heights = [max(panel.height(width / columns) for panel in line) for line in lines]

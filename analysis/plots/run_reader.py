@@ -1,4 +1,4 @@
-"""Run directories, as far as figures and tables need them: `diagnosis.json`, `compare.json` and `paths/*.parquet`, only read.
+"""Run directories, as far as figures and tables need them: `diagnosis.json` and `compare.json`, only read.
 
 Fields that are not known are ignored, as the files' version 1 asks of every reader.
 """
@@ -90,31 +90,6 @@ def read_sides(
     return {name: sides for name, sides in found.items() if not behaviors or name in behaviors}
 
 
-def read_paths(side: Side) -> list[dict[str, Any]]:
-    """The scored reference paths of a behavior.
-
-    Returns:
-        One dict per path: `problem_id`, `token_texts` [T], `token_steps` [T] (from 0) and `policy_logprobs` [T] (nats).
-
-    Raises:
-        InputError: The run holds none.
-    """
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    columns = ["behavior", "problem_id", "token_texts", "token_steps", "policy_logprobs"]
-    rows: list[dict[str, Any]] = []
-    for path in sorted((side.folder / "paths").glob("*.parquet")):
-        table = pq.read_table(path, columns=columns)
-        rows += table.filter(pc.equal(table["behavior"], side.behavior["name"])).to_pylist()
-    if not rows:
-        raise InputError(
-            f"{side.folder} holds no scored reference path of {side.behavior['name']} (paths/*.parquet); give its problems "
-            "`references`, measure again, and name the folder that `posttrain diagnose` wrote"
-        )
-    return rows
-
-
 _Entry = tuple[str, Path, list[dict[str, Any]], Mapping[str, Any]]
 
 
@@ -130,7 +105,7 @@ def _read(path: Path, name: str, takes: Takes, *, alone: bool) -> list[_Entry]:
         if takes is Takes.COMPARISONS:
             return [(name, path, entries, {})]
         return [
-            (side if alone else f"{name}, {side}", path, [_one_side(path, entry, side) for entry in entries], {})
+            (side if alone else f"{name}, {side}", path, [one_side(path, entry, side) for entry in entries], {})
             for side in ("before", "after")
         ]
     inner = sorted(child.parent for child in path.glob("*/diagnosis.json"))
@@ -148,8 +123,14 @@ def _read(path: Path, name: str, takes: Takes, *, alone: bool) -> list[_Entry]:
     raise InputError(f"{path}: this figure takes {takes}; {hint}")
 
 
-def _one_side(path: Path, entry: Mapping[str, Any], side: str) -> dict[str, Any]:
-    """A side of a comparison with the keys of diagnosis.json: the same samples per problem before and after."""
+def one_side(path: Path, entry: Mapping[str, Any], side: str) -> dict[str, Any]:
+    """Return a side of a comparison with the keys of diagnosis.json: the same samples per problem before and after.
+
+    Args:
+        path: The folder of the comparison.
+        entry: An entry of `behaviors` in compare.json.
+        side: `before` or `after`.
+    """
     whole = Side(side, path, entry, {})
     problems = [
         {**problem, "num_correct": round(problem[side] * problem["num_samples"])}

@@ -1,100 +1,184 @@
-"""compare.json: what lies between two runs as the JSON that others read (schema 1)."""
+"""compare.json, version 1: what lies between two runs, as the JSON that pages, figures, gates and others read.
+
+Additions keep the version, as in diagnosis.json. Words for people stand in `label`, `words` and `notes`, never in keys.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
 
-from posttrain.analysis.stats import Interval
-from posttrain.diagnose.types import Behavior, Estimate
+from pydantic import Field
 
-if TYPE_CHECKING:
-    from posttrain.diagnose.comparison.change_role import RoleVerdict
-    from posttrain.diagnose.comparison.compare_runs import BehaviorTransition, Transition
+from posttrain.diagnose.storage.diagnosis_json import EstimateEntry, LabelledEstimate, PassAtKEntry, RunEntry, VerdictEntry
+from posttrain.diagnose.storage.json_model import FileModel, Number
+from posttrain.diagnose.types import ProblemChange, Purpose, Split
 
 
-def transition_to_json(transition: Transition) -> dict[str, Any]:
+class SideEntry(FileModel):
+    """One of the two runs."""
+
+    run: str
+    model: dict[str, Any] = Field(default_factory=dict)
+
+
+class BeforeAfterEntry(FileModel):
+    """A number that explains a difference without being the goal: length, truncation, likelihood."""
+
+    label: str = ""
+    before: EstimateEntry
+    after: EstimateEntry
+
+
+class PassAtOneEntry(FileModel):
+    """pass@1 of both runs and the paired difference."""
+
+    before: EstimateEntry
+    after: EstimateEntry
+    delta: EstimateEntry
+
+
+class CurvesEntry(FileModel):
+    """pass@k of both runs, at the same number of samples."""
+
+    before: Sequence[PassAtKEntry] = ()
+    after: Sequence[PassAtKEntry] = ()
+
+
+class CrossingEntry(FileModel):
+    """From which k on the run before passes more often; NaN where the curves do not cross."""
+
+    k: EstimateEntry
+    probability: Number
+    """Share of resamplings of the problems in which they cross."""
+
+
+class EquivalenceEntry(EstimateEntry):
+    """Whether the change of pass@1 is too small to matter."""
+
+    margin: Number
+    verdict: Literal["equivalent", "different", "undecided"]
+
+
+class NeverSolvedEntry(FileModel):
+    """The gain on problems that the model before was not seen to solve."""
+
+    num_problems: Number
+    naive_gain: Number
+    """Against the samples that selected them."""
+    gain: EstimateEntry
+    """Against fresh samples of the model before."""
+
+
+class PowerEntry(FileModel):
+    """What could have been seen: the rate from which on a problem that alone rises from 0 is found with this power."""
+
+    num_samples: int
+    rate: Number
+    power: Number = 0.8
+
+
+class SupportEntry(EstimateEntry):
+    """One number of support dynamics, beside what the same model, sampled twice, gives at the same number of samples."""
+
+    null: EstimateEntry
+
+
+class RoleTestEntry(FileModel):
+    """One statistic of the permutation test."""
+
+    name: str
+    observed: Number
+    expected: Number
+    adjusted_p: Number
+
+
+class SupportChangeEntry(FileModel):
+    """Change of mean pass@k by where it lies."""
+
+    entered: Number
+    moved: Number
+    left: Number
+
+
+class RoleEntry(FileModel):
+    """What the stage did, and what that rests on."""
+
+    words: str = ""
+    probability: Number = math.nan
+    k: int | None = None
+    change: SupportChangeEntry | None = None
+    tests: Sequence[RoleTestEntry] = ()
+    notes: Sequence[str] = ()
+
+
+class ProblemChangeEntry(FileModel):
+    """One problem before and after."""
+
+    id: str
+    group: str | None = None
+    num_samples: int | None = None
+    """Behind each of the two rates."""
+    before: Number
+    after: Number
+    state: ProblemChange
+    q_value: Number | None = None
+    """Adjusted over all problems (Benjamini–Hochberg): of a change into or out of support where a side shows a rate below epsilon, else
+    of any change; null where nothing was tested."""
+
+
+class VerdictsEntry(FileModel):
+    """The diagnoses of the two runs, without what they rest on."""
+
+    before: VerdictEntry | None = None
+    after: VerdictEntry | None = None
+
+
+class BehaviorChangeEntry(FileModel):
+    """One behavior before and after, paired by problem."""
+
+    name: str
+    purpose: Purpose = Purpose.TARGET
+    measure: dict[str, Any] = Field(default_factory=dict)
+    trained: bool = False
+    """Whether the stage in between was trained on it."""
+    stage: str | None = None
+    role_observed: str = "not_distinguishable"
+    role: RoleEntry = RoleEntry()
+    num_problems: int
+    pass_at_1: PassAtOneEntry
+    pass_at_k: CurvesEntry = CurvesEntry()
+    pass_at_k_delta: Sequence[PassAtKEntry] = ()
+    crossing: CrossingEntry | None = None
+    equivalence: EquivalenceEntry | None = None
+    never_solved: NeverSolvedEntry | None = None
+    detectable_rise: PowerEntry | None = None
+    support: dict[str, SupportEntry] = Field(default_factory=dict)
+    """Under `SRR`, `NDR`, `SDS` and `NSCR`."""
+    drift: dict[str, BeforeAfterEntry | LabelledEstimate] = Field(default_factory=dict)
+    beside: dict[str, BeforeAfterEntry] = Field(default_factory=dict)
+    problems: Sequence[ProblemChangeEntry] = ()
+    notes: Sequence[str] = ()
+    verdicts: VerdictsEntry = VerdictsEntry()
+
+
+class CompareFile(FileModel):
     """The whole file."""
-    return {
-        "schema": 1,
-        "before": {"run": str(transition.before.path), "model": transition.before.model},
-        "after": {"run": str(transition.after.path), "model": transition.after.model},
-        "null": transition.null,
-        "behaviors": [
-            _behavior(behavior, transition.before[behavior.name].behavior, _divergences(transition, behavior.name))
-            for behavior in transition.behaviors
-        ],
-    }
 
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    run: RunEntry = RunEntry()
+    split: Split = Split.EVAL
+    settings: dict[str, Any] = Field(default_factory=dict)
+    before: SideEntry
+    after: SideEntry
+    null: str = ""
+    """What support dynamics are held against: `predictive`, `halves`, or the folder of a second sampling of the model before."""
+    behaviors: Sequence[BehaviorChangeEntry]
 
-def _divergences(transition: Transition, name: str) -> dict[str, Any]:
-    """What the drift probe of the run after measured against the model before, where that is what it was given as the earlier one."""
-    if transition.after.settings.get("earlier") != transition.before.model["source"]:
-        return {}
-    findings = [one.finding for one in transition.after[name].report.answers if one.probe == "drift" and one.finding is not None]
-    return {words: _number(value) for found in findings for words, value in found.numbers.items() if "KL" in words}
-
-
-def _behavior(behavior: BehaviorTransition, measured: Behavior, divergences: dict[str, Any]) -> dict[str, Any]:
-    report = behavior.report
-    groups = {problem.id: problem.group for problem in measured.problems}
-    sides = {row.name: {"before": _number(row.before), "after": _number(row.after)} for row in report.side_by_side}
-    drift = {name: sides.pop(name) for name in ("reference path, nats per token", "nats per generated token") if name in sides}
-    never, crossing, equivalence = behavior.never_solved, behavior.crossing, behavior.equivalence
-    return {
-        "name": report.name,
-        "purpose": measured.purpose.value,
-        "measure": asdict(measured.measure),
-        "trained": report.trained,
-        "stage": report.stage,
-        "role_observed": behavior.role_observed,
-        "role": _role(behavior.role),
-        "num_problems": report.num_problems,
-        "pass_at_1": {
-            "before": _number(report.pass_at_1_before),
-            "after": _number(report.pass_at_1_after),
-            "delta": _number(report.delta),
-        },
-        "pass_at_k": {
-            "before": [{"k": p.k, **_number(p.value)} for p in report.pass_at_k_before],
-            "after": [{"k": p.k, **_number(p.value)} for p in report.pass_at_k_after],
-        },
-        "pass_at_k_delta": [{"k": p.k, **_number(p.value)} for p in report.pass_at_k_delta],
-        "crossing": {"k": _number(crossing.k), "probability": crossing.probability},
-        "equivalence": {"margin": equivalence.margin, "verdict": equivalence.verdict, **_number(equivalence.interval)},
-        "never_solved": {"num_problems": never.num_problems, "naive_gain": never.naive, "gain": _number(never.gain)},
-        "support": {row.name: {**_number(row.value), "null": _number(row.null)} for row in report.support},
-        "drift": drift | divergences,
-        "beside": sides,
-        "problems": [
-            {
-                "id": c.id,
-                "group": groups.get(c.id),
-                "num_samples": c.num_samples,
-                "before": c.before,
-                "after": c.after,
-                "state": c.state.value,
-                "q_value": c.q_value,
-            }
-            for c in report.changes
-        ],
-    }
-
-
-def _role(role: RoleVerdict) -> dict[str, Any]:
-    tests = role.tests
-    return {
-        "words": role.words,
-        "probability": role.probability,
-        "k": role.k,
-        "change": {"entered": role.entered, "moved": role.moved, "left": role.left},
-        "tests": [
-            {"name": name, "observed": float(observed), "expected": float(expected), "adjusted_p": float(p)}
-            for name, observed, expected, p in zip(tests.names, tests.observed, tests.expected, tests.adjusted_p, strict=True)
-        ],
-        "notes": list(role.notes),
-    }
-
-
-def _number(value: Estimate | Interval) -> dict[str, Any]:
-    return {"estimate": value.estimate, "low": value.low, "high": value.high, "method": value.method}
+    def __getitem__(self, name: str) -> BehaviorChangeEntry:
+        """Return the behavior of that name."""
+        for behavior in self.behaviors:
+            if behavior.name == name:
+                return behavior
+        raise KeyError(name)

@@ -8,7 +8,7 @@ draw selected ("never solved before") are judged on another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from posttrain.analysis.stats import (
     Interval,
     NeverSolved,
     curve_crossing,
+    detectable_rise,
     equivalence_test,
     fit_mixture,
     k_grid,
@@ -34,17 +35,18 @@ from posttrain.analysis.stats import (
     problem_change_tests,
 )
 from posttrain.diagnose.comparison.change_role import FALSE_DISCOVERY_RATE, RoleVerdict, decide_role
-from posttrain.diagnose.comparison.compare_json import transition_to_json
+from posttrain.diagnose.comparison.compare_file import compare_file
 from posttrain.diagnose.comparison.nulls import HALVES, PREDICTIVE, coupled, support_rows
+from posttrain.diagnose.comparison.transition import ComparisonReport, ProblemChangeRow, SideBySide
 from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.measure.problem_changes import classify_changes
-from posttrain.diagnose.pipeline.assemble import DiagnosedRun, MeasuredBehavior, assemble
-from posttrain.diagnose.report.comparison_facts import comparison_facts
-from posttrain.diagnose.report.content import ComparisonReport, ProblemChangeRow, ReportContent, SideBySide
+from posttrain.diagnose.pipeline.assemble import assemble
+from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedRun, MeasuredBehavior
+from posttrain.diagnose.storage.diagnosis_json import RunEntry
+from posttrain.diagnose.storage.json_model import write_model
 from posttrain.diagnose.storage.rollout_table import RolloutTable
-from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
 from posttrain.diagnose.thresholds import ChangeThresholds
-from posttrain.diagnose.types import Estimate, PassAtK, Purpose, Split
+from posttrain.diagnose.types import Estimate, PassAtK, Split
 
 DEFAULT_MARGIN = 0.05
 """Change of pass@1 that does not matter."""
@@ -103,6 +105,8 @@ def compare(
     stage: str | None = None,
     page: bool = True,
     command: str = "",
+    run: RunEntry | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Transition:
     """Compare two runs on the behaviors that both measured, and write compare.json and a report to `out`.
 
@@ -117,6 +121,8 @@ def compare(
         stage: Its name.
         page: Whether to write report.html and report.md too.
         command: What to print under "how to reproduce".
+        run: What compare.json says of the command that wrote it, in place of `command`.
+        settings: The settings that the page shows; those of the run after without them.
 
     Raises:
         RunError: the runs share no behavior, or measured it differently, or null repeats the samples of `before`.
@@ -124,8 +130,8 @@ def compare(
     """
     if not 0.0 < margin < 1.0:
         raise SettingsError(f"--margin: got {margin}, it is a change of pass@1; give a number between 0 and 1, such as 0.05")
-    runs = [run if isinstance(run, DiagnosedRun) else assemble(run, page=False) for run in (before, after)]
-    second = None if null in (PREDICTIVE, HALVES) else null if isinstance(null, DiagnosedRun) else assemble(null, page=False)
+    runs = [run if isinstance(run, DiagnosedRun) else assemble(run) for run in (before, after)]
+    second = None if null in (PREDICTIVE, HALVES) else null if isinstance(null, DiagnosedRun) else assemble(null)
     _check_comparable(runs[0], runs[1])
     common = [m.behavior.name for m in runs[0].behaviors if m.behavior.name in runs[1].settings["behaviors"]]
     # A behavior that was not sampled, because its verifier failed the self-test, has nothing to compare.
@@ -149,32 +155,18 @@ def compare(
         ),
         null=str(second.path if second else null),
     )  # fmt: skip
-    write_json(Path(out) / "compare.json", transition_to_json(transition))
-    if page:
-        _write_report(Path(out), transition, shared, command)
-    return transition
-
-
-def _write_report(out: Path, transition: Transition, shared: Sequence[str], command: str) -> None:
-    from posttrain.diagnose.report import write_report
-
-    after = transition.after
-    record = RunDirectory(after.path).read_json()
-    write_report(
-        out,
-        ReportContent(
-            title="Before and after",
-            model=f"{transition.before.model['source']} → {after.model['source']}",
-            date=record["created"],
-            command=command or f"posttrain compare {transition.before.path} {after.path} --out {out}",
-            settings={key: value for key, value in after.settings.items() if key != "behaviors"},
-            versions=record["versions"],
-            behaviors=tuple(after[name].report for name in shared),
-            comparisons=tuple(behavior.report for behavior in transition.behaviors),
-            checkpoint=str(after.model["source"]),
-            measured_in=str(after.path),
-        ),
+    run = run or RunEntry(
+        path=str(out),
+        created=runs[1].run.created,
+        command=command or f"posttrain compare {runs[0].path} {runs[1].path} --out {out}",
+        versions=runs[1].run.versions,
     )
+    write_model(Path(out) / "compare.json", compare_file(transition, run, settings or runs[1].settings))
+    if page:
+        from posttrain.diagnose.report.report_files import write_report
+
+        write_report(Path(out))
+    return transition
 
 
 def _check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:
@@ -258,8 +250,7 @@ def _thinned(before: MeasuredBehavior, after: MeasuredBehavior) -> _Counts:
 
 
 def _in_rounds(measured: MeasuredBehavior) -> bool:
-    counts = measured.report.sampling
-    return counts is not None and not counts.sampled_equally
+    return not measured.sampling.sampled_equally
 
 
 def _posterior_deltas(
@@ -273,8 +264,7 @@ def _posterior_deltas(
     """Change of pass@k from all samples of both runs, each read by likelihood: for runs that drew in rounds."""
     fits = []
     for measured in (before, after):
-        counts = measured.report.sampling
-        assert counts is not None
+        counts = measured.sampling
         place = {problem_id: i for i, problem_id in enumerate(counts.problem_ids)}
         rows = [place[problem_id] for problem_id in ids]
         fits.append(fit_mixture(counts.num_samples[rows], counts.num_correct[rows], groups=groups))
@@ -369,9 +359,8 @@ def _compare_behavior(
         support=support_rows(n, c0, c1, mixtures[0], halves=halves, second=second, rng=rng),
         side_by_side=_side_by_side(before, after),
         role=role.words,
-        facts=comparison_facts(
-            never, crossing, equivalence if behavior.purpose is Purpose.RETENTION else None, fewest, len(counts.ids)
-        ),
+        num_samples=fewest,
+        detectable_rise=detectable_rise(fewest, fewest, alpha=FALSE_DISCOVERY_RATE / (2 * len(counts.ids))),
         notes=tuple(notes),
     )
     return BehaviorTransition(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import MixturePosterior, support_dynamics, support_dynamics_halves, support_dynamics_null, thin
-from posttrain.diagnose.report.content import SupportRow
+from posttrain.diagnose.comparison.transition import SupportRow
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.types import Estimate
 

@@ -40,7 +40,7 @@ from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Bottleneck, Check, Outcome, Purpose, Split, decide
 
 if TYPE_CHECKING:
-    from posttrain.diagnose.pipeline.assemble import DiagnosedRun
+    from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedRun
 
 LEVEL = 0.95
 

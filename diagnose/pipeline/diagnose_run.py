@@ -21,7 +21,8 @@ from posttrain.diagnose.engines import open_engine
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.ray.open_cluster import open_pool
 from posttrain.diagnose.errors import SettingsError
-from posttrain.diagnose.pipeline.assemble import DiagnosedRun, assemble
+from posttrain.diagnose.pipeline.assemble import assemble
+from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.pipeline.run_plan import resolve_behaviors, sampling_goal
 from posttrain.diagnose.probes.runner import AUTO, ProbeInputs, choose_probes
 from posttrain.diagnose.progress import Reporter
@@ -149,7 +150,11 @@ def run(
             thresholds=thresholds,
             reporter=reporter,
         ).draw(loaded)
-    return assemble(directory.path, behaviors=loaded)
+    from posttrain.diagnose.pipeline.run_files import write_run
+
+    finished = assemble(directory.path, behaviors=loaded)
+    write_run(finished)
+    return finished
 
 
 def _open(

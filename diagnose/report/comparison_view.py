@@ -1,4 +1,4 @@
-"""What both pages say about one behavior before and after, as text."""
+"""What a page says of one behavior before and after, as text."""
 
 from __future__ import annotations
 
@@ -6,77 +6,123 @@ import math
 from collections import Counter
 from typing import Any
 
-from posttrain.analysis.plots.tables import format_number, format_probability
-from posttrain.diagnose.report.content import ComparisonReport, ProblemChangeRow
-from posttrain.diagnose.report.text import write_estimate
+from posttrain.analysis.plots.tables import format_interval, format_number, format_probability
+from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry, ProblemChangeEntry
+from posttrain.diagnose.report.behavior_view import MOST_ROWS, pass_at_k_rows
+from posttrain.diagnose.report.text import HasInterval, MethodNotes, write_estimate
 from posttrain.diagnose.report.words import CHANGES, SUPPORT
-from posttrain.diagnose.types import Estimate
+from posttrain.diagnose.storage.diagnosis_json import EstimateEntry
+from posttrain.diagnose.types import Purpose, Split
 
-_MOST_ROWS = 400
+_READINGS = {
+    "better": "higher: the whole interval is above 0",
+    "worse": "lower: the whole interval is below 0",
+    "same": "no difference shown: 0 is inside",
+    "undefined": "undefined",
+}
+"""What a paired difference shows, and no more than that."""
 
 
-def comparison_view(report: ComparisonReport, slug: str) -> dict[str, Any]:
-    """Everything a page says about one comparison, formatted."""
-    totals = Counter(change.state for change in report.changes)
+def comparison_view(entry: BehaviorChangeEntry, split: Split, slug: str, methods: MethodNotes) -> dict[str, Any]:
+    """Return everything that a page says of one comparison.
+
+    Args:
+        entry: One behavior before and after.
+        split: Which problems were compared.
+        slug: Its anchor on the page, and the folder of its figures.
+        methods: Where methods get their numbers.
+    """
+    one, totals = entry.pass_at_1, Counter(change.state for change in entry.problems)
+    sides = {**entry.beside, **entry.drift}
     return {
         "slug": slug,
-        "name": report.name,
-        "trained": "trained" if report.trained else "not trained",
-        "stage": report.stage or "–",
-        "before": write_estimate(report.pass_at_1_before),
-        "after": write_estimate(report.pass_at_1_after),
-        "delta": write_estimate(report.delta, signed=True),
-        "reading": reading(report.delta),
-        "tone": _tone(report.delta),
-        "num_problems": str(report.num_problems),
-        "method": report.delta.method,
-        "pass_at_k": [
-            (
-                str(point.k),
-                write_estimate(point.value, signed=True),
-                "extrapolated" if point.extrapolated else "observed",
-                point.value.method,
-            )
-            for point in report.pass_at_k_delta
-        ],
-        "totals": [(CHANGES[state][0], str(totals[state]), CHANGES[state][1]) for state in CHANGES] if report.changes else [],
+        "name": entry.name if split is not Split.FINAL else f"{entry.name} (final split)",
+        "trained": "trained" if entry.trained else "not trained",
+        "stage": entry.stage or "–",
+        "before": write_estimate(one.before),
+        "after": write_estimate(one.after),
+        "delta": write_estimate(one.delta, signed=True),
+        "reading": _READINGS[tone(one.delta)],
+        "tone": tone(one.delta),
+        "num_problems": str(entry.num_problems),
+        "method": methods.number(one.delta.method),
+        "pass_at_k": pass_at_k_rows(entry.pass_at_k_delta, methods, signed=True),
+        "totals": [(CHANGES[state][0], str(totals[state]), CHANGES[state][1]) for state in CHANGES] if entry.problems else [],
         "support": [
-            (row.name, write_estimate(row.value), write_estimate(row.null), SUPPORT.get(row.name, ""), row.null.method)
-            for row in report.support
+            (name, write_estimate(row), write_estimate(row.null), SUPPORT.get(name, ""), methods.number(row.null.method))
+            for name, row in entry.support.items()
         ],
-        "side_by_side": [(row.name, write_estimate(row.before), write_estimate(row.after)) for row in report.side_by_side],
-        "changes": [_change_row(change) for change in sorted(report.changes, key=_largest_change_first)[:_MOST_ROWS]],
-        "changes_hidden": max(0, len(report.changes) - _MOST_ROWS),
-        "role": report.role,
-        "facts": report.facts,
-        "notes": report.notes,
+        "side_by_side": [
+            (row.label or key.replace("_", " "), write_estimate(row.before), write_estimate(row.after))
+            for key, row in sides.items()
+            if not isinstance(row, EstimateEntry)
+        ],
+        "divergences": [
+            (row.label or key.replace("_", " "), write_estimate(row))
+            for key, row in sides.items()
+            if isinstance(row, EstimateEntry)
+        ],
+        "changes": [_change_row(change) for change in sorted(entry.problems, key=_largest_change_first)[:MOST_ROWS]],
+        "changes_hidden": max(0, len(entry.problems) - MOST_ROWS),
+        "role": entry.role.words,
+        "facts": comparison_facts(entry),
+        "notes": [
+            *(["Problems of the final split, sampled once, after the last round."] if split is Split.FINAL else []),
+            *entry.notes,
+        ],
     }
 
 
-def reading(delta: Estimate) -> str:
-    """What a paired difference shows, and no more than that."""
-    match _tone(delta):
-        case "better":
-            return "higher: the whole interval is above 0"
-        case "worse":
-            return "lower: the whole interval is below 0"
-        case "undefined":
-            return "undefined"
-        case _:
-            return "no difference shown: 0 is inside"
-
-
-def _tone(delta: Estimate) -> str:
+def tone(delta: HasInterval) -> str:
+    """Return which way a paired difference points: `better`, `worse`, `same` or `undefined`."""
     if math.isnan(delta.low) or math.isnan(delta.high):
         return "undefined"
     return "better" if delta.low > 0 else "worse" if delta.high < 0 else "same"
 
 
-def _largest_change_first(change: ProblemChangeRow) -> float:
+def comparison_facts(entry: BehaviorChangeEntry) -> list[tuple[str, str]]:
+    """Return name and words of the findings of a comparison that need a sentence rather than a table."""
+    facts: list[tuple[str, str]] = []
+    never, crossing, equivalence, power = entry.never_solved, entry.crossing, entry.equivalence, entry.detectable_rise
+    if never is not None and never.num_problems >= 1.0:
+        words = (
+            f"{write_estimate(never.gain, signed=True)} against fresh samples of the model before; it would look like "
+            f"{format_number(never.naive_gain, 2, signed=True)} against the samples that selected them "
+            f"({format_number(never.num_problems)} problems)"
+        )
+        facts.append(("gain where no success was seen before", words))
+    if crossing is not None and not math.isnan(crossing.k.estimate):
+        k = crossing.k
+        words = (
+            f"from k = {format_interval(k.estimate, k.low, k.high)} on, the model before passes more often "
+            f"(in {crossing.probability:.0%} of resamplings of the problems)"
+        )
+        facts.append(("the curves cross", words))
+    if equivalence is not None and entry.purpose is Purpose.RETENTION:
+        verdict = {
+            "equivalent": f"no change of pass@1 larger than {equivalence.margin:g}",
+            "different": f"pass@1 changed by more than {equivalence.margin:g}",
+            "undecided": f"a change of pass@1 larger than {equivalence.margin:g} is neither shown nor ruled out",
+        }[equivalence.verdict]
+        low, high = (format_number(bound, 2, signed=True) for bound in (equivalence.low, equivalence.high))
+        facts.append(("retention", f"{verdict} (90 % interval [{low}, {high}])"))
+    if power is not None:
+        if math.isnan(power.rate):
+            words = f"with {power.num_samples} samples each, no problem could be seen to rise alone"
+        else:
+            words = (
+                f"with {power.num_samples} samples each, a problem that alone rises from 0 is found in {power.power:.0%} of cases from a "
+                f"rate of {format_number(power.rate)} on"
+            )
+        facts.append(("minimum detectable effect", words))
+    return facts
+
+
+def _largest_change_first(change: ProblemChangeEntry) -> float:
     size = abs(change.after - change.before)
     return 0.0 if math.isnan(size) else -size
 
 
-def _change_row(change: ProblemChangeRow) -> list[str]:
+def _change_row(change: ProblemChangeEntry) -> list[str]:
     q_value = "–" if change.q_value is None else format_probability(change.q_value)
     return [change.id, format_number(change.before, 2), format_number(change.after, 2), CHANGES[change.state][0], q_value]

@@ -21,11 +21,11 @@ def _environment() -> Environment:
 
 
 def render_html(view: dict[str, Any]) -> str:
-    """The page.
+    """Render the page.
 
     Args:
-        view: What `page_view` returns, with `figures` added to every behavior and comparison: dicts with `name`, `title`,
-            `caption` and `svg` (an element, already safe).
+        view: What `diagnosis_page` or `comparison_page` returns, with `figures` added to every behavior, probe and comparison: dicts with
+            `name`, `title`, `caption`, `path` and `svg` (an element, already safe).
 
     Returns:
         A complete HTML document with styles and figures inside it and no script.

@@ -13,14 +13,14 @@ from posttrain.analysis.plots.tables import escape_markdown
 
 
 def fence(text: str, language: str = "text") -> Markup:
-    """Text as a code block whose fence is longer than any run of backticks inside it."""
+    """Return text as a code block whose fence is longer than any run of backticks inside it."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     ticks = "`" * max(3, longest + 1)
     return Markup(f"{ticks}{language}\n{text}\n{ticks}")
 
 
 def code(text: str) -> Markup:
-    """Text as code inside a line."""
+    """Return text as code inside a line."""
     line = " ".join(text.split()).replace("|", "¦")
     longest = max((len(run) for run in re.findall(r"`+", line)), default=0)
     ticks = "`" * (longest + 1)
@@ -29,7 +29,7 @@ def code(text: str) -> Markup:
 
 
 def join_cells(cells: list[str]) -> Markup:
-    """Cells of one row of a table, each escaped."""
+    """Return the cells of one row of a table, each escaped."""
     return Markup(" | ").join(Markup(escape_markdown(cell)) for cell in cells)
 
 
@@ -53,7 +53,7 @@ def _environment() -> Environment:
 
 
 def render_markdown(view: dict[str, Any]) -> str:
-    """The report as Markdown.
+    """Render the page as Markdown.
 
     Args:
         view: As for `render_html`; figures are linked by their `path` relative to the run directory.

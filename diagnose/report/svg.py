@@ -1,4 +1,4 @@
-"""Put figures into the page: SVG whose colours follow the page's light and dark theme."""
+"""Figures inside the page: SVG whose colours follow the page's light and dark theme."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _THEME = {
 
 
 def draw_svg(figure: ReportFigure) -> str:
-    """The figure as the text of a self-contained SVG file on white."""
+    """Return the figure as the text of a self-contained SVG file on white."""
     return draw_figure(figure.axes, "svg").decode()
 
 
 def inline_svg(text: str, prefix: str, words: str) -> Markup:
-    """An SVG file as an element of a page.
+    """Return an SVG file as an element of a page.
 
     Args:
         text: The SVG as matplotlib writes it.

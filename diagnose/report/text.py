@@ -1,42 +1,55 @@
-"""Small wordings that both pages share, and the cleaning of model text."""
+"""Small wordings that all pages share, and the cleaning of model text."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterable
-from pathlib import Path
+from typing import Protocol
 
 from posttrain.analysis.plots.tables import format_interval, format_number
-from posttrain.diagnose.report.content import BehaviorReport, ReportContent
-from posttrain.diagnose.types import Check, Estimate, StageAdvice
+from posttrain.diagnose.storage.diagnosis_json import CheckEntry
 
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 _LONGEST_TEXT = 6000
-_TRAINING = frozenset({"off_policy", "on_policy", "mixed"})
+
+
+class HasInterval(Protocol):
+    """A number with its interval, as the files hold it."""
+
+    @property
+    def estimate(self) -> float:
+        """Return the estimate."""
+
+    @property
+    def low(self) -> float:
+        """Return the lower bound."""
+
+    @property
+    def high(self) -> float:
+        """Return the upper bound."""
 
 
 def visible(text: str) -> str:
-    """Model text that can stand in a page: control characters as pictures, broken characters replaced, very long texts cut."""
+    """Return model text that can stand in a page: control characters as pictures, broken characters replaced, very long texts cut."""
     clean = text.replace("\r\n", "\n").translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
     if len(clean) <= _LONGEST_TEXT:
         return clean
     return f"{clean[:_LONGEST_TEXT]}\n[{len(clean) - _LONGEST_TEXT} more characters, see the rollouts]"
 
 
-def write_estimate(value: Estimate, *, signed: bool = False) -> str:
-    """An estimate with its interval, `.56 [.48, .64]`."""
+def write_estimate(value: HasInterval, *, signed: bool = False) -> str:
+    """Return an estimate with its interval, `0.56 [0.48, 0.64]`."""
     return format_interval(value.estimate, value.low, value.high, signed=signed)
 
 
 def write_setting(value: object) -> str:
-    """A setting on one line."""
+    """Return a setting on one line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def unique_slugs(names: Iterable[str]) -> list[str]:
-    """A name for files and anchors per name: letters, digits, dash and underscore, none twice."""
+    """Return a name for files and anchors per name: letters, digits, dash and underscore, none twice."""
     slugs: list[str] = []
     for name in names:
         base = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:60] or "behavior"
@@ -48,29 +61,23 @@ def unique_slugs(names: Iterable[str]) -> list[str]:
     return slugs
 
 
-def next_command(report: BehaviorReport, content: ReportContent, run_dir: Path) -> str | None:
-    """The command of the next step.
-
-    Returns:
-        The caller's command; else the one that trains the named stage; None where no stage trains, and on the page of a loop that
-        does not say which model and which run the verdict is about.
-    """
-    if report.next_command is not None:
-        return report.next_command
-    stage = report.diagnosis.stage
-    known = not content.comparisons or (content.checkpoint is not None and content.measured_in is not None)
-    if stage is None or not trains(stage) or not known:
-        return None
-    run = content.measured_in or str(run_dir)
-    words = ["posttrain", "train", stage.name, content.checkpoint or content.model, report.source or report.diagnosis.name]
-    return shlex.join([*words, "--out", f"{run}-{stage.name}"])
-
-
-def trains(stage: StageAdvice) -> bool:
-    """Whether a stage changes weights; collecting, repairing and doing nothing are stages too."""
-    return stage.provenance.replace("-", "_") in _TRAINING
-
-
-def counted(check: Check) -> str:
-    """Say how many of what stand behind a check; the bare number where nothing says of what."""
+def counted(check: CheckEntry) -> str:
+    """Return how many of what stand behind a check; the bare number where nothing says of what."""
     return format_number(check.n) + (f" {check.unit}" if check.unit else "")
+
+
+class MethodNotes:
+    """The methods that a page names, each with a number under which it is explained once."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self._numbers: dict[str, int] = {}
+
+    def number(self, method: str) -> str:
+        """Return the number of a method; empty where none is given."""
+        return str(self._numbers.setdefault(method, len(self._numbers) + 1)) if method else ""
+
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """Return number and words of each method, in the order in which they were met."""
+        return [(str(number), method) for method, number in self._numbers.items()]

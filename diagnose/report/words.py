@@ -22,7 +22,7 @@ BOTTLENECKS: dict[Bottleneck, tuple[str, str]] = {
     Bottleneck.FORMAT: ("format", "the answers are right but not written so that the verifier can read them"),
     Bottleneck.DECODING: ("decoding", "the failures vanish under greedy or cooler decoding"),
     Bottleneck.MASTERED: ("mastered", "solved reliably; nothing to train"),
-    Bottleneck.INVALID: ("invalid", "the measurement itself is broken; repair it before believing any number"),
+    Bottleneck.INVALID: ("invalid", "the measurement is invalid; fix the setup before believing any number"),
     Bottleneck.INCONCLUSIVE: ("inconclusive", "the evidence does not decide yet"),
 }
 """Label and meaning of each bottleneck."""
@@ -32,7 +32,10 @@ OUTCOMES: dict[Outcome, str] = {Outcome.MET: "met", Outcome.NOT_MET: "not met", 
 ROLES: dict[Role, tuple[str, str]] = {
     Role.SUPPORT_EXPANSION: ("support expansion", "bring in answers that the model does not yet reach"),
     Role.POLICY_RESHAPING: ("policy reshaping", "move probability among answers that the model already reaches"),
-    Role.BEHAVIORAL_CONSOLIDATION: ("behavioral consolidation", "make an ability permanent that hangs on help or is being lost"),
+    Role.BEHAVIORAL_CONSOLIDATION: (
+        "behavioral consolidation",
+        "make an ability permanent that depends on help or is being lost",
+    ),
 }
 
 CHANGES: dict[ProblemChange, tuple[str, str]] = {
@@ -66,20 +69,26 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "success rate under which a problem counts as out of support; it belongs to the behavior, not to the number of samples",
     ),
     ("support", "what the model comes up with often enough (at least ε) when its own distribution is sampled"),
-    ("posterior probability", "how probable a statement is given the samples and the fitted distribution of success rates"),
-    ("interval", "95 % unless the method says otherwise; problems are the unit, so it speaks of new problems of the same kind"),
+    (
+        "posterior probability",
+        "how probable a statement is given the samples and the fitted mixing distribution of success rates",
+    ),
+    ("interval", "95 % unless its method says otherwise; problems are the unit, so it applies to new problems of the same kind"),
     (
         "met / not met / inconclusive",
         "the whole interval is on the right side of the threshold / on the wrong side / on both sides",
     ),
-    ("extrapolated", "not measured with that many samples, but read off a distribution fitted to all problems"),
+    ("extrapolated", "not measured with that many samples, but computed from the mixing distribution fitted to all problems"),
     ("reference path", "a text known to be right; its likelihood says how far the model is from writing it"),
     ("nats", "negative natural logarithm of a probability: 0 is certain, 0.7 is one in two, 4.6 is one in a hundred"),
     ("unparsed", "the verifier found no answer in the text; it counts as wrong and is counted apart"),
     ("truncated", "cut off at the token limit; it counts as wrong and is counted apart"),
     ("missing", "the verifier or the engine failed; neither right nor wrong"),
     ("paired difference", "after minus before on the same problems; its interval is narrower than the two intervals suggest"),
-    ("null", "what two draws of one and the same model give at the same number of samples: only a difference to it is a change"),
+    (
+        "null",
+        "what one and the same model gives when it is sampled twice with the same number of samples: only a difference to it is a change",
+    ),
     ("q-value", "smallest rate of false findings at which the problem would still count as changed (Benjamini–Hochberg)"),
 )
 """Terms in the order in which they are met."""

@@ -1,157 +1,341 @@
-"""diagnosis.json: a diagnosis as the JSON that others read (schema 1), and back."""
+"""diagnosis.json, version 1: what a run measured and decided, as the JSON that pages, figures and others read.
+
+Whatever a report shows stands here. Additions keep the version: readers ignore fields that they do not know, and every field that came
+later has a default, so that older files stay readable. Words for people stand in `label`, `sentence`, `why`, `summary`, `what` and
+`notes`; nothing is ever read back from them.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Literal
 
-from posttrain.diagnose.types import Answer, Behavior, Check, Diagnosis, Estimate, ValidityMeasurement, decide
+from pydantic import ConfigDict, Field
 
-
-def diagnosis_to_json(diagnosis: Diagnosis, behavior: Behavior, answers: Sequence[Answer] = ()) -> dict[str, Any]:
-    """One entry of `behaviors`; of the behavior, what a reader needs to draw the numbers: scale of measurement and groups."""
-    stage = diagnosis.stage
-    findings = [answer.finding for answer in answers if answer.finding is not None]
-    groups = {problem.id: problem.group for problem in behavior.problems}
-    return {
-        "name": diagnosis.name,
-        "purpose": diagnosis.purpose.value,
-        "measure": asdict(behavior.measure),
-        "sentence": diagnosis.sentence,
-        "bottleneck": diagnosis.bottleneck.value,
-        "confidence": diagnosis.confidence,
-        "role": diagnosis.role.value if diagnosis.role else None,
-        "shares": dict(diagnosis.shares),
-        "stage": None
-        if stage is None
-        else {
-            "name": stage.name,
-            "provenance": stage.provenance,
-            "interface": stage.interface,
-            "why": stage.why,
-            "needs": list(stage.needs),
-            "predicted_gain": _range(stage.predicted_gain) if stage.predicted_gain else None,
-            "alternatives": [{"name": name, "why": why} for name, why in stage.alternatives],
-        },
-        "checks": [check_to_json(check) for check in diagnosis.checks],
-        "pass_at_k": [
-            {"k": p.k, **_range(p.value), "extrapolated": p.extrapolated, "method": p.value.method} for p in diagnosis.pass_at_k
-        ],
-        "problems": [
-            {
-                "id": p.id,
-                "group": groups.get(p.id),
-                "split": p.split.value,
-                "state": p.state.value,
-                "posterior": dict(p.posterior),
-                "num_samples": p.num_samples,
-                "num_correct": p.num_correct,
-                "num_missing": p.num_missing,
-                "num_unparsed": p.num_unparsed,
-                "num_truncated": p.num_truncated,
-                "p": p.p,
-                "p_low": p.p_low,
-                "p_high": p.p_high,
-                "p_method": p.p_method,
-                "reference_nll_per_token": p.reference_nll_per_token,
-                "prefix_needed": {"status": "not_probed", "fraction": None, "tokens": None},
-                **{key: value for finding in findings for key, value in finding.problems.get(p.id, {}).items()},
-            }
-            for p in diagnosis.problems
-        ],
-        # Seconds hang on the machine of the moment and stand under cost alone, so that a resumed run gives the same file but for cost.
-        "settles_with": asdict(diagnosis.settles_with) if diagnosis.settles_with else None,
-        "probes": [_answer_to_json(answer, diagnosis) for answer in answers],
-        "caveats": list(diagnosis.caveats),
-        "cost": {
-            "samples": diagnosis.cost.samples,
-            "generated_tokens": diagnosis.cost.generated_tokens,
-            "scored_tokens": diagnosis.cost.scored_tokens,
-            "teacher_tokens": diagnosis.cost.teacher_tokens,
-            "seconds": diagnosis.cost.seconds,
-        },
-    }
+from posttrain.diagnose.storage.json_model import FileModel, Number, Text
+from posttrain.diagnose.types import (
+    Bottleneck,
+    Check,
+    Estimate,
+    GradeStatus,
+    Outcome,
+    Purpose,
+    Role,
+    Split,
+    StopReason,
+    ValidityMeasurement,
+)
 
 
-def _answer_to_json(answer: Answer, diagnosis: Diagnosis) -> dict[str, Any]:
-    """What became of one probe; its numbers and the rows of its picture where it was run."""
-    head = {"name": answer.probe, "question": answer.question}
-    if answer.finding is None:
-        return {**head, "skipped": answer.skipped_words, "skipped_code": answer.skipped}
-    found = answer.finding
-    return {
-        **head,
-        "outcome": found.outcome,
-        "summary": found.summary,
-        "contribution": next((c.words for c in diagnosis.contributions if c.probe == answer.probe), ""),
-        "numbers": {name: {**_range(value), "method": value.method} for name, value in found.numbers.items()},
-        "rows": list(found.rows),
-        "notes": [note.text for note in found.notes],
-        "note_codes": [note.code for note in found.notes],
-        "cost": {
-            "samples": found.samples,
-            "generated_tokens": found.generated_tokens,
-            "scored_tokens": found.scored_tokens,
-            "teacher_tokens": found.teacher_tokens,
-        },
-    }
+class EstimateEntry(FileModel):
+    """A number with its interval."""
+
+    estimate: Number
+    low: Number
+    high: Number
+    method: str = ""
 
 
-def check_to_json(check: Check) -> dict[str, Any]:
-    """One check."""
-    return {
-        "name": check.name,
-        "op": check.op,
-        "estimate": check.estimate,
-        "low": check.low,
-        "high": check.high,
-        "threshold": check.threshold,
-        "n": check.n,
-        "method": check.method,
-        "outcome": check.outcome.value,
-        "what": check.what,
-        "unit": check.unit,
-    }
+class LabelledEstimate(EstimateEntry):
+    """A number under a key, with its name for people."""
+
+    label: str = ""
 
 
-def check_from_json(data: dict[str, Any]) -> Check:
-    """One check, its outcome decided again."""
-    values = {key: float("nan") if data[key] is None else float(data[key]) for key in ("estimate", "low", "high", "threshold")}
-    outcome = decide(data["op"], values["low"], values["high"], values["threshold"])
-    return Check(
-        name=data["name"],
-        op=data["op"],
-        **values,
-        n=data["n"],
-        method=data["method"],
-        outcome=outcome,
-        what=data["what"],
-        unit=data.get("unit", ""),
-    )
+class CheckEntry(FileModel):
+    """A value held against a threshold."""
+
+    name: str
+    op: Literal[">=", "<="]
+    estimate: Number
+    low: Number
+    high: Number
+    threshold: Number
+    n: int
+    method: str
+    outcome: Outcome
+    what: str = ""
+    """What the number is."""
+    unit: str = ""
+    """What `n` counts."""
+
+
+class PassAtKEntry(FileModel):
+    """One point of the pass@k curve."""
+
+    k: int
+    estimate: Number
+    low: Number
+    high: Number
+    extrapolated: bool = False
+    method: str = ""
+
+
+class AlternativeEntry(FileModel):
+    """A stage that could be run instead."""
+
+    name: str
+    why: str
+
+
+class StageEntry(FileModel):
+    """The stage that a diagnosis names."""
+
+    name: str
+    provenance: str
+    interface: str
+    why: str
+    needs: Sequence[str] = ()
+    predicted_gain: EstimateEntry | None = None
+    alternatives: Sequence[AlternativeEntry] = ()
+
+
+class PrefixEntry(FileModel):
+    """How much of a reference must be given until the model goes on to a right answer."""
+
+    status: str = "not_probed"
+    fraction: Number | None = None
+    tokens: int | None = None
+
+
+class ProblemEntry(FileModel):
+    """One problem: its counts and its label. What probes found about it stands beside them, under names of their own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    group: str | None = None
+    split: Split
+    state: Bottleneck
+    posterior: dict[str, Number] = Field(default_factory=dict)
+    num_samples: int
+    num_correct: int
+    num_missing: int = 0
+    num_unparsed: int = 0
+    num_truncated: int = 0
+    greedy_correct: bool | None = None
+    """Whether the greedy sample is right; null where it is missing."""
+    p: Number = math.nan
+    p_low: Number = math.nan
+    p_high: Number = math.nan
+    p_method: str = ""
+    reference_nll_per_token: Number = math.nan
+    prefix_needed: PrefixEntry = PrefixEntry()
+
+
+class SettlesEntry(FileModel):
+    """The further effort that is expected to decide what is undecided."""
+
+    samples: int
+    tokens: int
+    seconds: Number
+    chance: Number
+
+
+class ProbeCostEntry(FileModel):
+    """What one probe took."""
+
+    samples: int = 0
+    generated_tokens: int = 0
+    scored_tokens: int = 0
+    teacher_tokens: int = 0
+
+
+class CostEntry(ProbeCostEntry):
+    """What a behavior took. With `settles_with.seconds` and `run` the only part that may differ between two runs with one seed."""
+
+    seconds: Number = 0.0
+
+
+class ProbeEntry(FileModel):
+    """What became of one probe: what it found, or why it was not run."""
+
+    name: str
+    question: str = ""
+    skipped: str = ""
+    """Why it was not run; empty where it was."""
+    skipped_code: str = ""
+    outcome: str = ""
+    """What it found, as a code."""
+    summary: str = ""
+    contribution: str = ""
+    """What it did to the verdict."""
+    numbers: dict[str, LabelledEstimate] = Field(default_factory=dict)
+    rows: Sequence[dict[str, Any]] = ()
+    """The table behind its figure."""
+    notes: Sequence[str] = ()
+    note_codes: Sequence[str] = ()
+    """The code of each note."""
+    cost: ProbeCostEntry | None = None
+
+
+class ValidityEntry(FileModel):
+    """Whether the numbers of a behavior can be believed at all."""
+
+    checks: Sequence[CheckEntry] = ()
+    notes: Sequence[str] = ()
+    failures: Sequence[str] = ()
+    prompt_example: Text = ""
+    """One prompt exactly as the model reads it."""
+
+
+class SamplingEntry(FileModel):
+    """How the samples were planned."""
+
+    num_rounds: int = 0
+    """Rounds of adaptive sampling; 0 where a number of samples was given."""
+    ended_because: str = ""
+    """Why no more rounds were sampled."""
+
+
+class ExampleEntry(FileModel):
+    """One sample to read, with what the verifier made of it."""
+
+    problem_id: str
+    prompt: Text
+    text: Text
+    status: GradeStatus
+    success: bool
+    truncated: bool = False
+    detail: Text = ""
+    """Why it was not graded, such as `no number found`."""
+    extracted: Text | None = None
+    """The answer that was read out of the text."""
+    stop: StopReason
+    answer: Text
+    """The expected answer."""
+
+
+class ExamplesEntry(FileModel):
+    """Samples to read, right and wrong ones."""
+
+    right: Sequence[ExampleEntry] = ()
+    wrong: Sequence[ExampleEntry] = ()
+
+
+class StepEntry(FileModel):
+    """Improbability of one step over all reference paths, nats: the median, and the middle 80 % of paths."""
+
+    step: int
+    """From 1."""
+    estimate: Number
+    low: Number
+    high: Number
+    n: int
+    """Paths that have the step."""
+
+
+class ExcerptEntry(FileModel):
+    """One reference path, token by token."""
+
+    which: Literal["typical", "least_likely"]
+    """The path of median, or of lowest, likelihood per token."""
+    problem_id: str
+    tokens: Sequence[Text]
+    steps: Sequence[int]
+    """Step of each token, from 0."""
+    logprobs: Sequence[Number]
+    """Natural log-probability of each token under the policy."""
+    weakest_step: int | None = None
+
+
+class ReferencesEntry(FileModel):
+    """The reference paths under the policy."""
+
+    num_paths: int = 0
+    steps: Sequence[StepEntry] = ()
+    excerpts: Sequence[ExcerptEntry] = ()
+
+
+class VerdictEntry(FileModel):
+    """What was decided about one behavior."""
+
+    name: str
+    purpose: Purpose = Purpose.TARGET
+    source: str = ""
+    """What to write for the behavior on a command line."""
+    sentence: str = ""
+    bottleneck: Bottleneck
+    label: str = ""
+    """The bottleneck for people."""
+    confidence: Number
+    role: Role | None = None
+    shares: dict[str, Number] = Field(default_factory=dict)
+    stage: StageEntry | None = None
+    settles_with: SettlesEntry | None = None
+    caveats: Sequence[str] = ()
+
+
+class BehaviorEntry(VerdictEntry):
+    """One behavior: the verdict and everything that it rests on."""
+
+    measure: dict[str, Any] = Field(default_factory=dict)
+    """`primary_k`, `epsilon`, `success` and `group_size` of the behavior."""
+    checks: Sequence[CheckEntry] = ()
+    pass_at_k: Sequence[PassAtKEntry] = ()
+    problems: Sequence[ProblemEntry] = ()
+    probes: Sequence[ProbeEntry] = ()
+    validity: ValidityEntry = ValidityEntry()
+    sampling: SamplingEntry = SamplingEntry()
+    examples: ExamplesEntry = ExamplesEntry()
+    references: ReferencesEntry = ReferencesEntry()
+    cost: CostEntry = CostEntry()
+
+
+class RunEntry(FileModel):
+    """Which command wrote a file, when and where."""
+
+    path: str = ""
+    """The run directory."""
+    created: str = ""
+    command: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class DiagnosisFile(FileModel):
+    """The whole file."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    run: RunEntry = RunEntry()
+    model: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    behaviors: Sequence[BehaviorEntry]
+
+    def __getitem__(self, name: str) -> BehaviorEntry:
+        """Return the behavior of that name."""
+        for behavior in self.behaviors:
+            if behavior.name == name:
+                return behavior
+        raise KeyError(name)
 
 
 def validity_to_json(validity: ValidityMeasurement) -> dict[str, Any]:
-    """Return the content of a file in `validity/`, so that a report can be written again without the model."""
-    return {
-        "checks": [check_to_json(check) for check in validity.checks],
-        "notes": list(validity.notes),
-        "failures": list(validity.failures),
-        "prompt_example": validity.prompt_example,
-    }
+    """Return what the run directory keeps of the validity checks, so that a run can be decided again without the model."""
+    return ValidityEntry.model_validate(validity).to_json()
 
 
 def validity_from_json(name: str, data: dict[str, Any]) -> ValidityMeasurement:
     """Read what `validity_to_json` wrote; earlier versions named the checks `plumbing: ...`."""
-    checks = (check_from_json(check) for check in data["checks"])
+    entry = ValidityEntry.model_validate(data)
     return ValidityMeasurement(
         behavior=name,
-        checks=tuple(replace(check, name=check.name.replace("plumbing: ", "validity: ")) for check in checks),
-        notes=tuple(data["notes"]),
-        failures=tuple(data["failures"]),
-        prompt_example=data["prompt_example"],
+        checks=tuple(
+            Check(**{**check.model_dump(), "name": check.name.replace("plumbing: ", "validity: ")}) for check in entry.checks
+        ),
+        notes=tuple(entry.notes),
+        failures=tuple(entry.failures),
+        prompt_example=entry.prompt_example,
     )
 
 
-def _range(value: Estimate) -> dict[str, float]:
-    return {"estimate": value.estimate, "low": value.low, "high": value.high}
+def key_of(label: str) -> str:
+    """Return the key under which a number with a name for people stands: `pass_at_1_before` for `pass@1 before`."""
+    return re.sub(r"\W+", "_", label.replace("@", "_at_").replace("ε", "epsilon")).strip("_").lower()
+
+
+def labelled(label: str, value: Estimate) -> LabelledEstimate:
+    """Return a number with its name for people."""
+    return LabelledEstimate(label=label, **asdict(value))

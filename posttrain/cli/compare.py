@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -39,23 +40,27 @@ def compare(
     Every change stands beside its null: what sampling one model twice would show.
     """
     from posttrain.diagnose import compare as run_compare
+    from posttrain.diagnose.comparison.compare_json import CompareFile
+    from posttrain.diagnose.report.comparison_view import comparison_facts
+    from posttrain.diagnose.storage.json_model import read_model
 
-    transition = run_compare(before, after, out=out, null=null, margin=margin, command=typed_command())
+    run_compare(before, after, out=out, null=null, margin=margin, command=typed_command())
     if as_json:
         print((out / "compare.json").read_text(), end="")
         return
-    for behavior in transition.behaviors:
-        report = behavior.report
-        states = {state: sum(c.state == state for c in report.changes) for state in sorted({c.state for c in report.changes})}
+    for behavior in read_model(out / "compare.json", CompareFile).behaviors:
+        states, one = Counter(sorted(change.state for change in behavior.problems)), behavior.pass_at_1
         print(
-            f"{report.name}: pass@1 {interval(report.pass_at_1_before)} to {interval(report.pass_at_1_after)}, "
-            f"change {interval(report.delta, signed=True)} (paired 95 %, {report.num_problems} problems); {report.role}"
+            f"{behavior.name}: pass@1 {interval(one.before)} to {interval(one.after)}, "
+            f"change {interval(one.delta, signed=True)} (paired 95 %, {behavior.num_problems} problems); {behavior.role.words}"
         )
         print("  problems: " + ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.items()))
         print(
             "  "
-            + ", ".join(f"{row.name} {row.value.estimate:.2f} (same model twice: {interval(row.null)})" for row in report.support)
+            + ", ".join(
+                f"{name} {row.estimate:.2f} (same model twice: {interval(row.null)})" for name, row in behavior.support.items()
+            )
         )
-        for name, words in report.facts:
+        for name, words in comparison_facts(behavior):
             print(f"  {name}: {words}")
     print(f"report: {out / 'report.html'}")

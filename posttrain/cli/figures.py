@@ -17,17 +17,15 @@ def figures(as_json: AsJson = False) -> None:
 
     Each with what it shows and which folders it takes.
     """
-    from posttrain.analysis import CATALOGUE
+    from posttrain.analysis import FIGURES
 
     if as_json:
         print(
-            json.dumps(
-                [{"name": name, "shows": entry.shows, "takes": entry.takes} for name, entry in CATALOGUE.items()], indent=1
-            )
+            json.dumps([{"name": name, "shows": entry.shows, "takes": entry.takes} for name, entry in FIGURES.items()], indent=1)
         )
         return
-    for takes in dict.fromkeys(entry.takes for entry in CATALOGUE.values()):
+    for takes in dict.fromkeys(entry.takes for entry in FIGURES.values()):
         print(f"from {takes}")
-        for name, entry in CATALOGUE.items():
+        for name, entry in FIGURES.items():
             if entry.takes == takes:
                 print(f"  {name:21} {entry.shows}")

@@ -44,5 +44,5 @@ def plot(
     """Draw a figure, or set a table, from run directories."""
     from posttrain.analysis import plot as draw
 
-    drawing = draw(figure, runs, out=out, behavior=behavior or (), label=label or (), width=width)
-    print("\n".join(map(str, drawing.files)))
+    result = draw(figure, runs, out=out, behavior=behavior or (), label=label or (), width=width)
+    print("\n".join(map(str, result.files)))

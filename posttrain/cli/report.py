@@ -1,14 +1,14 @@
-"""`posttrain report`: decide and write the report again."""
+"""`posttrain report`: write the report again."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from posttrain.cli.options import AsJson
-from posttrain.cli.printing import print_diagnosis
 
 EXAMPLES = (
     "posttrain report runs/first/diagnosis-0",
@@ -17,12 +17,23 @@ EXAMPLES = (
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a `posttrain diagnose`.")], as_json: AsJson = False
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a `posttrain diagnose`, `compare` or `loop`, or of its JSON files.")
+    ],
+    as_json: AsJson = False,
 ) -> None:
-    """Decide and write the report again from the samples of a run.
+    """Decide again from the samples of a run and write its report; a folder with JSON alone is rendered as it is.
 
     No model is needed.
     """
-    from posttrain.diagnose import assemble
+    from posttrain.diagnose import rewrite_report
 
-    print_diagnosis(assemble(run), as_json)
+    page = rewrite_report(run)
+    path = next(path for name in ("compare.json", "diagnosis.json") if (path := run / name).exists())
+    if as_json:
+        print(path.read_text(), end="")
+        return
+    for behavior in json.loads(path.read_text())["behaviors"]:
+        verdict = (behavior.get("verdicts") or {}).get("after") or behavior
+        print(verdict["sentence"])
+    print(f"report: {page}")

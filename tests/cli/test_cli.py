@@ -236,7 +236,7 @@ def test_wrong_settings(posttrain: CommandLine, sums_file: Path, model: Path, ti
     posttrain.refuses("train", "dpoo", tiny_model, sums_file, "--out", out, said="is no stage; allowed are sft")
     posttrain.refuses("train", "sft", tiny_model, sums_file, "--out", out, "--set", "learning_rat=1", said="learning_rate")
     posttrain.refuses("train", "sft", tiny_model, sums_file, "--out", out, "--set", "learning_rate=-1", said="learning_rate")
-    posttrain.refuses("report", tmp_path / "no-run", said="run.json")
+    posttrain.refuses("report", tmp_path / "no-run", said="diagnosis.json")
     posttrain.refuses("loop", tiny_model, sums_file, "--out", out, "--rounds", 0, said="at least 1")
     posttrain.refuses("loop", tiny_model, sums_file, "--out", out, "--stages", "sft,grop", said="grop")
     assert not out.exists()

@@ -11,11 +11,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+from helpers.figures import DRAW
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
-from posttrain.analysis.figures import FIGURES, draw_figure, figure_csv, save_figure
+from posttrain.analysis.figures import draw_figure, figure_csv, save_figure
 from posttrain.analysis.figures.style import PAPER, legend_columns, paper, printable, short_number, text_points
 from posttrain.analysis.figures.success_histogram import bin_edges
 
@@ -115,13 +116,13 @@ EMPTY: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
 
 
 def test_every_figure_has_a_case() -> None:
-    assert set(CASES) == set(EMPTY) == set(FIGURES)
+    assert set(CASES) == set(EMPTY) == set(DRAW)
 
 
-@pytest.mark.parametrize("name", sorted(FIGURES))
+@pytest.mark.parametrize("name", sorted(DRAW))
 def test_figure_returns_axes_and_writes_svg_and_csv(name: str, tmp_path: Path) -> None:
     arguments, options = CASES[name]
-    axes = FIGURES[name](*arguments, **options)
+    axes = DRAW[name](*arguments, **options)
     assert isinstance(axes, Axes)
     drawn, numbers = save_figure(axes, tmp_path / "deep" / f"{name}.svg")
     text = drawn.read_text()
@@ -133,12 +134,12 @@ def test_figure_returns_axes_and_writes_svg_and_csv(name: str, tmp_path: Path) -
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("name", sorted(FIGURES))
+@pytest.mark.parametrize("name", sorted(DRAW))
 def test_figure_draws_where_it_is_told(name: str) -> None:
     arguments, options = CASES[name]
     figure = Figure(figsize=(4, 3))
     left, right = figure.subplots(1, 2)
-    assert FIGURES[name](*arguments, **options, ax=right) is right
+    assert DRAW[name](*arguments, **options, ax=right) is right
     assert not left.has_data()
     assert draw_figure(figure, "png").startswith(b"\x89PNG")
 
@@ -146,12 +147,12 @@ def test_figure_draws_where_it_is_told(name: str) -> None:
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name, cases in EMPTY.items() for case in range(len(cases))])
 def test_figure_bears_empty_and_undefined_numbers(name: str, case: int) -> None:
     arguments, options = EMPTY[name][case]
-    assert draw_figure(FIGURES[name](*arguments, **options), "svg")
+    assert draw_figure(DRAW[name](*arguments, **options), "svg")
 
 
 def test_files_embed_fonts_and_carry_no_date() -> None:
-    axes = FIGURES["pass_at_k"]({"a": POINTS})
-    assert draw_figure(axes, "svg") == draw_figure(FIGURES["pass_at_k"]({"a": POINTS}), "svg")
+    axes = DRAW["pass_at_k"]({"a": POINTS})
+    assert draw_figure(axes, "svg") == draw_figure(DRAW["pass_at_k"]({"a": POINTS}), "svg")
     pdf = draw_figure(axes, "pdf")
     assert b"/FontFile2" in pdf
     assert b"CreationDate" not in pdf
@@ -159,12 +160,13 @@ def test_files_embed_fonts_and_carry_no_date() -> None:
 
 def test_figures_leave_no_global_state() -> None:
     before = dict(matplotlib.rcParams)
-    FIGURES["checks"]([CHECK])
+    DRAW["checks"]([CHECK])
     assert dict(matplotlib.rcParams) == before
 
 
 def test_figures_need_no_pyplot_and_no_torch() -> None:
-    imports = "import sys, posttrain.analysis.figures, posttrain.diagnose.report"
+    imports = "import sys, pkgutil, importlib, posttrain.analysis.figures as f, posttrain.diagnose.report.report_files"
+    imports += "; [importlib.import_module(f'{f.__name__}.{module.name}') for module in pkgutil.iter_modules(f.__path__)]"
     lines = f"{imports}; print([name for name in ('matplotlib.pyplot', 'torch') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
@@ -172,8 +174,8 @@ def test_figures_need_no_pyplot_and_no_torch() -> None:
 def test_csv_holds_the_numbers_and_the_panel() -> None:
     figure = Figure()
     left, right = figure.subplots(1, 2)
-    FIGURES["checks"]([CHECK], ax=left)
-    FIGURES["checks"]([CHECK], ax=right)
+    DRAW["checks"]([CHECK], ax=left)
+    DRAW["checks"]([CHECK], ax=right)
     rows = list(csv.DictReader(figure_csv(figure).splitlines()))
     assert [row["panel"] for row in rows] == ["0", "1"]
     assert float(rows[0]["low"]) == 0.2
@@ -192,17 +194,17 @@ def test_csv_holds_the_numbers_and_the_panel() -> None:
 )
 def test_wrong_input_is_refused(name: str, arguments: tuple[Any, ...], options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        FIGURES[name](*arguments, **options)
+        DRAW[name](*arguments, **options)
 
 
 def test_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="use svg, pdf or png"):
-        save_figure(FIGURES["checks"]([]), tmp_path / "a.jpg")
+        save_figure(DRAW["checks"]([]), tmp_path / "a.jpg")
 
 
 def test_histogram_counts_edges_upwards() -> None:
     assert bin_edges(0.006, 0.9).tolist() == [0, 0.006, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
-    axes = FIGURES["success_histogram"]({"a": [0.0, 0.006, 0.9, 1.0]}, epsilon=0.006, mastered=0.9)
+    axes = DRAW["success_histogram"]({"a": [0.0, 0.006, 0.9, 1.0]}, epsilon=0.006, mastered=0.9)
     counts = [int(row["problems"]) for row in csv.DictReader(figure_csv(axes).splitlines())]
     assert (counts[0], counts[1], counts[-1], sum(counts)) == (1, 1, 2, 4)
     assert bin_edges(0.05, 1.0)[-2:].tolist() == [0.9, 1.0]
@@ -217,28 +219,28 @@ def test_text_is_made_drawable() -> None:
 @pytest.mark.parametrize("name", ["pass_at_k", "cover_at_tau"])
 def test_series_differ_without_colour(name: str) -> None:
     rows = POINTS[:3] if name == "pass_at_k" else COVER
-    axes = FIGURES[name](dict.fromkeys("abcdef", rows))
+    axes = DRAW[name](dict.fromkeys("abcdef", rows))
     markers = [str(line.get_marker()) for line in axes.get_lines() if str(line.get_marker()) != "None"]
     assert len(set(markers)) == 6
 
 
 def test_filled_areas_differ_without_colour() -> None:
-    histogram = FIGURES["success_histogram"]({"a": [0.2], "b": [0.2], "c": [0.2]}, epsilon=0.006, mastered=0.9)
+    histogram = DRAW["success_histogram"]({"a": [0.2], "b": [0.2], "c": [0.2]}, epsilon=0.006, mastered=0.9)
     assert len({container.patches[0].get_hatch() for container in histogram.containers}) == 3
-    flows = FIGURES["support_transitions"](dict.fromkeys(PROBLEM_LABELS, 3))
+    flows = DRAW["support_transitions"](dict.fromkeys(PROBLEM_LABELS, 3))
     bands = [patch for patch in flows.patches if isinstance(patch, Polygon)]
     assert len(bands) == len({band.get_hatch() for band in bands}) == 5
 
 
 def test_extrapolated_points_are_hollow_and_dashed() -> None:
-    axes = FIGURES["pass_at_k"]({"a": POINTS})
+    axes = DRAW["pass_at_k"]({"a": POINTS})
     looks = {(line.get_linestyle(), line.get_markerfacecolor() == PAPER) for line in axes.get_lines() if len(line.get_xdata())}
     assert ("--", False) in looks
     assert ("None", True) in looks
 
 
 def test_bands_keep_the_proportions_of_the_problems() -> None:
-    axes = FIGURES["support_transitions"]({"preserved": 30, "attrited": 10})
+    axes = DRAW["support_transitions"]({"preserved": 30, "attrited": 10})
     heights = {
         band.get_hatch(): float(np.ptp([y for x, y in band.get_xy() if x < 0.03]))
         for band in axes.patches
@@ -253,7 +255,7 @@ def test_an_empty_figure_says_why() -> None:
         ("cover_at_tau", "no problem was sampled"),
         ("retention", "no behavior was compared"),
     ):
-        axes = FIGURES[name]([] if name == "retention" else {})
+        axes = DRAW[name]([] if name == "retention" else {})
         assert words in [text.get_text() for text in axes.texts]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -15,18 +16,18 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from posttrain.analysis import CATALOGUE, plot
-from posttrain.analysis.figures import FIGURES
+from posttrain.analysis import FIGURES, figures, plot
 from posttrain.analysis.input_error import InputError
 from posttrain.analysis.plots.plotting import WIDTHS
 from posttrain.analysis.plots.run_reader import Takes
 from posttrain.analysis.stats import cover_at_tau, mean_interval
+from posttrain.diagnose.probes import PROBES
 
 INCH = 72
 
 
 def given(figure: str, runs: Path) -> list[Path]:
-    return [runs / "compared"] if CATALOGUE[figure].takes is Takes.COMPARISONS else [runs / "before"]
+    return [runs / "compared"] if FIGURES[figure].takes is Takes.COMPARISONS else [runs / "before"]
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -39,14 +40,25 @@ def behavior_of(path: Path, name: str = "sums") -> dict[str, Any]:
     return found
 
 
-def test_every_figure_can_be_drawn_from_a_folder() -> None:
-    assert set(CATALOGUE) == set(FIGURES)
+def test_every_figure_is_in_the_registry() -> None:
+    shared = {"saving", "style"}
+    assert {module.name for module in pkgutil.iter_modules(figures.__path__)} - shared == set(FIGURES)
+
+
+def test_a_figure_of_a_probe_names_a_probe() -> None:
+    known = {probe.name for probe in PROBES}
+    assert all(set(spec.probes) <= known for spec in FIGURES.values())
+
+
+def test_the_registry_needs_no_matplotlib() -> None:
+    lines = "import sys; from posttrain.analysis import FIGURES; print([n for n in ('matplotlib', 'scipy') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 # --------------------------------------------------------------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("figure", list(CATALOGUE))
+@pytest.mark.parametrize("figure", list(FIGURES))
 @pytest.mark.parametrize("width", list(WIDTHS))
 def test_a_page_is_as_wide_as_asked_and_embeds_its_fonts(figure: str, width: str, runs: Path, tmp_path: Path) -> None:
     plot(figure, given(figure, runs), out=tmp_path / "figure", width=width)
@@ -61,7 +73,7 @@ def test_a_page_is_as_wide_as_asked_and_embeds_its_fonts(figure: str, width: str
     assert read_csv(tmp_path / "figure.csv")
 
 
-@pytest.mark.parametrize("figure", list(CATALOGUE))
+@pytest.mark.parametrize("figure", list(FIGURES))
 def test_nothing_is_cut_at_the_edge(figure: str, runs: Path, tmp_path: Path) -> None:
     plot(figure, given(figure, runs), out=tmp_path / "figure.png", behavior=() if figure == "retention" else "sums")
     pixels = imread(tmp_path / "figure.png")[:, :, :3]
@@ -205,7 +217,7 @@ def test_behaviors_and_labels(runs: Path) -> None:
         (("checks", "compared"), "takes folders of `posttrain diagnose`"),
         (("retention", "before"), "takes folders of `posttrain compare`.*compare it with another run first"),
         (("retention", "bare-compared"), "nothing to retain; measure a behavior with `purpose: retention`"),
-        (("reference_likelihood", "bare"), "no scored reference path of sums.*references"),
+        (("reference_likelihood", "bare"), "no scored reference path of sums; give its problems `references`"),
         (("pass_at_k", "."), "; give .*after"),
     ],
 )
@@ -302,7 +314,7 @@ def test_figures_are_listed(posttrain: Any) -> None:
     code, out, _ = posttrain("figures")
     assert code == 0
     listed = json.loads(posttrain("figures", "--json")[1])
-    assert [entry["name"] for entry in listed] == list(CATALOGUE)
+    assert [entry["name"] for entry in listed] == list(FIGURES)
     assert all(entry["name"] in out and entry["shows"] in out and entry["takes"] in out for entry in listed)
 
 

@@ -167,7 +167,7 @@ def test_old_shards_give_the_same_diagnosis(sums_file: Path, script: str, tmp_pa
     for path in (out / "rollouts").iterdir():
         make_old(path)
     (out / "diagnosis.json").unlink()
-    diagnose.assemble(out)
+    diagnose.rewrite_report(out)
     assert (out / "diagnosis.json").read_bytes() == before
 
 
@@ -183,8 +183,9 @@ def test_a_report_reads_only_the_rows_that_it_shows(
         return list(whole(table))
 
     monkeypatch.setattr(rollout_table, "to_rollouts", counting)
-    measured = diagnose.assemble(tmp_path / "run").behaviors[0]
+    diagnose.rewrite_report(tmp_path / "run")
     assert 0 < sum(read) <= 12
+    measured = diagnose.assemble(tmp_path / "run").behaviors[0]
     assert len(measured.rollouts) == len(measured.table) == 33 * len(measured.diagnosis.problems)
     assert measured.rollouts is measured.rollouts
 
@@ -227,7 +228,7 @@ def test_compared_runs_are_thinned_as_row_by_row(sums_file: Path, script: str, t
         assert [row["before"], row["after"]] == pytest.approx([sum(side[:n]) / n for side in both])
     sampled = [[r for r in run.behaviors[0].rollouts if r.decoding == "sampled"] for run in runs]
     assert len({len(side) for side in sides[0].values()}) > 1
-    tokens = data["beside"]["generated tokens per sample"]
+    tokens = data["beside"]["generated_tokens_per_sample"]
     for side, rows in zip(("before", "after"), sampled, strict=True):
         means = [np.mean([len(r.token_ids) for r in rows if r.problem_id == i]) for i in {r.problem_id for r in rows}]
         assert tokens[side]["estimate"] == pytest.approx(np.mean(means))
@@ -235,4 +236,4 @@ def test_compared_runs_are_thinned_as_row_by_row(sums_file: Path, script: str, t
             np.mean([-r.policy_logprobs.astype(np.float64).mean() for r in rows if r.problem_id == i])
             for i in {r.problem_id for r in rows}
         ]
-        assert data["drift"]["nats per generated token"][side]["estimate"] == pytest.approx(np.mean(nats))
+        assert data["drift"]["nats_per_generated_token"][side]["estimate"] == pytest.approx(np.mean(nats))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ def write_behavior(folder: Path, name: str, purpose: str, num: int) -> Path:
 
 
 HELP = {
-    "condition": "bare",
+    "condition": "baseline",
     "n_problems": 9,
     "n": 36,
     "c": 18,
@@ -70,9 +69,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.yaml").write_text(json.dumps({"success": success}))
         diagnose.run(str(folder / f"{name}.yaml"), behaviors, out=folder / name, engine="scripted", samples=16, probes=["none"])
     diagnose.compare(folder / "before", folder / "after", out=folder / "compared", page=False)
-    for name in ("before", "after"):  # after the comparison, which writes diagnosis.json again
+    for name in ("before", "after"):
         _add_findings(folder / name / "diagnosis.json")
-    shutil.copytree(folder / "before", folder / "bare", ignore=shutil.ignore_patterns("paths"))
+    (folder / "bare").mkdir()
+    data = json.loads((folder / "before" / "diagnosis.json").read_text())
+    for entry in data["behaviors"]:
+        entry["references"] = {"num_paths": 0, "steps": [], "excerpts": []}
+    (folder / "bare" / "diagnosis.json").write_text(json.dumps(data))
     compared = json.loads((folder / "compared" / "compare.json").read_text())
     (folder / "bare-compared").mkdir()
     compared["behaviors"] = [entry for entry in compared["behaviors"] if entry["purpose"] == "target"]

@@ -1,0 +1,76 @@
+"""A finished run read back from disk: what was measured and decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from posttrain.diagnose.storage.diagnosis_json import RunEntry, SamplingEntry
+from posttrain.diagnose.storage.rollout_table import RolloutTable
+from posttrain.diagnose.types import (
+    Answer,
+    Behavior,
+    Diagnosis,
+    PathLikelihoodMeasurement,
+    PathScore,
+    Problem,
+    Rollout,
+    SamplingMeasurement,
+    ValidityMeasurement,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredBehavior:
+    """One behavior of a finished run: what was decided, and all that it rests on."""
+
+    behavior: Behavior
+    problems: tuple[Problem, ...]
+    """Those of the split that was measured."""
+    diagnosis: Diagnosis
+    sampling: SamplingMeasurement
+    plan: SamplingEntry
+    """How the samples were planned."""
+    validity: ValidityMeasurement
+    likelihood: PathLikelihoodMeasurement | None
+    """None where no reference was scored."""
+    answers: tuple[Answer, ...]
+    """What became of the further probes, skipped ones included."""
+    table: RolloutTable
+    """The rollouts as columns, for counting."""
+    paths: tuple[PathScore, ...]
+
+    @cached_property
+    def rollouts(self) -> tuple[Rollout, ...]:
+        """Read the rollouts themselves, in the order of the table."""
+        return tuple(self.table.all_rows())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiagnosedRun:
+    """A finished run."""
+
+    path: Path
+    run: RunEntry
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    behaviors: tuple[MeasuredBehavior, ...]
+
+    @property
+    def diagnoses(self) -> tuple[Diagnosis, ...]:
+        """Return the diagnosis of each behavior."""
+        return tuple(measured.diagnosis for measured in self.behaviors)
+
+    @property
+    def report_html(self) -> Path:
+        """Return the page to open."""
+        return self.path / "report.html"
+
+    def __getitem__(self, name: str) -> MeasuredBehavior:
+        """Return the behavior of that name."""
+        for measured in self.behaviors:
+            if measured.behavior.name == name:
+                return measured
+        raise KeyError(name)

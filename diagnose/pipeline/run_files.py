@@ -1,0 +1,41 @@
+"""Write what a finished run says: diagnosis.json, the report and the mark that it is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from posttrain.diagnose.pipeline.assemble import assemble
+from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedRun
+from posttrain.diagnose.pipeline.diagnosis_file import diagnosis_file
+from posttrain.diagnose.report.report_files import write_report
+from posttrain.diagnose.storage.json_model import write_model
+from posttrain.diagnose.storage.run_directory import RunDirectory
+
+
+def write_run(run: DiagnosedRun) -> None:
+    """Write diagnosis.json and the report of a run, and mark it as done."""
+    directory = RunDirectory(run.path)
+    write_model(directory.diagnosis_json, diagnosis_file(run))
+    write_report(run.path)
+    directory.finish()
+
+
+def rewrite_report(folder: str | Path) -> Path:
+    """Write the report of a folder again; no model is needed.
+
+    A run that still has its samples is decided again first. A folder that holds diagnosis.json or compare.json alone is rendered as it is.
+
+    Args:
+        folder: The folder of a `posttrain diagnose`, `compare` or `loop`, or one that holds its JSON.
+
+    Returns:
+        The page to open.
+
+    Raises:
+        RunError: There is nothing to report.
+    """
+    path = Path(folder)
+    if (path / "rollouts").is_dir() and (path / "run.json").exists():
+        write_run(assemble(path))
+        return path / "report.html"
+    return write_report(path)[0]

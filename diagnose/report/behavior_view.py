@@ -1,0 +1,207 @@
+"""What a diagnosis page says of one behavior, as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from posttrain.analysis.plots.tables import DASH, format_interval, format_number, format_probability
+from posttrain.diagnose.report.text import MethodNotes, counted, visible, write_estimate
+from posttrain.diagnose.report.verdict_view import NextStart, verdict_view
+from posttrain.diagnose.report.words import BOTTLENECKS, OUTCOMES, STOPS
+from posttrain.diagnose.storage.diagnosis_json import (
+    BehaviorEntry,
+    CheckEntry,
+    CostEntry,
+    ExampleEntry,
+    PassAtKEntry,
+    ProbeEntry,
+    ProblemEntry,
+)
+from posttrain.diagnose.types import GradeStatus, Split
+
+MOST_ROWS = 400
+"""Of a table of problems."""
+_DEFAULT_K = 16
+
+
+def behavior_view(
+    entry: BehaviorEntry, slug: str, start: NextStart, settings: Mapping[str, Any], methods: MethodNotes
+) -> dict[str, Any]:
+    """Return everything that a page says of one behavior.
+
+    Args:
+        entry: The behavior.
+        slug: Its name on the page and in the folder of figures.
+        start: What a next stage starts from.
+        settings: Settings of the run.
+        methods: Where methods get their numbers.
+    """
+    problems = [problem for problem in entry.problems if problem.split is Split.EVAL] or entry.problems
+    primary = int(entry.measure.get("primary_k") or _DEFAULT_K)
+    validity = {check.name for check in entry.validity.checks}
+    mastered = settings.get("thresholds", {}).get("mastered", math.nan)
+    return {
+        **verdict_view(entry, f"b-{slug}", start, failures=entry.validity.failures),
+        "slug": slug,
+        "summary": {
+            "pass_1": _pass_at(entry.pass_at_k, 1),
+            "pass_k": _pass_at(entry.pass_at_k, primary),
+            "primary_k": primary,
+            "greedy": _greedy(problems),
+            "problems": f"{len(problems)}",
+        },
+        "epsilon": format_number(entry.measure.get("epsilon")),
+        "mastered": format_number(mastered),
+        "checks": [_check_view(check, methods) for check in entry.checks if check.name not in validity],
+        "probes": [_probe_view(probe, methods) for probe in entry.probes],
+        "pass_at_k": pass_at_k_rows(entry.pass_at_k, methods),
+        "examples": [
+            ("right", [_example_view(example) for example in entry.examples.right]),
+            ("wrong", [_example_view(example) for example in entry.examples.wrong]),
+        ],
+        "validity": _validity_view(entry, methods),
+        "problems": _problem_rows(entry.problems),
+        "problems_hidden": max(0, len(entry.problems) - MOST_ROWS),
+        "counts": _counts(problems),
+        "p_methods": [methods.number(method) for method in dict.fromkeys(problem.p_method for problem in entry.problems)],
+        "cost": _cost(entry.cost),
+    }
+
+
+def pass_at_k_rows(
+    points: Sequence[PassAtKEntry], methods: MethodNotes, *, signed: bool = False
+) -> list[tuple[str, str, str, str]]:
+    """Return k, value, whether it is extrapolated, and the number of its method."""
+    return [
+        (
+            str(point.k),
+            write_estimate(point, signed=signed),
+            "extrapolated" if point.extrapolated else "observed",
+            methods.number(point.method),
+        )
+        for point in points
+    ]
+
+
+def _pass_at(points: Sequence[PassAtKEntry], k: int) -> str:
+    for point in points:
+        if point.k == k:
+            return write_estimate(point) + (" (extrapolated)" if point.extrapolated else "")
+    return DASH
+
+
+def _greedy(problems: Sequence[ProblemEntry]) -> str:
+    known = [problem.greedy_correct for problem in problems if problem.greedy_correct is not None]
+    return f"{sum(known)} of {len(known)}" if known else DASH
+
+
+def _check_view(check: CheckEntry, methods: MethodNotes) -> dict[str, str]:
+    return {
+        "name": check.name,
+        "what": check.what,
+        "value": write_estimate(check),
+        "wanted": f"{'≥' if check.op == '>=' else '≤'} {format_number(check.threshold)}",
+        "outcome": OUTCOMES[check.outcome],
+        "tone": check.outcome.value,
+        "n": counted(check),
+        "method": methods.number(check.method),
+    }
+
+
+def _probe_view(probe: ProbeEntry, methods: MethodNotes) -> dict[str, Any]:
+    cost = [
+        f"{format_number(value)} {what}"
+        for value, what in (
+            (probe.cost.generated_tokens if probe.cost else 0, "tokens generated"),
+            (probe.cost.scored_tokens if probe.cost else 0, "tokens scored"),
+            (probe.cost.teacher_tokens if probe.cost else 0, "tokens scored by the teacher"),
+        )
+        if value
+    ]
+    return {
+        "name": probe.name.replace("_", " "),
+        "question": probe.question,
+        "skipped": probe.skipped,
+        "figures": [],
+        "summary": probe.summary,
+        "contribution": probe.contribution,
+        "numbers": [
+            (value.label or key.replace("_", " "), write_estimate(value), methods.number(value.method))
+            for key, value in probe.numbers.items()
+        ],
+        "notes": probe.notes,
+        "cost": ", ".join(cost) or "no tokens",
+    }
+
+
+def _validity_view(entry: BehaviorEntry, methods: MethodNotes) -> dict[str, Any]:
+    validity, sampling = entry.validity, entry.sampling
+    notes = [note for note in validity.notes if note not in entry.caveats]
+    if sampling.num_rounds:
+        rounds = "one round" if sampling.num_rounds == 1 else f"{sampling.num_rounds} rounds"
+        notes.append(f"Sampled in {rounds}; no more, because {sampling.ended_because}.")
+    return {
+        "checks": [_check_view(check, methods) for check in validity.checks],
+        "notes": notes,
+        "failures": validity.failures,
+        "prompt": visible(validity.prompt_example),
+    }
+
+
+def _example_view(example: ExampleEntry) -> dict[str, str]:
+    if example.status is GradeStatus.UNPARSED:
+        grade = f"unparsed: {visible(example.detail)}" if example.detail else "unparsed"
+    else:
+        grade = "right" if example.success else "truncated" if example.truncated else "wrong"
+    return {
+        "problem_id": example.problem_id,
+        "prompt": visible(example.prompt),
+        "text": visible(example.text),
+        "grade": grade,
+        "extracted": DASH if example.extracted is None else visible(example.extracted),
+        "stop": STOPS[example.stop],
+        "answer": visible(example.answer),
+    }
+
+
+def _problem_rows(problems: Sequence[ProblemEntry]) -> list[list[str]]:
+    """Return the cells of the table of problems, hardest first."""
+    hardest_first = sorted(problems, key=lambda problem: -1.0 if math.isnan(problem.p) else problem.p)
+    return [
+        [
+            problem.id,
+            problem.split.value,
+            BOTTLENECKS[problem.state][0],
+            format_probability(problem.posterior.get(problem.state.value, math.nan)),
+            f"{problem.num_correct} of {problem.num_samples}",
+            str(problem.num_unparsed),
+            str(problem.num_truncated),
+            str(problem.num_missing),
+            format_interval(problem.p, problem.p_low, problem.p_high),
+            format_number(problem.reference_nll_per_token),
+        ]
+        for problem in hardest_first[:MOST_ROWS]
+    ]
+
+
+def _counts(problems: Sequence[ProblemEntry]) -> str:
+    """Return what was counted over the problems of the verdict, in one line."""
+    total, right, unparsed, truncated, missing = (
+        format_number(sum(getattr(problem, f"num_{what}") for problem in problems))
+        for what in ("samples", "correct", "unparsed", "truncated", "missing")
+    )
+    return (
+        f"{total} samples with a known outcome: {right} right, {unparsed} unparsed, {truncated} truncated; {missing} more missing"
+    )
+
+
+def _cost(cost: CostEntry) -> list[tuple[str, str]]:
+    rows = [
+        ("samples", cost.samples),
+        ("generated tokens", cost.generated_tokens),
+        ("scored tokens", cost.scored_tokens),
+        ("teacher tokens", cost.teacher_tokens),
+    ]
+    return [(name, format_number(value)) for name, value in rows] + [("seconds", format_number(cost.seconds))]

@@ -1,0 +1,98 @@
+"""Write the report of a folder: HTML, Markdown and figures, from its diagnosis.json or compare.json and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from posttrain.analysis.figures import figure_csv
+from posttrain.diagnose.comparison.compare_json import CompareFile
+from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.report.figures import ReportFigure, behavior_figures, comparison_figures, probe_figures
+from posttrain.diagnose.report.html import render_html
+from posttrain.diagnose.report.markdown import render_markdown
+from posttrain.diagnose.report.page import comparison_page, diagnosis_page
+from posttrain.diagnose.report.svg import draw_svg, inline_svg
+from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile
+from posttrain.diagnose.storage.json_model import read_model
+from posttrain.diagnose.storage.run_directory import write_text
+
+FINAL = "final"
+"""Folder, beside a comparison, of the comparison on the final split."""
+
+
+def write_report(folder: Path) -> tuple[Path, Path]:
+    """Write `report.html`, `report.md` and `figures/` from the JSON in a folder.
+
+    Every file is written to a temporary name, synced and renamed, figures first, so that a page never points at a missing figure.
+
+    Args:
+        folder: Holds diagnosis.json, or compare.json and perhaps `final/compare.json`.
+
+    Returns:
+        The paths of the HTML and of the Markdown page.
+
+    Raises:
+        RunError: There is neither file, or it cannot be read.
+    """
+    if (folder / "compare.json").exists():
+        files = [folder / "compare.json", folder / FINAL / "compare.json"]
+        page = _comparison(folder, [read_model(path, CompareFile) for path in files if path.exists()])
+    elif (folder / "diagnosis.json").exists():
+        page = _diagnosis(folder, read_model(folder / "diagnosis.json", DiagnosisFile))
+    else:
+        raise RunError(
+            f"report {folder}: holds neither diagnosis.json nor compare.json; give the folder of a `posttrain diagnose`, `compare` or `loop`",
+            code="nothing_to_report",
+        )
+    html, markdown = folder / "report.html", folder / "report.md"
+    _write(markdown, render_markdown(page))
+    _write(html, render_html(page))
+    return html, markdown
+
+
+def _diagnosis(folder: Path, file: DiagnosisFile) -> dict[str, Any]:
+    """Return the page of a diagnosis, its figures written."""
+    page = diagnosis_page(file)
+    for part, behavior in zip(page["behaviors"], file.behaviors, strict=True):
+        entry = behavior.to_json()
+        part["figures"] = _write_figures(folder, part["slug"], part["name"], behavior_figures(folder, entry, file.settings))
+        for probe, found in zip(part["probes"], entry["probes"], strict=True):
+            figures = probe_figures(folder, entry, file.settings, found)
+            probe["figures"] = _write_figures(folder, part["slug"], part["name"], figures)
+    return page
+
+
+def _comparison(folder: Path, files: Sequence[CompareFile]) -> dict[str, Any]:
+    """Return the page of a comparison, its figures written."""
+    page = comparison_page(files)
+    entries = [behavior.to_json() for file in files for behavior in file.behaviors]
+    for part, entry in zip(page["comparisons"], entries, strict=True):
+        part["figures"] = _write_figures(folder, part["slug"], part["name"], comparison_figures(folder, entry))
+    return page
+
+
+def _write_figures(folder: Path, slug: str, name: str, figures: Sequence[ReportFigure]) -> list[dict[str, Any]]:
+    """Write the figures of one part, and return how the pages show them."""
+    shown = []
+    for figure in figures:
+        path = Path("figures") / slug / f"{figure.name}.svg"
+        svg = draw_svg(figure)
+        _write(folder / path, svg)
+        _write((folder / path).with_suffix(".csv"), figure_csv(figure.axes))
+        shown.append(
+            {
+                "name": figure.name,
+                "title": figure.title,
+                "caption": figure.caption,
+                "path": path.as_posix(),
+                "svg": inline_svg(svg, f"{slug}-{figure.name}", f"{figure.title}, {name}. {figure.caption}"),
+            }
+        )
+    return shown
+
+
+def _write(path: Path, text: str) -> None:
+    # Halves of surrogate pairs, which a model may write, cannot be stored.
+    write_text(path, text.encode("utf-8", "replace").decode("utf-8"))

@@ -1,0 +1,112 @@
+"""What a page says of a verdict: the label, what to do next, and with which command."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from posttrain.analysis.plots.tables import format_number, format_probability
+from posttrain.diagnose.report.words import BOTTLENECKS, ROLES
+from posttrain.diagnose.storage.diagnosis_json import SettlesEntry, StageEntry, VerdictEntry
+from posttrain.diagnose.types import Bottleneck, Purpose
+
+_TRAINING = frozenset({"off_policy", "on_policy", "mixed"})
+_TONES = {Bottleneck.MASTERED: "good", Bottleneck.INVALID: "broken", Bottleneck.INCONCLUSIVE: "open"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NextStart:
+    """What a next stage starts from."""
+
+    model: str
+    run: str
+    """The run directory that holds the verdict."""
+
+
+def verdict_view(entry: VerdictEntry, anchor: str, start: NextStart, *, failures: Sequence[str] = ()) -> dict[str, Any]:
+    """Return everything that a page says of one verdict, as text.
+
+    Args:
+        entry: The verdict.
+        anchor: Its place on the page.
+        start: What a next stage starts from.
+        failures: What the validity checks found broken.
+    """
+    label, meaning = BOTTLENECKS[entry.bottleneck]
+    return {
+        "anchor": anchor,
+        "name": entry.name,
+        "retention": entry.purpose is Purpose.RETENTION,
+        "label": label,
+        "meaning": meaning,
+        "tone": _TONES.get(entry.bottleneck, "work"),
+        "confidence": format_probability(entry.confidence),
+        "sentence": entry.sentence,
+        "role": ROLES[entry.role] if entry.role is not None else None,
+        "shares": [
+            (BOTTLENECKS[Bottleneck(state)][0] if state in set(Bottleneck) else state, format_probability(share))
+            for state, share in sorted(entry.shares.items(), key=lambda item: -item[1])
+            if share > 0
+        ],
+        "stage": None if entry.stage is None else _stage_view(entry.stage),
+        "command": next_command(entry, start),
+        "todo": _todo(entry, failures),
+        "settles": None if entry.settles_with is None else _settles(entry.settles_with),
+        "caveats": entry.caveats,
+    }
+
+
+def next_command(entry: VerdictEntry, start: NextStart) -> str | None:
+    """Return the command that trains the named stage; None where no stage trains."""
+    if entry.stage is None or not trains(entry.stage):
+        return None
+    words = ["posttrain", "train", entry.stage.name, start.model, entry.source or entry.name]
+    return shlex.join([*words, "--out", f"{start.run}-{entry.stage.name}"])
+
+
+def trains(stage: StageEntry) -> bool:
+    """Return whether a stage changes weights; collecting, repairing and doing nothing are stages too."""
+    return stage.provenance.replace("-", "_") in _TRAINING
+
+
+def _stage_view(stage: StageEntry) -> dict[str, Any]:
+    return {
+        "name": stage.name if trains(stage) else stage.name.replace("_", " "),
+        "trains": trains(stage),
+        "kind": "Next stage" if trains(stage) else "Next step",
+        "why": stage.why[:1].upper() + stage.why[1:] + ("" if stage.why.endswith((".", "!", "?")) else "."),
+        "provenance": stage.provenance.replace("_", "-"),
+        "interface": stage.interface.replace("_", " "),
+        "needs": ", ".join(stage.needs) or "nothing beyond the prompts",
+        "alternatives": [(one.name, one.why) for one in stage.alternatives],
+    }
+
+
+def _todo(entry: VerdictEntry, failures: Sequence[str]) -> str | None:
+    """Return what to do where no stage that trains is named."""
+    if entry.stage is not None and trains(entry.stage):
+        return None
+    match entry.bottleneck:
+        case Bottleneck.INVALID:
+            failure = failures[0] if failures else "see the validity checks"
+            return f"Fix the setup, then diagnose again: {failure}"
+        case Bottleneck.INCONCLUSIVE:
+            return "Measure more before training anything."
+        case Bottleneck.MASTERED:
+            return "Nothing to train. Keep it as a retention behavior while other stages run."
+        case _ if entry.stage is None:
+            return "No stage fits what is available; see the caveats."
+        case _:
+            return None
+
+
+def _settles(more: SettlesEntry) -> str:
+    time = f", {format_number(math.ceil(more.seconds))} s at the speed so far" if not math.isnan(more.seconds) else ""
+    return (
+        f"{format_number(more.samples)} more samples (about {format_number(more.tokens)} tokens{time}), the same number of every problem, "
+        f"decide it in {more.chance:.0%} of simulated continuations; --max-tokens-total samples where it matters most and stops as soon "
+        "as it is decided."
+    )

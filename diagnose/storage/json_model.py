@@ -1,0 +1,86 @@
+"""The base of the typed models of the JSON files that others read: NaN is written as null, unknown fields are ignored, schemas are generated."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, WithJsonSchema
+
+from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.storage.run_directory import write_json
+
+VERSION = 1
+"""Of diagnosis.json and compare.json."""
+
+
+def _nan_for_null(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+def _null_for_nan(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _storable(value: Any) -> Any:
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
+
+
+Number = Annotated[
+    float,
+    BeforeValidator(_nan_for_null),
+    PlainSerializer(_null_for_nan, return_type=float | None),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}]}),
+]
+"""A number; NaN in Python and null in the file where it is undefined."""
+
+Text = Annotated[str, BeforeValidator(_storable)]
+"""Text that a model wrote; halves of surrogate pairs, which no file can hold, become question marks."""
+
+
+class FileModel(BaseModel):
+    """One object of a file. Fields that it does not know are ignored, and it can be built from an object with attributes of the same names."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, from_attributes=True, populate_by_name=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the file holds, keys in the order of the fields."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+File = TypeVar("File", bound=FileModel)
+
+
+def write_model(path: Path, model: FileModel) -> None:
+    """Write a file that appears whole or not at all."""
+    write_json(path, model.to_json())
+
+
+def read_model(path: Path, kind: type[File]) -> File:
+    """Read a file.
+
+    Raises:
+        RunError: It cannot be read, or is of another version.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if (version := data["schema"]) != VERSION:
+            raise RunError(
+                f"{path}: is of version {version}, this reads version {VERSION}; use the posttrain that wrote it",
+                code="unknown_version",
+            )
+        return kind.model_validate(data)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, RunError):
+            raise
+        reason = f"{_place(error)}" if isinstance(error, ValidationError) else " ".join(str(error).split())[:80]
+        raise RunError(
+            f"{path}: cannot be read ({reason}); run the command that wrote it again", code="unreadable_file"
+        ) from error
+
+
+def _place(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
