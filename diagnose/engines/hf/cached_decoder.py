@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 _PREFILL_TOKENS = 8192
-_LINES = 256
+_ROWS = 256
 _CACHED_TOKENS = 2**19
 # Lines whose sample has ended stay until this share of the batch has: moving keys and values costs more than a few idle lines.
 _IDLE = 0.25
@@ -28,9 +28,16 @@ Prompt = tuple[int, ...]
 class CachedDecoder:
     """See `Decoder`."""
 
-    def __init__(self, model: PreTrainedModel, *, max_tokens: int, capacity: int = _LINES):
-        """Take a model, how many tokens a sample can have, and how many samples may lie in a batch."""
-        self._model, self._room, self.capacity = model, max_tokens, capacity
+    def __init__(self, model: PreTrainedModel, *, max_tokens: int, capacity: int = _ROWS, cached_tokens: int = _CACHED_TOKENS):
+        """Open an empty batch.
+
+        Args:
+            model: Any causal language model.
+            max_tokens: How many tokens a sample can have.
+            capacity: How many samples may be in the batch.
+            cached_tokens: How many tokens, padding counted, the cache may hold.
+        """
+        self._model, self._room, self.capacity, self._cached_tokens = model, max_tokens, capacity, cached_tokens
         self._place: list[int] = []
         """The line of the cache that holds each line of the batch."""
 
@@ -39,7 +46,7 @@ class CachedDecoder:
         if self._place:
             return 0
         longest = accumulate(map(len, prompts), max)
-        fits = sum((i + 1) * (length + self._room) <= _CACHED_TOKENS for i, length in enumerate(longest))
+        fits = sum((i + 1) * (length + self._room) <= self._cached_tokens for i, length in enumerate(longest))
         return min(max(1, fits), self.capacity, len(prompts))
 
     def admit(self, prompts: Sequence[Prompt]) -> torch.Tensor:

@@ -11,9 +11,10 @@ import torch
 from transformers import PreTrainedModel
 
 from posttrain.diagnose.engines.base import OnTokens, ScoreRequest, TokenScores
-from posttrain.diagnose.engines.hf.vocabulary_scores import VocabularyScores, score_hidden, score_logits
 from posttrain.diagnose.engines.llama.layers import LlamaLayers
-from posttrain.diagnose.engines.llama.packed_sequences import packs, read
+from posttrain.diagnose.engines.llama.packed_sequences import read_pack
+from posttrain.diagnose.engines.llama.packs import cut_packs
+from posttrain.diagnose.engines.token_scoring import VocabularyScores, score_hidden, score_logits
 
 _PACK_TOKENS = 2048
 _PADDED_TOKENS = 8192
@@ -21,17 +22,17 @@ _PADDED_LOGITS = 2**26
 
 
 def score_packed(layers: LlamaLayers, requests: Sequence[ScoreRequest], on_tokens: OnTokens) -> list[TokenScores]:
-    """Scores in the order of the requests. Prompts and beginnings of paths that several requests share are read once."""
+    """Score paths; return scores in the order of the requests. Prompts and beginnings of paths that several requests share are read once."""
     results: list[TokenScores | None] = [None] * len(requests)
     # The last token of a path is scored, not read.
     sequences = [(*request.prompt_ids, *request.path_ids)[:-1] for request in requests]
-    for pack in packs(sequences, _PACK_TOKENS):
+    for pack in cut_packs(sequences, _PACK_TOKENS):
         members = [requests[member] for member in pack.members]
-        hidden = read(layers, pack)
+        hidden = read_pack(layers, pack)
         positions = [place[len(one.prompt_ids) - 1 :] for place, one in zip(pack.places, members, strict=True)]
         targets = torch.tensor([token for one in members for token in one.path_ids])
         found = score_hidden(
-            hidden, torch.cat(positions).to(layers.device), targets.to(layers.device), layers.project, layers.native
+            hidden, torch.cat(positions).to(layers.device), targets.to(layers.device), layers.project, layers.kernels.score_tokens
         )
         lengths = [len(one.path_ids) for one in members]
         for member, scores in zip(pack.members, _divided(found, lengths), strict=True):
@@ -41,7 +42,7 @@ def score_packed(layers: LlamaLayers, requests: Sequence[ScoreRequest], on_token
 
 
 def score_padded(model: PreTrainedModel, requests: Sequence[ScoreRequest], on_tokens: OnTokens) -> list[TokenScores]:
-    """Scores in the order of the requests, from the model's own forward function."""
+    """Score paths with the model's own forward function; return scores in the order of the requests."""
     results: list[TokenScores | None] = [None] * len(requests)
     order = sorted(range(len(requests)), key=lambda i: (len(requests[i].path_ids), len(requests[i].prompt_ids)))
     vocabulary = model.get_output_embeddings().weight.shape[0]

@@ -18,7 +18,7 @@ import torch
 
 from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest
 from posttrain.diagnose.engines.codec import TextCodec
-from posttrain.diagnose.engines.token_sampling import Draw, draw, uniforms
+from posttrain.diagnose.engines.token_sampling import PickTokens, pick_tokens, uniforms
 from posttrain.diagnose.types import Sampling, StopReason
 
 
@@ -61,9 +61,9 @@ class _Sample:
 class SamplingLoop:
     """Draws all samples of some requests with one decoder."""
 
-    def __init__(self, decoder: Decoder, codec: TextCodec, device: torch.device, draw: Draw = draw):
+    def __init__(self, decoder: Decoder, codec: TextCodec, device: torch.device, pick: PickTokens = pick_tokens):
         """Take what reads prompts, what writes text, where logits lie, and what draws from them."""
-        self._decoder, self._codec, self._device, self._draw = decoder, codec, device, draw
+        self._decoder, self._codec, self._device, self._pick = decoder, codec, device, pick
 
     def run(
         self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens
@@ -89,7 +89,7 @@ class SamplingLoop:
                     marks = _marks(prompts, first)
                     seen = marks if seen is None or len(live) == len(new) else torch.cat([seen, marks])
             u = torch.tensor([sample.uniforms[len(sample.token_ids)] for sample in live], dtype=torch.float64)
-            ids, policy, sampler = self._draw(logits, sampling, u.to(self._device), seen)
+            ids, policy, sampler = self._pick(logits, sampling, u.to(self._device), seen)
             on_tokens(len(live))
             values = zip(live, ids.tolist(), policy.tolist(), sampler.tolist(), strict=True)
             for sample, token, policy_logprob, sampler_logprob in values:

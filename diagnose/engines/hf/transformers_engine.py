@@ -33,10 +33,9 @@ from posttrain.diagnose.engines.hf.path_scoring import score_packed, score_padde
 from posttrain.diagnose.engines.hf.sampling_loop import Decoder, SamplingLoop
 from posttrain.diagnose.engines.limits import check_sample_room, check_score_room
 from posttrain.diagnose.engines.llama.layers import LlamaLayers, is_llama_like
-from posttrain.diagnose.engines.llama.native_decoder import NativeDecoder
-from posttrain.diagnose.engines.llama.shared_prefix_decoder import SharedPrefixDecoder
+from posttrain.diagnose.engines.llama.open_decoder import open_decoder
 from posttrain.diagnose.engines.models.loading import fingerprint_model, load_model, load_tokenizer
-from posttrain.diagnose.engines.token_sampling import draw
+from posttrain.diagnose.engines.token_sampling import PickTokens, pick_tokens
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Sampling
 
@@ -103,11 +102,7 @@ class TransformersEngine(BaseEngine):
                 )
             self._sampling_model = model if sample == model.dtype else copy.deepcopy(model).to(sample).eval()
             use_grouped_attention(self._sampling_model)
-        notes = []
-        if self._sampling_layers is not None and self._sampling_layers.without_native:
-            notes.append(f"slower sampling: functions in C are not used ({self._sampling_layers.without_native})")
-        if self._sampling_layers is not None and self._sampling_layers.without_packing:
-            notes.append(f"slower sampling: {self._sampling_layers.without_packing}; sample_dtype float32 is faster here")
+        slower = () if self._sampling_layers is None else self._sampling_layers.notes
         eos = {tokenizer.eos_token_id} | set(_as_list(getattr(model.generation_config, "eos_token_id", None)))
         self.codec = TextCodec(tokenizer, frozenset(int(i) for i in eos if i is not None))
         fingerprint = hashlib.sha256(f"transformers:{model_fingerprint}:{sample}:{score}".encode()).hexdigest()[:16]
@@ -120,7 +115,7 @@ class TransformersEngine(BaseEngine):
             score_dtype=str(score).removeprefix("torch."),
             device=str(self.device),
             versions={"torch": torch.__version__, "transformers": transformers_version},
-            notes=tuple(notes),
+            notes=tuple(f"slower sampling: {note}" for note in slower),
             logprob_tolerance=max(_TOLERANCE.get(sample, 1e-3), _TOLERANCE.get(score, 1e-3)),
         )
 
@@ -178,22 +173,12 @@ class TransformersEngine(BaseEngine):
         check_sample_room(requests, sampling.max_tokens, self._context)
         decoder: Decoder
         if self._sampling_layers is not None:
-            kind = SharedPrefixDecoder if self._sampling_layers.native is None else NativeDecoder
-            decoder = kind(self._sampling_layers, max_tokens=sampling.max_tokens)
+            decoder = open_decoder(self._sampling_layers, max_tokens=sampling.max_tokens)
+            pick: PickTokens = self._sampling_layers.kernels.pick_tokens
         else:
-            decoder = CachedDecoder(self._sampling_model, max_tokens=sampling.max_tokens)
+            decoder, pick = CachedDecoder(self._sampling_model, max_tokens=sampling.max_tokens), pick_tokens
         with _evaluating(self._sampling_model):
-            return SamplingLoop(decoder, self.codec, self.device, self._draw).run(
-                requests, sampling, seed=seed, on_tokens=on_tokens
-            )
-
-    def _draw(
-        self, logits: torch.Tensor, sampling: Sampling, u: torch.Tensor, seen: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        native = self._sampling_layers.native if self._sampling_layers is not None else None
-        if native is not None and sampling.keeps_all:
-            return native.draw(logits.contiguous(), u, sampling.temperature)
-        return draw(logits, sampling, u, seen)
+            return SamplingLoop(decoder, self.codec, self.device, pick).run(requests, sampling, seed=seed, on_tokens=on_tokens)
 
     @torch.no_grad()
     def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:

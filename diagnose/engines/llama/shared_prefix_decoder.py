@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from posttrain.diagnose.engines.llama.layers import LlamaLayers
 from posttrain.diagnose.engines.llama.packed_sequences import read_prompts
 
-_LINES = 256
+_ROWS = 256
 # Each for the keys and values of prompts and for those of samples.
 _CACHE_BYTES = 4 * 2**30
 _COLUMNS = 8
@@ -33,9 +33,16 @@ Prompt = tuple[int, ...]
 class SharedPrefixDecoder:
     """See `Decoder`."""
 
-    def __init__(self, layers: LlamaLayers, *, max_tokens: int, capacity: int = _LINES):
-        """Take the layers, how many tokens a sample can have, and how many samples may lie in a batch if memory allows."""
-        self._layers = layers
+    def __init__(self, layers: LlamaLayers, *, max_tokens: int, capacity: int = _ROWS, prompt_bytes: int = _CACHE_BYTES):
+        """Open an empty batch.
+
+        Args:
+            layers: Those of the model.
+            max_tokens: How many tokens a sample can have.
+            capacity: How many samples may be in the batch if memory allows.
+            prompt_bytes: Memory for the keys and values of prompts.
+        """
+        self._layers, self._prompt_bytes = layers, prompt_bytes
         self.capacity = max(1, min(capacity, _CACHE_BYTES // (layers.token_bytes * max_tokens)))
         self._blocks: list[_Block] = []
         self._prefixes: list[_Prefix] = []
@@ -50,7 +57,7 @@ class SharedPrefixDecoder:
         free = min(self.capacity - len(self._owner), len(prompts))
         if free < min(max(1, self.capacity // 4), len(prompts)):
             return 0
-        left = _CACHE_BYTES // self._layers.token_bytes - sum(prefix.num_tokens for prefix in self._prefixes)
+        left = self._prompt_bytes // self._layers.token_bytes - sum(prefix.num_tokens for prefix in self._prefixes)
         previous, num = None, 0
         for prompt in prompts[:free]:
             left -= len(prompt) if prompt != previous else 0

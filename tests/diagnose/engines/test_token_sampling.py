@@ -7,14 +7,14 @@ import pytest
 import torch
 from scipy import stats
 
-from posttrain.diagnose.engines.token_sampling import draw, draw_by_inversion, sampler_logits, uniforms
+from posttrain.diagnose.engines.token_sampling import pick_tokens, sample_by_inversion, sampler_logits, uniforms
 from posttrain.diagnose.types import Sampling
 
 
 def test_inversion_walks_the_distribution_in_order() -> None:
     probabilities = torch.tensor([0.5, 0.0, 0.25, 0.25])
     u = torch.tensor([0.0, 0.49, 0.51, 0.74, 0.76, 0.999999], dtype=torch.float64)
-    ids, normaliser = draw_by_inversion(probabilities.log().expand(len(u), -1), u)
+    ids, normaliser = sample_by_inversion(probabilities.log().expand(len(u), -1), u)
     assert ids.tolist() == [0, 0, 2, 2, 3, 3]
     torch.testing.assert_close(normaliser, torch.zeros(len(u)), atol=1e-6, rtol=0)
 
@@ -23,10 +23,10 @@ def test_inversion_spans_blocks_and_never_draws_what_has_no_mass() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(64, 1000, generator=generator)
     logits[:, ::3] = -torch.inf
-    ids, normaliser = draw_by_inversion(logits, torch.rand(64, dtype=torch.float64, generator=generator))
+    ids, normaliser = sample_by_inversion(logits, torch.rand(64, dtype=torch.float64, generator=generator))
     assert (ids % 3 != 0).all()
     torch.testing.assert_close(normaliser, logits.logsumexp(-1), atol=1e-5, rtol=0)
-    top, _ = draw_by_inversion(logits, torch.full((64,), 1 - 1e-16, dtype=torch.float64))
+    top, _ = sample_by_inversion(logits, torch.full((64,), 1 - 1e-16, dtype=torch.float64))
     assert (top % 3 != 0).all()
     assert (top < 1000).all()
 
@@ -54,8 +54,8 @@ def test_repetition_penalty_touches_seen_tokens_only() -> None:
 def test_greedy_obeys_the_repetition_penalty() -> None:
     logits, seen = torch.tensor([[2.0, 1.5, 0.0]]), torch.tensor([[True, False, False]])
     none = torch.zeros(1, dtype=torch.float64)
-    assert draw(logits, Sampling(temperature=0.0, repetition_penalty=2.0), none, seen)[0].tolist() == [1]
-    assert draw(logits, Sampling(temperature=0.0), none, None)[0].tolist() == [0]
+    assert pick_tokens(logits, Sampling(temperature=0.0, repetition_penalty=2.0), none, seen)[0].tolist() == [1]
+    assert pick_tokens(logits, Sampling(temperature=0.0), none, None)[0].tolist() == [0]
 
 
 @pytest.mark.parametrize("spread", [0.01, 1.0, 8.0])
@@ -86,7 +86,7 @@ def test_draws_follow_the_sampler_and_many_rows_are_drawn_as_few(sampling: Sampl
     num, generator = 4000, torch.Generator().manual_seed(2)
     logits = 2 * torch.randn(1, 40, generator=generator)
     u = torch.rand(num, dtype=torch.float64, generator=generator)
-    ids, policy, sampler = draw(logits.expand(num, -1), sampling, u, None)
+    ids, policy, sampler = pick_tokens(logits.expand(num, -1), sampling, u, None)
     wanted = num * sampler_logits(logits, sampling, None)[0].double().softmax(-1).numpy()
     counts = np.bincount(ids.numpy(), minlength=40)
     common = wanted >= 5
@@ -96,13 +96,13 @@ def test_draws_follow_the_sampler_and_many_rows_are_drawn_as_few(sampling: Sampl
     assert stats.chisquare(observed[keep], expected[keep] * observed[keep].sum() / expected[keep].sum()).pvalue > 1e-3
     torch.testing.assert_close(sampler.exp().double(), torch.from_numpy(wanted / num)[ids], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(policy, logits[0].log_softmax(-1)[ids], rtol=1e-4, atol=1e-5)
-    one = draw(logits, sampling, u[17:18], None)
+    one = pick_tokens(logits, sampling, u[17:18], None)
     assert one[0] == ids[17]
 
 
 def test_both_log_probabilities_are_given() -> None:
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log().expand(8, -1)
-    ids, policy, sampler = draw(logits, Sampling(top_k=2), torch.linspace(0, 0.99, 8, dtype=torch.float64), None)
+    ids, policy, sampler = pick_tokens(logits, Sampling(top_k=2), torch.linspace(0, 0.99, 8, dtype=torch.float64), None)
     np.testing.assert_allclose(policy.exp(), torch.tensor([0.4, 0.3])[ids], rtol=1e-5)
     np.testing.assert_allclose(sampler.exp(), torch.tensor([4 / 7, 3 / 7])[ids], rtol=1e-5)
 

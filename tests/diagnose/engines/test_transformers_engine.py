@@ -29,14 +29,13 @@ from transformers import (
 
 from posttrain.diagnose.engines.base import Completion, SampleRequest, ScoreRequest
 from posttrain.diagnose.engines.hardware import can_pack_bf16
-from posttrain.diagnose.engines.hf import cached_decoder
 from posttrain.diagnose.engines.hf.cached_decoder import CachedDecoder
 from posttrain.diagnose.engines.hf.path_scoring import score_packed, score_padded
 from posttrain.diagnose.engines.hf.sampling_loop import Decoder, SamplingLoop
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
-from posttrain.diagnose.engines.llama import shared_prefix_decoder
 from posttrain.diagnose.engines.llama.layers import LlamaLayers, is_llama_like
-from posttrain.diagnose.engines.llama.packed_sequences import packs, read
+from posttrain.diagnose.engines.llama.packed_sequences import read_pack
+from posttrain.diagnose.engines.llama.packs import cut_packs
 from posttrain.diagnose.engines.llama.shared_prefix_decoder import SharedPrefixDecoder
 from posttrain.diagnose.types import Sampling, StopReason
 
@@ -120,8 +119,8 @@ def test_packed_layers_give_the_logits_of_the_models_own_forward(kind: str) -> N
     layers = LlamaLayers(model, torch.float32, packed=False)
     sequences = [(*one.prompt_ids, *one.path_ids) for one in families()]
     met = []
-    for pack in packs(sequences, max_tokens=60):
-        logits = layers.project(read(layers, pack))
+    for pack in cut_packs(sequences, max_tokens=60):
+        logits = layers.project(read_pack(layers, pack))
         for member, place in zip(pack.members, pack.places, strict=True):
             wanted = model(torch.tensor([sequences[member]])).logits[0]
             torch.testing.assert_close(logits[place], wanted, atol=1e-4, rtol=0)
@@ -145,7 +144,7 @@ def test_what_is_not_exactly_llama_goes_another_way(kind: str) -> None:
 
 def test_common_beginnings_are_read_once() -> None:
     prompt = tokens(50, 0)
-    pack = next(packs([prompt + tokens(5, i) for i in range(1, 9)], max_tokens=1000))
+    pack = next(cut_packs([prompt + tokens(5, i) for i in range(1, 9)], max_tokens=1000))
     assert 50 + 8 <= len(pack.ids) <= 50 + 8 * 5
 
 
@@ -202,18 +201,14 @@ def test_prompts_with_very_different_numbers_of_samples(tiny_model: Path) -> Non
 
 
 @pytest.mark.parametrize("num_tokens", [1, 60])
-def test_prompts_that_do_not_fit_beside_each_other_wait(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, num_tokens: int
-) -> None:
+def test_prompts_that_do_not_fit_beside_each_other_wait(tiny_model: Path, num_tokens: int) -> None:
     model = build("llama")
     engine, layers = engine_of(model, tiny_model), LlamaLayers(model, torch.float32, packed=False)
     plain = drawn(CachedDecoder(model, max_tokens=12), engine, FREE, requests())
-    shared = SharedPrefixDecoder(layers, max_tokens=12)
-    monkeypatch.setattr(shared_prefix_decoder, "_CACHE_BYTES", num_tokens * 2 * 2 * 2 * 8 * 4)
+    shared = SharedPrefixDecoder(layers, max_tokens=12, prompt_bytes=num_tokens * 2 * 2 * 2 * 8 * 4)
     assert shared.room([PROMPTS[1], PROMPTS[1], PROMPTS[4]]) == (1 if num_tokens == 1 else 2)
     same(drawn(shared, engine, FREE, requests()), plain)
-    monkeypatch.setattr(cached_decoder, "_CACHED_TOKENS", num_tokens)
-    same(drawn(CachedDecoder(model, max_tokens=12), engine, FREE, requests()), plain)
+    same(drawn(CachedDecoder(model, max_tokens=12, cached_tokens=num_tokens), engine, FREE, requests()), plain)
 
 
 def test_no_requests_and_no_samples(tiny_model: Path) -> None:

@@ -228,11 +228,11 @@ int attend(int64_t lines, int64_t heads, int64_t key_heads, int64_t width, int64
     return failed;
 }
 
-/* Draws a token of every line by inversion from softmax(logits / temperature).
+/* Picks a token of every line by inversion from softmax(logits / temperature).
 
    logits [R, V] of the policy, u [R] in [0, 1). Gives ids [R], and the log-probability of each under the policy and under what it was drawn
    from. The vocabulary is summed in blocks, in fp32 inside of one and in fp64 over them. Returns 0, or 1 where memory is lacking. */
-int draw(int64_t lines, int64_t vocabulary, const bf16 *logits, const double *u, float temperature, int64_t *ids, float *policy,
+int pick_tokens(int64_t lines, int64_t vocabulary, const bf16 *logits, const double *u, float temperature, int64_t *ids, float *policy,
          float *sampler) {
     int64_t blocks = (vocabulary + BLOCK - 1) / BLOCK;
     int failed = 0;
@@ -296,7 +296,7 @@ int draw(int64_t lines, int64_t vocabulary, const bf16 *logits, const double *u,
 }
 
 /* What logits [R, V] say of M tokens, each after some row: log-probability, rank (0 is the most likely), mass of the likelier tokens, and the
-   log-probability of the most likely one. Sums as in `draw`. */
+   log-probability of the most likely one. Sums as in `pick_tokens`. */
 void score_tokens(int64_t num, int64_t vocabulary, const bf16 *logits, const int64_t *rows, const int64_t *tokens, float *logprob,
                   int32_t *rank, float *mass, float *top_logprob) {
 #pragma omp parallel for schedule(static)

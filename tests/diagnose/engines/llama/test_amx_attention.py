@@ -1,4 +1,4 @@
-"""Attention on matrix units, over sequences that share what they begin with, beside float32."""
+"""Attention on AMX tiles, over sequences that share what they begin with, beside float32."""
 
 from __future__ import annotations
 
@@ -8,12 +8,32 @@ from helpers.llama_models import build, tokens
 
 from posttrain.diagnose.engines.base import ScoreRequest
 from posttrain.diagnose.engines.hf.path_scoring import score_packed
-from posttrain.diagnose.engines.llama import packed_sequences
-from posttrain.diagnose.engines.llama.kernels.attention import Places, load_attention
+from posttrain.diagnose.engines.llama.kernels.amx_attention import load_amx_attention
+from posttrain.diagnose.engines.llama.kernels.c_kernels import SOURCE, CKernels
+from posttrain.diagnose.engines.llama.kernels.compiler import load_library
 from posttrain.diagnose.engines.llama.layers import LlamaLayers
-from posttrain.diagnose.engines.llama.packed_sequences import packs, read
+from posttrain.diagnose.engines.llama.packed_sequences import read_pack
+from posttrain.diagnose.engines.llama.packs import Pack, PackAttention, Span, cut_packs
 
-pytestmark = pytest.mark.skipif(load_attention() is None, reason="no AMX or no C compiler here")
+pytestmark = pytest.mark.skipif(load_amx_attention() is None, reason="no AMX tiles or no C compiler here")
+
+
+class CountingAttention:
+    """Attends on AMX tiles, and counts how often."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+
+    def of_pack(self, pack: Pack) -> PackAttention:
+        library = load_amx_attention()
+        assert library is not None
+        attend = library.of_pack(pack)
+
+        def counted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            self.num_calls += 1
+            return attend(q, k, v)
+
+        return counted
 
 
 @pytest.mark.parametrize(("heads", "key_heads", "width"), [(1, 1, 32), (6, 2, 64), (4, 4, 96)])
@@ -30,38 +50,37 @@ def test_it_equals_softmax_over_the_places(heads: int, key_heads: int, width: in
     firsts = [0, 40, 7, 20, 0]
     qkv = torch.randn(251, (heads + 2 * key_heads) * width).bfloat16()
     q, k, v = qkv.view(251, -1, width).split([heads, key_heads, key_heads], dim=1)
-    library = load_attention()
+    library = load_amx_attention()
     assert library is not None
-    found = library.over_places(q, k, v, 0.2, Places.of(places, firsts))
+    spans = [Span(0, len(place) - first) for place, first in zip(places, firsts, strict=True)]
+    found = library.of_pack(Pack([], [], [], places, spans))(0.2 * q, k, v)
     assert not found[250].any()  # in no sequence
     for place, first in zip(places, firsts, strict=True):
-        queries = q[place].float().transpose(0, 1)
+        queries = (0.2 * q)[place].float().transpose(0, 1)
         keys, values = (part[place].float().repeat_interleave(heads // key_heads, dim=1).transpose(0, 1) for part in (k, v))
         seen = torch.ones(len(place), len(place), dtype=torch.bool).tril()
-        weights = (0.2 * queries @ keys.transpose(1, 2)).masked_fill(~seen, -torch.inf).softmax(-1)
+        weights = (queries @ keys.transpose(1, 2)).masked_fill(~seen, -torch.inf).softmax(-1)
         wanted = (weights @ values).transpose(0, 1)[first:]
         mine = found[place[first:]].float()
         assert float((mine - wanted).norm()) <= 0.005 * float(wanted.norm())
 
 
 @torch.inference_mode()
-def test_sequences_are_read_as_torch_reads_them(monkeypatch) -> None:
+def test_sequences_are_read_as_torch_reads_them() -> None:
     exact = build("eight share a key head")
-    layers = LlamaLayers(exact, torch.bfloat16, packed=True)
     prompt = tokens(50, 9)
     sequences = [prompt + tokens(num, num) for num in (3, 40, 41, 90)] + [prompt[:20] + tokens(5, 5), tokens(200, 6)]
-    (pack,) = packs(sequences, 10_000)
-    called: list[int] = []
-    library = load_attention()
+    (pack,) = cut_packs(sequences, 10_000)
+    library, attention = load_library(SOURCE)[0], CountingAttention()
     assert library is not None
-    over_places = library.over_places
-    monkeypatch.setattr(library, "over_places", lambda *given: called.append(1) or over_places(*given))
-    here = read(layers, pack)
-    assert len(called) == layers.num_layers
-    monkeypatch.setattr(packed_sequences, "load_attention", lambda: None)
-    there = read(layers, pack)
-    wide = read(LlamaLayers(exact, torch.float32, packed=False), pack)
-    assert float((here.float() - wide).norm()) < 1.1 * float((there.float() - wide).norm())
+    with_tiles, without = (
+        LlamaLayers(exact, torch.bfloat16, packed=True, kernels=CKernels(library, amx_attention))
+        for amx_attention in (attention, None)
+    )
+    here, there = read_pack(with_tiles, pack), read_pack(without, pack)
+    assert attention.num_calls == with_tiles.num_layers
+    wanted = read_pack(LlamaLayers(exact, torch.float32, packed=False), pack)
+    assert float((here.float() - wanted).norm()) < 1.1 * float((there.float() - wanted).norm())
 
 
 @torch.inference_mode()

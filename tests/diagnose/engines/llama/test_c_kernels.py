@@ -1,4 +1,4 @@
-"""The functions in C against torch, and the decoder made of them against the one that is all torch."""
+"""The kernels in C against those in torch, and the decoder that samples with them against the one for torch."""
 
 from __future__ import annotations
 
@@ -19,22 +19,28 @@ from posttrain.diagnose.engines.base import SampleRequest, ScoreRequest
 from posttrain.diagnose.engines.hf.path_scoring import score_packed
 from posttrain.diagnose.engines.hf.sampling_loop import Decoder, SamplingLoop
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
-from posttrain.diagnose.engines.hf.vocabulary_scores import score_logits
-from posttrain.diagnose.engines.llama import native_decoder
-from posttrain.diagnose.engines.llama.kernels import LANES, NativeLibrary, compiler, library, load_native
+from posttrain.diagnose.engines.llama.kernels.c_kernels import LANES, SOURCE, CKernels, SlotStep
+from posttrain.diagnose.engines.llama.kernels.compiler import load_library
+from posttrain.diagnose.engines.llama.kernels.torch_kernels import TorchKernels
 from posttrain.diagnose.engines.llama.layers import LlamaLayers
-from posttrain.diagnose.engines.llama.native_decoder import NativeDecoder
 from posttrain.diagnose.engines.llama.shared_prefix_decoder import SharedPrefixDecoder
+from posttrain.diagnose.engines.llama.slot_decoder import SlotDecoder, tile_keys
+from posttrain.diagnose.engines.llama.weights import RmsNorm
+from posttrain.diagnose.engines.token_scoring import score_logits
 from posttrain.diagnose.types import Sampling
 
 
 @pytest.fixture(scope="module")
-def native() -> NativeLibrary:
-    found, why = load_native()
-    if found is None:
+def kernels() -> CKernels:
+    library, why = load_library(SOURCE)
+    if library is None:
         assert shutil.which("cc") is None or "POSTTRAIN_NATIVE" in why, why
         pytest.skip(why)
-    return found
+    return CKernels(library, None)
+
+
+def norm_of(weight: torch.Tensor, epsilon: float) -> RmsNorm:
+    return RmsNorm(SimpleNamespace(weight=weight, variance_epsilon=epsilon), weight.dtype)
 
 
 PROMPTS = [tokens(5, 0), tokens(40, 1), tokens(16, 2), tokens(1, 3), tokens(23, 4)]
@@ -45,56 +51,65 @@ REQUESTS = [SampleRequest(key=f"p{i}", prompt_ids=PROMPTS[i], num_samples=num) f
 
 
 @pytest.mark.parametrize("with_delta", [True, False])
-def test_norm(native: NativeLibrary, with_delta: bool) -> None:
+def test_norm(kernels: CKernels, with_delta: bool) -> None:
     x, delta, weight = torch.randn(5, 80), torch.randn(5, 80).bfloat16(), torch.rand(80).bfloat16()
     summed = x + delta.float() if with_delta else x.clone()
-    y = native.add_and_norm(x, delta if with_delta else None, weight, 1e-3)
+    y = kernels.add_and_norm(x, delta if with_delta else None, norm_of(weight, 1e-3))
     torch.testing.assert_close(x, summed)
     torch.testing.assert_close(y, functional.rms_norm(summed, (80,), weight.float(), 1e-3).bfloat16(), atol=0, rtol=2**-7)
 
 
-def test_gate(native: NativeLibrary) -> None:
+def test_gate(kernels: CKernels) -> None:
     both = torch.cat([torch.tensor([[0.0, -0.0, 90, -90, 1e-3, -1e-3, 5, -5] * 4]), torch.randn(1, 32)], dim=1).bfloat16()
     wanted = functional.silu(both[:, :32].float()) * both[:, 32:].float()
-    torch.testing.assert_close(native.gate(both).float(), wanted, atol=1e-30, rtol=2**-7)
+    torch.testing.assert_close(kernels.gate_joined(both).float(), wanted, atol=1e-30, rtol=2**-7)
 
 
-def test_what_is_not_a_number_stays_so(native: NativeLibrary) -> None:
+def test_what_is_not_a_number_stays_so(kernels: CKernels) -> None:
     x = torch.zeros(2, 16)
     x[1, 3] = torch.nan
-    y = native.add_and_norm(x, None, torch.ones(16).bfloat16(), 1e-3)
+    y = kernels.add_and_norm(x, None, norm_of(torch.ones(16).bfloat16(), 1e-3))
     assert y[0].isfinite().all()
     assert y[1].isnan().all()
     both = torch.full((1, 32), torch.nan).bfloat16()
-    assert native.gate(both).isnan().all()
+    assert kernels.gate_joined(both).isnan().all()
 
 
 @pytest.mark.parametrize(("heads", "key_heads", "width"), [(4, 4, 16), (6, 2, 32), (5, 1, 64), (8, 1, 16)])
 @pytest.mark.parametrize("normed", [True, False])
-def test_attention(native: NativeLibrary, heads: int, key_heads: int, width: int, normed: bool) -> None:
+def test_attention(kernels: CKernels, heads: int, key_heads: int, width: int, normed: bool) -> None:
     """One layer of two; prompts of no, some and whole tiles; samples that have written none, some and whole tiles."""
     torch.manual_seed(0)
     lengths, writtens, layers, layer, columns = [0, 1, 16, 37, 37, 64], [0, 5, 15, 16, 31, 0], 2, 1, 32
     lines, slots = len(lengths), [4, 0, 5, 1, 3, 2]
     keys = [torch.randn(layers, key_heads, length, width).bfloat16() for length in lengths]
     values = [torch.randn(layers, key_heads, length, width).bfloat16() for length in lengths]
-    tiles = [native_decoder._tiles(k) for k in keys]
+    tiles = [tile_keys(k) for k in keys]
     written_keys = torch.randn(layers, lines, key_heads, columns, width).bfloat16()
     own_values = torch.randn(layers, lines, key_heads, columns, width).bfloat16()
-    own_keys = native_decoder._tiles(written_keys.flatten(0, 1)).view(written_keys.shape)
+    own_keys = tile_keys(written_keys.flatten(0, 1)).view(written_keys.shape)
     own_keys[layer, 4, :, LANES:] = torch.nan  # what was never written may be anything: slot 4 has written nothing
     qkv = torch.randn(lines, (heads + 2 * key_heads) * width).bfloat16()
     angle = torch.rand(lines, width // 2).repeat(1, 2) * 6
-    norms = (torch.rand(width).bfloat16(), torch.rand(width).bfloat16()) if normed else (None, None)
-    out = native.attend(
-        qkv, (angle.cos(), angle.sin()), (*norms, 1e-5), 0.3, layer, (own_keys, own_values),
-        (torch.tensor(slots), torch.tensor(writtens)),
-        (torch.tensor([t.data_ptr() for t in tiles]), torch.tensor([v.data_ptr() for v in values]), torch.tensor(lengths)),
-    )  # fmt: skip
+    norms = [norm_of(torch.rand(width).bfloat16(), 1e-5) if normed else None for _ in range(2)]
+    step = SlotStep(
+        rotation=(angle.cos(), angle.sin()),
+        scaling=0.3,
+        own_keys=own_keys,
+        own_values=own_values,
+        slots=torch.tensor(slots),
+        num_written=torch.tensor(writtens),
+        prompt_keys=torch.tensor([t.data_ptr() for t in tiles]),
+        prompt_values=torch.tensor([v.data_ptr() for v in values]),
+        prompt_lengths=torch.tensor(lengths),
+    )
+    out = kernels.attend(layer, qkv, (norms[0], norms[1]), step)
 
     q, k, v = qkv.float().view(lines, -1, width).split([heads, key_heads, key_heads], dim=1)
     if normed:
-        q, k = (functional.rms_norm(x, (width,), w.float(), 1e-5) for x, w in zip((q, k), norms, strict=True) if w is not None)
+        q, k = (
+            functional.rms_norm(x, (width,), w.value.float(), 1e-5) for x, w in zip((q, k), norms, strict=True) if w is not None
+        )
     half = torch.tensor([-1.0] * (width // 2) + [1.0] * (width // 2))
     q, k = (x * angle.cos()[:, None] + x.roll(width // 2, -1) * half * angle.sin()[:, None] for x in (q, k))
     for line, (slot, written) in enumerate(zip(slots, writtens, strict=True)):
@@ -108,24 +123,25 @@ def test_attention(native: NativeLibrary, heads: int, key_heads: int, width: int
 
 
 @pytest.mark.parametrize("normed", [True, False])
-def test_rotation(native: NativeLibrary, normed: bool) -> None:
+def test_rotation(kernels: CKernels, normed: bool) -> None:
     both, angle = torch.randn(7, 5 * 32).bfloat16(), torch.rand(7, 16).repeat(1, 2) * 6
     x, weight = both[:, 32:128].unflatten(1, (3, 32)), torch.rand(32).bfloat16()
     wanted = functional.rms_norm(x.float(), (32,), weight.float(), 1e-5) if normed else x.float()
     half = torch.tensor([-1.0] * 16 + [1.0] * 16)
     wanted = (wanted * angle.cos()[:, None] + wanted.roll(16, -1) * half * angle.sin()[:, None]) * 0.25
-    found = native.rotate_heads(x, (angle.cos(), angle.sin()), weight if normed else None, 1e-5, 0.25)
+    found = kernels.rotate(x, (angle.cos(), angle.sin()), norm_of(weight, 1e-5) if normed else None, 0.25)
     torch.testing.assert_close(found.float(), wanted, atol=2**-10, rtol=2**-7)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_scores_in_bfloat16_lie_as_near_as_those_of_torch(native: NativeLibrary, kind: str) -> None:
+def test_scores_in_bfloat16_lie_as_near_as_those_of_torch(kernels: CKernels, kind: str) -> None:
     model = build(kind).bfloat16().float()
     requests = [ScoreRequest(prompt_ids=prompt, path_ids=tokens(9 + i, 9)) for i, prompt in enumerate(PROMPTS * 2)]
     exact = score_packed(LlamaLayers(model, torch.float32, packed=False), requests, lambda _: None)
-    layers, with_torch = (LlamaLayers(model, torch.bfloat16, packed=True) for _ in range(2))
-    with_torch.native = None
+    layers = LlamaLayers(model, torch.bfloat16, packed=True)
+    assert isinstance(layers.kernels, CKernels)
+    with_torch = LlamaLayers(model, torch.bfloat16, packed=True, kernels=TorchKernels())
     own, torchs = (
         float(np.sqrt(np.mean([np.mean((one.logprobs - other.logprobs) ** 2) for one, other in zip(found, exact, strict=True)])))
         for found in (score_packed(layers, requests, lambda _: None), score_packed(with_torch, requests, lambda _: None))
@@ -136,14 +152,14 @@ def test_scores_in_bfloat16_lie_as_near_as_those_of_torch(native: NativeLibrary,
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
 @pytest.mark.parametrize("vocabulary", [16, 73, 256, 1003])
-def test_draws_are_those_of_torch(native: NativeLibrary, temperature: float, vocabulary: int) -> None:
+def test_picked_tokens_are_those_of_torch(kernels: CKernels, temperature: float, vocabulary: int) -> None:
     torch.manual_seed(1)
     logits = (torch.randn(400, vocabulary) * 3).bfloat16()
     logits[::3, ::2] = -torch.inf
     u = torch.rand(400, dtype=torch.float64)
     u[:5] = torch.tensor([0.0, 1 - 2**-53, 1e-300, 0.5, 1 - 1e-9])
-    ids, policy, sampler = native.draw(logits, u, temperature)
-    wanted = token_sampling.draw(logits, Sampling(max_tokens=1, temperature=temperature), u, None)
+    ids, policy, sampler = kernels.pick_tokens(logits, Sampling(max_tokens=1, temperature=temperature), u, None)
+    wanted = token_sampling.pick_tokens(logits, Sampling(max_tokens=1, temperature=temperature), u, None)
     assert (
         ids == wanted[0]
     ).float().mean() >= 0.99  # a draw may fall on the other side of a border between two tokens by rounding
@@ -156,23 +172,23 @@ def test_draws_are_those_of_torch(native: NativeLibrary, temperature: float, voc
 
 
 @pytest.mark.parametrize("vocabulary", [16, 73, 256, 1003])
-def test_scores_of_tokens_are_those_of_torch(native: NativeLibrary, vocabulary: int) -> None:
+def test_scores_of_tokens_are_those_of_torch(kernels: CKernels, vocabulary: int) -> None:
     torch.manual_seed(2)
     logits = (torch.randn(50, vocabulary) * 3).bfloat16()
     logits[::3, 1::2] = -torch.inf
     rows = torch.arange(50).repeat_interleave(2)
     tokens = torch.randint(0, (vocabulary + 1) // 2, (100,)) * 2 % vocabulary
-    found, wanted = native.score_tokens(logits, rows, tokens), score_logits(logits[rows], tokens)
+    found, wanted = kernels.score_tokens(logits, rows, tokens), score_logits(logits[rows], tokens)
     for mine, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(mine, other, atol=2e-6, rtol=1e-5)
 
 
-def test_the_number_of_threads_changes_nothing(native: NativeLibrary, one_thread_then_all: list[int]) -> None:
+def test_the_number_of_threads_changes_nothing(kernels: CKernels, one_thread_then_all: list[int]) -> None:
     logits, u = (torch.randn(50, 3000) * 2).bfloat16(), torch.rand(50, dtype=torch.float64)
     found = []
     for num in one_thread_then_all:
         torch.set_num_threads(num)
-        found.append(native.draw(logits, u, 1.0))
+        found.append(kernels.pick_tokens(logits, Sampling(max_tokens=1), u, None))
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
 
@@ -201,18 +217,17 @@ def run(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("capacity", [7, 256])
 def test_samples_lie_as_near_to_full_precision_as_those_of_torch(
-    native: NativeLibrary, tiny_model: Path, kind: str, capacity: int
+    kernels: CKernels, tiny_model: Path, kind: str, capacity: int
 ) -> None:
     """Log-probabilities of what was drawn, against fp32 with the same rounded weights; places are filled again at capacity 3."""
     model = build(kind).bfloat16().float()
     layers = LlamaLayers(model, torch.bfloat16, packed=True)
-    assert layers.native is not None
+    assert isinstance(layers.kernels, CKernels)
     sampling = Sampling(max_tokens=20)
     errors = []
-    with_torch = LlamaLayers(model, torch.bfloat16, packed=True)
-    with_torch.native = None
+    with_torch = LlamaLayers(model, torch.bfloat16, packed=True, kernels=TorchKernels())
     for decoder in (
-        NativeDecoder(layers, max_tokens=20, capacity=capacity),
+        SlotDecoder(layers, layers.kernels, max_tokens=20, capacity=capacity),
         SharedPrefixDecoder(with_torch, max_tokens=20, capacity=capacity),
     ):
         drawn = run(decoder, model, tiny_model, sampling)
@@ -224,11 +239,9 @@ def test_samples_lie_as_near_to_full_precision_as_those_of_torch(
     assert own < 0.05
 
 
-def test_memory_for_prompts_is_bounded_and_given_back(native: NativeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
-    layers = LlamaLayers(build("grouped"), torch.bfloat16, packed=True)
-    decoder = NativeDecoder(layers, max_tokens=16, capacity=8)
-    token_bytes = 2 * 3 * 2 * 16 * 2
-    monkeypatch.setattr(native_decoder, "_CACHE_BYTES", 45 * token_bytes)
+def test_memory_for_prompts_is_bounded_and_given_back(kernels: CKernels) -> None:
+    layers = LlamaLayers(build("grouped"), torch.bfloat16, packed=True, kernels=kernels)
+    decoder = SlotDecoder(layers, kernels, max_tokens=16, capacity=8, prompt_bytes=45 * 2 * 3 * 2 * 16 * 2)
     assert decoder.room([PROMPTS[1], PROMPTS[1], PROMPTS[0], PROMPTS[4]]) == 3
     with torch.no_grad():
         decoder.admit([PROMPTS[1], PROMPTS[1]])
@@ -249,9 +262,9 @@ def test_memory_for_prompts_is_bounded_and_given_back(native: NativeLibrary, mon
 )
 def test_what_the_functions_cannot_do_is_left_to_torch(kind: str, change: dict[str, object]) -> None:
     config = LlamaConfig(**{**SIZES, "num_attention_heads": 4, "num_key_value_heads": 2, **change})
-    assert LlamaLayers(LlamaForCausalLM(config), torch.bfloat16, packed=True).native is None
+    assert isinstance(LlamaLayers(LlamaForCausalLM(config), torch.bfloat16, packed=True).kernels, TorchKernels)
     config = LlamaConfig(**SIZES, num_attention_heads=4, num_key_value_heads=2)
-    assert LlamaLayers(LlamaForCausalLM(config), torch.float32, packed=False).native is None
+    assert isinstance(LlamaLayers(LlamaForCausalLM(config), torch.float32, packed=False).kernels, TorchKernels)
 
 
 # -------------------------------------------------------------------------------------------------------------------- loading
@@ -260,43 +273,34 @@ def test_what_the_functions_cannot_do_is_left_to_torch(kind: str, change: dict[s
 @pytest.fixture
 def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path))
-    forget()
+    load_library.cache_clear()
     yield tmp_path / "native"
-    forget()
+    load_library.cache_clear()
 
 
-def forget() -> None:
-    load_native.cache_clear()
-    compiler.load_library.cache_clear()
-
-
-def test_the_library_is_compiled_once(native: NativeLibrary, fresh_cache: Path) -> None:
-    assert load_native()[0] is not None
+def test_the_library_is_compiled_once(kernels: CKernels, fresh_cache: Path) -> None:
+    assert load_library(SOURCE)[0] is not None
     (made,) = fresh_cache.iterdir()
     when = made.stat().st_mtime_ns
-    forget()
-    assert load_native()[0] is not None
+    load_library.cache_clear()
+    assert load_library(SOURCE)[0] is not None
     assert [file.stat().st_mtime_ns for file in fresh_cache.iterdir()] == [when]
 
 
-@pytest.mark.parametrize(
-    ("trouble", "reason"),
-    [("off", "POSTTRAIN_NATIVE=0"), ("no compiler", "no C compiler"), ("does not compile", "does not compile")],
-)
+def test_a_file_that_does_not_compile(kernels: CKernels, fresh_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.c").write_text("not C")
+    library, why = load_library(tmp_path / "broken.c")
+    assert library is None
+    assert "broken.c" in why
+
+
+@pytest.mark.parametrize(("variable", "value"), [("POSTTRAIN_NATIVE", "0"), ("PATH", "/nowhere")], ids=["off", "no compiler"])
 def test_without_it_the_engine_goes_on(
-    tiny_model: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, trouble: str, reason: str
+    tiny_model: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
-    if trouble == "off":
-        monkeypatch.setenv("POSTTRAIN_NATIVE", "0")
-    elif trouble == "no compiler":
-        monkeypatch.setattr(compiler, "shutil", SimpleNamespace(which=lambda _: None))
-    else:
-        broken = fresh_cache.parent / "broken.c"
-        broken.write_text("not C")
-        monkeypatch.setattr(library, "_SOURCE", broken)
-    found, why = load_native()
-    assert found is None
-    assert reason in why
+    monkeypatch.setenv(variable, value)
+    library, why = load_library(SOURCE)
+    assert library is None
     engine = TransformersEngine.from_model(build("grouped"), AutoTokenizer.from_pretrained(tiny_model), sample_dtype="bfloat16")
-    assert reason in " ".join(engine.info.notes)
+    assert why in " ".join(engine.info.notes)
     assert len(engine.sample(REQUESTS[:1], Sampling(max_tokens=3), seed="0")[0]) == 3

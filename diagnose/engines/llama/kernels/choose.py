@@ -1,0 +1,31 @@
+"""Which kernels compute a Llama-like model: those in C where they fit and load, else those in torch."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedConfig
+
+from posttrain.diagnose.engines.llama.kernels.amx_attention import WIDTHS, load_amx_attention
+from posttrain.diagnose.engines.llama.kernels.c_kernels import LANES, SOURCE, CKernels
+from posttrain.diagnose.engines.llama.kernels.compiler import load_library
+from posttrain.diagnose.engines.llama.kernels.interface import Kernels
+from posttrain.diagnose.engines.llama.kernels.torch_kernels import TorchKernels
+
+
+def choose_kernels(config: PreTrainedConfig, head_width: int, dtype: torch.dtype, device: torch.device) -> Kernels:
+    """Choose the kernels of a model whose weights are copied into a precision.
+
+    Args:
+        config: Of the model.
+        head_width: Of its attention.
+        dtype: The precision; the functions in C take bfloat16.
+        device: Where the copies lie; the functions in C run on a processor.
+    """
+    widths = (head_width, config.hidden_size, config.intermediate_size)
+    fits = dtype == torch.bfloat16 and device.type == "cpu"
+    if not fits or config.hidden_act not in ("silu", "swish") or any(width % LANES for width in widths):
+        return TorchKernels()
+    library, reason = load_library(SOURCE)
+    if library is None:
+        return TorchKernels(f"functions in C are not used ({reason})")
+    return CKernels(library, load_amx_attention() if head_width % WIDTHS == 0 else None)
