@@ -43,7 +43,9 @@ Text = Annotated[str, BeforeValidator(_storable)]
 class FileModel(BaseModel):
     """One object of a file. Fields that it does not know are ignored, and it can be built from an object with attributes of the same names."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, from_attributes=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, from_attributes=True, populate_by_name=True, use_attribute_docstrings=True
+    )
 
     def to_json(self) -> dict[str, Any]:
         """Return what the file holds, keys in the order of the fields."""
