@@ -19,6 +19,7 @@ from posttrain.cli.options import (
     Quiet,
     Samples,
     Seed,
+    check_models,
     split_names,
 )
 from posttrain.cli.printing import open_reporter, print_diagnosis, typed_command
@@ -74,6 +75,9 @@ def diagnose(
     quiet: Quiet = False,
 ) -> None:
     """Measure behaviors, find their bottlenecks, name the next stage."""
+    if not dry_run:
+        check_models(engine, model, teacher, earlier)
+
     from posttrain.diagnose import plan_run, run
     from posttrain.diagnose.probes.base import AvailableInputs
 

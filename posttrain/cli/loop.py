@@ -19,6 +19,7 @@ from posttrain.cli.options import (
     Quiet,
     Samples,
     Seed,
+    check_models,
     split_names,
 )
 from posttrain.cli.printing import interval, open_reporter, print_diagnosis, typed_command
@@ -57,6 +58,8 @@ def loop(
     quiet: Quiet = False,
 ) -> None:
     """Diagnose, run the named stage, and measure again."""
+    check_models(engine, model)
+
     from posttrain.trainers import loop as run_loop
     from posttrain.trainers.distributed.processes import is_rank_zero
 

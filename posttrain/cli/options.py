@@ -75,3 +75,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 def split_names(text: str) -> list[str]:
     """Return the names of a comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def check_models(engine: str, *models: str | None) -> None:
+    """Refuse a MODEL that cannot be found before torch, scipy and matplotlib are imported.
+
+    Raises:
+        UserError: There is no such model, or no such engine.
+    """
+    from posttrain.diagnose.engines import check_model
+
+    for model in models:
+        if model is not None:
+            check_model(engine, model)

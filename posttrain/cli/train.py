@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from posttrain.cli.options import Behaviors, ConfigFile, Model, Overrides, Quiet, TrainingEngine
+from posttrain.cli.options import Behaviors, ConfigFile, Model, Overrides, Quiet, TrainingEngine, check_models
 from posttrain.cli.printing import open_reporter
 
 EXAMPLES = (
@@ -49,6 +49,8 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Run one stage on the train split of behaviors."""
+    check_models("transformers", model, teacher, earlier)
+
     from posttrain.trainers import train as run_train
     from posttrain.trainers.distributed.processes import is_rank_zero
 

@@ -22,6 +22,8 @@ class Done:
     returncode: int
     stdout: str
     stderr: str
+    error: BaseException | None = None
+    """What the command line turned into a line and an exit code."""
 
 
 class CommandLine:
@@ -35,22 +37,23 @@ class CommandLine:
 
         self._monkeypatch.setattr(sys, "argv", ["posttrain", *map(str, arguments)])
         self._capsys.readouterr()
+        code, error = 0, None
         try:
             main()
-            code = 0
         except SystemExit as stop:
-            code = int(stop.code or 0)
+            code, error = int(stop.code or 0), stop.__context__
         captured = self._capsys.readouterr()
-        return Done(code, captured.out, captured.err)
+        return Done(code, captured.out, captured.err, error)
 
-    def refuses(self, *arguments: object, said: str) -> None:
-        """One line on stderr, exit code 2."""
+    def refuses(self, *arguments: object, code: str, names: str = "") -> None:
+        """One line on stderr that names what was given, exit code 2, and a code for programs."""
         result = self(*arguments)
         assert result.returncode == 2, result.stderr
         assert result.stdout == ""
         lines = [line for line in result.stderr.splitlines() if line.startswith("posttrain: ")]
         assert len(lines) == 1, result.stderr
-        assert re.search(said, lines[0]), lines[0]
+        assert getattr(result.error, "code", type(result.error).__name__) == code
+        assert names in lines[0]
 
 
 @pytest.fixture
@@ -64,12 +67,12 @@ def test_the_installed_command_and_the_module_work_in_a_process_of_their_own(tmp
         shown = subprocess.run([*command, "--version"], capture_output=True, text=True, cwd=tmp_path)
         assert shown.stdout.startswith("posttrain ")
     wrong = subprocess.run(
-        [str(script), "diagnose", "m", "prodcts", "--out", "run"], capture_output=True, text=True, cwd=tmp_path
+        [str(script), "diagnose", "demo", "prodcts", "--out", "run"], capture_output=True, text=True, cwd=tmp_path
     )
     assert wrong.returncode == 2
     assert wrong.stdout == ""
     assert len(wrong.stderr.splitlines()) == 1
-    assert "did you mean products" in wrong.stderr or "products" in wrong.stderr
+    assert "products" in wrong.stderr
 
 
 @pytest.fixture
@@ -146,7 +149,7 @@ def test_two_draws_of_one_model_are_a_null_and_one_draw_is_not(
     result = posttrain("compare", tmp_path / "0", tmp_path / "1", "--out", tmp_path / "null")
     assert result.returncode == 0, result.stderr
     assert "not distinguishable" in result.stdout
-    posttrain.refuses("compare", tmp_path / "0", tmp_path / "0", "--out", tmp_path / "same", said="identical.*--seed")
+    posttrain.refuses("compare", tmp_path / "0", tmp_path / "0", "--out", tmp_path / "same", code="run", names="--seed")
 
 
 def test_gates_exit_by_what_is_proven(posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path) -> None:
@@ -170,24 +173,33 @@ def test_gates_exit_by_what_is_proven(posttrain: CommandLine, sums_file: Path, m
     assert answer["outcome"] == "inconclusive"
     assert answer["conditions"][0]["settles_with"]["problems"] > 15
     assert "what would settle it" in posttrain("gate", run, f"pass@1>={estimate - 0.01:.4f}").stdout
-    posttrain.refuses("gate", run, "pass@1>0.5", said=r"got 'pass@1>0.5', allowed is \[BEHAVIOR:\]METRIC>=NUMBER")
-    posttrain.refuses("gate", run, "products:pass@1>=0.5", said="measured sums")
-    posttrain.refuses("gate", tmp_path / "nothing", "pass@1>=0.5", said="no diagnosis.json")
+    posttrain.refuses("gate", run, "pass@1>0.5", code="settings", names="'pass@1>0.5'")
+    posttrain.refuses("gate", run, "products:pass@1>=0.5", code="settings", names="'products:pass@1>=0.5'")
+    posttrain.refuses("gate", tmp_path / "nothing", "pass@1>=0.5", code="run", names="diagnosis.json")
     compared = tmp_path / "compared"
     assert posttrain("compare", run, tmp_path / "after", "--out", compared, "--null", "halves").returncode == 0
     assert posttrain("gate", compared, "delta pass@1>=-0.02").returncode == 0
     assert posttrain("gate", compared, "delta pass@1<=0").returncode == 1
-    posttrain.refuses("compare", run, tmp_path / "after", "--out", compared, "--null", tmp_path / "after", said="another model")
-    posttrain.refuses("compare", run, tmp_path / "after", "--out", compared, "--margin", 2, said="--margin")
+    posttrain.refuses(
+        "compare",
+        run,
+        tmp_path / "after",
+        "--out",
+        compared,
+        "--null",
+        tmp_path / "after",
+        code="run",
+        names=str(tmp_path / "after"),
+    )
+    posttrain.refuses("compare", run, tmp_path / "after", "--out", compared, "--margin", 2, code="settings", names="--margin")
 
 
 # ------------------------------------------------------------------------------------------------------------ wrong input
 
 
 def test_no_such_model(posttrain: CommandLine, sums_file: Path, tmp_path: Path) -> None:
-    posttrain.refuses("diagnose", tmp_path / "nothing", sums_file, "--out", tmp_path / "run", said="no such file or folder")
-    posttrain.refuses("diagnose", "no/such/model", sums_file, "--out", tmp_path / "run", said="no such file or folder")
-    posttrain.refuses("diagnose", "missing-owner/nothing", sums_file, "--out", tmp_path / "run", said="cannot be loaded")
+    for source in (tmp_path / "nothing", "no/such/model", "missing-owner/nothing"):
+        posttrain.refuses("diagnose", source, sums_file, "--out", tmp_path / "run", code="model_not_found", names=str(source))
     assert not (tmp_path / "run").exists()
 
 
@@ -197,8 +209,12 @@ def test_a_broken_checkpoint(posttrain: CommandLine, sums_file: Path, tiny_model
     shutil.copytree(tiny_model, tmp_path / "broken")
     weights = tmp_path / "broken" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    posttrain.refuses("diagnose", tmp_path / "broken", sums_file, "--out", tmp_path / "run", said="cannot be loaded")
-    posttrain.refuses("loop", tmp_path / "broken", sums_file, "--out", tmp_path / "loop", said="cannot be loaded")
+    posttrain.refuses(
+        "diagnose", tmp_path / "broken", sums_file, "--out", tmp_path / "run", code="model", names=str(tmp_path / "broken")
+    )
+    posttrain.refuses(
+        "loop", tmp_path / "broken", sums_file, "--out", tmp_path / "loop", code="model", names=str(tmp_path / "broken")
+    )
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "loop").exists()
 
@@ -223,22 +239,39 @@ def test_wrong_behaviors(
     write_rows(from_rows, "rows.jsonl")
     write_rows([{"id": "t", "prompt": " 3  + 1 ", "answer": "4"}], "train.jsonl")
     (tmp_path / name).write_text(content)
-    posttrain.refuses("diagnose", model, tmp_path / name, "--engine", "scripted", "--out", tmp_path / "run", said=said)
+    posttrain.refuses(
+        "diagnose", model, tmp_path / name, "--engine", "scripted", "--out", tmp_path / "run", code="behavior", names=said
+    )
     assert not (tmp_path / "run").exists()
 
 
 def test_wrong_settings(posttrain: CommandLine, sums_file: Path, model: Path, tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    posttrain.refuses("diagnose", model, sums_file, "--engine", "scripted", "--out", out, "--samples", 0, said="at least 1")
-    posttrain.refuses("diagnose", model, sums_file, "--engine", "vlm", "--out", out, said="engine: got 'vlm', allowed are")
-    posttrain.refuses("diagnose", model, "prodcts", "--out", out, said="products")
-    posttrain.refuses("diagnose", model, sums_file, "--out", out, "--nope", said="--nope")
-    posttrain.refuses("train", "dpoo", tiny_model, sums_file, "--out", out, said="is no stage; allowed are sft")
-    posttrain.refuses("train", "sft", tiny_model, sums_file, "--out", out, "--set", "learning_rat=1", said="learning_rate")
-    posttrain.refuses("train", "sft", tiny_model, sums_file, "--out", out, "--set", "learning_rate=-1", said="learning_rate")
-    posttrain.refuses("report", tmp_path / "no-run", said="diagnosis.json")
-    posttrain.refuses("loop", tiny_model, sums_file, "--out", out, "--rounds", 0, said="at least 1")
-    posttrain.refuses("loop", tiny_model, sums_file, "--out", out, "--stages", "sft,grop", said="grop")
+    posttrain.refuses(
+        "diagnose", model, sums_file, "--engine", "scripted", "--out", out, "--samples", 0, code="settings", names="--samples"
+    )
+    posttrain.refuses("diagnose", model, sums_file, "--engine", "vlm", "--out", out, code="unknown_engine", names="'vlm'")
+    posttrain.refuses("diagnose", "demo", "prodcts", "--out", out, code="behavior", names="products")
+    posttrain.refuses("diagnose", model, sums_file, "--out", out, "--nope", code="NoSuchOption", names="--nope")
+    posttrain.refuses("train", "dpoo", tiny_model, sums_file, "--out", out, code="settings", names="'dpoo'")
+    posttrain.refuses(
+        "train", "sft", tiny_model, sums_file, "--out", out, "--set", "learning_rat=1", code="settings", names="learning_rate"
+    )
+    posttrain.refuses(
+        "train",
+        "sft",
+        tiny_model,
+        sums_file,
+        "--out",
+        out,
+        "--set",
+        "learning_rate=-1",
+        code="settings",
+        names="learning_rate=-1",
+    )
+    posttrain.refuses("report", tmp_path / "no-run", code="run", names="diagnosis.json")
+    posttrain.refuses("loop", tiny_model, sums_file, "--out", out, "--rounds", 0, code="settings", names="--rounds")
+    posttrain.refuses("loop", tiny_model, sums_file, "--out", out, "--stages", "sft,grop", code="settings", names="'grop'")
     assert not out.exists()
 
 
@@ -255,24 +288,36 @@ def test_no_arguments_show_the_help(posttrain: CommandLine) -> None:
 def test_a_script_that_cannot_be_read(posttrain: CommandLine, content: str, sums_file: Path, tmp_path: Path) -> None:
     (tmp_path / "script.yaml").write_text(content)
     posttrain.refuses(
-        "diagnose", tmp_path / "script.yaml", sums_file, "--engine", "scripted", "--out", tmp_path / "run", said="scripted"
+        "diagnose",
+        tmp_path / "script.yaml",
+        sums_file,
+        "--engine",
+        "scripted",
+        "--out",
+        tmp_path / "run",
+        code="model",
+        names="scripted",
     )
 
 
 def test_a_path_that_cannot_be_written(posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "run"
-    posttrain.refuses("diagnose", model, sums_file, "--engine", "scripted", "--out", out, said="file")
+    posttrain.refuses("diagnose", model, sums_file, "--engine", "scripted", "--out", out, code="run", names=str(out))
 
 
 def test_an_epsilon_above_mastery(posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path) -> None:
     sums_file.write_text(sums_file.read_text().replace("primary_k: 4", "epsilon: 0.95"))
-    posttrain.refuses("diagnose", model, sums_file, "--engine", "scripted", "--out", tmp_path / "run", said="below 0.9")
+    posttrain.refuses(
+        "diagnose", model, sums_file, "--engine", "scripted", "--out", tmp_path / "run", code="settings", names="measure.epsilon"
+    )
     assert not (tmp_path / "run").exists()
 
 
-def test_an_output_folder_of_another_run(posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path) -> None:
+def test_an_output_folder_of_another_run(
+    posttrain: CommandLine, sums_file: Path, model: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     arguments = ("diagnose", model, sums_file, "--engine", "scripted", "--out", tmp_path / "run")
     assert posttrain(*arguments, "--samples", 4).returncode == 0
-    posttrain.refuses(*arguments, "--samples", 5, said="samples: there 4, here 5")
-    posttrain.refuses("train", "sft", model, sums_file, "--out", tmp_path / "run", said="exists already")
+    posttrain.refuses(*arguments, "--samples", 5, code="run", names="samples: there 4, here 5")
+    posttrain.refuses("train", "sft", tiny_model, sums_file, "--out", tmp_path / "run", code="run", names=str(tmp_path / "run"))

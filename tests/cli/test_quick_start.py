@@ -56,3 +56,18 @@ def test_lists_import_nothing_heavy(verb: str) -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["dignose"], ["diagnose", "demo", "sums"]])
 def test_help_and_usage_errors_import_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     assert run(*arguments) in ("code 0 heavy []", "code 2 heavy []")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["diagnose", "no/such/model", "sums", "--out", "run"],
+        ["diagnose", "no/such/model", "sums", "--out", "run", "--engine", "vlm"],
+        ["diagnose", "demo", "sums", "--out", "run", "--teacher", "no/such/model"],
+        ["train", "grpo", "no/such/model", "sums", "--out", "run"],
+        ["loop", "no/such/model", "sums", "--out", "run"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:3]),
+)
+def test_a_wrong_model_imports_nothing_heavy(arguments: list[str]) -> None:
+    assert run(*arguments) == "code 2 heavy []"
