@@ -22,9 +22,9 @@ def report(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Decide again from the samples of a run and write its report; a folder with JSON alone is rendered as it is.
+    """Write the report again, from samples or from JSON.
 
-    No model is needed.
+    Decides again from the samples of a run; a folder with JSON alone is rendered as it is. No model is needed.
     """
     from posttrain.diagnose import rewrite_report
 

@@ -48,7 +48,7 @@ def test_help_imports_nothing_heavy(verb: str) -> None:
     assert run(verb, "--help") == "code 0 heavy []"
 
 
-@pytest.mark.parametrize("verb", ["stages", "behaviors", "probes"])
+@pytest.mark.parametrize("verb", ["stages", "behaviors", "probes", "figures"])
 def test_lists_import_nothing_heavy(verb: str) -> None:
     assert run(verb) == "code 0 heavy []"
 
