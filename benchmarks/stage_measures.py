@@ -19,7 +19,7 @@ from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.trainers.models.loading import load_frozen
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.policy import problem_prompts, sample_rollouts
-from posttrain.trainers.sources.steps import by_reward_model, step_ends
+from posttrain.trainers.sources.step_scores import by_reward_model, step_ends
 from posttrain.trainers.sources.verified import make_pairs
 from posttrain.trainers.stage import FrozenModel
 from posttrain.trainers.training_types import TrainingProblem, TrainingRow

@@ -8,16 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class TrainingConfig(BaseModel):
-    """Knobs that every recipe has."""
+    """Settings that every recipe has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     learning_rate: float = Field(default=1e-5, gt=0, description="Peak learning rate of AdamW.")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         default="constant",
-        description="What the learning rate does after the warm-up: stay, or fall to 0 in a line or half a cosine.",
+        description="What the learning rate does after the warm-up: stay, or fall to 0 linearly or in half a cosine.",
     )
-    warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate rises from 0 in a line.")
+    warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate rises linearly from 0.")
     weight_decay: float = Field(default=0.0, ge=0, description="Decoupled decay of matrices (norms and biases are left alone).")
     betas: tuple[float, float] = Field(default=(0.9, 0.95), description="Decay of AdamW's first and second moment.")
     max_grad_norm: float = Field(default=1.0, gt=0, description="The gradient is scaled down to this Euclidean norm.")
@@ -35,7 +35,7 @@ class TrainingConfig(BaseModel):
     )
     engine: str = Field(
         default="transformers",
-        description="What samples the model in training: transformers (on the very weights) or vllm (on a copy, renewed before each draw).",
+        description="What samples the model in training: transformers (on the very weights) or vllm (on a copy, renewed before sampling).",
     )
     engine_memory: float = Field(
         default=0.3,
@@ -43,21 +43,25 @@ class TrainingConfig(BaseModel):
         lt=1,
         description="Share of the device's memory that vllm takes for its copy and cache; VLLM_CPU_KVCACHE_SPACE wins over it on a processor.",
     )
-    seed: int = Field(default=0, description="Of the order of rows and of every draw.")
+    seed: int = Field(default=0, description="Random seed of the order of rows and of sampling.")
     dev_share: float = Field(default=0.1, ge=0, le=0.5, description="Share of the train problems kept for early stopping.")
-    eval_every: int | None = Field(default=None, ge=1, description="Steps between looks at the dev slice; None never looks.")
-    eval_samples: int = Field(default=4, ge=1, description="Samples of each dev problem at a look, the same seeds every time.")
+    eval_every: int | None = Field(
+        default=None, ge=1, description="Steps between evaluations on the dev slice; None never evaluates."
+    )
+    eval_samples: int = Field(
+        default=4, ge=1, description="Samples of each dev problem in an evaluation, with the same seeds every time."
+    )
     patience: int | None = Field(
-        default=None, ge=1, description="Stop after this many looks without a better one; None never stops."
+        default=None, ge=1, description="Stop after this many dev evaluations without a better one; None never stops."
     )
     target: float | None = Field(
-        default=None, gt=0, le=1, description="Stop at the first look with a dev pass@1 of at least this; needs eval_every."
+        default=None, gt=0, le=1, description="Stop at the first dev evaluation with a pass@1 of at least this; needs eval_every."
     )
     max_dev_loss: float | None = Field(
         default=None,
         ge=0,
         lt=1,
-        description="Stop when dev pass@1 has fallen by more than this below the look before the first step; needs eval_every.",
+        description="Stop when dev pass@1 has fallen by more than this below the evaluation before the first step; needs eval_every.",
     )
     save_every: int | None = Field(
         default=None,
@@ -68,15 +72,16 @@ class TrainingConfig(BaseModel):
     lora_rank: int | None = Field(
         default=None,
         ge=1,
-        description="Train addends of this rank to linear maps (LoRA, 2106.09685) and nothing else; None: all.",
+        description="Train LoRA weights of this rank (2106.09685) on linear layers and nothing else; None: all weights.",
     )
     lora_alpha: float = Field(
         default=32.0,
         gt=0,
-        description="The addends count lora_alpha / lora_rank times. 32 lets one learning rate fit most ranks.",
+        description="LoRA weights are scaled by lora_alpha / lora_rank. 32 lets one learning rate fit most ranks.",
     )
     lora_targets: Literal["all-linear"] | tuple[str, ...] = Field(
-        default="all-linear", description="Which maps get an addend: all but the head, or names like [q_proj, v_proj]."
+        default="all-linear",
+        description="Which linear layers get LoRA weights: all but the head, or names like [q_proj, v_proj].",
     )
     gradient_checkpointing: bool = Field(
         default=False,
@@ -86,7 +91,7 @@ class TrainingConfig(BaseModel):
         default=None,
         ge=0,
         lt=1,
-        description="Keep decay · average + (1 − decay) · weights after each step, and look at and save that average; None: the "
+        description="Keep decay · average + (1 − decay) · weights after each step, and evaluate and save that average; None: the "
         "last weights. It spans about 1 / (1 − decay) steps and begins at the start's weights: .9 for a hundred steps, .999 for many thousand.",
     )
     checkpoint_dtype: Literal["float32", "bfloat16"] = Field(
@@ -95,7 +100,7 @@ class TrainingConfig(BaseModel):
 
 
 class EpochConfig(TrainingConfig):
-    """Knobs of stages that deal prepared rows out in epochs."""
+    """Settings of stages that deal prepared rows out in epochs."""
 
     rows_per_batch: int = Field(
         default=16, ge=1, description="Rows (pairs, where a stage learns from pairs) in one optimizer batch."
@@ -103,7 +108,7 @@ class EpochConfig(TrainingConfig):
 
 
 class RolloutConfig(TrainingConfig):
-    """Knobs of stages that sample the model in training."""
+    """Settings of stages that sample the model in training."""
 
     learning_rate: float = Field(
         default=5e-6, gt=0, description="Peak learning rate. DeepSeekMath and most of practice: 1e-6, for models of 1B and more."
@@ -117,14 +122,16 @@ class RolloutConfig(TrainingConfig):
     importance_cap: float | None = Field(
         default=2.0,
         gt=0,
-        description="Cap of the weight trainer/sampler probability that corrects what the sampler computes otherwise; None: no weight.",
+        description="Cap of the weight trainer/sampler probability that corrects differences between sampler and trainer; None: no weight.",
     )
     kl_weight: float = Field(
-        default=0.0, ge=0, description="Weight of the k3 divergence to the start. DeepSeekMath: .04; now mostly 0."
+        default=0.0,
+        ge=0,
+        description="Weight of the k3 divergence to the model before training. DeepSeekMath: .04; now mostly 0.",
     )
     signal_scaled: bool = Field(
         default=True,
-        description="Multiply the learning rate by the share of groups with a signal: Adam would make a full-size step of one rare success.",
+        description="Multiply the learning rate by the share of groups with signal: Adam would make a full-size step of one rare success.",
     )
 
 

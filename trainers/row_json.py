@@ -17,21 +17,21 @@ _MADE_FROM = {"split": Split, "role": RowRole}
 
 
 def row_to_json(row: TrainingRow) -> dict[str, Any]:
-    """What is not at its default; float32 arrays become numbers that read back as the same float32."""
-    said: dict[str, Any] = {}
+    """Return what is not at its default; float32 arrays become numbers that read back as the same float32."""
+    found: dict[str, Any] = {}
     for each in fields(row):
         value = getattr(row, each.name)
         if isinstance(value, np.ndarray):
-            said[each.name] = {"dtype": str(value.dtype), "values": value.tolist()}
+            found[each.name] = {"dtype": str(value.dtype), "values": value.tolist()}
         elif value is not each.default:
-            said[each.name] = value
-    return said
+            found[each.name] = value
+    return found
 
 
-def row_from_json(said: Mapping[str, Any]) -> TrainingRow:
-    """The row of `row_to_json`."""
+def row_from_json(found: Mapping[str, Any]) -> TrainingRow:
+    """Return the row that `row_to_json` wrote."""
     values: dict[str, Any] = {}
-    for key, value in said.items():
+    for key, value in found.items():
         if isinstance(value, dict):
             values[key] = np.array(value["values"], dtype=value["dtype"])
         elif isinstance(value, list):
@@ -42,7 +42,7 @@ def row_from_json(said: Mapping[str, Any]) -> TrainingRow:
 
 
 def fingerprint_rows(rows: Sequence[TrainingRow]) -> str:
-    """Hash of rows in their order; empty for none."""
+    """Hash rows in their order; empty for none."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row_to_json(row), sort_keys=True).encode())

@@ -1,4 +1,4 @@
-"""A stage = source × credit × terms × reduction: the four choices that tell post-training methods apart, as interfaces."""
+"""A stage = source × credit × terms × reduction: the four choices in which post-training methods differ, as interfaces."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Score(StrEnum):
     OLD = "old"
     """The same model before the first optimizer step on this batch."""
     SAMPLER = "sampler"
-    """The engine's copy, in its precision, when it drew the tokens."""
+    """The engine's copy, in its precision, when it sampled the tokens."""
     REFERENCE = "reference"
     """The model before training."""
     TEACHER = "teacher"
     """The teacher, behind its own prompt where the row has one."""
     DIVERGENCE = "divergence"
-    """Not a log-probability: the divergence between the whole distributions of teacher and policy, with a gradient."""
+    """Not a log-probability: the divergence between the full distributions of teacher and policy, with a gradient."""
     ENTROPY = "entropy"
     """Not a log-probability: the entropy of the policy's distribution at each token, nats, no gradient."""
     VALUE = "value"
-    """Not a log-probability: what the scalar head says before each token, with a gradient."""
+    """Not a log-probability: the scalar head's output before each token, with a gradient."""
 
 
 Divergences = Callable[[float, float], Tensor]
@@ -53,7 +53,7 @@ Divergences = Callable[[float, float], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardScores:
-    """Everything known about the N completion tokens of a micro-batch of R rows; what no term asked for is None."""
+    """Hold the scores of the N completion tokens of a micro-batch of R rows; what no term needs is None."""
 
     rows: tuple[TrainingRow, ...]
     """[R] in the order of their tokens; no row is ever divided between micro-batches."""
@@ -78,22 +78,22 @@ class ForwardScores:
 
     @cached_property
     def learned(self) -> Tensor:
-        """[N] bool: tokens that count; those of other speakers in a chat do not."""
+        """[N] bool: tokens that are learned; those of other speakers in a chat are not."""
         counted = [
             np.ones(len(row.completion_ids), bool) if row.token_weights is None else row.token_weights > 0 for row in self.rows
         ]
         return torch.from_numpy(np.concatenate(counted)).to(self.policy.device)
 
     def row_sum(self, values: Tensor) -> Tensor:
-        """[R] sums over the tokens of each row."""
+        """Return [R] sums over the tokens of each row."""
         return values.new_zeros(len(self.rows)).index_add(0, self.sequence, values)
 
     def row_mean(self, values: Tensor) -> Tensor:
-        """[R] means over the tokens of each row."""
+        """Return [R] means over the tokens of each row."""
         return self.row_sum(values) / self.lengths
 
     def row_last(self, values: Tensor) -> Tensor:
-        """[R] the value at the last token of each row."""
+        """Return [R] values at the last token of each row."""
         return values[self.lengths.long().cumsum(0) - 1]
 
     @cached_property
@@ -106,7 +106,7 @@ class ForwardScores:
         return torch.tensor(chosen, device=device, dtype=torch.long), torch.tensor(partners, device=device, dtype=torch.long)
 
     def of_roles(self, roles: frozenset[RowRole] | None) -> tuple[ForwardScores, Tensor | None]:
-        """The scores of the rows of some roles, and the [N] mask that chose their tokens; None for all of them."""
+        """Return the scores of the rows of some roles, and the [N] mask that chose their tokens; None for all of them."""
         if roles is None or all(row.role in roles for row in self.rows):
             return self, None
         kept = torch.tensor([row.role in roles for row in self.rows], device=self.policy.device)
@@ -119,13 +119,13 @@ class ForwardScores:
                 chosen[each.name] = value[mask]
         chosen["sequence"] = numbers[chosen["sequence"]]
         if self.divergence is not None:
-            whole = self.divergence
-            chosen["divergence"] = lambda beta, temperature: whole(beta, temperature)[mask]
+            divergence = self.divergence
+            chosen["divergence"] = lambda beta, temperature: divergence(beta, temperature)[mask]
         return replace(self, rows=tuple(row for row in self.rows if row.role in roles), **chosen), mask
 
 
 class Level(StrEnum):
-    """Of what a term gives one loss each."""
+    """What a term gives one loss each of."""
 
     TOKEN = "token"
     ROW = "row"
@@ -135,7 +135,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TermLoss:
-    """What a term says about a micro-batch."""
+    """Hold the losses of a term on a micro-batch."""
 
     losses: Tensor
     """[N], [R] or [P] by the term's level, before reduction."""
@@ -144,7 +144,7 @@ class TermLoss:
 
 
 class Term(Protocol):
-    """One addend of the loss."""
+    """One term of the loss."""
 
     @property
     def name(self) -> str:
@@ -158,34 +158,34 @@ class Term(Protocol):
 
     @property
     def level(self) -> Level:
-        """Of what it gives losses."""
+        """What it gives one loss each of."""
         ...
 
     @property
     def regularizer(self) -> bool:
-        """Whether it only holds the policy back: a batch on which nothing else acts is without signal."""
+        """Whether it only regularises: a batch to which no other term applies has no learning signal."""
         ...
 
     def applies_to(self, row: TrainingRow) -> bool:
-        """Whether the row can have a gradient; rows on which no term acts are not run at all."""
+        """Return whether the row can have a gradient; rows to which no term applies are not run at all."""
         ...
 
     def loss(self, scores: ForwardScores) -> TermLoss:
-        """The losses."""
+        """Return the losses, before reduction."""
         ...
 
 
 Reduction = Callable[[Sequence[TrainingRow]], list[Weights]]
-"""Gives every loss of a whole optimizer batch its share, per row, so that the loss is Σ share · loss.
+"""Gives every loss of an optimizer batch its weight, per row, so that the loss is Σ weight · loss.
 
-[T] shares per row for losses of tokens, [1] for those of rows and of pairs (a pair's share stands at its chosen row). Shares are known
-before the first backward pass, which is why micro-batches of any size give one and the same gradient.
+[T] weights per row for losses of tokens, [1] for those of rows and of pairs (a pair's weight stands at its chosen row). Weights are known
+before the first backward pass, which is why micro-batches of any size give the same gradient.
 """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Component:
-    """A term with what is averaged, how much it counts, and the rows it speaks of."""
+    """A term with what is averaged, how much it counts, and the rows it applies to."""
 
     term: Term
     reduction: Reduction
@@ -198,58 +198,58 @@ class Component:
     """Whether the denominator counts all rows of the batch, so that components of one batch share it."""
 
     def weight_at(self, step: int) -> float:
-        """The factor at a step."""
+        """Return the factor at a step."""
         return self.weight if isinstance(self.weight, int | float) else self.weight(step)
 
     def applies_to(self, row: TrainingRow) -> bool:
-        """Whether the row has one of its roles."""
+        """Return whether the row has one of its roles."""
         return self.roles is None or row.role in self.roles
 
 
 class RowScorer(Protocol):
-    """Scores rows without a gradient, before the step."""
+    """Score rows without a gradient, before the step."""
 
     def __call__(self, rows: Sequence[TrainingRow], score: Score) -> list[Floats]:
-        """[T] numbers for each row."""
+        """Return [T] numbers for each row."""
         ...
 
 
 class Credit(Protocol):
-    """Fills in the advantages of rows, or whatever else a row is compared with."""
+    """Fill in the advantages of rows, or the baseline that a row is compared with."""
 
     def assign(self, rows: Sequence[TrainingRow], score_rows: RowScorer) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
-        """Rows with advantages, in the same order, and what is worth logging. Rows that were only to be looked at are left out."""
+        """Return rows with advantages, in the same order, and what to log. Rows that only serve to compute them are left out."""
         ...
 
 
 class Source(Protocol):
-    """Where rows come from."""
+    """Give the rows to train on."""
 
     def prepare(self) -> tuple[int, Mapping[str, float]]:
-        """Get ready; how many batches there will be, and what is worth logging. 0 batches: nothing to learn from."""
+        """Prepare; return how many batches there will be, and what to log. 0 batches: nothing to learn from."""
         ...
 
     def batch(self, step: int) -> Batch:
-        """The rows of a step, 0 ≤ step < the number of batches; asked in order."""
+        """Return the rows of a step, 0 ≤ step < the number of batches; called in order."""
         ...
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A source, or a part of one whose batches depend on more than the step, the weights and what `prepare` made."""
+    """Keep what a source knows from earlier steps, where its batches depend on more than the step, the weights and `prepare`."""
 
     def state(self) -> dict[str, Any]:
-        """What it knows: JSON values and training rows. Asked after every step, so it must be cheap, and a copy of what changes."""
+        """Return JSON values and training rows. Called after every step, so it must be cheap, and copy what changes."""
         ...
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Know it again, after `prepare`; rows come as `row_json.row_to_json` wrote them."""
+        """Restore it, after `prepare`; rows come as `row_json.row_to_json` wrote them."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """A post-training method, ready for the loop."""
+    """A post-training method, ready for the training loop."""
 
     source: Source
     credit: Credit
@@ -258,9 +258,9 @@ class Stage:
     scalar_head: nn.Linear | None = None
     """[H] → 1, trained with the model: a value function, or what makes a reward model of it."""
     teaches_itself: bool = False
-    """Whether the teacher is the model before training, even where another one is at hand."""
+    """Whether the teacher is the model before training, even where another one is given."""
     transform: Callable[[], Mapping[str, float]] | None = None
-    """What is done to the weights in place of steps; gives what is worth logging."""
+    """Changes the weights in place of steps; returns what to log."""
 
     @property
     def needs(self) -> frozenset[Score]:
@@ -281,7 +281,7 @@ class FrozenModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingInputs:
-    """What a recipe may build from."""
+    """Hold what a recipe may build from."""
 
     engine: Engine
     training_set: TrainingSet
@@ -295,7 +295,7 @@ class TrainingInputs:
     data: tuple[TrainingRow, ...] = ()
     """Rows of a data set or of a finished run, which are used in place of what the problems offer."""
     prompts: tuple[TrainingProblem, ...] = ()
-    """Prompts of a data set, which are sampled in place of the train problems. Nothing grades an answer to them."""
+    """Prompts of a data set, which are sampled in place of the train problems. Answers to them are not graded."""
     teacher: FrozenModel | None = None
     earlier: FrozenModel | None = None
 

@@ -1,7 +1,7 @@
 """What passes through a trainer: training rows, batches of them, and the one door through which problems come in.
 
 Axis letters, here and in the other files: P problems, G samples of a problem, R rows (one completion each), T tokens of one
-completion, N completion tokens of a whole micro-batch, B × S a padded model input, V the vocabulary, H the hidden width.
+completion, N completion tokens of a micro-batch, B × S a padded model input, V the vocabulary, H the hidden width.
 """
 
 from __future__ import annotations
@@ -25,20 +25,22 @@ OnStep = Callable[[Mapping[str, object]], None]
 class MeasuredProblemError(UserError):
     """A problem that is kept for measuring was about to be trained on."""
 
+    default_code = "measured_problem"
+
 
 class RowRole(StrEnum):
     """What a row stands for in its batch; a component of the loss may act on rows of some roles alone."""
 
     SAMPLE = "sample"
-    """Drawn from the policy in training."""
+    """Sampled from the policy in training."""
     DEMONSTRATION = "demonstration"
-    """Written by somebody else, to be imitated: a reference path, a teacher's answer."""
+    """To be imitated: a reference path, a teacher's answer."""
     CHOSEN = "chosen"
     """The better answer of a pair, or an answer labelled good."""
     REJECTED = "rejected"
     """The worse answer of a pair, or an answer labelled bad."""
     MISMATCHED = "mismatched"
-    """An answer beside a prompt that is not its own: only looked at, for KTO's reference point."""
+    """An answer behind a prompt that is not its own, scored for KTO's reference point and never trained on."""
 
 
 class Material(StrEnum):
@@ -65,7 +67,7 @@ class TrainingRow:
     completion_ids: tuple[int, ...]
     """[T] what is learned from, the end token included where there is one."""
     sampler_logprobs: Floats | None = None
-    """[T] log-probabilities under the distribution that drew the tokens; None where nobody drew them."""
+    """[T] log-probabilities under the distribution that the tokens were sampled from; None where they were not sampled."""
     reward: float | None = None
     """In [0, 1]; None where there is none, or where the grade is missing."""
     advantages: Floats | None = None
@@ -77,7 +79,7 @@ class TrainingRow:
     old_values: Floats | None = None
     """[T] what it said; filled in by the credit."""
     baseline: float = 0.0
-    """What the score of the whole row is compared with; filled in by the credit (KTO's reference point)."""
+    """What the score of the row is compared with; filled in by the credit (KTO's reference point)."""
     role: RowRole = RowRole.SAMPLE
     teacher_prompt_ids: tuple[int, ...] | None = None
     """What the teacher reads before the completion, where that is not `prompt_ids`: a hint, worked examples."""
@@ -98,17 +100,20 @@ class TrainingRow:
         """
         if not self.prompt_ids or not self.completion_ids:
             raise UserError(
-                f"{self.behavior}/{self.problem_id}: a training row needs at least one prompt and one completion token"
+                f"{self.behavior}/{self.problem_id}: a training row needs at least one prompt and one completion token",
+                code="row_is_empty",
             )
         if len(self.step_ends) != len(self.step_scores):
             raise UserError(
-                f"{self.behavior}/{self.problem_id}: {len(self.step_scores)} step scores for {len(self.step_ends)} steps"
+                f"{self.behavior}/{self.problem_id}: {len(self.step_scores)} step scores for {len(self.step_ends)} steps",
+                code="row_lengths_differ",
             )
         for name in ("sampler_logprobs", "advantages", "token_weights", "returns", "old_values"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.completion_ids):
                 raise UserError(
-                    f"{self.behavior}/{self.problem_id}: {name} has {len(values)} values for {len(self.completion_ids)} tokens"
+                    f"{self.behavior}/{self.problem_id}: {name} has {len(values)} values for {len(self.completion_ids)} tokens",
+                    code="row_lengths_differ",
                 )
 
 
@@ -172,10 +177,12 @@ class TrainingSet:
 
     def __init__(self, behaviors: Sequence[Behavior], *, dev_share: float = 0.1) -> None:
         if not 0.0 <= dev_share <= 0.5:
-            raise UserError(f"dev_share is {dev_share}; it must lie in [0, 0.5]")
+            raise UserError(f"dev_share is {dev_share}; it must lie in [0, 0.5]", code="dev_share_out_of_range")
         self.behaviors: Mapping[str, Behavior] = {behavior.name: behavior for behavior in behaviors}
         if len(self.behaviors) != len(behaviors):
-            raise UserError(f"two behaviors of one name in {[behavior.name for behavior in behaviors]}; rename one")
+            raise UserError(
+                f"two behaviors of one name in {[behavior.name for behavior in behaviors]}; rename one", code="duplicate_behavior"
+            )
         train: list[TrainingProblem] = []
         dev: list[TrainingProblem] = []
         for behavior in behaviors:
@@ -185,11 +192,14 @@ class TrainingSet:
             for problem in problems:
                 (dev if problem.key in dev_keys else train).append(TrainingProblem(behavior=behavior, problem=problem))
         if not train:
-            raise UserError("no problem of the train split; set split.train in the behavior file, or give a train file")
+            raise UserError(
+                "no problem of the train split; set split.train in the behavior file, or give a train file",
+                code="no_train_problems",
+            )
         self.train: tuple[TrainingProblem, ...] = tuple(train)
         """What stages learn from."""
         self.dev: tuple[TrainingProblem, ...] = tuple(dev)
-        """What early stopping and checkpoint choice look at; never a verdict."""
+        """What early stopping and checkpoint choice are decided on; never a verdict."""
         self._train_ids = {(item.behavior.name, item.problem.id) for item in train}
 
     def _refuse_measured_keys(self, behavior: Behavior, problems: Iterable[Problem]) -> None:
@@ -211,7 +221,9 @@ class TrainingSet:
             UserError: The behavior is unknown.
         """
         if behavior not in self.behaviors:
-            raise UserError(f"behavior {behavior!r} is not in this training set; it has {', '.join(self.behaviors)}")
+            raise UserError(
+                f"behavior {behavior!r} is not in this training set; it has {', '.join(self.behaviors)}", code="unknown_behavior"
+            )
         self._refuse_measured_keys(self.behaviors[behavior], problems)
         return tuple(TrainingProblem(behavior=self.behaviors[behavior], problem=problem) for problem in problems)
 
@@ -238,7 +250,7 @@ class TrainingSet:
 
 
 def _dev_keys(behavior: str, keys: set[str], share: float) -> set[str]:
-    """The keys with the smallest hashes."""
+    """Return the keys with the smallest hashes."""
     if share == 0.0:
         return set()
     num_dev = min(max(round(share * len(keys)), 4), len(keys) // 4)

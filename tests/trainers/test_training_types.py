@@ -30,8 +30,10 @@ def test_dev_slice_is_never_more_than_a_quarter_and_may_be_off() -> None:
 def test_a_train_problem_that_equals_a_measured_one_is_refused() -> None:
     behavior = make_behavior()
     twin = replace(make_problem(99), key=behavior.split(Split.EVAL)[0].key)
-    with pytest.raises(MeasuredProblemError, match="p99"):
+    with pytest.raises(MeasuredProblemError) as caught:
         TrainingSet([replace(behavior, problems=(*behavior.problems, twin))])
+    assert caught.value.code == "measured_problem"
+    assert "sums/p99" in str(caught.value)
 
 
 def test_explicit_problems_and_rows_of_other_splits_are_refused() -> None:
@@ -43,8 +45,9 @@ def test_explicit_problems_and_rows_of_other_splits_are_refused() -> None:
     # Relabelling the problem does not help: its key is known.
     with pytest.raises(MeasuredProblemError):
         training_set.admit([replace(behavior.split(Split.EVAL)[0], split=Split.TRAIN)], "sums")
-    with pytest.raises(UserError, match="sums"):
+    with pytest.raises(UserError) as caught:
         training_set.admit([], "other")
+    assert caught.value.code == "unknown_behavior"
 
     def row(problem_id: str, split: Split) -> TrainingRow:
         return TrainingRow(behavior="sums", problem_id=problem_id, split=split, group_id="", prompt_ids=(1,), completion_ids=(2,))
@@ -67,7 +70,10 @@ def test_dev_rows_are_refused_as_training_rows() -> None:
 
 def test_rows_that_cannot_be_scored_are_refused() -> None:
     base = {"behavior": "b", "problem_id": "p", "split": Split.TRAIN, "group_id": "g"}
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as caught:
         TrainingRow(**base, prompt_ids=(), completion_ids=(1,))
-    with pytest.raises(UserError, match="advantages"):
+    assert caught.value.code == "row_is_empty"
+    with pytest.raises(UserError) as caught:
         TrainingRow(**base, prompt_ids=(1,), completion_ids=(1, 2), advantages=np.zeros(3, dtype=np.float32))
+    assert caught.value.code == "row_lengths_differ"
+    assert "advantages" in str(caught.value)

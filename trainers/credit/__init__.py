@@ -1,1 +1,1 @@
-"""Who gets the praise: advantages for the tokens of a row."""
+"""Credit assignment: advantages for the tokens of a row."""

@@ -19,9 +19,8 @@ from posttrain.trainers.training_types import TrainingRow
 class GroupCredit:
     """A = (r − baseline) / (std + eps) over the graded rows of a group, the same for every token of a row.
 
-    The standard deviation is the sample's (divided by G − 1). A group of equal rewards has exactly zero advantage, not
-    rounding noise divided by eps, and is counted as without signal. Rows without a reward (the verifier failed) take no part
-    and learn nothing. With `leave_one_out` the baseline is the mean of the other rows, which is G / (G − 1) times the distance from the mean
+    The standard deviation is the sample's (divided by G − 1). A zero-variance group has exactly zero advantage, not rounding noise divided
+    by eps. Rows without a reward (the verifier failed) take no part and learn nothing. With `leave_one_out` the baseline is the mean of the other rows, which is G / (G − 1) times the distance from the mean
     of all.
     """
 
@@ -30,15 +29,15 @@ class GroupCredit:
     eps: float = 1e-4
 
     def assign(self, rows: Sequence[TrainingRow], score_rows: RowScorer) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
-        """Rows with advantages; logs mean reward, the share of groups without signal and the share of ungraded rows."""
+        """Return rows with advantages; log the mean reward, the share of zero-variance groups and the share of ungraded rows."""
         groups = group_indices(rows)
         advantages = np.zeros(len(rows))
-        no_signal = 0
+        num_without_signal = 0
         for members in groups.values():
             graded = [index for index in members if rows[index].reward is not None]
             rewards = np.array([rows[index].reward for index in graded], dtype=np.float64)
             if len(graded) < 2 or rewards.min() == rewards.max():
-                no_signal += 1
+                num_without_signal += 1
                 continue
             centred = rewards - rewards.mean()
             if self.leave_one_out:
@@ -48,11 +47,11 @@ class GroupCredit:
             replace(row, advantages=np.full(len(row.completion_ids), advantage, dtype=np.float32))
             for row, advantage in zip(rows, advantages, strict=True)
         )
-        return filled, reward_metrics(rows, len(groups), no_signal)
+        return filled, reward_metrics(rows, len(groups), num_without_signal)
 
 
 def group_indices(rows: Sequence[TrainingRow]) -> dict[str, list[int]]:
-    """Group id → the places of its rows."""
+    """Return group id → the indices of its rows."""
     groups: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         groups.setdefault(row.group_id, []).append(index)
@@ -60,7 +59,7 @@ def group_indices(rows: Sequence[TrainingRow]) -> dict[str, list[int]]:
 
 
 def reward_metrics(rows: Sequence[TrainingRow], num_groups: int, num_without_signal: int) -> dict[str, float]:
-    """What every stage with rewards logs."""
+    """Return what every stage with rewards logs."""
     known = [row.reward for row in rows if row.reward is not None]
     return {
         "reward": float(np.mean(known)) if known else float("nan"),

@@ -1,4 +1,4 @@
-"""No credit: every row is as good as the other, as in imitation."""
+"""No credit: every row counts alike, as in imitation."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from posttrain.trainers.training_types import TrainingRow
 
 
 class NoCredit:
-    """Leaves rows as they are."""
+    """Leave rows as they are."""
 
     def assign(self, rows: Sequence[TrainingRow], score_rows: RowScorer) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
-        """The rows themselves."""
+        """Return the rows themselves."""
         return tuple(rows), {}

@@ -15,7 +15,7 @@ class ReferencePoint:
     """z = max(0, mean over the batch's mismatched rows of Σ_t log π − log π_ref), an estimate of KL(π‖π_ref) without a gradient."""
 
     def assign(self, rows: Sequence[TrainingRow], score_rows: RowScorer) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
-        """The labelled rows, each compared with z; the mismatched ones are left out."""
+        """Return the labelled rows with z as their baseline; the mismatched ones are left out."""
         mismatched = [row for row in rows if row.role is RowRole.MISMATCHED]
         point = 0.0
         if mismatched:

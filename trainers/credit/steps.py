@@ -17,24 +17,24 @@ class StepCredit:
     """A_k = min_{j ≥ k} s_j − the mean over the group's other rows of min_j s_j, for every token of step k.
 
     The minimum, not the sum, because a sum is raised by writing more steps. `outcome_weight` adds that share of the verifier's own reward,
-    compared within the group, so that good-looking steps without a right answer do not pay for ever. A group in which every step of every
-    row is worth the same is without signal.
+    compared within the group, so that good-looking steps without a right answer are not rewarded for ever. A group in which every step
+    of every row is worth the same has no signal.
     """
 
     outcome_weight: float = 0.1
 
     def assign(self, rows: Sequence[TrainingRow], score_rows: RowScorer) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
-        """Rows with advantages that change from step to step."""
+        """Return rows with advantages that change from step to step."""
         groups = group_indices(rows)
         advantages = [np.zeros(len(row.completion_ids), dtype=np.float32) for row in rows]
-        no_signal = 0
+        num_without_signal = 0
         for members in groups.values():
             graded = [index for index in members if rows[index].reward is not None and rows[index].step_ends]
             futures = {index: np.minimum.accumulate(np.array(rows[index].step_scores)[::-1])[::-1] for index in graded}
             rewards = {index: float(rows[index].reward or 0.0) for index in graded}
             levels = {float(value) for future in futures.values() for value in future}
             if len(graded) < 2 or (len(levels) < 2 and len(set(rewards.values())) < 2):
-                no_signal += 1
+                num_without_signal += 1
                 continue
             for index in graded:
                 others = [other for other in graded if other != index]
@@ -47,5 +47,5 @@ class StepCredit:
                 advantages[index][start:] = (futures[index][-1] - step_baseline) + self.outcome_weight * outcome
         filled = tuple(replace(row, advantages=values) for row, values in zip(rows, advantages, strict=True))
         scores = [score for row in rows for score in row.step_scores]
-        metrics = reward_metrics(rows, len(groups), no_signal)
+        metrics = reward_metrics(rows, len(groups), num_without_signal)
         return filled, metrics | {"step_score": float(np.mean(scores)) if scores else float("nan")}

@@ -1,4 +1,4 @@
-"""Credit by what a teacher thinks of the rest of a sample (MiniLLM, arXiv 2306.08543)."""
+"""Credit by how likely a teacher finds what follows in a sample (MiniLLM, arXiv 2306.08543)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from posttrain.trainers.training_types import TrainingRow
 class TeacherCredit:
     """A_t = (1 / (T − t)) Σ_{t' > t} log teacher(y_t') − log π(y_t'): the mean over what follows, so that length earns nothing.
 
-    The part of token t itself is left to the divergence term, which has it exactly over the whole vocabulary.
+    The contribution of token t itself is left to the divergence term, which has it exactly over the full vocabulary.
     """
 
     def assign(self, rows: Sequence[TrainingRow], score_rows: RowScorer) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
-        """Rows with advantages; logs the mean log-ratio, minus an estimate of KL(π‖teacher) per token."""
+        """Return rows with advantages; log the mean log-ratio, minus an estimate of KL(π‖teacher) per token."""
         teacher, policy = score_rows(rows, Score.TEACHER), score_rows(rows, Score.POLICY)
         filled, every = [], []
         for row, of_teacher, of_policy in zip(rows, teacher, policy, strict=True):

@@ -16,15 +16,15 @@ from posttrain.trainers.training_types import TrainingRow
 class ValueCredit:
     """A_t = Σ_l (γλ)^l δ_{t+l}, δ_t = r_t + γ V_{t+1} − V_t; the reward comes with the last token, and nothing is worth more after it.
 
-    Advantages are whitened over the batch. Where all rewards of a batch are equal they are exactly 0: the distance between the rewards
-    and a value function that does not know them yet is no reason to move the policy.
+    Advantages are whitened over the batch. Where all rewards of a batch are equal they are exactly 0: the error of a value function that has
+    not learned the rewards yet is no reason to move the policy.
     """
 
     gamma: float = 1.0
     lam: float = 0.95
 
     def assign(self, rows: Sequence[TrainingRow], score_rows: RowScorer) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
-        """Rows with advantages, returns and the values that they were made with."""
+        """Return rows with advantages, returns and the values that they were computed from."""
         graded = [index for index, row in enumerate(rows) if row.reward is not None]
         values = score_rows([rows[index] for index in graded], Score.VALUE)
         advantages: dict[int, np.ndarray] = {}

@@ -19,11 +19,11 @@ class KlToReference:
     regularizer: ClassVar[bool] = True
 
     def applies_to(self, row: TrainingRow) -> bool:
-        """Always."""
+        """Return True: it applies to every row."""
         return True
 
     def loss(self, scores: ForwardScores) -> TermLoss:
-        """[N] nats."""
+        """Return [N] losses, nats."""
         assert scores.reference is not None
         log_ratio = scores.reference - scores.policy
         losses = log_ratio.exp() - 1 - log_ratio
@@ -32,7 +32,7 @@ class KlToReference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherDivergence:
-    """β KL(teacher‖M) + (1 − β) KL(π‖M), M = β·teacher + (1 − β)·π, over the whole vocabulary (GKD, arXiv 2306.13649).
+    """β KL(teacher‖M) + (1 − β) KL(π‖M), M = β·teacher + (1 − β)·π, over the full vocabulary (GKD, arXiv 2306.13649).
 
     β = 0 is the forward KL(teacher‖π), β = 1 the reverse KL(π‖teacher).
     """
@@ -45,11 +45,11 @@ class TeacherDivergence:
     regularizer: ClassVar[bool] = False
 
     def applies_to(self, row: TrainingRow) -> bool:
-        """Always."""
+        """Return True: it applies to every row."""
         return True
 
     def loss(self, scores: ForwardScores) -> TermLoss:
-        """[N] nats."""
+        """Return [N] losses, nats."""
         assert scores.divergence is not None
         losses = scores.divergence(self.beta, self.temperature)
         return TermLoss(losses=losses, metrics={"teacher_divergence": losses.detach()})

@@ -15,9 +15,9 @@ from posttrain.trainers.training_types import TrainingRow
 class Nll:
     """−w · log π(y_t): imitate every token.
 
-    `token_weight` says how much, without a gradient: `one` for all alike (SFT); `probability`, w = π(y_t), so that unlikely tokens
-    do not dominate (DFT, arXiv 2508.05629); `doubt`, w = π(y_t)(1 − π(y_t)), which leaves out what is known and what is far off
-    (CHORD-φ, arXiv 2508.11408).
+    `token_weight` chooses w, which has no gradient: `one` for all alike (SFT); `probability`, w = π(y_t), so that low-probability tokens
+    do not dominate (DFT, arXiv 2508.05629); `doubt`, w = π(y_t)(1 − π(y_t)), which leaves out known and out-of-support tokens (CHORD-φ,
+    arXiv 2508.11408).
     """
 
     token_weight: str = "one"
@@ -27,11 +27,11 @@ class Nll:
     regularizer: ClassVar[bool] = False
 
     def applies_to(self, row: TrainingRow) -> bool:
-        """Always."""
+        """Return True: it applies to every row."""
         return True
 
     def loss(self, scores: ForwardScores) -> TermLoss:
-        """[N] nats."""
+        """Return [N] losses, nats."""
         losses = -scores.policy
         metrics = {"nll": losses.detach()[scores.learned]}
         if self.token_weight == "one":

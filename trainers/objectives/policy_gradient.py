@@ -17,13 +17,13 @@ from posttrain.trainers.training_types import RowRole, TrainingRow
 class PolicyGradient:
     """−min(r A, clip(r, 1 − eps_low, 1 + eps_high) A), r = π / π_old: PPO's clipped surrogate (arXiv 1707.06347).
 
-    `ratio` says of what r is: of each `token`; of the `sequence_mean`, (Π r_t)^(1/T), for all tokens of a row (GSPO, arXiv 2507.18071);
-    of the whole `sequence`, Π r_t (RLOO, arXiv 2402.14740). With `detach_ratio` the loss is −min(r, 1 + eps_high) A log π with the
+    `ratio` chooses what r is the ratio of: each `token`; the `sequence_mean`, (Π r_t)^(1/T), for all tokens of a row (GSPO, arXiv 2507.18071);
+    the whole `sequence`, Π r_t (RLOO, arXiv 2402.14740). With `detach_ratio` the loss is −min(r, 1 + eps_high) A log π with the
     weight held fixed, so that no token loses its gradient (CISPO, arXiv 2506.13585).
 
     On the first step on a batch π_old is π, r is exactly 1 and the gradient is REINFORCE's, −A ∇ log π (for the mean divided by T). With
-    `importance_cap` each loss is also weighted by min(π_old / π_sampler, cap), at the same level, without a gradient: the engine draws
-    in another precision than the trainer computes, so that even fresh samples come from a slightly different policy.
+    `importance_cap` each loss is also weighted by min(π_old / π_sampler, cap), at the same level, without a gradient: the engine samples
+    in another precision than the trainer computes in, so that even fresh samples come from a slightly different policy.
     """
 
     eps_low: float = 0.2
@@ -37,16 +37,16 @@ class PolicyGradient:
 
     @property
     def needs(self) -> frozenset[Score]:
-        """The sampler's log-probabilities only where they are used; the entropy for the log."""
+        """The sampler's log-probabilities only where they are used, and the entropy for the log."""
         base = {Score.POLICY, Score.OLD, Score.ENTROPY}
         return frozenset(base if self.importance_cap is None else base | {Score.SAMPLER})
 
     def applies_to(self, row: TrainingRow) -> bool:
-        """Where some token has an advantage."""
+        """Return whether some token has an advantage."""
         return row.advantages is not None and bool((row.advantages != 0).any())
 
     def loss(self, scores: ForwardScores) -> TermLoss:
-        """[N]; logs the share of tokens whose gradient is clipped away."""
+        """Return [N] losses; log the share of tokens whose gradient is clipped away."""
         assert scores.old is not None
         ratio = self._at_level(scores, scores.policy - scores.old).exp()
         if self.detach_ratio:
@@ -67,7 +67,7 @@ class PolicyGradient:
         return TermLoss(losses=losses, metrics=metrics)
 
     def _at_level(self, scores: ForwardScores, log_ratio: Tensor) -> Tensor:
-        """[N] each token's own log-ratio, or that of its row."""
+        """Return [N] log-ratios, of each token or of its row."""
         if self.ratio == "token":
             return log_ratio
         rows = scores.row_mean(log_ratio) if self.ratio == "sequence_mean" else scores.row_sum(log_ratio)
@@ -76,10 +76,10 @@ class PolicyGradient:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShapedImitation:
-    """−f(π) A on tokens that somebody else wrote, f(π) = π / (π + gamma): LUFFY's policy shaping (arXiv 2504.14945).
+    """−f(π) A on tokens of demonstrations, f(π) = π / (π + gamma): LUFFY's policy shaping (arXiv 2504.14945).
 
-    There is no ratio, since nobody knows how likely the writer found its words. The gradient is A f'(π) ∇π, which weighs unlikely tokens
-    more than π itself would.
+    There is no ratio, since the probability of a demonstration under its author is unknown. The gradient is A f'(π) ∇π, which weighs
+    low-probability tokens more than π itself would.
     """
 
     gamma: float = 0.1
@@ -89,11 +89,11 @@ class ShapedImitation:
     regularizer: ClassVar[bool] = False
 
     def applies_to(self, row: TrainingRow) -> bool:
-        """On demonstrations with an advantage."""
+        """Return whether the row is a demonstration with an advantage."""
         return row.role is RowRole.DEMONSTRATION and row.advantages is not None and bool((row.advantages != 0).any())
 
     def loss(self, scores: ForwardScores) -> TermLoss:
-        """[N]."""
+        """Return [N] losses."""
         probability = scores.policy.exp()
         shaped = probability / (probability + self.gamma)
         return TermLoss(losses=-shaped * scores.advantages, metrics={"demonstration_probability": probability.detach()})
@@ -101,9 +101,9 @@ class ShapedImitation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValueLoss:
-    """½ max((V − R)², (clip(V, V_old ± clip) − R)²): PPO's value function (arXiv 1707.06347); V_old is what the returns were made with.
+    """½ max((V − R)², (clip(V, V_old ± clip) − R)²): PPO's value function (arXiv 1707.06347); V_old is what the returns were computed from.
 
-    It never acts alone: what a value function has to learn from rewards that are all equal is no reason to move the policy's weights.
+    It never makes a step alone: what a value function has to learn from rewards that are all equal is no reason to move the policy's weights.
     """
 
     clip: float = 0.2
@@ -113,11 +113,11 @@ class ValueLoss:
     regularizer: ClassVar[bool] = True
 
     def applies_to(self, row: TrainingRow) -> bool:
-        """Where there are returns."""
+        """Return whether the row has returns."""
         return row.returns is not None
 
     def loss(self, scores: ForwardScores) -> TermLoss:
-        """[N]; logs the value."""
+        """Return [N] losses; log the value."""
         assert scores.value is not None
         returns = torch.from_numpy(np.concatenate([np.asarray(row.returns) for row in scores.rows])).to(scores.value)
         old = torch.from_numpy(np.concatenate([np.asarray(row.old_values) for row in scores.rows])).to(scores.value)

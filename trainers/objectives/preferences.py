@@ -1,6 +1,6 @@
 """Terms that make one answer likelier than another, and KTO's, which makes good answers likelier and bad ones less so.
 
-Below, w is the better and l the worse answer of a pair, log π(y) a sum over the tokens of y, and Δ(y) = log π(y) − log π_ref(y).
+Below, w is the chosen and l the rejected answer of a pair, log π(y) a sum over the tokens of y, and Δ(y) = log π(y) − log π_ref(y).
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from posttrain.trainers.training_types import RowRole, TrainingRow
 
 
 class _PairTerm:
-    """What all terms on pairs have in common."""
+    """Hold what all terms on pairs have in common."""
 
     __slots__ = ()
     level: ClassVar[Level] = Level.PAIR
     regularizer: ClassVar[bool] = False
 
     def applies_to(self, row: TrainingRow) -> bool:
-        """On both sides of a pair."""
+        """Return whether the row belongs to a pair."""
         return row.role in (RowRole.CHOSEN, RowRole.REJECTED)
 
 
-def _margin_metrics(better: Tensor, worse: Tensor) -> Mapping[str, Tensor]:
-    margin = (better - worse).detach()
-    return {"margin": margin, "pair_accuracy": (margin > 0).to(margin.dtype), "chosen_score": better.detach()}
+def _margin_metrics(chosen: Tensor, rejected: Tensor) -> Mapping[str, Tensor]:
+    margin = (chosen - rejected).detach()
+    return {"margin": margin, "pair_accuracy": (margin > 0).to(margin.dtype), "chosen_score": chosen.detach()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,7 @@ class ReferenceMargin(_PairTerm):
     needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY, Score.REFERENCE})
 
     def loss(self, scores: ForwardScores) -> TermLoss:
-        """[P]."""
+        """Return [P] losses."""
         assert scores.reference is not None
         over_rows = scores.row_sum if self.shape == "logistic" else scores.row_mean
         gains = over_rows(scores.policy - scores.reference)
@@ -74,7 +74,7 @@ class LikelihoodMargin(_PairTerm):
     needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY})
 
     def loss(self, scores: ForwardScores) -> TermLoss:
-        """[P]."""
+        """Return [P] losses."""
         likelihoods = scores.row_mean(scores.policy) if self.per_token else scores.row_sum(scores.policy)
         chosen, rejected = scores.pairs
         margin = likelihoods[chosen] - likelihoods[rejected]
@@ -95,7 +95,7 @@ class OddsRatio(_PairTerm):
     needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY})
 
     def loss(self, scores: ForwardScores) -> TermLoss:
-        """[P]."""
+        """Return [P] losses."""
         likelihoods = scores.row_mean(scores.policy)
         log_odds = likelihoods - _log1mexp(likelihoods)
         chosen, rejected = scores.pairs
@@ -106,7 +106,7 @@ class OddsRatio(_PairTerm):
 
 
 def _log1mexp(values: Tensor) -> Tensor:
-    """log(1 − exp(x)) for x < 0, without cancellation; x = 0 counts as the largest x below it."""
+    """Return log(1 − exp(x)) for x < 0, without cancellation; x = 0 counts as the largest x below it."""
     values = values.clamp(max=-torch.finfo(values.dtype).eps)
     return torch.where(values > -math.log(2), torch.log(-torch.expm1(values)), torch.log1p(-values.exp()))
 
@@ -127,11 +127,11 @@ class Kto:
     regularizer: ClassVar[bool] = False
 
     def applies_to(self, row: TrainingRow) -> bool:
-        """On labelled answers."""
+        """Return whether the row is a labelled answer."""
         return row.role in (RowRole.CHOSEN, RowRole.REJECTED)
 
     def loss(self, scores: ForwardScores) -> TermLoss:
-        """[R]."""
+        """Return [R] losses."""
         assert scores.reference is not None
         gains = scores.row_sum(scores.policy - scores.reference)
         good = torch.tensor([row.role is RowRole.CHOSEN for row in scores.rows], device=gains.device)

@@ -1,7 +1,6 @@
 """How losses become one number, named by what is averaged.
 
-Each gives every loss its share before anything runs backward. Those of tokens give [T] shares a row, those of rows, pairs and steps
-[1].
+Each gives every loss its weight before the first backward pass. Reductions of tokens give [T] weights a row, those of rows, pairs and steps [1].
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ def _token_weights(row: TrainingRow) -> Weights:
 
 
 def token_mean(rows: Sequence[TrainingRow]) -> list[Weights]:
-    """All tokens of the batch alike: long rows count more. One denominator, the batch's weighted token count."""
+    """Average over all tokens of the batch: long rows count more. One denominator, the batch's weighted token count."""
     weights = [_token_weights(row) for row in rows]
     total = sum(weight.sum() for weight in weights)
     return [weight / total if total > 0 else weight for weight in weights]
 
 
 def sequence_mean(rows: Sequence[TrainingRow]) -> list[Weights]:
-    """The mean over the tokens of a row, then over rows: short and long rows count alike.
+    """Average over the tokens of a row, then over rows: short and long rows count alike.
 
     A row without weight still counts as one.
     """
@@ -37,12 +36,12 @@ def sequence_mean(rows: Sequence[TrainingRow]) -> list[Weights]:
 
 
 def sequence_sum(rows: Sequence[TrainingRow]) -> list[Weights]:
-    """The sum over the tokens of a row, then the mean over rows: the gradient of a sequence's log-probability."""
+    """Sum over the tokens of a row, then average over rows: the gradient of a sequence's log-probability."""
     return [_token_weights(row) / len(rows) for row in rows]
 
 
 def constant_length(length: int) -> Reduction:
-    """The sum over the tokens of a row divided by a constant, then the mean over rows: Dr. GRPO's (arXiv 2503.20783).
+    """Sum over the tokens of a row divided by a constant, then average over rows: Dr. GRPO's (arXiv 2503.20783).
 
     Args:
         length: Tokens, such as the longest that may be sampled; the same for every row, so that no length is favoured.
@@ -55,11 +54,11 @@ def constant_length(length: int) -> Reduction:
 
 
 def row_mean(rows: Sequence[TrainingRow]) -> list[Weights]:
-    """All rows alike, for terms that give one loss a row; for those of pairs, all pairs alike."""
+    """Average over rows, for terms that give one loss a row; over pairs, for those of pairs."""
     return [np.full(1, 1 / len(rows)) for _ in rows]
 
 
 def step_mean(rows: Sequence[TrainingRow]) -> list[Weights]:
-    """All steps of the batch alike, for terms that give the sum over the steps of a row."""
+    """Average over all steps of the batch, for terms that give the sum over the steps of a row."""
     total = max(1, sum(len(row.step_ends) for row in rows))
     return [np.full(1, 1 / total) for _ in rows]

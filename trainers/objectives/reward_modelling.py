@@ -1,4 +1,4 @@
-"""Terms that teach a scalar head what is good: whole answers from pairs, steps from labels."""
+"""Terms that teach a scalar head what is good: answers from pairs, steps from labels."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from posttrain.trainers.training_types import RowRole, TrainingRow
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BradleyTerry:
-    """−log σ(r(w) − r(l)) + c (r(w) + r(l))²: the reward of an answer is what the head says behind its last token (arXiv 2203.02155).
+    """−log σ(r(w) − r(l)) + c (r(w) + r(l))²: the reward of an answer is the head's output behind its last token (arXiv 2203.02155).
 
-    Rows end with a token that is never read, so that the place before it is the one behind the answer. `centering` c keeps the rewards near 0
+    Rows end with a token that is never read, so that the position before it is the one behind the answer. `centering` c keeps the rewards near 0
     (arXiv 2312.09244), which pairs alone leave open.
     """
 
@@ -27,11 +27,11 @@ class BradleyTerry:
     regularizer: ClassVar[bool] = False
 
     def applies_to(self, row: TrainingRow) -> bool:
-        """On both sides of a pair."""
+        """Return whether the row belongs to a pair."""
         return row.role in (RowRole.CHOSEN, RowRole.REJECTED)
 
     def loss(self, scores: ForwardScores) -> TermLoss:
-        """[P]."""
+        """Return [P] losses."""
         assert scores.value is not None
         rewards = scores.row_last(scores.value)
         chosen, rejected = scores.pairs
@@ -51,14 +51,14 @@ class StepCorrectness:
     regularizer: ClassVar[bool] = False
 
     def applies_to(self, row: TrainingRow) -> bool:
-        """On rows with labelled steps."""
+        """Return whether the row has labelled steps."""
         return bool(row.step_ends)
 
     def loss(self, scores: ForwardScores) -> TermLoss:
-        """[R] sums over the steps of a row; `step_mean` divides by the number of steps of the batch."""
+        """Return [R] sums over the steps of a row; `step_mean` divides by the number of steps of the batch."""
         assert scores.value is not None
         starts = (scores.lengths.cumsum(0) - scores.lengths).long().tolist()
-        # What stands behind token t is what the head says before token t + 1.
+        # The head's output behind token t is the one before token t + 1.
         places = [start + end + 1 for start, row in zip(starts, scores.rows, strict=True) for end in row.step_ends]
         owners = [number for number, row in enumerate(scores.rows) for _ in row.step_ends]
         labels = scores.value.new_tensor([score for row in scores.rows for score in row.step_scores])

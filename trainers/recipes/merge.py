@@ -43,7 +43,8 @@ def build(inputs: TrainingInputs, config: MergeConfig) -> Stage:
     wrong = [name for name in mine if name not in theirs or mine[name].shape != theirs[name].shape]
     if wrong or len(mine) != len(theirs):
         raise SettingsError(
-            f"merge: {other.source} is no checkpoint of the same model ({wrong[0] if wrong else 'other weights'} differs)"
+            f"merge: {other.source} is no checkpoint of the same model ({wrong[0] if wrong else 'other weights'} differs)",
+            code="checkpoint_differs",
         )
 
     @torch.no_grad()

@@ -37,29 +37,39 @@ def read_config(kind: type[ConfigT], file: Path | None, overrides: Sequence[str]
         try:
             loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SettingsError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}") from error
+            raise SettingsError(
+                f"{file} cannot be read as YAML: {' '.join(str(error).split())}", code="config_unreadable"
+            ) from error
         if loaded is not None and not isinstance(loaded, dict):
-            raise SettingsError(f"{file} holds a {type(loaded).__name__}; a config is a mapping like `learning_rate: 1e-5`")
+            raise SettingsError(
+                f"{file} holds a {type(loaded).__name__}; a config is a mapping like `learning_rate: 1e-5`",
+                code="config_not_a_mapping",
+            )
         values.update(loaded or {})
     for override in overrides:
         key, sign, text = override.partition("=")
         if not sign:
-            raise SettingsError(f"override {override!r} has no `=`; write it like learning_rate=1e-5")
+            raise SettingsError(
+                f"override {override!r} has no `=`; write it like learning_rate=1e-5", code="override_without_value"
+            )
         try:
             values[key.strip()] = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise SettingsError(f"override {override!r} has no YAML value after the `=`") from error
+            raise SettingsError(
+                f"override {override!r} has no YAML value after the `=`", code="override_without_value"
+            ) from error
     allowed = sorted(kind.model_fields)
     for key in values:
         if key not in kind.model_fields:
             close = difflib.get_close_matches(str(key), allowed, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise SettingsError(f"unknown setting {key!r}{hint} Allowed: {', '.join(allowed)}")
+            raise SettingsError(f"unknown setting {key!r}{hint} Allowed: {', '.join(allowed)}", code="unknown_setting")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise SettingsError(
-            f"{where}={first['input']!r}: {first['msg']}. {kind.model_fields[str(first['loc'][0])].description}"
+            f"{where}={first['input']!r}: {first['msg']}. {kind.model_fields[str(first['loc'][0])].description}",
+            code="setting_out_of_range",
         ) from error

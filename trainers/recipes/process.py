@@ -19,7 +19,7 @@ from posttrain.trainers.credit.steps import StepCredit
 from posttrain.trainers.distributed.processes import current
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.blocks import clipped_policy_gradient, policy_rollouts, require_tokenizer, with_kl
-from posttrain.trainers.sources.steps import by_reward_model, by_rollouts, score_steps
+from posttrain.trainers.sources.step_scores import by_reward_model, by_rollouts, score_steps
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
 

@@ -22,7 +22,7 @@ from posttrain.trainers.objectives.reward_modelling import StepCorrectness
 from posttrain.trainers.recipes.blocks import add_scalar_head, repeat_last_token, require_tokenizer
 from posttrain.trainers.sources.policy import num_tokens, problem_prompts, sample_rollouts
 from posttrain.trainers.sources.prepared import Made, in_epochs
-from posttrain.trainers.sources.steps import by_rollouts, score_steps
+from posttrain.trainers.sources.step_scores import by_rollouts, score_steps
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 

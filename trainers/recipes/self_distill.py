@@ -59,7 +59,8 @@ def scaffolded(inputs: TrainingInputs, config: SelfDistillConfig) -> dict[str, t
     if not found:
         what = "a `hint`" if config.scaffold == "hint" else "`references`"
         raise UserError(
-            f"self_distill with scaffold={config.scaffold}: no train problem has {what}; add them, or give another scaffold"
+            f"self_distill with scaffold={config.scaffold}: no train problem has {what}; add them, or give another scaffold",
+            code="no_scaffold",
         )
     return found
 

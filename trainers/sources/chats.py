@@ -28,13 +28,13 @@ class WrittenChat:
     completion_ids: Ids
     """[T] everything after it, up to the end token of the last answer."""
     token_weights: Floats | None
-    """[T] 1 on what the assistant said, end tokens included, 0 on the rest; None where all of it is."""
+    """[T] 1 on what the assistant said, end tokens included, 0 elsewhere; None where all of it is."""
     text: str
     """The answers, one after the other."""
 
 
 def write_answer(codec: TextCodec, before: Sequence[Message], answer: str) -> WrittenChat:
-    """An answer and what the template shows before it.
+    """Return an answer and what the template shows before it.
 
     Args:
         codec: Knows the tokenizer, its template and what ends a turn.
@@ -58,7 +58,7 @@ def write_answer(codec: TextCodec, before: Sequence[Message], answer: str) -> Wr
 
 
 def write_chat(codec: TextCodec, chat: Sequence[Message]) -> list[WrittenChat]:
-    """A chat in which every turn of the assistant but a first one is learned: one row, or one for each of these turns.
+    """Return a chat in which every turn of the assistant but a first one is learned: one row, or one for each of these turns.
 
     Args:
         codec: Knows the tokenizer, its template and what ends a turn.
@@ -73,7 +73,7 @@ def write_chat(codec: TextCodec, chat: Sequence[Message]) -> list[WrittenChat]:
 
 
 def _as_one(codec: TextCodec, chat: Sequence[Message], places: Sequence[int]) -> WrittenChat | None:
-    """The chat as one row; None where the tokens shown at a turn do not begin with those shown and said before."""
+    """Return the chat as one row; None where the tokens shown at a turn do not begin with those shown and said before."""
     known: Ids = ()
     spans: list[tuple[int, int]] = []
     for place in places:
@@ -101,18 +101,18 @@ def _tokenise(codec: TextCodec, text: str) -> Ids:
 
 
 def _tokenise_behind(codec: TextCodec, shown: str, prompt: Ids, said: str) -> Ids:
-    """The tokens of a text behind a prompt; those that it has alone where a token would span the border."""
+    """Return the tokens of a text behind a prompt; those that it has alone where a token would span the border."""
     whole = _tokenise(codec, shown + said)
     return whole[len(prompt) :] if whole[: len(prompt)] == prompt else _tokenise(codec, said)
 
 
 def _up_to_end(codec: TextCodec, ids: Ids) -> Ids | None:
-    """Up to the last token that ends a turn; None without one."""
+    """Cut after the last token that ends a turn; None without one."""
     ends = [place for place, token in enumerate(ids) if token in codec.eos_ids]
     return ids[: ends[-1] + 1] if ends else None
 
 
 def _not_yet_said(opening: str, answer: str) -> str:
-    """The answer without what the opening has begun already, such as `<think>`."""
+    """Return the answer without what the opening has begun already, such as `<think>`."""
     overlap = next((size for size in range(len(opening), 0, -1) if answer.startswith(opening[-size:])), 0)
     return answer[overlap:]

@@ -18,11 +18,11 @@ from posttrain.trainers.training_types import Material, MeasuredProblemError, Ro
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSet:
-    """What a file holds, tokenised."""
+    """Hold what a file offers, tokenised."""
 
     rows: tuple[TrainingRow, ...]
     prompts: tuple[TrainingProblem, ...]
-    """Prompts alone, as problems that nobody grades."""
+    """Prompts alone, as problems that are not graded."""
 
 
 def read_data(path: str | Path, engine: Engine, behaviors: Sequence[Behavior]) -> DataSet:
@@ -47,12 +47,12 @@ def read_data(path: str | Path, engine: Engine, behaviors: Sequence[Behavior]) -
         try:
             encoded += _encode(row, engine, prompt_format, path.name)
         except BehaviorError as error:
-            raise BehaviorError(f"--data {path}: row {row.index} (from 0): {error}") from error
+            raise BehaviorError(f"--data {path}: row {row.index} (from 0): {error}", code=error.code) from error
     return DataSet(rows=tuple(encoded), prompts=_problems(rows, behaviors[0], prompt_format, path.name))
 
 
 def _problems(rows: Sequence[DataRow], like: Behavior, prompt_format: PromptFormat, name: str) -> tuple[TrainingProblem, ...]:
-    """Rows of prompts alone as train problems of a behavior of their own, sampled like another one."""
+    """Return rows of prompts alone as train problems of a behavior of their own, sampled like another one."""
     problems = tuple(
         Problem(id=f"row{row.index}", prompt=row.prompt, answer="", key=f"row{row.index}", split=Split.TRAIN)
         for row in rows
@@ -75,7 +75,8 @@ def _encode(row: DataRow, engine: Engine, prompt_format: PromptFormat, name: str
     if row.chat:
         if codec is None:
             raise BehaviorError(
-                "got a chat in which the assistant speaks several times, and no chat template writes it; give a model that has one"
+                "got a chat in which the assistant speaks several times, and no chat template writes it; give a model that has one",
+                code="no_chat_template",
             )
         return [_row(row, name, written, RowRole.DEMONSTRATION) for written in write_chat(codec, row.chat)]
     answers = {
@@ -91,7 +92,7 @@ def _encode(row: DataRow, engine: Engine, prompt_format: PromptFormat, name: str
 
 
 def _chat_codec(engine: Engine, prompt_format: PromptFormat) -> TextCodec | None:
-    """What writes chats with the model's template, where there is one and prompts are chats."""
+    """Return what writes chats with the model's template, where there is one and prompts are chats."""
     codec = engine.codec
     if not isinstance(codec, TextCodec) or codec.tokenizer.chat_template is None or prompt_format.format == "completion":
         return None
@@ -99,7 +100,7 @@ def _chat_codec(engine: Engine, prompt_format: PromptFormat) -> TextCodec | None
 
 
 def _write(row: DataRow, text: str, engine: Engine, codec: TextCodec | None, prompt_format: PromptFormat) -> WrittenChat:
-    """One answer: chats by the template, texts as the behaviors' reference paths are written."""
+    """Write one answer: chats by the template, texts as the behaviors' reference paths are written."""
     assert row.prompt is not None
     if codec is not None and not isinstance(row.prompt, str):
         return write_answer(codec, row.prompt, text)
@@ -109,7 +110,7 @@ def _write(row: DataRow, text: str, engine: Engine, codec: TextCodec | None, pro
 
 
 def _text_row(row: DataRow, engine: Engine, name: str) -> TrainingRow:
-    """A bare text: its first token is the prompt, since nothing predicts it. That is the beginning-of-text token where the tokenizer writes one."""
+    """Return a text without a prompt as a row: its first token is the prompt, since nothing predicts it. That is the beginning-of-text token where the tokenizer writes one."""
     assert row.completion is not None
     text = engine.codec.encode_prompt(row.completion, PromptFormat(format="completion"))
     end = engine.codec.encode_path(text, Reference(steps=(".",))).token_ids[-1]
@@ -120,7 +121,7 @@ def _text_row(row: DataRow, engine: Engine, name: str) -> TrainingRow:
 
 
 def _step_row(row: DataRow, engine: Engine, prompt_format: PromptFormat, name: str) -> TrainingRow:
-    """Labelled steps; each ends with the last token that holds no more than it, the end token belongs to none."""
+    """Return labelled steps as a row; each ends with the last token that holds no more than it, the end token belongs to none."""
     assert row.prompt is not None
     prompt = engine.codec.encode_prompt(row.prompt, prompt_format)
     path = engine.codec.encode_path(prompt, Reference(steps=row.steps))
@@ -149,7 +150,7 @@ def _row(row: DataRow, name: str, written: WrittenChat, role: RowRole) -> Traini
 
 
 def materials(rows: Sequence[TrainingRow], prompts: Sequence[TrainingProblem]) -> frozenset[Material]:
-    """What rows and prompts offer."""
+    """Return what rows and prompts offer."""
     found = {Material.PROMPTS} if prompts else set()
     sides: dict[str, set[RowRole]] = {}
     for row in rows:
@@ -166,7 +167,7 @@ def materials(rows: Sequence[TrainingRow], prompts: Sequence[TrainingProblem]) -
 
 
 def _asked(turns: Sequence[Message]) -> Iterator[str]:
-    """What a chat asks: each turn of the user, and the talk up to it where there was some before."""
+    """Yield what a chat asks: each turn of the user, and the talk up to it where there was some before."""
     spoken: list[str] = []
     for turn in turns:
         if turn.role == "system":
@@ -179,7 +180,7 @@ def _asked(turns: Sequence[Message]) -> Iterator[str]:
 
 
 def _measured_forms(behavior: Behavior, prompt: str | tuple[Message, ...]) -> set[str]:
-    """What a data row would have to ask to ask this; of a talk only the whole of it, since its last turn may be as little as "Why?"."""
+    """Return what a data row would have to ask to ask this; of a chat only all of it, since its last turn may be as little as "Why?"."""
     if isinstance(prompt, str):
         return {normalise(form) for form in (prompt, behavior.prompt.template.replace("{question}", prompt))}
     *_, last = _asked(prompt)
@@ -187,7 +188,7 @@ def _measured_forms(behavior: Behavior, prompt: str | tuple[Message, ...]) -> se
 
 
 def _asks(row: DataRow, measured: Mapping[str, str]) -> str | None:
-    """The measured problem that a row asks; None where it asks none."""
+    """Return the measured problem that a row asks; None where it asks none."""
     if row.kind is RowKind.TEXT:
         text = normalise(row.completion or "")
         return next((name for form, name in measured.items() if _stands_in(form, text)), None)
@@ -196,7 +197,7 @@ def _asks(row: DataRow, measured: Mapping[str, str]) -> str | None:
 
 
 def _stands_in(form: str, text: str) -> bool:
-    """Whether a text holds a question as whole words."""
+    """Return whether a text holds a question as whole words."""
     start = text.find(form) if form else -1
     while start >= 0:
         before, after = text[:start][-1:], text[start + len(form) :][:1]
@@ -207,7 +208,7 @@ def _stands_in(form: str, text: str) -> bool:
 
 
 def _refuse_measured(rows: Sequence[DataRow], behaviors: Sequence[Behavior], path: str) -> None:
-    """Refuse rows that ask what is measured, bare or as the behavior's template writes it."""
+    """Refuse rows that ask what is measured, as it is or as the behavior's template writes it."""
     measured = {
         form: f"{behavior.name}/{problem.id}"
         for behavior in behaviors

@@ -1,4 +1,4 @@
-"""Rows from the reference paths of train problems: off-policy, somebody else wrote them."""
+"""Rows from the reference paths of train problems: off-policy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from posttrain.trainers.training_types import RowRole, TrainingProblem, Training
 
 
 def encode_references(engine: Engine, items: Sequence[TrainingProblem], max_references: int | None = None) -> list[TrainingRow]:
-    """One row per reference path, tokenised as the engine tokenises when it samples and scores, end token included.
+    """Return one row per reference path, tokenised as the engine tokenises when it samples and scores, end token included.
 
     Args:
         engine: Only its tokenizer is used.

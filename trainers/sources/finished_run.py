@@ -14,7 +14,7 @@ from posttrain.trainers.training_types import TrainingRow, TrainingSet
 
 
 def read_run(path: str | Path, engine: Engine, training_set: TrainingSet) -> list[TrainingRow]:
-    """The sampled rollouts of a run on the train problems of these behaviors, as `RowRole.SAMPLE` rows.
+    """Return the sampled rollouts of a run on the train problems of these behaviors, as `RowRole.SAMPLE` rows.
 
     Args:
         path: Folder of a `posttrain diagnose --split train` (or `posttrain.diagnose.run(..., split=Split.TRAIN)`).
@@ -30,18 +30,21 @@ def read_run(path: str | Path, engine: Engine, training_set: TrainingSet) -> lis
     record = directory.read_json()
     if record["kind"] != "diagnose" or not directory.diagnosis_json.exists():
         raise RunError(
-            f"--from {path}: got a {record['kind']} run that holds no finished diagnosis; give the folder of a `posttrain diagnose`"
+            f"--from {path}: got a {record['kind']} run that holds no finished diagnosis; give the folder of a `posttrain diagnose`",
+            code="run_not_finished",
         )
     named = {one["name"] for one in json.loads(directory.diagnosis_json.read_text(encoding="utf-8"))["behaviors"]}
     if record["settings"]["split"] != Split.TRAIN:
         raise RunError(
             f"--from {path}: the run measured the {record['settings']['split']} split, and measured problems are never trained on; sample train problems "
-            "with `posttrain diagnose --split train`"
+            "with `posttrain diagnose --split train`",
+            code="run_measured_split",
         )
     wanted = [name for name in training_set.behaviors if name in named]
     if not wanted:
         raise RunError(
-            f"--from {path}: the run measured {', '.join(sorted(named))}, and the stage is to be trained on {', '.join(training_set.behaviors)}"
+            f"--from {path}: the run measured {', '.join(sorted(named))}, and the stage is to be trained on {', '.join(training_set.behaviors)}",
+            code="run_of_other_behaviors",
         )
     dev = {(item.behavior.name, item.problem.id) for item in training_set.dev}
     rows: list[TrainingRow] = []
@@ -49,7 +52,8 @@ def read_run(path: str | Path, engine: Engine, training_set: TrainingSet) -> lis
         behavior = training_set.behaviors[name]
         if behavior.fingerprint != record["settings"]["behaviors"][name]:
             raise RunError(
-                f"--from {path}: the behavior {name} ({behavior.source}) has changed since; bring back the file, or sample again into a new folder"
+                f"--from {path}: the behavior {name} ({behavior.source}) has changed since; bring back the file, or sample again into a new folder",
+                code="behavior_changed",
             )
         problems = {problem.id: problem for problem in behavior.problems}
         for rollout in directory.rollout_table(name).all_rows():
@@ -59,20 +63,22 @@ def read_run(path: str | Path, engine: Engine, training_set: TrainingSet) -> lis
             if not _has_tokens_of(engine, rollout):
                 raise RunError(
                     f"--from {path}: sample {rollout.sample_index} of {name}/{rollout.problem_id} does not read the same in the tokens of the model in "
-                    "training; give a run of that model, or of one with its tokenizer"
+                    "training; give a run of that model, or of one with its tokenizer",
+                    code="run_of_other_tokens",
                 )
             prompt = engine.codec.encode_prompt(problems[rollout.problem_id].prompt, behavior.prompt)
             rows.append(_row(rollout, prompt.token_ids))
     if not rows:
         raise RunError(
             f"--from {path}: it holds no sample that could be trained on: all lie in the dev slice or have unknown tokens, or its measurement is invalid; look "
-            "at its report, and sample the train split again"
+            "at its report, and sample the train split again",
+            code="run_without_rows",
         )
     return rows
 
 
 def _usable(rollout: Rollout) -> bool:
-    """Drawn, not greedily decoded, with known tokens."""
+    """Return whether a rollout was sampled, not greedily decoded, and has known tokens."""
     return (
         rollout.decoding == "sampled"
         and rollout.stop is not StopReason.ERROR
@@ -82,7 +88,7 @@ def _usable(rollout: Rollout) -> bool:
 
 
 def _has_tokens_of(engine: Engine, rollout: Rollout) -> bool:
-    """Whether the tokens give the text, which a stop text may have cut short; an engine without a tokenizer of ours cannot say otherwise."""
+    """Return whether the tokens give the text, which a stop text may have cut short; True where the engine has no tokenizer of ours."""
     codec = engine.codec
     if not isinstance(codec, TextCodec):
         return True

@@ -35,13 +35,13 @@ def prefix_of(engine: Engine, item: TrainingProblem, grade: GradeFn) -> Prefix |
 
 @dataclass(kw_only=True, slots=True)
 class Guide:
-    """Finds, problem by problem while training, the shortest prefix that succeeds, and takes it away again.
+    """Find, problem by problem while training, the shortest prefix that succeeds, and take it away again.
 
     The first batch starts without help. While no sample of a problem's group succeeds, its next visit gives a further `1 / num_rungs` of
     the allowed prefix; once at least half of them do, its next visit gives one rung less. A problem that is visited for the first time
     starts where those of the batch before have come to, on average: a run often ends before every problem has been visited as often as
-    there are rungs. Beside the guided prompt the bare one is sampled as well, so that what is learned behind the prefix is tried without it.
-    After `anneal_after` of the steps the most that is given falls in a line to nothing at the last step.
+    there are rungs. Beside the guided prompt the plain one is sampled as well, so that what is learned behind the prefix is tried without it.
+    After `anneal_after` of the steps the largest allowed part falls linearly to nothing at the last step.
     """
 
     engine: Engine
@@ -52,11 +52,11 @@ class Guide:
     anneal_after: float = 0.5
     _rung: dict[str, int] = field(default_factory=dict)
     _usual: int = 0
-    """Where a problem starts."""
+    """Rung at which a problem starts."""
     _prefixes: dict[str, Prefix | None] = field(default_factory=dict)
 
     def build_prompts(self, items: Sequence[TrainingProblem], step: int) -> list[RolloutRequest]:
-        """The bare prompts, and behind them the guided ones of the problems that need it."""
+        """Return the plain prompts, and behind them the guided ones of the problems that need it."""
         asked = problem_prompts(self.engine, items)
         most = self._most(step)
         for plain in list(asked):
@@ -85,10 +85,10 @@ class Guide:
                 found.setdefault(name, []).append((row.group_id.rpartition("@")[0] != name, row.reward))
         for name, results in found.items():
             rung = self._rung.setdefault(name, self._usual)
-            bare_rewards = [reward for guided, reward in results if not guided]
+            plain_rewards = [reward for guided, reward in results if not guided]
             guided_rewards = [reward for guided, reward in results if guided]
-            last = guided_rewards or bare_rewards
-            if bare_rewards and max(bare_rewards) > 0:
+            last = guided_rewards or plain_rewards
+            if plain_rewards and max(plain_rewards) > 0:
                 self._rung[name] = max(0, rung - 1)
             elif max(last) == 0:
                 self._rung[name] = min(self.num_rungs, rung + 1)
@@ -100,11 +100,11 @@ class Guide:
 
     def state(self) -> dict[str, Any]:
         """See `Stateful`."""
-        return {"rungs": dict(self._rung)}
+        return {"rungs": dict(self._rung), "usual": self._usual}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """See `Stateful`."""
-        self._rung = dict(state["rungs"])
+        self._rung, self._usual = dict(state["rungs"]), state["usual"]
 
     @property
     def rungs(self) -> Mapping[str, int]:

@@ -1,4 +1,4 @@
-"""What puts other people's paths among the policy's own samples of a batch."""
+"""Rows to train on that are made from the policy's samples and from demonstrations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from posttrain.trainers.training_types import RowRole, TrainingProblem, Training
 
 
 def by_problem(demonstrations: Sequence[TrainingRow]) -> dict[str, list[TrainingRow]]:
-    """`behavior/problem` → its demonstrations."""
+    """Return `behavior/problem` → its demonstrations."""
     found: dict[str, list[TrainingRow]] = {}
     for row in demonstrations:
         found.setdefault(f"{row.behavior}/{row.problem_id}", []).append(row)
@@ -20,7 +20,7 @@ def by_problem(demonstrations: Sequence[TrainingRow]) -> dict[str, list[Training
 
 
 def join_group(demonstrations: Mapping[str, Sequence[TrainingRow]]) -> RowBuilder:
-    """Each group gets one demonstration of its problem with reward 1, in turn over the steps (LUFFY, arXiv 2504.14945)."""
+    """Add to each group one demonstration of its problem with reward 1, in turn over the steps (LUFFY, arXiv 2504.14945)."""
 
     def build_rows(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
         out = list(rows)
@@ -35,7 +35,7 @@ def join_group(demonstrations: Mapping[str, Sequence[TrainingRow]]) -> RowBuilde
 
 
 def replace_unsolved(demonstrations: Mapping[str, Sequence[TrainingRow]], most_solved: int) -> RowBuilder:
-    """Groups with at most so many right samples are replaced by demonstrations of their problem (HPT, arXiv 2509.04419)."""
+    """Replace groups with at most `most_solved` right samples by a demonstration of their problem (HPT, arXiv 2509.04419)."""
 
     def build_rows(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
         out: list[TrainingRow] = []
@@ -51,7 +51,7 @@ def replace_unsolved(demonstrations: Mapping[str, Sequence[TrainingRow]], most_s
 
 
 def add_demonstrations(demonstrations: Sequence[TrainingRow], rows_per_batch: int, seed: int) -> RowBuilder:
-    """A batch of demonstrations of its own beside the samples, from shuffled epochs (CHORD, arXiv 2508.11408)."""
+    """Add a batch of demonstrations to the samples, from shuffled epochs (CHORD, arXiv 2508.11408)."""
     order = EpochOrder(len(demonstrations), min(rows_per_batch, len(demonstrations)), seed)
 
     def build_rows(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
@@ -61,7 +61,7 @@ def add_demonstrations(demonstrations: Sequence[TrainingRow], rows_per_batch: in
 
 
 def best_against_worst(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
-    """Of each group the answer with the highest and the one with the lowest reward; none where all are equal (arXiv 2402.04792)."""
+    """Return of each group the answer with the highest and the one with the lowest reward; none where all are equal (arXiv 2402.04792)."""
     pairs: list[TrainingRow] = []
     for members in group_indices(rows).values():
         graded = [rows[index] for index in members if rows[index].reward is not None]

@@ -13,7 +13,7 @@ Made = tuple[Sequence[TrainingRow], Mapping[str, float]]
 
 
 class PreparedRows:
-    """Deals a list of rows out.
+    """Deal a list of rows out in shuffled epochs.
 
     Args:
         make: Gives the rows when training begins; may give none, then there are no batches.
@@ -43,7 +43,7 @@ class PreparedRows:
         self._order: EpochOrder | None = None
 
     def prepare(self) -> tuple[int, Mapping[str, float]]:
-        """Make the rows; no batches where there are none."""
+        """Make the rows; return 0 batches where there are none."""
         rows, made = self._make()
         num_batches = self.deal(rows)
         return num_batches, {
@@ -53,7 +53,7 @@ class PreparedRows:
         }
 
     def deal(self, rows: Sequence[TrainingRow]) -> int:
-        """Take rows that are made already; how many batches there will be."""
+        """Take rows that are made already; return how many batches there will be."""
         self.rows = tuple(rows)
         num_items = len(self.rows) // self.rows_per_item
         if num_items == 0:
@@ -62,7 +62,7 @@ class PreparedRows:
         return self._order.num_batches(self.num_epochs) if self.num_steps is None else self.num_steps
 
     def batch(self, step: int) -> Batch:
-        """The rows of a step."""
+        """Return the rows of a step."""
         assert self._order is not None, "prepare() comes first"
         items = self._order.batch(step)
         rows = [self.rows[item * self.rows_per_item + place] for item in items for place in range(self.rows_per_item)]
@@ -76,7 +76,7 @@ def in_epochs(
     rows_per_item: int = 1,
     also: Callable[[Sequence[TrainingRow]], Sequence[TrainingRow]] | None = None,
 ) -> PreparedRows:
-    """`PreparedRows` with the batches, steps, epochs and seed of a config."""
+    """Build `PreparedRows` with the batches, steps, epochs and seed of a config."""
     return PreparedRows(
         make,
         rows_per_batch=config.rows_per_batch,
@@ -89,5 +89,5 @@ def in_epochs(
 
 
 def fixed(rows: Sequence[TrainingRow]) -> Callable[[], Made]:
-    """What makes rows that are there already."""
+    """Return a function that gives rows that exist already."""
     return lambda: (rows, {})

@@ -1,4 +1,4 @@
-"""Rows that a policy drew and a verifier confirmed, collected once before training: imitated, or set against what was wrong."""
+"""Samples that a verifier calls right, collected once before training: to be imitated, or paired with wrong ones."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from posttrain.trainers.training_types import GradeFn, RowRole, TrainingProblem,
 
 
 def successes(training_set: TrainingSet) -> dict[str, float]:
-    """The score that counts as a success, by the behavior's name."""
+    """Return the score that counts as a success, by the behavior's name."""
     return {name: behavior.measure.success for name, behavior in training_set.behaviors.items()}
 
 
 def select_verified(rows: Sequence[TrainingRow], success: Mapping[str, float], max_per_problem: int) -> list[TrainingRow]:
-    """Right, finished, distinct by text, at most so many per problem; a problem with a single success keeps it.
+    """Keep samples that are right, finished and distinct by text, at most `max_per_problem` of a problem.
 
     Args:
         rows: Graded samples; truncated ones have reward 0 and fall out.
         success: The score that counts as a success, by the behavior's name.
-        max_per_problem: The first ones drawn are kept, which is a random choice.
+        max_per_problem: The first ones are kept, which is a random choice.
     """
     kept: dict[tuple[str, str], dict[str, TrainingRow]] = {}
     for row in rows:
@@ -45,16 +45,16 @@ def sample_verified(
     seed: str,
     build_requests: Callable[[], Sequence[RolloutRequest]] | None = None,
 ) -> Callable[[], Made]:
-    """What draws from every train problem once and keeps what is right.
+    """Return a function that samples every train problem once and keeps what is right.
 
     Args:
         engine: Samples a policy as it is at the start.
         graders: By the behavior's name.
-        training_set: Its train problems are drawn from.
+        training_set: Its train problems are sampled.
         num_samples: n per problem.
-        temperature: Of the draw.
+        temperature: Of sampling.
         max_per_problem: Rows kept per problem.
-        seed: Of the draw.
+        seed: Of sampling.
         build_requests: Gives the prompts; None takes the problems as they are.
     """
 
@@ -83,12 +83,12 @@ def _sampling_metrics(sampled: Sequence[TrainingRow]) -> dict[str, float]:
 
 
 def make_pairs(rows: Sequence[TrainingRow], success: Mapping[str, float], max_per_problem: int) -> list[TrainingRow]:
-    """Right against wrong answers to one prompt, chosen and rejected in turn: pair by pair, distinct by text.
+    """Pair right with wrong answers to one prompt, chosen and rejected in turn, distinct by text.
 
     Args:
         rows: Graded samples, and demonstrations, which count as right and are used where no sample is.
         success: The score that counts as a success, by the behavior's name.
-        max_per_problem: Pairs of one problem; its k-th right answer is set against its k-th wrong one.
+        max_per_problem: Pairs of one problem; its k-th right answer is paired with its k-th wrong one.
     """
     sides: dict[tuple[str, str], tuple[dict[str, TrainingRow], dict[str, TrainingRow]]] = {}
     for row in sorted(rows, key=lambda row: row.role is RowRole.DEMONSTRATION):
@@ -117,16 +117,16 @@ def sample_pairs(
     max_per_problem: int,
     seed: str,
 ) -> Callable[[], Made]:
-    """What draws from every train problem once and sets right answers against wrong ones.
+    """Return a function that samples every train problem once and pairs right answers with wrong ones.
 
     Args:
         engine: Samples a policy as it is at the start.
         graders: By the behavior's name.
-        training_set: Its train problems are drawn from.
+        training_set: Its train problems are sampled.
         demonstrations: Right answers for problems that have no right sample.
         num_samples: n per problem.
         max_per_problem: Pairs kept per problem.
-        seed: Of the draw.
+        seed: Of sampling.
     """
 
     def make() -> Made:
@@ -141,7 +141,7 @@ def sample_pairs(
 
 
 def mismatched(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
-    """Each prompt of a batch with the completion of the next one, for KTO's reference point."""
+    """Return each prompt of a batch with the completion of the next one, for KTO's reference point."""
     if len(rows) < 2:
         return []
     return [

@@ -262,10 +262,9 @@ def test_a_chat_in_which_nothing_is_dropped_is_one_row_under_the_same_template(r
 def test_a_template_that_refuses_system_messages_says_so_with_the_row(read: Read) -> None:
     engine = CharacterEngine(REFUSES_SYSTEM)
     assert len(read(engine, {"messages": TALK}).rows) == 1
-    with pytest.raises(
-        BehaviorError, match=r"rows.jsonl: row 1 \(from 0\): .*refuses a chat of system, user.*no system role"
-    ) as refused:
+    with pytest.raises(BehaviorError) as refused:
         read(engine, {"messages": TALK}, {"messages": [{"role": "system", "content": "be"}, *TALK]})
+    assert all(fact in str(refused.value) for fact in ("rows.jsonl", "row 1", "system, user", "no system role"))
     assert "\n" not in str(refused.value)
 
 
@@ -306,8 +305,9 @@ def test_each_row_reads_exactly_what_the_sampler_reads(read: Read) -> None:
 
 
 def test_chats_of_turns_need_a_template(read: Read) -> None:
-    with pytest.raises(BehaviorError, match="no chat template writes it"):
+    with pytest.raises(BehaviorError) as refused:
         read(CharacterEngine(None), {"messages": TALK})
+    assert refused.value.code == "no_chat_template"
 
 
 # --------------------------------------------------------------------------------------------------------- prompts, what is refused
@@ -341,8 +341,10 @@ ALLOWED = {"prompt": "1+1?", "text": "1+1?", "messages": [user("1+1?"), assistan
     ],
 )
 def test_what_asks_a_measured_problem_is_refused(row: dict[str, Any], read: Read) -> None:
-    with pytest.raises(MeasuredProblemError, match=r"1 rows ask what is measured \(first: row 1 is sums/e\)"):
+    with pytest.raises(MeasuredProblemError) as refused:
         read(CharacterEngine(CHATML), {**row, **{key: ALLOWED[key] for key in row if key in ALLOWED}}, row)
+    assert "1 rows" in str(refused.value)
+    assert "row 1 is sums/e" in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -358,5 +360,6 @@ def test_of_a_measured_talk_the_last_turn_alone_may_be_asked(read: Read, behavio
     of = replace(behavior, problems=(behavior.problems[0], measured))
     engine = CharacterEngine(CHATML)
     assert len(read(engine, {"messages": [user("x?"), assistant("y"), user("why?"), assistant("c")]}, of=of).rows) == 1
-    with pytest.raises(MeasuredProblemError, match="sums/e"):
+    with pytest.raises(MeasuredProblemError) as refused:
         read(engine, {"messages": [user("a?"), assistant("b"), user("why?"), assistant("c")]}, of=of)
+    assert "sums/e" in str(refused.value)

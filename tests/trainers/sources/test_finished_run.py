@@ -1,4 +1,4 @@
-"""Training on what a diagnosis of the train split drew; a run of anything else is refused, and such a run is no verdict."""
+"""Training on what a diagnosis of the train split sampled; a run of anything else is refused, and such a run is no verdict."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from posttrain.cli import app, main
 from posttrain.diagnose import compare, gate, run
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
-from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.errors import RunError, UserError
 from posttrain.diagnose.types import Split
 from posttrain.trainers import train
 
@@ -59,23 +61,19 @@ def never_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TransformersEngine, "sample", sample)
 
 
-Refuses = Callable[..., None]
+Refuses = Callable[..., str]
 
 
 @pytest.fixture
-def refuses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refuses:
-    """Runs the command line, and wants exit code 2 and one line."""
+def refuses() -> Refuses:
+    """Runs the command line, and wants one line with a code."""
 
-    def refuses(*arguments: object, said: str) -> None:
-        from posttrain.cli import main
-
-        monkeypatch.setattr(sys, "argv", ["posttrain", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("posttrain: ")]
-        assert stop.value.code == 2
-        assert len(lines) == 1
-        assert said in lines[0]
+    def refuses(*arguments: object, code: str) -> str:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert isinstance(result.exception, UserError)
+        assert result.exception.code == code
+        assert "\n" not in str(result.exception)
+        return str(result.exception)
 
     return refuses
 
@@ -124,7 +122,7 @@ def test_a_run_of_the_eval_split_is_refused(
     run(str(tiny_model), [digits], out=folder / "eval", samples=4, probes=("none",))
     refuses(
         "train", "rft", tiny_model, digits, "--from", folder / "eval", "--out", tmp_path / "out",
-        said="the run measured the eval split, and measured problems are never trained on",
+        code="run_measured_split",
     )  # fmt: skip
     assert not (tmp_path / "out").exists()
 
@@ -134,7 +132,7 @@ def test_a_run_of_other_behaviors_is_refused(
 ) -> None:
     refuses(
         "train", "rft", tiny_model, sums_file, "--from", train_run, "--out", tmp_path / "out",
-        said="the run measured digits, and the stage is to be trained on sums",
+        code="run_of_other_behaviors",
     )  # fmt: skip
 
 
@@ -143,7 +141,7 @@ def test_a_behavior_that_has_changed_since_is_refused(
 ) -> None:
     changed = write_behavior(tmp_path, BEHAVIOR.replace("train: 0.5", "train: 0.3"))
     refuses(
-        "train", "rft", tiny_model, changed, "--from", train_run, "--out", tmp_path / "out", said="has changed since"
+        "train", "rft", tiny_model, changed, "--from", train_run, "--out", tmp_path / "out", code="behavior_changed"
     )  # fmt: skip
 
 
@@ -164,10 +162,11 @@ def test_a_forged_split_is_refused(
     for name, values in columns.items():
         table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
     pq.write_table(table, file)
-    refuses(
+    said = refuses(
         "train", "rft", tiny_model, digits, "--from", forged, "--out", tmp_path / "out", "--set", "dev_share=0.0",
-        said=f"digits/{problem} (its row says {split}) is not among the",
+        code="measured_problem",
     )  # fmt: skip
+    assert f"digits/{problem} (its row says {split})" in said
 
 
 def test_samples_in_the_tokens_of_another_model_are_refused(
@@ -185,21 +184,30 @@ def test_samples_in_the_tokens_of_another_model_are_refused(
     )
     refuses(
         "train", "rft", tiny_model, digits, "--from", tmp_path / "run", "--out", tmp_path / "out",
-        said="does not read the same in the tokens of the model in training",
+        code="run_of_other_tokens",
     )  # fmt: skip
 
 
-def test_stages_that_draw_for_themselves_refuse_a_run(
+def test_stages_that_sample_for_themselves_refuse_a_run(
     train_run: Path, digits: Path, tiny_model: Path, refuses: Refuses, tmp_path: Path
 ) -> None:
     for stage in ("grpo", "sft"):
         refuses(
-            "train", stage, tiny_model, digits, "--from", train_run, "--out", tmp_path / "out", said="got graded samples of a run"
+            "train", stage, tiny_model, digits, "--from", train_run, "--out", tmp_path / "out", code="data_not_read"
         )  # fmt: skip
 
 
-def test_a_folder_without_a_run_is_refused(digits: Path, tiny_model: Path, refuses: Refuses, tmp_path: Path) -> None:
-    refuses("train", "rft", tiny_model, digits, "--from", tmp_path, "--out", tmp_path / "out", said="no run.json there")
+def test_a_folder_without_a_run_is_refused_in_one_line(
+    digits: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["posttrain", "train", "rft", tiny_model, digits, "--from", tmp_path, "--out", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in command])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("posttrain: ")]
+    assert len(lines) == 1
+    assert "run.json" in lines[0]
 
 
 # ------------------------------------------------------------------------------------------------------------ never a verdict

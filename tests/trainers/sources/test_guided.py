@@ -66,6 +66,14 @@ def test_a_new_problem_starts_where_the_others_have_come_to(model) -> None:
     assert given == [[], [1, 1], [2, 2]]
 
 
+def test_a_resumed_guide_starts_new_problems_where_it_would_have(model) -> None:
+    guide, again, items = guide_of(model), guide_of(model), items_of(4)
+    for step in range(2):
+        visit(guide, items[:2], step, 0.0)
+    again.load(guide.state())
+    assert visit(guide, items[2:], 2, 0.0) == visit(again, items[2:], 2, 0.0) == [2, 2]
+
+
 def given_texts(guide: Guide, items) -> list[str]:
     """What is given to the first problem while nothing succeeds, from visit to visit."""
     texts = []

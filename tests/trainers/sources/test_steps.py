@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from posttrain.diagnose.engines.base import SampleRequest
 from posttrain.diagnose.types import Grade, GradeStatus, Sampling, StopReason
-from posttrain.trainers.sources.steps import by_rollouts, score_steps, step_ends, token_texts
+from posttrain.trainers.sources.step_scores import by_rollouts, score_steps, step_ends, token_texts
 from posttrain.trainers.training_types import TrainingRow, TrainingSet
 
 END = "</s>"

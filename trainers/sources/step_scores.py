@@ -22,7 +22,7 @@ ScoreSteps = Callable[[Sequence[TrainingRow], int], Sequence[Sequence[float]]]
 
 
 def step_ends(tokenizer: PreTrainedTokenizerBase, completion_ids: Sequence[int], separator: str) -> tuple[int, ...]:
-    """Index of the last token of each step: the one that completes a separator, and for the rest of the text its last token.
+    """Return the index of the last token of each step: the one that completes a separator, and of the remaining text its last token.
 
     A separator that follows nothing but blanks and separators ends no step; it belongs to the step after it, or, at the very end, to the one
     before. End tokens are no part of a step's text, so that a step ends alike in an answer that was cut off and in one that was not. A
@@ -56,7 +56,7 @@ def _says_something(text: str, separator: str) -> bool:
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Iterator[str]:
-    """What each token adds to the text; a character of several tokens comes with the last of them, special tokens add nothing.
+    """Yield what each token adds to the text; a character of several tokens comes with the last of them, special tokens add nothing.
 
     Each piece is decoded behind the piece before it, since some decoders drop a blank at the beginning of a text, and not behind all that
     stands before, which would take time quadratic in its length.
@@ -76,7 +76,7 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Itera
 
 
 def score_steps(tokenizer: PreTrainedTokenizerBase, separator: str, score: ScoreSteps) -> RowBuilder:
-    """What divides the samples of a batch into steps and scores them. A row with a step of which nothing is known stays undivided."""
+    """Divide the samples of a batch into steps and score them. A row with a step whose score is unknown stays undivided."""
 
     def build_rows(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> list[TrainingRow]:
         ends = [step_ends(tokenizer, row.completion_ids, separator) for row in rows]
@@ -102,9 +102,9 @@ def by_rollouts(
     num_rollouts: int,
     seed: int,
 ) -> ScoreSteps:
-    """A step is as right as the share of continuations behind it that end right (Math-Shepherd, arXiv 2312.08935).
+    """Score a step by the share of continuations behind it that end right (Math-Shepherd, arXiv 2312.08935).
 
-    The last step is as right as the whole answer. One draw serves every step of every row. Missing grades are left out, not taken for wrong.
+    The last step is as right as the whole answer. All steps of all rows are sampled at once. Missing grades are left out, not taken for wrong.
     """
     items = {(item.behavior.name, item.problem.id): item for item in training_set.train}
     success = successes(training_set)
@@ -142,7 +142,7 @@ def by_rollouts(
 
 
 def by_reward_model(source: str, device: torch.device) -> ScoreSteps:
-    """A step is as right as a process reward model says behind its last token.
+    """Score a step by what a process reward model says behind its last token.
 
     Args:
         source: A folder that `posttrain train process_reward_model` wrote, or any token classifier with two labels, wrong and right, and
@@ -156,7 +156,8 @@ def by_reward_model(source: str, device: torch.device) -> ScoreSteps:
         model = AutoModelForTokenClassification.from_pretrained(str(resolve_model(source)), dtype=torch.float32).to(device).eval()
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"step_feedback: {source} cannot be loaded as a token classifier ({' '.join(str(error).split())[:200]})"
+            f"step_feedback: {source} cannot be loaded as a token classifier ({' '.join(str(error).split())[:200]})",
+            code="not_a_token_classifier",
         ) from error
 
     @torch.no_grad()
