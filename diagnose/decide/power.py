@@ -1,4 +1,4 @@
-"""What further samples would do, said before they are drawn: what would settle an open label, and what a planned design can see."""
+"""What further samples would do, said before they are drawn: what would settle an undecided label, and a power analysis of a design."""
 
 from __future__ import annotations
 
@@ -66,23 +66,23 @@ def what_settles(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sight:
-    """What a design with n samples of each of P problems can see, were the success rates spread evenly over [0, 1]."""
+class PowerAnalysis:
+    """What a design with n samples of each of P problems can detect, were the success rates spread evenly over [0, 1]."""
 
     half_width: float
     """Of the 95 % interval of pass@1."""
-    delta: float
+    minimum_detectable_change: float
     """Smallest change of pass@1 between two such runs that is found in four of five cases."""
-    rise: float
+    minimum_detectable_rise: float
     """Smallest rate to which one problem must rise from zero to be found, tested alone; NaN where no rise could be."""
-    resolves: float
+    resolved_rate: float
     """Smallest success rate that 0 of n samples rule out with 95 % confidence."""
     needed_for_epsilon: int
     """Samples of one problem that would rule out epsilon."""
 
 
-def sight(num_problems: int, num_samples: int, epsilon: float) -> Sight:
-    """What a planned design can see.
+def analyze_power(num_problems: int, num_samples: int, epsilon: float) -> PowerAnalysis:
+    """Return what a planned design can detect, each with 80 % power.
 
     Args:
         num_problems: P.
@@ -91,16 +91,16 @@ def sight(num_problems: int, num_samples: int, epsilon: float) -> Sight:
     """
     # Rates spread evenly over [0, 1]: variance 1/12 between problems, 1/6 within.
     between, within = 1.0 / 12.0, 1.0 / 6.0
-    return Sight(
+    return PowerAnalysis(
         half_width=1.96 * float(np.sqrt((between + within / num_samples) / num_problems)),
-        delta=detectable_delta(
+        minimum_detectable_change=detectable_delta(
             num_problems=num_problems,
             num_samples=num_samples,
             delta_variance=0.0,
             within_variance_before=within,
             within_variance_after=within,
         ),
-        rise=detectable_rise(num_samples, num_samples),
-        resolves=1.0 - 0.05 ** (1.0 / num_samples),
+        minimum_detectable_rise=detectable_rise(num_samples, num_samples),
+        resolved_rate=1.0 - 0.05 ** (1.0 / num_samples),
         needed_for_epsilon=samples_to_resolve(epsilon),
     )

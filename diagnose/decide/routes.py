@@ -63,6 +63,5 @@ def name_stage(
         interface=chosen.interface,
         why=why[chosen.name],
         needs=tuple(need.value for need in chosen.needs),
-        predicted_gain=None,
         alternatives=tuple(alternatives),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.behaviors import load_behavior
+from posttrain.diagnose.decide.evidence import Measurements
 from posttrain.diagnose.decide.verdict import diagnose_behavior
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.measure import reference_likelihood
@@ -19,7 +20,7 @@ from posttrain.diagnose.stage_catalogue import available_needs
 from posttrain.diagnose.storage.diagnosis_json import RunEntry, SamplingEntry, validity_from_json
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, Diagnosis, Split, ValidityMeasurement
+from posttrain.diagnose.types import Behavior, Diagnosis, Note, Split, ValidityMeasurement
 
 TRAIN_SPLIT = (
     "These are train problems: their samples are there to learn from. What they show may have been trained on, so it is no verdict on the "
@@ -85,18 +86,20 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
     answers = read_answers(directory, behavior)
     findings = [answer.finding for answer in answers if answer.finding]
     diagnosis = diagnose_behavior(
-        behavior,
-        problems,
-        sampling,
-        validity,
-        likelihood,
+        Measurements(
+            behavior=behavior,
+            problems=problems,
+            counts=sampling,
+            validity=validity,
+            paths=likelihood,
+            findings=findings,
+            cost=directory.cost(behavior.name, table, findings),
+        ),
         thresholds=Thresholds.from_json(settings["thresholds"]),
         available=available_needs(
             behavior, teacher=settings.get("teacher") is not None, earlier=settings.get("earlier") is not None
         ),
         seed=settings["seed"],
-        cost=directory.cost(behavior.name, table, findings),
-        findings=findings,
     )
     return MeasuredBehavior(
         behavior=behavior,
@@ -137,5 +140,5 @@ def _as_no_verdict(diagnosis: Diagnosis) -> Diagnosis:
     return replace(
         diagnosis,
         sentence=f"{diagnosis.name} (train split, no verdict): {diagnosis.sentence.removeprefix(head)}",
-        caveats=(TRAIN_SPLIT, *diagnosis.caveats),
+        caveats=(Note(code="train_split", text=TRAIN_SPLIT), *diagnosis.caveats),
     )

@@ -59,7 +59,8 @@ def behavior_entry(measured: MeasuredBehavior) -> BehaviorEntry:
         shares=dict(diagnosis.shares),
         stage=_stage(diagnosis.stage),
         settles_with=None if diagnosis.settles_with is None else SettlesEntry.model_validate(diagnosis.settles_with),
-        caveats=list(diagnosis.caveats),
+        caveats=[note.text for note in diagnosis.caveats],
+        caveat_codes=[note.code for note in diagnosis.caveats],
         measure=asdict(measured.behavior.measure),
         checks=[CheckEntry.model_validate(check) for check in diagnosis.checks],
         pass_at_k=[
@@ -109,7 +110,9 @@ def _probe(answer: Answer, contributions: Sequence[Contribution]) -> ProbeEntry:
     """Return what became of one probe."""
     found = answer.finding
     if found is None:
-        return ProbeEntry(name=answer.probe, question=answer.question, skipped=answer.skipped_words, skipped_code=answer.skipped)
+        return ProbeEntry(
+            name=answer.probe, question=answer.question, skipped=answer.skipped_words, skipped_code=answer.skipped or ""
+        )
     return ProbeEntry(
         name=answer.probe,
         question=answer.question,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from posttrain.diagnose.behaviors import load_behavior, load_behaviors
-from posttrain.diagnose.decide.power import Sight, sight
+from posttrain.diagnose.decide.power import PowerAnalysis, analyze_power
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.probes.base import AvailableInputs
 from posttrain.diagnose.probes.runner import AUTO, plan_lines
@@ -102,7 +102,8 @@ def plan_run(
         )
         if problems:
             lines.append(
-                "  " + _sight_in_words(sight(len(problems), most, behavior.measure.epsilon), most, behavior.measure.epsilon)
+                "  "
+                + _power_in_words(analyze_power(len(problems), most, behavior.measure.epsilon), most, behavior.measure.epsilon)
             )
         told, generated, _ = plan_lines(probes, behavior, split, available or AvailableInputs(), tokens)
         lines += told
@@ -112,10 +113,14 @@ def plan_run(
     return Plan(samples=total, max_tokens=bound, reference_paths=paths, lines=tuple(lines))
 
 
-def _sight_in_words(seen: Sight, most: int, epsilon: float) -> str:
-    rise = f"a single problem that rises from 0 to {seen.rise:.2f}" if not np.isnan(seen.rise) else "no rise of a single problem"
+def _power_in_words(seen: PowerAnalysis, most: int, epsilon: float) -> str:
+    rise = (
+        f"a single problem that rises from 0 to {seen.minimum_detectable_rise:.2f}"
+        if not np.isnan(seen.minimum_detectable_rise)
+        else "no rise of a single problem"
+    )
     return (
         f"with {most} samples of each, were success rates spread evenly: pass@1 to ± {seen.half_width:.3f}; against a second such run a change of "
-        f"pass@1 of {seen.delta:.3f}, {rise} (80 % power); 0 of {most} rules out rates above {seen.resolves:.3f} "
+        f"pass@1 of {seen.minimum_detectable_change:.3f}, {rise} (80 % power); 0 of {most} rules out rates above {seen.resolved_rate:.3f} "
         f"(epsilon = {epsilon:.2g} takes {seen.needed_for_epsilon})"
     )

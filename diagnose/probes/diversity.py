@@ -22,7 +22,8 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.analysis.stats import answer_entropy, fit_mixture, mean_interval, pass_at_k, t_interval
+from posttrain.analysis.stats import answer_entropy, mean_interval, pass_at_k, t_interval
+from posttrain.diagnose.measure.pass_at_k import estimate_pass_at_k
 from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, Note, ProbeContext, ProbeCost
 from posttrain.diagnose.types import Behavior, Estimate, SkipReason, Split
@@ -143,15 +144,11 @@ class Diversity:
                 t_interval(answers, groups, level=level, method="exp of corrected entropy, t over problems")
             ),
         }
-
-        def pass_at(num: npt.NDArray[np.int64], correct: npt.NDArray[np.int64], attempts: int) -> Estimate:
-            # Where problems were drawn unequally often it was by looking, and then only the likelihood is to be believed.
-            if context.measured.counts.sampled_equally and num.min() >= attempts:
-                return Estimate.of(mean_interval(pass_at_k(num, correct, attempts), groups, level=level))
-            return Estimate.of(fit_mixture(num, correct, groups=groups).pass_at_k(attempts, level=level))
-
-        for attempts in dict.fromkeys((1, k)):
-            numbers[f"pass@{attempts}"] = pass_at(known, right, attempts)
+        ks = tuple(dict.fromkeys((1, k)))
+        equally = context.measured.counts.sampled_equally
+        reached = estimate_pass_at_k(known, right, groups, ks, level=level, equally=equally)
+        for attempts, interval in zip(ks, reached, strict=True):
+            numbers[f"pass@{attempts}"] = Estimate.of(interval)
             guessed = 1.0 - (1.0 - guess) ** attempts
             numbers[f"pass@{attempts} of guessing"] = Estimate.of(mean_interval(guessed, groups, level=level))
         return numbers, k

@@ -24,9 +24,11 @@ from dataclasses import replace
 from enum import StrEnum
 
 import numpy as np
+import numpy.typing as npt
 
-from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval, pass_at_k
+from posttrain.analysis.stats import Interval, paired_delta_interval, pass_at_k
 from posttrain.diagnose.behaviors.answer_span import find_answer, prefix_texts, tokens_before_answer
+from posttrain.diagnose.measure.pass_at_k import estimate_pass_at_k
 from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, Note, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.probes.conditions import (
@@ -338,23 +340,25 @@ def _best_of(context: ProbeContext) -> list[tuple[int, Interval, Interval]]:
 
     Unbiased where n does not exceed them; by likelihood where problems were sampled unequally often.
     """
-    sampling, level = context.measured.counts, context.thresholds.level
-    ks = [k for k in BEST_OF if k <= sampling.num_samples.max(initial=0)]
-    if not sampling.sampled_equally:
-        rate = context.measured.posterior.mixture.draw_rates(rng=np.random.default_rng(0), num_draws=context.thresholds.num_draws)
-        found: list[tuple[int, Interval, Interval]] = []
-        for k in ks:
-            gains = (1 - (1 - rate) ** k - rate).mean(axis=1)
-            low, high = np.quantile(gains, [(1 - level) / 2, (1 + level) / 2])
-            gain = Interval(float(gains.mean()), float(low), float(high), "posterior of these problems")
-            found.append((k, context.measured.posterior.mixture.pass_at_k(k, level=level), gain))
-        return found
-    one = rates(sampling.num_samples, sampling.num_correct)
-    curves = {k: pass_at_k(sampling.num_samples, sampling.num_correct, k) for k in ks}
-    return [
-        (k, mean_interval(curve, sampling.groups, level=level), paired_delta_interval(one, curve, sampling.groups, level=level))
-        for k, curve in curves.items()
-    ]
+    measured, level = context.measured, context.thresholds.level
+    counts, mixture = measured.counts, measured.posterior.mixture
+    n, c, groups = counts.num_samples, counts.num_correct, counts.groups
+    ks = [k for k in BEST_OF if k <= n.max(initial=0)]
+    intervals = estimate_pass_at_k(n, c, groups, ks, level=level, equally=counts.sampled_equally, mixture=mixture)
+    if counts.sampled_equally:
+        one = rates(n, c)
+        gains = [paired_delta_interval(one, pass_at_k(n, c, k), groups, level=level) for k in ks]
+    else:
+        sampled = mixture.draw_rates(rng=np.random.default_rng(0), num_draws=context.thresholds.num_draws)
+        gains = [_posterior_gain(sampled, k, level) for k in ks]
+    return list(zip(ks, intervals, gains, strict=True))
+
+
+def _posterior_gain(sampled: npt.NDArray[np.float64], k: int, level: float) -> Interval:
+    """Return how much more k attempts succeed than one, from [D, P] posterior draws of success rates."""
+    gains = (1 - (1 - sampled) ** k - sampled).mean(axis=1)
+    low, high = np.quantile(gains, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(gains.mean()), float(low), float(high), "posterior of these problems")
 
 
 def _format_notes(context: ProbeContext, conditions: Sequence[Measured]) -> list[Note]:

@@ -267,6 +267,7 @@ class VerdictEntry(FileModel):
     stage: StageEntry | None = None
     settles_with: SettlesEntry | None = None
     caveats: Sequence[str] = ()
+    caveat_codes: Sequence[str] = ()
 
 
 class BehaviorEntry(VerdictEntry):

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from posttrain.diagnose.types.behavior import Purpose, Split
 from posttrain.diagnose.types.bottleneck import Bottleneck
-from posttrain.diagnose.types.finding import Contribution
+from posttrain.diagnose.types.finding import Contribution, Note
 from posttrain.diagnose.types.measurement import Check, Estimate
 
 
@@ -29,7 +29,6 @@ class StageAdvice:
     interface: str
     why: str
     needs: tuple[str, ...]
-    predicted_gain: Estimate | None
     alternatives: tuple[tuple[str, str], ...]
     """(name, why)"""
 
@@ -104,7 +103,7 @@ class Diagnosis:
     problems: tuple[ProblemDiagnosis, ...]
     settles_with: SettlesWith | None
     cost: Cost
-    caveats: tuple[str, ...]
+    caveats: tuple[Note, ...]
     sentence: str
     """The verdict in one sentence."""
     contributions: tuple[Contribution, ...] = ()

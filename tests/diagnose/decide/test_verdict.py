@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from posttrain.diagnose.decide.evidence import Measurements
 from posttrain.diagnose.decide.routes import name_stage
 from posttrain.diagnose.decide.verdict import diagnose_behavior
 from posttrain.diagnose.measure.validity_checks import UNPARSED
@@ -17,7 +18,6 @@ from posttrain.diagnose.types import (
     Behavior,
     Bottleneck,
     Check,
-    Cost,
     Diagnosis,
     MeasureSettings,
     Outcome,
@@ -54,8 +54,11 @@ def make(correct: npt.ArrayLike, n: int = 32, **changes: object) -> tuple[Behavi
 
 def diagnose(behavior: Behavior, sampling: SamplingMeasurement, validity: ValidityMeasurement, **changes: object) -> Diagnosis:
     return diagnose_behavior(
-        behavior, behavior.problems, sampling, validity, None, thresholds=Thresholds(**changes), available=ALL, seed=0, cost=Cost()  # type: ignore[arg-type]
-    )  # fmt: skip
+        Measurements(behavior=behavior, problems=behavior.problems, counts=sampling, validity=validity),
+        thresholds=Thresholds(**changes),  # type: ignore[arg-type]
+        available=ALL,
+        seed=0,
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from posttrain.diagnose.decide.power import sight, what_settles
+from posttrain.diagnose.decide.power import analyze_power, what_settles
 from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, LabelPosterior, label_posterior, labels_of, problem_labels
 from posttrain.diagnose.sampling.stopping import MOST, Counts, Goal, label_is_decided, next_round
 from posttrain.diagnose.thresholds import Thresholds
@@ -168,15 +168,17 @@ def test_what_is_said_to_settle_a_label_does() -> None:
     assert np.mean(settled) >= 0.5
 
 
-def test_sight_is_what_a_simulation_shows() -> None:
+def test_power_is_what_a_simulation_shows() -> None:
     rng = np.random.default_rng(0)
-    seen = sight(50, 16, EPSILON)
+    seen = analyze_power(50, 16, EPSILON)
     rates = rng.random((4000, 50))
     means = (rng.binomial(16, rates) / 16).mean(axis=1)
     assert seen.half_width == pytest.approx(1.96 * means.std(), rel=0.05)
     changes = ((rng.binomial(16, rates) - rng.binomial(16, rates)) / 16).mean(axis=1)
-    found = np.mean(np.abs(changes + seen.delta) > 1.96 * changes.std())
+    found = np.mean(np.abs(changes + seen.minimum_detectable_change) > 1.96 * changes.std())
     assert found == pytest.approx(0.8, abs=0.04)
-    assert (1 - seen.resolves) ** 16 == pytest.approx(0.05)
-    assert sight(50, 2, EPSILON).rise != sight(50, 2, EPSILON).rise  # nan: two samples find nothing
+    assert (1 - seen.resolved_rate) ** 16 == pytest.approx(0.05)
+    assert (
+        analyze_power(50, 2, EPSILON).minimum_detectable_rise != analyze_power(50, 2, EPSILON).minimum_detectable_rise
+    )  # nan: two samples find nothing
     assert PROBLEM_LABELS[0] is Bottleneck.MISSING_SUPPORT

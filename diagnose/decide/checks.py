@@ -1,0 +1,162 @@
+"""The numbers that a verdict shows: checks against thresholds, the pass@k curve, and the label of every problem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from posttrain.analysis.stats import FloatArray, k_grid, mean_interval
+from posttrain.diagnose.decide.evidence import Measurements
+from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, LabelPosterior, problem_labels
+from posttrain.diagnose.measure.pass_at_k import estimate_pass_at_k
+from posttrain.diagnose.thresholds import Thresholds
+from posttrain.diagnose.types import Bottleneck, Check, Estimate, PassAtK, ProblemDiagnosis, decide
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerdictChecks:
+    """Hold what the verdict rests on, in the order in which a reader asks."""
+
+    pass_1: Check
+    pass_k: Check
+    """At the primary k of the behavior."""
+    within_support: Check
+    greedy: Check
+    paths: Check | None
+    """None without reference paths."""
+
+    @property
+    def shown(self) -> tuple[Check, ...]:
+        """Return the checks that there are."""
+        found = (self.pass_1, self.pass_k, self.within_support, self.greedy, self.paths)
+        return tuple(check for check in found if check is not None)
+
+
+def _check(name: str, op: str, interval: Estimate, threshold: float, n: int, what: str, unit: str = "problems") -> Check:
+    outcome = decide(op, interval.low, interval.high, threshold)
+    return Check(
+        name=name, op=op, estimate=interval.estimate, low=interval.low, high=interval.high, threshold=threshold, n=n, method=interval.method,
+        outcome=outcome, what=what, unit=unit,
+    )  # fmt: skip
+
+
+def check_measurements(
+    measured: Measurements, posterior: LabelPosterior, curve: tuple[PassAtK, ...], thresholds: Thresholds
+) -> VerdictChecks:
+    """Hold the numbers of a behavior against their thresholds.
+
+    Args:
+        measured: What was measured.
+        posterior: What the counts say.
+        curve: Pass@k, at 1 and at the primary k among others.
+        thresholds: What the numbers are held against.
+    """
+    behavior, counts = measured.behavior, measured.counts
+    k, num_problems = behavior.measure.primary_k, len(counts.problem_ids)
+    value = {point.k: point.value for point in curve}
+    greedy = Estimate.of(mean_interval(counts.greedy_correct, counts.groups, level=thresholds.level))
+    return VerdictChecks(
+        pass_1=_check("pass@1", ">=", value[1], thresholds.mastered, num_problems, "mean success rate of one sample"),
+        pass_k=_check(
+            f"pass@{k}",
+            ">=",
+            value[k],
+            thresholds.reachable,
+            num_problems,
+            f"share of problems solved at least once in {k} samples",
+        ),
+        within_support=_check(
+            "share within support",
+            ">=",
+            _share_within_support(posterior, num_problems, thresholds.level),
+            thresholds.within_support,
+            num_problems,
+            f"share of problems with a success rate of at least epsilon = {behavior.measure.epsilon:.2g}",
+        ),
+        greedy=_check(
+            "greedy pass@1",
+            ">=",
+            greedy,
+            thresholds.mastered,
+            int(np.isfinite(counts.greedy_correct).sum()),
+            "success when the most likely token is always taken",
+        ),
+        paths=_check_paths(measured, thresholds),
+    )
+
+
+def _share_within_support(posterior: LabelPosterior, num_problems: int, level: float) -> Estimate:
+    inside = 1.0 - posterior.counts[:, 0] / num_problems
+    tail = (1 - level) / 2
+    low, high = np.quantile(inside, [tail, 1 - tail])
+    return Estimate(estimate=float(inside.mean()), low=float(low), high=float(high), method="posterior of these problems")
+
+
+def _check_paths(measured: Measurements, thresholds: Thresholds) -> Check | None:
+    paths, epsilon = measured.paths, measured.behavior.measure.epsilon
+    if paths is None:
+        return None
+    improbable = (paths.first_improbable_step >= 0).astype(float)
+    interval = Estimate.of(mean_interval(improbable, [path.problem_id for path in paths.paths], level=thresholds.level))
+    what = f"share of reference paths with a step less likely than epsilon = {epsilon:.2g}"
+    return _check("improbable reference paths", "<=", interval, thresholds.improbable_path, len(improbable), what, "paths")
+
+
+def pass_at_k_curve(measured: Measurements, posterior: LabelPosterior, level: float) -> tuple[PassAtK, ...]:
+    """Return the curve: by counting as far as the samples reach, by likelihood beyond and after adaptive sampling."""
+    counts, primary = measured.counts, measured.behavior.measure.primary_k
+    fewest = int(counts.num_samples[counts.num_samples > 0].min())
+    ks = k_grid(max(fewest, primary) * 4, primary)
+    intervals = estimate_pass_at_k(
+        counts.num_samples,
+        counts.num_correct,
+        counts.groups,
+        ks,
+        level=level,
+        equally=counts.sampled_equally,
+        mixture=posterior.mixture,
+    )
+    return tuple(PassAtK(k=k, value=Estimate.of(one), extrapolated=k > fewest) for k, one in zip(ks, intervals, strict=True))
+
+
+def label_problems(
+    measured: Measurements, posterior: LabelPosterior, probabilities: FloatArray, thresholds: Thresholds
+) -> tuple[ProblemDiagnosis, ...]:
+    """Return the label of every problem with what it rests on.
+
+    Args:
+        measured: What was measured.
+        posterior: What the counts say.
+        probabilities: [P, 3] posterior probability of each of `PROBLEM_LABELS`.
+        thresholds: How sure a label must be.
+    """
+    counts = measured.counts
+    mean, low, high = posterior.mixture.problem_interval(thresholds.level)
+    # A label is claimed on what lies strictly inside it: a rate at a threshold belongs to neither side for sure.
+    edges = [measured.behavior.measure.epsilon, thresholds.mastered]
+    labels = problem_labels(posterior.mixture.interval_probabilities(edges, strict=True), thresholds)
+    # Of several reference paths of a problem the likeliest one counts: one way to the answer is enough.
+    nll: dict[str, float] = {}
+    if measured.paths is not None:
+        for path, value in zip(measured.paths.paths, measured.paths.nll_per_token, strict=True):
+            nll[path.problem_id] = min(nll.get(path.problem_id, np.inf), float(value))
+    return tuple(
+        ProblemDiagnosis(
+            id=problem.id,
+            split=problem.split,
+            state=PROBLEM_LABELS[labels[i]] if labels[i] >= 0 else Bottleneck.INCONCLUSIVE,
+            posterior={label.value: float(p) for label, p in zip(PROBLEM_LABELS, probabilities[i], strict=True)},
+            num_samples=int(counts.num_samples[i]),
+            num_correct=int(counts.num_correct[i]),
+            num_missing=int(counts.num_missing[i]),
+            num_unparsed=int(counts.num_unparsed[i]),
+            num_truncated=int(counts.num_truncated[i]),
+            p=float(mean[i]),
+            p_low=float(low[i]),
+            p_high=float(high[i]),
+            p_method="fitted mixture",
+            reference_nll_per_token=nll.get(problem.id),
+        )
+        for i, problem in enumerate(measured.problems)
+    )

@@ -1,0 +1,107 @@
+"""What a verdict rests on, and how the evidence of further probes changes a label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from posttrain.diagnose.thresholds import Thresholds
+from posttrain.diagnose.types import (
+    Behavior,
+    Bottleneck,
+    Contribution,
+    ContributionKind,
+    Cost,
+    Finding,
+    LabelEvidence,
+    PathLikelihoodMeasurement,
+    Problem,
+    SamplingMeasurement,
+    ValidityMeasurement,
+)
+
+_PRIORITY = (Bottleneck.ATTRITION, Bottleneck.DECODING, Bottleneck.SCAFFOLD_BOUND, Bottleneck.GUIDED_ONLY)
+"""Whose evidence comes first: what was there before, then what needs no training, then what a scaffold reaches already, then what a part of
+a reference path reaches."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurements:
+    """Hold everything that was measured of one behavior."""
+
+    behavior: Behavior
+    problems: Sequence[Problem]
+    """The measured problems, in the order of `counts`."""
+    counts: SamplingMeasurement
+    validity: ValidityMeasurement
+    """Whether the counts can be believed."""
+    paths: PathLikelihoodMeasurement | None = None
+    """Likelihood of the reference paths, where there are any."""
+    findings: Sequence[Finding] = ()
+    """Of the further probes, which may say why."""
+    cost: Cost = field(default_factory=Cost)
+    """What the measurement took."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeighedLabel:
+    """A label after the evidence of the further probes, with what each of them did to it."""
+
+    label: Bottleneck
+    confidence: float
+    contributions: tuple[Contribution, ...]
+
+
+def weigh_evidence(label: Bottleneck, confidence: float, findings: Sequence[Finding], thresholds: Thresholds) -> WeighedLabel:
+    """Change a label where a probe has sure evidence for another one.
+
+    Of several that would change it the first of `_PRIORITY` does. The new label is as sure as the less sure of the old one and the
+    evidence.
+
+    Args:
+        label: What the samples alone say.
+        confidence: How sure that is.
+        findings: Of the further probes.
+        thresholds: From which confidence on evidence counts.
+    """
+    applicable = [(finding, one) for finding in findings for one in finding.evidence if label in one.instead_of]
+    sure = [pair for pair in applicable if pair[1].confidence >= thresholds.confidence]
+    winner = min(sure, key=lambda pair: _PRIORITY.index(pair[1].label)) if sure else None
+    contributions = tuple(_contribution(finding, label, applicable, winner) for finding in findings)
+    if winner is not None:
+        label, confidence = winner[1].label, min(confidence, winner[1].confidence)
+    return WeighedLabel(label=label, confidence=confidence, contributions=contributions)
+
+
+def _contribution(
+    finding: Finding,
+    label: Bottleneck,
+    applicable: Sequence[tuple[Finding, LabelEvidence]],
+    winner: tuple[Finding, LabelEvidence] | None,
+) -> Contribution:
+    """Say what one probe did to the verdict.
+
+    Args:
+        finding: What it found.
+        label: What the samples alone say.
+        applicable: All evidence for another label, with its finding.
+        winner: The evidence that changed the label, with its finding; None where none did.
+    """
+    mine = [one for other, one in applicable if other is finding]
+    if winner is not None and winner[0] is finding:
+        kind, best = ContributionKind.DECIDED, winner[1].label
+        words = f"makes it {best} instead of {label}, because {winner[1].because}"
+    elif mine and winner is None:
+        surest = max(mine, key=lambda one: one.confidence)
+        kind, best = ContributionKind.NOT_SURE_ENOUGH, surest.label
+        words = f"has evidence for {best} ({surest.confidence:.0%}), not sure enough to change {label}"
+    elif mine:
+        kind, best = ContributionKind.ANOTHER_DECIDED, mine[0].label
+        words = f"has evidence for {best} too; another probe decided"
+    elif finding.evidence:
+        kind, best = ContributionKind.NOT_APPLICABLE, finding.evidence[0].label
+        words = f"has evidence for {best}, which cannot replace {label}"
+    else:
+        kind, best = ContributionKind.NONE, None
+        words = "has no evidence for another label" if winner is not None else f"leaves it at {label}"
+    return Contribution(probe=finding.probe, kind=kind, label=best, words=words)

@@ -1,0 +1,142 @@
+"""A verdict in words: the sentence and the caveats, made from decided facts and never read back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import numpy as np
+
+from posttrain.analysis.stats import samples_to_resolve
+from posttrain.diagnose.decide.checks import VerdictChecks
+from posttrain.diagnose.decide.evidence import Measurements
+from posttrain.diagnose.measure.validity_checks import UNPARSED
+from posttrain.diagnose.stage_catalogue import STAGES
+from posttrain.diagnose.thresholds import Thresholds
+from posttrain.diagnose.types import Bottleneck, Check, Note, Outcome
+
+_UNPARSED_NOTED = 0.1
+"""Share of unparsed samples from which they are mentioned."""
+_FEW_PROBLEMS = 10
+"""Problems below which it is said that intervals are wide."""
+_ACTIONS = {
+    "none": "do nothing",
+    "fix_setup": "fix the setup first",
+    "change_decoding": "decode greedily or cooler instead of training",
+}
+
+
+class UndecidedReason(StrEnum):
+    """Why the samples do not decide the label."""
+
+    MISSING_SAMPLES = "missing_samples"
+    """It depends on how samples that are missing would be graded."""
+    TOO_FEW_SAMPLES = "too_few_samples"
+    DEPLOYMENT_POLICY = "deployment_policy"
+    """The sampler was not the policy, so that nothing can be said about support."""
+
+
+def write_caveats(
+    measured: Measurements, label: Bottleneck, lenient: Bottleneck | None, checks: VerdictChecks, thresholds: Thresholds
+) -> tuple[Note, ...]:
+    """Return what a reader of the verdict should keep in mind.
+
+    Args:
+        measured: What the verdict rests on.
+        label: What was decided.
+        lenient: The label of a lenient reading, where that is why the label is `format`.
+        checks: The checks of the verdict.
+        thresholds: What they were held against.
+    """
+    counts, validity, epsilon = measured.counts, measured.validity, measured.behavior.measure.epsilon
+    notes = [Note(code="validity", text=note) for note in validity.notes]
+    if lenient is not None:
+        text = f"A lenient reading of the same texts gives {lenient}: the answers are there, their format is not."
+        notes.append(Note(code="lenient_reading", text=text))
+    fewest, needed = int(counts.num_samples.min()), samples_to_resolve(epsilon)
+    if fewest < needed and (counts.num_correct == 0).any():
+        text = (
+            f"{fewest} samples of one problem cannot rule out a rate of epsilon = {epsilon:.2g} (that takes {needed}); "
+            "the labels of problems without a success come from the fitted mixture of all problems."
+        )
+        notes.append(Note(code="epsilon_not_resolved", text=text))
+    for check in validity.checks:
+        if check.outcome is Outcome.INCONCLUSIVE:
+            text = f"Not decided: {check.name} is {check.estimate:.3g} [{check.low:.3g}, {check.high:.3g}], at most {check.threshold:g} is wanted."
+            notes.append(Note(code="validity_undecided", text=text))
+    for check in validity.checks:
+        if check.name == UNPARSED and check.estimate > _UNPARSED_NOTED:
+            notes.append(
+                Note(code="unparsed", text=f"{check.estimate:.0%} of samples could not be read; failures, counted apart.")
+            )
+    if label is Bottleneck.POOR_CHOICE and checks.greedy.outcome is Outcome.INCONCLUSIVE:
+        text = f"Greedy decoding reaches {_in_words(checks.greedy)}: if {thresholds.mastered:g} would do, decoding may be all that binds."
+        notes.append(Note(code="greedy_undecided", text=text))
+    if label is Bottleneck.MISSING_SUPPORT and measured.paths is not None:
+        reachable = float((measured.paths.first_improbable_step < 0).mean())
+        if reachable > 0.5:
+            text = f"{reachable:.0%} of the reference paths have no step below epsilon: the paths look likely although no sample took them."
+            notes.append(Note(code="likely_references", text=text))
+    if len(counts.problem_ids) < _FEW_PROBLEMS:
+        text = f"Only {len(counts.problem_ids)} problems: intervals over problems are wide."
+        notes.append(Note(code="few_problems", text=text))
+    return tuple(notes)
+
+
+def write_verdict(
+    name: str,
+    label: Bottleneck,
+    confidence: float,
+    checks: VerdictChecks,
+    stage: str,
+    *,
+    most_likely: Bottleneck,
+    undecided: str,
+    failures: Sequence[str],
+) -> str:
+    """Return the verdict in one sentence.
+
+    Args:
+        name: The behavior.
+        label: What was decided.
+        confidence: How sure that is.
+        checks: The checks of the verdict.
+        stage: What to do about it.
+        most_likely: The most probable label, where none is decided.
+        undecided: Why none is decided.
+        failures: Of the validity checks.
+    """
+    numbers = ", ".join(f"{check.name} {_in_words(check)}" for check in (checks.pass_1, checks.pass_k))
+    if label is Bottleneck.INCONCLUSIVE:
+        return f"{name}: inconclusive ({numbers}): {undecided}; most likely {most_likely} ({_percent(confidence)})."
+    bodies = {
+        Bottleneck.MISSING_SUPPORT: f"mostly out of reach ({numbers}): right answers are missing from what the model can produce",
+        Bottleneck.POOR_CHOICE: f"reachable but unreliable ({numbers}): the model has right answers and does not choose them",
+        Bottleneck.GUIDED_ONLY: f"out of reach from the prompt, within reach from a part of a reference path ({numbers})",
+        Bottleneck.SCAFFOLD_BOUND: f"there with a scaffold, not without ({numbers} without)",
+        Bottleneck.ATTRITION: f"lost: an earlier policy could do it ({numbers} now)",
+        Bottleneck.MASTERED: f"mastered ({numbers})",
+        Bottleneck.FORMAT: f"right but not readable ({numbers} as read strictly): the answers are there, their format is not",
+        Bottleneck.DECODING: f"unreliable only when sampled ({numbers}; greedy {_in_words(checks.greedy)})",
+        Bottleneck.INVALID: f"no verdict, the measurement is invalid ({'; '.join(failures[:2]) or 'a check is not met'})",
+    }
+    action = _ACTIONS.get(stage, f"run {stage}" if STAGES[stage].trains else stage.replace("_", " "))
+    return f"{name}: {bodies[label]}; {action}. (confidence {_percent(confidence)})"
+
+
+def write_invalid(name: str, failures: Sequence[str]) -> str:
+    """Return the verdict on a behavior without samples in one sentence."""
+    why = "; ".join(failures[:2]) or "every sample is missing"
+    return f"{name}: no verdict, the measurement is invalid ({why}); fix the setup first."
+
+
+def _in_words(check: Check) -> str:
+    """Return a number with its interval; bounds alone where the data do not identify the number."""
+    if np.isnan(check.estimate):
+        return f"not identified [{check.low:.2f}, {check.high:.2f}]"
+    return f"{check.estimate:.2f} [{check.low:.2f}, {check.high:.2f}]"
+
+
+def _percent(p: float) -> str:
+    """Write a probability; one that is not 1 is not written as 1."""
+    return ">99%" if p > 0.99 else f"{p:.0%}"
