@@ -27,8 +27,8 @@ from posttrain.analysis.figures.style import (
     paper,
     put_head,
     remember,
-    short_number,
 )
+from posttrain.analysis.number_format import short_number
 
 PATHS: dict[str, tuple[str, str, str]] = {
     "reference": (BLUE, "o", "step of a reference"),
@@ -36,7 +36,7 @@ PATHS: dict[str, tuple[str, str, str]] = {
 }
 """Per kind of path: colour, marker, and its name in the legend."""
 _LEAST = 12.0
-"""Decades at most: what is rarer is drawn at the edge."""
+"""Decades at most: what is rarer stands at the edge."""
 _ROOM = 0.06
 """Of the range, on every side."""
 _RING = 0.032, 0.043
@@ -113,7 +113,7 @@ def _power(value: float) -> str:
 
 
 def _draw_binding(ax: Axes, steps: Sequence[tuple[str, tuple[float, float]]]) -> None:
-    """A ring with the step's number in it; of rings that lie upon one another the first keeps its number, on top."""
+    """Draw a ring with the step's number in it; of rings that lie upon one another the first keeps its number, on top."""
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     written: list[tuple[float, float]] = []
     for step, (x, y) in steps:

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from posttrain.analysis.figures.style import (
     GREEN,
     INK,
+    LABEL_POINTS,
     MUTED,
     NOTE,
     ORANGE,
@@ -27,9 +28,10 @@ from posttrain.analysis.figures.style import (
     paper,
     put_head,
     remember,
-    short_number,
+    text_points,
     wrapped,
 )
+from posttrain.analysis.number_format import short_number
 
 OUTCOMES: dict[str, tuple[str, str, bool]] = {
     "met": (GREEN, "o", True),
@@ -95,7 +97,8 @@ def checks(rows: Sequence[Row], *, title: str | None = None, ax: Axes | None = N
             for outcome, (colour, marker, filled) in OUTCOMES.items()
         ]
         handles.append(Rectangle((0, 0), 1, 1, facecolor=INK, alpha=0.1, label="where it is met"))
-        put_head(ax, handles, title=title)
+        widest = max((text_points(line, NOTE) for label in labels for line in label.split("\n")), default=0.0)
+        put_head(ax, handles, title=title, labels=max(LABEL_POINTS, widest + 2 * NOTE))
     return ax
 
 

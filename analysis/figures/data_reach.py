@@ -24,8 +24,8 @@ from posttrain.analysis.figures.style import (
     paper,
     put_head,
     remember,
-    short_number,
 )
+from posttrain.analysis.number_format import short_number
 
 OWN = "own"
 AVOIDED = ("rejected", "bad")

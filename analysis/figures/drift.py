@@ -29,7 +29,7 @@ from posttrain.analysis.figures.style import (
 )
 
 _MANY = 60
-"""Problems from which their lines are drawn lighter, so that they do not become a field."""
+"""Number of problems from which their lines are lighter, so that they do not cover the axes."""
 _NEVER_SHARE = 0.16
 """Width of the strip for problems without an earlier right answer, as a share of the rest of the axes."""
 
@@ -37,8 +37,8 @@ _NEVER_SHARE = 0.16
 def drift(rows: Sequence[Row], *, epsilon: float | None = None, title: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw each problem from its success before (hollow) to its success now (filled), placed by what became of its right answers.
 
-    To the left its earlier right answers became less likely. Left of the line at log ε what one draw found before takes more than
-    1/ε draws now. Problems without an earlier right answer stand apart on the right.
+    To the left its earlier right answers became less likely. Left of the line at log ε an answer that one sample found before takes
+    more than 1/ε samples now. Problems without an earlier right answer stand apart on the right.
 
     Args:
         rows: `{"id", "p_before", "p_after", "change", "lost"}`: success rates, the mean change of the log-probability of the earlier right

@@ -1,4 +1,4 @@
-"""pass@k against k: how much more is reached when more samples are drawn, and where two curves cross."""
+"""pass@k against k: how much more is reached with more samples, and where two curves cross."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from posttrain.analysis.figures.style import (
     printable,
     put_head,
     remember,
-    short_number,
 )
+from posttrain.analysis.number_format import short_number
 
 _DASHES = (0, (4, 2))
 _CROSSING_DASHES = (0, (6, 2, 1, 2))

@@ -42,7 +42,7 @@ _APART = 0.022
 
 
 def prefix_ladder(rows: Sequence[Row], *, title: str | None = None, ax: Axes | None = None) -> Axes:
-    """Draw success from the first part of a path as a curve, and placebos as markers where they were drawn.
+    """Draw success from the first part of a path as a curve, and placebos as markers where they were sampled.
 
     Args:
         rows: `{"fraction", "condition", "n", "c", "rate", "low", "high"}`: of the condition `reference` one row per point of the curve,

@@ -25,14 +25,14 @@ from posttrain.analysis.figures.style import (
     paper,
     printable,
     remember,
-    short_number,
 )
+from posttrain.analysis.number_format import short_number
 
 SHADES: tuple[tuple[float, str, str, str], ...] = (
-    (0.5, "#f4f1e4", "#111111", "p ≥ .5"),
-    (0.1, "#d9cfa0", "#111111", "≥ .1"),
-    (0.01, "#c89b5a", "#111111", "≥ .01"),
-    (0.001, "#96512f", "#fdfdfd", "≥ .001"),
+    (0.5, "#f4f1e4", "#111111", "p ≥ 0.5"),
+    (0.1, "#d9cfa0", "#111111", "≥ 0.1"),
+    (0.01, "#c89b5a", "#111111", "≥ 0.01"),
+    (0.001, "#96512f", "#fdfdfd", "≥ 0.001"),
     (0.0, "#4a1d26", "#fdfdfd", "less"),
 )
 """Smallest probability, fill, text colour and legend of each shade: darker is less probable, in greyscale too."""
@@ -199,7 +199,7 @@ def _probability(value: float) -> str:
     if value >= 0.995:
         return "1"
     if value >= 0.01:
-        return f"{value:.2f}".removeprefix("0")
+        return f"{value:.2f}"
     return f"{value:.0e}".replace("e-0", "e−").replace("e-", "e−") if value > 0 else "0"
 
 

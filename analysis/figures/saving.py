@@ -21,7 +21,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 def figure_of(drawn: Figure | Axes) -> Figure:
-    """The figure that an axes belongs to; a figure is its own."""
+    """Return the figure that an axes belongs to; a figure is its own."""
     if isinstance(drawn, Figure):
         return drawn
     figure = drawn.get_figure(root=True)
@@ -30,7 +30,7 @@ def figure_of(drawn: Figure | Axes) -> Figure:
 
 
 def draw_figure(drawn: Figure | Axes, file_format: str) -> bytes:
-    """The figure as the bytes of a file.
+    """Return the figure as the bytes of a file.
 
     Args:
         drawn: A figure, or an axes of it.
@@ -51,7 +51,7 @@ def draw_figure(drawn: Figure | Axes, file_format: str) -> bytes:
 
 
 def figure_rows(drawn: Figure | Axes) -> list[dict[str, Any]]:
-    """The numbers of all panels of a figure; a key `panel` is added where a panel has a label, or where there are several."""
+    """Return the numbers of all panels of a figure; a key `panel` is added where a panel has a label, or where there are several."""
     panels = [(ax.get_label(), rows) for ax in figure_of(drawn).axes if (rows := numbers_of(ax))]
     return [
         {"panel": label or index, **row} if label or len(panels) > 1 else row
@@ -61,7 +61,7 @@ def figure_rows(drawn: Figure | Axes) -> list[dict[str, Any]]:
 
 
 def figure_csv(drawn: Figure | Axes) -> str:
-    """The numbers of all panels of a figure as CSV, as in `figure_rows`."""
+    """Return the numbers of all panels of a figure as CSV, as in `figure_rows`."""
     rows = figure_rows(drawn)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")

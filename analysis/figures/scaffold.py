@@ -29,6 +29,7 @@ from posttrain.analysis.figures.style import (
     remember,
     wrapped,
 )
+from posttrain.analysis.number_format import format_number
 
 _KINDS: dict[str, tuple[str, str, bool]] = {
     "better": (GREEN, "^", True),
@@ -60,8 +61,8 @@ def scaffold(rows: Sequence[Row], *, title: str | None = None, ax: Axes | None =
         remember(ax, rows)
         for position, row in enumerate(rows):
             _draw_row(ax, position, row)
-        if rows and math.isfinite(bare := number(rows[0], "rate")):
-            ax.plot([bare, bare], [0, len(rows) - 0.6], color=INK, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
+        if rows and math.isfinite(baseline := number(rows[0], "rate")):
+            ax.plot([baseline, baseline], [0, len(rows) - 0.6], color=INK, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
         ax.set_yticks(range(len(rows)), labels=[_name(row, rows[0]) for row in rows], fontsize=NOTE)
         ax.set(xlim=(-0.02, 1.02), ylim=(max(1, len(rows)) - 0.5, -0.5), xlabel="success rate")
         ax.set_xticks(SHARE_TICKS, labels=SHARE_LABELS)
@@ -122,7 +123,7 @@ def _kind(row: Row) -> str:
 
 
 def _gain_words(gain: float, row: Row) -> str:
-    """The gain with its interval, on two lines."""
+    """Return the gain with its interval, on two lines."""
     if not math.isfinite(gain):
         return "gain undefined"
     value, low, high = (_signed(each) for each in (gain, number(row, "gain_low"), number(row, "gain_high")))
@@ -130,11 +131,11 @@ def _gain_words(gain: float, row: Row) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value + 0.0:+.2f}".replace("0.", ".", 1).replace("-", "−") if math.isfinite(value) else "–"
+    return format_number(value, 2, signed=True)
 
 
 def _name(row: Row, first: Row) -> str:
-    """The condition, with its number of problems where the first row has more of them."""
+    """Return the condition, with its number of problems where the first row has more of them."""
     part = "" if row["n_problems"] == first["n_problems"] else f" ({row['n_problems']} of {first['n_problems']} problems)"
     return wrapped(f"{row['condition']}{part}", _NAME_CHARS, lines=3)
 

@@ -25,8 +25,8 @@ from posttrain.analysis.figures.style import (
     printable,
     put_head,
     remember,
-    short_number,
 )
+from posttrain.analysis.number_format import short_number
 
 _SHOWN = 0.005
 """Nats below which a step counts as certain."""

@@ -47,13 +47,13 @@ NOTE = 7.0
 """Size of the smallest text, points: notes, numbers on marks."""
 _AXES_SHARE = 0.775
 """Share of its cell that an axes has before it is laid out: matplotlib's own default."""
-_LABEL_POINTS = 40.0
+LABEL_POINTS = 40.0
 """What the labels of a y axis take, points."""
 REPORT_WIDTH = 4.6
-"""Width of a figure that nobody gave a width, inches."""
+"""Width of a figure without a width of its own, inches."""
 SHARE_TICKS = [0.0, 0.25, 0.5, 0.75, 1.0]
 """Ticks of an axis from 0 to 1; `SHARE_LABELS` are their texts."""
-SHARE_LABELS = ["0", ".25", ".5", ".75", "1"]
+SHARE_LABELS = ["0", "0.25", "0.5", "0.75", "1"]
 
 Row = Mapping[str, Any]
 """One row of numbers, with the keys that `diagnosis.json` and `compare.json` use."""
@@ -70,7 +70,7 @@ def paper() -> Iterator[None]:
 
 
 def new_axes(width: float = REPORT_WIDTH, height: float = 3.0) -> Axes:
-    """An axes in a figure of its own, laid out so that no label is cut.
+    """Return an axes in a figure of its own, laid out so that no label is cut.
 
     Args:
         width: Inches.
@@ -84,7 +84,9 @@ def new_axes(width: float = REPORT_WIDTH, height: float = 3.0) -> Axes:
     return figure.add_subplot()
 
 
-def put_head(ax: Axes, handles: Sequence[Artist], *, title: str | None = None, lift: float = 0.0) -> None:
+def put_head(
+    ax: Axes, handles: Sequence[Artist], *, title: str | None = None, lift: float = 0.0, labels: float = LABEL_POINTS
+) -> None:
     """Put the legend above the axes, where it hides nothing, and the title above the legend.
 
     Args:
@@ -92,6 +94,7 @@ def put_head(ax: Axes, handles: Sequence[Artist], *, title: str | None = None, l
         handles: Labelled marks; none gives no legend.
         title: Title of the axes.
         lift: Room left between axes and head, as a share of the height of the axes.
+        labels: Points that the labels of the y axis take.
     """
     words = printable(title) if title else None
     if not handles:
@@ -104,7 +107,7 @@ def put_head(ax: Axes, handles: Sequence[Artist], *, title: str | None = None, l
         handles=list(handles),
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0 + lift),
-        ncols=legend_columns([str(handle.get_label()) for handle in handles], cell - _LABEL_POINTS),
+        ncols=legend_columns([str(handle.get_label()) for handle in handles], cell - labels),
         title=words,
         title_fontproperties={"weight": "bold", "size": matplotlib.rcParams["axes.titlesize"]},
         alignment="left",
@@ -142,7 +145,7 @@ def text_points(text: str, size: float) -> float:
 
 
 def wrapped(name: str, chars: int, lines: int = 2) -> str:
-    """A name on at most so many lines of so many characters, broken after spaces, underscores and dashes."""
+    """Return a name on at most `lines` lines of at most `chars` characters, broken after spaces, underscores and dashes."""
     parts = re.findall(r"[^ _-]*[ _-]*", printable(name, limit=chars * lines))
     found = [""]
     for part in parts:
@@ -165,7 +168,7 @@ def _drawable(family: str) -> frozenset[int]:
 
 
 def printable(text: str, *, family: str = "DejaVu Sans", limit: int = 60) -> str:
-    """The text as the figure's font can draw it: line breaks made visible, unknown signs as boxes, long texts cut.
+    """Return the text as the figure's font can draw it: line breaks made visible, unknown signs as boxes, long texts cut.
 
     Args:
         text: Any text, a model's included.
@@ -181,16 +184,6 @@ def printable(text: str, *, family: str = "DejaVu Sans", limit: int = 60) -> str
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def short_number(value: float, digits: int = 3) -> str:
-    """A number for a tick or a label: significant digits, no zero before the point."""
-    if not math.isfinite(value):
-        return "–"
-    text = f"{value:.{digits}g}"
-    if "e" not in text and abs(value) < 1:
-        text = text.replace("0.", ".", 1)
-    return text.replace("-", "−")
-
-
 def empty_note(ax: Axes, words: str) -> None:
     """Say in the middle of an axes why there is nothing to see."""
     ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", color=MUTED)
@@ -202,11 +195,11 @@ def remember(ax: Axes, rows: Sequence[Row]) -> None:
 
 
 def numbers_of(ax: Axes) -> list[dict[str, Any]]:
-    """The numbers that an axes shows, one dict per row, in the order in which they were drawn."""
+    """Return the numbers that an axes shows, one dict per row, in the order in which they were added."""
     return list(_numbers.get(ax, []))
 
 
 def number(row: Row, key: str) -> float:
-    """A number of a row; NaN where it is absent or null."""
+    """Return a number of a row; NaN where it is absent or null."""
     value = row.get(key)
     return math.nan if value is None else float(value)

@@ -1,4 +1,4 @@
-"""How many problems have which success rate: what was seen, and the fitted mixture with its heaps at zero and one."""
+"""How many problems have which success rate: what was seen, and the fitted mixing distribution with its point masses at zero and one."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from posttrain.analysis.figures.style import (
     printable,
     put_head,
     remember,
-    short_number,
 )
+from posttrain.analysis.number_format import short_number
 
 _MASTERED_COLOUR = SERIES[2][0]
 _ZONE_SHADES = (0.16, 0.0, 0.1)
@@ -39,8 +39,8 @@ _CLEAR = 0.03
 """How far from a threshold a tenth must lie to be an edge of its own."""
 _BARS = 0.88
 """Share of a bin that its bars fill."""
-_HEAP_WIDTH = 1.8
-"""Width of the places at the ends where heaps stand; a bin is 1 wide."""
+_MASS_WIDTH = 1.8
+"""Width of the places at the ends where point masses stand; a bin is 1 wide."""
 
 
 def success_histogram(
@@ -55,9 +55,9 @@ def success_histogram(
 ) -> Axes:
     """Draw how many problems have which success rate.
 
-    The bins are drawn equally wide and labelled by their edges, since the first one, up to ε, would be invisible to scale. Where a
+    The bins are equally wide and labelled by their edges, since the first one, up to ε, would be invisible to scale. Where a
     mixture is given, a point with an interval over each bar says how many problems have such a rate by the fit, and two bins at the
-    ends hold its heaps at exactly 0 and exactly 1 (which the outer bins hold too). What was seen in few samples is spread wider than
+    ends hold its point masses at exactly 0 and exactly 1 (which the outer bins hold too). What was seen in few samples is spread wider than
     the rates are, so bars and points need not agree.
 
     Args:
@@ -65,7 +65,7 @@ def success_histogram(
         epsilon: Rate under which a problem is out of support.
         mastered: Rate from which on it is mastered.
         mixture: Per run, `{"from", "to", "estimate", "low", "high"}` in numbers of problems, one row per bin of `bin_edges`, and rows
-            with `from` equal to `to`, the heaps.
+            with `from` equal to `to`, the point masses.
         rate_name: What the rates are.
         title: Title of the axes.
         ax: Where to draw; a new figure without one.
@@ -82,8 +82,8 @@ def success_histogram(
         raise ValueError(f"the thresholds must satisfy 0 < epsilon < mastered <= 1, got {epsilon} and {mastered}")
     edges = bin_edges(epsilon, mastered)
     num_bins = len(edges) - 1
-    heaps = bool(mixture and any(mixture.values()))
-    left, right = (-_HEAP_WIDTH, num_bins + _HEAP_WIDTH) if heaps else (0.0, float(num_bins))
+    masses = bool(mixture and any(mixture.values()))
+    left, right = (-_MASS_WIDTH, num_bins + _MASS_WIDTH) if masses else (0.0, float(num_bins))
     with paper():
         ax = ax or new_axes()
         width = _BARS / max(1, len(rates))
@@ -100,25 +100,25 @@ def success_histogram(
                 "edgecolor": PAPER,
                 "hatch": HATCHES[index % len(HATCHES)],
             }
-            bars = ax.bar(lefts, counts, width=width, align="edge", linewidth=0.6, alpha=0.75 if heaps else 1.0, **look)
-            if not heaps:
+            bars = ax.bar(lefts, counts, width=width, align="edge", linewidth=0.6, alpha=0.75 if masses else 1.0, **look)
+            if not masses:
                 ax.bar_label(bars, labels=[str(count) if count else "" for count in counts], fontsize=NOTE, padding=1)
             points = list((mixture or {}).get(label, ()))
             remember(ax, _rows(label, edges, counts, points))
             tallest = max(tallest, float(counts.max(initial=0)), _draw_mixture(ax, points, edges, index, len(rates)))
             if len(rates) > 1:
                 handles.append(Patch(**look, label=_legend_label(label, values)))
-            elif heaps:
+            elif masses:
                 handles.append(Patch(**look, alpha=0.75, label="seen (right / samples)"))
-        if heaps:
+        if masses:
             handles.append(
                 Line2D([], [], color=INK, marker="o", markerfacecolor=PAPER, markersize=4, label="fitted mixture, 95 %")
             )
         _shade_zones(ax, edges, mastered, left, right)
-        middle = _HEAP_WIDTH / 2
-        ticks = [*([left + middle] if heaps else []), *range(num_bins + 1), *([right - middle] if heaps else [])]
+        middle = _MASS_WIDTH / 2
+        ticks = [*([left + middle] if masses else []), *range(num_bins + 1), *([right - middle] if masses else [])]
         labels = [_edge_label(edge, epsilon, mastered, num_bins) for edge in edges]
-        ax.set_xticks(ticks, labels=["= 0", *labels, "= 1"] if heaps else labels)
+        ax.set_xticks(ticks, labels=["= 0", *labels, "= 1"] if masses else labels)
         ax.set(xlim=(left, right), ylim=(0, tallest * 1.12), xlabel=f"{rate_name} (ε = {short_number(epsilon, 2)})")
         ax.set_ylabel("problems" if len(rates) != 1 else _single_label(next(iter(rates.values()))))
         ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
@@ -130,7 +130,7 @@ def success_histogram(
 
 
 def bin_edges(epsilon: float, mastered: float) -> npt.NDArray[np.float64]:
-    """The edges of the bins: 0, ε, the tenths that stand clear of both thresholds, the mastered threshold, and 1."""
+    """Return the edges of the bins: 0, ε, the tenths that stand clear of both thresholds, the mastered threshold, and 1."""
     tenths = [tenth / 10 for tenth in range(1, 10) if epsilon + _CLEAR < tenth / 10 < mastered - _CLEAR]
     return np.array([0.0, epsilon, *tenths, mastered, *([] if mastered == 1 else [1.0])])
 
@@ -183,7 +183,7 @@ def _draw_mixture(ax: Axes, points: Sequence[Row], edges: npt.NDArray[np.float64
         if math.isnan(low) and math.isnan(value):
             continue
         if start == end:
-            bin_start = -(1 + _HEAP_WIDTH) / 2 if start == 0 else len(edges) - 1 + (_HEAP_WIDTH - 1) / 2
+            bin_start = -(1 + _MASS_WIDTH) / 2 if start == 0 else len(edges) - 1 + (_MASS_WIDTH - 1) / 2
         else:
             bin_start = float(np.argmin(np.abs(edges - start)))
         x = bin_start + (1 - _BARS) / 2 + (index + 0.5) * _BARS / num_runs

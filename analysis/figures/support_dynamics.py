@@ -1,4 +1,4 @@
-"""SRR, NDR, SDS and NSCR beside what the same model, drawn twice, gives."""
+"""SRR, NDR, SDS and NSCR beside what the same model, sampled twice, gives."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from posttrain.analysis.figures.style import (
     paper,
     put_head,
     remember,
-    short_number,
 )
+from posttrain.analysis.number_format import short_number
 
 _HALF = 0.26
 """Half the height of the field of a null."""
@@ -76,7 +76,7 @@ def support_dynamics(rows: Sequence[Row], *, title: str | None = None, ax: Axes 
             empty_note(ax, "nothing was compared")
         handles: list[Artist] = [
             Line2D([], [], linestyle="none", marker="o", markersize=6, color=BLUE, markeredgecolor=PAPER, label="measured"),
-            Patch(facecolor=INK, alpha=0.16, label="same model drawn twice"),
+            Patch(facecolor=INK, alpha=0.16, label="same model sampled twice"),
         ]
         put_head(ax, handles, title=title)
     return ax

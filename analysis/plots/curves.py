@@ -1,4 +1,6 @@
-"""Rows for figures that stand in no file as such: Cover@τ, the fitted mixture by success rate, where two curves cross, steps of paths.
+"""Rows of figures that are computed from counts and likelihoods.
+
+They are Cover@τ, the fitted mixing distribution by success rate, where two curves cross, and the steps of reference paths.
 
 Problems are rows of `diagnosis.json`: `{"id", "group", "num_samples", "num_correct"}`. Draws come from a generator of their own with a
 fixed seed, so that the same run gives the same figure.
@@ -25,7 +27,7 @@ _TAIL = 0.1
 
 
 def cover_rows(problems: Sequence[Problem]) -> list[dict[str, float]]:
-    """Cover@τ at every τ at which it changes: the share of problems whose observed success rate is at least τ.
+    """Return Cover@τ at every τ at which it changes: the share of problems whose observed success rate is at least τ.
 
     Args:
         problems: Those of one run; without samples they are left out.
@@ -48,16 +50,16 @@ def cover_rows(problems: Sequence[Problem]) -> list[dict[str, float]]:
 
 
 def mixture_rows(problems: Sequence[Problem], edges: npt.ArrayLike, marks: Sequence[float] = ()) -> list[dict[str, float]]:
-    """How many of the problems have which success rate, by the fitted mixture.
+    """Return how many of the problems have which success rate, by the fitted mixing distribution.
 
     Args:
         problems: Those of one run.
         edges: Rising numbers from 0 to 1.
-        marks: Rates on which a verdict hangs: ε, and the mastered threshold.
+        marks: Rates that a verdict depends on: ε, and the mastered threshold.
 
     Returns:
         `{"from", "to", "estimate", "low", "high"}` in numbers of problems: one row per interval, and two with `from` equal to `to`,
-        the heaps at exactly 0 and exactly 1, which the outer intervals hold too; `estimate` is NaN where samples only bound it.
+        the point masses at exactly 0 and exactly 1, which the outer intervals hold too; `estimate` is NaN where samples only bound it.
         Empty without data.
     """
     samples, correct, groups = _counts(problems)
@@ -97,7 +99,7 @@ def mixture_rows(problems: Sequence[Problem], edges: npt.ArrayLike, marks: Seque
 
 
 def crossing_row(before: Sequence[Problem], after: Sequence[Problem], primary_k: int = 1) -> dict[str, float] | None:
-    """The k from which on the second run passes less often than the first, though more often at smaller k.
+    """Return the k from which on the second run passes less often than the first, though more often at smaller k.
 
     Args:
         before: Problems of the first run.
@@ -128,7 +130,7 @@ def crossing_row(before: Sequence[Problem], after: Sequence[Problem], primary_k:
 
 
 def step_rows(paths: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]) -> list[dict[str, Any]]:
-    """Per step, the median over paths of its summed negative log-likelihood, with the middle 80 % of paths.
+    """Return, per step, the median over paths of its summed negative log-likelihood, with the middle 80 % of paths.
 
     Args:
         paths: Per path, [T] step of each token (from 0) and [T] natural log-probabilities under the policy.
@@ -151,7 +153,7 @@ def step_rows(paths: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]) -> list[dict
 
 
 def _counts(problems: Sequence[Problem]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[str]]:
-    """Samples, successes and groups of the problems that were sampled; a problem without a group is one of its own."""
+    """Return samples, successes and groups of the problems that were sampled; a problem without a group is one of its own."""
     known = [row for row in problems if int(row["num_samples"]) > 0]
     samples = np.array([int(row["num_samples"]) for row in known], dtype=np.int64)
     correct = np.array([int(row["num_correct"]) for row in known], dtype=np.int64)

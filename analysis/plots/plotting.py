@@ -48,11 +48,11 @@ class PlotResult:
 
     @property
     def table(self) -> Table:
-        """The numbers as header and rows of a table."""
+        """Return the numbers as header and rows of a table."""
         return FIGURES[self.name].table(self.rows)
 
     def render(self, file_format: str) -> bytes:
-        """The content of a file: `pdf`, `svg`, `png`, or the numbers as `tex` (booktabs), `md` or `csv`.
+        """Return the content of a file: `pdf`, `svg`, `png`, or the numbers as `tex` (booktabs), `md` or `csv`.
 
         Raises:
             InputError: The format is none of them.
@@ -117,7 +117,7 @@ def plot(
 
 
 def find_figure(name: str) -> tuple[str, FigureSpec]:
-    """A figure by name; `pass@k` and `pass-at-k` are `pass_at_k`.
+    """Return a figure by name; `pass@k` and `pass-at-k` are `pass_at_k`.
 
     Raises:
         InputError: There is none of that name.
@@ -159,7 +159,7 @@ def _draw(spec: FigureSpec, panels: Sequence[Panel], width: float) -> Figure:
 
 
 def _head_inches(ax: Axes) -> float:
-    """Inches that stand above an axes: its legend with the title in it, or the title alone."""
+    """Return the inches that stand above an axes: its legend with the title in it, or the title alone."""
     legend = ax.get_legend()
     if legend is not None:
         return float(legend.get_window_extent().height) / dots_per_inch(ax)
@@ -211,7 +211,7 @@ def _inches(width: str | float) -> float:
 
 
 def _targets(path: Path) -> list[Path]:
-    """The files to write for one --out, the numbers as CSV among them."""
+    """Return the files to write for one --out, the numbers as CSV among them."""
     suffix = path.suffix.lower().removeprefix(".")
     if not suffix:
         return [path.with_name(path.name + ending) for ending in (*_BOTH, ".csv")]

@@ -39,7 +39,7 @@ class Side:
     """Settings of the run; empty for a comparison."""
 
     def need(self, key: str) -> Any:
-        """A field of the behavior.
+        """Return a field of the behavior.
 
         Raises:
             InputError: The file has no such field.
@@ -163,7 +163,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _distinct(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of paths that tell them apart."""
+    """Return the shortest ends of paths that tell them apart."""
     parts = [path.resolve().parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]

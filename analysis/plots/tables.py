@@ -1,8 +1,4 @@
-"""Tables in Markdown and LaTeX, and the one way in which numbers with intervals are written.
-
-An estimate is written with as many digits as its interval supports, and without the zero before the point: `.56 [.48, .64]`.
-What is undefined is a dash.
-"""
+"""Tables in Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -11,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-DASH = "–"
-_MINUS = "−"
+from posttrain.analysis.number_format import DASH, MINUS, format_interval, format_number
+
 _LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -27,7 +23,7 @@ _LATEX_SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     DASH: "--",
-    _MINUS: "$-$",
+    MINUS: "$-$",
     "≥": r"$\geq$",
     "≤": r"$\leq$",
     "ε": r"$\varepsilon$",
@@ -36,7 +32,7 @@ _LATEX_SPECIAL = {
 _MARKDOWN_SPECIAL = {"\\": "\\\\", "|": "\\|", "`": "\\`", "*": "\\*", "&": "&amp;", "<": "&lt;"}
 
 
-class Interval(NamedTuple):
+class EstimateCell(NamedTuple):
     """An estimate with its interval; NaN where undefined."""
 
     estimate: float
@@ -44,95 +40,16 @@ class Interval(NamedTuple):
     high: float
 
 
-Cell = str | int | float | Interval | None
+Cell = str | int | float | EstimateCell | None
 """What may stand in a table. None and NaN are written as a dash."""
 
 Table = tuple[list[str], list[list[Cell]]]
 """Header and rows."""
 
 
-def format_number(value: float | None, decimals: int | None = None, *, signed: bool = False) -> str:
-    """A number as text.
-
-    Args:
-        value: The number; None or NaN gives a dash.
-        decimals: Digits after the point; three significant digits (and at least two decimals below 1) without it.
-        signed: Whether a plus is written.
-
-    Returns:
-        For example `.31`, `1.00`, `−.04`, `12 400`.
-    """
-    if value is None or math.isnan(value):
-        return DASH
-    if math.isinf(value):
-        return "∞" if value > 0 else f"{_MINUS}∞"
-    if isinstance(value, int):
-        decimals = 0
-    if decimals is None and 0 < abs(value) < 1e-4:
-        return f"{value:.1e}".replace("e-0", "e-").replace("-", _MINUS)
-    if decimals is None:
-        decimals = 2 if value == 0 else min(6, max(0, 2 - math.floor(math.log10(abs(value)))))
-        if 0.01 <= abs(value) < 1:
-            decimals = 2 if round(value, 2) == round(value, 3) else 3
-    text = f"{abs(value):,.{decimals}f}".replace(",", " ")
-    zero = float(text.replace(" ", "")) == 0
-    if text.startswith("0."):
-        text = text[1:]
-    if value < 0 and not zero:
-        return _MINUS + text
-    return f"+{text}" if signed and not zero else text
-
-
-def decimals_for(estimate: float, low: float, high: float) -> int | None:
-    """How many decimals an interval supports; None where it has no width.
-
-    The last digit is worth at most a fifth of the width, and a small estimate is not rounded away to zero.
-    """
-    width = high - low
-    if not math.isfinite(width) or width <= 0:
-        return None
-    decimals = max(0, math.ceil(-math.log10(width / 5) - 1e-9))
-    if math.isfinite(estimate) and estimate != 0:
-        decimals = max(decimals, min(4, math.ceil(-math.log10(2 * abs(estimate)))))
-    return min(6, decimals)
-
-
-def format_interval(estimate: float, low: float, high: float, *, signed: bool = False) -> str:
-    """An estimate with its interval.
-
-    Args:
-        estimate: The estimate.
-        low: Lower bound.
-        high: Upper bound.
-        signed: Whether pluses are written, for differences.
-
-    Returns:
-        For example `.56 [.48, .64]`; a dash when nothing is defined, `.56 [–, –]` when the interval is not, and the number
-        alone where it was counted rather than estimated (all three are equal).
-    """
-    if math.isnan(estimate) and math.isnan(low) and math.isnan(high):
-        return DASH
-    if estimate == low == high:
-        return format_number(estimate, signed=signed)
-    decimals = decimals_for(estimate, low, high)
-    words = [format_number(value, decimals, signed=signed) for value in (estimate, low, high)]
-    return f"{words[0]} [{words[1]}, {words[2]}]"
-
-
-def format_probability(value: float) -> str:
-    """A probability to two decimals that never reads as certain: `>.99` and `<.01` at the ends."""
-    if math.isnan(value):
-        return DASH
-    if value > 0.99:
-        return ">.99" if value < 1 else "1"
-    if value < 0.01:
-        return "<.01" if value > 0 else "0"
-    return format_number(value, 2)
-
-
 def format_cell(cell: Cell) -> str:
-    """Any cell as plain text."""
-    if isinstance(cell, Interval):
+    """Return any cell as plain text."""
+    if isinstance(cell, EstimateCell):
         return format_interval(*cell)
     if isinstance(cell, str):
         return cell
@@ -140,7 +57,7 @@ def format_cell(cell: Cell) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it is, on one line, also inside a table."""
+    """Return text that Markdown shows as it is, on one line, also inside a table."""
     line = "".join(_MARKDOWN_SPECIAL.get(sign, sign) for sign in " ".join(text.split()))
     # Brackets stay readable (intervals are full of them): only what would make a link, an emphasis or a strike is broken up.
     line = re.sub(r"^>(?![.\d])", r"\>", line)
@@ -148,12 +65,12 @@ def escape_markdown(text: str) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX sets as it is, on one line."""
+    """Return text that LaTeX sets as it is, on one line."""
     return "".join(_LATEX_SPECIAL.get(sign, sign) for sign in " ".join(text.split()))
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """A table in GitHub's Markdown; columns of numbers stand on the right.
+    """Return a table in GitHub's Markdown; columns of numbers stand on the right.
 
     Args:
         header: Names of the columns.
@@ -176,7 +93,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str
 
 
 def latex_table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str = "", label: str = "") -> str:
-    """A table in LaTeX, for the package booktabs.
+    """Return a table in LaTeX, for the package booktabs.
 
     Args:
         header: Names of the columns.
@@ -202,7 +119,7 @@ def latex_table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, captio
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The numbers behind a figure as a table: a number and its bounds share a cell, and a column that is empty throughout is left out.
+    """Return the numbers behind a figure as a table: a number and its bounds share a cell, and a column that is empty throughout is left out.
 
     Args:
         rows: As in the CSV of the figure; `estimate`, `low` and `high` (or `x_estimate`, `x_low`, `x_high`) become one column.
@@ -220,7 +137,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     def cell(row: Mapping[str, Any], key: str) -> Cell:
         value = row.get(key)
         if key in of and value is not None:
-            return Interval(float(value), _number(row, f"{of[key]}low"), _number(row, f"{of[key]}high"))
+            return EstimateCell(float(value), _number(row, f"{of[key]}low"), _number(row, f"{of[key]}high"))
         if isinstance(value, bool):
             return "yes" if value else "no"
         return value if value is None or isinstance(value, str | int | float) else str(value)
@@ -231,7 +148,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def pass_at_k_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per run, one column per k; a k that is extrapolated says so.
+    """Return one row per run, one column per k; a k that is extrapolated says so.
 
     Args:
         rows: `{"run", "k", "estimate", "low", "high", "extrapolated"}` and where there are several panels `panel`; rows without the key
@@ -242,7 +159,7 @@ def pass_at_k_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """
     known = [row for row in rows if "estimate" in row]
     ks = {int(row["k"]): any(bool(r.get("extrapolated")) for r in known if r["k"] == row["k"]) for row in known}
-    found: dict[tuple[str, str], dict[int, Interval]] = {}
+    found: dict[tuple[str, str], dict[int, EstimateCell]] = {}
     for row in known:
         found.setdefault((str(row.get("panel", "")), str(row["run"])), {})[int(row["k"])] = _bounds(row)
     header = ["behavior", "run", *(f"pass@{k}" + (" (extrapolated)" if ks[k] else "") for k in sorted(ks))]
@@ -250,7 +167,7 @@ def pass_at_k_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def support_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per comparison: how many problems are in each state, and SRR, NDR, SDS and NSCR beside their null.
+    """Return one row per comparison: how many problems are in each state, and SRR, NDR, SDS and NSCR beside their null.
 
     Args:
         rows: Of `support_transitions`: `{"panel", "state", "problems"}`, and of `support_dynamics`: `{"panel", "name", "estimate",
@@ -278,7 +195,7 @@ def support_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def retention_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per behavior and run: before, after, and the paired change, each with its interval.
+    """Return one row per behavior and run: before, after, and the paired change, each with its interval.
 
     Args:
         rows: As `figures.retention` takes them; bounds of before and after are shown where they are there.
@@ -291,7 +208,7 @@ def retention_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         [
             *(str(row[key]) for key in ("run", "behavior", "group")),
             *(
-                Interval(_number(row, side), _number(row, f"{side}_low"), _number(row, f"{side}_high"))
+                EstimateCell(_number(row, side), _number(row, f"{side}_low"), _number(row, f"{side}_high"))
                 for side in ("before", "after")
             ),
             format_interval(*_bounds(row), signed=True),
@@ -306,8 +223,8 @@ def _number(row: Mapping[str, Any], key: str) -> float:
     return math.nan if value is None else float(value)
 
 
-def _bounds(row: Mapping[str, Any], stem: str = "") -> Interval:
-    return Interval(*(_number(row, f"{stem}{key}") for key in ("estimate", "low", "high")))
+def _bounds(row: Mapping[str, Any], stem: str = "") -> EstimateCell:
+    return EstimateCell(*(_number(row, f"{stem}{key}") for key in ("estimate", "low", "high")))
 
 
 def _check_widths(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:

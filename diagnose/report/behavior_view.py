@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from posttrain.analysis.plots.tables import DASH, format_interval, format_number, format_probability
+from posttrain.analysis.number_format import DASH, format_interval, format_number, format_probability
 from posttrain.diagnose.report.text import MethodNotes, counted, visible, write_estimate
 from posttrain.diagnose.report.verdict_view import NextStart, verdict_view
 from posttrain.diagnose.report.words import BOTTLENECKS, OUTCOMES, STOPS
@@ -204,4 +204,4 @@ def _cost(cost: CostEntry) -> list[tuple[str, str]]:
         ("scored tokens", cost.scored_tokens),
         ("teacher tokens", cost.teacher_tokens),
     ]
-    return [(name, format_number(value)) for name, value in rows] + [("seconds", format_number(cost.seconds))]
+    return [(name, format_number(value)) for name, value in rows] + [("seconds", format_number(cost.seconds, 0))]

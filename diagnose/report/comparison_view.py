@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
-from posttrain.analysis.plots.tables import format_interval, format_number, format_probability
+from posttrain.analysis.number_format import format_interval, format_number, format_probability
 from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry, ProblemChangeEntry
 from posttrain.diagnose.report.behavior_view import MOST_ROWS, pass_at_k_rows
 from posttrain.diagnose.report.text import HasInterval, MethodNotes, write_estimate
@@ -15,12 +15,12 @@ from posttrain.diagnose.storage.diagnosis_json import EstimateEntry
 from posttrain.diagnose.types import Purpose, Split
 
 _READINGS = {
-    "better": "higher: the whole interval is above 0",
-    "worse": "lower: the whole interval is below 0",
-    "same": "no difference shown: 0 is inside",
+    "better": "higher",
+    "worse": "lower",
+    "same": "no difference shown",
     "undefined": "undefined",
 }
-"""What a paired difference shows, and no more than that."""
+"""What a paired difference shows: `higher` and `lower` where its whole interval is on one side of 0."""
 
 
 def comparison_view(entry: BehaviorChangeEntry, split: Split, slug: str, methods: MethodNotes) -> dict[str, Any]:
@@ -88,14 +88,14 @@ def comparison_facts(entry: BehaviorChangeEntry) -> list[tuple[str, str]]:
         words = (
             f"{write_estimate(never.gain, signed=True)} against fresh samples of the model before; it would look like "
             f"{format_number(never.naive_gain, 2, signed=True)} against the samples that selected them "
-            f"({format_number(never.num_problems)} problems)"
+            f"({format_number(never.num_problems, 1)} problems)"
         )
         facts.append(("gain where no success was seen before", words))
     if crossing is not None and not math.isnan(crossing.k.estimate):
         k = crossing.k
         words = (
-            f"from k = {format_interval(k.estimate, k.low, k.high)} on, the model before passes more often "
-            f"(in {crossing.probability:.0%} of resamplings of the problems)"
+            f"from k = {format_interval(k.estimate, k.low, k.high, decimals=1)} on, the model before passes more often "
+            f"(in {_percent(crossing.probability)} of resamplings of the problems)"
         )
         facts.append(("the curves cross", words))
     if equivalence is not None and entry.purpose is Purpose.RETENTION:
@@ -111,11 +111,15 @@ def comparison_facts(entry: BehaviorChangeEntry) -> list[tuple[str, str]]:
             words = f"with {power.num_samples} samples each, no problem could be seen to rise alone"
         else:
             words = (
-                f"with {power.num_samples} samples each, a problem that alone rises from 0 is found in {power.power:.0%} of cases from a "
+                f"with {power.num_samples} samples each, a problem that alone rises from 0 is found in {_percent(power.power)} of cases from a "
                 f"rate of {format_number(power.rate)} on"
             )
         facts.append(("minimum detectable effect", words))
     return facts
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _largest_change_first(change: ProblemChangeEntry) -> float:

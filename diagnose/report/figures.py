@@ -33,9 +33,11 @@ def behavior_figures(folder: Path, entry: Mapping[str, Any], settings: Mapping[s
         entry: An entry of `behaviors` in diagnosis.json.
         settings: Settings of the run.
     """
-    found = {str(entry["name"]): [Side(str(entry["name"]), folder, entry, settings)]}
+    validity = {check["name"] for check in entry["validity"]["checks"]}
+    shown = {**entry, "checks": [check for check in entry["checks"] if check["name"] not in validity]}
+    found = {str(entry["name"]): [Side(str(entry["name"]), folder, shown, settings)]}
     return [
-        figure for name, spec in FIGURES.items() if spec.in_diagnosis and spec.needs(entry) for figure in _draw(name, spec, found)
+        figure for name, spec in FIGURES.items() if spec.in_diagnosis and spec.needs(shown) for figure in _draw(name, spec, found)
     ]
 
 
@@ -70,14 +72,13 @@ def comparison_figures(folder: Path, entry: Mapping[str, Any]) -> list[ReportFig
 
 
 def _draw(name: str, spec: FigureSpec, found: Mapping[str, Sequence[Side]]) -> list[ReportFigure]:
-    """Draw every panel of a figure by itself."""
-    panels = spec.panels(found)
+    """Draw every panel of a figure by itself, under the title of the figure that draws it."""
     return [
         ReportFigure(
             name=name if index == 0 else f"{name}-{index + 1}",
-            title=spec.title,
-            caption=f"{panel.note} {spec.caption}".strip(),
+            title=FIGURES[panel.figure].title,
+            caption=f"{panel.note} {FIGURES[panel.figure].caption}".strip(),
             axes=panel.draw(),
         )
-        for index, panel in enumerate(panels)
+        for index, panel in enumerate(spec.panels(found))
     ]

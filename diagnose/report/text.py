@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Protocol
 
-from posttrain.analysis.plots.tables import format_interval, format_number
+from posttrain.analysis.number_format import format_interval, format_number
 from posttrain.diagnose.storage.diagnosis_json import CheckEntry
 
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from posttrain.analysis.plots.tables import format_number, format_probability
+from posttrain.analysis.number_format import format_number, format_probability
 from posttrain.diagnose.report.words import BOTTLENECKS, ROLES
 from posttrain.diagnose.storage.diagnosis_json import SettlesEntry, StageEntry, VerdictEntry
 from posttrain.diagnose.types import Bottleneck, Purpose
@@ -107,6 +107,6 @@ def _settles(more: SettlesEntry) -> str:
     time = f", {format_number(math.ceil(more.seconds))} s at the speed so far" if not math.isnan(more.seconds) else ""
     return (
         f"{format_number(more.samples)} more samples (about {format_number(more.tokens)} tokens{time}), the same number of every problem, "
-        f"decide it in {more.chance:.0%} of simulated continuations; --max-tokens-total samples where it matters most and stops as soon "
+        f"decide it in {100 * more.chance:.0f} % of simulated continuations; --max-tokens-total samples where it matters most and stops as soon "
         "as it is decided."
     )

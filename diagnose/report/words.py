@@ -84,7 +84,10 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("unparsed", "the verifier found no answer in the text; it counts as wrong and is counted apart"),
     ("truncated", "cut off at the token limit; it counts as wrong and is counted apart"),
     ("missing", "the verifier or the engine failed; neither right nor wrong"),
-    ("paired difference", "after minus before on the same problems; its interval is narrower than the two intervals suggest"),
+    (
+        "paired difference",
+        "after minus before on the same problems; higher or lower where its whole interval is on one side of 0",
+    ),
     (
         "null",
         "what one and the same model gives when it is sampled twice with the same number of samples: only a difference to it is a change",

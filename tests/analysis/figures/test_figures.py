@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
 from posttrain.analysis.figures import draw_figure, figure_csv, save_figure
-from posttrain.analysis.figures.style import PAPER, legend_columns, paper, printable, short_number, text_points
+from posttrain.analysis.figures.style import PAPER, legend_columns, paper, printable, text_points
 from posttrain.analysis.figures.success_histogram import bin_edges
+from posttrain.analysis.number_format import short_number
 
 NAN = float("nan")
 POINTS = [
@@ -213,7 +214,7 @@ def test_histogram_counts_edges_upwards() -> None:
 def test_text_is_made_drawable() -> None:
     assert printable("a\nb\x00日") == "a↵b□□"
     assert printable("x" * 80, limit=5) == "xxxx…"
-    assert [short_number(value) for value in (0.25, -0.5, 0.0064, 12.0, NAN)] == [".25", "−.5", ".0064", "12", "–"]
+    assert [short_number(value) for value in (0.25, -0.5, 0.0064, 12.0, NAN)] == ["0.25", "−0.5", "0.0064", "12", "–"]
 
 
 @pytest.mark.parametrize("name", ["pass_at_k", "cover_at_tau"])

@@ -50,7 +50,7 @@ def test_scaffold_shows_every_condition_with_its_gain(tmp_path: Path) -> None:
         "best of 16",
     ]
     words = [text.get_text() for text in ax.texts if isinstance(text, Annotation)]
-    assert words == ["paired gain", "+.70\n[+.60, +.80]", "+.02\n[−.08, +.12]", "−.10\n[−.20, −.00]", "gain undefined"]
+    assert words == ["paired gain", "+0.70\n[+0.60, +0.80]", "+0.02\n[−0.08, +0.12]", "−0.10\n[−0.20, 0.00]", "gain undefined"]
     (legend,) = [ax.get_legend()]
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["bare", "better", "worse", "no change shown"]

@@ -92,7 +92,7 @@ def test_tables(runs: Path, tmp_path: Path) -> None:
     point = behavior_of(runs / "before" / "diagnosis.json")["pass_at_k"][0]
     markdown = (tmp_path / "t.md").read_text()
     assert markdown.startswith("| behavior | run | pass@1 |")
-    assert f"{point['estimate']:.2f}".removeprefix("0") in markdown
+    assert f"{point['estimate']:.2f}" in markdown
     assert r"\toprule" in (tmp_path / "t.tex").read_text()
     assert "& base &" in (tmp_path / "t.tex").read_text()
 

@@ -1,16 +1,13 @@
-"""How numbers and tables are written."""
+"""How tables are written."""
 
 from __future__ import annotations
 
 import pytest
 
 from posttrain.analysis.plots.tables import (
-    Interval,
+    EstimateCell,
     escape_latex,
     escape_markdown,
-    format_interval,
-    format_number,
-    format_probability,
     latex_table,
     markdown_table,
     pass_at_k_table,
@@ -22,61 +19,9 @@ from posttrain.analysis.plots.tables import (
 NAN = float("nan")
 
 
-@pytest.mark.parametrize(
-    ("numbers", "text"),
-    [
-        ((0.56, 0.48, 0.64), ".56 [.48, .64]"),
-        ((1.0, 0.93, 1.0), "1.00 [.93, 1.00]"),
-        ((0.002, 0.0, 0.077), ".002 [.000, .077]"),
-        ((0.9964, 0.99, 0.999), ".996 [.990, .999]"),
-        ((-0.04, -0.12, 0.03), "−.04 [−.12, .03]"),
-        ((412.4, 350.0, 1480.0), "412 [350, 1 480]"),
-        ((NAN, NAN, NAN), "–"),
-        ((0.5, NAN, NAN), ".50 [–, –]"),
-        ((0.97, 0.97, 0.97), ".97"),
-    ],
-)
-def test_intervals(numbers: tuple[float, float, float], text: str) -> None:
-    assert format_interval(*numbers) == text
-
-
-def test_signs() -> None:
-    assert format_interval(0.25, 0.19, 0.31, signed=True) == "+.25 [+.19, +.31]"
-    assert format_interval(0.0, -0.1, 0.1, signed=True) == ".00 [−.10, +.10]"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.9, ".90"),
-        (0.125, ".125"),
-        (0.00639, ".00639"),
-        (12400, "12 400"),
-        (3.14159, "3.14"),
-        (0, "0"),
-        (1e-9, "1.0e−9"),
-        (None, "–"),
-        (NAN, "–"),
-    ],
-)
-def test_numbers(value: float | None, text: str) -> None:
-    assert format_number(value) == text
-
-
-def test_infinite() -> None:
-    assert [format_number(float(sign + "inf")) for sign in "+-"] == ["∞", "−∞"]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.97, ".97"), (0.9951, ">.99"), (1.0, "1"), (0.004, "<.01"), (0.0, "0"), (NAN, "–")]
-)
-def test_probabilities_never_round_to_certainty(value: float, text: str) -> None:
-    assert format_probability(value) == text
-
-
 def test_markdown_table() -> None:
-    table = markdown_table(["name", "x"], [["a|b", Interval(0.56, 0.48, 0.64)], ["<c>", None]])
-    assert table.splitlines() == ["| name | x |", "| --- | ---: |", "| a\\|b | .56 [.48, .64] |", "| &lt;c> | – |"]
+    table = markdown_table(["name", "x"], [["a|b", EstimateCell(0.56, 0.48, 0.64)], ["<c>", None]])
+    assert table.splitlines() == ["| name | x |", "| --- | ---: |", "| a\\|b | 0.56 [0.48, 0.64] |", "| &lt;c> | – |"]
     assert markdown_table(["a"], []).splitlines() == ["| a |", "| --- |"]
 
 
@@ -112,7 +57,7 @@ def test_rows_become_cells_with_intervals() -> None:
         ]
     )
     assert header == ["run", "estimate [interval]", "null estimate", "extrapolated", "null low"]
-    assert markdown_table(header, rows).splitlines()[2] == "| a | .31 [.23, .39] | – | no | – |"
+    assert markdown_table(header, rows).splitlines()[2] == "| a | 0.31 [0.23, 0.39] | – | no | – |"
 
 
 def test_pass_at_k_stands_in_columns() -> None:
@@ -121,7 +66,7 @@ def test_pass_at_k_stands_in_columns() -> None:
         [point, {**point, "k": 8, "extrapolated": True}, {**point, "run": "b"}, {"run": "crossing", "k": 2.5}]
     )
     assert header == ["behavior", "run", "pass@1", "pass@8 (extrapolated)"]
-    assert rows[1] == ["", "b", Interval(0.5, 0.4, 0.6), None]
+    assert rows[1] == ["", "b", EstimateCell(0.5, 0.4, 0.6), None]
     assert r"pass@8 (extrapolated) \\" in latex_table(header, rows)
 
 
@@ -137,7 +82,7 @@ def test_retention_table() -> None:
         "n": 32,
     }
     text = markdown_table(*retention_table([{"run": "a", "behavior": "b", "group": "target", **numbers}]))
-    assert text.splitlines()[-1] == "| a | b | target | .31 [.23, .39] | .56 [–, –] | +.25 [+.19, +.31] | 32 |"
+    assert text.splitlines()[-1] == "| a | b | target | 0.31 [0.23, 0.39] | 0.56 [–, –] | +0.25 [+0.19, +0.31] | 32 |"
 
 
 def test_support_table_holds_one_row_per_comparison() -> None:
@@ -154,7 +99,7 @@ def test_support_table_holds_one_row_per_comparison() -> None:
     ]
     header, cells = support_table(rows)
     assert header == ["behavior", "preserved", "attrited", "SRR (same model twice)", "NDR (same model twice)"]
-    assert cells == [[name, 3, 1, ".75 (.90 [.80, 1.00])", "– (–)"] for name in ("sums", "words: more")]
+    assert cells == [[name, 3, 1, "0.75 (0.90 [0.80, 1.00])", "– (–)"] for name in ("sums", "words: more")]
 
 
 def test_hostile_text() -> None:
