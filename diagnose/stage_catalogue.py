@@ -337,7 +337,7 @@ def to_markdown() -> str:
         "# The stages",
         "",
         "Made by `posttrain stages --markdown`. Each runs as `posttrain train STAGE MODEL BEHAVIOR... --out CKPT`; the first lines of its file in",
-        "`trainers/recipes/` say what is sampled, what earns credit and what the loss is, and its config class documents every knob.",
+        "`trainers/recipes/` say what is sampled, what earns credit and what the loss is, and its config class documents every setting.",
         "",
         "| stage | family | provenance | interface | usual role | needs | right when | no learning signal when | paper |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",

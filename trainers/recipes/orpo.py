@@ -3,7 +3,7 @@
 Sampled: as dpo.
 Credit: none.
 Loss: NLL of the chosen answers − λ log σ(log odds(w) − log odds(l)), odds = p/(1 − p), p the geometric mean of the tokens' probabilities; the NLL
-averaged over tokens, the rest over pairs. No reference model.
+averaged over tokens, the odds ratio over pairs. No reference model.
 Paper: arXiv 2403.07691.
 No learning signal from the pairs when the odds are far apart already; the NLL goes on as sft's does, and expands as it does.
 """

@@ -76,14 +76,3 @@ def best_against_worst(items: Sequence[TrainingProblem], rows: Sequence[Training
 def _reward(row: TrainingRow) -> float:
     assert row.reward is not None
     return row.reward
-
-
-def chain(*parts: RowBuilder) -> RowBuilder:
-    """One after the other."""
-
-    def build_rows(items: Sequence[TrainingProblem], rows: Sequence[TrainingRow], step: int) -> Sequence[TrainingRow]:
-        for part in parts:
-            rows = part(items, rows, step)
-        return rows
-
-    return build_rows
