@@ -269,7 +269,7 @@ def test_wrong_settings(posttrain: CommandLine, sums_file: Path, model: Path, ti
         code="settings",
         names="learning_rate=-1",
     )
-    posttrain.refuses("report", tmp_path / "no-run", code="run", names="diagnosis.json")
+    posttrain.refuses("report", tmp_path / "no-run", code="nothing_to_report", names="diagnosis.json")
     posttrain.refuses("loop", tiny_model, sums_file, "--out", out, "--rounds", 0, code="settings", names="--rounds")
     posttrain.refuses("loop", tiny_model, sums_file, "--out", out, "--stages", "sft,grop", code="settings", names="'grop'")
     assert not out.exists()
