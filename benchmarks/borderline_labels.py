@@ -22,7 +22,7 @@ import numpy as np
 from distributions import EPSILON, Array, true_label
 
 from posttrain.diagnose.measure.label_posterior import label_posterior
-from posttrain.diagnose.sampling.stopping import Counts, Goal, next_round
+from posttrain.diagnose.sampling.plan import Counts, Goal, next_round
 from posttrain.diagnose.thresholds import Thresholds
 
 CAP = 128

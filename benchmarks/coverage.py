@@ -3,7 +3,7 @@
     python benchmarks/coverage.py --out reports/benchmarks/coverage.md
 
 Every cell draws behaviors from a distribution, samples them (a fixed number per problem, or in adaptive rounds that stop on their own or at 64
-samples per problem on average, for the label alone or for the labels of problems too) and compares what the library says with the truth.
+samples per problem on average) and compares what the library says with the truth.
 Cells are cached in `--cache`, so that a stopped run can be resumed.
 """
 
@@ -25,17 +25,13 @@ from numpy.typing import NDArray
 
 from posttrain.analysis.stats import mean_interval, paired_delta_interval, pass_at_k, posterior_delta_interval
 from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior, problem_labels
-from posttrain.diagnose.sampling.stopping import Counts, Goal, next_round
+from posttrain.diagnose.sampling.plan import Counts, Goal, next_round
 from posttrain.diagnose.thresholds import Thresholds
 
 SHOWN = ("skewed", "impossible", "thresholds")
 PROBLEMS = (10, 50, 500)
-SAMPLES = ("4", "32", "256", "adaptive", "states")
-"""Samples of every problem; or adaptive rounds until the label is decided, or until the labels of the problems are too."""
-LABELLED = 0.95
-"""Share of the problems that rounds are to label."""
-MOST_LABELLED = 10
-"""Problems up to which there are cells of such rounds."""
+SAMPLES = ("4", "32", "256", "adaptive")
+"""Samples of every problem; or adaptive rounds until the label is decided."""
 CAP = 64
 PRIMARY_K = 16
 THRESHOLDS = Thresholds()
@@ -51,10 +47,10 @@ def raised(rates: Array) -> Array:
     return after
 
 
-def adaptive(rng: np.random.Generator, rates: Array, seed: int, problems: float | None) -> tuple[Ints, Ints, LabelPosterior]:
-    """Sample until the label (and those of a share of the problems) is decided or CAP samples per problem are used."""
+def adaptive(rng: np.random.Generator, rates: Array, seed: int) -> tuple[Ints, Ints, LabelPosterior]:
+    """Sample until the label is decided or CAP samples per problem are used."""
     n, c = np.zeros(rates.size, dtype=np.int64), np.zeros(rates.size, dtype=np.int64)
-    goal = Goal(max_tokens=CAP * rates.size, problems=problems)
+    goal = Goal(max_tokens=CAP * rates.size)
     while True:
         counts = Counts(num_samples=n, num_correct=c, num_sampled=n, generated_tokens=int(n.sum()))
         plan = next_round(counts, goal, epsilon=EPSILON, primary_k=PRIMARY_K, max_tokens=1, thresholds=THRESHOLDS, seed=seed)
@@ -67,11 +63,10 @@ def adaptive(rng: np.random.Generator, rates: Array, seed: int, problems: float 
 def replicate(task: tuple[str, int, str, int, dict[int, float], dict[int, float]]) -> dict[str, float]:
     distribution, num_problems, how, seed, truth, delta_truth = task
     samples = int(how) if how.isdecimal() else None
-    problems = LABELLED if how == "states" else None
     rng = np.random.default_rng([seed, num_problems, samples or 0, sorted(DISTRIBUTIONS).index(distribution)])
     rates = DISTRIBUTIONS[distribution].draw(rng, num_problems)
     if samples is None:
-        n, c, known = adaptive(rng, rates, seed, problems)
+        n, c, known = adaptive(rng, rates, seed)
     else:
         n = np.full(num_problems, samples)
         c = rng.binomial(n, rates)
@@ -94,10 +89,8 @@ def replicate(task: tuple[str, int, str, int, dict[int, float], dict[int, float]
         found[f"{names[k]} identified"] = float(interval.identified)
     second = raised(rates)
     for k in ks[:2]:
-        if problems is not None:
-            break
         if samples is None:
-            _, _, later = adaptive(rng, second, seed, problems)
+            _, _, later = adaptive(rng, second, seed)
             delta = posterior_delta_interval(known.mixture, later.mixture, k, rng=rng)
         else:
             c2 = rng.binomial(n, second)
@@ -141,7 +134,7 @@ def table(cells: dict[str, dict[str, float]], command: str) -> str:
         "",
         (
             "Each entry is coverage, then the mean width and (in brackets) the width that would be left if every problem's rate were known. Under "
-            "*adaptive* rounds stop when the label is decided, under *states* when 95 % of the problems are labelled too, or at 64 samples per problem on average; n stands for the primary k, 16. `id` is the share of "
+            "*adaptive* rounds stop when the label is decided or at 64 samples per problem on average; n stands for the primary k, 16. `id` is the share of "
             "replicates in which the quantity is called identified; where it is not, the ends are bounds without an estimate, and the coverage is theirs."
         ),
         "",
@@ -190,11 +183,7 @@ def main() -> None:
     arguments.cache.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     keys = [
-        (distribution, p, n)
-        for n in arguments.samples
-        for p in arguments.problems
-        for distribution in arguments.distributions
-        if n != "states" or p <= MOST_LABELLED
+        (distribution, p, n) for n in arguments.samples for p in arguments.problems for distribution in arguments.distributions
     ]
     with Pool(arguments.processes) as pool:
         for distribution, p, n in keys:

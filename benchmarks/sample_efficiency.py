@@ -20,6 +20,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
@@ -35,16 +36,8 @@ from sample_bounds import ERROR, HORIZON, KnownDistribution, least_alone, least_
 
 from posttrain.analysis.stats import neyman_allocation
 from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior, problem_labels
-from posttrain.diagnose.sampling.stopping import (
-    FIRST,
-    GROWTH,
-    SMALLEST_ROUND,
-    Counts,
-    Goal,
-    next_round,
-    size_of_round,
-    undecided_problems,
-)
+from posttrain.diagnose.sampling.allocation import round_size
+from posttrain.diagnose.sampling.plan import Counts, Goal, next_round
 from posttrain.diagnose.thresholds import Thresholds
 
 NUM_PROBLEMS = 50
@@ -54,6 +47,9 @@ RESAMPLES = 400
 """Bootstrap samples of replicates, for standard errors."""
 RESULTS = Path(__file__).parents[1] / "build" / "benchmarks" / "sample_efficiency.json"
 THRESHOLDS = Thresholds()
+RULE = THRESHOLDS.sampling
+SURER = replace(THRESHOLDS, problem_confidence=THRESHOLDS.confidence)
+"""Repeated analyses must be surer of each single problem."""
 Ints = NDArray[np.int64]
 Analyses = list[tuple[float, ...]]
 """Per interim analysis: samples per problem, share of problems correct and wrong, label correct and wrong; of rounds also the priority."""
@@ -83,10 +79,10 @@ def rounds(rates: Array, tape: NDArray[np.int64], goal: Goal, seed: int) -> Anal
         counts = Counts(num_samples=n, num_correct=c, num_sampled=n, generated_tokens=int(n.sum()))
         known = posterior(n, c, seed) if n.any() else None
         plan = next_round(
-            counts, goal, epsilon=EPSILON, primary_k=16, max_tokens=1, thresholds=THRESHOLDS, seed=seed, known=known
+            counts, goal, epsilon=EPSILON, primary_k=16, max_tokens=1, thresholds=THRESHOLDS, seed=seed, posterior=known
         )
         if known is not None:
-            path.append((float(n.mean()), *judge(known, rates), plan.turn))
+            path.append((float(n.mean()), *judge(known, rates), plan.priority))
         if plan.last:
             return path
         n = np.minimum(n + plan.extra, tape.shape[1] - 1)
@@ -94,7 +90,7 @@ def rounds(rates: Array, tape: NDArray[np.int64], goal: Goal, seed: int) -> Anal
 
 def fewest_first(rates: Array, tape: NDArray[np.int64], seed: int) -> Analyses:
     """Sample by the published allocation in rounds of the same size, labelled by the same posterior."""
-    n = np.full(rates.size, FIRST)
+    n = np.full(rates.size, RULE.first_round)
     path: Analyses = []
     while True:
         c = tape[np.arange(rates.size), n]
@@ -102,23 +98,24 @@ def fewest_first(rates: Array, tape: NDArray[np.int64], seed: int) -> Analyses:
         path.append((float(n.mean()), *judge(known, rates)))
         if n.mean() >= MOST:
             return path
-        budget = min(int(MOST * rates.size - n.sum()), max(SMALLEST_ROUND, int(GROWTH * n.sum())))
+        budget = min(int(MOST * rates.size - n.sum()), max(RULE.smallest_round, int(RULE.growth * n.sum())))
         n = np.minimum(n + fewest_successes_first(n, c, budget), tape.shape[1] - 1)
 
 
 def open_problems(rates: Array, tape: NDArray[np.int64], seed: int) -> Analyses:
     """Sample in adaptive rounds for the labels of problems: those without a label get samples evenly."""
-    n = np.full(rates.size, FIRST)
+    n = np.full(rates.size, RULE.first_round)
     path: Analyses = []
     rng = np.random.default_rng(seed)
     while True:
         c = tape[np.arange(rates.size), n]
         known = posterior(n, c, seed)
         path.append((float(n.mean()), *judge(known, rates)))
-        undecided = undecided_problems(known, EPSILON, THRESHOLDS).astype(np.float64)
+        inside = known.mixture.interval_probabilities((EPSILON, THRESHOLDS.mastered), strict=True)
+        undecided = (problem_labels(inside, SURER) < 0).astype(np.float64)
         if n.mean() >= MOST or not undecided.any():
             return path
-        budget = min(int(MOST * rates.size - n.sum()), size_of_round(n, undecided))
+        budget = min(int(MOST * rates.size - n.sum()), round_size(n, undecided, RULE))
         n = np.minimum(n + neyman_allocation(n, undecided, budget=budget, rng=rng), tape.shape[1] - 1)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from posttrain.diagnose.pipeline.assemble import assemble
     from posttrain.diagnose.pipeline.diagnose_run import run
     from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedRun
+    from posttrain.diagnose.pipeline.request import DiagnoseRequest
     from posttrain.diagnose.pipeline.run_files import rewrite_report
     from posttrain.diagnose.pipeline.run_plan import plan_run
     from posttrain.diagnose.thresholds import Thresholds
@@ -29,6 +30,7 @@ _HOME = {
     "bundled_behaviors": "behaviors",
     "load_behavior": "behaviors",
     "load_behaviors": "behaviors",
+    "DiagnoseRequest": "pipeline.request",
     "DiagnosedRun": "pipeline.diagnosed_run",
     "GateResult": "gates.decide_gates",
     "assemble": "pipeline.assemble",
@@ -42,6 +44,7 @@ _HOME = {
 }
 
 __all__ = [
+    "DiagnoseRequest",
     "DiagnosedRun",
     "GateResult",
     "Thresholds",

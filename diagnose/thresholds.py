@@ -8,6 +8,35 @@ from typing import Any, Self, cast
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingThresholds:
+    """Hold what decides how many samples are taken, where their number is not fixed."""
+
+    first_round: int = 3
+    """Samples of every problem in the first round."""
+    growth: float = 1 / 3
+    """Samples of a further round, as a share of those that the problems it samples have so far. As a share of all samples, rounds would grow
+    the faster the fewer problems are undecided."""
+    smallest_round: int = 32
+    """Samples of a round at least: fewer leave a batch half empty."""
+    max_samples: int = 256
+    """Samples per problem, on average, at which sampling ends where no budget was given."""
+    late_samples: float = 40.0
+    """Samples of every problem from which an interim analysis may leave as much doubt about the label as the last one ..."""
+    late_problems: int = 50
+    """... of so many problems or more; of fewer problems the more samples."""
+    early_doubt: float = 0.002
+    """Doubt about the label at which even the first interim analysis may end sampling: posterior draws resolve no less."""
+    mastery_doubt: float = 0.01
+    """Doubt about whether the behavior is mastered at which an interim analysis may end sampling: about Pocock's boundary for ten analyses at
+    a one-sided error of .05. A mean is one number, which every analysis has the same chance to misread."""
+    least_margin: float = 0.3
+    """Fewest posterior standard deviations that a label counts as away from undecided when behaviors are ordered: what looks undecided now is
+    often decided soon, so it must not wait for ever. What is not about a label waits as long as a borderline label."""
+    removable_variance: float = 0.1
+    """Share of the variance of the primary metric that further samples of the same problems must be able to remove."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PrefixLadderThresholds:
     """Hold what the prefix ladder decides by."""
 
@@ -140,6 +169,7 @@ class Thresholds:
     """Of all intervals."""
     num_draws: int = 1024
     """Posterior draws; the Monte-Carlo error of a confidence is at most .016."""
+    sampling: SamplingThresholds = field(default_factory=SamplingThresholds)
     prefix_ladder: PrefixLadderThresholds = field(default_factory=PrefixLadderThresholds)
     availability: AvailabilityThresholds = field(default_factory=AvailabilityThresholds)
     decoding: DecodingThresholds = field(default_factory=DecodingThresholds)

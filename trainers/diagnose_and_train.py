@@ -19,9 +19,10 @@ from posttrain.diagnose.engines.models.loading import fingerprint_model
 from posttrain.diagnose.errors import SettingsError, UserError
 from posttrain.diagnose.pipeline.diagnose_run import run
 from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedRun
-from posttrain.diagnose.pipeline.run_plan import resolve_behaviors, sampling_goal
+from posttrain.diagnose.pipeline.request import resolve_behaviors
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.report.report_files import write_report
+from posttrain.diagnose.sampling.plan import sampling_goal
 from posttrain.diagnose.stage_catalogue import STAGES, Need, available_needs
 from posttrain.diagnose.storage.diagnosis_json import RunEntry
 from posttrain.diagnose.storage.run_directory import RunDirectory, write_json

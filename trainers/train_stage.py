@@ -17,7 +17,7 @@ from posttrain.diagnose.behaviors.splits import normalise
 from posttrain.diagnose.engines.base import Engine, TakesWeights
 from posttrain.diagnose.engines.models.loading import fingerprint_model
 from posttrain.diagnose.errors import RunError, SettingsError
-from posttrain.diagnose.pipeline.run_plan import resolve_behaviors
+from posttrain.diagnose.pipeline.request import resolve_behaviors
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.stage_catalogue import HOW_TO_GIVE, STAGES, Need, available_needs
 from posttrain.diagnose.types import Behavior, Split

@@ -6,13 +6,14 @@ Every problem has a success rate p, known up to a posterior:
 * epsilon ≤ p < mastered: reachable, unreliable (`poor_choice`);
 * p ≥ mastered: `mastered`.
 
-A behavior is `mastered` when its mean p is; otherwise the one of the other two states that holds more of its problems binds
+A behavior is `mastered` when its mean p is; otherwise its label is the one of the other two that holds more of its problems
 (arXiv 2604.07941 §7.2.1, made countable).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ PROBLEM_LABELS = (Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE, Bottleneck
 
 
 def labels_of(counts: npt.NDArray[np.int64], mean: npt.NDArray[np.float64], mastered: float) -> npt.NDArray[np.int64]:
-    """The label of a behavior, for each of D readings of its problems.
+    """Label a behavior for each of D posterior draws of its problems.
 
     Args:
         counts: [D, 3] problems in each of `PROBLEM_LABELS`.
@@ -39,14 +40,14 @@ def labels_of(counts: npt.NDArray[np.int64], mean: npt.NDArray[np.float64], mast
 
 
 def problem_labels(inside: npt.NDArray[np.float64], thresholds: Thresholds) -> npt.NDArray[np.int64]:
-    """Which problems get a state: as many as keep the expected share of wrong ones at `problem_error`, the surest first.
+    """Label as many problems as keep the expected share of wrong labels at `problem_error`, the surest first.
 
     Args:
         inside: [P, 3] posterior probability of lying strictly inside each of `PROBLEM_LABELS`.
         thresholds: Error and least confidence.
 
     Returns:
-        [P] index into `PROBLEM_LABELS`, −1 where the problem stays open.
+        [P] index into `PROBLEM_LABELS`, −1 where the problem stays undecided.
 
     Source: the false-discovery rate as a posterior expectation, Newton, Noueiry, Sarkar and Ahlquist (Biostatistics 5, 2004).
     """
@@ -98,24 +99,38 @@ def label_posterior(
     groups: tuple[str, ...] | None = None,
     seed: int = 0,
 ) -> LabelPosterior:
-    """Fit the law of success rates and label every posterior draw.
+    """Fit the distribution of success rates and label every posterior draw.
+
+    The same arguments give the same posterior, and the last ones are kept: what decided when to stop is what the verdict is made from.
 
     Args:
-        num_samples: [P] samples with a known outcome; they may differ and may have been chosen by looking.
+        num_samples: [P] samples with a known outcome; they may differ, and may depend on what earlier ones showed.
         num_correct: [P] successes.
         epsilon: Rate under which a problem is out of support.
-        thresholds: The rest of what a label hangs on.
+        thresholds: The rest of what a label depends on.
         groups: [P] group of each problem.
-        seed: Of the draws; the same counts and seed give the same posterior.
+        seed: Random seed of the posterior draws.
     """
+    return _fit(tuple(num_samples.tolist()), tuple(num_correct.tolist()), epsilon, thresholds, groups, seed)
+
+
+@lru_cache(maxsize=32)
+def _fit(
+    num_samples: tuple[int, ...],
+    num_correct: tuple[int, ...],
+    epsilon: float,
+    thresholds: Thresholds,
+    groups: tuple[str, ...] | None,
+    seed: int,
+) -> LabelPosterior:
     edges = (epsilon, thresholds.mastered)
-    mixture = fit_mixture(num_samples, num_correct, marks=edges, groups=groups)
+    mixture = fit_mixture(np.array(num_samples), np.array(num_correct), marks=edges, groups=groups)
     counts, mean = mixture.draw_interval_counts(edges, rng=np.random.default_rng(seed), num_draws=thresholds.num_draws)
     return LabelPosterior(mixture, counts, mean, labels_of(counts, mean, thresholds.mastered))
 
 
 def posterior_of(measured: SamplingMeasurement, *, epsilon: float, thresholds: Thresholds, seed: int = 0) -> LabelPosterior:
-    """`label_posterior` of what a sampling probe counted."""
+    """Return the `label_posterior` of the counts of a behavior."""
     return label_posterior(
         measured.num_samples, measured.num_correct, epsilon=epsilon, thresholds=thresholds, groups=measured.groups, seed=seed
     )

@@ -1,4 +1,4 @@
-"""The path-likelihood probe: how likely the reference paths are, token by token and step by step.
+"""How likely the reference paths are, token by token and step by step.
 
 A path is only as likely as its weakest step: the first step below epsilon is where a sampler would have to be lucky. The sum over a
 path punishes length and the mean hides one bad token, so both are kept, with the rank of every token (arXiv 2504.13837 compares
@@ -16,7 +16,7 @@ from posttrain.diagnose.engines.base import Engine, OnTokens, ScoreRequest
 from posttrain.diagnose.types import Behavior, PathLikelihoodMeasurement, PathScore, Problem
 
 
-def draw(engine: Engine, behavior: Behavior, problems: Sequence[Problem], *, on_tokens: OnTokens) -> list[PathScore]:
+def score_references(engine: Engine, behavior: Behavior, problems: Sequence[Problem], *, on_tokens: OnTokens) -> list[PathScore]:
     """Score every reference path of these problems, the end token included."""
     todo = []
     for problem in problems:
@@ -43,14 +43,14 @@ def draw(engine: Engine, behavior: Behavior, problems: Sequence[Problem], *, on_
 
 
 def step_logprobs(path: PathScore) -> npt.NDArray[np.float64]:
-    """[steps] log-probability of each step given everything before it."""
+    """Return the [steps] log-probability of each step given everything before it."""
     sums = np.zeros(int(path.token_steps.max()) + 1)
     np.add.at(sums, path.token_steps, path.policy_logprobs.astype(np.float64))
     return sums
 
 
-def measure(behavior: Behavior, paths: Sequence[PathScore]) -> PathLikelihoodMeasurement | None:
-    """Sum up the paths of one behavior; None when it has no references."""
+def summarize_references(behavior: Behavior, paths: Sequence[PathScore]) -> PathLikelihoodMeasurement | None:
+    """Summarize the scored paths of one behavior; None where it has no references."""
     mine = tuple(path for path in paths if path.behavior == behavior.name)
     if not mine:
         return None

@@ -1,7 +1,7 @@
 """Validity checks: can the numbers of a behavior be believed at all?
 
-A zero is often not a capability but a prompt without its generation marker, an answer that is cut off, or a verifier that refuses what
-is right. Each of these is a check here, and one that is not met makes the verdict `invalid`: repair first.
+A zero often shows no lack of capability but a prompt without its generation marker, an answer that is cut off, or a verifier that refuses what
+is right. Each of these is a check here, and one that is not met makes the verdict `invalid`: fix the setup first.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from posttrain.analysis.stats import wilson_interval
 from posttrain.diagnose.engines.base import EncodedPrompt, Engine, OnTokens, ScoreRequest
 from posttrain.diagnose.storage.rollout_table import RolloutTable
+from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
     Behavior,
     Check,
@@ -27,16 +28,18 @@ from posttrain.diagnose.types import (
 )
 from posttrain.diagnose.verifiers.selftest import CaseCount, SelfTest
 
-_AGREEMENT_ROLLOUTS = 16
+_MOST_RESCORED = 16
+Checked = tuple[Check, list[str]]
+"""A check, and what broke where it is not met, in words."""
 
 UNPARSED = "validity: unparsed share"
 """Reported, but never a reason to call a run invalid: the lenient reading decides whether format is what binds."""
 
 
-def draw_agreement(
+def rescore_samples(
     engine: Engine, behavior: Behavior, problems: Sequence[Problem], rollouts: RolloutTable, *, on_tokens: OnTokens
 ) -> list[PathScore]:
-    """Score some of our own samples again: the first sample of each problem, 16 at most."""
+    """Score some of the samples: the first one of each problem, 16 at most."""
     prompts = {problem.id: engine.codec.encode_prompt(problem.prompt, behavior.prompt) for problem in problems}
     chosen = _first_samples(rollouts, list(prompts))
     requests = [ScoreRequest(prompt_ids=prompts[r.problem_id].token_ids, path_ids=r.token_ids) for r in chosen]
@@ -57,92 +60,99 @@ def draw_agreement(
     ]
 
 
-def measure(
+def check_validity(
     behavior: Behavior,
     engine: Engine,
-    thresholds: Any,
+    thresholds: Thresholds,
     selftest: SelfTest,
-    sampling: SamplingMeasurement,
+    counts: SamplingMeasurement,
     rollouts: RolloutTable,
-    agreement: Sequence[PathScore],
+    rescored: Sequence[PathScore],
 ) -> ValidityMeasurement:
-    """Put the checks together.
+    """Check whether the numbers of a behavior can be believed.
 
     Args:
         behavior: What was measured.
         engine: With what.
-        thresholds: The `Thresholds` of the verdict.
+        thresholds: Of the verdict.
         selftest: What the verifier said of answers whose grade is known.
-        sampling: The counts.
+        counts: What was counted; no samples where the self-test failed.
         rollouts: The samples themselves.
-        agreement: Some of them, scored again.
+        rescored: What `rescore_samples` returned; empty where the engine cannot score.
     """
-    problem = behavior.problems[0]
-    prompt = engine.codec.encode_prompt(problem.prompt, behavior.prompt)
-    notes, failures = (
-        [*engine.info.notes, *_notes(behavior, engine)],
-        [_selftest_words(case) for case in selftest.cases if case.num_failed],
-    )
-    tried, failed = sum(case.num_texts for case in selftest.cases), sum(case.num_failed for case in selftest.cases)
-    checks = [
-        _exact(
-            "validity: verifier self-test",
-            ">=",
-            1 - failed / max(1, tried),
-            1.0,
-            tried,
-            "share of texts with a known grade that the verifier graded so",
-            "texts",
-        ),
-        _prompt_check(engine, prompt, failures),
-    ]
-    n, missing = int(sampling.num_samples.sum()), int(sampling.num_missing.sum())
-    if n + missing:
-        checks += [
-            _share(
-                "validity: truncated share",
-                int(sampling.num_truncated.sum()),
-                n,
-                thresholds.max_truncated,
-                "samples that ran into max_tokens",
-            ),
-            _share(
-                UNPARSED, int(sampling.num_unparsed.sum()), n, thresholds.max_unparsed, "samples in which no answer could be read"
-            ),
-            _share(
-                "validity: missing share",
-                missing,
-                n + missing,
-                thresholds.max_missing,
-                "samples whose verifier failed or timed out",
-            ),
-        ]
-        if checks[-3].outcome is Outcome.NOT_MET:
-            failures.append(
-                f"{checks[-3].estimate:.0%} of samples ran into max_tokens={behavior.sampling.max_tokens}; raise sampling.max_tokens or add a stop text"
-            )
-    if agreement:
-        drawn = _first_samples(rollouts, sampling.problem_ids)
-        gaps = np.concatenate([r.policy_logprobs - a.policy_logprobs for r, a in zip(drawn, agreement, strict=True)])
-        gaps = gaps[np.isfinite(gaps)]  # an engine may not know the probabilities of its samples
-        gap, tolerance = float(np.abs(gaps).mean()) if gaps.size else np.nan, engine.info.logprob_tolerance
-        what = f"mean |sampler − scorer| log-probability per token, nats ({engine.info.sample_dtype} against {engine.info.score_dtype})"
-        checks.append(_exact("validity: sampler-scorer gap", "<=", gap, tolerance, len(gaps), what, "samples"))
-        if checks[-1].outcome is Outcome.NOT_MET:
-            failures.append(f"sampler and scorer disagree by {gap:.3f} nats per token, {tolerance:g} is explained by precision")
+    prompt = engine.codec.encode_prompt(behavior.problems[0].prompt, behavior.prompt)
+    found = [_check_selftest(selftest), _check_prompt(engine, prompt)]
+    if counts.num_sampled.any():
+        found += _check_shares(behavior, thresholds, counts)
+    if rescored:
+        found.append(_check_agreement(engine, _first_samples(rollouts, counts.problem_ids), rescored))
     return ValidityMeasurement(
-        behavior=behavior.name, checks=tuple(checks), notes=tuple(notes), failures=tuple(failures), prompt_example=prompt.text
+        behavior=behavior.name,
+        checks=tuple(check for check, _ in found),
+        notes=(*engine.info.notes, *_notes(behavior, engine)),
+        failures=tuple(failure for _, failures in found for failure in failures),
+        prompt_example=prompt.text,
     )
+
+
+def _check_selftest(selftest: SelfTest) -> Checked:
+    """Check that the verifier grades texts with a known grade so."""
+    tried, failed = sum(case.num_texts for case in selftest.cases), sum(case.num_failed for case in selftest.cases)
+    what = "share of texts with a known grade that the verifier graded so"
+    check = _exact("validity: verifier self-test", ">=", 1 - failed / max(1, tried), 1.0, tried, what, "texts")
+    return check, [_selftest_words(case) for case in selftest.cases if case.num_failed]
+
+
+def _check_shares(behavior: Behavior, thresholds: Thresholds, counts: SamplingMeasurement) -> list[Checked]:
+    """Check how many samples are truncated, cannot be read, or have no grade."""
+    n, missing = int(counts.num_samples.sum()), int(counts.num_missing.sum())
+    truncated = _share(
+        "validity: truncated share",
+        int(counts.num_truncated.sum()),
+        n,
+        thresholds.max_truncated,
+        "samples that ran into max_tokens",
+    )
+    unparsed = _share(
+        UNPARSED, int(counts.num_unparsed.sum()), n, thresholds.max_unparsed, "samples in which no answer could be read"
+    )
+    without_grade = _share(
+        "validity: missing share",
+        missing,
+        n + missing,
+        thresholds.max_missing,
+        "samples whose verifier failed or timed out",
+    )
+    failures = []
+    if truncated.outcome is Outcome.NOT_MET:
+        failures.append(
+            f"{truncated.estimate:.0%} of samples ran into max_tokens={behavior.sampling.max_tokens}; raise sampling.max_tokens or add a stop text"
+        )
+    return [(truncated, failures), (unparsed, []), (without_grade, [])]
+
+
+def _check_agreement(engine: Engine, sampled: Sequence[Rollout], rescored: Sequence[PathScore]) -> Checked:
+    """Check that sampler and scorer give the same tokens the same log-probabilities, up to precision."""
+    gaps = np.concatenate([r.policy_logprobs - a.policy_logprobs for r, a in zip(sampled, rescored, strict=True)])
+    gaps = gaps[np.isfinite(gaps)]  # an engine may not know the probabilities of its samples
+    gap, tolerance = float(np.abs(gaps).mean()) if gaps.size else np.nan, engine.info.logprob_tolerance
+    what = (
+        f"mean |sampler − scorer| log-probability per token, nats ({engine.info.sample_dtype} against {engine.info.score_dtype})"
+    )
+    check = _exact("validity: sampler-scorer gap", "<=", gap, tolerance, len(gaps), what, "samples")
+    if check.outcome is not Outcome.NOT_MET:
+        return check, []
+    return check, [f"sampler and scorer disagree by {gap:.3f} nats per token, {tolerance:g} is explained by precision"]
 
 
 def _first_samples(rollouts: RolloutTable, problem_ids: Sequence[str]) -> list[Rollout]:
-    """The first sample of each problem, 16 at most."""
+    """Return the first sample of each problem, 16 at most."""
     first = ~rollouts.greedy & (rollouts.sample_index == 0) & (rollouts.num_tokens > 0) & (rollouts.places(problem_ids) >= 0)
-    return rollouts.rows(np.flatnonzero(first)[:_AGREEMENT_ROLLOUTS])
+    return rollouts.rows(np.flatnonzero(first)[:_MOST_RESCORED])
 
 
 def _selftest_words(case: CaseCount) -> str:
-    """What the verifier got wrong, with an example."""
+    """Say what the verifier got wrong, with an example."""
     verb = "refuses" if case.name in ("answer", "reference") else "accepts"
     first = case.examples[0]
     kinds = {
@@ -169,8 +179,8 @@ def _notes(behavior: Behavior, engine: Engine) -> list[str]:
     return notes
 
 
-def _prompt_check(engine: Engine, prompt: EncodedPrompt, failures: list[str]) -> Check:
-    """One begin-of-text token at most, and a chat that ends where the model must answer."""
+def _check_prompt(engine: Engine, prompt: EncodedPrompt) -> Checked:
+    """Check that there is one begin-of-text token at most, and that a chat ends where the model must answer."""
     tokenizer: Any = engine.codec.tokenizer
     problems = []
     if tokenizer is not None:
@@ -178,22 +188,14 @@ def _prompt_check(engine: Engine, prompt: EncodedPrompt, failures: list[str]) ->
         if bos is not None and prompt.token_ids[:2] == (bos, bos):
             problems.append("the prompt begins with two begin-of-text tokens")
         if prompt.format == "chat":
-            turn = [{"role": "user", "content": "x"}]
-            bare = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=False)
+            messages = [{"role": "user", "content": "x"}]
+            without = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
             if tokenizer.apply_chat_template(
-                turn, tokenize=False, add_generation_prompt=True
-            ) == bare and prompt.text.rstrip().endswith(("x", ".", "?")):
+                messages, tokenize=False, add_generation_prompt=True
+            ) == without and prompt.text.rstrip().endswith(("x", ".", "?")):
                 problems.append("the chat template adds no generation prompt, so the model is not told to answer")
-    failures += problems
-    return _exact(
-        "validity: prompt",
-        ">=",
-        float(not problems),
-        1.0,
-        1,
-        "the chat template is applied and ended by the generation prompt, with one begin-of-text token at most",
-        "prompts",
-    )
+    what = "the chat template is applied and ended by the generation prompt, with one begin-of-text token at most"
+    return _exact("validity: prompt", ">=", float(not problems), 1.0, 1, what, "prompts"), problems
 
 
 def _exact(name: str, op: str, value: float, threshold: float, n: int, what: str, unit: str) -> Check:

@@ -12,10 +12,10 @@ from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.decide.evidence import Measurements
 from posttrain.diagnose.decide.verdict import diagnose_behavior
 from posttrain.diagnose.errors import RunError
-from posttrain.diagnose.measure import reference_likelihood
+from posttrain.diagnose.measure.reference_likelihood import summarize_references
+from posttrain.diagnose.measure.success_counts import count_successes
 from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedRun, MeasuredBehavior
 from posttrain.diagnose.probes.runner import read_answers
-from posttrain.diagnose.sampling import shards
 from posttrain.diagnose.stage_catalogue import available_needs
 from posttrain.diagnose.storage.diagnosis_json import RunEntry, SamplingEntry, validity_from_json
 from posttrain.diagnose.storage.run_directory import RunDirectory
@@ -81,8 +81,8 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
     problems = behavior.split(split)
     validity = _read_validity(directory, behavior)
     table, paths = directory.rollout_table(behavior.name), tuple(directory.read_paths(behavior.name))
-    sampling = shards.measure(behavior, problems, table)
-    likelihood = reference_likelihood.measure(behavior, paths)
+    sampling = count_successes(behavior, problems, table)
+    likelihood = summarize_references(behavior, paths)
     answers = read_answers(directory, behavior)
     findings = [answer.finding for answer in answers if answer.finding]
     diagnosis = diagnose_behavior(
@@ -116,22 +116,18 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
 
 
 def _read_validity(directory: RunDirectory, behavior: Behavior) -> ValidityMeasurement:
-    """Read the validity checks, which are written when a behavior is measured."""
-    path = directory.validity(behavior.name)
-    if not path.exists():
+    """Read the validity checks of a behavior that is measured to the end."""
+    if not directory.is_done(behavior.name):
         raise RunError(
             f"run {directory.path}: {behavior.name} is not measured to the end; run the same `posttrain diagnose` again to resume it"
         )
-    return validity_from_json(behavior.name, json.loads(path.read_text()))
+    return validity_from_json(behavior.name, json.loads(directory.validity(behavior.name).read_text()))
 
 
 def _read_plan(directory: RunDirectory, behavior: Behavior) -> SamplingEntry:
     """Read how the samples were planned."""
-    path = directory.rounds(behavior.name)
-    if not path.exists():
-        return SamplingEntry()
-    *rounds, end = json.loads(path.read_text())
-    return SamplingEntry(num_rounds=len(rounds), ended_because=end["why"])
+    ending = directory.rounds_ending(behavior.name)
+    return SamplingEntry() if ending is None else SamplingEntry(num_rounds=ending.num_rounds, ended_because=ending.words)
 
 
 def _as_no_verdict(diagnosis: Diagnosis) -> Diagnosis:

@@ -27,9 +27,9 @@ import numpy.typing as npt
 from posttrain.analysis.stats import MixturePosterior, fit_mixture, mean_interval, problem_change_tests, t_interval
 from posttrain.diagnose.engines.base import Engine, ScoreRequest
 from posttrain.diagnose.measure.problem_changes import classify_changes
+from posttrain.diagnose.measure.success_counts import count_successes
 from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, Note, ProbeContext, ProbeCost, PromptRequest
-from posttrain.diagnose.sampling.shards import measure
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Reference, Rollout, SkipReason, Split, StopReason
 
@@ -283,7 +283,7 @@ def _rates(context: ProbeContext, drawn: Sequence[Rollout], earlier_run: Rollout
         context.measured.counts.groups,
     )
     if earlier_run is not None:
-        counts = measure(context.measured.behavior, context.measured.problems, earlier_run)
+        counts = count_successes(context.measured.behavior, context.measured.problems, earlier_run)
         n_before, c_before = counts.num_samples, counts.num_correct
         thinned = _even(_outcomes(context, earlier_run), counts.sampled_equally)
     else:

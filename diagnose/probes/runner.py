@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from posttrain.diagnose.behaviors.answer_span import GradeTexts
 from posttrain.diagnose.behaviors.data_sets import DataRow
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError
@@ -21,7 +22,6 @@ from posttrain.diagnose.probes.base import AvailableInputs, MeasuredBehavior, Pr
 from posttrain.diagnose.probes.finding_json import answer_from_json, answer_to_json
 from posttrain.diagnose.probes.sampler import FOLDER, ProbeSampler
 from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.sampling.shards import GradeTexts
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
 from posttrain.diagnose.thresholds import Thresholds

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
+from posttrain.diagnose.behaviors.answer_span import GradeTexts
 from posttrain.diagnose.engines.base import Engine, SampleRequest, ScoreRequest, TokenScores
 from posttrain.diagnose.progress import Reporter
-from posttrain.diagnose.sampling.shards import GradeTexts
 from posttrain.diagnose.storage.rollout_table import METADATA_KEY, to_rollouts
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Behavior, Cost, Problem, Rollout, Sampling, Split
@@ -97,7 +97,7 @@ class ProbeSampler:
                 task.advance(len(rollouts))
             tokens = sum(len(rollout.token_ids) for rollout in rollouts)
             cost = Cost(seconds=time.monotonic() - start, generated_tokens=tokens, samples=len(rollouts))
-            self.directory.write_rollouts_in(FOLDER, name, rollouts, cost)
+            self.directory.write_rollouts(name, rollouts, cost, kind=FOLDER)
         table = pq.ParquetFile(path).read()
         record = json.loads(table.schema.metadata[METADATA_KEY])
         self.samples += record["samples"]

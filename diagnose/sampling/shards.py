@@ -1,24 +1,24 @@
-"""The sampling probe: samples of every problem and one greedy sample beside them, graded and counted. `rounds` says how many.
-
-Unparsed and truncated samples are failures, counted apart. Only verifier errors, timeouts and engine failures are missing.
-"""
+"""The samples of a round, cut into shards that are sampled, graded and stored as a whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from posttrain.diagnose.behaviors.answer_span import GradeTexts
 from posttrain.diagnose.engines.base import Completion, Engine, ManyBatches, OnTokens, SampleRequest
-from posttrain.diagnose.storage.rollout_table import GREEDY, SAMPLED, Bools, RolloutTable
-from posttrain.diagnose.types import Behavior, Grade, Problem, Rollout, SamplingMeasurement, Split
+from posttrain.diagnose.storage.rollout_table import GREEDY, SAMPLED
+from posttrain.diagnose.types import Behavior, Problem, Rollout, Split
 
-GradeTexts = Callable[[Problem, Sequence[str]], list[Grade]]
-_ROWS_PER_SHARD = 256
-_MOST_SHARDS = 512
+ROWS_PER_SHARD = 256
+MOST_SHARDS = 512
+"""Shards of a round at most: opening a file costs as much as reading a few hundred rows."""
+_NAME = re.compile(r"-(?P<decoding>[a-z]+)\.(?P<round>\d+)-\d+-of-(?P<num_shards>\d+)$")
 
 
 class Portion(NamedTuple):
@@ -31,9 +31,10 @@ class Portion(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """Work that is drawn and stored as a whole: what is batched together depends on it alone."""
+    """Work that is sampled and stored as a whole: what is batched together depends on it alone."""
 
     name: str
+    """`<behavior>.<split>-<decoding>.<round>-<shard>-of-<shards of the round>`."""
     decoding: str
     portions: tuple[Portion, ...]
 
@@ -44,36 +45,51 @@ class Shard:
 
 
 def plan_greedy(behavior: Behavior, split: Split) -> list[Shard]:
-    """One greedy sample of every problem of a split."""
+    """Return the shards of one greedy sample of every problem of a split."""
     return _cut(behavior, split, GREEDY, [Portion(problem, 0, 1) for problem in behavior.split(split)], 0)
 
 
 def plan_round(
-    behavior: Behavior, split: Split, drawn: npt.NDArray[np.int64], extra: npt.NDArray[np.int64], first_shard: int
+    behavior: Behavior, split: Split, num_sampled: npt.NDArray[np.int64], extra: npt.NDArray[np.int64], number: int
 ) -> list[Shard]:
-    """Further samples of the problems of a split.
+    """Return the shards of further samples of the problems of a split.
 
     Args:
         behavior: Whose problems.
         split: Which of them, P in number.
-        drawn: [P] samples that each has already.
-        extra: [P] samples that each is to get.
-        first_shard: Number of the first shard; the rounds before have the numbers below.
+        num_sampled: [P] samples that each problem has.
+        extra: [P] samples that each problem is to get.
+        number: Of the round, from 0.
     """
     portions = [
         Portion(problem, int(first), int(num))
-        for problem, first, num in zip(behavior.split(split), drawn, extra, strict=True)
+        for problem, first, num in zip(behavior.split(split), num_sampled, extra, strict=True)
         if num
     ]
-    return _cut(behavior, split, SAMPLED, portions, first_shard)
+    return _cut(behavior, split, SAMPLED, portions, number)
 
 
-def _cut(behavior: Behavior, split: Split, decoding: str, portions: Sequence[Portion], first_shard: int) -> list[Shard]:
-    """Shards of at most `rows` samples each, in the order of the portions; one portion stays whole.
+def complete_rounds(names: Sequence[str], decoding: str) -> list[list[str]]:
+    """Return the shard names of each round of which no shard is missing, in order.
 
-    Opening a file costs as much as reading a few hundred rows, so a round of many samples is cut into 512 shards at most.
+    Args:
+        names: Names of the shards of one behavior and split that are stored.
+        decoding: Of the rounds that are asked for.
     """
-    rows = max(_ROWS_PER_SHARD, sum(p.num for p in portions) // _MOST_SHARDS)
+    rounds: dict[int, list[str]] = {}
+    missing: dict[int, int] = {}
+    for name in sorted(names):
+        found = _NAME.search(name)
+        if found and found["decoding"] == decoding:
+            number = int(found["round"])
+            rounds.setdefault(number, []).append(name)
+            missing[number] = missing.get(number, int(found["num_shards"])) - 1
+    return [rounds[number] for number in sorted(rounds) if not missing[number]]
+
+
+def _cut(behavior: Behavior, split: Split, decoding: str, portions: Sequence[Portion], number: int) -> list[Shard]:
+    """Cut a round into shards of `ROWS_PER_SHARD` samples or more, in the order of the portions; one portion stays whole."""
+    rows = max(ROWS_PER_SHARD, sum(portion.num for portion in portions) // MOST_SHARDS)
     groups: list[list[Portion]] = []
     filled = 0
     for portion in portions:
@@ -82,13 +98,14 @@ def _cut(behavior: Behavior, split: Split, decoding: str, portions: Sequence[Por
             filled = 0
         groups[-1].append(portion)
         filled += portion.num
+    head = f"{behavior.name}.{split}-{decoding}.{number:04d}"
     return [
-        Shard(name=f"{behavior.name}.{split}-{decoding}.{first_shard + number:05d}", decoding=decoding, portions=tuple(group))
-        for number, group in enumerate(groups)
+        Shard(name=f"{head}-{index:05d}-of-{len(groups):05d}", decoding=decoding, portions=tuple(group))
+        for index, group in enumerate(groups)
     ]
 
 
-def draw(
+def sample_shards(
     engine: Engine, grade: GradeTexts, behavior: Behavior, shards: Sequence[Shard], *, seed: str, on_tokens: OnTokens
 ) -> Iterator[tuple[Shard, list[Rollout]]]:
     """Sample and grade shards of one decoding, each as soon as it is done; a pool of engines works on several at a time.
@@ -98,7 +115,7 @@ def draw(
         grade: Grades the texts of one problem.
         behavior: Whose settings apply.
         shards: Which problems, how often, and greedily or not.
-        seed: Names the run; sample i of a problem depends on (seed, behavior, problem, decoding, i) and on the shard's batch shape.
+        seed: Random seed for sampling; sample i of a problem depends on (seed, behavior, problem, decoding, i) and on the shard's batch shape.
         on_tokens: Progress.
     """
     if not shards:
@@ -106,10 +123,10 @@ def draw(
     sampling = replace(behavior.sampling, temperature=0.0) if shards[0].decoding == GREEDY else behavior.sampling
     batches = [_requests(engine, behavior, shard) for shard in shards]
     if isinstance(engine, ManyBatches):
-        drawn = engine.sample_batches(batches, sampling, seed=seed, on_tokens=on_tokens)
+        sampled = engine.sample_batches(batches, sampling, seed=seed, on_tokens=on_tokens)
     else:
-        drawn = ((i, engine.sample(batch, sampling, seed=seed, on_tokens=on_tokens)) for i, batch in enumerate(batches))
-    for index, completions in drawn:
+        sampled = ((i, engine.sample(batch, sampling, seed=seed, on_tokens=on_tokens)) for i, batch in enumerate(batches))
+    for index, completions in sampled:
         yield shards[index], list(_graded(engine, grade, behavior, shards[index], completions))
 
 
@@ -126,9 +143,9 @@ def _requests(engine: Engine, behavior: Behavior, shard: Shard) -> list[SampleRe
 
 
 def _graded(
-    engine: Engine, grade: GradeTexts, behavior: Behavior, shard: Shard, drawn: Sequence[Sequence[Completion]]
+    engine: Engine, grade: GradeTexts, behavior: Behavior, shard: Shard, sampled: Sequence[Sequence[Completion]]
 ) -> Iterator[Rollout]:
-    for (problem, first, _), completions in zip(shard.portions, drawn, strict=True):
+    for (problem, first, _), completions in zip(shard.portions, sampled, strict=True):
         grades = grade(problem, [completion.text for completion in completions])
         for index, (completion, one) in enumerate(zip(completions, grades, strict=True), start=first):
             yield Rollout(
@@ -145,32 +162,3 @@ def _graded(
                 grade=one,
                 engine=engine.info.fingerprint,
             )
-
-
-def measure(behavior: Behavior, problems: Sequence[Problem], rollouts: RolloutTable) -> SamplingMeasurement:
-    """Count outcomes per problem, in the order of `problems`."""
-    place = rollouts.places([problem.id for problem in problems])
-    succeeded = rollouts.succeeded(behavior.measure.success)
-    lenient = succeeded | (~rollouts.truncated & (rollouts.lenient_score >= behavior.measure.success))
-    sampled = (place >= 0) & ~rollouts.greedy
-    known = sampled & ~rollouts.missing
-
-    def count(which: Bools) -> npt.NDArray[np.int64]:
-        return np.bincount(place[which], minlength=len(problems))
-
-    greedy = np.full(len(problems), np.nan)
-    decided = (place >= 0) & rollouts.greedy & ~rollouts.missing
-    greedy[place[decided]] = succeeded[decided]
-    return SamplingMeasurement(
-        behavior=behavior.name,
-        problem_ids=tuple(problem.id for problem in problems),
-        groups=tuple(problem.group or problem.id for problem in problems),
-        num_samples=count(known),
-        num_correct=count(known & succeeded),
-        num_missing=count(sampled & rollouts.missing),
-        num_unparsed=count(known & rollouts.unparsed),
-        num_truncated=count(known & rollouts.truncated),
-        num_lenient_correct=count(known & lenient),
-        greedy_correct=greedy,
-        num_tokens=np.bincount(place[sampled], weights=rollouts.num_tokens[sampled], minlength=len(problems)).astype(np.int64),
-    )

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +56,16 @@ def say_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     return "; ".join(f"{key}: there {_short(there.get(key))}, here {_short(new.get(key))}" for key in differing)
 
 
+class RoundsEnding(NamedTuple):
+    """How sampling in rounds ended."""
+
+    num_rounds: int
+    reason: str
+    """A `RoundReason`."""
+    words: str
+    """The reason with its numbers, for people."""
+
+
 class RunDirectory:
     """The files of one run."""
 
@@ -82,7 +92,10 @@ class RunDirectory:
         if self.run_json.exists():
             self._check_same(kind, settings)
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise RunError(f"--out {self.path}: got a path that holds other files and no run.json; give a new or an empty folder")
+            raise RunError(
+                f"--out {self.path}: got a path that holds other files and no run.json; give a new or an empty folder",
+                code="other_files",
+            )
 
     def open(self, kind: str, settings: Mapping[str, Any], details: Mapping[str, Any]) -> None:
         """Start the run, or resume it.
@@ -102,7 +115,8 @@ class RunDirectory:
             write_json(self.run_json, {"schema": 1, "kind": kind, "settings": settings, **details, "state": "running"})
         except OSError as error:
             raise RunError(
-                f"--out {self.path}: cannot be written ({error.strerror}); give a folder that you may write to"
+                f"--out {self.path}: cannot be written ({error.strerror}); give a folder that you may write to",
+                code="not_writable",
             ) from error
 
     def discard_if_bare(self) -> None:
@@ -116,12 +130,19 @@ class RunDirectory:
             old = json.loads(self.run_json.read_text())
             old_kind, old_settings = old["kind"], old["settings"]
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"--out {self.path}: its run.json cannot be read ({error}); give a new folder") from error
+            raise RunError(
+                f"--out {self.path}: its run.json cannot be read ({error}); give a new folder", code="unreadable_run"
+            ) from error
         if old_kind != kind:
-            raise RunError(f"--out {self.path}: holds a {old_kind} run, this is a {kind} run; give a new folder")
+            raise RunError(
+                f"--out {self.path}: holds a {old_kind} run, this is a {kind} run; give a new folder", code="other_kind"
+            )
         said = say_differences(old_settings, settings)
         if said:
-            raise RunError(f"--out {self.path}: holds another run ({said}); give a new folder, or the same settings to resume")
+            raise RunError(
+                f"--out {self.path}: holds another run ({said}); give a new folder, or the same settings to resume",
+                code="other_settings",
+            )
 
     def finish(self, **results: Any) -> None:
         """Mark the run as done."""
@@ -136,12 +157,15 @@ class RunDirectory:
         """
         if not self.run_json.exists():
             raise RunError(
-                f"run {self.path}: no run.json there; give the --out folder of an earlier `posttrain diagnose` or `posttrain loop`"
+                f"run {self.path}: no run.json there; give the --out folder of an earlier `posttrain diagnose` or `posttrain loop`",
+                code="no_run",
             )
         try:
             data: dict[str, Any] = json.loads(self.run_json.read_text())
         except ValueError as error:
-            raise RunError(f"run {self.path}: its run.json cannot be read ({error}); measure again into a new folder") from error
+            raise RunError(
+                f"run {self.path}: its run.json cannot be read ({error}); measure again into a new folder", code="unreadable_run"
+            ) from error
         return data
 
     # -------------------------------------------------------------------------------------------------------------- shards
@@ -151,19 +175,36 @@ class RunDirectory:
         return self.path / kind / f"{name}.parquet"
 
     def validity(self, behavior: str) -> Path:
-        """Return the file with the validity checks of a behavior; it is written last. Earlier versions wrote into `plumbing/`."""
+        """Return the file with the validity checks of a behavior. Earlier versions wrote into `plumbing/`."""
         return self.path / ("plumbing" if (self.path / "plumbing").exists() else "validity") / f"{behavior}.json"
 
-    def rounds(self, behavior: str) -> Path:
-        """Path of what was planned round by round, where the number of samples was not fixed."""
-        return self.path / "rounds" / f"{behavior}.json"
+    def is_done(self, behavior: str) -> bool:
+        """Say whether a behavior is measured to the end."""
+        return self._done(behavior).exists() or (self.path / "plumbing" / f"{behavior}.json").exists()
 
-    def write_rollouts(self, name: str, rollouts: Sequence[Rollout], cost: Cost) -> None:
-        """Write a shard of rollouts."""
-        self.write_rollouts_in("rollouts", name, rollouts, cost)
+    def mark_done(self, behavior: str, ending: RoundsEnding | None = None) -> None:
+        """Mark a behavior as measured to the end; everything else must be written before.
 
-    def write_rollouts_in(self, kind: str, name: str, rollouts: Sequence[Rollout], cost: Cost) -> None:
-        """Write a shard of rollouts that are not those of the sampling probe."""
+        Args:
+            behavior: Its name.
+            ending: How its rounds ended, where the number of samples was not fixed.
+        """
+        write_json(self._done(behavior), {} if ending is None else ending._asdict())
+
+    def rounds_ending(self, behavior: str) -> RoundsEnding | None:
+        """Return how the rounds of a behavior ended; None where the number of samples was fixed."""
+        if (old := self.path / "rounds" / f"{behavior}.json").exists():  # of an earlier version: a list of rounds
+            rounds = json.loads(old.read_text())
+            return RoundsEnding(num_rounds=len(rounds) - 1, reason="", words=rounds[-1]["why"])
+        path = self._done(behavior)
+        record = json.loads(path.read_text()) if path.exists() else {}
+        return RoundsEnding(**record) if record else None
+
+    def _done(self, behavior: str) -> Path:
+        return self.path / "done" / f"{behavior}.json"
+
+    def write_rollouts(self, name: str, rollouts: Sequence[Rollout], cost: Cost, *, kind: str = "rollouts") -> None:
+        """Write a shard of rollouts; of another kind, rollouts that are not counted as samples of the behavior."""
         self.write_shard(kind, name, to_arrow(rollouts), cost)
 
     def write_paths(self, name: str, paths: Sequence[PathScore], cost: Cost, *, kind: str = "paths") -> None:
@@ -203,11 +244,11 @@ class RunDirectory:
 
     def rollout_table(self, behavior: str) -> RolloutTable:
         """The rollouts of one behavior, in the order of shard names."""
-        return RolloutTable.read(self._shards("rollouts", behavior))
+        return RolloutTable.read(self.shards("rollouts", behavior))
 
     def read_paths(self, behavior: str, kind: str = "paths") -> Iterator[PathScore]:
         """The path scores of one behavior, in the order of shard names."""
-        for path in self._shards(kind, behavior):
+        for path in self.shards(kind, behavior):
             for row in pq.read_table(path).to_pylist():
                 yield PathScore(
                     behavior=row["behavior"],
@@ -222,13 +263,13 @@ class RunDirectory:
                     engine=row["engine"],
                 )
 
-    def _shards(self, kind: str, behavior: str) -> list[Path]:
-        """Shards are named behavior.split-decoding.number, and a behavior's name may hold dots."""
+    def shards(self, kind: str, behavior: str) -> list[Path]:
+        """Return the shards of a behavior. They are named behavior.split-decoding.number, and a behavior's name may hold dots."""
         return [path for path in sorted((self.path / kind).glob("*.parquet")) if path.name.rsplit(".", 3)[0] == behavior]
 
     def cost(self, behavior: str, rollouts: RolloutTable, findings: Sequence[Finding] = ()) -> Cost:
         """What one behavior took in sum: its shards (`rollouts` are its own) and what the further probes found."""
-        paths = [path for kind in ("paths", "agreement") for path in self._shards(kind, behavior)]
+        paths = [path for kind in ("paths", "agreement") for path in self.shards(kind, behavior)]
         costs = [*rollouts.costs, *(json.loads(pq.read_schema(path).metadata[METADATA_KEY]) for path in paths)]
         return Cost(
             samples=sum(cost["samples"] for cost in costs) + sum(f.samples for f in findings),

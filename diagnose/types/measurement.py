@@ -53,10 +53,14 @@ class SamplingMeasurement:
     """Generated tokens."""
 
     @property
+    def num_sampled(self) -> npt.NDArray[np.int64]:
+        """Samples, missing outcomes counted in."""
+        return self.num_samples + self.num_missing
+
+    @property
     def sampled_equally(self) -> bool:
-        """Whether every problem was drawn equally often, missing samples counted in; in rounds it depends on what was seen."""
-        drawn = self.num_samples + self.num_missing
-        return bool((drawn == drawn[:1]).all())
+        """Whether every problem was sampled equally often; in rounds that depends on what the samples showed."""
+        return bool((self.num_sampled == self.num_sampled[:1]).all())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

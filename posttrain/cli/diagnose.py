@@ -38,10 +38,6 @@ def diagnose(
     samples: Samples = None,
     precision: Precision = None,
     max_tokens_total: MaxTokensTotal = None,
-    states: Annotated[
-        float | None,
-        typer.Option("--states", metavar="X", help="Sample in rounds until this share of the problems is labelled."),
-    ] = None,
     probes: Probes = "auto",
     teacher: Annotated[
         str | None, typer.Option("--teacher", metavar="MODEL", help="A stronger model that could be distilled: is it worth it?")
@@ -78,28 +74,33 @@ def diagnose(
     if not dry_run:
         check_models(engine, model, teacher, earlier)
 
-    from posttrain.diagnose import plan_run, run
-    from posttrain.diagnose.probes.base import AvailableInputs
+    from posttrain.diagnose.pipeline.diagnose_run import run_request
+    from posttrain.diagnose.pipeline.request import DiagnoseRequest
+    from posttrain.diagnose.pipeline.run_plan import plan_run
 
+    request = DiagnoseRequest(
+        model=model,
+        behaviors=behaviors,
+        out=out,
+        engine=engine,
+        workers=workers,
+        samples=samples,
+        precision=precision,
+        max_tokens_total=max_tokens_total,
+        probes=split_names(probes),
+        teacher=teacher,
+        earlier=earlier,
+        before=before,
+        data=data,
+        seed=seed,
+        split=_split(split),
+        command=typed_command(),
+    )
     if dry_run:
-        available = AvailableInputs(
-            teacher=teacher is not None, earlier=earlier is not None, before=before is not None, data=data is not None
-        )
-        plan = plan_run(
-            behaviors,
-            samples=samples,
-            precision=precision,
-            max_tokens_total=max_tokens_total,
-            states=states,
-            probes=split_names(probes),
-            available=available,
-        )
+        plan = plan_run(request)
         print("\n".join((*plan.lines, f"in all at most {plan.samples:,} samples and {plan.max_tokens:,} tokens")))
         return
-    result = run(
-        model, behaviors, out=out, engine=engine, workers=workers, samples=samples, precision=precision, max_tokens_total=max_tokens_total, states=states, probes=split_names(probes),
-        teacher=teacher, earlier=earlier, before=before, data=data, seed=seed, split=_split(split), command=typed_command(), reporter=open_reporter(quiet),
-    )  # fmt: skip
+    result = run_request(request, open_reporter(quiet))
     print_diagnosis(result, as_json)
 
 

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from posttrain.diagnose.behaviors import load_behavior
+from posttrain.diagnose.behaviors.answer_span import GradeTexts
 from posttrain.diagnose.engines.base import Engine, SampleRequest
 from posttrain.diagnose.engines.scripted import ScriptedEngine
-from posttrain.diagnose.measure import reference_likelihood
 from posttrain.diagnose.measure.label_posterior import posterior_of
+from posttrain.diagnose.measure.reference_likelihood import score_references, summarize_references
+from posttrain.diagnose.measure.success_counts import count_successes
 from posttrain.diagnose.probes.base import MeasuredBehavior, ProbeContext
 from posttrain.diagnose.probes.sampler import ProbeSampler
 from posttrain.diagnose.progress import Reporter
@@ -83,13 +85,13 @@ def store_samples(
     behavior: Behavior,
     planned: Iterable[shards.Shard],
     *,
-    grade: shards.GradeTexts = grade_last_word,
+    grade: GradeTexts = grade_last_word,
     seed: str = SEED,
 ) -> None:
     """Sample shards that are not there yet."""
     for shard in planned:
         if not directory.shard("rollouts", shard.name).exists():
-            ((_, rollouts),) = shards.draw(engine, grade, behavior, [shard], seed=seed, on_tokens=lambda _: None)
+            ((_, rollouts),) = shards.sample_shards(engine, grade, behavior, [shard], seed=seed, on_tokens=lambda _: None)
             directory.write_rollouts(shard.name, rollouts, Cost(seconds=0.0))
 
 
@@ -99,7 +101,7 @@ def context_over(
     behavior: Behavior,
     engine: Engine,
     *,
-    grade: shards.GradeTexts = grade_last_word,
+    grade: GradeTexts = grade_last_word,
     seed: str = SEED,
     budget: int = 10**6,
     thresholds: Thresholds | None = None,
@@ -109,7 +111,7 @@ def context_over(
     """Return the context of a probe over the samples of a run directory; `inputs` are further fields of `ProbeContext`."""
     thresholds = thresholds or Thresholds()
     rollouts = directory.rollout_table(behavior.name)
-    counts = shards.measure(behavior, behavior.split(Split.EVAL), rollouts)
+    counts = count_successes(behavior, behavior.split(Split.EVAL), rollouts)
     sampler = ProbeSampler(
         probe=probe,
         behavior=behavior,
@@ -191,8 +193,8 @@ def planted_context(
         for shard in planned:
             directory.shard("rollouts", shard.name).unlink(missing_ok=True)
         store_samples(directory, engine, behavior, planned, grade=grader.grade, seed=seed)
-        scored = reference_likelihood.draw(engine, behavior, problems, on_tokens=lambda _: None)
-        paths = reference_likelihood.measure(behavior, scored)
+        scored = score_references(engine, behavior, problems, on_tokens=lambda _: None)
+        paths = summarize_references(behavior, scored)
         yield context_over(directory, probe, behavior, engine, grade=grader.grade, seed=seed, paths=paths, **more)
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.interrupted_engine import InterruptedEngine
 
 from posttrain import diagnose
+from posttrain.diagnose.engines import open_engine
 from posttrain.diagnose.errors import RunError, SettingsError
+from posttrain.diagnose.pipeline.request import DiagnoseRequest
+from posttrain.diagnose.sampling import shards
+from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Bottleneck, Split
-
-Killed = Callable[[int], AbstractContextManager[None]]
 
 
 @pytest.fixture
@@ -70,14 +72,13 @@ def test_a_run_leaves_what_the_contract_names(sums_file: Path, script: Callable[
 
 
 def test_a_run_killed_half_way_ends_like_an_undisturbed_one(
-    sums_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: Killed
+    sums_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from posttrain.diagnose.sampling import shards
-
-    monkeypatch.setattr(shards, "_ROWS_PER_SHARD", 16)
+    monkeypatch.setattr(shards, "ROWS_PER_SHARD", 16)
     whole = diagnose.run(tiny_model, [sums_file], out=tmp_path / "whole", samples=8, seed=5)
-    with killed_after(2):
-        diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=8, seed=5)
+    engine = InterruptedEngine(open_engine("transformers", str(tiny_model), [diagnose.load_behavior(sums_file)]), 2)
+    with pytest.raises(KeyboardInterrupt):
+        diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=8, seed=5, engine=engine)
     assert len(list((tmp_path / "killed" / "rollouts").glob("*.parquet"))) == 2
     assert not (tmp_path / "killed" / "diagnosis.json").exists()
     resumed = diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=8, seed=5)
@@ -85,14 +86,17 @@ def test_a_run_killed_half_way_ends_like_an_undisturbed_one(
     assert [r.token_ids for r in resumed.behaviors[0].rollouts] == [r.token_ids for r in whole.behaviors[0].rollouts]
 
 
-def test_rounds_stop_when_the_label_is_settled(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
+def test_rounds_stop_when_the_label_is_decided(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
     run = diagnose.run(script(0.3), [sums_file], out=tmp_path / "run", engine="scripted", max_tokens_total=100_000)
     diagnosis = run.diagnoses[0]
     assert diagnosis.bottleneck is Bottleneck.POOR_CHOICE
     assert diagnosis.confidence >= 0.99
     assert diagnosis.cost.samples <= 40 * len(diagnosis.problems)
     assert run.behaviors[0].plan.num_rounds >= 1
-    assert "the label is settled" in run.behaviors[0].plan.ended_because
+    ending = RunDirectory(run.path).rounds_ending("sums")
+    assert ending is not None
+    assert ending.reason == "label_decided"
+    assert run.behaviors[0].plan.ended_because == ending.words
     rows = run.behaviors[0].rollouts
     for problem in diagnosis.problems:
         drawn = sorted(r.sample_index for r in rows if r.problem_id == problem.id and r.decoding == "sampled")
@@ -104,7 +108,9 @@ def test_rounds_keep_to_their_budget(sums_file: Path, script: Callable[[float], 
     spent = free.diagnoses[0].cost.generated_tokens
     run = diagnose.run(script(0.004), [sums_file], out=tmp_path / "run", engine="scripted", max_tokens_total=spent // 2)
     assert 0 < run.diagnoses[0].cost.generated_tokens <= 1.02 * (spent // 2)
-    assert any("budget is spent" in caveat for caveat in run.diagnoses[0].caveats)
+    ending = RunDirectory(run.path).rounds_ending("sums")
+    assert ending is not None
+    assert ending.reason == "budget_spent"
 
 
 def test_precision_is_reached(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
@@ -113,79 +119,58 @@ def test_precision_is_reached(sums_file: Path, script: Callable[[float], str], t
     assert (point.value.high - point.value.low) / 2 <= 0.2
 
 
-def test_states_are_settled(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
-    few, many = (
-        diagnose.run(script(0.5), [sums_file], engine="scripted", out=tmp_path / str(states), states=states)
-        for states in (0.01, 1.0)
-    )
-    unnamed = [
-        sum(problem.state is Bottleneck.INCONCLUSIVE for problem in one.diagnoses[0].problems) / len(one.diagnoses[0].problems)
-        for one in (few, many)
-    ]
-    assert unnamed[1] == 0
-    assert few.diagnoses[0].cost.samples <= many.diagnoses[0].cost.samples
-    with pytest.raises(RunError, match=r"states: there 1\.0, here null"):
-        diagnose.run(script(0.5), [sums_file], engine="scripted", out=tmp_path / "1.0", samples=4)
-    with pytest.raises(SettingsError, match="--states: got 2"):
-        diagnose.run(script(0.5), [sums_file], engine="scripted", out=tmp_path / "bad", states=2.0)
-
-
 def test_rounds_that_were_killed_end_like_undisturbed_ones(
     sums_file: Path,
     script: Callable[[float], str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    killed_after: Killed,
 ) -> None:
-    from posttrain.diagnose.sampling import shards
-
-    monkeypatch.setattr(shards, "_ROWS_PER_SHARD", 16)
+    monkeypatch.setattr(shards, "ROWS_PER_SHARD", 16)
     arguments: dict[str, Any] = {"engine": "scripted", "max_tokens_total": 2_000}
     diagnose.run(script(0.02), [sums_file], out=tmp_path / "whole", **arguments)
     total = len(list((tmp_path / "whole" / "rollouts").glob("*.parquet")))
     assert total > 8
     for survives in (3, total - 2):
         out = tmp_path / f"killed-{survives}"
-        with killed_after(survives):
-            diagnose.run(script(0.02), [sums_file], out=out, **arguments)
+        engine = InterruptedEngine(open_engine("scripted", script(0.02), [diagnose.load_behavior(sums_file)]), survives)
+        with pytest.raises(KeyboardInterrupt):
+            diagnose.run(script(0.02), [sums_file], out=out, **(arguments | {"engine": engine}))
         diagnose.run(script(0.02), [sums_file], out=out, **arguments)
         assert without_cost(out) == without_cost(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "code"),
     [
-        ({"samples": 4, "precision": 0.1}, "one or the other"),
-        ({"precision": 0.7}, "half-width"),
-        ({"max_tokens_total": 0}, "at least 1"),
+        ({"samples": 4, "precision": 0.1}, "samples_and_rounds"),
+        ({"samples": 0}, "samples"),
+        ({"precision": 0.7}, "precision"),
+        ({"max_tokens_total": 0}, "max_tokens_total"),
+        ({"split": Split.TRAIN, "probes": ["no_such_probe"]}, "unknown_probe"),
     ],
 )
 def test_contradictory_goals_are_refused(
-    sums_file: Path, script: Callable[[float], str], tmp_path: Path, given: dict[str, Any], said: str
+    sums_file: Path, script: Callable[[float], str], tmp_path: Path, given: dict[str, Any], code: str
 ) -> None:
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError) as refused:
         diagnose.run(script(0.3), [sums_file], out=tmp_path / "run", engine="scripted", **given)
+    assert refused.value.code == code
     assert not (tmp_path / "run").exists()
 
 
 def test_the_plan_says_what_the_design_can_see(sums_file: Path) -> None:
-    lines = " ".join(diagnose.plan_run([sums_file], samples=256).lines)
-    assert "rules out rates above 0.012" in lines
-    plan = diagnose.plan_run([sums_file], max_tokens_total=100_000)
-    assert "then rounds until the label is settled or the budget of all behaviors is spent" in " ".join(plan.lines)
+    request = DiagnoseRequest(model="demo", behaviors=[sums_file], out="unused", samples=256)
+    assert "rules out rates above 0.012" in " ".join(diagnose.plan_run(request).lines)
+    plan = diagnose.plan_run(DiagnoseRequest(model="demo", behaviors=[sums_file], out="unused", max_tokens_total=100_000))
     assert plan.max_tokens == 100_000
 
 
-def test_a_finished_run_is_not_drawn_again(
-    sums_file: Path, script: Callable[[float], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from posttrain.diagnose.sampling import shards
-
+def test_a_finished_run_is_not_sampled_again(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
     out, model = tmp_path / "run", script(0.3)
     diagnose.run(model, [sums_file], out=out, engine="scripted", samples=8)
     before = (out / "diagnosis.json").read_bytes()
-    monkeypatch.setattr(shards, "_graded", lambda *a, **k: pytest.fail("drawn again"))
-    diagnose.run(model, [sums_file], out=out, engine="scripted", samples=8)
+    engine = InterruptedEngine(open_engine("scripted", model, [diagnose.load_behavior(sums_file)]), 0)
+    diagnose.run(model, [sums_file], out=out, engine=engine, samples=8)
     assert (out / "diagnosis.json").read_bytes() == before
     assert diagnose.assemble(out).diagnoses[0].sentence
     assert (out / "diagnosis.json").read_bytes() == before
@@ -197,24 +182,20 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(
 ) -> None:
     arguments: dict[str, Any] = {"out": tmp_path / "run", "engine": "scripted", "samples": 8, "seed": 0}
     diagnose.run(script(0.3), [sums_file], **arguments)
-    with pytest.raises(RunError, match=next(iter(changed))):
-        diagnose.run(script(0.3), [sums_file], **(arguments | changed))
-    with pytest.raises(RunError, match="model_fingerprint"):
-        diagnose.run(script(0.4), [sums_file], **arguments)
+    for model, settings, key in ((0.3, arguments | changed, next(iter(changed))), (0.4, arguments, "model_fingerprint")):
+        with pytest.raises(RunError) as refused:
+            diagnose.run(script(model), [sums_file], **settings)
+        assert refused.value.code == "other_settings"
+        assert f"{key}: there" in str(refused.value)
 
 
 def test_a_folder_with_other_files_is_refused(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("mine")
-    with pytest.raises(RunError, match="other files"):
+    with pytest.raises(RunError) as refused:
         diagnose.run(script(0.3), [sums_file], out=tmp_path / "run", engine="scripted")
+    assert refused.value.code == "other_files"
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
-
-
-def test_no_samples_are_refused(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="at least 1"):
-        diagnose.run(script(0.3), [sums_file], out=tmp_path / "run", engine="scripted", samples=0)
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_verifier_that_fails_its_self_test_costs_no_sample(sums_file: Path, tmp_path: Path) -> None:
@@ -228,8 +209,30 @@ def test_a_verifier_that_fails_its_self_test_costs_no_sample(sums_file: Path, tm
 
 
 def test_the_plan_counts_what_the_run_draws(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
-    plan = diagnose.plan_run([sums_file], samples=6, probes=["none"])
+    plan = diagnose.plan_run(DiagnoseRequest(model=script(0.3), behaviors=[sums_file], out="unused", samples=6, probes=["none"]))
     run = diagnose.run(script(0.3), [sums_file], out=tmp_path / "run", engine="scripted", samples=6, probes=["none"])
     assert plan.samples == run.diagnoses[0].cost.samples
     assert plan.max_tokens >= run.diagnoses[0].cost.generated_tokens
     assert plan.reference_paths == len(run.behaviors[0].paths)
+
+
+def test_runs_of_earlier_versions_are_read(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
+    """They keep the validity checks in `plumbing/`, what became of the rounds in `rounds/`, and a setting that is gone."""
+    out = tmp_path / "run"
+    new = diagnose.run(script(0.3), [sums_file], out=out, engine="scripted", max_tokens_total=100_000, probes=["none"])
+    end = json.loads((out / "done" / "sums.json").read_text())
+    (out / "rounds").mkdir()
+    (out / "rounds" / "sums.json").write_text(json.dumps([{}] * end["num_rounds"] + [{"why": end["words"]}]))
+    checks = (out / "validity" / "sums.json").read_text().replace("validity: ", "plumbing: ")
+    (out / "plumbing").mkdir()
+    (out / "plumbing" / "sums.json").write_text(checks)
+    record = json.loads((out / "run.json").read_text())
+    del record["settings"]["thresholds"]["sampling"]
+    record["settings"]["states"] = None
+    (out / "run.json").write_text(json.dumps(record))
+    for folder in ("done", "validity"):
+        (out / folder / "sums.json").unlink()
+        (out / folder).rmdir()
+    old = diagnose.assemble(out)
+    assert old.diagnoses == new.diagnoses
+    assert old.behaviors[0].validity == new.behaviors[0].validity

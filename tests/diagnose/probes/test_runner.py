@@ -11,6 +11,7 @@ from posttrain.diagnose import run
 from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.pipeline.request import DiagnoseRequest
 from posttrain.diagnose.pipeline.run_plan import plan_run
 from posttrain.diagnose.probes import runner as probing_module
 from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext, ProbeCost, PromptRequest
@@ -120,7 +121,7 @@ def test_a_finished_probe_is_not_run_again_and_a_killed_one_goes_on(
     first = (tmp_path / "run/diagnosis.json").read_text()
     # Killed after its samples were stored and before its finding was.
     (tmp_path / "run/probes/sums.toy.json").unlink()
-    (tmp_path / "run/validity/sums.json").unlink()
+    (tmp_path / "run/done/sums.json").unlink()
     drawn: list[object] = []
     monkeypatch.setattr(type(engine), "sample", lambda *_, **__: drawn.append(1))
     run("m", [sums_file], out=tmp_path / "run", engine=engine)
@@ -181,7 +182,10 @@ def test_a_named_probe_may_spend_more_and_a_total_budget_binds(
 
 def test_a_dry_run_lists_probes_with_their_cost(monkeypatch: pytest.MonkeyPatch, sums_file: Path) -> None:
     use(monkeypatch, Toy())
-    plan = plan_run([sums_file])
+    plan = plan_run(DiagnoseRequest(model="m", behaviors=[sums_file], out="unused"))
     assert any("probe toy: at most 100 tokens generated; runs where something is out of reach" in line for line in plan.lines)
     use(monkeypatch, Toy(impossible=SkipReason.NO_TEACHER))
-    assert any("probe toy: cannot run, there is no teacher" in line for line in plan_run([sums_file]).lines)
+    assert any(
+        "probe toy: cannot run, there is no teacher" in line
+        for line in plan_run(DiagnoseRequest(model="m", behaviors=[sums_file], out="unused")).lines
+    )

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from posttrain import diagnose
+from posttrain.diagnose.measure.success_counts import count_successes
 from posttrain.diagnose.pipeline.assemble import MeasuredBehavior
-from posttrain.diagnose.sampling import shards
 from posttrain.diagnose.storage import rollout_table
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory
@@ -113,7 +113,7 @@ def test_columns_count_what_rows_count(tmp_path: Path, success: float, old: tupl
     for index in old:
         make_old(files[index])
     table, of = directory.rollout_table("b"), behavior(success)
-    counts = shards.measure(of, of.problems, table)
+    counts = count_successes(of, of.problems, table)
     for name, expected in counted_row_by_row(of, rollouts).items():
         np.testing.assert_array_equal(getattr(counts, name), expected, err_msg=name)
     assert table.num_tokens.tolist() == [len(r.token_ids) for r in rollouts]
@@ -149,7 +149,7 @@ def test_a_table_of_nothing_counts_nothing() -> None:
     table, of = RolloutTable.read(()), behavior(1.0)
     assert len(table) == 0
     assert list(table.all_rows()) == []
-    counts = shards.measure(of, of.problems, table)
+    counts = count_successes(of, of.problems, table)
     assert counts.num_samples.tolist() == [0] * 8
     assert np.isnan(counts.greedy_correct).all()
 

@@ -1,0 +1,43 @@
+"""Counting successes.
+
+Unparsed and truncated samples are failures, counted apart. Only verifier errors, timeouts and engine failures are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.diagnose.storage.rollout_table import Bools, RolloutTable
+from posttrain.diagnose.types import Behavior, Problem, SamplingMeasurement
+
+
+def count_successes(behavior: Behavior, problems: Sequence[Problem], rollouts: RolloutTable) -> SamplingMeasurement:
+    """Count the outcomes of each problem, in the order of `problems`."""
+    place = rollouts.places([problem.id for problem in problems])
+    succeeded = rollouts.succeeded(behavior.measure.success)
+    lenient = succeeded | (~rollouts.truncated & (rollouts.lenient_score >= behavior.measure.success))
+    sampled = (place >= 0) & ~rollouts.greedy
+    known = sampled & ~rollouts.missing
+
+    def count(which: Bools) -> npt.NDArray[np.int64]:
+        return np.bincount(place[which], minlength=len(problems))
+
+    greedy = np.full(len(problems), np.nan)
+    decided = (place >= 0) & rollouts.greedy & ~rollouts.missing
+    greedy[place[decided]] = succeeded[decided]
+    return SamplingMeasurement(
+        behavior=behavior.name,
+        problem_ids=tuple(problem.id for problem in problems),
+        groups=tuple(problem.group or problem.id for problem in problems),
+        num_samples=count(known),
+        num_correct=count(known & succeeded),
+        num_missing=count(sampled & rollouts.missing),
+        num_unparsed=count(known & rollouts.unparsed),
+        num_truncated=count(known & rollouts.truncated),
+        num_lenient_correct=count(known & lenient),
+        greedy_correct=greedy,
+        num_tokens=np.bincount(place[sampled], weights=rollouts.num_tokens[sampled], minlength=len(problems)).astype(np.int64),
+    )

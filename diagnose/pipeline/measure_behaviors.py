@@ -1,0 +1,121 @@
+"""Measuring the behaviors of a run: sample, score, check, probe. Everything is stored; nothing is decided here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from posttrain.diagnose.measure.reference_likelihood import score_references, summarize_references
+from posttrain.diagnose.measure.validity_checks import check_validity, rescore_samples
+from posttrain.diagnose.probes.base import MeasuredBehavior
+from posttrain.diagnose.probes.runner import ProbeRun, run_probes, tokens_of_probes
+from posttrain.diagnose.sampling.behavior_sampler import BehaviorSampler, SamplingSettings
+from posttrain.diagnose.sampling.token_budget import TokenBudget
+from posttrain.diagnose.storage.diagnosis_json import validity_to_json
+from posttrain.diagnose.storage.run_directory import RoundsEnding, write_json
+from posttrain.diagnose.types import Behavior, Cost, PathScore
+from posttrain.diagnose.verifiers.grader import Grader
+from posttrain.diagnose.verifiers.selftest import SelfTest, verifier_selftest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasurementRun:
+    """Measure the behaviors of a run; what lies in the run directory is kept."""
+
+    settings: SamplingSettings
+    probe_run: ProbeRun
+
+    def measure(self, behaviors: Sequence[Behavior]) -> None:
+        """Measure what is not measured to the end.
+
+        Behaviors come one after the other, but for those that share a budget: of these the one that is likely to be decided with the fewest
+        tokens is sampled next, round by round, so that a borderline label does not use what would have decided three others. What is not
+        about a label, probes among it, waits until the near ones are decided.
+        """
+        budget = TokenBudget(self.settings.goal.max_tokens, [behavior.name for behavior in behaviors])
+        unfinished = [behavior for behavior in behaviors if not self.settings.directory.is_done(behavior.name)]
+        for behavior in behaviors if unfinished and budget.limited else ():
+            if behavior not in unfinished:
+                self._record(budget, behavior, int(self.settings.directory.rollout_table(behavior.name).num_tokens.sum()))
+        for group in [unfinished] if budget.shared else [[behavior] for behavior in unfinished]:
+            self._measure_together(group, budget)
+
+    def _measure_together(self, behaviors: Sequence[Behavior], budget: TokenBudget) -> None:
+        """Serve the behavior with the lowest priority until all are finished."""
+        with ExitStack() as opened:
+            waiting = []
+            for behavior in behaviors:
+                grader = opened.enter_context(Grader(behavior))
+                selftest = verifier_selftest(behavior, grader, behavior.split(self.settings.split))
+                waiting.append((BehaviorSampler(behavior, grader.grade, self.settings, budget), grader, selftest))
+            while waiting:
+                sampler, grader, selftest = served = min(waiting, key=lambda one: one[0].priority)
+                if sampler.done or selftest.failures:
+                    self._finish(sampler, grader, selftest, budget)
+                    waiting.remove(served)
+                else:
+                    sampler.sample_round()
+
+    def _finish(self, sampler: BehaviorSampler, grader: Grader, selftest: SelfTest, budget: TokenBudget) -> None:
+        """Score, check and probe a behavior that is sampled to the end, and mark it as done."""
+        settings, behavior = self.settings, sampler.behavior
+        directory, engine = settings.directory, settings.engine
+        ending = None
+        if settings.goal.adaptive and not selftest.failures:
+            end = sampler.end
+            ending = RoundsEnding(num_rounds=sampler.num_rounds, reason=end.reason.value, words=end.words)
+        rescored: Sequence[PathScore] = ()
+        if not selftest.failures and engine.info.can_score:
+            self._score_references(behavior)
+            rescored = self._rescore_samples(sampler)
+        validity = check_validity(behavior, engine, settings.thresholds, selftest, sampler.counts, sampler.rollouts, rescored)
+        write_json(directory.validity(behavior.name), validity_to_json(validity))
+        if not validity.failures and sampler.counts.num_samples.any():
+            measured = MeasuredBehavior(
+                behavior=behavior,
+                split=settings.split,
+                counts=sampler.counts,
+                posterior=sampler.posterior,
+                rollouts=sampler.rollouts,
+                paths=summarize_references(behavior, tuple(directory.read_paths(behavior.name))),
+            )
+            run_probes(self.probe_run, measured, grader.grade, tokens_left=budget.left())
+        self._record(budget, behavior, int(sampler.rollouts.num_tokens.sum()))
+        directory.mark_done(behavior.name, ending)
+
+    def _record(self, budget: TokenBudget, behavior: Behavior, sample_tokens: int) -> None:
+        """Record what a finished behavior has generated, its probes included."""
+        budget.record(behavior.name, sample_tokens + tokens_of_probes(self.settings.directory, behavior))
+
+    def _score_references(self, behavior: Behavior) -> None:
+        directory, problems = self.settings.directory, behavior.split(self.settings.split)
+        name = f"{behavior.name}.{self.settings.split}.00000"
+        num_paths = sum(len(problem.references) for problem in problems)
+        if not num_paths or directory.shard("paths", name).exists():
+            return
+        with self.settings.reporter.task(f"scoring {behavior.name}", num_paths) as task:
+            start = time.monotonic()
+
+            def on_path(num_tokens: int) -> None:
+                task.advance()
+                task.tokens(num_tokens)
+
+            paths = score_references(self.settings.engine, behavior, problems, on_tokens=on_path)
+            directory.write_paths(name, paths, _scoring_cost(paths, start))
+
+    def _rescore_samples(self, sampler: BehaviorSampler) -> Sequence[PathScore]:
+        directory, behavior = self.settings.directory, sampler.behavior
+        name = f"{behavior.name}.{self.settings.split}.00000"
+        if not directory.shard("agreement", name).exists():
+            with self.settings.reporter.task(f"checking {behavior.name}", None) as task:
+                start = time.monotonic()
+                problems = behavior.split(self.settings.split)
+                scored = rescore_samples(self.settings.engine, behavior, problems, sampler.rollouts, on_tokens=task.tokens)
+                directory.write_paths(name, scored, _scoring_cost(scored, start), kind="agreement")
+        return list(directory.read_paths(behavior.name, kind="agreement"))
+
+
+def _scoring_cost(paths: Sequence[PathScore], start: float) -> Cost:
+    return Cost(seconds=time.monotonic() - start, scored_tokens=sum(len(path.token_ids) for path in paths))

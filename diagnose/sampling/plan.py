@@ -1,0 +1,201 @@
+"""What to sample next: the same number of every problem, or round by round where samples change the verdict most.
+
+A round is planned from the counts of the rounds before and from what is left of a budget, so that a run that was stopped plans the same
+rounds again. Rounds go on until the label is decided, until the primary metric is as precise as was asked for, or until the budget is spent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from posttrain.analysis.stats import neyman_allocation
+from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior
+from posttrain.diagnose.sampling import stopping
+from posttrain.diagnose.sampling.allocation import Floats, Ints, label_doubt, pass_at_k_doubt, round_size, spread_evenly
+from posttrain.diagnose.thresholds import SamplingThresholds, Thresholds
+
+DEFAULT_SAMPLES = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Goal:
+    """What samples are taken for: a fixed number of every problem, or rounds until something is known."""
+
+    samples: int | None = None
+    """Samples of every problem, in one round; None for rounds."""
+    precision: float | None = None
+    """Half-width of the 95 % interval wanted for pass@k at the primary k; None where only the label matters."""
+    max_tokens: int | None = None
+    """Generated tokens at most, greedy samples included."""
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the number of samples depends on what they show."""
+        return self.samples is None
+
+
+def sampling_goal(samples: int | None, precision: float | None = None, max_tokens_total: int | None = None) -> Goal:
+    """Return what to take samples for; 16 of every problem where nothing is asked for.
+
+    Raises:
+        SettingsError: a number out of range (`samples`, `precision`, `max_tokens_total`), or a fixed number of samples and rounds at once
+            (`samples_and_rounds`).
+    """
+    in_rounds = precision is not None or max_tokens_total is not None
+    if samples is not None and in_rounds:
+        raise SettingsError(
+            "--samples takes a fixed number, --precision and --max-tokens-total sample in rounds; give one or the other",
+            code="samples_and_rounds",
+        )
+    if samples is not None and samples < 1:
+        raise SettingsError(f"--samples: got {samples}, at least 1 is needed; {DEFAULT_SAMPLES} is the default", code="samples")
+    if precision is not None and not 0.0 < precision < 0.5:
+        raise SettingsError(
+            f"--precision: got {precision:g}, a half-width between 0 and .5 is needed, such as .05", code="precision"
+        )
+    if max_tokens_total is not None and max_tokens_total < 1:
+        raise SettingsError(
+            f"--max-tokens-total: got {max_tokens_total}, at least 1 is needed, such as 100000", code="max_tokens_total"
+        )
+    if samples is None and not in_rounds:
+        samples = DEFAULT_SAMPLES
+    return Goal(samples=samples, precision=precision, max_tokens=max_tokens_total)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """What is known before a round."""
+
+    num_samples: Ints
+    """[P] with a known outcome."""
+    num_correct: Ints
+    """[P]"""
+    num_sampled: Ints
+    """[P] sampled, missing outcomes counted in."""
+    generated_tokens: int
+    """Of all samples so far, greedy ones counted in."""
+    groups: tuple[str, ...] | None = None
+
+
+class RoundReason(StrEnum):
+    """Why a round is sampled, or why rounds end."""
+
+    FIXED = "fixed"
+    FIRST = "first_round"
+    LABEL = "label_undecided"
+    PRECISION = "precision_wanted"
+    LABEL_DECIDED = "label_decided"
+    NO_SAMPLE_HELPS = "no_sample_helps"
+    """No further sample can decide the label."""
+    BUDGET_SPENT = "budget_spent"
+    MOST_SAMPLES = "most_samples"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """Further samples, or the reason why there are none."""
+
+    extra: Ints
+    """[P] samples that each problem is to get."""
+    reason: RoundReason
+    words: str
+    """The reason with its numbers, for people."""
+    priority: float = 0.0
+    """Of behaviors that share a budget, the one with the lowest samples its round first."""
+
+    @property
+    def last(self) -> bool:
+        """Whether nothing more is sampled."""
+        return not self.extra.any()
+
+
+def next_round(
+    counts: Counts,
+    goal: Goal,
+    *,
+    epsilon: float,
+    primary_k: int,
+    max_tokens: int,
+    thresholds: Thresholds,
+    seed: int,
+    posterior: LabelPosterior | None = None,
+) -> Round:
+    """Plan a round.
+
+    Args:
+        counts: What all rounds so far found.
+        goal: What for.
+        epsilon: Rate under which a problem is out of support.
+        primary_k: k of the primary pass@k.
+        max_tokens: Most tokens of one sample.
+        thresholds: What a label depends on.
+        seed: Random seed of posterior draws, and of which problem comes first among equals.
+        posterior: What the counts say, where that is known already.
+    """
+    if goal.samples is not None:
+        extra = np.maximum(0, goal.samples - counts.num_sampled)
+        return Round(extra=extra, reason=RoundReason.FIXED, words=f"{goal.samples} samples of every problem")
+    rule, num_problems = thresholds.sampling, counts.num_samples.size
+    left = _samples_left(counts, goal, max_tokens, rule)
+    if left < 1:
+        return _end(counts, goal, rule)
+    if not counts.num_sampled.any():
+        extra = spread_evenly(num_problems, min(left, rule.first_round * num_problems))
+        return Round(extra=extra, reason=RoundReason.FIRST, words="the first round")
+    if posterior is None:
+        posterior = label_posterior(
+            counts.num_samples, counts.num_correct, epsilon=epsilon, thresholds=thresholds, groups=counts.groups, seed=seed
+        )
+    rng = np.random.default_rng([seed, int(counts.num_sampled.sum())])
+
+    def allocate(doubt: Floats) -> Ints:
+        budget = min(left, round_size(counts.num_sampled, doubt, rule))
+        return neyman_allocation(counts.num_samples, doubt, budget=budget, rng=rng)
+
+    reason, words = RoundReason.LABEL_DECIDED, "the label is decided"
+    if not stopping.label_is_decided(posterior, counts.num_samples, thresholds):
+        extra = allocate(label_doubt(posterior, epsilon, thresholds))
+        if extra.any():
+            words = f"the label is undecided ({posterior.label} {posterior.confidence:.0%})"
+            priority = stopping.label_priority(posterior, counts.generated_tokens, rule)
+            return Round(extra=extra, reason=RoundReason.LABEL, words=words, priority=priority)
+        reason, words = RoundReason.NO_SAMPLE_HELPS, "no further sample can decide the label"
+    if goal.precision is not None:
+        half = stopping.pass_at_k_half_width(posterior, primary_k)
+        if half > goal.precision and stopping.removable_share(posterior, primary_k) > rule.removable_variance:
+            extra = allocate(pass_at_k_doubt(posterior, primary_k))
+            if extra.any():
+                known = f"pass@{primary_k} is known to ± {half:.3f}"
+                priority = stopping.last_priority(counts.generated_tokens, rule)
+                return Round(extra=extra, reason=RoundReason.PRECISION, words=known, priority=priority)
+        words += f"; pass@{primary_k} is known to ± {half:.3f}"
+        if half > goal.precision:
+            words += f", and only more problems can bring it to ± {goal.precision:g}"
+    priority = stopping.last_priority(counts.generated_tokens, rule)
+    return Round(extra=np.zeros(num_problems, dtype=np.int64), reason=reason, words=words, priority=priority)
+
+
+def _end(counts: Counts, goal: Goal, rule: SamplingThresholds) -> Round:
+    """Return the end of sampling where no sample is left."""
+    reason, words = RoundReason.BUDGET_SPENT, "the token budget is spent"
+    if goal.max_tokens is None:
+        reason, words = RoundReason.MOST_SAMPLES, f"{rule.max_samples} samples per problem are taken"
+    priority = stopping.last_priority(counts.generated_tokens, rule)
+    return Round(extra=np.zeros_like(counts.num_samples), reason=reason, words=words, priority=priority)
+
+
+def _samples_left(counts: Counts, goal: Goal, max_tokens: int, rule: SamplingThresholds) -> int:
+    """Return the samples that may still be taken."""
+    num_sampled, num_problems = int(counts.num_sampled.sum()), counts.num_samples.size
+    if goal.max_tokens is None:
+        return rule.max_samples * num_problems - num_sampled
+    # A further sample is likely to take the mean, and before any is taken up to twice as much as a greedy one.
+    tokens = float(max_tokens)
+    if counts.generated_tokens:
+        mean = max(1.0, counts.generated_tokens / (num_sampled + num_problems))
+        tokens = mean if num_sampled else min(tokens, 2.0 * mean)
+    return int((goal.max_tokens - counts.generated_tokens) / tokens)

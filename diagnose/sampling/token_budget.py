@@ -1,0 +1,50 @@
+"""The tokens that the behaviors of a run may generate together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from posttrain.diagnose.sampling.plan import Goal
+
+
+class TokenBudget:
+    """Tokens that the behaviors of a run may generate, if they are limited.
+
+    Args:
+        total: Tokens of all behaviors; None for no limit.
+        behaviors: Their names.
+    """
+
+    def __init__(self, total: int | None, behaviors: Sequence[str]) -> None:
+        self._total = total
+        self._used = dict.fromkeys(behaviors, 0)
+        self._not_sampled = set(behaviors)
+
+    @property
+    def shared(self) -> bool:
+        """Whether what one behavior uses is missing to another."""
+        return self._total is not None and len(self._used) > 1
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit."""
+        return self._total is not None
+
+    def left(self) -> int | None:
+        """Return the tokens that may still be generated; None where nothing limits them."""
+        return None if self._total is None else self._total - sum(self._used.values())
+
+    def record(self, behavior: str, tokens: int, *, sampled: bool = True) -> None:
+        """Record all tokens that a behavior has generated so far, and whether it has had its first samples."""
+        self._used[behavior] = tokens
+        if sampled:
+            self._not_sampled.discard(behavior)
+
+    def goal_of(self, behavior: str, goal: Goal) -> Goal:
+        """Return the goal of one behavior: all tokens left, or before its first samples an equal share with those that have none either."""
+        left = self.left()
+        if left is None:
+            return goal
+        share = left // len(self._not_sampled) if behavior in self._not_sampled else left
+        return replace(goal, max_tokens=self._used[behavior] + max(0, share))
