@@ -42,39 +42,10 @@ from posttrain.trainers.sources.data_set import materials
 from posttrain.trainers.stage import ConfigT, Recipe, Stage, TrainingInputs
 
 _ALL: tuple[Recipe[Any], ...] = (
-    SFT,
-    DFT,
-    DPO,
-    IPO,
-    KTO,
-    SIMPO,
-    ORPO,
-    CPO,
-    RFT,
-    GRPO,
-    RLOO,
-    DR_GRPO,
-    DAPO,
-    GSPO,
-    CISPO,
-    PPO,
-    ONLINE_DPO,
-    REWARD_MODEL,
-    PROCESS_REWARD_MODEL,
-    PROCESS,
-    GUIDED_GRPO,
-    LUFFY,
-    CHORD,
-    HPT,
-    SEQ_KD,
-    LOGIT_KD,
-    GKD,
-    OPD,
-    MINILLM,
-    SELF_DISTILL,
-    REPLAY,
-    MERGE,
-)
+    SFT, DFT, DPO, IPO, KTO, SIMPO, ORPO, CPO, RFT, GRPO, RLOO, DR_GRPO, DAPO, GSPO, CISPO, PPO, ONLINE_DPO, REWARD_MODEL,
+    PROCESS_REWARD_MODEL, PROCESS, GUIDED_GRPO, LUFFY, CHORD, HPT, SEQ_KD, LOGIT_KD, GKD, OPD, MINILLM, SELF_DISTILL,
+    REPLAY, MERGE,
+)  # fmt: skip
 RECIPES: dict[str, Recipe[Any]] = {recipe.name: recipe for recipe in _ALL}
 
 
