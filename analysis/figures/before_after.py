@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
@@ -76,35 +77,7 @@ def before_after(
         known = [row for row in rows if not math.isnan(number(row, "before")) and not math.isnan(number(row, "after"))]
         remember(ax, [{key: row.get(key) for key in ("id", "before", "after", "state", "q_value")} for row in known])
         places = Counter((str(row["state"]), round(number(row, "before"), 2), round(number(row, "after"), 2)) for row in known)
-        # The largest first, so that no marker hides a smaller one.
-        numbered: list[tuple[float, float]] = []
-        for (state, x, y), count in sorted(places.items(), key=lambda item: -item[1]):
-            colour, marker, filled = CHANGES[state]
-            ax.scatter(
-                [x],
-                [y],
-                s=_area(count) * (_TRIANGLE if marker in "^v" else 1.0),
-                marker=marker,
-                facecolors=colour if filled else PAPER,
-                edgecolors=PAPER if filled else colour,
-                linewidths=0.6 if filled else 1.1,
-                alpha=0.85,
-                zorder=3,
-                clip_on=False,
-            )
-            # Of markers that lie upon one another the largest is told, the others are in the CSV.
-            if count > 1 and all(math.hypot(x - a, y - b) > _APART for a, b in numbered):
-                numbered.append((x, y))
-                ax.text(
-                    x,
-                    y,
-                    str(count),
-                    fontsize=NOTE - 1,
-                    ha="center",
-                    va="center_baseline",
-                    color=PAPER if filled else INK,
-                    zorder=4,
-                )
+        _draw_places(ax, places)
         if not known:
             empty_note(ax, "no problem was measured in both runs")
         ax.set(
@@ -117,23 +90,60 @@ def before_after(
             set_ticks(SHARE_TICKS, labels=SHARE_LABELS)
         ax.grid(True, axis="both")
         ax.set_aspect("equal", anchor="N")
-        totals = Counter(str(row["state"]) for row in known)
-        handles = [
-            Line2D(
-                [],
-                [],
-                linestyle="none",
-                marker=marker,
-                markersize=5.5,
-                color=colour,
-                markerfacecolor=colour if filled else "none",
-                label=f"{state.replace('_', ' ')}: {totals[state]}",
-            )
-            for state, (colour, marker, filled) in CHANGES.items()
-        ]
-        handles.append(Line2D([], [], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="no change"))
-        put_head(ax, handles, title=title)
+        put_head(ax, _handles(Counter(str(row["state"]) for row in known)), title=title)
     return ax
+
+
+def _draw_places(ax: Axes, places: Mapping[tuple[str, float, float], int]) -> None:
+    """Draw a marker for each state and place, as large as the number of problems there."""
+    # The largest first, so that no marker hides a smaller one.
+    numbered: list[tuple[float, float]] = []
+    for (state, x, y), count in sorted(places.items(), key=lambda item: -item[1]):
+        colour, marker, filled = CHANGES[state]
+        ax.scatter(
+            [x],
+            [y],
+            s=_area(count) * (_TRIANGLE if marker in "^v" else 1.0),
+            marker=marker,
+            facecolors=colour if filled else PAPER,
+            edgecolors=PAPER if filled else colour,
+            linewidths=0.6 if filled else 1.1,
+            alpha=0.85,
+            zorder=3,
+            clip_on=False,
+        )
+        # Of markers that lie upon one another the largest is told, the others are in the CSV.
+        if count > 1 and all(math.hypot(x - a, y - b) > _APART for a, b in numbered):
+            numbered.append((x, y))
+            ax.text(
+                x,
+                y,
+                str(count),
+                fontsize=NOTE - 1,
+                ha="center",
+                va="center_baseline",
+                color=PAPER if filled else INK,
+                zorder=4,
+            )
+
+
+def _handles(totals: Mapping[str, int]) -> list[Artist]:
+    """Return the entries of the legend, with the number of problems in each state."""
+    handles: list[Artist] = [
+        Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker=marker,
+            markersize=5.5,
+            color=colour,
+            markerfacecolor=colour if filled else "none",
+            label=f"{state.replace('_', ' ')}: {totals[state]}",
+        )
+        for state, (colour, marker, filled) in CHANGES.items()
+    ]
+    handles.append(Line2D([], [], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="no change"))
+    return handles
 
 
 def check_states(states: Iterable[str]) -> None:

@@ -115,10 +115,8 @@ def success_histogram(
                 Line2D([], [], color=INK, marker="o", markerfacecolor=PAPER, markersize=4, label="fitted mixture, 95 %")
             )
         _shade_zones(ax, edges, mastered, left, right)
-        middle = _MASS_WIDTH / 2
-        ticks = [*([left + middle] if masses else []), *range(num_bins + 1), *([right - middle] if masses else [])]
         labels = [_edge_label(edge, epsilon, mastered, num_bins) for edge in edges]
-        ax.set_xticks(ticks, labels=["= 0", *labels, "= 1"] if masses else labels)
+        _label_bins(ax, labels, (left + _MASS_WIDTH / 2, right - _MASS_WIDTH / 2) if masses else None)
         ax.set(xlim=(left, right), ylim=(0, tallest * 1.12), xlabel=f"{rate_name} (ε = {short_number(epsilon, 2)})")
         ax.set_ylabel("problems" if len(rates) != 1 else _single_label(next(iter(rates.values()))))
         ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
@@ -127,6 +125,14 @@ def success_histogram(
         # The names of the fields stand between axes and legend.
         put_head(ax, handles, title=title, lift=0.08)
     return ax
+
+
+def _label_bins(ax: Axes, labels: Sequence[str], masses: tuple[float, float] | None) -> None:
+    """Label the edges of the bins, and the places of the point masses where there are some."""
+    if masses is None:
+        ax.set_xticks(range(len(labels)), labels=labels)
+    else:
+        ax.set_xticks([masses[0], *range(len(labels)), masses[1]], labels=["= 0", *labels, "= 1"])
 
 
 def bin_edges(epsilon: float, mastered: float) -> npt.NDArray[np.float64]:

@@ -41,7 +41,7 @@ from posttrain.diagnose.comparison.transition import ComparisonReport, ProblemCh
 from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.measure.problem_changes import classify_changes
 from posttrain.diagnose.pipeline.assemble import assemble
-from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedRun, MeasuredBehavior
+from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedBehavior, DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import RunEntry
 from posttrain.diagnose.storage.json_model import write_model
 from posttrain.diagnose.storage.rollout_table import RolloutTable
@@ -227,7 +227,7 @@ class _Counts:
     after: npt.NDArray[np.int64]
 
 
-def _thinned(before: MeasuredBehavior, after: MeasuredBehavior) -> _Counts:
+def _thinned(before: DiagnosedBehavior, after: DiagnosedBehavior) -> _Counts:
     """The first samples of each problem, as many as both runs have.
 
     Where a run drew in rounds, how many a problem has depends on what they showed; then the same number of every problem is taken, the
@@ -249,13 +249,13 @@ def _thinned(before: MeasuredBehavior, after: MeasuredBehavior) -> _Counts:
     )
 
 
-def _in_rounds(measured: MeasuredBehavior) -> bool:
+def _in_rounds(measured: DiagnosedBehavior) -> bool:
     return not measured.sampling.sampled_equally
 
 
 def _posterior_deltas(
-    before: MeasuredBehavior,
-    after: MeasuredBehavior,
+    before: DiagnosedBehavior,
+    after: DiagnosedBehavior,
     ids: Sequence[str],
     groups: Sequence[str],
     ks: Sequence[int],
@@ -272,7 +272,7 @@ def _posterior_deltas(
 
 
 def _known_outcomes(
-    measured: MeasuredBehavior, problem_ids: Sequence[str]
+    measured: DiagnosedBehavior, problem_ids: Sequence[str]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
     """Of every sample whose outcome is known: the place of its problem, whether it succeeded, and which of that problem's it is, from 0."""
     table = measured.table
@@ -285,9 +285,9 @@ def _known_outcomes(
 
 
 def _compare_behavior(
-    before: MeasuredBehavior,
-    after: MeasuredBehavior,
-    null: MeasuredBehavior | None,
+    before: DiagnosedBehavior,
+    after: DiagnosedBehavior,
+    null: DiagnosedBehavior | None,
     *,
     halves: bool,
     margin: float,
@@ -375,7 +375,7 @@ def _compare_behavior(
 
 
 def _aligned(
-    counts: _Counts, before: MeasuredBehavior, null: MeasuredBehavior
+    counts: _Counts, before: DiagnosedBehavior, null: DiagnosedBehavior
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Samples and successes of the null for the problems of `counts`; no samples where it lacks one."""
     drawn = _thinned(before, null)
@@ -397,7 +397,7 @@ def _mean_tokens(rollouts: RolloutTable) -> float:
     return float(lengths.mean()) if len(lengths) else float("nan")
 
 
-def _side_by_side(before: MeasuredBehavior, after: MeasuredBehavior) -> tuple[SideBySide, ...]:
+def _side_by_side(before: DiagnosedBehavior, after: DiagnosedBehavior) -> tuple[SideBySide, ...]:
     """What may explain a difference without being the goal."""
     sides = (before.table, after.table)
     values: dict[str, list[npt.NDArray[Any]]] = {

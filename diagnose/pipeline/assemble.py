@@ -14,7 +14,7 @@ from posttrain.diagnose.decide.verdict import diagnose_behavior
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.measure.reference_likelihood import summarize_references
 from posttrain.diagnose.measure.success_counts import count_successes
-from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedRun, MeasuredBehavior
+from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedBehavior, DiagnosedRun
 from posttrain.diagnose.probes.runner import read_answers
 from posttrain.diagnose.stage_catalogue import available_needs
 from posttrain.diagnose.storage.diagnosis_json import RunEntry, SamplingEntry, validity_from_json
@@ -75,7 +75,7 @@ def _reload(directory: RunDirectory, settings: dict[str, Any], sources: dict[str
     return tuple(loaded)
 
 
-def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, Any]) -> MeasuredBehavior:
+def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, Any]) -> DiagnosedBehavior:
     """Count, score and decide one behavior."""
     split = Split(settings["split"])
     problems = behavior.split(split)
@@ -101,7 +101,7 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
         ),
         seed=settings["seed"],
     )
-    return MeasuredBehavior(
+    return DiagnosedBehavior(
         behavior=behavior,
         problems=tuple(problems),
         diagnosis=_as_no_verdict(diagnosis) if split is Split.TRAIN else diagnosis,

@@ -23,7 +23,7 @@ from posttrain.diagnose.types import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredBehavior:
+class DiagnosedBehavior:
     """One behavior of a finished run: what was decided, and all that it rests on."""
 
     behavior: Behavior
@@ -56,7 +56,7 @@ class DiagnosedRun:
     run: RunEntry
     model: dict[str, Any]
     settings: dict[str, Any]
-    behaviors: tuple[MeasuredBehavior, ...]
+    behaviors: tuple[DiagnosedBehavior, ...]
 
     @property
     def diagnoses(self) -> tuple[Diagnosis, ...]:
@@ -68,7 +68,7 @@ class DiagnosedRun:
         """Return the page to open."""
         return self.path / "report.html"
 
-    def __getitem__(self, name: str) -> MeasuredBehavior:
+    def __getitem__(self, name: str) -> DiagnosedBehavior:
         """Return the behavior of that name."""
         for measured in self.behaviors:
             if measured.behavior.name == name:

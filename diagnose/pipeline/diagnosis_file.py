@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.analysis.plots.curves import step_rows
-from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedRun, MeasuredBehavior
+from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedBehavior, DiagnosedRun
 from posttrain.diagnose.report.words import BOTTLENECKS
 from posttrain.diagnose.storage.diagnosis_json import (
     AlternativeEntry,
@@ -44,7 +44,7 @@ def diagnosis_file(run: DiagnosedRun) -> DiagnosisFile:
     return DiagnosisFile(run=run.run, model=run.model, settings=run.settings, behaviors=behaviors)
 
 
-def behavior_entry(measured: MeasuredBehavior) -> BehaviorEntry:
+def behavior_entry(measured: DiagnosedBehavior) -> BehaviorEntry:
     """Return the entry of one behavior."""
     diagnosis = measured.diagnosis
     return BehaviorEntry(
@@ -84,7 +84,7 @@ def _stage(stage: StageAdvice | None) -> StageEntry | None:
     return StageEntry(**fields, needs=list(stage.needs), alternatives=alternatives)
 
 
-def _problems(measured: MeasuredBehavior) -> list[ProblemEntry]:
+def _problems(measured: DiagnosedBehavior) -> list[ProblemEntry]:
     """Return every problem, with what the probes found about it."""
     groups = {problem.id: problem.group for problem in measured.problems}
     greedy = dict(zip(measured.sampling.problem_ids, measured.sampling.greedy_correct, strict=True))
@@ -127,7 +127,7 @@ def _probe(answer: Answer, contributions: Sequence[Contribution]) -> ProbeEntry:
     )
 
 
-def _examples(measured: MeasuredBehavior) -> ExamplesEntry:
+def _examples(measured: DiagnosedBehavior) -> ExamplesEntry:
     """Return the first right and the first wrong sample of different problems."""
     known = {problem.id: problem for problem in measured.problems}
     table, success = measured.table, measured.behavior.measure.success

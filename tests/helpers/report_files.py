@@ -166,32 +166,16 @@ def example(name: str, text: str, *, extracted: str | None, success: bool = Fals
     )
 
 
-def behavior(
-    name: str,
-    bottleneck: Bottleneck,
-    *,
-    confidence: float,
-    sentence: str,
-    rates: np.ndarray,
-    stage: StageEntry | None = None,
-    role: Role | None = None,
-    settles_with: SettlesEntry | None = None,
-    shares: dict[str, float] | None = None,
-    probes: list[ProbeEntry] | None = None,
-) -> BehaviorEntry:
+def behavior(name: str, bottleneck: Bottleneck, rates: np.ndarray, **verdict: Any) -> BehaviorEntry:
+    """Return a behavior with 16 samples of each problem; `verdict` holds fields of `BehaviorEntry`."""
     rng = np.random.default_rng(len(name))
     counts = rng.binomial(NUM_SAMPLES, rates)
     checks = validity(broken=bottleneck is Bottleneck.INVALID)
     return BehaviorEntry(
         name=name,
         source=name,
-        sentence=sentence,
         bottleneck=bottleneck,
-        confidence=confidence,
-        role=role,
-        shares=shares or {bottleneck.value: 1.0},
-        stage=stage,
-        settles_with=settles_with,
+        **{"shares": {bottleneck.value: 1.0}, **verdict},
         caveats=["One checkpoint is not a stage: intervals over problems leave out the variance between training seeds."],
         measure={"primary_k": 16, "epsilon": EPSILON, "success": 1.0, "group_size": 8},
         checks=[
@@ -203,7 +187,6 @@ def behavior(
         ],
         pass_at_k=curve(rates),
         problems=problems(name, rates, counts),
-        probes=probes or [],
         validity=checks,
         examples=ExamplesEntry(
             right=[
@@ -283,10 +266,10 @@ def behaviors() -> list[BehaviorEntry]:
         behavior(
             "products",
             Bottleneck.POOR_CHOICE,
+            spread,
             confidence=0.97,
             role=Role.POLICY_RESHAPING,
             stage=grpo,
-            rates=spread,
             sentence="The model reaches right products on most problems but writes them in only a third of its samples.",
             shares={"poor_choice": 0.81, "mastered": 0.12, "missing_support": 0.07},
             probes=probes(),
@@ -294,26 +277,26 @@ def behaviors() -> list[BehaviorEntry]:
         behavior(
             "spell_backward",
             Bottleneck.MISSING_SUPPORT,
+            none,
             confidence=0.995,
             role=Role.SUPPORT_EXPANSION,
             stage=sft,
-            rates=none,
             sentence="The model practically never spells a word backward: out of support on 94 % of problems.",
             shares={"missing_support": 0.94, "poor_choice": 0.06},
         ),
         behavior(
             "plural",
             Bottleneck.INVALID,
+            none,
             confidence=1.0,
             stage=fix,
-            rates=none,
             sentence="No verdict: the verifier refuses its own references, so a zero says nothing about the model.",
         ),
         behavior(
             "sort_words",
             Bottleneck.INCONCLUSIVE,
+            np.clip(none + 0.006, 0, 1),
             confidence=0.48,
-            rates=np.clip(none + 0.006, 0, 1),
             settles_with=SettlesEntry(samples=4096, tokens=52000, seconds=61.0, chance=0.85),
             sentence="Not decided: success may lie on either side of ε with the samples so far.",
         ),

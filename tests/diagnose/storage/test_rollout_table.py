@@ -12,7 +12,7 @@ import pytest
 
 from posttrain import diagnose
 from posttrain.diagnose.measure.success_counts import count_successes
-from posttrain.diagnose.pipeline.assemble import MeasuredBehavior
+from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedBehavior
 from posttrain.diagnose.storage import rollout_table
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory
@@ -212,7 +212,7 @@ def test_compared_runs_are_thinned_as_row_by_row(sums_file: Path, script: str, t
         runs.append(diagnose.assemble(out))
     diagnose.compare(*runs, out=tmp_path / "compared", page=False)
 
-    def outcomes(measured: MeasuredBehavior) -> dict[str, list[bool]]:
+    def outcomes(measured: DiagnosedBehavior) -> dict[str, list[bool]]:
         found: dict[str, list[bool]] = {}
         for rollout in measured.rollouts:
             if rollout.decoding == "sampled" and (success := rollout.succeeded(1.0)) is not None:
