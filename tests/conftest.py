@@ -15,7 +15,7 @@ CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ +-=
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing is read from, or left in, the cache folder of whoever runs the tests."""
+    """Read nothing from, and leave nothing in, the cache folder of whoever runs the tests."""
     patch = pytest.MonkeyPatch()
     patch.setenv("POSTTRAIN_CACHE", str(tmp_path_factory.mktemp("cache")))
     patch.setenv("HF_HUB_OFFLINE", "1")
@@ -25,7 +25,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of 20,000 weights over characters, as a Hugging Face directory."""
+    """Write a random Llama of 20,000 weights over characters as a Hugging Face directory."""
     import torch
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from tokenizers import decoders as tokenizer_decoders
@@ -59,7 +59,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def wide_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with heads of 32 numbers, the fewest that vLLM takes on a processor."""
+    """Write the tiny model with a head dimension of 32, the smallest that vLLM takes on a processor."""
     import torch
     from transformers import AutoConfig, LlamaForCausalLM
 
@@ -74,7 +74,7 @@ def wide_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session")
 def vllm_engine(wide_model: Path) -> Iterator[Any]:
-    """Our vLLM engine in single precision."""
+    """Open our vLLM engine in single precision."""
     from posttrain.diagnose.engines.vllm.vllm_engine import VllmEngine
 
     engine = VllmEngine.open(str(wide_model), dtype="float32", enforce_eager=True)
@@ -83,7 +83,7 @@ def vllm_engine(wide_model: Path) -> Iterator[Any]:
 
 
 def sum_rows(num: int = 30) -> list[dict[str, object]]:
-    """Sums with a reference path in two steps; every prompt is another problem."""
+    """Return sums with a reference path in two steps; every prompt is another problem."""
     return [
         {
             "id": f"p{i}",
@@ -109,7 +109,7 @@ def write_rows(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def sums_file(tmp_path: Path, write_rows: Callable[..., Path]) -> Path:
-    """A behavior file over `sum_rows` in completion format, with short answers."""
+    """Write a behavior file over `sum_rows` in completion format, with short answers."""
     write_rows(sum_rows(), "rows.jsonl")
     path = tmp_path / "sums.yaml"
     path.write_text(

@@ -29,7 +29,7 @@ Answer = Callable[[str, dict[str, Any]], Reply]
 
 @contextmanager
 def serve(answer: Answer) -> Iterator[str]:
-    """A server on loopback, in a thread; gives its address."""
+    """Serve on loopback, in a thread, and yield the address."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

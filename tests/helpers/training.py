@@ -232,7 +232,7 @@ def build_stage(
     teacher: LlamaForCausalLM | None = None,
     **settings: object,
 ) -> tuple[Stage, Stepper]:
-    """A recipe on these rows and what takes its steps; the model is its own reference as it is now. Nothing is clipped."""
+    """Return a recipe on these rows and what takes its steps; the model is its own reference as it is now. Nothing is clipped."""
     other = None if teacher is None else FrozenModel(source="", fingerprint="", model=teacher, tokenizer=None, engine=None)
     inputs = TrainingInputs(
         engine=TinyEngine(model),

@@ -34,7 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def user_folder(tmp_path: Path) -> Path:
-    """A user's own folder, with names that clash with ours and with the standard library's."""
+    """Make a user's own folder, with names that clash with ours and with the standard library's."""
     (tmp_path / "analysis.py").write_text("MINE = True\n")
     (tmp_path / "trainers").mkdir()
     (tmp_path / "trainers" / "__init__.py").write_text("")
