@@ -22,7 +22,7 @@ import numpy as np
 from distributions import EPSILON, Array, true_label
 
 from posttrain.diagnose.measure.label_posterior import label_posterior
-from posttrain.diagnose.sampling.plan import Counts, Goal, next_round
+from posttrain.diagnose.sampling.plan import Goal, SampleCounts, next_round
 from posttrain.diagnose.thresholds import Thresholds
 
 CAP = 128
@@ -63,7 +63,7 @@ def replicate(rates: Array, seed: int) -> tuple[float, float, float]:
     c = n.copy()
     goal = Goal(max_tokens=CAP * rates.size)
     while True:
-        counts = Counts(num_samples=n, num_correct=c, num_sampled=n, generated_tokens=int(n.sum()))
+        counts = SampleCounts(num_samples=n, num_correct=c, num_sampled=n, generated_tokens=int(n.sum()))
         plan = next_round(counts, goal, epsilon=EPSILON, primary_k=16, max_tokens=1, thresholds=THRESHOLDS, seed=seed)
         if plan.last:
             break

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from posttrain.analysis.stats import mean_interval, paired_delta_interval, pass_at_k, posterior_delta_interval
 from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior, problem_labels
-from posttrain.diagnose.sampling.plan import Counts, Goal, next_round
+from posttrain.diagnose.sampling.plan import Goal, SampleCounts, next_round
 from posttrain.diagnose.thresholds import Thresholds
 
 SHOWN = ("skewed", "impossible", "thresholds")
@@ -52,7 +52,7 @@ def adaptive(rng: np.random.Generator, rates: Array, seed: int) -> tuple[Ints, I
     n, c = np.zeros(rates.size, dtype=np.int64), np.zeros(rates.size, dtype=np.int64)
     goal = Goal(max_tokens=CAP * rates.size)
     while True:
-        counts = Counts(num_samples=n, num_correct=c, num_sampled=n, generated_tokens=int(n.sum()))
+        counts = SampleCounts(num_samples=n, num_correct=c, num_sampled=n, generated_tokens=int(n.sum()))
         plan = next_round(counts, goal, epsilon=EPSILON, primary_k=PRIMARY_K, max_tokens=1, thresholds=THRESHOLDS, seed=seed)
         if plan.last:
             return n, c, label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS, seed=seed)

@@ -37,7 +37,7 @@ from sample_bounds import ERROR, HORIZON, KnownDistribution, least_alone, least_
 from posttrain.analysis.stats import neyman_allocation
 from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior, problem_labels
 from posttrain.diagnose.sampling.allocation import round_size
-from posttrain.diagnose.sampling.plan import Counts, Goal, next_round
+from posttrain.diagnose.sampling.plan import Goal, SampleCounts, next_round
 from posttrain.diagnose.thresholds import Thresholds
 
 NUM_PROBLEMS = 50
@@ -76,7 +76,7 @@ def rounds(rates: Array, tape: NDArray[np.int64], goal: Goal, seed: int) -> Anal
     path: Analyses = []
     while True:
         c = tape[np.arange(rates.size), n]
-        counts = Counts(num_samples=n, num_correct=c, num_sampled=n, generated_tokens=int(n.sum()))
+        counts = SampleCounts(num_samples=n, num_correct=c, num_sampled=n, generated_tokens=int(n.sum()))
         known = posterior(n, c, seed) if n.any() else None
         plan = next_round(
             counts, goal, epsilon=EPSILON, primary_k=16, max_tokens=1, thresholds=THRESHOLDS, seed=seed, posterior=known

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar where a person looks on, a line per task where a log does."""
+"""Progress on stderr: bars on a terminal, a line per task elsewhere."""
 
 from __future__ import annotations
 
@@ -21,47 +21,47 @@ from rich.progress import (
 
 
 class Task:
-    """One piece of work under way."""
+    """A piece of work under way."""
 
     def __init__(self, *, progress: Progress | None = None, task_id: object = None):
         self._progress, self._task_id = progress, task_id
         self._tokens, self._start = 0, time.monotonic()
 
     def advance(self, steps: int = 1) -> None:
-        """Some units of the work are done."""
+        """Count some units of the work as done."""
         if self._progress is not None:
             self._progress.advance(self._task_id, steps)  # type: ignore[arg-type]
 
     def expect(self, total: int) -> None:
-        """Now it is known how many units there are."""
+        """Set how many units there are."""
         if self._progress is not None:
             self._progress.update(self._task_id, total=total)  # type: ignore[arg-type]
 
     def tokens(self, num: int) -> None:
-        """Some tokens went by; shown as a rate."""
+        """Count some tokens; they are shown as a rate."""
         self._tokens += num
         self.note(f"{self._tokens:,} tokens, {self._tokens / max(1e-3, time.monotonic() - self._start):,.0f}/s")
 
     def note(self, text: str) -> None:
-        """Say something beside the bar."""
+        """Show a text beside the bar."""
         if self._progress is not None:
             self._progress.update(self._task_id, note=text)  # type: ignore[arg-type]
 
     @property
     def rate_note(self) -> str:
-        """Tokens so far, for a log line."""
+        """The tokens so far, for a log line."""
         return f", {self._tokens:,} tokens" if self._tokens else ""
 
 
 class Reporter:
-    """Makes tasks. `quiet` shows nothing; a terminal gets bars; anything else gets one line when a task ends."""
+    """Shows tasks: as bars on a terminal, elsewhere as one line when a task ends; `quiet` shows nothing."""
 
     def __init__(self, *, quiet: bool = False):
         self.quiet = quiet
         self.console = Console(stderr=True)
 
     def say(self, text: str) -> None:
-        """One line for people."""
+        """Print one line for people."""
         if not self.quiet:
             self.console.print(text, highlight=False, markup=False)
 

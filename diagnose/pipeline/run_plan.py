@@ -13,7 +13,7 @@ from posttrain.diagnose.types import Behavior
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class RunPlan:
     """What a run would take."""
 
     samples: int
@@ -24,13 +24,13 @@ class Plan:
     """The same for people, behavior by behavior, with what could be detected."""
 
 
-def plan_run(request: DiagnoseRequest) -> Plan:
-    """Plan what a request would sample, and what could be detected with it."""
+def plan_run(request: DiagnoseRequest) -> RunPlan:
+    """RunPlan what a request would sample, and what could be detected with it."""
     plans = [_plan_behavior(request, behavior) for behavior in request.loaded]
     samples, max_tokens = sum(plan.samples for plan in plans), sum(plan.max_tokens for plan in plans)
     if (total := request.goal.max_tokens) is not None:  # for all behaviors, and for their probes too
         samples, max_tokens = min(samples, total), total
-    return Plan(
+    return RunPlan(
         samples=samples,
         max_tokens=max_tokens,
         reference_paths=sum(plan.reference_paths for plan in plans),
@@ -38,7 +38,7 @@ def plan_run(request: DiagnoseRequest) -> Plan:
     )
 
 
-def _plan_behavior(request: DiagnoseRequest, behavior: Behavior) -> Plan:
+def _plan_behavior(request: DiagnoseRequest, behavior: Behavior) -> RunPlan:
     goal, rule, problems = request.goal, request.thresholds.sampling, behavior.split(request.split)
     most = goal.samples or rule.max_samples
     samples = len(problems) * (most + 1)
@@ -58,7 +58,7 @@ def _plan_behavior(request: DiagnoseRequest, behavior: Behavior) -> Plan:
         f"{samples:,} samples, at most {tokens:,} tokens; {references} reference paths to score"
     )
     detectable = "  " + _power_in_words(analyze_power(len(problems), most, epsilon), most, epsilon)
-    return Plan(
+    return RunPlan(
         samples=samples,
         max_tokens=tokens + probe_tokens,
         reference_paths=references,

@@ -16,7 +16,7 @@ from posttrain.diagnose.measure.label_posterior import LabelPosterior, posterior
 from posttrain.diagnose.measure.success_counts import count_successes
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards
-from posttrain.diagnose.sampling.plan import Counts, Goal, Round, next_round
+from posttrain.diagnose.sampling.plan import Goal, Round, SampleCounts, next_round
 from posttrain.diagnose.sampling.token_budget import TokenBudget
 from posttrain.diagnose.storage.rollout_table import GREEDY, SAMPLED, RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory
@@ -123,7 +123,7 @@ class BehaviorSampler:
         """Plan the next round, with what the others have left of the budget."""
         goal = self._budget.goal_of(self.behavior.name, self._settings.goal)
         if self._planned is None or self._planned[0] != goal:
-            counts = Counts(
+            counts = SampleCounts(
                 num_samples=self.counts.num_samples,
                 num_correct=self.counts.num_correct,
                 num_sampled=self.counts.num_sampled,

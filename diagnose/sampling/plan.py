@@ -67,7 +67,7 @@ def sampling_goal(samples: int | None, precision: float | None = None, max_token
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Counts:
+class SampleCounts:
     """What is known before a round."""
 
     num_samples: Ints
@@ -114,7 +114,7 @@ class Round:
 
 
 def next_round(
-    counts: Counts,
+    counts: SampleCounts,
     goal: Goal,
     *,
     epsilon: float,
@@ -179,7 +179,7 @@ def next_round(
     return Round(extra=np.zeros(num_problems, dtype=np.int64), reason=reason, words=words, priority=priority)
 
 
-def _end(counts: Counts, goal: Goal, rule: SamplingThresholds) -> Round:
+def _end(counts: SampleCounts, goal: Goal, rule: SamplingThresholds) -> Round:
     """Return the end of sampling where no sample is left."""
     reason, words = RoundReason.BUDGET_SPENT, "the token budget is spent"
     if goal.max_tokens is None:
@@ -188,7 +188,7 @@ def _end(counts: Counts, goal: Goal, rule: SamplingThresholds) -> Round:
     return Round(extra=np.zeros_like(counts.num_samples), reason=reason, words=words, priority=priority)
 
 
-def _samples_left(counts: Counts, goal: Goal, max_tokens: int, rule: SamplingThresholds) -> int:
+def _samples_left(counts: SampleCounts, goal: Goal, max_tokens: int, rule: SamplingThresholds) -> int:
     """Return the samples that may still be taken."""
     num_sampled, num_problems = int(counts.num_sampled.sum()), counts.num_samples.size
     if goal.max_tokens is None:

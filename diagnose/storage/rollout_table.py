@@ -1,7 +1,7 @@
 """The rollouts of one behavior: their parquet columns, and a table of those columns that numbers are made from.
 
 A million rollouts as Python objects fill gigabytes and take a minute to read; the few columns that are counted fill some fifty megabytes.
-So numbers come from a `RolloutTable`, and rows are read where somebody wants to see them.
+So numbers come from a `RolloutTable`, and rows are read where samples are shown.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _READERS = 2
 
 
 def to_arrow(rollouts: Sequence[Rollout]) -> pa.Table:
-    """Rollouts as the columns of a shard, one row each."""
+    """Return rollouts as the columns of a shard, one row each."""
     rows = {
         "behavior": [r.behavior for r in rollouts],
         "problem_id": [r.problem_id for r in rollouts],
@@ -89,7 +89,7 @@ def to_arrow(rollouts: Sequence[Rollout]) -> pa.Table:
 
 
 def to_rollouts(table: pa.Table) -> Iterator[Rollout]:
-    """The rows of a shard, or of a part of it, as rollouts."""
+    """Yield the rows of a shard, or of a part of it, as rollouts."""
     for row in table.to_pylist():
         yield Rollout(
             behavior=row["behavior"],
@@ -165,11 +165,11 @@ class RolloutTable:
         )
 
     def __len__(self) -> int:
-        """R, the number of rollouts."""
+        """Return R, the number of rollouts."""
         return len(self.problem)
 
     def succeeded(self, success: float) -> Bools:
-        """[R] whether each rollout is a success at this score, as `Rollout.succeeded` says it; False where missing."""
+        """Return [R] whether each rollout is a success at this score, as `Rollout.succeeded` says it; False where missing."""
         return ~self.missing & ~self.truncated & (self.score >= success)
 
     @property
@@ -179,12 +179,12 @@ class RolloutTable:
         return means
 
     def places(self, problem_ids: Sequence[str]) -> npt.NDArray[np.int64]:
-        """[R] index of each rollout's problem among these ids, −1 where it is none of them."""
+        """Return the [R] index of each rollout's problem among these ids, −1 where it is none of them."""
         place = {problem_id: i for i, problem_id in enumerate(problem_ids)}
         return np.array([place.get(problem_id, -1) for problem_id in self.problem_ids], dtype=np.int64)[self.problem]
 
     def rows(self, indices: Iterable[int]) -> list[Rollout]:
-        """The rollouts at these rows, in this order; only their shards are read."""
+        """Return the rollouts at these rows, in this order; only their shards are read."""
         wanted = [int(index) for index in indices]
         owners = [int(owner) for owner in np.searchsorted(self.starts, wanted, side="right") - 1]
         shards = {owner: pq.ParquetFile(self.shards[owner]).read() for owner in set(owners)}
@@ -192,13 +192,13 @@ class RolloutTable:
         return [row for owner, place in zip(owners, places, strict=True) for row in to_rollouts(shards[owner].slice(place, 1))]
 
     def all_rows(self) -> Iterator[Rollout]:
-        """Every rollout, shard by shard: slow, and large if kept."""
+        """Yield every rollout, shard by shard: slow, and large if kept."""
         for path in self.shards:
             yield from to_rollouts(pq.ParquetFile(path).read())
 
 
 def _read_shard(path: Path) -> tuple[pa.Table, dict[str, Any]]:
-    """The counted columns of one file, and what it took."""
+    """Return the counted columns of one file, and what it took."""
     with pq.ParquetFile(path, read_dictionary=list(_NAMES)) as file:
         schema = file.schema_arrow
         summed = _SUMS[0] in schema.names
@@ -213,7 +213,7 @@ def _read_shard(path: Path) -> tuple[pa.Table, dict[str, Any]]:
 
 
 def _is(names: pa.DictionaryArray, *wanted: str) -> Bools:
-    """[R] whether a name is one of these."""
+    """Return [R] whether a name is one of these."""
     found = np.array([name in wanted for name in names.dictionary.to_pylist()], dtype=np.bool_)
     rows: Bools = found[names.indices.to_numpy()]
     return rows

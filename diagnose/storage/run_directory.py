@@ -1,6 +1,6 @@
-"""A run directory: settings, rollouts, path scores and results on disk, so that a run can stop anywhere and go on.
+"""A run directory: settings, rollouts, path scores and results on disk, so that a stopped run can be resumed.
 
-Rows are parquet, one file per shard; a shard is written whole under a temporary name, synced and renamed, so it is there or it is not.
+Rows are parquet, one file per shard. A file is written under a temporary name, synced and renamed, so that it exists whole or not at all.
 What people read is JSON. `run.json` holds the resolved settings; a directory made with other settings is refused with the difference.
 """
 
@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.storage import path_table
 from posttrain.diagnose.storage.rollout_table import METADATA_KEY, RolloutTable, to_arrow
-from posttrain.diagnose.types import Cost, Finding, PathScore, Rollout, Split
+from posttrain.diagnose.types import Cost, Finding, PathScore, Rollout
 
 
 def write_text(path: Path, text: str) -> None:
@@ -50,7 +51,7 @@ def _finite(value: Any) -> Any:
 
 
 def say_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Which of our settings a stored run has otherwise, as `key: there A, here B`; empty where none."""
+    """Return which of our settings a stored run has otherwise, as `key: there A, here B`; empty where none."""
     new = json.loads(json.dumps(_finite(here)))
     differing = sorted(key for key in new if there.get(key) != new.get(key))
     return "; ".join(f"{key}: there {_short(there.get(key))}, here {_short(new.get(key))}" for key in differing)
@@ -120,7 +121,7 @@ class RunDirectory:
             ) from error
 
     def discard_if_bare(self) -> None:
-        """Take back what `open` wrote, where nothing has come of it."""
+        """Remove what `open` wrote, where nothing was added since."""
         if [entry.name for entry in self.path.iterdir()] == [self.run_json.name]:
             self.run_json.unlink()
             self.path.rmdir()
@@ -150,7 +151,7 @@ class RunDirectory:
         write_json(self.run_json, {**old, **results, "state": "done"})
 
     def read_json(self) -> dict[str, Any]:
-        """The contents of run.json.
+        """Read run.json.
 
         Raises:
             RunError: there is no run here.
@@ -168,10 +169,8 @@ class RunDirectory:
             ) from error
         return data
 
-    # -------------------------------------------------------------------------------------------------------------- shards
-
     def shard(self, kind: str, name: str) -> Path:
-        """Path of a shard: kind is `rollouts` or `paths`."""
+        """Return the path of a shard of `rollouts`, `paths`, `agreement` or `probes`."""
         return self.path / kind / f"{name}.parquet"
 
     def validity(self, behavior: str) -> Path:
@@ -209,19 +208,7 @@ class RunDirectory:
 
     def write_paths(self, name: str, paths: Sequence[PathScore], cost: Cost, *, kind: str = "paths") -> None:
         """Write a shard of path scores: `paths` of references, `agreement` of our own samples scored again."""
-        rows = {
-            "behavior": [p.behavior for p in paths],
-            "problem_id": [p.problem_id for p in paths],
-            "split": [p.split.value for p in paths],
-            "reference_index": [p.reference_index for p in paths],
-            "token_ids": [list(p.token_ids) for p in paths],
-            "token_texts": [list(p.token_texts) for p in paths],
-            "token_steps": [p.token_steps for p in paths],
-            "policy_logprobs": [p.policy_logprobs for p in paths],
-            "ranks": [p.ranks for p in paths],
-            "engine": [p.engine for p in paths],
-        }
-        self.write_shard(kind, name, pa.Table.from_pydict(rows, schema=_PATHS), cost)
+        self.write_shard(kind, name, path_table.to_arrow(paths), cost)
 
     def write_shard(self, kind: str, name: str, table: pa.Table, cost: Cost) -> None:
         """Write rows that are columns already (those of `rollout_table.SCHEMA`, for rollouts)."""
@@ -234,7 +221,7 @@ class RunDirectory:
             "scored_tokens": cost.scored_tokens,
             "samples": cost.samples,
         }
-        # Dictionaries pay for names that repeat, not for log-probabilities; nothing looks for rows by their statistics.
+        # Dictionaries save space for names that repeat, not for log-probabilities; nothing searches rows by their statistics.
         names = [field.name for field in table.schema if pa.types.is_string(field.type)]
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(record).encode()})
         pq.write_table(table, work, compression="zstd", use_dictionary=names, write_statistics=False)
@@ -243,32 +230,20 @@ class RunDirectory:
         work.replace(target)
 
     def rollout_table(self, behavior: str) -> RolloutTable:
-        """The rollouts of one behavior, in the order of shard names."""
+        """Read the rollouts of one behavior, in the order of shard names."""
         return RolloutTable.read(self.shards("rollouts", behavior))
 
     def read_paths(self, behavior: str, kind: str = "paths") -> Iterator[PathScore]:
-        """The path scores of one behavior, in the order of shard names."""
+        """Read the path scores of one behavior, in the order of shard names."""
         for path in self.shards(kind, behavior):
-            for row in pq.read_table(path).to_pylist():
-                yield PathScore(
-                    behavior=row["behavior"],
-                    problem_id=row["problem_id"],
-                    split=Split(row["split"]),
-                    reference_index=row["reference_index"],
-                    token_ids=tuple(row["token_ids"]),
-                    token_texts=tuple(row["token_texts"]),
-                    token_steps=np.array(row["token_steps"], dtype=np.int32),
-                    policy_logprobs=np.array(row["policy_logprobs"], dtype=np.float32),
-                    ranks=np.array(row["ranks"], dtype=np.int32),
-                    engine=row["engine"],
-                )
+            yield from path_table.to_path_scores(pq.read_table(path))
 
     def shards(self, kind: str, behavior: str) -> list[Path]:
         """Return the shards of a behavior. They are named behavior.split-decoding.number, and a behavior's name may hold dots."""
         return [path for path in sorted((self.path / kind).glob("*.parquet")) if path.name.rsplit(".", 3)[0] == behavior]
 
     def cost(self, behavior: str, rollouts: RolloutTable, findings: Sequence[Finding] = ()) -> Cost:
-        """What one behavior took in sum: its shards (`rollouts` are its own) and what the further probes found."""
+        """Add up what one behavior took: its shards (`rollouts` are its own) and its further probes."""
         paths = [path for kind in ("paths", "agreement") for path in self.shards(kind, behavior)]
         costs = [*rollouts.costs, *(json.loads(pq.read_schema(path).metadata[METADATA_KEY]) for path in paths)]
         return Cost(
@@ -278,24 +253,6 @@ class RunDirectory:
             teacher_tokens=sum(f.teacher_tokens for f in findings),
             seconds=round(sum(cost["seconds"] for cost in costs) + sum(f.seconds for f in findings), 2),
         )
-
-
-_FLOATS = pa.list_(pa.float32())
-_INTS = pa.list_(pa.int32())
-_PATHS = pa.schema(
-    [
-        ("behavior", pa.string()),
-        ("problem_id", pa.string()),
-        ("split", pa.string()),
-        ("reference_index", pa.int32()),
-        ("token_ids", _INTS),
-        ("token_texts", pa.list_(pa.string())),
-        ("token_steps", _INTS),
-        ("policy_logprobs", _FLOATS),
-        ("ranks", _INTS),
-        ("engine", pa.string()),
-    ]
-)
 
 
 def _short(value: Any) -> str:

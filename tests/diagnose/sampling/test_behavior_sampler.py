@@ -12,7 +12,7 @@ from helpers.interrupted_engine import InterruptedEngine
 from posttrain import diagnose
 from posttrain.diagnose import load_behavior
 from posttrain.diagnose.engines.scripted import ScriptedEngine
-from posttrain.diagnose.sampling.plan import Counts, Goal, next_round
+from posttrain.diagnose.sampling.plan import Goal, SampleCounts, next_round
 from posttrain.diagnose.sampling.shards import complete_rounds
 from posttrain.diagnose.sampling.token_budget import TokenBudget
 from posttrain.diagnose.thresholds import Thresholds
@@ -132,7 +132,7 @@ def test_a_token_budget_gives_equal_shares_before_the_first_samples() -> None:
 def test_the_nearer_label_and_the_cheaper_come_first() -> None:
     def priority(correct: list[int], tokens: int) -> float:
         n = np.full(20, 4)
-        counts = Counts(num_samples=n, num_correct=np.array(correct), num_sampled=n, generated_tokens=tokens)
+        counts = SampleCounts(num_samples=n, num_correct=np.array(correct), num_sampled=n, generated_tokens=tokens)
         planned = next_round(
             counts, Goal(max_tokens=10_000), epsilon=0.0064, primary_k=4, max_tokens=20, thresholds=Thresholds(), seed=0
         )

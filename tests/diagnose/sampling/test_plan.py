@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, LabelPosterior, label_posterior, problem_labels
 from posttrain.diagnose.sampling.allocation import round_size
-from posttrain.diagnose.sampling.plan import Counts, Goal, RoundReason, next_round
+from posttrain.diagnose.sampling.plan import Goal, RoundReason, SampleCounts, next_round
 from posttrain.diagnose.sampling.stopping import label_is_decided
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import default_epsilon
@@ -22,7 +22,7 @@ def sample_rounds(
     rng = np.random.default_rng(seed)
     n, c = np.zeros(rates.size, dtype=np.int64), np.zeros(rates.size, dtype=np.int64)
     for _ in range(100):
-        counts = Counts(num_samples=n, num_correct=c, num_sampled=n, generated_tokens=10 * int(n.sum() + n.size))
+        counts = SampleCounts(num_samples=n, num_correct=c, num_sampled=n, generated_tokens=10 * int(n.sum() + n.size))
         plan = next_round(counts, goal, epsilon=EPSILON, primary_k=16, max_tokens=10, thresholds=THRESHOLDS, seed=0)
         if plan.last:
             return n, c, plan.reason
