@@ -146,7 +146,7 @@ _TRAINING: list[StageDescription] = [
         no_signal_when="every sample of a group earns the same reward",
     ),
     *_family(
-        {"process": "2305.20050"}, family="process supervision", provenance=Provenance.ON_POLICY,
+        {"process": "2504.15275"}, family="process supervision", provenance=Provenance.ON_POLICY,
         interface=Interface.PROCESS_FEEDBACK, role=_RESHAPE, needs=(Need.VERIFIER, Need.STEP_FEEDBACK),
         right_when="errors are local to a step that is reached",
         no_signal_when="the step before the error is never reached, or the step verifier can be fooled",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +52,17 @@ def test_every_recipe_is_described_and_the_other_way_round() -> None:
         assert recipe.description is STAGES[name]
         assert (recipe.saves == "policy") == (STAGES[name].family != "reward models")
         assert (recipe.saves == "policy") == (STAGES[name].role is not None)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_what_it_does_and_is_built_from_blocks_alone(name: str) -> None:
+    module = importlib.import_module(f"posttrain.trainers.recipes.{name}")
+    assert module.__doc__ is not None
+    assert module.__doc__.startswith(f"{name}: ")
+    assert all(f"\n{part}: " in module.__doc__ for part in ("Sampled", "Credit", "Loss"))
+    assert STAGES[name].paper in module.__doc__
+    imported = re.findall(r"from posttrain\.trainers\.recipes\.(\w+) import", inspect.getsource(module))
+    assert set(imported) <= {"blocks"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
