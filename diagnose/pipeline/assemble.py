@@ -127,7 +127,9 @@ def _read_validity(directory: RunDirectory, behavior: Behavior) -> ValidityMeasu
 def _read_plan(directory: RunDirectory, behavior: Behavior) -> SamplingEntry:
     """Read how the samples were planned."""
     ending = directory.rounds_ending(behavior.name)
-    return SamplingEntry() if ending is None else SamplingEntry(num_rounds=ending.num_rounds, ended_because=ending.words)
+    if ending is None:
+        return SamplingEntry()
+    return SamplingEntry(num_rounds=ending.num_rounds, ended_because=ending.words, ended_code=ending.reason)
 
 
 def _as_no_verdict(diagnosis: Diagnosis) -> Diagnosis:

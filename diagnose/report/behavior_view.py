@@ -43,7 +43,9 @@ def behavior_view(
     validity = {check.name for check in entry.validity.checks}
     mastered = settings.get("thresholds", {}).get("mastered", math.nan)
     return {
-        **verdict_view(entry, f"b-{slug}", start, failures=entry.validity.failures),
+        **verdict_view(
+            entry, f"b-{slug}", start, failures=entry.validity.failures, no_verdict=settings.get("split") == Split.TRAIN
+        ),
         "slug": slug,
         "summary": {
             "pass_1": _pass_at(entry.pass_at_k, 1),

@@ -26,25 +26,28 @@ class NextStart:
     """The run directory that holds the verdict."""
 
 
-def verdict_view(entry: VerdictEntry, anchor: str, start: NextStart, *, failures: Sequence[str] = ()) -> dict[str, Any]:
+def verdict_view(
+    entry: VerdictEntry, anchor: str, start: NextStart, *, failures: Sequence[str] = (), no_verdict: bool = False
+) -> dict[str, Any]:
     """Return everything that a page says of one verdict, as text.
 
     Args:
         entry: The verdict.
         anchor: Its place on the page.
         start: What a next stage starts from.
-        failures: What the validity checks found broken.
+        failures: What the validity checks found wrong.
+        no_verdict: Whether train problems were measured, so that the label is no verdict; its sentence says so.
     """
     label, meaning = BOTTLENECKS[entry.bottleneck]
+    told = no_verdict or entry.bottleneck in (Bottleneck.INVALID, Bottleneck.INCONCLUSIVE)
     return {
         "anchor": anchor,
         "name": entry.name,
         "retention": entry.purpose is Purpose.RETENTION,
         "label": label,
-        "meaning": meaning,
         "tone": _TONES.get(entry.bottleneck, "work"),
         "confidence": format_probability(entry.confidence),
-        "sentence": entry.sentence,
+        "meaning": _first_upper(entry.sentence if told else meaning),
         "role": ROLES[entry.role] if entry.role is not None else None,
         "shares": [
             (BOTTLENECKS[Bottleneck(state)][0] if state in set(Bottleneck) else state, format_probability(share))
@@ -77,12 +80,17 @@ def _stage_view(stage: StageEntry) -> dict[str, Any]:
         "name": stage.name if trains(stage) else stage.name.replace("_", " "),
         "trains": trains(stage),
         "kind": "Next stage" if trains(stage) else "Next step",
-        "why": stage.why[:1].upper() + stage.why[1:] + ("" if stage.why.endswith((".", "!", "?")) else "."),
+        "why": _first_upper(stage.why),
         "provenance": stage.provenance.replace("_", "-"),
         "interface": stage.interface.replace("_", " "),
         "needs": ", ".join(stage.needs) or "nothing beyond the prompts",
         "alternatives": [(one.name, one.why) for one in stage.alternatives],
     }
+
+
+def _first_upper(text: str) -> str:
+    """Return text as a sentence: a capital letter first, a point last."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", ")")) else ".")
 
 
 def _todo(entry: VerdictEntry, failures: Sequence[str]) -> str | None:

@@ -189,6 +189,8 @@ class SamplingEntry(FileModel):
     """Rounds of adaptive sampling; 0 where a number of samples was given."""
     ended_because: str = ""
     """Why no more rounds were sampled."""
+    ended_code: str = ""
+    """The same as a code."""
 
 
 class ExampleEntry(FileModel):
