@@ -63,6 +63,11 @@ class DiagnoseRequest:
     command: str = ""
     """What to print under "how to reproduce"."""
 
+    loaded: tuple[Behavior, ...] = field(init=False)
+    """The behaviors themselves."""
+    goal: Goal = field(init=False)
+    """What samples are taken for."""
+
     def __post_init__(self) -> None:
         """Check everything that can be checked without a model."""
         object.__setattr__(self, "loaded", resolve_behaviors(self.behaviors))
@@ -80,11 +85,6 @@ class DiagnoseRequest:
                     f"{self.thresholds.mastered:g}, the rate from which a problem counts as mastered",
                     code="epsilon",
                 )
-
-    loaded: tuple[Behavior, ...] = field(init=False)
-    """The behaviors themselves."""
-    goal: Goal = field(init=False)
-    """What samples are taken for."""
 
     @property
     def available(self) -> AvailableInputs:

@@ -35,6 +35,7 @@ class SamplingSettings:
     seed: int
     thresholds: Thresholds
     reporter: Reporter
+    rows_per_shard: int = shards.ROWS_PER_SHARD
 
     @property
     def sampling_seed(self) -> str:
@@ -80,10 +81,12 @@ class BehaviorSampler:
         """Sample the greedy completions, or after them the next round; then read the counts again."""
         name, settings = self.behavior.name, self._settings
         if not self._has_greedy:
-            planned, words = shards.plan_greedy(self.behavior, settings.split), ""
+            planned, words = shards.plan_greedy(self.behavior, settings.split, settings.rows_per_shard), ""
         else:
             next_ = self._next()
-            planned = shards.plan_round(self.behavior, settings.split, self.counts.num_sampled, next_.extra, self.num_rounds)
+            planned = shards.plan_round(
+                self.behavior, settings.split, self.counts.num_sampled, next_.extra, self.num_rounds, settings.rows_per_shard
+            )
             words = f": {next_.words}" if settings.goal.adaptive else ""
         missing = [shard for shard in planned if not settings.directory.shard("rollouts", shard.name).exists()]
         with settings.reporter.task(f"sampling {name}{words}", sum(shard.num_samples for shard in missing)) as task:

@@ -44,13 +44,19 @@ class Shard:
         return sum(portion.num for portion in self.portions)
 
 
-def plan_greedy(behavior: Behavior, split: Split) -> list[Shard]:
-    """Return the shards of one greedy sample of every problem of a split."""
-    return _cut(behavior, split, GREEDY, [Portion(problem, 0, 1) for problem in behavior.split(split)], 0)
+def plan_greedy(behavior: Behavior, split: Split, rows: int = ROWS_PER_SHARD) -> list[Shard]:
+    """Return the shards of one greedy sample of every problem of a split, each of so many rows."""
+    portions = [Portion(problem, 0, 1) for problem in behavior.split(split)]
+    return _cut(portions, f"{behavior.name}.{split}-{GREEDY}.0000", GREEDY, rows)
 
 
 def plan_round(
-    behavior: Behavior, split: Split, num_sampled: npt.NDArray[np.int64], extra: npt.NDArray[np.int64], number: int
+    behavior: Behavior,
+    split: Split,
+    num_sampled: npt.NDArray[np.int64],
+    extra: npt.NDArray[np.int64],
+    number: int,
+    rows: int = ROWS_PER_SHARD,
 ) -> list[Shard]:
     """Return the shards of further samples of the problems of a split.
 
@@ -60,13 +66,14 @@ def plan_round(
         num_sampled: [P] samples that each problem has.
         extra: [P] samples that each problem is to get.
         number: Of the round, from 0.
+        rows: Samples of a shard.
     """
     portions = [
         Portion(problem, int(first), int(num))
         for problem, first, num in zip(behavior.split(split), num_sampled, extra, strict=True)
         if num
     ]
-    return _cut(behavior, split, SAMPLED, portions, number)
+    return _cut(portions, f"{behavior.name}.{split}-{SAMPLED}.{number:04d}", SAMPLED, rows)
 
 
 def complete_rounds(names: Sequence[str], decoding: str) -> list[list[str]]:
@@ -87,9 +94,9 @@ def complete_rounds(names: Sequence[str], decoding: str) -> list[list[str]]:
     return [rounds[number] for number in sorted(rounds) if not missing[number]]
 
 
-def _cut(behavior: Behavior, split: Split, decoding: str, portions: Sequence[Portion], number: int) -> list[Shard]:
-    """Cut a round into shards of `ROWS_PER_SHARD` samples or more, in the order of the portions; one portion stays whole."""
-    rows = max(ROWS_PER_SHARD, sum(portion.num for portion in portions) // MOST_SHARDS)
+def _cut(portions: Sequence[Portion], name: str, decoding: str, rows: int) -> list[Shard]:
+    """Cut a round into shards of `rows` samples, in the order of the portions; one portion stays whole, and a large round has larger shards."""
+    rows = max(rows, sum(portion.num for portion in portions) // MOST_SHARDS)
     groups: list[list[Portion]] = []
     filled = 0
     for portion in portions:
@@ -98,9 +105,8 @@ def _cut(behavior: Behavior, split: Split, decoding: str, portions: Sequence[Por
             filled = 0
         groups[-1].append(portion)
         filled += portion.num
-    head = f"{behavior.name}.{split}-{decoding}.{number:04d}"
     return [
-        Shard(name=f"{head}-{index:05d}-of-{len(groups):05d}", decoding=decoding, portions=tuple(group))
+        Shard(name=f"{name}-{index:05d}-of-{len(groups):05d}", decoding=decoding, portions=tuple(group))
         for index, group in enumerate(groups)
     ]
 

@@ -14,7 +14,6 @@ from posttrain import diagnose
 from posttrain.diagnose.engines import open_engine
 from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
-from posttrain.diagnose.sampling import shards
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Bottleneck, Split
 
@@ -71,17 +70,14 @@ def test_a_run_leaves_what_the_contract_names(sums_file: Path, script: Callable[
     assert behavior["cost"]["samples"] == 9 * len(behavior["problems"])
 
 
-def test_a_run_killed_half_way_ends_like_an_undisturbed_one(
-    sums_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shards, "ROWS_PER_SHARD", 16)
-    whole = diagnose.run(tiny_model, [sums_file], out=tmp_path / "whole", samples=8, seed=5)
+def test_a_run_killed_half_way_ends_like_an_undisturbed_one(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    whole = diagnose.run(tiny_model, [sums_file], out=tmp_path / "whole", samples=60, seed=5)
     engine = InterruptedEngine(open_engine("transformers", str(tiny_model), [diagnose.load_behavior(sums_file)]), 2)
     with pytest.raises(KeyboardInterrupt):
-        diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=8, seed=5, engine=engine)
+        diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=60, seed=5, engine=engine)
     assert len(list((tmp_path / "killed" / "rollouts").glob("*.parquet"))) == 2
     assert not (tmp_path / "killed" / "diagnosis.json").exists()
-    resumed = diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=8, seed=5)
+    resumed = diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=60, seed=5)
     assert without_cost(tmp_path / "killed") == without_cost(tmp_path / "whole")
     assert [r.token_ids for r in resumed.behaviors[0].rollouts] == [r.token_ids for r in whole.behaviors[0].rollouts]
 
@@ -120,17 +116,13 @@ def test_precision_is_reached(sums_file: Path, script: Callable[[float], str], t
 
 
 def test_rounds_that_were_killed_end_like_undisturbed_ones(
-    sums_file: Path,
-    script: Callable[[float], str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    sums_file: Path, script: Callable[[float], str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(shards, "ROWS_PER_SHARD", 16)
-    arguments: dict[str, Any] = {"engine": "scripted", "max_tokens_total": 2_000}
+    arguments: dict[str, Any] = {"engine": "scripted", "max_tokens_total": 6_000}
     diagnose.run(script(0.02), [sums_file], out=tmp_path / "whole", **arguments)
     total = len(list((tmp_path / "whole" / "rollouts").glob("*.parquet")))
-    assert total > 8
-    for survives in (3, total - 2):
+    assert total > 5
+    for survives in (3, total - 1):
         out = tmp_path / f"killed-{survives}"
         engine = InterruptedEngine(open_engine("scripted", script(0.02), [diagnose.load_behavior(sums_file)]), survives)
         with pytest.raises(KeyboardInterrupt):

@@ -12,10 +12,16 @@ from helpers.interrupted_engine import InterruptedEngine
 from posttrain import diagnose
 from posttrain.diagnose import load_behavior
 from posttrain.diagnose.engines.scripted import ScriptedEngine
+from posttrain.diagnose.progress import Reporter
+from posttrain.diagnose.sampling.behavior_sampler import BehaviorSampler, SamplingSettings
 from posttrain.diagnose.sampling.plan import Goal, SampleCounts, next_round
 from posttrain.diagnose.sampling.shards import complete_rounds
 from posttrain.diagnose.sampling.token_budget import TokenBudget
+from posttrain.diagnose.storage.rollout_table import RolloutTable
+from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
+from posttrain.diagnose.types import Split
+from posttrain.diagnose.verifiers.grader import Grader
 
 RATES = {"borderline": (0.0, 0.4), "near": (0.05, 0.5), "nearer": (0.2, 0.3)}
 """Success rates that the problems of each behavior have in turn: as many of the first at 0 as at .4."""
@@ -103,6 +109,38 @@ def test_a_run_that_was_stopped_samples_what_an_undisturbed_one_does(
         assert [one.problems for one in diagnose.assemble(stopped).diagnoses] == [
             one.problems for one in diagnose.assemble(whole).diagnoses
         ]
+
+
+def test_a_round_that_was_stopped_between_its_shards_is_completed(
+    behaviors: list[Path], engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    behavior = load_behavior(behaviors[0])
+
+    def sample(out: Path, num_batches: int) -> int:
+        interrupted = InterruptedEngine(engine, num_batches)
+        settings = SamplingSettings(
+            directory=RunDirectory(out), engine=interrupted, goal=Goal(max_tokens=3_000), split=Split.EVAL, seed=0,
+            thresholds=Thresholds(), reporter=Reporter(quiet=True), rows_per_shard=12,
+        )  # fmt: skip
+        with Grader(behavior) as grader:
+            sampler = BehaviorSampler(behavior, grader.grade, settings, TokenBudget(3_000, [behavior.name]))
+            while not sampler.done:
+                sampler.sample_round()
+        return interrupted.num_sampled
+
+    def samples(out: Path) -> dict[str, list[tuple[int, ...]]]:
+        paths = RunDirectory(out).shards("rollouts", behavior.name)
+        return {path.stem: [row.token_ids for row in RolloutTable.read([path]).all_rows()] for path in paths}
+
+    whole = tmp_path / "whole"
+    total = sample(whole, 1_000)
+    assert any(name.endswith("-of-00005") for name in samples(whole)), "a round has several shards"
+    for survives in (1, 4, total // 2, total - 1):
+        stopped = tmp_path / f"{survives}"
+        with pytest.raises(KeyboardInterrupt):
+            sample(stopped, survives)
+        assert sample(stopped, 1_000) == total - survives
+        assert samples(stopped) == samples(whole)
 
 
 def test_only_complete_rounds_are_counted() -> None:
