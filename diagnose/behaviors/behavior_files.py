@@ -142,7 +142,7 @@ def _assemble(config: BehaviorConfig, path: Path, source: str) -> Behavior:
 
 
 def _find_folder(options: dict[str, Any], beside: Path) -> dict[str, Any]:
-    """The options of a verifier; a model folder that lies beside the behavior file is named from there, as its problems are."""
+    """Return the options of a verifier; a relative model folder is taken from the behavior file, as its problems are."""
     model = options.get("model")
     found = isinstance(model, str) and (beside / model).is_dir()
     return options | {"model": str((beside / str(model)).resolve())} if found else options
@@ -218,7 +218,7 @@ def _split(rows: Sequence[Row], config: SplitConfig | None, where: str) -> tuple
 
 
 def _guess_verifier(rows: Sequence[Row]) -> str:
-    """The verifier that fits every answer of a file that names none."""
+    """Return the verifier that fits every answer of a file that names none."""
     if all(parse_number(row.answer) is not None for row in rows):
         return "number"
     if all(re.fullmatch(r"[A-J]", row.answer.strip()) for row in rows):

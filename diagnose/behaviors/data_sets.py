@@ -181,7 +181,7 @@ def _whole_chat(chat: tuple[Message, ...], index: int, where: str) -> DataRow:
 
 
 def _pair(row: Mapping[str, Any], index: int, where: str) -> DataRow:
-    """A pair, whose prompt may be what both sides begin with."""
+    """Return a pair, whose prompt may be what both sides begin with."""
     sides = row["chosen"], row["rejected"]
     chats = all(isinstance(side, list) and len(side) > 1 for side in sides)
     if row.get("prompt") is not None:
@@ -213,7 +213,7 @@ def _pair_of_chats(row: Mapping[str, Any], index: int, where: str) -> DataRow:
 
 
 def _pair_of_texts(row: Mapping[str, Any], index: int, where: str) -> DataRow:
-    """The prompt is what both texts begin with, cut at a blank, which goes with the answers."""
+    """Take as the prompt what both texts begin with, cut at a blank, which goes with the answers."""
     better, worse = row["chosen"], row["rejected"]
     common = next(
         (place for place, pair in enumerate(zip(better, worse, strict=False)) if pair[0] != pair[1]), min(len(better), len(worse))
@@ -251,7 +251,7 @@ def _prompt(value: Any, key: str, where: str) -> str | tuple[Message, ...]:
 
 
 def _answer(value: Any, key: str, where: str) -> str:
-    """A text, or the only turn of a chat."""
+    """Return a text, or the only turn of a chat."""
     if isinstance(value, list):
         turns = _chat(value, key, where)
         if len(turns) != 1:

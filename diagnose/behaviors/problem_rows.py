@@ -107,7 +107,7 @@ def _text(row: Mapping[str, Any], key: str, where: str) -> str | None:
 
 
 def read_prompt(value: Any, where: str) -> str | tuple[Message, ...]:
-    """A text, or a chat that ends with the user.
+    """Return a text, or a chat that ends with the user.
 
     Raises:
         BehaviorError: It is neither.

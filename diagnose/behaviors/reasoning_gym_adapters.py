@@ -51,22 +51,22 @@ class Adapter:
 
 
 def in_sentences(*sentences: str) -> tuple[str, ...]:
-    """Steps that follow one another on one line; the blank belongs to the end of each step but the last."""
+    """Return steps that follow one another on one line; the blank belongs to the end of each step but the last."""
     return (*(sentence + " " for sentence in sentences[:-1]), sentences[-1])
 
 
 def at_least(field: str) -> Filter:
-    """A filter: the field is not below the value."""
+    """Keep rows whose field is not below the value."""
     return lambda fields, value: bool(fields[field] >= value)
 
 
 def at_most(field: str) -> Filter:
-    """A filter: the field is not above the value."""
+    """Keep rows whose field is not above the value."""
     return lambda fields, value: bool(fields[field] <= value)
 
 
 def equals(field: str) -> Filter:
-    """A filter: the field is the value."""
+    """Keep rows whose field is the value."""
     return lambda fields, value: bool(fields[field] == value)
 
 
@@ -115,7 +115,7 @@ def _expression_fields(a: int, operator: str, b: int, result: int) -> Fields:
 
 
 def _read_long_expression(entry: Entry, expression: str) -> Item | None:
-    """An expression of several terms: sorted where it is only a sum or only a product, else as it stands."""
+    """Return an expression of several terms: sorted where it is only a sum or only a product, else as it stands."""
     if "/" in expression:
         return None
     key = expression.replace(" ", "")

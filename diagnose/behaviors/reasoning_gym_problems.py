@@ -114,7 +114,7 @@ def _read(entry: Mapping[str, Any], config: GeneratorConfig, adapter: Adapter | 
 
 
 def _read_unknown(entry: Mapping[str, Any], config: GeneratorConfig) -> _Made | None:
-    """An entry of a data set without adapter: its own question is its key."""
+    """Return an entry of a data set without adapter: its own question is its key."""
     question, answer = str(entry["question"]), entry["answer"]
     if answer is None or not str(answer).strip():
         return None

@@ -37,7 +37,7 @@ class PromptConfig(StrictModel):
         return template
 
     def build(self) -> PromptFormat:
-        """The frozen form that engines read."""
+        """Return the frozen form that engines read."""
         examples = tuple((example.question, example.answer) for example in self.examples)
         return PromptFormat(system=self.system, template=self.template, examples=examples, format=self.format)
 
@@ -54,7 +54,7 @@ class SamplingConfig(StrictModel):
     stop: tuple[NonEmpty, ...] = ()
 
     def build(self) -> Sampling:
-        """The frozen form that engines read."""
+        """Return the frozen form that engines read."""
         return Sampling(**self.model_dump())
 
 
@@ -68,7 +68,7 @@ class MeasureConfig(StrictModel):
     group_size: int = Field(default=8, ge=2)
 
     def build(self, default_success: float = 1.0) -> MeasureSettings:
-        """The frozen form; epsilon follows from the group size, and success from the verifier, unless they were given."""
+        """Return the frozen form; epsilon follows from the group size, and success from the verifier, unless they were given."""
         success = default_success if self.success is None else self.success
         epsilon = default_epsilon(self.group_size) if self.epsilon is None else self.epsilon
         return MeasureSettings(primary_k=self.primary_k, epsilon=epsilon, success=success, group_size=self.group_size)

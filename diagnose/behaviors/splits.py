@@ -17,7 +17,7 @@ def normalise(text: str) -> str:
 
 
 def default_key(prompt: str | tuple[Message, ...]) -> str:
-    """The canonical key of a prompt whose symmetries are unknown: its normalised text, roles included for a chat."""
+    """Return the canonical key of a prompt whose symmetries are unknown: its normalised text, roles included for a chat."""
     if isinstance(prompt, str):
         return normalise(prompt)
     return "\n".join(f"{message.role}: {normalise(message.content)}" for message in prompt)

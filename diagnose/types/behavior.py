@@ -161,5 +161,5 @@ class Behavior:
     """Hash of everything above that could change a number."""
 
     def split(self, split: Split) -> tuple[Problem, ...]:
-        """The problems of one split, in file order."""
+        """Return the problems of one split, in file order."""
         return tuple(problem for problem in self.problems if problem.split is split)

@@ -27,7 +27,7 @@ class Estimate:
 
     @classmethod
     def of(cls, interval: Interval) -> Self:
-        """An interval of `analysis`."""
+        """Return an interval of `analysis`."""
         return cls(estimate=float(interval.estimate), low=float(interval.low), high=float(interval.high), method=interval.method)
 
 

@@ -52,7 +52,7 @@ def build_verifier(spec: VerifierSpec, *, where: str = "verifier") -> Verifier |
 
 
 def default_success(verifier: Verifier | ModelVerifier) -> float:
-    """The score that counts as a success where a behavior names none: all of it, or more likely good than not where a model says so."""
+    """Return the score that counts as a success where a behavior names none: 1, or .5 where a model says it."""
     return verifier.success if isinstance(verifier, ModelVerifier) else 1.0
 
 

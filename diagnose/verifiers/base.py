@@ -40,11 +40,11 @@ class Verifier(Protocol):
         ...
 
     def payload(self, problem: Problem) -> Mapping[str, Any] | None:
-        """What the child must know of the problem; None for every kind but the documented exception, `reasoning_gym`."""
+        """Return what the child must know of the problem; None for every kind but the documented exception, `reasoning_gym`."""
         ...
 
     def write(self, answer: str) -> str:
-        """The shortest text that states an answer; the self-test feeds it back."""
+        """Return the shortest text that states an answer; the self-test feeds it back."""
         ...
 
 
@@ -63,11 +63,11 @@ class ModelVerifier(ABC):
         return None
 
     def write(self, answer: str) -> str:
-        """The answer itself."""
+        """Return the answer itself."""
         return answer
 
     def identity(self) -> str:
-        """What makes its numbers and does not stand in its options; becomes a part of the behavior's fingerprint."""
+        """Return what makes its numbers and does not stand in its options; becomes a part of the behavior's fingerprint."""
         return ""
 
     def close(self) -> None:  # noqa: B027  most hold nothing

@@ -82,17 +82,17 @@ class ChoiceVerifier:
         return float(extracted == _letter(problem.answer))
 
     def complaint(self, problem: Problem) -> str | None:
-        """An answer must be one of the letters."""
+        """Refuse an answer that is not one of the letters."""
         if _letter(problem.answer) not in self._letters:
             allowed = f"one of the letters {''.join(sorted(self._letters))}"
             return f"answer: got {shorten(problem.answer)}; the verifier choice needs {allowed}, or other `letters`"
         return None
 
     def payload(self, problem: Problem) -> None:
-        """The child needs nothing."""
+        """Return None: the child needs nothing."""
 
     def write(self, answer: str) -> str:
-        """The letter itself."""
+        """Return the letter itself."""
         return answer
 
 

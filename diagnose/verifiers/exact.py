@@ -32,7 +32,7 @@ class ExactVerifier:
         self._options = options
 
     def extract(self, text: str, *, lenient: bool, payload: Mapping[str, Any] | None = None) -> str | None:
-        """The normalised text, or its first and last line; None where nothing is left."""
+        """Return the normalised text, or its first and last line; None where nothing is left."""
         if lenient:
             lines = [line for line in text.splitlines() if _WORD.search(line)]
             return "\n".join(_words(line, self._options.casefold) for line in dict.fromkeys(lines[:1] + lines[-1:])) or None
@@ -46,16 +46,16 @@ class ExactVerifier:
         return float(extracted == self._normalise(problem.answer))
 
     def complaint(self, problem: Problem) -> str | None:
-        """An answer must not vanish under normalisation."""
+        """Refuse an answer that vanishes under normalisation."""
         if not self._normalise(problem.answer):
             return f"answer: got {shorten(problem.answer)}; it is only punctuation: set strip_punctuation: false"
         return None
 
     def payload(self, problem: Problem) -> None:
-        """The child needs nothing."""
+        """Return None: the child needs nothing."""
 
     def write(self, answer: str) -> str:
-        """The answer itself."""
+        """Return the answer itself."""
         return answer
 
     def _normalise(self, text: str) -> str:

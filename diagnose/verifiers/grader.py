@@ -98,7 +98,7 @@ class Grader:
         return [known[text] for text in texts]
 
     def _echoes(self, problem: Problem) -> set[str]:
-        """The normalised texts that only repeat what was asked."""
+        """Return the normalised texts that only repeat what was asked."""
         if not isinstance(problem.prompt, str):
             return {normalise_text(problem.prompt[-1].content)}
         question = problem.prompt

@@ -77,7 +77,7 @@ class JudgeVerifier(ModelVerifier):
         self._has_replied = False
 
     def rate(self, problem: Problem, texts: Sequence[str], prompt_format: PromptFormat) -> list[Grade]:
-        """What the judge says of each text.
+        """Return what the judge says of each text.
 
         Raises:
             SettingsError: A server that has never replied refuses what it is asked: the address, the name of the model or the key is wrong.
@@ -125,7 +125,7 @@ class JudgeVerifier(ModelVerifier):
 
 
 def _written(problem: Problem) -> str:
-    """A chat as text."""
+    """Return a chat as text."""
     assert not isinstance(problem.prompt, str)
     if len(problem.prompt) == 1:
         return problem.prompt[0].content
@@ -133,7 +133,7 @@ def _written(problem: Problem) -> str:
 
 
 def read_verdict(reply: str) -> float | None:
-    """The score that a reply states: 1 for yes, 0 for no, or a number in [0, 1]; None where it states none, or more than that."""
+    """Return the score that a reply states: 1 for yes, 0 for no, or a number in [0, 1]; None where it states no single one."""
     found = _VERDICT.fullmatch(reply.rpartition("</think>")[2])
     if found is None:
         return None
@@ -142,7 +142,7 @@ def read_verdict(reply: str) -> float | None:
 
 
 def _grade(reply: Any, failure: str) -> Grade:
-    """A grade from the server's answer; missing where there is none, or none that can be read."""
+    """Return a grade from the server's answer; missing where there is none, or none that can be read."""
     if not isinstance(reply, dict):
         said = str(reply).removeprefix("engine openai: ") if reply is not None else f"no reply ({failure or 'unknown'})"
         return Grade(status=GradeStatus.ERROR, score=None, detail=f"judge: {said}"[:500])
@@ -161,7 +161,7 @@ def _grade(reply: Any, failure: str) -> Grade:
 
 
 def _as_judge(error: Exception) -> Exception:
-    """The same complaint, of whom it is."""
+    """Return the same complaint, naming whom it is about."""
     from posttrain.diagnose.errors import SettingsError
 
     return SettingsError(f"verifier judge: {str(error).removeprefix('engine openai: ')}")

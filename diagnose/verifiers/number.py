@@ -113,21 +113,21 @@ class NumberVerifier:
         return None
 
     def payload(self, problem: Problem) -> None:
-        """The child needs nothing."""
+        """Return None: the child needs nothing."""
 
     def write(self, answer: str) -> str:
-        """The number itself."""
+        """Return the number itself."""
         return answer
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The value of a text that is one number and nothing else; a percent sign is left out of account."""
+    """Return the value of a text that is one number and nothing else; a percent sign is left out of account."""
     values = _values(text)
     return None if values is None else values[0]
 
 
 def _values(text: str) -> tuple[Fraction, ...] | None:
-    """The values that a single number may stand for: one, or for a percentage the number and its hundredth."""
+    """Return the values that a single number may stand for: one, or for a percentage the number and its hundredth."""
     clean = _clean(text).strip()
     match = _TOKEN.fullmatch(clean)
     token = _token(match) if match else None

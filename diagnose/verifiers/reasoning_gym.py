@@ -56,11 +56,11 @@ class ReasoningGymVerifier:
         return self._scorers[dataset]
 
     def compare(self, extracted: str, problem: Problem, *, lenient: bool = False) -> float:
-        """The score that the child worked out."""
+        """Return the score that the child worked out."""
         return float(extracted.split(" ", 1)[0])
 
     def complaint(self, problem: Problem) -> str | None:
-        """A problem must carry its entry."""
+        """Refuse a problem without its entry."""
         entry = problem.metadata.get(_ENTRY)
         if not isinstance(entry, Mapping) or "source_dataset" not in entry.get("metadata", {}):
             return (
@@ -70,12 +70,12 @@ class ReasoningGymVerifier:
         return None
 
     def payload(self, problem: Problem) -> Mapping[str, Any]:
-        """The entry, answer included."""
+        """Return the entry, answer included."""
         entry: Mapping[str, Any] = problem.metadata[_ENTRY]
         return entry
 
     def write(self, answer: str) -> str:
-        """The answer itself."""
+        """Return the answer itself."""
         return answer
 
 

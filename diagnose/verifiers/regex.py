@@ -78,7 +78,7 @@ class RegexVerifier:
         return found[0 if select == "first" else -1]
 
     def _canonical(self, capture: str) -> str | None:
-        """The form in which equal answers are equal texts; None where the capture cannot be read as asked."""
+        """Return the form in which equal answers are equal texts; None where the capture cannot be read as asked."""
         if self._options.read == "text":
             return normalise_text(capture, casefold=self._options.casefold) or None
         if self._options.read == "number":
@@ -94,14 +94,14 @@ class RegexVerifier:
         return float(extracted == self._canonical(problem.answer))
 
     def complaint(self, problem: Problem) -> str | None:
-        """The answer must be readable in the way of the captures."""
+        """Refuse an answer that cannot be read in the way of the captures."""
         if self._canonical(problem.answer) is None:
             return f"answer: got {shorten(problem.answer)}; it cannot be read as `read: {self._options.read}`: use `read: text`"
         return None
 
     def payload(self, problem: Problem) -> None:
-        """The child needs nothing."""
+        """Return None: the child needs nothing."""
 
     def write(self, answer: str) -> str:
-        """The answer in the wording of the option `write`."""
+        """Return the answer in the wording of the option `write`."""
         return self._options.write.replace("{answer}", answer)

@@ -64,7 +64,7 @@ class RewardModelVerifier(ModelVerifier):
         self._loaded: _Loaded | None = None
 
     def identity(self) -> str:
-        """The fingerprint of weights and tokenizer.
+        """Return the fingerprint of weights and tokenizer.
 
         Raises:
             ModelError: There is no model of that name.

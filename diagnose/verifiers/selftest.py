@@ -106,7 +106,7 @@ def verifier_selftest(behavior: Behavior, grader: Grader, problems: Sequence[Pro
 def _texts(
     behavior: Behavior, verifier: Verifier | ModelVerifier, problem: Problem, others: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
-    """The texts to try on one problem, each with its case."""
+    """Return the texts to try on one problem, each with its case."""
     if not (isinstance(verifier, ModelVerifier) and problem.references):
         yield "answer", verifier.write(problem.answer)
     for reference in problem.references:

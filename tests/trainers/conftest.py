@@ -42,7 +42,7 @@ def other_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def letters(tmp_path: Path) -> Path:
-    """A behavior that a random model over characters gets right now and then."""
+    """Return a behavior that a random model over characters gets right now and then."""
     rows = [{"id": f"{c}{i}", "prompt": f"say {c} {i}:", "answer": c, "references": [c]} for c in "abcd" for i in range(4)]
     (tmp_path / "letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = tmp_path / "letters.yaml"

@@ -23,7 +23,7 @@ PROBLEMS, STEPS = 8, 12
 
 @pytest.fixture
 def mastered(tokenizer, tmp_path: Path):
-    """A model that has the sums."""
+    """Return a model that has the sums."""
     model = tiny_llama()
     config = load_config("sft", None, ["learning_rate=1e-2", "num_steps=80", "rows_per_batch=8", "dev_share=0"])
     run_recipe(

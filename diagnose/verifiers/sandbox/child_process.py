@@ -119,7 +119,7 @@ class Child:
         return ChildEnded(f"the verifier process ended with code {code}")
 
     def stderr_tail(self) -> str:
-        """The end of what the child complained about, on one line."""
+        """Return the end of what the child complained about, on one line."""
         try:
             return " ".join(self._stderr_path.read_text(encoding="utf-8", errors="replace").split())[-300:]
         except OSError:
@@ -145,7 +145,7 @@ class Child:
 
 
 def _environment() -> dict[str, str]:
-    """What python needs and nothing of the user's: no tokens, no proxies, no PYTHONPATH."""
+    """Return what python needs and nothing of the user's: no tokens, no proxies, no PYTHONPATH."""
     environment = {
         "PYTHONHASHSEED": "0",
         "PYTHONUTF8": "1",

@@ -61,7 +61,7 @@ def _add_findings(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `before`, `after` (a better target, a worse retention), `compared`, and the same without references and without retention."""
+    """Return a folder of runs: `before`, `after` (better target, worse retention), `compared`, and the same without references or retention."""
     folder = tmp_path_factory.mktemp("runs")
     behaviors = [write_behavior(folder, "sums", "target", 24), write_behavior(folder, "kept", "retention", 16)]
     for name, sums, kept in (("before", 0.3, 0.95), ("after", 0.8, 0.2)):

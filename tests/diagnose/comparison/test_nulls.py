@@ -15,7 +15,7 @@ from posttrain.diagnose.types import Cost, Grade, GradeStatus, Rollout, Split, S
 
 
 def drawn(folder: Path, seed: int, chance: float, *, num: int = 60, logprobs: bool = True) -> RolloutTable:
-    """Samples that are the token 1 with this chance, and else one of a thousand others."""
+    """Return samples that are the token 1 with this chance, and else one of a thousand others."""
     rng = np.random.default_rng(seed)
     rollouts = []
     for index in range(num):

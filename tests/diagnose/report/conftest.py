@@ -29,7 +29,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
 
 @pytest.fixture(scope="session")
 def training_pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
-    """A loop: a comparison, and one on the final split."""
+    """Return a loop: a comparison, and one on the final split."""
     folder = tmp_path_factory.mktemp("loop")
     file = compare_file()
     write_model(folder / "compare.json", file)

@@ -91,7 +91,7 @@ def write_diagnosis(folder: Path, *behaviors: BehaviorEntry) -> Path:
 
 
 def shown(html: str) -> str:
-    """The page without styles and pictures, one element a line: what a golden file holds."""
+    """Return the page without styles and pictures, one element a line: what a golden file holds."""
     body = re.sub(r"<style>.*?</style>", "<style/>", html, flags=re.DOTALL)
     return re.sub(r"<svg .*?</svg>", "<svg/>", body, flags=re.DOTALL)
 

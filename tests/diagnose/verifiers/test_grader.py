@@ -111,7 +111,7 @@ child.main()
 
 @pytest.fixture
 def crashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Grader]:
-    """A grader whose child misbehaves on certain texts."""
+    """Return a grader whose child misbehaves on certain texts."""
     real = subprocess.Popen
     script = tmp_path / "crashing_child.py"
     script.write_text(CRASHING)

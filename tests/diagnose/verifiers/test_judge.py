@@ -26,7 +26,7 @@ Answer = Callable[[dict[str, Any]], tuple[int, Any]]
 
 @contextmanager
 def judging(answer: Answer) -> Iterator[str]:
-    """A server on loopback that knows one path; gives its address."""
+    """Return a server on loopback that knows one path; gives its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -53,7 +53,7 @@ def judging(answer: Answer) -> Iterator[str]:
 
 
 def asked(body: dict[str, Any]) -> str:
-    """The response that a judge is asked about, under the default prompt."""
+    """Return the response that a judge is asked about, under the default prompt."""
     return str(body["messages"][0]["content"]).split("Response:\n")[1].split("\n\nDoes the response")[0]
 
 

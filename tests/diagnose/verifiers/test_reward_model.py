@@ -21,7 +21,7 @@ from posttrain.diagnose.verifiers.selftest import verifier_selftest
 
 
 def make_reward_model(path: Path, source: Path, **settings: Any) -> Path:
-    """A classifier over characters with random weights."""
+    """Return a classifier over characters with random weights."""
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(source, **({"num_labels": 1} | settings))
     AutoModelForSequenceClassification.from_config(config).save_pretrained(path)
@@ -44,7 +44,7 @@ def write_behavior(folder: Path, model: object, **options: object) -> Path:
 
 
 def rewards(path: Path, behavior: Behavior, texts: list[str]) -> list[float]:
-    """What the head says behind the last token, one text at a time and by hand."""
+    """Return what the head says behind the last token, one text at a time and by hand."""
     model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
     found = []

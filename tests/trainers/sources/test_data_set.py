@@ -97,7 +97,7 @@ Read = Callable[..., DataSet]
 
 @pytest.fixture
 def read(tmp_path: Path, behavior: Behavior) -> Read:
-    """Writes rows to a file and reads them with an engine."""
+    """Write rows to a file and read them with an engine."""
 
     def read(engine: CharacterEngine, *rows: dict[str, Any], of: Behavior = behavior) -> DataSet:
         path = tmp_path / "rows.jsonl"

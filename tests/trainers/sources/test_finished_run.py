@@ -28,7 +28,7 @@ BEHAVIOR = (
 
 
 def write_behavior(folder: Path, text: str = BEHAVIOR) -> Path:
-    """A behavior that a random model over characters gets right now and then: the only number of a short text must be the one asked for."""
+    """Return a behavior that a random model over characters gets right now and then, reading the only number of a short text."""
     rows = [{"id": f"d{i}", "prompt": f"say {chr(97 + i)}:", "answer": str(i % 5), "references": [str(i % 5)]} for i in range(16)]
     (folder / "digits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = folder / "digits.yaml"
@@ -66,7 +66,7 @@ Refuses = Callable[..., str]
 
 @pytest.fixture
 def refuses() -> Refuses:
-    """Runs the command line, and wants one line with a code."""
+    """Run the command line, and want one line with a code."""
 
     def refuses(*arguments: object, code: str) -> str:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])

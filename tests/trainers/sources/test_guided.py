@@ -75,7 +75,7 @@ def test_a_resumed_guide_starts_new_problems_where_it_would_have(model) -> None:
 
 
 def given_texts(guide: Guide, items) -> list[str]:
-    """What is given to the first problem while nothing succeeds, from visit to visit."""
+    """Return what is given to the first problem while nothing succeeds, from visit to visit."""
     texts = []
     for step in range(6):
         texts += [request.given for request in guide.build_prompts(items, step) if request.given]

@@ -21,7 +21,7 @@ END = "</s>"
 
 
 def tokenizer_of(tokens: Sequence[str], decoder: Any = None) -> PreTrainedTokenizerFast:
-    """A tokenizer that knows these tokens, and whose decoder joins them unless another one is given."""
+    """Return a tokenizer that knows these tokens, and whose decoder joins them unless another one is given."""
     distinct = list(dict.fromkeys([END, "<unk>", *tokens]))
     made = Tokenizer(models.WordLevel({token: number for number, token in enumerate(distinct)}, unk_token="<unk>"))
     made.decoder = decoder or decoders.Fuse()
