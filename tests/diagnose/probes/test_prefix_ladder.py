@@ -18,7 +18,9 @@ from posttrain.diagnose.engines.base import BaseEngine, Completion, Engine, Samp
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext
 from posttrain.diagnose.probes.finding_json import finding_from_json, finding_to_json
-from posttrain.diagnose.probes.prefix_ladder import BATCH, MOST_SAMPLES, PrefixLadder, PrefixLadderOutcome, share_reachable
+from posttrain.diagnose.probes.prefix_ladder import PrefixLadder, PrefixLadderOutcome
+from posttrain.diagnose.probes.prefix_ladder.finding import share_reachable
+from posttrain.diagnose.probes.prefix_ladder.search import BATCH, MOST_SAMPLES
 from posttrain.diagnose.probes.sampler import ProbeSampler
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import PrefixLadderThresholds
