@@ -1,30 +1,8 @@
-"""The teacher probe: is there something to distil, and should it be taken on the student's own samples or on the teacher's?
-
-**Something to distil**: the teacher's success on the same problems, paired with the student's.
-
-**Where to take it.** On-policy distillation (GKD, arXiv 2306.13649; MiniLLM, arXiv 2306.08543) corrects what the student writes, so the
-teacher must see the student's paths and tell right from wrong on them, and the student must come near the teacher's: three numbers.
-
-* *reverse KL* per token, E_student[log student − log teacher] on the student's samples: far where the teacher finds them odd;
-* *forward KL* per token, E_teacher[log teacher − log student] on the teacher's samples: far where the student never writes so;
-* *right above wrong*: of two samples of one problem, how often the right one has the greater log teacher − log student over the whole
-  answer. That is the return of on-policy distillation, and by its exponential the odds of the two answers change where the student becomes
-  the teacher. Where the comparison is a coin's toss, the gradient knows nothing of success.
-
-A student far from the teacher's paths is first shown them (`seq_kd`, arXiv 1606.07947). The order is that of the survey: import what is
-not reached off policy, correct what is reached on policy (arXiv 2604.07941 §7.2.1).
-
-**Which tokens.** Both terms of a difference come from the models' scorers, so that two equal models are 0 apart and not the distance
-between a sampler's and a scorer's precision. Where both engines encode the same prompts and answers to the same ids, the sampled tokens
-themselves are scored, the end token in each model's own dialect. Elsewhere the *text* is encoded anew for both models and each scores its
-own tokens; the sums are compared and given per token of the student. A text has other tokenisations, which such a sum leaves out: it is a
-lower bound.
-"""
+"""Whether to distil the teacher, and on whose samples: numbers, rows, words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -32,52 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval, t_interval
-from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt, Engine, ScoreRequest
-from posttrain.diagnose.probes import QUESTIONS
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, Note, ProbeContext, ProbeCost, PromptRequest
+from posttrain.diagnose.probes.base import Finding, Note, ProbeContext
 from posttrain.diagnose.probes.conditions import (
-    SAMPLES,
     Measured,
-    affordable,
     bare_rate,
-    enough,
-    in_random_order,
-    measured,
     signed,
 )
-from posttrain.diagnose.probes.scaffold import MOST_PROBLEMS
+from posttrain.diagnose.probes.teacher.contrast import Contrast, SameTokens
 from posttrain.diagnose.thresholds import TeacherThresholds
-from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Problem, Reference, Rollout, SkipReason, Split, StopReason
+from posttrain.diagnose.types import Estimate
 
 OPD, SEQ_KD, NO_STAGE = "opd", "seq_kd", "none"
-OWN = 2
-"""Right, and wrong, samples of the student per problem that the teacher reads: the contrast is between problems, so few of each do."""
 RIGHT, WRONG, TEACHERS = "student's right samples", "student's wrong samples", "teacher's samples"
-_TEACHER = "teacher"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Contrast:
-    """Samples of one model under both (arrays of length S)."""
-
-    place: npt.NDArray[np.int64]
-    """Of each sample's problem in `ProbeContext.problems`."""
-    num_tokens: npt.NDArray[np.int64]
-    """As the student writes it."""
-    student: npt.NDArray[np.float64]
-    """Summed log-probability, nats."""
-    teacher: npt.NDArray[np.float64]
-    """The same under the teacher."""
-
-    def per_token(self, values: npt.NDArray[np.float64], which: npt.NDArray[np.bool_] | None = None) -> dict[int, float]:
-        """Place of a problem → nats per token over its samples (those of `which`)."""
-        chosen = np.ones(len(self.place), dtype=np.bool_) if which is None else which
-        return {
-            int(place): float(
-                values[chosen & (self.place == place)].sum() / self.num_tokens[chosen & (self.place == place)].sum()
-            )
-            for place in np.unique(self.place[chosen])
-        }
 
 
 class TeacherOutcome(StrEnum):
@@ -106,168 +50,7 @@ class TeacherOutcome(StrEnum):
         return NO_STAGE if self in nothing else SEQ_KD
 
 
-class TeacherProbe:
-    """See the module."""
-
-    name = "teacher"
-    question = QUESTIONS[name]
-
-    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
-        """See `Probe`."""
-        if not available.teacher:
-            return ProbeCost(impossible=SkipReason.NO_TEACHER)
-        problems = min(MOST_PROBLEMS, len(behavior.split(split)))
-        limit = behavior.sampling.max_tokens
-        return ProbeCost(
-            generated_tokens=problems * SAMPLES * limit,
-            # Samples of both, scored by both.
-            scored_tokens=2 * problems * (SAMPLES + 2 * OWN) * (limit + 1),
-            when="where the behavior is not mastered",
-        )
-
-    def worth(self, context: ProbeContext) -> SkipReason | None:
-        """See `Probe`."""
-        if (
-            context.measured.posterior.label is Bottleneck.MASTERED
-            and context.measured.posterior.confidence >= context.thresholds.confidence
-        ):
-            return SkipReason.MASTERED
-        if context.teacher is not None and context.teacher.info.model_fingerprint == context.policy.info.model_fingerprint:
-            return SkipReason.SAME_MODEL
-        if not enough(context, affordable(context, MOST_PROBLEMS, 1)[0]):
-            return SkipReason.TOO_FEW_TOKENS
-        return None
-
-    def run(self, context: ProbeContext) -> Finding:
-        """See `Probe`."""
-        assert context.teacher is not None
-        most, num = affordable(context, MOST_PROBLEMS, 1)
-        drawn = sorted(in_random_order(context, range(len(context.measured.problems)))[:most])
-        if not drawn:
-            return Finding(
-                probe=self.name,
-                behavior=context.measured.behavior.name,
-                outcome=TeacherOutcome.NOT_MEASURED,
-                summary="Not measured: the budget did not hold the teacher's samples of one problem.",
-            )
-        problems = [context.measured.problems[place] for place in drawn]
-        prompt_requests = [
-            PromptRequest(
-                problem, context.teacher.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt).token_ids, num
-            )
-            for problem in problems
-        ]
-        taught = context.sampler.sample(prompt_requests, condition=_TEACHER, engine=context.teacher)
-        success = measured(context, _TEACHER, range(len(context.measured.problems)), drawn, taught)
-        own = _own_samples(context, drawn)
-        theirs = [one for rollouts in taught for one in rollouts if _scorable(one)]
-        tokens = _same_tokens(context, problems, [*own, *theirs])
-        same = tokens.answers and tokens.formats
-        of_student = _contrast(context, own, same, by_teacher=False)
-        of_teacher = _contrast(context, theirs, same, by_teacher=True)
-        right = np.array([bool(one.succeeded(context.measured.behavior.measure.success)) for one in own], dtype=np.bool_)
-        return _finding(context, success, of_student, of_teacher, right, tokens)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SameTokens:
-    """What two tokenizers have in common, on the texts at hand."""
-
-    prompts: bool
-    """Whether problems become the same ids."""
-    formats: bool
-    """Whether both read chats, or both completions: a leading space that belongs to one format is odd in the other."""
-    answers: bool
-    """Whether answers become the same ids after the same prompt; then logits can be compared token by token."""
-
-
-def _own_samples(context: ProbeContext, drawn: Sequence[int]) -> list[Rollout]:
-    """The first right and wrong samples of the student, at most `OWN` of each per problem, in a fixed order."""
-    table = context.measured.rollouts
-    place = table.places([problem.id for problem in context.measured.problems])
-    succeeded = table.succeeded(context.measured.behavior.measure.success)
-    usable = np.isin(place, drawn) & ~table.greedy & ~table.missing
-    chosen: list[int] = []
-    for one in drawn:
-        for outcome in (True, False):
-            rows = np.flatnonzero(usable & (place == one) & (succeeded == outcome))
-            chosen += rows[np.argsort(table.sample_index[rows], kind="stable")][:OWN].tolist()
-    return [one for one in table.rows(chosen) if _scorable(one)]
-
-
-def _scorable(rollout: Rollout) -> bool:
-    """Whether a sample has a token that the other model can be asked about."""
-    return rollout.stop is StopReason.EOS or (rollout.stop is not StopReason.ERROR and bool(rollout.text.strip()))
-
-
-def _same_tokens(context: ProbeContext, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> SameTokens:
-    assert context.teacher is not None
-    pairs = [
-        tuple(e.codec.encode_prompt(p.prompt, context.measured.behavior.prompt) for e in (context.policy, context.teacher))
-        for p in problems
-    ]
-    prompts = {problem.id: mine for problem, (mine, _) in zip(problems, pairs, strict=True)}
-    answers = all(
-        context.policy.codec.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
-        == context.teacher.codec.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
-        for one in rollouts
-    )
-    return SameTokens(
-        prompts=all(mine.token_ids == other.token_ids for mine, other in pairs),
-        formats=all(mine.format == other.format for mine, other in pairs),
-        answers=answers,
-    )
-
-
-def _contrast(context: ProbeContext, rollouts: Sequence[Rollout], same: bool, *, by_teacher: bool) -> Contrast:
-    """Samples of one model under both.
-
-    Args:
-        context: Holds both engines.
-        rollouts: S samples of one of them.
-        same: Whether its tokens mean the same to the other.
-        by_teacher: Whether the teacher drew them.
-    """
-    assert context.teacher is not None
-    known = {problem.id: (place, problem) for place, problem in enumerate(context.measured.problems)}
-    engines = {False: context.policy, True: context.teacher}
-    sums: dict[bool, npt.NDArray[np.float64]] = {}
-    lengths: dict[bool, list[int]] = {}
-    for is_teacher, engine in engines.items():
-        prompts = [
-            engine.codec.encode_prompt(known[one.problem_id][1].prompt, context.measured.behavior.prompt) for one in rollouts
-        ]
-        if same and is_teacher == by_teacher:
-            paths = [one.token_ids for one in rollouts]
-        else:
-            paths = [_path(engine, prompt, one, same) for prompt, one in zip(prompts, rollouts, strict=True)]
-        requests = [ScoreRequest(prompt_ids=prompt.token_ids, path_ids=path) for prompt, path in zip(prompts, paths, strict=True)]
-        what = f"{'teacher' if by_teacher else 'own'} samples under {'the teacher' if is_teacher else 'the policy'}"
-        scores = context.sampler.score(requests, engine=engine, what=what, is_teacher=is_teacher)
-        sums[is_teacher] = np.array([score.logprobs.sum(dtype=np.float64) for score in scores])
-        lengths[is_teacher] = [len(path) for path in paths]
-    return Contrast(
-        place=np.array([known[one.problem_id][0] for one in rollouts], dtype=np.int64),
-        num_tokens=np.maximum(1, np.array(lengths[False], dtype=np.int64)),
-        student=sums[False],
-        teacher=sums[True],
-    )
-
-
-def _path(engine: Engine, prompt: EncodedPrompt, rollout: Rollout, same: bool) -> tuple[int, ...]:
-    """A sample as the other model's tokens; with the end token of that model where the sample ended by its own."""
-    text = rollout.text if same else rollout.text.strip()
-    path: EncodedPath = engine.codec.encode_path(prompt, Reference(steps=(text,)))
-    ended = rollout.stop is StopReason.EOS
-    if not same:
-        return path.token_ids if ended else path.token_ids[:-1]
-    return (*rollout.token_ids[:-1], path.token_ids[-1]) if ended else rollout.token_ids
-
-
-# ----------------------------------------------------------------------------------------------------------------- what it says
-
-
-def _finding(
+def make_finding(
     context: ProbeContext,
     success: Measured,
     of_student: Contrast,
@@ -275,6 +58,16 @@ def _finding(
     right: npt.NDArray[np.bool_],
     tokens: SameTokens,
 ) -> Finding:
+    """Return whether to distil the teacher, and on whose samples.
+
+    Args:
+        context: Of the probe.
+        success: The teacher's samples, beside the student's.
+        of_student: Samples of the student under both.
+        of_teacher: Samples of the teacher under both.
+        right: [S] which samples of the student are right.
+        tokens: What the tokenizers have in common.
+    """
     level, groups = context.thresholds.level, context.measured.counts.groups
     ratio = of_student.teacher - of_student.student
     # Right and wrong samples count as often as they come up, not as often as they were chosen.
@@ -331,8 +124,6 @@ _WORDS = {
     SEQ_KD: "off-policy traces first (seq_kd)",
     NO_STAGE: "not worth distilling",
 }
-
-
 _VERDICTS = {
     OPD: {OPD: "fits", SEQ_KD: "opd fits better"},
     SEQ_KD: {OPD: "after seq_kd", SEQ_KD: "fits"},

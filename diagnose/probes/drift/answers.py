@@ -1,0 +1,101 @@
+"""Answers of either policy under both of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.diagnose.engines.base import Engine, ScoreRequest
+from posttrain.diagnose.probes.base import ProbeContext
+from posttrain.diagnose.storage.rollout_table import RolloutTable
+from posttrain.diagnose.types import Reference, Rollout, StopReason
+
+Floats64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredAnswers:
+    """Some answers under both policies (arrays of length N)."""
+
+    place: npt.NDArray[np.int64]
+    """Index of the problem."""
+    right: npt.NDArray[np.bool_]
+    num_tokens: npt.NDArray[np.int64]
+    before: Floats64
+    """Summed natural log-probability under the earlier policy."""
+    after: Floats64
+    """The same under the policy."""
+    same_tokens: bool
+    """Whether both policies read the same tokens, so that a number per token means something."""
+
+
+def first_rollouts(context: ProbeContext, table: RolloutTable, kept: npt.NDArray[np.bool_], most: int) -> list[Rollout]:
+    """The first rollouts of each problem among those `kept` [R], at most so many of one."""
+    places = table.places([problem.id for problem in context.measured.problems])
+    rows = np.flatnonzero((places >= 0) & kept & (table.num_tokens > 0))
+    rows = rows[np.argsort(places[rows], kind="stable")]
+    ranks = np.arange(len(rows)) - np.searchsorted(places[rows], places[rows])
+    return table.rows(rows[ranks < most])
+
+
+def encode_rollouts(
+    engine: Engine, context: ProbeContext, rollouts: Sequence[Rollout]
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Prompt and answer as an engine cuts them; a truncated answer has no end token."""
+    prompts = {
+        problem.id: engine.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt)
+        for problem in context.measured.problems
+    }
+    encoded = []
+    for rollout in rollouts:
+        prompt = prompts[rollout.problem_id]
+        path = engine.codec.encode_path(prompt, Reference(steps=(rollout.text,))).token_ids
+        encoded.append((prompt.token_ids, path[:-1] or path if rollout.truncated else path))
+    return encoded
+
+
+def score_under_both(context: ProbeContext, earlier: Engine, rollouts: Sequence[Rollout], what: str) -> ScoredAnswers:
+    """Score answers under both policies: their own tokens where both read the same, else each its own way to cut the text."""
+    rollouts = [rollout for rollout in rollouts if rollout.token_ids and rollout.stop is not StopReason.ERROR]
+    sides = [encode_rollouts(engine, context, rollouts) for engine in (earlier, context.policy)]
+    same = all(first[1] == second[1] for first, second in zip(*sides, strict=True))
+    sums = []
+    for engine, side, name in zip((earlier, context.policy), sides, ("the earlier policy", "the policy"), strict=True):
+        requests = [
+            ScoreRequest(prompt_ids=prompt, path_ids=rollout.token_ids if same else path)
+            for rollout, (prompt, path) in zip(rollouts, side, strict=True)
+        ]
+        scores = context.sampler.score(requests, engine=engine, what=f"{what} under {name}")
+        sums.append([total_logprob(one.logprobs) for one in scores])
+    return gather_answers(context, rollouts, sums[0], sums[1], same)
+
+
+def total_logprob(logprobs: npt.NDArray[np.float32]) -> float:
+    """Return the summed log-probability of an answer."""
+    return float(logprobs.sum(dtype=np.float64))
+
+
+def gather_answers(
+    context: ProbeContext, rollouts: Sequence[Rollout], before: Sequence[float], after: Sequence[float], same: bool
+) -> ScoredAnswers:
+    """Return answers with their log-probabilities under both policies."""
+    places = {problem.id: place for place, problem in enumerate(context.measured.problems)}
+    success = context.measured.behavior.measure.success
+    return ScoredAnswers(
+        place=np.array([places[rollout.problem_id] for rollout in rollouts], dtype=np.int64),
+        right=np.array([bool(rollout.succeeded(success)) for rollout in rollouts], dtype=np.bool_),
+        num_tokens=np.array([len(rollout.token_ids) for rollout in rollouts], dtype=np.int64),
+        before=np.array(before, dtype=np.float64),
+        after=np.array(after, dtype=np.float64),
+        same_tokens=same,
+    )
+
+
+def means_by_problem(place: npt.NDArray[np.int64], values: Floats64, weights: Floats64 | None, count: int) -> Floats64:
+    """[P] sum of values over the sum of weights (their number where None), per problem; NaN where there is none."""
+    totals = np.bincount(place, weights=values, minlength=count)
+    sizes = np.bincount(place, weights=weights, minlength=count)
+    return np.asarray(totals / np.where(sizes > 0, sizes, np.nan))

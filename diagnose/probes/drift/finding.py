@@ -1,0 +1,184 @@
+"""What was lost and how far the policy moved: numbers, rows, words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+import numpy as np
+
+from posttrain.analysis.stats import mean_interval, t_interval
+from posttrain.diagnose.probes.base import Finding, LabelEvidence, Note, ProbeContext
+from posttrain.diagnose.probes.drift.answers import ScoredAnswers, means_by_problem
+from posttrain.diagnose.probes.drift.rates import RatesBeforeAndNow
+from posttrain.diagnose.types import Bottleneck, Estimate
+
+
+class DriftOutcome(StrEnum):
+    """What became of an earlier policy's successes."""
+
+    LOST = "lost"
+    """Surely most of what is not mastered was lost."""
+    SOME_FELL = "some_fell"
+    """The tests find problems whose success rate fell."""
+    NONE_FELL = "none_fell"
+    UNKNOWN = "unknown"
+    """Nothing is known of the earlier policy's success."""
+
+
+def make_finding(
+    context: ProbeContext, rates: RatesBeforeAndNow, forward: ScoredAnswers | None, reverse: ScoredAnswers | None
+) -> Finding:
+    """Return what was lost and how far the policy moved.
+
+    Args:
+        context: Of the probe.
+        rates: Success before and now.
+        forward: Answers of the earlier policy under both.
+        reverse: Answers of the policy under both.
+    """
+    count, groups, level = len(context.measured.problems), context.measured.counts.groups, context.thresholds.level
+    plain = context.measured.behavior.sampling.samples_the_policy
+    numbers: dict[str, Estimate] = {}
+    forward_kl = np.full(count, np.nan)
+    # Draws from a cooled or truncated sampler are no draws from the policy, and their mean is no KL.
+    for name, answers in (("forward", forward if context.earlier is not None else None), ("reverse", reverse)):
+        if answers is None or not plain:
+            continue
+        change = answers.before - answers.after if name == "forward" else answers.after - answers.before
+        per_sample = means_by_problem(answers.place, change, None, count)
+        forward_kl = per_sample if name == "forward" else forward_kl
+        if answers.same_tokens:
+            per_token = means_by_problem(answers.place, change, answers.num_tokens.astype(np.float64), count)
+            numbers[f"{name} KL per token"] = Estimate.of(
+                t_interval(per_token, groups, level=level, method="Monte Carlo, t over problems")
+            )
+        numbers[f"{name} KL per sample"] = Estimate.of(
+            t_interval(per_sample, groups, level=level, method="Monte Carlo, t over problems")
+        )
+
+    change, kept = np.full(count, np.nan), np.full(count, np.nan)
+    if forward is not None:
+        gain, place = (forward.after - forward.before)[forward.right], forward.place[forward.right]
+        change = means_by_problem(place, gain, None, count)
+        kept = means_by_problem(
+            place, (gain >= np.log(context.measured.behavior.measure.epsilon)).astype(np.float64), None, count
+        )
+        numbers["share of earlier right answers still likely"] = Estimate.of(mean_interval(kept, groups, level=level))
+    numbers["problems lost"] = rates.num_lost
+    numbers["pass@1 before"] = Estimate.of(rates.before.pass_at_k(1, level=level))
+    numbers["pass@1 now"] = Estimate.of(context.measured.posterior.mixture.pass_at_k(1, level=level))
+    rows = tuple(
+        {
+            "id": problem.id,
+            "p_before": _json(rates.p_before[i]),
+            "p_after": _json(rates.p_after[i]),
+            "forward_kl": _json(forward_kl[i]),
+            "change": _json(change[i]),
+            "lost": bool(rates.fell[i]),
+        }
+        for i, problem in enumerate(context.measured.problems)
+    )
+    problems = {
+        problem.id: {
+            "state": rates.states[i],
+            "fell": bool(rates.fell[i]),
+            "probability_lost": float(rates.lost[i]),
+            "earlier_right_answers_still_likely": _json(kept[i]),
+        }
+        for i, problem in enumerate(context.measured.problems)
+    }
+    evidence = _evidence(rates, plain, count, context.thresholds.evidence)
+    return Finding(
+        probe=context.sampler.probe,
+        behavior=context.measured.behavior.name,
+        outcome=_outcome(rates, evidence, context.thresholds.confidence),
+        summary=_summary(numbers, rates),
+        numbers=numbers,
+        rows=rows,
+        problems=problems,
+        evidence=evidence,
+        notes=_notes(context, forward, plain),
+    )
+
+
+def _json(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _outcome(rates: RatesBeforeAndNow, evidence: Sequence[LabelEvidence], confidence: float) -> DriftOutcome:
+    """Say what became of the earlier policy's successes."""
+    if np.isnan(rates.p_before).all():
+        return DriftOutcome.UNKNOWN
+    if evidence and evidence[0].confidence >= confidence:
+        return DriftOutcome.LOST
+    return DriftOutcome.SOME_FELL if rates.fell.any() else DriftOutcome.NONE_FELL
+
+
+def _summary(numbers: Mapping[str, Estimate], rates: RatesBeforeAndNow) -> str:
+    drawn = ~np.isnan(rates.p_before)
+    if not drawn.any():
+        return "Nothing is known of the earlier policy's success on these problems."
+    before, now = float(rates.p_before[drawn].mean()), float(rates.p_after[drawn].mean())
+    said = f"{int(rates.fell.sum())} of {int(drawn.sum())} problems fell (mean success {before:.2f} before, {now:.2f} now)"
+    likely = numbers.get("share of earlier right answers still likely")
+    if likely is not None and not np.isnan(likely.estimate):
+        said += f"; {likely.estimate:.0%} of the earlier right answers are still likely"
+    said += "."
+    if "forward KL per sample" in numbers:
+        said += f" On these prompts the policy has moved {numbers['forward KL per sample'].estimate:.3g} nats a sample"
+        rate = numbers.get("forward KL per token")
+        said += " (forward KL)." if rate is None else f", {rate.estimate:.3g} a token (forward KL)."
+    return said
+
+
+def _evidence(rates: RatesBeforeAndNow, plain: bool, count: int, least: float) -> tuple[LabelEvidence, ...]:
+    """Attrition, where it is more likely than not and the tests find a fall; support is spoken of under plain sampling only."""
+    if not plain or not rates.fell.any() or rates.confidence <= least:
+        return ()
+    because = (
+        f"most of what is not mastered was reachable before and keeps less than half of its success rate; "
+        f"{int(rates.fell.sum())} of {count} problems fell under a test"
+    )
+    instead_of = (Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE)
+    return (LabelEvidence(label=Bottleneck.ATTRITION, instead_of=instead_of, confidence=rates.confidence, because=because),)
+
+
+def _notes(context: ProbeContext, forward: ScoredAnswers | None, plain: bool) -> tuple[Note, ...]:
+    notes = []
+    if not plain:
+        notes.append(
+            Note(
+                code="deployment_policy",
+                text="Sampled with a temperature or a truncation of its own: no KL and no statement about support, only how success changed.",
+            )
+        )
+    if forward is not None and not forward.same_tokens:
+        notes.append(
+            Note(
+                code="tokenizers_differ",
+                text="The two checkpoints cut text into tokens differently: likelihoods are of whole texts, cut anew by each of them.",
+            )
+        )
+    if context.earlier is None:
+        notes.append(
+            Note(
+                code="no_earlier_checkpoint",
+                text="Only an earlier run was given: likelihoods before are its sampler's own; a KL needs the earlier checkpoint itself (--earlier).",
+            )
+        )
+    if forward is not None and not forward.right.any():
+        notes.append(
+            Note(
+                code="no_right_answers_before",
+                text="The earlier policy has no right answer among these samples, so there is none whose likelihood could have fallen.",
+            )
+        )
+    if context.earlier is not None and plain:
+        notes.append(
+            Note(
+                code="other_behaviors_not_measured",
+                text="A small KL on these prompts does not show that nothing was forgotten elsewhere: measure a retention behavior too.",
+            )
+        )
+    return tuple(notes)

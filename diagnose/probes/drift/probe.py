@@ -1,0 +1,126 @@
+"""The probe itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from posttrain.diagnose.engines.base import ScoreRequest
+from posttrain.diagnose.probes import QUESTIONS
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost, PromptRequest
+from posttrain.diagnose.probes.drift.answers import (
+    ScoredAnswers,
+    encode_rollouts,
+    first_rollouts,
+    gather_answers,
+    score_under_both,
+    total_logprob,
+)
+from posttrain.diagnose.probes.drift.finding import make_finding
+from posttrain.diagnose.probes.drift.rates import compare_rates
+from posttrain.diagnose.storage.rollout_table import RolloutTable
+from posttrain.diagnose.types import Behavior, Bottleneck, Rollout, SkipReason, Split
+
+_FEWEST = 8
+"""Drawing ends where what is left of the budget pays less than an eighth of a round: a shard that small costs more than it tells."""
+
+
+class Drift:
+    """Compares the policy with an earlier one: an engine that holds it, a run that measured it, or both."""
+
+    name = "drift"
+    question = QUESTIONS[name]
+
+    def __init__(self, *, num_samples: int = 16, num_own: int = 4):
+        """Take sizes.
+
+        Args:
+            num_samples: Answers of the earlier policy per problem; 16 show a fall from .5 to 0, and not one from .1.
+            num_own: Answers of the policy per problem, of those that are there, that are scored for the reverse KL.
+        """
+        self.num_samples, self.num_own = num_samples, num_own
+
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
+        """Answers of the earlier policy, and both kinds of answers under both policies."""
+        tokens = len(behavior.split(split)) * behavior.sampling.max_tokens
+        when = "unless the samples say mastered"
+        if available.earlier:
+            scored = 2 * tokens * (self.num_samples + self.num_own)
+            return ProbeCost(generated_tokens=tokens * self.num_samples, scored_tokens=scored, when=when)
+        if available.before:
+            return ProbeCost(scored_tokens=tokens * self.num_samples, when=when)
+        return ProbeCost(impossible=SkipReason.NO_EARLIER_POLICY)
+
+    def worth(self, context: ProbeContext) -> SkipReason | None:
+        """Nothing is lost where everything is mastered, and nothing moved between a model and itself."""
+        if context.earlier is not None and context.earlier.info.model_fingerprint == context.policy.info.model_fingerprint:
+            return SkipReason.SAME_MODEL
+        if (
+            context.measured.posterior.label is Bottleneck.MASTERED
+            and context.measured.posterior.confidence >= context.thresholds.confidence
+        ):
+            return SkipReason.MASTERED
+        return None
+
+    def run(self, context: ProbeContext) -> Finding:
+        """Draw the earlier policy, score both, compare."""
+        drawn = self._draw(context) if context.earlier is not None else []
+        earlier_run = context.earlier_rollouts
+        forward = reverse = None
+        if context.earlier is not None:
+            forward = score_under_both(context, context.earlier, drawn, "answers of the earlier policy")
+            reverse = score_under_both(context, context.earlier, self._own(context), "its own answers")
+        elif earlier_run is not None:
+            forward = self._verified_before(context, earlier_run)
+        rates = compare_rates(context, drawn, earlier_run)
+        return make_finding(context, rates, forward, reverse)
+
+    def _draw(self, context: ProbeContext) -> list[Rollout]:
+        """Answers of the earlier policy: round after round over the problems, as far as the budget is sure to last."""
+        assert context.earlier is not None
+        count, most = len(context.measured.problems), context.measured.behavior.sampling.max_tokens
+        prompts = [
+            context.earlier.codec.encode_prompt(p.prompt, context.measured.behavior.prompt).token_ids
+            for p in context.measured.problems
+        ]
+        rollouts: list[Rollout] = []
+        start, fewest = 0, 1
+        # Draw number t is sample t // P of problem t % P.
+        while (end := min(self.num_samples * count, start + context.sampler.tokens_left // most)) - start >= fewest:
+            bounds = [(-((place - start) // count), -((place - end) // count)) for place in range(count)]
+            prompt_requests = [
+                PromptRequest(problem=problem, prompt_ids=prompt, num=last - first, first=first)
+                for problem, prompt, (first, last) in zip(context.measured.problems, prompts, bounds, strict=True)
+                if last > first
+            ]
+            for samples in context.sampler.sample(prompt_requests, condition="earlier policy", engine=context.earlier):
+                rollouts += samples
+            start, fewest = end, min(max(1, count // _FEWEST), self.num_samples * count - end or 1)
+        return rollouts
+
+    def _own(self, context: ProbeContext) -> list[Rollout]:
+        """The first answers of the policy to each problem."""
+        return first_rollouts(context, context.measured.rollouts, ~context.measured.rollouts.greedy, self.num_own)
+
+    def _verified_before(self, context: ProbeContext, table: RolloutTable) -> ScoredAnswers:
+        """The right answers of an earlier run, under the policy; what the earlier policy said of them was kept."""
+        right = table.succeeded(context.measured.behavior.measure.success) & ~table.greedy
+        rollouts = first_rollouts(context, table, right, self.num_samples)
+        encoded = encode_rollouts(context.policy, context, rollouts)
+        # An earlier run does not say what its tokens meant; that ours begin alike says that they are cut alike.
+        alike = [
+            rollout.token_ids[: max(1, len(path) - 2)] == path[: max(1, len(path) - 2)]
+            for rollout, (_, path) in zip(rollouts, encoded, strict=True)
+        ]
+        same = bool(np.mean(alike) > 0.5) if alike else True
+        requests = [
+            ScoreRequest(prompt_ids=prompt, path_ids=rollout.token_ids if same else path)
+            for rollout, (prompt, path) in zip(rollouts, encoded, strict=True)
+        ]
+        after = context.sampler.score(requests, what="right answers of the earlier run")
+        return gather_answers(
+            context,
+            rollouts,
+            [total_logprob(r.policy_logprobs) for r in rollouts],
+            [total_logprob(s.logprobs) for s in after],
+            same,
+        )

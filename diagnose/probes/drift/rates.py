@@ -1,0 +1,108 @@
+"""Success rates before and now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.analysis.stats import MixturePosterior, fit_mixture, problem_change_tests
+from posttrain.diagnose.measure.problem_changes import classify_changes
+from posttrain.diagnose.measure.success_counts import count_successes
+from posttrain.diagnose.probes.base import ProbeContext
+from posttrain.diagnose.probes.drift.answers import Floats64
+from posttrain.diagnose.storage.rollout_table import RolloutTable
+from posttrain.diagnose.types import Estimate, Rollout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RatesBeforeAndNow:
+    """Success before and now, per problem."""
+
+    before: MixturePosterior
+    p_before: Floats64
+    """[P] posterior mean; NaN where the earlier policy was not drawn."""
+    p_after: Floats64
+    """[P]"""
+    states: tuple[str, ...]
+    """[P] a `ProblemChange`."""
+    fell: npt.NDArray[np.bool_]
+    """[P] whether the tests find that the rate fell."""
+    lost: Floats64
+    """[P] posterior probability of having been in support and keeping less than half of the rate."""
+    confidence: float
+    """Posterior probability that most problems that are not mastered are lost."""
+    num_lost: Estimate
+
+
+def _outcomes(context: ProbeContext, table: RolloutTable) -> list[npt.NDArray[np.bool_]]:
+    """Per problem, whether each of its samples with a known outcome succeeded, in the order in which they were drawn."""
+    places = table.places([problem.id for problem in context.measured.problems])
+    kept = np.flatnonzero((places >= 0) & ~table.greedy & ~table.missing)
+    kept = kept[np.argsort(places[kept], kind="stable")]
+    success = table.succeeded(context.measured.behavior.measure.success)[kept]
+    return np.split(success, np.searchsorted(places[kept], np.arange(1, len(context.measured.problems))))
+
+
+def _even(outcomes: Sequence[npt.NDArray[np.bool_]], equally: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Samples and successes for a test that needs a number of samples that was not chosen by looking at them.
+
+    Where problems were drawn in rounds, the first samples of each count, as many as the problem with the fewest has.
+    """
+    sizes = np.array([one.size for one in outcomes])
+    fewest = sizes.max(initial=0) if equally else sizes[sizes > 0].min(initial=sizes.max(initial=0))
+    return np.minimum(sizes, fewest), np.array([int(one[:fewest].sum()) for one in outcomes])
+
+
+def compare_rates(context: ProbeContext, drawn: Sequence[Rollout], earlier_run: RolloutTable | None) -> RatesBeforeAndNow:
+    """Success before, from the earlier run where there is one and else from what was drawn, held against success now."""
+    success, epsilon, groups = (
+        context.measured.behavior.measure.success,
+        context.measured.behavior.measure.epsilon,
+        context.measured.counts.groups,
+    )
+    if earlier_run is not None:
+        counts = count_successes(context.measured.behavior, context.measured.problems, earlier_run)
+        n_before, c_before = counts.num_samples, counts.num_correct
+        thinned = _even(_outcomes(context, earlier_run), counts.sampled_equally)
+    else:
+        known: dict[str, list[bool]] = {problem.id: [] for problem in context.measured.problems}
+        for rollout in drawn:
+            if (right := rollout.succeeded(success)) is not None:
+                known[rollout.problem_id].append(right)
+        n_before, c_before = (np.array([f(one) for one in known.values()], dtype=np.int64) for f in (len, sum))
+        thinned = n_before, c_before  # how many there are hangs on the budget, not on what was seen
+    before = fit_mixture(n_before, c_before, marks=(epsilon, context.thresholds.mastered), groups=groups)
+    after = context.measured.posterior.mixture
+    n_after, c_after = _even(_outcomes(context, context.measured.rollouts), context.measured.counts.sampled_equally)
+    rate = context.thresholds.change.false_discovery_rate
+    entered, changed = (problem_change_tests(*thinned, n_after, c_after, rate=rate, below=edge) for edge in (epsilon, None))
+    fell = changed.q_attrition <= rate
+
+    rng, num_draws = np.random.default_rng(0), context.thresholds.num_draws
+    was, now = (mixture.draw_rates(rng=rng, num_draws=num_draws) for mixture in (before, after))
+    held = (now < context.thresholds.mastered) & (n_before > 0)
+    lost = held & (was >= epsilon) & (now < context.thresholds.drift.kept * was)
+    most = lost.sum(axis=1) > context.thresholds.drift.share_lost * np.maximum(held.sum(axis=1), 1)
+    found = int(fell.sum())
+    high = float(np.quantile(lost.sum(axis=1), 0.5 + context.thresholds.level / 2))
+    reach = [mixture.interval_probabilities([epsilon])[:, 1] for mixture in (before, after)]
+    states = classify_changes(reach[0], reach[1], entered.q_expansion, entered.q_attrition, context.thresholds.change)
+    return RatesBeforeAndNow(
+        before=before,
+        p_before=np.where(n_before > 0, before.problem_interval()[0], np.nan),
+        p_after=after.problem_interval()[0],
+        states=tuple(state.value for state in states),
+        fell=fell,
+        lost=lost.mean(axis=0),
+        # Finitely many draws prove no certainty: half a draw is always left to the other side.
+        confidence=(int(most.sum()) + 0.5) / (num_draws + 1),
+        num_lost=Estimate(
+            estimate=float(found),
+            low=(1 - rate) * found,
+            high=max(float(found), high),
+            method="Fisher's tests, 5 % of those found may be false; high: posterior of halved rates",
+        ),
+    )

@@ -1,0 +1,136 @@
+"""Samples of student and teacher under both models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt, Engine, ScoreRequest
+from posttrain.diagnose.probes.base import ProbeContext
+from posttrain.diagnose.types import Problem, Reference, Rollout, StopReason
+
+OWN = 2
+"""Right, and wrong, samples of the student per problem that the teacher reads: the contrast is between problems, so few of each do."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contrast:
+    """Samples of one model under both (arrays of length S)."""
+
+    place: npt.NDArray[np.int64]
+    """Of each sample's problem in `ProbeContext.problems`."""
+    num_tokens: npt.NDArray[np.int64]
+    """As the student writes it."""
+    student: npt.NDArray[np.float64]
+    """Summed log-probability, nats."""
+    teacher: npt.NDArray[np.float64]
+    """The same under the teacher."""
+
+    def per_token(self, values: npt.NDArray[np.float64], which: npt.NDArray[np.bool_] | None = None) -> dict[int, float]:
+        """Place of a problem → nats per token over its samples (those of `which`)."""
+        chosen = np.ones(len(self.place), dtype=np.bool_) if which is None else which
+        return {
+            int(place): float(
+                values[chosen & (self.place == place)].sum() / self.num_tokens[chosen & (self.place == place)].sum()
+            )
+            for place in np.unique(self.place[chosen])
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SameTokens:
+    """What two tokenizers have in common, on the texts at hand."""
+
+    prompts: bool
+    """Whether problems become the same ids."""
+    formats: bool
+    """Whether both read chats, or both completions: a leading space that belongs to one format is odd in the other."""
+    answers: bool
+    """Whether answers become the same ids after the same prompt; then logits can be compared token by token."""
+
+
+def own_samples(context: ProbeContext, drawn: Sequence[int]) -> list[Rollout]:
+    """The first right and wrong samples of the student, at most `OWN` of each per problem, in a fixed order."""
+    table = context.measured.rollouts
+    place = table.places([problem.id for problem in context.measured.problems])
+    succeeded = table.succeeded(context.measured.behavior.measure.success)
+    usable = np.isin(place, drawn) & ~table.greedy & ~table.missing
+    chosen: list[int] = []
+    for one in drawn:
+        for outcome in (True, False):
+            rows = np.flatnonzero(usable & (place == one) & (succeeded == outcome))
+            chosen += rows[np.argsort(table.sample_index[rows], kind="stable")][:OWN].tolist()
+    return [one for one in table.rows(chosen) if is_scorable(one)]
+
+
+def is_scorable(rollout: Rollout) -> bool:
+    """Whether a sample has a token that the other model can be asked about."""
+    return rollout.stop is StopReason.EOS or (rollout.stop is not StopReason.ERROR and bool(rollout.text.strip()))
+
+
+def compare_tokenizers(context: ProbeContext, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> SameTokens:
+    """Return what the tokenizers of student and teacher have in common on these problems and samples."""
+    assert context.teacher is not None
+    pairs = [
+        tuple(e.codec.encode_prompt(p.prompt, context.measured.behavior.prompt) for e in (context.policy, context.teacher))
+        for p in problems
+    ]
+    prompts = {problem.id: mine for problem, (mine, _) in zip(problems, pairs, strict=True)}
+    answers = all(
+        context.policy.codec.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
+        == context.teacher.codec.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
+        for one in rollouts
+    )
+    return SameTokens(
+        prompts=all(mine.token_ids == other.token_ids for mine, other in pairs),
+        formats=all(mine.format == other.format for mine, other in pairs),
+        answers=answers,
+    )
+
+
+def score_under_both(context: ProbeContext, rollouts: Sequence[Rollout], same: bool, *, by_teacher: bool) -> Contrast:
+    """Samples of one model under both.
+
+    Args:
+        context: Holds both engines.
+        rollouts: S samples of one of them.
+        same: Whether its tokens mean the same to the other.
+        by_teacher: Whether the teacher drew them.
+    """
+    assert context.teacher is not None
+    known = {problem.id: (place, problem) for place, problem in enumerate(context.measured.problems)}
+    engines = {False: context.policy, True: context.teacher}
+    sums: dict[bool, npt.NDArray[np.float64]] = {}
+    lengths: dict[bool, list[int]] = {}
+    for is_teacher, engine in engines.items():
+        prompts = [
+            engine.codec.encode_prompt(known[one.problem_id][1].prompt, context.measured.behavior.prompt) for one in rollouts
+        ]
+        if same and is_teacher == by_teacher:
+            paths = [one.token_ids for one in rollouts]
+        else:
+            paths = [_path(engine, prompt, one, same) for prompt, one in zip(prompts, rollouts, strict=True)]
+        requests = [ScoreRequest(prompt_ids=prompt.token_ids, path_ids=path) for prompt, path in zip(prompts, paths, strict=True)]
+        what = f"{'teacher' if by_teacher else 'own'} samples under {'the teacher' if is_teacher else 'the policy'}"
+        scores = context.sampler.score(requests, engine=engine, what=what, is_teacher=is_teacher)
+        sums[is_teacher] = np.array([score.logprobs.sum(dtype=np.float64) for score in scores])
+        lengths[is_teacher] = [len(path) for path in paths]
+    return Contrast(
+        place=np.array([known[one.problem_id][0] for one in rollouts], dtype=np.int64),
+        num_tokens=np.maximum(1, np.array(lengths[False], dtype=np.int64)),
+        student=sums[False],
+        teacher=sums[True],
+    )
+
+
+def _path(engine: Engine, prompt: EncodedPrompt, rollout: Rollout, same: bool) -> tuple[int, ...]:
+    """A sample as the other model's tokens; with the end token of that model where the sample ended by its own."""
+    text = rollout.text if same else rollout.text.strip()
+    path: EncodedPath = engine.codec.encode_path(prompt, Reference(steps=(text,)))
+    ended = rollout.stop is StopReason.EOS
+    if not same:
+        return path.token_ids if ended else path.token_ids[:-1]
+    return (*rollout.token_ids[:-1], path.token_ids[-1]) if ended else rollout.token_ids

@@ -1,0 +1,84 @@
+"""The probe itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from posttrain.diagnose.probes import QUESTIONS
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost, PromptRequest
+from posttrain.diagnose.probes.conditions import (
+    SAMPLES,
+    affordable,
+    enough,
+    in_random_order,
+    measured,
+)
+from posttrain.diagnose.probes.scaffold import MOST_PROBLEMS
+from posttrain.diagnose.probes.teacher.contrast import OWN, compare_tokenizers, is_scorable, own_samples, score_under_both
+from posttrain.diagnose.probes.teacher.finding import TeacherOutcome, make_finding
+from posttrain.diagnose.types import Behavior, Bottleneck, SkipReason, Split
+
+TEACHER = "teacher"
+
+
+class TeacherProbe:
+    """See the module."""
+
+    name = "teacher"
+    question = QUESTIONS[name]
+
+    def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
+        """See `Probe`."""
+        if not available.teacher:
+            return ProbeCost(impossible=SkipReason.NO_TEACHER)
+        problems = min(MOST_PROBLEMS, len(behavior.split(split)))
+        limit = behavior.sampling.max_tokens
+        return ProbeCost(
+            generated_tokens=problems * SAMPLES * limit,
+            # Samples of both, scored by both.
+            scored_tokens=2 * problems * (SAMPLES + 2 * OWN) * (limit + 1),
+            when="where the behavior is not mastered",
+        )
+
+    def worth(self, context: ProbeContext) -> SkipReason | None:
+        """See `Probe`."""
+        if (
+            context.measured.posterior.label is Bottleneck.MASTERED
+            and context.measured.posterior.confidence >= context.thresholds.confidence
+        ):
+            return SkipReason.MASTERED
+        if context.teacher is not None and context.teacher.info.model_fingerprint == context.policy.info.model_fingerprint:
+            return SkipReason.SAME_MODEL
+        if not enough(context, affordable(context, MOST_PROBLEMS, 1)[0]):
+            return SkipReason.TOO_FEW_TOKENS
+        return None
+
+    def run(self, context: ProbeContext) -> Finding:
+        """See `Probe`."""
+        assert context.teacher is not None
+        most, num = affordable(context, MOST_PROBLEMS, 1)
+        drawn = sorted(in_random_order(context, range(len(context.measured.problems)))[:most])
+        if not drawn:
+            return Finding(
+                probe=self.name,
+                behavior=context.measured.behavior.name,
+                outcome=TeacherOutcome.NOT_MEASURED,
+                summary="Not measured: the budget did not hold the teacher's samples of one problem.",
+            )
+        problems = [context.measured.problems[place] for place in drawn]
+        prompt_requests = [
+            PromptRequest(
+                problem, context.teacher.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt).token_ids, num
+            )
+            for problem in problems
+        ]
+        taught = context.sampler.sample(prompt_requests, condition=TEACHER, engine=context.teacher)
+        success = measured(context, TEACHER, range(len(context.measured.problems)), drawn, taught)
+        own = own_samples(context, drawn)
+        theirs = [one for rollouts in taught for one in rollouts if is_scorable(one)]
+        tokens = compare_tokenizers(context, problems, [*own, *theirs])
+        same = tokens.answers and tokens.formats
+        of_student = score_under_both(context, own, same, by_teacher=False)
+        of_teacher = score_under_both(context, theirs, same, by_teacher=True)
+        right = np.array([bool(one.succeeded(context.measured.behavior.measure.success)) for one in own], dtype=np.bool_)
+        return make_finding(context, success, of_student, of_teacher, right, tokens)
