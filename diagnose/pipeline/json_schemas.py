@@ -12,8 +12,9 @@ from typing import Any
 
 from posttrain.diagnose.comparison.compare_json import CompareFile
 from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile
+from posttrain.diagnose.storage.json_model import FileModel
 
-MODELS = {"diagnosis": DiagnosisFile, "compare": CompareFile}
+MODELS: dict[str, type[FileModel]] = {"diagnosis": DiagnosisFile, "compare": CompareFile}
 """Stem of each file, and its model."""
 
 

@@ -15,7 +15,9 @@ from helpers.probes import note_codes, planted_context, restarted, with_counts, 
 
 from posttrain.diagnose.engines.base import Engine, TokenScores
 from posttrain.diagnose.engines.scripted import ScriptedEngine
-from posttrain.diagnose.probes.availability import Availability, AvailabilityOutcome, bind, removed_by, with_answer
+from posttrain.diagnose.probes.availability import Availability, AvailabilityOutcome
+from posttrain.diagnose.probes.availability.scoring import with_answer
+from posttrain.diagnose.probes.availability.steps import bind, removed_by
 from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext
 from posttrain.diagnose.probes.finding_json import finding_from_json, finding_to_json
 from posttrain.diagnose.types import Finding, Reference, SkipReason, Split

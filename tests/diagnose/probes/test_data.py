@@ -14,7 +14,8 @@ from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext
-from posttrain.diagnose.probes.data import Data, DataOutcome, limit_of_support
+from posttrain.diagnose.probes.data import Data, DataOutcome
+from posttrain.diagnose.probes.data.numbers import limit_of_support
 from posttrain.diagnose.probes.finding_json import finding_from_json, finding_to_json
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import DataThresholds, Thresholds
