@@ -85,63 +85,67 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
     directory.check("diagnose", request.settings())
     data = read_training_rows(Path(request.data)) if request.data is not None else None
     with ExitStack() as opened:
-        engine = _open_policy(request, opened, reporter)
-        _check_prompts(engine, request)
-        inputs = ProbeInputs(
-            teacher=_open_other(request.teacher, request, opened, reporter),
-            earlier=_open_other(request.earlier, request, opened, reporter),
-            before=None if request.before is None else Path(request.before),
-            data=data,
-        )
-        directory.open("diagnose", {**request.settings(), **_engine_settings(engine)}, _details(request, engine))
-        sampling = SamplingSettings(
-            directory=directory,
-            engine=engine,
-            goal=request.goal,
-            split=request.split,
-            seed=request.seed,
-            thresholds=request.thresholds,
-            reporter=reporter,
-        )
-        probes = ProbeRun(
-            names=request.probes,
-            directory=directory,
-            policy=engine,
-            inputs=inputs,
-            thresholds=request.thresholds,
-            seed=sampling.sampling_seed,
-            reporter=reporter,
-        )
-        MeasurementRun(settings=sampling, probe_run=probes).measure(request.loaded)
-    from posttrain.diagnose.pipeline.run_files import write_run
-
+        policy, teacher, earlier = _open_engines(request, opened, reporter)
+        _check_prompts(policy, request)
+        directory.open("diagnose", {**request.settings(), **_engine_settings(policy)}, _details(request, policy))
+        before = None if request.before is None else Path(request.before)
+        inputs = ProbeInputs(teacher=teacher, earlier=earlier, before=before, data=data)
+        _measure(request, policy, inputs, directory, reporter)
     finished = assemble(directory.path, behaviors=request.loaded)
-    write_run(finished)
+    _write(finished)
     return finished
 
 
-def _open_policy(request: DiagnoseRequest, opened: ExitStack, reporter: Reporter) -> Engine:
-    """Return the engine of the model that is diagnosed; it is closed with `opened` unless it was given open."""
-    if not isinstance(request.engine, str):
-        return request.engine
-    with reporter.task(f"opening {request.model}", None):
-        if request.workers == 1:
-            engine = open_engine(request.engine, str(request.model), request.loaded)
-        else:
-            engine = open_pool(request.engine, str(request.model), request.loaded, workers=request.workers)
-    opened.callback(engine.close)
-    return engine
+def _open_engines(request: DiagnoseRequest, opened: ExitStack, reporter: Reporter) -> tuple[Engine, Engine | None, Engine | None]:
+    """Return the engines of the model, of the teacher and of the earlier checkpoint.
+
+    Those that were not given open are of one kind, and are closed with `opened`.
+    """
+    kind = request.engine if isinstance(request.engine, str) else "transformers"
+
+    def open_model(model: str | Path, workers: int = 1) -> Engine:
+        with reporter.task(f"opening {model}", None):
+            if workers == 1:
+                engine = open_engine(kind, str(model), request.loaded)
+            else:
+                engine = open_pool(kind, str(model), request.loaded, workers=workers)
+        opened.callback(engine.close)
+        return engine
+
+    policy = open_model(request.model, request.workers) if isinstance(request.engine, str) else request.engine
+    teacher = open_model(request.teacher) if isinstance(request.teacher, str) else request.teacher
+    earlier = open_model(request.earlier) if isinstance(request.earlier, str) else request.earlier
+    return policy, teacher, earlier
 
 
-def _open_other(model: str | Engine | None, request: DiagnoseRequest, opened: ExitStack, reporter: Reporter) -> Engine | None:
-    """Return an engine of the same kind for a teacher or an earlier checkpoint; None where there is none."""
-    if model is None or not isinstance(model, str | Path):
-        return model
-    with reporter.task(f"opening {model}", None):
-        kind = request.engine if isinstance(request.engine, str) else "transformers"
-        engine = open_engine(kind, str(model), request.loaded)
-    opened.callback(engine.close)
-    return engine
+def _measure(request: DiagnoseRequest, policy: Engine, inputs: ProbeInputs, directory: RunDirectory, reporter: Reporter) -> None:
+    """Sample, score, check and probe, and store everything."""
+    sampling = SamplingSettings(
+        directory=directory,
+        engine=policy,
+        goal=request.goal,
+        split=request.split,
+        seed=request.seed,
+        thresholds=request.thresholds,
+        reporter=reporter,
+    )
+    probes = ProbeRun(
+        names=request.probes,
+        directory=directory,
+        policy=policy,
+        inputs=inputs,
+        thresholds=request.thresholds,
+        seed=sampling.sampling_seed,
+        reporter=reporter,
+    )
+    MeasurementRun(settings=sampling, probe_run=probes).measure(request.loaded)
+
+
+def _write(run: DiagnosedRun) -> None:
+    """Write the results; drawing figures needs matplotlib, which is imported only here."""
+    from posttrain.diagnose.pipeline.run_files import write_run
+
+    write_run(run)
 
 
 def _engine_settings(engine: Engine) -> dict[str, Any]:
