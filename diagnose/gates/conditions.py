@@ -1,4 +1,4 @@
-"""How a condition of a gate is written: `[behavior:]metric>=number`, or `<=`."""
+"""Syntax of a gate condition: `[behavior:]metric>=number`, or `<=`."""
 
 from __future__ import annotations
 
@@ -19,41 +19,45 @@ ALLOWED = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Condition:
-    """One condition, as written."""
+    """One parsed condition."""
 
     text: str
+    """As written by the user."""
     behavior: str | None
     """Name of a behavior, or a pattern such as `*`; None means every target behavior."""
     metric: str
     """`pass@16`, `delta pass@1`, `greedy`, `share_within_support`, ..."""
     k: int
-    """Of pass@k; 1 for other metrics."""
+    """The k of pass@k; 1 for other metrics."""
     op: str
+    """`>=` or `<=`."""
     threshold: float
 
     @property
     def of_comparison(self) -> bool:
-        """Whether it speaks of a change."""
+        """Return whether the metric is a change between two runs."""
         return self.metric.startswith("delta")
 
 
 def parse_condition(text: str) -> Condition:
-    """Read a condition.
+    """Parse a condition.
 
     Raises:
-        SettingsError: it is not one.
+        SettingsError: It is malformed (code `malformed_condition`), or its number is out of range (`threshold_out_of_range`).
     """
     found = _CONDITION.fullmatch(text)
     if not found or found["k"] == "0":
-        raise SettingsError(f"condition: got {text!r}, allowed is {ALLOWED}")
+        raise SettingsError(f"condition: got {text!r}, allowed is {ALLOWED}", code="malformed_condition")
     metric = " ".join(found["metric"].split())
     threshold = float(found["threshold"])
     lowest = -1.0 if found["delta"] else 0.0
     if not lowest <= threshold <= 1.0:
-        raise SettingsError(f"condition: got {text!r}, {metric} lies between {lowest:g} and 1; give a number there")
+        raise SettingsError(
+            f"condition: got {text!r}, {metric} lies between {lowest:g} and 1; give a number there", code="threshold_out_of_range"
+        )
     k = int(found["k"].lstrip("0") or 0) if found["k"] else 1
     if k < 1:
-        raise SettingsError(f"condition: got {text!r}; k of pass@k is at least 1")
+        raise SettingsError(f"condition: got {text!r}; k of pass@k is at least 1", code="malformed_condition")
     return Condition(
         text=text, behavior=found["behavior"], metric=f"{'delta ' if found['delta'] else ''}pass@{k}" if found["k"] else metric,
         k=k, op=found["op"], threshold=threshold,

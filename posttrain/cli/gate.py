@@ -36,11 +36,11 @@ def gate(
     All conditions must hold: exit code 0 met, 1 proven not met, 3 not decided yet.
 
     >= is met when the lower bound of the 95 % interval reaches the number, <= when the upper bound does. That all of several conditions
-    hold needs no correction; that one of m fails is claimed only at 1 - .05/m. A condition that is not decided says what would settle it.
+    hold needs no correction; that one of m fails is claimed only at 1 - .05/m. A condition that is not decided says which effort would decide it.
     """
     from posttrain.diagnose import gate as run_gate
-    from posttrain.diagnose.gates.decide_gates import gate_to_json
+    from posttrain.diagnose.gates.gate_result import describe_condition, gate_to_json
 
     result = run_gate(run, conditions)
-    print(json.dumps(gate_to_json(result), indent=1) if as_json else "\n".join(condition.line for condition in result.conditions))
+    print(json.dumps(gate_to_json(result), indent=1) if as_json else "\n".join(map(describe_condition, result.conditions)))
     raise typer.Exit(result.exit_code)

@@ -1,0 +1,142 @@
+"""Metrics of a measured run or of a comparison, each with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.analysis.stats import (
+    IntArray,
+    Interval,
+    estimate_pass_at_k,
+    fit_mixture,
+    mean_interval,
+    paired_delta_interval,
+    pass_at_k,
+)
+from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry
+from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.gates.conditions import SHARES, Condition
+from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry
+from posttrain.diagnose.storage.run_directory import RunDirectory
+
+_POSTERIOR_DRAWS = 2000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredEntry:
+    """One behavior of diagnosis.json or compare.json, and where it was read."""
+
+    path: Path
+    """The run directory."""
+    entry: BehaviorEntry | BehaviorChangeEntry
+    mastered: float
+    """Success rate from which a problem is mastered, as in the settings of the run."""
+
+
+def estimate_metric(measured: MeasuredEntry, condition: Condition, level: float) -> Interval:
+    """Estimate the metric of a condition on one behavior.
+
+    Samples without an outcome widen the interval: they count as failures at its lower end and as successes at its upper end.
+
+    Args:
+        measured: The behavior.
+        condition: Names the metric.
+        level: Confidence.
+
+    Raises:
+        SettingsError: The comparison has fewer samples per problem than the k of the condition (code `k_above_samples`).
+    """
+    entry = measured.entry
+    if isinstance(entry, BehaviorChangeEntry):
+        return _pass_at_k_change(measured.path, entry, condition, level)
+    if condition.metric == "greedy":
+        return _greedy(measured.path, entry, level)
+    n, correct, missing = counts_of(entry)
+    groups = groups_of(entry)
+    estimate: Callable[[IntArray, IntArray], Interval]
+    if condition.metric in SHARES:
+
+        def estimate(n: IntArray, correct: IntArray) -> Interval:
+            return _share(n, correct, groups, (entry.measure["epsilon"], measured.mastered), condition.metric, level)
+    else:
+
+        def estimate(n: IntArray, correct: IntArray) -> Interval:
+            equally = bool(n.min() == n.max())
+            return estimate_pass_at_k(n, correct, [condition.k], sampled_equally=equally, groups=groups, level=level)[0]
+
+    known = estimate(n, correct)
+    if not missing.any():
+        return known
+    bounds = [estimate(n + missing, correct), estimate(n + missing, correct + missing)]
+    low, high = min(bound.low for bound in bounds), max(bound.high for bound in bounds)
+    return Interval(known.estimate, low, high, f"{known.method}, missing samples as failures and as successes")
+
+
+def counts_of(entry: BehaviorEntry) -> tuple[IntArray, IntArray, IntArray]:
+    """Return [P] samples with a known outcome, successes, and samples without an outcome."""
+    rows = [(row.num_samples, row.num_correct, row.num_missing) for row in entry.problems]
+    n, correct, missing = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    return n, correct, missing
+
+
+def groups_of(entry: BehaviorEntry | BehaviorChangeEntry) -> tuple[str, ...]:
+    """Return [P] the group of each problem; an unrelated problem is a group of its own."""
+    return tuple(row.group or row.id for row in entry.problems)
+
+
+def paired_pass_at_k(entry: BehaviorChangeEntry, k: int) -> npt.NDArray[np.float64]:
+    """Return [2, P] pass@k of each problem before and after; NaN where it has fewer than k samples."""
+    n = np.array([row.num_samples or 0 for row in entry.problems], dtype=np.int64)
+    sides = [[row.before for row in entry.problems], [row.after for row in entry.problems]]
+    return np.stack([pass_at_k(n, np.rint(n * np.array(rates)).astype(np.int64), k) for rates in sides])
+
+
+def _share(
+    n: IntArray, correct: IntArray, groups: Sequence[str], edges: tuple[float, float], metric: str, level: float
+) -> Interval:
+    """Estimate the share of *these* problems with a label, from the posterior of the fitted mixture."""
+    mixture = fit_mixture(n, correct, marks=edges, groups=groups)
+    counts, _ = mixture.draw_interval_counts(edges, rng=np.random.default_rng(0), num_draws=_POSTERIOR_DRAWS)
+    below, between, above = counts.T / n.size
+    draws = {
+        "share_within_support": between + above,
+        "share_missing_support": below,
+        "share_poor_choice": between,
+        "share_mastered": above,
+    }[metric]
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(draws.mean()), float(low), float(high), "posterior of the fitted mixture, these problems")
+
+
+def _greedy(path: Path, entry: BehaviorEntry, level: float) -> Interval:
+    """Estimate pass@1 of greedy decoding."""
+    table = RunDirectory(path).rollout_table(entry.name)
+    places = table.places([row.id for row in entry.problems])
+    known = table.greedy & (places >= 0)
+    success = np.full(len(entry.problems), np.nan)
+    outcome = np.where(table.missing, np.nan, table.succeeded(entry.measure["success"]))
+    success[places[known]] = outcome[known]
+    groups = groups_of(entry)
+    value = mean_interval(success, groups, level=level)
+    if not np.isnan(success).any():
+        return value
+    bounds = [mean_interval(np.nan_to_num(success, nan=worst), groups, level=level) for worst in (0.0, 1.0)]
+    return Interval(value.estimate, bounds[0].low, bounds[1].high, f"{value.method}, missing ones as failures and as successes")
+
+
+def _pass_at_k_change(path: Path, entry: BehaviorChangeEntry, condition: Condition, level: float) -> Interval:
+    """Estimate the mean paired change of pass@k; k was chosen in advance by the author of the condition."""
+    curves = paired_pass_at_k(entry, condition.k)
+    if np.isnan(curves).any():
+        fewest = min(row.num_samples or 0 for row in entry.problems)
+        raise SettingsError(
+            f"condition: got {condition.text!r}, {path} compares {fewest} samples of each problem of {entry.name}; "
+            f"give a k of at most {fewest}",
+            code="k_above_samples",
+        )
+    return paired_delta_interval(curves[0], curves[1], groups_of(entry), level=level)
