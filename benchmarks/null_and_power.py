@@ -34,7 +34,8 @@ from scipy import stats
 from scipy.special import betaln
 
 from posttrain.analysis.stats import fit_mixture, k_grid, permutation_test, problem_change_tests, support_dynamics
-from posttrain.diagnose.comparison.change_role import DEALS, ERROR, FALSE_DISCOVERY_RATE, decide_role
+from posttrain.diagnose.comparison.change_role import NUM_PERMUTATIONS, decide_role
+from posttrain.diagnose.comparison.comparison_words import role_words
 from posttrain.diagnose.measure.problem_changes import classify_changes
 from posttrain.diagnose.thresholds import ChangeThresholds
 from posttrain.diagnose.types import ProblemChange, default_epsilon
@@ -47,6 +48,8 @@ SAMPLES = (16, 64, 256)
 EPSILON = default_epsilon(8)
 PRIMARY_K = 16
 RISE = 0.1
+THRESHOLDS = ChangeThresholds()
+FALSE_DISCOVERY_RATE, ERROR = THRESHOLDS.false_discovery_rate, THRESHOLDS.role_error
 RESULTS = Path(__file__).parents[1] / "build" / "benchmarks" / "null_and_power.json"
 DISTRIBUTIONS: dict[str, Callable[[np.random.Generator], Rates]] = {
     "Beta(.3, 1.2)": lambda rng: rng.beta(*BASE_BETA, NUM_PROBLEMS),
@@ -104,7 +107,7 @@ def changes_of(n: Counts, before: Counts, after: Counts) -> list[ProblemChange]:
     if min(tests.q_expansion.min(), tests.q_attrition.min()) > FALSE_DISCOVERY_RATE:
         return [ProblemChange.UNDETERMINED] * n.size  # nothing can be flagged, whatever the mixtures say
     reach = [fit_mixture(n, side, marks=[EPSILON]).interval_probabilities([EPSILON])[:, 1] for side in (before, after)]
-    return classify_changes(reach[0], reach[1], tests.q_expansion, tests.q_attrition, ChangeThresholds())
+    return classify_changes(reach[0], reach[1], tests.q_expansion, tests.q_attrition, THRESHOLDS)
 
 
 def ks_of(n: int) -> list[int]:
@@ -130,7 +133,7 @@ def null_row(distribution: str, num_samples: int, replicates: int) -> str:
         ratios.append((dynamics.srr, dynamics.ndr))
         naive += dynamics.expanded
         if replicate < num_roles:
-            shown = permutation_test(n, before, n, after, ks_of(num_samples), rng=rng, num_draws=DEALS)
+            shown = permutation_test(n, before, n, after, ks_of(num_samples), rng=rng, num_draws=NUM_PERMUTATIONS)
             roles += bool((shown.adjusted_p <= ERROR).any())
     srr, ndr = np.nanmean(np.array(ratios), axis=0)
     return (
@@ -215,7 +218,7 @@ def role_row(name: str, num_samples: int, replicates: int) -> str:
         first, last = TRUTHS[name](rng)
         before, after = rng.binomial(n, first), rng.binomial(n, last)
         mixtures = [fit_mixture(n, side, marks=[EPSILON]) for side in (before, after)]
-        words[decide_role(n, before, after, ks_of(num_samples), mixtures, EPSILON, rng=rng).words] += 1
+        words[role_words(decide_role(n, before, after, ks_of(num_samples), mixtures, EPSILON, THRESHOLDS, rng=rng))] += 1
     shares = ", ".join(f"{word} {count / replicates:.0%}" for word, count in words.most_common())
     return f"| {name} | {num_samples} | {shares} |"
 

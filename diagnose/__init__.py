@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from posttrain.diagnose.behaviors import bundled_behaviors, load_behavior, load_behaviors
-    from posttrain.diagnose.comparison.compare_runs import Transition, compare
-    from posttrain.diagnose.gates.decide_gates import GateResult, gate
+    from posttrain.diagnose.comparison.transition import Transition
+    from posttrain.diagnose.gates.decide_gates import gate
+    from posttrain.diagnose.gates.gate_result import GateResult
     from posttrain.diagnose.pipeline.assemble import assemble
+    from posttrain.diagnose.pipeline.compare_files import compare
     from posttrain.diagnose.pipeline.diagnose_run import run
-    from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedRun
     from posttrain.diagnose.pipeline.request import DiagnoseRequest
     from posttrain.diagnose.pipeline.run_files import rewrite_report
     from posttrain.diagnose.pipeline.run_plan import plan_run
+    from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
     from posttrain.diagnose.thresholds import Thresholds
 
 _HOME = {
@@ -31,14 +33,14 @@ _HOME = {
     "load_behavior": "behaviors",
     "load_behaviors": "behaviors",
     "DiagnoseRequest": "pipeline.request",
-    "DiagnosedRun": "pipeline.diagnosed_run",
-    "GateResult": "gates.decide_gates",
+    "DiagnosedRun": "storage.diagnosed_run",
+    "GateResult": "gates.gate_result",
     "assemble": "pipeline.assemble",
     "plan_run": "pipeline.run_plan",
     "rewrite_report": "pipeline.run_files",
     "run": "pipeline.diagnose_run",
-    "Transition": "comparison.compare_runs",
-    "compare": "comparison.compare_runs",
+    "Transition": "comparison.transition",
+    "compare": "pipeline.compare_files",
     "gate": "gates.decide_gates",
     "Thresholds": "thresholds",
 }

@@ -129,7 +129,9 @@ class ChangeThresholds:
     false_discovery_rate: float = 0.05
     """Of problems called expanded or attrited."""
     support_confidence: float = 0.95
-    """Posterior probability from which a problem counts as in, or out of, support."""
+    """Posterior probability from which a problem counts as in, or out of, support, and from which the place of a change is certain."""
+    role_error: float = 0.05
+    """Share of comparisons of one model with itself that may be given a role."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

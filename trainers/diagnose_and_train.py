@@ -14,16 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from posttrain.diagnose.comparison.compare_runs import Transition, compare
+from posttrain.diagnose.comparison.transition import Transition
 from posttrain.diagnose.engines.models.loading import fingerprint_model
 from posttrain.diagnose.errors import SettingsError, UserError
+from posttrain.diagnose.pipeline.compare_files import compare_folders, write_comparison
 from posttrain.diagnose.pipeline.diagnose_run import run
-from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.pipeline.request import resolve_behaviors
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.report.report_files import write_report
 from posttrain.diagnose.sampling.plan import sampling_goal
 from posttrain.diagnose.stage_catalogue import STAGES, Need, available_needs
+from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import RunEntry
 from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
 from posttrain.diagnose.types import Behavior, Purpose, Split
@@ -246,21 +247,15 @@ def _finish(
     trained = tuple(dict.fromkeys(name for round_ in done for name in round_.trained))
     label = " → ".join(round_.stage for round_ in done)
     record, last = directory.read_json(), done[-1].after
-    transition = compare(
-        before,
-        last,
-        out=directory.path,
-        trained=trained,
-        stage=label,
-        page=False,
-        run=RunEntry(
-            path=str(directory.path),
-            created=record["created"],
-            command=record["command"] or "see run.json",
-            versions=last.run.versions,
-        ),
-        settings=record["settings"] | {"stage": ", ".join(f"{round_.stage} on {', '.join(round_.trained)}" for round_ in done)},
+    transition = compare_folders(before, last, trained=trained, stage=label)
+    entry = RunEntry(
+        path=str(directory.path),
+        created=record["created"],
+        command=record["command"] or "see run.json",
+        versions=last.run.versions,
     )
+    stages = ", ".join(f"{round_.stage} on {', '.join(round_.trained)}" for round_ in done)
+    write_comparison(directory.path, transition, entry, record["settings"] | {"stage": stages})
     final = None
     held_out = [b for b in behaviors if b.name in trained and b.split(Split.FINAL)]
     if held_out:
@@ -268,7 +263,10 @@ def _finish(
             measure(source, held_out, out=directory.path / folder, split=Split.FINAL)
             for source, folder in ((model, "final-0"), (done[-1].checkpoint, "final-1"))
         ]
-        final = compare(sides[0], sides[1], out=directory.path / "final", trained=trained, stage=label, page=False)
+        final = compare_folders(sides[0], sides[1], trained=trained, stage=label)
+        write_comparison(
+            directory.path / "final", final, entry.model_copy(update={"path": str(directory.path / "final")}), sides[1].settings
+        )
     result = LoopResult(path=directory.path, before=before, rounds=tuple(done), transition=transition, final=final)
     write_json(directory.path / "loop.json", _summary(result))
     write_report(directory.path)

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from posttrain.analysis.stats import EquivalenceVerdict
+from posttrain.diagnose.comparison.change_role import ObservedRole
 from posttrain.diagnose.storage.diagnosis_json import EstimateEntry, LabelledEstimate, PassAtKEntry, RunEntry, VerdictEntry
 from posttrain.diagnose.storage.json_model import FileModel, Number
 from posttrain.diagnose.types import ProblemChange, Purpose, Split
@@ -58,7 +60,7 @@ class EquivalenceEntry(EstimateEntry):
     """Whether the change of pass@1 is too small to matter."""
 
     margin: Number
-    verdict: Literal["equivalent", "different", "undecided"]
+    verdict: EquivalenceVerdict
 
 
 class NeverSolvedEntry(FileModel):
@@ -144,7 +146,7 @@ class BehaviorChangeEntry(FileModel):
     trained: bool = False
     """Whether the stage in between was trained on it."""
     stage: str | None = None
-    role_observed: str = "not_distinguishable"
+    role_observed: ObservedRole = ObservedRole.NOT_DISTINGUISHABLE
     role: RoleEntry = RoleEntry()
     num_problems: int
     pass_at_1: PassAtOneEntry
@@ -160,6 +162,8 @@ class BehaviorChangeEntry(FileModel):
     beside: dict[str, BeforeAfterEntry] = Field(default_factory=dict)
     problems: Sequence[ProblemChangeEntry] = ()
     notes: Sequence[str] = ()
+    note_codes: Sequence[str] = ()
+    """The notes as codes."""
     verdicts: VerdictsEntry = VerdictsEntry()
 
 

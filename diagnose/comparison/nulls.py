@@ -1,10 +1,10 @@
-"""What two draws of one and the same model would show: three ways to know it, and how to tell a second draw from a copy.
+"""Nulls of support dynamics: what sampling one and the same model twice would show, and how to tell a second run from a copy.
 
 * `predictive` (the default): new samples from the fitted mixture of the run before, at the same number of samples. It costs nothing and
-  uses every sample; it leans on the fit.
-* a second run of the model before: leans on nothing, and costs a run. Before, after and null are thinned alike.
-* `halves`: one half of the samples before against the other, with before and after thinned to half as well. It leans on nothing
-  and costs no run, but everything is then said at half the samples: of use where the fit is in doubt.
+  uses every sample, but depends on the fit.
+* a second run of the model before: assumes nothing, and costs a run. Before, after and null are thinned to the same number of samples.
+* `halves`: one half of the samples before against the other, with before and after thinned to half as well. It assumes nothing and costs
+  no run, but everything then holds at half the samples: useful where the fit is in doubt.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ PREDICTIVE, HALVES = "predictive", "halves"
 _RATIOS = ("srr", "ndr", "sds", "nscr")
 _DRAWS = 2000
 _PAIRS = 2000
-"""Samples that are looked at to tell a second draw from a copy."""
+"""Samples that are compared to tell a second run from a copy."""
 
-Counts = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.int64]
 
 
 def support_rows(
-    n: Counts,
-    before: Counts,
-    after: Counts,
+    n: Ints,
+    before: Ints,
+    after: Ints,
     mixture_before: MixturePosterior,
     *,
     halves: bool,
-    second: tuple[Counts, Counts] | None,
+    second: tuple[Ints, Ints] | None,
     rng: np.random.Generator,
 ) -> tuple[SupportRow, ...]:
-    """Support dynamics, each beside its null at the same number of samples.
+    """Compute support dynamics, each beside its null at the same number of samples.
 
     Args:
         n: [P] samples of each problem on both sides.
@@ -44,16 +44,21 @@ def support_rows(
         after: [P] successes after.
         mixture_before: Fit of the side before.
         halves: Whether the null is that of split halves.
-        second: Samples and successes of a second draw of the model before, [P] each; overrides `halves`.
-        rng: Where draws come from.
+        second: Samples and successes of a second run of the model before, [P] each; overrides `halves`.
+        rng: Random generator.
     """
     if second is not None:
         fewest = np.minimum(n, second[0])
         thinned = [thin(samples, c, fewest, rng=rng) for samples, c in ((n, before), (n, after), second)]
         value = support_dynamics(fewest, thinned[0], fewest, thinned[1])
         null = support_dynamics(fewest, thinned[0], fewest, thinned[2])
-        counted, drawn = _counted(int(fewest[fewest > 0].min(initial=n.max()))), "second run of the model before, at the same n"
-        return tuple(_row(key, _exactly(getattr(value, key), counted), _exactly(getattr(null, key), drawn)) for key in _RATIOS)
+        counted, null_method = (
+            _counted(int(fewest[fewest > 0].min(initial=n.max()))),
+            "second run of the model before, at the same n",
+        )
+        return tuple(
+            _row(key, _exactly(getattr(value, key), counted), _exactly(getattr(null, key), null_method)) for key in _RATIOS
+        )
     if halves:
         split, null_split = support_dynamics_halves(n, before, after, rng=rng, num_draws=_DRAWS)
         return tuple(_row(key, Estimate.of(getattr(split, key)), Estimate.of(getattr(null_split, key))) for key in _RATIOS)
@@ -63,12 +68,12 @@ def support_rows(
     return tuple(_row(key, _exactly(getattr(plain, key), counted), Estimate.of(getattr(predicted, key))) for key in _RATIOS)
 
 
-def coupled(first: RolloutTable, second: RolloutTable) -> bool:
-    """Whether two draws of one model share more samples than two draws would: a copy, or a seed that an engine passed over.
+def are_coupled(first: RolloutTable, second: RolloutTable) -> bool:
+    """Return whether two runs of one model share more samples than independent runs would: a copy, or a seed that an engine ignored.
 
-    Equal texts alone prove nothing, a mastered behavior reads the same in every draw. But each sample comes with the probability of
-    drawing it, so the number of equal pairs has a known mean and spread; five standard deviations and three pairs above it is no chance.
-    A sample without log-probabilities counts as certain, and proves nothing.
+    Equal texts alone prove nothing: a mastered behavior reads the same in every run. But each sample comes with its probability, so the
+    number of equal pairs has a known mean and spread; five standard deviations and three pairs above it is not chance. A sample without
+    log-probabilities counts as certain, and proves nothing.
     """
     common = sorted(set(first.problem_ids) & set(second.problem_ids))
     sides = [_samples(table, common) for table in (first, second)]
@@ -80,7 +85,7 @@ def coupled(first: RolloutTable, second: RolloutTable) -> bool:
 
 
 def _samples(table: RolloutTable, problem_ids: list[str]) -> dict[tuple[int, int], int]:
-    """(place of the problem, number of the sample) → row, of what was sampled and is not missing."""
+    """Map (index of the problem, index of the sample) to the row, of samples that are not missing."""
     places = table.places(problem_ids)
     kept = np.flatnonzero((places >= 0) & ~table.greedy & ~table.missing)
     return {(int(places[i]), int(table.sample_index[i])): int(i) for i in kept}

@@ -1,11 +1,25 @@
-"""What a comparison finds about one behavior, as data."""
+"""What a comparison finds, as data."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from enum import StrEnum
 
+from posttrain.analysis.stats import CurveCrossing, Equivalence, NeverSolved
+from posttrain.diagnose.comparison.change_role import ObservedRole, RoleVerdict
+from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.types import Estimate, PassAtK, ProblemChange
+
+
+class ComparisonNote(StrEnum):
+    """Limitation of a comparison."""
+
+    DEPLOYED_POLICY = "deployed_policy"
+    """Sampled with a temperature or truncation of its own: support is that of the deployed policy."""
+    ONE_SEED = "one_seed"
+    """Intervals leave out the spread between training seeds."""
+    ADAPTIVE_SAMPLING = "adaptive_sampling"
+    """A run was sampled adaptively: changes of pass@k are estimated by likelihood."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,12 +37,12 @@ class ProblemChangeRow:
     num_samples: int | None = None
     """Samples behind each of the two rates; None where they are not counts."""
     group: str | None = None
-    """Name of its cluster, where problems are related."""
+    """Name of its group, where problems are related."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SupportRow:
-    """One number of support dynamics beside what the same model, sampled twice, gives at the same number of samples."""
+    """One number of support dynamics beside its null: the same model sampled twice, at the same number of samples."""
 
     name: str
     """`SRR`, `NDR`, `SDS` or `NSCR`."""
@@ -51,27 +65,63 @@ class ComparisonReport:
 
     name: str
     trained: bool
-    """Whether a stage was trained on it; otherwise it is there to see what else changed."""
+    """Whether a stage was trained on it; otherwise it shows what else changed."""
     stage: str | None
     """The stage between the two runs, None where nothing was trained."""
     num_problems: int
-    """How many problems were measured in both runs."""
+    """Problems measured in both runs."""
+    num_samples: int
+    """Fewest samples of a problem, the same on both sides."""
     pass_at_1_before: Estimate
     pass_at_1_after: Estimate
     delta: Estimate
     """Paired difference of pass@1."""
-    pass_at_k_delta: tuple[PassAtK, ...] = ()
+    pass_at_k_delta: tuple[PassAtK, ...]
     """Paired difference of pass@k, per k."""
-    pass_at_k_before: tuple[PassAtK, ...] = ()
-    pass_at_k_after: tuple[PassAtK, ...] = ()
-    changes: tuple[ProblemChangeRow, ...] = ()
-    support: tuple[SupportRow, ...] = ()
-    side_by_side: tuple[SideBySide, ...] = ()
-    role: str = ""
-    """What the stage did, in a few words: `expansion`, `policy reshaping`, `attrition`, `not distinguishable`."""
-    num_samples: int = 0
-    """Fewest samples of a problem, the same on both sides."""
-    detectable_rise: float = math.nan
-    """Rate from which on a problem that alone rises from 0 is found with a power of 0.8; NaN where none is."""
-    notes: tuple[str, ...] = ()
-    """What to keep in mind, in words."""
+    pass_at_k_before: tuple[PassAtK, ...]
+    pass_at_k_after: tuple[PassAtK, ...]
+    changes: tuple[ProblemChangeRow, ...]
+    support: tuple[SupportRow, ...]
+    side_by_side: tuple[SideBySide, ...]
+    detectable_rise: float
+    """Rate from which a single problem that rises from 0 is detected with a power of 0.8; NaN where none is."""
+    notes: tuple[ComparisonNote, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BehaviorTransition:
+    """What changed on one behavior."""
+
+    name: str
+    report: ComparisonReport
+    """The numbers."""
+    role: RoleVerdict
+    never_solved: NeverSolved
+    """The gain on problems without a success before."""
+    crossing: CurveCrossing
+    """Where the pass@k curve after falls below the one before."""
+    equivalence: Equivalence
+    """Whether the change of pass@1 is shown to be too small to matter."""
+
+    @property
+    def role_observed(self) -> ObservedRole:
+        """Return the role that the comparison finds."""
+        return self.role.role
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transition:
+    """The comparison of two runs."""
+
+    before: DiagnosedRun
+    after: DiagnosedRun
+    behaviors: tuple[BehaviorTransition, ...]
+    null: str
+    """What support dynamics are compared with: `predictive`, `halves`, or the folder of a second run of the model before."""
+
+    def __getitem__(self, name: str) -> BehaviorTransition:
+        """Return the behavior of that name."""
+        for behavior in self.behaviors:
+            if behavior.name == name:
+                return behavior
+        raise KeyError(name)

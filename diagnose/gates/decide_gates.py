@@ -93,8 +93,8 @@ def _read(path: Path, *, of_comparison: bool) -> DiagnosisFile | CompareFile:
 
 
 def _select_behaviors(
-    path: Path, measured: Sequence[BehaviorEntry] | Sequence[BehaviorChangeEntry], condition: Condition
-) -> Sequence[BehaviorEntry] | Sequence[BehaviorChangeEntry]:
+    path: Path, measured: Sequence[BehaviorEntry | BehaviorChangeEntry], condition: Condition
+) -> Sequence[BehaviorEntry | BehaviorChangeEntry]:
     """Return the behaviors that a condition is about."""
     if condition.behavior is None:
         return [entry for entry in measured if entry.purpose is Purpose.TARGET] or measured
@@ -117,7 +117,9 @@ def _decide(measured: MeasuredEntry, condition: Condition, level_against: float)
     if invalid or not entry.problems:
         return GatedCondition(
             behavior=entry.name,
-            check=_check(condition, Interval(math.nan, math.nan, math.nan, "not measured"), len(entry.problems), Outcome.INCONCLUSIVE),
+            check=_check(
+                condition, Interval(math.nan, math.nan, math.nan, "not measured"), len(entry.problems), Outcome.INCONCLUSIVE
+            ),
             level=LEVEL,
             settles=None,
             reason=UndecidedReason.INVALID_MEASUREMENT,

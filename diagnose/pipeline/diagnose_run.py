@@ -19,12 +19,12 @@ from posttrain.diagnose.engines import open_engine
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.ray.open_cluster import open_pool
 from posttrain.diagnose.pipeline.assemble import assemble
-from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.pipeline.measure_behaviors import MeasurementRun
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
 from posttrain.diagnose.probes.runner import ProbeInputs, ProbeRun
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.behavior_sampler import SamplingSettings
+from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Behavior, Split

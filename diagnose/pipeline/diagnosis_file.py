@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from posttrain.analysis.plots.curves import step_rows
-from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedBehavior, DiagnosedRun
 from posttrain.diagnose.report.words import BOTTLENECKS
+from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun, DiagnosedBehavior
 from posttrain.diagnose.storage.diagnosis_json import (
     AlternativeEntry,
     BehaviorEntry,
@@ -96,10 +96,10 @@ def _problems(measured: DiagnosedBehavior) -> list[ProblemEntry]:
         entries.append(
             ProblemEntry.model_validate(
                 {
+                    **found,
                     **asdict(problem),
                     "group": groups.get(problem.id),
                     "greedy_correct": None if np.isnan(right) else bool(right),
-                    **found,
                 }
             )
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from posttrain.diagnose.pipeline.assemble import assemble
-from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.pipeline.diagnosis_file import diagnosis_file
 from posttrain.diagnose.report.report_files import write_report
+from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.json_model import write_model
 from posttrain.diagnose.storage.run_directory import RunDirectory
 

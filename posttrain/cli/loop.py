@@ -75,6 +75,8 @@ def _print_loop(result: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from posttrain.diagnose.comparison.comparison_words import role_words
+
     if not result.rounds:
         print_diagnosis(result.before, as_json=False)
         return
@@ -86,7 +88,7 @@ def _print_loop(result: Any) -> None:
             report = behavior.report
             table.add_row(
                 f"{report.name}{' (trained)' if report.trained else ''}", f"{report.num_problems} {split}", interval(report.pass_at_1_before),
-                interval(report.pass_at_1_after), interval(report.delta, signed=True), report.role,
+                interval(report.pass_at_1_after), interval(report.delta, signed=True), role_words(behavior.role),
             )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     for diagnosis in result.rounds[-1].after.diagnoses:

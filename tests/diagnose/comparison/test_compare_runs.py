@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 
 from posttrain import diagnose
-from posttrain.diagnose.errors import RunError, SettingsError
+from posttrain.diagnose.comparison.change_role import ObservedRole, RoleNote
+from posttrain.diagnose.comparison.transition import ComparisonNote
+from posttrain.diagnose.errors import UserError
+from posttrain.diagnose.pipeline.compare_files import Run, compare_folders, write_comparison
+from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
+from posttrain.diagnose.storage.diagnosis_json import RunEntry
 from posttrain.diagnose.types import ProblemChange
 
 NUM = 24
@@ -41,11 +46,31 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def compare_json(before: Run, after: Run, out: Path, **arguments: Any) -> dict[str, Any]:
+    """Compare two runs and return what compare.json holds, without a report."""
+    transition = compare_folders(before, after, **arguments)
+    write_comparison(out, transition, RunEntry(), {})
+    data: dict[str, Any] = json.loads((out / "compare.json").read_text())
+    return data
+
+
+def refused(call: Callable[..., Any], **arguments: Any) -> str:
+    """Return the code of the error that a call raises."""
+    with pytest.raises(UserError) as error:
+        call(**arguments)
+    return error.value.code
+
+
+@pytest.fixture(scope="module")
+def measured(runs: Path) -> dict[str, DiagnosedRun]:
+    """Return the three runs, read back once."""
+    return {name: diagnose.assemble(runs / name) for name in ("before", "null", "after")}
+
+
 @pytest.fixture
-def compared(runs: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def compared(measured: dict[str, DiagnosedRun], tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def compare(**arguments: Any) -> dict[str, Any]:
-        diagnose.compare(runs / "before", runs / "after", out=tmp_path / "out", page=False, **arguments)
-        data: dict[str, Any] = json.loads((tmp_path / "out" / "compare.json").read_text())
+        data = compare_json(measured["before"], measured["after"], tmp_path / "out", **arguments)
         return data | {b["name"]: b for b in data["behaviors"]}
 
     return compare
@@ -60,6 +85,7 @@ def test_what_happened_is_told_problem_by_problem_and_in_sum(compared: Callable[
     assert all(states[f"p{i}"] == ProblemChange.EXPANDED for i in eval_new)
     assert all(states[f"p{i}"] == ProblemChange.ATTRITED for i in range(8, 12) if f"p{i}" in states)
     assert sums["role_observed"] == "support_expansion"
+    assert RoleNote.PROBLEMS_LOST in sums["note_codes"]
     assert sums["role"]["words"] == "expansion, with attrition"
     assert sums["role"]["change"]["entered"] > 0.1
     assert {row["name"] for row in sums["role"]["tests"]} >= {"pass@1", "gained", "lost"}
@@ -75,8 +101,10 @@ def test_what_happened_is_told_problem_by_problem_and_in_sum(compared: Callable[
     assert kept["equivalence"]["verdict"] in ("equivalent", "undecided")
 
 
-def test_the_null_can_be_halves_or_a_second_draw(compared: Callable[..., dict[str, Any]], runs: Path) -> None:
-    predicted, halves, second = (compared(null=null) for null in ("predictive", "halves", runs / "null"))
+def test_the_null_can_be_halves_or_a_second_run(
+    compared: Callable[..., dict[str, Any]], measured: dict[str, DiagnosedRun], runs: Path
+) -> None:
+    predicted, halves, second = (compared(null=null) for null in ("predictive", "halves", measured["null"]))
     assert halves["null"] == "halves"
     assert second["null"] == str(runs / "null")
     methods = [data["sums"]["support"]["NDR"]["null"]["method"] for data in (predicted, halves, second)]
@@ -89,28 +117,26 @@ def test_the_null_can_be_halves_or_a_second_draw(compared: Callable[..., dict[st
 
 def test_a_margin_of_equivalence_is_the_users(compared: Callable[..., dict[str, Any]]) -> None:
     assert compared(margin=0.3)["kept"]["equivalence"]["verdict"] == "equivalent"
-    with pytest.raises(SettingsError, match="--margin"):
-        compared(margin=0.0)
+    assert refused(compared, margin=0.0) == "margin_out_of_range"
 
 
-def test_copies_and_other_models_are_no_null(runs: Path, tmp_path: Path, compared: Callable[..., dict[str, Any]]) -> None:
-    with pytest.raises(RunError, match="identical"):
-        compared(null=runs / "before")
-    with pytest.raises(RunError, match="another model"):
-        compared(null=runs / "after")
+def test_copies_and_other_models_are_no_null(
+    runs: Path, tmp_path: Path, compared: Callable[..., dict[str, Any]], measured: dict[str, DiagnosedRun]
+) -> None:
+    assert refused(compared, null=measured["before"]) == "same_samples"
+    assert refused(compared, null=measured["after"]) == "null_of_other_model"
     copy = tmp_path / "copy"
     shutil.copytree(runs / "before", copy)
     record = json.loads((copy / "run.json").read_text())
     record["settings"]["seed"] = 7
     (copy / "run.json").write_text(json.dumps(record))
-    with pytest.raises(RunError, match="more alike than two draws"):
-        compared(null=copy)
+    assert refused(compared, null=copy) == "same_samples"
 
 
-def test_two_draws_of_one_model_show_no_role_and_no_gain(runs: Path, tmp_path: Path) -> None:
+def test_two_runs_of_one_model_show_no_role_and_no_gain(runs: Path, tmp_path: Path) -> None:
     transition = diagnose.compare(runs / "before", runs / "null", out=tmp_path / "out")
     for behavior in transition.behaviors:
-        assert behavior.role_observed == "not_distinguishable"
+        assert behavior.role_observed is ObservedRole.NOT_DISTINGUISHABLE
         assert all(change.state not in (ProblemChange.EXPANDED, ProblemChange.ATTRITED) for change in behavior.report.changes)
     page = (tmp_path / "out" / "report.md").read_text()
     assert page.count("; not distinguishable |") == len(transition.behaviors)
@@ -124,11 +150,11 @@ def test_runs_in_rounds_are_compared_by_likelihood(tmp_path: Path, sums_file: Pa
         diagnose.run(
             str(tmp_path / f"{name}.yaml"), [sums_file], out=tmp_path / name, engine="scripted", precision=0.12, seed=len(name)
         )
-    transition = diagnose.compare(tmp_path / "weak", tmp_path / "strong", out=tmp_path / "compared")
+    transition = compare_folders(tmp_path / "weak", tmp_path / "strong")
     report = transition.behaviors[0].report
     assert report.delta.low <= 0.3 <= report.delta.high
     assert "posteriors" in report.delta.method
-    assert any("drew in rounds" in note for note in report.notes)
+    assert ComparisonNote.ADAPTIVE_SAMPLING in report.notes
 
 
 def test_drift_from_the_model_before_is_told_where_it_was_measured(runs: Path, tmp_path: Path) -> None:
@@ -136,10 +162,8 @@ def test_drift_from_the_model_before_is_told_where_it_was_measured(runs: Path, t
     diagnose.run(
         runs / "after.yaml", [runs / "sums.yaml"], out=tmp_path / "after", engine="scripted", samples=32, probes=["drift"], earlier=str(runs / "before.yaml")
     )  # fmt: skip
-    diagnose.compare(runs / "before", tmp_path / "after", out=tmp_path / "told", page=False)
-    (sums,) = json.loads((tmp_path / "told" / "compare.json").read_text())["behaviors"]
+    (sums,) = compare_json(runs / "before", tmp_path / "after", tmp_path / "told")["behaviors"]
     kl = sums["drift"]["forward_kl_per_sample"]
     assert 0 < kl["low"] <= kl["estimate"] <= kl["high"]
-    diagnose.compare(runs / "after", tmp_path / "after", out=tmp_path / "other", page=False)
-    (other,) = json.loads((tmp_path / "other" / "compare.json").read_text())["behaviors"]
+    (other,) = compare_json(runs / "after", tmp_path / "after", tmp_path / "other")["behaviors"]
     assert not any("_kl_" in name for name in other["drift"])

@@ -1,4 +1,4 @@
-"""Telling a second draw from a copy, and the three nulls of support dynamics."""
+"""Telling a second run from a copy, and the three nulls of support dynamics."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from posttrain.analysis.stats import fit_mixture
-from posttrain.diagnose.comparison.nulls import coupled, support_rows
+from posttrain.diagnose.comparison.nulls import are_coupled, support_rows
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Cost, Grade, GradeStatus, Rollout, Split, StopReason
 
 
-def drawn(folder: Path, seed: int, chance: float, *, num: int = 60, logprobs: bool = True) -> RolloutTable:
+def sampled(folder: Path, seed: int, chance: float, *, num: int = 60, logprobs: bool = True) -> RolloutTable:
     """Return samples that are the token 1 with this chance, and else one of a thousand others."""
     rng = np.random.default_rng(seed)
     rollouts = []
@@ -44,22 +44,22 @@ def drawn(folder: Path, seed: int, chance: float, *, num: int = 60, logprobs: bo
 
 
 @pytest.mark.parametrize("chance", [0.3, 0.9, 0.9999])
-def test_two_draws_are_not_taken_for_copies_however_sure_the_model_is(tmp_path: Path, chance: float) -> None:
-    first = drawn(tmp_path / "first", 0, chance)
-    assert not any(coupled(first, drawn(tmp_path / f"{seed}", seed, chance)) for seed in range(1, 6))
+def test_two_runs_are_not_taken_for_copies_however_sure_the_model_is(tmp_path: Path, chance: float) -> None:
+    first = sampled(tmp_path / "first", 0, chance)
+    assert not any(are_coupled(first, sampled(tmp_path / f"{seed}", seed, chance)) for seed in range(1, 6))
 
 
 @pytest.mark.parametrize("chance", [0.3, 0.8])
 def test_a_copy_is_recognised_by_its_samples(tmp_path: Path, chance: float) -> None:
-    first = drawn(tmp_path / "first", 0, chance, num=240)
-    assert coupled(first, drawn(tmp_path / "copy", 0, chance, num=240))
-    assert coupled(first, drawn(tmp_path / "part", 0, chance, num=180))
+    first = sampled(tmp_path / "first", 0, chance, num=240)
+    assert are_coupled(first, sampled(tmp_path / "copy", 0, chance, num=240))
+    assert are_coupled(first, sampled(tmp_path / "part", 0, chance, num=180))
 
 
 def test_equal_texts_of_a_mastered_behavior_prove_nothing(tmp_path: Path) -> None:
-    assert not coupled(drawn(tmp_path / "first", 0, 0.9999), drawn(tmp_path / "copy", 0, 0.9999))
-    assert not coupled(drawn(tmp_path / "a", 0, 0.3, logprobs=False), drawn(tmp_path / "b", 0, 0.3, logprobs=False))
-    assert not coupled(drawn(tmp_path / "c", 0, 0.3), RolloutTable.read(()))
+    assert not are_coupled(sampled(tmp_path / "first", 0, 0.9999), sampled(tmp_path / "copy", 0, 0.9999))
+    assert not are_coupled(sampled(tmp_path / "a", 0, 0.3, logprobs=False), sampled(tmp_path / "b", 0, 0.3, logprobs=False))
+    assert not are_coupled(sampled(tmp_path / "c", 0, 0.3), RolloutTable.read(()))
 
 
 def test_each_null_stands_at_the_same_number_of_samples() -> None:

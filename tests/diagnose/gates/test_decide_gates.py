@@ -71,7 +71,9 @@ def code_of(error: type[UserError], call: Callable[..., Any], *arguments: Any) -
     return refused.value.code
 
 
-@pytest.mark.parametrize("text", ["", "pass@16", "pass@16>0.5", "pass@0>=0.5", "pass@00>=0.5", "pass@x>=0.5", "pas@1>=.5", "pass@1>=."])
+@pytest.mark.parametrize(
+    "text", ["", "pass@16", "pass@16>0.5", "pass@0>=0.5", "pass@00>=0.5", "pass@x>=0.5", "pas@1>=.5", "pass@1>=."]
+)
 def test_malformed_conditions_are_refused(text: str) -> None:
     assert code_of(SettingsError, parse_condition, text) == "malformed_condition"
 
@@ -203,9 +205,7 @@ def test_a_k_that_the_samples_do_not_identify_says_so(write: Write) -> None:
 
 def test_conditions_on_changes_are_about_comparisons(write: Write) -> None:
     def change(name: str, before: float, after: float, purpose: str) -> dict[str, Any]:
-        rows = [
-            {"id": f"p{i}", "num_samples": 16, "before": before, "after": after, "state": "undetermined"} for i in range(200)
-        ]
+        rows = [{"id": f"p{i}", "num_samples": 16, "before": before, "after": after, "state": "undetermined"} for i in range(200)]
         rate = {"estimate": 0.5, "low": 0.4, "high": 0.6}
         sides = {"before": rate, "after": rate, "delta": rate}
         return {"name": name, "purpose": purpose, "num_problems": len(rows), "pass_at_1": sides, "problems": rows}

@@ -68,6 +68,10 @@ class DiagnosedRun:
         """Return the page to open."""
         return self.path / "report.html"
 
+    def __fspath__(self) -> str:
+        """Return the run directory, so that a run can be given wherever its folder can."""
+        return str(self.path)
+
     def __getitem__(self, name: str) -> DiagnosedBehavior:
         """Return the behavior of that name."""
         for measured in self.behaviors:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from posttrain.diagnose.comparison.change_role import RoleVerdict
 from posttrain.diagnose.comparison.compare_json import (
     BeforeAfterEntry,
     BehaviorChangeEntry,
@@ -24,6 +25,8 @@ from posttrain.diagnose.comparison.compare_json import (
     SupportEntry,
     VerdictsEntry,
 )
+from posttrain.diagnose.comparison.comparison_words import note_words, role_note_words, role_words
+from posttrain.diagnose.comparison.transition import BehaviorTransition, Transition
 from posttrain.diagnose.pipeline.diagnosis_file import behavior_entry
 from posttrain.diagnose.storage.diagnosis_json import (
     EstimateEntry,
@@ -36,15 +39,11 @@ from posttrain.diagnose.storage.diagnosis_json import (
 )
 from posttrain.diagnose.types import PassAtK, Split
 
-if TYPE_CHECKING:
-    from posttrain.diagnose.comparison.change_role import RoleVerdict
-    from posttrain.diagnose.comparison.compare_runs import BehaviorTransition, Transition
-
 _DRIFT = ("reference_path_nats_per_token", "nats_per_generated_token")
 """Of what stands beside a result, what says how far the policy moved."""
 
 
-def compare_file(transition: Transition, run: RunEntry, settings: Mapping[str, Any]) -> CompareFile:
+def comparison_file(transition: Transition, run: RunEntry, settings: Mapping[str, Any]) -> CompareFile:
     """Return what compare.json holds of a comparison.
 
     Args:
@@ -83,7 +82,7 @@ def _behavior(transition: Transition, behavior: BehaviorTransition) -> BehaviorC
         trained=report.trained,
         stage=report.stage,
         role_observed=behavior.role_observed,
-        role=_role(behavior.role),
+        role=_role(behavior.role, measured.measure.epsilon),
         num_problems=report.num_problems,
         pass_at_1=PassAtOneEntry(
             before=EstimateEntry.model_validate(report.pass_at_1_before),
@@ -125,7 +124,11 @@ def _behavior(transition: Transition, behavior: BehaviorTransition) -> BehaviorC
             )
             for change in report.changes
         ],
-        notes=list(report.notes),
+        notes=[
+            *_role_notes(behavior.role, measured.measure.epsilon),
+            *(note_words(note, report.num_samples) for note in report.notes),
+        ],
+        note_codes=[*behavior.role.notes, *report.notes],
         verdicts=VerdictsEntry(before=verdicts[0], after=verdicts[1]),
     )
 
@@ -143,10 +146,14 @@ def _point(point: PassAtK) -> PassAtKEntry:
     return PassAtKEntry(k=point.k, **asdict(point.value), extrapolated=point.extrapolated)
 
 
-def _role(role: RoleVerdict) -> RoleEntry:
+def _role_notes(role: RoleVerdict, epsilon: float) -> list[str]:
+    return [role_note_words(note, role, epsilon) for note in role.notes]
+
+
+def _role(role: RoleVerdict, epsilon: float) -> RoleEntry:
     tests = role.tests
     return RoleEntry(
-        words=role.words,
+        words=role_words(role),
         probability=role.probability,
         k=role.k,
         change=SupportChangeEntry(entered=role.entered, moved=role.moved, left=role.left),
@@ -154,5 +161,5 @@ def _role(role: RoleVerdict) -> RoleEntry:
             RoleTestEntry(name=name, observed=observed, expected=expected, adjusted_p=p)
             for name, observed, expected, p in zip(tests.names, tests.observed, tests.expected, tests.adjusted_p, strict=True)
         ],
-        notes=list(role.notes),
+        notes=_role_notes(role, epsilon),
     )

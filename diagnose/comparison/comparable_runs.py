@@ -1,0 +1,78 @@
+"""Checks that two runs, and a null, can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from posttrain.diagnose.comparison.nulls import are_coupled
+from posttrain.diagnose.comparison.paired_samples import pair_counts
+from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
+from posttrain.diagnose.types import Split
+
+
+def check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:
+    """Refuse two runs that share no behavior, measured it differently, or have the same samples.
+
+    Raises:
+        RunError: Codes `no_shared_behavior`, `other_behavior`, `other_split`, `train_split`, `same_samples`.
+    """
+    mine, other = before.settings["behaviors"], after.settings["behaviors"]
+    shared = sorted(set(mine) & set(other))
+    if not shared:
+        raise RunError(
+            f"compare: {before.path} measured {', '.join(mine)}, {after.path} measured {', '.join(other)}; give two runs with a behavior in common",
+            code="no_shared_behavior",
+        )
+    for name in shared:
+        if mine[name] != other[name]:
+            raise RunError(
+                f"compare: {name} is not the same behavior in {before.path} and {after.path}; measure both with one behavior file",
+                code="other_behavior",
+            )
+    if before.settings["split"] != after.settings["split"]:
+        raise RunError(
+            f"compare: {before.path} measured the {before.settings['split']} split, {after.path} the {after.settings['split']} split; measure the same one",
+            code="other_split",
+        )
+    if before.settings["split"] == Split.TRAIN:
+        raise RunError(
+            f"compare: {before.path} and {after.path} measured the train split, whose samples are for training and prove nothing; compare runs "
+            "of the eval split",
+            code="train_split",
+        )
+    same = {key: before.settings[key] == after.settings[key] for key in ("model_fingerprint", "seed", "engine")}
+    if all(same.values()) or (
+        same["model_fingerprint"] and any(are_coupled(before[name].table, after[name].table) for name in shared)
+    ):
+        raise RunError(
+            f"compare: the rollouts in {before.path} and {after.path} are identical, or more alike than two runs of one model would be, "
+            "so they show nothing; use another --seed for a second run",
+            code="same_samples",
+        )
+
+
+def check_null(before: DiagnosedRun, null: DiagnosedRun, shared: Sequence[str]) -> None:
+    """Refuse a null that is not a second run of the model before on the shared behaviors.
+
+    Raises:
+        RunError: Codes `null_lacks_behavior`, `null_of_other_model`, `null_without_samples`, and those of `check_comparable`.
+    """
+    lacking = sorted(set(shared) - set(null.settings["behaviors"]))
+    if lacking:
+        raise RunError(
+            f"compare: --null {null.path} did not measure {', '.join(lacking)}; measure the same behaviors",
+            code="null_lacks_behavior",
+        )
+    if null.settings["model_fingerprint"] != before.settings["model_fingerprint"]:
+        raise RunError(
+            f"compare: --null {null.path} measured another model than {before.path}; measure the model before again, with another --seed",
+            code="null_of_other_model",
+        )
+    check_comparable(before, null)
+    unsampled = sorted(name for name in shared if not pair_counts(before[name], null[name]).ids)
+    if unsampled:
+        raise RunError(
+            f"compare: --null {null.path} has no samples of {', '.join(unsampled)}; see the validity checks in its report",
+            code="null_without_samples",
+        )

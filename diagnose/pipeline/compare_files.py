@@ -1,0 +1,99 @@
+"""Compare two runs and write compare.json and its report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from posttrain.diagnose.comparison.compare_behavior import ComparisonOptions
+from posttrain.diagnose.comparison.compare_runs import compare_runs
+from posttrain.diagnose.comparison.nulls import HALVES, PREDICTIVE
+from posttrain.diagnose.comparison.transition import Transition
+from posttrain.diagnose.pipeline.assemble import assemble
+from posttrain.diagnose.pipeline.comparison_file import comparison_file
+from posttrain.diagnose.report.report_files import write_report
+from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
+from posttrain.diagnose.storage.diagnosis_json import RunEntry
+from posttrain.diagnose.storage.json_model import write_model
+from posttrain.diagnose.thresholds import Thresholds
+
+DEFAULT_MARGIN = 0.05
+"""Change of pass@1 that does not matter."""
+
+Run = str | os.PathLike[str] | DiagnosedRun
+
+
+def compare(
+    before: Run,
+    after: Run,
+    *,
+    out: str | Path,
+    null: Run = PREDICTIVE,
+    margin: float = DEFAULT_MARGIN,
+    trained: Sequence[str] = (),
+    stage: str | None = None,
+    command: str = "",
+) -> Transition:
+    """Compare two runs on the behaviors that both measured, and write compare.json and a report to `out`.
+
+    Args:
+        before: A run directory, or a run.
+        after: The same, measured with the same behaviors and split.
+        out: Folder for compare.json, report.html and report.md.
+        null: What support dynamics are compared with: `predictive` (the fitted mixture), `halves` (one half of the samples before against
+            the other), or a second run of the model before (another seed), as a run directory or a run.
+        margin: The largest change of pass@1 that does not matter, for the test of equivalence.
+        trained: Names of the behaviors that the stage in between was trained on.
+        stage: Its name.
+        command: What the page prints under "how to reproduce".
+
+    Raises:
+        RunError: The runs share no behavior, or measured it differently, or null repeats the samples of `before`.
+        SettingsError: The margin is out of range.
+    """
+    transition = compare_folders(before, after, null=null, margin=margin, trained=trained, stage=stage)
+    run = transition.after.run
+    command = command or f"posttrain compare {transition.before.path} {transition.after.path} --out {out}"
+    entry = RunEntry(path=str(out), created=run.created, command=command, versions=run.versions)
+    write_comparison(Path(out), transition, entry, transition.after.settings)
+    write_report(Path(out))
+    return transition
+
+
+def compare_folders(
+    before: Run,
+    after: Run,
+    *,
+    null: Run = PREDICTIVE,
+    margin: float = DEFAULT_MARGIN,
+    trained: Sequence[str] = (),
+    stage: str | None = None,
+) -> Transition:
+    """Compare two runs and write nothing; arguments and errors as in `compare`."""
+    first, last = _read(before), _read(after)
+    options = ComparisonOptions(
+        null=null if isinstance(null, str) else PREDICTIVE,
+        margin=margin,
+        trained=frozenset(trained),
+        stage=stage,
+        thresholds=Thresholds.from_json(last.settings["thresholds"]).change,
+    )
+    return compare_runs(first, last, options, null=None if null in (PREDICTIVE, HALVES) else _read(null))
+
+
+def write_comparison(out: Path, transition: Transition, run: RunEntry, settings: Mapping[str, Any]) -> None:
+    """Write compare.json.
+
+    Args:
+        out: Folder for it.
+        transition: The comparison.
+        run: Which command writes the file.
+        settings: Settings that its page shows.
+    """
+    write_model(out / "compare.json", comparison_file(transition, run, settings))
+
+
+def _read(run: Run) -> DiagnosedRun:
+    return run if isinstance(run, DiagnosedRun) else assemble(os.fspath(run))
