@@ -38,7 +38,6 @@ from posttrain.analysis.stats.intervals import (
 )
 from posttrain.analysis.stats.mixture import MixturePosterior, fit_mixture
 from posttrain.analysis.stats.noisy_bisection import RungPosterior, rung_posterior
-from posttrain.analysis.stats.pass_at_k_intervals import estimate_pass_at_k
 from posttrain.analysis.stats.posterior_deltas import posterior_delta_interval
 from posttrain.analysis.stats.profile_likelihood import ProfileInterval
 from posttrain.analysis.stats.sample_allocation import neyman_allocation, still_uncertain
@@ -84,7 +83,6 @@ __all__ = [
     "detectable_delta",
     "detectable_rise",
     "equivalence_test",
-    "estimate_pass_at_k",
     "fit_mixture",
     "k_grid",
     "max_t_deltas",

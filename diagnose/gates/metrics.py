@@ -12,7 +12,6 @@ import numpy.typing as npt
 from posttrain.analysis.stats import (
     IntArray,
     Interval,
-    estimate_pass_at_k,
     fit_mixture,
     mean_interval,
     paired_delta_interval,
@@ -21,6 +20,7 @@ from posttrain.analysis.stats import (
 from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.gates.conditions import SHARES, Condition
+from posttrain.diagnose.measure.pass_at_k import estimate_pass_at_k
 from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry
 from posttrain.diagnose.storage.run_directory import RunDirectory
 
@@ -67,7 +67,7 @@ def estimate_metric(measured: MeasuredEntry, condition: Condition, level: float)
 
         def estimate(n: IntArray, correct: IntArray) -> Interval:
             equally = bool(n.min() == n.max())
-            return estimate_pass_at_k(n, correct, [condition.k], sampled_equally=equally, groups=groups, level=level)[0]
+            return estimate_pass_at_k(n, correct, groups, [condition.k], level=level, equally=equally)[0]
 
     known = estimate(n, correct)
     if not missing.any():

@@ -16,7 +16,7 @@ from posttrain.diagnose.measure.reference_likelihood import summarize_references
 from posttrain.diagnose.measure.success_counts import count_successes
 from posttrain.diagnose.probes.runner import read_answers
 from posttrain.diagnose.stage_catalogue import available_needs
-from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun, DiagnosedBehavior
+from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import RunEntry, SamplingEntry, validity_from_json
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds

@@ -10,7 +10,7 @@ import numpy as np
 
 from posttrain.analysis.plots.curves import step_rows
 from posttrain.diagnose.report.words import BOTTLENECKS
-from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun, DiagnosedBehavior
+from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import (
     AlternativeEntry,
     BehaviorEntry,

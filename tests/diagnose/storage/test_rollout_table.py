@@ -12,8 +12,8 @@ import pytest
 
 from posttrain import diagnose
 from posttrain.diagnose.measure.success_counts import count_successes
-from posttrain.diagnose.pipeline.diagnosed_run import DiagnosedBehavior
 from posttrain.diagnose.storage import rollout_table
+from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import (
