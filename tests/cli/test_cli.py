@@ -149,7 +149,7 @@ def test_two_draws_of_one_model_are_a_null_and_one_draw_is_not(
     result = posttrain("compare", tmp_path / "0", tmp_path / "1", "--out", tmp_path / "null")
     assert result.returncode == 0, result.stderr
     assert "not distinguishable" in result.stdout
-    posttrain.refuses("compare", tmp_path / "0", tmp_path / "0", "--out", tmp_path / "same", code="run", names="--seed")
+    posttrain.refuses("compare", tmp_path / "0", tmp_path / "0", "--out", tmp_path / "same", code="same_samples", names="--seed")
 
 
 def test_gates_exit_by_what_is_proven(posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path) -> None:
@@ -172,10 +172,11 @@ def test_gates_exit_by_what_is_proven(posttrain: CommandLine, sums_file: Path, m
     answer = json.loads(still_open.stdout)
     assert answer["outcome"] == "inconclusive"
     assert answer["conditions"][0]["settles_with"]["problems"] > 15
-    assert "what would settle it" in posttrain("gate", run, f"pass@1>={estimate - 0.01:.4f}").stdout
-    posttrain.refuses("gate", run, "pass@1>0.5", code="settings", names="'pass@1>0.5'")
-    posttrain.refuses("gate", run, "products:pass@1>=0.5", code="settings", names="'products:pass@1>=0.5'")
-    posttrain.refuses("gate", tmp_path / "nothing", "pass@1>=0.5", code="run", names="diagnosis.json")
+    problems = answer["conditions"][0]["settles_with"]["problems"]
+    assert f"{problems:,} problems" in posttrain("gate", run, f"pass@1>={estimate - 0.01:.4f}").stdout
+    posttrain.refuses("gate", run, "pass@1>0.5", code="malformed_condition", names="'pass@1>0.5'")
+    posttrain.refuses("gate", run, "products:pass@1>=0.5", code="unknown_behavior", names="'products:pass@1>=0.5'")
+    posttrain.refuses("gate", tmp_path / "nothing", "pass@1>=0.5", code="no_run", names="diagnosis.json")
     compared = tmp_path / "compared"
     assert posttrain("compare", run, tmp_path / "after", "--out", compared, "--null", "halves").returncode == 0
     assert posttrain("gate", compared, "delta pass@1>=-0.02").returncode == 0
@@ -188,10 +189,12 @@ def test_gates_exit_by_what_is_proven(posttrain: CommandLine, sums_file: Path, m
         compared,
         "--null",
         tmp_path / "after",
-        code="run",
+        code="null_of_other_model",
         names=str(tmp_path / "after"),
     )
-    posttrain.refuses("compare", run, tmp_path / "after", "--out", compared, "--margin", 2, code="settings", names="--margin")
+    posttrain.refuses(
+        "compare", run, tmp_path / "after", "--out", compared, "--margin", 2, code="margin_out_of_range", names="--margin"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ wrong input
