@@ -115,7 +115,10 @@ def success_histogram_panels(found: Sides) -> list[Panel]:
     for name, sides in found.items():
         thresholds = {(side.need("measure")["epsilon"], side.settings["thresholds"]["mastered"]) for side in sides}
         if len(thresholds) > 1:
-            raise InputError(f"{name}: the runs have different thresholds {sorted(thresholds)}; draw them one at a time")
+            raise InputError(
+                f"{name}: the runs have different thresholds {sorted(thresholds)}; draw them one at a time",
+                code="different_thresholds",
+            )
         epsilon, mastered = thresholds.pop()
         edges = bin_edges(epsilon, mastered)
         problems = {side.label: eval_problems(side.need("problems")) for side in sides}
@@ -200,7 +203,8 @@ def _references(side: Side) -> Mapping[str, Any]:
     references: Mapping[str, Any] = side.need("references")
     if not references["num_paths"]:
         raise InputError(
-            f"{side.folder}: holds no scored reference path of {side.behavior['name']}; give its problems `references` and measure again"
+            f"{side.folder}: holds no scored reference path of {side.behavior['name']}; give its problems `references` and measure again",
+            code="no_references",
         )
     return references
 
@@ -228,7 +232,8 @@ def probe_panels(
         if not made:
             folders = ", ".join(dict.fromkeys(str(side.folder) for sides in found.values() for side in sides))
             raise InputError(
-                f"{folders}: no probe {' or '.join(probes)} was run there; measure again with `posttrain diagnose ... --probes {probes[0]}`"
+                f"{folders}: no probe {' or '.join(probes)} was run there; measure again with `posttrain diagnose ... --probes {probes[0]}`",
+                code="probe_not_run",
             )
         return made
 
@@ -292,7 +297,8 @@ def retention_panels(found: Sides) -> list[Panel]:
     if all(row["group"] == "target" for row in rows):
         raise InputError(
             f"{', '.join(dict.fromkeys(str(side.folder) for side in sides))}: compares targets alone ({', '.join(found)}), so there is "
-            "nothing to retain; measure a behavior with `purpose: retention` in both runs and compare again, or draw before_after"
+            "nothing to retain; measure a behavior with `purpose: retention` in both runs and compare again, or draw before_after",
+            code="nothing_to_retain",
         )
     return [Panel("", "retention", rows, height=_fixed_height(retention_height(rows)))]
 

@@ -60,7 +60,9 @@ class PlotResult:
         if file_format in DRAWN:
             return draw_figure(self.figure, file_format)
         if file_format not in SET:
-            raise InputError(f"cannot write a figure as {file_format!r}; allowed are {', '.join((*DRAWN, *SET))}")
+            raise InputError(
+                f"cannot write a figure as {file_format!r}; allowed are {', '.join((*DRAWN, *SET))}", code="unknown_format"
+            )
         if file_format == "csv":
             text = figure_csv(self.figure)
         else:
@@ -108,7 +110,8 @@ def plot(
     except (KeyError, TypeError, ValueError) as error:
         folders = ", ".join(dict.fromkeys(str(side.folder) for sides in found.values() for side in sides))
         raise InputError(
-            f"{figure} of {folders}: a field is missing, unknown or of another kind ({error}); run the command that wrote it again"
+            f"{figure} of {folders}: a field is missing, unknown or of another kind ({error}); run the command that wrote it again",
+            code="unreadable_field",
         ) from error
     result = PlotResult(name, drawn, tuple(dict.fromkeys(targets)), tuple(figure_rows(drawn)))
     for target in result.files:
@@ -127,7 +130,7 @@ def find_figure(name: str) -> tuple[str, FigureSpec]:
         return plain, FIGURES[plain]
     close = difflib.get_close_matches(plain, FIGURES, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise InputError(f"figure: got {name!r}; {hint}allowed are {', '.join(FIGURES)}")
+    raise InputError(f"figure: got {name!r}; {hint}allowed are {', '.join(FIGURES)}", code="unknown_figure")
 
 
 def _draw(spec: FigureSpec, panels: Sequence[Panel], width: float) -> Figure:
@@ -206,7 +209,9 @@ def _inches(width: str | float) -> float:
         inches = float("nan")
     if not _NARROWEST <= inches <= _WIDEST:
         named = ", ".join(f"{name} ({inches:g})" for name, inches in WIDTHS.items())
-        raise InputError(f"--width: got {width}; allowed are {named}, or a number of inches from {_NARROWEST:g} to {_WIDEST:g}")
+        raise InputError(
+            f"--width: got {width}; allowed are {named}, or a number of inches from {_NARROWEST:g} to {_WIDEST:g}", code="width"
+        )
     return inches
 
 
@@ -217,10 +222,11 @@ def _targets(path: Path) -> list[Path]:
         return [path.with_name(path.name + ending) for ending in (*_BOTH, ".csv")]
     if suffix not in (*DRAWN, *SET):
         raise InputError(
-            f"--out: got {path}; allowed are the suffixes {', '.join(f'.{known}' for known in (*DRAWN, *SET))}, or none for PDF and SVG"
+            f"--out: got {path}; allowed are the suffixes {', '.join(f'.{known}' for known in (*DRAWN, *SET))}, or none for PDF and SVG",
+            code="unknown_suffix",
         )
     if path.is_dir():
-        raise InputError(f"--out: got {path}, which is a folder; give the name of a file in it")
+        raise InputError(f"--out: got {path}, which is a folder; give the name of a file in it", code="out_is_a_folder")
     return [path, path.with_suffix(".csv")]
 
 

@@ -47,7 +47,8 @@ class Side:
         if key not in self.behavior:
             again = f"posttrain report {self.folder}" if self.settings else "posttrain compare"
             raise InputError(
-                f"{self.folder}: {self.behavior.get('name')} has no {key!r} there, it was written by an earlier version; run `{again}` again"
+                f"{self.folder}: {self.behavior.get('name')} has no {key!r} there, it was written by an earlier version; run `{again}` again",
+                code="missing_field",
             )
         return self.behavior[key]
 
@@ -71,13 +72,14 @@ def read_sides(
         InputError: A folder is not what is wanted, cannot be read, or no behavior of that name is there.
     """
     if not folders:
-        raise InputError(f"no folder was given; give {takes}")
+        raise InputError(f"no folder was given; give {takes}", code="no_folder")
     paths = [Path(folder) for folder in folders]
     names = _distinct(paths)
     read = [entry for path, name in zip(paths, names, strict=True) for entry in _read(path, name, takes, alone=len(paths) == 1)]
     if labels and len(labels) != len(read):
         raise InputError(
-            f"--label: got {len(labels)} labels for {len(read)} series ({', '.join(label for label, *_ in read)}); give one each"
+            f"--label: got {len(labels)} labels for {len(read)} series ({', '.join(label for label, *_ in read)}); give one each",
+            code="number_of_labels",
         )
     found: dict[str, list[Side]] = {}
     for index, (name, path, entries, settings) in enumerate(read):
@@ -86,7 +88,7 @@ def read_sides(
             found.setdefault(str(entry.get("name")), []).append(Side(label, path, entry, settings))
     unknown = [name for name in behaviors if name not in found]
     if unknown:
-        raise InputError(f"--behavior: got {unknown[0]!r}, measured there: {', '.join(found)}")
+        raise InputError(f"--behavior: got {unknown[0]!r}, measured there: {', '.join(found)}", code="unknown_behavior")
     return {name: sides for name, sides in found.items() if not behaviors or name in behaviors}
 
 
@@ -95,7 +97,7 @@ _Entry = tuple[str, Path, list[dict[str, Any]], Mapping[str, Any]]
 
 def _read(path: Path, name: str, takes: Takes, *, alone: bool) -> list[_Entry]:
     if not path.is_dir():
-        raise InputError(f"{path}: no such folder; give {takes}")
+        raise InputError(f"{path}: no such folder; give {takes}", code="missing_folder")
     is_run, is_comparison = (path / "diagnosis.json").exists(), (path / "compare.json").exists()
     if takes is not Takes.COMPARISONS and is_run:
         data = _json(path / "diagnosis.json")
@@ -108,6 +110,7 @@ def _read(path: Path, name: str, takes: Takes, *, alone: bool) -> list[_Entry]:
             (side if alone else f"{name}, {side}", path, [one_side(path, entry, side) for entry in entries], {})
             for side in ("before", "after")
         ]
+    code = "wrong_folder"
     inner = sorted(child.parent for child in path.glob("*/diagnosis.json"))
     if is_run:
         hint = f"compare it with another run first: posttrain compare {path} OTHER --out DIR"
@@ -117,10 +120,10 @@ def _read(path: Path, name: str, takes: Takes, *, alone: bool) -> list[_Entry]:
     elif inner:
         hint = f"give {inner[0]}"
     elif (path / "run.json").exists():
-        hint = "it is not measured to the end; run the same command again to resume it"
+        hint, code = "it is not measured to the end; run the same command again to resume it", "unfinished_run"
     else:
         hint = "it is none"
-    raise InputError(f"{path}: this figure takes {takes}; {hint}")
+    raise InputError(f"{path}: this figure takes {takes}; {hint}", code=code)
 
 
 def one_side(path: Path, entry: Mapping[str, Any], side: str) -> dict[str, Any]:
@@ -153,12 +156,16 @@ def _json(path: Path) -> dict[str, Any]:
         names = [entry["name"] for entry in behaviors]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); run the command that wrote it again"
+            f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); run the command that wrote it again",
+            code="unreadable_file",
         ) from error
     if schema != SCHEMA:
-        raise InputError(f"{path}: is of version {schema}, this reads version {SCHEMA}; use the posttrain that wrote it")
+        raise InputError(
+            f"{path}: is of version {schema}, this reads version {SCHEMA}; use the posttrain that wrote it",
+            code="unknown_version",
+        )
     if not names:
-        raise InputError(f"{path}: holds no behavior; measure one")
+        raise InputError(f"{path}: holds no behavior; measure one", code="no_behavior")
     return dict(data)
 
 

@@ -33,7 +33,7 @@ def print_diagnosis(result: Any, as_json: bool) -> None:
 
 
 def interval(value: Any, *, signed: bool = False) -> str:
-    """Return an estimate and its interval with two decimals."""
-    form = "+.2f" if signed else ".2f"
-    estimate, low, high = (round(number, 2) + 0.0 for number in (value.estimate, value.low, value.high))  # no minus zero
-    return f"{estimate:{form}} [{low:{form}}, {high:{form}}]"
+    """Return an estimate and its interval as text."""
+    from posttrain.analysis.number_format import format_interval
+
+    return format_interval(value.estimate, value.low, value.high, signed=signed)

@@ -75,6 +75,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = json.loads((folder / "before" / "diagnosis.json").read_text())
     for entry in data["behaviors"]:
         entry["references"] = {"num_paths": 0, "steps": [], "excerpts": []}
+        entry["probes"] = []
     (folder / "bare" / "diagnosis.json").write_text(json.dumps(data))
     compared = json.loads((folder / "compared" / "compare.json").read_text())
     (folder / "bare-compared").mkdir()
