@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from posttrain.diagnose.engines.llama.kernels.c_arguments import float32, heads_pointer, int64, pointer
+from posttrain.diagnose.engines.llama.kernels.c_arguments import heads_pointer, int64, pointer
 from posttrain.diagnose.engines.llama.kernels.compiler import load_library
 from posttrain.diagnose.engines.llama.packs import Pack, PackAttention
 
@@ -36,8 +36,7 @@ class AmxAttention:
             out = torch.zeros(q.shape, dtype=torch.bfloat16)
             self._library.attention_forward(
                 int64(len(firsts)), int64(longest), pointer(offsets), pointer(firsts), pointer(places),
-                *map(int64, (q.shape[1], k.shape[1], q.shape[2])), float32(1.0), *heads_pointer(q), *heads_pointer(k), *heads_pointer(v),
-                None, pointer(out), None,
+                *map(int64, (q.shape[1], k.shape[1], q.shape[2])), *heads_pointer(q), *heads_pointer(k), *heads_pointer(v), pointer(out),
             )  # fmt: skip
             return out
 

@@ -2,38 +2,38 @@
 
    Every function takes dense arrays, computes in fp32 and gives the same numbers for every number of threads.
 
-   Shapes: R lines, H query heads, K key heads, G = H / K, D width of a head (a multiple of 16), C hidden width, V vocabulary.
+   Shapes: R rows, H query heads, K key heads, G = H / K, D width of a head (a multiple of 16), C hidden width, V vocabulary.
    Keys lie as [tokens / 16, D, 16], so that 16 scores are made at once; values lie as [tokens, D]. */
 
 #include "vectors.h"
 
 /* y [R, C] = the hidden states x [R, C] plus `delta` (bf16, or null), divided by their root mean square, times `weight` [C]. x keeps the sum. */
-void add_and_norm(int64_t lines, int64_t width, float *x, const bf16 *delta, const bf16 *weight, float epsilon, bf16 *y) {
+void add_and_norm(int64_t rows, int64_t width, float *x, const bf16 *delta, const bf16 *weight, float epsilon, bf16 *y) {
 #pragma omp parallel for schedule(static)
-    for (int64_t line = 0; line < lines; line++) {
-        float *row = x + line * width;
+    for (int64_t r = 0; r < rows; r++) {
+        float *row = x + r * width;
         vec squares = spread(0);
         for (int64_t c = 0; c < width; c += LANES) {
             vec here = load(row + c);
             if (delta) {
-                here += load_bf16(delta + line * width + c);
+                here += load_bf16(delta + r * width + c);
                 store(row + c, here);
             }
             squares += here * here;
         }
         float inverse = 1.0f / sqrtf(sum(squares) / (float)width + epsilon);
-        for (int64_t c = 0; c < width; c += LANES) store_bf16(y + line * width + c, load(row + c) * inverse * load_bf16(weight + c));
+        for (int64_t c = 0; c < width; c += LANES) store_bf16(y + r * width + c, load(row + c) * inverse * load_bf16(weight + c));
     }
 }
 
 /* y [R, C] = silu(gate) · up, of gate_and_up [R, 2 C]. */
-void gate(int64_t lines, int64_t width, const bf16 *gate_and_up, bf16 *y) {
+void gate(int64_t rows, int64_t width, const bf16 *gate_and_up, bf16 *y) {
 #pragma omp parallel for schedule(static)
-    for (int64_t line = 0; line < lines; line++) {
-        const bf16 *of_gate = gate_and_up + 2 * line * width, *of_up = of_gate + width;
+    for (int64_t r = 0; r < rows; r++) {
+        const bf16 *of_gate = gate_and_up + 2 * r * width, *of_up = of_gate + width;
         for (int64_t c = 0; c < width; c += LANES) {
             vec x = load_bf16(of_gate + c);
-            store_bf16(y + line * width + c, x * sigmoid(x) * load_bf16(of_up + c));
+            store_bf16(y + r * width + c, x * sigmoid(x) * load_bf16(of_up + c));
         }
     }
 }
@@ -147,17 +147,17 @@ INLINE void fetch(const bf16 *at, int64_t num) {
    cosine, sine       [R, D] of the tokens' positions.
    query_norm, key_norm  [D] or null.
    own_keys, own_values  [layers, slots, K, columns · D]; columns is a multiple of 16.
-   slot, written      [R] where a line's own lie, and how many there are before this token.
+   slot, written      [R] where a row's own lie, and how many there are before this token.
    prompt_keys, prompt_values, prompt_length  [R] addresses of [layers, K, tiles, D, 16] and [layers, K, length, D], and the length.
    out                [R, H, D].
    Returns 0, or 1 where memory is lacking. */
-int attend(int64_t lines, int64_t heads, int64_t key_heads, int64_t width, int64_t slots, int64_t layer, const bf16 *qkv,
+int attend(int64_t rows, int64_t heads, int64_t key_heads, int64_t width, int64_t slots, int64_t layer, const bf16 *qkv,
            const float *cosine, const float *sine, const bf16 *query_norm, const bf16 *key_norm, float epsilon, float scaling,
            bf16 *own_keys, bf16 *own_values, int64_t columns, const int64_t *slot, const int64_t *written,
            const int64_t *prompt_keys, const int64_t *prompt_values, const int64_t *prompt_length, bf16 *out) {
     int64_t group = heads / key_heads, most = 0;
-    for (int64_t line = 0; line < lines; line++) {
-        int64_t padded = (prompt_length[line] + LANES - 1) / LANES * LANES + (written[line] + LANES) / LANES * LANES;
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t padded = (prompt_length[r] + LANES - 1) / LANES * LANES + (written[r] + LANES) / LANES * LANES;
         most = padded > most ? padded : most;
     }
     int failed = 0;
@@ -169,18 +169,18 @@ int attend(int64_t lines, int64_t heads, int64_t key_heads, int64_t width, int64
             failed = 1;
         }
 #pragma omp for schedule(static)
-        for (int64_t item = 0; item < lines * key_heads; item++) {
+        for (int64_t item = 0; item < rows * key_heads; item++) {
             if (!scratch) continue;
             float *scores = scratch, *q = scratch + group * most, *sums = q + group * width, *key = sums + group * width;
-            int64_t line = item / key_heads, head = item % key_heads;
-            if (item + 1 < lines * key_heads) { /* a sample's own keys and values lie in memory, not in cache */
+            int64_t r = item / key_heads, head = item % key_heads;
+            if (item + 1 < rows * key_heads) { /* a sample's own keys and values lie in memory, not in cache */
                 int64_t then = (item + 1) / key_heads, num = (written[then] + LANES) / LANES * LANES * width;
                 int64_t there = ((layer * slots + slot[then]) * key_heads + (item + 1) % key_heads) * columns * width;
                 fetch(own_keys + there, num);
                 fetch(own_values + there, num);
             }
-            const bf16 *row = qkv + line * (heads + 2 * key_heads) * width;
-            const float *cosines = cosine + line * width, *sines = sine + line * width;
+            const bf16 *row = qkv + r * (heads + 2 * key_heads) * width;
+            const float *cosines = cosine + r * width, *sines = sine + r * width;
             for (int64_t h = 0; h < group; h++) {
                 float *mine = q + h * width;
                 for (int64_t d = 0; d < width; d += LANES) store(mine + d, load_bf16(row + (head * group + h) * width + d));
@@ -190,15 +190,15 @@ int attend(int64_t lines, int64_t heads, int64_t key_heads, int64_t width, int64
             for (int64_t d = 0; d < width; d += LANES) store(key + d, load_bf16(row + (heads + head) * width + d));
             rotate(key, width, key_norm, epsilon, cosines, sines);
 
-            int64_t length = prompt_length[line], tiles = (length + LANES - 1) / LANES, before = tiles * LANES;
-            int64_t own = written[line] + 1, own_tiles = (own + LANES - 1) / LANES, all = before + own_tiles * LANES;
-            int64_t place = ((layer * slots + slot[line]) * key_heads + head) * columns * width;
+            int64_t length = prompt_length[r], tiles = (length + LANES - 1) / LANES, before = tiles * LANES;
+            int64_t own = written[r] + 1, own_tiles = (own + LANES - 1) / LANES, all = before + own_tiles * LANES;
+            int64_t place = ((layer * slots + slot[r]) * key_heads + head) * columns * width;
             bf16 *mine_k = own_keys + place, *mine_v = own_values + place;
             bf16 *tile = mine_k + (own - 1) / LANES * LANES * width;
             for (int64_t d = 0; d < width; d++) tile[d * LANES + (own - 1) % LANES] = to_bf16(key[d]);
             memcpy(mine_v + (own - 1) * width, row + (heads + key_heads + head) * width, sizeof(bf16) * (size_t)width);
-            const bf16 *theirs_k = (const bf16 *)prompt_keys[line] + (layer * key_heads + head) * before * width;
-            const bf16 *theirs_v = (const bf16 *)prompt_values[line] + (layer * key_heads + head) * length * width;
+            const bf16 *theirs_k = (const bf16 *)prompt_keys[r] + (layer * key_heads + head) * before * width;
+            const bf16 *theirs_v = (const bf16 *)prompt_values[r] + (layer * key_heads + head) * length * width;
 
             score(group, tiles, width, q, theirs_k, scores, all);
             score(group, own_tiles, width, q, mine_k, scores + before, all);
@@ -220,7 +220,7 @@ int attend(int64_t lines, int64_t heads, int64_t key_heads, int64_t width, int64
             }
             average(group, length, width, scores, all, theirs_v, sums);
             average(group, own, width, scores + before, all, mine_v, sums);
-            bf16 *to = out + (line * heads + head * group) * width;
+            bf16 *to = out + (r * heads + head * group) * width;
             for (int64_t d = 0; d < group * width; d += LANES) store_bf16(to + d, load(sums + d));
         }
         free(scratch);
@@ -228,11 +228,11 @@ int attend(int64_t lines, int64_t heads, int64_t key_heads, int64_t width, int64
     return failed;
 }
 
-/* Picks a token of every line by inversion from softmax(logits / temperature).
+/* Picks a token of every row by inversion from softmax(logits / temperature).
 
    logits [R, V] of the policy, u [R] in [0, 1). Gives ids [R], and the log-probability of each under the policy and under what it was drawn
    from. The vocabulary is summed in blocks, in fp32 inside of one and in fp64 over them. Returns 0, or 1 where memory is lacking. */
-int pick_tokens(int64_t lines, int64_t vocabulary, const bf16 *logits, const double *u, float temperature, int64_t *ids, float *policy,
+int pick_tokens(int64_t rows, int64_t vocabulary, const bf16 *logits, const double *u, float temperature, int64_t *ids, float *policy,
          float *sampler) {
     int64_t blocks = (vocabulary + BLOCK - 1) / BLOCK;
     int failed = 0;
@@ -244,9 +244,9 @@ int pick_tokens(int64_t lines, int64_t vocabulary, const bf16 *logits, const dou
             failed = 1;
         }
 #pragma omp for schedule(static)
-        for (int64_t line = 0; line < lines; line++) {
+        for (int64_t r = 0; r < rows; r++) {
             if (!sums) continue;
-            const bf16 *row = logits + line * vocabulary;
+            const bf16 *row = logits + r * vocabulary;
             vec tops = spread(-INFINITY);
             for (int64_t t = 0; t < vocabulary; t += LANES) tops = larger(load_some(row + t, vocabulary - t), tops);
             float top = largest(tops);
@@ -265,7 +265,7 @@ int pick_tokens(int64_t lines, int64_t vocabulary, const bf16 *logits, const dou
             }
             /* The first block whose cumulated mass exceeds the target, then the first token inside it; rounding may put the target past
                the last token with mass: stay on it. */
-            double target = u[line] * total, cumulated = 0, before = -INFINITY;
+            double target = u[r] * total, cumulated = 0, before = -INFINITY;
             int64_t block = 0;
             for (int64_t b = 0; b < blocks; b++) {
                 if (sums[b] <= 0) continue;
@@ -285,10 +285,10 @@ int pick_tokens(int64_t lines, int64_t vocabulary, const bf16 *logits, const dou
                     before += weight[i];
                 }
             }
-            ids[line] = token;
+            ids[r] = token;
             float mine = to_float(row[token]) - top;
-            policy[line] = mine - (float)log(of_policy);
-            sampler[line] = mine / temperature - (float)log(total);
+            policy[r] = mine - (float)log(of_policy);
+            sampler[r] = mine / temperature - (float)log(total);
         }
         free(sums);
     }

@@ -1,4 +1,4 @@
-/* Vectors of 16 floats for the functions here and for those of the trainers: loads, stores and conversions of bfloat16, e to the x.
+/* Vectors of 16 floats: loads, stores and conversions of bfloat16, e to the x.
 
    They are the compiler's own (GCC, Clang), so the same text serves every processor. */
 
@@ -34,7 +34,7 @@ INLINE vec load(const float *at) {
 INLINE void store(float *at, vec x) { memcpy(at, &x, sizeof x); }
 
 /* GCC makes six instructions of these conversions where AVX-512 has one. */
-INLINE uvec widen(hvec half) {
+INLINE uvec to_32_bits(hvec half) {
 #ifdef __AVX512F__
     return (uvec)_mm512_cvtepu16_epi32((__m256i)half);
 #else
@@ -42,7 +42,7 @@ INLINE uvec widen(hvec half) {
 #endif
 }
 
-INLINE hvec narrow(uvec bits) {
+INLINE hvec to_16_bits(uvec bits) {
 #ifdef __AVX512F__
     return (hvec)_mm512_cvtepi32_epi16((__m512i)bits);
 #else
@@ -53,7 +53,7 @@ INLINE hvec narrow(uvec bits) {
 INLINE vec load_bf16(const bf16 *at) {
     hvec half;
     memcpy(&half, at, sizeof half);
-    return (vec)(widen(half) << 16);
+    return (vec)(to_32_bits(half) << 16);
 }
 
 INLINE float to_float(bf16 x) {
@@ -76,7 +76,7 @@ INLINE void store_bf16(bf16 *at, vec x) {
     uvec bits = (uvec)x;
     uvec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     uvec is_number = (uvec)(x == x);
-    hvec half = narrow((rounded & is_number) | (0x7fc0 & ~is_number));
+    hvec half = to_16_bits((rounded & is_number) | (0x7fc0 & ~is_number));
     memcpy(at, &half, sizeof half);
 }
 
