@@ -17,18 +17,18 @@ OnTokens = Callable[[int], None]
 
 
 def ignore_tokens(num_tokens: int) -> None:
-    """The default progress callback."""
+    """Ignore progress; the default callback."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineInfo:
-    """What made the numbers."""
+    """Facts about the engine that made the numbers."""
 
     name: str
     model: str
     model_fingerprint: str
     fingerprint: str
-    """Hash of the weights, the engine and its precision: two rollouts with one fingerprint come from one distribution."""
+    """Hash of the weights, the engine and its precision: rollouts with the same fingerprint come from the same distribution."""
     sample_dtype: str
     score_dtype: str
     device: str
@@ -38,7 +38,7 @@ class EngineInfo:
     can_score: bool = True
     """Whether paths can be scored; `Codec.encode_path` and `score` are not to be called where they cannot."""
     notes: tuple[str, ...] = ()
-    """What its numbers lack, a sentence each. Log-probabilities that it cannot tell are NaN, unknown token ids −1."""
+    """What its numbers lack, a sentence each. Unknown log-probabilities are NaN, unknown token ids −1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +66,7 @@ class SampleRequest:
     """Samples number `first_sample` … `first_sample + num_samples − 1` of one prompt."""
 
     key: str
-    """Names the prompt in the key of its random generators: sample i of key k under seed s is drawn with the generator (s, k, i)."""
+    """Names the prompt in the key of its random generators: sample i of key k under seed s is sampled with the generator (s, k, i)."""
     prompt_ids: tuple[int, ...]
     num_samples: int
     first_sample: int = 0
@@ -100,9 +100,9 @@ class TokenScores:
     ranks: Ints
     """[T] how many tokens are more likely; 0 is the most likely one."""
     mass_above: Floats | None = None
-    """[T] probability of all more likely tokens together: top-p keeps a token while this is below p. None where the engine cannot tell."""
+    """[T] probability of all more likely tokens together: top-p keeps a token while this is below p. None where the engine does not know."""
     top_logprobs: Floats | None = None
-    """[T] log-probability of the most likely token: min-p keeps what lies within log min_p of it. None where the engine cannot tell."""
+    """[T] log-probability of the most likely token: min-p keeps what lies within log min_p of it. None where the engine does not know."""
 
 
 class Codec(Protocol):
@@ -161,7 +161,7 @@ class Engine(Sampler, Scorer, Protocol):
 
     @property
     def info(self) -> EngineInfo:
-        """What makes the numbers."""
+        """Facts about the engine and its numbers."""
         ...
 
     @property
@@ -207,7 +207,7 @@ class ManyBatches(Protocol):
         seed: str,
         on_tokens: OnTokens = ignore_tokens,
     ) -> Iterator[tuple[int, list[list[Completion]]]]:
-        """Sample them all, and give (index, what `Engine.sample` gives for it) of each as it is done."""
+        """Sample all lists; yield (index of a list, its completions as from `Sampler.sample`) as each is done."""
         ...
 
 
@@ -216,5 +216,5 @@ class TakesWeights(Engine, Protocol):
     """An engine that can be given other weights of the same shapes."""
 
     def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], *, model_fingerprint: str) -> None:
-        """Put new weights in the place of the old ones, all of them, named as in the model's Hugging Face checkpoint."""
+        """Replace all weights; tensors are named as in the model's Hugging Face checkpoint."""
         ...

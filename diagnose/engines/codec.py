@@ -1,4 +1,4 @@
-"""Text to tokens: how a problem becomes a prompt and how a reference path continues it.
+"""Encoding of text as tokens: how a problem becomes a prompt and how a reference path continues it.
 
 Cutting text is not cutting tokens, so prompt and path are tokenised together and the ids are cut.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def chat_messages(prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> list[Message]:
-    """The turns of a chat: system message, worked examples, question. A prompt that is a chat already is kept as it is."""
+    """Write the messages of a chat: system message, worked examples, question. A prompt that is a chat already is kept as it is."""
     if not isinstance(prompt, str):
         return list(prompt)
     messages = [Message("system", prompt_format.system)] if prompt_format.system is not None else []
@@ -31,14 +31,15 @@ def chat_messages(prompt: str | tuple[Message, ...], prompt_format: PromptFormat
 
 
 def completion_text(prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> str:
-    """The text that a base model continues: worked examples and question, one after the other.
+    """Write the text that a base model continues: worked examples and question, one after the other.
 
     Raises:
         BehaviorError: the prompt is a chat.
     """
     if not isinstance(prompt, str):
         raise BehaviorError(
-            "got a prompt of chat messages under prompt.format completion; give a text, or use format: chat with a model that has a chat template"
+            "got a prompt of chat messages under prompt.format completion; give a text, or use format: chat with a model that has a chat template",
+            code="chat_in_completion_format",
         )
     shots = []
     for question, answer in prompt_format.examples:
@@ -71,7 +72,10 @@ class TextCodec:
         """Write a prompt as the model reads it."""
         has_template = self.tokenizer.chat_template is not None
         if prompt_format.format == "chat" and not has_template:
-            raise BehaviorError("prompt.format: got chat, but the model's tokenizer has no chat template; use format: completion")
+            raise BehaviorError(
+                "prompt.format: got chat, but the model's tokenizer has no chat template; use format: completion",
+                code="no_chat_template",
+            )
         if prompt_format.format == "chat" or (prompt_format.format == "auto" and has_template):
             text = self.render(chat_messages(prompt, prompt_format), generation_prompt=True)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -82,7 +86,7 @@ class TextCodec:
         while ids and ids[-1] in self.eos_ids:
             ids = ids[:-1]
         if not ids:
-            raise BehaviorError("got a prompt that encodes to no token; give a prompt with some text")
+            raise BehaviorError("got a prompt that encodes to no token; give a prompt with some text", code="empty_prompt")
         return EncodedPrompt(token_ids=tuple(ids), text=text, format="completion")
 
     def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
@@ -111,11 +115,11 @@ class TextCodec:
         )
 
     def decode(self, token_ids: list[int]) -> str:
-        """The text of generated ids, special tokens left out, spaces as they are."""
+        """Decode generated ids; special tokens are left out, spaces kept as they are."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def render(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
-        """A chat as the template writes it, with or without what opens an answer.
+        """Write a chat with the model's template, with or without what opens an answer.
 
         Raises:
             BehaviorError: The template refuses the chat.
@@ -126,5 +130,6 @@ class TextCodec:
         except TemplateError as error:  # some templates refuse a system message, or two turns of one role
             roles = ", ".join(message.role for message in messages)
             raise BehaviorError(
-                f"the model's chat template refuses a chat of {roles} ({error}); change prompt.system or the messages, or use format: completion"
+                f"the model's chat template refuses a chat of {roles} ({error}); change prompt.system or the messages, or use format: completion",
+                code="chat_refused_by_template",
             ) from error

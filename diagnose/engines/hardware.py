@@ -1,4 +1,4 @@
-"""What the hardware is good at."""
+"""Which precisions the hardware computes fast, or at all."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 run on units made for them; emulated bfloat16 is slower than float32."""
+    """Tell whether matrix products in bfloat16 run on units made for them; emulated bfloat16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and _processor_has_bfloat16()
 
 
 def can_pack_bf16() -> bool:
-    """Whether oneDNN packs a bfloat16 weight and multiplies by it on this processor, found out by doing it once on a small one.
+    """Tell whether oneDNN packs a bfloat16 weight and multiplies by it on this processor; it is tried once on a small one.
 
     Without AVX-512 or AVX-NE-CONVERT (most processors with AVX2 only) it raises.
     """
@@ -31,7 +31,7 @@ def can_pack_bf16() -> bool:
 
 
 def _processor_has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 natively; emulated bfloat16 is slower than float32."""
+    """Tell whether the processor multiplies bfloat16 natively; emulated bfloat16 is slower than float32."""
     capabilities = getattr(torch.cpu, "get_capabilities", None)
     if capabilities is not None:
         found = capabilities()

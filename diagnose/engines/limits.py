@@ -1,4 +1,4 @@
-"""What the engines share that hand sampling to another program: seeds, end tokens, room in the context, texts."""
+"""Shared parts of the engines: seeds, end tokens, room in the context, stop texts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def hashed_seed(*names: object, bits: int = 63) -> int:
-    """A seed in [0, 2^bits) that belongs to these names alone; 63 bits fit what torch and JSON readers of 64-bit integers take."""
+    """Hash names to a seed in [0, 2^bits); torch and JSON readers of 64-bit integers take 63 bits."""
     digest = hashlib.sha256("\x00".join(map(str, names)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> (64 - bits)
 
 
 def end_ids(model: str, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The ids that end a turn: the tokenizer's, and those of the model's generation settings (or else of its configuration)."""
+    """Return the ids that end an answer: the tokenizer's, and those of the model's generation settings (or else of its configuration)."""
     from transformers import AutoConfig, GenerationConfig
 
     try:
@@ -36,16 +36,19 @@ def check_sample_room(requests: Sequence[SampleRequest], max_tokens: int, contex
     """Refuse prompts that leave too little of the context for a sample.
 
     Raises:
-        SettingsError: a prompt and `max_tokens` together are longer than `context` tokens, or a prompt is empty.
+        SettingsError: A prompt and `max_tokens` together are longer than `context` tokens, or a prompt is empty.
     """
     for request in requests:
         num = len(request.prompt_ids)
         if not num:
-            raise SettingsError(f"prompt {request.key}: got no token, at least 1 is needed; give a prompt with some text")
+            raise SettingsError(
+                f"prompt {request.key}: got no token, at least 1 is needed; give a prompt with some text", code="empty_prompt"
+            )
         if context is not None and num + max_tokens > context:
             instead = f"lower sampling.max_tokens to {context - num}" if num < context else "shorten the prompt"
             raise SettingsError(
-                f"prompt {request.key}: got {num} tokens and max_tokens {max_tokens}, the model's context holds {context}; {instead}"
+                f"prompt {request.key}: got {num} tokens and max_tokens {max_tokens}, the model's context holds {context}; {instead}",
+                code="context_too_short",
             )
 
 
@@ -53,17 +56,18 @@ def check_score_room(requests: Sequence[ScoreRequest], context: int | None) -> N
     """Refuse paths that do not fit into the context.
 
     Raises:
-        SettingsError: a prompt and its path together are longer than `context` tokens.
+        SettingsError: A prompt and its path together are longer than `context` tokens.
     """
     for request in requests:
         num = len(request.prompt_ids) + len(request.path_ids)
         if context is not None and num > context:
             raise SettingsError(
-                f"reference path: got {num} tokens with its prompt, the model's context holds {context}; shorten the reference or the prompt"
+                f"reference path: got {num} tokens with its prompt, the model's context holds {context}; shorten the reference or the prompt",
+                code="context_too_short",
             )
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> str:
-    """The text up to the first stop text in it."""
+    """Cut a text before the first stop text in it."""
     cuts = [text.find(stop) for stop in stops if stop in text]
     return text[: min(cuts)] if cuts else text

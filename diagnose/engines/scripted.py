@@ -64,7 +64,7 @@ class ScriptedCodec:
 
 
 class ScriptedEngine(BaseEngine):
-    """Answers from scripts: prompt text → ((answer, probability), …), the probabilities of a prompt summing to one."""
+    """An engine with scripts: prompt text → ((answer, probability), …), the probabilities of a prompt summing to one."""
 
     def __init__(self, scripts: Mapping[str, Sequence[tuple[str, float]]], *, name: str = "scripted"):
         """Take the scripts.
@@ -77,7 +77,8 @@ class ScriptedEngine(BaseEngine):
         for prompt, answers in scripts.items():
             if any(p < 0 for _, p in answers) or abs(sum(p for _, p in answers) - 1) > 1e-9:
                 raise ModelError(
-                    f"scripted model: got probabilities {[p for _, p in answers]} for one prompt; they must be ≥ 0 and sum to 1"
+                    f"scripted model: got probabilities {[p for _, p in answers]} for one prompt; they must be ≥ 0 and sum to 1",
+                    code="script_probabilities",
                 )
             self._scripts[prompt.encode()] = tuple((text.encode(), p) for text, p in answers)
         digest = hashlib.sha256(json.dumps([sorted((k, list(map(list, v))) for k, v in scripts.items())]).encode()).hexdigest()[
@@ -103,7 +104,7 @@ class ScriptedEngine(BaseEngine):
         wrong: str | None = None,
         name: str = "scripted",
     ) -> ScriptedEngine:
-        """Answer every problem rightly with a given probability, else with a wrong answer.
+        """Script right answers with a given probability, and wrong ones else.
 
         Args:
             behaviors: Whose problems to answer, all splits.
@@ -127,7 +128,10 @@ class ScriptedEngine(BaseEngine):
         """Read a YAML or JSON file: `{success: 0.3}`, or `{success: {p1: 0.3, default: 0.1}}`, and optionally `wrong: text`."""
         path = Path(source)
         if not path.is_file():
-            raise ModelError(f"model {source}: no such file; the scripted engine reads a YAML file such as `success: 0.3`")
+            raise ModelError(
+                f"model {source}: no such file; the scripted engine reads a YAML file such as `success: 0.3`",
+                code="model_not_found",
+            )
         try:
             raw: Any = yaml.safe_load(path.read_text())
             success = raw["success"]
@@ -137,17 +141,19 @@ class ScriptedEngine(BaseEngine):
         except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
             raise ModelError(
                 f"model {source}: cannot be read ({' '.join(str(error).split())[:80]}); the scripted engine reads `success: 0.3` or "
-                "`success: {p1: 0.3, default: 0}`, and `wrong: text`"
+                "`success: {p1: 0.3, default: 0}`, and `wrong: text`",
+                code="script_unreadable",
             ) from error
         return cls.for_behaviors(behaviors, success, wrong=raw.get("wrong"), name=str(source))
 
     def sample(
         self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
     ) -> list[list[Completion]]:
-        """See `Engine`; any temperature, without truncation."""
+        """Sample; see `Sampler`. Any temperature, without truncation."""
         if (sampling.top_p, sampling.top_k, sampling.min_p, sampling.repetition_penalty) != (1.0, 0, 0.0, 1.0):
             raise SettingsError(
-                "sampling: the scripted engine samples without truncation (top_p 1, top_k 0, min_p 0, repetition_penalty 1)"
+                "sampling: the scripted engine samples without truncation (top_p 1, top_k 0, min_p 0, repetition_penalty 1)",
+                code="truncation_unsupported",
             )
         results = []
         for request in requests:
@@ -163,7 +169,7 @@ class ScriptedEngine(BaseEngine):
             u = uniforms(seed, key, index, 1)[0]
             path = (*script[min(int(np.searchsorted(cumulated, u, side="right")), len(script) - 1)][0], END)
         else:
-            path = self._draw(script, sampling, uniforms(seed, key, index, sampling.max_tokens))
+            path = self._sample_path(script, sampling, uniforms(seed, key, index, sampling.max_tokens))
         cut = path[: sampling.max_tokens]
         text = bytes(byte for byte in cut if byte != END).decode(errors="replace")
         stop = StopReason.EOS if cut[-1] == END else StopReason.LENGTH
@@ -173,20 +179,20 @@ class ScriptedEngine(BaseEngine):
                 cut = cut[: len(text.encode()) + len(mark.encode())]
         steps = [_next(script, cut[:t]) for t in range(len(cut))]
         policy = np.log([step[token] for step, token in zip(steps, cut, strict=True)]).astype(np.float32)
-        drawn = [_cooled(step, sampling.temperature)[token] for step, token in zip(steps, cut, strict=True)]
+        sampled = [_at_temperature(step, sampling.temperature)[token] for step, token in zip(steps, cut, strict=True)]
         return Completion(
-            token_ids=cut, policy_logprobs=policy, sampler_logprobs=np.log(drawn).astype(np.float32), stop=stop, text=text
+            token_ids=cut, policy_logprobs=policy, sampler_logprobs=np.log(sampled).astype(np.float32), stop=stop, text=text
         )
 
-    def _draw(self, script: Script, sampling: Sampling, u: Distribution) -> tuple[int, ...]:
+    def _sample_path(self, script: Script, sampling: Sampling, u: Distribution) -> tuple[int, ...]:
         path: list[int] = []
         while len(path) < sampling.max_tokens and (not path or path[-1] != END):
-            cumulated = np.cumsum(_cooled(_next(script, tuple(path)), sampling.temperature))
+            cumulated = np.cumsum(_at_temperature(_next(script, tuple(path)), sampling.temperature))
             path.append(min(int(np.searchsorted(cumulated, u[len(path)] * cumulated[-1], side="right")), END))
         return tuple(path)
 
     def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
-        """See `Engine`."""
+        """Score; see `Scorer`."""
         results = []
         for request in requests:
             script = self._script(request.prompt_ids)
@@ -206,7 +212,7 @@ class ScriptedEngine(BaseEngine):
         return results
 
     def _script(self, prompt_ids: tuple[int, ...]) -> Script:
-        """The answers to a prompt that still are open, where the ids are a known prompt and perhaps a part of an answer to it."""
+        """Return the answers to a prompt that are still possible, where the ids are a known prompt and perhaps a part of an answer to it."""
         for length in range(len(prompt_ids), 0, -1):
             script = self._scripts.get(bytes(prompt_ids[:length])) if max(prompt_ids[:length]) < END else None
             if script is not None:
@@ -214,11 +220,14 @@ class ScriptedEngine(BaseEngine):
                 fitting = [(text[len(given) :], p) for text, p in script if tuple(text[: len(given)]) == given]
                 total = sum(p for _, p in fitting)
                 return tuple((text, p / total) for text, p in fitting) if total > 0 else ((b"", 1.0),)
-        raise ModelError(f"scripted model: no script for the prompt {bytes(i for i in prompt_ids if i < END)[:60]!r}") from None
+        raise ModelError(
+            f"scripted model: no script for the prompt {bytes(i for i in prompt_ids if i < END)[:60]!r}",
+            code="prompt_not_scripted",
+        )
 
 
 def _next(script: Script, prefix: tuple[int, ...]) -> Distribution:
-    """[257] probability of each next token after a prefix; what no answer starts with ends at once."""
+    """Return [257], the probability of each next token after a prefix; what no answer starts with ends at once."""
     distribution = np.zeros(257)
     for text, p in script:
         whole = (*text, END)
@@ -230,8 +239,8 @@ def _next(script: Script, prefix: tuple[int, ...]) -> Distribution:
     return (1 - _LEAK) * distribution / total + _LEAK / 257
 
 
-def _cooled(distribution: Distribution, temperature: float) -> Distribution:
-    """[257] the distribution at another temperature; all on the most likely token at 0."""
+def _at_temperature(distribution: Distribution, temperature: float) -> Distribution:
+    """Return [257], the distribution at another temperature; all on the most likely token at 0."""
     if temperature == 0.0:
         return (np.arange(257) == distribution.argmax()).astype(np.float64)
     if temperature == 1.0:
@@ -247,7 +256,7 @@ def _prompt_text(prompt: str | tuple[Message, ...], prompt_format: PromptFormat)
 
 
 def _wrong_answer(problem: Problem) -> str:
-    """An answer that reads like the right one and is not it."""
+    """Write an answer that looks like the right one and is wrong."""
     try:
         return str(int(problem.answer) + 1)
     except ValueError:

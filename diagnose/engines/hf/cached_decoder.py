@@ -1,9 +1,9 @@
 """Decodes samples of any Hugging Face causal language model, through its own forward function and cache.
 
 Every distinct prompt is read once and its keys and values are copied to its samples; the cache is allocated once where the model attends
-to everything. A batch is filled when it is empty, because all its lines must have been padded to one length.
+to everything. A batch is filled when it is empty, because all its rows must have been padded to one length.
 
-Legend of shapes: B lines of a batch, H key heads, D width of a head, V vocabulary.
+Legend of shapes: B rows of a batch, H key heads, D width of a head, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 _PREFILL_TOKENS = 8192
 _ROWS = 256
 _CACHED_TOKENS = 2**19
-# Lines whose sample has ended stay until this share of the batch has: moving keys and values costs more than a few idle lines.
+# Rows whose sample has ended stay until this share of the batch has: moving keys and values costs more than a few idle rows.
 _IDLE = 0.25
 
 Prompt = tuple[int, ...]
@@ -39,7 +39,7 @@ class CachedDecoder:
         """
         self._model, self._room, self.capacity, self._cached_tokens = model, max_tokens, capacity, cached_tokens
         self._place: list[int] = []
-        """The line of the cache that holds each line of the batch."""
+        """The row of the cache that holds each row of the batch."""
 
     def room(self, prompts: Sequence[Prompt]) -> int:
         """See `Decoder`."""
@@ -65,16 +65,16 @@ class CachedDecoder:
         self._place, self._num_cached = list(range(len(prompts))), len(prompts)
         return logits[owner]
 
-    def retire(self, lines: Sequence[int]) -> list[int]:
+    def retire(self, rows: Sequence[int]) -> list[int]:
         """See `Decoder`."""
-        gone = set(lines)
-        kept = [line for line in range(len(self._place)) if line not in gone]
-        self._place = [self._place[line] for line in kept]
+        gone = set(rows)
+        kept = [row for row in range(len(self._place)) if row not in gone]
+        self._place = [self._place[row] for row in kept]
         if self._place and len(self._place) <= (1 - _IDLE) * self._num_cached:
-            rows = torch.tensor(self._place, device=self._model.device)
-            _select(self._cache, rows)
-            self._mask, self._positions = self._mask[rows], self._positions[rows]
-            self._place, self._num_cached = list(range(len(rows))), len(rows)
+            left = torch.tensor(self._place, device=self._model.device)
+            _select(self._cache, left)
+            self._mask, self._positions = self._mask[left], self._positions[left]
+            self._place, self._num_cached = list(range(len(left))), len(left)
         return kept
 
     def step(self, ids: torch.Tensor) -> torch.Tensor:
@@ -94,7 +94,7 @@ class CachedDecoder:
         return logits if len(rows) == self._num_cached else logits[rows]
 
     def _read(self, prompts: list[Prompt], longest: int) -> tuple[Cache, torch.Tensor]:
-        """Read prompts, padded on the left; returns the cache and the logits [., V] after each prompt."""
+        """Read prompts, padded on the left; return the cache and the logits [., V] after each prompt."""
         device = self._model.device
         per_chunk = max(1, _PREFILL_TOKENS // longest)
         caches, logits = [], []
@@ -159,7 +159,7 @@ class _RoomyLayer(DynamicLayer):
 
 
 def _new_cache(model: PreTrainedModel, room: int) -> Cache:
-    """A cache with its room allocated once where the model's layers are all plain attention, else the model's own kind."""
+    """Make a cache with its room allocated once where the model's layers are all plain attention, else the model's own kind."""
     default = DynamicCache(config=model.config)
     if default.layers and all(type(layer) is DynamicLayer for layer in default.layers):
         return Cache(layers=[_RoomyLayer(room) for _ in default.layers])

@@ -26,7 +26,7 @@ def grouped_attention(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend; anything but one new token per row goes to transformers' own attention.
+    """Attend to the cache; anything but one new token per row goes to transformers' own attention.
 
     Args:
         module: The attention layer.

@@ -1,4 +1,4 @@
-"""Scores paths after prompts: packed without padding for Llama-like models, in padded batches for others.
+"""Scoring of paths after prompts: packed without padding for Llama-like models, in padded batches for others.
 
 Legend of shapes: B rows of a batch, N tokens of a pack, T path tokens, V vocabulary.
 """

@@ -1,4 +1,4 @@
-"""The sampling loop: who is in the batch, what is drawn, when a sample ends and another takes its place.
+"""The sampling loop: what is in the batch, which tokens are picked, when a sample ends and another takes its place.
 
 The loop knows no model: a decoder reads prompts and takes steps. What is batched depends on the requests and the settings alone, and the
 uniform numbers of a sample on its own name, so the same requests, settings and seed give the same completions.
@@ -23,25 +23,25 @@ from posttrain.diagnose.types import Sampling, StopReason
 
 
 class Decoder(Protocol):
-    """Holds the keys and values of the samples in a batch, in some order of lines."""
+    """Holds the keys and values of the samples in a batch, in some order of rows."""
 
     capacity: int
-    """The most lines that it holds."""
+    """The most rows that it holds."""
 
     def room(self, prompts: Sequence[tuple[int, ...]]) -> int:
-        """How many of these waiting prompts to admit now, from the first on; at least one when no line is left."""
+        """Return how many of these waiting prompts to admit now, from the first on; at least one when the batch is empty."""
         ...
 
     def admit(self, prompts: Sequence[tuple[int, ...]]) -> torch.Tensor:
-        """Add one line per prompt at the end; equal prompts are neighbours. Returns the logits [new lines, V] after them."""
+        """Add one row per prompt at the end; equal prompts are neighbours. Return the logits [new rows, V] after them."""
         ...
 
-    def retire(self, lines: Sequence[int]) -> list[int]:
-        """Remove lines. Returns, for each line that is left, which line it was."""
+    def retire(self, rows: Sequence[int]) -> list[int]:
+        """Remove rows. Return, for each row that is left, which row it was."""
         ...
 
     def step(self, ids: torch.Tensor) -> torch.Tensor:
-        """Append a token to every line; returns the logits [R, V] after it."""
+        """Append a token to every row; return the logits [R, V] after it."""
         ...
 
 
@@ -59,16 +59,16 @@ class _Sample:
 
 
 class SamplingLoop:
-    """Draws all samples of some requests with one decoder."""
+    """Samples some requests with one decoder."""
 
     def __init__(self, decoder: Decoder, codec: TextCodec, device: torch.device, pick: PickTokens = pick_tokens):
-        """Take what reads prompts, what writes text, where logits lie, and what draws from them."""
+        """Take what reads prompts, what decodes text, the device of the logits, and what picks tokens from them."""
         self._decoder, self._codec, self._device, self._pick = decoder, codec, device, pick
 
     def run(
         self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens
     ) -> list[list[Completion]]:
-        """All completions, in the order of the requests and of the samples."""
+        """Sample all completions, in the order of the requests and of the samples."""
         done: list[dict[int, Completion]] = [{} for _ in requests]
         # Short prompts first, and the samples of one prompt together: what is read and padded together is then alike.
         order = sorted(range(len(requests)), key=lambda r: (len(requests[r].prompt_ids), requests[r].prompt_ids))
@@ -99,12 +99,12 @@ class SamplingLoop:
                 sample.stop = self._stop(sample.token_ids, sampling)
             if seen is not None:
                 seen[torch.arange(len(live), device=self._device), ids] = True
-            ended = [line for line, sample in enumerate(live) if sample.stop is not None]
-            for line in ended:
-                done[live[line].request][live[line].index] = self._completion(live[line], sampling)
+            ended = [row for row, sample in enumerate(live) if sample.stop is not None]
+            for row in ended:
+                done[live[row].request][live[row].index] = self._completion(live[row], sampling)
             if ended:
                 kept = self._decoder.retire(ended)
-                live = [live[line] for line in kept]
+                live = [live[row] for row in kept]
                 moved = torch.tensor(kept, dtype=torch.long, device=self._device)
                 ids = ids[moved]
                 seen = seen[moved] if seen is not None else None
@@ -143,8 +143,8 @@ class SamplingLoop:
 
 
 def _marks(prompts: Sequence[tuple[int, ...]], logits: torch.Tensor) -> torch.Tensor:
-    """[R, V]: which tokens occur in each prompt."""
+    """Return [R, V]: which tokens occur in each prompt."""
     marks = torch.zeros(logits.shape, dtype=torch.bool)
-    for line, prompt in enumerate(prompts):
-        marks[line, torch.tensor(prompt)] = True
+    for row, prompt in enumerate(prompts):
+        marks[row, torch.tensor(prompt)] = True
     return marks.to(logits.device)

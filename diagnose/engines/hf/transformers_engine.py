@@ -1,7 +1,7 @@
 """The embedded engine: any Hugging Face causal language model, on a processor or one GPU.
 
 Llama-like models are computed by hand-written layers on the model's weights: what several sequences begin with is read once, in sampling and
-in scoring. Every other model goes through its own forward function.
+in scoring. Every other model runs its own forward function.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.08, torch.float16: 0.02}
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto`, `float32`, `bfloat16` or `float16` as a dtype; auto is bfloat16 where that is fast."""
+    """Return the dtype named `auto`, `float32`, `bfloat16` or `float16`; auto is bfloat16 where that is fast."""
     if name == "auto":
         return torch.bfloat16 if has_fast_bf16(device) else torch.float32
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in known:
-        raise SettingsError(f"dtype: got {name!r}, allowed are auto, {', '.join(known)}")
+        raise SettingsError(f"dtype: got {name!r}, allowed are auto, {', '.join(known)}", code="unknown_dtype")
     return known[name]
 
 
@@ -76,7 +76,7 @@ class TransformersEngine(BaseEngine):
         Args:
             model: The weights; they are used as they are for scoring, and copied where sampling wants another precision.
             tokenizer: A fast tokenizer.
-            name: What people call the model.
+            name: Of the model, for people.
             model_fingerprint: Hash of the weights and the tokenizer.
             sample_dtype: Precision of sampling; auto is bfloat16 where the hardware has units for it.
             score_dtype: Precision of scoring; auto is the weights' own. bfloat16 is faster and moves a summed log-probability of some
@@ -98,7 +98,8 @@ class TransformersEngine(BaseEngine):
         else:
             if score != model.dtype:
                 raise SettingsError(
-                    f"score_dtype: got {score_dtype} for weights in {model.dtype}; allowed for {type(model).__name__} is auto"
+                    f"score_dtype: got {score_dtype} for weights in {model.dtype}; allowed for {type(model).__name__} is auto",
+                    code="score_dtype",
                 )
             self._sampling_model = model if sample == model.dtype else copy.deepcopy(model).to(sample).eval()
             use_grouped_attention(self._sampling_model)
@@ -192,7 +193,7 @@ class TransformersEngine(BaseEngine):
 
 @contextmanager
 def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Dropout off, whatever happens inside."""
+    """Switch dropout off for a while."""
     was_training = model.training
     model.eval()
     try:

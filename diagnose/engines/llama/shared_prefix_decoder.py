@@ -5,7 +5,7 @@ samples with its keys, and one over what the sample itself has written. Samples 
 their own keys and values lie in one block without padding; the linear layers see the samples of all blocks at once. A sample that ends
 leaves at once: the last one of its block moves into its place.
 
-Legend of shapes: R lines of the batch, n lines of a block, W columns of a block, P prompts of a prefix group, M most samples of one of them,
+Legend of shapes: R rows of the batch, n rows of a block, W columns of a block, P prompts of a prefix group, M most samples of one of them,
 L length of the longest, H query heads, K key heads, G = H / K, D width of a head, V vocabulary.
 """
 
@@ -48,12 +48,12 @@ class SharedPrefixDecoder:
         self._prefixes: list[_Prefix] = []
         self._num_prompts = 0
         self._owner: list[int] = []
-        """The number of each line's prompt."""
+        """The number of each row's prompt."""
         self._positions = torch.empty(0, dtype=torch.long, device=layers.device)
-        self._padded_line = self._positions
+        self._padded_row = self._positions
 
     def room(self, prompts: Sequence[Prompt]) -> int:
-        """See `Decoder`: a quarter of the lines at a time or all that wait, so that blocks stay few and large."""
+        """See `Decoder`: a quarter of the rows at a time or all that wait, so that blocks stay few and large."""
         free = min(self.capacity - len(self._owner), len(prompts))
         if free < min(max(1, self.capacity // 4), len(prompts)):
             return 0
@@ -79,19 +79,19 @@ class SharedPrefixDecoder:
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=layers.device)
         self._positions = torch.cat([self._positions, lengths])
         self._arrange()
-        rows = {prompt: i for i, prompt in enumerate(counts)}
-        return logits[torch.tensor([rows[prompt] for prompt in prompts], device=layers.device)]
+        places = {prompt: i for i, prompt in enumerate(counts)}
+        return logits[torch.tensor([places[prompt] for prompt in prompts], device=layers.device)]
 
-    def retire(self, lines: Sequence[int]) -> list[int]:
+    def retire(self, rows: Sequence[int]) -> list[int]:
         """See `Decoder`."""
-        gone, kept, first = set(lines), list[int](), 0
+        gone, kept, first = set(rows), list[int](), 0
         for block in self._blocks:
-            order = _close_gaps(block.num_lines, {line - first for line in gone})
-            kept += [first + line for line in order]
-            first += block.num_lines
+            order = _close_gaps(block.num_rows, {row - first for row in gone})
+            kept += [first + row for row in order]
+            first += block.num_rows
             block.keep(order)
-        self._blocks = [block for block in self._blocks if block.num_lines]
-        self._owner = [self._owner[line] for line in kept]
+        self._blocks = [block for block in self._blocks if block.num_rows]
+        self._owner = [self._owner[row] for row in kept]
         self._positions = self._positions[torch.tensor(kept, dtype=torch.long, device=self._layers.device)]
         self._arrange()
         return kept
@@ -108,17 +108,17 @@ class SharedPrefixDecoder:
         q = q.unflatten(1, (k.shape[1], -1))
         own, first = [], 0
         for block in self._blocks:
-            last = first + block.num_lines
+            last = first + block.num_rows
             own.append(block.attend(number, q[first:last], k[first:last], v[first:last]))
             first = last
         of_prompts = [prefix.attend(number, q) for prefix in self._prefixes]
         out, normaliser = (_cat(parts) for parts in zip(*own, strict=True))
-        of_prompt, prompt_normaliser = (_cat(parts).index_select(0, self._padded_line) for parts in zip(*of_prompts, strict=True))
+        of_prompt, prompt_normaliser = (_cat(parts).index_select(0, self._padded_row) for parts in zip(*of_prompts, strict=True))
         share = (prompt_normaliser - normaliser).sigmoid_().to(out.dtype)
         return torch.lerp(out, of_prompt, share).flatten(1, 2)
 
     def _read(self, prompts: list[Prompt], counts: list[int], numbers: list[int]) -> torch.Tensor:
-        """Read prompts and put their keys and values into groups of like size; returns the logits [., V] after each."""
+        """Read prompts and put their keys and values into groups of like size; return the logits [., V] after each."""
         layers = self._layers
         found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         last_hidden: dict[int, torch.Tensor] = {}
@@ -138,59 +138,59 @@ class SharedPrefixDecoder:
         return layers.project(torch.stack([last_hidden[i] for i in range(len(prompts))]))
 
     def _arrange(self) -> None:
-        """Find, after lines have come or gone, which of them belong to each group's prompts."""
-        lines = defaultdict(list)
-        for line, prompt in enumerate(self._owner):
-            lines[prompt].append(line)
-        counts = {prompt: len(found) for prompt, found in lines.items()}
+        """Find, after rows have come or gone, which of them belong to each group's prompts."""
+        rows = defaultdict(list)
+        for row, prompt in enumerate(self._owner):
+            rows[prompt].append(row)
+        counts = {prompt: len(found) for prompt, found in rows.items()}
         self._prefixes = [part for prefix in self._prefixes for part in prefix.divided(counts)]
         padded = torch.empty(len(self._owner), dtype=torch.long)
         first = 0
         for prefix in self._prefixes:
             most = max(counts.get(prompt, 0) for prompt in prefix.prompts)
             index = torch.zeros(len(prefix.prompts), most, dtype=torch.long)
-            for row, prompt in enumerate(prefix.prompts):
-                mine = torch.tensor(lines[prompt], dtype=torch.long)
-                index[row, : len(mine)] = mine
-                padded[mine] = first + row * most + torch.arange(len(mine))
+            for place, prompt in enumerate(prefix.prompts):
+                mine = torch.tensor(rows[prompt], dtype=torch.long)
+                index[place, : len(mine)] = mine
+                padded[mine] = first + place * most + torch.arange(len(mine))
             prefix.index = index.to(self._layers.device)
             first += index.numel()
-        self._padded_line = padded.to(self._layers.device)
+        self._padded_row = padded.to(self._layers.device)
 
 
 class _Block:
     """What samples that were admitted together have written: keys and values [layers, n, K, W, D], W growing."""
 
-    def __init__(self, num_lines: int, layers: LlamaLayers):
-        self.num_lines, self.filled = num_lines, 0
-        shape = (layers.num_layers, num_lines, layers.num_key_heads, _COLUMNS, layers.width)
+    def __init__(self, num_rows: int, layers: LlamaLayers):
+        self.num_rows, self.filled = num_rows, 0
+        shape = (layers.num_layers, num_rows, layers.num_key_heads, _COLUMNS, layers.width)
         self._keys, self._values = (torch.zeros(shape, dtype=layers.dtype, device=layers.device) for _ in range(2))
 
     def attend(self, number: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append keys and values [n, K, D] and attend with q [n, K, G, D]; returns [n, K, G, D] and the normalisers' logarithms [n, K, G, 1]."""
+        """Append keys and values [n, K, D] and attend with q [n, K, G, D]; return [n, K, G, D] and the normalisers' logarithms [n, K, G, 1]."""
         if self.filled == self._keys.shape[3]:
             more = max(_COLUMNS, self.filled // 4)
-            self._keys, self._values = (pad(x[:, : self.num_lines], (0, 0, 0, more)) for x in (self._keys, self._values))
-        keys, values = self._keys[number, : self.num_lines], self._values[number, : self.num_lines]
+            self._keys, self._values = (pad(x[:, : self.num_rows], (0, 0, 0, more)) for x in (self._keys, self._values))
+        keys, values = self._keys[number, : self.num_rows], self._values[number, : self.num_rows]
         keys[:, :, self.filled], values[:, :, self.filled] = k, v
         scores = (q @ keys.transpose(-1, -2)).float()
         scores[..., self.filled + 1 :] = -torch.inf
         return _average(scores, values)
 
     def keep(self, order: list[int]) -> None:
-        """Put line order[i] at place i, and forget those beyond."""
-        self.num_lines = len(order)
-        moved = [(to, line) for to, line in enumerate(order) if to != line]
+        """Put row order[i] at place i, and forget those beyond."""
+        self.num_rows = len(order)
+        moved = [(to, row) for to, row in enumerate(order) if to != row]
         if moved:
-            to, line = torch.tensor(moved, device=self._keys.device).T
-            self._keys[:, to], self._values[:, to] = self._keys[:, line], self._values[:, line]
+            to, row = torch.tensor(moved, device=self._keys.device).T
+            self._keys[:, to], self._values[:, to] = self._keys[:, row], self._values[:, row]
 
 
 class _Prefix:
     """Prompts of like length with a like number of samples: keys and values [layers, P, K, L, D], padded on the right."""
 
     index: torch.Tensor
-    """[P, M] the lines of each prompt's samples, padded with line 0."""
+    """[P, M] the rows of each prompt's samples, padded with row 0."""
 
     def __init__(self, prompts: list[int], keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor):
         self.prompts, self._keys, self._values, self._lengths = prompts, keys, values, lengths
@@ -199,7 +199,7 @@ class _Prefix:
         self._beyond = beyond[:, None, None] if bool(beyond.any()) else None
 
     def attend(self, number: int, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attend with the queries [R, K, G, D] of all lines; returns [P·M, K, G, D] and the normalisers' logarithms [P·M, K, G, 1]."""
+        """Attend with the queries [R, K, G, D] of all rows; return [P·M, K, G, D] and the normalisers' logarithms [P·M, K, G, 1]."""
         (prompts, most), (key_heads, group, width) = self.index.shape, q.shape[1:]
         mine = q.index_select(0, self.index.flatten()).view(prompts, most, key_heads, group, width)
         mine = mine.transpose(1, 2).reshape(prompts, key_heads, most * group, width)
@@ -211,7 +211,7 @@ class _Prefix:
         return out, normaliser
 
     def divided(self, counts: dict[int, int]) -> Iterable[_Prefix]:
-        """Itself, or, where padding has become too much, groups of prompts with a like number of samples; none of those without."""
+        """Divide itself, where padding has become too much, into groups of prompts with a like number of samples; drop those without."""
         live = [counts.get(prompt, 0) for prompt in self.prompts]
         if not any(live):
             return []
@@ -231,7 +231,7 @@ class _Prefix:
 
 
 def _average(scores: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Average of values under the softmax of fp32 scores, and the logarithm of its normaliser."""
+    """Average values under the softmax of fp32 scores, and return the logarithm of its normaliser too."""
     normaliser = scores.logsumexp(-1, keepdim=True)
     return (scores - normaliser).exp_().to(values.dtype) @ values, normaliser
 
@@ -241,7 +241,7 @@ def _cat(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
 
 
 def _close_gaps(num: int, gone: set[int]) -> list[int]:
-    """Lines 0 … num − 1 without those that are gone; the last ones fill the gaps."""
+    """Return rows 0 … num − 1 without those that are gone; the last ones fill the gaps."""
     order, place = list(range(num)), 0
     while place < len(order):
         if order[-1] in gone:

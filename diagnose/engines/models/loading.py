@@ -2,7 +2,7 @@
 
 A GGUF file is converted once to an ordinary directory in the cache folder (`POSTTRAIN_CACHE`, else `~/.cache/posttrain`), because
 rebuilding its tokenizer takes several seconds each time; an adapter is merged into its base in the same way, so that every engine takes it.
-Whatever goes wrong becomes one line.
+Whatever goes wrong becomes an error of one line.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BLOCK = 2**20
 
 
 def fingerprint_files(paths: list[Path]) -> str:
-    """Hash of the contents of files: whole below 4 GiB in sum, else sizes and evenly spaced blocks."""
+    """Hash the contents of files: all of them below 4 GiB in sum, else sizes and evenly spaced blocks."""
     digest = hashlib.sha256()
     whole = sum(path.stat().st_size for path in paths) < _HASH_WHOLE_BELOW
     for path in sorted(paths):
@@ -47,7 +47,7 @@ def fingerprint_files(paths: list[Path]) -> str:
 
 
 def fingerprint_model(source: str | Path) -> str:
-    """Hash of what makes the model's numbers: weights, configuration, tokenizer and chat template."""
+    """Hash what makes the model's numbers: weights, configuration, tokenizer and chat template."""
     resolved = resolve_model(source)
     if isinstance(resolved, str):
         from huggingface_hub import snapshot_download  # a hub model is fingerprinted by its files, fetched if need be
@@ -69,7 +69,11 @@ def fingerprint_model(source: str | Path) -> str:
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a MODEL."""
+    """Load the tokenizer of a MODEL.
+
+    Raises:
+        ModelError: It cannot be found or loaded, or gives no character offsets.
+    """
     from transformers import AutoTokenizer
 
     resolved = _materialize(source)
@@ -78,15 +82,17 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     except Exception as error:
         raise _not_loadable(source, error) from error
     if not tokenizer.is_fast:
-        raise ModelError(f"model {source}: its tokenizer gives no character offsets; use one with a tokenizer.json")
+        raise ModelError(
+            f"model {source}: its tokenizer gives no character offsets; use one with a tokenizer.json", code="slow_tokenizer"
+        )
     return tokenizer
 
 
 def load_model(source: str | Path, *, dtype: torch.dtype) -> PreTrainedModel:
-    """The weights of a MODEL in one precision, in evaluation mode, on the processor.
+    """Load the weights of a MODEL in one precision, in evaluation mode, on the processor.
 
     Raises:
-        ModelError: it cannot be found or loaded, or weights are missing from it.
+        ModelError: It cannot be found or loaded, or weights are missing from it.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -100,19 +106,23 @@ def load_model(source: str | Path, *, dtype: torch.dtype) -> PreTrainedModel:
     if loading["missing_keys"] or loading.get("mismatched_keys"):
         missing = sorted(loading["missing_keys"]) or sorted(map(str, loading["mismatched_keys"]))
         raise ModelError(
-            f"model {source}: {len(missing)} weights are missing or of another shape (first: {missing[0]}); the checkpoint is broken"
+            f"model {source}: {len(missing)} weights are missing or of another shape (first: {missing[0]}); the checkpoint is broken",
+            code="broken_checkpoint",
         )
     bad = next((name for name, value in model.named_parameters() if not bool(torch.isfinite(value).all())), None)
     if bad is not None:
-        raise ModelError(f"model {source}: the weight {bad} holds NaN or infinity; the checkpoint is broken, use an earlier one")
+        raise ModelError(
+            f"model {source}: the weight {bad} holds NaN or infinity; the checkpoint is broken, use an earlier one",
+            code="broken_checkpoint",
+        )
     return model.eval()
 
 
 def load_reward_model(source: str | Path) -> PreTrainedModel:
-    """A sequence classifier with one label, in single precision and evaluation mode, on the processor.
+    """Load a sequence classifier with one label, in single precision and evaluation mode, on the processor.
 
     Raises:
-        ModelError: it cannot be found or loaded, or is none.
+        ModelError: It cannot be found or loaded, or is none.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -129,13 +139,14 @@ def load_reward_model(source: str | Path) -> PreTrainedModel:
         missing = sorted(loading["missing_keys"])
         why = f"its weights lack {missing[0]}" if missing else f"it has {model.config.num_labels} labels"
         raise ModelError(
-            f"model {source}: is no reward model ({why}); give a folder that `posttrain train reward_model` wrote, or a sequence classifier with one label"
+            f"model {source}: is no reward model ({why}); give a folder that `posttrain train reward_model` wrote, or a sequence classifier with one label",
+            code="not_a_reward_model",
         )
     return model.eval()
 
 
 def _materialize(source: str | Path) -> Path | str:
-    """A directory or id that transformers loads; converts a GGUF file, and merges an adapter into its base, once."""
+    """Return a directory or id that transformers loads; a GGUF file is converted once, an adapter merged into its base once."""
     resolved = resolve_model(source)
     if isinstance(resolved, str) or (resolved.is_dir() and not is_adapter(resolved)):
         return resolved
@@ -163,7 +174,7 @@ def _merge_into_base(adapter: Path, target: Path) -> None:
     import torch
 
     base = base_of(adapter)
-    with _whole_folder(adapter, target) as work, _quiet_transformers():
+    with _complete_folder(adapter, target) as work, _quiet_transformers():
         merge_adapter(load_model(base, dtype=torch.float32), adapter).save_pretrained(work)
         own = (adapter / "tokenizer_config.json").exists()
         (_tokenizer_in(adapter) if own else load_tokenizer(base)).save_pretrained(work)
@@ -180,7 +191,7 @@ def _convert_gguf(file: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with _whole_folder(file, target) as work, _quiet_transformers():
+    with _complete_folder(file, target) as work, _quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(
             str(file.parent), gguf_file=file.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
         )
@@ -190,8 +201,8 @@ def _convert_gguf(file: Path, target: Path) -> None:
 
 
 @contextmanager
-def _whole_folder(source: Path, target: Path) -> Iterator[Path]:
-    """A folder to write a model into, which becomes `target` when it is whole, or nothing at all."""
+def _complete_folder(source: Path, target: Path) -> Iterator[Path]:
+    """Give a folder to write a model into; it becomes `target` when it is complete, and is removed on an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".convert-", dir=target.parent))
     try:
@@ -210,10 +221,11 @@ def _whole_folder(source: Path, target: Path) -> Iterator[Path]:
 
 
 def _not_loadable(source: str | Path, error: Exception) -> ModelError:
-    """One line out of whatever a loader raised."""
+    """Say in one line what a loader raised."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return ModelError(
-        f"model {source}: cannot be loaded ({type(error).__name__}: {first[:200]}); give a whole Hugging Face directory, a .gguf file or a hub id"
+        f"model {source}: cannot be loaded ({type(error).__name__}: {first[:200]}); give a whole Hugging Face directory, a .gguf file or a hub id",
+        code="model_not_loadable",
     )
 
 

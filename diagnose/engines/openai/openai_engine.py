@@ -1,15 +1,15 @@
 """The OpenAI-compatible engine: samples from a server by its completions endpoint, and scores where the server is vLLM.
 
-**What the server can do is found out when it is opened** (`OpenAIEngine.capabilities`), and what it cannot tell is said (`notes`): without
-log-probabilities samples are drawn all the same and their log-probabilities are NaN; a server that cannot score refuses to.
+**What the server can do is found out when it is opened** (`OpenAIEngine.capabilities`), and what it lacks is said (`notes`): without
+log-probabilities there are samples all the same, and their log-probabilities are NaN; a server that cannot score refuses to.
 
 **Tokens.** Where MODEL is also a folder or hub id with the tokenizer, prompts are sent as the exact token ids that every other engine sends.
-Else vLLM's /tokenize writes them; else they are sent as text. vLLM gives the drawn ids back; other servers give texts, which are tokenised
+Else vLLM's /tokenize writes them; else they are sent as text. vLLM gives the sampled ids back; other servers give texts, which are tokenised
 here again, and log-probabilities count only where those tokens are the server's.
 
 **Seeds.** Sample i of a prompt has the seed h + i, with h hashed from (seed, key) into 52 bits, which every JSON reader keeps. vLLM gives the
-j-th of n samples the seed plus j, so one request draws many samples that do not depend on how they are asked for; other servers promise
-nothing about n, and are asked for one sample at a time. What a seed means beyond that is the server's affair: vLLM's own promise is that of
+j-th of n samples the seed plus j, so one request gives many samples that do not depend on how they are asked for; other servers promise
+nothing about n, and are asked for one sample at a time. What a seed means beyond that is up to the server: vLLM promises what it promises to
 the vLLM engine, on the batches that its other users make too. (On a processor start vLLM 0.32 with --no-enable-chunked-prefill: seeds end it
 otherwise, as soon as a prompt is read in parts.)
 
@@ -150,9 +150,9 @@ class OpenAIEngine(BaseEngine):
 
         def on_reply(number: int, reply: Reply | None) -> None:
             r, first, num = parts[number]
-            drawn = self._completions_of(reply, num, sampling)
-            results[r][first : first + num] = drawn
-            on_tokens(sum(len(completion.token_ids) for completion in drawn))
+            sampled = self._completions_of(reply, num, sampling)
+            results[r][first : first + num] = sampled
+            on_tokens(sum(len(completion.token_ids) for completion in sampled))
 
         self._transport.post_all(self._completions, bodies, on_reply)
         return [[completion for completion in row if completion is not None] for row in results]
@@ -194,8 +194,8 @@ class OpenAIEngine(BaseEngine):
         """One completion per sample asked for; what did not come is an error."""
         choices = sorted(list_of(reply, "choices"), key=lambda choice: choice.get("index", 0))[:num]
         usage = (reply or {}).get("usage") or {}
-        drawn = [self._completion(choice, usage.get("completion_tokens") if num == 1 else None, sampling) for choice in choices]
-        return drawn + [_missing()] * (num - len(drawn))
+        sampled = [self._completion(choice, usage.get("completion_tokens") if num == 1 else None, sampling) for choice in choices]
+        return sampled + [_missing()] * (num - len(sampled))
 
     def _completion(self, choice: Reply, num_tokens: int | None, sampling: Sampling) -> Completion:
         stop, text = _stop_reason(choice), str(choice.get("text") or "")
@@ -222,7 +222,7 @@ class OpenAIEngine(BaseEngine):
         )
 
     def _ids_of(self, text: str, stop: StopReason, tokens: list[str] | None, num_tokens: int | None) -> tuple[list[int], bool]:
-        """Ids for a text, and whether they are certainly those that were drawn: their texts are the server's."""
+        """Return ids for a text, and whether they are certainly those that were sampled: their texts are the server's."""
         if not isinstance(self.codec, TextCodec):
             return [_UNKNOWN_TOKEN] * (len(tokens) if tokens else num_tokens or 0), bool(tokens)
         ids = list(self.codec.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -231,7 +231,7 @@ class OpenAIEngine(BaseEngine):
         return ids, tokens is not None and [self.codec.decode([i]) for i in ids] == tokens
 
     def _both(self, values: Floats, sampling: Sampling) -> tuple[Floats, Floats]:
-        """Log-probabilities under the policy and under the sampler, NaN where the server's kind does not tell."""
+        """Return log-probabilities under the policy and under the sampler, NaN where the server's kind says nothing of them."""
         unknown = np.full_like(values, np.nan)
         if sampling.greedy:
             plain = sampling.repetition_penalty == 1.0
@@ -254,7 +254,7 @@ class OpenAIEngine(BaseEngine):
                 "server, or --engine vllm or transformers"
             )
         context = self.capabilities.context
-        check_score_room(requests, None if context is None else context - 1)  # vLLM draws one token behind what it scores
+        check_score_room(requests, None if context is None else context - 1)  # vLLM samples one token behind what it scores
         bodies = [
             {
                 "model": self._served,
@@ -280,7 +280,7 @@ def _stop_reason(choice: Reply) -> StopReason:
 
 
 def _path_scores(reply: Reply, request: ScoreRequest) -> TokenScores:
-    """The path's part of vLLM's prompt log-probabilities: per position a table of token id → log-probability and rank (from 1)."""
+    """Cut the path's part out of vLLM's prompt log-probabilities: per position a table of token id → log-probability and rank (from 1)."""
     rows = list_of(next(iter(list_of(reply, "choices")), {}), "prompt_logprobs")[len(request.prompt_ids) :]
     if len(rows) != len(request.path_ids):
         raise SettingsError(

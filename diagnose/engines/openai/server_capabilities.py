@@ -23,13 +23,13 @@ PROBE = "The answer is"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capabilities:
-    """What a server can do and tell, found out by asking it."""
+    """What a server accepts and returns, found out by asking it."""
 
     is_vllm: bool
     takes_token_ids: bool
     gives_token_ids: bool
     logprobs: str
-    """`policy`: of the untruncated policy at temperature 1; `sampler`: of the distribution drawn from; `none`."""
+    """`policy`: of the untruncated policy at temperature 1; `sampler`: of the distribution that is sampled; `none`."""
     scores: bool
     context: int | None
     """Tokens of prompt and sample together; None where the server does not say."""
@@ -66,11 +66,13 @@ def base_address(url: str) -> str:
         port_known, parts = False, urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_known:
         raise SettingsError(
-            f"engine openai: got the address {url!r}; give that of a server, such as openai:http://localhost:8000/v1"
+            f"engine openai: got the address {url!r}; give that of a server, such as openai:http://localhost:8000/v1",
+            code="engine_address",
         )
     if parts.username or parts.password or parts.query:
         raise SettingsError(
-            "engine openai: got an address with a user, a password or a query; give the address alone, and the key as OPENAI_API_KEY"
+            "engine openai: got an address with a user, a password or a query; give the address alone, and the key as OPENAI_API_KEY",
+            code="secret_in_address",
         )
     path = parts.path.rstrip("/").removesuffix("/completions") or "/v1"
     return f"{parts.scheme}://{parts.netloc}{path}"
@@ -81,7 +83,7 @@ def served_models(transport: Transport, base: str) -> list[Reply]:
     try:
         reply = transport.ask("GET", f"{base}/models")
     except Refused as error:
-        if error.lacks_key:
+        if error.code == "key_refused":
             raise
         return []
     return list_of(transport.require(reply, f"{base}/models"), "data")
@@ -118,7 +120,8 @@ def find_card(model: str, tokenizer: PreTrainedTokenizerBase | None, cards: Sequ
                 return card
     if cards:
         raise ModelError(
-            f"model {model}: not served at {base}; served are {', '.join(str(card.get('id')) for card in cards[:10])}"
+            f"model {model}: not served at {base}; served are {', '.join(str(card.get('id')) for card in cards[:10])}",
+            code="model_not_served",
         )
     return {"id": model}
 
@@ -165,7 +168,8 @@ def probe_server(
             context=context,
         )
     raise refusal or SettingsError(
-        f"engine openai: {base} takes neither token ids nor text as a prompt; use a server with /completions"
+        f"engine openai: {base} takes neither token ids nor text as a prompt; use a server with /completions",
+        code="server_takes_no_prompt",
     )
 
 

@@ -39,7 +39,10 @@ class ServerCodec:
 
     def _encode(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
         if prompt_format.format == "chat" and not self._has_template:
-            raise BehaviorError("prompt.format: got chat, but the served model has no chat template; use format: completion")
+            raise BehaviorError(
+                "prompt.format: got chat, but the served model has no chat template; use format: completion",
+                code="no_chat_template",
+            )
         if prompt_format.format == "chat" or (prompt_format.format == "auto" and self._has_template):
             turns = [message._asdict() for message in chat_messages(prompt, prompt_format)]
             body: dict[str, Any] = {"model": self._model, "messages": turns, "add_generation_prompt": True}
@@ -70,7 +73,8 @@ class BytesCodec:
         if prompt_format.format == "chat" or not isinstance(prompt, str):
             raise BehaviorError(
                 "prompt.format: got chat, but neither the tokenizer nor a /tokenize of the server is available; give MODEL as a folder or hub "
-                "id with the tokenizer, or use format: completion"
+                "id with the tokenizer, or use format: completion",
+                code="chat_template_unknown",
             )
         text = completion_text(prompt, prompt_format)
         return EncodedPrompt(token_ids=tuple(text.encode()), text=text, format="completion")
@@ -83,5 +87,6 @@ class BytesCodec:
 def _no_paths() -> NoReturn:
     raise SettingsError(
         "engine openai: reference paths cannot be written as tokens without the tokenizer, so this engine cannot score them; give MODEL as a "
-        "folder or hub id with the tokenizer, or use --engine vllm or transformers"
+        "folder or hub id with the tokenizer, or use --engine vllm or transformers",
+        code="paths_not_encodable",
     )

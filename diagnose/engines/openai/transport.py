@@ -29,8 +29,7 @@ _CONNECT_SECONDS = 10.0
 class Refused(SettingsError):
     """The server understood a request and will not answer it, however often it is asked."""
 
-    lacks_key = False
-    """Whether it is the key that the server does not accept."""
+    default_code = "refused_by_server"
 
 
 class Transport:
@@ -61,10 +60,10 @@ class Transport:
         """Why the last request without an answer had none."""
 
     def ask(self, method: str, url: str, body: Reply | None = None) -> Reply | None:
-        """The answer to one request, None where there was none.
+        """Send one request; return the answer, None where there was none.
 
         Raises:
-            Refused: the server refuses it.
+            Refused: The server refuses it.
         """
         return self._gather([(method, url, body)], lambda *_: None)[0]
 
@@ -76,15 +75,16 @@ class Transport:
         """
         if reply is None:
             raise SettingsError(
-                f"engine openai: no answer from {url} in {self.retries + 1} tries (last: {self.last_failure}); check that the server runs"
+                f"engine openai: no answer from {url} in {self.retries + 1} tries (last: {self.last_failure}); check that the server runs",
+                code="no_answer",
             )
         return reply
 
     def post_all(self, url: str, bodies: Sequence[Reply], on_reply: OnReply) -> list[Reply | None]:
-        """The answers to many requests in their order, None where there was none.
+        """Send many requests; return the answers in their order, None where there was none.
 
         Raises:
-            Refused: the server refuses one of them; the others are taken back.
+            Refused: The server refuses one of them; the others are taken back.
         """
         return self._gather([("POST", url, body) for body in bodies], on_reply)
 
@@ -172,7 +172,7 @@ class Transport:
 
 
 def _retry_after(response: httpx2.Response) -> float:
-    """Seconds the server asks to wait, at most the longest wait; 0 where it does not say (or says a date)."""
+    """Return the seconds that the server asks to wait, at most the longest wait; 0 where it does not say (or says a date)."""
     try:
         return min(max(float(response.headers.get("retry-after", "0")), 0.0), _LONGEST_WAIT)
     except ValueError:
@@ -181,9 +181,9 @@ def _retry_after(response: httpx2.Response) -> float:
 
 def _refusal(url: str, status: int, text: str) -> Refused:
     if status in (401, 403):
-        refused = Refused(f"engine openai: got {status} from {url}; set OPENAI_API_KEY to a key that this server takes")
-        refused.lacks_key = True
-        return refused
+        return Refused(
+            f"engine openai: got {status} from {url}; set OPENAI_API_KEY to a key that this server takes", code="key_refused"
+        )
     if status == 404:
         return Refused(
             f"engine openai: got 404 from {url} ({_said(text)}); give the address that ends before /completions, such as "
@@ -193,5 +193,5 @@ def _refusal(url: str, status: int, text: str) -> Refused:
 
 
 def _said(text: str) -> str:
-    """What an error page says, in one short line."""
+    """Shorten an error page to one line."""
     return " ".join(text.split())[:300]

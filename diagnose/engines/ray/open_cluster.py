@@ -1,4 +1,4 @@
-"""Opens a pool of engines: on this machine, or on every machine of a Ray cluster.
+"""Opening of a pool of engines: on this machine, or on every machine of a Ray cluster.
 
 Each worker holds one engine on the processors and GPUs that Ray lends it: one device, or one tensor-parallel group.
 """
@@ -55,7 +55,7 @@ def open_pool(
 
     Raises:
         SettingsError: Ray is missing, the cluster cannot be reached or has no room for so many workers.
-        ModelError: the model cannot be opened.
+        ModelError: The model cannot be opened.
     """
     if workers < 1:
         raise SettingsError(f"workers: got {workers}, at least 1 is needed", code="too_few_workers")
@@ -69,9 +69,9 @@ def open_pool(
     if gpus_per_worker is None:
         gpus_per_worker = 1.0 if kind in _ON_GPUS and any(gpus for _, gpus in machines) else 0.0
     alone = _ALONE in ray.cluster_resources()
-    if alone:  # nobody else is here: processors may be shared by several pools, whose workers are seldom busy at once
+    if alone:  # nothing else runs here: processors may be shared by several pools, whose workers are seldom busy at once
         machines = [(max(cpus, workers * (cpus_per_worker or 1)), gpus) for cpus, gpus in machines]
-    threads = _share(machines, workers, cpus_per_worker, gpus_per_worker)
+    threads = share_processors(machines, workers, cpus_per_worker, gpus_per_worker)
     there = str(Path(model).resolve()) if Path(model).exists() else model  # workers have other working directories
     opener: Callable[[], Engine] = partial(open_engine, kind, there, tuple(behaviors))
     if kind == "vllm" and gpus_per_worker > 1:
@@ -96,7 +96,9 @@ def _open_vllm_group(model: str, devices: int) -> Engine:
 def _join(address: str | None) -> None:
     """Join a cluster, or start Ray here; nothing where this process has Ray already."""
     if find_spec("ray") is None:
-        raise SettingsError("workers: Ray is not installed; pip install 'posttrain[ray]', or leave --workers out")
+        raise SettingsError(
+            "workers: Ray is not installed; pip install 'posttrain[ray]', or leave --workers out", code="missing_package"
+        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
@@ -116,22 +118,23 @@ def _join(address: str | None) -> None:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SettingsError(
-            f"workers: no Ray cluster at {address} ({' '.join(str(error).split())[:120]}); start one with `ray start --head`, or unset RAY_ADDRESS"
+            f"workers: no Ray cluster at {address} ({' '.join(str(error).split())[:120]}); start one with `ray start --head`, or unset RAY_ADDRESS",
+            code="no_ray_cluster",
         ) from error
 
 
 def _machines() -> list[tuple[float, float]]:
-    """(processors, GPUs) of every machine of the cluster."""
+    """Return (processors, GPUs) of every machine of the cluster."""
     import ray
 
     return [(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in ray.nodes() if node["Alive"]]
 
 
-def _share(machines: Sequence[tuple[float, float]], workers: int, cpus: int | None, gpus: float) -> int:
-    """Processors of each worker: what is asked for, or as many as all workers can have.
+def share_processors(machines: Sequence[tuple[float, float]], workers: int, cpus: int | None, gpus: float) -> int:
+    """Return the processors of each worker: what is asked for, or as many as all workers can have.
 
     Raises:
-        SettingsError: there is no room for so many workers.
+        SettingsError: There is no room for so many workers.
     """
 
     def room(each: int) -> int:
@@ -143,5 +146,6 @@ def _share(machines: Sequence[tuple[float, float]], workers: int, cpus: int | No
             return each
     needs = f"{cpus or 1} processors" + (f" and {gpus:g} GPUs" if gpus else "")
     raise SettingsError(
-        f"workers: got {workers} of {needs} each, Ray has room for {room(cpus or 1)}; use as many at most, or give each worker less"
+        f"workers: got {workers} of {needs} each, Ray has room for {room(cpus or 1)}; use as many at most, or give each worker less",
+        code="too_many_workers",
     )

@@ -1,7 +1,7 @@
-"""Cuts requests into pieces of work. The cut depends on the requests alone, never on who will do them.
+"""How requests are cut into pieces of work. The cut depends on the requests alone, never on who will do them.
 
-What an engine computes together may change the last bit of a log-probability, so whoever does a piece, and however often, must be given
-the same piece.
+What an engine computes together may change the last bit of a log-probability, so a piece must stay the same whichever
+worker does it, and however often.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class PieceSize:
     """What a piece holds at most; a single request that is larger is a piece of its own."""
 
     samples: int = 256
-    """As many as the embedded engine draws at once, and as a run directory keeps in one shard."""
+    """As many as the embedded engine samples at once, and as a run directory keeps in one shard."""
     tokens: int = 2**16
     """Of prompts, and of the paths that are scored after them."""
 
@@ -45,7 +45,7 @@ class ScorePiece:
 
 
 def cut_samples(requests: Sequence[SampleRequest], size: PieceSize, max_tokens: int) -> list[SamplePiece]:
-    """Pieces of about equal numbers of samples, of prompts of about equal length.
+    """Cut requests into pieces of about equal numbers of samples, of prompts of about equal length.
 
     All samples of a prompt stay together, so that it is read once, unless they are more than a piece holds. The parts of one request
     come in the order of its samples.
@@ -69,7 +69,7 @@ def cut_samples(requests: Sequence[SampleRequest], size: PieceSize, max_tokens: 
 
 
 def cut_scores(requests: Sequence[ScoreRequest], size: PieceSize) -> list[ScorePiece]:
-    """Pieces of about equal numbers of tokens; paths of one prompt lie side by side, and short prompts come first."""
+    """Cut requests into pieces of about equal numbers of tokens; paths of one prompt lie side by side, and short prompts come first."""
     lengths = [len(request.prompt_ids) + len(request.path_ids) for request in requests]
     order = sorted(range(len(requests)), key=lambda r: (len(requests[r].prompt_ids), requests[r].prompt_ids))
     groups = _fill([lengths[r] for r in order], [0] * len(order), size.tokens, size.tokens)
@@ -82,7 +82,7 @@ def cut_scores(requests: Sequence[ScoreRequest], size: PieceSize) -> list[ScoreP
 
 
 def _ranges(request: SampleRequest, most: int) -> list[SampleRequest]:
-    """The request itself, or ranges of its samples that differ by one sample at most."""
+    """Cut a request into ranges of its samples that differ by one sample at most."""
     num, parts = request.num_samples, math.ceil(request.num_samples / most)
     borders = [part * num // parts for part in range(parts)] + [num]
     return [
@@ -91,7 +91,7 @@ def _ranges(request: SampleRequest, most: int) -> list[SampleRequest]:
 
 
 def _fill(weights: Sequence[int], prompts: Sequence[int], most: int, most_tokens: int) -> list[list[int]]:
-    """Neighbours put together up to an even share of the weights; as many groups as `most` makes necessary, or a few more."""
+    """Put neighbours together up to an even share of the weights; as many groups as `most` makes necessary, or a few more."""
     if not weights:
         return []
     share = math.ceil(sum(weights) / math.ceil(sum(weights) / most))

@@ -24,7 +24,8 @@ from posttrain.diagnose.engines.base import (
     ignore_tokens,
 )
 from posttrain.diagnose.engines.ray.pieces import PieceSize, SamplePiece, cut_samples, cut_scores
-from posttrain.diagnose.engines.ray.worker_queue import Call, WorkerQueue
+from posttrain.diagnose.engines.ray.worker_process import Call
+from posttrain.diagnose.engines.ray.worker_queue import WorkerQueue
 from posttrain.diagnose.types import Sampling
 
 
@@ -48,13 +49,13 @@ class PoolEngine(BaseEngine):
             opener: Opens an engine; it is pickled and sent to every worker.
             workers: How many engines.
             threads: Threads of each.
-            num_cpus: Processors that Ray sets aside for each; none where nobody else uses this Ray.
+            num_cpus: Processors that Ray sets aside for each; none where nothing else uses this Ray.
             num_gpus: GPUs of each.
             name: What people call the model.
             size: What a piece of work holds at most.
 
         Raises:
-            PosttrainError: what opening an engine raised, or why no worker stayed alive.
+            PosttrainError: What opening an engine raised, or why no worker stayed alive.
         """
         self._size = size or PieceSize()
         self._queue = WorkerQueue(opener, workers=workers, threads=threads, num_cpus=num_cpus, num_gpus=num_gpus)
@@ -63,7 +64,7 @@ class PoolEngine(BaseEngine):
         self.codec = self._queue.codec
 
     def __enter__(self) -> PoolEngine:
-        """The pool itself."""
+        """Return the pool itself."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -77,12 +78,12 @@ class PoolEngine(BaseEngine):
     def sample(
         self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
     ) -> list[list[Completion]]:
-        """See `Engine`.
+        """Sample; see `Sampler`.
 
         Raises:
-            WorkerError: a piece of the work ended three workers.
+            WorkerError: A piece of the work ended three workers.
         """
-        return next(drawn for _, drawn in self.sample_batches([requests], sampling, seed=seed, on_tokens=on_tokens))
+        return next(completions for _, completions in self.sample_batches([requests], sampling, seed=seed, on_tokens=on_tokens))
 
     def sample_batches(
         self,
@@ -92,12 +93,12 @@ class PoolEngine(BaseEngine):
         seed: str,
         on_tokens: OnTokens = ignore_tokens,
     ) -> Iterator[tuple[int, list[list[Completion]]]]:
-        """Sample several lists of requests at a time, and give (index, what `sample` gives for it) of each as it is done.
+        """Sample several lists of requests at a time; yield (index, what `sample` returns for it) of each as it is done.
 
         Workers go on while the caller looks at a result. What the caller does not wait for is cancelled.
 
         Raises:
-            WorkerError: a piece of the work ended three workers.
+            WorkerError: A piece of the work ended three workers.
         """
         cut = [cut_samples(requests, self._size, sampling.max_tokens) for requests in batches]
         for index, pieces in enumerate(cut):
@@ -114,21 +115,21 @@ class PoolEngine(BaseEngine):
                 method="sample",
                 args=(cut[index][number].requests, sampling),
                 kwargs={"seed": seed},
-                what=_in_words(cut[index][number]),
-                tells=True,
+                what=_describe(cut[index][number]),
+                reports_progress=True,
             )
             for index, number in work
         ]
         left = [len(pieces) for pieces in cut]
-        drawn: dict[tuple[int, int], list[list[Completion]]] = {}
+        sampled: dict[tuple[int, int], list[list[Completion]]] = {}
         for done, completions in self._queue.run(calls, on_tokens=on_tokens):
             index = work[done][0]
-            drawn[work[done]] = completions
+            sampled[work[done]] = completions
             left[index] -= 1
             if not left[index]:
                 rows: list[list[Completion]] = [[] for _ in batches[index]]
                 for number, piece in enumerate(cut[index]):
-                    for owner, row in zip(piece.owners, drawn.pop((index, number)), strict=True):
+                    for owner, row in zip(piece.owners, sampled.pop((index, number)), strict=True):
                         rows[owner] += row
                 yield index, rows
 
@@ -136,11 +137,11 @@ class PoolEngine(BaseEngine):
         """See `Engine`.
 
         Raises:
-            WorkerError: a piece of the work ended three workers.
+            WorkerError: A piece of the work ended three workers.
         """
         pieces = sorted(cut_scores(requests, self._size), key=lambda piece: -piece.cost)
         calls = [
-            Call(method="score", args=(piece.requests,), what=f"scoring {len(piece.requests)} paths", tells=True)
+            Call(method="score", args=(piece.requests,), what=f"scoring {len(piece.requests)} paths", reports_progress=True)
             for piece in pieces
         ]
         scored: dict[int, TokenScores] = {}
@@ -149,7 +150,7 @@ class PoolEngine(BaseEngine):
         return [scored[r] for r in range(len(requests))]
 
 
-def _in_words(piece: SamplePiece) -> str:
+def _describe(piece: SamplePiece) -> str:
     first, more = piece.requests[0], len(piece.requests) - 1
     what = f"samples {first.first_sample} to {first.first_sample + first.num_samples - 1} of {first.key}"
     return f"sampling ({what}" + (f", and {more} more prompts)" if more else ")")

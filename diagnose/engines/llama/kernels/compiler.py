@@ -27,7 +27,7 @@ _OFF = "POSTTRAIN_NATIVE"
 
 @functools.cache
 def load_library(source: Path) -> tuple[ctypes.CDLL | None, str]:
-    """The functions of a C file, or None and why there are none.
+    """Load the functions of a C file; return None and the reason where that fails.
 
     Args:
         source: May include the headers of this folder.
@@ -54,7 +54,7 @@ def _load_openmp() -> None:
 
 
 def _compiled(source: Path, compiler: str) -> Path:
-    """The shared library in the cache; compiled there first where it is not. Others may do the same at the same time."""
+    """Return the shared library in the cache, compiled there first where it is missing; other processes may do so at the same time."""
     texts = [file.read_text(encoding="utf-8") for file in (source, *sorted(_HEADERS.glob("*.h")))]
     about = [*texts, compiler, platform.machine(), _processor(), *_FLAGS]
     path = cache_dir() / "native" / f"{source.stem}-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.so"
@@ -73,7 +73,7 @@ def _compiled(source: Path, compiler: str) -> Path:
 
 
 def _processor() -> str:
-    """What -march=native depends on."""
+    """Return what -march=native depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
