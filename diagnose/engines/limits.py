@@ -48,7 +48,7 @@ def check_sample_room(requests: Sequence[SampleRequest], max_tokens: int, contex
             instead = f"lower sampling.max_tokens to {context - num}" if num < context else "shorten the prompt"
             raise SettingsError(
                 f"prompt {request.key}: got {num} tokens and max_tokens {max_tokens}, the model's context holds {context}; {instead}",
-                code="context_too_short",
+                code="max_tokens_too_large" if num < context else "prompt_too_long",
             )
 
 
@@ -63,7 +63,7 @@ def check_score_room(requests: Sequence[ScoreRequest], context: int | None) -> N
         if context is not None and num > context:
             raise SettingsError(
                 f"reference path: got {num} tokens with its prompt, the model's context holds {context}; shorten the reference or the prompt",
-                code="context_too_short",
+                code="path_too_long",
             )
 
 

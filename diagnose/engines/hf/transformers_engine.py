@@ -28,7 +28,6 @@ from posttrain.diagnose.engines.base import (
 from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.engines.hardware import has_fast_bf16
 from posttrain.diagnose.engines.hf.cached_decoder import CachedDecoder
-from posttrain.diagnose.engines.hf.grouped_attention import use_grouped_attention
 from posttrain.diagnose.engines.hf.path_scoring import score_packed, score_padded
 from posttrain.diagnose.engines.hf.sampling_loop import Decoder, SamplingLoop
 from posttrain.diagnose.engines.limits import check_sample_room, check_score_room
@@ -102,7 +101,6 @@ class TransformersEngine(BaseEngine):
                     code="score_dtype",
                 )
             self._sampling_model = model if sample == model.dtype else copy.deepcopy(model).to(sample).eval()
-            use_grouped_attention(self._sampling_model)
         slower = () if self._sampling_layers is None else self._sampling_layers.notes
         eos = {tokenizer.eos_token_id} | set(_as_list(getattr(model.generation_config, "eos_token_id", None)))
         self.codec = TextCodec(tokenizer, frozenset(int(i) for i in eos if i is not None))

@@ -135,7 +135,8 @@ class OpenAIEngine(BaseEngine):
         if not self.capabilities.is_vllm and (sampling.top_k, sampling.min_p, sampling.repetition_penalty) != (0, 0.0, 1.0):
             raise SettingsError(
                 f"sampling: got top_k {sampling.top_k}, min_p {sampling.min_p:g}, repetition_penalty {sampling.repetition_penalty:g}; servers "
-                "other than vLLM are asked for temperature and top_p only, set the others to 0, 0 and 1"
+                "other than vLLM are asked for temperature and top_p only, set the others to 0, 0 and 1",
+                code="truncation_unsupported",
             )
         if not isinstance(self.codec, BytesCodec):
             check_sample_room(requests, sampling.max_tokens, self.capabilities.context)
@@ -251,7 +252,8 @@ class OpenAIEngine(BaseEngine):
         if not self.capabilities.scores:
             raise SettingsError(
                 f"engine openai: {self.info.device} cannot score, it gives no log-probabilities of prompt tokens with their ranks; use a vLLM "
-                "server, or --engine vllm or transformers"
+                "server, or --engine vllm or transformers",
+                code="server_cannot_score",
             )
         context = self.capabilities.context
         check_score_room(requests, None if context is None else context - 1)  # vLLM samples one token behind what it scores
@@ -285,7 +287,8 @@ def _path_scores(reply: Reply, request: ScoreRequest) -> TokenScores:
     if len(rows) != len(request.path_ids):
         raise SettingsError(
             f"engine openai: got log-probabilities of {len(rows)} tokens for a path of {len(request.path_ids)}; this server cannot score, use "
-            "--engine vllm or transformers"
+            "--engine vllm or transformers",
+            code="server_cannot_score",
         )
     own = [row[str(token)] for row, token in zip(rows, request.path_ids, strict=True)]
     return TokenScores(

@@ -226,7 +226,7 @@ class VllmEngine(BaseEngine):
     def _completion(self, output: Any, sampling: Sampling) -> Completion:
         ids, flat = list(output.token_ids), output.logprobs
         sampled = np.array([flat.logprobs[start] for start in flat.start_indices], dtype=np.float32)[: len(ids)]
-        stop = _stop_reason(output)
+        stop = read_stop_reason(output)
         text = self.codec.decode(ids)
         return Completion(
             token_ids=tuple(ids),
@@ -302,8 +302,8 @@ class VllmEngine(BaseEngine):
         from safetensors.torch import save_file
 
         own: torch.dtype = getattr(torch, self.info.sample_dtype)
-        tensors = {name: _to_processor(tensor, own) for name, tensor in named_tensors}
-        with tempfile.TemporaryDirectory(prefix="posttrain-", dir=_memory_folder(tensors.values())) as folder:
+        tensors = {name: copy_to_processor(tensor, own) for name, tensor in named_tensors}
+        with tempfile.TemporaryDirectory(prefix="posttrain-", dir=memory_folder(tensors.values())) as folder:
             save_file(tensors, Path(folder) / "model.safetensors", metadata={"format": "pt"})
             del tensors
             self.llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
@@ -316,20 +316,20 @@ class VllmEngine(BaseEngine):
         self.llm.llm_engine.engine_core.shutdown()
 
 
-def _to_processor(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def copy_to_processor(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Copy a weight to the processor in the engine's precision; vectors stay as they are, since vLLM keeps some of them in float32."""
     rounded = weight.is_floating_point() and weight.dim() > 1
     return weight.detach().to("cpu", dtype if rounded else weight.dtype, copy=True).contiguous()
 
 
-def _memory_folder(tensors: Iterable[torch.Tensor]) -> Path | None:
+def memory_folder(tensors: Iterable[torch.Tensor]) -> Path | None:
     """Return /dev/shm, or None (the usual place for temporary files) where that lacks the room; a container has 64 MB of it by default."""
     memory = Path("/dev/shm")
     needed = sum(tensor.nbytes for tensor in tensors) + 2**20
     return memory if memory.is_dir() and shutil.disk_usage(memory).free > needed else None
 
 
-def _stop_reason(output: Any) -> StopReason:
+def read_stop_reason(output: Any) -> StopReason:
     """Read the reason: vLLM says `stop` for an end token (its id, or nothing, as the reason) and for a stop text (the text as the reason)."""
     if output.finish_reason == "stop":
         return StopReason.STOP if isinstance(output.stop_reason, str) else StopReason.EOS

@@ -188,35 +188,41 @@ def test_a_prompt_longer_than_the_context_is_refused(engine: Engine, prompts: li
     if engine.info.name == "scripted":
         pytest.skip("a script has no context")
     long = (prompts[0].token_ids * CONTEXT)[: CONTEXT + 1]
-    with pytest.raises(UserError, match="context") as caught:
+    with pytest.raises(UserError) as caught:
         engine.sample([SampleRequest(key="p", prompt_ids=long, num_samples=1)], FREE, seed="0")
+    assert caught.value.code == "prompt_too_long"
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="context"):
+    with pytest.raises(UserError) as caught:
         engine.score([ScoreRequest(prompt_ids=long, path_ids=prompts[0].token_ids)])
+    assert caught.value.code == "path_too_long"
 
 
 def test_unknown_engine_is_refused(behavior: Behavior) -> None:
-    with pytest.raises(SettingsError, match="did you mean transformers"):
+    with pytest.raises(SettingsError) as caught:
         open_engine("transformer", "x", [behavior])
+    assert caught.value.code == "unknown_engine"
+    assert "did you mean transformers" in str(caught.value)
     for name in ("openai", "vllm:8", "scripted:"):
-        with pytest.raises(SettingsError, match="allowed is"):
+        with pytest.raises(SettingsError) as caught:
             open_engine(name, "x", [behavior])
+        assert caught.value.code == "engine_address"
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "code"),
     [
-        (lambda path: path / "nothing", "no such file or folder"),
-        (lambda path: (path / "empty").mkdir() or path / "empty", "no config.json"),
-        (lambda path: _file(path / "model.bin", "x"), "not .gguf"),
-        (lambda path: _file(path / "model.gguf", "not a gguf file"), "cannot be loaded"),
+        (lambda path: path / "nothing", "model_not_found"),
+        (lambda path: (path / "empty").mkdir() or path / "empty", "not_a_model_folder"),
+        (lambda path: _file(path / "model.bin", "x"), "not_a_model_file"),
+        (lambda path: _file(path / "model.gguf", "not a gguf file"), "model_not_loadable"),
     ],
 )
-def test_a_model_that_is_none_gives_one_line(tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:
+def test_a_model_that_is_none_gives_one_line(tmp_path: Path, make: Callable[[Path], Path], code: str) -> None:
     from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 
-    with pytest.raises(ModelError, match=said) as caught:
+    with pytest.raises(ModelError) as caught:
         TransformersEngine.open(str(make(tmp_path)))
+    assert caught.value.code == code
     assert "\n" not in str(caught.value)
 
 
@@ -237,8 +243,9 @@ def test_weights_that_are_missing_or_nan_are_refused(tiny_model: Path, tmp_path:
         weights = load_file(folder / "model.safetensors")
         spoil(weights)
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(ModelError, match="broken"):
+        with pytest.raises(ModelError) as caught:
             load_model(folder, dtype=torch.float32)
+        assert caught.value.code == "broken_checkpoint"
 
 
 def _file(path: Path, text: str) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.completion_servers import Reply, answer_as_vllm, serve
+from helpers.refusals import refused
 
 from posttrain.diagnose.engines.base import SampleRequest, ScoreRequest
 from posttrain.diagnose.engines.openai.openai_engine import OpenAIEngine
@@ -98,7 +99,7 @@ def test_a_slow_server_and_one_that_is_not_there() -> None:
         start = time.monotonic()
         assert Transport(timeout=0.1, retries=1, first_wait=0.01).ask("POST", address, {}) is None
         assert time.monotonic() - start < 0.9
-    with pytest.raises(SettingsError, match=r"no answer from .* in 2 tries.*check that the server runs"):
+    with refused(SettingsError, "no_answer"):
         OpenAIEngine.open("http://127.0.0.1:9", "m", retries=1, first_wait=0.01)
 
 
@@ -126,9 +127,10 @@ def test_a_refusal_takes_the_others_back_in_one_line() -> None:
     def answer(path: str, body: dict[str, Any]) -> Reply:
         return Reply(422, {"error": "what\nis this"}) if body["n"] == 3 else Reply(200, {}, seconds=0.02 * body["n"])
 
-    with serve(answer) as address, pytest.raises(Refused, match=r"422.*what") as caught:
+    with serve(answer) as address, refused(Refused, "refused_by_server") as caught:
         Transport(concurrency=2).post_all(address, [{"n": n} for n in range(50)], lambda *_: None)
-    assert "\n" not in str(caught.value)
+    assert "422" in str(caught.value)
+    assert "what" in str(caught.value)
 
 
 @outside
@@ -154,7 +156,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else(monkeypatch: pytest.MonkeyP
         engine = open_bare(address)
         assert "sesame" not in repr(engine.info) + repr(vars(engine)) + repr(vars(engine._transport))
         monkeypatch.delenv("OPENAI_API_KEY")
-        with pytest.raises(SettingsError, match="set OPENAI_API_KEY"):
+        with refused(SettingsError, "key_refused"):
             open_bare(address)
 
 
@@ -164,20 +166,20 @@ def test_the_key_goes_to_the_server_and_nowhere_else(monkeypatch: pytest.MonkeyP
 @outside
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x", "http://", "http://x:port"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(SettingsError, match="give that of a server"):
+    with refused(SettingsError, "engine_address"):
         OpenAIEngine.open(url, "m")
 
 
 @outside
 def test_an_address_with_a_password_is_refused() -> None:
-    with pytest.raises(SettingsError, match="OPENAI_API_KEY") as caught:
+    with refused(SettingsError, "secret_in_address") as caught:
         OpenAIEngine.open("http://user:sesame@localhost/v1", "m")
     assert "sesame" not in str(caught.value)
 
 
 @outside
 def test_a_model_that_is_not_served_is_refused() -> None:
-    with serve(bare) as address, pytest.raises(ModelError, match=r"model other: not served at .*served are m"):
+    with serve(bare) as address, refused(ModelError, "model_not_served"):
         open_bare(address, "other")
 
 
@@ -204,9 +206,9 @@ def test_a_bare_server_with_a_tokenizer(tiny_model: Path) -> None:
         cooler = engine.sample(asked(1, prompt.token_ids), Sampling(max_tokens=4, temperature=0.5), seed="0")[0][0]
         assert cooler.policy_logprobs.tolist() == [-0.5]
         assert np.isnan(cooler.sampler_logprobs).all()
-        with pytest.raises(SettingsError, match="cannot score"):
+        with refused(SettingsError, "server_cannot_score"):
             engine.score([ScoreRequest(prompt_ids=prompt.token_ids, path_ids=prompt.token_ids)])
-        with pytest.raises(SettingsError, match="temperature and top_p only"):
+        with refused(SettingsError, "truncation_unsupported"):
             engine.sample(asked(1), Sampling(top_k=5), seed="0")
         assert any("not known to be vLLM" in note for note in engine.info.notes)
 
@@ -229,9 +231,9 @@ def test_a_server_that_gives_no_log_probabilities_and_takes_text_alone() -> None
         assert [c.text for c in drawn] == ["4", "4"]
         assert all(c.stop is StopReason.EOS and len(c.token_ids) == 1 and np.isnan(c.policy_logprobs).all() for c in drawn)
         assert len(engine.info.notes) == 5
-        with pytest.raises(SettingsError, match="cannot score"):
+        with refused(SettingsError, "paths_not_encodable"):
             engine.codec.encode_path(prompt, Reference(steps=("4",)))
-        with pytest.raises(BehaviorError, match="use format: completion"):
+        with refused(BehaviorError, "chat_template_unknown"):
             engine.codec.encode_prompt((Message("user", "x"),), PromptFormat())
 
 
@@ -320,9 +322,9 @@ def test_without_the_tokenizer_vllm_writes_the_prompts(vllm_like_server: str) ->
     assert all(len(c.policy_logprobs) == len(c.token_ids) for c in drawn)
     scores = engine.score([ScoreRequest(prompt_ids=prompt.token_ids, path_ids=drawn[0].token_ids)])[0]
     np.testing.assert_allclose(scores.logprobs, drawn[0].policy_logprobs, atol=1e-4)
-    with pytest.raises(SettingsError, match="without the tokenizer"):
+    with refused(SettingsError, "paths_not_encodable"):
         engine.codec.encode_path(prompt, Reference(steps=("4",)))
-    with pytest.raises(BehaviorError, match="no chat template"):
+    with refused(BehaviorError, "no_chat_template"):
         engine.codec.encode_prompt("x", PromptFormat(format="chat"))
 
 
@@ -337,7 +339,7 @@ def test_no_answer_to_a_score_is_one_line(tiny_model: Path) -> None:
 
     with serve(answer) as address:
         engine = OpenAIEngine.open(address, str(tiny_model), retries=1, first_wait=0.01)
-        with pytest.raises(UserError, match="no answer from"):
+        with refused(UserError, "no_answer"):
             engine.score([ScoreRequest(prompt_ids=(5, 6), path_ids=(7,))])
 
 

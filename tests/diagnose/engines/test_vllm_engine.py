@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.refusals import refused
 
 from posttrain.diagnose.engines.base import SampleRequest, ScoreRequest
 from posttrain.diagnose.engines.limits import check_sample_room, cut_at_stop, hashed_seed
@@ -62,9 +64,10 @@ def test_with_vllm(tmp_path: Path) -> None:
 
 @outside
 def test_a_missing_vllm_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SettingsError, match=r"not installed.*--engine transformers") as caught:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(SettingsError) as caught:
         vllm_engine.VllmEngine.open("demo")
+    assert caught.value.code == "missing_package"
     assert "\n" not in str(caught.value)
 
 
@@ -78,8 +81,10 @@ def test_an_untested_vllm_is_refused(monkeypatch: pytest.MonkeyPatch, found: str
     if good:
         assert vllm_engine.require_vllm() is fake
     else:
-        with pytest.raises(SettingsError, match=f"got vLLM {found.replace('+', '.')}, tested is"):
+        with pytest.raises(SettingsError) as caught:
             vllm_engine.require_vllm()
+        assert caught.value.code == "untested_version"
+        assert found in str(caught.value)
 
 
 @outside
@@ -109,19 +114,23 @@ def test_seeds_belong_to_their_names() -> None:
     ],
 )
 def test_stop_reasons(finish: str, why: Any, stop: StopReason) -> None:
-    assert vllm_engine._stop_reason(types.SimpleNamespace(finish_reason=finish, stop_reason=why)) is stop
+    assert vllm_engine.read_stop_reason(types.SimpleNamespace(finish_reason=finish, stop_reason=why)) is stop
 
 
 @outside
 def test_room_and_stop_texts() -> None:
     request = SampleRequest(key="p", prompt_ids=(1,) * 10, num_samples=1)
     check_sample_room([request], 6, 16)
-    with pytest.raises(SettingsError, match=r"lower sampling\.max_tokens to 6"):
-        check_sample_room([request], 7, 16)
-    with pytest.raises(SettingsError, match="shorten the prompt"):
-        check_sample_room([request], 7, 10)
-    with pytest.raises(SettingsError, match="at least 1"):
-        check_sample_room([SampleRequest(key="p", prompt_ids=(), num_samples=1)], 7, 10)
+    for requests, max_tokens, context, code in (
+        ([request], 7, 16, "max_tokens_too_large"),
+        ([request], 7, 10, "prompt_too_long"),
+        ([SampleRequest(key="p", prompt_ids=(), num_samples=1)], 7, 10, "empty_prompt"),
+    ):
+        with pytest.raises(SettingsError) as refused:
+            check_sample_room(requests, max_tokens, context)
+        assert refused.value.code == code
+        if code == "max_tokens_too_large":
+            assert "max_tokens to 6" in str(refused.value)
     assert cut_at_stop("one\ntwo. three", (".", "\n")) == "one"
 
 
@@ -135,7 +144,7 @@ def test_weights_travel_in_the_precision_of_the_engine() -> None:
         (torch.ones(3), torch.float32),
         (torch.ones(2, 3, dtype=torch.int64), torch.int64),
     ):
-        sent = vllm_engine._on_its_way(weight, torch.bfloat16)
+        sent = vllm_engine.copy_to_processor(weight, torch.bfloat16)
         assert sent.dtype == wanted
         assert sent.data_ptr() != weight.data_ptr()
 
@@ -147,8 +156,8 @@ def test_weights_that_shared_memory_cannot_hold_go_elsewhere(monkeypatch: pytest
     if not Path("/dev/shm").is_dir():
         pytest.skip("there is no /dev/shm here")
     for free, wanted in ((64 * 2**20, None), (80 * 2**20, Path("/dev/shm"))):
-        monkeypatch.setattr(vllm_engine.shutil, "disk_usage", lambda path, free=free: types.SimpleNamespace(free=free))
-        assert vllm_engine._memory_folder([torch.empty(64 * 2**20, dtype=torch.int8, device="meta")]) == wanted
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: types.SimpleNamespace(free=free))
+        assert vllm_engine.memory_folder([torch.empty(64 * 2**20, dtype=torch.int8, device="meta")]) == wanted
 
 
 # --------------------------------------------------------------------------------------------------------------- with vLLM
@@ -229,7 +238,7 @@ def test_more_prompt_tokens_than_a_step_takes(vllm_engine: Any, prompt: tuple[in
 
 @needs_vllm
 def test_a_temperature_that_vllm_would_change_is_refused(vllm_engine: Any, prompt: tuple[int, ...]) -> None:
-    with pytest.raises(SettingsError, match="use 0 for greedy"):
+    with refused(SettingsError, "temperature_too_low"):
         vllm_engine.sample(
             [SampleRequest(key="p", prompt_ids=prompt, num_samples=1)], Sampling(max_tokens=2, temperature=0.005), seed="0"
         )
