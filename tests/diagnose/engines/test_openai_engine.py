@@ -278,7 +278,7 @@ def test_samples_that_failed_are_errors() -> None:
 def test_the_sampling_probe_counts_failed_samples_as_missing(sums_file: Path) -> None:
     """A server fails every fifth request for good."""
     from posttrain.diagnose.behaviors import load_behavior
-    from posttrain.diagnose.sampling import shards as probe
+    from posttrain.diagnose.sampling.shards import plan_greedy, sample_shards
     from posttrain.diagnose.types import Split
     from posttrain.diagnose.verifiers.grader import Grader
 
@@ -292,8 +292,8 @@ def test_the_sampling_probe_counts_failed_samples_as_missing(sums_file: Path) ->
 
     with serve(answer) as address, Grader(behavior) as grader:
         engine = open_bare(address, retries=0)
-        shard = probe.plan_greedy(behavior, Split.EVAL)[0]
-        ((_, rollouts),) = probe.draw(engine, grader.grade, behavior, [shard], seed="0", on_tokens=lambda _: None)
+        shard = plan_greedy(behavior, Split.EVAL)[0]
+        ((_, rollouts),) = sample_shards(engine, grader.grade, behavior, [shard], seed="0", on_tokens=lambda _: None)
     missing = [rollout for rollout in rollouts if rollout.stop is StopReason.ERROR]
     assert missing
     assert all(rollout.succeeded(1.0) is None for rollout in missing)
