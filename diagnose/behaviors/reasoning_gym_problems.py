@@ -27,7 +27,7 @@ _PATIENCE = 8_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Made:
-    """A problem as the adapter, or nobody, understands it."""
+    """A problem as its adapter reads it, where there is one."""
 
     key: str
     questions: tuple[str, ...]

@@ -27,7 +27,7 @@ def split_keys(keys: Sequence[str], *, train: float, final: float, seed: int) ->
     """Divide keys by fractions of the problems, deterministically.
 
     The keys are put in the order of a hash of seed and key, and the line is cut where the share of problems comes nearest to the
-    fractions. So the split of a key hangs on neither the order of the file nor on Python's own hash.
+    fractions. So the split of a key depends on neither the order of the file nor on Python's own hash.
 
     Args:
         keys: One key per problem; repeated where problems are the same.

@@ -30,7 +30,7 @@ def what_settles(
         known: The posterior so far.
         sampling: What was counted.
         epsilon: Rate under which a problem is out of support.
-        thresholds: What a label hangs on.
+        thresholds: What a label depends on.
         cost: What the measurement took; seconds follow from its speed.
         seed: Of the simulation.
 

@@ -18,7 +18,7 @@ QUESTIONS: dict[str, str] = {
     "prefix_ladder": "From how much of a reference path does the model find the rest by itself?",
     "availability": "Are right paths not reached, or not taken once they are reached?",
     "decoding": "Does a cooler temperature master it without training?",
-    "scaffold": "Does success hang on worked examples, a hint, a teacher's start or many attempts?",
+    "scaffold": "Does success depend on worked examples, a hint, a teacher's start or many attempts?",
     "drift": "What could an earlier policy do that this one lost, and how far has it moved?",
     "teacher": "Is the teacher worth distilling, and on whose samples?",
     "data": "Would training on this data set expand what the model can do, or reshape it?",

@@ -1,4 +1,4 @@
-"""Samples of the same problems under another condition, held against the plain ones: what scaffold, decoding and teacher share."""
+"""Samples of the same problems under another condition, compared with the baseline: what scaffold, decoding and teacher share."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ FEWEST_SAMPLES = 2
 FEWEST_PROBLEMS = 5
 """Of a condition, where the behavior has as many: an interval over fewer problems covers nearly the whole range."""
 TOKEN_MARGIN = 1.5
-"""How much longer than the bare samples were on average new ones are taken to be."""
+"""How much longer new samples are taken to be than the baseline samples were on average."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
-    """Samples under one condition, beside the bare ones of the same problems."""
+class ConditionResult:
+    """Samples under one condition, compared with the baseline samples of the same problems."""
 
     condition: str
     stands_for: Counts
     """[E] places in `ProbeContext.problems` of those that the condition exists for."""
     share: float
     """How much of the behavior they are."""
-    drawn: Counts
+    sampled: Counts
     """[C] places of those that were sampled, a random part of them."""
     num_samples: Counts
     """[C] with a known outcome."""
@@ -47,18 +47,18 @@ class Measured:
     rate: Interval
     """Mean success rate over the problems."""
     gain: Interval
-    """Its paired difference to the bare rate of the same problems."""
+    """Its paired difference from the baseline rate of the same problems."""
 
     @property
     def row(self) -> dict[str, Any]:
-        """The condition as a line of the table."""
+        """Return the condition as a row of the table."""
         return table_row(
-            self.condition, len(self.drawn), int(self.num_samples.sum()), int(self.num_correct.sum()), self.rate, self.gain
+            self.condition, len(self.sampled), int(self.num_samples.sum()), int(self.num_correct.sum()), self.rate, self.gain
         )
 
 
 def table_row(condition: str, n_problems: int, n: int, c: int, rate: Interval, gain: Interval | None) -> dict[str, Any]:
-    """A line of the table; the one that the others are compared with has no gain."""
+    """Return a row of the table; the one that the others are compared with has no gain."""
     values = {"rate": rate.estimate, "low": rate.low, "high": rate.high}
     values |= {"gain": gain.estimate, "gain_low": gain.low, "gain_high": gain.high} if gain else {}
     numbers = {key: float(value) if np.isfinite(value) else None for key, value in values.items()}
@@ -67,12 +67,12 @@ def table_row(condition: str, n_problems: int, n: int, c: int, rate: Interval, g
 
 
 def signed(gain: Interval) -> str:
-    """A gain with its interval, for people."""
+    """Write a gain with its interval."""
     return f"{gain.estimate:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
 
 
 def in_random_order(context: ProbeContext, places: Sequence[int]) -> list[int]:
-    """Places of problems in an order that hangs on the seed and the problems' ids alone."""
+    """Return places of problems in an order that depends on the seed and the problems' ids alone."""
 
     def number(place: int) -> bytes:
         return hashlib.sha256(f"{context.seed}/{context.sampler.probe}/{context.measured.problems[place].id}".encode()).digest()
@@ -81,10 +81,10 @@ def in_random_order(context: ProbeContext, places: Sequence[int]) -> list[int]:
 
 
 def affordable(context: ProbeContext, most_problems: int, conditions: int, once: int = 0) -> tuple[int, int]:
-    """How many problems, and how many samples of each per condition, are expected to fit into what is left of the budget.
+    """Return how many problems, and how many samples of each per condition, are expected to fit into what is left of the budget.
 
     Args:
-        context: Whose budget.
+        context: Of the probe.
         most_problems: More are never drawn.
         conditions: Each is sampled `SAMPLES` times per problem, at least `FEWEST_SAMPLES`.
         once: Further samples per problem, drawn once.
@@ -101,28 +101,28 @@ def affordable(context: ProbeContext, most_problems: int, conditions: int, once:
 
 
 def enough(context: ProbeContext, num_problems: int) -> bool:
-    """Whether a mean over so many problems says anything."""
+    """Return whether a mean over this number of problems is informative."""
     return num_problems >= min(FEWEST_PROBLEMS, len(context.measured.problems))
 
 
-def measured(
+def compare_condition(
     context: ProbeContext,
     condition: str,
     stands_for: Sequence[int],
-    drawn: Sequence[int],
+    sampled: Sequence[int],
     found: Sequence[list[Rollout]],
     share: float = 1.0,
-) -> Measured:
-    """Count the samples of one condition and hold them against the bare ones of the same problems."""
-    places = np.array(drawn, dtype=np.int64)
+) -> ConditionResult:
+    """Count the samples of one condition and compare them with the baseline samples of the same problems."""
+    places = np.array(sampled, dtype=np.int64)
     counts = np.array([context.measured.count_outcomes(rollouts) for rollouts in found], dtype=np.int64).reshape(-1, 2)
     samples, correct = counts.T
     groups = [context.measured.counts.groups[place] for place in places]
-    return Measured(
+    return ConditionResult(
         condition=condition,
         stands_for=np.array(stands_for, dtype=np.int64),
         share=share,
-        drawn=places,
+        sampled=places,
         num_samples=samples,
         num_correct=correct,
         num_malformed=sum(r.truncated or r.grade.status is GradeStatus.UNPARSED for rollouts in found for r in rollouts),
@@ -132,51 +132,55 @@ def measured(
 
 
 def rates(num_samples: Counts, num_correct: Counts) -> npt.NDArray[np.float64]:
-    """[P] success rates; NaN without samples."""
+    """Return [P] success rates; NaN without samples."""
     return np.asarray(num_correct / np.where(num_samples > 0, num_samples, np.nan))
 
 
 def paired_gain(context: ProbeContext, places: Counts, num_samples: Counts, num_correct: Counts) -> Interval:
-    """Mean difference to the bare success rate of the same problems.
+    """Return the mean difference from the baseline success rate of the same problems.
 
-    Bare rates are plain ones where every problem was sampled equally often; where the number of samples was chosen by looking they are
-    biased, and the difference is read from two posteriors (arXiv 2510.05197).
+    Where every problem was sampled equally often, baseline rates are plain ones. After adaptive sampling plain rates are biased, and the
+    difference is read from two posteriors (arXiv 2510.05197).
 
     Args:
-        context: Holds the bare counts.
+        context: Holds the baseline counts.
         places: [C] places of the problems in `ProbeContext.problems`.
         num_samples: [C] samples under the condition.
         num_correct: [C] successes among them.
     """
-    bare_samples, bare_correct = context.measured.counts.num_samples[places], context.measured.counts.num_correct[places]
+    baseline_samples, baseline_correct = context.measured.counts.num_samples[places], context.measured.counts.num_correct[places]
     groups = [context.measured.counts.groups[place] for place in places]
     level = context.thresholds.level
     if context.measured.counts.sampled_equally:
-        return paired_delta_interval(rates(bare_samples, bare_correct), rates(num_samples, num_correct), groups, level=level)
-    before, after = (fit(context, places, *pair).mixture for pair in ((bare_samples, bare_correct), (num_samples, num_correct)))
+        return paired_delta_interval(
+            rates(baseline_samples, baseline_correct), rates(num_samples, num_correct), groups, level=level
+        )
+    before, after = (
+        fit(context, places, *pair).mixture for pair in ((baseline_samples, baseline_correct), (num_samples, num_correct))
+    )
     return posterior_delta_interval(before, after, 1, groups=groups, rng=np.random.default_rng(0), level=level)
 
 
-def bare_rate(context: ProbeContext) -> Interval:
-    """Mean success rate of the samples that all conditions are compared with."""
+def baseline_rate(context: ProbeContext) -> Interval:
+    """Return the mean success rate of the samples that all conditions are compared with."""
     if context.measured.counts.sampled_equally:
         plain = rates(context.measured.counts.num_samples, context.measured.counts.num_correct)
         return mean_interval(plain, context.measured.counts.groups, level=context.thresholds.level)
     return context.measured.posterior.mixture.pass_at_k(1, level=context.thresholds.level)
 
 
-def mean_draws(context: ProbeContext, one: Measured) -> npt.NDArray[np.float64]:
-    """[D] posterior draws of the mean success rate under a condition over all problems that it exists for.
+def mean_draws(context: ProbeContext, one: ConditionResult) -> npt.NDArray[np.float64]:
+    """Return [D] posterior draws of the mean success rate under a condition over all problems that it exists for.
 
-    Problems that were not drawn learn from those that were: they widen the posterior.
+    Problems that were not sampled are informed by those that were: they widen the posterior.
     """
     samples, correct = np.zeros((2, len(context.measured.problems)), dtype=np.int64)
-    samples[one.drawn], correct[one.drawn] = one.num_samples, one.num_correct
+    samples[one.sampled], correct[one.sampled] = one.num_samples, one.num_correct
     return fit(context, one.stands_for, samples[one.stands_for], correct[one.stands_for]).mean
 
 
 def fit(context: ProbeContext, places: Counts, num_samples: Counts, num_correct: Counts) -> LabelPosterior:
-    """What counts say about some of the problems.
+    """Return what counts say about some of the problems.
 
     Args:
         context: Whose thresholds and groups apply.
@@ -190,11 +194,11 @@ def fit(context: ProbeContext, places: Counts, num_samples: Counts, num_correct:
     )
 
 
-def per_problem(context: ProbeContext, conditions: Sequence[Measured]) -> dict[str, dict[str, Any]]:
-    """Problem id → successes and samples under each condition that it was drawn under."""
+def per_problem(context: ProbeContext, conditions: Sequence[ConditionResult]) -> dict[str, dict[str, Any]]:
+    """Return problem id → successes and samples under each condition that it was drawn under."""
     found: dict[str, dict[str, Any]] = {}
     for one in conditions:
-        for place, samples, correct in zip(one.drawn, one.num_samples, one.num_correct, strict=True):
+        for place, samples, correct in zip(one.sampled, one.num_samples, one.num_correct, strict=True):
             counts = {"num_samples": int(samples), "num_correct": int(correct)}
             found.setdefault(context.measured.problems[place].id, {})[one.condition] = counts
     return found

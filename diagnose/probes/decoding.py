@@ -1,13 +1,13 @@
 """The decoding probe: does a cooler temperature master what the policy does unreliably at temperature 1?
 
 Where it does, nothing has to be trained: the model knows which answer is its best one. The same problems are sampled at the cooler
-temperatures and held against their samples at temperature 1, paired by problem; greedy decoding, which is always measured, stands
-beside them. `decoding` is argued with the posterior probability that the mean success rate over the behavior's problems is at least
+temperatures and compared with their samples at temperature 1, paired by problem; greedy decoding, which is always measured, stands
+beside them. The evidence for `decoding` is the posterior probability that the mean success rate over the behavior's problems is at least
 `Thresholds.mastered` at one of the temperatures.
 
 **When it cannot help** (`ceiling`). Cooling moves mass to what is likely already: a problem can be mastered that way where greedy
 decoding solves it, or where right answers hold the majority at temperature 1 and are only spread over more paths than the wrong one. Of
-greedy answers that ran into the length limit nothing is known, since loops are an illness of temperature 0. Where too few problems are
+greedy answers that ran into the length limit nothing is known, since loops are typical of temperature 0. Where too few problems are
 of these kinds for the mean to reach `mastered`, no tokens are spent.
 
 Sources: gains may be temperature, arXiv 2504.13837 (which compares at matched temperatures) and arXiv 2507.14843; loops under greedy
@@ -28,11 +28,11 @@ from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEviden
 from posttrain.diagnose.probes.conditions import (
     SAMPLES,
     affordable,
-    bare_rate,
+    baseline_rate,
+    compare_condition,
     enough,
     in_random_order,
     mean_draws,
-    measured,
     per_problem,
     rates,
     signed,
@@ -42,7 +42,7 @@ from posttrain.diagnose.storage.rollout_table import GREEDY
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Outcome, SkipReason, Split, decide
 
 TEMPERATURES = (0.6, 0.3)
-"""Between the policy and greedy decoding: the usual setting of deployed models, and one at which only close calls stay random."""
+"""Between the policy and greedy decoding: the usual setting of deployed models, and one at which only borderline choices stay random."""
 MOST_PROBLEMS = 96
 """More than for a scaffold, since the question is on which side of `mastered` a mean lies, not whether it doubles: the standard error of
 a rate near .9 over 96 problems is at most .03."""
@@ -57,7 +57,7 @@ class DecodingOutcome(StrEnum):
 
 
 class DecodingProbe:
-    """See the module."""
+    """Samples at cooler temperatures, as the module says."""
 
     name = "decoding"
     question = QUESTIONS[name]
@@ -106,10 +106,10 @@ class DecodingProbe:
             condition = f"T = {temperature:g}"
             sampling = replace(context.measured.behavior.sampling, temperature=temperature)
             found = context.sampler.sample(prompt_requests, condition=condition, sampling=sampling)
-            cooler[temperature] = measured(context, condition, everything, drawn, found)
+            cooler[temperature] = compare_condition(context, condition, everything, drawn, found)
         chances = {temperature: _chance(mean_draws(context, one), context) for temperature, one in cooler.items()}
 
-        base = bare_rate(context)
+        base = baseline_rate(context)
         sampling_counts = int(context.measured.counts.num_samples.sum()), int(context.measured.counts.num_correct.sum())
         rows = [
             table_row("T = 1", len(context.measured.problems), *sampling_counts, base, None),
@@ -162,7 +162,7 @@ class DecodingProbe:
 
 
 def ceiling(context: ProbeContext) -> npt.NDArray[np.float64]:
-    """[P] how likely it is that cooling can master each problem, as the module says."""
+    """Return [P] how likely it is that cooling can master each problem, as the module says."""
     majority = context.measured.posterior.mixture.interval_probabilities([context.thresholds.decoding.majority])[:, 1]
     table = context.measured.rollouts
     place = table.places([problem.id for problem in context.measured.problems])
@@ -173,15 +173,15 @@ def ceiling(context: ProbeContext) -> npt.NDArray[np.float64]:
 
 
 def _chance(means: npt.NDArray[np.float64], context: ProbeContext) -> float:
-    """Posterior probability of being mastered; half a draw is always left to the contrary."""
+    """Return the posterior probability of being mastered; half a draw is always left to the contrary."""
     return float(((means >= context.thresholds.mastered).sum() + 0.5) / (means.size + 1))
 
 
 def _greedy(context: ProbeContext) -> tuple[Interval, Interval]:
-    """Success of greedy decoding, and its paired difference to temperature 1."""
+    """Return the success of greedy decoding, and its paired difference from temperature 1."""
     sampling, level = context.measured.counts, context.thresholds.level
     base = rates(sampling.num_samples, sampling.num_correct)
-    if not sampling.sampled_equally:  # plain rates are biased where sampling went by looking
+    if not sampling.sampled_equally:  # plain rates are biased after adaptive sampling
         base = context.measured.posterior.mixture.problem_interval(level)[0]
     gain = paired_delta_interval(base, sampling.greedy_correct, sampling.groups, level=level)
     return mean_interval(sampling.greedy_correct, sampling.groups, level=level), gain

@@ -70,11 +70,11 @@ class Diversity:
     question = QUESTIONS[name]
 
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
-        """It costs no tokens."""
+        """See `Probe`; it costs no tokens."""
         return ProbeCost(when="always; it reads the samples that are there")
 
     def worth(self, context: ProbeContext) -> SkipReason | None:
-        """It needs samples, and nothing else."""
+        """See `Probe`; it needs samples, and nothing else."""
         return None if context.measured.counts.num_samples.any() else SkipReason.NO_SAMPLES
 
     def run(self, context: ProbeContext) -> Finding:
@@ -158,7 +158,7 @@ class Diversity:
 
 
 def common_size(num_right: Sequence[int]) -> int:
-    """To how many right samples the problems' paths are rarefied; 0 where no problem has two.
+    """Return to how many right samples the problems' paths are rarefied; 0 where no problem has two.
 
     Args:
         num_right: [P] right samples of each problem.
@@ -171,7 +171,7 @@ def common_size(num_right: Sequence[int]) -> int:
 
 
 def rarefied(counts: Sequence[int], size: int) -> float:
-    """How many different kinds there would be among `size` samples drawn from these without putting back.
+    """Return how many different kinds there would be among `size` samples drawn from these without putting back.
 
     Args:
         counts: Samples of each kind.
@@ -189,7 +189,7 @@ def rarefied(counts: Sequence[int], size: int) -> float:
 
 
 def effective_number(counts: Sequence[int]) -> float:
-    """Effective number of different answers: exp of their entropy, corrected for the samples being few.
+    """Return the effective number of different answers: exp of their entropy, corrected for the samples being few.
 
     Args:
         counts: Samples of each answer.
@@ -205,7 +205,7 @@ def effective_number(counts: Sequence[int]) -> float:
 
 
 def guessing_chances(answers: Sequence[Mapping[str, int]], right: Sequence[set[str]]) -> Floats64:
-    """How often somebody is right who answers each problem as the policy answers another one.
+    """Return how often a guesser is right that answers each problem as the policy answers another one.
 
     Args:
         answers: [P] per problem, how often each answer was read.

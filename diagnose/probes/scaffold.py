@@ -1,12 +1,12 @@
-"""The scaffold probe: does success hang on help that a deployed model will not have?
+"""The scaffold probe: does success depend on help that a deployed model will not have?
 
-The same problems bare and helped: with worked examples in the prompt, with a hint, with the first half of a teacher's answer, and as the
-best of n by the verifier. Each is held against the bare success rates of the same problems.
+The same problems with and without help: with worked examples in the prompt, with a hint, with the first half of a teacher's answer, and as the
+best of n by the verifier. Each is compared with the baseline success rates of the same problems.
 
-**The rule** (`bound_probability`). A behavior is `scaffold_bound` where its mean success rate is below `Thresholds.reachable` bare, at
-least that with the scaffold, and at least `Thresholds.scaffold.times` times the bare one; the confidence is the posterior probability of all three together. Bare
-answers are read leniently there, so that a scaffold that only teaches the format is not taken for one that carries the behavior.
-A scaffold that exists for a minority of the problems says nothing of the behavior and argues nothing. Nor does best-of-n, however high:
+**The rule** (`bound_probability`). A behavior is `scaffold_bound` where its mean success rate is below `Thresholds.reachable` without the scaffold, at
+least that with the scaffold, and at least `Thresholds.scaffold.times` times the baseline rate; the confidence is the posterior probability of all
+three together. Baseline answers are read leniently there, so that a scaffold that only teaches the format is not taken for one that carries the behavior.
+A scaffold that exists for a minority of the problems is no evidence about the behavior. Nor is best-of-n, however high:
 that the model has right answers and does not choose them is what `poor_choice` means.
 
 What is given must not give the answer away: worked examples are train problems only; a hint that states the answer is left out; a
@@ -34,14 +34,14 @@ from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEviden
 from posttrain.diagnose.probes.conditions import (
     FEWEST_PROBLEMS,
     SAMPLES,
-    Measured,
+    ConditionResult,
     affordable,
-    bare_rate,
+    baseline_rate,
+    compare_condition,
     enough,
     fit,
     in_random_order,
     mean_draws,
-    measured,
     per_problem,
     rates,
     signed,
@@ -63,7 +63,7 @@ user turn is the question."""
 
 
 def worked_examples(behavior: Behavior, seed: str) -> tuple[Problem, ...]:
-    """At most `NUM_EXAMPLES` train problems with a reference, at random by the seed; with different answers where there are any.
+    """Return at most `NUM_EXAMPLES` train problems with a reference, at random by the seed; with different answers where there are any.
 
     Never a problem that is measured, nor one that is the same as it by its key.
     """
@@ -79,7 +79,7 @@ def worked_examples(behavior: Behavior, seed: str) -> tuple[Problem, ...]:
 def with_examples(
     problem: Problem, prompt_format: PromptFormat, examples: Sequence[Problem]
 ) -> tuple[str | tuple[Message, ...], PromptFormat]:
-    """A problem's prompt after worked examples, and the format that writes it; examples that the format has already come first.
+    """Return a problem's prompt after worked examples, and the format that writes it; examples that the format has already come first.
 
     A prompt that is a chat of its own gets them as turns, after its system messages.
     """
@@ -92,7 +92,7 @@ def with_examples(
 
 
 def with_hint(problem: Problem) -> str | tuple[Message, ...]:
-    """A problem's prompt with its hint, as `HINT_TEMPLATE` says."""
+    """Return a problem's prompt with its hint, as `HINT_TEMPLATE` says."""
     assert problem.hint is not None
     if isinstance(problem.prompt, str):
         return _hinted(problem.prompt, problem.hint)
@@ -121,7 +121,7 @@ class ScaffoldOutcome(StrEnum):
 
 
 class ScaffoldProbe:
-    """See the module."""
+    """Samples with each scaffold, as the module says."""
 
     name = "scaffold"
     question = QUESTIONS[name]
@@ -139,7 +139,7 @@ class ScaffoldProbe:
             return ProbeCost(impossible=SkipReason.NO_SCAFFOLD)
         return ProbeCost(
             generated_tokens=samples * behavior.sampling.max_tokens,
-            when="where the bare success rate may lie below the level that counts as reachable",
+            when="where the baseline success rate may lie below the level that counts as reachable",
         )
 
     def worth(self, context: ProbeContext) -> SkipReason | None:
@@ -195,14 +195,14 @@ class ScaffoldProbe:
                 )
                 exists = list(prompt_requests)
             found = context.sampler.sample(list(prompt_requests.values()), condition=name)
-            conditions.append(measured(context, name, exists, list(prompt_requests), found, share))
+            conditions.append(compare_condition(context, name, exists, list(prompt_requests), found, share))
         notes += _format_notes(context, conditions)
         return self._finding(context, conditions, notes)
 
     def _prompt_requests(
         self, context: ProbeContext, name: str, drawn: Sequence[int], num: int, examples: Sequence[Problem]
     ) -> dict[int, PromptRequest]:
-        """Place of a problem → what to ask of it under a condition; problems without what it takes are left out."""
+        """Return place of a problem → what to ask of it under a condition; problems without what it takes are left out."""
         if name == _TEACHER:
             return _from_teacher(context, drawn, num)
         prompt_requests = {}
@@ -217,22 +217,22 @@ class ScaffoldProbe:
             )
         return prompt_requests
 
-    def _finding(self, context: ProbeContext, conditions: Sequence[Measured], notes: Sequence[Note]) -> Finding:
+    def _finding(self, context: ProbeContext, conditions: Sequence[ConditionResult], notes: Sequence[Note]) -> Finding:
         # What exists for a minority of the problems says nothing of the behavior.
         bound = {
             one.condition: bound_probability(context, one)
             for one in conditions
             if one.share > context.thresholds.scaffold.share_of_problems
         }
-        bare = bare_rate(context)
+        baseline = baseline_rate(context)
         counts = (
             len(context.measured.problems),
             int(context.measured.counts.num_samples.sum()),
             int(context.measured.counts.num_correct.sum()),
         )
-        rows = [table_row("bare", *counts, bare, None)]
-        numbers = {"pass@1 bare": Estimate.of(bare)}
-        said = [f"Bare {bare.estimate:.2f}"]
+        rows = [table_row("baseline", *counts, baseline, None)]
+        numbers = {"pass@1 baseline": Estimate.of(baseline)}
+        said = [f"Baseline {baseline.estimate:.2f}"]
         for one in conditions:
             rows.append(one.row)
             numbers |= {f"pass@1 {one.condition}": Estimate.of(one.rate), f"gain {one.condition}": Estimate.of(one.gain)}
@@ -246,7 +246,7 @@ class ScaffoldProbe:
                 label=Bottleneck.SCAFFOLD_BOUND,
                 instead_of=(Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE),
                 confidence=bound[one.condition],
-                because=f"the mean success rate is {bare.estimate:.2f} bare and {one.rate.estimate:.2f} {one.condition} "
+                because=f"the mean success rate is {baseline.estimate:.2f} without and {one.rate.estimate:.2f} {one.condition} "
                 f"(gain {signed(one.gain)}, paired by problem)",
             )
             for one in conditions
@@ -271,21 +271,21 @@ class ScaffoldProbe:
 _EXAMPLES, _HINT, _TEACHER = "with worked examples", "with a hint", "from a teacher's first half"
 
 
-def bound_probability(context: ProbeContext, one: Measured) -> float:
-    """Posterior probability that the behavior works with this scaffold only: the rule of the module.
+def bound_probability(context: ProbeContext, one: ConditionResult) -> float:
+    """Return the posterior probability that the behavior works with this scaffold only: the rule of the module.
 
     Finitely many draws prove no certainty: half a draw is always left to the contrary.
     """
     read = np.maximum(context.measured.counts.num_correct, context.measured.counts.num_lenient_correct)
-    bare = fit(context, one.stands_for, context.measured.counts.num_samples[one.stands_for], read[one.stands_for]).mean
+    baseline = fit(context, one.stands_for, context.measured.counts.num_samples[one.stands_for], read[one.stands_for]).mean
     helped = mean_draws(context, one)
     reachable = context.thresholds.reachable
-    holds = (bare < reachable) & (helped >= reachable) & (helped >= context.thresholds.scaffold.times * bare)
+    holds = (baseline < reachable) & (helped >= reachable) & (helped >= context.thresholds.scaffold.times * baseline)
     return float((holds.sum() + 0.5) / (holds.size + 1))
 
 
 def _to_draw(context: ProbeContext, hinted: Sequence[int]) -> list[str]:
-    """The conditions that can be sampled, in order."""
+    """Return the conditions that can be sampled, in order."""
     possible = {
         _EXAMPLES: bool(worked_examples(context.measured.behavior, context.seed)),
         _HINT: len(hinted) >= FEWEST_PROBLEMS,
@@ -295,7 +295,7 @@ def _to_draw(context: ProbeContext, hinted: Sequence[int]) -> list[str]:
 
 
 def _from_teacher(context: ProbeContext, drawn: Sequence[int], num: int) -> dict[int, PromptRequest]:
-    """Place of a problem → what to ask, from the first half of one answer of the teacher, right or wrong."""
+    """Return place of a problem → what to ask, from the first half of one answer of the teacher, right or wrong."""
     assert context.teacher is not None
     problems = [context.measured.problems[place] for place in drawn]
     prompts = [
@@ -320,14 +320,14 @@ def _from_teacher(context: ProbeContext, drawn: Sequence[int], num: int) -> dict
 
 
 def _hinted_places(context: ProbeContext) -> tuple[list[int], int]:
-    """Places of the problems with a hint that keeps the answer back, and how many hints do not."""
+    """Return the places of the problems with a hint that keeps the answer back, and how many hints do not."""
     hinted = [(place, problem) for place, problem in enumerate(context.measured.problems) if problem.hint is not None]
     kept = [place for place, problem in hinted if not _tells(context, problem)]
     return kept, len(hinted) - len(kept)
 
 
 def _tells(context: ProbeContext, problem: Problem) -> bool:
-    """Whether a hint states the answer; one that the question states too is no news."""
+    """Return whether a hint states an answer that the question does not."""
     assert problem.hint is not None
     if find_answer(problem.hint, problem.answer) is not None and find_answer(_question(problem), problem.answer) is None:
         return True
@@ -336,7 +336,7 @@ def _tells(context: ProbeContext, problem: Problem) -> bool:
 
 
 def _best_of(context: ProbeContext) -> list[tuple[int, Interval, Interval]]:
-    """(n, success rate of the best of n by the verifier, its gain), from the bare samples.
+    """Return (n, success rate of the best of n by the verifier, its gain), from the baseline samples.
 
     Unbiased where n does not exceed them; by likelihood where problems were sampled unequally often.
     """
@@ -361,16 +361,16 @@ def _posterior_gain(sampled: npt.NDArray[np.float64], k: int, level: float) -> I
     return Interval(float(gains.mean()), float(low), float(high), "posterior of these problems")
 
 
-def _format_notes(context: ProbeContext, conditions: Sequence[Measured]) -> list[Note]:
-    """Where a scaffold makes answers readable, part of its gain is format."""
+def _format_notes(context: ProbeContext, conditions: Sequence[ConditionResult]) -> list[Note]:
+    """Say where a scaffold makes answers readable, part of its gain is format."""
     sampling = context.measured.counts
-    bare = float((sampling.num_unparsed + sampling.num_truncated).sum() / max(1, sampling.num_samples.sum()))
+    baseline = float((sampling.num_unparsed + sampling.num_truncated).sum() / max(1, sampling.num_samples.sum()))
     shares = [(one.condition, one.num_malformed / max(1, int(one.num_samples.sum()))) for one in conditions]
     return [
         Note(
             code="gain_is_format",
-            text=f"{bare:.0%} of the bare samples were cut off or could not be read, {share:.0%} {condition}: a part of its gain is format.",
+            text=f"{baseline:.0%} of the baseline samples were cut off or could not be read, {share:.0%} {condition}: a part of its gain is format.",
         )
         for condition, share in shares
-        if bare - share >= context.thresholds.scaffold.share_of_format
+        if baseline - share >= context.thresholds.scaffold.share_of_format
     ]

@@ -52,7 +52,7 @@ class Problem:
 
     id: str
     prompt: str | tuple[Message, ...]
-    """The bare question (the behavior's prompt format is applied later), or a whole chat."""
+    """The question alone (the behavior's prompt format is applied later), or a whole chat."""
     answer: str
     references: tuple[Reference, ...] = ()
     group: str | None = None

@@ -85,7 +85,7 @@ class Grader:
         return [self._judge(verifier, problem, replies[text]) if text in replies else _nothing_said(_ECHO) for text in texts]
 
     def _ask(self, verifier: ModelVerifier, problem: Problem, texts: Sequence[str], echoes: set[str]) -> list[Grade]:
-        """Let a model say what texts are worth, each different one once; blanks and echoes need nobody's word."""
+        """Let a model say what texts are worth, each different one once; blanks and echoes are not asked about."""
         known = {
             text: _nothing_said(_ECHO if text.strip() else _BLANK)
             for text in texts

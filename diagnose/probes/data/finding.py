@@ -100,10 +100,10 @@ def _summary(
             loss = numbers["share of the loss in rows out of support"].estimate
             text += f"; {total - inside} are out of support and would expand; they carry {loss:.0%} of the loss"
         said.append(f"{text}.")
-        strange = numbers["share of the gradient from tokens out of support"]
-        if not np.isnan(strange.estimate):
+        gradient = numbers["share of the gradient from tokens out of support"]
+        if not np.isnan(gradient.estimate):
             said.append(
-                f"On the whole it would {_ROLE_WORDS[outcome]}: tokens out of support give {strange.estimate:.0%} of the gradient."
+                f"On the whole it would {_ROLE_WORDS[outcome]}: tokens out of support give {gradient.estimate:.0%} of the gradient."
             )
     if pairs.rows:
         right, token = (numbers[f"share of pairs ranked right{per}"].estimate for per in ("", " per token"))

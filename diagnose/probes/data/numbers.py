@@ -124,11 +124,11 @@ def summarize_answers(
         outside = np.array([answer.worst > limit for answer in learned])
         loss = np.array([answer.total for answer in learned])
         gradient = [-np.expm1(-answer.nats) for answer in learned]
-        strange = [part[answer.nats > limit].sum() for part, answer in zip(gradient, learned, strict=True)]
+        improbable = [part[answer.nats > limit].sum() for part, answer in zip(gradient, learned, strict=True)]
         numbers["share within support"] = share(~outside)
         numbers["share of the loss in rows out of support"] = ratio_of_sums(outside * loss, loss, level, "bootstrap over rows")
         numbers["share of the gradient from tokens out of support"] = ratio_of_sums(
-            strange, [part.sum() for part in gradient], level, "bootstrap over rows"
+            improbable, [part.sum() for part in gradient], level, "bootstrap over rows"
         )
         numbers["share as likely as epsilon on the whole"] = share(loss <= -np.log(epsilon))
         numbers["nats per token"] = mean([answer.per_token for answer in learned], "rows")

@@ -8,10 +8,10 @@ exactly and not the distance between a sampler's and a scorer's precision.
 Two losses. A problem is lost where its success rate fell under a test (Fisher's, false discoveries at 5 % of those named). A right answer
 of the earlier policy is lost where it became less likely by more than log(1/ε): what one draw found then takes more than 1/ε draws now.
 
-Attrition is argued where most of what holds the policy back was there before: of the problems that are not mastered now, more than
+There is evidence for attrition where most of what is not mastered now was there before: of the problems that are not mastered now, more than
 half were in support before and keep less than half of their success rate. That is a statement about the posterior of both
 policies' rates, which are fitted apart; so it is made only where the tests find a fall as well, which under two equal models happens in
-5 % of runs at most. Measured for this project on 150 pairs of draws of one model (12 to 32 problems, 16 and 32 or 64 samples): a fall in 2 %, an
+5 % of runs at most. ConditionResult for this project on 150 pairs of draws of one model (12 to 32 problems, 16 and 32 or 64 samples): a fall in 2 %, an
 one in none.
 """
 

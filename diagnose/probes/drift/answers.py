@@ -33,7 +33,7 @@ class ScoredAnswers:
 
 
 def first_rollouts(context: ProbeContext, table: RolloutTable, kept: npt.NDArray[np.bool_], most: int) -> list[Rollout]:
-    """The first rollouts of each problem among those `kept` [R], at most so many of one."""
+    """The first rollouts of each problem among those `kept` [R], at most `most` of one."""
     places = table.places([problem.id for problem in context.measured.problems])
     rows = np.flatnonzero((places >= 0) & kept & (table.num_tokens > 0))
     rows = rows[np.argsort(places[rows], kind="stable")]

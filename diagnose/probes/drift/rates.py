@@ -47,7 +47,7 @@ def _outcomes(context: ProbeContext, table: RolloutTable) -> list[npt.NDArray[np
 
 
 def _even(outcomes: Sequence[npt.NDArray[np.bool_]], equally: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Samples and successes for a test that needs a number of samples that was not chosen by looking at them.
+    """Samples and successes for a test that needs a number of samples that does not depend on their outcomes.
 
     Where problems were drawn in rounds, the first samples of each count, as many as the problem with the fewest has.
     """
@@ -73,7 +73,7 @@ def compare_rates(context: ProbeContext, drawn: Sequence[Rollout], earlier_run: 
             if (right := rollout.succeeded(success)) is not None:
                 known[rollout.problem_id].append(right)
         n_before, c_before = (np.array([f(one) for one in known.values()], dtype=np.int64) for f in (len, sum))
-        thinned = n_before, c_before  # how many there are hangs on the budget, not on what was seen
+        thinned = n_before, c_before  # how many there are depends on the budget, not on the outcomes
     before = fit_mixture(n_before, c_before, marks=(epsilon, context.thresholds.mastered), groups=groups)
     after = context.measured.posterior.mixture
     n_after, c_after = _even(_outcomes(context, context.measured.rollouts), context.measured.counts.sampled_equally)

@@ -42,7 +42,7 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SameTokens:
-    """What two tokenizers have in common, on the texts at hand."""
+    """What two tokenizers have in common, on these texts."""
 
     prompts: bool
     """Whether problems become the same ids."""

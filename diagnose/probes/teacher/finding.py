@@ -12,8 +12,8 @@ import numpy.typing as npt
 from posttrain.analysis.stats import Interval, mean_interval, t_interval
 from posttrain.diagnose.probes.base import Finding, Note, ProbeContext
 from posttrain.diagnose.probes.conditions import (
-    Measured,
-    bare_rate,
+    ConditionResult,
+    baseline_rate,
     signed,
 )
 from posttrain.diagnose.probes.teacher.contrast import Contrast, SameTokens
@@ -52,7 +52,7 @@ class TeacherOutcome(StrEnum):
 
 def make_finding(
     context: ProbeContext,
-    success: Measured,
+    success: ConditionResult,
     of_student: Contrast,
     of_teacher: Contrast,
     right: npt.NDArray[np.bool_],
@@ -77,7 +77,7 @@ def make_finding(
     above = mean_interval(list(shares.values()), [groups[place] for place in shares], level=level)
     margin = _nats(margins, groups, level)
 
-    student = bare_rate(context)
+    student = baseline_rate(context)
     outcome = decide_outcome(success.gain, reverse, forward, above, tokens, context.thresholds.teacher)
     stage, why = outcome.stage, _why(outcome, reverse, forward, above)
     notes = [_tokens_note(tokens)]
@@ -222,7 +222,7 @@ def _nats(values: Mapping[int, float], groups: Sequence[str], level: float) -> I
 
 def _rows(
     context: ProbeContext,
-    success: Measured,
+    success: ConditionResult,
     student: Interval,
     of_student: Contrast,
     of_teacher: Contrast,
@@ -231,7 +231,7 @@ def _rows(
     """Success of both, and log-probability per token of each kind of samples under both."""
     rows = [
         _row("success", "all problems", "student", student, len(context.measured.problems)),
-        _row("success", "all problems", "teacher", success.rate, len(success.drawn)),
+        _row("success", "all problems", "teacher", success.rate, len(success.sampled)),
     ]
     for name, contrast, which in (
         (RIGHT, of_student, right),
@@ -252,7 +252,7 @@ def _row(panel: str, of: str, under: str, interval: Interval, n_problems: int) -
 
 
 def _per_problem(
-    context: ProbeContext, success: Measured, of_student: Contrast, of_teacher: Contrast
+    context: ProbeContext, success: ConditionResult, of_student: Contrast, of_teacher: Contrast
 ) -> dict[str, dict[str, Any]]:
     reverse = of_student.per_token(of_student.student - of_student.teacher)
     forward = of_teacher.per_token(of_teacher.teacher - of_teacher.student)
@@ -263,5 +263,5 @@ def _per_problem(
             "reverse_kl_per_token": reverse.get(int(place)),
             "forward_kl_per_token": forward.get(int(place)),
         }
-        for place, samples, correct in zip(success.drawn, success.num_samples, success.num_correct, strict=True)
+        for place, samples, correct in zip(success.sampled, success.num_samples, success.num_correct, strict=True)
     }

@@ -9,9 +9,9 @@ from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContex
 from posttrain.diagnose.probes.conditions import (
     SAMPLES,
     affordable,
+    compare_condition,
     enough,
     in_random_order,
-    measured,
 )
 from posttrain.diagnose.probes.scaffold import MOST_PROBLEMS
 from posttrain.diagnose.probes.teacher.contrast import OWN, compare_tokenizers, is_scorable, own_samples, score_under_both
@@ -73,7 +73,7 @@ class TeacherProbe:
             for problem in problems
         ]
         taught = context.sampler.sample(prompt_requests, condition=TEACHER, engine=context.teacher)
-        success = measured(context, TEACHER, range(len(context.measured.problems)), drawn, taught)
+        success = compare_condition(context, TEACHER, range(len(context.measured.problems)), drawn, taught)
         own = own_samples(context, drawn)
         theirs = [one for rollouts in taught for one in rollouts if is_scorable(one)]
         tokens = compare_tokenizers(context, problems, [*own, *theirs])

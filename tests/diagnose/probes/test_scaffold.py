@@ -109,7 +109,7 @@ def test_a_behavior_that_depends_on_its_examples(tmp_path: Path) -> None:
     (one,) = finding.evidence
     assert one.confidence >= 0.95
     assert "with worked examples" in one.because
-    assert {row["condition"] for row in finding.rows} == {"bare", "with worked examples", "best of 4", "best of 16"}
+    assert {row["condition"] for row in finding.rows} == {"baseline", "with worked examples", "best of 4", "best of 16"}
 
 
 def test_help_that_changes_nothing_is_no_evidence(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_the_budget_is_kept(tmp_path: Path) -> None:
     for budget in (200, 1000, 3000):
         finding, context = run(behavior, lambda condition, _: 0.1, tmp_path / str(budget), budget=budget)
         assert context.sampler.generated_tokens <= budget
-        assert finding.rows[0]["condition"] == "bare"
+        assert finding.rows[0]["condition"] == "baseline"
     small = sampled_context(behavior, context.policy, tmp_path / "200", "scaffold", budget=50)
     assert ScaffoldProbe().worth(small) is SkipReason.TOO_FEW_TOKENS
 
