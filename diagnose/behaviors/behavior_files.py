@@ -149,7 +149,7 @@ def _find_folder(options: dict[str, Any], beside: Path) -> dict[str, Any]:
 
 
 def _read_files(config: BehaviorConfig, path: Path) -> tuple[Row, ...]:
-    """Rows of `problems:`, and of a train file where one is given, with what the files say about splits."""
+    """Return the rows of `problems:`, and of a train file where one is given, with what the files say about splits."""
     assert config.problems is not None
     rows = _read_file(path.parent / config.problems)
     train = config.split.train if config.split is not None else None
@@ -168,7 +168,7 @@ def _read_files(config: BehaviorConfig, path: Path) -> tuple[Row, ...]:
 
 
 def _read_file(path: Path) -> tuple[Row, ...]:
-    """Problems of a JSONL file, or of a parquet file as verl writes it."""
+    """Return the problems of a JSONL file, or of a parquet file as verl writes it."""
     return read_verl_rows(path) if path.suffix.lower() == ".parquet" else read_rows(path)
 
 

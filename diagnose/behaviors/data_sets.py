@@ -99,7 +99,7 @@ def read_training_rows(path: str | Path) -> tuple[DataRow, ...]:
 
 
 def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every row of a file, with the words that say where it stands."""
+    """Return every row of a file, with the words that say where it stands."""
     if not path.is_file():
         raise BehaviorError(f"{path}: no such file; give a .jsonl or .parquet file of rows such as {ALLOWED}")
     if path.suffix == ".parquet":

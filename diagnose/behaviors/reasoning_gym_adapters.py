@@ -32,7 +32,7 @@ class Item:
 
     @property
     def answer(self) -> str:
-        """The right answer."""
+        """Return the right answer."""
         return str(self.fields["answer"])
 
 

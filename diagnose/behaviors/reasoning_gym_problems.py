@@ -77,7 +77,7 @@ def generate_rows(config: GeneratorConfig, *, shown: Collection[str], keep_entri
 
 
 def _draw(config: GeneratorConfig, num_draws: int, where: str) -> Iterator[Mapping[str, Any]]:
-    """Entries 0, 1, 2, … of the data set."""
+    """Return the entries 0, 1, 2, … of the data set."""
     from reasoning_gym.factory import DATASETS, create_dataset  # slow to import: only for those who use it
 
     if config.dataset not in DATASETS:

@@ -104,7 +104,7 @@ class VerifierConfig(StrictModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of the kind."""
+        """Return the options of the kind."""
         return dict(self.model_extra or {})
 
 
@@ -127,7 +127,7 @@ class GeneratorConfig(StrictModel):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The data set's own settings."""
+        """Return the data set's own settings."""
         return dict(self.model_extra or {})
 
 

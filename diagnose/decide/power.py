@@ -21,7 +21,7 @@ _FEW_DRAWS = 512
 def what_settles(
     known: LabelPosterior, sampling: SamplingMeasurement, *, epsilon: float, thresholds: Thresholds, cost: Cost, seed: int
 ) -> SettlesWith | None:
-    """Further samples, the same number of every problem, after which the label is expected to be settled.
+    """Return the further samples, the same number of every problem, after which the label is expected to be decided.
 
     Success rates are drawn from the posterior, samples from the rates, and the label is decided as it would be: no formula
     stands between the question and the answer. Adaptive rounds (`--precision`, `--max-tokens-total`) need fewer.

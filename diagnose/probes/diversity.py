@@ -50,7 +50,7 @@ class _Seen:
 
     @property
     def num_right(self) -> int:
-        """Right samples."""
+        """Return right samples."""
         return self.paths.total()
 
 
@@ -132,7 +132,7 @@ class Diversity:
     def _numbers(
         self, context: ProbeContext, seen: Sequence[_Seen], paths: Floats64, answers: Floats64, guess: Floats64
     ) -> tuple[dict[str, Estimate], int]:
-        """Everything by name, and the k of pass@k: the primary one."""
+        """Return everything by name, and the k of pass@k: the primary one."""
         groups, level, k = context.measured.counts.groups, context.thresholds.level, context.measured.behavior.measure.primary_k
         known = np.array([one.num_known for one in seen], dtype=np.int64)
         right = np.array([one.num_right for one in seen], dtype=np.int64)

@@ -68,7 +68,7 @@ class ProbeRun:
 
 
 def choose_probes(names: Sequence[str]) -> tuple[Probe, ...]:
-    """The probes of these names; all for `auto`, which then decides one by one, and none for `none`.
+    """Return the probes of these names; all for `auto`, which then decides one by one, and none for `none`.
 
     Raises:
         SettingsError: there is no such probe.
@@ -91,7 +91,7 @@ def choose_probes(names: Sequence[str]) -> tuple[Probe, ...]:
 def plan_lines(
     names: Sequence[str], behavior: Behavior, split: Split, available: AvailableInputs, sample_tokens: int
 ) -> tuple[list[str], int, int]:
-    """What each probe would take at most, in words; and the sums of generated and scored tokens."""
+    """Write what each probe would take at most; and return the sums of generated and scored tokens."""
     lines, generated, scored = [], 0, 0
     for probe in choose_probes(names):
         planned = probe.plan(behavior, split, available)
@@ -190,7 +190,7 @@ def _why_not(probe: Probe, context: ProbeContext, run: ProbeRun) -> SkipReason |
 
 
 def tokens_of_probes(directory: RunDirectory, behavior: Behavior) -> int:
-    """Tokens that the finished probes of a behavior generated."""
+    """Return tokens that the finished probes of a behavior generated."""
     return sum(_tokens_of(path) for probe in PROBES if (path := _file(directory, behavior, probe.name)).exists())
 
 

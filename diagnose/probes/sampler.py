@@ -58,7 +58,7 @@ class ProbeSampler:
 
     @property
     def tokens_left(self) -> int:
-        """Tokens that may still be generated."""
+        """Return tokens that may still be generated."""
         return self.budget - self.generated_tokens
 
     def prompt_ids(self, problem: Problem) -> tuple[int, ...]:

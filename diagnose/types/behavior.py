@@ -42,7 +42,7 @@ class Reference:
 
     @property
     def text(self) -> str:
-        """The whole path."""
+        """Return the whole path."""
         return "".join(self.steps)
 
 
@@ -96,12 +96,12 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is always taken."""
+        """Return whether the most likely token is always taken."""
         return self.temperature == 0.0
 
     @property
     def samples_the_policy(self) -> bool:
-        """Whether draws come from the policy itself: temperature 1, nothing truncated, nothing penalised.
+        """Return whether draws come from the policy itself: temperature 1, nothing truncated, nothing penalised.
 
         Only then does a missing success say something about support.
         """
@@ -109,7 +109,7 @@ class Sampling:
 
     @property
     def keeps_all(self) -> bool:
-        """Whether draws come from the policy but for a positive temperature: nothing truncated, nothing penalised."""
+        """Return whether draws come from the policy but for a positive temperature: nothing truncated, nothing penalised."""
         return not self.greedy and (self.top_p, self.top_k, self.min_p, self.repetition_penalty) == (1.0, 0, 0.0, 1.0)
 
 
@@ -128,7 +128,7 @@ class MeasureSettings:
 
 
 def default_epsilon(group_size: int, signal: float = 0.05) -> float:
-    """Success rate at which a group of `group_size` samples holds a success in a share `signal` of draws.
+    """Return the success rate at which a group of `group_size` samples holds a success in a share `signal` of draws.
 
     Solves 1 − (1−ε)^G = signal; about .0064 for G = 8.
     """

@@ -85,7 +85,7 @@ class SkipReason(StrEnum):
 
     @property
     def words(self) -> str:
-        """The same for people; goes on from "not run: "."""
+        """Return the same for people; goes on from "not run: "."""
         return _SKIP_WORDS[self]
 
 
@@ -127,7 +127,7 @@ class Answer:
 
     @property
     def skipped_words(self) -> str:
-        """Why it was not run, for people; empty where it was."""
+        """Return why it was not run, for people; empty where it was."""
         return self.detail or (self.skipped.words if self.skipped else "")
 
 

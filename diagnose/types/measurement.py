@@ -54,12 +54,12 @@ class SamplingMeasurement:
 
     @property
     def num_sampled(self) -> npt.NDArray[np.int64]:
-        """Samples, missing outcomes counted in."""
+        """Return samples, missing outcomes counted in."""
         return self.num_samples + self.num_missing
 
     @property
     def sampled_equally(self) -> bool:
-        """Whether every problem was sampled equally often; in rounds that depends on what the samples showed."""
+        """Return whether every problem was sampled equally often; in rounds that depends on what the samples showed."""
         return bool((self.num_sampled == self.num_sampled[:1]).all())
 
 

@@ -52,7 +52,7 @@ class Grade:
 
     @property
     def missing(self) -> bool:
-        """Whether nothing is known about success."""
+        """Return whether nothing is known about success."""
         return self.status in (GradeStatus.ERROR, GradeStatus.TIMEOUT)
 
 
@@ -80,11 +80,11 @@ class Rollout:
 
     @property
     def truncated(self) -> bool:
-        """Whether the sample ran into the token limit."""
+        """Return whether the sample ran into the token limit."""
         return self.stop is StopReason.LENGTH
 
     def succeeded(self, success: float) -> bool | None:
-        """Whether the sample is a success at this score; None when missing. Truncated samples are failures."""
+        """Return whether the sample is a success at this score; None when missing. Truncated samples are failures."""
         if self.grade.missing or self.stop is StopReason.ERROR:
             return None
         assert self.grade.score is not None

@@ -56,10 +56,10 @@ class ModelVerifier(ABC):
 
     @abstractmethod
     def rate(self, problem: Problem, texts: Sequence[str], prompt_format: PromptFormat) -> list[Grade]:
-        """One grade per text, in order; what the model fails to say is missing, never wrong."""
+        """Return one grade per text, in order; what the model fails to say is missing, never wrong."""
 
     def complaint(self, problem: Problem) -> str | None:
-        """Every problem can be asked about."""
+        """See the base class: every problem can be asked about."""
         return None
 
     def write(self, answer: str) -> str:

@@ -78,7 +78,7 @@ class ChoiceVerifier:
         return next(iter(known)) if len(known) == 1 else None
 
     def compare(self, extracted: str, problem: Problem, *, lenient: bool = False) -> float:
-        """1 where the letters are equal."""
+        """Return 1 where the letters are equal."""
         return float(extracted == _letter(problem.answer))
 
     def complaint(self, problem: Problem) -> str | None:

@@ -39,7 +39,7 @@ class ExactVerifier:
         return self._normalise(text) or None
 
     def compare(self, extracted: str, problem: Problem, *, lenient: bool = False) -> float:
-        """1 where they are equal, or leniently where one of the lines contains the answer."""
+        """Return 1 where they are equal, or leniently where one of the lines contains the answer."""
         if lenient:
             answer = _words(problem.answer, self._options.casefold)
             return float(bool(answer) and any(f" {answer} " in f" {line} " for line in extracted.split("\n")))

@@ -97,7 +97,7 @@ class NumberVerifier:
         return _read_strictly(clean)
 
     def compare(self, extracted: str, problem: Problem, *, lenient: bool = False) -> float:
-        """1 where the values are equal. A percentage equals both its number and its hundredth: 50% is 50 and 0.5."""
+        """Return 1 where the values are equal. A percentage equals both its number and its hundredth: 50% is 50 and 0.5."""
         got, expected = _values(extracted), _values(problem.answer)
         assert expected is not None, problem.answer
         if got is None:
@@ -107,7 +107,7 @@ class NumberVerifier:
         return float(any(abs(a - b) <= self._tolerance for a in got for b in expected))
 
     def complaint(self, problem: Problem) -> str | None:
-        """Only numbers can be compared."""
+        """See the base class: only numbers can be compared."""
         if parse_number(problem.answer) is None:
             return f"answer: got {shorten(problem.answer)}; the verifier number needs a number: use exact or regex for texts"
         return None
@@ -189,7 +189,7 @@ def _only(values: set[str]) -> str | None:
 
 
 def _is_listed(text: str, tokens: list[_Token], index: int) -> bool:
-    """Whether a marked number is offered beside another one: `the answer is 12 or 15`, `12 or the answer is 15`."""
+    """Return whether a marked number is offered beside another one: `the answer is 12 or 15`, `12 or the answer is 15`."""
     before = index > 0 and _joined(text, tokens[index - 1], tokens[index], _OR)
     if before or index + 1 == len(tokens):
         return before
@@ -200,7 +200,7 @@ def _is_listed(text: str, tokens: list[_Token], index: int) -> bool:
 
 
 def _joined(text: str, first: _Token, second: _Token, gap: re.Pattern[str]) -> bool:
-    """Whether two different numbers have nothing but a list's separators between them."""
+    """Return whether two different numbers have nothing but a list's separators between them."""
     return first.canonical != second.canonical and gap.fullmatch(text, first.end, second.start) is not None
 
 

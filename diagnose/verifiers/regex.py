@@ -90,7 +90,7 @@ class RegexVerifier:
         return json.dumps([str(value) for value in values]) if values else None
 
     def compare(self, extracted: str, problem: Problem, *, lenient: bool = False) -> float:
-        """1 where the canonical forms are equal."""
+        """Return 1 where the canonical forms are equal."""
         return float(extracted == self._canonical(problem.answer))
 
     def complaint(self, problem: Problem) -> str | None:

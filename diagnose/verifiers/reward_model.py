@@ -78,7 +78,7 @@ class RewardModelVerifier(ModelVerifier):
         self._loaded = None
 
     def rate(self, problem: Problem, texts: Sequence[str], prompt_format: PromptFormat) -> list[Grade]:
-        """σ(reward − threshold) of each text; an answer that does not fit into the model is missing."""
+        """Return σ(reward − threshold) of each text; an answer that does not fit into the model is missing."""
         loaded = self._load()
         model, codec = loaded.model, loaded.codec
         prompt = codec.encode_prompt(problem.prompt, prompt_format)
@@ -119,7 +119,7 @@ class RewardModelVerifier(ModelVerifier):
 
 
 def _scores(model: Any, ids: Sequence[tuple[int, ...]], threshold: float) -> list[float]:
-    """σ(reward − threshold) behind the last token of each sequence."""
+    """Return σ(reward − threshold) behind the last token of each sequence."""
     import torch
 
     scores: list[float] = []
@@ -139,7 +139,7 @@ def _scores(model: Any, ids: Sequence[tuple[int, ...]], threshold: float) -> lis
 
 
 def _batches(ids: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-    """Neighbours that fill about `_BATCH_TOKENS` once padded."""
+    """Return neighbours that fill about `_BATCH_TOKENS` once padded."""
     batch: list[tuple[int, ...]] = []
     for each in ids:
         if batch and (len(batch) + 1) * max(len(each), *map(len, batch)) > _BATCH_TOKENS:

@@ -50,16 +50,16 @@ class SelfTest:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed."""
+        """Return whether nothing failed."""
         return not any(case.num_failed for case in self.cases)
 
     @property
     def failures(self) -> tuple[SelfTestFailure, ...]:
-        """The examples of all cases."""
+        """Return the examples of all cases."""
         return tuple(failure for case in self.cases for failure in case.examples)
 
     def case(self, name: str) -> CaseCount:
-        """One case by name."""
+        """Return one case by name."""
         return next(case for case in self.cases if case.name == name)
 
 
@@ -131,7 +131,7 @@ def _texts(
 def _other_answers(
     behavior: Behavior, verifier: Verifier, grader: Grader, problems: Sequence[Problem], index: int
 ) -> tuple[str, ...]:
-    """Up to three answers of other problems that are wrong for this one.
+    """Return up to three answers of other problems that are wrong for this one.
 
     Those that grade as right are equivalent to this problem's answer and say nothing. Candidates are spread over the whole list,
     because neighbours often resemble each other; where few answers exist, as with letters, all others are found.

@@ -79,7 +79,7 @@ def _rows(path: SteppedPath, binding: Binding) -> list[dict[str, Any]]:
 
 
 def _per_problem(paths: Sequence[SteppedPath], bound: Sequence[Binding]) -> dict[str, dict[str, Any]]:
-    """What binds the reference path of each problem, and the tries it would take."""
+    """Return what binds the reference path of each problem, and the tries it would take."""
     return {
         path.problem.id: {
             "availability": {
@@ -97,7 +97,7 @@ def _per_problem(paths: Sequence[SteppedPath], bound: Sequence[Binding]) -> dict
 
 
 def num_tries(log_probability: float) -> float:
-    """1/p, at most 10^15: beyond, only "never" can be meant."""
+    """Return 1/p, at most 10^15: beyond, only "never" can be meant."""
     return float(f"{np.exp(min(-log_probability, np.log(1e15))):.4g}")
 
 
@@ -146,7 +146,7 @@ def _outcome(paths: Sequence[SteppedPath], bound: Sequence[Binding]) -> Availabi
 
 
 def _summary(paths: Sequence[SteppedPath], bound: Sequence[Binding]) -> str:
-    """Which step binds, and why, in the words of tries; of the references, or of own samples where there are none."""
+    """Write which step binds, and why, in numbers of tries; of the references, or of own samples where there are none."""
     kind = REFERENCE if any(path.path == REFERENCE for path in paths) else OWN
     mine = [(path, binding) for path, binding in zip(paths, bound, strict=True) if path.path == kind]
     if not mine:
@@ -181,7 +181,7 @@ def _summary(paths: Sequence[SteppedPath], bound: Sequence[Binding]) -> str:
 
 
 def _typical(*logs: Sequence[float]) -> list[str]:
-    """1/p of the median path, rounded to what people read."""
+    """Return 1/p of the median path, rounded to what people read."""
     return [_round_number(num_tries(float(np.median(values)))) for values in logs]
 
 
@@ -249,7 +249,7 @@ def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping
 
 
 def _log_probability_of_references(context: ProbeContext) -> dict[str, float]:
-    """Problem id → log-probability of all its reference paths together."""
+    """Return problem id → log-probability of all its reference paths together."""
     totals: dict[str, float] = {}
     for path in context.measured.paths.paths if context.measured.paths is not None else ():
         value = float(path.policy_logprobs.astype(np.float64).sum())

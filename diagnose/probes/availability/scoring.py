@@ -40,14 +40,14 @@ def seeded_generator(context: ProbeContext) -> np.random.Generator:
 
 
 def cut_into_parts(num_tokens: int, steps: npt.NDArray[Any] | None) -> tuple[npt.NDArray[np.int64], bool]:
-    """[T] parts of a path, numbered on without gaps: its steps where there are several, else even parts of its tokens."""
+    """Return the [T] parts of a path, numbered on without gaps: its steps where there are several, else even parts of its tokens."""
     if steps is not None and steps.max() > 0:
         return np.asarray(np.unique(steps, return_inverse=True)[1], dtype=np.int64), True
     return np.arange(num_tokens) * min(CHUNKS, num_tokens) // num_tokens, False
 
 
 def likeliest_references(context: ProbeContext, rng: np.random.Generator) -> list[KnownPath]:
-    """The likeliest reference path of each of some problems chosen at random: one way to the answer is enough."""
+    """Return the likeliest reference path of each of some problems chosen at random: one way to the answer is enough."""
     best: dict[str, PathScore] = {}
     for path in context.measured.paths.paths if context.measured.paths is not None else ():
         held = best.get(path.problem_id)
@@ -64,7 +64,7 @@ def likeliest_references(context: ProbeContext, rng: np.random.Generator) -> lis
 
 
 def own_right_samples(context: ProbeContext, rng: np.random.Generator) -> list[KnownPath]:
-    """One right sample, chosen at random, of each of some problems chosen at random."""
+    """Return one right sample, chosen at random, of each of some problems chosen at random."""
     place = context.measured.rollouts.places([problem.id for problem in context.measured.problems])
     right = (
         context.measured.rollouts.succeeded(context.measured.behavior.measure.success)
@@ -114,7 +114,7 @@ def score_paths(context: ProbeContext, kind: str, known: Sequence[KnownPath]) ->
 
 
 def answer_margins(context: ProbeContext, known: Sequence[KnownPath], rng: np.random.Generator) -> dict[str, float]:
-    """Problem id → nats by which its reference path is likelier than the same path with another problem's answer in place of its own.
+    """Return problem id → nats by which its reference path is likelier than the same path with another problem's answer in place of its own.
 
     Of the wrong answers one is taken that has as many tokens, where there is one: a longer answer is less likely for its length alone.
     """
@@ -148,7 +148,7 @@ def answer_margins(context: ProbeContext, known: Sequence[KnownPath], rng: np.ra
 
 
 def with_answer(reference: Reference, answer: str, other: str) -> Reference | None:
-    """The same path with another answer wherever its own stands as a word; None where it does not, or where they are the same."""
+    """Return the same path with another answer wherever its own stands as a word; None where it does not, or where they are the same."""
     if answer.strip() == other:
         return None
     steps = tuple(replace_answer(step, answer, other) for step in reference.steps)

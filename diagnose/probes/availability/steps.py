@@ -62,16 +62,16 @@ class SteppedPath:
 
     @property
     def log_reach(self) -> Floats:
-        """[S] log-probability of everything before each step."""
+        """Return [S] log-probability of everything before each step."""
         return np.concatenate([[0.0], np.cumsum(self.log_local)[:-1]])
 
     def binding(self, epsilon: float) -> Binding:
-        """What binds it: walked from the start, the first thing that is rarer than epsilon."""
+        """Return what binds it: walked from the start, the first thing that is rarer than epsilon."""
         return bind(self.log_local, epsilon)
 
 
 def bind(log_local: Floats, epsilon: float) -> Binding:
-    """What binds a path.
+    """Return what keeps a path from being sampled.
 
     Args:
         log_local: [S] log-probability of each step after everything before it.
@@ -92,7 +92,7 @@ def bind(log_local: Floats, epsilon: float) -> Binding:
 
 
 def removed_by(scores: TokenScores) -> dict[str, npt.NDArray[np.bool_]]:
-    """Truncation → [T] whether it removes each token; those that the engine cannot tell are left out."""
+    """Return truncation → [T] whether it removes each token; those that the engine cannot tell are left out."""
     found: dict[str, npt.NDArray[np.bool_]] = {}
     for name, (kind, value) in TRUNCATIONS.items():
         if kind == "top_k":

@@ -33,17 +33,17 @@ class ScoredAnswer:
 
     @property
     def total(self) -> float:
-        """Nats of the whole answer."""
+        """Return nats of the whole answer."""
         return float(self.nats.sum())
 
     @property
     def per_token(self) -> float:
-        """Nats per token."""
+        """Return nats per token."""
         return float(self.nats.mean())
 
     @property
     def worst(self) -> float:
-        """Nats of the least likely token."""
+        """Return nats of the least likely token."""
         return float(self.nats.max())
 
 
@@ -58,7 +58,7 @@ class EncodedAnswer:
 
 
 def encode_row(engine: Engine, prompt_format: PromptFormat, row: DataRow, longest: int) -> list[EncodedAnswer]:
-    """The answers of a row as tokens. A text without a prompt is scored from its second word on, a model being unable to begin with nothing.
+    """Return the answers of a row as tokens. A text without a prompt is scored from its second word on, since a model cannot begin with nothing.
 
     Raises:
         BehaviorError: The model cannot read the prompt, a text has a single word, or the row holds a prompt alone.
@@ -87,7 +87,7 @@ def encode_row(engine: Engine, prompt_format: PromptFormat, row: DataRow, longes
 
 
 def _encode_prompt(engine: Engine, prompt_format: PromptFormat, prompt: str | tuple[Message, ...]) -> EncodedPrompt:
-    """A prompt as the behavior writes its own; one that stands in the behavior's template already is not put into it again."""
+    """Return a prompt as the behavior writes its own; one that stands in the behavior's template already is not put into it again."""
     if isinstance(prompt, str):
         before, _, after = prompt_format.template.partition("{question}")
         if before + after and prompt.startswith(before) and prompt.endswith(after):
@@ -96,7 +96,7 @@ def _encode_prompt(engine: Engine, prompt_format: PromptFormat, prompt: str | tu
 
 
 def own_answers(context: ProbeContext, most: int, rng: np.random.Generator) -> list[ScoredAnswer]:
-    """Some of the policy's own answers, chosen at random; what it said of their tokens was kept."""
+    """Return some of the policy's own answers, chosen at random; what it said of their tokens was kept."""
     table = context.measured.rollouts
     places = table.places([problem.id for problem in context.measured.problems])
     rows = np.flatnonzero((places >= 0) & ~table.greedy & (table.num_tokens > 0))

@@ -223,6 +223,6 @@ def _notes_on_numbers(
 
 
 def _listed(rows: Sequence[int]) -> str:
-    """The first of many, and how many more there are."""
+    """Write the first of many, and how many more there are."""
     rest = len(rows) - _LISTED
     return ", ".join(str(row) for row in rows[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

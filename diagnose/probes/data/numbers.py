@@ -30,7 +30,7 @@ class DataOutcome(StrEnum):
 
 
 def limit_of_support(worst_of_own: Sequence[float], epsilon: float, thresholds: DataThresholds) -> float:
-    """Nats of the least likely token from which on an answer is out of support.
+    """Return nats of the least likely token from which on an answer is out of support.
 
     Args:
         worst_of_own: −log p of the least likely token of each of the policy's own answers.
@@ -47,7 +47,7 @@ def limit_of_support(worst_of_own: Sequence[float], epsilon: float, thresholds: 
 
 
 def ratio_of_sums(parts: npt.ArrayLike, wholes: npt.ArrayLike, level: float, method: str) -> Estimate:
-    """A ratio of two sums over rows, with a bootstrap over rows; NaN where the whole is nothing."""
+    """Return a ratio of two sums over rows, with a bootstrap over rows; NaN where the whole is nothing."""
     values = np.stack([np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)])
     if not values[1].sum() > 0:
         return Estimate(estimate=np.nan, low=np.nan, high=np.nan, method=method)
@@ -88,7 +88,7 @@ def pair_answers(answers: Sequence[ScoredAnswer]) -> ScoredPairs:
 
 
 def _wins(values: Floats64) -> Floats64:
-    """[N] 1 where above zero, ½ at zero, 0 below."""
+    """Return [N] 1 where above zero, ½ at zero, 0 below."""
     return (np.sign(values) + 1) / 2
 
 

@@ -31,7 +31,7 @@ class Data:
         self.num_rows, self.num_own, self.longest = num_rows, num_own, longest
 
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
-        """Two answers of a row at most, each of the greatest length; nothing is generated."""
+        """See `Probe`: two answers of a row at most, each of the greatest length; nothing is generated."""
         if not available.data:
             return ProbeCost(impossible=SkipReason.NO_DATA)
         return ProbeCost(scored_tokens=2 * self.num_rows * self.longest, when="whenever a data set is given")

@@ -33,7 +33,7 @@ class ScoredAnswers:
 
 
 def first_rollouts(context: ProbeContext, table: RolloutTable, kept: npt.NDArray[np.bool_], most: int) -> list[Rollout]:
-    """The first rollouts of each problem among those `kept` [R], at most `most` of one."""
+    """Return the first rollouts of each problem among those `kept` [R], at most `most` of one."""
     places = table.places([problem.id for problem in context.measured.problems])
     rows = np.flatnonzero((places >= 0) & kept & (table.num_tokens > 0))
     rows = rows[np.argsort(places[rows], kind="stable")]
@@ -44,7 +44,7 @@ def first_rollouts(context: ProbeContext, table: RolloutTable, kept: npt.NDArray
 def encode_rollouts(
     engine: Engine, context: ProbeContext, rollouts: Sequence[Rollout]
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Prompt and answer as an engine cuts them; a truncated answer has no end token."""
+    """Return prompt and answer as an engine cuts them; a truncated answer has no end token."""
     prompts = {
         problem.id: engine.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt)
         for problem in context.measured.problems
@@ -95,7 +95,7 @@ def gather_answers(
 
 
 def means_by_problem(place: npt.NDArray[np.int64], values: Floats64, weights: Floats64 | None, count: int) -> Floats64:
-    """[P] sum of values over the sum of weights (their number where None), per problem; NaN where there is none."""
+    """Return [P] sum of values over the sum of weights (their number where None), per problem; NaN where there is none."""
     totals = np.bincount(place, weights=values, minlength=count)
     sizes = np.bincount(place, weights=weights, minlength=count)
     return np.asarray(totals / np.where(sizes > 0, sizes, np.nan))

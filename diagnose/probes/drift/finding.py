@@ -133,7 +133,7 @@ def _summary(numbers: Mapping[str, Estimate], rates: RatesBeforeAndNow) -> str:
 
 
 def _evidence(rates: RatesBeforeAndNow, plain: bool, count: int, least: float) -> tuple[LabelEvidence, ...]:
-    """Attrition, where it is more likely than not and the tests find a fall; support is spoken of under plain sampling only."""
+    """Return evidence for attrition, where it is more likely than not and the tests find a fall; under plain sampling only."""
     if not plain or not rates.fell.any() or rates.confidence <= least:
         return ()
     because = (

@@ -40,7 +40,7 @@ class Drift:
         self.num_samples, self.num_own = num_samples, num_own
 
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
-        """Answers of the earlier policy, and both kinds of answers under both policies."""
+        """See `Probe`: answers of the earlier policy, and both kinds of answers under both policies."""
         tokens = len(behavior.split(split)) * behavior.sampling.max_tokens
         when = "unless the samples say mastered"
         if available.earlier:
@@ -51,7 +51,7 @@ class Drift:
         return ProbeCost(impossible=SkipReason.NO_EARLIER_POLICY)
 
     def worth(self, context: ProbeContext) -> SkipReason | None:
-        """Nothing is lost where everything is mastered, and nothing moved between a model and itself."""
+        """See `Probe`: nothing is lost where everything is mastered, and nothing moved between a model and itself."""
         if context.earlier is not None and context.earlier.info.model_fingerprint == context.policy.info.model_fingerprint:
             return SkipReason.SAME_MODEL
         if (
@@ -75,7 +75,7 @@ class Drift:
         return make_finding(context, rates, forward, reverse)
 
     def _draw(self, context: ProbeContext) -> list[Rollout]:
-        """Answers of the earlier policy: round after round over the problems, as far as the budget is sure to last."""
+        """Return answers of the earlier policy: round after round over the problems, as far as the budget is sure to last."""
         assert context.earlier is not None
         count, most = len(context.measured.problems), context.measured.behavior.sampling.max_tokens
         prompts = [
@@ -98,11 +98,11 @@ class Drift:
         return rollouts
 
     def _own(self, context: ProbeContext) -> list[Rollout]:
-        """The first answers of the policy to each problem."""
+        """Return the first answers of the policy to each problem."""
         return first_rollouts(context, context.measured.rollouts, ~context.measured.rollouts.greedy, self.num_own)
 
     def _verified_before(self, context: ProbeContext, table: RolloutTable) -> ScoredAnswers:
-        """The right answers of an earlier run, under the policy; what the earlier policy said of them was kept."""
+        """Return the right answers of an earlier run, under the policy; what the earlier policy said of them was kept."""
         right = table.succeeded(context.measured.behavior.measure.success) & ~table.greedy
         rollouts = first_rollouts(context, table, right, self.num_samples)
         encoded = encode_rollouts(context.policy, context, rollouts)

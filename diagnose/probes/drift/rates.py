@@ -38,7 +38,7 @@ class RatesBeforeAndNow:
 
 
 def _outcomes(context: ProbeContext, table: RolloutTable) -> list[npt.NDArray[np.bool_]]:
-    """Per problem, whether each of its samples with a known outcome succeeded, in the order in which they were drawn."""
+    """Return, per problem, whether each of its samples with a known outcome succeeded, in the order in which they were taken."""
     places = table.places([problem.id for problem in context.measured.problems])
     kept = np.flatnonzero((places >= 0) & ~table.greedy & ~table.missing)
     kept = kept[np.argsort(places[kept], kind="stable")]
@@ -47,7 +47,7 @@ def _outcomes(context: ProbeContext, table: RolloutTable) -> list[npt.NDArray[np
 
 
 def _even(outcomes: Sequence[npt.NDArray[np.bool_]], equally: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Samples and successes for a test that needs a number of samples that does not depend on their outcomes.
+    """Return samples and successes for a test that needs a number of samples that does not depend on their outcomes.
 
     Where problems were drawn in rounds, the first samples of each count, as many as the problem with the fewest has.
     """
@@ -57,7 +57,7 @@ def _even(outcomes: Sequence[npt.NDArray[np.bool_]], equally: bool) -> tuple[npt
 
 
 def compare_rates(context: ProbeContext, drawn: Sequence[Rollout], earlier_run: RolloutTable | None) -> RatesBeforeAndNow:
-    """Success before, from the earlier run where there is one and else from what was drawn, held against success now."""
+    """Compare success before, from the earlier run where there is one and else from what was sampled, with success now."""
     success, epsilon, groups = (
         context.measured.behavior.measure.success,
         context.measured.behavior.measure.epsilon,

@@ -30,7 +30,7 @@ class Contrast:
     """The same under the teacher."""
 
     def per_token(self, values: npt.NDArray[np.float64], which: npt.NDArray[np.bool_] | None = None) -> dict[int, float]:
-        """Place of a problem → nats per token over its samples (those of `which`)."""
+        """Return place of a problem → nats per token over its samples (those of `which`)."""
         chosen = np.ones(len(self.place), dtype=np.bool_) if which is None else which
         return {
             int(place): float(
@@ -53,7 +53,7 @@ class SameTokens:
 
 
 def own_samples(context: ProbeContext, drawn: Sequence[int]) -> list[Rollout]:
-    """The first right and wrong samples of the student, at most `OWN` of each per problem, in a fixed order."""
+    """Return the first right and wrong samples of the student, at most `OWN` of each per problem, in a fixed order."""
     table = context.measured.rollouts
     place = table.places([problem.id for problem in context.measured.problems])
     succeeded = table.succeeded(context.measured.behavior.measure.success)
@@ -67,7 +67,7 @@ def own_samples(context: ProbeContext, drawn: Sequence[int]) -> list[Rollout]:
 
 
 def is_scorable(rollout: Rollout) -> bool:
-    """Whether a sample has a token that the other model can be asked about."""
+    """Return whether a sample has a token that the other model can be asked about."""
     return rollout.stop is StopReason.EOS or (rollout.stop is not StopReason.ERROR and bool(rollout.text.strip()))
 
 
@@ -92,7 +92,7 @@ def compare_tokenizers(context: ProbeContext, problems: Sequence[Problem], rollo
 
 
 def score_under_both(context: ProbeContext, rollouts: Sequence[Rollout], same: bool, *, by_teacher: bool) -> Contrast:
-    """Samples of one model under both.
+    """Return samples of one model scored under both.
 
     Args:
         context: Holds both engines.
@@ -127,7 +127,7 @@ def score_under_both(context: ProbeContext, rollouts: Sequence[Rollout], same: b
 
 
 def _path(engine: Engine, prompt: EncodedPrompt, rollout: Rollout, same: bool) -> tuple[int, ...]:
-    """A sample as the other model's tokens; with the end token of that model where the sample ended by its own."""
+    """Return a sample as the other model's tokens; with the end token of that model where the sample ended by its own."""
     text = rollout.text if same else rollout.text.strip()
     path: EncodedPath = engine.codec.encode_path(prompt, Reference(steps=(text,)))
     ended = rollout.stop is StopReason.EOS

@@ -182,7 +182,7 @@ def _tokens_note(tokens: SameTokens) -> Note:
 def _reweighed(
     context: ProbeContext, contrast: Contrast, values: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
 ) -> dict[int, float]:
-    """Place of a problem → expected nats per expected token under the student, from samples chosen by outcome."""
+    """Return place of a problem → expected nats per expected token under the student, from samples chosen by outcome."""
     found = {}
     for place in np.unique(contrast.place):
         here = contrast.place == place
@@ -197,7 +197,7 @@ def _reweighed(
 def _right_above_wrong(
     context: ProbeContext, contrast: Contrast, ratio: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
 ) -> tuple[dict[int, float], dict[int, float]]:
-    """How the log-ratios of right and wrong samples compare, for each problem that has both.
+    """Compare the log-ratios of right and wrong samples, for each problem that has both.
 
     Returns:
         Place of a problem → share of its pairs in which the right sample has the greater one, and → mean difference in nats. What differs
@@ -216,7 +216,7 @@ def _right_above_wrong(
 
 
 def _nats(values: Mapping[int, float], groups: Sequence[str], level: float) -> Interval:
-    """Interval for the mean over problems of a number without bounds."""
+    """Return the interval for the mean over problems of a number without bounds."""
     return t_interval(list(values.values()), [groups[place] for place in values], level=level, method="t over problems")
 
 
@@ -228,7 +228,7 @@ def _rows(
     of_teacher: Contrast,
     right: npt.NDArray[np.bool_],
 ) -> tuple[dict[str, Any], ...]:
-    """Success of both, and log-probability per token of each kind of samples under both."""
+    """Return success of both, and log-probability per token of each kind of samples under both."""
     rows = [
         _row("success", "all problems", "student", student, len(context.measured.problems)),
         _row("success", "all problems", "teacher", success.rate, len(success.sampled)),

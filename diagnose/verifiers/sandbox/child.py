@@ -93,7 +93,7 @@ def _set_limit(which: int, value: int) -> None:
 
 
 def _address_space() -> int:
-    """Bytes of address space in use."""
+    """Return bytes of address space in use."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123  one line, before anything is served
             return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
