@@ -44,7 +44,10 @@ def load_behavior(source: str | Path) -> Behavior:
     if path.suffix.lower() not in _FILE_SUFFIXES:
         return _load_bundled(str(source), path)
     if not path.is_file():
-        raise BehaviorError(f"{path}: no such file; allowed: a .yaml or .jsonl file, or one of {', '.join(bundled_behaviors())}")
+        raise BehaviorError(
+            f"{path}: no such file; allowed: a .yaml or .jsonl file, or one of {', '.join(bundled_behaviors())}",
+            code="no_such_file",
+        )
     if path.suffix.lower() == ".jsonl":
         return _load_jsonl(path)
     return _load_yaml(path, str(path))
@@ -61,7 +64,9 @@ def load_behaviors(sources: Iterable[str | Path]) -> tuple[Behavior, ...]:
         behavior = load_behavior(source)
         if behavior.name in behaviors:
             other = behaviors[behavior.name].source
-            raise BehaviorError(f"{behavior.source} and {other} are both named {behavior.name!r}; give one another `name:`")
+            raise BehaviorError(
+                f"{behavior.source} and {other} are both named {behavior.name!r}; give one another `name:`", code="duplicate_name"
+            )
         behaviors[behavior.name] = behavior
     return tuple(behaviors.values())
 
@@ -72,7 +77,8 @@ def _load_bundled(source: str, path: Path) -> Behavior:
         return _load_yaml(bundled[source], source)
     got = f"the {'folder' if path.is_dir() else 'file'} {source}" if path.exists() else repr(source)
     raise BehaviorError(
-        f"got {got} as a behavior; allowed: a .yaml or .jsonl file, or one of {', '.join(bundled)}{closest(source, bundled)}"
+        f"got {got} as a behavior; allowed: a .yaml or .jsonl file, or one of {', '.join(bundled)}{closest(source, bundled)}",
+        code="unknown_behavior",
     )
 
 
@@ -80,14 +86,18 @@ def _load_yaml(path: Path, source: str) -> Behavior:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
-        raise BehaviorError(f"{path}: cannot be read as UTF-8 text ({error}); give a YAML file") from None
+        raise BehaviorError(f"{path}: cannot be read as UTF-8 text ({error}); give a YAML file", code="unreadable_file") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise BehaviorError(f"{path}{line}: not valid YAML ({problem}); quote texts that hold ': ', '#' or braces") from None
+        raise BehaviorError(
+            f"{path}{line}: not valid YAML ({problem}); quote texts that hold ': ', '#' or braces", code="invalid_yaml"
+        ) from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise BehaviorError(f"{path}: got {shorten(content)}; a behavior is a mapping such as `problems: problems.jsonl`")
+        raise BehaviorError(
+            f"{path}: got {shorten(content)}; a behavior is a mapping such as `problems: problems.jsonl`", code="not_a_mapping"
+        )
     return _assemble(_validate(content, str(path)), path, source)
 
 
@@ -100,7 +110,7 @@ def _validate(content: dict[str, Any], where: str) -> BehaviorConfig:
     try:
         return BehaviorConfig.model_validate(content)
     except ValidationError as error:
-        raise BehaviorError(f"{where}: {explain(error, BehaviorConfig)}") from None
+        raise BehaviorError(f"{where}: {explain(error, BehaviorConfig)}", code="invalid_setting") from None
 
 
 def _name_from(path: Path) -> str:
@@ -126,7 +136,7 @@ def _assemble(config: BehaviorConfig, path: Path, source: str) -> Behavior:
     for problem in problems:
         complaint = verifier.complaint(problem)
         if complaint is not None:
-            raise BehaviorError(f"{where}: problem {problem.id}: {complaint}")
+            raise BehaviorError(f"{where}: problem {problem.id}: {complaint}", code="unsuitable_problem")
     behavior = Behavior(
         name=config.name or _name_from(path),
         problems=problems,
@@ -156,10 +166,16 @@ def _read_files(config: BehaviorConfig, path: Path) -> tuple[Row, ...]:
     if not isinstance(train, str):
         return rows
     if not train.endswith((".jsonl", ".parquet")):
-        raise BehaviorError(f"{path}: split.train: got {train!r}; allowed: a fraction such as 0.5, or a .jsonl or .parquet file")
+        raise BehaviorError(
+            f"{path}: split.train: got {train!r}; allowed: a fraction such as 0.5, or a .jsonl or .parquet file",
+            code="invalid_split",
+        )
     for row in rows:
         if row.split is Split.TRAIN:
-            raise BehaviorError(f"{path}: row {row.id} of {config.problems} is marked train; move it to {train}, or mark it eval")
+            raise BehaviorError(
+                f"{path}: row {row.id} of {config.problems} is marked train; move it to {train}, or mark it eval",
+                code="row_marked_train",
+            )
     extra = [dataclasses.replace(row, split=Split.TRAIN) for row in _read_file(path.parent / train)]
     taken = {row.id for row in rows}
     # Ids that were made from line numbers clash as a matter of course; the file's name tells them apart.
@@ -177,7 +193,10 @@ def _refuse_worked_examples(rows: Sequence[Row], shown: Sequence[str], where: st
     clashes = [row.id for row in rows if isinstance(row.prompt, str) and normalise(row.prompt) in questions]
     if clashes:
         listed = ", ".join(clashes[:3]) + (", …" if len(clashes) > 3 else "")
-        raise BehaviorError(f"{where}: problem(s) {listed} are worked examples in prompt.examples too; remove one of the two")
+        raise BehaviorError(
+            f"{where}: problem(s) {listed} are worked examples in prompt.examples too; remove one of the two",
+            code="example_is_measured",
+        )
 
 
 def _split(rows: Sequence[Row], config: SplitConfig | None, where: str) -> tuple[Problem, ...]:
@@ -190,10 +209,13 @@ def _split(rows: Sequence[Row], config: SplitConfig | None, where: str) -> tuple
     if marked and open_keys and not has_train_file:
         raise BehaviorError(
             f"{where}: {len(marked)} row(s) have a split and {len(open_keys)} have none;"
-            " give every row one, or none and let `split` divide"
+            " give every row one, or none and let `split` divide",
+            code="split_of_some_rows",
         )
     if marked and config is not None and not has_train_file:
-        raise BehaviorError(f"{where}: the rows say their split and `split:` divides them too; keep one of the two")
+        raise BehaviorError(
+            f"{where}: the rows say their split and `split:` divides them too; keep one of the two", code="split_given_twice"
+        )
     divided: dict[str, Split] = {}
     if open_keys:
         train = settings.train if isinstance(settings.train, float) else 0.0

@@ -90,36 +90,44 @@ def read_training_rows(path: str | Path) -> tuple[DataRow, ...]:
         found = _read_row(row, len(rows), where)
         if rows and found.kind is not rows[0].kind:
             raise BehaviorError(
-                f"{where}: got a row of kind {found.kind} after rows of kind {rows[0].kind}; give one file per kind"
+                f"{where}: got a row of kind {found.kind} after rows of kind {rows[0].kind}; give one file per kind",
+                code="mixed_kinds",
             )
         rows.append(found)
     if not rows:
-        raise BehaviorError(f"{path}: holds no rows; give rows such as {ALLOWED}")
+        raise BehaviorError(f"{path}: holds no rows; give rows such as {ALLOWED}", code="empty_file")
     return tuple(rows)
 
 
 def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Return every row of a file, with the words that say where it stands."""
     if not path.is_file():
-        raise BehaviorError(f"{path}: no such file; give a .jsonl or .parquet file of rows such as {ALLOWED}")
+        raise BehaviorError(
+            f"{path}: no such file; give a .jsonl or .parquet file of rows such as {ALLOWED}", code="no_such_file"
+        )
     if path.suffix == ".parquet":
         try:
             table = pq.read_table(path)
         except (pa.ArrowException, OSError) as error:
             raise BehaviorError(
-                f"{path}: cannot be read as parquet ({_one_line(error)}); give a .jsonl or .parquet file"
+                f"{path}: cannot be read as parquet ({_one_line(error)}); give a .jsonl or .parquet file",
+                code="unreadable_file",
             ) from None
         for batch in table.to_batches(max_chunksize=1024):
             for offset, row in enumerate(batch.to_pylist()):
                 yield f"{path}: row {offset}", row
         return
     if path.suffix not in (".jsonl", ".json", ".ndjson"):
-        raise BehaviorError(f"{path}: got a {path.suffix or 'nameless'} file; allowed: .jsonl (one object per line) and .parquet")
+        raise BehaviorError(
+            f"{path}: got a {path.suffix or 'nameless'} file; allowed: .jsonl (one object per line) and .parquet",
+            code="unsupported_file",
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BehaviorError(
-            f"{path}: cannot be read as UTF-8 text ({_one_line(error)}); give a .jsonl or .parquet file"
+            f"{path}: cannot be read as UTF-8 text ({_one_line(error)}); give a .jsonl or .parquet file",
+            code="unreadable_file",
         ) from None
     # Not splitlines(): a JSON string may hold characters such as U+2028 unescaped.
     for number, line in enumerate(text.split("\n"), start=1):
@@ -128,9 +136,13 @@ def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise BehaviorError(f"{path}:{number}: not JSON ({_one_line(error)}); write one object per line") from None
+            raise BehaviorError(
+                f"{path}:{number}: not JSON ({_one_line(error)}); write one object per line", code="invalid_json"
+            ) from None
         if not isinstance(row, dict):
-            raise BehaviorError(f"{path}:{number}: got {shorten(row)}; a row is an object such as {ALLOWED}")
+            raise BehaviorError(
+                f"{path}:{number}: got {shorten(row)}; a row is an object such as {ALLOWED}", code="not_an_object"
+            )
         yield f"{path}:{number}", row
 
 
@@ -149,7 +161,8 @@ def _read_row(row: Mapping[str, Any], index: int, where: str) -> DataRow:
         prompt, completion = _prompt(row["prompt"], "prompt", where), _answer(row["completion"], "completion", where)
         if row["label"] not in (True, False):
             raise BehaviorError(
-                f"{where}: label: got {shorten(row['label'])}; allowed: true (a good answer) or false (a bad one)"
+                f"{where}: label: got {shorten(row['label'])}; allowed: true (a good answer) or false (a bad one)",
+                code="invalid_row",
             )
         return DataRow(index=index, kind=RowKind.LABELLED, prompt=prompt, completion=completion, label=bool(row["label"]))
     for asked, answered in (("prompt", "completion"), ("prompt", "response"), ("question", "answer")):
@@ -163,13 +176,15 @@ def _read_row(row: Mapping[str, Any], index: int, where: str) -> DataRow:
     if "prompt" in held:
         return DataRow(index=index, kind=RowKind.PROMPT, prompt=_prompt(row["prompt"], "prompt", where))
     got = ", ".join(sorted(row)) or "nothing"
-    raise BehaviorError(f"{where}: got the columns {got}; allowed are rows such as {ALLOWED}")
+    raise BehaviorError(f"{where}: got the columns {got}; allowed are rows such as {ALLOWED}", code="unknown_columns")
 
 
 def _whole_chat(chat: tuple[Message, ...], index: int, where: str) -> DataRow:
     said = [place for place, turn in enumerate(chat) if turn.role == "assistant" and place > 0]
     if not said:
-        raise BehaviorError(f"{where}: messages: no turn of the assistant follows a prompt; there must be an answer to learn")
+        raise BehaviorError(
+            f"{where}: messages: no turn of the assistant follows a prompt; there must be an answer to learn", code="invalid_row"
+        )
     last = said[-1]
     return DataRow(
         index=index,
@@ -193,13 +208,16 @@ def _pair(row: Mapping[str, Any], index: int, where: str) -> DataRow:
         assert isinstance(found.prompt, tuple)
         if prompt not in (found.prompt, found.prompt[-1].content):
             raise BehaviorError(
-                f"{where}: chosen and rejected are whole chats that do not begin with the prompt; drop the column prompt"
+                f"{where}: chosen and rejected are whole chats that do not begin with the prompt; drop the column prompt",
+                code="invalid_row",
             )
         return found
     if all(isinstance(side, str) for side in sides):
         return _pair_of_texts(row, index, where)
     if any(isinstance(side, str) for side in sides):
-        raise BehaviorError(f"{where}: got a text and a chat for chosen and rejected; give two texts, or two whole chats")
+        raise BehaviorError(
+            f"{where}: got a text and a chat for chosen and rejected; give two texts, or two whole chats", code="invalid_row"
+        )
     return _pair_of_chats(row, index, where)
 
 
@@ -207,7 +225,8 @@ def _pair_of_chats(row: Mapping[str, Any], index: int, where: str) -> DataRow:
     better, worse = (_chat(row[key], key, where) for key in ("chosen", "rejected"))
     if len(better) < 2 or better[:-1] != worse[:-1]:
         raise BehaviorError(
-            f"{where}: chosen and rejected do not begin with the same prompt; give one, and one answer on each side"
+            f"{where}: chosen and rejected do not begin with the same prompt; give one, and one answer on each side",
+            code="invalid_row",
         )
     return DataRow(index=index, kind=RowKind.PAIR, prompt=better[:-1], chosen=better[-1].content, rejected=worse[-1].content)
 
@@ -222,7 +241,8 @@ def _pair_of_texts(row: Mapping[str, Any], index: int, where: str) -> DataRow:
     if better == worse or not better[:cut].strip() or not better[cut:].strip() or not worse[cut:].strip():
         raise BehaviorError(
             f"{where}: got chosen and rejected texts without a prompt, and they do not begin with the same words and go on differently; add a column "
-            "prompt, or give both as whole chats"
+            "prompt, or give both as whole chats",
+            code="invalid_row",
         )
     return DataRow(index=index, kind=RowKind.PAIR, prompt=better[:cut], chosen=better[cut:], rejected=worse[cut:])
 
@@ -230,9 +250,14 @@ def _pair_of_texts(row: Mapping[str, Any], index: int, where: str) -> DataRow:
 def _steps(row: Mapping[str, Any], index: int, where: str) -> DataRow:
     steps, labels = row["completions"], row["labels"]
     if not (isinstance(steps, list) and steps and all(isinstance(step, str) and step for step in steps)):
-        raise BehaviorError(f"{where}: completions: got {shorten(steps)}; allowed: a list of texts, one per step")
+        raise BehaviorError(
+            f"{where}: completions: got {shorten(steps)}; allowed: a list of texts, one per step", code="invalid_row"
+        )
     if not (isinstance(labels, list) and len(labels) == len(steps) and all(label in (True, False) for label in labels)):
-        raise BehaviorError(f"{where}: labels: got {shorten(labels)}; allowed: true or false for each of the {len(steps)} steps")
+        raise BehaviorError(
+            f"{where}: labels: got {shorten(labels)}; allowed: true or false for each of the {len(steps)} steps",
+            code="invalid_row",
+        )
     joined = tuple(step if step.endswith("\n") or number == len(steps) - 1 else step + "\n" for number, step in enumerate(steps))
     return DataRow(
         index=index,
@@ -255,23 +280,26 @@ def _answer(value: Any, key: str, where: str) -> str:
     if isinstance(value, list):
         turns = _chat(value, key, where)
         if len(turns) != 1:
-            raise BehaviorError(f"{where}: {key}: got {len(turns)} turns; allowed: a text, or a chat of one turn")
+            raise BehaviorError(
+                f"{where}: {key}: got {len(turns)} turns; allowed: a text, or a chat of one turn", code="invalid_row"
+            )
         value = turns[0].content
     if not isinstance(value, str) or not value.strip():
-        raise BehaviorError(f"{where}: {key}: got {shorten(value)}; allowed: a text, or a chat of one turn")
+        raise BehaviorError(f"{where}: {key}: got {shorten(value)}; allowed: a text, or a chat of one turn", code="invalid_row")
     return value
 
 
 def _chat(value: Any, key: str, where: str) -> tuple[Message, ...]:
     allowed = 'allowed: a text, or a chat as in [{"role": "user", "content": "..."}]'
     if not isinstance(value, list) or not value:
-        raise BehaviorError(f"{where}: {key}: got {shorten(value)}; {allowed}")
+        raise BehaviorError(f"{where}: {key}: got {shorten(value)}; {allowed}", code="invalid_row")
     for turn in value:
         if not (isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)):
-            raise BehaviorError(f"{where}: {key}: got the turn {shorten(turn)}; {allowed}")
+            raise BehaviorError(f"{where}: {key}: got the turn {shorten(turn)}; {allowed}", code="invalid_row")
         for part in _UNREAD:
             if turn.get(part):
                 raise BehaviorError(
-                    f"{where}: {key}: got a turn with {part}, which is not read; write it into content as the model would, or leave it out"
+                    f"{where}: {key}: got a turn with {part}, which is not read; write it into content as the model would, or leave it out",
+                    code="unread_part",
                 )
     return tuple(Message(turn["role"], turn["content"]) for turn in value)

@@ -43,9 +43,11 @@ def read_rows(path: Path) -> tuple[Row, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise BehaviorError(f"{path}: no such file; give the path of a JSONL file of problems") from None
+        raise BehaviorError(f"{path}: no such file; give the path of a JSONL file of problems", code="no_such_file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise BehaviorError(f"{path}: cannot be read as UTF-8 text ({error}); give a JSONL file of problems") from None
+        raise BehaviorError(
+            f"{path}: cannot be read as UTF-8 text ({error}); give a JSONL file of problems", code="unreadable_file"
+        ) from None
     rows: list[Row] = []
     lines: dict[str, int] = {}
     # Not splitlines(): a JSON string may hold characters such as U+2028 unescaped.
@@ -55,11 +57,15 @@ def read_rows(path: Path) -> tuple[Row, ...]:
         where = f"{path}:{number}"
         row = _read_row(line, number, where)
         if row.id in lines:
-            raise BehaviorError(f"{where}: id {row.id!r} was already used in line {lines[row.id]}; ids must differ")
+            raise BehaviorError(
+                f"{where}: id {row.id!r} was already used in line {lines[row.id]}; ids must differ", code="duplicate_id"
+            )
         lines[row.id] = number
         rows.append(row)
     if not rows:
-        raise BehaviorError(f'{path}: the file is empty; write one problem per line, as in {{"prompt": "2+2?", "answer": "4"}}')
+        raise BehaviorError(
+            f'{path}: the file is empty; write one problem per line, as in {{"prompt": "2+2?", "answer": "4"}}', code="empty_file"
+        )
     return tuple(rows)
 
 
@@ -67,20 +73,24 @@ def _read_row(line: str, number: int, where: str) -> Row:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise BehaviorError(f"{where}: not JSON ({error}); write one object per line") from None
+        raise BehaviorError(f"{where}: not JSON ({error}); write one object per line", code="invalid_json") from None
     if not isinstance(row, dict):
-        raise BehaviorError(f"{where}: got {shorten(row)}; a row is an object with the keys {', '.join(ROW_KEYS)}")
+        raise BehaviorError(
+            f"{where}: got {shorten(row)}; a row is an object with the keys {', '.join(ROW_KEYS)}", code="not_an_object"
+        )
     for key in row:
         if key not in ROW_KEYS:
-            raise BehaviorError(f"{where}: {unknown('key', key, ROW_KEYS)}; what belongs to nothing goes into metadata")
+            raise BehaviorError(
+                f"{where}: {unknown('key', key, ROW_KEYS)}; what belongs to nothing goes into metadata", code="unknown_key"
+            )
     for key in ("prompt", "answer"):
         if row.get(key) is None:
-            raise BehaviorError(f"{where}: the row has no {key}; every row needs a prompt and an answer")
+            raise BehaviorError(f"{where}: the row has no {key}; every row needs a prompt and an answer", code="missing_key")
     answer = _text(row, "answer", where)
     assert answer is not None
     metadata = row.get("metadata")
     if not (metadata is None or isinstance(metadata, dict)):
-        raise BehaviorError(f"{where}: metadata: got {shorten(metadata)}; allowed: an object")
+        raise BehaviorError(f"{where}: metadata: got {shorten(metadata)}; allowed: an object", code="invalid_row")
     return Row(
         id=_text(row, "id", where) or f"row-{number}",
         prompt=read_prompt(row["prompt"], where),
@@ -100,9 +110,9 @@ def _text(row: Mapping[str, Any], key: str, where: str) -> str | None:
         return None
     if not isinstance(value, str):
         hint = f', so write "{value}"' if isinstance(value, int | float) and not isinstance(value, bool) else ""
-        raise BehaviorError(f"{where}: {key}: got {shorten(value)}; allowed: a string{hint}")
+        raise BehaviorError(f"{where}: {key}: got {shorten(value)}; allowed: a string{hint}", code="invalid_row")
     if not value.strip():
-        raise BehaviorError(f"{where}: {key}: got an empty string; allowed: a text")
+        raise BehaviorError(f"{where}: {key}: got an empty string; allowed: a text", code="invalid_row")
     return value
 
 
@@ -116,16 +126,16 @@ def read_prompt(value: Any, where: str) -> str | tuple[Message, ...]:
     if isinstance(value, str) and value.strip():
         return value
     if not isinstance(value, list) or not value:
-        raise BehaviorError(f"{where}: prompt: got {shorten(value)}; {allowed}")
+        raise BehaviorError(f"{where}: prompt: got {shorten(value)}; {allowed}", code="invalid_row")
     messages = []
     for turn in value:
         if not (isinstance(turn, dict) and set(turn) == {"role", "content"} and all(isinstance(v, str) for v in turn.values())):
-            raise BehaviorError(f"{where}: prompt: got the turn {shorten(turn)}; {allowed}")
+            raise BehaviorError(f"{where}: prompt: got the turn {shorten(turn)}; {allowed}", code="invalid_row")
         if turn["role"] not in ROLES:
-            raise BehaviorError(f"{where}: prompt: {unknown('role', turn['role'], ROLES)}")
+            raise BehaviorError(f"{where}: prompt: {unknown('role', turn['role'], ROLES)}", code="unknown_role")
         messages.append(Message(turn["role"], turn["content"]))
     if messages[-1].role != "user" or not messages[-1].content.strip():
-        raise BehaviorError(f"{where}: prompt: the last turn is {shorten(value[-1])}; {allowed}")
+        raise BehaviorError(f"{where}: prompt: the last turn is {shorten(value[-1])}; {allowed}", code="invalid_row")
     return tuple(messages)
 
 
@@ -133,7 +143,7 @@ def _split(value: Any, where: str) -> Split | None:
     if value is None:
         return None
     if value not in [split.value for split in Split]:
-        raise BehaviorError(f"{where}: {unknown('split', str(value), [split.value for split in Split])}")
+        raise BehaviorError(f"{where}: {unknown('split', str(value), [split.value for split in Split])}", code="unknown_split")
     return Split(value)
 
 
@@ -141,7 +151,9 @@ def _references(value: Any, where: str) -> tuple[Reference, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise BehaviorError(f"{where}: references: got {shorten(value)}; allowed: a list, with one entry per path")
+        raise BehaviorError(
+            f"{where}: references: got {shorten(value)}; allowed: a list, with one entry per path", code="invalid_row"
+        )
     return tuple(_reference(path, where) for path in value)
 
 
@@ -153,10 +165,10 @@ def _reference(value: Any, where: str) -> Reference:
         steps = [value]
     elif isinstance(value, dict):
         if not set(value) <= {"steps", "joiner"} or not isinstance(value.get("joiner", ""), str):
-            raise BehaviorError(f"{where}: references: got {shorten(value)}; {allowed}")
+            raise BehaviorError(f"{where}: references: got {shorten(value)}; {allowed}", code="invalid_row")
         steps, joiner = value.get("steps"), value.get("joiner", "\n")
     if not isinstance(steps, list) or not steps or not all(isinstance(step, str) and step.strip() for step in steps):
-        raise BehaviorError(f"{where}: references: got {shorten(value)}; {allowed}")
+        raise BehaviorError(f"{where}: references: got {shorten(value)}; {allowed}", code="invalid_row")
     return join_steps(steps, joiner)
 
 

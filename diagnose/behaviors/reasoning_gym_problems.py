@@ -72,7 +72,10 @@ def generate_rows(config: GeneratorConfig, *, shown: Collection[str], keep_entri
         if len(rows) == config.size:
             break
     if not rows:
-        raise BehaviorError(f"{where}: no entry of {_PATIENCE} can be used; loosen `where` or the settings of {config.dataset}")
+        raise BehaviorError(
+            f"{where}: no entry of {_PATIENCE} can be used; loosen `where` or the settings of {config.dataset}",
+            code="no_usable_entries",
+        )
     return tuple(rows)
 
 
@@ -82,17 +85,22 @@ def _draw(config: GeneratorConfig, num_draws: int, where: str) -> Iterator[Mappi
 
     if config.dataset not in DATASETS:
         known = f"{len(DATASETS)} data sets, among them {', '.join(sorted(ADAPTERS))}"
-        raise BehaviorError(f"{where}: unknown dataset {config.dataset!r}{closest(config.dataset, DATASETS)}; allowed: {known}")
+        raise BehaviorError(
+            f"{where}: unknown dataset {config.dataset!r}{closest(config.dataset, DATASETS)}; allowed: {known}",
+            code="unknown_dataset",
+        )
     allowed = [field.name for field in dataclasses.fields(DATASETS[config.dataset][1])]
     for key in config.settings:
         if key not in allowed:
             own = [name for name in GeneratorConfig.model_fields if name not in allowed]
-            raise BehaviorError(f"{where}: {unknown('key', str(key), own + allowed)}")
+            raise BehaviorError(f"{where}: {unknown('key', str(key), own + allowed)}", code="unknown_key")
     try:
         # The size of a procedural data set is virtual, but some refuse indices past it.
         dataset = create_dataset(config.dataset, **{**config.settings, "seed": config.seed, "size": num_draws})
     except (AssertionError, TypeError, ValueError, OSError) as error:
-        raise BehaviorError(f"{where}: {config.dataset} refuses its settings {shorten(config.settings)}: {error}") from None
+        raise BehaviorError(
+            f"{where}: {config.dataset} refuses its settings {shorten(config.settings)}: {error}", code="refused_settings"
+        ) from None
     for index in range(num_draws):
         try:
             yield dataset[index]
@@ -141,7 +149,8 @@ def _row(
         except (TypeError, ValueError) as error:
             raise BehaviorError(
                 f"{where}: entries of {config.dataset} cannot be written as JSON ({error}), which the verifier reasoning_gym"
-                " needs; choose another data set, or the verifier exact"
+                " needs; choose another data set, or the verifier exact",
+                code="entry_not_json",
             ) from None
     return Row(
         id=f"{config.dataset}-{index}" if adapter is None else made.key,
@@ -159,26 +168,35 @@ def _check_filters(config: GeneratorConfig, adapter: Adapter | None, where: str)
     if not config.where:
         return
     if adapter is None:
-        raise BehaviorError(f"{where}.where: {config.dataset} has no filters; those of {', '.join(sorted(ADAPTERS))} do")
+        raise BehaviorError(
+            f"{where}.where: {config.dataset} has no filters; those of {', '.join(sorted(ADAPTERS))} do", code="no_filters"
+        )
     for name, value in config.where.items():
         if name not in adapter.filters:
-            raise BehaviorError(f"{where}.where: {unknown(f'filter of {config.dataset}', name, adapter.filters)}")
+            raise BehaviorError(
+                f"{where}.where: {unknown(f'filter of {config.dataset}', name, adapter.filters)}", code="unknown_filter"
+            )
         if isinstance(value, str) and name.startswith(("min_", "max_")):
-            raise BehaviorError(f"{where}.where.{name}: got {value!r}; allowed: a number")
+            raise BehaviorError(f"{where}.where.{name}: got {value!r}; allowed: a number", code="invalid_filter")
 
 
 def _check_templates(config: GeneratorConfig, adapter: Adapter | None, where: str) -> None:
     steps = config.references if isinstance(config.references, tuple) else ()
     allowed = ("question",) if adapter is None else adapter.fields
     if adapter is None and (steps or config.answer is not None):
-        raise BehaviorError(f"{where}: {config.dataset} offers no fields for templates of answers and references; remove them")
+        raise BehaviorError(
+            f"{where}: {config.dataset} offers no fields for templates of answers and references; remove them",
+            code="no_template_fields",
+        )
     for name, template in [("question", config.question), ("answer", config.answer), *(("references", step) for step in steps)]:
         if template is None:
             continue
         try:
             used = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
         except ValueError as error:
-            raise BehaviorError(f"{where}.{name}: got {template!r}: {error}; write {{{{ and }}}} for braces themselves") from None
+            raise BehaviorError(
+                f"{where}.{name}: got {template!r}: {error}; write {{{{ and }}}} for braces themselves", code="invalid_template"
+            ) from None
         for field in used:
             if field not in allowed:
-                raise BehaviorError(f"{where}.{name}: {unknown('template field', field, allowed)}")
+                raise BehaviorError(f"{where}.{name}: {unknown('template field', field, allowed)}", code="unknown_field")

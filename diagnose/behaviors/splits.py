@@ -72,7 +72,8 @@ def refuse_overlap(problems: Iterable[Problem], where: str) -> None:
         shown = ", ".join(clashes[:3]) + (", …" if len(clashes) > 3 else "")
         raise BehaviorError(
             f"{where}: {len(clashes)} problem(s) stand in two splits, for example {shown};"
-            " measured problems are never trained on: remove them from one of the splits, or let `split` divide one file by key"
+            " measured problems are never trained on: remove them from one of the splits, or let `split` divide one file by key",
+            code="overlapping_splits",
         )
 
 
@@ -87,5 +88,6 @@ def refuse_empty_eval(splits: Mapping[str, Split] | Iterable[Problem], where: st
     if not counts[Split.EVAL]:
         raise BehaviorError(
             f"{where}: eval is empty (train {counts[Split.TRAIN]}, final {counts[Split.FINAL]}), so nothing can be measured;"
-            ' give some rows "split": "eval", or use split: {train: 0.5, final: 0.1}'
+            ' give some rows "split": "eval", or use split: {train: 0.5, final: 0.1}',
+            code="empty_eval_split",
         )

@@ -38,28 +38,31 @@ def read_verl_rows(path: Path) -> tuple[Row, ...]:
         BehaviorError: If the file is missing or empty or has other columns, or a row is wrong; the message names file and row (from 0).
     """
     if not path.is_file():
-        raise BehaviorError(f"{path}: no such file; give the path of a parquet or JSONL file of problems")
+        raise BehaviorError(f"{path}: no such file; give the path of a parquet or JSONL file of problems", code="no_such_file")
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise BehaviorError(
-            f"{path}: cannot be read as parquet ({' '.join(str(error).split())[:120]}); give a parquet or JSONL file of problems"
+            f"{path}: cannot be read as parquet ({' '.join(str(error).split())[:120]}); give a parquet or JSONL file of problems",
+            code="unreadable_file",
         ) from None
     lacking = [name for name in _COLUMNS if name not in table.column_names]
     if lacking:
         raise BehaviorError(
             f"{path}: got the columns {', '.join(table.column_names) or 'none'}, without {' and '.join(lacking)}; allowed: verl's columns prompt (a chat) "
-            "and reward_model (with a ground_truth), or a JSONL file of problems"
+            "and reward_model (with a ground_truth), or a JSONL file of problems",
+            code="unknown_columns",
         )
     if not table.num_rows:
-        raise BehaviorError(f"{path}: the file is empty; give one problem per row")
+        raise BehaviorError(f"{path}: the file is empty; give one problem per row", code="empty_file")
     rows: dict[str, Row] = {}
     places: dict[str, int] = {}
     for number, raw in enumerate(table.to_pylist()):
         row = _read_row(raw, number, f"{path}: row {number}")
         if row.id in rows:
             raise BehaviorError(
-                f"{path}: row {number}: id {row.id!r} was already used in row {places[row.id]}; split and index of extra_info must differ"
+                f"{path}: row {number}: id {row.id!r} was already used in row {places[row.id]}; split and index of extra_info must differ",
+                code="duplicate_id",
             )
         rows[row.id], places[row.id] = row, number
     return tuple(rows.values())
@@ -68,7 +71,10 @@ def read_verl_rows(path: Path) -> tuple[Row, ...]:
 def _read_row(row: Mapping[str, Any], number: int, where: str) -> Row:
     reward = row["reward_model"]
     if not isinstance(reward, Mapping) or reward.get("ground_truth") is None:
-        raise BehaviorError(f'{where}: reward_model: got {shorten(reward)}; allowed: an object such as {{"ground_truth": "72"}}')
+        raise BehaviorError(
+            f'{where}: reward_model: got {shorten(reward)}; allowed: an object such as {{"ground_truth": "72"}}',
+            code="invalid_row",
+        )
     prompt = row["prompt"]
     if isinstance(prompt, list):  # a column of objects has a key for every key of any row
         prompt = [{k: v for k, v in turn.items() if v is not None} if isinstance(turn, Mapping) else turn for turn in prompt]
@@ -98,6 +104,7 @@ def _answer(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise BehaviorError(
             f"{where}: ground_truth: got {shorten(value)}; allowed: a text or a number; answers of another kind need a verifier of their own, so "
-            "write the problems as JSONL"
+            "write the problems as JSONL",
+            code="invalid_row",
         )
     return value

@@ -41,12 +41,12 @@ def build_verifier(spec: VerifierSpec, *, where: str = "verifier") -> Verifier |
         BehaviorError: If the kind is unknown, or an option is unknown or wrong.
     """
     if spec.kind not in VERIFIERS:
-        raise BehaviorError(f"{where}: {unknown('verifier kind', spec.kind, VERIFIERS)}")
+        raise BehaviorError(f"{where}: {unknown('verifier kind', spec.kind, VERIFIERS)}", code="unknown_verifier")
     kind = VERIFIERS[spec.kind]
     try:
         options = kind.Options.model_validate(dict(spec.options))
     except ValidationError as error:
-        raise BehaviorError(f"{where}: verifier {spec.kind}: {explain(error, kind.Options)}") from None
+        raise BehaviorError(f"{where}: verifier {spec.kind}: {explain(error, kind.Options)}", code="invalid_setting") from None
     verifier: Verifier | ModelVerifier = kind(options)
     return verifier
 

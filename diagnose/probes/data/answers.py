@@ -64,12 +64,12 @@ def encode_row(engine: Engine, prompt_format: PromptFormat, row: DataRow, longes
         BehaviorError: The model cannot read the prompt, a text has a single word, or the row holds a prompt alone.
     """
     if row.kind is RowKind.PROMPT:
-        raise BehaviorError("its rows hold prompts alone, and there is no answer to score")
+        raise BehaviorError("its rows hold prompts alone, and there is no answer to score", code="no_answer")
     if row.kind is RowKind.TEXT:
         assert row.completion is not None
         first, *rest = row.completion.split(maxsplit=1)
         if not rest:
-            raise BehaviorError(f"got a text of one word, {first!r}; there is nothing to score after it")
+            raise BehaviorError(f"got a text of one word, {first!r}; there is nothing to score after it", code="one_word")
         head = row.completion[: row.completion.index(first) + len(first)]
         prompt = engine.codec.encode_prompt(head, PromptFormat(format="completion"))
         sides = {COMPLETION: row.completion[len(head) :]}

@@ -149,39 +149,40 @@ def test_equal_problems_share_a_split(tmp_path: Path) -> None:
     assert len(behavior.split(Split.TRAIN)) == 20
 
 
-def refused(source: str | Path) -> str:
+def refused(source: str | Path, code: str | None = None) -> str:
     with pytest.raises(BehaviorError) as caught:
         load_behavior(source)
+    assert code in (None, caught.value.code)
     message = str(caught.value)
     assert "\n" not in message
     return message
 
 
 @pytest.mark.parametrize(
-    ("line", "part"),
+    ("line", "code", "part"),
     [
-        ("", "empty"),
-        ("{", "not JSON"),
-        ("[1]", "a row is an object"),
-        ('{"prompt": "q"}', "no answer"),
-        ('{"prompt": "q", "answer": " "}', "empty string"),
-        ('{"answer": "a"}', "no prompt"),
-        ('{"prompt": "q", "answer": 12}', 'write "12"'),
-        ('{"prompt": "q", "answer": "a", "reference": "x"}', "did you mean 'references'?"),
-        ('{"prompt": "q", "answer": "a", "references": "x"}', "a list"),
-        ('{"prompt": "q", "answer": "a", "references": [[]]}', "list of steps"),
-        ('{"prompt": "q", "answer": "a", "references": [{"step": ["x"]}]}', "list of steps"),
-        ('{"prompt": "q", "answer": "a", "split": "test"}', "allowed: eval, final, train"),
-        ('{"prompt": "q", "answer": "a", "metadata": 1}', "an object"),
-        ('{"prompt": [], "answer": "a"}', "prompt: got []"),
-        ('{"prompt": [{"role": "usr", "content": "x"}], "answer": "a"}', "did you mean 'user'?"),
-        ('{"prompt": [{"role": "assistant", "content": "x"}], "answer": "a"}', "ends with the user"),
+        ("", "empty_file", "empty"),
+        ("{", "invalid_json", "not JSON"),
+        ("[1]", "not_an_object", "a row is an object"),
+        ('{"prompt": "q"}', "missing_key", "no answer"),
+        ('{"prompt": "q", "answer": " "}', "invalid_row", "empty string"),
+        ('{"answer": "a"}', "missing_key", "no prompt"),
+        ('{"prompt": "q", "answer": 12}', "invalid_row", 'write "12"'),
+        ('{"prompt": "q", "answer": "a", "reference": "x"}', "unknown_key", "did you mean 'references'?"),
+        ('{"prompt": "q", "answer": "a", "references": "x"}', "invalid_row", "a list"),
+        ('{"prompt": "q", "answer": "a", "references": [[]]}', "invalid_row", "list of steps"),
+        ('{"prompt": "q", "answer": "a", "references": [{"step": ["x"]}]}', "invalid_row", "list of steps"),
+        ('{"prompt": "q", "answer": "a", "split": "test"}', "unknown_split", "allowed: eval, final, train"),
+        ('{"prompt": "q", "answer": "a", "metadata": 1}', "invalid_row", "an object"),
+        ('{"prompt": [], "answer": "a"}', "invalid_row", "prompt: got []"),
+        ('{"prompt": [{"role": "usr", "content": "x"}], "answer": "a"}', "unknown_role", "did you mean 'user'?"),
+        ('{"prompt": [{"role": "assistant", "content": "x"}], "answer": "a"}', "invalid_row", "ends with the user"),
     ],
 )
-def test_wrong_rows(tmp_path: Path, line: str, part: str) -> None:
+def test_wrong_rows(tmp_path: Path, line: str, code: str, part: str) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(line)
-    message = refused(path)
+    message = refused(path, code)
     assert part in message
     assert message.startswith(f"{path}:1: " if line else f"{path}: ")
 
@@ -254,5 +255,6 @@ def test_what_is_no_behavior(tmp_path: Path) -> None:
 def test_names_must_differ(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "x.jsonl", rows(3))
     assert [behavior.name for behavior in load_behaviors([path])] == ["x"]
-    with pytest.raises(BehaviorError, match="both named 'x'"):
+    with pytest.raises(BehaviorError) as excinfo:
         load_behaviors([path, path])
+    assert excinfo.value.code == "duplicate_name"
