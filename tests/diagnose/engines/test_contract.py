@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_greedy_takes_the_most_likely_token(engine: Engine, prompts: list[Encode
     assert all((row[0].sampler_logprobs == 0).all() for row in drawn)
 
 
-def test_a_seed_names_the_draw(engine: Engine, prompts: list[EncodedPrompt]) -> None:
+def test_a_seed_names_the_samples(engine: Engine, prompts: list[EncodedPrompt]) -> None:
     def texts(seed: str) -> list[list[str]]:
         return [[c.text for c in row] for row in engine.sample(requests(prompts, 8), FREE, seed=seed)]
 
@@ -106,7 +107,7 @@ def test_samples_of_a_prompt_differ_and_are_numbered(engine: Engine, prompts: li
     assert [c.text for c in later] == [c.text for c in whole[8:]]
 
 
-def test_draws_follow_the_probabilities(engine: Engine, prompts: list[EncodedPrompt]) -> None:
+def test_samples_follow_the_probabilities(engine: Engine, prompts: list[EncodedPrompt]) -> None:
     """Chi-square of the first token of 2,000 samples against the scorer's own probabilities."""
     n, prompt = 2000, prompts[0].token_ids
     one = Sampling(max_tokens=1)
@@ -160,7 +161,7 @@ def test_an_interrupt_ends_sampling_and_leaves_the_engine_usable(engine: Engine,
     assert [[c.token_ids for c in row] for row in after] == [[c.token_ids for c in row] for row in before]
 
 
-def test_nothing_asked_is_nothing_drawn(engine: Engine) -> None:
+def test_no_requests_give_no_samples(engine: Engine) -> None:
     assert engine.sample([], FREE, seed="0") == []
     assert engine.score([]) == []
 
@@ -169,6 +170,25 @@ def test_progress_counts_every_token(engine: Engine, prompts: list[EncodedPrompt
     counted: list[int] = []
     drawn = engine.sample(requests(prompts, 3), FREE, seed="0", on_tokens=counted.append)
     assert sum(counted) == sum(len(c.token_ids) for row in drawn for c in row)
+
+
+def test_frozen_weights_are_the_same_after_a_refresh(engine: Engine, prompts: list[EncodedPrompt]) -> None:
+    assert not engine.is_live
+    before = engine.sample(requests(prompts[:1], 4), FREE, seed="0")
+    engine.refresh()
+    after = engine.sample(requests(prompts[:1], 4), FREE, seed="0")
+    assert [one.token_ids for one in after[0]] == [one.token_ids for one in before[0]]
+
+
+def test_a_codec_travels_to_another_process(engine: Engine, behavior: Behavior, prompts: list[EncodedPrompt]) -> None:
+    """A pool encodes with the codec of an engine that is open elsewhere."""
+    codec = pickle.loads(pickle.dumps(engine.codec))
+    problem = behavior.problems[0]
+    assert codec.encode_prompt(problem.prompt, behavior.prompt) == prompts[0]
+    path = codec.encode_path(prompts[0], problem.references[0])
+    assert path == engine.codec.encode_path(prompts[0], problem.references[0])
+    assert codec.eos_ids == engine.codec.eos_ids
+    assert path.token_ids[-1] in codec.eos_ids
 
 
 def test_a_prompt_may_hold_the_start_of_a_path(engine: Engine, behavior: Behavior, prompts: list[EncodedPrompt]) -> None:

@@ -230,8 +230,9 @@ int attend(int64_t rows, int64_t heads, int64_t key_heads, int64_t width, int64_
 
 /* Picks a token of every row by inversion from softmax(logits / temperature).
 
-   logits [R, V] of the policy, u [R] in [0, 1). Gives ids [R], and the log-probability of each under the policy and under what it was drawn
-   from. The vocabulary is summed in blocks, in fp32 inside of one and in fp64 over them. Returns 0, or 1 where memory is lacking. */
+   logits [R, V] of the policy, u [R] in [0, 1). Gives ids [R], and the log-probability of each under the policy and under the
+   distribution that is sampled. The vocabulary is summed in blocks, in fp32 inside of one and in fp64 over them.
+   Returns 0, or 1 where memory is lacking. */
 int pick_tokens(int64_t rows, int64_t vocabulary, const bf16 *logits, const double *u, float temperature, int64_t *ids, float *policy,
          float *sampler) {
     int64_t blocks = (vocabulary + BLOCK - 1) / BLOCK;
