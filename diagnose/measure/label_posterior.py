@@ -70,7 +70,7 @@ class LabelPosterior:
     mean: npt.NDArray[np.float64]
     """[D] posterior draws of the mean success rate."""
     labels: npt.NDArray[np.int64]
-    """[D] the label of each draw."""
+    """[D] the label of each posterior draw."""
 
     @property
     def shares(self) -> dict[Bottleneck, float]:
@@ -85,7 +85,7 @@ class LabelPosterior:
 
     @property
     def confidence(self) -> float:
-        """Its posterior probability. Finitely many draws prove no certainty: half a draw is always left to the other labels."""
+        """The posterior probability of the label. A finite number of posterior draws proves no certainty: half a draw is left to the others."""
         best = int(np.bincount(self.labels, minlength=len(PROBLEM_LABELS)).max())
         return (best + 0.5) / (len(self.labels) + 1)
 

@@ -33,7 +33,7 @@ def label_doubt(posterior: LabelPosterior, epsilon: float, thresholds: Threshold
 
 
 def _distance_from_zero(margin: Floats) -> float:
-    """Return how many of its posterior standard deviations a margin [draws] lies away from zero."""
+    """Return how many posterior standard deviations a margin [D], given as posterior draws, lies away from zero."""
     return float(abs(margin.mean()) / max(margin.std(), 1e-12))
 
 

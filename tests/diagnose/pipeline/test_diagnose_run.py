@@ -95,8 +95,8 @@ def test_rounds_stop_when_the_label_is_decided(sums_file: Path, script: Callable
     assert run.behaviors[0].plan.ended_because == ending.words
     rows = run.behaviors[0].rollouts
     for problem in diagnosis.problems:
-        drawn = sorted(r.sample_index for r in rows if r.problem_id == problem.id and r.decoding == "sampled")
-        assert drawn == list(range(problem.num_samples + problem.num_missing))
+        sampled = sorted(r.sample_index for r in rows if r.problem_id == problem.id and r.decoding == "sampled")
+        assert sampled == list(range(problem.num_samples + problem.num_missing))
 
 
 def test_rounds_keep_to_their_budget(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:

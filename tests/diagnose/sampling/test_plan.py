@@ -69,7 +69,7 @@ def test_adaptive_sampling_labels_few_problems_at_a_threshold() -> None:
 @pytest.mark.parametrize(
     ("samples", "problems", "others", "label", "decided"),
     [
-        (3, 50, 0, 0, True),  # no draw of 1,024 says otherwise
+        (3, 50, 0, 0, True),  # no posterior draw of 1,024 says otherwise
         (3, 50, 4, 0, False),
         (20, 50, 10, 0, True),  # one hundredth, where a quarter of .05 is allowed
         (20, 50, 20, 0, False),

@@ -1,0 +1,83 @@
+"""Which measurements are called invalid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.probes import addition_problems, sampled_context
+
+from posttrain.diagnose.engines.scripted import ScriptedEngine
+from posttrain.diagnose.measure.validity_checks import check_validity, rescore_samples
+from posttrain.diagnose.probes.base import MeasuredBehavior
+from posttrain.diagnose.thresholds import Thresholds
+from posttrain.diagnose.types import Grade, GradeStatus, Outcome, PathScore, SamplingMeasurement, ValidityMeasurement
+from posttrain.diagnose.verifiers.selftest import CaseCount, SelfTest, SelfTestFailure
+
+PASSED = SelfTest(behavior="sums", cases=())
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine.for_behaviors([addition_problems(6)], {f"p{i}": 0.5 for i in range(6)})
+
+
+@pytest.fixture
+def measured(engine: ScriptedEngine, tmp_path: Path) -> MeasuredBehavior:
+    return sampled_context(addition_problems(6), engine, tmp_path, "none", n=4).measured
+
+
+def check(
+    engine: ScriptedEngine,
+    measured: MeasuredBehavior,
+    *,
+    selftest: SelfTest = PASSED,
+    counts: SamplingMeasurement | None = None,
+    rescored: list[PathScore] | None = None,
+) -> ValidityMeasurement:
+    return check_validity(
+        measured.behavior, engine, Thresholds(), selftest, counts or measured.counts, measured.rollouts, rescored or []
+    )
+
+
+def outcomes(validity: ValidityMeasurement) -> dict[str, Outcome]:
+    return {one.name.removeprefix("validity: "): one.outcome for one in validity.checks}
+
+
+def test_sampler_and_scorer_that_agree_are_believed_and_others_are_not(
+    engine: ScriptedEngine, measured: MeasuredBehavior
+) -> None:
+    rescored = rescore_samples(engine, measured.behavior, measured.problems, measured.rollouts, on_tokens=lambda _: None)
+    assert len(rescored) == 6
+    found = check(engine, measured, rescored=rescored)
+    assert outcomes(found)["sampler-scorer gap"] is Outcome.MET
+    assert not found.failures
+    shifted = [replace(path, policy_logprobs=path.policy_logprobs - np.float32(1.0)) for path in rescored]
+    found = check(engine, measured, rescored=shifted)
+    assert outcomes(found)["sampler-scorer gap"] is Outcome.NOT_MET
+    assert len(found.failures) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "num_failures"),
+    [("num_truncated", "truncated share", 1), ("num_missing", "missing share", 0), ("num_unparsed", "unparsed share", 0)],
+)
+def test_too_many_samples_without_a_grade_are_not_met(
+    engine: ScriptedEngine, measured: MeasuredBehavior, field: str, name: str, num_failures: int
+) -> None:
+    before = check(engine, measured)
+    assert outcomes(before)[name] in (Outcome.MET, Outcome.INCONCLUSIVE)
+    counts = replace(measured.counts, **{field: measured.counts.num_samples})  # type: ignore[arg-type]
+    found = check(engine, measured, counts=counts)
+    assert outcomes(found)[name] is Outcome.NOT_MET
+    assert len(found.failures) == num_failures
+
+
+def test_a_verifier_that_fails_its_self_test_is_not_believed(engine: ScriptedEngine, measured: MeasuredBehavior) -> None:
+    wrong = SelfTestFailure(case="garbage", problem_id="p0", text="???", grade=Grade(status=GradeStatus.SCORED, score=1.0))
+    selftest = SelfTest(behavior="sums", cases=(CaseCount(name="garbage", num_texts=6, num_failed=1, examples=(wrong,)),))
+    found = check(engine, measured, selftest=selftest)
+    assert outcomes(found)["verifier self-test"] is Outcome.NOT_MET
+    assert len(found.failures) == 1
