@@ -35,7 +35,7 @@ _NEVER_SHARE = 0.16
 
 
 def drift(rows: Sequence[Row], *, epsilon: float | None = None, title: str | None = None, ax: Axes | None = None) -> Axes:
-    """Draw each problem from its success before (hollow) to its success now (filled), placed by what became of its right answers.
+    """Draw each problem from its success before (hollow) to its success now (filled), placed by the change of likelihood of its right answers.
 
     To the left its earlier right answers became less likely. Left of the line at log ε an answer that one sample found before takes
     more than 1/ε samples now. Problems without an earlier right answer stand apart on the right.

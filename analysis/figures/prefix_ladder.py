@@ -31,7 +31,7 @@ from posttrain.analysis.figures.style import (
 
 REFERENCE = "reference"
 PLACEBOS: dict[str, tuple[str, str, bool]] = {
-    "reference, drawn again": (BLUE, "D", True),
+    "reference, sampled again": (BLUE, "D", True),
     "other problem's prefix": (VERMILION, "s", False),
     "wrong step": (ORANGE, "X", True),
 }

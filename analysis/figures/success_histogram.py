@@ -95,11 +95,8 @@ def success_histogram(
             # A rate equal to an edge belongs to the bin above it: "at least" starts a state.
             counts = np.bincount(np.clip(np.searchsorted(edges, known, side="right") - 1, 0, num_bins - 1), minlength=num_bins)
             lefts = np.arange(num_bins) + (1 - _BARS) / 2 + index * width
-            look: dict[str, Any] = {
-                "facecolor": SERIES[index % len(SERIES)][0],
-                "edgecolor": PAPER,
-                "hatch": HATCHES[index % len(HATCHES)],
-            }
+            colour, hatch = SERIES[index % len(SERIES)][0], HATCHES[index % len(HATCHES)]
+            look: dict[str, Any] = {"facecolor": colour, "edgecolor": PAPER, "hatch": hatch}
             bars = ax.bar(lefts, counts, width=width, align="edge", linewidth=0.6, alpha=0.75 if masses else 1.0, **look)
             if not masses:
                 ax.bar_label(bars, labels=[str(count) if count else "" for count in counts], fontsize=NOTE, padding=1)
@@ -111,9 +108,8 @@ def success_histogram(
             elif masses:
                 handles.append(Patch(**look, alpha=0.75, label="seen (right / samples)"))
         if masses:
-            handles.append(
-                Line2D([], [], color=INK, marker="o", markerfacecolor=PAPER, markersize=4, label="fitted mixture, 95 %")
-            )
+            marker: dict[str, Any] = {"marker": "o", "markerfacecolor": PAPER, "markersize": 4}
+            handles.append(Line2D([], [], color=INK, label="fitted mixture, 95 %", **marker))
         _shade_zones(ax, edges, mastered, left, right)
         labels = [_edge_label(edge, epsilon, mastered, num_bins) for edge in edges]
         _label_bins(ax, labels, (left + _MASS_WIDTH / 2, right - _MASS_WIDTH / 2) if masses else None)

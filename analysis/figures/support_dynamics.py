@@ -42,7 +42,7 @@ def support_dynamics(rows: Sequence[Row], *, title: str | None = None, ax: Axes 
     Returns:
         The axes.
 
-    Source: arXiv 2507.14843; the null, because two draws of one model differ too.
+    Source: arXiv 2507.14843; the null, because two runs of one model differ too.
     """
     with paper():
         ax = ax or new_axes(4.6, 2.0)

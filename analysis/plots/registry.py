@@ -135,7 +135,7 @@ FIGURES: dict[str, FigureSpec] = {
         ("drift",),
         "drift",
         with_epsilon=True,
-        shows="success at an earlier checkpoint and now, and what became of its right answers",
+        shows="success at an earlier checkpoint and now, and the change of likelihood of its right answers",
         title="Since the earlier checkpoint",
         caption="Each problem: success before and now, and how the likelihood of its right answers changed.",
     ),

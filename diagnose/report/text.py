@@ -62,7 +62,7 @@ def unique_slugs(names: Iterable[str]) -> list[str]:
 
 
 def counted(check: CheckEntry) -> str:
-    """Return how many of what stand behind a check; the bare number where nothing says of what."""
+    """Return how many of what stand behind a check; the number alone where nothing says of what."""
     return format_number(check.n) + (f" {check.unit}" if check.unit else "")
 
 

@@ -321,12 +321,12 @@ def validity_to_json(validity: ValidityMeasurement) -> dict[str, Any]:
 
 
 def validity_from_json(name: str, data: dict[str, Any]) -> ValidityMeasurement:
-    """Read what `validity_to_json` wrote; earlier versions named the checks `plumbing: ...`."""
+    """Read what `validity_to_json` wrote; earlier versions put another word before the name of a check."""
     entry = ValidityEntry.model_validate(data)
     return ValidityMeasurement(
         behavior=name,
         checks=tuple(
-            Check(**{**check.model_dump(), "name": check.name.replace("plumbing: ", "validity: ")}) for check in entry.checks
+            Check(**{**check.model_dump(), "name": f"validity: {check.name.rpartition(': ')[2]}"}) for check in entry.checks
         ),
         notes=tuple(entry.notes),
         failures=tuple(entry.failures),

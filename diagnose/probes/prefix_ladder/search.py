@@ -34,7 +34,7 @@ REFERENCE, OTHER, WRONG, AGAIN, NOTHING = (
     "reference",
     "other problem's prefix",
     "wrong step",
-    "reference, drawn again",
+    "reference, sampled again",
     "nothing given",
 )
 """Conditions, as the rows name them."""

@@ -80,7 +80,7 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     ),
     "prefix_ladder": (([LADDER, {**LADDER, "fraction": 0.0}, {**LADDER, "condition": "wrong step"}],), {"title": "t"}),
     "availability": (([STEP, {**STEP, "step": 2, "binds": False}],), {"title": "t", "epsilon": 0.006}),
-    "scaffold": (([{**HELP, "condition": "bare", "gain": None, "gain_low": None, "gain_high": None}, HELP],), {"title": "t"}),
+    "scaffold": (([{**HELP, "condition": "baseline", "gain": None, "gain_low": None, "gain_high": None}, HELP],), {"title": "t"}),
     "drift": (([LOST, {**LOST, "p_after": 0.7, "lost": False}],), {"title": "t", "epsilon": 0.006}),
     "teacher": (([SIDES, {**SIDES, "under": "teacher"}],), {"title": "t"}),
     "data_reach": (([ROW, {**ROW, "worst": 9.0, "inside": False}],), {"title": "t", "epsilon": 0.006}),

@@ -22,7 +22,7 @@ def condition(name: str, rate: float | None, gain: float | None, n_problems: int
 
 
 CONDITIONS = [
-    condition("bare", 0.1, None),
+    condition("baseline", 0.1, None),
     condition("with $a$ hint that has a long name", 0.8, 0.7, 11),
     condition("with worked examples", 0.12, 0.02),
     condition("worse", 0.0, -0.1001),
@@ -43,7 +43,7 @@ TEACHER = [
 def test_scaffold_shows_every_condition_with_its_gain(tmp_path: Path) -> None:
     ax = scaffold(CONDITIONS, title="t")
     assert [label.get_text().replace("\n", " ") for label in ax.get_yticklabels()] == [
-        "bare",
+        "baseline",
         "with $a$ hint that has a long name (11 of 20 problems)",
         "with worked examples",
         "worse",
@@ -53,7 +53,7 @@ def test_scaffold_shows_every_condition_with_its_gain(tmp_path: Path) -> None:
     assert words == ["paired gain", "+0.70\n[+0.60, +0.80]", "+0.02\n[−0.08, +0.12]", "−0.10\n[−0.20, 0.00]", "gain undefined"]
     (legend,) = [ax.get_legend()]
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["bare", "better", "worse", "no change shown"]
+    assert [text.get_text() for text in legend.get_texts()] == ["baseline", "better", "worse", "no change shown"]
     reference = [line for line in ax.lines if list(line.get_xdata()) == [0.1, 0.1] and line.get_linestyle() == "--"]
     assert len(reference) == 1
     image, numbers = save_figure(ax, tmp_path / "scaffold.svg")

@@ -71,14 +71,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     diagnose.compare(folder / "before", folder / "after", out=folder / "compared", page=False)
     for name in ("before", "after"):
         _add_findings(folder / name / "diagnosis.json")
-    (folder / "bare").mkdir()
+    (folder / "no-references").mkdir()
     data = json.loads((folder / "before" / "diagnosis.json").read_text())
     for entry in data["behaviors"]:
         entry["references"] = {"num_paths": 0, "steps": [], "excerpts": []}
         entry["probes"] = []
-    (folder / "bare" / "diagnosis.json").write_text(json.dumps(data))
+    (folder / "no-references" / "diagnosis.json").write_text(json.dumps(data))
     compared = json.loads((folder / "compared" / "compare.json").read_text())
-    (folder / "bare-compared").mkdir()
+    (folder / "targets-compared").mkdir()
     compared["behaviors"] = [entry for entry in compared["behaviors"] if entry["purpose"] == "target"]
-    (folder / "bare-compared" / "compare.json").write_text(json.dumps(compared))
+    (folder / "targets-compared" / "compare.json").write_text(json.dumps(compared))
     return folder

@@ -157,11 +157,11 @@ def test_histogram_counts_every_problem_and_fits_them(runs: Path) -> None:
     assert bins[0]["problems"] == sum(problem["num_correct"] == 0 for problem in problems)
     assert sum(row["mixture_estimate"] for row in bins) == pytest.approx(len(problems))
     assert all(row["mixture_low"] <= row["mixture_estimate"] <= row["mixture_high"] for row in bins)
-    heaps = {row["from"]: row for row in rows if row["from"] == row["to"]}
-    assert set(heaps) == {0.0, 1.0}
+    masses = {row["from"]: row for row in rows if row["from"] == row["to"]}
+    assert set(masses) == {0.0, 1.0}
     # A third of the problems has rate 0; nearly none has rate 1.
-    assert heaps[0.0]["mixture_high"] > 6
-    assert heaps[1.0]["mixture_high"] < 12
+    assert masses[0.0]["mixture_high"] > 6
+    assert masses[1.0]["mixture_high"] < 12
 
 
 def test_checks_and_changes_are_those_of_the_files(runs: Path) -> None:
@@ -216,9 +216,9 @@ def test_behaviors_and_labels(runs: Path) -> None:
         (("pass_at_k",), "no_folder", "posttrain diagnose"),
         (("checks", "compared"), "wrong_folder", "posttrain diagnose"),
         (("retention", "before"), "wrong_folder", "posttrain compare"),
-        (("retention", "bare-compared"), "nothing_to_retain", "purpose: retention"),
-        (("reference_likelihood", "bare"), "no_references", "sums"),
-        (("drift", "bare"), "probe_not_run", "--probes drift"),
+        (("retention", "targets-compared"), "nothing_to_retain", "purpose: retention"),
+        (("reference_likelihood", "no-references"), "no_references", "sums"),
+        (("drift", "no-references"), "probe_not_run", "--probes drift"),
         (("pass_at_k", "."), "wrong_folder", "after"),
     ],
 )
