@@ -18,7 +18,7 @@ from posttrain.diagnose.types import Split
 from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.trainers.models.loading import load_frozen
 from posttrain.trainers.sources.demonstrations import encode_references
-from posttrain.trainers.sources.policy import problem_prompts, sample_rollouts
+from posttrain.trainers.sources.policy import RolloutSampler
 from posttrain.trainers.sources.step_scores import by_reward_model, step_ends
 from posttrain.trainers.sources.verified import make_pairs
 from posttrain.trainers.stage import FrozenModel
@@ -47,8 +47,8 @@ class Probe:
         behavior = self.items[0].behavior
         with Grader(behavior) as grader:
             graders = {behavior.name: grader.grade} if graded else None
-            requests = problem_prompts(policy.engine, self.items)
-            return sample_rollouts(policy.engine, graders, requests, num_samples=num_samples, temperature=1.0, seed=SEED)
+            sampler = RolloutSampler(engine=policy.engine, graders=graders)
+            return sampler.sample_problems(self.items, num_samples=num_samples, temperature=1.0, seed=SEED)
 
     def by_problem(self, rows: Sequence[TrainingRow], values: Sequence[float]) -> Values:
         """Return [P] the mean over the rows of each problem, NaN where there is none."""

@@ -33,7 +33,7 @@ from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.stage import FrozenModel
 from posttrain.trainers.step.optimizer_step import StepOutcome, Stepper, StepStatus
 from posttrain.trainers.training import trainer
-from posttrain.trainers.training.trainer import TrainingResult
+from posttrain.trainers.training.result import TrainingResult
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "build" / "benchmarks" / "stages.json"

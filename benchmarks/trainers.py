@@ -77,7 +77,8 @@ def run_ours(part: str, model: str, steps: int) -> dict[str, Any]:
     from posttrain.diagnose.types import Split
     from posttrain.trainers.models.loading import load_for_training
     from posttrain.trainers.recipes.overrides import load_config
-    from posttrain.trainers.training.trainer import Beside, run_recipe
+    from posttrain.trainers.stage import TrainingInputs
+    from posttrain.trainers.training.trainer import run_recipe
     from posttrain.trainers.training_types import RowRole, TrainingRow, TrainingSet
 
     loaded = load_for_training(model)
@@ -105,10 +106,12 @@ def run_ours(part: str, model: str, steps: int) -> dict[str, Any]:
     records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         recipe = {"ragged": "sft"}.get(part, part)
-        run_recipe(
-            recipe, loaded.model, loaded.tokenizer, engine, TrainingSet([behavior], dev_share=0), _parity, load_config(recipe, None, settings),
-            out=Path(folder), beside=Beside(data=data), on_step=lambda record: records.append(dict(record)),
+        inputs = TrainingInputs(
+            engine=engine, training_set=TrainingSet([behavior], dev_share=0), graders={behavior.name: _parity}, model=loaded.model,
+            tokenizer=loaded.tokenizer, data=tuple(data),
         )  # fmt: skip
+        config = load_config(recipe, None, settings)
+        run_recipe(recipe, inputs, config, out=Path(folder), on_step=lambda record: records.append(dict(record)))
     taken = [record for record in records if record["event"] == "step"]
     assert all(record["status"] == "updated" for record in taken), taken
     seconds = [float(record["seconds"]) for record in taken[1:]]

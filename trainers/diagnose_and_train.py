@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,17 +22,19 @@ from posttrain.diagnose.pipeline.diagnose_run import run
 from posttrain.diagnose.pipeline.request import resolve_behaviors
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.report.report_files import write_report
-from posttrain.diagnose.sampling.plan import sampling_goal
+from posttrain.diagnose.sampling.plan import Goal, sampling_goal
 from posttrain.diagnose.stage_catalogue import STAGES, Need, available_needs
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import RunEntry
 from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
 from posttrain.diagnose.types import Behavior, Purpose, Split
+from posttrain.trainers.config import TrainingConfig
+from posttrain.trainers.distributed.processes import ProcessGroup
 from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.rollouts.live_engines import EMBEDDED, check_engine
-from posttrain.trainers.train_stage import Given, rank_zero_first, refuse_shared_problems, resolve_config, train_rows
-from posttrain.trainers.training.trainer import TrainingResult
-from posttrain.trainers.training_types import TrainingSet
+from posttrain.trainers.train_request import TrainRequest, refuse_shared_problems, resolve_config
+from posttrain.trainers.train_stage import rank_zero_first, run_training
+from posttrain.trainers.training.result import TrainingResult
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +67,6 @@ class LoopResult:
         return self.path / "report.html" if self.rounds else self.before.report_html
 
 
-@rank_zero_first
 def loop(
     model: str | Path,
     behaviors: Sequence[str | Path | Behavior],
@@ -90,7 +91,7 @@ def loop(
         model: A Hugging Face directory or id, a GGUF file, or `demo`.
         behaviors: What to measure; those with purpose `target` may be trained.
         out: Folder of the loop: `diagnosis-0`, `stage-1`, `diagnosis-1`, ..., `compare.json`, `report.html`.
-        rounds: At most so many stages; the loop ends early when no diagnosis names one that trains.
+        rounds: Stages at most; the loop ends early when no diagnosis names one that trains.
         stages: Stages to run instead of the named ones, one per round.
         samples: Samples per problem in every diagnosis; 16 where neither a precision nor a budget is given.
         precision: In place of a number: half-width of the primary metric's interval, as for `posttrain.diagnose.run`.
@@ -99,68 +100,146 @@ def loop(
         engine: What samples, in every diagnosis and in training: `transformers` or `vllm`.
         config: YAML file with settings of the recipe.
         overrides: `key=value` settings of the recipe.
-        seed: Of the draws and of training.
+        seed: Of sampling and of training.
         command: What to print under "how to reproduce".
         reporter: Where progress goes.
 
     Raises:
         UserError: anything given is wrong.
     """
-    reporter, directory = reporter or Reporter(quiet=True), RunDirectory(Path(out))
-    goal = sampling_goal(samples, precision, max_tokens_total)
-    if rounds < 1:
-        raise SettingsError(f"--rounds: got {rounds}, at least 1 is needed")
-    if config and not stages:
-        raise SettingsError("--config: a file of settings belongs to one stage; name the stages with --stages, or use --set")
-    check_engine(engine)
-    trains_with = None if engine == EMBEDDED else engine
-    loaded = resolve_behaviors(behaviors)
-    for stage in stages:
-        check_engine(resolve_config(stage, config, overrides, seed, trains_with).engine)
-        _trainable(loaded, stage)
-    if not stages:
-        _check_overrides(overrides, seed)
-    refuse_shared_problems(loaded)
-    rounds = len(stages) or rounds
-    settings: dict[str, Any] = {
-        "model_fingerprint": fingerprint_model(model),
-        "behaviors": {b.name: b.fingerprint for b in loaded},
-        "samples": goal.samples,
-        "precision": goal.precision,
-        "max_tokens_total": goal.max_tokens,
-        "probes": list(probes),
-        "engine": engine,
-        "seed": seed,
-        "rounds": rounds,
-        "stages": list(stages),
-        "config": Path(config).read_text() if config else None,
-        "overrides": list(overrides),
-    }
+    reporter = reporter or Reporter(quiet=True)
+
+    def lead(processes: ProcessGroup) -> LoopResult:
+        request = LoopRequest(
+            model=str(model),
+            behaviors=behaviors,
+            out=Path(out),
+            rounds=rounds,
+            stages=tuple(stages),
+            samples=samples,
+            precision=precision,
+            max_tokens_total=max_tokens_total,
+            probes=tuple(probes),
+            engine=engine,
+            config=config,
+            overrides=tuple(overrides),
+            seed=seed,
+            command=command,
+        )
+        return _run_loop(request, processes, reporter)
+
+    return rank_zero_first(lead)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopRequest:
+    """What a loop is asked for; the fields are the arguments of `loop`.
+
+    Raises:
+        UserError: Anything given is wrong.
+    """
+
+    model: str
+    behaviors: Sequence[str | Path | Behavior]
+    out: Path
+    rounds: int
+    stages: tuple[str, ...]
+    samples: int | None
+    precision: float | None
+    max_tokens_total: int | None
+    probes: tuple[str, ...]
+    engine: str
+    config: str | Path | None
+    overrides: tuple[str, ...]
+    seed: int
+    command: str
+    loaded: tuple[Behavior, ...] = field(init=False)
+    """The behaviors."""
+    num_rounds: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run, and load the behaviors."""
+        self.goal()
+        if self.rounds < 1:
+            raise SettingsError(f"--rounds: got {self.rounds}, at least 1 is needed", code="too_few_rounds")
+        if self.config and not self.stages:
+            raise SettingsError(
+                "--config: a file of settings belongs to one stage; name the stages with --stages, or use --set",
+                code="config_without_stages",
+            )
+        check_engine(self.engine)
+        loaded = resolve_behaviors(self.behaviors)
+        for stage in self.stages:
+            check_engine(self.config_of(stage, self.overrides).engine)
+            _trainable(loaded, stage)
+        if not self.stages:
+            for text in self.overrides:  # while the stage is not known yet, each must be a setting of a recipe that may be named
+                fitting = [name for name in RECIPES if _key(text) in RECIPES[name].config.model_fields]
+                check_engine(resolve_config((fitting or list(RECIPES))[0], None, [text], self.seed).engine)
+        refuse_shared_problems(loaded)
+        object.__setattr__(self, "loaded", loaded)
+        object.__setattr__(self, "num_rounds", len(self.stages) or self.rounds)
+
+    def goal(self) -> Goal:
+        """Return what every diagnosis samples for."""
+        return sampling_goal(self.samples, self.precision, self.max_tokens_total)
+
+    def config_of(self, stage: str, overrides: Sequence[str]) -> TrainingConfig:
+        """Return the settings of a stage."""
+        return resolve_config(stage, self.config, overrides, self.seed, None if self.engine == EMBEDDED else self.engine)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a resumed loop must share."""
+        goal = self.goal()
+        return {
+            "model_fingerprint": fingerprint_model(self.model),
+            "behaviors": {b.name: b.fingerprint for b in self.loaded},
+            "samples": goal.samples,
+            "precision": goal.precision,
+            "max_tokens_total": goal.max_tokens,
+            "probes": list(self.probes),
+            "engine": self.engine,
+            "seed": self.seed,
+            "rounds": self.num_rounds,
+            "stages": list(self.stages),
+            "config": Path(self.config).read_text() if self.config else None,
+            "overrides": list(self.overrides),
+        }
+
+
+def _run_loop(request: LoopRequest, processes: ProcessGroup, reporter: Reporter) -> LoopResult:
+    check_engine(request.engine, processes.size)
+    directory, goal = RunDirectory(request.out), request.goal()
     created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    directory.open("loop", settings, {"model": {"source": str(model)}, "command": command, "created": created})
+    directory.open(
+        "loop", request.settings(), {"model": {"source": request.model}, "command": request.command, "created": created}
+    )
     measure = partial(
         run,
-        engine=engine,
+        engine=request.engine,
         samples=goal.samples,
         precision=goal.precision,
         max_tokens_total=goal.max_tokens,
-        probes=probes,
-        seed=seed,
-        command=command,
+        probes=request.probes,
+        seed=request.seed,
+        command=request.command,
         reporter=reporter,
     )
     try:
-        before = measure(model, loaded, out=directory.path / "diagnosis-0")
+        before = measure(request.model, request.loaded, out=directory.path / "diagnosis-0")
     except UserError:
         directory.discard_if_bare()
         raise
     for diagnosis in before.diagnoses:
         reporter.say(diagnosis.sentence)
-
     done: list[LoopRound] = []
-    current, last = str(model), before
-    for number in range(1, rounds + 1):
-        chosen = (stages[number - 1], _trainable(loaded, stages[number - 1])) if stages else _choose(last, loaded)
+    model, last = request.model, before
+    for number in range(1, request.num_rounds + 1):
+        if request.stages:
+            stage = request.stages[number - 1]
+            chosen: tuple[str, tuple[str, ...]] | None = (stage, _trainable(request.loaded, stage))
+        else:
+            chosen = _choose(last, request.loaded)
         if chosen is None:
             reporter.say("No diagnosis names a stage that trains: nothing to run.")
             break
@@ -171,30 +250,33 @@ def loop(
         finished = directory.path / f"stage-{number}.json"
         if not finished.exists():
             shutil.rmtree(checkpoint, ignore_errors=True)
-            usable = [text for text in overrides if stages or _key(text) in RECIPES[stage].config.model_fields]
-            settings_of_stage = resolve_config(stage, config, usable, seed, trains_with)
-            training_set = TrainingSet([b for b in loaded if b.name in names], dev_share=settings_of_stage.dev_share)
-            given = Given(earlier=model if current != str(model) else None)
-            trained = train_rows(stage, current, training_set, settings_of_stage, checkpoint, reporter, given)
+            trained = run_training(_train_request(request, stage, names, model, checkpoint), processes, reporter)
             write_json(finished, _stage_summary(trained, names))
-        after = measure(checkpoint, loaded, out=directory.path / f"diagnosis-{number}", earlier=str(model), before=before.path)
-        done.append(LoopRound(stage=stage, trained=names, checkpoint=checkpoint, after=after))
-        current, last = str(checkpoint), after
-
-    result = _finish(directory, model, loaded, before, done, measure)
+        last = measure(
+            checkpoint, request.loaded, out=directory.path / f"diagnosis-{number}", earlier=request.model, before=before.path
+        )
+        done.append(LoopRound(stage=stage, trained=names, checkpoint=checkpoint, after=last))
+        model = str(checkpoint)
+    result = _finish(directory, request, before, done, measure)
     directory.finish()
     return result
 
 
+def _train_request(request: LoopRequest, stage: str, names: Sequence[str], model: str, checkpoint: Path) -> TrainRequest:
+    """Return the request of one round; overrides that are no settings of a stage that a diagnosis named are left out."""
+    overrides = [text for text in request.overrides if request.stages or _key(text) in RECIPES[stage].config.model_fields]
+    return TrainRequest(
+        stage=stage,
+        model=model,
+        behaviors=tuple(behavior for behavior in request.loaded if behavior.name in names),
+        config=request.config_of(stage, overrides),
+        out=checkpoint,
+        earlier=request.model if model != request.model else None,
+    )
+
+
 def _key(override: str) -> str:
     return override.partition("=")[0].strip()
-
-
-def _check_overrides(overrides: Sequence[str], seed: int) -> None:
-    """While the stage is not known yet, every setting must be one of a recipe that may be named."""
-    for text in overrides:
-        fitting = [name for name in RECIPES if _key(text) in RECIPES[name].config.model_fields]
-        check_engine(resolve_config((fitting or list(RECIPES))[0], None, [text], seed).engine)
 
 
 def _stage_summary(result: TrainingResult, names: Sequence[str]) -> dict[str, Any]:
@@ -235,8 +317,7 @@ def _choose(run_: DiagnosedRun, behaviors: Sequence[Behavior]) -> tuple[str, tup
 
 def _finish(
     directory: RunDirectory,
-    model: str | Path,
-    behaviors: Sequence[Behavior],
+    request: LoopRequest,
     before: DiagnosedRun,
     done: list[LoopRound],
     measure: Callable[..., DiagnosedRun],
@@ -257,11 +338,11 @@ def _finish(
     stages = ", ".join(f"{round_.stage} on {', '.join(round_.trained)}" for round_ in done)
     write_comparison(directory.path, transition, entry, record["settings"] | {"stage": stages})
     final = None
-    held_out = [b for b in behaviors if b.name in trained and b.split(Split.FINAL)]
+    held_out = [b for b in request.loaded if b.name in trained and b.split(Split.FINAL)]
     if held_out:
         sides = [
             measure(source, held_out, out=directory.path / folder, split=Split.FINAL)
-            for source, folder in ((model, "final-0"), (done[-1].checkpoint, "final-1"))
+            for source, folder in ((request.model, "final-0"), (done[-1].checkpoint, "final-1"))
         ]
         final = compare_folders(sides[0], sides[1], trained=trained, stage=label)
         write_comparison(

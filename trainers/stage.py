@@ -17,12 +17,15 @@ from posttrain.diagnose import stage_catalogue
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.types import Floats
 from posttrain.trainers.config import TrainingConfig
+from posttrain.trainers.distributed.processes import ProcessGroup
 from posttrain.trainers.training_types import Batch, GradeFn, Material, RowRole, TrainingProblem, TrainingRow, TrainingSet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Weights = npt.NDArray[np.float64]
+Transform = Callable[[], Mapping[str, float]]
+"""Changes the weights of the model in training, and returns what is worth logging."""
 ConfigT = TypeVar("ConfigT", bound=TrainingConfig)
 
 
@@ -259,8 +262,6 @@ class Stage:
     """[H] → 1, trained with the model: a value function, or what makes a reward model of it."""
     teaches_itself: bool = False
     """Whether the teacher is the model before training, even where another one is given."""
-    transform: Callable[[], Mapping[str, float]] | None = None
-    """Changes the weights in place of steps; returns what to log."""
 
     @property
     def needs(self) -> frozenset[Score]:
@@ -287,6 +288,8 @@ class TrainingInputs:
     training_set: TrainingSet
     graders: Mapping[str, GradeFn]
     """By the behavior's name."""
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
+    """Those that train together."""
     model: PreTrainedModel | None = None
     """The model in training, as it is at the start."""
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -306,7 +309,10 @@ class Recipe(Generic[ConfigT]):
 
     name: str
     config: type[ConfigT]
-    build: Callable[[TrainingInputs, ConfigT], Stage]
+    build: Callable[[TrainingInputs, ConfigT], Stage] | None = None
+    """Puts the stage together; None where the recipe takes no steps."""
+    transform: Callable[[TrainingInputs, ConfigT], Transform] | None = None
+    """Checks what is given, and returns what changes the weights at once, where the recipe takes no steps."""
     reads: frozenset[Material] = frozenset()
     """What it learns from where a data set or a finished run is given; anything else is refused."""
     saves: str = "policy"

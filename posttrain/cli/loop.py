@@ -61,7 +61,7 @@ def loop(
     check_models(engine, model)
 
     from posttrain.trainers import loop as run_loop
-    from posttrain.trainers.distributed.processes import is_rank_zero
+    from posttrain.trainers.distributed.launch import is_rank_zero
 
     result = run_loop(
         model, behaviors, out=out, rounds=rounds, stages=split_names(stages), probes=split_names(probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total,

@@ -52,7 +52,7 @@ def train(
     check_models("transformers", model, teacher, earlier)
 
     from posttrain.trainers import train as run_train
-    from posttrain.trainers.distributed.processes import is_rank_zero
+    from posttrain.trainers.distributed.launch import is_rank_zero
 
     result = run_train(
         stage, model, behaviors, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,

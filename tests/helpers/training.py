@@ -39,7 +39,7 @@ from posttrain.trainers.recipes import registry
 from posttrain.trainers.recipes.registry import find_recipe
 from posttrain.trainers.stage import FrozenModel, Stage, TrainingInputs
 from posttrain.trainers.step.optimizer_step import Stepper
-from posttrain.trainers.training.trainer import make_stepper
+from posttrain.trainers.training.preparation import make_stepper
 from posttrain.trainers.training_types import RowRole, TrainingRow, TrainingSet
 
 VOCAB = 32
@@ -246,6 +246,16 @@ def build_stage(
     config = recipe.config(**{"max_grad_norm": 1e9, "autocast": "float32", "micro_batch_tokens": 60, **settings})
     stage = registry.build_stage(recipe, inputs, config)
     return stage, make_stepper(stage, inputs, config)
+
+
+def make_inputs(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast | None = None, *, grade: object = None, **more: object
+) -> TrainingInputs:
+    """What a recipe gets from this model, on the sums unless a training set is given; `grade` grades every behavior."""
+    training_set = more.pop("training_set", None) or TrainingSet([make_behavior()])
+    graders = {} if grade is None else dict.fromkeys(training_set.behaviors, grade)
+    engine = more.pop("engine", None) or TinyEngine(model)
+    return TrainingInputs(engine=engine, training_set=training_set, graders=graders, model=model, tokenizer=tokenizer, **more)
 
 
 def hash_text(text: str) -> int:

@@ -14,7 +14,6 @@ from posttrain.diagnose import load_behavior
 from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.types import Split
 from posttrain.trainers.step.optimizer_step import Stepper
-from posttrain.trainers.training import trainer
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         rows.extend(batch)
         return step(self, batch, *args)
 
-    monkeypatch.setattr(trainer.Stepper, "step", watched)
+    monkeypatch.setattr(Stepper, "step", watched)
     return rows
 
 
@@ -60,19 +59,17 @@ def test_a_loop_measures_trains_and_measures_again(sums_file: Path, tiny_model: 
 def test_an_interrupted_loop_goes_on_where_it_was(
     sums_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from posttrain.trainers import diagnose_and_train
-
     arguments: dict[str, Any] = {"stages": ["sft"], "samples": 4, "overrides": ["num_steps=2", "rows_per_batch=2"]}
     whole = trainers.loop(tiny_model, [sums_file], out=tmp_path / "whole", **arguments)
-    train = diagnose_and_train.train_rows
 
     def stopped(*args: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(diagnose_and_train, "train_rows", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        trainers.loop(tiny_model, [sums_file], out=tmp_path / "cut", **arguments)
-    monkeypatch.setattr(diagnose_and_train, "train_rows", train)
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            trainers.loop(tiny_model, [sums_file], out=tmp_path / "cut", **arguments)
+    assert (tmp_path / "cut" / "diagnosis-0" / "diagnosis.json").exists()
     resumed = trainers.loop(tiny_model, [sums_file], out=tmp_path / "cut", **arguments)
     assert resumed.transition is not None
     assert whole.transition is not None
@@ -97,7 +94,7 @@ def test_a_stage_stopped_half_way_goes_on_from_there(
 ) -> None:
     arguments: dict[str, Any] = {"stages": ["sft"], "samples": 4, "overrides": ["num_steps=3", "rows_per_batch=2"]}
     whole = trainers.train("sft", tiny_model, [sums_file], out=tmp_path / "whole", overrides=arguments["overrides"], seed=0)
-    step = trainer.Stepper.step
+    step = Stepper.step
     calls: list[int] = []
 
     def counted(self: Stepper, *args: Any) -> Any:
@@ -106,7 +103,7 @@ def test_a_stage_stopped_half_way_goes_on_from_there(
             raise KeyboardInterrupt
         return step(self, *args)
 
-    monkeypatch.setattr(trainer.Stepper, "step", counted)
+    monkeypatch.setattr(Stepper, "step", counted)
     with pytest.raises(KeyboardInterrupt):
         trainers.loop(tiny_model, [sums_file], out=tmp_path / "cut", **arguments)
     assert not (tmp_path / "cut" / "stage-1.json").exists()
@@ -121,10 +118,12 @@ def test_a_stage_stopped_half_way_goes_on_from_there(
 def test_a_behavior_that_is_measured_elsewhere_is_not_trained_on(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
     other = sums_file.with_name("others.yaml")
     other.write_text(sums_file.read_text().replace("final: 0.2", "final: 0.2, seed: 9"))
-    with pytest.raises(SettingsError, match="measured problems are never trained on"):
+    with pytest.raises(SettingsError) as refused:
         trainers.loop(tiny_model, [sums_file, other], out=tmp_path / "loop", samples=2)
-    with pytest.raises(SettingsError, match="measured problems are never trained on"):
+    assert refused.value.code == "measured_problems"
+    with pytest.raises(SettingsError) as refused:
         trainers.train("sft", tiny_model, [sums_file, other], out=tmp_path / "ckpt")
+    assert refused.value.code == "measured_problems"
     assert not (tmp_path / "loop").exists()
 
 
@@ -143,6 +142,7 @@ def test_a_behavior_without_samples_does_not_end_the_loop(sums_file: Path, tiny_
 
 
 def test_a_config_file_needs_a_named_stage(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="--stages"):
+    with pytest.raises(SettingsError) as refused:
         trainers.loop(tiny_model, [sums_file], out=tmp_path / "loop", config=tmp_path / "missing.yaml")
+    assert refused.value.code == "config_without_stages"
     assert not (tmp_path / "loop").exists()

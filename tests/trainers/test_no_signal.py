@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.training import TinyEngine, make_behavior, make_problem, plain_logprobs, tiny_llama
+from helpers.training import TinyEngine, make_behavior, make_inputs, make_problem, plain_logprobs, tiny_llama
 
 from posttrain.diagnose.types import Grade, GradeStatus
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.sources.demonstrations import encode_references
-from posttrain.trainers.training.trainer import TrainingResult, run_recipe
+from posttrain.trainers.training.result import TrainingResult
+from posttrain.trainers.training.trainer import run_recipe
 from posttrain.trainers.training_types import TrainingSet
 
 PROBLEMS, STEPS = 8, 12
@@ -26,16 +27,8 @@ def mastered(tokenizer, tmp_path: Path):
     """Return a model that has the sums."""
     model = tiny_llama()
     config = load_config("sft", None, ["learning_rate=1e-2", "num_steps=80", "rows_per_batch=8", "dev_share=0"])
-    run_recipe(
-        "sft",
-        model,
-        tokenizer,
-        TinyEngine(model),
-        TrainingSet([make_behavior()], dev_share=0),
-        None,
-        config,
-        out=tmp_path / "sft",
-    )
+    inputs = make_inputs(model, tokenizer, training_set=TrainingSet([make_behavior()], dev_share=0))
+    run_recipe("sft", inputs, config, out=tmp_path / "sft")
     assert mastery(model) > 0.9
     return model
 
@@ -56,7 +49,8 @@ def reinforce(model, tokenizer, out: Path, batches: Collection[int], *more: str,
         "grpo", None, ["learning_rate=3e-2", f"num_steps={steps}", f"problems_per_batch={PROBLEMS}", "dev_share=0", *more]
     )
     grade = rarely_right(batches)
-    return run_recipe("grpo", model, tokenizer, TinyEngine(model), TrainingSet([behavior], dev_share=0), grade, config, out=out)
+    inputs = make_inputs(model, tokenizer, grade=grade, training_set=TrainingSet([behavior], dev_share=0))
+    return run_recipe("grpo", inputs, config, out=out)
 
 
 def rarely_right(batches: Collection[int]) -> Callable:

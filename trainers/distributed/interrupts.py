@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from posttrain.trainers.distributed.processes import is_rank_zero
+from posttrain.trainers.distributed.launch import is_rank_zero
 
 
 class StoppedAtOnceError(KeyboardInterrupt):

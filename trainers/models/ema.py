@@ -1,4 +1,7 @@
-"""The exponential moving average of the weights (arXiv 1803.05407 averages equally; this forgets): steadier than the last step's."""
+"""The exponential moving average (EMA) of the weights, which varies less than the weights of the last step.
+
+arXiv 1803.05407 averages all steps equally; this one weighs recent steps more.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +12,33 @@ import torch
 from torch import Tensor
 
 from posttrain.trainers.distributed.interrupts import held_interrupts
-from posttrain.trainers.distributed.processes import current, local_tensor
+from posttrain.trainers.distributed.processes import ProcessGroup, local_tensor
 
 
 class EmaWeights:
-    """Keeps decay · average + (1 − decay) · weights, in float32 or wider; it begins with the weights as they are.
+    """Keep decay · average + (1 − decay) · weights, in float32 or wider; it begins with the weights as they are.
 
-    Of several processes each keeps the average of its shards.
+    Each of several processes keeps the average of its shards.
 
     Args:
         parameters: What is trained.
         decay: In [0, 1).
+        processes: That train together.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
-        self.parameters, self.decay = tuple(parameters), decay
+    def __init__(self, parameters: Sequence[Tensor], decay: float, processes: ProcessGroup) -> None:
+        self.parameters, self.decay, self._processes = tuple(parameters), decay, processes
         self.values = tuple(each.detach().to(torch.promote_types(each.dtype, torch.float32), copy=True) for each in parameters)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the weights of one more step in."""
+        """Include the weights of one more step."""
         for value, parameter in zip(self.values, self.parameters, strict=True):
             local_tensor(value).lerp_(local_tensor(parameter).to(value.dtype), 1.0 - self.decay)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Let the model be the average for a while; afterwards it is bit for bit what it was."""
+    def swapped_in(self) -> Iterator[None]:
+        """Exchange the weights for the average within a block; after it they are bit for bit what they were."""
         exchanged = False
         try:
             with held_interrupts():
@@ -48,7 +52,7 @@ class EmaWeights:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        current().reshard()  # a look leaves some of the weights gathered
+        self._processes.reshard()  # an evaluation leaves some of the weights gathered
         for value, parameter in zip(self.values, self.parameters, strict=True):
             kept = local_tensor(parameter).clone()
             local_tensor(parameter).copy_(local_tensor(value))

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 from posttrain.diagnose.engines.models.loading import fingerprint_model, load_model, load_tokenizer
+from posttrain.trainers.distributed.processes import best_device
 from posttrain.trainers.stage import FrozenModel
 
 
@@ -19,11 +20,6 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     source: str
-
-
-def best_device() -> torch.device:
-    """CUDA where there is one, else the processor."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_for_training(source: str, *, device: torch.device | None = None) -> LoadedModel:

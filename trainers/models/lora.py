@@ -1,8 +1,8 @@
-"""LoRA (arXiv 2106.09685): every chosen linear map gets a low-rank addend, and only the addends are trained.
+"""LoRA (arXiv 2106.09685): every chosen linear layer gets a low-rank adapter, and only the adapters are trained.
 
-The model with the addends off is the model before training, so no copy of it is needed as a reference. Sampling and checkpoints take the
-merged weights: one matrix per map again, which any engine and any loader understands. Several processes shard the model with its addends, and
-gather map by map what they merge.
+The model with the adapter off is the model before training, so no copy of it is needed as a reference. Sampling and checkpoints take the
+merged weights: one matrix per layer again, which any engine and any loader understands. Several processes shard the model with its adapter,
+and gather layer by layer what they merge.
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 from posttrain.diagnose.engines.models.adapter_folder import require_peft
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.config import TrainingConfig
-from posttrain.trainers.distributed.processes import current, full_tensor
+from posttrain.trainers.distributed.processes import ProcessGroup, full_tensor
 
 FOLDER = "adapter"
 """Of a checkpoint: the adapter alone, beside the merged weights."""
 
 
 class LoraAdapter:
-    """The addends of one model, with a merged copy of its weights.
+    """The adapter of one model, with a merged copy of its weights.
 
     Args:
-        model: Gets the addends in place; everything else of it is frozen. Not sharded yet.
+        model: Gets the LoRA weights in place; everything else of it is frozen. Not sharded yet.
         config: Its `lora_rank` must be set.
         base: What the adapter's folder names as its base model; None takes the name that the model was loaded by.
+        processes: That train together; None for this one alone.
 
     Raises:
         SettingsError: peft is not installed, or the model has no such layers, or one of them shares its weight.
     """
 
-    def __init__(self, model: PreTrainedModel, config: TrainingConfig, *, base: str | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, config: TrainingConfig, *, base: str | None = None, processes: ProcessGroup | None = None
+    ) -> None:
         peft = require_peft("lora_rank")
         targets = config.lora_targets
         settings = peft.LoraConfig(
@@ -48,34 +51,35 @@ class LoraAdapter:
             target_modules=targets if isinstance(targets, str) else list(targets),
             task_type="CAUSAL_LM",
         )
-        self.model = model
-        self.merged: PreTrainedModel = current().empty_like(model).requires_grad_(False)
+        self.model, self._processes = model, processes or ProcessGroup()
+        self.merged: PreTrainedModel = self._processes.empty_like(model).requires_grad_(False)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             try:
                 self._peft: Any = peft.get_peft_model(model, settings)
             except ValueError as error:
                 raise SettingsError(
-                    f"lora_targets: {' '.join(str(error).split())[:200]}; give all-linear, or a list of names like [q_proj, v_proj]"
+                    f"lora_targets: {' '.join(str(error).split())[:200]}; give all-linear, or a list of names like [q_proj, v_proj]",
+                    code="unknown_lora_target",
                 ) from error
         self._peft.peft_config["default"].base_model_name_or_path = base or model.name_or_path
         self._layers: dict[str, Any] = {
             name: module for name, module in model.named_modules() if isinstance(module, peft.tuners.lora.LoraLayer)
         }
         self._refuse_tied()
-        model.eval()  # the addends come in training mode
-        if current().size == 1:
-            self._share_the_rest()
+        model.eval()  # LoRA layers come in training mode
+        if self._processes.size == 1:
+            self._share_other_weights()
 
-    def _share_the_rest(self) -> None:
-        """Of what has no addend the merged copy holds the very same memory."""
+    def _share_other_weights(self) -> None:
+        """Let the merged copy use the same memory for what has no LoRA weights."""
         mine = dict(self.model.named_parameters())
         for name, parameter in self.merged.named_parameters():
             if name in mine:
                 parameter.data = mine[name].data
 
     def _refuse_tied(self) -> None:
-        """An addend to one of two maps with one weight cannot be merged."""
+        """Refuse LoRA weights on one of two layers that share a weight: they cannot be merged."""
         owners: dict[int, list[str]] = {}
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             owners.setdefault(id(parameter), []).append(name)
@@ -83,17 +87,18 @@ class LoraAdapter:
             found = [owner for owner in owners[id(layer.get_base_layer().weight)] if not owner.startswith(f"{name}.")]
             if found:
                 raise SettingsError(
-                    f"lora_targets: got {name}, whose weight is also {found[0]}; allowed are maps with a weight of their own"
+                    f"lora_targets: got {name}, whose weight is also {found[0]}; allowed are layers with a weight of their own",
+                    code="tied_lora_target",
                 )
 
     def merge(self) -> PreTrainedModel:
-        """The model with the addends as they are now merged in, on the first process at least; all of them must ask."""
-        return current().load_weights(self.merged, self.merged_weights())
+        """Return the model with the LoRA weights as they are now merged in, on rank 0 at least; all processes must ask."""
+        return self._processes.load_weights(self.merged, self.merged_weights())
 
     @torch.no_grad()
     def merged_weights(self) -> Iterator[Tensor]:
-        """The weights of `merged` as the addends are now, one by one; all processes must ask."""
-        current().reshard()
+        """Yield the weights of `merged` as the LoRA weights are now, one by one; all processes must ask."""
+        self._processes.reshard()
         for name, _ in self.merged.named_parameters():
             place, _, kind = name.rpartition(".")
             layer = self._layers.get(place)
@@ -102,28 +107,28 @@ class LoraAdapter:
             elif kind != "weight":
                 yield full_tensor(layer.get_base_layer().get_parameter(kind))
             else:
-                layer = current().gather_part(layer)
+                layer = self._processes.gather_part(layer)
                 yield layer.get_base_layer().weight + layer.get_delta_weight("default")
 
-    def addends(self) -> dict[str, Tensor]:
-        """The addends alone by name, on the processor, on the first process at least; all of them must ask."""
-        current().reshard()
+    def lora_weights(self) -> dict[str, Tensor]:
+        """Return the LoRA weights alone by name, on the processor, on rank 0 at least; all processes must ask."""
+        self._processes.reshard()
         return {name: full_tensor(each).cpu() for name, each in self._peft.named_parameters() if ".lora_" in name}
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """The model as it was before training."""
+        """Run a block with the model as it was before training."""
         with self._peft.disable_adapter():
             yield
 
-    def save(self, folder: Path, addends: Mapping[str, Tensor]) -> None:
-        """Write the adapter alone, as peft and vLLM read it, with these addends."""
-        self._peft.save_pretrained(folder, state_dict=dict(addends), save_embedding_layers=False)  # the base model has these
+    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write the adapter alone, as peft and vLLM read it, with these LoRA weights."""
+        self._peft.save_pretrained(folder, state_dict=dict(weights), save_embedding_layers=False)  # the base model has these
         (folder / "README.md").unlink(missing_ok=True)  # an empty form
 
 
 class MergedEngine(TransformersEngine):
-    """Samples a model with an adapter by its merged weights."""
+    """An engine that samples a model with an adapter by its merged weights."""
 
     is_live = True
     adapter: LoraAdapter
@@ -132,7 +137,7 @@ class MergedEngine(TransformersEngine):
     def from_adapter(
         cls, adapter: LoraAdapter, tokenizer: PreTrainedTokenizerBase, *, name: str, model_fingerprint: str
     ) -> MergedEngine:
-        """Over the adapter's merged copy; call `refresh` after every update. For a process alone."""
+        """Open an engine over the adapter's merged copy, for one process; call `refresh` after every update."""
         engine = cls(adapter.merged, tokenizer, name=name, model_fingerprint=model_fingerprint)
         engine.adapter = adapter
         return engine

@@ -20,7 +20,7 @@ from posttrain.trainers.objectives.policy_gradient import PolicyGradient
 from posttrain.trainers.objectives.reductions import row_mean, sequence_mean, token_mean
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.mixed import MixedSource
-from posttrain.trainers.sources.policy import PolicySource, PromptBuilder, RolloutPlan, RowBuilder
+from posttrain.trainers.sources.policy import PolicySource, PromptBuilder, RolloutPlan, RolloutSampler, RowBuilder, sampler_of
 from posttrain.trainers.sources.prepared import Made, PreparedRows, fixed, in_epochs
 from posttrain.trainers.sources.verified import make_pairs, sample_pairs, sample_verified, successes
 from posttrain.trainers.stage import Component, FrozenModel, Reduction, Source, Stage, Stateful, Term, TrainingInputs
@@ -35,7 +35,7 @@ CHOSEN = frozenset({RowRole.CHOSEN})
 # ------------------------------------------------------------------------------------------------------------ on-policy rows
 
 
-def live_engine(inputs: TrainingInputs, stage: str) -> Engine:
+def require_live_engine(inputs: TrainingInputs, stage: str) -> Engine:
     """Return the engine, where it samples the model in training.
 
     Raises:
@@ -68,9 +68,14 @@ def policy_rollouts(
         seed=config.seed,
         max_resamples=max_resamples,
     )
-    engine, items = live_engine(inputs, stage), inputs.training_set.train
+    require_live_engine(inputs, stage)
     return PolicySource(
-        engine, dict(inputs.graders), items, plan, build_prompts=build_prompts, build_rows=build_rows, memory=memory
+        sampler_of(inputs),
+        inputs.training_set.train,
+        plan,
+        build_prompts=build_prompts,
+        build_rows=build_rows,
+        memory=memory,
     )
 
 
@@ -84,9 +89,9 @@ def student_rollouts(
         num_steps=config.num_steps,
         seed=config.seed,
     )
-    return PolicySource(
-        live_engine(inputs, stage), None, inputs.prompts or inputs.training_set.train, plan, build_rows=build_rows
-    )
+    require_live_engine(inputs, stage)
+    items = inputs.prompts or inputs.training_set.train
+    return PolicySource(sampler_of(inputs, graded=False), items, plan, build_rows=build_rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------- given rows
@@ -111,8 +116,7 @@ def preference_pairs(inputs: TrainingInputs, config: PairConfig) -> PreparedRows
         make = fixed(inputs.data)
     else:
         make = sample_pairs(
-            inputs.engine,
-            inputs.graders,
+            sampler_of(inputs),
             inputs.training_set,
             references,
             num_samples=config.num_samples,
@@ -164,8 +168,7 @@ def teacher_traces(inputs: TrainingInputs, config: TracesConfig, stage: str, *, 
     """
     teacher = require_teacher(inputs, stage, same_tokens=same_tokens)
     sample = sample_verified(
-        teacher.engine,
-        inputs.graders,
+        RolloutSampler(engine=teacher.engine, graders=inputs.graders, processes=inputs.processes),
         inputs.training_set,
         num_samples=config.num_samples,
         temperature=config.temperature,

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from posttrain.trainers.config import GroupConfig
 from posttrain.trainers.credit.group import GroupCredit
-from posttrain.trainers.recipes.blocks import REDUCTIONS, clipped_policy_gradient, live_engine, policy_rollouts, with_kl
+from posttrain.trainers.recipes.blocks import REDUCTIONS, clipped_policy_gradient, policy_rollouts, require_live_engine, with_kl
 from posttrain.trainers.sources.guided import Guide
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
@@ -36,7 +36,7 @@ def build(inputs: TrainingInputs, config: GuidedGrpoConfig) -> Stage:
     """Build the stage."""
     reduction = REDUCTIONS[config.reduction]
     guide = Guide(
-        engine=live_engine(inputs, "guided_grpo"),
+        engine=require_live_engine(inputs, "guided_grpo"),
         graders=inputs.graders,
         num_steps=config.num_steps,
         num_rungs=config.num_rungs,

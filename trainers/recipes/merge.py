@@ -17,10 +17,8 @@ from pydantic import Field
 
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.config import TrainingConfig
-from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.recipes.blocks import require_teacher
-from posttrain.trainers.sources.prepared import PreparedRows, fixed
-from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
+from posttrain.trainers.stage import Recipe, TrainingInputs, Transform
 
 
 class MergeConfig(TrainingConfig):
@@ -30,8 +28,8 @@ class MergeConfig(TrainingConfig):
     lora_rank: None = Field(default=None, description="All weights are averaged; an adapter cannot be.")
 
 
-def build(inputs: TrainingInputs, config: MergeConfig) -> Stage:
-    """Build the stage.
+def average_weights(inputs: TrainingInputs, config: MergeConfig) -> Transform:
+    """Return what moves the weights towards those of the earlier checkpoint, and gives the relative length of the way (`moved`).
 
     Raises:
         SettingsError: The weights of the earlier checkpoint have other shapes.
@@ -57,8 +55,7 @@ def build(inputs: TrainingInputs, config: MergeConfig) -> Stage:
             weight.add_(step)
         return {"moved": (moved / size) ** 0.5}
 
-    idle = PreparedRows(fixed(()), rows_per_batch=1, num_steps=None, num_epochs=1, seed=0)
-    return Stage(source=idle, credit=NoCredit(), components=(), transform=average)
+    return average
 
 
-MERGE = Recipe(name="merge", config=MergeConfig, build=build)
+MERGE = Recipe(name="merge", config=MergeConfig, transform=average_weights)

@@ -16,9 +16,9 @@ from pydantic import Field
 
 from posttrain.trainers.config import ClippedConfig
 from posttrain.trainers.credit.steps import StepCredit
-from posttrain.trainers.distributed.processes import current
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.blocks import clipped_policy_gradient, policy_rollouts, require_tokenizer, with_kl
+from posttrain.trainers.sources.policy import sampler_of
 from posttrain.trainers.sources.step_scores import by_reward_model, by_rollouts, score_steps
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
@@ -42,15 +42,14 @@ def build(inputs: TrainingInputs, config: ProcessConfig) -> Stage:
     assert model is not None
     if config.step_feedback == "rollouts":
         score = by_rollouts(
-            inputs.engine,
-            inputs.graders,
+            sampler_of(inputs),
             inputs.training_set,
             tokenizer,
             num_rollouts=config.num_rollouts,
             seed=config.seed,
         )
     else:
-        score = by_reward_model(config.step_feedback, current().train_device(model))
+        score = by_reward_model(config.step_feedback, inputs.processes.train_device(model))
     return Stage(
         source=policy_rollouts(inputs, config, "process", build_rows=score_steps(tokenizer, config.step_separator, score)),
         credit=StepCredit(outcome_weight=config.outcome_weight),

@@ -20,7 +20,7 @@ from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.reductions import step_mean
 from posttrain.trainers.objectives.reward_modelling import StepCorrectness
 from posttrain.trainers.recipes.blocks import add_scalar_head, repeat_last_token, require_tokenizer
-from posttrain.trainers.sources.policy import num_tokens, problem_prompts, sample_rollouts
+from posttrain.trainers.sources.policy import num_tokens, sampler_of
 from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.sources.step_scores import by_rollouts, score_steps
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
@@ -48,17 +48,11 @@ def build(inputs: TrainingInputs, config: ProcessRewardModelConfig) -> Stage:
     def make() -> Made:
         if inputs.data:
             return [repeat_last_token(row) for row in inputs.data], {}
-        sampled = sample_rollouts(
-            inputs.engine,
-            inputs.graders,
-            problem_prompts(inputs.engine, inputs.training_set.train),
-            num_samples=config.num_samples,
-            temperature=1.0,
-            seed=f"prm|{config.seed}",
+        sampler = sampler_of(inputs)
+        sampled = sampler.sample_problems(
+            inputs.training_set.train, num_samples=config.num_samples, temperature=1.0, seed=f"prm|{config.seed}"
         )
-        score = by_rollouts(
-            inputs.engine, inputs.graders, inputs.training_set, tokenizer, num_rollouts=config.num_rollouts, seed=config.seed
-        )
+        score = by_rollouts(sampler, inputs.training_set, tokenizer, num_rollouts=config.num_rollouts, seed=config.seed)
         scored = score_steps(tokenizer, config.step_separator, score)(inputs.training_set.train, sampled, 0)
         rows = [replace(row, step_scores=tuple(float(value > 0) for value in row.step_scores)) for row in scored]
         return [repeat_last_token(row) for row in rows], {"generated_tokens": num_tokens(sampled)}

@@ -76,13 +76,12 @@ def offered_needs(inputs: TrainingInputs) -> frozenset[Need]:
     return frozenset(found)
 
 
-def build_stage(recipe: Recipe[ConfigT], inputs: TrainingInputs, config: ConfigT) -> Stage:
-    """Build the stage of a recipe, unless it lacks what it needs or is given what it does not learn from.
+def check_inputs(recipe: Recipe[Any], inputs: TrainingInputs) -> None:
+    """Refuse inputs that lack what a recipe needs, or hold what it does not learn from.
 
     Raises:
         BehaviorError: A data set or a run is given that the stage would pass over or take for something else.
         SettingsError: The stage lacks what `stage_catalogue` says it needs.
-        UserError: The recipe cannot be built from what there is.
     """
     for unread in sorted(materials(inputs.data, inputs.prompts) - recipe.reads):
         others = ", ".join(name for name, other in RECIPES.items() if unread in other.reads)
@@ -97,4 +96,14 @@ def build_stage(recipe: Recipe[ConfigT], inputs: TrainingInputs, config: ConfigT
             f"{recipe.name}: {'; '.join(HOW_TO_GIVE[need] for need in missing)}; give that, or use another stage (see `posttrain stages`)",
             code="missing_input",
         )
+
+
+def build_stage(recipe: Recipe[ConfigT], inputs: TrainingInputs, config: ConfigT) -> Stage:
+    """Build the stage of a recipe that takes steps.
+
+    Raises:
+        UserError: The inputs are refused by `check_inputs`, or the recipe cannot be built from them.
+    """
+    check_inputs(recipe, inputs)
+    assert recipe.build is not None
     return recipe.build(inputs, config)

@@ -15,6 +15,7 @@ from pydantic import Field
 from posttrain.trainers.config import EpochConfig
 from posttrain.trainers.recipes.blocks import imitation_stage
 from posttrain.trainers.sources.iterative import IterativeSource
+from posttrain.trainers.sources.policy import sampler_of
 from posttrain.trainers.sources.prepared import PreparedRows, fixed
 from posttrain.trainers.sources.verified import sample_verified, select_verified, successes
 from posttrain.trainers.stage import Recipe, Source, Stage, TrainingInputs
@@ -48,8 +49,7 @@ def build(inputs: TrainingInputs, config: RftConfig) -> Stage:
             make = fixed(rows)
         else:
             make = sample_verified(
-                inputs.engine,
-                inputs.graders,
+                sampler_of(inputs),
                 inputs.training_set,
                 num_samples=config.num_samples,
                 temperature=config.temperature,

@@ -24,7 +24,7 @@ from posttrain.trainers.objectives.divergences import TeacherDivergence
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.blocks import imitation_stage, student_rollouts
 from posttrain.trainers.sources.mixed import MixedSource
-from posttrain.trainers.sources.policy import RolloutRequest
+from posttrain.trainers.sources.policy import RolloutRequest, sampler_of
 from posttrain.trainers.sources.prepared import Made, in_epochs
 from posttrain.trainers.sources.verified import sample_verified
 from posttrain.trainers.stage import Component, Recipe, Source, Stage, TrainingInputs
@@ -109,8 +109,7 @@ def build(inputs: TrainingInputs, config: SelfDistillConfig) -> Stage:
         ]
 
     sample = sample_verified(
-        inputs.engine,
-        inputs.graders,
+        sampler_of(inputs),
         inputs.training_set,
         num_samples=config.num_samples,
         temperature=config.temperature,

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from posttrain.diagnose.engines.base import Completion, Engine, SampleRequest
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Grade, Sampling, StopReason
 from posttrain.trainers.credit.group import group_indices
-from posttrain.trainers.distributed.processes import current
+from posttrain.trainers.distributed.processes import ProcessGroup
 from posttrain.trainers.sources.order import EpochOrder
-from posttrain.trainers.stage import Stateful
+from posttrain.trainers.stage import Stateful, TrainingInputs
 from posttrain.trainers.training_types import Batch, GradeFn, TrainingProblem, TrainingRow
 
 
@@ -36,106 +36,101 @@ def problem_prompts(engine: Engine, items: Sequence[TrainingProblem]) -> list[Ro
     ]
 
 
-def sample_rollouts(
-    engine: Engine,
-    graders: Mapping[str, GradeFn] | None,
-    requests: Sequence[RolloutRequest],
-    *,
-    num_samples: int,
-    temperature: float,
-    seed: str,
-) -> list[TrainingRow]:
-    """Sample every prompt and grade; of several processes each samples and grades a part, and gets all rows.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutSampler:
+    """Samples prompts and grades the samples; each of several processes takes a part of the prompts, and all of them get every row."""
 
-    Only the length limit and the stop texts are taken from the behavior's sampling settings: samples of a truncated policy would need
-    a correction that their probabilities no longer contain.
+    engine: Engine
+    graders: Mapping[str, GradeFn] | None
+    """By the behavior's name; None grades nothing."""
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
 
-    Args:
-        engine: Samples; its weights are not refreshed here.
-        graders: By the behavior's name; None grades nothing.
-        requests: What to sample, each at most once.
-        num_samples: G, per prompt.
-        temperature: 1 samples the policy itself.
-        seed: Random seed for sampling: the same seed gives the same samples from the same weights.
+    def sample(self, requests: Sequence[RolloutRequest], *, num_samples: int, temperature: float, seed: str) -> list[TrainingRow]:
+        """Sample every prompt and grade the samples; all processes must ask.
 
-    Returns:
-        Rows in the order of the prompts, behavior by behavior, G each, fewer where the engine failed or nothing was generated. The reward
-        is the grade's score, 0 for truncated samples, None where the grade is missing.
+        Only the length limit and the stop texts are taken from the behavior's sampling settings: samples of a truncated policy would need
+        a correction that their probabilities no longer contain. The engine's weights are not refreshed.
 
-    Raises:
-        SettingsError: A behavior without a grader.
-    """
-    for request in requests:
-        if graders is not None and request.item.behavior.name not in graders:
-            raise SettingsError(
-                f"no verifier was given for behavior {request.item.behavior.name!r}; on-policy stages need one",
-                code="no_verifier",
+        Args:
+            requests: What to sample, each at most once.
+            num_samples: G, per prompt.
+            temperature: 1 samples the policy itself.
+            seed: Random seed for sampling: the same seed gives the same samples from the same weights.
+
+        Returns:
+            Rows in the order of the prompts, behavior by behavior, G each, fewer where the engine failed or nothing was generated. The reward
+            is the grade's score, 0 for truncated samples, None where the grade is missing.
+
+        Raises:
+            SettingsError: A behavior without a grader.
+        """
+        for request in requests:
+            if self.graders is not None and request.item.behavior.name not in self.graders:
+                raise SettingsError(
+                    f"no verifier was given for behavior {request.item.behavior.name!r}; on-policy stages need one",
+                    code="no_verifier",
+                )
+        names = list(dict.fromkeys(request.item.behavior.name for request in requests))
+        ordered = sorted(requests, key=lambda request: names.index(request.item.behavior.name))
+        rank, size = self.processes.rank, self.processes.size
+        own = self._sample_part(ordered[rank::size], num_samples=num_samples, temperature=temperature, seed=seed)
+        parts = self.processes.all_gather(own)
+        groups = [parts[number % size][number // size] for number in range(len(ordered))]
+        return [row for group in groups for row in group]
+
+    def sample_problems(
+        self, items: Sequence[TrainingProblem], *, num_samples: int, temperature: float, seed: str
+    ) -> list[TrainingRow]:
+        """Sample problems as they are measured; see `sample`."""
+        requests = problem_prompts(self.engine, items)
+        return self.sample(requests, num_samples=num_samples, temperature=temperature, seed=seed)
+
+    def _sample_part(
+        self, requests: Sequence[RolloutRequest], *, num_samples: int, temperature: float, seed: str
+    ) -> list[list[TrainingRow]]:
+        """Return the rows of each prompt of this process; the prompts of a behavior follow each other."""
+        groups: list[list[TrainingRow]] = []
+        for name in dict.fromkeys(request.item.behavior.name for request in requests):
+            members = [request for request in requests if request.item.behavior.name == name]
+            behavior = members[0].item.behavior
+            sampling = Sampling(temperature=temperature, max_tokens=behavior.sampling.max_tokens, stop=behavior.sampling.stop)
+            sample_requests = [
+                SampleRequest(key=request.name or request.item.name, prompt_ids=request.prompt_ids, num_samples=num_samples)
+                for request in members
+            ]
+            for request, sampled in zip(members, self.engine.sample(sample_requests, sampling, seed=seed), strict=True):
+                groups.append(self._grade(request, sampled))
+        return groups
+
+    def _grade(self, request: RolloutRequest, sampled: Sequence[Completion]) -> list[TrainingRow]:
+        """Return the rows of one prompt."""
+        item = request.item
+        kept = [completion for completion in sampled if completion.token_ids and completion.stop is not StopReason.ERROR]
+        texts = [request.given + completion.text for completion in kept]
+        if kept and self.graders is not None:
+            grades: Sequence[Grade | None] = self.graders[item.behavior.name](item.problem, texts)
+        else:
+            grades = [None] * len(kept)
+        return [
+            TrainingRow(
+                behavior=item.behavior.name,
+                problem_id=item.problem.id,
+                split=item.problem.split,
+                group_id=request.name or item.name,
+                prompt_ids=request.prompt_ids,
+                completion_ids=completion.token_ids,
+                sampler_logprobs=completion.sampler_logprobs,
+                reward=None if grade is None else reward(completion, grade),
+                truncated=completion.stop is StopReason.LENGTH,
+                text=text,
             )
-    names = list(dict.fromkeys(request.item.behavior.name for request in requests))
-    ordered = sorted(requests, key=lambda request: names.index(request.item.behavior.name))
-    processes = current()
-    own = ordered[processes.rank :: processes.size]
-    shares = processes.all_gather(_sample_own(engine, graders, own, num_samples=num_samples, temperature=temperature, seed=seed))
-    groups = [shares[number % processes.size][number // processes.size] for number in range(len(ordered))]
-    return [row for group in groups for row in group]
-
-
-def _sample_own(
-    engine: Engine,
-    graders: Mapping[str, GradeFn] | None,
-    requests: Sequence[RolloutRequest],
-    *,
-    num_samples: int,
-    temperature: float,
-    seed: str,
-) -> list[list[TrainingRow]]:
-    """Return the rows of each prompt of this process; the prompts of a behavior follow each other."""
-    groups: list[list[TrainingRow]] = []
-    for name in dict.fromkeys(request.item.behavior.name for request in requests):
-        members = [request for request in requests if request.item.behavior.name == name]
-        behavior = members[0].item.behavior
-        sampling = Sampling(temperature=temperature, max_tokens=behavior.sampling.max_tokens, stop=behavior.sampling.stop)
-        sample_requests = [
-            SampleRequest(key=request.name or request.item.name, prompt_ids=request.prompt_ids, num_samples=num_samples)
-            for request in members
+            for completion, text, grade in zip(kept, texts, grades, strict=True)
         ]
-        for request, sampled in zip(members, engine.sample(sample_requests, sampling, seed=seed), strict=True):
-            kept = [completion for completion in sampled if completion.token_ids and completion.stop is not StopReason.ERROR]
-            texts = [request.given + completion.text for completion in kept]
-            grades = graders[name](request.item.problem, texts) if kept and graders is not None else [None] * len(kept)
-            groups.append(
-                [
-                    TrainingRow(
-                        behavior=name,
-                        problem_id=request.item.problem.id,
-                        split=request.item.problem.split,
-                        group_id=request.name or request.item.name,
-                        prompt_ids=request.prompt_ids,
-                        completion_ids=completion.token_ids,
-                        sampler_logprobs=completion.sampler_logprobs,
-                        reward=None if grade is None else reward(completion, grade),
-                        truncated=completion.stop is StopReason.LENGTH,
-                        text=text,
-                    )
-                    for completion, text, grade in zip(kept, texts, grades, strict=True)
-                ]
-            )
-    return groups
 
 
-def sample_graded(
-    engine: Engine,
-    graders: Mapping[str, GradeFn],
-    items: Sequence[TrainingProblem],
-    *,
-    num_samples: int,
-    temperature: float,
-    seed: str,
-) -> list[TrainingRow]:
-    """Sample problems as they are measured; see `sample_rollouts`."""
-    return sample_rollouts(
-        engine, graders, problem_prompts(engine, items), num_samples=num_samples, temperature=temperature, seed=seed
-    )
+def sampler_of(inputs: TrainingInputs, *, graded: bool = True) -> RolloutSampler:
+    """Return what samples the model in training and grades with the verifiers of the inputs."""
+    return RolloutSampler(engine=inputs.engine, graders=inputs.graders if graded else None, processes=inputs.processes)
 
 
 def reward(completion: Completion, grade: Grade) -> float | None:
@@ -184,8 +179,7 @@ class PolicySource:
     """Sample the policy in training afresh for every batch.
 
     Args:
-        engine: Samples the model in training; `refresh` is called before each batch.
-        graders: By the behavior's name; None where nothing is graded.
+        sampler: Of the model in training, which it takes over before each batch.
         items: Train problems, visited in shuffled epochs.
         plan: How much is sampled, and in which order.
         build_prompts: Chooses the prompts; None takes the problems as they are.
@@ -195,8 +189,7 @@ class PolicySource:
 
     def __init__(
         self,
-        engine: Engine,
-        graders: Mapping[str, GradeFn] | None,
+        sampler: RolloutSampler,
         items: Sequence[TrainingProblem],
         plan: RolloutPlan,
         *,
@@ -204,7 +197,7 @@ class PolicySource:
         build_rows: RowBuilder | None = None,
         memory: Stateful | None = None,
     ) -> None:
-        self.engine, self.graders, self.items, self.plan = engine, graders, tuple(items), plan
+        self.sampler, self.items, self.plan = sampler, tuple(items), plan
         self._build_prompts, self._build_rows, self._memory = build_prompts, build_rows, memory
         self._order = EpochOrder(len(self.items), min(plan.problems_per_batch, len(self.items)), plan.seed)
 
@@ -214,7 +207,7 @@ class PolicySource:
 
     def batch(self, step: int) -> Batch:
         """Return P·G graded samples of the policy as it is now."""
-        self.engine.refresh()
+        self.sampler.engine.refresh()
         plan = self.plan
         kept: list[TrainingRow] = []
         sampled: list[TrainingRow] = []
@@ -259,11 +252,9 @@ class PolicySource:
 
     def _sample(self, items: Sequence[TrainingProblem], step: int, name: str) -> list[TrainingRow]:
         """Sample problems; the name of the attempt makes the samples and their groups differ from those of every other one."""
-        requests = self._build_prompts(items, step) if self._build_prompts else problem_prompts(self.engine, items)
+        requests = self._build_prompts(items, step) if self._build_prompts else problem_prompts(self.sampler.engine, items)
         seed = f"train|{self.plan.seed}|{name}"
-        sampled = sample_rollouts(
-            self.engine, self.graders, requests, num_samples=self.plan.group_size, temperature=1.0, seed=seed
-        )
+        sampled = self.sampler.sample(requests, num_samples=self.plan.group_size, temperature=1.0, seed=seed)
         return [replace(row, group_id=f"{row.group_id}@{name}") for row in sampled]
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
 
-from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.models.model_source import resolve_model
 from posttrain.diagnose.errors import ModelError
-from posttrain.trainers.sources.policy import RolloutRequest, RowBuilder, sample_rollouts
+from posttrain.trainers.sources.policy import RolloutRequest, RolloutSampler, RowBuilder
 from posttrain.trainers.sources.verified import successes
-from posttrain.trainers.training_types import GradeFn, TrainingProblem, TrainingRow, TrainingSet
+from posttrain.trainers.training_types import TrainingProblem, TrainingRow, TrainingSet
 
 ScoreSteps = Callable[[Sequence[TrainingRow], int], Sequence[Sequence[float]]]
 """(rows divided into steps, step of training) → how right each step of each row is, in [0, 1]; NaN where nothing is known."""
@@ -94,8 +93,7 @@ def score_steps(tokenizer: PreTrainedTokenizerBase, separator: str, score: Score
 
 
 def by_rollouts(
-    engine: Engine,
-    graders: Mapping[str, GradeFn],
+    sampler: RolloutSampler,
     training_set: TrainingSet,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -123,9 +121,7 @@ def by_rollouts(
                     )
                 )
         sampled = (
-            sample_rollouts(engine, graders, requests, num_samples=num_rollouts, temperature=1.0, seed=f"steps|{seed}|{step}")
-            if requests
-            else []
+            sampler.sample(requests, num_samples=num_rollouts, temperature=1.0, seed=f"steps|{seed}|{step}") if requests else []
         )
         right: dict[str, list[bool]] = {}
         for one in sampled:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from posttrain.diagnose.engines.base import Engine
-from posttrain.trainers.sources.policy import RolloutRequest, num_tokens, problem_prompts, sample_rollouts
+from posttrain.trainers.sources.policy import RolloutRequest, RolloutSampler, num_tokens, problem_prompts
 from posttrain.trainers.sources.prepared import Made
-from posttrain.trainers.training_types import GradeFn, RowRole, TrainingProblem, TrainingRow, TrainingSet
+from posttrain.trainers.training_types import RowRole, TrainingProblem, TrainingRow, TrainingSet
 
 
 def successes(training_set: TrainingSet) -> dict[str, float]:
@@ -35,8 +34,7 @@ def select_verified(rows: Sequence[TrainingRow], success: Mapping[str, float], m
 
 
 def sample_verified(
-    engine: Engine,
-    graders: Mapping[str, GradeFn],
+    sampler: RolloutSampler,
     training_set: TrainingSet,
     *,
     num_samples: int,
@@ -48,8 +46,7 @@ def sample_verified(
     """Return a function that samples every train problem once and keeps what is right.
 
     Args:
-        engine: Samples a policy as it is at the start.
-        graders: By the behavior's name.
+        sampler: Of a policy as it is at the start.
         training_set: Its train problems are sampled.
         num_samples: n per problem.
         temperature: Of sampling.
@@ -59,8 +56,8 @@ def sample_verified(
     """
 
     def make() -> Made:
-        asked = build_requests() if build_requests is not None else problem_prompts(engine, training_set.train)
-        sampled = sample_rollouts(engine, graders, asked, num_samples=num_samples, temperature=temperature, seed=seed)
+        asked = build_requests() if build_requests is not None else problem_prompts(sampler.engine, training_set.train)
+        sampled = sampler.sample(asked, num_samples=num_samples, temperature=temperature, seed=seed)
         rows = select_verified(sampled, successes(training_set), max_per_problem)
         return rows, _sampling_metrics(sampled) | {
             "problems_without_success": _share_without(rows, [request.item for request in asked])
@@ -108,8 +105,7 @@ def make_pairs(rows: Sequence[TrainingRow], success: Mapping[str, float], max_pe
 
 
 def sample_pairs(
-    engine: Engine,
-    graders: Mapping[str, GradeFn],
+    sampler: RolloutSampler,
     training_set: TrainingSet,
     demonstrations: Sequence[TrainingRow],
     *,
@@ -120,8 +116,7 @@ def sample_pairs(
     """Return a function that samples every train problem once and pairs right answers with wrong ones.
 
     Args:
-        engine: Samples a policy as it is at the start.
-        graders: By the behavior's name.
+        sampler: Of a policy as it is at the start.
         training_set: Its train problems are sampled.
         demonstrations: Right answers for problems that have no right sample.
         num_samples: n per problem.
@@ -130,8 +125,8 @@ def sample_pairs(
     """
 
     def make() -> Made:
-        asked = problem_prompts(engine, training_set.train)
-        sampled = sample_rollouts(engine, graders, asked, num_samples=num_samples, temperature=1.0, seed=seed)
+        asked = problem_prompts(sampler.engine, training_set.train)
+        sampled = sampler.sample(asked, num_samples=num_samples, temperature=1.0, seed=seed)
         pairs = make_pairs([*sampled, *demonstrations], successes(training_set), max_per_problem)
         return pairs, _sampling_metrics(sampled) | {
             "problems_without_pair": _share_without(pairs, [request.item for request in asked])

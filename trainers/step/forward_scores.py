@@ -1,11 +1,11 @@
-"""Collects the scores that the terms of a stage ask for; each model runs forward once per micro-batch, however many terms."""
+"""The scores that the terms of a stage need; each model runs forward once per micro-batch, however many terms there are."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from posttrain.diagnose.types import Floats
-from posttrain.trainers.distributed.processes import current
-from posttrain.trainers.stage import Divergences, ForwardScores, Score, Stage
+from posttrain.trainers.distributed.processes import ProcessGroup
+from posttrain.trainers.stage import Divergences, ForwardScores, Score
 from posttrain.trainers.step.chunked_divergence import divergence
 from posttrain.trainers.step.gradient_checkpointing import with_gradient_checkpointing
 from posttrain.trainers.step.logprobs import Shortcuts, States, find_shortcuts, logprobs_of, run_model
@@ -24,17 +24,17 @@ from posttrain.trainers.training_types import TrainingRow
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoringModel:
-    """A model that is only looked at."""
+    """A model that scores tokens, with the shortcuts that it allows."""
 
     model: PreTrainedModel
     shortcuts: Shortcuts
-    bare: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Within it the model is the frozen one: takes the adapter off where it is the model in training."""
+    without_adapter: Callable[[], AbstractContextManager[None]] | None = None
+    """Takes the adapter off within a block, where the model has one."""
 
     @torch.no_grad()
-    def states(self, batch: MicroBatch, dtype: torch.dtype) -> States:
-        """Run it over a micro-batch."""
-        with self.bare():
+    def frozen_states(self, batch: MicroBatch, dtype: torch.dtype) -> States:
+        """Run the model over a micro-batch, without its adapter and without a gradient."""
+        with nullcontext() if self.without_adapter is None else self.without_adapter():
             return run_model(self.model, batch, self.shortcuts, dtype=dtype)
 
 
@@ -42,65 +42,66 @@ class ScoringModel:
 class Scorer:
     """Runs the models that a stage needs."""
 
-    model: PreTrainedModel
-    shortcuts: Shortcuts
+    policy: ScoringModel
     dtype: torch.dtype
     needs: frozenset[Score]
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
     reference: ScoringModel | None = None
-    """The model before training, where a term or a look at the dev slice asks for it: a copy, or the model without its adapter."""
+    """The model before training, where a term or an evaluation needs it: a copy, or the model without its adapter."""
     teacher: ScoringModel | None = None
     scalar_head: nn.Linear | None = None
 
     @classmethod
-    def for_stage(
+    def for_policy(
         cls,
-        model: PreTrainedModel,
-        stage: Stage,
-        shortcuts: Shortcuts,
+        policy: ScoringModel,
+        needs: frozenset[Score],
         dtype: torch.dtype,
+        *,
+        processes: ProcessGroup | None = None,
         teacher: PreTrainedModel | None = None,
-        also: frozenset[Score] = frozenset(),
-        bare: Callable[[], AbstractContextManager[None]] | None = None,
+        scalar_head: nn.Linear | None = None,
         keep_reference: bool = False,
     ) -> Scorer:
-        """A scorer for what the terms of a stage need.
+        """Return a scorer for what the terms of a stage need.
 
         Args:
-            model: In training.
-            stage: Its components.
-            shortcuts: Of the model.
+            policy: The model in training; with an adapter no copy of it is made for the model before training.
+            needs: The scores that are asked for.
             dtype: Of the forward pass.
-            teacher: None lets the model before training teach itself, where a term needs a teacher.
-            also: Scores that somebody else wants, such as the credit.
-            bare: What takes the adapter off the model, where it has one; then the model before training needs no copy.
-            keep_reference: Whether somebody will ask for the model before training, even if no term does.
+            processes: That train together; None for this one alone.
+            teacher: None takes the model before training, where a score needs a teacher.
+            scalar_head: Of the stage, where it has one.
+            keep_reference: Whether the model before training is kept even if no term needs it.
         """
-        needs = stage.needs | also
         reference = guide = None
-        taught = bool(needs & {Score.TEACHER, Score.DIVERGENCE})
-        if keep_reference or Score.REFERENCE in needs or (taught and teacher is None):
-            if bare is None:
-                frozen = copy.deepcopy(model).requires_grad_(False)
-                reference = ScoringModel(model=frozen, shortcuts=shortcuts)
-            else:
-                reference = ScoringModel(model=model, shortcuts=shortcuts, bare=bare)
-        if taught:
+        needs_teacher = bool(needs & {Score.TEACHER, Score.DIVERGENCE})
+        if keep_reference or Score.REFERENCE in needs or (needs_teacher and teacher is None):
+            reference = policy
+            if policy.without_adapter is None:
+                reference = replace(policy, model=copy.deepcopy(policy.model).requires_grad_(False))
+        if needs_teacher:
             guide = reference if teacher is None else ScoringModel(model=teacher, shortcuts=find_shortcuts(teacher))
         return cls(
-            model=model,
-            shortcuts=shortcuts,
+            policy=policy,
             dtype=dtype,
             needs=needs,
+            processes=processes or ProcessGroup(),
             reference=reference,
             teacher=guide,
-            scalar_head=stage.scalar_head,
+            scalar_head=scalar_head,
         )
 
     @property
+    def model(self) -> PreTrainedModel:
+        """The model in training."""
+        return self.policy.model
+
+    @property
     def own_modules(self) -> list[nn.Module]:
-        """What nobody else runs, so that several processes can hold a shard each; a teacher's engine needs the whole teacher."""
+        """The modules that no engine runs, so that each of several processes can hold a shard; a teacher's engine needs the full teacher."""
         reference = None if self.reference is None else self.reference.model
-        own = [module for module in (self.model, reference, self.scalar_head) if module is not None]
+        own = [module for module in (self.policy.model, reference, self.scalar_head) if module is not None]
         return list(dict.fromkeys(own))  # with an adapter the reference is the model
 
     def score(self, rows: Sequence[TrainingRow], batch: MicroBatch, old: dict[int, Tensor]) -> ForwardScores:
@@ -120,7 +121,7 @@ class Scorer:
             states = self._run(batch)
         if Score.POLICY in self.needs:
             policy, entropy = logprobs_of(states, batch.targets, entropy=Score.ENTROPY in self.needs)
-        else:  # the vocabulary is not asked
+        else:  # no term needs the vocabulary
             policy, entropy = torch.zeros(len(batch.targets), device=device), None
         for index, values in zip(batch.rows, policy.detach().split(list(batch.lengths)), strict=True):
             old.setdefault(index, values)
@@ -131,7 +132,7 @@ class Scorer:
             reference = self._frozen_logprobs(self.reference, batch)
         if self.teacher is not None:
             seen = _for_teacher(rows, batch)
-            teacher_states = self.teacher.states(seen, self.dtype)
+            teacher_states = self.teacher.frozen_states(seen, self.dtype)
             if Score.TEACHER in self.needs:
                 with torch.no_grad():
                     teacher = logprobs_of(teacher_states, seen.targets).logprobs
@@ -156,10 +157,10 @@ class Scorer:
             divergence=divergences,
         )
 
-    def look(self, rows: Sequence[TrainingRow], score: Score, *, max_tokens: int = 4096) -> list[Floats]:
-        """[T] numbers of each row without a gradient: `Score.POLICY`, `REFERENCE`, `TEACHER` or `VALUE`."""
+    def score_rows(self, rows: Sequence[TrainingRow], score: Score, *, max_tokens: int = 4096) -> list[Floats]:
+        """Return [T] numbers of each row without a gradient: `Score.POLICY`, `REFERENCE`, `TEACHER` or `VALUE`."""
         mine: dict[int, Floats] = {}
-        processes = current()
+        processes = self.processes
         packs = pack_rows(rows, range(len(rows)), share=False, hidden_size=1, max_tokens=max_tokens)
         with torch.no_grad():
             for group, _ in plan_process_batches(packs, max_tokens, rank=processes.rank, size=processes.size):
@@ -179,11 +180,11 @@ class Scorer:
         return [found[index] for index in range(len(rows))]
 
     def _run(self, batch: MicroBatch) -> States:
-        return run_model(self.model, batch, self.shortcuts, dtype=self.dtype, with_hidden=Score.VALUE in self.needs)
+        return run_model(self.model, batch, self.policy.shortcuts, dtype=self.dtype, with_hidden=Score.VALUE in self.needs)
 
     def _frozen_logprobs(self, frozen: ScoringModel, batch: MicroBatch) -> Tensor:
         with torch.no_grad():
-            return logprobs_of(frozen.states(batch, self.dtype), batch.targets).logprobs
+            return logprobs_of(frozen.frozen_states(batch, self.dtype), batch.targets).logprobs
 
     def _values(self, states: States) -> Tensor:
         assert self.scalar_head is not None
@@ -196,7 +197,7 @@ def _divergences(states: States, teacher: States) -> Divergences:
 
 
 def _for_teacher(rows: Sequence[TrainingRow], batch: MicroBatch) -> MicroBatch:
-    """The same completions in the same order, behind the prompts that the teacher reads."""
+    """Return the same completions in the same order, behind the prompts that the teacher reads."""
     if all(rows[index].teacher_prompt_ids is None for index in batch.rows):
         return batch
     packs = [
@@ -211,7 +212,7 @@ def _for_teacher(rows: Sequence[TrainingRow], batch: MicroBatch) -> MicroBatch:
 
 
 def _concatenate(values: Sequence[Floats | None], lengths: Sequence[int], missing: float, like: Tensor) -> Tensor:
-    """[N] in the dtype and on the device of `like`; rows without values get `missing`."""
+    """Return [N] in the dtype and on the device of `like`; rows without values get `missing`."""
     parts = [
         np.full(length, missing) if value is None else np.asarray(value) for value, length in zip(values, lengths, strict=True)
     ]

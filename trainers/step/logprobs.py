@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from posttrain.diagnose.types import Split
+from posttrain.trainers.distributed.fsdp import RUN_DECODER, run_decoder
 from posttrain.trainers.step.chunked_logprobs import Projected, project
 from posttrain.trainers.step.packing import MicroBatch, attention_mask, collate, pack_rows
 from posttrain.trainers.step.precision import autocast
 from posttrain.trainers.training_types import TrainingRow
 
 _FULL_ATTENTION = {"full_attention", "attention"}
-RUN_DECODER = "run_decoder"
-"""Name of the method through which a model that lies in shards runs `run_decoder`: they are gathered for the functions it knows of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,12 +88,6 @@ def run_model(
         # Asking the model itself for its hidden states would leave hooks in it.
         hidden = decode(**inputs).flatten(0, 1)[batch.predictors] if with_hidden else logits[:, :0]
         return States(hidden=hidden, logits=logits, model=model, dtype=dtype)
-
-
-def run_decoder(model: PreTrainedModel, **inputs: Tensor | bool | None) -> Tensor:
-    """[B, S, H] the last hidden states, without the head."""
-    hidden: Tensor = model.get_decoder()(**inputs).last_hidden_state
-    return hidden
 
 
 def logprobs_of(states: States, targets: Tensor, *, entropy: bool = False) -> Projected:

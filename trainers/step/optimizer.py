@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from posttrain.trainers.config import TrainingConfig
 
 
 def learning_rate_at(step: int, num_steps: int, config: TrainingConfig) -> float:
-    """The learning rate of step 0 ≤ step < num_steps: up in a line, then constant, or down to 0 in a line or half a cosine."""
+    """Return the learning rate of step 0 ≤ step < num_steps: up in a line, then constant, or down to 0 in a line or half a cosine."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
@@ -21,7 +21,7 @@ def learning_rate_at(step: int, num_steps: int, config: TrainingConfig) -> float
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig, scalar_head: nn.Module | None = None) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101); only matrices decay.
+    """Return AdamW (arXiv 1711.05101); only matrices decay.
 
     Fused where the device has the kernel: one pass over memory instead of ten.
     """
@@ -35,12 +35,17 @@ def make_optimizer(model: nn.Module, config: TrainingConfig, scalar_head: nn.Mod
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
 
 
+def trained_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the parameters that an optimizer changes."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def clip_gradient(optimizer: torch.optim.Optimizer, max_norm: float) -> float:
-    """Scale the gradient down to `max_norm`; the norm it had, NaN or infinite where a gradient is.
+    """Scale the gradient down to `max_norm`, and return the norm it had, NaN or infinite where a gradient is.
 
     A non-finite norm leaves NaN in the gradients: do not step.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = trained_parameters(optimizer)
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of all shards
     nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)

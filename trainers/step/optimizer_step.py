@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from posttrain.trainers.config import TrainingConfig
-from posttrain.trainers.distributed.processes import current
 from posttrain.trainers.stage import Component, ForwardScores, Level, Weights
 from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.means import MetricMeans
@@ -87,20 +86,20 @@ class Stepper:
 
     def accumulate(self, rows: Sequence[TrainingRow], old: dict[int, Tensor], number: int = 0) -> StepOutcome:
         """Leave the clipped gradient of the batch in the parameters."""
-        shares = [_shares(component, rows) for component in self.components]
+        weights = [_token_weights(component, rows) for component in self.components]
         paired = any(component.term.level is Level.PAIR for component in self.components)
         active = _active(self.components, rows, number, paired=paired)
-        processes, mine = current(), _Sums()
+        processes, mine = self.scorer.processes, _Sums()
         packs = self._pack(rows, active, paired=paired, num_shares=processes.size)
         for group, counts in plan_process_batches(
             packs, self.config.micro_batch_tokens, rank=processes.rank, size=processes.size
         ):
             batch = collate(group).to(self.model.device)
             if counts:
-                value = self._micro_batch_loss(rows, batch, shares, old, mine.means, number)
+                value = self._micro_batch_loss(rows, batch, weights, old, mine.means, number)
                 mine.add(float(value.detach()), batch)
             else:
-                value = 0.0 * self._micro_batch_loss(rows, batch, shares, {}, MetricMeans(), number)
+                value = 0.0 * self._micro_batch_loss(rows, batch, weights, {}, MetricMeans(), number)
             value.backward()
         norm = clip_gradient(self.optimizer, self.config.max_grad_norm)
         sums = _Sums()
@@ -121,7 +120,7 @@ class Stepper:
             pack_rows,
             rows,
             active,
-            share=self.scorer.shortcuts.shared_prefixes,
+            share=self.scorer.policy.shortcuts.shared_prefixes,
             hidden_size=self.model.config.get_text_config().hidden_size,
             keep_groups=paired,
         )
@@ -136,23 +135,23 @@ class Stepper:
         self,
         rows: Sequence[TrainingRow],
         batch: MicroBatch,
-        shares: Sequence[Mapping[int, Weights]],
+        token_weights: Sequence[Mapping[int, Weights]],
         old: dict[int, Tensor],
         means: MetricMeans,
         number: int,
     ) -> Tensor:
         scores = self.scorer.score(rows, batch, old)
         total = scores.policy.sum() * 0.0
-        for component, known in zip(self.components, shares, strict=True):
+        for component, known in zip(self.components, token_weights, strict=True):
             weight = component.weight_at(number)
             members = [index for index in batch.rows if index in known]
             if weight == 0.0 or not members:
                 continue
             own, _ = scores.of_roles(component.roles)
-            said = component.term.loss(own)
-            share = torch.from_numpy(np.concatenate([known[index] for index in members])).to(said.losses)
-            total = total + weight * (share * said.losses).sum()
-            for name, values in said.metrics.items():
+            term_loss = component.term.loss(own)
+            factors = torch.from_numpy(np.concatenate([known[index] for index in members])).to(term_loss.losses)
+            total = total + weight * (factors * term_loss.losses).sum()
+            for name, values in term_loss.metrics.items():
                 means.add(name, values)
         _log_sampler_gap(scores, means)
         return total
@@ -192,8 +191,8 @@ def _active(components: Sequence[Component], rows: Sequence[TrainingRow], number
     return [index for index, row in enumerate(rows) if row.group_id in groups]
 
 
-def _shares(component: Component, rows: Sequence[TrainingRow]) -> dict[int, Weights]:
-    """Row index → its shares of the loss; of a pair only the chosen row has one."""
+def _token_weights(component: Component, rows: Sequence[TrainingRow]) -> dict[int, Weights]:
+    """Return row index → the weights of its losses; of a pair only the chosen row has one."""
     members = [index for index, row in enumerate(rows) if component.applies_to(row)]
     if component.term.level is Level.PAIR:
         members = [index for index in members if rows[index].role is RowRole.CHOSEN]

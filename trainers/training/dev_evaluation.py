@@ -1,4 +1,4 @@
-"""Looks at the dev slice, for early stopping and for choosing a checkpoint. Never a verdict: verdicts speak of the eval split."""
+"""Evaluations on the dev slice, for early stopping and for choosing a checkpoint; verdicts are about the eval split."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from posttrain.diagnose.engines.base import Engine, ScoreRequest
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.sources.demonstrations import encode_references
-from posttrain.trainers.sources.policy import num_tokens, sample_graded
+from posttrain.trainers.sources.policy import RolloutSampler, num_tokens
 from posttrain.trainers.sources.verified import successes
 from posttrain.trainers.step.chunked_divergence import divergence
 from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.logprobs import logprobs_of, run_model
 from posttrain.trainers.step.means import MetricMeans
 from posttrain.trainers.step.packing import collate, pack_rows, plan_micro_batches
-from posttrain.trainers.training_types import GradeFn, TrainingRow, TrainingSet
+from posttrain.trainers.training_types import TrainingRow, TrainingSet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DevEvaluation:
-    """What the dev slice says about the model as it is."""
+    """What the dev slice says about the model as it was."""
 
     score: float
     """Higher is better; what the checkpoint is chosen by."""
@@ -33,56 +33,57 @@ class DevEvaluation:
 
 
 Evaluate = Callable[[Scorer], DevEvaluation]
-"""Looks at the model as it is now, through the scorer of the run, which also holds the model before training."""
+"""Evaluates the model as it is now, through the scorer of the run, which also holds the model before training."""
 
 
-def dev_looks(
-    engine: Engine,
-    graders: Mapping[str, GradeFn] | None,
-    training_set: TrainingSet,
-    *,
-    num_samples: int,
-    seed: int,
-    max_tokens: int = 4096,
-) -> Evaluate:
-    """What looks at a policy: samples the dev problems with the same seeds at every look, which makes looks comparable.
+class DevEvaluator:
+    """Evaluates a policy on the dev slice, with the same seeds every time, which makes evaluations comparable.
 
-    A look has pass@1 (`pass_at_1`), the share of truncated samples and their mean length, the entropy of the policy at its own samples' tokens
-    and its divergence KL(policy‖start) there, exact over the vocabulary (`entropy`, `kl_to_start`, nats per token), and the mean
+    An evaluation has pass@1 (`pass_at_1`), the share of truncated samples and their mean length, the entropy of the policy at its own samples'
+    tokens and its divergence KL(policy‖start) there, exact over the vocabulary (`entropy`, `kl_to_start`, nats per token), and the mean
     log-probability per token of the reference paths (`reference_logprob`), where there are any. The score is pass@1 where samples are graded,
     else that log-probability.
 
     Args:
-        engine: Samples and scores the model in training.
-        graders: By the behavior's name; None where there is no verifier.
-        training_set: Its dev slice is looked at.
+        sampler: Of the model in training; without graders only references are scored.
+        training_set: Its dev slice is evaluated.
         num_samples: Of each problem.
-        seed: Of the draws.
+        seed: Of the samples.
         max_tokens: Of one forward pass.
 
     Raises:
         SettingsError: The dev slice is empty, or has neither references nor a verifier.
     """
-    if not training_set.dev:
-        raise SettingsError(
-            "eval_every needs a dev slice, and this training set has none; raise dev_share, or give more train problems"
-        )
-    references = encode_references(engine, training_set.dev)
-    if not graders and not references:
-        raise SettingsError("eval_every needs references in the dev slice, or a verifier; leave it out, or raise dev_share")
 
-    def look(scorer: Scorer) -> DevEvaluation:
+    def __init__(
+        self, sampler: RolloutSampler, training_set: TrainingSet, *, num_samples: int, seed: int, max_tokens: int = 4096
+    ) -> None:
+        if not training_set.dev:
+            raise SettingsError(
+                "eval_every needs a dev slice, and this training set has none; raise dev_share, or give more train problems",
+                code="empty_dev_slice",
+            )
+        self.sampler, self.training_set = sampler, training_set
+        self.num_samples, self.seed, self.max_tokens = num_samples, seed, max_tokens
+        self._references = encode_references(sampler.engine, training_set.dev)
+        if not sampler.graders and not self._references:
+            raise SettingsError(
+                "eval_every needs references in the dev slice, or a verifier; leave it out, or raise dev_share",
+                code="dev_not_graded",
+            )
+
+    def __call__(self, scorer: Scorer) -> DevEvaluation:
+        """Evaluate the model as it is now."""
+        engine, items = self.sampler.engine, self.training_set.dev
         engine.refresh()
         metrics: dict[str, float] = {}
-        if graders:
-            rows = sample_graded(engine, graders, training_set.dev, num_samples=num_samples, temperature=1.0, seed=f"dev|{seed}")
-            metrics |= _of_samples(rows, training_set) | _of_policy(scorer, rows, max_tokens)
-        if references:
-            metrics["reference_logprob"] = _mean_logprob(engine, references)
+        if self.sampler.graders:
+            rows = self.sampler.sample_problems(items, num_samples=self.num_samples, temperature=1.0, seed=f"dev|{self.seed}")
+            metrics |= _of_samples(rows, self.training_set) | _of_policy(scorer, rows, self.max_tokens)
+        if self._references:
+            metrics["reference_logprob"] = _mean_logprob(engine, self._references)
         passed = metrics.get("pass_at_1")
         return DevEvaluation(score=metrics["reference_logprob"] if passed is None else passed, pass_at_1=passed, metrics=metrics)
-
-    return look
 
 
 def _of_samples(rows: Sequence[TrainingRow], training_set: TrainingSet) -> dict[str, float]:
@@ -103,12 +104,12 @@ def _of_policy(scorer: Scorer, rows: Sequence[TrainingRow], max_tokens: int) -> 
     packs = pack_rows(rows, range(len(rows)), share=False, hidden_size=1, max_tokens=max_tokens)
     for group in plan_micro_batches(packs, max_tokens):
         batch = collate(group).to(scorer.model.device)
-        states = run_model(scorer.model, batch, scorer.shortcuts, dtype=scorer.dtype)
+        states = run_model(scorer.model, batch, scorer.policy.shortcuts, dtype=scorer.dtype)
         _, entropy = logprobs_of(states, batch.targets, entropy=True)
         assert entropy is not None
         means.add("entropy", entropy)
         if scorer.reference is not None:
-            start = scorer.reference.states(batch, scorer.dtype)
+            start = scorer.reference.frozen_states(batch, scorer.dtype)
             means.add("kl_to_start", divergence(states, start, beta=1.0))
     return means.result()
 

@@ -1,8 +1,9 @@
-"""What a stopped run needs to go on as if it had never stopped: safetensors for what the optimizer changes, JSON for the rest.
+"""What a stopped run is resumed from: safetensors for what the optimizer changes, JSON for the rest.
 
-Draws are named by seed and step, so the position in the data and every generator follow from the number of the next step; what is left is
-written here. A state is a folder `training_state-STEP` that appears whole or not at all; the newest one counts. Each process writes its rows
-of every tensor in a file of its own, and takes the rows that it needs from whichever files hold them: another number of processes may go on.
+Samples are named by seed and step, so the position in the data and every generator follow from the number of the next step; what is left
+is written here. A state is a folder `training_state-STEP` that appears whole or not at all; the newest one counts. Each process writes its
+rows of every tensor in a file of its own, and reads the rows that it needs from whichever files hold them: another number of processes may
+resume the run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +26,22 @@ from torch.distributed.tensor import DTensor
 
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.run_directory import say_differences
-from posttrain.trainers.distributed.processes import current, local_tensor, row_range
+from posttrain.trainers.distributed.processes import ProcessGroup, local_tensor
 from posttrain.trainers.models.ema import EmaWeights
 from posttrain.trainers.row_json import row_to_json
 from posttrain.trainers.training_types import TrainingRow
 
+SCHEMA = 3
 _NAME = re.compile(r"training_state-(\d+)(?:\.(\d+))?")
 _HIDDEN = ".training_state-"
 """How the names of states begin that are not whole yet, or no longer."""
 
+WriteFile = Callable[[Path, "str | dict[str, Tensor]"], None]
+"""Writes text, or tensors by name."""
+
 
 def find_state(folder: Path) -> Path | None:
-    """The newest state in the work folder of a run."""
+    """Return the newest state in the work folder of a run."""
     found = [
         (int(match[1]), int(match[2] or 0), path)
         for path in folder.glob("training_state-*")
@@ -44,41 +50,8 @@ def find_state(folder: Path) -> Path | None:
     return max(found)[2] if found else None
 
 
-def write_state(
-    folder: Path, number: int, record: Mapping[str, Any], tensors: Mapping[str, Tensor], identity: Mapping[str, Any]
-) -> None:
-    """Write a state, then remove older ones; all processes must ask.
-
-    Args:
-        folder: The work folder of the run; that of the first process counts, and all must see it.
-        number: Of the next step.
-        record: JSON values, and training rows; those of the first process count.
-        tensors: By name; shards, and on the first process what lies whole on each.
-        identity: Settings and fingerprints that the state belongs to.
-    """
-    processes = current()
-    work = Path(processes.broadcast(_begin(folder) if processes.is_rank_zero else ""))
-    try:
-        mine = {name: local_tensor(value).contiguous() for name, value in tensors.items()}
-        _write(work / f"tensors-{processes.rank + 1:05}-of-{processes.size:05}.safetensors", mine)
-        processes.all_gather(None)  # now all of them are written
-        if processes.is_rank_zero:
-            text = json.dumps({"schema": 2, "files": processes.size, "identity": identity, **record}, default=_row_or_refuse)
-            _write(work / "state.json", text)
-            _put(work, folder, number)
-    except BaseException:
-        if processes.is_rank_zero:
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-
-
-def _begin(folder: Path) -> str:
-    for path in folder.glob(f"{_HIDDEN}*"):  # of a run that was killed while it wrote
-        shutil.rmtree(path, ignore_errors=True)
-    return tempfile.mkdtemp(prefix=_HIDDEN, dir=folder.resolve())
-
-
-def _write(file: Path, content: str | dict[str, Tensor]) -> None:
+def write_synced(file: Path, content: str | dict[str, Tensor]) -> None:
+    """Write a file and wait until it is on the disk."""
     if isinstance(content, str):
         file.write_text(content, encoding="utf-8")
     else:
@@ -87,21 +60,113 @@ def _write(file: Path, content: str | dict[str, Tensor]) -> None:
         os.fsync(handle.fileno())
 
 
-def _put(work: Path, folder: Path, number: int) -> None:
-    """Give a whole state its name, under which it counts more than older ones, then remove these."""
-    older, target, again = list(folder.glob("training_state-*")), folder / f"training_state-{number}", 0
-    while target.exists():  # of the same step, before a look at the dev slice
-        again += 1
-        target = folder / f"training_state-{number}.{again}"
-    work.rename(target)
-    for path in older:
-        _discard(path)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredState:
+    """A state that was read."""
+
+    record: Mapping[str, Any]
+    tensors: StoredTensors
 
 
-def remove_states(folder: Path) -> None:
-    """What is no longer needed when a run is finished."""
-    for path in [*folder.glob("training_state-*"), *folder.glob(f"{_HIDDEN}*")]:
-        _discard(path)
+class ResumeStore:
+    """The states of one run, in its work folder; all processes must ask for everything.
+
+    Args:
+        folder: That of rank 0 counts.
+        identity: Settings and fingerprints that a resumed run must share.
+        processes: That train together.
+        write_file: How files are written.
+    """
+
+    def __init__(
+        self, folder: Path, identity: Mapping[str, Any], processes: ProcessGroup, *, write_file: WriteFile = write_synced
+    ) -> None:
+        self.folder, self.identity, self._processes, self._write_file = folder, identity, processes, write_file
+        self.is_shared = self._all_see_it()
+        """Whether all processes see the folder, so that each can leave its tensors there."""
+
+    def _all_see_it(self) -> bool:
+        if self._processes.size == 1:
+            return True
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return all(self._processes.all_gather(self._processes.broadcast(self.folder.resolve()).is_dir()))
+
+    def read(self) -> StoredState | None:
+        """Return the newest state, where there is one.
+
+        Raises:
+            RunError: It belongs to other settings, or cannot be read.
+        """
+        found = self._processes.broadcast(find_state(self.folder.resolve()))
+        if found is None:
+            return None
+        return StoredState(record=self._read_record(found), tensors=StoredTensors(found, self._processes))
+
+    def _read_record(self, path: Path) -> dict[str, Any]:
+        try:
+            record: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            schema, theirs, num_written = record["schema"], record["identity"], record["files"]
+            num_found = len(_tensor_files(path))
+            if schema != SCHEMA:
+                raise ValueError(f"a state of schema {schema}, not {SCHEMA}")
+            if num_found != num_written:
+                raise ValueError(f"{num_found} of {num_written} files of tensors")
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(
+                f"{path} cannot be read ({error}); delete {path.parent} to begin anew", code="unreadable_state"
+            ) from error
+        differences = say_differences(theirs, self.identity)
+        if differences:
+            raise RunError(
+                f"{path.parent} holds an unfinished run with other settings ({differences}); give the same settings to resume it, or delete "
+                "it to begin anew",
+                code="other_settings",
+            )
+        return record
+
+    def write(self, number: int, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Write a state, then remove older ones.
+
+        Args:
+            number: Of the next step.
+            record: JSON values, and training rows; those of rank 0 count.
+            tensors: By name; shards, and on rank 0 what every process has in full.
+        """
+        processes = self._processes
+        work = Path(processes.broadcast(self._make_work_folder() if processes.is_rank_zero else ""))
+        try:
+            mine = {name: local_tensor(value).contiguous() for name, value in tensors.items()}
+            self._write_file(work / f"tensors-{processes.rank + 1:05}-of-{processes.size:05}.safetensors", mine)
+            processes.all_gather(None)  # now all of them are written
+            if processes.is_rank_zero:
+                content = {"schema": SCHEMA, "files": processes.size, "identity": self.identity, **record}
+                self._write_file(work / "state.json", json.dumps(content, default=_row_or_refuse))
+                self._publish(work, number)
+        except BaseException:
+            if processes.is_rank_zero:
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+
+    def _make_work_folder(self) -> str:
+        for path in self.folder.glob(f"{_HIDDEN}*"):  # of a run that was killed while it wrote
+            shutil.rmtree(path, ignore_errors=True)
+        return tempfile.mkdtemp(prefix=_HIDDEN, dir=self.folder.resolve())
+
+    def _publish(self, work: Path, number: int) -> None:
+        """Give a whole state its name, under which it counts more than older ones, then remove these."""
+        older, target, again = list(self.folder.glob("training_state-*")), self.folder / f"training_state-{number}", 0
+        while target.exists():  # of the same step, before the dev slice was evaluated
+            again += 1
+            target = self.folder / f"training_state-{number}.{again}"
+        work.rename(target)
+        for path in older:
+            _discard(path)
+
+    def clear(self) -> None:
+        """Remove what is no longer needed when a run is finished."""
+        if self._processes.is_rank_zero:
+            for path in [*self.folder.glob("training_state-*"), *self.folder.glob(f"{_HIDDEN}*")]:
+                _discard(path)
 
 
 def _discard(path: Path) -> None:
@@ -111,42 +176,22 @@ def _discard(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def read_state(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a state; its tensors are read by `StoredTensors`.
-
-    Raises:
-        RunError: It belongs to other settings, or cannot be read.
-    """
-    try:
-        record: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        theirs, wanted, found = record["identity"], record["files"], len(_files(path))
-        if found != wanted:
-            raise ValueError(f"{found} of {wanted} files of tensors")
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{path} cannot be read ({error}); delete {path.parent} to begin anew") from error
-    said = say_differences(theirs, identity)
-    if said:
-        raise RunError(
-            f"{path.parent} holds an unfinished run with other settings ({said}); give the same settings to resume it, or delete it to "
-            "begin anew"
-        )
-    return record
-
-
-def _files(path: Path) -> list[Path]:
+def _tensor_files(path: Path) -> list[Path]:
     return sorted(path.glob("tensors-*-of-*.safetensors"))
 
 
 class StoredTensors:
-    """The tensors of a state, whose rows lie one behind the other in the files of the processes that wrote them.
+    """The tensors of a state, whose rows are divided among the files of the processes that wrote them.
 
     Args:
         path: Of the state.
+        processes: That read it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, processes: ProcessGroup) -> None:
+        self._processes = processes
         self._holders: dict[str, list[Any]] = {}
-        for name in _files(path):
+        for name in _tensor_files(path):
             file: Any = safe_open(name, framework="pt")
             for key in file.keys():  # noqa: SIM118  (it is no dict)
                 self._holders.setdefault(key, []).append(file)
@@ -157,16 +202,16 @@ class StoredTensors:
         return list(self._holders)
 
     def read_full(self, name: str) -> Tensor:
-        """A tensor that lay whole on each process."""
+        """Return a tensor that each process had in full."""
         (file,) = self._holders[name]
         found: Tensor = file.get_tensor(name)
         return found
 
     def read_shard(self, name: str, like: Tensor) -> Tensor:
-        """The rows that this process holds of a tensor that is sharded like another one."""
+        """Return the rows that this process holds of a tensor that is sharded like another one."""
         if like.ndim == 0:
             return self.read_full(name)
-        (first, last), begin, parts = row_range(like), 0, [local_tensor(like)[:0].cpu()]
+        (first, last), begin, parts = self._processes.row_range(like), 0, [local_tensor(like)[:0].cpu()]
         for file in self._holders[name]:
             stored = file.get_slice(name)
             end = begin + stored.get_shape()[0]
@@ -176,55 +221,50 @@ class StoredTensors:
         return torch.cat(parts)
 
 
-def trained_tensors(
-    parts: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, average: EmaWeights | None
-) -> dict[str, Tensor]:
-    """Everything that a step changes, by name: weights that are trained, the optimizer's moments, the average.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedTensors:
+    """Everything that a step changes: trained weights, the optimizer's moments, the moving average."""
 
-    Of several processes each has its shards, and the first one what is not sharded.
+    modules: Mapping[str, nn.Module]
+    """The model, and a scalar head where there is one."""
+    optimizer: torch.optim.Optimizer
+    """Of these modules."""
+    average: EmaWeights | None
+    processes: ProcessGroup
 
-    Args:
-        parts: The model, and a scalar head where there is one.
-        optimizer: Of these parts.
-        average: Of what the optimizer trains.
-    """
-    current().reshard()
-    found: dict[str, Tensor] = {
-        f"{part}.{name}": parameter
-        for part, module in parts.items()
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad
-    }
-    for index, moments in optimizer.state_dict()["state"].items():
-        found |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
-    if average is not None:
-        found |= {f"average.{index}": value for index, value in enumerate(average.values)}
-    return {name: value for name, value in found.items() if isinstance(value, DTensor) or current().is_rank_zero}
+    def collect(self) -> dict[str, Tensor]:
+        """Return the tensors by name: each process its shards, and rank 0 what is not sharded."""
+        self.processes.reshard()
+        found: dict[str, Tensor] = {
+            f"{part}.{name}": parameter
+            for part, module in self.modules.items()
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
+        if self.average is not None:
+            found |= {f"average.{index}": value for index, value in enumerate(self.average.values)}
+        return {name: value for name, value in found.items() if isinstance(value, DTensor) or self.processes.is_rank_zero}
 
-
-@torch.no_grad()
-def restore_tensors(
-    stored: StoredTensors,
-    parts: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
-    average: EmaWeights | None,
-) -> None:
-    """Put back what `trained_tensors` gave."""
-    current().reshard()
-    for part, module in parts.items():
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                local_tensor(parameter).copy_(stored.read_shard(f"{part}.{name}", parameter))
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name in stored.names:
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            moments.setdefault(int(index), {})[key] = _moment(stored, name, trained[int(index)])
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    if average is not None:
-        for number, value in enumerate(average.values):
-            local_tensor(value).copy_(stored.read_shard(f"average.{number}", value))
+    @torch.no_grad()
+    def restore(self, stored: StoredTensors) -> None:
+        """Put back what `collect` gave."""
+        self.processes.reshard()
+        for part, module in self.modules.items():
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad:
+                    local_tensor(parameter).copy_(stored.read_shard(f"{part}.{name}", parameter))
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name in stored.names:
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                moments.setdefault(int(index), {})[key] = _moment(stored, name, trained[int(index)])
+        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        if self.average is not None:
+            for number, value in enumerate(self.average.values):
+                local_tensor(value).copy_(stored.read_shard(f"average.{number}", value))
 
 
 def _moment(stored: StoredTensors, name: str, parameter: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.training import TinyEngine, grade_all, grade_parity, make_behavior, make_tokenizer, tiny_llama
+from helpers.training import TinyEngine, grade_all, grade_parity, make_behavior, make_inputs, make_tokenizer, tiny_llama
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from typer.testing import CliRunner
@@ -23,15 +23,17 @@ from posttrain import trainers
 from posttrain.cli import app
 from posttrain.diagnose.engines.base import TokenScores
 from posttrain.diagnose.errors import NonFiniteError, RunError
-from posttrain.trainers.distributed import processes as processes_module
-from posttrain.trainers.distributed.processes import ProcessGroup, current, join
+from posttrain.trainers.distributed.fsdp import join
+from posttrain.trainers.distributed.processes import ProcessGroup
 from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.recipes.overrides import load_config
+from posttrain.trainers.sources.policy import sampler_of
 from posttrain.trainers.stage import FrozenModel
 from posttrain.trainers.step.optimizer_step import Stepper
-from posttrain.trainers.training.dev_evaluation import dev_looks
+from posttrain.trainers.training.dev_evaluation import DevEvaluator
 from posttrain.trainers.training.resume_state import find_state
-from posttrain.trainers.training.trainer import Beside, run_recipe
+from posttrain.trainers.training.trainer import run_recipe
+from posttrain.trainers.training.transform import run_transform
 from posttrain.trainers.training_types import TrainingSet
 
 pytestmark = pytest.mark.slow
@@ -51,12 +53,18 @@ CASES = {
     "grpo of one prompt": ["problems_per_batch=1", "group_size=8", "num_steps=3"],
     "grpo in two updates": [*SAMPLED, "updates_per_batch=2", "micro_batch_tokens=24"],
     "grpo without signal": SAMPLED,
-    "grpo with looks at the dev slice": [*SAMPLED, "eval_every=1", "save_every=1"],
-    "ppo with an average and looks at the dev slice": [*SAMPLED, "eval_every=1", "save_every=1", "ema_decay=0.3"],
-    "sft with an average and looks at the dev slice": ["num_steps=4", "rows_per_batch=4", "eval_every=1", "ema_decay=0.3"],
-    "grpo of addends": [*SAMPLED, "kl_weight=0.1", "updates_per_batch=2", "lora_rank=2"],
-    "ppo of addends, with an average and looks": [*SAMPLED, "eval_every=1", "save_every=1", "ema_decay=0.3", "lora_rank=2"],
-    "sft of addends, also to a head of its own, computed twice": [
+    "grpo with evaluations on the dev slice": [*SAMPLED, "eval_every=1", "save_every=1"],
+    "ppo with an average and evaluations on the dev slice": [*SAMPLED, "eval_every=1", "save_every=1", "ema_decay=0.3"],
+    "sft with an average and evaluations on the dev slice": ["num_steps=4", "rows_per_batch=4", "eval_every=1", "ema_decay=0.3"],
+    "grpo of an adapter": [*SAMPLED, "kl_weight=0.1", "updates_per_batch=2", "lora_rank=2"],
+    "ppo of an adapter, with an average and evaluations": [
+        *SAMPLED,
+        "eval_every=1",
+        "save_every=1",
+        "ema_decay=0.3",
+        "lora_rank=2",
+    ],
+    "sft of an adapter, also to a head of its own, with gradient checkpointing": [
         "num_steps=3",
         "rows_per_batch=4",
         "lora_rank=3",
@@ -74,12 +82,12 @@ CASES = {
 RESUMED = [
     "sft of three rows, one per forward pass",
     "grpo in two updates",
-    "ppo with an average and looks at the dev slice",
-    "ppo of addends, with an average and looks",
+    "ppo with an average and evaluations on the dev slice",
+    "ppo of an adapter, with an average and evaluations",
 ]
 """Cases that are also stopped after their first step, and gone on with by both processes, by one alone, and by both where one alone began."""
 COMMAND = ["num_steps=3", "rows_per_batch=4", "learning_rate=1e-3", "autocast=float32"]
-ADDENDS = [*COMMAND, "lora_rank=2", "ema_decay=0.3"]
+LORA = [*COMMAND, "lora_rank=2", "ema_decay=0.3"]
 """Settings of the commands."""
 
 
@@ -130,41 +138,44 @@ def scoring_engine(model: PreTrainedModel):
     return Scoring(model)
 
 
-def train(tokenizer, case: str, out: Path, on_step=None) -> dict:
+def train(tokenizer, case: str, out: Path, on_step=None, processes: ProcessGroup | None = None) -> dict:
     """Run a case in this process, or in this one of several."""
-    recipe, model, processes = case.split()[0], start(case), current()
+    recipe, model, processes = case.split()[0], start(case), processes or ProcessGroup()
     config = load_config(recipe, None, ["autocast=float32", "learning_rate=1e-2", *CASES[case]])
     sampled = processes.copy_for_sampling(model, torch.float64)
-    adapter = None if config.lora_rank is None else LoraAdapter(model, config)
+    adapter = None if config.lora_rank is None else LoraAdapter(model, config, processes=processes)
     weights = None if adapter is None else adapter.merged_weights
     engine = processes.sampling_engine(scoring_engine(sampled), model, sampled, weights)
     grade = grade_all(0.0) if "without signal" in case else grade_parity
     training_set = TrainingSet([make_behavior()])
     taught = tiny_llama(seed=1, dtype=torch.float64)
     other = FrozenModel(source="other", fingerprint="2", model=taught, tokenizer=tokenizer, engine=TinyEngine(taught))
-    look = dev_looks(engine, {"sums": grade}, training_set, num_samples=4, seed=0)
+    inputs = make_inputs(
+        model, tokenizer, grade=grade, engine=engine, training_set=training_set, teacher=other, processes=processes
+    )
+    evaluate = DevEvaluator(sampler_of(inputs), training_set, num_samples=4, seed=0)
     try:
-        result = run_recipe(
-            recipe, model, tokenizer, engine, training_set, grade, config,
-            out=out, beside=Beside(teacher=other), evaluate=look, on_step=on_step, adapter=adapter,
-        )  # fmt: skip
+        if recipe == "merge":
+            result = run_transform(recipe, inputs, config, out=out, evaluate=evaluate, on_step=on_step)
+        else:
+            result = run_recipe(recipe, inputs, config, out=out, evaluate=evaluate, on_step=on_step, adapter=adapter)
     except NonFiniteError as error:
         return {"error": str(error)}
     return {key: value for key, value in asdict(result).items() if key not in ("seconds", "log", "checkpoint")}
 
 
-def stop(tokenizer, case: str, out: Path) -> None:
+def stop(tokenizer, case: str, out: Path, processes: ProcessGroup | None = None) -> None:
     """Run a case until its first step is done."""
     with pytest.raises(KeyboardInterrupt):
-        train(tokenizer, case, out, Stopped())
+        train(tokenizer, case, out, Stopped(), processes)
 
 
 def command(out: Path, model: Path, behavior: Path) -> list[str]:
-    settings = [flag for setting in ADDENDS for flag in ("--set", setting)]
+    settings = [flag for setting in LORA for flag in ("--set", setting)]
     return ["train", "sft", str(model), str(behavior), "--out", str(out), *settings]
 
 
-def run_command(out: Path, *given: Path, interrupt: bool) -> None:
+def run_command(out: Path, *given: Path, processes: ProcessGroup, interrupt: bool) -> None:
     """Run the command in both processes; the second one may get a Ctrl-C within its second step. What is said is kept in a file."""
     step, calls = Stepper.step, []
 
@@ -175,10 +186,10 @@ def run_command(out: Path, *given: Path, interrupt: bool) -> None:
         return step(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        if interrupt and not current().is_rank_zero:
+        if interrupt and not processes.is_rank_zero:
             patch.setattr(Stepper, "step", stopped)
         done = CliRunner().invoke(app, command(out, *given))
-    name = f"{'stopped' if interrupt else 'resumed'}-{current().rank}.txt"
+    name = f"{'stopped' if interrupt else 'resumed'}-{processes.rank}.txt"
     (out.parent / name).write_text(f"{done.exit_code} {done.exception!r}\n{done.output}")
 
 
@@ -200,19 +211,19 @@ def main(out: Path, *given: Path) -> None:
         assert processes.size == 2
         for case in CASES:
             folder = out / f"rank{processes.rank}" / case
-            result = train(make_tokenizer(), case, folder)
+            result = train(make_tokenizer(), case, folder, processes=processes)
             (folder / "result.json").write_text(json.dumps(result))
         for case in RESUMED:
             mine = out / f"rank{processes.rank}"
-            stop(make_tokenizer(), case, mine / f"{case}, resumed")
+            stop(make_tokenizer(), case, mine / f"{case}, resumed", processes)
             if processes.is_rank_zero:
                 shutil.copytree(mine / f"{case}, resumed", mine / f"{case}, stopped")
             processes.all_gather(None)
             for folder in (mine / f"{case}, resumed", mine / f"{case}, begun alone"):
-                result = train(make_tokenizer(), case, folder)
+                result = train(make_tokenizer(), case, folder, processes=processes)
                 (folder / "result.json").write_text(json.dumps(result))
-        run_command(out / "command", *given, interrupt=True)
-        run_command(out / "command", *given, interrupt=False)
+        run_command(out / "command", *given, processes=processes, interrupt=True)
+        run_command(out / "command", *given, processes=processes, interrupt=False)
 
 
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -292,7 +303,7 @@ def test_the_command_is_stopped_after_a_step_and_goes_on(two: Path, tiny_model: 
     assert all(said.startswith("0 ") for said in resumed), resumed
     assert "goes on at step 2 of 3" in resumed[0]
     assert "3 optimizer steps" in resumed[0]
-    trainers.train("sft", tiny_model, [two / "sums.yaml"], out=tmp_path / "one", overrides=ADDENDS)
+    trainers.train("sft", tiny_model, [two / "sums.yaml"], out=tmp_path / "one", overrides=LORA)
     compare_roughly(tmp_path / "one", two / "command")
     assert {file.name for file in (two / "command").iterdir()} == {file.name for file in (tmp_path / "one").iterdir()}
     assert not (two / ".command.work").exists()
@@ -305,16 +316,16 @@ def compare_roughly(alone: Path, together: Path) -> None:
         torch.testing.assert_close(other, weight, rtol=0, atol=1e-5)  # a hundredth of one step of AdamW
 
 
-def test_a_folder_that_only_one_machine_sees_is_refused(tokenizer, tmp_path: Path, monkeypatch) -> None:
+def test_a_folder_that_only_one_machine_sees_is_refused(tokenizer, tmp_path: Path) -> None:
     class Blind(ProcessGroup):
         size = 2
 
         def all_gather(self, value):
             return [value, False]
 
-    monkeypatch.setattr(processes_module, "_current", Blind())
-    with pytest.raises(RunError, match=r"not all of 2 processes see .* on a disk that all machines share"):
-        train(tokenizer, "grpo with looks at the dev slice", tmp_path)
+    with pytest.raises(RunError) as refused:
+        train(tokenizer, "grpo with evaluations on the dev slice", tmp_path, processes=Blind())
+    assert refused.value.code == "folder_not_shared"
 
 
 def compare_checkpoints(case: str, alone: Path, together: Path) -> None:
@@ -324,8 +335,8 @@ def compare_checkpoints(case: str, alone: Path, together: Path) -> None:
     folders = [path / "checkpoint" for path in (alone, together)]
     assert len({(folder / "config.json").read_text() for folder in folders}) == 1
     assert len({tuple(sorted(file.name for file in folder.iterdir())) for folder in folders}) == 1
-    if "addends" in case:
-        compare_addends(*(folder / "adapter" for folder in folders))
+    if "adapter" in case:
+        compare_lora_weights(*(folder / "adapter" for folder in folders))
     one, both = (loader.from_pretrained(folder, dtype=torch.float64) for folder in folders)
     moved = [
         float((a - b).detach().abs().max())
@@ -336,7 +347,7 @@ def compare_checkpoints(case: str, alone: Path, together: Path) -> None:
         torch.testing.assert_close(other, weight, rtol=0, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def compare_addends(alone: Path, together: Path) -> None:
+def compare_lora_weights(alone: Path, together: Path) -> None:
     one, both = (json.loads((folder / "adapter_config.json").read_text()) for folder in (alone, together))
     assert one | {"target_modules": set(one["target_modules"])} == both | {"target_modules": set(both["target_modules"])}
     ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (alone, together))

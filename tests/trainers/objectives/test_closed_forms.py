@@ -35,7 +35,7 @@ from posttrain.trainers.stage import Component, FrozenModel, Score, Stage, Train
 from posttrain.trainers.step.chunked_divergence import divergence
 from posttrain.trainers.step.logprobs import States
 from posttrain.trainers.step.optimizer_step import StepOutcome, Stepper
-from posttrain.trainers.training.trainer import make_stepper
+from posttrain.trainers.training.preparation import make_stepper
 from posttrain.trainers.training_types import RowRole, TrainingRow
 
 

@@ -90,7 +90,7 @@ def build(name: str, **settings: Any) -> tuple[Stage, Stepper, Any]:
 def first_batch(stage: Stage, stepper: Stepper) -> list[TrainingRow]:
     """What the loop would hand to the stepper."""
     stage.source.prepare()
-    rows, _ = stage.credit.assign(stage.source.batch(0).rows, stepper.scorer.look)
+    rows, _ = stage.credit.assign(stage.source.batch(0).rows, stepper.scorer.score_rows)
     return list(rows)
 
 
@@ -225,7 +225,7 @@ def test_kto(theirs: Models) -> None:
     stage, stepper, model = build("kto", data=data, beta=0.5, good_weight=1.2, bad_weight=0.8)
     stage.source.prepare()
     given = stage.source.batch(0).rows
-    rows, metrics = stage.credit.assign(given, stepper.scorer.look)
+    rows, metrics = stage.credit.assign(given, stepper.scorer.score_rows)
     term = stage.components[0].term
     mismatched = [row for row in given if row.role is RowRole.MISMATCHED]
     assert len(rows) == len(mismatched) == len(data)
@@ -549,7 +549,7 @@ def test_group_credit(tmp_path, recipe: str, peer: str, settings: dict[str, Any]
     stage, stepper, _ = build(recipe)
     rows = random_rows(num_groups=3, group_size=4)
     rows = [replace(row, reward=reward) for row, reward in zip(rows, rewards, strict=True)]
-    filled, _ = stage.credit.assign(rows, stepper.scorer.look)
+    filled, _ = stage.credit.assign(rows, stepper.scorer.score_rows)
     assert isinstance(stage.credit, GroupCredit)
     ours = [float(row.advantages[0]) for row in filled]
     assert ours == pytest.approx(their_advantages(tmp_path, peer, rewards, **settings), rel=RELATIVE, abs=1e-6)

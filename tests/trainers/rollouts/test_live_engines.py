@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from math import exp
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -283,12 +282,12 @@ def test_a_missing_vllm_is_told_before_anything_is_trained(
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
-def test_several_processes_share_no_vllm(monkeypatch: pytest.MonkeyPatch, copying: Copying) -> None:
-    monkeypatch.setattr(live_engines, "current", lambda: SimpleNamespace(size=2))
-    live_engines.check_engine("transformers")
-    for engine, said in (("vllm", "got vllm"), (copying, "got an open transformers")):
-        with pytest.raises(SettingsError, match=f"{said} with 2 processes.*train in one process"):
-            live_engines.check_engine(engine)
+def test_several_processes_share_no_vllm(copying: Copying) -> None:
+    live_engines.check_engine("transformers", 2)
+    for engine in ("vllm", copying):
+        with pytest.raises(SettingsError) as refused:
+            live_engines.check_engine(engine, 2)
+        assert refused.value.code == "engine_for_one_process"
 
 
 # ------------------------------------------------------------------------------------------------------------------- names

@@ -21,7 +21,7 @@ from posttrain.diagnose.errors import BehaviorError, SettingsError
 from posttrain.diagnose.types import Grade, GradeStatus
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.order import EpochOrder
-from posttrain.trainers.sources.policy import PolicySource, RolloutPlan, sample_graded
+from posttrain.trainers.sources.policy import PolicySource, RolloutPlan, RolloutSampler
 from posttrain.trainers.sources.prepared import PreparedRows, fixed
 from posttrain.trainers.sources.verified import sample_verified, select_verified
 from posttrain.trainers.training_types import RowRole, TrainingSet
@@ -51,7 +51,8 @@ def test_policy_source_draws_groups_afresh_and_keeps_the_samplers_numbers(model)
     engine = TinyEngine(model)
     items = TrainingSet([make_behavior()], dev_share=0).train
     plan = RolloutPlan(problems_per_batch=3, group_size=4, num_steps=2, seed=0)
-    source = PolicySource(engine, {"sums": grade_parity}, items, plan)
+    sampler = RolloutSampler(engine=engine, graders={"sums": grade_parity})
+    source = PolicySource(sampler, items, plan)
     first, second = source.batch(0), source.batch(1)
     assert engine.refreshed == 2
     assert len(first.rows) == 12
@@ -59,24 +60,28 @@ def test_policy_source_draws_groups_afresh_and_keeps_the_samplers_numbers(model)
     assert {row.group_id for row in first.rows}.isdisjoint(row.group_id for row in second.rows)
     assert all(row.sampler_logprobs is not None for row in first.rows)
     assert first.metrics["generated_tokens"] == sum(len(row.completion_ids) for row in first.rows)
-    again = PolicySource(engine, {"sums": grade_parity}, items, plan)
+    again = PolicySource(sampler, items, plan)
     assert [row.completion_ids for row in again.batch(0).rows] == [row.completion_ids for row in first.rows]
 
 
 def test_truncated_samples_fail_and_missing_grades_stay_unknown(model) -> None:
     items = TrainingSet([make_behavior(max_tokens=2)], dev_share=0).train
-    rows = sample_graded(TinyEngine(model), {"sums": grade_all(1.0)}, items, num_samples=4, temperature=1.0, seed="s")
+    rows = RolloutSampler(engine=TinyEngine(model), graders={"sums": grade_all(1.0)}).sample_problems(
+        items, num_samples=4, temperature=1.0, seed="s"
+    )
     assert {row.reward for row in rows if row.completion_ids[-1] < ENDS} == {0.0}
     assert {row.reward for row in rows if row.completion_ids[-1] >= ENDS} == {1.0}
 
     def timeout(problem, texts):
         return [Grade(status=GradeStatus.TIMEOUT, score=None) for _ in texts]
 
-    rows = sample_graded(TinyEngine(model), {"sums": timeout}, items, num_samples=2, temperature=1.0, seed="s")
+    rows = RolloutSampler(engine=TinyEngine(model), graders={"sums": timeout}).sample_problems(
+        items, num_samples=2, temperature=1.0, seed="s"
+    )
     assert {row.reward for row in rows} == {None}
-    with pytest.raises(SettingsError) as caught:
-        sample_graded(TinyEngine(model), {}, items, num_samples=2, temperature=1.0, seed="s")
-    assert caught.value.code == "no_verifier"
+    with pytest.raises(SettingsError) as refused:
+        RolloutSampler(engine=TinyEngine(model), graders={}).sample_problems(items, num_samples=2, temperature=1.0, seed="s")
+    assert refused.value.code == "no_verifier"
 
 
 def test_verified_samples_are_right_distinct_and_few_and_single_successes_stay() -> None:
@@ -98,7 +103,7 @@ def test_verified_samples_are_right_distinct_and_few_and_single_successes_stay()
 def test_nothing_verified_means_no_batches(model) -> None:
     training_set = TrainingSet([make_behavior()], dev_share=0)
     make = sample_verified(
-        TinyEngine(model), {"sums": grade_all(0.0)}, training_set, num_samples=2, temperature=1.0, max_per_problem=2, seed="s",
+        RolloutSampler(engine=TinyEngine(model), graders={"sums": grade_all(0.0)}), training_set, num_samples=2, temperature=1.0, max_per_problem=2, seed="s",
     )  # fmt: skip
     source = PreparedRows(make, rows_per_batch=4, num_steps=None, num_epochs=1, seed=0)
     num_batches, metrics = source.prepare()

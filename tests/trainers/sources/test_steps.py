@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from posttrain.diagnose.engines.base import SampleRequest
 from posttrain.diagnose.types import Grade, GradeStatus, Sampling, StopReason
+from posttrain.trainers.sources.policy import RolloutSampler
 from posttrain.trainers.sources.step_scores import by_rollouts, score_steps, step_ends, token_texts
 from posttrain.trainers.training_types import TrainingRow, TrainingSet
 
@@ -126,7 +127,9 @@ def test_a_step_is_as_right_as_the_graded_continuations_behind_it(model: Any, to
 
     engine = TinyEngine(model)
     rows = [sampled(1.0), sampled(None)]
-    score = by_rollouts(engine, {"sums": every_other}, training_set, tokenizer, num_rollouts=16, seed=0)
+    score = by_rollouts(
+        RolloutSampler(engine=engine, graders={"sums": every_other}), training_set, tokenizer, num_rollouts=16, seed=0
+    )
     drawn = engine.sample(
         [SampleRequest(key="0/0", prompt_ids=(*rows[0].prompt_ids, 3), num_samples=16)],
         Sampling(temperature=1.0, max_tokens=4),
@@ -144,7 +147,9 @@ def test_a_row_with_a_step_of_which_nothing_is_known_stays_undivided(model: Any,
     def broken(problem: Any, texts: Sequence[str]) -> list[Grade]:
         return [Grade(status=GradeStatus.ERROR, score=None) for _ in texts]
 
-    score = by_rollouts(TinyEngine(model), {"sums": broken}, training_set, tokenizer, num_rollouts=4, seed=0)
+    score = by_rollouts(
+        RolloutSampler(engine=TinyEngine(model), graders={"sums": broken}), training_set, tokenizer, num_rollouts=4, seed=0
+    )
     divided, whole = score_steps(tokenizer, "t4", score)([], [sampled(1.0), replace(sampled(1.0), completion_ids=(3,))], 0)
     assert (divided.step_ends, divided.step_scores) == ((), ())
     assert (whole.step_ends, whole.step_scores) == ((0,), (1.0,))  # a single step is as right as the answer

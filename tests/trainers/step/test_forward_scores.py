@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.recipes.registry import find_recipe
 from posttrain.trainers.stage import Score, TrainingInputs
-from posttrain.trainers.step.forward_scores import Scorer
+from posttrain.trainers.step.forward_scores import Scorer, ScoringModel
 from posttrain.trainers.step.logprobs import find_shortcuts
 from posttrain.trainers.training_types import TrainingSet
 
@@ -26,12 +26,13 @@ def test_the_reference_stays_where_it_was_in_every_precision() -> None:
     stage = find_recipe("dpo").build(inputs, load_config("dpo"))
     rows = random_rows()
     for dtype in (torch.float32, torch.bfloat16):
-        scorer = Scorer.for_stage(model, stage, find_shortcuts(model), dtype)
-        before = [torch.tensor(each) for each in scorer.look(rows, Score.REFERENCE)]
+        policy = ScoringModel(model=model, shortcuts=find_shortcuts(model))
+        scorer = Scorer.for_policy(policy, stage.needs, dtype, scalar_head=stage.scalar_head)
+        before = [torch.tensor(each) for each in scorer.score_rows(rows, Score.REFERENCE)]
         with torch.no_grad():
             for layer in model.model.layers:
                 layer.mlp.down_proj.weight.add_(0.3)
-        after = [torch.tensor(each) for each in scorer.look(rows, Score.REFERENCE)]
-        moved = [torch.tensor(each) for each in scorer.look(rows, Score.POLICY)]
+        after = [torch.tensor(each) for each in scorer.score_rows(rows, Score.REFERENCE)]
+        moved = [torch.tensor(each) for each in scorer.score_rows(rows, Score.POLICY)]
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)), dtype
         assert not all(torch.equal(a, b) for a, b in zip(before, moved, strict=True)), dtype

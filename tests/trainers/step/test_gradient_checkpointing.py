@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.training import TinyEngine, grade_parity, make_behavior, random_rows, tiny_llama
+from helpers.training import grade_parity, make_inputs, random_rows, tiny_llama
 from helpers.training import gradient as helper_gradient
 from transformers import OPTConfig, OPTForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -13,10 +13,8 @@ from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.recipes.registry import find_recipe
-from posttrain.trainers.stage import TrainingInputs
 from posttrain.trainers.step.gradient_checkpointing import enable_gradient_checkpointing
-from posttrain.trainers.training.trainer import make_stepper
-from posttrain.trainers.training_types import TrainingSet
+from posttrain.trainers.training.preparation import make_stepper
 
 SETTINGS = ["autocast=float32", "kl_weight=0.1"]
 
@@ -28,10 +26,7 @@ def gradient(tokenizer, *, recompute: bool, lora: bool) -> tuple[dict[str, torch
     adapter = LoraAdapter(model, config) if lora else None
     if recompute:
         enable_gradient_checkpointing(model)
-    inputs = TrainingInputs(
-        engine=TinyEngine(model), training_set=TrainingSet([make_behavior()]), graders={"sums": grade_parity},
-        model=model, tokenizer=tokenizer,
-    )  # fmt: skip
+    inputs = make_inputs(model, tokenizer, grade=grade_parity)
     stepper = make_stepper(find_recipe("grpo").build(inputs, config), inputs, config, adapter)
     runs: list[None] = []
     first = next(module for module in model.modules() if isinstance(module, LlamaDecoderLayer))

@@ -26,7 +26,7 @@ from posttrain.trainers.recipes.grpo import GrpoConfig
 from posttrain.trainers.stage import Component, ForwardScores, FrozenModel, Level, Stage, TrainingInputs
 from posttrain.trainers.step.forward_scores import Scorer
 from posttrain.trainers.step.optimizer_step import StepOutcome, Stepper
-from posttrain.trainers.training.trainer import make_stepper
+from posttrain.trainers.training.preparation import make_stepper
 from posttrain.trainers.training_types import RowRole, TrainingRow
 
 Make = Callable[..., tuple[Stage, Stepper]]

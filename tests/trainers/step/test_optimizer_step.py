@@ -20,7 +20,7 @@ from posttrain.trainers.objectives.reductions import sequence_mean, token_mean
 from posttrain.trainers.recipes.grpo import GrpoConfig
 from posttrain.trainers.stage import Component, Reduction, Score, Stage, Term, TrainingInputs
 from posttrain.trainers.step.optimizer_step import Stepper, StepStatus
-from posttrain.trainers.training.trainer import make_stepper as stepper_of
+from posttrain.trainers.training.preparation import make_stepper as stepper_of
 
 
 def make_stepper(
@@ -145,11 +145,11 @@ def test_the_reference_stays_where_the_policy_started_in_bfloat16() -> None:
     wide = LlamaConfig(vocab_size=32, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
     model = LlamaForCausalLM(wide).eval()
     scorer, rows = make_stepper(model, [Nll(), KlToReference()], autocast="bfloat16").scorer, random_rows()
-    before = {score: scorer.look(rows, score) for score in (Score.POLICY, Score.REFERENCE)}
+    before = {score: scorer.score_rows(rows, score) for score in (Score.POLICY, Score.REFERENCE)}
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
-    after = {score: scorer.look(rows, score) for score in before}
+    after = {score: scorer.score_rows(rows, score) for score in before}
     assert max(abs(a - b).max() for a, b in zip(before[Score.POLICY], after[Score.POLICY], strict=True)) > 0.1
     for a, b in zip(before[Score.REFERENCE], after[Score.REFERENCE], strict=True):
         np.testing.assert_array_equal(a, b)

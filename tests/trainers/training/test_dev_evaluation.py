@@ -1,4 +1,4 @@
-"""What a look at the dev slice measures, and what the loop makes of it."""
+"""What an evaluation on the dev slice measures, and what the loop makes of it."""
 
 from __future__ import annotations
 
@@ -8,55 +8,54 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.training import TinyEngine, grade_parity, make_behavior, tiny_llama
+from helpers.training import TinyEngine, grade_parity, make_behavior, make_inputs, tiny_llama
 
 from posttrain import trainers
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 from posttrain.diagnose.errors import SettingsError
+from posttrain.trainers.distributed.processes import ProcessGroup
 from posttrain.trainers.models.ema import EmaWeights
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.recipes.registry import find_recipe
-from posttrain.trainers.sources.policy import sample_graded
-from posttrain.trainers.stage import TrainingInputs
-from posttrain.trainers.step.forward_scores import Scorer
+from posttrain.trainers.sources.policy import RolloutSampler, sampler_of
+from posttrain.trainers.step.forward_scores import Scorer, ScoringModel
 from posttrain.trainers.step.logprobs import find_shortcuts
-from posttrain.trainers.training.dev_evaluation import DevEvaluation, dev_looks
-from posttrain.trainers.training.trainer import Ending, run_recipe
+from posttrain.trainers.training.dev_evaluation import DevEvaluation, DevEvaluator
+from posttrain.trainers.training.result import Ending
+from posttrain.trainers.training.trainer import run_recipe
 from posttrain.trainers.training_types import TrainingSet
 
 
-def train(model, tokenizer, out: Path, looks: Sequence[float], *more: str):
+def train(model, tokenizer, out: Path, scores: Sequence[float], *more: str):
     config = load_config("sft", None, ["autocast=float32", "learning_rate=1e-2", "rows_per_batch=3", "eval_every=1", *more])
-    given = iter(looks)
+    given = iter(scores)
 
     def evaluate(scorer: object) -> DevEvaluation:
         passed = next(given)
         return DevEvaluation(score=passed, pass_at_1=passed, metrics={"pass_at_1": passed})
 
-    return run_recipe(
-        "sft", model, tokenizer, TinyEngine(model), TrainingSet([make_behavior()]), None, config, out=out,
-        evaluate=evaluate,
-    )  # fmt: skip
+    return run_recipe("sft", make_inputs(model, tokenizer), config, out=out, evaluate=evaluate)
 
 
-def test_a_look_measures_what_it_says(tokenizer) -> None:
+def test_an_evaluation_measures_what_it_says(tokenizer) -> None:
     model, start = tiny_llama(), tiny_llama()
     engine = TransformersEngine.from_model(model, tokenizer, sample_dtype="float32")
     tiny = TinyEngine(model)
     engine.sample, engine.codec = tiny.sample, tiny.codec
     training_set = TrainingSet([make_behavior(num_train=16)], dev_share=0.3)
-    graders = {"sums": grade_parity}
-    look = dev_looks(engine, graders, training_set, num_samples=3, seed=5)
-    inputs = TrainingInputs(engine=engine, training_set=training_set, graders=graders, model=model, tokenizer=tokenizer)
+    inputs = make_inputs(model, tokenizer, grade=grade_parity, engine=engine, training_set=training_set)
+    evaluate = DevEvaluator(sampler_of(inputs), training_set, num_samples=3, seed=5)
     stage = find_recipe("sft").build(inputs, load_config("sft"))
-    scorer = Scorer.for_stage(model, stage, find_shortcuts(model), torch.float32, keep_reference=True)
-    assert look(scorer).metrics["kl_to_start"] == pytest.approx(0.0, abs=1e-6)
+    policy = ScoringModel(model=model, shortcuts=find_shortcuts(model))
+    scorer = Scorer.for_policy(policy, stage.needs, torch.float32, keep_reference=True)
+    assert evaluate(scorer).metrics["kl_to_start"] == pytest.approx(0.0, abs=1e-6)
     with torch.no_grad():
         model.lm_head.weight.add_(0.2 * torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0)))
-    found = look(scorer)
-    assert look(scorer) == found  # the same seeds
+    found = evaluate(scorer)
+    assert evaluate(scorer) == found  # the same seeds
 
-    rows = sample_graded(tiny, graders, training_set.dev, num_samples=3, temperature=1.0, seed="dev|5")
+    sampler = RolloutSampler(engine=tiny, graders=inputs.graders)
+    rows = sampler.sample_problems(training_set.dev, num_samples=3, temperature=1.0, seed="dev|5")
     entropies, divergences = [], []
     for row in rows:
         ids = torch.tensor([row.prompt_ids + row.completion_ids])
@@ -75,7 +74,7 @@ def test_a_look_measures_what_it_says(tokenizer) -> None:
     for name, value in expected.items():
         assert found.metrics[name] == pytest.approx(value, abs=1e-5), name
     assert found.score == found.pass_at_1 == expected["pass_at_1"]
-    ungraded = dev_looks(engine, None, training_set, num_samples=3, seed=5)(scorer)
+    ungraded = DevEvaluator(sampler_of(inputs, graded=False), training_set, num_samples=3, seed=5)(scorer)
     assert ungraded.pass_at_1 is None
     assert ungraded.score == found.metrics["reference_logprob"] < 0
 
@@ -96,14 +95,15 @@ def test_attrition_ends_the_run_and_the_best_checkpoint_stays(model, tokenizer, 
     assert "1 optimizer steps" in card
 
 
-def test_settings_that_need_a_look_are_refused_without_one(model, tokenizer, tmp_path: Path) -> None:
+def test_settings_that_need_an_evaluation_are_refused_without_one(model, tokenizer, tmp_path: Path) -> None:
     for setting in ("target=0.5", "max_dev_loss=0.1"):
         config = load_config("sft", None, [setting])
-        with pytest.raises(SettingsError, match="eval_every is not set"):
-            run_recipe("sft", model, tokenizer, TinyEngine(model), TrainingSet([make_behavior()]), None, config, out=tmp_path)
+        with pytest.raises(SettingsError) as refused:
+            run_recipe("sft", make_inputs(model, tokenizer), config, out=tmp_path)
+        assert refused.value.code == "missing_eval_every"
 
 
-def test_the_average_is_what_is_looked_at_and_saved(model, tokenizer, tmp_path: Path) -> None:
+def test_the_average_is_what_is_evaluated_and_saved(model, tokenizer, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     weights, seen = [model.lm_head.weight.detach().clone()], []
@@ -121,10 +121,7 @@ def test_the_average_is_what_is_looked_at_and_saved(model, tokenizer, tmp_path: 
         if record["event"] == "step":
             weights.append(model.lm_head.weight.detach().clone())
 
-    result = run_recipe(
-        "sft", model, tokenizer, TinyEngine(model), TrainingSet([make_behavior()]), None, config, out=tmp_path,
-        evaluate=evaluate, on_step=on_step,
-    )  # fmt: skip
+    result = run_recipe("sft", make_inputs(model, tokenizer), config, out=tmp_path, evaluate=evaluate, on_step=on_step)
     average = weights[0]
     for each in weights[1:]:
         average = 0.7 * average + 0.3 * each
@@ -137,14 +134,14 @@ def test_the_average_is_what_is_looked_at_and_saved(model, tokenizer, tmp_path: 
 
 def test_the_model_returns_from_its_average_whatever_happens() -> None:
     parameter = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-    average = EmaWeights([parameter], 0.9)
+    average = EmaWeights([parameter], 0.9, ProcessGroup())
     with torch.no_grad():
         parameter.fill_(1 / 3)
     average.update()
     before = [parameter.detach().clone(), average.values[0].clone()]
 
     def stop() -> None:
-        with average.in_place():
+        with average.swapped_in():
             assert torch.equal(parameter, before[1])
             raise RuntimeError
 
@@ -154,19 +151,20 @@ def test_the_model_returns_from_its_average_whatever_happens() -> None:
     assert torch.equal(average.values[0], before[1])
 
 
-def test_the_command_looks_before_and_after(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_the_command_evaluates_before_and_after(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
     overrides = ["num_steps=2", "rows_per_batch=2", "eval_every=1", "dev_share=0.3", "eval_samples=2", "learning_rate=1e-3"]
     out = tmp_path / "ckpt"
     trainers.train("sft", tiny_model, [sums_file], out=out, overrides=overrides)
     log = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
-    looks = [record for record in log if record["event"] == "dev"]
-    assert [record["step"] for record in looks] == [-1, 0, 1]
+    evaluations = [record for record in log if record["event"] == "dev"]
+    assert [record["step"] for record in evaluations] == [-1, 0, 1]
     wanted = {"dev_score", "pass_at_1", "truncated", "length", "entropy", "kl_to_start", "reference_logprob"}
-    assert all(wanted <= set(record) for record in looks)
-    assert looks[0]["kl_to_start"] == pytest.approx(0.0, abs=1e-5)
-    assert looks[2]["kl_to_start"] > 0
+    assert all(wanted <= set(record) for record in evaluations)
+    assert evaluations[0]["kl_to_start"] == pytest.approx(0.0, abs=1e-5)
+    assert evaluations[2]["kl_to_start"] > 0
     card = (out / "README.md").read_text()
     assert "| | before | after |" in card
-    assert f"| log-probability of references, nats per token | {looks[0]['reference_logprob']:.4g} |" in card
-    with pytest.raises(SettingsError, match="reward_model makes none"):
+    assert f"| log-probability of references, nats per token | {evaluations[0]['reference_logprob']:.4g} |" in card
+    with pytest.raises(SettingsError) as refused:
         trainers.train("reward_model", tiny_model, [sums_file], out=tmp_path / "rm", overrides=["eval_every=1"])
+    assert refused.value.code == "nothing_to_evaluate"

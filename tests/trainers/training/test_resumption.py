@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -11,18 +12,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.training import TinyEngine, grade_all, grade_parity, make_behavior, random_rows, tiny_llama
+from helpers.training import TinyEngine, grade_all, grade_parity, make_behavior, make_inputs, random_rows, tiny_llama
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.types import Grade, GradeStatus, Reference
 from posttrain.trainers.distributed.interrupts import StoppedAtOnceError, held_interrupts
+from posttrain.trainers.distributed.processes import ProcessGroup
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.row_json import row_from_json, row_to_json
-from posttrain.trainers.training.dev_evaluation import dev_looks
-from posttrain.trainers.training.resume_state import StoredTensors, find_state, read_state, write_state
-from posttrain.trainers.training.trainer import TrainingResult, run_recipe
+from posttrain.trainers.sources.policy import PolicySource, RolloutSampler
+from posttrain.trainers.step.optimizer_step import Stepper
+from posttrain.trainers.training.dev_evaluation import DevEvaluator
+from posttrain.trainers.training.result import TrainingResult
+from posttrain.trainers.training.resume_state import ResumeStore, StoredTensors, find_state, write_synced
+from posttrain.trainers.training.trainer import run_recipe
 from posttrain.trainers.training_types import RowRole, TrainingSet
 
 SAMPLED = ["problems_per_batch=3", "group_size=4", "num_steps=6"]
@@ -47,7 +52,9 @@ class Stopped:
             raise KeyboardInterrupt
 
 
-def train(name: str, tokenizer, out: Path, *more: str, on_step=None, look: bool = False, grade=None):
+def train(
+    name: str, tokenizer, out: Path, *more: str, on_step=None, evaluated: bool = False, grade=None, wrap=lambda evaluate: evaluate
+):
     """Always from the weights of the start, as a second process would."""
     model = tiny_llama()
     training_set = TrainingSet([guided_behavior() if name == "guided_grpo" else make_behavior(num_train=12)])
@@ -55,9 +62,11 @@ def train(name: str, tokenizer, out: Path, *more: str, on_step=None, look: bool 
     engine = TinyEngine(model)
     grade = grade or (grade_few if name == "guided_grpo" else grade_parity)
     evaluate = None
-    if look:
-        evaluate = dev_looks(_Scoring(engine), {"sums": grade}, training_set, num_samples=2, seed=0)
-    result = run_recipe(name, model, tokenizer, engine, training_set, grade, config, out=out, on_step=on_step, evaluate=evaluate)
+    if evaluated:
+        sampler = RolloutSampler(engine=_Scoring(engine), graders={"sums": grade})
+        evaluate = wrap(DevEvaluator(sampler, training_set, num_samples=2, seed=0))
+    inputs = make_inputs(model, tokenizer, grade=grade, engine=engine, training_set=training_set)
+    result = run_recipe(name, inputs, config, out=out, on_step=on_step, evaluate=evaluate)
     return model, result
 
 
@@ -149,30 +158,28 @@ def test_rounds_keep_the_rows_of_a_model_that_is_gone(tokenizer, tmp_path: Path)
     found = find_state(tmp_path)
     assert found is not None
     source = json.loads((found / "state.json").read_text())["source"]
-    assert source["drawn_in"] == 1
+    assert source["sampled_in"] == 1
     assert source["rows"]
 
 
 @pytest.mark.parametrize("event", ["step", "dev"])
-def test_looks_averages_and_best_checkpoints_resume_too(event: str, tokenizer, tmp_path: Path) -> None:
+def test_evaluations_averages_and_best_checkpoints_resume_too(event: str, tokenizer, tmp_path: Path) -> None:
     more = ["eval_every=2", "patience=3", "ema_decay=0.5", "dev_share=0.3"]
-    whole = train("sft", tokenizer, tmp_path / "whole", *more, look=True)
+    whole = train("sft", tokenizer, tmp_path / "whole", *more, evaluated=True)
     with pytest.raises(KeyboardInterrupt):
-        train("sft", tokenizer, tmp_path / "cut", *more, look=True, on_step=Stopped(event, 3))
-    resumed = train("sft", tokenizer, tmp_path / "cut", *more, look=True)
+        train("sft", tokenizer, tmp_path / "cut", *more, evaluated=True, on_step=Stopped(event, 3))
+    resumed = train("sft", tokenizer, tmp_path / "cut", *more, evaluated=True)
     compare(whole, resumed)
     assert sum(record["event"] == "dev" for record in numbers(resumed[1])) == 4
     saved = [(result.checkpoint / "model.safetensors").read_bytes() for _, result in (whole, resumed)]
     assert saved[0] == saved[1]
 
 
-@pytest.mark.parametrize("where", ["sampling", "training", "looking"])
+@pytest.mark.parametrize("where", ["sampling", "training", "evaluating"])
 def test_a_stop_within_a_step_goes_back_to_its_begin(where: str, tokenizer, tmp_path: Path, monkeypatch) -> None:
     """Half a step has moved the guide, or the weights of nothing: neither may be kept."""
-    from posttrain.trainers.step import optimizer_step
-
     more = ["eval_every=2", "dev_share=0.3"]
-    whole = train("guided_grpo", tokenizer, tmp_path / "whole", *more, look=True)
+    whole = train("guided_grpo", tokenizer, tmp_path / "whole", *more, evaluated=True)
     calls = 0
 
     def stop_at_the_third(function):
@@ -188,18 +195,13 @@ def test_a_stop_within_a_step_goes_back_to_its_begin(where: str, tokenizer, tmp_
 
     with monkeypatch.context() as patch:
         if where == "sampling":
-            from posttrain.trainers.sources.policy import PolicySource
-
             patch.setattr(PolicySource, "batch", stop_at_the_third(PolicySource.batch))
         elif where == "training":
-            patch.setattr(optimizer_step.Stepper, "accumulate", stop_at_the_third(optimizer_step.Stepper.accumulate))
-        else:
-            from posttrain.trainers.training import dev_evaluation
-
-            patch.setattr(dev_evaluation, "_of_policy", stop_at_the_third(dev_evaluation._of_policy))
+            patch.setattr(Stepper, "accumulate", stop_at_the_third(Stepper.accumulate))
+        wrap = stop_at_the_third if where == "evaluating" else lambda evaluate: evaluate
         with pytest.raises(KeyboardInterrupt):
-            train("guided_grpo", tokenizer, tmp_path / "cut", *more, look=True)
-    compare(whole, train("guided_grpo", tokenizer, tmp_path / "cut", *more, look=True))
+            train("guided_grpo", tokenizer, tmp_path / "cut", *more, evaluated=True, wrap=wrap)
+    compare(whole, train("guided_grpo", tokenizer, tmp_path / "cut", *more, evaluated=True))
 
 
 def test_a_killed_run_goes_on_from_its_last_state(tokenizer, tmp_path: Path) -> None:
@@ -219,26 +221,28 @@ def test_a_killed_run_goes_on_from_its_last_state(tokenizer, tmp_path: Path) -> 
     assert (tmp_path / "cut" / "checkpoint-6").is_dir()
 
 
-def test_the_old_state_stays_until_the_new_one_is_whole(tokenizer, tmp_path: Path, monkeypatch) -> None:
-    from posttrain.trainers.training import resume_state
+def write_to_a_full_disk(file: Path, content) -> None:
+    """Write the tensors; the disk is full in the middle of the record."""
+    if isinstance(content, str):
+        file.write_text("{")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    write_synced(file, content)
 
-    write, calls = resume_state._write, []
 
-    def full_at_the_fourth(file, content) -> None:
-        calls.append(file)
-        if len(calls) == 4:  # the second file of the second state
-            file.write_text("{")
-            raise OSError("no space left on device")
-        write(file, content)
-
+def test_the_old_state_stays_until_the_new_one_is_whole(tokenizer, tmp_path: Path) -> None:
     whole = train("grpo", tokenizer, tmp_path / "whole", "save_every=2")
-    with monkeypatch.context() as patch:
-        patch.setattr(resume_state, "_write", full_at_the_fourth)
-        with pytest.raises(OSError, match="no space left"):
-            train("grpo", tokenizer, tmp_path / "cut", "save_every=2")
-    found = find_state(tmp_path / "cut")
-    assert found is not None
-    assert found.name == "training_state-2"
+    with pytest.raises(KeyboardInterrupt):
+        train("grpo", tokenizer, tmp_path / "cut", "save_every=2", on_step=Stopped("step", 1))
+    left = find_state(tmp_path / "cut")
+    assert left is not None
+    assert left.name == "training_state-2"
+    files = {path.name for path in (tmp_path / "cut").iterdir()}
+    store = ResumeStore(tmp_path / "cut", {}, ProcessGroup(), write_file=write_to_a_full_disk)
+    with pytest.raises(OSError, match="No space left") as full:
+        store.write(4, {"log_bytes": 0}, {"a": torch.zeros(2)})
+    assert full.value.errno == errno.ENOSPC
+    assert find_state(tmp_path / "cut") == left
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == files
     compare(whole, train("grpo", tokenizer, tmp_path / "cut", "save_every=2"))
 
 
@@ -252,37 +256,46 @@ def test_what_a_kill_left_half_written_is_no_state_and_is_swept(tokenizer, tmp_p
 
 
 def test_a_state_of_the_same_step_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
-    """After a stop right before a look, the look is made and the same step is kept again."""
-    for looks in (0, 1):
-        write_state(tmp_path, 3, {"looks": looks}, {"a": torch.tensor([float(looks)])}, {})
-        found = find_state(tmp_path)
-        assert found is not None
-        assert read_state(found, {})["looks"] == looks
-        assert StoredTensors(found).read_full("a") == looks
+    """After a stop right before an evaluation, the evaluation is made and the same step is kept again."""
+    store = ResumeStore(tmp_path, {}, ProcessGroup())
+    for number in (0, 1):
+        store.write(3, {"number": number}, {"a": torch.tensor([float(number)])})
+        state = store.read()
+        assert state is not None
+        assert state.record["number"] == number
+        assert state.tensors.read_full("a") == number
     assert len(list(tmp_path.iterdir())) == 1
-    next(found.glob("tensors-*")).unlink()
-    with pytest.raises(RunError, match="0 of 1 files of tensors"):
-        read_state(found, {})
+    next(tmp_path.glob("training_state-*/tensors-*")).unlink()
+    with pytest.raises(RunError) as refused:
+        store.read()
+    assert refused.value.code == "unreadable_state"
+
+
+class OneOfMany(ProcessGroup):
+    """A process that holds the rows that it is told."""
+
+    def __init__(self, first: int, end: int) -> None:
+        self._rows = first, end
+
+    def row_range(self, weight: torch.Tensor) -> tuple[int, int]:
+        return self._rows
 
 
 @pytest.mark.parametrize("readers", [1, 2, 4, 5])
-def test_rows_are_found_in_whichever_files_hold_them(readers: int, tmp_path: Path, monkeypatch) -> None:
+def test_rows_are_found_in_whichever_files_hold_them(readers: int, tmp_path: Path) -> None:
     """Three processes wrote tensors of 7, 5 and 1 rows, so that the last one had few of them or none."""
-    from posttrain.trainers.training import resume_state
-
     wholes = {str(height): torch.randn(height, 3) for height in (7, 5, 1)}
     for rank in range(3):
         parts = {name: rows_of(value, rank, 3) for name, value in wholes.items()}
         save_file(
             {name: part.contiguous() for name, part in parts.items()}, tmp_path / f"tensors-0000{rank + 1}-of-00003.safetensors"
         )
-    stored = StoredTensors(tmp_path)
     for name, value in wholes.items():
         expected = [rows_of(value, rank, readers) for rank in range(readers)]
         assert torch.equal(torch.cat(expected), value)
         for rank, part in enumerate(expected):
             first = sum(len(other) for other in expected[:rank])
-            monkeypatch.setattr(resume_state, "row_range", lambda like, first=first, part=part: (first, first + len(part)))
+            stored = StoredTensors(tmp_path, OneOfMany(first, first + len(part)))
             assert torch.equal(stored.read_shard(name, value), part)
 
 
@@ -294,8 +307,9 @@ def rows_of(value: torch.Tensor, rank: int, size: int) -> torch.Tensor:
 def test_other_settings_are_refused_with_the_difference(tokenizer, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train("sft", tokenizer, tmp_path, on_step=Stopped("step", 1))
-    with pytest.raises(RunError, match=r"betas: there \[0.9, 0.95\], here \[0.9, 0.99\]"):
+    with pytest.raises(RunError, match=r"betas: there \[0.9, 0.95\], here \[0.9, 0.99\]") as refused:
         train("sft", tokenizer, tmp_path, "betas=[0.9, 0.99]")
+    assert refused.value.code == "other_settings"
     assert find_state(tmp_path) is not None
 
 
@@ -339,8 +353,6 @@ def test_rows_survive_json() -> None:
 
 def test_the_command_resumes(sums_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
     from posttrain.cli import app
-    from posttrain.trainers.step.optimizer_step import Stepper
-    from posttrain.trainers.training import trainer
 
     def command(out: str, *more: str):
         settings = ["num_steps=4", "rows_per_batch=3", "learning_rate=1e-3", *more]
@@ -357,7 +369,7 @@ def test_the_command_resumes(sums_file: Path, tiny_model: Path, tmp_path: Path, 
         return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Stepper, "step", stopped_at_the_third)
+        patch.setattr(Stepper, "step", stopped_at_the_third)
         assert command("cut").exit_code != 0
     work = tmp_path / ".cut.work"
     assert not (tmp_path / "cut").exists()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.training import TinyEngine, grade_all, grade_parity, make_behavior, tiny_llama
+from helpers.training import grade_all, grade_parity, make_behavior, make_inputs, tiny_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.diagnose.errors import NonFiniteError, SettingsError, UserError
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.training.dev_evaluation import DevEvaluation
-from posttrain.trainers.training.trainer import Ending, TrainingResult, run_recipe
+from posttrain.trainers.training.result import Ending, TrainingResult
+from posttrain.trainers.training.trainer import run_recipe
 from posttrain.trainers.training_types import MeasuredProblemError, TrainingSet
 
 SETTINGS = {
@@ -25,10 +27,7 @@ SETTINGS = {
 
 def train(name: str, model, tokenizer, out: Path, *more: str, grade=None, **arguments) -> TrainingResult:
     config = load_config(name, None, ["autocast=float32", "learning_rate=1e-2", *SETTINGS[name], *more])
-    return run_recipe(
-        name, model, tokenizer, TinyEngine(model), TrainingSet([make_behavior()]), grade or grade_parity, config,
-        out=out, **arguments,
-    )  # fmt: skip
+    return run_recipe(name, make_inputs(model, tokenizer, grade=grade or grade_parity), config, out=out, **arguments)
 
 
 def lines(result_log: Path) -> list[dict]:
@@ -112,7 +111,7 @@ def test_an_interrupt_keeps_the_steps_so_far(model, tokenizer, tmp_path: Path) -
     assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
 
 
-def test_dev_looks_choose_the_checkpoint_and_stop_early(model, tokenizer, tmp_path: Path) -> None:
+def test_dev_evaluations_choose_the_checkpoint_and_stop_early(model, tokenizer, tmp_path: Path) -> None:
     scores = iter([0.7, 0.1, 0.5, 0.4, 0.3, 0.9])  # the first one is the start's, which is no candidate
     weights = []
 
@@ -139,33 +138,37 @@ def test_updates_per_batch_are_counted(model, tokenizer, tmp_path: Path) -> None
 
 
 def test_what_cannot_work_is_refused_before_it_starts(model, tokenizer, tmp_path: Path) -> None:
-    training_set = TrainingSet([make_behavior()])
-    engine = TinyEngine(model)
-    sft, grpo = load_config("sft"), load_config("grpo")
-    with pytest.raises(SettingsError, match="GrpoConfig"):
-        run_recipe("grpo", model, tokenizer, engine, training_set, grade_parity, sft, out=tmp_path)
-    with pytest.raises(SettingsError, match="verifier"):
-        run_recipe("grpo", model, tokenizer, engine, training_set, None, grpo, out=tmp_path)
-    with pytest.raises(SettingsError, match="evaluate"):
+    graded, ungraded = make_inputs(model, tokenizer, grade=grade_parity), make_inputs(model, tokenizer)
+    with pytest.raises(SettingsError) as refused:
+        run_recipe("grpo", graded, load_config("sft"), out=tmp_path)
+    assert refused.value.code == "other_recipes_config"
+    with pytest.raises(SettingsError) as refused:
+        run_recipe("grpo", ungraded, load_config("grpo"), out=tmp_path)
+    assert refused.value.code == "missing_input"
+    with pytest.raises(SettingsError) as refused:
         train("sft", model, tokenizer, tmp_path, "eval_every=1")
+    assert refused.value.code == "missing_evaluation"
 
 
-def test_the_loop_refuses_rows_that_a_source_should_not_have(model, tokenizer, tmp_path: Path, monkeypatch) -> None:
-    training_set = TrainingSet([make_behavior()])
-    training_set._train_ids = set()
+class Closed(TrainingSet):
+    """A training set that was emptied after its problems were read: no row stems from it."""
+
+    def require_train(self, rows) -> None:
+        other = TrainingSet([replace(make_behavior(), name="others")])
+        other.require_train(rows)
+
+
+def test_the_loop_refuses_rows_that_a_source_should_not_have(model, tokenizer, tmp_path: Path) -> None:
+    inputs = make_inputs(model, tokenizer, training_set=Closed([make_behavior()]))
     with pytest.raises(MeasuredProblemError):
-        run_recipe(
-            "sft", model, tokenizer, TinyEngine(model), training_set, None, load_config("sft", None, ["autocast=float32"]),
-            out=tmp_path,
-        )  # fmt: skip
+        run_recipe("sft", inputs, load_config("sft", None, ["autocast=float32"]), out=tmp_path)
 
 
 def test_sft_without_references_says_what_to_do(model, tokenizer, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     behavior = make_behavior()
     bare = replace(behavior, problems=tuple(replace(problem, references=()) for problem in behavior.problems))
+    inputs = make_inputs(model, tokenizer, training_set=TrainingSet([bare]))
     with pytest.raises(UserError) as caught:
-        run_recipe("sft", model, tokenizer, TinyEngine(model), TrainingSet([bare]), None, load_config("sft"), out=tmp_path)
+        run_recipe("sft", inputs, load_config("sft"), out=tmp_path)
     assert caught.value.code == "missing_input"
     assert "references" in str(caught.value)

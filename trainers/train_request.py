@@ -1,0 +1,122 @@
+"""What a training run is asked for: one frozen request, checked when it is made, the same from Python and from the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from posttrain.diagnose.behaviors.splits import normalise
+from posttrain.diagnose.engines.base import TakesWeights
+from posttrain.diagnose.errors import RunError, SettingsError
+from posttrain.diagnose.stage_catalogue import HOW_TO_GIVE, STAGES, Need, available_needs
+from posttrain.diagnose.types import Behavior, Split
+from posttrain.trainers.config import TrainingConfig
+from posttrain.trainers.recipes.overrides import load_config
+from posttrain.trainers.recipes.registry import RECIPES
+from posttrain.trainers.training_types import TrainingSet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainRequest:
+    """One stage to be trained.
+
+    Raises:
+        SettingsError: What is given contradicts itself or is not what the stage needs.
+        RunError: The folder of the checkpoint exists already.
+        UserError: There is nothing to train on; see `TrainingSet`.
+    """
+
+    stage: str
+    """Name of a recipe."""
+    model: str
+    """A MODEL: a Hugging Face directory or id, a GGUF file, or `demo`."""
+    behaviors: tuple[Behavior, ...]
+    """Their train split is learned from."""
+    config: TrainingConfig
+    """Of the recipe's config class."""
+    out: Path
+    """Folder of the checkpoint, which is not there yet."""
+    data: str | Path | None = None
+    """JSONL or parquet file of rows."""
+    from_run: str | Path | None = None
+    """Folder of a diagnosis whose train samples are learned from."""
+    teacher: str | Path | None = None
+    earlier: str | Path | None = None
+    engine: TakesWeights | None = None
+    """An open engine, used in place of the one that the config names."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        if self.data and self.from_run:
+            raise SettingsError(
+                "train: got --data and --from; give one of them: a stage learns from rows of one origin",
+                code="two_origins_of_rows",
+            )
+        for behavior in self.behaviors:
+            lacking = [need for need in STAGES[self.stage].needs if need not in self.available(behavior)]
+            if lacking:
+                raise SettingsError(
+                    f"train {self.stage}: {'; '.join(HOW_TO_GIVE[need] for need in lacking)} for {behavior.name}; give that, or "
+                    "name another stage (see `posttrain stages`)",
+                    code="missing_input",
+                )
+        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            raise RunError(f"--out {self.out}: exists already; give a new folder for the checkpoint", code="out_exists")
+        refuse_shared_problems(self.behaviors)
+        self.make_training_set()
+
+    def make_training_set(self) -> TrainingSet:
+        """Return the train problems of the behaviors, with the dev slice cut off."""
+        return TrainingSet(self.behaviors, dev_share=self.config.dev_share)
+
+    def available(self, behavior: Behavior) -> frozenset[Need]:
+        """Return what a stage can learn from. Data may be of any kind: the stage itself refuses the wrong one."""
+        other = bool(self.teacher or self.earlier)
+        found = available_needs(behavior, teacher=other, earlier=other)
+        if self.data:
+            found |= {Need.REFERENCES, Need.PAIRS, Need.STEP_FEEDBACK}
+        if Need.VERIFIER in found:  # samples that it calls right and wrong are pairs, and rollouts behind a step judge the step
+            found |= {Need.PAIRS, Need.STEP_FEEDBACK}
+        return found
+
+
+def resolve_config(
+    stage: str, config: str | Path | None, overrides: Sequence[str], seed: int | None, engine: str | None = None
+) -> TrainingConfig:
+    """Return the settings of a stage; seed and engine win over the file and the overrides where they are given.
+
+    Raises:
+        SettingsError: No such stage, a stage that trains nothing, or settings that it does not have.
+    """
+    if stage not in RECIPES:
+        why = "trains nothing" if stage in STAGES else "is no stage"
+        raise SettingsError(f"stage: got {stage!r}, which {why}; allowed are {', '.join(RECIPES)}", code="unknown_stage")
+    own = [f"{key}={json.dumps(value)}" for key, value in (("seed", seed), ("engine", engine)) if value is not None]
+    return load_config(stage, Path(config) if config else None, [*overrides, *own])
+
+
+def refuse_shared_problems(behaviors: Sequence[Behavior]) -> None:
+    """Refuse behaviors of which one trains on what another measures: the split of each knows only its own problems.
+
+    Raises:
+        SettingsError: Two behaviors share a problem in that way.
+    """
+
+    def questions(splits: set[Split]) -> dict[tuple[str, str], str]:
+        return {
+            (normalise(p.prompt if isinstance(p.prompt, str) else p.prompt[-1].content), normalise(p.answer)): f"{b.name}/{p.id}"
+            for b in behaviors
+            for p in b.problems
+            if p.split in splits
+        }
+
+    train, held = questions({Split.TRAIN}), questions({Split.EVAL, Split.FINAL})
+    shared = sorted(set(train) & set(held))
+    if shared:
+        raise SettingsError(
+            f"behaviors: {len(shared)} problems stand in the train split of one and are measured by another (first: {train[shared[0]]} and "
+            f"{held[shared[0]]}); measured problems are never trained on, so give the files one split, or name them one at a time",
+            code="measured_problems",
+        )

@@ -1,0 +1,101 @@
+"""What every run does before its first step: refuse what cannot work, and put together what takes the steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from posttrain.diagnose.errors import SettingsError
+from posttrain.trainers.config import TrainingConfig
+from posttrain.trainers.models.lora import LoraAdapter
+from posttrain.trainers.row_json import fingerprint_rows
+from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
+from posttrain.trainers.step.forward_scores import Scorer, ScoringModel
+from posttrain.trainers.step.logprobs import find_shortcuts
+from posttrain.trainers.step.optimizer import make_optimizer
+from posttrain.trainers.step.optimizer_step import Stepper
+from posttrain.trainers.step.precision import compute_dtype
+from posttrain.trainers.training.dev_evaluation import Evaluate
+
+
+def refuse_contradictions(
+    recipe: Recipe[Any], config: TrainingConfig, evaluate: Evaluate | None = None, adapter: LoraAdapter | None = None
+) -> None:
+    """Refuse settings that contradict each other or what was given.
+
+    Raises:
+        SettingsError: The config is another recipe's, or settings need what is not there.
+    """
+    if type(config) is not recipe.config:
+        raise SettingsError(
+            f"{recipe.name} takes a {recipe.config.__name__}, got a {type(config).__name__}; use load_config({recipe.name!r})",
+            code="other_recipes_config",
+        )
+    if config.eval_every is not None and evaluate is None:
+        raise SettingsError(
+            "eval_every is set and nothing to evaluate with was given; pass evaluate, or leave eval_every out",
+            code="missing_evaluation",
+        )
+    for name in ("target", "max_dev_loss"):
+        if getattr(config, name) is not None and config.eval_every is None:
+            raise SettingsError(
+                f"{name} is about evaluations of the dev slice, and eval_every is not set; set it, or leave {name} out",
+                code="missing_eval_every",
+            )
+    if (config.lora_rank is None) != (adapter is None):
+        raise SettingsError(
+            f"lora_rank is {config.lora_rank} and {'no' if adapter is None else 'an'} adapter was given; give both (see LoraAdapter) or neither",
+            code="adapter_without_rank" if adapter else "rank_without_adapter",
+        )
+
+
+def run_identity(recipe: Recipe[Any], inputs: TrainingInputs, config: TrainingConfig) -> dict[str, Any]:
+    """Return the settings and fingerprints that a resumed run must share."""
+    return {
+        "stage": recipe.name,
+        "model": inputs.fingerprint,
+        "behaviors": {name: behavior.fingerprint for name, behavior in inputs.training_set.behaviors.items()},
+        "data": fingerprint_rows(inputs.data),
+        "teacher": None if inputs.teacher is None else inputs.teacher.fingerprint,
+        "earlier": None if inputs.earlier is None else inputs.earlier.fingerprint,
+        **config.model_dump(mode="json"),
+    }
+
+
+def make_scorer(
+    inputs: TrainingInputs, config: TrainingConfig, stage: Stage | None = None, adapter: LoraAdapter | None = None
+) -> Scorer:
+    """Return what runs the model in training, and the models that the terms of a stage compare it with."""
+    model, processes = inputs.model, inputs.processes
+    assert model is not None
+    policy = ScoringModel(
+        model=model,
+        shortcuts=find_shortcuts(model, share_prefixes=config.share_prefixes),
+        without_adapter=None if adapter is None else adapter.off,
+    )
+    other = inputs.teacher or inputs.earlier
+    return Scorer.for_policy(
+        policy,
+        frozenset() if stage is None else stage.needs,
+        compute_dtype(processes.train_device(model), config.autocast),
+        processes=processes,
+        teacher=None if other is None or stage is None or stage.teaches_itself else other.model,
+        scalar_head=None if stage is None else stage.scalar_head,
+        keep_reference=config.eval_every is not None,
+    )
+
+
+def make_stepper(stage: Stage, inputs: TrainingInputs, config: TrainingConfig, adapter: LoraAdapter | None = None) -> Stepper:
+    """Return what takes the steps of a stage on `inputs.model`, which has this adapter where it has one.
+
+    Each of several processes keeps its shard of the model from here on.
+    """
+    scorer = make_scorer(inputs, config, stage, adapter)
+    for module in scorer.own_modules:
+        inputs.processes.shard(module)
+    return Stepper(
+        model=scorer.model,
+        optimizer=make_optimizer(scorer.model, config, stage.scalar_head),
+        scorer=scorer,
+        components=stage.components,
+        config=config,
+    )

@@ -1,0 +1,44 @@
+"""What a training run did, and why it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class Ending(StrEnum):
+    """Why training ended."""
+
+    FINISHED = "finished"
+    STOPPED_EARLY = "stopped_early"
+    """The dev slice did not get better for `patience` evaluations."""
+    TARGET_MET = "target_met"
+    """pass@1 on the dev slice reached `target`."""
+    ATTRITION = "attrition"
+    """pass@1 on the dev slice fell by more than `max_dev_loss` below what it was before the first step."""
+    NOTHING_TO_LEARN = "nothing_to_learn"
+    """The source had no rows, or no batch had a signal: the weights are those of the start."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingResult:
+    """What a training run did and where it left it."""
+
+    recipe: str
+    ending: Ending
+    num_steps: int
+    """Optimizer steps taken."""
+    num_skipped: int
+    """Batches without signal, on which no step was taken."""
+    trained_tokens: int
+    """Completion tokens that ran backward, over all steps."""
+    input_tokens: int
+    """Tokens that ran through the model for training."""
+    generated_tokens: int
+    """Tokens sampled for training, the dev slice not counted."""
+    seconds: float
+    log: Path
+    """JSONL, one object per step."""
+    checkpoint: Path
+    """A Hugging Face model folder: the best one by the dev slice where that was evaluated after a step, else the last."""
