@@ -68,7 +68,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         success = {f"sums{i}": sums * (i % 3) / 2 for i in range(24)} | {f"kept{i}": kept for i in range(16)}
         (folder / f"{name}.yaml").write_text(json.dumps({"success": success}))
         diagnose.run(str(folder / f"{name}.yaml"), behaviors, out=folder / name, engine="scripted", samples=16, probes=["none"])
-    diagnose.compare(folder / "before", folder / "after", out=folder / "compared", page=False)
+    diagnose.compare(folder / "before", folder / "after", out=folder / "compared")
     for name in ("before", "after"):
         _add_findings(folder / name / "diagnosis.json")
     (folder / "no-references").mkdir()

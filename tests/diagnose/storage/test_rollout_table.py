@@ -210,7 +210,7 @@ def test_compared_runs_are_thinned_as_row_by_row(sums_file: Path, script: str, t
         diagnose.run(script, [sums_file], out=out, engine="scripted", samples=samples, seed=seed)
         spoil(out, seed)
         runs.append(diagnose.assemble(out))
-    diagnose.compare(*runs, out=tmp_path / "compared", page=False)
+    diagnose.compare(*runs, out=tmp_path / "compared")
 
     def outcomes(measured: DiagnosedBehavior) -> dict[str, list[bool]]:
         found: dict[str, list[bool]] = {}
