@@ -87,6 +87,7 @@ def build(folder: Path, num_problems: int, num_samples: npt.NDArray[np.int64]) -
     write_paths(directory, behavior.name, list(place), rng)
     validity = ValidityMeasurement(behavior=behavior.name, checks=(), notes=(), failures=(), prompt_example="0 + 1 =")
     write_json(directory.path / "validity" / f"{behavior.name}.json", validity_to_json(validity))
+    directory.mark_done(behavior.name)
     return directory.path
 
 
