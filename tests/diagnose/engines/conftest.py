@@ -15,7 +15,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def vllm_server(wide_model: Path) -> Iterator[str]:
-    """The address of a `vllm serve` on loopback."""
+    """Return the address of a `vllm serve` on loopback."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]

@@ -22,7 +22,7 @@ from posttrain.diagnose.types import Sampling
 
 @pytest.fixture
 def adapter(tiny_model: Path, tmp_path: Path) -> Path:
-    """A random adapter, without a tokenizer of its own."""
+    """Return a random adapter, without a tokenizer of its own."""
     torch.manual_seed(0)
     settings = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
     peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), settings).save_pretrained(tmp_path / "adapter")

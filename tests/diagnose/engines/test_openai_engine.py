@@ -29,7 +29,7 @@ PLAIN = PromptFormat(format="completion")
 
 
 def bare(path: str, body: dict[str, Any], *, logprobs: bool = True, ids: bool = True) -> Reply:
-    """A server that knows OpenAI's interface and nothing else: always says `4`, at log-probability −0.5."""
+    """Return a server that knows OpenAI's interface and nothing else: always says `4`, at log-probability −0.5."""
     if path == "/v1/models":
         return Reply(200, {"data": [{"id": "m"}]})
     if path != "/v1/completions":

@@ -242,7 +242,7 @@ def _open_and_die() -> Engine:
 
 
 def _open_another(file: Path) -> Engine:
-    """The first one to come gets one model, the others get another."""
+    """Give one model to the first one to come, and another to the others."""
     try:
         file.touch(exist_ok=False)
     except FileExistsError:

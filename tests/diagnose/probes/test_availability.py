@@ -28,7 +28,7 @@ MakeContext = Callable[..., ProbeContext]
 
 
 def word(i: int) -> str:
-    """A word of four letters for each number."""
+    """Return a word of four letters for each number."""
     return "".join("abcdefghijklmnop"[i // base % 16] for base in (1, 16)) * 2
 
 

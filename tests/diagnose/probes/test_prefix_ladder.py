@@ -33,7 +33,7 @@ LADDER = PrefixLadderThresholds()
 
 
 def word(i: int) -> str:
-    """A word of four letters for each number."""
+    """Return a word of four letters for each number."""
     return "".join("abcdefghijklmnop"[i // base % 16] for base in (1, 16)) * 2
 
 
@@ -258,7 +258,7 @@ def test_cuts_are_of_token_ids(make_context: MakeContext, tiny_model: Path) -> N
 
 
 def climb(rates: np.ndarray[Any, np.dtype[np.float64]], rng: np.random.Generator) -> tuple[int | None, int]:
-    """What is found on a ladder with these rates, and the samples it took."""
+    """Return what is found on a ladder with these rates, and the samples it took."""
     num, right = np.zeros(len(rates), np.int64), np.zeros(len(rates), np.int64)
     while num.sum() < MOST_SAMPLES:
         rung = rung_posterior(num, right, sufficient=LADDER.sufficient).next_rung(num, LADDER.rung_confidence)

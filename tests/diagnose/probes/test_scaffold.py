@@ -67,7 +67,7 @@ def answers(problem: Problem, p: float) -> Answers:
 
 
 def script(behavior: Behavior, p: Callable[[str, Problem], float]) -> dict[str, Answers]:
-    """What a model answers bare, with a hint and after examples."""
+    """Return what a model answers bare, with a hint and after examples."""
     examples = worked_examples(behavior, SEED)
     scripts = {}
     for problem in behavior.split(Split.EVAL):

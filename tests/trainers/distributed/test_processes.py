@@ -121,7 +121,7 @@ def start(case: str) -> PreTrainedModel:
 
 
 def scoring_engine(model: PreTrainedModel):
-    """The tiny engine, with scores of references."""
+    """Return the tiny engine, with scores of references."""
 
     class Scoring(TinyEngine):
         @torch.no_grad()
@@ -194,7 +194,7 @@ def run_command(out: Path, *given: Path, processes: ProcessGroup, interrupt: boo
 
 
 def sums_behavior(folder: Path) -> Path:
-    """A behavior with references, for the command."""
+    """Return a behavior with references, for the command."""
     rows = [
         {"id": f"p{i}", "prompt": f"{i} + {i + 3} =", "answer": str(2 * i + 3), "references": [f"= {2 * i + 3}"]}
         for i in range(24)
@@ -206,7 +206,7 @@ def sums_behavior(folder: Path) -> Path:
 
 
 def main(out: Path, *given: Path) -> None:
-    """What each of two processes does: all cases, one after the other, then a command that is stopped and goes on."""
+    """Run in each of two processes: all cases, one after the other, then a command that is stopped and goes on."""
     with join() as processes:
         assert processes.size == 2
         for case in CASES:
@@ -241,7 +241,7 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """What two processes made of all cases; they are started once, since that takes longer than the cases."""
+    """Return what two processes made of all cases; they are started once, since that takes longer than the cases."""
     out = tmp_path_factory.mktemp("two")
     for case in RESUMED:
         stop(make_tokenizer(), case, out / "rank0" / f"{case}, begun alone")

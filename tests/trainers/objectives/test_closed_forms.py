@@ -312,13 +312,13 @@ def test_sequence_ratios_off_policy(model64, ratio: str, over: Callable[[Tensor]
 
 
 def bare(length: int, **fields: Any) -> TrainingRow:
-    """A row of which only the length and the given fields matter."""
+    """Return a row of which only the length and the given fields matter."""
     known = {"behavior": "b", "problem_id": "p", "split": Split.TRAIN, "group_id": "g", "prompt_ids": (1,)}
     return TrainingRow(**{**known, "completion_ids": (2,) * length, **fields})
 
 
 def seen(values: Mapping[Score, Sequence[Sequence[float]]], asked: Sequence[TrainingRow]) -> Callable:
-    """A scorer of rows that answers from a table, in the order of `asked`."""
+    """Return a scorer of rows that answers from a table, in the order of `asked`."""
 
     def score_rows(rows: Sequence[TrainingRow], score: Score) -> list[np.ndarray]:
         return [np.array(values[score][asked.index(row)], dtype=np.float32) for row in rows]

@@ -45,7 +45,7 @@ PAD = 0
 
 
 def trl(path: str) -> Any:
-    """A name inside TRL, such as `trainer.dpo_trainer.DPOTrainer`."""
+    """Return a name inside TRL, such as `trainer.dpo_trainer.DPOTrainer`."""
     module, name = path.rsplit(".", 1)
     with warnings.catch_warnings():
         # Some trainers stand in TRL's experimental part, which says so at import. The version is pinned.
@@ -80,7 +80,7 @@ def theirs() -> Models:
 
 
 def build(name: str, **settings: Any) -> tuple[Stage, Stepper, Any]:
-    """A stage, its stepper and the policy; the reference is the policy before it moved."""
+    """Return a stage, its stepper and the policy; the reference is the policy before it moved."""
     model = tiny_llama()
     stage, stepper = build_stage(name, model, **settings)
     move_weights(model)
@@ -88,7 +88,7 @@ def build(name: str, **settings: Any) -> tuple[Stage, Stepper, Any]:
 
 
 def first_batch(stage: Stage, stepper: Stepper) -> list[TrainingRow]:
-    """What the loop would hand to the stepper."""
+    """Return what the loop would hand to the stepper."""
     stage.source.prepare()
     rows, _ = stage.credit.assign(stage.source.batch(0).rows, stepper.scorer.score_rows)
     return list(rows)
@@ -127,7 +127,7 @@ ACCELERATOR = SimpleNamespace(
 
 
 def trainer(path: str, **attributes: Any) -> Any:
-    """An object of a trainer's class that never trains."""
+    """Return an object of a trainer's class that never trains."""
     kind = trl(path)
     made = object.__new__(kind)
     made.__dict__.update(

@@ -23,7 +23,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def inputs_of(name: str, needs: set[Need]) -> TrainingInputs:
-    """Inputs that offer a stage these needs, and as little else as there can be."""
+    """Return inputs that offer a stage these needs, and as little else as there can be."""
     recipe, behavior, model = find_recipe(name), make_behavior(max_tokens=9), tiny_llama()
     if Need.REFERENCES not in needs:
         behavior = replace(behavior, problems=tuple(replace(problem, references=()) for problem in behavior.problems))

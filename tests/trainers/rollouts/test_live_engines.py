@@ -67,7 +67,7 @@ class Copying(TransformersEngine):
 
 @pytest.fixture
 def copying(other_model: Path) -> Copying:
-    """Opened on other weights than those that are trained."""
+    """Open on other weights than those that are trained."""
     return Copying.open(str(other_model))
 
 

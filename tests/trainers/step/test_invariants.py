@@ -88,7 +88,7 @@ def readable_pairs() -> list[TrainingRow]:
 
 
 def mixed() -> list[TrainingRow]:
-    """Samples, and a demonstration in each group."""
+    """Return samples, and a demonstration in each group."""
     return [replace(row, role=RowRole.DEMONSTRATION) if index % 4 == 3 else row for index, row in enumerate(samples())]
 
 
@@ -97,7 +97,7 @@ def everything() -> list[TrainingRow]:
 
 
 def taught() -> list[TrainingRow]:
-    """Some rows have a prompt of their own for the teacher, of another length."""
+    """Return rows of which some have a prompt of their own for the teacher, of another length."""
     rows = demonstrations()
     return [replace(row, teacher_prompt_ids=(7, 8, *row.prompt_ids, 9) if index % 3 else None) for index, row in enumerate(rows)]
 

@@ -60,7 +60,7 @@ FAMILIES = {
 
 
 def model_of(family: str, *, tied: bool) -> PreTrainedModel:
-    """A small model whose biases and norms are not the neutral ones, so that a wrong gradient of them shows."""
+    """Return a small model whose biases and norms are not the neutral ones, so that a wrong gradient of them shows."""
     torch.manual_seed(0)
     make_config, make_model = FAMILIES[family]
     config = make_config(
