@@ -91,7 +91,9 @@ def test_an_early_analysis_must_be_surer_than_a_late_one(
 
 
 def test_interim_analyses_mislabel_few_borderline_behaviors() -> None:
-    """One problem more is at 0 than at .4, the others are mastered; interim analyses that end at a confidence of .99, early or late, and a
+    """Few of 40 borderline behaviors are mislabelled.
+
+    One problem more is at 0 than at .4, the others are mastered. Interim analyses that end at a confidence of .99, early or late, and a
     smooth mixing distribution mislabelled 16.
     """
     wrong = 0
