@@ -43,7 +43,7 @@ class Adapter:
     question: str
     """Template of the question, unless the behavior gives its own."""
     read: Callable[[Entry], Item | None]
-    """Understands an entry; None for one that cannot be used."""
+    """Reads an entry; None for one that cannot be used."""
     filters: Mapping[str, Filter]
     """What `where:` may name: (fields, the value given) → keep it?"""
     fields: tuple[str, ...]

@@ -109,7 +109,7 @@ def _draw(config: GeneratorConfig, num_draws: int, where: str) -> Iterator[Mappi
 
 
 def _read(entry: Mapping[str, Any], config: GeneratorConfig, adapter: Adapter | None) -> _Made | None:
-    """Understand an entry; None where it is filtered out."""
+    """Read an entry; return None where it is filtered out."""
     if adapter is None:
         return _read_unknown(entry, config)
     item = adapter.read(entry)

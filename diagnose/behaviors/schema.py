@@ -64,7 +64,7 @@ class MeasureConfig(StrictModel):
     primary_k: int = Field(default=16, ge=1)
     epsilon: float | None = Field(default=None, gt=0.0, lt=1.0)
     success: float | None = Field(default=None, gt=0.0, le=1.0)
-    """None takes what fits the verifier: 1, or .5 where a model says what an answer is worth."""
+    """None takes what fits the verifier: 1, or .5 where a model scores the answers."""
     group_size: int = Field(default=8, ge=2)
 
     def build(self, default_success: float = 1.0) -> MeasureSettings:

@@ -1,4 +1,4 @@
-"""What further samples would do, said before they are drawn: what would settle an undecided label, and a power analysis of a design."""
+"""What further samples would do, said before they are drawn: what would decide an undecided label, and a power analysis of a design."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Cost, SamplingMeasurement, SettlesWith
 
 GROWTHS = (2, 4, 8, 16, 32, 64, 128)
-"""Multiples of the samples drawn so far that are tried."""
+"""Multiples of the samples so far that are tried."""
 FUTURES = 16
 """Continuations that are simulated for each."""
 _FEW_DRAWS = 512
@@ -35,8 +35,8 @@ def what_settles(
         seed: Of the simulation.
 
     Returns:
-        As many again, or 3, 7, ... 127 times as many as so far: the first that settles four of five simulated continuations, else the
-        first of those that settle most. None where none settles half of them: the behavior lies at a threshold, or has too few
+        As many again, or 3, 7, ... 127 times as many as so far: the first that decides four of five simulated continuations, else the
+        first of those that decide most. None where none decides half of them: the behavior lies at a threshold, or has too few
         problems to ever tell.
     """
     rng = np.random.default_rng(seed)
@@ -49,13 +49,13 @@ def what_settles(
     best, chance = 0, 0.0
     for growth in GROWTHS:
         more = (growth - 1) * np.maximum(1, total)
-        settled = 0
+        decided = 0
         for rates in futures:
             n, c = sampling.num_samples + more, sampling.num_correct + rng.binomial(more, rates)
             later = label_posterior(n, c, epsilon=epsilon, thresholds=few, groups=sampling.groups, seed=seed)
-            settled += later.confidence >= thresholds.confidence
-        if settled / len(futures) > chance:
-            best, chance = int(more.sum()), settled / len(futures)
+            decided += later.confidence >= thresholds.confidence
+        if decided / len(futures) > chance:
+            best, chance = int(more.sum()), decided / len(futures)
         if chance >= thresholds.power.wanted:
             break
     if chance < thresholds.power.least:

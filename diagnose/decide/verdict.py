@@ -1,8 +1,8 @@
-"""From measurements to a diagnosis: what binds, how sure that is, what would settle it, and which stage to run.
+"""From measurements to a diagnosis: what binds, how sure that is, what would decide it, and which stage to run.
 
 Everything here is a pure function of what was measured. `measure.label_posterior` says which label is most probable and how sure that is.
 Failed validity checks, a lenient reading that changes the label, and greedy decoding that masters the behavior come first, then the
-evidence of further probes. Under `Thresholds.confidence` the verdict is `inconclusive`, with the samples that should settle it.
+evidence of further probes. Under `Thresholds.confidence` the verdict is `inconclusive`, with the samples that should decide it.
 """
 
 from __future__ import annotations

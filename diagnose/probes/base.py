@@ -117,7 +117,7 @@ class Probe(Protocol):
         ...
 
     def worth(self, context: ProbeContext) -> SkipReason | None:
-        """Say why it is not worth its cost, after the samples are drawn; None where it is."""
+        """Say why it is not worth its cost, after sampling; None where it is."""
         ...
 
     def run(self, context: ProbeContext) -> Finding:

@@ -13,14 +13,14 @@ import numpy.typing as npt
 from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval, posterior_delta_interval
 from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior
 from posttrain.diagnose.probes.base import ProbeContext
-from posttrain.diagnose.types import GradeStatus, Rollout
+from posttrain.diagnose.types import Estimate, GradeStatus, Rollout
 
 Counts = npt.NDArray[np.int64]
 
 SAMPLES = 4
 """Of one problem and condition: further ones would sharpen single problems, and the rule speaks of their mean."""
 FEWEST_SAMPLES = 2
-"""Fewer problems are drawn rather than fewer samples: with one sample, chance and spread between problems cannot be told apart."""
+"""Fewer problems are sampled rather than fewer samples: with one sample, chance and spread between problems cannot be told apart."""
 FEWEST_PROBLEMS = 5
 """Of a condition, where the behavior has as many: an interval over fewer problems covers nearly the whole range."""
 TOKEN_MARGIN = 1.5
@@ -66,6 +66,30 @@ def table_row(condition: str, n_problems: int, n: int, c: int, rate: Interval, g
     return {"condition": condition, "n_problems": n_problems, "n": n, "c": c, **empty, **numbers}
 
 
+class ConditionTable:
+    """The rows and numbers of a finding that compares conditions with a baseline."""
+
+    def __init__(self, context: ProbeContext, condition: str, name: str):
+        """Begin with the baseline.
+
+        Args:
+            context: Of the probe.
+            condition: Names the baseline in the table.
+            name: Names it in the numbers, after "pass@1".
+        """
+        counts = context.measured.counts
+        self.baseline = baseline_rate(context)
+        self.counts = len(counts.problem_ids), int(counts.num_samples.sum()), int(counts.num_correct.sum())
+        """Problems, samples and successes of the baseline."""
+        self.rows = [table_row(condition, *self.counts, self.baseline, None)]
+        self.numbers = {f"pass@1 {name}": Estimate.of(self.baseline)}
+
+    def add(self, one: ConditionResult, name: str) -> None:
+        """Add a condition; `name` goes on from "pass@1" and "gain"."""
+        self.rows.append(one.row)
+        self.numbers |= {f"pass@1 {name}": Estimate.of(one.rate), f"gain {name}": Estimate.of(one.gain)}
+
+
 def signed(gain: Interval) -> str:
     """Write a gain with its interval."""
     return f"{gain.estimate:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
@@ -85,16 +109,16 @@ def affordable(context: ProbeContext, most_problems: int, conditions: int, once:
 
     Args:
         context: Of the probe.
-        most_problems: More are never drawn.
+        most_problems: More are never sampled.
         conditions: Each is sampled `SAMPLES` times per problem, at least `FEWEST_SAMPLES`.
-        once: Further samples per problem, drawn once.
+        once: Further samples per problem, taken once.
 
     Returns:
         Problems and samples; no problems where the budget does not hold one.
     """
     limit = context.measured.behavior.sampling.max_tokens
-    drawn = int((context.measured.counts.num_samples + context.measured.counts.num_missing).sum())
-    expected = min(limit, max(1.0, TOKEN_MARGIN * float(context.measured.counts.num_tokens.sum()) / drawn)) if drawn else limit
+    taken = int((context.measured.counts.num_samples + context.measured.counts.num_missing).sum())
+    expected = min(limit, max(1.0, TOKEN_MARGIN * float(context.measured.counts.num_tokens.sum()) / taken)) if taken else limit
     room = int(context.sampler.tokens_left / expected)
     problems = min(len(context.measured.problems), most_problems, room // (conditions * FEWEST_SAMPLES + once))
     return problems, min(SAMPLES, (room // problems - once) // conditions) if problems > 0 else 0
@@ -195,7 +219,7 @@ def fit(context: ProbeContext, places: Counts, num_samples: Counts, num_correct:
 
 
 def per_problem(context: ProbeContext, conditions: Sequence[ConditionResult]) -> dict[str, dict[str, Any]]:
-    """Return problem id → successes and samples under each condition that it was drawn under."""
+    """Return problem id → successes and samples under each condition that it was sampled under."""
     found: dict[str, dict[str, Any]] = {}
     for one in conditions:
         for place, samples, correct in zip(one.sampled, one.num_samples, one.num_correct, strict=True):

@@ -27,8 +27,8 @@ from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, Note, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.probes.conditions import (
     SAMPLES,
+    ConditionTable,
     affordable,
-    baseline_rate,
     compare_condition,
     enough,
     in_random_order,
@@ -96,36 +96,29 @@ class DecodingProbe:
         """See `Probe`."""
         everything = range(len(context.measured.problems))
         most, num = affordable(context, MOST_PROBLEMS, len(TEMPERATURES))
-        drawn = sorted(in_random_order(context, everything)[:most])
+        sampled = sorted(in_random_order(context, everything)[:most])
         prompt_requests = [
             PromptRequest(problem, context.sampler.prompt_ids(problem), num)
-            for problem in (context.measured.problems[place] for place in drawn)
+            for problem in (context.measured.problems[place] for place in sampled)
         ]
         cooler = {}
         for temperature in TEMPERATURES if prompt_requests else ():
             condition = f"T = {temperature:g}"
             sampling = replace(context.measured.behavior.sampling, temperature=temperature)
             found = context.sampler.sample(prompt_requests, condition=condition, sampling=sampling)
-            cooler[temperature] = compare_condition(context, condition, everything, drawn, found)
+            cooler[temperature] = compare_condition(context, condition, everything, sampled, found)
         chances = {temperature: _chance(mean_draws(context, one), context) for temperature, one in cooler.items()}
 
-        base = baseline_rate(context)
-        sampling_counts = int(context.measured.counts.num_samples.sum()), int(context.measured.counts.num_correct.sum())
-        rows = [
-            table_row("T = 1", len(context.measured.problems), *sampling_counts, base, None),
-            *(one.row for one in cooler.values()),
-        ]
-        numbers = {"pass@1 at T = 1": Estimate.of(base)}
+        table = ConditionTable(context, "T = 1", "at T = 1")
         for one in cooler.values():
-            numbers |= {f"pass@1 at {one.condition}": Estimate.of(one.rate)}
-            numbers |= {f"gain at {one.condition}": Estimate.of(one.gain)}
-        said = [f"{base.estimate:.2f} at T = 1"]
+            table.add(one, f"at {one.condition}")
+        said = [f"{table.baseline.estimate:.2f} at T = 1"]
         said += [f"{one.rate.estimate:.2f} at {one.condition} (gain {signed(one.gain)})" for one in cooler.values()]
         if np.isfinite(context.measured.counts.greedy_correct).any():
             rate, gain = _greedy(context)
             known = context.measured.counts.greedy_correct[np.isfinite(context.measured.counts.greedy_correct)]
-            rows.append(table_row(GREEDY, len(known), len(known), int(known.sum()), rate, gain))
-            numbers |= {"greedy pass@1": Estimate.of(rate)}
+            table.rows.append(table_row(GREEDY, len(known), len(known), int(known.sum()), rate, gain))
+            table.numbers |= {"greedy pass@1": Estimate.of(rate)}
             said.append(f"{rate.estimate:.2f} greedily")
 
         evidence: tuple[LabelEvidence, ...] = ()
@@ -135,7 +128,7 @@ class DecodingProbe:
         outcome = DecodingOutcome.NOT_SHOWN if cooler else DecodingOutcome.NOT_MEASURED
         if best is not None and chances[best] > context.thresholds.evidence:
             one = cooler[best]
-            because = f"the mean success rate is {one.rate.estimate:.2f} [{one.rate.low:.2f}, {one.rate.high:.2f}] at {one.condition}, {base.estimate:.2f} at T = 1"
+            because = f"the mean success rate is {one.rate.estimate:.2f} [{one.rate.low:.2f}, {one.rate.high:.2f}] at {one.condition}, {table.baseline.estimate:.2f} at T = 1"
             evidence = (
                 LabelEvidence(
                     label=Bottleneck.DECODING,
@@ -151,8 +144,8 @@ class DecodingProbe:
             behavior=context.measured.behavior.name,
             outcome=outcome,
             summary=f"Success {', '.join(said)}. {verdict}.",
-            numbers=numbers,
-            rows=tuple(rows),
+            numbers=table.numbers,
+            rows=tuple(table.rows),
             problems=per_problem(context, list(cooler.values())),
             evidence=evidence,
             notes=()

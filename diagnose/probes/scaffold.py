@@ -35,8 +35,8 @@ from posttrain.diagnose.probes.conditions import (
     FEWEST_PROBLEMS,
     SAMPLES,
     ConditionResult,
+    ConditionTable,
     affordable,
-    baseline_rate,
     compare_condition,
     enough,
     fit,
@@ -147,7 +147,7 @@ class ScaffoldProbe:
         low = float((context.measured.posterior.mean < context.thresholds.reachable).mean())
         if low < 1.0 - context.thresholds.confidence:
             return SkipReason.REACHABLE
-        todo = _to_draw(context, _hinted_places(context)[0])
+        todo = _to_sample(context, _hinted_places(context)[0])
         if not todo:
             return SkipReason.HINTS_STATE_THE_ANSWER
         if not enough(context, affordable(context, MOST_PROBLEMS, len(todo), _TEACHER in todo)[0]):
@@ -169,28 +169,28 @@ class ScaffoldProbe:
                 )
             )
         conditions = []
-        todo = _to_draw(context, hinted)
+        todo = _to_sample(context, hinted)
         while todo:
             most, samples = affordable(context, MOST_PROBLEMS, len(todo), _TEACHER in todo)
             name = todo.pop(0)
             exists = hinted if name == _HINT else list(range(len(context.measured.problems)))
-            drawn = sorted(in_random_order(context, exists)[:most])
-            prompt_requests = self._prompt_requests(context, name, drawn, samples, examples)
+            sampled = sorted(in_random_order(context, exists)[:most])
+            prompt_requests = self._prompt_requests(context, name, sampled, samples, examples)
             if not enough(context, len(prompt_requests)):
                 notes.append(
                     Note(
                         code="not_sampled",
-                        text=f"Not drawn {name}: {len(prompt_requests)} problems are left of the budget and of what may be given.",
+                        text=f"Not sampled {name}: {len(prompt_requests)} problems are left of the budget and of what may be given.",
                     )
                 )
                 continue
-            share = len(exists) / len(context.measured.problems) * len(prompt_requests) / len(drawn)
-            if len(prompt_requests) < len(drawn):
-                left_out = len(drawn) - len(prompt_requests)
+            share = len(exists) / len(context.measured.problems) * len(prompt_requests) / len(sampled)
+            if len(prompt_requests) < len(sampled):
+                left_out = len(sampled) - len(prompt_requests)
                 notes.append(
                     Note(
                         code="left_out",
-                        text=f"Left out, since no start of the teacher's answer keeps the answer back: {left_out} of {len(drawn)} problems.",
+                        text=f"Left out, since no start of the teacher's answer keeps the answer back: {left_out} of {len(sampled)} problems.",
                     )
                 )
                 exists = list(prompt_requests)
@@ -200,13 +200,13 @@ class ScaffoldProbe:
         return self._finding(context, conditions, notes)
 
     def _prompt_requests(
-        self, context: ProbeContext, name: str, drawn: Sequence[int], num: int, examples: Sequence[Problem]
+        self, context: ProbeContext, name: str, sampled: Sequence[int], num: int, examples: Sequence[Problem]
     ) -> dict[int, PromptRequest]:
         """Return place of a problem → what to ask of it under a condition; problems without what it takes are left out."""
         if name == _TEACHER:
-            return _from_teacher(context, drawn, num)
+            return _from_teacher(context, sampled, num)
         prompt_requests = {}
-        for place in drawn:
+        for place in sampled:
             problem, prompt_format = context.measured.problems[place], context.measured.behavior.prompt
             if name == _EXAMPLES:
                 prompt, prompt_format = with_examples(problem, prompt_format, examples)
@@ -224,22 +224,15 @@ class ScaffoldProbe:
             for one in conditions
             if one.share > context.thresholds.scaffold.share_of_problems
         }
-        baseline = baseline_rate(context)
-        counts = (
-            len(context.measured.problems),
-            int(context.measured.counts.num_samples.sum()),
-            int(context.measured.counts.num_correct.sum()),
-        )
-        rows = [table_row("baseline", *counts, baseline, None)]
-        numbers = {"pass@1 baseline": Estimate.of(baseline)}
+        table = ConditionTable(context, "baseline", "baseline")
+        baseline = table.baseline
         said = [f"Baseline {baseline.estimate:.2f}"]
         for one in conditions:
-            rows.append(one.row)
-            numbers |= {f"pass@1 {one.condition}": Estimate.of(one.rate), f"gain {one.condition}": Estimate.of(one.gain)}
+            table.add(one, one.condition)
             said.append(f"{one.condition} {one.rate.estimate:.2f} (gain {signed(one.gain)})")
         for k, rate, gain in _best_of(context):
-            rows.append(table_row(f"best of {k}", *counts, rate, gain))
-            numbers |= {f"best of {k}": Estimate.of(rate), f"gain best of {k}": Estimate.of(gain)}
+            table.rows.append(table_row(f"best of {k}", *table.counts, rate, gain))
+            table.numbers |= {f"best of {k}": Estimate.of(rate), f"gain best of {k}": Estimate.of(gain)}
             said.append(f"best of {k} {rate.estimate:.2f}")
         evidence = tuple(
             LabelEvidence(
@@ -260,8 +253,8 @@ class ScaffoldProbe:
             behavior=context.measured.behavior.name,
             outcome=outcome,
             summary=f"{', '.join(said)}. {verdict}.",
-            numbers=numbers,
-            rows=tuple(rows),
+            numbers=table.numbers,
+            rows=tuple(table.rows),
             problems=per_problem(context, conditions),
             evidence=evidence,
             notes=tuple(notes),
@@ -284,7 +277,7 @@ def bound_probability(context: ProbeContext, one: ConditionResult) -> float:
     return float((holds.sum() + 0.5) / (holds.size + 1))
 
 
-def _to_draw(context: ProbeContext, hinted: Sequence[int]) -> list[str]:
+def _to_sample(context: ProbeContext, hinted: Sequence[int]) -> list[str]:
     """Return the conditions that can be sampled, in order."""
     possible = {
         _EXAMPLES: bool(worked_examples(context.measured.behavior, context.seed)),
@@ -294,17 +287,17 @@ def _to_draw(context: ProbeContext, hinted: Sequence[int]) -> list[str]:
     return [name for name, yes in possible.items() if yes]
 
 
-def _from_teacher(context: ProbeContext, drawn: Sequence[int], num: int) -> dict[int, PromptRequest]:
+def _from_teacher(context: ProbeContext, sampled: Sequence[int], num: int) -> dict[int, PromptRequest]:
     """Return place of a problem → what to ask, from the first half of one answer of the teacher, right or wrong."""
     assert context.teacher is not None
-    problems = [context.measured.problems[place] for place in drawn]
+    problems = [context.measured.problems[place] for place in sampled]
     prompts = [
         context.teacher.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt).token_ids for problem in problems
     ]
     prompt_requests = [PromptRequest(problem, ids, 1) for problem, ids in zip(problems, prompts, strict=True)]
     started = {}
     for place, (answer,) in zip(
-        drawn, context.sampler.sample(prompt_requests, condition="teacher's answers", engine=context.teacher), strict=True
+        sampled, context.sampler.sample(prompt_requests, condition="teacher's answers", engine=context.teacher), strict=True
     ):
         problem, reference = context.measured.problems[place], Reference(steps=(answer.text,))
         prompt = context.policy.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt)

@@ -124,7 +124,7 @@ class MeasureSettings:
     success: float = 1.0
     """A score of at least this is a success."""
     group_size: int = 8
-    """Samples per prompt that a group-based trainer would draw; the default epsilon follows from it."""
+    """Samples per prompt that a group-based trainer would sample; the default epsilon follows from it."""
 
 
 def default_epsilon(group_size: int, signal: float = 0.05) -> float:

@@ -64,14 +64,14 @@ class ProblemDiagnosis:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SettlesWith:
-    """The further effort that is expected to settle what is open."""
+    """The further effort that is expected to decide what is undecided."""
 
     samples: int
     tokens: int
     seconds: float
     """At the speed of the samples so far; NaN where it is not known."""
     chance: float
-    """Share of simulated continuations that it settles."""
+    """Share of simulated continuations that it decides."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

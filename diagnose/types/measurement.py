@@ -120,7 +120,7 @@ def decide(op: str, low: float, high: float, threshold: float) -> Outcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidityMeasurement:
-    """Whether the numbers of a behavior can be believed at all."""
+    """Whether the measurement of a behavior is valid."""
 
     behavior: str
     checks: tuple[Check, ...]

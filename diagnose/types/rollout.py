@@ -67,11 +67,11 @@ class Rollout:
     decoding: str
     """`sampled` or `greedy`."""
     token_ids: tuple[int, ...]
-    """What was generated, the end token included where one was drawn."""
+    """What was generated, the end token included where one was sampled."""
     policy_logprobs: Floats
     """[T] natural log-probability of each token under the untruncated policy at temperature 1."""
     sampler_logprobs: Floats
-    """[T] the same under the distribution it was drawn from."""
+    """[T] the same under the distribution it was sampled from."""
     stop: StopReason
     text: str
     grade: Grade

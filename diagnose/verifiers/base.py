@@ -1,6 +1,6 @@
-"""What every verifier can do. Reading a text and comparing with the answer are apart, so that each runs where it belongs.
+"""What every verifier can do. Reading a text and comparing with the answer are separate steps, so that they run in separate processes.
 
-Verifiers that ask a model neither parse nor execute a text, so they run here whole.
+Verifiers that call a model neither parse nor execute a text, so they run here whole.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Verifier(Protocol):
 
 
 class ModelVerifier(ABC):
-    """Asks a model what an answer is worth. A text is only data to it, so all of it runs in the parent process."""
+    """Scores answers with a model. A text is only data to it, so all of it runs in the parent process."""
 
     success: ClassVar[float] = 0.5
     """The score that counts as a success unless the behavior says otherwise."""

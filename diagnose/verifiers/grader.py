@@ -1,4 +1,4 @@
-"""Grades texts. What parses them runs in a child process; what knows the answers, or asks a model, runs here."""
+"""Grades texts. What parses them runs in a child process; what holds the expected answers, or calls a model, runs here."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Grader:
         return [self._judge(verifier, problem, replies[text]) if text in replies else _nothing_said(_ECHO) for text in texts]
 
     def _ask(self, verifier: ModelVerifier, problem: Problem, texts: Sequence[str], echoes: set[str]) -> list[Grade]:
-        """Let a model say what texts are worth, each different one once; blanks and echoes are not asked about."""
+        """Let a model score texts, each different one once; blanks and echoes are not sent."""
         known = {
             text: _nothing_said(_ECHO if text.strip() else _BLANK)
             for text in texts
@@ -171,7 +171,9 @@ class Grader:
         if line is None or _decode(line) != {"ready": True}:
             tail = child.stderr_tail()
             self._stop()
-            raise VerifierError(f"the verifier process cannot be started: {failure or 'it spoke nonsense'}; {tail}")
+            raise VerifierError(
+                f"the verifier process cannot be started: {failure or 'its first line could not be read'}; {tail}"
+            )
 
     def _stop(self) -> None:
         if self._finalizer is not None:

@@ -4,8 +4,8 @@
 
 The server is asked in OpenAI's chat completions interface, once an answer, at temperature 0. It must reply with yes, no, or a number from 0
 to 1, and nothing else but thinking that it has closed; that is the score, and .5 is a success unless the behavior says otherwise. Whatever
-else it says or fails to say makes the grade missing: that a judge is down or rambles is no fault of the answer. A judge can be talked into
-things by the answer that it reads; look at what it calls right.
+else it says or fails to say makes the grade missing: an unreachable or unclear judge is no failure of the answer. A judge can be
+manipulated by the answer that it reads: read some of the answers that it calls right.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The scorer that comes with a reasoning-gym data set.
 
 The documented exception to the rule that the child sees no answer: these scorers need the whole entry, so they run whole in the
-child. Some of them evaluate what they are given; nothing but the child's limits stands between them and a text that means harm.
+child. Some of them evaluate what they are given; only the limits of the child protect against a malicious text.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A reward model says what an answer is worth.
+"""A reward model scores answers.
 
 A reward model is a sequence classifier with one label: prompt and answer in, one number out, read behind the last token. `posttrain train
-reward_model` writes one. Numbers that pairs taught have no zero of their own, so a behavior names the threshold at which an answer is as
-good as not:
+reward_model` writes one. A model trained on pairs has no natural zero, so a behavior names the threshold at which an answer is as good as
+not:
 
     verifier: {kind: reward_model, model: runs/reward, threshold: 0.0}
 

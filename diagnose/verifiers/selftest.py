@@ -1,4 +1,4 @@
-"""Whether a behavior's verifier can be believed: it must accept what is right and refuse what is not an answer."""
+"""The self-test of a verifier: it must accept what is right and refuse what is not an answer."""
 
 from __future__ import annotations
 

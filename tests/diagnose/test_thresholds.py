@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
 
+from posttrain.diagnose import run
+from posttrain.diagnose.behaviors import load_behavior
+from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.probes import PROBES
 from posttrain.diagnose.thresholds import DriftThresholds, Thresholds
 
@@ -22,3 +26,11 @@ def test_a_run_of_an_earlier_version_has_the_defaults_of_what_it_did_not_know() 
 def test_the_thresholds_of_a_probe_bear_its_name() -> None:
     nested = {one.name for one in fields(Thresholds) if is_dataclass(one.default_factory)}
     assert {probe.name for probe in PROBES} <= nested
+
+
+def test_a_run_records_all_of_them(sums_file: Path, tmp_path: Path) -> None:
+    changed = Thresholds(mastered=0.8, drift=DriftThresholds(kept=0.3))
+    engine = ScriptedEngine.for_behaviors([load_behavior(sums_file)], 0.4)
+    run("m", [sums_file], out=tmp_path / "run", engine=engine, samples=2, probes=["none"], thresholds=changed)
+    recorded = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["thresholds"]
+    assert recorded == asdict(changed)

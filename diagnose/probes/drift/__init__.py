@@ -6,7 +6,7 @@ Both are plain Monte-Carlo means, unbiased and noisy; one engine's scorer gives 
 exactly and not the distance between a sampler's and a scorer's precision.
 
 Two losses. A problem is lost where its success rate fell under a test (Fisher's, false discoveries at 5 % of those named). A right answer
-of the earlier policy is lost where it became less likely by more than log(1/ε): what one draw found then takes more than 1/ε draws now.
+of the earlier policy is lost where it became less likely by more than log(1/ε): what one sample found then takes more than 1/ε samples now.
 
 There is evidence for attrition where most of what is not mastered now was there before: of the problems that are not mastered now, more than
 half were in support before and keep less than half of their success rate. That is a statement about the posterior of both

@@ -116,11 +116,11 @@ def _outcome(rates: RatesBeforeAndNow, evidence: Sequence[LabelEvidence], confid
 
 
 def _summary(numbers: Mapping[str, Estimate], rates: RatesBeforeAndNow) -> str:
-    drawn = ~np.isnan(rates.p_before)
-    if not drawn.any():
+    known = ~np.isnan(rates.p_before)
+    if not known.any():
         return "Nothing is known of the earlier policy's success on these problems."
-    before, now = float(rates.p_before[drawn].mean()), float(rates.p_after[drawn].mean())
-    said = f"{int(rates.fell.sum())} of {int(drawn.sum())} problems fell (mean success {before:.2f} before, {now:.2f} now)"
+    before, now = float(rates.p_before[known].mean()), float(rates.p_after[known].mean())
+    said = f"{int(rates.fell.sum())} of {int(known.sum())} problems fell (mean success {before:.2f} before, {now:.2f} now)"
     likely = numbers.get("share of earlier right answers still likely")
     if likely is not None and not np.isnan(likely.estimate):
         said += f"; {likely.estimate:.0%} of the earlier right answers are still likely"

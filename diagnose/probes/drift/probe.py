@@ -21,7 +21,7 @@ from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.types import Behavior, Bottleneck, Rollout, SkipReason, Split
 
 _FEWEST = 8
-"""Drawing ends where what is left of the budget pays less than an eighth of a round: a shard that small costs more than it tells."""
+"""Sampling ends where what is left of the budget pays less than an eighth of a round: a shard that small costs more than it tells."""
 
 
 class Drift:
@@ -62,19 +62,19 @@ class Drift:
         return None
 
     def run(self, context: ProbeContext) -> Finding:
-        """Draw the earlier policy, score both, compare."""
-        drawn = self._draw(context) if context.earlier is not None else []
+        """See `Probe`: sample the earlier policy, score under both, compare."""
+        sampled = self._sample_earlier(context) if context.earlier is not None else []
         earlier_run = context.earlier_rollouts
         forward = reverse = None
         if context.earlier is not None:
-            forward = score_under_both(context, context.earlier, drawn, "answers of the earlier policy")
+            forward = score_under_both(context, context.earlier, sampled, "answers of the earlier policy")
             reverse = score_under_both(context, context.earlier, self._own(context), "its own answers")
         elif earlier_run is not None:
             forward = self._verified_before(context, earlier_run)
-        rates = compare_rates(context, drawn, earlier_run)
+        rates = compare_rates(context, sampled, earlier_run)
         return make_finding(context, rates, forward, reverse)
 
-    def _draw(self, context: ProbeContext) -> list[Rollout]:
+    def _sample_earlier(self, context: ProbeContext) -> list[Rollout]:
         """Return answers of the earlier policy: round after round over the problems, as far as the budget is sure to last."""
         assert context.earlier is not None
         count, most = len(context.measured.problems), context.measured.behavior.sampling.max_tokens
@@ -84,7 +84,7 @@ class Drift:
         ]
         rollouts: list[Rollout] = []
         start, fewest = 0, 1
-        # Draw number t is sample t // P of problem t % P.
+        # Sample number t is sample t // P of problem t % P.
         while (end := min(self.num_samples * count, start + context.sampler.tokens_left // most)) - start >= fewest:
             bounds = [(-((place - start) // count), -((place - end) // count)) for place in range(count)]
             prompt_requests = [

@@ -23,7 +23,7 @@ class RatesBeforeAndNow:
 
     before: MixturePosterior
     p_before: Floats64
-    """[P] posterior mean; NaN where the earlier policy was not drawn."""
+    """[P] posterior mean; NaN where the earlier policy was not sampled."""
     p_after: Floats64
     """[P]"""
     states: tuple[str, ...]
@@ -49,14 +49,14 @@ def _outcomes(context: ProbeContext, table: RolloutTable) -> list[npt.NDArray[np
 def _even(outcomes: Sequence[npt.NDArray[np.bool_]], equally: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return samples and successes for a test that needs a number of samples that does not depend on their outcomes.
 
-    Where problems were drawn in rounds, the first samples of each count, as many as the problem with the fewest has.
+    Where problems were sampled in rounds, the first samples of each count, as many as the problem with the fewest has.
     """
     sizes = np.array([one.size for one in outcomes])
     fewest = sizes.max(initial=0) if equally else sizes[sizes > 0].min(initial=sizes.max(initial=0))
     return np.minimum(sizes, fewest), np.array([int(one[:fewest].sum()) for one in outcomes])
 
 
-def compare_rates(context: ProbeContext, drawn: Sequence[Rollout], earlier_run: RolloutTable | None) -> RatesBeforeAndNow:
+def compare_rates(context: ProbeContext, sampled: Sequence[Rollout], earlier_run: RolloutTable | None) -> RatesBeforeAndNow:
     """Compare success before, from the earlier run where there is one and else from what was sampled, with success now."""
     success, epsilon, groups = (
         context.measured.behavior.measure.success,
@@ -69,7 +69,7 @@ def compare_rates(context: ProbeContext, drawn: Sequence[Rollout], earlier_run: 
         thinned = _even(_outcomes(context, earlier_run), counts.sampled_equally)
     else:
         known: dict[str, list[bool]] = {problem.id: [] for problem in context.measured.problems}
-        for rollout in drawn:
+        for rollout in sampled:
             if (right := rollout.succeeded(success)) is not None:
                 known[rollout.problem_id].append(right)
         n_before, c_before = (np.array([f(one) for one in known.values()], dtype=np.int64) for f in (len, sum))

@@ -195,21 +195,21 @@ def _row(fraction: float, condition: str, n: int, c: int, rate: float, low: floa
 
 def _per_problem(context: ProbeContext, ladders: Sequence[Ladder]) -> dict[str, dict[str, Any]]:
     found = {ladder.problem.id: ladder for ladder in ladders}
-    told: dict[str, dict[str, Any]] = {}
+    found_of: dict[str, dict[str, Any]] = {}
     for problem in context.measured.problems:
         needed: dict[str, Any] = {"status": PrefixStatus.NOT_PROBED.value, "fraction": None, "tokens": None, "step": None}
-        told[problem.id] = {"prefix_needed": needed}
+        found_of[problem.id] = {"prefix_needed": needed}
         if (ladder := found.get(problem.id)) is None:
             continue
         needed["status"] = ladder.status.value
         if ladder.status is PrefixStatus.FOUND:
             rung = ladder.needed
             needed |= {"fraction": ladder.fraction(rung), "tokens": ladder.rungs[rung].tokens, "step": ladder.rungs[rung].step}
-        told[problem.id]["ladder"] = [
+        found_of[problem.id]["ladder"] = [
             {"fraction": ladder.fraction(i), "tokens": rung.tokens, "n": int(ladder.num[i]), "c": int(ladder.right[i])}
             for i, rung in enumerate(ladder.rungs)
         ]
-    return told
+    return found_of
 
 
 def explain_reach(out: Sequence[Ladder], needed: Estimate, placebos: Sequence[Placebo], sufficient: float) -> str:

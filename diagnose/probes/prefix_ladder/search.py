@@ -97,14 +97,14 @@ def fitting(context: ProbeContext, todo: Sequence[Any], samples: int, tokens: in
 
 def tokens_per_sample(context: ProbeContext) -> float:
     """Return the tokens that a sample is expected to take, with a margin: as whole answers do, or as continuations once there are some."""
-    drawn, tokens = (
+    taken, tokens = (
         int(context.measured.counts.num_samples.sum() + context.measured.counts.num_missing.sum()),
         int(context.measured.counts.num_tokens.sum()),
     )
     if context.sampler.samples >= MANY_SAMPLES:
-        drawn, tokens = context.sampler.samples, context.sampler.generated_tokens
+        taken, tokens = context.sampler.samples, context.sampler.generated_tokens
     longest = float(context.measured.behavior.sampling.max_tokens)
-    return min(longest, max(1.0, TOKEN_MARGIN * tokens / drawn)) if drawn else longest
+    return min(longest, max(1.0, TOKEN_MARGIN * tokens / taken)) if taken else longest
 
 
 def seeded_generator(context: ProbeContext, what: str) -> np.random.Generator:

@@ -52,14 +52,14 @@ class SameTokens:
     """Whether answers become the same ids after the same prompt; then logits can be compared token by token."""
 
 
-def own_samples(context: ProbeContext, drawn: Sequence[int]) -> list[Rollout]:
+def own_samples(context: ProbeContext, sampled: Sequence[int]) -> list[Rollout]:
     """Return the first right and wrong samples of the student, at most `OWN` of each per problem, in a fixed order."""
     table = context.measured.rollouts
     place = table.places([problem.id for problem in context.measured.problems])
     succeeded = table.succeeded(context.measured.behavior.measure.success)
-    usable = np.isin(place, drawn) & ~table.greedy & ~table.missing
+    usable = np.isin(place, sampled) & ~table.greedy & ~table.missing
     chosen: list[int] = []
-    for one in drawn:
+    for one in sampled:
         for outcome in (True, False):
             rows = np.flatnonzero(usable & (place == one) & (succeeded == outcome))
             chosen += rows[np.argsort(table.sample_index[rows], kind="stable")][:OWN].tolist()

@@ -57,15 +57,15 @@ class TeacherProbe:
         """See `Probe`."""
         assert context.teacher is not None
         most, num = affordable(context, MOST_PROBLEMS, 1)
-        drawn = sorted(in_random_order(context, range(len(context.measured.problems)))[:most])
-        if not drawn:
+        sampled = sorted(in_random_order(context, range(len(context.measured.problems)))[:most])
+        if not sampled:
             return Finding(
                 probe=self.name,
                 behavior=context.measured.behavior.name,
                 outcome=TeacherOutcome.NOT_MEASURED,
                 summary="Not measured: the budget did not hold the teacher's samples of one problem.",
             )
-        problems = [context.measured.problems[place] for place in drawn]
+        problems = [context.measured.problems[place] for place in sampled]
         prompt_requests = [
             PromptRequest(
                 problem, context.teacher.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt).token_ids, num
@@ -73,8 +73,8 @@ class TeacherProbe:
             for problem in problems
         ]
         taught = context.sampler.sample(prompt_requests, condition=TEACHER, engine=context.teacher)
-        success = compare_condition(context, TEACHER, range(len(context.measured.problems)), drawn, taught)
-        own = own_samples(context, drawn)
+        success = compare_condition(context, TEACHER, range(len(context.measured.problems)), sampled, taught)
+        own = own_samples(context, sampled)
         theirs = [one for rollouts in taught for one in rollouts if is_scorable(one)]
         tokens = compare_tokenizers(context, problems, [*own, *theirs])
         same = tokens.answers and tokens.formats
