@@ -1,6 +1,6 @@
 """How numbers are written, in tables, figures, reports and on the command line: one place for all of them.
 
-A zero stands before the point, rates have two decimals (three below 0.01 and above 0.99, so that nothing is rounded away), counts are
+A zero stands before the point, rates have two decimals (three below 0.01 and above 0.99, where the interval is that narrow too), counts are
 whole, an interval follows its estimate in brackets: `0.31 [0.24, 0.39]`. What is undefined is a dash.
 """
 
@@ -53,9 +53,10 @@ def _decimals(values: tuple[float, ...]) -> int:
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     if largest >= _LARGE:
         return 0
-    first = abs(values[0])
-    near_an_end = 0 < first < _SMALL or 1 - _SMALL < first < 1 or 0 < largest < _SMALL
-    return 3 if near_an_end else 2
+    first, smallest = abs(values[0]), min((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    near_zero = 0 < largest < _SMALL or (0 < first < _SMALL and largest < 10 * _SMALL)
+    near_one = 1 - _SMALL < first < 1 and smallest > 1 - 10 * _SMALL
+    return 3 if near_zero or near_one else 2
 
 
 def format_interval(estimate: float, low: float, high: float, *, signed: bool = False, decimals: int | None = None) -> str:

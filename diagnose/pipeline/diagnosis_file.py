@@ -91,7 +91,7 @@ def _problems(measured: DiagnosedBehavior) -> list[ProblemEntry]:
     findings = [answer.finding for answer in measured.answers if answer.finding is not None]
     entries = []
     for problem in measured.diagnosis.problems:
-        found = {key: value for finding in findings for key, value in finding.problems.get(problem.id, {}).items()}
+        found = {key_of(key): value for finding in findings for key, value in finding.problems.get(problem.id, {}).items()}
         right = greedy.get(problem.id, np.nan)
         entries.append(
             ProblemEntry.model_validate(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.analysis.number_format import format_number, format_probability
-from posttrain.diagnose.report.words import BOTTLENECKS, ROLES
+from posttrain.diagnose.report.words import BOTTLENECKS, ROLES, STEPS
 from posttrain.diagnose.storage.diagnosis_json import SettlesEntry, StageEntry, VerdictEntry
 from posttrain.diagnose.types import Bottleneck, Purpose
 
@@ -77,7 +77,7 @@ def trains(stage: StageEntry) -> bool:
 
 def _stage_view(stage: StageEntry) -> dict[str, Any]:
     return {
-        "name": stage.name if trains(stage) else stage.name.replace("_", " "),
+        "name": stage.name if trains(stage) else STEPS.get(stage.name, stage.name.replace("_", " ")),
         "trains": trains(stage),
         "kind": "Next stage" if trains(stage) else "Next step",
         "why": _first_upper(stage.why),
@@ -104,7 +104,7 @@ def _todo(entry: VerdictEntry, failures: Sequence[str]) -> str | None:
         case Bottleneck.INCONCLUSIVE:
             return "Measure more before training anything."
         case Bottleneck.MASTERED:
-            return "Nothing to train. Keep it as a retention behavior while other stages run."
+            return "Keep it as a retention behavior while other stages run."
         case _ if entry.stage is None:
             return "No stage fits what is available; see the caveats."
         case _:

@@ -38,6 +38,13 @@ ROLES: dict[Role, tuple[str, str]] = {
     ),
 }
 
+STEPS: dict[str, str] = {
+    "none": "do nothing",
+    "fix_setup": "fix the setup",
+    "change_decoding": "decode greedily or cooler instead of training",
+}
+"""What to do, for stages that train nothing."""
+
 CHANGES: dict[ProblemChange, tuple[str, str]] = {
     ProblemChange.PRESERVED: ("preserved", "in support before and after"),
     ProblemChange.EXPANDED: ("expanded", "out of support before, in support after"),
@@ -77,6 +84,10 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     (
         "met / not met / inconclusive",
         "the whole interval is on the right side of the threshold / on the wrong side / on both sides",
+    ),
+    (
+        "pseudo-observation",
+        "a made-up problem, split between the ends of the range, that keeps an interval from being too narrow where few problems were measured",
     ),
     ("extrapolated", "not measured with that many samples, but computed from the mixing distribution fitted to all problems"),
     ("reference path", "a text known to be right; its likelihood says how far the model is from writing it"),
