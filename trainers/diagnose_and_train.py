@@ -293,7 +293,7 @@ def _stage_summary(result: TrainingResult, names: Sequence[str]) -> dict[str, An
 
 
 def _trainable(behaviors: Sequence[Behavior], stage: str) -> tuple[str, ...]:
-    """The target behaviors that can feed a stage."""
+    """Return the target behaviors that can feed a stage."""
     names = tuple(b.name for b in behaviors if b.purpose is Purpose.TARGET and set(STAGES[stage].needs) <= available_needs(b))
     if not names:
         raise SettingsError(
@@ -303,7 +303,7 @@ def _trainable(behaviors: Sequence[Behavior], stage: str) -> tuple[str, ...]:
 
 
 def _choose(run_: DiagnosedRun, behaviors: Sequence[Behavior]) -> tuple[str, tuple[str, ...]] | None:
-    """The stage that most target behaviors name; of equals the one that reshapes, since it needs nothing that is not there."""
+    """Return the stage that most target behaviors name; of equals the one that reshapes, since it needs nothing that is not there."""
     named: dict[str, list[str]] = {}
     for behavior in behaviors:
         stage = run_[behavior.name].diagnosis.stage

@@ -251,7 +251,7 @@ def build_stage(
 def make_inputs(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast | None = None, *, grade: object = None, **more: object
 ) -> TrainingInputs:
-    """What a recipe gets from this model, on the sums unless a training set is given; `grade` grades every behavior."""
+    """Return what a recipe gets from this model, on the sums unless a training set is given; `grade` grades every behavior."""
     training_set = more.pop("training_set", None) or TrainingSet([make_behavior()])
     graders = {} if grade is None else dict.fromkeys(training_set.behaviors, grade)
     engine = more.pop("engine", None) or TinyEngine(model)

@@ -72,7 +72,7 @@ class ShardedProcessGroup(ProcessGroup):
         return torch.device("cpu")
 
     def train_device(self, model: PreTrainedModel) -> torch.device:
-        """This process's device."""
+        """Return this process's device."""
         return self.device
 
     def all_gather(self, value: T) -> list[T]:
@@ -136,7 +136,7 @@ class ShardedProcessGroup(ProcessGroup):
         return _with_weights(module, kept)
 
     def copy_for_sampling(self, model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-        """A whole copy in the sampler's precision on this process's device."""
+        """Return a whole copy in the sampler's precision on this process's device."""
         sampled = _with_weights(model, [weight.detach().to(self.device, dtype, copy=True) for weight in model.parameters()])
         return sampled.to(self.device).requires_grad_(False)  # the buffers
 
@@ -178,7 +178,7 @@ class GatheringEngine(BaseEngine):
 
 
 def _with_weights(module: ModuleT, weights: Sequence[Tensor]) -> ModuleT:
-    """A copy of a module that has other tensors for its parameters; tied ones stay tied, and nothing else is copied twice."""
+    """Return a copy of a module that has other tensors for its parameters; tied ones stay tied, and nothing else is copied twice."""
     memo = {
         id(old): nn.Parameter(new, requires_grad=old.requires_grad) for old, new in zip(module.parameters(), weights, strict=True)
     }
@@ -190,7 +190,7 @@ def _shards(module: nn.Module) -> Iterator[FSDPModule]:
 
 
 def _full_weights(module: nn.Module) -> Iterator[Tensor]:
-    """The parameters one by one, gathered from all processes."""
+    """Return the parameters one by one, gathered from all processes."""
     for part in _shards(module):
         part.reshard()  # what a forward pass left gathered may be older than the last step
     for weight in module.parameters():

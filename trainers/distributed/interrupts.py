@@ -48,7 +48,7 @@ def noted_interrupts() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _noted(answer: str) -> Iterator[Callable[[], bool]]:
-    """What both do; the answer to the first Ctrl-C is printed where there is one."""
+    """Do what both share; the answer to the first Ctrl-C is printed where there is one."""
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield lambda: False

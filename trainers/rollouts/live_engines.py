@@ -58,7 +58,7 @@ def open_live(
     given: TakesWeights | None = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Engine, LoraAdapter | None]:
-    """The engine, and the adapter that the model is given where `lora_rank` is set.
+    """Return the engine, and the adapter that the model is given where `lora_rank` is set.
 
     Args:
         loaded: The model in training.
@@ -92,7 +92,7 @@ def _open_embedded(loaded: LoadedModel, config: TrainingConfig, processes: Proce
 
 
 def _open_adapter(loaded: LoadedModel, config: TrainingConfig, processes: ProcessGroup) -> LoraAdapter | None:
-    """The model is another one from here on."""
+    """Note that the model is another one from here on."""
     if config.lora_rank is None:
         return None
     name = loaded.source
@@ -109,7 +109,7 @@ def _keep(engine: TakesWeights) -> Callable[[], TakesWeights]:
 
 
 def _vllm_opener(loaded: LoadedModel, config: TrainingConfig, say: Callable[[str], None] | None) -> Callable[[], TakesWeights]:
-    """Starts vLLM in a share of the memory, with the context that fits in there.
+    """Start vLLM in a share of the memory, with the context that fits in there.
 
     Raises:
         SettingsError: vLLM is not here; better told before anything is trained.

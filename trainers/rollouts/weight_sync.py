@@ -83,7 +83,7 @@ class InPlaceEngine(BaseEngine):
 
 
 def checkpoint_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a model by the names that its Hugging Face checkpoint has; of tied ones the first, as `save_pretrained` keeps it."""
+    """Return the weights of a model by the names that its Hugging Face checkpoint has; of tied ones the first, as `save_pretrained` keeps it."""
     seen: set[int] = set()
     state: dict[str, Tensor] = {}
     for name, value in model.state_dict(keep_vars=True).items():
@@ -95,7 +95,7 @@ def checkpoint_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a checkpoint folder, one by one."""
+    """Return the weights of a checkpoint folder, one by one."""
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118

@@ -183,7 +183,7 @@ def _acts(component: Component, row: TrainingRow, number: int) -> bool:
 
 
 def _active(components: Sequence[Component], rows: Sequence[TrainingRow], number: int, *, paired: bool) -> list[int]:
-    """The rows to run; of a pair both or none."""
+    """Return the rows to run; of a pair both or none."""
     active = [index for index, row in enumerate(rows) if any(_acts(component, row, number) for component in components)]
     if not paired:
         return active

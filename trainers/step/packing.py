@@ -64,7 +64,7 @@ class MicroBatch:
         return int((self.segments >= 0).sum())
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same on another device."""
+        """Return the same on another device."""
         return MicroBatch(
             rows=self.rows,
             lengths=self.lengths,
@@ -152,7 +152,7 @@ def plan_micro_batches(packs: Sequence[Pack], max_tokens: int) -> list[list[Pack
 
 
 def plan_process_batches(packs: Sequence[Pack], max_tokens: int, *, rank: int, size: int) -> list[tuple[list[Pack], bool]]:
-    """The micro-batches of one of several processes, about equally many tokens for each, and equally many micro-batches.
+    """Return the micro-batches of one of several processes, about equally many tokens for each, and equally many micro-batches.
 
     Args:
         packs: Of the whole batch.
@@ -186,7 +186,7 @@ def _divide(packs: Sequence[Pack], size: int) -> list[list[Pack]]:
 
 
 def _units(packs: Sequence[Pack]) -> list[list[Pack]]:
-    """What must stay together, the longest first."""
+    """Return what must stay together, the longest first."""
     units: dict[str, list[Pack]] = {}
     for number, pack in enumerate(packs):
         units.setdefault(pack.group_id or f"#{number}", []).append(pack)

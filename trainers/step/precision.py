@@ -13,7 +13,7 @@ from posttrain.diagnose.errors import SettingsError
 
 
 def compute_dtype(device: torch.device, setting: str) -> torch.dtype:
-    """The dtype of the forward pass on a device.
+    """Return the dtype of the forward pass on a device.
 
     Args:
         device: Where the model lies.
@@ -32,5 +32,5 @@ def compute_dtype(device: torch.device, setting: str) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """The context of a forward pass in this dtype; does nothing for float32 and float64."""
+    """Return the context of a forward pass in this dtype; does nothing for float32 and float64."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)

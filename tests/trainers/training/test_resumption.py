@@ -55,7 +55,7 @@ class Stopped:
 def train(
     name: str, tokenizer, out: Path, *more: str, on_step=None, evaluated: bool = False, grade=None, wrap=lambda evaluate: evaluate
 ):
-    """Always from the weights of the start, as a second process would."""
+    """Train from the weights of the start, as a second process would."""
     model = tiny_llama()
     training_set = TrainingSet([guided_behavior() if name == "guided_grpo" else make_behavior(num_train=12)])
     config = load_config(name, None, ["autocast=float32", "learning_rate=1e-2", *SETTINGS[name], *more])
@@ -108,7 +108,7 @@ class _Scoring:
 
 
 def numbers(result: TrainingResult) -> list[dict]:
-    """The log without what time tells."""
+    """Return the log without what time tells."""
     records = [json.loads(line) for line in result.log.read_text().splitlines()]
     return [
         {key: value for key, value in record.items() if not key.endswith("seconds")}
