@@ -163,7 +163,7 @@ def table(cells: dict[str, dict[str, float]], command: str) -> str:
         "",
         "Lowest coverage: " + ", ".join(f"{name} {value:.3f}" for name, value in lowest.items()) + ". "
         f"Highest wrong-verdict rate: {max(c['label wrong'] for c in cells.values()):.3f} of labels, "
-        f"{max(c['states wrong'] for c in cells.values()):.3f} of the labels of problems; a label of a problem exactly at a threshold counts as wrong. The Monte-Carlo error of a rate of 0.05 at 2,000 replicates is .005.",
+        f"{max(c['states wrong'] for c in cells.values()):.3f} of the labels of problems; a label of a problem exactly at a threshold counts as wrong. The Monte-Carlo error of a rate of 0.05 at 2,000 replicates is 0.005.",
     ]
     return "\n".join(lines) + "\n"
 

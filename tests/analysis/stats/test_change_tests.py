@@ -23,24 +23,24 @@ def test_p_values_are_those_of_fisher() -> None:
 def discrete_fdr_by_enumeration(n: int, before: np.ndarray, after: np.ndarray, rate: float, below: float | None) -> np.ndarray:
     """DBH-SU as written in the paper, on lists: all attainable p-values, critical values by search."""
 
-    def law(total: int) -> list[tuple[float, float]]:
+    def null(total: int) -> list[tuple[float, float]]:
         ways = range(max(0, total - n), min(n, total) + 1)
         chance = hypergeom(2 * n, total, n)
         counts = [below is None or min(c, total - c) / n < below for c in ways]
         tails = [min(float(chance.cdf(c)), float(chance.sf(c - 1))) for c in ways]
         return [(tail if yes else 1.0, float(chance.pmf(c))) for c, tail, yes in zip(ways, tails, counts, strict=True)]
 
-    laws = [law(int(b + a)) for b, a in zip(before, after, strict=True)]
-    p = np.array([laws[i][int(after[i]) - max(0, int(before[i] + after[i]) - n)][0] for i in range(len(before))])
+    nulls = [null(int(b + a)) for b, a in zip(before, after, strict=True)]
+    p = np.array([nulls[i][int(after[i]) - max(0, int(before[i] + after[i]) - n)][0] for i in range(len(before))])
 
     def cdf(i: int, t: float) -> float:
-        return min(1.0, sum(mass for value, mass in laws[i] if value <= t * (1 + 1e-9)))
+        return min(1.0, sum(mass for value, mass in nulls[i] if value <= t * (1 + 1e-9)))
 
     def odds(t: float, at: float) -> float:
         terms = [(cdf(i, t), cdf(i, at)) for i in range(len(p))]
         return sum(f / (1 - g) if g < 1 else (np.inf if f > 0 else 0.0) for f, g in terms)
 
-    attainable = sorted({value for one in laws for value, _ in one})
+    attainable = sorted({value for one in nulls for value, _ in one})
     tau = max((t for t in attainable if odds(t, t) <= rate * len(p)), default=0.0)
     rejected = np.zeros(len(p), dtype=bool)
     for t in (t for t in attainable if t <= tau):
@@ -84,6 +84,7 @@ def test_only_a_side_below_the_rate_counts_where_one_is_given() -> None:
     assert uneven.q_expansion[1] < 0.01
 
 
+@pytest.mark.statistical
 def test_few_rises_from_zero_among_many_problems_are_found() -> None:
     """A quarter of the rises to .1 at 64 samples, even if they are 2 among 200; one in twenty runs without a change finds any."""
     rng = np.random.default_rng(6)
@@ -91,11 +92,11 @@ def test_few_rises_from_zero_among_many_problems_are_found() -> None:
     found, false = 0.0, 0
     for _ in range(runs):
         before = rng.beta(0.3, 1.2, 200)
-        drawn = rng.binomial(n, before), rng.binomial(n, before)
-        same = ps.problem_change_tests(n, drawn[0], n, drawn[1], below=0.0064)
+        counts = rng.binomial(n, before), rng.binomial(n, before)
+        same = ps.problem_change_tests(n, counts[0], n, counts[1], below=0.0064)
         false += min(same.q_expansion.min(), same.q_attrition.min()) <= 0.05
-        drawn[0][:2], drawn[1][:2] = 0, rng.binomial(64, 0.1, 2)
-        found += float(np.mean(ps.problem_change_tests(n, drawn[0], n, drawn[1], below=0.0064).q_expansion[:2] <= 0.05))
+        counts[0][:2], counts[1][:2] = 0, rng.binomial(64, 0.1, 2)
+        found += float(np.mean(ps.problem_change_tests(n, counts[0], n, counts[1], below=0.0064).q_expansion[:2] <= 0.05))
     assert found / runs >= 0.25
     assert false / runs <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / runs)
 
@@ -118,8 +119,9 @@ def test_the_two_directions_mirror_each_other() -> None:
     np.testing.assert_allclose(forth.p_attrition, back.p_expansion)
 
 
+@pytest.mark.statistical
 def test_false_discoveries_stay_rare_and_real_ones_are_found() -> None:
-    """2,000 replicates and more laws: benchmarks/null_and_power.py."""
+    """2,000 replicates and more distributions: benchmarks/null_and_power.py."""
     rng = np.random.default_rng(3)
     n = np.full(100, 64)
     false = 0
@@ -151,7 +153,7 @@ def test_a_rate_of_discoveries_outside_the_unit_interval_is_refused() -> None:
 # ------------------------------------------------------------------------------------------------------------- all problems
 
 
-def test_the_exchange_test_is_a_permutation_test() -> None:
+def test_p_values_are_those_of_explicit_permutations() -> None:
     """Three problems of two samples each: every way to deal the samples, by hand."""
     before, after = np.array([[0, 0], [0, 1], [0, 0]]), np.array([[1, 1], [1, 1], [0, 1]])
     n = np.full(3, 2)
@@ -178,6 +180,7 @@ def test_the_exchange_test_is_a_permutation_test() -> None:
     np.testing.assert_allclose(test.adjusted_p, exact, atol=0.015)
 
 
+@pytest.mark.statistical
 def test_one_model_twice_is_told_apart_in_one_of_twenty_at_most() -> None:
     rng = np.random.default_rng(4)
     n = np.repeat([16, 24], 25)
@@ -205,7 +208,7 @@ def test_gains_and_losses_that_cancel_are_seen() -> None:
     }
 
 
-def test_the_exchange_test_refuses_what_was_not_sampled_and_knows_nothing_without_data() -> None:
+def test_the_permutation_test_refuses_what_was_not_sampled_and_is_undefined_without_data() -> None:
     rng = np.random.default_rng(6)
     with pytest.raises(ValueError, match="ks"):
         ps.permutation_test([4, 2], [1, 1], [4, 2], [1, 1], [4], rng=rng)

@@ -13,6 +13,7 @@ def curves(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 - (1 - p[:, None]) ** KS
 
 
+@pytest.mark.statistical
 def test_max_t_controls_the_family() -> None:
     rng = np.random.default_rng(1)
     n = np.full(60, 32)
@@ -97,6 +98,7 @@ def test_equivalence() -> None:
         ps.equivalence_test(before, small, 0.0)
 
 
+@pytest.mark.statistical
 def test_equivalence_keeps_its_error() -> None:
     rng = np.random.default_rng(8)
     wrong = 0

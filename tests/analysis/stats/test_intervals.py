@@ -80,6 +80,7 @@ def test_bad_values_are_refused() -> None:
             call()
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize("num_problems", [5, 10, 24, 100])
 @pytest.mark.parametrize("k", [1, 8])
 def test_mean_interval_covers(num_problems: int, k: int) -> None:
@@ -97,8 +98,9 @@ def test_mean_interval_covers(num_problems: int, k: int) -> None:
     assert np.mean(widths) < 2 * 1.96 * spread / np.sqrt(num_problems) * (1.5 if num_problems <= 10 else 1.2)
 
 
+@pytest.mark.statistical
 def test_plain_t_would_not_have_covered() -> None:
-    """Guards the test above: the interval without pretended data fails its bound on the same kind of data."""
+    """Guards the test above: the interval without pseudo-observations fails its bound on the same kind of data."""
     from scipy import stats
 
     rng = np.random.default_rng(3)
@@ -107,6 +109,7 @@ def test_plain_t_would_not_have_covered() -> None:
     assert np.mean(np.abs(values.mean(axis=1) - 0.2) <= half) < 0.9
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize("num_problems", [10, 24, 100])
 @pytest.mark.parametrize("changed", [0.0, 0.05, 0.3])
 def test_paired_delta_interval_covers(num_problems: int, changed: float) -> None:

@@ -1,4 +1,4 @@
-"""The law of success rates against exact enumeration, planted populations and the all-zero case."""
+"""The mixing distribution of success rates against exact enumeration, planted populations and the all-zero case."""
 
 import numpy as np
 import pytest
@@ -45,8 +45,8 @@ def test_likelihoods_are_binomial_up_to_a_factor() -> None:
     np.testing.assert_allclose(table, exact / exact.max(axis=1, keepdims=True), atol=1e-12)
 
 
-def test_one_problem_under_a_known_law_is_bayes_by_hand() -> None:
-    """A thousand problems teach the law; one more is then judged by Bayes' rule under it."""
+def test_one_problem_under_a_known_distribution_is_bayes_by_hand() -> None:
+    """A thousand problems inform the mixing distribution; one more is then estimated by Bayes' rule under it."""
     rng = np.random.default_rng(0)
     rates = np.where(rng.random(1000) < 0.4, 0.05, 0.6)
     n = np.r_[np.full(1000, 64), 4]
@@ -56,7 +56,7 @@ def test_one_problem_under_a_known_law_is_bayes_by_hand() -> None:
     assert mean == pytest.approx(share @ [0.05, 0.6] / share.sum(), abs=0.04)
 
 
-def test_state_probabilities_agree_with_draws() -> None:
+def test_interval_probabilities_agree_with_draws() -> None:
     rng = np.random.default_rng(1)
     n = rng.choice([4, 16, 64], 60)
     edges = [EPSILON, 0.3, 0.9]
@@ -64,8 +64,8 @@ def test_state_probabilities_agree_with_draws() -> None:
     states = fit.interval_probabilities(edges)
     np.testing.assert_allclose(states.sum(axis=1), 1.0)
     rates = fit.draw_rates(rng=rng, num_draws=4096)
-    drawn = np.stack([(np.digitize(rates, edges) == index).mean(axis=0) for index in range(4)], axis=1)
-    np.testing.assert_allclose(drawn, states, atol=0.04)
+    frequencies = np.stack([(np.digitize(rates, edges) == index).mean(axis=0) for index in range(4)], axis=1)
+    np.testing.assert_allclose(frequencies, states, atol=0.04)
     counts, mean = fit.draw_interval_counts(edges, rng=rng, num_draws=4096)
     assert (counts.sum(axis=1) == 60).all()
     np.testing.assert_allclose(counts.mean(axis=0) / 60, states.mean(axis=0), atol=0.01)
@@ -106,14 +106,15 @@ def test_one_problem_without_success_is_less_certain_than_many() -> None:
     assert alone < among
 
 
-def test_zeros_among_solved_problems_are_judged_by_them() -> None:
-    """Three successes of sixteen elsewhere make a zero look unlucky; the same zero among zeros does not."""
+def test_zeros_among_solved_problems_are_estimated_from_them() -> None:
+    """Three successes of sixteen elsewhere make a zero likely to be bad luck; the same zero among zeros does not."""
     among_solved = ps.fit_mixture([16] * 40, [0] + [3] * 39).interval_probabilities([EPSILON])[0, 0]
     among_zeros = ps.fit_mixture([16] * 40, [0] * 39 + [3]).interval_probabilities([EPSILON])[0, 0]
     assert among_solved < 0.6
     assert among_zeros > among_solved + 0.1
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize("budget", [8, 64])
 def test_problem_intervals_cover(budget: int) -> None:
     covered, narrow = [], []
@@ -127,7 +128,7 @@ def test_problem_intervals_cover(budget: int) -> None:
     assert np.mean(narrow) < (0.35 if budget == 8 else 0.16)
 
 
-def test_shares_of_heaps_are_recovered() -> None:
+def test_point_masses_are_recovered() -> None:
     rng = np.random.default_rng(3)
     p = planted(rng, 400, 0.3, 0.3, 4.0, 6.0)
     counts, _ = fitted(rng, p, 64, marks=[EPSILON, 0.9]).draw_interval_counts([EPSILON, 0.9], rng=rng)
@@ -135,7 +136,8 @@ def test_shares_of_heaps_are_recovered() -> None:
     np.testing.assert_allclose(counts.mean(axis=0), truth, atol=16)
 
 
-def test_intervals_over_laws_cover_within_and_beyond_the_samples() -> None:
+@pytest.mark.statistical
+def test_profile_intervals_cover_within_and_beyond_the_samples() -> None:
     ks = [1, 16, 64, 512]
     truth = [0.8 * -np.expm1(betaln(0.5, 1.0 + k) - betaln(0.5, 1.0)) for k in ks]
     covered, identified = [], []
@@ -150,7 +152,7 @@ def test_intervals_over_laws_cover_within_and_beyond_the_samples() -> None:
     assert np.mean(identified, axis=0)[3] < 0.2
 
 
-def test_a_sharp_law_is_extrapolated_far_and_a_blurred_one_is_not() -> None:
+def test_a_sharp_distribution_is_extrapolated_far_and_a_blurred_one_is_not() -> None:
     rng = np.random.default_rng(0)
     sharp = fitted(rng, np.where(np.arange(200) < 100, 0.0, 0.7), 32).pass_at_k(128)
     assert sharp.identified
@@ -161,7 +163,7 @@ def test_a_sharp_law_is_extrapolated_far_and_a_blurred_one_is_not() -> None:
     assert blurred.high - blurred.low > 0.3
 
 
-def test_a_run_that_stopped_at_successes_is_not_misread() -> None:
+def test_optional_stopping_at_successes_does_not_bias() -> None:
     """Under inverse sampling the mean of c/n is far from the rate; the likelihood is not."""
     rng = np.random.default_rng(1)
     n = rng.geometric(0.25, 300)
@@ -171,7 +173,7 @@ def test_a_run_that_stopped_at_successes_is_not_misread() -> None:
     assert interval.high - interval.low < 0.12
 
 
-def test_related_problems_widen_what_is_said_of_the_population() -> None:
+def test_related_problems_widen_population_intervals() -> None:
     rng = np.random.default_rng(2)
     rates = np.repeat(rng.beta(0.5, 0.5, 10), 20)
     n, names = np.full(200, 32), [f"g{i // 20}" for i in range(200)]
@@ -195,7 +197,7 @@ def test_unequal_budgets_and_problems_without_samples() -> None:
     np.testing.assert_allclose(mean[n == 0], 0.4, atol=0.06)
 
 
-def test_nothing_known_gives_the_prior() -> None:
+def test_without_data_the_posterior_is_the_prior() -> None:
     fit = ps.fit_mixture([], [])
     assert fit.interval_probabilities([0.5]).shape == (0, 2)
     interval = fit.pass_at_k(3)
@@ -206,12 +208,12 @@ def test_nothing_known_gives_the_prior() -> None:
 
 def test_problems_that_share_a_rate_near_a_threshold_need_not_lie_on_both_sides() -> None:
     fit = ps.fit_mixture(np.full(40, 64), np.full(40, 60), marks=[EPSILON, 0.9])  # 94 %, each within two standard errors of .9
-    smooth, heaped = (
-        float((laws @ fit.interval_indicators([EPSILON, 0.9]))[:, 2].mean())
-        for laws in (fit.distributions, fit.unsmoothed_distributions)
+    smooth, unsmoothed = (
+        float((weights @ fit.interval_indicators([EPSILON, 0.9]))[:, 2].mean())
+        for weights in (fit.distributions, fit.unsmoothed_distributions)
     )
     assert smooth < 0.65
-    assert heaped > 0.85
+    assert unsmoothed > 0.85
     counts, _ = fit.draw_interval_counts([EPSILON, 0.9], rng=np.random.default_rng(0), num_draws=1000)
     assert counts[:500, 2].mean() + 8 < counts[500:, 2].mean()
 
@@ -273,13 +275,13 @@ def test_goodness_of_fit_notices_two_sharp_groups() -> None:
     assert fit_mixture_ml(n, sharp).p_value < 1e-4
 
 
-def test_maximum_likelihood_admits_that_zeros_have_no_maximum() -> None:
+def test_maximum_likelihood_flags_that_zeros_have_no_maximum() -> None:
     assert fit_mixture_ml([16] * 24, [0] * 24).pass_at_k(128) < 0.05
     with pytest.raises(ValueError, match="no samples"):
         fit_mixture_ml([0], [0])
 
 
-def test_a_heap_at_a_threshold_may_lie_on_either_side() -> None:
+def test_a_point_mass_at_a_threshold_may_lie_on_either_side() -> None:
     mark = 0.1
     n = np.full(200, 400)
     fit = ps.fit_mixture(n, np.random.default_rng(0).binomial(n, mark), marks=(mark,))

@@ -1,4 +1,4 @@
-"""Profile-likelihood intervals over all laws against a convex solver and closed forms."""
+"""Profile-likelihood intervals over all mixing distributions against a convex solver and closed forms."""
 
 import numpy as np
 import pytest
@@ -15,19 +15,23 @@ def test_the_frontier_is_that_of_a_general_solver() -> None:
     table = likelihood_table(n, c, rates)
     start = np.full(7, 1 / 7)
 
-    def log_likelihood(law: np.ndarray) -> float:
-        return float(np.log(np.maximum(table @ law, 1e-12)) @ repeats)
+    def log_likelihood(weights: np.ndarray) -> float:
+        return float(np.log(np.maximum(table @ weights, 1e-12)) @ repeats)
 
-    simplex = {"type": "eq", "fun": lambda law: law.sum() - 1}
-    best = minimize(lambda law: -log_likelihood(law), start, bounds=[(0, 1)] * 7, constraints=[simplex], method="SLSQP")
+    simplex = {"type": "eq", "fun": lambda weights: weights.sum() - 1}
+    best = minimize(lambda weights: -log_likelihood(weights), start, bounds=[(0, 1)] * 7, constraints=[simplex], method="SLSQP")
     allowed = 0.5 * chi2.ppf(0.95, 1)
     for k in (1, 4, 64):
         h = 1 - (1 - rates) ** k
         found = profile_intervals(table, repeats, h[None, :], degrees=1e6, start=start)[0]
-        near = {"type": "ineq", "fun": lambda law: log_likelihood(law) + best.fun + allowed}
+        near = {"type": "ineq", "fun": lambda weights: log_likelihood(weights) + best.fun + allowed}
         ends = [
             minimize(
-                lambda law, s=sign, h=h: s * (law @ h), best.x, bounds=[(0, 1)] * 7, constraints=[simplex, near], method="SLSQP"
+                lambda weights, s=sign, h=h: s * (weights @ h),
+                best.x,
+                bounds=[(0, 1)] * 7,
+                constraints=[simplex, near],
+                method="SLSQP",
             )
             for sign in (1, -1)
         ]
@@ -57,7 +61,7 @@ def test_few_problems_widen_the_interval() -> None:
     assert wide.high > narrow.high
 
 
-def test_nothing_seen_says_nothing() -> None:
+def test_without_samples_the_interval_is_the_whole_range() -> None:
     found = profile_intervals(np.empty((0, 3)), np.empty(0), np.ones((2, 3)), degrees=1, start=np.full(3, 1 / 3))
     assert len(found) == 2
     assert not found[0].identified

@@ -21,7 +21,7 @@ def test_support_dynamics_undefined() -> None:
     assert dynamics.out_of_support == 2
 
 
-def test_null_matches_a_second_draw() -> None:
+def test_null_matches_a_second_run() -> None:
     """The published size of effects, from a model compared with itself (p ~ Beta(.3, 1.2), 200 problems, 64 samples)."""
     expected_ratios, null, inside = [], [], []
     for seed in range(25):
@@ -37,7 +37,7 @@ def test_null_matches_a_second_draw() -> None:
         null.append((expected.srr.estimate, expected.ndr.estimate))
         inside.append((expected.srr.low <= second.srr <= expected.srr.high, expected.ndr.low <= second.ndr <= expected.ndr.high))
     np.testing.assert_allclose(np.mean(expected_ratios, axis=0), [0.93, 0.07], atol=0.01)
-    # The fitted law leaves a little too much mass near zero (NDR .057 where .070 is right); its interval knows.
+    # The fitted mixture leaves a little too much mass near zero (NDR .057 where .070 is right); its interval knows.
     np.testing.assert_allclose(np.mean(null, axis=0), np.mean(expected_ratios, axis=0), atol=0.02)
     assert np.all(np.mean(inside, axis=0) >= 0.8)
 
@@ -53,7 +53,7 @@ def test_null_does_not_hide_real_expansion() -> None:
 
 
 def test_null_knows_regression_to_the_mean() -> None:
-    """Of problems at 0 of 16, 18 % show a success when the same model is drawn again."""
+    """Of problems at 0 of 16, 18 % show a success when the same model is sampled again."""
     rng = np.random.default_rng(8)
     p = rng.beta(0.3, 1.2, 2000)
     n = np.full(2000, 16)
@@ -121,8 +121,9 @@ def test_thinning_keeps_rates_and_refuses_more_than_there_is() -> None:
         ps.thin([4], [2], [5], rng=rng)
 
 
-@pytest.mark.parametrize("second_draw", [False, True])
-def test_problems_never_solved_before_gain_nothing_when_nothing_changed(second_draw: bool) -> None:
+@pytest.mark.statistical
+@pytest.mark.parametrize("second_run", [False, True])
+def test_problems_never_solved_before_gain_nothing_when_nothing_changed(second_run: bool) -> None:
     """Selected and judged by one draw they seem to gain; judged on fresh samples they do not."""
     rng = np.random.default_rng(13)
     naive, gain, inside = [], [], []
@@ -130,7 +131,7 @@ def test_problems_never_solved_before_gain_nothing_when_nothing_changed(second_d
         p = rng.beta(0.3, 1.2, 100)
         n = np.full(100, 16)
         before, after = rng.binomial(n, p), rng.binomial(n, p)
-        fresh = (n, rng.binomial(n, p)) if second_draw else None
+        fresh = (n, rng.binomial(n, p)) if second_run else None
         found = ps.never_solved_gain(n, before, n, after, fresh=fresh)
         naive.append(found.naive)
         gain.append(found.gain.estimate)

@@ -85,6 +85,7 @@ def test_a_gain_may_show_at_large_k_only() -> None:
     assert RoleNote.GAIN_AT_LARGER_K in verdict.notes
 
 
+@pytest.mark.statistical
 def test_one_model_twice_gets_no_role_in_19_of_20_cases() -> None:
     """More distributions and n: benchmarks/null_and_power.py."""
     rng = np.random.default_rng(3)

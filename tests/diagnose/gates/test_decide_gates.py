@@ -124,6 +124,7 @@ def test_all_hold_needs_no_correction_and_one_fails_does(write: Write) -> None:
     assert diagnose.gate(run, ["pass@1>=0.9"]).outcome is Outcome.NOT_MET
 
 
+@pytest.mark.statistical
 def test_gates_keep_their_error(write: Write) -> None:
     """A rate that lies at the threshold is called met, and not met, in one of twenty runs at most."""
     rng = np.random.default_rng(2)
