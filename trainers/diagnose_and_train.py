@@ -1,6 +1,6 @@
-"""Closes the loop: diagnose, run the stage that the diagnosis names, measure the same behaviors again in the same way.
+"""The loop: diagnose, train the stage that the diagnosis names, and measure the same behaviors again in the same way.
 
-A round is one stage: the one that most target behaviors name, trained on those behaviors alone; the others are measured beside it, so
+A round is one stage: the one that most target behaviors name, trained on those behaviors alone; the others are measured too, so
 that what a stage costs elsewhere is seen. The final split is sampled once, after the last round, for the behaviors that were trained.
 """
 
@@ -85,7 +85,7 @@ def loop(
     command: str = "",
     reporter: Reporter | None = None,
 ) -> LoopResult:
-    """Diagnose, train the named stage, measure again; `rounds` times. Run again, it goes on where it was stopped.
+    """Diagnose, train the named stage, measure again; `rounds` times. The same call resumes a loop that was stopped.
 
     Args:
         model: A Hugging Face directory or id, a GGUF file, or `demo`.
@@ -293,17 +293,18 @@ def _stage_summary(result: TrainingResult, names: Sequence[str]) -> dict[str, An
 
 
 def _trainable(behaviors: Sequence[Behavior], stage: str) -> tuple[str, ...]:
-    """Return the target behaviors that can feed a stage."""
+    """Return the names of the target behaviors that have what a stage needs."""
     names = tuple(b.name for b in behaviors if b.purpose is Purpose.TARGET and set(STAGES[stage].needs) <= available_needs(b))
     if not names:
         raise SettingsError(
-            f"--stages: no target behavior has what {stage} needs ({', '.join(STAGES[stage].needs)}); give another stage"
+            f"--stages: no target behavior has what {stage} needs ({', '.join(STAGES[stage].needs)}); give another stage",
+            code="missing_input",
         )
     return names
 
 
 def _choose(run_: DiagnosedRun, behaviors: Sequence[Behavior]) -> tuple[str, tuple[str, ...]] | None:
-    """Return the stage that most target behaviors name; of equals the one that reshapes, since it needs nothing that is not there."""
+    """Return the stage that most target behaviors name, and these; of equals one with a verifier, which needs no further data."""
     named: dict[str, list[str]] = {}
     for behavior in behaviors:
         stage = run_[behavior.name].diagnosis.stage

@@ -58,7 +58,7 @@ def train(
 ) -> TrainingResult:
     """Run one stage on the train split of behaviors and write a checkpoint that any Hugging Face loader opens.
 
-    A run that was stopped (Ctrl-C, or with `save_every` anything else) left its state in `.OUT.work` beside `out`; the same call goes on from
+    A run that was stopped (Ctrl-C, or with `save_every` anything else) left its state in `.OUT.work` beside `out`; the same call resumes
     there and ends with the weights that it would have had, in another number of processes up to the order of sums. While it is unfinished, other
     settings are refused.
 
@@ -132,7 +132,7 @@ def run_training(request: TrainRequest, processes: ProcessGroup, reporter: Repor
 
 
 def _train_here(request: TrainRequest, processes: ProcessGroup, reporter: Reporter) -> TrainingResult:
-    """Train in a folder beside `out`, which appears when the checkpoint is whole; what a stopped run left there is taken up again.
+    """Train in a folder beside `out`, which appears when the checkpoint is complete; a stopped run is resumed there.
 
     Of several processes rank 0 writes there, and each its part of a state.
     """

@@ -68,11 +68,11 @@ class ShardedProcessGroup(ProcessGroup):
 
     @property
     def load_device(self) -> torch.device:
-        """The processor: `shard` brings layer by layer to the device, which may have no room for all of them."""
+        """See `ProcessGroup`: the processor, since `shard` moves layer by layer to the device, which may be too small for all of them."""
         return torch.device("cpu")
 
     def train_device(self, model: PreTrainedModel) -> torch.device:
-        """Return this process's device."""
+        """See `ProcessGroup`: the device of this process."""
         return self.device
 
     def all_gather(self, value: T) -> list[T]:
@@ -83,9 +83,9 @@ class ShardedProcessGroup(ProcessGroup):
 
     def broadcast(self, value: T) -> T:
         """See `ProcessGroup`."""
-        said = [value]
-        dist.broadcast_object_list(said, src=0, group=self._gloo)
-        return said[0]
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self._gloo)
+        return values[0]
 
     def row_range(self, weight: Tensor) -> tuple[int, int]:
         """See `ProcessGroup`."""
@@ -136,7 +136,7 @@ class ShardedProcessGroup(ProcessGroup):
         return _with_weights(module, kept)
 
     def copy_for_sampling(self, model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-        """Return a whole copy in the sampler's precision on this process's device."""
+        """See `ProcessGroup`: a full copy in the sampler's precision on this process's device."""
         sampled = _with_weights(model, [weight.detach().to(self.device, dtype, copy=True) for weight in model.parameters()])
         return sampled.to(self.device).requires_grad_(False)  # the buffers
 
@@ -148,7 +148,7 @@ class ShardedProcessGroup(ProcessGroup):
 
 
 class GatheringEngine(BaseEngine):
-    """An engine with whole weights of its own, which `refresh` gathers from the shards of the model in training."""
+    """An engine with full weights of its own, which `refresh` gathers from the shards of the model in training."""
 
     is_live = True
 
@@ -190,7 +190,7 @@ def _shards(module: nn.Module) -> Iterator[FSDPModule]:
 
 
 def _full_weights(module: nn.Module) -> Iterator[Tensor]:
-    """Return the parameters one by one, gathered from all processes."""
+    """Yield the parameters one by one, gathered from all processes."""
     for part in _shards(module):
         part.reshard()  # what a forward pass left gathered may be older than the last step
     for weight in module.parameters():

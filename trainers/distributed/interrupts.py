@@ -1,4 +1,4 @@
-"""Lets Ctrl-C wait while weights change, so that what is kept after it is a whole step, of all processes the same one."""
+"""Delayed Ctrl-C: it takes effect when a step is complete, in all processes the same one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from posttrain.trainers.distributed.launch import is_rank_zero
 
 
 class StoppedAtOnceError(KeyboardInterrupt):
-    """Ctrl-C came a second time within a block that must not be left half-way: nothing can be kept of it."""
+    """Ctrl-C came a second time within a block that must run to its end: its state cannot be saved."""
 
 
 @contextmanager
 def held_interrupts() -> Iterator[None]:
     """Run a block to its end before a Ctrl-C takes effect; a second one ends it at once.
 
-    Does nothing outside the main thread, inside another such block, or where somebody else handles the signal.
+    Does nothing outside the main thread, inside another such block, or where the signal is handled elsewhere.
 
     Raises:
         KeyboardInterrupt: After the block, where one came during it.
@@ -36,8 +36,8 @@ def held_interrupts() -> Iterator[None]:
 def noted_interrupts() -> Iterator[Callable[[], bool]]:
     """Run a block to its end whatever happens, and let it ask whether a Ctrl-C came; a second one ends it at once.
 
-    For one of several processes, which must stop where the others do. Never notes anything outside the main thread, or where somebody else
-    handles the signal.
+    For one of several processes, which must stop where the others do. Never notes anything outside the main thread, or where the signal is
+    handled elsewhere.
 
     Raises:
         StoppedAtOnceError: Within the block, at the second one.
@@ -48,7 +48,7 @@ def noted_interrupts() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _noted(answer: str) -> Iterator[Callable[[], bool]]:
-    """Do what both share; the answer to the first Ctrl-C is printed where there is one."""
+    """Note Ctrl-C during a block, and print an answer to the first one unless it is empty."""
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield lambda: False

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 
 def scalar_head(model: PreTrainedModel, *, bias: bool = True) -> nn.Linear:
-    """Return a head [H] → 1 that says 0 at first, float32 or wider, where the model lies."""
+    """Return a linear head [H] → 1 with zero weights, in float32 or float64, on the device of the model."""
     width = model.config.get_text_config().hidden_size
     weight = model.get_input_embeddings().weight
     head = nn.Linear(width, 1, bias=bias, device=weight.device, dtype=torch.promote_types(weight.dtype, torch.float32))

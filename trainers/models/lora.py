@@ -23,7 +23,7 @@ from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.distributed.processes import ProcessGroup, full_tensor
 
 FOLDER = "adapter"
-"""Of a checkpoint: the adapter alone, beside the merged weights."""
+"""Folder within a checkpoint that holds the adapter without the model."""
 
 
 class LoraAdapter:
@@ -143,6 +143,6 @@ class MergedEngine(TransformersEngine):
         return engine
 
     def refresh(self) -> None:
-        """Merge, then renew what was copied of the merged weights."""
+        """Merge the adapter, then take over the merged weights."""
         self.adapter.merge()
         super().refresh()

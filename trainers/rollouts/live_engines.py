@@ -1,4 +1,4 @@
-"""The engine that samples a model in training: its live weights, its weights with an adapter merged in, a copy beside shards, or vLLM."""
+"""The engine that samples a model in training: its live weights, its weights with an adapter merged in, a copy of sharded weights, or vLLM."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_engine(engine: str | Engine, num_processes: int = 1) -> None:
     if not fits:
         raise SettingsError(
             f"engine: got {name}, which cannot be given the weights of the model in training; allowed are {' and '.join(TRAINABLE)}, or "
-            "from Python an open engine with load_weights; to learn from samples of any engine, draw them with diagnose --split train and "
+            "from Python an open engine with load_weights; to learn from samples of any engine, sample them with diagnose --split train and "
             "give train --from",
             code="engine_not_trainable",
         )
@@ -58,14 +58,14 @@ def open_live(
     given: TakesWeights | None = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Engine, LoraAdapter | None]:
-    """Return the engine, and the adapter that the model is given where `lora_rank` is set.
+    """Return the engine, and the adapter that the model gets where `lora_rank` is set.
 
     Args:
         loaded: The model in training.
         config: Names the engine.
         processes: That train together.
         given: An open engine, used in place of the one that is named.
-        say: Called with a line for people when an engine beside the trainer is started.
+        say: Called with a line for people when an engine of its own is started.
 
     Raises:
         SettingsError: As for `check_engine` and `LoraAdapter`.
@@ -92,7 +92,7 @@ def _open_embedded(loaded: LoadedModel, config: TrainingConfig, processes: Proce
 
 
 def _open_adapter(loaded: LoadedModel, config: TrainingConfig, processes: ProcessGroup) -> LoraAdapter | None:
-    """Note that the model is another one from here on."""
+    """Add an adapter to the model in place, where `lora_rank` is set."""
     if config.lora_rank is None:
         return None
     name = loaded.source
@@ -109,10 +109,10 @@ def _keep(engine: TakesWeights) -> Callable[[], TakesWeights]:
 
 
 def _vllm_opener(loaded: LoadedModel, config: TrainingConfig, say: Callable[[str], None] | None) -> Callable[[], TakesWeights]:
-    """Start vLLM in a share of the memory, with the context that fits in there.
+    """Return what starts vLLM in a share of the memory, with the context length that fits.
 
     Raises:
-        SettingsError: vLLM is not here; better told before anything is trained.
+        SettingsError: vLLM is not installed.
     """
     from posttrain.diagnose.engines.vllm.vllm_engine import VllmEngine, require_vllm
 

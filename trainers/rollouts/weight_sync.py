@@ -1,4 +1,4 @@
-"""An engine with weights of its own that follows the model in training: it is given the new weights in place, before each draw."""
+"""An engine with weights of its own, into which the weights of the model in training are copied before each sampling."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from posttrain.diagnose.types import Sampling
 class InPlaceEngine(BaseEngine):
     """A live `Engine` around one that takes weights.
 
-    It is opened at the first draw, so a stage that draws nothing never starts it, and is given the live weights there, whatever it was
-    opened with. Samples carry its own log-probabilities: they are what importance weights and the logged gap compare the trainer's with.
+    It is opened when it first samples, so a stage that samples nothing never starts it, and gets the live weights then. Samples carry its own
+    log-probabilities, with which importance weights and the logged gap compare those of the trainer.
 
     Args:
         opener: Opens the engine.
         codec: Of the model in training; texts are encoded here, without the engine.
-        weights: Gives the model whose weights are to be sampled, as they are now: without an adapter beside them.
-        name: Of the live weights; a number that counts the renewals is added.
+        weights: Gives the model whose weights are to be sampled, as they are now, with the adapter merged in.
+        name: Of the live weights; a number that counts the refreshes is added.
     """
 
     is_live = True
@@ -45,21 +45,21 @@ class InPlaceEngine(BaseEngine):
     ) -> None:
         self._opener, self.codec, self._weights, self._name = opener, codec, weights, name
         self._engine: TakesWeights | None = None
-        self._renewals = 0
+        self._refreshes = 0
 
     @property
     def info(self) -> EngineInfo:
         """See `Engine`; opens it."""
-        return self._renewed().info
+        return self._refreshed().info
 
     def refresh(self) -> None:
         """Give the engine the live weights."""
         if self._engine is None:
             self._engine = self._opener()
-        self._renewals += 1
-        self._engine.load_weights(checkpoint_tensors(self._weights()), model_fingerprint=f"{self._name}:{self._renewals}")
+        self._refreshes += 1
+        self._engine.load_weights(checkpoint_tensors(self._weights()), model_fingerprint=f"{self._name}:{self._refreshes}")
 
-    def _renewed(self) -> TakesWeights:
+    def _refreshed(self) -> TakesWeights:
         if self._engine is None:
             self.refresh()
         assert self._engine is not None
@@ -69,21 +69,21 @@ class InPlaceEngine(BaseEngine):
         self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
     ) -> list[list[Completion]]:
         """See `Engine`."""
-        return self._renewed().sample(requests, sampling, seed=seed, on_tokens=on_tokens)
+        return self._refreshed().sample(requests, sampling, seed=seed, on_tokens=on_tokens)
 
     def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
         """See `Engine`; in the precision of the engine."""
-        return self._renewed().score(requests, on_tokens=on_tokens)
+        return self._refreshed().score(requests, on_tokens=on_tokens)
 
     def close(self) -> None:
-        """End what was opened."""
+        """Close the engine, where it was opened."""
         if self._engine is not None:
             self._engine.close()
         self._engine = None
 
 
 def checkpoint_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Return the weights of a model by the names that its Hugging Face checkpoint has; of tied ones the first, as `save_pretrained` keeps it."""
+    """Yield the weights of a model by their names in its Hugging Face checkpoint; of tied ones the first, as `save_pretrained` keeps it."""
     seen: set[int] = set()
     state: dict[str, Tensor] = {}
     for name, value in model.state_dict(keep_vars=True).items():
@@ -95,7 +95,7 @@ def checkpoint_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Return the weights of a checkpoint folder, one by one."""
+    """Yield the weights of a checkpoint folder, one by one."""
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118

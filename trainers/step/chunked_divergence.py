@@ -1,8 +1,8 @@
-"""The divergence between a teacher's and the policy's whole next-token distributions, without ever holding [N, V] in float32.
+"""The divergence between a teacher's and the policy's next-token distributions over the vocabulary, without ever holding [N, V] in float32.
 
 Generalised Jensen–Shannon divergence with M = β·teacher + (1 − β)·policy (GKD, arXiv 2306.13649):
 β·KL(teacher‖M) + (1 − β)·KL(policy‖M); β = 0 is the forward KL(teacher‖policy), β = 1 the reverse KL(policy‖teacher).
-Like `projection`, it is made chunk by chunk and made again in backward.
+As in `chunked_logprobs`, it is computed chunk by chunk, and again in backward.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CHUNK_BYTES = 32 * 2**20
 def divergence(
     policy: States, teacher: States, *, beta: float, temperature: float = 1.0, chunk_bytes: int = _CHUNK_BYTES
 ) -> Tensor:
-    """Divergence of each token's two distributions.
+    """Return the divergence of each token's two distributions.
 
     Args:
         policy: Of the model in training; gradients flow into it.
@@ -37,7 +37,7 @@ def divergence(
         [N] nats, float32 or wider.
     """
     if policy.logits is not None or teacher.logits is not None:
-        return _divergence(_whole_logits(policy) / temperature, _whole_logits(teacher).detach() / temperature, beta)
+        return _divergence(_all_logits(policy) / temperature, _all_logits(teacher).detach() / temperature, beta)
     weight, bias = policy.head
     with torch.autocast(policy.hidden.device.type, enabled=False):
         result: Tensor = _ChunkedDivergence.apply(
@@ -46,13 +46,13 @@ def divergence(
     return result
 
 
-def _whole_logits(states: States) -> Tensor:
+def _all_logits(states: States) -> Tensor:
     logits = states.logits if states.logits is not None else torch.nn.functional.linear(states.hidden, *states.head)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _divergence(policy: Tensor, teacher: Tensor, beta: float) -> Tensor:
-    """[n] from logits [n, V] of both."""
+    """Return [n] divergences from logits [n, V] of both."""
     log_p, log_t = torch.log_softmax(policy, -1), torch.log_softmax(teacher, -1)
     if beta == 0.0:
         return (log_t.exp() * (log_t - log_p)).sum(-1)
@@ -66,8 +66,8 @@ def _log_mixture(log_p: Tensor, log_t: Tensor, beta: float) -> Tensor:
     return torch.logaddexp(log_p + math.log1p(-beta), log_t + math.log(beta))
 
 
-def _slope(policy: Tensor, teacher: Tensor, beta: float) -> Tensor:
-    """[n, V] ∂ divergence / ∂ policy logits.
+def _logit_gradient(policy: Tensor, teacher: Tensor, beta: float) -> Tensor:
+    """Return [n, V] ∂ divergence / ∂ policy logits.
 
     Forward KL: p − t. Otherwise p·(g − Σ p·g) with g = log p − log t for the reverse KL and (1 − β)(log p − log m) between.
     """
@@ -79,9 +79,9 @@ def _slope(policy: Tensor, teacher: Tensor, beta: float) -> Tensor:
     return p.mul_(gain - (p * gain).sum(-1, keepdim=True))
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, wide: torch.dtype, temperature: float) -> Tensor:
-    logits = (hidden @ weight.T).to(wide)
-    logits = logits if bias is None else logits + bias.to(wide)
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, sum_dtype: torch.dtype, temperature: float) -> Tensor:
+    logits = (hidden @ weight.T).to(sum_dtype)
+    logits = logits if bias is None else logits + bias.to(sum_dtype)
     return logits if temperature == 1.0 else logits / temperature
 
 
@@ -100,9 +100,9 @@ class _ChunkedDivergence(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(hidden, weight, bias)
         ctx.teacher, ctx.dtype, ctx.beta, ctx.temperature = teacher, dtype, beta, temperature
-        ctx.wide = torch.promote_types(dtype, torch.float32)
-        ctx.size = max(1, chunk_bytes // (weight.shape[0] * ctx.wide.itemsize))
-        out = hidden.new_empty(len(hidden), dtype=ctx.wide)
+        ctx.sum_dtype = torch.promote_types(dtype, torch.float32)
+        ctx.size = max(1, chunk_bytes // (weight.shape[0] * ctx.sum_dtype.itemsize))
+        out = hidden.new_empty(len(hidden), dtype=ctx.sum_dtype)
         for part, policy_logits, teacher_logits in _chunks(ctx, hidden, weight, bias):
             out[part] = _divergence(policy_logits, teacher_logits, beta)
         return out
@@ -114,25 +114,25 @@ class _ChunkedDivergence(torch.autograd.Function):
         gradient = ProductGradient(hidden, weight, ctx.dtype, of_weight=ctx.needs_input_grad[1])
         grad_bias = None if bias is None else torch.zeros_like(bias)
         for part, policy_logits, teacher_logits in _chunks(ctx, hidden, weight, bias):
-            slope = _slope(policy_logits, teacher_logits, ctx.beta).mul_(grad[part, None] / ctx.temperature)
+            logit_gradient = _logit_gradient(policy_logits, teacher_logits, ctx.beta).mul_(grad[part, None] / ctx.temperature)
             if grad_bias is not None:
-                grad_bias += slope.sum(0).to(grad_bias.dtype)
-            gradient.add(part, slope)
+                grad_bias += logit_gradient.sum(0).to(grad_bias.dtype)
+            gradient.add(part, logit_gradient)
         return gradient.of_hidden, gradient.of_weight, grad_bias, None, None, None, None, None
 
 
 def _chunks(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
-    """(slice, policy logits, teacher logits) chunk by chunk."""
+    """Yield (slice, policy logits, teacher logits) chunk by chunk."""
     teacher: States = ctx.teacher
     teacher_weight, teacher_bias = (None if each is None else each.detach() for each in teacher.head)
     assert teacher_weight is not None
-    narrow_hidden, narrow_weight = hidden.to(ctx.dtype), weight.to(ctx.dtype)
+    rounded_hidden, rounded_weight = hidden.to(ctx.dtype), weight.to(ctx.dtype)
     teacher_hidden = teacher.hidden.detach().to(teacher.product_dtype)
     teacher_weight = teacher_weight.to(teacher.product_dtype)
     for start in range(0, len(hidden), ctx.size):
         part = slice(start, start + ctx.size)
         yield (
             part,
-            _logits(narrow_hidden[part], narrow_weight, bias, ctx.wide, ctx.temperature),
-            _logits(teacher_hidden[part], teacher_weight, teacher_bias, ctx.wide, ctx.temperature),
+            _logits(rounded_hidden[part], rounded_weight, bias, ctx.sum_dtype, ctx.temperature),
+            _logits(teacher_hidden[part], teacher_weight, teacher_bias, ctx.sum_dtype, ctx.temperature),
         )

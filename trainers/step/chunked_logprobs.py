@@ -1,7 +1,7 @@
 """Log-probabilities from hidden states without ever holding [N, V] in float32.
 
-The projection to the vocabulary is the largest tensor of a training step. It is made chunk by chunk and thrown away; backward
-makes it again. Two numbers per token are kept, as in arXiv 2411.09009. The log-softmax is float32 even where the product is
+The projection to the vocabulary is the largest tensor of a training step. It is computed chunk by chunk and dropped; backward
+computes it again. Two numbers per token are kept, as in arXiv 2411.09009. The log-softmax is float32 even where the product is
 bfloat16.
 """
 
@@ -18,12 +18,12 @@ _CHUNK_BYTES = 64 * 2**20
 
 
 class Projected(NamedTuple):
-    """What is known about N tokens."""
+    """Numbers of N tokens."""
 
     logprobs: Tensor
     """[N] float32 (float64 for float64 weights), differentiable."""
     entropy: Tensor | None
-    """[N] nats, no gradient; None where it was not asked for."""
+    """[N] nats, no gradient; None where it was not needed."""
 
 
 def project(
@@ -36,7 +36,7 @@ def project(
     entropy: bool,
     chunk_bytes: int = _CHUNK_BYTES,
 ) -> Projected:
-    """Log-probability of each target under softmax(hidden · weightᵀ + bias).
+    """Return the log-probability of each target under softmax(hidden · weightᵀ + bias).
 
     Args:
         hidden: [N, H].
@@ -56,13 +56,13 @@ def _chunk_size(vocabulary: int, dtype: torch.dtype, chunk_bytes: int) -> int:
     return max(1, chunk_bytes // (vocabulary * dtype.itemsize))
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, wide: torch.dtype) -> Tensor:
-    logits = (hidden @ weight.T).to(wide)
-    return logits if bias is None else logits + bias.to(wide)
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, sum_dtype: torch.dtype) -> Tensor:
+    logits = (hidden @ weight.T).to(sum_dtype)
+    return logits if bias is None else logits + bias.to(sum_dtype)
 
 
 class ProductGradient:
-    """The gradients of hidden [N, H] · weightᵀ [H, V], gathered from slopes of the logits, chunk by chunk.
+    """The gradients of hidden [N, H] · weightᵀ [H, V], summed chunk by chunk from gradients of the logits.
 
     Args:
         hidden: [N, H].
@@ -75,19 +75,19 @@ class ProductGradient:
         self.hidden, self.weight = hidden.to(dtype), weight.to(dtype)
         self.of_hidden = torch.empty_like(hidden)
         self.of_weight: Tensor | None = None
-        self._wide, self._wants_weight = weight.dtype, of_weight
+        self._weight_dtype, self._wants_weight = weight.dtype, of_weight
 
-    def add(self, part: slice, slope: Tensor) -> None:
-        """Take in the slopes [n, V] of the logits of a part of the N places."""
-        narrow = slope.to(self.hidden.dtype)
-        self.of_hidden[part] = (narrow @ self.weight).to(self.of_hidden.dtype)
+    def add(self, part: slice, logit_gradient: Tensor) -> None:
+        """Add the gradient [n, V] of the logits of a part of the N positions."""
+        logit_gradient = logit_gradient.to(self.hidden.dtype)
+        self.of_hidden[part] = (logit_gradient @ self.weight).to(self.of_hidden.dtype)
         if self._wants_weight:
-            product = narrow.T @ self.hidden[part]
-            self.of_weight = product.to(self._wide) if self.of_weight is None else self.of_weight.add_(product)
+            product = logit_gradient.T @ self.hidden[part]
+            self.of_weight = product.to(self._weight_dtype) if self.of_weight is None else self.of_weight.add_(product)
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """∂ logp_n / ∂ logits_n = onehot(target_n) − softmax(logits_n), made again from the hidden states in backward."""
+    """∂ logp_n / ∂ logits_n = onehot(target_n) − softmax(logits_n), computed again from the hidden states in backward."""
 
     @staticmethod
     def forward(
@@ -100,15 +100,15 @@ class _ChunkedLogprobs(torch.autograd.Function):
         entropy: bool,
         chunk_bytes: int,
     ) -> tuple[Tensor, Tensor]:
-        wide = torch.promote_types(dtype, torch.float32)
-        narrow_hidden, narrow_weight = hidden.to(dtype), weight.to(dtype)
-        normalisers = hidden.new_empty(len(targets), dtype=wide)
+        sum_dtype = torch.promote_types(dtype, torch.float32)
+        rounded_hidden, rounded_weight = hidden.to(dtype), weight.to(dtype)
+        normalisers = hidden.new_empty(len(targets), dtype=sum_dtype)
         logprobs = torch.empty_like(normalisers)
         entropies = torch.empty_like(normalisers) if entropy else normalisers.new_empty(0)
-        size = _chunk_size(weight.shape[0], wide, chunk_bytes)
+        size = _chunk_size(weight.shape[0], sum_dtype, chunk_bytes)
         for start in range(0, len(targets), size):
             part = slice(start, start + size)
-            logits = _logits(narrow_hidden[part], narrow_weight, bias, wide)
+            logits = _logits(rounded_hidden[part], rounded_weight, bias, sum_dtype)
             normalisers[part] = torch.logsumexp(logits, dim=-1)
             logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - normalisers[part]
             if entropy:
@@ -127,10 +127,10 @@ class _ChunkedLogprobs(torch.autograd.Function):
         grad_bias = None if bias is None else torch.zeros_like(bias)
         for start in range(0, len(targets), ctx.size):
             part = slice(start, start + ctx.size)
-            slope = _logits(gradient.hidden[part], gradient.weight, bias, normalisers.dtype)
-            slope.sub_(normalisers[part, None]).exp_().mul_(-grad[part, None])
-            slope.scatter_add_(1, targets[part, None], grad[part, None])
+            logit_gradient = _logits(gradient.hidden[part], gradient.weight, bias, normalisers.dtype)
+            logit_gradient.sub_(normalisers[part, None]).exp_().mul_(-grad[part, None])
+            logit_gradient.scatter_add_(1, targets[part, None], grad[part, None])
             if grad_bias is not None:
-                grad_bias += slope.sum(0).to(grad_bias.dtype)
-            gradient.add(part, slope)
+                grad_bias += logit_gradient.sum(0).to(grad_bias.dtype)
+            gradient.add(part, logit_gradient)
         return gradient.of_hidden, gradient.of_weight, grad_bias, None, None, None, None

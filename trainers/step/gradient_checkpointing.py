@@ -1,7 +1,7 @@
-"""Gradient checkpointing (arXiv 1604.06174): layers forget what they computed and compute it again in backward.
+"""Gradient checkpointing (arXiv 1604.06174): layers drop their activations and compute them again in backward.
 
 Memory of activations falls from all layers' to one layer's, for about a third more time. The model stays in evaluation mode, so that
-dropout is off: only the layers that recompute are told that they train, and only while a forward pass with a gradient runs.
+dropout is off: only the layers that compute again are set to training mode, and only while a forward pass with a gradient runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from posttrain.diagnose.errors import SettingsError
 
 
 def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
-    """Let the layers of a model recompute within `with_gradient_checkpointing`.
+    """Let the layers of a model drop their activations within `with_gradient_checkpointing`.
 
     Raises:
         SettingsError: The architecture cannot, or its layers drop out by the same flag, which would change the gradient.
@@ -41,7 +41,7 @@ def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
 
 @contextmanager
 def with_gradient_checkpointing(model: PreTrainedModel) -> Iterator[None]:
-    """Around a forward pass with a gradient; does nothing for a model that was not enabled."""
+    """Enclose a forward pass with a gradient; does nothing for a model that was not enabled."""
     layers = [layer for layer in _layers(model) if layer.gradient_checkpointing]
     for layer in layers:
         layer.training = True

@@ -1,4 +1,4 @@
-"""Token log-probabilities of a model: which shortcuts it allows, found out by trying them, and the forward pass that uses them.
+"""Token log-probabilities of a model: the shortcuts that it allows, found by trying them, and the forward pass that uses them.
 
 Two shortcuts save most of the work: hidden states are projected to the vocabulary only where a completion token is predicted,
 and rows that share a prompt run it once. Neither holds for every architecture (logits may be scaled or capped behind the head,
@@ -31,7 +31,7 @@ class Shortcuts:
     """What a model allows."""
 
     chunked_projection: bool
-    """Logits are head(hidden state) with a linear head, nothing behind it."""
+    """Logits are head(hidden state) with a linear head, and are not changed afterwards."""
     shared_prefixes: bool
     """Attention is full and takes a mask [B, 1, S, S]."""
 
@@ -41,7 +41,7 @@ class States:
     """What a forward pass leaves at the N places where a completion token is predicted."""
 
     hidden: Tensor
-    """[N, H] the last hidden states; [N, 0] where they were neither needed nor asked for."""
+    """[N, H] the last hidden states; [N, 0] where they were not needed."""
     logits: Tensor | None
     """[N, V] where the model does something between hidden state and logits that is not a linear head; else None."""
     model: PreTrainedModel
@@ -55,7 +55,7 @@ class States:
 
     @property
     def product_dtype(self) -> torch.dtype:
-        """In which the head is multiplied."""
+        """The dtype of the product with the head."""
         return torch.bfloat16 if self.dtype is torch.bfloat16 else self.head[0].dtype
 
 
@@ -91,7 +91,7 @@ def run_model(
 
 
 def logprobs_of(states: States, targets: Tensor, *, entropy: bool = False) -> Projected:
-    """Log-probability of each of the N completion tokens.
+    """Return the log-probability of each of the N completion tokens.
 
     Args:
         states: Of the N places.
@@ -110,7 +110,7 @@ def logprobs_of(states: States, targets: Tensor, *, entropy: bool = False) -> Pr
 def token_logprobs(
     model: PreTrainedModel, batch: MicroBatch, shortcuts: Shortcuts, *, dtype: torch.dtype, entropy: bool = False
 ) -> Projected:
-    """`run_model` and `logprobs_of` in one call."""
+    """Run the model, and return the log-probabilities of the completion tokens."""
     return logprobs_of(run_model(model, batch, shortcuts, dtype=dtype), batch.targets, entropy=entropy)
 
 
@@ -159,7 +159,7 @@ def _agrees(plain: Tensor, shortcut: Callable[[], Tensor]) -> bool:
 
 
 def _attention_is_full(model: PreTrainedModel) -> bool:
-    """Whether every layer sees all earlier tokens; a window is too long to show on a few tokens."""
+    """Return whether every layer attends to all earlier tokens; a sliding window does not show on a few tokens."""
     config = model.config.get_text_config()
     if config._attn_implementation not in ("sdpa", "eager"):
         return False

@@ -23,18 +23,18 @@ from posttrain.trainers.training_types import RowRole, TrainingRow
 
 
 class StepStatus(StrEnum):
-    """What became of a step."""
+    """The outcome of a step."""
 
     UPDATED = "updated"
     NO_SIGNAL = "no_signal"
-    """Nothing but a regularizer acts on the batch. AdamW's momentum alone would move the weights, so there is no step."""
+    """Only a regularizer applies to the batch. AdamW's momentum alone would move the weights, so there is no step."""
     NON_FINITE = "non_finite"
     """A loss or gradient was NaN or infinite; the weights are as they were."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepOutcome:
-    """What a step did."""
+    """The outcome of a step, with its numbers."""
 
     status: StepStatus
     loss: float = float("nan")
@@ -49,7 +49,7 @@ class StepOutcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stepper:
-    """Knows how to take a step of a stage; has no idea which stage it is."""
+    """Takes the optimizer steps of a stage, whichever it is."""
 
     model: PreTrainedModel
     optimizer: torch.optim.Optimizer
@@ -77,7 +77,7 @@ class Stepper:
         return outcome
 
     def share_with_signal(self, rows: Sequence[TrainingRow], number: int = 0) -> float:
-        """Share of the groups of a batch on which something other than a regularizer acts."""
+        """Return the share of the groups of a batch to which a term other than a regularizer applies."""
         groups = {row.group_id for row in rows}
         with_signal = {
             row.group_id for one in self.components if not one.term.regularizer for row in rows if _acts(one, row, number)
@@ -115,7 +115,7 @@ class Stepper:
         )
 
     def _pack(self, rows: Sequence[TrainingRow], active: Sequence[int], *, paired: bool, num_shares: int) -> list[Pack]:
-        """Packs of the active rows; a prompt is run more than once where that lightens the heaviest share."""
+        """Return packs of the active rows; a prompt is run more than once where that lowers the largest load of a process."""
         pack = partial(
             pack_rows,
             rows,
@@ -159,7 +159,7 @@ class Stepper:
 
 @dataclass(kw_only=True, slots=True)
 class _Sums:
-    """What the micro-batches of a step add up to."""
+    """Sums over the micro-batches of a step."""
 
     loss: float = 0.0
     trained_tokens: int = 0
@@ -203,7 +203,7 @@ def _token_weights(component: Component, rows: Sequence[TrainingRow]) -> dict[in
 
 
 def _log_sampler_gap(scores: ForwardScores, means: MetricMeans) -> None:
-    """Mean |sampler − trainer| log-probability per token: the difference in precision, or a bug where it is large."""
+    """Log the mean |sampler − trainer| log-probability per token: the difference in precision, or a bug where it is large."""
     if scores.sampler is None or scores.old is None:
         return
     gaps = (scores.sampler - scores.old).abs()

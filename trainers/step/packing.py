@@ -1,4 +1,4 @@
-"""Packs rows that share a prompt behind one copy of it, and packs into micro-batches under a token budget.
+"""Packing of rows that share a prompt behind one copy of it, and of packs into micro-batches under a token budget.
 
 A pack is one model input `[prompt, completion 1, completion 2, …]`. Positions start again after the prompt for every
 completion, and a completion token sees the prompt and its own completion only, so every token gets exactly the log-probability
@@ -26,7 +26,7 @@ class Pack:
     """Indices into the batch."""
     completions: tuple[tuple[int, ...], ...]
     group_id: str = ""
-    """Packs of one named group are run together; empty for rows that need no company."""
+    """Packs of one named group run in one micro-batch; empty for rows that can run alone."""
 
     @property
     def length(self) -> int:
@@ -64,7 +64,7 @@ class MicroBatch:
         return int((self.segments >= 0).sum())
 
     def to(self, device: torch.device) -> MicroBatch:
-        """Return the same on another device."""
+        """Return a copy on another device."""
         return MicroBatch(
             rows=self.rows,
             lengths=self.lengths,
@@ -77,9 +77,9 @@ class MicroBatch:
 
 
 def attention_mask(segments: Tensor) -> Tensor:
-    """Who sees whom: [B, 1, S, S] bool, True where query i may look at key j.
+    """Return [B, 1, S, S] bool, True where query i may attend to key j.
 
-    Padding queries see themselves and the prompt, so that no softmax is empty; nothing is ever predicted from them.
+    Padding queries attend to themselves and the prompt, so that no softmax is empty; nothing is ever predicted from them.
     """
     num_positions = segments.shape[1]
     causal = torch.ones(num_positions, num_positions, dtype=torch.bool, device=segments.device).tril()
@@ -122,7 +122,7 @@ def pack_rows(
 
 
 def _pack_size(prompt: int, completion: int, num_rows: int, hidden_size: int, max_tokens: int) -> int:
-    """How many completions to put behind one prompt for the least work.
+    """Return how many completions to put behind one prompt for the least work.
 
     Per layer an input of S tokens costs about 24·H²·S in the matrices and 4·H·S² in attention, which a dense mask does not save.
     """
@@ -152,7 +152,7 @@ def plan_micro_batches(packs: Sequence[Pack], max_tokens: int) -> list[list[Pack
 
 
 def plan_process_batches(packs: Sequence[Pack], max_tokens: int, *, rank: int, size: int) -> list[tuple[list[Pack], bool]]:
-    """Return the micro-batches of one of several processes, about equally many tokens for each, and equally many micro-batches.
+    """Return the micro-batches of one of several processes: about equally many tokens for each, and equally many micro-batches.
 
     Args:
         packs: Of the whole batch.
@@ -164,29 +164,29 @@ def plan_process_batches(packs: Sequence[Pack], max_tokens: int, *, rank: int, s
         (packs, whether they count): a process with fewer micro-batches than another runs a small one again, which counts for nothing, so that
         all of them are in step.
     """
-    plans = [plan_micro_batches(share, max_tokens) for share in _divide(packs, size)]
+    plans = [plan_micro_batches(part, max_tokens) for part in _divide(packs, size)]
     smallest = min((group for plan in plans for group in plan), key=lambda group: sum(pack.length for pack in group), default=[])
     missing = max(map(len, plans)) - len(plans[rank])
     return [(group, True) for group in plans[rank]] + [(smallest, False)] * missing
 
 
 def heaviest_load(packs: Sequence[Pack], size: int) -> int:
-    """Input tokens of the one of `size` processes that gets the most."""
-    return max(sum(pack.length for pack in share) for share in _divide(packs, size))
+    """Return the input tokens of the one of `size` processes that gets the most."""
+    return max(sum(pack.length for pack in part) for part in _divide(packs, size))
 
 
 def _divide(packs: Sequence[Pack], size: int) -> list[list[Pack]]:
-    shares: list[list[Pack]] = [[] for _ in range(size)]
+    parts: list[list[Pack]] = [[] for _ in range(size)]
     tokens = [0] * size
     for unit in _units(packs):
         lightest = tokens.index(min(tokens))
-        shares[lightest] += unit
+        parts[lightest] += unit
         tokens[lightest] += sum(pack.length for pack in unit)
-    return shares
+    return parts
 
 
 def _units(packs: Sequence[Pack]) -> list[list[Pack]]:
-    """Return what must stay together, the longest first."""
+    """Return lists of packs that must run together, the longest first."""
     units: dict[str, list[Pack]] = {}
     for number, pack in enumerate(packs):
         units.setdefault(pack.group_id or f"#{number}", []).append(pack)

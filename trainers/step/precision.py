@@ -1,4 +1,4 @@
-"""In which precision the forward pass runs: bfloat16 where the processor computes it natively, else float32.
+"""The precision of the forward pass: bfloat16 where the processor computes it natively, else float32.
 
 Weights, gradients and optimizer moments are float32 in either case (mixed precision, arXiv 1710.03740; bfloat16 needs no loss
 scaling).
@@ -32,5 +32,5 @@ def compute_dtype(device: torch.device, setting: str) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Return the context of a forward pass in this dtype; does nothing for float32 and float64."""
+    """Return the context of a forward pass in this dtype; it does nothing for float32 and float64."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)

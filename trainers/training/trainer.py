@@ -46,7 +46,7 @@ def run_recipe(
     evaluate: Evaluate | None = None,
     say: Callable[[str], None] | None = None,
 ) -> TrainingResult:
-    """Train a model in place. In a folder with the state of a stopped run of the same settings, go on as if it had never stopped.
+    """Train a model in place. In a folder with the state of a stopped run of the same settings, resume it with the same result.
 
     Args:
         recipe_name: A key of `RECIPES`; one that takes steps.
@@ -149,7 +149,7 @@ class Progress:
 
 @dataclass(kw_only=True, slots=True)
 class TrainingLoop:
-    """A run: what a step or an evaluation changes is changed as a whole, so that a stop falls between two of them."""
+    """A training run; a stop falls between two steps or evaluations, never within the changes that one makes."""
 
     stage: Stage
     stepper: Stepper
@@ -309,7 +309,7 @@ class TrainingLoop:
         self._resume_point = {"source": memory, "log_bytes": self.log.size}
 
     def _keep_state(self) -> None:
-        """Write the state, where there is something to go on from."""
+        """Write the state, unless no batch is complete."""
         progress = self.progress
         if progress.next_step == 0 or not progress.is_whole or not self.store.is_shared:
             return

@@ -12,7 +12,7 @@ from posttrain.trainers.training_types import OnStep
 
 
 class TrainingLog:
-    """Appends objects to a JSONL file, flushed one by one, and hands each to the callback.
+    """Appends objects to a JSONL file, flushed one by one, and calls the callback with each.
 
     Numbers that are not finite are written as strings (`"nan"`), so that every line is strict JSON.
 
@@ -40,7 +40,7 @@ class TrainingLog:
         return self.path.stat().st_size
 
     def write(self, record: Mapping[str, object]) -> None:
-        """Add one line and hand it to the callback."""
+        """Add one line, and call the callback with it."""
         self.add(record)
         self.tell(record)
 
@@ -53,6 +53,6 @@ class TrainingLog:
         self._file.flush()
 
     def tell(self, record: Mapping[str, object]) -> None:
-        """Hand what was written to the callback."""
+        """Call the callback with a line that was added."""
         if self._on_step is not None:
             self._on_step(record)
