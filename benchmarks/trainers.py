@@ -333,9 +333,9 @@ def main() -> None:
         return
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     if not arguments.only_table:
-        from posttrain.diagnose.engines.models.loading import _materialize
+        from posttrain.diagnose.engines.models.loading import materialize
 
-        model = str(_materialize(arguments.model))
+        model = str(materialize(arguments.model))
         for _ in range(arguments.repeats):
             for part in arguments.only or PARTS:
                 repetition = {who: measure(part, who, model) for who in ("ours", *PEERS[part])}

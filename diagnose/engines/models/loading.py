@@ -76,7 +76,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    resolved = _materialize(source)
+    resolved = materialize(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolved)
     except Exception as error:
@@ -97,7 +97,7 @@ def load_model(source: str | Path, *, dtype: torch.dtype) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    resolved = _materialize(source)
+    resolved = materialize(source)
     try:
         with _quiet_transformers():
             model, loading = AutoModelForCausalLM.from_pretrained(resolved, dtype=dtype, output_loading_info=True)
@@ -145,8 +145,12 @@ def load_reward_model(source: str | Path) -> PreTrainedModel:
     return model.eval()
 
 
-def _materialize(source: str | Path) -> Path | str:
-    """Return a directory or id that transformers loads; a GGUF file is converted once, an adapter merged into its base once."""
+def materialize(source: str | Path) -> Path | str:
+    """Return a directory or id that transformers loads; a GGUF file is converted once, an adapter merged into its base once.
+
+    Raises:
+        ModelError: It cannot be found or converted.
+    """
     resolved = resolve_model(source)
     if isinstance(resolved, str) or (resolved.is_dir() and not is_adapter(resolved)):
         return resolved
@@ -247,4 +251,4 @@ class _quiet_transformers:
 
 if __name__ == "__main__":
     # `python -m posttrain.diagnose.engines.models.loading MODEL` fetches and converts ahead of the first run.
-    print(f"model: {_materialize(sys.argv[1])}")
+    print(f"model: {materialize(sys.argv[1])}")
