@@ -200,21 +200,21 @@ class Run:
 
 
 def binding(kind: str, step: int | None = None) -> Callable[[dict[str, Any]], bool]:
-    """Whether most reference paths are bound in this way."""
+    """Return a check that most reference paths are bound in this way."""
 
     def holds(found: dict[str, Any]) -> bool:
         rows = [row for row in found["rows"] if row["path"] == "reference"]
         first = {row["problem"]: row["class"] for row in rows}
         bound = {row["problem"] for row in rows if row["binds"] and row["step"] == step}
-        right = [one for one, said in first.items() if said == kind and (step is None or one in bound)]
+        right = [one for one, found_kind in first.items() if found_kind == kind and (step is None or one in bound)]
         return len(right) > len(first) / 2
 
     return holds
 
 
 def number(name: str, low: float, high: float) -> Callable[[dict[str, Any]], bool]:
-    """Whether a number's estimate lies in a range."""
-    return lambda found: low <= found["numbers"][name]["estimate"] <= high
+    """Return a check that the estimate of a number, by its key, lies in a range; False where the probe was skipped."""
+    return lambda found: name in found["numbers"] and low <= found["numbers"][name]["estimate"] <= high
 
 
 RUNS = (
@@ -225,7 +225,7 @@ RUNS = (
         "guided_only",
         checks=(
             ("availability", "step 2 binds", binding("step", 2)),
-            ("prefix_ladder", "all problems reachable with a prefix", number("share reachable with a prefix", 0.9, 1)),
+            ("prefix_ladder", "all problems reachable with a prefix", number("share_reachable_with_a_prefix", 0.9, 1)),
         ),
     ),
     Run(
@@ -234,11 +234,14 @@ RUNS = (
         "guided_only",
         checks=(
             ("availability", "no single step binds: the chain is too rare", binding("chain")),
-            ("prefix_ladder", "all problems reachable with a prefix", number("share reachable with a prefix", 0.9, 1)),
+            ("prefix_ladder", "all problems reachable with a prefix", number("share_reachable_with_a_prefix", 0.9, 1)),
         ),
     ),
     Run(
-        "hinted", "scaffold", "scaffold_bound", checks=(("scaffold", "right with a hint", number("pass@1 with a hint", 0.8, 1)),)
+        "hinted",
+        "scaffold",
+        "scaffold_bound",
+        checks=(("scaffold", "right with a hint", number("pass_at_1_with_a_hint", 0.8, 1)),),
     ),
     Run("greedy", "decoding", "decoding"),
     Run(
@@ -247,8 +250,8 @@ RUNS = (
         "attrition",
         ("--earlier", "{before}", "--teacher", "{before}"),
         (
-            ("drift", "solved before", number("pass@1 before", 0.8, 1)),
-            ("drift", "nearly all problems lost", number("problems lost", 0.8 * PROBLEMS, PROBLEMS)),
+            ("drift", "solved before", number("pass_at_1_before", 0.8, 1)),
+            ("drift", "nearly all problems lost", number("problems_lost", 0.8 * PROBLEMS, PROBLEMS)),
         ),
     ),
     Run(
@@ -256,7 +259,7 @@ RUNS = (
         "data",
         None,
         ("--data", "{data}"),
-        (("data", "half of the rows within support", number("share within support", 0.45, 0.55)),),
+        (("data", "half of the rows within support", number("share_within_support", 0.45, 0.55)),),
     ),
 )
 
@@ -321,10 +324,10 @@ def main() -> None:
                 f"{head}| verdict | {run.label} | {found['bottleneck']} ({found['confidence']:.2f}) | {'yes' if right else '**no**'} |"
             )
         for probe, wanted, holds in run.checks:
-            right = "rows" in told[probe] and holds(told[probe])
+            right = holds(told[probe])
             failed += not right
-            said = told[probe].get("summary") or told[probe].get("skipped")
-            lines.append(f"{head}| {probe} | {wanted} | {said} | {'yes' if right else '**no**'} |")
+            summary = told[probe]["summary"] or told[probe]["skipped"]
+            lines.append(f"{head}| {probe} | {wanted} | {summary} | {'yes' if right else '**no**'} |")
         print(f"{run.behavior}: {command}", file=sys.stderr)
     text = [
         "# What was planted, and what the probes found",
