@@ -81,7 +81,7 @@ def make_finding(
     )
     problems = {
         problem.id: {
-            "state": rates.states[i],
+            "support_change": rates.states[i],
             "fell": bool(rates.fell[i]),
             "probability_lost": float(rates.lost[i]),
             "earlier_right_answers_still_likely": _json(kept[i]),

@@ -131,7 +131,7 @@ def test_what_was_lost_is_called_attrition(tmp_path: Path) -> None:
     assert one.confidence > 0.95
     assert found.numbers["problems lost"].estimate == 8
     assert {row["id"] for row in found.rows if row["lost"]} == {f"p{i}" for i in range(8)}
-    assert {found.problems[f"p{i}"]["state"] for i in range(8)} == {"attrited"}
+    assert {found.problems[f"p{i}"]["support_change"] for i in range(8)} == {"attrited"}
     assert found.numbers["share of earlier right answers still likely"].estimate == pytest.approx(0.5)
     assert all(row["change"] < -15 for row in found.rows[:8])
     assert all(abs(row["change"]) < 1 for row in found.rows[8:])
