@@ -30,7 +30,7 @@ def stepper_of(model: Any, *components: Component, teacher: Any = None, head: An
 
 
 def check(stepper: Stepper, rows: Sequence[TrainingRow], wanted: Tensor, old: Mapping[int, Tensor] | None = None) -> StepOutcome:
-    """Loss and every gradient of a batch equal those of a formula."""
+    """Check that the loss and every gradient of a batch equal those of a formula."""
     model = stepper.model
     wanted.backward()
     gradient = helper_gradient(model)
@@ -44,7 +44,7 @@ def check(stepper: Stepper, rows: Sequence[TrainingRow], wanted: Tensor, old: Ma
 
 
 def logprobs(model: Any, rows: Sequence[TrainingRow]) -> list[Tensor]:
-    """[T] of each row."""
+    """Return the [T] log-probabilities of each row."""
     return [plain_logprobs(model, row) for row in rows]
 
 
@@ -61,13 +61,13 @@ def with_advantages(*, seed: int = 1) -> list[TrainingRow]:
 
 
 def minimal_row(length: int, **fields: Any) -> TrainingRow:
-    """A row of which only the length and the given fields matter."""
+    """Return a row of which only the length and the given fields matter."""
     known = {"behavior": "b", "problem_id": "p", "split": Split.TRAIN, "group_id": "g", "prompt_ids": (1,)}
     return TrainingRow(**{**known, "completion_ids": (2,) * length, **fields})
 
 
 def scorer_of(values: Mapping[Score, Sequence[Sequence[float]]], asked: Sequence[TrainingRow]) -> Callable:
-    """A scorer of rows that answers from a table, in the order of `asked`."""
+    """Return a scorer of rows that answers from a table, in the order of `asked`."""
 
     def score_rows(rows: Sequence[TrainingRow], score: Score) -> list[np.ndarray]:
         return [np.array(values[score][asked.index(row)], dtype=np.float32) for row in rows]
@@ -84,7 +84,7 @@ def random_head(model: Any, *, bias: bool) -> Any:
 
 
 def hidden_states(model: Any, ids: Sequence[int]) -> Tensor:
-    """[S, H] the last ones."""
+    """Return the [S, H] last hidden states."""
     return model.model(input_ids=torch.tensor([list(ids)])).last_hidden_state[0]
 
 

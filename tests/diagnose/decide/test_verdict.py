@@ -180,7 +180,7 @@ def test_checks_have_three_outcomes() -> None:
     assert decide("<=", float("nan"), float("nan"), 0.2) is Outcome.INCONCLUSIVE
 
 
-def test_advice_depends_on_what_is_at_hand() -> None:
+def test_advice_depends_on_what_is_available() -> None:
     assert name_stage(Bottleneck.MISSING_SUPPORT, ALL).name == "sft"
     assert name_stage(Bottleneck.MISSING_SUPPORT, frozenset({Need.VERIFIER})).name == "collect_references"
     assert name_stage(Bottleneck.POOR_CHOICE, frozenset({Need.REFERENCES})).name == "sft"

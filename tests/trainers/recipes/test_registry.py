@@ -13,7 +13,7 @@ from helpers.training import TinyEngine, grade_parity, make_behavior, make_token
 
 from posttrain.diagnose.errors import BehaviorError, SettingsError
 from posttrain.diagnose.stage_catalogue import STAGES, Need
-from posttrain.trainers.recipes.registry import RECIPES, build_stage, find_recipe, offered_needs
+from posttrain.trainers.recipes.registry import RECIPES, build_stage, check_inputs, find_recipe, offered_needs
 from posttrain.trainers.stage import FrozenModel, TrainingInputs
 from posttrain.trainers.training_types import Material, TrainingSet
 
@@ -67,12 +67,16 @@ def test_a_recipe_says_what_it_does_and_is_built_from_blocks_alone(name: str) ->
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_the_catalogue_lists_is_enough_to_train(name: str) -> None:
-    recipe = find_recipe(name)
-    stage = build_stage(recipe, inputs_of(name, set(STAGES[name].needs)), recipe.config(**SETTINGS.get(name, {})))
+    recipe, inputs = find_recipe(name), inputs_of(name, set(STAGES[name].needs))
+    config = recipe.config(**SETTINGS.get(name, {}))
+    check_inputs(recipe, inputs)
+    if recipe.transform is not None:
+        assert recipe.transform(inputs, config)()
+        return
+    stage = build_stage(recipe, inputs, config)
     num_batches, _ = stage.source.prepare()
-    if stage.transform is None:
-        assert num_batches > 0
-        assert stage.source.batch(0).rows
+    assert num_batches > 0
+    assert stage.source.batch(0).rows
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -84,7 +88,7 @@ def test_a_stage_is_refused_without_any_one_of_what_the_catalogue_lists(name: st
         missing = needs - offered_needs(inputs)  # a verifier makes pairs and judges steps
         if missing:
             with pytest.raises(SettingsError) as caught:
-                build_stage(recipe, inputs, recipe.config())
+                check_inputs(recipe, inputs)
             assert caught.value.code == "missing_input"
         refused |= missing
     assert refused == needs
@@ -97,7 +101,7 @@ def test_data_that_a_stage_does_not_read_is_refused(name: str) -> None:
     if Material.PAIRS in recipe.reads:
         return
     with pytest.raises(BehaviorError) as caught:
-        build_stage(recipe, pairs, recipe.config())
+        check_inputs(recipe, pairs)
     assert caught.value.code == "data_not_read"
 
 
