@@ -12,6 +12,7 @@ EPSILON = default_epsilon(8)
 THRESHOLDS = Thresholds()
 
 
+@pytest.mark.statistical
 def test_what_is_said_to_settle_a_label_does() -> None:
     rng = np.random.default_rng(5)
     settled = []

@@ -99,6 +99,7 @@ def test_rounds_stop_when_the_label_is_decided(sums_file: Path, script: Callable
         assert sampled == list(range(problem.num_samples + problem.num_missing))
 
 
+@pytest.mark.slow
 def test_rounds_keep_to_their_budget(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
     free = diagnose.run(script(0.004), [sums_file], out=tmp_path / "free", engine="scripted", max_tokens_total=1_000_000)
     spent = free.diagnoses[0].cost.generated_tokens
@@ -115,6 +116,7 @@ def test_precision_is_reached(sums_file: Path, script: Callable[[float], str], t
     assert (point.value.high - point.value.low) / 2 <= 0.2
 
 
+@pytest.mark.slow
 def test_rounds_that_were_killed_end_like_undisturbed_ones(
     sums_file: Path, script: Callable[[float], str], tmp_path: Path
 ) -> None:

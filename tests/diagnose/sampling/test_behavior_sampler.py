@@ -80,6 +80,7 @@ def test_probes_are_paid_from_the_shared_budget(behaviors: list[Path], engine: S
     assert 0.9 * budget < spent("bound", budget, "decoding") <= 1.03 * budget
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_samples_what_an_undisturbed_one_does(
     behaviors: list[Path], engine: ScriptedEngine, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_a_round_is_a_third_of_what_the_undecided_problems_have() -> None:
     assert round_size(n, np.ones(40), rule) == 853
 
 
+@pytest.mark.statistical
 def test_adaptive_sampling_labels_few_problems_at_a_threshold() -> None:
     """Half of ten problems lie at a threshold, where either label is wrong."""
     wrong = []
@@ -90,6 +91,7 @@ def test_an_early_analysis_must_be_surer_than_a_late_one(
     assert label_is_decided(known, n, THRESHOLDS) is decided
 
 
+@pytest.mark.statistical
 def test_interim_analyses_mislabel_few_borderline_behaviors() -> None:
     """Few of 40 borderline behaviors are mislabelled.
 
