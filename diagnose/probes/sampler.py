@@ -54,7 +54,8 @@ class ProbeSampler:
     scored_tokens: int = 0
     teacher_tokens: int = 0
     """Tokens that the teacher scored."""
-    _calls: int = 0
+    num_calls: int = 0
+    """Calls of `sample` so far; they number the stored shards."""
 
     @property
     def tokens_left(self) -> int:
@@ -86,8 +87,8 @@ class ProbeSampler:
             generated ones.
         """
         engine, sampling = engine or self.policy, sampling or self.behavior.sampling
-        name = f"{self.behavior.name}.{self.split}-{self.probe}.{self._calls:05d}"
-        self._calls += 1
+        name = f"{self.behavior.name}.{self.split}-{self.probe}.{self.num_calls:05d}"
+        self.num_calls += 1
         path = self.directory.shard(FOLDER, name)
         if not path.exists():
             start = time.monotonic()

@@ -164,4 +164,4 @@ def _as_judge(error: Exception) -> Exception:
     """Return the same complaint, naming whom it is about."""
     from posttrain.diagnose.errors import SettingsError
 
-    return SettingsError(f"verifier judge: {str(error).removeprefix('engine openai: ')}")
+    return SettingsError(f"verifier judge: {str(error).removeprefix('engine openai: ')}", code="judge_refused")

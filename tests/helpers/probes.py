@@ -151,7 +151,7 @@ def sampled_context(behavior: Behavior, engine: Engine, folder: Path, probe: str
 
 def restarted(context: ProbeContext, **changes: Any) -> ProbeContext:
     """Return the same context before its first sample; `changes` are fields of its sampler."""
-    fresh = {"samples": 0, "generated_tokens": 0, "scored_tokens": 0, "teacher_tokens": 0, "_calls": 0}
+    fresh = {"samples": 0, "generated_tokens": 0, "scored_tokens": 0, "teacher_tokens": 0, "num_calls": 0}
     return replace(context, sampler=replace(context.sampler, **fresh, **changes))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from posttrain.diagnose.errors import VerifierError
 
-_SCRIPT = Path(__file__).resolve().with_name("bootstrap.py")
+CHILD_SCRIPT = Path(__file__).resolve().with_name("bootstrap.py")
 _CHUNK = 1 << 16
 
 
@@ -40,7 +40,7 @@ class Child:
                 # In its own session: Ctrl-C is for the parent, and what the child started can be killed with it.
                 # -P keeps the folders of the script and of the user off the path: neither's regex.py or json.py is ever imported.
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", str(_SCRIPT)],
+                    [sys.executable, "-P", str(CHILD_SCRIPT)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=stderr,

@@ -215,7 +215,7 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_child_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child_process, "_SCRIPT", "/no_such_script.py")
+    monkeypatch.setattr(child_process, "CHILD_SCRIPT", "/no_such_script.py")
     grader = Grader(behavior("number", problem(1, "12")))
     with pytest.raises(VerifierError, match="no_such_script"):
         grader.grade(problem(1, "12"), ["12"])
