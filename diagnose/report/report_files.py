@@ -9,10 +9,10 @@ from typing import Any
 from posttrain.analysis.figures import figure_csv
 from posttrain.diagnose.comparison.compare_json import CompareFile
 from posttrain.diagnose.errors import RunError
-from posttrain.diagnose.report.figures import ReportFigure, behavior_figures, comparison_figures, probe_figures
 from posttrain.diagnose.report.html import render_html
 from posttrain.diagnose.report.markdown import render_markdown
 from posttrain.diagnose.report.page import comparison_page, diagnosis_page
+from posttrain.diagnose.report.report_figures import ReportFigure, behavior_figures, comparison_figures, probe_figures
 from posttrain.diagnose.report.svg import draw_svg, inline_svg
 from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile
 from posttrain.diagnose.storage.json_model import read_model

@@ -7,7 +7,7 @@ import re
 from markupsafe import Markup, escape
 
 from posttrain.analysis.figures import draw_figure, style
-from posttrain.diagnose.report.figures import ReportFigure
+from posttrain.diagnose.report.report_figures import ReportFigure
 
 _THEME = {
     style.INK: "ink",
