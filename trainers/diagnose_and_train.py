@@ -228,7 +228,7 @@ def _run_loop(request: LoopRequest, processes: ProcessGroup, reporter: Reporter)
     try:
         before = measure(request.model, request.loaded, out=directory.path / "diagnosis-0")
     except UserError:
-        directory.discard_if_bare()
+        directory.discard_if_empty()
         raise
     for diagnosis in before.diagnoses:
         reporter.say(diagnosis.sentence)

@@ -120,7 +120,7 @@ class RunDirectory:
                 code="not_writable",
             ) from error
 
-    def discard_if_bare(self) -> None:
+    def discard_if_empty(self) -> None:
         """Remove what `open` wrote, where nothing was added since."""
         if [entry.name for entry in self.path.iterdir()] == [self.run_json.name]:
             self.run_json.unlink()
