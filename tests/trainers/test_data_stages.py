@@ -106,4 +106,5 @@ def test_a_data_set_and_a_run_are_not_given_together(sums_file: Path, tiny_model
     data = write(tmp_path, Material.PAIRS)
     command = ["train", "dpo", tiny_model, sums_file, "--data", data, "--from", tmp_path, "--out", tmp_path / "out"]
     result = CliRunner().invoke(app, [str(part) for part in command])
-    assert "got --data and --from" in str(result.exception)
+    assert isinstance(result.exception, SettingsError)
+    assert result.exception.code == "two_origins_of_rows"
