@@ -26,7 +26,9 @@ def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
     try:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     except ValueError as error:
-        raise SettingsError(f"gradient_checkpointing: {error} Leave it out, or lower micro_batch_tokens") from error
+        raise SettingsError(
+            f"gradient_checkpointing: {error} Leave it out, or lower micro_batch_tokens", code="unsupported_architecture"
+        ) from error
     ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
     with torch.no_grad():
         plain = model(input_ids=ids, use_cache=False).logits
@@ -35,7 +37,8 @@ def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
     if not layers or not same:
         raise SettingsError(
             f"gradient_checkpointing: the layers of {type(model).__name__} cannot be computed twice alike; leave it out, or lower "
-            "micro_batch_tokens"
+            "micro_batch_tokens",
+            code="not_reproducible",
         )
 
 

@@ -27,7 +27,7 @@ def compute_dtype(device: torch.device, setting: str) -> torch.dtype:
     if setting == "bfloat16":
         return torch.bfloat16
     if setting != "auto":
-        raise SettingsError(f"autocast is {setting!r}; allowed: auto, bfloat16, float32")
+        raise SettingsError(f"autocast is {setting!r}; allowed: auto, bfloat16, float32", code="unknown_autocast")
     return torch.bfloat16 if has_fast_bf16(device) else torch.float32
 
 
