@@ -14,7 +14,7 @@ from posttrain.diagnose.decide.verdict import diagnose_behavior
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.measure.reference_likelihood import summarize_references
 from posttrain.diagnose.measure.success_counts import count_successes
-from posttrain.diagnose.probes.runner import read_answers
+from posttrain.diagnose.probes.runner import read_probe_results
 from posttrain.diagnose.stage_catalogue import available_needs
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import RunEntry, SamplingEntry, validity_from_json
@@ -83,7 +83,7 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
     table, paths = directory.rollout_table(behavior.name), tuple(directory.read_paths(behavior.name))
     sampling = count_successes(behavior, problems, table)
     likelihood = summarize_references(behavior, paths)
-    answers = read_answers(directory, behavior)
+    answers = read_probe_results(directory, behavior)
     findings = [answer.finding for answer in answers if answer.finding]
     diagnosis = diagnose_behavior(
         Measurements(

@@ -32,7 +32,7 @@ from posttrain.diagnose.storage.diagnosis_json import (
     key_of,
     labelled,
 )
-from posttrain.diagnose.types import Answer, Contribution, PathLikelihoodMeasurement, Problem, Rollout, StageAdvice
+from posttrain.diagnose.types import Contribution, PathLikelihoodMeasurement, ProbeResult, Problem, Rollout, StageAdvice
 
 NUM_EXAMPLES = 6
 """Samples to read of either kind, each of another problem."""
@@ -106,7 +106,7 @@ def _problems(measured: DiagnosedBehavior) -> list[ProblemEntry]:
     return entries
 
 
-def _probe(answer: Answer, contributions: Sequence[Contribution]) -> ProbeEntry:
+def _probe(answer: ProbeResult, contributions: Sequence[Contribution]) -> ProbeEntry:
     """Return what became of one probe."""
     found = answer.finding
     if found is None:

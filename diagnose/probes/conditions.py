@@ -33,7 +33,7 @@ class ConditionResult:
 
     condition: str
     stands_for: Counts
-    """[E] places in `ProbeContext.problems` of those that the condition exists for."""
+    """[E] places in `MeasuredBehavior.problems` of those that the condition exists for."""
     share: float
     """How much of the behavior they are."""
     sampled: Counts
@@ -168,7 +168,7 @@ def paired_gain(context: ProbeContext, places: Counts, num_samples: Counts, num_
 
     Args:
         context: Holds the baseline counts.
-        places: [C] places of the problems in `ProbeContext.problems`.
+        places: [C] places of the problems in `MeasuredBehavior.problems`.
         num_samples: [C] samples under the condition.
         num_correct: [C] successes among them.
     """
@@ -208,7 +208,7 @@ def fit(context: ProbeContext, places: Counts, num_samples: Counts, num_correct:
 
     Args:
         context: Whose thresholds and groups apply.
-        places: [E] places of the problems in `ProbeContext.problems`.
+        places: [E] places of the problems in `MeasuredBehavior.problems`.
         num_samples: [E]
         num_correct: [E]
     """

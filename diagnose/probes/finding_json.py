@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.diagnose.types import Answer, Bottleneck, Estimate, Finding, LabelEvidence, Note, SkipReason
+from posttrain.diagnose.types import Bottleneck, Estimate, Finding, LabelEvidence, Note, ProbeResult, SkipReason
 
 
 def finding_to_json(finding: Finding) -> dict[str, Any]:
@@ -39,22 +39,22 @@ def finding_from_json(data: Mapping[str, Any]) -> Finding:
     )
 
 
-def answer_to_json(answer: Answer) -> dict[str, Any]:
+def result_to_json(answer: ProbeResult) -> dict[str, Any]:
     """Return what became of a probe as JSON."""
     if answer.finding is not None:
         return {"probe": answer.probe, "finding": finding_to_json(answer.finding)}
     return {"probe": answer.probe, "skipped": answer.skipped, "detail": answer.detail}
 
 
-def answer_from_json(data: Mapping[str, Any], question: str) -> Answer:
-    """Return what `answer_to_json` wrote; files of earlier versions hold a sentence in place of the reason."""
+def result_from_json(data: Mapping[str, Any], question: str) -> ProbeResult:
+    """Return what `result_to_json` wrote; files of earlier versions hold a sentence in place of the reason."""
     if "finding" in data:
-        return Answer(probe=data["probe"], question=question, finding=finding_from_json(data["finding"]))
+        return ProbeResult(probe=data["probe"], question=question, finding=finding_from_json(data["finding"]))
     if data["skipped"] in set(SkipReason):
         reason, detail = SkipReason(data["skipped"]), data.get("detail", "")
     else:
         reason, detail = SkipReason.NOT_SUPPORTED, data["skipped"]
-    return Answer(probe=data["probe"], question=question, skipped=reason, detail=detail)
+    return ProbeResult(probe=data["probe"], question=question, skipped=reason, detail=detail)
 
 
 def _estimate(value: Mapping[str, Any]) -> Estimate:

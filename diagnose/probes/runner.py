@@ -19,13 +19,13 @@ from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.probes import PROBES
 from posttrain.diagnose.probes.base import AvailableInputs, MeasuredBehavior, Probe, ProbeContext, ProbeCost
-from posttrain.diagnose.probes.finding_json import answer_from_json, answer_to_json
+from posttrain.diagnose.probes.finding_json import result_from_json, result_to_json
 from posttrain.diagnose.probes.sampler import FOLDER, ProbeSampler
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Answer, Behavior, Purpose, SkipReason, Split
+from posttrain.diagnose.types import Behavior, ProbeResult, Purpose, SkipReason, Split
 
 AUTO, NONE = "auto", "none"
 AUTO_SHARE, NAMED_SHARE = 0.5, 1.0
@@ -154,22 +154,22 @@ def run_probes(run: ProbeRun, measured: MeasuredBehavior, grade: GradeTexts, *, 
             earlier_rollouts=_earlier_rollouts(run.inputs.before, behavior),
             data=run.inputs.data,
         )
-        write_json(target, answer_to_json(_answer(probe, context, run)))
+        write_json(target, result_to_json(_run_probe(probe, context, run)))
 
 
-def _answer(probe: Probe, context: ProbeContext, run: ProbeRun) -> Answer:
+def _run_probe(probe: Probe, context: ProbeContext, run: ProbeRun) -> ProbeResult:
     """Run one probe, or say why not."""
     start = time.monotonic()
     skipped = _why_not(probe, context, run)
     if skipped is not None:
-        return Answer(probe=probe.name, question=probe.question, skipped=skipped)
+        return ProbeResult(probe=probe.name, question=probe.question, skipped=skipped)
     try:
         found = probe.run(context)
     except SettingsError as error:  # an engine may lack what a probe needs: the tokens of a path, or their probabilities
-        return Answer(probe=probe.name, question=probe.question, skipped=SkipReason.NOT_SUPPORTED, detail=str(error))
+        return ProbeResult(probe=probe.name, question=probe.question, skipped=SkipReason.NOT_SUPPORTED, detail=str(error))
     cost = {part: getattr(context.sampler, part) for part in ("samples", "generated_tokens", "scored_tokens", "teacher_tokens")}
     found = replace(found, **cost, seconds=round(time.monotonic() - start, 2))
-    return Answer(probe=probe.name, question=probe.question, finding=found)
+    return ProbeResult(probe=probe.name, question=probe.question, finding=found)
 
 
 def _why_not(probe: Probe, context: ProbeContext, run: ProbeRun) -> SkipReason | None:
@@ -194,10 +194,10 @@ def tokens_of_probes(directory: RunDirectory, behavior: Behavior) -> int:
     return sum(_tokens_of(path) for probe in PROBES if (path := _file(directory, behavior, probe.name)).exists())
 
 
-def read_answers(directory: RunDirectory, behavior: Behavior) -> tuple[Answer, ...]:
+def read_probe_results(directory: RunDirectory, behavior: Behavior) -> tuple[ProbeResult, ...]:
     """Return what became of each probe of a behavior, in the order of `PROBES`; those that were not asked for are left out."""
     paths = [(probe, _file(directory, behavior, probe.name)) for probe in PROBES]
-    return tuple(answer_from_json(json.loads(path.read_text()), probe.question) for probe, path in paths if path.exists())
+    return tuple(result_from_json(json.loads(path.read_text()), probe.question) for probe, path in paths if path.exists())
 
 
 def _file(directory: RunDirectory, behavior: Behavior, probe: str) -> Path:

@@ -10,11 +10,11 @@ from typing import Any
 from posttrain.diagnose.storage.diagnosis_json import RunEntry, SamplingEntry
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.types import (
-    Answer,
     Behavior,
     Diagnosis,
     PathLikelihoodMeasurement,
     PathScore,
+    ProbeResult,
     Problem,
     Rollout,
     SamplingMeasurement,
@@ -36,7 +36,7 @@ class DiagnosedBehavior:
     validity: ValidityMeasurement
     likelihood: PathLikelihoodMeasurement | None
     """None where no reference was scored."""
-    answers: tuple[Answer, ...]
+    answers: tuple[ProbeResult, ...]
     """What became of the further probes, skipped ones included."""
     table: RolloutTable
     """The rollouts as columns, for counting."""

@@ -27,7 +27,7 @@ from posttrain.diagnose.types.diagnosis import (
     SettlesWith,
     StageAdvice,
 )
-from posttrain.diagnose.types.finding import Answer, Contribution, ContributionKind, Finding, LabelEvidence, Note, SkipReason
+from posttrain.diagnose.types.finding import Contribution, ContributionKind, Finding, LabelEvidence, Note, ProbeResult, SkipReason
 from posttrain.diagnose.types.measurement import (
     Check,
     Estimate,
@@ -40,7 +40,6 @@ from posttrain.diagnose.types.measurement import (
 from posttrain.diagnose.types.rollout import Floats, Grade, GradeStatus, Ints, PathScore, Rollout, StopReason
 
 __all__ = [
-    "Answer",
     "Behavior",
     "Bottleneck",
     "Check",
@@ -62,6 +61,7 @@ __all__ = [
     "PassAtK",
     "PathLikelihoodMeasurement",
     "PathScore",
+    "ProbeResult",
     "Problem",
     "ProblemChange",
     "ProblemDiagnosis",

@@ -115,7 +115,7 @@ _SKIP_WORDS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class ProbeResult:
     """What became of one probe: its finding, or why it was not run."""
 
     probe: str

@@ -21,7 +21,7 @@ class Contrast:
     """Samples of one model under both (arrays of length S)."""
 
     place: npt.NDArray[np.int64]
-    """Of each sample's problem in `ProbeContext.problems`."""
+    """Of each sample's problem in `MeasuredBehavior.problems`."""
     num_tokens: npt.NDArray[np.int64]
     """As the student writes it."""
     student: npt.NDArray[np.float64]

@@ -93,7 +93,7 @@ def needed(problems: Any) -> list[tuple[str, int | None]]:
     return [(one["prefix_needed"]["status"], one["prefix_needed"]["step"]) for one in problems.values()]
 
 
-def test_a_suppressed_second_step_is_found_and_argues_for_guidance(make_context: MakeContext) -> None:
+def test_a_suppressed_second_step_is_found_and_is_evidence_for_guidance(make_context: MakeContext) -> None:
     rows = rows_in_steps()
     context = make_context(rows, ScriptedEngine(scripts_of(rows, (0.5, 0.004, 1.0))))
     assert PrefixLadder().worth(context) is None

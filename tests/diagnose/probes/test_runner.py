@@ -29,7 +29,7 @@ from posttrain.diagnose.types import (
 
 
 class Toy:
-    """Draws one sample of every problem and argues for `guided_only`."""
+    """Takes one sample of every problem and has evidence for `guided_only`."""
 
     name = "toy"
     question = "Is this a toy?"
