@@ -151,12 +151,7 @@ def _lenient_label(
     if (counts.num_lenient_correct == counts.num_correct).all():
         return None
     lenient = label_posterior(
-        counts.num_samples,
-        counts.num_lenient_correct,
-        epsilon=epsilon,
-        thresholds=thresholds,
-        groups=counts.groups,
-        seed=seed,
+        counts.num_samples, counts.num_lenient_correct, epsilon=epsilon, thresholds=thresholds, groups=counts.groups, seed=seed
     )
     return lenient.label if lenient.label is not strict and lenient.confidence >= thresholds.confidence else None
 
@@ -177,6 +172,6 @@ def _without_samples(measured: Measurements, available: frozenset[Need]) -> Diag
         problems=(),
         settles_with=None,
         cost=measured.cost,
-        caveats=tuple(Note(code="validity", text=note) for note in validity.notes),
+        caveats=tuple(Note("validity", note) for note in validity.notes),
         sentence=write_invalid(behavior.name, validity.failures),
     )

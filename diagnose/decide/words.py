@@ -49,37 +49,35 @@ def write_caveats(
         thresholds: What they were held against.
     """
     counts, validity, epsilon = measured.counts, measured.validity, measured.behavior.measure.epsilon
-    notes = [Note(code="validity", text=note) for note in validity.notes]
+    notes = [Note("validity", note) for note in validity.notes]
     if lenient is not None:
         text = f"A lenient reading of the same texts gives {lenient}: the answers are there, their format is not."
-        notes.append(Note(code="lenient_reading", text=text))
+        notes.append(Note("lenient_reading", text))
     fewest, needed = int(counts.num_samples.min()), samples_to_resolve(epsilon)
     if fewest < needed and (counts.num_correct == 0).any():
         text = (
             f"{fewest} samples of one problem cannot rule out a rate of epsilon = {epsilon:.2g} (that takes {needed}); "
             "the labels of problems without a success come from the fitted mixture of all problems."
         )
-        notes.append(Note(code="epsilon_not_resolved", text=text))
+        notes.append(Note("epsilon_not_resolved", text))
     for check in validity.checks:
         if check.outcome is Outcome.INCONCLUSIVE:
             text = f"Not decided: {check.name} is {check.estimate:.3g} [{check.low:.3g}, {check.high:.3g}], at most {check.threshold:g} is wanted."
-            notes.append(Note(code="validity_undecided", text=text))
+            notes.append(Note("validity_undecided", text))
     for check in validity.checks:
         if check.name == UNPARSED and check.estimate > _UNPARSED_NOTED:
-            notes.append(
-                Note(code="unparsed", text=f"{check.estimate:.0%} of samples could not be read; failures, counted apart.")
-            )
+            notes.append(Note("unparsed", f"{check.estimate:.0%} of samples could not be read; failures, counted apart."))
     if label is Bottleneck.POOR_CHOICE and checks.greedy.outcome is Outcome.INCONCLUSIVE:
         text = f"Greedy decoding reaches {_in_words(checks.greedy)}: if {thresholds.mastered:g} would do, decoding may be all that binds."
-        notes.append(Note(code="greedy_undecided", text=text))
+        notes.append(Note("greedy_undecided", text))
     if label is Bottleneck.MISSING_SUPPORT and measured.paths is not None:
         reachable = float((measured.paths.first_improbable_step < 0).mean())
         if reachable > 0.5:
             text = f"{reachable:.0%} of the reference paths have no step below epsilon: the paths look likely although no sample took them."
-            notes.append(Note(code="likely_references", text=text))
+            notes.append(Note("likely_references", text))
     if len(counts.problem_ids) < _FEW_PROBLEMS:
         text = f"Only {len(counts.problem_ids)} problems: intervals over problems are wide."
-        notes.append(Note(code="few_problems", text=text))
+        notes.append(Note("few_problems", text))
     return tuple(notes)
 
 

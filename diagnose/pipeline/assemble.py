@@ -138,5 +138,5 @@ def _as_no_verdict(diagnosis: Diagnosis) -> Diagnosis:
     return replace(
         diagnosis,
         sentence=f"{diagnosis.name} (train split, no verdict): {diagnosis.sentence.removeprefix(head)}",
-        caveats=(Note(code="train_split", text=TRAIN_SPLIT), *diagnosis.caveats),
+        caveats=(Note("train_split", TRAIN_SPLIT), *diagnosis.caveats),
     )

@@ -20,15 +20,7 @@ from posttrain.diagnose.probes.sampler import ProbeSampler
 from posttrain.diagnose.probes.sampler import PromptRequest as PromptRequest
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import (
-    Behavior,
-    PathLikelihoodMeasurement,
-    Problem,
-    Rollout,
-    SamplingMeasurement,
-    SkipReason,
-    Split,
-)
+from posttrain.diagnose.types import Behavior, PathLikelihoodMeasurement, Problem, Rollout, SamplingMeasurement, SkipReason, Split
 from posttrain.diagnose.types import Finding as Finding
 from posttrain.diagnose.types import LabelEvidence as LabelEvidence
 from posttrain.diagnose.types import Note as Note

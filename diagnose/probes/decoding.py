@@ -131,10 +131,7 @@ class DecodingProbe:
             because = f"the mean success rate is {one.rate.estimate:.2f} [{one.rate.low:.2f}, {one.rate.high:.2f}] at {one.condition}, {table.baseline.estimate:.2f} at T = 1"
             evidence = (
                 LabelEvidence(
-                    label=Bottleneck.DECODING,
-                    instead_of=(Bottleneck.POOR_CHOICE,),
-                    confidence=chances[best],
-                    because=because,
+                    label=Bottleneck.DECODING, instead_of=(Bottleneck.POOR_CHOICE,), confidence=chances[best], because=because
                 ),
             )
             if chances[best] >= context.thresholds.confidence:
@@ -148,9 +145,7 @@ class DecodingProbe:
             rows=tuple(table.rows),
             problems=per_problem(context, list(cooler.values())),
             evidence=evidence,
-            notes=()
-            if prompt_requests
-            else (Note(code="budget_ended", text="The budget did not hold the samples of one problem."),),
+            notes=() if prompt_requests else (Note("budget_ended", "The budget did not hold the samples of one problem."),),
         )
 
 

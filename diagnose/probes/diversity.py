@@ -272,37 +272,35 @@ def _notes(context: ProbeContext, numbers: Mapping[str, Estimate], seen: Sequenc
     if _outcome(numbers, seen, k, context.thresholds.diversity.explained) is DiversityOutcome.GUESSING_EXPLAINS:
         notes.append(
             Note(
-                code="guessing_explains",
-                text=(
+                "guessing_explains",
+                (
                     f"Guessing explains pass@{k}: it reaches {guess.estimate:.2f}, the policy {_shown(reached)} (from {reached.low:.2f}). The answers are few, so read "
                     "pass@1 and a smaller k."
                 ),
             )
         )
     if not any(one.answers for one in seen):
-        notes.append(
-            Note(code="no_answers_read", text="The verifier reads no answer out of a text, so answers cannot be counted.")
-        )
+        notes.append(Note("no_answers_read", "The verifier reads no answer out of a text, so answers cannot be counted."))
     left_out = sum(0 < one.num_right < size for one in seen)
     if left_out:
         notes.append(
             Note(
-                code="problems_left_out",
-                text=f"{left_out} problems with fewer than {size} right samples are left out of what is said of paths.",
+                "problems_left_out",
+                f"{left_out} problems with fewer than {size} right samples are left out of what is said of paths.",
             )
         )
     if size:
         notes.append(
             Note(
-                code="wording_counts",
-                text="Texts that differ in wording only count as different paths; one path is proof of sameness, many are not of variety.",
+                "wording_counts",
+                "Texts that differ in wording only count as different paths; one path is proof of sameness, many are not of variety.",
             )
         )
     if not context.measured.behavior.sampling.samples_the_policy:
         notes.append(
             Note(
-                code="deployment_policy",
-                text="Sampled with a temperature or a truncation of its own, which changes diversity: this is that of the deployed policy.",
+                "deployment_policy",
+                "Sampled with a temperature or a truncation of its own, which changes diversity: this is that of the deployed policy.",
             )
         )
     return tuple(notes)

@@ -160,13 +160,10 @@ class ScaffoldProbe:
         hinted, telling = _hinted_places(context)
         notes = []
         if telling:
-            notes.append(Note(code="hints_state_the_answer", text=f"{telling} hints state the answer and were left out."))
+            notes.append(Note("hints_state_the_answer", f"{telling} hints state the answer and were left out."))
         if examples:
             notes.append(
-                Note(
-                    code="worked_examples",
-                    text=f"Worked examples: the train problems {', '.join(problem.id for problem in examples)}.",
-                )
+                Note("worked_examples", f"Worked examples: the train problems {', '.join(problem.id for problem in examples)}.")
             )
         conditions = []
         todo = _to_sample(context, hinted)
@@ -179,8 +176,8 @@ class ScaffoldProbe:
             if not enough(context, len(prompt_requests)):
                 notes.append(
                     Note(
-                        code="not_sampled",
-                        text=f"Not sampled {name}: {len(prompt_requests)} problems are left of the budget and of what may be given.",
+                        "not_sampled",
+                        f"Not sampled {name}: {len(prompt_requests)} problems are left of the budget and of what may be given.",
                     )
                 )
                 continue
@@ -189,8 +186,8 @@ class ScaffoldProbe:
                 left_out = len(sampled) - len(prompt_requests)
                 notes.append(
                     Note(
-                        code="left_out",
-                        text=f"Left out, since no start of the teacher's answer keeps the answer back: {left_out} of {len(sampled)} problems.",
+                        "left_out",
+                        f"Left out, since no start of the teacher's answer keeps the answer back: {left_out} of {len(sampled)} problems.",
                     )
                 )
                 exists = list(prompt_requests)
@@ -361,8 +358,8 @@ def _format_notes(context: ProbeContext, conditions: Sequence[ConditionResult]) 
     shares = [(one.condition, one.num_malformed / max(1, int(one.num_samples.sum()))) for one in conditions]
     return [
         Note(
-            code="gain_is_format",
-            text=f"{baseline:.0%} of the baseline samples were cut off or could not be read, {share:.0%} {condition}: a part of its gain is format.",
+            "gain_is_format",
+            f"{baseline:.0%} of the baseline samples were cut off or could not be read, {share:.0%} {condition}: a part of its gain is format.",
         )
         for condition, share in shares
         if baseline - share >= context.thresholds.scaffold.share_of_format

@@ -23,7 +23,7 @@ class LabelEvidence:
     """In words that go on from "because"."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Note:
     """Hold a caveat: a code for programs, a sentence for people."""
 

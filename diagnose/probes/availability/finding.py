@@ -204,8 +204,8 @@ def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping
         if gap > np.log(factor):
             notes.append(
                 Note(
-                    code="goes_other_ways",
-                    text=(
+                    "goes_other_ways",
+                    (
                         f"On {len(both)} problems with both, the model's own right samples are typically e^{gap:.0f} times as likely as the reference: it "
                         "goes other ways, and what binds the reference need not bind the problem."
                     ),
@@ -218,8 +218,8 @@ def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping
     if many:
         notes.append(
             Note(
-                code="many_right_paths",
-                text=(
+                "many_right_paths",
+                (
                     f"Many right paths: {len(many)} of {len(solved)} solved problems are solved at least {factor:.0f} times as often as their "
                     "reference paths are likely. There a path's likelihood says little of success."
                 ),
@@ -231,8 +231,8 @@ def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping
         if interval.low <= 0.5:
             notes.append(
                 Note(
-                    code="style_not_knowledge",
-                    text=(
+                    "style_not_knowledge",
+                    (
                         f"Style, not knowledge: with another problem's answer in it the same path is as likely or likelier in {int((nats <= 0).sum())} of "
                         f"{len(nats)} problems, so a likely path does not show that its answer is known."
                     ),
@@ -241,8 +241,8 @@ def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping
     if any(path.path == REFERENCE for path in paths) and not any(path.whole_steps for path in paths):
         notes.append(
             Note(
-                code="references_without_steps",
-                text=f"The references have no steps: they are cut into {CHUNKS} parts of equally many tokens.",
+                "references_without_steps",
+                f"The references have no steps: they are cut into {CHUNKS} parts of equally many tokens.",
             )
         )
     return notes

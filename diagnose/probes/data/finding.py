@@ -133,15 +133,15 @@ def write_row_notes(
     notes = []
     scored = len({one.row for one in encoded})
     if num_chosen < len(rows):
-        notes.append(Note(code="rows_sampled", text=f"{num_chosen} of {len(rows)} rows were taken, at random by the seed."))
+        notes.append(Note("rows_sampled", f"{num_chosen} of {len(rows)} rows were taken, at random by the seed."))
     if refused:
-        notes.append(Note(code="rows_not_scored", text=f"{num_chosen - scored} rows could not be scored; {refused}"))
+        notes.append(Note("rows_not_scored", f"{num_chosen - scored} rows could not be scored; {refused}"))
     cut = sum(one.cut for one in encoded)
     if cut:
         notes.append(
             Note(
-                code="answers_cut",
-                text=f"{cut} answers were longer than what is scored; they count with their beginning, and not in margins.",
+                "answers_cut",
+                f"{cut} answers were longer than what is scored; they count with their beginning, and not in margins.",
             )
         )
     measured = {
@@ -151,8 +151,8 @@ def write_row_notes(
     if shared:
         notes.append(
             Note(
-                code="measured_prompts_in_data",
-                text=(
+                "measured_prompts_in_data",
+                (
                     f"{len(shared)} of {scored} rows have the prompt of a problem that is measured (row {_listed(shared)}): "
                     "trained on them, a model is no longer measured by it."
                 ),
@@ -179,23 +179,23 @@ def _notes_on_numbers(
             named = ", ".join(f"{row} ({excess[row]:.0f} nats)" for row in first[:_LISTED])
             notes.append(
                 Note(
-                    code="costliest_rows",
-                    text=f"Rows that cost most beyond what the policy's own answers of their length do (from 0): {named}.",
+                    "costliest_rows",
+                    f"Rows that cost most beyond what the policy's own answers of their length do (from 0): {named}.",
                 )
             )
     if len(own) < thresholds.fewest_own:
         notes.append(
             Note(
-                code="few_own_answers",
-                text=f"Only {len(own)} own answers: too few to say how unlikely the tokens are that the policy draws itself.",
+                "few_own_answers",
+                f"Only {len(own)} own answers: too few to say how unlikely the tokens are that the policy draws itself.",
             )
         )
     elif limit > -np.log(epsilon):
         strict = float(np.mean([answer.worst > -np.log(epsilon) for answer in own]))
         notes.append(
             Note(
-                code="limit_of_support_raised",
-                text=(
+                "limit_of_support_raised",
+                (
                     f"{strict:.0%} of the policy's own answers hold a token less likely than epsilon = {epsilon:.2g}, so the limit of support is "
                     f"{np.exp(-limit):.2g}, which {thresholds.own_within:.0%} of them keep to."
                 ),
@@ -206,8 +206,8 @@ def _notes_on_numbers(
         alone = numbers["share of pairs that length alone ranks right"].estimate
         notes.append(
             Note(
-                code="length_of_chosen",
-                text=(
+                "length_of_chosen",
+                (
                     f"Chosen answers are {'longer' if longer > 0 else 'shorter'} by {abs(longer):.3g} tokens on average; a summed margin prefers the shorter "
                     f"answer, which alone would rank {alone:.0%} of the pairs right. Trust what the sum and the mean agree on."
                 ),
@@ -215,8 +215,8 @@ def _notes_on_numbers(
         )
     notes.append(
         Note(
-            code="read_the_rows",
-            text="The mean hides one bad token, the sum punishes length, and style alone makes a right answer improbable: read the rows before ruling on them.",
+            "read_the_rows",
+            "The mean hides one bad token, the sum punishes length, and style alone makes a right answer improbable: read the rows before ruling on them.",
         )
     )
     return notes

@@ -149,36 +149,36 @@ def _notes(context: ProbeContext, forward: ScoredAnswers | None, plain: bool) ->
     if not plain:
         notes.append(
             Note(
-                code="deployment_policy",
-                text="Sampled with a temperature or a truncation of its own: no KL and no statement about support, only how success changed.",
+                "deployment_policy",
+                "Sampled with a temperature or a truncation of its own: no KL and no statement about support, only how success changed.",
             )
         )
     if forward is not None and not forward.same_tokens:
         notes.append(
             Note(
-                code="tokenizers_differ",
-                text="The two checkpoints cut text into tokens differently: likelihoods are of whole texts, cut anew by each of them.",
+                "tokenizers_differ",
+                "The two checkpoints cut text into tokens differently: likelihoods are of whole texts, cut anew by each of them.",
             )
         )
     if context.earlier is None:
         notes.append(
             Note(
-                code="no_earlier_checkpoint",
-                text="Only an earlier run was given: likelihoods before are its sampler's own; a KL needs the earlier checkpoint itself (--earlier).",
+                "no_earlier_checkpoint",
+                "Only an earlier run was given: likelihoods before are its sampler's own; a KL needs the earlier checkpoint itself (--earlier).",
             )
         )
     if forward is not None and not forward.right.any():
         notes.append(
             Note(
-                code="no_right_answers_before",
-                text="The earlier policy has no right answer among these samples, so there is none whose likelihood could have fallen.",
+                "no_right_answers_before",
+                "The earlier policy has no right answer among these samples, so there is none whose likelihood could have fallen.",
             )
         )
     if context.earlier is not None and plain:
         notes.append(
             Note(
-                code="other_behaviors_not_measured",
-                text="A small KL on these prompts does not show that nothing was forgotten elsewhere: measure a retention behavior too.",
+                "other_behaviors_not_measured",
+                "A small KL on these prompts does not show that nothing was forgotten elsewhere: measure a retention behavior too.",
             )
         )
     return tuple(notes)

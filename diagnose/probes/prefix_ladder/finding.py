@@ -63,10 +63,7 @@ def make_finding(
     if placebos and confidence > context.thresholds.evidence and context.measured.behavior.sampling.samples_the_policy:
         evidence = (
             LabelEvidence(
-                label=Bottleneck.GUIDED_ONLY,
-                instead_of=(Bottleneck.MISSING_SUPPORT,),
-                confidence=confidence,
-                because=because,
+                label=Bottleneck.GUIDED_ONLY, instead_of=(Bottleneck.MISSING_SUPPORT,), confidence=confidence, because=because
             ),
         )
     return Finding(
@@ -267,26 +264,26 @@ def write_notes(
         limit = "the budget allows no more" if len(ladders) < MOST_PROBLEMS else "more would say little more"
         notes.append(
             Note(
-                code="not_all_probed",
-                text=f"Of {candidates} problems out of reach or unreliable {len(ladders)} were probed, chosen at random: {limit}.",
+                "not_all_probed",
+                f"Of {candidates} problems out of reach or unreliable {len(ladders)} were probed, chosen at random: {limit}.",
             )
         )
     if blocked:
         notes.append(
             Note(
-                code="answer_at_the_start",
-                text=f"{blocked} problems have no ladder: the answer stands at the start of each of their reference paths.",
+                "answer_at_the_start",
+                f"{blocked} problems have no ladder: the answer stands at the start of each of their reference paths.",
             )
         )
     if len(probed) < len(ladders) or any(
         one.status is PrefixStatus.INCONCLUSIVE and one.num_sampled < MOST_SAMPLES for one in probed
     ):
-        notes.append(Note(code="budget_ended", text="The budget ended before every ladder was decided."))
+        notes.append(Note("budget_ended", "The budget ended before every ladder was decided."))
     if placebos:
         notes += [
             Note(
-                code="placebo_helps",
-                text=f"Not knowledge of the path: {'a prefix of another problem' if condition == OTHER else 'a prefix with a wrong last step'} helps at "
+                "placebo_helps",
+                f"Not knowledge of the path: {'a prefix of another problem' if condition == OTHER else 'a prefix with a wrong last step'} helps at "
                 f"least {context.thresholds.prefix_ladder.placebo_gain:.0%} as much as the right one ({pooled_rate(placebos, condition):.0%} against {pooled_rate(placebos, AGAIN):.0%} of "
                 f"samples; the probability that it does not is {chance:.0%}).",
             )
@@ -296,15 +293,15 @@ def write_notes(
     elif any(one.status is PrefixStatus.FOUND for one in probed):
         notes.append(
             Note(
-                code="no_placebo",
-                text="No placebo was sampled (no other path to take one from, or no budget), so the gain is no evidence for a label.",
+                "no_placebo",
+                "No placebo was sampled (no other path to take one from, or no budget), so the gain is no evidence for a label.",
             )
         )
     if probed and not context.measured.behavior.sampling.samples_the_policy:
         notes.append(
             Note(
-                code="deployment_policy",
-                text="Sampled under a deployment policy, which says nothing about support; the gain is no evidence for a label.",
+                "deployment_policy",
+                "Sampled under a deployment policy, which says nothing about support; the gain is no evidence for a label.",
             )
         )
     return notes

@@ -36,8 +36,7 @@ class PrefixLadder:
             return ProbeCost(impossible=SkipReason.NO_REFERENCES)
         samples = num * (BASELINE + MOST_SAMPLES) + 3 * min(num, PLACEBO_PROBLEMS) * PLACEBO_SAMPLES
         return ProbeCost(
-            generated_tokens=samples * behavior.sampling.max_tokens,
-            when="where enough problems may be out of support",
+            generated_tokens=samples * behavior.sampling.max_tokens, when="where enough problems may be out of support"
         )
 
     def worth(self, context: ProbeContext) -> SkipReason | None:

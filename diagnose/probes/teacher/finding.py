@@ -11,11 +11,7 @@ import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval, t_interval
 from posttrain.diagnose.probes.base import Finding, Note, ProbeContext
-from posttrain.diagnose.probes.conditions import (
-    ConditionResult,
-    baseline_rate,
-    signed,
-)
+from posttrain.diagnose.probes.conditions import ConditionResult, baseline_rate, signed
 from posttrain.diagnose.probes.teacher.contrast import Contrast, SameTokens
 from posttrain.diagnose.thresholds import TeacherThresholds
 from posttrain.diagnose.types import Estimate
@@ -84,14 +80,14 @@ def make_finding(
     if np.isnan(above.estimate):
         notes.append(
             Note(
-                code="no_right_and_wrong",
-                text="No problem has right and wrong samples of the student: whether the teacher tells them apart is not known.",
+                "no_right_and_wrong",
+                "No problem has right and wrong samples of the student: whether the teacher tells them apart is not known.",
             )
         )
     notes += [
         Note(
-            code="nearness_borderline",
-            text=f"Near or far is borderline: the {name} is {value.estimate:.2f} [{value.low:.2f}, {value.high:.2f}] nats per token, {context.thresholds.teacher.far:g} counts as far.",
+            "nearness_borderline",
+            f"Near or far is borderline: the {name} is {value.estimate:.2f} [{value.low:.2f}, {value.high:.2f}] nats per token, {context.thresholds.teacher.far:g} counts as far.",
         )
         for name, value in (("reverse KL", reverse), ("forward KL", forward))
         if value.low < context.thresholds.teacher.far < value.high
@@ -119,11 +115,7 @@ def make_finding(
     )
 
 
-_WORDS = {
-    OPD: "on-policy distillation (opd) fits",
-    SEQ_KD: "off-policy traces first (seq_kd)",
-    NO_STAGE: "not worth distilling",
-}
+_WORDS = {OPD: "on-policy distillation (opd) fits", SEQ_KD: "off-policy traces first (seq_kd)", NO_STAGE: "not worth distilling"}
 _VERDICTS = {
     OPD: {OPD: "fits", SEQ_KD: "opd fits better"},
     SEQ_KD: {OPD: "after seq_kd", SEQ_KD: "fits"},
@@ -167,15 +159,15 @@ def _why(outcome: TeacherOutcome, reverse: Interval, forward: Interval, above: I
 def _tokens_note(tokens: SameTokens) -> Note:
     if not tokens.answers:
         return Note(
-            code="tokenizers_differ",
-            text="The tokenizers differ: only text can be distilled, and likelihoods are those of text encoded anew.",
+            "tokenizers_differ",
+            "The tokenizers differ: only text can be distilled, and likelihoods are those of text encoded anew.",
         )
     if tokens.prompts:
-        return Note(code="same_tokens", text="Both read prompts and answers as the same tokens: logits can be distilled.")
+        return Note("same_tokens", "Both read prompts and answers as the same tokens: logits can be distilled.")
     form = "" if tokens.formats else ", one as chats and the other as completions; likelihoods are those of text encoded anew"
     return Note(
-        code="prompts_differ",
-        text=f"Both read answers as the same tokens, so that logits can be distilled; they write prompts differently{form}.",
+        "prompts_differ",
+        f"Both read answers as the same tokens, so that logits can be distilled; they write prompts differently{form}.",
     )
 
 

@@ -6,13 +6,7 @@ import numpy as np
 
 from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost, PromptRequest
-from posttrain.diagnose.probes.conditions import (
-    SAMPLES,
-    affordable,
-    compare_condition,
-    enough,
-    in_random_order,
-)
+from posttrain.diagnose.probes.conditions import SAMPLES, affordable, compare_condition, enough, in_random_order
 from posttrain.diagnose.probes.scaffold import MOST_PROBLEMS
 from posttrain.diagnose.probes.teacher.contrast import OWN, compare_tokenizers, is_scorable, own_samples, score_under_both
 from posttrain.diagnose.probes.teacher.finding import TeacherOutcome, make_finding

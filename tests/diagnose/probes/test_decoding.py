@@ -12,14 +12,7 @@ from helpers.probes import Answers, CountingEngine, addition_problems, sampled_c
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext
 from posttrain.diagnose.probes.decoding import DecodingOutcome, DecodingProbe, ceiling
 from posttrain.diagnose.probes.finding_json import finding_from_json, finding_to_json
-from posttrain.diagnose.types import (
-    Behavior,
-    Bottleneck,
-    Problem,
-    Sampling,
-    SkipReason,
-    Split,
-)
+from posttrain.diagnose.types import Behavior, Bottleneck, Problem, Sampling, SkipReason, Split
 
 
 def run(

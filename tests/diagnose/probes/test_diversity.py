@@ -22,15 +22,7 @@ from posttrain.diagnose.probes.diversity import (
 from posttrain.diagnose.probes.finding_json import finding_to_json
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import (
-    Behavior,
-    MeasureSettings,
-    Problem,
-    Sampling,
-    SkipReason,
-    Split,
-    VerifierSpec,
-)
+from posttrain.diagnose.types import Behavior, MeasureSettings, Problem, Sampling, SkipReason, Split, VerifierSpec
 
 Script = Sequence[tuple[str, float]]
 

@@ -68,7 +68,7 @@ class Toy:
                     because="a toy says so",
                 ),
             ),
-            notes=(Note(code="toy", text="only a toy"),),
+            notes=(Note("toy", "only a toy"),),
         )
 
 

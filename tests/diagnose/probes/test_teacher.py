@@ -16,12 +16,7 @@ from posttrain.diagnose.engines.scripted import ScriptedCodec, ScriptedEngine
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext
 from posttrain.diagnose.probes.finding_json import finding_from_json, finding_to_json
 from posttrain.diagnose.probes.teacher import TeacherOutcome, TeacherProbe
-from posttrain.diagnose.types import (
-    Behavior,
-    Problem,
-    SkipReason,
-    Split,
-)
+from posttrain.diagnose.types import Behavior, Problem, SkipReason, Split
 
 
 def pair(
