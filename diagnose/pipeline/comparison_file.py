@@ -40,7 +40,7 @@ from posttrain.diagnose.storage.diagnosis_json import (
 from posttrain.diagnose.types import PassAtK, Split
 
 _DRIFT = ("reference_path_nats_per_token", "nats_per_generated_token")
-"""Of what stands beside a result, what says how far the policy moved."""
+"""Keys of the side-by-side numbers that measure how far the policy moved."""
 
 
 def comparison_file(transition: Transition, run: RunEntry, settings: Mapping[str, Any]) -> CompareFile:
