@@ -338,7 +338,7 @@ def test_the_command_line_refuses_in_one_line(posttrain: Any, runs: Path, tmp_pa
 
 def test_help_shows_examples(posttrain: Any) -> None:
     for verb in ("plot", "figures"):
-        assert f"Example:  posttrain {verb}" in posttrain(verb, "--help")[1]
+        assert f"Examples:\n    posttrain {verb}" in posttrain(verb, "--help")[1]
 
 
 def test_plot_needs_neither_torch_nor_pyplot(runs: Path, tmp_path: Path) -> None:
