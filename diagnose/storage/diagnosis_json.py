@@ -147,6 +147,8 @@ class ProbeCostEntry(FileModel):
 class CostEntry(ProbeCostEntry):
     """What a behavior took. With `settles_with.seconds` and `run` the only part that may differ between two runs with one seed."""
 
+    trained_tokens: int = 0
+    """A key of version 1; a diagnosis trains nothing, so it is 0."""
     seconds: Number = 0.0
 
 
