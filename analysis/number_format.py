@@ -96,5 +96,5 @@ def format_probability(value: float) -> str:
 
 
 def short_number(value: float, digits: int = 3) -> str:
-    """Return a number for a tick or a label in a figure, with no more than so many significant digits."""
+    """Return a number for a tick or a label in a figure, with at most that number of significant digits."""
     return f"{value:.{digits}g}".replace("-", MINUS) if math.isfinite(value) else DASH

@@ -23,7 +23,7 @@ class SamplingThresholds:
     late_samples: float = 40.0
     """Samples of every problem from which an interim analysis may leave as much doubt about the label as the last one ..."""
     late_problems: int = 50
-    """... of so many problems or more; of fewer problems the more samples."""
+    """... of this number of problems or more; of fewer problems the more samples."""
     early_doubt: float = 0.002
     """Doubt about the label at which even the first interim analysis may end sampling: posterior draws resolve no less."""
     mastery_doubt: float = 0.01

@@ -23,7 +23,7 @@ from posttrain.analysis.stats import Interval
 from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry, CompareFile
 from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.gates.conditions import ALLOWED, Condition, parse_condition
-from posttrain.diagnose.gates.gate_result import GatedCondition, GateResult, UndecidedReason
+from posttrain.diagnose.gates.gate_result import GatedCondition, GateResult, UndecidedGateReason
 from posttrain.diagnose.gates.metrics import MeasuredEntry, estimate_metric
 from posttrain.diagnose.gates.required_effort import required_effort
 from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry, DiagnosisFile
@@ -122,7 +122,7 @@ def _decide(measured: MeasuredEntry, condition: Condition, level_against: float)
             ),
             level=LEVEL,
             settles=None,
-            reason=UndecidedReason.INVALID_MEASUREMENT,
+            reason=UndecidedGateReason.INVALID_MEASUREMENT,
         )
     interval, level = estimate_metric(measured, condition, LEVEL), LEVEL
     outcome = decide(condition.op, interval.low, interval.high, condition.threshold)
@@ -130,12 +130,12 @@ def _decide(measured: MeasuredEntry, condition: Condition, level_against: float)
     if outcome is Outcome.NOT_MET:
         wider = estimate_metric(measured, condition, level_against)
         if decide(condition.op, wider.low, wider.high, condition.threshold) is not outcome:
-            outcome, reason, level = Outcome.INCONCLUSIVE, UndecidedReason.WORST_OF_SEVERAL, level_against
+            outcome, reason, level = Outcome.INCONCLUSIVE, UndecidedGateReason.WORST_OF_SEVERAL, level_against
             interval = Interval(interval.estimate, wider.low, wider.high, f"{wider.method}, {level_against:.3%}")
     settles = required_effort(entry, condition, interval) if outcome is Outcome.INCONCLUSIVE else None
     if outcome is Outcome.INCONCLUSIVE and settles is None and reason is None:
         unidentified = math.isnan(interval.estimate)
-        reason = UndecidedReason.NOT_IDENTIFIED if unidentified else UndecidedReason.AT_THRESHOLD
+        reason = UndecidedGateReason.NOT_IDENTIFIED if unidentified else UndecidedGateReason.AT_THRESHOLD
     return GatedCondition(
         behavior=entry.name,
         check=_check(condition, interval, len(entry.problems), outcome),

@@ -11,7 +11,7 @@ from posttrain.diagnose.gates.required_effort import Settles
 from posttrain.diagnose.types import Check, Outcome
 
 
-class UndecidedReason(StrEnum):
+class UndecidedGateReason(StrEnum):
     """Why a condition is not decided, where its interval does not say it all."""
 
     INVALID_MEASUREMENT = "invalid_measurement"
@@ -34,7 +34,7 @@ class GatedCondition:
     """Confidence of the interval of `check`."""
     settles: Settles | None
     """Effort that is expected to decide it; None where it is decided, or where no effort would."""
-    reason: UndecidedReason | None
+    reason: UndecidedGateReason | None
     """None where it is decided or where the interval says it all."""
 
 
@@ -106,13 +106,13 @@ def describe_condition(condition: GatedCondition) -> str:
 
 def _reason_words(condition: GatedCondition) -> str:
     match condition.reason:
-        case UndecidedReason.INVALID_MEASUREMENT:
+        case UndecidedGateReason.INVALID_MEASUREMENT:
             return "its measurement is invalid, so none of its numbers counts; see the validity checks in the report"
-        case UndecidedReason.WORST_OF_SEVERAL:
+        case UndecidedGateReason.WORST_OF_SEVERAL:
             return f"not met at 95 % alone, but not at the {condition.level:.3%} that testing several conditions requires"
-        case UndecidedReason.NOT_IDENTIFIED:
+        case UndecidedGateReason.NOT_IDENTIFIED:
             return "the samples bound it but do not identify it; sample every problem at least as often as its k"
-        case UndecidedReason.AT_THRESHOLD:
+        case UndecidedGateReason.AT_THRESHOLD:
             return "the estimate lies at the threshold, so more of the same is not expected to decide"
         case None:
             return ""

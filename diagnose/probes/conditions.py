@@ -18,7 +18,7 @@ from posttrain.diagnose.types import Estimate, GradeStatus, Rollout
 Counts = npt.NDArray[np.int64]
 
 SAMPLES = 4
-"""Of one problem and condition: further ones would sharpen single problems, and the rule speaks of their mean."""
+"""Of one problem and condition: further ones would sharpen single problems, and the rule is about their mean."""
 FEWEST_SAMPLES = 2
 """Fewer problems are sampled rather than fewer samples: with one sample, chance and spread between problems cannot be told apart."""
 FEWEST_PROBLEMS = 5

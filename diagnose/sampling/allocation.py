@@ -49,7 +49,7 @@ def pass_at_k_doubt(posterior: LabelPosterior, k: int) -> Floats:
 
 
 def round_size(num_sampled: Ints, doubt: Floats, thresholds: SamplingThresholds) -> int:
-    """Return the samples of a round for problems [P] that have so many samples and leave so much doubt."""
+    """Return the samples of a round for problems [P] with these numbers of samples and this doubt."""
     return max(thresholds.smallest_round, int(thresholds.growth * num_sampled[still_uncertain(doubt)].sum()))
 
 

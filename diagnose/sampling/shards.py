@@ -45,7 +45,7 @@ class Shard:
 
 
 def plan_greedy(behavior: Behavior, split: Split, rows: int = ROWS_PER_SHARD) -> list[Shard]:
-    """Return the shards of one greedy sample of every problem of a split, each of so many rows."""
+    """Return the shards of one greedy sample of every problem of a split, each of that number of rows."""
     portions = [Portion(problem, 0, 1) for problem in behavior.split(split)]
     return _cut(portions, f"{behavior.name}.{split}-{GREEDY}.0000", GREEDY, rows)
 

@@ -25,7 +25,7 @@ class Grader:
     """Grades the texts of one behavior.
 
     The child is started with the first text, killed and replaced when a text makes it hang or crash, and only that text is
-    charged. May be used from several threads, which take turns.
+    charged. May be used from several threads, which wait for one another.
 
     Args:
         behavior: Whose verifier to use.

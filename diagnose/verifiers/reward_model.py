@@ -47,7 +47,7 @@ class _Loaded:
 
 
 _LOADED: WeakValueDictionary[str, _Loaded] = WeakValueDictionary()
-"""What some verifier holds, by the name it was given: behaviors that take turns read one copy."""
+"""What some verifier holds, by the name it was given: behaviors sampled in alternation share one copy."""
 
 
 class RewardModelVerifier(ModelVerifier):

@@ -8,7 +8,7 @@ from posttrain.diagnose.engines.base import Engine
 
 
 class InterruptedEngine:
-    """An engine that is stopped, as by Ctrl-C, after it has sampled so many batches.
+    """An engine that is stopped, as by Ctrl-C, after it has sampled a number of batches.
 
     Args:
         engine: What samples.

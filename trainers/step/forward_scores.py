@@ -18,7 +18,7 @@ from posttrain.trainers.stage import Divergences, ForwardScores, Score
 from posttrain.trainers.step.chunked_divergence import divergence
 from posttrain.trainers.step.gradient_checkpointing import with_gradient_checkpointing
 from posttrain.trainers.step.logprobs import Shortcuts, States, find_shortcuts, logprobs_of, run_model
-from posttrain.trainers.step.packing import MicroBatch, Pack, collate, pack_rows, plan_process_batches
+from posttrain.trainers.step.packing import MicroBatch, RowPack, collate, pack_rows, plan_process_batches
 from posttrain.trainers.training_types import TrainingRow
 
 
@@ -39,7 +39,7 @@ class ScoringModel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scorer:
+class ForwardScorer:
     """Runs the models that a stage needs."""
 
     policy: ScoringModel
@@ -62,7 +62,7 @@ class Scorer:
         teacher: PreTrainedModel | None = None,
         scalar_head: nn.Linear | None = None,
         keep_reference: bool = False,
-    ) -> Scorer:
+    ) -> ForwardScorer:
         """Return a scorer for what the terms of a stage need.
 
         Args:
@@ -201,7 +201,7 @@ def _for_teacher(rows: Sequence[TrainingRow], batch: MicroBatch) -> MicroBatch:
     if all(rows[index].teacher_prompt_ids is None for index in batch.rows):
         return batch
     packs = [
-        Pack(
+        RowPack(
             prompt_ids=rows[index].teacher_prompt_ids or rows[index].prompt_ids,
             rows=(index,),
             completions=(rows[index].completion_ids,),

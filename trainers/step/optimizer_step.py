@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.stage import Component, ForwardScores, Level, Weights
-from posttrain.trainers.step.forward_scores import Scorer
+from posttrain.trainers.step.forward_scores import ForwardScorer
 from posttrain.trainers.step.means import MetricMeans
 from posttrain.trainers.step.optimizer import clip_gradient
-from posttrain.trainers.step.packing import MicroBatch, Pack, collate, heaviest_load, pack_rows, plan_process_batches
+from posttrain.trainers.step.packing import MicroBatch, RowPack, collate, heaviest_load, pack_rows, plan_process_batches
 from posttrain.trainers.training_types import RowRole, TrainingRow
 
 
@@ -53,7 +53,7 @@ class Stepper:
 
     model: PreTrainedModel
     optimizer: torch.optim.Optimizer
-    scorer: Scorer
+    scorer: ForwardScorer
     components: tuple[Component, ...]
     config: TrainingConfig
 
@@ -62,7 +62,7 @@ class Stepper:
 
         Args:
             rows: The whole optimizer batch, advantages filled in.
-            old: See `Scorer.score`; empty on the first step on these rows.
+            old: See `ForwardScorer.score`; empty on the first step on these rows.
             number: Of the batch, from 0; weights of components may change with it.
         """
         if not any(_acts(one, row, number) for one in self.components if not one.term.regularizer for row in rows):
@@ -114,7 +114,7 @@ class Stepper:
             metrics=sums.means.result(),
         )
 
-    def _pack(self, rows: Sequence[TrainingRow], active: Sequence[int], *, paired: bool, num_shares: int) -> list[Pack]:
+    def _pack(self, rows: Sequence[TrainingRow], active: Sequence[int], *, paired: bool, num_shares: int) -> list[RowPack]:
         """Return packs of the active rows; a prompt is run more than once where that lowers the largest load of a process."""
         pack = partial(
             pack_rows,

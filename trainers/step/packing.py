@@ -18,7 +18,7 @@ from posttrain.trainers.training_types import TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pack:
+class RowPack:
     """Rows behind one prompt."""
 
     prompt_ids: tuple[int, ...]
@@ -96,7 +96,7 @@ def pack_rows(
     hidden_size: int,
     max_tokens: int,
     keep_groups: bool = False,
-) -> list[Pack]:
+) -> list[RowPack]:
     """Pack the chosen rows, in their order.
 
     Args:
@@ -117,7 +117,7 @@ def pack_rows(
         for start in range(0, len(members), size):
             part = tuple(members[start : start + size])
             completions = tuple(rows[index].completion_ids for index in part)
-            packs.append(Pack(prompt_ids=prompt_ids, rows=part, completions=completions, group_id=group_id))
+            packs.append(RowPack(prompt_ids=prompt_ids, rows=part, completions=completions, group_id=group_id))
     return packs
 
 
@@ -136,12 +136,12 @@ def _pack_size(prompt: int, completion: int, num_rows: int, hidden_size: int, ma
     return best
 
 
-def plan_micro_batches(packs: Sequence[Pack], max_tokens: int) -> list[list[Pack]]:
+def plan_micro_batches(packs: Sequence[RowPack], max_tokens: int) -> list[list[RowPack]]:
     """Group packs so that padded inputs stay within a token budget; a pack (or a named group) above the budget goes alone.
 
     Packs are sorted by length, so that little is padded, the longest first, so that memory runs out at once or never.
     """
-    groups: list[list[Pack]] = []
+    groups: list[list[RowPack]] = []
     for unit in _units(packs):
         width = max(pack.length for pack in [*unit, *(groups[-1] if groups else [])])
         if groups and (len(groups[-1]) + len(unit)) * width <= max_tokens:
@@ -151,7 +151,7 @@ def plan_micro_batches(packs: Sequence[Pack], max_tokens: int) -> list[list[Pack
     return groups
 
 
-def plan_process_batches(packs: Sequence[Pack], max_tokens: int, *, rank: int, size: int) -> list[tuple[list[Pack], bool]]:
+def plan_process_batches(packs: Sequence[RowPack], max_tokens: int, *, rank: int, size: int) -> list[tuple[list[RowPack], bool]]:
     """Return the micro-batches of one of several processes: about equally many tokens for each, and equally many micro-batches.
 
     Args:
@@ -170,13 +170,13 @@ def plan_process_batches(packs: Sequence[Pack], max_tokens: int, *, rank: int, s
     return [(group, True) for group in plans[rank]] + [(smallest, False)] * missing
 
 
-def heaviest_load(packs: Sequence[Pack], size: int) -> int:
+def heaviest_load(packs: Sequence[RowPack], size: int) -> int:
     """Return the input tokens of the one of `size` processes that gets the most."""
     return max(sum(pack.length for pack in part) for part in _divide(packs, size))
 
 
-def _divide(packs: Sequence[Pack], size: int) -> list[list[Pack]]:
-    parts: list[list[Pack]] = [[] for _ in range(size)]
+def _divide(packs: Sequence[RowPack], size: int) -> list[list[RowPack]]:
+    parts: list[list[RowPack]] = [[] for _ in range(size)]
     tokens = [0] * size
     for unit in _units(packs):
         lightest = tokens.index(min(tokens))
@@ -185,15 +185,15 @@ def _divide(packs: Sequence[Pack], size: int) -> list[list[Pack]]:
     return parts
 
 
-def _units(packs: Sequence[Pack]) -> list[list[Pack]]:
+def _units(packs: Sequence[RowPack]) -> list[list[RowPack]]:
     """Return lists of packs that must run together, the longest first."""
-    units: dict[str, list[Pack]] = {}
+    units: dict[str, list[RowPack]] = {}
     for number, pack in enumerate(packs):
         units.setdefault(pack.group_id or f"#{number}", []).append(pack)
     return sorted(units.values(), key=lambda unit: max(pack.length for pack in unit), reverse=True)
 
 
-def collate(packs: Sequence[Pack]) -> MicroBatch:
+def collate(packs: Sequence[RowPack]) -> MicroBatch:
     """Lay packs out as padded tensors."""
     width = max(pack.length for pack in packs)
     input_ids = torch.zeros(len(packs), width, dtype=torch.long)

@@ -13,7 +13,7 @@ from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.policy import RolloutSampler, num_tokens
 from posttrain.trainers.sources.verified import successes
 from posttrain.trainers.step.chunked_divergence import divergence
-from posttrain.trainers.step.forward_scores import Scorer
+from posttrain.trainers.step.forward_scores import ForwardScorer
 from posttrain.trainers.step.logprobs import logprobs_of, run_model
 from posttrain.trainers.step.means import MetricMeans
 from posttrain.trainers.step.packing import collate, pack_rows, plan_micro_batches
@@ -32,7 +32,7 @@ class DevEvaluation:
     """All numbers, to be logged."""
 
 
-Evaluate = Callable[[Scorer], DevEvaluation]
+Evaluate = Callable[[ForwardScorer], DevEvaluation]
 """Evaluates the model as it is now, through the scorer of the run, which also holds the model before training."""
 
 
@@ -72,7 +72,7 @@ class DevEvaluator:
                 code="dev_not_graded",
             )
 
-    def __call__(self, scorer: Scorer) -> DevEvaluation:
+    def __call__(self, scorer: ForwardScorer) -> DevEvaluation:
         """Evaluate the model as it is now."""
         engine, items = self.sampler.engine, self.training_set.dev
         engine.refresh()
@@ -98,7 +98,7 @@ def _of_samples(rows: Sequence[TrainingRow], training_set: TrainingSet) -> dict[
 
 
 @torch.no_grad()
-def _of_policy(scorer: Scorer, rows: Sequence[TrainingRow], max_tokens: int) -> dict[str, float]:
+def _of_policy(scorer: ForwardScorer, rows: Sequence[TrainingRow], max_tokens: int) -> dict[str, float]:
     """MetricMeans over all tokens of the samples."""
     means = MetricMeans()
     packs = pack_rows(rows, range(len(rows)), share=False, hidden_size=1, max_tokens=max_tokens)

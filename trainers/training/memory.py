@@ -12,7 +12,7 @@ from posttrain.trainers.distributed.fsdp import GatheringEngine
 from posttrain.trainers.distributed.processes import local_tensor
 from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.stage import TrainingInputs
-from posttrain.trainers.step.forward_scores import Scorer
+from posttrain.trainers.step.forward_scores import ForwardScorer
 
 
 def model_state_gigabytes(
@@ -38,7 +38,7 @@ def model_state_gigabytes(
 
 
 def describe_run(
-    scorer: Scorer, inputs: TrainingInputs, trained: Sequence[Tensor], adapter: LoraAdapter | None, *, averaged: bool
+    scorer: ForwardScorer, inputs: TrainingInputs, trained: Sequence[Tensor], adapter: LoraAdapter | None, *, averaged: bool
 ) -> str:
     """Return, in one line, what is trained and how much memory it takes."""
     others = [one for one in (inputs.teacher, inputs.earlier) if one is not None]

@@ -9,7 +9,7 @@ from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.row_json import fingerprint_rows
 from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
-from posttrain.trainers.step.forward_scores import Scorer, ScoringModel
+from posttrain.trainers.step.forward_scores import ForwardScorer, ScoringModel
 from posttrain.trainers.step.logprobs import find_shortcuts
 from posttrain.trainers.step.optimizer import make_optimizer
 from posttrain.trainers.step.optimizer_step import Stepper
@@ -63,7 +63,7 @@ def run_identity(recipe: Recipe[Any], inputs: TrainingInputs, config: TrainingCo
 
 def make_scorer(
     inputs: TrainingInputs, config: TrainingConfig, stage: Stage | None = None, adapter: LoraAdapter | None = None
-) -> Scorer:
+) -> ForwardScorer:
     """Return what runs the model in training, and the models that the terms of a stage compare it with."""
     model, processes = inputs.model, inputs.processes
     assert model is not None
@@ -73,7 +73,7 @@ def make_scorer(
         without_adapter=None if adapter is None else adapter.off,
     )
     other = inputs.teacher or inputs.earlier
-    return Scorer.for_policy(
+    return ForwardScorer.for_policy(
         policy,
         frozenset() if stage is None else stage.needs,
         compute_dtype(processes.train_device(model), config.autocast),

@@ -94,7 +94,7 @@ class CachedDecoder:
         return logits if len(rows) == self._num_cached else logits[rows]
 
     def _read(self, prompts: list[Prompt], longest: int) -> tuple[Cache, torch.Tensor]:
-        """Read prompts, padded on the left; return the cache and the logits [., V] after each prompt."""
+        """Prefill prompts, padded on the left; return the cache and the logits [., V] after each prompt."""
         device = self._model.device
         per_chunk = max(1, _PREFILL_TOKENS // longest)
         caches, logits = [], []

@@ -1,6 +1,6 @@
 """The sampling loop: what is in the batch, which tokens are picked, when a sample ends and another takes its place.
 
-The loop knows no model: a decoder reads prompts and takes steps. What is batched depends on the requests and the settings alone, and the
+The loop knows no model: a decoder prefills prompts and takes steps. What is batched depends on the requests and the settings alone, and the
 uniform numbers of a sample on its own name, so the same requests, settings and seed give the same completions.
 
 Legend of shapes: R samples in the batch, V vocabulary.
@@ -62,7 +62,7 @@ class SamplingLoop:
     """Samples some requests with one decoder."""
 
     def __init__(self, decoder: Decoder, codec: TextCodec, device: torch.device, pick: PickTokens = pick_tokens):
-        """Take what reads prompts, what decodes text, the device of the logits, and what picks tokens from them."""
+        """Take what prefills prompts, what decodes text, the device of the logits, and what picks tokens from them."""
         self._decoder, self._codec, self._device, self._pick = decoder, codec, device, pick
 
     def run(

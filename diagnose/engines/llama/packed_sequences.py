@@ -35,7 +35,7 @@ def read_pack(layers: LlamaLayers, pack: Pack, on_layer: OnLayer | None = None) 
 def read_prompts(
     layers: LlamaLayers, prompts: Sequence[tuple[int, ...]]
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Read prompts; give of each, in sorted order, its number, the hidden state [C] of its last token, keys and values [layers, K, length, D]."""
+    """Prefill prompts; give of each, in sorted order, its number, the hidden state [C] of its last token, keys and values [layers, K, length, D]."""
     for pack in cut_packs(prompts, _PREFILL_TOKENS):
         hidden, keys, values = _read_keeping(layers, pack)
         for member, place in zip(pack.members, pack.places, strict=True):

@@ -118,7 +118,7 @@ class SharedPrefixDecoder:
         return torch.lerp(out, of_prompt, share).flatten(1, 2)
 
     def _read(self, prompts: list[Prompt], counts: list[int], numbers: list[int]) -> torch.Tensor:
-        """Read prompts and put their keys and values into groups of like size; return the logits [., V] after each."""
+        """Prefill prompts and put their keys and values into groups of like size; return the logits [., V] after each."""
         layers = self._layers
         found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         last_hidden: dict[int, torch.Tensor] = {}

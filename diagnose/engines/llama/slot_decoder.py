@@ -147,7 +147,7 @@ class SlotDecoder:
         )
 
     def _read(self, prompts: list[Prompt]) -> torch.Tensor:
-        """Read prompts and lay out their keys and values, where they are not held; return the logits [., V] after each."""
+        """Prefill prompts and lay out their keys and values, where they are not held; return the logits [., V] after each."""
         layers = self._layers
         last_hidden: dict[int, torch.Tensor] = {}
         for member, last, keys, values in read_prompts(layers, prompts):

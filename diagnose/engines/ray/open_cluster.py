@@ -54,7 +54,7 @@ def open_pool(
         size: What a piece of work holds at most.
 
     Raises:
-        SettingsError: Ray is missing, the cluster cannot be reached or has no room for so many workers.
+        SettingsError: Ray is missing, the cluster cannot be reached or has no room for that number of workers.
         ModelError: The model cannot be opened.
     """
     if workers < 1:
@@ -134,7 +134,7 @@ def share_processors(machines: Sequence[tuple[float, float]], workers: int, cpus
     """Return the processors of each worker: what is asked for, or as many as all workers can have.
 
     Raises:
-        SettingsError: There is no room for so many workers.
+        SettingsError: There is no room for that number of workers.
     """
 
     def room(each: int) -> int:

@@ -1,7 +1,7 @@
 """The data probe: whether training on a data set would bring in what the policy lacks, or move what it has.
 
 Training on demonstrations expands or reshapes; which of them depends on what they add to the policy's support (arXiv 2604.07941). So every
-answer is scored under the policy, and support is spoken of token by token, as the survey speaks of actions: an answer is out of support
+answer is scored under the policy, and support is assessed token by token, as the survey treats actions: an answer is out of support
 where some token is less likely than ε given what stands before it. Text that a model writes itself holds such tokens too, where it has
 much to choose from. So the limit is lowered to what 19 in 20 of the policy's own answers keep to: an answer is out of support only if its
 least likely token is less likely than those.

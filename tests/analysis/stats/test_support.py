@@ -31,7 +31,7 @@ def test_null_matches_a_second_run() -> None:
         before = rng.binomial(n, p)
         second = ps.support_dynamics(n, before, n, rng.binomial(n, p))
         expected = ps.support_dynamics_null(ps.fit_mixture(n, before), n, n, rng=rng, num_draws=300)
-        # What a second draw gives on average, the first one held fixed.
+        # What sampling again gives on average, the first samples held fixed.
         again = 1 - (1 - p) ** 64
         expected_ratios.append((again[before > 0].mean(), again[before == 0].sum() / again.sum()))
         null.append((expected.srr.estimate, expected.ndr.estimate))

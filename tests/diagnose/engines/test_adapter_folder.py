@@ -34,7 +34,7 @@ def logits(model) -> torch.Tensor:
         return model(input_ids=torch.tensor([[1, 5, 9, 20]])).logits
 
 
-def test_it_is_the_base_and_the_addends(adapter: Path, tiny_model: Path) -> None:
+def test_it_is_the_base_and_the_adapter(adapter: Path, tiny_model: Path) -> None:
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     plain = logits(base)
     expected = logits(peft.PeftModel.from_pretrained(base, str(adapter)).eval())

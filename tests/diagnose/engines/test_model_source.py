@@ -46,7 +46,7 @@ def adapter_without_base(folder: Path) -> str:
     [
         (lambda folder: str(folder / "missing"), "model_not_found"),
         (lambda folder: "./missing.gguf", "model_not_found"),
-        (lambda folder: "nobody/nothing", "model_not_found"),
+        (lambda folder: "missing-owner/nothing", "model_not_found"),
         (folder_without_model, "not_a_model_folder"),
         (text_file, "not_a_model_file"),
         (adapter_without_base, "base_not_found"),

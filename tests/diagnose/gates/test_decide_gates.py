@@ -14,7 +14,7 @@ from posttrain import diagnose
 from posttrain.analysis.stats import mean_interval, pass_at_k
 from posttrain.diagnose.errors import RunError, SettingsError, UserError
 from posttrain.diagnose.gates.conditions import parse_condition
-from posttrain.diagnose.gates.gate_result import UndecidedReason, describe_condition, gate_to_json
+from posttrain.diagnose.gates.gate_result import UndecidedGateReason, describe_condition, gate_to_json
 from posttrain.diagnose.types import Outcome
 
 Write = Callable[..., Path]
@@ -119,7 +119,7 @@ def test_all_hold_needs_no_correction_and_one_fails_does(write: Write) -> None:
     assert diagnose.gate(run, [f"a:{beyond}"]).outcome is Outcome.NOT_MET
     five = diagnose.gate(run, [beyond])
     assert five.outcome is Outcome.INCONCLUSIVE
-    assert all(c.reason is UndecidedReason.WORST_OF_SEVERAL and c.settles for c in five.conditions)
+    assert all(c.reason is UndecidedGateReason.WORST_OF_SEVERAL and c.settles for c in five.conditions)
     assert {c.level for c in five.conditions} == {0.99}
     assert diagnose.gate(run, ["pass@1>=0.9"]).outcome is Outcome.NOT_MET
 
@@ -189,19 +189,19 @@ def test_an_invalid_measurement_decides_nothing(write: Write) -> None:
     run = write(behavior("a", [0] * 40, bottleneck="invalid"), behavior("b", [], bottleneck="invalid"))
     result = diagnose.gate(run, ["pass@1>=0.5"])
     assert result.exit_code == 3
-    assert all(c.reason is UndecidedReason.INVALID_MEASUREMENT for c in result.conditions)
+    assert all(c.reason is UndecidedGateReason.INVALID_MEASUREMENT for c in result.conditions)
     written = gate_to_json(result)["conditions"][0]
     assert (written["estimate"], written["reason_code"]) == (None, "invalid_measurement")
 
 
 def test_an_estimate_at_the_threshold_says_so(write: Write) -> None:
     (found,) = diagnose.gate(write(behavior("a", [8] * 40)), ["pass@1>=0.5"]).conditions
-    assert (found.check.outcome, found.reason, found.settles) == (Outcome.INCONCLUSIVE, UndecidedReason.AT_THRESHOLD, None)
+    assert (found.check.outcome, found.reason, found.settles) == (Outcome.INCONCLUSIVE, UndecidedGateReason.AT_THRESHOLD, None)
 
 
 def test_a_k_that_the_samples_do_not_identify_says_so(write: Write) -> None:
     (found,) = diagnose.gate(write(behavior("a", [0] * 40, n=2)), ["pass@4096>=0.5"]).conditions
-    assert (found.check.outcome, found.reason) == (Outcome.INCONCLUSIVE, UndecidedReason.NOT_IDENTIFIED)
+    assert (found.check.outcome, found.reason) == (Outcome.INCONCLUSIVE, UndecidedGateReason.NOT_IDENTIFIED)
 
 
 def test_conditions_on_changes_are_about_comparisons(write: Write) -> None:

@@ -94,7 +94,7 @@ def test_half_of_the_rows_are_new_and_carry_the_loss(tmp_path: Path) -> None:
     assert context.sampler.scored_tokens == sum(row["tokens"] for row in found.rows if row["side"] == "completion")
 
 
-def test_one_strange_word_in_a_long_row_is_said_to_do_both(tmp_path: Path) -> None:
+def test_one_improbable_word_in_a_long_row_is_said_to_do_both(tmp_path: Path) -> None:
     # Each of the two letters is drawn from ten, and gives a gradient of .9; what follows them is new, and gives 1.
     letters = [f"{chr(65 + i)}{chr(97 + j)}" for i in range(10) for j in range(10)]
     script = tuple((pair, 0.01) for pair in letters)

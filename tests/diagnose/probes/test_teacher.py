@@ -109,7 +109,7 @@ def test_a_teacher_that_never_saw_the_students_paths(tmp_path: Path) -> None:
     # The student writes the teacher's answers now and then, the teacher never the student's wrong ones.
     finding, _ = pair(
         addition_problems(),
-        lambda problem: [(f"it is {problem.answer}", 0.4), ("nobody knows it", 0.6)],
+        lambda problem: [(f"it is {problem.answer}", 0.4), ("no one knows it", 0.6)],
         lambda problem: [(f"it is {problem.answer}", 1.0)],
         tmp_path,
     )

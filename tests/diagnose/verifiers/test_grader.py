@@ -81,7 +81,7 @@ def test_thousands_per_second(numbers: Grader) -> None:
     assert time.monotonic() - start < 6.0  # about 0.6 s on an idle core
 
 
-def test_catastrophic_backtracking_is_a_timeout_and_costs_nobody_else() -> None:
+def test_catastrophic_backtracking_is_a_timeout_and_costs_no_one_else() -> None:
     hangs = "a" * 40 + "!"
     with Grader(behavior("regex", problem(1, "aa"), pattern="^((?:a+)+)$"), deadline=0.3) as grader:
         grades = grader.grade(problem(1, "aa"), ["aa", hangs, "aa", hangs, "b"])

@@ -129,7 +129,7 @@ def test_policy_gradients_off_policy(
 
 @pytest.mark.parametrize(("name", "settings", "peer"), ON_TOKENS)
 def test_policy_gradients_on_policy(theirs: Models, name: str, settings: dict[str, Any], peer: dict[str, Any]) -> None:
-    """The first update on a batch: nobody gives old log-probabilities, and the ratio is 1."""
+    """The first update on a batch: there are no old log-probabilities, and the ratio is 1."""
     rows, _ = sampled(spread=0.0)
     _, stepper, model = build(name, importance_cap=None, **settings)
     loss, _ = grpo_loss(theirs, rows, {}, **peer)

@@ -31,7 +31,7 @@ def logprobs(model: Path, request: ScoreRequest) -> torch.Tensor:
 
 @needs_vllm
 def test_two_steps_with_live_weights_in_place(vllm_engine: Any, wide_model: Path, tmp_path: Path) -> None:
-    """The second draw is made with the weights that the first step left, and the engine ends with those of the checkpoint."""
+    """The second round of samples is made with the weights that the first step left, and the engine ends with those of the checkpoint."""
     rows = [{"id": f"{c}{i}", "prompt": f"say {c} {i}:", "answer": c} for c in "abcd" for i in range(4)]
     (tmp_path / "letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     behavior = tmp_path / "letters.yaml"

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.recipes.registry import find_recipe
 from posttrain.trainers.stage import Score, TrainingInputs
-from posttrain.trainers.step.forward_scores import Scorer, ScoringModel
+from posttrain.trainers.step.forward_scores import ForwardScorer, ScoringModel
 from posttrain.trainers.step.logprobs import find_shortcuts
 from posttrain.trainers.training_types import TrainingSet
 
@@ -27,7 +27,7 @@ def test_the_reference_stays_where_it_was_in_every_precision() -> None:
     rows = random_rows()
     for dtype in (torch.float32, torch.bfloat16):
         policy = ScoringModel(model=model, shortcuts=find_shortcuts(model))
-        scorer = Scorer.for_policy(policy, stage.needs, dtype, scalar_head=stage.scalar_head)
+        scorer = ForwardScorer.for_policy(policy, stage.needs, dtype, scalar_head=stage.scalar_head)
         before = [torch.tensor(each) for each in scorer.score_rows(rows, Score.REFERENCE)]
         with torch.no_grad():
             for layer in model.model.layers:

@@ -24,7 +24,7 @@ from posttrain.trainers.objectives.reward_modelling import StepCorrectness
 from posttrain.trainers.recipes.blocks import repeat_last_token
 from posttrain.trainers.recipes.grpo import GrpoConfig
 from posttrain.trainers.stage import Component, ForwardScores, FrozenModel, Level, Stage, TrainingInputs
-from posttrain.trainers.step.forward_scores import Scorer
+from posttrain.trainers.step.forward_scores import ForwardScorer
 from posttrain.trainers.step.optimizer_step import StepOutcome, Stepper
 from posttrain.trainers.training.preparation import make_stepper
 from posttrain.trainers.training_types import RowRole, TrainingRow
@@ -253,16 +253,16 @@ def test_sharing_saves_tokens(case: str) -> None:
 @pytest.mark.parametrize("case", [name for name in CASES if CASES[name].rows in (pairs, readable_pairs, everything)])
 @pytest.mark.parametrize("share", [True, False])
 def test_a_pair_is_never_divided(monkeypatch: pytest.MonkeyPatch, case: str, share: bool) -> None:
-    """Where a term speaks of pairs, both sides stand in one micro-batch, however small that should be."""
+    """Where a term applies to pairs, both sides stand in one micro-batch, however small that should be."""
     seen: list[tuple[TrainingRow, ...]] = []
-    score = Scorer.score
+    score = ForwardScorer.score
 
-    def watch(self: Scorer, *args: Any) -> ForwardScores:
+    def watch(self: ForwardScorer, *args: Any) -> ForwardScores:
         scores = score(self, *args)
         seen.append(scores.rows)
         return scores
 
-    monkeypatch.setattr(Scorer, "score", watch)
+    monkeypatch.setattr(ForwardScorer, "score", watch)
     run(CASES[case], Cut(micro_batch_tokens=1, share_prefixes=share, order=shuffled))
     stage, _ = CASES[case].make(tiny_llama(dtype=torch.float64))
     together = [{row.group_id for row in rows if row.role is RowRole.CHOSEN} == {row.group_id for row in rows if row.role is RowRole.REJECTED} for rows in seen]  # fmt: skip

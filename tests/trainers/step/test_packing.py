@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from helpers.training import random_rows
 
-from posttrain.trainers.step.packing import Pack, heaviest_load, pack_rows, plan_process_batches
+from posttrain.trainers.step.packing import RowPack, heaviest_load, pack_rows, plan_process_batches
 
 
-def packs_of(rows) -> list[Pack]:
+def packs_of(rows) -> list[RowPack]:
     return pack_rows(rows, range(len(rows)), share=True, hidden_size=16, max_tokens=30, keep_groups=True)
 
 

@@ -18,7 +18,7 @@ from posttrain.trainers.models.ema import EmaWeights
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.recipes.registry import find_recipe
 from posttrain.trainers.sources.policy import RolloutSampler, sampler_of
-from posttrain.trainers.step.forward_scores import Scorer, ScoringModel
+from posttrain.trainers.step.forward_scores import ForwardScorer, ScoringModel
 from posttrain.trainers.step.logprobs import find_shortcuts
 from posttrain.trainers.training.dev_evaluation import DevEvaluation, DevEvaluator
 from posttrain.trainers.training.result import Ending
@@ -47,7 +47,7 @@ def test_an_evaluation_measures_what_it_says(tokenizer) -> None:
     evaluate = DevEvaluator(sampler_of(inputs), training_set, num_samples=3, seed=5)
     stage = find_recipe("sft").build(inputs, load_config("sft"))
     policy = ScoringModel(model=model, shortcuts=find_shortcuts(model))
-    scorer = Scorer.for_policy(policy, stage.needs, torch.float32, keep_reference=True)
+    scorer = ForwardScorer.for_policy(policy, stage.needs, torch.float32, keep_reference=True)
     assert evaluate(scorer).metrics["kl_to_start"] == pytest.approx(0.0, abs=1e-6)
     with torch.no_grad():
         model.lm_head.weight.add_(0.2 * torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0)))
@@ -113,7 +113,7 @@ def test_the_average_is_what_is_evaluated_and_saved(model, tokenizer, tmp_path: 
         ["autocast=float32", "learning_rate=1e-2", "rows_per_batch=3", "num_steps=3", "eval_every=3", "ema_decay=0.7"],
     )
 
-    def evaluate(scorer: Scorer) -> DevEvaluation:
+    def evaluate(scorer: ForwardScorer) -> DevEvaluation:
         seen.append(scorer.model.lm_head.weight.detach().clone())
         return DevEvaluation(score=0.0)
 

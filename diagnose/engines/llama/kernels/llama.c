@@ -114,7 +114,7 @@ INLINE void average_few(const int heads, int64_t tokens, int64_t width, const fl
     }
 }
 
-/* Four at a time: so many sums stay in registers. */
+/* Four at a time: their sums stay in registers. */
 #define BY_FOURS(call, heads)                        \
     for (int64_t h = 0; h < (heads); h += 4) {       \
         int64_t left = (heads) - h;                  \
