@@ -31,7 +31,7 @@ class Retired:
 NOT_FIGURES = ("posttrain/", "diagnose/", "trainers/", "docs/", "README", "CONTRIBUTING", "reports/")
 RETIRED = (
     Retired(r"(?<![\"'`])plumbing", "validity checks, setup"),
-    Retired(r"(?<![a-z])(?<!scaling )(?<!power )laws?(?![a-z])", "distribution of per-problem success rates"),
+    Retired(r"(?<![a-z])(?<!scaling )(?<!power )laws?(?![a-z])|(?-i:(?<![A-Za-z])Law(?=[A-Z]))", "distribution of per-problem success rates"),
     Retired(r"(?<![a-z])heap(s|ed)?(?![a-z])", "point mass"),
     Retired(r"pretended", "pseudo-observation"),
     Retired(r"by a hair|label[ _]ties", "borderline"),

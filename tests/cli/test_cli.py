@@ -112,6 +112,7 @@ def test_lists_need_nothing(posttrain: CommandLine) -> None:
     assert posttrain("--version").stdout.startswith("posttrain ")
 
 
+@pytest.mark.slow
 def test_diagnose_compare_and_report(posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path) -> None:
     better = tmp_path / "better.yaml"
     better.write_text("success: 0.8\n")
@@ -141,6 +142,7 @@ def test_dry_run_writes_nothing(posttrain: CommandLine, sums_file: Path, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_two_draws_of_one_model_are_a_null_and_one_draw_is_not(
     posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -152,6 +154,7 @@ def test_two_draws_of_one_model_are_a_null_and_one_draw_is_not(
     posttrain.refuses("compare", tmp_path / "0", tmp_path / "0", "--out", tmp_path / "same", code="same_samples", names="--seed")
 
 
+@pytest.mark.slow
 def test_gates_exit_by_what_is_proven(posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path) -> None:
     better = tmp_path / "better.yaml"
     better.write_text("success: 0.8\n")

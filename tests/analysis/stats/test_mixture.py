@@ -128,6 +128,7 @@ def test_problem_intervals_cover(budget: int) -> None:
     assert np.mean(narrow) < (0.35 if budget == 8 else 0.16)
 
 
+@pytest.mark.statistical
 def test_point_masses_are_recovered() -> None:
     rng = np.random.default_rng(3)
     p = planted(rng, 400, 0.3, 0.3, 4.0, 6.0)

@@ -21,6 +21,7 @@ def test_support_dynamics_undefined() -> None:
     assert dynamics.out_of_support == 2
 
 
+@pytest.mark.statistical
 def test_null_matches_a_second_run() -> None:
     """The published size of effects, from a model compared with itself (p ~ Beta(.3, 1.2), 200 problems, 64 samples)."""
     expected_ratios, null, inside = [], [], []
@@ -42,6 +43,7 @@ def test_null_matches_a_second_run() -> None:
     assert np.all(np.mean(inside, axis=0) >= 0.8)
 
 
+@pytest.mark.statistical
 def test_null_does_not_hide_real_expansion() -> None:
     rng = np.random.default_rng(7)
     p = rng.beta(0.3, 1.2, 200)
@@ -62,6 +64,7 @@ def test_null_knows_regression_to_the_mean() -> None:
     assert np.mean(1 - (1 - rates) ** 16) == pytest.approx(0.18, abs=0.03)
 
 
+@pytest.mark.statistical
 def test_thinned_null_has_fewer_samples() -> None:
     rng = np.random.default_rng(9)
     n = np.full(200, 64)

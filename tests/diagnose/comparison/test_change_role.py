@@ -43,6 +43,7 @@ def changed(before: float, after: float) -> tuple[npt.NDArray[np.float64], npt.N
         (np.zeros(30), np.zeros(30), "not_distinguishable", False),
     ],
 )
+@pytest.mark.statistical
 def test_planted_roles_are_named(first: npt.ArrayLike, last: npt.ArrayLike, role: str, gain: bool) -> None:
     verdict = decide(first, last)
     assert (verdict.role, verdict.gain) == (role, gain)
@@ -106,6 +107,7 @@ def test_a_gain_of_uncertain_place_has_a_note_with_its_probability() -> None:
         assert "469 samples" in words
 
 
+@pytest.mark.statistical
 def test_rises_from_zero_are_expanded_and_falls_to_zero_attrited() -> None:
     """A true rise from 0 to .1: nine of ten at 256 samples, half at 64."""
     rng = np.random.default_rng(4)

@@ -44,6 +44,7 @@ def test_what_is_said_to_settle_a_label_does() -> None:
     assert np.mean(settled) >= 0.5
 
 
+@pytest.mark.statistical
 def test_power_is_what_a_simulation_shows() -> None:
     rng = np.random.default_rng(0)
     seen = analyze_power(50, 16, EPSILON)

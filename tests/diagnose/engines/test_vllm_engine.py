@@ -31,6 +31,7 @@ outside = pytest.mark.skipif(IN_VLLM, reason="needs no vLLM")
 
 
 @pytest.mark.slow
+@pytest.mark.vllm
 @pytest.mark.timeout(1800)
 @outside
 def test_with_vllm(tmp_path: Path) -> None:

@@ -141,6 +141,7 @@ def test_what_is_trained_and_held_is_said(tokenizer) -> None:
     assert held == pytest.approx((4 * (size + q) + 16 * added) / 1e9)
 
 
+@pytest.mark.slow
 def test_adapters_resume_bit_for_bit(tokenizer, tmp_path: Path) -> None:
     def stop(record) -> None:
         if record.get("step") == 1:

@@ -89,6 +89,7 @@ MORE = {
 
 
 @pytest.mark.parametrize("case", MORE)
+@pytest.mark.slow
 def test_weights_in_place_train_as_live_ones_do(
     case: str, copying: Copying, tiny_model: Path, letters: Path, tmp_path: Path
 ) -> None:
