@@ -12,22 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from posttrain.analysis.figures.style import (
-    BLUE,
-    GREEN,
-    INK,
-    MUTED,
-    NOTE,
-    PAPER,
-    VERMILION,
-    Row,
-    empty_note,
-    new_axes,
-    number,
-    paper,
-    put_head,
-    remember,
-)
+from posttrain.analysis.figures.palette import BLUE, GREEN, INK, MUTED, NOTE, PAPER, VERMILION
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, put_head, remember
 from posttrain.analysis.number_format import short_number
 
 PATHS: dict[str, tuple[str, str, str]] = {

@@ -10,25 +10,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from posttrain.analysis.figures.style import (
-    BLUE,
-    GREEN,
-    INK,
-    MUTED,
-    NOTE,
-    PAPER,
-    SHARE_LABELS,
-    SHARE_TICKS,
-    VERMILION,
-    Row,
-    empty_note,
-    new_axes,
-    number,
-    paper,
-    printable,
-    put_head,
-    remember,
-)
+from posttrain.analysis.figures.palette import BLUE, GREEN, INK, MUTED, NOTE, PAPER, SHARE_LABELS, SHARE_TICKS, VERMILION
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, printable, put_head, remember
 
 CHANGES: dict[str, tuple[str, str, bool]] = {
     "preserved": (BLUE, "o", True),

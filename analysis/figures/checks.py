@@ -10,17 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from posttrain.analysis.figures.palette import GREEN, INK, MUTED, NOTE, ORANGE, PAPER, SHARE_LABELS, SHARE_TICKS, VERMILION
 from posttrain.analysis.figures.style import (
-    GREEN,
-    INK,
     LABEL_POINTS,
-    MUTED,
-    NOTE,
-    ORANGE,
-    PAPER,
-    SHARE_LABELS,
-    SHARE_TICKS,
-    VERMILION,
     Row,
     empty_note,
     new_axes,

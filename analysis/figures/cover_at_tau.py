@@ -10,19 +10,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from posttrain.analysis.figures.style import (
-    SERIES,
-    SHARE_LABELS,
-    SHARE_TICKS,
-    Row,
-    empty_note,
-    new_axes,
-    number,
-    paper,
-    printable,
-    put_head,
-    remember,
-)
+from posttrain.analysis.figures.palette import SERIES, SHARE_LABELS, SHARE_TICKS
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, printable, put_head, remember
 
 _NUM_MARKERS = 6
 

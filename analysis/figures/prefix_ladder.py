@@ -10,24 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from posttrain.analysis.figures.style import (
-    BLUE,
-    INK,
-    MUTED,
-    ORANGE,
-    PAPER,
-    SHARE_LABELS,
-    SHARE_TICKS,
-    VERMILION,
-    Row,
-    empty_note,
-    new_axes,
-    number,
-    paper,
-    printable,
-    put_head,
-    remember,
-)
+from posttrain.analysis.figures.palette import BLUE, INK, MUTED, ORANGE, PAPER, SHARE_LABELS, SHARE_TICKS, VERMILION
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, printable, put_head, remember
 
 REFERENCE = "reference"
 PLACEBOS: dict[str, tuple[str, str, bool]] = {

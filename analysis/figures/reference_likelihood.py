@@ -14,18 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from posttrain.analysis.figures.style import (
-    INK,
-    MUTED,
-    NOTE,
-    REPORT_WIDTH,
-    VERMILION,
-    dots_per_inch,
-    empty_note,
-    paper,
-    printable,
-    remember,
-)
+from posttrain.analysis.figures.palette import INK, MUTED, NOTE, VERMILION
+from posttrain.analysis.figures.style import REPORT_WIDTH, dots_per_inch, empty_note, paper, printable, remember
 from posttrain.analysis.number_format import short_number
 
 SHADES: tuple[tuple[float, str, str, str], ...] = (

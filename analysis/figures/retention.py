@@ -9,24 +9,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from posttrain.analysis.figures.style import (
-    INK,
-    MUTED,
-    NOTE,
-    PAPER,
-    SERIES,
-    SHARE_LABELS,
-    SHARE_TICKS,
-    Row,
-    empty_note,
-    new_axes,
-    number,
-    paper,
-    printable,
-    put_head,
-    remember,
-    wrapped,
-)
+from posttrain.analysis.figures.palette import INK, MUTED, NOTE, PAPER, SERIES, SHARE_LABELS, SHARE_TICKS
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, printable, put_head, remember, wrapped
 
 GROUPS: dict[str, str] = {"target": "target", "beside": "not trained on", "retention": "retention"}
 """Groups of behaviors, from top to bottom, and what they are called."""

@@ -9,26 +9,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from posttrain.analysis.figures.style import (
-    BLUE,
-    GREEN,
-    INK,
-    MUTED,
-    NOTE,
-    PAPER,
-    SHARE_LABELS,
-    SHARE_TICKS,
-    VERMILION,
-    Row,
-    empty_note,
-    new_axes,
-    number,
-    paper,
-    printable,
-    put_head,
-    remember,
-    wrapped,
-)
+from posttrain.analysis.figures.palette import BLUE, GREEN, INK, MUTED, NOTE, PAPER, SHARE_LABELS, SHARE_TICKS, VERMILION
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, printable, put_head, remember, wrapped
 from posttrain.analysis.number_format import format_number
 
 _KINDS: dict[str, tuple[str, str, bool]] = {

@@ -10,22 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from posttrain.analysis.figures.style import (
-    BLUE,
-    INK,
-    MUTED,
-    NOTE,
-    PAPER,
-    VERMILION,
-    Row,
-    empty_note,
-    new_axes,
-    number,
-    paper,
-    printable,
-    put_head,
-    remember,
-)
+from posttrain.analysis.figures.palette import BLUE, INK, MUTED, NOTE, PAPER, VERMILION
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, printable, put_head, remember
 from posttrain.analysis.number_format import short_number
 
 _SHOWN = 0.005

@@ -1,7 +1,6 @@
-"""The common look of all figures: palette, legends, text that the fonts can draw, and the numbers behind every axes.
+"""The common look of all figures: legends, text that the fonts can draw, and the numbers behind every axes.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; markers, line styles and hatches differ as well, so that
-nothing is lost in greyscale. No pyplot: figures are plain objects, and nothing global is left behind.
+No pyplot: figures are plain objects, and nothing global is left behind.
 """
 
 from __future__ import annotations
@@ -25,35 +24,16 @@ from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.ft2font import FT2Font
 from matplotlib.textpath import text_to_path
 
+from posttrain.analysis.figures.palette import MUTED
+
 STYLE_FILE = Path(__file__).with_name("paper.mplstyle")
 
-INK = "#1c2128"
-MUTED = "#6a737d"
-GRID = "#d8dee4"
-PAPER = "#ffffff"
-BLUE = "#0072b2"
-VERMILION = "#d55e00"
-GREEN = "#009e73"
-PURPLE = "#a8518a"
-ORANGE = "#e69f00"
-
-SERIES: tuple[tuple[str, str], ...] = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "v"), (INK, "P"))
-"""Colour and marker of the first, second, ... series of a figure."""
-
-HATCHES: tuple[str, ...] = ("", "////", "----", "xxxx", "\\\\\\\\", "++++")
-"""Hatch of the first, second, ... series of filled areas."""
-
-NOTE = 7.0
-"""Size of the smallest text, points: notes, numbers on marks."""
 _AXES_SHARE = 0.775
 """Share of its cell that an axes has before it is laid out: matplotlib's own default."""
 LABEL_POINTS = 40.0
 """What the labels of a y axis take, points."""
 REPORT_WIDTH = 4.6
 """Width of a figure without a width of its own, inches."""
-SHARE_TICKS = [0.0, 0.25, 0.5, 0.75, 1.0]
-"""Ticks of an axis from 0 to 1; `SHARE_LABELS` are their texts."""
-SHARE_LABELS = ["0", "0.25", "0.5", "0.75", "1"]
 
 Row = Mapping[str, Any]
 """One row of numbers, with the keys that `diagnosis.json` and `compare.json` use."""

@@ -14,23 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from posttrain.analysis.figures.style import (
-    HATCHES,
-    INK,
-    MUTED,
-    NOTE,
-    PAPER,
-    SERIES,
-    VERMILION,
-    Row,
-    empty_note,
-    new_axes,
-    number,
-    paper,
-    printable,
-    put_head,
-    remember,
-)
+from posttrain.analysis.figures.palette import HATCHES, INK, MUTED, NOTE, PAPER, SERIES, VERMILION
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, printable, put_head, remember
 from posttrain.analysis.number_format import short_number
 
 _MASTERED_COLOUR = SERIES[2][0]

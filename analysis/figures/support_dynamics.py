@@ -10,20 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from posttrain.analysis.figures.style import (
-    BLUE,
-    INK,
-    MUTED,
-    NOTE,
-    PAPER,
-    Row,
-    empty_note,
-    new_axes,
-    number,
-    paper,
-    put_head,
-    remember,
-)
+from posttrain.analysis.figures.palette import BLUE, INK, MUTED, NOTE, PAPER
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, put_head, remember
 from posttrain.analysis.number_format import short_number
 
 _HALF = 0.26

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Polygon, Rectangle
 
 from posttrain.analysis.figures.before_after import CHANGES, check_states
-from posttrain.analysis.figures.style import INK, MUTED, NOTE, PAPER, empty_note, new_axes, paper, put_head, remember
+from posttrain.analysis.figures.palette import INK, MUTED, NOTE, PAPER
+from posttrain.analysis.figures.style import empty_note, new_axes, paper, put_head, remember
 
 _PLACES: dict[str, tuple[str, str]] = {
     "preserved": ("in support", "in support"),

@@ -9,21 +9,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from posttrain.analysis.figures.style import (
-    MUTED,
-    NOTE,
-    SERIES,
-    SHARE_LABELS,
-    SHARE_TICKS,
-    Row,
-    empty_note,
-    new_axes,
-    number,
-    paper,
-    put_head,
-    remember,
-    wrapped,
-)
+from posttrain.analysis.figures.palette import MUTED, NOTE, SERIES, SHARE_LABELS, SHARE_TICKS
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, put_head, remember, wrapped
 
 SUCCESS, LIKELIHOOD = "success", "likelihood"
 """The two panels."""

@@ -6,19 +6,19 @@ import re
 
 from markupsafe import Markup, escape
 
-from posttrain.analysis.figures import draw_figure, style
+from posttrain.analysis.figures import draw_figure, palette
 from posttrain.diagnose.report.report_figures import ReportFigure
 
 _THEME = {
-    style.INK: "ink",
-    style.MUTED: "muted",
-    style.GRID: "grid",
-    style.PAPER: "paper",
-    style.BLUE: "blue",
-    style.VERMILION: "vermilion",
-    style.GREEN: "green",
-    style.PURPLE: "purple",
-    style.ORANGE: "orange",
+    palette.INK: "ink",
+    palette.MUTED: "muted",
+    palette.GRID: "grid",
+    palette.PAPER: "paper",
+    palette.BLUE: "blue",
+    palette.VERMILION: "vermilion",
+    palette.GREEN: "green",
+    palette.PURPLE: "purple",
+    palette.ORANGE: "orange",
 }
 """Colours of the figures and the names of the page's variables that replace them."""
 

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
 from posttrain.analysis.figures import draw_figure, figure_csv, save_figure
-from posttrain.analysis.figures.style import PAPER, legend_columns, paper, printable, text_points
+from posttrain.analysis.figures.palette import PAPER
+from posttrain.analysis.figures.style import legend_columns, paper, printable, text_points
 from posttrain.analysis.figures.success_histogram import bin_edges
 from posttrain.analysis.number_format import short_number
 
