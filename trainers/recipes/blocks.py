@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from torch import nn
@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Reference
-from posttrain.trainers.config import ClippedConfig, EpochConfig, PairConfig, RolloutConfig, StudentConfig, TracesConfig
+from posttrain.trainers.config import ClippedConfig, PairConfig, ReferenceConfig, RolloutConfig, StudentConfig, TracesConfig
 from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.models.heads import scalar_head
 from posttrain.trainers.objectives.divergences import KlToReference, TeacherDivergence
@@ -20,8 +20,8 @@ from posttrain.trainers.objectives.policy_gradient import PolicyGradient
 from posttrain.trainers.objectives.reductions import row_mean, sequence_mean, token_mean
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.mixed import MixedSource
-from posttrain.trainers.sources.policy import PolicySource, PromptBuilder, RolloutPlan, RolloutSampler, RowBuilder, sampler_of
-from posttrain.trainers.sources.prepared import Made, PreparedRows, fixed, in_epochs
+from posttrain.trainers.sources.policy import PolicySource, PromptBuilder, RolloutSampler, RowBuilder, sampler_of
+from posttrain.trainers.sources.prepared import Made, PreparedRows, change_rows, fixed
 from posttrain.trainers.sources.verified import make_pairs, sample_pairs, sample_verified, successes
 from posttrain.trainers.stage import Component, FrozenModel, Reduction, Source, Stage, Stateful, Term, TrainingInputs
 from posttrain.trainers.training_types import RowRole, TrainingRow
@@ -60,19 +60,13 @@ def policy_rollouts(
     memory: Stateful | None = None,
 ) -> PolicySource:
     """Return fresh graded samples of the model in training for every batch; see `PolicySource`."""
-    plan = RolloutPlan(
-        problems_per_batch=config.problems_per_batch,
-        group_size=config.group_size,
-        num_steps=config.num_steps,
-        num_updates=config.updates_per_batch,
-        seed=config.seed,
-        max_resamples=max_resamples,
-    )
     require_live_engine(inputs, stage)
     return PolicySource(
-        sampler_of(inputs),
-        inputs.training_set.train,
-        plan,
+        sampler=sampler_of(inputs),
+        items=inputs.training_set.train,
+        config=config,
+        num_updates=config.updates_per_batch,
+        max_resamples=max_resamples,
         build_prompts=build_prompts,
         build_rows=build_rows,
         memory=memory,
@@ -83,15 +77,9 @@ def student_rollouts(
     inputs: TrainingInputs, config: StudentConfig, stage: str, build_rows: RowBuilder | None = None
 ) -> PolicySource:
     """Return fresh ungraded samples of the model in training, on the prompts of a data set where one is given."""
-    plan = RolloutPlan(
-        problems_per_batch=config.problems_per_batch,
-        group_size=config.group_size,
-        num_steps=config.num_steps,
-        seed=config.seed,
-    )
     require_live_engine(inputs, stage)
     items = inputs.prompts or inputs.training_set.train
-    return PolicySource(sampler_of(inputs, graded=False), items, plan, build_rows=build_rows)
+    return PolicySource(sampler=sampler_of(inputs, graded=False), items=items, config=config, build_rows=build_rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------- given rows
@@ -102,28 +90,19 @@ def reference_rows(inputs: TrainingInputs, max_references: int | None = None) ->
     return list(inputs.data) or encode_references(inputs.engine, inputs.training_set.train, max_references)
 
 
-def given_rows(rows: Sequence[TrainingRow], config: EpochConfig) -> PreparedRows:
-    """Return rows that exist already, in epochs."""
-    return in_epochs(fixed(rows), config)
+def given_rows(inputs: TrainingInputs, config: ReferenceConfig) -> PreparedRows:
+    """Return the rows of `reference_rows`, in epochs."""
+    return PreparedRows(fixed(reference_rows(inputs, config.max_references)), config)
 
 
-def preference_pairs(inputs: TrainingInputs, config: PairConfig) -> PreparedRows:
-    """Return pairs from `--data`, from a run's train rollouts, or from samples of the model before training."""
+def preference_pairs(inputs: TrainingInputs, config: PairConfig) -> Callable[[], Made]:
+    """Return what makes pairs, from `--data`, from a run's train rollouts, or from samples of the model before training."""
     references = encode_references(inputs.engine, inputs.training_set.train) if config.use_references else []
     if inputs.data and inputs.data[0].role is RowRole.SAMPLE:
-        make = fixed(make_pairs([*inputs.data, *references], successes(inputs.training_set), config.max_per_problem))
-    elif inputs.data:
-        make = fixed(inputs.data)
-    else:
-        make = sample_pairs(
-            sampler_of(inputs),
-            inputs.training_set,
-            references,
-            num_samples=config.num_samples,
-            max_per_problem=config.max_per_problem,
-            seed=f"pairs|{config.seed}",
-        )
-    return in_epochs(make, config, rows_per_item=2)
+        return fixed(make_pairs([*inputs.data, *references], successes(inputs.training_set), config.max_per_problem))
+    if inputs.data:
+        return fixed(inputs.data)
+    return sample_pairs(sampler_of(inputs), inputs.training_set, references, config)
 
 
 # ------------------------------------------------------------------------------------------------------------------- teacher
@@ -160,8 +139,8 @@ def require_teacher(inputs: TrainingInputs, stage: str, *, same_tokens: bool = T
     return teacher
 
 
-def teacher_traces(inputs: TrainingInputs, config: TracesConfig, stage: str, *, same_tokens: bool) -> PreparedRows:
-    """Return the teacher's verified samples, tokenised as the student's.
+def teacher_traces(inputs: TrainingInputs, config: TracesConfig, stage: str, *, same_tokens: bool) -> Callable[[], Made]:
+    """Return what makes rows of the teacher's verified samples, tokenised as the student's.
 
     Raises:
         SettingsError: The teacher cannot be used.
@@ -170,9 +149,7 @@ def teacher_traces(inputs: TrainingInputs, config: TracesConfig, stage: str, *, 
     sample = sample_verified(
         RolloutSampler(engine=teacher.engine, graders=inputs.graders, processes=inputs.processes),
         inputs.training_set,
-        num_samples=config.num_samples,
-        temperature=config.temperature,
-        max_per_problem=config.max_per_problem,
+        config,
         seed=f"teacher|{config.seed}",
     )
     items = {(item.behavior.name, item.problem.id): item for item in inputs.training_set.train}
@@ -185,11 +162,7 @@ def teacher_traces(inputs: TrainingInputs, config: TracesConfig, stage: str, *, 
             ids = inputs.engine.codec.encode_path(prompt, Reference(steps=(row.text,))).token_ids
         return replace(row, prompt_ids=prompt.token_ids, completion_ids=ids, sampler_logprobs=None, role=RowRole.DEMONSTRATION)
 
-    def make() -> Made:
-        rows, metrics = sample()
-        return [as_student(row) for row in rows], metrics
-
-    return in_epochs(make, config)
+    return change_rows(sample, as_student)
 
 
 def student_or_given(inputs: TrainingInputs, config: StudentConfig, stage: str) -> Source:
@@ -206,9 +179,9 @@ def student_or_given(inputs: TrainingInputs, config: StudentConfig, stage: str) 
         )
     if config.on_policy == 1.0 or inputs.prompts:
         return own
-    rows = list(inputs.data) or encode_references(inputs.engine, inputs.training_set.train)
-    given = given_rows(rows, config) if rows else teacher_traces(inputs, config, stage, same_tokens=True)
-    return MixedSource(own, given, on_policy=config.on_policy, seed=config.seed)
+    rows = reference_rows(inputs)
+    given = fixed(rows) if rows else teacher_traces(inputs, config, stage, same_tokens=True)
+    return MixedSource(own, PreparedRows(given, config), on_policy=config.on_policy, seed=config.seed)
 
 
 # --------------------------------------------------------------------------------------------------------- terms of the loss
@@ -239,7 +212,11 @@ def pair_stage(inputs: TrainingInputs, config: PairConfig, term: Term, nll_weigh
     components = [Component(term=term, reduction=row_mean)]
     if nll_weight > 0:
         components.append(Component(term=Nll(), reduction=token_mean, weight=nll_weight, roles=CHOSEN))
-    return Stage(source=preference_pairs(inputs, config), credit=NoCredit(), components=tuple(components))
+    return Stage(
+        source=PreparedRows(preference_pairs(inputs, config), config, rows_per_item=2),
+        credit=NoCredit(),
+        components=tuple(components),
+    )
 
 
 def distillation_stage(inputs: TrainingInputs, config: StudentConfig, stage: str) -> Stage:

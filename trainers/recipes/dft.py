@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from posttrain.trainers.config import ReferenceConfig
 from posttrain.trainers.objectives.imitation import Nll
-from posttrain.trainers.recipes.blocks import given_rows, imitation_stage, reference_rows
+from posttrain.trainers.recipes.blocks import given_rows, imitation_stage
 from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
@@ -23,8 +23,7 @@ class DftConfig(ReferenceConfig):
 
 def build(inputs: TrainingInputs, config: DftConfig) -> Stage:
     """Build the stage."""
-    rows = reference_rows(inputs, config.max_references)
-    return imitation_stage(given_rows(rows, config), Nll(token_weight="probability"))
+    return imitation_stage(given_rows(inputs, config), Nll(token_weight="probability"))
 
 
 DFT = Recipe(name="dft", config=DftConfig, build=build, reads=frozenset({Material.DEMONSTRATIONS}))

@@ -9,8 +9,6 @@ No learning signal when answers are far above or far below z.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydantic import Field
 
 from posttrain.trainers.config import PairConfig
@@ -18,10 +16,10 @@ from posttrain.trainers.credit.reference_point import ReferencePoint
 from posttrain.trainers.objectives.preferences import Kto
 from posttrain.trainers.objectives.reductions import row_mean
 from posttrain.trainers.recipes.blocks import preference_pairs
-from posttrain.trainers.sources.prepared import Made, in_epochs
+from posttrain.trainers.sources.prepared import PreparedRows, fixed
 from posttrain.trainers.sources.verified import mismatched
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
-from posttrain.trainers.training_types import Material, RowRole, TrainingRow
+from posttrain.trainers.training_types import Material, RowRole
 
 
 class KtoConfig(PairConfig):
@@ -37,16 +35,9 @@ class KtoConfig(PairConfig):
 
 def build(inputs: TrainingInputs, config: KtoConfig) -> Stage:
     """Build the stage."""
-    labelled: Sequence[TrainingRow] = [row for row in inputs.data if row.role in (RowRole.CHOSEN, RowRole.REJECTED)]
-
-    def make() -> Made:
-        if labelled:
-            return labelled, {}
-        source = preference_pairs(inputs, config)
-        _, metrics = source.prepare()
-        return source.rows, metrics
-
-    source = in_epochs(make, config, also=mismatched)
+    labelled = [row for row in inputs.data if row.role in (RowRole.CHOSEN, RowRole.REJECTED)]
+    make = fixed(labelled) if labelled else preference_pairs(inputs, config)
+    source = PreparedRows(make, config, also=mismatched)
     term = Kto(beta=config.beta, good_weight=config.good_weight, bad_weight=config.bad_weight)
     return Stage(source=source, credit=ReferencePoint(), components=(Component(term=term, reduction=row_mean),))
 

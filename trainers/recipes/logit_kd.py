@@ -15,7 +15,7 @@ from posttrain.trainers.config import ReferenceConfig
 from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.divergences import TeacherDivergence
 from posttrain.trainers.objectives.reductions import token_mean
-from posttrain.trainers.recipes.blocks import given_rows, reference_rows, require_teacher
+from posttrain.trainers.recipes.blocks import given_rows, require_teacher
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
@@ -32,9 +32,8 @@ class LogitKdConfig(ReferenceConfig):
 def build(inputs: TrainingInputs, config: LogitKdConfig) -> Stage:
     """Build the stage."""
     require_teacher(inputs, "logit_kd")
-    rows = reference_rows(inputs, config.max_references)
     term = TeacherDivergence(beta=config.beta, temperature=config.temperature)
-    return Stage(source=given_rows(rows, config), credit=NoCredit(), components=(Component(term=term, reduction=token_mean),))
+    return Stage(source=given_rows(inputs, config), credit=NoCredit(), components=(Component(term=term, reduction=token_mean),))
 
 
 LOGIT_KD = Recipe(name="logit_kd", config=LogitKdConfig, build=build, reads=frozenset({Material.DEMONSTRATIONS}))

@@ -18,6 +18,7 @@ from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.preferences import OddsRatio
 from posttrain.trainers.objectives.reductions import row_mean, token_mean
 from posttrain.trainers.recipes.blocks import CHOSEN, preference_pairs
+from posttrain.trainers.sources.prepared import PreparedRows
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
@@ -32,7 +33,7 @@ class OrpoConfig(PairConfig):
 def build(inputs: TrainingInputs, config: OrpoConfig) -> Stage:
     """Build the stage."""
     return Stage(
-        source=preference_pairs(inputs, config),
+        source=PreparedRows(preference_pairs(inputs, config), config, rows_per_item=2),
         credit=NoCredit(),
         components=(
             Component(term=Nll(), reduction=token_mean, roles=CHOSEN),

@@ -21,7 +21,7 @@ from posttrain.trainers.objectives.reductions import step_mean
 from posttrain.trainers.objectives.reward_modelling import StepCorrectness
 from posttrain.trainers.recipes.blocks import add_scalar_head, repeat_last_token, require_tokenizer
 from posttrain.trainers.sources.policy import num_tokens, sampler_of
-from posttrain.trainers.sources.prepared import Made, in_epochs
+from posttrain.trainers.sources.prepared import Made, PreparedRows, change_rows, fixed
 from posttrain.trainers.sources.step_scores import by_rollouts, score_steps
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
@@ -45,9 +45,7 @@ def build(inputs: TrainingInputs, config: ProcessRewardModelConfig) -> Stage:
     head = add_scalar_head(inputs, "process_reward_model")
     tokenizer = require_tokenizer(inputs, "process_reward_model")
 
-    def make() -> Made:
-        if inputs.data:
-            return [repeat_last_token(row) for row in inputs.data], {}
+    def label_samples() -> Made:
         sampler = sampler_of(inputs)
         sampled = sampler.sample_problems(
             inputs.training_set.train, num_samples=config.num_samples, temperature=1.0, seed=f"prm|{config.seed}"
@@ -55,11 +53,11 @@ def build(inputs: TrainingInputs, config: ProcessRewardModelConfig) -> Stage:
         score = by_rollouts(sampler, inputs.training_set, tokenizer, num_rollouts=config.num_rollouts, seed=config.seed)
         scored = score_steps(tokenizer, config.step_separator, score)(inputs.training_set.train, sampled, 0)
         rows = [replace(row, step_scores=tuple(float(value > 0) for value in row.step_scores)) for row in scored]
-        return [repeat_last_token(row) for row in rows], {"generated_tokens": num_tokens(sampled)}
+        return rows, {"generated_tokens": num_tokens(sampled)}
 
-    source = in_epochs(make, config)
+    labelled = fixed(inputs.data) if inputs.data else label_samples
     return Stage(
-        source=source,
+        source=PreparedRows(change_rows(labelled, repeat_last_token), config),
         credit=NoCredit(),
         components=(Component(term=StepCorrectness(), reduction=step_mean),),
         scalar_head=head,

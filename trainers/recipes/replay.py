@@ -14,7 +14,7 @@ from pydantic import Field
 
 from posttrain.trainers.config import TracesConfig
 from posttrain.trainers.recipes.blocks import imitation_stage, teacher_traces
-from posttrain.trainers.sources.prepared import Made, in_epochs
+from posttrain.trainers.sources.prepared import Made, PreparedRows
 from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
@@ -31,10 +31,10 @@ def build(inputs: TrainingInputs, config: ReplayConfig) -> Stage:
     earlier = teacher_traces(inputs, config, "replay", same_tokens=False)
 
     def make() -> Made:
-        _, metrics = earlier.prepare()
-        return [*earlier.rows, *inputs.data], metrics
+        rows, metrics = earlier()
+        return [*rows, *inputs.data], metrics
 
-    return imitation_stage(in_epochs(make, config))
+    return imitation_stage(PreparedRows(make, config))
 
 
 REPLAY = Recipe(name="replay", config=ReplayConfig, build=build, reads=frozenset({Material.DEMONSTRATIONS}))

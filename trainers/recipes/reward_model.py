@@ -17,7 +17,7 @@ from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.reductions import row_mean
 from posttrain.trainers.objectives.reward_modelling import BradleyTerry
 from posttrain.trainers.recipes.blocks import add_scalar_head, preference_pairs, repeat_last_token
-from posttrain.trainers.sources.prepared import Made, in_epochs
+from posttrain.trainers.sources.prepared import PreparedRows, change_rows
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
@@ -36,15 +36,9 @@ def build(inputs: TrainingInputs, config: RewardModelConfig) -> Stage:
         SettingsError: There is no model to put a head on.
     """
     head = add_scalar_head(inputs, "reward_model", bias=False)  # a margin does not depend on the bias
-    pairs = preference_pairs(inputs, config)
-
-    def make() -> Made:
-        _, metrics = pairs.prepare()
-        return [repeat_last_token(row) for row in pairs.rows], metrics
-
-    source = in_epochs(make, config, rows_per_item=2)
+    pairs = change_rows(preference_pairs(inputs, config), repeat_last_token)
     return Stage(
-        source=source,
+        source=PreparedRows(pairs, config, rows_per_item=2),
         credit=NoCredit(),
         components=(Component(term=BradleyTerry(centering=config.centering), reduction=row_mean),),
         scalar_head=head,

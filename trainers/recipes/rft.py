@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from posttrain.trainers.config import EpochConfig
+from posttrain.trainers.config import TracesConfig
 from posttrain.trainers.recipes.blocks import imitation_stage
 from posttrain.trainers.sources.iterative import IterativeSource
 from posttrain.trainers.sources.policy import sampler_of
@@ -22,7 +22,7 @@ from posttrain.trainers.stage import Recipe, Source, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
 
-class RftConfig(EpochConfig):
+class RftConfig(TracesConfig):
     """Settings of `rft`."""
 
     learning_rate: float = Field(default=1e-5, gt=0, description="Peak. As sft.")
@@ -45,24 +45,11 @@ def build(inputs: TrainingInputs, config: RftConfig) -> Stage:
 
     def round_of(number: int) -> PreparedRows:
         if inputs.data:
-            rows = select_verified(inputs.data, successes(inputs.training_set), config.max_per_problem)
-            make = fixed(rows)
+            make = fixed(select_verified(inputs.data, successes(inputs.training_set), config.max_per_problem))
         else:
-            make = sample_verified(
-                sampler_of(inputs),
-                inputs.training_set,
-                num_samples=config.num_samples,
-                temperature=config.temperature,
-                max_per_problem=config.max_per_problem,
-                seed=f"rft|{config.seed}" + (f"|{number}" if number else ""),
-            )
-        return PreparedRows(
-            make,
-            rows_per_batch=config.rows_per_batch,
-            num_steps=config.num_steps,
-            num_epochs=config.num_epochs,
-            seed=config.seed + number,
-        )
+            seed = f"rft|{config.seed}" + (f"|{number}" if number else "")
+            make = sample_verified(sampler_of(inputs), inputs.training_set, config, seed=seed)
+        return PreparedRows(make, config.model_copy(update={"seed": config.seed + number}))
 
     source: Source = round_of(0) if config.rounds == 1 or inputs.data else IterativeSource(inputs.engine, round_of, config.rounds)
     return imitation_stage(source)

@@ -11,7 +11,6 @@ No learning signal when the scaffold changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from pydantic import Field
@@ -25,7 +24,7 @@ from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.blocks import imitation_stage, student_rollouts
 from posttrain.trainers.sources.mixed import MixedSource
 from posttrain.trainers.sources.policy import RolloutRequest, sampler_of
-from posttrain.trainers.sources.prepared import Made, in_epochs
+from posttrain.trainers.sources.prepared import PreparedRows, change_rows
 from posttrain.trainers.sources.verified import sample_verified
 from posttrain.trainers.stage import Component, Recipe, Source, Stage, TrainingInputs
 from posttrain.trainers.training_types import RowRole, TrainingProblem, TrainingRow
@@ -111,40 +110,32 @@ def build(inputs: TrainingInputs, config: SelfDistillConfig) -> Stage:
     sample = sample_verified(
         sampler_of(inputs),
         inputs.training_set,
-        num_samples=config.num_samples,
-        temperature=config.temperature,
-        max_per_problem=1 if config.scaffold == "best_of_n" else config.max_per_problem,
+        config.model_copy(update={"max_per_problem": 1}) if config.scaffold == "best_of_n" else config,
         seed=f"self|{config.seed}",
         build_requests=build_requests,
     )
 
-    def without(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
-        """Put rows behind the plain prompt, with the scaffolded one beside it for the teacher."""
-        out = []
-        for row in rows:
-            name = f"{row.behavior}/{row.problem_id}"
-            out.append(
-                replace(
-                    row,
-                    prompt_ids=plain_ids[name],
-                    teacher_prompt_ids=prompts.get(name),
-                    sampler_logprobs=None,
-                    role=RowRole.DEMONSTRATION,
-                )
-            )
-        return out
+    def without_scaffold(row: TrainingRow) -> TrainingRow:
+        """Put a row behind the plain prompt, with the scaffolded one beside it for the teacher."""
+        name = f"{row.behavior}/{row.problem_id}"
+        return replace(
+            row,
+            prompt_ids=plain_ids[name],
+            teacher_prompt_ids=prompts.get(name),
+            sampler_logprobs=None,
+            role=RowRole.DEMONSTRATION,
+        )
 
-    def make() -> Made:
-        rows, metrics = sample()
-        return without(rows), metrics
-
-    given = in_epochs(make, config)
+    given = PreparedRows(change_rows(sample, without_scaffold), config)
     if not prompts:
         return imitation_stage(given)
     source: Source = given
     if config.on_policy > 0:
         own = student_rollouts(
-            inputs, config, "self_distill", lambda items, rows, step: [row for row in without(rows) if row.teacher_prompt_ids]
+            inputs,
+            config,
+            "self_distill",
+            lambda items, rows, step: [row for row in map(without_scaffold, rows) if row.teacher_prompt_ids],
         )
         source = MixedSource(own, given, on_policy=config.on_policy, seed=config.seed)
     term = TeacherDivergence(beta=config.beta)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from posttrain.trainers.config import TracesConfig
 from posttrain.trainers.recipes.blocks import imitation_stage, teacher_traces
+from posttrain.trainers.sources.prepared import PreparedRows
 from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 
 
@@ -29,7 +30,7 @@ def build(inputs: TrainingInputs, config: SeqKdConfig) -> Stage:
     Raises:
         SettingsError: The teacher cannot be used.
     """
-    return imitation_stage(teacher_traces(inputs, config, "seq_kd", same_tokens=False))
+    return imitation_stage(PreparedRows(teacher_traces(inputs, config, "seq_kd", same_tokens=False), config))
 
 
 SEQ_KD = Recipe(name="seq_kd", config=SeqKdConfig, build=build)

@@ -11,7 +11,7 @@ No learning signal when the paths are already likely. The policy's own mistakes 
 from __future__ import annotations
 
 from posttrain.trainers.config import ReferenceConfig
-from posttrain.trainers.recipes.blocks import given_rows, imitation_stage, reference_rows
+from posttrain.trainers.recipes.blocks import given_rows, imitation_stage
 from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
@@ -22,7 +22,7 @@ class SftConfig(ReferenceConfig):
 
 def build(inputs: TrainingInputs, config: SftConfig) -> Stage:
     """Build the stage."""
-    return imitation_stage(given_rows(reference_rows(inputs, config.max_references), config))
+    return imitation_stage(given_rows(inputs, config))
 
 
 SFT = Recipe(name="sft", config=SftConfig, build=build, reads=frozenset({Material.DEMONSTRATIONS}))

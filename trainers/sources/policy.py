@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from posttrain.diagnose.engines.base import Completion, Engine, SampleRequest
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Grade, Sampling, StopReason
+from posttrain.trainers.config import RolloutConfig, StudentConfig
 from posttrain.trainers.credit.group import group_indices
 from posttrain.trainers.distributed.processes import ProcessGroup
 from posttrain.trainers.sources.order import EpochOrder
@@ -156,75 +158,56 @@ RowBuilder = Callable[[Sequence[TrainingProblem], Sequence[TrainingRow], int], S
 """(problems of a batch, their graded samples, step) → the rows to train on."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RolloutPlan:
-    """How much is sampled, and in which order."""
+@dataclass(frozen=True, kw_only=True)
+class PolicySource:
+    """Sample the policy in training afresh for every batch."""
 
-    problems_per_batch: int
-    """P; fewer where there are not as many problems."""
-    group_size: int
-    """G samples per prompt."""
-    num_steps: int
-    """Batches."""
-    seed: int
-    """Of the order of problems and of sampling."""
+    sampler: RolloutSampler
+    """Of the model in training, which it takes over before each batch."""
+    items: Sequence[TrainingProblem]
+    """Train problems, visited in shuffled epochs."""
+    config: RolloutConfig | StudentConfig
+    """How much is sampled: P problems (fewer where there are not as many), G samples of each, the steps, and the random seed."""
     num_updates: int = 1
     """Optimizer steps per batch."""
     max_resamples: int = 0
     """How many further times P problems are sampled to fill a batch with groups whose rewards differ; the others are then left out
     (DAPO's dynamic sampling, arXiv 2503.14476). 0 keeps every group."""
+    build_prompts: PromptBuilder | None = None
+    """Chooses the prompts; None takes the problems as they are."""
+    build_rows: RowBuilder | None = None
+    """Makes the rows to train on from the samples; None takes the samples."""
+    memory: Stateful | None = None
+    """Holds what `build_prompts` and `build_rows` know from earlier steps, where they know anything."""
 
-
-class PolicySource:
-    """Sample the policy in training afresh for every batch.
-
-    Args:
-        sampler: Of the model in training, which it takes over before each batch.
-        items: Train problems, visited in shuffled epochs.
-        plan: How much is sampled, and in which order.
-        build_prompts: Chooses the prompts; None takes the problems as they are.
-        build_rows: Makes the rows to train on from the samples; None takes the samples.
-        memory: Holds what `build_prompts` and `build_rows` know from earlier steps, where they know anything.
-    """
-
-    def __init__(
-        self,
-        sampler: RolloutSampler,
-        items: Sequence[TrainingProblem],
-        plan: RolloutPlan,
-        *,
-        build_prompts: PromptBuilder | None = None,
-        build_rows: RowBuilder | None = None,
-        memory: Stateful | None = None,
-    ) -> None:
-        self.sampler, self.items, self.plan = sampler, tuple(items), plan
-        self._build_prompts, self._build_rows, self._memory = build_prompts, build_rows, memory
-        self._order = EpochOrder(len(self.items), min(plan.problems_per_batch, len(self.items)), plan.seed)
+    @cached_property
+    def _order(self) -> EpochOrder:
+        return EpochOrder(len(self.items), min(self.config.problems_per_batch, len(self.items)), self.config.seed)
 
     def prepare(self) -> tuple[int, Mapping[str, float]]:
         """Return the number of batches; nothing is sampled in advance."""
-        return self.plan.num_steps, {"problems": float(len(self.items))}
+        return self.config.num_steps, {"problems": float(len(self.items))}
 
     def batch(self, step: int) -> Batch:
         """Return P·G graded samples of the policy as it is now."""
         self.sampler.engine.refresh()
-        plan = self.plan
+        num_steps, max_resamples = self.config.num_steps, self.max_resamples
         kept: list[TrainingRow] = []
         sampled: list[TrainingRow] = []
         items: list[TrainingProblem] = []
-        for attempt in range(1 + plan.max_resamples):
+        for attempt in range(1 + max_resamples):
             # Further problems come from the end of the order, so that the first samples are the same with and without them.
-            members = self._members(step if attempt == 0 else plan.num_steps + step * plan.max_resamples + attempt - 1)
+            members = self._members(step if attempt == 0 else num_steps + step * max_resamples + attempt - 1)
             found = self._sample(members, step, f"{step}|{attempt}" if attempt else f"{step}")
             items += members
             sampled += found
-            if not plan.max_resamples:
+            if not max_resamples:
                 kept = found
                 break
             kept += [row for group in _groups(found) if has_signal(group) for row in group]
             if len({row.group_id for row in kept}) >= self._order.batch_size:
                 break
-        if plan.max_resamples:
+        if max_resamples:
             chosen = list(dict.fromkeys(row.group_id for row in kept))[: self._order.batch_size]
             kept = [row for row in kept if row.group_id in chosen]
         metrics = {
@@ -233,28 +216,28 @@ class PolicySource:
             "sampled_length": num_tokens(sampled) / max(1, len(sampled)),
             "truncated": sum(row.truncated for row in sampled) / max(1, len(sampled)),
         }
-        if plan.max_resamples:
+        if max_resamples:
             metrics["sampled_groups"] = float(len(_groups(sampled)))
-        rows = self._build_rows(items, kept, step) if self._build_rows else kept
-        return Batch(rows=tuple(rows), metrics=metrics, num_updates=plan.num_updates)
+        rows = self.build_rows(items, kept, step) if self.build_rows else kept
+        return Batch(rows=tuple(rows), metrics=metrics, num_updates=self.num_updates)
 
     def state(self) -> dict[str, Any]:
         """See `Stateful`."""
-        return self._memory.state() if self._memory is not None else {}
+        return self.memory.state() if self.memory is not None else {}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """See `Stateful`."""
-        if self._memory is not None:
-            self._memory.load(state)
+        if self.memory is not None:
+            self.memory.load(state)
 
     def _members(self, step: int) -> list[TrainingProblem]:
         return [self.items[index] for index in dict.fromkeys(self._order.batch(step))]
 
     def _sample(self, items: Sequence[TrainingProblem], step: int, name: str) -> list[TrainingRow]:
         """Sample problems; the name of the attempt makes the samples and their groups differ from those of every other one."""
-        requests = self._build_prompts(items, step) if self._build_prompts else problem_prompts(self.sampler.engine, items)
-        seed = f"train|{self.plan.seed}|{name}"
-        sampled = self.sampler.sample(requests, num_samples=self.plan.group_size, temperature=1.0, seed=seed)
+        requests = self.build_prompts(items, step) if self.build_prompts else problem_prompts(self.sampler.engine, items)
+        seed = f"train|{self.config.seed}|{name}"
+        sampled = self.sampler.sample(requests, num_samples=self.config.group_size, temperature=1.0, seed=seed)
         return [replace(row, group_id=f"{row.group_id}@{name}") for row in sampled]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from posttrain.trainers.config import PairConfig, TracesConfig
 from posttrain.trainers.sources.policy import RolloutRequest, RolloutSampler, num_tokens, problem_prompts
 from posttrain.trainers.sources.prepared import Made
 from posttrain.trainers.training_types import RowRole, TrainingProblem, TrainingRow, TrainingSet
@@ -36,10 +37,8 @@ def select_verified(rows: Sequence[TrainingRow], success: Mapping[str, float], m
 def sample_verified(
     sampler: RolloutSampler,
     training_set: TrainingSet,
+    config: TracesConfig,
     *,
-    num_samples: int,
-    temperature: float,
-    max_per_problem: int,
     seed: str,
     build_requests: Callable[[], Sequence[RolloutRequest]] | None = None,
 ) -> Callable[[], Made]:
@@ -48,20 +47,17 @@ def sample_verified(
     Args:
         sampler: Of a policy as it is at the start.
         training_set: Its train problems are sampled.
-        num_samples: n per problem.
-        temperature: Of sampling.
-        max_per_problem: Rows kept per problem.
+        config: Samples and temperature, and how many rows of a problem are kept.
         seed: Of sampling.
         build_requests: Gives the prompts; None takes the problems as they are.
     """
 
     def make() -> Made:
         asked = build_requests() if build_requests is not None else problem_prompts(sampler.engine, training_set.train)
-        sampled = sampler.sample(asked, num_samples=num_samples, temperature=temperature, seed=seed)
-        rows = select_verified(sampled, successes(training_set), max_per_problem)
-        return rows, _sampling_metrics(sampled) | {
-            "problems_without_success": _share_without(rows, [request.item for request in asked])
-        }
+        sampled = sampler.sample(asked, num_samples=config.num_samples, temperature=config.temperature, seed=seed)
+        rows = select_verified(sampled, successes(training_set), config.max_per_problem)
+        share = _share_without(rows, [request.item for request in asked])
+        return rows, _sampling_metrics(sampled) | {"problems_without_success": share}
 
     return make
 
@@ -105,13 +101,7 @@ def make_pairs(rows: Sequence[TrainingRow], success: Mapping[str, float], max_pe
 
 
 def sample_pairs(
-    sampler: RolloutSampler,
-    training_set: TrainingSet,
-    demonstrations: Sequence[TrainingRow],
-    *,
-    num_samples: int,
-    max_per_problem: int,
-    seed: str,
+    sampler: RolloutSampler, training_set: TrainingSet, demonstrations: Sequence[TrainingRow], config: PairConfig
 ) -> Callable[[], Made]:
     """Return a function that samples every train problem once and pairs right answers with wrong ones.
 
@@ -119,18 +109,14 @@ def sample_pairs(
         sampler: Of a policy as it is at the start.
         training_set: Its train problems are sampled.
         demonstrations: Right answers for problems that have no right sample.
-        num_samples: n per problem.
-        max_per_problem: Pairs kept per problem.
-        seed: Of sampling.
+        config: How many samples and pairs of a problem, and the seed.
     """
 
     def make() -> Made:
-        asked = problem_prompts(sampler.engine, training_set.train)
-        sampled = sampler.sample(asked, num_samples=num_samples, temperature=1.0, seed=seed)
-        pairs = make_pairs([*sampled, *demonstrations], successes(training_set), max_per_problem)
-        return pairs, _sampling_metrics(sampled) | {
-            "problems_without_pair": _share_without(pairs, [request.item for request in asked])
-        }
+        items = training_set.train
+        sampled = sampler.sample_problems(items, num_samples=config.num_samples, temperature=1.0, seed=f"pairs|{config.seed}")
+        pairs = make_pairs([*sampled, *demonstrations], successes(training_set), config.max_per_problem)
+        return pairs, _sampling_metrics(sampled) | {"problems_without_pair": _share_without(pairs, items)}
 
     return make
 

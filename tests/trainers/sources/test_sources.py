@@ -19,9 +19,10 @@ from helpers.training import (
 
 from posttrain.diagnose.errors import BehaviorError, SettingsError
 from posttrain.diagnose.types import Grade, GradeStatus
+from posttrain.trainers.config import EpochConfig, RolloutConfig, TracesConfig
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.order import EpochOrder
-from posttrain.trainers.sources.policy import PolicySource, RolloutPlan, RolloutSampler
+from posttrain.trainers.sources.policy import PolicySource, RolloutSampler
 from posttrain.trainers.sources.prepared import PreparedRows, fixed
 from posttrain.trainers.sources.verified import sample_verified, select_verified
 from posttrain.trainers.training_types import RowRole, TrainingSet
@@ -42,17 +43,17 @@ def test_demonstrations_become_rows_with_the_end_token(model) -> None:
     assert len(rows) == 8
     assert rows[1].completion_ids == (19, EOS)
     training_set.require_train(rows)
-    source = PreparedRows(fixed(rows), rows_per_batch=3, num_steps=None, num_epochs=1, seed=0)
+    source = PreparedRows(fixed(rows), EpochConfig(rows_per_batch=3, num_epochs=1))
     assert source.prepare()[0] == math.ceil(8 / 3)
-    assert PreparedRows(fixed([]), rows_per_batch=3, num_steps=5, num_epochs=1, seed=0).prepare()[0] == 0
+    assert PreparedRows(fixed([]), EpochConfig(rows_per_batch=3, num_steps=5)).prepare()[0] == 0
 
 
 def test_policy_source_draws_groups_afresh_and_keeps_the_samplers_numbers(model) -> None:
     engine = TinyEngine(model)
     items = TrainingSet([make_behavior()], dev_share=0).train
-    plan = RolloutPlan(problems_per_batch=3, group_size=4, num_steps=2, seed=0)
+    config = RolloutConfig(problems_per_batch=3, group_size=4, num_steps=2)
     sampler = RolloutSampler(engine=engine, graders={"sums": grade_parity})
-    source = PolicySource(sampler, items, plan)
+    source = PolicySource(sampler=sampler, items=items, config=config)
     first, second = source.batch(0), source.batch(1)
     assert engine.refreshed == 2
     assert len(first.rows) == 12
@@ -60,7 +61,7 @@ def test_policy_source_draws_groups_afresh_and_keeps_the_samplers_numbers(model)
     assert {row.group_id for row in first.rows}.isdisjoint(row.group_id for row in second.rows)
     assert all(row.sampler_logprobs is not None for row in first.rows)
     assert first.metrics["generated_tokens"] == sum(len(row.completion_ids) for row in first.rows)
-    again = PolicySource(sampler, items, plan)
+    again = PolicySource(sampler=sampler, items=items, config=config)
     assert [row.completion_ids for row in again.batch(0).rows] == [row.completion_ids for row in first.rows]
 
 
@@ -102,10 +103,11 @@ def test_verified_samples_are_right_distinct_and_few_and_single_successes_stay()
 
 def test_nothing_verified_means_no_batches(model) -> None:
     training_set = TrainingSet([make_behavior()], dev_share=0)
+    config = TracesConfig(num_samples=2, max_per_problem=2, rows_per_batch=4, num_epochs=1)
     make = sample_verified(
-        RolloutSampler(engine=TinyEngine(model), graders={"sums": grade_all(0.0)}), training_set, num_samples=2, temperature=1.0, max_per_problem=2, seed="s",
-    )  # fmt: skip
-    source = PreparedRows(make, rows_per_batch=4, num_steps=None, num_epochs=1, seed=0)
+        RolloutSampler(engine=TinyEngine(model), graders={"sums": grade_all(0.0)}), training_set, config, seed="s"
+    )
+    source = PreparedRows(make, config)
     num_batches, metrics = source.prepare()
     assert num_batches == 0
     assert metrics["problems_without_success"] == 1.0
