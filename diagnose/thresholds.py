@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Self, cast
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,13 +186,6 @@ class Thresholds:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Read what `dataclasses.asdict` wrote, perhaps in another version: what is missing has its default, what is unknown is ignored."""
-        return cast(Self, _read(cls, data))
+        from pydantic import TypeAdapter  # takes longer to import than the verbs that need thresholds alone may take
 
-
-def _read(kind: type, data: Mapping[str, Any]) -> Any:
-    values = {}
-    for one in fields(kind):
-        if one.name in data:
-            value, nested = data[one.name], cast(Any, one.default_factory)
-            values[one.name] = _read(cast(type, nested), value) if is_dataclass(nested) else value
-    return kind(**values)
+        return TypeAdapter(cls).validate_python(data)

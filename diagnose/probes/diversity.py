@@ -108,7 +108,7 @@ class Diversity:
             numbers=numbers,
             rows=rows,
             problems={str(row["id"]): {key: row[key] for key in ("paths", "answers", "guess")} for row in rows},
-            notes=_notes(context, numbers, seen, size, k),
+            notes=Note.all(_notes(context, numbers, seen, size, k)),
         )
 
     def _read(self, context: ProbeContext) -> list[_Seen]:
@@ -266,41 +266,27 @@ def _shown(value: Estimate) -> str:
     return f"{value.low:.2f} to {value.high:.2f}" if np.isnan(value.estimate) else f"{value.estimate:.2f}"
 
 
-def _notes(context: ProbeContext, numbers: Mapping[str, Estimate], seen: Sequence[_Seen], size: int, k: int) -> tuple[Note, ...]:
-    notes = []
+def _notes(context: ProbeContext, numbers: Mapping[str, Estimate], seen: Sequence[_Seen], size: int, k: int) -> dict[str, str]:
+    notes: dict[str, str] = {}
     guess, reached = numbers[f"pass@{k} of guessing"], numbers[f"pass@{k}"]
     if _outcome(numbers, seen, k, context.thresholds.diversity.explained) is DiversityOutcome.GUESSING_EXPLAINS:
-        notes.append(
-            Note(
-                "guessing_explains",
-                (
-                    f"Guessing explains pass@{k}: it reaches {guess.estimate:.2f}, the policy {_shown(reached)} (from {reached.low:.2f}). The answers are few, so read "
-                    "pass@1 and a smaller k."
-                ),
-            )
+        notes["guessing_explains"] = (
+            f"Guessing explains pass@{k}: it reaches {guess.estimate:.2f}, the policy {_shown(reached)} (from {reached.low:.2f}). The answers are few, so read "
+            "pass@1 and a smaller k."
         )
     if not any(one.answers for one in seen):
-        notes.append(Note("no_answers_read", "The verifier reads no answer out of a text, so answers cannot be counted."))
+        notes["no_answers_read"] = "The verifier reads no answer out of a text, so answers cannot be counted."
     left_out = sum(0 < one.num_right < size for one in seen)
     if left_out:
-        notes.append(
-            Note(
-                "problems_left_out",
-                f"{left_out} problems with fewer than {size} right samples are left out of what is said of paths.",
-            )
+        notes["problems_left_out"] = (
+            f"{left_out} problems with fewer than {size} right samples are left out of what is said of paths."
         )
     if size:
-        notes.append(
-            Note(
-                "wording_counts",
-                "Texts that differ in wording only count as different paths; one path is proof of sameness, many are not of variety.",
-            )
+        notes["wording_counts"] = (
+            "Texts that differ in wording only count as different paths; one path is proof of sameness, many are not of variety."
         )
     if not context.measured.behavior.sampling.samples_the_policy:
-        notes.append(
-            Note(
-                "deployment_policy",
-                "Sampled with a temperature or a truncation of its own, which changes diversity: this is that of the deployed policy.",
-            )
+        notes["deployment_policy"] = (
+            "Sampled with a temperature or a truncation of its own, which changes diversity: this is that of the deployed policy."
         )
-    return tuple(notes)
+    return notes

@@ -162,9 +162,8 @@ class ScaffoldProbe:
         if telling:
             notes.append(Note("hints_state_the_answer", f"{telling} hints state the answer and were left out."))
         if examples:
-            notes.append(
-                Note("worked_examples", f"Worked examples: the train problems {', '.join(problem.id for problem in examples)}.")
-            )
+            text = f"Worked examples: the train problems {', '.join(problem.id for problem in examples)}."
+            notes.append(Note("worked_examples", text))
         conditions = []
         todo = _to_sample(context, hinted)
         while todo:
@@ -174,22 +173,14 @@ class ScaffoldProbe:
             sampled = sorted(in_random_order(context, exists)[:most])
             prompt_requests = self._prompt_requests(context, name, sampled, samples, examples)
             if not enough(context, len(prompt_requests)):
-                notes.append(
-                    Note(
-                        "not_sampled",
-                        f"Not sampled {name}: {len(prompt_requests)} problems are left of the budget and of what may be given.",
-                    )
-                )
+                text = f"Not sampled {name}: {len(prompt_requests)} problems are left of the budget and of what may be given."
+                notes.append(Note("not_sampled", text))
                 continue
             share = len(exists) / len(context.measured.problems) * len(prompt_requests) / len(sampled)
             if len(prompt_requests) < len(sampled):
-                left_out = len(sampled) - len(prompt_requests)
-                notes.append(
-                    Note(
-                        "left_out",
-                        f"Left out, since no start of the teacher's answer keeps the answer back: {left_out} of {len(sampled)} problems.",
-                    )
-                )
+                of = f"{len(sampled) - len(prompt_requests)} of {len(sampled)}"
+                text = f"Left out, since no start of the teacher's answer keeps the answer back: {of} problems."
+                notes.append(Note("left_out", text))
                 exists = list(prompt_requests)
             found = context.sampler.sample(list(prompt_requests.values()), condition=name)
             conditions.append(compare_condition(context, name, exists, list(prompt_requests), found, share))

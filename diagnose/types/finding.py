@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from posttrain.diagnose.types.bottleneck import Bottleneck
 from posttrain.diagnose.types.measurement import Estimate
@@ -29,6 +29,11 @@ class Note:
 
     code: str
     text: str
+
+    @classmethod
+    def all(cls, texts: Mapping[str, str]) -> tuple[Self, ...]:
+        """Return one note per code."""
+        return tuple(cls(code, text) for code, text in texts.items())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.analysis.stats import Interval, mean_interval
+from posttrain.analysis.stats import mean_interval
 from posttrain.diagnose.probes.availability.steps import (
     CHAIN,
     CHUNKS,
@@ -56,7 +56,7 @@ def make_finding(context: ProbeContext, paths: Sequence[SteppedPath], margins: M
         numbers=_numbers(context, paths, bound, margins),
         rows=tuple(row for path, binding in zip(paths, bound, strict=True) for row in _rows(path, binding)),
         problems=_per_problem(paths, bound),
-        notes=tuple(_notes(context, paths, margins)),
+        notes=Note.all(_notes(context, paths, margins)),
     )
 
 
@@ -115,24 +115,22 @@ def _numbers(
         if kind == REFERENCE:
             for name in CLASSES:
                 values = [float(binding.kind == name) for _, binding in mine]
-                numbers[f"{words}: {name.replace('_', ' ')}"] = _estimate(mean_interval(values, groups, level=level))
+                numbers[f"{words}: {name.replace('_', ' ')}"] = Estimate.of(mean_interval(values, groups, level=level))
         for name in TRUNCATIONS:
             values = [float(any(name in removed for removed in path.removed_by)) for path, _ in mine]
-            numbers[f"{words} that {name} removes"] = _estimate(mean_interval(values, groups, level=level))
+            numbers[f"{words} that {name} removes"] = Estimate.of(mean_interval(values, groups, level=level))
     if margins:
         groups_of = dict(zip(context.measured.counts.problem_ids, context.measured.counts.groups, strict=True))
         groups = [groups_of[problem_id] for problem_id in margins]
         nats = np.array(list(margins.values()))
         reach = max(1.0, float(np.abs(nats).max()))
-        numbers["margin of the right answer, nats"] = _estimate(mean_interval(nats, groups, level=level, low=-reach, high=reach))
-        numbers["right answer likelier than a wrong one"] = _estimate(
+        numbers["margin of the right answer, nats"] = Estimate.of(
+            mean_interval(nats, groups, level=level, low=-reach, high=reach)
+        )
+        numbers["right answer likelier than a wrong one"] = Estimate.of(
             mean_interval((nats > 0).astype(np.float64), groups, level=level)
         )
     return numbers
-
-
-def _estimate(interval: Interval) -> Estimate:
-    return Estimate.of(interval)
 
 
 def _outcome(paths: Sequence[SteppedPath], bound: Sequence[Binding]) -> AvailabilityOutcome:
@@ -193,8 +191,8 @@ def _round_number(value: float) -> str:
     return f"{round(value / scale) * scale:,}"
 
 
-def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping[str, float]) -> list[Note]:
-    notes = []
+def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping[str, float]) -> dict[str, str]:
+    notes: dict[str, str] = {}
     factor = context.thresholds.availability.many_paths
     references = {path.problem.id: float(path.log_local.sum()) for path in paths if path.path == REFERENCE}
     own = {path.problem.id: float(path.log_local.sum()) for path in paths if path.path == OWN}
@@ -202,48 +200,30 @@ def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping
     if both:
         gap = float(np.median([own[i] - references[i] for i in both]))
         if gap > np.log(factor):
-            notes.append(
-                Note(
-                    "goes_other_ways",
-                    (
-                        f"On {len(both)} problems with both, the model's own right samples are typically e^{gap:.0f} times as likely as the reference: it "
-                        "goes other ways, and what binds the reference need not bind the problem."
-                    ),
-                )
+            notes["goes_other_ways"] = (
+                f"On {len(both)} problems with both, the model's own right samples are typically e^{gap:.0f} times as likely as the reference: it "
+                "goes other ways, and what binds the reference need not bind the problem."
             )
     _, low, _ = context.measured.posterior.mixture.problem_interval(context.thresholds.level)
     totals = _log_probability_of_references(context)
     solved = [i for i, p in enumerate(context.measured.problems) if p.id in totals and context.measured.counts.num_correct[i] > 0]
     many = [i for i in solved if low[i] > 0 and np.log(low[i]) > totals[context.measured.problems[i].id] + np.log(factor)]
     if many:
-        notes.append(
-            Note(
-                "many_right_paths",
-                (
-                    f"Many right paths: {len(many)} of {len(solved)} solved problems are solved at least {factor:.0f} times as often as their "
-                    "reference paths are likely. There a path's likelihood says little of success."
-                ),
-            )
+        notes["many_right_paths"] = (
+            f"Many right paths: {len(many)} of {len(solved)} solved problems are solved at least {factor:.0f} times as often as their "
+            "reference paths are likely. There a path's likelihood says little of success."
         )
     if margins:
         nats = np.array(list(margins.values()))
         interval = mean_interval((nats > 0).astype(np.float64), level=context.thresholds.level)
         if interval.low <= 0.5:
-            notes.append(
-                Note(
-                    "style_not_knowledge",
-                    (
-                        f"Style, not knowledge: with another problem's answer in it the same path is as likely or likelier in {int((nats <= 0).sum())} of "
-                        f"{len(nats)} problems, so a likely path does not show that its answer is known."
-                    ),
-                )
+            notes["style_not_knowledge"] = (
+                f"Style, not knowledge: with another problem's answer in it the same path is as likely or likelier in {int((nats <= 0).sum())} of "
+                f"{len(nats)} problems, so a likely path does not show that its answer is known."
             )
     if any(path.path == REFERENCE for path in paths) and not any(path.whole_steps for path in paths):
-        notes.append(
-            Note(
-                "references_without_steps",
-                f"The references have no steps: they are cut into {CHUNKS} parts of equally many tokens.",
-            )
+        notes["references_without_steps"] = (
+            f"The references have no steps: they are cut into {CHUNKS} parts of equally many tokens."
         )
     return notes
 

@@ -18,7 +18,6 @@ from posttrain.diagnose.probes.data.numbers import (
     pair_answers,
     summarize_answers,
 )
-from posttrain.diagnose.thresholds import DataThresholds
 from posttrain.diagnose.types import Estimate, Split
 
 _LISTED = 8
@@ -28,7 +27,7 @@ _SHOWN_OWN = 128
 
 
 def make_finding(
-    context: ProbeContext, answers: Sequence[ScoredAnswer], own: Sequence[ScoredAnswer], notes: Sequence[Note]
+    context: ProbeContext, answers: Sequence[ScoredAnswer], own: Sequence[ScoredAnswer], notes: Mapping[str, str]
 ) -> Finding:
     """Return what scored answers say.
 
@@ -45,7 +44,6 @@ def make_finding(
     pairs = pair_answers(answers)
     numbers = summarize_answers(context, learned, avoided, own, pairs, limit)
     margins = {row: (float(m), float(t)) for row, m, t in zip(pairs.rows, pairs.margin, pairs.per_token, strict=True)}
-    usual = numbers["nats per token, own samples"].estimate if own else 0.0
     outcome = _outcome(numbers, context.thresholds.data.majority)
     return Finding(
         probe=context.sampler.probe,
@@ -54,7 +52,7 @@ def make_finding(
         summary=_summary(numbers, learned, avoided, pairs, limit, outcome),
         numbers=numbers,
         rows=tuple(_row(answer, limit, margins) for answer in [*answers, *own[:_SHOWN_OWN]]),
-        notes=(*notes, *_notes_on_numbers(numbers, learned, own, limit, epsilon, usual, context.thresholds.data)),
+        notes=Note.all({**notes, **_notes_on_numbers(context, numbers, learned, own, limit)}),
     )
 
 
@@ -120,7 +118,7 @@ def _summary(
 
 def write_row_notes(
     context: ProbeContext, rows: Sequence[DataRow], num_chosen: int, encoded: Sequence[EncodedAnswer], refused: str
-) -> list[Note]:
+) -> dict[str, str]:
     """Return the caveats on the rows.
 
     Args:
@@ -130,94 +128,67 @@ def write_row_notes(
         encoded: Their answers as tokens.
         refused: Why the first row that could not be read was not.
     """
-    notes = []
+    notes: dict[str, str] = {}
     scored = len({one.row for one in encoded})
     if num_chosen < len(rows):
-        notes.append(Note("rows_sampled", f"{num_chosen} of {len(rows)} rows were taken, at random by the seed."))
+        notes["rows_sampled"] = f"{num_chosen} of {len(rows)} rows were taken, at random by the seed."
     if refused:
-        notes.append(Note("rows_not_scored", f"{num_chosen - scored} rows could not be scored; {refused}"))
+        notes["rows_not_scored"] = f"{num_chosen - scored} rows could not be scored; {refused}"
     cut = sum(one.cut for one in encoded)
     if cut:
-        notes.append(
-            Note(
-                "answers_cut",
-                f"{cut} answers were longer than what is scored; they count with their beginning, and not in margins.",
-            )
+        notes["answers_cut"] = (
+            f"{cut} answers were longer than what is scored; they count with their beginning, and not in margins."
         )
     measured = {
         context.sampler.prompt_ids(problem) for problem in context.measured.behavior.problems if problem.split is not Split.TRAIN
     }
     shared = sorted({one.row for one in encoded if one.request.prompt_ids in measured})
     if shared:
-        notes.append(
-            Note(
-                "measured_prompts_in_data",
-                (
-                    f"{len(shared)} of {scored} rows have the prompt of a problem that is measured (row {_listed(shared)}): "
-                    "trained on them, a model is no longer measured by it."
-                ),
-            )
+        notes["measured_prompts_in_data"] = (
+            f"{len(shared)} of {scored} rows have the prompt of a problem that is measured (row {_listed(shared)}): "
+            "trained on them, a model is no longer measured by it."
         )
     return notes
 
 
 def _notes_on_numbers(
+    context: ProbeContext,
     numbers: Mapping[str, Estimate],
     learned: Sequence[ScoredAnswer],
     own: Sequence[ScoredAnswer],
     limit: float,
-    epsilon: float,
-    usual: float,
-    thresholds: DataThresholds,
-) -> list[Note]:
-    notes = []
+) -> dict[str, str]:
+    epsilon, thresholds = context.measured.behavior.measure.epsilon, context.thresholds.data
+    notes: dict[str, str] = {}
     if learned and own:
+        usual = numbers["nats per token, own samples"].estimate
         # What a row costs beyond what as many tokens of the policy's own cost.
         excess = {answer.row: answer.total - usual * answer.nats.size for answer in learned}
         first = [row for row in sorted(excess, key=lambda row: -excess[row]) if excess[row] > 0]
         if first:
             named = ", ".join(f"{row} ({excess[row]:.0f} nats)" for row in first[:_LISTED])
-            notes.append(
-                Note(
-                    "costliest_rows",
-                    f"Rows that cost most beyond what the policy's own answers of their length do (from 0): {named}.",
-                )
+            notes["costliest_rows"] = (
+                f"Rows that cost most beyond what the policy's own answers of their length do (from 0): {named}."
             )
     if len(own) < thresholds.fewest_own:
-        notes.append(
-            Note(
-                "few_own_answers",
-                f"Only {len(own)} own answers: too few to say how unlikely the tokens are that the policy draws itself.",
-            )
+        notes["few_own_answers"] = (
+            f"Only {len(own)} own answers: too few to say how unlikely the tokens are that the policy draws itself."
         )
     elif limit > -np.log(epsilon):
         strict = float(np.mean([answer.worst > -np.log(epsilon) for answer in own]))
-        notes.append(
-            Note(
-                "limit_of_support_raised",
-                (
-                    f"{strict:.0%} of the policy's own answers hold a token less likely than epsilon = {epsilon:.2g}, so the limit of support is "
-                    f"{np.exp(-limit):.2g}, which {thresholds.own_within:.0%} of them keep to."
-                ),
-            )
+        notes["limit_of_support_raised"] = (
+            f"{strict:.0%} of the policy's own answers hold a token less likely than epsilon = {epsilon:.2g}, so the limit of support is "
+            f"{np.exp(-limit):.2g}, which {thresholds.own_within:.0%} of them keep to."
         )
     if "margin" in numbers:
         longer = numbers["tokens by which the chosen is longer"].estimate
         alone = numbers["share of pairs that length alone ranks right"].estimate
-        notes.append(
-            Note(
-                "length_of_chosen",
-                (
-                    f"Chosen answers are {'longer' if longer > 0 else 'shorter'} by {abs(longer):.3g} tokens on average; a summed margin prefers the shorter "
-                    f"answer, which alone would rank {alone:.0%} of the pairs right. Trust what the sum and the mean agree on."
-                ),
-            )
+        notes["length_of_chosen"] = (
+            f"Chosen answers are {'longer' if longer > 0 else 'shorter'} by {abs(longer):.3g} tokens on average; a summed margin prefers the shorter "
+            f"answer, which alone would rank {alone:.0%} of the pairs right. Trust what the sum and the mean agree on."
         )
-    notes.append(
-        Note(
-            "read_the_rows",
-            "The mean hides one bad token, the sum punishes length, and style alone makes a right answer improbable: read the rows before ruling on them.",
-        )
+    notes["read_the_rows"] = (
+        "The mean hides one bad token, the sum punishes length, and style alone makes a right answer improbable: read the rows before ruling on them."
     )
     return notes
 

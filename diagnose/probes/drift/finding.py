@@ -98,7 +98,7 @@ def make_finding(
         rows=rows,
         problems=problems,
         evidence=evidence,
-        notes=_notes(context, forward, plain),
+        notes=Note.all(_notes(context, forward, plain)),
     )
 
 
@@ -144,41 +144,26 @@ def _evidence(rates: RatesBeforeAndNow, plain: bool, count: int, least: float) -
     return (LabelEvidence(label=Bottleneck.ATTRITION, instead_of=instead_of, confidence=rates.confidence, because=because),)
 
 
-def _notes(context: ProbeContext, forward: ScoredAnswers | None, plain: bool) -> tuple[Note, ...]:
-    notes = []
+def _notes(context: ProbeContext, forward: ScoredAnswers | None, plain: bool) -> dict[str, str]:
+    notes: dict[str, str] = {}
     if not plain:
-        notes.append(
-            Note(
-                "deployment_policy",
-                "Sampled with a temperature or a truncation of its own: no KL and no statement about support, only how success changed.",
-            )
+        notes["deployment_policy"] = (
+            "Sampled with a temperature or a truncation of its own: no KL and no statement about support, only how success changed."
         )
     if forward is not None and not forward.same_tokens:
-        notes.append(
-            Note(
-                "tokenizers_differ",
-                "The two checkpoints cut text into tokens differently: likelihoods are of whole texts, cut anew by each of them.",
-            )
+        notes["tokenizers_differ"] = (
+            "The two checkpoints cut text into tokens differently: likelihoods are of whole texts, cut anew by each of them."
         )
     if context.earlier is None:
-        notes.append(
-            Note(
-                "no_earlier_checkpoint",
-                "Only an earlier run was given: likelihoods before are its sampler's own; a KL needs the earlier checkpoint itself (--earlier).",
-            )
+        notes["no_earlier_checkpoint"] = (
+            "Only an earlier run was given: likelihoods before are its sampler's own; a KL needs the earlier checkpoint itself (--earlier)."
         )
     if forward is not None and not forward.right.any():
-        notes.append(
-            Note(
-                "no_right_answers_before",
-                "The earlier policy has no right answer among these samples, so there is none whose likelihood could have fallen.",
-            )
+        notes["no_right_answers_before"] = (
+            "The earlier policy has no right answer among these samples, so there is none whose likelihood could have fallen."
         )
     if context.earlier is not None and plain:
-        notes.append(
-            Note(
-                "other_behaviors_not_measured",
-                "A small KL on these prompts does not show that nothing was forgotten elsewhere: measure a retention behavior too.",
-            )
+        notes["other_behaviors_not_measured"] = (
+            "A small KL on these prompts does not show that nothing was forgotten elsewhere: measure a retention behavior too."
         )
-    return tuple(notes)
+    return notes

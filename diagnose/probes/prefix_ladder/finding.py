@@ -262,19 +262,11 @@ def write_notes(
     notes = []
     if candidates > len(ladders) + blocked:
         limit = "the budget allows no more" if len(ladders) < MOST_PROBLEMS else "more would say little more"
-        notes.append(
-            Note(
-                "not_all_probed",
-                f"Of {candidates} problems out of reach or unreliable {len(ladders)} were probed, chosen at random: {limit}.",
-            )
-        )
+        text = f"Of {candidates} problems out of reach or unreliable {len(ladders)} were probed, chosen at random: {limit}."
+        notes.append(Note("not_all_probed", text))
     if blocked:
-        notes.append(
-            Note(
-                "answer_at_the_start",
-                f"{blocked} problems have no ladder: the answer stands at the start of each of their reference paths.",
-            )
-        )
+        text = f"{blocked} problems have no ladder: the answer stands at the start of each of their reference paths."
+        notes.append(Note("answer_at_the_start", text))
     if len(probed) < len(ladders) or any(
         one.status is PrefixStatus.INCONCLUSIVE and one.num_sampled < MOST_SAMPLES for one in probed
     ):
@@ -291,17 +283,9 @@ def write_notes(
             if chance < 0.5
         ]
     elif any(one.status is PrefixStatus.FOUND for one in probed):
-        notes.append(
-            Note(
-                "no_placebo",
-                "No placebo was sampled (no other path to take one from, or no budget), so the gain is no evidence for a label.",
-            )
-        )
+        text = "No placebo was sampled (no other path to take one from, or no budget), so the gain is no evidence for a label."
+        notes.append(Note("no_placebo", text))
     if probed and not context.measured.behavior.sampling.samples_the_policy:
-        notes.append(
-            Note(
-                "deployment_policy",
-                "Sampled under a deployment policy, which says nothing about support; the gain is no evidence for a label.",
-            )
-        )
+        text = "Sampled under a deployment policy, which says nothing about support; the gain is no evidence for a label."
+        notes.append(Note("deployment_policy", text))
     return notes

@@ -78,12 +78,8 @@ def make_finding(
     stage, why = outcome.stage, _why(outcome, reverse, forward, above)
     notes = [_tokens_note(tokens)]
     if np.isnan(above.estimate):
-        notes.append(
-            Note(
-                "no_right_and_wrong",
-                "No problem has right and wrong samples of the student: whether the teacher tells them apart is not known.",
-            )
-        )
+        text = "No problem has right and wrong samples of the student: whether the teacher tells them apart is not known."
+        notes.append(Note("no_right_and_wrong", text))
     notes += [
         Note(
             "nearness_borderline",
