@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -146,36 +147,29 @@ class TermLoss:
     """Numbers to log, averaged."""
 
 
-class Term(Protocol):
-    """One term of the loss."""
+class Term(ABC):
+    """One term of the loss. By default it reads the policy alone and gives one loss a token of every row."""
 
-    @property
-    def name(self) -> str:
-        """Names its numbers in the log."""
-        ...
+    __slots__ = ()
+    name: ClassVar[str]
+    """Names its numbers in the log."""
+    level: ClassVar[Level] = Level.TOKEN
+    """What it gives one loss each of."""
+    regularizer: ClassVar[bool] = False
+    """Whether it only regularises: a batch to which no other term applies has no learning signal."""
 
     @property
     def needs(self) -> frozenset[Score]:
         """The scores it reads."""
-        ...
-
-    @property
-    def level(self) -> Level:
-        """What it gives one loss each of."""
-        ...
-
-    @property
-    def regularizer(self) -> bool:
-        """Whether it only regularises: a batch to which no other term applies has no learning signal."""
-        ...
+        return frozenset({Score.POLICY})
 
     def applies_to(self, row: TrainingRow) -> bool:
         """Return whether the row can have a gradient; rows to which no term applies are not run at all."""
-        ...
+        return True
 
+    @abstractmethod
     def loss(self, scores: ForwardScores) -> TermLoss:
-        """Return the losses, before reduction."""
-        ...
+        """Return the losses, before reduction: [N] of tokens, [R] of rows or [P] of pairs, nats."""
 
 
 Reduction = Callable[[Sequence[TrainingRow]], list[Weights]]
@@ -217,12 +211,14 @@ class RowScorer(Protocol):
         ...
 
 
-class Credit(Protocol):
-    """Fill in the advantages of rows, or the baseline that a row is compared with."""
+class Credit:
+    """Fill in the advantages of rows, or the baseline that a row is compared with; here neither: every row counts alike, as in imitation."""
+
+    __slots__ = ()
 
     def assign(self, rows: Sequence[TrainingRow], score_rows: RowScorer) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
         """Return rows with advantages, in the same order, and what to log. Rows that only serve to compute them are left out."""
-        ...
+        return tuple(rows), {}
 
 
 class Source(Protocol):
@@ -255,9 +251,9 @@ class Stage:
     """A post-training method, ready for the training loop."""
 
     source: Source
-    credit: Credit
     components: tuple[Component, ...]
     """The terms, each with its reduction."""
+    credit: Credit = field(default_factory=Credit)
     scalar_head: nn.Linear | None = None
     """[H] → 1, trained with the model: a value function, or what makes a reward model of it."""
     teaches_itself: bool = False
@@ -288,11 +284,12 @@ class TrainingInputs:
     training_set: TrainingSet
     graders: Mapping[str, GradeFn]
     """By the behavior's name."""
+    model: PreTrainedModel
+    """The model in training, as it is at the start."""
+    tokenizer: PreTrainedTokenizerBase
+    """The model's."""
     processes: ProcessGroup = field(default_factory=ProcessGroup)
     """Those that train together."""
-    model: PreTrainedModel | None = None
-    """The model in training, as it is at the start."""
-    tokenizer: PreTrainedTokenizerBase | None = None
     fingerprint: str = ""
     """Of the model in training at the start; empty where it is not known."""
     data: tuple[TrainingRow, ...] = ()

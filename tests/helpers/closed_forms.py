@@ -13,7 +13,6 @@ from helpers.training import plain_logprobs, random_rows
 from torch import Tensor
 
 from posttrain.diagnose.types import Split
-from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.models.heads import scalar_head
 from posttrain.trainers.recipes.grpo import GrpoConfig
 from posttrain.trainers.stage import Component, FrozenModel, Score, Stage, TrainingInputs
@@ -25,8 +24,8 @@ from posttrain.trainers.training_types import RowRole, TrainingRow
 def stepper_of(model: Any, *components: Component, teacher: Any = None, head: Any = None, **settings: Any) -> Stepper:
     config = GrpoConfig(**{"max_grad_norm": 1e9, "autocast": "float32", "micro_batch_tokens": 60, **settings})
     other = teacher and FrozenModel(source="", fingerprint="", model=teacher, tokenizer=None, engine=None)
-    inputs = TrainingInputs(engine=None, training_set=None, graders={}, model=model, teacher=other)
-    return make_stepper(Stage(source=None, credit=NoCredit(), components=components, scalar_head=head), inputs, config)
+    inputs = TrainingInputs(engine=None, training_set=None, graders={}, model=model, tokenizer=None, teacher=other)
+    return make_stepper(Stage(source=None, components=components, scalar_head=head), inputs, config)
 
 
 def check(stepper: Stepper, rows: Sequence[TrainingRow], wanted: Tensor, old: Mapping[int, Tensor] | None = None) -> StepOutcome:

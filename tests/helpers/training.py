@@ -233,12 +233,17 @@ def build_stage(
     **settings: object,
 ) -> tuple[Stage, Stepper]:
     """Return a recipe on these rows and what takes its steps; the model is its own reference as it is now. Nothing is clipped."""
-    other = None if teacher is None else FrozenModel(source="", fingerprint="", model=teacher, tokenizer=None, engine=None)
+    other = (
+        None
+        if teacher is None
+        else FrozenModel(source="", fingerprint="", model=teacher, tokenizer=make_tokenizer(), engine=None)
+    )
     inputs = TrainingInputs(
         engine=TinyEngine(model),
         training_set=TrainingSet([make_behavior(max_tokens=9)], dev_share=0),
         graders={"sums": grade_parity},
         model=model,
+        tokenizer=make_tokenizer(),
         data=tuple(data),
         teacher=other,
     )

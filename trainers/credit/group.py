@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from posttrain.trainers.stage import RowScorer
+from posttrain.trainers.stage import Credit, RowScorer
 from posttrain.trainers.training_types import TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GroupCredit:
+class GroupCredit(Credit):
     """A = (r − baseline) / (std + eps) over the graded rows of a group, the same for every token of a row.
 
     The standard deviation is the sample's (divided by G − 1). A zero-variance group has exactly zero advantage, not rounding noise divided

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from posttrain.trainers.stage import RowScorer, Score
+from posttrain.trainers.stage import Credit, RowScorer, Score
 from posttrain.trainers.training_types import RowRole, TrainingRow
 
 
-class ReferencePoint:
+class ReferencePoint(Credit):
     """z = max(0, mean over the batch's mismatched rows of Σ_t log π − log π_ref), an estimate of KL(π‖π_ref) without a gradient."""
 
     def assign(self, rows: Sequence[TrainingRow], score_rows: RowScorer) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:

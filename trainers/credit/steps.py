@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from posttrain.trainers.credit.group import group_indices, reward_metrics
-from posttrain.trainers.stage import RowScorer
+from posttrain.trainers.stage import Credit, RowScorer
 from posttrain.trainers.training_types import TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StepCredit:
+class StepCredit(Credit):
     """A_k = min_{j ≥ k} s_j − the mean over the group's other rows of min_j s_j, for every token of step k.
 
     The minimum, not the sum, because a sum is raised by writing more steps. `outcome_weight` adds that share of the verifier's own reward,

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from posttrain.trainers.stage import RowScorer, Score
+from posttrain.trainers.stage import Credit, RowScorer, Score
 from posttrain.trainers.training_types import TrainingRow
 
 
-class TeacherCredit:
+class TeacherCredit(Credit):
     """A_t = (1 / (T − t)) Σ_{t' > t} log teacher(y_t') − log π(y_t'): the mean over what follows, so that length earns nothing.
 
     The contribution of token t itself is left to the divergence term, which has it exactly over the full vocabulary.

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from posttrain.trainers.credit.group import group_indices, reward_metrics
-from posttrain.trainers.stage import RowScorer, Score
+from posttrain.trainers.stage import Credit, RowScorer, Score
 from posttrain.trainers.training_types import TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ValueCredit:
+class ValueCredit(Credit):
     """A_t = Σ_l (γλ)^l δ_{t+l}, δ_t = r_t + γ V_{t+1} − V_t; the reward comes with the last token, and nothing is worth more after it.
 
     Advantages are whitened over the batch. Where all rewards of a batch are equal they are exactly 0: the error of a value function that has

@@ -5,22 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from posttrain.trainers.stage import ForwardScores, Level, Score, TermLoss
-from posttrain.trainers.training_types import TrainingRow
+from posttrain.trainers.stage import ForwardScores, Score, Term, TermLoss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KlToReference:
+class KlToReference(Term):
     """r − 1 − log r with r = π_ref / π: the k3 estimate of KL(π‖π_ref), never negative (used as a loss in arXiv 2402.03300)."""
 
     name: ClassVar[str] = "kl"
     needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY, Score.REFERENCE})
-    level: ClassVar[Level] = Level.TOKEN
     regularizer: ClassVar[bool] = True
-
-    def applies_to(self, row: TrainingRow) -> bool:
-        """Return True: it applies to every row."""
-        return True
 
     def loss(self, scores: ForwardScores) -> TermLoss:
         """Return [N] losses, nats."""
@@ -31,7 +25,7 @@ class KlToReference:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TeacherDivergence:
+class TeacherDivergence(Term):
     """β KL(teacher‖M) + (1 − β) KL(π‖M), M = β·teacher + (1 − β)·π, over the full vocabulary (GKD, arXiv 2306.13649).
 
     β = 0 is the forward KL(teacher‖π), β = 1 the reverse KL(π‖teacher).
@@ -41,12 +35,6 @@ class TeacherDivergence:
     temperature: float = 1.0
     name: ClassVar[str] = "teacher_divergence"
     needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY, Score.DIVERGENCE})
-    level: ClassVar[Level] = Level.TOKEN
-    regularizer: ClassVar[bool] = False
-
-    def applies_to(self, row: TrainingRow) -> bool:
-        """Return True: it applies to every row."""
-        return True
 
     def loss(self, scores: ForwardScores) -> TermLoss:
         """Return [N] losses, nats."""

@@ -7,12 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from posttrain.trainers.stage import ForwardScores, Level, Score, TermLoss
-from posttrain.trainers.training_types import TrainingRow
+from posttrain.trainers.stage import ForwardScores, Term, TermLoss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Nll:
+class Nll(Term):
     """−w · log π(y_t): imitate every token.
 
     `token_weight` chooses w, which has no gradient: `one` for all alike (SFT); `probability`, w = π(y_t), so that low-probability tokens
@@ -22,13 +21,6 @@ class Nll:
 
     token_weight: str = "one"
     name: ClassVar[str] = "nll"
-    needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY})
-    level: ClassVar[Level] = Level.TOKEN
-    regularizer: ClassVar[bool] = False
-
-    def applies_to(self, row: TrainingRow) -> bool:
-        """Return True: it applies to every row."""
-        return True
 
     def loss(self, scores: ForwardScores) -> TermLoss:
         """Return [N] losses, nats."""

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posttrain.trainers.stage import ForwardScores, Level, Score, TermLoss
+from posttrain.trainers.stage import ForwardScores, Score, Term, TermLoss
 from posttrain.trainers.training_types import RowRole, TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PolicyGradient:
+class PolicyGradient(Term):
     """−min(r A, clip(r, 1 − eps_low, 1 + eps_high) A), r = π / π_old: PPO's clipped surrogate (arXiv 1707.06347).
 
     `ratio` chooses what r is the ratio of: each `token`; the `sequence_mean`, (Π r_t)^(1/T), for all tokens of a row (GSPO, arXiv 2507.18071);
@@ -32,8 +32,6 @@ class PolicyGradient:
     detach_ratio: bool = False
     importance_cap: float | None = None
     name: ClassVar[str] = "policy_gradient"
-    level: ClassVar[Level] = Level.TOKEN
-    regularizer: ClassVar[bool] = False
 
     @property
     def needs(self) -> frozenset[Score]:
@@ -75,7 +73,7 @@ class PolicyGradient:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ShapedImitation:
+class ShapedImitation(Term):
     """−f(π) A on tokens of demonstrations, f(π) = π / (π + gamma): LUFFY's policy shaping (arXiv 2504.14945).
 
     There is no ratio, since the probability of a demonstration under its author is unknown. The gradient is A f'(π) ∇π, which weighs
@@ -84,9 +82,6 @@ class ShapedImitation:
 
     gamma: float = 0.1
     name: ClassVar[str] = "shaped_imitation"
-    needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY})
-    level: ClassVar[Level] = Level.TOKEN
-    regularizer: ClassVar[bool] = False
 
     def applies_to(self, row: TrainingRow) -> bool:
         """Return whether the row is a demonstration with an advantage."""
@@ -100,7 +95,7 @@ class ShapedImitation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ValueLoss:
+class ValueLoss(Term):
     """½ max((V − R)², (clip(V, V_old ± clip) − R)²): PPO's value function (arXiv 1707.06347); V_old is what the returns were computed from.
 
     It never makes a step alone: what a value function has to learn from rewards that are all equal is no reason to move the policy's weights.
@@ -109,7 +104,6 @@ class ValueLoss:
     clip: float = 0.2
     name: ClassVar[str] = "value"
     needs: ClassVar[frozenset[Score]] = frozenset({Score.VALUE})
-    level: ClassVar[Level] = Level.TOKEN
     regularizer: ClassVar[bool] = True
 
     def applies_to(self, row: TrainingRow) -> bool:

@@ -6,7 +6,6 @@ Below, w is the chosen and l the rejected answer of a pair, log π(y) a sum over
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,29 +13,38 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from posttrain.trainers.stage import ForwardScores, Level, Score, TermLoss
+from posttrain.trainers.stage import ForwardScores, Level, Score, Term, TermLoss
 from posttrain.trainers.training_types import RowRole, TrainingRow
 
 
-class _PairTerm:
-    """Hold what all terms on pairs have in common."""
+class PairTerm(Term):
+    """A term on the two answers of each pair."""
 
     __slots__ = ()
     level: ClassVar[Level] = Level.PAIR
-    regularizer: ClassVar[bool] = False
 
     def applies_to(self, row: TrainingRow) -> bool:
-        """Return whether the row belongs to a pair."""
+        """Return whether the row is an answer of a pair, or one labelled good or bad."""
         return row.role in (RowRole.CHOSEN, RowRole.REJECTED)
 
 
-def _margin_metrics(chosen: Tensor, rejected: Tensor) -> Mapping[str, Tensor]:
-    margin = (chosen - rejected).detach()
-    return {"margin": margin, "pair_accuracy": (margin > 0).to(margin.dtype), "chosen_score": chosen.detach()}
+def _margins(scores: ForwardScores, values: Tensor) -> Tensor:
+    """Return [P] differences between the [R] values of the two rows of each pair."""
+    chosen, rejected = scores.pairs
+    return values[chosen] - values[rejected]
+
+
+def _pair_loss(losses: Tensor, scores: ForwardScores, values: Tensor) -> TermLoss:
+    """Return [P] losses, and the margins between the [R] values of the two rows of each pair for the log."""
+    margin = _margins(scores, values.detach())
+    won = (margin > 0).to(margin.dtype)
+    return TermLoss(
+        losses=losses, metrics={"margin": margin, "pair_accuracy": won, "chosen_score": values.detach()[scores.pairs[0]]}
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReferenceMargin(_PairTerm):
+class ReferenceMargin(PairTerm):
     """A loss of the margin m = Δ(w) − Δ(l) between the gains of the two answers over the model before training.
 
     `shape` is `logistic`, −log σ(β m) (DPO, arXiv 2305.18290), or `squared`, (m̄ − 1/(2β))² with the mean per token in place of the sum
@@ -53,14 +61,13 @@ class ReferenceMargin(_PairTerm):
         assert scores.reference is not None
         over_rows = scores.row_sum if self.shape == "logistic" else scores.row_mean
         gains = over_rows(scores.policy - scores.reference)
-        chosen, rejected = scores.pairs
-        margin = gains[chosen] - gains[rejected]
+        margin = _margins(scores, gains)
         losses = -logsigmoid(self.beta * margin) if self.shape == "logistic" else (margin - 1 / (2 * self.beta)).square()
-        return TermLoss(losses=losses, metrics=_margin_metrics(gains[chosen], gains[rejected]))
+        return _pair_loss(losses, scores, gains)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LikelihoodMargin(_PairTerm):
+class LikelihoodMargin(PairTerm):
     """−log σ(β m − γ) with the margin of the likelihoods themselves, without a reference.
 
     With sums, m = log π(w) − log π(l), and γ = 0 it is CPO's (arXiv 2401.08417); with `per_token` means and a target margin γ SimPO's
@@ -71,38 +78,27 @@ class LikelihoodMargin(_PairTerm):
     gamma: float = 0.0
     per_token: bool = False
     name: ClassVar[str] = "likelihood_margin"
-    needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY})
 
     def loss(self, scores: ForwardScores) -> TermLoss:
         """Return [P] losses."""
         likelihoods = scores.row_mean(scores.policy) if self.per_token else scores.row_sum(scores.policy)
-        chosen, rejected = scores.pairs
-        margin = likelihoods[chosen] - likelihoods[rejected]
-        return TermLoss(
-            losses=-logsigmoid(self.beta * margin - self.gamma),
-            metrics=_margin_metrics(likelihoods[chosen], likelihoods[rejected]),
-        )
+        return _pair_loss(-logsigmoid(self.beta * _margins(scores, likelihoods) - self.gamma), scores, likelihoods)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OddsRatio(_PairTerm):
+class OddsRatio(PairTerm):
     """−log σ(log odds(w) − log odds(l)), odds(y) = p / (1 − p), p the geometric mean of the tokens' probabilities.
 
     ORPO (arXiv 2403.07691).
     """
 
     name: ClassVar[str] = "odds_ratio"
-    needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY})
 
     def loss(self, scores: ForwardScores) -> TermLoss:
         """Return [P] losses."""
         likelihoods = scores.row_mean(scores.policy)
         log_odds = likelihoods - _log1mexp(likelihoods)
-        chosen, rejected = scores.pairs
-        return TermLoss(
-            losses=-logsigmoid(log_odds[chosen] - log_odds[rejected]),
-            metrics=_margin_metrics(likelihoods[chosen], likelihoods[rejected]),
-        )
+        return _pair_loss(-logsigmoid(_margins(scores, log_odds)), scores, likelihoods)
 
 
 def _log1mexp(values: Tensor) -> Tensor:
@@ -112,7 +108,7 @@ def _log1mexp(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kto:
+class Kto(PairTerm):
     """w (1 − σ(β(Δ − z))) for good answers and w (1 − σ(β(z − Δ))) for bad ones: KTO (arXiv 2402.01306).
 
     z ≥ 0 is the reference point, an estimate of KL(π‖π_ref) that the credit has put into each row's `baseline`.
@@ -124,11 +120,6 @@ class Kto:
     name: ClassVar[str] = "kto"
     needs: ClassVar[frozenset[Score]] = frozenset({Score.POLICY, Score.REFERENCE})
     level: ClassVar[Level] = Level.ROW
-    regularizer: ClassVar[bool] = False
-
-    def applies_to(self, row: TrainingRow) -> bool:
-        """Return whether the row is a labelled answer."""
-        return row.role in (RowRole.CHOSEN, RowRole.REJECTED)
 
     def loss(self, scores: ForwardScores) -> TermLoss:
         """Return [R] losses."""

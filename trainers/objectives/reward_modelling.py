@@ -8,12 +8,13 @@ from typing import ClassVar
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from posttrain.trainers.stage import ForwardScores, Level, Score, TermLoss
-from posttrain.trainers.training_types import RowRole, TrainingRow
+from posttrain.trainers.objectives.preferences import PairTerm
+from posttrain.trainers.stage import ForwardScores, Level, Score, Term, TermLoss
+from posttrain.trainers.training_types import TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BradleyTerry:
+class BradleyTerry(PairTerm):
     """−log σ(r(w) − r(l)) + c (r(w) + r(l))²: the reward of an answer is the head's output behind its last token (arXiv 2203.02155).
 
     Rows end with a token that is never read, so that the position before it is the one behind the answer. `centering` c keeps the rewards near 0
@@ -23,12 +24,6 @@ class BradleyTerry:
     centering: float = 0.0
     name: ClassVar[str] = "bradley_terry"
     needs: ClassVar[frozenset[Score]] = frozenset({Score.VALUE})
-    level: ClassVar[Level] = Level.PAIR
-    regularizer: ClassVar[bool] = False
-
-    def applies_to(self, row: TrainingRow) -> bool:
-        """Return whether the row belongs to a pair."""
-        return row.role in (RowRole.CHOSEN, RowRole.REJECTED)
 
     def loss(self, scores: ForwardScores) -> TermLoss:
         """Return [P] losses."""
@@ -42,13 +37,12 @@ class BradleyTerry:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StepCorrectness:
+class StepCorrectness(Term):
     """Cross-entropy between σ(head) behind the last token of each step and the step's label (arXiv 2305.20050)."""
 
     name: ClassVar[str] = "step_correctness"
     needs: ClassVar[frozenset[Score]] = frozenset({Score.VALUE})
     level: ClassVar[Level] = Level.ROW
-    regularizer: ClassVar[bool] = False
 
     def applies_to(self, row: TrainingRow) -> bool:
         """Return whether the row has labelled steps."""

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from torch import nn
-from transformers import PreTrainedTokenizerBase
-
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Reference
 from posttrain.trainers.config import ClippedConfig, PairConfig, ReferenceConfig, RolloutConfig, StudentConfig, TracesConfig
-from posttrain.trainers.credit.none import NoCredit
-from posttrain.trainers.models.heads import scalar_head
+from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.divergences import KlToReference, TeacherDivergence
 from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.policy_gradient import PolicyGradient
@@ -23,7 +19,7 @@ from posttrain.trainers.sources.mixed import MixedSource
 from posttrain.trainers.sources.policy import PolicySource, PromptBuilder, RolloutSampler, RowBuilder, sampler_of
 from posttrain.trainers.sources.prepared import Made, PreparedRows, change_rows, fixed
 from posttrain.trainers.sources.verified import make_pairs, sample_pairs, sample_verified, successes
-from posttrain.trainers.stage import Component, FrozenModel, Reduction, Source, Stage, Stateful, Term, TrainingInputs
+from posttrain.trainers.stage import Component, Credit, FrozenModel, Reduction, Source, Stage, Stateful, Term, TrainingInputs
 from posttrain.trainers.training_types import RowRole, TrainingRow
 
 REDUCTIONS: dict[str, Reduction] = {"sequence_mean": sequence_mean, "token_mean": token_mean}
@@ -127,10 +123,10 @@ def require_teacher(inputs: TrainingInputs, stage: str, *, same_tokens: bool = T
             "where the teacher sees a hint or worked examples",
             code="teacher_is_policy",
         )
-    if same_tokens and inputs.tokenizer is not None:
+    if same_tokens:
         mine, other = inputs.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
-        width = None if inputs.model is None else inputs.model.get_output_embeddings().weight.shape[0]
-        if mine != other or (width is not None and teacher.model.get_output_embeddings().weight.shape[0] != width):
+        width, its_width = (model.get_output_embeddings().weight.shape[0] for model in (inputs.model, teacher.model))
+        if mine != other or its_width != width:
             raise SettingsError(
                 f"{stage} compares next-token distributions, and the teacher {teacher.source} has other tokens ({len(other)}, here {len(mine)}); "
                 "use seq_kd, which learns from its texts",
@@ -204,7 +200,15 @@ def with_kl(config: RolloutConfig, reduction: Reduction, *components: Component)
 
 def imitation_stage(source: Source, term: Nll | None = None) -> Stage:
     """Return a stage that imitates the rows of a source, all tokens alike unless the term weighs them."""
-    return Stage(source=source, credit=NoCredit(), components=(Component(term=term or Nll(), reduction=token_mean),))
+    return Stage(source=source, components=(Component(term=term or Nll(), reduction=token_mean),))
+
+
+def policy_gradient_stage(
+    source: Source, config: RolloutConfig, term: PolicyGradient, reduction: Reduction, credit: Credit | None = None
+) -> Stage:
+    """Return a stage that reinforces the rows of a source, compared within their groups unless another credit is given."""
+    components = with_kl(config, reduction, Component(term=term, reduction=reduction))
+    return Stage(source=source, components=components, credit=credit or GroupCredit())
 
 
 def pair_stage(inputs: TrainingInputs, config: PairConfig, term: Term, nll_weight: float) -> Stage:
@@ -214,7 +218,6 @@ def pair_stage(inputs: TrainingInputs, config: PairConfig, term: Term, nll_weigh
         components.append(Component(term=Nll(), reduction=token_mean, weight=nll_weight, roles=CHOSEN))
     return Stage(
         source=PreparedRows(preference_pairs(inputs, config), config, rows_per_item=2),
-        credit=NoCredit(),
         components=tuple(components),
     )
 
@@ -228,37 +231,8 @@ def distillation_stage(inputs: TrainingInputs, config: StudentConfig, stage: str
     require_teacher(inputs, stage)
     return Stage(
         source=student_or_given(inputs, config, stage),
-        credit=NoCredit(),
         components=(Component(term=TeacherDivergence(beta=config.beta), reduction=token_mean),),
     )
-
-
-# ------------------------------------------------------------------------------------------------- scalar heads and step ends
-
-
-def add_scalar_head(inputs: TrainingInputs, stage: str, *, bias: bool = True) -> nn.Linear:
-    """Return a new [H] → 1 head for the model in training.
-
-    Raises:
-        SettingsError: There is no model to put a head on.
-    """
-    if inputs.model is None:
-        raise SettingsError(f"{stage} puts a scalar head on the model in training, and none was given", code="no_model")
-    return scalar_head(inputs.model, bias=bias)
-
-
-def require_tokenizer(inputs: TrainingInputs, stage: str) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of the model in training, which divides samples into steps.
-
-    Raises:
-        SettingsError: There is none.
-    """
-    if inputs.tokenizer is None:
-        raise SettingsError(
-            f"{stage} divides samples into steps with the tokenizer of the model in training, and none was given",
-            code="no_tokenizer",
-        )
-    return inputs.tokenizer
 
 
 def repeat_last_token(row: TrainingRow) -> TrainingRow:

@@ -13,11 +13,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from posttrain.trainers.config import RolloutConfig
-from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.policy_gradient import PolicyGradient
 from posttrain.trainers.objectives.reductions import token_mean
-from posttrain.trainers.recipes.blocks import policy_rollouts, with_kl
-from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
+from posttrain.trainers.recipes.blocks import policy_gradient_stage, policy_rollouts
+from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 
 
 class CispoConfig(RolloutConfig):
@@ -31,11 +30,7 @@ class CispoConfig(RolloutConfig):
 def build(inputs: TrainingInputs, config: CispoConfig) -> Stage:
     """Build the stage."""
     term = PolicyGradient(eps_high=config.eps_high, detach_ratio=True, importance_cap=config.importance_cap)
-    return Stage(
-        source=policy_rollouts(inputs, config, "cispo"),
-        credit=GroupCredit(),
-        components=with_kl(config, token_mean, Component(term=term, reduction=token_mean)),
-    )
+    return policy_gradient_stage(policy_rollouts(inputs, config, "cispo"), config, term, token_mean)
 
 
 CISPO = Recipe(name="cispo", config=CispoConfig, build=build)

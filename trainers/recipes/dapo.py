@@ -14,10 +14,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from posttrain.trainers.config import ClippedConfig
-from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.reductions import token_mean
-from posttrain.trainers.recipes.blocks import clipped_policy_gradient, policy_rollouts, with_kl
-from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
+from posttrain.trainers.recipes.blocks import clipped_policy_gradient, policy_gradient_stage, policy_rollouts
+from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 
 
 class DapoConfig(ClippedConfig):
@@ -31,11 +30,8 @@ class DapoConfig(ClippedConfig):
 
 def build(inputs: TrainingInputs, config: DapoConfig) -> Stage:
     """Build the stage."""
-    return Stage(
-        source=policy_rollouts(inputs, config, "dapo", max_resamples=config.max_resamples),
-        credit=GroupCredit(),
-        components=with_kl(config, token_mean, Component(term=clipped_policy_gradient(config), reduction=token_mean)),
-    )
+    source = policy_rollouts(inputs, config, "dapo", max_resamples=config.max_resamples)
+    return policy_gradient_stage(source, config, clipped_policy_gradient(config), token_mean)
 
 
 DAPO = Recipe(name="dapo", config=DapoConfig, build=build)

@@ -12,8 +12,8 @@ from __future__ import annotations
 from posttrain.trainers.config import ClippedConfig
 from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.reductions import constant_length
-from posttrain.trainers.recipes.blocks import clipped_policy_gradient, policy_rollouts, with_kl
-from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
+from posttrain.trainers.recipes.blocks import clipped_policy_gradient, policy_gradient_stage, policy_rollouts
+from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 
 
 class DrGrpoConfig(ClippedConfig):
@@ -23,12 +23,8 @@ class DrGrpoConfig(ClippedConfig):
 def build(inputs: TrainingInputs, config: DrGrpoConfig) -> Stage:
     """Build the stage."""
     longest = max(behavior.sampling.max_tokens for behavior in inputs.training_set.behaviors.values())
-    reduction = constant_length(longest)
-    return Stage(
-        source=policy_rollouts(inputs, config, "dr_grpo"),
-        credit=GroupCredit(normalize_std=False),
-        components=with_kl(config, reduction, Component(term=clipped_policy_gradient(config), reduction=reduction)),
-    )
+    source, credit = policy_rollouts(inputs, config, "dr_grpo"), GroupCredit(normalize_std=False)
+    return policy_gradient_stage(source, config, clipped_policy_gradient(config), constant_length(longest), credit)
 
 
 DR_GRPO = Recipe(name="dr_grpo", config=DrGrpoConfig, build=build)

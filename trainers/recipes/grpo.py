@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from posttrain.trainers.config import GroupConfig
 from posttrain.trainers.credit.group import GroupCredit
-from posttrain.trainers.recipes.blocks import REDUCTIONS, clipped_policy_gradient, policy_rollouts, with_kl
-from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
+from posttrain.trainers.recipes.blocks import REDUCTIONS, clipped_policy_gradient, policy_gradient_stage, policy_rollouts
+from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 
 
 class GrpoConfig(GroupConfig):
@@ -28,12 +28,9 @@ def build(inputs: TrainingInputs, config: GrpoConfig) -> Stage:
     Raises:
         SettingsError: The engine samples frozen weights.
     """
-    reduction = REDUCTIONS[config.reduction]
-    return Stage(
-        source=policy_rollouts(inputs, config, "grpo"),
-        credit=GroupCredit(normalize_std=config.normalize_std),
-        components=with_kl(config, reduction, Component(term=clipped_policy_gradient(config), reduction=reduction)),
-    )
+    credit = GroupCredit(normalize_std=config.normalize_std)
+    source, reduction = policy_rollouts(inputs, config, "grpo"), REDUCTIONS[config.reduction]
+    return policy_gradient_stage(source, config, clipped_policy_gradient(config), reduction, credit)
 
 
 GRPO = Recipe(name="grpo", config=GrpoConfig, build=build)

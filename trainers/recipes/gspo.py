@@ -13,10 +13,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from posttrain.trainers.config import ClippedConfig
-from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.reductions import sequence_mean
-from posttrain.trainers.recipes.blocks import clipped_policy_gradient, policy_rollouts, with_kl
-from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
+from posttrain.trainers.recipes.blocks import clipped_policy_gradient, policy_gradient_stage, policy_rollouts
+from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 
 
 class GspoConfig(ClippedConfig):
@@ -29,11 +28,7 @@ class GspoConfig(ClippedConfig):
 def build(inputs: TrainingInputs, config: GspoConfig) -> Stage:
     """Build the stage."""
     term = clipped_policy_gradient(config, "sequence_mean")
-    return Stage(
-        source=policy_rollouts(inputs, config, "gspo"),
-        credit=GroupCredit(),
-        components=with_kl(config, sequence_mean, Component(term=term, reduction=sequence_mean)),
-    )
+    return policy_gradient_stage(policy_rollouts(inputs, config, "gspo"), config, term, sequence_mean)
 
 
 GSPO = Recipe(name="gspo", config=GspoConfig, build=build)

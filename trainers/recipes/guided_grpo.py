@@ -15,9 +15,15 @@ from pydantic import Field
 
 from posttrain.trainers.config import GroupConfig
 from posttrain.trainers.credit.group import GroupCredit
-from posttrain.trainers.recipes.blocks import REDUCTIONS, clipped_policy_gradient, policy_rollouts, require_live_engine, with_kl
+from posttrain.trainers.recipes.blocks import (
+    REDUCTIONS,
+    clipped_policy_gradient,
+    policy_gradient_stage,
+    policy_rollouts,
+    require_live_engine,
+)
 from posttrain.trainers.sources.guided import Guide
-from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
+from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 
 
 class GuidedGrpoConfig(GroupConfig):
@@ -34,7 +40,6 @@ class GuidedGrpoConfig(GroupConfig):
 
 def build(inputs: TrainingInputs, config: GuidedGrpoConfig) -> Stage:
     """Build the stage."""
-    reduction = REDUCTIONS[config.reduction]
     guide = Guide(
         engine=require_live_engine(inputs, "guided_grpo"),
         graders=inputs.graders,
@@ -42,13 +47,11 @@ def build(inputs: TrainingInputs, config: GuidedGrpoConfig) -> Stage:
         num_rungs=config.num_rungs,
         anneal_after=config.anneal_after,
     )
-    return Stage(
-        source=policy_rollouts(
-            inputs, config, "guided_grpo", build_prompts=guide.build_prompts, build_rows=guide.learn, memory=guide
-        ),
-        credit=GroupCredit(normalize_std=config.normalize_std),
-        components=with_kl(config, reduction, Component(term=clipped_policy_gradient(config), reduction=reduction)),
+    source = policy_rollouts(
+        inputs, config, "guided_grpo", build_prompts=guide.build_prompts, build_rows=guide.learn, memory=guide
     )
+    reduction, credit = REDUCTIONS[config.reduction], GroupCredit(normalize_std=config.normalize_std)
+    return policy_gradient_stage(source, config, clipped_policy_gradient(config), reduction, credit)
 
 
 GUIDED_GRPO = Recipe(name="guided_grpo", config=GuidedGrpoConfig, build=build)

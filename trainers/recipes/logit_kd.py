@@ -12,7 +12,6 @@ from __future__ import annotations
 from pydantic import Field
 
 from posttrain.trainers.config import ReferenceConfig
-from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.divergences import TeacherDivergence
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.blocks import given_rows, require_teacher
@@ -33,7 +32,7 @@ def build(inputs: TrainingInputs, config: LogitKdConfig) -> Stage:
     """Build the stage."""
     require_teacher(inputs, "logit_kd")
     term = TeacherDivergence(beta=config.beta, temperature=config.temperature)
-    return Stage(source=given_rows(inputs, config), credit=NoCredit(), components=(Component(term=term, reduction=token_mean),))
+    return Stage(source=given_rows(inputs, config), components=(Component(term=term, reduction=token_mean),))
 
 
 LOGIT_KD = Recipe(name="logit_kd", config=LogitKdConfig, build=build, reads=frozenset({Material.DEMONSTRATIONS}))

@@ -35,9 +35,7 @@ def average_weights(inputs: TrainingInputs, config: MergeConfig) -> Transform:
         SettingsError: The weights of the earlier checkpoint have other shapes.
     """
     other = require_teacher(inputs, "merge", same_tokens=False)
-    model = inputs.model
-    assert model is not None
-    mine, theirs = dict(model.named_parameters()), dict(other.model.named_parameters())
+    mine, theirs = dict(inputs.model.named_parameters()), dict(other.model.named_parameters())
     wrong = [name for name in mine if name not in theirs or mine[name].shape != theirs[name].shape]
     if wrong or len(mine) != len(theirs):
         raise SettingsError(

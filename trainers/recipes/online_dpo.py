@@ -14,7 +14,6 @@ from __future__ import annotations
 from pydantic import Field
 
 from posttrain.trainers.config import RolloutConfig
-from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.preferences import ReferenceMargin
 from posttrain.trainers.objectives.reductions import row_mean
 from posttrain.trainers.recipes.blocks import policy_rollouts
@@ -34,7 +33,6 @@ def build(inputs: TrainingInputs, config: OnlineDpoConfig) -> Stage:
     """Build the stage."""
     return Stage(
         source=policy_rollouts(inputs, config, "online_dpo", build_rows=best_against_worst),
-        credit=NoCredit(),
         components=(Component(term=ReferenceMargin(beta=config.beta), reduction=row_mean),),
     )
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 from pydantic import Field
 
 from posttrain.trainers.config import PairConfig
-from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.preferences import OddsRatio
 from posttrain.trainers.objectives.reductions import row_mean, token_mean
@@ -34,7 +33,6 @@ def build(inputs: TrainingInputs, config: OrpoConfig) -> Stage:
     """Build the stage."""
     return Stage(
         source=PreparedRows(preference_pairs(inputs, config), config, rows_per_item=2),
-        credit=NoCredit(),
         components=(
             Component(term=Nll(), reduction=token_mean, roles=CHOSEN),
             Component(term=OddsRatio(), reduction=row_mean, weight=config.odds_weight),

@@ -16,9 +16,10 @@ from pydantic import Field
 
 from posttrain.trainers.config import ClippedConfig
 from posttrain.trainers.credit.value import ValueCredit
+from posttrain.trainers.models.heads import scalar_head
 from posttrain.trainers.objectives.policy_gradient import ValueLoss
 from posttrain.trainers.objectives.reductions import token_mean
-from posttrain.trainers.recipes.blocks import add_scalar_head, clipped_policy_gradient, policy_rollouts, with_kl
+from posttrain.trainers.recipes.blocks import clipped_policy_gradient, policy_rollouts, with_kl
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
 
@@ -33,11 +34,7 @@ class PpoConfig(ClippedConfig):
 
 
 def build(inputs: TrainingInputs, config: PpoConfig) -> Stage:
-    """Build the stage.
-
-    Raises:
-        SettingsError: There is no model to put a head on.
-    """
+    """Build the stage."""
     return Stage(
         source=policy_rollouts(inputs, config, "ppo"),
         credit=ValueCredit(gamma=config.gamma, lam=config.lam),
@@ -47,7 +44,7 @@ def build(inputs: TrainingInputs, config: PpoConfig) -> Stage:
             Component(term=clipped_policy_gradient(config), reduction=token_mean),
             Component(term=ValueLoss(clip=config.value_clip), reduction=token_mean, weight=config.value_weight),
         ),
-        scalar_head=add_scalar_head(inputs, "ppo"),
+        scalar_head=scalar_head(inputs.model),
     )
 
 

@@ -17,10 +17,10 @@ from pydantic import Field
 from posttrain.trainers.config import ClippedConfig
 from posttrain.trainers.credit.steps import StepCredit
 from posttrain.trainers.objectives.reductions import token_mean
-from posttrain.trainers.recipes.blocks import clipped_policy_gradient, policy_rollouts, require_tokenizer, with_kl
+from posttrain.trainers.recipes.blocks import clipped_policy_gradient, policy_gradient_stage, policy_rollouts
 from posttrain.trainers.sources.policy import sampler_of
 from posttrain.trainers.sources.step_scores import by_reward_model, by_rollouts, score_steps
-from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
+from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 
 
 class ProcessConfig(ClippedConfig):
@@ -38,23 +38,22 @@ def build(inputs: TrainingInputs, config: ProcessConfig) -> Stage:
     Raises:
         ModelError: The process reward model cannot be loaded.
     """
-    tokenizer, model = require_tokenizer(inputs, "process"), inputs.model
-    assert model is not None
     if config.step_feedback == "rollouts":
         score = by_rollouts(
             sampler_of(inputs),
             inputs.training_set,
-            tokenizer,
+            inputs.tokenizer,
             num_rollouts=config.num_rollouts,
             seed=config.seed,
         )
     else:
-        score = by_reward_model(config.step_feedback, inputs.processes.train_device(model))
-    return Stage(
-        source=policy_rollouts(inputs, config, "process", build_rows=score_steps(tokenizer, config.step_separator, score)),
-        credit=StepCredit(outcome_weight=config.outcome_weight),
-        components=with_kl(config, token_mean, Component(term=clipped_policy_gradient(config), reduction=token_mean)),
+        score = by_reward_model(config.step_feedback, inputs.processes.train_device(inputs.model))
+    build_rows = score_steps(inputs.tokenizer, config.step_separator, score)
+    source, credit = (
+        policy_rollouts(inputs, config, "process", build_rows=build_rows),
+        StepCredit(outcome_weight=config.outcome_weight),
     )
+    return policy_gradient_stage(source, config, clipped_policy_gradient(config), token_mean, credit)
 
 
 PROCESS = Recipe(name="process", config=ProcessConfig, build=build)

@@ -16,10 +16,10 @@ from dataclasses import replace
 from pydantic import Field
 
 from posttrain.trainers.config import EpochConfig
-from posttrain.trainers.credit.none import NoCredit
+from posttrain.trainers.models.heads import scalar_head
 from posttrain.trainers.objectives.reductions import step_mean
 from posttrain.trainers.objectives.reward_modelling import StepCorrectness
-from posttrain.trainers.recipes.blocks import add_scalar_head, repeat_last_token, require_tokenizer
+from posttrain.trainers.recipes.blocks import repeat_last_token
 from posttrain.trainers.sources.policy import num_tokens, sampler_of
 from posttrain.trainers.sources.prepared import Made, PreparedRows, change_rows, fixed
 from posttrain.trainers.sources.step_scores import by_rollouts, score_steps
@@ -37,30 +37,23 @@ class ProcessRewardModelConfig(EpochConfig):
 
 
 def build(inputs: TrainingInputs, config: ProcessRewardModelConfig) -> Stage:
-    """Build the stage.
-
-    Raises:
-        SettingsError: There is no model to put a head on.
-    """
-    head = add_scalar_head(inputs, "process_reward_model")
-    tokenizer = require_tokenizer(inputs, "process_reward_model")
+    """Build the stage."""
 
     def label_samples() -> Made:
         sampler = sampler_of(inputs)
         sampled = sampler.sample_problems(
             inputs.training_set.train, num_samples=config.num_samples, temperature=1.0, seed=f"prm|{config.seed}"
         )
-        score = by_rollouts(sampler, inputs.training_set, tokenizer, num_rollouts=config.num_rollouts, seed=config.seed)
-        scored = score_steps(tokenizer, config.step_separator, score)(inputs.training_set.train, sampled, 0)
+        score = by_rollouts(sampler, inputs.training_set, inputs.tokenizer, num_rollouts=config.num_rollouts, seed=config.seed)
+        scored = score_steps(inputs.tokenizer, config.step_separator, score)(inputs.training_set.train, sampled, 0)
         rows = [replace(row, step_scores=tuple(float(value > 0) for value in row.step_scores)) for row in scored]
         return rows, {"generated_tokens": num_tokens(sampled)}
 
     labelled = fixed(inputs.data) if inputs.data else label_samples
     return Stage(
         source=PreparedRows(change_rows(labelled, repeat_last_token), config),
-        credit=NoCredit(),
         components=(Component(term=StepCorrectness(), reduction=step_mean),),
-        scalar_head=head,
+        scalar_head=scalar_head(inputs.model),
     )
 
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from posttrain.trainers.config import PairConfig
-from posttrain.trainers.credit.none import NoCredit
+from posttrain.trainers.models.heads import scalar_head
 from posttrain.trainers.objectives.reductions import row_mean
 from posttrain.trainers.objectives.reward_modelling import BradleyTerry
-from posttrain.trainers.recipes.blocks import add_scalar_head, preference_pairs, repeat_last_token
+from posttrain.trainers.recipes.blocks import preference_pairs, repeat_last_token
 from posttrain.trainers.sources.prepared import PreparedRows, change_rows
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
@@ -30,16 +30,11 @@ class RewardModelConfig(PairConfig):
 
 
 def build(inputs: TrainingInputs, config: RewardModelConfig) -> Stage:
-    """Build the stage.
-
-    Raises:
-        SettingsError: There is no model to put a head on.
-    """
-    head = add_scalar_head(inputs, "reward_model", bias=False)  # a margin does not depend on the bias
+    """Build the stage."""
+    head = scalar_head(inputs.model, bias=False)  # a margin does not depend on the bias
     pairs = change_rows(preference_pairs(inputs, config), repeat_last_token)
     return Stage(
         source=PreparedRows(pairs, config, rows_per_item=2),
-        credit=NoCredit(),
         components=(Component(term=BradleyTerry(centering=config.centering), reduction=row_mean),),
         scalar_head=head,
     )

@@ -18,7 +18,6 @@ from pydantic import Field
 from posttrain.diagnose.errors import UserError
 from posttrain.diagnose.probes.scaffold import with_examples, with_hint, worked_examples
 from posttrain.trainers.config import StudentConfig
-from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.divergences import TeacherDivergence
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.blocks import imitation_stage, student_rollouts
@@ -139,7 +138,7 @@ def build(inputs: TrainingInputs, config: SelfDistillConfig) -> Stage:
         )
         source = MixedSource(own, given, on_policy=config.on_policy, seed=config.seed)
     term = TeacherDivergence(beta=config.beta)
-    return Stage(source=source, credit=NoCredit(), components=(Component(term=term, reduction=token_mean),), teaches_itself=True)
+    return Stage(source=source, components=(Component(term=term, reduction=token_mean),), teaches_itself=True)
 
 
 SELF_DISTILL = Recipe(name="self_distill", config=SelfDistillConfig, build=build)

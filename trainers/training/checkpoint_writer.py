@@ -48,8 +48,6 @@ class CheckpointWriter:
             evaluations: On the dev slice, for the model card.
         """
         inputs, adapter, processes = self.inputs, self.adapter, self.inputs.processes
-        assert inputs.model is not None
-        assert inputs.tokenizer is not None
         with self.averaged():
             model = processes.gather_module(inputs.model) if adapter is None else adapter.merge()
             save_adapter = None if adapter is None else partial(adapter.save, weights=adapter.lora_weights())

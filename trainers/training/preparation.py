@@ -66,7 +66,6 @@ def make_scorer(
 ) -> ForwardScorer:
     """Return what runs the model in training, and the models that the terms of a stage compare it with."""
     model, processes = inputs.model, inputs.processes
-    assert model is not None
     policy = ScoringModel(
         model=model,
         shortcuts=find_shortcuts(model, share_prefixes=config.share_prefixes),

@@ -68,7 +68,6 @@ def run_recipe(
         KeyboardInterrupt: Passed on, after the state and, in `checkpoint/`, the steps so far were saved.
     """
     recipe, model, processes = find_recipe(recipe_name), inputs.model, inputs.processes
-    assert model is not None
     refuse_contradictions(recipe, config, evaluate, adapter)
     model.eval()  # dropout would make π_old differ from π, and a sampler has none
     store = ResumeStore(out, run_identity(recipe, inputs, config), processes)

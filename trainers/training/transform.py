@@ -46,7 +46,6 @@ def run_transform(
     """
     recipe, begun, ending = find_recipe(recipe_name), time.monotonic(), Ending.FINISHED
     assert recipe.transform is not None
-    assert inputs.model is not None
     refuse_contradictions(recipe, config, evaluate)
     inputs.model.eval()
     check_inputs(recipe, inputs)

@@ -22,7 +22,9 @@ def test_the_reference_stays_where_it_was_in_every_precision() -> None:
         num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3,
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
-    inputs = TrainingInputs(engine=TinyEngine(model), training_set=TrainingSet([make_behavior()]), graders={}, model=model)
+    inputs = TrainingInputs(
+        engine=TinyEngine(model), training_set=TrainingSet([make_behavior()]), graders={}, model=model, tokenizer=None
+    )
     stage = find_recipe("dpo").build(inputs, load_config("dpo"))
     rows = random_rows()
     for dtype in (torch.float32, torch.bfloat16):

@@ -13,7 +13,6 @@ from helpers.training import build_stage, move_weights, plain_logprobs, random_p
 from helpers.training import gradient as helper_gradient
 from torch import Tensor
 
-from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.models.heads import scalar_head
 from posttrain.trainers.objectives.divergences import TeacherDivergence
 from posttrain.trainers.objectives.imitation import Nll
@@ -127,9 +126,9 @@ def recipe(name: str, *, teacher: bool = False, needs_data: Callable[[Any], list
 def by_hand(*components: Component, teacher: bool = False, head: bool = False) -> Make:
     def make(model: Any, **settings: Any) -> tuple[Stage, Stepper]:
         other = tiny_llama(seed=8, dtype=torch.float64) if teacher else None
-        stage = Stage(source=None, credit=NoCredit(), components=components, scalar_head=scalar_head(model) if head else None)
+        stage = Stage(source=None, components=components, scalar_head=scalar_head(model) if head else None)
         inputs = TrainingInputs(
-            engine=None, training_set=None, graders={}, model=model,
+            engine=None, training_set=None, graders={}, model=model, tokenizer=None,
             teacher=other and FrozenModel(source="", fingerprint="", model=other, tokenizer=None, engine=None),
         )  # fmt: skip
         return stage, make_stepper(stage, inputs, GrpoConfig(**{"max_grad_norm": 1e9, "autocast": "float32", **settings}))

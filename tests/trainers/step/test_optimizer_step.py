@@ -12,7 +12,6 @@ from helpers.training import gradient, plain_logprobs, random_rows, tiny_llama
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from posttrain.trainers.credit.group import GroupCredit
-from posttrain.trainers.credit.none import NoCredit
 from posttrain.trainers.objectives.divergences import KlToReference
 from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.policy_gradient import PolicyGradient
@@ -30,8 +29,8 @@ def make_stepper(
     components = tuple(
         Component(term=term, reduction=reduction, weight=kl_weight if isinstance(term, KlToReference) else 1.0) for term in terms
     )
-    stage = Stage(source=None, credit=NoCredit(), components=components)
-    return stepper_of(stage, TrainingInputs(engine=None, training_set=None, graders={}, model=model), config)
+    stage = Stage(source=None, components=components)
+    return stepper_of(stage, TrainingInputs(engine=None, training_set=None, graders={}, model=model, tokenizer=None), config)
 
 
 def assign(credit: GroupCredit, rows):
