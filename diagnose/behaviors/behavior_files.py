@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from posttrain.diagnose.behaviors.bundled_files import bundled_behaviors
 from posttrain.diagnose.behaviors.problem_rows import Row, read_rows
 from posttrain.diagnose.behaviors.reasoning_gym_problems import generate_rows
+from posttrain.diagnose.behaviors.row_files import read_text, require_file
 from posttrain.diagnose.behaviors.schema import BehaviorConfig, SplitConfig
 from posttrain.diagnose.behaviors.splits import default_key, normalise, refuse_empty_eval, refuse_overlap, split_keys
 from posttrain.diagnose.behaviors.verl_parquet import read_verl_rows
@@ -24,8 +25,6 @@ from posttrain.diagnose.strict_settings import closest, explain, shorten
 from posttrain.diagnose.types import Behavior, Problem, Split, VerifierSpec
 from posttrain.diagnose.verifiers import ModelVerifier, build_verifier, default_success
 from posttrain.diagnose.verifiers.number import parse_number
-
-_FILE_SUFFIXES = (".yaml", ".yml", ".jsonl")
 
 
 def load_behavior(source: str | Path) -> Behavior:
@@ -41,15 +40,11 @@ def load_behavior(source: str | Path) -> Behavior:
         BehaviorError: If anything in it is wrong; one line that says what was got, what is allowed and what to use instead.
     """
     path = Path(source)
-    if path.suffix.lower() not in _FILE_SUFFIXES:
+    if path.suffix.lower() not in (".yaml", ".yml", ".jsonl"):
         return _load_bundled(str(source), path)
-    if not path.is_file():
-        raise BehaviorError(
-            f"{path}: no such file; allowed: a .yaml or .jsonl file, or one of {', '.join(bundled_behaviors())}",
-            code="no_such_file",
-        )
+    require_file(path, f"a .yaml or .jsonl file, or one of {', '.join(bundled_behaviors())}")
     if path.suffix.lower() == ".jsonl":
-        return _load_jsonl(path)
+        return _assemble(BehaviorConfig(name=_name_from(path), problems=path.name), path, str(path))
     return _load_yaml(path, str(path))
 
 
@@ -84,9 +79,7 @@ def _load_bundled(source: str, path: Path) -> Behavior:
 
 def _load_yaml(path: Path, source: str) -> Behavior:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BehaviorError(f"{path}: cannot be read as UTF-8 text ({error}); give a YAML file", code="unreadable_file") from None
+        content = yaml.safe_load(read_text(path, "a YAML file"))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
@@ -98,19 +91,11 @@ def _load_yaml(path: Path, source: str) -> Behavior:
         raise BehaviorError(
             f"{path}: got {shorten(content)}; a behavior is a mapping such as `problems: problems.jsonl`", code="not_a_mapping"
         )
-    return _assemble(_validate(content, str(path)), path, source)
-
-
-def _load_jsonl(path: Path) -> Behavior:
-    content = {"name": _name_from(path), "problems": path.name}
-    return _assemble(_validate(content, str(path)), path, str(path))
-
-
-def _validate(content: dict[str, Any], where: str) -> BehaviorConfig:
     try:
-        return BehaviorConfig.model_validate(content)
+        config = BehaviorConfig.model_validate(content)
     except ValidationError as error:
-        raise BehaviorError(f"{where}: {explain(error, BehaviorConfig)}", code="invalid_setting") from None
+        raise BehaviorError(f"{path}: {explain(error, BehaviorConfig)}", code="invalid_setting") from None
+    return _assemble(config, path, source)
 
 
 def _name_from(path: Path) -> str:
@@ -176,11 +161,11 @@ def _read_files(config: BehaviorConfig, path: Path) -> tuple[Row, ...]:
                 f"{path}: row {row.id} of {config.problems} is marked train; move it to {train}, or mark it eval",
                 code="row_marked_train",
             )
-    extra = [dataclasses.replace(row, split=Split.TRAIN) for row in _read_file(path.parent / train)]
+    extra = [row._replace(split=Split.TRAIN) for row in _read_file(path.parent / train)]
     taken = {row.id for row in rows}
     # Ids that were made from line numbers clash as a matter of course; the file's name tells them apart.
     stem = Path(train).stem
-    return (*rows, *(dataclasses.replace(row, id=f"{stem}:{row.id}") if row.id in taken else row for row in extra))
+    return (*rows, *(row._replace(id=f"{stem}:{row.id}") if row.id in taken else row for row in extra))
 
 
 def _read_file(path: Path) -> tuple[Row, ...]:
@@ -221,18 +206,7 @@ def _split(rows: Sequence[Row], config: SplitConfig | None, where: str) -> tuple
         train = settings.train if isinstance(settings.train, float) else 0.0
         divided = split_keys(open_keys, train=train, final=settings.final, seed=settings.seed)
     problems = tuple(
-        Problem(
-            id=row.id,
-            prompt=row.prompt,
-            answer=row.answer,
-            references=row.references,
-            group=row.group,
-            key=key,
-            split=row.split or divided[key],
-            hint=row.hint,
-            metadata=row.metadata,
-        )
-        for row, key in zip(rows, keys, strict=True)
+        Problem(**row._asdict() | {"key": key, "split": row.split or divided[key]}) for row, key in zip(rows, keys, strict=True)
     )
     refuse_overlap(problems, where)
     refuse_empty_eval(problems, where)

@@ -10,16 +10,13 @@ Source: https://huggingface.co/docs/trl/dataset_formats.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from posttrain.diagnose.behaviors.row_files import RowError, read_objects, read_table, require_file
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.types import Message
@@ -101,19 +98,10 @@ def read_training_rows(path: str | Path) -> tuple[DataRow, ...]:
 
 def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Return every row of a file, with the words that say where it stands."""
-    if not path.is_file():
-        raise BehaviorError(
-            f"{path}: no such file; give a .jsonl or .parquet file of rows such as {ALLOWED}", code="no_such_file"
-        )
+    wanted = f"a .jsonl or .parquet file of rows such as {ALLOWED}"
+    require_file(path, wanted)
     if path.suffix == ".parquet":
-        try:
-            table = pq.read_table(path)
-        except (pa.ArrowException, OSError) as error:
-            raise BehaviorError(
-                f"{path}: cannot be read as parquet ({_one_line(error)}); give a .jsonl or .parquet file",
-                code="unreadable_file",
-            ) from None
-        for batch in table.to_batches(max_chunksize=1024):
+        for batch in read_table(path, wanted).to_batches(max_chunksize=1024):
             for offset, row in enumerate(batch.to_pylist()):
                 yield f"{path}: row {offset}", row
         return
@@ -122,32 +110,8 @@ def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             f"{path}: got a {path.suffix or 'nameless'} file; allowed: .jsonl (one object per line) and .parquet",
             code="unsupported_file",
         )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BehaviorError(
-            f"{path}: cannot be read as UTF-8 text ({_one_line(error)}); give a .jsonl or .parquet file",
-            code="unreadable_file",
-        ) from None
-    # Not splitlines(): a JSON string may hold characters such as U+2028 unescaped.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise BehaviorError(
-                f"{path}:{number}: not JSON ({_one_line(error)}); write one object per line", code="invalid_json"
-            ) from None
-        if not isinstance(row, dict):
-            raise BehaviorError(
-                f"{path}:{number}: got {shorten(row)}; a row is an object such as {ALLOWED}", code="not_an_object"
-            )
+    for number, row in read_objects(path, wanted, f"such as {ALLOWED}"):
         yield f"{path}:{number}", row
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
 
 
 def _read_row(row: Mapping[str, Any], index: int, where: str) -> DataRow:
@@ -160,10 +124,7 @@ def _read_row(row: Mapping[str, Any], index: int, where: str) -> DataRow:
     if {"prompt", "completion", "label"} <= held:
         prompt, completion = _prompt(row["prompt"], "prompt", where), _answer(row["completion"], "completion", where)
         if row["label"] not in (True, False):
-            raise BehaviorError(
-                f"{where}: label: got {shorten(row['label'])}; allowed: true (a good answer) or false (a bad one)",
-                code="invalid_row",
-            )
+            raise RowError(f"{where}: label: got {shorten(row['label'])}; allowed: true (a good answer) or false (a bad one)")
         return DataRow(index=index, kind=RowKind.LABELLED, prompt=prompt, completion=completion, label=bool(row["label"]))
     for asked, answered in (("prompt", "completion"), ("prompt", "response"), ("question", "answer")):
         if {asked, answered} <= held:
@@ -182,9 +143,7 @@ def _read_row(row: Mapping[str, Any], index: int, where: str) -> DataRow:
 def _whole_chat(chat: tuple[Message, ...], index: int, where: str) -> DataRow:
     said = [place for place, turn in enumerate(chat) if turn.role == "assistant" and place > 0]
     if not said:
-        raise BehaviorError(
-            f"{where}: messages: no turn of the assistant follows a prompt; there must be an answer to learn", code="invalid_row"
-        )
+        raise RowError(f"{where}: messages: no turn of the assistant follows a prompt; there must be an answer to learn")
     last = said[-1]
     return DataRow(
         index=index,
@@ -207,27 +166,21 @@ def _pair(row: Mapping[str, Any], index: int, where: str) -> DataRow:
         found = _pair_of_chats(row, index, where)
         assert isinstance(found.prompt, tuple)
         if prompt not in (found.prompt, found.prompt[-1].content):
-            raise BehaviorError(
-                f"{where}: chosen and rejected are whole chats that do not begin with the prompt; drop the column prompt",
-                code="invalid_row",
+            raise RowError(
+                f"{where}: chosen and rejected are whole chats that do not begin with the prompt; drop the column prompt"
             )
         return found
     if all(isinstance(side, str) for side in sides):
         return _pair_of_texts(row, index, where)
     if any(isinstance(side, str) for side in sides):
-        raise BehaviorError(
-            f"{where}: got a text and a chat for chosen and rejected; give two texts, or two whole chats", code="invalid_row"
-        )
+        raise RowError(f"{where}: got a text and a chat for chosen and rejected; give two texts, or two whole chats")
     return _pair_of_chats(row, index, where)
 
 
 def _pair_of_chats(row: Mapping[str, Any], index: int, where: str) -> DataRow:
     better, worse = (_chat(row[key], key, where) for key in ("chosen", "rejected"))
     if len(better) < 2 or better[:-1] != worse[:-1]:
-        raise BehaviorError(
-            f"{where}: chosen and rejected do not begin with the same prompt; give one, and one answer on each side",
-            code="invalid_row",
-        )
+        raise RowError(f"{where}: chosen and rejected do not begin with the same prompt; give one, and one answer on each side")
     return DataRow(index=index, kind=RowKind.PAIR, prompt=better[:-1], chosen=better[-1].content, rejected=worse[-1].content)
 
 
@@ -239,10 +192,9 @@ def _pair_of_texts(row: Mapping[str, Any], index: int, where: str) -> DataRow:
     )
     cut = max((place for place in range(common) if better[place].isspace()), default=0)
     if better == worse or not better[:cut].strip() or not better[cut:].strip() or not worse[cut:].strip():
-        raise BehaviorError(
+        raise RowError(
             f"{where}: got chosen and rejected texts without a prompt, and they do not begin with the same words and go on differently; add a column "
-            "prompt, or give both as whole chats",
-            code="invalid_row",
+            "prompt, or give both as whole chats"
         )
     return DataRow(index=index, kind=RowKind.PAIR, prompt=better[:cut], chosen=better[cut:], rejected=worse[cut:])
 
@@ -250,14 +202,9 @@ def _pair_of_texts(row: Mapping[str, Any], index: int, where: str) -> DataRow:
 def _steps(row: Mapping[str, Any], index: int, where: str) -> DataRow:
     steps, labels = row["completions"], row["labels"]
     if not (isinstance(steps, list) and steps and all(isinstance(step, str) and step for step in steps)):
-        raise BehaviorError(
-            f"{where}: completions: got {shorten(steps)}; allowed: a list of texts, one per step", code="invalid_row"
-        )
+        raise RowError(f"{where}: completions: got {shorten(steps)}; allowed: a list of texts, one per step")
     if not (isinstance(labels, list) and len(labels) == len(steps) and all(label in (True, False) for label in labels)):
-        raise BehaviorError(
-            f"{where}: labels: got {shorten(labels)}; allowed: true or false for each of the {len(steps)} steps",
-            code="invalid_row",
-        )
+        raise RowError(f"{where}: labels: got {shorten(labels)}; allowed: true or false for each of the {len(steps)} steps")
     joined = tuple(step if step.endswith("\n") or number == len(steps) - 1 else step + "\n" for number, step in enumerate(steps))
     return DataRow(
         index=index,
@@ -280,22 +227,20 @@ def _answer(value: Any, key: str, where: str) -> str:
     if isinstance(value, list):
         turns = _chat(value, key, where)
         if len(turns) != 1:
-            raise BehaviorError(
-                f"{where}: {key}: got {len(turns)} turns; allowed: a text, or a chat of one turn", code="invalid_row"
-            )
+            raise RowError(f"{where}: {key}: got {len(turns)} turns; allowed: a text, or a chat of one turn")
         value = turns[0].content
     if not isinstance(value, str) or not value.strip():
-        raise BehaviorError(f"{where}: {key}: got {shorten(value)}; allowed: a text, or a chat of one turn", code="invalid_row")
+        raise RowError(f"{where}: {key}: got {shorten(value)}; allowed: a text, or a chat of one turn")
     return value
 
 
 def _chat(value: Any, key: str, where: str) -> tuple[Message, ...]:
     allowed = 'allowed: a text, or a chat as in [{"role": "user", "content": "..."}]'
     if not isinstance(value, list) or not value:
-        raise BehaviorError(f"{where}: {key}: got {shorten(value)}; {allowed}", code="invalid_row")
+        raise RowError(f"{where}: {key}: got {shorten(value)}; {allowed}")
     for turn in value:
         if not (isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)):
-            raise BehaviorError(f"{where}: {key}: got the turn {shorten(turn)}; {allowed}", code="invalid_row")
+            raise RowError(f"{where}: {key}: got the turn {shorten(turn)}; {allowed}")
         for part in _UNREAD:
             if turn.get(part):
                 raise BehaviorError(

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from posttrain.diagnose.behaviors.row_files import RowError, read_objects
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten, unknown
 from posttrain.diagnose.types import Message, Reference, Split
 
-ROW_KEYS = ("id", "prompt", "answer", "references", "group", "split", "key", "hint", "metadata")
 ROLES = ("system", "user", "assistant")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One line of a problem file, before splits are made."""
+class Row(NamedTuple):
+    """One line of a problem file, before splits are made; the fields are those of `Problem`."""
 
     id: str
     prompt: str | tuple[Message, ...]
     answer: str
-    references: tuple[Reference, ...]
-    group: str | None
-    split: Split | None
-    key: str | None
+    references: tuple[Reference, ...] = ()
+    group: str | None = None
+    split: Split | None = None
+    key: str | None = None
     hint: str | None = None
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, Any] = {}
 
 
 def read_rows(path: Path) -> tuple[Row, ...]:
@@ -40,22 +37,11 @@ def read_rows(path: Path) -> tuple[Row, ...]:
     Raises:
         BehaviorError: If the file is missing or empty, or a row is wrong; the message names file and line.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise BehaviorError(f"{path}: no such file; give the path of a JSONL file of problems", code="no_such_file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BehaviorError(
-            f"{path}: cannot be read as UTF-8 text ({error}); give a JSONL file of problems", code="unreadable_file"
-        ) from None
     rows: list[Row] = []
     lines: dict[str, int] = {}
-    # Not splitlines(): a JSON string may hold characters such as U+2028 unescaped.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, content in read_objects(path, "a JSONL file of problems", f"with the keys {', '.join(Row._fields)}"):
         where = f"{path}:{number}"
-        row = _read_row(line, number, where)
+        row = _read_row(content, number, where)
         if row.id in lines:
             raise BehaviorError(
                 f"{where}: id {row.id!r} was already used in line {lines[row.id]}; ids must differ", code="duplicate_id"
@@ -69,19 +55,11 @@ def read_rows(path: Path) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _read_row(line: str, number: int, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise BehaviorError(f"{where}: not JSON ({error}); write one object per line", code="invalid_json") from None
-    if not isinstance(row, dict):
-        raise BehaviorError(
-            f"{where}: got {shorten(row)}; a row is an object with the keys {', '.join(ROW_KEYS)}", code="not_an_object"
-        )
+def _read_row(row: Mapping[str, Any], number: int, where: str) -> Row:
     for key in row:
-        if key not in ROW_KEYS:
+        if key not in Row._fields:
             raise BehaviorError(
-                f"{where}: {unknown('key', key, ROW_KEYS)}; what belongs to nothing goes into metadata", code="unknown_key"
+                f"{where}: {unknown('key', key, Row._fields)}; what belongs to nothing goes into metadata", code="unknown_key"
             )
     for key in ("prompt", "answer"):
         if row.get(key) is None:
@@ -90,7 +68,7 @@ def _read_row(line: str, number: int, where: str) -> Row:
     assert answer is not None
     metadata = row.get("metadata")
     if not (metadata is None or isinstance(metadata, dict)):
-        raise BehaviorError(f"{where}: metadata: got {shorten(metadata)}; allowed: an object", code="invalid_row")
+        raise RowError(f"{where}: metadata: got {shorten(metadata)}; allowed: an object")
     return Row(
         id=_text(row, "id", where) or f"row-{number}",
         prompt=read_prompt(row["prompt"], where),
@@ -110,9 +88,9 @@ def _text(row: Mapping[str, Any], key: str, where: str) -> str | None:
         return None
     if not isinstance(value, str):
         hint = f', so write "{value}"' if isinstance(value, int | float) and not isinstance(value, bool) else ""
-        raise BehaviorError(f"{where}: {key}: got {shorten(value)}; allowed: a string{hint}", code="invalid_row")
+        raise RowError(f"{where}: {key}: got {shorten(value)}; allowed: a string{hint}")
     if not value.strip():
-        raise BehaviorError(f"{where}: {key}: got an empty string; allowed: a text", code="invalid_row")
+        raise RowError(f"{where}: {key}: got an empty string; allowed: a text")
     return value
 
 
@@ -126,16 +104,16 @@ def read_prompt(value: Any, where: str) -> str | tuple[Message, ...]:
     if isinstance(value, str) and value.strip():
         return value
     if not isinstance(value, list) or not value:
-        raise BehaviorError(f"{where}: prompt: got {shorten(value)}; {allowed}", code="invalid_row")
+        raise RowError(f"{where}: prompt: got {shorten(value)}; {allowed}")
     messages = []
     for turn in value:
         if not (isinstance(turn, dict) and set(turn) == {"role", "content"} and all(isinstance(v, str) for v in turn.values())):
-            raise BehaviorError(f"{where}: prompt: got the turn {shorten(turn)}; {allowed}", code="invalid_row")
+            raise RowError(f"{where}: prompt: got the turn {shorten(turn)}; {allowed}")
         if turn["role"] not in ROLES:
             raise BehaviorError(f"{where}: prompt: {unknown('role', turn['role'], ROLES)}", code="unknown_role")
         messages.append(Message(turn["role"], turn["content"]))
     if messages[-1].role != "user" or not messages[-1].content.strip():
-        raise BehaviorError(f"{where}: prompt: the last turn is {shorten(value[-1])}; {allowed}", code="invalid_row")
+        raise RowError(f"{where}: prompt: the last turn is {shorten(value[-1])}; {allowed}")
     return tuple(messages)
 
 
@@ -151,9 +129,7 @@ def _references(value: Any, where: str) -> tuple[Reference, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise BehaviorError(
-            f"{where}: references: got {shorten(value)}; allowed: a list, with one entry per path", code="invalid_row"
-        )
+        raise RowError(f"{where}: references: got {shorten(value)}; allowed: a list, with one entry per path")
     return tuple(_reference(path, where) for path in value)
 
 
@@ -165,10 +141,10 @@ def _reference(value: Any, where: str) -> Reference:
         steps = [value]
     elif isinstance(value, dict):
         if not set(value) <= {"steps", "joiner"} or not isinstance(value.get("joiner", ""), str):
-            raise BehaviorError(f"{where}: references: got {shorten(value)}; {allowed}", code="invalid_row")
+            raise RowError(f"{where}: references: got {shorten(value)}; {allowed}")
         steps, joiner = value.get("steps"), value.get("joiner", "\n")
     if not isinstance(steps, list) or not steps or not all(isinstance(step, str) and step.strip() for step in steps):
-        raise BehaviorError(f"{where}: references: got {shorten(value)}; {allowed}", code="invalid_row")
+        raise RowError(f"{where}: references: got {shorten(value)}; {allowed}")
     return join_steps(steps, joiner)
 
 

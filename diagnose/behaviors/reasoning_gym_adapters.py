@@ -109,7 +109,6 @@ def _expression_fields(a: int, operator: str, b: int, result: int) -> Fields:
         "answer": result,
         "low": min(a, b),
         "high": max(a, b),
-        "terms": 2,
         "symbol": operator,
     }
 
@@ -132,7 +131,6 @@ def _read_long_expression(entry: Entry, expression: str) -> Item | None:
         "answer": entry["answer"],
         "low": min(numbers),
         "high": max(numbers),
-        "terms": len(numbers),
         "symbol": "".join(sorted(set(re.findall(r"(?<= )[-+*/](?= )", expression)))),
     }
     return Item(key=key, fields=fields, steps=(f"{expression} = {entry['answer']}.",))

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import string
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from posttrain.diagnose.behaviors.problem_rows import Row
@@ -23,17 +22,6 @@ ENTRY = "reasoning_gym"
 _DRAWS_PER_PROBLEM = 400
 _PATIENCE = 8_000
 """Draws without a new problem after which the space counts as exhausted."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Made:
-    """A problem as its adapter reads it, where there is one."""
-
-    key: str
-    questions: tuple[str, ...]
-    """The question, and the same one written otherwise."""
-    answer: str
-    references: tuple[Reference, ...]
 
 
 def generate_rows(config: GeneratorConfig, *, shown: Collection[str], keep_entries: bool, where: str) -> tuple[Row, ...]:
@@ -57,18 +45,18 @@ def generate_rows(config: GeneratorConfig, *, shown: Collection[str], keep_entri
     _check_templates(config, adapter, where)
     worked_examples = {normalise(question) for question in shown}
     rows: list[Row] = []
-    seen: set[str] = set()
+    seen: set[str | None] = set()
     idle = 0
     for entry in _draw(config, max(_PATIENCE, _DRAWS_PER_PROBLEM * config.size), where):
         idle += 1
         if idle > _PATIENCE:
             break
-        made = _read(entry, config, adapter)
-        if made is None or made.key in seen or any(normalise(question) in worked_examples for question in made.questions):
+        row, same_questions = _read(entry, config, adapter)
+        if row is None or row.key in seen or any(normalise(question) in worked_examples for question in same_questions):
             continue
         idle = 0
-        seen.add(made.key)
-        rows.append(_row(made, entry, config, adapter, keep_entries, where))
+        seen.add(row.key)
+        rows.append(row._replace(metadata=_metadata(entry, config, keep_entries, where)))
         if len(rows) == config.size:
             break
     if not rows:
@@ -108,26 +96,28 @@ def _draw(config: GeneratorConfig, num_draws: int, where: str) -> Iterator[Mappi
             return
 
 
-def _read(entry: Mapping[str, Any], config: GeneratorConfig, adapter: Adapter | None) -> _Made | None:
-    """Read an entry; return None where it is filtered out."""
+def _read(entry: Mapping[str, Any], config: GeneratorConfig, adapter: Adapter | None) -> tuple[Row | None, tuple[str, ...]]:
+    """Read an entry as a row (None where it is filtered out), and the question in all the ways it may be written."""
     if adapter is None:
         return _read_unknown(entry, config)
     item = adapter.read(entry)
     if item is None or not all(adapter.filters[name](item.fields, value) for name, value in config.where.items()):
-        return None
+        return None, ()
     template = config.question or adapter.question
     questions = tuple(template.format_map(fields) for fields in (item.fields, *item.twins))
     answer = item.answer if config.answer is None else config.answer.format_map(item.fields)
-    return _Made(key=item.key, questions=questions, answer=answer, references=_references(item, config))
+    row = Row(id=item.key, key=item.key, prompt=questions[0], answer=answer, references=_references(item, config))
+    return row, questions
 
 
-def _read_unknown(entry: Mapping[str, Any], config: GeneratorConfig) -> _Made | None:
+def _read_unknown(entry: Mapping[str, Any], config: GeneratorConfig) -> tuple[Row | None, tuple[str, ...]]:
     """Return an entry of a data set without adapter: its own question is its key."""
     question, answer = str(entry["question"]), entry["answer"]
     if answer is None or not str(answer).strip():
-        return None
+        return None, ()
     shown = question if config.question is None else config.question.format_map({"question": question})
-    return _Made(key=normalise(question), questions=(shown,), answer=str(answer), references=())
+    name = f"{config.dataset}-{entry['metadata'].get('source_index')}"
+    return Row(id=name, key=normalise(question), prompt=shown, answer=str(answer)), (shown,)
 
 
 def _references(item: Item, config: GeneratorConfig) -> tuple[Reference, ...]:
@@ -138,11 +128,8 @@ def _references(item: Item, config: GeneratorConfig) -> tuple[Reference, ...]:
     return (Reference(steps=item.steps),) if config.references and item.steps and own_answer else ()
 
 
-def _row(
-    made: _Made, entry: Mapping[str, Any], config: GeneratorConfig, adapter: Adapter | None, keep_entries: bool, where: str
-) -> Row:
-    index = entry["metadata"].get("source_index")
-    metadata: dict[str, Any] = {"source_index": index}
+def _metadata(entry: Mapping[str, Any], config: GeneratorConfig, keep_entries: bool, where: str) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"source_index": entry["metadata"].get("source_index")}
     if keep_entries:
         try:
             metadata[ENTRY] = json.loads(json.dumps(entry))
@@ -152,16 +139,7 @@ def _row(
                 " needs; choose another data set, or the verifier exact",
                 code="entry_not_json",
             ) from None
-    return Row(
-        id=f"{config.dataset}-{index}" if adapter is None else made.key,
-        prompt=made.questions[0],
-        answer=made.answer,
-        references=made.references,
-        group=None,
-        split=None,
-        key=made.key,
-        metadata=metadata,
-    )
+    return metadata
 
 
 def _check_filters(config: GeneratorConfig, adapter: Adapter | None, where: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Message, Problem, Split
@@ -40,9 +41,7 @@ def split_keys(keys: Sequence[str], *, train: float, final: float, seed: int) ->
     """
     counts = Counter(keys)
     line = sorted(counts, key=lambda key: (hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogatepass")).digest(), key))
-    before = [0]
-    for key in line:
-        before.append(before[-1] + counts[key])
+    before = [0, *accumulate(counts[key] for key in line)]
     total = before[-1]
 
     def cut(share: float, first: int) -> int:
@@ -77,14 +76,13 @@ def refuse_overlap(problems: Iterable[Problem], where: str) -> None:
         )
 
 
-def refuse_empty_eval(splits: Mapping[str, Split] | Iterable[Problem], where: str) -> None:
+def refuse_empty_eval(problems: Iterable[Problem], where: str) -> None:
     """Refuse a division that leaves nothing to measure.
 
     Raises:
         BehaviorError: If no problem is in eval.
     """
-    found = splits.values() if isinstance(splits, Mapping) else (problem.split for problem in splits)
-    counts = Counter(found)
+    counts = Counter(problem.split for problem in problems)
     if not counts[Split.EVAL]:
         raise BehaviorError(
             f"{where}: eval is empty (train {counts[Split.TRAIN]}, final {counts[Split.FINAL]}), so nothing can be measured;"

@@ -17,10 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from posttrain.diagnose.behaviors.problem_rows import Row, read_prompt
+from posttrain.diagnose.behaviors.row_files import RowError, read_table
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten
 
@@ -37,15 +35,7 @@ def read_verl_rows(path: Path) -> tuple[Row, ...]:
     Raises:
         BehaviorError: If the file is missing or empty or has other columns, or a row is wrong; the message names file and row (from 0).
     """
-    if not path.is_file():
-        raise BehaviorError(f"{path}: no such file; give the path of a parquet or JSONL file of problems", code="no_such_file")
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise BehaviorError(
-            f"{path}: cannot be read as parquet ({' '.join(str(error).split())[:120]}); give a parquet or JSONL file of problems",
-            code="unreadable_file",
-        ) from None
+    table = read_table(path, "a parquet or JSONL file of problems")
     lacking = [name for name in _COLUMNS if name not in table.column_names]
     if lacking:
         raise BehaviorError(
@@ -71,10 +61,7 @@ def read_verl_rows(path: Path) -> tuple[Row, ...]:
 def _read_row(row: Mapping[str, Any], number: int, where: str) -> Row:
     reward = row["reward_model"]
     if not isinstance(reward, Mapping) or reward.get("ground_truth") is None:
-        raise BehaviorError(
-            f'{where}: reward_model: got {shorten(reward)}; allowed: an object such as {{"ground_truth": "72"}}',
-            code="invalid_row",
-        )
+        raise RowError(f'{where}: reward_model: got {shorten(reward)}; allowed: an object such as {{"ground_truth": "72"}}')
     prompt = row["prompt"]
     if isinstance(prompt, list):  # a column of objects has a key for every key of any row
         prompt = [{k: v for k, v in turn.items() if v is not None} if isinstance(turn, Mapping) else turn for turn in prompt]
@@ -83,10 +70,6 @@ def _read_row(row: Mapping[str, Any], number: int, where: str) -> Row:
         id=_id(row.get("extra_info"), number),
         prompt=read_prompt(prompt, where),
         answer=_answer(reward["ground_truth"], where),
-        references=(),
-        group=None,
-        split=None,
-        key=None,
         metadata=notes,
     )
 
@@ -102,9 +85,8 @@ def _answer(value: Any, where: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(int(value) if value == int(value) else value)
     if not isinstance(value, str) or not value.strip():
-        raise BehaviorError(
+        raise RowError(
             f"{where}: ground_truth: got {shorten(value)}; allowed: a text or a number; answers of another kind need a verifier of their own, so "
-            "write the problems as JSONL",
-            code="invalid_row",
+            "write the problems as JSONL"
         )
     return value
