@@ -17,19 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from posttrain.diagnose.engines.base import (
-    BaseEngine,
-    Codec,
-    Completion,
-    EncodedPath,
-    EncodedPrompt,
-    EngineInfo,
-    OnTokens,
-    SampleRequest,
-    ScoreRequest,
-    TokenScores,
-    ignore_tokens,
-)
+from posttrain.diagnose.engines import base
+from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest, ScoreRequest, TokenScores, ignore_tokens
 from posttrain.diagnose.engines.codec import completion_text
 from posttrain.diagnose.engines.token_sampling import uniforms
 from posttrain.diagnose.errors import ModelError, SettingsError
@@ -49,21 +38,21 @@ class ScriptedCodec:
     tokenizer = None
     eos_ids = frozenset({END})
 
-    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
+    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> base.EncodedPrompt:
         """Write a prompt as its bytes."""
         text = _prompt_text(prompt, prompt_format)
-        return EncodedPrompt(token_ids=tuple(text.encode()), text=text, format="completion")
+        return base.EncodedPrompt(token_ids=tuple(text.encode()), text=text, format="completion")
 
-    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
+    def encode_path(self, prompt: base.EncodedPrompt, reference: Reference) -> base.EncodedPath:
         """Write a path as its bytes and the end token."""
         parts = [step.encode() for step in reference.steps]
         ids = [byte for part in parts for byte in part]
         steps = [i for i, part in enumerate(parts) for _ in part]
         texts = [bytes([byte]).decode("latin-1") for byte in ids]
-        return EncodedPath(token_ids=(*ids, END), token_texts=(*texts, "<end>"), token_steps=(*steps, len(parts) - 1))
+        return base.EncodedPath(token_ids=(*ids, END), token_texts=(*texts, "<end>"), token_steps=(*steps, len(parts) - 1))
 
 
-class ScriptedEngine(BaseEngine):
+class ScriptedEngine(base.BaseEngine):
     """An engine with scripts: prompt text → ((answer, probability), …), the probabilities of a prompt summing to one."""
 
     def __init__(self, scripts: Mapping[str, Sequence[tuple[str, float]]], *, name: str = "scripted"):
@@ -72,7 +61,7 @@ class ScriptedEngine(BaseEngine):
         Raises:
             ModelError: probabilities are negative or do not sum to one.
         """
-        self.codec: Codec = ScriptedCodec()
+        self.codec: base.Codec = ScriptedCodec()
         self._scripts: dict[bytes, Script] = {}
         for prompt, answers in scripts.items():
             if any(p < 0 for _, p in answers) or abs(sum(p for _, p in answers) - 1) > 1e-9:
@@ -84,7 +73,7 @@ class ScriptedEngine(BaseEngine):
         digest = hashlib.sha256(json.dumps([sorted((k, list(map(list, v))) for k, v in scripts.items())]).encode()).hexdigest()[
             :16
         ]
-        self.info = EngineInfo(
+        self.info = base.EngineInfo(
             name="scripted",
             model=name,
             model_fingerprint=digest,

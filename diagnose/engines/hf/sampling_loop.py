@@ -18,6 +18,7 @@ import torch
 
 from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest
 from posttrain.diagnose.engines.codec import TextCodec
+from posttrain.diagnose.engines.limits import cut_at_stop
 from posttrain.diagnose.engines.token_sampling import PickTokens, pick_tokens, uniforms
 from posttrain.diagnose.types import Sampling, StopReason
 
@@ -128,17 +129,14 @@ class SamplingLoop:
         return StopReason.LENGTH if len(ids) == sampling.max_tokens else None
 
     def _completion(self, sample: _Sample, sampling: Sampling) -> Completion:
-        text = self._codec.decode(sample.token_ids)
-        if sample.stop is StopReason.STOP:
-            cuts = [text.find(mark) for mark in sampling.stop if mark in text]
-            text = text[: min(cuts)] if cuts else text
         assert sample.stop is not None
+        text = self._codec.decode(sample.token_ids)
         return Completion(
             token_ids=tuple(sample.token_ids),
             policy_logprobs=np.array(sample.policy_logprobs, dtype=np.float32),
             sampler_logprobs=np.array(sample.sampler_logprobs, dtype=np.float32),
             stop=sample.stop,
-            text=text,
+            text=cut_at_stop(text, sampling.stop) if sample.stop is StopReason.STOP else text,
         )
 
 

@@ -15,16 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import __version__ as transformers_version
 
-from posttrain.diagnose.engines.base import (
-    BaseEngine,
-    Completion,
-    EngineInfo,
-    OnTokens,
-    SampleRequest,
-    ScoreRequest,
-    TokenScores,
-    ignore_tokens,
-)
+from posttrain.diagnose.engines import base
+from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest, ScoreRequest, TokenScores, ignore_tokens
 from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.engines.hardware import has_fast_bf16
 from posttrain.diagnose.engines.hf.cached_decoder import CachedDecoder
@@ -57,7 +49,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return known[name]
 
 
-class TransformersEngine(BaseEngine):
+class TransformersEngine(base.BaseEngine):
     """Samples and scores with Hugging Face transformers."""
 
     def __init__(
@@ -105,7 +97,7 @@ class TransformersEngine(BaseEngine):
         eos = {tokenizer.eos_token_id} | set(_as_list(getattr(model.generation_config, "eos_token_id", None)))
         self.codec = TextCodec(tokenizer, frozenset(int(i) for i in eos if i is not None))
         fingerprint = hashlib.sha256(f"transformers:{model_fingerprint}:{sample}:{score}".encode()).hexdigest()[:16]
-        self.info = EngineInfo(
+        self.info = base.EngineInfo(
             name="transformers",
             model=name,
             model_fingerprint=model_fingerprint,

@@ -28,30 +28,12 @@ from pathlib import Path
 
 import numpy as np
 
-from posttrain.diagnose.engines.base import (
-    BaseEngine,
-    Codec,
-    Completion,
-    EngineInfo,
-    OnTokens,
-    SampleRequest,
-    ScoreRequest,
-    TokenScores,
-    ignore_tokens,
-)
+from posttrain.diagnose.engines import base
+from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest, ScoreRequest, TokenScores, ignore_tokens
 from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.engines.limits import check_sample_room, check_score_room, cut_at_stop, end_ids, hashed_seed
 from posttrain.diagnose.engines.models.loading import fingerprint_model
-from posttrain.diagnose.engines.openai.server_capabilities import (
-    PROBE,
-    Capabilities,
-    base_address,
-    find_card,
-    find_tokenizer,
-    list_of,
-    probe_server,
-    served_models,
-)
+from posttrain.diagnose.engines.openai import server_capabilities
 from posttrain.diagnose.engines.openai.server_codecs import BytesCodec, ServerCodec
 from posttrain.diagnose.engines.openai.transport import Reply, Transport
 from posttrain.diagnose.errors import SettingsError
@@ -59,13 +41,12 @@ from posttrain.diagnose.types import Floats, PromptFormat, Sampling, StopReason
 
 _MOST_PER_REQUEST = 32
 _UNKNOWN_TOKEN = -1
-_PROBE = "The answer is"
 
 
-class OpenAIEngine(BaseEngine):
+class OpenAIEngine(base.BaseEngine):
     """Samples and scores with a server that speaks OpenAI's completions interface."""
 
-    def __init__(self, transport: Transport, base_url: str, served: str, *, codec: Codec, capabilities: Capabilities, info: EngineInfo):  # fmt: skip
+    def __init__(self, transport: Transport, base_url: str, served: str, *, codec: base.Codec, capabilities: server_capabilities.Capabilities, info: base.EngineInfo):  # fmt: skip
         """Take what `open` found out."""
         self._transport, self._completions, self._served = transport, f"{base_url}/completions", served
         self.codec, self.capabilities, self.info = codec, capabilities, info
@@ -86,14 +67,14 @@ class OpenAIEngine(BaseEngine):
             SettingsError: the address is none, or the server does not answer, or refuses.
             ModelError: the model is not served there.
         """
-        base = base_address(url)
+        address = server_capabilities.base_address(url)
         transport = Transport(concurrency=concurrency, timeout=timeout, retries=retries, first_wait=first_wait)
-        cards = served_models(transport, base)
-        tokenizer = find_tokenizer(model, cards)
-        card = find_card(model, tokenizer, cards, base)
+        cards = server_capabilities.served_models(transport, address)
+        tokenizer = server_capabilities.find_tokenizer(model, cards)
+        card = server_capabilities.find_card(model, tokenizer, cards, address)
         served, is_vllm = str(card["id"]), card.get("owned_by") == "vllm"
-        root = base.removesuffix("/v1")
-        codec: Codec
+        root = address.removesuffix("/v1")
+        codec: base.Codec
         if tokenizer is not None:
             codec = TextCodec(tokenizer, end_ids(tokenizer.name_or_path, tokenizer))
         elif is_vllm:
@@ -101,26 +82,28 @@ class OpenAIEngine(BaseEngine):
         else:
             codec = BytesCodec()
         context = card.get("max_model_len")
-        probe = codec.encode_prompt(PROBE, PromptFormat(format="completion")).token_ids
-        capabilities = probe_server(transport, base, served, is_vllm, None if isinstance(codec, BytesCodec) else probe, context)
+        probe = codec.encode_prompt(server_capabilities.PROBE, PromptFormat(format="completion")).token_ids
+        capabilities = server_capabilities.probe_server(
+            transport, address, served, is_vllm, None if isinstance(codec, BytesCodec) else probe, context
+        )
         version = transport.ask("GET", f"{root}/version") if is_vllm else None
         of_server = f"vLLM {version.get('version', 'unknown')}" if version else "unknown"
         here = tokenizer is not None and Path(tokenizer.name_or_path).is_dir()
         fingerprint = fingerprint_model(tokenizer.name_or_path) if here and tokenizer is not None else _short_hash(served)
-        info = EngineInfo(
+        info = base.EngineInfo(
             name="openai",
             model=served,
             model_fingerprint=fingerprint,
-            fingerprint=_short_hash(f"openai:{base}:{served}:{of_server}:{fingerprint}"),
+            fingerprint=_short_hash(f"openai:{address}:{served}:{of_server}:{fingerprint}"),
             sample_dtype="unknown",
             score_dtype="unknown",
-            device=base,
+            device=address,
             versions={"server": of_server},
             logprob_tolerance=0.08,  # the server may well run in bfloat16
             can_score=capabilities.scores and tokenizer is not None,
             notes=capabilities.notes,
         )
-        return cls(transport, base, served, codec=codec, capabilities=capabilities, info=info)
+        return cls(transport, address, served, codec=codec, capabilities=capabilities, info=info)
 
     # ------------------------------------------------------------------------------------------------------------ sampling
 
@@ -193,7 +176,7 @@ class OpenAIEngine(BaseEngine):
 
     def _completions_of(self, reply: Reply | None, num: int, sampling: Sampling) -> list[Completion]:
         """One completion per sample asked for; what did not come is an error."""
-        choices = sorted(list_of(reply, "choices"), key=lambda choice: choice.get("index", 0))[:num]
+        choices = sorted(server_capabilities.list_of(reply, "choices"), key=lambda choice: choice.get("index", 0))[:num]
         usage = (reply or {}).get("usage") or {}
         sampled = [self._completion(choice, usage.get("completion_tokens") if num == 1 else None, sampling) for choice in choices]
         return sampled + [_missing()] * (num - len(sampled))
@@ -283,7 +266,9 @@ def _stop_reason(choice: Reply) -> StopReason:
 
 def _path_scores(reply: Reply, request: ScoreRequest) -> TokenScores:
     """Cut the path's part out of vLLM's prompt log-probabilities: per position a table of token id → log-probability and rank (from 1)."""
-    rows = list_of(next(iter(list_of(reply, "choices")), {}), "prompt_logprobs")[len(request.prompt_ids) :]
+    rows = server_capabilities.list_of(next(iter(server_capabilities.list_of(reply, "choices")), {}), "prompt_logprobs")[
+        len(request.prompt_ids) :
+    ]
     if len(rows) != len(request.path_ids):
         raise SettingsError(
             f"engine openai: got log-probabilities of {len(rows)} tokens for a path of {len(request.path_ids)}; this server cannot score, use "

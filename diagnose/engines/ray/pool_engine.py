@@ -13,28 +13,20 @@ from types import TracebackType
 
 import ray
 
-from posttrain.diagnose.engines.base import (
-    BaseEngine,
-    Completion,
-    Engine,
-    OnTokens,
-    SampleRequest,
-    ScoreRequest,
-    TokenScores,
-    ignore_tokens,
-)
+from posttrain.diagnose.engines import base
+from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest, ScoreRequest, TokenScores, ignore_tokens
 from posttrain.diagnose.engines.ray.pieces import PieceSize, SamplePiece, cut_samples, cut_scores
 from posttrain.diagnose.engines.ray.worker_process import Call
 from posttrain.diagnose.engines.ray.worker_queue import WorkerQueue
 from posttrain.diagnose.types import Sampling
 
 
-class PoolEngine(BaseEngine):
+class PoolEngine(base.BaseEngine):
     """An engine that hands its work to engines in other processes; a context manager. One thread may use it at a time."""
 
     def __init__(
         self,
-        opener: Callable[[], Engine],
+        opener: Callable[[], base.Engine],
         *,
         workers: int,
         threads: int = 1,
@@ -76,7 +68,12 @@ class PoolEngine(BaseEngine):
         self._queue.close()
 
     def sample(
-        self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
+        self,
+        requests: Sequence[SampleRequest],
+        sampling: Sampling,
+        *,
+        seed: str,
+        on_tokens: OnTokens = ignore_tokens,
     ) -> list[list[Completion]]:
         """Sample; see `Sampler`.
 

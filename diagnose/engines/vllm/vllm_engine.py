@@ -35,16 +35,8 @@ import torch
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from posttrain.diagnose.engines.base import (
-    BaseEngine,
-    Completion,
-    EngineInfo,
-    OnTokens,
-    SampleRequest,
-    ScoreRequest,
-    TokenScores,
-    ignore_tokens,
-)
+from posttrain.diagnose.engines import base
+from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest, ScoreRequest, TokenScores, ignore_tokens
 from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.engines.hardware import has_fast_bf16
 from posttrain.diagnose.engines.limits import check_sample_room, check_score_room, cut_at_stop, end_ids, hashed_seed
@@ -93,7 +85,7 @@ def require_vllm() -> Any:
     return vllm
 
 
-class VllmEngine(BaseEngine):
+class VllmEngine(base.BaseEngine):
     """Samples and scores with `vllm.LLM`."""
 
     def __init__(
@@ -118,7 +110,7 @@ class VllmEngine(BaseEngine):
         vllm = require_vllm()
         import transformers
 
-        self.info = EngineInfo(
+        self.info = base.EngineInfo(
             name="vllm",
             model=name,
             model_fingerprint=model_fingerprint,
