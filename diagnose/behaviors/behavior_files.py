@@ -23,7 +23,7 @@ from posttrain.diagnose.behaviors.verl_parquet import read_verl_rows
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import closest, explain, shorten
 from posttrain.diagnose.types import Behavior, Problem, Split, VerifierSpec
-from posttrain.diagnose.verifiers import ModelVerifier, build_verifier, default_success
+from posttrain.diagnose.verifiers import build_verifier
 from posttrain.diagnose.verifiers.number import parse_number
 
 
@@ -128,12 +128,11 @@ def _assemble(config: BehaviorConfig, path: Path, source: str) -> Behavior:
         verifier=spec,
         prompt=config.prompt.build(),
         sampling=config.sampling.build(),
-        measure=config.measure.build(default_success(verifier)),
+        measure=config.measure.build(verifier.success),
         purpose=config.purpose,
         source=source,
     )
-    identity = verifier.identity() if isinstance(verifier, ModelVerifier) else ""
-    return dataclasses.replace(behavior, fingerprint=_fingerprint(behavior, identity))
+    return dataclasses.replace(behavior, fingerprint=_fingerprint(behavior, verifier.identity()))
 
 
 def _find_folder(options: dict[str, Any], beside: Path) -> dict[str, Any]:

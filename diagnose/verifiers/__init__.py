@@ -51,9 +51,4 @@ def build_verifier(spec: VerifierSpec, *, where: str = "verifier") -> Verifier |
     return verifier
 
 
-def default_success(verifier: Verifier | ModelVerifier) -> float:
-    """Return the score that counts as a success where a behavior names none: 1, or .5 where a model says it."""
-    return verifier.success if isinstance(verifier, ModelVerifier) else 1.0
-
-
-__all__ = ["VERIFIERS", "ModelVerifier", "Verifier", "build_verifier", "default_success"]
+__all__ = ["VERIFIERS", "ModelVerifier", "Verifier", "build_verifier"]

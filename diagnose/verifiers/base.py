@@ -7,17 +7,40 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from posttrain.diagnose.types import Grade, Problem, PromptFormat
 
 
-class Verifier(Protocol):
+class BaseVerifier:
+    """What all verifiers have in common."""
+
+    success: ClassVar[float] = 1.0
+    """The score that counts as a success unless the behavior says otherwise."""
+
+    def complaint(self, problem: Problem) -> str | None:
+        """Say why a problem's answer cannot be compared with anything; None when it can."""
+        return None
+
+    def write(self, answer: str) -> str:
+        """Return the shortest text that states an answer; the self-test feeds it back."""
+        return answer
+
+    def identity(self) -> str:
+        """Return what makes its numbers and does not stand in its options; becomes a part of the behavior's fingerprint."""
+        return ""
+
+    def close(self) -> None:
+        """Let go what is held. Reading or rating again brings it back."""
+
+
+class Verifier(BaseVerifier, ABC):
     """Reads an answer out of a text, and compares it with a problem's.
 
     `extract` parses what a model wrote, so it runs in the child process and sees no answer. The other methods run in the parent.
     """
 
+    @abstractmethod
     def extract(self, text: str, *, lenient: bool, payload: Mapping[str, Any] | None = None) -> str | None:
         """Read the answer out of a text (child process).
 
@@ -29,46 +52,21 @@ class Verifier(Protocol):
         Returns:
             The answer in a canonical form, or None where the text states none, or several.
         """
-        ...
 
+    @abstractmethod
     def compare(self, extracted: str, problem: Problem, *, lenient: bool = False) -> float:
         """Score what was read, in [0, 1] (parent process)."""
-        ...
-
-    def complaint(self, problem: Problem) -> str | None:
-        """Say why a problem's answer cannot be compared with anything; None when it can."""
-        ...
 
     def payload(self, problem: Problem) -> Mapping[str, Any] | None:
         """Return what the child must know of the problem; None for every kind but the documented exception, `reasoning_gym`."""
-        ...
-
-    def write(self, answer: str) -> str:
-        """Return the shortest text that states an answer; the self-test feeds it back."""
-        ...
+        return None
 
 
-class ModelVerifier(ABC):
+class ModelVerifier(BaseVerifier, ABC):
     """Scores answers with a model. A text is only data to it, so all of it runs in the parent process."""
 
-    success: ClassVar[float] = 0.5
-    """The score that counts as a success unless the behavior says otherwise."""
+    success = 0.5
 
     @abstractmethod
     def rate(self, problem: Problem, texts: Sequence[str], prompt_format: PromptFormat) -> list[Grade]:
         """Return one grade per text, in order; what the model fails to say is missing, never wrong."""
-
-    def complaint(self, problem: Problem) -> str | None:
-        """See the base class: every problem can be asked about."""
-        return None
-
-    def write(self, answer: str) -> str:
-        """Return the answer itself."""
-        return answer
-
-    def identity(self) -> str:
-        """Return what makes its numbers and does not stand in its options; becomes a part of the behavior's fingerprint."""
-        return ""
-
-    def close(self) -> None:  # noqa: B027  most hold nothing
-        """Let go what is held. Rating again brings it back."""

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import Problem
+from posttrain.diagnose.verifiers.base import Verifier
 
 _BARE = re.compile(r"[\s(\[*`\"']*([A-Za-z])[\s)\]*`\"'.:]*")
 _BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{)?\s*\(?([A-Za-z])\)?\s*\}")
@@ -32,7 +33,7 @@ class ChoiceOptions(StrictModel):
     """The letters that can be an answer."""
 
 
-class ChoiceVerifier:
+class ChoiceVerifier(Verifier):
     r"""Reads a letter: the whole text, `\boxed{B}`, `the answer is B`, or the only one marked as `(B)`, `B.`, `B)` or `B:`.
 
     Several different letters state no answer. The lenient reading takes the last letter that stands by itself.
@@ -87,13 +88,6 @@ class ChoiceVerifier:
             allowed = f"one of the letters {''.join(sorted(self._letters))}"
             return f"answer: got {shorten(problem.answer)}; the verifier choice needs {allowed}, or other `letters`"
         return None
-
-    def payload(self, problem: Problem) -> None:
-        """Return None: the child needs nothing."""
-
-    def write(self, answer: str) -> str:
-        """Return the letter itself."""
-        return answer
 
 
 def _letter(answer: str) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import Problem
+from posttrain.diagnose.verifiers.base import Verifier
 
 _WORD = re.compile(r"\w+")
 _ENDS = " \t\n\"'`*.!?,;:()[]"
@@ -23,7 +24,7 @@ class ExactOptions(StrictModel):
     """Whether punctuation around the text is left out of account."""
 
 
-class ExactVerifier:
+class ExactVerifier(Verifier):
     """Compares the whole text. The lenient reading looks for the answer's words, in order, in the first and the last line."""
 
     Options = ExactOptions
@@ -50,13 +51,6 @@ class ExactVerifier:
         if not self._normalise(problem.answer):
             return f"answer: got {shorten(problem.answer)}; it is only punctuation: set strip_punctuation: false"
         return None
-
-    def payload(self, problem: Problem) -> None:
-        """Return None: the child needs nothing."""
-
-    def write(self, answer: str) -> str:
-        """Return the answer itself."""
-        return answer
 
     def _normalise(self, text: str) -> str:
         return normalise_text(text, casefold=self._options.casefold, strip_punctuation=self._options.strip_punctuation)

@@ -52,8 +52,7 @@ class Grader:
         """End the child. Grading again starts a new one."""
         with self._lock:
             self._stop()
-            if isinstance(self._verifier, ModelVerifier):
-                self._verifier.close()
+            self._verifier.close()
 
     def grade(self, problem: Problem, texts: Sequence[str]) -> list[Grade]:
         """Grade texts that answer one problem.

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, field_validator
 
+from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import Grade, GradeStatus, Problem, PromptFormat
 from posttrain.diagnose.verifiers.base import ModelVerifier
@@ -115,7 +116,6 @@ class JudgeVerifier(ModelVerifier):
     def _open(self) -> Transport:
         if self._transport is None:
             from posttrain.diagnose.engines.openai.transport import Transport
-            from posttrain.diagnose.errors import SettingsError
 
             try:
                 self._transport = Transport(timeout=self._options.timeout, retries=self._options.retries)
@@ -162,6 +162,4 @@ def _grade(reply: Any, failure: str) -> Grade:
 
 def _as_judge(error: Exception) -> Exception:
     """Return the same complaint, naming whom it is about."""
-    from posttrain.diagnose.errors import SettingsError
-
     return SettingsError(f"verifier judge: {str(error).removeprefix('engine openai: ')}", code="judge_refused")

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import Problem
+from posttrain.diagnose.verifiers.base import Verifier
 
 # Bounded, because digits of unbounded number take quadratic time to convert. Anything longer is not a number here.
 _MOST_DIGITS = 300
@@ -75,7 +76,7 @@ class _Token:
         return f"{self.value}%" if self.percent else str(self.value)
 
 
-class NumberVerifier:
+class NumberVerifier(Verifier):
     r"""Reads a marked answer (`\boxed{12}`, `#### 12`, `the answer is 12`), else the last number of the text.
 
     Read are signs, decimals, thousands separators, exponents, fractions such as 3/4 and percentages. A bare list of candidates
@@ -111,13 +112,6 @@ class NumberVerifier:
         if parse_number(problem.answer) is None:
             return f"answer: got {shorten(problem.answer)}; the verifier number needs a number: use exact or regex for texts"
         return None
-
-    def payload(self, problem: Problem) -> None:
-        """Return None: the child needs nothing."""
-
-    def write(self, answer: str) -> str:
-        """Return the number itself."""
-        return answer
 
 
 def parse_number(text: str) -> Fraction | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from posttrain.diagnose.strict_settings import StrictModel
 from posttrain.diagnose.types import Problem
+from posttrain.diagnose.verifiers.base import Verifier
 
 _ENTRY = "reasoning_gym"
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
@@ -22,7 +23,7 @@ class ReasoningGymOptions(StrictModel):
     """Options of `reasoning_gym`: none, the data set is named by the entry."""
 
 
-class ReasoningGymVerifier:
+class ReasoningGymVerifier(Verifier):
     """Gives the text to the data set's own scorer: what stands in the last <answer> tag, else all of it.
 
     The lenient reading takes the best score of the last line and of what follows the last `answer is`.
@@ -73,10 +74,6 @@ class ReasoningGymVerifier:
         """Return the entry, answer included."""
         entry: Mapping[str, Any] = problem.metadata[_ENTRY]
         return entry
-
-    def write(self, answer: str) -> str:
-        """Return the answer itself."""
-        return answer
 
 
 def _read(text: str, lenient: bool) -> list[str]:

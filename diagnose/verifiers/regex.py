@@ -12,6 +12,7 @@ from pydantic import field_validator
 
 from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import Problem
+from posttrain.diagnose.verifiers.base import Verifier
 from posttrain.diagnose.verifiers.exact import normalise_text
 from posttrain.diagnose.verifiers.number import parse_number
 
@@ -55,7 +56,7 @@ class RegexOptions(StrictModel):
         return write
 
 
-class RegexVerifier:
+class RegexVerifier(Verifier):
     """Reads the first group of a pattern. It may backtrack without end, so it runs in the child, under a deadline."""
 
     Options = RegexOptions
@@ -98,9 +99,6 @@ class RegexVerifier:
         if self._canonical(problem.answer) is None:
             return f"answer: got {shorten(problem.answer)}; it cannot be read as `read: {self._options.read}`: use `read: text`"
         return None
-
-    def payload(self, problem: Problem) -> None:
-        """Return None: the child needs nothing."""
 
     def write(self, answer: str) -> str:
         """Return the answer in the wording of the option `write`."""
