@@ -5,7 +5,7 @@
     trainers.train("grpo", "demo", ["products"], out="runs/products-grpo")
     trainers.loop("demo", ["products"], out="runs/loop")
 
-A new stage is one file in `recipes/` and one line in its dictionary.
+A new stage is one file in `recipes/` and its row in `diagnose.stage_catalogue`.
 """
 
 from __future__ import annotations

@@ -116,11 +116,9 @@ class ForwardScores:
         kept = torch.tensor([row.role in roles for row in self.rows], device=self.policy.device)
         mask = kept[self.sequence]
         numbers = kept.long().cumsum(0) - 1
-        chosen: dict[str, Any] = {}
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if isinstance(value, Tensor):
-                chosen[each.name] = value[mask]
+        chosen: dict[str, Any] = {
+            each.name: value[mask] for each in fields(self) if isinstance(value := getattr(self, each.name), Tensor)
+        }
         chosen["sequence"] = numbers[chosen["sequence"]]
         if self.divergence is not None:
             divergence = self.divergence

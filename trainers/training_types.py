@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
 
 from posttrain.diagnose.errors import UserError
 from posttrain.diagnose.types import Behavior, Floats, Grade, Problem, Rollout, Split
@@ -140,25 +139,6 @@ class TrainingProblem:
         return f"{self.behavior.name}/{self.problem.id}"
 
 
-class HasSplit(Protocol):
-    """Anything that says which problem it stems from: a rollout, a path score, a training row."""
-
-    @property
-    def behavior(self) -> str:
-        """Name of the behavior."""
-        ...
-
-    @property
-    def problem_id(self) -> str:
-        """Id of the problem in its behavior."""
-        ...
-
-    @property
-    def split(self) -> Split:
-        """What the row says it may be used for."""
-        ...
-
-
 class TrainingSet:
     """The only door for problems into a trainer: keeps train problems, and refuses what was or will be measured.
 
@@ -205,34 +185,19 @@ class TrainingSet:
     def _refuse_measured_keys(self, behavior: Behavior, problems: Iterable[Problem]) -> None:
         measured = {problem.key: problem for problem in behavior.problems if problem.split is not Split.TRAIN}
         for problem in problems:
-            if problem.split is not Split.TRAIN or problem.key in measured:
-                other = measured.get(problem.key, problem)
+            if problem.key in measured:
+                other = measured[problem.key]
                 raise MeasuredProblemError(
                     f"{behavior.name}/{problem.id} is {problem.split} and equals {other.id} of the {other.split} split (key "
-                    f"{problem.key!r}); "
-                    "only train problems may be trained on"
+                    f"{problem.key!r}); only train problems may be trained on"
                 )
-
-    def admit(self, problems: Sequence[Problem], behavior: str) -> tuple[TrainingProblem, ...]:
-        """Let explicitly chosen problems of a behavior in.
-
-        Raises:
-            MeasuredProblemError: One of them is not a train problem, or equals a measured one.
-            UserError: The behavior is unknown.
-        """
-        if behavior not in self.behaviors:
-            raise UserError(
-                f"behavior {behavior!r} is not in this training set; it has {', '.join(self.behaviors)}", code="unknown_behavior"
-            )
-        self._refuse_measured_keys(self.behaviors[behavior], problems)
-        return tuple(TrainingProblem(behavior=self.behaviors[behavior], problem=problem) for problem in problems)
 
     def admit_rows(self, rows: Sequence[TrainingRow], prompts: Sequence[TrainingProblem] = ()) -> None:
         """Let a data set in, which belongs to no problem of a behavior; `sources.data` has compared it with what is measured."""
         self._train_ids |= {(row.behavior, row.problem_id) for row in rows}
         self._train_ids |= {(item.behavior.name, item.problem.id) for item in prompts}
 
-    def require_train(self, rows: Iterable[HasSplit | Rollout | TrainingRow]) -> None:
+    def require_train(self, rows: Iterable[Rollout | TrainingRow]) -> None:
         """Refuse rows that do not stem from a train problem of this set; the loop asks this about every batch.
 
         Both what the row says and what the behavior says now must be train: a split may have changed since the row was made.

@@ -211,6 +211,15 @@ def policy_gradient_stage(
     return Stage(source=source, components=components, credit=credit or GroupCredit())
 
 
+def interleaved_stage(
+    source: Source, config: ClippedConfig, imitated: Component, weight: float | Callable[[int], float] = 1.0
+) -> Stage:
+    """Return a stage that reinforces the samples of a source with a weight, and imitates the demonstrations among them."""
+    term = clipped_policy_gradient(config)
+    own = Component(term=term, reduction=sequence_mean, weight=weight, roles=SAMPLES, whole_batch=imitated.whole_batch)
+    return Stage(source=source, credit=GroupCredit(), components=with_kl(config, sequence_mean, own, imitated))
+
+
 def pair_stage(inputs: TrainingInputs, config: PairConfig, term: Term, nll_weight: float) -> Stage:
     """Return a stage with a term on pairs, and the NLL of their chosen answers where it has a weight."""
     components = [Component(term=term, reduction=row_mean)]

@@ -13,17 +13,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from posttrain.trainers.config import ClippedConfig
-from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.imitation import Nll
-from posttrain.trainers.objectives.reductions import sequence_mean, token_mean
-from posttrain.trainers.recipes.blocks import (
-    DEMONSTRATIONS,
-    SAMPLES,
-    clipped_policy_gradient,
-    policy_rollouts,
-    reference_rows,
-    with_kl,
-)
+from posttrain.trainers.objectives.reductions import token_mean
+from posttrain.trainers.recipes.blocks import DEMONSTRATIONS, interleaved_stage, policy_rollouts, reference_rows
 from posttrain.trainers.sources.interleaved import add_demonstrations
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
@@ -47,15 +39,10 @@ def build(inputs: TrainingInputs, config: ChordConfig) -> Stage:
     def mu(step: int) -> float:
         return config.mu_start + (config.mu_end - config.mu_start) * min(1.0, step / config.mu_steps)
 
-    own = Component(
-        term=clipped_policy_gradient(config), reduction=sequence_mean, weight=lambda step: 1 - mu(step), roles=SAMPLES
-    )
     imitated = Component(term=Nll(token_weight=config.token_weight), reduction=token_mean, weight=mu, roles=DEMONSTRATIONS)
-    return Stage(
-        source=policy_rollouts(inputs, config, "chord", build_rows=add_demonstrations(known, config.rows_per_batch, config.seed)),
-        credit=GroupCredit(),
-        components=with_kl(config, sequence_mean, own, imitated),
-    )
+    build_rows = add_demonstrations(known, config.rows_per_batch, config.seed)
+    source = policy_rollouts(inputs, config, "chord", build_rows=build_rows)
+    return interleaved_stage(source, config, imitated, weight=lambda step: 1 - mu(step))
 
 
 CHORD = Recipe(name="chord", config=ChordConfig, build=build)

@@ -12,17 +12,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from posttrain.trainers.config import ClippedConfig
-from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import sequence_mean
-from posttrain.trainers.recipes.blocks import (
-    DEMONSTRATIONS,
-    SAMPLES,
-    clipped_policy_gradient,
-    policy_rollouts,
-    reference_rows,
-    with_kl,
-)
+from posttrain.trainers.recipes.blocks import DEMONSTRATIONS, interleaved_stage, policy_rollouts, reference_rows
 from posttrain.trainers.sources.interleaved import by_problem, replace_unsolved
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
@@ -36,20 +28,10 @@ class HptConfig(ClippedConfig):
 
 def build(inputs: TrainingInputs, config: HptConfig) -> Stage:
     """Build the stage."""
-    known = by_problem(reference_rows(inputs))
-    own = Component(term=clipped_policy_gradient(config), reduction=sequence_mean, roles=SAMPLES, whole_batch=True)
-    imitated = Component(
-        term=Nll(),
-        reduction=sequence_mean,
-        weight=config.sft_weight * config.group_size,
-        roles=DEMONSTRATIONS,
-        whole_batch=True,
-    )
-    return Stage(
-        source=policy_rollouts(inputs, config, "hpt", build_rows=replace_unsolved(known, config.most_solved)),
-        credit=GroupCredit(),
-        components=with_kl(config, sequence_mean, own, imitated),
-    )
+    build_rows = replace_unsolved(by_problem(reference_rows(inputs)), config.most_solved)
+    weight = config.sft_weight * config.group_size
+    imitated = Component(term=Nll(), reduction=sequence_mean, weight=weight, roles=DEMONSTRATIONS, whole_batch=True)
+    return interleaved_stage(policy_rollouts(inputs, config, "hpt", build_rows=build_rows), config, imitated)
 
 
 HPT = Recipe(name="hpt", config=HptConfig, build=build)

@@ -14,17 +14,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from posttrain.trainers.config import ClippedConfig
-from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.policy_gradient import ShapedImitation
 from posttrain.trainers.objectives.reductions import sequence_mean
-from posttrain.trainers.recipes.blocks import (
-    DEMONSTRATIONS,
-    SAMPLES,
-    clipped_policy_gradient,
-    policy_rollouts,
-    reference_rows,
-    with_kl,
-)
+from posttrain.trainers.recipes.blocks import DEMONSTRATIONS, interleaved_stage, policy_rollouts, reference_rows
 from posttrain.trainers.sources.interleaved import by_problem, join_group
 from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 
@@ -37,19 +29,10 @@ class LuffyConfig(ClippedConfig):
 
 def build(inputs: TrainingInputs, config: LuffyConfig) -> Stage:
     """Build the stage."""
-    known = by_problem(reference_rows(inputs))
-    shaped = Component(
-        term=ShapedImitation(gamma=config.gamma),
-        reduction=sequence_mean,
-        roles=DEMONSTRATIONS,
-        whole_batch=True,
-    )
-    own = Component(term=clipped_policy_gradient(config), reduction=sequence_mean, roles=SAMPLES, whole_batch=True)
-    return Stage(
-        source=policy_rollouts(inputs, config, "luffy", build_rows=join_group(known)),
-        credit=GroupCredit(),
-        components=with_kl(config, sequence_mean, own, shaped),
-    )
+    term = ShapedImitation(gamma=config.gamma)
+    shaped = Component(term=term, reduction=sequence_mean, roles=DEMONSTRATIONS, whole_batch=True)
+    build_rows = join_group(by_problem(reference_rows(inputs)))
+    return interleaved_stage(policy_rollouts(inputs, config, "luffy", build_rows=build_rows), config, shaped)
 
 
 LUFFY = Recipe(name="luffy", config=LuffyConfig, build=build)

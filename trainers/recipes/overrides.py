@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -14,24 +14,14 @@ from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.recipes.registry import find_recipe
 
-ConfigT = TypeVar("ConfigT", bound=TrainingConfig)
-
 
 def load_config(recipe: str, file: Path | None = None, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """Return the config of a recipe by name.
+    """Read a YAML mapping and `key=value` overrides, which win, into the config of a recipe.
 
     Raises:
-        SettingsError: No such recipe, or what `read_config` refuses.
+        SettingsError: No such recipe, the file is no mapping, an override has no `=`, a key is unknown or a value does not fit; one line.
     """
-    return read_config(find_recipe(recipe).config, file, overrides)
-
-
-def read_config(kind: type[ConfigT], file: Path | None, overrides: Sequence[str]) -> ConfigT:
-    """Read a YAML mapping and `key=value` overrides, which win, into a config of this kind.
-
-    Raises:
-        SettingsError: The file is no mapping, an override has no `=`, a key is unknown or a value does not fit; one line.
-    """
+    kind: type[TrainingConfig] = find_recipe(recipe).config
     values: dict[str, Any] = {}
     if file is not None:
         try:

@@ -1,52 +1,19 @@
-"""Every recipe by name. A new stage is a file beside this one, a line here and an entry in `diagnose.stage_catalogue`."""
+"""Every recipe by name. A new stage is a file beside this one and an entry in `diagnose.stage_catalogue`."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from posttrain.diagnose.errors import BehaviorError, SettingsError
-from posttrain.diagnose.stage_catalogue import HOW_TO_GIVE, Need
-from posttrain.trainers.recipes.chord import CHORD
-from posttrain.trainers.recipes.cispo import CISPO
-from posttrain.trainers.recipes.cpo import CPO
-from posttrain.trainers.recipes.dapo import DAPO
-from posttrain.trainers.recipes.dft import DFT
-from posttrain.trainers.recipes.dpo import DPO
-from posttrain.trainers.recipes.dr_grpo import DR_GRPO
-from posttrain.trainers.recipes.gkd import GKD
-from posttrain.trainers.recipes.grpo import GRPO
-from posttrain.trainers.recipes.gspo import GSPO
-from posttrain.trainers.recipes.guided_grpo import GUIDED_GRPO
-from posttrain.trainers.recipes.hpt import HPT
-from posttrain.trainers.recipes.ipo import IPO
-from posttrain.trainers.recipes.kto import KTO
-from posttrain.trainers.recipes.logit_kd import LOGIT_KD
-from posttrain.trainers.recipes.luffy import LUFFY
-from posttrain.trainers.recipes.merge import MERGE
-from posttrain.trainers.recipes.minillm import MINILLM
-from posttrain.trainers.recipes.online_dpo import ONLINE_DPO
-from posttrain.trainers.recipes.opd import OPD
-from posttrain.trainers.recipes.orpo import ORPO
-from posttrain.trainers.recipes.ppo import PPO
-from posttrain.trainers.recipes.process import PROCESS
-from posttrain.trainers.recipes.process_reward_model import PROCESS_REWARD_MODEL
-from posttrain.trainers.recipes.replay import REPLAY
-from posttrain.trainers.recipes.reward_model import REWARD_MODEL
-from posttrain.trainers.recipes.rft import RFT
-from posttrain.trainers.recipes.rloo import RLOO
-from posttrain.trainers.recipes.self_distill import SELF_DISTILL
-from posttrain.trainers.recipes.seq_kd import SEQ_KD
-from posttrain.trainers.recipes.sft import SFT
-from posttrain.trainers.recipes.simpo import SIMPO
+from posttrain.diagnose.stage_catalogue import HOW_TO_GIVE, STAGES, Need
 from posttrain.trainers.sources.data_set import materials
 from posttrain.trainers.stage import ConfigT, Recipe, Stage, TrainingInputs
 
-_ALL: tuple[Recipe[Any], ...] = (
-    SFT, DFT, DPO, IPO, KTO, SIMPO, ORPO, CPO, RFT, GRPO, RLOO, DR_GRPO, DAPO, GSPO, CISPO, PPO, ONLINE_DPO, REWARD_MODEL,
-    PROCESS_REWARD_MODEL, PROCESS, GUIDED_GRPO, LUFFY, CHORD, HPT, SEQ_KD, LOGIT_KD, GKD, OPD, MINILLM, SELF_DISTILL,
-    REPLAY, MERGE,
-)  # fmt: skip
-RECIPES: dict[str, Recipe[Any]] = {recipe.name: recipe for recipe in _ALL}
+RECIPES: dict[str, Recipe[Any]] = {
+    name: getattr(import_module(f"{__package__}.{name}"), name.upper()) for name, stage in STAGES.items() if stage.trains
+}
+"""By name, in the order of the catalogue; the recipe `grpo` is `GRPO` in `grpo.py`."""
 
 
 def find_recipe(name: str) -> Recipe[Any]:

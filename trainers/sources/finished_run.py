@@ -10,6 +10,7 @@ from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Rollout, Split, StopReason
+from posttrain.trainers.sources.policy import reward
 from posttrain.trainers.training_types import TrainingRow, TrainingSet
 
 
@@ -98,8 +99,6 @@ def _has_tokens_of(engine: Engine, rollout: Rollout) -> bool:
 
 
 def _row(rollout: Rollout, prompt_ids: tuple[int, ...]) -> TrainingRow:
-    grade = rollout.grade
-    reward = None if grade.missing else 0.0 if rollout.stop is StopReason.LENGTH else grade.score
     return TrainingRow(
         behavior=rollout.behavior,
         problem_id=rollout.problem_id,
@@ -108,7 +107,7 @@ def _row(rollout: Rollout, prompt_ids: tuple[int, ...]) -> TrainingRow:
         prompt_ids=prompt_ids,
         completion_ids=tuple(rollout.token_ids),
         sampler_logprobs=rollout.sampler_logprobs,
-        reward=reward,
+        reward=reward(rollout.stop, rollout.grade),
         truncated=rollout.stop is StopReason.LENGTH,
         text=rollout.text,
     )

@@ -122,7 +122,7 @@ class RolloutSampler:
                 prompt_ids=request.prompt_ids,
                 completion_ids=completion.token_ids,
                 sampler_logprobs=completion.sampler_logprobs,
-                reward=None if grade is None else reward(completion, grade),
+                reward=None if grade is None else reward(completion.stop, grade),
                 truncated=completion.stop is StopReason.LENGTH,
                 text=text,
             )
@@ -135,11 +135,11 @@ def sampler_of(inputs: TrainingInputs, *, graded: bool = True) -> RolloutSampler
     return RolloutSampler(engine=inputs.engine, graders=inputs.graders if graded else None, processes=inputs.processes)
 
 
-def reward(completion: Completion, grade: Grade) -> float | None:
+def reward(stop: StopReason, grade: Grade) -> float | None:
     """Return the score in [0, 1]; 0 for a truncated sample, which never ended its turn; None where nothing is known."""
     if grade.missing:
         return None
-    return 0.0 if completion.stop is StopReason.LENGTH else grade.score
+    return 0.0 if stop is StopReason.LENGTH else grade.score
 
 
 def num_tokens(rows: Sequence[TrainingRow]) -> float:

@@ -9,7 +9,8 @@ input.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,15 +66,10 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """Return a copy on another device."""
-        return MicroBatch(
-            rows=self.rows,
-            lengths=self.lengths,
-            input_ids=self.input_ids.to(device),
-            position_ids=self.position_ids.to(device),
-            segments=self.segments.to(device),
-            predictors=self.predictors.to(device),
-            targets=self.targets.to(device),
-        )
+        moved: dict[str, Any] = {
+            each.name: value.to(device) for each in fields(self) if isinstance(value := getattr(self, each.name), Tensor)
+        }
+        return replace(self, **moved)
 
 
 def attention_mask(segments: Tensor) -> Tensor:

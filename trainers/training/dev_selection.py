@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from posttrain.diagnose.errors import SettingsError
@@ -25,8 +24,8 @@ class DevSelection:
     """Before the first step; and the last one where there was another."""
     evaluated_after: int = NEVER
     """The step after which the last one was made."""
-    best_score: float = -math.inf
-    """Of the evaluations after a step."""
+    best_score: float | None = None
+    """Of the evaluations after a step; None before the first."""
     best_is_saved: bool = False
     num_without_gain: int = 0
     """Evaluations since the best one."""
@@ -42,7 +41,7 @@ class DevSelection:
         self.evaluated_after = step
         if step == BEFORE:
             return False
-        if evaluation.score > self.best_score:
+        if self.best_score is None or evaluation.score > self.best_score:
             self.best_score, self.best_is_saved, self.num_without_gain = evaluation.score, True, 0
             return True
         self.num_without_gain += 1
@@ -82,24 +81,11 @@ class DevSelection:
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the settings, for a state from which a run is resumed."""
-        return {
-            "evaluations": [
-                {"score": each.score, "pass_at_1": each.pass_at_1, "metrics": dict(each.metrics)} for each in self.evaluations
-            ],
-            "evaluated_after": self.evaluated_after,
-            "best_score": None if math.isinf(self.best_score) else self.best_score,
-            "best_is_saved": self.best_is_saved,
-            "num_without_gain": self.num_without_gain,
-        }
+        record = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "config"}
+        return record | {"evaluations": [asdict(each) for each in self.evaluations]}
 
     @classmethod
     def from_json(cls, config: TrainingConfig, record: Mapping[str, Any]) -> DevSelection:
         """Read what `to_json` wrote."""
-        return cls(
-            config=config,
-            evaluations=tuple(DevEvaluation(**each) for each in record["evaluations"]),
-            evaluated_after=record["evaluated_after"],
-            best_score=-math.inf if record["best_score"] is None else record["best_score"],
-            best_is_saved=record["best_is_saved"],
-            num_without_gain=record["num_without_gain"],
-        )
+        evaluations = tuple(DevEvaluation(**each) for each in record["evaluations"])
+        return cls(config=config, **{**record, "evaluations": evaluations})

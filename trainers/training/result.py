@@ -29,13 +29,13 @@ class TrainingResult:
     ending: Ending
     num_steps: int
     """Optimizer steps taken."""
-    num_skipped: int
+    num_skipped: int = 0
     """Batches without signal, on which no step was taken."""
-    trained_tokens: int
+    trained_tokens: int = 0
     """Completion tokens that ran backward, over all steps."""
-    input_tokens: int
+    input_tokens: int = 0
     """Tokens that ran through the model for training."""
-    generated_tokens: int
+    generated_tokens: int = 0
     """Tokens sampled for training, the dev slice not counted."""
     seconds: float
     log: Path
