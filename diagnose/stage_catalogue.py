@@ -62,21 +62,21 @@ HOW_TO_GIVE: Mapping[Need, str] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageDescription:
-    """One post-training stage."""
+    """One post-training stage; by default advice, which trains nothing."""
 
     name: str
-    family: str
-    provenance: Provenance
-    interface: Interface
-    role: Role | None
+    family: str = NO_TRAINING
+    provenance: Provenance = Provenance.NONE
+    interface: Interface = Interface.NONE
+    role: Role | None = None
     """What it usually does to the policy; None for what leaves the weights alone."""
     further_role: Role | None = None
     """What it does to the policy beside or in place of that, in some conditions."""
-    needs: tuple[Need, ...]
+    needs: tuple[Need, ...] = ()
     right_when: str
-    no_signal_when: str
+    no_signal_when: str = ""
     """When it gives no learning signal, or the wrong one."""
-    paper: str
+    paper: str = ""
     """arXiv number."""
 
     @property
@@ -210,17 +210,7 @@ _TRAINING: list[StageDescription] = [
 ]  # fmt: skip
 
 _ADVICE = [
-    StageDescription(
-        name=name,
-        family=NO_TRAINING,
-        provenance=Provenance.NONE,
-        interface=Interface.NONE,
-        role=None,
-        needs=(),
-        right_when=right,
-        no_signal_when="",
-        paper="",
-    )
+    StageDescription(name=name, right_when=right)
     for name, right in {
         "none": "the behavior is mastered: training can only cost",
         "collect_references": "the behavior is out of reach and nothing that shows it is available",

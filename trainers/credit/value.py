@@ -27,29 +27,21 @@ class ValueCredit(Credit):
         """Return rows with advantages, returns and the values that they were computed from."""
         graded = [index for index, row in enumerate(rows) if row.reward is not None]
         values = score_rows([rows[index] for index in graded], Score.VALUE)
-        advantages: dict[int, np.ndarray] = {}
-        for index, value in zip(graded, values, strict=True):
-            reward = rows[index].reward
-            assert reward is not None
-            advantages[index] = self._advantages(np.asarray(value, dtype=np.float64), reward)
-        rewards = [rows[index].reward for index in graded]
-        no_signal = len(set(rewards)) < 2
-        every = np.concatenate(list(advantages.values())) if advantages else np.zeros(1)
+        found = [
+            self._advantages(np.asarray(value, dtype=np.float64), float(rows[index].reward or 0.0))
+            for index, value in zip(graded, values, strict=True)
+        ]
+        no_signal = len({rows[index].reward for index in graded}) < 2
+        every = np.concatenate(found) if found else np.zeros(1)
         mean, spread = every.mean(), every.std() + 1e-8
-        filled = []
-        found = dict(zip(graded, values, strict=True))
-        for index, row in enumerate(rows):
-            if index not in advantages:
-                filled.append(replace(row, advantages=np.zeros(len(row.completion_ids), dtype=np.float32)))
-                continue
-            whitened = np.zeros_like(advantages[index]) if no_signal else (advantages[index] - mean) / spread
-            filled.append(
-                replace(
-                    row,
-                    advantages=whitened.astype(np.float32),
-                    returns=(advantages[index] + found[index]).astype(np.float32),
-                    old_values=np.asarray(found[index], dtype=np.float32),
-                )
+        filled = [replace(row, advantages=np.zeros(len(row.completion_ids), dtype=np.float32)) for row in rows]
+        for index, value, advantages in zip(graded, values, found, strict=True):
+            whitened = np.zeros_like(advantages) if no_signal else (advantages - mean) / spread
+            filled[index] = replace(
+                rows[index],
+                advantages=whitened.astype(np.float32),
+                returns=(advantages + value).astype(np.float32),
+                old_values=np.asarray(value, dtype=np.float32),
             )
         groups = group_indices(rows)
         equal = sum(len({rows[index].reward for index in members} - {None}) < 2 for members in groups.values())

@@ -23,16 +23,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from posttrain.diagnose.engines.base import (
-    BaseEngine,
-    Completion,
-    Engine,
-    OnTokens,
-    SampleRequest,
-    ScoreRequest,
-    TokenScores,
-    ignore_tokens,
-)
+from posttrain.diagnose.engines import base
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Sampling
 from posttrain.trainers.distributed.launch import num_launched
@@ -141,18 +132,18 @@ class ShardedProcessGroup(ProcessGroup):
         return sampled.to(self.device).requires_grad_(False)  # the buffers
 
     def sampling_engine(
-        self, engine: Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WeightGatherer | None = None
-    ) -> Engine:
+        self, engine: base.Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WeightGatherer | None = None
+    ) -> base.Engine:
         """See `ProcessGroup`."""
         return GatheringEngine(engine, model, sampled, weights or partial(_full_weights, model))
 
 
-class GatheringEngine(BaseEngine):
+class GatheringEngine(base.BaseEngine):
     """An engine with full weights of its own, which `refresh` gathers from the shards of the model in training."""
 
     is_live = True
 
-    def __init__(self, engine: Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WeightGatherer) -> None:
+    def __init__(self, engine: base.Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WeightGatherer) -> None:
         self._engine, self._model, self._weights = engine, model, weights
         self.sampled = sampled
         self.info, self.codec = engine.info, engine.codec
@@ -167,12 +158,19 @@ class GatheringEngine(BaseEngine):
         self._engine.refresh()
 
     def sample(
-        self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
-    ) -> list[list[Completion]]:
+        self,
+        requests: Sequence[base.SampleRequest],
+        sampling: Sampling,
+        *,
+        seed: str,
+        on_tokens: base.OnTokens = base.ignore_tokens,
+    ) -> list[list[base.Completion]]:
         """See `Engine`."""
         return self._engine.sample(requests, sampling, seed=seed, on_tokens=on_tokens)
 
-    def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
+    def score(
+        self, requests: Sequence[base.ScoreRequest], *, on_tokens: base.OnTokens = base.ignore_tokens
+    ) -> list[base.TokenScores]:
         """See `Engine`."""
         return self._engine.score(requests, on_tokens=on_tokens)
 

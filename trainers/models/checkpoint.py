@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,23 +22,14 @@ from transformers import (
 from posttrain.trainers.models.lora import FOLDER as ADAPTER_FOLDER
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointFormat:
-    """How the weights of a stage are stored."""
-
-    saves: str = "policy"
-    """A `policy`, a `reward_model` (one number a text) or a `process_reward_model` (one a step)."""
-    dtype: str = "float32"
-    """float32 or bfloat16; the model in training stays as it is."""
-
-
 def save_checkpoint(
     path: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    checkpoint_format: CheckpointFormat,
     texts: Mapping[str, str],
     *,
+    saves: str = "policy",
+    dtype: str = "float32",
     scalar_head: nn.Linear | None = None,
     save_adapter: Callable[[Path], None] | None = None,
 ) -> Path:
@@ -49,9 +39,10 @@ def save_checkpoint(
         path: The folder; one that is there already is replaced.
         model: With full weights.
         tokenizer: Stored beside it.
-        checkpoint_format: What is made of the model.
         texts: Name → content of further files, such as the model card.
-        scalar_head: Stored with the model where the format is that of a reward model.
+        saves: What is made of the model: a `policy`, a `reward_model` (one number a text) or a `process_reward_model` (one a step).
+        dtype: Of the stored weights, float32 or bfloat16; the model in training stays as it is.
+        scalar_head: Stored with a reward model.
         save_adapter: Writes the adapter that is merged into the model, where there is one, alone in a folder, `adapter/`.
 
     Returns:
@@ -62,7 +53,7 @@ def save_checkpoint(
     try:
         if save_adapter is not None:
             save_adapter(temporary / ADAPTER_FOLDER)
-        _save_model(temporary, _as_saved(model, checkpoint_format.saves, scalar_head), checkpoint_format.dtype)
+        _save_model(temporary, _as_saved(model, saves, scalar_head), dtype)
         tokenizer.save_pretrained(temporary)
         for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Reference
 from posttrain.trainers.config import ClippedConfig, PairConfig, ReferenceConfig, RolloutConfig, StudentConfig, TracesConfig
@@ -31,8 +30,8 @@ CHOSEN = frozenset({RowRole.CHOSEN})
 # ------------------------------------------------------------------------------------------------------------ on-policy rows
 
 
-def require_live_engine(inputs: TrainingInputs, stage: str) -> Engine:
-    """Return the engine, where it samples the model in training.
+def require_live_engine(inputs: TrainingInputs, stage: str) -> None:
+    """Refuse an engine that does not sample the model in training.
 
     Raises:
         SettingsError: It samples frozen weights.
@@ -42,7 +41,6 @@ def require_live_engine(inputs: TrainingInputs, stage: str) -> Engine:
             f"{stage} samples the model in training, and engine {inputs.engine.info.name} cannot be refreshed; use transformers or vllm",
             code="engine_is_frozen",
         )
-    return inputs.engine
 
 
 def policy_rollouts(

@@ -15,13 +15,7 @@ from pydantic import Field
 
 from posttrain.trainers.config import GroupConfig
 from posttrain.trainers.credit.group import GroupCredit
-from posttrain.trainers.recipes.blocks import (
-    REDUCTIONS,
-    clipped_policy_gradient,
-    policy_gradient_stage,
-    policy_rollouts,
-    require_live_engine,
-)
+from posttrain.trainers.recipes.blocks import REDUCTIONS, clipped_policy_gradient, policy_gradient_stage, policy_rollouts
 from posttrain.trainers.sources.guided import Guide
 from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 
@@ -41,7 +35,7 @@ class GuidedGrpoConfig(GroupConfig):
 def build(inputs: TrainingInputs, config: GuidedGrpoConfig) -> Stage:
     """Build the stage."""
     guide = Guide(
-        engine=require_live_engine(inputs, "guided_grpo"),
+        engine=inputs.engine,
         graders=inputs.graders,
         num_steps=config.num_steps,
         num_rungs=config.num_rungs,

@@ -10,22 +10,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from posttrain.diagnose.engines.base import (
-    BaseEngine,
-    Codec,
-    Completion,
-    EngineInfo,
-    OnTokens,
-    SampleRequest,
-    ScoreRequest,
-    TakesWeights,
-    TokenScores,
-    ignore_tokens,
-)
+from posttrain.diagnose.engines import base
 from posttrain.diagnose.types import Sampling
 
 
-class InPlaceEngine(BaseEngine):
+class InPlaceEngine(base.BaseEngine):
     """A live `Engine` around one that takes weights.
 
     It is opened when it first samples, so a stage that samples nothing never starts it, and gets the live weights then. Samples carry its own
@@ -41,14 +30,14 @@ class InPlaceEngine(BaseEngine):
     is_live = True
 
     def __init__(
-        self, opener: Callable[[], TakesWeights], codec: Codec, weights: Callable[[], PreTrainedModel], *, name: str
+        self, opener: Callable[[], base.TakesWeights], codec: base.Codec, weights: Callable[[], PreTrainedModel], *, name: str
     ) -> None:
         self._opener, self.codec, self._weights, self._name = opener, codec, weights, name
-        self._engine: TakesWeights | None = None
+        self._engine: base.TakesWeights | None = None
         self._refreshes = 0
 
     @property
-    def info(self) -> EngineInfo:
+    def info(self) -> base.EngineInfo:
         """See `Engine`; opens it."""
         return self._refreshed().info
 
@@ -59,19 +48,26 @@ class InPlaceEngine(BaseEngine):
         self._refreshes += 1
         self._engine.load_weights(checkpoint_tensors(self._weights()), model_fingerprint=f"{self._name}:{self._refreshes}")
 
-    def _refreshed(self) -> TakesWeights:
+    def _refreshed(self) -> base.TakesWeights:
         if self._engine is None:
             self.refresh()
         assert self._engine is not None
         return self._engine
 
     def sample(
-        self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
-    ) -> list[list[Completion]]:
+        self,
+        requests: Sequence[base.SampleRequest],
+        sampling: Sampling,
+        *,
+        seed: str,
+        on_tokens: base.OnTokens = base.ignore_tokens,
+    ) -> list[list[base.Completion]]:
         """See `Engine`."""
         return self._refreshed().sample(requests, sampling, seed=seed, on_tokens=on_tokens)
 
-    def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
+    def score(
+        self, requests: Sequence[base.ScoreRequest], *, on_tokens: base.OnTokens = base.ignore_tokens
+    ) -> list[base.TokenScores]:
         """See `Engine`; in the precision of the engine."""
         return self._refreshed().score(requests, on_tokens=on_tokens)
 

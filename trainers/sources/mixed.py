@@ -16,19 +16,19 @@ class MixedSource:
 
     Args:
         own: Samples the policy; its number of steps holds.
-        given: Rows that exist already; None, or a source without rows, leaves every batch to `own`.
+        given: Rows that exist already; a source without rows leaves every batch to `own`.
         on_policy: Probability of an own batch.
         seed: Of the choice, one random number per step, so that any step can be asked for at any time.
     """
 
-    def __init__(self, own: Source, given: Source | None, *, on_policy: float, seed: int) -> None:
+    def __init__(self, own: Source, given: Source, *, on_policy: float, seed: int) -> None:
         self.own, self.given, self.on_policy, self.seed = own, given, on_policy, seed
         self._has_given = False
 
     def prepare(self) -> tuple[int, Mapping[str, float]]:
         """Prepare both sources."""
         num_steps, metrics = self.own.prepare()
-        if self.given is not None and self.on_policy < 1.0:
+        if self.on_policy < 1.0:
             num_given, more = self.given.prepare()
             self._has_given = num_given > 0
             metrics = {**metrics, **more}
@@ -37,7 +37,7 @@ class MixedSource:
     def batch(self, step: int) -> Batch:
         """Return the batch of a step."""
         chance = np.random.default_rng([self.seed, step, 77]).random()
-        if self.given is not None and self._has_given and chance >= self.on_policy:
+        if self._has_given and chance >= self.on_policy:
             return self.given.batch(step)
         return self.own.batch(step)
 

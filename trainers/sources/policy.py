@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 from posttrain.diagnose.engines.base import Completion, Engine, SampleRequest
@@ -92,8 +93,8 @@ class RolloutSampler:
     ) -> list[list[TrainingRow]]:
         """Return the rows of each prompt of this process; the prompts of a behavior follow each other."""
         groups: list[list[TrainingRow]] = []
-        for name in dict.fromkeys(request.item.behavior.name for request in requests):
-            members = [request for request in requests if request.item.behavior.name == name]
+        for _, group in groupby(requests, key=lambda request: request.item.behavior.name):
+            members = list(group)
             behavior = members[0].item.behavior
             sampling = Sampling(temperature=temperature, max_tokens=behavior.sampling.max_tokens, stop=behavior.sampling.stop)
             sample_requests = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from torch import Tensor
 
 
@@ -9,19 +11,19 @@ class MetricMeans:
     """Weighted means over the micro-batches of a step."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, float] = {}
+        self._sums: defaultdict[str, float] = defaultdict(float)
+        self._counts: defaultdict[str, float] = defaultdict(float)
 
     def add(self, name: str, values: Tensor) -> None:
         """Take the numbers of some tokens in."""
-        self._sums[name] = self._sums.get(name, 0.0) + float(values.detach().double().sum())
-        self._counts[name] = self._counts.get(name, 0.0) + values.numel()
+        self._sums[name] += float(values.detach().double().sum())
+        self._counts[name] += values.numel()
 
     def include(self, other: MetricMeans) -> None:
         """Take the numbers of others in."""
         for name, total in other._sums.items():
-            self._sums[name] = self._sums.get(name, 0.0) + total
-            self._counts[name] = self._counts.get(name, 0.0) + other._counts[name]
+            self._sums[name] += total
+            self._counts[name] += other._counts[name]
 
     def result(self) -> dict[str, float]:
         """Name → mean."""

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from posttrain.trainers.config import TrainingConfig
-from posttrain.trainers.models.checkpoint import CheckpointFormat, save_checkpoint
+from posttrain.trainers.models.checkpoint import save_checkpoint
 from posttrain.trainers.models.ema import EmaWeights
 from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.stage import Recipe, TrainingInputs
@@ -58,8 +58,9 @@ class CheckpointWriter:
                     self.out / folder,
                     model,
                     inputs.tokenizer,
-                    CheckpointFormat(saves=self.recipe.saves, dtype=self.config.checkpoint_dtype),
                     {CONFIG_FILE: self.config.model_dump_json(indent=2) + "\n", "README.md": card},
+                    saves=self.recipe.saves,
+                    dtype=self.config.checkpoint_dtype,
                     scalar_head=head,
                     save_adapter=save_adapter,
                 )
