@@ -216,37 +216,71 @@ def test_a_broken_checkpoint(posttrain: CommandLine, sums_file: Path, tiny_model
     weights = tmp_path / "broken" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     posttrain.refuses(
-        "diagnose", tmp_path / "broken", sums_file, "--out", tmp_path / "run", code="model", names=str(tmp_path / "broken")
+        "diagnose",
+        tmp_path / "broken",
+        sums_file,
+        "--out",
+        tmp_path / "run",
+        code="model_not_loadable",
+        names=str(tmp_path / "broken"),
     )
     posttrain.refuses(
-        "loop", tmp_path / "broken", sums_file, "--out", tmp_path / "loop", code="model", names=str(tmp_path / "broken")
+        "loop",
+        tmp_path / "broken",
+        sums_file,
+        "--out",
+        tmp_path / "loop",
+        code="model_not_loadable",
+        names=str(tmp_path / "broken"),
     )
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "loop").exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "code", "said"),
     [
-        ("empty.jsonl", "", "empty"),
-        ("no-answer.jsonl", '{"id": "a", "prompt": "1 + 1"}\n', "answer"),
-        ("twice.jsonl", '{"id": "a", "prompt": "1 + 1", "answer": "2"}\n{"id": "a", "prompt": "1 + 2", "answer": "3"}\n', "a"),
-        ("verifier.yaml", "problems: rows.jsonl\nverifier: {kind: numbr}\n", "number"),
-        ("key.yaml", "problems: rows.jsonl\nverifier: {kind: number}\nsamplng: {}\n", "sampling"),
-        ("setting.yaml", "problems: rows.jsonl\nverifier: {kind: number}\nsampling: {temprature: 1}\n", "temperature"),
-        ("overlap.yaml", "problems: rows.jsonl\nverifier: {kind: number}\nsplit: {train: train.jsonl}\n", "train"),
-        ("nothing.yaml", "problems: not-there.jsonl\nverifier: {kind: number}\n", "not-there"),
+        ("empty.jsonl", "", "empty_file", "empty"),
+        ("no-answer.jsonl", '{"id": "a", "prompt": "1 + 1"}\n', "missing_key", "answer"),
+        (
+            "twice.jsonl",
+            '{"id": "a", "prompt": "1 + 1", "answer": "2"}\n{"id": "a", "prompt": "1 + 2", "answer": "3"}\n',
+            "duplicate_id",
+            "a",
+        ),
+        ("verifier.yaml", "problems: rows.jsonl\nverifier: {kind: numbr}\n", "unknown_verifier", "number"),
+        ("key.yaml", "problems: rows.jsonl\nverifier: {kind: number}\nsamplng: {}\n", "invalid_setting", "sampling"),
+        (
+            "setting.yaml",
+            "problems: rows.jsonl\nverifier: {kind: number}\nsampling: {temprature: 1}\n",
+            "invalid_setting",
+            "temperature",
+        ),
+        (
+            "overlap.yaml",
+            "problems: rows.jsonl\nverifier: {kind: number}\nsplit: {train: train.jsonl}\n",
+            "overlapping_splits",
+            "train",
+        ),
+        ("nothing.yaml", "problems: not-there.jsonl\nverifier: {kind: number}\n", "no_such_file", "not-there"),
     ],
 )
 def test_wrong_behaviors(
-    posttrain: CommandLine, name: str, content: str, said: str, model: Path, tmp_path: Path, write_rows: Callable[..., Path]
+    posttrain: CommandLine,
+    name: str,
+    content: str,
+    code: str,
+    said: str,
+    model: Path,
+    tmp_path: Path,
+    write_rows: Callable[..., Path],
 ) -> None:
     from_rows: list[dict[str, object]] = [{"id": f"r{i}", "prompt": f"{i} + 1", "answer": str(i + 1)} for i in range(8)]
     write_rows(from_rows, "rows.jsonl")
     write_rows([{"id": "t", "prompt": " 3  + 1 ", "answer": "4"}], "train.jsonl")
     (tmp_path / name).write_text(content)
     posttrain.refuses(
-        "diagnose", model, tmp_path / name, "--engine", "scripted", "--out", tmp_path / "run", code="behavior", names=said
+        "diagnose", model, tmp_path / name, "--engine", "scripted", "--out", tmp_path / "run", code=code, names=said
     )
     assert not (tmp_path / "run").exists()
 
@@ -254,14 +288,23 @@ def test_wrong_behaviors(
 def test_wrong_settings(posttrain: CommandLine, sums_file: Path, model: Path, tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     posttrain.refuses(
-        "diagnose", model, sums_file, "--engine", "scripted", "--out", out, "--samples", 0, code="settings", names="--samples"
+        "diagnose", model, sums_file, "--engine", "scripted", "--out", out, "--samples", 0, code="samples", names="--samples"
     )
     posttrain.refuses("diagnose", model, sums_file, "--engine", "vlm", "--out", out, code="unknown_engine", names="'vlm'")
-    posttrain.refuses("diagnose", "demo", "prodcts", "--out", out, code="behavior", names="products")
+    posttrain.refuses("diagnose", "demo", "prodcts", "--out", out, code="unknown_behavior", names="products")
     posttrain.refuses("diagnose", model, sums_file, "--out", out, "--nope", code="NoSuchOption", names="--nope")
-    posttrain.refuses("train", "dpoo", tiny_model, sums_file, "--out", out, code="settings", names="'dpoo'")
+    posttrain.refuses("train", "dpoo", tiny_model, sums_file, "--out", out, code="unknown_stage", names="'dpoo'")
     posttrain.refuses(
-        "train", "sft", tiny_model, sums_file, "--out", out, "--set", "learning_rat=1", code="settings", names="learning_rate"
+        "train",
+        "sft",
+        tiny_model,
+        sums_file,
+        "--out",
+        out,
+        "--set",
+        "learning_rat=1",
+        code="unknown_setting",
+        names="learning_rate",
     )
     posttrain.refuses(
         "train",
@@ -272,12 +315,12 @@ def test_wrong_settings(posttrain: CommandLine, sums_file: Path, model: Path, ti
         out,
         "--set",
         "learning_rate=-1",
-        code="settings",
+        code="setting_out_of_range",
         names="learning_rate=-1",
     )
     posttrain.refuses("report", tmp_path / "no-run", code="nothing_to_report", names="diagnosis.json")
-    posttrain.refuses("loop", tiny_model, sums_file, "--out", out, "--rounds", 0, code="settings", names="--rounds")
-    posttrain.refuses("loop", tiny_model, sums_file, "--out", out, "--stages", "sft,grop", code="settings", names="'grop'")
+    posttrain.refuses("loop", tiny_model, sums_file, "--out", out, "--rounds", 0, code="too_few_rounds", names="--rounds")
+    posttrain.refuses("loop", tiny_model, sums_file, "--out", out, "--stages", "sft,grop", code="unknown_stage", names="'grop'")
     assert not out.exists()
 
 
@@ -289,9 +332,16 @@ def test_no_arguments_show_the_help(posttrain: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["success: [", "success: {p1: often}", "chance: 0.3", "success: 0.3\nwron: 4", "success: 1.5"]
+    ("content", "code"),
+    [
+        ("success: [", "script_unreadable"),
+        ("success: {p1: often}", "script_unreadable"),
+        ("chance: 0.3", "script_unreadable"),
+        ("success: 0.3\nwron: 4", "script_unreadable"),
+        ("success: 1.5", "script_probabilities"),
+    ],
 )
-def test_a_script_that_cannot_be_read(posttrain: CommandLine, content: str, sums_file: Path, tmp_path: Path) -> None:
+def test_a_script_that_cannot_be_read(posttrain: CommandLine, content: str, code: str, sums_file: Path, tmp_path: Path) -> None:
     (tmp_path / "script.yaml").write_text(content)
     posttrain.refuses(
         "diagnose",
@@ -301,7 +351,7 @@ def test_a_script_that_cannot_be_read(posttrain: CommandLine, content: str, sums
         "scripted",
         "--out",
         tmp_path / "run",
-        code="model",
+        code=code,
         names="scripted",
     )
 
@@ -309,13 +359,13 @@ def test_a_script_that_cannot_be_read(posttrain: CommandLine, content: str, sums
 def test_a_path_that_cannot_be_written(posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "run"
-    posttrain.refuses("diagnose", model, sums_file, "--engine", "scripted", "--out", out, code="run", names=str(out))
+    posttrain.refuses("diagnose", model, sums_file, "--engine", "scripted", "--out", out, code="not_writable", names=str(out))
 
 
 def test_an_epsilon_above_mastery(posttrain: CommandLine, sums_file: Path, model: Path, tmp_path: Path) -> None:
     sums_file.write_text(sums_file.read_text().replace("primary_k: 4", "epsilon: 0.95"))
     posttrain.refuses(
-        "diagnose", model, sums_file, "--engine", "scripted", "--out", tmp_path / "run", code="settings", names="measure.epsilon"
+        "diagnose", model, sums_file, "--engine", "scripted", "--out", tmp_path / "run", code="epsilon", names="measure.epsilon"
     )
     assert not (tmp_path / "run").exists()
 
@@ -325,5 +375,7 @@ def test_an_output_folder_of_another_run(
 ) -> None:
     arguments = ("diagnose", model, sums_file, "--engine", "scripted", "--out", tmp_path / "run")
     assert posttrain(*arguments, "--samples", 4).returncode == 0
-    posttrain.refuses(*arguments, "--samples", 5, code="run", names="samples: there 4, here 5")
-    posttrain.refuses("train", "sft", tiny_model, sums_file, "--out", tmp_path / "run", code="run", names=str(tmp_path / "run"))
+    posttrain.refuses(*arguments, "--samples", 5, code="other_settings", names="samples: there 4, here 5")
+    posttrain.refuses(
+        "train", "sft", tiny_model, sums_file, "--out", tmp_path / "run", code="out_exists", names=str(tmp_path / "run")
+    )
