@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from posttrain.diagnose.engines.base import SampleRequest, ScoreRequest
 from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.types import StopReason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,16 @@ def hashed_seed(*names: object, bits: int = 63) -> int:
     return int.from_bytes(digest[:8], "little") >> (64 - bits)
 
 
+def short_hash(text: str) -> str:
+    """Return 16 hexadecimal digits that stand for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, shortened."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:200]
+
+
 def end_ids(model: str, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Return the ids that end an answer: the tokenizer's, and those of the model's generation settings (or else of its configuration)."""
     from transformers import AutoConfig, GenerationConfig
@@ -28,8 +39,13 @@ def end_ids(model: str, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
         named = GenerationConfig.from_pretrained(model).eos_token_id
     except OSError:
         named = getattr(AutoConfig.from_pretrained(model), "eos_token_id", None)
-    ids = named if isinstance(named, list) else [named]
-    return frozenset(int(i) for i in (tokenizer.eos_token_id, *ids) if i is not None)
+    return known_ids(tokenizer.eos_token_id, named)
+
+
+def known_ids(*named: int | list[int] | None) -> frozenset[int]:
+    """Return the ids that a tokenizer and a configuration name: each one id, a list, or None."""
+    ids = [i for value in named for i in (value if isinstance(value, list) else [value])]
+    return frozenset(int(i) for i in ids if i is not None)
 
 
 def check_sample_room(requests: Sequence[SampleRequest], max_tokens: int, context: int | None) -> None:
@@ -67,7 +83,13 @@ def check_score_room(requests: Sequence[ScoreRequest], context: int | None) -> N
             )
 
 
+def read_stop_reason(finish: str | None, stop: str | int | None) -> StopReason:
+    """Read what a server says: `stop` for an end token and for a stop text; vLLM adds which, the text or the token's id (or nothing)."""
+    if finish == "stop":
+        return StopReason.STOP if isinstance(stop, str) else StopReason.EOS
+    return StopReason.LENGTH if finish == "length" else StopReason.ERROR
+
+
 def cut_at_stop(text: str, stops: Sequence[str]) -> str:
     """Cut a text before the first stop text in it."""
-    cuts = [text.find(stop) for stop in stops if stop in text]
-    return text[: min(cuts)] if cuts else text
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]

@@ -7,7 +7,6 @@ sampler says of a token is therefore what the scorer says of it, to rounding.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import yaml
 from posttrain.diagnose.engines import base
 from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest, ScoreRequest, TokenScores, ignore_tokens
 from posttrain.diagnose.engines.codec import completion_text
+from posttrain.diagnose.engines.limits import short_hash
 from posttrain.diagnose.engines.token_sampling import uniforms
 from posttrain.diagnose.errors import ModelError, SettingsError
 from posttrain.diagnose.types import Behavior, Message, Problem, PromptFormat, Reference, Sampling, StopReason
@@ -70,9 +70,7 @@ class ScriptedEngine(base.BaseEngine):
                     code="script_probabilities",
                 )
             self._scripts[prompt.encode()] = tuple((text.encode(), p) for text, p in answers)
-        digest = hashlib.sha256(json.dumps([sorted((k, list(map(list, v))) for k, v in scripts.items())]).encode()).hexdigest()[
-            :16
-        ]
+        digest = short_hash(json.dumps([sorted((k, list(map(list, v))) for k, v in scripts.items())]))
         self.info = base.EngineInfo(
             name="scripted",
             model=name,

@@ -8,7 +8,8 @@ from pathlib import Path
 from posttrain.diagnose.engines import parse_engine
 from posttrain.diagnose.engines.base import Engine, TakesWeights
 from posttrain.diagnose.engines.codec import TextCodec
-from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine, pick_dtype
+from posttrain.diagnose.engines.hardware import pick_dtype
+from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 from posttrain.diagnose.engines.limits import end_ids
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.config import TrainingConfig

@@ -7,7 +7,6 @@ in scoring. Every other model runs its own forward function.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -18,11 +17,11 @@ from transformers import __version__ as transformers_version
 from posttrain.diagnose.engines import base
 from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest, ScoreRequest, TokenScores, ignore_tokens
 from posttrain.diagnose.engines.codec import TextCodec
-from posttrain.diagnose.engines.hardware import has_fast_bf16
+from posttrain.diagnose.engines.hardware import LOGPROB_TOLERANCE, pick_dtype
 from posttrain.diagnose.engines.hf.cached_decoder import CachedDecoder
 from posttrain.diagnose.engines.hf.path_scoring import score_packed, score_padded
 from posttrain.diagnose.engines.hf.sampling_loop import Decoder, SamplingLoop
-from posttrain.diagnose.engines.limits import check_sample_room, check_score_room
+from posttrain.diagnose.engines.limits import check_sample_room, check_score_room, known_ids, short_hash
 from posttrain.diagnose.engines.llama.layers import LlamaLayers, is_llama_like
 from posttrain.diagnose.engines.llama.open_decoder import open_decoder
 from posttrain.diagnose.engines.models.loading import fingerprint_model, load_model, load_tokenizer
@@ -34,19 +33,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _LARGE_MODEL = 2 * 10**9
-# Mean |sampler − scorer| per token that precision alone explains: fp32 in other batch shapes moves a log-probability by 1e-5, bf16 by
-# about .02 on average (8 bits of mantissa on logits of size 20).
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.08, torch.float16: 0.02}
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype named `auto`, `float32`, `bfloat16` or `float16`; auto is bfloat16 where that is fast."""
-    if name == "auto":
-        return torch.bfloat16 if has_fast_bf16(device) else torch.float32
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in known:
-        raise SettingsError(f"dtype: got {name!r}, allowed are auto, {', '.join(known)}", code="unknown_dtype")
-    return known[name]
 
 
 class TransformersEngine(base.BaseEngine):
@@ -94,20 +80,19 @@ class TransformersEngine(base.BaseEngine):
                 )
             self._sampling_model = model if sample == model.dtype else copy.deepcopy(model).to(sample).eval()
         slower = () if self._sampling_layers is None else self._sampling_layers.notes
-        eos = {tokenizer.eos_token_id} | set(_as_list(getattr(model.generation_config, "eos_token_id", None)))
-        self.codec = TextCodec(tokenizer, frozenset(int(i) for i in eos if i is not None))
-        fingerprint = hashlib.sha256(f"transformers:{model_fingerprint}:{sample}:{score}".encode()).hexdigest()[:16]
+        eos_ids = known_ids(tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None))
+        self.codec = TextCodec(tokenizer, eos_ids)
         self.info = base.EngineInfo(
             name="transformers",
             model=name,
             model_fingerprint=model_fingerprint,
-            fingerprint=fingerprint,
+            fingerprint=short_hash(f"transformers:{model_fingerprint}:{sample}:{score}"),
             sample_dtype=str(sample).removeprefix("torch."),
             score_dtype=str(score).removeprefix("torch."),
             device=str(self.device),
             versions={"torch": torch.__version__, "transformers": transformers_version},
             notes=tuple(f"slower sampling: {note}" for note in slower),
-            logprob_tolerance=max(_TOLERANCE.get(sample, 1e-3), _TOLERANCE.get(score, 1e-3)),
+            logprob_tolerance=max(LOGPROB_TOLERANCE.get(sample, 1e-3), LOGPROB_TOLERANCE.get(score, 1e-3)),
         )
 
     @classmethod
@@ -190,7 +175,3 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def _as_list(value: int | list[int] | None) -> list[int]:
-    return value if isinstance(value, list) else [] if value is None else [value]

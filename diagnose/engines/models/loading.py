@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain.diagnose.engines.limits import first_line, short_hash
 from posttrain.diagnose.engines.models.adapter_folder import adapter_files, base_of, is_adapter, merge_adapter
 from posttrain.diagnose.engines.models.model_source import cache_dir, missing_base, resolve_model
 from posttrain.diagnose.errors import ModelError, UserError
@@ -62,7 +63,7 @@ def fingerprint_model(source: str | Path) -> str:
         return fingerprint_files([resolved])
     if is_adapter(resolved):  # an adapter's numbers are its own and its base's
         both = fingerprint_files(adapter_files(resolved)) + _fingerprint_base(resolved)
-        return hashlib.sha256(both.encode()).hexdigest()[:16]
+        return short_hash(both)
     suffixes = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
     skip = {"posttrain_config.json", "trainer_state.json"}  # notes about training make no numbers
     return fingerprint_files([file for file in resolved.iterdir() if file.suffix in suffixes and file.name not in skip])
@@ -226,9 +227,8 @@ def _complete_folder(source: Path, target: Path) -> Iterator[Path]:
 
 def _not_loadable(source: str | Path, error: Exception) -> ModelError:
     """Say in one line what a loader raised."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return ModelError(
-        f"model {source}: cannot be loaded ({type(error).__name__}: {first[:200]}); give a whole Hugging Face directory, a .gguf file or a hub id",
+        f"model {source}: cannot be loaded ({type(error).__name__}: {first_line(error)}); give a whole Hugging Face directory, a .gguf file or a hub id",
         code="model_not_loadable",
     )
 

@@ -21,7 +21,6 @@ which counts as missing, not as wrong.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +30,15 @@ import numpy as np
 from posttrain.diagnose.engines import base
 from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest, ScoreRequest, TokenScores, ignore_tokens
 from posttrain.diagnose.engines.codec import TextCodec
-from posttrain.diagnose.engines.limits import check_sample_room, check_score_room, cut_at_stop, end_ids, hashed_seed
+from posttrain.diagnose.engines.limits import (
+    check_sample_room,
+    check_score_room,
+    cut_at_stop,
+    end_ids,
+    hashed_seed,
+    read_stop_reason,
+    short_hash,
+)
 from posttrain.diagnose.engines.models.loading import fingerprint_model
 from posttrain.diagnose.engines.openai import server_capabilities
 from posttrain.diagnose.engines.openai.server_codecs import BytesCodec, ServerCodec
@@ -89,12 +96,12 @@ class OpenAIEngine(base.BaseEngine):
         version = transport.ask("GET", f"{root}/version") if is_vllm else None
         of_server = f"vLLM {version.get('version', 'unknown')}" if version else "unknown"
         here = tokenizer is not None and Path(tokenizer.name_or_path).is_dir()
-        fingerprint = fingerprint_model(tokenizer.name_or_path) if here and tokenizer is not None else _short_hash(served)
+        fingerprint = fingerprint_model(tokenizer.name_or_path) if here and tokenizer is not None else short_hash(served)
         info = base.EngineInfo(
             name="openai",
             model=served,
             model_fingerprint=fingerprint,
-            fingerprint=_short_hash(f"openai:{address}:{served}:{of_server}:{fingerprint}"),
+            fingerprint=short_hash(f"openai:{address}:{served}:{of_server}:{fingerprint}"),
             sample_dtype="unknown",
             score_dtype="unknown",
             device=address,
@@ -182,7 +189,7 @@ class OpenAIEngine(base.BaseEngine):
         return sampled + [_missing()] * (num - len(sampled))
 
     def _completion(self, choice: Reply, num_tokens: int | None, sampling: Sampling) -> Completion:
-        stop, text = _stop_reason(choice), str(choice.get("text") or "")
+        stop, text = read_stop_reason(choice.get("finish_reason"), choice.get("stop_reason")), str(choice.get("text") or "")
         if stop is StopReason.ERROR:
             return _missing()
         logprobs = choice.get("logprobs") or {}
@@ -257,13 +264,6 @@ class OpenAIEngine(base.BaseEngine):
         ]
 
 
-def _stop_reason(choice: Reply) -> StopReason:
-    """Servers say `stop` for an end token and for a stop text; vLLM adds which."""
-    if choice.get("finish_reason") == "stop":
-        return StopReason.STOP if isinstance(choice.get("stop_reason"), str) else StopReason.EOS
-    return StopReason.LENGTH if choice.get("finish_reason") == "length" else StopReason.ERROR
-
-
 def _path_scores(reply: Reply, request: ScoreRequest) -> TokenScores:
     """Cut the path's part out of vLLM's prompt log-probabilities: per position a table of token id → log-probability and rank (from 1)."""
     rows = server_capabilities.list_of(next(iter(server_capabilities.list_of(reply, "choices")), {}), "prompt_logprobs")[
@@ -286,7 +286,3 @@ def _path_scores(reply: Reply, request: ScoreRequest) -> TokenScores:
 def _missing() -> Completion:
     nothing = np.zeros(0, dtype=np.float32)
     return Completion(token_ids=(), policy_logprobs=nothing, sampler_logprobs=nothing, stop=StopReason.ERROR, text="")
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -5,7 +5,7 @@ Neither can say where the steps of a reference path lie in its tokens, so neithe
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt
 from posttrain.diagnose.engines.codec import chat_messages, completion_text
@@ -14,11 +14,23 @@ from posttrain.diagnose.errors import BehaviorError, SettingsError
 from posttrain.diagnose.types import Message, PromptFormat, Reference
 
 
-class ServerCodec:
-    """Prompts written and tokenised by the server, with the /tokenize and /detokenize that vLLM has."""
+class _PromptCodec:
+    """A codec of prompts alone."""
 
     tokenizer = None
     eos_ids: frozenset[int] = frozenset()
+
+    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
+        """Refuse."""
+        raise SettingsError(
+            "engine openai: reference paths cannot be written as tokens without the tokenizer, so this engine cannot score them; give MODEL "
+            "as a folder or hub id with the tokenizer, or use --engine vllm or transformers",
+            code="paths_not_encodable",
+        )
+
+
+class ServerCodec(_PromptCodec):
+    """Prompts written and tokenised by the server, with the /tokenize and /detokenize that vLLM has."""
 
     def __init__(self, transport: Transport, root: str, model: str):
         """Take a way to the server, its address before /tokenize, and the name the model is served under."""
@@ -53,20 +65,13 @@ class ServerCodec:
         ids = tuple(self._ask("/tokenize", {"model": self._model, "prompt": text})["tokens"])
         return EncodedPrompt(token_ids=ids, text=text, format="completion")
 
-    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        """Refuse."""
-        _no_paths()
-
     def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         url = self._root + path
         return self._transport.require(self._transport.ask("POST", url, body), url)
 
 
-class BytesCodec:
+class BytesCodec(_PromptCodec):
     """The bytes of a text in the place of its tokens, for servers that take text alone."""
-
-    tokenizer = None
-    eos_ids: frozenset[int] = frozenset()
 
     def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
         """Write a prompt in completion format; the chat template is unknown."""
@@ -78,15 +83,3 @@ class BytesCodec:
             )
         text = completion_text(prompt, prompt_format)
         return EncodedPrompt(token_ids=tuple(text.encode()), text=text, format="completion")
-
-    def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        """Refuse."""
-        _no_paths()
-
-
-def _no_paths() -> NoReturn:
-    raise SettingsError(
-        "engine openai: reference paths cannot be written as tokens without the tokenizer, so this engine cannot score them; give MODEL as a "
-        "folder or hub id with the tokenizer, or use --engine vllm or transformers",
-        code="paths_not_encodable",
-    )

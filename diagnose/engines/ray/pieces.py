@@ -10,8 +10,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Generic, TypeVar
 
 from posttrain.diagnose.engines.base import SampleRequest, ScoreRequest
+
+Request = TypeVar("Request", SampleRequest, ScoreRequest)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,26 +28,17 @@ class PieceSize:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SamplePiece:
-    """Some samples of some prompts."""
+class Piece(Generic[Request]):
+    """Some samples of some prompts, or some paths to be scored."""
 
-    requests: tuple[SampleRequest, ...]
+    requests: tuple[Request, ...]
     owners: tuple[int, ...]
     """Index of the request that each is a part of."""
     cost: int
     """Tokens to be read and at most generated."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScorePiece:
-    """Some paths to be scored."""
-
-    requests: tuple[ScoreRequest, ...]
-    owners: tuple[int, ...]
-    cost: int
-
-
-def cut_samples(requests: Sequence[SampleRequest], size: PieceSize, max_tokens: int) -> list[SamplePiece]:
+def cut_samples(requests: Sequence[SampleRequest], size: PieceSize, max_tokens: int) -> list[Piece[SampleRequest]]:
     """Cut requests into pieces of about equal numbers of samples, of prompts of about equal length.
 
     All samples of a prompt stay together, so that it is read once, unless they are more than a piece holds. The parts of one request
@@ -64,11 +58,11 @@ def cut_samples(requests: Sequence[SampleRequest], size: PieceSize, max_tokens: 
         chosen = sorted((parts[i] for i in group), key=lambda chosen: chosen[0])
         held = tuple(part for _, part in chosen)
         cost = sum(len(part.prompt_ids) + part.num_samples * max_tokens for part in held)
-        pieces.append(SamplePiece(requests=held, owners=tuple(owner for owner, _ in chosen), cost=cost))
+        pieces.append(Piece(requests=held, owners=tuple(owner for owner, _ in chosen), cost=cost))
     return pieces
 
 
-def cut_scores(requests: Sequence[ScoreRequest], size: PieceSize) -> list[ScorePiece]:
+def cut_scores(requests: Sequence[ScoreRequest], size: PieceSize) -> list[Piece[ScoreRequest]]:
     """Cut requests into pieces of about equal numbers of tokens; paths of one prompt lie side by side, and short prompts come first."""
     lengths = [len(request.prompt_ids) + len(request.path_ids) for request in requests]
     order = sorted(range(len(requests)), key=lambda r: (len(requests[r].prompt_ids), requests[r].prompt_ids))
@@ -77,7 +71,7 @@ def cut_scores(requests: Sequence[ScoreRequest], size: PieceSize) -> list[ScoreP
     for group in groups:
         owners = tuple(sorted(order[i] for i in group))
         cost = sum(lengths[r] for r in owners)
-        pieces.append(ScorePiece(requests=tuple(requests[r] for r in owners), owners=owners, cost=cost))
+        pieces.append(Piece(requests=tuple(requests[r] for r in owners), owners=owners, cost=cost))
     return pieces
 
 

@@ -15,7 +15,7 @@ import ray
 
 from posttrain.diagnose.engines import base
 from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest, ScoreRequest, TokenScores, ignore_tokens
-from posttrain.diagnose.engines.ray.pieces import PieceSize, SamplePiece, cut_samples, cut_scores
+from posttrain.diagnose.engines.ray.pieces import Piece, PieceSize, cut_samples, cut_scores
 from posttrain.diagnose.engines.ray.worker_process import Call
 from posttrain.diagnose.engines.ray.worker_queue import WorkerQueue
 from posttrain.diagnose.types import Sampling
@@ -108,14 +108,8 @@ class PoolEngine(base.BaseEngine):
             for number in sorted(range(len(pieces)), key=lambda n: -pieces[n].cost)
         ]
         calls = [
-            Call(
-                method="sample",
-                args=(cut[index][number].requests, sampling),
-                kwargs={"seed": seed},
-                what=_describe(cut[index][number]),
-                reports_progress=True,
-            )
-            for index, number in work
+            Call(method="sample", args=(piece.requests, sampling), kwargs={"seed": seed}, what=_describe(piece))
+            for piece in (cut[index][number] for index, number in work)
         ]
         left = [len(pieces) for pieces in cut]
         sampled: dict[tuple[int, int], list[list[Completion]]] = {}
@@ -137,17 +131,14 @@ class PoolEngine(base.BaseEngine):
             WorkerError: A piece of the work ended three workers.
         """
         pieces = sorted(cut_scores(requests, self._size), key=lambda piece: -piece.cost)
-        calls = [
-            Call(method="score", args=(piece.requests,), what=f"scoring {len(piece.requests)} paths", reports_progress=True)
-            for piece in pieces
-        ]
+        calls = [Call(method="score", args=(piece.requests,), what=f"scoring {len(piece.requests)} paths") for piece in pieces]
         scored: dict[int, TokenScores] = {}
         for done, scores in self._queue.run(calls, on_tokens=on_tokens):
             scored.update(zip(pieces[done].owners, scores, strict=True))
         return [scored[r] for r in range(len(requests))]
 
 
-def _describe(piece: SamplePiece) -> str:
+def _describe(piece: Piece[SampleRequest]) -> str:
     first, more = piece.requests[0], len(piece.requests) - 1
     what = f"samples {first.first_sample} to {first.first_sample + first.num_samples - 1} of {first.key}"
     return f"sampling ({what}" + (f", and {more} more prompts)" if more else ")")

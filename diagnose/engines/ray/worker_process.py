@@ -22,15 +22,13 @@ POLL_SECONDS = 0.25
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """One call of an engine's method."""
+    """One call of an engine's method, which reports its progress to `on_tokens`."""
 
     method: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
     what: str
     """What it does, for messages."""
-    reports_progress: bool = False
-    """Whether the method takes on_tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,12 +115,11 @@ class Worker:
             return pickle.dumps(Reply(error=error))
         return pickle.dumps(Reply(result=(self._engine.info, self._engine.codec)))
 
-    def call(self, number: int, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], reports_progress: bool) -> bytes:
-        """Call a method of the engine."""
+    def call(self, number: int, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """Call a method of the engine, which takes on_tokens too."""
         reporter = _ProgressReporter(self._board, number)
-        more = {"on_tokens": reporter} if reports_progress else {}
         try:
-            result = getattr(self._engine, method)(*args, **kwargs, **more)
+            result = getattr(self._engine, method)(*args, **kwargs, on_tokens=reporter)
         except Cancelled:
             return pickle.dumps(Reply())
         except PosttrainError as error:

@@ -205,9 +205,7 @@ class WorkerQueue:
                         return
                     task = self._queue.popleft()
                     call = task.call
-                    slot.calls.append(
-                        (task, slot.actor.call.remote(task.number, call.method, call.args, call.kwargs, call.reports_progress))
-                    )
+                    slot.calls.append((task, slot.actor.call.remote(task.number, call.method, call.args, call.kwargs)))
 
     def _receive(self, slot: _Slot, ref: Any) -> None:
         """Take a worker's answer, or its death."""

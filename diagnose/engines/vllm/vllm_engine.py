@@ -20,7 +20,6 @@ fewer tokens here. **Ranks** count ties as more likely, which bfloat16 has many 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -35,11 +34,10 @@ import torch
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from posttrain.diagnose.engines import base
+from posttrain.diagnose.engines import base, limits
 from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest, ScoreRequest, TokenScores, ignore_tokens
 from posttrain.diagnose.engines.codec import TextCodec
-from posttrain.diagnose.engines.hardware import has_fast_bf16
-from posttrain.diagnose.engines.limits import check_sample_room, check_score_room, cut_at_stop, end_ids, hashed_seed
+from posttrain.diagnose.engines.hardware import LOGPROB_TOLERANCE, pick_dtype
 from posttrain.diagnose.engines.models.loading import fingerprint_model, load_tokenizer
 from posttrain.diagnose.errors import ModelError, SettingsError
 from posttrain.diagnose.types import Sampling, StopReason
@@ -49,9 +47,6 @@ if TYPE_CHECKING:
 
 TESTED = ">=0.32,<0.33"
 """The vLLM versions that the contract tests were run with."""
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
-# Mean |sampler − scorer| per token that precision alone explains; see the table of the embedded engine.
-_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.08, "float16": 0.02}
 # vLLM raises lower positive temperatures to this one without saying so in its results.
 _LOWEST_TEMPERATURE = 0.01
 
@@ -72,7 +67,7 @@ def require_vllm() -> Any:
         import vllm  # type: ignore[import-not-found, unused-ignore]
     except Exception as error:
         raise SettingsError(
-            f"engine vllm: vLLM cannot be imported ({type(error).__name__}: {_first_line(error)}); repair that installation, or use "
+            f"engine vllm: vLLM cannot be imported ({type(error).__name__}: {limits.first_line(error)}); repair that installation, or use "
             "--engine transformers",
             code="vllm_not_importable",
         ) from error
@@ -114,12 +109,12 @@ class VllmEngine(base.BaseEngine):
             name="vllm",
             model=name,
             model_fingerprint=model_fingerprint,
-            fingerprint=_fingerprint(model_fingerprint, dtype),
+            fingerprint=limits.short_hash(f"vllm:{model_fingerprint}:{dtype}"),
             sample_dtype=dtype,
             score_dtype=dtype,
             device=config.device_config.device_type + (f" × {parallel}" if parallel > 1 else ""),
             versions={"vllm": vllm.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
-            logprob_tolerance=_TOLERANCE[dtype],
+            logprob_tolerance=LOGPROB_TOLERANCE[getattr(torch, dtype)],
         )
 
     @classmethod
@@ -137,13 +132,9 @@ class VllmEngine(base.BaseEngine):
             ModelError: The model cannot be found or loaded.
         """
         vllm = require_vllm()
-        if dtype not in _DTYPES:
-            raise SettingsError(f"dtype: got {dtype!r}, allowed are {', '.join(_DTYPES)}", code="unknown_dtype")
+        picked = pick_dtype(dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         tokenizer, fingerprint = load_tokenizer(source), fingerprint_model(source)
         model = tokenizer.name_or_path  # where it was loaded from: a GGUF file lies there as a directory
-        if dtype == "auto":
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            dtype = "bfloat16" if has_fast_bf16(device) else "float32"
         from vllm.platforms import current_platform  # type: ignore[import-not-found, unused-ignore]
 
         if current_platform.is_cpu():
@@ -152,7 +143,7 @@ class VllmEngine(base.BaseEngine):
         try:
             llm = vllm.LLM(
                 model=model,
-                dtype=dtype,
+                dtype=str(picked).removeprefix("torch."),
                 tensor_parallel_size=tensor_parallel_size,
                 enable_prefix_caching=True,
                 generation_config="vllm",  # nothing is inherited from the model's own
@@ -163,11 +154,11 @@ class VllmEngine(base.BaseEngine):
             )
         except Exception as error:
             raise ModelError(
-                f"model {source}: vLLM cannot load it ({type(error).__name__}: {_first_line(error)}); its log above says more "
+                f"model {source}: vLLM cannot load it ({type(error).__name__}: {limits.first_line(error)}); its log above says more "
                 "(VLLM_LOGGING_LEVEL=INFO for all of it), or use --engine transformers",
                 code="model_not_loadable",
             ) from error
-        return cls(llm, tokenizer, end_ids(model, tokenizer), name=source, model_fingerprint=fingerprint)
+        return cls(llm, tokenizer, limits.end_ids(model, tokenizer), name=source, model_fingerprint=fingerprint)
 
     # ------------------------------------------------------------------------------------------------------------ sampling
 
@@ -184,9 +175,9 @@ class VllmEngine(base.BaseEngine):
                 f"sampling.temperature: got {sampling.temperature:g}, vLLM samples at {_LOWEST_TEMPERATURE:g} or more; use 0 for greedy",
                 code="temperature_too_low",
             )
-        check_sample_room(requests, sampling.max_tokens, self.context)
+        limits.check_sample_room(requests, sampling.max_tokens, self.context)
         jobs = [
-            (request.prompt_ids, self._sampling_params(sampling, hashed_seed(seed, request.key, request.first_sample + i)))
+            (request.prompt_ids, self._sampling_params(sampling, limits.hashed_seed(seed, request.key, request.first_sample + i)))
             for request in requests
             for i in range(request.num_samples)
         ]
@@ -218,14 +209,14 @@ class VllmEngine(base.BaseEngine):
     def _completion(self, output: Any, sampling: Sampling) -> Completion:
         ids, flat = list(output.token_ids), output.logprobs
         sampled = np.array([flat.logprobs[start] for start in flat.start_indices], dtype=np.float32)[: len(ids)]
-        stop = read_stop_reason(output)
+        stop = limits.read_stop_reason(output.finish_reason, output.stop_reason)
         text = self.codec.decode(ids)
         return Completion(
             token_ids=tuple(ids),
             policy_logprobs=sampled,
             sampler_logprobs=np.zeros_like(sampled) if sampling.greedy else sampled,
             stop=stop,
-            text=cut_at_stop(text, sampling.stop) if stop is StopReason.STOP else text,
+            text=limits.cut_at_stop(text, sampling.stop) if stop is StopReason.STOP else text,
         )
 
     def _with_policy(self, jobs: Sequence[tuple[tuple[int, ...], Any]], completions: Sequence[Completion]) -> list[Completion]:
@@ -247,7 +238,7 @@ class VllmEngine(base.BaseEngine):
         """
         import vllm
 
-        check_score_room(requests, self.context)
+        limits.check_score_room(requests, self.context)
         params = vllm.SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1, flat_logprobs=True, detokenize=False)
         lengths = iter([len(request.path_ids) for request in requests])
         outputs = self._run(
@@ -301,7 +292,9 @@ class VllmEngine(base.BaseEngine):
             self.llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
         self.llm.reset_prefix_cache()
         dtype = self.info.sample_dtype
-        self.info = replace(self.info, model_fingerprint=model_fingerprint, fingerprint=_fingerprint(model_fingerprint, dtype))
+        self.info = replace(
+            self.info, model_fingerprint=model_fingerprint, fingerprint=limits.short_hash(f"vllm:{model_fingerprint}:{dtype}")
+        )
 
     def close(self) -> None:
         """End vLLM's processes and free its memory; the engine cannot be used after this."""
@@ -321,13 +314,6 @@ def memory_folder(tensors: Iterable[torch.Tensor]) -> Path | None:
     return memory if memory.is_dir() and shutil.disk_usage(memory).free > needed else None
 
 
-def read_stop_reason(output: Any) -> StopReason:
-    """Read the reason: vLLM says `stop` for an end token (its id, or nothing, as the reason) and for a stop text (the text as the reason)."""
-    if output.finish_reason == "stop":
-        return StopReason.STOP if isinstance(output.stop_reason, str) else StopReason.EOS
-    return StopReason.LENGTH if output.finish_reason == "length" else StopReason.ERROR
-
-
 def _path_scores(flat: Any, request: ScoreRequest) -> TokenScores:
     """Cut the path's part out of vLLM's prompt log-probabilities: per position the token of the prompt first, then the most likely one."""
     starts = flat.start_indices[len(request.prompt_ids) :]
@@ -335,11 +321,3 @@ def _path_scores(flat: Any, request: ScoreRequest) -> TokenScores:
     top = np.array([flat.logprobs[start + 1] for start in starts], dtype=np.float32)
     ranks = np.array([flat.ranks[start] - 1 for start in starts], dtype=np.int32)
     return TokenScores(logprobs=logprobs, ranks=ranks, top_logprobs=top)
-
-
-def _fingerprint(model_fingerprint: str, dtype: str) -> str:
-    return hashlib.sha256(f"vllm:{model_fingerprint}:{dtype}".encode()).hexdigest()[:16]
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:200]

@@ -16,7 +16,7 @@ import pytest
 from helpers.refusals import refused
 
 from posttrain.diagnose.engines.base import SampleRequest, ScoreRequest
-from posttrain.diagnose.engines.limits import check_sample_room, cut_at_stop, hashed_seed
+from posttrain.diagnose.engines.limits import check_sample_room, cut_at_stop, hashed_seed, read_stop_reason
 from posttrain.diagnose.engines.vllm import vllm_engine
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Sampling, StopReason
@@ -115,7 +115,7 @@ def test_seeds_belong_to_their_names() -> None:
     ],
 )
 def test_stop_reasons(finish: str, why: Any, stop: StopReason) -> None:
-    assert vllm_engine.read_stop_reason(types.SimpleNamespace(finish_reason=finish, stop_reason=why)) is stop
+    assert read_stop_reason(finish, why) is stop
 
 
 @outside
