@@ -22,7 +22,6 @@ _NUM_SHOWN = 3
 class SelfTestFailure:
     """A text that was graded otherwise than it must be."""
 
-    case: str
     problem_id: str
     text: str
     grade: Grade
@@ -45,22 +44,12 @@ class CaseCount:
 class SelfTest:
     """What a verifier did with texts whose grade is known."""
 
-    behavior: str
     cases: tuple[CaseCount, ...]
 
     @property
-    def passed(self) -> bool:
-        """Return whether nothing failed."""
-        return not any(case.num_failed for case in self.cases)
-
-    @property
     def failures(self) -> tuple[SelfTestFailure, ...]:
-        """Return the examples of all cases."""
+        """Return the examples of all cases; none where the verifier passed."""
         return tuple(failure for case in self.cases for failure in case.examples)
-
-    def case(self, name: str) -> CaseCount:
-        """Return one case by name."""
-        return next(case for case in self.cases if case.name == name)
 
 
 _ACCEPTED = ("answer", "reference")
@@ -84,8 +73,7 @@ def verifier_selftest(behavior: Behavior, grader: Grader, problems: Sequence[Pro
     if isinstance(verifier, ModelVerifier):
         problems = problems[:_NUM_ASKED]
     counts = dict.fromkeys(_ACCEPTED + _REFUSED, 0)
-    failed = dict.fromkeys(counts, 0)
-    examples: dict[str, list[SelfTestFailure]] = {name: [] for name in counts}
+    failures: dict[str, list[SelfTestFailure]] = {name: [] for name in counts}
     for index, problem in enumerate(problems):
         others = () if isinstance(verifier, ModelVerifier) else _other_answers(behavior, verifier, grader, problems, index)
         cases = list(_texts(behavior, verifier, problem, others))
@@ -94,13 +82,13 @@ def verifier_selftest(behavior: Behavior, grader: Grader, problems: Sequence[Pro
             accepted = None if grade.score is None else grade.score >= behavior.measure.success
             counts[name] += 1
             if accepted is not (name in _ACCEPTED):
-                failed[name] += 1
-                if len(examples[name]) < _NUM_SHOWN:
-                    examples[name].append(SelfTestFailure(case=name, problem_id=problem.id, text=text, grade=grade))
-    cases_done = (
-        CaseCount(name=name, num_texts=counts[name], num_failed=failed[name], examples=tuple(examples[name])) for name in counts
+                failures[name].append(SelfTestFailure(problem_id=problem.id, text=text, grade=grade))
+    return SelfTest(
+        cases=tuple(
+            CaseCount(name=name, num_texts=num, num_failed=len(failures[name]), examples=tuple(failures[name][:_NUM_SHOWN]))
+            for name, num in counts.items()
+        )
     )
-    return SelfTest(behavior=behavior.name, cases=tuple(cases_done))
 
 
 def _texts(

@@ -94,7 +94,7 @@ def test_number_data_sets_pass_their_selftest(tmp_path: Path, dataset: str) -> N
     assert len(behavior.problems) == 20
     with Grader(behavior) as grader:
         found = verifier_selftest(behavior, grader, behavior.problems)
-    assert found.passed, found.failures
+    assert not found.failures
 
 
 def test_a_small_space_is_exhausted_and_filters_hold(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Grade, GradeStatus, Outcome, PathScore, SamplingMeasurement, ValidityMeasurement
 from posttrain.diagnose.verifiers.selftest import CaseCount, SelfTest, SelfTestFailure
 
-PASSED = SelfTest(behavior="sums", cases=())
+PASSED = SelfTest(cases=())
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def test_too_many_samples_without_a_grade_are_not_met(
 
 
 def test_a_verifier_that_fails_its_self_test_is_not_believed(engine: ScriptedEngine, measured: MeasuredBehavior) -> None:
-    wrong = SelfTestFailure(case="garbage", problem_id="p0", text="???", grade=Grade(status=GradeStatus.SCORED, score=1.0))
-    selftest = SelfTest(behavior="sums", cases=(CaseCount(name="garbage", num_texts=6, num_failed=1, examples=(wrong,)),))
+    wrong = SelfTestFailure(problem_id="p0", text="???", grade=Grade(status=GradeStatus.SCORED, score=1.0))
+    selftest = SelfTest(cases=(CaseCount(name="garbage", num_texts=6, num_failed=1, examples=(wrong,)),))
     found = check(engine, measured, selftest=selftest)
     assert outcomes(found)["verifier self-test"] is Outcome.NOT_MET
     assert len(found.failures) == 1

@@ -29,7 +29,7 @@ from posttrain.diagnose.types import (
 from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.diagnose.verifiers.sandbox import child_process
 from posttrain.diagnose.verifiers.sandbox.child_process import Child
-from posttrain.diagnose.verifiers.selftest import verifier_selftest
+from posttrain.diagnose.verifiers.selftest import CaseCount, SelfTest, verifier_selftest
 
 
 def problem(number: int, answer: str, prompt: str | tuple[Message, ...] = "", **more: Any) -> Problem:
@@ -45,6 +45,10 @@ def behavior(kind: str, *problems: Problem, **options: Any) -> Behavior:
         measure=MeasureSettings(epsilon=0.006),
         prompt=PromptFormat(template="Please: {question}"),
     )
+
+
+def case_of(found: SelfTest, name: str) -> CaseCount:
+    return next(case for case in found.cases if case.name == name)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +179,7 @@ def test_reasoning_gym_scores_with_the_whole_entry() -> None:
     assert [grade.score == 1.0 for grade in grades] == [True, True, False, False, False]
     assert grades[3].lenient_score == 1.0
     assert grades[4].status is GradeStatus.UNPARSED
-    assert test.passed, test.failures
+    assert not test.failures
 
 
 def test_a_users_files_do_not_get_in_the_way(tmp_path: Path) -> None:
@@ -234,9 +238,9 @@ def test_selftest_finds_a_verifier_that_believes_anything() -> None:
     gullible = behavior("regex", *problems, pattern=r"So: (\w+)", write="So: {answer}")
     with Grader(gullible) as grader:
         found = verifier_selftest(gullible, grader, problems)
-    assert not found.passed
-    assert found.case("candidates").num_failed > 0
-    assert found.case("candidates").examples[0].text.startswith("So: ")
+    assert found.failures
+    assert case_of(found, "candidates").num_failed > 0
+    assert case_of(found, "candidates").examples[0].text.startswith("So: ")
     assert [case.name for case in found.cases if case.num_failed] == ["candidates"]
 
 
@@ -245,8 +249,8 @@ def test_selftest_finds_a_reference_that_is_refused() -> None:
     tested = behavior("number", asked)
     with Grader(tested) as grader:
         found = verifier_selftest(tested, grader, [asked])
-    assert found.case("reference").num_failed == 1
-    assert found.case("other_answer").num_texts == 0
+    assert case_of(found, "reference").num_failed == 1
+    assert case_of(found, "other_answer").num_texts == 0
     assert found.failures[0].text == asked.references[0].text
 
 
@@ -256,5 +260,5 @@ def test_selftest_skips_equivalent_answers_and_few_choices() -> None:
     for tested, num_others in ((behavior("number", *numbers_), 6), (behavior("choice", *choices), 4)):
         with Grader(tested) as grader:
             found = verifier_selftest(tested, grader, tested.problems)
-        assert found.passed, found.failures
-        assert found.case("other_answer").num_texts == num_others
+        assert not found.failures
+        assert case_of(found, "other_answer").num_texts == num_others
