@@ -89,28 +89,25 @@ def read_expression(entry: Entry) -> Item | None:
     if operator == "/" and (b == 0 or a % b):
         return None
     result = {"+": a + b, "-": a - b, "*": a * b, "/": a // b if b else 0}[operator]
-    fields = _expression_fields(a, operator, b, result)
+
+    def fields(first: int, second: int) -> Fields:
+        terms = {"a": first, "operator": WORDS[operator], "b": second}
+        return _expression_fields(f"{first} {operator} {second}", result, (a, b), operator) | terms
+
     commutes = operator in "+*"
     low, high = sorted((a, b)) if commutes else (a, b)
     return Item(
         key=f"{low}{operator}{high}",
-        fields=fields,
+        fields=fields(a, b),
         steps=(f"{a} {WORDS[operator]} {b} is {result}.",),
-        twins=(_expression_fields(b, operator, a, result),) if commutes else (),
+        twins=(fields(b, a),) if commutes else (),
     )
 
 
-def _expression_fields(a: int, operator: str, b: int, result: int) -> Fields:
-    return {
-        "a": a,
-        "b": b,
-        "operator": WORDS[operator],
-        "expression": f"{a} {operator} {b}",
-        "answer": result,
-        "low": min(a, b),
-        "high": max(a, b),
-        "symbol": operator,
-    }
+def _expression_fields(expression: str, answer: Any, numbers: Sequence[int], symbol: str) -> dict[str, Any]:
+    """Return the fields of an expression; those of its terms are empty."""
+    size = {"low": min(numbers), "high": max(numbers), "symbol": symbol}
+    return {"a": "", "b": "", "operator": "", "expression": expression, "answer": answer, **size}
 
 
 def _read_long_expression(entry: Entry, expression: str) -> Item | None:
@@ -123,16 +120,8 @@ def _read_long_expression(entry: Entry, expression: str) -> Item | None:
         if len(terms) > 1 and all(re.fullmatch(r"-?\d+", term) for term in terms):
             key = operator.join(str(term) for term in sorted(map(int, terms)))
     numbers = [int(number) for number in re.findall(r"\d+", expression)]
-    fields = {
-        "a": "",
-        "b": "",
-        "operator": "",
-        "expression": expression,
-        "answer": entry["answer"],
-        "low": min(numbers),
-        "high": max(numbers),
-        "symbol": "".join(sorted(set(re.findall(r"(?<= )[-+*/](?= )", expression)))),
-    }
+    symbols = "".join(sorted(set(re.findall(r"(?<= )[-+*/](?= )", expression))))
+    fields = _expression_fields(expression, entry["answer"], numbers, symbols)
     return Item(key=key, fields=fields, steps=(f"{expression} = {entry['answer']}.",))
 
 

@@ -98,12 +98,7 @@ def load_model(source: str | Path, *, dtype: torch.dtype) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    resolved = materialize(source)
-    try:
-        with _quiet_transformers():
-            model, loading = AutoModelForCausalLM.from_pretrained(resolved, dtype=dtype, output_loading_info=True)
-    except Exception as error:
-        raise _not_loadable(source, error) from error
+    model, loading = _load_weights(AutoModelForCausalLM, source, materialize(source), dtype)
     if loading["missing_keys"] or loading.get("mismatched_keys"):
         missing = sorted(loading["missing_keys"]) or sorted(map(str, loading["mismatched_keys"]))
         raise ModelError(
@@ -128,14 +123,7 @@ def load_reward_model(source: str | Path) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    resolved = resolve_model(source)
-    try:
-        with _quiet_transformers():
-            model, loading = AutoModelForSequenceClassification.from_pretrained(
-                resolved, dtype=torch.float32, output_loading_info=True
-            )
-    except Exception as error:
-        raise _not_loadable(source, error) from error
+    model, loading = _load_weights(AutoModelForSequenceClassification, source, resolve_model(source), torch.float32)
     if loading["missing_keys"] or model.config.num_labels != 1:
         missing = sorted(loading["missing_keys"])
         why = f"its weights lack {missing[0]}" if missing else f"it has {model.config.num_labels} labels"
@@ -144,6 +132,16 @@ def load_reward_model(source: str | Path) -> PreTrainedModel:
             code="not_a_reward_model",
         )
     return model.eval()
+
+
+def _load_weights(kind: Any, source: str | Path, resolved: Path | str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    """Return a model of an Auto class of transformers, and what transformers says of its loading."""
+    try:
+        with _quiet_transformers():
+            model, loading = kind.from_pretrained(resolved, dtype=dtype, output_loading_info=True)
+            return model, loading
+    except Exception as error:
+        raise _not_loadable(source, error) from error
 
 
 def materialize(source: str | Path) -> Path | str:
@@ -177,18 +175,13 @@ def _fingerprint_base(adapter: Path) -> str:
 def _merge_into_base(adapter: Path, target: Path) -> None:
     """Write an adapter's base with the adapter added (fp32) and the tokenizer of whichever has one."""
     import torch
+    from transformers import AutoTokenizer
 
     base = base_of(adapter)
     with _complete_folder(adapter, target) as work, _quiet_transformers():
         merge_adapter(load_model(base, dtype=torch.float32), adapter).save_pretrained(work)
         own = (adapter / "tokenizer_config.json").exists()
-        (_tokenizer_in(adapter) if own else load_tokenizer(base)).save_pretrained(work)
-
-
-def _tokenizer_in(folder: Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder)
+        (AutoTokenizer.from_pretrained(adapter) if own else load_tokenizer(base)).save_pretrained(work)
 
 
 def _convert_gguf(file: Path, target: Path) -> None:
