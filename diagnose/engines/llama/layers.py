@@ -19,8 +19,7 @@ from transformers import PreTrainedModel
 
 from posttrain.diagnose.engines.hardware import can_pack_bf16
 from posttrain.diagnose.engines.llama.kernels.choose import choose_kernels
-from posttrain.diagnose.engines.llama.kernels.interface import Kernels, Rotation
-from posttrain.diagnose.engines.llama.kernels.torch_kernels import TorchKernels
+from posttrain.diagnose.engines.llama.kernels.torch_kernels import Kernels, Rotation
 from posttrain.diagnose.engines.llama.weights import LayerWeights, Linears, RmsNorm, Weight
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -101,7 +100,7 @@ class LlamaLayers:
         self._embedding = Weight(model.model.embed_tokens.weight, dtype)
         self.norm = RmsNorm(model.model.norm, dtype)
         if kernels is None:
-            kernels = choose_kernels(model.config, self.width, dtype, self.device) if copied else TorchKernels()
+            kernels = choose_kernels(model.config, self.width, dtype, self.device) if copied else Kernels()
         self.kernels = kernels
 
     @property

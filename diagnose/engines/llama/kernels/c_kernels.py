@@ -8,11 +8,9 @@ from pathlib import Path
 
 import torch
 
-from posttrain.diagnose.engines import token_sampling
 from posttrain.diagnose.engines.llama.kernels.amx_attention import AmxAttention
 from posttrain.diagnose.engines.llama.kernels.c_arguments import float32, heads_pointer, int64, pointer
-from posttrain.diagnose.engines.llama.kernels.interface import Rotation
-from posttrain.diagnose.engines.llama.kernels.torch_kernels import attention_by_sequence
+from posttrain.diagnose.engines.llama.kernels.torch_kernels import Kernels, Rotation
 from posttrain.diagnose.engines.llama.packs import Pack, PackAttention
 from posttrain.diagnose.engines.llama.weights import LayerWeights, RmsNorm
 from posttrain.diagnose.engines.token_sampling import Picked
@@ -51,13 +49,12 @@ class SlotStep:
     prompt_lengths: torch.Tensor
 
 
-class CKernels:
-    """See `Kernels`."""
-
-    note = ""
+class CKernels(Kernels):
+    """The functions in C; what they do not compute is left to torch."""
 
     def __init__(self, library: ctypes.CDLL, amx_attention: AmxAttention | None):
         """Take the functions of llama.c, and the attention on AMX tiles where this processor and the model have what it needs."""
+        super().__init__()
         self._library, self._amx_attention = library, amx_attention
 
     def to_hidden(self, embeddings: torch.Tensor) -> torch.Tensor:
@@ -101,7 +98,7 @@ class CKernels:
     def prepare_attention(self, pack: Pack, group: int, dtype: torch.dtype, device: torch.device) -> PackAttention:
         """Attend on AMX tiles where this processor has them, all sequences in one call; see `Kernels`."""
         if self._amx_attention is None:
-            return attention_by_sequence(pack, group, dtype, device)
+            return super().prepare_attention(pack, group, dtype, device)
         return self._amx_attention.of_pack(pack)
 
     def score_tokens(self, logits: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> VocabularyScores:
@@ -117,7 +114,7 @@ class CKernels:
     def pick_tokens(self, logits: torch.Tensor, sampling: Sampling, u: torch.Tensor, seen: torch.Tensor | None) -> Picked:
         """Sample tokens of bf16 logits, by inversion in C where the sampler keeps all tokens; see `Kernels`."""
         if not sampling.keeps_all:
-            return token_sampling.pick_tokens(logits, sampling, u, seen)
+            return super().pick_tokens(logits, sampling, u, seen)
         logits = logits.contiguous()
         ids = torch.empty(len(logits), dtype=torch.long)
         policy, sampler = torch.empty(2, len(logits)).unbind()

@@ -8,8 +8,7 @@ from transformers import PreTrainedConfig
 from posttrain.diagnose.engines.llama.kernels.amx_attention import WIDTHS, load_amx_attention
 from posttrain.diagnose.engines.llama.kernels.c_kernels import LANES, SOURCE, CKernels
 from posttrain.diagnose.engines.llama.kernels.compiler import load_library
-from posttrain.diagnose.engines.llama.kernels.interface import Kernels
-from posttrain.diagnose.engines.llama.kernels.torch_kernels import TorchKernels
+from posttrain.diagnose.engines.llama.kernels.torch_kernels import Kernels
 
 
 def choose_kernels(config: PreTrainedConfig, head_width: int, dtype: torch.dtype, device: torch.device) -> Kernels:
@@ -24,8 +23,8 @@ def choose_kernels(config: PreTrainedConfig, head_width: int, dtype: torch.dtype
     widths = (head_width, config.hidden_size, config.intermediate_size)
     fits = dtype == torch.bfloat16 and device.type == "cpu"
     if not fits or config.hidden_act not in ("silu", "swish") or any(width % LANES for width in widths):
-        return TorchKernels()
+        return Kernels()
     library, reason = load_library(SOURCE)
     if library is None:
-        return TorchKernels(f"functions in C are not used ({reason})")
+        return Kernels(f"functions in C are not used ({reason})")
     return CKernels(library, load_amx_attention() if head_width % WIDTHS == 0 else None)

@@ -1,4 +1,7 @@
-"""The kernels in torch alone: any device, any precision."""
+"""What is computed between the matrix products of a Llama-like model, and on its logits: in torch, on any device and in any precision.
+
+Legend of shapes: N tokens, C hidden width, I width of the gate, H heads, K key heads, D width of a head, R rows of logits, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -6,58 +9,63 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from posttrain.diagnose.engines import token_sampling, token_scoring
-from posttrain.diagnose.engines.llama.kernels.interface import Rotation
 from posttrain.diagnose.engines.llama.packs import Pack, PackAttention, Span
 from posttrain.diagnose.engines.llama.weights import LayerWeights, RmsNorm
 from posttrain.diagnose.engines.token_sampling import Picked
 from posttrain.diagnose.engines.token_scoring import VocabularyScores
 from posttrain.diagnose.types import Sampling
 
+Rotation = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines of positions, as `rotate` wants them."""
 
-class TorchKernels:
-    """See `Kernels`."""
+
+class Kernels:
+    """The functions beside the matrix products, in torch; other implementations inherit from it. Each layer set has one."""
 
     def __init__(self, note: str = ""):
-        """Take why these are used where the functions in C would fit."""
+        """Take why no faster implementation is used where one would fit; empty where none would."""
         self.note = note
 
     def to_hidden(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Return the embeddings: hidden states keep their precision."""
+        """Return embeddings [N, C] in the precision in which hidden states are summed from layer to layer."""
         return embeddings
 
     def add_and_norm(self, hidden: torch.Tensor, delta: torch.Tensor | None, norm: RmsNorm) -> torch.Tensor:
-        """Add in place and normalise; see `Kernels`."""
+        """Add what a layer gives to the hidden states [N, C], in place, and return them normalised."""
         return norm(hidden if delta is None else hidden.add_(delta))
 
     def gate(self, layer: LayerWeights, x: torch.Tensor) -> torch.Tensor:
-        """Compute the gated values; see `Kernels`."""
+        """Return act(gate(x)) · up(x), [N, I], of x [N, C]."""
         gate, up = layer.gate_up(x)
         gated: torch.Tensor = layer.activation(gate).mul_(up)
         return gated
 
     def prepare_rotation(self, cos: torch.Tensor, sin: torch.Tensor, dtype: torch.dtype) -> Rotation:
-        """Round to the dtype, and make the first half of the sines negative: a rotated head is x·cos + roll(x, D/2)·sin."""
+        """Prepare fp32 cosines and sines [N, D] for `rotate` of heads in a dtype.
+
+        Here the first half of the sines becomes negative: a rotated head is x·cos + roll(x, D/2)·sin.
+        """
         sin = sin.to(dtype, copy=True)[:, None]
         sin[..., : sin.shape[-1] // 2].neg_()
         return cos.to(dtype)[:, None], sin
 
     def rotate(self, heads: torch.Tensor, rotation: Rotation, norm: RmsNorm | None, scaling: float) -> torch.Tensor:
-        """Normalise, rotate and scale heads; see `Kernels`."""
+        """Return heads [N, H, D] normalised (where there is a norm), rotated and scaled."""
         cos, sin = rotation
         heads = heads if norm is None else norm(heads)
         rotated = torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, -1), sin)
         return rotated if scaling == 1.0 else rotated.mul_(scaling)
 
     def prepare_attention(self, pack: Pack, group: int, dtype: torch.dtype, device: torch.device) -> PackAttention:
-        """Attend one sequence after the other; see `Kernels`."""
+        """Return the causal attention of a pack's sequences, in which `group` query heads share a key head; the same for all layers."""
         return attention_by_sequence(pack, group, dtype, device)
 
     def score_tokens(self, logits: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> VocabularyScores:
-        """Score tokens; see `Kernels`."""
+        """Score tokens [M] under the rows [M] of logits [R, V]; rows ascend, and every row occurs."""
         return token_scoring.score_tokens(logits, rows, tokens)
 
     def pick_tokens(self, logits: torch.Tensor, sampling: Sampling, u: torch.Tensor, seen: torch.Tensor | None) -> Picked:
-        """Sample tokens; see `Kernels`."""
+        """Sample one token per row of logits [R, V]; arguments as for `token_sampling.pick_tokens`."""
         return token_sampling.pick_tokens(logits, sampling, u, seen)
 
 

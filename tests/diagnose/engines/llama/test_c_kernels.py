@@ -21,7 +21,7 @@ from posttrain.diagnose.engines.hf.sampling_loop import Decoder, SamplingLoop
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 from posttrain.diagnose.engines.llama.kernels.c_kernels import LANES, SOURCE, CKernels, SlotStep
 from posttrain.diagnose.engines.llama.kernels.compiler import load_library
-from posttrain.diagnose.engines.llama.kernels.torch_kernels import TorchKernels
+from posttrain.diagnose.engines.llama.kernels.torch_kernels import Kernels
 from posttrain.diagnose.engines.llama.layers import LlamaLayers
 from posttrain.diagnose.engines.llama.shared_prefix_decoder import SharedPrefixDecoder
 from posttrain.diagnose.engines.llama.slot_decoder import SlotDecoder, tile_keys
@@ -141,7 +141,7 @@ def test_scores_in_bfloat16_lie_as_near_as_those_of_torch(kernels: CKernels, kin
     exact = score_packed(LlamaLayers(model, torch.float32, packed=False), requests, lambda _: None)
     layers = LlamaLayers(model, torch.bfloat16, packed=True)
     assert isinstance(layers.kernels, CKernels)
-    with_torch = LlamaLayers(model, torch.bfloat16, packed=True, kernels=TorchKernels())
+    with_torch = LlamaLayers(model, torch.bfloat16, packed=True, kernels=Kernels())
     own, torchs = (
         float(np.sqrt(np.mean([np.mean((one.logprobs - other.logprobs) ** 2) for one, other in zip(found, exact, strict=True)])))
         for found in (score_packed(layers, requests, lambda _: None), score_packed(with_torch, requests, lambda _: None))
@@ -225,7 +225,7 @@ def test_samples_lie_as_near_to_full_precision_as_those_of_torch(
     assert isinstance(layers.kernels, CKernels)
     sampling = Sampling(max_tokens=20)
     errors = []
-    with_torch = LlamaLayers(model, torch.bfloat16, packed=True, kernels=TorchKernels())
+    with_torch = LlamaLayers(model, torch.bfloat16, packed=True, kernels=Kernels())
     for decoder in (
         SlotDecoder(layers, layers.kernels, max_tokens=20, capacity=capacity),
         SharedPrefixDecoder(with_torch, max_tokens=20, capacity=capacity),
@@ -262,9 +262,9 @@ def test_memory_for_prompts_is_bounded_and_given_back(kernels: CKernels) -> None
 )
 def test_what_the_functions_cannot_do_is_left_to_torch(kind: str, change: dict[str, object]) -> None:
     config = LlamaConfig(**{**SIZES, "num_attention_heads": 4, "num_key_value_heads": 2, **change})
-    assert isinstance(LlamaLayers(LlamaForCausalLM(config), torch.bfloat16, packed=True).kernels, TorchKernels)
+    assert type(LlamaLayers(LlamaForCausalLM(config), torch.bfloat16, packed=True).kernels) is Kernels
     config = LlamaConfig(**SIZES, num_attention_heads=4, num_key_value_heads=2)
-    assert isinstance(LlamaLayers(LlamaForCausalLM(config), torch.float32, packed=False).kernels, TorchKernels)
+    assert type(LlamaLayers(LlamaForCausalLM(config), torch.float32, packed=False).kernels) is Kernels
 
 
 # -------------------------------------------------------------------------------------------------------------------- loading
