@@ -11,7 +11,7 @@ from posttrain.diagnose.decide.evidence import Measurements
 from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, LabelPosterior, problem_labels
 from posttrain.diagnose.measure.pass_at_k import estimate_pass_at_k
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Bottleneck, Check, Estimate, PassAtK, ProblemDiagnosis, decide
+from posttrain.diagnose.types import Bottleneck, Check, Estimate, PassAtK, ProblemDiagnosis, check_estimate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,14 +33,6 @@ class VerdictChecks:
         return tuple(check for check in found if check is not None)
 
 
-def _check(name: str, op: str, interval: Estimate, threshold: float, n: int, what: str, unit: str = "problems") -> Check:
-    outcome = decide(op, interval.low, interval.high, threshold)
-    return Check(
-        name=name, op=op, estimate=interval.estimate, low=interval.low, high=interval.high, threshold=threshold, n=n, method=interval.method,
-        outcome=outcome, what=what, unit=unit,
-    )  # fmt: skip
-
-
 def check_measurements(
     measured: Measurements, posterior: LabelPosterior, curve: tuple[PassAtK, ...], thresholds: Thresholds
 ) -> VerdictChecks:
@@ -56,32 +48,21 @@ def check_measurements(
     k, num_problems = behavior.measure.primary_k, len(counts.problem_ids)
     value = {point.k: point.value for point in curve}
     greedy = Estimate.of(mean_interval(counts.greedy_correct, counts.groups, level=thresholds.level))
+    inside = _share_within_support(posterior, num_problems, thresholds.level)
+    words = {
+        "pass_1": "mean success rate of one sample",
+        "pass_k": f"share of problems solved at least once in {k} samples",
+        "within": f"share of problems with a success rate of at least epsilon = {behavior.measure.epsilon:.2g}",
+        "greedy": "success when the most likely token is always taken",
+    }
+    num_greedy = int(np.isfinite(counts.greedy_correct).sum())
     return VerdictChecks(
-        pass_1=_check("pass@1", ">=", value[1], thresholds.mastered, num_problems, "mean success rate of one sample"),
-        pass_k=_check(
-            f"pass@{k}",
-            ">=",
-            value[k],
-            thresholds.reachable,
-            num_problems,
-            f"share of problems solved at least once in {k} samples",
+        pass_1=check_estimate("pass@1", ">=", value[1], thresholds.mastered, n=num_problems, what=words["pass_1"]),
+        pass_k=check_estimate(f"pass@{k}", ">=", value[k], thresholds.reachable, n=num_problems, what=words["pass_k"]),
+        within_support=check_estimate(
+            "share within support", ">=", inside, thresholds.within_support, n=num_problems, what=words["within"]
         ),
-        within_support=_check(
-            "share within support",
-            ">=",
-            _share_within_support(posterior, num_problems, thresholds.level),
-            thresholds.within_support,
-            num_problems,
-            f"share of problems with a success rate of at least epsilon = {behavior.measure.epsilon:.2g}",
-        ),
-        greedy=_check(
-            "greedy pass@1",
-            ">=",
-            greedy,
-            thresholds.mastered,
-            int(np.isfinite(counts.greedy_correct).sum()),
-            "success when the most likely token is always taken",
-        ),
+        greedy=check_estimate("greedy pass@1", ">=", greedy, thresholds.mastered, n=num_greedy, what=words["greedy"]),
         paths=_check_paths(measured, thresholds),
     )
 
@@ -100,7 +81,8 @@ def _check_paths(measured: Measurements, thresholds: Thresholds) -> Check | None
     improbable = (paths.first_improbable_step >= 0).astype(float)
     interval = Estimate.of(mean_interval(improbable, [path.problem_id for path in paths.paths], level=thresholds.level))
     what = f"share of reference paths with a step less likely than epsilon = {epsilon:.2g}"
-    return _check("improbable reference paths", "<=", interval, thresholds.improbable_path, len(improbable), what, "paths")
+    name, threshold = "improbable reference paths", thresholds.improbable_path
+    return check_estimate(name, "<=", interval, threshold, n=len(improbable), what=what, unit="paths")
 
 
 def pass_at_k_curve(measured: Measurements, posterior: LabelPosterior, level: float) -> tuple[PassAtK, ...]:

@@ -18,13 +18,14 @@ from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
     Behavior,
     Check,
+    Estimate,
     Outcome,
     PathScore,
     Problem,
     Rollout,
     SamplingMeasurement,
     ValidityMeasurement,
-    decide,
+    check_estimate,
 )
 from posttrain.diagnose.verifiers.selftest import CaseCount, SelfTest
 
@@ -99,35 +100,23 @@ def _check_selftest(selftest: SelfTest) -> Checked:
     """Check that the verifier grades texts with a known grade so."""
     tried, failed = sum(case.num_texts for case in selftest.cases), sum(case.num_failed for case in selftest.cases)
     what = "share of texts with a known grade that the verifier graded so"
-    check = _exact("validity: verifier self-test", ">=", 1 - failed / max(1, tried), 1.0, tried, what, "texts")
+    share = _counted(1 - failed / tried if tried else np.nan)
+    check = check_estimate("validity: verifier self-test", ">=", share, 1.0, n=tried, what=what, unit="texts")
     return check, [_selftest_words(case) for case in selftest.cases if case.num_failed]
 
 
 def _check_shares(behavior: Behavior, thresholds: Thresholds, counts: SamplingMeasurement) -> list[Checked]:
     """Check how many samples are truncated, cannot be read, or have no grade."""
     n, missing = int(counts.num_samples.sum()), int(counts.num_missing.sum())
-    truncated = _share(
-        "validity: truncated share",
-        int(counts.num_truncated.sum()),
-        n,
-        thresholds.max_truncated,
-        "samples that ran into max_tokens",
-    )
-    unparsed = _share(
-        UNPARSED, int(counts.num_unparsed.sum()), n, thresholds.max_unparsed, "samples in which no answer could be read"
-    )
-    without_grade = _share(
-        "validity: missing share",
-        missing,
-        n + missing,
-        thresholds.max_missing,
-        "samples whose verifier failed or timed out",
-    )
+    num_truncated, num_unparsed = int(counts.num_truncated.sum()), int(counts.num_unparsed.sum())
+    longest, failed = "samples that ran into max_tokens", "samples whose verifier failed or timed out"
+    truncated = _share("validity: truncated share", num_truncated, n, thresholds.max_truncated, longest)
+    unparsed = _share(UNPARSED, num_unparsed, n, thresholds.max_unparsed, "samples in which no answer could be read")
+    without_grade = _share("validity: missing share", missing, n + missing, thresholds.max_missing, failed)
     failures = []
     if truncated.outcome is Outcome.NOT_MET:
-        failures.append(
-            f"{truncated.estimate:.0%} of samples ran into max_tokens={behavior.sampling.max_tokens}; raise sampling.max_tokens or add a stop text"
-        )
+        share, limit = f"{truncated.estimate:.0%}", behavior.sampling.max_tokens
+        failures.append(f"{share} of samples ran into max_tokens={limit}; raise sampling.max_tokens or add a stop text")
     return [(truncated, failures), (unparsed, []), (without_grade, [])]
 
 
@@ -139,7 +128,8 @@ def _check_agreement(engine: Engine, sampled: Sequence[Rollout], rescored: Seque
     what = (
         f"mean |sampler − scorer| log-probability per token, nats ({engine.info.sample_dtype} against {engine.info.score_dtype})"
     )
-    check = _exact("validity: sampler-scorer gap", "<=", gap, tolerance, len(gaps), what, "samples")
+    name = "validity: sampler-scorer gap"
+    check = check_estimate(name, "<=", _counted(gap), tolerance, n=len(gaps), what=what, unit="samples")
     if check.outcome is not Outcome.NOT_MET:
         return check, []
     return check, [f"sampler and scorer disagree by {gap:.3f} nats per token, {tolerance:g} is explained by precision"]
@@ -166,15 +156,10 @@ def _selftest_words(case: CaseCount) -> str:
 def _notes(behavior: Behavior, engine: Engine) -> list[str]:
     notes = []
     if not behavior.sampling.samples_the_policy:
-        notes.append(
-            "Sampled under a deployment policy (a temperature other than 1, or truncation): it says nothing about support."
-        )
-    if (
-        behavior.prompt.format == "completion"
-        and engine.info.name == "transformers"
-        and engine.codec.tokenizer is not None
-        and engine.codec.tokenizer.chat_template
-    ):
+        text = "Sampled under a deployment policy (a temperature other than 1, or truncation): it says nothing about support."
+        notes.append(text)
+    template = engine.codec.tokenizer.chat_template if engine.codec.tokenizer is not None else None
+    if template and behavior.prompt.format == "completion" and engine.info.name == "transformers":
         notes.append("The model has a chat template, and the behavior asks for completion format.")
     return notes
 
@@ -195,30 +180,17 @@ def _check_prompt(engine: Engine, prompt: EncodedPrompt) -> Checked:
             ) == without and prompt.text.rstrip().endswith(("x", ".", "?")):
                 problems.append("the chat template adds no generation prompt, so the model is not told to answer")
     what = "the chat template is applied and ended by the generation prompt, with one begin-of-text token at most"
-    return _exact("validity: prompt", ">=", float(not problems), 1.0, 1, what, "prompts"), problems
+    right = _counted(float(not problems))
+    return check_estimate("validity: prompt", ">=", right, 1.0, n=1, what=what, unit="prompts"), problems
 
 
-def _exact(name: str, op: str, value: float, threshold: float, n: int, what: str, unit: str) -> Check:
-    outcome = decide(op, value, value, threshold) if n else Outcome.INCONCLUSIVE
-    return Check(
-        name=name,
-        op=op,
-        estimate=value,
-        low=value,
-        high=value,
-        threshold=threshold,
-        n=n,
-        method="counted",
-        outcome=outcome,
-        what=what,
-        unit=unit,
-    )
+def _counted(value: float) -> Estimate:
+    """Return a number that is known exactly."""
+    return Estimate(estimate=value, low=value, high=value, method="counted")
 
 
 def _share(name: str, count: int, n: int, threshold: float, what: str) -> Check:
+    """Check that a share of samples is not too large."""
     interval = wilson_interval(count, n)
-    outcome = decide("<=", interval.low, interval.high, threshold)
-    return Check(
-        name=name, op="<=", estimate=count / n if n else float("nan"), low=interval.low, high=interval.high, threshold=threshold, n=n,
-        method="Wilson over samples", outcome=outcome, what=what, unit="samples",
-    )  # fmt: skip
+    share = Estimate(estimate=count / n if n else np.nan, low=interval.low, high=interval.high, method="Wilson over samples")
+    return check_estimate(name, "<=", share, threshold, n=n, what=what, unit="samples")

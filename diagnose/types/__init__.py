@@ -36,6 +36,7 @@ from posttrain.diagnose.types.measurement import Outcome as Outcome
 from posttrain.diagnose.types.measurement import PathLikelihoodMeasurement as PathLikelihoodMeasurement
 from posttrain.diagnose.types.measurement import SamplingMeasurement as SamplingMeasurement
 from posttrain.diagnose.types.measurement import ValidityMeasurement as ValidityMeasurement
+from posttrain.diagnose.types.measurement import check_estimate as check_estimate
 from posttrain.diagnose.types.measurement import decide as decide
 from posttrain.diagnose.types.rollout import Floats as Floats
 from posttrain.diagnose.types.rollout import Grade as Grade

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
@@ -116,6 +116,12 @@ def decide(op: str, low: float, high: float, threshold: float) -> Outcome:
         return Outcome.MET if low >= threshold else Outcome.NOT_MET if high < threshold else Outcome.INCONCLUSIVE
     assert op == "<=", op
     return Outcome.MET if high <= threshold else Outcome.NOT_MET if low > threshold else Outcome.INCONCLUSIVE
+
+
+def check_estimate(name: str, op: str, value: Estimate, threshold: float, *, n: int, what: str, unit: str = "problems") -> Check:
+    """Return the check that holds an estimate against a threshold; the arguments are the fields of `Check`."""
+    outcome = decide(op, value.low, value.high, threshold)
+    return Check(name=name, op=op, threshold=threshold, n=n, outcome=outcome, what=what, unit=unit, **asdict(value))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
