@@ -8,10 +8,13 @@ findings read back from disk.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
+
+import numpy as np
 
 from posttrain.diagnose.behaviors.data_sets import DataRow
 from posttrain.diagnose.engines.base import Engine
@@ -20,7 +23,16 @@ from posttrain.diagnose.probes.sampler import ProbeSampler
 from posttrain.diagnose.probes.sampler import PromptRequest as PromptRequest
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, PathLikelihoodMeasurement, Problem, Rollout, SamplingMeasurement, SkipReason, Split
+from posttrain.diagnose.types import (
+    Behavior,
+    Bottleneck,
+    PathLikelihoodMeasurement,
+    Problem,
+    Rollout,
+    SamplingMeasurement,
+    SkipReason,
+    Split,
+)
 from posttrain.diagnose.types import Finding as Finding
 from posttrain.diagnose.types import LabelEvidence as LabelEvidence
 from posttrain.diagnose.types import Note as Note
@@ -95,6 +107,17 @@ class ProbeContext:
     def seed(self) -> str:
         """Return the random seed for sampling."""
         return self.sampler.seed
+
+    @property
+    def surely_mastered(self) -> bool:
+        """Return whether the samples leave no doubt that the behavior is mastered."""
+        posterior = self.measured.posterior
+        return posterior.label is Bottleneck.MASTERED and posterior.confidence >= self.thresholds.confidence
+
+    def generator(self, *purpose: str) -> np.random.Generator:
+        """Return a generator for one purpose of the probe, from the seed of the run."""
+        key = "\x00".join((self.seed, self.measured.behavior.name, self.sampler.probe, *purpose))
+        return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little"))
 
 
 class Probe(Protocol):

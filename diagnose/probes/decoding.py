@@ -75,10 +75,7 @@ class DecodingProbe:
     def worth(self, context: ProbeContext) -> SkipReason | None:
         """See `Probe`."""
         mastered, level = context.thresholds.mastered, context.thresholds.level
-        if (
-            context.measured.posterior.label is Bottleneck.MASTERED
-            and context.measured.posterior.confidence >= context.thresholds.confidence
-        ):
+        if context.surely_mastered:
             return SkipReason.MASTERED
         if not context.measured.counts.num_correct.any() and not (context.measured.counts.greedy_correct == 1).any():
             return SkipReason.NOTHING_TO_COOL
@@ -98,7 +95,7 @@ class DecodingProbe:
         most, num = affordable(context, MOST_PROBLEMS, len(TEMPERATURES))
         sampled = sorted(in_random_order(context, everything)[:most])
         prompt_requests = [
-            PromptRequest(problem, context.sampler.prompt_ids(problem), num)
+            PromptRequest(problem, context.sampler.prompt(problem).token_ids, num)
             for problem in (context.measured.problems[place] for place in sampled)
         ]
         cooler = {}

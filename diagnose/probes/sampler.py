@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 from posttrain.diagnose.behaviors.answer_span import GradeTexts
-from posttrain.diagnose.engines.base import Engine, SampleRequest, ScoreRequest, TokenScores
+from posttrain.diagnose.engines.base import EncodedPrompt, Engine, SampleRequest, ScoreRequest, TokenScores
 from posttrain.diagnose.progress import Reporter
+from posttrain.diagnose.sampling import shards
 from posttrain.diagnose.storage.rollout_table import METADATA_KEY, to_rollouts
 from posttrain.diagnose.storage.run_directory import RunDirectory
-from posttrain.diagnose.types import Behavior, Cost, Problem, Rollout, Sampling, Split
+from posttrain.diagnose.types import Behavior, Problem, Rollout, Sampling, Split
 
 FOLDER = "probes"
 """Of a run directory: samples as parquet, findings as JSON."""
@@ -62,9 +63,9 @@ class ProbeSampler:
         """Return tokens that may still be generated."""
         return self.budget - self.generated_tokens
 
-    def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
-        """Return a problem's prompt as the policy reads it."""
-        return self.policy.codec.encode_prompt(problem.prompt, self.behavior.prompt).token_ids
+    def prompt(self, problem: Problem, engine: Engine | None = None) -> EncodedPrompt:
+        """Return a problem's prompt as an engine reads it, the policy where None."""
+        return (engine or self.policy).codec.encode_prompt(problem.prompt, self.behavior.prompt)
 
     def sample(
         self,
@@ -96,8 +97,7 @@ class ProbeSampler:
             with self.reporter.task(f"{self.probe}: {self.behavior.name}, {condition}", num_samples) as task:
                 rollouts = self._sample(prompt_requests, condition, sampling, engine, task.tokens)
                 task.advance(len(rollouts))
-            tokens = sum(len(rollout.token_ids) for rollout in rollouts)
-            cost = Cost(seconds=time.monotonic() - start, generated_tokens=tokens, samples=len(rollouts))
+            cost = shards.sampling_cost(rollouts, time.monotonic() - start)
             self.directory.write_rollouts(name, rollouts, cost, kind=FOLDER)
         table = pq.ParquetFile(path).read()
         record = json.loads(table.schema.metadata[METADATA_KEY])
@@ -118,29 +118,9 @@ class ProbeSampler:
             )
             for one in prompt_requests
         ]
-        rollouts = []
         sampled = engine.sample(requests, sampling, seed=self.seed, on_tokens=on_tokens)
-        for one, completions in zip(prompt_requests, sampled, strict=True):
-            texts = [one.given_text + completion.text for completion in completions]
-            grades = self.grade(one.problem, texts)
-            for index, (completion, text, grade) in enumerate(zip(completions, texts, grades, strict=True), start=one.first):
-                rollouts.append(
-                    Rollout(
-                        behavior=self.behavior.name,
-                        problem_id=one.problem.id,
-                        split=one.problem.split,
-                        sample_index=index,
-                        decoding=condition,
-                        token_ids=completion.token_ids,
-                        policy_logprobs=completion.policy_logprobs,
-                        sampler_logprobs=completion.sampler_logprobs,
-                        stop=completion.stop,
-                        text=text,
-                        grade=grade,
-                        engine=engine.info.fingerprint,
-                    )
-                )
-        return rollouts
+        portions = [shards.Portion(one.problem, one.first, one.num, one.given_text) for one in prompt_requests]
+        return shards.grade_samples(engine, self.grade, self.behavior, condition, portions, sampled)
 
     def score(
         self, requests: Sequence[ScoreRequest], *, what: str, engine: Engine | None = None, is_teacher: bool = False

@@ -279,16 +279,14 @@ def _from_teacher(context: ProbeContext, sampled: Sequence[int], num: int) -> di
     """Return place of a problem → what to ask, from the first half of one answer of the teacher, right or wrong."""
     assert context.teacher is not None
     problems = [context.measured.problems[place] for place in sampled]
-    prompts = [
-        context.teacher.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt).token_ids for problem in problems
-    ]
+    prompts = [context.sampler.prompt(problem, context.teacher).token_ids for problem in problems]
     prompt_requests = [PromptRequest(problem, ids, 1) for problem, ids in zip(problems, prompts, strict=True)]
     started = {}
     for place, (answer,) in zip(
         sampled, context.sampler.sample(prompt_requests, condition="teacher's answers", engine=context.teacher), strict=True
     ):
         problem, reference = context.measured.problems[place], Reference(steps=(answer.text,))
-        prompt = context.policy.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt)
+        prompt = context.sampler.prompt(problem)
         path = context.policy.codec.encode_path(prompt, reference)
         texts = prefix_texts(path, reference)
         cut = min(

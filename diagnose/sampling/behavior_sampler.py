@@ -21,7 +21,7 @@ from posttrain.diagnose.sampling.token_budget import TokenBudget
 from posttrain.diagnose.storage.rollout_table import GREEDY, SAMPLED, RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, Cost, Problem, Rollout, SamplingMeasurement, Split
+from posttrain.diagnose.types import Behavior, Problem, SamplingMeasurement, Split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +94,7 @@ class BehaviorSampler:
             for shard, rollouts in shards.sample_shards(
                 settings.engine, self._grade, self.behavior, missing, seed=settings.sampling_seed, on_tokens=task.tokens
             ):
-                settings.directory.write_rollouts(shard.name, rollouts, _cost(rollouts, time.monotonic() - start))
+                settings.directory.write_rollouts(shard.name, rollouts, shards.sampling_cost(rollouts, time.monotonic() - start))
                 task.advance(len(rollouts))
                 start = time.monotonic()
         self._read()
@@ -145,8 +145,3 @@ class BehaviorSampler:
             )
             self._planned = goal, planned
         return self._planned[1]
-
-
-def _cost(rollouts: Sequence[Rollout], seconds: float) -> Cost:
-    tokens = sum(len(rollout.token_ids) for rollout in rollouts)
-    return Cost(seconds=seconds, generated_tokens=tokens, samples=len(rollouts))

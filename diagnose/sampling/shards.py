@@ -13,7 +13,7 @@ import numpy.typing as npt
 from posttrain.diagnose.behaviors.answer_span import GradeTexts
 from posttrain.diagnose.engines.base import Completion, Engine, ManyBatches, OnTokens, SampleRequest
 from posttrain.diagnose.storage.rollout_table import GREEDY, SAMPLED
-from posttrain.diagnose.types import Behavior, Problem, Rollout, Split
+from posttrain.diagnose.types import Behavior, Cost, Problem, Rollout, Split
 
 ROWS_PER_SHARD = 256
 MOST_SHARDS = 512
@@ -27,6 +27,8 @@ class Portion(NamedTuple):
     problem: Problem
     first: int
     num: int
+    given_text: str = ""
+    """Start of the answer that the model was given; the verifier reads it before what was generated."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +135,8 @@ def sample_shards(
     else:
         sampled = ((i, engine.sample(batch, sampling, seed=seed, on_tokens=on_tokens)) for i, batch in enumerate(batches))
     for index, completions in sampled:
-        yield shards[index], list(_graded(engine, grade, behavior, shards[index], completions))
+        shard = shards[index]
+        yield shard, grade_samples(engine, grade, behavior, shard.decoding, shard.portions, completions)
 
 
 def _requests(engine: Engine, behavior: Behavior, shard: Shard) -> list[SampleRequest]:
@@ -148,23 +151,48 @@ def _requests(engine: Engine, behavior: Behavior, shard: Shard) -> list[SampleRe
     ]
 
 
-def _graded(
-    engine: Engine, grade: GradeTexts, behavior: Behavior, shard: Shard, sampled: Sequence[Sequence[Completion]]
-) -> Iterator[Rollout]:
-    for (problem, first, _), completions in zip(shard.portions, sampled, strict=True):
-        grades = grade(problem, [completion.text for completion in completions])
-        for index, (completion, one) in enumerate(zip(completions, grades, strict=True), start=first):
-            yield Rollout(
-                behavior=behavior.name,
-                problem_id=problem.id,
-                split=problem.split,
-                sample_index=index,
-                decoding=shard.decoding,
-                token_ids=completion.token_ids,
-                policy_logprobs=completion.policy_logprobs,
-                sampler_logprobs=completion.sampler_logprobs,
-                stop=completion.stop,
-                text=completion.text,
-                grade=one,
-                engine=engine.info.fingerprint,
+def grade_samples(
+    engine: Engine,
+    grade: GradeTexts,
+    behavior: Behavior,
+    decoding: str,
+    portions: Sequence[Portion],
+    sampled: Sequence[Sequence[Completion]],
+) -> list[Rollout]:
+    """Return the samples of some problems with their grades.
+
+    Args:
+        engine: What sampled.
+        grade: Grades the texts of one problem.
+        behavior: Whose problems.
+        decoding: Names how they were sampled.
+        portions: N problems with the number of their first sample.
+        sampled: [N] the samples of each.
+    """
+    rollouts = []
+    for (problem, first, _, given_text), completions in zip(portions, sampled, strict=True):
+        texts = [given_text + completion.text for completion in completions]
+        for index, (completion, text, one) in enumerate(zip(completions, texts, grade(problem, texts), strict=True), start=first):
+            rollouts.append(
+                Rollout(
+                    behavior=behavior.name,
+                    problem_id=problem.id,
+                    split=problem.split,
+                    sample_index=index,
+                    decoding=decoding,
+                    token_ids=completion.token_ids,
+                    policy_logprobs=completion.policy_logprobs,
+                    sampler_logprobs=completion.sampler_logprobs,
+                    stop=completion.stop,
+                    text=text,
+                    grade=one,
+                    engine=engine.info.fingerprint,
+                )
             )
+    return rollouts
+
+
+def sampling_cost(rollouts: Sequence[Rollout], seconds: float) -> Cost:
+    """Return what samples took."""
+    tokens = sum(len(rollout.token_ids) for rollout in rollouts)
+    return Cost(seconds=seconds, generated_tokens=tokens, samples=len(rollouts))

@@ -10,7 +10,6 @@ from posttrain.diagnose.probes.availability.scoring import (
     likeliest_references,
     own_right_samples,
     score_paths,
-    seeded_generator,
 )
 from posttrain.diagnose.probes.availability.steps import OWN, REFERENCE
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
@@ -44,7 +43,7 @@ class Availability:
 
     def run(self, context: ProbeContext) -> Finding:
         """See `Probe`."""
-        rng = seeded_generator(context)
+        rng = context.generator()
         scored = likeliest_references(context, rng)
         own = own_right_samples(context, rng)
         margins = answer_margins(context, scored, rng)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,12 +30,6 @@ class KnownPath:
     whole_steps: bool
     score: PathScore | None = None
     """What is known of a reference path already."""
-
-
-def seeded_generator(context: ProbeContext) -> np.random.Generator:
-    """Return the generator of the probe, from the seed of the run."""
-    digest = hashlib.sha256(f"{context.seed}\x00{context.measured.behavior.name}\x00{context.sampler.probe}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
 def cut_into_parts(num_tokens: int, steps: npt.NDArray[Any] | None) -> tuple[npt.NDArray[np.int64], bool]:
@@ -90,7 +83,7 @@ def own_right_samples(context: ProbeContext, rng: np.random.Generator) -> list[K
 def score_paths(context: ProbeContext, kind: str, known: Sequence[KnownPath]) -> list[SteppedPath]:
     """Score paths again, with what truncation would do to them."""
     groups = dict(zip(context.measured.counts.problem_ids, context.measured.counts.groups, strict=True))
-    requests = [ScoreRequest(prompt_ids=context.sampler.prompt_ids(one.problem), path_ids=one.token_ids) for one in known]
+    requests = [ScoreRequest(prompt_ids=context.sampler.prompt(one.problem).token_ids, path_ids=one.token_ids) for one in known]
     found = []
     for one, scores in zip(known, context.sampler.score(requests, what=f"{kind} paths") if requests else [], strict=True):
         num = int(one.parts.max()) + 1
@@ -123,7 +116,7 @@ def answer_margins(context: ProbeContext, known: Sequence[KnownPath], rng: np.ra
     for one in known:
         assert one.score is not None
         reference = one.problem.references[one.score.reference_index]
-        prompt = context.policy.codec.encode_prompt(one.problem.prompt, context.measured.behavior.prompt)
+        prompt = context.sampler.prompt(one.problem)
         choices = []
         for i in rng.permutation(len(donors))[:CHUNKS]:
             changed = with_answer(reference, one.problem.answer, donors[int(i)])

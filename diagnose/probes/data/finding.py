@@ -140,7 +140,9 @@ def write_row_notes(
             f"{cut} answers were longer than what is scored; they count with their beginning, and not in margins."
         )
     measured = {
-        context.sampler.prompt_ids(problem) for problem in context.measured.behavior.problems if problem.split is not Split.TRAIN
+        context.sampler.prompt(problem).token_ids
+        for problem in context.measured.behavior.problems
+        if problem.split is not Split.TRAIN
     }
     shared = sorted({one.row for one in encoded if one.request.prompt_ids in measured})
     if shared:

@@ -45,10 +45,7 @@ def encode_rollouts(
     engine: Engine, context: ProbeContext, rollouts: Sequence[Rollout]
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Return prompt and answer as an engine cuts them; a truncated answer has no end token."""
-    prompts = {
-        problem.id: engine.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt)
-        for problem in context.measured.problems
-    }
+    prompts = {problem.id: context.sampler.prompt(problem, engine) for problem in context.measured.problems}
     encoded = []
     for rollout in rollouts:
         prompt = prompts[rollout.problem_id]

@@ -18,7 +18,7 @@ from posttrain.diagnose.probes.drift.answers import (
 from posttrain.diagnose.probes.drift.finding import make_finding
 from posttrain.diagnose.probes.drift.rates import compare_rates
 from posttrain.diagnose.storage.rollout_table import RolloutTable
-from posttrain.diagnose.types import Behavior, Bottleneck, Rollout, SkipReason, Split
+from posttrain.diagnose.types import Behavior, Rollout, SkipReason, Split
 
 _FEWEST = 8
 """Sampling ends where what is left of the budget pays less than an eighth of a round: a shard that small costs more than it tells."""
@@ -54,10 +54,7 @@ class Drift:
         """See `Probe`: nothing is lost where everything is mastered, and nothing moved between a model and itself."""
         if context.earlier is not None and context.earlier.info.model_fingerprint == context.policy.info.model_fingerprint:
             return SkipReason.SAME_MODEL
-        if (
-            context.measured.posterior.label is Bottleneck.MASTERED
-            and context.measured.posterior.confidence >= context.thresholds.confidence
-        ):
+        if context.surely_mastered:
             return SkipReason.MASTERED
         return None
 
@@ -78,10 +75,7 @@ class Drift:
         """Return answers of the earlier policy: round after round over the problems, as far as the budget is sure to last."""
         assert context.earlier is not None
         count, most = len(context.measured.problems), context.measured.behavior.sampling.max_tokens
-        prompts = [
-            context.earlier.codec.encode_prompt(p.prompt, context.measured.behavior.prompt).token_ids
-            for p in context.measured.problems
-        ]
+        prompts = [context.sampler.prompt(p, context.earlier).token_ids for p in context.measured.problems]
         rollouts: list[Rollout] = []
         start, fewest = 0, 1
         # Sample number t is sample t // P of problem t % P.

@@ -13,7 +13,7 @@ from posttrain.analysis.stats import mean_interval
 from posttrain.diagnose.probes.base import Finding, LabelEvidence, Note, ProbeContext
 from posttrain.diagnose.probes.prefix_ladder.ladder import MAX_RUNGS, Ladder, PrefixStatus
 from posttrain.diagnose.probes.prefix_ladder.placebo import Placebo, gain_is_own
-from posttrain.diagnose.probes.prefix_ladder.search import AGAIN, MOST_SAMPLES, NOTHING, OTHER, REFERENCE, WRONG, seeded_generator
+from posttrain.diagnose.probes.prefix_ladder.search import AGAIN, MOST_SAMPLES, NOTHING, OTHER, REFERENCE, WRONG
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Bottleneck, Estimate
 
@@ -52,7 +52,7 @@ def make_finding(
     out = [ladder for ladder in probed if ladder.out_of_support]
     share, above_half = share_reachable([ladder.bayes_factor for ladder in out])
     chances = {
-        condition: gain_is_own(placebos, condition, thresholds.placebo_gain, seeded_generator(context, condition))
+        condition: gain_is_own(placebos, condition, thresholds.placebo_gain, context.generator(condition))
         for condition in (OTHER, WRONG)
     }
     needed = _median([ladder.fraction(ladder.needed) for ladder in out or probed if ladder.status is PrefixStatus.FOUND])

@@ -149,7 +149,7 @@ def build_ladders(context: ProbeContext, candidates: Sequence[tuple[int, bool]])
     for i, out_of_support in candidates:
         problem = context.measured.problems[i]
         for reference in _likeliest_first(context, problem):
-            prompt = context.policy.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt)
+            prompt = context.sampler.prompt(problem)
             path = context.policy.codec.encode_path(prompt, reference)
             texts = prefix_texts(path, reference)
             if len(texts) <= 1:

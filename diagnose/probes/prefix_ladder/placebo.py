@@ -106,7 +106,7 @@ def _donors(
     for i in rng.permutation(len(others))[:_MOST_DONORS]:
         problem = others[int(i)]
         reference = problem.references[0]
-        prompt = context.policy.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt)
+        prompt = context.sampler.prompt(problem)
         path = context.policy.codec.encode_path(prompt, reference)
         texts = prefix_texts(path, reference)
         donor = path, texts, tokens_before_word(problem, texts)

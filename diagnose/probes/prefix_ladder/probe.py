@@ -15,7 +15,6 @@ from posttrain.diagnose.probes.prefix_ladder.search import (
     affordable_ladders,
     sample_baseline,
     search_rungs,
-    seeded_generator,
 )
 from posttrain.diagnose.types import Behavior, Bottleneck, SkipReason, Split
 
@@ -52,7 +51,7 @@ class PrefixLadder:
 
     def run(self, context: ProbeContext) -> Finding:
         """See `Probe`."""
-        candidates = candidate_problems(context, seeded_generator(context, "problems"))
+        candidates = candidate_problems(context, context.generator("problems"))
         building = build_ladders(context, candidates)
         ladders: list[Ladder] = []
         tried = 0
@@ -70,5 +69,5 @@ class PrefixLadder:
             sample_baseline(context, started)
             search_rungs(context, started)
             ladders += started
-        placebos = sample_placebos(context, ladders, seeded_generator(context, "placebos"))
+        placebos = sample_placebos(context, ladders, context.generator("placebos"))
         return make_finding(context, ladders, len(candidates), tried - len(ladders), placebos)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from posttrain.diagnose.probes.base import ProbeContext, PromptRequest
 from posttrain.diagnose.probes.prefix_ladder.ladder import Ladder
@@ -105,11 +102,3 @@ def tokens_per_sample(context: ProbeContext) -> float:
         taken, tokens = context.sampler.samples, context.sampler.generated_tokens
     longest = float(context.measured.behavior.sampling.max_tokens)
     return min(longest, max(1.0, TOKEN_MARGIN * tokens / taken)) if taken else longest
-
-
-def seeded_generator(context: ProbeContext, what: str) -> np.random.Generator:
-    """Return a generator for one purpose of the probe, from the seed of the run."""
-    digest = hashlib.sha256(
-        f"{context.seed}\x00{context.measured.behavior.name}\x00{context.sampler.probe}\x00{what}".encode()
-    ).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "little"))

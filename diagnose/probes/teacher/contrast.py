@@ -74,10 +74,7 @@ def is_scorable(rollout: Rollout) -> bool:
 def compare_tokenizers(context: ProbeContext, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> SameTokens:
     """Return what the tokenizers of student and teacher have in common on these problems and samples."""
     assert context.teacher is not None
-    pairs = [
-        tuple(e.codec.encode_prompt(p.prompt, context.measured.behavior.prompt) for e in (context.policy, context.teacher))
-        for p in problems
-    ]
+    pairs = [tuple(context.sampler.prompt(p, e) for e in (context.policy, context.teacher)) for p in problems]
     prompts = {problem.id: mine for problem, (mine, _) in zip(problems, pairs, strict=True)}
     answers = all(
         context.policy.codec.encode_path(prompts[one.problem_id], Reference(steps=(one.text,))).token_ids[:-1]
@@ -106,9 +103,7 @@ def score_under_both(context: ProbeContext, rollouts: Sequence[Rollout], same: b
     sums: dict[bool, npt.NDArray[np.float64]] = {}
     lengths: dict[bool, list[int]] = {}
     for is_teacher, engine in engines.items():
-        prompts = [
-            engine.codec.encode_prompt(known[one.problem_id][1].prompt, context.measured.behavior.prompt) for one in rollouts
-        ]
+        prompts = [context.sampler.prompt(known[one.problem_id][1], engine) for one in rollouts]
         if same and is_teacher == by_teacher:
             paths = [one.token_ids for one in rollouts]
         else:

@@ -10,7 +10,7 @@ from posttrain.diagnose.probes.conditions import SAMPLES, affordable, compare_co
 from posttrain.diagnose.probes.scaffold import MOST_PROBLEMS
 from posttrain.diagnose.probes.teacher.contrast import OWN, compare_tokenizers, is_scorable, own_samples, score_under_both
 from posttrain.diagnose.probes.teacher.finding import TeacherOutcome, make_finding
-from posttrain.diagnose.types import Behavior, Bottleneck, SkipReason, Split
+from posttrain.diagnose.types import Behavior, SkipReason, Split
 
 TEACHER = "teacher"
 
@@ -36,10 +36,7 @@ class TeacherProbe:
 
     def worth(self, context: ProbeContext) -> SkipReason | None:
         """See `Probe`."""
-        if (
-            context.measured.posterior.label is Bottleneck.MASTERED
-            and context.measured.posterior.confidence >= context.thresholds.confidence
-        ):
+        if context.surely_mastered:
             return SkipReason.MASTERED
         if context.teacher is not None and context.teacher.info.model_fingerprint == context.policy.info.model_fingerprint:
             return SkipReason.SAME_MODEL
@@ -61,10 +58,7 @@ class TeacherProbe:
             )
         problems = [context.measured.problems[place] for place in sampled]
         prompt_requests = [
-            PromptRequest(
-                problem, context.teacher.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt).token_ids, num
-            )
-            for problem in problems
+            PromptRequest(problem, context.sampler.prompt(problem, context.teacher).token_ids, num) for problem in problems
         ]
         taught = context.sampler.sample(prompt_requests, condition=TEACHER, engine=context.teacher)
         success = compare_condition(context, TEACHER, range(len(context.measured.problems)), sampled, taught)

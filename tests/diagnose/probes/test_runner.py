@@ -48,7 +48,7 @@ class Toy:
     def run(self, context: ProbeContext) -> Finding:
         self.budgets.append(context.sampler.budget)
         prompt_requests = [
-            PromptRequest(problem, context.sampler.prompt_ids(problem), 1) for problem in context.measured.problems
+            PromptRequest(problem, context.sampler.prompt(problem).token_ids, 1) for problem in context.measured.problems
         ]
         drawn = context.sampler.sample(prompt_requests, condition="again")
         known, right = context.measured.count_outcomes([rollout for row in drawn for rollout in row])
