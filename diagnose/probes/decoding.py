@@ -23,21 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval
-from posttrain.diagnose.probes import QUESTIONS
+from posttrain.diagnose.probes import QUESTIONS, conditions
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, Note, ProbeContext, ProbeCost, PromptRequest
-from posttrain.diagnose.probes.conditions import (
-    SAMPLES,
-    ConditionTable,
-    affordable,
-    compare_condition,
-    enough,
-    in_random_order,
-    mean_draws,
-    per_problem,
-    rates,
-    signed,
-    table_row,
-)
 from posttrain.diagnose.storage.rollout_table import GREEDY
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Outcome, SkipReason, Split, decide
 
@@ -68,7 +55,7 @@ class DecodingProbe:
             return ProbeCost(impossible=SkipReason.DEPLOYMENT_POLICY)
         problems = min(MOST_PROBLEMS, len(behavior.split(split)))
         return ProbeCost(
-            generated_tokens=len(TEMPERATURES) * SAMPLES * problems * behavior.sampling.max_tokens,
+            generated_tokens=len(TEMPERATURES) * conditions.SAMPLES * problems * behavior.sampling.max_tokens,
             when="where the behavior is solved now and then, and greedy decoding leaves it open whether cooler sampling masters it",
         )
 
@@ -85,15 +72,15 @@ class DecodingProbe:
         most = mean_interval(ceiling(context), context.measured.counts.groups, level=level)
         if decide(">=", most.low, most.high, mastered) is Outcome.NOT_MET:
             return SkipReason.COOLING_CANNOT_HELP
-        if not enough(context, affordable(context, MOST_PROBLEMS, len(TEMPERATURES))[0]):
+        if not conditions.enough(context, conditions.affordable(context, MOST_PROBLEMS, len(TEMPERATURES))[0]):
             return SkipReason.TOO_FEW_TOKENS
         return None
 
     def run(self, context: ProbeContext) -> Finding:
         """See `Probe`."""
         everything = range(len(context.measured.problems))
-        most, num = affordable(context, MOST_PROBLEMS, len(TEMPERATURES))
-        sampled = sorted(in_random_order(context, everything)[:most])
+        most, num = conditions.affordable(context, MOST_PROBLEMS, len(TEMPERATURES))
+        sampled = sorted(conditions.in_random_order(context, everything)[:most])
         prompt_requests = [
             PromptRequest(problem, context.sampler.prompt(problem).token_ids, num)
             for problem in (context.measured.problems[place] for place in sampled)
@@ -103,18 +90,18 @@ class DecodingProbe:
             condition = f"T = {temperature:g}"
             sampling = replace(context.measured.behavior.sampling, temperature=temperature)
             found = context.sampler.sample(prompt_requests, condition=condition, sampling=sampling)
-            cooler[temperature] = compare_condition(context, condition, everything, sampled, found)
-        chances = {temperature: _chance(mean_draws(context, one), context) for temperature, one in cooler.items()}
+            cooler[temperature] = conditions.compare_condition(context, condition, everything, sampled, found)
+        chances = {temperature: _chance(conditions.mean_draws(context, one), context) for temperature, one in cooler.items()}
 
-        table = ConditionTable(context, "T = 1", "at T = 1")
+        table = conditions.ConditionTable(context, "T = 1", "at T = 1")
         for one in cooler.values():
             table.add(one, f"at {one.condition}")
         said = [f"{table.baseline.estimate:.2f} at T = 1"]
-        said += [f"{one.rate.estimate:.2f} at {one.condition} (gain {signed(one.gain)})" for one in cooler.values()]
+        said += [f"{one.rate.estimate:.2f} at {one.condition} (gain {conditions.signed(one.gain)})" for one in cooler.values()]
         if np.isfinite(context.measured.counts.greedy_correct).any():
             rate, gain = _greedy(context)
             known = context.measured.counts.greedy_correct[np.isfinite(context.measured.counts.greedy_correct)]
-            table.rows.append(table_row(GREEDY, len(known), len(known), int(known.sum()), rate, gain))
+            table.rows.append(conditions.table_row(GREEDY, len(known), len(known), int(known.sum()), rate, gain))
             table.numbers |= {"greedy pass@1": Estimate.of(rate)}
             said.append(f"{rate.estimate:.2f} greedily")
 
@@ -140,7 +127,7 @@ class DecodingProbe:
             summary=f"Success {', '.join(said)}. {verdict}.",
             numbers=table.numbers,
             rows=tuple(table.rows),
-            problems=per_problem(context, list(cooler.values())),
+            problems=conditions.per_problem(context, list(cooler.values())),
             evidence=evidence,
             notes=() if prompt_requests else (Note("budget_ended", "The budget did not hold the samples of one problem."),),
         )
@@ -165,7 +152,7 @@ def _chance(means: npt.NDArray[np.float64], context: ProbeContext) -> float:
 def _greedy(context: ProbeContext) -> tuple[Interval, Interval]:
     """Return the success of greedy decoding, and its paired difference from temperature 1."""
     sampling, level = context.measured.counts, context.thresholds.level
-    base = rates(sampling.num_samples, sampling.num_correct)
+    base = conditions.rates(sampling.num_samples, sampling.num_correct)
     if not sampling.sampled_equally:  # plain rates are biased after adaptive sampling
         base = context.measured.posterior.mixture.problem_interval(level)[0]
     gain = paired_delta_interval(base, sampling.greedy_correct, sampling.groups, level=level)

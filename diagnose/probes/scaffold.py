@@ -29,24 +29,9 @@ import numpy.typing as npt
 from posttrain.analysis.stats import Interval, paired_delta_interval, pass_at_k
 from posttrain.diagnose.behaviors.answer_span import find_answer, prefix_texts, tokens_before_answer
 from posttrain.diagnose.measure.pass_at_k import estimate_pass_at_k
-from posttrain.diagnose.probes import QUESTIONS
+from posttrain.diagnose.probes import QUESTIONS, conditions
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, Note, ProbeContext, ProbeCost, PromptRequest
-from posttrain.diagnose.probes.conditions import (
-    FEWEST_PROBLEMS,
-    SAMPLES,
-    ConditionResult,
-    ConditionTable,
-    affordable,
-    compare_condition,
-    enough,
-    fit,
-    in_random_order,
-    mean_draws,
-    per_problem,
-    rates,
-    signed,
-    table_row,
-)
+from posttrain.diagnose.probes.conditions import ConditionResult
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Message, Problem, PromptFormat, Reference, SkipReason, Split
 
 MOST_PROBLEMS = 48
@@ -131,10 +116,10 @@ class ScaffoldProbe:
         problems = behavior.split(split)
         helped = [len(problems)] if worked_examples(behavior, "") else []
         hinted = sum(problem.hint is not None for problem in problems)
-        helped += [hinted] if hinted >= FEWEST_PROBLEMS else []
-        samples = sum(SAMPLES * min(MOST_PROBLEMS, num) for num in helped)
+        helped += [hinted] if hinted >= conditions.FEWEST_PROBLEMS else []
+        samples = sum(conditions.SAMPLES * min(MOST_PROBLEMS, num) for num in helped)
         if available.teacher:
-            samples += (SAMPLES + 1) * min(MOST_PROBLEMS, len(problems))
+            samples += (conditions.SAMPLES + 1) * min(MOST_PROBLEMS, len(problems))
         elif not helped:
             return ProbeCost(impossible=SkipReason.NO_SCAFFOLD)
         return ProbeCost(
@@ -150,7 +135,7 @@ class ScaffoldProbe:
         todo = _to_sample(context, _hinted_places(context)[0])
         if not todo:
             return SkipReason.HINTS_STATE_THE_ANSWER
-        if not enough(context, affordable(context, MOST_PROBLEMS, len(todo), _TEACHER in todo)[0]):
+        if not conditions.enough(context, conditions.affordable(context, MOST_PROBLEMS, len(todo), _TEACHER in todo)[0]):
             return SkipReason.TOO_FEW_TOKENS
         return None
 
@@ -164,15 +149,15 @@ class ScaffoldProbe:
         if examples:
             text = f"Worked examples: the train problems {', '.join(problem.id for problem in examples)}."
             notes.append(Note("worked_examples", text))
-        conditions = []
+        results = []
         todo = _to_sample(context, hinted)
         while todo:
-            most, samples = affordable(context, MOST_PROBLEMS, len(todo), _TEACHER in todo)
+            most, samples = conditions.affordable(context, MOST_PROBLEMS, len(todo), _TEACHER in todo)
             name = todo.pop(0)
             exists = hinted if name == _HINT else list(range(len(context.measured.problems)))
-            sampled = sorted(in_random_order(context, exists)[:most])
+            sampled = sorted(conditions.in_random_order(context, exists)[:most])
             prompt_requests = self._prompt_requests(context, name, sampled, samples, examples)
-            if not enough(context, len(prompt_requests)):
+            if not conditions.enough(context, len(prompt_requests)):
                 text = f"Not sampled {name}: {len(prompt_requests)} problems are left of the budget and of what may be given."
                 notes.append(Note("not_sampled", text))
                 continue
@@ -183,9 +168,9 @@ class ScaffoldProbe:
                 notes.append(Note("left_out", text))
                 exists = list(prompt_requests)
             found = context.sampler.sample(list(prompt_requests.values()), condition=name)
-            conditions.append(compare_condition(context, name, exists, list(prompt_requests), found, share))
-        notes += _format_notes(context, conditions)
-        return self._finding(context, conditions, notes)
+            results.append(conditions.compare_condition(context, name, exists, list(prompt_requests), found, share))
+        notes += _format_notes(context, results)
+        return self._finding(context, results, notes)
 
     def _prompt_requests(
         self, context: ProbeContext, name: str, sampled: Sequence[int], num: int, examples: Sequence[Problem]
@@ -205,21 +190,21 @@ class ScaffoldProbe:
             )
         return prompt_requests
 
-    def _finding(self, context: ProbeContext, conditions: Sequence[ConditionResult], notes: Sequence[Note]) -> Finding:
+    def _finding(self, context: ProbeContext, results: Sequence[ConditionResult], notes: Sequence[Note]) -> Finding:
         # What exists for a minority of the problems says nothing of the behavior.
         bound = {
             one.condition: bound_probability(context, one)
-            for one in conditions
+            for one in results
             if one.share > context.thresholds.scaffold.share_of_problems
         }
-        table = ConditionTable(context, "baseline", "baseline")
+        table = conditions.ConditionTable(context, "baseline", "baseline")
         baseline = table.baseline
         said = [f"Baseline {baseline.estimate:.2f}"]
-        for one in conditions:
+        for one in results:
             table.add(one, one.condition)
-            said.append(f"{one.condition} {one.rate.estimate:.2f} (gain {signed(one.gain)})")
+            said.append(f"{one.condition} {one.rate.estimate:.2f} (gain {conditions.signed(one.gain)})")
         for k, rate, gain in _best_of(context):
-            table.rows.append(table_row(f"best of {k}", *table.counts, rate, gain))
+            table.rows.append(conditions.table_row(f"best of {k}", *table.counts, rate, gain))
             table.numbers |= {f"best of {k}": Estimate.of(rate), f"gain best of {k}": Estimate.of(gain)}
             said.append(f"best of {k} {rate.estimate:.2f}")
         evidence = tuple(
@@ -228,13 +213,13 @@ class ScaffoldProbe:
                 instead_of=(Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE),
                 confidence=bound[one.condition],
                 because=f"the mean success rate is {baseline.estimate:.2f} without and {one.rate.estimate:.2f} {one.condition} "
-                f"(gain {signed(one.gain)}, paired by problem)",
+                f"(gain {conditions.signed(one.gain)}, paired by problem)",
             )
-            for one in conditions
+            for one in results
             if bound.get(one.condition, 0.0) > context.thresholds.evidence
         )
         names = [name for name, chance in bound.items() if chance >= context.thresholds.confidence]
-        outcome = ScaffoldOutcome.BOUND if names else ScaffoldOutcome.NOT_SHOWN if conditions else ScaffoldOutcome.NOT_MEASURED
+        outcome = ScaffoldOutcome.BOUND if names else ScaffoldOutcome.NOT_SHOWN if results else ScaffoldOutcome.NOT_MEASURED
         verdict = f"It works only {' or '.join(names)}" if names else "No scaffold is shown to carry it"
         return Finding(
             probe=self.name,
@@ -243,7 +228,7 @@ class ScaffoldProbe:
             summary=f"{', '.join(said)}. {verdict}.",
             numbers=table.numbers,
             rows=tuple(table.rows),
-            problems=per_problem(context, conditions),
+            problems=conditions.per_problem(context, results),
             evidence=evidence,
             notes=tuple(notes),
         )
@@ -258,8 +243,10 @@ def bound_probability(context: ProbeContext, one: ConditionResult) -> float:
     Finitely many draws prove no certainty: half a draw is always left to the contrary.
     """
     read = np.maximum(context.measured.counts.num_correct, context.measured.counts.num_lenient_correct)
-    baseline = fit(context, one.stands_for, context.measured.counts.num_samples[one.stands_for], read[one.stands_for]).mean
-    helped = mean_draws(context, one)
+    baseline = conditions.fit(
+        context, one.stands_for, context.measured.counts.num_samples[one.stands_for], read[one.stands_for]
+    ).mean
+    helped = conditions.mean_draws(context, one)
     reachable = context.thresholds.reachable
     holds = (baseline < reachable) & (helped >= reachable) & (helped >= context.thresholds.scaffold.times * baseline)
     return float((holds.sum() + 0.5) / (holds.size + 1))
@@ -269,7 +256,7 @@ def _to_sample(context: ProbeContext, hinted: Sequence[int]) -> list[str]:
     """Return the conditions that can be sampled, in order."""
     possible = {
         _EXAMPLES: bool(worked_examples(context.measured.behavior, context.seed)),
-        _HINT: len(hinted) >= FEWEST_PROBLEMS,
+        _HINT: len(hinted) >= conditions.FEWEST_PROBLEMS,
         _TEACHER: context.teacher is not None,
     }
     return [name for name, yes in possible.items() if yes]
@@ -325,7 +312,7 @@ def _best_of(context: ProbeContext) -> list[tuple[int, Interval, Interval]]:
     ks = [k for k in BEST_OF if k <= n.max(initial=0)]
     intervals = estimate_pass_at_k(n, c, groups, ks, level=level, equally=counts.sampled_equally, mixture=mixture)
     if counts.sampled_equally:
-        one = rates(n, c)
+        one = conditions.rates(n, c)
         gains = [paired_delta_interval(one, pass_at_k(n, c, k), groups, level=level) for k in ks]
     else:
         sampled = mixture.draw_rates(rng=np.random.default_rng(0), num_draws=context.thresholds.num_draws)
@@ -340,11 +327,11 @@ def _posterior_gain(sampled: npt.NDArray[np.float64], k: int, level: float) -> I
     return Interval(float(gains.mean()), float(low), float(high), "posterior of these problems")
 
 
-def _format_notes(context: ProbeContext, conditions: Sequence[ConditionResult]) -> list[Note]:
+def _format_notes(context: ProbeContext, results: Sequence[ConditionResult]) -> list[Note]:
     """Say where a scaffold makes answers readable, part of its gain is format."""
     sampling = context.measured.counts
     baseline = float((sampling.num_unparsed + sampling.num_truncated).sum() / max(1, sampling.num_samples.sum()))
-    shares = [(one.condition, one.num_malformed / max(1, int(one.num_samples.sum()))) for one in conditions]
+    shares = [(one.condition, one.num_malformed / max(1, int(one.num_samples.sum()))) for one in results]
     return [
         Note(
             "gain_is_format",

@@ -10,19 +10,8 @@ from typing import Any
 import numpy as np
 
 from posttrain.analysis.stats import mean_interval
-from posttrain.diagnose.probes.availability.steps import (
-    CHAIN,
-    CHUNKS,
-    CLASSES,
-    FIRST_STEP,
-    OWN,
-    REACHABLE,
-    REFERENCE,
-    STEP,
-    TRUNCATIONS,
-    Binding,
-    SteppedPath,
-)
+from posttrain.diagnose.probes.availability import steps
+from posttrain.diagnose.probes.availability.steps import OWN, REACHABLE, REFERENCE, Binding, SteppedPath
 from posttrain.diagnose.probes.base import Finding, Note, ProbeContext
 from posttrain.diagnose.types import Estimate
 
@@ -113,10 +102,10 @@ def _numbers(
         groups = [path.group for path, _ in mine]
         words = "reference paths" if kind == REFERENCE else "own right samples"
         if kind == REFERENCE:
-            for name in CLASSES:
+            for name in steps.CLASSES:
                 values = [float(binding.kind == name) for _, binding in mine]
                 numbers[f"{words}: {name.replace('_', ' ')}"] = Estimate.of(mean_interval(values, groups, level=level))
-        for name in TRUNCATIONS:
+        for name in steps.TRUNCATIONS:
             values = [float(any(name in removed for removed in path.removed_by)) for path, _ in mine]
             numbers[f"{words} that {name} removes"] = Estimate.of(mean_interval(values, groups, level=level))
     if margins:
@@ -173,8 +162,8 @@ def _summary(paths: Sequence[SteppedPath], bound: Sequence[Binding]) -> str:
                 f"the chain binds in {most} of {len(mine)} {what}: no {part} is out of reach where it breaks, but the whole path is taken only in 1 of {whole} tries; "
                 f"{where} loses the most (1 of {local})"
             )
-    names = {FIRST_STEP: f"first {part}", STEP: f"a later {part}", CHAIN: "the chain", REACHABLE: "nothing"}
-    shares = ", ".join(f"{names[name]} {kinds[name]}" for name in CLASSES if kinds[name])
+    names = {steps.FIRST_STEP: f"first {part}", steps.STEP: f"a later {part}", steps.CHAIN: "the chain", REACHABLE: "nothing"}
+    shares = ", ".join(f"{names[name]} {kinds[name]}" for name in steps.CLASSES if kinds[name])
     return f"{head[0].upper()}{head[1:]}. What binds, in number of paths: {shares}."
 
 
@@ -223,7 +212,7 @@ def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping
             )
     if any(path.path == REFERENCE for path in paths) and not any(path.whole_steps for path in paths):
         notes["references_without_steps"] = (
-            f"The references have no steps: they are cut into {CHUNKS} parts of equally many tokens."
+            f"The references have no steps: they are cut into {steps.CHUNKS} parts of equally many tokens."
         )
     return notes
 

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from posttrain.diagnose.probes import QUESTIONS
+from posttrain.diagnose.probes.availability import scoring
 from posttrain.diagnose.probes.availability.finding import make_finding
-from posttrain.diagnose.probes.availability.scoring import (
-    MOST_PATHS,
-    answer_margins,
-    likeliest_references,
-    own_right_samples,
-    score_paths,
-)
 from posttrain.diagnose.probes.availability.steps import OWN, REFERENCE
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
 from posttrain.diagnose.types import Behavior, Bottleneck, SkipReason, Split
@@ -26,9 +20,9 @@ class Availability:
         """See `Probe`."""
         problems = behavior.split(split)
         texts = [len(reference.text.encode()) + 1 for p in problems for reference in p.references[:1]]
-        own = min(MOST_PATHS, len(problems)) * behavior.sampling.max_tokens
+        own = min(scoring.MOST_PATHS, len(problems)) * behavior.sampling.max_tokens
         # A token has a byte at least. Reference paths are scored twice: as they are, and with a wrong answer.
-        references = 2 * sum(sorted(texts, reverse=True)[:MOST_PATHS])
+        references = 2 * sum(sorted(texts, reverse=True)[: scoring.MOST_PATHS])
         return ProbeCost(
             scored_tokens=references + own, when="where there are references or right samples, and it is not mastered"
         )
@@ -44,8 +38,8 @@ class Availability:
     def run(self, context: ProbeContext) -> Finding:
         """See `Probe`."""
         rng = context.generator()
-        scored = likeliest_references(context, rng)
-        own = own_right_samples(context, rng)
-        margins = answer_margins(context, scored, rng)
-        paths = [*score_paths(context, REFERENCE, scored), *score_paths(context, OWN, own)]
+        scored = scoring.likeliest_references(context, rng)
+        own = scoring.own_right_samples(context, rng)
+        margins = scoring.answer_margins(context, scored, rng)
+        paths = [*scoring.score_paths(context, REFERENCE, scored), *scoring.score_paths(context, OWN, own)]
         return make_finding(context, paths, margins)

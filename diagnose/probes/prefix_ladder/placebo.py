@@ -10,18 +10,8 @@ import numpy as np
 from posttrain.diagnose.behaviors.answer_span import find_answer, prefix_texts, tokens_before_word
 from posttrain.diagnose.engines.base import EncodedPath
 from posttrain.diagnose.probes.base import ProbeContext, PromptRequest
+from posttrain.diagnose.probes.prefix_ladder import search
 from posttrain.diagnose.probes.prefix_ladder.ladder import Ladder, PrefixStatus, Rung
-from posttrain.diagnose.probes.prefix_ladder.search import (
-    AGAIN,
-    NOTHING,
-    OTHER,
-    PLACEBO_PROBLEMS,
-    PLACEBO_SAMPLES,
-    WRONG,
-    fitting,
-    given_prefix,
-    sample,
-)
 from posttrain.diagnose.types import Problem
 
 _MOST_DONORS = 24
@@ -45,18 +35,18 @@ def sample_placebos(context: ProbeContext, ladders: Sequence[Ladder], rng: np.ra
     order = [found[int(i)] for i in rng.permutation(len(found))]
     prepared: list[tuple[Ladder, Rung, dict[str, PromptRequest]]] = []
     for ladder in sorted(order, key=lambda ladder: not ladder.out_of_support):
-        if len(prepared) == PLACEBO_PROBLEMS:
+        if len(prepared) == search.PLACEBO_PROBLEMS:
             break
         rung = ladder.rungs[ladder.needed]
         other = _other_prefix(context, ladder, rung, rng)
         wrong = _wrong_step(context, ladder, rung, rng)
         if other is not None and wrong is not None:
-            again = given_prefix(ladder, rung.tokens, PLACEBO_SAMPLES)
-            prepared.append((ladder, rung, {AGAIN: again, OTHER: other, WRONG: wrong}))
-    prepared = fitting(context, prepared, 3 * PLACEBO_SAMPLES, context.sampler.tokens_left)
-    counts: list[dict[str, tuple[int, int]]] = [{NOTHING: ladder.base} for ladder, _, _ in prepared]
-    for condition in (AGAIN, OTHER, WRONG):
-        sampled = sample(context, [requests[condition] for *_, requests in prepared], condition)
+            again = search.given_prefix(ladder, rung.tokens, search.PLACEBO_SAMPLES)
+            prepared.append((ladder, rung, {search.AGAIN: again, search.OTHER: other, search.WRONG: wrong}))
+    prepared = search.fitting(context, prepared, 3 * search.PLACEBO_SAMPLES, context.sampler.tokens_left)
+    counts: list[dict[str, tuple[int, int]]] = [{search.NOTHING: ladder.base} for ladder, _, _ in prepared]
+    for condition in (search.AGAIN, search.OTHER, search.WRONG):
+        sampled = search.sample(context, [requests[condition] for *_, requests in prepared], condition)
         for one, rollouts in zip(counts, sampled, strict=True):
             one[condition] = context.measured.count_outcomes(rollouts)
     return [
@@ -71,7 +61,9 @@ def _other_prefix(context: ProbeContext, ladder: Ladder, rung: Rung, rng: np.ran
     for path, texts, allowed in _donors(context, ladder, rng, lambda path, allowed: allowed >= rung.tokens):
         tokens = min(rung.tokens, allowed)
         if path.token_ids[:tokens] != own and _gives_nothing_away(context, ladder.problem, texts[tokens]):
-            return PromptRequest(ladder.problem, ladder.prompt_ids, PLACEBO_SAMPLES, path.token_ids[:tokens], texts[tokens])
+            return PromptRequest(
+                ladder.problem, ladder.prompt_ids, search.PLACEBO_SAMPLES, path.token_ids[:tokens], texts[tokens]
+            )
     return None
 
 
@@ -91,7 +83,7 @@ def _wrong_step(context: ProbeContext, ladder: Ladder, rung: Rung, rng: np.rando
             start, end = (next((t for t, s in enumerate(steps) if s >= step), len(steps)) for step in (rung.step - 1, rung.step))
         ids, text = path.token_ids[start:end], ladder.texts[rung.start] + texts[end][len(texts[start]) :]
         if ids and ids != own and end <= allowed and _gives_nothing_away(context, ladder.problem, text):
-            return PromptRequest(ladder.problem, ladder.prompt_ids, PLACEBO_SAMPLES, (*kept, *ids), text)
+            return PromptRequest(ladder.problem, ladder.prompt_ids, search.PLACEBO_SAMPLES, (*kept, *ids), text)
     return None
 
 
@@ -133,10 +125,10 @@ def gain_is_own(placebos: Sequence[Placebo], condition: str, most: float, rng: n
     if not placebos:
         return 0.0
     rates = {}
-    for name in (NOTHING, AGAIN, condition):
+    for name in (search.NOTHING, search.AGAIN, condition):
         num, right = np.array([one.counts[name] for one in placebos]).T
         rates[name] = rng.beta(right + 0.5, num - right + 0.5, size=(_NUM_DRAWS, len(placebos)))
     weights = rng.dirichlet(np.ones(len(placebos)), size=_NUM_DRAWS)
-    own = (weights * (rates[AGAIN] - rates[NOTHING])).sum(axis=1)
-    placebo = (weights * (rates[condition] - rates[NOTHING])).sum(axis=1)
+    own = (weights * (rates[search.AGAIN] - rates[search.NOTHING])).sum(axis=1)
+    placebo = (weights * (rates[condition] - rates[search.NOTHING])).sum(axis=1)
     return float(((own > 0) & (placebo < most * own)).mean())

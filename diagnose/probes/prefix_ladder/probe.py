@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
+from posttrain.diagnose.probes.prefix_ladder import search
 from posttrain.diagnose.probes.prefix_ladder.finding import MOST_PROBLEMS, make_finding
 from posttrain.diagnose.probes.prefix_ladder.ladder import Ladder, build_ladders, candidate_problems
 from posttrain.diagnose.probes.prefix_ladder.placebo import sample_placebos
-from posttrain.diagnose.probes.prefix_ladder.search import (
-    BASELINE,
-    MOST_SAMPLES,
-    PLACEBO_PROBLEMS,
-    PLACEBO_SAMPLES,
-    affordable_ladders,
-    sample_baseline,
-    search_rungs,
-)
 from posttrain.diagnose.types import Behavior, Bottleneck, SkipReason, Split
 
 FEWEST_PROBLEMS = 4
@@ -33,7 +25,7 @@ class PrefixLadder:
         num = min(MOST_PROBLEMS, sum(bool(problem.references) for problem in behavior.split(split)))
         if not num:
             return ProbeCost(impossible=SkipReason.NO_REFERENCES)
-        samples = num * (BASELINE + MOST_SAMPLES) + 3 * min(num, PLACEBO_PROBLEMS) * PLACEBO_SAMPLES
+        samples = num * (search.BASELINE + search.MOST_SAMPLES) + 3 * min(num, search.PLACEBO_PROBLEMS) * search.PLACEBO_SAMPLES
         return ProbeCost(
             generated_tokens=samples * behavior.sampling.max_tokens, when="where enough problems may be out of support"
         )
@@ -56,7 +48,9 @@ class PrefixLadder:
         ladders: list[Ladder] = []
         tried = 0
         # As many ladders at once as the budget is expected to decide: a few decided ladders say more than many started.
-        while num := min(MOST_PROBLEMS - len(ladders), max(affordable_ladders(context), 0 if ladders else FEWEST_PROBLEMS)):
+        while num := min(
+            MOST_PROBLEMS - len(ladders), max(search.affordable_ladders(context), 0 if ladders else FEWEST_PROBLEMS)
+        ):
             started: list[Ladder] = []
             for ladder in building:
                 tried += 1
@@ -66,8 +60,8 @@ class PrefixLadder:
                     break
             if not started:
                 break
-            sample_baseline(context, started)
-            search_rungs(context, started)
+            search.sample_baseline(context, started)
+            search.search_rungs(context, started)
             ladders += started
         placebos = sample_placebos(context, ladders, context.generator("placebos"))
         return make_finding(context, ladders, len(candidates), tried - len(ladders), placebos)
