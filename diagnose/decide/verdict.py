@@ -13,7 +13,7 @@ from posttrain.diagnose.decide.checks import VerdictChecks, check_measurements, 
 from posttrain.diagnose.decide.evidence import Measurements, weigh_evidence
 from posttrain.diagnose.decide.power import what_settles
 from posttrain.diagnose.decide.routes import ROLE_OF, name_stage
-from posttrain.diagnose.decide.words import UndecidedReason, write_caveats, write_invalid, write_verdict
+from posttrain.diagnose.decide.words import write_caveats, write_invalid, write_verdict
 from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, LabelPosterior, label_posterior, posterior_of
 from posttrain.diagnose.measure.validity_checks import UNPARSED
 from posttrain.diagnose.stage_catalogue import Need
@@ -29,12 +29,11 @@ class SampledLabel:
     """The label that the samples alone give."""
 
     label: Bottleneck
-    """`inconclusive` where there is a reason."""
-    most_likely: Bottleneck
     confidence: float
-    reason: UndecidedReason | None = None
-    detail: str = ""
-    """Which labels compete, in words."""
+    most_likely: Bottleneck | None = None
+    """Where the label is `inconclusive`."""
+    undecided: str = ""
+    """Why it is `inconclusive`, in words."""
     lenient: Bottleneck | None = None
     """What a lenient reading gives, where that is why the label is `format`."""
 
@@ -64,7 +63,6 @@ def diagnose_behavior(measured: Measurements, *, thresholds: Thresholds, availab
     of_stages = {name: words for finding in measured.findings for name, words in finding.of_stages.items()}
     stage = name_stage(label, available, of_stages)
     probabilities = posterior.mixture.interval_probabilities([epsilon, thresholds.mastered])
-    decided = sampled if sampled.reason else replace(sampled, most_likely=label)
     return Diagnosis(
         name=behavior.name,
         purpose=behavior.purpose,
@@ -85,8 +83,8 @@ def diagnose_behavior(measured: Measurements, *, thresholds: Thresholds, availab
             confidence,
             checks,
             stage.name,
-            most_likely=decided.most_likely,
-            undecided=sampled.detail,
+            most_likely=sampled.most_likely,
+            undecided=sampled.undecided,
             failures=measured.validity.failures,
         ),
         contributions=weighed.contributions,
@@ -109,27 +107,27 @@ def label_samples(
     label, confidence = posterior.label, posterior.confidence
     if any(check.outcome is Outcome.NOT_MET and check.name != UNPARSED for check in measured.validity.checks):
         # What a check proves broken is broken: the checks' own intervals are the doubt that is left.
-        return SampledLabel(label=Bottleneck.INVALID, most_likely=Bottleneck.INVALID, confidence=thresholds.level)
+        return SampledLabel(label=Bottleneck.INVALID, confidence=thresholds.level)
     if len(bounds := _labels_under_bounds(counts, epsilon, thresholds, seed)) > 1:
         detail = (
             f"{int(counts.num_missing.sum())} samples are missing, and the label depends on them ({' or '.join(sorted(bounds))})"
         )
-        return _undecided(label, confidence, UndecidedReason.MISSING_SAMPLES, detail)
+        return _undecided(label, confidence, detail)
     if confidence < thresholds.confidence:
         shares = ", ".join(f"{one} {share:.0%}" for one, share in posterior.shares.items() if share >= 0.01)
-        return _undecided(label, confidence, UndecidedReason.TOO_FEW_SAMPLES, f"the samples do not decide the label ({shares})")
+        return _undecided(label, confidence, f"the samples do not decide the label ({shares})")
     if label is not Bottleneck.MASTERED and (lenient := _lenient_label(counts, label, epsilon, thresholds, seed)):
-        return SampledLabel(label=Bottleneck.FORMAT, most_likely=Bottleneck.FORMAT, confidence=confidence, lenient=lenient)
+        return SampledLabel(label=Bottleneck.FORMAT, confidence=confidence, lenient=lenient)
     if label is Bottleneck.POOR_CHOICE and checks.greedy.outcome is Outcome.MET:
-        return SampledLabel(label=Bottleneck.DECODING, most_likely=Bottleneck.DECODING, confidence=confidence)
+        return SampledLabel(label=Bottleneck.DECODING, confidence=confidence)
     if label is Bottleneck.MISSING_SUPPORT and not measured.behavior.sampling.samples_the_policy:
         detail = "the sampler was truncated or not at temperature 1, so a missing success says nothing about support"
-        return _undecided(label, confidence, UndecidedReason.DEPLOYMENT_POLICY, detail)
-    return SampledLabel(label=label, most_likely=label, confidence=confidence)
+        return _undecided(label, confidence, detail)
+    return SampledLabel(label=label, confidence=confidence)
 
 
-def _undecided(label: Bottleneck, confidence: float, reason: UndecidedReason, detail: str) -> SampledLabel:
-    return SampledLabel(label=Bottleneck.INCONCLUSIVE, most_likely=label, confidence=confidence, reason=reason, detail=detail)
+def _undecided(label: Bottleneck, confidence: float, detail: str) -> SampledLabel:
+    return SampledLabel(label=Bottleneck.INCONCLUSIVE, confidence=confidence, most_likely=label, undecided=detail)
 
 
 def _labels_under_bounds(counts: SamplingMeasurement, epsilon: float, thresholds: Thresholds, seed: int) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 
 import numpy as np
 
@@ -24,16 +23,6 @@ _ACTIONS = {
     "fix_setup": "fix the setup first",
     "change_decoding": "decode greedily or cooler instead of training",
 }
-
-
-class UndecidedReason(StrEnum):
-    """Why the samples do not decide the label."""
-
-    MISSING_SAMPLES = "missing_samples"
-    """It depends on how samples that are missing would be graded."""
-    TOO_FEW_SAMPLES = "too_few_samples"
-    DEPLOYMENT_POLICY = "deployment_policy"
-    """The sampler was not the policy, so that nothing can be said about support."""
 
 
 def write_caveats(
@@ -88,7 +77,7 @@ def write_verdict(
     checks: VerdictChecks,
     stage: str,
     *,
-    most_likely: Bottleneck,
+    most_likely: Bottleneck | None,
     undecided: str,
     failures: Sequence[str],
 ) -> str:

@@ -61,7 +61,6 @@ def summarize_references(behavior: Behavior, paths: Sequence[PathScore]) -> Path
         behavior=behavior.name,
         paths=mine,
         nll_per_token=np.array([-path.policy_logprobs.astype(np.float64).mean() for path in mine]),
-        nll_per_path=np.array([-path.policy_logprobs.astype(np.float64).sum() for path in mine]),
         weakest_step=np.array([values.argmin() for values in steps]),
         first_improbable_step=np.array([found[0] if len(found) else -1 for found in improbable]),
     )

@@ -49,13 +49,6 @@ class ConditionResult:
     gain: Interval
     """Its paired difference from the baseline rate of the same problems."""
 
-    @property
-    def row(self) -> dict[str, Any]:
-        """Return the condition as a row of the table."""
-        return table_row(
-            self.condition, len(self.sampled), int(self.num_samples.sum()), int(self.num_correct.sum()), self.rate, self.gain
-        )
-
 
 def table_row(condition: str, n_problems: int, n: int, c: int, rate: Interval, gain: Interval | None) -> dict[str, Any]:
     """Return a row of the table; the one that the others are compared with has no gain."""
@@ -86,7 +79,8 @@ class ConditionTable:
 
     def add(self, one: ConditionResult, name: str) -> None:
         """Add a condition; `name` goes on from "pass@1" and "gain"."""
-        self.rows.append(one.row)
+        num_samples, num_correct = int(one.num_samples.sum()), int(one.num_correct.sum())
+        self.rows.append(table_row(one.condition, len(one.sampled), num_samples, num_correct, one.rate, one.gain))
         self.numbers |= {f"pass@1 {name}": Estimate.of(one.rate), f"gain {name}": Estimate.of(one.gain)}
 
 

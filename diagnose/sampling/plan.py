@@ -140,9 +140,13 @@ def next_round(
         extra = np.maximum(0, goal.samples - counts.num_sampled)
         return Round(extra=extra, reason=RoundReason.FIXED, words=f"{goal.samples} samples of every problem")
     rule, num_problems = thresholds.sampling, counts.num_samples.size
+    last = stopping.last_priority(counts.generated_tokens, rule)
     left = _samples_left(counts, goal, max_tokens, rule)
     if left < 1:
-        return _end(counts, goal, rule)
+        reason, words = RoundReason.BUDGET_SPENT, "the token budget is spent"
+        if goal.max_tokens is None:
+            reason, words = RoundReason.MOST_SAMPLES, f"{rule.max_samples} samples per problem are taken"
+        return Round(extra=np.zeros_like(counts.num_samples), reason=reason, words=words, priority=last)
     if not counts.num_sampled.any():
         extra = spread_evenly(num_problems, min(left, rule.first_round * num_problems))
         return Round(extra=extra, reason=RoundReason.FIRST, words="the first round")
@@ -170,22 +174,11 @@ def next_round(
             extra = allocate(pass_at_k_doubt(posterior, primary_k))
             if extra.any():
                 known = f"pass@{primary_k} is known to ± {half:.3f}"
-                priority = stopping.last_priority(counts.generated_tokens, rule)
-                return Round(extra=extra, reason=RoundReason.PRECISION, words=known, priority=priority)
+                return Round(extra=extra, reason=RoundReason.PRECISION, words=known, priority=last)
         words += f"; pass@{primary_k} is known to ± {half:.3f}"
         if half > goal.precision:
             words += f", and only more problems can bring it to ± {goal.precision:g}"
-    priority = stopping.last_priority(counts.generated_tokens, rule)
-    return Round(extra=np.zeros(num_problems, dtype=np.int64), reason=reason, words=words, priority=priority)
-
-
-def _end(counts: SampleCounts, goal: Goal, rule: SamplingThresholds) -> Round:
-    """Return the end of sampling where no sample is left."""
-    reason, words = RoundReason.BUDGET_SPENT, "the token budget is spent"
-    if goal.max_tokens is None:
-        reason, words = RoundReason.MOST_SAMPLES, f"{rule.max_samples} samples per problem are taken"
-    priority = stopping.last_priority(counts.generated_tokens, rule)
-    return Round(extra=np.zeros_like(counts.num_samples), reason=reason, words=words, priority=priority)
+    return Round(extra=np.zeros(num_problems, dtype=np.int64), reason=reason, words=words, priority=last)
 
 
 def _samples_left(counts: SampleCounts, goal: Goal, max_tokens: int, rule: SamplingThresholds) -> int:

@@ -64,59 +64,49 @@ class Finding:
 
 
 class SkipReason(StrEnum):
-    """Why a probe was not run."""
+    """Why a probe was not run: a code, and words that go on from "not run: "."""
 
-    NO_SAMPLES = "no_samples"
-    NO_REFERENCES = "no_references"
-    NO_RIGHT_PATHS = "no_right_paths"
-    NO_TEACHER = "no_teacher"
-    NO_EARLIER_POLICY = "no_earlier_policy"
-    NO_DATA = "no_data"
-    NO_SCAFFOLD = "no_scaffold"
-    HINTS_STATE_THE_ANSWER = "hints_state_the_answer"
-    SAME_MODEL = "same_model"
-    MASTERED = "mastered"
-    GREEDY_MASTERS = "greedy_masters"
-    COOLING_CANNOT_HELP = "cooling_cannot_help"
-    NOTHING_TO_COOL = "nothing_to_cool"
-    DEPLOYMENT_POLICY = "deployment_policy"
-    WITHIN_SUPPORT = "within_support"
-    REACHABLE = "reachable"
-    RETENTION = "retention"
-    TOO_FEW_TOKENS = "too_few_tokens"
-    BUDGET_SPENT = "budget_spent"
-    CANNOT_SCORE = "cannot_score"
-    NOT_SUPPORTED = "not_supported"
+    words: str
 
-    @property
-    def words(self) -> str:
-        """Return the same for people; goes on from "not run: "."""
-        return _SKIP_WORDS[self]
+    def __new__(cls, code: str, words: str) -> Self:
+        """Return the member of a code; its words are an attribute."""
+        member = str.__new__(cls, code)
+        member._value_, member.words = code, words
+        return member
 
-
-_SKIP_WORDS = {
-    SkipReason.NO_SAMPLES: "there are no samples",
-    SkipReason.NO_REFERENCES: "the problems have no reference paths",
-    SkipReason.NO_RIGHT_PATHS: "there are neither reference paths nor right samples",
-    SkipReason.NO_TEACHER: "there is no teacher; give one with --teacher",
-    SkipReason.NO_EARLIER_POLICY: "there is no earlier policy; give an earlier checkpoint (--earlier) or an earlier run (--before)",
-    SkipReason.NO_DATA: "there is no data set; give one with --data FILE",
-    SkipReason.NO_SCAFFOLD: "no train problem has a reference to show, too few problems have a hint, and there is no teacher",
-    SkipReason.HINTS_STATE_THE_ANSWER: "the hints state the answer, and there is no other scaffold",
-    SkipReason.SAME_MODEL: "the other checkpoint is the same model",
-    SkipReason.MASTERED: "the behavior is mastered",
-    SkipReason.GREEDY_MASTERS: "greedy decoding masters it already",
-    SkipReason.COOLING_CANNOT_HELP: "too many problems have a wrong answer both greedily and in most samples for cooling to master the behavior",
-    SkipReason.NOTHING_TO_COOL: "no sample is right, so there is nothing that cooling could make likelier",
-    SkipReason.DEPLOYMENT_POLICY: "the behavior is sampled cooler than the policy or truncated; measure it at temperature 1 without truncation",
-    SkipReason.WITHIN_SUPPORT: "so few problems are likely to be out of support that how they could be reached changes no advice",
-    SkipReason.REACHABLE: "the baseline success rate is so high that it does not depend on a scaffold",
-    SkipReason.RETENTION: "a retention behavior is watched, not trained; name the probe to run it all the same",
-    SkipReason.TOO_FEW_TOKENS: "the token budget holds the samples of too few problems",
-    SkipReason.BUDGET_SPENT: "the token budget is spent",
-    SkipReason.CANNOT_SCORE: "the engine cannot score",
-    SkipReason.NOT_SUPPORTED: "the engine, the model or the data lack what it needs",
-}
+    NO_SAMPLES = "no_samples", "there are no samples"
+    NO_REFERENCES = "no_references", "the problems have no reference paths"
+    NO_RIGHT_PATHS = "no_right_paths", "there are neither reference paths nor right samples"
+    NO_TEACHER = "no_teacher", "there is no teacher; give one with --teacher"
+    NO_EARLIER_POLICY = (
+        "no_earlier_policy",
+        "there is no earlier policy; give an earlier checkpoint (--earlier) or an earlier run (--before)",
+    )
+    NO_DATA = "no_data", "there is no data set; give one with --data FILE"
+    NO_SCAFFOLD = "no_scaffold", "no train problem has a reference to show, too few problems have a hint, and there is no teacher"
+    HINTS_STATE_THE_ANSWER = "hints_state_the_answer", "the hints state the answer, and there is no other scaffold"
+    SAME_MODEL = "same_model", "the other checkpoint is the same model"
+    MASTERED = "mastered", "the behavior is mastered"
+    GREEDY_MASTERS = "greedy_masters", "greedy decoding masters it already"
+    COOLING_CANNOT_HELP = (
+        "cooling_cannot_help",
+        "too many problems have a wrong answer both greedily and in most samples for cooling to master the behavior",
+    )
+    NOTHING_TO_COOL = "nothing_to_cool", "no sample is right, so there is nothing that cooling could make likelier"
+    DEPLOYMENT_POLICY = (
+        "deployment_policy",
+        "the behavior is sampled cooler than the policy or truncated; measure it at temperature 1 without truncation",
+    )
+    WITHIN_SUPPORT = (
+        "within_support",
+        "so few problems are likely to be out of support that how they could be reached changes no advice",
+    )
+    REACHABLE = "reachable", "the baseline success rate is so high that it does not depend on a scaffold"
+    RETENTION = "retention", "a retention behavior is watched, not trained; name the probe to run it all the same"
+    TOO_FEW_TOKENS = "too_few_tokens", "the token budget holds the samples of too few problems"
+    BUDGET_SPENT = "budget_spent", "the token budget is spent"
+    CANNOT_SCORE = "cannot_score", "the engine cannot score"
+    NOT_SUPPORTED = "not_supported", "the engine, the model or the data lack what it needs"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

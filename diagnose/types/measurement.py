@@ -71,8 +71,6 @@ class PathLikelihoodMeasurement:
     paths: tuple[PathScore, ...]
     nll_per_token: npt.NDArray[np.float64]
     """[paths] mean negative log-likelihood, nats."""
-    nll_per_path: npt.NDArray[np.float64]
-    """[paths] summed, nats."""
     weakest_step: npt.NDArray[np.int64]
     """[paths] the step with the lowest probability."""
     first_improbable_step: npt.NDArray[np.int64]

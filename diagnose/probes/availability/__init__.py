@@ -9,5 +9,5 @@ Likelihood misleads where many right paths exist, and where it rewards style. So
 against the model's own right samples, and against the same path given a wrong answer.
 """
 
-from posttrain.diagnose.probes.availability.finding import AvailabilityOutcome as AvailabilityOutcome
 from posttrain.diagnose.probes.availability.probe import Availability as Availability
+from posttrain.diagnose.probes.availability.steps import AvailabilityOutcome as AvailabilityOutcome

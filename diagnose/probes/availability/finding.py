@@ -4,27 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
 from posttrain.analysis.stats import mean_interval
 from posttrain.diagnose.probes.availability import steps
-from posttrain.diagnose.probes.availability.steps import OWN, REACHABLE, REFERENCE, Binding, SteppedPath
+from posttrain.diagnose.probes.availability.steps import OWN, REFERENCE, AvailabilityOutcome, Binding, SteppedPath
 from posttrain.diagnose.probes.base import Finding, Note, ProbeContext
 from posttrain.diagnose.types import Estimate
-
-
-class AvailabilityOutcome(StrEnum):
-    """What keeps most of the right paths that are not likely enough from being sampled."""
-
-    FIRST_STEP = "first_step"
-    STEP = "step"
-    CHAIN = "chain"
-    REACHABLE = "reachable"
-    """Nothing: all of them are likely enough."""
-    NO_PATHS = "no_paths"
 
 
 def make_finding(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping[str, float]) -> Finding:
@@ -36,7 +24,7 @@ def make_finding(context: ProbeContext, paths: Sequence[SteppedPath], margins: M
         margins: As from `answer_margins`.
     """
     epsilon = context.measured.behavior.measure.epsilon
-    bound = [path.binding(epsilon) for path in paths]
+    bound = [steps.bind(path.log_local, epsilon) for path in paths]
     return Finding(
         probe=context.sampler.probe,
         behavior=context.measured.behavior.name,
@@ -61,7 +49,7 @@ def _rows(path: SteppedPath, binding: Binding) -> list[dict[str, Any]]:
             "worst_rank": int(path.worst_rank[step]),
             "removed_by": ", ".join(path.removed_by[step]),
             "class": binding.kind,
-            "binds": step == binding.step and binding.kind != REACHABLE,
+            "binds": step == binding.step and binding.kind != AvailabilityOutcome.REACHABLE,
         }
         for step in range(len(path.log_local))
     ]
@@ -102,7 +90,7 @@ def _numbers(
         groups = [path.group for path, _ in mine]
         words = "reference paths" if kind == REFERENCE else "own right samples"
         if kind == REFERENCE:
-            for name in steps.CLASSES:
+            for name in steps.KINDS:
                 values = [float(binding.kind == name) for _, binding in mine]
                 numbers[f"{words}: {name.replace('_', ' ')}"] = Estimate.of(mean_interval(values, groups, level=level))
         for name in steps.TRUNCATIONS:
@@ -128,8 +116,8 @@ def _outcome(paths: Sequence[SteppedPath], bound: Sequence[Binding]) -> Availabi
     kinds = [binding.kind for path, binding in zip(paths, bound, strict=True) if path.path == kind]
     if not kinds:
         return AvailabilityOutcome.NO_PATHS
-    held = Counter(one for one in kinds if one != REACHABLE)
-    return AvailabilityOutcome(held.most_common(1)[0][0] if held else REACHABLE)
+    held = Counter(one for one in kinds if one != AvailabilityOutcome.REACHABLE)
+    return held.most_common(1)[0][0] if held else AvailabilityOutcome.REACHABLE
 
 
 def _summary(paths: Sequence[SteppedPath], bound: Sequence[Binding]) -> str:
@@ -140,7 +128,7 @@ def _summary(paths: Sequence[SteppedPath], bound: Sequence[Binding]) -> str:
         return "No right path is known, so nothing can be said of steps."
     what = "reference paths" if kind == REFERENCE else "own right samples"
     kinds = Counter(binding.kind for _, binding in mine)
-    held = [(path, binding) for path, binding in mine if binding.kind != REACHABLE]
+    held = [(path, binding) for path, binding in mine if binding.kind != AvailabilityOutcome.REACHABLE]
     if not held:
         (rarest,) = _typical([float(path.log_local.sum()) for path, _ in mine])
         return f"Nothing binds: all {len(mine)} {what} are likely enough to be sampled, typically in 1 of {rarest} tries."
@@ -153,17 +141,17 @@ def _summary(paths: Sequence[SteppedPath], bound: Sequence[Binding]) -> str:
     lengths = {len(p.log_local) for p, _ in chosen}
     where = f"{part} {step + 1}" + (f" of {lengths.pop()}" if len(lengths) == 1 else "")
     match kind_of:
-        case "first_step":
+        case AvailabilityOutcome.FIRST_STEP:
             head = f"{where} binds in {most} of {len(mine)} {what}: nothing but the prompt stands before it, and it is taken in 1 of {local} tries"
-        case "step":
+        case AvailabilityOutcome.STEP:
             head = f"{where} binds in {most} of {len(mine)} {what}: its prefix is reached in 1 of {reach} tries, the {part} itself is taken in 1 of {local}"
         case _:
             head = (
                 f"the chain binds in {most} of {len(mine)} {what}: no {part} is out of reach where it breaks, but the whole path is taken only in 1 of {whole} tries; "
                 f"{where} loses the most (1 of {local})"
             )
-    names = {steps.FIRST_STEP: f"first {part}", steps.STEP: f"a later {part}", steps.CHAIN: "the chain", REACHABLE: "nothing"}
-    shares = ", ".join(f"{names[name]} {kinds[name]}" for name in steps.CLASSES if kinds[name])
+    names = dict(zip(steps.KINDS, (f"first {part}", f"a later {part}", "the chain", "nothing"), strict=True))
+    shares = ", ".join(f"{names[name]} {kinds[name]}" for name in steps.KINDS if kinds[name])
     return f"{head[0].upper()}{head[1:]}. What binds, in number of paths: {shares}."
 
 

@@ -100,7 +100,6 @@ def score_paths(context: ProbeContext, kind: str, known: Sequence[KnownPath]) ->
                 log_local=local,
                 worst_rank=rank,
                 removed_by=tuple(tuple(name for name, parts in cut.items() if part in parts) for part in range(num)),
-                num_tokens=len(one.token_ids),
             )
         )
     return found

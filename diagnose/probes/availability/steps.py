@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -19,20 +20,33 @@ TRUNCATIONS: dict[str, tuple[str, float]] = {
     "top-k 20": ("top_k", 20),
     "min-p .05": ("min_p", 0.05),
 }
-"""Usual defaults of model cards and servers; the rules are those of `engines.drawing`."""
-FIRST_STEP, CHAIN, STEP, REACHABLE = "first_step", "chain", "step", "reachable"
-CLASSES = (FIRST_STEP, STEP, CHAIN, REACHABLE)
-"""What keeps a path from being sampled: its first step; a later one whose prefix is reached; none alone, but all together; nothing."""
+"""Usual defaults of model cards and servers; the rules are those of `engines.token_sampling`."""
 REFERENCE, OWN = "reference", "own"
 Floats = npt.NDArray[np.float64]
+
+
+class AvailabilityOutcome(StrEnum):
+    """What keeps a right path, or most of those that are not likely enough, from being sampled."""
+
+    FIRST_STEP = "first_step"
+    STEP = "step"
+    """A later one, whose prefix is reached."""
+    CHAIN = "chain"
+    """None alone, but all together."""
+    REACHABLE = "reachable"
+    """Nothing: it is likely enough."""
+    NO_PATHS = "no_paths"
+
+
+KINDS = tuple(kind for kind in AvailabilityOutcome if kind is not AvailabilityOutcome.NO_PATHS)
+"""What keeps a single path from being sampled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Binding:
     """What binds a path of S steps."""
 
-    kind: str
-    """One of `CLASSES`."""
+    kind: AvailabilityOutcome
     step: int
     """The step less likely than epsilon; of a chain, the one that loses the most up to where it breaks; of a reachable path, of all steps.
     Counted from 0."""
@@ -58,16 +72,11 @@ class SteppedPath:
     """[S] rank of the least likely token of each step; 0 is the most likely token."""
     removed_by: tuple[tuple[str, ...], ...]
     """[S] truncations that remove one of its tokens."""
-    num_tokens: int
 
     @property
     def log_reach(self) -> Floats:
         """Return [S] log-probability of everything before each step."""
         return np.concatenate([[0.0], np.cumsum(self.log_local)[:-1]])
-
-    def binding(self, epsilon: float) -> Binding:
-        """Return what binds it: walked from the start, the first thing that is rarer than epsilon."""
-        return bind(self.log_local, epsilon)
 
 
 def bind(log_local: Floats, epsilon: float) -> Binding:
@@ -81,13 +90,13 @@ def bind(log_local: Floats, epsilon: float) -> Binding:
     weakest = int(np.argmin(log_local))
     for step, local in enumerate(log_local):
         if local < edge:
-            kind, weakest = (FIRST_STEP if step == 0 else STEP), step
+            kind, weakest = (AvailabilityOutcome.STEP if step else AvailabilityOutcome.FIRST_STEP), step
             break
         if reach[step + 1] < edge:
-            kind, weakest = CHAIN, int(np.argmin(log_local[: step + 1]))
+            kind, weakest = AvailabilityOutcome.CHAIN, int(np.argmin(log_local[: step + 1]))
             break
     else:
-        kind = REACHABLE
+        kind = AvailabilityOutcome.REACHABLE
     return Binding(kind=kind, step=weakest, log_reach=float(reach[weakest]), log_local=float(log_local[weakest]))
 
 
