@@ -88,11 +88,10 @@ class MeasuredBehavior:
         return len(known), sum(known)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProbeContext:
+@dataclass(frozen=True, kw_only=True)
+class ProbeContext(MeasuredBehavior):
     """What a probe works with: what was measured, the models, and the means to sample."""
 
-    measured: MeasuredBehavior
     sampler: ProbeSampler
     thresholds: Thresholds
     policy: Engine
@@ -111,12 +110,11 @@ class ProbeContext:
     @property
     def surely_mastered(self) -> bool:
         """Return whether the samples leave no doubt that the behavior is mastered."""
-        posterior = self.measured.posterior
-        return posterior.label is Bottleneck.MASTERED and posterior.confidence >= self.thresholds.confidence
+        return self.posterior.label is Bottleneck.MASTERED and self.posterior.confidence >= self.thresholds.confidence
 
     def generator(self, *purpose: str) -> np.random.Generator:
         """Return a generator for one purpose of the probe, from the seed of the run."""
-        key = "\x00".join((self.seed, self.measured.behavior.name, self.sampler.probe, *purpose))
+        key = "\x00".join((self.seed, self.behavior.name, self.sampler.probe, *purpose))
         return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little"))
 
 

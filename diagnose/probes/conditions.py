@@ -70,7 +70,7 @@ class ConditionTable:
             condition: Names the baseline in the table.
             name: Names it in the numbers, after "pass@1".
         """
-        counts = context.measured.counts
+        counts = context.counts
         self.baseline = baseline_rate(context)
         self.counts = len(counts.problem_ids), int(counts.num_samples.sum()), int(counts.num_correct.sum())
         """Problems, samples and successes of the baseline."""
@@ -93,7 +93,7 @@ def in_random_order(context: ProbeContext, places: Sequence[int]) -> list[int]:
     """Return places of problems in an order that depends on the seed and the problems' ids alone."""
 
     def number(place: int) -> bytes:
-        return hashlib.sha256(f"{context.seed}/{context.sampler.probe}/{context.measured.problems[place].id}".encode()).digest()
+        return hashlib.sha256(f"{context.seed}/{context.sampler.probe}/{context.problems[place].id}".encode()).digest()
 
     return sorted(places, key=number)
 
@@ -110,17 +110,17 @@ def affordable(context: ProbeContext, most_problems: int, conditions: int, once:
     Returns:
         Problems and samples; no problems where the budget does not hold one.
     """
-    limit = context.measured.behavior.sampling.max_tokens
-    taken = int((context.measured.counts.num_samples + context.measured.counts.num_missing).sum())
-    expected = min(limit, max(1.0, TOKEN_MARGIN * float(context.measured.counts.num_tokens.sum()) / taken)) if taken else limit
+    limit = context.behavior.sampling.max_tokens
+    taken = int((context.counts.num_samples + context.counts.num_missing).sum())
+    expected = min(limit, max(1.0, TOKEN_MARGIN * float(context.counts.num_tokens.sum()) / taken)) if taken else limit
     room = int(context.sampler.tokens_left / expected)
-    problems = min(len(context.measured.problems), most_problems, room // (conditions * FEWEST_SAMPLES + once))
+    problems = min(len(context.problems), most_problems, room // (conditions * FEWEST_SAMPLES + once))
     return problems, min(SAMPLES, (room // problems - once) // conditions) if problems > 0 else 0
 
 
 def enough(context: ProbeContext, num_problems: int) -> bool:
     """Return whether a mean over this number of problems is informative."""
-    return num_problems >= min(FEWEST_PROBLEMS, len(context.measured.problems))
+    return num_problems >= min(FEWEST_PROBLEMS, len(context.problems))
 
 
 def compare_condition(
@@ -133,9 +133,9 @@ def compare_condition(
 ) -> ConditionResult:
     """Count the samples of one condition and compare them with the baseline samples of the same problems."""
     places = np.array(sampled, dtype=np.int64)
-    counts = np.array([context.measured.count_outcomes(rollouts) for rollouts in found], dtype=np.int64).reshape(-1, 2)
+    counts = np.array([context.count_outcomes(rollouts) for rollouts in found], dtype=np.int64).reshape(-1, 2)
     samples, correct = counts.T
-    groups = [context.measured.counts.groups[place] for place in places]
+    groups = [context.counts.groups[place] for place in places]
     return ConditionResult(
         condition=condition,
         stands_for=np.array(stands_for, dtype=np.int64),
@@ -166,10 +166,10 @@ def paired_gain(context: ProbeContext, places: Counts, num_samples: Counts, num_
         num_samples: [C] samples under the condition.
         num_correct: [C] successes among them.
     """
-    baseline_samples, baseline_correct = context.measured.counts.num_samples[places], context.measured.counts.num_correct[places]
-    groups = [context.measured.counts.groups[place] for place in places]
+    baseline_samples, baseline_correct = context.counts.num_samples[places], context.counts.num_correct[places]
+    groups = [context.counts.groups[place] for place in places]
     level = context.thresholds.level
-    if context.measured.counts.sampled_equally:
+    if context.counts.sampled_equally:
         return paired_delta_interval(
             rates(baseline_samples, baseline_correct), rates(num_samples, num_correct), groups, level=level
         )
@@ -181,10 +181,10 @@ def paired_gain(context: ProbeContext, places: Counts, num_samples: Counts, num_
 
 def baseline_rate(context: ProbeContext) -> Interval:
     """Return the mean success rate of the samples that all conditions are compared with."""
-    if context.measured.counts.sampled_equally:
-        plain = rates(context.measured.counts.num_samples, context.measured.counts.num_correct)
-        return mean_interval(plain, context.measured.counts.groups, level=context.thresholds.level)
-    return context.measured.posterior.mixture.pass_at_k(1, level=context.thresholds.level)
+    if context.counts.sampled_equally:
+        plain = rates(context.counts.num_samples, context.counts.num_correct)
+        return mean_interval(plain, context.counts.groups, level=context.thresholds.level)
+    return context.posterior.mixture.pass_at_k(1, level=context.thresholds.level)
 
 
 def mean_draws(context: ProbeContext, one: ConditionResult) -> npt.NDArray[np.float64]:
@@ -192,7 +192,7 @@ def mean_draws(context: ProbeContext, one: ConditionResult) -> npt.NDArray[np.fl
 
     Problems that were not sampled are informed by those that were: they widen the posterior.
     """
-    samples, correct = np.zeros((2, len(context.measured.problems)), dtype=np.int64)
+    samples, correct = np.zeros((2, len(context.problems)), dtype=np.int64)
     samples[one.sampled], correct[one.sampled] = one.num_samples, one.num_correct
     return fit(context, one.stands_for, samples[one.stands_for], correct[one.stands_for]).mean
 
@@ -206,9 +206,9 @@ def fit(context: ProbeContext, places: Counts, num_samples: Counts, num_correct:
         num_samples: [E]
         num_correct: [E]
     """
-    groups = tuple(context.measured.counts.groups[place] for place in places)
+    groups = tuple(context.counts.groups[place] for place in places)
     return label_posterior(
-        num_samples, num_correct, epsilon=context.measured.behavior.measure.epsilon, thresholds=context.thresholds, groups=groups
+        num_samples, num_correct, epsilon=context.behavior.measure.epsilon, thresholds=context.thresholds, groups=groups
     )
 
 
@@ -218,5 +218,5 @@ def per_problem(context: ProbeContext, conditions: Sequence[ConditionResult]) ->
     for one in conditions:
         for place, samples, correct in zip(one.sampled, one.num_samples, one.num_correct, strict=True):
             counts = {"num_samples": int(samples), "num_correct": int(correct)}
-            found.setdefault(context.measured.problems[place].id, {})[one.condition] = counts
+            found.setdefault(context.problems[place].id, {})[one.condition] = counts
     return found

@@ -64,12 +64,12 @@ class DecodingProbe:
         mastered, level = context.thresholds.mastered, context.thresholds.level
         if context.surely_mastered:
             return SkipReason.MASTERED
-        if not context.measured.counts.num_correct.any() and not (context.measured.counts.greedy_correct == 1).any():
+        if not context.counts.num_correct.any() and not (context.counts.greedy_correct == 1).any():
             return SkipReason.NOTHING_TO_COOL
-        greedy = mean_interval(context.measured.counts.greedy_correct, context.measured.counts.groups, level=level)
+        greedy = mean_interval(context.counts.greedy_correct, context.counts.groups, level=level)
         if decide(">=", greedy.low, greedy.high, mastered) is Outcome.MET:
             return SkipReason.GREEDY_MASTERS
-        most = mean_interval(ceiling(context), context.measured.counts.groups, level=level)
+        most = mean_interval(ceiling(context), context.counts.groups, level=level)
         if decide(">=", most.low, most.high, mastered) is Outcome.NOT_MET:
             return SkipReason.COOLING_CANNOT_HELP
         if not conditions.enough(context, conditions.affordable(context, MOST_PROBLEMS, len(TEMPERATURES))[0]):
@@ -78,17 +78,17 @@ class DecodingProbe:
 
     def run(self, context: ProbeContext) -> Finding:
         """See `Probe`."""
-        everything = range(len(context.measured.problems))
+        everything = range(len(context.problems))
         most, num = conditions.affordable(context, MOST_PROBLEMS, len(TEMPERATURES))
         sampled = sorted(conditions.in_random_order(context, everything)[:most])
         prompt_requests = [
             PromptRequest(problem, context.sampler.prompt(problem).token_ids, num)
-            for problem in (context.measured.problems[place] for place in sampled)
+            for problem in (context.problems[place] for place in sampled)
         ]
         cooler = {}
         for temperature in TEMPERATURES if prompt_requests else ():
             condition = f"T = {temperature:g}"
-            sampling = replace(context.measured.behavior.sampling, temperature=temperature)
+            sampling = replace(context.behavior.sampling, temperature=temperature)
             found = context.sampler.sample(prompt_requests, condition=condition, sampling=sampling)
             cooler[temperature] = conditions.compare_condition(context, condition, everything, sampled, found)
         chances = {temperature: _chance(conditions.mean_draws(context, one), context) for temperature, one in cooler.items()}
@@ -98,9 +98,9 @@ class DecodingProbe:
             table.add(one, f"at {one.condition}")
         said = [f"{table.baseline.estimate:.2f} at T = 1"]
         said += [f"{one.rate.estimate:.2f} at {one.condition} (gain {conditions.signed(one.gain)})" for one in cooler.values()]
-        if np.isfinite(context.measured.counts.greedy_correct).any():
+        if np.isfinite(context.counts.greedy_correct).any():
             rate, gain = _greedy(context)
-            known = context.measured.counts.greedy_correct[np.isfinite(context.measured.counts.greedy_correct)]
+            known = context.counts.greedy_correct[np.isfinite(context.counts.greedy_correct)]
             table.rows.append(conditions.table_row(GREEDY, len(known), len(known), int(known.sum()), rate, gain))
             table.numbers |= {"greedy pass@1": Estimate.of(rate)}
             said.append(f"{rate.estimate:.2f} greedily")
@@ -122,7 +122,7 @@ class DecodingProbe:
                 verdict, outcome = f"{one.condition} masters it without training", DecodingOutcome.MASTERS
         return Finding(
             probe=self.name,
-            behavior=context.measured.behavior.name,
+            behavior=context.behavior.name,
             outcome=outcome,
             summary=f"Success {', '.join(said)}. {verdict}.",
             numbers=table.numbers,
@@ -135,12 +135,12 @@ class DecodingProbe:
 
 def ceiling(context: ProbeContext) -> npt.NDArray[np.float64]:
     """Return [P] how likely it is that cooling can master each problem, as the module says."""
-    majority = context.measured.posterior.mixture.interval_probabilities([context.thresholds.decoding.majority])[:, 1]
-    table = context.measured.rollouts
-    place = table.places([problem.id for problem in context.measured.problems])
-    looping = np.zeros(len(context.measured.problems), dtype=np.bool_)
+    majority = context.posterior.mixture.interval_probabilities([context.thresholds.decoding.majority])[:, 1]
+    table = context.rollouts
+    place = table.places([problem.id for problem in context.problems])
+    looping = np.zeros(len(context.problems), dtype=np.bool_)
     looping[place[(place >= 0) & table.greedy & table.truncated]] = True
-    greedy = context.measured.counts.greedy_correct
+    greedy = context.counts.greedy_correct
     return np.asarray(np.where((greedy == 1) | np.isnan(greedy) | looping, 1.0, majority))
 
 
@@ -151,9 +151,9 @@ def _chance(means: npt.NDArray[np.float64], context: ProbeContext) -> float:
 
 def _greedy(context: ProbeContext) -> tuple[Interval, Interval]:
     """Return the success of greedy decoding, and its paired difference from temperature 1."""
-    sampling, level = context.measured.counts, context.thresholds.level
+    sampling, level = context.counts, context.thresholds.level
     base = conditions.rates(sampling.num_samples, sampling.num_correct)
     if not sampling.sampled_equally:  # plain rates are biased after adaptive sampling
-        base = context.measured.posterior.mixture.problem_interval(level)[0]
+        base = context.posterior.mixture.problem_interval(level)[0]
     gain = paired_delta_interval(base, sampling.greedy_correct, sampling.groups, level=level)
     return mean_interval(sampling.greedy_correct, sampling.groups, level=level), gain

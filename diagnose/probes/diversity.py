@@ -75,7 +75,7 @@ class Diversity:
 
     def worth(self, context: ProbeContext) -> SkipReason | None:
         """See `Probe`; it needs samples, and nothing else."""
-        return None if context.measured.counts.num_samples.any() else SkipReason.NO_SAMPLES
+        return None if context.counts.num_samples.any() else SkipReason.NO_SAMPLES
 
     def run(self, context: ProbeContext) -> Finding:
         """Read every sample once."""
@@ -85,7 +85,7 @@ class Diversity:
         answers = np.array([effective_number(list(one.answers.values())) for one in seen])
         guess = guessing_chances(
             [one.answers for one in seen],
-            [one.right_answers | {problem.answer} for one, problem in zip(seen, context.measured.problems, strict=True)],
+            [one.right_answers | {problem.answer} for one, problem in zip(seen, context.problems, strict=True)],
         )
         numbers, k = self._numbers(context, seen, paths, answers, guess)
         rows = tuple(
@@ -98,11 +98,11 @@ class Diversity:
                 "answers": _json(answers[i]),
                 "guess": _json(guess[i]),
             }
-            for i, (problem, one) in enumerate(zip(context.measured.problems, seen, strict=True))
+            for i, (problem, one) in enumerate(zip(context.problems, seen, strict=True))
         )
         return Finding(
             probe=context.sampler.probe,
-            behavior=context.measured.behavior.name,
+            behavior=context.behavior.name,
             outcome=_outcome(numbers, seen, k, context.thresholds.diversity.explained),
             summary=_summary(numbers, seen, size, k),
             numbers=numbers,
@@ -112,11 +112,11 @@ class Diversity:
         )
 
     def _read(self, context: ProbeContext) -> list[_Seen]:
-        seen = {problem.id: _Seen() for problem in context.measured.problems}
-        greedy = context.measured.rollouts.greedy
-        for row, rollout in enumerate(context.measured.rollouts.all_rows()):
+        seen = {problem.id: _Seen() for problem in context.problems}
+        greedy = context.rollouts.greedy
+        for row, rollout in enumerate(context.rollouts.all_rows()):
             one = seen.get(rollout.problem_id)
-            right = rollout.succeeded(context.measured.behavior.measure.success)
+            right = rollout.succeeded(context.behavior.measure.success)
             if one is None or greedy[row] or right is None:
                 continue
             one.num_known += 1
@@ -133,7 +133,7 @@ class Diversity:
         self, context: ProbeContext, seen: Sequence[_Seen], paths: Floats64, answers: Floats64, guess: Floats64
     ) -> tuple[dict[str, Estimate], int]:
         """Return everything by name, and the k of pass@k: the primary one."""
-        groups, level, k = context.measured.counts.groups, context.thresholds.level, context.measured.behavior.measure.primary_k
+        groups, level, k = context.counts.groups, context.thresholds.level, context.behavior.measure.primary_k
         known = np.array([one.num_known for one in seen], dtype=np.int64)
         right = np.array([one.num_right for one in seen], dtype=np.int64)
         single = np.where(np.isnan(paths), np.nan, np.array([len(one.paths) == 1 for one in seen]))
@@ -145,7 +145,7 @@ class Diversity:
             ),
         }
         ks = tuple(dict.fromkeys((1, k)))
-        equally = context.measured.counts.sampled_equally
+        equally = context.counts.sampled_equally
         reached = estimate_pass_at_k(known, right, groups, ks, level=level, equally=equally)
         for attempts, interval in zip(ks, reached, strict=True):
             numbers[f"pass@{attempts}"] = Estimate.of(interval)
@@ -285,7 +285,7 @@ def _notes(context: ProbeContext, numbers: Mapping[str, Estimate], seen: Sequenc
         notes["wording_counts"] = (
             "Texts that differ in wording only count as different paths; one path is proof of sameness, many are not of variety."
         )
-    if not context.measured.behavior.sampling.samples_the_policy:
+    if not context.behavior.sampling.samples_the_policy:
         notes["deployment_policy"] = (
             "Sampled with a temperature or a truncation of its own, which changes diversity: this is that of the deployed policy."
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -145,7 +145,7 @@ def run_probes(run: ProbeRun, measured: MeasuredBehavior, grade: GradeTexts, *, 
             budget=budget,
         )
         context = ProbeContext(
-            measured=measured,
+            **{one.name: getattr(measured, one.name) for one in fields(measured)},
             sampler=sampler,
             thresholds=run.thresholds,
             policy=run.policy,
@@ -174,8 +174,8 @@ def _run_probe(probe: Probe, context: ProbeContext, run: ProbeRun) -> ProbeResul
 
 def _why_not(probe: Probe, context: ProbeContext, run: ProbeRun) -> SkipReason | None:
     """Say why a probe is not run; None where it is. Whoever names a probe wants it, whether it is worth its cost or not."""
-    behavior = context.measured.behavior
-    cost = probe.plan(behavior, context.measured.split, run.inputs.available)
+    behavior = context.behavior
+    cost = probe.plan(behavior, context.split, run.inputs.available)
     if cost.impossible is not None:
         return cost.impossible
     if cost.scored_tokens and not cost.generated_tokens and not run.policy.info.can_score:

@@ -129,7 +129,7 @@ class ScaffoldProbe:
 
     def worth(self, context: ProbeContext) -> SkipReason | None:
         """See `Probe`."""
-        low = float((context.measured.posterior.mean < context.thresholds.reachable).mean())
+        low = float((context.posterior.mean < context.thresholds.reachable).mean())
         if low < 1.0 - context.thresholds.confidence:
             return SkipReason.REACHABLE
         todo = _to_sample(context, _hinted_places(context)[0])
@@ -141,7 +141,7 @@ class ScaffoldProbe:
 
     def run(self, context: ProbeContext) -> Finding:
         """See `Probe`."""
-        examples = worked_examples(context.measured.behavior, context.seed)
+        examples = worked_examples(context.behavior, context.seed)
         hinted, telling = _hinted_places(context)
         notes = []
         if telling:
@@ -154,14 +154,14 @@ class ScaffoldProbe:
         while todo:
             most, samples = conditions.affordable(context, MOST_PROBLEMS, len(todo), _TEACHER in todo)
             name = todo.pop(0)
-            exists = hinted if name == _HINT else list(range(len(context.measured.problems)))
+            exists = hinted if name == _HINT else list(range(len(context.problems)))
             sampled = sorted(conditions.in_random_order(context, exists)[:most])
             prompt_requests = self._prompt_requests(context, name, sampled, samples, examples)
             if not conditions.enough(context, len(prompt_requests)):
                 text = f"Not sampled {name}: {len(prompt_requests)} problems are left of the budget and of what may be given."
                 notes.append(Note("not_sampled", text))
                 continue
-            share = len(exists) / len(context.measured.problems) * len(prompt_requests) / len(sampled)
+            share = len(exists) / len(context.problems) * len(prompt_requests) / len(sampled)
             if len(prompt_requests) < len(sampled):
                 of = f"{len(sampled) - len(prompt_requests)} of {len(sampled)}"
                 text = f"Left out, since no start of the teacher's answer keeps the answer back: {of} problems."
@@ -180,7 +180,7 @@ class ScaffoldProbe:
             return _from_teacher(context, sampled, num)
         prompt_requests = {}
         for place in sampled:
-            problem, prompt_format = context.measured.problems[place], context.measured.behavior.prompt
+            problem, prompt_format = context.problems[place], context.behavior.prompt
             if name == _EXAMPLES:
                 prompt, prompt_format = with_examples(problem, prompt_format, examples)
             else:
@@ -223,7 +223,7 @@ class ScaffoldProbe:
         verdict = f"It works only {' or '.join(names)}" if names else "No scaffold is shown to carry it"
         return Finding(
             probe=self.name,
-            behavior=context.measured.behavior.name,
+            behavior=context.behavior.name,
             outcome=outcome,
             summary=f"{', '.join(said)}. {verdict}.",
             numbers=table.numbers,
@@ -242,10 +242,8 @@ def bound_probability(context: ProbeContext, one: ConditionResult) -> float:
 
     Finitely many draws prove no certainty: half a draw is always left to the contrary.
     """
-    read = np.maximum(context.measured.counts.num_correct, context.measured.counts.num_lenient_correct)
-    baseline = conditions.fit(
-        context, one.stands_for, context.measured.counts.num_samples[one.stands_for], read[one.stands_for]
-    ).mean
+    read = np.maximum(context.counts.num_correct, context.counts.num_lenient_correct)
+    baseline = conditions.fit(context, one.stands_for, context.counts.num_samples[one.stands_for], read[one.stands_for]).mean
     helped = conditions.mean_draws(context, one)
     reachable = context.thresholds.reachable
     holds = (baseline < reachable) & (helped >= reachable) & (helped >= context.thresholds.scaffold.times * baseline)
@@ -255,7 +253,7 @@ def bound_probability(context: ProbeContext, one: ConditionResult) -> float:
 def _to_sample(context: ProbeContext, hinted: Sequence[int]) -> list[str]:
     """Return the conditions that can be sampled, in order."""
     possible = {
-        _EXAMPLES: bool(worked_examples(context.measured.behavior, context.seed)),
+        _EXAMPLES: bool(worked_examples(context.behavior, context.seed)),
         _HINT: len(hinted) >= conditions.FEWEST_PROBLEMS,
         _TEACHER: context.teacher is not None,
     }
@@ -265,20 +263,20 @@ def _to_sample(context: ProbeContext, hinted: Sequence[int]) -> list[str]:
 def _from_teacher(context: ProbeContext, sampled: Sequence[int], num: int) -> dict[int, PromptRequest]:
     """Return place of a problem → what to ask, from the first half of one answer of the teacher, right or wrong."""
     assert context.teacher is not None
-    problems = [context.measured.problems[place] for place in sampled]
+    problems = [context.problems[place] for place in sampled]
     prompts = [context.sampler.prompt(problem, context.teacher).token_ids for problem in problems]
     prompt_requests = [PromptRequest(problem, ids, 1) for problem, ids in zip(problems, prompts, strict=True)]
     started = {}
     for place, (answer,) in zip(
         sampled, context.sampler.sample(prompt_requests, condition="teacher's answers", engine=context.teacher), strict=True
     ):
-        problem, reference = context.measured.problems[place], Reference(steps=(answer.text,))
+        problem, reference = context.problems[place], Reference(steps=(answer.text,))
         prompt = context.sampler.prompt(problem)
         path = context.policy.codec.encode_path(prompt, reference)
         texts = prefix_texts(path, reference)
         cut = min(
             (len(texts) - 1) // 2,
-            tokens_before_answer(problem, texts, context.sampler.grade, context.measured.behavior.measure.success),
+            tokens_before_answer(problem, texts, context.sampler.grade, context.behavior.measure.success),
         )
         if cut > 0:
             started[place] = PromptRequest(problem, prompt.token_ids, num, path.token_ids[:cut], texts[cut])
@@ -287,7 +285,7 @@ def _from_teacher(context: ProbeContext, sampled: Sequence[int], num: int) -> di
 
 def _hinted_places(context: ProbeContext) -> tuple[list[int], int]:
     """Return the places of the problems with a hint that keeps the answer back, and how many hints do not."""
-    hinted = [(place, problem) for place, problem in enumerate(context.measured.problems) if problem.hint is not None]
+    hinted = [(place, problem) for place, problem in enumerate(context.problems) if problem.hint is not None]
     kept = [place for place, problem in hinted if not _tells(context, problem)]
     return kept, len(hinted) - len(kept)
 
@@ -298,7 +296,7 @@ def _tells(context: ProbeContext, problem: Problem) -> bool:
     if find_answer(problem.hint, problem.answer) is not None and find_answer(_question(problem), problem.answer) is None:
         return True
     (grade,) = context.sampler.grade(problem, [problem.hint])
-    return max(grade.score or 0.0, grade.lenient_score or 0.0) >= context.measured.behavior.measure.success
+    return max(grade.score or 0.0, grade.lenient_score or 0.0) >= context.behavior.measure.success
 
 
 def _best_of(context: ProbeContext) -> list[tuple[int, Interval, Interval]]:
@@ -306,8 +304,7 @@ def _best_of(context: ProbeContext) -> list[tuple[int, Interval, Interval]]:
 
     Unbiased where n does not exceed them; by likelihood where problems were sampled unequally often.
     """
-    measured, level = context.measured, context.thresholds.level
-    counts, mixture = measured.counts, measured.posterior.mixture
+    counts, mixture, level = context.counts, context.posterior.mixture, context.thresholds.level
     n, c, groups = counts.num_samples, counts.num_correct, counts.groups
     ks = [k for k in BEST_OF if k <= n.max(initial=0)]
     intervals = estimate_pass_at_k(n, c, groups, ks, level=level, equally=counts.sampled_equally, mixture=mixture)
@@ -329,7 +326,7 @@ def _posterior_gain(sampled: npt.NDArray[np.float64], k: int, level: float) -> I
 
 def _format_notes(context: ProbeContext, results: Sequence[ConditionResult]) -> list[Note]:
     """Say where a scaffold makes answers readable, part of its gain is format."""
-    sampling = context.measured.counts
+    sampling = context.counts
     baseline = float((sampling.num_unparsed + sampling.num_truncated).sum() / max(1, sampling.num_samples.sum()))
     shares = [(one.condition, one.num_malformed / max(1, int(one.num_samples.sum()))) for one in results]
     return [

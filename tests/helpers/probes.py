@@ -18,7 +18,7 @@ from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure.label_posterior import posterior_of
 from posttrain.diagnose.measure.reference_likelihood import score_references, summarize_references
 from posttrain.diagnose.measure.success_counts import count_successes
-from posttrain.diagnose.probes.base import MeasuredBehavior, ProbeContext
+from posttrain.diagnose.probes.base import ProbeContext
 from posttrain.diagnose.probes.sampler import ProbeSampler
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards
@@ -123,15 +123,18 @@ def context_over(
         reporter=Reporter(quiet=True),
         budget=budget,
     )
-    measured = MeasuredBehavior(
+    return ProbeContext(
         behavior=behavior,
         split=Split.EVAL,
         counts=counts,
         posterior=posterior_of(counts, epsilon=behavior.measure.epsilon, thresholds=thresholds),
         rollouts=rollouts,
         paths=paths,
+        sampler=sampler,
+        thresholds=thresholds,
+        policy=engine,
+        **inputs,
     )
-    return ProbeContext(measured=measured, sampler=sampler, thresholds=thresholds, policy=engine, **inputs)
 
 
 def one_shard(behavior: Behavior, num: int) -> list[shards.Shard]:
@@ -157,12 +160,12 @@ def restarted(context: ProbeContext, **changes: Any) -> ProbeContext:
 
 def with_measured(context: ProbeContext, **changes: Any) -> ProbeContext:
     """Return the context over other measurements."""
-    return replace(context, measured=replace(context.measured, **changes))
+    return replace(context, **changes)
 
 
 def with_counts(context: ProbeContext, **changes: Any) -> ProbeContext:
     """Return the context over other counts, the posterior as it was."""
-    return with_measured(context, counts=replace(context.measured.counts, **changes))
+    return with_measured(context, counts=replace(context.counts, **changes))
 
 
 @contextmanager

@@ -23,11 +23,11 @@ def make_finding(context: ProbeContext, paths: Sequence[SteppedPath], margins: M
         paths: Reference paths and own right samples.
         margins: As from `answer_margins`.
     """
-    epsilon = context.measured.behavior.measure.epsilon
+    epsilon = context.behavior.measure.epsilon
     bound = [steps.bind(path.log_local, epsilon) for path in paths]
     return Finding(
         probe=context.sampler.probe,
-        behavior=context.measured.behavior.name,
+        behavior=context.behavior.name,
         outcome=_outcome(paths, bound),
         summary=_summary(paths, bound),
         numbers=_numbers(context, paths, bound, margins),
@@ -97,7 +97,7 @@ def _numbers(
             values = [float(any(name in removed for removed in path.removed_by)) for path, _ in mine]
             numbers[f"{words} that {name} removes"] = Estimate.of(mean_interval(values, groups, level=level))
     if margins:
-        groups_of = dict(zip(context.measured.counts.problem_ids, context.measured.counts.groups, strict=True))
+        groups_of = dict(zip(context.counts.problem_ids, context.counts.groups, strict=True))
         groups = [groups_of[problem_id] for problem_id in margins]
         nats = np.array(list(margins.values()))
         reach = max(1.0, float(np.abs(nats).max()))
@@ -181,10 +181,10 @@ def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping
                 f"On {len(both)} problems with both, the model's own right samples are typically e^{gap:.0f} times as likely as the reference: it "
                 "goes other ways, and what binds the reference need not bind the problem."
             )
-    _, low, _ = context.measured.posterior.mixture.problem_interval(context.thresholds.level)
+    _, low, _ = context.posterior.mixture.problem_interval(context.thresholds.level)
     totals = _log_probability_of_references(context)
-    solved = [i for i, p in enumerate(context.measured.problems) if p.id in totals and context.measured.counts.num_correct[i] > 0]
-    many = [i for i in solved if low[i] > 0 and np.log(low[i]) > totals[context.measured.problems[i].id] + np.log(factor)]
+    solved = [i for i, p in enumerate(context.problems) if p.id in totals and context.counts.num_correct[i] > 0]
+    many = [i for i in solved if low[i] > 0 and np.log(low[i]) > totals[context.problems[i].id] + np.log(factor)]
     if many:
         notes["many_right_paths"] = (
             f"Many right paths: {len(many)} of {len(solved)} solved problems are solved at least {factor:.0f} times as often as their "
@@ -208,7 +208,7 @@ def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping
 def _log_probability_of_references(context: ProbeContext) -> dict[str, float]:
     """Return problem id → log-probability of all its reference paths together."""
     totals: dict[str, float] = {}
-    for path in context.measured.paths.paths if context.measured.paths is not None else ():
+    for path in context.paths.paths if context.paths is not None else ():
         value = float(path.policy_logprobs.astype(np.float64).sum())
         totals[path.problem_id] = float(np.logaddexp(totals.get(path.problem_id, -np.inf), value))
     return totals

@@ -29,9 +29,9 @@ class Availability:
 
     def worth(self, context: ProbeContext) -> SkipReason | None:
         """See `Probe`."""
-        if context.measured.paths is None and not context.measured.counts.num_correct.any():
+        if context.paths is None and not context.counts.num_correct.any():
             return SkipReason.NO_RIGHT_PATHS
-        if context.measured.posterior.label is Bottleneck.MASTERED:
+        if context.posterior.label is Bottleneck.MASTERED:
             return SkipReason.MASTERED
         return None
 

@@ -42,11 +42,11 @@ def cut_into_parts(num_tokens: int, steps: npt.NDArray[Any] | None) -> tuple[npt
 def likeliest_references(context: ProbeContext, rng: np.random.Generator) -> list[KnownPath]:
     """Return the likeliest reference path of each of some problems chosen at random: one way to the answer is enough."""
     best: dict[str, PathScore] = {}
-    for path in context.measured.paths.paths if context.measured.paths is not None else ():
+    for path in context.paths.paths if context.paths is not None else ():
         held = best.get(path.problem_id)
         if held is None or path.policy_logprobs.sum() > held.policy_logprobs.sum():
             best[path.problem_id] = path
-    problems = [problem for problem in context.measured.problems if problem.id in best]
+    problems = [problem for problem in context.problems if problem.id in best]
     chosen = sorted(rng.permutation(len(problems))[:MOST_PATHS].tolist())
     found = []
     for problem in (problems[i] for i in chosen):
@@ -58,16 +58,12 @@ def likeliest_references(context: ProbeContext, rng: np.random.Generator) -> lis
 
 def own_right_samples(context: ProbeContext, rng: np.random.Generator) -> list[KnownPath]:
     """Return one right sample, chosen at random, of each of some problems chosen at random."""
-    place = context.measured.rollouts.places([problem.id for problem in context.measured.problems])
-    right = (
-        context.measured.rollouts.succeeded(context.measured.behavior.measure.success)
-        & ~context.measured.rollouts.greedy
-        & (place >= 0)
-    )
+    place = context.rollouts.places([problem.id for problem in context.problems])
+    right = context.rollouts.succeeded(context.behavior.measure.success) & ~context.rollouts.greedy & (place >= 0)
     rows = rng.permutation(np.flatnonzero(right))
     firsts = rows[np.sort(np.unique(place[rows], return_index=True)[1])][:MOST_PATHS]
-    problems = {problem.id: problem for problem in context.measured.problems}
-    samples: list[Rollout] = context.measured.rollouts.rows(firsts)
+    problems = {problem.id: problem for problem in context.problems}
+    samples: list[Rollout] = context.rollouts.rows(firsts)
     return [
         KnownPath(
             problem=problems[sample.problem_id],
@@ -82,7 +78,7 @@ def own_right_samples(context: ProbeContext, rng: np.random.Generator) -> list[K
 
 def score_paths(context: ProbeContext, kind: str, known: Sequence[KnownPath]) -> list[SteppedPath]:
     """Score paths again, with what truncation would do to them."""
-    groups = dict(zip(context.measured.counts.problem_ids, context.measured.counts.groups, strict=True))
+    groups = dict(zip(context.counts.problem_ids, context.counts.groups, strict=True))
     requests = [ScoreRequest(prompt_ids=context.sampler.prompt(one.problem).token_ids, path_ids=one.token_ids) for one in known]
     found = []
     for one, scores in zip(known, context.sampler.score(requests, what=f"{kind} paths") if requests else [], strict=True):
@@ -110,7 +106,7 @@ def answer_margins(context: ProbeContext, known: Sequence[KnownPath], rng: np.ra
 
     Of the wrong answers one is taken that has as many tokens, where there is one: a longer answer is less likely for its length alone.
     """
-    donors = sorted({problem.answer.strip() for problem in context.measured.problems})
+    donors = sorted({problem.answer.strip() for problem in context.problems})
     score_requests: list[tuple[str, float, ScoreRequest]] = []
     for one in known:
         assert one.score is not None

@@ -97,8 +97,8 @@ def _encode_prompt(engine: Engine, prompt_format: PromptFormat, prompt: str | tu
 
 def own_answers(context: ProbeContext, most: int, rng: np.random.Generator) -> list[ScoredAnswer]:
     """Return some of the policy's own answers, chosen at random; what it said of their tokens was kept."""
-    table = context.measured.rollouts
-    places = table.places([problem.id for problem in context.measured.problems])
+    table = context.rollouts
+    places = table.places([problem.id for problem in context.problems])
     rows = np.flatnonzero((places >= 0) & ~table.greedy & (table.num_tokens > 0))
     rows = np.sort(rng.permutation(rows)[:most])
     return [

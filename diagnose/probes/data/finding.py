@@ -37,7 +37,7 @@ def make_finding(
         own: Of the policy.
         notes: On the rows.
     """
-    epsilon = context.measured.behavior.measure.epsilon
+    epsilon = context.behavior.measure.epsilon
     limit = limit_of_support([answer.worst for answer in own], epsilon, context.thresholds.data)
     learned = [answer for answer in answers if answer.side in (COMPLETION, CHOSEN)]
     avoided = [answer for answer in answers if answer.side in (REJECTED, BAD)]
@@ -47,7 +47,7 @@ def make_finding(
     outcome = _outcome(numbers, context.thresholds.data.majority)
     return Finding(
         probe=context.sampler.probe,
-        behavior=context.measured.behavior.name,
+        behavior=context.behavior.name,
         outcome=outcome,
         summary=_summary(numbers, learned, avoided, pairs, limit, outcome),
         numbers=numbers,
@@ -140,9 +140,7 @@ def write_row_notes(
             f"{cut} answers were longer than what is scored; they count with their beginning, and not in margins."
         )
     measured = {
-        context.sampler.prompt(problem).token_ids
-        for problem in context.measured.behavior.problems
-        if problem.split is not Split.TRAIN
+        context.sampler.prompt(problem).token_ids for problem in context.behavior.problems if problem.split is not Split.TRAIN
     }
     shared = sorted({one.row for one in encoded if one.request.prompt_ids in measured})
     if shared:
@@ -160,7 +158,7 @@ def _notes_on_numbers(
     own: Sequence[ScoredAnswer],
     limit: float,
 ) -> dict[str, str]:
-    epsilon, thresholds = context.measured.behavior.measure.epsilon, context.thresholds.data
+    epsilon, thresholds = context.behavior.measure.epsilon, context.thresholds.data
     notes: dict[str, str] = {}
     if learned and own:
         usual = numbers["nats per token, own samples"].estimate

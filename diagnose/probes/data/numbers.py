@@ -110,7 +110,7 @@ def summarize_answers(
         pairs: Both sides of pairs.
         limit: As from `limit_of_support`.
     """
-    level, epsilon = context.thresholds.level, context.measured.behavior.measure.epsilon
+    level, epsilon = context.thresholds.level, context.behavior.measure.epsilon
 
     def share(values: npt.ArrayLike, method: str = "t over rows") -> Estimate:
         found = Estimate.of(mean_interval(np.asarray(values, dtype=np.float64), level=level))

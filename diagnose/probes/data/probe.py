@@ -50,7 +50,7 @@ class Data:
         refused = ""
         for index in chosen:
             try:
-                encoded += encode_row(context.policy, context.measured.behavior.prompt, rows[index], self.longest)
+                encoded += encode_row(context.policy, context.behavior.prompt, rows[index], self.longest)
             except BehaviorError as error:
                 refused = refused or f"row {rows[index].index}: {error}"
         if not encoded:

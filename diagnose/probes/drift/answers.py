@@ -34,7 +34,7 @@ class ScoredAnswers:
 
 def first_rollouts(context: ProbeContext, table: RolloutTable, kept: npt.NDArray[np.bool_], most: int) -> list[Rollout]:
     """Return the first rollouts of each problem among those `kept` [R], at most `most` of one."""
-    places = table.places([problem.id for problem in context.measured.problems])
+    places = table.places([problem.id for problem in context.problems])
     rows = np.flatnonzero((places >= 0) & kept & (table.num_tokens > 0))
     rows = rows[np.argsort(places[rows], kind="stable")]
     ranks = np.arange(len(rows)) - np.searchsorted(places[rows], places[rows])
@@ -45,7 +45,7 @@ def encode_rollouts(
     engine: Engine, context: ProbeContext, rollouts: Sequence[Rollout]
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Return prompt and answer as an engine cuts them; a truncated answer has no end token."""
-    prompts = {problem.id: context.sampler.prompt(problem, engine) for problem in context.measured.problems}
+    prompts = {problem.id: context.sampler.prompt(problem, engine) for problem in context.problems}
     encoded = []
     for rollout in rollouts:
         prompt = prompts[rollout.problem_id]
@@ -79,8 +79,8 @@ def gather_answers(
     context: ProbeContext, rollouts: Sequence[Rollout], before: Sequence[float], after: Sequence[float], same: bool
 ) -> ScoredAnswers:
     """Return answers with their log-probabilities under both policies."""
-    places = {problem.id: place for place, problem in enumerate(context.measured.problems)}
-    success = context.measured.behavior.measure.success
+    places = {problem.id: place for place, problem in enumerate(context.problems)}
+    success = context.behavior.measure.success
     return ScoredAnswers(
         place=np.array([places[rollout.problem_id] for rollout in rollouts], dtype=np.int64),
         right=np.array([bool(rollout.succeeded(success)) for rollout in rollouts], dtype=np.bool_),

@@ -37,8 +37,8 @@ def make_finding(
         forward: Answers of the earlier policy under both.
         reverse: Answers of the policy under both.
     """
-    count, groups, level = len(context.measured.problems), context.measured.counts.groups, context.thresholds.level
-    plain = context.measured.behavior.sampling.samples_the_policy
+    count, groups, level = len(context.problems), context.counts.groups, context.thresholds.level
+    plain = context.behavior.sampling.samples_the_policy
     numbers: dict[str, Estimate] = {}
     forward_kl = np.full(count, np.nan)
     # Draws from a cooled or truncated sampler are no draws from the policy, and their mean is no KL.
@@ -61,13 +61,11 @@ def make_finding(
     if forward is not None:
         gain, place = (forward.after - forward.before)[forward.right], forward.place[forward.right]
         change = means_by_problem(place, gain, None, count)
-        kept = means_by_problem(
-            place, (gain >= np.log(context.measured.behavior.measure.epsilon)).astype(np.float64), None, count
-        )
+        kept = means_by_problem(place, (gain >= np.log(context.behavior.measure.epsilon)).astype(np.float64), None, count)
         numbers["share of earlier right answers still likely"] = Estimate.of(mean_interval(kept, groups, level=level))
     numbers["problems lost"] = rates.num_lost
     numbers["pass@1 before"] = Estimate.of(rates.before.pass_at_k(1, level=level))
-    numbers["pass@1 now"] = Estimate.of(context.measured.posterior.mixture.pass_at_k(1, level=level))
+    numbers["pass@1 now"] = Estimate.of(context.posterior.mixture.pass_at_k(1, level=level))
     rows = tuple(
         {
             "id": problem.id,
@@ -77,7 +75,7 @@ def make_finding(
             "change": _json(change[i]),
             "lost": bool(rates.fell[i]),
         }
-        for i, problem in enumerate(context.measured.problems)
+        for i, problem in enumerate(context.problems)
     )
     problems = {
         problem.id: {
@@ -86,12 +84,12 @@ def make_finding(
             "probability_lost": float(rates.lost[i]),
             "earlier_right_answers_still_likely": _json(kept[i]),
         }
-        for i, problem in enumerate(context.measured.problems)
+        for i, problem in enumerate(context.problems)
     }
     evidence = _evidence(rates, plain, count, context.thresholds.evidence)
     return Finding(
         probe=context.sampler.probe,
-        behavior=context.measured.behavior.name,
+        behavior=context.behavior.name,
         outcome=_outcome(rates, evidence, context.thresholds.confidence),
         summary=_summary(numbers, rates),
         numbers=numbers,

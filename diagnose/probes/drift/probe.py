@@ -74,8 +74,8 @@ class Drift:
     def _sample_earlier(self, context: ProbeContext) -> list[Rollout]:
         """Return answers of the earlier policy: round after round over the problems, as far as the budget is sure to last."""
         assert context.earlier is not None
-        count, most = len(context.measured.problems), context.measured.behavior.sampling.max_tokens
-        prompts = [context.sampler.prompt(p, context.earlier).token_ids for p in context.measured.problems]
+        count, most = len(context.problems), context.behavior.sampling.max_tokens
+        prompts = [context.sampler.prompt(p, context.earlier).token_ids for p in context.problems]
         rollouts: list[Rollout] = []
         start, fewest = 0, 1
         # Sample number t is sample t // P of problem t % P.
@@ -83,7 +83,7 @@ class Drift:
             bounds = [(-((place - start) // count), -((place - end) // count)) for place in range(count)]
             prompt_requests = [
                 PromptRequest(problem=problem, prompt_ids=prompt, num=last - first, first=first)
-                for problem, prompt, (first, last) in zip(context.measured.problems, prompts, bounds, strict=True)
+                for problem, prompt, (first, last) in zip(context.problems, prompts, bounds, strict=True)
                 if last > first
             ]
             for samples in context.sampler.sample(prompt_requests, condition="earlier policy", engine=context.earlier):
@@ -93,11 +93,11 @@ class Drift:
 
     def _own(self, context: ProbeContext) -> list[Rollout]:
         """Return the first answers of the policy to each problem."""
-        return first_rollouts(context, context.measured.rollouts, ~context.measured.rollouts.greedy, self.num_own)
+        return first_rollouts(context, context.rollouts, ~context.rollouts.greedy, self.num_own)
 
     def _verified_before(self, context: ProbeContext, table: RolloutTable) -> ScoredAnswers:
         """Return the right answers of an earlier run, under the policy; what the earlier policy said of them was kept."""
-        right = table.succeeded(context.measured.behavior.measure.success) & ~table.greedy
+        right = table.succeeded(context.behavior.measure.success) & ~table.greedy
         rollouts = first_rollouts(context, table, right, self.num_samples)
         encoded = encode_rollouts(context.policy, context, rollouts)
         # An earlier run does not say what its tokens meant; that ours begin alike says that they are cut alike.

@@ -39,11 +39,11 @@ class RatesBeforeAndNow:
 
 def _outcomes(context: ProbeContext, table: RolloutTable) -> list[npt.NDArray[np.bool_]]:
     """Return, per problem, whether each of its samples with a known outcome succeeded, in the order in which they were taken."""
-    places = table.places([problem.id for problem in context.measured.problems])
+    places = table.places([problem.id for problem in context.problems])
     kept = np.flatnonzero((places >= 0) & ~table.greedy & ~table.missing)
     kept = kept[np.argsort(places[kept], kind="stable")]
-    success = table.succeeded(context.measured.behavior.measure.success)[kept]
-    return np.split(success, np.searchsorted(places[kept], np.arange(1, len(context.measured.problems))))
+    success = table.succeeded(context.behavior.measure.success)[kept]
+    return np.split(success, np.searchsorted(places[kept], np.arange(1, len(context.problems))))
 
 
 def _even(outcomes: Sequence[npt.NDArray[np.bool_]], equally: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -59,24 +59,24 @@ def _even(outcomes: Sequence[npt.NDArray[np.bool_]], equally: bool) -> tuple[npt
 def compare_rates(context: ProbeContext, sampled: Sequence[Rollout], earlier_run: RolloutTable | None) -> RatesBeforeAndNow:
     """Compare success before, from the earlier run where there is one and else from what was sampled, with success now."""
     success, epsilon, groups = (
-        context.measured.behavior.measure.success,
-        context.measured.behavior.measure.epsilon,
-        context.measured.counts.groups,
+        context.behavior.measure.success,
+        context.behavior.measure.epsilon,
+        context.counts.groups,
     )
     if earlier_run is not None:
-        counts = count_successes(context.measured.behavior, context.measured.problems, earlier_run)
+        counts = count_successes(context.behavior, context.problems, earlier_run)
         n_before, c_before = counts.num_samples, counts.num_correct
         thinned = _even(_outcomes(context, earlier_run), counts.sampled_equally)
     else:
-        known: dict[str, list[bool]] = {problem.id: [] for problem in context.measured.problems}
+        known: dict[str, list[bool]] = {problem.id: [] for problem in context.problems}
         for rollout in sampled:
             if (right := rollout.succeeded(success)) is not None:
                 known[rollout.problem_id].append(right)
         n_before, c_before = (np.array([f(one) for one in known.values()], dtype=np.int64) for f in (len, sum))
         thinned = n_before, c_before  # how many there are depends on the budget, not on the outcomes
     before = fit_mixture(n_before, c_before, marks=(epsilon, context.thresholds.mastered), groups=groups)
-    after = context.measured.posterior.mixture
-    n_after, c_after = _even(_outcomes(context, context.measured.rollouts), context.measured.counts.sampled_equally)
+    after = context.posterior.mixture
+    n_after, c_after = _even(_outcomes(context, context.rollouts), context.counts.sampled_equally)
     rate = context.thresholds.change.false_discovery_rate
     entered, changed = (problem_change_tests(*thinned, n_after, c_after, rate=rate, below=edge) for edge in (epsilon, None))
     fell = changed.q_attrition <= rate

@@ -60,7 +60,7 @@ def make_finding(
     because = explain_reach(out, needed, placebos, thresholds.sufficient)
     confidence = above_half * min(chances.values())
     evidence: tuple[LabelEvidence, ...] = ()
-    if placebos and confidence > context.thresholds.evidence and context.measured.behavior.sampling.samples_the_policy:
+    if placebos and confidence > context.thresholds.evidence and context.behavior.sampling.samples_the_policy:
         evidence = (
             LabelEvidence(
                 label=Bottleneck.GUIDED_ONLY, instead_of=(Bottleneck.MISSING_SUPPORT,), confidence=confidence, because=because
@@ -68,7 +68,7 @@ def make_finding(
         )
     return Finding(
         probe=context.sampler.probe,
-        behavior=context.measured.behavior.name,
+        behavior=context.behavior.name,
         outcome=_outcome(probed, evidence, above_half, min(chances.values()), context.thresholds),
         summary=write_summary(probed, out, share, because, thresholds.sufficient),
         numbers={name: value for name, value in numbers.items() if np.isfinite(value.estimate)},
@@ -193,7 +193,7 @@ def _row(fraction: float, condition: str, n: int, c: int, rate: float, low: floa
 def _per_problem(context: ProbeContext, ladders: Sequence[Ladder]) -> dict[str, dict[str, Any]]:
     found = {ladder.problem.id: ladder for ladder in ladders}
     found_of: dict[str, dict[str, Any]] = {}
-    for problem in context.measured.problems:
+    for problem in context.problems:
         needed: dict[str, Any] = {"status": PrefixStatus.NOT_PROBED.value, "fraction": None, "tokens": None, "step": None}
         found_of[problem.id] = {"prefix_needed": needed}
         if (ladder := found.get(problem.id)) is None:
@@ -285,7 +285,7 @@ def write_notes(
     elif any(one.status is PrefixStatus.FOUND for one in probed):
         text = "No placebo was sampled (no other path to take one from, or no budget), so the gain is no evidence for a label."
         notes.append(Note("no_placebo", text))
-    if probed and not context.measured.behavior.sampling.samples_the_policy:
+    if probed and not context.behavior.sampling.samples_the_policy:
         text = "Sampled under a deployment policy, which says nothing about support; the gain is no evidence for a label."
         notes.append(Note("deployment_policy", text))
     return notes

@@ -134,11 +134,11 @@ def rungs_of(path: EncodedPath, allowed: int) -> tuple[Rung, ...]:
 
 def candidate_problems(context: ProbeContext, rng: np.random.Generator) -> list[tuple[int, bool]]:
     """Return problems in random order, with whether they are out of support: those that are first, then unreliable ones."""
-    known = context.measured.posterior.mixture
-    out = known.interval_probabilities((context.measured.behavior.measure.epsilon, context.thresholds.mastered))[:, 0] > 0.5
+    known = context.posterior.mixture
+    out = known.interval_probabilities((context.behavior.measure.epsilon, context.thresholds.mastered))[:, 0] > 0.5
     mean, _, _ = known.problem_interval()
-    order = [int(i) for i in rng.permutation(len(context.measured.problems))]
-    order = [i for i in order if context.measured.problems[i].references]
+    order = [int(i) for i in rng.permutation(len(context.problems))]
+    order = [i for i in order if context.problems[i].references]
     return [(i, True) for i in order if out[i]] + [
         (i, False) for i in order if not out[i] and mean[i] < context.thresholds.prefix_ladder.sufficient
     ]
@@ -147,19 +147,19 @@ def candidate_problems(context: ProbeContext, rng: np.random.Generator) -> list[
 def build_ladders(context: ProbeContext, candidates: Sequence[tuple[int, bool]]) -> Iterator[Ladder | None]:
     """Yield one ladder after the other; None for a problem that has no prefix to give."""
     for i, out_of_support in candidates:
-        problem = context.measured.problems[i]
+        problem = context.problems[i]
         for reference in _likeliest_first(context, problem):
             prompt = context.sampler.prompt(problem)
             path = context.policy.codec.encode_path(prompt, reference)
             texts = prefix_texts(path, reference)
             if len(texts) <= 1:
                 continue
-            allowed = tokens_before_answer(problem, texts, context.sampler.grade, context.measured.behavior.measure.success)
+            allowed = tokens_before_answer(problem, texts, context.sampler.grade, context.behavior.measure.success)
             rungs = tuple(rung for rung in rungs_of(path, allowed) if texts[rung.tokens].strip())
             if rungs:
                 yield Ladder(
                     problem=problem,
-                    group=context.measured.counts.groups[i],
+                    group=context.counts.groups[i],
                     out_of_support=out_of_support,
                     prompt_ids=prompt.token_ids,
                     path=path,
@@ -175,8 +175,8 @@ def build_ladders(context: ProbeContext, candidates: Sequence[tuple[int, bool]])
 def _likeliest_first(context: ProbeContext, problem: Problem) -> list[Reference]:
     """Return the references of a problem, the one nearest to what the model does first."""
     nll = {}
-    if context.measured.paths is not None:
-        scored = zip(context.measured.paths.paths, context.measured.paths.nll_per_token, strict=True)
+    if context.paths is not None:
+        scored = zip(context.paths.paths, context.paths.nll_per_token, strict=True)
         nll = {path.reference_index: float(value) for path, value in scored if path.problem_id == problem.id}
     order = sorted(range(len(problem.references)), key=lambda i: nll.get(i, np.inf))
     return [problem.references[i] for i in order]

@@ -48,7 +48,7 @@ def sample_placebos(context: ProbeContext, ladders: Sequence[Ladder], rng: np.ra
     for condition in (search.AGAIN, search.OTHER, search.WRONG):
         sampled = search.sample(context, [requests[condition] for *_, requests in prepared], condition)
         for one, rollouts in zip(counts, sampled, strict=True):
-            one[condition] = context.measured.count_outcomes(rollouts)
+            one[condition] = context.count_outcomes(rollouts)
     return [
         Placebo(ladder=ladder, fraction=rung.tokens / (len(ladder.texts) - 1), counts=one)
         for (ladder, rung, _), one in zip(prepared, counts, strict=True)
@@ -91,9 +91,7 @@ def _donors(
     context: ProbeContext, ladder: Ladder, rng: np.random.Generator, fits: Callable[[EncodedPath, int], bool]
 ) -> Iterator[tuple[EncodedPath, tuple[str, ...], int]]:
     """Yield paths of other problems with another answer, in random order, those that fit first; with the tokens that stand before it."""
-    others = [
-        p for p in context.measured.problems if p.references and p.key != ladder.problem.key and p.answer != ladder.problem.answer
-    ]
+    others = [p for p in context.problems if p.references and p.key != ladder.problem.key and p.answer != ladder.problem.answer]
     late = []
     for i in rng.permutation(len(others))[:_MOST_DONORS]:
         problem = others[int(i)]
@@ -114,7 +112,7 @@ def _gives_nothing_away(context: ProbeContext, problem: Problem, text: str) -> b
     if not text.strip() or find_answer(text, problem.answer) is not None:
         return False
     (grade,) = context.sampler.grade(problem, [text])
-    return grade.score is None or grade.score < context.measured.behavior.measure.success
+    return grade.score is None or grade.score < context.behavior.measure.success
 
 
 def gain_is_own(placebos: Sequence[Placebo], condition: str, most: float, rng: np.random.Generator) -> float:

@@ -32,11 +32,11 @@ class PrefixLadder:
 
     def worth(self, context: ProbeContext) -> SkipReason | None:
         """See `Probe`."""
-        if not any(problem.references for problem in context.measured.problems):
+        if not any(problem.references for problem in context.problems):
             return SkipReason.NO_REFERENCES
-        if context.measured.posterior.label is Bottleneck.MASTERED:
+        if context.posterior.label is Bottleneck.MASTERED:
             return SkipReason.MASTERED
-        share = float(context.measured.posterior.counts[:, 0].mean()) / max(1, len(context.measured.problems))
+        share = float(context.posterior.counts[:, 0].mean()) / max(1, len(context.problems))
         if share < context.thresholds.prefix_ladder.share_out_of_support:
             return SkipReason.WITHIN_SUPPORT
         return None

@@ -42,7 +42,7 @@ def sample_baseline(context: ProbeContext, ladders: Sequence[Ladder]) -> None:
     few = fitting(context, ladders, BASELINE, context.sampler.tokens_left)
     prompt_requests = [PromptRequest(ladder.problem, ladder.prompt_ids, BASELINE) for ladder in few]
     for ladder, rollouts in zip(few, sample(context, prompt_requests, NOTHING), strict=True):
-        ladder.base = context.measured.count_outcomes(rollouts)
+        ladder.base = context.count_outcomes(rollouts)
 
 
 def search_rungs(context: ProbeContext, ladders: Sequence[Ladder]) -> None:
@@ -60,7 +60,7 @@ def search_rungs(context: ProbeContext, ladders: Sequence[Ladder]) -> None:
             given_prefix(ladder, ladder.rungs[rung].tokens, BATCH, first=ladder.num_sampled) for ladder, rung in chosen
         ]
         for (ladder, rung), rollouts in zip(chosen, sample(context, prompt_requests, REFERENCE), strict=True):
-            known, right = context.measured.count_outcomes(rollouts)
+            known, right = context.count_outcomes(rollouts)
             ladder.num[rung] += known
             ladder.right[rung] += right
             ladder.num_sampled += BATCH
@@ -95,10 +95,10 @@ def fitting(context: ProbeContext, todo: Sequence[Any], samples: int, tokens: in
 def tokens_per_sample(context: ProbeContext) -> float:
     """Return the tokens that a sample is expected to take, with a margin: as whole answers do, or as continuations once there are some."""
     taken, tokens = (
-        int(context.measured.counts.num_samples.sum() + context.measured.counts.num_missing.sum()),
-        int(context.measured.counts.num_tokens.sum()),
+        int(context.counts.num_samples.sum() + context.counts.num_missing.sum()),
+        int(context.counts.num_tokens.sum()),
     )
     if context.sampler.samples >= MANY_SAMPLES:
         taken, tokens = context.sampler.samples, context.sampler.generated_tokens
-    longest = float(context.measured.behavior.sampling.max_tokens)
+    longest = float(context.behavior.sampling.max_tokens)
     return min(longest, max(1.0, TOKEN_MARGIN * tokens / taken)) if taken else longest

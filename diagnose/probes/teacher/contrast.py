@@ -54,9 +54,9 @@ class SameTokens:
 
 def own_samples(context: ProbeContext, sampled: Sequence[int]) -> list[Rollout]:
     """Return the first right and wrong samples of the student, at most `OWN` of each per problem, in a fixed order."""
-    table = context.measured.rollouts
-    place = table.places([problem.id for problem in context.measured.problems])
-    succeeded = table.succeeded(context.measured.behavior.measure.success)
+    table = context.rollouts
+    place = table.places([problem.id for problem in context.problems])
+    succeeded = table.succeeded(context.behavior.measure.success)
     usable = np.isin(place, sampled) & ~table.greedy & ~table.missing
     chosen: list[int] = []
     for one in sampled:
@@ -98,7 +98,7 @@ def score_under_both(context: ProbeContext, rollouts: Sequence[Rollout], same: b
         by_teacher: Whether the teacher drew them.
     """
     assert context.teacher is not None
-    known = {problem.id: (place, problem) for place, problem in enumerate(context.measured.problems)}
+    known = {problem.id: (place, problem) for place, problem in enumerate(context.problems)}
     engines = {False: context.policy, True: context.teacher}
     sums: dict[bool, npt.NDArray[np.float64]] = {}
     lengths: dict[bool, list[int]] = {}

@@ -64,7 +64,7 @@ def make_finding(
         right: [S] which samples of the student are right.
         tokens: What the tokenizers have in common.
     """
-    level, groups = context.thresholds.level, context.measured.counts.groups
+    level, groups = context.thresholds.level, context.counts.groups
     ratio = of_student.teacher - of_student.student
     # Right and wrong samples count as often as they come up, not as often as they were chosen.
     reverse = _nats(_reweighed(context, of_student, -ratio, right), groups, level)
@@ -99,7 +99,7 @@ def make_finding(
     }
     return Finding(
         probe="teacher",
-        behavior=context.measured.behavior.name,
+        behavior=context.behavior.name,
         outcome=outcome,
         summary=f"The teacher solves {success.rate.estimate:.2f} where the student solves {student.estimate:.2f} "
         f"(gain {signed(success.gain)}); {why}: {_WORDS[stage]}.",
@@ -174,7 +174,7 @@ def _reweighed(
     found = {}
     for place in np.unique(contrast.place):
         here = contrast.place == place
-        solved = context.measured.counts.num_correct[place] / max(1, int(context.measured.counts.num_samples[place]))
+        solved = context.counts.num_correct[place] / max(1, int(context.counts.num_samples[place]))
         weights = np.zeros(len(contrast.place))
         for which, share in ((here & right, solved), (here & ~right, 1.0 - solved)):
             weights[which] = share / max(1, int(which.sum()))
@@ -218,7 +218,7 @@ def _rows(
 ) -> tuple[dict[str, Any], ...]:
     """Return success of both, and log-probability per token of each kind of samples under both."""
     rows = [
-        _row("success", "all problems", "student", student, len(context.measured.problems)),
+        _row("success", "all problems", "student", student, len(context.problems)),
         _row("success", "all problems", "teacher", success.rate, len(success.sampled)),
     ]
     for name, contrast, which in (
@@ -228,7 +228,7 @@ def _rows(
     ):
         for model, sums in (("student", contrast.student), ("teacher", contrast.teacher)):
             values = contrast.per_token(sums, which)
-            interval = _nats(values, context.measured.counts.groups, context.thresholds.level)
+            interval = _nats(values, context.counts.groups, context.thresholds.level)
             rows.append(_row("likelihood", name, model, interval, len(values)))
     return tuple(rows)
 
@@ -245,7 +245,7 @@ def _per_problem(
     reverse = of_student.per_token(of_student.student - of_student.teacher)
     forward = of_teacher.per_token(of_teacher.teacher - of_teacher.student)
     return {
-        context.measured.problems[place].id: {
+        context.problems[place].id: {
             "teacher_num_samples": int(samples),
             "teacher_num_correct": int(correct),
             "reverse_kl_per_token": reverse.get(int(place)),

@@ -48,25 +48,25 @@ class TeacherProbe:
         """See `Probe`."""
         assert context.teacher is not None
         most, num = affordable(context, MOST_PROBLEMS, 1)
-        sampled = sorted(in_random_order(context, range(len(context.measured.problems)))[:most])
+        sampled = sorted(in_random_order(context, range(len(context.problems)))[:most])
         if not sampled:
             return Finding(
                 probe=self.name,
-                behavior=context.measured.behavior.name,
+                behavior=context.behavior.name,
                 outcome=TeacherOutcome.NOT_MEASURED,
                 summary="Not measured: the budget did not hold the teacher's samples of one problem.",
             )
-        problems = [context.measured.problems[place] for place in sampled]
+        problems = [context.problems[place] for place in sampled]
         prompt_requests = [
             PromptRequest(problem, context.sampler.prompt(problem, context.teacher).token_ids, num) for problem in problems
         ]
         taught = context.sampler.sample(prompt_requests, condition=TEACHER, engine=context.teacher)
-        success = compare_condition(context, TEACHER, range(len(context.measured.problems)), sampled, taught)
+        success = compare_condition(context, TEACHER, range(len(context.problems)), sampled, taught)
         own = own_samples(context, sampled)
         theirs = [one for rollouts in taught for one in rollouts if is_scorable(one)]
         tokens = compare_tokenizers(context, problems, [*own, *theirs])
         same = tokens.answers and tokens.formats
         of_student = score_under_both(context, own, same, by_teacher=False)
         of_teacher = score_under_both(context, theirs, same, by_teacher=True)
-        right = np.array([bool(one.succeeded(context.measured.behavior.measure.success)) for one in own], dtype=np.bool_)
+        right = np.array([bool(one.succeeded(context.behavior.measure.success)) for one in own], dtype=np.bool_)
         return make_finding(context, success, of_student, of_teacher, right, tokens)

@@ -171,7 +171,7 @@ def test_paths_without_steps_and_without_references(make_context: MakeContext) -
     assert {row["path"] for row in own.rows} == {"own"}
     nothing = with_counts(with_measured(context, paths=None), num_correct=np.zeros(12, np.int64))
     assert Availability().worth(nothing) is SkipReason.NO_RIGHT_PATHS
-    planned = Availability().plan(context.measured.behavior, Split.EVAL, AvailableInputs())
+    planned = Availability().plan(context.behavior, Split.EVAL, AvailableInputs())
     assert planned.scored_tokens >= context.sampler.scored_tokens > 0
     assert planned.generated_tokens == 0
 

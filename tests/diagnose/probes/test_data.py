@@ -191,7 +191,7 @@ def test_the_policys_own_answers_set_the_limit(tmp_path: Path) -> None:
     # A policy that spreads over many answers draws tokens below epsilon all the time.
     script = tuple((f"{chr(33 + i)}", 1 / 90) for i in range(90))
     context = make_context(tmp_path, shown(["!", "so 4"] * 10), script=script, num=32)
-    behavior = context.measured.behavior
+    behavior = context.behavior
     context = with_measured(context, behavior=replace(behavior, measure=replace(behavior.measure, epsilon=0.05)))
     found = Data().run(context)
     assert found.numbers["share within support"].estimate == 0.5
@@ -216,6 +216,6 @@ def test_it_is_the_same_again_and_bounded(tmp_path: Path) -> None:
 def test_plan_says_what_it_takes_and_needs(tmp_path: Path) -> None:
     context = make_context(tmp_path, shown([KNOWN]))
     probe = Data(num_rows=10, longest=100)
-    assert probe.plan(context.measured.behavior, Split.EVAL, AvailableInputs(data=True)).scored_tokens == 2000
-    assert probe.plan(context.measured.behavior, Split.EVAL, AvailableInputs()).impossible is SkipReason.NO_DATA
+    assert probe.plan(context.behavior, Split.EVAL, AvailableInputs(data=True)).scored_tokens == 2000
+    assert probe.plan(context.behavior, Split.EVAL, AvailableInputs()).impossible is SkipReason.NO_DATA
     assert probe.worth(replace(context, data=None)) is SkipReason.NO_DATA

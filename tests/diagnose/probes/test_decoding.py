@@ -59,7 +59,7 @@ def test_greedy_loops_leave_it_open(tmp_path: Path) -> None:
         return [("zz " * 40, 0.2), *((f"{letter} is {problem.answer}", 0.1) for letter in "abcdefgh")]
 
     finding, context = run(addition_problems(48), answers, tmp_path)
-    assert (context.measured.counts.greedy_correct == 0).all()
+    assert (context.counts.greedy_correct == 0).all()
     assert (ceiling(context) == 1).all()
     assert DecodingProbe().worth(context) is None
     # Cooling makes the loop likelier still.
@@ -122,7 +122,7 @@ def test_a_small_budget_takes_a_part_of_the_problems(tmp_path: Path) -> None:
     assert 5 <= of(finding, "T = 0.6")["n_problems"] < 48
     assert of(finding, "T = 1")["n_problems"] == 48
     chosen = set(finding.problems)
-    assert chosen != {problem.id for problem in context.measured.problems[: len(chosen)]}
+    assert chosen != {problem.id for problem in context.problems[: len(chosen)]}
     nothing, context = run(addition_problems(48), lambda _, problem: spread(problem, 0.5), tmp_path, budget=10)
     assert context.sampler.generated_tokens == 0
     assert nothing.evidence == ()

@@ -102,16 +102,16 @@ def test_it_costs_nothing_and_is_the_same_again(tmp_path: Path) -> None:
     first = Diversity().run(context)
     assert finding_to_json(first) == finding_to_json(Diversity().run(context))
     assert (context.sampler.generated_tokens, context.sampler.scored_tokens, context.sampler.samples) == (0, 0, 0)
-    planned = Diversity().plan(context.measured.behavior, Split.EVAL, AvailableInputs())
+    planned = Diversity().plan(context.behavior, Split.EVAL, AvailableInputs())
     assert (planned.generated_tokens, planned.scored_tokens, planned.impossible) == (0, 0, None)
     assert Diversity().worth(context) is None
-    empty = with_counts(context, num_samples=context.measured.counts.num_samples * 0)
+    empty = with_counts(context, num_samples=context.counts.num_samples * 0)
     assert Diversity().worth(empty) is SkipReason.NO_SAMPLES
 
 
 def test_problems_drawn_unequally_are_read_by_likelihood(tmp_path: Path) -> None:
     context = make_context(tmp_path, [ONE_PATH] * 8, ["4"] * 8)
-    num = context.measured.counts.num_samples.copy()
+    num = context.counts.num_samples.copy()
     num[0] += 1
     found = Diversity().run(with_counts(context, num_samples=num))
     assert "likelihood" in found.numbers["pass@1"].method

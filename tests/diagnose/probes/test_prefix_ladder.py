@@ -221,11 +221,9 @@ def test_plan_and_worth(make_context: MakeContext) -> None:
     rows = rows_in_steps()
     poor = make_context(rows, ScriptedEngine(scripts_of(rows, (0.9, 0.9, 0.5))))
     assert PrefixLadder().worth(poor) is SkipReason.WITHIN_SUPPORT
-    planned = PrefixLadder().plan(poor.measured.behavior, Split.EVAL, AvailableInputs())
+    planned = PrefixLadder().plan(poor.behavior, Split.EVAL, AvailableInputs())
     assert planned.generated_tokens == (12 * (4 + MOST_SAMPLES) + 3 * 6 * 8) * 60
-    without = replace(
-        poor.measured.behavior, problems=tuple(replace(problem, references=()) for problem in poor.measured.behavior.problems)
-    )
+    without = replace(poor.behavior, problems=tuple(replace(problem, references=()) for problem in poor.behavior.problems))
     assert PrefixLadder().plan(without, Split.EVAL, AvailableInputs()).impossible is SkipReason.NO_REFERENCES
 
 
@@ -242,8 +240,8 @@ def test_cuts_are_of_token_ids(make_context: MakeContext, tiny_model: Path) -> N
     found = PrefixLadder().run(context)
     assert {status for status, _ in needed(found.problems)} <= {"not_found", "inconclusive"}
     given = 0
-    for problem in context.measured.problems:
-        prompt = engine.codec.encode_prompt(problem.prompt, context.measured.behavior.prompt)
+    for problem in context.problems:
+        prompt = engine.codec.encode_prompt(problem.prompt, context.behavior.prompt)
         whole = engine.codec.encode_path(prompt, problem.references[0]).token_ids
         for request in engine.requests:
             if request.key.startswith(f"planted/{problem.id}/prefix_ladder: reference"):

@@ -47,19 +47,17 @@ class Toy:
 
     def run(self, context: ProbeContext) -> Finding:
         self.budgets.append(context.sampler.budget)
-        prompt_requests = [
-            PromptRequest(problem, context.sampler.prompt(problem).token_ids, 1) for problem in context.measured.problems
-        ]
+        prompt_requests = [PromptRequest(problem, context.sampler.prompt(problem).token_ids, 1) for problem in context.problems]
         drawn = context.sampler.sample(prompt_requests, condition="again")
-        known, right = context.measured.count_outcomes([rollout for row in drawn for rollout in row])
+        known, right = context.count_outcomes([rollout for row in drawn for rollout in row])
         return Finding(
             probe=self.name,
-            behavior=context.measured.behavior.name,
+            behavior=context.behavior.name,
             outcome="counted",
             summary=f"{right} of {known} are right.",
             numbers={"share": Estimate(estimate=right / known, low=0.0, high=1.0, method="counted")},
             rows=({"x": 1},),
-            problems={context.measured.problems[0].id: {"prefix_needed": {"status": "found", "fraction": 0.5, "tokens": 3}}},
+            problems={context.problems[0].id: {"prefix_needed": {"status": "found", "fraction": 0.5, "tokens": 3}}},
             evidence=(
                 LabelEvidence(
                     label=Bottleneck.GUIDED_ONLY,

@@ -155,7 +155,7 @@ def test_readable_with_examples_only_is_format_and_not_support(tmp_path: Path) -
     behavior = sums(hints=False)
     finding, context = run(behavior, lambda condition, _: 0.9 if condition == "examples" else 0.0, tmp_path / "bare")
     assert finding.evidence
-    num = context.measured.counts.num_samples
+    num = context.counts.num_samples
     read = restarted(with_counts(context, num_lenient_correct=num * 3 // 4, num_unparsed=num))
     finding = ScaffoldProbe().run(read)
     assert finding.evidence == ()
@@ -261,8 +261,8 @@ def test_baseline_rates_of_adaptive_sampling(tmp_path: Path, adaptive: bool) -> 
         behavior, CountingEngine(script(behavior, lambda condition, _: 0.8 if condition == "hint" else 0.1)), tmp_path, "scaffold"
     )
     if adaptive:
-        more = context.measured.counts.num_samples + np.arange(20) % 3
-        counts = replace(context.measured.counts, num_samples=more)
+        more = context.counts.num_samples + np.arange(20) % 3
+        counts = replace(context.counts, num_samples=more)
         posterior = posterior_of(counts, epsilon=behavior.measure.epsilon, thresholds=context.thresholds)
         context = with_measured(context, counts=counts, posterior=posterior)
     finding = ScaffoldProbe().run(context)

@@ -84,7 +84,7 @@ def test_a_better_teacher_on_close_paths(tmp_path: Path) -> None:
     assert numbers["gain of the teacher over the student"].low > 0.3
     assert numbers["teacher pass@1"].low < 0.85 < numbers["teacher pass@1"].high
     # Exactly: KL over whole answers of 10 and 8 tokens; on the student's side with the shares that came up.
-    solved = context.measured.counts.num_correct / context.measured.counts.num_samples
+    solved = context.counts.num_correct / context.counts.num_samples
     ratio = solved * np.log(0.3 / 0.85) + (1 - solved) * np.log(0.7 / 0.15)
     found = numbers["reverse KL, nats per token of student samples"]
     assert found.estimate == pytest.approx((ratio / (10 * solved + 8 * (1 - solved))).mean(), rel=1e-4)
