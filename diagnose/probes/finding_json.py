@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from posttrain.diagnose.types import Finding, ProbeResult, SkipReason
+from posttrain.diagnose.types import Finding, ProbeResult
 
-_FINDING = TypeAdapter(Finding)
+_FINDING, _RESULT = TypeAdapter(Finding), TypeAdapter(ProbeResult)
 
 
 def finding_to_json(finding: Finding) -> dict[str, Any]:
@@ -38,4 +38,4 @@ def result_from_json(data: Mapping[str, Any], question: str) -> ProbeResult:
     """Return what `result_to_json` wrote."""
     if "finding" in data:
         return ProbeResult(probe=data["probe"], question=question, finding=finding_from_json(data["finding"]))
-    return ProbeResult(probe=data["probe"], question=question, skipped=SkipReason(data["skipped"]), detail=data["detail"])
+    return _RESULT.validate_python({**data, "question": question})

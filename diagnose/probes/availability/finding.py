@@ -90,9 +90,9 @@ def _numbers(
         groups = [path.group for path, _ in mine]
         words = "reference paths" if kind == REFERENCE else "own right samples"
         if kind == REFERENCE:
-            for name in steps.KINDS:
-                values = [float(binding.kind == name) for _, binding in mine]
-                numbers[f"{words}: {name.replace('_', ' ')}"] = Estimate.of(mean_interval(values, groups, level=level))
+            for which in steps.KINDS:
+                values = [float(binding.kind is which) for _, binding in mine]
+                numbers[f"{words}: {which.replace('_', ' ')}"] = Estimate.of(mean_interval(values, groups, level=level))
         for name in steps.TRUNCATIONS:
             values = [float(any(name in removed for removed in path.removed_by)) for path, _ in mine]
             numbers[f"{words} that {name} removes"] = Estimate.of(mean_interval(values, groups, level=level))
