@@ -191,7 +191,7 @@ def _why_not(probe: Probe, context: ProbeContext, run: ProbeRun) -> SkipReason |
 
 def tokens_of_probes(directory: RunDirectory, behavior: Behavior) -> int:
     """Return tokens that the finished probes of a behavior generated."""
-    return sum(_tokens_of(path) for probe in PROBES if (path := _file(directory, behavior, probe.name)).exists())
+    return sum(one.finding.generated_tokens for one in read_probe_results(directory, behavior) if one.finding)
 
 
 def read_probe_results(directory: RunDirectory, behavior: Behavior) -> tuple[ProbeResult, ...]:
@@ -202,11 +202,6 @@ def read_probe_results(directory: RunDirectory, behavior: Behavior) -> tuple[Pro
 
 def _file(directory: RunDirectory, behavior: Behavior, probe: str) -> Path:
     return directory.path / FOLDER / f"{behavior.name}.{probe}.json"
-
-
-def _tokens_of(path: Path) -> int:
-    finding = json.loads(path.read_text()).get("finding")
-    return int(finding["generated_tokens"]) if finding else 0
 
 
 def _earlier_rollouts(path: Path | None, behavior: Behavior) -> RolloutTable | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from posttrain.diagnose.types.behavior import Purpose, Split
@@ -94,14 +94,14 @@ class Diagnosis:
     bottleneck: Bottleneck
     confidence: float
     """Posterior probability that the label is right."""
-    role: Role | None
-    shares: Mapping[str, float]
+    role: Role | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
     """Posterior share of the problems with each label."""
     stage: StageAdvice | None
     checks: tuple[Check, ...]
-    pass_at_k: tuple[PassAtK, ...]
-    problems: tuple[ProblemDiagnosis, ...]
-    settles_with: SettlesWith | None
+    pass_at_k: tuple[PassAtK, ...] = ()
+    problems: tuple[ProblemDiagnosis, ...] = ()
+    settles_with: SettlesWith | None = None
     cost: Cost
     caveats: tuple[Note, ...]
     sentence: str

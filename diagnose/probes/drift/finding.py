@@ -48,14 +48,13 @@ def make_finding(
         change = answers.before - answers.after if name == "forward" else answers.after - answers.before
         per_sample = means_by_problem(answers.place, change, None, count)
         forward_kl = per_sample if name == "forward" else forward_kl
+        values = {"sample": per_sample}
         if answers.same_tokens:
-            per_token = means_by_problem(answers.place, change, answers.num_tokens.astype(np.float64), count)
-            numbers[f"{name} KL per token"] = Estimate.of(
-                t_interval(per_token, groups, level=level, method="Monte Carlo, t over problems")
-            )
-        numbers[f"{name} KL per sample"] = Estimate.of(
-            t_interval(per_sample, groups, level=level, method="Monte Carlo, t over problems")
-        )
+            weights = answers.num_tokens.astype(np.float64)
+            values = {"token": means_by_problem(answers.place, change, weights, count), **values}
+        for unit, means in values.items():
+            interval = t_interval(means, groups, level=level, method="Monte Carlo, t over problems")
+            numbers[f"{name} KL per {unit}"] = Estimate.of(interval)
 
     change, kept = np.full(count, np.nan), np.full(count, np.nan)
     if forward is not None:

@@ -7,14 +7,7 @@ import numpy as np
 from posttrain.diagnose.engines.base import ScoreRequest
 from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost, PromptRequest
-from posttrain.diagnose.probes.drift.answers import (
-    ScoredAnswers,
-    encode_rollouts,
-    first_rollouts,
-    gather_answers,
-    score_under_both,
-    total_logprob,
-)
+from posttrain.diagnose.probes.drift import answers
 from posttrain.diagnose.probes.drift.finding import make_finding
 from posttrain.diagnose.probes.drift.rates import compare_rates
 from posttrain.diagnose.storage.rollout_table import RolloutTable
@@ -64,8 +57,8 @@ class Drift:
         earlier_run = context.earlier_rollouts
         forward = reverse = None
         if context.earlier is not None:
-            forward = score_under_both(context, context.earlier, sampled, "answers of the earlier policy")
-            reverse = score_under_both(context, context.earlier, self._own(context), "its own answers")
+            forward = answers.score_under_both(context, context.earlier, sampled, "answers of the earlier policy")
+            reverse = answers.score_under_both(context, context.earlier, self._own(context), "its own answers")
         elif earlier_run is not None:
             forward = self._verified_before(context, earlier_run)
         rates = compare_rates(context, sampled, earlier_run)
@@ -93,13 +86,13 @@ class Drift:
 
     def _own(self, context: ProbeContext) -> list[Rollout]:
         """Return the first answers of the policy to each problem."""
-        return first_rollouts(context, context.rollouts, ~context.rollouts.greedy, self.num_own)
+        return answers.first_rollouts(context, context.rollouts, ~context.rollouts.greedy, self.num_own)
 
-    def _verified_before(self, context: ProbeContext, table: RolloutTable) -> ScoredAnswers:
+    def _verified_before(self, context: ProbeContext, table: RolloutTable) -> answers.ScoredAnswers:
         """Return the right answers of an earlier run, under the policy; what the earlier policy said of them was kept."""
         right = table.succeeded(context.behavior.measure.success) & ~table.greedy
-        rollouts = first_rollouts(context, table, right, self.num_samples)
-        encoded = encode_rollouts(context.policy, context, rollouts)
+        rollouts = answers.first_rollouts(context, table, right, self.num_samples)
+        encoded = answers.encode_rollouts(context.policy, context, rollouts)
         # An earlier run does not say what its tokens meant; that ours begin alike says that they are cut alike.
         alike = [
             rollout.token_ids[: max(1, len(path) - 2)] == path[: max(1, len(path) - 2)]
@@ -111,10 +104,10 @@ class Drift:
             for rollout, (prompt, path) in zip(rollouts, encoded, strict=True)
         ]
         after = context.sampler.score(requests, what="right answers of the earlier run")
-        return gather_answers(
+        return answers.gather_answers(
             context,
             rollouts,
-            [total_logprob(r.policy_logprobs) for r in rollouts],
-            [total_logprob(s.logprobs) for s in after],
+            [answers.total_logprob(r.policy_logprobs) for r in rollouts],
+            [answers.total_logprob(s.logprobs) for s in after],
             same,
         )
