@@ -58,7 +58,6 @@ def summarize_references(behavior: Behavior, paths: Sequence[PathScore]) -> Path
     steps = [step_logprobs(path) for path in mine]
     improbable = [np.flatnonzero(values < log_epsilon) for values in steps]
     return PathLikelihoodMeasurement(
-        behavior=behavior.name,
         paths=mine,
         nll_per_token=np.array([-path.policy_logprobs.astype(np.float64).mean() for path in mine]),
         weakest_step=np.array([values.argmin() for values in steps]),

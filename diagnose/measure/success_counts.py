@@ -29,7 +29,6 @@ def count_successes(behavior: Behavior, problems: Sequence[Problem], rollouts: R
     decided = (place >= 0) & rollouts.greedy & ~rollouts.missing
     greedy[place[decided]] = succeeded[decided]
     return SamplingMeasurement(
-        behavior=behavior.name,
         problem_ids=tuple(problem.id for problem in problems),
         groups=tuple(problem.group or problem.id for problem in problems),
         num_samples=count(known),

@@ -35,7 +35,6 @@ class Estimate:
 class SamplingMeasurement:
     """What the sampling probe counted, per problem (arrays of length P, in the order of `problem_ids`)."""
 
-    behavior: str
     problem_ids: tuple[str, ...]
     groups: tuple[str, ...]
     """The group of each problem, its id where it has none."""
@@ -67,7 +66,6 @@ class SamplingMeasurement:
 class PathLikelihoodMeasurement:
     """Reference paths under the policy, per problem with a reference."""
 
-    behavior: str
     paths: tuple[PathScore, ...]
     nll_per_token: npt.NDArray[np.float64]
     """[paths] mean negative log-likelihood, nats."""
