@@ -26,7 +26,7 @@ def engine() -> ScriptedEngine:
 
 @pytest.fixture
 def measured(engine: ScriptedEngine, tmp_path: Path) -> MeasuredBehavior:
-    return sampled_context(addition_problems(6), engine, tmp_path, "none", n=4).measured
+    return sampled_context(addition_problems(6), engine, tmp_path, "none", n=4)
 
 
 def check(
