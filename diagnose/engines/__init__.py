@@ -54,9 +54,8 @@ def parse_engine(name: str) -> tuple[str, str]:
     if kind not in ENGINES:
         close = get_close_matches(kind, ENGINES, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise SettingsError(
-            f"engine: got {name!r}, allowed are transformers, vllm, openai:URL, scripted{hint}", code="unknown_engine"
-        )
+        allowed = ", ".join("openai:URL" if one == "openai" else one for one in ENGINES)
+        raise SettingsError(f"engine: got {name!r}, allowed are {allowed}{hint}", code="unknown_engine")
     if bool(colon) != (kind == "openai"):
         instead = "openai:URL, such as openai:http://localhost:8000/v1" if kind == "openai" else f"{kind} without a colon"
         raise SettingsError(f"engine: got {name!r}, allowed is {instead}", code="engine_address")

@@ -1,7 +1,7 @@
 """What every further probe is: a question, what the answer would cost, whether it could change anything, and the answer.
 
 The samples say *that* a behavior is out of reach or unreliable; further probes say *why*. Each is a module with a class that meets
-`Probe` and a line in `PROBES` (`probes/__init__.py`). A probe samples through the `ProbeSampler` of its `ProbeContext`, which stores every
+`Probe`, with its lines in `QUESTIONS` and `_CLASSES` (`probes/__init__.py`). A probe samples through the `ProbeSampler` of its `ProbeContext`, which stores every
 sample in the run directory, so that a stopped probe goes on where it was; its `Finding` is plain data, and the verdict is decided from
 findings read back from disk.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
-from helpers.figures import DRAW
+from helpers.figures import DRAW, PROBE_ROWS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
@@ -21,6 +22,7 @@ from posttrain.analysis.figures.palette import PAPER
 from posttrain.analysis.figures.style import legend_columns, paper, printable, text_points
 from posttrain.analysis.figures.success_histogram import bin_edges
 from posttrain.analysis.number_format import short_number
+from posttrain.analysis.plots.registry import FIGURES
 
 NAN = float("nan")
 POINTS = [
@@ -47,14 +49,11 @@ RETENTION = {
     "n": 9,
 }
 
-LADDER = {"fraction": 0.4, "condition": "reference", "n": 9, "c": 1, "rate": 0.1, "low": 0.0, "high": 0.3}
-STEP = {"problem": "p", "path": "reference", "step": 1, "log_reach": -1.0, "log_local": -6.0, "binds": True}
-HELP = {
-    "condition": "with a hint", "n_problems": 9, "n": 36, "c": 18, "rate": 0.5, "low": 0.3, "high": 0.7, "gain": 0.4, "gain_low": 0.2, "gain_high": 0.6,
-}  # fmt: skip
-LOST = {"id": "a", "p_before": 0.8, "p_after": 0.0, "change": -20.0, "lost": True}
-SIDES = {"panel": "success", "of": "all problems", "under": "student", "estimate": 0.3, "low": 0.2, "high": 0.4, "n_problems": 20}
-ROW = {"side": "completion", "nats_per_token": 0.1, "worst": 2.0, "inside": True, "limit": 5.0}
+
+def probe_options(name: str) -> dict[str, Any]:
+    """Return the options of the figure of a probe."""
+    return {"title": "t", **({"epsilon": 0.006} if "epsilon" in inspect.signature(DRAW[name]).parameters else {})}
+
 
 CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "pass_at_k": (
@@ -79,12 +78,7 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         ([{**RETENTION, "group": group, "run": run} for group in ("target", "beside", "retention") for run in ("a", "b")],),
         {"title": "t"},
     ),
-    "prefix_ladder": (([LADDER, {**LADDER, "fraction": 0.0}, {**LADDER, "condition": "wrong step"}],), {"title": "t"}),
-    "availability": (([STEP, {**STEP, "step": 2, "binds": False}],), {"title": "t", "epsilon": 0.006}),
-    "scaffold": (([{**HELP, "condition": "baseline", "gain": None, "gain_low": None, "gain_high": None}, HELP],), {"title": "t"}),
-    "drift": (([LOST, {**LOST, "p_after": 0.7, "lost": False}],), {"title": "t", "epsilon": 0.006}),
-    "teacher": (([SIDES, {**SIDES, "under": "teacher"}],), {"title": "t"}),
-    "data_reach": (([ROW, {**ROW, "worst": 9.0, "inside": False}],), {"title": "t", "epsilon": 0.006}),
+    **{name: ((PROBE_ROWS[spec.probes[0]],), probe_options(name)) for name, spec in FIGURES.items() if spec.probes},
 }
 EMPTY: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "pass_at_k": [
@@ -112,7 +106,7 @@ EMPTY: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "support_transitions": [(({},), {}), (({"preserved": 0},), {}), (({"expanded": 1, "preserved": 999},), {})],
     "support_dynamics": [(([],), {}), (([{"name": "SRR"}, {**SUPPORT, "estimate": NAN, "null_low": None}],), {})],
     "retention": [(([],), {}), (([{**RETENTION, "run": "a", "group": "target", "before": None, "low": NAN}],), {})],
-    **{name: [(([],), {})] for name in ("prefix_ladder", "availability", "scaffold", "drift", "teacher", "data_reach")},
+    **{name: [(([],), {})] for name, spec in FIGURES.items() if spec.probes},
     "checks": [(([],), {}), (([{**CHECK, "estimate": NAN, "low": None, "high": None, "outcome": "inconclusive"}],), {})],
 }
 

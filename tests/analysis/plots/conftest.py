@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.figures import PROBE_ROWS
 
 from posttrain import diagnose
 
@@ -24,38 +25,11 @@ def write_behavior(folder: Path, name: str, purpose: str, num: int) -> Path:
     return path
 
 
-HELP = {
-    "condition": "baseline",
-    "n_problems": 9,
-    "n": 36,
-    "c": 18,
-    "rate": 0.5,
-    "low": 0.3,
-    "high": 0.7,
-    "gain": None,
-    "gain_low": None,
-    "gain_high": None,
-}
-FOUND = {
-    "prefix_ladder": [
-        {"fraction": f, "condition": "reference", "n": 9, "c": 1, "rate": f, "low": 0.0, "high": 1.0} for f in (0.0, 0.5)
-    ],
-    "availability": [{"problem": "p", "path": "reference", "step": 1, "log_reach": -1.0, "log_local": -6.0, "binds": True}],
-    "scaffold": [HELP],
-    "drift": [{"id": "a", "p_before": 0.8, "p_after": 0.0, "change": -20.0, "lost": True}],
-    "teacher": [
-        {"panel": "success", "of": "all", "under": "student", "estimate": 0.3, "low": 0.2, "high": 0.4, "n_problems": 20}
-    ],
-    "data": [{"side": "completion", "nats_per_token": 0.1, "worst": 2.0, "inside": True, "limit": 5.0}],
-}
-"""Probe → rows of its picture."""
-
-
 def _add_findings(path: Path) -> None:
     """Give every behavior the rows of every probe that has a picture, as if they had been run."""
     data = json.loads(path.read_text())
     for entry in data["behaviors"]:
-        entry["probes"] = [{"name": probe, "rows": rows} for probe, rows in FOUND.items()]
+        entry["probes"] = [{"name": probe, "rows": rows} for probe, rows in PROBE_ROWS.items()]
     path.write_text(json.dumps(data))
 
 
