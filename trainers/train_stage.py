@@ -259,9 +259,6 @@ def _move(work: Path, out: Path) -> None:
         (work / "checkpoint").rename(out)
         for rest in work.iterdir():
             rest.rename(out / rest.name)
-        work.rmdir()
     elif (work / "training_log.jsonl").exists():
         (work / "training_log.jsonl").replace(out.parent / f"{out.name}.training_log.jsonl")
-        shutil.rmtree(work, ignore_errors=True)
-    else:
-        shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)

@@ -23,9 +23,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from posttrain.diagnose.engines import base
+from posttrain.diagnose.engines.base import BaseEngine, Engine
 from posttrain.diagnose.errors import SettingsError
-from posttrain.diagnose.types import Sampling
 from posttrain.trainers.distributed.launch import num_launched
 from posttrain.trainers.distributed.processes import ModuleT, ProcessGroup, T, WeightGatherer, full_tensor
 
@@ -132,21 +131,21 @@ class ShardedProcessGroup(ProcessGroup):
         return sampled.to(self.device).requires_grad_(False)  # the buffers
 
     def sampling_engine(
-        self, engine: base.Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WeightGatherer | None = None
-    ) -> base.Engine:
+        self, engine: Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WeightGatherer | None = None
+    ) -> Engine:
         """See `ProcessGroup`."""
         return GatheringEngine(engine, model, sampled, weights or partial(_full_weights, model))
 
 
-class GatheringEngine(base.BaseEngine):
+class GatheringEngine(BaseEngine):
     """An engine with full weights of its own, which `refresh` gathers from the shards of the model in training."""
 
     is_live = True
 
-    def __init__(self, engine: base.Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WeightGatherer) -> None:
+    def __init__(self, engine: Engine, model: PreTrainedModel, sampled: PreTrainedModel, weights: WeightGatherer) -> None:
         self._engine, self._model, self._weights = engine, model, weights
         self.sampled = sampled
-        self.info, self.codec = engine.info, engine.codec
+        self.info, self.codec, self.sample, self.score = engine.info, engine.codec, engine.sample, engine.score
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -156,23 +155,6 @@ class GatheringEngine(base.BaseEngine):
         for mine, live in zip(self.sampled.buffers(), self._model.buffers(), strict=True):
             mine.copy_(live)
         self._engine.refresh()
-
-    def sample(
-        self,
-        requests: Sequence[base.SampleRequest],
-        sampling: Sampling,
-        *,
-        seed: str,
-        on_tokens: base.OnTokens = base.ignore_tokens,
-    ) -> list[list[base.Completion]]:
-        """See `Engine`."""
-        return self._engine.sample(requests, sampling, seed=seed, on_tokens=on_tokens)
-
-    def score(
-        self, requests: Sequence[base.ScoreRequest], *, on_tokens: base.OnTokens = base.ignore_tokens
-    ) -> list[base.TokenScores]:
-        """See `Engine`."""
-        return self._engine.score(requests, on_tokens=on_tokens)
 
 
 def _with_weights(module: ModuleT, weights: Sequence[Tensor]) -> ModuleT:

@@ -23,14 +23,14 @@ Ids = tuple[int, ...]
 class WrittenChat:
     """A chat, or one turn of it, as tokens."""
 
+    text: str
+    """The answers, one after the other."""
     prompt_ids: Ids
     """What stands before the first answer that is learned, its opening included."""
     completion_ids: Ids
     """[T] everything after it, up to the end token of the last answer."""
-    token_weights: Floats | None
+    token_weights: Floats | None = None
     """[T] 1 on what the assistant said, end tokens included, 0 elsewhere; None where all of it is."""
-    text: str
-    """The answers, one after the other."""
 
 
 def write_answer(codec: TextCodec, before: Sequence[Message], answer: str) -> WrittenChat:
@@ -54,7 +54,7 @@ def write_answer(codec: TextCodec, before: Sequence[Message], answer: str) -> Wr
         begun = codec.render(before, generation_prompt=False)
         opening = shown[len(begun) :] if shown.startswith(begun) else ""
         said = (*_tokenise_behind(codec, shown, prompt, _not_yet_said(opening, answer)), codec.end_id)
-    return WrittenChat(prompt_ids=prompt, completion_ids=said, token_weights=None, text=answer)
+    return WrittenChat(prompt_ids=prompt, completion_ids=said, text=answer)
 
 
 def write_chat(codec: TextCodec, chat: Sequence[Message]) -> list[WrittenChat]:

@@ -106,7 +106,7 @@ def _write(row: DataRow, text: str, engine: Engine, codec: TextCodec | None, pro
         return write_answer(codec, row.prompt, text)
     prompt = engine.codec.encode_prompt(row.prompt, prompt_format)
     path = engine.codec.encode_path(prompt, Reference(steps=(text,)))
-    return WrittenChat(prompt_ids=prompt.token_ids, completion_ids=path.token_ids, token_weights=None, text=text)
+    return WrittenChat(prompt_ids=prompt.token_ids, completion_ids=path.token_ids, text=text)
 
 
 def _text_row(row: DataRow, engine: Engine, name: str) -> TrainingRow:
@@ -114,9 +114,7 @@ def _text_row(row: DataRow, engine: Engine, name: str) -> TrainingRow:
     assert row.completion is not None
     text = engine.codec.encode_prompt(row.completion, PromptFormat(format="completion"))
     end = engine.codec.encode_path(text, Reference(steps=(".",))).token_ids[-1]
-    written = WrittenChat(
-        prompt_ids=text.token_ids[:1], completion_ids=(*text.token_ids[1:], end), token_weights=None, text=row.completion
-    )
+    written = WrittenChat(prompt_ids=text.token_ids[:1], completion_ids=(*text.token_ids[1:], end), text=row.completion)
     return _row(row, name, written, RowRole.DEMONSTRATION)
 
 
@@ -129,7 +127,7 @@ def _step_row(row: DataRow, engine: Engine, prompt_format: PromptFormat, name: s
         max((place for place, step in enumerate(path.token_steps[:-1]) if step <= number), default=0)
         for number in range(len(row.steps))
     ]
-    written = WrittenChat(prompt_ids=prompt.token_ids, completion_ids=path.token_ids, token_weights=None, text="".join(row.steps))
+    written = WrittenChat(prompt_ids=prompt.token_ids, completion_ids=path.token_ids, text="".join(row.steps))
     return replace(
         _row(row, name, written, RowRole.SAMPLE), step_ends=tuple(places), step_scores=tuple(float(label) for label in row.labels)
     )
