@@ -11,8 +11,8 @@ of the earlier policy is lost where it became less likely by more than log(1/ε)
 There is evidence for attrition where most of what is not mastered now was there before: of the problems that are not mastered now, more than
 half were in support before and keep less than half of their success rate. That is a statement about the posterior of both
 policies' rates, which are fitted apart; so it is made only where the tests find a fall as well, which under two equal models happens in
-5 % of runs at most. ConditionResult for this project on 150 pairs of draws of one model (12 to 32 problems, 16 and 32 or 64 samples): a fall in 2 %, an
-one in none.
+5 % of runs at most. Measured for this project on 150 pairs of draws of one model (12 to 32 problems, 16 and 32 or 64 samples): a fall in 2 %,
+evidence in none.
 """
 
 from posttrain.diagnose.probes.drift.finding import DriftOutcome as DriftOutcome
