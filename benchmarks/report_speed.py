@@ -44,7 +44,8 @@ def build(folder: Path, num_problems: int, num_samples: npt.NDArray[np.int64]) -
     """Write finished sampling: [num_problems] samples each, of about 30 tokens, a quarter of the problems never solved."""
     from posttrain.diagnose.behaviors import load_behavior
     from posttrain.diagnose.sampling import shards
-    from posttrain.diagnose.storage.diagnosis_json import validity_to_json
+    from posttrain.diagnose.storage.diagnosis_json import ValidityEntry
+    from posttrain.diagnose.storage.json_model import write_model
     from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
     from posttrain.diagnose.thresholds import Thresholds
     from posttrain.diagnose.types import Split, ValidityMeasurement
@@ -86,8 +87,8 @@ def build(folder: Path, num_problems: int, num_samples: npt.NDArray[np.int64]) -
         write_shard(directory, shard.name, behavior.name, ids, each, rates[who], shard.decoding, rng)
     write_paths(directory, behavior.name, list(place), rng)
     validity = ValidityMeasurement(behavior=behavior.name, checks=(), notes=(), failures=(), prompt_example="0 + 1 =")
-    write_json(directory.path / "validity" / f"{behavior.name}.json", validity_to_json(validity))
-    directory.mark_done(behavior.name)
+    write_model(directory.validity(behavior.name), ValidityEntry.model_validate(validity))
+    write_json(directory.done(behavior.name), {})
     return directory.path
 
 

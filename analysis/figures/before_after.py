@@ -11,30 +11,23 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from posttrain.analysis.figures.palette import BLUE, GREEN, INK, MUTED, NOTE, PAPER, SHARE_LABELS, SHARE_TICKS, VERMILION
-from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, printable, put_head, remember
+from posttrain.analysis.figures.style import Look, Row, empty_note, legend_mark, new_axes, number, paper, put_head, remember
 
-CHANGES: dict[str, tuple[str, str, bool]] = {
+CHANGES: dict[str, Look] = {
     "preserved": (BLUE, "o", True),
     "expanded": (GREEN, "^", True),
     "attrited": (VERMILION, "v", True),
     "out_of_support": (INK, "s", False),
     "undetermined": (MUTED, "D", False),
 }
-"""Per state of `compare.json`: colour, marker, and whether it is filled."""
+"""Per state of `compare.json`."""
 _TRIANGLE = 1.5
 """A triangle in a square looks smaller than a disc in it."""
 _APART = 0.07
 """Distance from which on numbers do not run into one another."""
 
 
-def before_after(
-    rows: Sequence[Row],
-    *,
-    before: str = "before",
-    after: str = "after",
-    title: str | None = None,
-    ax: Axes | None = None,
-) -> Axes:
+def before_after(rows: Sequence[Row], *, title: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw every problem at (success rate before, success rate after).
 
     Problems at the same place (to two digits) and in the same state share one marker whose area grows with their number,
@@ -42,8 +35,6 @@ def before_after(
 
     Args:
         rows: `{"id", "before", "after", "state"}` as in `compare.json`; rows without one of the two rates are left out.
-        before: Name of the first run.
-        after: Name of the second run.
         title: Title of the axes.
         ax: Where to draw; a new figure without one.
 
@@ -66,8 +57,8 @@ def before_after(
         ax.set(
             xlim=(-0.06, 1.06),
             ylim=(-0.06, 1.06),
-            xlabel=f"success rate, {printable(before)}",
-            ylabel=f"success rate, {printable(after)}",
+            xlabel="success rate, before",
+            ylabel="success rate, after",
         )
         for set_ticks in (ax.set_xticks, ax.set_yticks):
             set_ticks(SHARE_TICKS, labels=SHARE_LABELS)
@@ -113,17 +104,8 @@ def _draw_places(ax: Axes, places: Mapping[tuple[str, float, float], int]) -> No
 def _handles(totals: Mapping[str, int]) -> list[Artist]:
     """Return the entries of the legend, with the number of problems in each state."""
     handles: list[Artist] = [
-        Line2D(
-            [],
-            [],
-            linestyle="none",
-            marker=marker,
-            markersize=5.5,
-            color=colour,
-            markerfacecolor=colour if filled else "none",
-            label=f"{state.replace('_', ' ')}: {totals[state]}",
-        )
-        for state, (colour, marker, filled) in CHANGES.items()
+        legend_mark(look, f"{state.replace('_', ' ')}: {totals[state]}", linestyle="none", markersize=5.5)
+        for state, look in CHANGES.items()
     ]
     handles.append(Line2D([], [], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="no change"))
     return handles

@@ -7,30 +7,30 @@ from collections.abc import Sequence
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from posttrain.analysis.figures import style
 from posttrain.analysis.figures.palette import GREEN, INK, MUTED, NOTE, ORANGE, PAPER, SHARE_LABELS, SHARE_TICKS, VERMILION
 from posttrain.analysis.figures.style import (
-    LABEL_POINTS,
+    Look,
     Row,
     empty_note,
+    legend_mark,
     new_axes,
     number,
     paper,
     put_head,
     remember,
-    text_points,
     wrapped,
 )
 from posttrain.analysis.number_format import short_number
 
-OUTCOMES: dict[str, tuple[str, str, bool]] = {
+OUTCOMES: dict[str, Look] = {
     "met": (GREEN, "o", True),
     "not_met": (VERMILION, "X", True),
     "inconclusive": (ORANGE, "D", False),
 }
-"""Per outcome: colour, marker, and whether it is filled."""
+"""Per outcome."""
 _NAME_CHARS = 20
 """Most characters of a name on one line; longer ones stand on two."""
 
@@ -76,21 +76,11 @@ def checks(rows: Sequence[Row], *, title: str | None = None, ax: Axes | None = N
         if not rows:
             empty_note(ax, "no checks")
         handles: list[Artist] = [
-            Line2D(
-                [],
-                [],
-                linewidth=1.4,
-                marker=marker,
-                color=colour,
-                markerfacecolor=colour if filled else PAPER,
-                markersize=5,
-                label=outcome.replace("_", " "),
-            )
-            for outcome, (colour, marker, filled) in OUTCOMES.items()
+            legend_mark(look, outcome.replace("_", " "), linewidth=1.4, markersize=5) for outcome, look in OUTCOMES.items()
         ]
         handles.append(Rectangle((0, 0), 1, 1, facecolor=INK, alpha=0.1, label="where it is met"))
-        widest = max((text_points(line, NOTE) for label in labels for line in label.split("\n")), default=0.0)
-        put_head(ax, handles, title=title, labels=max(LABEL_POINTS, widest + 2 * NOTE))
+        widest = max((style.text_points(line, NOTE) for label in labels for line in label.split("\n")), default=0.0)
+        put_head(ax, handles, title=title, labels=max(style.LABEL_POINTS, widest + 2 * NOTE))
     return ax
 
 

@@ -7,19 +7,29 @@ from collections.abc import Sequence
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from posttrain.analysis.figures.palette import BLUE, INK, MUTED, ORANGE, PAPER, SHARE_LABELS, SHARE_TICKS, VERMILION
-from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, printable, put_head, remember
+from posttrain.analysis.figures.style import (
+    Look,
+    Row,
+    empty_note,
+    legend_mark,
+    new_axes,
+    number,
+    paper,
+    printable,
+    put_head,
+    remember,
+)
 
 REFERENCE = "reference"
-PLACEBOS: dict[str, tuple[str, str, bool]] = {
+PLACEBOS: dict[str, Look] = {
     "reference, sampled again": (BLUE, "D", True),
     "other problem's prefix": (VERMILION, "s", False),
     "wrong step": (ORANGE, "X", True),
 }
-"""Per condition beside the path itself: colour, marker, and whether it is filled."""
+"""Per condition beside the path itself."""
 _UNKNOWN = (INK, "P", True)
 _APART = 0.022
 """Distance of markers that stand at one fraction, as a share of the width."""
@@ -52,23 +62,12 @@ def prefix_ladder(rows: Sequence[Row], *, title: str | None = None, ax: Axes | N
         others = [row for row in known if row["condition"] != REFERENCE]
         conditions = sorted({str(row["condition"]) for row in others}, key=lambda name: (_place(name), name))
         for index, condition in enumerate(conditions):
-            colour, marker, filled = PLACEBOS.get(condition, _UNKNOWN)
+            look = PLACEBOS.get(condition, _UNKNOWN)
             aside = (index - (len(conditions) - 1) / 2) * _APART
             for row in others:
                 if row["condition"] == condition:
-                    _draw_marker(ax, row, aside, colour, marker, filled)
-            handles.append(
-                Line2D(
-                    [],
-                    [],
-                    linestyle="none",
-                    marker=marker,
-                    markersize=5.5,
-                    color=colour,
-                    markerfacecolor=colour if filled else PAPER,
-                    label=printable(condition),
-                )
-            )
+                    _draw_marker(ax, row, aside, look)
+            handles.append(legend_mark(look, printable(condition), linestyle="none", markersize=5.5))
         if not known:
             empty_note(ax, "no prefix was given")
         furthest = max((number(row, "fraction") for row in known), default=1.0)
@@ -89,7 +88,8 @@ def _place(condition: str) -> int:
     return names.index(condition) if condition in names else len(names)
 
 
-def _draw_marker(ax: Axes, row: Row, aside: float, colour: str, marker: str, filled: bool) -> None:
+def _draw_marker(ax: Axes, row: Row, aside: float, look: Look) -> None:
+    colour, marker, filled = look
     x = number(row, "fraction") + aside
     rate, low, high = (number(row, key) for key in ("rate", "low", "high"))
     if math.isfinite(low) and math.isfinite(high):

@@ -55,7 +55,6 @@ def reference_likelihood(
     *,
     steps: Sequence[int] | None = None,
     weakest_step: int | None = None,
-    max_rows: int = MOST_ROWS,
     width: float | None = None,
     title: str | None = None,
     ax: Axes | None = None,
@@ -63,14 +62,13 @@ def reference_likelihood(
     """Draw a path as a strip of tokens, each step on rows of its own, darker where the model finds a token less probable.
 
     Under each token stands its probability; beside each step its summed negative log-likelihood in nats. Paths that need more
-    than `max_rows` rows are shown around their weakest token, and the figure says so.
+    than `MOST_ROWS` rows are shown around their weakest token, and the figure says so.
 
     Args:
         tokens: [T] texts of the tokens.
         logprobs: [T] natural log-probabilities under the policy.
         steps: [T] index of the step of each token, from 0; one step without it.
         weakest_step: The step to mark; the one with the lowest summed log-probability without it.
-        max_rows: Most rows of tokens to draw.
         width: Inches that the axes will have; without it those that it has now.
         title: Title of the axes.
         ax: Where to draw; a new figure of fitting height without one.
@@ -96,7 +94,7 @@ def reference_likelihood(
             width = REPORT_WIDTH if ax is None else ax.get_window_extent().width / dots_per_inch(ax)
         chars = _chars(width)
         lines = _wrap(shown, owner, chars - _LABEL_CHARS)
-        first, last = _window(lines, values, weakest_step, max_rows)
+        first, last = _window(lines, values, weakest_step)
         num_rows = max(1, last - first)
         hidden = "" if last - first == len(lines) else f"rows {first + 1}–{last} of {len(lines)}, around the weakest step"
         head = _HEAD_ROWS * (bool(title) + bool(hidden)) + 0.1
@@ -129,9 +127,9 @@ def reference_likelihood(
     return ax
 
 
-def strip_height(tokens: Sequence[str], steps: Sequence[int], width: float, *, max_rows: int = MOST_ROWS) -> float:
+def strip_height(tokens: Sequence[str], steps: Sequence[int], width: float) -> float:
     """Inches that a strip of these tokens needs at a width in inches, its title and a note included."""
-    num_rows = min(max_rows, len(_wrap(_shown(tokens), list(steps), _chars(width) - _LABEL_CHARS)))
+    num_rows = min(MOST_ROWS, len(_wrap(_shown(tokens), list(steps), _chars(width) - _LABEL_CHARS)))
     return (max(1, num_rows) + 2 * _HEAD_ROWS + 0.1 + _FOOT_ROWS) * _ROW_INCHES
 
 
@@ -163,13 +161,13 @@ def _wrap(shown: Sequence[str], owner: Sequence[int], width: float) -> list[_Lin
     return lines
 
 
-def _window(lines: Sequence[_Line], values: npt.NDArray[np.float64], weakest: int | None, max_rows: int) -> tuple[int, int]:
-    if len(lines) <= max_rows:
+def _window(lines: Sequence[_Line], values: npt.NDArray[np.float64], weakest: int | None) -> tuple[int, int]:
+    if len(lines) <= MOST_ROWS:
         return 0, len(lines)
     of_weakest = [index for index, line in enumerate(lines) if line.step == weakest] or list(range(len(lines)))
     centre = min(of_weakest, key=lambda index: min(values[token] for token in lines[index].tokens))
-    first = min(max(0, centre - max_rows // 2), len(lines) - max_rows)
-    return first, first + max_rows
+    first = min(max(0, centre - MOST_ROWS // 2), len(lines) - MOST_ROWS)
+    return first, first + MOST_ROWS
 
 
 def _draw_line(ax: Axes, row: int, line: _Line, shown: Sequence[str], values: npt.NDArray[np.float64]) -> None:

@@ -10,15 +10,27 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from posttrain.analysis.figures.palette import BLUE, GREEN, INK, MUTED, NOTE, PAPER, SHARE_LABELS, SHARE_TICKS, VERMILION
-from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, printable, put_head, remember, wrapped
+from posttrain.analysis.figures.style import (
+    Look,
+    Row,
+    empty_note,
+    legend_mark,
+    new_axes,
+    number,
+    paper,
+    printable,
+    put_head,
+    remember,
+    wrapped,
+)
 from posttrain.analysis.number_format import format_number
 
-_KINDS: dict[str, tuple[str, str, bool]] = {
+_KINDS: dict[str, Look] = {
     "better": (GREEN, "^", True),
     "worse": (VERMILION, "v", True),
     "no change shown": (BLUE, "D", False),
 }
-"""Per kind of gain: colour, marker, and whether it is filled."""
+"""Per kind of gain."""
 _NAME_CHARS = 20
 """Most characters of a name on one line; longer ones stand on two."""
 
@@ -129,10 +141,4 @@ def _handles(rows: Sequence[Row]) -> list[Artist]:
         Line2D([], [], color=INK, marker="o", linestyle=(0, (3, 2)), linewidth=0.9, label=printable(str(rows[0]["condition"])))
     ]
     shown = {_kind(row) for row in rows[1:]}
-    for kind, (colour, marker, filled) in _KINDS.items():
-        if kind in shown:
-            face = colour if filled else PAPER
-            handles.append(
-                Line2D([], [], color=colour, marker=marker, markerfacecolor=face, markersize=5, linewidth=1.4, label=kind)
-            )
-    return handles
+    return handles + [legend_mark(look, kind, markersize=5, linewidth=1.4) for kind, look in _KINDS.items() if kind in shown]

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from posttrain.analysis.figures.palette import BLUE, INK, MUTED, NOTE, PAPER, VERMILION
-from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, printable, put_head, remember
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, put_head, remember
 from posttrain.analysis.number_format import short_number
 
 _SHOWN = 0.005
@@ -24,7 +24,6 @@ def step_likelihood(
     rows: Sequence[Row],
     *,
     nats_at_epsilon: float | None = None,
-    interval_name: str = "interval",
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -32,9 +31,8 @@ def step_likelihood(
 
     Args:
         rows: `{"step", "estimate", "low", "high", "n"}`: the step (counted from 1), its summed negative log-likelihood in nats
-            with an interval or range, and how many paths have such a step.
+            with the middle 80 % of paths, and how many paths have such a step.
         nats_at_epsilon: −ln ε, drawn as a line: a step above it is less likely than ε.
-        interval_name: What low and high are, for the label of the axis.
         title: Title of the axes.
         ax: Where to draw; a new figure without one.
 
@@ -78,7 +76,7 @@ def step_likelihood(
         ax.set(
             ylim=(0, top * 1.15 or 1.0),
             xlabel="step of the reference path (n paths)",
-            ylabel=f"nats ({printable(interval_name)})",
+            ylabel="nats (median, middle 80 % of paths)",
         )
         if len(known) < _FEW:
             # One bar as wide as the figure looks like a field.

@@ -22,9 +22,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.ft2font import FT2Font
+from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 
-from posttrain.analysis.figures.palette import MUTED
+from posttrain.analysis.figures.palette import MUTED, PAPER
 
 STYLE_FILE = Path(__file__).with_name("paper.mplstyle")
 
@@ -37,6 +38,9 @@ REPORT_WIDTH = 4.6
 
 Row = Mapping[str, Any]
 """One row of numbers, with the keys that `diagnosis.json` and `compare.json` use."""
+
+Look = tuple[str, str, bool]
+"""Colour and marker of a series, and whether the marker is filled."""
 
 _numbers: WeakKeyDictionary[Axes, list[dict[str, Any]]] = WeakKeyDictionary()
 _SHOWN_CONTROLS = {"\n": "↵", "\t": "→", "\r": "␍", "\u00a0": " "}
@@ -92,6 +96,12 @@ def put_head(
         title_fontproperties={"weight": "bold", "size": matplotlib.rcParams["axes.titlesize"]},
         alignment="left",
     )
+
+
+def legend_mark(look: Look, label: str, **options: Any) -> Line2D:
+    """Return an entry of a legend; `options` are those of `Line2D`."""
+    colour, marker, filled = look
+    return Line2D([], [], color=colour, marker=marker, markerfacecolor=colour if filled else PAPER, label=label, **options)
 
 
 def legend_columns(labels: Sequence[str], points: float) -> int:

@@ -34,7 +34,6 @@ def success_histogram(
     epsilon: float,
     mastered: float,
     mixture: Mapping[str, Sequence[Row]] | None = None,
-    rate_name: str = "success rate of a problem",
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -51,7 +50,6 @@ def success_histogram(
         mastered: Rate from which on it is mastered.
         mixture: Per run, `{"from", "to", "estimate", "low", "high"}` in numbers of problems, one row per bin of `bin_edges`, and rows
             with `from` equal to `to`, the point masses.
-        rate_name: What the rates are.
         title: Title of the axes.
         ax: Where to draw; a new figure without one.
 
@@ -98,7 +96,7 @@ def success_histogram(
         _shade_zones(ax, edges, mastered, left, right)
         labels = [_edge_label(edge, epsilon, mastered, num_bins) for edge in edges]
         _label_bins(ax, labels, (left + _MASS_WIDTH / 2, right - _MASS_WIDTH / 2) if masses else None)
-        ax.set(xlim=(left, right), ylim=(0, tallest * 1.12), xlabel=f"{rate_name} (ε = {short_number(epsilon, 2)})")
+        ax.set(xlim=(left, right), ylim=(0, tallest * 1.12), xlabel=f"success rate of a problem (ε = {short_number(epsilon, 2)})")
         ax.set_ylabel("problems" if len(rates) != 1 else _single_label(next(iter(rates.values()))))
         ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         if not known_total:

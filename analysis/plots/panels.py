@@ -162,7 +162,7 @@ def step_likelihood_panels(found: Sides) -> list[Panel]:
     """Return how improbable each step of the reference paths is."""
     panels = []
     for name, side in each_side(found):
-        options = {"nats_at_epsilon": -math.log(side.need("measure")["epsilon"]), "interval_name": "median, middle 80 % of paths"}
+        options = {"nats_at_epsilon": -math.log(side.need("measure")["epsilon"])}
         panels.append(Panel(name, "step_likelihood", _references(side)["steps"], options))
     return panels
 
@@ -209,15 +209,12 @@ def _references(side: Side) -> Mapping[str, Any]:
     return references
 
 
-def probe_panels(
-    probes: Sequence[str], figure: str, *, height: Callable[[float], float] = usual_height, with_epsilon: bool = False
-) -> Callable[[Sides], list[Panel]]:
+def probe_panels(probes: Sequence[str], figure: str, *, with_epsilon: bool = False) -> Callable[[Sides], list[Panel]]:
     """Return the function that makes panels of what probes found.
 
     Args:
         probes: Names of probes whose rows the figure draws.
         figure: The figure.
-        height: Inches that a panel needs at a width in inches.
         with_epsilon: Whether the figure has a line at ε.
     """
 
@@ -228,7 +225,7 @@ def probe_panels(
             for entry in side.need("probes"):
                 if entry["name"] in probes and entry.get("rows"):
                     title = name if len(probes) == 1 else f"{name}: {entry['name']}"
-                    made.append(Panel(title, figure, entry["rows"], options, height))
+                    made.append(Panel(title, figure, entry["rows"], options))
         if not made:
             folders = ", ".join(dict.fromkeys(str(side.folder) for sides in found.values() for side in sides))
             raise InputError(

@@ -92,14 +92,12 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def latex_table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str = "", label: str = "") -> str:
+def latex_table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """Return a table in LaTeX, for the package booktabs.
 
     Args:
         header: Names of the columns.
         rows: Cells; every row as long as the header.
-        caption: Caption; with it (or a label) the tabular stands in a table environment.
-        label: Label to refer to.
 
     Returns:
         The LaTeX source, without a line break at the end.
@@ -112,9 +110,6 @@ def latex_table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, captio
     body = [" & ".join(escape_latex(format_cell(cell)) for cell in row) + r" \\" for row in rows]
     head = " & ".join(escape_latex(name) for name in header) + r" \\"
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
-    if caption or label:
-        notes = [rf"\caption{{{escape_latex(caption)}}}"] * bool(caption) + [rf"\label{{{label}}}"] * bool(label)
-        lines = [r"\begin{table}", r"\centering", *notes, *lines, r"\end{table}"]
     return "\n".join(lines)
 
 

@@ -12,10 +12,9 @@
 """
 
 from posttrain.analysis.stats.arrays import FloatArray, IntArray
-from posttrain.analysis.stats.change_tests import PermutationTest, ProblemChangeTests, permutation_test, problem_change_tests
+from posttrain.analysis.stats.change_tests import PermutationTest, permutation_test, problem_change_tests
 from posttrain.analysis.stats.deltas import (
     CurveCrossing,
-    CurveDeltas,
     Equivalence,
     EquivalenceVerdict,
     curve_crossing,
@@ -30,16 +29,13 @@ from posttrain.analysis.stats.estimators import (
 )
 from posttrain.analysis.stats.intervals import (
     Interval,
-    design_effect,
     mean_interval,
     paired_delta_interval,
     t_interval,
     wilson_interval,
 )
 from posttrain.analysis.stats.mixture import MixturePosterior, fit_mixture
-from posttrain.analysis.stats.noisy_bisection import RungPosterior, rung_posterior
 from posttrain.analysis.stats.posterior_deltas import posterior_delta_interval
-from posttrain.analysis.stats.profile_likelihood import ProfileInterval
 from posttrain.analysis.stats.sample_allocation import neyman_allocation, still_uncertain
 from posttrain.analysis.stats.sample_size import (
     detectable_delta,
@@ -51,8 +47,6 @@ from posttrain.analysis.stats.sample_size import (
 )
 from posttrain.analysis.stats.support import (
     NeverSolved,
-    SupportDynamics,
-    SupportDynamicsRanges,
     never_solved_gain,
     support_dynamics,
     support_dynamics_halves,
@@ -62,7 +56,6 @@ from posttrain.analysis.stats.support import (
 
 __all__ = [
     "CurveCrossing",
-    "CurveDeltas",
     "Equivalence",
     "EquivalenceVerdict",
     "FloatArray",
@@ -71,15 +64,9 @@ __all__ = [
     "MixturePosterior",
     "NeverSolved",
     "PermutationTest",
-    "ProblemChangeTests",
-    "ProfileInterval",
-    "RungPosterior",
-    "SupportDynamics",
-    "SupportDynamicsRanges",
     "answer_entropy",
     "cover_at_tau",
     "curve_crossing",
-    "design_effect",
     "detectable_delta",
     "detectable_rise",
     "equivalence_test",
@@ -95,7 +82,6 @@ __all__ = [
     "posterior_delta_interval",
     "problem_change_tests",
     "problems_for_half_width",
-    "rung_posterior",
     "samples_for_half_width",
     "samples_to_resolve",
     "still_uncertain",

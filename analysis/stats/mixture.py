@@ -95,9 +95,7 @@ class MixturePosterior:
     def unsmoothed_distributions(self) -> FloatArray:
         """[D, K] posterior draws of the mixing distribution without smoothing: problems may share a rate, wherever it lies."""
         rng = np.random.default_rng([self.seed, 1])
-        return _draw_distributions(
-            self.grid, self.likelihood, self.place, self.groups, len(self.distributions), rng, smooth=False
-        )
+        return _draw_distributions(self.grid, self.likelihood, self.place, self.groups, rng, smooth=False)
 
     def _evidence(self, distributions: FloatArray) -> FloatArray:
         """[D, U] likelihood of each distinct count under each distribution."""
@@ -309,7 +307,6 @@ def fit_mixture(
     *,
     marks: Sequence[float] = (),
     groups: Sequence[str] | None = None,
-    num_distributions: int = NUM_DISTRIBUTIONS,
     seed: int = 0,
 ) -> MixturePosterior:
     """Fit the mixing distribution of success rates over problems; the module docstring states model and prior.
@@ -319,7 +316,6 @@ def fit_mixture(
         num_correct: [P] successes.
         marks: Increasing rates inside (0, 1) that decide a verdict: epsilon, mastered.
         groups: [P] name of the group of each problem, or None where problems are unrelated.
-        num_distributions: Posterior draws of the mixing distribution.
         seed: Random seed of those draws; the same counts, marks, groups and seed give the same posterior.
 
     Returns:
@@ -340,7 +336,7 @@ def fit_mixture(
     place = place.reshape(-1)
     likelihood = likelihood_table(pairs[:, 0], pairs[:, 1], grid.rates)
     rng = np.random.default_rng(seed)
-    distributions = _draw_distributions(grid, likelihood, place, numbers, num_distributions, rng, smooth=True)
+    distributions = _draw_distributions(grid, likelihood, place, numbers, rng, smooth=True)
     return MixturePosterior(
         num_samples=samples,
         num_correct=correct,
@@ -360,7 +356,6 @@ def _draw_distributions(
     likelihood: FloatArray,
     place: IntArray,
     groups: IntArray | None,
-    num_distributions: int,
     rng: np.random.Generator,
     *,
     smooth: bool,
@@ -368,17 +363,17 @@ def _draw_distributions(
     """[D, K] distributions by the weighted likelihood bootstrap, made of smoothing kernels or of point masses."""
     repeats = np.bincount(place, minlength=len(likelihood))
     if groups is None:
-        weights = rng.gamma(np.broadcast_to(repeats.astype(np.float64), (num_distributions, len(repeats))))
+        weights = rng.gamma(np.broadcast_to(repeats.astype(np.float64), (NUM_DISTRIBUTIONS, len(repeats))))
     else:
         members = np.zeros((int(groups.max(initial=-1)) + 1, len(repeats)))
         np.add.at(members, (groups, place), 1.0)
-        weights = rng.gamma(1.0, size=(num_distributions, len(members))) @ members
-    pseudo = rng.gamma(np.broadcast_to(PRIOR_PROBLEMS * grid.prior, (num_distributions, grid.prior.size)))
+        weights = rng.gamma(1.0, size=(NUM_DISTRIBUTIONS, len(members))) @ members
+    pseudo = rng.gamma(np.broadcast_to(PRIOR_PROBLEMS * grid.prior, (NUM_DISTRIBUTIONS, grid.prior.size)))
     if smooth:
         found = _maximize(grid.prior, likelihood @ grid.kernels.T, weights, pseudo) @ grid.kernels
     else:
         found = _maximize(grid.prior, likelihood, weights, pseudo)
-    below = found[:, grid.marks] * rng.random((num_distributions, grid.marks.size))
+    below = found[:, grid.marks] * rng.random((NUM_DISTRIBUTIONS, grid.marks.size))
     found[:, grid.marks - 1] += below
     found[:, grid.marks] -= below
     return found

@@ -197,7 +197,7 @@ class NeverSolved:
 
     num_problems: float
     """Number of these problems; an average where they were selected on random halves."""
-    naive: float
+    naive_gain: float
     """Their mean success rate after: the naive gain, since each of them has a rate of 0 in the samples that selected it."""
     gain: Interval
     """Gain against other samples of the model before, which were not used to select."""

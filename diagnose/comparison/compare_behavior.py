@@ -9,21 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.analysis.stats import (
-    MixturePosterior,
-    curve_crossing,
-    detectable_rise,
-    equivalence_test,
-    fit_mixture,
-    k_grid,
-    max_t_deltas,
-    mean_interval,
-    never_solved_gain,
-    paired_delta_interval,
-    pass_at_k,
-    posterior_delta_interval,
-    problem_change_tests,
-)
+from posttrain.analysis import stats
 from posttrain.diagnose.comparison.change_role import decide_role
 from posttrain.diagnose.comparison.nulls import HALVES, support_rows
 from posttrain.diagnose.comparison.paired_samples import PairedCounts, align_null, is_adaptive, pair_counts
@@ -76,12 +62,12 @@ def compare_behavior(
     epsilon, fewest = behavior.measure.epsilon, int(n.min())
     trained = behavior.name in options.trained
     rng = np.random.default_rng(0)
-    mixtures = [fit_mixture(n, side, marks=[epsilon], groups=groups) for side in (c0, c1)]
-    ks = [k for k in k_grid(fewest, behavior.measure.primary_k) if k <= fewest]
-    first, last = (np.stack([pass_at_k(n, side, k) for k in ks], axis=1) for side in (c0, c1))
+    mixtures = [stats.fit_mixture(n, side, marks=[epsilon], groups=groups) for side in (c0, c1)]
+    ks = [k for k in stats.k_grid(fewest, behavior.measure.primary_k) if k <= fewest]
+    first, last = (np.stack([stats.pass_at_k(n, side, k) for k in ks], axis=1) for side in (c0, c1))
     delta, delta_curve = _paired_changes(ks, first, last, groups, rng)
     role = decide_role(n, c0, c1, ks, mixtures, epsilon, options.thresholds, rng=rng)
-    crossing = curve_crossing(ks, first, last, groups, rng=rng, num_draws=_BOOTSTRAP_SAMPLES)
+    crossing = stats.curve_crossing(ks, first, last, groups, rng=rng, num_draws=_BOOTSTRAP_SAMPLES)
     second = None if null is None else align_null(counts, before, null)
     if is_adaptive(before, after):
         delta, delta_curve = _likelihood_changes(before, after, counts, rng)
@@ -96,8 +82,8 @@ def compare_behavior(
         stage=options.stage if trained else None,
         num_problems=len(counts.ids),
         num_samples=fewest,
-        pass_at_1_before=Estimate.of(mean_interval(first[:, 0], groups)),
-        pass_at_1_after=Estimate.of(mean_interval(last[:, 0], groups)),
+        pass_at_1_before=Estimate.of(stats.mean_interval(first[:, 0], groups)),
+        pass_at_1_after=Estimate.of(stats.mean_interval(last[:, 0], groups)),
         delta=delta,
         pass_at_k_delta=delta_curve,
         pass_at_k_before=_curve(ks, first, groups),
@@ -105,27 +91,29 @@ def compare_behavior(
         changes=_problem_changes(counts, mixtures, epsilon, options.thresholds),
         support=support_rows(n, c0, c1, mixtures[0], halves=options.null == HALVES, second=second, rng=rng),
         side_by_side=_side_by_side(before, after),
-        detectable_rise=detectable_rise(fewest, fewest, alpha=options.thresholds.false_discovery_rate / (2 * len(counts.ids))),
+        detectable_rise=stats.detectable_rise(
+            fewest, fewest, alpha=options.thresholds.false_discovery_rate / (2 * len(counts.ids))
+        ),
         notes=tuple(note for note, holds in notes.items() if holds),
     )
     return BehaviorTransition(
         name=behavior.name,
         report=report,
         role=role,
-        never_solved=never_solved_gain(n, c0, n, c1, groups, fresh=second),
+        never_solved=stats.never_solved_gain(n, c0, n, c1, groups, fresh=second),
         crossing=crossing,
-        equivalence=equivalence_test(first[:, 0], last[:, 0], options.margin, groups),
+        equivalence=stats.equivalence_test(first[:, 0], last[:, 0], options.margin, groups),
     )
 
 
 def _problem_changes(
-    counts: PairedCounts, mixtures: Sequence[MixturePosterior], epsilon: float, thresholds: ChangeThresholds
+    counts: PairedCounts, mixtures: Sequence[stats.MixturePosterior], epsilon: float, thresholds: ChangeThresholds
 ) -> tuple[ProblemChangeRow, ...]:
     """Classify the change of each problem."""
     n, c0, c1 = counts.n, counts.before, counts.after
     reach = [mixture.interval_probabilities([epsilon])[:, 1] for mixture in mixtures]
     entered, changed = (
-        problem_change_tests(n, c0, n, c1, rate=thresholds.false_discovery_rate, below=edge) for edge in (epsilon, None)
+        stats.problem_change_tests(n, c0, n, c1, rate=thresholds.false_discovery_rate, below=edge) for edge in (epsilon, None)
     )
     states = classify_changes(reach[0], reach[1], entered.q_expansion, entered.q_attrition, thresholds)
     either = [np.minimum(tests.q_expansion, tests.q_attrition) for tests in (entered, changed)]
@@ -143,13 +131,13 @@ def _paired_changes(
     ks: Sequence[int], first: Curve, last: Curve, groups: Sequence[str], rng: np.random.Generator
 ) -> tuple[Estimate, tuple[PassAtK, ...]]:
     """Estimate the change of pass@1, and simultaneously of pass@k at every k, from equally many samples of both runs."""
-    deltas = max_t_deltas(first, last, groups, rng=rng, num_draws=_BOOTSTRAP_SAMPLES)
+    deltas = stats.max_t_deltas(first, last, groups, rng=rng, num_draws=_BOOTSTRAP_SAMPLES)
     method = f"max-T over {len(ks)} k, bootstrap over problems"
     curve = tuple(
         _point(k, Estimate(estimate=float(value), low=float(low), high=float(high), method=method))
         for k, value, low, high in zip(ks, deltas.estimate, deltas.low, deltas.high, strict=True)
     )
-    return Estimate.of(paired_delta_interval(first[:, 0], last[:, 0], groups)), curve
+    return Estimate.of(stats.paired_delta_interval(first[:, 0], last[:, 0], groups)), curve
 
 
 def _likelihood_changes(
@@ -161,17 +149,17 @@ def _likelihood_changes(
         sampling = measured.sampling
         place = {problem_id: i for i, problem_id in enumerate(sampling.problem_ids)}
         rows = [place[problem_id] for problem_id in counts.ids]
-        fits.append(fit_mixture(sampling.num_samples[rows], sampling.num_correct[rows], groups=counts.groups))
+        fits.append(stats.fit_mixture(sampling.num_samples[rows], sampling.num_correct[rows], groups=counts.groups))
     primary_k = before.behavior.measure.primary_k
     curve = tuple(
-        _point(k, Estimate.of(posterior_delta_interval(fits[0], fits[1], k, groups=counts.groups, rng=rng)))
-        for k in k_grid(primary_k, primary_k)
+        _point(k, Estimate.of(stats.posterior_delta_interval(fits[0], fits[1], k, groups=counts.groups, rng=rng)))
+        for k in stats.k_grid(primary_k, primary_k)
     )
     return next(point.value for point in curve if point.k == 1), curve
 
 
 def _curve(ks: Sequence[int], curve: Curve, groups: Sequence[str]) -> tuple[PassAtK, ...]:
-    return tuple(_point(k, Estimate.of(mean_interval(curve[:, i], groups))) for i, k in enumerate(ks))
+    return tuple(_point(k, Estimate.of(stats.mean_interval(curve[:, i], groups))) for i, k in enumerate(ks))
 
 
 def _point(k: int, value: Estimate) -> PassAtK:

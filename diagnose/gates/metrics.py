@@ -9,14 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.analysis.stats import (
-    IntArray,
-    Interval,
-    fit_mixture,
-    mean_interval,
-    paired_delta_interval,
-    pass_at_k,
-)
+from posttrain.analysis import stats
+from posttrain.analysis.stats import IntArray, Interval
 from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.gates.conditions import SHARES, Condition
@@ -93,14 +87,14 @@ def paired_pass_at_k(entry: BehaviorChangeEntry, k: int) -> npt.NDArray[np.float
     """Return [2, P] pass@k of each problem before and after; NaN where it has fewer than k samples."""
     n = np.array([row.num_samples or 0 for row in entry.problems], dtype=np.int64)
     sides = [[row.before for row in entry.problems], [row.after for row in entry.problems]]
-    return np.stack([pass_at_k(n, np.rint(n * np.array(rates)).astype(np.int64), k) for rates in sides])
+    return np.stack([stats.pass_at_k(n, np.rint(n * np.array(rates)).astype(np.int64), k) for rates in sides])
 
 
 def _share(
     n: IntArray, correct: IntArray, groups: Sequence[str], edges: tuple[float, float], metric: str, level: float
 ) -> Interval:
     """Estimate the share of *these* problems with a label, from the posterior of the fitted mixture."""
-    mixture = fit_mixture(n, correct, marks=edges, groups=groups)
+    mixture = stats.fit_mixture(n, correct, marks=edges, groups=groups)
     counts, _ = mixture.draw_interval_counts(edges, rng=np.random.default_rng(0), num_draws=_POSTERIOR_DRAWS)
     below, between, above = counts.T / n.size
     draws = {
@@ -122,10 +116,10 @@ def _greedy(path: Path, entry: BehaviorEntry, level: float) -> Interval:
     outcome = np.where(table.missing, np.nan, table.succeeded(entry.measure["success"]))
     success[places[known]] = outcome[known]
     groups = groups_of(entry)
-    value = mean_interval(success, groups, level=level)
+    value = stats.mean_interval(success, groups, level=level)
     if not np.isnan(success).any():
         return value
-    bounds = [mean_interval(np.nan_to_num(success, nan=worst), groups, level=level) for worst in (0.0, 1.0)]
+    bounds = [stats.mean_interval(np.nan_to_num(success, nan=worst), groups, level=level) for worst in (0.0, 1.0)]
     return Interval(value.estimate, bounds[0].low, bounds[1].high, f"{value.method}, missing ones as failures and as successes")
 
 
@@ -139,4 +133,4 @@ def _pass_at_k_change(path: Path, entry: BehaviorChangeEntry, condition: Conditi
             f"give a k of at most {fewest}",
             code="k_above_samples",
         )
-    return paired_delta_interval(curves[0], curves[1], groups_of(entry), level=level)
+    return stats.paired_delta_interval(curves[0], curves[1], groups_of(entry), level=level)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +16,10 @@ from posttrain.diagnose.measure.success_counts import count_successes
 from posttrain.diagnose.probes.runner import read_probe_results
 from posttrain.diagnose.stage_catalogue import available_needs
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, DiagnosedRun
-from posttrain.diagnose.storage.diagnosis_json import RunEntry, SamplingEntry, validity_from_json
+from posttrain.diagnose.storage.diagnosis_json import RunEntry, SamplingEntry, ValidityEntry
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, Diagnosis, Note, Split, ValidityMeasurement
+from posttrain.diagnose.types import Behavior, Check, Diagnosis, Note, Split, ValidityMeasurement
 
 TRAIN_SPLIT = (
     "These are train problems: their samples are there to learn from. What they show may have been trained on, so it is no verdict on the "
@@ -106,7 +105,7 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
         problems=tuple(problems),
         diagnosis=_as_no_verdict(diagnosis) if split is Split.TRAIN else diagnosis,
         sampling=sampling,
-        plan=_read_plan(directory, behavior),
+        plan=SamplingEntry.model_validate_json(directory.done(behavior.name).read_text()),
         validity=validity,
         likelihood=likelihood,
         answers=answers,
@@ -121,15 +120,14 @@ def _read_validity(directory: RunDirectory, behavior: Behavior) -> ValidityMeasu
         raise RunError(
             f"run {directory.path}: {behavior.name} is not measured to the end; run the same `posttrain diagnose` again to resume it"
         )
-    return validity_from_json(behavior.name, json.loads(directory.validity(behavior.name).read_text()))
-
-
-def _read_plan(directory: RunDirectory, behavior: Behavior) -> SamplingEntry:
-    """Read how the samples were planned."""
-    ending = directory.rounds_ending(behavior.name)
-    if ending is None:
-        return SamplingEntry()
-    return SamplingEntry(num_rounds=ending.num_rounds, ended_because=ending.words, ended_code=ending.reason)
+    entry = ValidityEntry.model_validate_json(directory.validity(behavior.name).read_text())
+    return ValidityMeasurement(
+        behavior=behavior.name,
+        checks=tuple(Check(**check.model_dump()) for check in entry.checks),
+        notes=tuple(entry.notes),
+        failures=tuple(entry.failures),
+        prompt_example=entry.prompt_example,
+    )
 
 
 def _as_no_verdict(diagnosis: Diagnosis) -> Diagnosis:

@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from posttrain.diagnose.comparison import compare_json
 from posttrain.diagnose.comparison.change_role import RoleVerdict
-from posttrain.diagnose.comparison.compare_json import (
-    BeforeAfterEntry,
-    BehaviorChangeEntry,
-    CompareFile,
-    CrossingEntry,
-    CurvesEntry,
-    EquivalenceEntry,
-    NeverSolvedEntry,
-    PassAtOneEntry,
-    PowerEntry,
-    ProblemChangeEntry,
-    RoleEntry,
-    RoleTestEntry,
-    SideEntry,
-    SupportChangeEntry,
-    SupportEntry,
-    VerdictsEntry,
-)
+from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry, RoleEntry, RoleTestEntry, SupportChangeEntry
 from posttrain.diagnose.comparison.comparison_words import note_words, role_note_words, role_words
 from posttrain.diagnose.comparison.transition import BehaviorTransition, Transition
-from posttrain.diagnose.pipeline.diagnosis_file import behavior_entry
-from posttrain.diagnose.storage.diagnosis_json import (
-    EstimateEntry,
-    LabelledEstimate,
-    PassAtKEntry,
-    RunEntry,
-    VerdictEntry,
-    key_of,
-    labelled,
-)
-from posttrain.diagnose.types import PassAtK, Split
+from posttrain.diagnose.pipeline.diagnosis_file import behavior_entry, curve_entries
+from posttrain.diagnose.storage.diagnosis_json import LabelledEstimate, RunEntry, VerdictEntry, key_of, labelled
+from posttrain.diagnose.types import Split
 
 _DRIFT = ("reference_path_nats_per_token", "nats_per_generated_token")
 """Keys of the side-by-side numbers that measure how far the policy moved."""
 
 
-def comparison_file(transition: Transition, run: RunEntry, settings: Mapping[str, Any]) -> CompareFile:
+def comparison_file(transition: Transition, run: RunEntry, settings: Mapping[str, Any]) -> compare_json.CompareFile:
     """Return what compare.json holds of a comparison.
 
     Args:
@@ -52,12 +28,12 @@ def comparison_file(transition: Transition, run: RunEntry, settings: Mapping[str
         settings: Settings that its page shows.
     """
     before, after = transition.before, transition.after
-    return CompareFile(
+    return compare_json.CompareFile(
         run=run,
         split=Split(after.settings["split"]),
         settings=dict(settings),
-        before=SideEntry(run=str(before.path), model=before.model),
-        after=SideEntry(run=str(after.path), model=after.model),
+        before=compare_json.SideEntry(run=str(before.path), model=before.model),
+        after=compare_json.SideEntry(run=str(after.path), model=after.model),
         null=transition.null,
         behaviors=[_behavior(transition, behavior) for behavior in transition.behaviors],
     )
@@ -65,71 +41,41 @@ def comparison_file(transition: Transition, run: RunEntry, settings: Mapping[str
 
 def _behavior(transition: Transition, behavior: BehaviorTransition) -> BehaviorChangeEntry:
     report, sides = behavior.report, (transition.before[behavior.name], transition.after[behavior.name])
-    measured = sides[0].behavior
+    measured, role = sides[0].behavior, behavior.role
     groups = {problem.id: problem.group for problem in measured.problems}
-    beside = {
-        key_of(row.name): BeforeAfterEntry(
-            label=row.name, before=EstimateEntry.model_validate(row.before), after=EstimateEntry.model_validate(row.after)
-        )
-        for row in report.side_by_side
-    }
+    beside = {key_of(row.name): {"label": row.name, "before": row.before, "after": row.after} for row in report.side_by_side}
     drift = {key: beside.pop(key) for key in _DRIFT if key in beside}
     verdicts = [VerdictEntry.model_validate(behavior_entry(side)) for side in sides]
-    return BehaviorChangeEntry(
-        name=report.name,
-        purpose=measured.purpose,
-        measure=asdict(measured.measure),
-        trained=report.trained,
-        stage=report.stage,
-        role_observed=behavior.role_observed,
-        role=_role(behavior.role, measured.measure.epsilon),
-        num_problems=report.num_problems,
-        pass_at_1=PassAtOneEntry(
-            before=EstimateEntry.model_validate(report.pass_at_1_before),
-            after=EstimateEntry.model_validate(report.pass_at_1_after),
-            delta=EstimateEntry.model_validate(report.delta),
-        ),
-        pass_at_k=CurvesEntry(
-            before=[_point(point) for point in report.pass_at_k_before], after=[_point(point) for point in report.pass_at_k_after]
-        ),
-        pass_at_k_delta=[_point(point) for point in report.pass_at_k_delta],
-        crossing=CrossingEntry(k=EstimateEntry.model_validate(behavior.crossing.k), probability=behavior.crossing.probability),
-        equivalence=EquivalenceEntry.model_validate(
-            {
-                **EstimateEntry.model_validate(behavior.equivalence.interval).model_dump(),
+    role_notes = [role_note_words(note, role, measured.measure.epsilon) for note in role.notes]
+    return BehaviorChangeEntry.model_validate(
+        {
+            "name": report.name,
+            "purpose": measured.purpose,
+            "measure": asdict(measured.measure),
+            "trained": report.trained,
+            "stage": report.stage,
+            "role_observed": behavior.role_observed,
+            "role": _role(role, role_notes),
+            "num_problems": report.num_problems,
+            "pass_at_1": {"before": report.pass_at_1_before, "after": report.pass_at_1_after, "delta": report.delta},
+            "pass_at_k": {"before": curve_entries(report.pass_at_k_before), "after": curve_entries(report.pass_at_k_after)},
+            "pass_at_k_delta": curve_entries(report.pass_at_k_delta),
+            "crossing": behavior.crossing,
+            "equivalence": {
+                **asdict(behavior.equivalence.interval),
                 "margin": behavior.equivalence.margin,
                 "verdict": behavior.equivalence.verdict,
-            }
-        ),
-        never_solved=NeverSolvedEntry(
-            num_problems=behavior.never_solved.num_problems,
-            naive_gain=behavior.never_solved.naive,
-            gain=EstimateEntry.model_validate(behavior.never_solved.gain),
-        ),
-        detectable_rise=PowerEntry(num_samples=report.num_samples, rate=report.detectable_rise),
-        support={
-            row.name: SupportEntry(**asdict(row.value), null=EstimateEntry.model_validate(row.null)) for row in report.support
-        },
-        drift={**drift, **_divergences(transition, behavior.name)},
-        beside=beside,
-        problems=[
-            ProblemChangeEntry(
-                id=change.id,
-                group=groups.get(change.id),
-                num_samples=change.num_samples,
-                before=change.before,
-                after=change.after,
-                state=change.state,
-                q_value=change.q_value,
-            )
-            for change in report.changes
-        ],
-        notes=[
-            *_role_notes(behavior.role, measured.measure.epsilon),
-            *(note_words(note, report.num_samples) for note in report.notes),
-        ],
-        note_codes=[*behavior.role.notes, *report.notes],
-        verdicts=VerdictsEntry(before=verdicts[0], after=verdicts[1]),
+            },
+            "never_solved": behavior.never_solved,
+            "detectable_rise": {"num_samples": report.num_samples, "rate": report.detectable_rise},
+            "support": {row.name: {**asdict(row.value), "null": row.null} for row in report.support},
+            "drift": {**drift, **_divergences(transition, behavior.name)},
+            "beside": beside,
+            "problems": [{**asdict(change), "group": groups.get(change.id)} for change in report.changes],
+            "notes": [*role_notes, *(note_words(note, report.num_samples) for note in report.notes)],
+            "note_codes": [*role.notes, *report.notes],
+            "verdicts": {"before": verdicts[0], "after": verdicts[1]},
+        }
     )
 
 
@@ -142,24 +88,14 @@ def _divergences(transition: Transition, name: str) -> dict[str, LabelledEstimat
     return {key_of(label): labelled(label, value) for label, value in numbers.items() if "_kl_" in key_of(label)}
 
 
-def _point(point: PassAtK) -> PassAtKEntry:
-    return PassAtKEntry(k=point.k, **asdict(point.value), extrapolated=point.extrapolated)
-
-
-def _role_notes(role: RoleVerdict, epsilon: float) -> list[str]:
-    return [role_note_words(note, role, epsilon) for note in role.notes]
-
-
-def _role(role: RoleVerdict, epsilon: float) -> RoleEntry:
+def _role(role: RoleVerdict, notes: Sequence[str]) -> RoleEntry:
     tests = role.tests
+    columns = zip(tests.names, tests.observed, tests.expected, tests.adjusted_p, strict=True)
     return RoleEntry(
         words=role_words(role),
         probability=role.probability,
         k=role.k,
         change=SupportChangeEntry(entered=role.entered, moved=role.moved, left=role.left),
-        tests=[
-            RoleTestEntry(name=name, observed=observed, expected=expected, adjusted_p=p)
-            for name, observed, expected, p in zip(tests.names, tests.observed, tests.expected, tests.adjusted_p, strict=True)
-        ],
-        notes=_role_notes(role, epsilon),
+        tests=[RoleTestEntry(name=name, observed=seen, expected=mean, adjusted_p=p) for name, seen, mean, p in columns],
+        notes=notes,
     )

@@ -13,8 +13,8 @@ from posttrain.diagnose.probes.base import MeasuredBehavior
 from posttrain.diagnose.probes.runner import ProbeRun, run_probes, tokens_of_probes
 from posttrain.diagnose.sampling.behavior_sampler import BehaviorSampler, SamplingSettings
 from posttrain.diagnose.sampling.token_budget import TokenBudget
-from posttrain.diagnose.storage.diagnosis_json import validity_to_json
-from posttrain.diagnose.storage.run_directory import RoundsEnding, write_json
+from posttrain.diagnose.storage.diagnosis_json import SamplingEntry, ValidityEntry
+from posttrain.diagnose.storage.json_model import write_model
 from posttrain.diagnose.types import Behavior, Cost, PathScore
 from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.diagnose.verifiers.selftest import SelfTest, verifier_selftest
@@ -62,16 +62,16 @@ class MeasurementRun:
         """Score, check and probe a behavior that is sampled to the end, and mark it as done."""
         settings, behavior = self.settings, sampler.behavior
         directory, engine = settings.directory, settings.engine
-        ending = None
+        plan = SamplingEntry()
         if settings.goal.adaptive and not selftest.failures:
             end = sampler.end
-            ending = RoundsEnding(num_rounds=sampler.num_rounds, reason=end.reason.value, words=end.words)
+            plan = SamplingEntry(num_rounds=sampler.num_rounds, ended_because=end.words, ended_code=end.reason)
         rescored: Sequence[PathScore] = ()
         if not selftest.failures and engine.info.can_score:
             self._score_references(behavior)
             rescored = self._rescore_samples(sampler)
         validity = check_validity(behavior, engine, settings.thresholds, selftest, sampler.counts, sampler.rollouts, rescored)
-        write_json(directory.validity(behavior.name), validity_to_json(validity))
+        write_model(directory.validity(behavior.name), ValidityEntry.model_validate(validity))
         if not validity.failures and sampler.counts.num_samples.any():
             measured = MeasuredBehavior(
                 behavior=behavior,
@@ -83,7 +83,7 @@ class MeasurementRun:
             )
             run_probes(self.probe_run, measured, grader.grade, tokens_left=budget.left())
         self._record(budget, behavior, int(sampler.rollouts.num_tokens.sum()))
-        directory.mark_done(behavior.name, ending)
+        write_model(directory.done(behavior.name), plan)
 
     def _record(self, budget: TokenBudget, behavior: Behavior, sample_tokens: int) -> None:
         """Record what a finished behavior has generated, its probes included."""

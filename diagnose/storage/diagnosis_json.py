@@ -1,7 +1,6 @@
 """diagnosis.json, version 1: what a run measured and decided, as the JSON that pages, figures and others read.
 
-Whatever a report shows stands here. Additions keep the version: readers ignore fields that they do not know, and every field that came
-later has a default, so that older files stay readable. Words for people stand in `label`, `sentence`, `why`, `summary`, `what` and
+Whatever a report shows stands here. Additions keep the version: readers ignore fields that they do not know. Words for people stand in `label`, `sentence`, `why`, `summary`, `what` and
 `notes`; nothing is ever read back from them.
 """
 
@@ -18,7 +17,6 @@ from pydantic import ConfigDict, Field
 from posttrain.diagnose.storage.json_model import FileModel, Number, Text
 from posttrain.diagnose.types import (
     Bottleneck,
-    Check,
     Estimate,
     GradeStatus,
     Outcome,
@@ -26,7 +24,6 @@ from posttrain.diagnose.types import (
     Role,
     Split,
     StopReason,
-    ValidityMeasurement,
 )
 
 
@@ -315,25 +312,6 @@ class DiagnosisFile(FileModel):
             if behavior.name == name:
                 return behavior
         raise KeyError(name)
-
-
-def validity_to_json(validity: ValidityMeasurement) -> dict[str, Any]:
-    """Return what the run directory keeps of the validity checks, so that a run can be decided again without the model."""
-    return ValidityEntry.model_validate(validity).to_json()
-
-
-def validity_from_json(name: str, data: dict[str, Any]) -> ValidityMeasurement:
-    """Read what `validity_to_json` wrote; earlier versions put another word before the name of a check."""
-    entry = ValidityEntry.model_validate(data)
-    return ValidityMeasurement(
-        behavior=name,
-        checks=tuple(
-            Check(**{**check.model_dump(), "name": f"validity: {check.name.rpartition(': ')[2]}"}) for check in entry.checks
-        ),
-        notes=tuple(entry.notes),
-        failures=tuple(entry.failures),
-        prompt_example=entry.prompt_example,
-    )
 
 
 def key_of(label: str) -> str:

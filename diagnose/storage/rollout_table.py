@@ -16,7 +16,6 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from posttrain.diagnose.types import Grade, GradeStatus, Rollout, Split, StopReason
@@ -47,14 +46,16 @@ SCHEMA = pa.schema(
         ("lenient_score", pa.float64()),
         ("detail", pa.string()),
         ("engine", pa.string()),
-        # Sums over the lists above, so that counting tokens need not read them. Shards of earlier versions lack them.
+        # Sums over the lists above, so that counting tokens need not read them.
         ("num_tokens", pa.int32()),
         ("policy_logprob_sum", pa.float64()),
     ]
 )
+_OF_GRADE = ("status", "score", "extracted", "lenient_score", "detail")
+_PLAIN = tuple(name for name in SCHEMA.names[:-2] if name not in _OF_GRADE)
+"""Columns that are fields of a `Rollout`; those before are fields of its grade."""
 _NAMES = ("problem_id", "decoding", "stop", "status")
-_SUMS = ("num_tokens", "policy_logprob_sum")
-_NUMBERS = ("sample_index", "score", "lenient_score", *_SUMS)
+_NUMBERS = ("sample_index", "score", "lenient_score", "num_tokens", "policy_logprob_sum")
 _COUNTED = pa.schema(
     [*((name, pa.dictionary(pa.int32(), pa.string())) for name in _NAMES), *(SCHEMA.field(name) for name in _NUMBERS)]
 )
@@ -65,52 +66,26 @@ _READERS = 2
 
 def to_arrow(rollouts: Sequence[Rollout]) -> pa.Table:
     """Return rollouts as the columns of a shard, one row each."""
-    rows = {
-        "behavior": [r.behavior for r in rollouts],
-        "problem_id": [r.problem_id for r in rollouts],
-        "split": [r.split.value for r in rollouts],
-        "sample_index": [r.sample_index for r in rollouts],
-        "decoding": [r.decoding for r in rollouts],
-        "token_ids": [list(r.token_ids) for r in rollouts],
-        "policy_logprobs": [r.policy_logprobs for r in rollouts],
-        "sampler_logprobs": [r.sampler_logprobs for r in rollouts],
-        "stop": [r.stop.value for r in rollouts],
-        "text": [r.text for r in rollouts],
-        "status": [r.grade.status.value for r in rollouts],
-        "score": [r.grade.score for r in rollouts],
-        "extracted": [r.grade.extracted for r in rollouts],
-        "lenient_score": [r.grade.lenient_score for r in rollouts],
-        "detail": [r.grade.detail for r in rollouts],
-        "engine": [r.engine for r in rollouts],
-        "num_tokens": [len(r.token_ids) for r in rollouts],
-        "policy_logprob_sum": [float(r.policy_logprobs.sum(dtype=np.float64)) for r in rollouts],
-    }
+    rows: dict[str, list[Any]] = {name: [getattr(r, name) for r in rollouts] for name in _PLAIN}
+    rows |= {name: [getattr(r.grade, name) for r in rollouts] for name in _OF_GRADE}
+    rows["num_tokens"] = [len(r.token_ids) for r in rollouts]
+    rows["policy_logprob_sum"] = [float(r.policy_logprobs.sum(dtype=np.float64)) for r in rollouts]
     return pa.Table.from_pydict(rows, schema=SCHEMA)
 
 
 def to_rollouts(table: pa.Table) -> Iterator[Rollout]:
     """Yield the rows of a shard, or of a part of it, as rollouts."""
     for row in table.to_pylist():
-        yield Rollout(
-            behavior=row["behavior"],
-            problem_id=row["problem_id"],
-            split=Split(row["split"]),
-            sample_index=row["sample_index"],
-            decoding=row["decoding"],
-            token_ids=tuple(row["token_ids"]),
-            policy_logprobs=np.array(row["policy_logprobs"], dtype=np.float32),
-            sampler_logprobs=np.array(row["sampler_logprobs"], dtype=np.float32),
-            stop=StopReason(row["stop"]),
-            text=row["text"],
-            grade=Grade(
-                status=GradeStatus(row["status"]),
-                score=row["score"],
-                extracted=row["extracted"],
-                lenient_score=row["lenient_score"],
-                detail=row["detail"],
-            ),
-            engine=row["engine"],
-        )
+        grade = {name: row[name] for name in _OF_GRADE}
+        values = {
+            "split": Split(row["split"]),
+            "token_ids": tuple(row["token_ids"]),
+            "policy_logprobs": np.array(row["policy_logprobs"], dtype=np.float32),
+            "sampler_logprobs": np.array(row["sampler_logprobs"], dtype=np.float32),
+            "stop": StopReason(row["stop"]),
+            "grade": Grade(**{**grade, "status": GradeStatus(row["status"])}),
+        }
+        yield Rollout(**{**{name: row[name] for name in _PLAIN}, **values})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,16 +175,8 @@ class RolloutTable:
 def _read_shard(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     """Return the counted columns of one file, and what it took."""
     with pq.ParquetFile(path, read_dictionary=list(_NAMES)) as file:
-        schema = file.schema_arrow
-        summed = _SUMS[0] in schema.names
-        table = file.read(columns=_COUNTED.names if summed else [*_COUNTED.names, "policy_logprobs"], use_threads=False)
-    if not summed:
-        logprobs = table.column("policy_logprobs").combine_chunks()
-        lengths = pc.list_value_length(logprobs).to_numpy()
-        owners = np.repeat(np.arange(len(lengths)), lengths)
-        sums = np.bincount(owners, weights=logprobs.flatten().to_numpy(), minlength=len(lengths))
-        table = table.append_column(_SUMS[0], pa.array(lengths)).append_column(_SUMS[1], pa.array(sums))
-    return table.select(_COUNTED.names), json.loads(schema.metadata[METADATA_KEY])
+        table = file.read(columns=_COUNTED.names, use_threads=False)
+        return table.select(_COUNTED.names), json.loads(file.schema_arrow.metadata[METADATA_KEY])
 
 
 def _is(names: pa.DictionaryArray, *wanted: str) -> Bools:

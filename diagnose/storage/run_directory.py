@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,9 @@ from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage import path_table
 from posttrain.diagnose.storage.rollout_table import METADATA_KEY, RolloutTable, to_arrow
 from posttrain.diagnose.types import Cost, Finding, PathScore, Rollout
+
+_COSTS = ("seconds", "generated_tokens", "scored_tokens", "samples")
+"""What a shard records of its cost."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -55,16 +58,6 @@ def say_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     new = json.loads(json.dumps(_finite(here)))
     differing = sorted(key for key in new if there.get(key) != new.get(key))
     return "; ".join(f"{key}: there {_short(there.get(key))}, here {_short(new.get(key))}" for key in differing)
-
-
-class RoundsEnding(NamedTuple):
-    """How sampling in rounds ended."""
-
-    num_rounds: int
-    reason: str
-    """A `RoundReason`."""
-    words: str
-    """The reason with its numbers, for people."""
 
 
 class RunDirectory:
@@ -174,32 +167,15 @@ class RunDirectory:
         return self.path / kind / f"{name}.parquet"
 
     def validity(self, behavior: str) -> Path:
-        """Return the file with the validity checks of a behavior. Earlier versions wrote into `plumbing/`."""
-        return self.path / ("plumbing" if (self.path / "plumbing").exists() else "validity") / f"{behavior}.json"
+        """Return the file with the validity checks of a behavior."""
+        return self.path / "validity" / f"{behavior}.json"
 
     def is_done(self, behavior: str) -> bool:
         """Say whether a behavior is measured to the end."""
-        return self._done(behavior).exists() or (self.path / "plumbing" / f"{behavior}.json").exists()
+        return self.done(behavior).exists()
 
-    def mark_done(self, behavior: str, ending: RoundsEnding | None = None) -> None:
-        """Mark a behavior as measured to the end; everything else must be written before.
-
-        Args:
-            behavior: Its name.
-            ending: How its rounds ended, where the number of samples was not fixed.
-        """
-        write_json(self._done(behavior), {} if ending is None else ending._asdict())
-
-    def rounds_ending(self, behavior: str) -> RoundsEnding | None:
-        """Return how the rounds of a behavior ended; None where the number of samples was fixed."""
-        if (old := self.path / "rounds" / f"{behavior}.json").exists():  # of an earlier version: a list of rounds
-            rounds = json.loads(old.read_text())
-            return RoundsEnding(num_rounds=len(rounds) - 1, reason="", words=rounds[-1]["why"])
-        path = self._done(behavior)
-        record = json.loads(path.read_text()) if path.exists() else {}
-        return RoundsEnding(**record) if record else None
-
-    def _done(self, behavior: str) -> Path:
+    def done(self, behavior: str) -> Path:
+        """Return the file that marks a behavior as measured to the end, and says how it was sampled; it is written last."""
         return self.path / "done" / f"{behavior}.json"
 
     def write_rollouts(self, name: str, rollouts: Sequence[Rollout], cost: Cost, *, kind: str = "rollouts") -> None:
@@ -215,12 +191,7 @@ class RunDirectory:
         target = self.shard(kind, name)
         target.parent.mkdir(parents=True, exist_ok=True)
         work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        record = {
-            "seconds": cost.seconds,
-            "generated_tokens": cost.generated_tokens,
-            "scored_tokens": cost.scored_tokens,
-            "samples": cost.samples,
-        }
+        record = {name: getattr(cost, name) for name in _COSTS}
         # Dictionaries save space for names that repeat, not for log-probabilities; nothing searches rows by their statistics.
         names = [field.name for field in table.schema if pa.types.is_string(field.type)]
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(record).encode()})
@@ -246,12 +217,9 @@ class RunDirectory:
         """Add up what one behavior took: its shards (`rollouts` are its own) and its further probes."""
         paths = [path for kind in ("paths", "agreement") for path in self.shards(kind, behavior)]
         costs = [*rollouts.costs, *(json.loads(pq.read_schema(path).metadata[METADATA_KEY]) for path in paths)]
+        total = {name: sum(cost[name] for cost in costs) + sum(getattr(f, name) for f in findings) for name in _COSTS}
         return Cost(
-            samples=sum(cost["samples"] for cost in costs) + sum(f.samples for f in findings),
-            generated_tokens=sum(cost["generated_tokens"] for cost in costs) + sum(f.generated_tokens for f in findings),
-            scored_tokens=sum(cost["scored_tokens"] for cost in costs) + sum(f.scored_tokens for f in findings),
-            teacher_tokens=sum(f.teacher_tokens for f in findings),
-            seconds=round(sum(cost["seconds"] for cost in costs) + sum(f.seconds for f in findings), 2),
+            **{**total, "seconds": round(total["seconds"], 2)}, teacher_tokens=sum(finding.teacher_tokens for finding in findings)
         )
 
 

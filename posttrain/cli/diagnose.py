@@ -7,21 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from posttrain.cli.options import (
-    AsJson,
-    Behaviors,
-    Engine,
-    MaxTokensTotal,
-    Model,
-    Out,
-    Precision,
-    Probes,
-    Quiet,
-    Samples,
-    Seed,
-    check_models,
-    split_names,
-)
+from posttrain.cli import options
 from posttrain.cli.printing import open_reporter, print_diagnosis, typed_command
 
 EXAMPLES = (
@@ -32,13 +18,13 @@ EXAMPLES = (
 
 
 def diagnose(
-    model: Model,
-    behaviors: Behaviors,
-    out: Out,
-    samples: Samples = None,
-    precision: Precision = None,
-    max_tokens_total: MaxTokensTotal = None,
-    probes: Probes = "auto",
+    model: options.Model,
+    behaviors: options.Behaviors,
+    out: options.Out,
+    samples: options.Samples = None,
+    precision: options.Precision = None,
+    max_tokens_total: options.MaxTokensTotal = None,
+    probes: options.Probes = "auto",
     teacher: Annotated[
         str | None, typer.Option("--teacher", metavar="MODEL", help="A stronger model that could be distilled: is it worth it?")
     ] = None,
@@ -58,21 +44,21 @@ def diagnose(
     split: Annotated[
         str, typer.Option("--split", help="eval, or train: samples to learn from with `posttrain train --from`, never a verdict.")
     ] = "eval",
-    engine: Engine = "transformers",
+    engine: options.Engine = "transformers",
     workers: Annotated[
         int,
         typer.Option("--workers", metavar="N", help="Engines to open, on this machine or on a Ray cluster (reports/CLUSTER.md)."),
     ] = 1,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be sampled and what it can detect, and stop.")
     ] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Measure behaviors, find their bottlenecks, name the next stage."""
     if not dry_run:
-        check_models(engine, model, teacher, earlier)
+        options.check_models(engine, model, teacher, earlier)
 
     from posttrain.diagnose.pipeline.diagnose_run import run_request
     from posttrain.diagnose.pipeline.request import DiagnoseRequest
@@ -87,7 +73,7 @@ def diagnose(
         samples=samples,
         precision=precision,
         max_tokens_total=max_tokens_total,
-        probes=split_names(probes),
+        probes=options.split_names(probes),
         teacher=teacher,
         earlier=earlier,
         before=before,

@@ -7,21 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from posttrain.cli.options import (
-    Behaviors,
-    ConfigFile,
-    MaxTokensTotal,
-    Model,
-    Out,
-    Overrides,
-    Precision,
-    Probes,
-    Quiet,
-    Samples,
-    Seed,
-    check_models,
-    split_names,
-)
+from posttrain.cli import options
 from posttrain.cli.printing import interval, open_reporter, print_diagnosis, typed_command
 
 EXAMPLES = (
@@ -32,9 +18,9 @@ EXAMPLES = (
 
 
 def loop(
-    model: Model,
-    behaviors: Behaviors,
-    out: Out,
+    model: options.Model,
+    behaviors: options.Behaviors,
+    out: options.Out,
     rounds: Annotated[int, typer.Option("--rounds", help="Stages to run at most, each followed by a new measurement.")] = 1,
     stages: Annotated[
         str,
@@ -42,29 +28,29 @@ def loop(
             "--stages", metavar="A,B,C", help="Run these instead of the stages that the diagnosis names, one per round."
         ),
     ] = "",
-    samples: Samples = None,
-    precision: Precision = None,
-    max_tokens_total: MaxTokensTotal = None,
-    probes: Probes = "auto",
+    samples: options.Samples = None,
+    precision: options.Precision = None,
+    max_tokens_total: options.MaxTokensTotal = None,
+    probes: options.Probes = "auto",
     engine: Annotated[
         str,
         typer.Option(
             "--engine", metavar="ENGINE", help="What samples, in every diagnosis and in training: transformers or vllm."
         ),
     ] = "transformers",
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    seed: Seed = 0,
-    quiet: Quiet = False,
+    config: options.ConfigFile = None,
+    overrides: options.Overrides = None,
+    seed: options.Seed = 0,
+    quiet: options.Quiet = False,
 ) -> None:
     """Diagnose, run the named stage, and measure again."""
-    check_models(engine, model)
+    options.check_models(engine, model)
 
     from posttrain.trainers import loop as run_loop
     from posttrain.trainers.distributed.launch import is_rank_zero
 
     result = run_loop(
-        model, behaviors, out=out, rounds=rounds, stages=split_names(stages), probes=split_names(probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total,
+        model, behaviors, out=out, rounds=rounds, stages=options.split_names(stages), probes=options.split_names(probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total,
         engine=engine, config=config, overrides=overrides or [], seed=seed, command=typed_command(), reporter=open_reporter(quiet),
     )  # fmt: skip
     if is_rank_zero():

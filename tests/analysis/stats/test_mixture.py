@@ -8,6 +8,7 @@ from scipy.special import betaln
 from scipy.stats import betabinom, binom
 
 from posttrain.analysis import stats as ps
+from posttrain.analysis.stats.intervals import design_effect
 from posttrain.analysis.stats.success_rate_grid import likelihood_table, rate_grid
 
 EPSILON = 0.0064
@@ -182,7 +183,7 @@ def test_related_problems_widen_population_intervals() -> None:
     alone, grouped = ps.fit_mixture(n, c), ps.fit_mixture(n, c, groups=names)
     wide, narrow = grouped.pass_at_k(1), alone.pass_at_k(1)
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
-    assert ps.design_effect(c / n, np.asarray(names)) > 5
+    assert design_effect(c / n, np.asarray(names)) > 5
     single = ps.fit_mixture(n, c, groups=[str(i) for i in range(200)])
     np.testing.assert_array_equal(single.distributions, alone.distributions)
     np.testing.assert_array_equal(single.unsmoothed_distributions, alone.unsmoothed_distributions)

@@ -136,7 +136,7 @@ def test_problems_never_solved_before_gain_nothing_when_nothing_changed(second_r
         before, after = rng.binomial(n, p), rng.binomial(n, p)
         fresh = (n, rng.binomial(n, p)) if second_run else None
         found = ps.never_solved_gain(n, before, n, after, fresh=fresh)
-        naive.append(found.naive)
+        naive.append(found.naive_gain)
         gain.append(found.gain.estimate)
         inside.append(found.gain.low <= 0.0 <= found.gain.high)
     error = np.std(gain) / np.sqrt(len(gain))
@@ -151,7 +151,7 @@ def test_a_real_gain_on_problems_never_solved_is_found_whole() -> None:
     found = ps.never_solved_gain(n, np.zeros(80, dtype=int), n, rng.binomial(n, 0.25))
     assert found.num_problems == pytest.approx(80)
     assert found.gain.low <= 0.25 <= found.gain.high
-    assert found.gain.estimate == pytest.approx(found.naive)
+    assert found.gain.estimate == pytest.approx(found.naive_gain)
 
 
 def test_selection_by_halves_is_an_average_over_all_ways_to_halve() -> None:
@@ -162,6 +162,6 @@ def test_selection_by_halves_is_an_average_over_all_ways_to_halve() -> None:
     nothing = ps.never_solved_gain([4], [4], [4], [4])
     assert nothing.num_problems == 0.0
     assert np.isnan(nothing.gain.estimate)
-    assert np.isnan(ps.never_solved_gain([1], [0], [1], [1]).naive)
+    assert np.isnan(ps.never_solved_gain([1], [0], [1], [1]).naive_gain)
     with pytest.raises(ValueError, match="fresh"):
         ps.never_solved_gain([4], [0], [4], [1], fresh=([4, 4], [0, 0]))

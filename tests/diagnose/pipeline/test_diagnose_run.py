@@ -89,10 +89,9 @@ def test_rounds_stop_when_the_label_is_decided(sums_file: Path, script: Callable
     assert diagnosis.confidence >= 0.99
     assert diagnosis.cost.samples <= 40 * len(diagnosis.problems)
     assert run.behaviors[0].plan.num_rounds >= 1
-    ending = RunDirectory(run.path).rounds_ending("sums")
-    assert ending is not None
-    assert ending.reason == "label_decided"
-    assert run.behaviors[0].plan.ended_because == ending.words
+    ending = json.loads(RunDirectory(run.path).done("sums").read_text())
+    assert ending["ended_code"] == "label_decided"
+    assert run.behaviors[0].plan.ended_because == ending["ended_because"] != ""
     rows = run.behaviors[0].rollouts
     for problem in diagnosis.problems:
         sampled = sorted(r.sample_index for r in rows if r.problem_id == problem.id and r.decoding == "sampled")
@@ -105,9 +104,7 @@ def test_rounds_keep_to_their_budget(sums_file: Path, script: Callable[[float], 
     spent = free.diagnoses[0].cost.generated_tokens
     run = diagnose.run(script(0.004), [sums_file], out=tmp_path / "run", engine="scripted", max_tokens_total=spent // 2)
     assert 0 < run.diagnoses[0].cost.generated_tokens <= 1.02 * (spent // 2)
-    ending = RunDirectory(run.path).rounds_ending("sums")
-    assert ending is not None
-    assert ending.reason == "budget_spent"
+    assert json.loads(RunDirectory(run.path).done("sums").read_text())["ended_code"] == "budget_spent"
 
 
 def test_precision_is_reached(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
@@ -208,25 +205,3 @@ def test_the_plan_counts_what_the_run_draws(sums_file: Path, script: Callable[[f
     assert plan.samples == run.diagnoses[0].cost.samples
     assert plan.max_tokens >= run.diagnoses[0].cost.generated_tokens
     assert plan.reference_paths == len(run.behaviors[0].paths)
-
-
-def test_runs_of_earlier_versions_are_read(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
-    """They keep the validity checks in `plumbing/`, what became of the rounds in `rounds/`, and a setting that is gone."""
-    out = tmp_path / "run"
-    new = diagnose.run(script(0.3), [sums_file], out=out, engine="scripted", max_tokens_total=100_000, probes=["none"])
-    end = json.loads((out / "done" / "sums.json").read_text())
-    (out / "rounds").mkdir()
-    (out / "rounds" / "sums.json").write_text(json.dumps([{}] * end["num_rounds"] + [{"why": end["words"]}]))
-    checks = (out / "validity" / "sums.json").read_text().replace("validity: ", "plumbing: ")
-    (out / "plumbing").mkdir()
-    (out / "plumbing" / "sums.json").write_text(checks)
-    record = json.loads((out / "run.json").read_text())
-    del record["settings"]["thresholds"]["sampling"]
-    record["settings"]["states"] = None
-    (out / "run.json").write_text(json.dumps(record))
-    for folder in ("done", "validity"):
-        (out / folder / "sums.json").unlink()
-        (out / folder).rmdir()
-    old = diagnose.assemble(out)
-    assert old.diagnoses == new.diagnoses
-    assert old.behaviors[0].validity == new.behaviors[0].validity

@@ -66,11 +66,6 @@ def write(directory: RunDirectory, rollouts: list[Rollout], *, shard_rows: int =
         directory.write_rollouts(f"b.eval-mixed.{number:05d}", rows, cost)
 
 
-def make_old(path: Path) -> None:
-    """Turn a shard into one of the version that did not write the sums."""
-    pq.write_table(pq.read_table(path).drop_columns(["num_tokens", "policy_logprob_sum"]), path)
-
-
 def behavior(success: float) -> Behavior:
     ids = [f"p{i}" for i in (3, 0, 7, 1, 2, 99, 4, 5)]  # another order than the rows, one without rows, some rows of no problem
     return Behavior(
@@ -103,15 +98,12 @@ def counted_row_by_row(of: Behavior, rollouts: list[Rollout]) -> dict[str, list[
     return {name: [counts[problem.id][name] for problem in of.problems] for name in (*names, "greedy_correct")}
 
 
-@pytest.mark.parametrize("old", [(), (1, 4), tuple(range(10))], ids=["new shards", "some old", "all old"])
 @pytest.mark.parametrize("success", [1.0, 0.5])
-def test_columns_count_what_rows_count(tmp_path: Path, success: float, old: tuple[int, ...]) -> None:
+def test_columns_count_what_rows_count(tmp_path: Path, success: float) -> None:
     directory, rollouts = RunDirectory(tmp_path), mixed_rollouts()
     write(directory, rollouts)
     files = sorted((tmp_path / "rollouts").iterdir())
     assert len(files) == 10
-    for index in old:
-        make_old(files[index])
     table, of = directory.rollout_table("b"), behavior(success)
     counts = count_successes(of, of.problems, table)
     for name, expected in counted_row_by_row(of, rollouts).items():
@@ -158,17 +150,6 @@ def test_a_table_of_nothing_counts_nothing() -> None:
 def script(tmp_path: Path) -> str:
     (tmp_path / "model.yaml").write_text("success: 0.3\n")
     return str(tmp_path / "model.yaml")
-
-
-def test_old_shards_give_the_same_diagnosis(sums_file: Path, script: str, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    diagnose.run(script, [sums_file], out=out, engine="scripted", samples=8)
-    before = (out / "diagnosis.json").read_bytes()
-    for path in (out / "rollouts").iterdir():
-        make_old(path)
-    (out / "diagnosis.json").unlink()
-    diagnose.rewrite_report(out)
-    assert (out / "diagnosis.json").read_bytes() == before
 
 
 def test_a_report_reads_only_the_rows_that_it_shows(
