@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Tests of one file run in one process, so that they share what the file sets up.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: demo model check test lint types links clean help
+.PHONY: demo model check test lint types clean help
 
 help:
 	@echo "make demo               diagnose a real model, train it, measure it again (MODEL=... for your own)"
@@ -37,10 +37,6 @@ demo: model
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-# The links posttrain/{analysis,diagnose,trainers} let tools that read files, editors too, find the packages as the imports name them.
-links:
-	@rm -rf build/types && mkdir -p build/types && ln -s ../../posttrain build/types/posttrain
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy -p posttrain
