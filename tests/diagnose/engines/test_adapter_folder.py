@@ -50,12 +50,12 @@ def test_it_is_the_base_and_the_adapter(adapter: Path, tiny_model: Path) -> None
 def test_the_fingerprint_covers_both(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
     before = fingerprint_model(adapter)
     assert before != fingerprint_model(tiny_model)
-    other = tmp_path / "base"
+    other = tmp_path / "the base"
     shutil.copytree(tiny_model, other)
     settings = json.loads((adapter / "adapter_config.json").read_text())
     moved = tmp_path / "moved"
     shutil.copytree(adapter, moved)
-    (moved / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "../base"}))
+    (moved / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "../the base"}))
     config = json.loads((other / "config.json").read_text())
     assert resolve_model(moved) == moved
     with_same = fingerprint_model(moved)
