@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from posttrain.diagnose.types import Bottleneck, Outcome, ProblemChange, Role, Split, StopReason
+from posttrain.diagnose.types import Bottleneck, Outcome, ProblemChange, Role, StopReason
 
 BOTTLENECKS: dict[Bottleneck, tuple[str, str]] = {
     Bottleneck.MISSING_SUPPORT: (
@@ -60,7 +60,6 @@ STOPS: dict[str, str] = {
     StopReason.ERROR: "the engine failed",
 }
 
-SPLITS: dict[Split, str] = {Split.TRAIN: "train", Split.EVAL: "eval", Split.FINAL: "final"}
 
 SUPPORT: dict[str, str] = {
     "SRR": "support retention rate: of the problems in support before, the share still in support",
