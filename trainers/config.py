@@ -1,4 +1,4 @@
-"""Settings that several recipes share. Defaults suit a small model on a processor; the paper's values stand in the descriptions."""
+"""Settings that several recipes share. Defaults suit a small model on a processor; the papers' values stand in the docstrings."""
 
 from __future__ import annotations
 
@@ -10,185 +10,159 @@ from pydantic import BaseModel, ConfigDict, Field
 class TrainingConfig(BaseModel):
     """Settings that every recipe has."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    learning_rate: float = Field(default=1e-5, gt=0, description="Peak learning rate of AdamW.")
-    schedule: Literal["constant", "linear", "cosine"] = Field(
-        default="constant",
-        description="What the learning rate does after the warm-up: stay, or fall to 0 linearly or in half a cosine.",
-    )
-    warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate rises linearly from 0.")
-    weight_decay: float = Field(default=0.0, ge=0, description="Decoupled decay of matrices (norms and biases are left alone).")
-    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="Decay of AdamW's first and second moment.")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="The gradient is scaled down to this Euclidean norm.")
-    num_steps: int | None = Field(default=None, ge=1, description="Optimizer batches; None lets the epochs decide.")
-    num_epochs: float = Field(default=3.0, gt=0, description="Passes over the rows, where num_steps is None.")
-    micro_batch_tokens: int = Field(
-        default=4096, ge=1, description="Padded input tokens of one forward pass; memory grows with it. A longer row goes alone."
-    )
-    share_prefixes: bool = Field(
-        default=True, description="Run a prompt once for all its completions, where the model allows it (exact)."
-    )
-    autocast: Literal["auto", "bfloat16", "float32"] = Field(
-        default="auto",
-        description="Precision of the forward pass; weights and optimizer stay float32. auto: bfloat16 where it is fast.",
-    )
-    engine: str = Field(
-        default="transformers",
-        description="What samples the model in training: transformers (on the very weights) or vllm (on a copy, renewed before sampling).",
-    )
-    engine_memory: float = Field(
-        default=0.3,
-        gt=0,
-        lt=1,
-        description="Share of the device's memory that vllm takes for its copy and cache; VLLM_CPU_KVCACHE_SPACE wins over it on a processor.",
-    )
-    seed: int = Field(default=0, description="Random seed of the order of rows and of sampling.")
-    dev_share: float = Field(default=0.1, ge=0, le=0.5, description="Share of the train problems kept for early stopping.")
-    eval_every: int | None = Field(
-        default=None, ge=1, description="Steps between evaluations on the dev slice; None never evaluates."
-    )
-    eval_samples: int = Field(
-        default=4, ge=1, description="Samples of each dev problem in an evaluation, with the same seeds every time."
-    )
-    patience: int | None = Field(
-        default=None, ge=1, description="Stop after this many dev evaluations without a better one; None never stops."
-    )
-    target: float | None = Field(
-        default=None, gt=0, le=1, description="Stop at the first dev evaluation with a pass@1 of at least this; needs eval_every."
-    )
-    max_dev_loss: float | None = Field(
-        default=None,
-        ge=0,
-        lt=1,
-        description="Stop when dev pass@1 has fallen by more than this below the evaluation before the first step; needs eval_every.",
-    )
-    save_every: int | None = Field(
-        default=None,
-        ge=1,
-        description="Steps between checkpoints on the way, each with a state from which the run goes on if it is stopped; None: "
-        "the last checkpoint only, and a state when Ctrl-C stops the run.",
-    )
-    lora_rank: int | None = Field(
-        default=None,
-        ge=1,
-        description="Train LoRA weights of this rank (2106.09685) on linear layers and nothing else; None: all weights.",
-    )
-    lora_alpha: float = Field(
-        default=32.0,
-        gt=0,
-        description="LoRA weights are scaled by lora_alpha / lora_rank. 32 lets one learning rate fit most ranks.",
-    )
-    lora_targets: Literal["all-linear"] | tuple[str, ...] = Field(
-        default="all-linear",
-        description="Which linear layers get LoRA weights: all but the head, or names like [q_proj, v_proj].",
-    )
-    gradient_checkpointing: bool = Field(
-        default=False,
-        description="Compute activations again in backward: memory of one layer, about a third more time, the same gradient.",
-    )
-    ema_decay: float | None = Field(
-        default=None,
-        ge=0,
-        lt=1,
-        description="Keep decay · average + (1 − decay) · weights after each step, and evaluate and save that average; None: the "
-        "last weights. It spans about 1 / (1 − decay) steps and begins at the start's weights: .9 for a hundred steps, .999 for many thousand.",
-    )
-    checkpoint_dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="Of the stored weights. bfloat16 halves the file and rounds small updates away."
-    )
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak learning rate of AdamW."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What the learning rate does after the warm-up: stay, or fall to 0 linearly or in half a cosine."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the learning rate rises linearly from 0."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled decay of matrices (norms and biases are left alone)."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of AdamW's first and second moment."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """The gradient is scaled down to this Euclidean norm."""
+    num_steps: int | None = Field(default=None, ge=1)
+    """Optimizer batches; None lets the epochs decide."""
+    num_epochs: float = Field(default=3.0, gt=0)
+    """Passes over the rows, where num_steps is None."""
+    micro_batch_tokens: int = Field(default=4096, ge=1)
+    """Padded input tokens of one forward pass; memory grows with it. A longer row goes alone."""
+    share_prefixes: bool = True
+    """Run a prompt once for all its completions, where the model allows it (exact)."""
+    autocast: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Precision of the forward pass; weights and optimizer stay float32. auto: bfloat16 where it is fast."""
+    engine: str = "transformers"
+    """What samples the model in training: transformers (on the very weights) or vllm (on a copy, renewed before sampling)."""
+    engine_memory: float = Field(default=0.3, gt=0, lt=1)
+    """Share of the device's memory that vllm takes for its copy and cache; VLLM_CPU_KVCACHE_SPACE wins over it on a processor."""
+    seed: int = 0
+    """Random seed of the order of rows and of sampling."""
+    dev_share: float = Field(default=0.1, ge=0, le=0.5)
+    """Share of the train problems kept for early stopping."""
+    eval_every: int | None = Field(default=None, ge=1)
+    """Steps between evaluations on the dev slice; None never evaluates."""
+    eval_samples: int = Field(default=4, ge=1)
+    """Samples of each dev problem in an evaluation, with the same seeds every time."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after this many dev evaluations without a better one; None never stops."""
+    target: float | None = Field(default=None, gt=0, le=1)
+    """Stop at the first dev evaluation with a pass@1 of at least this; needs eval_every."""
+    max_dev_loss: float | None = Field(default=None, ge=0, lt=1)
+    """Stop when dev pass@1 has fallen by more than this below the evaluation before the first step; needs eval_every."""
+    save_every: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints on the way, each with a state from which the run goes on if it is stopped; None: the last checkpoint only, and a
+    state when Ctrl-C stops the run."""
+    lora_rank: int | None = Field(default=None, ge=1)
+    """Train LoRA weights of this rank (2106.09685) on linear layers and nothing else; None: all weights."""
+    lora_alpha: float = Field(default=32.0, gt=0)
+    """LoRA weights are scaled by lora_alpha / lora_rank. 32 lets one learning rate fit most ranks."""
+    lora_targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Which linear layers get LoRA weights: all but the head, or names like [q_proj, v_proj]."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in backward: memory of one layer, about a third more time, the same gradient."""
+    ema_decay: float | None = Field(default=None, ge=0, lt=1)
+    """Keep decay · average + (1 − decay) · weights after each step, and evaluate and save that average; None: the last weights. It spans about 1
+    / (1 − decay) steps and begins at the start's weights: .9 for a hundred steps, .999 for many thousand."""
+    checkpoint_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the stored weights. bfloat16 halves the file and rounds small updates away."""
 
 
 class EpochConfig(TrainingConfig):
     """Settings of stages that deal prepared rows out in epochs."""
 
-    rows_per_batch: int = Field(
-        default=16, ge=1, description="Rows (pairs, where a stage learns from pairs) in one optimizer batch."
-    )
+    rows_per_batch: int = Field(default=16, ge=1)
+    """Rows (pairs, where a stage learns from pairs) in one optimizer batch."""
 
 
 class RolloutConfig(TrainingConfig):
     """Settings of stages that sample the model in training."""
 
-    learning_rate: float = Field(
-        default=5e-6, gt=0, description="Peak learning rate. DeepSeekMath and most of practice: 1e-6, for models of 1B and more."
-    )
-    num_steps: int = Field(default=100, ge=1, description="Batches that are sampled; papers run hundreds to thousands.")
-    problems_per_batch: int = Field(default=8, ge=1, description="Prompts per batch. DeepSeekMath: 16 (of 1024 samples).")
-    group_size: int = Field(default=8, ge=2, description="Samples per prompt, G. Practice: 8..16; DeepSeekMath (2402.03300): 64.")
-    updates_per_batch: int = Field(
-        default=1, ge=1, description="Optimizer steps per batch. 1 is on-policy: the ratio to the sampler's policy is 1."
-    )
-    importance_cap: float | None = Field(
-        default=2.0,
-        gt=0,
-        description="Cap of the weight trainer/sampler probability that corrects differences between sampler and trainer; None: no weight.",
-    )
-    kl_weight: float = Field(
-        default=0.0,
-        ge=0,
-        description="Weight of the k3 divergence to the model before training. DeepSeekMath: .04; now mostly 0.",
-    )
-    signal_scaled: bool = Field(
-        default=True,
-        description="Multiply the learning rate by the share of groups with signal: Adam would make a full-size step of one rare success.",
-    )
+    learning_rate: float = Field(default=5e-6, gt=0)
+    """Peak learning rate. DeepSeekMath and most of practice: 1e-6, for models of 1B and more."""
+    num_steps: int = Field(default=100, ge=1)
+    """Batches that are sampled; papers run hundreds to thousands."""
+    problems_per_batch: int = Field(default=8, ge=1)
+    """Prompts per batch. DeepSeekMath: 16 (of 1024 samples)."""
+    group_size: int = Field(default=8, ge=2)
+    """Samples per prompt, G. Practice: 8..16; DeepSeekMath (2402.03300): 64."""
+    updates_per_batch: int = Field(default=1, ge=1)
+    """Optimizer steps per batch. 1 is on-policy: the ratio to the sampler's policy is 1."""
+    importance_cap: float | None = Field(default=2.0, gt=0)
+    """Cap of the weight trainer/sampler probability that corrects differences between sampler and trainer; None: no weight."""
+    kl_weight: float = Field(default=0.0, ge=0)
+    """Weight of the k3 divergence to the model before training. DeepSeekMath: .04; now mostly 0."""
+    signal_scaled: bool = True
+    """Multiply the learning rate by the share of groups with signal: Adam would make a full-size step of one rare success."""
 
 
 class ClippedConfig(RolloutConfig):
     """Settings of policy gradients with a clipped ratio."""
 
-    eps_low: float = Field(default=0.2, gt=0, lt=1, description="Lower clip of the ratio. PPO and GRPO: 0.2.")
-    eps_high: float = Field(default=0.2, gt=0, description="Upper clip of the ratio. PPO and GRPO: 0.2; DAPO (2503.14476): 0.28.")
+    eps_low: float = Field(default=0.2, gt=0, lt=1)
+    """Lower clip of the ratio. PPO and GRPO: 0.2."""
+    eps_high: float = Field(default=0.2, gt=0)
+    """Upper clip of the ratio. PPO and GRPO: 0.2; DAPO (2503.14476): 0.28."""
 
 
 class GroupConfig(ClippedConfig):
     """Settings of GRPO's advantage and reduction."""
 
-    normalize_std: bool = Field(
-        default=True, description="Divide by the group's standard deviation; Dr. GRPO (2503.20783) does not."
-    )
-    reduction: str = Field(
-        default="sequence_mean",
-        pattern="^(sequence_mean|token_mean)$",
-        description="What is averaged: tokens per sample, then samples (GRPO); or all tokens alike (DAPO).",
-    )
+    normalize_std: bool = True
+    """Divide by the group's standard deviation; Dr. GRPO (2503.20783) does not."""
+    reduction: str = Field(default="sequence_mean", pattern="^(sequence_mean|token_mean)$")
+    """What is averaged: tokens per sample, then samples (GRPO); or all tokens alike (DAPO)."""
 
 
 class ReferenceConfig(EpochConfig):
     """Settings of stages that learn from reference paths."""
 
-    learning_rate: float = Field(default=1e-5, gt=0, description="Peak. Papers: 1e-5 for all weights, 1e-4..1e-3 for LoRA.")
-    max_references: int | None = Field(default=None, ge=1, description="Reference paths used per problem; None uses all.")
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak. Papers: 1e-5 for all weights, 1e-4..1e-3 for LoRA."""
+    max_references: int | None = Field(default=None, ge=1)
+    """Reference paths used per problem; None uses all."""
 
 
 class PairConfig(EpochConfig):
     """Settings of stages that learn from pairs."""
 
-    learning_rate: float = Field(default=1e-6, gt=0, description="Peak. Papers: 5e-7..1e-6 for 7B; small models take more.")
-    rows_per_batch: int = Field(default=8, ge=1, description="Pairs in one optimizer batch. Papers: 32..128.")
-    num_samples: int = Field(default=8, ge=2, description="Samples per problem, where no pairs are given.")
-    max_per_problem: int = Field(default=4, ge=1, description="Pairs kept per problem, where no pairs are given.")
-    use_references: bool = Field(
-        default=True,
-        description="Whether a reference path may be the chosen answer where no sample is right; only for sampled pairs.",
-    )
+    learning_rate: float = Field(default=1e-6, gt=0)
+    """Peak. Papers: 5e-7..1e-6 for 7B; small models take more."""
+    rows_per_batch: int = Field(default=8, ge=1)
+    """Pairs in one optimizer batch. Papers: 32..128."""
+    num_samples: int = Field(default=8, ge=2)
+    """Samples per problem, where no pairs are given."""
+    max_per_problem: int = Field(default=4, ge=1)
+    """Pairs kept per problem, where no pairs are given."""
+    use_references: bool = True
+    """Whether a reference path may be the chosen answer where no sample is right; only for sampled pairs."""
 
 
 class TracesConfig(EpochConfig):
     """Settings of stages that imitate verified samples of another model."""
 
-    num_samples: int = Field(default=4, ge=1, description="Samples of the teacher per problem.")
-    max_per_problem: int = Field(default=4, ge=1, description="Distinct verified samples kept per problem.")
-    temperature: float = Field(default=1.0, gt=0, description="Sampling temperature of the teacher.")
+    num_samples: int = Field(default=4, ge=1)
+    """Samples of the teacher per problem."""
+    max_per_problem: int = Field(default=4, ge=1)
+    """Distinct verified samples kept per problem."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature of the teacher."""
 
 
 class StudentConfig(TracesConfig):
     """Settings of stages in which a teacher corrects the student's own samples."""
 
-    learning_rate: float = Field(default=1e-5, gt=0, description="Peak. On-policy distillation: 5e-5 for all weights, 1e-4 LoRA.")
-    num_steps: int = Field(default=100, ge=1, description="Batches.")
-    problems_per_batch: int = Field(default=16, ge=1, description="Prompts per batch of the student's own samples.")
-    group_size: int = Field(default=1, ge=1, description="Samples of the student per prompt.")
-    on_policy: float = Field(default=1.0, ge=0, le=1, description="λ, share of the batches that the student samples itself.")
-    beta: float = Field(default=1.0, ge=0, le=1, description="0: KL(teacher‖π), 1: KL(π‖teacher), between: Jensen–Shannon.")
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak. On-policy distillation: 5e-5 for all weights, 1e-4 LoRA."""
+    num_steps: int = Field(default=100, ge=1)
+    """Batches."""
+    problems_per_batch: int = Field(default=16, ge=1)
+    """Prompts per batch of the student's own samples."""
+    group_size: int = Field(default=1, ge=1)
+    """Samples of the student per prompt."""
+    on_policy: float = Field(default=1.0, ge=0, le=1)
+    """λ, share of the batches that the student samples itself."""
+    beta: float = Field(default=1.0, ge=0, le=1)
+    """0: KL(teacher‖π), 1: KL(π‖teacher), between: Jensen–Shannon."""

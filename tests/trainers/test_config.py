@@ -36,6 +36,7 @@ def test_overrides_win_over_the_file_and_are_yaml(tmp_path: Path) -> None:
         (["group_size=1"], "setting_out_of_range", "group_size"),
         (["learning_rate"], "override_without_value", "learning_rate=1e-5"),
         (["schedule=square"], "setting_out_of_range", "schedule"),
+        (["save_every=0"], "setting_out_of_range", "save_every"),
         (["seed=[1"], "override_without_value", "seed=[1"),
     ],
 )

@@ -23,13 +23,16 @@ from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 class ChordConfig(ClippedConfig):
     """Settings of `chord`."""
 
-    rows_per_batch: int = Field(default=16, ge=1, description="Reference paths beside each batch of samples.")
-    mu_start: float = Field(default=0.9, ge=0, le=1, description="Weight of imitation at the first step. CHORD-µ: 0.9.")
-    mu_end: float = Field(default=0.05, ge=0, le=1, description="Weight of imitation from `mu_steps` on. CHORD-µ: 0.05.")
-    mu_steps: int = Field(default=50, ge=1, description="Steps over which the weight falls. CHORD-µ: 200.")
-    token_weight: str = Field(
-        default="doubt", pattern="^(one|doubt)$", description="`doubt` weighs a path's tokens by φ = π(1 − π), `one` not at all."
-    )
+    rows_per_batch: int = Field(default=16, ge=1)
+    """Reference paths beside each batch of samples."""
+    mu_start: float = Field(default=0.9, ge=0, le=1)
+    """Weight of imitation at the first step. CHORD-µ: 0.9."""
+    mu_end: float = Field(default=0.05, ge=0, le=1)
+    """Weight of imitation from `mu_steps` on. CHORD-µ: 0.05."""
+    mu_steps: int = Field(default=50, ge=1)
+    """Steps over which the weight falls. CHORD-µ: 200."""
+    token_weight: str = Field(default="doubt", pattern="^(one|doubt)$")
+    """`doubt` weighs a path's tokens by φ = π(1 − π), `one` not at all."""
 
 
 def build(inputs: TrainingInputs, config: ChordConfig) -> Stage:

@@ -22,9 +22,8 @@ from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 class CispoConfig(RolloutConfig):
     """Settings of `cispo`."""
 
-    eps_high: float = Field(
-        default=4.0, gt=0, description="The weight is at most 1 + eps_high. ScaleRL (2510.13786): 4..8 work alike."
-    )
+    eps_high: float = Field(default=4.0, gt=0)
+    """The weight is at most 1 + eps_high. ScaleRL (2510.13786): 4..8 work alike."""
 
 
 def build(inputs: TrainingInputs, config: CispoConfig) -> Stage:

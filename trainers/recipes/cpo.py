@@ -21,8 +21,10 @@ from posttrain.trainers.training_types import Material
 class CpoConfig(PairConfig):
     """Settings of `cpo`."""
 
-    beta: float = Field(default=0.1, gt=0, description="Scale of the summed log-probabilities. CPO: 0.1.")
-    nll_weight: float = Field(default=1.0, ge=0, description="Of the chosen answers' NLL. CPO: 1.")
+    beta: float = Field(default=0.1, gt=0)
+    """Scale of the summed log-probabilities. CPO: 0.1."""
+    nll_weight: float = Field(default=1.0, ge=0)
+    """Of the chosen answers' NLL. CPO: 1."""
 
 
 def build(inputs: TrainingInputs, config: CpoConfig) -> Stage:

@@ -22,10 +22,10 @@ from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 class DapoConfig(ClippedConfig):
     """Settings of `dapo`."""
 
-    eps_high: float = Field(default=0.28, gt=0, description="Upper clip of the ratio. DAPO: 0.28.")
-    max_resamples: int = Field(
-        default=3, ge=0, description="Further rounds of sampling to fill a batch with groups whose rewards differ; 0: none."
-    )
+    eps_high: float = Field(default=0.28, gt=0)
+    """Upper clip of the ratio. DAPO: 0.28."""
+    max_resamples: int = Field(default=3, ge=0)
+    """Further rounds of sampling to fill a batch with groups whose rewards differ; 0: none."""
 
 
 def build(inputs: TrainingInputs, config: DapoConfig) -> Stage:

@@ -23,10 +23,10 @@ from posttrain.trainers.training_types import Material
 class DpoConfig(PairConfig):
     """Settings of `dpo`."""
 
-    beta: float = Field(default=0.1, gt=0, description="How far the policy may go for a margin; small goes far. DPO: 0.1..0.5.")
-    nll_weight: float = Field(
-        default=1.0, ge=0, description="Of the chosen answers' NLL. Iterative RPO (2404.19733): 1; DPO itself: 0."
-    )
+    beta: float = Field(default=0.1, gt=0)
+    """How far the policy may go for a margin; small goes far. DPO: 0.1..0.5."""
+    nll_weight: float = Field(default=1.0, ge=0)
+    """Of the chosen answers' NLL. Iterative RPO (2404.19733): 1; DPO itself: 0."""
 
 
 def build(inputs: TrainingInputs, config: DpoConfig) -> Stage:

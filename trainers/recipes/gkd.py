@@ -21,10 +21,10 @@ from posttrain.trainers.training_types import Material
 class GkdConfig(StudentConfig):
     """Settings of `gkd`."""
 
-    on_policy: float = Field(
-        default=0.5, ge=0, le=1, description="λ, share of the batches that the student samples itself. GKD: 0.5..1."
-    )
-    beta: float = Field(default=0.5, ge=0, le=1, description="0: KL(teacher‖π), 1: KL(π‖teacher). GKD: 0.1..0.9 by task.")
+    on_policy: float = Field(default=0.5, ge=0, le=1)
+    """λ, share of the batches that the student samples itself. GKD: 0.5..1."""
+    beta: float = Field(default=0.5, ge=0, le=1)
+    """0: KL(teacher‖π), 1: KL(π‖teacher). GKD: 0.1..0.9 by task."""
 
 
 def build(inputs: TrainingInputs, config: GkdConfig) -> Stage:

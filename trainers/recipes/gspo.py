@@ -21,8 +21,10 @@ from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 class GspoConfig(ClippedConfig):
     """Settings of `gspo`."""
 
-    eps_low: float = Field(default=3e-4, gt=0, lt=1, description="Lower clip of the sample's ratio. GSPO: 3e-4.")
-    eps_high: float = Field(default=4e-4, gt=0, description="Upper clip of the sample's ratio. GSPO: 4e-4.")
+    eps_low: float = Field(default=3e-4, gt=0, lt=1)
+    """Lower clip of the sample's ratio. GSPO: 3e-4."""
+    eps_high: float = Field(default=4e-4, gt=0)
+    """Upper clip of the sample's ratio. GSPO: 4e-4."""
 
 
 def build(inputs: TrainingInputs, config: GspoConfig) -> Stage:

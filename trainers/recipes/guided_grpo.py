@@ -23,13 +23,10 @@ from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 class GuidedGrpoConfig(GroupConfig):
     """Settings of `guided_grpo`."""
 
-    num_rungs: int = Field(default=4, ge=1, description="In how many parts the allowed prefix is given.")
-    anneal_after: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="Share of the steps after which the longest prefix falls in a line to nothing; 1: never.",
-    )
+    num_rungs: int = Field(default=4, ge=1)
+    """In how many parts the allowed prefix is given."""
+    anneal_after: float = Field(default=0.5, ge=0, le=1)
+    """Share of the steps after which the longest prefix falls in a line to nothing; 1: never."""
 
 
 def build(inputs: TrainingInputs, config: GuidedGrpoConfig) -> Stage:

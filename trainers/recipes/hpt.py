@@ -22,8 +22,10 @@ from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 class HptConfig(ClippedConfig):
     """Settings of `hpt`."""
 
-    most_solved: int = Field(default=0, ge=0, description="γ, right samples up to which a problem is imitated. HPT: 0..2 of 8.")
-    sft_weight: float = Field(default=1.0, gt=0, description="Weight of imitation beside reinforcement. HPT: 1.")
+    most_solved: int = Field(default=0, ge=0)
+    """γ, right samples up to which a problem is imitated. HPT: 0..2 of 8."""
+    sft_weight: float = Field(default=1.0, gt=0)
+    """Weight of imitation beside reinforcement. HPT: 1."""
 
 
 def build(inputs: TrainingInputs, config: HptConfig) -> Stage:

@@ -22,8 +22,10 @@ from posttrain.trainers.training_types import Material
 class IpoConfig(PairConfig):
     """Settings of `ipo`."""
 
-    beta: float = Field(default=0.1, gt=0, description="The margin aimed at is 1/(2β) nats per token. TRL: 0.1; IPO's τ.")
-    nll_weight: float = Field(default=0.0, ge=0, description="Of the chosen answers' NLL; IPO has none.")
+    beta: float = Field(default=0.1, gt=0)
+    """The margin aimed at is 1/(2β) nats per token. TRL: 0.1; IPO's τ."""
+    nll_weight: float = Field(default=0.0, ge=0)
+    """Of the chosen answers' NLL; IPO has none."""
 
 
 def build(inputs: TrainingInputs, config: IpoConfig) -> Stage:

@@ -25,12 +25,14 @@ from posttrain.trainers.training_types import Material, RowRole
 class KtoConfig(PairConfig):
     """Settings of `kto`."""
 
-    rows_per_batch: int = Field(default=16, ge=2, description="Answers in one optimizer batch.")
-    beta: float = Field(default=0.1, gt=0, description="How far the policy may go. KTO: 0.1.")
-    good_weight: float = Field(
-        default=1.0, gt=0, description="Of good answers. KTO: so that weight × number is alike within 1..4/3."
-    )
-    bad_weight: float = Field(default=1.0, gt=0, description="Of bad answers.")
+    rows_per_batch: int = Field(default=16, ge=2)
+    """Answers in one optimizer batch."""
+    beta: float = Field(default=0.1, gt=0)
+    """How far the policy may go. KTO: 0.1."""
+    good_weight: float = Field(default=1.0, gt=0)
+    """Of good answers. KTO: so that weight × number is alike within 1..4/3."""
+    bad_weight: float = Field(default=1.0, gt=0)
+    """Of bad answers."""
 
 
 def build(inputs: TrainingInputs, config: KtoConfig) -> Stage:

@@ -22,10 +22,10 @@ from posttrain.trainers.training_types import Material
 class LogitKdConfig(ReferenceConfig):
     """Settings of `logit_kd`."""
 
-    beta: float = Field(default=0.0, ge=0, le=1, description="0: KL(teacher‖π), 1: KL(π‖teacher), between: Jensen–Shannon.")
-    temperature: float = Field(
-        default=1.0, gt=0, description="Of both distributions; above 1, low-probability tokens count more."
-    )
+    beta: float = Field(default=0.0, ge=0, le=1)
+    """0: KL(teacher‖π), 1: KL(π‖teacher), between: Jensen–Shannon."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of both distributions; above 1, low-probability tokens count more."""
 
 
 def build(inputs: TrainingInputs, config: LogitKdConfig) -> Stage:

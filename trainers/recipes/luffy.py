@@ -24,7 +24,8 @@ from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 class LuffyConfig(ClippedConfig):
     """Settings of `luffy`."""
 
-    gamma: float = Field(default=0.1, gt=0, description="γ of f(π) = π/(π + γ): small weighs unlikely tokens more. LUFFY: 0.1.")
+    gamma: float = Field(default=0.1, gt=0)
+    """γ of f(π) = π/(π + γ): small weighs unlikely tokens more. LUFFY: 0.1."""
 
 
 def build(inputs: TrainingInputs, config: LuffyConfig) -> Stage:

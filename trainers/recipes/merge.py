@@ -24,8 +24,10 @@ from posttrain.trainers.stage import Recipe, TrainingInputs, Transform
 class MergeConfig(TrainingConfig):
     """Settings of `merge`; those of optimizer steps are unused."""
 
-    share: float = Field(default=0.5, ge=0, le=1, description="Of the earlier checkpoint's weights; 0 leaves the model as it is.")
-    lora_rank: None = Field(default=None, description="All weights are averaged; an adapter cannot be.")
+    share: float = Field(default=0.5, ge=0, le=1)
+    """Of the earlier checkpoint's weights; 0 leaves the model as it is."""
+    lora_rank: None = None
+    """All weights are averaged; an adapter cannot be."""
 
 
 def average_weights(inputs: TrainingInputs, config: MergeConfig) -> Transform:

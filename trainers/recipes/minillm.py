@@ -27,9 +27,12 @@ from posttrain.trainers.training_types import Material
 class MinillmConfig(StudentConfig):
     """Settings of `minillm`."""
 
-    consequences: float = Field(default=0.5, ge=0, description="Weight of the policy gradient beside the single steps. Paper: 1.")
-    eps: float = Field(default=0.2, gt=0, lt=1, description="Clip of the ratio. Paper: 0.2.")
-    importance_cap: float | None = Field(default=2.0, gt=0, description="As for grpo; on the policy gradient alone.")
+    consequences: float = Field(default=0.5, ge=0)
+    """Weight of the policy gradient beside the single steps. Paper: 1."""
+    eps: float = Field(default=0.2, gt=0, lt=1)
+    """Clip of the ratio. Paper: 0.2."""
+    importance_cap: float | None = Field(default=2.0, gt=0)
+    """As for grpo; on the policy gradient alone."""
 
 
 def build(inputs: TrainingInputs, config: MinillmConfig) -> Stage:

@@ -24,9 +24,12 @@ from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 class OnlineDpoConfig(RolloutConfig):
     """Settings of `online_dpo`."""
 
-    learning_rate: float = Field(default=1e-6, gt=0, description="Peak. As dpo.")
-    group_size: int = Field(default=4, ge=2, description="Samples per prompt, of which two make the pair. Paper: 2.")
-    beta: float = Field(default=0.1, gt=0, description="How far the policy may go for a margin. Paper: 0.1.")
+    learning_rate: float = Field(default=1e-6, gt=0)
+    """Peak. As dpo."""
+    group_size: int = Field(default=4, ge=2)
+    """Samples per prompt, of which two make the pair. Paper: 2."""
+    beta: float = Field(default=0.1, gt=0)
+    """How far the policy may go for a margin. Paper: 0.1."""
 
 
 def build(inputs: TrainingInputs, config: OnlineDpoConfig) -> Stage:

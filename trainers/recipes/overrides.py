@@ -59,7 +59,8 @@ def load_config(recipe: str, file: Path | None = None, overrides: Sequence[str] 
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        meaning = " ".join((kind.model_fields[str(first["loc"][0])].description or "").split())
         raise SettingsError(
-            f"{where}={first['input']!r}: {first['msg']}. {kind.model_fields[str(first['loc'][0])].description}",
+            f"{where}={first['input']!r}: {first['msg']}. {meaning}",
             code="setting_out_of_range",
         ) from error

@@ -26,11 +26,16 @@ from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 class PpoConfig(ClippedConfig):
     """Settings of `ppo`."""
 
-    updates_per_batch: int = Field(default=2, ge=1, description="Optimizer steps per batch. InstructGPT: 4.")
-    lam: float = Field(default=0.95, ge=0, le=1, description="λ of the advantage estimate: 0 trusts the values, 1 the rewards.")
-    gamma: float = Field(default=1.0, gt=0, le=1, description="Discount per token. Language: 1.")
-    value_weight: float = Field(default=0.1, gt=0, description="Weight of the value loss. InstructGPT: 0.1.")
-    value_clip: float = Field(default=0.2, gt=0, description="How far values may move in one batch. InstructGPT: 0.2.")
+    updates_per_batch: int = Field(default=2, ge=1)
+    """Optimizer steps per batch. InstructGPT: 4."""
+    lam: float = Field(default=0.95, ge=0, le=1)
+    """λ of the advantage estimate: 0 trusts the values, 1 the rewards."""
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    """Discount per token. Language: 1."""
+    value_weight: float = Field(default=0.1, gt=0)
+    """Weight of the value loss. InstructGPT: 0.1."""
+    value_clip: float = Field(default=0.2, gt=0)
+    """How far values may move in one batch. InstructGPT: 0.2."""
 
 
 def build(inputs: TrainingInputs, config: PpoConfig) -> Stage:

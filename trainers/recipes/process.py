@@ -26,10 +26,14 @@ from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 class ProcessConfig(ClippedConfig):
     """Settings of `process`."""
 
-    step_feedback: str = Field(default="rollouts", description="`rollouts`, or the folder of a process reward model.")
-    step_separator: str = Field(default="\n", min_length=1, description="Text that ends a step.")
-    num_rollouts: int = Field(default=4, ge=1, description="Continuations sampled behind each step. Math-Shepherd: 8.")
-    outcome_weight: float = Field(default=0.1, ge=0, description="Share of the verifier's own reward. PURE: about 10 %.")
+    step_feedback: str = "rollouts"
+    """`rollouts`, or the folder of a process reward model."""
+    step_separator: str = Field(default="\n", min_length=1)
+    """Text that ends a step."""
+    num_rollouts: int = Field(default=4, ge=1)
+    """Continuations sampled behind each step. Math-Shepherd: 8."""
+    outcome_weight: float = Field(default=0.1, ge=0)
+    """Share of the verifier's own reward. PURE: about 10 %."""
 
 
 def build(inputs: TrainingInputs, config: ProcessConfig) -> Stage:

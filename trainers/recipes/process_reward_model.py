@@ -30,10 +30,14 @@ from posttrain.trainers.training_types import Material
 class ProcessRewardModelConfig(EpochConfig):
     """Settings of `process_reward_model`."""
 
-    learning_rate: float = Field(default=1e-5, gt=0, description="Peak. As reward_model.")
-    num_samples: int = Field(default=4, ge=1, description="Samples per problem, where no labelled steps are given.")
-    num_rollouts: int = Field(default=4, ge=1, description="Continuations sampled behind each step. Math-Shepherd: 8.")
-    step_separator: str = Field(default="\n", min_length=1, description="Text that ends a step, where nothing is given.")
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak. As reward_model."""
+    num_samples: int = Field(default=4, ge=1)
+    """Samples per problem, where no labelled steps are given."""
+    num_rollouts: int = Field(default=4, ge=1)
+    """Continuations sampled behind each step. Math-Shepherd: 8."""
+    step_separator: str = Field(default="\n", min_length=1)
+    """Text that ends a step, where nothing is given."""
 
 
 def build(inputs: TrainingInputs, config: ProcessRewardModelConfig) -> Stage:

@@ -25,8 +25,10 @@ from posttrain.trainers.training_types import Material
 class RewardModelConfig(PairConfig):
     """Settings of `reward_model`."""
 
-    learning_rate: float = Field(default=1e-5, gt=0, description="Peak. InstructGPT: 9e-6.")
-    centering: float = Field(default=0.01, ge=0, description="Weight of (r(w) + r(l))², which keeps rewards near 0. Paper: 0.01.")
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak. InstructGPT: 9e-6."""
+    centering: float = Field(default=0.01, ge=0)
+    """Weight of (r(w) + r(l))², which keeps rewards near 0. Paper: 0.01."""
 
 
 def build(inputs: TrainingInputs, config: RewardModelConfig) -> Stage:

@@ -25,19 +25,16 @@ from posttrain.trainers.training_types import Material
 class RftConfig(TracesConfig):
     """Settings of `rft`."""
 
-    learning_rate: float = Field(default=1e-5, gt=0, description="Peak. As sft.")
-    num_samples: int = Field(default=8, ge=1, description="Samples per problem. RFT (2308.01825): up to 100, practice 8..32.")
-    max_per_problem: int = Field(
-        default=4, ge=1, description="Distinct verified samples kept per problem, so that easy problems do not outvote hard ones."
-    )
-    temperature: float = Field(
-        default=1.0, gt=0, description="Sampling temperature. RFT uses 0.7; 1 keeps rare paths, hence more of the support."
-    )
-    rounds: int = Field(
-        default=1,
-        ge=1,
-        description="How often to sample, each time from the model as it is then; steps or epochs are per round. ReST: 2..3.",
-    )
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak. As sft."""
+    num_samples: int = Field(default=8, ge=1)
+    """Samples per problem. RFT (2308.01825): up to 100, practice 8..32."""
+    max_per_problem: int = Field(default=4, ge=1)
+    """Distinct verified samples kept per problem, so that easy problems do not outvote hard ones."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature. RFT uses 0.7; 1 keeps rare paths, hence more of the support."""
+    rounds: int = Field(default=1, ge=1)
+    """How often to sample, each time from the model as it is then; steps or epochs are per round. ReST: 2..3."""
 
 
 def build(inputs: TrainingInputs, config: RftConfig) -> Stage:

@@ -32,15 +32,15 @@ from posttrain.trainers.training_types import RowRole, TrainingProblem, Training
 class SelfDistillConfig(StudentConfig):
     """Settings of `self_distill`."""
 
-    scaffold: str = Field(
-        default="auto",
-        pattern="^(auto|hint|few_shot|reference|best_of_n)$",
-        description="What the teacher is given: the problem's `hint`, `few_shot` worked examples, the `reference` path, or `best_of_n`; auto: "
-        "hints where most problems have one, else worked examples, else best_of_n.",
-    )
-    num_samples: int = Field(default=8, ge=1, description="Samples per problem behind the scaffold.")
-    on_policy: float = Field(default=0.0, ge=0, le=1, description="Share of the batches that the student samples itself.")
-    beta: float = Field(default=0.0, ge=0, le=1, description="0: KL(scaffolded‖plain), 1: KL(plain‖scaffolded).")
+    scaffold: str = Field(default="auto", pattern="^(auto|hint|few_shot|reference|best_of_n)$")
+    """What the teacher is given: the problem's `hint`, `few_shot` worked examples, the `reference` path, or `best_of_n`; auto: hints where most
+    problems have one, else worked examples, else best_of_n."""
+    num_samples: int = Field(default=8, ge=1)
+    """Samples per problem behind the scaffold."""
+    on_policy: float = Field(default=0.0, ge=0, le=1)
+    """Share of the batches that the student samples itself."""
+    beta: float = Field(default=0.0, ge=0, le=1)
+    """0: KL(scaffolded‖plain), 1: KL(plain‖scaffolded)."""
 
 
 def scaffolded(inputs: TrainingInputs, config: SelfDistillConfig) -> dict[str, tuple[int, ...]]:

@@ -21,7 +21,8 @@ from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 class SeqKdConfig(TracesConfig):
     """Settings of `seq_kd`."""
 
-    learning_rate: float = Field(default=1e-5, gt=0, description="Peak. As sft.")
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak. As sft."""
 
 
 def build(inputs: TrainingInputs, config: SeqKdConfig) -> Stage:

@@ -21,9 +21,12 @@ from posttrain.trainers.training_types import Material
 class SimpoConfig(PairConfig):
     """Settings of `simpo`."""
 
-    beta: float = Field(default=2.5, gt=0, description="Scale of the mean log-probabilities. SimPO: 2.0..10.")
-    gamma_ratio: float = Field(default=0.55, ge=0, description="γ/β, the margin aimed at in nats per token. SimPO: 0.3..0.55.")
-    nll_weight: float = Field(default=0.0, ge=0, description="Of the chosen answers' NLL; SimPO has none, CPO-SimPO 1.")
+    beta: float = Field(default=2.5, gt=0)
+    """Scale of the mean log-probabilities. SimPO: 2.0..10."""
+    gamma_ratio: float = Field(default=0.55, ge=0)
+    """γ/β, the margin aimed at in nats per token. SimPO: 0.3..0.55."""
+    nll_weight: float = Field(default=0.0, ge=0)
+    """Of the chosen answers' NLL; SimPO has none, CPO-SimPO 1."""
 
 
 def build(inputs: TrainingInputs, config: SimpoConfig) -> Stage:
