@@ -27,7 +27,6 @@ MANY_PARAMETERS = {
     "posttrain/cli/loop.py:loop": "the same",
     "posttrain/cli/train.py:train": "the same",
     "trainers/train_stage.py:train": "the Python call takes the options of the verb by the same names",
-    "trainers/diagnose_and_train.py:loop": "the same",
     "tests/helpers/probes.py:context_over": "everything that a test of a probe varies",
     "trainers/step/chunked_divergence.py:forward": "torch.autograd.Function takes every tensor as a parameter of its own",
 }

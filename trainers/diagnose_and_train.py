@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from posttrain.diagnose.comparison.transition import Transition
 from posttrain.diagnose.engines.models.loading import fingerprint_model
@@ -20,6 +20,7 @@ from posttrain.diagnose.errors import SettingsError, UserError
 from posttrain.diagnose.pipeline.compare_files import compare_folders, write_comparison
 from posttrain.diagnose.pipeline.diagnose_run import run
 from posttrain.diagnose.pipeline.request import resolve_behaviors
+from posttrain.diagnose.probes.runner import AUTO
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.report.report_files import write_report
 from posttrain.diagnose.sampling.plan import Goal, sampling_goal
@@ -67,23 +68,29 @@ class LoopResult:
         return self.path / "report.html" if self.rounds else self.before.report_html
 
 
+class LoopOptions(TypedDict, total=False):
+    """The optional fields of `LoopRequest`, which says what they mean."""
+
+    rounds: int
+    stages: Sequence[str]
+    samples: int | None
+    precision: float | None
+    max_tokens_total: int | None
+    probes: Sequence[str]
+    engine: str
+    config: str | Path | None
+    overrides: Sequence[str]
+    seed: int
+    command: str
+
+
 def loop(
     model: str | Path,
     behaviors: Sequence[str | Path | Behavior],
     *,
     out: str | Path,
-    rounds: int = 1,
-    stages: Sequence[str] = (),
-    samples: int | None = None,
-    precision: float | None = None,
-    max_tokens_total: int | None = None,
-    probes: Sequence[str] = ("auto",),
-    engine: str = "transformers",
-    config: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    seed: int = 0,
-    command: str = "",
     reporter: Reporter | None = None,
+    **options: Unpack[LoopOptions],
 ) -> LoopResult:
     """Diagnose, train the named stage, measure again; `rounds` times. The same call resumes a loop that was stopped.
 
@@ -91,75 +98,66 @@ def loop(
         model: A Hugging Face directory or id, a GGUF file, or `demo`.
         behaviors: What to measure; those with purpose `target` may be trained.
         out: Folder of the loop: `diagnosis-0`, `stage-1`, `diagnosis-1`, ..., `compare.json`, `report.html`.
-        rounds: Stages at most; the loop ends early when no diagnosis names one that trains.
-        stages: Stages to run instead of the named ones, one per round.
-        samples: Samples per problem in every diagnosis; 16 where neither a precision nor a budget is given.
-        precision: In place of a number: half-width of the primary metric's interval, as for `posttrain.diagnose.run`.
-        max_tokens_total: In place of a number: generated tokens of each diagnosis at most, as for `posttrain.diagnose.run`.
-        probes: Further probes of every diagnosis, as for `posttrain.diagnose.run`.
-        engine: What samples, in every diagnosis and in training: `transformers` or `vllm`.
-        config: YAML file with settings of the recipe.
-        overrides: `key=value` settings of the recipe.
-        seed: Of sampling and of training.
-        command: What to print under "how to reproduce".
         reporter: Where progress goes.
+        options: The words of the command line: `rounds`, `stages`, `samples`, `precision`, `max_tokens_total`, `probes`, `engine`, `config`,
+            `overrides`, `seed`, `command`; see `LoopRequest`.
 
     Raises:
         UserError: anything given is wrong.
     """
-    reporter = reporter or Reporter(quiet=True)
 
     def lead(processes: ProcessGroup) -> LoopResult:
-        request = LoopRequest(
-            model=str(model),
-            behaviors=behaviors,
-            out=Path(out),
-            rounds=rounds,
-            stages=tuple(stages),
-            samples=samples,
-            precision=precision,
-            max_tokens_total=max_tokens_total,
-            probes=tuple(probes),
-            engine=engine,
-            config=config,
-            overrides=tuple(overrides),
-            seed=seed,
-            command=command,
-        )
-        return _run_loop(request, processes, reporter)
+        request = LoopRequest(model=str(model), behaviors=behaviors, out=Path(out), **options)
+        return _run_loop(request, processes, reporter or Reporter(quiet=True))
 
     return rank_zero_first(lead)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopRequest:
-    """What a loop is asked for; the fields are the arguments of `loop`.
+    """What a loop is asked for.
 
     Raises:
         UserError: Anything given is wrong.
     """
 
     model: str
+    """A Hugging Face directory or id, a GGUF file, or `demo`."""
     behaviors: Sequence[str | Path | Behavior]
+    """What to measure; those with purpose `target` may be trained."""
     out: Path
-    rounds: int
-    stages: tuple[str, ...]
-    samples: int | None
-    precision: float | None
-    max_tokens_total: int | None
-    probes: tuple[str, ...]
-    engine: str
-    config: str | Path | None
-    overrides: tuple[str, ...]
-    seed: int
-    command: str
+    """Folder of the loop."""
+    rounds: int = 1
+    """Stages at most; the loop ends early when no diagnosis names one that trains."""
+    stages: Sequence[str] = ()
+    """Stages to run instead of the named ones, one per round."""
+    samples: int | None = None
+    """Samples per problem in every diagnosis; 16 where neither a precision nor a budget is given."""
+    precision: float | None = None
+    """In place of a number: half-width of the primary metric's interval, as for `posttrain.diagnose.run`."""
+    max_tokens_total: int | None = None
+    """In place of a number: generated tokens of each diagnosis at most, as for `posttrain.diagnose.run`."""
+    probes: Sequence[str] = (AUTO,)
+    """Further probes of every diagnosis, as for `posttrain.diagnose.run`."""
+    engine: str = EMBEDDED
+    """What samples, in every diagnosis and in training: `transformers` or `vllm`."""
+    config: str | Path | None = None
+    """YAML file with settings of the recipe."""
+    overrides: Sequence[str] = ()
+    """`key=value` settings of the recipe."""
+    seed: int = 0
+    """Of sampling and of training."""
+    command: str = ""
+    """What to print under "how to reproduce"."""
+
     loaded: tuple[Behavior, ...] = field(init=False)
-    """The behaviors."""
-    num_rounds: int = field(init=False)
+    """The behaviors themselves."""
+    goal: Goal = field(init=False)
+    """What every diagnosis samples for."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run, and load the behaviors."""
-        self.goal()
+        object.__setattr__(self, "goal", sampling_goal(self.samples, self.precision, self.max_tokens_total))
         if self.rounds < 1:
             raise SettingsError(f"--rounds: got {self.rounds}, at least 1 is needed", code="too_few_rounds")
         if self.config and not self.stages:
@@ -178,11 +176,11 @@ class LoopRequest:
                 check_engine(resolve_config((fitting or list(RECIPES))[0], None, [text], self.seed).engine)
         refuse_shared_problems(loaded)
         object.__setattr__(self, "loaded", loaded)
-        object.__setattr__(self, "num_rounds", len(self.stages) or self.rounds)
 
-    def goal(self) -> Goal:
-        """Return what every diagnosis samples for."""
-        return sampling_goal(self.samples, self.precision, self.max_tokens_total)
+    @property
+    def num_rounds(self) -> int:
+        """How many stages are run at most."""
+        return len(self.stages) or self.rounds
 
     def config_of(self, stage: str, overrides: Sequence[str]) -> TrainingConfig:
         """Return the settings of a stage."""
@@ -190,13 +188,12 @@ class LoopRequest:
 
     def settings(self) -> dict[str, Any]:
         """Return what a resumed loop must share."""
-        goal = self.goal()
         return {
             "model_fingerprint": fingerprint_model(self.model),
             "behaviors": {b.name: b.fingerprint for b in self.loaded},
-            "samples": goal.samples,
-            "precision": goal.precision,
-            "max_tokens_total": goal.max_tokens,
+            "samples": self.goal.samples,
+            "precision": self.goal.precision,
+            "max_tokens_total": self.goal.max_tokens,
             "probes": list(self.probes),
             "engine": self.engine,
             "seed": self.seed,
@@ -209,7 +206,7 @@ class LoopRequest:
 
 def _run_loop(request: LoopRequest, processes: ProcessGroup, reporter: Reporter) -> LoopResult:
     check_engine(request.engine, processes.size)
-    directory, goal = RunDirectory(request.out), request.goal()
+    directory = RunDirectory(request.out)
     created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     directory.open(
         "loop", request.settings(), {"model": {"source": request.model}, "command": request.command, "created": created}
@@ -217,9 +214,9 @@ def _run_loop(request: LoopRequest, processes: ProcessGroup, reporter: Reporter)
     measure = partial(
         run,
         engine=request.engine,
-        samples=goal.samples,
-        precision=goal.precision,
-        max_tokens_total=goal.max_tokens,
+        samples=request.samples,
+        precision=request.precision,
+        max_tokens_total=request.max_tokens_total,
         probes=request.probes,
         seed=request.seed,
         command=request.command,
