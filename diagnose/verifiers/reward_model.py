@@ -11,7 +11,7 @@ The score is σ(reward − threshold), and a score of .5 is a success unless the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from posttrain.diagnose.engines.codec import TextCodec
-
-_BATCH_TOKENS = 2**14
 
 
 class RewardModelOptions(StrictModel):
@@ -59,8 +57,9 @@ class RewardModelVerifier(ModelVerifier):
 
     Options = RewardModelOptions
 
-    def __init__(self, options: RewardModelOptions) -> None:
-        self._options = options
+    def __init__(self, options: RewardModelOptions, *, batch_tokens: int = 2**14) -> None:
+        """Take the options, and about how many padded tokens are read at a time."""
+        self._options, self._batch_tokens = options, batch_tokens
         self._loaded: _Loaded | None = None
 
     def identity(self) -> str:
@@ -88,7 +87,8 @@ class RewardModelVerifier(ModelVerifier):
             ids.append(prompt.token_ids + codec.encode_path(prompt, Reference(steps=(readable,))).token_ids)
         longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max(map(len, ids))
         fitting = [number for number, each in enumerate(ids) if len(each) <= longest]
-        scores = dict(zip(fitting, _scores(model, [ids[number] for number in fitting], self._options.threshold), strict=True))
+        batches = _batches([ids[number] for number in fitting], self._batch_tokens)
+        scores = dict(zip(fitting, _scores(model, batches, self._options.threshold), strict=True))
         too_long = f"prompt and answer are longer than the {longest} tokens that the reward model reads"
         return [
             Grade(
@@ -118,13 +118,13 @@ class RewardModelVerifier(ModelVerifier):
         return self._loaded
 
 
-def _scores(model: Any, ids: Sequence[tuple[int, ...]], threshold: float) -> list[float]:
+def _scores(model: Any, batches: Iterable[list[tuple[int, ...]]], threshold: float) -> list[float]:
     """Return σ(reward − threshold) behind the last token of each sequence."""
     import torch
 
     scores: list[float] = []
     settings = model.config.get_text_config()
-    for batch in _batches(ids):
+    for batch in batches:
         width = max(map(len, batch))
         # Classifiers look for the last token that is not padding, and many models pad with the end token: pad with what stands nowhere here.
         used = {token for each in batch for token in each}
@@ -138,11 +138,11 @@ def _scores(model: Any, ids: Sequence[tuple[int, ...]], threshold: float) -> lis
     return scores
 
 
-def _batches(ids: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-    """Return neighbours that fill about `_BATCH_TOKENS` once padded."""
+def _batches(ids: Sequence[tuple[int, ...]], max_tokens: int) -> Iterator[list[tuple[int, ...]]]:
+    """Yield neighbours that fill about `max_tokens` once padded."""
     batch: list[tuple[int, ...]] = []
     for each in ids:
-        if batch and (len(batch) + 1) * max(len(each), *map(len, batch)) > _BATCH_TOKENS:
+        if batch and (len(batch) + 1) * max(len(each), *map(len, batch)) > max_tokens:
             yield batch
             batch = []
         batch.append(each)

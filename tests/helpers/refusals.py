@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -17,3 +18,10 @@ def refused(kind: type[UserError], code: str) -> Iterator[pytest.ExceptionInfo[U
         yield caught
     assert caught.value.code == code
     assert "\n" not in str(caught.value)
+
+
+def assert_refuses(function: Callable[..., object], accepted: Mapping[str, Any], **wrong: Any) -> None:
+    """Expect a call to pass, and to raise a ValueError once some of its arguments are wrong: so these are the reason."""
+    function(**accepted)
+    with pytest.raises(ValueError):
+        function(**{**accepted, **wrong})

@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import pytest
 from helpers.figures import DRAW, PROBE_ROWS
+from helpers.refusals import assert_refuses
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
@@ -178,24 +179,28 @@ def test_csv_holds_the_numbers_and_the_panel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "options", "words"),
+    ("name", "accepted", "wrong"),
     [
-        ("checks", ([{**CHECK, "outcome": "failed"}],), {}, "unknown outcome 'failed'"),
-        ("before_after", ([{"id": "a", "before": 0, "after": 0, "state": "lost"}],), {}, "unknown state 'lost'"),
-        ("success_histogram", ({"a": [0.1]},), {"epsilon": 0.9, "mastered": 0.1}, "0 < epsilon < mastered <= 1"),
-        ("reference_likelihood", (["a"], [-1.0, -2.0]), {}, "they must agree"),
-        ("support_transitions", ({"lost": 1},), {}, "unknown state 'lost'"),
-        ("retention", ([{**RETENTION, "run": "a", "group": "others"}],), {}, "unknown group 'others'"),
+        ("checks", {"rows": [CHECK]}, {"rows": [{**CHECK, "outcome": "failed"}]}),
+        ("before_after", {"rows": CHANGES[:1]}, {"rows": [{**CHANGES[0], "state": "lost"}]}),
+        ("success_histogram", {"rates": {"a": [0.1]}, "epsilon": 0.1, "mastered": 0.9}, {"epsilon": 0.9, "mastered": 0.1}),
+        ("reference_likelihood", {"tokens": ["a"], "logprobs": [-1.0]}, {"logprobs": [-1.0, -2.0]}),
+        ("support_transitions", {"counts": {"preserved": 1}}, {"counts": {"lost": 1}}),
+        (
+            "retention",
+            {"rows": [{**RETENTION, "run": "a", "group": "target"}]},
+            {"rows": [{**RETENTION, "run": "a", "group": "others"}]},
+        ),
     ],
 )
-def test_wrong_input_is_refused(name: str, arguments: tuple[Any, ...], options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        DRAW[name](*arguments, **options)
+def test_wrong_input_is_refused(name: str, accepted: dict[str, Any], wrong: dict[str, Any]) -> None:
+    assert_refuses(DRAW[name], accepted, **wrong)
 
 
 def test_unknown_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="use svg, pdf or png"):
-        save_figure(DRAW["checks"]([]), tmp_path / "a.jpg")
+    drawn = {"drawn": DRAW["checks"]([]), "path": tmp_path / "a.svg"}
+    assert_refuses(save_figure, drawn, path=tmp_path / "a.jpg")
+    assert not (tmp_path / "a.jpg").exists()
 
 
 def test_histogram_counts_edges_upwards() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import pytest
+from helpers.refusals import assert_refuses
 from matplotlib.axes import Axes
 
 from posttrain.analysis.figures.availability import availability
@@ -68,8 +69,7 @@ def test_availability_marks_what_binds(tmp_path: Path) -> None:
     assert "10⁻³" in ticks
     assert not any("$" in text for text in ticks)  # formulas are not read in the style of these figures
     assert "ε" not in words(availability(STEPS))
-    with pytest.raises(ValueError, match="unknown path 'mine'"):
-        availability([step("mine", 1, 1.0, 1.0)])
+    assert_refuses(availability, {"rows": [step("reference", 1, 1.0, 1.0)]}, rows=[step("mine", 1, 1.0, 1.0)])
 
 
 @pytest.mark.parametrize("figure", [prefix_ladder, availability])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import pytest
+from helpers.refusals import assert_refuses
 from matplotlib.text import Annotation
 
 from posttrain.analysis.figures import draw_figure, figure_csv, save_figure
@@ -89,10 +89,8 @@ def test_teacher_shows_both_panels() -> None:
 def test_nothing_measured_and_wrong_words() -> None:
     for drawn in (scaffold([]), teacher([])):
         assert draw_figure(drawn, "svg")
-    with pytest.raises(ValueError, match="panel"):
-        teacher([{**TEACHER[0], "panel": "other"}])
-    with pytest.raises(ValueError, match="under"):
-        teacher([{**TEACHER[0], "under": "other"}])
+    assert_refuses(teacher, {"rows": [TEACHER[0]]}, rows=[{**TEACHER[0], "panel": "other"}])
+    assert_refuses(teacher, {"rows": [TEACHER[0]]}, rows=[{**TEACHER[0], "under": "other"}])
 
 
 def test_nothing_global_is_left_behind() -> None:

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from helpers.refusals import assert_refuses
 from scipy.stats import false_discovery_control, fisher_exact, hypergeom
 
 from posttrain.analysis import stats as ps
@@ -142,12 +143,10 @@ def test_false_discoveries_stay_rare_and_real_ones_are_found() -> None:
 
 
 def test_a_rate_of_discoveries_outside_the_unit_interval_is_refused() -> None:
-    with pytest.raises(ValueError):
-        ps.problem_change_tests([4], [1], [4], [2], rate=1.0)
-    with pytest.raises(ValueError, match="below"):
-        ps.problem_change_tests([4], [1], [4], [2], below=0.0)
-    with pytest.raises(ValueError, match="paired"):
-        ps.problem_change_tests([4], [1], [4, 4], [1, 1])
+    accepted = {"n_before": [4], "c_before": [1], "n_after": [4], "c_after": [2], "rate": 0.05, "below": 0.5}
+    assert_refuses(ps.problem_change_tests, accepted, rate=1.0)
+    assert_refuses(ps.problem_change_tests, accepted, below=0.0)
+    assert_refuses(ps.problem_change_tests, accepted, n_after=[4, 4], c_after=[1, 1])
 
 
 # ------------------------------------------------------------------------------------------------------------- all problems
@@ -210,8 +209,8 @@ def test_gains_and_losses_that_cancel_are_seen() -> None:
 
 def test_the_permutation_test_refuses_what_was_not_sampled_and_is_undefined_without_data() -> None:
     rng = np.random.default_rng(6)
-    with pytest.raises(ValueError, match="ks"):
-        ps.permutation_test([4, 2], [1, 1], [4, 2], [1, 1], [4], rng=rng)
-    with pytest.raises(ValueError, match="num_draws"):
-        ps.permutation_test([4], [1], [4], [1], [1], rng=rng, num_draws=0)
+    counts = {"n_before": [4, 2], "c_before": [1, 1], "n_after": [4, 2], "c_after": [1, 1]}
+    accepted = {**counts, "ks": [2], "rng": rng, "num_draws": 9}
+    assert_refuses(ps.permutation_test, accepted, ks=[4])
+    assert_refuses(ps.permutation_test, accepted, num_draws=0)
     assert np.isnan(ps.permutation_test([0], [0], [4], [1], [1], rng=rng).adjusted_p).all()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.refusals import assert_refuses
 from numpy.typing import NDArray
 
 from posttrain.analysis import stats as ps
@@ -80,8 +81,8 @@ def test_no_crossing_where_one_curve_stays_above() -> None:
     assert crossing.probability == 0.0
     # Falling from the first k on is no crossing either.
     assert np.isnan(ps.curve_crossing(KS, curves(p), curves(p / 2), rng=rng, num_draws=100).k.estimate)
-    with pytest.raises(ValueError, match="rise"):
-        ps.curve_crossing(KS[::-1], curves(p), curves(p), rng=rng)
+    accepted = {"k": KS, "before": curves(p), "after": curves(p), "rng": rng, "num_draws": 100}
+    assert_refuses(ps.curve_crossing, accepted, k=KS[::-1])
 
 
 def test_equivalence() -> None:
@@ -94,8 +95,7 @@ def test_equivalence() -> None:
     # Few problems without a change prove nothing.
     assert ps.equivalence_test([0.0] * 5, [0.0] * 5, 0.05).verdict == "undecided"
     assert ps.equivalence_test([], [], 0.05).verdict == "undecided"
-    with pytest.raises(ValueError, match="margin"):
-        ps.equivalence_test(before, small, 0.0)
+    assert_refuses(ps.equivalence_test, {"before": before, "after": small, "margin": 0.05}, margin=0.0)
 
 
 @pytest.mark.statistical

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.refusals import assert_refuses
 from statsmodels.stats.proportion import proportion_confint
 
 from posttrain.analysis import stats as ps
@@ -147,8 +148,7 @@ def test_weights_repeat_problems_and_next_to_none_leaves_them_out() -> None:
     assert (padded.estimate, padded.low, padded.high) == pytest.approx((plain.estimate, plain.low, plain.high), abs=0.003)
     heavy = ps.paired_delta_interval([0.0, 0.5], [1.0, 0.5], weights=[3.0, 1.0])
     assert heavy.estimate == pytest.approx(0.75)
-    with pytest.raises(ValueError, match="weight"):
-        ps.paired_delta_interval([0.0], [1.0], weights=[0.0])
+    assert_refuses(ps.paired_delta_interval, {"before": [0.0], "after": [1.0], "weights": [1.0]}, weights=[0.0])
 
 
 @pytest.mark.parametrize("num_problems", [5, 10, 24, 50])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.refusals import assert_refuses
 
 from posttrain.analysis import stats as ps
 
@@ -80,8 +81,8 @@ def test_null_refuses_what_does_not_fit() -> None:
     for before, after in (([4], [4]), ([5, 4], [4, 4]), ([4, 4], [4, -1])):
         with pytest.raises(ValueError):
             ps.support_dynamics_null(fit, before, after, rng=rng)
-    with pytest.raises(ValueError, match="paired"):
-        ps.support_dynamics([4], [1], [4, 4], [1, 1])
+    counts = {"n_before": [4], "c_before": [1], "n_after": [4], "c_after": [1]}
+    assert_refuses(ps.support_dynamics, counts, n_after=[4, 4], c_after=[1, 1])
 
 
 def test_null_of_nothing_is_undefined() -> None:
@@ -120,8 +121,7 @@ def test_thinning_keeps_rates_and_refuses_more_than_there_is() -> None:
     thinned = ps.thin(n, np.full(4000, 8), kept, rng=rng)
     assert thinned.mean() / 5 == pytest.approx(0.4, abs=0.02)
     assert thinned.max() <= 5
-    with pytest.raises(ValueError, match="num_kept"):
-        ps.thin([4], [2], [5], rng=rng)
+    assert_refuses(ps.thin, {"num_samples": [4], "num_correct": [2], "num_kept": [4], "rng": rng}, num_kept=[5])
 
 
 @pytest.mark.statistical
@@ -163,5 +163,5 @@ def test_selection_by_halves_is_an_average_over_all_ways_to_halve() -> None:
     assert nothing.num_problems == 0.0
     assert np.isnan(nothing.gain.estimate)
     assert np.isnan(ps.never_solved_gain([1], [0], [1], [1]).naive_gain)
-    with pytest.raises(ValueError, match="fresh"):
-        ps.never_solved_gain([4], [0], [4], [1], fresh=([4, 4], [0, 0]))
+    counts = {"n_before": [4], "c_before": [0], "n_after": [4], "c_after": [1], "fresh": ([4], [0])}
+    assert_refuses(ps.never_solved_gain, counts, fresh=([4, 4], [0, 0]))

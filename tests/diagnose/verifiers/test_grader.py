@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.refusals import assert_refuses
 
 from posttrain.diagnose.errors import VerifierError
 from posttrain.diagnose.types import (
@@ -221,16 +222,17 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_child_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_process, "CHILD_SCRIPT", "/no_such_script.py")
     grader = Grader(behavior("number", problem(1, "12")))
-    with pytest.raises(VerifierError, match="no_such_script"):
+    with pytest.raises(VerifierError) as failed:
         grader.grade(problem(1, "12"), ["12"])
+    assert "/no_such_script.py" in str(failed.value)  # what the process printed before it ended
     monkeypatch.setattr(child_process.sys, "executable", "/no/such/python")
-    with pytest.raises(VerifierError, match="cannot be started"):
+    with pytest.raises(VerifierError) as failed:
         grader.grade(problem(1, "12"), ["12"])
+    assert isinstance(failed.value.__cause__, FileNotFoundError)
 
 
 def test_deadline_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="deadline"):
-        Grader(behavior("number"), deadline=0.0)
+    assert_refuses(Grader, {"behavior": behavior("number"), "deadline": 0.1}, deadline=0.0)
 
 
 def test_selftest_finds_a_verifier_that_believes_anything() -> None:

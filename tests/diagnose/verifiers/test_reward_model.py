@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.refusals import refused
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from posttrain.diagnose.behaviors import load_behavior
@@ -17,6 +18,7 @@ from posttrain.diagnose.errors import BehaviorError, ModelError
 from posttrain.diagnose.types import Behavior, GradeStatus
 from posttrain.diagnose.verifiers import build_verifier
 from posttrain.diagnose.verifiers.grader import Grader
+from posttrain.diagnose.verifiers.reward_model import RewardModelOptions, RewardModelVerifier
 from posttrain.diagnose.verifiers.selftest import verifier_selftest
 
 
@@ -79,8 +81,6 @@ def test_a_model_that_pads_with_its_end_token_is_read_behind_it_all_the_same(tin
 
 
 def test_blanks_and_echoes_need_no_model(tmp_path: Path, reward_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from posttrain.diagnose.verifiers.reward_model import RewardModelVerifier
-
     behavior = load_behavior(write_behavior(tmp_path, reward_model))
 
     def rate(self: RewardModelVerifier, *_: Any) -> None:
@@ -104,13 +104,15 @@ def test_an_answer_that_does_not_fit_is_missing_and_odd_characters_are_read(rewa
     assert odd.status is GradeStatus.SCORED
 
 
-def test_many_long_texts_are_read_in_several_batches(reward_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_long_texts_are_read_in_several_batches(reward_model: Path, tmp_path: Path) -> None:
     behavior = load_behavior(write_behavior(tmp_path, reward_model))
     texts = [f"{i} and {'on' * (i % 5)}" for i in range(20)]
-    with Grader(behavior) as grader:
-        whole = [grade.score for grade in grader.grade(behavior.problems[0], texts)]
-        monkeypatch.setattr("posttrain.diagnose.verifiers.reward_model._BATCH_TOKENS", 50)
-        assert [grade.score for grade in grader.grade(behavior.problems[0], texts)] == pytest.approx(whole, abs=1e-5)
+
+    def scores(**settings: int) -> list[float | None]:
+        verifier = RewardModelVerifier(RewardModelOptions(model=str(reward_model)), **settings)
+        return [grade.score for grade in verifier.rate(behavior.problems[0], texts, behavior.prompt)]
+
+    assert scores(batch_tokens=50) == pytest.approx(scores(), abs=1e-5)
 
 
 def test_the_selftest_tries_references_and_garbage_on_a_few_problems(reward_model: Path, tmp_path: Path) -> None:
@@ -146,17 +148,16 @@ def test_the_behavior_says_what_a_success_is_and_its_fingerprint_knows_the_weigh
 
 
 def test_what_is_no_reward_model_is_refused_in_one_line(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no such file or folder"):
+    with refused(ModelError, "model_not_found"):
         load_behavior(write_behavior(tmp_path, tmp_path / "none"))
     for path, said in (
         (tiny_model, "its weights lack score.weight"),
         (make_reward_model(tmp_path / "two", tiny_model, num_labels=2), "it has 2 labels"),
     ):
         behavior = load_behavior(write_behavior(tmp_path, path))
-        with pytest.raises(ModelError) as refused, Grader(behavior) as grader:
+        with refused(ModelError, "not_a_reward_model") as caught, Grader(behavior) as grader:
             grader.grade(behavior.problems[0], ["hi"])
-        assert said in str(refused.value)
-        assert "\n" not in str(refused.value)
+        assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_what_is_no_reward_model_is_refused_in_one_line(tiny_model: Path, tmp_pa
 def test_wrong_options_are_refused(options: dict[str, Any], said: str) -> None:
     from posttrain.diagnose.types import VerifierSpec
 
-    with pytest.raises(BehaviorError) as refused:
+    with pytest.raises(BehaviorError) as caught:
         build_verifier(VerifierSpec(kind="reward_model", options=options))
-    assert refused.value.code == "invalid_setting"
-    assert said in str(refused.value)
+    assert caught.value.code == "invalid_setting"
+    assert said in str(caught.value)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.refusals import refused
 from helpers.training import TinyEngine, grade_all, grade_parity, make_behavior, make_inputs, random_rows, tiny_llama
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -238,7 +239,7 @@ def test_the_old_state_stays_until_the_new_one_is_whole(tokenizer, tmp_path: Pat
     assert left.name == "training_state-2"
     files = {path.name for path in (tmp_path / "cut").iterdir()}
     store = ResumeStore(tmp_path / "cut", {}, ProcessGroup(), write_file=write_to_a_full_disk)
-    with pytest.raises(OSError, match="No space left") as full:
+    with pytest.raises(OSError) as full:
         store.write(4, {"log_bytes": 0}, {"a": torch.zeros(2)})
     assert full.value.errno == errno.ENOSPC
     assert find_state(tmp_path / "cut") == left
@@ -266,9 +267,9 @@ def test_a_state_of_the_same_step_takes_the_place_of_the_one_before(tmp_path: Pa
         assert state.tensors.read_full("a") == number
     assert len(list(tmp_path.iterdir())) == 1
     next(tmp_path.glob("training_state-*/tensors-*")).unlink()
-    with pytest.raises(RunError) as refused:
+    with pytest.raises(RunError) as caught:
         store.read()
-    assert refused.value.code == "unreadable_state"
+    assert caught.value.code == "unreadable_state"
 
 
 class OneOfMany(ProcessGroup):
@@ -307,9 +308,9 @@ def rows_of(value: torch.Tensor, rank: int, size: int) -> torch.Tensor:
 def test_other_settings_are_refused_with_the_difference(tokenizer, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train("sft", tokenizer, tmp_path, on_step=Stopped("step", 1))
-    with pytest.raises(RunError, match=r"betas: there \[0.9, 0.95\], here \[0.9, 0.99\]") as refused:
+    with refused(RunError, "other_settings") as caught:
         train("sft", tokenizer, tmp_path, "betas=[0.9, 0.99]")
-    assert refused.value.code == "other_settings"
+    assert all(value in str(caught.value) for value in ("betas", "[0.9, 0.95]", "[0.9, 0.99]"))
     assert find_state(tmp_path) is not None
 
 
@@ -375,9 +376,9 @@ def test_the_command_resumes(sums_file: Path, tiny_model: Path, tmp_path: Path, 
     assert not (tmp_path / "cut").exists()
     assert find_state(work) is not None
     assert (work / "checkpoint" / "config.json").exists()  # the steps so far, for who does not want to go on
-    refused = command("cut", "learning_rate=1e-2")
-    assert isinstance(refused.exception, RunError)
-    assert "learning_rate: there 0.001, here 0.01" in str(refused.exception)
+    stopped = command("cut", "learning_rate=1e-2")
+    assert isinstance(stopped.exception, RunError)
+    assert "learning_rate: there 0.001, here 0.01" in str(stopped.exception)
     assert find_state(work) is not None
 
     resumed = command("cut")
