@@ -48,7 +48,7 @@ class Probe:
         with Grader(behavior) as grader:
             graders = {behavior.name: grader.grade} if graded else None
             sampler = RolloutSampler(engine=policy.engine, graders=graders)
-            return sampler.sample_problems(self.items, num_samples=num_samples, temperature=1.0, seed=SEED)
+            return sampler.sample_problems(self.items, num_samples=num_samples, seed=SEED)
 
     def by_problem(self, rows: Sequence[TrainingRow], values: Sequence[float]) -> Values:
         """Return [P] the mean over the rows of each problem, NaN where there is none."""

@@ -45,9 +45,7 @@ def build(inputs: TrainingInputs, config: ProcessRewardModelConfig) -> Stage:
 
     def label_samples() -> Made:
         sampler = sampler_of(inputs)
-        sampled = sampler.sample_problems(
-            inputs.training_set.train, num_samples=config.num_samples, temperature=1.0, seed=f"prm|{config.seed}"
-        )
+        sampled = sampler.sample_problems(inputs.training_set.train, num_samples=config.num_samples, seed=f"prm|{config.seed}")
         score = by_rollouts(sampler, inputs.training_set, inputs.tokenizer, num_rollouts=config.num_rollouts, seed=config.seed)
         scored = score_steps(inputs.tokenizer, config.step_separator, score)(inputs.training_set.train, sampled, 0)
         rows = [replace(row, step_scores=tuple(float(value > 0) for value in row.step_scores)) for row in scored]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from safetensors import safe_open
@@ -10,11 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from posttrain.diagnose.engines import base
-from posttrain.diagnose.types import Sampling
+from posttrain.diagnose.engines.base import BaseEngine, Codec, Completion, EngineInfo, TakesWeights, TokenScores
 
 
-class InPlaceEngine(base.BaseEngine):
+class InPlaceEngine(BaseEngine):
     """A live `Engine` around one that takes weights.
 
     It is opened when it first samples, so a stage that samples nothing never starts it, and gets the live weights then. Samples carry its own
@@ -30,14 +29,14 @@ class InPlaceEngine(base.BaseEngine):
     is_live = True
 
     def __init__(
-        self, opener: Callable[[], base.TakesWeights], codec: base.Codec, weights: Callable[[], PreTrainedModel], *, name: str
+        self, opener: Callable[[], TakesWeights], codec: Codec, weights: Callable[[], PreTrainedModel], *, name: str
     ) -> None:
         self._opener, self.codec, self._weights, self._name = opener, codec, weights, name
-        self._engine: base.TakesWeights | None = None
+        self._engine: TakesWeights | None = None
         self._refreshes = 0
 
     @property
-    def info(self) -> base.EngineInfo:
+    def info(self) -> EngineInfo:
         """See `Engine`; opens it."""
         return self._refreshed().info
 
@@ -48,28 +47,21 @@ class InPlaceEngine(base.BaseEngine):
         self._refreshes += 1
         self._engine.load_weights(checkpoint_tensors(self._weights()), model_fingerprint=f"{self._name}:{self._refreshes}")
 
-    def _refreshed(self) -> base.TakesWeights:
+    def _refreshed(self) -> TakesWeights:
         if self._engine is None:
             self.refresh()
         assert self._engine is not None
         return self._engine
 
-    def sample(
-        self,
-        requests: Sequence[base.SampleRequest],
-        sampling: Sampling,
-        *,
-        seed: str,
-        on_tokens: base.OnTokens = base.ignore_tokens,
-    ) -> list[list[base.Completion]]:
-        """See `Engine`."""
-        return self._refreshed().sample(requests, sampling, seed=seed, on_tokens=on_tokens)
+    @property
+    def sample(self) -> Callable[..., list[list[Completion]]]:
+        """See `Engine`; opens it."""
+        return self._refreshed().sample
 
-    def score(
-        self, requests: Sequence[base.ScoreRequest], *, on_tokens: base.OnTokens = base.ignore_tokens
-    ) -> list[base.TokenScores]:
-        """See `Engine`; in the precision of the engine."""
-        return self._refreshed().score(requests, on_tokens=on_tokens)
+    @property
+    def score(self) -> Callable[..., list[TokenScores]]:
+        """See `Engine`; in the precision of the engine. Opens it."""
+        return self._refreshed().score
 
     def close(self) -> None:
         """Close the engine, where it was opened."""

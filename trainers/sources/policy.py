@@ -81,12 +81,9 @@ class RolloutSampler:
         groups = [parts[number % size][number // size] for number in range(len(ordered))]
         return [row for group in groups for row in group]
 
-    def sample_problems(
-        self, items: Sequence[TrainingProblem], *, num_samples: int, temperature: float, seed: str
-    ) -> list[TrainingRow]:
-        """Sample problems as they are measured; see `sample`."""
-        requests = problem_prompts(self.engine, items)
-        return self.sample(requests, num_samples=num_samples, temperature=temperature, seed=seed)
+    def sample_problems(self, items: Sequence[TrainingProblem], *, num_samples: int, seed: str) -> list[TrainingRow]:
+        """Sample the policy itself on problems as they are measured; see `sample`."""
+        return self.sample(problem_prompts(self.engine, items), num_samples=num_samples, temperature=1.0, seed=seed)
 
     def _sample_part(
         self, requests: Sequence[RolloutRequest], *, num_samples: int, temperature: float, seed: str

@@ -114,7 +114,7 @@ def sample_pairs(
 
     def make() -> Made:
         items = training_set.train
-        sampled = sampler.sample_problems(items, num_samples=config.num_samples, temperature=1.0, seed=f"pairs|{config.seed}")
+        sampled = sampler.sample_problems(items, num_samples=config.num_samples, seed=f"pairs|{config.seed}")
         pairs = make_pairs([*sampled, *demonstrations], successes(training_set), config.max_per_problem)
         return pairs, _sampling_metrics(sampled) | {"problems_without_pair": _share_without(pairs, items)}
 

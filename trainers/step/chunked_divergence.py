@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from posttrain.trainers.step.chunked_logprobs import ProductGradient
+from posttrain.trainers.step.chunked_logprobs import ProductGradient, chunks, head_logits
 from posttrain.trainers.step.logprobs import States
 
 _CHUNK_BYTES = 32 * 2**20
@@ -79,12 +79,6 @@ def _logit_gradient(policy: Tensor, teacher: Tensor, beta: float) -> Tensor:
     return p.mul_(gain - (p * gain).sum(-1, keepdim=True))
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, sum_dtype: torch.dtype, temperature: float) -> Tensor:
-    logits = (hidden @ weight.T).to(sum_dtype)
-    logits = logits if bias is None else logits + bias.to(sum_dtype)
-    return logits if temperature == 1.0 else logits / temperature
-
-
 class _ChunkedDivergence(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -101,9 +95,9 @@ class _ChunkedDivergence(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, bias)
         ctx.teacher, ctx.dtype, ctx.beta, ctx.temperature = teacher, dtype, beta, temperature
         ctx.sum_dtype = torch.promote_types(dtype, torch.float32)
-        ctx.size = max(1, chunk_bytes // (weight.shape[0] * ctx.sum_dtype.itemsize))
+        ctx.parts = chunks(len(hidden), weight.shape[0], ctx.sum_dtype, chunk_bytes)
         out = hidden.new_empty(len(hidden), dtype=ctx.sum_dtype)
-        for part, policy_logits, teacher_logits in _chunks(ctx, hidden, weight, bias):
+        for part, policy_logits, teacher_logits in _both_logits(ctx, hidden, weight, bias):
             out[part] = _divergence(policy_logits, teacher_logits, beta)
         return out
 
@@ -111,17 +105,14 @@ class _ChunkedDivergence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias = ctx.saved_tensors
-        gradient = ProductGradient(hidden, weight, ctx.dtype, of_weight=ctx.needs_input_grad[1])
-        grad_bias = None if bias is None else torch.zeros_like(bias)
-        for part, policy_logits, teacher_logits in _chunks(ctx, hidden, weight, bias):
+        gradient = ProductGradient(hidden, weight, bias, ctx.dtype, of_weight=ctx.needs_input_grad[1])
+        for part, policy_logits, teacher_logits in _both_logits(ctx, hidden, weight, bias):
             logit_gradient = _logit_gradient(policy_logits, teacher_logits, ctx.beta).mul_(grad[part, None] / ctx.temperature)
-            if grad_bias is not None:
-                grad_bias += logit_gradient.sum(0).to(grad_bias.dtype)
             gradient.add(part, logit_gradient)
-        return gradient.of_hidden, gradient.of_weight, grad_bias, None, None, None, None, None
+        return gradient.of_hidden, gradient.of_weight, gradient.of_bias, None, None, None, None, None
 
 
-def _chunks(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
+def _both_logits(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
     """Yield (slice, policy logits, teacher logits) chunk by chunk."""
     teacher: States = ctx.teacher
     teacher_weight, teacher_bias = (None if each is None else each.detach() for each in teacher.head)
@@ -129,10 +120,7 @@ def _chunks(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> An
     rounded_hidden, rounded_weight = hidden.to(ctx.dtype), weight.to(ctx.dtype)
     teacher_hidden = teacher.hidden.detach().to(teacher.product_dtype)
     teacher_weight = teacher_weight.to(teacher.product_dtype)
-    for start in range(0, len(hidden), ctx.size):
-        part = slice(start, start + ctx.size)
-        yield (
-            part,
-            _logits(rounded_hidden[part], rounded_weight, bias, ctx.sum_dtype, ctx.temperature),
-            _logits(teacher_hidden[part], teacher_weight, teacher_bias, ctx.sum_dtype, ctx.temperature),
-        )
+    for part in ctx.parts:
+        policy_logits = head_logits(rounded_hidden[part], rounded_weight, bias, ctx.sum_dtype, ctx.temperature)
+        teacher_logits = head_logits(teacher_hidden[part], teacher_weight, teacher_bias, ctx.sum_dtype, ctx.temperature)
+        yield part, policy_logits, teacher_logits

@@ -52,33 +52,41 @@ def project(
     return Projected(logprobs, entropies if entropy else None)
 
 
-def _chunk_size(vocabulary: int, dtype: torch.dtype, chunk_bytes: int) -> int:
-    return max(1, chunk_bytes // (vocabulary * dtype.itemsize))
+def chunks(num_tokens: int, vocabulary: int, dtype: torch.dtype, chunk_bytes: int) -> list[slice]:
+    """Cut N tokens into parts whose logits [n, V] in `dtype` hold at most `chunk_bytes`, or one token."""
+    size = max(1, chunk_bytes // (vocabulary * dtype.itemsize))
+    return [slice(start, start + size) for start in range(0, num_tokens, size)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, sum_dtype: torch.dtype) -> Tensor:
+def head_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, sum_dtype: torch.dtype, temperature: float = 1.0) -> Tensor:
+    """Return the logits [n, V] of hidden states [n, H] in a dtype; the product itself is in that of the factors."""
     logits = (hidden @ weight.T).to(sum_dtype)
-    return logits if bias is None else logits + bias.to(sum_dtype)
+    logits = logits if bias is None else logits + bias.to(sum_dtype)
+    return logits if temperature == 1.0 else logits / temperature
 
 
 class ProductGradient:
-    """The gradients of hidden [N, H] · weightᵀ [H, V], summed chunk by chunk from gradients of the logits.
+    """The gradients of hidden [N, H] · weightᵀ [H, V] + bias [V], summed chunk by chunk from gradients of the logits.
 
     Args:
         hidden: [N, H].
         weight: [V, H].
+        bias: [V], or None.
         dtype: Of the products.
         of_weight: Whether the weight has a gradient.
     """
 
-    def __init__(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype, *, of_weight: bool) -> None:
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, *, of_weight: bool) -> None:
         self.hidden, self.weight = hidden.to(dtype), weight.to(dtype)
         self.of_hidden = torch.empty_like(hidden)
         self.of_weight: Tensor | None = None
+        self.of_bias = None if bias is None else torch.zeros_like(bias)
         self._weight_dtype, self._wants_weight = weight.dtype, of_weight
 
     def add(self, part: slice, logit_gradient: Tensor) -> None:
         """Add the gradient [n, V] of the logits of a part of the N positions."""
+        if self.of_bias is not None:
+            self.of_bias += logit_gradient.sum(0).to(self.of_bias.dtype)
         logit_gradient = logit_gradient.to(self.hidden.dtype)
         self.of_hidden[part] = (logit_gradient @ self.weight).to(self.of_hidden.dtype)
         if self._wants_weight:
@@ -105,17 +113,16 @@ class _ChunkedLogprobs(torch.autograd.Function):
         normalisers = hidden.new_empty(len(targets), dtype=sum_dtype)
         logprobs = torch.empty_like(normalisers)
         entropies = torch.empty_like(normalisers) if entropy else normalisers.new_empty(0)
-        size = _chunk_size(weight.shape[0], sum_dtype, chunk_bytes)
-        for start in range(0, len(targets), size):
-            part = slice(start, start + size)
-            logits = _logits(rounded_hidden[part], rounded_weight, bias, sum_dtype)
+        parts = chunks(len(targets), weight.shape[0], sum_dtype, chunk_bytes)
+        for part in parts:
+            logits = head_logits(rounded_hidden[part], rounded_weight, bias, sum_dtype)
             normalisers[part] = torch.logsumexp(logits, dim=-1)
             logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - normalisers[part]
             if entropy:
                 mean = torch.linalg.vecdot((logits - normalisers[part, None]).exp_(), logits)
                 entropies[part] = normalisers[part] - mean
         ctx.save_for_backward(hidden, weight, bias, targets, normalisers)
-        ctx.dtype, ctx.size = dtype, size
+        ctx.dtype, ctx.parts = dtype, parts
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
@@ -123,14 +130,10 @@ class _ChunkedLogprobs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, normalisers = ctx.saved_tensors
-        gradient = ProductGradient(hidden, weight, ctx.dtype, of_weight=ctx.needs_input_grad[1])
-        grad_bias = None if bias is None else torch.zeros_like(bias)
-        for start in range(0, len(targets), ctx.size):
-            part = slice(start, start + ctx.size)
-            logit_gradient = _logits(gradient.hidden[part], gradient.weight, bias, normalisers.dtype)
+        gradient = ProductGradient(hidden, weight, bias, ctx.dtype, of_weight=ctx.needs_input_grad[1])
+        for part in ctx.parts:
+            logit_gradient = head_logits(gradient.hidden[part], gradient.weight, bias, normalisers.dtype)
             logit_gradient.sub_(normalisers[part, None]).exp_().mul_(-grad[part, None])
             logit_gradient.scatter_add_(1, targets[part, None], grad[part, None])
-            if grad_bias is not None:
-                grad_bias += logit_gradient.sum(0).to(grad_bias.dtype)
             gradient.add(part, logit_gradient)
-        return gradient.of_hidden, gradient.of_weight, grad_bias, None, None, None, None
+        return gradient.of_hidden, gradient.of_weight, gradient.of_bias, None, None, None, None

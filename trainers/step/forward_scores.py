@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,9 +16,12 @@ from posttrain.trainers.distributed.processes import ProcessGroup
 from posttrain.trainers.stage import Divergences, ForwardScores, Score
 from posttrain.trainers.step.chunked_divergence import divergence
 from posttrain.trainers.step.gradient_checkpointing import with_gradient_checkpointing
-from posttrain.trainers.step.logprobs import Shortcuts, States, find_shortcuts, logprobs_of, run_model
+from posttrain.trainers.step.logprobs import Shortcuts, States, logprobs_of, run_model
 from posttrain.trainers.step.packing import MicroBatch, RowPack, collate, pack_rows, plan_process_batches
 from posttrain.trainers.training_types import TrainingRow
+
+MAX_TOKENS = 4096
+"""Padded input tokens of one forward pass without a gradient."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,54 +45,15 @@ class ForwardScorer:
     """Runs the models that a stage needs."""
 
     policy: ScoringModel
+    """The model in training."""
     dtype: torch.dtype
     needs: frozenset[Score]
     processes: ProcessGroup = field(default_factory=ProcessGroup)
     reference: ScoringModel | None = None
     """The model before training, where a term or an evaluation needs it: a copy, or the model without its adapter."""
     teacher: ScoringModel | None = None
+    """Where a term needs one; the model before training where no other is given."""
     scalar_head: nn.Linear | None = None
-
-    @classmethod
-    def for_policy(
-        cls,
-        policy: ScoringModel,
-        needs: frozenset[Score],
-        dtype: torch.dtype,
-        *,
-        processes: ProcessGroup | None = None,
-        teacher: PreTrainedModel | None = None,
-        scalar_head: nn.Linear | None = None,
-        keep_reference: bool = False,
-    ) -> ForwardScorer:
-        """Return a scorer for what the terms of a stage need.
-
-        Args:
-            policy: The model in training; with an adapter no copy of it is made for the model before training.
-            needs: The scores that are asked for.
-            dtype: Of the forward pass.
-            processes: That train together; None for this one alone.
-            teacher: None takes the model before training, where a score needs a teacher.
-            scalar_head: Of the stage, where it has one.
-            keep_reference: Whether the model before training is kept even if no term needs it.
-        """
-        reference = guide = None
-        needs_teacher = bool(needs & {Score.TEACHER, Score.DIVERGENCE})
-        if keep_reference or Score.REFERENCE in needs or (needs_teacher and teacher is None):
-            reference = policy
-            if policy.without_adapter is None:
-                reference = replace(policy, model=copy.deepcopy(policy.model).requires_grad_(False))
-        if needs_teacher:
-            guide = reference if teacher is None else ScoringModel(model=teacher, shortcuts=find_shortcuts(teacher))
-        return cls(
-            policy=policy,
-            dtype=dtype,
-            needs=needs,
-            processes=processes or ProcessGroup(),
-            reference=reference,
-            teacher=guide,
-            scalar_head=scalar_head,
-        )
 
     @property
     def model(self) -> PreTrainedModel:
@@ -157,13 +120,13 @@ class ForwardScorer:
             divergence=divergences,
         )
 
-    def score_rows(self, rows: Sequence[TrainingRow], score: Score, *, max_tokens: int = 4096) -> list[Floats]:
+    def score_rows(self, rows: Sequence[TrainingRow], score: Score) -> list[Floats]:
         """Return [T] numbers of each row without a gradient: `Score.POLICY`, `REFERENCE`, `TEACHER` or `VALUE`."""
         mine: dict[int, Floats] = {}
         processes = self.processes
-        packs = pack_rows(rows, range(len(rows)), share=False, hidden_size=1, max_tokens=max_tokens)
+        packs = pack_rows(rows, range(len(rows)), share=False, hidden_size=1, max_tokens=MAX_TOKENS)
         with torch.no_grad():
-            for group, _ in plan_process_batches(packs, max_tokens, rank=processes.rank, size=processes.size):
+            for group, _ in plan_process_batches(packs, MAX_TOKENS, rank=processes.rank, size=processes.size):
                 batch = collate(group).to(self.model.device)
                 if score is Score.TEACHER:
                     assert self.teacher is not None

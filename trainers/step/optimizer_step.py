@@ -89,29 +89,29 @@ class Stepper:
         weights = [_token_weights(component, rows) for component in self.components]
         paired = any(component.term.level is Level.PAIR for component in self.components)
         active = _active(self.components, rows, number, paired=paired)
-        processes, mine = self.scorer.processes, _Sums()
+        processes, sums = self.scorer.processes, _Sums()
         packs = self._pack(rows, active, paired=paired, num_shares=processes.size)
         for group, counts in plan_process_batches(
             packs, self.config.micro_batch_tokens, rank=processes.rank, size=processes.size
         ):
             batch = collate(group).to(self.model.device)
             if counts:
-                value = self._micro_batch_loss(rows, batch, weights, old, mine.means, number)
-                mine.add(float(value.detach()), batch)
+                value = self._micro_batch_loss(rows, batch, weights, old, sums.means, number)
+                sums.add(_Sums(float(value.detach()), len(batch.targets), batch.num_input_tokens))
             else:
                 value = 0.0 * self._micro_batch_loss(rows, batch, weights, {}, MetricMeans(), number)
             value.backward()
         norm = clip_gradient(self.optimizer, self.config.max_grad_norm)
-        sums = _Sums()
-        for one in processes.all_gather(mine):
-            sums.include(one)
+        total = _Sums()
+        for share in processes.all_gather(sums):
+            total.add(share)
         return StepOutcome(
-            status=StepStatus.UPDATED if math.isfinite(sums.loss) and math.isfinite(norm) else StepStatus.NON_FINITE,
-            loss=sums.loss,
+            status=StepStatus.UPDATED if math.isfinite(total.loss) and math.isfinite(norm) else StepStatus.NON_FINITE,
+            loss=total.loss,
             grad_norm=norm,
-            trained_tokens=sums.trained_tokens,
-            input_tokens=sums.input_tokens,
-            metrics=sums.means.result(),
+            trained_tokens=total.trained_tokens,
+            input_tokens=total.input_tokens,
+            metrics=total.means.result(),
         )
 
     def _pack(self, rows: Sequence[TrainingRow], active: Sequence[int], *, paired: bool, num_shares: int) -> list[RowPack]:
@@ -157,7 +157,7 @@ class Stepper:
         return total
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(slots=True)
 class _Sums:
     """Sums over the micro-batches of a step."""
 
@@ -166,12 +166,7 @@ class _Sums:
     input_tokens: int = 0
     means: MetricMeans = field(default_factory=MetricMeans)
 
-    def add(self, loss: float, batch: MicroBatch) -> None:
-        self.loss += loss
-        self.trained_tokens += len(batch.targets)
-        self.input_tokens += batch.num_input_tokens
-
-    def include(self, other: _Sums) -> None:
+    def add(self, other: _Sums) -> None:
         self.loss += other.loss
         self.trained_tokens += other.trained_tokens
         self.input_tokens += other.input_tokens

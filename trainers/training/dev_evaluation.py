@@ -13,7 +13,7 @@ from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.policy import RolloutSampler, num_tokens
 from posttrain.trainers.sources.verified import successes
 from posttrain.trainers.step.chunked_divergence import divergence
-from posttrain.trainers.step.forward_scores import ForwardScorer
+from posttrain.trainers.step.forward_scores import MAX_TOKENS, ForwardScorer
 from posttrain.trainers.step.logprobs import logprobs_of, run_model
 from posttrain.trainers.step.means import MetricMeans
 from posttrain.trainers.step.packing import collate, pack_rows, plan_micro_batches
@@ -49,22 +49,19 @@ class DevEvaluator:
         training_set: Its dev slice is evaluated.
         num_samples: Of each problem.
         seed: Of the samples.
-        max_tokens: Of one forward pass.
 
     Raises:
         SettingsError: The dev slice is empty, or has neither references nor a verifier.
     """
 
-    def __init__(
-        self, sampler: RolloutSampler, training_set: TrainingSet, *, num_samples: int, seed: int, max_tokens: int = 4096
-    ) -> None:
+    def __init__(self, sampler: RolloutSampler, training_set: TrainingSet, *, num_samples: int, seed: int) -> None:
         if not training_set.dev:
             raise SettingsError(
                 "eval_every needs a dev slice, and this training set has none; raise dev_share, or give more train problems",
                 code="empty_dev_slice",
             )
         self.sampler, self.training_set = sampler, training_set
-        self.num_samples, self.seed, self.max_tokens = num_samples, seed, max_tokens
+        self.num_samples, self.seed = num_samples, seed
         self._references = encode_references(sampler.engine, training_set.dev)
         if not sampler.graders and not self._references:
             raise SettingsError(
@@ -78,8 +75,8 @@ class DevEvaluator:
         engine.refresh()
         metrics: dict[str, float] = {}
         if self.sampler.graders:
-            rows = self.sampler.sample_problems(items, num_samples=self.num_samples, temperature=1.0, seed=f"dev|{self.seed}")
-            metrics |= _of_samples(rows, self.training_set) | _of_policy(scorer, rows, self.max_tokens)
+            rows = self.sampler.sample_problems(items, num_samples=self.num_samples, seed=f"dev|{self.seed}")
+            metrics |= _of_samples(rows, self.training_set) | _of_policy(scorer, rows)
         if self._references:
             metrics["reference_logprob"] = _mean_logprob(engine, self._references)
         passed = metrics.get("pass_at_1")
@@ -98,11 +95,11 @@ def _of_samples(rows: Sequence[TrainingRow], training_set: TrainingSet) -> dict[
 
 
 @torch.no_grad()
-def _of_policy(scorer: ForwardScorer, rows: Sequence[TrainingRow], max_tokens: int) -> dict[str, float]:
-    """MetricMeans over all tokens of the samples."""
+def _of_policy(scorer: ForwardScorer, rows: Sequence[TrainingRow]) -> dict[str, float]:
+    """Return means over all tokens of the samples."""
     means = MetricMeans()
-    packs = pack_rows(rows, range(len(rows)), share=False, hidden_size=1, max_tokens=max_tokens)
-    for group in plan_micro_batches(packs, max_tokens):
+    packs = pack_rows(rows, range(len(rows)), share=False, hidden_size=1, max_tokens=MAX_TOKENS)
+    for group in plan_micro_batches(packs, MAX_TOKENS):
         batch = collate(group).to(scorer.model.device)
         states = run_model(scorer.model, batch, scorer.policy.shortcuts, dtype=scorer.dtype)
         _, entropy = logprobs_of(states, batch.targets, entropy=True)

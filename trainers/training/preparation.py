@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
+from posttrain.diagnose.engines.hardware import pick_dtype
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.row_json import fingerprint_rows
-from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
+from posttrain.trainers.stage import Recipe, Score, Stage, TrainingInputs
 from posttrain.trainers.step.forward_scores import ForwardScorer, ScoringModel
 from posttrain.trainers.step.logprobs import find_shortcuts
 from posttrain.trainers.step.optimizer import make_optimizer
 from posttrain.trainers.step.optimizer_step import Stepper
-from posttrain.trainers.step.precision import compute_dtype
 from posttrain.trainers.training.dev_evaluation import Evaluate
 
 
@@ -64,22 +66,33 @@ def run_identity(recipe: Recipe[Any], inputs: TrainingInputs, config: TrainingCo
 def make_scorer(
     inputs: TrainingInputs, config: TrainingConfig, stage: Stage | None = None, adapter: LoraAdapter | None = None
 ) -> ForwardScorer:
-    """Return what runs the model in training, and the models that the terms of a stage compare it with."""
+    """Return what runs the model in training, and the models that the terms of a stage compare it with.
+
+    The model before training is kept where a term, an evaluation or a stage without a teacher needs it: the model without its adapter where
+    it has one, else a copy.
+    """
     model, processes = inputs.model, inputs.processes
     policy = ScoringModel(
         model=model,
         shortcuts=find_shortcuts(model, share_prefixes=config.share_prefixes),
         without_adapter=None if adapter is None else adapter.off,
     )
-    other = inputs.teacher or inputs.earlier
-    return ForwardScorer.for_policy(
-        policy,
-        frozenset() if stage is None else stage.needs,
-        compute_dtype(processes.train_device(model), config.autocast),
+    needs = frozenset[Score]() if stage is None else stage.needs
+    other = None if stage is None or stage.teaches_itself else inputs.teacher or inputs.earlier
+    reference = teacher = None
+    needs_teacher = bool(needs & {Score.TEACHER, Score.DIVERGENCE})
+    if config.eval_every is not None or Score.REFERENCE in needs or (needs_teacher and other is None):
+        reference = policy if adapter is not None else replace(policy, model=copy.deepcopy(model).requires_grad_(False))
+    if needs_teacher:
+        teacher = reference if other is None else ScoringModel(model=other.model, shortcuts=find_shortcuts(other.model))
+    return ForwardScorer(
+        policy=policy,
+        dtype=pick_dtype(config.autocast, processes.train_device(model)),
+        needs=needs,
         processes=processes,
-        teacher=None if other is None or stage is None or stage.teaches_itself else other.model,
+        reference=reference,
+        teacher=teacher,
         scalar_head=None if stage is None else stage.scalar_head,
-        keep_reference=config.eval_every is not None,
     )
 
 

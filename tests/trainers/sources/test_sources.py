@@ -81,7 +81,7 @@ def test_truncated_samples_fail_and_missing_grades_stay_unknown(model) -> None:
     )
     assert {row.reward for row in rows} == {None}
     with pytest.raises(SettingsError) as refused:
-        RolloutSampler(engine=TinyEngine(model), graders={}).sample_problems(items, num_samples=2, temperature=1.0, seed="s")
+        RolloutSampler(engine=TinyEngine(model), graders={}).sample_problems(items, num_samples=2, seed="s")
     assert refused.value.code == "no_verifier"
 
 

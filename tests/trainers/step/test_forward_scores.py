@@ -9,8 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.recipes.registry import find_recipe
 from posttrain.trainers.stage import Score, TrainingInputs
-from posttrain.trainers.step.forward_scores import ForwardScorer, ScoringModel
-from posttrain.trainers.step.logprobs import find_shortcuts
+from posttrain.trainers.training.preparation import make_scorer
 from posttrain.trainers.training_types import TrainingSet
 
 
@@ -27,9 +26,8 @@ def test_the_reference_stays_where_it_was_in_every_precision() -> None:
     )
     stage = find_recipe("dpo").build(inputs, load_config("dpo"))
     rows = random_rows()
-    for dtype in (torch.float32, torch.bfloat16):
-        policy = ScoringModel(model=model, shortcuts=find_shortcuts(model))
-        scorer = ForwardScorer.for_policy(policy, stage.needs, dtype, scalar_head=stage.scalar_head)
+    for dtype in ("float32", "bfloat16"):
+        scorer = make_scorer(inputs, load_config("dpo", None, [f"autocast={dtype}"]), stage)
         before = [torch.tensor(each) for each in scorer.score_rows(rows, Score.REFERENCE)]
         with torch.no_grad():
             for layer in model.model.layers:

@@ -18,9 +18,9 @@ from posttrain.trainers.models.ema import EmaWeights
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.recipes.registry import find_recipe
 from posttrain.trainers.sources.policy import RolloutSampler, sampler_of
-from posttrain.trainers.step.forward_scores import ForwardScorer, ScoringModel
-from posttrain.trainers.step.logprobs import find_shortcuts
+from posttrain.trainers.step.forward_scores import ForwardScorer
 from posttrain.trainers.training.dev_evaluation import DevEvaluation, DevEvaluator
+from posttrain.trainers.training.preparation import make_scorer
 from posttrain.trainers.training.result import Ending
 from posttrain.trainers.training.trainer import run_recipe
 from posttrain.trainers.training_types import TrainingSet
@@ -46,8 +46,7 @@ def test_an_evaluation_measures_what_it_says(tokenizer) -> None:
     inputs = make_inputs(model, tokenizer, grade=grade_parity, engine=engine, training_set=training_set)
     evaluate = DevEvaluator(sampler_of(inputs), training_set, num_samples=3, seed=5)
     stage = find_recipe("sft").build(inputs, load_config("sft"))
-    policy = ScoringModel(model=model, shortcuts=find_shortcuts(model))
-    scorer = ForwardScorer.for_policy(policy, stage.needs, torch.float32, keep_reference=True)
+    scorer = make_scorer(inputs, load_config("sft", None, ["autocast=float32", "eval_every=1"]), stage)
     assert evaluate(scorer).metrics["kl_to_start"] == pytest.approx(0.0, abs=1e-6)
     with torch.no_grad():
         model.lm_head.weight.add_(0.2 * torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0)))
@@ -55,7 +54,7 @@ def test_an_evaluation_measures_what_it_says(tokenizer) -> None:
     assert evaluate(scorer) == found  # the same seeds
 
     sampler = RolloutSampler(engine=tiny, graders=inputs.graders)
-    rows = sampler.sample_problems(training_set.dev, num_samples=3, temperature=1.0, seed="dev|5")
+    rows = sampler.sample_problems(training_set.dev, num_samples=3, seed="dev|5")
     entropies, divergences = [], []
     for row in rows:
         ids = torch.tensor([row.prompt_ids + row.completion_ids])
