@@ -95,28 +95,25 @@ class CachedDecoder:
 
     def _read(self, prompts: list[Prompt], longest: int) -> tuple[Cache, torch.Tensor]:
         """Prefill prompts, padded on the left; return the cache and the logits [., V] after each prompt."""
-        device = self._model.device
         per_chunk = max(1, _PREFILL_TOKENS // longest)
         caches, logits = [], []
         for start in range(0, len(prompts), per_chunk):
-            part = prompts[start : start + per_chunk]
-            ids = torch.zeros(len(part), longest, dtype=torch.long)
-            mask = torch.zeros(len(part), longest, dtype=torch.long)
-            for n, prompt in enumerate(part):
-                ids[n, longest - len(prompt) :] = torch.tensor(prompt)
-                mask[n, longest - len(prompt) :] = 1
+            inputs = padded_left(prompts[start : start + per_chunk], longest, self._model.device)
             cache = _new_cache(self._model, longest + self._room)
-            out = self._model(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                position_ids=(mask.cumsum(-1) - 1).clamp(min=0).to(device),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            out = self._model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
             caches.append(cache)
             logits.append(out.logits[:, -1])
         return _concatenate(caches), torch.cat(logits)
+
+
+def padded_left(rows: Sequence[Prompt], width: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """Return what a model reads of rows that all end in the last column: input_ids, attention_mask and position_ids [B, width]."""
+    ids, mask = (torch.zeros(len(rows), width, dtype=torch.long) for _ in range(2))
+    for n, row in enumerate(rows):
+        ids[n, width - len(row) :] = torch.tensor(row)
+        mask[n, width - len(row) :] = 1
+    found = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+    return {name: tensor.to(device) for name, tensor in found.items()}
 
 
 class _RoomyLayer(DynamicLayer):

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from posttrain.diagnose.engines.base import OnTokens, ScoreRequest, TokenScores
+from posttrain.diagnose.engines.hf.cached_decoder import padded_left
 from posttrain.diagnose.engines.llama.layers import LlamaLayers
 from posttrain.diagnose.engines.llama.packed_sequences import read_pack
 from posttrain.diagnose.engines.llama.packs import cut_packs
@@ -69,21 +70,10 @@ def score_padded(model: PreTrainedModel, requests: Sequence[ScoreRequest], on_to
 def _score_batch(model: PreTrainedModel, requests: list[ScoreRequest]) -> list[TokenScores]:
     rows = [(*request.prompt_ids, *request.path_ids) for request in requests]
     longest, longest_path = max(map(len, rows)), max(len(request.path_ids) for request in requests)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros(len(rows), longest, dtype=torch.long)
-    for n, row in enumerate(rows):  # padded on the left, so that all paths end in the last column
-        ids[n, longest - len(row) :] = torch.tensor(row)
-        mask[n, longest - len(row) :] = 1
-    ids = ids.to(model.device)
-    logits = model(
-        input_ids=ids,
-        attention_mask=mask.to(model.device),
-        position_ids=(mask.cumsum(-1) - 1).clamp(min=0).to(model.device),
-        logits_to_keep=longest_path + 1,
-        use_cache=False,
-    ).logits[:, :-1]
+    inputs = padded_left(rows, longest, model.device)
+    logits = model(**inputs, logits_to_keep=longest_path + 1, use_cache=False).logits[:, :-1]
     lengths = [len(request.path_ids) for request in requests]
-    found = [score_logits(row[-t:], path[-t:]) for row, path, t in zip(logits, ids, lengths, strict=True)]
+    found = [score_logits(row[-t:], path[-t:]) for row, path, t in zip(logits, inputs["input_ids"], lengths, strict=True)]
     return [scores for one, t in zip(found, lengths, strict=True) for scores in _divided(one, [t])]
 
 
