@@ -7,6 +7,8 @@ whole, an interval follows its estimate in brackets: `0.31 [0.24, 0.39]`. What i
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 DASH = "–"
 MINUS = "−"
@@ -98,3 +100,9 @@ def format_probability(value: float) -> str:
 def short_number(value: float, digits: int = 3) -> str:
     """Return a number for a tick or a label in a figure, with at most that number of significant digits."""
     return f"{value:.{digits}g}".replace("-", MINUS) if math.isfinite(value) else DASH
+
+
+def number(row: Mapping[str, Any], key: str) -> float:
+    """Return a number of a row; NaN where it is absent or null."""
+    value = row.get(key)
+    return math.nan if value is None else float(value)

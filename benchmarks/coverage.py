@@ -86,7 +86,7 @@ def replicate(task: tuple[str, int, str, int, dict[int, float], dict[int, float]
     rest = [k for k in ks if k not in counted]
     for k, interval in zip(rest, known.mixture.pass_at_ks(rest), strict=True):
         note(names[k], interval.low, interval.high, truth[k])
-        found[f"{names[k]} identified"] = float(interval.identified)
+        found[f"{names[k]} identified"] = float(not np.isnan(interval.estimate))
     second = raised(rates)
     for k in ks[:2]:
         if samples is None:

@@ -131,7 +131,7 @@ def null_row(distribution: str, num_samples: int, replicates: int) -> str:
         flagged += any(state in (ProblemChange.EXPANDED, ProblemChange.ATTRITED) for state in changes)
         dynamics = support_dynamics(n, before, n, after)
         ratios.append((dynamics.srr, dynamics.ndr))
-        naive += dynamics.expanded
+        naive += int(((before == 0) & (after > 0)).sum())
         if replicate < num_roles:
             shown = permutation_test(n, before, n, after, ks_of(num_samples), rng=rng, num_draws=NUM_PERMUTATIONS)
             roles += bool((shown.adjusted_p <= ERROR).any())

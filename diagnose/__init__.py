@@ -15,18 +15,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from posttrain.diagnose.behaviors import bundled_behaviors, load_behavior, load_behaviors
-    from posttrain.diagnose.comparison.transition import Transition
-    from posttrain.diagnose.gates.decide_gates import gate
-    from posttrain.diagnose.gates.gate_result import GateResult
-    from posttrain.diagnose.pipeline.assemble import assemble
-    from posttrain.diagnose.pipeline.compare_files import compare
-    from posttrain.diagnose.pipeline.diagnose_run import run
-    from posttrain.diagnose.pipeline.request import DiagnoseRequest
-    from posttrain.diagnose.pipeline.run_files import rewrite_report
-    from posttrain.diagnose.pipeline.run_plan import plan_run
-    from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
-    from posttrain.diagnose.thresholds import Thresholds
+    from posttrain.diagnose.behaviors import bundled_behaviors as bundled_behaviors
+    from posttrain.diagnose.behaviors import load_behavior as load_behavior
+    from posttrain.diagnose.behaviors import load_behaviors as load_behaviors
+    from posttrain.diagnose.comparison.transition import Transition as Transition
+    from posttrain.diagnose.gates.decide_gates import gate as gate
+    from posttrain.diagnose.gates.gate_result import GateResult as GateResult
+    from posttrain.diagnose.pipeline.assemble import assemble as assemble
+    from posttrain.diagnose.pipeline.compare_files import compare as compare
+    from posttrain.diagnose.pipeline.diagnose_run import run as run
+    from posttrain.diagnose.pipeline.request import DiagnoseRequest as DiagnoseRequest
+    from posttrain.diagnose.pipeline.run_files import rewrite_report as rewrite_report
+    from posttrain.diagnose.pipeline.run_plan import plan_run as plan_run
+    from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun as DiagnosedRun
+    from posttrain.diagnose.thresholds import Thresholds as Thresholds
 
 _HOME = {
     "bundled_behaviors": "behaviors",
@@ -44,23 +46,6 @@ _HOME = {
     "gate": "gates.decide_gates",
     "Thresholds": "thresholds",
 }
-
-__all__ = [
-    "DiagnoseRequest",
-    "DiagnosedRun",
-    "GateResult",
-    "Thresholds",
-    "Transition",
-    "assemble",
-    "bundled_behaviors",
-    "compare",
-    "gate",
-    "load_behavior",
-    "load_behaviors",
-    "plan_run",
-    "rewrite_report",
-    "run",
-]
 
 
 def __getattr__(name: str) -> Any:

@@ -237,6 +237,22 @@ def available_needs(behavior: Behavior, *, teacher: bool = False, earlier: bool 
     return frozenset(found)
 
 
+def trainable_needs(offered: frozenset[Need], *, data: bool) -> frozenset[Need]:
+    """Return what a stage can learn from, of what is offered and, with `data`, of a data set.
+
+    Samples that a verifier calls right and wrong are pairs, and its rollouts behind a step judge the step. A teacher and an earlier
+    checkpoint stand in for each other. Data may be of any kind: the stage itself refuses the wrong one.
+    """
+    found = set(offered)
+    if data:
+        found.add(Need.REFERENCES)
+    if data or Need.VERIFIER in offered:
+        found |= {Need.PAIRS, Need.STEP_FEEDBACK}
+    if offered & {Need.TEACHER, Need.EARLIER_CHECKPOINT}:
+        found |= {Need.TEACHER, Need.EARLIER_CHECKPOINT}
+    return frozenset(found)
+
+
 def to_markdown() -> str:
     """Return the table of all stages, as `posttrain stages --markdown` prints it and reports/STAGES.md holds it."""
     lines = [

@@ -139,10 +139,13 @@ def modules_named_like_a_function() -> list[str]:
         modules = {path.stem for path in (ROOT / package.parent).glob("*.py")} | {
             path.name for path in (ROOT / package.parent).iterdir() if (path / "__init__.py").exists()
         }
-        for node in parsed(name).body:
+        exported: set[str] = set()
+        for node in ast.walk(parsed(name)):
             if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
-                for exported in set(ast.literal_eval(node.value)) & modules:
-                    found.append(f"{package.parent}/{exported}: module and exported name")
+                exported |= set(ast.literal_eval(node.value))
+            elif isinstance(node, ast.ImportFrom):
+                exported |= {alias.name for alias in node.names if alias.asname == alias.name}
+        found += [f"{package.parent}/{one}: module and exported name" for one in exported & modules]
     return found
 
 

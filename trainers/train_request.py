@@ -10,7 +10,7 @@ from pathlib import Path
 from posttrain.diagnose.behaviors.splits import normalise
 from posttrain.diagnose.engines.base import TakesWeights
 from posttrain.diagnose.errors import RunError, SettingsError
-from posttrain.diagnose.stage_catalogue import HOW_TO_GIVE, STAGES, Need, available_needs
+from posttrain.diagnose.stage_catalogue import HOW_TO_GIVE, STAGES, available_needs, trainable_needs
 from posttrain.diagnose.types import Behavior, Split
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.recipes.overrides import load_config
@@ -55,7 +55,9 @@ class TrainRequest:
                 code="two_origins_of_rows",
             )
         for behavior in self.behaviors:
-            lacking = [need for need in STAGES[self.stage].needs if need not in self.available(behavior)]
+            offered = available_needs(behavior, teacher=bool(self.teacher), earlier=bool(self.earlier))
+            found = trainable_needs(offered, data=bool(self.data))
+            lacking = [need for need in STAGES[self.stage].needs if need not in found]
             if lacking:
                 raise SettingsError(
                     f"train {self.stage}: {'; '.join(HOW_TO_GIVE[need] for need in lacking)} for {behavior.name}; give that, or "
@@ -70,16 +72,6 @@ class TrainRequest:
     def make_training_set(self) -> TrainingSet:
         """Return the train problems of the behaviors, with the dev slice cut off."""
         return TrainingSet(self.behaviors, dev_share=self.config.dev_share)
-
-    def available(self, behavior: Behavior) -> frozenset[Need]:
-        """Return what a stage can learn from. Data may be of any kind: the stage itself refuses the wrong one."""
-        other = bool(self.teacher or self.earlier)
-        found = available_needs(behavior, teacher=other, earlier=other)
-        if self.data:
-            found |= {Need.REFERENCES, Need.PAIRS, Need.STEP_FEEDBACK}
-        if Need.VERIFIER in found:  # samples that it calls right and wrong are pairs, and rollouts behind a step judge the step
-            found |= {Need.PAIRS, Need.STEP_FEEDBACK}
-        return found
 
 
 def resolve_config(
@@ -106,7 +98,7 @@ def refuse_shared_problems(behaviors: Sequence[Behavior]) -> None:
 
     def questions(splits: set[Split]) -> dict[tuple[str, str], str]:
         return {
-            (normalise(p.prompt if isinstance(p.prompt, str) else p.prompt[-1].content), normalise(p.answer)): f"{b.name}/{p.id}"
+            (normalise(p.question), normalise(p.answer)): f"{b.name}/{p.id}"
             for b in behaviors
             for p in b.problems
             if p.split in splits

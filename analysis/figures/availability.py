@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from posttrain.analysis.figures.palette import BLUE, GREEN, INK, MUTED, NOTE, PAPER, VERMILION
-from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, put_head, remember
-from posttrain.analysis.number_format import short_number
+from posttrain.analysis.figures.style import Row, check_known, empty_note, new_axes, paper, put_head, remember
+from posttrain.analysis.number_format import number, short_number
 
 PATHS: dict[str, tuple[str, str, str]] = {
     "reference": (BLUE, "o", "step of a reference"),
@@ -48,9 +48,7 @@ def availability(rows: Sequence[Row], *, epsilon: float | None = None, title: st
     Raises:
         ValueError: A path is none of `PATHS`.
     """
-    unknown = sorted({str(row["path"]) for row in rows} - set(PATHS))
-    if unknown:
-        raise ValueError(f"unknown path {unknown[0]!r}; allowed are {', '.join(PATHS)}")
+    check_known("path", (row["path"] for row in rows), PATHS)
     with paper():
         ax = ax or new_axes(4.6, 3.9)
         known = [row for row in rows if not any(math.isnan(number(row, key)) for key in ("log_reach", "log_local"))]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from posttrain.analysis.figures.palette import BLUE, GREEN, INK, MUTED, NOTE, PAPER, SHARE_LABELS, SHARE_TICKS, VERMILION
-from posttrain.analysis.figures.style import Look, Row, empty_note, legend_mark, new_axes, number, paper, put_head, remember
+from posttrain.analysis.figures.style import Look, Row, check_known, empty_note, legend_mark, new_axes, paper, put_head, remember
+from posttrain.analysis.number_format import number
 
 CHANGES: dict[str, Look] = {
     "preserved": (BLUE, "o", True),
@@ -44,7 +45,7 @@ def before_after(rows: Sequence[Row], *, title: str | None = None, ax: Axes | No
     Raises:
         ValueError: A state is none of `CHANGES`.
     """
-    check_states(str(row["state"]) for row in rows)
+    check_known("state", (row["state"] for row in rows), CHANGES)
     with paper():
         ax = ax or new_axes(4.0, 4.4)
         ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
@@ -109,17 +110,6 @@ def _handles(totals: Mapping[str, int]) -> list[Artist]:
     ]
     handles.append(Line2D([], [], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="no change"))
     return handles
-
-
-def check_states(states: Iterable[str]) -> None:
-    """Refuse what is no state of `compare.json`.
-
-    Raises:
-        ValueError: A state is none of `CHANGES`.
-    """
-    unknown = sorted(set(states) - set(CHANGES))
-    if unknown:
-        raise ValueError(f"unknown state {unknown[0]!r}; allowed are {', '.join(CHANGES)}")
 
 
 def _area(count: int) -> float:

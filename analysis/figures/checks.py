@@ -14,16 +14,17 @@ from posttrain.analysis.figures.palette import GREEN, INK, MUTED, NOTE, ORANGE, 
 from posttrain.analysis.figures.style import (
     Look,
     Row,
+    check_known,
+    draw_mark,
     empty_note,
     legend_mark,
     new_axes,
-    number,
     paper,
     put_head,
     remember,
     wrapped,
 )
-from posttrain.analysis.number_format import short_number
+from posttrain.analysis.number_format import number, short_number
 
 OUTCOMES: dict[str, Look] = {
     "met": (GREEN, "o", True),
@@ -53,9 +54,7 @@ def checks(rows: Sequence[Row], *, title: str | None = None, ax: Axes | None = N
     Raises:
         ValueError: An outcome is none of `OUTCOMES`.
     """
-    unknown = {str(row["outcome"]) for row in rows} - set(OUTCOMES)
-    if unknown:
-        raise ValueError(f"unknown outcome {sorted(unknown)[0]!r}; allowed are {', '.join(OUTCOMES)}")
+    check_known("outcome", (row["outcome"] for row in rows), OUTCOMES)
     with paper():
         ax = ax or new_axes(height=checks_height(rows))
         labels = []
@@ -98,7 +97,8 @@ def _scale(row: Row) -> tuple[float, float]:
 
 
 def _draw_check(ax: Axes, position: int, row: Row, start: float, end: float) -> None:
-    colour, marker, filled = OUTCOMES[str(row["outcome"])]
+    look = OUTCOMES[str(row["outcome"])]
+    colour = look[0]
     place = [(number(row, key) - start) / (end - start) for key in ("estimate", "low", "high", "threshold")]
     estimate, low, high, threshold = place
     if math.isfinite(threshold):
@@ -121,16 +121,6 @@ def _draw_check(ax: Axes, position: int, row: Row, start: float, end: float) -> 
         for bound in (low, high):
             ax.plot([bound] * 2, [position - 0.03, position + 0.19], color=colour, linewidth=1.3, zorder=3)
     if math.isfinite(estimate):
-        ax.plot(
-            [estimate],
-            [position + 0.08],
-            marker=marker,
-            markersize=6,
-            color=colour,
-            markerfacecolor=colour if filled else PAPER,
-            markeredgewidth=0.6 if filled else 1.5,
-            markeredgecolor=PAPER if filled else colour,
-            zorder=4,
-        )
+        draw_mark(ax, estimate, position + 0.08, look, markersize=6, edges=(0.6, 1.5), rim=PAPER, zorder=4)
     else:
         ax.text(0.01, position + 0.08, "undefined", va="center", fontsize=NOTE, color=MUTED)

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from posttrain.analysis.figures.palette import SERIES, SHARE_LABELS, SHARE_TICKS
-from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, printable, put_head, remember
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, paper, printable, put_head, remember
+from posttrain.analysis.number_format import number
 
 _NUM_MARKERS = 6
 

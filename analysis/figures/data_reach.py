@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from posttrain.analysis.figures.palette import BLUE, INK, MUTED, ORANGE, PAPER, VERMILION
-from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, put_head, remember
-from posttrain.analysis.number_format import short_number
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, paper, put_head, remember
+from posttrain.analysis.number_format import number, short_number
 
 OWN = "own"
 AVOIDED = ("rejected", "bad")

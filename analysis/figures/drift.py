@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from posttrain.analysis.figures.palette import BLUE, INK, MUTED, NOTE, PAPER, SHARE_LABELS, SHARE_TICKS, VERMILION
-from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, put_head, remember
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, paper, put_head, remember
+from posttrain.analysis.number_format import number
 
 _MANY = 60
 """Number of problems from which their lines are lighter, so that they do not cover the axes."""

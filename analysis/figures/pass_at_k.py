@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from posttrain.analysis.figures.palette import INK, MUTED, NOTE, PAPER, SERIES, SHARE_LABELS, SHARE_TICKS
-from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, printable, put_head, remember
-from posttrain.analysis.number_format import short_number
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, paper, printable, put_head, remember
+from posttrain.analysis.number_format import number, short_number
 
 _DASHES = (0, (4, 2))
 _CROSSING_DASHES = (0, (6, 2, 1, 2))

@@ -9,19 +9,20 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from posttrain.analysis.figures.palette import BLUE, INK, MUTED, ORANGE, PAPER, SHARE_LABELS, SHARE_TICKS, VERMILION
+from posttrain.analysis.figures.palette import BLUE, INK, MUTED, ORANGE, SHARE_LABELS, SHARE_TICKS, VERMILION
 from posttrain.analysis.figures.style import (
     Look,
     Row,
+    draw_mark,
     empty_note,
     legend_mark,
     new_axes,
-    number,
     paper,
     printable,
     put_head,
     remember,
 )
+from posttrain.analysis.number_format import number
 
 REFERENCE = "reference"
 PLACEBOS: dict[str, Look] = {
@@ -89,20 +90,8 @@ def _place(condition: str) -> int:
 
 
 def _draw_marker(ax: Axes, row: Row, aside: float, look: Look) -> None:
-    colour, marker, filled = look
     x = number(row, "fraction") + aside
     rate, low, high = (number(row, key) for key in ("rate", "low", "high"))
     if math.isfinite(low) and math.isfinite(high):
-        ax.plot([x, x], [low, high], color=colour, linewidth=1.3, zorder=4, solid_capstyle="butt")
-    ax.plot(
-        [x],
-        [rate],
-        marker=marker,
-        markersize=6.5,
-        color=colour,
-        markerfacecolor=colour if filled else PAPER,
-        markeredgecolor=MUTED if filled else colour,
-        markeredgewidth=0.5 if filled else 1.4,
-        zorder=5,
-        clip_on=False,
-    )
+        ax.plot([x, x], [low, high], color=look[0], linewidth=1.3, zorder=4, solid_capstyle="butt")
+    draw_mark(ax, x, rate, look, markersize=6.5, edges=(0.5, 1.4), rim=MUTED, zorder=5, clip_on=False)

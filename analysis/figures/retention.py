@@ -10,7 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from posttrain.analysis.figures.palette import INK, MUTED, NOTE, PAPER, SERIES, SHARE_LABELS, SHARE_TICKS
-from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, printable, put_head, remember, wrapped
+from posttrain.analysis.figures.style import (
+    Row,
+    check_known,
+    empty_note,
+    name_rows,
+    new_axes,
+    paper,
+    printable,
+    put_head,
+    remember,
+    wrapped,
+)
+from posttrain.analysis.number_format import number
 
 GROUPS: dict[str, str] = {"target": "target", "beside": "not trained on", "retention": "retention"}
 """Groups of behaviors, from top to bottom, and what they are called."""
@@ -40,9 +52,7 @@ def retention(rows: Sequence[Row], *, title: str | None = None, ax: Axes | None 
     Raises:
         ValueError: A group is none of `GROUPS`.
     """
-    unknown = {str(row["group"]) for row in rows} - set(GROUPS)
-    if unknown:
-        raise ValueError(f"unknown group {sorted(unknown)[0]!r}; allowed are {', '.join(GROUPS)}")
+    check_known("group", (row["group"] for row in rows), GROUPS)
     places = _places(rows)
     runs = list(dict.fromkeys(str(row["run"]) for row in rows))
     with paper():
@@ -60,9 +70,7 @@ def retention(rows: Sequence[Row], *, title: str | None = None, ax: Axes | None 
         ax.set_yticks(list(places.values()), labels=[wrapped(name, _NAME_CHARS) for _, name in places], fontsize=NOTE)
         ax.set(xlim=(-0.03, 1.03), ylim=(max(places.values(), default=0.5) + 0.5, -_HEADING / 2), xlabel="pass@1")
         ax.set_xticks(SHARE_TICKS, labels=SHARE_LABELS)
-        ax.tick_params(axis="y", length=0)
-        ax.grid(True, axis="x")
-        ax.grid(False, axis="y")
+        name_rows(ax)
         if not rows:
             empty_note(ax, "no behavior was compared")
         put_head(ax, _handles(runs), title=title)

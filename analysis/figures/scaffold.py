@@ -13,17 +13,19 @@ from posttrain.analysis.figures.palette import BLUE, GREEN, INK, MUTED, NOTE, PA
 from posttrain.analysis.figures.style import (
     Look,
     Row,
+    draw_interval,
+    draw_mark,
     empty_note,
     legend_mark,
+    name_rows,
     new_axes,
-    number,
     paper,
     printable,
     put_head,
     remember,
     wrapped,
 )
-from posttrain.analysis.number_format import format_number
+from posttrain.analysis.number_format import format_number, number
 
 _KINDS: dict[str, Look] = {
     "better": (GREEN, "^", True),
@@ -60,9 +62,7 @@ def scaffold(rows: Sequence[Row], *, title: str | None = None, ax: Axes | None =
         ax.set_yticks(range(len(rows)), labels=[_name(row, rows[0]) for row in rows], fontsize=NOTE)
         ax.set(xlim=(-0.02, 1.02), ylim=(max(1, len(rows)) - 0.5, -0.5), xlabel="success rate")
         ax.set_xticks(SHARE_TICKS, labels=SHARE_LABELS)
-        ax.tick_params(axis="y", length=0)
-        ax.grid(True, axis="x")
-        ax.grid(False, axis="y")
+        name_rows(ax)
         if not rows:
             empty_note(ax, "nothing was measured")
         put_head(ax, _handles(rows), title=title)
@@ -76,23 +76,11 @@ def scaffold_height(rows: Sequence[Row]) -> float:
 
 def _draw_row(ax: Axes, position: int, row: Row) -> None:
     rate, low, high, gain = (number(row, key) for key in ("rate", "low", "high", "gain"))
-    colour, marker, filled = (INK, "o", True) if position == 0 else _KINDS[_kind(row)]
+    look = (INK, "o", True) if position == 0 else _KINDS[_kind(row)]
     if math.isfinite(low) and math.isfinite(high):
-        ax.plot([low, high], [position, position], color=colour, linewidth=1.6, zorder=2, solid_capstyle="butt")
-        for end in (low, high):
-            ax.plot([end, end], [position - 0.12, position + 0.12], color=colour, linewidth=1.1, zorder=2)
+        draw_interval(ax, low, high, position, color=look[0], cap=0.12)
     if math.isfinite(rate):
-        ax.plot(
-            [rate],
-            [position],
-            marker=marker,
-            markersize=5.5,
-            color=colour,
-            markerfacecolor=colour if filled else PAPER,
-            markeredgewidth=1.1,
-            zorder=4,
-            clip_on=False,
-        )
+        draw_mark(ax, rate, position, look, markersize=5.5, edges=(1.1, 1.1), rim=look[0], zorder=4, clip_on=False)
     else:
         box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.0}
         ax.text(0.01, position, "not identified", va="center", fontsize=NOTE, color=MUTED, bbox=box, zorder=5)

@@ -11,8 +11,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from posttrain.analysis.figures.palette import BLUE, INK, MUTED, NOTE, PAPER, VERMILION
-from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, put_head, remember
-from posttrain.analysis.number_format import short_number
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, paper, put_head, remember
+from posttrain.analysis.number_format import number, short_number
 
 _SHOWN = 0.005
 """Nats below which a step counts as certain."""

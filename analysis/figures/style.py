@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
@@ -189,7 +189,34 @@ def numbers_of(ax: Axes) -> list[dict[str, Any]]:
     return list(_numbers.get(ax, []))
 
 
-def number(row: Row, key: str) -> float:
-    """Return a number of a row; NaN where it is absent or null."""
-    value = row.get(key)
-    return math.nan if value is None else float(value)
+def check_known(what: str, found: Iterable[str], allowed: Collection[str]) -> None:
+    """Refuse words that a figure has no look for.
+
+    Raises:
+        ValueError: One is not allowed.
+    """
+    unknown = sorted(set(found) - set(allowed))
+    if unknown:
+        raise ValueError(f"unknown {what} {unknown[0]!r}; allowed are {', '.join(allowed)}")
+
+
+def name_rows(ax: Axes) -> None:
+    """Show the rows of a figure by their names alone: no tick and no line along them."""
+    ax.tick_params(axis="y", length=0)
+    ax.grid(True, axis="x")
+    ax.grid(False, axis="y")
+
+
+def draw_interval(ax: Axes, low: float, high: float, y: float, *, color: str, cap: float) -> None:
+    """Draw a horizontal interval with end caps that reach `cap` to either side."""
+    ax.plot([low, high], [y, y], color=color, linewidth=1.6, zorder=2, solid_capstyle="butt")
+    for end in (low, high):
+        ax.plot([end, end], [y - cap, y + cap], color=color, linewidth=1.1, zorder=2)
+
+
+def draw_mark(ax: Axes, x: float, y: float, look: Look, *, edges: tuple[float, float], rim: str, **options: Any) -> None:
+    """Draw one marker; `edges` are the widths of its edge where it is filled, in the colour `rim`, and where it is not, in its own."""
+    colour, marker, filled = look
+    face, edge, width = (colour, rim, edges[0]) if filled else (PAPER, colour, edges[1])
+    place: dict[str, Any] = {"markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": width}
+    ax.plot([x], [y], marker=marker, color=colour, **place, **options)

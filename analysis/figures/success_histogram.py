@@ -15,8 +15,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from posttrain.analysis.figures.palette import HATCHES, INK, MUTED, NOTE, PAPER, SERIES, VERMILION
-from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, printable, put_head, remember
-from posttrain.analysis.number_format import short_number
+from posttrain.analysis.figures.style import Row, empty_note, new_axes, paper, printable, put_head, remember
+from posttrain.analysis.number_format import number, short_number
 
 _MASTERED_COLOUR = SERIES[2][0]
 _ZONE_SHADES = (0.16, 0.0, 0.1)

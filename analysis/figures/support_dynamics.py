@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from posttrain.analysis.figures.palette import BLUE, INK, MUTED, NOTE, PAPER
-from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, put_head, remember
-from posttrain.analysis.number_format import short_number
+from posttrain.analysis.figures.style import Row, empty_note, name_rows, new_axes, paper, put_head, remember
+from posttrain.analysis.number_format import number, short_number
 
 _HALF = 0.26
 """Half the height of the field of a null."""
@@ -57,9 +57,7 @@ def support_dynamics(rows: Sequence[Row], *, title: str | None = None, ax: Axes 
         ax.set(xlim=(min(-0.02, 1.1 * lowest), 1.02), ylim=(max(1, len(rows)) - 0.5, -0.5))
         ticks = [tick for tick in (-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1) if tick >= 1.1 * lowest]
         ax.set_xticks(ticks, labels=[short_number(tick, 2) for tick in ticks])
-        ax.tick_params(axis="y", length=0)
-        ax.grid(True, axis="x")
-        ax.grid(False, axis="y")
+        name_rows(ax)
         if not rows:
             empty_note(ax, "nothing was compared")
         handles: list[Artist] = [

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Polygon, Rectangle
 
-from posttrain.analysis.figures.before_after import CHANGES, check_states
+from posttrain.analysis.figures.before_after import CHANGES
 from posttrain.analysis.figures.palette import INK, MUTED, NOTE, PAPER
-from posttrain.analysis.figures.style import empty_note, new_axes, paper, put_head, remember
+from posttrain.analysis.figures.style import check_known, empty_note, new_axes, paper, put_head, remember
 
 _PLACES: dict[str, tuple[str, str]] = {
     "preserved": ("in support", "in support"),
@@ -46,7 +46,7 @@ def support_transitions(counts: Mapping[str, int], *, title: str | None = None, 
 
     Source: support dynamics, arXiv 2507.14843.
     """
-    check_states(counts)
+    check_known("state", counts, CHANGES)
     total = sum(counts.values())
     with paper():
         ax = ax or new_axes(4.6, 2.6)

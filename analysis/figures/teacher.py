@@ -10,7 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from posttrain.analysis.figures.palette import MUTED, NOTE, SERIES, SHARE_LABELS, SHARE_TICKS
-from posttrain.analysis.figures.style import Row, empty_note, new_axes, number, paper, put_head, remember, wrapped
+from posttrain.analysis.figures.style import (
+    Row,
+    check_known,
+    draw_interval,
+    empty_note,
+    name_rows,
+    new_axes,
+    paper,
+    put_head,
+    remember,
+    wrapped,
+)
+from posttrain.analysis.number_format import number
 
 SUCCESS, LIKELIHOOD = "success", "likelihood"
 """The two panels."""
@@ -42,9 +54,7 @@ def teacher(rows: Sequence[Row], *, title: str | None = None, ax: Axes | None = 
         ValueError: A panel or a model is none of those.
     """
     for key, allowed in (("panel", (SUCCESS, LIKELIHOOD)), ("under", MODELS)):
-        unknown = {str(row[key]) for row in rows} - set(allowed)
-        if unknown:
-            raise ValueError(f"unknown {key} {sorted(unknown)[0]!r}; allowed are {', '.join(allowed)}")
+        check_known(key, (row[key] for row in rows), allowed)
     with paper():
         ax = ax or new_axes(height=3.3)
         remember(ax, rows)
@@ -85,15 +95,11 @@ def _draw_panel(ax: Axes, rows: Sequence[Row]) -> None:
                 )
             continue
         if math.isfinite(low) and math.isfinite(high):
-            ax.plot([low, high], [y, y], color=colour, linewidth=1.6, zorder=2, solid_capstyle="butt")
-            for end in (low, high):
-                ax.plot([end, end], [y - 0.1, y + 0.1], color=colour, linewidth=1.1, zorder=2)
+            draw_interval(ax, low, high, y, color=colour, cap=0.1)
         ax.plot([estimate], [y], marker=marker, color=colour, zorder=3, clip_on=False)
     ax.set_yticks(range(len(names)), labels=[wrapped(name, _NAME_CHARS) for name in names], fontsize=NOTE)
     ax.set_ylim(max(1, len(names)) - 0.5, -0.5)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(True, axis="x")
-    ax.grid(False, axis="y")
+    name_rows(ax)
 
 
 def _handles() -> list[Artist]:

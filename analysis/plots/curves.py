@@ -72,30 +72,14 @@ def mixture_rows(problems: Sequence[Problem], edges: npt.ArrayLike, marks: Seque
     expected = mixture.interval_probabilities(inner).sum(axis=0)
     counts, _ = mixture.draw_interval_counts(inner, rng=rng, num_draws=_NUM_DRAWS)
     low, high = np.quantile(counts, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    rows = [
-        {
-            "from": start,
-            "to": end,
-            "estimate": float(value),
-            "low": min(float(a), float(value)),
-            "high": max(float(b), float(value)),
-        }
+    bins = [
+        (start, end, value, min(a, value), max(b, value))
         for start, end, value, a, b in zip([0.0, *inner], [*inner, 1.0], expected, low, high, strict=True)
     ]
-    at_zero = mixture.impossible_mass(level=LEVEL)
-    below_one = mixture.share_below(float(np.nextafter(1.0, 0.0)), level=LEVEL)
-    for place, ends in (
-        (0.0, (at_zero.estimate, at_zero.low, at_zero.high)),
-        (1.0, (1 - below_one.estimate, 1 - below_one.high, 1 - below_one.low)),
-    ):
-        rows.append(
-            {
-                "from": place,
-                "to": place,
-                **dict(zip(("estimate", "low", "high"), (end * samples.size for end in ends), strict=True)),
-            }
-        )
-    return rows
+    zero, below_one = mixture.impossible_mass(level=LEVEL), mixture.share_below(float(np.nextafter(1.0, 0.0)), level=LEVEL)
+    bins += [(0.0, 0.0, *(end * samples.size for end in (zero.estimate, zero.low, zero.high)))]
+    bins += [(1.0, 1.0, *((1 - end) * samples.size for end in (below_one.estimate, below_one.high, below_one.low)))]
+    return [dict(zip(("from", "to", "estimate", "low", "high"), map(float, one), strict=True)) for one in bins]
 
 
 def crossing_row(before: Sequence[Problem], after: Sequence[Problem], primary_k: int = 1) -> dict[str, float] | None:

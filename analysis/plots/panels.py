@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -106,12 +106,11 @@ def cover_at_tau_panels(found: Sides) -> list[Panel]:
     ]
 
 
-def success_histogram_panels(found: Sides) -> list[Panel]:
-    """Return success rates per problem and the fitted mixing distribution, one panel per behavior."""
+def success_histogram_panels(found: Sides) -> Iterator[Panel]:
+    """Yield success rates per problem and the fitted mixing distribution, one panel per behavior."""
     from posttrain.analysis.figures.success_histogram import bin_edges
     from posttrain.analysis.plots.curves import mixture_rows
 
-    panels = []
     for name, sides in found.items():
         thresholds = {(side.need("measure")["epsilon"], side.settings["thresholds"]["mastered"]) for side in sides}
         if len(thresholds) > 1:
@@ -125,8 +124,7 @@ def success_histogram_panels(found: Sides) -> list[Panel]:
         rates = {label: [_rate(row) for row in rows] for label, rows in problems.items()}
         mixture = {label: mixture_rows(rows, edges, (epsilon, mastered)) for label, rows in problems.items()}
         options = {"epsilon": epsilon, "mastered": mastered, "mixture": mixture}
-        panels.append(Panel(name, "success_histogram", rates, options))
-    return panels
+        yield Panel(name, "success_histogram", rates, options)
 
 
 def eval_problems(problems: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -143,55 +141,47 @@ def each_side(found: Sides) -> list[tuple[str, Side]]:
     return [(name if len(sides) == 1 else f"{name}, {side.label}", side) for name, sides in found.items() for side in sides]
 
 
-def checks_panels(found: Sides) -> list[Panel]:
-    """Return the checks of every behavior."""
+def checks_panels(found: Sides) -> Iterator[Panel]:
+    """Yield the checks of every behavior."""
     from posttrain.analysis.figures.checks import checks_height
 
-    panels = []
     for name, side in each_side(found):
         rows = side.need("checks")
-        panels.append(Panel(name, "checks", rows, height=_fixed_height(checks_height(rows))))
-    return panels
+        yield Panel(name, "checks", rows, height=_fixed_height(checks_height(rows)))
 
 
 def _fixed_height(inches: float) -> Callable[[float], float]:
     return lambda _: inches
 
 
-def step_likelihood_panels(found: Sides) -> list[Panel]:
-    """Return how improbable each step of the reference paths is."""
-    panels = []
+def step_likelihood_panels(found: Sides) -> Iterator[Panel]:
+    """Yield how improbable each step of the reference paths is."""
     for name, side in each_side(found):
         options = {"nats_at_epsilon": -math.log(side.need("measure")["epsilon"])}
-        panels.append(Panel(name, "step_likelihood", _references(side)["steps"], options))
-    return panels
+        yield Panel(name, "step_likelihood", _references(side)["steps"], options)
 
 
-def reference_likelihood_panels(found: Sides) -> list[Panel]:
-    """Return the typical and the least likely reference path of every behavior, token by token."""
+def reference_likelihood_panels(found: Sides) -> Iterator[Panel]:
+    """Yield the typical and the least likely reference path of every behavior, token by token."""
     from posttrain.analysis.figures.reference_likelihood import strip_height
 
-    panels = []
     for name, side in each_side(found):
         references = _references(side)
         for path in references["excerpts"]:
             steps, words = path["steps"], {"typical": "median", "least_likely": "lowest"}[path["which"]]
-            panels.append(
-                Panel(
-                    f"{name}: {path['which'].replace('_', ' ')} path, {path['problem_id']}",
-                    "reference_likelihood",
-                    path["tokens"],
-                    {
-                        "logprobs": [math.nan if value is None else value for value in path["logprobs"]],
-                        "steps": steps,
-                        "weakest_step": path.get("weakest_step"),
-                    },
-                    partial(strip_height, path["tokens"], steps),
-                    needs_width=True,
-                    note=f"Problem {path['problem_id']}: the path of {words} likelihood per token, of {references['num_paths']}.",
-                )
+            yield Panel(
+                f"{name}: {path['which'].replace('_', ' ')} path, {path['problem_id']}",
+                "reference_likelihood",
+                path["tokens"],
+                {
+                    "logprobs": [math.nan if value is None else value for value in path["logprobs"]],
+                    "steps": steps,
+                    "weakest_step": path.get("weakest_step"),
+                },
+                partial(strip_height, path["tokens"], steps),
+                needs_width=True,
+                note=f"Problem {path['problem_id']}: the path of {words} likelihood per token, of {references['num_paths']}.",
             )
-    return panels
 
 
 def _references(side: Side) -> Mapping[str, Any]:
@@ -209,7 +199,7 @@ def _references(side: Side) -> Mapping[str, Any]:
     return references
 
 
-def probe_panels(probes: Sequence[str], figure: str, *, with_epsilon: bool = False) -> Callable[[Sides], list[Panel]]:
+def probe_panels(probes: Sequence[str], figure: str, *, with_epsilon: bool = False) -> Callable[[Sides], Iterable[Panel]]:
     """Return the function that makes panels of what probes found.
 
     Args:
@@ -242,19 +232,16 @@ def before_after_panels(found: Sides) -> list[Panel]:
     return [Panel(name, "before_after", side.need("problems"), height=square_height) for name, side in each_side(found)]
 
 
-def support_transitions_panels(found: Sides) -> list[Panel]:
-    """Return the bands, and beside them the four numbers with their null."""
-    panels = []
+def support_transitions_panels(found: Sides) -> Iterator[Panel]:
+    """Yield the bands, and beside them the four numbers with their null."""
     for (name, side), dynamics in zip(each_side(found), support_dynamics_panels(found), strict=True):
         counts = Counter(str(row["state"]) for row in side.need("problems"))
-        panels.append(Panel(name, "support_transitions", counts, height=flat_height))
-        panels.append(Panel(f"{name}: beside the null", dynamics.figure, dynamics.data, height=flat_height))
-    return panels
+        yield Panel(name, "support_transitions", counts, height=flat_height)
+        yield Panel(f"{name}: beside the null", dynamics.figure, dynamics.data, height=flat_height)
 
 
-def support_dynamics_panels(found: Sides) -> list[Panel]:
-    """Return SRR, NDR, SDS and NSCR with their null."""
-    panels = []
+def support_dynamics_panels(found: Sides) -> Iterator[Panel]:
+    """Yield SRR, NDR, SDS and NSCR with their null."""
     for name, side in each_side(found):
         rows = [
             {
@@ -264,8 +251,7 @@ def support_dynamics_panels(found: Sides) -> list[Panel]:
             }
             for key, row in side.need("support").items()
         ]
-        panels.append(Panel(name, "support_dynamics", rows, height=flat_height))
-    return panels
+        yield Panel(name, "support_dynamics", rows, height=flat_height)
 
 
 def retention_panels(found: Sides) -> list[Panel]:

@@ -104,7 +104,7 @@ def plot(
     targets = [target for path in _several(out) for target in _targets(Path(path))]
     found = read_sides(_several(runs), spec.takes, behaviors=_texts(behavior), labels=_texts(label))
     try:
-        drawn = _draw(spec, spec.panels(found), inches)
+        drawn = _draw(spec, list(spec.panels(found)), inches)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError) as error:

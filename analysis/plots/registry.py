@@ -6,7 +6,7 @@ found, `probe_panels` takes the rows of that probe, and the report shows it besi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ class FigureSpec:
     caption: str
     """How to read it."""
     takes: Takes
-    panels: Callable[[Sides], list[Panel]]
+    panels: Callable[[Sides], Iterable[Panel]]
     """Its panels from what was found in the folders, with the rows to draw."""
     least_width: float = _NARROW
     """Inches that a panel needs to be read; as many stand side by side as have them."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from posttrain.analysis.number_format import DASH, MINUS, format_interval, format_number
+from posttrain.analysis.number_format import DASH, MINUS, format_interval, format_number, number
 
 _LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -132,7 +131,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     def cell(row: Mapping[str, Any], key: str) -> Cell:
         value = row.get(key)
         if key in of and value is not None:
-            return EstimateCell(float(value), _number(row, f"{of[key]}low"), _number(row, f"{of[key]}high"))
+            return EstimateCell(float(value), number(row, f"{of[key]}low"), number(row, f"{of[key]}high"))
         if isinstance(value, bool):
             return "yes" if value else "no"
         return value if value is None or isinstance(value, str | int | float) else str(value)
@@ -181,7 +180,7 @@ def support_table(rows: Sequence[Mapping[str, Any]]) -> Table:
                 panel,
                 *(counts.get(state) for state in states),
                 *(
-                    f"{format_number(_number(dynamics[name], 'estimate'), 2)} ({format_interval(*_bounds(dynamics[name], 'null_'))})"
+                    f"{format_number(number(dynamics[name], 'estimate'), 2)} ({format_interval(*_bounds(dynamics[name], 'null_'))})"
                     for name in names
                 ),
             ]
@@ -203,7 +202,7 @@ def retention_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         [
             *(str(row[key]) for key in ("run", "behavior", "group")),
             *(
-                EstimateCell(_number(row, side), _number(row, f"{side}_low"), _number(row, f"{side}_high"))
+                EstimateCell(number(row, side), number(row, f"{side}_low"), number(row, f"{side}_high"))
                 for side in ("before", "after")
             ),
             format_interval(*_bounds(row), signed=True),
@@ -213,13 +212,8 @@ def retention_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     ]
 
 
-def _number(row: Mapping[str, Any], key: str) -> float:
-    value = row.get(key)
-    return math.nan if value is None else float(value)
-
-
 def _bounds(row: Mapping[str, Any], stem: str = "") -> EstimateCell:
-    return EstimateCell(*(_number(row, f"{stem}{key}") for key in ("estimate", "low", "high")))
+    return EstimateCell(*(number(row, f"{stem}{key}") for key in ("estimate", "low", "high")))
 
 
 def _check_widths(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:

@@ -11,85 +11,41 @@
 - `sample_allocation`, `noisy_bisection`: adaptive sampling of problems and of ladder rungs
 """
 
-from posttrain.analysis.stats.arrays import FloatArray, IntArray
-from posttrain.analysis.stats.change_tests import PermutationTest, permutation_test, problem_change_tests
-from posttrain.analysis.stats.deltas import (
-    CurveCrossing,
-    Equivalence,
-    EquivalenceVerdict,
-    curve_crossing,
-    equivalence_test,
-    max_t_deltas,
-)
-from posttrain.analysis.stats.estimators import (
-    answer_entropy,
-    cover_at_tau,
-    k_grid,
-    pass_at_k,
-)
-from posttrain.analysis.stats.intervals import (
-    Interval,
-    mean_interval,
-    paired_delta_interval,
-    t_interval,
-    wilson_interval,
-)
-from posttrain.analysis.stats.mixture import MixturePosterior, fit_mixture
-from posttrain.analysis.stats.posterior_deltas import posterior_delta_interval
-from posttrain.analysis.stats.sample_allocation import neyman_allocation, still_uncertain
-from posttrain.analysis.stats.sample_size import (
-    detectable_delta,
-    detectable_rise,
-    problems_for_half_width,
-    samples_for_half_width,
-    samples_to_resolve,
-    variance_components,
-)
-from posttrain.analysis.stats.support import (
-    NeverSolved,
-    never_solved_gain,
-    support_dynamics,
-    support_dynamics_halves,
-    support_dynamics_null,
-    thin,
-)
-
-__all__ = [
-    "CurveCrossing",
-    "Equivalence",
-    "EquivalenceVerdict",
-    "FloatArray",
-    "IntArray",
-    "Interval",
-    "MixturePosterior",
-    "NeverSolved",
-    "PermutationTest",
-    "answer_entropy",
-    "cover_at_tau",
-    "curve_crossing",
-    "detectable_delta",
-    "detectable_rise",
-    "equivalence_test",
-    "fit_mixture",
-    "k_grid",
-    "max_t_deltas",
-    "mean_interval",
-    "never_solved_gain",
-    "neyman_allocation",
-    "paired_delta_interval",
-    "pass_at_k",
-    "permutation_test",
-    "posterior_delta_interval",
-    "problem_change_tests",
-    "problems_for_half_width",
-    "samples_for_half_width",
-    "samples_to_resolve",
-    "still_uncertain",
-    "support_dynamics",
-    "support_dynamics_halves",
-    "support_dynamics_null",
-    "t_interval",
-    "thin",
-    "variance_components",
-    "wilson_interval",
-]
+from posttrain.analysis.stats.arrays import FloatArray as FloatArray
+from posttrain.analysis.stats.arrays import IntArray as IntArray
+from posttrain.analysis.stats.change_tests import PermutationTest as PermutationTest
+from posttrain.analysis.stats.change_tests import permutation_test as permutation_test
+from posttrain.analysis.stats.change_tests import problem_change_tests as problem_change_tests
+from posttrain.analysis.stats.deltas import CurveCrossing as CurveCrossing
+from posttrain.analysis.stats.deltas import Equivalence as Equivalence
+from posttrain.analysis.stats.deltas import EquivalenceVerdict as EquivalenceVerdict
+from posttrain.analysis.stats.deltas import curve_crossing as curve_crossing
+from posttrain.analysis.stats.deltas import equivalence_test as equivalence_test
+from posttrain.analysis.stats.deltas import max_t_deltas as max_t_deltas
+from posttrain.analysis.stats.estimators import answer_entropy as answer_entropy
+from posttrain.analysis.stats.estimators import cover_at_tau as cover_at_tau
+from posttrain.analysis.stats.estimators import k_grid as k_grid
+from posttrain.analysis.stats.estimators import pass_at_k as pass_at_k
+from posttrain.analysis.stats.intervals import Interval as Interval
+from posttrain.analysis.stats.intervals import mean_interval as mean_interval
+from posttrain.analysis.stats.intervals import paired_delta_interval as paired_delta_interval
+from posttrain.analysis.stats.intervals import t_interval as t_interval
+from posttrain.analysis.stats.intervals import wilson_interval as wilson_interval
+from posttrain.analysis.stats.mixture import MixturePosterior as MixturePosterior
+from posttrain.analysis.stats.mixture import fit_mixture as fit_mixture
+from posttrain.analysis.stats.posterior_deltas import posterior_delta_interval as posterior_delta_interval
+from posttrain.analysis.stats.sample_allocation import neyman_allocation as neyman_allocation
+from posttrain.analysis.stats.sample_allocation import still_uncertain as still_uncertain
+from posttrain.analysis.stats.sample_size import detectable_delta as detectable_delta
+from posttrain.analysis.stats.sample_size import detectable_rise as detectable_rise
+from posttrain.analysis.stats.sample_size import problems_for_half_width as problems_for_half_width
+from posttrain.analysis.stats.sample_size import samples_for_half_width as samples_for_half_width
+from posttrain.analysis.stats.sample_size import samples_to_resolve as samples_to_resolve
+from posttrain.analysis.stats.sample_size import variance_components as variance_components
+from posttrain.analysis.stats.support import NeverSolved as NeverSolved
+from posttrain.analysis.stats.support import SupportRatios as SupportRatios
+from posttrain.analysis.stats.support import never_solved_gain as never_solved_gain
+from posttrain.analysis.stats.support import support_dynamics as support_dynamics
+from posttrain.analysis.stats.support import support_dynamics_halves as support_dynamics_halves
+from posttrain.analysis.stats.support import support_dynamics_null as support_dynamics_null
+from posttrain.analysis.stats.support import thin as thin

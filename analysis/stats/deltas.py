@@ -27,10 +27,6 @@ class CurveDeltas:
     """[K]"""
     high: FloatArray
     """[K]"""
-    adjusted_p: FloatArray
-    """[K] two-sided, against no change, adjusted for all k."""
-    critical: float
-    """Half width of the intervals, in standard errors."""
 
 
 def max_t_deltas(
@@ -60,10 +56,10 @@ def max_t_deltas(
     """
     check_level(level)
     delta = _paired(before, after)
-    estimate, low, high, adjusted_p = np.full((4, delta.shape[1]), np.nan)
+    estimate, low, high = np.full((3, delta.shape[1]), np.nan)
     used, units = _units(delta, groups)
     if units.shape[0] == 0:
-        return CurveDeltas(estimate, low, high, adjusted_p, np.nan)
+        return CurveDeltas(estimate, low, high)
     size = units.shape[0] + 2 * DELTA_PSEUDO_OBSERVATIONS
 
     def centre_and_error(total: FloatArray, squares: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -77,15 +73,12 @@ def max_t_deltas(
     largest = np.max(np.abs(drawn - centre) / drawn_error, axis=1)
     alone = float(scipy.stats.t.ppf(0.5 + level / 2, max(size - 1.0, 0.5)))
     critical = max(alone, float(np.quantile(largest, level)))
-    observed = np.abs(centre) / error
-    mean = units.mean(axis=0)
-    estimate[used] = mean
+    estimate[used] = units.mean(axis=0)
     first, last = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     single = [paired_delta_interval(first[:, k], last[:, k], groups, level=level) for k in np.flatnonzero(used)]
     low[used] = np.maximum(-1.0, np.minimum(centre - critical * error, [interval.low for interval in single]))
     high[used] = np.minimum(1.0, np.maximum(centre + critical * error, [interval.high for interval in single]))
-    adjusted_p[used] = (1 + np.sum(largest[:, None] >= observed[None, :], axis=0)) / (num_draws + 1)
-    return CurveDeltas(estimate, low, high, adjusted_p, critical)
+    return CurveDeltas(estimate, low, high)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,8 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats.arrays import FloatArray, IntArray, as_counts, check_k, check_level
-from posttrain.analysis.stats.intervals import design_effect
-from posttrain.analysis.stats.profile_likelihood import ProfileInterval, profile_intervals
+from posttrain.analysis.stats.intervals import Interval, design_effect
+from posttrain.analysis.stats.profile_likelihood import profile_intervals
 from posttrain.analysis.stats.squarem import MixingWeights, run_squarem
 from posttrain.analysis.stats.success_rate_grid import RateGrid, likelihood_table, rate_grid
 
@@ -234,7 +234,7 @@ class MixturePosterior:
 
     # ----------------------------------------------------------------------------------------------------------- population
 
-    def pass_at_k(self, k: int, *, level: float = 0.95) -> ProfileInterval:
+    def pass_at_k(self, k: int, *, level: float = 0.95) -> Interval:
         """Estimate mean pass@k over the population of problems, also for k beyond the number of samples.
 
         Args:
@@ -251,13 +251,13 @@ class MixturePosterior:
         """
         return self.pass_at_ks([k], level=level)[0]
 
-    def pass_at_ks(self, ks: Sequence[int], *, level: float = 0.95) -> list[ProfileInterval]:
+    def pass_at_ks(self, ks: Sequence[int], *, level: float = 0.95) -> list[Interval]:
         """Compute `pass_at_k` for several k at once, which costs little more than for one."""
         for k in ks:
             check_k(k)
         return self._intervals(np.array([-np.expm1(k * _log1m(self.grid.rates)) for k in ks]), level)
 
-    def share_below(self, rate: float, *, level: float = 0.95) -> ProfileInterval:
+    def share_below(self, rate: float, *, level: float = 0.95) -> Interval:
         """Estimate the share of the population of problems with a success rate below `rate`.
 
         Args:
@@ -270,7 +270,7 @@ class MixturePosterior:
         check_edges([rate])
         return self._intervals((self.grid.rates < rate).astype(np.float64)[None, :], level)[0]
 
-    def impossible_mass(self, *, level: float = 0.95) -> ProfileInterval:
+    def impossible_mass(self, *, level: float = 0.95) -> Interval:
         """Estimate the share π0 of the population of problems whose success rate is exactly zero.
 
         Only its upper end is ever known without assuming a shape: no samples tell 0 from a rate far below 1/n. `share_below` answers
@@ -281,7 +281,7 @@ class MixturePosterior:
         """
         return self._intervals((self.grid.rates == 0.0).astype(np.float64)[None, :], level)[0]
 
-    def _intervals(self, functionals: FloatArray, level: float) -> list[ProfileInterval]:
+    def _intervals(self, functionals: FloatArray, level: float) -> list[Interval]:
         check_level(level)
         sampled = self.num_samples > 0
         known = self.pairs[:, 0] > 0

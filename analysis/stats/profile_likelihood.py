@@ -19,8 +19,6 @@ pass@k by likelihood, arXiv 2510.05197.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import scipy
 
@@ -42,14 +40,6 @@ SHARP_WIDTH = 0.02
 """Width, at `MANY_MORE` times as many problems, up to which the maximum-likelihood estimate is reported; beyond it, the midpoint."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileInterval(Interval):
-    """An interval over all mixing distributions."""
-
-    identified: bool = True
-    """Whether more problems, sampled as often, would determine the quantity; otherwise `estimate` is NaN and the ends are bounds."""
-
-
 def profile_intervals(
     likelihood: FloatArray,
     repeats: FloatArray,
@@ -58,7 +48,7 @@ def profile_intervals(
     level: float = 0.95,
     degrees: float,
     start: FloatArray,
-) -> list[ProfileInterval]:
+) -> list[Interval]:
     """Compute the interval of each functional.
 
     Args:
@@ -70,7 +60,7 @@ def profile_intervals(
         start: [K] distribution from which EM starts.
     """
     if not len(repeats) or repeats.sum() <= 0.0:
-        return [ProfileInterval(np.nan, 0.0, 1.0, "no samples", False) for _ in functionals]
+        return [Interval(np.nan, 0.0, 1.0, "no samples") for _ in functionals]
     both = np.stack([functionals, 1.0 - functionals], axis=1)
     num_functionals, num_rates = functionals.shape
     tilted = np.repeat(both.reshape(-1, num_rates), len(TILTS), axis=0)
@@ -94,7 +84,7 @@ def profile_intervals(
             # On a flat stretch of the likelihood the maximum depends on rounding; the midpoint does not.
             estimate = (near_low + near_high) / 2
         method = "profile likelihood" if identified else "not identified: profile-likelihood bounds"
-        found.append(ProfileInterval(estimate if identified else np.nan, low, high, method, identified))
+        found.append(Interval(estimate if identified else np.nan, low, high, method))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,32 +14,28 @@ from posttrain.analysis.stats.arrays import FloatArray, IntArray, as_counts, as_
 from posttrain.analysis.stats.intervals import Interval, paired_delta_interval
 from posttrain.analysis.stats.mixture import MixturePosterior
 
+Number = TypeVar("Number")
 
-@dataclass(frozen=True, slots=True)
-class SupportDynamics:
-    """Problems by whether they show a success before and after, with the ratios of arXiv 2507.14843. NaN where a ratio is 0/0."""
 
-    preserved: int
-    """Problems with a success before and after (P)."""
-    expanded: int
-    """Only after (E)."""
-    attrited: int
-    """Only before (S)."""
-    out_of_support: int
-    """Neither (O)."""
-    srr: float
+class SupportRatios(NamedTuple, Generic[Number]):
+    """The ratios of arXiv 2507.14843, of how many problems show a success before and after (P), only after (E) and only before (S).
+
+    A number is NaN where its ratio is 0/0; over many draws each is a mean with its interval.
+    """
+
+    srr: Number
     """Support retention rate P/(P+S)."""
-    ndr: float
+    ndr: Number
     """Net discovery rate E/(P+E)."""
-    sds: float
+    sds: Number
     """Harmonic mean of the two."""
-    nscr: float
+    nscr: Number
     """Net support change rate (E−S)/(P+E+S)."""
 
 
 def support_dynamics(
     n_before: npt.ArrayLike, c_before: npt.ArrayLike, n_after: npt.ArrayLike, c_after: npt.ArrayLike
-) -> SupportDynamics:
+) -> SupportRatios[float]:
     """Count problems by whether a success was seen before and after.
 
     "No success in n samples" depends on n as much as on the model: at 64 samples a model compared with itself has SRR 0.93 and NDR 0.07
@@ -60,20 +57,7 @@ def support_dynamics(
     """
     n0, c0, n1, c1 = as_pairs(n_before, c_before, n_after, c_after)
     known = (n0 > 0) & (n1 > 0)
-    table = _support_counts(c0[None, known] > 0, c1[None, known] > 0)
-    srr, ndr, sds, nscr = (float(ratio[0]) for ratio in _support_ratios(table))
-    preserved, expanded, attrited, out_of_support = (int(count) for count in table[:, 0])
-    return SupportDynamics(preserved, expanded, attrited, out_of_support, srr, ndr, sds, nscr)
-
-
-@dataclass(frozen=True, slots=True)
-class SupportDynamicsRanges:
-    """Mean and interval of the ratios of `SupportDynamics` over many draws."""
-
-    srr: Interval
-    ndr: Interval
-    sds: Interval
-    nscr: Interval
+    return SupportRatios(*(float(ratio[0]) for ratio in _support_ratios(c0[None, known] > 0, c1[None, known] > 0)))
 
 
 def support_dynamics_null(
@@ -84,7 +68,7 @@ def support_dynamics_null(
     rng: np.random.Generator,
     num_draws: int = 2000,
     level: float = 0.95,
-) -> SupportDynamicsRanges:
+) -> SupportRatios[Interval]:
     """Simulate the support dynamics of the model before against new samples of itself, at the same numbers of samples.
 
     The samples before are held fixed, because the observed ratios start from them; each draw takes a rate for every problem from its
@@ -155,7 +139,7 @@ def support_dynamics_halves(
     rng: np.random.Generator,
     num_draws: int = 2000,
     level: float = 0.95,
-) -> tuple[SupportDynamicsRanges, SupportDynamicsRanges]:
+) -> tuple[SupportRatios[Interval], SupportRatios[Interval]]:
     """Compute support dynamics at half the samples, beside one half of the samples before against the other: a null without a model.
 
     The ratios depend on n, so before and after are thinned to half as well. Both results are averages over random splits.
@@ -267,25 +251,14 @@ def never_solved_gain(
     return NeverSolved(float(weight.sum()), naive, Interval(gain.estimate, gain.low, gain.high, f"{method}; {gain.method}"))
 
 
-def _support_counts(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> IntArray:
-    """Count P, E, S, O along the first axis, for each row of [D, P] booleans."""
-    return np.stack(
-        [
-            np.sum(before & after, axis=1),
-            np.sum(~before & after, axis=1),
-            np.sum(before & ~after, axis=1),
-            np.sum(~before & ~after, axis=1),
-        ]
-    ).astype(np.int64)
-
-
-def _support_ratios(table: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    preserved, expanded, attrited, _ = table.astype(np.float64)
+def _support_ratios(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> SupportRatios[FloatArray]:
+    """Return the ratios [D] of each row of [D, P] booleans."""
+    shown = ((before, after), (~before, after), (before, ~after))
+    preserved, expanded, attrited = (np.sum(first & second, axis=1).astype(np.float64) for first, second in shown)
     srr = _ratio(preserved, preserved + attrited)
     ndr = _ratio(expanded, preserved + expanded)
     sds = _ratio(2.0 * srr * ndr, srr + ndr)
-    nscr = _ratio(expanded - attrited, preserved + expanded + attrited)
-    return srr, ndr, sds, nscr
+    return SupportRatios(srr, ndr, sds, _ratio(expanded - attrited, preserved + expanded + attrited))
 
 
 def _ratio(top: FloatArray, bottom: FloatArray) -> FloatArray:
@@ -293,10 +266,9 @@ def _ratio(top: FloatArray, bottom: FloatArray) -> FloatArray:
     return np.where(defined, top / np.where(defined, bottom, 1.0), np.nan)
 
 
-def _ranges(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], level: float, method: str) -> SupportDynamicsRanges:
+def _ranges(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], level: float, method: str) -> SupportRatios[Interval]:
     """Summarize each ratio over the draws [D, P] by mean and quantiles."""
-    srr, ndr, sds, nscr = (_summary(ratio, level, method) for ratio in _support_ratios(_support_counts(before, after)))
-    return SupportDynamicsRanges(srr, ndr, sds, nscr)
+    return SupportRatios(*(_summary(ratio, level, method) for ratio in _support_ratios(before, after)))
 
 
 def _summary(draws: FloatArray, level: float, method: str) -> Interval:

@@ -16,7 +16,6 @@ from posttrain.diagnose.comparison.paired_samples import PairedCounts, align_nul
 from posttrain.diagnose.comparison.transition import (
     BehaviorTransition,
     ComparisonNote,
-    ComparisonReport,
     ProblemChangeRow,
     SideBySide,
 )
@@ -76,7 +75,7 @@ def compare_behavior(
         ComparisonNote.ONE_SEED: trained,
         ComparisonNote.ADAPTIVE_SAMPLING: is_adaptive(before, after),
     }
-    report = ComparisonReport(
+    return BehaviorTransition(
         name=behavior.name,
         trained=trained,
         stage=options.stage if trained else None,
@@ -95,10 +94,6 @@ def compare_behavior(
             fewest, fewest, alpha=options.thresholds.false_discovery_rate / (2 * len(counts.ids))
         ),
         notes=tuple(note for note, holds in notes.items() if holds),
-    )
-    return BehaviorTransition(
-        name=behavior.name,
-        report=report,
         role=role,
         never_solved=stats.never_solved_gain(n, c0, n, c1, groups, fresh=second),
         crossing=crossing,

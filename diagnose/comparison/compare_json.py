@@ -182,7 +182,4 @@ class CompareFile(FileModel):
 
     def __getitem__(self, name: str) -> BehaviorChangeEntry:
         """Return the behavior of that name."""
-        for behavior in self.behaviors:
-            if behavior.name == name:
-                return behavior
-        raise KeyError(name)
+        return {behavior.name: behavior for behavior in self.behaviors}[name]

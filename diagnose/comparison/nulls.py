@@ -12,13 +12,19 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.analysis.stats import MixturePosterior, support_dynamics, support_dynamics_halves, support_dynamics_null, thin
+from posttrain.analysis.stats import (
+    MixturePosterior,
+    SupportRatios,
+    support_dynamics,
+    support_dynamics_halves,
+    support_dynamics_null,
+    thin,
+)
 from posttrain.diagnose.comparison.transition import SupportRow
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.types import Estimate
 
 PREDICTIVE, HALVES = "predictive", "halves"
-_RATIOS = ("srr", "ndr", "sds", "nscr")
 _DRAWS = 2000
 _PAIRS = 2000
 """Samples that are compared to tell a second run from a copy."""
@@ -50,22 +56,18 @@ def support_rows(
     if second is not None:
         fewest = np.minimum(n, second[0])
         thinned = [thin(samples, c, fewest, rng=rng) for samples, c in ((n, before), (n, after), second)]
-        value = support_dynamics(fewest, thinned[0], fewest, thinned[1])
-        null = support_dynamics(fewest, thinned[0], fewest, thinned[2])
-        counted, null_method = (
-            _counted(int(fewest[fewest > 0].min(initial=n.max()))),
-            "second run of the model before, at the same n",
-        )
-        return tuple(
-            _row(key, _exactly(getattr(value, key), counted), _exactly(getattr(null, key), null_method)) for key in _RATIOS
-        )
-    if halves:
-        split, null_split = support_dynamics_halves(n, before, after, rng=rng, num_draws=_DRAWS)
-        return tuple(_row(key, Estimate.of(getattr(split, key)), Estimate.of(getattr(null_split, key))) for key in _RATIOS)
-    plain = support_dynamics(n, before, n, after)
-    predicted = support_dynamics_null(mixture_before, n, n, rng=rng, num_draws=_DRAWS)
-    counted = _counted(int(n.min()))
-    return tuple(_row(key, _exactly(getattr(plain, key), counted), Estimate.of(getattr(predicted, key))) for key in _RATIOS)
+        counted = _counted(int(fewest[fewest > 0].min(initial=n.max())))
+        value = [_exactly(one, counted) for one in support_dynamics(fewest, thinned[0], fewest, thinned[1])]
+        again = support_dynamics(fewest, thinned[0], fewest, thinned[2])
+        null = [_exactly(one, "second run of the model before, at the same n") for one in again]
+    elif halves:
+        sides = support_dynamics_halves(n, before, after, rng=rng, num_draws=_DRAWS)
+        value, null = ([Estimate.of(one) for one in side] for side in sides)
+    else:
+        value = [_exactly(one, _counted(int(n.min()))) for one in support_dynamics(n, before, n, after)]
+        null = [Estimate.of(one) for one in support_dynamics_null(mixture_before, n, n, rng=rng, num_draws=_DRAWS)]
+    columns = zip(SupportRatios._fields, value, null, strict=True)
+    return tuple(SupportRow(name=name.upper(), value=one, null=other) for name, one, other in columns)
 
 
 def are_coupled(first: RolloutTable, second: RolloutTable) -> bool:
@@ -89,10 +91,6 @@ def _samples(table: RolloutTable, problem_ids: list[str]) -> dict[tuple[int, int
     places = table.places(problem_ids)
     kept = np.flatnonzero((places >= 0) & ~table.greedy & ~table.missing)
     return {(int(places[i]), int(table.sample_index[i])): int(i) for i in kept}
-
-
-def _row(key: str, value: Estimate, null: Estimate) -> SupportRow:
-    return SupportRow(name=key.upper(), value=value, null=null)
 
 
 def _counted(n: int) -> str:

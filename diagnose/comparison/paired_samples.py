@@ -65,10 +65,6 @@ def is_adaptive(*sides: DiagnosedBehavior) -> bool:
 
 def _known_outcomes(measured: DiagnosedBehavior, problem_ids: Sequence[str]) -> tuple[Ints, npt.NDArray[np.bool_], Ints]:
     """Return of every sample with a known outcome: the index of its problem, whether it succeeded, and its rank in that problem, from 0."""
-    table = measured.table
-    places = table.places(problem_ids)
-    known = np.flatnonzero((places >= 0) & ~table.greedy & ~table.missing)
-    known = known[np.argsort(places[known], kind="stable")]
-    place = places[known]
+    place, right = measured.table.known_outcomes(problem_ids, measured.behavior.measure.success)
     starts = np.searchsorted(place, place)  # where the samples of the same problem begin
-    return place, table.succeeded(measured.behavior.measure.success)[known], np.arange(len(place)) - starts
+    return place, right, np.arange(len(place)) - starts

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from posttrain.analysis.stats import CurveCrossing, Equivalence, NeverSolved
-from posttrain.diagnose.comparison.change_role import ObservedRole, RoleVerdict
+from posttrain.diagnose.comparison.change_role import RoleVerdict
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.types import Estimate, PassAtK, ProblemChange
 
@@ -60,8 +60,8 @@ class SideBySide:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ComparisonReport:
-    """One behavior before and after, paired by problem."""
+class BehaviorTransition:
+    """What changed on one behavior, paired by problem."""
 
     name: str
     trained: bool
@@ -86,15 +86,6 @@ class ComparisonReport:
     detectable_rise: float
     """Rate from which a single problem that rises from 0 is detected with a power of 0.8; NaN where none is."""
     notes: tuple[ComparisonNote, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BehaviorTransition:
-    """What changed on one behavior."""
-
-    name: str
-    report: ComparisonReport
-    """The numbers."""
     role: RoleVerdict
     never_solved: NeverSolved
     """The gain on problems without a success before."""
@@ -102,11 +93,6 @@ class BehaviorTransition:
     """Where the pass@k curve after falls below the one before."""
     equivalence: Equivalence
     """Whether the change of pass@1 is shown to be too small to matter."""
-
-    @property
-    def role_observed(self) -> ObservedRole:
-        """Return the role that the comparison finds."""
-        return self.role.role
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +107,4 @@ class Transition:
 
     def __getitem__(self, name: str) -> BehaviorTransition:
         """Return the behavior of that name."""
-        for behavior in self.behaviors:
-            if behavior.name == name:
-                return behavior
-        raise KeyError(name)
+        return {behavior.name: behavior for behavior in self.behaviors}[name]

@@ -115,18 +115,10 @@ def _decide(measured: MeasuredEntry, condition: Condition, level_against: float)
     entry = measured.entry
     invalid = isinstance(entry, BehaviorEntry) and entry.bottleneck is Bottleneck.INVALID
     if invalid or not entry.problems:
-        return GatedCondition(
-            behavior=entry.name,
-            check=_check(
-                condition, Interval(math.nan, math.nan, math.nan, "not measured"), len(entry.problems), Outcome.INCONCLUSIVE
-            ),
-            level=LEVEL,
-            settles=None,
-            reason=UndecidedGateReason.INVALID_MEASUREMENT,
-        )
-    interval, level = estimate_metric(measured, condition, LEVEL), LEVEL
-    outcome = decide(condition.op, interval.low, interval.high, condition.threshold)
-    reason = None
+        interval, reason = Interval(math.nan, math.nan, math.nan, "not measured"), UndecidedGateReason.INVALID_MEASUREMENT
+    else:
+        interval, reason = estimate_metric(measured, condition, LEVEL), None
+    outcome, level = decide(condition.op, interval.low, interval.high, condition.threshold), LEVEL
     if outcome is Outcome.NOT_MET:
         wider = estimate_metric(measured, condition, level_against)
         if decide(condition.op, wider.low, wider.high, condition.threshold) is not outcome:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.decide.evidence import Measurements
 from posttrain.diagnose.decide.verdict import diagnose_behavior
@@ -19,7 +21,7 @@ from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, Diagnose
 from posttrain.diagnose.storage.diagnosis_json import RunEntry, SamplingEntry, ValidityEntry
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, Check, Diagnosis, Note, Split, ValidityMeasurement
+from posttrain.diagnose.types import Behavior, Diagnosis, Note, Split, ValidityMeasurement
 
 TRAIN_SPLIT = (
     "These are train problems: their samples are there to learn from. What they show may have been trained on, so it is no verdict on the "
@@ -121,13 +123,7 @@ def _read_validity(directory: RunDirectory, behavior: Behavior) -> ValidityMeasu
             f"run {directory.path}: {behavior.name} is not measured to the end; run the same `posttrain diagnose` again to resume it"
         )
     entry = ValidityEntry.model_validate_json(directory.validity(behavior.name).read_text())
-    return ValidityMeasurement(
-        behavior=behavior.name,
-        checks=tuple(Check(**check.model_dump()) for check in entry.checks),
-        notes=tuple(entry.notes),
-        failures=tuple(entry.failures),
-        prompt_example=entry.prompt_example,
-    )
+    return TypeAdapter(ValidityMeasurement).validate_python({"behavior": behavior.name, **entry.model_dump()})
 
 
 def _as_no_verdict(diagnosis: Diagnosis) -> Diagnosis:

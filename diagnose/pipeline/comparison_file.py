@@ -8,11 +8,12 @@ from typing import Any
 
 from posttrain.diagnose.comparison import compare_json
 from posttrain.diagnose.comparison.change_role import RoleVerdict
-from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry, RoleEntry, RoleTestEntry, SupportChangeEntry
+from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry, RoleEntry, RoleTestEntry
 from posttrain.diagnose.comparison.comparison_words import note_words, role_note_words, role_words
 from posttrain.diagnose.comparison.transition import BehaviorTransition, Transition
 from posttrain.diagnose.pipeline.diagnosis_file import behavior_entry, curve_entries
 from posttrain.diagnose.storage.diagnosis_json import LabelledEstimate, RunEntry, VerdictEntry, key_of, labelled
+from posttrain.diagnose.storage.json_model import fields_of
 from posttrain.diagnose.types import Split
 
 _DRIFT = ("reference_path_nats_per_token", "nats_per_generated_token")
@@ -40,40 +41,31 @@ def comparison_file(transition: Transition, run: RunEntry, settings: Mapping[str
 
 
 def _behavior(transition: Transition, behavior: BehaviorTransition) -> BehaviorChangeEntry:
-    report, sides = behavior.report, (transition.before[behavior.name], transition.after[behavior.name])
+    sides = transition.before[behavior.name], transition.after[behavior.name]
     measured, role = sides[0].behavior, behavior.role
     groups = {problem.id: problem.group for problem in measured.problems}
-    beside = {key_of(row.name): {"label": row.name, "before": row.before, "after": row.after} for row in report.side_by_side}
+    beside = {key_of(row.name): {"label": row.name, "before": row.before, "after": row.after} for row in behavior.side_by_side}
     drift = {key: beside.pop(key) for key in _DRIFT if key in beside}
     verdicts = [VerdictEntry.model_validate(behavior_entry(side)) for side in sides]
     role_notes = [role_note_words(note, role, measured.measure.epsilon) for note in role.notes]
     return BehaviorChangeEntry.model_validate(
         {
-            "name": report.name,
+            **fields_of(behavior),
             "purpose": measured.purpose,
             "measure": asdict(measured.measure),
-            "trained": report.trained,
-            "stage": report.stage,
-            "role_observed": behavior.role_observed,
+            "role_observed": role.role,
             "role": _role(role, role_notes),
-            "num_problems": report.num_problems,
-            "pass_at_1": {"before": report.pass_at_1_before, "after": report.pass_at_1_after, "delta": report.delta},
-            "pass_at_k": {"before": curve_entries(report.pass_at_k_before), "after": curve_entries(report.pass_at_k_after)},
-            "pass_at_k_delta": curve_entries(report.pass_at_k_delta),
-            "crossing": behavior.crossing,
-            "equivalence": {
-                **asdict(behavior.equivalence.interval),
-                "margin": behavior.equivalence.margin,
-                "verdict": behavior.equivalence.verdict,
-            },
-            "never_solved": behavior.never_solved,
-            "detectable_rise": {"num_samples": report.num_samples, "rate": report.detectable_rise},
-            "support": {row.name: {**asdict(row.value), "null": row.null} for row in report.support},
+            "pass_at_1": {"before": behavior.pass_at_1_before, "after": behavior.pass_at_1_after, "delta": behavior.delta},
+            "pass_at_k": {"before": curve_entries(behavior.pass_at_k_before), "after": curve_entries(behavior.pass_at_k_after)},
+            "pass_at_k_delta": curve_entries(behavior.pass_at_k_delta),
+            "equivalence": {**fields_of(behavior.equivalence), **asdict(behavior.equivalence.interval)},
+            "detectable_rise": {"num_samples": behavior.num_samples, "rate": behavior.detectable_rise},
+            "support": {row.name: {**asdict(row.value), "null": row.null} for row in behavior.support},
             "drift": {**drift, **_divergences(transition, behavior.name)},
             "beside": beside,
-            "problems": [{**asdict(change), "group": groups.get(change.id)} for change in report.changes],
-            "notes": [*role_notes, *(note_words(note, report.num_samples) for note in report.notes)],
-            "note_codes": [*role.notes, *report.notes],
+            "problems": [{**asdict(change), "group": groups.get(change.id)} for change in behavior.changes],
+            "notes": [*role_notes, *(note_words(note, behavior.num_samples) for note in behavior.notes)],
+            "note_codes": [*role.notes, *behavior.notes],
             "verdicts": {"before": verdicts[0], "after": verdicts[1]},
         }
     )
@@ -91,11 +83,7 @@ def _divergences(transition: Transition, name: str) -> dict[str, LabelledEstimat
 def _role(role: RoleVerdict, notes: Sequence[str]) -> RoleEntry:
     tests = role.tests
     columns = zip(tests.names, tests.observed, tests.expected, tests.adjusted_p, strict=True)
-    return RoleEntry(
-        words=role_words(role),
-        probability=role.probability,
-        k=role.k,
-        change=SupportChangeEntry(entered=role.entered, moved=role.moved, left=role.left),
-        tests=[RoleTestEntry(name=name, observed=seen, expected=mean, adjusted_p=p) for name, seen, mean, p in columns],
-        notes=notes,
+    shown = [RoleTestEntry(name=name, observed=seen, expected=mean, adjusted_p=p) for name, seen, mean, p in columns]
+    return RoleEntry.model_validate(
+        {**fields_of(role), "words": role_words(role), "change": role, "tests": shown, "notes": notes}
     )

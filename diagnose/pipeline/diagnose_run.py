@@ -91,8 +91,10 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
         before = None if request.before is None else Path(request.before)
         inputs = ProbeInputs(teacher=teacher, earlier=earlier, before=before, data=data)
         _measure(request, policy, inputs, directory, reporter)
+    from posttrain.diagnose.pipeline.run_files import write_run  # drawing figures needs matplotlib: not before it is used
+
     finished = assemble(directory.path, behaviors=request.loaded)
-    _write(finished)
+    write_run(finished)
     return finished
 
 
@@ -129,23 +131,8 @@ def _measure(request: DiagnoseRequest, policy: Engine, inputs: ProbeInputs, dire
         thresholds=request.thresholds,
         reporter=reporter,
     )
-    probes = ProbeRun(
-        names=request.probes,
-        directory=directory,
-        policy=policy,
-        inputs=inputs,
-        thresholds=request.thresholds,
-        seed=sampling.sampling_seed,
-        reporter=reporter,
-    )
+    probes = ProbeRun(names=request.probes, inputs=inputs, settings=sampling)
     MeasurementRun(settings=sampling, probe_run=probes).measure(request.loaded)
-
-
-def _write(run: DiagnosedRun) -> None:
-    """Write the results; drawing figures needs matplotlib, which is imported only here."""
-    from posttrain.diagnose.pipeline.run_files import write_run
-
-    write_run(run)
 
 
 def _engine_settings(engine: Engine) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from posttrain.analysis.plots.curves import step_rows
 from posttrain.diagnose.report.words import BOTTLENECKS
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry, DiagnosisFile, PassAtKEntry, key_of, labelled
+from posttrain.diagnose.storage.json_model import fields_of
 from posttrain.diagnose.types import Contribution, PassAtK, PathLikelihoodMeasurement, ProbeResult, Problem, Rollout, StageAdvice
 
 NUM_EXAMPLES = 6
@@ -29,21 +30,13 @@ def behavior_entry(measured: DiagnosedBehavior) -> BehaviorEntry:
     diagnosis, behavior = measured.diagnosis, measured.behavior
     return BehaviorEntry.model_validate(
         {
-            "name": diagnosis.name,
-            "purpose": diagnosis.purpose,
+            **fields_of(diagnosis),
             "source": behavior.source,
-            "sentence": diagnosis.sentence,
-            "bottleneck": diagnosis.bottleneck,
             "label": BOTTLENECKS[diagnosis.bottleneck][0],
-            "confidence": diagnosis.confidence,
-            "role": diagnosis.role,
-            "shares": diagnosis.shares,
             "stage": _stage(diagnosis.stage),
-            "settles_with": diagnosis.settles_with,
             "caveats": [note.text for note in diagnosis.caveats],
             "caveat_codes": [note.code for note in diagnosis.caveats],
             "measure": asdict(behavior.measure),
-            "checks": diagnosis.checks,
             "pass_at_k": curve_entries(diagnosis.pass_at_k),
             "problems": _problems(measured),
             "probes": [_probe(answer, diagnosis.contributions) for answer in measured.answers],
@@ -51,7 +44,6 @@ def behavior_entry(measured: DiagnosedBehavior) -> BehaviorEntry:
             "sampling": measured.plan,
             "examples": _examples(measured),
             "references": _references(measured.likelihood),
-            "cost": diagnosis.cost,
         }
     )
 
@@ -87,12 +79,10 @@ def _probe(answer: ProbeResult, contributions: Sequence[Contribution]) -> dict[s
     if found is None:
         return {**known, "skipped": answer.skipped_words, "skipped_code": answer.skipped or ""}
     return {
+        **fields_of(found),
         **known,
-        "outcome": found.outcome,
-        "summary": found.summary,
         "contribution": next((one.words for one in contributions if one.probe == answer.probe), ""),
         "numbers": {key_of(label): labelled(label, value) for label, value in found.numbers.items()},
-        "rows": found.rows,
         "notes": [note.text for note in found.notes],
         "note_codes": [note.code for note in found.notes],
         "cost": found,
@@ -115,13 +105,11 @@ def _examples(measured: DiagnosedBehavior) -> dict[str, Any]:
 def _example(problem: Problem, rollout: Rollout, success: float) -> dict[str, Any]:
     return {
         "problem_id": problem.id,
-        "prompt": problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1].content,
+        "prompt": problem.question,
         "text": rollout.text,
-        "status": rollout.grade.status,
+        **fields_of(rollout.grade),
         "success": bool(rollout.succeeded(success)),
         "truncated": rollout.truncated,
-        "detail": rollout.grade.detail,
-        "extracted": rollout.grade.extracted,
         "stop": rollout.stop,
         "answer": problem.answer,
     }

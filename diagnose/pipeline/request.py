@@ -11,7 +11,6 @@ from typing import Any
 from posttrain.diagnose.behaviors import load_behavior, load_behaviors
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError
-from posttrain.diagnose.probes.base import AvailableInputs
 from posttrain.diagnose.probes.runner import AUTO, choose_probes
 from posttrain.diagnose.sampling.plan import Goal, sampling_goal
 from posttrain.diagnose.thresholds import Thresholds
@@ -85,16 +84,6 @@ class DiagnoseRequest:
                     f"{self.thresholds.mastered:g}, the rate from which a problem counts as mastered",
                     code="epsilon",
                 )
-
-    @property
-    def available(self) -> AvailableInputs:
-        """What there is beside the model and its behaviors."""
-        return AvailableInputs(
-            teacher=self.teacher is not None,
-            earlier=self.earlier is not None,
-            before=self.before is not None,
-            data=self.data is not None,
-        )
 
     def settings(self) -> dict[str, Any]:
         """Return what a resumed run must share, as run.json holds it; what the engine says of itself comes beside it."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from posttrain.diagnose.decide.power import PowerAnalysis, analyze_power
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
+from posttrain.diagnose.probes.base import AvailableInputs
 from posttrain.diagnose.probes.runner import plan_lines
 from posttrain.diagnose.types import Behavior
 
@@ -51,7 +52,7 @@ def _plan_behavior(request: DiagnoseRequest, behavior: Behavior) -> RunPlan:
         ends = "until the label is decided or the budget of all behaviors is spent,"
     references = sum(len(problem.references) for problem in problems)
     how = f"{most} samples" if goal.samples else f"{rule.first_round} samples at first, then rounds {ends}"
-    probe_lines, probe_tokens, _ = plan_lines(request.probes, behavior, request.split, request.available, tokens)
+    probe_lines, probe_tokens, _ = plan_lines(request.probes, behavior, request.split, AvailableInputs.of(request), tokens)
     epsilon = behavior.measure.epsilon
     line = (
         f"{behavior.name}: {len(problems)} {request.split} problems × ({how} + 1 greedy) = {'' if goal.samples else 'at most '}"

@@ -1,7 +1,7 @@
 """What every further probe is: a question, what the answer would cost, whether it could change anything, and the answer.
 
 The samples say *that* a behavior is out of reach or unreliable; further probes say *why*. Each is a module with a class that meets
-`Probe`, with its lines in `QUESTIONS` and `_CLASSES` (`probes/__init__.py`). A probe samples through the `ProbeSampler` of its `ProbeContext`, which stores every
+`Probe`, with its line in `_PROBES` (`probes/__init__.py`). A probe samples through the `ProbeSampler` of its `ProbeContext`, which stores every
 sample in the run directory, so that a stopped probe goes on where it was; its `Finding` is plain data, and the verdict is decided from
 findings read back from disk.
 """
@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
 from posttrain.diagnose.behaviors.data_sets import DataRow
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.measure.label_posterior import LabelPosterior
+from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.sampler import ProbeSampler
 from posttrain.diagnose.probes.sampler import PromptRequest as PromptRequest
 from posttrain.diagnose.storage.rollout_table import RolloutTable
@@ -49,6 +50,11 @@ class AvailableInputs:
     """An earlier run on the same behaviors."""
     data: bool = False
     """A data set that might be trained on."""
+
+    @classmethod
+    def of(cls, inputs: object) -> Self:
+        """Return which of them stand in the attributes of the same names, where None says that there is none."""
+        return cls(**{one.name: getattr(inputs, one.name) is not None for one in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,8 +128,11 @@ class Probe(Protocol):
     """A question about why a behavior is as it is."""
 
     name: str
-    question: str
-    """For people, one line that ends with a question mark."""
+
+    @property
+    def question(self) -> str:
+        """What it answers, for people: one line that ends with a question mark."""
+        return QUESTIONS[self.name]
 
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """Say what it would take at most, or why it cannot run; before anything is sampled."""

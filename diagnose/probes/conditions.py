@@ -111,7 +111,7 @@ def affordable(context: ProbeContext, most_problems: int, conditions: int, once:
         Problems and samples; no problems where the budget does not hold one.
     """
     limit = context.behavior.sampling.max_tokens
-    taken = int((context.counts.num_samples + context.counts.num_missing).sum())
+    taken = int(context.counts.num_sampled.sum())
     expected = min(limit, max(1.0, TOKEN_MARGIN * float(context.counts.num_tokens.sum()) / taken)) if taken else limit
     room = int(context.sampler.tokens_left / expected)
     problems = min(len(context.problems), most_problems, room // (conditions * FEWEST_SAMPLES + once))

@@ -23,8 +23,17 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval
-from posttrain.diagnose.probes import QUESTIONS, conditions
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, Note, ProbeContext, ProbeCost, PromptRequest
+from posttrain.diagnose.probes import conditions
+from posttrain.diagnose.probes.base import (
+    AvailableInputs,
+    Finding,
+    LabelEvidence,
+    Note,
+    Probe,
+    ProbeContext,
+    ProbeCost,
+    PromptRequest,
+)
 from posttrain.diagnose.storage.rollout_table import GREEDY
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Outcome, SkipReason, Split, decide
 
@@ -43,11 +52,10 @@ class DecodingOutcome(StrEnum):
     NOT_MEASURED = "not_measured"
 
 
-class DecodingProbe:
+class DecodingProbe(Probe):
     """Samples at cooler temperatures, as the module says."""
 
     name = "decoding"
-    question = QUESTIONS[name]
 
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""
@@ -121,8 +129,6 @@ class DecodingProbe:
             if chances[best] >= context.thresholds.confidence:
                 verdict, outcome = f"{one.condition} masters it without training", DecodingOutcome.MASTERS
         return Finding(
-            probe=self.name,
-            behavior=context.behavior.name,
             outcome=outcome,
             summary=f"Success {', '.join(said)}. {verdict}.",
             numbers=table.numbers,

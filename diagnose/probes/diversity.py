@@ -24,8 +24,7 @@ import numpy.typing as npt
 
 from posttrain.analysis.stats import answer_entropy, mean_interval, pass_at_k, t_interval
 from posttrain.diagnose.measure.pass_at_k import estimate_pass_at_k
-from posttrain.diagnose.probes import QUESTIONS
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, Note, ProbeContext, ProbeCost
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, Note, Probe, ProbeContext, ProbeCost
 from posttrain.diagnose.types import Behavior, Estimate, SkipReason, Split
 
 _SIZES = (16, 8, 4, 2)
@@ -63,11 +62,10 @@ class DiversityOutcome(StrEnum):
     """No answer was read."""
 
 
-class Diversity:
+class Diversity(Probe):
     """Counts paths and answers, and holds pass@k against guessing."""
 
     name = "diversity"
-    question = QUESTIONS[name]
 
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`; it costs no tokens."""
@@ -101,8 +99,6 @@ class Diversity:
             for i, (problem, one) in enumerate(zip(context.problems, seen, strict=True))
         )
         return Finding(
-            probe=context.sampler.probe,
-            behavior=context.behavior.name,
             outcome=_outcome(numbers, seen, k, context.thresholds.diversity.explained),
             summary=_summary(numbers, seen, size, k),
             numbers=numbers,

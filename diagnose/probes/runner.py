@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from posttrain.diagnose.behaviors.answer_span import GradeTexts
@@ -21,10 +20,11 @@ from posttrain.diagnose.probes import PROBES
 from posttrain.diagnose.probes.base import AvailableInputs, MeasuredBehavior, Probe, ProbeContext, ProbeCost
 from posttrain.diagnose.probes.finding_json import result_from_json, result_to_json
 from posttrain.diagnose.probes.sampler import FOLDER, ProbeSampler
-from posttrain.diagnose.progress import Reporter
+from posttrain.diagnose.sampling.behavior_sampler import SamplingSettings
+from posttrain.diagnose.storage.json_model import fields_of
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
-from posttrain.diagnose.thresholds import Thresholds
+from posttrain.diagnose.strict_settings import closest
 from posttrain.diagnose.types import Behavior, ProbeResult, Purpose, SkipReason, Split
 
 AUTO, NONE = "auto", "none"
@@ -41,16 +41,6 @@ class ProbeInputs:
     before: Path | None = None
     data: tuple[DataRow, ...] | None = None
 
-    @property
-    def available(self) -> AvailableInputs:
-        """Return which of them there are."""
-        return AvailableInputs(
-            teacher=self.teacher is not None,
-            earlier=self.earlier is not None,
-            before=self.before is not None,
-            data=self.data is not None,
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeRun:
@@ -58,13 +48,9 @@ class ProbeRun:
 
     names: Sequence[str]
     """`auto`, `none`, or probes."""
-    directory: RunDirectory
-    policy: Engine
     inputs: ProbeInputs
-    thresholds: Thresholds
-    seed: str
-    """Random seed for sampling."""
-    reporter: Reporter
+    settings: SamplingSettings
+    """Those with which the behaviors were sampled."""
 
 
 def choose_probes(names: Sequence[str]) -> tuple[Probe, ...]:
@@ -76,10 +62,9 @@ def choose_probes(names: Sequence[str]) -> tuple[Probe, ...]:
     known = {probe.name: probe for probe in PROBES}
     for name in names:
         if name not in (AUTO, NONE, *known):
-            close = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
             raise SettingsError(
-                f"--probes: got {name!r}, allowed are {AUTO}, {NONE} and {', '.join(known)}{hint}", code="unknown_probe"
+                f"--probes: got {name!r}, allowed are {AUTO}, {NONE} and {', '.join(known)}{closest(name, known)}",
+                code="unknown_probe",
             )
     if NONE in names:
         if len(names) > 1:
@@ -127,28 +112,28 @@ def run_probes(run: ProbeRun, measured: MeasuredBehavior, grade: GradeTexts, *, 
         return
     behavior = measured.behavior
     for probe in choose_probes(run.names):
-        target = _file(run.directory, behavior, probe.name)
+        target = _file(run.settings.directory, behavior, probe.name)
         if target.exists():
             continue
         budget = _budget(probe, run.names, int(measured.rollouts.num_tokens.sum()))
         if tokens_left is not None:
-            budget = max(0, min(budget, tokens_left - tokens_of_probes(run.directory, behavior)))
+            budget = max(0, min(budget, tokens_left - tokens_of_probes(run.settings.directory, behavior)))
         sampler = ProbeSampler(
             probe=probe.name,
             behavior=behavior,
             split=measured.split,
-            policy=run.policy,
+            policy=run.settings.engine,
             grade=grade,
-            seed=run.seed,
-            directory=run.directory,
-            reporter=run.reporter,
+            seed=run.settings.sampling_seed,
+            directory=run.settings.directory,
+            reporter=run.settings.reporter,
             budget=budget,
         )
         context = ProbeContext(
-            **{one.name: getattr(measured, one.name) for one in fields(measured)},
+            **fields_of(measured),
             sampler=sampler,
-            thresholds=run.thresholds,
-            policy=run.policy,
+            thresholds=run.settings.thresholds,
+            policy=run.settings.engine,
             teacher=run.inputs.teacher,
             earlier=run.inputs.earlier,
             earlier_rollouts=_earlier_rollouts(run.inputs.before, behavior),
@@ -168,17 +153,17 @@ def _run_probe(probe: Probe, context: ProbeContext, run: ProbeRun) -> ProbeResul
     except SettingsError as error:  # an engine may lack what a probe needs: the tokens of a path, or their probabilities
         return ProbeResult(probe=probe.name, question=probe.question, skipped=SkipReason.NOT_SUPPORTED, detail=str(error))
     cost = {part: getattr(context.sampler, part) for part in ("samples", "generated_tokens", "scored_tokens", "teacher_tokens")}
-    found = replace(found, **cost, seconds=round(time.monotonic() - start, 2))
+    found = replace(found, probe=probe.name, behavior=context.behavior.name, **cost, seconds=round(time.monotonic() - start, 2))
     return ProbeResult(probe=probe.name, question=probe.question, finding=found)
 
 
 def _why_not(probe: Probe, context: ProbeContext, run: ProbeRun) -> SkipReason | None:
     """Say why a probe is not run; None where it is. Whoever names a probe wants it, whether it is worth its cost or not."""
     behavior = context.behavior
-    cost = probe.plan(behavior, context.split, run.inputs.available)
+    cost = probe.plan(behavior, context.split, AvailableInputs.of(run.inputs))
     if cost.impossible is not None:
         return cost.impossible
-    if cost.scored_tokens and not cost.generated_tokens and not run.policy.info.can_score:
+    if cost.scored_tokens and not cost.generated_tokens and not run.settings.engine.info.can_score:
         return SkipReason.CANNOT_SCORE
     if probe.name not in run.names:
         skipped = SkipReason.RETENTION if behavior.purpose is Purpose.RETENTION else probe.worth(context)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from posttrain.diagnose.behaviors.answer_span import GradeTexts
@@ -141,3 +143,21 @@ class ProbeSampler:
         else:
             self.scored_tokens += tokens
         return scores
+
+    def total_logprobs(
+        self,
+        rollouts: Sequence[Rollout],
+        paths: Sequence[tuple[int, ...]],
+        *,
+        what: str,
+        engine: Engine | None = None,
+        is_teacher: bool = False,
+    ) -> npt.NDArray[np.float64]:
+        """Return [N] summed log-probabilities, nats, of rollouts of this behavior; `paths` are their tokens as the engine reads them."""
+        problems = {problem.id: problem for problem in self.behavior.problems}
+        prompts = {name: self.prompt(problems[name], engine).token_ids for name in {one.problem_id for one in rollouts}}
+        requests = [
+            ScoreRequest(prompt_ids=prompts[one.problem_id], path_ids=path) for one, path in zip(rollouts, paths, strict=True)
+        ]
+        scores = self.score(requests, what=what, engine=engine, is_teacher=is_teacher)
+        return np.array([one.logprobs.sum(dtype=np.float64) for one in scores], dtype=np.float64)

@@ -29,8 +29,17 @@ import numpy.typing as npt
 from posttrain.analysis.stats import Interval, paired_delta_interval, pass_at_k
 from posttrain.diagnose.behaviors.answer_span import find_answer, prefix_texts, tokens_before_answer
 from posttrain.diagnose.measure.pass_at_k import estimate_pass_at_k
-from posttrain.diagnose.probes import QUESTIONS, conditions
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, LabelEvidence, Note, ProbeContext, ProbeCost, PromptRequest
+from posttrain.diagnose.probes import conditions
+from posttrain.diagnose.probes.base import (
+    AvailableInputs,
+    Finding,
+    LabelEvidence,
+    Note,
+    Probe,
+    ProbeContext,
+    ProbeCost,
+    PromptRequest,
+)
 from posttrain.diagnose.probes.conditions import ConditionResult
 from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Message, Problem, PromptFormat, Reference, SkipReason, Split
 
@@ -68,7 +77,7 @@ def with_examples(
 
     A prompt that is a chat of its own gets them as turns, after its system messages.
     """
-    pairs = [(_question(example), example.references[0].text.strip()) for example in examples]
+    pairs = [(example.question, example.references[0].text.strip()) for example in examples]
     if isinstance(problem.prompt, str):
         return problem.prompt, replace(prompt_format, examples=(*prompt_format.examples, *pairs))
     num_system = next((i for i, message in enumerate(problem.prompt) if message.role != "system"), len(problem.prompt))
@@ -86,10 +95,6 @@ def with_hint(problem: Problem) -> str | tuple[Message, ...]:
     return (*problem.prompt[:last], Message(turn.role, _hinted(turn.content, problem.hint)), *problem.prompt[last + 1 :])
 
 
-def _question(problem: Problem) -> str:
-    return problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1].content
-
-
 def _hinted(question: str, hint: str) -> str:
     return HINT_TEMPLATE.replace("{hint}", hint).replace("{question}", question)
 
@@ -105,11 +110,10 @@ class ScaffoldOutcome(StrEnum):
     NOT_MEASURED = "not_measured"
 
 
-class ScaffoldProbe:
+class ScaffoldProbe(Probe):
     """Samples with each scaffold, as the module says."""
 
     name = "scaffold"
-    question = QUESTIONS[name]
 
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""
@@ -222,8 +226,6 @@ class ScaffoldProbe:
         outcome = ScaffoldOutcome.BOUND if names else ScaffoldOutcome.NOT_SHOWN if results else ScaffoldOutcome.NOT_MEASURED
         verdict = f"It works only {' or '.join(names)}" if names else "No scaffold is shown to carry it"
         return Finding(
-            probe=self.name,
-            behavior=context.behavior.name,
             outcome=outcome,
             summary=f"{', '.join(said)}. {verdict}.",
             numbers=table.numbers,
@@ -293,7 +295,7 @@ def _hinted_places(context: ProbeContext) -> tuple[list[int], int]:
 def _tells(context: ProbeContext, problem: Problem) -> bool:
     """Return whether a hint states an answer that the question does not."""
     assert problem.hint is not None
-    if find_answer(problem.hint, problem.answer) is not None and find_answer(_question(problem), problem.answer) is None:
+    if find_answer(problem.hint, problem.answer) is not None and find_answer(problem.question, problem.answer) is None:
         return True
     (grade,) = context.sampler.grade(problem, [problem.hint])
     return max(grade.score or 0.0, grade.lenient_score or 0.0) >= context.behavior.measure.success

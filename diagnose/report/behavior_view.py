@@ -200,10 +200,6 @@ def _counts(problems: Sequence[ProblemEntry]) -> str:
 
 
 def _cost(cost: CostEntry) -> list[tuple[str, str]]:
-    rows = [
-        ("samples", cost.samples),
-        ("generated tokens", cost.generated_tokens),
-        ("scored tokens", cost.scored_tokens),
-        ("teacher tokens", cost.teacher_tokens),
-    ]
-    return [(name, format_number(value)) for name, value in rows] + [("seconds", format_number(cost.seconds, 0))]
+    parts = ("samples", "generated_tokens", "scored_tokens", "teacher_tokens")
+    rows = [(name.replace("_", " "), format_number(getattr(cost, name))) for name in parts]
+    return [*rows, ("seconds", format_number(cost.seconds, 0))]

@@ -74,7 +74,4 @@ class DiagnosedRun:
 
     def __getitem__(self, name: str) -> DiagnosedBehavior:
         """Return the behavior of that name."""
-        for measured in self.behaviors:
-            if measured.behavior.name == name:
-                return measured
-        raise KeyError(name)
+        return {measured.behavior.name: measured for measured in self.behaviors}[name]

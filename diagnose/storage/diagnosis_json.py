@@ -308,10 +308,7 @@ class DiagnosisFile(FileModel):
 
     def __getitem__(self, name: str) -> BehaviorEntry:
         """Return the behavior of that name."""
-        for behavior in self.behaviors:
-            if behavior.name == name:
-                return behavior
-        raise KeyError(name)
+        return {behavior.name: behavior for behavior in self.behaviors}[name]
 
 
 def key_of(label: str) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, WithJsonSchema
 
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.run_directory import write_json
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 VERSION = 1
 """Of diagnosis.json and compare.json."""
@@ -53,6 +57,11 @@ class FileModel(BaseModel):
 
 
 File = TypeVar("File", bound=FileModel)
+
+
+def fields_of(instance: DataclassInstance) -> dict[str, Any]:
+    """Return the fields of a dataclass by name, with their values as they are."""
+    return {one.name: getattr(instance, one.name) for one in fields(instance)}
 
 
 def write_model(path: Path, model: FileModel) -> None:

@@ -147,6 +147,16 @@ class RolloutTable:
         """Return [R] whether each rollout is a success at this score, as `Rollout.succeeded` says it; False where missing."""
         return ~self.missing & ~self.truncated & (self.score >= success)
 
+    def known_outcomes(self, problem_ids: Sequence[str], success: float) -> tuple[npt.NDArray[np.int64], Bools]:
+        """Return problem (its place in `problem_ids`) and success of each sample with a known outcome; greedy ones are left out.
+
+        The samples of a problem stand together, in their order.
+        """
+        places = self.places(problem_ids)
+        kept = np.flatnonzero((places >= 0) & ~self.greedy & ~self.missing)
+        kept = kept[np.argsort(places[kept], kind="stable")]
+        return places[kept], self.succeeded(success)[kept]
+
     @property
     def mean_policy_logprob(self) -> npt.NDArray[np.float64]:
         """[R] mean natural log-probability of a rollout's tokens; NaN where it has none."""

@@ -120,18 +120,12 @@ class RunDirectory:
             self.path.rmdir()
 
     def _check_same(self, kind: str, settings: Mapping[str, Any]) -> None:
-        try:
-            old = json.loads(self.run_json.read_text())
-            old_kind, old_settings = old["kind"], old["settings"]
-        except (ValueError, KeyError, TypeError) as error:
+        old = self.read_json()
+        if old["kind"] != kind:
             raise RunError(
-                f"--out {self.path}: its run.json cannot be read ({error}); give a new folder", code="unreadable_run"
-            ) from error
-        if old_kind != kind:
-            raise RunError(
-                f"--out {self.path}: holds a {old_kind} run, this is a {kind} run; give a new folder", code="other_kind"
+                f"--out {self.path}: holds a {old['kind']} run, this is a {kind} run; give a new folder", code="other_kind"
             )
-        said = say_differences(old_settings, settings)
+        said = say_differences(old["settings"], settings)
         if said:
             raise RunError(
                 f"--out {self.path}: holds another run ({said}); give a new folder, or the same settings to resume",
@@ -156,6 +150,8 @@ class RunDirectory:
             )
         try:
             data: dict[str, Any] = json.loads(self.run_json.read_text())
+            if not isinstance(data, dict) or not {"kind", "settings"} <= set(data):
+                raise ValueError("it lacks kind or settings")
         except ValueError as error:
             raise RunError(
                 f"run {self.path}: its run.json cannot be read ({error}); measure again into a new folder", code="unreadable_run"

@@ -65,6 +65,11 @@ class Problem:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What a verifier may need beside the answer (a reasoning-gym entry, say)."""
 
+    @property
+    def question(self) -> str:
+        """Return what is asked: the prompt, or the last message of a chat."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[-1].content
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptFormat:

@@ -40,8 +40,9 @@ class Note:
 class Finding:
     """The answer of a probe about one behavior, as plain data."""
 
-    probe: str
-    behavior: str
+    probe: str = ""
+    """Its name, and that of the behavior: filled in where the probe is run."""
+    behavior: str = ""
     outcome: str
     """What was found: a value of the probe's own enum."""
     summary: str

@@ -103,10 +103,9 @@ def _texts(
     yield "empty", " \n"
     for garbage in GARBAGE:
         yield "garbage", garbage
-    question = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1].content
-    yield "echo", question
+    yield "echo", problem.question
     if isinstance(problem.prompt, str):
-        yield "echo", behavior.prompt.template.replace("{question}", question)
+        yield "echo", behavior.prompt.template.replace("{question}", problem.question)
     for other in others:
         yield "other_answer", verifier.write(other)
     if others:

@@ -32,18 +32,8 @@ app = typer.Typer(
 )
 
 VERBS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "diagnose": (diagnose.diagnose, diagnose.EXAMPLES),
-    "loop": (loop.loop, loop.EXAMPLES),
-    "train": (train.train, train.EXAMPLES),
-    "compare": (compare.compare, compare.EXAMPLES),
-    "gate": (gate.gate, gate.EXAMPLES),
-    "report": (report.report, report.EXAMPLES),
-    "plot": (plot.plot, plot.EXAMPLES),
-    "figures": (figures.figures, figures.EXAMPLES),
-    "stages": (stages.stages, stages.EXAMPLES),
-    "probes": (probes.probes, probes.EXAMPLES),
-    "behaviors": (behaviors.behaviors, behaviors.EXAMPLES),
-    "env": (env.env, env.EXAMPLES),
+    (name := module.__name__.rpartition(".")[2]): (getattr(module, name), module.EXAMPLES)
+    for module in (diagnose, loop, train, compare, gate, report, plot, figures, stages, probes, behaviors, env)
 }
 """Every verb: its function and the examples that end its help page."""
 

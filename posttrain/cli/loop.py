@@ -71,10 +71,9 @@ def _print_loop(result: Any) -> None:
         table.add_column(column, justify="left" if column in ("behavior", "what happened") else "right", no_wrap=True)
     for transition, split in ((result.transition, "eval"), (result.final, "final")):
         for behavior in transition.behaviors if transition else ():
-            report = behavior.report
             table.add_row(
-                f"{report.name}{' (trained)' if report.trained else ''}", f"{report.num_problems} {split}", interval(report.pass_at_1_before),
-                interval(report.pass_at_1_after), interval(report.delta, signed=True), role_words(behavior.role),
+                f"{behavior.name}{' (trained)' if behavior.trained else ''}", f"{behavior.num_problems} {split}", interval(behavior.pass_at_1_before),
+                interval(behavior.pass_at_1_after), interval(behavior.delta, signed=True), role_words(behavior.role),
             )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     for diagnosis in result.rounds[-1].after.diagnoses:

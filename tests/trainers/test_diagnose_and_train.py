@@ -75,7 +75,7 @@ def test_an_interrupted_loop_goes_on_where_it_was(
     resumed = trainers.loop(tiny_model, [sums_file], out=tmp_path / "cut", **arguments)
     assert resumed.transition is not None
     assert whole.transition is not None
-    assert resumed.transition.behaviors[0].report.delta == whole.transition.behaviors[0].report.delta
+    assert resumed.transition.behaviors[0].delta == whole.transition.behaviors[0].delta
 
 
 def test_nothing_to_train_ends_with_the_diagnosis(tiny_model: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from posttrain.diagnose.errors import BehaviorError, SettingsError
-from posttrain.diagnose.stage_catalogue import HOW_TO_GIVE, STAGES, Need
+from posttrain.diagnose.stage_catalogue import HOW_TO_GIVE, STAGES, Need, trainable_needs
 from posttrain.trainers.sources.data_set import materials
 from posttrain.trainers.stage import ConfigT, Recipe, Stage, TrainingInputs
 
@@ -28,19 +28,13 @@ def find_recipe(name: str) -> Recipe[Any]:
 
 
 def offered_needs(inputs: TrainingInputs) -> frozenset[Need]:
-    """Return what inputs offer to a stage.
-
-    Samples that a verifier calls right and wrong are pairs, and its rollouts behind a step judge the step. A teacher and an earlier
-    checkpoint stand in for each other. Data may be of any kind: what a stage does not read is refused by `build_stage`.
-    """
-    found = {Need.REFERENCES, Need.PAIRS, Need.STEP_FEEDBACK} if inputs.data else set()
-    if any(item.problem.references for item in inputs.training_set.train):
-        found.add(Need.REFERENCES)
-    if inputs.graders:
-        found |= {Need.VERIFIER, Need.PAIRS, Need.STEP_FEEDBACK}
-    if inputs.teacher or inputs.earlier:
-        found |= {Need.TEACHER, Need.EARLIER_CHECKPOINT}
-    return frozenset(found)
+    """Return what inputs offer to a stage; what it does not read is refused by `build_stage`."""
+    offered = {
+        Need.REFERENCES: any(item.problem.references for item in inputs.training_set.train),
+        Need.VERIFIER: inputs.graders,
+        Need.TEACHER: inputs.teacher or inputs.earlier,
+    }
+    return trainable_needs(frozenset(need for need, there in offered.items() if there), data=bool(inputs.data))
 
 
 def check_inputs(recipe: Recipe[Any], inputs: TrainingInputs) -> None:

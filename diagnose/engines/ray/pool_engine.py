@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from types import TracebackType
 
 import ray
 
@@ -55,25 +54,12 @@ class PoolEngine(base.BaseEngine):
         self.info = replace(info, model=name or info.model, versions={**info.versions, "ray": ray.__version__})
         self.codec = self._queue.codec
 
-    def __enter__(self) -> PoolEngine:
-        """Return the pool itself."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """End the workers."""
-        self.close()
-
     def close(self) -> None:
         """End the workers; their memory and GPUs are free again."""
         self._queue.close()
 
     def sample(
-        self,
-        requests: Sequence[SampleRequest],
-        sampling: Sampling,
-        *,
-        seed: str,
-        on_tokens: OnTokens = ignore_tokens,
+        self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
     ) -> list[list[Completion]]:
         """Sample; see `Sampler`.
 

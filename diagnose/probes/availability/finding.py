@@ -26,8 +26,6 @@ def make_finding(context: ProbeContext, paths: Sequence[SteppedPath], margins: M
     epsilon = context.behavior.measure.epsilon
     bound = [steps.bind(path.log_local, epsilon) for path in paths]
     return Finding(
-        probe=context.sampler.probe,
-        behavior=context.behavior.name,
         outcome=_outcome(paths, bound),
         summary=_summary(paths, bound),
         numbers=_numbers(context, paths, bound, margins),

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from posttrain.diagnose.probes import QUESTIONS
 from posttrain.diagnose.probes.availability import scoring
 from posttrain.diagnose.probes.availability.finding import make_finding
 from posttrain.diagnose.probes.availability.steps import OWN, REFERENCE
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, Probe, ProbeContext, ProbeCost
 from posttrain.diagnose.types import Behavior, Bottleneck, SkipReason, Split
 
 
-class Availability:
+class Availability(Probe):
     """Reachability and availability of right paths, step by step."""
 
     name = "availability"
-    question = QUESTIONS[name]
 
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""

@@ -46,8 +46,6 @@ def make_finding(
     margins = {row: (float(m), float(t)) for row, m, t in zip(pairs.rows, pairs.margin, pairs.per_token, strict=True)}
     outcome = _outcome(numbers, context.thresholds.data.majority)
     return Finding(
-        probe=context.sampler.probe,
-        behavior=context.behavior.name,
         outcome=outcome,
         summary=_summary(numbers, learned, avoided, pairs, limit, outcome),
         numbers=numbers,

@@ -7,18 +7,16 @@ import hashlib
 import numpy as np
 
 from posttrain.diagnose.errors import BehaviorError, SettingsError
-from posttrain.diagnose.probes import QUESTIONS
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, Probe, ProbeContext, ProbeCost
 from posttrain.diagnose.probes.data.answers import EncodedAnswer, ScoredAnswer, encode_row, own_answers
 from posttrain.diagnose.probes.data.finding import make_finding, write_row_notes
 from posttrain.diagnose.types import Behavior, SkipReason, Split
 
 
-class Data:
+class Data(Probe):
     """Scores a data set under the policy."""
 
     name = "data"
-    question = QUESTIONS[name]
 
     def __init__(self, *, num_rows: int = 256, num_own: int = 256, longest: int = 1024):
         """Take sizes.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.diagnose.engines.base import Engine, ScoreRequest
+from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.probes.base import ProbeContext
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.types import Reference, Rollout, StopReason
@@ -41,16 +41,13 @@ def first_rollouts(context: ProbeContext, table: RolloutTable, kept: npt.NDArray
     return table.rows(rows[ranks < most])
 
 
-def encode_rollouts(
-    engine: Engine, context: ProbeContext, rollouts: Sequence[Rollout]
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Return prompt and answer as an engine cuts them; a truncated answer has no end token."""
+def encode_rollouts(engine: Engine, context: ProbeContext, rollouts: Sequence[Rollout]) -> list[tuple[int, ...]]:
+    """Return answers as an engine cuts them; a truncated answer has no end token."""
     prompts = {problem.id: context.sampler.prompt(problem, engine) for problem in context.problems}
     encoded = []
     for rollout in rollouts:
-        prompt = prompts[rollout.problem_id]
-        path = engine.codec.encode_path(prompt, Reference(steps=(rollout.text,))).token_ids
-        encoded.append((prompt.token_ids, path[:-1] or path if rollout.truncated else path))
+        path = engine.codec.encode_path(prompts[rollout.problem_id], Reference(steps=(rollout.text,))).token_ids
+        encoded.append(path[:-1] or path if rollout.truncated else path)
     return encoded
 
 
@@ -58,25 +55,17 @@ def score_under_both(context: ProbeContext, earlier: Engine, rollouts: Sequence[
     """Score answers under both policies: their own tokens where both read the same, else each its own way to cut the text."""
     rollouts = [rollout for rollout in rollouts if rollout.token_ids and rollout.stop is not StopReason.ERROR]
     sides = [encode_rollouts(engine, context, rollouts) for engine in (earlier, context.policy)]
-    same = all(first[1] == second[1] for first, second in zip(*sides, strict=True))
-    sums = []
-    for engine, side, name in zip((earlier, context.policy), sides, ("the earlier policy", "the policy"), strict=True):
-        requests = [
-            ScoreRequest(prompt_ids=prompt, path_ids=rollout.token_ids if same else path)
-            for rollout, (prompt, path) in zip(rollouts, side, strict=True)
-        ]
-        scores = context.sampler.score(requests, engine=engine, what=f"{what} under {name}")
-        sums.append([total_logprob(one.logprobs) for one in scores])
-    return gather_answers(context, rollouts, sums[0], sums[1], same)
-
-
-def total_logprob(logprobs: npt.NDArray[np.float32]) -> float:
-    """Return the summed log-probability of an answer."""
-    return float(logprobs.sum(dtype=np.float64))
+    if same := sides[0] == sides[1]:
+        sides = [[rollout.token_ids for rollout in rollouts]] * 2
+    before, after = (
+        context.sampler.total_logprobs(rollouts, paths, engine=engine, what=f"{what} under {name}")
+        for engine, paths, name in zip((earlier, context.policy), sides, ("the earlier policy", "the policy"), strict=True)
+    )
+    return gather_answers(context, rollouts, before, after, same)
 
 
 def gather_answers(
-    context: ProbeContext, rollouts: Sequence[Rollout], before: Sequence[float], after: Sequence[float], same: bool
+    context: ProbeContext, rollouts: Sequence[Rollout], before: Floats64, after: Floats64, same: bool
 ) -> ScoredAnswers:
     """Return answers with their log-probabilities under both policies."""
     places = {problem.id: place for place, problem in enumerate(context.problems)}
@@ -85,8 +74,8 @@ def gather_answers(
         place=np.array([places[rollout.problem_id] for rollout in rollouts], dtype=np.int64),
         right=np.array([bool(rollout.succeeded(success)) for rollout in rollouts], dtype=np.bool_),
         num_tokens=np.array([len(rollout.token_ids) for rollout in rollouts], dtype=np.int64),
-        before=np.array(before, dtype=np.float64),
-        after=np.array(after, dtype=np.float64),
+        before=before,
+        after=after,
         same_tokens=same,
     )
 

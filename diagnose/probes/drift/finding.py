@@ -87,8 +87,6 @@ def make_finding(
     }
     evidence = _evidence(rates, plain, count, context.thresholds.evidence)
     return Finding(
-        probe=context.sampler.probe,
-        behavior=context.behavior.name,
         outcome=_outcome(rates, evidence, context.thresholds.confidence),
         summary=_summary(numbers, rates),
         numbers=numbers,

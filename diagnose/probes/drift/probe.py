@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from posttrain.diagnose.engines.base import ScoreRequest
-from posttrain.diagnose.probes import QUESTIONS
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost, PromptRequest
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, Probe, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.probes.drift import answers
 from posttrain.diagnose.probes.drift.finding import make_finding
 from posttrain.diagnose.probes.drift.rates import compare_rates
@@ -17,11 +15,10 @@ _FEWEST = 8
 """Sampling ends where what is left of the budget pays less than an eighth of a round: a shard that small costs more than it tells."""
 
 
-class Drift:
+class Drift(Probe):
     """Compares the policy with an earlier one: an engine that holds it, a run that measured it, or both."""
 
     name = "drift"
-    question = QUESTIONS[name]
 
     def __init__(self, *, num_samples: int = 16, num_own: int = 4):
         """Take sizes.
@@ -96,18 +93,10 @@ class Drift:
         # An earlier run does not say what its tokens meant; that ours begin alike says that they are cut alike.
         alike = [
             rollout.token_ids[: max(1, len(path) - 2)] == path[: max(1, len(path) - 2)]
-            for rollout, (_, path) in zip(rollouts, encoded, strict=True)
+            for rollout, path in zip(rollouts, encoded, strict=True)
         ]
         same = bool(np.mean(alike) > 0.5) if alike else True
-        requests = [
-            ScoreRequest(prompt_ids=prompt, path_ids=rollout.token_ids if same else path)
-            for rollout, (prompt, path) in zip(rollouts, encoded, strict=True)
-        ]
-        after = context.sampler.score(requests, what="right answers of the earlier run")
-        return answers.gather_answers(
-            context,
-            rollouts,
-            [answers.total_logprob(r.policy_logprobs) for r in rollouts],
-            [answers.total_logprob(s.logprobs) for s in after],
-            same,
-        )
+        paths = [rollout.token_ids for rollout in rollouts] if same else encoded
+        before = np.array([rollout.policy_logprobs.sum(dtype=np.float64) for rollout in rollouts], dtype=np.float64)
+        after = context.sampler.total_logprobs(rollouts, paths, what="right answers of the earlier run")
+        return answers.gather_answers(context, rollouts, before, after, same)

@@ -39,11 +39,8 @@ class RatesBeforeAndNow:
 
 def _outcomes(context: ProbeContext, table: RolloutTable) -> list[npt.NDArray[np.bool_]]:
     """Return, per problem, whether each of its samples with a known outcome succeeded, in the order in which they were taken."""
-    places = table.places([problem.id for problem in context.problems])
-    kept = np.flatnonzero((places >= 0) & ~table.greedy & ~table.missing)
-    kept = kept[np.argsort(places[kept], kind="stable")]
-    success = table.succeeded(context.behavior.measure.success)[kept]
-    return np.split(success, np.searchsorted(places[kept], np.arange(1, len(context.problems))))
+    place, right = table.known_outcomes([problem.id for problem in context.problems], context.behavior.measure.success)
+    return np.split(right, np.searchsorted(place, np.arange(1, len(context.problems))))
 
 
 def _even(outcomes: Sequence[npt.NDArray[np.bool_]], equally: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -58,11 +55,7 @@ def _even(outcomes: Sequence[npt.NDArray[np.bool_]], equally: bool) -> tuple[npt
 
 def compare_rates(context: ProbeContext, sampled: Sequence[Rollout], earlier_run: RolloutTable | None) -> RatesBeforeAndNow:
     """Compare success before, from the earlier run where there is one and else from what was sampled, with success now."""
-    success, epsilon, groups = (
-        context.behavior.measure.success,
-        context.behavior.measure.epsilon,
-        context.counts.groups,
-    )
+    measure, groups = context.behavior.measure, context.counts.groups
     if earlier_run is not None:
         counts = count_successes(context.behavior, context.problems, earlier_run)
         n_before, c_before = counts.num_samples, counts.num_correct
@@ -70,25 +63,27 @@ def compare_rates(context: ProbeContext, sampled: Sequence[Rollout], earlier_run
     else:
         known: dict[str, list[bool]] = {problem.id: [] for problem in context.problems}
         for rollout in sampled:
-            if (right := rollout.succeeded(success)) is not None:
+            if (right := rollout.succeeded(measure.success)) is not None:
                 known[rollout.problem_id].append(right)
         n_before, c_before = (np.array([f(one) for one in known.values()], dtype=np.int64) for f in (len, sum))
         thinned = n_before, c_before  # how many there are depends on the budget, not on the outcomes
-    before = fit_mixture(n_before, c_before, marks=(epsilon, context.thresholds.mastered), groups=groups)
+    before = fit_mixture(n_before, c_before, marks=(measure.epsilon, context.thresholds.mastered), groups=groups)
     after = context.posterior.mixture
     n_after, c_after = _even(_outcomes(context, context.rollouts), context.counts.sampled_equally)
     rate = context.thresholds.change.false_discovery_rate
-    entered, changed = (problem_change_tests(*thinned, n_after, c_after, rate=rate, below=edge) for edge in (epsilon, None))
+    entered, changed = (
+        problem_change_tests(*thinned, n_after, c_after, rate=rate, below=edge) for edge in (measure.epsilon, None)
+    )
     fell = changed.q_attrition <= rate
 
     rng, num_draws = np.random.default_rng(0), context.thresholds.num_draws
     was, now = (mixture.draw_rates(rng=rng, num_draws=num_draws) for mixture in (before, after))
     held = (now < context.thresholds.mastered) & (n_before > 0)
-    lost = held & (was >= epsilon) & (now < context.thresholds.drift.kept * was)
+    lost = held & (was >= measure.epsilon) & (now < context.thresholds.drift.kept * was)
     most = lost.sum(axis=1) > context.thresholds.drift.share_lost * np.maximum(held.sum(axis=1), 1)
     found = int(fell.sum())
     high = float(np.quantile(lost.sum(axis=1), 0.5 + context.thresholds.level / 2))
-    reach = [mixture.interval_probabilities([epsilon])[:, 1] for mixture in (before, after)]
+    reach = [mixture.interval_probabilities([measure.epsilon])[:, 1] for mixture in (before, after)]
     states = classify_changes(reach[0], reach[1], entered.q_expansion, entered.q_attrition, context.thresholds.change)
     return RatesBeforeAndNow(
         before=before,

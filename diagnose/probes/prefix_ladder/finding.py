@@ -67,8 +67,6 @@ def make_finding(
             ),
         )
     return Finding(
-        probe=context.sampler.probe,
-        behavior=context.behavior.name,
         outcome=_outcome(probed, evidence, above_half, min(chances.values()), context.thresholds),
         summary=write_summary(probed, out, share, because, thresholds.sufficient),
         numbers={name: value for name, value in numbers.items() if np.isfinite(value.estimate)},

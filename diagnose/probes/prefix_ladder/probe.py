@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from posttrain.diagnose.probes import QUESTIONS
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, Probe, ProbeContext, ProbeCost
 from posttrain.diagnose.probes.prefix_ladder import search
 from posttrain.diagnose.probes.prefix_ladder.finding import MOST_PROBLEMS, make_finding
 from posttrain.diagnose.probes.prefix_ladder.ladder import Ladder, build_ladders, candidate_problems
@@ -14,11 +13,10 @@ FEWEST_PROBLEMS = 4
 """Ladders that are started however small the budget is: a share over fewer says nothing."""
 
 
-class PrefixLadder:
+class PrefixLadder(Probe):
     """Measures success from the first part of a reference path, for problems that are out of reach."""
 
     name = "prefix_ladder"
-    question = QUESTIONS[name]
 
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""

@@ -94,10 +94,7 @@ def fitting(context: ProbeContext, todo: Sequence[Any], samples: int, tokens: in
 
 def tokens_per_sample(context: ProbeContext) -> float:
     """Return the tokens that a sample is expected to take, with a margin: as whole answers do, or as continuations once there are some."""
-    taken, tokens = (
-        int(context.counts.num_samples.sum() + context.counts.num_missing.sum()),
-        int(context.counts.num_tokens.sum()),
-    )
+    taken, tokens = int(context.counts.num_sampled.sum()), int(context.counts.num_tokens.sum())
     if context.sampler.samples >= MANY_SAMPLES:
         taken, tokens = context.sampler.samples, context.sampler.generated_tokens
     longest = float(context.behavior.sampling.max_tokens)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt, Engine, ScoreRequest
+from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.probes.base import ProbeContext
 from posttrain.diagnose.types import Problem, Reference, Rollout, StopReason
 
@@ -98,33 +98,28 @@ def score_under_both(context: ProbeContext, rollouts: Sequence[Rollout], same: b
         by_teacher: Whether the teacher drew them.
     """
     assert context.teacher is not None
-    known = {problem.id: (place, problem) for place, problem in enumerate(context.problems)}
-    engines = {False: context.policy, True: context.teacher}
+    places = {problem.id: place for place, problem in enumerate(context.problems)}
     sums: dict[bool, npt.NDArray[np.float64]] = {}
     lengths: dict[bool, list[int]] = {}
-    for is_teacher, engine in engines.items():
-        prompts = [context.sampler.prompt(known[one.problem_id][1], engine) for one in rollouts]
-        if same and is_teacher == by_teacher:
-            paths = [one.token_ids for one in rollouts]
-        else:
-            paths = [_path(engine, prompt, one, same) for prompt, one in zip(prompts, rollouts, strict=True)]
-        requests = [ScoreRequest(prompt_ids=prompt.token_ids, path_ids=path) for prompt, path in zip(prompts, paths, strict=True)]
+    for is_teacher, engine in {False: context.policy, True: context.teacher}.items():
+        known = same and is_teacher == by_teacher
+        paths = [one.token_ids if known else _path(context, engine, places[one.problem_id], one, same) for one in rollouts]
         what = f"{'teacher' if by_teacher else 'own'} samples under {'the teacher' if is_teacher else 'the policy'}"
-        scores = context.sampler.score(requests, engine=engine, what=what, is_teacher=is_teacher)
-        sums[is_teacher] = np.array([score.logprobs.sum(dtype=np.float64) for score in scores])
+        sums[is_teacher] = context.sampler.total_logprobs(rollouts, paths, engine=engine, what=what, is_teacher=is_teacher)
         lengths[is_teacher] = [len(path) for path in paths]
     return Contrast(
-        place=np.array([known[one.problem_id][0] for one in rollouts], dtype=np.int64),
+        place=np.array([places[one.problem_id] for one in rollouts], dtype=np.int64),
         num_tokens=np.maximum(1, np.array(lengths[False], dtype=np.int64)),
         student=sums[False],
         teacher=sums[True],
     )
 
 
-def _path(engine: Engine, prompt: EncodedPrompt, rollout: Rollout, same: bool) -> tuple[int, ...]:
+def _path(context: ProbeContext, engine: Engine, place: int, rollout: Rollout, same: bool) -> tuple[int, ...]:
     """Return a sample as the other model's tokens; with the end token of that model where the sample ended by its own."""
     text = rollout.text if same else rollout.text.strip()
-    path: EncodedPath = engine.codec.encode_path(prompt, Reference(steps=(text,)))
+    prompt = context.sampler.prompt(context.problems[place], engine)
+    path = engine.codec.encode_path(prompt, Reference(steps=(text,)))
     ended = rollout.stop is StopReason.EOS
     if not same:
         return path.token_ids if ended else path.token_ids[:-1]

@@ -98,8 +98,6 @@ def make_finding(
         "margin of right over wrong, nats per answer": margin,
     }
     return Finding(
-        probe="teacher",
-        behavior=context.behavior.name,
         outcome=outcome,
         summary=f"The teacher solves {success.rate.estimate:.2f} where the student solves {student.estimate:.2f} "
         f"(gain {signed(success.gain)}); {why}: {_WORDS[stage]}.",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from posttrain.diagnose.probes import QUESTIONS
-from posttrain.diagnose.probes.base import AvailableInputs, Finding, ProbeContext, ProbeCost, PromptRequest
+from posttrain.diagnose.probes.base import AvailableInputs, Finding, Probe, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.probes.conditions import SAMPLES, affordable, compare_condition, enough, in_random_order
 from posttrain.diagnose.probes.scaffold import MOST_PROBLEMS
 from posttrain.diagnose.probes.teacher.contrast import OWN, compare_tokenizers, is_scorable, own_samples, score_under_both
@@ -15,11 +14,10 @@ from posttrain.diagnose.types import Behavior, SkipReason, Split
 TEACHER = "teacher"
 
 
-class TeacherProbe:
+class TeacherProbe(Probe):
     """See the module."""
 
     name = "teacher"
-    question = QUESTIONS[name]
 
     def plan(self, behavior: Behavior, split: Split, available: AvailableInputs) -> ProbeCost:
         """See `Probe`."""
@@ -51,8 +49,6 @@ class TeacherProbe:
         sampled = sorted(in_random_order(context, range(len(context.problems)))[:most])
         if not sampled:
             return Finding(
-                probe=self.name,
-                behavior=context.behavior.name,
                 outcome=TeacherOutcome.NOT_MEASURED,
                 summary="Not measured: the budget did not hold the teacher's samples of one problem.",
             )

@@ -64,5 +64,5 @@ def test_few_problems_widen_the_interval() -> None:
 def test_without_samples_the_interval_is_the_whole_range() -> None:
     found = profile_intervals(np.empty((0, 3)), np.empty(0), np.ones((2, 3)), degrees=1, start=np.full(3, 1 / 3))
     assert len(found) == 2
-    assert not found[0].identified
+    assert np.isnan(found[0].estimate)
     assert (found[0].low, found[0].high) == (0.0, 1.0)

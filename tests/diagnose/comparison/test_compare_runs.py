@@ -136,8 +136,8 @@ def test_copies_and_other_models_are_no_null(
 def test_two_runs_of_one_model_show_no_role_and_no_gain(runs: Path, tmp_path: Path) -> None:
     transition = diagnose.compare(runs / "before", runs / "null", out=tmp_path / "out")
     for behavior in transition.behaviors:
-        assert behavior.role_observed is ObservedRole.NOT_DISTINGUISHABLE
-        assert all(change.state not in (ProblemChange.EXPANDED, ProblemChange.ATTRITED) for change in behavior.report.changes)
+        assert behavior.role.role is ObservedRole.NOT_DISTINGUISHABLE
+        assert all(change.state not in (ProblemChange.EXPANDED, ProblemChange.ATTRITED) for change in behavior.changes)
     page = (tmp_path / "out" / "report.md").read_text()
     assert page.count("; not distinguishable |") == len(transition.behaviors)
     assert "**retention**: " in page
@@ -151,7 +151,7 @@ def test_runs_in_rounds_are_compared_by_likelihood(tmp_path: Path, sums_file: Pa
             str(tmp_path / f"{name}.yaml"), [sums_file], out=tmp_path / name, engine="scripted", precision=0.12, seed=len(name)
         )
     transition = compare_folders(tmp_path / "weak", tmp_path / "strong")
-    report = transition.behaviors[0].report
+    report = transition.behaviors[0]
     assert report.delta.low <= 0.3 <= report.delta.high
     assert "posteriors" in report.delta.method
     assert ComparisonNote.ADAPTIVE_SAMPLING in report.notes

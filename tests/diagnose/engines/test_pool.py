@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -74,7 +75,7 @@ def _ray() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[PoolEngine]:
-    with PoolEngine(partial(Fragile, ANSWERS), workers=2, size=SMALL) as pool:
+    with closing(PoolEngine(partial(Fragile, ANSWERS), workers=2, size=SMALL)) as pool:
         yield pool
 
 
@@ -177,7 +178,7 @@ def test_what_an_engine_refuses_a_pool_refuses_in_the_same_words(pool: PoolEngin
 
 def test_the_number_of_workers_changes_nothing(alone: ScriptedEngine) -> None:
     """Three here, two in the tests above, one where a pool is opened by name."""
-    with PoolEngine(partial(ScriptedEngine, ANSWERS), workers=3, size=SMALL) as pool:
+    with closing(PoolEngine(partial(ScriptedEngine, ANSWERS), workers=3, size=SMALL)) as pool:
         assert same(pool.sample(ask(alone), FREE, seed="0"), alone.sample(ask(alone), FREE, seed="0"))
 
 
@@ -202,7 +203,7 @@ def test_two_workers_do_what_the_embedded_engine_does_with_one_piece_after_the_o
     scores: dict[int, TokenScores] = {}
     for part in cut_scores(paths, SMALL):
         scores.update(zip(part.owners, here.score(part.requests), strict=True))
-    with PoolEngine(opener, workers=2, size=SMALL) as pool:
+    with closing(PoolEngine(opener, workers=2, size=SMALL)) as pool:
         drawn = pool.sample(requests, FREE, seed="0")
         assert all(nearly(ours, theirs) for ours, theirs in zip(drawn, expected, strict=True))
         assert nearly(pool.score(paths), [scores[i] for i in range(len(paths))])

@@ -11,6 +11,7 @@ import pytest
 
 from posttrain.diagnose import DiagnoseRequest, load_behavior
 from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.probes.base import AvailableInputs
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Split
 
@@ -66,5 +67,5 @@ def test_a_request_is_frozen_and_records_what_a_resumed_run_must_share(sums_file
 
 
 def test_what_stands_beside_the_model_is_listed(sums_file: Path) -> None:
-    available = request_for(sums_file, teacher="demo", before="runs/earlier").available
+    available = AvailableInputs.of(request_for(sums_file, teacher="demo", before="runs/earlier"))
     assert (available.teacher, available.earlier, available.before, available.data) == (True, False, True, False)
