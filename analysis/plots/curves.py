@@ -72,7 +72,7 @@ def mixture_rows(problems: Sequence[Problem], edges: npt.ArrayLike, marks: Seque
     expected = mixture.interval_probabilities(inner).sum(axis=0)
     counts, _ = mixture.draw_interval_counts(inner, rng=rng, num_draws=_NUM_DRAWS)
     low, high = np.quantile(counts, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    bins = [
+    bins: list[tuple[float, ...]] = [
         (start, end, value, min(a, value), max(b, value))
         for start, end, value, a, b in zip([0.0, *inner], [*inner, 1.0], expected, low, high, strict=True)
     ]
