@@ -57,7 +57,23 @@ def merge_adapter(base: PreTrainedModel, path: Path) -> PreTrainedModel:
         SettingsError: The package peft is not installed.
     """
     peft = require_peft(f"model {path}")
-    return peft.PeftModel.from_pretrained(base, str(path)).merge_and_unload()
+    adapted = peft.PeftModel.from_pretrained(base, str(path))
+    _untie(base, peft.tuners.tuners_utils.BaseTunerLayer)
+    return adapted.merge_and_unload()
+
+
+def _untie(model: PreTrainedModel, adapter_layer: type) -> None:
+    """Give the output layer a weight of its own where it shares the embedding's and the adapter changes one of both.
+
+    Merged into the shared weight, what was trained for one would change the other too.
+    """
+    tied = [model.get_input_embeddings(), model.get_output_embeddings()]
+    inner = [layer.get_base_layer() if isinstance(layer, adapter_layer) else layer for layer in tied]
+    if any(layer is None for layer in inner) or inner[0].weight is not inner[1].weight:
+        return
+    if any(isinstance(layer, adapter_layer) for layer in tied):
+        inner[1].weight = type(inner[1].weight)(inner[1].weight.detach().clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False
 
 
 def require_peft(wanted_by: str) -> Any:

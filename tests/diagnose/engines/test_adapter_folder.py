@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import peft
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.diagnose.engines.base import SampleRequest
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
@@ -45,6 +46,25 @@ def test_it_is_the_base_and_the_adapter(adapter: Path, tiny_model: Path) -> None
     assert engine.info.model_fingerprint == fingerprint_model(adapter)
     drawn = engine.sample([SampleRequest(key="a", prompt_ids=(1, 5), num_samples=2)], Sampling(max_tokens=4), seed="s")
     assert len(drawn[0]) == 2
+
+
+@pytest.mark.parametrize("targets", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head", "q_proj"]])
+def test_an_adapter_of_one_of_two_tied_layers_does_not_change_the_other(
+    targets: list[str], tiny_model: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(tiny_model, tie_word_embeddings=True)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "tied")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "tied")
+    settings = peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns of tied layers
+        base = AutoModelForCausalLM.from_pretrained(tmp_path / "tied", dtype=torch.float32)
+        adapted = peft.get_peft_model(base, settings).eval()
+        adapted.save_pretrained(tmp_path / "adapter")
+        expected = logits(adapted)
+        found = load_model(tmp_path / "adapter", dtype=torch.float32)
+    torch.testing.assert_close(logits(found), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_fingerprint_covers_both(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
