@@ -122,10 +122,18 @@ def sample_pairs(
 
 
 def mismatched(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
-    """Return each prompt of a batch with the completion of the next one, for KTO's reference point."""
-    if len(rows) < 2:
-        return []
+    """Return the prompts of a batch with completions that were written for another prompt, for KTO's reference point.
+
+    The rows are ordered by prompt and the completions moved on by as many places as the most frequent prompt has rows, so each completion is used
+    once, and none stands behind its own prompt unless one prompt has more than half of the rows. Pairs that would are left out.
+    """
+    by_prompt: dict[tuple[int, ...], list[TrainingRow]] = {}
+    for row in rows:
+        by_prompt.setdefault(row.prompt_ids, []).append(row)
+    ordered = [row for members in by_prompt.values() for row in members]
+    shift = max(map(len, by_prompt.values()), default=0)
     return [
         replace(row, completion_ids=other.completion_ids, sampler_logprobs=None, role=RowRole.MISMATCHED)
-        for row, other in zip(rows, [*rows[1:], rows[0]], strict=True)
+        for row, other in zip(ordered, [*ordered[shift:], *ordered[:shift]], strict=True)
+        if row.prompt_ids != other.prompt_ids
     ]

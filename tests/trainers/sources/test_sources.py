@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -24,7 +25,7 @@ from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.order import EpochOrder
 from posttrain.trainers.sources.policy import PolicySource, RolloutSampler
 from posttrain.trainers.sources.prepared import PreparedRows, fixed
-from posttrain.trainers.sources.verified import sample_verified, select_verified
+from posttrain.trainers.sources.verified import mismatched, sample_verified, select_verified
 from posttrain.trainers.training_types import RowRole, TrainingSet
 
 
@@ -136,3 +137,29 @@ def test_what_is_imitated_was_written_to_be_imitated(model, name: str) -> None:
         with pytest.raises(BehaviorError) as caught:
             build_stage(name, model, data=rows, teacher=teacher)
         assert caught.value.code == "data_not_read"
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2), (3, 1, 1, 1), (1, 3, 2), (2, 5, 1, 4, 2)])
+def test_mismatched_answers_were_written_for_another_prompt(sizes: tuple[int, ...]) -> None:
+    """KTO's reference point is about answers that were not written for the prompt; each answer counts once."""
+    rows = [
+        replace(random_pairs()[0], prompt_ids=(n,), completion_ids=(n, m), sampler_logprobs=None)
+        for n, size in enumerate(sizes)
+        for m in range(size)
+    ]
+    random.Random(0).shuffle(rows)
+    found = mismatched(rows)
+    assert all(row.role is RowRole.MISMATCHED and row.completion_ids[0] != row.prompt_ids[0] for row in found)
+    assert sorted(row.completion_ids for row in found) == sorted(row.completion_ids for row in rows)
+    assert sorted(row.prompt_ids for row in found) == sorted(row.prompt_ids for row in rows)
+
+
+def test_where_most_answers_share_a_prompt_some_have_no_other() -> None:
+    rows = [
+        replace(random_pairs()[0], prompt_ids=(n,), completion_ids=(n, m), sampler_logprobs=None)
+        for n, m in ((0, 0), (0, 1), (0, 2), (1, 0))
+    ]
+    found = mismatched(rows)
+    assert sorted((row.prompt_ids, row.completion_ids) for row in found)[0] == ((0,), (1, 0))
+    assert all(row.completion_ids[0] != row.prompt_ids[0] for row in found)
+    assert mismatched(rows[:3]) == mismatched(rows[:1]) == mismatched([]) == []
