@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -36,12 +37,15 @@ class DevSelection:
         return every is not None and self.evaluated_after < step and (step + 1) % every == 0
 
     def add(self, evaluation: DevEvaluation, step: int) -> bool:
-        """Take an evaluation in, and return whether it is the best after a step, so that its weights must be saved."""
+        """Take an evaluation in, and return whether it is the best after a step, so that its weights must be saved.
+
+        One without a score (NaN, where no sample has a grade) is never the best.
+        """
         self.evaluations = (*self.evaluations[:1], evaluation)
         self.evaluated_after = step
         if step == BEFORE:
             return False
-        if self.best_score is None or evaluation.score > self.best_score:
+        if not math.isnan(evaluation.score) and (self.best_score is None or evaluation.score > self.best_score):
             self.best_score, self.best_is_saved, self.num_without_gain = evaluation.score, True, 0
             return True
         self.num_without_gain += 1

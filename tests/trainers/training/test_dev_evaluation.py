@@ -20,6 +20,7 @@ from posttrain.trainers.recipes.registry import find_recipe
 from posttrain.trainers.sources.policy import RolloutSampler, sampler_of
 from posttrain.trainers.step.forward_scores import ForwardScorer
 from posttrain.trainers.training.dev_evaluation import DevEvaluation, DevEvaluator
+from posttrain.trainers.training.dev_selection import DevSelection
 from posttrain.trainers.training.preparation import make_scorer
 from posttrain.trainers.training.result import Ending
 from posttrain.trainers.training.trainer import run_recipe
@@ -167,3 +168,12 @@ def test_the_command_evaluates_before_and_after(sums_file: Path, tiny_model: Pat
     with pytest.raises(SettingsError) as refused:
         trainers.train("reward_model", tiny_model, [sums_file], out=tmp_path / "rm", overrides=["eval_every=1"])
     assert refused.value.code == "nothing_to_evaluate"
+
+
+def test_an_evaluation_without_a_score_is_never_the_best() -> None:
+    """Nothing compares with NaN: taken as the best once, it would stay the best."""
+    selection = DevSelection(config=load_config("sft", None, ["eval_every=1", "patience=3"]))
+    nan = float("nan")
+    kept = [selection.add(DevEvaluation(score=score, pass_at_1=score), step) for step, score in enumerate([nan, 0.25, nan, 0.5])]
+    assert kept == [False, True, False, True]
+    assert selection.best_score == 0.5
