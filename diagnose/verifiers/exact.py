@@ -13,6 +13,8 @@ from posttrain.diagnose.verifiers.base import Verifier
 
 _WORD = re.compile(r"\w+")
 _ENDS = " \t\n\"'`*.!?,;:()[]"
+_RAISED = re.compile("[²³¹⁰-ⁿ]+")
+"""Superscripts; x² is not x2."""
 
 
 class ExactOptions(StrictModel):
@@ -58,11 +60,20 @@ class ExactVerifier(Verifier):
 
 def normalise_text(text: str, *, casefold: bool = True, strip_punctuation: bool = True) -> str:
     """Bring a text to the form in which two that mean the same are equal."""
-    text = unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", _RAISED.sub(r"^\g<0>", text))
     if casefold:
         text = text.casefold()
     text = " ".join(text.split())
-    return text.strip(_ENDS) if strip_punctuation else text
+    return _without_ends(text) if strip_punctuation else text
+
+
+def _without_ends(text: str) -> str:
+    """Take off the punctuation around a text, but not the point of a number such as .5."""
+    inner = text.lstrip(_ENDS)
+    before = text.removesuffix(inner)
+    if inner[:1].isdigit() and before.endswith(".") and not before.endswith(".."):
+        inner = f".{inner}"
+    return inner.rstrip(_ENDS)
 
 
 def _words(text: str, casefold: bool) -> str:

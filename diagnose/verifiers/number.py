@@ -18,9 +18,11 @@ from posttrain.diagnose.verifiers.base import Verifier
 _MOST_DIGITS = 300
 _DIGITS = rf"[0-9]{{1,{_MOST_DIGITS}}}"
 _PLAIN = rf"(?:[0-9]{{1,3}}(?:,[0-9]{{3}}){{1,99}}(?![0-9])|{_DIGITS})(?:\.{_DIGITS})?"
+_TIMES = r"(?:[*×·]|\\times|\\cdot)"
 _TOKEN = re.compile(
     rf"""
     (?<![A-Za-z_0-9])(?<![0-9]\.)              # not inside a word or another number
+    (?<!\^)(?<!\^[-+{{(\s])(?<!\^[{{(][-+])     # nor an exponent: 25 cm^2 is 25
     (?P<sign>(?<![)\]%])[-+])?                 # after a closing bracket a minus is an operator
     (?:
         (?<!/)(?P<top>{_DIGITS})/(?P<bottom>{_DIGITS})(?!\s?/)(?![0-9])
@@ -28,6 +30,7 @@ _TOKEN = re.compile(
         (?:(?P<exponent>[eE][-+]?[0-9]{{1,3}}(?![0-9A-Za-z])) | (?![eE][-+]?[0-9]))
     )
     (?!\.?[0-9])                               # 1.2.3 is no number
+    (?!\s?\^)(?!\s?{_TIMES}\s?[0-9]{{1,9}}\s?\^)   # 10^3 is not 10, nor 2 * 2^3 two
     (?P<percent>\s?%)?
     """,
     re.VERBOSE,
@@ -46,6 +49,7 @@ _ENUMERATOR = re.compile(r"^[ \t]*[0-9]{1,2}[.)][ \t]+(?=[-+]?\.?[0-9])", re.MUL
 _FULL_WIDTH = {ord("０") + digit: str(digit) for digit in range(10)}
 _CHARACTERS = _FULL_WIDTH | {ord(odd): plain for odd, plain in zip("−－⁄％\u00a0\u202f", "--/%  ", strict=True)}
 _VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅛": "1/8"}
+_SCIENTIFIC = re.compile(rf"(?<=[0-9])\s?{_TIMES}\s?10\s?\^\s?(?:\{{([-+]?[0-9]{{1,3}})\}}|([-+]?[0-9]{{1,3}}))(?![0-9])")
 _FRAC = re.compile(r"\\[dt]?frac\s*\{\s*([0-9]{1,300})\s*\}\s*\{\s*([0-9]{1,300})\s*\}")
 _ONES = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _TEENS = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
@@ -79,7 +83,8 @@ class _Token:
 class NumberVerifier(Verifier):
     r"""Reads a marked answer (`\boxed{12}`, `#### 12`, `the answer is 12`), else the last number of the text.
 
-    Read are signs, decimals, thousands separators, exponents, fractions such as 3/4 and percentages. A bare list of candidates
+    Read are signs, decimals, thousands separators, exponents (1e3, 2 × 10^3), fractions such as 3/4 and percentages. Other powers are not computed:
+    10^3 states no number. A bare list of candidates
     (`12, 15 or 18`) states no answer, in whichever order. The lenient reading takes the last number all the same, and number
     words up to ninety-nine where there are no digits.
     """
@@ -135,6 +140,7 @@ def _clean(text: str) -> str:
     text = text.translate(_CHARACTERS)
     for vulgar, plain in _VULGAR.items():
         text = text.replace(vulgar, f" {plain}")
+    text = _SCIENTIFIC.sub(r"e\1\2", text)
     text = _FRAC.sub(r" \1/\2", text).replace("{,}", ",").replace("\\%", "%")
     for mark in ("\\$", "\\(", "\\)", "\\[", "\\]", "\\,", "\\!", "$", "€", "£", "`"):
         text = text.replace(mark, "")

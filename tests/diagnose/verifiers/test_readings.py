@@ -84,6 +84,22 @@ NUMBER_CASES = [
     ("12, 12", "12"),  # the same number twice is one answer
     ("3 and 4 make 12", "12"),
     ("2**3", None),  # never glued to 23
+    ("10^3", None),  # neither 10 nor 3: a power is not computed
+    ("The answer is 10^3.", None),
+    ("\\boxed{2^{10}}", None),
+    ("2^(-3)", None),
+    ("3 ^ 2", None),
+    ("The answer is 2 * 2^3", None),
+    ("The answer is 2 \\times 10^{3}.", "2000"),
+    ("1.5 × 10^-2", "3/200"),
+    ("The area is 25 cm^2.", "25"),
+    ("The answer is 25 m^{2}", "25"),
+    ("x^2 = 16, so x = 4", "4"),
+    ("The answer is 72, in total, so the farmer earns that much.", "72"),
+    ("The total is 72 clips, altogether.", "72"),
+    ("so \\boxed{8,000}", "8000"),
+    ("\\boxed{8{,}000}", "8000"),
+    ("It costs $29.00.", "29"),
 ]
 
 
@@ -222,6 +238,14 @@ def test_choice_lenient_and_options() -> None:
         ("Comparison", "Paris", 0.0, 0.0),
         ("Paris\nLondon\nRome", "London", 0.0, 0.0),
         ("Paris, London", "Paris", 0.0, 1.0),
+        ("5", ".5", 0.0, 1.0),
+        ("(.5).", ".5", 1.0, 1.0),
+        ("...5", "5", 1.0, 1.0),
+        ("35", "3.5", 0.0, 0.0),
+        ("x2", "x²", 0.0, 0.0),
+        ("105", "10⁵", 0.0, 0.0),
+        ("10^5", "10⁵", 1.0, 1.0),
+        ("H2O", "H₂O", 1.0, 1.0),
     ],
 )
 def test_exact(text: str, answer: str, strict: float, lenient: float) -> None:
