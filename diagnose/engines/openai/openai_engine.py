@@ -178,7 +178,10 @@ class OpenAIEngine(base.BaseEngine):
         if self.capabilities.takes_token_ids:
             return list(prompt_ids)
         if isinstance(self.codec, TextCodec):
-            return str(self.codec.tokenizer.decode(list(prompt_ids), clean_up_tokenization_spaces=False))
+            tokenizer = self.codec.tokenizer
+            if prompt_ids[:1] == (tokenizer.bos_token_id,) and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]:
+                prompt_ids = prompt_ids[1:]  # the server, which tokenises as the tokenizer does, puts it before every text
+            return str(tokenizer.decode(list(prompt_ids), clean_up_tokenization_spaces=False))
         return bytes(prompt_ids).decode()
 
     def _completions_of(self, reply: Reply | None, num: int, sampling: Sampling) -> list[Completion]:

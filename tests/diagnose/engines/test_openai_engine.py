@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 from helpers.completion_servers import Reply, answer_as_vllm, serve
 from helpers.refusals import refused
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
 
 from posttrain.diagnose.engines.base import SampleRequest, ScoreRequest
 from posttrain.diagnose.engines.openai.openai_engine import OpenAIEngine
@@ -235,6 +238,34 @@ def test_a_server_that_gives_no_log_probabilities_and_takes_text_alone() -> None
             engine.codec.encode_path(prompt, Reference(steps=("4",)))
         with refused(BehaviorError, "chat_template_unknown"):
             engine.codec.encode_prompt((Message("user", "x"),), PromptFormat())
+
+
+@outside
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_a_server_that_takes_text_alone_puts_the_begin_token_before_it_itself(
+    adds_bos: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    """What it reads is what the prompt's ids say: one begin token, whoever writes it."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    if adds_bos:
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.chat_template = "{{ bos_token }}{% for message in messages %}{{ message.content }}:{% endfor %}"
+    shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    prompts: list[str] = []
+
+    def answer(path: str, body: dict[str, Any]) -> Reply:
+        prompts.append(body.get("prompt", ""))
+        if path == "/v1/models":
+            return Reply(200, {"data": [{"id": str(tmp_path / "model")}]})
+        return bare(path, body, ids=False)
+
+    with serve(answer) as address:
+        engine = open_bare(address, str(tmp_path / "model"))
+        for text, prompt_format in (("2+2=", PLAIN), ("2+2", PromptFormat(format="chat"))):
+            prompt = engine.codec.encode_prompt(text, prompt_format)
+            engine.sample(asked(1, prompt.token_ids), Sampling(max_tokens=4), seed="0")
+            assert tuple(tokenizer(prompts[-1])["input_ids"]) == prompt.token_ids
 
 
 @outside
