@@ -121,7 +121,10 @@ def _plain(logits: Tensor, targets: Tensor, entropy: bool) -> Projected:
 
 
 def find_shortcuts(model: PreTrainedModel, *, share_prefixes: bool = True) -> Shortcuts:
-    """Try both shortcuts on a few tokens and keep those that change nothing.
+    """Try both shortcuts on some tokens and keep those that change nothing.
+
+    The rows are as long as the positions of a small model allow, up to 64 tokens: what a shortcut changes, such as a bias that grows with the
+    distance, may lie below the tolerance between neighbours.
 
     Args:
         model: In eval mode; float32 weights, as trainers load them.
@@ -131,15 +134,11 @@ def find_shortcuts(model: PreTrainedModel, *, share_prefixes: bool = True) -> Sh
     head, decoder = model.get_output_embeddings(), model.get_decoder()
     linear = type(head) is nn.Linear and decoder is not None and decoder is not model
     full = share_prefixes and _attention_is_full(model)
-    rows = [
-        TrainingRow(behavior="", problem_id="", split=Split.TRAIN, group_id="", prompt_ids=(1, 2, 3, 4), completion_ids=ids)
-        for ids in ((5, 6, 7), (8, 9), (7, 5, 3, 2))
-    ]
+    rows = _example_rows(model)
 
     def run(*, share: bool, chunked: bool) -> Tensor:
-        packs = pack_rows(
-            rows, range(len(rows)), share=share, hidden_size=model.config.get_text_config().hidden_size, max_tokens=64
-        )
+        # So wide a model would always share, whatever attention costs.
+        packs = pack_rows(rows, range(len(rows)), share=share, hidden_size=2**20, max_tokens=256)
         shortcuts = Shortcuts(chunked_projection=chunked, shared_prefixes=share)
         with torch.no_grad():
             return token_logprobs(model, collate(packs).to(device), shortcuts, dtype=torch.float32).logprobs
@@ -149,6 +148,26 @@ def find_shortcuts(model: PreTrainedModel, *, share_prefixes: bool = True) -> Sh
         chunked_projection=linear and _agrees(plain, lambda: run(share=False, chunked=True)),
         shared_prefixes=full and _agrees(plain, lambda: run(share=True, chunked=False)),
     )
+
+
+def _example_rows(model: PreTrainedModel) -> list[TrainingRow]:
+    """Return three rows behind one prompt, of 64 tokens at most and of different lengths."""
+    config = model.config.get_text_config()
+    longest = min(64, getattr(config, "max_position_embeddings", None) or 64)
+    vocabulary = min(model.get_input_embeddings().num_embeddings, 1000)
+    ids = [1 + 7 * place % (vocabulary - 1) for place in range(3 * longest)]
+    prompt, first = tuple(ids[: longest // 2]), longest // 2
+    return [
+        TrainingRow(
+            behavior="",
+            problem_id="",
+            split=Split.TRAIN,
+            group_id="",
+            prompt_ids=prompt,
+            completion_ids=tuple(ids[longest + number :][: max(1, first - 2 * number)]),
+        )
+        for number in range(3)
+    ]
 
 
 def _agrees(plain: Tensor, shortcut: Callable[[], Tensor]) -> bool:

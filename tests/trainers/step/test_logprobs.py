@@ -10,6 +10,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MptConfig,
+    MptForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -129,6 +131,13 @@ def test_a_sliding_window_keeps_prefixes_apart() -> None:
         sliding_window=8,
     )  # fmt: skip
     assert find_shortcuts(MistralForCausalLM(config).eval()) == Shortcuts(chunked_projection=True, shared_prefixes=False)
+
+
+def test_a_bias_that_grows_with_the_distance_keeps_prefixes_apart() -> None:
+    """Between the first few tokens the biases of MPT lie below the tolerance; 60 tokens on they do not."""
+    torch.manual_seed(0)
+    config = MptConfig(vocab_size=64, d_model=16, n_heads=2, n_layers=2, max_seq_len=256, initializer_range=0.02)
+    assert not find_shortcuts(MptForCausalLM(config).eval()).shared_prefixes
 
 
 def test_logits_that_are_changed_behind_the_head_are_noticed(model) -> None:
