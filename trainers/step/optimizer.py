@@ -21,17 +21,19 @@ def learning_rate_at(step: int, num_steps: int, config: TrainingConfig) -> float
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig, scalar_head: nn.Module | None = None) -> torch.optim.AdamW:
-    """Return AdamW (arXiv 1711.05101); only matrices decay.
+    """Return AdamW (arXiv 1711.05101); only weight matrices decay, not norms, biases and decay rates of recurrent states.
 
     Fused where the device has the kernel: one pass over memory instead of ten.
     """
     parts = [model] if scalar_head is None else [model, scalar_head]
-    trained = [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
+    trained = [(name, each) for part in parts for name, each in part.named_parameters() if each.requires_grad]
+    # The biases of experts are one matrix, a row for each expert.
+    decays = [each.ndim >= 2 and not name.endswith(("bias", "A_log")) for name, each in trained]
     groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+        {"params": [each for (_, each), yes in zip(trained, decays, strict=True) if yes], "weight_decay": config.weight_decay},
+        {"params": [each for (_, each), yes in zip(trained, decays, strict=True) if not yes], "weight_decay": 0.0},
     ]
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in trained)
+    fused = all(each.device.type in ("cpu", "cuda") for _, each in trained)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
 
 

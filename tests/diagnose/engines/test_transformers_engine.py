@@ -191,6 +191,18 @@ def test_samples_and_scores_agree_for_every_kind_of_model(tiny_model: Path, kind
     assert {sample.stop for _, sample in pairs} <= {StopReason.EOS, StopReason.LENGTH}
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_nothing_is_inherited_from_generation_settings(tiny_model: Path, kind: str) -> None:
+    """Many models come with a repetition penalty and truncation, which samples of the policy must not have."""
+    plain = engine_of(build(kind), tiny_model).sample(requests(), FREE, seed="s")
+    model = build(kind)
+    model.generation_config.update(
+        do_sample=True, temperature=0.1, top_p=0.5, top_k=3, min_p=0.2, repetition_penalty=1.5, max_new_tokens=3
+    )
+    found = engine_of(model, tiny_model).sample(requests(), FREE, seed="s")
+    assert [[one.token_ids for one in row] for row in found] == [[one.token_ids for one in row] for row in plain]
+
+
 def test_prompts_with_very_different_numbers_of_samples(tiny_model: Path) -> None:
     """Groups of prompts are divided as their samples end."""
     model = build("llama")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.training import gradient, plain_logprobs, random_rows, tiny_llama
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GptOssConfig, GptOssForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.objectives.divergences import KlToReference
@@ -18,6 +18,7 @@ from posttrain.trainers.objectives.policy_gradient import PolicyGradient
 from posttrain.trainers.objectives.reductions import sequence_mean, token_mean
 from posttrain.trainers.recipes.grpo import GrpoConfig
 from posttrain.trainers.stage import Component, Reduction, Score, Stage, Term, TrainingInputs
+from posttrain.trainers.step.optimizer import make_optimizer
 from posttrain.trainers.step.optimizer_step import Stepper, StepStatus
 from posttrain.trainers.training.preparation import make_stepper as stepper_of
 
@@ -152,3 +153,33 @@ def test_the_reference_stays_where_the_policy_started_in_bfloat16() -> None:
     assert max(abs(a - b).max() for a, b in zip(before[Score.POLICY], after[Score.POLICY], strict=True)) > 0.1
     for a, b in zip(before[Score.REFERENCE], after[Score.REFERENCE], strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_biases_of_experts_do_not_decay() -> None:
+    """They are one matrix, a row for each expert."""
+    config = GptOssConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        head_dim=8, num_local_experts=2, num_experts_per_tok=1,
+    )  # fmt: skip
+    model = GptOssForCausalLM(config)
+    optimizer = make_optimizer(model, GrpoConfig(weight_decay=0.1))
+    decay = {id(each): group["weight_decay"] for group in optimizer.param_groups for each in group["params"]}
+    decaying = {name for name, each in model.named_parameters() if decay[id(each)]}
+    assert len(decay) == len(list(model.parameters()))
+    assert {name.rpartition(".")[2] for name in decaying} == {"weight", "gate_up_proj", "down_proj"}
+    assert not any("norm" in name or "bias" in name for name in decaying)
+
+
+def test_steps_far_below_the_precision_of_bfloat16_move_the_weights() -> None:
+    """The forward pass may be bfloat16; weights of 1 change by a learning rate of 1e-6."""
+    model = tiny_llama()
+    before = weights(model)
+    stepper = make_stepper(model, [Nll()], autocast="bfloat16", learning_rate=1e-6)
+    for _ in range(3):
+        assert stepper.step(random_rows(), {}).status is StepStatus.UPDATED
+    after = weights(model)
+    norm = "model.norm.weight"
+    assert torch.equal(before[norm], torch.ones_like(before[norm]))
+    moved = (after[norm] - before[norm]).abs()
+    assert float(moved.max()) == pytest.approx(3e-6, rel=0.1)
+    assert all(value.dtype is torch.float32 for value in after.values())
