@@ -203,6 +203,20 @@ def test_nothing_is_inherited_from_generation_settings(tiny_model: Path, kind: s
     assert [[one.token_ids for one in row] for row in found] == [[one.token_ids for one in row] for row in plain]
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_sample_ends_with_any_of_the_end_tokens(tiny_model: Path, kind: str) -> None:
+    """A turn often ends with another token than a text does; both stand in the generation settings."""
+    model = build(kind)
+    plain = [one for row in engine_of(model, tiny_model).sample(requests(), FREE, seed="s") for one in row]
+    model.generation_config.eos_token_id = [2, *range(20, 30)]
+    ended = [one for row in engine_of(model, tiny_model).sample(requests(), FREE, seed="s") for one in row]
+    assert any(one.stop is StopReason.EOS and one.token_ids[-1] >= 20 for one in ended)
+    for before, after in zip(plain, ended, strict=True):
+        cut = next((i + 1 for i, token in enumerate(before.token_ids) if 20 <= token < 30), len(before.token_ids))
+        assert after.token_ids == before.token_ids[:cut]
+        assert (after.stop is StopReason.EOS) == (after.token_ids[-1] in {2, *range(20, 30)})
+
+
 def test_prompts_with_very_different_numbers_of_samples(tiny_model: Path) -> None:
     """Groups of prompts are divided as their samples end."""
     model = build("llama")
