@@ -62,6 +62,13 @@ LLAMA_LIKE = {
         LlamaForCausalLM,
         LlamaConfig(**SIZES, rope_parameters={**STEPPED, "original_max_position_embeddings": 64}),
     ),
+    "llama, yarn": (
+        LlamaForCausalLM,
+        LlamaConfig(
+            **SIZES,
+            rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 32},
+        ),
+    ),
     "llama, one head each": (LlamaForCausalLM, LlamaConfig(**{**SIZES, "num_key_value_heads": 4})),
     "mistral": (MistralForCausalLM, MistralConfig(**SIZES, sliding_window=None)),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES)),

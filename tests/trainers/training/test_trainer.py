@@ -72,6 +72,15 @@ def test_grpo_logs_what_one_needs_to_see(model, tokenizer, tmp_path: Path) -> No
     assert step["sampler_gap"] < 1e-4  # engine and trainer hold the same weights in the same precision
 
 
+def test_dropout_is_off_whatever_mode_the_model_comes_in(tokenizer, tmp_path: Path) -> None:
+    """With dropout the ratio to the policy that sampled would be noise, and so would the reference."""
+    model = tiny_llama(attention_dropout=0.5).train()
+    step = lines(train("grpo", model, tokenizer, tmp_path, "kl_weight=0.1").log)[1]
+    assert not any(module.training for module in model.modules())
+    assert step["sampler_gap"] < 1e-4
+    assert step["kl"] == pytest.approx(0.0, abs=1e-6)
+
+
 def test_runs_repeat_by_seed(tokenizer, tmp_path: Path) -> None:
     results = []
     for part, seed in (("a", 1), ("b", 1), ("c", 2)):
