@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    GenerationConfig,
 )
 from typer.testing import CliRunner
 
@@ -78,3 +80,17 @@ def test_two_steps_of_every_recipe(recipe: str, letters: Path, tiny_model: Path,
     config = json.loads((out / "posttrain_config.json").read_text())
     assert set(config) == set(RECIPES[recipe].config.model_fields)
     assert recipe in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.9, "top_p": 0.6}, {"do_sample": False, "temperature": 1e-6}, {"early_stopping": True}]
+)
+def test_generation_settings_that_transformers_does_not_write_cost_no_training(
+    settings: dict, letters: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Vicuna and others come with a temperature without `do_sample`, which is read and refused in saving."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7], **settings}))
+    out = tmp_path / "trained"
+    run("train", "sft", tmp_path / "model", letters, "--out", out, "--set", "num_steps=1")
+    assert GenerationConfig.from_pretrained(out).eos_token_id == [2, 7]

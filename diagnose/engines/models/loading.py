@@ -142,9 +142,34 @@ def _load_weights(kind: Any, source: str | Path, resolved: Path | str, dtype: to
     try:
         with _quiet_transformers():
             model, loading = kind.from_pretrained(resolved, dtype=dtype, output_loading_info=True)
+            _make_writable(model)
             return model, loading
     except Exception as error:
         raise _not_loadable(source, error) from error
+
+
+def _make_writable(model: PreTrainedModel) -> None:
+    """Change generation settings that transformers reads and refuses to write, such as a temperature without `do_sample`.
+
+    Where it is not that, the end tokens and other ids are kept and the rest is dropped: nothing here samples by these settings.
+    """
+    from transformers import GenerationConfig
+
+    settings = getattr(model, "generation_config", None)
+    if settings is None or _is_writable(settings):
+        return
+    settings.do_sample = True
+    if not _is_writable(settings):
+        ids = {name: getattr(settings, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        model.generation_config = GenerationConfig(**ids)
+
+
+def _is_writable(settings: Any) -> bool:
+    try:
+        settings.validate(strict=True)
+    except ValueError:
+        return False
+    return True
 
 
 def materialize(source: str | Path) -> Path | str:
@@ -197,6 +222,7 @@ def _convert_gguf(file: Path, target: Path) -> None:
             str(file.parent), gguf_file=file.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
         )
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        _make_writable(model)
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
 
