@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 class TrainingConfig(BaseModel):
-    """Settings that every recipe has."""
+    """Settings that every recipe has; a number that is not finite is refused in all of them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     learning_rate: float = Field(default=1e-5, gt=0)
     """Peak learning rate of AdamW."""
@@ -20,7 +22,7 @@ class TrainingConfig(BaseModel):
     """Steps over which the learning rate rises linearly from 0."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled decay of matrices (norms and biases are left alone)."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Decay of AdamW's first and second moment."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """The gradient is scaled down to this Euclidean norm."""

@@ -45,11 +45,11 @@ class PromptConfig(StrictModel):
 class SamplingConfig(StrictModel):
     """The sampler, all of it."""
 
-    temperature: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    temperature: float = Field(default=1.0, ge=0.0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0)
     min_p: float = Field(default=0.0, ge=0.0, lt=1.0)
-    repetition_penalty: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
+    repetition_penalty: float = Field(default=1.0, gt=0.0)
     max_tokens: int = Field(default=64, ge=1)
     stop: tuple[NonEmpty, ...] = ()
 

@@ -44,7 +44,7 @@ class JudgeOptions(StrictModel):
     """What it is asked; {response} stands for the answer to be judged, {question} and {answer} for what it answers."""
     max_tokens: int = Field(default=512, ge=1)
     """Tokens of its reply, thinking included."""
-    timeout: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    timeout: float = Field(default=120.0, gt=0)
     """Seconds until a reply counts as lost."""
     retries: int = Field(default=5, ge=0)
     """Tries after the first one."""

@@ -64,7 +64,7 @@ _WORD = re.compile(rf"\b(?:({'|'.join(_TENS)})(?:[ -]({'|'.join(_ONES)}))?|({'|'
 class NumberOptions(StrictModel):
     """Options of `number`."""
 
-    tolerance: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    tolerance: float = Field(default=0.0, ge=0.0)
     """Largest absolute difference that counts as equal; 0 compares exactly."""
 
 

@@ -34,7 +34,7 @@ class RewardModelOptions(StrictModel):
 
     model: Annotated[str, StringConstraints(min_length=1)]
     """A Hugging Face directory or id: a sequence classifier with one label, and its tokenizer."""
-    threshold: float = Field(default=0.0, allow_inf_nan=False)
+    threshold: float = Field(default=0.0)
     """The reward at which the score is ½."""
 
 

@@ -38,6 +38,7 @@ def test_overrides_win_over_the_file_and_are_yaml(tmp_path: Path) -> None:
         (["schedule=square"], "setting_out_of_range", "schedule"),
         (["save_every=0"], "setting_out_of_range", "save_every"),
         (["seed=[1"], "override_without_value", "seed=[1"),
+        (["betas=[0.9, 1.0]"], "setting_out_of_range", "betas"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(overrides: list[str], code: str, named: str) -> None:
@@ -46,6 +47,20 @@ def test_wrong_settings_are_refused_in_one_line(overrides: list[str], code: str,
     assert caught.value.code == code
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_numbers_that_are_not_finite_are_refused_in_every_setting(name: str) -> None:
+    accepted = []
+    for field in RECIPES[name].config.model_fields:
+        for text in (".inf", "-.inf", ".nan", "[.inf, 0.9]", "[0.9, .nan]"):
+            try:
+                load_config(name, None, [f"{field}={text}"])
+            except SettingsError as error:
+                assert error.code == "setting_out_of_range"
+            else:
+                accepted.append(f"{field}={text}")
+    assert accepted == []
 
 
 def test_unknown_keys_in_a_file_and_unknown_recipes_are_refused(tmp_path: Path) -> None:

@@ -244,6 +244,23 @@ def test_wrong_yaml(tmp_path: Path, text: str, part: str) -> None:
     assert part in refused(write_yaml(tmp_path, text))
 
 
+@pytest.mark.parametrize("number", [".inf", "-.inf", ".nan"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *(f"sampling: {{{key}: NUMBER}}" for key in ("temperature", "top_p", "min_p", "repetition_penalty", "max_tokens")),
+        *(f"measure: {{{key}: NUMBER}}" for key in ("epsilon", "success", "primary_k")),
+        *(f"split: {{{key}: NUMBER}}" for key in ("train", "final", "seed")),
+        "verifier: {kind: number, tolerance: NUMBER}",
+        "verifier: {kind: reward_model, model: m, threshold: NUMBER}",
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, setting: str, number: str) -> None:
+    with pytest.raises(BehaviorError) as excinfo:
+        load_behavior(write_yaml(tmp_path, f"problems: problems.jsonl\n{setting.replace('NUMBER', number)}\n"))
+    assert "\n" not in str(excinfo.value)
+
+
 def test_what_is_no_behavior(tmp_path: Path) -> None:
     message = refused("prodcts")
     assert "did you mean 'products'?" in message
