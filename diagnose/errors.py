@@ -60,4 +60,16 @@ class VerifierError(PosttrainError, RuntimeError):
 
 
 class NonFiniteError(PosttrainError, FloatingPointError):
-    """A loss or gradient was NaN or infinite; the weights were left as they were."""
+    """A loss, a gradient or a weight was NaN or infinite; the message says what is kept."""
+
+
+class StoppedBySignal(KeyboardInterrupt):
+    """SIGTERM or SIGHUP stopped the program, which saves what Ctrl-C would save.
+
+    Args:
+        signal_number: Of the signal; the exit code is 128 more.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number

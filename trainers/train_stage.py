@@ -19,6 +19,7 @@ from posttrain.diagnose.progress import Reporter, Task
 from posttrain.diagnose.types import Behavior
 from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.trainers.distributed.fsdp import join
+from posttrain.trainers.distributed.interrupts import stopped_by_signals
 from posttrain.trainers.distributed.processes import ProcessGroup
 from posttrain.trainers.models.loading import LoadedModel, load_for_training, load_frozen
 from posttrain.trainers.models.lora import LoraAdapter
@@ -58,9 +59,10 @@ def train(
 ) -> TrainingResult:
     """Run one stage on the train split of behaviors and write a checkpoint that any Hugging Face loader opens.
 
-    A run that was stopped (Ctrl-C, or with `save_every` anything else) left its state in `.OUT.work` beside `out`; the same call resumes
-    there and ends with the weights that it would have had, in another number of processes up to the order of sums. While it is unfinished, other
-    settings are refused.
+    A run that was stopped (Ctrl-C, SIGTERM, SIGHUP, any exception; with `save_every` a kill too) left its last whole state in `.OUT.work`
+    beside `out`, and the weights of that state in `.OUT.work/checkpoint`; the same call resumes there and ends with the weights that it would
+    have had, in another number of processes up to the order of sums. While it is unfinished, other settings are refused. Of several processes
+    an exception in one ends all: what they keep is the state of the last `save_every`.
 
     Args:
         stage: Name of a recipe; `posttrain stages` lists them.
@@ -80,7 +82,8 @@ def train(
 
     Raises:
         UserError: anything given is wrong; nothing was written in that case.
-        NonFiniteError: the loss or a gradient was NaN or infinite; the log is kept beside `out`, or with the state.
+        NonFiniteError: the loss, a gradient or a weight was NaN or infinite; the message says what is kept.
+        StoppedBySignal: SIGTERM or SIGHUP came, after the state was saved.
     """
     reporter = reporter or Reporter(quiet=True)
 
@@ -110,7 +113,7 @@ def rank_zero_first(lead: Callable[[ProcessGroup], T]) -> T:
 
     All of them return what rank 0 returns. Where it fails, torchrun ends the others.
     """
-    with join() as processes:
+    with stopped_by_signals(), join() as processes:
         if processes.is_rank_zero:
             result = lead(processes)
             processes.broadcast(result)
@@ -153,7 +156,9 @@ def _train_here(request: TrainRequest, processes: ProcessGroup, reporter: Report
         work = _work_folder(out) if processes.is_rank_zero else Path(tempfile.mkdtemp())
         try:
             result = _train_in(work, request, inputs, adapter, reporter)
-        except BaseException:
+        except BaseException as error:
+            for note in getattr(error, "__notes__", ()):
+                reporter.say(f"{stage}: {note}")
             if not processes.is_rank_zero:
                 shutil.rmtree(work, ignore_errors=True)
             elif find_state(work) is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -51,7 +52,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def main() -> None:
     """Run the command line; errors that the user can fix become one line and exit code 2."""
     from posttrain.analysis.input_error import InputError
-    from posttrain.diagnose.errors import PosttrainError, UserError
+    from posttrain.diagnose.errors import PosttrainError, StoppedBySignal, UserError
 
     try:
         code = app(standalone_mode=False)
@@ -63,10 +64,11 @@ def main() -> None:
         _fail(str(error), 1)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        code = 128 + (stop.signal_number if isinstance(stop, StoppedBySignal) else signal.SIGINT)
         if os.environ.get("RANK", "0") != "0":  # torchrun started several, and the first one says it
-            sys.exit(130)
-        _fail("stopped; what is finished is kept, and diagnose, train and loop resume with the same command", 130)
+            sys.exit(code)
+        _fail("stopped; what is finished is kept, and diagnose, train and loop resume with the same command", code)
     except OSError as error:
         if error.filename is None:
             raise

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from posttrain.trainers.config import TrainingConfig
+from posttrain.trainers.distributed.processes import local_tensor
 
 
 def learning_rate_at(step: int, num_steps: int, config: TrainingConfig) -> float:
@@ -40,6 +42,12 @@ def make_optimizer(model: nn.Module, config: TrainingConfig, scalar_head: nn.Mod
 def trained_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """Return the parameters that an optimizer changes."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+@torch.no_grad()
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Return whether no number in these tensors, or in this process's shards of them, is NaN or infinite."""
+    return all(bool(torch.isfinite(local_tensor(each)).all()) for each in tensors)
 
 
 def clip_gradient(optimizer: torch.optim.Optimizer, max_norm: float) -> float:

@@ -5,34 +5,34 @@ It knows no algorithm: what tells methods apart stands in the stage (source × c
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from posttrain.diagnose.errors import NonFiniteError, RunError
 from posttrain.trainers.config import TrainingConfig
-from posttrain.trainers.distributed.interrupts import StoppedAtOnceError, held_interrupts, noted_interrupts
+from posttrain.trainers.distributed.interrupts import StoppedAtOnceError, held_interrupts, interruption, noted_interrupts
 from posttrain.trainers.models.ema import EmaWeights
 from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.recipes.registry import build_stage, find_recipe
 from posttrain.trainers.stage import Stage, Stateful, TrainingInputs
 from posttrain.trainers.step.gradient_checkpointing import enable_gradient_checkpointing
-from posttrain.trainers.step.optimizer import learning_rate_at, trained_parameters
+from posttrain.trainers.step.optimizer import all_finite, learning_rate_at, trained_parameters
 from posttrain.trainers.step.optimizer_step import StepOutcome, Stepper, StepStatus
 from posttrain.trainers.training.checkpoint_writer import CheckpointWriter
 from posttrain.trainers.training.dev_evaluation import Evaluate
 from posttrain.trainers.training.dev_selection import BEFORE, DevSelection
 from posttrain.trainers.training.memory import describe_run
 from posttrain.trainers.training.preparation import make_stepper, refuse_contradictions, run_identity
+from posttrain.trainers.training.progress import OpenBatch, Progress
 from posttrain.trainers.training.result import Ending, TrainingResult
-from posttrain.trainers.training.resume_state import ResumeStore, StoredState, TrainedTensors
+from posttrain.trainers.training.resume_state import ResumeStore, StoredState, TrainedTensors, find_state
 from posttrain.trainers.training.training_log import TrainingLog
-from posttrain.trainers.training_types import Batch, OnStep
+from posttrain.trainers.training_types import OnStep
 
 
 def run_recipe(
@@ -63,9 +63,11 @@ def run_recipe(
         SettingsError: Unknown recipe, config of another recipe, an input that the stage needs is missing, settings that contradict each other.
         BehaviorError: The stage does not learn from the data that was given.
         RunError: The folder holds the state of a run with other settings; or states are asked for, and not all processes see it.
-        NonFiniteError: A loss or gradient was NaN or infinite. The log says where; the weights are those before that step.
+        NonFiniteError: A loss or gradient was NaN or infinite, and the weights are those before that step; or a weight was, and nothing
+            is saved of it.
         MeasuredProblemError: The source gave a row that may not be trained on.
-        KeyboardInterrupt: Passed on, after the state and, in `checkpoint/`, the steps so far were saved.
+        BaseException: Whatever is raised within is passed on, after the last whole state and, in `checkpoint/`, its weights were saved; of
+            several processes only what all of them raise: KeyboardInterrupt and NonFiniteError.
     """
     recipe, model, processes = find_recipe(recipe_name), inputs.model, inputs.processes
     refuse_contradictions(recipe, config, evaluate, adapter)
@@ -115,38 +117,6 @@ def run_recipe(
 
 
 @dataclass(kw_only=True, slots=True)
-class Progress:
-    """How far a run has come; written into its state, apart from `is_whole` and `begun`."""
-
-    next_step: int = 0
-    num_steps: int = 0
-    num_skipped: int = 0
-    trained_tokens: int = 0
-    input_tokens: int = 0
-    generated_tokens: int = 0
-    seconds_before: float = 0.0
-    """Spent by the processes that worked on this run before."""
-    begun: float = field(default_factory=time.monotonic)
-    is_whole: bool = True
-    """Whether the weights are those after a whole number of batches."""
-
-    @property
-    def seconds(self) -> float:
-        """Spent on this run, by all processes that worked on it."""
-        return self.seconds_before + time.monotonic() - self.begun
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts and the time spent, for a state from which a run is resumed."""
-        counts = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("begun", "is_whole")}
-        return {**counts, "seconds_before": self.seconds}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Progress:
-        """Read what `to_json` wrote."""
-        return cls(**record)
-
-
-@dataclass(kw_only=True, slots=True)
 class TrainingLoop:
     """A training run; a stop falls between two steps or evaluations, never within the changes that one makes."""
 
@@ -163,31 +133,60 @@ class TrainingLoop:
     ending: Ending = Ending.FINISHED
     _resume_point: Mapping[str, Any] = field(default_factory=dict)
     """What the source knew and how long the log was after the last whole step."""
+    _batch: OpenBatch | None = None
+    """The batch of the next step, from when it is sampled."""
 
     def run(self, state: StoredState | None) -> None:
         """Train to the end, from the start's weights or from a state, and save the checkpoint.
 
-        A Ctrl-C takes effect at once, but in several processes only after a step, which all of them finish.
+        A Ctrl-C takes effect at once, but in several processes only after a step, which all of them finish. Whatever ends the run before its end,
+        the last whole state is kept, and its weights are saved as the checkpoint.
         """
+        self.stepper.optimizer.register_step_pre_hook(lambda *_: setattr(self.progress, "is_whole", False))
         try:
             self._train(state)
+            self._save_last()
         except StoppedAtOnceError:
             raise
-        except KeyboardInterrupt:
-            self._keep_state()
-            if self.progress.num_steps and self.progress.is_whole and self.store.is_shared:
-                self._save_last()
+        except BaseException as error:
+            kept = self._keep_what_is_whole(error)
+            if isinstance(error, NonFiniteError):
+                error.args = (f"{error}; {self._say_kept(kept)}",)
             raise
-        self._save_last()
+
+    def _keep_what_is_whole(self, error: BaseException) -> bool:
+        """Save the last whole state and its weights, and return whether there is one; what goes wrong in that is noted in the error."""
+        if self.inputs.processes.size > 1 and not isinstance(error, KeyboardInterrupt | NonFiniteError):
+            return False  # the other processes do not know of it, and each would have to write its shards
+        kept = False
+        try:
+            self.stepper.optimizer.zero_grad(set_to_none=True)  # memory may be what is lacking
+            kept = self._keep_state()
+            if kept and self.progress.num_steps:
+                self._save_last()
+        except Exception as another:
+            what = "its weights could" if kept else "the state so far could"
+            error.add_note(f"{what} not be saved: {type(another).__name__}: {another}")
+        return kept
+
+    def _say_kept(self, kept: bool) -> str:
+        """Return what is left after numbers that are not finite, and what to do."""
+        remedy = "Lower learning_rate, or set autocast=float32"
+        if kept and self.progress.num_steps:
+            return (
+                f"the state before it is kept in {self.store.folder}. {remedy}, and train from {self.store.folder / 'checkpoint'}"
+            )
+        earlier = find_state(self.store.folder)
+        return f"{'no weights are kept' if earlier is None else f'kept is the earlier {earlier}'}. {remedy}"
 
     def _train(self, state: StoredState | None) -> None:
         """Take one step after the other."""
         processes = self.inputs.processes
-        with nullcontext(lambda: False) if processes.size == 1 else noted_interrupts() as is_stopped:
+        with nullcontext(lambda: 0) if processes.size == 1 else noted_interrupts() as signal_that_came:
             num_batches = self._start(state)
             while self.progress.next_step < num_batches and self.ending is Ending.FINISHED:
-                if any(processes.all_gather(is_stopped())):
-                    raise KeyboardInterrupt
+                if number := max(processes.all_gather(signal_that_came())):
+                    raise interruption(number)
                 self._step(self.progress.next_step, num_batches)
                 self._after_step(self.progress.next_step - 1)
 
@@ -208,12 +207,11 @@ class TrainingLoop:
 
     def _step(self, step: int, num_batches: int) -> None:
         begun = time.monotonic()
-        batch = self.stage.source.batch(step)
-        self.inputs.training_set.require_train(batch.rows)
-        sampled = time.monotonic()
-        rows, credit_metrics = self.stage.credit.assign(batch.rows, self.stepper.scorer.score_rows)
+        if self._batch is None:
+            self._batch = self._sample_batch(step)
+        batch = self._batch
         with held_interrupts():
-            outcome, learning_rate = self._update(replace(batch, rows=rows), step, num_batches)
+            outcome, learning_rate = self._update(batch, step, num_batches)
             record = {
                 "event": "step",
                 "step": step,
@@ -221,52 +219,63 @@ class TrainingLoop:
                 "loss": outcome.loss,
                 "grad_norm": outcome.grad_norm,
                 "learning_rate": learning_rate,
-                "tokens": outcome.trained_tokens,
-                "input_tokens": outcome.input_tokens,
+                "tokens": batch.trained_tokens,
+                "input_tokens": batch.input_tokens,
                 "skipped": self.progress.num_skipped,
                 "seconds": time.monotonic() - begun,
-                "source_seconds": sampled - begun,
                 **batch.metrics,
-                **credit_metrics,
                 **outcome.metrics,
             }
             self.log.add(record)
             if outcome.status is not StepStatus.NON_FINITE:
+                self._batch = None
                 self.progress.next_step, self.progress.is_whole = step + 1, True
                 self._set_resume_point()
         self.log.tell(record)
         if outcome.status is StepStatus.NON_FINITE:
             raise NonFiniteError(
-                f"loss {outcome.loss:.3g} and gradient norm {outcome.grad_norm:.3g} at step {step}; the weights are as before it. "
-                "Lower learning_rate, or set autocast=float32"
+                f"loss {outcome.loss:.3g} and gradient norm {outcome.grad_norm:.3g} at step {step}, whose update was not made"
             )
 
-    def _update(self, batch: Batch, step: int, num_batches: int) -> tuple[StepOutcome, float]:
-        """Take the optimizer steps of one batch; return the last outcome, with tokens summed, and the learning rate."""
+    def _sample_batch(self, step: int) -> OpenBatch:
+        """Return the rows of a step, with their credit."""
+        begun = time.monotonic()
+        batch = self.stage.source.batch(step)
+        seconds = time.monotonic() - begun
+        self.inputs.training_set.require_train(batch.rows)
+        rows, metrics = self.stage.credit.assign(batch.rows, self.stepper.scorer.score_rows)
+        metrics = {"source_seconds": seconds, **batch.metrics, **metrics}
+        return OpenBatch(rows=rows, num_updates=batch.num_updates, metrics=metrics)
+
+    def _update(self, batch: OpenBatch, step: int, num_batches: int) -> tuple[StepOutcome, float]:
+        """Take the optimizer steps of one batch that are not taken yet; return the last outcome and the learning rate."""
         progress, average = self.progress, self.writer.average
         learning_rate = learning_rate_at(step, num_batches, self.config)
         if getattr(self.config, "signal_scaled", False):
             learning_rate *= self.stepper.share_with_signal(batch.rows, step)
         for group in self.stepper.optimizer.param_groups:
             group["lr"] = learning_rate
-        old: dict[int, Tensor] = {}
-        trained = inputs = 0
         outcome = StepOutcome(status=StepStatus.NO_SIGNAL)
-        for _ in range(batch.num_updates):
-            outcome = self.stepper.step(batch.rows, old, step)
+        while batch.num_done < batch.num_updates:
+            outcome = self.stepper.step(batch.rows, batch.old, step)
             if outcome.status is not StepStatus.UPDATED:
                 break
-            progress.is_whole = False
             if average is not None:
                 average.update()
             progress.num_steps += 1
-            trained += outcome.trained_tokens
-            inputs += outcome.input_tokens
-        progress.num_skipped += outcome.status is StepStatus.NO_SIGNAL
-        progress.trained_tokens += trained
-        progress.input_tokens += inputs
-        progress.generated_tokens += int(batch.metrics.get("generated_tokens", 0))
-        return replace(outcome, trained_tokens=trained, input_tokens=inputs), learning_rate
+            batch.num_done += 1
+            batch.trained_tokens += outcome.trained_tokens
+            batch.input_tokens += outcome.input_tokens
+            if batch.num_done < batch.num_updates:
+                progress.is_whole = True
+                self._set_resume_point()
+        if outcome.status is not StepStatus.NON_FINITE:
+            progress.is_whole = False  # until it is logged
+            progress.num_skipped += outcome.status is StepStatus.NO_SIGNAL
+            progress.trained_tokens += batch.trained_tokens
+            progress.input_tokens += batch.input_tokens
+            progress.generated_tokens += int(batch.metrics.get("generated_tokens", 0))
+        return outcome, learning_rate
 
     def _after_step(self, step: int) -> None:
         """Evaluate, and save, when it is time."""
@@ -283,8 +292,10 @@ class TrainingLoop:
         with self.writer.averaged():
             evaluation = self.inputs.processes.broadcast(self.evaluate(self.stepper.scorer))
         with held_interrupts():
-            if self.selection.add(evaluation, step):
-                self.writer.write("checkpoint", self.progress.num_steps, self.selection.evaluations)
+            selection = copy.copy(self.selection)
+            if selection.add(evaluation, step):
+                self.writer.write("checkpoint", self.progress.num_steps, selection.evaluations)
+            self.selection = selection  # now that its best weights are saved
             record = self.selection.log_record()
             self.log.add(record)
             self._set_resume_point()
@@ -307,22 +318,37 @@ class TrainingLoop:
         memory = source.state() if isinstance(source, Stateful) else {}
         self._resume_point = {"source": memory, "log_bytes": self.log.size}
 
-    def _keep_state(self) -> None:
-        """Write the state, unless no batch is complete."""
-        progress = self.progress
-        if progress.next_step == 0 or not progress.is_whole or not self.store.is_shared:
-            return
-        record = {"progress": progress.to_json(), "selection": self.selection.to_json(), **self._resume_point}
+    def _keep_state(self) -> bool:
+        """Write the state, unless no step is taken or it is not whole or not finite; return whether it was written."""
+        progress, processes = self.progress, self.inputs.processes
+        batch = None if self._batch is None or self._batch.num_done == 0 else self._batch
+        if (progress.next_step == 0 and batch is None) or not progress.is_whole or not self.store.is_shared:
+            return False
         tensors = self._trained.collect()
+        if not all(processes.all_gather(all_finite(tensors.values()))):
+            return False
+        record = {"progress": progress.to_json(), "selection": self.selection.to_json(), **self._resume_point}
+        if batch is not None:
+            record["batch"] = batch.to_json()
+            for share in reversed(processes.all_gather({index: values.cpu() for index, values in batch.old.items()})):
+                tensors |= {f"old.{index}": values for index, values in share.items() if processes.is_rank_zero}
         with held_interrupts():
             self.store.write(progress.next_step, record, tensors)
+        return True
 
     def _restore(self, state: StoredState) -> None:
-        self.progress = Progress.from_json(state.record["progress"])
-        self.selection = DevSelection.from_json(self.config, state.record["selection"])
+        """Take over a state; the progress comes last, since nothing is kept of a run without it."""
+        record, stored = state.record, state.tensors
+        self.selection = DevSelection.from_json(self.config, record["selection"])
         if isinstance(self.stage.source, Stateful):
-            self.stage.source.load(state.record["source"])
-        self._trained.restore(state.tensors)
+            self.stage.source.load(record["source"])
+        self._trained.restore(stored)
+        if (batch := record.get("batch")) is not None:
+            names = [name for name in stored.names if name.startswith("old.")]
+            old = {int(name.removeprefix("old.")): stored.read_full(name).to(self.stepper.model.device) for name in names}
+            self._batch = OpenBatch.from_json(batch, old)
+        self._resume_point = {"source": record["source"], "log_bytes": record["log_bytes"]}
+        self.progress = Progress.from_json(record["progress"])
         if self.selection.evaluations and self.selection.evaluated_after == self.progress.next_step - 1:
             self.ending = self.selection.ending()
 

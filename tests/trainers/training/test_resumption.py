@@ -210,10 +210,10 @@ def test_a_killed_run_goes_on_from_its_last_state(tokenizer, tmp_path: Path) -> 
 
     def die(record) -> None:
         if record.get("step") == 4:
-            raise SystemExit
+            raise StoppedAtOnceError
 
     whole = train("grpo", tokenizer, tmp_path / "whole", "save_every=2")
-    with pytest.raises(SystemExit):
+    with pytest.raises(StoppedAtOnceError):
         train("grpo", tokenizer, tmp_path / "cut", "save_every=2", on_step=die)
     found = find_state(tmp_path / "cut")
     assert found is not None
