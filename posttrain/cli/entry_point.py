@@ -8,6 +8,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from posttrain import __version__
 from posttrain.cli import behaviors, compare, diagnose, env, figures, gate, loop, plot, probes, report, stages, train
@@ -21,8 +22,24 @@ def _with_examples(examples: tuple[str, ...]) -> str:
     return "\b\n" + "\n".join(("Examples:", *(f"  {example}" for example in examples)))
 
 
+class _Interrupted(Exception):
+    """Carries a KeyboardInterrupt through typer, which would end with 130 and without a word, whatever the signal was."""
+
+
+class _Verbs(typer.core.TyperGroup):
+    """The verbs; what stops one of them reaches `main`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise _Interrupted(stop) from stop
+
+
 app = typer.Typer(
     name="posttrain",
+    cls=_Verbs,
     help="Find the behavioral bottleneck of a language-model checkpoint, run the post-training stage that removes it, and measure again.",
     epilog=_with_examples(("posttrain loop demo products spell_backward --out runs/first",)),
     no_args_is_help=True,
@@ -64,8 +81,9 @@ def main() -> None:
         _fail(str(error), 1)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
-    except (KeyboardInterrupt, typer.Abort) as stop:
-        code = 128 + (stop.signal_number if isinstance(stop, StoppedBySignal) else signal.SIGINT)
+    except (KeyboardInterrupt, typer.Abort, _Interrupted) as stop:
+        cause = stop.__cause__
+        code = 128 + (cause.signal_number if isinstance(cause, StoppedBySignal) else signal.SIGINT)
         if os.environ.get("RANK", "0") != "0":  # torchrun started several, and the first one says it
             sys.exit(code)
         _fail("stopped; what is finished is kept, and diagnose, train and loop resume with the same command", code)

@@ -78,4 +78,6 @@ class CheckpointWriter:
         bad = next((name for name, weight in named if not all_finite([weight])), None)
         found = [name for name in self.inputs.processes.all_gather(bad) if name is not None]
         if found:
-            raise NonFiniteError(f"the weight {found[0]} holds NaN or infinity after {num_steps} optimizer steps and is not saved")
+            raise NonFiniteError(
+                f"the weight {found[0]} holds NaN or infinity after {num_steps} optimizer steps and is not saved"
+            )

@@ -175,21 +175,20 @@ def command(out: Path, model: Path, behavior: Path) -> list[str]:
     return ["train", "sft", str(model), str(behavior), "--out", str(out), *settings]
 
 
-def run_command(out: Path, *given: Path, processes: ProcessGroup, interrupt: bool) -> None:
-    """Run the command in both processes; the second one may get a Ctrl-C within its second step. What is said is kept in a file."""
-    step, calls = Stepper.step, []
+def run_command(out: Path, *given: Path, processes: ProcessGroup, stopped_by: signal.Signals | None) -> None:
+    """Run the command in both processes; the second one may get a signal within its first step. What is said is kept in a file."""
+    step = Stepper.step
 
     def stopped(self, *arguments):
-        calls.append(1)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+        assert stopped_by is not None
+        os.kill(os.getpid(), stopped_by)
         return step(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        if interrupt and not processes.is_rank_zero:
+        if stopped_by is not None and not processes.is_rank_zero:
             patch.setattr(Stepper, "step", stopped)
         done = CliRunner().invoke(app, command(out, *given))
-    name = f"{'stopped' if interrupt else 'resumed'}-{processes.rank}.txt"
+    name = f"{stopped_by.name if stopped_by else 'resumed'}-{processes.rank}.txt"
     (out.parent / name).write_text(f"{done.exit_code} {done.exception!r}\n{done.output}")
 
 
@@ -222,8 +221,8 @@ def main(out: Path, *given: Path) -> None:
             for folder in (mine / f"{case}, resumed", mine / f"{case}, begun alone"):
                 result = train(make_tokenizer(), case, folder, processes=processes)
                 (folder / "result.json").write_text(json.dumps(result))
-        run_command(out / "command", *given, processes=processes, interrupt=True)
-        run_command(out / "command", *given, processes=processes, interrupt=False)
+        for stopped_by in (signal.SIGTERM, signal.SIGINT, None):
+            run_command(out / "command", *given, processes=processes, stopped_by=stopped_by)
 
 
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -295,10 +294,14 @@ def test_what_was_stopped_goes_on_with_any_number_of_processes(tokenizer, two: P
 
 
 def test_the_command_is_stopped_after_a_step_and_goes_on(two: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """The Ctrl-C reached the second process alone, in the middle of the second step."""
-    stopped, resumed = ([(two / f"{name}-{rank}.txt").read_text() for rank in (0, 1)] for name in ("stopped", "resumed"))
-    for said in stopped:
-        assert said.startswith("130 ") or "KeyboardInterrupt" in said, said
+    """A SIGTERM, then a Ctrl-C, reached the second process alone, in the middle of a step."""
+    terminated, stopped, resumed = (
+        [(two / f"{name}-{rank}.txt").read_text() for rank in (0, 1)] for name in ("SIGTERM", "SIGINT", "resumed")
+    )
+    assert all("StoppedBySignal" in said for said in terminated), terminated
+    assert all("KeyboardInterrupt" in said for said in stopped), stopped
+    assert "what is finished is kept in" in terminated[0]
+    assert "goes on at step 1 of 3" in stopped[0]
     assert "what is finished is kept in" in stopped[0]
     assert all(said.startswith("0 ") for said in resumed), resumed
     assert "goes on at step 2 of 3" in resumed[0]
