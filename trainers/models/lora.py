@@ -7,23 +7,30 @@ and gather layer by layer what they merge.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
-from posttrain.diagnose.engines.models.adapter_folder import require_peft
+from posttrain.diagnose.engines.models.adapter_folder import SETTINGS_FILE, require_peft
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.distributed.processes import ProcessGroup, full_tensor
 
 FOLDER = "adapter"
 """Folder within a checkpoint that holds the adapter without the model."""
+
+
+_WEIGHTS_FILE = "adapter_model.safetensors"
+_TASKS = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
+"""How the names of classifiers end, and what peft calls what they do."""
 
 
 class LoraAdapter:
@@ -121,10 +128,31 @@ class LoraAdapter:
         with self._peft.disable_adapter():
             yield
 
-    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """Write the adapter alone, as peft and vLLM read it, with these LoRA weights."""
+    def save(self, weights: Mapping[str, Tensor], folder: Path, saved: PreTrainedModel) -> None:
+        """Write the adapter alone, as peft and vLLM read it.
+
+        Args:
+            weights: The LoRA weights, from `lora_weights`.
+            folder: Where to.
+            saved: The model as it is saved, of which a classifier has a head that the base model lacks.
+        """
         self._peft.save_pretrained(folder, state_dict=dict(weights), save_embedding_layers=False)  # the base model has these
         (folder / "README.md").unlink(missing_ok=True)  # an empty form
+        task = next((task for ending, task in _TASKS.items() if type(saved).__name__.endswith(ending)), None)
+        if task is None:
+            return
+        heads = [
+            name for name, part in saved.named_children() if part is not saved.base_model and any(True for _ in part.parameters())
+        ]
+        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        settings |= {"task_type": task, "modules_to_save": heads}
+        (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        tensors = load_file(folder / _WEIGHTS_FILE)
+        for head in heads:
+            tensors |= {
+                f"base_model.model.{head}.{name}": value for name, value in saved.get_submodule(head).state_dict().items()
+            }
+        save_file(tensors, folder / _WEIGHTS_FILE)
 
 
 class MergedEngine(TransformersEngine):

@@ -56,7 +56,7 @@ class CheckpointWriter:
         with self.averaged():
             self._refuse_non_finite(num_steps)
             model = processes.gather_module(inputs.model) if adapter is None else adapter.merge()
-            save_adapter = None if adapter is None else partial(adapter.save, weights=adapter.lora_weights())
+            save_adapter = None if adapter is None else partial(adapter.save, adapter.lora_weights())
             head = None if self.scalar_head is None else processes.gather_module(self.scalar_head)
             if processes.is_rank_zero:
                 card = write_model_card(model, self.recipe, self.config, inputs.training_set, num_steps, evaluations)

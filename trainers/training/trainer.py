@@ -18,6 +18,7 @@ from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.distributed.interrupts import StoppedAtOnceError, held_interrupts, interruption, noted_interrupts
 from posttrain.trainers.models.ema import EmaWeights
 from posttrain.trainers.models.lora import LoraAdapter
+from posttrain.trainers.models.saved_model import check_saved
 from posttrain.trainers.recipes.registry import build_stage, find_recipe
 from posttrain.trainers.stage import Stage, Stateful, TrainingInputs
 from posttrain.trainers.step.gradient_checkpointing import enable_gradient_checkpointing
@@ -62,6 +63,7 @@ def run_recipe(
     Raises:
         SettingsError: Unknown recipe, config of another recipe, an input that the stage needs is missing, settings that contradict each other.
         BehaviorError: The stage does not learn from the data that was given.
+        ModelError: The model could not be saved, or its checkpoint would give other numbers than the model in training.
         RunError: The folder holds the state of a run with other settings; or states are asked for, and not all processes see it.
         NonFiniteError: A loss or gradient was NaN or infinite, and the weights are those before that step; or a weight was, and nothing
             is saved of it.
@@ -82,11 +84,14 @@ def run_recipe(
     state = store.read()
     inputs.training_set.admit_rows(inputs.data, inputs.prompts)
     stage = build_stage(recipe, inputs, config)
+    note = check_saved(model, inputs.tokenizer, recipe.saves, stage.scalar_head)
     if config.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     stepper = make_stepper(stage, inputs, config, adapter)
     trained = trained_parameters(stepper.optimizer)
     if say is not None:
+        if note:
+            say(note)
         say(describe_run(stepper.scorer, inputs, trained, adapter, averaged=config.ema_decay is not None))
     average = None if config.ema_decay is None else EmaWeights(trained, config.ema_decay, processes)
     writer = CheckpointWriter(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from posttrain.trainers.config import TrainingConfig
+from posttrain.trainers.models.saved_model import check_saved
 from posttrain.trainers.recipes.registry import check_inputs, find_recipe
 from posttrain.trainers.stage import TrainingInputs
 from posttrain.trainers.training.checkpoint_writer import CheckpointWriter
@@ -52,6 +53,7 @@ def run_transform(
     transform = recipe.transform(inputs, config)
     scorer, selection = make_scorer(inputs, config), DevSelection(config=config)
     writer, num_steps = CheckpointWriter(out=out, recipe=recipe, config=config, inputs=inputs), 0
+    check_saved(inputs.model, inputs.tokenizer)
     if say is not None:
         say(describe_run(scorer, inputs, (), None, averaged=False))
 
