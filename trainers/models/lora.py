@@ -8,6 +8,7 @@ and gather layer by layer what they merge.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 from posttrain.diagnose.engines.models.adapter_folder import SETTINGS_FILE, require_peft
@@ -56,11 +58,15 @@ class LoraAdapter:
             lora_alpha=config.lora_alpha,
             lora_dropout=0.0,
             target_modules=targets if isinstance(targets, str) else list(targets),
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
             task_type="CAUSAL_LM",
         )
         self.model, self._processes = model, processes or ProcessGroup()
         self.merged: PreTrainedModel = self._processes.empty_like(model).requires_grad_(False)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning
+            )  # it overlooks fused experts
             torch.manual_seed(config.seed)
             try:
                 self._peft: Any = peft.get_peft_model(model, settings)
@@ -71,8 +77,11 @@ class LoraAdapter:
                 ) from error
         self._peft.peft_config["default"].base_model_name_or_path = base or model.name_or_path
         self._layers: dict[str, Any] = {
-            name: module for name, module in model.named_modules() if isinstance(module, peft.tuners.lora.LoraLayer)
+            _without_wrappers(f"{name}.{_adapted_name(module)}"): module
+            for name, module in model.named_modules()
+            if isinstance(module, peft.tuners.lora.LoraLayer)
         }
+        """Name of an adapted weight in `merged` → the layer that adapts it; fused experts have several."""
         self._refuse_tied()
         model.eval()  # LoRA layers come in training mode
         if self._processes.size == 1:
@@ -80,21 +89,24 @@ class LoraAdapter:
 
     def _share_other_weights(self) -> None:
         """Let the merged copy use the same memory for what has no LoRA weights."""
-        mine = dict(self.model.named_parameters())
+        mine = self._base_weights()
         for name, parameter in self.merged.named_parameters():
-            if name in mine:
+            if name not in self._layers:
                 parameter.data = mine[name].data
+
+    def _base_weights(self) -> dict[str, Tensor]:
+        """Return the weights of the model, without LoRA weights, by their names in `merged`."""
+        named = self.model.named_parameters(remove_duplicate=False)
+        return {_without_wrappers(name): each for name, each in named if ".lora_" not in name}
 
     def _refuse_tied(self) -> None:
         """Refuse LoRA weights on one of two layers that share a weight: they cannot be merged."""
-        owners: dict[int, list[str]] = {}
-        for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            owners.setdefault(id(parameter), []).append(name)
-        for name, layer in self._layers.items():
-            found = [owner for owner in owners[id(layer.get_base_layer().weight)] if not owner.startswith(f"{name}.")]
+        weights = self._base_weights()
+        for name in self._layers:
+            found = [other for other, weight in weights.items() if weight is weights[name] and other != name]
             if found:
                 raise SettingsError(
-                    f"lora_targets: got {name}, whose weight is also {found[0]}; allowed are layers with a weight of their own",
+                    f"lora_targets: got {name}, which is also {found[0]}; allowed are layers with a weight of their own",
                     code="tied_lora_target",
                 )
 
@@ -106,16 +118,14 @@ class LoraAdapter:
     def merged_weights(self) -> Iterator[Tensor]:
         """Yield the weights of `merged` as the LoRA weights are now, one by one; all processes must ask."""
         self._processes.reshard()
+        weights = self._base_weights()
         for name, _ in self.merged.named_parameters():
-            place, _, kind = name.rpartition(".")
-            layer = self._layers.get(place)
+            layer = self._layers.get(name)
             if layer is None:
-                yield full_tensor(self.model.get_parameter(name))
-            elif kind != "weight":
-                yield full_tensor(layer.get_base_layer().get_parameter(kind))
+                yield full_tensor(weights[name])
             else:
                 layer = self._processes.gather_part(layer)
-                yield layer.get_base_layer().weight + layer.get_delta_weight("default")
+                yield layer.get_base_layer().get_parameter(_adapted_name(layer)) + layer.get_delta_weight("default")
 
     def lora_weights(self) -> dict[str, Tensor]:
         """Return the LoRA weights alone by name, on the processor, on rank 0 at least; all processes must ask."""
@@ -153,6 +163,16 @@ class LoraAdapter:
                 f"base_model.model.{head}.{name}": value for name, value in saved.get_submodule(head).state_dict().items()
             }
         save_file(tensors, folder / _WEIGHTS_FILE)
+
+
+def _adapted_name(layer: Any) -> str:
+    """Return which parameter of its base layer a LoRA layer adapts; fused experts have one [experts, out, in] for each of their maps."""
+    return str(getattr(layer, "parameter_name", "weight"))
+
+
+def _without_wrappers(name: str) -> str:
+    """Return the name that a parameter had before its layer was wrapped."""
+    return name.replace(".base_layer", "")
 
 
 class MergedEngine(TransformersEngine):
