@@ -56,7 +56,7 @@ class TrainingConfig(BaseModel):
     """Stop when dev pass@1 has fallen by more than this below the evaluation before the first step; needs eval_every."""
     save_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints on the way, each with a state from which the run goes on if it is stopped; None: the last checkpoint only, and a
-    state when Ctrl-C stops the run."""
+    state when anything but a kill ends the run."""
     lora_rank: int | None = Field(default=None, ge=1)
     """Train LoRA weights of this rank (2106.09685) on linear layers and nothing else; None: all weights."""
     lora_alpha: float = Field(default=32.0, gt=0)

@@ -91,6 +91,20 @@ class ResumeStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         return all(self._processes.all_gather(self._processes.broadcast(self.folder.resolve()).is_dir()))
 
+    def require_shared(self) -> None:
+        """Refuse a folder in which no state could be left.
+
+        Raises:
+            RunError: Not all processes see it.
+        """
+        if not self.is_shared:
+            processes = self._processes
+            raise RunError(
+                f"save_every: not all of {processes.size} processes see {processes.broadcast(self.folder.resolve())}, where each leaves its "
+                "part of a state; give an --out on a disk that all machines share, or leave save_every out",
+                code="folder_not_shared",
+            )
+
     def read(self) -> StoredState | None:
         """Return the newest state, where there is one.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from posttrain.diagnose.errors import NonFiniteError, RunError
+from posttrain.diagnose.errors import NonFiniteError
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.distributed.interrupts import StoppedAtOnceError, held_interrupts, interruption, noted_interrupts
 from posttrain.trainers.models.ema import EmaWeights
@@ -75,12 +75,8 @@ def run_recipe(
     refuse_contradictions(recipe, config, evaluate, adapter)
     model.eval()  # dropout would make π_old differ from π, and a sampler has none
     store = ResumeStore(out, run_identity(recipe, inputs, config), processes)
-    if config.save_every is not None and not store.is_shared:
-        raise RunError(
-            f"save_every: not all of {processes.size} processes see {processes.broadcast(out.resolve())}, where each leaves its part of a "
-            "state; give an --out on a disk that all machines share, or leave save_every out",
-            code="folder_not_shared",
-        )
+    if config.save_every is not None:
+        store.require_shared()
     state = store.read()
     inputs.training_set.admit_rows(inputs.data, inputs.prompts)
     stage = build_stage(recipe, inputs, config)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from helpers.training import TinyEngine, grade_parity, make_behavior, make_inputs, make_tokenizer, tiny_llama
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from posttrain.diagnose.errors import NonFiniteError, VerifierError
 from posttrain.diagnose.types import Grade, Problem, Reference
@@ -71,7 +75,27 @@ class DyingGrader:
         return grade_parity(problem, texts)
 
 
-def train(name: str, out: Path, counter: Counter, grade: DyingGrader | None = None):
+class FullDisk(PreTrainedTokenizerFast):
+    """A tokenizer that can be saved once, before the first step; then the disk is full."""
+
+    saved: ClassVar[list[str]] = []
+
+    @classmethod
+    def found_by(cls, tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+        cls.saved.clear()
+        tokenizer.__class__ = cls
+        return tokenizer
+
+    def save_pretrained(self, folder: str, **named: object) -> tuple[str, ...]:
+        if self.saved:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.saved.append(folder)
+        return super().save_pretrained(folder, **named)
+
+
+def train(
+    name: str, out: Path, counter: Counter, grade: DyingGrader | None = None, tokenizer: PreTrainedTokenizerFast | None = None
+):
     """Train from the weights of the start, as a second process would."""
     model, teacher = tiny_llama(), tiny_llama(seed=1)
     model.get_decoder().register_forward_hook(counter)
@@ -90,7 +114,7 @@ def train(name: str, out: Path, counter: Counter, grade: DyingGrader | None = No
     frozen = FrozenModel(source="t", fingerprint="t", model=teacher, tokenizer=make_tokenizer(), engine=TinyEngine(teacher))
     inputs = make_inputs(
         model,
-        make_tokenizer(),
+        tokenizer or make_tokenizer(),
         grade=grader,
         training_set=TrainingSet([behavior], dev_share=0),
         teacher=frozen,
@@ -150,12 +174,11 @@ def test_a_crash_at_any_point_resumes(name: str, tmp_path: Path) -> None:
         compare(whole, train(name, cut, Counter()))
         assert find_state(cut) is None
     cut = tmp_path / "saving"
-    cut.mkdir()
-    (cut / "checkpoint").touch()  # a file cannot be replaced by a folder
-    with pytest.raises(NotADirectoryError):
-        train(name, cut, Counter())
+    with pytest.raises(OSError) as full:
+        train(name, cut, Counter(), tokenizer=FullDisk.found_by(make_tokenizer()))
+    assert full.value.errno == errno.ENOSPC
     state = find_state(cut)
     assert state is not None
     assert state.name == f"training_state-{len(counter.after_step)}"
-    (cut / "checkpoint").unlink()
+    assert not (cut / "checkpoint").exists()
     compare(whole, train(name, cut, Counter()))
