@@ -62,7 +62,7 @@ def merge_adapter(base: PreTrainedModel, path: Path) -> PreTrainedModel:
     return adapted.merge_and_unload()
 
 
-def _untie(model: PreTrainedModel, adapter_layer: type) -> None:
+def _untie(model: PreTrainedModel, adapter_layer: Any) -> None:
     """Give the output layer a weight of its own where it shares the embedding's and the adapter changes one of both.
 
     Merged into the shared weight, what was trained for one would change the other too.

@@ -15,8 +15,8 @@ otherwise, as soon as a prompt is read in parts.)
 
 **Fingerprints** are those of the files where MODEL is a folder, else of the names: what a server has under a name may change unseen.
 
-**Failures.** What is refused (4xx) is an error of this project. What fails in spite of repeated tries is a sample with `StopReason.ERROR`,
-which counts as missing, not as wrong.
+**Failures.** What is refused (4xx) is an error of this project. What fails in spite of repeated tries, or is answered by another model than the
+first reply, is a sample with `StopReason.ERROR`, which counts as missing, not as wrong.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class OpenAIEngine(base.BaseEngine):
         """Take what `open` found out."""
         self._transport, self._completions, self._served = transport, f"{base_url}/completions", served
         self.codec, self.capabilities, self.info = codec, capabilities, info
+        self._answers_as: str | None = None
+        """The model that the first reply names; a gateway may fall back to another one under the same name."""
 
     @classmethod
     def open(cls, url: str, model: str, *, concurrency: int = 64, timeout: float = 600.0, retries: int = 5, first_wait: float = 0.5) -> OpenAIEngine:  # fmt: skip
@@ -185,7 +187,11 @@ class OpenAIEngine(base.BaseEngine):
         return bytes(prompt_ids).decode()
 
     def _completions_of(self, reply: Reply | None, num: int, sampling: Sampling) -> list[Completion]:
-        """One completion per sample asked for; what did not come is an error."""
+        """One completion per sample asked for; what did not come, or came from another model, is an error."""
+        if reply is not None:
+            self._answers_as = self._answers_as or reply.get("model")
+            if reply.get("model") not in (None, self._answers_as):
+                return [_missing()] * num
         choices = sorted(server_capabilities.list_of(reply, "choices"), key=lambda choice: choice.get("index", 0))[:num]
         usage = (reply or {}).get("usage") or {}
         sampled = [self._completion(choice, usage.get("completion_tokens") if num == 1 else None, sampling) for choice in choices]

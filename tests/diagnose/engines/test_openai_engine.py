@@ -289,6 +289,23 @@ def test_every_sample_has_its_own_seed() -> None:
 
 
 @outside
+def test_samples_of_another_model_are_missing() -> None:
+    """A gateway that falls back to another model says so in the reply alone."""
+    names = itertools.chain(["m-2026", "m-2026", "m-2026"], itertools.repeat("small"))
+
+    def answer(path: str, body: dict[str, Any]) -> Reply:
+        reply = bare(path, body)
+        return (
+            Reply(200, {**reply.body, "model": next(names)}) if path == "/v1/completions" and body["max_tokens"] == 4 else reply
+        )
+
+    with serve(answer) as address:
+        engine = open_bare(address, concurrency=1)
+        stops = [one.stop for one in engine.sample(asked(5), Sampling(max_tokens=4), seed="0")[0]]
+        assert sorted(stops) == sorted([StopReason.EOS] * 3 + [StopReason.ERROR] * 2)
+
+
+@outside
 def test_samples_that_failed_are_errors() -> None:
     """Those of one request fail for good; the other's are there."""
 
