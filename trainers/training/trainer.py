@@ -29,9 +29,9 @@ from posttrain.trainers.training.dev_evaluation import Evaluate
 from posttrain.trainers.training.dev_selection import BEFORE, DevSelection
 from posttrain.trainers.training.memory import describe_run
 from posttrain.trainers.training.preparation import make_stepper, refuse_contradictions, run_identity
-from posttrain.trainers.training.progress import OpenBatch, Progress
 from posttrain.trainers.training.result import Ending, TrainingResult
 from posttrain.trainers.training.resume_state import ResumeStore, StoredState, TrainedTensors, find_state
+from posttrain.trainers.training.run_progress import OpenBatch, Progress
 from posttrain.trainers.training.training_log import TrainingLog
 from posttrain.trainers.training_types import OnStep
 
