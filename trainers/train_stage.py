@@ -14,10 +14,12 @@ from typing import TypeVar
 from posttrain.diagnose.engines.base import Engine, TakesWeights
 from posttrain.diagnose.engines.models.loading import fingerprint_model
 from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.measure.reference_spacing import write_as_the_model
 from posttrain.diagnose.pipeline.request import resolve_behaviors
 from posttrain.diagnose.progress import Reporter, Task
 from posttrain.diagnose.types import Behavior
 from posttrain.diagnose.verifiers.grader import Grader
+from posttrain.trainers.data.data_set import read_data
 from posttrain.trainers.distributed.fsdp import join
 from posttrain.trainers.distributed.interrupts import stopped_by_signals
 from posttrain.trainers.distributed.processes import ProcessGroup
@@ -26,7 +28,6 @@ from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.rollouts.live_engines import check_engine, open_live
 from posttrain.trainers.rollouts.weight_sync import stored_tensors
-from posttrain.trainers.sources.data_set import read_data
 from posttrain.trainers.sources.finished_run import read_run
 from posttrain.trainers.sources.policy import sampler_of
 from posttrain.trainers.stage import FrozenModel, TrainingInputs
@@ -36,7 +37,7 @@ from posttrain.trainers.training.result import TrainingResult
 from posttrain.trainers.training.resume_state import find_state
 from posttrain.trainers.training.trainer import run_recipe
 from posttrain.trainers.training.transform import run_transform
-from posttrain.trainers.training_types import GradeFn, TrainingProblem, TrainingRow
+from posttrain.trainers.training_types import GradeFn, TrainingProblem, TrainingRow, TrainingSet
 
 T = TypeVar("T")
 
@@ -228,7 +229,8 @@ def _read_inputs(
     request: TrainRequest, loaded: LoadedModel, engine: Engine, processes: ProcessGroup, reporter: Reporter
 ) -> TrainingInputs:
     """Read the data and load the other models; there are no graders yet."""
-    training_set = request.make_training_set()
+    behaviors = [write_as_the_model(engine, behavior) for behavior in request.behaviors]
+    training_set = TrainingSet(behaviors, dev_share=request.config.dev_share)
     device = processes.train_device(loaded.model)
     rows: Sequence[TrainingRow] = ()
     prompts: Sequence[TrainingProblem] = ()

@@ -193,7 +193,7 @@ class TrainingSet:
                 )
 
     def admit_rows(self, rows: Sequence[TrainingRow], prompts: Sequence[TrainingProblem] = ()) -> None:
-        """Let a data set in, which belongs to no problem of a behavior; `sources.data` has compared it with what is measured."""
+        """Let a data set in, which belongs to no problem of a behavior; `data.data_set` has compared it with what is measured."""
         self._train_ids |= {(row.behavior, row.problem_id) for row in rows}
         self._train_ids |= {(item.behavior.name, item.problem.id) for item in prompts}
 

@@ -10,12 +10,15 @@ Source: https://huggingface.co/docs/trl/dataset_formats.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from posttrain.diagnose.behaviors.chat_turns import read_turns, refuse_empty
 from posttrain.diagnose.behaviors.row_files import RowError, read_objects, read_table, require_file
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten
@@ -25,9 +28,6 @@ ALLOWED = (
     '{"prompt", "completion"}, {"prompt", "chosen", "rejected"}, {"prompt", "completion", "label"}, {"prompt", "completions", "labels"}, '
     '{"messages"}, {"text"}, {"prompt"}, {"prompt", "response"} or {"question", "answer"}'
 )
-
-_UNREAD = ("tool_calls", "function_call", "reasoning_content", "thinking", "weight")
-"""What a turn may hold beside its content that would change what is learned."""
 
 
 class RowKind(StrEnum):
@@ -59,7 +59,7 @@ class DataRow:
     completion: str | None = None
     """The text, the demonstration or the labelled answer."""
     chat: tuple[Message, ...] = ()
-    """The whole chat up to the last turn of the assistant, where several of its turns are to be learned; empty otherwise."""
+    """The whole chat up to the last turn that is learned, where it is more than a prompt and one turn with a text; empty otherwise."""
     chosen: str | None = None
     rejected: str | None = None
     label: bool | None = None
@@ -67,13 +67,20 @@ class DataRow:
     """The answer step by step, as they are joined: each but the last ends with a line break."""
     labels: tuple[bool, ...] = ()
     """Whether each step is right."""
+    turns: Mapping[str, tuple[Message, ...]] = field(default_factory=dict)
+    """The `completion`, `chosen` and `rejected` answers as turns, where they are more than one turn with a text."""
+    tools: tuple[Any, ...] = ()
+    """Schemas of the tools that the chat template shows."""
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Further variables of the chat template."""
 
 
 def read_training_rows(path: str | Path) -> tuple[DataRow, ...]:
     """Read a data set.
 
-    Of a chat, the last turn of the assistant is the answer and everything before it the prompt; where the assistant spoke before, the whole
-    chat is kept beside them. Turns after its last one are left out.
+    Of a chat, the last turn of the assistant that is learned is the answer and everything before it the prompt; where the assistant spoke
+    before, the whole chat is kept beside them. Turns after it are left out. A turn with `weight: 0`, `train: false` or `trainable: false` is
+    shown and not learned. The columns `tools` and `chat_template_kwargs` go to the chat template, as in TRL.
 
     Args:
         path: A JSONL file with one object per line, or a parquet file.
@@ -84,7 +91,7 @@ def read_training_rows(path: str | Path) -> tuple[DataRow, ...]:
     path = Path(path)
     rows: list[DataRow] = []
     for where, row in _objects(path):
-        found = _read_row(row, len(rows), where)
+        found = _with_template_columns(_read_row(row, len(rows), where), row, where)
         if rows and found.kind is not rows[0].kind:
             raise BehaviorError(
                 f"{where}: got a row of kind {found.kind} after rows of kind {rows[0].kind}; give one file per kind",
@@ -122,35 +129,64 @@ def _read_row(row: Mapping[str, Any], index: int, where: str) -> DataRow:
     if {"prompt", "completions", "labels"} <= held:
         return _steps(row, index, where)
     if {"prompt", "completion", "label"} <= held:
-        prompt, completion = _prompt(row["prompt"], "prompt", where), _answer(row["completion"], "completion", where)
+        prompt, (completion, turns) = _prompt(row["prompt"], "prompt", where), _answer(row["completion"], "completion", where)
         if row["label"] not in (True, False):
             raise RowError(f"{where}: label: got {shorten(row['label'])}; allowed: true (a good answer) or false (a bad one)")
-        return DataRow(index=index, kind=RowKind.LABELLED, prompt=prompt, completion=completion, label=bool(row["label"]))
+        return DataRow(
+            index=index, kind=RowKind.LABELLED, prompt=prompt, completion=completion, label=bool(row["label"]), turns=turns
+        )
     for asked, answered in (("prompt", "completion"), ("prompt", "response"), ("question", "answer")):
         if {asked, answered} <= held:
-            prompt, completion = _prompt(row[asked], asked, where), _answer(row[answered], answered, where)
-            return DataRow(index=index, kind=RowKind.DEMONSTRATION, prompt=prompt, completion=completion)
+            prompt, (completion, turns) = _prompt(row[asked], asked, where), _answer(row[answered], answered, where)
+            if turns:
+                turns = {"completion": turns[answered]}
+            return DataRow(index=index, kind=RowKind.DEMONSTRATION, prompt=prompt, completion=completion, turns=turns)
     if "messages" in held:
-        return _whole_chat(_chat(row["messages"], "messages", where), index, where)
+        return _whole_chat(read_turns(row["messages"], "messages", where), index, where)
     if "text" in held:
-        return DataRow(index=index, kind=RowKind.TEXT, prompt=None, completion=_answer(row["text"], "text", where))
+        return DataRow(index=index, kind=RowKind.TEXT, prompt=None, completion=_text(row["text"], "text", where))
     if "prompt" in held:
         return DataRow(index=index, kind=RowKind.PROMPT, prompt=_prompt(row["prompt"], "prompt", where))
     got = ", ".join(sorted(row)) or "nothing"
     raise BehaviorError(f"{where}: got the columns {got}; allowed are rows such as {ALLOWED}", code="unknown_columns")
 
 
+def _with_template_columns(found: DataRow, row: Mapping[str, Any], where: str) -> DataRow:
+    """Add what goes to the chat template: TRL's columns `tools` (a list, or its JSON) and `chat_template_kwargs`."""
+    tools, arguments = row.get("tools"), row.get("chat_template_kwargs")
+    if isinstance(tools, str):
+        with contextlib.suppress(ValueError):
+            tools = json.loads(tools)
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        raise RowError(f"{where}: tools: got {shorten(tools)}; allowed: a list of JSON schemas, or such a list as a JSON text")
+    if arguments is not None and not (isinstance(arguments, dict) and all(isinstance(key, str) for key in arguments)):
+        raise RowError(
+            f"{where}: chat_template_kwargs: got {shorten(arguments)}; allowed: an object of variables for the chat template"
+        )
+    if not tools and not arguments:
+        return found
+    return replace(
+        found, tools=tuple(tools or ()), template_arguments={k: v for k, v in (arguments or {}).items() if v is not None}
+    )
+
+
 def _whole_chat(chat: tuple[Message, ...], index: int, where: str) -> DataRow:
+    if chat[0].role == "assistant" and chat[0].train:
+        raise RowError(f"{where}: messages: the first turn is to be learned and nothing stands before it; begin with a prompt")
     said = [place for place, turn in enumerate(chat) if turn.role == "assistant" and place > 0]
-    if not said:
-        raise RowError(f"{where}: messages: no turn of the assistant follows a prompt; there must be an answer to learn")
-    last = said[-1]
+    learned = [place for place in said if chat[place].train is not False]
+    if not learned:
+        got = "every turn of the assistant has weight 0" if said else "no turn of the assistant follows a prompt"
+        raise RowError(f"{where}: messages: {got}; there must be an answer to learn")
+    refuse_empty([chat[place] for place in learned], "messages", where)
+    last = learned[-1]
+    plain = len([place for place in said if place <= last]) == 1 and not chat[last].extra
     return DataRow(
         index=index,
         kind=RowKind.DEMONSTRATION,
         prompt=chat[:last],
         completion=chat[last].content,
-        chat=chat[: last + 1] if len(said) > 1 else (),
+        chat=() if plain else chat[: last + 1],
     )
 
 
@@ -160,16 +196,13 @@ def _pair(row: Mapping[str, Any], index: int, where: str) -> DataRow:
     chats = all(isinstance(side, list) and len(side) > 1 for side in sides)
     if row.get("prompt") is not None:
         prompt = _prompt(row["prompt"], "prompt", where)
-        if not chats:
-            chosen, rejected = (_answer(row[key], key, where) for key in ("chosen", "rejected"))
-            return DataRow(index=index, kind=RowKind.PAIR, prompt=prompt, chosen=chosen, rejected=rejected)
-        found = _pair_of_chats(row, index, where)
-        assert isinstance(found.prompt, tuple)
-        if prompt not in (found.prompt, found.prompt[-1].content):
-            raise RowError(
-                f"{where}: chosen and rejected are whole chats that do not begin with the prompt; drop the column prompt"
+        if not (chats and _begins_with_prompt(row, prompt, where)):
+            chosen, better = _answer(row["chosen"], "chosen", where)
+            rejected, worse = _answer(row["rejected"], "rejected", where)
+            return DataRow(
+                index=index, kind=RowKind.PAIR, prompt=prompt, chosen=chosen, rejected=rejected, turns={**better, **worse}
             )
-        return found
+        return _pair_of_chats(row, index, where)
     if all(isinstance(side, str) for side in sides):
         return _pair_of_texts(row, index, where)
     if any(isinstance(side, str) for side in sides):
@@ -177,11 +210,40 @@ def _pair(row: Mapping[str, Any], index: int, where: str) -> DataRow:
     return _pair_of_chats(row, index, where)
 
 
+def _begins_with_prompt(row: Mapping[str, Any], prompt: str | tuple[Message, ...], where: str) -> bool:
+    """Return whether both sides repeat the prompt; False where both go on after it, which begins with the assistant.
+
+    Raises:
+        RowError: Neither.
+    """
+    better, worse = (read_turns(row[key], key, where) for key in ("chosen", "rejected"))
+    shared = better[: _num_shared(better, worse)]
+    if prompt in (shared, shared[-1].content if shared else None):
+        return True
+    if better[0].role != "user" and worse[0].role != "user" and not shared:
+        return False
+    raise RowError(f"{where}: chosen and rejected are whole chats that do not begin with the prompt; drop the column prompt")
+
+
+def _num_shared(better: Sequence[Message], worse: Sequence[Message]) -> int:
+    """Return how many turns two chats begin with in common."""
+    pairs = zip(better, worse, strict=False)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(better), len(worse)))
+
+
 def _pair_of_chats(row: Mapping[str, Any], index: int, where: str) -> DataRow:
-    better, worse = (_chat(row[key], key, where) for key in ("chosen", "rejected"))
-    if len(better) < 2 or better[:-1] != worse[:-1]:
-        raise RowError(f"{where}: chosen and rejected do not begin with the same prompt; give one, and one answer on each side")
-    return DataRow(index=index, kind=RowKind.PAIR, prompt=better[:-1], chosen=better[-1].content, rejected=worse[-1].content)
+    better, worse = (read_turns(row[key], key, where) for key in ("chosen", "rejected"))
+    num = _num_shared(better, worse)
+    if better == worse and len(better) > 1:  # two equal answers; TRL, too, keeps them
+        num = len(better) - 1
+    if not num or num in (len(better), len(worse)):
+        raise RowError(
+            f"{where}: chosen and rejected do not begin with the same prompt; give one, and an answer of its own on each side"
+        )
+    (chosen, one), (rejected, other) = (
+        _answer_turns(side[num:], key, where) for side, key in ((better, "chosen"), (worse, "rejected"))
+    )
+    return DataRow(index=index, kind=RowKind.PAIR, prompt=better[:num], chosen=chosen, rejected=rejected, turns={**one, **other})
 
 
 def _pair_of_texts(row: Mapping[str, Any], index: int, where: str) -> DataRow:
@@ -219,32 +281,32 @@ def _steps(row: Mapping[str, Any], index: int, where: str) -> DataRow:
 def _prompt(value: Any, key: str, where: str) -> str | tuple[Message, ...]:
     if isinstance(value, str) and value.strip():
         return value
-    return _chat(value, key, where)
+    turns = read_turns(value, key, where)
+    if any(turn.train for turn in turns):
+        raise RowError(
+            f"{where}: {key}: a turn of the prompt is to be learned; move it to the completion, or give the chat as messages"
+        )
+    return turns
 
 
-def _answer(value: Any, key: str, where: str) -> str:
-    """Return a text, or the only turn of a chat."""
-    if isinstance(value, list):
-        turns = _chat(value, key, where)
-        if len(turns) != 1:
-            raise RowError(f"{where}: {key}: got {len(turns)} turns; allowed: a text, or a chat of one turn")
-        value = turns[0].content
+def _text(value: Any, key: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise RowError(f"{where}: {key}: got {shorten(value)}; allowed: a text, or a chat of one turn")
+        raise RowError(f"{where}: {key}: got {shorten(value)}; allowed: a text, or a chat that ends with the assistant")
     return value
 
 
-def _chat(value: Any, key: str, where: str) -> tuple[Message, ...]:
-    allowed = 'allowed: a text, or a chat as in [{"role": "user", "content": "..."}]'
-    if not isinstance(value, list) or not value:
-        raise RowError(f"{where}: {key}: got {shorten(value)}; {allowed}")
-    for turn in value:
-        if not (isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)):
-            raise RowError(f"{where}: {key}: got the turn {shorten(turn)}; {allowed}")
-        for part in _UNREAD:
-            if turn.get(part):
-                raise BehaviorError(
-                    f"{where}: {key}: got a turn with {part}, which is not read; write it into content as the model would, or leave it out",
-                    code="unread_part",
-                )
-    return tuple(Message(turn["role"], turn["content"]) for turn in value)
+def _answer(value: Any, key: str, where: str) -> tuple[str, dict[str, tuple[Message, ...]]]:
+    """Return an answer as a text, and as turns where it is more than one turn with a text."""
+    return _answer_turns(read_turns(value, key, where), key, where) if isinstance(value, list) else (_text(value, key, where), {})
+
+
+def _answer_turns(turns: tuple[Message, ...], key: str, where: str) -> tuple[str, dict[str, tuple[Message, ...]]]:
+    if turns[-1].role != "assistant" and len(turns) > 1:
+        raise RowError(f"{where}: {key}: the last turn is one of {turns[-1].role}; an answer ends with the assistant")
+    said = [turn for turn in turns if turn.role == "assistant"] or list(turns)
+    learned = [turn for turn in said if turn.train is not False]
+    if not learned:
+        raise RowError(f"{where}: {key}: every turn of the assistant has weight 0; there must be an answer to learn")
+    refuse_empty(learned, key, where)
+    plain = len(turns) == 1 and not turns[0].extra
+    return "\n".join(turn.content for turn in said), {} if plain else {key: turns}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,25 @@ def read_objects(path: Path, wanted: str, row_form: str) -> Iterator[tuple[int, 
             raise BehaviorError(f"{path}:{number}: not JSON ({error}); write one object per line", code="invalid_json") from None
         if not isinstance(row, dict):
             raise BehaviorError(f"{path}:{number}: got {shorten(row)}; a row is an object {row_form}", code="not_an_object")
+        _refuse_half_characters(line, row, f"{path}:{number}")
         yield number, row
+
+
+_HALF = re.compile(r"\\\\u[dD][89a-fA-F]")
+"""Escapes of one half of a surrogate pair; two of them in a row are one character."""
+
+
+def _refuse_half_characters(line: str, row: Mapping[str, Any], where: str) -> None:
+    """Refuse half a surrogate pair, which is no character and cannot be written as UTF-8: no tokenizer reads it."""
+    if not _HALF.search(line):
+        return
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise BehaviorError(
+            f"{where}: got \\u{ord(error.object[error.start]):04x}, half of a surrogate pair, which is no character; write both halves, or leave it out",
+            code="half_character",
+        ) from None
 
 
 def read_table(path: Path, wanted: str) -> pa.Table:

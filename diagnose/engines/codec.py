@@ -5,14 +5,13 @@ Cutting text is not cutting tokens, so prompt and path are tokenised together an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING
-
-from jinja2 import TemplateError
+from typing import TYPE_CHECKING, Any
 
 from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt
+from posttrain.diagnose.engines.chat_template import ChatTemplate
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Message, PromptFormat, Reference
 
@@ -53,49 +52,90 @@ class TextCodec:
     """Encodes prompts and paths with a Hugging Face tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: frozenset[int]):
-        """Take a fast tokenizer and the ids that end a turn."""
+        """Take a fast tokenizer and the ids that end a turn; what its chat template ends one with is added to them."""
         self.tokenizer = tokenizer
-        self.eos_ids = eos_ids
+        self.template = None if tokenizer.chat_template is None else ChatTemplate(tokenizer)
+        self._known_eos_ids = eos_ids
+
+    @cached_property
+    def eos_ids(self) -> frozenset[int]:
+        """The ids that end an answer."""
+        return self._known_eos_ids if self._turn_end_id is None else self._known_eos_ids | {self._turn_end_id}
 
     @cached_property
     def end_id(self) -> int:
-        """The id that ends an answer: what the chat template writes after one, else the tokenizer's end of text."""
-        if self.tokenizer.chat_template is not None:
-            marker = "posttrain"
-            rendered = self.render([Message("user", "?"), Message("assistant", marker)], generation_prompt=False)
-            after = self.tokenizer(rendered.rpartition(marker)[2], add_special_tokens=False)["input_ids"]
-            if after and after[0] in self.eos_ids:
-                return int(after[0])
+        """The id that ends an answer in a chat: what the template writes after one, else the tokenizer's end of text."""
+        return self.text_end_id if self._turn_end_id is None else self._turn_end_id
+
+    @cached_property
+    def text_end_id(self) -> int:
+        """The id that ends a text: the tokenizer's."""
         return int(self.tokenizer.eos_token_id) if self.tokenizer.eos_token_id is not None else min(self.eos_ids)
 
-    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
-        """Write a prompt as the model reads it."""
-        has_template = self.tokenizer.chat_template is not None
-        if prompt_format.format == "chat" and not has_template:
+    @cached_property
+    def _turn_end_id(self) -> int | None:
+        return None if self.template is None else self.template.turn_end_id
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of tokens that no other token is merged with."""
+        return frozenset(self.tokenizer.all_special_ids) | frozenset(self.tokenizer.added_tokens_decoder)
+
+    def writes_chat(self, prompt_format: PromptFormat) -> bool:
+        """Return whether prompts are written with the chat template.
+
+        Raises:
+            BehaviorError: They should be, and there is none.
+        """
+        if prompt_format.format == "chat" and self.template is None:
             raise BehaviorError(
                 "prompt.format: got chat, but the model's tokenizer has no chat template; use format: completion",
                 code="no_chat_template",
             )
-        if prompt_format.format == "chat" or (prompt_format.format == "auto" and has_template):
-            text = self.render(chat_messages(prompt, prompt_format), generation_prompt=True)
+        return prompt_format.format == "chat" or (prompt_format.format == "auto" and self.template is not None)
+
+    def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
+        """Write a prompt as the model reads it. A chat that ends with the assistant ends within that turn, which an answer goes on with."""
+        if self.writes_chat(prompt_format):
+            text = self.render_prompt(chat_messages(prompt, prompt_format))
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             return EncodedPrompt(token_ids=tuple(ids), text=text, format="chat")
         text = completion_text(prompt, prompt_format)
-        ids = self.tokenizer(text, add_special_tokens=True)["input_ids"]
-        # Some tokenizers append their end token to every text; a prompt must not end with it.
-        while ids and ids[-1] in self.eos_ids:
-            ids = ids[:-1]
+        (ids,) = self.encode_texts([text])
         if not ids:
             raise BehaviorError("got a prompt that encodes to no token; give a prompt with some text", code="empty_prompt")
-        return EncodedPrompt(token_ids=tuple(ids), text=text, format="completion")
+        return EncodedPrompt(token_ids=ids, text=text, format="completion")
+
+    def encode_texts(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Tokenise texts that are no chats, with what the tokenizer puts before a text (a beginning-of-text token) once, and no end token."""
+        if not texts:
+            return []
+        found = self.tokenizer(list(texts), add_special_tokens=True, return_attention_mask=False)["input_ids"]
+        num_after = len(self._added[1])
+        return [tuple(ids[self._num_doubled(ids) : len(ids) - num_after]) for ids in found]
+
+    def _num_doubled(self, ids: Sequence[int]) -> int:
+        """Return how many tokens to leave out at the beginning, where the text holds itself what the tokenizer puts before it."""
+        before = self._added[0]
+        return len(before) if before and tuple(ids[: 2 * len(before)]) == before * 2 else 0
+
+    @cached_property
+    def _added(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that the tokenizer puts before and after every text."""
+        plain = tuple(self.tokenizer("a", add_special_tokens=False)["input_ids"])
+        whole = tuple(self.tokenizer("a", add_special_tokens=True)["input_ids"])
+        for start in range(len(whole) - len(plain) + 1):
+            if plain and whole[start : start + len(plain)] == plain:
+                return whole[:start], whole[start + len(plain) :]
+        return (), ()
 
     def encode_path(self, prompt: EncodedPrompt, reference: Reference) -> EncodedPath:
-        """Tokenise prompt and path together, cut the ids after the prompt, add the end token."""
+        """Tokenise prompt and path together, cut the ids after the prompt, add the end token. Nothing is put between them."""
         text = reference.text
-        if prompt.format == "completion" and text[:1].isalnum() and not prompt.text.endswith((" ", "\n")):
-            text = " " + text
-        whole = self.tokenizer(prompt.text + text, add_special_tokens=prompt.format == "completion", return_offsets_mapping=True)
-        ids, offsets, start = list(whole["input_ids"]), list(whole["offset_mapping"]), len(prompt.text)
+        is_text = prompt.format == "completion"
+        whole = self.tokenizer(prompt.text + text, add_special_tokens=is_text, return_offsets_mapping=True)
+        doubled = self._num_doubled(whole["input_ids"]) if is_text else 0
+        ids, offsets, start = list(whole["input_ids"])[doubled:], list(whole["offset_mapping"])[doubled:], len(prompt.text)
         n = len(prompt.token_ids)
         if tuple(ids[:n]) == prompt.token_ids:
             ids, offsets = ids[n:], offsets[n:]
@@ -104,32 +144,34 @@ class TextCodec:
             ids, offsets, start = list(alone["input_ids"]), list(alone["offset_mapping"]), 0
         while ids and ids[-1] in self.eos_ids:
             ids, offsets = ids[:-1], offsets[:-1]
-        shift = start + len(text) - len(reference.text)
         ends = list(accumulate(len(step) for step in reference.steps))
         source = prompt.text + text if start else text
-        steps = [next((i for i, end in enumerate(ends) if last - 1 - shift < end), len(ends) - 1) for _, last in offsets]
+        steps = [next((i for i, end in enumerate(ends) if last - 1 - start < end), len(ends) - 1) for _, last in offsets]
         texts = [source[first:last] for first, last in offsets]
-        end_text = str(self.tokenizer.convert_ids_to_tokens(self.end_id))
+        end_id = self.text_end_id if is_text else self.end_id
+        end_text = str(self.tokenizer.convert_ids_to_tokens(end_id))
         return EncodedPath(
-            token_ids=(*ids, self.end_id), token_texts=(*texts, end_text), token_steps=(*steps, len(reference.steps) - 1)
+            token_ids=(*ids, end_id), token_texts=(*texts, end_text), token_steps=(*steps, len(reference.steps) - 1)
         )
 
     def decode(self, token_ids: list[int]) -> str:
         """Decode generated ids; special tokens are left out, spaces kept as they are."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def render(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
-        """Write a chat with the model's template, with or without what opens an answer.
+    def render_prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        arguments: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Write a chat up to where an answer begins: what opens one, or the end of the assistant's turn that it goes on with.
 
         Raises:
             BehaviorError: The template refuses the chat.
         """
-        turns = [message._asdict() for message in messages]
-        try:
-            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt))
-        except TemplateError as error:  # some templates refuse a system message, or two turns of one role
-            roles = ", ".join(message.role for message in messages)
-            raise BehaviorError(
-                f"the model's chat template refuses a chat of {roles} ({error}); change prompt.system or the messages, or use format: completion",
-                code="chat_refused_by_template",
-            ) from error
+        assert self.template is not None, "chats are written by a chat template"
+        goes_on = messages[-1].role == "assistant"
+        return self.template.render(
+            messages, generation_prompt=not goes_on, continue_final=goes_on, tools=tools, arguments=arguments
+        )

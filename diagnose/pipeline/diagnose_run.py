@@ -18,6 +18,7 @@ from posttrain.diagnose.behaviors.data_sets import read_training_rows
 from posttrain.diagnose.engines import open_engine
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.ray.open_cluster import open_pool
+from posttrain.diagnose.measure.reference_spacing import write_as_the_model
 from posttrain.diagnose.pipeline.assemble import assemble
 from posttrain.diagnose.pipeline.measure_behaviors import MeasurementRun
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
@@ -132,7 +133,8 @@ def _measure(request: DiagnoseRequest, policy: Engine, inputs: ProbeInputs, dire
         reporter=reporter,
     )
     probes = ProbeRun(names=request.probes, inputs=inputs, settings=sampling)
-    MeasurementRun(settings=sampling, probe_run=probes).measure(request.loaded)
+    written = [write_as_the_model(policy, behavior) for behavior in request.loaded]
+    MeasurementRun(settings=sampling, probe_run=probes).measure(written)
 
 
 def _engine_settings(engine: Engine) -> dict[str, Any]:

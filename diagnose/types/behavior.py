@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -29,8 +30,18 @@ class Message(NamedTuple):
     """One turn of a chat."""
 
     role: str
-    """`system`, `user` or `assistant`."""
+    """`system`, `user`, `assistant`, or what else a template knows, such as `tool`."""
     content: str
+    """The text of the turn; that of its parts, one after the other, where it has parts."""
+    extra: str = ""
+    """A JSON object of what else a chat template reads of the turn (`tool_calls`, `reasoning_content`, `content` as parts); empty for nothing."""
+    train: bool | None = None
+    """Whether the turn is learned; None leaves it to the row."""
+
+    def as_turn(self) -> dict[str, Any]:
+        """Return the turn as a chat template reads it."""
+        turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        return turn | json.loads(self.extra) if self.extra else turn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

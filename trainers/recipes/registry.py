@@ -7,7 +7,7 @@ from typing import Any
 
 from posttrain.diagnose.errors import BehaviorError, SettingsError
 from posttrain.diagnose.stage_catalogue import HOW_TO_GIVE, STAGES, Need, trainable_needs
-from posttrain.trainers.sources.data_set import materials
+from posttrain.trainers.data.data_set import materials
 from posttrain.trainers.stage import ConfigT, Recipe, Stage, TrainingInputs
 
 RECIPES: dict[str, Recipe[Any]] = {

@@ -117,7 +117,7 @@ BAD: list[tuple[str, str]] = [
     ),
     (
         '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [1]}]}',
-        "with tool_calls",
+        "tool_calls: got [1]; allowed: a list of objects",
     ),
     ('{"messages": [{"role": "assistant", "content": "a"}]}', "no turn of the assistant"),
     ('{"prompt": "a", "completions": [], "labels": []}', "completions: got []"),
@@ -136,7 +136,10 @@ BAD: list[tuple[str, str]] = [
         '{"chosen": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "rejected": [{"role": "assistant", "content": "b"}]}',
         "do not begin with the same prompt",
     ),
-    ('{"prompt": "a", "completion": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}', "got 2 turns"),
+    (
+        '{"prompt": "a", "completion": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]}',
+        "an answer ends with the assistant",
+    ),
 ]
 
 

@@ -27,8 +27,7 @@ from posttrain.diagnose.types import (
     Split,
     VerifierSpec,
 )
-from posttrain.trainers.sources.chats import write_chat
-from posttrain.trainers.sources.data_set import DataSet, materials, read_data
+from posttrain.trainers.data.data_set import DataSet, materials, read_data
 from posttrain.trainers.training_types import Material, MeasuredProblemError, RowRole, TrainingRow
 
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz +-=?.,:<>/[]\n"
@@ -131,7 +130,7 @@ def assistant(text: str) -> dict[str, str]:
 def test_plain_rows_are_written_as_completions_where_there_is_no_template(read: Read) -> None:
     engine = CharacterEngine(None)
     (row,) = read(engine, {"prompt": "a?", "completion": "b"}).rows
-    assert shown(engine, row) == ("a?", " b" + END)
+    assert shown(engine, row) == ("a?", "b" + END)
     assert (row.role, row.behavior, row.problem_id, row.split) == (RowRole.DEMONSTRATION, "data:rows.jsonl", "row0", Split.TRAIN)
 
 
@@ -288,11 +287,12 @@ def test_a_template_without_end_tokens_gives_a_row_per_turn_with_the_tokenizers_
     assert shown(engine, second) == ("user: a?\nassistant: b\nuser: c?\nassistant: ", "d" + END)
 
 
-def test_a_greeting_is_shown_and_not_learned() -> None:
+def test_a_greeting_is_shown_and_not_learned(read: Read) -> None:
     engine = CharacterEngine(CHATML)
-    (one,) = write_chat(engine.codec, [Message("assistant", "hi"), Message("user", "a?"), Message("assistant", "b")])
-    assert engine.text(one.completion_ids) == "b" + END
-    assert engine.text(one.prompt_ids).startswith(f"{START}assistant\nhi{END}")
+    (row,) = read(engine, {"messages": [assistant("hi"), user("a?"), assistant("b")]}).rows
+    prompt, said = shown(engine, row)
+    assert said == "b" + END
+    assert prompt.startswith(f"{START}assistant\nhi{END}")
 
 
 def test_each_row_reads_exactly_what_the_sampler_reads(read: Read) -> None:

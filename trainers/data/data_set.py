@@ -1,0 +1,219 @@
+"""Rows of a data set as training rows: demonstrations, chats, pairs, labelled answers, labelled steps, and prompts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind, read_training_rows
+from posttrain.diagnose.engines.base import Engine
+from posttrain.diagnose.engines.codec import TextCodec, chat_messages, completion_text
+from posttrain.diagnose.errors import BehaviorError
+from posttrain.diagnose.types import Behavior, Message, Problem, PromptFormat, Reference, Split
+from posttrain.trainers.data.chats import ChatRenderer, ChatRow, RenderedChat
+from posttrain.trainers.data.encoder import EncodedAnswer, PlainText, encode
+from posttrain.trainers.data.measured import refuse_measured
+from posttrain.trainers.training_types import Material, RowRole, TrainingProblem, TrainingRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSet:
+    """Hold what a file offers, tokenised."""
+
+    rows: tuple[TrainingRow, ...]
+    prompts: tuple[TrainingProblem, ...]
+    """Prompts alone, as problems that are not graded."""
+
+
+def read_data(path: str | Path, engine: Engine, behaviors: Sequence[Behavior]) -> DataSet:
+    """Read a file of TRL's data set types and tokenise it as the behaviors' prompts are.
+
+    Args:
+        path: JSONL or parquet; see `posttrain.diagnose.behaviors.data_sets`.
+        engine: Its tokenizer and chat template write the prompts.
+        behaviors: At least one. What is measured; a data row with the prompt of a measured problem is refused. The first one's prompt format
+            writes prompts, and its sampling settings say how long an answer to a prompt alone may be.
+
+    Raises:
+        BehaviorError: The file cannot be read, a row has none of the shapes, or the model cannot read it.
+        MeasuredProblemError: A row has the prompt of a problem that is kept for measuring.
+    """
+    path = Path(path)
+    rows = read_training_rows(path)
+    refuse_measured(rows, behaviors, str(path))
+    prompt_format = PromptFormat(format=behaviors[0].prompt.format)
+    encoded = _encode(rows, engine, prompt_format, path)
+    return DataSet(rows=tuple(encoded), prompts=_problems(rows, behaviors[0], prompt_format, path.name))
+
+
+def _problems(rows: Sequence[DataRow], like: Behavior, prompt_format: PromptFormat, name: str) -> tuple[TrainingProblem, ...]:
+    """Return rows of prompts alone as train problems of a behavior of their own, sampled like another one."""
+    problems = tuple(
+        Problem(id=f"row{row.index}", prompt=row.prompt, answer="", key=f"row{row.index}", split=Split.TRAIN)
+        for row in rows
+        if row.kind is RowKind.PROMPT and row.prompt is not None
+    )
+    behavior = replace(like, name=f"data:{name}", problems=problems, prompt=prompt_format, source="", fingerprint="")
+    return tuple(TrainingProblem(behavior=behavior, problem=problem) for problem in problems)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answer:
+    """One answer of a data row, or its whole chat."""
+
+    row: DataRow
+    role: RowRole
+    item: PlainText | RenderedChat
+
+
+def _encode(rows: Sequence[DataRow], engine: Engine, prompt_format: PromptFormat, path: Path) -> list[TrainingRow]:
+    """Return what rows other than prompts alone hold, as tokens."""
+    codec = engine.codec
+    writer = _Writer(codec, prompt_format) if isinstance(codec, TextCodec) else None
+    steps: list[TrainingRow] = []
+    answers: list[_Answer] = []
+    for row in rows:
+        with _naming(row, path):
+            if row.kind is RowKind.PROMPT:
+                _check_prompt(row, engine, writer, prompt_format)  # so that one that cannot be written is refused now
+            elif row.kind is RowKind.STEPS or writer is None:
+                steps += _encode_singly(row, engine, prompt_format, path.name)
+            else:
+                answers += writer.write(row)
+    if writer is None:
+        return steps
+    found = zip(answers, encode(writer.codec, [answer.item for answer in answers]), strict=True)
+    return steps + [_row(answer.row, path.name, encoded, answer.role) for answer, encoded in found]
+
+
+@contextmanager
+def _naming(row: DataRow, path: Path) -> Iterator[None]:
+    """Name the row in what is refused."""
+    try:
+        yield
+    except BehaviorError as error:
+        raise BehaviorError(f"--data {path}: row {row.index} (from 0): {error}", code=error.code) from error
+
+
+def _check_prompt(row: DataRow, engine: Engine, writer: _Writer | None, prompt_format: PromptFormat) -> None:
+    assert row.prompt is not None
+    if row.tools or row.template_arguments:
+        raise BehaviorError(
+            "got a prompt alone with tools or chat_template_kwargs, which sampling does not pass on; leave them out, or write them into the prompt",
+            code="tools_without_answer",
+        )
+    engine.codec.encode_prompt(row.prompt, prompt_format)
+
+
+class _Writer:
+    """Writes data rows as texts: chats by the template, where there is one and prompts are chats."""
+
+    def __init__(self, codec: TextCodec, prompt_format: PromptFormat):
+        self.codec, self._format = codec, prompt_format
+        self._renderer = ChatRenderer(codec) if codec.writes_chat(prompt_format) else None
+
+    def write(self, row: DataRow) -> list[_Answer]:
+        """Return the answers of a row.
+
+        Raises:
+            BehaviorError: They are chats, and no template writes them.
+        """
+        if row.kind is RowKind.TEXT:
+            assert row.completion is not None
+            return [_Answer(row=row, role=RowRole.DEMONSTRATION, item=PlainText(prompt="", completion=row.completion))]
+        return [_Answer(row=row, role=role, item=item) for role, key in _answers(row) for item in self._write_answer(row, key)]
+
+    def _write_answer(self, row: DataRow, key: str) -> Sequence[PlainText | RenderedChat]:
+        text = getattr(row, key)
+        turns = row.turns.get(key) or (Message("assistant", text),)
+        if self._renderer is None:
+            if row.chat or key in row.turns or row.tools or row.template_arguments:
+                raise BehaviorError(
+                    "got a chat of several turns, tools, or reasoning, and no chat template writes it; give a model that has one, or prompt.format: auto",
+                    code="no_chat_template",
+                )
+            assert row.prompt is not None
+            return [PlainText(prompt=completion_text(row.prompt, self._format), completion=text)]
+        if row.chat:
+            learned = [i for i, turn in enumerate(row.chat) if i and turn.role == "assistant" and turn.train is not False]
+            return self._renderer.render(self._chat(row, row.chat, learned))
+        assert row.prompt is not None
+        prompt = tuple(chat_messages(row.prompt, self._format))
+        prefill = None
+        if prompt[-1].role == "assistant" and not prompt[-1].extra and turns[0].role == "assistant":  # gone on with, not closed
+            prefill = prompt[-1].content
+            prompt, turns = prompt[:-1], (turns[0]._replace(content=prefill + turns[0].content), *turns[1:])
+        learned = [len(prompt) + i for i, turn in enumerate(turns) if turn.role == "assistant" and turn.train is not False] or [
+            len(prompt) + len(turns) - 1
+        ]
+        return self._renderer.render(self._chat(row, (*prompt, *turns), learned, prefill))
+
+    @staticmethod
+    def _chat(row: DataRow, turns: tuple[Message, ...], learned: Sequence[int], prefill: str | None = None) -> ChatRow:
+        return ChatRow(turns=turns, learned=tuple(learned), prefill=prefill, tools=row.tools, arguments=row.template_arguments)
+
+
+def _answers(row: DataRow) -> list[tuple[RowRole, str]]:
+    """Return the answers of a row: what each stands for, and the field that holds it."""
+    if row.kind is RowKind.PAIR:
+        return [(RowRole.CHOSEN, "chosen"), (RowRole.REJECTED, "rejected")]
+    if row.kind is RowKind.LABELLED:
+        return [(RowRole.CHOSEN if row.label else RowRole.REJECTED, "completion")]
+    return [(RowRole.DEMONSTRATION, "completion")]
+
+
+def _encode_singly(row: DataRow, engine: Engine, prompt_format: PromptFormat, name: str) -> list[TrainingRow]:
+    """Return a row as an engine's own codec writes it, one answer after the other; of labelled steps, with where each of them ends.
+
+    A step ends with the last token that holds no more than it; the end token belongs to none.
+    """
+    if row.kind is RowKind.TEXT:
+        assert row.completion is not None
+        ids = engine.codec.encode_prompt(row.completion, PromptFormat(format="completion")).token_ids
+        ends = sorted(engine.codec.eos_ids)[:1]
+        encoded = EncodedAnswer(prompt_ids=ids[:1], completion_ids=(*ids[1:], *ends), text=row.completion)
+        return [_row(row, name, encoded, RowRole.DEMONSTRATION)]
+    assert row.prompt is not None
+    prompt = engine.codec.encode_prompt(row.prompt, prompt_format)
+    found = []
+    for role, key in [(RowRole.SAMPLE, "completion")] if row.kind is RowKind.STEPS else _answers(row):
+        text = getattr(row, key)
+        path = engine.codec.encode_path(prompt, Reference(steps=row.steps or (text,)))
+        encoded = EncodedAnswer(prompt_ids=prompt.token_ids, completion_ids=path.token_ids, text=text)
+        places = [
+            max((place for place, step in enumerate(path.token_steps[:-1]) if step <= number), default=0)
+            for number in range(len(row.steps))
+        ]
+        made = _row(row, name, encoded, role)
+        found.append(replace(made, step_ends=tuple(places), step_scores=tuple(float(label) for label in row.labels)))
+    return found
+
+
+def _row(row: DataRow, name: str, written: EncodedAnswer, role: RowRole) -> TrainingRow:
+    return TrainingRow(
+        behavior=f"data:{name}",
+        problem_id=f"row{row.index}",
+        split=Split.TRAIN,
+        group_id=f"{name}#{row.index}",
+        prompt_ids=written.prompt_ids,
+        completion_ids=written.completion_ids,
+        token_weights=written.token_weights,
+        role=role,
+        text=written.text,
+    )
+
+
+def materials(rows: Sequence[TrainingRow], prompts: Sequence[TrainingProblem]) -> frozenset[Material]:
+    """Return what rows and prompts offer."""
+    found = {Material.PROMPTS} if prompts else set()
+    sides: dict[str, set[RowRole]] = {}
+    for row in rows:
+        if row.role is RowRole.DEMONSTRATION:
+            found.add(Material.DEMONSTRATIONS)
+        elif row.role is RowRole.SAMPLE:
+            found.add(Material.STEPS if row.step_ends else Material.SAMPLES)
+        else:
+            sides.setdefault(row.group_id, set()).add(row.role)
+    return frozenset(found | {Material.PAIRS if len(roles) == 2 else Material.LABELS for roles in sides.values()})
