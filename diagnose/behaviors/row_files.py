@@ -69,7 +69,7 @@ def read_objects(path: Path, wanted: str, row_form: str) -> Iterator[tuple[int, 
         yield number, row
 
 
-_HALF = re.compile(r"\\\\u[dD][89a-fA-F]")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 """Escapes of one half of a surrogate pair; two of them in a row are one character."""
 
 

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
-from tokenizers import decoders as tokenizer_decoders
+from helpers.character_engine import (
+    BOS,
+    CHATML,
+    DEFAULT_SYSTEM,
+    DROPS_THINKING,
+    END,
+    ENDS_NOTHING,
+    HIDES_THINKING,
+    OPENS_THINKING,
+    REFUSES_SYSTEM,
+    START,
+    CharacterEngine,
+)
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from posttrain.diagnose.engines.base import BaseEngine
 from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import (
@@ -29,51 +40,6 @@ from posttrain.diagnose.types import (
 )
 from posttrain.trainers.data.data_set import DataSet, materials, read_data
 from posttrain.trainers.training_types import Material, MeasuredProblemError, RowRole, TrainingRow
-
-CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz +-=?.,:<>/[]\n"
-START, END, BOS = "<|im_start|>", "<|im_end|>", "<s>"
-
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-DROPS_THINKING = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.role == 'assistant' and not loop.last %}{{ m.content.split('</think>')[-1].lstrip('\n') }}"
-    "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-DEFAULT_SYSTEM = "{% if messages[0].role != 'system' %}<|im_start|>system\nbe kind<|im_end|>\n{% endif %}" + CHATML
-REFUSES_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
-OPENS_THINKING = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
-"""Opens an answer with `<think>`, and so do the answers of its chats."""
-HIDES_THINKING = DROPS_THINKING.replace(" and not loop.last", "").replace(
-    "assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"
-)
-"""Opens an answer with `<think>`, and shows no thinking in any finished turn."""
-ENDS_NOTHING = (
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
-)
-
-
-class CharacterEngine(BaseEngine):
-    """Writes prompts and paths with one token per character; samples nothing."""
-
-    def __init__(self, template: str | None, *, writes_bos: bool = False) -> None:
-        vocabulary = {token: i for i, token in enumerate(["<unk>", BOS, START, END, *CHARACTERS])}
-        made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-        made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-        made.decoder = tokenizer_decoders.Fuse()
-        if writes_bos:
-            made.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
-        self.tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=made, unk_token="<unk>", bos_token=BOS, eos_token=END, additional_special_tokens=[START]
-        )
-        self.tokenizer.chat_template = template
-        self.codec = TextCodec(self.tokenizer, frozenset({vocabulary[END]}))
-
-    def text(self, ids: Sequence[int]) -> str:
-        return "".join(self.tokenizer.convert_ids_to_tokens(list(ids)))
 
 
 @pytest.fixture
