@@ -13,7 +13,7 @@ from posttrain.diagnose.engines.codec import TextCodec, chat_messages, completio
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Behavior, Message, Problem, PromptFormat, Reference, Split
 from posttrain.trainers.data.chats import ChatRenderer, ChatRow, RenderedChat
-from posttrain.trainers.data.encoder import EncodedAnswer, PlainText, encode
+from posttrain.trainers.data.encoder import EncodedExample, PlainText, encode
 from posttrain.trainers.data.measured import refuse_measured
 from posttrain.trainers.training_types import Material, RowRole, TrainingProblem, TrainingRow
 
@@ -173,7 +173,7 @@ def _encode_singly(row: DataRow, engine: Engine, prompt_format: PromptFormat, na
         assert row.completion is not None
         ids = engine.codec.encode_prompt(row.completion, PromptFormat(format="completion")).token_ids
         ends = sorted(engine.codec.eos_ids)[:1]
-        encoded = EncodedAnswer(prompt_ids=ids[:1], completion_ids=(*ids[1:], *ends), text=row.completion)
+        encoded = EncodedExample(prompt_ids=ids[:1], completion_ids=(*ids[1:], *ends), text=row.completion)
         return [_row(row, name, encoded, RowRole.DEMONSTRATION)]
     assert row.prompt is not None
     prompt = engine.codec.encode_prompt(row.prompt, prompt_format)
@@ -181,7 +181,7 @@ def _encode_singly(row: DataRow, engine: Engine, prompt_format: PromptFormat, na
     for role, key in [(RowRole.SAMPLE, "completion")] if row.kind is RowKind.STEPS else _answers(row):
         text = getattr(row, key)
         path = engine.codec.encode_path(prompt, Reference(steps=row.steps or (text,)))
-        encoded = EncodedAnswer(prompt_ids=prompt.token_ids, completion_ids=path.token_ids, text=text)
+        encoded = EncodedExample(prompt_ids=prompt.token_ids, completion_ids=path.token_ids, text=text)
         places = [
             max((place for place, step in enumerate(path.token_steps[:-1]) if step <= number), default=0)
             for number in range(len(row.steps))
@@ -191,7 +191,7 @@ def _encode_singly(row: DataRow, engine: Engine, prompt_format: PromptFormat, na
     return found
 
 
-def _row(row: DataRow, name: str, written: EncodedAnswer, role: RowRole) -> TrainingRow:
+def _row(row: DataRow, name: str, written: EncodedExample, role: RowRole) -> TrainingRow:
     return TrainingRow(
         behavior=f"data:{name}",
         problem_id=f"row{row.index}",

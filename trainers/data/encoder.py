@@ -28,7 +28,7 @@ BATCH = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class EncodedAnswer:
+class EncodedExample:
     """An answer, or the learned turns of a chat, as tokens."""
 
     prompt_ids: Ids
@@ -50,7 +50,7 @@ class PlainText:
     completion: str
 
 
-def encode(codec: TextCodec, items: Iterable[PlainText | RenderedChat]) -> Iterator[EncodedAnswer]:
+def encode(codec: TextCodec, items: Iterable[PlainText | RenderedChat]) -> Iterator[EncodedExample]:
     """Yield each item as tokens, in order.
 
     Args:
@@ -66,7 +66,7 @@ def encode(codec: TextCodec, items: Iterable[PlainText | RenderedChat]) -> Itera
             yield next(plain) if isinstance(item, PlainText) else next(rendered)
 
 
-def _encode_texts(codec: TextCodec, texts: Sequence[PlainText]) -> Iterator[EncodedAnswer]:
+def _encode_texts(codec: TextCodec, texts: Sequence[PlainText]) -> Iterator[EncodedExample]:
     prompts = codec.encode_texts([text.prompt for text in texts if text.prompt])
     wholes = codec.encode_texts([text.prompt + text.completion for text in texts])
     before = iter(prompts)
@@ -74,10 +74,10 @@ def _encode_texts(codec: TextCodec, texts: Sequence[PlainText]) -> Iterator[Enco
         ids = whole if whole and whole[-1] == codec.text_end_id else (*whole, codec.text_end_id)
         # Of a text without a prompt the first token is the prompt: nothing predicts it
         cut = max(_num_common(next(before), whole), 1) if text.prompt else 1
-        yield EncodedAnswer(prompt_ids=ids[:cut], completion_ids=ids[cut:], text=text.completion)
+        yield EncodedExample(prompt_ids=ids[:cut], completion_ids=ids[cut:], text=text.completion)
 
 
-def _encode_chats(codec: TextCodec, chats: Sequence[RenderedChat]) -> Iterator[EncodedAnswer]:
+def _encode_chats(codec: TextCodec, chats: Sequence[RenderedChat]) -> Iterator[EncodedExample]:
     if not chats:
         return
     encodings = codec.tokenizer([chat.text for chat in chats], add_special_tokens=False, return_attention_mask=False).encodings
@@ -86,7 +86,7 @@ def _encode_chats(codec: TextCodec, chats: Sequence[RenderedChat]) -> Iterator[E
         yield _cut_chat(codec, chat, encoding)
 
 
-def _cut_chat(codec: TextCodec, chat: RenderedChat, encoding: Encoding) -> EncodedAnswer:
+def _cut_chat(codec: TextCodec, chat: RenderedChat, encoding: Encoding) -> EncodedExample:
     ids = encoding.ids
     spans = [
         (_first_learned(codec, chat.text, span, encoding, ids), _first_token(encoding, span.end, len(chat.text), len(ids)))
@@ -101,7 +101,7 @@ def _cut_chat(codec: TextCodec, chat: RenderedChat, encoding: Encoding) -> Encod
         weights = np.zeros(len(ids) - start, dtype=np.float32)
         for first, end in spans:
             weights[max(first - start, 0) : end - start] = 1.0
-    return EncodedAnswer(
+    return EncodedExample(
         prompt_ids=tuple(ids[:start]), completion_ids=tuple(ids[start:]), token_weights=weights, text=chat.answer
     )
 
