@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posttrain.diagnose.types import Floats
 from posttrain.trainers.stage import ForwardScores, Score, Term, TermLoss
 from posttrain.trainers.training_types import RowRole, TrainingRow
 
@@ -111,10 +113,18 @@ class ValueLoss(Term):
         return row.returns is not None
 
     def loss(self, scores: ForwardScores) -> TermLoss:
-        """Return [N] losses; log the value."""
+        """Return [N] losses, 0 for rows without returns, which may be here for the sake of another term; log the value."""
         assert scores.value is not None
-        returns = torch.from_numpy(np.concatenate([np.asarray(row.returns) for row in scores.rows])).to(scores.value)
-        old = torch.from_numpy(np.concatenate([np.asarray(row.old_values) for row in scores.rows])).to(scores.value)
+        returns, old = (_or_value(scores, [getattr(row, name) for row in scores.rows]) for name in ("returns", "old_values"))
         held = old + (scores.value - old).clamp(-self.clip, self.clip)
         losses = 0.5 * torch.maximum((scores.value - returns).square(), (held - returns).square())
         return TermLoss(losses=losses, metrics={"value": scores.value.detach(), "value_loss": losses.detach()})
+
+
+def _or_value(scores: ForwardScores, given: Sequence[Floats | None]) -> Tensor:
+    """Return [N] numbers of the rows, and the value itself, without a gradient, for the tokens of rows that have none."""
+    assert scores.value is not None
+    lengths = [len(row.completion_ids) for row in scores.rows]
+    filled = [np.full(num, np.nan) if each is None else np.asarray(each) for each, num in zip(given, lengths, strict=True)]
+    found = torch.from_numpy(np.concatenate(filled)).to(scores.value)
+    return torch.where(found.isnan(), scores.value.detach(), found)

@@ -29,6 +29,16 @@ def test_value_loss_by_hand(model64) -> None:
     np.testing.assert_allclose(value.grad, [0.0, 0.4, -0.9, 2.0], atol=1e-12)
 
 
+def test_rows_without_returns_teach_no_value(model64) -> None:
+    """A row whose grade is missing has none, and runs all the same where a divergence applies to it."""
+    rows = [minimal_row(2), minimal_row(1, returns=np.array([1.0]), old_values=np.array([0.5]))]
+    value = torch.tensor([0.9, 0.4, 0.5], dtype=torch.float64, requires_grad=True)
+    said = ValueLoss(clip=0.2).loss(SimpleNamespace(rows=rows, value=value))
+    np.testing.assert_allclose(said.losses.detach(), [0.0, 0.0, 0.5 * 0.5**2])
+    said.losses.sum().backward()
+    np.testing.assert_allclose(value.grad, [0.0, 0.0, -0.5], atol=1e-12)
+
+
 def test_values_are_read_before_each_token(model64) -> None:
     """V_t is what the head says where token t is predicted, so it knows the prompt and the tokens before t."""
     rng = np.random.default_rng(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from helpers.training import grade_all, grade_parity, make_behavior, make_inputs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.diagnose.errors import NonFiniteError, SettingsError, UserError
+from posttrain.diagnose.types import Grade, GradeStatus
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.training.dev_evaluation import DevEvaluation
 from posttrain.trainers.training.result import Ending, TrainingResult
@@ -22,6 +24,7 @@ SETTINGS = {
     "sft": ["num_steps=2", "rows_per_batch=4"],
     "rft": ["num_steps=2", "rows_per_batch=4", "num_samples=4"],
     "grpo": ["num_steps=2", "problems_per_batch=3", "group_size=4"],
+    "ppo": ["num_steps=2", "problems_per_batch=3", "group_size=4", "updates_per_batch=1"],
 }
 
 
@@ -79,6 +82,17 @@ def test_dropout_is_off_whatever_mode_the_model_comes_in(tokenizer, tmp_path: Pa
     assert not any(module.training for module in model.modules())
     assert step["sampler_gap"] < 1e-4
     assert step["kl"] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ppo", "grpo"])
+def test_missing_grades_do_not_stop_a_run_with_a_divergence(name: str, model, tokenizer, tmp_path: Path) -> None:
+    def grade(problem, texts):
+        grades = grade_parity(problem, texts)
+        return [Grade(status=GradeStatus.ERROR, score=None) if number % 3 == 0 else one for number, one in enumerate(grades)]
+
+    result = train(name, model, tokenizer, tmp_path, "kl_weight=0.1", grade=grade)
+    assert result.num_steps >= 2
+    assert all(record["ungraded"] > 0 and math.isfinite(record["loss"]) for record in lines(result.log)[1:])
 
 
 def test_runs_repeat_by_seed(tokenizer, tmp_path: Path) -> None:
