@@ -7,6 +7,7 @@ completion, N completion tokens of a micro-batch, B × S a padded model input, V
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -68,7 +69,7 @@ class TrainingRow:
     sampler_logprobs: Floats | None = None
     """[T] log-probabilities under the distribution that the tokens were sampled from; None where they were not sampled."""
     reward: float | None = None
-    """In [0, 1]; None where there is none, or where the grade is missing."""
+    """In [0, 1]; None where there is none, or where the grade is missing. `is_graded` says whether it can be learned from."""
     advantages: Floats | None = None
     """[T] filled in by the credit."""
     token_weights: Floats | None = None
@@ -89,6 +90,11 @@ class TrainingRow:
     truncated: bool = False
     """Whether it was cut at the length limit before it ended."""
     text: str = ""
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether the reward is known: a NaN from a broken verifier says as little as no reward."""
+        return self.reward is not None and math.isfinite(self.reward)
 
     def __post_init__(self) -> None:
         """Refuse rows that cannot be scored.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 import weakref
@@ -93,7 +94,8 @@ class Grader:
         distinct = [text for text in dict.fromkeys(texts) if text not in known]
         if distinct:
             with self._lock:
-                known |= dict(zip(distinct, verifier.rate(problem, distinct, self._behavior.prompt), strict=True))
+                rated = map(_known_or_missing, verifier.rate(problem, distinct, self._behavior.prompt))
+                known |= dict(zip(distinct, rated, strict=True))
         return [known[text] for text in texts]
 
     def _echoes(self, problem: Problem) -> set[str]:
@@ -115,7 +117,9 @@ class Grader:
                 status=GradeStatus.UNPARSED, score=0.0, lenient_score=lenient_score, detail="no answer, or several, can be read"
             )
         score = verifier.compare(strict, problem)
-        return Grade(status=GradeStatus.SCORED, score=score, extracted=strict, lenient_score=max(score, lenient_score))
+        return _known_or_missing(
+            Grade(status=GradeStatus.SCORED, score=score, extracted=strict, lenient_score=max(score, lenient_score))
+        )
 
     def _read(self, texts: Sequence[str], payload: Any) -> list[dict[str, Any] | Grade]:
         """Let the child read texts: its replies, or the grade of a text that it did not survive."""
@@ -182,6 +186,13 @@ class Grader:
 
 def _nothing_said(detail: str) -> Grade:
     return Grade(status=GradeStatus.UNPARSED, score=0.0, lenient_score=0.0, detail=detail)
+
+
+def _known_or_missing(grade: Grade) -> Grade:
+    """Return the grade; one of status error where the score is no finite number, which is no failure of the text."""
+    if grade.score is None or math.isfinite(grade.score):
+        return grade
+    return _missing(GradeStatus.ERROR, f"the verifier gave the score {grade.score}, which is no finite number")
 
 
 def _missing(status: GradeStatus, detail: str) -> Grade:

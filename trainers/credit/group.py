@@ -6,7 +6,7 @@ RLOO's (arXiv 2402.14740).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,13 +14,16 @@ import numpy as np
 from posttrain.trainers.stage import Credit, RowScorer
 from posttrain.trainers.training_types import TrainingRow
 
+_ROUNDING = 1e-6
+"""Of sums of float32 numbers between 0 and 1; no verifier tells answers apart by less."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupCredit(Credit):
     """A = (r − baseline) / (std + eps) over the graded rows of a group, the same for every token of a row.
 
-    The standard deviation is the sample's (divided by G − 1). A zero-variance group has exactly zero advantage, not rounding noise divided
-    by eps. Rows without a reward (the verifier failed) take no part and learn nothing. With `leave_one_out` the baseline is the mean of the other rows, which is G / (G − 1) times the distance from the mean
+    The standard deviation is the sample's (divided by G − 1). A group whose rewards differ by rounding alone has exactly zero
+    advantage, not that noise divided by eps. Rows without a reward (the verifier failed) take no part and learn nothing. With `leave_one_out` the baseline is the mean of the other rows, which is G / (G − 1) times the distance from the mean
     of all.
     """
 
@@ -34,9 +37,9 @@ class GroupCredit(Credit):
         advantages = np.zeros(len(rows))
         num_without_signal = 0
         for members in groups.values():
-            graded = [index for index in members if rows[index].reward is not None]
+            graded = [index for index in members if rows[index].is_graded]
             rewards = np.array([rows[index].reward for index in graded], dtype=np.float64)
-            if len(graded) < 2 or rewards.min() == rewards.max():
+            if not differ(rewards):
                 num_without_signal += 1
                 continue
             centred = rewards - rewards.mean()
@@ -50,6 +53,16 @@ class GroupCredit(Credit):
         return filled, reward_metrics(rows, len(groups), num_without_signal)
 
 
+def differ(values: Iterable[float]) -> bool:
+    """Return whether some of the numbers differ by more than rounding: 0.1 + 0.2 and 0.3 are one reward, not two.
+
+    Args:
+        values: Finite rewards, or scores of steps; any number of them.
+    """
+    known = list(values)
+    return bool(known) and max(known) - min(known) > _ROUNDING * max(1.0, *map(abs, known))
+
+
 def group_indices(rows: Sequence[TrainingRow]) -> dict[str, list[int]]:
     """Return group id → the indices of its rows."""
     groups: dict[str, list[int]] = {}
@@ -60,7 +73,7 @@ def group_indices(rows: Sequence[TrainingRow]) -> dict[str, list[int]]:
 
 def reward_metrics(rows: Sequence[TrainingRow], num_groups: int, num_without_signal: int) -> dict[str, float]:
     """Return what every stage with rewards logs."""
-    known = [row.reward for row in rows if row.reward is not None]
+    known = [row.reward for row in rows if row.reward is not None and row.is_graded]
     return {
         "reward": float(np.mean(known)) if known else float("nan"),
         "groups": float(num_groups),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from posttrain.trainers.credit.group import group_indices, reward_metrics
+from posttrain.trainers.credit.group import differ, group_indices, reward_metrics
 from posttrain.trainers.stage import Credit, RowScorer
 from posttrain.trainers.training_types import TrainingRow
 
@@ -29,11 +30,11 @@ class StepCredit(Credit):
         advantages = [np.zeros(len(row.completion_ids), dtype=np.float32) for row in rows]
         num_without_signal = 0
         for members in groups.values():
-            graded = [index for index in members if rows[index].reward is not None and rows[index].step_ends]
+            graded = [index for index in members if _is_scored(rows[index])]
             futures = {index: np.minimum.accumulate(np.array(rows[index].step_scores)[::-1])[::-1] for index in graded}
             rewards = {index: float(rows[index].reward or 0.0) for index in graded}
-            levels = {float(value) for future in futures.values() for value in future}
-            if len(graded) < 2 or (len(levels) < 2 and len(set(rewards.values())) < 2):
+            levels = [float(value) for future in futures.values() for value in future]
+            if len(graded) < 2 or not (differ(levels) or differ(rewards.values())):
                 num_without_signal += 1
                 continue
             for index in graded:
@@ -46,6 +47,11 @@ class StepCredit(Credit):
                     start = end + 1
                 advantages[index][start:] = (futures[index][-1] - step_baseline) + self.outcome_weight * outcome
         filled = tuple(replace(row, advantages=values) for row, values in zip(rows, advantages, strict=True))
-        scores = [score for row in rows for score in row.step_scores]
+        scores = [score for row in rows for score in row.step_scores if math.isfinite(score)]
         metrics = reward_metrics(rows, len(groups), num_without_signal)
         return filled, metrics | {"step_score": float(np.mean(scores)) if scores else float("nan")}
+
+
+def _is_scored(row: TrainingRow) -> bool:
+    """Return whether reward and steps of a row are known."""
+    return row.is_graded and len(row.step_ends) > 0 and all(map(math.isfinite, row.step_scores))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from posttrain.trainers.credit.group import group_indices, reward_metrics
+from posttrain.trainers.credit.group import differ, group_indices, reward_metrics
 from posttrain.trainers.stage import Credit, RowScorer, Score
 from posttrain.trainers.training_types import TrainingRow
 
@@ -25,13 +25,13 @@ class ValueCredit(Credit):
 
     def assign(self, rows: Sequence[TrainingRow], score_rows: RowScorer) -> tuple[tuple[TrainingRow, ...], Mapping[str, float]]:
         """Return rows with advantages, returns and the values that they were computed from."""
-        graded = [index for index, row in enumerate(rows) if row.reward is not None]
+        graded = [index for index, row in enumerate(rows) if row.is_graded]
         values = score_rows([rows[index] for index in graded], Score.VALUE)
         found = [
             self._advantages(np.asarray(value, dtype=np.float64), float(rows[index].reward or 0.0))
             for index, value in zip(graded, values, strict=True)
         ]
-        no_signal = len({rows[index].reward for index in graded}) < 2
+        no_signal = not differ(float(rows[index].reward or 0.0) for index in graded)
         every = np.concatenate(found) if found else np.zeros(1)
         mean, spread = every.mean(), every.std() + 1e-8
         filled = [replace(row, advantages=np.zeros(len(row.completion_ids), dtype=np.float32)) for row in rows]
@@ -44,7 +44,10 @@ class ValueCredit(Credit):
                 old_values=np.asarray(value, dtype=np.float32),
             )
         groups = group_indices(rows)
-        equal = sum(len({rows[index].reward for index in members} - {None}) < 2 for members in groups.values())
+        equal = sum(
+            not differ(float(rows[index].reward or 0.0) for index in members if rows[index].is_graded)
+            for members in groups.values()
+        )
         return tuple(filled), reward_metrics(rows, len(groups), equal)
 
     def _advantages(self, value: np.ndarray, reward: float) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from posttrain.trainers.credit.group import group_indices
+from posttrain.trainers.credit.group import differ, group_indices
 from posttrain.trainers.sources.order import EpochOrder
 from posttrain.trainers.sources.policy import RowBuilder
 from posttrain.trainers.training_types import RowRole, TrainingProblem, TrainingRow
@@ -42,7 +42,7 @@ def replace_unsolved(demonstrations: Mapping[str, Sequence[TrainingRow]], most_s
         success = {item.behavior.name: item.behavior.measure.success for item in items}
         for members in group_indices(rows).values():
             group = [rows[index] for index in members]
-            solved = sum(row.reward is not None and row.reward >= success[row.behavior] for row in group)
+            solved = sum(row.reward is not None and row.is_graded and row.reward >= success[row.behavior] for row in group)
             known = demonstrations.get(f"{group[0].behavior}/{group[0].problem_id}")
             out += [known[step % len(known)]] if known and solved <= most_solved else group
         return out
@@ -64,11 +64,11 @@ def best_against_worst(items: Sequence[TrainingProblem], rows: Sequence[Training
     """Return of each group the answer with the highest and the one with the lowest reward; none where all are equal (arXiv 2402.04792)."""
     pairs: list[TrainingRow] = []
     for members in group_indices(rows).values():
-        graded = [rows[index] for index in members if rows[index].reward is not None]
+        graded = [rows[index] for index in members if rows[index].is_graded]
         if len(graded) < 2:
             continue
         best, worst = max(graded, key=_reward), min(graded, key=_reward)
-        if _reward(best) > _reward(worst):
+        if differ((_reward(best), _reward(worst))):
             pairs += [replace(best, role=RowRole.CHOSEN), replace(worst, role=RowRole.REJECTED)]
     return pairs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from posttrain.diagnose.engines.base import Completion, Engine, SampleRequest
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Grade, Sampling, StopReason
 from posttrain.trainers.config import RolloutConfig, StudentConfig
-from posttrain.trainers.credit.group import group_indices
+from posttrain.trainers.credit.group import differ, group_indices
 from posttrain.trainers.distributed.processes import ProcessGroup
 from posttrain.trainers.sources.order import EpochOrder
 from posttrain.trainers.stage import Stateful, TrainingInputs
@@ -134,8 +135,8 @@ def sampler_of(inputs: TrainingInputs, *, graded: bool = True) -> RolloutSampler
 
 
 def reward(stop: StopReason, grade: Grade) -> float | None:
-    """Return the score in [0, 1]; 0 for a truncated sample, which never ended its turn; None where nothing is known."""
-    if grade.missing:
+    """Return the score in [0, 1]; 0 for a truncated sample, which never ended its turn; None where nothing is known, which a NaN says too."""
+    if grade.missing or grade.score is None or not math.isfinite(grade.score):
         return None
     return 0.0 if stop is StopReason.LENGTH else grade.score
 
@@ -147,7 +148,7 @@ def num_tokens(rows: Sequence[TrainingRow]) -> float:
 
 def has_signal(rows: Sequence[TrainingRow]) -> bool:
     """Return whether the rewards of a group differ."""
-    return len({row.reward for row in rows if row.reward is not None}) > 1
+    return differ(float(row.reward or 0.0) for row in rows if row.is_graded)
 
 
 PromptBuilder = Callable[[Sequence[TrainingProblem], int], Sequence[RolloutRequest]]

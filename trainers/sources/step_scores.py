@@ -84,7 +84,7 @@ def score_steps(tokenizer: PreTrainedTokenizerBase, separator: str, score: Score
         ]
         return [
             replace(row, step_ends=(), step_scores=())
-            if np.isnan(values).any()
+            if not np.isfinite(values).all()
             else replace(row, step_scores=tuple(float(value) for value in values))
             for row, values in zip(divided, score(divided, step), strict=True)
         ]

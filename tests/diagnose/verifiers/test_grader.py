@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from helpers.refusals import assert_refuses
 from posttrain.diagnose.errors import VerifierError
 from posttrain.diagnose.types import (
     Behavior,
+    Grade,
     GradeStatus,
     MeasureSettings,
     Message,
@@ -27,7 +29,10 @@ from posttrain.diagnose.types import (
     Split,
     VerifierSpec,
 )
+from posttrain.diagnose.verifiers import VERIFIERS
+from posttrain.diagnose.verifiers.base import ModelVerifier
 from posttrain.diagnose.verifiers.grader import Grader
+from posttrain.diagnose.verifiers.reward_model import RewardModelOptions
 from posttrain.diagnose.verifiers.sandbox import child_process
 from posttrain.diagnose.verifiers.sandbox.child_process import Child
 from posttrain.diagnose.verifiers.selftest import CaseCount, SelfTest, verifier_selftest
@@ -264,3 +269,21 @@ def test_selftest_skips_equivalent_answers_and_few_choices() -> None:
             found = verifier_selftest(tested, grader, tested.problems)
         assert not found.failures
         assert case_of(found, "other_answer").num_texts == num_others
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_a_score_that_is_not_finite_is_missing_and_no_failure(score: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(ModelVerifier):
+        Options = RewardModelOptions
+
+        def __init__(self, options: RewardModelOptions) -> None:
+            pass
+
+        def rate(self, problem: Problem, texts: Sequence[str], prompt_format: PromptFormat) -> list[Grade]:
+            return [Grade(status=GradeStatus.SCORED, score=score if text == "b" else 0.7, lenient_score=0.7) for text in texts]
+
+    monkeypatch.setitem(VERIFIERS, "broken", Broken)
+    with Grader(behavior("broken", problem(1, "a"), model="none")) as grader:
+        known, missing = grader.grade(problem(1, "a"), ["a", "b"])
+    assert (known.status, known.score) == (GradeStatus.SCORED, 0.7)
+    assert (missing.status, missing.score, missing.missing) == (GradeStatus.ERROR, None, True)

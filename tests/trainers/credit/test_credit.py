@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers.closed_forms import minimal_row, scorer_of
 
+from posttrain.diagnose.types import Grade, GradeStatus, StopReason
+from posttrain.trainers.credit.group import GroupCredit
 from posttrain.trainers.credit.reference_point import ReferencePoint
 from posttrain.trainers.credit.steps import StepCredit
 from posttrain.trainers.credit.teacher import TeacherCredit
 from posttrain.trainers.credit.value import ValueCredit
+from posttrain.trainers.sources.interleaved import best_against_worst
+from posttrain.trainers.sources.policy import has_signal, reward
 from posttrain.trainers.stage import Score
-from posttrain.trainers.training_types import RowRole
+from posttrain.trainers.training_types import RowRole, TrainingRow
 
 
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.5), (1.0, 1.0), (0.9, 0.0)])
@@ -98,3 +105,58 @@ def test_teacher_credit_is_the_mean_log_ratio_of_what_follows() -> None:
     np.testing.assert_allclose(filled[0].advantages, [(1 - 1 + 2) / 3, (-1 + 2) / 2, 2.0, 0.0], rtol=1e-6)
     assert filled[1].advantages.tolist() == [0.0]
     assert metrics["teacher_log_ratio"] == pytest.approx((0 + 1 - 1 + 2 - 0.5) / 5)
+
+
+def steps_row(reward: float, scores: tuple[float, ...], group_id: str = "g") -> TrainingRow:
+    return replace(
+        minimal_row(len(scores), reward=reward, group_id=group_id), step_ends=tuple(range(len(scores))), step_scores=scores
+    )
+
+
+@pytest.mark.parametrize("credit", [GroupCredit(), GroupCredit(normalize_std=False), GroupCredit(leave_one_out=True)])
+def test_rewards_that_differ_by_rounding_are_no_signal(credit: GroupCredit) -> None:
+    rows = [minimal_row(2, reward=0.1 + 0.2), minimal_row(3, reward=0.3), minimal_row(1, reward=float(np.float32(0.3)))]
+    filled, metrics = credit.assign(rows, scorer_of({}, rows))
+    assert not any(row.advantages.any() for row in filled)
+    assert metrics["groups_without_signal"] == 1.0
+
+
+def test_rounding_is_no_signal_for_steps_values_and_resampling() -> None:
+    rows = [steps_row(0.3, (0.3, 0.3)), steps_row(0.1 + 0.2, (0.1 + 0.2, 0.3))]
+    filled, metrics = StepCredit().assign(rows, scorer_of({}, rows))
+    assert not any(row.advantages.any() for row in filled)
+    assert metrics["groups_without_signal"] == 1.0
+    values = scorer_of({Score.VALUE: [[0.1, 0.5], [0.3, 0.4]]}, rows)
+    filled, metrics = ValueCredit().assign(rows, values)
+    assert not any(row.advantages.any() for row in filled)
+    assert metrics["groups_without_signal"] == 1.0
+    assert not has_signal(rows)
+    assert best_against_worst((), rows, 0) == []
+
+
+def test_a_small_difference_of_rewards_is_a_signal() -> None:
+    rows = [minimal_row(2, reward=0.3), minimal_row(3, reward=0.301)]
+    filled, metrics = GroupCredit(normalize_std=False).assign(rows, scorer_of({}, rows))
+    np.testing.assert_allclose([row.advantages[0] for row in filled], [-0.0005, 0.0005], rtol=1e-5)
+    assert metrics["groups_without_signal"] == 0.0
+    assert has_signal(rows)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_reward_that_is_not_finite_is_missing(broken: float) -> None:
+    known = [minimal_row(2, reward=0.0), minimal_row(1, reward=1.0)]
+    rows = [*known, minimal_row(2, reward=broken)]
+    wanted = [row.advantages[0] for row in GroupCredit().assign(known, scorer_of({}, known))[0]]
+    filled, metrics = GroupCredit().assign(rows, scorer_of({}, rows))
+    np.testing.assert_array_equal([row.advantages[0] for row in filled], [*wanted, 0.0])
+    assert metrics["ungraded"] == pytest.approx(1 / 3)
+    assert metrics["reward"] == 0.5
+    filled, _ = ValueCredit().assign(rows, scorer_of({Score.VALUE: [[0.1, 0.5], [0.3]]}, known))
+    assert all(np.isfinite(row.advantages).all() for row in filled)
+    assert not filled[-1].advantages.any()
+    steps = [steps_row(0.0, (0.2, 0.4)), steps_row(1.0, (0.9, 0.8)), steps_row(1.0, (broken, 0.5))]
+    filled, _ = StepCredit().assign(steps, scorer_of({}, steps))
+    assert all(np.isfinite(row.advantages).all() for row in filled)
+    assert filled[0].advantages.any()
+    assert not filled[-1].advantages.any()
+    assert reward(StopReason.EOS, Grade(status=GradeStatus.SCORED, score=broken)) is None
