@@ -2,8 +2,7 @@
 
 Two shortcuts save most of the work: hidden states are projected to the vocabulary only where a completion token is predicted,
 and rows that share a prompt run it once. Neither holds for every architecture (logits may be scaled or capped behind the head,
-attention may have windows or a recurrent state), so both are compared with the plain forward pass on a few tokens before they
-are used.
+attention may have windows or a recurrent state), so both are tried on a few tokens before they are used.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from posttrain.trainers.step.packing import MicroBatch, attention_mask, collate,
 from posttrain.trainers.step.precision import autocast
 from posttrain.trainers.training_types import TrainingRow
 
+_LARGE_LOGIT = 1000.0
+"""Far above every cap in use (20 to 50)."""
 _FULL_ATTENTION = {"full_attention", "attention"}
 
 
@@ -132,7 +133,7 @@ def find_shortcuts(model: PreTrainedModel, *, share_prefixes: bool = True) -> Sh
     """
     device = model.get_input_embeddings().weight.device
     head, decoder = model.get_output_embeddings(), model.get_decoder()
-    linear = type(head) is nn.Linear and decoder is not None and decoder is not model
+    linear = type(head) is nn.Linear and decoder is not None and decoder is not model and _logits_are_of_head(model)
     full = share_prefixes and _attention_is_full(model)
     rows = _example_rows(model)
 
@@ -175,6 +176,37 @@ def _agrees(plain: Tensor, shortcut: Callable[[], Tensor]) -> bool:
         return torch.allclose(plain, shortcut(), atol=1e-3)
     except (TypeError, ValueError, RuntimeError, AttributeError):
         return False  # the architecture does not take such inputs
+
+
+@torch.no_grad()
+def _logits_are_of_head(model: PreTrainedModel) -> bool:
+    """Return whether the model's logits are its head's output on the last hidden states, however large they are.
+
+    A cap (Gemma 2) hardly changes the small logits of a model at its start, and would be missed by comparing them; so the head's output is
+    enlarged on its way.
+    """
+    head = model.get_output_embeddings()
+    read: list[Tensor] = []
+    written: list[Tensor] = []
+
+    def enlarge(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        out = out * (_LARGE_LOGIT / out.abs().max().clamp_min(torch.finfo(out.dtype).tiny))
+        read.append(given[0])
+        written.append(out.clone())
+        return out
+
+    inputs = {"input_ids": torch.tensor([[1, 2, 3, 4]], device=model.get_input_embeddings().weight.device), "use_cache": False}
+    handle = head.register_forward_hook(enlarge)
+    try:
+        logits = model(**inputs).logits
+        hidden = run_decoder(model, **inputs)
+    except (TypeError, ValueError, RuntimeError, AttributeError):
+        return False  # the architecture does not take such inputs
+    finally:
+        handle.remove()
+    if len(written) != 1 or logits.shape != written[0].shape or hidden.shape != read[0].shape:
+        return False
+    return torch.equal(logits, written[0].to(logits.dtype)) and torch.allclose(hidden, read[0], rtol=1e-4, atol=1e-5)
 
 
 def _attention_is_full(model: PreTrainedModel) -> bool:

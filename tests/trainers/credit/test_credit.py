@@ -16,7 +16,8 @@ from posttrain.trainers.credit.steps import StepCredit
 from posttrain.trainers.credit.teacher import TeacherCredit
 from posttrain.trainers.credit.value import ValueCredit
 from posttrain.trainers.sources.interleaved import best_against_worst
-from posttrain.trainers.sources.policy import has_signal, reward
+from posttrain.trainers.sources.policy import has_signal
+from posttrain.trainers.sources.policy import reward as reward_of
 from posttrain.trainers.stage import Score
 from posttrain.trainers.training_types import RowRole, TrainingRow
 
@@ -159,4 +160,4 @@ def test_a_reward_that_is_not_finite_is_missing(broken: float) -> None:
     assert all(np.isfinite(row.advantages).all() for row in filled)
     assert filled[0].advantages.any()
     assert not filled[-1].advantages.any()
-    assert reward(StopReason.EOS, Grade(status=GradeStatus.SCORED, score=broken)) is None
+    assert reward_of(StopReason.EOS, Grade(status=GradeStatus.SCORED, score=broken)) is None
