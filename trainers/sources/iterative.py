@@ -14,8 +14,8 @@ from posttrain.trainers.training_types import Batch
 class IterativeSource:
     """Sample the model as it is, train on the rows in epochs, and sample again, round after round.
 
-    How many batches the later rounds have is not known before they are sampled; each gets as many as the first, from the rows that it has. A
-    round that finds no rows goes on with those of the round before.
+    How many rows the later rounds have is not known before they are sampled. Each round has as many batches as the first, and deals the epochs of
+    its own rows out among them. A round that finds no rows goes on with those of the round before.
 
     Args:
         engine: Refreshed before each round.
@@ -43,7 +43,7 @@ class IterativeSource:
         if number not in self._rounds:
             self.engine.refresh()
             source = self._make(number)
-            num_batches, metrics = source.prepare()
+            num_batches, metrics = source.prepare(self._per_round)
             self._rounds[number] = source if num_batches else self._rounds[number - 1]
             self._sampled_in[number] = number if num_batches else self._sampled_in[number - 1]
         batch = self._rounds[number].batch(place)
@@ -60,7 +60,7 @@ class IterativeSource:
         last, sampled_in = state["round"], state["sampled_in"]
         if sampled_in:
             source = self._make(sampled_in)
-            source.deal([row_from_json(row) for row in state["rows"]])
+            source.deal([row_from_json(row) for row in state["rows"]], self._per_round)
             self._rounds[last] = source
         else:
             self._rounds[last] = self._rounds[0]

@@ -33,32 +33,46 @@ class PreparedRows:
         self._make, self._also, self._config, self._rows_per_item = make, also, config, rows_per_item
         self.rows: tuple[TrainingRow, ...] = ()
         self._order: EpochOrder | None = None
+        self._num_batches: int | None = None
 
-    def prepare(self) -> tuple[int, Mapping[str, float]]:
-        """Make the rows; return 0 batches where there are none."""
+    def prepare(self, num_batches: int | None = None) -> tuple[int, Mapping[str, float]]:
+        """Make the rows; return 0 batches where there are none. See `deal` for the number of batches."""
         rows, made = self._make()
-        num_batches = self.deal(rows)
+        num_batches = self.deal(rows, num_batches)
         return num_batches, {
             **made,
             "rows": float(len(self.rows)),
             "problems": float(len({(row.behavior, row.problem_id) for row in self.rows})),
         }
 
-    def deal(self, rows: Sequence[TrainingRow]) -> int:
-        """Take rows that are made already; return how many batches there will be."""
+    def deal(self, rows: Sequence[TrainingRow], num_batches: int | None = None) -> int:
+        """Take rows that are made already; return how many batches there will be.
+
+        Args:
+            rows: All rows.
+            num_batches: In how many batches the epochs are dealt out, whatever their size; None takes batches of the config's size.
+        """
         self.rows = tuple(rows)
         config, num_items = self._config, len(self.rows) // self._rows_per_item
         if num_items == 0:
             return 0
-        self._order = EpochOrder(num_items, min(config.rows_per_batch, num_items), config.seed)
-        return self._order.num_batches(config.num_epochs) if config.num_steps is None else config.num_steps
+        num_epochs = config.num_epochs if config.num_steps is None else None
+        self._order = EpochOrder(num_items, min(config.rows_per_batch, num_items), config.seed, num_epochs)
+        if config.num_steps is not None:
+            return config.num_steps
+        self._num_batches = num_batches
+        return self._order.num_batches() if num_batches is None else num_batches
 
     def batch(self, step: int) -> Batch:
         """Return the rows of a step."""
         assert self._order is not None, "prepare() comes first"
-        items = self._order.batch(step)
+        items = self._order.batch(step) if self._num_batches is None else self._order.share(step, self._num_batches)
         rows = [self.rows[item * self._rows_per_item + place] for item in items for place in range(self._rows_per_item)]
-        return Batch(rows=tuple([*rows, *self._also(rows)] if self._also else rows))
+        if self._also is None:
+            return Batch(rows=tuple(rows))
+        # A batch of one row, at the end of the epochs, has no other row to be compared with.
+        compared = rows if len(rows) > 1 else [*rows, self.rows[(items[0] + 1) % len(self.rows)]]
+        return Batch(rows=(*rows, *self._also(compared)))
 
 
 def fixed(rows: Sequence[TrainingRow]) -> Callable[[], Made]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,7 @@ from posttrain.diagnose.errors import BehaviorError, SettingsError
 from posttrain.diagnose.types import Grade, GradeStatus
 from posttrain.trainers.config import EpochConfig, RolloutConfig, TracesConfig
 from posttrain.trainers.sources.demonstrations import encode_references
+from posttrain.trainers.sources.iterative import IterativeSource
 from posttrain.trainers.sources.order import EpochOrder
 from posttrain.trainers.sources.policy import PolicySource, RolloutSampler
 from posttrain.trainers.sources.prepared import PreparedRows, fixed
@@ -35,7 +37,51 @@ def test_epoch_order_visits_everything_once_per_epoch_and_repeats_by_seed() -> N
     assert sorted(dealt[:10]) == sorted(dealt[10:]) == list(range(10))
     assert dealt[:10] != dealt[10:]
     assert EpochOrder(10, 4, seed=3).batch(2) == order.batch(2)
-    assert order.num_batches(2) == 5
+    twice = EpochOrder(10, 4, seed=3, num_epochs=2)
+    assert twice.num_batches() == 5
+    assert [twice.batch(step) for step in range(5)] == [order.batch(step) for step in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("num_items", "batch_size", "num_epochs", "sizes"),
+    [
+        (17, 16, 1.0, [16, 1]),
+        (17, 16, 3.0, [16, 16, 16, 3]),
+        (5, 16, 2.0, [5, 5]),
+        (16, 16, 1.0, [16]),
+        (10, 4, 0.5, [4, 1]),
+        (10, 4, 0.01, [1]),
+        (1, 16, 3.0, [1, 1, 1]),
+        (10, 3, 0.1 + 0.2, [3]),
+    ],
+)
+def test_an_epoch_trains_each_row_once(num_items: int, batch_size: int, num_epochs: float, sizes: list[int]) -> None:
+    rows = [replace(row, problem_id=f"p{index}") for index, row in enumerate(random_rows(num_groups=num_items, group_size=1))]
+    source = PreparedRows(fixed(rows), EpochConfig(rows_per_batch=batch_size, num_epochs=num_epochs))
+    num_batches, _ = source.prepare()
+    batches = [source.batch(step).rows for step in range(num_batches)]
+    assert [len(batch) for batch in batches] == sizes
+    counts = Counter(row.problem_id for batch in batches for row in batch)
+    assert set(counts.values()) <= {math.floor(num_epochs), math.ceil(num_epochs)}
+
+
+def test_later_rounds_train_their_own_rows_once_an_epoch_in_as_many_batches_as_the_first(model) -> None:
+    num_rows = [6, 17, 2, 0]
+    config = EpochConfig(rows_per_batch=2, num_epochs=1)
+    every = [replace(row, problem_id=f"p{index}") for index, row in enumerate(random_rows(num_groups=17, group_size=1))]
+    source = IterativeSource(TinyEngine(model), lambda number: PreparedRows(fixed(every[: num_rows[number]]), config), 4)
+    num_batches, _ = source.prepare()
+    assert num_batches == 12
+    rounds = [[source.batch(3 * number + place).rows for place in range(3)] for number in range(4)]
+    assert [[len(batch) for batch in batches] for batches in rounds] == [[2, 2, 2], [5, 6, 6], [1, 1, 1], [1, 1, 1]]
+    assert Counter(row.problem_id for batch in rounds[1] for row in batch) == {f"p{index}": 1 for index in range(17)}
+
+
+def test_a_last_batch_of_one_labelled_answer_has_a_reference_point() -> None:
+    rows = [replace(row, role=RowRole.CHOSEN) for row in random_rows(num_groups=3, group_size=1)]
+    source = PreparedRows(fixed(rows), EpochConfig(rows_per_batch=2, num_epochs=1), also=mismatched)
+    assert source.prepare()[0] == 2
+    assert [row.role for row in source.batch(1).rows] == [RowRole.CHOSEN, RowRole.MISMATCHED, RowRole.MISMATCHED]
 
 
 def test_demonstrations_become_rows_with_the_end_token(model) -> None:

@@ -33,7 +33,7 @@ from posttrain.trainers.training_types import RowRole, TrainingSet
 
 SAMPLED = ["problems_per_batch=3", "group_size=4", "num_steps=6"]
 SETTINGS = {
-    "sft": ["rows_per_batch=3", "num_steps=6", "schedule=cosine", "warmup_steps=2"],
+    "sft": ["rows_per_batch=5", "num_epochs=3", "schedule=cosine", "warmup_steps=2"],  # 27 rows: the last of 6 batches has 2
     "dpo": ["rows_per_batch=2", "num_steps=6", "num_samples=4", "schedule=cosine", "warmup_steps=2", "weight_decay=0.1"],
     "grpo": [*SAMPLED, "kl_weight=0.1", "updates_per_batch=2"],
     "guided_grpo": [*SAMPLED, "anneal_after=1.0"],
