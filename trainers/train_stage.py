@@ -235,7 +235,7 @@ def _read_inputs(
     rows: Sequence[TrainingRow] = ()
     prompts: Sequence[TrainingProblem] = ()
     if request.data:
-        data = read_data(request.data, engine, list(training_set.behaviors.values()))
+        data = read_data(request.data, engine, list(training_set.behaviors.values()), RECIPES[request.stage].reads)
         rows, prompts = data.rows, data.prompts
     elif request.from_run:
         rows = read_run(request.from_run, engine, training_set)

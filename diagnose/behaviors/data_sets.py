@@ -75,7 +75,21 @@ class DataRow:
     """Further variables of the chat template."""
 
 
-def read_training_rows(path: str | Path) -> tuple[DataRow, ...]:
+_SHAPES: tuple[tuple[RowKind, frozenset[str]], ...] = (
+    (RowKind.PAIR, frozenset({"chosen", "rejected"})),
+    (RowKind.STEPS, frozenset({"prompt", "completions", "labels"})),
+    (RowKind.LABELLED, frozenset({"prompt", "completion", "label"})),
+    (RowKind.DEMONSTRATION, frozenset({"prompt", "completion"})),
+    (RowKind.DEMONSTRATION, frozenset({"prompt", "response"})),
+    (RowKind.DEMONSTRATION, frozenset({"question", "answer"})),
+    (RowKind.DEMONSTRATION, frozenset({"messages"})),
+    (RowKind.TEXT, frozenset({"text"})),
+    (RowKind.PROMPT, frozenset({"prompt"})),
+)
+"""What a row is, by the columns that it holds; the first that fits."""
+
+
+def read_training_rows(path: str | Path, wanted: frozenset[RowKind] = frozenset()) -> tuple[DataRow, ...]:
     """Read a data set.
 
     Of a chat, the last turn of the assistant that is learned is the answer and everything before it the prompt; where the assistant spoke
@@ -84,6 +98,9 @@ def read_training_rows(path: str | Path) -> tuple[DataRow, ...]:
 
     Args:
         path: A JSONL file with one object per line, or a parquet file.
+        wanted: The kinds that a stage learns from. Rows are read as one of these where their columns allow it: a column `label` that names a
+            category, or `chosen` beside `messages`, does not stop a stage that imitates. Where they do not, or none is given, rows are what their columns
+            say first.
 
     Raises:
         BehaviorError: The file is missing, empty or neither of both, a row has none of the shapes or is not like the first one.
@@ -91,7 +108,7 @@ def read_training_rows(path: str | Path) -> tuple[DataRow, ...]:
     path = Path(path)
     rows: list[DataRow] = []
     for where, row in _objects(path):
-        found = _with_template_columns(_read_row(row, len(rows), where), row, where)
+        found = _with_template_columns(_read_row(row, len(rows), where, wanted), row, where)
         if rows and found.kind is not rows[0].kind:
             raise BehaviorError(
                 f"{where}: got a row of kind {found.kind} after rows of kind {rows[0].kind}; give one file per kind",
@@ -121,9 +138,24 @@ def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield f"{path}:{number}", row
 
 
-def _read_row(row: Mapping[str, Any], index: int, where: str) -> DataRow:
-    """Find the shape of a row by the columns that hold something: parquet has a column for every key of any row."""
-    held = {key for key, value in row.items() if value is not None}
+def _columns(row: Mapping[str, Any], wanted: frozenset[RowKind], where: str) -> frozenset[str]:
+    """Return the columns that give a row its shape, of those that hold something: parquet has a column for every key of any row."""
+    held = frozenset(key for key, value in row.items() if value is not None)
+    label, imitated = row.get("label"), RowKind.DEMONSTRATION in wanted and RowKind.LABELLED not in wanted
+    if imitated and label is False and {"prompt", "completion"} <= held:
+        raise RowError(
+            f"{where}: label: got false, which calls the answer bad, and the stage imitates it; leave out such rows, or use kto"
+        )
+    if imitated or not (RowKind.LABELLED in wanted or label in (True, False)):
+        held -= {"label"}  # a category, not a verdict on the answer
+    shapes = [(kind, columns) for kind, columns in _SHAPES if columns <= held]
+    fitting = [columns for kind, columns in shapes if kind in wanted] or [columns for _, columns in shapes]
+    return fitting[0] if fitting else held
+
+
+def _read_row(row: Mapping[str, Any], index: int, where: str, wanted: frozenset[RowKind]) -> DataRow:
+    """Read a row by its shape."""
+    held = _columns(row, wanted, where)
     if {"chosen", "rejected"} <= held:
         return _pair(row, index, where)
     if {"prompt", "completions", "labels"} <= held:

@@ -108,3 +108,27 @@ def test_a_data_set_and_a_run_are_not_given_together(sums_file: Path, tiny_model
     result = CliRunner().invoke(app, [str(part) for part in command])
     assert isinstance(result.exception, SettingsError)
     assert result.exception.code == "two_origins_of_rows"
+
+
+def test_a_column_of_categories_does_not_stop_a_stage_that_imitates(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    rows = [{**row, "label": label} for row, label in zip(ROWS[Material.DEMONSTRATIONS], ("greeting", "refusal"), strict=True)]
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [
+        "train",
+        "sft",
+        tiny_model,
+        sums_file,
+        "--data",
+        data,
+        "--out",
+        out,
+        "--set",
+        "num_epochs=1",
+        "--set",
+        "rows_per_batch=1",
+    ]
+    result = CliRunner().invoke(app, [str(part) for part in command])
+    assert result.exit_code == 0, (result.output, result.exception)
+    log = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in log] == ["prepared", "step", "step"]

@@ -27,7 +27,19 @@ class DataSet:
     """Prompts alone, as problems that are not graded."""
 
 
-def read_data(path: str | Path, engine: Engine, behaviors: Sequence[Behavior]) -> DataSet:
+_KINDS = {
+    Material.DEMONSTRATIONS: frozenset({RowKind.DEMONSTRATION, RowKind.TEXT}),
+    Material.PAIRS: frozenset({RowKind.PAIR}),
+    Material.LABELS: frozenset({RowKind.LABELLED}),
+    Material.STEPS: frozenset({RowKind.STEPS}),
+    Material.PROMPTS: frozenset({RowKind.PROMPT}),
+}
+"""Which rows of a file offer a material."""
+
+
+def read_data(
+    path: str | Path, engine: Engine, behaviors: Sequence[Behavior], reads: frozenset[Material] = frozenset()
+) -> DataSet:
     """Read a file of TRL's data set types and tokenise it as the behaviors' prompts are.
 
     Args:
@@ -35,13 +47,14 @@ def read_data(path: str | Path, engine: Engine, behaviors: Sequence[Behavior]) -
         engine: Its tokenizer and chat template write the prompts.
         behaviors: At least one. What is measured; a data row with the prompt of a measured problem is refused. The first one's prompt format
             writes prompts, and its sampling settings say how long an answer to a prompt alone may be.
+        reads: What the stage learns from. Rows whose columns allow several shapes are read as one of these; see `read_training_rows`.
 
     Raises:
         BehaviorError: The file cannot be read, a row has none of the shapes, or the model cannot read it.
         MeasuredProblemError: A row has the prompt of a problem that is kept for measuring.
     """
     path = Path(path)
-    rows = read_training_rows(path)
+    rows = read_training_rows(path, frozenset[RowKind]().union(*(_KINDS.get(material, ()) for material in reads)))
     refuse_measured(rows, behaviors, str(path))
     prompt_format = PromptFormat(format=behaviors[0].prompt.format)
     encoded = _encode(rows, engine, prompt_format, path)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind, read_training_rows
+from posttrain.diagnose.behaviors.row_files import RowError
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Message
 
@@ -127,7 +128,6 @@ BAD: list[tuple[str, str]] = [
     ('{"prompt": "a", "completion": ""}\n', "completion: got ''"),
     ('{"prompt": "a", "completion": 4}\n', "completion: got 4"),
     ('{"prompt": 4, "completion": "a"}\n', "prompt: got 4"),
-    ('{"prompt": "a", "completion": "b", "label": "good"}\n', "label: got 'good'; allowed: true"),
     ('{"chosen": "a", "rejected": "b"}\n', "without a prompt"),
     ('{"messages": [{"role": "user", "content": "a"}]}\n', "no turn of the assistant"),
     ('{"messages": [{"role": "user"}]}\n', "got the turn"),
@@ -169,3 +169,49 @@ def test_what_is_no_data_file_is_refused(name: str, content: bytes, code: str, t
     with pytest.raises(BehaviorError) as excinfo:
         read_training_rows(tmp_path / f"no_{name}")
     assert excinfo.value.code == "no_such_file"
+
+
+PAIR = {"prompt": "a", "chosen": "b", "rejected": "c"}
+CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+IMITATES, PREFERS = frozenset({RowKind.DEMONSTRATION, RowKind.TEXT}), frozenset({RowKind.PAIR})
+LABELS, PROMPTS = frozenset({RowKind.LABELLED, RowKind.PAIR}), frozenset({RowKind.PROMPT})
+STEPS = {"prompt": "a", "completions": ["b"], "labels": [True]}
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted", "kind"),
+    [
+        ({"prompt": "a", "completion": "b", "label": "sports"}, IMITATES, RowKind.DEMONSTRATION),
+        ({"prompt": "a", "completion": "b", "label": 3}, IMITATES, RowKind.DEMONSTRATION),
+        ({"prompt": "a", "completion": "b", "label": 0}, IMITATES, RowKind.DEMONSTRATION),
+        ({"prompt": "a", "completion": "b", "label": True}, IMITATES, RowKind.DEMONSTRATION),
+        ({"prompt": "a", "completion": "b", "label": ["x"]}, frozenset(), RowKind.DEMONSTRATION),
+        ({"prompt": "a", "completion": "b", "label": 1}, LABELS, RowKind.LABELLED),
+        ({"prompt": "a", "completion": "b", "label": True}, PREFERS, RowKind.LABELLED),
+        ({"prompt": "a", "completion": "b", "label": "sports"}, PROMPTS, RowKind.PROMPT),
+        ({**PAIR, "messages": CHAT}, IMITATES, RowKind.DEMONSTRATION),
+        ({**PAIR, "messages": CHAT}, PREFERS, RowKind.PAIR),
+        ({**PAIR, "messages": CHAT}, frozenset(), RowKind.PAIR),
+        ({**PAIR, "completion": "b", "label": False}, LABELS, RowKind.PAIR),
+        (PAIR, IMITATES, RowKind.PAIR),
+        ({**STEPS, "completion": "b"}, IMITATES, RowKind.DEMONSTRATION),
+        ({"text": "a", "label": "sports", "prompt": "a"}, IMITATES, RowKind.TEXT),
+        ({"text": "a", "label": 1, "question": "a", "answer": "b"}, IMITATES, RowKind.DEMONSTRATION),
+    ],
+)
+def test_the_shape_of_a_row_follows_what_the_stage_learns_from(
+    row: dict[str, Any], wanted: frozenset[RowKind], kind: RowKind, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    (found,) = read_training_rows(tmp_path / "rows.jsonl", wanted)
+    assert found.kind is kind
+    if kind is RowKind.DEMONSTRATION:
+        assert found.completion == "b"
+
+
+@pytest.mark.parametrize(("label", "wanted"), [("good", LABELS), (False, IMITATES)])
+def test_a_label_that_does_not_fit_the_stage_is_refused(label: object, wanted: frozenset[RowKind], tmp_path: Path) -> None:
+    """Answers that are called bad are not imitated; a category is no verdict."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b", "label": label}) + "\n")
+    with pytest.raises(RowError):
+        read_training_rows(tmp_path / "rows.jsonl", wanted)
