@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from posttrain.trainers.row_lengths import TooLong
+
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -32,6 +34,11 @@ class TrainingConfig(BaseModel):
     """Passes over the rows, where num_steps is None."""
     micro_batch_tokens: int = Field(default=4096, ge=1)
     """Padded input tokens of one forward pass; memory grows with it. A longer row goes alone."""
+    max_length: int | None = Field(default=None, ge=2)
+    """Most tokens of a row, prompt and answer together; None: as many as the model reads."""
+    too_long: TooLong = TooLong.REFUSE
+    """What becomes of longer rows: refuse trains nothing; drop leaves them out; cut leaves out the end of their answer. Problems whose prompt
+    leaves no room for max_tokens are left out by both."""
     share_prefixes: bool = True
     """Run a prompt once for all its completions, where the model allows it (exact)."""
     autocast: Literal["auto", "bfloat16", "float32"] = "auto"

@@ -19,6 +19,7 @@ from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.types import Floats
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.distributed.processes import ProcessGroup
+from posttrain.trainers.row_lengths import LengthLimit
 from posttrain.trainers.training_types import Batch, GradeFn, Material, RowRole, TrainingProblem, TrainingRow, TrainingSet
 
 if TYPE_CHECKING:
@@ -296,6 +297,8 @@ class TrainingInputs:
     """Prompts of a data set, which are sampled in place of the train problems. Answers to them are not graded."""
     teacher: FrozenModel | None = None
     earlier: FrozenModel | None = None
+    lengths: LengthLimit = field(default_factory=LengthLimit)
+    """How long rows may be; counts what was too long."""
 
 
 @dataclass(frozen=True, kw_only=True)

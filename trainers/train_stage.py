@@ -33,6 +33,7 @@ from posttrain.trainers.sources.policy import sampler_of
 from posttrain.trainers.stage import FrozenModel, TrainingInputs
 from posttrain.trainers.train_request import TrainRequest, resolve_config
 from posttrain.trainers.training.dev_evaluation import DevEvaluator
+from posttrain.trainers.training.preparation import fit_lengths
 from posttrain.trainers.training.result import TrainingResult
 from posttrain.trainers.training.resume_state import find_state
 from posttrain.trainers.training.trainer import run_recipe
@@ -185,6 +186,7 @@ def _train_in(
         behaviors = inputs.training_set.behaviors.items()
         graders: dict[str, GradeFn] = {name: stack.enter_context(Grader(behavior)).grade for name, behavior in behaviors}
         inputs = replace(inputs, graders=graders)
+        inputs = fit_lengths(RECIPES[stage], inputs, config, evaluated=config.eval_every is not None)
         evaluate = None
         if config.eval_every is not None:
             evaluate = DevEvaluator(sampler_of(inputs), inputs.training_set, num_samples=config.eval_samples, seed=config.seed)

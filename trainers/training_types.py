@@ -6,6 +6,7 @@ completion, N completion tokens of a micro-batch, B × S a padded model input, V
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -197,6 +198,14 @@ class TrainingSet:
                     f"{behavior.name}/{problem.id} is {problem.split} and equals {other.id} of the {other.split} split (key "
                     f"{problem.key!r}); only train problems may be trained on"
                 )
+
+    def without(self, names: frozenset[str]) -> TrainingSet:
+        """Return the set without the problems of these names (`behavior/problem id`)."""
+        other = copy.copy(self)
+        other.train = tuple(item for item in self.train if item.name not in names)
+        other.dev = tuple(item for item in self.dev if item.name not in names)
+        other._train_ids = {(item.behavior.name, item.problem.id) for item in other.train}
+        return other
 
     def admit_rows(self, rows: Sequence[TrainingRow], prompts: Sequence[TrainingProblem] = ()) -> None:
         """Let a data set in, which belongs to no problem of a behavior; `data.data_set` has compared it with what is measured."""

@@ -12,7 +12,7 @@ from posttrain.diagnose.types import StopReason
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
 def hashed_seed(*names: object, bits: int = 63) -> int:
@@ -46,6 +46,22 @@ def known_ids(*named: int | list[int] | None) -> frozenset[int]:
     """Return the ids that a tokenizer and a configuration name: each one id, a list, or None."""
     ids = [i for value in named for i in (value if isinstance(value, list) else [value])]
     return frozenset(int(i) for i in ids if i is not None)
+
+
+def context_length(config: PretrainedConfig) -> int | None:
+    """Return how many tokens a model can read: the positions that it knows, those of scaled rotary ones included.
+
+    Attention windows are no limit. None where positions are not counted (ALiBi, recurrent states) or the configuration names no number.
+    """
+    text = config.get_text_config()
+    longest = getattr(text, "max_position_embeddings", None)
+    if not isinstance(longest, int) or longest < 1 or getattr(text, "alibi", False) or text.model_type == "rwkv":
+        return None
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    # Some models have one set of rotary positions for each kind of layer.
+    kinds = [rope, *(each for each in rope.values() if isinstance(each, dict))]
+    scaled = [(each.get("factor"), each.get("original_max_position_embeddings") or longest) for each in kinds]
+    return max(longest, *(int(factor * original) for factor, original in scaled if factor), longest)
 
 
 def check_sample_room(requests: Sequence[SampleRequest], max_tokens: int, context: int | None) -> None:

@@ -78,6 +78,8 @@ class RewardModelVerifier(ModelVerifier):
 
     def rate(self, problem: Problem, texts: Sequence[str], prompt_format: PromptFormat) -> list[Grade]:
         """Return σ(reward − threshold) of each text; an answer that does not fit into the model is missing."""
+        from posttrain.diagnose.engines.limits import context_length
+
         loaded = self._load()
         model, codec = loaded.model, loaded.codec
         prompt = codec.encode_prompt(problem.prompt, prompt_format)
@@ -85,7 +87,7 @@ class RewardModelVerifier(ModelVerifier):
         for text in texts:
             readable = text.encode("utf-8", "replace").decode()  # tokenizers refuse halves of surrogate pairs
             ids.append(prompt.token_ids + codec.encode_path(prompt, Reference(steps=(readable,))).token_ids)
-        longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max(map(len, ids))
+        longest = context_length(model.config) or max(map(len, ids))
         fitting = [number for number, each in enumerate(ids) if len(each) <= longest]
         batches = _batches([ids[number] for number in fitting], self._batch_tokens)
         scores = dict(zip(fitting, _scores(model, batches, self._options.threshold), strict=True))

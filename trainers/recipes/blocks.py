@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from posttrain.diagnose.engines.limits import context_length
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Reference
 from posttrain.trainers.config import ClippedConfig, PairConfig, ReferenceConfig, RolloutConfig, StudentConfig, TracesConfig
@@ -81,7 +82,7 @@ def student_rollouts(
 
 def reference_rows(inputs: TrainingInputs, max_references: int | None = None) -> list[TrainingRow]:
     """Return the rows of `--data`, else the reference paths of the train problems."""
-    return list(inputs.data) or encode_references(inputs.engine, inputs.training_set.train, max_references)
+    return list(inputs.data) or inputs.lengths.fit(encode_references(inputs.engine, inputs.training_set.train, max_references))
 
 
 def given_rows(inputs: TrainingInputs, config: ReferenceConfig) -> PreparedRows:
@@ -91,7 +92,7 @@ def given_rows(inputs: TrainingInputs, config: ReferenceConfig) -> PreparedRows:
 
 def preference_pairs(inputs: TrainingInputs, config: PairConfig) -> Callable[[], Made]:
     """Return what makes pairs, from `--data`, from a run's train rollouts, or from samples of the model before training."""
-    references = encode_references(inputs.engine, inputs.training_set.train) if config.use_references else []
+    references = inputs.lengths.fit(encode_references(inputs.engine, inputs.training_set.train)) if config.use_references else []
     if inputs.data and inputs.data[0].role is RowRole.SAMPLE:
         return fixed(make_pairs([*inputs.data, *references], successes(inputs.training_set), config.max_per_problem))
     if inputs.data:
@@ -141,7 +142,12 @@ def teacher_traces(inputs: TrainingInputs, config: TracesConfig, stage: str, *, 
     """
     teacher = require_teacher(inputs, stage, same_tokens=same_tokens)
     sample = sample_verified(
-        RolloutSampler(engine=teacher.engine, graders=inputs.graders, processes=inputs.processes),
+        RolloutSampler(
+            engine=teacher.engine,
+            graders=inputs.graders,
+            processes=inputs.processes,
+            context=context_length(teacher.model.config),
+        ),
         inputs.training_set,
         config,
         seed=f"teacher|{config.seed}",
@@ -156,7 +162,13 @@ def teacher_traces(inputs: TrainingInputs, config: TracesConfig, stage: str, *, 
             ids = inputs.engine.codec.encode_path(prompt, Reference(steps=(row.text,))).token_ids
         return replace(row, prompt_ids=prompt.token_ids, completion_ids=ids, sampler_logprobs=None, role=RowRole.DEMONSTRATION)
 
-    return change_rows(sample, as_student)
+    traces = change_rows(sample, as_student)
+
+    def make() -> Made:
+        rows, metrics = traces()
+        return inputs.lengths.fit(rows, generated=True), metrics
+
+    return make
 
 
 def student_or_given(inputs: TrainingInputs, config: StudentConfig, stage: str) -> Source:

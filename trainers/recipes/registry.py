@@ -6,9 +6,11 @@ from importlib import import_module
 from typing import Any
 
 from posttrain.diagnose.errors import BehaviorError, SettingsError
-from posttrain.diagnose.stage_catalogue import HOW_TO_GIVE, STAGES, Need, trainable_needs
+from posttrain.diagnose.stage_catalogue import HOW_TO_GIVE, STAGES, Need, Provenance, trainable_needs
+from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.data.data_set import materials
 from posttrain.trainers.stage import ConfigT, Recipe, Stage, TrainingInputs
+from posttrain.trainers.training_types import Material
 
 RECIPES: dict[str, Recipe[Any]] = {
     name: getattr(import_module(f"{__package__}.{name}"), name.upper()) for name, stage in STAGES.items() if stage.trains
@@ -57,6 +59,19 @@ def check_inputs(recipe: Recipe[Any], inputs: TrainingInputs) -> None:
             f"{recipe.name}: {'; '.join(HOW_TO_GIVE[need] for need in missing)}; give that, or use another stage (see `posttrain stages`)",
             code="missing_input",
         )
+
+
+def samples_problems(recipe: Recipe[Any], inputs: TrainingInputs, config: TrainingConfig) -> bool:
+    """Return whether a stage samples train problems (or prompts alone), before or while it trains."""
+    needs = set(recipe.description.needs)
+    if recipe.description.provenance is Provenance.OFF_POLICY:
+        return not inputs.data and bool(needs & {Need.PAIRS, Need.STEP_FEEDBACK, Need.VERIFIER})
+    return not (inputs.data and Material.SAMPLES in recipe.reads) and getattr(config, "on_policy", 1.0) > 0
+
+
+def scored_by_teacher(recipe: Recipe[Any]) -> bool:
+    """Return whether a teacher reads the very tokens that are trained on, and not texts that it wrote itself."""
+    return Need.TEACHER in recipe.description.needs and Need.VERIFIER not in recipe.description.needs
 
 
 def build_stage(recipe: Recipe[ConfigT], inputs: TrainingInputs, config: ConfigT) -> Stage:

@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from posttrain.diagnose.engines.base import Completion, Engine, SampleRequest
+from posttrain.diagnose.engines.limits import context_length
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Grade, Sampling, StopReason
 from posttrain.trainers.config import RolloutConfig, StudentConfig
@@ -48,6 +49,8 @@ class RolloutSampler:
     graders: Mapping[str, GradeFn] | None
     """By the behavior's name; None grades nothing."""
     processes: ProcessGroup = field(default_factory=ProcessGroup)
+    context: int | None = None
+    """Tokens that prompt and sample may have together; a longer prompt than usual (with a hint, a part of an answer) gets shorter samples, or none."""
 
     def sample(self, requests: Sequence[RolloutRequest], *, num_samples: int, temperature: float, seed: str) -> list[TrainingRow]:
         """Sample every prompt and grade the samples; all processes must ask.
@@ -91,10 +94,12 @@ class RolloutSampler:
     ) -> list[list[TrainingRow]]:
         """Return the rows of each prompt of this process; the prompts of a behavior follow each other."""
         groups: list[list[TrainingRow]] = []
-        for _, group in groupby(requests, key=lambda request: request.item.behavior.name):
+        for (_, max_tokens), group in groupby(requests, key=lambda request: (request.item.behavior.name, self._room(request))):
             members = list(group)
-            behavior = members[0].item.behavior
-            sampling = Sampling(temperature=temperature, max_tokens=behavior.sampling.max_tokens, stop=behavior.sampling.stop)
+            if max_tokens < 1:
+                groups += [[] for _ in members]
+                continue
+            sampling = Sampling(temperature=temperature, max_tokens=max_tokens, stop=members[0].item.behavior.sampling.stop)
             sample_requests = [
                 SampleRequest(key=request.name or request.item.name, prompt_ids=request.prompt_ids, num_samples=num_samples)
                 for request in members
@@ -102,6 +107,11 @@ class RolloutSampler:
             for request, sampled in zip(members, self.engine.sample(sample_requests, sampling, seed=seed), strict=True):
                 groups.append(self._grade(request, sampled))
         return groups
+
+    def _room(self, request: RolloutRequest) -> int:
+        """Return how long a sample may become."""
+        wanted = request.item.behavior.sampling.max_tokens
+        return wanted if self.context is None else min(wanted, self.context - len(request.prompt_ids))
 
     def _grade(self, request: RolloutRequest, sampled: Sequence[Completion]) -> list[TrainingRow]:
         """Return the rows of one prompt."""
@@ -131,7 +141,13 @@ class RolloutSampler:
 
 def sampler_of(inputs: TrainingInputs, *, graded: bool = True) -> RolloutSampler:
     """Return what samples the model in training and grades with the verifiers of the inputs."""
-    return RolloutSampler(engine=inputs.engine, graders=inputs.graders if graded else None, processes=inputs.processes)
+    limits = inputs.lengths.limit, context_length(inputs.model.config), getattr(inputs.engine, "context", None)
+    return RolloutSampler(
+        engine=inputs.engine,
+        graders=inputs.graders if graded else None,
+        processes=inputs.processes,
+        context=min((limit for limit in limits if limit is not None), default=None),
+    )
 
 
 def reward(stop: StopReason, grade: Grade) -> float | None:

@@ -62,7 +62,11 @@ class DevEvaluator:
             )
         self.sampler, self.training_set = sampler, training_set
         self.num_samples, self.seed = num_samples, seed
-        self._references = encode_references(sampler.engine, training_set.dev)
+        references = encode_references(sampler.engine, training_set.dev)
+        longest = sampler.context
+        self._references = [
+            row for row in references if longest is None or len(row.prompt_ids) + len(row.completion_ids) <= longest
+        ]
         if not sampler.graders and not self._references:
             raise SettingsError(
                 "eval_every needs references in the dev slice, or a verifier; leave it out, or raise dev_share",

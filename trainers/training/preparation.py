@@ -7,10 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from posttrain.diagnose.engines.hardware import pick_dtype
+from posttrain.diagnose.engines.limits import context_length
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.models.lora import LoraAdapter
+from posttrain.trainers.recipes.registry import samples_problems, scored_by_teacher
 from posttrain.trainers.row_json import fingerprint_rows
+from posttrain.trainers.row_lengths import LengthLimit, TooLong
+from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.stage import Recipe, Score, Stage, TrainingInputs
 from posttrain.trainers.step.forward_scores import ForwardScorer, ScoringModel
 from posttrain.trainers.step.logprobs import find_shortcuts
@@ -48,6 +52,51 @@ def refuse_contradictions(
             f"lora_rank is {config.lora_rank} and {'no' if adapter is None else 'an'} adapter was given; give both (see LoraAdapter) or neither",
             code="adapter_without_rank" if adapter else "rank_without_adapter",
         )
+
+
+def fit_lengths(recipe: Recipe[Any], inputs: TrainingInputs, config: TrainingConfig, *, evaluated: bool) -> TrainingInputs:
+    """Return the inputs with rows and problems that the model can read, and that `max_length` allows; do nothing the second time.
+
+    Args:
+        recipe: Says whether problems are sampled, and whether a teacher reads the rows too.
+        inputs: Rows and problems as they were given.
+        config: `max_length`, and what becomes of what is longer.
+        evaluated: Whether dev problems are sampled too.
+
+    Raises:
+        SettingsError: `max_length` is more than the model reads, or prompts are too long and to be refused.
+        BehaviorError: Rows are too long and to be refused, or none is left.
+    """
+    if inputs.lengths.limit is not None:
+        return inputs
+    models = {"the model": inputs.model}
+    teacher = inputs.teacher or inputs.earlier
+    if teacher is not None and scored_by_teacher(recipe):
+        models["the teacher"] = teacher.model
+    known = {name: length for name, model in models.items() if (length := context_length(model.config)) is not None}
+    reader = min(known, key=lambda name: known[name], default="the model")
+    limit, reason = known.get(reader), f"which is what {reader} reads"
+    if config.max_length is not None:
+        if limit is not None and config.max_length > limit:
+            raise SettingsError(
+                f"max_length: got {config.max_length}, and {reader} reads {limit} tokens; give at most that, or leave max_length out",
+                code="max_length_too_large",
+            )
+        limit, reason = config.max_length, "which is max_length"
+    lengths = LengthLimit(limit=limit, reason=reason, too_long=config.too_long)
+    inputs = replace(inputs, lengths=lengths, data=tuple(lengths.fit(inputs.data)))
+    dropped: frozenset[str] = frozenset()
+    if samples_problems(recipe, inputs, config):
+        if inputs.prompts:
+            gone = lengths.without_room(inputs.engine, inputs.prompts)
+            inputs = replace(inputs, prompts=tuple(item for item in inputs.prompts if item.name not in gone))
+        else:
+            dropped = lengths.without_room(inputs.engine, inputs.training_set.train)
+    if evaluated and inputs.training_set.dev:
+        dropped |= lengths.without_room(inputs.engine, inputs.training_set.dev)
+        if config.too_long is TooLong.REFUSE:
+            lengths.fit(encode_references(inputs.engine, inputs.training_set.dev))
+    return replace(inputs, training_set=inputs.training_set.without(dropped)) if dropped else inputs
 
 
 def run_identity(recipe: Recipe[Any], inputs: TrainingInputs, config: TrainingConfig) -> dict[str, Any]:

@@ -37,6 +37,12 @@ class TrainingResult:
     """Tokens that ran through the model for training."""
     generated_tokens: int = 0
     """Tokens sampled for training, the dev slice not counted."""
+    num_rows_dropped: int = 0
+    """Rows that were longer than `max_length`, or than the model reads, and left out."""
+    num_rows_cut: int = 0
+    """Rows of which the end of the answer was left out for that."""
+    num_problems_dropped: int = 0
+    """Problems that were not sampled, since their prompt leaves no room for a sample."""
     seconds: float
     log: Path
     """JSONL, one object per step."""

@@ -28,7 +28,7 @@ from posttrain.trainers.training.checkpoint_writer import CheckpointWriter
 from posttrain.trainers.training.dev_evaluation import Evaluate
 from posttrain.trainers.training.dev_selection import BEFORE, DevSelection
 from posttrain.trainers.training.memory import describe_run
-from posttrain.trainers.training.preparation import make_stepper, refuse_contradictions, run_identity
+from posttrain.trainers.training.preparation import fit_lengths, make_stepper, refuse_contradictions, run_identity
 from posttrain.trainers.training.result import Ending, TrainingResult
 from posttrain.trainers.training.resume_state import ResumeStore, StoredState, TrainedTensors, find_state
 from posttrain.trainers.training.run_progress import OpenBatch, Progress
@@ -78,6 +78,7 @@ def run_recipe(
     if config.save_every is not None:
         store.require_shared()
     state = store.read()
+    inputs = fit_lengths(recipe, inputs, config, evaluated=evaluate is not None)
     inputs.training_set.admit_rows(inputs.data, inputs.prompts)
     stage = build_stage(recipe, inputs, config)
     note = check_saved(model, inputs.tokenizer, recipe.saves, stage.scalar_head)
@@ -89,6 +90,7 @@ def run_recipe(
         if note:
             say(note)
         say(describe_run(stepper.scorer, inputs, trained, adapter, averaged=config.ema_decay is not None))
+        inputs.lengths.report(say)
     average = None if config.ema_decay is None else EmaWeights(trained, config.ema_decay, processes)
     writer = CheckpointWriter(
         out=out,
@@ -196,7 +198,15 @@ class TrainingLoop:
         num_batches, metrics = self.stage.source.prepare()
         if state is None:
             self.progress.generated_tokens += int(metrics.get("generated_tokens", 0))
-            self.log.write({"event": "prepared", "num_batches": num_batches, "seconds": self.progress.seconds, **metrics})
+            self.log.write(
+                {
+                    "event": "prepared",
+                    "num_batches": num_batches,
+                    "seconds": self.progress.seconds,
+                    **metrics,
+                    **self.inputs.lengths.metrics(),
+                }
+            )
             self._set_resume_point()
             self._evaluate(BEFORE)
         else:
@@ -375,6 +385,9 @@ class TrainingLoop:
             trained_tokens=progress.trained_tokens,
             input_tokens=progress.input_tokens,
             generated_tokens=progress.generated_tokens,
+            num_rows_dropped=self.inputs.lengths.num_dropped,
+            num_rows_cut=self.inputs.lengths.num_cut,
+            num_problems_dropped=self.inputs.lengths.num_problems_dropped,
             seconds=progress.seconds,
             log=self.log.path,
             checkpoint=out / "checkpoint",

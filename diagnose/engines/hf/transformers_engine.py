@@ -21,7 +21,7 @@ from posttrain.diagnose.engines.hardware import LOGPROB_TOLERANCE, pick_dtype
 from posttrain.diagnose.engines.hf.cached_decoder import CachedDecoder
 from posttrain.diagnose.engines.hf.path_scoring import score_packed, score_padded
 from posttrain.diagnose.engines.hf.sampling_loop import Decoder, SamplingLoop
-from posttrain.diagnose.engines.limits import check_sample_room, check_score_room, known_ids, short_hash
+from posttrain.diagnose.engines.limits import check_sample_room, check_score_room, context_length, known_ids, short_hash
 from posttrain.diagnose.engines.llama.layers import LlamaLayers, is_llama_like
 from posttrain.diagnose.engines.llama.open_decoder import open_decoder
 from posttrain.diagnose.engines.models.loading import fingerprint_model, load_model, load_tokenizer
@@ -63,7 +63,7 @@ class TransformersEngine(base.BaseEngine):
         self.device = model.device
         score = model.dtype if score_dtype == "auto" else pick_dtype(score_dtype, self.device)
         sample = pick_dtype(sample_dtype, self.device)
-        self._context: int | None = getattr(model.config, "max_position_embeddings", None)
+        self._context: int | None = context_length(model.config)
         self._sampling_model = model
         self._sampling_layers = self._scoring_layers = None
         if is_llama_like(model):
