@@ -115,7 +115,7 @@ def test_policy_source_draws_groups_afresh_and_keeps_the_samplers_numbers(model)
 def test_truncated_samples_fail_and_missing_grades_stay_unknown(model) -> None:
     items = TrainingSet([make_behavior(max_tokens=2)], dev_share=0).train
     rows = RolloutSampler(engine=TinyEngine(model), graders={"sums": grade_all(1.0)}).sample_problems(
-        items, num_samples=4, temperature=1.0, seed="s"
+        items, num_samples=4, seed="s"
     )
     assert {row.reward for row in rows if row.completion_ids[-1] < ENDS} == {0.0}
     assert {row.reward for row in rows if row.completion_ids[-1] >= ENDS} == {1.0}
@@ -123,9 +123,7 @@ def test_truncated_samples_fail_and_missing_grades_stay_unknown(model) -> None:
     def timeout(problem, texts):
         return [Grade(status=GradeStatus.TIMEOUT, score=None) for _ in texts]
 
-    rows = RolloutSampler(engine=TinyEngine(model), graders={"sums": timeout}).sample_problems(
-        items, num_samples=2, temperature=1.0, seed="s"
-    )
+    rows = RolloutSampler(engine=TinyEngine(model), graders={"sums": timeout}).sample_problems(items, num_samples=2, seed="s")
     assert {row.reward for row in rows} == {None}
     with pytest.raises(SettingsError) as refused:
         RolloutSampler(engine=TinyEngine(model), graders={}).sample_problems(items, num_samples=2, seed="s")
