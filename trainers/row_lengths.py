@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -94,15 +94,14 @@ class LengthLimit:
         self.num_problems_dropped += len(found)
         return frozenset(item.name for item in found)
 
-    def report(self, say: Callable[[str], None]) -> None:
-        """Say how many rows and problems were too long, where there were any."""
-        for number, what in (
-            (self.num_dropped, "rows dropped"),
-            (self.num_cut, "answers cut"),
-            (self.num_problems_dropped, "problems not sampled"),
-        ):
-            if number:
-                say(f"{number} {what}: longer than {self.limit} tokens, {self.reason}")
+    def notes(self) -> list[str]:
+        """Return lines for people on how many rows and problems were too long; none where everything was short enough."""
+        counts = {
+            "rows dropped": self.num_dropped,
+            "answers cut": self.num_cut,
+            "problems not sampled": self.num_problems_dropped,
+        }
+        return [f"{number} {what}: longer than {self.limit} tokens, {self.reason}" for what, number in counts.items() if number]
 
     def metrics(self) -> dict[str, float]:
         """Return the counts that are worth logging; empty where everything was short enough."""

@@ -156,6 +156,7 @@ def test_what_is_cut_and_what_is_dropped() -> None:
     assert kept[0].truncated
     assert kept[2] is short
     assert (cut.num_cut, cut.num_dropped) == (2, 2)
+    assert len(cut.notes()) == 2
     assert {graded.problem_id, unlearned.problem_id} == {"row2", "row3"}
 
 

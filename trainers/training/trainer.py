@@ -87,10 +87,9 @@ def run_recipe(
     stepper = make_stepper(stage, inputs, config, adapter)
     trained = trained_parameters(stepper.optimizer)
     if say is not None:
-        if note:
-            say(note)
-        say(describe_run(stepper.scorer, inputs, trained, adapter, averaged=config.ema_decay is not None))
-        inputs.lengths.report(say)
+        memory = describe_run(stepper.scorer, inputs, trained, adapter, averaged=config.ema_decay is not None)
+        for line in filter(None, (note, memory, *inputs.lengths.notes())):
+            say(line)
     average = None if config.ema_decay is None else EmaWeights(trained, config.ema_decay, processes)
     writer = CheckpointWriter(
         out=out,
