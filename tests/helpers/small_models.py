@@ -7,6 +7,7 @@ from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
     FalconConfig,
+    FalconH1Config,
     GPT2Config,
     GPTNeoConfig,
     GPTNeoXConfig,
@@ -16,6 +17,8 @@ from transformers import (
     OPTConfig,
     PhiConfig,
     PreTrainedModel,
+    RecurrentGemmaConfig,
+    RwkvConfig,
 )
 
 VOCABULARY = 64
@@ -43,6 +46,25 @@ RECURRENT = {
         Lfm2Config,
         _SIZES | {"num_key_value_heads": 1, "intermediate_size": 32, "layer_types": ["conv", "full_attention"]},
     ),
+    "states within its modules": (
+        RecurrentGemmaConfig,
+        _SIZES | {"num_hidden_layers": 3, "intermediate_size": 32, "lru_width": 16, "attention_window_size": 32},
+    ),
+    "attention and a state space in one layer": (
+        FalconH1Config,
+        {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 32,
+            "mamba_d_ssm": 32,
+            "mamba_n_heads": 4,
+            "mamba_d_head": 8,
+            "mamba_d_state": 4,
+        },
+    ),
+    "a state and no cache": (RwkvConfig, {"hidden_size": 16, "num_hidden_layers": 2, "context_length": 64}),
 }
 
 

@@ -59,7 +59,6 @@ def as_saved(
         ModelError: Transformers has no such class for this architecture.
     """
     if saves == "policy":
-        _make_generation_config_valid(model)
         return SavedModel(model=model, weights=model.state_dict(), tokenizer=tokenizer)
     assert scalar_head is not None
     tokenizer, note = _with_padding(model, tokenizer)
@@ -201,17 +200,6 @@ def _with_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         tokenizer,
         f"its tokenizer has no padding token that ends no answer, so the checkpoint gets {token} ({tokenizer.pad_token_id})",
     )
-
-
-def _make_generation_config_valid(model: PreTrainedModel) -> None:
-    """Make generation settings savable that name a sampler and do not turn sampling on, which transformers loads but refuses to save."""
-    settings = getattr(model, "generation_config", None)
-    if settings is None:
-        return
-    try:
-        settings.validate(strict=True)
-    except ValueError:
-        settings.do_sample = True
 
 
 @torch.no_grad()

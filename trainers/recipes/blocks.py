@@ -109,7 +109,7 @@ def require_teacher(inputs: TrainingInputs, stage: str, *, same_tokens: bool = T
     Args:
         inputs: What the stage is given.
         stage: Its name, for the message.
-        same_tokens: Whether student and teacher must have the same vocabulary.
+        same_tokens: Whether student and teacher must have the same tokens; they are then compared over the ids that both have.
 
     Raises:
         SettingsError: It is the policy itself, or its vocabulary differs.
@@ -124,8 +124,10 @@ def require_teacher(inputs: TrainingInputs, stage: str, *, same_tokens: bool = T
         )
     if same_tokens:
         mine, other = inputs.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
-        width, its_width = (model.get_output_embeddings().weight.shape[0] for model in (inputs.model, teacher.model))
-        if mine != other or its_width != width:
+        shared = min(len(model.get_output_embeddings().weight) for model in (inputs.model, teacher.model))
+        if (
+            mine != other or max(mine.values()) >= shared
+        ):  # rows beyond the tokens are padding, of which models of a family have more or fewer
             raise SettingsError(
                 f"{stage} compares next-token distributions, and the teacher {teacher.source} has other tokens ({len(other)}, here {len(mine)}); "
                 "use seq_kd, which learns from its texts",

@@ -20,6 +20,8 @@ from posttrain.trainers.step.logprobs import Shortcuts, States, logprobs_of, run
 from posttrain.trainers.step.packing import MicroBatch, RowPack, collate, pack_rows, plan_process_batches
 from posttrain.trainers.training_types import TrainingRow
 
+NO_TOKEN = -30.0
+"""Log-probability, in nats, of an id of the policy's padded vocabulary that the teacher does not have; no text becomes such an id."""
 MAX_TOKENS = 4096
 """Padded input tokens of one forward pass without a gradient."""
 
@@ -97,9 +99,8 @@ class ForwardScorer:
             seen = _for_teacher(rows, batch)
             teacher_states = self.teacher.frozen_states(seen, self.dtype)
             if Score.TEACHER in self.needs:
-                with torch.no_grad():
-                    teacher = logprobs_of(teacher_states, seen.targets).logprobs
-            divergences = _divergences(states, teacher_states)
+                teacher = self._teacher_logprobs(teacher_states, seen.targets)
+            divergences = self._divergences(states, teacher_states)
         own = tuple(rows[index] for index in batch.rows)
         sampled = [row.sampler_logprobs for row in own]
         if Score.SAMPLER in self.needs and any(
@@ -130,7 +131,8 @@ class ForwardScorer:
                 batch = collate(group).to(self.model.device)
                 if score is Score.TEACHER:
                     assert self.teacher is not None
-                    values = self._frozen_logprobs(self.teacher, _for_teacher(rows, batch))
+                    seen = _for_teacher(rows, batch)
+                    values = self._teacher_logprobs(self.teacher.frozen_states(seen, self.dtype), seen.targets)
                 elif score is Score.REFERENCE:
                     assert self.reference is not None
                     values = self._frozen_logprobs(self.reference, batch)
@@ -149,14 +151,31 @@ class ForwardScorer:
         with torch.no_grad():
             return logprobs_of(frozen.frozen_states(batch, self.dtype), batch.targets).logprobs
 
+    @property
+    def _shared_ids(self) -> int | None:
+        """How many ids policy and teacher both have, where their padded vocabularies differ; the others have no tokens."""
+        assert self.teacher is not None
+        widths = [len(model.get_output_embeddings().weight) for model in (self.model, self.teacher.model)]
+        return None if widths[0] == widths[1] else min(widths)
+
+    @torch.no_grad()
+    def _teacher_logprobs(self, states: States, targets: Tensor) -> Tensor:
+        """Return what the teacher gives to tokens [N], over the ids that both have."""
+        if (shared := self._shared_ids) is None:
+            return logprobs_of(states, targets).logprobs
+        found = logprobs_of(states.over_first(shared), targets.clamp(max=shared - 1)).logprobs
+        return torch.where(targets < shared, found, NO_TOKEN)
+
+    def _divergences(self, states: States, teacher: States) -> Divergences:
+        """Return the divergences over the ids that both have, each distribution renormalised."""
+        if (shared := self._shared_ids) is not None:
+            states, teacher = states.over_first(shared), teacher.over_first(shared)
+        return lambda beta, temperature: divergence(states, teacher, beta=beta, temperature=temperature)
+
     def _values(self, states: States) -> Tensor:
         assert self.scalar_head is not None
         values: Tensor = self.scalar_head(states.hidden.to(self.scalar_head.weight.dtype))[:, 0]
         return values
-
-
-def _divergences(states: States, teacher: States) -> Divergences:
-    return lambda beta, temperature: divergence(states, teacher, beta=beta, temperature=temperature)
 
 
 def _for_teacher(rows: Sequence[TrainingRow], batch: MicroBatch) -> MicroBatch:

@@ -8,7 +8,7 @@ attention may have windows or a recurrent state), so both are tried on a few tok
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -47,12 +47,20 @@ class States:
     """[N, V] where the model does something between hidden state and logits that is not a linear head; else None."""
     model: PreTrainedModel
     dtype: torch.dtype
+    num_ids: int | None = None
+    """How many of the ids, from 0, the distributions are over; None: all V."""
 
     @property
     def head(self) -> tuple[Tensor, Tensor | None]:
         """[V, H] and [V]: the linear head and its bias."""
         head = self.model.get_output_embeddings()
-        return head.weight, head.bias
+        if self.num_ids is None:
+            return head.weight, head.bias
+        return head.weight[: self.num_ids], None if head.bias is None else head.bias[: self.num_ids]
+
+    def over_first(self, num_ids: int) -> States:
+        """Return the same with distributions over the first ids alone, renormalised."""
+        return replace(self, logits=None if self.logits is None else self.logits[:, :num_ids], num_ids=num_ids)
 
     @property
     def product_dtype(self) -> torch.dtype:

@@ -16,11 +16,16 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from posttrain.diagnose.engines.limits import first_line
+from posttrain.diagnose.errors import ModelError
+
 _PREFILL_TOKENS = 8192
 _ROWS = 256
 _CACHED_TOKENS = 2**19
 # Rows whose sample has ended stay until this share of the batch has: moving keys and values costs more than a few idle rows.
 _IDLE = 0.25
+_LIKE = {torch.float32: 0.999, torch.bfloat16: 0.95}
+"""Cosine of logits from which they are the same distribution but for rounding, and another choice of experts that it may bring about."""
 
 Prompt = tuple[int, ...]
 
@@ -104,6 +109,42 @@ class CachedDecoder:
             caches.append(cache)
             logits.append(out.logits[:, -1])
         return _concatenate(caches), torch.cat(logits)
+
+
+def require_cached_decoding(model: PreTrainedModel) -> None:
+    """Refuse a model whose samples would come from another distribution than its own: one with a recurrent state beside its cache.
+
+    A few tokens are decoded as samples are (padded prompts, rows that end, one token at a time) and compared with the plain forward pass.
+
+    Raises:
+        ModelError: It cannot be decoded so, or gives other logits.
+    """
+    prompts, fed = [(1, 2, 3, 4, 5), (6, 7, 3), (6, 7, 3), (6, 7, 3)], [4, 5, 1]
+    try:
+        decoder = CachedDecoder(model, max_tokens=len(fed))
+        found = [decoder.admit(prompts)]
+        kept = [prompts[row] for row in decoder.retire([0])]
+        found.append(decoder.step(torch.tensor(fed, device=model.device)))
+        rows = [*prompts, *((*prompt, token) for prompt, token in zip(kept, fed, strict=True))]
+        plain = [model(input_ids=torch.tensor([row], device=model.device), use_cache=False).logits[0, -1] for row in rows]
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise _not_decodable(model, f"{type(error).__name__}: {first_line(error)}") from error
+    like = torch.cosine_similarity(_centered(torch.cat(found)), _centered(torch.stack(plain)), dim=-1)
+    if not bool((like > _LIKE.get(model.dtype, min(_LIKE.values()))).all()):
+        raise _not_decodable(model, "one token at a time it gives other logits than in one pass")
+
+
+def _centered(logits: torch.Tensor) -> torch.Tensor:
+    logits = logits.float()
+    return logits - logits.mean(-1, keepdim=True)
+
+
+def _not_decodable(model: PreTrainedModel, why: str) -> ModelError:
+    return ModelError(
+        f"model of type {model.config.model_type}: the transformers engine samples from a cache of keys and values, which does not hold the "
+        f"state of this one ({why}); use --engine vllm, or a stage that learns from given rows, such as sft",
+        code="not_decodable",
+    )
 
 
 def padded_left(rows: Sequence[Prompt], width: int, device: torch.device) -> dict[str, torch.Tensor]:

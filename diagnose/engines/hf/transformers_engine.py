@@ -18,7 +18,7 @@ from posttrain.diagnose.engines import base
 from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest, ScoreRequest, TokenScores, ignore_tokens
 from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.engines.hardware import LOGPROB_TOLERANCE, pick_dtype
-from posttrain.diagnose.engines.hf.cached_decoder import CachedDecoder
+from posttrain.diagnose.engines.hf.cached_decoder import CachedDecoder, require_cached_decoding
 from posttrain.diagnose.engines.hf.path_scoring import score_packed, score_padded
 from posttrain.diagnose.engines.hf.sampling_loop import Decoder, SamplingLoop
 from posttrain.diagnose.engines.limits import check_sample_room, check_score_room, context_length, known_ids, short_hash
@@ -66,6 +66,8 @@ class TransformersEngine(base.BaseEngine):
         self._context: int | None = context_length(model.config)
         self._sampling_model = model
         self._sampling_layers = self._scoring_layers = None
+        self._decodes = False
+        """Whether the model was seen to decode as it runs in one pass."""
         if is_llama_like(model):
             made = {
                 dtype: LlamaLayers(model, dtype, packed=dtype == torch.bfloat16 and self.device.type == "cpu")
@@ -154,6 +156,9 @@ class TransformersEngine(base.BaseEngine):
         else:
             decoder, pick = CachedDecoder(self._sampling_model, max_tokens=sampling.max_tokens), pick_tokens
         with _evaluating(self._sampling_model):
+            if self._sampling_layers is None and not self._decodes:
+                require_cached_decoding(self._sampling_model)
+                self._decodes = True
             return SamplingLoop(decoder, self.codec, self.device, pick).run(requests, sampling, seed=seed, on_tokens=on_tokens)
 
     @torch.no_grad()

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.small_models import ARCHITECTURES, VOCABULARY, logprobs_alone, small_model
+from helpers.small_models import ARCHITECTURES, RECURRENT, VOCABULARY, logprobs_alone, small_model
 from transformers import AutoTokenizer
 
 from posttrain.diagnose.engines.base import SampleRequest, ScoreRequest
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
+from posttrain.diagnose.errors import ModelError
 from posttrain.diagnose.types import Sampling
 
 
@@ -37,3 +38,12 @@ def test_a_batch_changes_neither_samples_nor_scores(kind: str, tiny_model: Path)
     for path, scores in zip(paths, engine.score(paths), strict=True):
         wanted = logprobs_alone(model, path.prompt_ids, path.path_ids)
         torch.testing.assert_close(torch.from_numpy(scores.logprobs), wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_a_model_whose_state_is_not_in_the_cache_is_refused_at_its_first_sample(kind: str, tiny_model: Path) -> None:
+    engine = TransformersEngine.from_model(small_model(kind, spread=0.3), AutoTokenizer.from_pretrained(tiny_model))
+    with pytest.raises(ModelError) as refused:
+        engine.sample([SampleRequest(key="p", prompt_ids=(3, 4), num_samples=2)], Sampling(max_tokens=2), seed="s")
+    assert refused.value.code == "not_decodable"
+    assert "\n" not in str(refused.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -112,11 +111,8 @@ def test_full_weights(architecture: str, kind: str, pad: str | None, tmp_path: P
 
 
 @pytest.mark.filterwarnings("ignore:The following .* keys did not match:RuntimeWarning")  # of peft, which overlooks fused experts
-@pytest.mark.parametrize("kind", LOADERS)
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2", "gemma3", "bloom", "opt", "mixtral", "qwen3_moe"])
+@pytest.mark.parametrize(("architecture", "kind"), [case for case in CASES if case[0] != "mamba"])  # peft refuses its layers
 def test_an_adapter(architecture: str, kind: str, tmp_path: Path) -> None:
-    if (architecture, kind) in NONE:
-        pytest.skip("transformers has no such class")
     model, tokenizer = tiny_model_of(architecture), tokenizer_with("t2")
     model.save_pretrained(tmp_path / "base")
     adapter = LoraAdapter(model, load_config("sft", None, ["lora_rank=2"]), base=str(tmp_path / "base"))
@@ -161,13 +157,6 @@ def test_what_cannot_be_saved_is_refused_before_the_first_step(architecture: str
         run_recipe(kind, inputs, load_config(kind, None, ["num_steps=1"]), out=tmp_path)
     assert refused.value.code == "no_classifier"
     assert not list(tmp_path.iterdir())
-
-
-def test_generation_settings_that_transformers_refuses_to_save_are_completed(tmp_path: Path) -> None:
-    model = tiny_model_of("gpt2")
-    model.generation_config.temperature = 0.6  # do_sample is not set, as in some published models
-    save_checkpoint(tmp_path / "out", model, make_tokenizer(), {})
-    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["do_sample"] is True
 
 
 class Unsavable(type(make_tokenizer())):

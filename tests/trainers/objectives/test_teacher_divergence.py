@@ -8,16 +8,19 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.closed_forms import check, stepper_of
-from helpers.training import move_weights, random_rows, tiny_llama
+from helpers.training import build_stage, move_weights, random_rows, tiny_llama
 from torch import Tensor
 
+from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.objectives.divergences import TeacherDivergence
 from posttrain.trainers.objectives.reductions import token_mean
-from posttrain.trainers.stage import Component
+from posttrain.trainers.stage import Component, Score
 from posttrain.trainers.step.chunked_divergence import divergence
+from posttrain.trainers.step.forward_scores import NO_TOKEN
 from posttrain.trainers.step.logprobs import States
 
 
@@ -50,6 +53,62 @@ def test_a_teacher_may_read_another_prompt(model64) -> None:
 def _distributions(model: Any, prompt: Sequence[int], completion: Sequence[int]) -> Tensor:
     logits = model(input_ids=torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
     return torch.log_softmax(logits, -1)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("width", "its_width"), [(32, 40), (40, 32)])
+def test_a_vocabulary_that_is_padded_wider_is_compared_over_the_ids_of_both(width: int, its_width: int, beta: float) -> None:
+    """Models of one family have one tokenizer, and rows without tokens that differ in number."""
+    model, teacher = widened(tiny_llama(dtype=torch.float64), width), widened(tiny_llama(seed=3, dtype=torch.float64), its_width)
+    rows, losses = random_rows(), []
+    for row in rows:
+        logits = [
+            each(input_ids=torch.tensor([[*row.prompt_ids, *row.completion_ids]])).logits[0, len(row.prompt_ids) - 1 : -1, :32]
+            for each in (model, teacher)
+        ]
+        p, t = torch.softmax(logits[0], -1), torch.softmax(logits[1], -1).detach()
+        m = beta * t + (1 - beta) * p
+        forward, reverse = (t * (t / m).log()).sum(-1), (p * (p / m).log()).sum(-1)
+        losses.append(
+            {0.0: (t * (t / p).log()).sum(-1), 1.0: (p * (p / t).log()).sum(-1)}.get(beta, beta * forward + (1 - beta) * reverse)
+        )
+    stepper = stepper_of(model, Component(term=TeacherDivergence(beta=beta), reduction=token_mean), teacher=teacher)
+    check(stepper, rows, torch.cat(losses).mean())
+
+
+def test_a_teacher_scores_tokens_over_the_ids_of_both() -> None:
+    model, teacher = widened(tiny_llama(), 40), tiny_llama(seed=3)
+    component = Component(term=TeacherDivergence(beta=1.0), reduction=token_mean)
+    rows = [
+        replace(row, completion_ids=(*row.completion_ids, 35), sampler_logprobs=None) for row in random_rows()
+    ]  # an id that the teacher does not have
+    for student, other in ((model, teacher), (teacher, model)):
+        scored = rows if student is model else random_rows()
+        found = stepper_of(student, component, teacher=other).scorer.score_rows(scored, Score.TEACHER)
+        for row, values in zip(scored, found, strict=True):
+            known = [token for token in row.completion_ids if token < 32]
+            expected = other(input_ids=torch.tensor([[*row.prompt_ids, *known]])).logits[0, len(row.prompt_ids) - 1 : -1, :32]
+            expected = torch.log_softmax(expected, -1).gather(1, torch.tensor(known)[:, None])[:, 0].detach()
+            torch.testing.assert_close(torch.from_numpy(values[: len(known)]), expected, atol=1e-4, rtol=0)
+            assert np.all(values[len(known) :] == NO_TOKEN)
+
+
+@pytest.mark.parametrize("stage", ["opd", "logit_kd", "gkd", "minillm"])
+def test_a_teacher_with_the_same_tokens_in_a_wider_vocabulary_is_taken(stage: str) -> None:
+    widened_teacher, narrow_teacher = widened(tiny_llama(seed=3), 40), tiny_llama(seed=3)
+    build_stage(stage, tiny_llama(), teacher=widened_teacher)
+    narrow_teacher.resize_token_embeddings(31)  # one token has no row
+    with pytest.raises(SettingsError) as refused:
+        build_stage(stage, tiny_llama(), teacher=narrow_teacher)
+    assert refused.value.code == "teacher_vocabulary_differs"
+
+
+def widened(model: Any, width: int) -> Any:
+    """Add rows without tokens to the vocabulary, as large as those of tokens."""
+    model.resize_token_embeddings(width, mean_resizing=False)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[32:] = model.get_input_embeddings().weight[: width - 32].flip(0)
+    return model
 
 
 def made_states(width: int, *, seed: int, bias: bool, num: int = 7, vocabulary: int = 13) -> States:
