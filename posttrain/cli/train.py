@@ -64,4 +64,11 @@ def train(
     print(
         f"{stage}: {result.ending.value.replace('_', ' ')}, {result.num_steps} optimizer steps{skipped}, {result.seconds:.0f} s"
     )
+    too_long = {
+        "rows dropped": result.num_rows_dropped,
+        "answers cut": result.num_rows_cut,
+        "problems not sampled": result.num_problems_dropped,
+    }
+    if any(too_long.values()):
+        print(f"too long: {', '.join(f'{number} {what}' for what, number in too_long.items() if number)}")
     print(f"checkpoint: {result.checkpoint}")

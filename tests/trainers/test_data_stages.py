@@ -110,6 +110,26 @@ def test_a_data_set_and_a_run_are_not_given_together(sums_file: Path, tiny_model
     assert result.exception.code == "two_origins_of_rows"
 
 
+@pytest.mark.parametrize("rule", ["refuse", "drop"])
+def test_a_row_that_is_too_long_is_refused_or_dropped(rule: str, sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    rows = [*ROWS[Material.DEMONSTRATIONS], {"prompt": "say much:", "completion": "hi" * 40}]
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = [flag for setting in ("num_epochs=1", "max_length=60", f"too_long={rule}") for flag in ("--set", setting)]
+    result = CliRunner().invoke(
+        app, ["train", "sft", *map(str, (tiny_model, sums_file)), "--data", str(data), "--out", str(out), *flags]
+    )
+    if rule == "refuse":
+        assert isinstance(result.exception, BehaviorError)
+        assert result.exception.code == "row_too_long"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl", "rows.jsonl", "sums.yaml"]
+        return
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "too long: 1 rows dropped" in result.output
+    prepared = json.loads((out / "training_log.jsonl").read_text().splitlines()[0])
+    assert (prepared["rows"], prepared["rows_dropped"]) == (2, 1)
+
+
 def test_a_column_of_categories_does_not_stop_a_stage_that_imitates(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
     rows = [{**row, "label": label} for row, label in zip(ROWS[Material.DEMONSTRATIONS], ("greeting", "refusal"), strict=True)]
     data, out = tmp_path / "data.jsonl", tmp_path / "out"
