@@ -256,7 +256,8 @@ def _read_inputs(
         fingerprint=fingerprint_model(request.model),
         data=tuple(rows),
         prompts=tuple(prompts),
-        **others,
+        teacher=others["teacher"],
+        earlier=others["earlier"],
     )
 
 

@@ -203,11 +203,11 @@ def _logits_are_of_head(model: PreTrainedModel) -> bool:
         written.append(out.clone())
         return out
 
-    inputs = {"input_ids": torch.tensor([[1, 2, 3, 4]], device=model.get_input_embeddings().weight.device), "use_cache": False}
+    ids = torch.tensor([[1, 2, 3, 4]], device=model.get_input_embeddings().weight.device)
     handle = head.register_forward_hook(enlarge)
     try:
-        logits = model(**inputs).logits
-        hidden = run_decoder(model, **inputs)
+        logits = model(input_ids=ids, use_cache=False).logits
+        hidden = run_decoder(model, input_ids=ids, use_cache=False)
     except (TypeError, ValueError, RuntimeError, AttributeError):
         return False  # the architecture does not take such inputs
     finally:
