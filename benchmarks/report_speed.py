@@ -45,8 +45,7 @@ def build(folder: Path, num_problems: int, num_samples: npt.NDArray[np.int64]) -
     from posttrain.diagnose.behaviors import load_behavior
     from posttrain.diagnose.sampling import shards
     from posttrain.diagnose.storage.diagnosis_json import ValidityEntry
-    from posttrain.diagnose.storage.json_model import write_model
-    from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
+    from posttrain.diagnose.storage.run_directory import RunDirectory
     from posttrain.diagnose.thresholds import Thresholds
     from posttrain.diagnose.types import Split, ValidityMeasurement
 
@@ -87,8 +86,8 @@ def build(folder: Path, num_problems: int, num_samples: npt.NDArray[np.int64]) -
         write_shard(directory, shard.name, behavior.name, ids, each, rates[who], shard.decoding, rng)
     write_paths(directory, behavior.name, list(place), rng)
     validity = ValidityMeasurement(behavior=behavior.name, checks=(), notes=(), failures=(), prompt_example="0 + 1 =")
-    write_model(directory.validity(behavior.name), ValidityEntry.model_validate(validity))
-    write_json(directory.done(behavior.name), {})
+    directory.write_part("validity", behavior.name, ValidityEntry.model_validate(validity).to_json())
+    directory.write_done(behavior.name, {})
     return directory.path
 
 

@@ -27,7 +27,9 @@ from posttrain.diagnose.sampling.plan import Goal, sampling_goal
 from posttrain.diagnose.stage_catalogue import STAGES, Need, available_needs
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import RunEntry
-from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
+from posttrain.diagnose.storage.files import write_json
+from posttrain.diagnose.storage.output_folder import locked_folder
+from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Behavior, Purpose, Split
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.distributed.processes import ProcessGroup
@@ -207,10 +209,16 @@ class LoopRequest:
 def _run_loop(request: LoopRequest, processes: ProcessGroup, reporter: Reporter) -> LoopResult:
     check_engine(request.engine, processes.size)
     directory = RunDirectory(request.out)
+    settings = request.settings()
+    directory.check("loop", settings)
+    with locked_folder(directory.path):
+        return _run_locked(request, settings, processes, reporter)
+
+
+def _run_locked(request: LoopRequest, settings: dict[str, Any], processes: ProcessGroup, reporter: Reporter) -> LoopResult:
+    directory = RunDirectory(request.out)
     created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    directory.open(
-        "loop", request.settings(), {"model": {"source": request.model}, "command": request.command, "created": created}
-    )
+    directory.open("loop", settings, {"model": {"source": request.model}, "command": request.command, "created": created})
     measure = partial(
         run,
         engine=request.engine,

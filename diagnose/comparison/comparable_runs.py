@@ -41,7 +41,7 @@ def check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:
             "of the eval split",
             code="train_split",
         )
-    same = {key: before.settings[key] == after.settings[key] for key in ("model_fingerprint", "seed", "engine")}
+    same = {key: before.settings.get(key) == after.settings.get(key) for key in ("model_fingerprint", "seed", "engine")}
     if all(same.values()) or (
         same["model_fingerprint"] and any(are_coupled(before[name].table, after[name].table) for name in shared)
     ):

@@ -16,6 +16,7 @@ from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.gates.conditions import SHARES, Condition
 from posttrain.diagnose.measure.pass_at_k import estimate_pass_at_k
 from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry
+from posttrain.diagnose.storage.run_check import checked_table
 from posttrain.diagnose.storage.run_directory import RunDirectory
 
 _POSTERIOR_DRAWS = 2000
@@ -109,7 +110,7 @@ def _share(
 
 def _greedy(path: Path, entry: BehaviorEntry, level: float) -> Interval:
     """Estimate pass@1 of greedy decoding."""
-    table = RunDirectory(path).rollout_table(entry.name)
+    table = checked_table(RunDirectory(path), entry.name)
     places = table.places([row.id for row in entry.problems])
     known = table.greedy & (places >= 0)
     success = np.full(len(entry.problems), np.nan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -19,10 +19,14 @@ from posttrain.diagnose.probes.runner import read_probe_results
 from posttrain.diagnose.stage_catalogue import available_needs
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import RunEntry, SamplingEntry, ValidityEntry
+from posttrain.diagnose.storage.json_model import FileModel
+from posttrain.diagnose.storage.run_check import checked_table
 from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.storage.shard_file import refuse_damage
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Behavior, Diagnosis, Note, Split, ValidityMeasurement
 
+Entry = TypeVar("Entry", bound=FileModel)
 TRAIN_SPLIT = (
     "These are train problems: their samples are there to learn from. What they show may have been trained on, so it is no verdict on the "
     "behavior; measure the eval split for one."
@@ -80,8 +84,8 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
     """Count, score and decide one behavior."""
     split = Split(settings["split"])
     problems = behavior.split(split)
+    table, paths = checked_table(directory, behavior.name), tuple(directory.read_paths(behavior.name))
     validity = _read_validity(directory, behavior)
-    table, paths = directory.rollout_table(behavior.name), tuple(directory.read_paths(behavior.name))
     sampling = count_successes(behavior, problems, table)
     likelihood = summarize_references(behavior, paths)
     answers = read_probe_results(directory, behavior)
@@ -107,7 +111,7 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
         problems=tuple(problems),
         diagnosis=_as_no_verdict(diagnosis) if split is Split.TRAIN else diagnosis,
         sampling=sampling,
-        plan=SamplingEntry.model_validate_json(directory.done(behavior.name).read_text()),
+        plan=_read_entry(directory, "done", behavior.name, SamplingEntry),
         validity=validity,
         likelihood=likelihood,
         answers=answers,
@@ -118,12 +122,15 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
 
 def _read_validity(directory: RunDirectory, behavior: Behavior) -> ValidityMeasurement:
     """Read the validity checks of a behavior that is measured to the end."""
-    if not directory.is_done(behavior.name):
-        raise RunError(
-            f"run {directory.path}: {behavior.name} is not measured to the end; run the same `posttrain diagnose` again to resume it"
-        )
-    entry = ValidityEntry.model_validate_json(directory.validity(behavior.name).read_text())
+    entry = _read_entry(directory, "validity", behavior.name, ValidityEntry)
     return TypeAdapter(ValidityMeasurement).validate_python({"behavior": behavior.name, **entry.model_dump()})
+
+
+def _read_entry(directory: RunDirectory, kind: str, name: str, model: type[Entry]) -> Entry:
+    """Read one part of a run as an entry of diagnosis.json."""
+    content = directory.read_part(kind, name)
+    with refuse_damage(directory.part(kind, name)):
+        return model.model_validate(content)
 
 
 def _as_no_verdict(diagnosis: Diagnosis) -> Diagnosis:

@@ -11,16 +11,21 @@ from posttrain.diagnose.comparison.compare_behavior import ComparisonOptions
 from posttrain.diagnose.comparison.compare_runs import compare_runs
 from posttrain.diagnose.comparison.nulls import HALVES, PREDICTIVE
 from posttrain.diagnose.comparison.transition import Transition
+from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.pipeline.assemble import assemble
 from posttrain.diagnose.pipeline.comparison_file import comparison_file
 from posttrain.diagnose.report.report_files import write_report
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import RunEntry
 from posttrain.diagnose.storage.json_model import write_model
+from posttrain.diagnose.storage.output_folder import content_of, locked_folder
 from posttrain.diagnose.thresholds import Thresholds
 
 DEFAULT_MARGIN = 0.05
 """Change of pass@1 that does not matter."""
+
+WRITTEN = frozenset({"compare.json", "report.html", "report.md", "figures"})
+"""What a comparison consists of."""
 
 Run = str | os.PathLike[str] | DiagnosedRun
 
@@ -50,16 +55,32 @@ def compare(
         command: What the page prints under "how to reproduce".
 
     Raises:
-        RunError: The runs share no behavior, or measured it differently, or null repeats the samples of `before`.
+        RunError: The runs share no behavior, or measured it differently, or null repeats the samples of `before`; or `out` holds other files
+            (`other_files`), or another process writes there (`folder_in_use`).
         SettingsError: The margin is out of range.
     """
+    _check_out(Path(out))
     transition = compare_folders(before, after, null=null, margin=margin, trained=trained, stage=stage)
     run = transition.after.run
     command = command or f"posttrain compare {transition.before.path} {transition.after.path} --out {out}"
     entry = RunEntry(path=str(out), created=run.created, command=command, versions=run.versions)
-    write_comparison(Path(out), transition, entry, transition.after.settings)
-    write_report(Path(out))
+    with locked_folder(Path(out)):
+        _check_out(Path(out))
+        write_comparison(Path(out), transition, entry, transition.after.settings)
+        write_report(Path(out))
     return transition
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a folder that holds anything but an earlier comparison."""
+    if not out.exists():
+        return
+    others = [entry.name for entry in content_of(out) if entry.name not in WRITTEN] if out.is_dir() else [out.name]
+    if others:
+        raise RunError(
+            f"--out {out}: holds {others[0]}, which is no part of a comparison; give a new or an empty folder, or that of an earlier comparison",
+            code="other_files",
+        )
 
 
 def compare_folders(

@@ -26,6 +26,7 @@ from posttrain.diagnose.probes.runner import ProbeInputs, ProbeRun
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.behavior_sampler import SamplingSettings
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
+from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Behavior, Split
@@ -86,16 +87,18 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
     directory.check("diagnose", request.settings())
     data = read_training_rows(Path(request.data)) if request.data is not None else None
     with ExitStack() as opened:
+        opened.enter_context(locked_folder(directory.path))
+        directory.check("diagnose", request.settings())  # another process may have ended just now
         policy, teacher, earlier = _open_engines(request, opened, reporter)
         _check_prompts(policy, request)
         directory.open("diagnose", {**request.settings(), **_engine_settings(policy)}, _details(request, policy))
         before = None if request.before is None else Path(request.before)
         inputs = ProbeInputs(teacher=teacher, earlier=earlier, before=before, data=data)
         _measure(request, policy, inputs, directory, reporter)
-    from posttrain.diagnose.pipeline.run_files import write_run  # drawing figures needs matplotlib: not before it is used
+        from posttrain.diagnose.pipeline.run_files import write_run  # drawing figures needs matplotlib: not before it is used
 
-    finished = assemble(directory.path, behaviors=request.loaded)
-    write_run(finished)
+        finished = assemble(directory.path, behaviors=request.loaded)
+        write_run(finished)
     return finished
 
 

@@ -14,7 +14,7 @@ from posttrain.diagnose.probes.runner import ProbeRun, run_probes, tokens_of_pro
 from posttrain.diagnose.sampling.behavior_sampler import BehaviorSampler, SamplingSettings
 from posttrain.diagnose.sampling.token_budget import TokenBudget
 from posttrain.diagnose.storage.diagnosis_json import SamplingEntry, ValidityEntry
-from posttrain.diagnose.storage.json_model import write_model
+from posttrain.diagnose.storage.run_check import ASIDE, set_aside
 from posttrain.diagnose.types import Behavior, Cost, PathScore
 from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.diagnose.verifiers.selftest import SelfTest, verifier_selftest
@@ -34,11 +34,18 @@ class MeasurementRun:
         tokens is sampled next, round by round, so that a borderline label does not use what would have decided three others. What is not
         about a label, probes among it, waits until the near ones are decided.
         """
+        directory = self.settings.directory
+        for behavior in behaviors:
+            if found := set_aside(directory, behavior.name):
+                self.settings.reporter.say(
+                    f"{behavior.name}: {', '.join(found[:3])}{' and others' if len(found) > 3 else ''} damaged or missing; made again "
+                    f"(what is damaged is kept in {directory.path / ASIDE})"
+                )
         budget = TokenBudget(self.settings.goal.max_tokens, [behavior.name for behavior in behaviors])
-        unfinished = [behavior for behavior in behaviors if not self.settings.directory.is_done(behavior.name)]
+        unfinished = [behavior for behavior in behaviors if not directory.is_done(behavior.name)]
         for behavior in behaviors if unfinished and budget.limited else ():
             if behavior not in unfinished:
-                self._record(budget, behavior, int(self.settings.directory.rollout_table(behavior.name).num_tokens.sum()))
+                self._record(budget, behavior, int(directory.rollout_table(behavior.name).num_tokens.sum()))
         for group in [unfinished] if budget.shared else [[behavior] for behavior in unfinished]:
             self._measure_together(group, budget)
 
@@ -71,7 +78,7 @@ class MeasurementRun:
             self._score_references(behavior)
             rescored = self._rescore_samples(sampler)
         validity = check_validity(behavior, engine, settings.thresholds, selftest, sampler.counts, sampler.rollouts, rescored)
-        write_model(directory.validity(behavior.name), ValidityEntry.model_validate(validity))
+        directory.write_part("validity", behavior.name, ValidityEntry.model_validate(validity).to_json())
         if not validity.failures and sampler.counts.num_samples.any():
             measured = MeasuredBehavior(
                 behavior=behavior,
@@ -83,7 +90,7 @@ class MeasurementRun:
             )
             run_probes(self.probe_run, measured, grader.grade, tokens_left=budget.left())
         self._record(budget, behavior, int(sampler.rollouts.num_tokens.sum()))
-        write_model(directory.done(behavior.name), plan)
+        directory.write_done(behavior.name, plan.to_json())
 
     def _record(self, budget: TokenBudget, behavior: Behavior, sample_tokens: int) -> None:
         """Record what a finished behavior has generated, its probes included."""

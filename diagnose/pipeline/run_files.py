@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.pipeline.assemble import assemble
 from posttrain.diagnose.pipeline.diagnosis_file import diagnosis_file
 from posttrain.diagnose.report.report_files import write_report
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.json_model import write_model
+from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
 
 
@@ -35,6 +37,16 @@ def rewrite_report(folder: str | Path) -> Path:
         RunError: There is nothing to report.
     """
     path = Path(folder)
+    if not path.is_dir():
+        raise RunError(
+            f"report {path}: no such folder; give the folder of a `posttrain diagnose`, `compare` or `loop`",
+            code="nothing_to_report",
+        )
+    with locked_folder(path, named=f"report {path}"):
+        return _rewrite(path)
+
+
+def _rewrite(path: Path) -> Path:
     if (path / "rollouts").is_dir() and (path / "run.json").exists():
         write_run(assemble(path))
         return path / "report.html"

@@ -6,7 +6,6 @@ that is named runs if it can, with more. Findings lie in the run directory as `p
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,15 +14,18 @@ from pathlib import Path
 from posttrain.diagnose.behaviors.answer_span import GradeTexts
 from posttrain.diagnose.behaviors.data_sets import DataRow
 from posttrain.diagnose.engines.base import Engine
-from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.probes import PROBES
 from posttrain.diagnose.probes.base import AvailableInputs, MeasuredBehavior, Probe, ProbeContext, ProbeCost
 from posttrain.diagnose.probes.finding_json import result_from_json, result_to_json
 from posttrain.diagnose.probes.sampler import FOLDER, ProbeSampler
 from posttrain.diagnose.sampling.behavior_sampler import SamplingSettings
-from posttrain.diagnose.storage.json_model import fields_of
+from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile
+from posttrain.diagnose.storage.json_model import fields_of, read_model
 from posttrain.diagnose.storage.rollout_table import RolloutTable
-from posttrain.diagnose.storage.run_directory import RunDirectory, write_json
+from posttrain.diagnose.storage.run_check import checked_table
+from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.storage.shard_file import refuse_damage
 from posttrain.diagnose.strict_settings import closest
 from posttrain.diagnose.types import Behavior, ProbeResult, Purpose, SkipReason, Split
 
@@ -112,8 +114,8 @@ def run_probes(run: ProbeRun, measured: MeasuredBehavior, grade: GradeTexts, *, 
         return
     behavior = measured.behavior
     for probe in choose_probes(run.names):
-        target = _file(run.settings.directory, behavior, probe.name)
-        if target.exists():
+        name = _name(behavior, probe.name)
+        if run.settings.directory.part(FOLDER, name).exists():
             continue
         budget = _budget(probe, run.names, int(measured.rollouts.num_tokens.sum()))
         if tokens_left is not None:
@@ -139,7 +141,7 @@ def run_probes(run: ProbeRun, measured: MeasuredBehavior, grade: GradeTexts, *, 
             earlier_rollouts=_earlier_rollouts(run.inputs.before, behavior),
             data=run.inputs.data,
         )
-        write_json(target, result_to_json(_run_probe(probe, context, run)))
+        run.settings.directory.write_part(FOLDER, name, result_to_json(_run_probe(probe, context, run)))
 
 
 def _run_probe(probe: Probe, context: ProbeContext, run: ProbeRun) -> ProbeResult:
@@ -180,13 +182,24 @@ def tokens_of_probes(directory: RunDirectory, behavior: Behavior) -> int:
 
 
 def read_probe_results(directory: RunDirectory, behavior: Behavior) -> tuple[ProbeResult, ...]:
-    """Return what became of each probe of a behavior, in the order of `PROBES`; those that were not asked for are left out."""
-    paths = [(probe, _file(directory, behavior, probe.name)) for probe in PROBES]
-    return tuple(result_from_json(json.loads(path.read_text()), probe.question) for probe, path in paths if path.exists())
+    """Return what became of each probe of a behavior, in the order of `PROBES`; those that were not asked for are left out.
+
+    Raises:
+        RunError: A file of them is damaged.
+    """
+    found = []
+    for probe in PROBES:
+        name = _name(behavior, probe.name)
+        path = directory.part(FOLDER, name)
+        if path.exists():
+            content = directory.read_part(FOLDER, name)
+            with refuse_damage(path):
+                found.append(result_from_json(content, probe.question))
+    return tuple(found)
 
 
-def _file(directory: RunDirectory, behavior: Behavior, probe: str) -> Path:
-    return directory.path / FOLDER / f"{behavior.name}.{probe}.json"
+def _name(behavior: Behavior, probe: str) -> str:
+    return f"{behavior.name}.{probe}"
 
 
 def _earlier_rollouts(path: Path | None, behavior: Behavior) -> RolloutTable | None:
@@ -200,8 +213,8 @@ def _earlier_rollouts(path: Path | None, behavior: Behavior) -> RolloutTable | N
     directory = RunDirectory(path)
     directory.read_json()
     try:
-        names = [entry["name"] for entry in json.loads(directory.diagnosis_json.read_text())["behaviors"]]
-    except (OSError, ValueError, KeyError) as error:
+        names = [entry.name for entry in read_model(directory.diagnosis_json, DiagnosisFile).behaviors]
+    except RunError as error:
         raise SettingsError(
             f"--before {path}: its diagnosis.json cannot be read ({error}); give a finished run", code="before_unreadable"
         ) from error
@@ -210,4 +223,4 @@ def _earlier_rollouts(path: Path | None, behavior: Behavior) -> RolloutTable | N
             f"--before {path}: it measured {', '.join(names)}, not {behavior.name}; give a run on the same behaviors",
             code="before_without_behavior",
         )
-    return directory.rollout_table(behavior.name)
+    return checked_table(directory, behavior.name)

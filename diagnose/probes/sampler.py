@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from posttrain.diagnose.behaviors.answer_span import GradeTexts
 from posttrain.diagnose.engines.base import EncodedPrompt, Engine, SampleRequest, ScoreRequest, TokenScores
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards
-from posttrain.diagnose.storage.rollout_table import METADATA_KEY, to_rollouts
+from posttrain.diagnose.storage.rollout_table import to_rollouts
 from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.storage.shard_file import read_shard, rows_of
 from posttrain.diagnose.types import Behavior, Problem, Rollout, Sampling, Split
 
 FOLDER = "probes"
@@ -101,11 +100,10 @@ class ProbeSampler:
                 task.advance(len(rollouts))
             cost = shards.sampling_cost(rollouts, time.monotonic() - start)
             self.directory.write_rollouts(name, rollouts, cost, kind=FOLDER)
-        table = pq.ParquetFile(path).read()
-        record = json.loads(table.schema.metadata[METADATA_KEY])
-        self.samples += record["samples"]
-        self.generated_tokens += record["generated_tokens"]
-        found = iter(to_rollouts(table))
+        shard = read_shard(path, self.directory.identity)
+        self.samples += shard.record["samples"]
+        self.generated_tokens += shard.record["generated_tokens"]
+        found = iter(rows_of(path, shard.table(), to_rollouts))
         return [[next(found) for _ in range(one.num)] for one in prompt_requests]
 
     def _sample(

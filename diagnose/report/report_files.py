@@ -15,8 +15,8 @@ from posttrain.diagnose.report.page import comparison_page, diagnosis_page
 from posttrain.diagnose.report.report_figures import ReportFigure, behavior_figures, comparison_figures, probe_figures
 from posttrain.diagnose.report.svg import draw_svg, inline_svg
 from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile
+from posttrain.diagnose.storage.files import write_text
 from posttrain.diagnose.storage.json_model import read_model
-from posttrain.diagnose.storage.run_directory import write_text
 
 FINAL = "final"
 """Folder, beside a comparison, of the comparison on the final split."""

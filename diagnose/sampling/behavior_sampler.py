@@ -10,16 +10,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from posttrain.diagnose.behaviors.answer_span import GradeTexts
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.measure.label_posterior import LabelPosterior, posterior_of
 from posttrain.diagnose.measure.success_counts import count_successes
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards
-from posttrain.diagnose.sampling.plan import Goal, Round, SampleCounts, next_round
+from posttrain.diagnose.sampling.plan import Goal, Round, RoundReason, SampleCounts, next_round
 from posttrain.diagnose.sampling.token_budget import TokenBudget
 from posttrain.diagnose.storage.rollout_table import GREEDY, SAMPLED, RolloutTable
+from posttrain.diagnose.storage.run_check import PLANS, check_samples, move_aside
 from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.storage.shard_file import complete_rounds, refuse_damage, round_of
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Behavior, Problem, SamplingMeasurement, Split
 
@@ -88,6 +92,8 @@ class BehaviorSampler:
                 self.behavior, settings.split, self.counts.num_sampled, next_.extra, self.num_rounds, settings.rows_per_shard
             )
             words = f": {next_.words}" if settings.goal.adaptive else ""
+            self._keep_plan(next_)
+        self._set_aside_others([shard.name for shard in planned])
         missing = [shard for shard in planned if not settings.directory.shard("rollouts", shard.name).exists()]
         with settings.reporter.task(f"sampling {name}{words}", sum(shard.num_samples for shard in missing)) as task:
             start = time.monotonic()
@@ -98,6 +104,39 @@ class BehaviorSampler:
                 task.advance(len(rollouts))
                 start = time.monotonic()
         self._read()
+
+    def _keep_plan(self, round_: Round) -> None:
+        """Store an adaptive round before it is sampled: planned again later, with less left of a shared budget, it could be another."""
+        directory, number = self._settings.directory, self.num_rounds
+        if not self._settings.goal.adaptive or directory.part(PLANS, self._plan_name(number)).exists():
+            return
+        for path in directory.shards("rollouts", self.behavior.name):  # of later rounds, planned from what is no longer there
+            if (place := round_of(path.stem)) and place[0] == SAMPLED and place[1] > number:
+                move_aside(directory, path)
+                directory.part(PLANS, self._plan_name(place[1])).unlink(missing_ok=True)
+        extra = dict(zip((problem.id for problem in self._problems), round_.extra.tolist(), strict=True))
+        content = {"extra": extra, "reason": round_.reason, "words": round_.words, "priority": round_.priority}
+        directory.write_part(PLANS, self._plan_name(number), content)
+
+    def _kept_plan(self) -> Round | None:
+        """Return the next round where it was planned before."""
+        directory, name = self._settings.directory, self._plan_name(self.num_rounds)
+        if not directory.part(PLANS, name).exists():
+            return None
+        kept = directory.read_part(PLANS, name)
+        with refuse_damage(directory.part(PLANS, name)):
+            extra = np.array([kept["extra"][problem.id] for problem in self._problems], dtype=np.int64)
+            return Round(extra=extra, reason=RoundReason(kept["reason"]), words=kept["words"], priority=float(kept["priority"]))
+
+    def _plan_name(self, number: int) -> str:
+        return f"{self.behavior.name}.{self._settings.split}.{number:04d}"
+
+    def _set_aside_others(self, planned: Sequence[str]) -> None:
+        """Move shards of this round aside that are planned otherwise, such as those of an earlier version."""
+        directory = self._settings.directory
+        for path in directory.shards("rollouts", self.behavior.name):
+            if round_of(path.stem) == round_of(planned[0]) and path.stem not in planned:
+                move_aside(directory, path)
 
     @property
     def posterior(self) -> LabelPosterior:
@@ -115,9 +154,11 @@ class BehaviorSampler:
         """Read the samples of all rounds that are complete."""
         directory, behavior = self._settings.directory, self.behavior
         names = [path.stem for path in directory.shards("rollouts", behavior.name)]
-        greedy, rounds = shards.complete_rounds(names, GREEDY), shards.complete_rounds(names, SAMPLED)
+        greedy, rounds = complete_rounds(names, GREEDY), complete_rounds(names, SAMPLED)
         self._has_greedy, self.num_rounds = bool(greedy), len(rounds)
-        self.rollouts = RolloutTable.read(directory.shard("rollouts", name) for round_ in greedy + rounds for name in round_)
+        paths = [directory.shard("rollouts", name) for round_ in greedy + rounds for name in round_]
+        self.rollouts = RolloutTable.read(paths, directory.identity)
+        check_samples(directory.path, behavior.name, self.rollouts)
         self.counts: SamplingMeasurement = count_successes(behavior, self._problems, self.rollouts)
         self._planned, self._posterior = None, None
         self._budget.record(behavior.name, int(self.rollouts.num_tokens.sum()), sampled=self.num_rounds > 0)
@@ -126,6 +167,9 @@ class BehaviorSampler:
         """Plan the next round, with what the others have left of the budget."""
         goal = self._budget.goal_of(self.behavior.name, self._settings.goal)
         if self._planned is None or self._planned[0] != goal:
+            if (kept := self._kept_plan()) is not None:
+                self._planned = goal, kept
+                return kept
             counts = SampleCounts(
                 num_samples=self.counts.num_samples,
                 num_correct=self.counts.num_correct,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -18,7 +17,6 @@ from posttrain.diagnose.types import Behavior, Cost, Problem, Rollout, Split
 ROWS_PER_SHARD = 256
 MOST_SHARDS = 512
 """Shards of a round at most: opening a file costs as much as reading a few hundred rows."""
-_NAME = re.compile(r"-(?P<decoding>[a-z]+)\.(?P<round>\d+)-\d+-of-(?P<num_shards>\d+)$")
 
 
 class Portion(NamedTuple):
@@ -76,24 +74,6 @@ def plan_round(
         if num
     ]
     return _cut(portions, f"{behavior.name}.{split}-{SAMPLED}.{number:04d}", SAMPLED, rows)
-
-
-def complete_rounds(names: Sequence[str], decoding: str) -> list[list[str]]:
-    """Return the shard names of each round of which no shard is missing, in order.
-
-    Args:
-        names: Names of the shards of one behavior and split that are stored.
-        decoding: Of the rounds that are asked for.
-    """
-    rounds: dict[int, list[str]] = {}
-    missing: dict[int, int] = {}
-    for name in sorted(names):
-        found = _NAME.search(name)
-        if found and found["decoding"] == decoding:
-            number = int(found["round"])
-            rounds.setdefault(number, []).append(name)
-            missing[number] = missing.get(number, int(found["num_shards"])) - 1
-    return [rounds[number] for number in sorted(rounds) if not missing[number]]
 
 
 def _cut(portions: Sequence[Portion], name: str, decoding: str, rows: int) -> list[Shard]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import fields
 from pathlib import Path
@@ -10,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, WithJsonSchema
 
+from posttrain.analysis.stored_json import AGAIN
 from posttrain.diagnose.errors import RunError
-from posttrain.diagnose.storage.run_directory import write_json
+from posttrain.diagnose.storage.files import read_json, write_json
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-VERSION = 1
-"""Of diagnosis.json and compare.json."""
 
 
 def _nan_for_null(value: Any) -> Any:
@@ -73,23 +70,13 @@ def read_model(path: Path, kind: type[File]) -> File:
     """Read a file.
 
     Raises:
-        RunError: It cannot be read, or is of another version.
+        RunError: It cannot be read, has changed since it was written, or is of another version.
     """
+    data = read_json(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if (version := data["schema"]) != VERSION:
-            raise RunError(
-                f"{path}: is of version {version}, this reads version {VERSION}; use the posttrain that wrote it",
-                code="unknown_version",
-            )
         return kind.model_validate(data)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, RunError):
-            raise
-        reason = f"{_place(error)}" if isinstance(error, ValidationError) else " ".join(str(error).split())[:80]
-        raise RunError(
-            f"{path}: cannot be read ({reason}); run the command that wrote it again", code="unreadable_file"
-        ) from error
+    except ValidationError as error:
+        raise RunError(f"{path}: cannot be read ({_place(error)}); {AGAIN}", code="unreadable_file") from error
 
 
 def _place(error: ValidationError) -> str:

@@ -6,26 +6,24 @@ So numbers come from a `RolloutTable`, and rows are read where samples are shown
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from posttrain.diagnose.storage.shard_file import COSTS, read_shard, refuse_damage, rows_of
 from posttrain.diagnose.types import Grade, GradeStatus, Rollout, Split, StopReason
 
 Bools = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
 
 SAMPLED, GREEDY = "sampled", "greedy"
-METADATA_KEY = b"posttrain"
-"""Under which a shard's file keeps what it took, as JSON."""
 
 _FLOATS = pa.list_(pa.float32())
 SCHEMA = pa.schema(
@@ -62,6 +60,10 @@ _COUNTED = pa.schema(
 """What is read of a shard."""
 _READERS = 2
 """Threads that read shards; opening thousands of small files is Python's work for half of the time, so more do not help."""
+_VALUES = {"stop": frozenset(StopReason), "status": frozenset(GradeStatus)}
+"""What may stand in a column of names."""
+_ALWAYS = (*_NAMES, "sample_index", "num_tokens", "policy_logprob_sum")
+"""Columns that have a value in every row."""
 
 
 def to_arrow(rollouts: Sequence[Rollout]) -> pa.Table:
@@ -92,10 +94,14 @@ def to_rollouts(table: pa.Table) -> Iterator[Rollout]:
 class RolloutTable:
     """The rollouts of one behavior, in the order of their shards (arrays of length R)."""
 
+    run: str
+    """The run that the files belong to; any where empty."""
     shards: tuple[Path, ...]
     """The files it was read from."""
     costs: tuple[dict[str, Any], ...]
     """What each shard says it took."""
+    with_checksum: tuple[bool, ...]
+    """Whether each shard has a checksum; those of an earlier version have none."""
     starts: Indices
     """[shards + 1] row at which each shard begins; the last entry is R."""
     problem_ids: tuple[str, ...]
@@ -118,18 +124,30 @@ class RolloutTable:
     """Natural log-probability of the whole sample under the untruncated policy at temperature 1."""
 
     @classmethod
-    def read(cls, shards: Iterable[Path]) -> Self:
-        """Read what is counted, and nothing else, from these files."""
+    def read(cls, shards: Iterable[Path], run: str = "") -> Self:
+        """Read what is counted, and nothing else, from these files.
+
+        Args:
+            shards: The files.
+            run: The run that they must belong to; any where empty.
+
+        Raises:
+            RunError: A file is damaged, or stands in the wrong place.
+        """
         paths = tuple(shards)
         with ThreadPoolExecutor(_READERS) as pool:
-            parts = list(pool.map(_read_shard, paths))
-        table = pa.concat_tables([part for part, _ in parts] or [_COUNTED.empty_table()]).unify_dictionaries().combine_chunks()
+            parts = list(pool.map(partial(_read_counts, run=run), paths))
+        table = (
+            pa.concat_tables([shard.table for shard in parts] or [_COUNTED.empty_table()]).unify_dictionaries().combine_chunks()
+        )
         names = {name: table.column(name).combine_chunks() for name in _NAMES}
         numbers = {name: table.column(name).to_numpy() for name in _NUMBERS}
         return cls(
+            run=run,
             shards=paths,
-            costs=tuple(cost for _, cost in parts),
-            starts=np.cumsum([0, *(part.num_rows for part, _ in parts)], dtype=np.int64),
+            costs=tuple(shard.cost for shard in parts),
+            with_checksum=tuple(shard.has_checksum for shard in parts),
+            starts=np.cumsum([0, *(shard.table.num_rows for shard in parts)], dtype=np.int64),
             problem_ids=tuple(names["problem_id"].dictionary.to_pylist()),
             problem=names["problem_id"].indices.to_numpy(),
             greedy=_is(names["decoding"], GREEDY),
@@ -172,21 +190,40 @@ class RolloutTable:
         """Return the rollouts at these rows, in this order; only their shards are read."""
         wanted = [int(index) for index in indices]
         owners = [int(owner) for owner in np.searchsorted(self.starts, wanted, side="right") - 1]
-        shards = {owner: pq.ParquetFile(self.shards[owner]).read() for owner in set(owners)}
+        tables = {owner: read_shard(self.shards[owner], self.run).table() for owner in set(owners)}
         places = [index - int(self.starts[owner]) for index, owner in zip(wanted, owners, strict=True)]
-        return [row for owner, place in zip(owners, places, strict=True) for row in to_rollouts(shards[owner].slice(place, 1))]
+        return [
+            row
+            for owner, place in zip(owners, places, strict=True)
+            for row in rows_of(self.shards[owner], tables[owner].slice(place, 1), to_rollouts)
+        ]
 
     def all_rows(self) -> Iterator[Rollout]:
         """Yield every rollout, shard by shard: slow, and large if kept."""
         for path in self.shards:
-            yield from to_rollouts(pq.ParquetFile(path).read())
+            yield from rows_of(path, read_shard(path, self.run).table(), to_rollouts)
 
 
-def _read_shard(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+class _Counts(NamedTuple):
+    """What is counted of one file, and what it says of itself."""
+
+    table: pa.Table
+    cost: dict[str, Any]
+    has_checksum: bool
+
+
+def _read_counts(path: Path, run: str) -> _Counts:
     """Return the counted columns of one file, and what it took."""
-    with pq.ParquetFile(path, read_dictionary=list(_NAMES)) as file:
-        table = file.read(columns=_COUNTED.names, use_threads=False)
-        return table.select(_COUNTED.names), json.loads(file.schema_arrow.metadata[METADATA_KEY])
+    shard = read_shard(path, run)
+    with refuse_damage(path):
+        table = shard.table(_COUNTED.names, read_dictionary=_NAMES).cast(_COUNTED)
+        if lacking := [name for name in _ALWAYS if table.column(name).null_count]:
+            raise ValueError(f"a row without {lacking[0]}")
+        for name, allowed in _VALUES.items():
+            for chunk in table.column(name).chunks:
+                if unknown := set(chunk.dictionary.to_pylist()) - allowed:
+                    raise ValueError(f"{name} is {min(map(str, unknown))!r}")
+        return _Counts(table, {name: shard.record[name] for name in COSTS}, shard.has_checksum)
 
 
 def _is(names: pa.DictionaryArray, *wanted: str) -> Bools:

@@ -1,61 +1,39 @@
 """A run directory: settings, rollouts, path scores and results on disk, so that a stopped run can be resumed.
 
-Rows are parquet, one file per shard. A file is written under a temporary name, synced and renamed, so that it exists whole or not at all.
-What people read is JSON. `run.json` holds the resolved settings; a directory made with other settings is refused with the difference.
+Rows are parquet, one file per shard. A file is written under a temporary name, synced and renamed, so that it exists whole or not at all;
+it carries a checksum, and says which part of which run it is. What people read is JSON. `run.json` holds the resolved settings; a directory
+made with other settings is refused with the difference.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage import path_table
-from posttrain.diagnose.storage.rollout_table import METADATA_KEY, RolloutTable, to_arrow
+from posttrain.diagnose.storage.files import finite, read_json, write_json, write_parquet
+from posttrain.diagnose.storage.output_folder import content_of
+from posttrain.diagnose.storage.rollout_table import RolloutTable, to_arrow
+from posttrain.diagnose.storage.run_record import RunRecord
+from posttrain.diagnose.storage.shard_file import AGAIN, COSTS, part_of, read_shard, rows_of
 from posttrain.diagnose.types import Cost, Finding, PathScore, Rollout
 
-_COSTS = ("seconds", "generated_tokens", "scored_tokens", "samples")
-"""What a shard records of its cost."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with work.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    work.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON as `write_text` does. NaN becomes null: JSON knows no NaN."""
-    write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    if isinstance(value, np.integer):
-        return int(value)
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value
+KINDS = ("rollouts", "paths", "agreement", "probes")
+"""Folders of shards: samples, references scored, samples scored again, and what probes sampled."""
 
 
 def say_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Return which of our settings a stored run has otherwise, as `key: there A, here B`; empty where none."""
-    new = json.loads(json.dumps(_finite(here)))
+    new = json.loads(json.dumps(finite(here)))
     differing = sorted(key for key in new if there.get(key) != new.get(key))
     return "; ".join(f"{key}: there {_short(there.get(key))}, here {_short(new.get(key))}" for key in differing)
 
@@ -85,7 +63,7 @@ class RunDirectory:
         """
         if self.run_json.exists():
             self._check_same(kind, settings)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or content_of(self.path)):
             raise RunError(
                 f"--out {self.path}: got a path that holds other files and no run.json; give a new or an empty folder",
                 code="other_files",
@@ -104,9 +82,10 @@ class RunDirectory:
         """
         self.check(kind, settings)
         if self.run_json.exists():
-            details = {**details, **{key: value for key, value in self.read_json().items() if key == "created"}}
+            details = {**details, "created": self.read_json().get("created", details.get("created"))}
+        self.__dict__.pop("identity", None)
         try:
-            write_json(self.run_json, {"schema": 1, "kind": kind, "settings": settings, **details, "state": "running"})
+            write_json(self.run_json, {"kind": kind, "settings": settings, **details, "state": "running"})
         except OSError as error:
             raise RunError(
                 f"--out {self.path}: cannot be written ({error.strerror}); give a folder that you may write to",
@@ -115,12 +94,11 @@ class RunDirectory:
 
     def discard_if_empty(self) -> None:
         """Remove what `open` wrote, where nothing was added since."""
-        if [entry.name for entry in self.path.iterdir()] == [self.run_json.name]:
+        if [entry.name for entry in content_of(self.path)] == [self.run_json.name]:
             self.run_json.unlink()
-            self.path.rmdir()
 
     def _check_same(self, kind: str, settings: Mapping[str, Any]) -> None:
-        old = self.read_json()
+        old = self.read_json(named=f"--out {self.path}", remedy="give a new folder")
         if old["kind"] != kind:
             raise RunError(
                 f"--out {self.path}: holds a {old['kind']} run, this is a {kind} run; give a new folder", code="other_kind"
@@ -134,45 +112,90 @@ class RunDirectory:
 
     def finish(self, **results: Any) -> None:
         """Mark the run as done."""
-        old = json.loads(self.run_json.read_text())
-        write_json(self.run_json, {**old, **results, "state": "done"})
+        write_json(self.run_json, {**self.read_json(), **results, "state": "done"})
 
-    def read_json(self) -> dict[str, Any]:
+    def read_json(self, *, named: str = "", remedy: str = "measure again into a new folder") -> dict[str, Any]:
         """Read run.json.
 
+        Args:
+            named: What messages call the run; `run FOLDER` where empty.
+            remedy: What messages say to do.
+
         Raises:
-            RunError: there is no run here.
+            RunError: There is no run here (`no_run`), or its run.json cannot be read (`unreadable_run`), has changed since it was written
+                (`damaged_file`) or is of another version (`unknown_version`).
         """
+        named = named or f"run {self.path}"
         if not self.run_json.exists():
             raise RunError(
-                f"run {self.path}: no run.json there; give the --out folder of an earlier `posttrain diagnose` or `posttrain loop`",
+                f"{named}: no run.json there; give the --out folder of an earlier `posttrain diagnose` or `posttrain loop`",
                 code="no_run",
             )
         try:
-            data: dict[str, Any] = json.loads(self.run_json.read_text())
-            if not isinstance(data, dict) or not {"kind", "settings"} <= set(data):
-                raise ValueError("it lacks kind or settings")
-        except ValueError as error:
+            data = read_json(self.run_json, remedy=remedy)
+            RunRecord.model_validate(data)
+        except RunError as error:
+            raise RunError(str(error), code=error.code.replace("unreadable_file", "unreadable_run")) from error
+        except ValidationError as error:
+            place = ".".join(map(str, error.errors()[0]["loc"]))
             raise RunError(
-                f"run {self.path}: its run.json cannot be read ({error}); measure again into a new folder", code="unreadable_run"
+                f"{named}: its run.json cannot be read ({place}: {error.errors()[0]['msg']}); {remedy}", code="unreadable_run"
             ) from error
         return data
+
+    @cached_property
+    def identity(self) -> str:
+        """What tells the files of this run from those of others: a digest of its settings; empty where there is no run.json."""
+        if not self.run_json.exists():
+            return ""
+        given = {key: value for key, value in self.read_json()["settings"].items() if value is not None}
+        return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:16]
 
     def shard(self, kind: str, name: str) -> Path:
         """Return the path of a shard of `rollouts`, `paths`, `agreement` or `probes`."""
         return self.path / kind / f"{name}.parquet"
 
-    def validity(self, behavior: str) -> Path:
-        """Return the file with the validity checks of a behavior."""
-        return self.path / "validity" / f"{behavior}.json"
+    def part(self, kind: str, name: str) -> Path:
+        """Return the path of a part that is JSON: of `validity`, `done`, `probes` or `rounds`."""
+        return self.path / kind / f"{name}.json"
+
+    def write_part(self, kind: str, name: str, content: Mapping[str, Any]) -> None:
+        """Write a part that is JSON."""
+        write_json(self.part(kind, name), {"part": f"{kind}/{name}", "run": self.identity, **content})
+
+    def read_part(self, kind: str, name: str) -> dict[str, Any]:
+        """Read a part that is JSON.
+
+        Raises:
+            RunError: It is missing or damaged, or is another part or belongs to another run than its place says (`damaged_part`).
+        """
+        path, remedy = self.part(kind, name), AGAIN.replace("samples again", "writes again")
+        try:
+            content = read_json(path, remedy=remedy, versioned=False)
+        except RunError as error:
+            if error.code == "unknown_version":
+                raise
+            raise RunError(str(error), code="damaged_part") from error
+        part, run = content.pop("part", part_of(path)), content.pop("run", self.identity)
+        if part != part_of(path) or run != self.identity:
+            reason = "it belongs to another run" if part == part_of(path) else f"it is a copy of {part}"
+            raise RunError(f"{path}: damaged ({reason}); {remedy}", code="damaged_part")
+        content.pop("schema", None)
+        return content
 
     def is_done(self, behavior: str) -> bool:
         """Say whether a behavior is measured to the end."""
-        return self.done(behavior).exists()
+        return self.part("done", behavior).exists()
 
-    def done(self, behavior: str) -> Path:
-        """Return the file that marks a behavior as measured to the end, and says how it was sampled; it is written last."""
-        return self.path / "done" / f"{behavior}.json"
+    def write_done(self, behavior: str, plan: Mapping[str, Any]) -> None:
+        """Mark a behavior as measured to the end; written last.
+
+        Args:
+            behavior: Its name.
+            plan: How it was sampled.
+        """
+        rows = {part_of(path): pq.read_metadata(path).num_rows for kind in KINDS for path in self.shards(kind, behavior)}
+        self.write_part("done", behavior, {**plan, "shards": rows})
 
     def write_rollouts(self, name: str, rollouts: Sequence[Rollout], cost: Cost, *, kind: str = "rollouts") -> None:
         """Write a shard of rollouts; of another kind, rollouts that are not counted as samples of the behavior."""
@@ -184,26 +207,25 @@ class RunDirectory:
 
     def write_shard(self, kind: str, name: str, table: pa.Table, cost: Cost) -> None:
         """Write rows that are columns already (those of `rollout_table.SCHEMA`, for rollouts)."""
-        target = self.shard(kind, name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        record = {name: getattr(cost, name) for name in _COSTS}
-        # Dictionaries save space for names that repeat, not for log-probabilities; nothing searches rows by their statistics.
-        names = [field.name for field in table.schema if pa.types.is_string(field.type)]
-        table = table.replace_schema_metadata({METADATA_KEY: json.dumps(record).encode()})
-        pq.write_table(table, work, compression="zstd", use_dictionary=names, write_statistics=False)
-        with work.open("rb") as file:
-            os.fsync(file.fileno())
-        work.replace(target)
+        record = {"part": f"{kind}/{name}", "run": self.identity, **{one: getattr(cost, one) for one in COSTS}}
+        write_parquet(self.shard(kind, name), table, record)
 
     def rollout_table(self, behavior: str) -> RolloutTable:
-        """Read the rollouts of one behavior, in the order of shard names."""
-        return RolloutTable.read(self.shards("rollouts", behavior))
+        """Read the rollouts of one behavior, in the order of shard names.
+
+        Raises:
+            RunError: A file is damaged, or stands in the wrong place.
+        """
+        return RolloutTable.read(self.shards("rollouts", behavior), self.identity)
 
     def read_paths(self, behavior: str, kind: str = "paths") -> Iterator[PathScore]:
-        """Read the path scores of one behavior, in the order of shard names."""
+        """Read the path scores of one behavior, in the order of shard names.
+
+        Raises:
+            RunError: A file is damaged, or stands in the wrong place.
+        """
         for path in self.shards(kind, behavior):
-            yield from path_table.to_path_scores(pq.read_table(path))
+            yield from rows_of(path, read_shard(path, self.identity).table(), path_table.to_path_scores)
 
     def shards(self, kind: str, behavior: str) -> list[Path]:
         """Return the shards of a behavior. They are named behavior.split-decoding.number, and a behavior's name may hold dots."""
@@ -212,8 +234,8 @@ class RunDirectory:
     def cost(self, behavior: str, rollouts: RolloutTable, findings: Sequence[Finding] = ()) -> Cost:
         """Add up what one behavior took: its shards (`rollouts` are its own) and its further probes."""
         paths = [path for kind in ("paths", "agreement") for path in self.shards(kind, behavior)]
-        costs = [*rollouts.costs, *(json.loads(pq.read_schema(path).metadata[METADATA_KEY]) for path in paths)]
-        total = {name: sum(cost[name] for cost in costs) + sum(getattr(f, name) for f in findings) for name in _COSTS}
+        costs = [*rollouts.costs, *(read_shard(path, self.identity).record for path in paths)]
+        total = {name: sum(cost[name] for cost in costs) + sum(getattr(f, name) for f in findings) for name in COSTS}
         return Cost(
             **{**total, "seconds": round(total["seconds"], 2)}, teacher_tokens=sum(finding.teacher_tokens for finding in findings)
         )

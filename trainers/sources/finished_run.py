@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile
+from posttrain.diagnose.storage.json_model import read_model
+from posttrain.diagnose.storage.run_check import checked_table
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Rollout, Split, StopReason
 from posttrain.trainers.sources.policy import reward
@@ -34,10 +36,10 @@ def read_run(path: str | Path, engine: Engine, training_set: TrainingSet) -> lis
             f"--from {path}: got a {record['kind']} run that holds no finished diagnosis; give the folder of a `posttrain diagnose`",
             code="run_not_finished",
         )
-    named = {one["name"] for one in json.loads(directory.diagnosis_json.read_text(encoding="utf-8"))["behaviors"]}
-    if record["settings"]["split"] != Split.TRAIN:
+    named = {one.name for one in read_model(directory.diagnosis_json, DiagnosisFile).behaviors}
+    if record["settings"].get("split") != Split.TRAIN:
         raise RunError(
-            f"--from {path}: the run measured the {record['settings']['split']} split, and measured problems are never trained on; sample train problems "
+            f"--from {path}: the run measured the {record['settings'].get('split')} split, and measured problems are never trained on; sample train problems "
             "with `posttrain diagnose --split train`",
             code="run_measured_split",
         )
@@ -51,13 +53,13 @@ def read_run(path: str | Path, engine: Engine, training_set: TrainingSet) -> lis
     rows: list[TrainingRow] = []
     for name in wanted:
         behavior = training_set.behaviors[name]
-        if behavior.fingerprint != record["settings"]["behaviors"][name]:
+        if behavior.fingerprint != record["settings"]["behaviors"].get(name):
             raise RunError(
                 f"--from {path}: the behavior {name} ({behavior.source}) has changed since; bring back the file, or sample again into a new folder",
                 code="behavior_changed",
             )
         problems = {problem.id: problem for problem in behavior.problems}
-        for rollout in directory.rollout_table(name).all_rows():
+        for rollout in checked_table(directory, name).all_rows():
             if (name, rollout.problem_id) in dev or not _usable(rollout):
                 continue
             training_set.require_train([rollout])

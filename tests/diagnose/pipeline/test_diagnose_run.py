@@ -30,7 +30,7 @@ def script(tmp_path: Path) -> Callable[[float], str]:
 
 def without_cost(path: Path) -> dict[str, Any]:
     data: dict[str, Any] = json.loads((path / "diagnosis.json").read_text())
-    del data["run"]  # where, when and by which command
+    del data["run"], data["checksum"]  # where, when and by which command
     for behavior in data["behaviors"]:
         del behavior["cost"]
         if behavior["settles_with"]:
@@ -89,7 +89,7 @@ def test_rounds_stop_when_the_label_is_decided(sums_file: Path, script: Callable
     assert diagnosis.confidence >= 0.99
     assert diagnosis.cost.samples <= 40 * len(diagnosis.problems)
     assert run.behaviors[0].plan.num_rounds >= 1
-    ending = json.loads(RunDirectory(run.path).done("sums").read_text())
+    ending = json.loads(RunDirectory(run.path).part("done", "sums").read_text())
     assert ending["ended_code"] == "label_decided"
     assert run.behaviors[0].plan.ended_because == ending["ended_because"] != ""
     rows = run.behaviors[0].rollouts
@@ -104,7 +104,7 @@ def test_rounds_keep_to_their_budget(sums_file: Path, script: Callable[[float], 
     spent = free.diagnoses[0].cost.generated_tokens
     run = diagnose.run(script(0.004), [sums_file], out=tmp_path / "run", engine="scripted", max_tokens_total=spent // 2)
     assert 0 < run.diagnoses[0].cost.generated_tokens <= 1.02 * (spent // 2)
-    assert json.loads(RunDirectory(run.path).done("sums").read_text())["ended_code"] == "budget_spent"
+    assert json.loads(RunDirectory(run.path).part("done", "sums").read_text())["ended_code"] == "budget_spent"
 
 
 def test_precision_is_reached(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.behavior_sampler import BehaviorSampler, SamplingSettings
 from posttrain.diagnose.sampling.plan import Goal, SampleCounts, next_round
-from posttrain.diagnose.sampling.shards import complete_rounds
 from posttrain.diagnose.sampling.token_budget import TokenBudget
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.storage.shard_file import complete_rounds
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Split
 from posttrain.diagnose.verifiers.grader import Grader
@@ -153,6 +153,9 @@ def test_only_complete_rounds_are_counted() -> None:
     ]
     assert complete_rounds(names, "greedy") == [names[:1]]
     assert complete_rounds(names, "sampled") == [[names[2], names[1]]]
+    whole = [*names, "b.eval-sampled.0001-00000-of-00002"]
+    assert [len(round_) for round_ in complete_rounds(whole, "sampled")] == [2, 2]
+    assert complete_rounds(whole[:1] + whole[2:], "sampled") == [], "a round is planned from all rounds before it"
 
 
 def test_a_token_budget_gives_equal_shares_before_the_first_samples() -> None:

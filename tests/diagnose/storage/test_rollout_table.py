@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from helpers.stored_runs import rewrite_shard
 
 from posttrain import diagnose
 from posttrain.diagnose.measure.success_counts import count_successes
@@ -175,13 +176,15 @@ def spoil(run: Path, seed: int) -> None:
     """Lose the outcome of a fifth of the samples, as a verifier that crashes would."""
     rng = np.random.default_rng(seed)
     for path in sorted((run / "rollouts").iterdir()):
-        table = pq.read_table(path)
-        lost = rng.random(table.num_rows) < 0.2
-        status = pa.array(np.where(lost, "error", table["status"].to_pylist()).tolist(), pa.string())
-        score = pa.array([None if gone else value for gone, value in zip(lost, table["score"].to_pylist(), strict=True)])
-        for name, column in (("status", status), ("score", score)):
-            table = table.set_column(table.schema.names.index(name), table.schema.field(name), column)
-        pq.write_table(table, path)
+
+        def lose(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            lost = rng.random(len(columns["status"])) < 0.2
+            return {
+                "status": np.where(lost, "error", columns["status"]).tolist(),
+                "score": [None if gone else value for gone, value in zip(lost, columns["score"], strict=True)],
+            }
+
+        rewrite_shard(path, lose)
 
 
 def test_compared_runs_are_thinned_as_row_by_row(sums_file: Path, script: str, tmp_path: Path) -> None:

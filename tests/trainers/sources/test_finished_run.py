@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from helpers.refusals import refused
+from helpers.stored_runs import rewrite_shard
 from typer.testing import CliRunner
 
 from posttrain.cli import app, main
@@ -157,12 +156,14 @@ def test_a_forged_split_is_refused(
     shutil.copytree(train_run, forged)
     problem = load_behavior(digits).split(Split.EVAL if split == "train" else Split.TRAIN)[0].id
     file = sorted((forged / "rollouts").glob("digits.train-sampled.*.parquet"))[0]
-    table = pq.read_table(file)
-    columns = {name: table.column(name).to_pylist() for name in ("split", "problem_id")}
-    columns["split"][0], columns["problem_id"][0] = split, problem
-    for name, values in columns.items():
-        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
-    pq.write_table(table, file)
+
+    def forge(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        names, numbers, splits = (list(columns[name]) for name in ("problem_id", "sample_index", "split"))
+        last = max(row for row, name in enumerate(names) if name == names[0])  # those before it are still all there
+        names[last], numbers[last], splits[last] = problem, 0 if problem not in names else names.count(problem), split
+        return {"problem_id": names, "sample_index": numbers, "split": splits}
+
+    rewrite_shard(file, forge)
     said = refuses(
         "train", "rft", tiny_model, digits, "--from", forged, "--out", tmp_path / "out", "--set", "dev_share=0.0",
         code="measured_problem",

@@ -1,0 +1,150 @@
+"""Files that appear whole or not at all: text, JSON with a checksum, and parquet with one.
+
+The checksum of a parquet file covers every byte of it. It stands in the file's own metadata, as the last key: `MARK` and eight hexadecimal
+digits, the CRC-32 of the file in which these digits are zeros.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from posttrain.analysis.input_error import InputError
+from posttrain.analysis.stored_json import AGAIN, VERSION, read_stored_json, with_checksum
+from posttrain.diagnose.errors import RunError
+
+METADATA_KEY = b"posttrain"
+"""Under which a parquet file keeps what it is and what it took, as JSON."""
+MARK = b"posttrain_crc32:"
+"""What stands before the checksum of a parquet file."""
+_NO_CHECKSUM = b"0" * 8
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+
+
+def temporary_name(path: Path) -> Path:
+    """Return the name under which this process writes a file, before it gets its own."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    """Say whether a file has the name of one that is not written to the end."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = temporary_name(path)
+    with work.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    work.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object as `write_text` does, with its version and checksum. NaN becomes null: JSON knows no NaN."""
+    content = with_checksum({"schema": VERSION, **finite(value)})
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, *, remedy: str = AGAIN, versioned: bool = True) -> dict[str, Any]:
+    """Read what `write_json` wrote; arguments as for `read_stored_json`.
+
+    Raises:
+        RunError: It cannot be read, has changed since, or is of another version.
+    """
+    try:
+        return read_stored_json(path, remedy=remedy, versioned=versioned)
+    except InputError as error:
+        raise RunError(str(error), code=error.code) from error
+
+
+def finite(value: Any) -> Any:
+    """Return a value as JSON has it: null for NaN and infinities, Python's numbers for numpy's, lists for tuples."""
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class StoredParquet:
+    """A parquet file that was read into memory and found whole."""
+
+    content: bytes
+    record: dict[str, Any]
+    """What it says of itself; empty where it says nothing."""
+    has_checksum: bool
+    num_rows: int
+
+    def table(self, columns: Sequence[str] | None = None, *, read_dictionary: Sequence[str] | None = None) -> pa.Table:
+        """Return these columns in this order, all of them where None; those named in `read_dictionary` as dictionaries."""
+        with pq.ParquetFile(pa.BufferReader(self.content), read_dictionary=read_dictionary) as file:
+            table = file.read(columns=columns, use_threads=False)
+        return table if columns is None else table.select(list(columns))
+
+
+def write_parquet(path: Path, table: pa.Table, record: Mapping[str, Any]) -> None:
+    """Write a table as `write_bytes` does, with what it is (`record`) and a checksum."""
+    # Dictionaries save space for names that repeat, not for log-probabilities; nothing searches rows by their statistics.
+    names = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    table = table.replace_schema_metadata({METADATA_KEY: json.dumps({"schema": VERSION, **record}).encode()})
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", use_dictionary=names, write_statistics=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({MARK.decode(): (MARK + _NO_CHECKSUM).decode()})
+    content = sink.getvalue().to_pybytes()
+    before, after = _around_checksum(content)
+    write_bytes(path, b"".join((before, _crc32(before, after), after)))
+
+
+def read_parquet(path: Path) -> StoredParquet:
+    """Read what `write_parquet` wrote. A parquet file without a checksum is read as it is.
+
+    Raises:
+        ValueError: It has changed since it was written, or is of another version.
+        OSError, pa.ArrowException: It cannot be read, or is no parquet file.
+    """
+    content = path.read_bytes()
+    has_checksum = content.rfind(MARK) >= 0
+    if has_checksum:
+        before, after = _around_checksum(content)
+        if content[len(before) : len(content) - len(after)] != _crc32(before, after):
+            raise ValueError("it has changed since it was written, its checksum is another")
+    footer = pq.read_metadata(pa.BufferReader(content))
+    record = json.loads((footer.metadata or {}).get(METADATA_KEY, b"{}"))
+    if (version := record.get("schema", VERSION)) != VERSION:
+        raise ValueError(f"it is of version {version}, this reads version {VERSION}")
+    return StoredParquet(content, record, has_checksum, footer.num_rows)
+
+
+def _around_checksum(content: bytes) -> tuple[memoryview, memoryview]:
+    """Return what stands before and behind the digits; in the file's metadata, behind all rows, they come last."""
+    begin = content.rindex(MARK) + len(MARK)
+    view = memoryview(content)
+    return view[:begin], view[begin + len(_NO_CHECKSUM) :]
+
+
+def _crc32(before: memoryview, after: memoryview) -> bytes:
+    return b"%08x" % zlib.crc32(after, zlib.crc32(_NO_CHECKSUM, zlib.crc32(before)))

@@ -1,0 +1,172 @@
+"""Whether the files of a run are all there, whole, in their place and each only once; and setting aside what is not.
+
+What must be there says `done/NAME.json`, the mark of a behavior that is measured to the end. A run of an earlier version has no such list
+and no checksums: then the names of its shards and the numbers of its samples are checked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.storage.files import read_json
+from posttrain.diagnose.storage.rollout_table import GREEDY, SAMPLED, RolloutTable
+from posttrain.diagnose.storage.run_directory import KINDS, RunDirectory
+from posttrain.diagnose.storage.shard_file import AGAIN, incomplete_rounds, part_of, read_shard
+
+ASIDE = "damaged"
+"""Folder of a run for files that were found damaged."""
+PLANS = "rounds"
+"""Folder of the plans of rounds whose size depends on the samples before."""
+JSON_KINDS = ("done", "validity", "probes", PLANS)
+
+
+def checked_table(directory: RunDirectory, behavior: str) -> RolloutTable:
+    """Read the rollouts of a behavior that is measured to the end, and check that they are those that were sampled.
+
+    Raises:
+        RunError: The behavior is not measured to the end (`unfinished_run`), a file is missing (`missing_shard`), damaged or in the wrong
+            place (`damaged_shard`), nothing the run wrote (`unknown_shard`), or a sample is missing or doubled (`incomplete_samples`).
+    """
+    if not directory.is_done(behavior):
+        raise RunError(
+            f"run {directory.path}: {behavior} is not measured to the end; run the same `posttrain diagnose` again to resume it",
+            code="unfinished_run",
+        )
+    wanted = directory.read_part("done", behavior).get("shards")
+    _check_list(directory, behavior, wanted)
+    table = directory.rollout_table(behavior)
+    if wanted is not None:
+        counts = zip(table.shards, np.diff(table.starts).tolist(), table.with_checksum, strict=True)
+        others = [path for kind in KINDS[1:] for path in directory.shards(kind, behavior)]
+        shards = [(path, read_shard(path, directory.identity)) for path in others]
+        for path, num_rows, has_checksum in (*counts, *((path, one.num_rows, one.has_checksum) for path, one in shards)):
+            if not has_checksum or num_rows != wanted[part_of(path)]:
+                reason = f"{num_rows} rows, not {wanted[part_of(path)]}" if has_checksum else "it has lost its checksum"
+                raise RunError(f"{path}: damaged ({reason}); {AGAIN}", code="damaged_shard")
+    check_samples(directory.path, behavior, table)
+    return table
+
+
+def _check_list(directory: RunDirectory, behavior: str, wanted: dict[str, int] | None) -> None:
+    """Compare the files of a behavior with the list of those that there must be; None where there is no list."""
+    found = {part_of(path): path for kind in KINDS for path in directory.shards(kind, behavior)}
+    if wanted is None:  # written by an earlier version
+        names = [path.stem for path in directory.shards("rollouts", behavior)]
+        for decoding in (GREEDY, SAMPLED):
+            if holes := incomplete_rounds(names, decoding):
+                raise RunError(
+                    f"run {directory.path}: a shard of {behavior}, {decoding} round {holes[0]}, is missing; {AGAIN}",
+                    code="missing_shard",
+                )
+        return
+    if missing := sorted(set(wanted) - set(found)):
+        raise RunError(f"run {directory.path}: {missing[0]}.parquet is missing; {AGAIN}", code="missing_shard")
+    if unknown := sorted(set(found) - set(wanted)):
+        raise RunError(
+            f"{found[unknown[0]]}: is none of the files that the run wrote; remove it, or {AGAIN}", code="unknown_shard"
+        )
+
+
+def check_samples(path: Path, behavior: str, table: RolloutTable) -> None:
+    """Refuse rollouts of which a problem has one twice, or not all from 0 on.
+
+    Args:
+        path: The run, for the message.
+        behavior: Its name, for the message.
+        table: All of its rollouts.
+
+    Raises:
+        RunError: Code `incomplete_samples`.
+    """
+    series = table.problem.astype(np.int64) * 2 + table.greedy  # samples of one problem and decoding
+    order = np.lexsort((table.sample_index, series))
+    sorted_series, index = series[order], table.sample_index[order]
+    wrong = np.flatnonzero(index != np.arange(len(index)) - np.searchsorted(sorted_series, sorted_series))
+    if len(wrong):
+        row = int(order[wrong[0]])
+        decoding, problem = GREEDY if table.greedy[row] else SAMPLED, table.problem_ids[table.problem[row]]
+        raise RunError(
+            f"run {path}: {behavior} has {decoding} sample {table.sample_index[row]} of {problem} twice, or not the ones before it; {AGAIN}",
+            code="incomplete_samples",
+        )
+
+
+def check_folder(path: Path) -> None:
+    """Check the files of a finished run; a folder without samples, or one that is no run, has none.
+
+    Raises:
+        RunError: As for `checked_table`; or diagnosis.json is of another run (`other_run`).
+    """
+    directory = RunDirectory(path)
+    if not directory.run_json.exists() or not directory.diagnosis_json.exists():
+        return
+    record = directory.read_json()
+    decided = read_json(directory.diagnosis_json)
+    if decided.get("settings") != record["settings"]:
+        raise RunError(
+            f"{directory.diagnosis_json}: has other settings than the run.json beside it; run `posttrain report {path}` again",
+            code="other_run",
+        )
+    for behavior in record["settings"].get("behaviors", {}):
+        checked_table(directory, behavior)
+
+
+def set_aside(directory: RunDirectory, behavior: str) -> list[str]:
+    """Move what is damaged, or in the wrong place, of one behavior into the folder `damaged`; what is then missing is made again.
+
+    Returns:
+        The parts that are missing now, or were not expected.
+    """
+    found: list[str] = []
+    done = _readable_done(directory, behavior)
+    for kind in (*KINDS, *JSON_KINDS):
+        paths = directory.shards(kind, behavior) if kind in KINDS else []
+        paths += [path for path in sorted((directory.path / kind).glob("*.json")) if _belongs(path, behavior, kind)]
+        for path in paths:
+            if not _is_whole(directory, path, done):
+                found.append(part_of(path))
+                move_aside(directory, path)
+    missing = [part for part in done or {} if not directory.shard(*part.split("/", 1)).exists()]
+    found += [part for part in missing if part not in found]
+    if found:
+        directory.part("done", behavior).unlink(missing_ok=True)
+    for part in found:
+        if part.startswith("probes/"):  # the finding rests on them
+            probe = part.rsplit("-", 1)[-1].split(".")[0]
+            directory.part("probes", f"{behavior}.{probe}").unlink(missing_ok=True)
+    return found
+
+
+def _readable_done(directory: RunDirectory, behavior: str) -> dict[str, int] | None:
+    try:
+        return directory.read_part("done", behavior).get("shards")
+    except RunError:
+        return None
+
+
+def _belongs(path: Path, behavior: str, kind: str) -> bool:
+    names = {"probes": path.stem.rsplit(".", 1)[0], PLANS: path.stem.rsplit(".", 2)[0]}
+    return names.get(kind, path.stem) == behavior
+
+
+def _is_whole(directory: RunDirectory, path: Path, done: dict[str, int] | None) -> bool:
+    try:
+        if path.suffix == ".json":
+            directory.read_part(path.parent.name, path.stem)
+            return True
+        shard = read_shard(path, directory.identity)
+        return done is None or (shard.has_checksum and done.get(part_of(path)) == shard.num_rows)
+    except RunError:
+        return False
+
+
+def move_aside(directory: RunDirectory, path: Path) -> None:
+    """Move a file aside, under a name that says where it was."""
+    aside, number = directory.path / ASIDE, 0
+    aside.mkdir(exist_ok=True)
+    while (target := aside / f"{number}-{path.parent.name}-{path.name}").exists():
+        number += 1
+    path.rename(target)
