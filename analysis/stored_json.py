@@ -27,13 +27,14 @@ def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, CHECKSUM: _checksum(plain)}
 
 
-def read_stored_json(path: Path, *, remedy: str = AGAIN, versioned: bool = True) -> dict[str, Any]:
+def read_stored_json(path: Path, *, remedy: str = AGAIN, versioned: bool = True, version: int = VERSION) -> dict[str, Any]:
     """Read an object from a file.
 
     Args:
         path: The file.
         remedy: What to do where it cannot be read, for the message.
         versioned: Whether the key `schema` must be there; where it is, it must be the version that this reads in any case.
+        version: That this reads.
 
     Returns:
         Its content without the checksum.
@@ -46,15 +47,15 @@ def read_stored_json(path: Path, *, remedy: str = AGAIN, versioned: bool = True)
         data = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict):
             raise TypeError(f"got a {type(data).__name__}, not an object")
-        version = data["schema"] if versioned else data.get("schema", VERSION)
+        found = data["schema"] if versioned else data.get("schema", version)
         checksum = data.pop(CHECKSUM, None)
         is_damaged = checksum is not None and checksum != _checksum(data)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"no {error.args[0]!r}" if isinstance(error, KeyError) else " ".join(str(error).split())[:80]
         raise InputError(f"{path}: cannot be read ({reason}); {remedy}", code="unreadable_file") from error
-    if type(version) is not int or version != VERSION:
+    if type(found) is not int or found != version:
         raise InputError(
-            f"{path}: is of version {json.dumps(version)[:20]}, this reads version {VERSION}; use the posttrain that wrote it",
+            f"{path}: is of version {json.dumps(found)[:20]}, this reads version {version}; use the posttrain that wrote it",
             code="unknown_version",
         )
     if is_damaged:

@@ -11,6 +11,7 @@ from posttrain.diagnose.behaviors.splits import normalise
 from posttrain.diagnose.engines.base import TakesWeights
 from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.stage_catalogue import HOW_TO_GIVE, STAGES, available_needs, trainable_needs
+from posttrain.diagnose.storage.output_folder import content_of
 from posttrain.diagnose.types import Behavior, Split
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.recipes.overrides import load_config
@@ -64,14 +65,23 @@ class TrainRequest:
                     "name another stage (see `posttrain stages`)",
                     code="missing_input",
                 )
-        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise RunError(f"--out {self.out}: exists already; give a new folder for the checkpoint", code="out_exists")
+        refuse_existing(self.out)
         refuse_shared_problems(self.behaviors)
         self.make_training_set()
 
     def make_training_set(self) -> TrainingSet:
         """Return the train problems of the behaviors, with the dev slice cut off."""
         return TrainingSet(self.behaviors, dev_share=self.config.dev_share)
+
+
+def refuse_existing(out: Path) -> None:
+    """Refuse a folder for a checkpoint that holds something.
+
+    Raises:
+        RunError: Code `out_exists`.
+    """
+    if out.exists() and (not out.is_dir() or content_of(out)):
+        raise RunError(f"--out {out}: exists already; give a new folder for the checkpoint", code="out_exists")
 
 
 def resolve_config(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +17,7 @@ from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.measure.reference_spacing import write_as_the_model
 from posttrain.diagnose.pipeline.request import resolve_behaviors
 from posttrain.diagnose.progress import Reporter, Task
+from posttrain.diagnose.storage.output_folder import content_of, locked_folder
 from posttrain.diagnose.types import Behavior
 from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.trainers.data.data_set import read_data
@@ -31,7 +32,7 @@ from posttrain.trainers.rollouts.weight_sync import stored_tensors
 from posttrain.trainers.sources.finished_run import read_run
 from posttrain.trainers.sources.policy import sampler_of
 from posttrain.trainers.stage import FrozenModel, TrainingInputs
-from posttrain.trainers.train_request import TrainRequest, resolve_config
+from posttrain.trainers.train_request import TrainRequest, refuse_existing, resolve_config
 from posttrain.trainers.training.dev_evaluation import DevEvaluator
 from posttrain.trainers.training.preparation import fit_lengths
 from posttrain.trainers.training.result import TrainingResult
@@ -146,6 +147,12 @@ def _train_here(request: TrainRequest, processes: ProcessGroup, reporter: Report
         raise SettingsError(
             f"eval_every evaluates what a policy samples, and {stage} makes none; leave it out", code="nothing_to_evaluate"
         )
+    with locked_work_folder(out) if processes.is_rank_zero else nullcontext():
+        return _train_locked(request, processes, reporter)
+
+
+def _train_locked(request: TrainRequest, processes: ProcessGroup, reporter: Reporter) -> TrainingResult:
+    stage, config, out = request.stage, request.config, request.out
     with reporter.task(f"loading {request.model} for {stage}", None):
         loaded = load_for_training(request.model, device=processes.load_device)
     engine, adapter = open_live(
@@ -218,13 +225,37 @@ def _show_progress(stage: str, task: Task, reporter: Reporter) -> Callable[[Mapp
     return on_step
 
 
+def _work_path(out: Path) -> Path:
+    return out.parent / f".{out.name}.work"
+
+
+@contextmanager
+def locked_work_folder(out: Path) -> Iterator[None]:
+    """Hold the folder beside `out`, so that no other process trains for the same checkpoint.
+
+    Raises:
+        RunError: Another process does (`folder_in_use`), or has just written the checkpoint (`out_exists`).
+    """
+    with locked_folder(_work_path(out), named=f"--out {out}"):
+        refuse_existing(out)
+        yield
+
+
 def _work_folder(out: Path) -> Path:
-    """Return the folder beside `out`, with what a stopped run left there, or empty."""
-    work = out.parent / f".{out.name}.work"
-    if find_state(work) is None:
-        shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True, exist_ok=True)
+    """Return the folder beside `out`, with what a stopped run left there, or empty; what was not written to the end is removed."""
+    work = _work_path(out)
+    is_resumed = find_state(work) is not None
+    for path in content_of(work):
+        if path.name.startswith(".") or not is_resumed:
+            _remove(path)
     return work
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _read_inputs(
@@ -265,9 +296,9 @@ def _move(work: Path, out: Path) -> None:
     """Put the checkpoint in its place, with the log inside; without one the log stays where it can be read."""
     if (work / "checkpoint").exists():
         if out.exists():
-            out.rmdir()  # empty: checked before anything was trained
+            shutil.rmtree(out)  # empty but for files that were not written to the end: checked before anything was trained
         (work / "checkpoint").rename(out)
-        for rest in work.iterdir():
+        for rest in content_of(work):
             rest.rename(out / rest.name)
     elif (work / "training_log.jsonl").exists():
         (work / "training_log.jsonl").replace(out.parent / f"{out.name}.training_log.jsonl")

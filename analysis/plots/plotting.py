@@ -107,7 +107,7 @@ def plot(
         drawn = _draw(spec, list(spec.panels(found)), inches)
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         folders = ", ".join(dict.fromkeys(str(side.folder) for sides in found.values() for side in sides))
         raise InputError(
             f"{figure} of {folders}: a field is missing, unknown or of another kind ({error}); run the command that wrote it again",
@@ -227,7 +227,16 @@ def _targets(path: Path) -> list[Path]:
         )
     if path.is_dir():
         raise InputError(f"--out: got {path}, which is a folder; give the name of a file in it", code="out_is_a_folder")
+    if _is_of_a_report(path):
+        raise InputError(f"--out: got {path}, which a report writes; give another name or folder", code="out_is_of_a_report")
     return [path, path.with_suffix(".csv")]
+
+
+def _is_of_a_report(path: Path) -> bool:
+    """Return whether a file is one that `posttrain report` writes into a run or a comparison."""
+    owners = [folder.parent for folder in path.parents if folder.name == "figures"]
+    owners += [path.parent] if path.name == "report.md" else []
+    return any((owner / name).exists() for owner in owners for name in ("run.json", "diagnosis.json", "compare.json"))
 
 
 def _several(value: str | Path | Sequence[str | Path]) -> list[str | Path]:

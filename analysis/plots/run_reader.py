@@ -5,7 +5,6 @@ Fields that are not known are ignored, as the files' version 1 asks of every rea
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.analysis.input_error import InputError
-
-SCHEMA = 1
-"""Version of the files that this reads."""
+from posttrain.analysis.stored_json import read_stored_json
 
 
 class Takes(StrEnum):
@@ -150,23 +147,20 @@ def one_side(path: Path, entry: Mapping[str, Any], side: str) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    data = read_stored_json(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        schema, behaviors = data["schema"], data["behaviors"]
-        names = [entry["name"] for entry in behaviors]
-    except (ValueError, KeyError, TypeError) as error:
+        names = [entry["name"] for entry in data["behaviors"]]
+        settings = data.get("settings", {})
+        if not isinstance(settings, Mapping):
+            raise TypeError("settings is no object")
+    except (KeyError, TypeError) as error:
         raise InputError(
             f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); run the command that wrote it again",
             code="unreadable_file",
         ) from error
-    if schema != SCHEMA:
-        raise InputError(
-            f"{path}: is of version {schema}, this reads version {SCHEMA}; use the posttrain that wrote it",
-            code="unknown_version",
-        )
     if not names:
         raise InputError(f"{path}: holds no behavior; measure one", code="no_behavior")
-    return dict(data)
+    return data
 
 
 def _distinct(paths: Sequence[Path]) -> list[str]:

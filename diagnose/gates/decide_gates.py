@@ -28,6 +28,7 @@ from posttrain.diagnose.gates.metrics import MeasuredEntry, estimate_metric
 from posttrain.diagnose.gates.required_effort import required_effort
 from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry, DiagnosisFile
 from posttrain.diagnose.storage.json_model import read_model
+from posttrain.diagnose.storage.run_check import check_folder
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Bottleneck, Check, Outcome, Purpose, Split, decide
 
@@ -54,6 +55,7 @@ def gate(run: str | os.PathLike[str], conditions: Sequence[str]) -> GateResult:
             code="mixed_conditions",
         )
     path = Path(run)
+    check_folder(path)
     file = _read(path, of_comparison=parsed[0].of_comparison)
     mastered = Thresholds.from_json(file.settings.get("thresholds", {})).mastered
     pairs = [

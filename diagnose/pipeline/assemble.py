@@ -31,6 +31,10 @@ TRAIN_SPLIT = (
     "These are train problems: their samples are there to learn from. What they show may have been trained on, so it is no verdict on the "
     "behavior; measure the eval split for one."
 )
+NO_CHECKSUMS = (
+    "The samples were stored by an earlier version, without checksums: whether they changed on disk since cannot be told. Measure again into a new "
+    "folder to know."
+)
 
 
 def assemble(path: str | Path, *, behaviors: Sequence[Behavior] | None = None) -> DiagnosedRun:
@@ -106,6 +110,8 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
         ),
         seed=settings["seed"],
     )
+    if not all(table.with_checksum):
+        diagnosis = replace(diagnosis, caveats=(*diagnosis.caveats, Note("no_checksums", NO_CHECKSUMS)))
     return DiagnosedBehavior(
         behavior=behavior,
         problems=tuple(problems),

@@ -8,7 +8,7 @@ from typing import Any
 
 from posttrain.analysis.figures import figure_csv
 from posttrain.diagnose.comparison.compare_json import CompareFile
-from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.errors import RunError, UserError
 from posttrain.diagnose.report.html import render_html
 from posttrain.diagnose.report.markdown import render_markdown
 from posttrain.diagnose.report.page import comparison_page, diagnosis_page
@@ -34,8 +34,25 @@ def write_report(folder: Path) -> tuple[Path, Path]:
         The paths of the HTML and of the Markdown page.
 
     Raises:
-        RunError: There is neither file, or it cannot be read.
+        RunError: There is neither file, or it cannot be read, or a field is of another kind than a report needs (`unreadable_field`).
     """
+    try:
+        html, markdown = _pages(folder)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise RunError(
+            f"report {folder}: a field of its JSON is missing, unknown or of another kind ({' '.join(str(error).split())[:80]}); run the command "
+            "that wrote it again",
+            code="unreadable_field",
+        ) from error
+    _write(folder / "report.md", markdown)
+    _write(folder / "report.html", html)
+    return folder / "report.html", folder / "report.md"
+
+
+def _pages(folder: Path) -> tuple[str, str]:
+    """Return the HTML and the Markdown page, their figures written."""
     if (folder / "compare.json").exists():
         files = [folder / "compare.json", folder / FINAL / "compare.json"]
         page = _comparison(folder, [read_model(path, CompareFile) for path in files if path.exists()])
@@ -46,10 +63,7 @@ def write_report(folder: Path) -> tuple[Path, Path]:
             f"report {folder}: holds neither diagnosis.json nor compare.json; give the folder of a `posttrain diagnose`, `compare` or `loop`",
             code="nothing_to_report",
         )
-    html, markdown = folder / "report.html", folder / "report.md"
-    _write(markdown, render_markdown(page))
-    _write(html, render_html(page))
-    return html, markdown
+    return render_html(page), render_markdown(page)
 
 
 def _diagnosis(folder: Path, file: DiagnosisFile) -> dict[str, Any]:

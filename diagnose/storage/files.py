@@ -63,14 +63,14 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, *, remedy: str = AGAIN, versioned: bool = True) -> dict[str, Any]:
+def read_json(path: Path, *, remedy: str = AGAIN, versioned: bool = True, version: int = VERSION) -> dict[str, Any]:
     """Read what `write_json` wrote; arguments as for `read_stored_json`.
 
     Raises:
         RunError: It cannot be read, has changed since, or is of another version.
     """
     try:
-        return read_stored_json(path, remedy=remedy, versioned=versioned)
+        return read_stored_json(path, remedy=remedy, versioned=versioned, version=version)
     except InputError as error:
         raise RunError(str(error), code=error.code) from error
 
@@ -117,6 +117,15 @@ def write_parquet(path: Path, table: pa.Table, record: Mapping[str, Any]) -> Non
     content = sink.getvalue().to_pybytes()
     before, after = _around_checksum(content)
     write_bytes(path, b"".join((before, _crc32(before, after), after)))
+
+
+def checksum_of_file(path: Path) -> str:
+    """Return the CRC-32 of a file of any kind and size, as eight hexadecimal digits."""
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            found = zlib.crc32(block, found)
+    return f"{found:08x}"
 
 
 def read_parquet(path: Path) -> StoredParquet:

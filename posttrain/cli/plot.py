@@ -43,6 +43,9 @@ def plot(
 ) -> None:
     """Draw a figure, or set a table, from run directories."""
     from posttrain.analysis import plot as draw
+    from posttrain.diagnose.storage.run_check import check_folder
 
+    for run in runs:
+        check_folder(Path(run))
     result = draw(figure, runs, out=out, behavior=behavior or (), label=label or (), width=width)
     print("\n".join(map(str, result.files)))

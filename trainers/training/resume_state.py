@@ -1,4 +1,4 @@
-"""What a stopped run is resumed from: safetensors for what the optimizer changes, JSON for the rest.
+"""What a stopped run is resumed from: safetensors for what the optimizer changes, JSON for the rest, both with checksums.
 
 Samples are named by seed and step, so the position in the data and every generator follow from the number of the next step; what is left
 is written here. A state is a folder `training_state-STEP` that appears whole or not at all; the newest one counts. Each process writes its
@@ -24,14 +24,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from posttrain.analysis.stored_json import with_checksum
 from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.storage.files import checksum_of_file, read_json
 from posttrain.diagnose.storage.run_directory import say_differences
 from posttrain.trainers.distributed.processes import ProcessGroup, local_tensor
 from posttrain.trainers.models.ema import EmaWeights
 from posttrain.trainers.row_json import row_to_json
 from posttrain.trainers.training_types import TrainingRow
 
-SCHEMA = 3
+SCHEMA = 4
 _NAME = re.compile(r"training_state-(\d+)(?:\.(\d+))?")
 _HIDDEN = ".training_state-"
 """How the names of states begin that are not whole yet, or no longer."""
@@ -118,17 +120,15 @@ class ResumeStore:
 
     def _read_record(self, path: Path) -> dict[str, Any]:
         try:
-            record: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            schema, theirs, num_written = record["schema"], record["identity"], record["files"]
-            num_found = len(_tensor_files(path))
-            if schema != SCHEMA:
-                raise ValueError(f"a state of schema {schema}, not {SCHEMA}")
-            if num_found != num_written:
-                raise ValueError(f"{num_found} of {num_written} files of tensors")
-        except (OSError, ValueError, KeyError) as error:
-            raise RunError(
-                f"{path} cannot be read ({error}); delete {path.parent} to begin anew", code="unreadable_state"
-            ) from error
+            record = read_json(path / "state.json", remedy=f"delete {path.parent} to begin anew", version=SCHEMA)
+            theirs = record["identity"]
+            reason = self._damage(path, record["files"])
+        except RunError as error:
+            raise RunError(str(error), code="unreadable_state") from error
+        except (OSError, KeyError, AttributeError) as error:
+            reason = str(error)
+        if reason := next(filter(None, self._processes.all_gather(reason)), ""):
+            raise RunError(f"{path} cannot be read ({reason}); delete {path.parent} to begin anew", code="unreadable_state")
         differences = say_differences(theirs, self.identity)
         if differences:
             raise RunError(
@@ -137,6 +137,15 @@ class ResumeStore:
                 code="other_settings",
             )
         return record
+
+    def _damage(self, path: Path, checksums: Mapping[str, str]) -> str:
+        """Return what is wrong with the files of tensors, each checked by one process; empty where nothing is."""
+        found = {file.name for file in _tensor_files(path)}
+        if found != set(checksums):
+            return f"{len(found & set(checksums))} of {len(checksums)} files of tensors"
+        mine = sorted(checksums)[self._processes.rank :: self._processes.size]
+        changed = [name for name in mine if checksum_of_file(path / name) != checksums[name]]
+        return f"{changed[0]} has changed since it was written" if changed else ""
 
     def write(self, number: int, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Write a state, then remove older ones.
@@ -150,11 +159,13 @@ class ResumeStore:
         work = Path(processes.broadcast(self._make_work_folder() if processes.is_rank_zero else ""))
         try:
             mine = {name: local_tensor(value).contiguous() for name, value in tensors.items()}
-            self._write_file(work / f"tensors-{processes.rank + 1:05}-of-{processes.size:05}.safetensors", mine)
-            processes.all_gather(None)  # now all of them are written
+            file = work / f"tensors-{processes.rank + 1:05}-of-{processes.size:05}.safetensors"
+            self._write_file(file, mine)
+            checksums = dict(processes.all_gather((file.name, checksum_of_file(file))))  # now all of them are written
             if processes.is_rank_zero:
-                content = {"schema": SCHEMA, "files": processes.size, "identity": self.identity, **record}
-                self._write_file(work / "state.json", json.dumps(content, default=_row_or_refuse))
+                content = {"schema": SCHEMA, "files": checksums, "identity": self.identity, **record}
+                plain = json.loads(json.dumps(content, default=_row_or_refuse))
+                self._write_file(work / "state.json", json.dumps(with_checksum(plain)))
                 self._publish(work, number)
         except BaseException:
             if processes.is_rank_zero:
