@@ -6,20 +6,23 @@ and no checksums: then the names of its shards and the numbers of its samples ar
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.files import read_json
 from posttrain.diagnose.storage.rollout_table import GREEDY, SAMPLED, RolloutTable
 from posttrain.diagnose.storage.run_directory import KINDS, RunDirectory
-from posttrain.diagnose.storage.shard_file import AGAIN, incomplete_rounds, part_of, read_shard
+from posttrain.diagnose.storage.shard_file import AGAIN, incomplete_rounds, part_of, read_shard, refuse_damage
 
 ASIDE = "damaged"
 """Folder of a run for files that were found damaged."""
 PLANS = "rounds"
 """Folder of the plans of rounds whose size depends on the samples before."""
+_SHARDS: TypeAdapter[dict[str, int] | None] = TypeAdapter(dict[str, int] | None)
 JSON_KINDS = ("done", "validity", "probes", PLANS)
 
 
@@ -35,7 +38,7 @@ def checked_table(directory: RunDirectory, behavior: str) -> RolloutTable:
             f"run {directory.path}: {behavior} is not measured to the end; run the same `posttrain diagnose` again to resume it",
             code="unfinished_run",
         )
-    wanted = directory.read_part("done", behavior).get("shards")
+    wanted = _listed(directory, behavior)
     _check_list(directory, behavior, wanted)
     table = directory.rollout_table(behavior)
     if wanted is not None:
@@ -48,6 +51,13 @@ def checked_table(directory: RunDirectory, behavior: str) -> RolloutTable:
                 raise RunError(f"{path}: damaged ({reason}); {AGAIN}", code="damaged_shard")
     check_samples(directory.path, behavior, table)
     return table
+
+
+def _listed(directory: RunDirectory, behavior: str) -> dict[str, int] | None:
+    """Return the shards that there must be with their numbers of rows; None where an earlier version listed none."""
+    listed = directory.read_part("done", behavior).get("shards")
+    with refuse_damage(directory.part("done", behavior)):
+        return _SHARDS.validate_python(listed, strict=True)
 
 
 def _check_list(directory: RunDirectory, behavior: str, wanted: dict[str, int] | None) -> None:
@@ -112,6 +122,9 @@ def check_folder(path: Path) -> None:
         )
     for behavior in record["settings"].get("behaviors", {}):
         checked_table(directory, behavior)
+        directory.read_part("validity", behavior)
+        for path in _parts(directory, behavior, "probes"):
+            directory.read_part("probes", path.stem)
 
 
 def set_aside(directory: RunDirectory, behavior: str) -> list[str]:
@@ -121,11 +134,12 @@ def set_aside(directory: RunDirectory, behavior: str) -> list[str]:
         The parts that are missing now, or were not expected.
     """
     found: list[str] = []
-    done = _readable_done(directory, behavior)
+    done = None
+    with suppress(RunError):
+        done = _listed(directory, behavior)
     for kind in (*KINDS, *JSON_KINDS):
         paths = directory.shards(kind, behavior) if kind in KINDS else []
-        paths += [path for path in sorted((directory.path / kind).glob("*.json")) if _belongs(path, behavior, kind)]
-        for path in paths:
+        for path in [*paths, *_parts(directory, behavior, kind)]:
             if not _is_whole(directory, path, done):
                 found.append(part_of(path))
                 move_aside(directory, path)
@@ -140,22 +154,17 @@ def set_aside(directory: RunDirectory, behavior: str) -> list[str]:
     return found
 
 
-def _readable_done(directory: RunDirectory, behavior: str) -> dict[str, int] | None:
-    try:
-        return directory.read_part("done", behavior).get("shards")
-    except RunError:
-        return None
-
-
-def _belongs(path: Path, behavior: str, kind: str) -> bool:
-    names = {"probes": path.stem.rsplit(".", 1)[0], PLANS: path.stem.rsplit(".", 2)[0]}
-    return names.get(kind, path.stem) == behavior
+def _parts(directory: RunDirectory, behavior: str, kind: str) -> list[Path]:
+    """Return the parts of one kind that are JSON: `NAME.PROBE.json` of probes, `NAME.SPLIT.NUMBER.json` of plans, else `NAME.json`."""
+    dots = {"probes": 1, PLANS: 2}.get(kind, 0)
+    paths = sorted((directory.path / kind).glob("*.json"))
+    return [path for path in paths if (path.stem.rsplit(".", dots)[0] if dots else path.stem) == behavior]
 
 
 def _is_whole(directory: RunDirectory, path: Path, done: dict[str, int] | None) -> bool:
     try:
         if path.suffix == ".json":
-            directory.read_part(path.parent.name, path.stem)
+            _listed(directory, path.stem) if path.parent.name == "done" else directory.read_part(path.parent.name, path.stem)
             return True
         shard = read_shard(path, directory.identity)
         return done is None or (shard.has_checksum and done.get(part_of(path)) == shard.num_rows)
