@@ -27,7 +27,7 @@ from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.behavior_sampler import BehaviorSampler, SamplingSettings
 from posttrain.diagnose.sampling.plan import Goal
 from posttrain.diagnose.sampling.token_budget import TokenBudget
-from posttrain.diagnose.storage.files import METADATA_KEY, read_json, read_parquet, write_json, write_parquet
+from posttrain.diagnose.storage.files import MARK, METADATA_KEY, read_json, read_parquet, write_json, write_parquet
 from posttrain.diagnose.storage.run_check import check_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.storage.shard_file import COSTS, read_shard
@@ -209,10 +209,7 @@ def resume(setting: Path, run: Path) -> list[str]:
     sampling = SamplingSettings(
         directory=directory, engine=engine, goal=Goal(samples=40), split=Split.EVAL, seed=0, thresholds=Thresholds(), reporter=reporter
     )  # fmt: skip
-    probes = ProbeRun(
-        names=["decoding"], directory=directory, policy=engine, inputs=ProbeInputs(), thresholds=Thresholds(), seed=sampling.sampling_seed,
-        reporter=reporter,
-    )  # fmt: skip
+    probes = ProbeRun(names=["decoding"], inputs=ProbeInputs(), settings=sampling)
     MeasurementRun(settings=sampling, probe_run=probes).measure([behavior])
     return said
 
@@ -285,7 +282,13 @@ def outcome(path: Path, read: Callable[[Path], Any]) -> Any:
         return None
 
 
-def test_every_flipped_bit_of_a_shard_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+def flipped(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_a_flipped_bit_in_any_byte_of_a_shard_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
     path, table = tmp_path / "rollouts" / "a.parquet", pa.table({"text": ["x", "yy"], "score": [0.5, 1.0]})
     record = {"part": "rollouts/a", "seconds": 1.0, "generated_tokens": 3, "scored_tokens": 0, "samples": 2}
     write_parquet(path, table, record)
@@ -296,12 +299,15 @@ def test_every_flipped_bit_of_a_shard_is_noticed_or_changes_nothing(tmp_path: Pa
         return shard.table().to_pylist(), shard.record
 
     wanted, noticed = read(path), 0
-    for bit in range(len(content) * 8):
-        path.write_bytes(bytes([*content[: bit // 8], content[bit // 8] ^ (1 << bit % 8), *content[bit // 8 + 1 :]]))
+    mark = content.index(MARK)
+    bits = [byte * 8 + byte % 8 for byte in range(len(content))]  # one of every byte, and all of those around the checksum
+    bits += [byte * 8 + bit for byte in range(mark - 20, mark + 100) for bit in range(8)]
+    for bit in bits:
+        path.write_bytes(flipped(content, bit))
         found = outcome(path, read)
         noticed += found is None
         assert found in (None, wanted), bit
-    assert noticed > 0.99 * len(content) * 8
+    assert noticed > 0.99 * len(bits)
 
 
 def test_every_flipped_bit_of_a_json_file_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
@@ -310,7 +316,7 @@ def test_every_flipped_bit_of_a_json_file_is_noticed_or_changes_nothing(tmp_path
     content, wanted = path.read_bytes(), read_json(path)
     noticed = 0
     for bit in range(len(content) * 8):
-        path.write_bytes(bytes([*content[: bit // 8], content[bit // 8] ^ (1 << bit % 8), *content[bit // 8 + 1 :]]))
+        path.write_bytes(flipped(content, bit))
         found = outcome(path, read_json)
         noticed += found is None
         # A flipped key of the checksum leaves a file without one, whose content is the same.
