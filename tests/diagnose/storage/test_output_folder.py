@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.other_process import another_process_in
 from helpers.refusals import refused
 
 from posttrain import analysis, diagnose
 from posttrain.analysis.input_error import InputError
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.output_folder import LOCK, content_of, locked_folder
-
-HOLD = """
-import sys
-from pathlib import Path
-from posttrain.diagnose.storage.output_folder import locked_folder
-with locked_folder(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def another_process_in(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Let another process write to a folder."""
-    words = [sys.executable, "-c", HOLD, str(folder)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
 
 
 @pytest.fixture
