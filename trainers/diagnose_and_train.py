@@ -27,7 +27,7 @@ from posttrain.diagnose.sampling.plan import Goal, sampling_goal
 from posttrain.diagnose.stage_catalogue import STAGES, Need, available_needs
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import RunEntry
-from posttrain.diagnose.storage.files import write_json
+from posttrain.diagnose.storage.files import read_json, write_json
 from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Behavior, Purpose, Split
@@ -257,6 +257,8 @@ def _run_locked(request: LoopRequest, settings: dict[str, Any], processes: Proce
             shutil.rmtree(checkpoint, ignore_errors=True)
             trained = run_training(_train_request(request, stage, names, model, checkpoint), processes, reporter)
             write_json(finished, _stage_summary(trained, names))
+        else:
+            read_json(finished, remedy="remove it to train this stage again")
         last = measure(
             checkpoint, request.loaded, out=directory.path / f"diagnosis-{number}", earlier=request.model, before=before.path
         )

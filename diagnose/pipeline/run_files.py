@@ -47,7 +47,7 @@ def rewrite_report(folder: str | Path) -> Path:
 
 
 def _rewrite(path: Path) -> Path:
-    if (path / "rollouts").is_dir() and (path / "run.json").exists():
+    if (path / "run.json").exists() and any((path / kind).is_dir() for kind in ("rollouts", "done")):
         write_run(assemble(path))
         return path / "report.html"
     return write_report(path)[0]

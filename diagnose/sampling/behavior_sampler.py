@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from posttrain.diagnose.sampling import shards
 from posttrain.diagnose.sampling.plan import Goal, Round, RoundReason, SampleCounts, next_round
 from posttrain.diagnose.sampling.token_budget import TokenBudget
 from posttrain.diagnose.storage.rollout_table import GREEDY, SAMPLED, RolloutTable
-from posttrain.diagnose.storage.run_check import PLANS, check_samples, move_aside
+from posttrain.diagnose.storage.run_check import ASIDE, PLANS, check_samples, move_aside
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.storage.shard_file import complete_rounds, refuse_damage, round_of
 from posttrain.diagnose.thresholds import Thresholds
@@ -112,7 +113,7 @@ class BehaviorSampler:
             return
         for path in directory.shards("rollouts", self.behavior.name):  # of later rounds, planned from what is no longer there
             if (place := round_of(path.stem)) and place[0] == SAMPLED and place[1] > number:
-                move_aside(directory, path)
+                self._move_aside(path)
                 directory.part(PLANS, self._plan_name(place[1])).unlink(missing_ok=True)
         extra = dict(zip((problem.id for problem in self._problems), round_.extra.tolist(), strict=True))
         content = {"extra": extra, "reason": round_.reason, "words": round_.words, "priority": round_.priority}
@@ -136,7 +137,13 @@ class BehaviorSampler:
         directory = self._settings.directory
         for path in directory.shards("rollouts", self.behavior.name):
             if round_of(path.stem) == round_of(planned[0]) and path.stem not in planned:
-                move_aside(directory, path)
+                self._move_aside(path)
+
+    def _move_aside(self, path: Path) -> None:
+        move_aside(self._settings.directory, path)
+        self._settings.reporter.say(
+            f"{path}: was planned otherwise; moved to {self._settings.directory.path / ASIDE}, and sampled again"
+        )
 
     @property
     def posterior(self) -> LabelPosterior:

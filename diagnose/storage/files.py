@@ -96,11 +96,17 @@ class StoredParquet:
     record: dict[str, Any]
     """What it says of itself; empty where it says nothing."""
     has_checksum: bool
-    num_rows: int
+    footer: pq.FileMetaData
+
+    @property
+    def num_rows(self) -> int:
+        """Return its number of rows."""
+        return int(self.footer.num_rows)
 
     def table(self, columns: Sequence[str] | None = None, *, read_dictionary: Sequence[str] | None = None) -> pa.Table:
         """Return these columns in this order, all of them where None; those named in `read_dictionary` as dictionaries."""
-        with pq.ParquetFile(pa.BufferReader(self.content), read_dictionary=read_dictionary) as file:
+        source = pa.BufferReader(self.content)
+        with pq.ParquetFile(source, metadata=self.footer, read_dictionary=read_dictionary) as file:
             table = file.read(columns=columns, use_threads=False)
         return table if columns is None else table.select(list(columns))
 
@@ -145,7 +151,7 @@ def read_parquet(path: Path) -> StoredParquet:
     record = json.loads((footer.metadata or {}).get(METADATA_KEY, b"{}"))
     if (version := record.get("schema", VERSION)) != VERSION:
         raise ValueError(f"it is of version {version}, this reads version {VERSION}")
-    return StoredParquet(content, record, has_checksum, footer.num_rows)
+    return StoredParquet(content, record, has_checksum, footer)
 
 
 def _around_checksum(content: bytes) -> tuple[memoryview, memoryview]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from helpers.stored_runs import rewrite_shard
 
 from posttrain import analysis, diagnose
 from posttrain.analysis.input_error import InputError
+from posttrain.cli import main
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.errors import RunError, UserError
 from posttrain.diagnose.pipeline.compare_files import compare_folders
@@ -170,6 +172,35 @@ def test_damage_is_refused_by_every_reader(kind: str, run: Path, setting: Path) 
         assert caught.value.code in CODES, reader
         assert "\n" not in str(caught.value)
     assert (run / "run.json").read_bytes() == before, "nothing was written"
+
+
+@pytest.mark.parametrize("verb", ["report", "compare", "gate", "plot"])
+def test_the_command_line_names_the_damaged_file_in_one_line(
+    verb: str, run: Path, setting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip(run / SHARDS[1], 0.5)
+    arguments = {
+        "report": [run],
+        "compare": [setting / "other", run, "--out", tmp_path / "out"],
+        "gate": [run, "pass@1>=0.2"],
+        "plot": ["pass_at_k", run, "--out", tmp_path / "figure.svg"],
+    }
+    monkeypatch.setattr(sys, "argv", ["posttrain", verb, *map(str, arguments[verb])])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.count("\n") == 1
+    assert str(run / SHARDS[1]) in said
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "figure.svg").exists()
+
+
+def test_a_run_without_its_samples_is_refused(run: Path) -> None:
+    shutil.rmtree(run / "rollouts")
+    for read in (diagnose.rewrite_report, check_folder):
+        with refused(RunError, "missing_shard"):
+            read(run)
 
 
 RESUMED = (

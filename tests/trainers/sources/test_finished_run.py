@@ -145,6 +145,26 @@ def test_a_behavior_that_has_changed_since_is_refused(
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("damage", "code"), [("flipped", "damaged_shard"), ("gone", "missing_shard"), ("twice", "unknown_shard")]
+)
+def test_a_damaged_run_is_refused(
+    damage: str, code: str, train_run: Path, digits: Path, tiny_model: Path, refuses: Refuses, tmp_path: Path
+) -> None:
+    shutil.copytree(train_run, tmp_path / "run")
+    file = sorted((tmp_path / "run" / "rollouts").glob("digits.train-sampled.*.parquet"))[0]
+    content = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    elif damage == "twice":
+        shutil.copy(file, file.with_name("digits.train-sampled.0001-00000-of-00001.parquet"))
+    else:
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    said = refuses("train", "rft", tiny_model, digits, "--from", tmp_path / "run", "--out", tmp_path / "out", code=code)
+    assert "digits.train-sampled" in said
+
+
 @pytest.mark.parametrize("split", ["train", "eval"])
 def test_a_forged_split_is_refused(
     split: str, train_run: Path, digits: Path, tiny_model: Path, refuses: Refuses, tmp_path: Path
