@@ -6,14 +6,16 @@ and no checksums: then the names of its shards and the numbers of its samples ar
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import Field
 
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.files import read_json
+from posttrain.diagnose.storage.json_model import FileModel
 from posttrain.diagnose.storage.rollout_table import GREEDY, SAMPLED, RolloutTable
 from posttrain.diagnose.storage.run_directory import KINDS, RunDirectory
 from posttrain.diagnose.storage.shard_file import AGAIN, incomplete_rounds, part_of, read_shard, refuse_damage
@@ -22,24 +24,33 @@ ASIDE = "damaged"
 """Folder of a run for files that were found damaged."""
 PLANS = "rounds"
 """Folder of the plans of rounds whose size depends on the samples before."""
-_SHARDS: TypeAdapter[dict[str, int] | None] = TypeAdapter(dict[str, int] | None)
 JSON_KINDS = ("done", "validity", "probes", PLANS)
+
+
+class DoneRecord(FileModel):
+    """What must be there of a behavior that is measured to the end."""
+
+    shards: dict[str, int] | None = None
+    """Their numbers of rows; None where an earlier version listed none."""
+    parts: list[str] = Field(default_factory=list)
+    """Validity checks and findings."""
 
 
 def checked_table(directory: RunDirectory, behavior: str) -> RolloutTable:
     """Read the rollouts of a behavior that is measured to the end, and check that they are those that were sampled.
 
     Raises:
-        RunError: The behavior is not measured to the end (`unfinished_run`), a file is missing (`missing_shard`), damaged or in the wrong
-            place (`damaged_shard`), nothing the run wrote (`unknown_shard`), or a sample is missing or doubled (`incomplete_samples`).
+        RunError: The behavior is not measured to the end (`unfinished_run`), a file is missing (`missing_shard`, `missing_part`), damaged or in the wrong
+            place (`damaged_shard`, `damaged_part`), nothing the run wrote (`unknown_shard`), or a sample is missing or doubled (`incomplete_samples`).
     """
     if not directory.is_done(behavior):
         raise RunError(
             f"run {directory.path}: {behavior} is not measured to the end; run the same `posttrain diagnose` again to resume it",
             code="unfinished_run",
         )
-    wanted = _listed(directory, behavior)
-    _check_list(directory, behavior, wanted)
+    listed = _listed(directory, behavior)
+    wanted = listed.shards
+    _check_list(directory, behavior, listed)
     table = directory.rollout_table(behavior)
     if wanted is not None:
         counts = zip(table.shards, np.diff(table.starts).tolist(), table.with_checksum, strict=True)
@@ -53,17 +64,16 @@ def checked_table(directory: RunDirectory, behavior: str) -> RolloutTable:
     return table
 
 
-def _listed(directory: RunDirectory, behavior: str) -> dict[str, int] | None:
-    """Return the shards that there must be with their numbers of rows; None where an earlier version listed none."""
-    listed = directory.read_part("done", behavior).get("shards")
+def _listed(directory: RunDirectory, behavior: str) -> DoneRecord:
+    content = directory.read_part("done", behavior)
     with refuse_damage(directory.part("done", behavior)):
-        return _SHARDS.validate_python(listed, strict=True)
+        return DoneRecord.model_validate(content, strict=True)
 
 
-def _check_list(directory: RunDirectory, behavior: str, wanted: dict[str, int] | None) -> None:
-    """Compare the files of a behavior with the list of those that there must be; None where there is no list."""
+def _check_list(directory: RunDirectory, behavior: str, listed: DoneRecord) -> None:
+    """Compare the files of a behavior with the list of those that there must be."""
     found = {part_of(path): path for kind in KINDS for path in directory.shards(kind, behavior)}
-    if wanted is None:  # written by an earlier version
+    if (wanted := listed.shards) is None:  # written by an earlier version
         names = [path.stem for path in directory.shards("rollouts", behavior)]
         for decoding in (GREEDY, SAMPLED):
             if holes := incomplete_rounds(names, decoding):
@@ -74,10 +84,16 @@ def _check_list(directory: RunDirectory, behavior: str, wanted: dict[str, int] |
         return
     if missing := sorted(set(wanted) - set(found)):
         raise RunError(f"run {directory.path}: {missing[0]}.parquet is missing; {AGAIN}", code="missing_shard")
+    if lacking := _missing_parts(directory, listed):
+        raise RunError(f"run {directory.path}: {lacking[0]}.json is missing; {AGAIN}", code="missing_part")
     if unknown := sorted(set(found) - set(wanted)):
         raise RunError(
             f"{found[unknown[0]]}: is none of the files that the run wrote; remove it, or {AGAIN}", code="unknown_shard"
         )
+
+
+def _missing_parts(directory: RunDirectory, listed: DoneRecord) -> list[str]:
+    return [part for part in listed.parts if not directory.part(*part.split("/", 1)).exists()]
 
 
 def check_samples(path: Path, behavior: str, table: RolloutTable) -> None:
@@ -123,7 +139,7 @@ def check_folder(path: Path) -> None:
     for behavior in record["settings"].get("behaviors", {}):
         checked_table(directory, behavior)
         directory.read_part("validity", behavior)
-        for path in _parts(directory, behavior, "probes"):
+        for path in directory.json_parts("probes", behavior):
             directory.read_part("probes", path.stem)
 
 
@@ -134,31 +150,24 @@ def set_aside(directory: RunDirectory, behavior: str) -> list[str]:
         The parts that are missing now, or were not expected.
     """
     found: list[str] = []
-    done = None
+    done = DoneRecord()
     with suppress(RunError):
         done = _listed(directory, behavior)
     for kind in (*KINDS, *JSON_KINDS):
         paths = directory.shards(kind, behavior) if kind in KINDS else []
-        for path in [*paths, *_parts(directory, behavior, kind)]:
-            if not _is_whole(directory, path, done):
+        for path in [*paths, *directory.json_parts(kind, behavior)]:
+            if not _is_whole(directory, path, done.shards):
                 found.append(part_of(path))
                 move_aside(directory, path)
-    missing = [part for part in done or {} if not directory.shard(*part.split("/", 1)).exists()]
+    missing = [part for part in done.shards or {} if not directory.shard(*part.split("/", 1)).exists()]
+    missing += _missing_parts(directory, done)
     found += [part for part in missing if part not in found]
     if found:
         directory.part("done", behavior).unlink(missing_ok=True)
     for part in found:
-        if part.startswith("probes/"):  # the finding rests on them
-            probe = part.rsplit("-", 1)[-1].split(".")[0]
-            directory.part("probes", f"{behavior}.{probe}").unlink(missing_ok=True)
+        if of_probe := re.fullmatch(r"probes/.+-(\w+)\.\d+", part):  # the finding rests on it
+            directory.part("probes", f"{behavior}.{of_probe[1]}").unlink(missing_ok=True)
     return found
-
-
-def _parts(directory: RunDirectory, behavior: str, kind: str) -> list[Path]:
-    """Return the parts of one kind that are JSON: `NAME.PROBE.json` of probes, `NAME.SPLIT.NUMBER.json` of plans, else `NAME.json`."""
-    dots = {"probes": 1, PLANS: 2}.get(kind, 0)
-    paths = sorted((directory.path / kind).glob("*.json"))
-    return [path for path in paths if (path.stem.rsplit(".", dots)[0] if dots else path.stem) == behavior]
 
 
 def _is_whole(directory: RunDirectory, path: Path, done: dict[str, int] | None) -> bool:

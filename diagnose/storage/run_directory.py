@@ -183,6 +183,12 @@ class RunDirectory:
         content.pop("schema", None)
         return content
 
+    def json_parts(self, kind: str, behavior: str) -> list[Path]:
+        """Return the parts of one kind that are JSON: `NAME.PROBE.json` of probes, `NAME.SPLIT.NUMBER.json` of rounds, else `NAME.json`."""
+        dots = {"probes": 1, "rounds": 2}.get(kind, 0)
+        paths = sorted((self.path / kind).glob("*.json"))
+        return [path for path in paths if (path.stem.rsplit(".", dots)[0] if dots else path.stem) == behavior]
+
     def is_done(self, behavior: str) -> bool:
         """Say whether a behavior is measured to the end."""
         return self.part("done", behavior).exists()
@@ -195,7 +201,8 @@ class RunDirectory:
             plan: How it was sampled.
         """
         rows = {part_of(path): pq.read_metadata(path).num_rows for kind in KINDS for path in self.shards(kind, behavior)}
-        self.write_part("done", behavior, {**plan, "shards": rows})
+        parts = [part_of(path) for kind in ("validity", "probes") for path in self.json_parts(kind, behavior)]
+        self.write_part("done", behavior, {**plan, "shards": rows, "parts": parts})
 
     def write_rollouts(self, name: str, rollouts: Sequence[Rollout], cost: Cost, *, kind: str = "rollouts") -> None:
         """Write a shard of rollouts; of another kind, rollouts that are not counted as samples of the behavior."""

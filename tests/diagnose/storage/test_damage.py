@@ -117,6 +117,8 @@ def damages() -> dict[str, Callable[[Path, Path], object]]:
             },
         )
         ways[f"{name} of another run"] = lambda run, other, name=name: shutil.copy(other / name, run / name)
+    for name in (VALIDITY, FINDING):
+        of(name, {"gone": Path.unlink})
     for name in SHARDS:
         of(
             name,
@@ -155,7 +157,7 @@ def _write_rows(path: Path, change: Callable[[pa.Table], pa.Table], **record: An
 
 
 DAMAGES = damages()
-CODES = {"damaged_shard", "missing_shard", "unknown_shard", "incomplete_samples", "damaged_part"}
+CODES = {"damaged_shard", "missing_shard", "unknown_shard", "incomplete_samples", "damaged_part", "missing_part"}
 
 
 def test_there_are_many_kinds_of_damage() -> None:
@@ -209,6 +211,8 @@ RESUMED = (
     f"{DONE} truncated",
     f"{VALIDITY} noise",
     f"{FINDING} empty",
+    f"{FINDING} gone",
+    f"{VALIDITY} gone",
     "two shards swapped",
     "a shard as a round of its own",
     "a row less",

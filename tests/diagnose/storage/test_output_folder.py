@@ -1,4 +1,4 @@
-"""Output folders: one process writes at a time, a killed one blocks nobody, and nothing of another command is overwritten."""
+"""Output folders: one process writes at a time, a killed one blocks no other, and nothing of another command is overwritten."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_second_process_is_refused_and_a_killed_one_blocks_nobody(tmp_path: Path, measure: Measure) -> None:
+def test_a_second_process_is_refused_and_a_killed_one_blocks_no_other(tmp_path: Path, measure: Measure) -> None:
     out = tmp_path / "run"
     with another_process_in(out) as other:
         with refused(RunError, "folder_in_use") as caught:
