@@ -179,8 +179,10 @@ def test_a_forged_split_is_refused(
 
     def forge(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
         names, numbers, splits = (list(columns[name]) for name in ("problem_id", "sample_index", "split"))
-        last = max(row for row, name in enumerate(names) if name == names[0])  # those before it are still all there
-        names[last], numbers[last], splits[last] = problem, 0 if problem not in names else names.count(problem), split
+        row = names.index(problem) if problem in names else max(row for row, name in enumerate(names) if name == names[0])
+        if names[row] != problem:  # the last sample of a problem, so that those before it are still all there
+            names[row], numbers[row] = problem, 0
+        splits[row] = split
         return {"problem_id": names, "sample_index": numbers, "split": splits}
 
     rewrite_shard(file, forge)
