@@ -293,6 +293,8 @@ class TrainingInputs:
     """Of the model in training at the start; empty where it is not known."""
     data: tuple[TrainingRow, ...] = ()
     """Rows of a data set or of a finished run, which are used in place of what the problems offer."""
+    data_fingerprint: str = ""
+    """Of the file that they were read from; empty where there is none."""
     prompts: tuple[TrainingProblem, ...] = ()
     """Prompts of a data set, which are sampled in place of the train problems. Answers to them are not graded."""
     teacher: FrozenModel | None = None

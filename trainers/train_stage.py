@@ -267,9 +267,14 @@ def _read_inputs(
     device = processes.train_device(loaded.model)
     rows: Sequence[TrainingRow] = ()
     prompts: Sequence[TrainingProblem] = ()
+    fingerprint = ""
     if request.data:
         data = read_data(request.data, engine, list(training_set.behaviors.values()), RECIPES[request.stage].reads)
-        rows, prompts = data.rows, data.prompts
+        rows, prompts, fingerprint = data.rows, data.prompts, data.fingerprint
+        for column in sorted(data.unread):
+            reporter.say(
+                f"{request.stage}: the model's chat template does not read {column} of {request.data}; nothing of it is shown"
+            )
     elif request.from_run:
         rows = read_run(request.from_run, engine, training_set)
     others: dict[str, FrozenModel | None] = {"teacher": None, "earlier": None}
@@ -286,6 +291,7 @@ def _read_inputs(
         tokenizer=loaded.tokenizer,
         fingerprint=fingerprint_model(request.model),
         data=tuple(rows),
+        data_fingerprint=fingerprint,
         prompts=tuple(prompts),
         teacher=others["teacher"],
         earlier=others["earlier"],

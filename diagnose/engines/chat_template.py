@@ -64,7 +64,7 @@ class ChatTemplate:
             BehaviorError: The template refuses the chat, or fails on it.
         """
         turns = [self._turn(message) for message in messages]
-        variables: dict[str, Any] = {"strftime_now": TEMPLATE_DATE.strftime} if self._asks_date else {}
+        variables: dict[str, Any] = {"strftime_now": TEMPLATE_DATE.strftime} if self.asks_date else {}
         try:
             return self._render(
                 turns,
@@ -126,7 +126,8 @@ class ChatTemplate:
         return str(self._tokenizer.apply_chat_template(turns, tokenize=False, **variables))
 
     @cached_property
-    def _asks_date(self) -> bool:
+    def asks_date(self) -> bool:
+        """Whether the template asks for today's date, which is `TEMPLATE_DATE` then."""
         return "strftime_now" in self.source
 
     def _source(self, tools: Any) -> str:

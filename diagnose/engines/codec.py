@@ -10,8 +10,8 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt
-from posttrain.diagnose.engines.chat_template import ChatTemplate
+from posttrain.diagnose.engines.base import Codec, EncodedPath, EncodedPrompt
+from posttrain.diagnose.engines.chat_template import TEMPLATE_DATE, ChatTemplate
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Message, PromptFormat, Reference
 
@@ -46,6 +46,12 @@ def completion_text(prompt: str | tuple[Message, ...], prompt_format: PromptForm
         shots.append(shot + ("" if shot.endswith((" ", "\n")) else " ") + answer + "\n")
     head = f"{prompt_format.system}\n\n" if prompt_format.system else ""
     return head + "".join(shots) + prompt_format.template.replace("{question}", prompt)
+
+
+def template_date(codec: Codec) -> str | None:
+    """Return the date that a chat template is told, as in 2025-01-31; None where it asks for none."""
+    template = codec.template if isinstance(codec, TextCodec) else None
+    return TEMPLATE_DATE.date().isoformat() if template is not None and template.asks_date else None
 
 
 class TextCodec:

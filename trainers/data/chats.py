@@ -108,11 +108,6 @@ class ChatRenderer:
                         code="not_read_by_template",
                     )
 
-    def unread(self, row: ChatRow) -> frozenset[str]:
-        """Return the columns of a row that the template does not read."""
-        names = {f"chat_template_kwargs.{key}" for key in row.arguments if not self._template.reads(key, row.tools)}
-        return frozenset(names | ({"tools"} if row.tools and not self._template.reads("tools", row.tools) else set()))
-
     def _shown(self, row: ChatRow, place: int, first: int = 0) -> str:
         before = (*self._head(row, first), *row.turns[first:place])
         if row.prefill is not None:

@@ -8,14 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind, read_training_rows
-from posttrain.diagnose.engines.base import Engine
+from posttrain.diagnose.engines.base import Codec, Engine
 from posttrain.diagnose.engines.codec import TextCodec, chat_messages, completion_text
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Behavior, Message, Problem, PromptFormat, Reference, Split
+from posttrain.trainers.data.cache import cached_rows, fingerprint_file, fingerprint_tokenizer
 from posttrain.trainers.data.chats import ChatRenderer, ChatRow, RenderedChat
 from posttrain.trainers.data.encoder import EncodedExample, PlainText, encode
 from posttrain.trainers.data.measured import refuse_measured
 from posttrain.trainers.training_types import Material, RowRole, TrainingProblem, TrainingRow
+
+NUM_KEPT = 256
+"""Rows from which on their tokens are kept on disk; fewer are tokenised sooner than the file is found."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +29,10 @@ class DataSet:
     rows: tuple[TrainingRow, ...]
     prompts: tuple[TrainingProblem, ...]
     """Prompts alone, as problems that are not graded."""
+    fingerprint: str
+    """SHA-256 of the file."""
+    unread: frozenset[str] = frozenset()
+    """Columns that the chat template does not read, such as `tools`: its model is shown nothing of them."""
 
 
 _KINDS = {
@@ -57,8 +65,31 @@ def read_data(
     rows = read_training_rows(path, frozenset[RowKind]().union(*(_KINDS.get(material, ()) for material in reads)))
     refuse_measured(rows, behaviors, str(path))
     prompt_format = PromptFormat(format=behaviors[0].prompt.format)
-    encoded = _encode(rows, engine, prompt_format, path)
-    return DataSet(rows=tuple(encoded), prompts=_problems(rows, behaviors[0], prompt_format, path.name))
+    fingerprint = fingerprint_file(path)
+
+    def make() -> list[TrainingRow]:
+        return _encode(rows, engine, prompt_format, path)
+
+    codec = engine.codec
+    if isinstance(codec, TextCodec) and len(rows) >= NUM_KEPT and rows[0].kind is not RowKind.PROMPT:
+        tokenizer = fingerprint_tokenizer(codec.tokenizer)
+        encoded = cached_rows((fingerprint, path.name, rows[0].kind, prompt_format, sorted(codec.eos_ids), tokenizer), make)
+    else:
+        encoded = tuple(make())
+    return DataSet(
+        rows=encoded,
+        prompts=_problems(rows, behaviors[0], prompt_format, path.name),
+        fingerprint=fingerprint,
+        unread=_unread(rows, codec),
+    )
+
+
+def _unread(rows: Sequence[DataRow], codec: Codec) -> frozenset[str]:
+    """Return the columns for the chat template that it does not read; all of them where there is none."""
+    template = codec.template if isinstance(codec, TextCodec) else None
+    names = {("tools", "tools") for row in rows if row.tools}
+    names |= {(f"chat_template_kwargs.{key}", key) for row in rows for key in row.template_arguments}
+    return frozenset(column for column, name in names if template is None or not template.reads(name, ({},)))
 
 
 def _problems(rows: Sequence[DataRow], like: Behavior, prompt_format: PromptFormat, name: str) -> tuple[TrainingProblem, ...]:

@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+from posttrain.diagnose.engines.codec import template_date
 from posttrain.diagnose.engines.hardware import pick_dtype
 from posttrain.diagnose.engines.limits import context_length
 from posttrain.diagnose.errors import SettingsError
@@ -104,8 +105,9 @@ def run_identity(recipe: Recipe[Any], inputs: TrainingInputs, config: TrainingCo
     return {
         "stage": recipe.name,
         "model": inputs.fingerprint,
+        "template_date": template_date(inputs.engine.codec),
         "behaviors": {name: behavior.fingerprint for name, behavior in inputs.training_set.behaviors.items()},
-        "data": fingerprint_rows(inputs.data),
+        "data": inputs.data_fingerprint or fingerprint_rows(inputs.data),
         "teacher": None if inputs.teacher is None else inputs.teacher.fingerprint,
         "earlier": None if inputs.earlier is None else inputs.earlier.fingerprint,
         **config.model_dump(mode="json"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.character_engine import ASKS_DATE, CharacterEngine
 from helpers.refusals import refused
 from helpers.training import TinyEngine, grade_all, grade_parity, make_behavior, make_inputs, random_rows, tiny_llama
 from safetensors.torch import save_file
@@ -22,10 +23,12 @@ from posttrain.diagnose.types import Grade, GradeStatus, Reference
 from posttrain.trainers.distributed.interrupts import StoppedAtOnceError, held_interrupts
 from posttrain.trainers.distributed.processes import ProcessGroup
 from posttrain.trainers.recipes.overrides import load_config
-from posttrain.trainers.row_json import row_from_json, row_to_json
+from posttrain.trainers.recipes.registry import RECIPES
+from posttrain.trainers.row_json import fingerprint_rows, row_from_json, row_to_json
 from posttrain.trainers.sources.policy import PolicySource, RolloutSampler
 from posttrain.trainers.step.optimizer_step import Stepper
 from posttrain.trainers.training.dev_evaluation import DevEvaluator
+from posttrain.trainers.training.preparation import run_identity
 from posttrain.trainers.training.result import TrainingResult
 from posttrain.trainers.training.resume_state import ResumeStore, StoredTensors, find_state, write_synced
 from posttrain.trainers.training.trainer import run_recipe
@@ -387,3 +390,21 @@ def test_the_command_resumes(sums_file: Path, tiny_model: Path, tmp_path: Path, 
     assert not work.exists()
     assert (tmp_path / "cut" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
     assert not list((tmp_path / "cut").glob("training_state*"))
+
+
+class DatedEngine(CharacterEngine):
+    """A model whose template asks for the date."""
+
+    def __init__(self) -> None:
+        super().__init__(ASKS_DATE)
+
+
+def test_a_run_is_known_by_its_data_file_and_by_the_date_that_its_template_is_told() -> None:
+    recipe, config, model = RECIPES["sft"], load_config("sft"), tiny_llama()
+    rows = tuple(random_rows(2))
+    made = run_identity(recipe, make_inputs(model, data=rows), config)
+    read = run_identity(recipe, make_inputs(model, data=rows, data_fingerprint="a1", engine=DatedEngine()), config)
+    again = run_identity(recipe, make_inputs(model, data=rows[:1], data_fingerprint="a1", engine=DatedEngine()), config)
+    assert (made["data"], made["template_date"]) == (fingerprint_rows(rows), None)
+    assert (read["data"], read["template_date"]) == ("a1", "2025-01-01")
+    assert read == again
