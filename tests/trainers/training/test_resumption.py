@@ -401,7 +401,7 @@ class DatedEngine(CharacterEngine):
 
 def test_a_run_is_known_by_its_data_file_and_by_the_date_that_its_template_is_told() -> None:
     recipe, config, model = RECIPES["sft"], load_config("sft"), tiny_llama()
-    rows = tuple(random_rows(2))
+    rows = tuple(random_rows())
     made = run_identity(recipe, make_inputs(model, data=rows), config)
     read = run_identity(recipe, make_inputs(model, data=rows, data_fingerprint="a1", engine=DatedEngine()), config)
     again = run_identity(recipe, make_inputs(model, data=rows[:1], data_fingerprint="a1", engine=DatedEngine()), config)
