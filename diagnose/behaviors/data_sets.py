@@ -1,9 +1,9 @@
 """Rows of a data set that a model might be trained on, in the shapes that TRL calls data set types.
 
 Read are JSONL and parquet files of one shape: a text, a prompt alone, a prompt with a completion, a prompt with a better and a worse
-completion, a prompt with a completion and a label, a prompt with labelled steps, or a chat. Prompts and completions are texts or chats;
-columns that belong to no shape are passed over, as TRL does. The files that verl's SFT trainer reads (a chat, or a prompt with a response) fit
-too. A wrong row is named with its place and never skipped.
+completion, a prompt with a completion and a label, a prompt with labelled steps, or a chat. Prompts and completions are texts or chats; the column `system` holds a
+system message before them, and other columns that belong to no shape are passed over, as TRL does. The files that verl's SFT trainer reads
+(a chat, or a prompt with a response) fit too. A wrong row is named with its place and never skipped.
 
 Source: https://huggingface.co/docs/trl/dataset_formats.
 """
@@ -108,7 +108,8 @@ def read_training_rows(path: str | Path, wanted: frozenset[RowKind] = frozenset(
     path = Path(path)
     rows: list[DataRow] = []
     for where, row in _objects(path):
-        found = _with_template_columns(_read_row(row, len(rows), where, wanted), row, where)
+        found = _with_system(_read_row(row, len(rows), where, wanted), row, where)
+        found = _with_template_columns(found, row, where)
         if rows and found.kind is not rows[0].kind:
             raise BehaviorError(
                 f"{where}: got a row of kind {found.kind} after rows of kind {rows[0].kind}; give one file per kind",
@@ -181,6 +182,21 @@ def _read_row(row: Mapping[str, Any], index: int, where: str, wanted: frozenset[
         return DataRow(index=index, kind=RowKind.PROMPT, prompt=_prompt(row["prompt"], "prompt", where))
     got = ", ".join(sorted(row)) or "nothing"
     raise BehaviorError(f"{where}: got the columns {got}; allowed are rows such as {ALLOWED}", code="unknown_columns")
+
+
+def _with_system(found: DataRow, row: Mapping[str, Any], where: str) -> DataRow:
+    """Put the column `system`, which many data sets have beside a prompt or a chat, before both as a system message."""
+    said = row.get("system")
+    if said is None or said == "":
+        return found
+    first = found.prompt[0] if isinstance(found.prompt, tuple) else None
+    if not isinstance(said, str) or found.prompt is None or (first is not None and first.role == "system"):
+        got = "a text without a prompt" if found.prompt is None else "a chat with a system message of its own"
+        beside = shorten(said) if not isinstance(said, str) else f"a text beside {got}"
+        raise RowError(f"{where}: system: got {beside}; allowed: a text beside a prompt without a system message")
+    before = Message("system", said)
+    prompt = found.prompt if isinstance(found.prompt, tuple) else (Message("user", found.prompt),)
+    return replace(found, prompt=(before, *prompt), chat=(before, *found.chat) if found.chat else ())
 
 
 def _with_template_columns(found: DataRow, row: Mapping[str, Any], where: str) -> DataRow:

@@ -94,3 +94,17 @@ def test_generation_settings_that_transformers_does_not_write_cost_no_training(
     out = tmp_path / "trained"
     run("train", "sft", tmp_path / "model", letters, "--out", out, "--set", "num_steps=1")
     assert GenerationConfig.from_pretrained(out).eos_token_id == [2, 7]
+
+
+def test_a_checkpoint_stops_at_what_its_chats_end_with(letters: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """A base model's settings stop at the end of a text alone; after training on chats it says the end of a turn."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message.content }}<pad>{% endfor %}{% if add_generation_prompt %}: {% endif %}"
+    )
+    shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    assert GenerationConfig.from_pretrained(tmp_path / "model").eos_token_id == 2
+    out = tmp_path / "trained"
+    run("train", "sft", tmp_path / "model", letters, "--out", out, "--set", "num_steps=1")
+    assert GenerationConfig.from_pretrained(out).eos_token_id == [2, tokenizer.pad_token_id]

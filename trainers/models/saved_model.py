@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.engines.limits import first_line, known_ids
 from posttrain.diagnose.errors import ModelError
 from posttrain.trainers.models.heads import hidden_width
@@ -59,6 +60,7 @@ def as_saved(
         ModelError: Transformers has no such class for this architecture.
     """
     if saves == "policy":
+        _stop_at_every_end(model, tokenizer)
         return SavedModel(model=model, weights=model.state_dict(), tokenizer=tokenizer)
     assert scalar_head is not None
     tokenizer, note = _with_padding(model, tokenizer)
@@ -200,6 +202,18 @@ def _with_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         tokenizer,
         f"its tokenizer has no padding token that ends no answer, so the checkpoint gets {token} ({tokenizer.pad_token_id})",
     )
+
+
+def _stop_at_every_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the generation settings stop at every token that ends an answer here, such as the one that a chat template ends a turn with."""
+    settings = getattr(model, "generation_config", None)
+    if settings is None:
+        return
+    given = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+    known = [number for number in given if number is not None]
+    missing = sorted(TextCodec(tokenizer, known_ids(tokenizer.eos_token_id, known)).eos_ids - set(known))
+    if missing:
+        settings.eos_token_id = [*known, *missing] if known or len(missing) > 1 else missing[0]
 
 
 @torch.no_grad()

@@ -73,6 +73,24 @@ SHAPES: list[tuple[dict[str, Any], DataRow]] = [
         DataRow(index=0, kind=RowKind.PAIR, prompt=CHAT, chosen="4", rejected="5"),
     ),
     (
+        {"system": "Be brief.", "prompt": "2+2?", "completion": "4"},
+        DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt=(Message("system", "Be brief."), *CHAT), completion="4"),
+    ),
+    (
+        {"system": "Be brief.", "messages": [*ASKED, *WRONG, *ASKED, *SAID]},
+        DataRow(
+            index=0,
+            kind=RowKind.DEMONSTRATION,
+            prompt=(Message("system", "Be brief."), *CHAT, Message("assistant", "5"), *CHAT),
+            completion="4",
+            chat=(Message("system", "Be brief."), *CHAT, Message("assistant", "5"), *CHAT, Message("assistant", "4")),
+        ),
+    ),
+    (
+        {"system": "Be brief.", "chosen": [*ASKED, *SAID], "rejected": [*ASKED, *WRONG]},
+        DataRow(index=0, kind=RowKind.PAIR, prompt=(Message("system", "Be brief."), *CHAT), chosen="4", rejected="5"),
+    ),
+    (
         {"prompt": "2+2?", "completion": "5", "label": False},
         DataRow(index=0, kind=RowKind.LABELLED, prompt="2+2?", completion="5", label=False),
     ),
@@ -215,3 +233,17 @@ def test_a_label_that_does_not_fit_the_stage_is_refused(label: object, wanted: f
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b", "label": label}) + "\n")
     with pytest.raises(RowError):
         read_training_rows(tmp_path / "rows.jsonl", wanted)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"system": "Be brief.", "text": "2+2 is 4"},
+        {"system": "Be brief.", "messages": [{"role": "system", "content": "Be long."}, *ASKED, *SAID]},
+        {"system": ["Be brief."], "prompt": "2+2?", "completion": "4"},
+    ],
+)
+def test_a_system_message_that_has_no_place_is_refused(row: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(BehaviorError) as caught:
+        read_training_rows(jsonl(tmp_path / "rows.jsonl", row))
+    assert caught.value.code == "invalid_row"
