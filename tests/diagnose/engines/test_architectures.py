@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from helpers.small_models import ARCHITECTURES, RECURRENT, VOCABULARY, logprobs_alone, small_model
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3Config
 
 from posttrain.diagnose.engines.base import SampleRequest, ScoreRequest
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
-from posttrain.diagnose.errors import ModelError
+from posttrain.diagnose.errors import ModelError, SettingsError
 from posttrain.diagnose.types import Sampling
 
 
@@ -47,3 +47,24 @@ def test_a_model_whose_state_is_not_in_the_cache_is_refused_at_its_first_sample(
         engine.sample([SampleRequest(key="p", prompt_ids=(3, 4), num_samples=2)], Sampling(max_tokens=2), seed="s")
     assert refused.value.code == "not_decodable"
     assert "\n" not in str(refused.value)
+
+
+def test_the_context_of_a_model_with_images_too_is_that_of_its_texts(tiny_model: Path) -> None:
+    """Such a configuration says how long texts may be in a part of it."""
+    texts = {
+        "vocab_size": 73, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    }  # fmt: skip
+    images = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    config = Gemma3Config(text_config=texts, vision_config=images, mm_tokens_per_image=1, image_token_index=70)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    engine = TransformersEngine.from_model(model, AutoTokenizer.from_pretrained(tiny_model), sample_dtype="float32")
+    prompt = tuple(range(3, 63))
+    assert (
+        len(engine.sample([SampleRequest(key="p", prompt_ids=prompt, num_samples=1)], Sampling(max_tokens=4), seed="s")[0]) == 1
+    )
+    with pytest.raises(SettingsError) as refused:
+        engine.sample([SampleRequest(key="p", prompt_ids=prompt, num_samples=1)], Sampling(max_tokens=5), seed="s")
+    assert refused.value.code == "max_tokens_too_large"
