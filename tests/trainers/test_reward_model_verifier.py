@@ -18,7 +18,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("liked")
     rows = [{"id": f"p{i}", "prompt": f"say {i}:", "answer": "aa"} for i in range(12)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pairs = [{"prompt": f"tell {i}:", "chosen": "a" * (1 + i % 4), "rejected": "b" * (1 + i % 3)} for i in range(12)]
+    pairs = [{"prompt": f"say {20 + i}:", "chosen": "a" * (1 + i % 4), "rejected": "b" * (1 + i % 3)} for i in range(12)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     plain = "problems: rows.jsonl\nprompt: {format: completion}\nsampling: {max_tokens: 8, stop: ['.', ' ']}\nsplit: {train: 0.5, final: 0}\n"
     (folder / "plain.yaml").write_text(plain + "name: plain\n")
