@@ -17,7 +17,7 @@ from posttrain.diagnose.behaviors.bundled_files import bundled_behaviors
 from posttrain.diagnose.behaviors.problem_rows import Row, read_rows
 from posttrain.diagnose.behaviors.reasoning_gym_problems import generate_rows
 from posttrain.diagnose.behaviors.row_files import read_text, require_file
-from posttrain.diagnose.behaviors.schema import BehaviorConfig, SplitConfig
+from posttrain.diagnose.behaviors.schema import BehaviorConfig, SplitConfig, VerifierConfig
 from posttrain.diagnose.behaviors.splits import default_key, normalise, refuse_empty_eval, refuse_overlap, split_keys
 from posttrain.diagnose.behaviors.verl_parquet import read_verl_rows
 from posttrain.diagnose.errors import BehaviorError
@@ -114,7 +114,7 @@ def _assemble(config: BehaviorConfig, path: Path, source: str) -> Behavior:
         _refuse_worked_examples(rows, shown, where)
     problems = _split(rows, config.split, where)
     if config.verifier is not None:
-        spec = VerifierSpec(kind=config.verifier.kind, options=_find_folder(config.verifier.options, path.parent))
+        spec = VerifierSpec(kind=config.verifier.kind, options=_find_folder(config.verifier, path.parent))
     else:
         spec = VerifierSpec(kind="reasoning_gym" if config.reasoning_gym is not None else _guess_verifier(rows))
     verifier = build_verifier(spec, where=where)
@@ -135,8 +135,11 @@ def _assemble(config: BehaviorConfig, path: Path, source: str) -> Behavior:
     return dataclasses.replace(behavior, fingerprint=_fingerprint(behavior, verifier.identity()))
 
 
-def _find_folder(options: dict[str, Any], beside: Path) -> dict[str, Any]:
-    """Return the options of a verifier; a relative model folder is taken from the behavior file, as its problems are."""
+def _find_folder(verifier: VerifierConfig, beside: Path) -> dict[str, Any]:
+    """Return the options of a verifier; relative folders of a model or a function are taken from the behavior file, as its problems are."""
+    options = verifier.options
+    if verifier.kind == "python":
+        return options | {"folder": str((beside / str(options.get("folder", ""))).resolve())}
     model = options.get("model")
     found = isinstance(model, str) and (beside / model).is_dir()
     return options | {"model": str((beside / str(model)).resolve())} if found else options
@@ -222,9 +225,11 @@ def _guess_verifier(rows: Sequence[Row]) -> str:
 
 
 def _fingerprint(behavior: Behavior, identity: str) -> str:
-    """Hash everything but the place it was read from, and the model that a verifier asks."""
+    """Hash everything but the place it was read from, and where the model or the function of a verifier lies."""
     content = dataclasses.asdict(dataclasses.replace(behavior, source="", fingerprint=""))
+    options = content["verifier"]["options"]
+    options.pop("folder", None)
     if identity:
-        content["verifier"]["options"]["model"] = identity  # in place of where it lies
+        options["model"] = identity
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

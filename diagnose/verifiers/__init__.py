@@ -11,9 +11,11 @@ from posttrain.diagnose.strict_settings import explain, unknown
 from posttrain.diagnose.types import VerifierSpec
 from posttrain.diagnose.verifiers.base import ModelVerifier, Verifier
 from posttrain.diagnose.verifiers.choice import ChoiceVerifier
+from posttrain.diagnose.verifiers.code import CodeVerifier
 from posttrain.diagnose.verifiers.exact import ExactVerifier
 from posttrain.diagnose.verifiers.judge import JudgeVerifier
 from posttrain.diagnose.verifiers.number import NumberVerifier
+from posttrain.diagnose.verifiers.python import PythonVerifier
 from posttrain.diagnose.verifiers.reasoning_gym import ReasoningGymVerifier
 from posttrain.diagnose.verifiers.regex import RegexVerifier
 from posttrain.diagnose.verifiers.reward_model import RewardModelVerifier
@@ -23,6 +25,8 @@ VERIFIERS: dict[str, type[Any]] = {
     "number": NumberVerifier,
     "choice": ChoiceVerifier,
     "regex": RegexVerifier,
+    "python": PythonVerifier,
+    "code": CodeVerifier,
     "reasoning_gym": ReasoningGymVerifier,
     "reward_model": RewardModelVerifier,
     "judge": JudgeVerifier,

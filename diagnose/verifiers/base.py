@@ -12,11 +12,19 @@ from typing import Any, ClassVar
 from posttrain.diagnose.types import Grade, Problem, PromptFormat
 
 
+class CannotGrade(Exception):
+    """A text cannot be graded: its grade is missing, not wrong. The message says why, in one line."""
+
+
 class BaseVerifier:
     """What all verifiers have in common."""
 
     success: ClassVar[float] = 1.0
     """The score that counts as a success unless the behavior says otherwise."""
+
+    def executes_text(self, problems: Sequence[Problem]) -> bool:
+        """Return whether what a model wrote might be executed, so that it must be isolated."""
+        return False
 
     def complaint(self, problem: Problem) -> str | None:
         """Say why a problem's answer cannot be compared with anything; None when it can."""
@@ -37,8 +45,19 @@ class BaseVerifier:
 class Verifier(BaseVerifier, ABC):
     """Reads an answer out of a text, and compares it with a problem's.
 
-    `extract` parses what a model wrote, so it runs in the child process and sees no answer. The other methods run in the parent.
+    `prepare` and `extract` run in the child process; `extract` parses what a model wrote and sees no answer. The other methods run in the
+    parent.
     """
+
+    memory_bytes: ClassVar[int] = 1 << 30
+    """Address space of the child, beside what it takes to start."""
+
+    def folders(self) -> tuple[str, ...]:
+        """Return the folders from which the child has to import, beside installed packages."""
+        return ()
+
+    def prepare(self) -> None:
+        """Import what is slow to import, before the first text (child process)."""
 
     @abstractmethod
     def extract(self, text: str, *, lenient: bool, payload: Mapping[str, Any] | None = None) -> str | None:
@@ -55,10 +74,14 @@ class Verifier(BaseVerifier, ABC):
 
     @abstractmethod
     def compare(self, extracted: str, problem: Problem, *, lenient: bool = False) -> float:
-        """Score what was read, in [0, 1] (parent process)."""
+        """Score what was read, in [0, 1] (parent process).
+
+        Raises:
+            CannotGrade: It cannot be scored.
+        """
 
     def payload(self, problem: Problem) -> Mapping[str, Any] | None:
-        """Return what the child must know of the problem; None for every kind but the documented exception, `reasoning_gym`."""
+        """Return what the child must know of the problem; None for every kind but those that document what they need, and why."""
         return None
 
 

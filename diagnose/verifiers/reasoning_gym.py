@@ -1,22 +1,50 @@
 """The scorer that comes with a reasoning-gym data set.
 
 The documented exception to the rule that the child sees no answer: these scorers need the whole entry, so they run whole in the
-child. Some of them evaluate what they are given; only the limits of the child protect against a malicious text.
+child. Nine of them evaluate what they are given. Texts for these are read in isolation, and are evaluated only where they are what an answer can
+be: Python literals, or arithmetic with the usual functions.
 """
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from posttrain.diagnose.strict_settings import StrictModel
 from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.base import Verifier
+from posttrain.diagnose.verifiers.python import read_score
 
 _ENTRY = "reasoning_gym"
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _ANSWER = re.compile(r"\banswer(?:[ \t]+is)?[ \t]*[:=]?[ \t]*(.+)", re.IGNORECASE)
+
+LITERAL_SCORERS = {
+    "binary_matrix": "reasoning_gym.algorithmic.binary_matrix",
+    "n_queens": "reasoning_gym.games.n_queens",
+    "spiral_matrix": "reasoning_gym.algorithmic.spiral_matrix",
+    "string_insertion": "reasoning_gym.algorithmic.string_insertion",
+}
+"""Data sets whose scorers call `eval` on a list, with their modules."""
+EXPRESSION_SCORERS = frozenset(
+    {"countdown", "intermediate_integration", "polynomial_multiplication", "puzzle24", "simple_integration"}
+)
+"""Data sets whose scorers have sympy evaluate an expression."""
+REFUSED_SCORERS: dict[str, str] = {
+    "game_of_life_halting": "its scorer takes any text for yes",
+}
+"""Data sets whose scorers say nothing about an answer, with the reason."""
+_FUNCTIONS = "sin|cos|tan|cot|sec|csc|asin|acos|atan|arcsin|arccos|arctan|sinh|cosh|tanh|exp|log|ln|sqrt|Abs|abs|pi|oo"
+_EXPRESSION = re.compile(rf"(?:\d+(?:\.\d*)?(?:[eE][-+]?\d{{1,3}})?|\.\d+|\b(?:{_FUNCTIONS}|[A-Za-z])\b|[-+*/^!(),\s])+")
+_GAMES = frozenset({"countdown", "puzzle24"})
+_SUM = re.compile(r"(?:\d+|[-+()\s]|\*(?!\s*\*)|/(?!\s*/))+")
+"""What the games allow: whole numbers, the four operations, brackets."""
+_LARGEST_POWER = re.compile(r"(?:\*\*|\^)\s*[-+(\s]*\d{4}|(?:\*\*|\^)[^-+,]*(?:\*\*|\^)|\d{4,}\s*!|!\s*!")
+"""Powers of powers, and exponents and factorials of four digits: never an answer, and hours of work."""
 
 
 class ReasoningGymOptions(StrictModel):
@@ -34,6 +62,19 @@ class ReasoningGymVerifier(Verifier):
     def __init__(self, options: ReasoningGymOptions) -> None:
         self._scorers: dict[str, Callable[..., Any]] = {}
 
+    memory_bytes = 4 << 30
+
+    def executes_text(self, problems: Sequence[Problem]) -> bool:
+        """Return whether one of the problems has a scorer that evaluates texts."""
+        return any(_dataset(problem.metadata[_ENTRY]) in LITERAL_SCORERS.keys() | EXPRESSION_SCORERS for problem in problems)
+
+    def prepare(self) -> None:
+        """Import the scorers, and have those that evaluate lists evaluate nothing else (child process)."""
+        import reasoning_gym  # noqa: F401  its two seconds must not count against the first text
+
+        for module in LITERAL_SCORERS.values():
+            importlib.import_module(module).__dict__["eval"] = ast.literal_eval
+
     def extract(self, text: str, *, lenient: bool, payload: Mapping[str, Any] | None = None) -> str | None:
         """Score a text (child process).
 
@@ -44,10 +85,15 @@ class ReasoningGymVerifier(Verifier):
         candidates = _read(text, lenient)
         if not candidates:
             return None
-        scorer = self._scorer(str(payload["metadata"]["source_dataset"]))
-        scored = [(float(scorer(candidate, payload)), candidate) for candidate in candidates]
+        dataset = _dataset(payload)
+        scorer = self._scorer(dataset)
+        scored = [
+            (float(scorer(candidate, payload)), candidate) for candidate in candidates if is_answer(candidate, dataset, payload)
+        ]
+        if not scored:
+            return None
         score, candidate = max(scored, key=lambda pair: pair[0])
-        return f"{min(max(score, 0.0), 1.0)!r} {candidate}"
+        return f"{score!r} {candidate}"
 
     def _scorer(self, dataset: str) -> Callable[..., Any]:
         if dataset not in self._scorers:
@@ -58,7 +104,7 @@ class ReasoningGymVerifier(Verifier):
 
     def compare(self, extracted: str, problem: Problem, *, lenient: bool = False) -> float:
         """Return the score that the child worked out."""
-        return float(extracted.split(" ", 1)[0])
+        return read_score(extracted.split(" ", 1)[0])
 
     def complaint(self, problem: Problem) -> str | None:
         """Refuse a problem without its entry."""
@@ -68,12 +114,45 @@ class ReasoningGymVerifier(Verifier):
                 "metadata holds no reasoning-gym entry, which the verifier reasoning_gym scores by;"
                 " get the problems from `reasoning_gym:`, or use the verifier exact"
             )
+        if _dataset(entry) in REFUSED_SCORERS:
+            return (
+                f"the data set {_dataset(entry)} cannot be measured with the verifier reasoning_gym: {REFUSED_SCORERS[_dataset(entry)]}; use"
+                " another data set, or the verifier exact"
+            )
         return None
 
     def payload(self, problem: Problem) -> Mapping[str, Any]:
         """Return the entry, answer included."""
         entry: Mapping[str, Any] = problem.metadata[_ENTRY]
         return entry
+
+
+def is_answer(text: str, dataset: str, entry: Mapping[str, Any]) -> bool:
+    """Return whether a scorer may be given a text: what it evaluates is arithmetic, and what it fails to check holds."""
+    if text == str(entry.get("answer")).strip():
+        return True
+    if dataset in _GAMES and not _SUM.fullmatch(text):
+        return False
+    if dataset in EXPRESSION_SCORERS and (len(text) > 2000 or not _EXPRESSION.fullmatch(text) or _LARGEST_POWER.search(text)):
+        return False
+    if dataset == "puzzle24":  # its scorer takes any four numbers, and all from 24 up to below 25
+        from sympy import parse_expr
+
+        numbers = sorted(int(number) for number in re.findall(r"\d+", text))
+        return numbers == sorted(entry["metadata"]["numbers"]) and parse_expr(text.strip()) == 24
+    return True
+
+
+def _is_near(text: str, entry: Mapping[str, Any]) -> bool:
+    """Return whether a probability is right; the scorer takes the first digits of one, too."""
+    try:
+        return abs(Fraction(text.replace(",", "")) - Fraction(str(entry["answer"]).replace(",", ""))) <= Fraction(1, 10_000)
+    except (ValueError, ZeroDivisionError):
+        return False
+
+
+def _dataset(entry: Mapping[str, Any]) -> str:
+    return str(entry["metadata"]["source_dataset"])
 
 
 def _read(text: str, lenient: bool) -> list[str]:

@@ -18,6 +18,7 @@ def env() -> None:
     import torch
 
     from posttrain.diagnose.engines.hardware import has_fast_bf16
+    from posttrain.diagnose.verifiers.sandbox.isolation import describe
 
     print(f"posttrain {__version__}, python {platform.python_version()}, {platform.platform()}")
     for name in ("torch", "transformers", "reasoning-gym", "numpy", "scipy", "pyarrow", "vllm", "ray"):
@@ -30,3 +31,4 @@ def env() -> None:
     print(
         f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, device {device} ({name}), fast bf16: {'yes' if has_fast_bf16(device) else 'no'}"
     )
+    print(f"isolation of code that a model wrote: {describe()}")

@@ -1,8 +1,10 @@
-"""Starts the child: `python -P bootstrap.py`.
+"""Starts a child: `python bootstrap.py [script] [folder of packages]...`.
 
 Importing a module runs the `__init__` of every package above it, and that of `posttrain.diagnose` imports statistics and figures:
 seconds and hundreds of megabytes that reading a text has no use for. So these packages are put in place here by hand, empty. This
 also makes the child run the parent's very files, however the parent found them.
+
+Scripts: `child` reads texts (the default), `code_host` executes a program, `code_tests` holds its tests, `try_isolation` tries the isolation.
 """
 
 import sys
@@ -10,17 +12,33 @@ import types
 from pathlib import Path
 
 
-def put_packages_in_place() -> None:
-    """Make `posttrain` and `posttrain.diagnose` importable without running their `__init__`."""
-    diagnose = Path(__file__).resolve().parents[2]
-    for name, folders in (("posttrain", []), ("posttrain.diagnose", [str(diagnose)])):
+def put_packages_in_place(*, standalone: bool = False) -> None:
+    """Make `posttrain` and `posttrain.diagnose` importable without running their `__init__`.
+
+    Args:
+        standalone: Whether the packages of the verifiers are left empty, too: what executes code imports the standard library alone.
+    """
+    sandbox = Path(__file__).resolve().parent
+    folders = {"posttrain": None, "posttrain.diagnose": sandbox.parents[1]}
+    if standalone:
+        folders |= {"posttrain.diagnose.verifiers": sandbox.parent, "posttrain.diagnose.verifiers.sandbox": sandbox}
+    for name, folder in folders.items():
         package = types.ModuleType(name)
-        package.__path__ = folders
+        package.__path__ = [] if folder is None else [str(folder)]
         sys.modules[name] = package
 
 
 if __name__ == "__main__":
-    put_packages_in_place()
-    from posttrain.diagnose.verifiers.sandbox.child import main
+    script = sys.argv[1] if len(sys.argv) > 1 else "child"
+    sys.path += sys.argv[2:]
+    put_packages_in_place(standalone=script != "child")
+    if script == "child":
+        from posttrain.diagnose.verifiers.sandbox.child import main
+    elif script == "code_host":
+        from posttrain.diagnose.verifiers.sandbox.code_host import main
+    elif script == "code_tests":
+        from posttrain.diagnose.verifiers.sandbox.code_tests import main
+    else:
+        from posttrain.diagnose.verifiers.sandbox.try_isolation import main
 
     main()

@@ -1,8 +1,11 @@
 """The process that reads what a model wrote, started by `bootstrap.py`.
 
-One JSON object per line on stdin and stdout. The first names kind, options and deadline and is answered by `{"ready": true}`;
-each further one is `{"id", "text", "payload"}`, answered by `{"id", "strict", "lenient"}` or `{"id", "error"}`. No answer is
-ever sent here, except inside the payload of the kind `reasoning_gym`.
+One JSON object per line on stdin and stdout. The first names kind, options, deadline and confinement and is answered by `{"ready":
+true}`, or by `{"failed": reason}`; each further one is `{"id", "text", "payload"}`, answered by `{"id", "strict", "lenient"}`, `{"id",
+"error"}` or `{"id", "late": true}`. No answer is ever sent here, except inside the payload of the kinds that score with it.
+
+A kind that might execute a text reads each in a fork of its own, which holds no descriptor but the one for its result and is ended
+with it: what a text does there is gone before the next one, and it cannot answer for another.
 """
 
 from __future__ import annotations
@@ -10,42 +13,49 @@ from __future__ import annotations
 import json
 import math
 import os
+import select
+import signal
 import sys
 import time
-from typing import IO, Any
+from typing import Any
 
 from posttrain.diagnose.types import VerifierSpec
 from posttrain.diagnose.verifiers import build_verifier
-from posttrain.diagnose.verifiers.base import ModelVerifier, Verifier
+from posttrain.diagnose.verifiers.base import Verifier
+from posttrain.diagnose.verifiers.sandbox import confine
+from posttrain.diagnose.verifiers.sandbox.lines import Lines, silence, take_standard_streams
 
 if sys.platform != "win32":  # there the parent's deadline is the only limit
     import resource
 
-_MEMORY_BYTES = {"reasoning_gym": 4 << 30}
-_DEFAULT_MEMORY_BYTES = 1 << 30
-_FILE_BYTES = 1 << 20
+_LONGEST_RESULT = 16 << 20
 
 
 def main() -> None:
     """Serve until stdin ends."""
-    # The protocol gets descriptors of its own. What a scorer prints, or reads, goes to the null device.
-    requests: IO[str] = os.fdopen(os.dup(0), encoding="utf-8")
-    replies: IO[str] = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    os.close(null)
-    hello = json.loads(requests.readline())
-    kind = str(hello["kind"])
-    verifier = build_verifier(VerifierSpec(kind=kind, options=hello["options"]))
-    assert not isinstance(verifier, ModelVerifier), "what asks a model runs in the parent"
-    if kind == "reasoning_gym":
-        import reasoning_gym  # noqa: F401  its two seconds must not count against the first text
-    _limit_for_good(_MEMORY_BYTES.get(kind, _DEFAULT_MEMORY_BYTES))
-    _reply(replies, {"ready": True})
-    for line in requests:
-        _limit_next_text(float(hello["deadline"]))
-        _reply(replies, _read(verifier, json.loads(line)))
+    lines = take_standard_streams()
+    hello = lines.read()
+    assert hello is not None
+    deadline, isolated = float(hello["deadline"]), bool(hello["isolated"])
+    if isolated:
+        confine.restrict_files(hello["readable"])
+    verifier = build_verifier(VerifierSpec(kind=str(hello["kind"]), options=hello["options"]))
+    assert isinstance(verifier, Verifier), "what asks a model runs in the parent"
+    try:
+        verifier.prepare()
+    except Exception as error:
+        lines.write({"failed": f"{type(error).__name__}: {error}"[:500]})
+        return
+    if not isolated:
+        _limit_for_good(verifier.memory_bytes)
+    lines.write({"ready": True})
+    while (request := lines.read()) is not None:
+        if isolated:
+            reply = _read_in_fork(verifier, request, deadline, lines)
+        else:
+            _limit_next_text(deadline)
+            reply = _read(verifier, request)
+        lines.write({"id": request["id"], **reply})
 
 
 def _read(verifier: Verifier, request: dict[str, Any]) -> dict[str, Any]:
@@ -54,22 +64,61 @@ def _read(verifier: Verifier, request: dict[str, Any]) -> dict[str, Any]:
         strict = verifier.extract(text, lenient=False, payload=payload)
         lenient = verifier.extract(text, lenient=True, payload=payload)
     except Exception as error:  # whatever a text does to its reader is data about that text
-        return {"id": request["id"], "error": f"{type(error).__name__}: {error}"[:500]}
-    return {"id": request["id"], "strict": strict, "lenient": lenient}
+        return {"error": f"{type(error).__name__}: {error}"[:500]}
+    return {"strict": strict, "lenient": lenient}
 
 
-def _reply(replies: IO[str], reply: dict[str, Any]) -> None:
-    replies.write(json.dumps(reply) + "\n")
-    replies.flush()
+def _read_in_fork(verifier: Verifier, request: dict[str, Any], deadline: float, lines: Lines) -> dict[str, Any]:
+    result, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(result)
+        lines.close()
+        silence(2)
+        confine.finish(confine.Limits(memory_bytes=verifier.memory_bytes, cpu_seconds=math.ceil(deadline) + 2))
+        Lines(theirs, theirs).write(_read(verifier, request))
+        os._exit(0)
+    os.close(theirs)
+    content, end = bytearray(), time.monotonic() + deadline
+    try:
+        while len(content) <= _LONGEST_RESULT:
+            ready, _, _ = select.select([result], [], [], max(0.0, end - time.monotonic()))
+            if not ready:
+                return {"late": True}
+            chunk = os.read(result, 1 << 16)
+            if not chunk:
+                break
+            content += chunk
+    finally:
+        os.close(result)
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+    return _checked(bytes(content), status)
+
+
+def _checked(content: bytes, status: int) -> dict[str, Any]:
+    """Return a fork's result with the fields that a result has, whatever was written."""
+    try:
+        found = json.loads(content)
+        reply = {name: found[name] for name in ("strict", "lenient", "error") if name in found}
+        well_formed = set(reply) in ({"strict", "lenient"}, {"error"}) and all(
+            one is None or isinstance(one, str) for one in reply.values()
+        )
+    except (ValueError, TypeError, RecursionError):
+        well_formed = False
+    if not well_formed:
+        how = f"ended by {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else "ended"
+        return {"error": f"the process that read the text {how} without a result"}
+    return reply
 
 
 def _limit_for_good(memory_bytes: int) -> None:
     """Bound memory, files and core dumps. After the imports, which may need more address space than any text."""
     if sys.platform == "win32":
         return
-    _set_limit(resource.RLIMIT_AS, _address_space() + memory_bytes)
-    _set_limit(resource.RLIMIT_FSIZE, _FILE_BYTES)
-    _set_limit(resource.RLIMIT_CORE, 0)
+    confine.set_limit(resource.RLIMIT_AS, confine.address_space() + memory_bytes)
+    confine.set_limit(resource.RLIMIT_FSIZE, confine.Limits().file_bytes)
+    confine.set_limit(resource.RLIMIT_CORE, 0)
 
 
 def _limit_next_text(deadline: float) -> None:
@@ -79,23 +128,3 @@ def _limit_next_text(deadline: float) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     soft = math.ceil(time.process_time() + deadline) + 2
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
-
-
-def _set_limit(which: int, value: int) -> None:
-    if sys.platform == "win32":
-        return
-    _, hard = resource.getrlimit(which)
-    limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    try:
-        resource.setrlimit(which, (limit, limit))
-    except (ValueError, OSError):  # macOS does not know every limit
-        print(f"limit {which} cannot be set here", file=sys.stderr)
-
-
-def _address_space() -> int:
-    """Return bytes of address space in use."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123  one line, before anything is served
-            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return 1 << 30

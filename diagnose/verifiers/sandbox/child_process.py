@@ -9,15 +9,16 @@ import shutil
 import signal
 import site
 import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from posttrain.diagnose.errors import VerifierError
 
 CHILD_SCRIPT = Path(__file__).resolve().with_name("bootstrap.py")
 _CHUNK = 1 << 16
+_LONGEST_LINE = 16 << 20
 
 
 class ChildEnded(Exception):
@@ -32,15 +33,15 @@ class ChildEnded(Exception):
 class Child:
     """One running child. Lines are queued with `send` and come back with `receive`; nothing here blocks for longer than asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: Sequence[str]) -> None:
+        """Start a command."""
         self._folder = tempfile.mkdtemp(prefix="posttrain-verifier-")
         self._stderr_path = Path(self._folder) / "stderr.txt"
         try:
             with self._stderr_path.open("wb") as stderr:
                 # In its own session: Ctrl-C is for the parent, and what the child started can be killed with it.
-                # -P keeps the folders of the script and of the user off the path: neither's regex.py or json.py is ever imported.
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", str(CHILD_SCRIPT)],
+                    list(command),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=stderr,
@@ -59,6 +60,7 @@ class Child:
         os.set_blocking(self._stdout.fileno(), False)
         self._outgoing = bytearray()
         self._incoming = bytearray()
+        self._searched = 0
         self._closed = False
 
     def send(self, line: bytes) -> None:
@@ -72,18 +74,23 @@ class Child:
             The line, or None when `timeout` seconds passed without one.
 
         Raises:
-            ChildEnded: If the child closed its output.
+            ChildEnded: If the child closed its output, or its line is longer than 16 MiB.
         """
         end = time.monotonic() + timeout
         while True:
-            line, found, rest = self._incoming.partition(b"\n")
-            if found:
-                self._incoming = bytearray(rest)
-                return bytes(line)
+            found = self._incoming.find(b"\n", self._searched)
+            if found >= 0:
+                line = bytes(self._incoming[:found])
+                del self._incoming[: found + 1]
+                self._searched = 0
+                return line
+            self._searched = len(self._incoming)
+            if self._searched > _LONGEST_LINE:
+                raise ChildEnded(f"the process wrote more than {_LONGEST_LINE >> 20} MiB without an end")
             remaining = end - time.monotonic()
             self._exchange(max(0.0, remaining))
             # A child that floods without ever ending its line is late as well.
-            if remaining <= 0.0 and b"\n" not in self._incoming:
+            if remaining <= 0.0 and self._incoming.find(b"\n", self._searched) < 0:
                 return None
 
     def _exchange(self, timeout: float) -> None:

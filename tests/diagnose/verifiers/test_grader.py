@@ -152,12 +152,12 @@ def test_prints_do_not_corrupt_the_protocol(crashing: Grader) -> None:
 def test_the_environment_is_empty(crashing: Grader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "secret")
     crashing.close()
-    reply = crashing._read(["environment"], None)[0]
-    assert isinstance(reply, dict)
-    assert "SOME_TOKEN" not in reply["strict"]
-    assert "PYTHONPATH" not in reply["strict"]
-    assert "posttrain-verifier-" in reply["strict"]
-    assert str(Path.cwd()) not in reply["strict"]
+    (grade,) = crashing.grade(problem(1, "12"), ["environment"])
+    assert grade.extracted is not None
+    assert "SOME_TOKEN" not in grade.extracted
+    assert "PYTHONPATH" not in grade.extracted
+    assert "posttrain-verifier-" in grade.extracted
+    assert str(Path.cwd()) not in grade.extracted
 
 
 @pytest.mark.parametrize("kind", ["number", "exact", "choice", "regex"])
@@ -207,18 +207,25 @@ def test_a_users_files_do_not_get_in_the_way(tmp_path: Path) -> None:
 
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    started: list[int] = []
+    real = subprocess.Popen
+
+    def popen(*arguments: Any, **settings: Any) -> Any:
+        process = real(*arguments, **settings)
+        started.append(process.pid)
+        return process
+
+    monkeypatch.setattr(child_process.subprocess, "Popen", popen)
     grader = Grader(behavior("number", problem(1, "12")))
-    assert grader._child is None  # nothing starts before the first text
+    assert not started  # nothing starts before the first text
     grader.grade(problem(1, "12"), ["12"])
-    assert grader._child is not None
-    closed = grader._child._process.pid
     grader.close()
     grader.close()
     grader.grade(problem(1, "12"), ["12"])
-    dropped = grader._child._process.pid
     del grader
     gc.collect()
-    for pid in (closed, dropped):
+    assert len(started) == 2
+    for pid in started:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
     assert not list(tmp_path.iterdir())

@@ -320,9 +320,11 @@ def test_complaints() -> None:
     assert "read: number" in str(make("regex", pattern="(x)", read="number").complaint(problem("x")))
 
 
-def test_only_reasoning_gym_sends_anything_of_the_problem() -> None:
-    options = {"regex": {"pattern": "(x)"}}
+def test_the_child_gets_nothing_of_the_problem_but_what_a_kind_documents() -> None:
+    options = {"regex": {"pattern": "(x)"}, "python": {"function": "rewards:score"}}
     read_in_the_child = {name for name, kind in VERIFIERS.items() if not issubclass(kind, ModelVerifier)}
     assert "exact" in read_in_the_child
-    for kind in read_in_the_child - {"reasoning_gym"}:
+    for kind in read_in_the_child - {"reasoning_gym", "python", "code"}:
         assert make(kind, **options.get(kind, {})).payload(problem("12", secret="12")) is None
+    asked = problem("12", tests="assert f() == 12", entry_point="f")
+    assert make("code").payload(asked) == {"prompt": asked.prompt, "entry_point": "f"}
