@@ -66,10 +66,10 @@ class CodeVerifier(Verifier):
         prompt, entry_point = str(payload["prompt"]), str(payload["entry_point"])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            written = _num_statements(prompt, entry_point)
+            given = _definitions(prompt, entry_point)
             for body in (_lenient_bodies if lenient else _strict_bodies)(text, entry_point):
                 for program in _programs(body, prompt, entry_point, lenient=lenient):
-                    if _defines(program, entry_point) and _num_statements(program, entry_point) > written:
+                    if _defines(program, entry_point) and _definitions(program, entry_point) - given:
                         return program
         return None
 
@@ -178,6 +178,8 @@ def _programs(body: str, prompt: str, entry_point: str, *, lenient: bool) -> Ite
             yield from _beginnings(textwrap.dedent(body))
         return
     # A prompt in Python: helpers and imports come from it, whether the body begins anew or goes on.
+    if lenient and entry_point and _definitions(textwrap.dedent(body), entry_point):
+        yield f"{prompt}\n\n{textwrap.dedent(body)}"
     if _defines(body, entry_point) and entry_point:
         yield f"{prompt}\n\n{body}"
         yield body  # as it must be where it imports from the future
@@ -232,11 +234,7 @@ def _binds(node: ast.AST, name: str) -> bool:
     return isinstance(node, ast.Import | ast.ImportFrom) and any((alias.asname or alias.name) == name for alias in node.names)
 
 
-def _num_statements(program: str, name: str) -> int:
-    """Return how many statements the functions of a name hold in all; with no name, those of the program. 0 where it does not compile."""
-    if not _parses(program):
-        return 0
-    nodes = ast.parse(program).body
-    if not name:
-        return len(nodes)
-    return sum(len(node.body) if isinstance(node, ast.FunctionDef) else 1 for node in nodes if _binds(node, name))
+def _definitions(program: str, name: str) -> set[str]:
+    """Return what a program gives a name, as trees; with no name, all its statements. Empty where it does not compile."""
+    nodes = ast.parse(program).body if _parses(program) else []
+    return {ast.dump(node) for node in nodes if not name or _binds(node, name)}

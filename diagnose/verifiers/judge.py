@@ -6,10 +6,14 @@ The server is asked in OpenAI's chat completions interface, once an answer, at t
 to 1, and nothing else but thinking that it has closed; that is the score, and .5 is a success unless the behavior says otherwise. Whatever
 else it says or fails to say makes the grade missing: an unreachable or unclear judge is no failure of the answer. A judge can be
 manipulated by the answer that it reads: read some of the answers that it calls right.
+
+A behavior file may come from anywhere, so the server that it names gets no key unless the user allows its host: POSTTRAIN_API_KEY_HOSTS holds the
+names of hosts, with commas between them, as in `POSTTRAIN_API_KEY_HOSTS=api.openai.com`.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +33,7 @@ DEFAULT_PROMPT = (
     "Question:\n{question}\n\nExpected answer:\n{answer}\n\nResponse:\n{response}\n\n"
     "Does the response answer the question, and agree with the expected answer? Reply with yes or no and nothing else."
 )
+_HOSTS = "POSTTRAIN_API_KEY_HOSTS"
 _FIELD = re.compile(r"\{(question|answer|response)\}")
 _VERDICT = re.compile(r"[\s\"'`*.]*(?:(yes)|(no)|([01](?:\.\d*)?|\.\d+))[\s\"'`*.!]*", re.IGNORECASE)
 
@@ -37,7 +42,7 @@ class JudgeOptions(StrictModel):
     """Options of `judge`."""
 
     url: str
-    """Address of the server, the part before /chat/completions. The key is taken from OPENAI_API_KEY."""
+    """Address of the server, the part before /chat/completions. It gets the key in OPENAI_API_KEY only where POSTTRAIN_API_KEY_HOSTS names its host."""
     model: Annotated[str, StringConstraints(min_length=1)]
     """Name under which the judge is served."""
     prompt: str = DEFAULT_PROMPT
@@ -97,7 +102,7 @@ class JudgeVerifier(ModelVerifier):
                 except Refused as error:
                     replies.append(error)
             if not self._has_replied and all(isinstance(reply, Refused) for reply in replies):
-                raise _as_judge(replies[0]) from replies[0]
+                raise self._as_judge(replies[0]) from replies[0]
         self._has_replied = self._has_replied or any(isinstance(reply, dict) for reply in replies)
         return [_grade(reply, transport.last_failure) for reply in replies]
 
@@ -118,10 +123,25 @@ class JudgeVerifier(ModelVerifier):
             from posttrain.diagnose.engines.openai.transport import Transport
 
             try:
-                self._transport = Transport(timeout=self._options.timeout, retries=self._options.retries)
+                self._transport = Transport(
+                    timeout=self._options.timeout, retries=self._options.retries, sends_key=_gets_key(self._options.url)
+                )
             except SettingsError as error:
-                raise _as_judge(error) from error
+                raise self._as_judge(error) from error
         return self._transport
+
+    def _as_judge(self, error: Exception) -> Exception:
+        """Return the same complaint, naming whom it is about."""
+        said, host = str(error).removeprefix("engine openai: "), urlsplit(self._options.url).hostname
+        if isinstance(error, SettingsError) and error.code == "key_refused" and not _gets_key(self._options.url):
+            said += f"; and set {_HOSTS}={host}, because a server that a behavior file names gets the key of no other host"
+        return SettingsError(f"verifier judge: {said}", code="judge_refused")
+
+
+def _gets_key(url: str) -> bool:
+    """Return whether the user allows a server to have the key."""
+    allowed = {name.strip().casefold() for name in os.environ.get(_HOSTS, "").split(",")} - {""}
+    return urlsplit(url).hostname in allowed
 
 
 def _written(problem: Problem) -> str:
@@ -158,8 +178,3 @@ def _grade(reply: Any, failure: str) -> Grade:
             detail=f"judge: got {shorten(content, 200)}; allowed: yes, no, or a number from 0 to 1",
         )
     return Grade(status=GradeStatus.SCORED, score=score, extracted=f"{score:g}", lenient_score=score)
-
-
-def _as_judge(error: Exception) -> Exception:
-    """Return the same complaint, naming whom it is about."""
-    return SettingsError(f"verifier judge: {str(error).removeprefix('engine openai: ')}", code="judge_refused")

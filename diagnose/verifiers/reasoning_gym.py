@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -43,6 +44,12 @@ _EXPRESSION = re.compile(rf"(?:\d+(?:\.\d*)?(?:[eE][-+]?\d{{1,3}})?|\.\d+|\b(?:{
 _GAMES = frozenset({"countdown", "puzzle24"})
 _SUM = re.compile(r"(?:\d+|[-+()\s]|\*(?!\s*\*)|/(?!\s*/))+")
 """What the games allow: whole numbers, the four operations, brackets."""
+_OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 _LARGEST_POWER = re.compile(r"(?:\*\*|\^)\s*[-+(\s]*\d{4}|(?:\*\*|\^)[^-+,]*(?:\*\*|\^)|\d{4,}\s*!|!\s*!")
 """Powers of powers, and exponents and factorials of four digits: never an answer, and hours of work."""
 
@@ -136,11 +143,30 @@ def is_answer(text: str, dataset: str, entry: Mapping[str, Any]) -> bool:
     if dataset in EXPRESSION_SCORERS and (len(text) > 2000 or not _EXPRESSION.fullmatch(text) or _LARGEST_POWER.search(text)):
         return False
     if dataset == "puzzle24":  # its scorer takes any four numbers, and all from 24 up to below 25
-        from sympy import parse_expr
-
         numbers = sorted(int(number) for number in re.findall(r"\d+", text))
-        return numbers == sorted(entry["metadata"]["numbers"]) and parse_expr(text.strip()) == 24
+        return numbers == sorted(entry["metadata"]["numbers"]) and _value(text) == 24
     return True
+
+
+def _value(text: str) -> Fraction | None:
+    """Return what four operations give, exactly; None where that is no number."""
+    try:
+        return _evaluate(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError):
+        return None
+
+
+def _evaluate(node: ast.expr) -> Fraction:
+    match node:
+        case ast.Constant(value=int(value)):
+            return Fraction(value)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_evaluate(operand)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _evaluate(operand)
+        case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _OPERATIONS:
+            return _OPERATIONS[type(operation)](_evaluate(left), _evaluate(right))
+    raise ValueError("neither a number nor one of the four operations")
 
 
 def _is_near(text: str, entry: Mapping[str, Any]) -> bool:

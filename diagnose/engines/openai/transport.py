@@ -35,10 +35,12 @@ class Refused(SettingsError):
 class Transport:
     """Speaks JSON with one server.
 
-    The key of the environment variable OPENAI_API_KEY goes with every request, and nowhere else.
+    The key of the environment variable OPENAI_API_KEY goes with every request where `sends_key` says so, and nowhere else.
     """
 
-    def __init__(self, *, concurrency: int = 64, timeout: float = 600.0, retries: int = 5, first_wait: float = 0.5):
+    def __init__(
+        self, *, concurrency: int = 64, timeout: float = 600.0, retries: int = 5, first_wait: float = 0.5, sends_key: bool = True
+    ):
         """Say how hard to try.
 
         Args:
@@ -47,6 +49,7 @@ class Transport:
             retries: Tries after the first one, on 408, 409, 425, 429, 5xx, lost connections and timeouts.
             first_wait: Seconds before the second try, twice as many before each further one, each ± half at random; what the server
                 asks for in Retry-After comes first.
+            sends_key: Whether the user, and not a file, chose the server.
         """
         if concurrency < 1 or timeout <= 0 or retries < 0:
             raise SettingsError(
@@ -54,6 +57,7 @@ class Transport:
                 "least 0 are needed"
             )
         self.concurrency, self.timeout, self.retries, self.first_wait = concurrency, timeout, retries, first_wait
+        self.sends_key = sends_key
         if importlib.util.find_spec("httpx2") is None:
             raise SettingsError("engine openai: httpx2 is not installed; pip install 'posttrain[openai]'")
         self.last_failure = ""
@@ -125,7 +129,7 @@ class Transport:
     async def _run(self, requests: Sequence[tuple[str, str, Reply | None]], put: OnReply) -> None:
         import httpx2
 
-        key = os.environ.get("OPENAI_API_KEY")
+        key = os.environ.get("OPENAI_API_KEY") if self.sends_key else None
         slots = asyncio.Semaphore(self.concurrency)
         limits = httpx2.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
         async with httpx2.AsyncClient(

@@ -64,8 +64,8 @@ def _relay(lines: Lines, ours: socket.socket) -> str | None:
     """Hand lines to and fro until the parent ends it; return its nonce, None where the parent is gone."""
     alive = True
     while True:
-        ready, _, _ = select.select([lines.incoming, *([ours] if alive else [])], [], [])
-        if ours in ready:
+        ready, _, _ = select.select([lines.incoming, *([ours.fileno()] if alive else [])], [], [])
+        if ours.fileno() in ready:
             chunk = b""
             with contextlib.suppress(OSError):
                 chunk = ours.recv(1 << 16)

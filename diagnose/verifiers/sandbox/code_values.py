@@ -12,6 +12,13 @@ from typing import Any
 _DEPTH = 60
 _NUM_VALUES = 200_000
 _SMALL = 1 << 53
+_COLLECTIONS: dict[str, Callable[[list[Any]], Any]] = {
+    "list": list,
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "iterator": iter,
+}
 
 
 class Unsendable(Exception):
@@ -53,7 +60,7 @@ def encode(value: Any, name_object: Callable[[Any], dict[str, Any]]) -> Any:
             return {"bytes": bytes(value).hex()}
         for kind in (list, tuple, set, frozenset):
             if isinstance(value, kind):
-                return {kind.__name__: [walk(one, depth + 1) for one in kind.__iter__(value)]}  # type: ignore[attr-defined]
+                return {kind.__name__: [walk(one, depth + 1) for one in value]}
         if isinstance(value, dict):
             return {"dict": [[walk(key, depth + 1), walk(one, depth + 1)] for key, one in dict.items(value)]}
         if isinstance(value, range):
@@ -88,7 +95,7 @@ def decode(value: Any, find_object: Callable[[dict[str, Any]], Any]) -> Any:
                 return bytes.fromhex(content)
             case "list" | "tuple" | "set" | "frozenset" | "iterator":
                 items = [decode(one, find_object) for one in content]
-                return {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "iterator": iter}[kind](items)
+                return _COLLECTIONS[kind](items)
             case "dict":
                 return {decode(key, find_object): decode(one, find_object) for key, one in content}
             case "range":

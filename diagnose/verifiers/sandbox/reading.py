@@ -74,7 +74,7 @@ class TextReader:
         self._child, self._finalizer = None, None
 
     def _read(self, texts: Sequence[str], payload: Any) -> list[Reading | Grade]:
-        # Nobody who reads one text can guess how the next request is named.
+        # Names that a text cannot guess: no reply to one request passes for one to another.
         names = [secrets.token_hex(8) for _ in texts]
         results: list[Reading | Grade] = []
         sent: Child | None = None

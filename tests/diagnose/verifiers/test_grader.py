@@ -237,7 +237,7 @@ def test_a_child_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(VerifierError) as failed:
         grader.grade(problem(1, "12"), ["12"])
     assert "/no_such_script.py" in str(failed.value)  # what the process printed before it ended
-    monkeypatch.setattr(child_process.sys, "executable", "/no/such/python")
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
     with pytest.raises(VerifierError) as failed:
         grader.grade(problem(1, "12"), ["12"])
     assert isinstance(failed.value.__cause__, FileNotFoundError)

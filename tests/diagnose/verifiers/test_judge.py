@@ -25,12 +25,14 @@ Answer = Callable[[dict[str, Any]], tuple[int, Any]]
 
 
 @contextmanager
-def judging(answer: Answer) -> Iterator[str]:
-    """Return a server on loopback that knows one path; gives its address."""
+def judging(answer: Answer, *, keys: list[str | None] | None = None) -> Iterator[str]:
+    """Return a server on loopback that knows one path; gives its address, and notes the keys that it is sent."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if keys is not None:
+                keys.append(self.headers["Authorization"])
             status, said = answer(body) if self.path == "/v1/chat/completions" else (404, {"error": "no such path"})
             reply = {"choices": [{"message": {"role": "assistant", "content": said}}]} if isinstance(said, str) else said
             content = json.dumps(reply).encode()
@@ -157,6 +159,31 @@ def test_a_text_that_is_refused_is_missing_and_the_others_are_judged(tmp_path: P
     assert [grade.score for grade in grades] == [1.0, None, 1.0]
     assert "filtered" in grades[1].detail
     assert alone[0].status is GradeStatus.ERROR
+
+
+def test_the_key_goes_to_hosts_that_the_user_allowed_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    sent: list[str | None] = []
+
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        return (200, "yes") if sent[-1] else (401, {"error": "no key"})
+
+    for hosts, expected in ((None, None), ("api.openai.com,127.0.0.2", None), ("api.openai.com, 127.0.0.1", "Bearer secret")):
+        monkeypatch.delenv("POSTTRAIN_API_KEY_HOSTS", raising=False)
+        if hosts is not None:
+            monkeypatch.setenv("POSTTRAIN_API_KEY_HOSTS", hosts)
+        with judging(answer, keys=sent) as url:
+            behavior = load(tmp_path, url)
+            with Grader(behavior) as grader:
+                if expected is None:
+                    with pytest.raises(SettingsError) as refused:
+                        grader.grade(behavior.problems[0], ["1"])
+                    assert refused.value.code == "judge_refused"
+                    assert "POSTTRAIN_API_KEY_HOSTS=127.0.0.1" in str(refused.value)
+                else:
+                    assert grader.grade(behavior.problems[0], ["1"])[0].score == 1.0
+        assert set(sent) == {expected}
+        sent.clear()
 
 
 def test_a_server_that_refuses_everything_is_set_up_wrongly(tmp_path: Path) -> None:
