@@ -102,7 +102,7 @@ def _read(path: Path) -> tuple[TrainingRow, ...] | None:
 
 def _rows(table: pa.Table) -> tuple[TrainingRow, ...]:
     columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in (*_TEXTS, "role")}
-    columns |= {name: [tuple(values) for values in _lists(table[name])] for name in _LISTS}
+    columns |= {name: [tuple(values or ()) for values in _lists(table[name])] for name in _LISTS}
     weights = [None if values is None else np.array(values, dtype=np.float32) for values in _lists(table["token_weights"])]
     names = (*_TEXTS, *_LISTS)
     return tuple(

@@ -90,23 +90,10 @@ class ChatRenderer:
         Raises:
             BehaviorError: The template refuses the chat, or does not read something that is learned.
         """
-        self._refuse_unread(row)
         if row.prefill is not None:
             return [self._one_turn(row, row.learned[-1])]
         one = self._as_one(row) if len(row.learned) > 1 else None
         return [one] if one is not None else [self._one_turn(row, place) for place in row.learned]
-
-    def _refuse_unread(self, row: ChatRow) -> None:
-        """Refuse what the assistant says in a key that the template passes over: the model would learn something else than the row says."""
-        for place in row.learned:
-            said = row.turns[place].as_turn().keys() & set(SPOKEN_KEYS) if row.turns[place].extra else ()
-            for key in sorted(said):
-                if not self._template.reads(key, row.tools):
-                    raise BehaviorError(
-                        f"got a turn with {key}, which the model's chat template does not read; write it into content as the model would, or leave "
-                        "it out",
-                        code="not_read_by_template",
-                    )
 
     def _shown(self, row: ChatRow, place: int, first: int = 0) -> str:
         before = (*self._head(row, first), *row.turns[first:place])
@@ -131,6 +118,7 @@ class ChatRenderer:
         answer = row.turns[place]
         words = answer.content if row.prefill is None else answer.content[len(row.prefill) :]
         start = _num_common(shown, whole)
+        _refuse_lost(answer, whole[start:])
         if start < len(shown) and not _holds(whole[start:], words):
             # The template hides a part of a finished answer, its reasoning say, which the model would have to say
             begun = self._template.render(row.turns[:place], tools=row.tools, arguments=row.arguments)
@@ -171,6 +159,7 @@ class ChatRenderer:
         """Return where a text holds a turn; None where it holds something else."""
         same = _num_common(turn.whole, text, turn.offset)
         start = _num_common(turn.shown, turn.whole)
+        _refuse_lost(answer, turn.whole[start:])
         if same < start or (start < len(turn.shown) and not _holds(turn.whole[start:], answer.content)):
             return None
         end = self._last_end(turn.whole, start, same)
@@ -220,6 +209,26 @@ class ChatRenderer:
         place = row.learned[number]
         first = next((i for i in range(place - 1, 0, -1) if row.turns[i].role == "user"), None)
         return first if first is not None and first - 1 in row.learned[:number] else None
+
+
+def _refuse_lost(answer: Message, written: str) -> None:
+    """Refuse what the assistant says beside its content where the template passes it over: the model would learn something else than it says."""
+    if not answer.extra:
+        return
+    turn = answer.as_turn()
+    for key in sorted(turn.keys() & set(SPOKEN_KEYS)):
+        said = [turn[key]] if isinstance(turn[key], str) else [_name(call) for call in turn[key]]
+        if not all(_holds(written, text) for text in said):
+            raise BehaviorError(
+                f"got a turn with {key}, which the model's chat template does not write; write it into content as the model would, or leave it out",
+                code="not_read_by_template",
+            )
+
+
+def _name(call: Mapping[str, Any]) -> str:
+    """Return the name of what a tool call calls; empty where it names nothing."""
+    function = call.get("function", call)
+    return str(function.get("name", "")) if isinstance(function, Mapping) else ""
 
 
 def _num_common(text: str, other: str, offset: int = 0) -> int:

@@ -109,12 +109,18 @@ def _cut_chat(codec: TextCodec, chat: RenderedChat, encoding: Encoding) -> Encod
 def _first_learned(codec: TextCodec, text: str, span: LearnedSpan, encoding: Encoding, ids: Sequence[int]) -> int:
     """Return the first token that the tokens of what is shown do not have at its place."""
     first = _first_token(encoding, span.start, len(text), len(ids))
-    if not span.shown_rest and (first == len(ids) or encoding.token_to_chars(first)[0] >= span.start):
+    if not span.shown_rest and (first == len(ids) or _begin(encoding, first) >= span.start):
         return first
     # A token spans the border: what is shown is tokenised by itself from the last special token on, which no token spans
     begin = next((i for i in range(first - 1, -1, -1) if ids[i] in codec.special_ids), 0)
-    shown = text[encoding.token_to_chars(begin)[0] if begin else 0 : span.start] + span.shown_rest
+    shown = text[_begin(encoding, begin) if begin else 0 : span.start] + span.shown_rest
     return begin + _num_common(codec.tokenizer(shown, add_special_tokens=False)["input_ids"], ids[begin:])
+
+
+def _begin(encoding: Encoding, token: int) -> int:
+    """Return where a token begins in the text; 0 for one that stands for nothing in it."""
+    characters = encoding.token_to_chars(token)
+    return characters[0] if characters is not None else 0
 
 
 def _first_token(encoding: Encoding, place: int, num_characters: int, num_tokens: int) -> int:

@@ -194,6 +194,17 @@ def test_what_the_template_would_pass_over_is_refused(more: dict[str, Any], rows
     assert "\n" not in str(refused.value)
 
 
+FORGETS = THINKS.replace("{{ m.reasoning_content or '' }}", "{% set reasoning_content = m.reasoning_content %}")
+"""Reads reasoning and writes none."""
+
+
+@pytest.mark.parametrize("num_turns", [1, 2])
+def test_reasoning_that_is_read_and_not_written_is_refused(num_turns: int, rows: Rows) -> None:
+    with pytest.raises(BehaviorError) as refused:
+        rows(CharacterEngine(FORGETS), {"messages": [user("a?"), assistant("b", reasoning_content="so")] * num_turns})
+    assert refused.value.code == "not_read_by_template"
+
+
 @pytest.mark.parametrize("template", [CHATML, READS_PARTS])
 def test_texts_and_parts_are_the_same_turn_whatever_the_template_knows(template: str, rows: Rows) -> None:
     engine = CharacterEngine(template)
