@@ -39,7 +39,7 @@ def rewrite_report(folder: str | Path) -> Path:
     path = Path(folder)
     if not path.is_dir():
         raise RunError(
-            f"report {path}: no such folder; give the folder of a `posttrain diagnose`, `compare` or `loop`",
+            f"report {path}: no such folder; give that of a `posttrain diagnose`, `compare` or `loop`, which holds diagnosis.json or compare.json",
             code="nothing_to_report",
         )
     with locked_folder(path, named=f"report {path}"):

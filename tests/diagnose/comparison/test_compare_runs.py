@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.stored_runs import copy_run
 
 from posttrain import diagnose
 from posttrain.diagnose.comparison.change_role import ObservedRole, RoleNote
@@ -126,10 +126,7 @@ def test_copies_and_other_models_are_no_null(
     assert refused(compared, null=measured["before"]) == "same_samples"
     assert refused(compared, null=measured["after"]) == "null_of_other_model"
     copy = tmp_path / "copy"
-    shutil.copytree(runs / "before", copy)
-    record = json.loads((copy / "run.json").read_text())
-    record["settings"]["seed"] = 7
-    (copy / "run.json").write_text(json.dumps(record))
+    copy_run(runs / "before", copy, seed=7)
     assert refused(compared, null=copy) == "same_samples"
 
 
