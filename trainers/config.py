@@ -47,7 +47,7 @@ class TrainingConfig(BaseModel):
     """What samples the model in training: transformers (on the very weights) or vllm (on a copy, renewed before sampling)."""
     engine_memory: float = Field(default=0.3, gt=0, lt=1)
     """Share of the device's memory that vllm takes for its copy and cache; VLLM_CPU_KVCACHE_SPACE wins over it on a processor."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Random seed of the order of rows and of sampling."""
     dev_share: float = Field(default=0.1, ge=0, le=0.5)
     """Share of the train problems kept for early stopping."""

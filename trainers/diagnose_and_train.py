@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from posttrain.diagnose.comparison.transition import Transition
+from posttrain.diagnose.engines import check_model
 from posttrain.diagnose.engines.models.loading import fingerprint_model
 from posttrain.diagnose.errors import SettingsError, UserError
 from posttrain.diagnose.pipeline.compare_files import compare_folders, write_comparison
 from posttrain.diagnose.pipeline.diagnose_run import run
 from posttrain.diagnose.pipeline.request import resolve_behaviors
-from posttrain.diagnose.probes.runner import AUTO
+from posttrain.diagnose.probes.runner import AUTO, choose_probes
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.report.report_files import write_report
 from posttrain.diagnose.sampling.plan import Goal, sampling_goal
@@ -30,14 +31,16 @@ from posttrain.diagnose.storage.diagnosis_json import RunEntry
 from posttrain.diagnose.storage.files import read_json, write_json
 from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.storage.writable import check_writable
 from posttrain.diagnose.types import Behavior, Purpose, Split
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.distributed.processes import ProcessGroup
 from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.rollouts.live_engines import EMBEDDED, check_engine
-from posttrain.trainers.train_request import TrainRequest, refuse_shared_problems, resolve_config
+from posttrain.trainers.train_request import TrainRequest, check_config, refuse_shared_problems, resolve_config
 from posttrain.trainers.train_stage import rank_zero_first, run_training
 from posttrain.trainers.training.result import TrainingResult
+from posttrain.trainers.training_types import TrainingSet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,12 +174,21 @@ class LoopRequest:
         loaded = resolve_behaviors(self.behaviors)
         for stage in self.stages:
             check_engine(self.config_of(stage, self.overrides).engine)
-            _trainable(loaded, stage)
+            check_config(stage, self.config_of(stage, self.overrides))
+            names = _trainable(loaded, stage)
+            TrainingSet([b for b in loaded if b.name in names], dev_share=self.config_of(stage, self.overrides).dev_share)
         if not self.stages:
             for text in self.overrides:  # while the stage is not known yet, each must be a setting of a recipe that may be named
                 fitting = [name for name in RECIPES if _key(text) in RECIPES[name].config.model_fields]
                 check_engine(resolve_config((fitting or list(RECIPES))[0], None, [text], self.seed).engine)
+            shared = [text for text in self.overrides if _key(text) in TrainingConfig.model_fields]
+            check_config("sft", resolve_config("sft", None, shared, self.seed))
+            if targets := [b for b in loaded if b.purpose is Purpose.TARGET]:
+                TrainingSet(targets)
         refuse_shared_problems(loaded)
+        check_writable(self.out)
+        check_model(self.engine, self.model)
+        choose_probes(self.probes)
         object.__setattr__(self, "loaded", loaded)
 
     @property
@@ -315,7 +327,7 @@ def _choose(run_: DiagnosedRun, behaviors: Sequence[Behavior]) -> tuple[str, tup
     named: dict[str, list[str]] = {}
     for behavior in behaviors:
         stage = run_[behavior.name].diagnosis.stage
-        if behavior.purpose is Purpose.TARGET and stage is not None and stage.name in RECIPES:
+        if behavior.purpose is Purpose.TARGET and stage is not None and stage.name in RECIPES and behavior.split(Split.TRAIN):
             named.setdefault(stage.name, []).append(behavior.name)
     if not named:
         return None

@@ -7,11 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from posttrain.diagnose.behaviors.row_files import require_file
 from posttrain.diagnose.behaviors.splits import normalise
 from posttrain.diagnose.engines.base import TakesWeights
+from posttrain.diagnose.engines.models.adapter_folder import require_peft
+from posttrain.diagnose.engines.models.model_source import check_model
 from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.stage_catalogue import HOW_TO_GIVE, STAGES, available_needs, trainable_needs
 from posttrain.diagnose.storage.output_folder import content_of
+from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.storage.writable import check_writable
 from posttrain.diagnose.types import Behavior, Split
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.recipes.overrides import load_config
@@ -82,6 +87,43 @@ def refuse_existing(out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or content_of(out)):
         raise RunError(f"--out {out}: exists already; give a new folder for the checkpoint", code="out_exists")
+
+
+def check_before_loading(request: TrainRequest) -> None:
+    """Check what can be known without a model: that the files, runs, models and packages are there, and that settings fit each other.
+
+    Raises:
+        UserError: One is missing, or the folder of the checkpoint cannot be written.
+    """
+    check_writable(request.out)
+    for model in (request.model, request.teacher, request.earlier):
+        if model:
+            check_model(str(model))
+    if request.data:
+        require_file(Path(request.data), "a .jsonl or .parquet file of rows as --data")
+    if request.from_run:
+        RunDirectory(Path(request.from_run)).read_json()
+    check_config(request.stage, request.config)
+
+
+def check_config(stage: str, config: TrainingConfig) -> None:
+    """Refuse settings that need what the stage, or this installation, does not have.
+
+    Raises:
+        SettingsError: Codes `nothing_to_evaluate`, `missing_eval_every`, `missing_package`.
+    """
+    if config.eval_every is not None and RECIPES[stage].saves != "policy":
+        raise SettingsError(
+            f"eval_every evaluates what a policy samples, and {stage} makes none; leave it out", code="nothing_to_evaluate"
+        )
+    for name in ("target", "max_dev_loss"):
+        if getattr(config, name) is not None and config.eval_every is None:
+            raise SettingsError(
+                f"{name} is about evaluations of the dev slice, and eval_every is not set; set it, or leave {name} out",
+                code="missing_eval_every",
+            )
+    if config.lora_rank is not None:
+        require_peft("lora_rank")
 
 
 def resolve_config(

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from posttrain.diagnose.engines.base import Engine, TakesWeights
 from posttrain.diagnose.engines.models.loading import fingerprint_model
-from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.measure.reference_spacing import write_as_the_model
 from posttrain.diagnose.pipeline.request import resolve_behaviors
 from posttrain.diagnose.progress import Reporter, Task
+from posttrain.diagnose.stage_catalogue import STAGES, Need
 from posttrain.diagnose.storage.output_folder import content_of, locked_folder
 from posttrain.diagnose.types import Behavior
 from posttrain.diagnose.verifiers.grader import Grader
@@ -32,7 +32,7 @@ from posttrain.trainers.rollouts.weight_sync import stored_tensors
 from posttrain.trainers.sources.finished_run import read_run
 from posttrain.trainers.sources.policy import sampler_of
 from posttrain.trainers.stage import FrozenModel, TrainingInputs
-from posttrain.trainers.train_request import TrainRequest, refuse_existing, resolve_config
+from posttrain.trainers.train_request import TrainRequest, check_before_loading, refuse_existing, resolve_config
 from posttrain.trainers.training.dev_evaluation import DevEvaluator
 from posttrain.trainers.training.preparation import fit_lengths
 from posttrain.trainers.training.result import TrainingResult
@@ -142,12 +142,8 @@ def _train_here(request: TrainRequest, processes: ProcessGroup, reporter: Report
 
     Of several processes rank 0 writes there, and each its part of a state.
     """
-    stage, config, out = request.stage, request.config, request.out
-    if config.eval_every is not None and RECIPES[stage].saves != "policy":
-        raise SettingsError(
-            f"eval_every evaluates what a policy samples, and {stage} makes none; leave it out", code="nothing_to_evaluate"
-        )
-    with locked_work_folder(out) if processes.is_rank_zero else nullcontext():
+    check_before_loading(request)
+    with locked_work_folder(request.out) if processes.is_rank_zero else nullcontext():
         return _train_locked(request, processes, reporter)
 
 
@@ -191,8 +187,12 @@ def _train_in(
     stage, config = request.stage, request.config
     with ExitStack() as stack:
         behaviors = inputs.training_set.behaviors.items()
-        graders: dict[str, GradeFn] = {name: stack.enter_context(Grader(behavior)).grade for name, behavior in behaviors}
+        verifiers = {name: stack.enter_context(Grader(behavior)) for name, behavior in behaviors}
+        graders: dict[str, GradeFn] = {name: verifier.grade for name, verifier in verifiers.items()}
         inputs = replace(inputs, graders=graders)
+        if _samples(request):
+            for verifier in verifiers.values():
+                verifier.check_ready()
         inputs = fit_lengths(RECIPES[stage], inputs, config, evaluated=config.eval_every is not None)
         evaluate = None
         if config.eval_every is not None:
@@ -205,6 +205,14 @@ def _train_in(
         if RECIPES[stage].transform is not None:
             return run_transform(stage, inputs, config, out=work, on_step=on_step, evaluate=evaluate, say=say)
         return run_recipe(stage, inputs, config, out=work, adapter=adapter, on_step=on_step, evaluate=evaluate, say=say)
+
+
+def _samples(request: TrainRequest) -> bool:
+    """Return whether answers to the train problems are sampled and graded."""
+    if request.config.eval_every is not None:
+        return True
+    needs = set(STAGES[request.stage].needs) & {Need.VERIFIER, Need.PAIRS, Need.STEP_FEEDBACK}
+    return bool(needs) and not request.data and not request.from_run
 
 
 def _show_progress(stage: str, task: Task, reporter: Reporter) -> Callable[[Mapping[str, object]], None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
@@ -26,7 +28,25 @@ def _open_vllm(address: str, model: str, behaviors: Sequence[Behavior]) -> Engin
 def _open_openai(address: str, model: str, behaviors: Sequence[Behavior]) -> Engine:
     from posttrain.diagnose.engines.openai.openai_engine import OpenAIEngine
 
-    return OpenAIEngine.open(address, model)
+    return OpenAIEngine.open(address, model, timeout=_server_seconds())
+
+
+def _server_seconds() -> float:
+    """Return how long a server may take for one request: POSTTRAIN_SERVER_SECONDS, else 600.
+
+    Raises:
+        SettingsError: It is no number above 0.
+    """
+    given = os.environ.get("POSTTRAIN_SERVER_SECONDS", "600")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0.0 < seconds < math.inf:
+        raise SettingsError(
+            f"POSTTRAIN_SERVER_SECONDS: got {given!r}, seconds above 0 are needed, such as 600", code="server_seconds"
+        )
+    return seconds
 
 
 def _open_scripted(address: str, model: str, behaviors: Sequence[Behavior]) -> Engine:

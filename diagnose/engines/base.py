@@ -37,6 +37,10 @@ class EngineInfo:
     """Largest mean |sampler − scorer| log-probability per token, in nats, that the two precisions explain."""
     can_score: bool = True
     """Whether paths can be scored; `Codec.encode_path` and `score` are not to be called where they cannot."""
+    context: int | None = None
+    """Tokens of a prompt and its sample together; None where the engine does not know."""
+    score_context: int | None = None
+    """Tokens of a prompt and its path together, where a path is scored."""
     notes: tuple[str, ...] = ()
     """What its numbers lack, a sentence each. Unknown log-probabilities are NaN, unknown token ids −1."""
 
@@ -169,6 +173,14 @@ class Engine(Sampler, Scorer, Protocol):
         """What writes prompts and paths as the model's tokens."""
         ...
 
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Refuse settings that it cannot sample with, before anything is sampled.
+
+        Raises:
+            SettingsError: It has no such setting.
+        """
+        ...
+
     @property
     def is_live(self) -> bool:
         """Whether it samples a model in training, whose weights `refresh` takes over."""
@@ -187,6 +199,9 @@ class BaseEngine:
     """What most engines have in common: weights that stay as they are, and nothing to be freed."""
 
     is_live = False
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Accept: all settings are known."""
 
     def refresh(self) -> None:
         """Do nothing: the weights are frozen."""

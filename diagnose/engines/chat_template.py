@@ -8,9 +8,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
-from posttrain.diagnose.engines.limits import first_line
+from posttrain.diagnose.engines.template_process import RENDER_SECONDS, RenderRequest, render_chats
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Message
 
@@ -22,16 +20,17 @@ TEMPLATE_DATE = datetime(2025, 1, 1, tzinfo=UTC)
 date is a matter of `chat_template_kwargs`, e.g. `date_string`."""
 
 _MARKER = "posttrain"
-_FAILURES = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError)
-"""What a template raises on a chat that it cannot write: its own refusal, or an operation on a key that is not there."""
 
 
 class ChatTemplate:
     """Renders chats with the template of a tokenizer that has one."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        """Take a tokenizer with a chat template."""
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, seconds: float = RENDER_SECONDS):
+        """Take a tokenizer with a chat template, and the seconds that the template may take for a chat."""
+        self._tokenizer, self._seconds = tokenizer, seconds
+        self._prefetched: dict[tuple[tuple[Message, ...], bool], str] = {}
+        self._prefetched_with: tuple[object, object] = ((), None)
+        """The tools and the arguments of what was prefetched."""
 
     @cached_property
     def source(self) -> str:
@@ -61,26 +60,41 @@ class ChatTemplate:
             arguments: Further variables of the template.
 
         Raises:
-            BehaviorError: The template refuses the chat, or fails on it.
+            BehaviorError: The template refuses the chat, fails on it, or takes more time or memory than it may; see `render_chats`.
         """
-        turns = [self._turn(message) for message in messages]
-        variables: dict[str, Any] = {"strftime_now": TEMPLATE_DATE.strftime} if self.asks_date else {}
-        try:
-            return self._render(
-                turns,
-                tools=list(tools) or None,
-                add_generation_prompt=generation_prompt,
-                continue_final_message=continue_final,
-                **variables,
-                **(arguments or {}),
-            )
-        except _FAILURES as error:  # some templates refuse a system message, or two turns of one role
-            roles = ", ".join(message.role for message in messages[:8]) + (", …" if len(messages) > 8 else "")
-            raise BehaviorError(
-                f"the model's chat template refuses a chat of {roles} ({first_line(error)}); change prompt.system or the messages, or use format: "
-                "completion",
-                code="chat_refused_by_template",
-            ) from error
+        if not continue_final and tools is self._prefetched_with[0] and arguments is self._prefetched_with[1]:
+            known = self._prefetched.get((tuple(messages), generation_prompt))
+            if known is not None:
+                return known
+        request = self._request(
+            messages,
+            generation_prompt=generation_prompt,
+            continue_final=continue_final,
+            tools=tools,
+            arguments=arguments,
+        )
+        return self._render(request)
+
+    def prefetch(
+        self,
+        chats: Sequence[tuple[Sequence[Message], bool]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Render chats all at once that `render` is about to be asked for; the process that renders is far away.
+
+        Args:
+            chats: Messages, and whether they end with what opens an answer. Those that cannot be rendered are left to `render`.
+            tools: As for `render`.
+            arguments: As for `render`.
+        """
+        requests = [self._request(m, generation_prompt=opens, tools=tools, arguments=arguments) for m, opens in chats]
+        found = render_chats(self._source(tools or None), requests, seconds=self._seconds, today=self._today)
+        self._prefetched_with = tools, arguments
+        self._prefetched = {
+            (tuple(messages), opens): text for (messages, opens), text in zip(chats, found, strict=True) if isinstance(text, str)
+        }
 
     @cached_property
     def turn_end_id(self) -> int | None:
@@ -116,22 +130,51 @@ class ChatTemplate:
 
     def _probe(self, content: Any) -> str | None:
         """Return what the template writes for a turn of the user; None where the marker is lost."""
+        settings = {**self._tokenizer.special_tokens_map, "add_generation_prompt": True}
         try:
-            rendered = self._render([{"role": "user", "content": content}], add_generation_prompt=True)
-        except _FAILURES:
+            rendered = self._render(RenderRequest(chat=[{"role": "user", "content": content}], settings=settings))
+        except BehaviorError:
             return None
-        return rendered if _MARKER in rendered else None
+        return rendered if _MARKER in rendered and not _AS_IT_IS.search(rendered) else None
 
-    def _render(self, turns: list[dict[str, Any]], **variables: Any) -> str:
-        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, **variables))
+    def _request(
+        self,
+        messages: Sequence[Message],
+        *,
+        generation_prompt: bool = False,
+        continue_final: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+        arguments: Mapping[str, Any] | None = None,
+    ) -> RenderRequest:
+        settings = {
+            **self._tokenizer.special_tokens_map,
+            **(arguments or {}),
+            "tools": list(tools) or None,
+            "add_generation_prompt": generation_prompt,
+            "continue_final_message": continue_final,
+        }
+        return RenderRequest(chat=[self._turn(message) for message in messages], settings=settings)
+
+    def _render(self, request: RenderRequest) -> str:
+        source = self._source(request.settings.get("tools"))
+        (text,) = render_chats(source, [request], seconds=self._seconds, today=self._today)
+        if isinstance(text, BehaviorError):
+            raise text
+        return text
 
     @cached_property
     def asks_date(self) -> bool:
         """Whether the template asks for today's date, which is `TEMPLATE_DATE` then."""
         return "strftime_now" in self.source
 
+    @property
+    def _today(self) -> datetime | None:
+        return TEMPLATE_DATE if self.asks_date else None
+
     def _source(self, tools: Any) -> str:
         return str(self._tokenizer.get_chat_template(None, tools))
 
 
+_AS_IT_IS = re.compile(r"""['"]type['"]:""")
+"""A part that is written as the object that it is, and not as its text."""
 _PARTS = [{"type": "text", "text": _MARKER}]

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.diagnose.engines.base import Codec, EncodedPath, EncodedPrompt
 from posttrain.diagnose.engines.chat_template import TEMPLATE_DATE, ChatTemplate
+from posttrain.diagnose.engines.template_process import RENDER_SECONDS
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Message, PromptFormat, Reference
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_MARKER = "posttrain7391"
+"""A word that a template can have no reason to change."""
 
 
 def chat_messages(prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> list[Message]:
@@ -57,10 +61,10 @@ def template_date(codec: Codec) -> str | None:
 class TextCodec:
     """Encodes prompts and paths with a Hugging Face tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: frozenset[int]):
-        """Take a fast tokenizer and the ids that end a turn; what its chat template ends one with is added to them."""
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: frozenset[int], *, template_seconds: float = RENDER_SECONDS):
+        """Take a fast tokenizer, the ids that end a turn (what its chat template ends one with is added), and the seconds that its template may take."""
         self.tokenizer = tokenizer
-        self.template = None if tokenizer.chat_template is None else ChatTemplate(tokenizer)
+        self.template = None if tokenizer.chat_template is None else ChatTemplate(tokenizer, seconds=template_seconds)
         self._known_eos_ids = eos_ids
 
     @cached_property
@@ -101,9 +105,15 @@ class TextCodec:
         return prompt_format.format == "chat" or (prompt_format.format == "auto" and self.template is not None)
 
     def encode_prompt(self, prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> EncodedPrompt:
-        """Write a prompt as the model reads it. A chat that ends with the assistant ends within that turn, which an answer goes on with."""
+        """Write a prompt as the model reads it. A chat that ends with the assistant ends within that turn, which an answer goes on with.
+
+        Raises:
+            BehaviorError: The prompt cannot be written in this format, or the chat template leaves a part of it out.
+        """
         if self.writes_chat(prompt_format):
-            text = self.render_prompt(chat_messages(prompt, prompt_format))
+            messages = chat_messages(prompt, prompt_format)
+            text = self.render_prompt(messages)
+            self.refuse_dropped(messages, text)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             return EncodedPrompt(token_ids=tuple(ids), text=text, format="chat")
         text = completion_text(prompt, prompt_format)
@@ -174,10 +184,43 @@ class TextCodec:
         """Write a chat up to where an answer begins: what opens one, or the end of the assistant's turn that it goes on with.
 
         Raises:
-            BehaviorError: The template refuses the chat.
+            BehaviorError: The template refuses the chat, fails, or does not end; see `ChatTemplate.render`.
         """
         assert self.template is not None, "chats are written by a chat template"
         goes_on = messages[-1].role == "assistant"
         return self.template.render(
             messages, generation_prompt=not goes_on, continue_final=goes_on, tools=tools, arguments=arguments
         )
+
+    def refuse_dropped(
+        self,
+        messages: Sequence[Message],
+        text: str,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Refuse a chat of which the template leaves out a turn: the model would answer another question.
+
+        A template may change a turn (trim it, escape it, leave out earlier thinking), but a word in its place must appear.
+
+        Args:
+            messages: The chat.
+            text: What `render_prompt` wrote for it.
+            tools: As for `render_prompt`.
+            arguments: As for `render_prompt`.
+
+        Raises:
+            BehaviorError: A turn does not appear in the text.
+        """
+        for index, message in enumerate(messages):
+            if message.content.strip() in text:
+                continue
+            marked = [*messages[:index], message._replace(content=_MARKER, extra=""), *messages[index + 1 :]]
+            if _MARKER not in self.render_prompt(marked, tools=tools, arguments=arguments).casefold():
+                roles = ", ".join(each.role for each in messages[:8]) + (", …" if len(messages) > 8 else "")
+                raise BehaviorError(
+                    f"the model's chat template leaves out the {message.role} turn (number {index + 1} of {roles}), so the model would not see it; repair "
+                    "the template, change prompt.system or the messages, or use format: completion",
+                    code="turn_left_out_by_template",
+                )

@@ -137,11 +137,7 @@ class ScriptedEngine(base.BaseEngine):
         self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
     ) -> list[list[Completion]]:
         """Sample; see `Sampler`. Any temperature, without truncation."""
-        if (sampling.top_p, sampling.top_k, sampling.min_p, sampling.repetition_penalty) != (1.0, 0, 0.0, 1.0):
-            raise SettingsError(
-                "sampling: the scripted engine samples without truncation (top_p 1, top_k 0, min_p 0, repetition_penalty 1)",
-                code="truncation_unsupported",
-            )
+        self.check_sampling(sampling)
         results = []
         for request in requests:
             script = self._script(request.prompt_ids)
@@ -149,6 +145,14 @@ class ScriptedEngine(base.BaseEngine):
             results.append([self._one(script, sampling, seed, request.key, i) for i in indices])
             on_tokens(sum(len(completion.token_ids) for completion in results[-1]))
         return results
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """See `Engine`."""
+        if (sampling.top_p, sampling.top_k, sampling.min_p, sampling.repetition_penalty) != (1.0, 0, 0.0, 1.0):
+            raise SettingsError(
+                "sampling: the scripted engine samples without truncation (top_p 1, top_k 0, min_p 0, repetition_penalty 1)",
+                code="truncation_unsupported",
+            )
 
     def _one(self, script: Script, sampling: Sampling, seed: str, key: str, index: int) -> Completion:
         if sampling.samples_the_policy:  # the same as token by token, and a whole text at a time

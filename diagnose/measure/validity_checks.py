@@ -13,6 +13,7 @@ import numpy as np
 
 from posttrain.analysis.stats import wilson_interval
 from posttrain.diagnose.engines.base import EncodedPrompt, Engine, OnTokens, ScoreRequest
+from posttrain.diagnose.engines.codec import TextCodec, chat_messages
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
@@ -82,7 +83,7 @@ def check_validity(
         rescored: What `rescore_samples` returned; empty where the engine cannot score.
     """
     prompt = engine.codec.encode_prompt(behavior.problems[0].prompt, behavior.prompt)
-    found = [_check_selftest(selftest), _check_prompt(engine, prompt)]
+    found = [_check_selftest(selftest), _check_prompt(behavior, engine, prompt)]
     if counts.num_sampled.any():
         found += _check_shares(behavior, thresholds, counts)
     if rescored:
@@ -164,7 +165,7 @@ def _notes(behavior: Behavior, engine: Engine) -> list[str]:
     return notes
 
 
-def _check_prompt(engine: Engine, prompt: EncodedPrompt) -> Checked:
+def _check_prompt(behavior: Behavior, engine: Engine, prompt: EncodedPrompt) -> Checked:
     """Check that there is one begin-of-text token at most, and that a chat ends where the model must answer."""
     tokenizer: Any = engine.codec.tokenizer
     problems = []
@@ -172,12 +173,14 @@ def _check_prompt(engine: Engine, prompt: EncodedPrompt) -> Checked:
         bos = tokenizer.bos_token_id
         if bos is not None and prompt.token_ids[:2] == (bos, bos):
             problems.append("the prompt begins with two begin-of-text tokens")
-        if prompt.format == "chat":
-            messages = [{"role": "user", "content": "x"}]
-            without = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
-            if tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            ) == without and prompt.text.rstrip().endswith(("x", ".", "?")):
+        if prompt.format == "chat" and isinstance(engine.codec, TextCodec):
+            messages = chat_messages(behavior.problems[0].prompt, behavior.prompt)
+            template = engine.codec.template
+            if (
+                template is not None
+                and template.render(messages) == prompt.text
+                and prompt.text.rstrip().endswith(messages[-1].content.strip())
+            ):
                 problems.append("the chat template adds no generation prompt, so the model is not told to answer")
     what = "the chat template is applied and ended by the generation prompt, with one begin-of-text token at most"
     right = _counted(float(not problems))

@@ -19,8 +19,10 @@ from posttrain.diagnose.engines import open_engine
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.codec import template_date
 from posttrain.diagnose.engines.ray.open_cluster import open_pool
+from posttrain.diagnose.errors import UserError
 from posttrain.diagnose.measure.reference_spacing import write_as_the_model
 from posttrain.diagnose.pipeline.assemble import assemble
+from posttrain.diagnose.pipeline.checks_before_sampling import check_with_models, check_without_models
 from posttrain.diagnose.pipeline.measure_behaviors import MeasurementRun
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
 from posttrain.diagnose.probes.runner import ProbeInputs, ProbeRun
@@ -87,15 +89,27 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
     reporter, directory = reporter or Reporter(quiet=True), RunDirectory(Path(request.out))
     directory.check("diagnose", request.settings())
     data = read_training_rows(Path(request.data)) if request.data is not None else None
+    check_without_models(request)
     with ExitStack() as opened:
         opened.enter_context(locked_folder(directory.path))
         directory.check("diagnose", request.settings())  # another process may have ended just now
         policy, teacher, earlier = _open_engines(request, opened, reporter)
-        _check_prompts(policy, request)
-        directory.open("diagnose", {**request.settings(), **_engine_settings(policy)}, _details(request, policy))
+        settings = {**request.settings(), **_engine_settings(policy)}
+        directory.check("diagnose", settings)
+        check_with_models(request, policy, (("--teacher", teacher), ("--earlier", earlier)), data)
         before = None if request.before is None else Path(request.before)
         inputs = ProbeInputs(teacher=teacher, earlier=earlier, before=before, data=data)
-        _measure(request, policy, inputs, directory, reporter)
+        measurement = _measurement(request, policy, inputs, directory, reporter)
+        verifier_of = opened.enter_context(measurement.open_verifiers(request.loaded))
+        is_new = not directory.run_json.exists()
+        directory.open("diagnose", settings, _details(request, policy))
+        try:
+            written = [write_as_the_model(policy, behavior) for behavior in request.loaded]
+            measurement.measure(written, verifier_of)
+        except UserError:
+            if is_new:  # what was wrong must not be what a corrected command has to agree with
+                directory.discard_if_empty()
+            raise
         from posttrain.diagnose.pipeline.run_files import write_run  # drawing figures needs matplotlib: not before it is used
 
         finished = assemble(directory.path, behaviors=request.loaded)
@@ -125,8 +139,10 @@ def _open_engines(request: DiagnoseRequest, opened: ExitStack, reporter: Reporte
     return policy, teacher, earlier
 
 
-def _measure(request: DiagnoseRequest, policy: Engine, inputs: ProbeInputs, directory: RunDirectory, reporter: Reporter) -> None:
-    """Sample, score, check and probe, and store everything."""
+def _measurement(
+    request: DiagnoseRequest, policy: Engine, inputs: ProbeInputs, directory: RunDirectory, reporter: Reporter
+) -> MeasurementRun:
+    """Return what samples, scores, checks and probes, and stores everything."""
     sampling = SamplingSettings(
         directory=directory,
         engine=policy,
@@ -137,8 +153,7 @@ def _measure(request: DiagnoseRequest, policy: Engine, inputs: ProbeInputs, dire
         reporter=reporter,
     )
     probes = ProbeRun(names=request.probes, inputs=inputs, settings=sampling)
-    written = [write_as_the_model(policy, behavior) for behavior in request.loaded]
-    MeasurementRun(settings=sampling, probe_run=probes).measure(written)
+    return MeasurementRun(settings=sampling, probe_run=probes)
 
 
 def _engine_settings(engine: Engine) -> dict[str, Any]:
@@ -162,10 +177,3 @@ def _details(request: DiagnoseRequest, engine: Engine) -> dict[str, Any]:
         "command": request.command,
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-
-
-def _check_prompts(engine: Engine, request: DiagnoseRequest) -> None:
-    """Write every prompt once, so that one that cannot be written is refused before anything is sampled."""
-    for behavior in request.loaded:
-        for problem in behavior.split(request.split):
-            engine.codec.encode_prompt(problem.prompt, behavior.prompt)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from posttrain.diagnose.measure.reference_likelihood import score_references, summarize_references
@@ -21,19 +21,62 @@ from posttrain.diagnose.verifiers.selftest import SelfTest, verifier_selftest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OpenVerifier:
+    """A verifier that can grade, with what its self-test said."""
+
+    grader: Grader
+    selftest: SelfTest
+
+
+VerifierOf = Callable[[Behavior], OpenVerifier]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MeasurementRun:
     """Measure the behaviors of a run; what lies in the run directory is kept."""
 
     settings: SamplingSettings
     probe_run: ProbeRun
 
-    def measure(self, behaviors: Sequence[Behavior]) -> None:
-        """Measure what is not measured to the end.
+    @contextmanager
+    def open_verifiers(self, behaviors: Sequence[Behavior]) -> Iterator[VerifierOf]:
+        """Open and test the verifiers of all behaviors that are not measured to the end, before anything is sampled.
+
+        Yields:
+            What gives the verifier of a behavior, and opens one that is not open yet.
+
+        Raises:
+            UserError: A verifier needs something that is missing.
+            VerifierError: The process of a verifier cannot be started.
+        """
+        with ExitStack() as opened:
+            known: dict[str, OpenVerifier] = {}
+
+            def verifier_of(behavior: Behavior) -> OpenVerifier:
+                if behavior.name not in known:
+                    grader = opened.enter_context(Grader(behavior))
+                    grader.check_ready()
+                    selftest = verifier_selftest(behavior, grader, behavior.split(self.settings.split))
+                    grader.rest()
+                    known[behavior.name] = OpenVerifier(grader=grader, selftest=selftest)
+                return known[behavior.name]
+
+            for behavior in behaviors:
+                if not self.settings.directory.is_done(behavior.name):
+                    verifier_of(behavior)
+            yield verifier_of
+
+    def measure(self, behaviors: Sequence[Behavior], verifier_of: VerifierOf | None = None) -> None:
+        """Measure what is not measured to the end, with the verifiers that `open_verifiers` gave, or else with some of its own.
 
         Behaviors come one after the other, but for those that share a budget: of these the one that is likely to be decided with the fewest
         tokens is sampled next, round by round, so that a borderline label does not use what would have decided three others. What is not
         about a label, probes among it, waits until the near ones are decided.
         """
+        if verifier_of is None:
+            with self.open_verifiers(behaviors) as own:
+                self.measure(behaviors, own)
+            return
         directory = self.settings.directory
         for behavior in behaviors:
             if found := set_aside(directory, behavior.name):
@@ -47,23 +90,22 @@ class MeasurementRun:
             if behavior not in unfinished:
                 self._record(budget, behavior, int(directory.rollout_table(behavior.name).num_tokens.sum()))
         for group in [unfinished] if budget.shared else [[behavior] for behavior in unfinished]:
-            self._measure_together(group, budget)
+            self._measure_together(group, verifier_of, budget)
 
-    def _measure_together(self, behaviors: Sequence[Behavior], budget: TokenBudget) -> None:
+    def _measure_together(self, behaviors: Sequence[Behavior], verifier_of: VerifierOf, budget: TokenBudget) -> None:
         """Serve the behavior with the lowest priority until all are finished."""
-        with ExitStack() as opened:
-            waiting = []
-            for behavior in behaviors:
-                grader = opened.enter_context(Grader(behavior))
-                selftest = verifier_selftest(behavior, grader, behavior.split(self.settings.split))
-                waiting.append((BehaviorSampler(behavior, grader.grade, self.settings, budget), grader, selftest))
-            while waiting:
-                sampler, grader, selftest = served = min(waiting, key=lambda one: one[0].priority)
-                if sampler.done or selftest.failures:
-                    self._finish(sampler, grader, selftest, budget)
-                    waiting.remove(served)
-                else:
-                    sampler.sample_round()
+        waiting = []
+        for behavior in behaviors:
+            grader, selftest = verifier_of(behavior).grader, verifier_of(behavior).selftest
+            waiting.append((BehaviorSampler(behavior, grader.grade, self.settings, budget), grader, selftest))
+        while waiting:
+            sampler, grader, selftest = served = min(waiting, key=lambda one: one[0].priority)
+            if sampler.done or selftest.failures:
+                self._finish(sampler, grader, selftest, budget)
+                grader.close()
+                waiting.remove(served)
+            else:
+                sampler.sample_round()
 
     def _finish(self, sampler: BehaviorSampler, grader: Grader, selftest: SelfTest, budget: TokenBudget) -> None:
         """Score, check and probe a behavior that is sampled to the end, and mark it as done."""

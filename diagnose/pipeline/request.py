@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.behaviors import load_behavior, load_behaviors
+from posttrain.diagnose.behaviors.row_files import require_file
+from posttrain.diagnose.engines import parse_engine
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.probes.runner import AUTO, choose_probes
@@ -72,6 +74,16 @@ class DiagnoseRequest:
         object.__setattr__(self, "loaded", resolve_behaviors(self.behaviors))
         object.__setattr__(self, "goal", sampling_goal(self.samples, self.precision, self.max_tokens_total))
         choose_probes(self.probes)
+        if not self.loaded:
+            raise SettingsError("behaviors: got none, at least one is needed; see `posttrain behaviors`", code="no_behavior")
+        if self.workers < 1:
+            raise SettingsError(f"--workers: got {self.workers}, at least 1 is needed", code="too_few_workers")
+        if self.seed < 0:
+            raise SettingsError(f"--seed: got {self.seed}, a whole number from 0 on is needed", code="negative_seed")
+        if isinstance(self.engine, str):
+            parse_engine(self.engine)
+        if self.data is not None:
+            require_file(Path(self.data), "a .jsonl or .parquet file of rows as --data")
         for behavior in self.loaded:
             if not behavior.split(self.split):
                 raise SettingsError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from posttrain.diagnose.behaviors.answer_span import GradeTexts
 from posttrain.diagnose.behaviors.data_sets import DataRow
 from posttrain.diagnose.engines.base import Engine
-from posttrain.diagnose.errors import RunError, SettingsError
+from posttrain.diagnose.errors import RunError, SettingsError, UserError
 from posttrain.diagnose.probes import PROBES
 from posttrain.diagnose.probes.base import AvailableInputs, MeasuredBehavior, Probe, ProbeContext, ProbeCost
 from posttrain.diagnose.probes.finding_json import result_from_json, result_to_json
@@ -152,7 +152,9 @@ def _run_probe(probe: Probe, context: ProbeContext, run: ProbeRun) -> ProbeResul
         return ProbeResult(probe=probe.name, question=probe.question, skipped=skipped)
     try:
         found = probe.run(context)
-    except SettingsError as error:  # an engine may lack what a probe needs: the tokens of a path, or their probabilities
+    except (
+        UserError
+    ) as error:  # an engine may lack what a probe needs (the tokens of a path, or room for them), and samples are not lost to it
         return ProbeResult(probe=probe.name, question=probe.question, skipped=SkipReason.NOT_SUPPORTED, detail=str(error))
     cost = {part: getattr(context.sampler, part) for part in ("samples", "generated_tokens", "scored_tokens", "teacher_tokens")}
     found = replace(found, probe=probe.name, behavior=context.behavior.name, **cost, seconds=round(time.monotonic() - start, 2))

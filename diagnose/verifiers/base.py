@@ -38,6 +38,13 @@ class BaseVerifier:
         """Return what makes its numbers and does not stand in its options; becomes a part of the behavior's fingerprint."""
         return ""
 
+    def check_ready(self) -> None:
+        """Refuse to begin where something that is needed to grade is missing: a package, a server.
+
+        Raises:
+            UserError: It is missing.
+        """
+
     def close(self) -> None:
         """Let go what is held. Reading or rating again brings it back."""
 

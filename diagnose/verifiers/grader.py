@@ -16,6 +16,9 @@ from posttrain.diagnose.verifiers.sandbox.isolation import require_isolation
 from posttrain.diagnose.verifiers.sandbox.reading import Reading, TextReader, missing
 
 _ECHO = "the text repeats the question"
+_MOST_CHARACTERS = 500_000
+"""Of a text that is read: more than a hundred thousand tokens. Reading takes linear time, and so does each of thousands of such texts."""
+_TOO_LONG = f"the text is longer than {_MOST_CHARACTERS:,} characters"
 _BLANK = "the text is blank"
 
 
@@ -56,6 +59,24 @@ class Grader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
+    def check_ready(self) -> None:
+        """Start what reads the texts, so that what is missing is known before there are any.
+
+        Raises:
+            VerifierError: If the child cannot be started.
+            UserError: If a package or a server is missing.
+        """
+        self._verifier.check_ready()
+        with self._lock:
+            if self._reader is not None:
+                self._reader.start()
+
+    def rest(self) -> None:
+        """End the child for a while; a model that is asked stays loaded. Grading again starts a new child."""
+        with self._lock:
+            if self._reader is not None:
+                self._reader.close()
+
     def close(self) -> None:
         """End the child. Grading again starts a new one."""
         with self._lock:
@@ -82,19 +103,20 @@ class Grader:
         if isinstance(verifier, ModelVerifier):
             return self._ask(verifier, problem, texts, echoes)
         # Equal texts are graded once: models repeat themselves, and a text that hangs would hang each time.
-        distinct = list(dict.fromkeys(text for text in texts if normalise_text(text) not in echoes))
+        short = [text for text in texts if len(text) <= _MOST_CHARACTERS and normalise_text(text) not in echoes]
+        distinct = list(dict.fromkeys(short))
         assert self._reader is not None
         with self._lock:
             read = self._reader.read(distinct, verifier.payload(problem))
             grades = {text: _judge(verifier, problem, found) for text, found in zip(distinct, read, strict=True)}
-        return [grades.get(text) or _nothing_said(_ECHO) for text in texts]
+        return [grades.get(text) or _nothing_said(_ECHO if len(text) <= _MOST_CHARACTERS else _TOO_LONG) for text in texts]
 
     def _ask(self, verifier: ModelVerifier, problem: Problem, texts: Sequence[str], echoes: set[str]) -> list[Grade]:
         """Let a model score texts, each different one once; blanks and echoes are not sent."""
         known = {
-            text: _nothing_said(_ECHO if text.strip() else _BLANK)
+            text: _nothing_said(_TOO_LONG if len(text) > _MOST_CHARACTERS else _ECHO if text.strip() else _BLANK)
             for text in texts
-            if not text.strip() or normalise_text(text) in echoes
+            if len(text) > _MOST_CHARACTERS or not text.strip() or normalise_text(text) in echoes
         }
         distinct = [text for text in dict.fromkeys(texts) if text not in known]
         if distinct:

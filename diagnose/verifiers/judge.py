@@ -82,6 +82,19 @@ class JudgeVerifier(ModelVerifier):
         self._transport: Transport | None = None
         self._has_replied = False
 
+    def check_ready(self) -> None:
+        """See the base class: the server must be there. What it thinks of the model's name and of the key is seen with the first answer.
+
+        Raises:
+            SettingsError: Nothing answers at its address.
+        """
+        transport = self._open()
+        if not transport.is_reachable(self._options.url):
+            raise SettingsError(
+                f"verifier judge: nothing answers at {self._options.url} ({transport.last_failure}); start the server, or give its address as url",
+                code="judge_unreachable",
+            )
+
     def rate(self, problem: Problem, texts: Sequence[str], prompt_format: PromptFormat) -> list[Grade]:
         """Return what the judge says of each text.
 

@@ -90,6 +90,12 @@ class ChatRenderer:
         Raises:
             BehaviorError: The template refuses the chat, or does not read something that is learned.
         """
+        last = row.learned[-1]
+        if len(row.learned) <= _FEW_TURNS:
+            whole = [(row.turns[: place + 1], False) for place in row.learned]
+            shown = [(row.turns[:place], True) for place in row.learned if row.prefill is None]
+            self._template.prefetch([*whole, *shown], tools=row.tools, arguments=row.arguments)
+        self._codec.refuse_dropped(row.turns[:last], self._shown(row, last), tools=row.tools, arguments=row.arguments)
         if row.prefill is not None:
             return [self._one_turn(row, row.learned[-1])]
         one = self._as_one(row) if len(row.learned) > 1 else None

@@ -63,7 +63,7 @@ class TransformersEngine(base.BaseEngine):
         self.device = model.device
         score = model.dtype if score_dtype == "auto" else pick_dtype(score_dtype, self.device)
         sample = pick_dtype(sample_dtype, self.device)
-        self._context: int | None = context_length(model.config)
+        context = context_length(model.config)
         self._sampling_model = model
         self._sampling_layers = self._scoring_layers = None
         self._decodes = False
@@ -93,6 +93,8 @@ class TransformersEngine(base.BaseEngine):
             score_dtype=str(score).removeprefix("torch."),
             device=str(self.device),
             versions={"torch": torch.__version__, "transformers": transformers_version},
+            context=context,
+            score_context=context,
             notes=tuple(f"slower sampling: {note}" for note in slower),
             logprob_tolerance=max(LOGPROB_TOLERANCE.get(sample, 1e-3), LOGPROB_TOLERANCE.get(score, 1e-3)),
         )
@@ -148,7 +150,7 @@ class TransformersEngine(base.BaseEngine):
         self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
     ) -> list[list[Completion]]:
         """See `Engine`. What is batched together depends on the requests alone."""
-        check_sample_room(requests, sampling.max_tokens, self._context)
+        check_sample_room(requests, sampling.max_tokens, self.info.context)
         decoder: Decoder
         if self._sampling_layers is not None:
             decoder = open_decoder(self._sampling_layers, max_tokens=sampling.max_tokens)
@@ -164,7 +166,7 @@ class TransformersEngine(base.BaseEngine):
     @torch.no_grad()
     def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
         """See `Engine`."""
-        check_score_room(requests, self._context)
+        check_score_room(requests, self.info.score_context)
         if self._scoring_layers is not None:
             return score_packed(self._scoring_layers, requests, on_tokens)
         with _evaluating(self.model):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain.diagnose.engines.models.model_files import model_files
 from posttrain.diagnose.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ SETTINGS_FILE = "adapter_config.json"
 
 
 def is_adapter(path: Path) -> bool:
-    """Tell whether a folder holds an adapter and no whole model."""
-    return (path / SETTINGS_FILE).exists() and not (path / "config.json").exists()
+    """Tell whether a folder holds an adapter, as transformers does: with its settings there, the base they name is what is loaded."""
+    return (path / SETTINGS_FILE).exists()
 
 
 def base_of(path: Path) -> str:
@@ -46,8 +47,7 @@ def base_of(path: Path) -> str:
 
 def adapter_files(path: Path) -> list[Path]:
     """List the files that make the adapter's numbers, and those of its own tokenizer."""
-    suffixes = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
-    return [file for file in path.iterdir() if file.suffix in suffixes]
+    return model_files(path)
 
 
 def merge_adapter(base: PreTrainedModel, path: Path) -> PreTrainedModel:

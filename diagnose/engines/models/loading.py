@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.diagnose.engines.limits import first_line, short_hash
 from posttrain.diagnose.engines.models.adapter_folder import adapter_files, base_of, is_adapter, merge_adapter
+from posttrain.diagnose.engines.models.model_files import model_files
 from posttrain.diagnose.engines.models.model_source import cache_dir, missing_base, resolve_model
 from posttrain.diagnose.errors import ModelError, UserError
 
@@ -29,16 +30,21 @@ _HASH_WHOLE_BELOW = 4 * 2**30
 _BLOCK, _SAMPLED = 2**20, 2**14
 
 
-def fingerprint_files(paths: list[Path]) -> str:
+def fingerprint_files(paths: list[Path], *, root: Path | None = None) -> str:
     """Hash the contents of files: all of them below 4 GiB in sum, else sizes and the first 16 KiB of every MiB.
 
     So a change of one matrix of a large model is noticed, which has more than a MiB.
+
+    Args:
+        paths: The files.
+        root: The folder that they are named from; by default each is named without its folder.
     """
     digest = hashlib.sha256()
     whole = sum(path.stat().st_size for path in paths) < _HASH_WHOLE_BELOW
     for path in sorted(paths):
         size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
+        name = path.name if root is None else path.relative_to(root).as_posix()
+        digest.update(f"{name}:{size}:".encode())
         with path.open("rb") as file:
             if whole:
                 while block := file.read(_BLOCK):
@@ -56,10 +62,12 @@ def fingerprint_model(source: str | Path) -> str:
     if isinstance(resolved, str):
         from huggingface_hub import snapshot_download  # a hub model is fingerprinted by its files, fetched if need be
 
+        patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
         try:
-            resolved = Path(
-                snapshot_download(resolved, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
-            )
+            folder = Path(snapshot_download(resolved, allow_patterns=patterns))
+            if not any(folder.glob("*.safetensors")):  # then its weights are what transformers loads instead
+                folder = Path(snapshot_download(resolved, allow_patterns=[*patterns, "*.bin"]))
+            resolved = folder
         except Exception as error:
             raise _not_loadable(source, error) from error
     if resolved.is_file():
@@ -67,9 +75,7 @@ def fingerprint_model(source: str | Path) -> str:
     if is_adapter(resolved):  # an adapter's numbers are its own and its base's
         both = fingerprint_files(adapter_files(resolved)) + _fingerprint_base(resolved)
         return short_hash(both)
-    suffixes = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
-    skip = {"posttrain_config.json", "trainer_state.json"}  # notes about training make no numbers
-    return fingerprint_files([file for file in resolved.iterdir() if file.suffix in suffixes and file.name not in skip])
+    return fingerprint_files(model_files(resolved), root=resolved)
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -82,7 +88,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
     resolved = materialize(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolved)
+        tokenizer = AutoTokenizer.from_pretrained(resolved, trust_remote_code=False)
     except Exception as error:
         raise _not_loadable(source, error) from error
     if not tokenizer.is_fast:
@@ -141,7 +147,7 @@ def _load_weights(kind: Any, source: str | Path, resolved: Path | str, dtype: to
     """Return a model of an Auto class of transformers, and what transformers says of its loading."""
     try:
         with _quiet_transformers():
-            model, loading = kind.from_pretrained(resolved, dtype=dtype, output_loading_info=True)
+            model, loading = kind.from_pretrained(resolved, dtype=dtype, output_loading_info=True, trust_remote_code=False)
             _make_writable(model)
             return model, loading
     except Exception as error:

@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 from posttrain.diagnose.engines.models.adapter_folder import base_of, is_adapter
+from posttrain.diagnose.engines.models.model_files import check_index_files
 from posttrain.diagnose.errors import ModelError
 
 DEMO = "demo"
@@ -78,6 +79,7 @@ def resolve_model(source: str | Path) -> Path | str:
                 "file or a hub id",
                 code="not_a_model_folder",
             )
+        check_index_files(path.resolve())
         return path.resolve()
     text = str(source)
     if path.is_absolute() or text.startswith((".", "~")) or text.endswith(".gguf") or not _HUB_ID.fullmatch(text):

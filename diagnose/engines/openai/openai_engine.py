@@ -42,11 +42,13 @@ from posttrain.diagnose.engines.limits import (
 from posttrain.diagnose.engines.models.loading import fingerprint_model
 from posttrain.diagnose.engines.openai import server_capabilities
 from posttrain.diagnose.engines.openai.server_codecs import BytesCodec, ServerCodec
-from posttrain.diagnose.engines.openai.transport import Reply, Transport
+from posttrain.diagnose.engines.openai.transport import REQUEST_SECONDS, Reply, Transport
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Floats, PromptFormat, Sampling, StopReason
 
 _MOST_PER_REQUEST = 32
+_MOST_STOPS = 4
+"""OpenAI's own limit."""
 _UNKNOWN_TOKEN = -1
 
 
@@ -61,14 +63,14 @@ class OpenAIEngine(base.BaseEngine):
         """The model that the first reply names; a gateway may fall back to another one under the same name."""
 
     @classmethod
-    def open(cls, url: str, model: str, *, concurrency: int = 64, timeout: float = 600.0, retries: int = 5, first_wait: float = 0.5) -> OpenAIEngine:  # fmt: skip
+    def open(cls, url: str, model: str, *, concurrency: int = 64, timeout: float = REQUEST_SECONDS, retries: int = 5, first_wait: float = 0.5) -> OpenAIEngine:  # fmt: skip
         """Ask a server what it is.
 
         Args:
             url: Its base address, the part before /completions; /v1 is added where it has no path.
             model: The name of the served model; where it is a folder or hub id too, its tokenizer is used.
             concurrency: Requests under way at a time.
-            timeout: Seconds until an answer counts as lost.
+            timeout: Seconds until an answer counts as lost, all tries together.
             retries: Tries after the first one.
             first_wait: Seconds before the second try; see `Transport`.
 
@@ -90,7 +92,7 @@ class OpenAIEngine(base.BaseEngine):
             codec = ServerCodec(transport, root, served)
         else:
             codec = BytesCodec()
-        context = card.get("max_model_len")
+        context = stated if isinstance(stated := card.get("max_model_len"), int) else None
         probe = codec.encode_prompt(server_capabilities.PROBE, PromptFormat(format="completion")).token_ids
         capabilities = server_capabilities.probe_server(
             transport, address, served, is_vllm, None if isinstance(codec, BytesCodec) else probe, context
@@ -110,6 +112,8 @@ class OpenAIEngine(base.BaseEngine):
             versions={"server": of_server},
             logprob_tolerance=0.08,  # the server may well run in bfloat16
             can_score=capabilities.scores and tokenizer is not None,
+            context=None if isinstance(codec, BytesCodec) else context,
+            score_context=None if context is None else context - 1,  # vLLM samples one token behind what it scores
             notes=capabilities.notes,
         )
         return cls(transport, address, served, codec=codec, capabilities=capabilities, info=info)
@@ -124,12 +128,7 @@ class OpenAIEngine(base.BaseEngine):
         Raises:
             SettingsError: a prompt leaves no room for `max_tokens`, the server has no such setting, or it refuses a request.
         """
-        if not self.capabilities.is_vllm and (sampling.top_k, sampling.min_p, sampling.repetition_penalty) != (0, 0.0, 1.0):
-            raise SettingsError(
-                f"sampling: got top_k {sampling.top_k}, min_p {sampling.min_p:g}, repetition_penalty {sampling.repetition_penalty:g}; servers "
-                "other than vLLM are asked for temperature and top_p only, set the others to 0, 0 and 1",
-                code="truncation_unsupported",
-            )
+        self.check_sampling(sampling)
         if not isinstance(self.codec, BytesCodec):
             check_sample_room(requests, sampling.max_tokens, self.capabilities.context)
         most = _MOST_PER_REQUEST if self.capabilities.is_vllm else 1
@@ -149,6 +148,22 @@ class OpenAIEngine(base.BaseEngine):
 
         self._transport.post_all(self._completions, bodies, on_reply)
         return [[completion for completion in row if completion is not None] for row in results]
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """See `Engine`."""
+        if self.capabilities.is_vllm:
+            return
+        if (sampling.top_k, sampling.min_p, sampling.repetition_penalty) != (0, 0.0, 1.0):
+            raise SettingsError(
+                f"sampling: got top_k {sampling.top_k}, min_p {sampling.min_p:g}, repetition_penalty {sampling.repetition_penalty:g}; servers "
+                "other than vLLM are asked for temperature and top_p only, set the others to 0, 0 and 1",
+                code="truncation_unsupported",
+            )
+        if len(sampling.stop) > _MOST_STOPS:
+            raise SettingsError(
+                f"sampling.stop: got {len(sampling.stop)} texts; servers other than vLLM take {_MOST_STOPS} at most, leave some out",
+                code="too_many_stops",
+            )
 
     def _body(self, request: SampleRequest, first: int, num: int, sampling: Sampling, seed: str) -> Reply:
         body: Reply = {
@@ -192,10 +207,21 @@ class OpenAIEngine(base.BaseEngine):
             self._answers_as = self._answers_as or reply.get("model")
             if reply.get("model") not in (None, self._answers_as):
                 return [_missing()] * num
-        choices = sorted(server_capabilities.list_of(reply, "choices"), key=lambda choice: choice.get("index", 0))[:num]
-        usage = (reply or {}).get("usage") or {}
-        sampled = [self._completion(choice, usage.get("completion_tokens") if num == 1 else None, sampling) for choice in choices]
+        choices = server_capabilities.dicts_of(reply, "choices")
+        choices = sorted(choices, key=lambda choice: index if isinstance(index := choice.get("index"), int) else 0)[:num]
+        usage = server_capabilities.dict_of(reply, "usage")
+        sampled = [
+            self._completion_or_error(choice, usage.get("completion_tokens") if num == 1 else None, sampling)
+            for choice in choices
+        ]
         return sampled + [_missing()] * (num - len(sampled))
+
+    def _completion_or_error(self, choice: Reply, num_tokens: int | None, sampling: Sampling) -> Completion:
+        """Read one choice; what has another form than it should is an error, as if nothing had come."""
+        try:
+            return self._completion(choice, num_tokens, sampling)
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
+            return _missing()
 
     def _completion(self, choice: Reply, num_tokens: int | None, sampling: Sampling) -> Completion:
         stop, text = read_stop_reason(choice.get("finish_reason"), choice.get("stop_reason")), str(choice.get("text") or "")
@@ -254,8 +280,7 @@ class OpenAIEngine(base.BaseEngine):
                 "server, or --engine vllm or transformers",
                 code="server_cannot_score",
             )
-        context = self.capabilities.context
-        check_score_room(requests, None if context is None else context - 1)  # vLLM samples one token behind what it scores
+        check_score_room(requests, self.info.score_context)
         bodies = [
             {
                 "model": self._served,
@@ -268,14 +293,25 @@ class OpenAIEngine(base.BaseEngine):
         ]
         replies = self._transport.post_all(self._completions, bodies, lambda number, _: on_tokens(len(requests[number].path_ids)))
         return [
-            _path_scores(self._transport.require(reply, self._completions), request)
+            _read_scores(self._transport.require(reply, self._completions), request)
             for reply, request in zip(replies, requests, strict=True)
         ]
 
 
+def _read_scores(reply: Reply, request: ScoreRequest) -> TokenScores:
+    try:
+        return _path_scores(reply, request)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f"engine openai: got log-probabilities in another form than vLLM's ({type(error).__name__} {error}); use a vLLM server, or "
+            "--engine vllm or transformers",
+            code="server_cannot_score",
+        ) from error
+
+
 def _path_scores(reply: Reply, request: ScoreRequest) -> TokenScores:
     """Cut the path's part out of vLLM's prompt log-probabilities: per position a table of token id → log-probability and rank (from 1)."""
-    rows = server_capabilities.list_of(next(iter(server_capabilities.list_of(reply, "choices")), {}), "prompt_logprobs")[
+    rows = server_capabilities.list_of(next(iter(server_capabilities.dicts_of(reply, "choices")), {}), "prompt_logprobs")[
         len(request.prompt_ids) :
     ]
     if len(rows) != len(request.path_ids):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from posttrain.diagnose.engines.models.loading import load_tokenizer
@@ -86,7 +86,7 @@ def served_models(transport: Transport, base: str) -> list[Reply]:
         if error.code == "key_refused":
             raise
         return []
-    return list_of(transport.require(reply, f"{base}/models"), "data")
+    return dicts_of(transport.require(reply, f"{base}/models"), "data")
 
 
 def find_tokenizer(model: str, cards: Sequence[Reply]) -> PreTrainedTokenizerBase | None:
@@ -155,7 +155,7 @@ def probe_server(
         except Refused as error:
             refusal = refusal or error
             continue
-        num_read = (reply.get("usage") or {}).get("prompt_tokens")
+        num_read = dict_of(reply, "usage").get("prompt_tokens")
         if takes_ids and ids and num_read is not None and num_read != len(ids):
             continue  # it took the ids for something else
         choice = _first_choice(reply)
@@ -183,16 +183,29 @@ def _logprobs_kind(transport: Transport, url: str, body: Reply, choice: Reply) -
 
 
 def _first_choice(reply: Reply | None) -> Reply:
-    return next(iter(list_of(reply, "choices")), {})
+    return next(iter(dicts_of(reply, "choices")), {})
 
 
 def _top_logprob(choice: Reply) -> float | None:
     """Return the log-probability of the most likely first token; None where none was given."""
-    tops = (choice.get("logprobs") or {}).get("top_logprobs") or []
-    return max(tops[0].values()) if tops and tops[0] else None
+    tops = list_of(dict_of(choice, "logprobs"), "top_logprobs")
+    first = tops[0] if tops else None
+    values = list(first.values()) if isinstance(first, dict) else []
+    return max(values) if values and all(isinstance(value, int | float) for value in values) else None
 
 
-def list_of(reply: Reply | None, name: str) -> list[Reply]:
+def dict_of(reply: Reply | None, name: str) -> Reply:
+    """Return the object under a name; empty where there is none."""
+    found = (reply or {}).get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def dicts_of(reply: Reply | None, name: str) -> list[Reply]:
+    """Return the objects in the list under a name; empty where there is none."""
+    return [each for each in list_of(reply, name) if isinstance(each, dict)]
+
+
+def list_of(reply: Reply | None, name: str) -> list[Any]:
     """Return the list under a name; empty where there is none."""
     found = (reply or {}).get(name)
     return found if isinstance(found, list) else []

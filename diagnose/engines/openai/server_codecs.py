@@ -37,7 +37,7 @@ class ServerCodec(_PromptCodec):
         self._transport, self._root, self._model = transport, root, model
         self._known: dict[tuple[str | tuple[Message, ...], PromptFormat], EncodedPrompt] = {}
         try:
-            self._ask("/tokenize", {"model": model, "messages": [{"role": "user", "content": "?"}]})
+            self._tokenize({"model": model, "messages": [{"role": "user", "content": "?"}]})
             self._has_template = True
         except Refused:
             self._has_template = False
@@ -58,12 +58,26 @@ class ServerCodec(_PromptCodec):
         if prompt_format.format == "chat" or (prompt_format.format == "auto" and self._has_template):
             turns = [message._asdict() for message in chat_messages(prompt, prompt_format)]
             body: dict[str, Any] = {"model": self._model, "messages": turns, "add_generation_prompt": True}
-            ids = tuple(self._ask("/tokenize", body)["tokens"])
-            text = self._ask("/detokenize", {"model": self._model, "tokens": list(ids)})["prompt"]
+            ids = self._tokenize(body)
+            text = str(self._ask("/detokenize", {"model": self._model, "tokens": list(ids)}).get("prompt"))
             return EncodedPrompt(token_ids=ids, text=text, format="chat")
         text = completion_text(prompt, prompt_format)
-        ids = tuple(self._ask("/tokenize", {"model": self._model, "prompt": text})["tokens"])
+        ids = self._tokenize({"model": self._model, "prompt": text})
         return EncodedPrompt(token_ids=ids, text=text, format="completion")
+
+    def _tokenize(self, body: dict[str, Any]) -> tuple[int, ...]:
+        """Return the tokens of a text or a chat.
+
+        Raises:
+            SettingsError: The server says something else.
+        """
+        ids = self._ask("/tokenize", body).get("tokens")
+        if not isinstance(ids, list) or not ids or not all(isinstance(i, int) for i in ids):
+            raise SettingsError(
+                f"engine openai: {self._root}/tokenize gave no tokens; give MODEL as a folder or hub id with the tokenizer",
+                code="unreadable_reply",
+            )
+        return tuple(ids)
 
     def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         url = self._root + path

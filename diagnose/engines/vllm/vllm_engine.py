@@ -115,6 +115,8 @@ class VllmEngine(base.BaseEngine):
             device=config.device_config.device_type + (f" × {parallel}" if parallel > 1 else ""),
             versions={"vllm": vllm.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
             logprob_tolerance=LOGPROB_TOLERANCE[getattr(torch, dtype)],
+            context=self.context,
+            score_context=self.context,
         )
 
     @classmethod
@@ -162,6 +164,14 @@ class VllmEngine(base.BaseEngine):
 
     # ------------------------------------------------------------------------------------------------------------ sampling
 
+    def check_sampling(self, sampling: Sampling) -> None:
+        """See `Engine`."""
+        if 0 < sampling.temperature < _LOWEST_TEMPERATURE:
+            raise SettingsError(
+                f"sampling.temperature: got {sampling.temperature:g}, vLLM samples at {_LOWEST_TEMPERATURE:g} or more; use 0 for greedy",
+                code="temperature_too_low",
+            )
+
     def sample(
         self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
     ) -> list[list[Completion]]:
@@ -170,11 +180,7 @@ class VllmEngine(base.BaseEngine):
         Raises:
             SettingsError: A prompt leaves no room for `max_tokens`, or the temperature is one that vLLM would change.
         """
-        if 0 < sampling.temperature < _LOWEST_TEMPERATURE:
-            raise SettingsError(
-                f"sampling.temperature: got {sampling.temperature:g}, vLLM samples at {_LOWEST_TEMPERATURE:g} or more; use 0 for greedy",
-                code="temperature_too_low",
-            )
+        self.check_sampling(sampling)
         limits.check_sample_room(requests, sampling.max_tokens, self.context)
         jobs = [
             (request.prompt_ids, self._sampling_params(sampling, limits.hashed_seed(seed, request.key, request.first_sample + i)))

@@ -67,6 +67,19 @@ class TextReader:
             self.close()
             raise
 
+    def start(self) -> None:
+        """Start the child, so that what is missing is known before there is a text.
+
+        Raises:
+            VerifierError: The child cannot be started.
+            SettingsError: The verifier cannot be prepared.
+        """
+        try:
+            self._running()
+        except BaseException:
+            self.close()
+            raise
+
     def close(self) -> None:
         """End the child. Reading again starts another."""
         if self._finalizer is not None:

@@ -1,0 +1,150 @@
+"""What is checked before the first token of a diagnosis: first without a model, then with the engines open.
+
+Whatever can be known to be wrong is refused here, before the run directory is touched, so that neither tokens nor earlier samples are lost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from posttrain.diagnose.behaviors.data_sets import DataRow
+from posttrain.diagnose.engines import check_model
+from posttrain.diagnose.engines.base import Engine, SampleRequest, ScoreRequest
+from posttrain.diagnose.engines.limits import check_sample_room, check_score_room
+from posttrain.diagnose.errors import BehaviorError, SettingsError, UserError
+from posttrain.diagnose.pipeline.request import DiagnoseRequest
+from posttrain.diagnose.storage.run_check import checked_table
+from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.storage.writable import check_writable
+from posttrain.diagnose.types import Behavior, Problem
+
+
+def check_without_models(request: DiagnoseRequest) -> None:
+    """Check what needs no model: where results go, which models there are, the earlier run.
+
+    Raises:
+        UserError: Anything given is wrong.
+    """
+    check_writable(Path(request.out))
+    kind = request.engine if isinstance(request.engine, str) else "transformers"
+    models = [request.model] if isinstance(request.engine, str) else []
+    for model in (*models, request.teacher, request.earlier):
+        if isinstance(model, str | Path):
+            check_model(kind, str(model))
+    if request.before is not None:
+        check_earlier_run(Path(request.before), request)
+
+
+def check_earlier_run(path: Path, request: DiagnoseRequest) -> None:
+    """Refuse an earlier run that is none, is not finished, is the one to be made, or measured other behaviors.
+
+    Raises:
+        SettingsError: Codes `before_unreadable`, `before_is_out`, `before_without_behavior`, `before_other_behavior`.
+        RunError: There is no run (`no_run`), run.json cannot be read (`unreadable_run`), or its samples are damaged.
+    """
+    if path.resolve() == Path(request.out).resolve():
+        raise SettingsError(f"--before {path}: is the folder of --out; give an earlier run", code="before_is_out")
+    directory = RunDirectory(path)
+    record = directory.read_json()
+    try:
+        names = [entry["name"] for entry in json.loads(directory.diagnosis_json.read_text(encoding="utf-8"))["behaviors"]]
+        fingerprints = dict(record["settings"]["behaviors"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f"--before {path}: its diagnosis.json cannot be read ({error}); give a finished run", code="before_unreadable"
+        ) from error
+    for behavior in request.loaded:
+        if behavior.name not in names:
+            raise SettingsError(
+                f"--before {path}: it measured {', '.join(names)}, not {behavior.name}; give a run on the same behaviors",
+                code="before_without_behavior",
+            )
+        if fingerprints.get(behavior.name) != behavior.fingerprint:
+            raise SettingsError(
+                f"--before {path}: it measured another {behavior.name} (problems, prompt or settings differ); give a run on the same behavior file",
+                code="before_other_behavior",
+            )
+        checked_table(directory, behavior.name)
+
+
+def check_with_models(
+    request: DiagnoseRequest, policy: Engine, others: Iterable[tuple[str, Engine | None]], data: Sequence[DataRow] | None
+) -> None:
+    """Check what the models have to say: every prompt and path is written once and fits, and every setting can be sampled with.
+
+    Args:
+        request: What is asked for.
+        policy: The engine of the model.
+        others: The option and the engine of each further model; None where it is not given.
+        data: Rows of --data.
+
+    Raises:
+        UserError: A prompt cannot be written, or does not fit into the context beside `max_tokens`; or a setting cannot be sampled with.
+    """
+    for behavior in request.loaded:
+        problems = behavior.split(request.split)
+        check_prompts(policy, behavior, problems)
+        if policy.info.can_score:
+            _check_paths(policy, behavior, problems)
+        for option, other in others:
+            if other is not None:
+                try:
+                    check_prompts(other, behavior, problems)
+                except UserError as error:
+                    raise type(error)(f"{option} {other.info.model}: {error}", code=error.code) from error
+    if data is not None:
+        _check_rows(policy, request.loaded[0], data)
+
+
+def check_prompts(engine: Engine, behavior: Behavior, problems: Sequence[Problem]) -> None:
+    """Write every prompt once, and check that a sample fits behind it.
+
+    Raises:
+        BehaviorError: One cannot be written, or all are written alike.
+        SettingsError: One leaves no room for `max_tokens`, or the engine lacks a sampling setting.
+    """
+    engine.check_sampling(behavior.sampling)
+    requests = []
+    for problem in problems:
+        try:
+            prompt = engine.codec.encode_prompt(problem.prompt, behavior.prompt)
+        except BehaviorError as error:
+            raise BehaviorError(f"behavior {behavior.name}, problem {problem.id}: {error}", code=error.code) from error
+        requests.append(SampleRequest(key=f"{behavior.name}/{problem.id}", prompt_ids=prompt.token_ids, num_samples=1))
+    check_sample_room(requests, behavior.sampling.max_tokens, engine.info.context)
+    if len({problem.prompt for problem in problems}) > 1 and len({request.prompt_ids for request in requests}) == 1:
+        raise BehaviorError(
+            f"behavior {behavior.name}: all {len(problems)} prompts become the same tokens, so the model would not see the questions; repair the chat "
+            "template or the tokenizer, or use format: completion",
+            code="prompts_all_alike",
+        )
+
+
+def _check_paths(engine: Engine, behavior: Behavior, problems: Sequence[Problem]) -> None:
+    for problem in problems:
+        prompt = engine.codec.encode_prompt(problem.prompt, behavior.prompt) if problem.references else None
+        for reference in problem.references:
+            assert prompt is not None
+            path = engine.codec.encode_path(prompt, reference).token_ids
+            try:
+                check_score_room([ScoreRequest(prompt_ids=prompt.token_ids, path_ids=path)], engine.info.score_context)
+            except SettingsError as error:
+                raise SettingsError(f"behavior {behavior.name}, problem {problem.id}: {error}", code=error.code) from error
+
+
+def _check_rows(engine: Engine, behavior: Behavior, rows: Sequence[DataRow]) -> None:
+    """Write one data row of each shape: a template may refuse the roles of some."""
+    seen: set[tuple[object, ...]] = set()
+    for row in rows:
+        if row.prompt is None or isinstance(row.prompt, str):
+            continue
+        shape = tuple(message.role for message in row.prompt)
+        if shape in seen:
+            continue
+        seen.add(shape)
+        try:
+            engine.codec.encode_prompt(row.prompt, behavior.prompt)
+        except BehaviorError as error:
+            raise BehaviorError(f"--data: row {row.index} (from 0): {error}", code=error.code) from error
