@@ -149,8 +149,8 @@ def _empty_classifier(model: PreTrainedModel, settings: PreTrainedConfig, saves:
     heads = [part for _, part in classifier.named_children() if part is not trunk and not isinstance(part, nn.Dropout)]
     if len(heads) != 1 or type(heads[0]) is not nn.Linear or heads[0].in_features != hidden_width(model):
         raise _no_classifier(model, saves)
-    if type(trunk) is not type(model.base_model):
-        raise _no_classifier(model, saves)
+    if type(trunk) is not type(model.base_model) or (len(LABELS[saves]) == 2 and heads[0].bias is None):
+        raise _no_classifier(model, saves)  # step rewards are trained with a bias
     setattr(classifier, classifier.base_model_prefix, model.base_model)
     return classifier, heads[0]
 
@@ -169,7 +169,6 @@ def _fill_head(head: nn.Linear, scalar_head: nn.Linear) -> None:
     """Give the head of a classifier the weights of the head in training: of two labels, the difference of their logits is what it says."""
     weight = scalar_head.weight.detach().float()
     bias = weight.new_zeros(1) if scalar_head.bias is None else scalar_head.bias.detach().float()
-    assert head.bias is not None or not bool(bias.any()), "a process reward model is trained with a bias"
     if head.out_features == 2:
         weight, bias = torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
     head.weight = nn.Parameter(weight)
