@@ -141,7 +141,7 @@ class RolloutSampler:
 
 def sampler_of(inputs: TrainingInputs, *, graded: bool = True) -> RolloutSampler:
     """Return what samples the model in training and grades with the verifiers of the inputs."""
-    limits = inputs.lengths.limit, context_length(inputs.model.config), getattr(inputs.engine, "context", None)
+    limits = inputs.lengths.limit, context_length(inputs.model.config)
     return RolloutSampler(
         engine=inputs.engine,
         graders=inputs.graders if graded else None,
