@@ -25,6 +25,7 @@ from posttrain.diagnose.strict_settings import closest, explain, shorten
 from posttrain.diagnose.types import Behavior, Problem, Split, VerifierSpec
 from posttrain.diagnose.verifiers import build_verifier
 from posttrain.diagnose.verifiers.number import parse_number
+from posttrain.diagnose.verifiers.sandbox.isolation import require_isolation
 
 
 def load_behavior(source: str | Path) -> Behavior:
@@ -122,6 +123,8 @@ def _assemble(config: BehaviorConfig, path: Path, source: str) -> Behavior:
         complaint = verifier.complaint(problem)
         if complaint is not None:
             raise BehaviorError(f"{where}: problem {problem.id}: {complaint}", code="unsuitable_problem")
+    if verifier.executes_text(problems):
+        require_isolation(f"{where}: verifier {spec.kind}")
     behavior = Behavior(
         name=config.name or _name_from(path),
         problems=problems,

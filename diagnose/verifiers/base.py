@@ -22,6 +22,9 @@ class BaseVerifier:
     success: ClassVar[float] = 1.0
     """The score that counts as a success unless the behavior says otherwise."""
 
+    lists_state_nothing: ClassVar[bool] = True
+    """Whether a list of several answers states none, which the self-test tries; several programs in one text are a program."""
+
     def executes_text(self, problems: Sequence[Problem]) -> bool:
         """Return whether what a model wrote might be executed, so that it must be isolated."""
         return False

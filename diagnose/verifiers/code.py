@@ -50,6 +50,7 @@ class CodeVerifier(Verifier):
     """
 
     Options = CodeOptions
+    lists_state_nothing = False
 
     def __init__(self, options: CodeOptions) -> None:
         self._options = options

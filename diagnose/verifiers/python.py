@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Annotated, Any
 
 from pydantic import StringConstraints
 
+from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import StrictModel
 from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.base import CannotGrade, Verifier
@@ -56,9 +58,22 @@ class PythonVerifier(Verifier):
         return (self._options.folder,) if self._options.folder else ()
 
     def identity(self) -> str:
-        """Return a hash of the module's source, where it lies in the folder; an installed package is named by the function alone."""
+        """Return a hash of the module's source where it lies in the folder; an installed package is named by the function alone.
+
+        Raises:
+            BehaviorError: There is no such module.
+        """
         source = Path(self._options.folder, *self._module.split(".")).with_suffix(".py")
-        return hashlib.sha256(source.read_bytes()).hexdigest() if self._options.folder and source.is_file() else ""
+        if self._options.folder and source.is_file():
+            return hashlib.sha256(source.read_bytes()).hexdigest()
+        package = self._module.partition(".")[0]
+        if not Path(self._options.folder or "no folder", package).is_dir() and importlib.util.find_spec(package) is None:
+            raise BehaviorError(
+                f"verifier python: function: got {self._options.function!r}; there is neither {source} nor an installed package {package!r}:"
+                " put the module beside the behavior file, or give its folder as `folder:`",
+                code="no_such_module",
+            )
+        return ""
 
     def prepare(self) -> None:
         """Import the function (child process)."""

@@ -108,7 +108,7 @@ def _texts(
         yield "echo", behavior.prompt.template.replace("{question}", problem.question)
     for other in others:
         yield "other_answer", verifier.write(other)
-    if others:
+    if others and verifier.lists_state_nothing:
         for candidates in ([problem.answer, *others], [*others, problem.answer]):
             for separator in SEPARATORS:
                 yield "candidates", separator.join(verifier.write(candidate) for candidate in candidates)

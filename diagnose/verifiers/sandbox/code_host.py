@@ -26,6 +26,7 @@ from posttrain.diagnose.verifiers.sandbox import confine
 from posttrain.diagnose.verifiers.sandbox.code_values import Unsendable, decode, encode
 from posttrain.diagnose.verifiers.sandbox.lines import Lines, silence, take_standard_streams
 
+_TMP = Path("/tmp")
 _OFTEN_USED = "bisect collections copy dataclasses datetime decimal enum fractions functools heapq itertools math operator random re string typing"
 
 
@@ -38,6 +39,7 @@ def main() -> None:
         importlib.import_module(name)
     confine.restrict_files(told["readable"])
     limits = confine.Limits(memory_bytes=told["memory_bytes"], cpu_seconds=told["cpu_seconds"])
+    kept = set(_TMP.iterdir()) if told["private_tmp"] else set()
     while (job := lines.read()) is not None:
         ours, theirs = socket.socketpair()
         pid = os.fork()
@@ -54,7 +56,7 @@ def main() -> None:
         os.waitpid(pid, 0)
         ours.close()
         if told["private_tmp"]:
-            _empty(Path("/tmp"))
+            _empty(_TMP, kept)
         if nonce is None:
             return
         lines.write({"ended": nonce})
@@ -79,9 +81,9 @@ def _relay(lines: Lines, ours: socket.socket) -> str | None:
                 ours.sendall(Lines.encode(line))
 
 
-def _empty(folder: Path) -> None:
+def _empty(folder: Path, kept: set[Path]) -> None:
     """Remove what a program left behind in the one place where it can write."""
-    for path in folder.iterdir():
+    for path in set(folder.iterdir()) - kept:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

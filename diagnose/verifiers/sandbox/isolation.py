@@ -91,12 +91,13 @@ def isolated_command(isolation: Isolation, script: str, own_code: Sequence[Path]
     python = [os.path.realpath(sys.executable), "-P", "-s", "-S", "-B", str(BOOTSTRAP), script, *_site_packages(), *extra]
     if isolation is Isolation.LANDLOCK:
         return python
-    command = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--cap-drop", "ALL", "--hostname", "sandbox", "--dir", "/dev"]
+    command = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--cap-drop", "ALL", "--hostname", "sandbox"]
+    command += ["--dir", "/dev", "--size", str(_TMP_BYTES), "--tmpfs", "/tmp"]  # first: a library may lie beneath /tmp
     for path in readable_paths(own_code, extra):
         command += ["--symlink", str(Path(path).readlink()), path] if Path(path).is_symlink() else ["--ro-bind", path, path]
     for device in _DEVICES:
         command += ["--dev-bind-try", device, device]
-    return [*command, "--size", str(_TMP_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--", *python]
+    return [*command, "--remount-ro", "/", "--chdir", "/tmp", "--", *python]
 
 
 def confinement(isolation: Isolation, own_code: Sequence[Path], extra: Sequence[str] = ()) -> list[str] | None:
