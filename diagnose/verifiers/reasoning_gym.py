@@ -94,9 +94,11 @@ class ReasoningGymVerifier(Verifier):
             return None
         dataset = _dataset(payload)
         scorer = self._scorer(dataset)
-        scored = [
-            (float(scorer(candidate, payload)), candidate) for candidate in candidates if is_answer(candidate, dataset, payload)
-        ]
+        scored = []
+        for candidate in candidates:
+            if is_answer(candidate, dataset, payload):
+                known_wrong = dataset == "coin_flip" and not _is_near(candidate, payload)
+                scored.append((0.0 if known_wrong else float(scorer(candidate, payload)), candidate))
         if not scored:
             return None
         score, candidate = max(scored, key=lambda pair: pair[0])

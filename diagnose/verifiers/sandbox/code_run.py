@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+import weakref
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -68,6 +69,7 @@ class ProgramRunner:
         self._seconds = seconds
         self._limits = {"memory_bytes": memory_bytes, "cpu_seconds": int(seconds) + 2}
         self._children: dict[str, Child] = {}
+        self._finalizers: dict[str, weakref.finalize[..., Any]] = {}
 
     def run(self, program: str, tests: ProgramTests, *, seconds: float | None = None) -> ProgramOutcome:
         """Run a program against tests.
@@ -99,13 +101,16 @@ class ProgramRunner:
     def _running(self, script: str) -> Child:
         if script not in self._children:
             child = self._children[script] = Child(isolated_command(self._isolation, script, _OWN_CODE))
+            # A runner that is dropped without being closed leaves no process behind.
+            self._finalizers[script] = weakref.finalize(self, child.close)
             readable = confinement(self._isolation, _OWN_CODE)
             child.send(json.dumps({"readable": readable, "private_tmp": readable is None, **self._limits}).encode())
         return self._children[script]
 
     def _stop(self, script: str) -> None:
         if script in self._children:
-            self._children.pop(script).close()
+            self._children.pop(script)
+            self._finalizers.pop(script)()
 
     def _end_program(self, host: Child) -> None:
         """Have the program's process ended for certain; what comes before the word on it is that program's and is dropped."""
