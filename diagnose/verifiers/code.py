@@ -200,7 +200,8 @@ def _programs(body: str, prompt: str, entry_point: str, *, lenient: bool) -> Ite
 def _beginnings(body: str) -> Iterator[str]:
     """Return a body, and what stands before its last, its second and its first statement at the margin: samples run on, and break off."""
     yield body
-    ends = [match.start() for match in _NEXT_STATEMENT.finditer(body) if body[: match.start()].strip()]
+    blank = len(body) - len(body.lstrip())
+    ends = [match.start() for match in _NEXT_STATEMENT.finditer(body, blank)]
     for end in dict.fromkeys([*ends[-1:], *ends[1:2], *ends[:1]]):
         yield body[: end + 1]
 

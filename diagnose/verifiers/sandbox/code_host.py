@@ -59,6 +59,7 @@ def main() -> None:
             _empty(_TMP, kept)
         if nonce is None:
             return
+        lines.write_bytes(b"\n")  # where the program broke off within a line
         lines.write({"ended": nonce})
 
 
@@ -141,7 +142,7 @@ class _Host:
         return target(*positional, **named)
 
     def _find(self, name: dict[str, Any]) -> Any:
-        return self._objects[name["number"]]
+        return getattr(builtins, name["builtin"]) if "builtin" in name else self._objects[name["number"]]
 
     def _name(self, value: Any) -> dict[str, Any]:
         number = next((number for number, known in enumerate(self._objects) if known is value), len(self._objects))

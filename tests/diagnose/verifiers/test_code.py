@@ -152,6 +152,7 @@ CASES: list[tuple[str, str, str, Verdict]] = [
     ("keyword arguments", "def f(x, *, y=1): return x + y", "assert f(1, y=2) == 3", Verdict.PASSED),
     ("comparing an object", "def f(x): return object()", "assert f(1) == 1", Verdict.UNSUPPORTED),
     ("computing with an object", "class E:\n    def __abs__(self): return 0\n    __lt__ = __sub__ = lambda *a: True\ndef f(x): return E()", "assert abs(f(1) - 1) < 1", Verdict.UNSUPPORTED),
+    ("passing a builtin type", "def f(x, kind): return isinstance(x, kind)", "assert f(1, int) and not f(1, str)", Verdict.PASSED),
     ("passing a function", "def f(x): return x(1)", "assert f(lambda x: x) == 1", Verdict.UNSUPPORTED),
     ("swallowing everything", "def f(x): return object()", "try:\n    f(1) == 1\nexcept BaseException:\n    pass", Verdict.UNSUPPORTED),
     ("swallowing an early end", "import os\ndef f(x): os._exit(0)", "try:\n    f(1)\nexcept BaseException:\n    pass", Verdict.FAILED),
