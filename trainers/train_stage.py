@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from posttrain.diagnose.engines.base import Engine, TakesWeights
+from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 from posttrain.diagnose.engines.models.loading import fingerprint_model
 from posttrain.diagnose.measure.reference_spacing import write_as_the_model
 from posttrain.diagnose.pipeline.request import resolve_behaviors
@@ -28,7 +29,7 @@ from posttrain.trainers.models.loading import LoadedModel, load_for_training, lo
 from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.rollouts.live_engines import check_engine, open_live
-from posttrain.trainers.rollouts.weight_sync import stored_tensors
+from posttrain.trainers.rollouts.weight_sync import InPlaceEngine, stored_tensors
 from posttrain.trainers.sources.finished_run import read_run
 from posttrain.trainers.sources.policy import sampler_of
 from posttrain.trainers.stage import FrozenModel, TrainingInputs
@@ -270,7 +271,9 @@ def _read_inputs(
     request: TrainRequest, loaded: LoadedModel, engine: Engine, processes: ProcessGroup, reporter: Reporter
 ) -> TrainingInputs:
     """Read the data and load the other models; there are no graders yet."""
-    behaviors = [write_as_the_model(engine, behavior) for behavior in request.behaviors]
+    # An engine of another kind is not started for this; before the first step the model in training is the one that it will be given.
+    own = engine if not isinstance(engine, InPlaceEngine) else TransformersEngine.from_model(loaded.model, loaded.tokenizer)
+    behaviors = [write_as_the_model(own, behavior) for behavior in request.behaviors]
     training_set = TrainingSet(behaviors, dev_share=request.config.dev_share)
     device = processes.train_device(loaded.model)
     rows: Sequence[TrainingRow] = ()
