@@ -29,6 +29,10 @@ class BaseVerifier:
         """Return whether what a model wrote might be executed, so that it must be isolated."""
         return False
 
+    def remark(self, extracted: str, problem: Problem) -> str:
+        """Say in one line why what was compared last is not right, where more is known than that; else nothing."""
+        return ""
+
     def complaint(self, problem: Problem) -> str | None:
         """Say why a problem's answer cannot be compared with anything; None when it can."""
         return None

@@ -97,6 +97,11 @@ class CodeVerifier(Verifier):
             raise CannotGrade(outcome.detail)
         return float(outcome.verdict is Verdict.PASSED)
 
+    def remark(self, extracted: str, problem: Problem) -> str:
+        """Return what the tests saw."""
+        found = self._known[1].get(extracted) if self._known[0] == problem.id else None
+        return "" if found is None else found.detail
+
     def complaint(self, problem: Problem) -> str | None:
         """Refuse a problem without tests, or with some that are no Python."""
         tests = read_tests(problem)

@@ -108,7 +108,9 @@ def test_lists_need_nothing(posttrain: CommandLine) -> None:
     behaviors = posttrain("behaviors")
     assert behaviors.returncode == 0
     assert "products" in behaviors.stdout
-    assert posttrain("env").returncode == 0
+    environment = posttrain("env")
+    assert environment.returncode == 0
+    assert "isolation" in environment.stdout
     assert posttrain("--version").stdout.startswith("posttrain ")
 
 

@@ -124,8 +124,9 @@ class _Job:
             self.stop("unsupported", f"the tests pass {error}")
 
     def _name(self, value: Any) -> dict[str, Any]:
-        if isinstance(value, type) and getattr(builtins, value.__name__, None) is value:
-            return {"builtin": value.__name__}
+        kind = value.__name__ if isinstance(value, type) else ""
+        if kind and getattr(builtins, kind, None) is value:
+            return {"builtin": kind}
         if type(value) is not _Remote:
             raise Unsendable(f"a value of type {type(value).__name__}")
         on = object.__getattribute__(value, "_on")

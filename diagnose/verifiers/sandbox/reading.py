@@ -121,10 +121,9 @@ class TextReader:
             return late
         if "error" in reply:
             return missing(GradeStatus.ERROR, str(reply["error"])[:500])
-        strict, lenient = reply.get("strict"), reply.get("lenient")
-        if not all(read is None or isinstance(read, str) for read in (strict, lenient)):
-            return missing(GradeStatus.ERROR, "the verifier read something that is no text")
-        return Reading(strict, lenient)
+        if not all(name in reply and (reply[name] is None or isinstance(reply[name], str)) for name in Reading._fields):
+            return missing(GradeStatus.ERROR, "the verifier process gave a reply that cannot be read")
+        return Reading(reply["strict"], reply["lenient"])
 
     def _running(self) -> Child:
         if self._child is None:

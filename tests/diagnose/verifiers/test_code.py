@@ -125,6 +125,7 @@ def test_tests_decide(grader: Grader) -> None:
     grades = grader.grade(asked, texts)
     assert [grade.score for grade in grades] == [1.0, 0.0, 0.0, 0.0]
     assert [grade.status.value for grade in grades] == ["scored"] * 4
+    assert [bool(grade.detail) for grade in grades] == [False, True, True, True]  # what the tests saw
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +203,19 @@ def test_from_a_file_to_grades_and_through_the_selftest(tmp_path: Path) -> None:
         found = verifier_selftest(loaded, grader, loaded.problems)
     assert not found.failures
     assert next(case for case in found.cases if case.name == "other_answer").num_texts == 2
+
+
+@needs_isolation
+def test_the_rows_of_the_documentation_pass(tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[3] / "docs" / "programs-as-answers.md"
+    rows = [line.strip() for line in page.read_text().splitlines() if line.startswith('    {"prompt"')]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    (tmp_path / "b.yaml").write_text(
+        "problems: rows.jsonl\nverifier: {kind: code, seconds: 20}\nsplit: {train: 0.0, final: 0.0}\n"
+    )
+    loaded = load_behavior(tmp_path / "b.yaml")
+    with Grader(loaded) as grader:
+        assert [grader.grade(one, [one.answer])[0].score for one in loaded.problems] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(("metadata", "said"), [({}, "holds no tests"), ({"tests": "assert ("}, "are no Python")])

@@ -111,6 +111,10 @@ def extract(self, text, *, lenient, payload=None):
     if text == "kill": os.kill(os.getpid(), 9)
     if text == "raise": raise RuntimeError("no\\nway")
     if text == "memory": bytearray(1 << 40)
+    if text.startswith("reply "):
+        for descriptor in range(3, 16):
+            try: os.write(descriptor, text[6:].encode() + b"\\n")
+            except OSError: pass
     if text == "print": print("{}", flush=True); os.write(1, b"junk\\n"); input_is = os.read(0, 10); assert input_is == b""
     if text == "environment": return str(sorted(os.environ)) + os.getcwd()
     return real(self, text, lenient=lenient)
@@ -147,6 +151,32 @@ def test_a_crash_is_an_error_of_that_text_only(crashing: Grader) -> None:
 
 def test_prints_do_not_corrupt_the_protocol(crashing: Grader) -> None:
     assert [grade.status.value for grade in crashing.grade(problem(1, "12"), ["print", "12"])] == ["unparsed", "scored"]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["5", "[]", "{}", "null", '{"id": 0}', '{"id": 0, "strict": "12", "lenient": "12"}', '{"id": "0", "strict": "12", "lenient": "12"}', '{"ready": true}', "\ud800", "[" * 9999],
+)  # fmt: skip
+def test_a_forged_reply_is_missing_and_costs_no_other_text(crashing: Grader, reply: str) -> None:
+    grades = crashing.grade(problem(1, "12"), ["12", f"reply {reply}", "13", "12."])
+    assert [grade.status.value for grade in grades] == ["scored", "error", "scored", "scored"]
+    assert [grade.score for grade in grades] == [1.0, None, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "reply", ["strict", '"strict": 12, "lenient": null', '"strict": "12"', '"strict": null, "lenient": ["12"]']
+)
+def test_a_reply_without_its_fields_is_missing(reply: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that is broken, and knows the names of requests."""
+    script = tmp_path / "broken_child.py"
+    script.write_text(
+        "import json, sys\nsys.stdin.readline()\nprint('{\"ready\": true}', flush=True)\n"
+        f"for line in sys.stdin: print('{{\"id\": ' + json.dumps(json.loads(line)['id']) + ', ' + {reply!r} + '}}', flush=True)\n"
+    )
+    monkeypatch.setattr(child_process, "CHILD_SCRIPT", script)
+    with Grader(behavior("number", problem(1, "12"))) as grader:
+        grades = grader.grade(problem(1, "12"), ["12", "13"])
+    assert [(grade.status, grade.score) for grade in grades] == [(GradeStatus.ERROR, None)] * 2
 
 
 def test_the_environment_is_empty(crashing: Grader, monkeypatch: pytest.MonkeyPatch) -> None:
