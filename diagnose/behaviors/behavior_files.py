@@ -220,9 +220,10 @@ def _split(rows: Sequence[Row], config: SplitConfig | None, where: str) -> tuple
 
 def _guess_verifier(rows: Sequence[Row]) -> str:
     """Return the verifier that fits every answer of a file that names none."""
-    if all(parse_number(row.answer) is not None for row in rows):
+    answers = [answer for row in rows for answer in (row.answer, *row.answers)]
+    if all(parse_number(answer) is not None for answer in answers):
         return "number"
-    if all(re.fullmatch(r"[A-J]", row.answer.strip()) for row in rows):
+    if all(re.fullmatch(r"[A-J]", answer.strip()) for answer in answers):
         return "choice"
     return "exact"
 
@@ -232,6 +233,9 @@ def _fingerprint(behavior: Behavior, identity: str) -> str:
     content = dataclasses.asdict(dataclasses.replace(behavior, source="", fingerprint=""))
     options = content["verifier"]["options"]
     options.pop("folder", None)
+    for problem in content["problems"]:
+        if not problem["answers"]:  # as it was before there could be several
+            del problem["answers"]
     if identity:
         options["model"] = identity
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, default=str)

@@ -26,6 +26,7 @@ class Row(NamedTuple):
     key: str | None = None
     hint: str | None = None
     metadata: Mapping[str, Any] = {}
+    answers: tuple[str, ...] = ()
 
 
 def read_rows(path: Path) -> tuple[Row, ...]:
@@ -61,25 +62,35 @@ def _read_row(row: Mapping[str, Any], number: int, where: str) -> Row:
             raise BehaviorError(
                 f"{where}: {unknown('key', key, Row._fields)}; what belongs to nothing goes into metadata", code="unknown_key"
             )
-    for key in ("prompt", "answer"):
-        if row.get(key) is None:
-            raise BehaviorError(f"{where}: the row has no {key}; every row needs a prompt and an answer", code="missing_key")
     answer = _text(row, "answer", where)
-    assert answer is not None
+    answers = _answers(row.get("answers"), where)
+    for key, found in (("prompt", row.get("prompt")), ("answer", answer or answers)):
+        if not found and found != "":
+            raise BehaviorError(f"{where}: the row has no {key}; every row needs a prompt and an answer", code="missing_key")
+    accepted = tuple(dict.fromkeys((*([answer] if answer else []), *answers)))
     metadata = row.get("metadata")
     if not (metadata is None or isinstance(metadata, dict)):
         raise RowError(f"{where}: metadata: got {shorten(metadata)}; allowed: an object")
     return Row(
         id=_text(row, "id", where) or f"row-{number}",
         prompt=read_prompt(row["prompt"], where),
-        answer=answer,
+        answer=accepted[0],
         references=_references(row.get("references"), where),
         group=_text(row, "group", where),
         split=_split(row.get("split"), where),
         key=_text(row, "key", where),
         hint=_text(row, "hint", where),
         metadata=metadata or {},
+        answers=accepted[1:],
     )
+
+
+def _answers(value: Any, where: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not value or not all(isinstance(answer, str) and answer.strip() for answer in value):
+        raise RowError(f"{where}: answers: got {shorten(value)}; allowed: a list of texts, each of which is right")
+    return tuple(value)
 
 
 def _text(row: Mapping[str, Any], key: str, where: str) -> str | None:

@@ -75,6 +75,13 @@ class Problem:
     """What may be said beside the question to help, without the answer; only the scaffold probe and stages that amortise it use it."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What a verifier may need beside the answer (a reasoning-gym entry, say)."""
+    answers: tuple[str, ...] = ()
+    """Further answers that are right as well, each written otherwise than `answer`."""
+
+    @property
+    def accepted_answers(self) -> tuple[str, ...]:
+        """Return every answer that counts as right, `answer` first."""
+        return (self.answer, *self.answers)
 
     @property
     def question(self) -> str:

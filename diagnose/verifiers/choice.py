@@ -1,4 +1,4 @@
-"""The answer is the letter of one of the choices."""
+"""The answer is the letter of one of the choices, or the letters of several."""
 
 from __future__ import annotations
 
@@ -11,19 +11,11 @@ from pydantic import Field
 from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.base import Verifier
+from posttrain.diagnose.verifiers.exact import normalise_text
+from posttrain.diagnose.verifiers.reader.letters import LetterReader, choices_by_letter
 
-_BARE = re.compile(r"[\s(\[*`\"']*([A-Za-z])[\s)\]*`\"'.:]*")
-_BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{)?\s*\(?([A-Za-z])\)?\s*\}")
-_ANSWER = re.compile(
-    r"\b(?:answer|choice|option)(?:[ \t]+(?:is|was|would[ \t]be|should[ \t]be))?[ \t]*[:=]?[\s*(\[\"'`]{0,6}"
-    r"(?:option[ \t]+|choice[ \t]+)?[*(\[\"'`]{0,4}([A-Z])(?![A-Za-z0-9'])",
-    re.IGNORECASE,
-)
-_FURTHER = re.compile(
-    r"[\s)\]*\"'`.]{0,6}(?:,|/|;|\bor\b|\band\b|&)[\s*(\[\"'`]{0,6}(?:or[ \t]+|and[ \t]+)?[*(\[\"'`]{0,4}([A-Z])(?![A-Za-z0-9'])"
-)
-_MARKED = re.compile(r"\(([A-Z])\)|(?<![A-Za-z0-9'])([A-Z])[.):](?![A-Za-z0-9])|(?<![A-Za-z0-9'])\*\*([A-Z])\*\*")
-_STANDING = re.compile(r"(?<![A-Za-z0-9'])([A-Z])(?![A-Za-z0-9'])")
+_ONE = re.compile(r"[\s(\[*`\"']*([A-Za-z])(?:[\s)\]*`\"'.:]*|[)\].:]\s+\S.*)", re.DOTALL)
+_SEVERAL = re.compile(r"[A-Za-z](?:[\s,;/&+]*(?:and\s+)?[A-Za-z])*")
 
 
 class ChoiceOptions(StrictModel):
@@ -31,65 +23,55 @@ class ChoiceOptions(StrictModel):
 
     letters: str = Field(default="ABCDEFGHIJ", pattern=r"^[A-Z]{2,26}$")
     """The letters that can be an answer."""
+    multiple: bool = False
+    """Whether an answer may be several letters, all of which must be named: `A, C`."""
 
 
 class ChoiceVerifier(Verifier):
-    r"""Reads a letter: the whole text, `\boxed{B}`, `the answer is B`, or the only one marked as `(B)`, `B.`, `B)` or `B:`.
+    r"""Reads the letter that a text states: the whole text, `\boxed{B}`, `the answer is B`, or the one with which a line begins (`B. Paris`).
 
-    Several different letters state no answer. The lenient reading takes the last letter that stands by itself.
+    The last statement counts. An option that is only mentioned or ruled out, a pronoun and an article are none; several letters state no
+    answer unless `multiple` is set. Where the problem's metadata names the `choices`, the words of an option stand for its letter. The
+    lenient reading takes the last letter that stands by itself.
     """
 
     Options = ChoiceOptions
 
     def __init__(self, options: ChoiceOptions) -> None:
         self._letters = frozenset(options.letters)
+        self._multiple = options.multiple
 
     def extract(self, text: str, *, lenient: bool, payload: Mapping[str, Any] | None = None) -> str | None:
-        """Read the letter; see the class."""
-        strict = self._read_strictly(text)
-        if not lenient or strict is not None:
-            return strict
-        # "A" and "I" are words, too; a reading that takes them for answers would find them everywhere.
-        standing = [letter for letter in _STANDING.findall(text) if letter in self._letters and letter not in "AI"]
-        marked = [letter for letter in self._marked(text) if letter in self._letters]
-        return (marked or standing or [None])[-1]
-
-    def _read_strictly(self, text: str) -> str | None:
-        bare = _BARE.fullmatch(text)
-        if bare:
-            return self._only({bare[1].upper()})
-        boxed = {letter.upper() for letter in _BOXED.findall(text)}
-        if boxed:
-            return self._only(boxed)
-        answers = list(_ANSWER.finditer(text))
-        # "the answer is a ..." states no letter; an upper-case A does.
-        answers = [match for match in answers if match[1].isupper()]
-        if answers:
-            last = answers[-1]
-            listed = _FURTHER.match(text, last.end())
-            others = {match[1] for match in answers} | ({listed[1]} if listed else set())
-            return self._only(others)
-        return self._only(set(self._marked(text)))
-
-    def _marked(self, text: str) -> list[str]:
-        return [next(letter for letter in groups if letter) for groups in _MARKED.findall(text)]
-
-    def _only(self, found: set[str]) -> str | None:
-        known = found & self._letters
-        return next(iter(known)) if len(known) == 1 else None
+        """Read the letters; see the class."""
+        reader = LetterReader(self._letters, multiple=self._multiple, choices=(payload or {}).get("choices"))
+        found = reader.read_leniently(text) if lenient else reader.read(text)
+        return "".join(sorted(found)) if found else None
 
     def compare(self, extracted: str, problem: Problem, *, lenient: bool = False) -> float:
         """Return 1 where the letters are equal."""
-        return float(extracted == _letter(problem.answer))
+        return float(any(extracted == self._read_answer(problem, answer) for answer in problem.accepted_answers))
+
+    def payload(self, problem: Problem) -> Mapping[str, Any] | None:
+        """Return the options' words, where the problem has them; which one is right stays here."""
+        choices = choices_by_letter(problem.metadata)
+        return {"choices": choices} if choices else None
 
     def complaint(self, problem: Problem) -> str | None:
         """Refuse an answer that is not one of the letters."""
-        if _letter(problem.answer) not in self._letters:
-            allowed = f"one of the letters {''.join(sorted(self._letters))}"
-            return f"answer: got {shorten(problem.answer)}; the verifier choice needs {allowed}, or other `letters`"
+        for answer in problem.accepted_answers:
+            letters = self._read_answer(problem, answer)
+            if not letters or not set(letters) <= self._letters:
+                allowed = f"one of the letters {''.join(sorted(self._letters))}"
+                return f"answer: got {shorten(answer)}; the verifier choice needs {allowed}, or other `letters`"
         return None
 
-
-def _letter(answer: str) -> str | None:
-    match = _BARE.fullmatch(answer)
-    return match[1].upper() if match else None
+    def _read_answer(self, problem: Problem, answer: str) -> str | None:
+        """Return the letters of an expected answer, which may also be the words of an option."""
+        if self._multiple and _SEVERAL.fullmatch(answer.strip()):
+            return "".join(sorted(set(re.findall("[A-Z]", re.sub(r"\band\b", " ", answer).upper()))))
+        match = _ONE.fullmatch(answer)
+        if match:
+            return match[1].upper()
+        said = normalise_text(answer)
+        named = [letter for letter, text in choices_by_letter(problem.metadata).items() if normalise_text(text) == said]
+        return named[0] if len(named) == 1 else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any, Literal
 
 from pydantic import field_validator
@@ -14,9 +13,8 @@ from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.base import Verifier
 from posttrain.diagnose.verifiers.exact import normalise_text
-from posttrain.diagnose.verifiers.number import parse_number
-
-_NUMBER = re.compile(r"[-+]?[0-9]{1,300}(?:\.[0-9]{1,300})?")
+from posttrain.diagnose.verifiers.reader.literals import Decimal
+from posttrain.diagnose.verifiers.reader.reading import read_all, read_answer
 
 
 class RegexOptions(StrictModel):
@@ -28,6 +26,8 @@ class RegexOptions(StrictModel):
     """Which match counts; with `only`, different captures state no answer."""
     read: Literal["text", "number", "numbers", "multiset"] = "text"
     """How a capture is compared: as a text, a number, the numbers in it in order, or these in any order."""
+    decimal: Decimal = "point"
+    """Whether point or comma begins the decimals where a number can be read in two ways, such as 1,234."""
     casefold: bool = True
     """Whether upper and lower case are the same, for texts."""
     lenient_pattern: str | None = None
@@ -83,21 +83,24 @@ class RegexVerifier(Verifier):
         if self._options.read == "text":
             return normalise_text(capture, casefold=self._options.casefold) or None
         if self._options.read == "number":
-            value = parse_number(capture)
+            value = read_answer(capture, decimal=self._options.decimal).value
             return None if value is None else str(value)
-        values = [Fraction(number) for number in _NUMBER.findall(capture)]
+        values = read_all(capture, decimal=self._options.decimal)
+        if values is None:
+            return None
         if self._options.read == "multiset":
             values.sort()
-        return json.dumps([str(value) for value in values]) if values else None
+        return json.dumps([str(value) for value in values])
 
     def compare(self, extracted: str, problem: Problem, *, lenient: bool = False) -> float:
         """Return 1 where the canonical forms are equal."""
-        return float(extracted == self._canonical(problem.answer))
+        return float(any(extracted == self._canonical(answer) for answer in problem.accepted_answers))
 
     def complaint(self, problem: Problem) -> str | None:
         """Refuse an answer that cannot be read in the way of the captures."""
-        if self._canonical(problem.answer) is None:
-            return f"answer: got {shorten(problem.answer)}; it cannot be read as `read: {self._options.read}`: use `read: text`"
+        for answer in problem.accepted_answers:
+            if self._canonical(answer) is None:
+                return f"answer: got {shorten(answer)}; it cannot be read as `read: {self._options.read}`: use `read: text`"
         return None
 
     def write(self, answer: str) -> str:
