@@ -64,10 +64,10 @@ def _read_row(row: Mapping[str, Any], number: int, where: str) -> Row:
             )
     answer = _text(row, "answer", where)
     answers = _answers(row.get("answers"), where)
-    for key, found in (("prompt", row.get("prompt")), ("answer", answer or answers)):
-        if not found and found != "":
+    for key, missing in (("prompt", row.get("prompt") is None), ("answer", answer is None and not answers)):
+        if missing:
             raise BehaviorError(f"{where}: the row has no {key}; every row needs a prompt and an answer", code="missing_key")
-    accepted = tuple(dict.fromkeys((*([answer] if answer else []), *answers)))
+    accepted = tuple(dict.fromkeys((*([] if answer is None else [answer]), *answers)))
     metadata = row.get("metadata")
     if not (metadata is None or isinstance(metadata, dict)):
         raise RowError(f"{where}: metadata: got {shorten(metadata)}; allowed: an object")

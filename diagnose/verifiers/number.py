@@ -11,8 +11,8 @@ from pydantic import Field
 from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.base import Verifier
+from posttrain.diagnose.verifiers.reader.answer_reading import read_answer, read_leniently, read_number
 from posttrain.diagnose.verifiers.reader.literals import Decimal
-from posttrain.diagnose.verifiers.reader.reading import read_answer, read_leniently, read_number
 
 
 class NumberOptions(StrictModel):

@@ -13,8 +13,8 @@ from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.base import Verifier
 from posttrain.diagnose.verifiers.exact import normalise_text
+from posttrain.diagnose.verifiers.reader.answer_reading import read_all, read_answer
 from posttrain.diagnose.verifiers.reader.literals import Decimal
-from posttrain.diagnose.verifiers.reader.reading import read_all, read_answer
 
 
 class RegexOptions(StrictModel):

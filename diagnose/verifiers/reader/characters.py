@@ -79,22 +79,56 @@ _COMMANDS = {
     "thinspace": THIN, "enspace": " ", "cents": "¢", "phantom": " ", "underbrace": "", "star": "*", "colon": ":",
 }  # fmt: skip
 _FONTS = frozenset(
-    ["mathit", "mathsf", "mathtt", "mathnormal", "mathcal", "mathbb", "mathfrak", "bm", "boldsymbol", "pmb", "underline", "overline", "textcolor", "color"]
+    [
+        "mathit",
+        "mathsf",
+        "mathtt",
+        "mathnormal",
+        "mathcal",
+        "mathbb",
+        "mathfrak",
+        "bm",
+        "boldsymbol",
+        "pmb",
+        "underline",
+        "overline",
+        "textcolor",
+        "color",
+    ]
 )
 # What is set upright in a formula is a word or a unit and no product with a variable, so a blank separates it.
 _UPRIGHT = frozenset(
-    ["text", "textbf", "textit", "textrm", "textsf", "texttt", "textnormal", "textup", "textmd", "textsc", "emph", "mathrm", "mathbf", "mbox", "hbox", "operatorname", "bold"]
+    [
+        "text",
+        "textbf",
+        "textit",
+        "textrm",
+        "textsf",
+        "texttt",
+        "textnormal",
+        "textup",
+        "textmd",
+        "textsc",
+        "emph",
+        "mathrm",
+        "mathbf",
+        "mbox",
+        "hbox",
+        "operatorname",
+        "bold",
+    ]
 )
 _ESCAPES = {
+    DRESS: DRESS,
     "$": DRESS, "%": "%", "(": DRESS, ")": DRESS, "[": DRESS, "]": DRESS, ",": THIN, " ": THIN, ";": " ", ":": " ", "!": "",
     "{": "[", "}": "]", "_": "_", "&": "&", "#": "#", "*": "*", "-": "-", "\\": "\n", "\n": " ", "/": "", "`": " ", ".": ".",
     "|": "|",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\(?:(?:text|)color\s?\{[^{}]{0,40}\}|(?:h|v)space\s?\{[^{}]{0,20}\}|([A-Za-z]+)\*?|(.))", re.DOTALL)
 _BIG_COMMA = re.compile(r"(?:\\text)?\{([,.])\}")
-_ENVIRONMENT = re.compile(r"\\(?:begin|end|tag|label)\s?\{[^{}]{0,20}\}(?:\{[lcr|]{0,9}\})?|\\(?:hline|noindent|item)\b")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end|tag|label|pmod)\s?\{[^{}]{0,20}\}(?:\{[lcr|]{0,9}\})?|\\(?:hline|noindent|item)\b")
 _NO_SPACE = re.compile(r"\\!\s{0,9}")
-_CIRCLE = re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\b\s?\}?|\\circ\b")
+_CIRCLE = re.compile(r"\^\s?\{\s?\\(?:circ|degree)\s?\}|\^\s?\\(?:circ|degree)\b|\\circ\b")
 _TIE = re.compile(r"(?<=[0-9])~(?=[0-9])")
 _SOFT_SPACE = re.compile(rf"(?<![0-9]){THIN}|{THIN}(?![0-9])")
 _POWER_OF_STARS = re.compile(r"(?<=[0-9)])\s?\*\*\s?(?=[0-9(])")

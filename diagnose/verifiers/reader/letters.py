@@ -7,9 +7,10 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from posttrain.diagnose.verifiers.reader.characters import DRESS, MAX_CHARACTERS, plain
+from posttrain.diagnose.verifiers.reader.characters import DRESS, plain
 from posttrain.diagnose.verifiers.reader.statements import Statement, StatementKind, find_statements
 
+_MOST_CHARACTERS = 60_000
 _OPEN = rf"[\s*(\[{{\"'{DRESS}<_]{{0,9}}"
 _CLOSE = rf"[ \t*)\]}}\"'{DRESS}>_]{{0,9}}"
 _BOLD = re.compile(r"(?:\*\*|__)[ \t]?\(?([A-Z])\)?[.:)]?[ \t]?(?:\*\*|__)")
@@ -40,18 +41,19 @@ _LINE_ALONE = re.compile(
     rf"^[ \t>#*_\"'{DRESS}{{(\[-]{{0,9}}(?:(?:option|choice)[ \t]+)?[(\[]?([A-Z])[ \t*_\"'{DRESS}}})\].]{{0,9}}$", re.M
 )
 _LINE_NAME = re.compile(r"\A\s*([B-HJ-Z])(?:[ \t]+(?=[A-Z0-9])|(?=[\u3040-\u9fff\uac00-\ud7af]))")
+_NEXT_MARK = re.compile(r"[ \t,;/|]*(?:or|and)?[ \t]*\(?([A-Z])[).](?![A-Za-z0-9])")
 _INITIAL = re.compile(r"\s*[A-Z]\.")
 _INLINE = re.compile(r"\(([A-Z])\)")
 _STANDING = re.compile(r"(?<![A-Za-z0-9'\u00c0-\u024f])([A-Z])(?![A-Za-z0-9'\u00c0-\u024f])")
 _VERB = re.compile(
     r"(?<![^\W\d_])(?:it(?:'s| is| must be| has to be| should be| would be)|(?:must|has to|should) be|that leaves(?: us with)?"
     r"|(?:i|we)(?:'d| would|'ll| will|'m| am| are)? ?(?:choose|pick|select|go with|going with|say|conclude|chose|picked|selected)"
-    r"|(?:choose|pick|select|go with)|es ist|c'est|je choisis|elijo|es la|ich wähle)(?=[\s(\[*\"'])",
+    r"|(?:choice|option|letter|alternative|opción|opção)(?: correcta?)?(?: is| was| would be| must be| es| est| ist| é|:)|(?:choose|pick|select|go with)|es ist|c'est|je choisis|elijo|es la|ich wähle)(?=[\s(\[*\"'])",
     re.IGNORECASE,
 )
 _IS_RIGHT = re.compile(
     rf"(?<![A-Za-z0-9'])([A-Z])({_CLOSE})[ \t]?(?:is|must be|would be|seems(?: to be)?|looks)[ \t]+(?:the[ \t]+|clearly[ \t]+|definitely[ \t]+|indeed[ \t]+|therefore[ \t]+)*"
-    r"(?:only[ \t]+|most[ \t]+|one[ \t]+)*(?:correct|right|true|answer|best|accurate|appropriate|likely)\b"
+    r"(?:only[ \t]+|most[ \t]+|one[ \t]+)*(?:correct|valid|right|true|answer|best|accurate|appropriate|likely)\b"
 )
 _NEGATED_BEFORE = re.compile(
     r"(?:\bnot|n't|\bnever|\bneither|\bnor|\bcannot|\bunlike|\bwithout|\bexcept|\brules? out|\bruled out|\beliminat\w+|\bdiscard\w*|\breject\w*|\bexclud\w+|\bdismiss\w*"
@@ -214,10 +216,14 @@ class LetterReader:
             is_initial = _INITIAL.match(text, match.end()) is not None and match["mark"].endswith(".")
             if match[1].upper() in self._letters and not is_initial:
                 found.append(match)
+        if [match[1] for match in found] == ["A"] and any(match[1] == "B" for match in self._mentions(text, _INLINE)):
+            return frozenset("AB")  # (A) Paris (B) Rome
         named = _LINE_NAME.match(text)
         if named is not None and named[1] in self._letters and not found:
             return frozenset(named[1])
         upper = [match for match in found if match[1].isupper()] or found
+        if len(upper) == 1 and (listed := _NEXT_MARK.match(text, upper[0].end())) is not None and listed[1] in self._letters:
+            return frozenset((upper[0][1].upper(), listed[1]))
         kept = {match[1].upper() for match in upper if not _NEGATED_BEHIND.match(text, match.end())}
         return frozenset(kept) if upper else None
 
@@ -250,7 +256,7 @@ class LetterReader:
 
 
 def _plain(text: str) -> str:
-    return plain(_BOLD.sub(r" (\1) ", text[-MAX_CHARACTERS:]))
+    return plain(_BOLD.sub(r" (\1) ", text[-_MOST_CHARACTERS:]))
 
 
 def _words(text: str) -> str:

@@ -6,13 +6,34 @@ import re
 from fractions import Fraction
 from typing import Literal
 
-from posttrain.diagnose.verifiers.reader.characters import THIN
+from posttrain.diagnose.verifiers.reader.characters import DRESS, THIN
 
 MOST_DIGITS = 300
-"""Digits of a number; converting more takes quadratic time, and nobody writes them."""
+"""Digits of a number; converting more takes quadratic time, and no answer has as many."""
 Decimal = Literal["point", "comma"]
 
 _SEPARATORS = re.compile(rf"[.,'_{THIN}]")
+_GROUPED = re.compile(r"(?<![0-9.,] )(?<![0-9.,])[1-9][0-9]{0,2}(?: [0-9]{3}){1,99}(?![0-9]| [0-9])")
+_NAMED = re.compile(
+    rf"(?:[.,][0-9]{{1,99}})?[ {DRESS}]?(?:[€£¥₹₽₩{DRESS}]|(?!(?:or|and|und|oder|ou|et|o|y|to|bis)\b)[^\W\d_]{{2}}|[\u3040-\u9fff\uac00-\ud7af])"
+)
+
+
+def join_groups(text: str, *, marked: bool = False) -> str:
+    """Put a thin space for the blanks between groups of three digits that can only be one number.
+
+    Only a group begins with a zero (1 000) or stands before a noun (12 345 people); 12 345 alone may as well be two numbers.
+
+    Args:
+        text: Plain text.
+        marked: Whether the text is stated as one answer, so that there is one number.
+    """
+
+    def join(match: re.Match[str]) -> str:
+        sure = marked or " 0" in match[0] or _NAMED.match(text, match.end()) is not None
+        return match[0].replace(" ", THIN) if sure else match[0]
+
+    return _GROUPED.sub(join, text)
 
 
 def literal_value(written: str, decimal: Decimal) -> Fraction | None:

@@ -9,20 +9,18 @@ from fractions import Fraction
 from posttrain.diagnose.verifiers.reader.literals import MOST_DIGITS
 from posttrain.diagnose.verifiers.reader.tokens import Kind, Token
 from posttrain.diagnose.verifiers.reader.units import (
+    CJK_KILO_UNITS,
     CJK_MULTIPLIERS,
-    CJK_NEGATIVES,
-    COPULAS,
     CURRENCIES,
     CURRENCY_LETTERS,
     HUNDRED_WORDS,
-    JOINING_WORDS,
     MULTIPLIERS,
-    NEGATIVES,
     ORDINALS,
     PER_WORDS,
     PERCENT,
     UNITS,
 )
+from posttrain.diagnose.verifiers.reader.words import CJK_NEGATIVES, COPULAS, NEGATIVES
 
 _MATH = frozenset(
     {Kind.NUMBER, Kind.FRACTION, Kind.POWER, Kind.OPERATOR, Kind.SYMBOL, Kind.OPEN, Kind.CLOSE, Kind.CURRENCY, Kind.MARK}
@@ -31,11 +29,12 @@ _OPERANDS = frozenset({Kind.NUMBER, Kind.FRACTION, Kind.POWER, Kind.CLOSE})
 _TIMES = frozenset("×·*x") | {"times", "X"}
 _LARGEST = 10**MOST_DIGITS
 _DANGLING = frozenset("*-/+×") | {"times", "mal", "fois", "veces", "plus"}
-_CONJUNCTIONS = frozenset(["y", "e", "o", "u", "i", "à", "a", "и", "а"])
+_ONE_LETTER_WORDS = frozenset("yeouiàwzksvаивскуой")
+"""One-letter words of languages that put a preposition or an "and" behind a number."""
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class MathSpan:
     """A quantity, or an expression that is none, in a list of tokens."""
 
     first: int
@@ -52,7 +51,7 @@ class Item:
         return self.value, self.percent
 
 
-def find_items(tokens: Sequence[Token], *, formula: bool) -> list[Item]:
+def find_items(tokens: Sequence[Token], *, formula: bool) -> list[MathSpan]:
     """Return quantities and expressions, in order.
 
     Args:
@@ -60,7 +59,7 @@ def find_items(tokens: Sequence[Token], *, formula: bool) -> list[Item]:
         formula: Whether all of it is set as a formula: there 5m is a product and 5! a factorial, which in a sentence are a length
             and an exclamation.
     """
-    items: list[Item] = []
+    items: list[MathSpan] = []
     index = 0
     while index < len(tokens):
         if _is_aside(tokens, index, items):
@@ -74,7 +73,7 @@ def find_items(tokens: Sequence[Token], *, formula: bool) -> list[Item]:
         if item is not None:
             if item.value is None and _continues(tokens, index, items):
                 last = items.pop()
-                item = Item(last.first, item.stop, None)
+                item = MathSpan(last.first, item.stop, None)
             items.append(item)
         index = stop
     return items
@@ -84,7 +83,7 @@ def _touches(left: Token, right: Token) -> bool:
     return left.end == right.start
 
 
-def _is_aside(tokens: Sequence[Token], index: int, items: Sequence[Item]) -> bool:
+def _is_aside(tokens: Sequence[Token], index: int, items: Sequence[MathSpan]) -> bool:
     """Return whether a bracket opens a remark behind a quantity or its noun: `7 (4 + 3)`."""
     if tokens[index].kind is not Kind.OPEN or tokens[index].text != "(" or not items or index == 0:
         return False
@@ -110,7 +109,7 @@ def _closing(tokens: Sequence[Token], index: int) -> int:
     return len(tokens) - 1
 
 
-def _continues(tokens: Sequence[Token], index: int, items: Sequence[Item]) -> bool:
+def _continues(tokens: Sequence[Token], index: int, items: Sequence[MathSpan]) -> bool:
     """Return whether an expression goes on with the quantity before it: `5 apples + 3 apples`."""
     if not items or tokens[index].kind is not Kind.OPERATOR:
         return False
@@ -157,38 +156,15 @@ def _ends_operand(token: Token) -> bool:
 
 
 def _extends(tokens: Sequence[Token], index: int, before: Token) -> bool:
-    """Return whether a number behind a blank belongs to the one before: `2 3/4`, `1 000`."""
+    """Return whether a number behind a blank belongs to the one before: `2 3/4`."""
     number = tokens[index]
     if before.kind is not Kind.NUMBER or not before.text.isdigit():
         return False
-    if len(number.text) == 3 and number.text.isdigit() and len(before.text) <= 3 and not before.text.startswith("0"):
-        # Only a group of digits begins with a zero, or stands before a noun; 12 345 alone may as well be two numbers.
-        return _is_group(tokens, index)
     if index + 2 < len(tokens) and tokens[index + 1].text == "/" and tokens[index + 2].kind is Kind.NUMBER:
         top, bottom = number.value, tokens[index + 2].value
         together = _touches(number, tokens[index + 1]) and _touches(tokens[index + 1], tokens[index + 2])
         return together and top is not None and bottom is not None and 0 < top < bottom and top.denominator == 1
     return False
-
-
-def _is_group(tokens: Sequence[Token], index: int) -> bool:
-    first = stop = index
-    while first > 0 and _is_three_digits(tokens[first]) and tokens[first - 1].kind is Kind.NUMBER and index - first < 99:
-        first -= 1
-    while stop < len(tokens) and _is_three_digits(tokens[stop]) and stop - index < 99:
-        stop += 1
-    if any(token.text.startswith("0") for token in tokens[first + 1 : stop]):
-        return True
-    named = stop < len(tokens) and tokens[stop].kind in (Kind.WORD, Kind.CURRENCY)
-    return (
-        named
-        and (len(tokens[stop].text) > 1 or not tokens[stop].text.isascii())
-        and tokens[stop].text.lower() not in JOINING_WORDS
-    )
-
-
-def _is_three_digits(token: Token) -> bool:
-    return token.kind is Kind.NUMBER and len(token.text) == 3 and token.text.isdigit()
 
 
 def _words_taken(tokens: Sequence[Token], index: int, before: Token | None, *, glued: bool, formula: bool) -> int:
@@ -204,7 +180,7 @@ def _words_taken(tokens: Sequence[Token], index: int, before: Token | None, *, g
     if before.kind in (Kind.OPERATOR, Kind.OPEN) and before.text not in ("%", "‰", "!", "/", "·"):
         # A variable behind an operator.
         return int(len(word.text) == 1 and word.text.isascii())
-    if lowered in PERCENT or lowered in MULTIPLIERS or word.text[0] in CJK_MULTIPLIERS:
+    if lowered in PERCENT or lowered in MULTIPLIERS or _cjk_multiplier(word.text) is not None:
         return 1
     if lowered in PER_WORDS and following is not None and following.text.lower() in HUNDRED_WORDS:
         return 2
@@ -214,9 +190,14 @@ def _words_taken(tokens: Sequence[Token], index: int, before: Token | None, *, g
         return 1
     if len(word.text) > 1 or word.text in ("a", "I"):
         return 0
-    if word.text in _CONJUNCTIONS and following is not None and (following.kind is Kind.NUMBER or following.text == "-"):
-        return 0
+    spoken = following is not None and not _touches(word, following) and not formula
+    if word.text in _ONE_LETTER_WORDS and spoken and following is not None:
+        return int(not (following.kind in (Kind.NUMBER, Kind.WORD) or following.text == "-"))
     return 1
+
+
+def _cjk_multiplier(word: str) -> int | None:
+    return None if word[1:2] in CJK_KILO_UNITS else CJK_MULTIPLIERS.get(word[0])
 
 
 class _Run:
@@ -241,7 +222,7 @@ class _Run:
         self.place += 1
         if token.kind is Kind.FRACTION:
             return value
-        value, plain = self._groups(token, value)
+        plain = token.text.isdigit()
         following, after, last = self.peek(), self.peek(1), self.peek(2)
         if following is None:
             return value
@@ -257,18 +238,6 @@ class _Run:
             self.place += 2
             return value / after.value if after.value else None
         return self._scientific(value)
-
-    def _groups(self, token: Token, value: Fraction) -> tuple[Fraction, bool]:
-        """Join groups of three digits behind blanks; also return whether the number is whole."""
-        digits = token.text
-        while (following := self.peek()) is not None and following.kind is Kind.NUMBER and len(following.text) == 3:
-            after = self.peek(1)
-            if not following.text.isdigit() or not digits.isdigit() or (after is not None and after.text == "/"):
-                break
-            digits += following.text
-            self.place += 1
-            value = Fraction(int(digits)) if len(digits) <= MOST_DIGITS else value
-        return value, digits.isdigit()
 
     def _scientific(self, value: Fraction) -> Fraction | None:
         following, after, last = self.peek(), self.peek(1), self.peek(2)
@@ -300,8 +269,8 @@ class _Run:
                 pass
             elif token.kind is Kind.WORD and lowered in MULTIPLIERS:
                 factor *= MULTIPLIERS[lowered]
-            elif token.kind is Kind.WORD and token.text[0] in CJK_MULTIPLIERS:
-                factor *= CJK_MULTIPLIERS[token.text[0]]
+            elif token.kind is Kind.WORD and (multiplier := _cjk_multiplier(token.text)) is not None:
+                factor *= multiplier
             elif token.kind is Kind.WORD and self._is_unit(token, after_slash=after_slash):
                 after = self.peek()
                 if after is not None and after.kind is Kind.POWER:
@@ -332,13 +301,13 @@ def _power_of_ten(exponent: Fraction | None) -> Fraction | None:
     return Fraction(10) ** int(exponent) if exponent is not None and abs(exponent) < MOST_DIGITS else None
 
 
-def _read_run(tokens: Sequence[Token], start: int, stop: int, *, formula: bool) -> Item | None:
+def _read_run(tokens: Sequence[Token], start: int, stop: int, *, formula: bool) -> MathSpan | None:
     """Read a run: a quantity, an expression, or nothing where it holds no number."""
     run = [token for token in tokens[start:stop] if token.kind is not Kind.MARK]
     if not any(_matters(token) for token in run):
         return None
     before = tokens[start - 1] if start else None
-    expression = Item(start, stop, None)
+    expression = MathSpan(start, stop, None)
     if before is not None and before.kind is Kind.MARK and start > 1:
         before = tokens[start - 2]
     if _is_part_of_a_word(before, run):
@@ -355,7 +324,7 @@ def _read_run(tokens: Sequence[Token], start: int, stop: int, *, formula: bool) 
     value *= factor * sign
     if max(abs(value.numerator), value.denominator) >= _LARGEST:
         return expression
-    return Item(start, stop, value, reader.percent)
+    return MathSpan(start, stop, value, reader.percent)
 
 
 def _matters(token: Token) -> bool:

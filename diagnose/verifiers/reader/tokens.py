@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from posttrain.diagnose.verifiers.reader.characters import DRESS, THIN, VULGAR
 from posttrain.diagnose.verifiers.reader.literals import Decimal, literal_value
-from posttrain.diagnose.verifiers.reader.units import FUNCTION_WORDS, OPERATOR_WORDS
+from posttrain.diagnose.verifiers.reader.words import FUNCTION_WORDS, OPERATOR_WORDS
 
 
 class Kind(Enum):
@@ -126,6 +126,14 @@ def _number(match: re.Match[str], decimal: Decimal) -> Iterator[Token]:
     written, start = match["number"], match.start()
     digits = written[: len(written) - len(match["exponent"] or "")]
     value = literal_value(digits, decimal)
+    enclosed = match.string[max(0, start - 2) : start].rstrip("-")[-1:] in ("(", "[") and match.string[
+        match.end() : match.end() + 1
+    ] in (
+        ")",
+        "]",
+    )
+    if value is not None and enclosed and "," in digits and len(digits.rpartition(",")[2]) != 3:  # (7,6) is a pair
+        value = None
     if value is None and set(digits) <= set("0123456789,") and not match["exponent"]:  # 12,15,18 is a list
         for part in re.finditer("[0-9]+|,", digits):
             kind = Kind.SEPARATOR if part[0] == "," else Kind.NUMBER

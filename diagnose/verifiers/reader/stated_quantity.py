@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
-from posttrain.diagnose.verifiers.reader.quantities import Item
+from posttrain.diagnose.verifiers.reader.quantities import MathSpan
 from posttrain.diagnose.verifiers.reader.tokens import Kind, Token
-from posttrain.diagnose.verifiers.reader.units import COPULAS, FILLERS, JOINING_WORDS, NEGATIONS, PREPOSITIONS, SUBORDINATES
+from posttrain.diagnose.verifiers.reader.units import MEASURES
+from posttrain.diagnose.verifiers.reader.words import COPULAS, FILLERS, JOINING_WORDS, NEGATIONS, PREPOSITIONS, SUBORDINATES
 
-_ABBREVIATIONS = frozenset(["approx", "ca", "no", "nr", "rs", "vs", "resp", "bzw", "etc", "env", "aprox", "mr", "mrs", "dr", "st", "fig", "eq"])
+_ABBREVIATIONS = frozenset(
+    ["approx", "ca", "no", "nr", "rs", "vs", "resp", "bzw", "etc", "env", "aprox", "mr", "mrs", "dr", "st", "fig", "eq"]
+)
 _BETWEEN = frozenset({Kind.SEPARATOR, Kind.MARK, Kind.OPEN, Kind.CLOSE})
 
 
@@ -19,11 +22,11 @@ _BETWEEN = frozenset({Kind.SEPARATOR, Kind.MARK, Kind.OPEN, Kind.CLOSE})
 class Chosen:
     """The quantity or expression that a sentence states."""
 
-    item: Item
+    item: MathSpan
     rounded: Fraction | None = None
 
 
-def is_direct(tokens: Sequence[Token], item: Item) -> bool:
+def is_direct(tokens: Sequence[Token], item: MathSpan) -> bool:
     """Return whether an item is the first thing said: nothing but fillers, or the left side of an equation, stands before it."""
     before = [token for token in tokens[: item.first] if token.kind is not Kind.MARK]
     if before and before[-1].kind is Kind.EQUALS:
@@ -36,7 +39,7 @@ def _is_filler(token: Token) -> bool:
     return token.text.lower() in FILLERS or (token.text.isupper() and len(token.text) <= 3) or token.text in ("Rs", "kr")
 
 
-def sentence_around(tokens: Sequence[Token], items: Sequence[Item]) -> tuple[int, int]:
+def sentence_around(tokens: Sequence[Token], items: Sequence[MathSpan]) -> tuple[int, int]:
     """Return first and stop index of the last sentence with an item; a question only where there is no other."""
     question: tuple[int, int] | None = None
     for item in reversed(items[-8:]):
@@ -68,9 +71,9 @@ def _ends_sentence(tokens: Sequence[Token], index: int) -> bool:
 
 
 def choose(
-    tokens: Sequence[Token], items: Sequence[Item], *, direct: bool, formula: bool, within: Sequence[Item] | None = None
+    tokens: Sequence[Token], items: Sequence[MathSpan], *, direct: bool, formula: bool, within: Sequence[MathSpan] | None = None
 ) -> Chosen | None:
-    """Return the item that a sentence states, or None where candidates are listed.
+    """Return the item that a sentence states, or None where candidates are listed, or all are denied.
 
     Args:
         tokens: The tokens of the sentence, or of more.
@@ -83,7 +86,9 @@ def choose(
     main = _main_clause(tokens, inside)
     stated = _behind_the_last_equals(tokens, main)
     if not formula:
-        stated = [item for item in stated if not _is_negated(tokens, item)] or stated
+        stated = [item for item in stated if not _is_negated(tokens, item)]
+        if not stated:
+            return None
     pair = _approximation(tokens, stated)
     if pair is not None:
         return pair
@@ -97,7 +102,7 @@ def choose(
     return Chosen(item)
 
 
-def _main_clause(tokens: Sequence[Token], items: list[Item]) -> list[Item]:
+def _main_clause(tokens: Sequence[Token], items: list[MathSpan]) -> list[MathSpan]:
     """Leave out what stands behind the first item in a clause of its own: `12, where x = 5`."""
     start = items[0].stop
     for index in range(start, items[-1].first):
@@ -105,14 +110,15 @@ def _main_clause(tokens: Sequence[Token], items: list[Item]) -> list[Item]:
         if token.kind is Kind.END and not token.text.startswith("..") and _ends_sentence(tokens, index):
             break
         # "12 is what is left, since 15 - 3 = 12": but "if x = 5 and y = 3, it is 15" begins with the clause.
-        if token.kind is Kind.WORD and token.text.lower() in SUBORDINATES:
+        relative = token.text.lower() == "which" and tokens[index - 1].kind is not Kind.SEPARATOR  # 10 which is 12
+        if token.kind is Kind.WORD and token.text.lower() in SUBORDINATES and not relative:
             kept = [item for item in items if item.stop <= index]
             if any(item.value is not None for item in kept) and _has_statement(tokens, kept[-1]):
                 return kept
     return items
 
 
-def _has_statement(tokens: Sequence[Token], item: Item) -> bool:
+def _has_statement(tokens: Sequence[Token], item: MathSpan) -> bool:
     """Return whether an item stands behind an equals sign or a verb that equates, or first in its span."""
     before = [token for token in tokens[max(0, item.first - 4) : item.first] if token.kind is not Kind.MARK]
     if not before:
@@ -120,7 +126,7 @@ def _has_statement(tokens: Sequence[Token], item: Item) -> bool:
     return before[-1].kind is Kind.EQUALS or any(token.kind is Kind.WORD and token.text.lower() in COPULAS for token in before)
 
 
-def _behind_the_last_equals(tokens: Sequence[Token], items: list[Item]) -> list[Item]:
+def _behind_the_last_equals(tokens: Sequence[Token], items: list[MathSpan]) -> list[MathSpan]:
     for place in range(len(items) - 1, 0, -1):
         between = tokens[items[place - 1].stop : items[place].first]
         if any(token.kind is Kind.EQUALS for token in between):
@@ -128,12 +134,12 @@ def _behind_the_last_equals(tokens: Sequence[Token], items: list[Item]) -> list[
     return items
 
 
-def _is_negated(tokens: Sequence[Token], item: Item) -> bool:
+def _is_negated(tokens: Sequence[Token], item: MathSpan) -> bool:
     before = [token for token in tokens[max(0, item.first - 3) : item.first] if token.kind is not Kind.MARK]
     return bool(before) and before[-1].kind is Kind.WORD and before[-1].text.lower() in NEGATIONS
 
 
-def _approximation(tokens: Sequence[Token], items: Sequence[Item]) -> Chosen | None:
+def _approximation(tokens: Sequence[Token], items: Sequence[MathSpan]) -> Chosen | None:
     """Return the exact one of two values that a text calls about equal, with its rounding; None where there are no two."""
     for left, right in pairwise(items):
         between = [token for token in tokens[left.stop : right.first] if token.kind is not Kind.MARK]
@@ -147,7 +153,7 @@ def _approximation(tokens: Sequence[Token], items: Sequence[Item]) -> Chosen | N
     return None
 
 
-def _is_decimal_rounding(exact: Fraction, tokens: Sequence[Token], item: Item) -> bool:
+def _is_decimal_rounding(exact: Fraction, tokens: Sequence[Token], item: MathSpan) -> bool:
     """Return whether a number is another one, rounded to the decimals that are written."""
     written = [token.text for token in tokens[item.first : item.stop] if token.kind is Kind.NUMBER]
     if len(written) != 1 or item.value is None:
@@ -156,7 +162,7 @@ def _is_decimal_rounding(exact: Fraction, tokens: Sequence[Token], item: Item) -
     return abs(item.value - exact) * 10**decimals <= Fraction(1, 2)
 
 
-def _last_stated(tokens: Sequence[Token], items: list[Item]) -> Item:
+def _last_stated(tokens: Sequence[Token], items: list[MathSpan]) -> MathSpan:
     """Return the last item, unless an earlier one stands right behind a verb that equates and the later ones in an adverbial."""
     for item in reversed(items):
         before = [token for token in tokens[max(0, item.first - 3) : item.first] if token.kind is not Kind.MARK]
@@ -166,7 +172,7 @@ def _last_stated(tokens: Sequence[Token], items: list[Item]) -> Item:
     return items[-1]
 
 
-def _is_listed(tokens: Sequence[Token], one: Item, other: Item, *, one_line: bool) -> bool:
+def _is_listed(tokens: Sequence[Token], one: MathSpan, other: MathSpan, *, one_line: bool) -> bool:
     """Return whether nothing but the separators of a list stands between two different items."""
     if one.same == other.same:
         return False
@@ -181,7 +187,7 @@ def _is_listed(tokens: Sequence[Token], one: Item, other: Item, *, one_line: boo
             if not token.text.startswith(".."):
                 return False
         elif token.kind is Kind.WORD:
-            if token.text.lower() not in JOINING_WORDS:
+            if token.text.lower() not in JOINING_WORDS | MEASURES:
                 return False
         elif token.kind not in _BETWEEN and token.text != "*":
             return False

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
 
-from posttrain.diagnose.verifiers.reader.characters import DRESS, THIN, plain
-from posttrain.diagnose.verifiers.reader.choose import choose, is_direct, sentence_around
-from posttrain.diagnose.verifiers.reader.literals import Decimal
+from posttrain.diagnose.verifiers.reader.characters import DRESS, plain
+from posttrain.diagnose.verifiers.reader.literals import Decimal, join_groups
 from posttrain.diagnose.verifiers.reader.number_words import last_number_word, read_number_words
-from posttrain.diagnose.verifiers.reader.quantities import Item, find_items
+from posttrain.diagnose.verifiers.reader.quantities import MathSpan, find_items
+from posttrain.diagnose.verifiers.reader.stated_quantity import choose, is_direct, sentence_around
 from posttrain.diagnose.verifiers.reader.statements import MAX_CLAUSE, Statement, StatementKind, find_statements
 from posttrain.diagnose.verifiers.reader.tokens import Kind, tokenise
-from posttrain.diagnose.verifiers.reader.units import JOINING_WORDS
+from posttrain.diagnose.verifiers.reader.words import JOINING_WORDS
 
 
 class ReadStatus(StrEnum):
@@ -30,7 +30,7 @@ class ReadStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class AnswerReading:
     """What a text states as its answer."""
 
     status: ReadStatus
@@ -50,27 +50,30 @@ class Reading:
         return written if self.rounded is None else f"{written} ≈ {self.rounded}"
 
 
-_NOTHING = Reading(ReadStatus.NOTHING)
+_NOTHING = AnswerReading(ReadStatus.NOTHING)
 _MOST_STATEMENTS = 12
 _WINDOWS = (4_000, 40_000)
 _PERCENT_BEHIND = re.compile(
     rf"[\s{DRESS}*}}]{{0,6}}(?:%|(?:percent(?:age)?|pct|per cent|prozent|pour cent|por ciento)(?![^\W\d_]))", re.I
 )
-_FACTOR_BEHIND = re.compile(r"[ \t]?(?:\^|√|π|\\[a-z]{2,9}|(?<=\})[b-zB-HJ-Z](?![A-Za-z]))")
+_FACTOR_BEHIND = re.compile(
+    r"[ \t]?(?:\^|√|π|\\(?:log|ln|sin|cos|tan|alpha|beta|gamma|theta|phi|lambda|mu|sigma|omega)|(?<=\})[b-zB-HJ-Z](?![A-Za-z]))"
+)
 _FILLER = re.compile(
     rf"(?:[\s,;|/:.()\[\]{{}}\"'{DRESS}*\u2013\u2014\u2022-]|(?<![^\W\d_])(?:{'|'.join(sorted(map(re.escape, JOINING_WORDS)))}|the|final"
     r"|correct|right|my|so|also)(?![^\W\d_]))*",
     re.IGNORECASE,
 )
 _OR = re.compile(r"(?<![^\W\d_])(?:or|oder|ou|o|или|または|或)(?![^\W\d_])[^.\n0-9]{0,40}$", re.IGNORECASE)
-_GROUPED = re.compile(r"(?<![0-9.,] )(?<![0-9.,])([1-9][0-9]{0,2}(?: [0-9]{3}){1,9})(?![0-9]| [0-9])")
+_UNCLOSED = re.compile(r"\\boxed\s?\{(?:[^{}\n]|\{[^{}\n]{0,60}\}){0,120}$")
 _LIST_COMMA = re.compile(r"(?<=[0-9]),(?=[0-9]{1,2}(?![0-9])|[0-9]{4}|[-+.])")
+_PRODUCT = re.compile(r"(?<=[0-9)])\s?[×·*x]\s?(?!10\s?\^)(?=[-+(]?[0-9.])")
 _ENUMERATOR = re.compile(r"^[ \t]*(?:\(?([0-9]{1,2})[.)])[ \t]+(?=\S)", re.MULTILINE)
 _BULLET = re.compile(r"^[ \t]*[-*•+\u2013][ \t]+(?=\S)", re.MULTILINE)
 _HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]*|\\boxed", re.MULTILINE)
 
 
-def read_number(text: str, *, decimal: Decimal = "point") -> Reading:
+def read_number(text: str, *, decimal: Decimal = "point") -> AnswerReading:
     """Return the number that a text states as its answer.
 
     The last explicit statement counts: a box, a tag, `####`, or a marker such as `the answer is` with the answer right behind it. A
@@ -91,32 +94,36 @@ def read_number(text: str, *, decimal: Decimal = "point") -> Reading:
             return replace(reading, status=ReadStatus.SEVERAL, value=None)
         later = _restated(clean, statements[index + 1 :], statement, decimal)
         return reading if later is None else later
+    if _UNCLOSED.search(clean, max(0, len(clean) - 200)) and not any(
+        one.kind is StatementKind.BOX and one.end == len(clean) for one in statements
+    ):
+        return _NOTHING  # cut off inside a box: what stands there may go on
     return _read_prose(clean, decimal)
 
 
-def read_leniently(text: str, *, decimal: Decimal = "point") -> Reading:
+def read_leniently(text: str, *, decimal: Decimal = "point") -> AnswerReading:
     """Return the last number of a text that is part of no expression, wherever it stands, else what is written in words."""
     clean = plain(text)
     for items, _ in _windows(clean, decimal):
         numbers = [item for item in items if item.value is not None]
         if numbers:
-            return Reading(ReadStatus.NUMBER, numbers[-1].value, numbers[-1].percent)
+            return AnswerReading(ReadStatus.NUMBER, numbers[-1].value, numbers[-1].percent)
     strict = read_number(text, decimal=decimal)
     if strict.status is ReadStatus.NUMBER:
         return strict
     value = None if strict.status is ReadStatus.EXPRESSION else last_number_word(clean)
-    return strict if value is None else Reading(ReadStatus.NUMBER, Fraction(value))
+    return strict if value is None else AnswerReading(ReadStatus.NUMBER, Fraction(value))
 
 
-def read_answer(answer: str, *, decimal: Decimal = "point", units: bool = True) -> Reading:
+def read_answer(answer: str, *, decimal: Decimal = "point", units: bool = True) -> AnswerReading:
     """Return the value of a text that is one number and nothing else, dress and unit aside.
 
     Args:
         answer: An expected answer, or a capture.
         decimal: See `read_number`.
-        units: Whether a word may stand behind the number: 12 cm.
+        units: Whether any word may stand behind the number: 12 apples. A unit such as cm always may.
     """
-    span = _GROUPED.sub(lambda match: match[0].replace(" ", THIN), plain(answer).strip())
+    span = join_groups(plain(answer).strip(), marked=True)
     tokens = tokenise(span, decimal)
     items = find_items(tokens, formula=True)
     if not items:
@@ -132,13 +139,13 @@ def read_answer(answer: str, *, decimal: Decimal = "point", units: bool = True) 
     prefix = [token for token in tokens[: item.first] if token.kind is Kind.WORD]
     noun = units and not prefix and len(words) <= 2 and all(token.kind is Kind.WORD for token in words)
     if len(items) > 1 or (words and not noun):
-        return Reading(ReadStatus.EXPRESSION, span=span)
+        return AnswerReading(ReadStatus.EXPRESSION, span=span)
     return _from_item(item, span)
 
 
 def read_all(text: str, *, decimal: Decimal = "point") -> list[Fraction] | None:
-    """Return all numbers of a text in order; None where one of them is part of an expression, or there is none."""
-    clean = _HEADING.sub(" ", plain(text))
+    """Return all numbers of a list or a product in order; None where one is part of another expression, or there is none."""
+    clean = _PRODUCT.sub(", ", _HEADING.sub(" ", plain(text)))
     if decimal == "point":
         clean = _LIST_COMMA.sub(", ", clean)
     if clean.strip()[:1] in ("[", "(") and decimal == "point":  # in brackets a comma separates
@@ -148,26 +155,30 @@ def read_all(text: str, *, decimal: Decimal = "point") -> list[Fraction] | None:
     return values if values and len(values) == len(items) else None
 
 
-def _from_item(item: Item, span: str, rounded: Fraction | None = None) -> Reading:
+def _from_item(item: MathSpan, span: str, rounded: Fraction | None = None) -> AnswerReading:
     if item.value is None:
-        return Reading(ReadStatus.EXPRESSION, span=span)
-    return Reading(ReadStatus.NUMBER, item.value, item.percent, rounded, span)
+        return AnswerReading(ReadStatus.EXPRESSION, span=span)
+    return AnswerReading(ReadStatus.NUMBER, item.value, item.percent, rounded, span)
 
 
-def _read_span(span: str, decimal: Decimal, *, formula: bool, direct: bool) -> Reading:
-    span = _GROUPED.sub(lambda match: match[0].replace(" ", THIN), span.replace("\\boxed", " "))
+def _read_span(span: str, decimal: Decimal, *, formula: bool, direct: bool) -> AnswerReading:
+    span = join_groups(span.replace("\\boxed", " "), marked=True)
     tokens = tokenise(span, decimal)
     items = find_items(tokens, formula=formula)
     if not items:
         value = read_number_words(span)
-        return Reading(ReadStatus.NOTHING, span=span) if value is None else Reading(ReadStatus.NUMBER, Fraction(value), span=span)
+        return (
+            AnswerReading(ReadStatus.NOTHING, span=span)
+            if value is None
+            else AnswerReading(ReadStatus.NUMBER, Fraction(value), span=span)
+        )
     chosen = choose(tokens, items, direct=direct, formula=formula)
     if chosen is None:
-        return Reading(ReadStatus.SEVERAL, span=span)
+        return AnswerReading(ReadStatus.SEVERAL, span=span)
     return _from_item(chosen.item, span, chosen.rounded)
 
 
-def _read_statement(text: str, statement: Statement, decimal: Decimal) -> Reading | None:
+def _read_statement(text: str, statement: Statement, decimal: Decimal) -> AnswerReading | None:
     """Read a statement; None where it is none, such as a marker without an answer right behind it."""
     span = text[statement.begin : statement.stop]
     if statement.kind is StatementKind.BOX:
@@ -176,15 +187,17 @@ def _read_statement(text: str, statement: Statement, decimal: Decimal) -> Readin
         return _read_span(span[-MAX_CLAUSE:], decimal, formula=False, direct=False)
     if statement.kind is StatementKind.HASHES and _ENUMERATOR.match(span):
         return None
+    if text[statement.begin - 1].isalpha() and span.rstrip().endswith("!"):  # "is 12!" is an exclamation
+        span = span.rstrip().removesuffix("!")
     tokens = tokenise(span.replace("\\boxed", " "), decimal)
     items = find_items(tokens, formula=False)
     if not items:
         value = read_number_words(span)
-        return None if value is None else Reading(ReadStatus.NUMBER, Fraction(value), span=span)
+        return None if value is None else AnswerReading(ReadStatus.NUMBER, Fraction(value), span=span)
     return _read_span(span, decimal, formula=False, direct=True) if is_direct(tokens, items[0]) else None
 
 
-def _beside_the_box(text: str, statement: Statement, reading: Reading) -> Reading:
+def _beside_the_box(text: str, statement: Statement, reading: AnswerReading) -> AnswerReading:
     """Take up what stands beside a box and belongs to it: a sign in front, a percent sign or a factor behind."""
     if reading.value is None:
         return reading
@@ -203,7 +216,7 @@ def _beside_the_box(text: str, statement: Statement, reading: Reading) -> Readin
     return reading
 
 
-def _has_rival(text: str, statements: Sequence[Statement], index: int, reading: Reading, decimal: Decimal) -> bool:
+def _has_rival(text: str, statements: Sequence[Statement], index: int, reading: AnswerReading, decimal: Decimal) -> bool:
     """Return whether another value is offered right beside a statement: `12 or the answer is 15`, two boxes side by side."""
     statement = statements[index]
     for other in reversed(statements[max(0, index - 4) : index]):
@@ -222,7 +235,7 @@ def _has_rival(text: str, statements: Sequence[Statement], index: int, reading: 
     return bool(items) and items[-1].value is not None and items[-1].same != (reading.value, reading.percent)
 
 
-def _restated(text: str, later: Sequence[Statement], chosen: Statement, decimal: Decimal) -> Reading | None:
+def _restated(text: str, later: Sequence[Statement], chosen: Statement, decimal: Decimal) -> AnswerReading | None:
     """Return what a marker with a colon states behind the chosen statement in a sentence of its own, if it is the last of the text."""
     for statement in reversed(later[-_MOST_STATEMENTS:]):
         if (
@@ -245,7 +258,7 @@ def _windows(text: str, decimal: Decimal):  # type: ignore[no-untyped-def]
         if len(text) > size:
             start = max(text.find("\n", len(text) - size), text.find(" ", len(text) - size), len(text) - size)
         window = _HEADING.sub(lambda match: " " * len(match[0]), _without_list_marks(text[start:]))
-        tokens = tokenise(window, decimal)
+        tokens = tokenise(join_groups(window), decimal)
         yield find_items(tokens, formula=False), tokens
         if start == 0:
             return
@@ -271,7 +284,7 @@ def _without_list_marks(text: str) -> str:
     return "".join([*pieces, text[last:]])
 
 
-def _read_prose(text: str, decimal: Decimal) -> Reading:
+def _read_prose(text: str, decimal: Decimal) -> AnswerReading:
     """Read the last sentence that holds a number."""
     for items, tokens in _windows(text, decimal):
         if not items:
@@ -281,7 +294,7 @@ def _read_prose(text: str, decimal: Decimal) -> Reading:
         inside = [item for item in items if first <= item.first < stop]
         chosen = choose(tokens, items, direct=False, formula=False, within=inside)
         if chosen is None:
-            return Reading(ReadStatus.SEVERAL, span=span)
+            return AnswerReading(ReadStatus.SEVERAL, span=span)
         return _from_item(chosen.item, span, chosen.rounded)
     value = read_number_words(text) if len(text) < MAX_CLAUSE else None
-    return _NOTHING if value is None else Reading(ReadStatus.NUMBER, Fraction(value))
+    return _NOTHING if value is None else AnswerReading(ReadStatus.NUMBER, Fraction(value))
