@@ -364,7 +364,7 @@ def _without_ends(run: list[Token], before: Token | None, *, formula: bool) -> l
             run = run[1:]
         if len(run) > 1 and run[-1].kind is Kind.OPERATOR and run[-1].text in _DANGLING:
             run = run[:-1]
-        spoken = before is not None and before.kind is Kind.WORD and len(before.text) > 1
+        spoken = before is None or before.kind in (Kind.LINE, Kind.END) or (before.kind is Kind.WORD and len(before.text) > 1)
         if len(run) > 1 and run[-1].text == "!" and spoken and not formula:
             run = run[:-1]
         if len(run) == length:
