@@ -50,7 +50,7 @@ _OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] 
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
-_LARGEST_POWER = re.compile(r"(?:\*\*|\^)\s*[-+(\s]*\d{4}|(?:\*\*|\^)[^-+,]*(?:\*\*|\^)|\d{4,}\s*!|!\s*!")
+_LARGEST_POWER = re.compile(r"(?:\*\*|\^)[-+(\s]*\d{4}|(?:\*\*|\^)[-+(\s]*\w+(?:\.\d*)?[)\s]*(?:\*\*|\^)|\d{4,}[)\s]*!|![)\s]*!")
 """Powers of powers, and exponents and factorials of four digits: never an answer, and hours of work."""
 
 
@@ -73,7 +73,9 @@ class ReasoningGymVerifier(Verifier):
 
     def executes_text(self, problems: Sequence[Problem]) -> bool:
         """Return whether one of the problems has a scorer that evaluates texts."""
-        return any(_dataset(problem.metadata[_ENTRY]) in LITERAL_SCORERS.keys() | EXPRESSION_SCORERS for problem in problems)
+        return any(
+            _dataset(problem.metadata.get(_ENTRY, {})) in LITERAL_SCORERS.keys() | EXPRESSION_SCORERS for problem in problems
+        )
 
     def prepare(self) -> None:
         """Import the scorers, and have those that evaluate lists evaluate nothing else (child process)."""
@@ -180,7 +182,7 @@ def _is_near(text: str, entry: Mapping[str, Any]) -> bool:
 
 
 def _dataset(entry: Mapping[str, Any]) -> str:
-    return str(entry["metadata"]["source_dataset"])
+    return str(entry.get("metadata", {}).get("source_dataset", ""))
 
 
 def _read(text: str, lenient: bool) -> list[str]:

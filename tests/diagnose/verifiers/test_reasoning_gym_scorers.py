@@ -52,6 +52,8 @@ HOSTILE = [
     "Integral(2*x, x)",
     "Integral(cos(x), x)",
     "9**9**9**9",
+    "9**(9**9)",
+    "(9**9)**9**9",
     "99999!",
     "x.__class__",
     "factorial(10**9)",
@@ -114,6 +116,29 @@ def test_texts_are_scored_in_isolation(isolation: Isolation, monkeypatch: pytest
 )  # fmt: skip
 def test_games_take_the_numbers_that_were_asked_for(dataset: str, text: str, right: bool) -> None:
     assert (read(ENTRIES[dataset], text) == 1.0) is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("x**2*y**3 - 1", "y**3*x**2 - 1"),
+        ("6*x**3 + 2*x**12", "2*x**12+6*x**3"),
+        ("x**2/4", "0.25*x**2"),
+        ("-x - 1", "-(x + 1)*1"),
+        ("x**10*y", "y*x**10"),
+    ],
+)
+def test_the_same_expression_written_otherwise_is_read(answer: str, text: str) -> None:
+    verifier = ReasoningGymVerifier(ReasoningGymOptions())
+    assert verifier.extract(text, lenient=False, payload=entry("polynomial_multiplication", answer)) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("sin(x) + C", True), ("C + sin(x)", True), ("-(-sin(x))", True), ("cos(x)", False), ("sin(x)**2/sin(x)", True)],
+)
+def test_an_integral_may_be_written_otherwise(text: str, right: bool) -> None:
+    assert (read(ENTRIES["intermediate_integration"], text) == 1.0) is right
 
 
 def test_puzzle24_wants_24_itself() -> None:
