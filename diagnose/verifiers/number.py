@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -12,7 +13,9 @@ from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.base import Verifier
 from posttrain.diagnose.verifiers.reader.answer_reading import read_answer, read_leniently, read_number
-from posttrain.diagnose.verifiers.reader.literals import Decimal
+from posttrain.diagnose.verifiers.reader.literals import MOST_DIGITS, Decimal
+
+_CANONICAL = re.compile(rf"-?[0-9]{{1,{MOST_DIGITS + 1}}}(?:/[0-9]{{1,{MOST_DIGITS + 1}}})?%?")
 
 
 class NumberOptions(StrictModel):
@@ -51,6 +54,8 @@ class NumberVerifier(Verifier):
         expected = self._values(answer)
         assert expected is not None, answer
         for part in extracted.split(" ≈ "):
+            if not _CANONICAL.fullmatch(part):  # the child's reply is no number
+                continue
             got = _percent_or_value(part)
             pairs = (
                 zip(got[:1], expected[:1], strict=True) if len(got) == len(expected) else [(a, b) for a in got for b in expected]
