@@ -40,7 +40,7 @@ _LINE = re.compile(
 _LINE_ALONE = re.compile(
     rf"^[ \t>#*_\"'{DRESS}{{(\[-]{{0,9}}(?:(?:option|choice)[ \t]+)?[(\[]?([A-Z])[ \t*_\"'{DRESS}}})\].]{{0,9}}$", re.M
 )
-_LINE_NAME = re.compile(r"\A\s*([B-HJ-Z])(?:[ \t]+(?=[A-Z0-9])|(?=[\u3040-\u9fff\uac00-\ud7af]))")
+_LINE_NAME = re.compile(r"\A\s*([B-HJ-Z])(?:[ \t]+(?=[A-Z][a-z]|[0-9])|(?=[\u3040-\u9fff\uac00-\ud7af]))")
 _NEXT_MARK = re.compile(r"[ \t,;/|]*(?:or|and)?[ \t]*\(?([A-Z])[).](?![A-Za-z0-9])")
 _INITIAL = re.compile(r"\s*[A-Z]\.")
 _INLINE = re.compile(r"\(([A-Z])\)")
@@ -141,7 +141,7 @@ class LetterReader:
                 yield Stated(statement.start, max(stated.end, statement.begin), stated.letters)
 
     def _letters_of(self, text: str, statement: Statement) -> Stated | None:
-        stop = statement.stop if statement.kind is not StatementKind.MARKER else min(len(text), statement.stop + 1)
+        stop = statement.stop + (text[statement.stop : statement.stop + 1] == "?")
         span = text[:stop]
         found = self._letters_at(span, statement.begin, whole=statement.kind in (StatementKind.BOX, StatementKind.TAG))
         if found is None and self._words:

@@ -42,6 +42,14 @@ def test_reading(case: dict[str, Any]) -> None:
     assert (0.0 if extracted is None else verifier.compare(extracted, problem)) == case["score"], extracted
 
 
+@pytest.mark.parametrize("written", ["{}", "({})", "{}.", "**{}**", "{})", "\\boxed{{{}}}", "The answer is {}.", "Answer: {}"])
+@pytest.mark.parametrize("separator", [", ", " or ", "\n", " ", "; ", " / ", " and "])
+@pytest.mark.parametrize("letters", ["BA", "ABC", "DCBA"])
+def test_every_list_of_options_states_none(letters: str, separator: str, written: str) -> None:
+    text = separator.join(written.format(letter) for letter in letters)
+    assert build({"kind": "choice"}).extract(text, lenient=False) is None
+
+
 def test_what_is_left_over_is_told_apart() -> None:
     assert read_number("\\boxed{3\\sqrt{13}}").status is ReadStatus.EXPRESSION
     assert "13" in read_number("\\boxed{3\\sqrt{13}}").span
