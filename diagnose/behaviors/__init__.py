@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from posttrain.diagnose.behaviors.behavior_files import load_behavior, load_behaviors
+    from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
     from posttrain.diagnose.behaviors.bundled_files import bundled_behaviors, describe_bundled
 
 _HOME = {
+    "BehaviorOptions": "behavior_options",
     "bundled_behaviors": "bundled_files",
     "describe_bundled": "bundled_files",
     "load_behavior": "behavior_files",
     "load_behaviors": "behavior_files",
 }
 
-__all__ = ["bundled_behaviors", "describe_bundled", "load_behavior", "load_behaviors"]
+__all__ = ["BehaviorOptions", "bundled_behaviors", "describe_bundled", "load_behavior", "load_behaviors"]
 
 
 def __getattr__(name: str) -> Any:

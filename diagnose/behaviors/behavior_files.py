@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
 from posttrain.diagnose.behaviors.bundled_files import bundled_behaviors
 from posttrain.diagnose.behaviors.problem_rows import Row, read_rows
 from posttrain.diagnose.behaviors.reasoning_gym_problems import generate_rows
@@ -28,11 +29,12 @@ from posttrain.diagnose.verifiers.number import parse_number
 from posttrain.diagnose.verifiers.sandbox.isolation import require_isolation
 
 
-def load_behavior(source: str | Path) -> Behavior:
+def load_behavior(source: str | Path, options: BehaviorOptions | None = None) -> Behavior:
     """Read a behavior.
 
     Args:
         source: A YAML file, a JSONL file of problems, or the name of a bundled behavior.
+        options: Settings that win over those of the file.
 
     Returns:
         The behavior with its problems split into train, eval and final; equal inputs give equal fingerprints.
@@ -40,16 +42,16 @@ def load_behavior(source: str | Path) -> Behavior:
     Raises:
         BehaviorError: If anything in it is wrong; one line that says what was got, what is allowed and what to use instead.
     """
-    path = Path(source)
+    path, options = Path(source), options or BehaviorOptions()
     if path.suffix.lower() not in (".yaml", ".yml", ".jsonl"):
-        return _load_bundled(str(source), path)
+        return _load_bundled(str(source), path, options)
     require_file(path, f"a .yaml or .jsonl file, or one of {', '.join(bundled_behaviors())}")
     if path.suffix.lower() == ".jsonl":
-        return _assemble(BehaviorConfig(name=_name_from(path), problems=path.name), path, str(path))
-    return _load_yaml(path, str(path))
+        return _assemble(BehaviorConfig(name=_name_from(path), problems=path.name), path, str(path), options)
+    return _load_yaml(path, str(path), options)
 
 
-def load_behaviors(sources: Iterable[str | Path]) -> tuple[Behavior, ...]:
+def load_behaviors(sources: Iterable[str | Path], options: BehaviorOptions | None = None) -> tuple[Behavior, ...]:
     """Read several behaviors, whose names must differ: runs keep their rows apart by name.
 
     Raises:
@@ -57,7 +59,7 @@ def load_behaviors(sources: Iterable[str | Path]) -> tuple[Behavior, ...]:
     """
     behaviors: dict[str, Behavior] = {}
     for source in sources:
-        behavior = load_behavior(source)
+        behavior = load_behavior(source, options)
         if behavior.name in behaviors:
             other = behaviors[behavior.name].source
             raise BehaviorError(
@@ -67,10 +69,10 @@ def load_behaviors(sources: Iterable[str | Path]) -> tuple[Behavior, ...]:
     return tuple(behaviors.values())
 
 
-def _load_bundled(source: str, path: Path) -> Behavior:
+def _load_bundled(source: str, path: Path, options: BehaviorOptions) -> Behavior:
     bundled = bundled_behaviors()
     if source in bundled:
-        return _load_yaml(bundled[source], source)
+        return _load_yaml(bundled[source], source, options)
     got = f"the {'folder' if path.is_dir() else 'file'} {source}" if path.exists() else repr(source)
     raise BehaviorError(
         f"got {got} as a behavior; allowed: a .yaml or .jsonl file, or one of {', '.join(bundled)}{closest(source, bundled)}",
@@ -78,7 +80,7 @@ def _load_bundled(source: str, path: Path) -> Behavior:
     )
 
 
-def _load_yaml(path: Path, source: str) -> Behavior:
+def _load_yaml(path: Path, source: str, options: BehaviorOptions) -> Behavior:
     try:
         content = yaml.safe_load(read_text(path, "a YAML file"))
     except yaml.YAMLError as error:
@@ -96,15 +98,15 @@ def _load_yaml(path: Path, source: str) -> Behavior:
         config = BehaviorConfig.model_validate(content)
     except ValidationError as error:
         raise BehaviorError(f"{path}: {explain(error, BehaviorConfig)}", code="invalid_setting") from None
-    return _assemble(config, path, source)
+    return _assemble(config, path, source, options)
 
 
 def _name_from(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "behavior"
 
 
-def _assemble(config: BehaviorConfig, path: Path, source: str) -> Behavior:
-    where = str(path)
+def _assemble(config: BehaviorConfig, path: Path, source: str, options: BehaviorOptions) -> Behavior:
+    config, where = options.apply(config), str(path)
     shown = [example.question for example in config.prompt.examples]
     if config.reasoning_gym is not None:
         keep_entries = config.verifier is None or config.verifier.kind == "reasoning_gym"
@@ -113,7 +115,7 @@ def _assemble(config: BehaviorConfig, path: Path, source: str) -> Behavior:
         assert config.problems is not None
         rows = _read_files(config, path)
         _refuse_worked_examples(rows, shown, where)
-    problems = _split(rows, config.split, where)
+    problems = options.choose(_split(rows, config.split, where), (config.split or SplitConfig()).seed)
     if config.verifier is not None:
         spec = VerifierSpec(kind=config.verifier.kind, options=_find_folder(config.verifier, path.parent))
     else:
@@ -134,6 +136,7 @@ def _assemble(config: BehaviorConfig, path: Path, source: str) -> Behavior:
         measure=config.measure.build(verifier.success),
         purpose=config.purpose,
         source=source,
+        options=options.given(),
     )
     return dataclasses.replace(behavior, fingerprint=_fingerprint(behavior, verifier.identity()))
 
@@ -229,8 +232,9 @@ def _guess_verifier(rows: Sequence[Row]) -> str:
 
 
 def _fingerprint(behavior: Behavior, identity: str) -> str:
-    """Hash everything but the place it was read from, and where the model or the function of a verifier lies."""
+    """Hash everything but where a setting or the whole was read from, and where the model or the function of a verifier lies."""
     content = dataclasses.asdict(dataclasses.replace(behavior, source="", fingerprint=""))
+    del content["options"]
     options = content["verifier"]["options"]
     options.pop("folder", None)
     for problem in content["problems"]:

@@ -11,6 +11,8 @@ from posttrain.diagnose.strict_settings import StrictModel
 from posttrain.diagnose.types import MeasureSettings, PromptFormat, Purpose, Sampling, default_epsilon
 
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+MaxTokens = Annotated[int, Field(ge=1)]
+"""Tokens of a sample at most."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -50,7 +52,7 @@ class SamplingConfig(StrictModel):
     top_k: int = Field(default=0, ge=0)
     min_p: float = Field(default=0.0, ge=0.0, lt=1.0)
     repetition_penalty: float = Field(default=1.0, gt=0.0)
-    max_tokens: int = Field(default=64, ge=1)
+    max_tokens: MaxTokens = 64
     stop: tuple[NonEmpty, ...] = ()
 
     def build(self) -> Sampling:

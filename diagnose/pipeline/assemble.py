@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from posttrain.diagnose.behaviors import load_behavior
+from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
 from posttrain.diagnose.decide.evidence import Measurements
 from posttrain.diagnose.decide.verdict import diagnose_behavior
 from posttrain.diagnose.errors import RunError
@@ -55,7 +56,7 @@ def assemble(path: str | Path, *, behaviors: Sequence[Behavior] | None = None) -
     if record["kind"] != "diagnose":
         raise RunError(f"run {path}: holds a {record['kind']} run; give the folder of a `posttrain diagnose`")
     settings = record["settings"]
-    loaded = tuple(behaviors) if behaviors is not None else _reload(directory, settings, record["sources"])
+    loaded = tuple(behaviors) if behaviors is not None else _reload(directory, record)
     return DiagnosedRun(
         path=directory.path,
         run=RunEntry(
@@ -70,12 +71,12 @@ def assemble(path: str | Path, *, behaviors: Sequence[Behavior] | None = None) -
     )
 
 
-def _reload(directory: RunDirectory, settings: dict[str, Any], sources: dict[str, str]) -> tuple[Behavior, ...]:
-    """Load the behaviors of a run from where it found them."""
+def _reload(directory: RunDirectory, record: dict[str, Any]) -> tuple[Behavior, ...]:
+    """Load the behaviors of a run from where it found them, with the options that were given beside them."""
     loaded = []
-    for name, fingerprint in settings["behaviors"].items():
-        source = sources[name]
-        behavior = load_behavior(source)
+    for name, fingerprint in record["settings"]["behaviors"].items():
+        source = record["sources"][name]
+        behavior = load_behavior(source, BehaviorOptions.model_validate(record.get("behavior_options", {}).get(name, {})))
         if behavior.fingerprint != fingerprint:
             raise RunError(
                 f"run {directory.path}: the behavior {name} ({source}) has changed since; bring back the file, or measure again into a new folder"

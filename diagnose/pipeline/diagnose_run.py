@@ -174,6 +174,7 @@ def _details(request: DiagnoseRequest, engine: Engine) -> dict[str, Any]:
         "model": {"source": str(request.model), "fingerprint": info.model_fingerprint, "device": info.device},
         "versions": {"posttrain": version("posttrain"), "python": platform.python_version(), **info.versions},
         "sources": {b.name: str(Path(b.source).resolve()) if Path(b.source).is_file() else b.source for b in loaded},
+        "behavior_options": {b.name: dict(b.options) for b in loaded if b.options},
         "command": request.command,
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }

@@ -32,6 +32,7 @@ def behavior_entry(measured: DiagnosedBehavior) -> BehaviorEntry:
         {
             **fields_of(diagnosis),
             "source": behavior.source,
+            "options": behavior.options,
             "label": BOTTLENECKS[diagnosis.bottleneck][0],
             "stage": _stage(diagnosis.stage),
             "caveats": [note.text for note in diagnosis.caveats],

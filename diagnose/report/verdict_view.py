@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.analysis.number_format import format_number, format_probability
+from posttrain.diagnose.behaviors.behavior_options import option_words
 from posttrain.diagnose.report.words import BOTTLENECKS, ROLES, STEPS
 from posttrain.diagnose.storage.diagnosis_json import SettlesEntry, StageEntry, VerdictEntry
 from posttrain.diagnose.types import Bottleneck, Purpose
@@ -66,7 +67,7 @@ def next_command(entry: VerdictEntry, start: NextStart) -> str | None:
     """Return the command that trains the named stage; None where no stage trains."""
     if entry.stage is None or not trains(entry.stage):
         return None
-    words = ["posttrain", "train", entry.stage.name, start.model, entry.source or entry.name]
+    words = ["posttrain", "train", entry.stage.name, start.model, entry.source or entry.name, *option_words(entry.options)]
     return shlex.join([*words, "--out", f"{start.run}-{entry.stage.name}"])
 
 

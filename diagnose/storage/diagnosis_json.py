@@ -258,6 +258,8 @@ class VerdictEntry(FileModel):
     purpose: Purpose = Purpose.TARGET
     source: str = ""
     """What to write for the behavior on a command line."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the behavior that were given beside it, such as `max_tokens`."""
     sentence: str = ""
     bottleneck: Bottleneck
     label: str = ""

@@ -180,6 +180,8 @@ class Behavior:
     purpose: Purpose = Purpose.TARGET
     source: str = ""
     """Where it was read from: a path, or the name of a bundled behavior."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What was given beside it (`--max-tokens`, ...), as JSON; the fields above hold it already."""
     fingerprint: str = ""
     """Hash of everything above that could change a number."""
 

@@ -13,6 +13,7 @@ from posttrain.cli.printing import open_reporter, print_diagnosis, typed_command
 EXAMPLES = (
     "posttrain diagnose demo products --out runs/products --max-tokens-total 20000",
     "posttrain diagnose path/to/model my.jsonl --out runs/mine --dry-run",
+    "posttrain diagnose path/to/model my.jsonl --out runs/mine --limit 50 --max-tokens 1024 --verifier number",
     "posttrain diagnose path/to/model my.jsonl --out runs/mine --before runs/earlier --teacher path/to/teacher",
 )
 
@@ -24,6 +25,11 @@ def diagnose(
     samples: options.Samples = None,
     precision: options.Precision = None,
     max_tokens_total: options.MaxTokensTotal = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    system: options.System = None,
+    verifier: options.VerifierOption = None,
+    limit: options.Limit = None,
     probes: options.Probes = "auto",
     teacher: Annotated[
         str | None, typer.Option("--teacher", metavar="MODEL", help="A stronger model that could be distilled: is it worth it?")
@@ -64,9 +70,12 @@ def diagnose(
     from posttrain.diagnose.pipeline.request import DiagnoseRequest
     from posttrain.diagnose.pipeline.run_plan import plan_run
 
+    loaded = options.load_behaviors(
+        behaviors, max_tokens=max_tokens, temperature=temperature, system=system, verifier=verifier, limit=limit
+    )
     request = DiagnoseRequest(
         model=model,
-        behaviors=behaviors,
+        behaviors=loaded,
         out=out,
         engine=engine,
         workers=workers,

@@ -13,6 +13,7 @@ from posttrain.cli.printing import interval, open_reporter, print_diagnosis, typ
 EXAMPLES = (
     "posttrain loop demo products spell_backward --out runs/first --set num_steps=6",
     "posttrain loop path/to/model my.jsonl --out runs/loop --rounds 2 --max-tokens-total 200000",
+    "posttrain loop path/to/model my.jsonl --out runs/loop --limit 100 --max-tokens 512",
     "posttrain loop path/to/model my.jsonl --out runs/sft-grpo --rounds 2 --stages sft,grpo",
 )
 
@@ -31,6 +32,11 @@ def loop(
     samples: options.Samples = None,
     precision: options.Precision = None,
     max_tokens_total: options.MaxTokensTotal = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    system: options.System = None,
+    verifier: options.VerifierOption = None,
+    limit: options.Limit = None,
     probes: options.Probes = "auto",
     engine: Annotated[
         str,
@@ -49,8 +55,11 @@ def loop(
     from posttrain.trainers import loop as run_loop
     from posttrain.trainers.distributed.launch import is_rank_zero
 
+    loaded = options.load_behaviors(
+        behaviors, max_tokens=max_tokens, temperature=temperature, system=system, verifier=verifier, limit=limit
+    )
     result = run_loop(
-        model, behaviors, out=out, rounds=rounds, stages=options.split_names(stages), probes=options.split_names(probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total,
+        model, loaded, out=out, rounds=rounds, stages=options.split_names(stages), probes=options.split_names(probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total,
         engine=engine, config=config, overrides=overrides or [], seed=seed, command=typed_command(), reporter=open_reporter(quiet),
     )  # fmt: skip
     if is_rank_zero():

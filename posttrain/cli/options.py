@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from posttrain.diagnose.types import Behavior
 
 Model = Annotated[
     str,
@@ -45,6 +50,35 @@ Probes = Annotated[
         help="Further probes that say why: auto (those whose answer could change the advice), none, or names; see `posttrain probes`.",
     ),
 ]
+MaxTokens = Annotated[
+    str | None,
+    typer.Option(
+        "--max-tokens", metavar="N", help="Tokens of a sample at most, in place of sampling.max_tokens of the behaviors."
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", metavar="T", help="In place of sampling.temperature of the behaviors; 1 says the most."),
+]
+System = Annotated[
+    str | None, typer.Option("--system", metavar="TEXT", help="System message, in place of prompt.system of the behaviors.")
+]
+VerifierOption = Annotated[
+    str | None,
+    typer.Option(
+        "--verifier",
+        metavar="KIND[:KEY=VALUE,...]",
+        help="In place of the behaviors' verifier, such as number, number:tolerance=0.01 or 'regex:pattern=answer is (.*)'.",
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        metavar="N",
+        help="At most N problems of each split, chosen by split.seed; those of a smaller N are among those of a larger one.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Random seed for sampling.")]
 Engine = Annotated[
     str,
@@ -75,6 +109,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 def split_names(text: str) -> list[str]:
     """Return the names of a comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def load_behaviors(sources: list[str], **given: Any) -> Sequence[str | Behavior]:
+    """Return behaviors with the settings that the command line gives them, or their names where it gives none.
+
+    Args:
+        sources: As the user wrote them.
+        given: The arguments of `read_behavior_options`.
+
+    Raises:
+        UserError: A setting or a behavior is wrong.
+    """
+    if all(value is None for value in given.values()):
+        return sources
+    from posttrain.diagnose.behaviors import load_behaviors
+    from posttrain.diagnose.behaviors.behavior_options import read_behavior_options
+
+    return load_behaviors(sources, read_behavior_options(**given))
 
 
 def check_models(engine: str, *models: str | None) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from posttrain.cli import options
 from posttrain.cli.options import Behaviors, ConfigFile, Model, Overrides, Quiet, TrainingEngine, check_models
 from posttrain.cli.printing import open_reporter
 
@@ -42,6 +43,11 @@ def train(
     earlier: Annotated[
         str | None, typer.Option("--earlier", metavar="MODEL", help="A checkpoint from before: replay, merge, opd back from it.")
     ] = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    system: options.System = None,
+    verifier: options.VerifierOption = None,
+    limit: options.Limit = None,
     engine: TrainingEngine = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -54,8 +60,11 @@ def train(
     from posttrain.trainers import train as run_train
     from posttrain.trainers.distributed.launch import is_rank_zero
 
+    loaded = options.load_behaviors(
+        behaviors, max_tokens=max_tokens, temperature=temperature, system=system, verifier=verifier, limit=limit
+    )
     result = run_train(
-        stage, model, behaviors, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,
+        stage, model, loaded, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,
         teacher=teacher, earlier=earlier, engine=engine, reporter=open_reporter(quiet),
     )  # fmt: skip
     if not is_rank_zero():

@@ -1,0 +1,142 @@
+"""Settings of a behavior that are given beside its file, such as `--max-tokens`: they count as if the file said so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from posttrain.diagnose.behaviors.schema import BehaviorConfig, MaxTokens, VerifierConfig
+from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.strict_settings import StrictModel, explain
+from posttrain.diagnose.types import Problem, Split
+
+
+class BehaviorOptions(StrictModel):
+    """Settings that win over those of a behavior file; None leaves what the file says."""
+
+    max_tokens: MaxTokens | None = None
+    """Tokens of a sample at most, or `auto`."""
+    temperature: float | None = Field(default=None, ge=0.0)
+    system: str | None = None
+    """System message of every prompt."""
+    verifier: dict[str, Any] | None = None
+    """`kind` and its options."""
+    limit: int | None = Field(default=None, ge=1)
+    """Problems of each split at most: a choice that depends on `split.seed` and on nothing else; a smaller one is part of a larger one."""
+
+    def given(self) -> dict[str, Any]:
+        """Return what is given, as JSON."""
+        return self.model_dump(exclude_none=True)
+
+    def apply(self, config: BehaviorConfig) -> BehaviorConfig:
+        """Return a behavior file's content with these settings in the place of its own."""
+        sampling = {name: value for name in ("max_tokens", "temperature") if (value := getattr(self, name)) is not None}
+        parts: dict[str, Any] = {"sampling": config.sampling.model_copy(update=sampling)}
+        if self.system is not None:
+            parts["prompt"] = config.prompt.model_copy(update={"system": self.system})
+        if self.verifier is not None:
+            parts["verifier"] = VerifierConfig.model_validate(self.verifier)
+        return config.model_copy(update=parts)
+
+    def choose(self, problems: Sequence[Problem], seed: int) -> tuple[Problem, ...]:
+        """Return at most `limit` problems of each split, in file order.
+
+        Args:
+            problems: Of all splits.
+            seed: Which problems are chosen depends on it and on their ids alone.
+        """
+        if self.limit is None:
+            return tuple(problems)
+
+        def place(problem: Problem) -> str:
+            return hashlib.sha256(f"{seed}:{problem.id}".encode()).hexdigest()
+
+        chosen = {
+            problem.id
+            for split in Split
+            for problem in sorted((one for one in problems if one.split is split), key=place)[: self.limit]
+        }
+        return tuple(problem for problem in problems if problem.id in chosen)
+
+
+def read_behavior_options(
+    *,
+    max_tokens: str | None = None,
+    temperature: float | None = None,
+    system: str | None = None,
+    verifier: str | None = None,
+    limit: int | None = None,
+) -> BehaviorOptions:
+    """Return the settings that a command line gives.
+
+    Args:
+        max_tokens: A whole number, or `auto`.
+        temperature: From 0 on.
+        system: A text.
+        verifier: A kind, or `kind:key=value,key=value` with values as YAML writes them.
+        limit: From 1 on.
+
+    Raises:
+        SettingsError: One is malformed or out of range (`behavior_option`).
+    """
+    number = int(max_tokens) if max_tokens is not None and re.fullmatch(r"-?[0-9]+", max_tokens) else max_tokens
+    given = {
+        "max_tokens": number,
+        "temperature": temperature,
+        "system": system,
+        "verifier": None if verifier is None else _read_verifier(verifier),
+        "limit": limit,
+    }
+    try:
+        return BehaviorOptions.model_validate(given)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        allowed = {"max_tokens": "a whole number from 1 on, or auto", "temperature": "a number from 0 on, such as 1.0"}
+        said = allowed.get(name, "a whole number from 1 on" if name == "limit" else explain(error, BehaviorOptions))
+        raise SettingsError(f"--{name.replace('_', '-')}: got {given[name]}; allowed: {said}", code="behavior_option") from None
+
+
+def _read_verifier(text: str) -> dict[str, Any]:
+    """Read `kind:key=value,key=value`; folders are taken from the working directory."""
+    kind, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for item in re.split(r",(?=[a-z_]+=)", rest) if rest else ():
+        key, equals, value = item.partition("=")
+        if not equals or not key.isidentifier() or key == "kind":
+            raise SettingsError(
+                f"--verifier: got {item!r} in {text!r}; allowed: KIND, or KIND:KEY=VALUE,KEY=VALUE such as number:tolerance=0.01",
+                code="behavior_option",
+            )
+        options[key] = _read_value(value)
+    if kind == "python":
+        options["folder"] = str(Path(str(options.get("folder", ""))).resolve())
+    if isinstance(model := options.get("model"), str) and Path(model).is_dir():
+        options["model"] = str(Path(model).resolve())
+    return {"kind": kind, **options}
+
+
+def _read_value(text: str) -> Any:
+    """Return a YAML scalar or list; what is none, such as a regular expression, is text."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, bool | int | float | list) else text
+
+
+def option_words(given: Mapping[str, Any]) -> list[str]:
+    """Return settings as the words of a command line, which `read_behavior_options` reads back."""
+    words = []
+    for name, value in given.items():
+        if name == "verifier":
+            rest = [f"{key}={one if isinstance(one, str) else json.dumps(one)}" for key, one in value.items() if key != "kind"]
+            value = ":".join([value["kind"], *([",".join(rest)] if rest else [])])
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
