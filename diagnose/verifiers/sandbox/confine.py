@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import platform
 import signal
@@ -78,6 +79,9 @@ _OWNERSHIP_OF_SIGNALS = (8, 10, 15)
 """fcntl's F_SETOWN, F_SETSIG, F_SETOWN_EX: a signal to any process of the user, by way of a file."""
 _IOCTLS = (0x5412, 0x8901, 0x8902)
 """TIOCSTI, FIOSETOWN, SIOCSPGRP."""
+
+
+_PRECISION_BYTES = 16 << 20
 
 
 class Limits(NamedTuple):
@@ -182,11 +186,25 @@ def set_limit(which: int, value: int) -> None:
 
 
 def address_space() -> int:
-    """Return bytes of address space in use."""
+    """Return bytes of address space in use; where /proc is out of sight, the smallest limit under which a page can be mapped."""
+    if sys.platform == "win32":
+        return 0
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
-        return 1 << 29
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    low, high = 0, 1 << 47
+    while high - low > _PRECISION_BYTES:
+        middle = (low + high) // 2
+        try:
+            resource.setrlimit(resource.RLIMIT_AS, (middle, hard))
+            mmap.mmap(-1, mmap.PAGESIZE).close()
+        except (OSError, ValueError, MemoryError):
+            low = middle
+        else:
+            high = middle
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    return high
 
 
 def _libc() -> ctypes.CDLL:

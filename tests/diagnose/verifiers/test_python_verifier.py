@@ -92,6 +92,22 @@ def test_isolated_texts_reach_neither_files_nor_each_other(
     assert [grade.score for grade in found[6:]] == [0.0, 0.5]
 
 
+@pytest.mark.parametrize("isolation", list(Isolation))
+def test_the_limit_of_memory_comes_on_top_of_what_the_imports_took(
+    isolation: Isolation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isolation not in available():
+        pytest.skip(f"{isolation} does not work here")
+    monkeypatch.setenv(VARIABLE, isolation.value)
+    reserves = "import mmap\nkept = mmap.mmap(-1, 7 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)\n"
+    allocates = "def score(text, problem): return len(bytearray(int(text) << 20)) / (1 << 40)\n"
+    behavior = load(tmp_path, isolated=True, rewards=reserves + allocates)
+    with Grader(behavior, deadline=20.0) as grader:
+        small, large = grader.grade(behavior.problems[0], ["256", "5000"])
+    assert small.score == 2**-12
+    assert large.status is GradeStatus.ERROR
+
+
 def test_a_forged_reply_is_that_texts_alone(tmp_path: Path) -> None:
     """Without isolation a text that the function executes can write where the child answers; names of requests cannot be guessed."""
     behavior = load(tmp_path)
