@@ -23,7 +23,7 @@ from posttrain.diagnose.behaviors.splits import default_key, normalise, refuse_e
 from posttrain.diagnose.behaviors.verl_parquet import read_verl_rows
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import closest, explain, shorten
-from posttrain.diagnose.types import Behavior, Problem, Split, VerifierSpec
+from posttrain.diagnose.types import Behavior, Problem, PromptFormat, Split, VerifierSpec
 from posttrain.diagnose.verifiers import build_verifier
 from posttrain.diagnose.verifiers.number import parse_number
 from posttrain.diagnose.verifiers.sandbox.isolation import require_isolation
@@ -235,6 +235,9 @@ def _fingerprint(behavior: Behavior, identity: str) -> str:
     """Hash everything but where a setting or the whole was read from, and where the model or the function of a verifier lies."""
     content = dataclasses.asdict(dataclasses.replace(behavior, source="", fingerprint=""))
     del content["options"]
+    for name in ("thinking", "template_arguments"):  # settings that came later: without them a behavior is what it was
+        if content["prompt"][name] == getattr(PromptFormat(), name):
+            del content["prompt"][name]
     options = content["verifier"]["options"]
     options.pop("folder", None)
     for problem in content["problems"]:

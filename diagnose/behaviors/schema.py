@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from posttrain.diagnose.strict_settings import StrictModel
+from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import MeasureSettings, PromptFormat, Purpose, Sampling, default_epsilon
 
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 MaxTokens = Annotated[int, Field(ge=1)]
 """Tokens of a sample at most."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+_OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "chat_template"})
+"""What a chat template is given in any case."""
 
 
 class ExampleConfig(StrictModel):
@@ -30,6 +33,36 @@ class PromptConfig(StrictModel):
     template: str = "{question}"
     examples: tuple[ExampleConfig, ...] = ()
     format: Literal["auto", "chat", "completion"] = "auto"
+    thinking: Literal["auto", "none"] | tuple[NonEmpty, NonEmpty] = "auto"
+    template_arguments: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("thinking", mode="before")
+    @classmethod
+    def _names_markers(cls, thinking: Any) -> Any:
+        pair = (
+            isinstance(thinking, list | tuple)
+            and len(thinking) == 2
+            and all(isinstance(one, str) and one.strip() for one in thinking)
+        )
+        if thinking not in ("auto", "none") and not (pair and thinking[0].strip() != thinking[1].strip()):
+            raise ValueError(
+                f"got {shorten(thinking)}; allowed: auto, none, or an opening and a closing marker, as in ['<think>', '</think>']"
+            )
+        return thinking
+
+    @field_validator("template_arguments")
+    @classmethod
+    def _are_variables(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(_OWN_VARIABLES & arguments.keys()):
+            raise ValueError(
+                f"got {taken[0]!r}, which the prompt sets itself; allowed: variables that the chat template reads beside the messages, such as "
+                "enable_thinking"
+            )
+        try:
+            json.dumps(arguments, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"got {shorten(arguments)}; allowed: what JSON can hold; write dates in quotes") from error
+        return arguments
 
     @field_validator("template")
     @classmethod
@@ -41,7 +74,14 @@ class PromptConfig(StrictModel):
     def build(self) -> PromptFormat:
         """Return the frozen form that engines read."""
         examples = tuple((example.question, example.answer) for example in self.examples)
-        return PromptFormat(system=self.system, template=self.template, examples=examples, format=self.format)
+        return PromptFormat(
+            system=self.system,
+            template=self.template,
+            examples=examples,
+            format=self.format,
+            thinking=self.thinking,
+            template_arguments=json.dumps(self.template_arguments, sort_keys=True) if self.template_arguments else "",
+        )
 
 
 class SamplingConfig(StrictModel):

@@ -58,6 +58,13 @@ def template_date(codec: Codec) -> str | None:
     return TEMPLATE_DATE.date().isoformat() if template is not None and template.asks_date else None
 
 
+def end_texts(codec: Codec) -> list[str]:
+    """Return the tokens that end an answer, as text, sorted; none where they are not known here."""
+    if codec.tokenizer is None:
+        return []
+    return sorted(str(codec.tokenizer.convert_ids_to_tokens(token)) for token in codec.eos_ids)
+
+
 class TextCodec:
     """Encodes prompts and paths with a Hugging Face tokenizer."""
 
@@ -111,9 +118,9 @@ class TextCodec:
             BehaviorError: The prompt cannot be written in this format, or the chat template leaves a part of it out.
         """
         if self.writes_chat(prompt_format):
-            messages = chat_messages(prompt, prompt_format)
-            text = self.render_prompt(messages)
-            self.refuse_dropped(messages, text)
+            messages, arguments = chat_messages(prompt, prompt_format), prompt_format.template_variables
+            text = self.render_prompt(messages, arguments=arguments)
+            self.refuse_dropped(messages, text, arguments=arguments)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             return EncodedPrompt(token_ids=tuple(ids), text=text, format="chat")
         text = completion_text(prompt, prompt_format)
@@ -171,8 +178,9 @@ class TextCodec:
         )
 
     def decode(self, token_ids: list[int]) -> str:
-        """Decode generated ids; special tokens are left out, spaces kept as they are."""
-        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        """Decode generated ids; end tokens are left out, other special tokens kept, and spaces kept as they are."""
+        ids = [token for token in token_ids if token not in self.eos_ids]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def render_prompt(
         self,

@@ -19,7 +19,7 @@ import yaml
 from posttrain.diagnose.engines import base
 from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest, ScoreRequest, TokenScores, ignore_tokens
 from posttrain.diagnose.engines.codec import completion_text
-from posttrain.diagnose.engines.limits import short_hash
+from posttrain.diagnose.engines.limits import cut_at_stop, short_hash
 from posttrain.diagnose.engines.token_sampling import uniforms
 from posttrain.diagnose.errors import ModelError, SettingsError
 from posttrain.diagnose.types import Behavior, Message, Problem, PromptFormat, Reference, Sampling, StopReason
@@ -50,6 +50,10 @@ class ScriptedCodec:
         steps = [i for i, part in enumerate(parts) for _ in part]
         texts = [bytes([byte]).decode("latin-1") for byte in ids]
         return base.EncodedPath(token_ids=(*ids, END), token_texts=(*texts, "<end>"), token_steps=(*steps, len(parts) - 1))
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Return the text of generated ids, without the end token."""
+        return bytes(token for token in token_ids if token != END).decode(errors="replace")
 
 
 class ScriptedEngine(base.BaseEngine):
@@ -164,10 +168,10 @@ class ScriptedEngine(base.BaseEngine):
         cut = path[: sampling.max_tokens]
         text = bytes(byte for byte in cut if byte != END).decode(errors="replace")
         stop = StopReason.EOS if cut[-1] == END else StopReason.LENGTH
-        for mark in sampling.stop:
-            if mark in text:
-                text, stop = text[: text.index(mark)], StopReason.STOP
-                cut = cut[: len(text.encode()) + len(mark.encode())]
+        # Token by token, the stop text that is complete first ends the sample.
+        if ends := [text.index(mark) + len(mark) for mark in sampling.stop if mark in text]:
+            cut, stop = cut[: len(text[: min(ends)].encode())], StopReason.STOP
+            text = cut_at_stop(text[: min(ends)], sampling.stop)
         steps = [_next(script, cut[:t]) for t in range(len(cut))]
         policy = np.log([step[token] for step, token in zip(steps, cut, strict=True)]).astype(np.float32)
         sampled = [_at_temperature(step, sampling.temperature)[token] for step, token in zip(steps, cut, strict=True)]

@@ -1,6 +1,6 @@
 """Counting successes.
 
-Unparsed and truncated samples are failures, counted apart. Only verifier errors, timeouts and engine failures are missing.
+Unparsed and truncated samples, and thoughts without an end, are failures, counted apart. Only verifier errors, timeouts and engine failures are missing.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ def count_successes(behavior: Behavior, problems: Sequence[Problem], rollouts: R
     def count(which: Bools) -> npt.NDArray[np.int64]:
         return np.bincount(place[which], minlength=len(problems))
 
+    def total(numbers: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        return np.bincount(place[sampled], weights=numbers[sampled], minlength=len(problems)).astype(np.int64)
+
     greedy = np.full(len(problems), np.nan)
     decided = (place >= 0) & rollouts.greedy & ~rollouts.missing
     greedy[place[decided]] = succeeded[decided]
@@ -36,7 +39,9 @@ def count_successes(behavior: Behavior, problems: Sequence[Problem], rollouts: R
         num_missing=count(sampled & rollouts.missing),
         num_unparsed=count(known & rollouts.unparsed),
         num_truncated=count(known & rollouts.truncated),
+        num_unfinished_thoughts=count(known & rollouts.unfinished_thought),
         num_lenient_correct=count(known & lenient),
         greedy_correct=greedy,
-        num_tokens=np.bincount(place[sampled], weights=rollouts.num_tokens[sampled], minlength=len(problems)).astype(np.int64),
+        num_tokens=total(rollouts.num_tokens),
+        num_thought_tokens=total(rollouts.num_thought_tokens),
     )

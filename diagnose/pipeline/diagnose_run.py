@@ -17,7 +17,7 @@ from typing import Any, TypedDict, Unpack
 from posttrain.diagnose.behaviors.data_sets import read_training_rows
 from posttrain.diagnose.engines import open_engine
 from posttrain.diagnose.engines.base import Engine
-from posttrain.diagnose.engines.codec import template_date
+from posttrain.diagnose.engines.codec import end_texts, template_date
 from posttrain.diagnose.engines.ray.open_cluster import open_pool
 from posttrain.diagnose.errors import UserError
 from posttrain.diagnose.measure.reference_spacing import write_as_the_model
@@ -171,6 +171,7 @@ def _details(request: DiagnoseRequest, engine: Engine) -> dict[str, Any]:
     date = template_date(engine.codec)
     return {
         **({"template_date": date} if date else {}),
+        "end_tokens": end_texts(engine.codec),
         "model": {"source": str(request.model), "fingerprint": info.model_fingerprint, "device": info.device},
         "versions": {"posttrain": version("posttrain"), "python": platform.python_version(), **info.versions},
         "sources": {b.name: str(Path(b.source).resolve()) if Path(b.source).is_file() else b.source for b in loaded},

@@ -23,6 +23,7 @@ FEWEST_SAMPLES = 2
 """Fewer problems are sampled rather than fewer samples: with one sample, chance and spread between problems cannot be told apart."""
 FEWEST_PROBLEMS = 5
 """Of a condition, where the behavior has as many: an interval over fewer problems covers nearly the whole range."""
+_MALFORMED = (GradeStatus.UNPARSED, GradeStatus.UNFINISHED_THOUGHT)
 TOKEN_MARGIN = 1.5
 """How much longer new samples are taken to be than the baseline samples were on average."""
 
@@ -143,7 +144,7 @@ def compare_condition(
         sampled=places,
         num_samples=samples,
         num_correct=correct,
-        num_malformed=sum(r.truncated or r.grade.status is GradeStatus.UNPARSED for rollouts in found for r in rollouts),
+        num_malformed=sum(r.truncated or r.grade.status in _MALFORMED for rollouts in found for r in rollouts),
         rate=mean_interval(rates(samples, correct), groups, level=context.thresholds.level),
         gain=paired_gain(context, places, samples, correct),
     )

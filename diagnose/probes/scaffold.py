@@ -329,7 +329,8 @@ def _posterior_gain(sampled: npt.NDArray[np.float64], k: int, level: float) -> I
 def _format_notes(context: ProbeContext, results: Sequence[ConditionResult]) -> list[Note]:
     """Say where a scaffold makes answers readable, part of its gain is format."""
     sampling = context.counts
-    baseline = float((sampling.num_unparsed + sampling.num_truncated).sum() / max(1, sampling.num_samples.sum()))
+    malformed = sampling.num_unparsed + np.maximum(sampling.num_truncated, sampling.num_unfinished_thoughts)
+    baseline = float(malformed.sum() / max(1, sampling.num_samples.sum()))
     shares = [(one.condition, one.num_malformed / max(1, int(one.num_samples.sum()))) for one in results]
     return [
         Note(

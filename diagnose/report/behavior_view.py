@@ -155,6 +155,8 @@ def _validity_view(entry: BehaviorEntry, methods: MethodNotes) -> dict[str, Any]
 def _example_view(example: ExampleEntry) -> dict[str, str]:
     if example.status is GradeStatus.UNPARSED:
         grade = f"unparsed: {visible(example.detail)}" if example.detail else "unparsed"
+    elif example.status is GradeStatus.UNFINISHED_THOUGHT:
+        grade = "unfinished thought"
     else:
         grade = "right" if example.success else "truncated" if example.truncated else "wrong"
     return {
@@ -194,9 +196,14 @@ def _counts(problems: Sequence[ProblemEntry]) -> str:
         format_number(sum(getattr(problem, f"num_{what}") for problem in problems))
         for what in ("samples", "correct", "unparsed", "truncated", "missing")
     )
-    return (
-        f"{total} samples with a known outcome: {right} right, {unparsed} unparsed, {truncated} truncated; {missing} more missing"
-    )
+    unfinished = sum(problem.num_unfinished_thoughts for problem in problems)
+    thought, tokens = (sum(getattr(problem, f"num_{what}") for problem in problems) for what in ("thought_tokens", "tokens"))
+    counts = f"{total} samples with a known outcome: {right} right, {unparsed} unparsed, {truncated} truncated"
+    counts += f", {format_number(unfinished)} with an unfinished thought" if unfinished else ""
+    counts += f"; {missing} more missing"
+    if thought:
+        counts += f"; {format_number(thought)} tokens of thought and {format_number(tokens - thought)} of answers"
+    return counts
 
 
 def _cost(cost: CostEntry) -> list[tuple[str, str]]:

@@ -93,6 +93,10 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("nats", "negative natural logarithm of a probability: 0 is certain, 0.7 is one in two, 4.6 is one in a hundred"),
     ("unparsed", "the verifier found no answer in the text; it counts as wrong and is counted apart"),
     ("truncated", "cut off at the token limit; it counts as wrong and is counted apart"),
+    (
+        "unfinished thought",
+        "the model began to think and never came to an answer; it counts as wrong and is counted apart, beside truncated where it ran into the limit",
+    ),
     ("missing", "the verifier or the engine failed; neither right nor wrong"),
     (
         "paired difference",

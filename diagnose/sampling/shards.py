@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from posttrain.diagnose.behaviors.answer_span import GradeTexts
 from posttrain.diagnose.engines.base import Completion, Engine, ManyBatches, OnTokens, SampleRequest
+from posttrain.diagnose.engines.stop_texts import count_tokens
 from posttrain.diagnose.storage.rollout_table import GREEDY, SAMPLED
 from posttrain.diagnose.types import Behavior, Cost, Problem, Rollout, Split
+from posttrain.diagnose.verifiers.thinking import grade_after_prompt
 
 ROWS_PER_SHARD = 256
 MOST_SHARDS = 512
@@ -152,7 +154,9 @@ def grade_samples(
     rollouts = []
     for (problem, first, _, given_text), completions in zip(portions, sampled, strict=True):
         texts = [given_text + completion.text for completion in completions]
-        for index, (completion, text, one) in enumerate(zip(completions, texts, grade(problem, texts), strict=True), start=first):
+        prompt = engine.codec.encode_prompt(problem.prompt, behavior.prompt)
+        grades = grade_after_prompt(grade, problem, texts, prompt.text, behavior.prompt)
+        for index, (completion, text, one) in enumerate(zip(completions, texts, grades, strict=True), start=first):
             rollouts.append(
                 Rollout(
                     behavior=behavior.name,
@@ -167,6 +171,7 @@ def grade_samples(
                     text=text,
                     grade=one,
                     engine=engine.info.fingerprint,
+                    num_thought_tokens=count_tokens(engine.codec, completion.token_ids, one.answer_start - len(given_text)),
                 )
             )
     return rollouts

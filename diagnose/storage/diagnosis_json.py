@@ -113,6 +113,11 @@ class ProblemEntry(FileModel):
     num_missing: int = 0
     num_unparsed: int = 0
     num_truncated: int = 0
+    num_unfinished_thoughts: int = 0
+    num_tokens: int = 0
+    """Generated tokens of the samples."""
+    num_thought_tokens: int = 0
+    """Those of them that are thought, not answer."""
     greedy_correct: bool | None = None
     """Whether the greedy sample is right; null where it is missing."""
     p: Number = math.nan
@@ -205,6 +210,8 @@ class ExampleEntry(FileModel):
     """Why it was not graded, such as `no number found`."""
     extracted: Text | None = None
     """The answer that was read out of the text."""
+    answer_start: int = 0
+    """Index in the text at which the answer begins, behind a thought."""
     stop: StopReason
     answer: Text
     """The expected answer."""

@@ -47,17 +47,23 @@ SCHEMA = pa.schema(
         # Sums over the lists above, so that counting tokens need not read them.
         ("num_tokens", pa.int32()),
         ("policy_logprob_sum", pa.float64()),
+        # Of a later version.
+        ("answer_start", pa.int32()),
+        ("num_thought_tokens", pa.int32()),
     ]
 )
-_OF_GRADE = ("status", "score", "extracted", "lenient_score", "detail")
-_PLAIN = tuple(name for name in SCHEMA.names[:-2] if name not in _OF_GRADE)
+_OF_GRADE = ("status", "score", "extracted", "lenient_score", "detail", "answer_start")
+_SUMS = ("num_tokens", "policy_logprob_sum")
+_PLAIN = tuple(name for name in SCHEMA.names if name not in (*_OF_GRADE, *_SUMS))
 """Columns that are fields of a `Rollout`; those before are fields of its grade."""
 _NAMES = ("problem_id", "decoding", "stop", "status")
-_NUMBERS = ("sample_index", "score", "lenient_score", "num_tokens", "policy_logprob_sum")
+_NUMBERS = ("sample_index", "score", "lenient_score", "num_tokens", "policy_logprob_sum", "num_thought_tokens")
 _COUNTED = pa.schema(
     [*((name, pa.dictionary(pa.int32(), pa.string())) for name in _NAMES), *(SCHEMA.field(name) for name in _NUMBERS)]
 )
 """What is read of a shard."""
+_LATER = ("answer_start", "num_thought_tokens")
+"""Columns that files of an earlier version lack; they are read as if nothing had been thought."""
 _READERS = 2
 """Threads that read shards; opening thousands of small files is Python's work for half of the time, so more do not help."""
 _VALUES = {"stop": frozenset(StopReason), "status": frozenset(GradeStatus)}
@@ -78,7 +84,7 @@ def to_arrow(rollouts: Sequence[Rollout]) -> pa.Table:
 def to_rollouts(table: pa.Table) -> Iterator[Rollout]:
     """Yield the rows of a shard, or of a part of it, as rollouts."""
     for row in table.to_pylist():
-        grade = {name: row[name] for name in _OF_GRADE}
+        grade = {name: row[name] for name in _OF_GRADE if name in row}
         values = {
             "split": Split(row["split"]),
             "token_ids": tuple(row["token_ids"]),
@@ -87,7 +93,7 @@ def to_rollouts(table: pa.Table) -> Iterator[Rollout]:
             "stop": StopReason(row["stop"]),
             "grade": Grade(**{**grade, "status": GradeStatus(row["status"])}),
         }
-        yield Rollout(**{**{name: row[name] for name in _PLAIN}, **values})
+        yield Rollout(**{**{name: row[name] for name in _PLAIN if name in row}, **values})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,11 +121,14 @@ class RolloutTable:
     """The verifier or the engine failed, so that nothing is known about success."""
     unparsed: Bools
     truncated: Bools
+    unfinished_thought: Bools
     score: npt.NDArray[np.float64]
     """NaN where missing."""
     lenient_score: npt.NDArray[np.float64]
     """NaN where there is none."""
     num_tokens: npt.NDArray[np.int32]
+    num_thought_tokens: npt.NDArray[np.int32]
+    """0 where it is not known."""
     policy_logprob_sum: npt.NDArray[np.float64]
     """Natural log-probability of the whole sample under the untruncated policy at temperature 1."""
 
@@ -142,6 +151,7 @@ class RolloutTable:
         )
         names = {name: table.column(name).combine_chunks() for name in _NAMES}
         numbers = {name: table.column(name).to_numpy() for name in _NUMBERS}
+        numbers["num_thought_tokens"] = table.column("num_thought_tokens").fill_null(0).to_numpy()
         return cls(
             run=run,
             shards=paths,
@@ -154,6 +164,7 @@ class RolloutTable:
             missing=_is(names["status"], GradeStatus.ERROR, GradeStatus.TIMEOUT) | _is(names["stop"], StopReason.ERROR),
             unparsed=_is(names["status"], GradeStatus.UNPARSED),
             truncated=_is(names["stop"], StopReason.LENGTH),
+            unfinished_thought=_is(names["status"], GradeStatus.UNFINISHED_THOUGHT),
             **numbers,
         )
 
@@ -216,9 +227,13 @@ def _read_counts(path: Path, run: str) -> _Counts:
     """Return the counted columns of one file, and what it took."""
     shard = read_shard(path, run)
     with refuse_damage(path):
-        table = shard.table(_COUNTED.names, read_dictionary=_NAMES).cast(_COUNTED)
-        if lacking := [name for name in _ALWAYS if table.column(name).null_count]:
-            raise ValueError(f"a row without {lacking[0]}")
+        lacking = set(_LATER) - set(shard.footer.schema.names)
+        table = shard.table([name for name in _COUNTED.names if name not in lacking], read_dictionary=_NAMES)
+        if "num_thought_tokens" in lacking:
+            table = table.append_column("num_thought_tokens", pa.nulls(table.num_rows, pa.int32()))
+        table = table.cast(_COUNTED)
+        if empty := [name for name in _ALWAYS if table.column(name).null_count]:
+            raise ValueError(f"a row without {empty[0]}")
         for name, allowed in _VALUES.items():
             for chunk in table.column(name).chunks:
                 if unknown := set(chunk.dictionary.to_pylist()) - allowed:

@@ -89,6 +89,10 @@ class Problem:
         return self.prompt if isinstance(self.prompt, str) else self.prompt[-1].content
 
 
+Thinking = str | tuple[str, str]
+"""Which markers a thought stands between: `auto` (all that are known), `none`, or an opening and a closing one."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptFormat:
     """How a question becomes a prompt."""
@@ -100,6 +104,15 @@ class PromptFormat:
     """Worked examples (question, answer) shown before the question: as chat turns, or as text in completion format."""
     format: str = "auto"
     """`chat`, `completion`, or `auto`: chat where the tokenizer has a chat template."""
+    thinking: Thinking = "auto"
+    """What is cut off a sample before its answer is read."""
+    template_arguments: str = ""
+    """A JSON object of further variables of the chat template, such as `enable_thinking`; empty for none."""
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """Return the further variables of the chat template."""
+        return dict(json.loads(self.template_arguments)) if self.template_arguments else {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

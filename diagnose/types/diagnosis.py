@@ -55,6 +55,9 @@ class ProblemDiagnosis:
     num_missing: int
     num_unparsed: int
     num_truncated: int
+    num_unfinished_thoughts: int
+    num_tokens: int
+    num_thought_tokens: int
     p: float
     p_low: float
     p_high: float

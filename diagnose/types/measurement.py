@@ -44,12 +44,16 @@ class SamplingMeasurement:
     num_missing: npt.NDArray[np.int64]
     num_unparsed: npt.NDArray[np.int64]
     num_truncated: npt.NDArray[np.int64]
+    num_unfinished_thoughts: npt.NDArray[np.int64]
+    """Samples whose thought was never closed; those that ran into the limit within it are truncated too."""
     num_lenient_correct: npt.NDArray[np.int64]
     """Successes under the lenient reading."""
     greedy_correct: npt.NDArray[np.float64]
     """1, 0, or NaN where the greedy sample is missing."""
     num_tokens: npt.NDArray[np.int64]
     """Generated tokens."""
+    num_thought_tokens: npt.NDArray[np.int64]
+    """Those of them that are thought, not answer; where the engine knows no tokens, none are counted."""
 
     @property
     def num_sampled(self) -> npt.NDArray[np.int64]:

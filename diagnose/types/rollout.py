@@ -28,10 +28,12 @@ class StopReason(StrEnum):
 
 
 class GradeStatus(StrEnum):
-    """What a grade is. Unparsed is a failure, counted apart; only ERROR and TIMEOUT are missing."""
+    """What a grade is. Unparsed and unfinished are failures, counted apart; only ERROR and TIMEOUT are missing."""
 
     SCORED = "scored"
     UNPARSED = "unparsed"
+    UNFINISHED_THOUGHT = "unfinished_thought"
+    """A thought was opened and never closed, so that there is no answer: a failure, counted apart too."""
     ERROR = "error"
     TIMEOUT = "timeout"
 
@@ -42,13 +44,15 @@ class Grade:
 
     status: GradeStatus
     score: float | None
-    """In [0, 1] when scored, 0 when unparsed, None when missing."""
+    """In [0, 1] when scored, 0 when unparsed or unfinished, None when missing."""
     extracted: str | None = None
     """The answer that was read out of the text."""
     lenient_score: float | None = None
     """Score under a more forgiving reading of the same text; above `score` it points at format, not ability."""
     detail: str = ""
     """For people: why it was unparsed or failed."""
+    answer_start: int = 0
+    """Index in the text at which the answer begins; a thought stands before it, which no verifier read."""
 
     @property
     def missing(self) -> bool:
@@ -77,6 +81,8 @@ class Rollout:
     grade: Grade
     engine: str
     """Fingerprint of engine, weights and precision."""
+    num_thought_tokens: int | None = 0
+    """How many of the tokens are the thought, its markers included; None where that is not known."""
 
     @property
     def truncated(self) -> bool:

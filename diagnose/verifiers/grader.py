@@ -6,6 +6,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 
 from posttrain.diagnose.types import Behavior, Grade, GradeStatus, Problem
@@ -14,6 +15,7 @@ from posttrain.diagnose.verifiers.base import CannotGrade
 from posttrain.diagnose.verifiers.exact import normalise_text
 from posttrain.diagnose.verifiers.sandbox.isolation import require_isolation
 from posttrain.diagnose.verifiers.sandbox.reading import Reading, TextReader, missing
+from posttrain.diagnose.verifiers.thinking import find_thought, opening_in_problem, unfinished_thought
 
 _ECHO = "the text repeats the question"
 _MOST_CHARACTERS = 500_000
@@ -85,7 +87,9 @@ class Grader:
             self._verifier.close()
 
     def grade(self, problem: Problem, texts: Sequence[str]) -> list[Grade]:
-        """Grade texts that answer one problem.
+        """Grade samples of one problem; what they hold before the answer, as a thought, is cut off first.
+
+        A thought that the behavior's own prompt opens is gone on with; `thinking.grade_after_prompt` knows what a chat template opens.
 
         Args:
             problem: A problem of the behavior.
@@ -98,6 +102,22 @@ class Grader:
             VerifierError: If the child cannot be started.
             UserError: If the model that is asked cannot be loaded or reached.
         """
+        opening = opening_in_problem(problem, self._behavior.prompt)
+        grades = self.grade_answers(problem, [opening + text for text in texts])
+        return [replace(one, answer_start=max(0, one.answer_start - len(opening))) for one in grades] if opening else grades
+
+    def grade_answers(self, problem: Problem, texts: Sequence[str]) -> list[Grade]:
+        """Grade whole answers to one problem, such as references; a thought is cut off where they hold it, whatever the prompt opens."""
+        thoughts = [find_thought(text, self._behavior.prompt.thinking) for text in texts]
+        answers = [text[thought.answer_start :] for text, thought in zip(texts, thoughts, strict=True) if thought.finished]
+        graded = iter(self._grade(problem, answers) if answers else ())
+        return [
+            replace(next(graded), answer_start=thought.answer_start) if thought.finished else unfinished_thought(text)
+            for text, thought in zip(texts, thoughts, strict=True)
+        ]
+
+    def _grade(self, problem: Problem, texts: Sequence[str]) -> list[Grade]:
+        """Grade texts as they are."""
         echoes = self._echoes(problem)
         verifier = self._verifier
         if isinstance(verifier, ModelVerifier):

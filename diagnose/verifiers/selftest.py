@@ -77,7 +77,7 @@ def verifier_selftest(behavior: Behavior, grader: Grader, problems: Sequence[Pro
     for index, problem in enumerate(problems):
         others = () if isinstance(verifier, ModelVerifier) else _other_answers(behavior, verifier, grader, problems, index)
         cases = list(_texts(behavior, verifier, problem, others))
-        grades = grader.grade(problem, [text for _, text in cases])
+        grades = grader.grade_answers(problem, [text for _, text in cases])
         for (name, text), grade in zip(cases, grades, strict=True):
             accepted = None if grade.score is None else grade.score >= behavior.measure.success
             counts[name] += 1
@@ -131,7 +131,7 @@ def _other_answers(
         answer = problems[(index + offset) % len(problems)].answer
         if answer == problem.answer or answer in found:
             continue
-        grade = grader.grade(problem, [answer, verifier.write(answer)])
+        grade = grader.grade_answers(problem, [answer, verifier.write(answer)])
         if any(one.score is not None and one.score >= behavior.measure.success for one in grade):
             continue
         found.append(answer)

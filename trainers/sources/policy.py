@@ -13,6 +13,7 @@ from posttrain.diagnose.engines.base import Completion, Engine, SampleRequest
 from posttrain.diagnose.engines.limits import context_length
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Grade, Sampling, StopReason
+from posttrain.diagnose.verifiers.thinking import grade_after_prompt
 from posttrain.trainers.config import RolloutConfig, StudentConfig
 from posttrain.trainers.credit.group import differ, group_indices
 from posttrain.trainers.distributed.processes import ProcessGroup
@@ -119,7 +120,10 @@ class RolloutSampler:
         kept = [completion for completion in sampled if completion.token_ids and completion.stop is not StopReason.ERROR]
         texts = [request.given + completion.text for completion in kept]
         if kept and self.graders is not None:
-            grades: Sequence[Grade | None] = self.graders[item.behavior.name](item.problem, texts)
+            prompt = self.engine.codec.encode_prompt(item.problem.prompt, item.behavior.prompt)
+            grades: Sequence[Grade | None] = grade_after_prompt(
+                self.graders[item.behavior.name], item.problem, texts, prompt.text, item.behavior.prompt
+            )
         else:
             grades = [None] * len(kept)
         return [

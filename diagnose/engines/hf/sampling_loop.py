@@ -19,6 +19,7 @@ import torch
 from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest
 from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.engines.limits import cut_at_stop
+from posttrain.diagnose.engines.stop_texts import StopMatcher
 from posttrain.diagnose.engines.token_sampling import PickTokens, pick_tokens, uniforms
 from posttrain.diagnose.types import Sampling, StopReason
 
@@ -57,6 +58,7 @@ class _Sample:
     policy_logprobs: list[float] = field(default_factory=list)
     sampler_logprobs: list[float] = field(default_factory=list)
     stop: StopReason | None = None
+    stop_texts: StopMatcher | None = None
 
 
 class SamplingLoop:
@@ -85,7 +87,7 @@ class SamplingLoop:
                 prompts = [requests[r].prompt_ids for r, _ in new]
                 first = self._decoder.admit(prompts)
                 logits = torch.cat([logits, first]) if live else first
-                live += [_Sample(r, i, self._uniforms(requests[r], i, sampling, seed)) for r, i in new]
+                live += [self._begin(requests, r, i, sampling, seed) for r, i in new]
                 if sampling.repetition_penalty != 1.0:
                     marks = _marks(prompts, first)
                     seen = marks if seen is None or len(live) == len(new) else torch.cat([seen, marks])
@@ -97,7 +99,7 @@ class SamplingLoop:
                 sample.token_ids.append(token)
                 sample.policy_logprobs.append(policy_logprob)
                 sample.sampler_logprobs.append(sampler_logprob)
-                sample.stop = self._stop(sample.token_ids, sampling)
+                sample.stop = self._stop(sample, sampling)
             if seen is not None:
                 seen[torch.arange(len(live), device=self._device), ids] = True
             ended = [row for row, sample in enumerate(live) if sample.stop is not None]
@@ -118,15 +120,18 @@ class SamplingLoop:
             return np.zeros(sampling.max_tokens)
         return uniforms(seed, request.key, request.first_sample + i, sampling.max_tokens)
 
-    def _stop(self, ids: list[int], sampling: Sampling) -> StopReason | None:
-        if ids[-1] in self._codec.eos_ids:
-            return StopReason.EOS
+    def _begin(self, requests: Sequence[SampleRequest], r: int, i: int, sampling: Sampling, seed: str) -> _Sample:
+        sample = _Sample(r, i, self._uniforms(requests[r], i, sampling, seed))
         if sampling.stop:
-            # A stop text may span tokens: look at the end of the text, a little more than the longest stop text.
-            tail = self._codec.decode(ids[-(max(map(len, sampling.stop)) + 4) :])
-            if any(text in tail for text in sampling.stop):
-                return StopReason.STOP
-        return StopReason.LENGTH if len(ids) == sampling.max_tokens else None
+            sample.stop_texts = StopMatcher(self._codec, sampling.stop)
+        return sample
+
+    def _stop(self, sample: _Sample, sampling: Sampling) -> StopReason | None:
+        if sample.token_ids[-1] in self._codec.eos_ids:
+            return StopReason.EOS
+        if sample.stop_texts is not None and sample.stop_texts.found_after(sample.token_ids[-1]):
+            return StopReason.STOP
+        return StopReason.LENGTH if len(sample.token_ids) == sampling.max_tokens else None
 
     def _completion(self, sample: _Sample, sampling: Sampling) -> Completion:
         assert sample.stop is not None

@@ -188,6 +188,8 @@ class OpenAIEngine(base.BaseEngine):
                 "frequency_penalty": 0.0,
                 "stop_token_ids": sorted(self.codec.eos_ids),
                 "return_token_ids": True,
+                "skip_special_tokens": False,
+                "spaces_between_special_tokens": False,
             }
         return body
 

@@ -56,8 +56,13 @@ class ServerCodec(_PromptCodec):
                 code="no_chat_template",
             )
         if prompt_format.format == "chat" or (prompt_format.format == "auto" and self._has_template):
-            turns = [message._asdict() for message in chat_messages(prompt, prompt_format)]
-            body: dict[str, Any] = {"model": self._model, "messages": turns, "add_generation_prompt": True}
+            turns = [message.as_turn() for message in chat_messages(prompt, prompt_format)]
+            goes_on = turns[-1]["role"] == "assistant"
+            body: dict[str, Any] = {"model": self._model, "messages": turns, "add_generation_prompt": not goes_on}
+            if goes_on:
+                body["continue_final_message"] = True
+            if prompt_format.template_arguments:
+                body["chat_template_kwargs"] = prompt_format.template_variables
             ids = self._tokenize(body)
             text = str(self._ask("/detokenize", {"model": self._model, "tokens": list(ids)}).get("prompt"))
             return EncodedPrompt(token_ids=ids, text=text, format="chat")

@@ -210,6 +210,8 @@ class VllmEngine(base.BaseEngine):
             logprobs=0,  # that of the sampled token alone
             flat_logprobs=True,
             detokenize=bool(sampling.stop),
+            skip_special_tokens=False,  # a special token may be a stop text
+            spaces_between_special_tokens=False,
         )
 
     def _completion(self, output: Any, sampling: Sampling) -> Completion:

@@ -24,7 +24,7 @@ def test_what_is_said_to_settle_a_label_does() -> None:
         ids = tuple(map(str, range(40)))
         counts = SamplingMeasurement(
             problem_ids=ids, groups=ids, num_samples=n, num_correct=c, num_missing=zeros, num_unparsed=zeros,
-            num_truncated=zeros, num_lenient_correct=c, greedy_correct=zeros.astype(float), num_tokens=10 * n,
+            num_truncated=zeros, num_unfinished_thoughts=zeros, num_thought_tokens=zeros, num_lenient_correct=c, greedy_correct=zeros.astype(float), num_tokens=10 * n,
         )  # fmt: skip
         known = label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS)
         if known.confidence >= THRESHOLDS.confidence:

@@ -46,7 +46,7 @@ def make(correct: npt.ArrayLike, n: int = 32, **changes: object) -> tuple[Behavi
     zeros = np.zeros(len(c), dtype=np.int64)
     sampling = SamplingMeasurement(
         problem_ids=ids, groups=ids, num_samples=zeros + n, num_correct=c, num_missing=zeros, num_unparsed=zeros,
-        num_truncated=zeros, num_lenient_correct=c, greedy_correct=(c > n / 2).astype(float), num_tokens=zeros + 10 * n,
+        num_truncated=zeros, num_unfinished_thoughts=zeros, num_thought_tokens=zeros, num_lenient_correct=c, greedy_correct=(c > n / 2).astype(float), num_tokens=zeros + 10 * n,
     )  # fmt: skip
     validity = ValidityMeasurement(behavior="b", checks=(), notes=(), failures=(), prompt_example="p")
     return behavior, replace(sampling, **changes), validity  # type: ignore[arg-type]
