@@ -12,6 +12,7 @@ from pathlib import Path
 from posttrain.diagnose.behaviors.data_sets import DataRow
 from posttrain.diagnose.engines import check_model
 from posttrain.diagnose.engines.base import Engine, SampleRequest, ScoreRequest
+from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.engines.limits import check_sample_room, check_score_room
 from posttrain.diagnose.errors import BehaviorError, SettingsError, UserError
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
@@ -86,6 +87,7 @@ def check_with_models(
     for behavior in request.loaded:
         problems = behavior.split(request.split)
         check_prompts(policy, behavior, problems)
+        check_template_arguments(policy, behavior)
         if policy.info.can_score:
             _check_paths(policy, behavior, problems)
         for option, other in others:
@@ -119,6 +121,30 @@ def check_prompts(engine: Engine, behavior: Behavior, problems: Sequence[Problem
             f"behavior {behavior.name}: all {len(problems)} prompts become the same tokens, so the model would not see the questions; repair the chat "
             "template or the tokenizer, or use format: completion",
             code="prompts_all_alike",
+        )
+
+
+def check_template_arguments(engine: Engine, behavior: Behavior) -> None:
+    """Refuse variables that the chat template does not read: they would change nothing.
+
+    Raises:
+        BehaviorError: There is one, or there is no chat template (`template_arguments_unread`).
+    """
+    codec, names = engine.codec, sorted(behavior.prompt.template_variables)
+    if not names or (codec.tokenizer is None and engine.info.name == "openai"):  # a server's template is not known here
+        return
+    template = codec.template if isinstance(codec, TextCodec) and codec.writes_chat(behavior.prompt) else None
+    unread = [name for name in names if template is None or not template.reads(name)]
+    if unread:
+        where = (
+            "the prompts are written without a chat template"
+            if template is None
+            else "the model's chat template does not read it"
+        )
+        raise BehaviorError(
+            f"behavior {behavior.name}: prompt.template_arguments: got {unread[0]!r}, but {where}; allowed: variables that the template names; remove it, "
+            "or spell it as the template does",
+            code="template_arguments_unread",
         )
 
 

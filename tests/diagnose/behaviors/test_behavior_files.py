@@ -120,6 +120,24 @@ def test_fingerprints(tmp_path: Path) -> None:
         assert load_behavior(write_yaml(tmp_path, text + change)).fingerprint != first.fingerprint
 
 
+def test_what_concerns_thinking_arrives(tmp_path: Path) -> None:
+    plain = load_behavior(write_yaml(tmp_path, "name: x\nproblems: problems.jsonl"))
+    assert (plain.prompt.thinking, plain.prompt.template_variables) == ("auto", {})
+    seen = {plain.fingerprint}
+    for setting, thinking, variables in (
+        ("thinking: none", "none", {}),
+        ("thinking: ['<a>', '</a>']", ("<a>", "</a>"), {}),
+        ("template_arguments: {enable_thinking: false}", "auto", {"enable_thinking": False}),
+        ("template_arguments: {enable_thinking: true}", "auto", {"enable_thinking": True}),
+    ):
+        behavior = load_behavior(write_yaml(tmp_path, f"name: x\nproblems: problems.jsonl\nprompt: {{{setting}}}"))
+        assert (behavior.prompt.thinking, behavior.prompt.template_variables) == (thinking, variables)
+        seen.add(behavior.fingerprint)
+    assert len(seen) == 5
+    default = load_behavior(write_yaml(tmp_path, "name: x\nproblems: problems.jsonl\nprompt: {thinking: auto}"))
+    assert default.fingerprint == plain.fingerprint
+
+
 def test_keys_ignore_case_whitespace_and_width() -> None:
     assert normalise(" What  IS\n３ plus 1? ") == normalise("what is 3 plus 1?")
     assert default_key((Message("user", "A"),)) != default_key((Message("assistant", "A"),))
@@ -208,6 +226,11 @@ def test_wrong_files_of_rows(tmp_path: Path) -> None:
         ("problems: problems.jsonl\nprompt: {template: x}", "{question}"),
         ("problems: problems.jsonl\nprompt: {format: chatty}", "got 'chatty'"),
         ("problems: problems.jsonl\nprompt: {examples: [{question: 'what is 1 plus 1?', answer: x}]}", "p1 are worked examples"),
+        ("problems: problems.jsonl\nprompt: {thinking: yes}", "got True; allowed: auto, none"),
+        ("problems: problems.jsonl\nprompt: {thinking: [<think>]}", "an opening and a closing marker"),
+        ("problems: problems.jsonl\nprompt: {thinking: ['a ', 'a']}", "an opening and a closing marker"),
+        ("problems: problems.jsonl\nprompt: {template_arguments: {tools: []}}", "got 'tools', which the prompt sets itself"),
+        ("problems: problems.jsonl\nprompt: {template_arguments: {day: 2025-01-01}}", "write dates in quotes"),
         ("problems: problems.jsonl\nsampling: {temperature: -1}", "sampling.temperature: got -1"),
         ("problems: problems.jsonl\nsampling: {max_tokens: 0}", "sampling.max_tokens: got 0"),
         ("problems: problems.jsonl\nmeasure: {epsilon: 1.5}", "measure.epsilon: got 1.5"),

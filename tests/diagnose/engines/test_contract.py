@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,28 @@ def test_a_stop_text_ends_a_sample_and_is_cut_off(engine: Engine, prompts: list[
     assert all(mark not in c.text for c in ends)
     for with_stop, without in zip([c for row in stopped for c in row], [c for row in free for c in row], strict=True):
         assert with_stop.token_ids == without.token_ids[: len(with_stop.token_ids)]
+
+
+def test_a_stop_text_may_span_tokens(engine: Engine, prompts: list[EncodedPrompt]) -> None:
+    free = [c for row in engine.sample(requests(prompts, 8), FREE, seed="0") for c in row]
+    mark = next(c.text[2:6] for c in free if len(c.text) > 6)
+    stopped = [c for row in engine.sample(requests(prompts, 8), replace(FREE, stop=("\n\n?!", mark)), seed="0") for c in row]
+    for with_stop, without in zip(stopped, free, strict=True):
+        assert (with_stop.stop is StopReason.STOP) == (mark in without.text)
+        assert with_stop.text == without.text.partition(mark)[0]
+        assert with_stop.token_ids == without.token_ids[: len(with_stop.token_ids)]
+
+
+def test_a_special_token_is_kept_in_the_text_and_may_be_a_stop_text(engine: Engine, prompts: list[EncodedPrompt]) -> None:
+    if engine.info.name == "scripted":
+        pytest.skip("a script writes bytes, none of them special")
+    long = replace(FREE, max_tokens=40)
+    free = [c for row in engine.sample(requests(prompts, 12), long, seed="0") for c in row]
+    assert any("<unk>" in c.text for c in free)
+    stopped = [c for row in engine.sample(requests(prompts, 12), replace(long, stop=("<unk>",)), seed="0") for c in row]
+    for with_stop, without in zip(stopped, free, strict=True):
+        assert (with_stop.stop is StopReason.STOP) == ("<unk>" in without.text)
+        assert with_stop.text == without.text.partition("<unk>")[0]
 
 
 def test_an_interrupt_ends_sampling_and_leaves_the_engine_usable(engine: Engine, prompts: list[EncodedPrompt]) -> None:

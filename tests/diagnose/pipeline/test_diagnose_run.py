@@ -12,7 +12,7 @@ from helpers.interrupted_engine import InterruptedEngine
 
 from posttrain import diagnose
 from posttrain.diagnose.engines import open_engine
-from posttrain.diagnose.errors import RunError, SettingsError
+from posttrain.diagnose.errors import BehaviorError, RunError, SettingsError
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Bottleneck, Split
@@ -205,3 +205,40 @@ def test_the_plan_counts_what_the_run_draws(sums_file: Path, script: Callable[[f
     assert plan.samples == run.diagnoses[0].cost.samples
     assert plan.max_tokens >= run.diagnoses[0].cost.generated_tokens
     assert plan.reference_paths == len(run.behaviors[0].paths)
+
+
+def test_thoughts_are_counted_apart(write_rows: Callable[..., Path], tmp_path: Path) -> None:
+    """Half of the samples think of the answer and never come to say it."""
+    rows = [
+        {"id": f"p{i}", "prompt": f"{i} plus 40?", "answer": str(i + 40), "references": [f"Add.</think>{i + 40}"]}
+        for i in range(12)
+    ]
+    problems = write_rows(rows)
+    behavior = tmp_path / "thinks.yaml"
+    behavior.write_text(
+        f'name: thinks\nproblems: {problems}\nverifier: {{kind: number}}\nprompt: {{template: "{{question}} <think>", format: completion}}\n'
+    )
+    model = tmp_path / "model.yaml"
+    model.write_text("success: 0.5\nwrong: The answer is 7\n")
+    out = tmp_path / "run"
+    diagnose.run(str(model), [behavior], out=out, engine="scripted", samples=32, probes=["none"])
+    (entry,) = json.loads((out / "diagnosis.json").read_text())["behaviors"]
+    total = {
+        name: sum(problem[name] for problem in entry["problems"]) for name in entry["problems"][0] if name.startswith("num_")
+    }
+    assert total["num_unfinished_thoughts"] == total["num_samples"] - total["num_correct"] > 0
+    assert (total["num_unparsed"], total["num_truncated"]) == (0, 0)
+    # "Add.</think>" and "The answer is 7", a token a byte
+    assert total["num_thought_tokens"] == 12 * total["num_correct"] + 15 * total["num_unfinished_thoughts"]
+    assert total["num_tokens"] == total["num_thought_tokens"] + 3 * total["num_correct"] + total["num_unfinished_thoughts"]
+    assert "with an unfinished thought" in (out / "report.md").read_text()
+
+
+def test_arguments_that_no_template_reads_are_refused(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:
+    sums_file.write_text(
+        sums_file.read_text().replace("format: completion", "format: completion, template_arguments: {enable_thinking: false}")
+    )
+    with pytest.raises(BehaviorError) as caught:
+        diagnose.run(script(0.3), [sums_file], out=tmp_path / "run", engine="scripted", samples=2)
+    assert caught.value.code == "template_arguments_unread"
+    assert not (tmp_path / "run").exists()

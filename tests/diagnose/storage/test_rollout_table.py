@@ -15,8 +15,10 @@ from posttrain import diagnose
 from posttrain.diagnose.measure.success_counts import count_successes
 from posttrain.diagnose.storage import rollout_table
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior
+from posttrain.diagnose.storage.files import write_parquet
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.storage.shard_file import read_shard
 from posttrain.diagnose.types import (
     Behavior,
     Cost,
@@ -37,6 +39,7 @@ GRADES = (
     Grade(status=GradeStatus.SCORED, score=0.0, extracted="6"),
     Grade(status=GradeStatus.UNPARSED, score=0.0, lenient_score=1.0, detail="no number"),
     Grade(status=GradeStatus.UNPARSED, score=0.0),
+    Grade(status=GradeStatus.UNFINISHED_THOUGHT, score=0.0, lenient_score=0.0, detail="never closed", answer_start=6),
     Grade(status=GradeStatus.ERROR, score=None, detail="crashed"),
     Grade(status=GradeStatus.TIMEOUT, score=None),
 )
@@ -55,6 +58,7 @@ def mixed_rollouts(num: int = 600, seed: int = 0) -> list[Rollout]:
                 decoding="greedy" if rng.random() < 0.1 else "sampled", token_ids=tuple(int(t) for t in rng.integers(0, 99, length)),
                 policy_logprobs=logprobs, sampler_logprobs=logprobs, stop=list(StopReason)[rng.integers(4)], text=f"text {index}",
                 grade=GRADES[rng.integers(len(GRADES))], engine="e",
+                num_thought_tokens=int(rng.integers(0, length + 1)) if rng.random() < 0.9 else None,
             )
         )  # fmt: skip
     return rollouts
@@ -77,6 +81,7 @@ def behavior(success: float) -> Behavior:
 
 def counted_row_by_row(of: Behavior, rollouts: list[Rollout]) -> dict[str, list[float]]:
     names = ("num_samples", "num_correct", "num_missing", "num_unparsed", "num_truncated", "num_lenient_correct", "num_tokens")
+    names += ("num_unfinished_thoughts", "num_thought_tokens")
     counts = {problem.id: dict.fromkeys((*names, "greedy_correct"), 0.0) | {"greedy_correct": np.nan} for problem in of.problems}
     for rollout in rollouts:
         if rollout.problem_id not in counts:
@@ -86,12 +91,14 @@ def counted_row_by_row(of: Behavior, rollouts: list[Rollout]) -> dict[str, list[
             mine["greedy_correct"] = mine["greedy_correct"] if success is None else float(success)
             continue
         mine["num_tokens"] += len(rollout.token_ids)
+        mine["num_thought_tokens"] += rollout.num_thought_tokens or 0
         if success is None:
             mine["num_missing"] += 1
             continue
         mine["num_samples"] += 1
         mine["num_correct"] += success
         mine["num_unparsed"] += rollout.grade.status is GradeStatus.UNPARSED
+        mine["num_unfinished_thoughts"] += rollout.grade.status is GradeStatus.UNFINISHED_THOUGHT
         mine["num_truncated"] += rollout.truncated
         mine["num_lenient_correct"] += success or (
             not rollout.truncated and lenient is not None and lenient >= of.measure.success
@@ -221,3 +228,16 @@ def test_compared_runs_are_thinned_as_row_by_row(sums_file: Path, script: str, t
             for i in {r.problem_id for r in rows}
         ]
         assert data["drift"]["nats_per_generated_token"][side]["estimate"] == pytest.approx(np.mean(nats))
+
+
+def test_files_of_an_earlier_version_hold_no_thoughts(tmp_path: Path) -> None:
+    directory, rollouts = RunDirectory(tmp_path), mixed_rollouts(60)
+    write(directory, rollouts)
+    (path,) = (tmp_path / "rollouts").iterdir()
+    shard = read_shard(path)
+    write_parquet(path, shard.table().drop_columns(["answer_start", "num_thought_tokens"]), shard.record)
+    table = directory.rollout_table("b")
+    assert (len(table), int(table.num_thought_tokens.sum())) == (60, 0)
+    rows = table.rows(range(60))
+    assert [row.text for row in rows] == [one.text for one in rollouts]
+    assert {row.grade.answer_start for row in rows} == {row.num_thought_tokens for row in rows} == {0}

@@ -28,7 +28,10 @@ def problem(prompt: str | tuple[Message, ...] = ASKED, answer: str = "15") -> Pr
     return Problem(id="p", prompt=prompt, answer=answer, key="p", split=Split.EVAL)
 
 
-def behavior(kind: str, asked: Problem, prompt: PromptFormat = PromptFormat(), **options: object) -> Behavior:
+PLAIN = PromptFormat()
+
+
+def behavior(kind: str, asked: Problem, prompt: PromptFormat = PLAIN, **options: object) -> Behavior:
     return Behavior(
         name="b",
         problems=(asked,),
