@@ -18,17 +18,18 @@ from typing import Any, NamedTuple
 
 from posttrain.diagnose.types import Problem, Split, VerifierSpec
 from posttrain.diagnose.verifiers import Verifier, build_verifier
+from posttrain.diagnose.verifiers.reader.answer_reading import ReadStatus, read_number
 
 # The peers compare to six digits.
 NUMBER = build_verifier(VerifierSpec(kind="number", options={"tolerance": 1e-6}))
 CHOICE = build_verifier(VerifierSpec(kind="choice"))
 # A test whose name says that a letter is expected; elsewhere a letter may be a variable.
 LETTERS = ("abc", "letter", "string_extraction")
+# Why a pair that is not read as the peer reads it is right as it is, by the beginning of its text.
 EXPLAINED = {
-    "expression": "The text states an expression (a sum, a root, a set): it is not computed, and stays unparsed; `math` reads it.",
-    "several": "Several values are stated; the peer takes one, or compares a set.",
-    "rounding": "The peer compares to six digits; `number` compares exactly unless `tolerance` is set.",
-    "reasoning": "The text ends without a statement.",
+    "Answer $ \n 9": "The peer wants no formula that is broken over lines; the text still states 9.",
+    "Answer \\( \n 9": "The peer wants no formula that is broken over lines; the text still states 9.",
+    "28 + 32 = 60%": "The peer looks for any number of the text; the text states 60 %.",
 }
 
 
@@ -115,33 +116,67 @@ def main() -> None:
     pairs += parametrised_pairs(arguments.lighteval / "tests/unit/metrics/test_extractive_match.py", "lighteval")
     pairs += inspect_pairs(arguments.inspect)
     counts: dict[str, list[int]] = {}
-    rows = []
+    expressions, rows = [], []
     for pair in pairs:
         verifier = verifier_for(pair)
         if verifier is None:
             continue
         read = verifier.extract(pair.text, lenient=False)
         right = read is not None and verifier.compare(read, problem(pair.answer)) == 1.0
-        count = counts.setdefault(pair.source.split()[0], [0, 0])
+        count = counts.setdefault(pair.source.split()[0], [0, 0, 0])
+        if pair.right and not right and verifier is NUMBER and read_number(pair.text).status is ReadStatus.EXPRESSION:
+            count[2] += 1
+            expressions.append(pair)
+            continue
         count[0] += 1
         count[1] += right == pair.right
         if right != pair.right:
             rows.append((pair, read))
-    print(counts)
-    for pair, read in rows:
-        print(
-            pair.source,
-            "| gold",
-            pair.answer,
-            "| expected",
-            pair.right,
-            "| read",
-            read,
-            "|",
-            repr(pair.text[:150]),
-            "...",
-            repr(pair.text[-250:]) if len(pair.text) > 150 else "",
-        )
+    print(page(counts, rows, expressions), end="")
+
+
+def page(counts: dict[str, list[int]], rows: list[tuple[Pair, str | None]], expressions: list[Pair]) -> str:
+    """Return the page as Markdown."""
+    total = [sum(count[place] for count in counts.values()) for place in range(3)]
+    lines = [
+        "# Readings beside those of other libraries",
+        "",
+        "From `python benchmarks/reading_peers.py --math-verify DIR --lighteval DIR --inspect DIR`: the test pairs of Math-Verify, lighteval and Inspect whose",
+        "expected answer `number` (with a tolerance of 1e-6, as the peers compare) or `choice` accepts. *Agree*: the strict reading scores a pair as its test",
+        "says. *Expressions*: the text states an expression, such as a sum, which these verifiers leave unparsed.",
+        "",
+        "| peer | pairs | agree | share | expressions |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {peer} | {count[0]} | {count[1]} | {count[1] / count[0]:.3f} | {count[2]} |"
+            for peer, count in [*counts.items(), ("all", total)]
+        ),
+        "",
+        "## Where they differ",
+        "",
+        "| test | text | answer | right there | read | why |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {pair.source} | `{shown(pair.text)}` | `{pair.answer}` | {'yes' if pair.right else 'no'} | {read} | {explanation(pair.text)} |"
+            for pair, read in rows
+        ),
+        "",
+        "## Expressions",
+        "",
+        *(f"- {pair.source}: `{shown(pair.text)}`, {pair.answer} expected" for pair in expressions),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def shown(text: str) -> str:
+    """Return the end of a text on one line of a table."""
+    return text[-120:].replace("\n", "\\n").replace("|", "\\|")
+
+
+def explanation(text: str) -> str:
+    """Return why a difference is right as it is."""
+    return next((why for start, why in EXPLAINED.items() if text.startswith(start)), "not explained")
 
 
 if __name__ == "__main__":

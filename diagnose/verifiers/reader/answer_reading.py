@@ -61,7 +61,7 @@ _FACTOR_BEHIND = re.compile(
 )
 _FILLER = re.compile(
     rf"(?:[\s,;|/:.()\[\]{{}}\"'{DRESS}*\u2013\u2014\u2022-]|(?<![^\W\d_])(?:{'|'.join(sorted(map(re.escape, JOINING_WORDS)))}|the|final"
-    r"|correct|right|my|so|also)(?![^\W\d_]))*",
+    r"|correct|right|my|so|also)(?![^\W\d_])|(?<![^\W\d_])[A-Za-z][ \t]?=)*",
     re.IGNORECASE,
 )
 _OR = re.compile(r"(?<![^\W\d_])(?:or|oder|ou|o|или|または|或)(?![^\W\d_])[^.\n0-9]{0,40}$", re.IGNORECASE)
@@ -182,7 +182,10 @@ def _read_statement(text: str, statement: Statement, decimal: Decimal) -> Answer
     """Read a statement; None where it is none, such as a marker without an answer right behind it."""
     span = text[statement.begin : statement.stop]
     if statement.kind is StatementKind.BOX:
-        return _beside_the_box(text, statement, _read_span(span, decimal, formula=True, direct=False))
+        reading = _read_span(span, decimal, formula=True, direct=False)
+        if reading.status is ReadStatus.NOTHING and any(character.isalnum() for character in span):
+            return replace(reading, status=ReadStatus.EXPRESSION)
+        return _beside_the_box(text, statement, reading)
     if statement.kind is StatementKind.TAG:
         return _read_span(span[-MAX_CLAUSE:], decimal, formula=False, direct=False)
     if statement.kind is StatementKind.HASHES and _ENUMERATOR.match(span):

@@ -53,7 +53,7 @@ def _map_character(character: str) -> str:
     if decomposed.startswith("<fraction>"):
         fraction = unicodedata.normalize("NFKC", character).replace("\u2044", "/")
         return VULGAR + fraction if fraction[-1:].isdigit() else character
-    if decomposed.startswith("<circle>") and character.isalpha():
+    if decomposed.startswith("<circle>") and unicodedata.normalize("NFKC", character).isalpha():
         return unicodedata.normalize("NFKC", character)
     return character
 
@@ -128,6 +128,8 @@ _COMMAND = re.compile(r"\\(?:(?:text|)color\s?\{[^{}]{0,40}\}|(?:h|v)space\s?\{[
 _BIG_COMMA = re.compile(r"(?:\\text)?\{([,.])\}")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end|tag|label|pmod)\s?\{[^{}]{0,20}\}(?:\{[lcr|]{0,9}\})?|\\(?:hline|noindent|item)\b")
 _NO_SPACE = re.compile(r"\\!\s{0,9}")
+_CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
+_RAISED_ORDINAL = re.compile(r"(?<=[0-9])\^\s?(?:\{(?:st|nd|rd|th)\}|\{\\text(?:rm)?\{(?:st|nd|rd|th)\}\})")
 _CIRCLE = re.compile(r"\^\s?\{\s?\\(?:circ|degree)\s?\}|\^\s?\\(?:circ|degree)\b|\\circ\b")
 _TIE = re.compile(r"(?<=[0-9])~(?=[0-9])")
 _SOFT_SPACE = re.compile(rf"(?<![0-9]){THIN}|{THIN}(?![0-9])")
@@ -142,7 +144,8 @@ def plain(text: str) -> str:
     around a formula `DRESS`. `\frac` and `\boxed` stay, with their variants; other commands stay as they are.
     """
     text = text[-MAX_CHARACTERS:].translate(_CHARACTERS)
-    text = _BIG_COMMA.sub(r"\1", text)
+    text = _BIG_COMMA.sub(r"\1", _RAISED_ORDINAL.sub("", text))
+    text = _CALCULATOR.sub("", text)  # GSM8K writes the way to a number in front of it
     if "\\" in text:
         text = _CIRCLE.sub("°", _NO_SPACE.sub("", text))
         text = _COMMAND.sub(_command, _ENVIRONMENT.sub(" ", text))

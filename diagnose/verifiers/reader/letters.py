@@ -15,13 +15,13 @@ _OPEN = rf"[\s*(\[{{\"'{DRESS}<_]{{0,9}}"
 _CLOSE = rf"[ \t*)\]}}\"'{DRESS}>_]{{0,9}}"
 _BOLD = re.compile(r"(?:\*\*|__)[ \t]?\(?([A-Z])\)?[.:)]?[ \t]?(?:\*\*|__)")
 _FILLERS = (
-    r"the|(?-i:an?)|option|options|choice|letter|answer|correct|right|best|one|is|are|be|it|it's|its|that|this|would|should|must|for sure|surely"
+    r"the|(?-i:an?)|option|options|choice|letter|answer|correct|right|best|one|is|are|be|it|it's|its|that|this|would|could|might|may|should|must|for sure|surely"
     r"|definitely|clearly|obviously|certainly|probably|likely|most|indeed|simply|therefore|thus|then|hence|so|i think|i believe|i guess"
     r"|i would say|i'd say|i'm going with|i choose|we choose|of|l'option|la|le|el|die|das|antwort|option|variante|opción|opção|opzione"
     r"|lettre|lettera|letra|buchstabe|réponse|respuesta|вариант|буква|вариант ответа|选项|選項|选择|选|選|選択肢|应该是|是|为|为:"
 )
 _LEAD = re.compile(rf"(?:{_OPEN}(?:{_FILLERS})(?![^\W\d_])[ \t,:：]{{0,4}}){{0,8}}", re.IGNORECASE)
-_LETTER = re.compile(rf"{_OPEN}([A-Za-z])(?![A-Za-z0-9'_\u00c0-\u024f])({_CLOSE})")
+_LETTER = re.compile(rf"{_OPEN}([A-Za-z])(?!'?[A-Za-z0-9_\u00c0-\u024f])({_CLOSE})")
 _CONNECTIVE = (
     r"because|since|as|is|are|and|or|which|for|with|due|based|but|given|by|from|where|while|not|non|nicht|car|parce|puisque|weil|denn|da"
     r"|porque|pues|perché|poiché|und|oder|et|ou|y|o|e|according|in|on|here|therefore|so|although|though|потому|так"
@@ -30,17 +30,19 @@ _FOLLOWS_A_LETTER = re.compile(
     rf"$|\n|[.,;:!)\]/&\u2014\u2013-]|\(|[A-Z0-9]|(?:{_CONNECTIVE})(?![^\W\d_])|[\u0400-\u04ff\u0590-\u06ff\u0900-\u0dff\u3040-\u9fff\uac00-\ud7af]"
 )
 _JOIN = re.compile(
-    rf"{_CLOSE}(?:[ \t]?[,/;&+|][ \t]?|[ \t](?=(?:and|or)\b))(?:\s?(?:and|or|und|oder|et|ou|y|o|e)\s)?|{_CLOSE}[ \t](?:und|oder|et|ou|y|o)[ \t]|[ \t]?[和或与、][ \t]?"
+    rf"{_CLOSE}(?:[ \t]?[,/;&+|][ \t]?|[ \t](?=(?:and|or)\b))(?:\s?(?:and|or|und|oder|et|ou|y|o|e)\s)?|{_CLOSE}[ \t](?:und|oder|et|ou|y|o)[ \t]|[ \t]?[和或与、][ \t]?|{_CLOSE}[ \t](?=[A-Z](?:[^A-Za-z0-9' ]|$))"
 )
 _BUT = re.compile(r"(?<![^\W\d_])(?:but|rather|instead|sondern|mais|sino|而是)(?![^\W\d_])", re.IGNORECASE)
 _LINE = re.compile(
-    rf"^[ \t>#*_\"'{DRESS}{{-]{{0,9}}(?:(?:option|choice|answer)[ \t]+)?[(\[]?([A-Za-z])(?P<mark>[ \t*_\"'{DRESS}}}]{{0,4}}[.):\]](?![A-Za-z0-9]))",
+    rf"^[ \t>#*_\"'{DRESS}{{-]{{0,9}}(?:(?:option|choice|answer)[ \t]+)?[(\[]?([A-Za-z])(?P<mark>[ \t*_\"'{DRESS}}}]{{0,4}}(?:[.):\]](?![A-Za-z0-9])|[ \t]{{1,2}}[-\u2013\u2014](?=[ \t])))",
     re.I | re.M,
 )
 _LINE_ALONE = re.compile(
     rf"^[ \t>#*_\"'{DRESS}{{(\[-]{{0,9}}(?:(?:option|choice)[ \t]+)?[(\[]?([A-Z])[ \t*_\"'{DRESS}}})\].]{{0,9}}$", re.M
 )
-_LINE_NAME = re.compile(r"\A\s*([B-HJ-Z])(?:[ \t]+(?=[A-Z][a-z]|[0-9])|(?=[\u3040-\u9fff\uac00-\ud7af]))")
+_LINE_NAME = re.compile(
+    r"\A\s*(?:([B-HJ-Z])(?:[ \t]+(?=[A-Z][a-z]|[0-9])|(?=[\u3040-\u9fff\uac00-\ud7af]))|([A-HJ-Z]),?[ \t]+(?=(?:because|since|as|not)\b))"
+)
 _NEXT_MARK = re.compile(r"[ \t,;/|]*(?:or|and)?[ \t]*\(?([A-Z])[).](?![A-Za-z0-9])")
 _INITIAL = re.compile(r"\s*[A-Z]\.")
 _INLINE = re.compile(r"\(([A-Z])\)")
@@ -48,7 +50,7 @@ _STANDING = re.compile(r"(?<![A-Za-z0-9'\u00c0-\u024f])([A-Z])(?![A-Za-z0-9'\u00
 _VERB = re.compile(
     r"(?<![^\W\d_])(?:it(?:'s| is| must be| has to be| should be| would be)|(?:must|has to|should) be|that leaves(?: us with)?"
     r"|(?:i|we)(?:'d| would|'ll| will|'m| am| are)? ?(?:choose|pick|select|go with|going with|say|conclude|chose|picked|selected)"
-    r"|(?:choice|option|letter|alternative|opción|opção)(?: correcta?)?(?: is| was| would be| must be| es| est| ist| é|:)|(?:choose|pick|select|go with)|es ist|c'est|je choisis|elijo|es la|ich wähle)(?=[\s(\[*\"'])",
+    r"|(?:choice|option|letter|alternative|opción|opção)(?: correcta?)?(?: is| was| would be| must be| es| est| ist| é|:)|(?:choose|pick|select|go with)|so,?|thus,?|hence,?|therefore,?|es ist|c'est|je choisis|elijo|es la|ich wähle)(?=[\s(\[*\"'])|(?:故选|应选|應選|选择|选)\s?:?(?=\s?[(\[]?[A-Z])",
     re.IGNORECASE,
 )
 _IS_RIGHT = re.compile(
@@ -152,7 +154,8 @@ class LetterReader:
     def _said(self, text: str) -> Iterator[Stated]:
         for match in _VERB.finditer(text):
             found = self._letters_at(text, match.end())
-            if found is not None:
+            # "so a" may name a variable.
+            if found is not None and re.search(r"[A-Z]|[(\[]", text[match.end() : found.end]):
                 yield Stated(match.start(), found.end, found.letters)
         for match in _IS_RIGHT.finditer(text):
             if match[1] in self._letters and not _NEGATED_BEFORE.search(text[max(0, match.start() - 40) : match.start()]):
@@ -219,8 +222,9 @@ class LetterReader:
         if [match[1] for match in found] == ["A"] and any(match[1] == "B" for match in self._mentions(text, _INLINE)):
             return frozenset("AB")  # (A) Paris (B) Rome
         named = _LINE_NAME.match(text)
-        if named is not None and named[1] in self._letters and not found:
-            return frozenset(named[1])
+        letter = "" if named is None else named[1] or named[2]
+        if letter in self._letters and not found:
+            return frozenset(letter)
         upper = [match for match in found if match[1].isupper()] or found
         if len(upper) == 1 and (listed := _NEXT_MARK.match(text, upper[0].end())) is not None and listed[1] in self._letters:
             return frozenset((upper[0][1].upper(), listed[1]))

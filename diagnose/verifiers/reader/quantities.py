@@ -27,6 +27,8 @@ _MATH = frozenset(
 )
 _OPERANDS = frozenset({Kind.NUMBER, Kind.FRACTION, Kind.POWER, Kind.CLOSE})
 _TIMES = frozenset("×·*x") | {"times", "X"}
+_MOST_TOKENS = 200
+"""Of a run that is a number; taking longer ones apart takes quadratic time."""
 _LARGEST = 10**MOST_DIGITS
 _DANGLING = frozenset("*-/+×") | {"times", "mal", "fois", "veces", "plus"}
 _ONE_LETTER_WORDS = frozenset("yeouiàwzksvаивскуой")
@@ -308,6 +310,8 @@ def _read_run(tokens: Sequence[Token], start: int, stop: int, *, formula: bool) 
         return None
     before = tokens[start - 1] if start else None
     expression = MathSpan(start, stop, None)
+    if len(run) > _MOST_TOKENS:
+        return expression
     if before is not None and before.kind is Kind.MARK and start > 1:
         before = tokens[start - 2]
     if _is_part_of_a_word(before, run):

@@ -94,6 +94,8 @@ def choose(
         return pair
     if formula and len({item.same for item in stated}) > 1:
         return None
+    if (direct or formula) and _assigns_several(tokens, main):
+        return None
     item = stated[0] if direct or formula else _last_stated(tokens, stated)
     place = items.index(item)
     for neighbour in (items[place - 1] if place else None, items[place + 1] if place + 1 < len(items) else None):
@@ -134,6 +136,27 @@ def _behind_the_last_equals(tokens: Sequence[Token], items: list[MathSpan]) -> l
     return items
 
 
+def _assigns_several(tokens: Sequence[Token], items: Sequence[MathSpan]) -> bool:
+    """Return whether values are given to two variables side by side: x = 3, y = 4."""
+    for left, right in pairwise(items):
+        between = [token for token in tokens[left.stop : right.first] if token.kind is not Kind.MARK]
+        named = (
+            len(between) >= 3 and between[-1].kind is Kind.EQUALS and between[-2].kind is Kind.WORD and len(between[-2].text) == 1
+        )
+        joined = all(token.kind is Kind.SEPARATOR or token.text.lower() in JOINING_WORDS for token in between[:-2])
+        earlier = [token for token in tokens[max(0, left.first - 3) : left.first] if token.kind is not Kind.MARK]
+        first = len(earlier) >= 2 and earlier[-1].kind is Kind.EQUALS and earlier[-2].kind is Kind.WORD
+        if named and joined and first and earlier[-2].text != between[-2].text:
+            return True
+    return False
+
+
+def _is_percentage_of(one: MathSpan, other: MathSpan) -> bool:
+    return (
+        one.percent and not other.percent and one.value is not None and other.value is not None and one.value == other.value * 100
+    )
+
+
 def _is_negated(tokens: Sequence[Token], item: MathSpan) -> bool:
     before = [token for token in tokens[max(0, item.first - 3) : item.first] if token.kind is not Kind.MARK]
     return bool(before) and before[-1].kind is Kind.WORD and before[-1].text.lower() in NEGATIONS
@@ -164,6 +187,10 @@ def _is_decimal_rounding(exact: Fraction, tokens: Sequence[Token], item: MathSpa
 
 def _last_stated(tokens: Sequence[Token], items: list[MathSpan]) -> MathSpan:
     """Return the last item, unless an earlier one stands right behind a verb that equates and the later ones in an adverbial."""
+    for item in items:
+        behind = [token.text.lower() for token in tokens[item.stop : item.stop + 5]]
+        if behind[:1] and behind[0] in COPULAS and "answer" in behind:  # 15 is the final answer to problem 3
+            return item
     for item in reversed(items):
         before = [token for token in tokens[max(0, item.first - 3) : item.first] if token.kind is not Kind.MARK]
         is_adverbial = bool(before) and before[-1].kind is Kind.WORD and before[-1].text.lower() in PREPOSITIONS
@@ -174,7 +201,7 @@ def _last_stated(tokens: Sequence[Token], items: list[MathSpan]) -> MathSpan:
 
 def _is_listed(tokens: Sequence[Token], one: MathSpan, other: MathSpan, *, one_line: bool) -> bool:
     """Return whether nothing but the separators of a list stands between two different items."""
-    if one.same == other.same:
+    if one.same == other.same or _is_percentage_of(one, other) or _is_percentage_of(other, one):
         return False
     first, second = (one, other) if one.first < other.first else (other, one)
     between = tokens[first.stop : second.first]

@@ -85,7 +85,7 @@ _TO_WHAT = (
 )
 _CLOSING_MARKS = rf"(?:[ \t]{{0,3}}[*{DRESS}\"'\])]){{0,4}}"
 _LINK = re.compile(
-    rf"(?:[ \t](?:correct[ae]?|corretta|giusta|final[ae]?|finale|exact[ae]?|definitiva))?{_REMARK}{_CLOSING_MARKS}{_TO_WHAT}"
+    rf"(?:[ \t](?:correct[ae]?|corretta|giusta|đúng|cuối cùng|الصحيحة|الصحيح|النهائية|النهائي|benar|doğru|rätt|final[ae]?|finale|exact[ae]?|definitiva))?{_REMARK}{_CLOSING_MARKS}{_TO_WHAT}"
     rf"(?P<copula>[ \t]{{1,9}}(?:{'|'.join(_COPULAS)})(?![^\W\d_'])|[ \t]?(?:{'|'.join(_SCRIPT_COPULAS)}))?"
     rf"(?P<colon>{_CLOSING_MARKS}[ \t]?(?::=|[:=⇒]|[-\u2013\u2014](?=[ \t]))[ \t]?)?",
     re.IGNORECASE,

@@ -53,6 +53,8 @@ def test_every_list_of_options_states_none(letters: str, separator: str, written
 def test_what_is_left_over_is_told_apart() -> None:
     assert read_number("\\boxed{3\\sqrt{13}}").status is ReadStatus.EXPRESSION
     assert "13" in read_number("\\boxed{3\\sqrt{13}}").span
+    assert read_number("\\boxed{x^2 - y}").status is ReadStatus.EXPRESSION
+    assert read_number("\\boxed{}").status is ReadStatus.NOTHING
     assert read_number("12 or 15").status is ReadStatus.SEVERAL
     assert read_number("no idea").status is ReadStatus.NOTHING
     assert read_number("x = 12").status is ReadStatus.NUMBER
@@ -106,7 +108,23 @@ def test_lists_and_products_are_read_in_order() -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["1", "1,", "1/", "#", "answer: 1x ", "\\boxed{", "\\boxed{1x} ", "{", "½", "(", "=1", "1 000 ", "answer for ", "is A or "],
+    [
+        "1",
+        "1,",
+        "1/",
+        "#",
+        "answer: 1x ",
+        "\\boxed{",
+        "\\boxed{1x} ",
+        "{",
+        "½",
+        "(",
+        "-",
+        "=1",
+        "1 000 ",
+        "answer for ",
+        "is A or ",
+    ],
 )
 @pytest.mark.parametrize("kind", ["number", "choice"])
 def test_reading_takes_linear_time(kind: str, piece: str) -> None:
