@@ -98,7 +98,7 @@ class ChatTemplate:
 
     @cached_property
     def turn_end_id(self) -> int | None:
-        """The special token that the template writes behind an answer; None where it writes none."""
+        """The added token that the template writes behind an answer; None where it writes none."""
         try:
             rendered = self.render([Message("user", "?"), Message("assistant", _MARKER)])
         except BehaviorError:
@@ -106,8 +106,8 @@ class ChatTemplate:
         if _MARKER not in rendered:
             return None
         ids = self._tokenizer(rendered.rpartition(_MARKER)[2].lstrip(), add_special_tokens=False)["input_ids"]
-        special = {i for i, token in self._tokenizer.added_tokens_decoder.items() if token.special}
-        return int(ids[0]) if ids and (ids[0] in special or ids[0] in self._tokenizer.all_special_ids) else None
+        added = self._tokenizer.added_tokens_decoder  # some tokenizers do not mark what ends a turn as special
+        return int(ids[0]) if ids and (ids[0] in added or ids[0] in self._tokenizer.all_special_ids) else None
 
     def _turn(self, message: Message) -> dict[str, Any]:
         """Return a turn in the form of content that the template writes: texts where it knows no parts, parts where it knows nothing else."""

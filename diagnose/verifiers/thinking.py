@@ -14,7 +14,10 @@ from typing import NamedTuple
 
 from posttrain.diagnose.types import Grade, GradeStatus, Problem, PromptFormat, Thinking
 
-_WORD = r"(?:\w{1,20}[:_-])?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|rationale|scratch_?pad|analysis|cot|(?:inner_)?monologue)"
+_WORD = (
+    r"(?:[\w:-]{0,20}(?:think(?:ing)?|thoughts?|reasoning|reflection|rationale|monologue|deliberation)"
+    r"|(?:\w{1,20}[:_-])?(?:reason|reflect|analysis|cot|scratch_?pad|ponder(?:ing)?|brainstorm(?:ing)?))(?:[_-]process)?"
+)
 _BAR = r"[|\N{FULLWIDTH VERTICAL LINE}]"
 _OPENINGS = (
     rf"<{_WORD}(?:\s[^<>\n]{{0,80}})?>",
@@ -27,7 +30,7 @@ _OPENINGS = (
 )
 _CLOSINGS = (
     rf"</{_WORD}\s*>",
-    r"\[/THINK(?:ING)?\]",
+    rf"\[/{_WORD}\]",  # such a word in brackets without a slash may be the heading of a part
     rf"<{_BAR}(?:/|end_(?:of_)?){_WORD}{_BAR}>|<{_BAR}{_WORD}_end{_BAR}>",
     r"\N{WHITE LEFT-POINTING TRIANGLE}/think\N{WHITE RIGHT-POINTING TRIANGLE}",
     r"<\|inner_suffix\|>",
@@ -92,7 +95,9 @@ def opening_in_problem(problem: Problem, prompt_format: PromptFormat) -> str:
         text = prompt_format.template.replace("{question}", problem.prompt)
         return opening_in_prompt(text, prompt_format.thinking)
     last = problem.prompt[-1]
-    if last.role != "assistant" or find_thought(last.content, prompt_format.thinking).finished:
+    if last.role != "assistant":
+        return opening_in_prompt(last.content, prompt_format.thinking)
+    if find_thought(last.content, prompt_format.thinking).finished:
         return ""
     opening, _ = _patterns(prompt_format.thinking)
     return next(match[0] for match in _marks(opening, last.content))

@@ -15,6 +15,7 @@ from helpers.character_engine import (
     THINKS,
     CharacterEngine,
 )
+from tokenizers import AddedToken
 
 from posttrain.diagnose.engines.chat_template import ChatTemplate
 from posttrain.diagnose.engines.codec import TextCodec
@@ -33,6 +34,15 @@ def template(source: str) -> ChatTemplate:
 )
 def test_the_token_behind_an_answer_ends_a_turn(source: str, end: int | None) -> None:
     assert template(source).turn_end_id == end
+
+
+def test_what_ends_a_turn_need_not_be_marked_as_special() -> None:
+    engine = CharacterEngine(CHATML.replace(END, "<|ends|>"))
+    engine.tokenizer.add_tokens([AddedToken("<|ends|>", special=False)])
+    end = engine.tokenizer.convert_tokens_to_ids("<|ends|>")
+    codec = TextCodec(engine.tokenizer, frozenset({3}))
+    assert codec.eos_ids == {3, end}
+    assert codec.decode([*engine.tokenizer("15")["input_ids"], end]) == "15"
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,11 @@ PAIRS = [
     ("<reasoning>", "</reasoning>"),
     ("<seed:think>", "</seed:think>"),
     ("<scratchpad>", "</scratchpad>"),
+    ("<chain_of_thought>", "</chain_of_thought>"),
+    ("<antThinking>", "</antThinking>"),
+    ("<reason>", "</reason>"),
+    ("<thinking_process>", "</thinking_process>"),
+    ("<inner-monologue>", "</inner-monologue>"),
     ("[THINK]", "[/THINK]"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
@@ -95,6 +100,8 @@ def test_markers_of_many_families_are_known(opening: str, closing: str) -> None:
         ("The tag `<think>` opens a thought.", "The tag `<think>` opens a thought."),
         ("I think it is 15; x < think > y", "I think it is 15; x < think > y"),
         ("[Reasoning]\n3 * 5\n[Answer]\n15", "[Reasoning]\n3 * 5\n[Answer]\n15"),
+        ("[Reasoning]12[/Reasoning]15", "15"),
+        ("<apricot>15", "<apricot>15"),
         ("<THINK>12</THINK>15", "15"),
         ("<think time='3'>12</think>15", "15"),
         ("Here is my thought process: 12? no. Here is my response: 15", "15"),
@@ -171,6 +178,7 @@ def test_a_behavior_that_thinks_not_is_read_whole() -> None:
     [
         (problem(f"{ASKED}\n<think>\n"), PromptFormat()),
         (problem(), PromptFormat(template="{question}\n<think>\n")),
+        (problem((Message("user", f"{ASKED}\n<think>"),)), PromptFormat()),
         (problem((Message("user", ASKED), Message("assistant", "<think>\nLet me see:"))), PromptFormat()),
     ],
 )
