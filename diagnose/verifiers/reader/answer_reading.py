@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
@@ -14,7 +14,7 @@ from posttrain.diagnose.verifiers.reader.number_words import last_number_word, r
 from posttrain.diagnose.verifiers.reader.quantities import MathSpan, find_items
 from posttrain.diagnose.verifiers.reader.stated_quantity import choose, is_direct, sentence_around
 from posttrain.diagnose.verifiers.reader.statements import MAX_CLAUSE, Statement, StatementKind, find_statements
-from posttrain.diagnose.verifiers.reader.tokens import Kind, tokenise
+from posttrain.diagnose.verifiers.reader.tokens import Kind, Token, tokenise
 from posttrain.diagnose.verifiers.reader.words import JOINING_WORDS
 
 
@@ -254,7 +254,7 @@ def _restated(text: str, later: Sequence[Statement], chosen: Statement, decimal:
     return None
 
 
-def _windows(text: str, decimal: Decimal):  # type: ignore[no-untyped-def]
+def _windows(text: str, decimal: Decimal) -> Iterator[tuple[list[MathSpan], list[Token]]]:
     """Return the items and tokens of the end of a text, then of more of it."""
     for size in _WINDOWS:
         start = 0

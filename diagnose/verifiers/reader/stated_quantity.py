@@ -182,7 +182,7 @@ def _is_decimal_rounding(exact: Fraction, tokens: Sequence[Token], item: MathSpa
     if len(written) != 1 or item.value is None:
         return False
     decimals = len(written[0].rpartition(".")[2]) if "." in written[0] else 0
-    return abs(item.value - exact) * 10**decimals <= Fraction(1, 2)
+    return abs(item.value - exact) <= Fraction(1, 2 * 10**decimals)
 
 
 def _last_stated(tokens: Sequence[Token], items: list[MathSpan]) -> MathSpan:
