@@ -5,7 +5,6 @@ Whatever can be known to be wrong is refused here, before the run directory is t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,8 +15,7 @@ from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.engines.limits import check_sample_room, check_score_room
 from posttrain.diagnose.errors import BehaviorError, SettingsError, UserError
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
-from posttrain.diagnose.storage.run_check import checked_table
-from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.probes.earlier_run import earlier_rollouts
 from posttrain.diagnose.storage.writable import check_writable
 from posttrain.diagnose.types import Behavior, Problem
 
@@ -42,32 +40,13 @@ def check_earlier_run(path: Path, request: DiagnoseRequest) -> None:
     """Refuse an earlier run that is none, is not finished, is the one to be made, or measured other behaviors.
 
     Raises:
-        SettingsError: Codes `before_unreadable`, `before_is_out`, `before_without_behavior`, `before_other_behavior`.
-        RunError: There is no run (`no_run`), run.json cannot be read (`unreadable_run`), or its samples are damaged.
+        SettingsError: It is the one to be made (`before_is_out`), or as for `earlier_rollouts`.
+        RunError: As for `earlier_rollouts`.
     """
     if path.resolve() == Path(request.out).resolve():
         raise SettingsError(f"--before {path}: is the folder of --out; give an earlier run", code="before_is_out")
-    directory = RunDirectory(path)
-    record = directory.read_json()
-    try:
-        names = [entry["name"] for entry in json.loads(directory.diagnosis_json.read_text(encoding="utf-8"))["behaviors"]]
-        fingerprints = dict(record["settings"]["behaviors"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(
-            f"--before {path}: its diagnosis.json cannot be read ({error}); give a finished run", code="before_unreadable"
-        ) from error
     for behavior in request.loaded:
-        if behavior.name not in names:
-            raise SettingsError(
-                f"--before {path}: it measured {', '.join(names)}, not {behavior.name}; give a run on the same behaviors",
-                code="before_without_behavior",
-            )
-        if fingerprints.get(behavior.name) != behavior.fingerprint:
-            raise SettingsError(
-                f"--before {path}: it measured another {behavior.name} (problems, prompt or settings differ); give a run on the same behavior file",
-                code="before_other_behavior",
-            )
-        checked_table(directory, behavior.name)
+        earlier_rollouts(path, behavior)
 
 
 def check_with_models(

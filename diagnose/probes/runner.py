@@ -14,16 +14,14 @@ from pathlib import Path
 from posttrain.diagnose.behaviors.answer_span import GradeTexts
 from posttrain.diagnose.behaviors.data_sets import DataRow
 from posttrain.diagnose.engines.base import Engine
-from posttrain.diagnose.errors import RunError, SettingsError, UserError
+from posttrain.diagnose.errors import SettingsError, UserError
 from posttrain.diagnose.probes import PROBES
 from posttrain.diagnose.probes.base import AvailableInputs, MeasuredBehavior, Probe, ProbeContext, ProbeCost
+from posttrain.diagnose.probes.earlier_run import earlier_rollouts
 from posttrain.diagnose.probes.finding_json import result_from_json, result_to_json
 from posttrain.diagnose.probes.sampler import FOLDER, ProbeSampler
 from posttrain.diagnose.sampling.behavior_sampler import SamplingSettings
-from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile
-from posttrain.diagnose.storage.json_model import fields_of, read_model
-from posttrain.diagnose.storage.rollout_table import RolloutTable
-from posttrain.diagnose.storage.run_check import checked_table
+from posttrain.diagnose.storage.json_model import fields_of
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.storage.shard_file import refuse_damage
 from posttrain.diagnose.strict_settings import closest
@@ -138,7 +136,7 @@ def run_probes(run: ProbeRun, measured: MeasuredBehavior, grade: GradeTexts, *, 
             policy=run.settings.engine,
             teacher=run.inputs.teacher,
             earlier=run.inputs.earlier,
-            earlier_rollouts=_earlier_rollouts(run.inputs.before, behavior),
+            earlier_rollouts=None if run.inputs.before is None else earlier_rollouts(run.inputs.before, behavior),
             data=run.inputs.data,
         )
         run.settings.directory.write_part(FOLDER, name, result_to_json(_run_probe(probe, context, run)))
@@ -202,27 +200,3 @@ def read_probe_results(directory: RunDirectory, behavior: Behavior) -> tuple[Pro
 
 def _name(behavior: Behavior, probe: str) -> str:
     return f"{behavior.name}.{probe}"
-
-
-def _earlier_rollouts(path: Path | None, behavior: Behavior) -> RolloutTable | None:
-    """Return the samples of the behavior in an earlier run.
-
-    Raises:
-        SettingsError: The run does not hold it.
-    """
-    if path is None:
-        return None
-    directory = RunDirectory(path)
-    directory.read_json()
-    try:
-        names = [entry.name for entry in read_model(directory.diagnosis_json, DiagnosisFile).behaviors]
-    except RunError as error:
-        raise SettingsError(
-            f"--before {path}: its diagnosis.json cannot be read ({error}); give a finished run", code="before_unreadable"
-        ) from error
-    if behavior.name not in names:
-        raise SettingsError(
-            f"--before {path}: it measured {', '.join(names)}, not {behavior.name}; give a run on the same behaviors",
-            code="before_without_behavior",
-        )
-    return checked_table(directory, behavior.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -27,12 +28,16 @@ PLANS = "rounds"
 JSON_KINDS = ("done", "validity", "probes", PLANS)
 
 
+Part = Annotated[str, Field(pattern=r"^[a-z]+/[^/]+$")]
+"""`KIND/NAME`: the place of a file in its run, without its ending."""
+
+
 class DoneRecord(FileModel):
     """What must be there of a behavior that is measured to the end."""
 
-    shards: dict[str, int] | None = None
+    shards: dict[Part, int] | None = None
     """Their numbers of rows; None where an earlier version listed none."""
-    parts: list[str] = Field(default_factory=list)
+    parts: list[Part] = Field(default_factory=list)
     """Validity checks and findings."""
 
 

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Split
 
@@ -35,6 +36,8 @@ class RunRecord(BaseModel):
     versions: dict[str, str] = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)
     """Name of each behavior → where it was found."""
+    behavior_options: dict[str, BehaviorOptions] = Field(default_factory=dict)
+    """Name of a behavior → settings that were given beside its file."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:

@@ -88,6 +88,8 @@ WRONG = {
     "--before empty": "no_run",
     "--before out": "before_is_out",
     "--before interrupted": "before_unreadable",
+    "--before nested": "before_unreadable",
+    "--before renamed": "before_unreadable",
     "--before other_names": "before_without_behavior",
     "--before other_problems": "before_other_behavior",
     "--data nowhere.jsonl": "no_such_file",
@@ -129,7 +131,13 @@ WRONG = {
 
 def _write_earlier_runs(folder: Path) -> None:
     """Write run directories that are no earlier run of `good`."""
-    for name, settings in (("interrupted", {}), ("other_names", {"other": "f"}), ("other_problems", {"good": "another"})):
+    for name, settings in (
+        ("interrupted", {}),
+        ("other_names", {"other": "f"}),
+        ("other_problems", {"good": "another"}),
+        ("nested", {"good": "f"}),
+        ("renamed", {"good": "f"}),
+    ):
         (folder / name).mkdir()
         shared = {"behaviors": settings, "seed": 0, "split": "eval", "thresholds": {}}
         record = {"created": "", "command": "", "model": {"source": "m"}, "versions": {}, "sources": dict.fromkeys(settings, "s")}
@@ -137,8 +145,10 @@ def _write_earlier_runs(folder: Path) -> None:
             json.dumps({"schema": 1, "kind": "diagnose", "settings": shared, "state": "done", **record})
         )
         if settings:
-            entries = [{"name": each} for each in settings]
+            entries = [{"name": each, "bottleneck": "mastered", "confidence": 1} for each in settings]
             (folder / name / "diagnosis.json").write_text(json.dumps({"schema": 1, "behaviors": entries}))
+    (folder / "nested" / "diagnosis.json").write_text("[" * 100_000)
+    (folder / "renamed" / "diagnosis.json").write_text('{"schema": 1, "behaviors": [{"name": "good"}]}')
 
 
 @pytest.mark.parametrize(("option", "code"), WRONG.items())

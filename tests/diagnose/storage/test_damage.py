@@ -401,6 +401,23 @@ def test_json_of_wrong_types_never_ends_in_a_traceback(name: str, run: Path, set
                     read(run, setting / "other")
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "wrong"),
+    [
+        ("run.json", "behavior_options", "x"),
+        ("run.json", "behavior_options", {"sums": {"max_tokens": "many"}}),
+        (DONE, "parts", ["validity"]),
+        (DONE, "parts", ["../run/validity/sums"]),
+        (DONE, "shards", {"rollouts": 3}),
+    ],
+)
+def test_an_entry_that_no_run_writes_is_refused(name: str, key: str, wrong: object, run: Path) -> None:
+    write_json(run / name, {**read_json(run / name), key: wrong})
+    with pytest.raises(RunError) as caught:
+        diagnose.assemble(run)
+    assert caught.value.code == ("unreadable_run" if name == "run.json" else "damaged_shard")
+
+
 def places_of(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield the place of every value in a JSON object, of lists that of the first entry."""
     entries: Any = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
