@@ -286,6 +286,8 @@ def _read_inputs(
             reporter.say(
                 f"{request.stage}: the model's chat template does not read {column} of {request.data}; nothing of it is shown"
             )
+        if data.passed_over:
+            reporter.say(f"{request.stage}: columns of {request.data} that are not used: {', '.join(sorted(data.passed_over))}")
     elif request.from_run:
         rows = read_run(request.from_run, engine, training_set)
     others: dict[str, FrozenModel | None] = {"teacher": None, "earlier": None}

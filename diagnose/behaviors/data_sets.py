@@ -73,6 +73,8 @@ class DataRow:
     """Schemas of the tools that the chat template shows."""
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     """Further variables of the chat template."""
+    passed_over: frozenset[str] = field(default=frozenset(), compare=False)
+    """Columns that hold something and are not read."""
 
 
 _SHAPES: tuple[tuple[RowKind, frozenset[str]], ...] = (
@@ -87,6 +89,8 @@ _SHAPES: tuple[tuple[RowKind, frozenset[str]], ...] = (
     (RowKind.PROMPT, frozenset({"prompt"})),
 )
 """What a row is, by the columns that it holds; the first that fits."""
+_BESIDE = frozenset({"system", "tools", "chat_template_kwargs"})
+"""Columns that are read beside those of any shape."""
 
 
 def read_training_rows(path: str | Path, wanted: frozenset[RowKind] = frozenset()) -> tuple[DataRow, ...]:
@@ -108,8 +112,10 @@ def read_training_rows(path: str | Path, wanted: frozenset[RowKind] = frozenset(
     path = Path(path)
     rows: list[DataRow] = []
     for where, row in _objects(path):
-        found = _with_system(_read_row(row, len(rows), where, wanted), row, where)
+        columns = _columns(row, wanted, where)
+        found = _with_system(_read_row(row, columns, len(rows), where), row, where)
         found = _with_template_columns(found, row, where)
+        found = replace(found, passed_over=_held(row) - columns - _BESIDE - ({"prompt"} if found.kind is RowKind.PAIR else set()))
         if rows and found.kind is not rows[0].kind:
             raise BehaviorError(
                 f"{where}: got a row of kind {found.kind} after rows of kind {rows[0].kind}; give one file per kind",
@@ -128,7 +134,7 @@ def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if path.suffix == ".parquet":
         for batch in read_table(path, wanted).to_batches(max_chunksize=1024):
             for offset, row in enumerate(batch.to_pylist()):
-                yield f"{path}: row {offset}", row
+                yield f"{path}: row {offset}", {key: _without_nulls(value) for key, value in row.items()}
         return
     if path.suffix not in (".jsonl", ".json", ".ndjson"):
         raise BehaviorError(
@@ -139,9 +145,21 @@ def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield f"{path}:{number}", row
 
 
+def _without_nulls(value: Any) -> Any:
+    """Return a value of a parquet column without the keys that hold null: parquet has every key of any row in each of its objects."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(held) for key, held in value.items() if held is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _held(row: Mapping[str, Any]) -> frozenset[str]:
+    """Return the columns that hold something: parquet has a column for every key of any row."""
+    return frozenset(key for key, value in row.items() if value is not None)
+
+
 def _columns(row: Mapping[str, Any], wanted: frozenset[RowKind], where: str) -> frozenset[str]:
-    """Return the columns that give a row its shape, of those that hold something: parquet has a column for every key of any row."""
-    held = frozenset(key for key, value in row.items() if value is not None)
+    """Return the columns that give a row its shape."""
+    held = _held(row)
     label, imitated = row.get("label"), RowKind.DEMONSTRATION in wanted and RowKind.LABELLED not in wanted
     if imitated and label is False and {"prompt", "completion"} <= held:
         raise RowError(
@@ -154,9 +172,8 @@ def _columns(row: Mapping[str, Any], wanted: frozenset[RowKind], where: str) -> 
     return fitting[0] if fitting else held
 
 
-def _read_row(row: Mapping[str, Any], index: int, where: str, wanted: frozenset[RowKind]) -> DataRow:
-    """Read a row by its shape."""
-    held = _columns(row, wanted, where)
+def _read_row(row: Mapping[str, Any], held: frozenset[str], index: int, where: str) -> DataRow:
+    """Read a row by the columns that give it its shape."""
     if {"chosen", "rejected"} <= held:
         return _pair(row, index, where)
     if {"prompt", "completions", "labels"} <= held:
@@ -349,9 +366,9 @@ def _answer(value: Any, key: str, where: str) -> tuple[str, dict[str, tuple[Mess
 
 
 def _answer_turns(turns: tuple[Message, ...], key: str, where: str) -> tuple[str, dict[str, tuple[Message, ...]]]:
-    if turns[-1].role != "assistant" and len(turns) > 1:
+    if turns[-1].role != "assistant":
         raise RowError(f"{where}: {key}: the last turn is one of {turns[-1].role}; an answer ends with the assistant")
-    said = [turn for turn in turns if turn.role == "assistant"] or list(turns)
+    said = [turn for turn in turns if turn.role == "assistant"]
     learned = [turn for turn in said if turn.train is not False]
     if not learned:
         raise RowError(f"{where}: {key}: every turn of the assistant has weight 0; there must be an answer to learn")

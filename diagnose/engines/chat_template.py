@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -110,8 +112,16 @@ class ChatTemplate:
         return int(ids[0]) if ids and (ids[0] in added or ids[0] in self._tokenizer.all_special_ids) else None
 
     def _turn(self, message: Message) -> dict[str, Any]:
-        """Return a turn in the form of content that the template writes: texts where it knows no parts, parts where it knows nothing else."""
+        """Return a turn in the form of content and tool calls that the template writes.
+
+        Content is a text where it knows no parts, parts where it knows nothing else, and not null where it would print that. Arguments of
+        tool calls are objects where it would write their JSON as a text in quotes, and JSON where it fails on objects.
+        """
         turn = message.as_turn()
+        if turn.get("tool_calls"):
+            turn = self._with_calls(turn)
+        elif turn["content"] is None:
+            turn["content"] = ""
         if isinstance(turn["content"], list):
             return turn if self._writes_parts else turn | {"content": message.content}
         if self._writes_texts or not isinstance(turn["content"], str):
@@ -127,6 +137,41 @@ class ChatTemplate:
         """Whether parts come out as their text does, and not as the list that they are."""
         parts, text = self._probe(_PARTS), self._probe(_MARKER)
         return parts is not None and text in (None, parts)
+
+    def _with_calls(self, turn: dict[str, Any]) -> dict[str, Any]:
+        """Return a turn with its tool calls, and null in place of a content, as the template writes them; as it is where it writes neither."""
+        change, reads_null = self._call_form
+        calls = [_with_arguments(call, change) for call in turn["tool_calls"]] if change is not None else turn["tool_calls"]
+        return turn | {"tool_calls": calls} | ({"content": ""} if turn["content"] is None and not reads_null else {})
+
+    @cached_property
+    def _call_form(self) -> tuple[Callable[[Any], Any] | None, bool]:
+        """What makes arguments of tool calls such as the template writes (None: they may stay), and whether the content beside may be null."""
+        as_object, as_text = (
+            [self._probe_call(content, arguments) for content in ("", None)]
+            for arguments in ({_MARKER: 1}, json.dumps({_MARKER: 1}))
+        )
+        by_object, by_text = (next(filter(None, written), None) for written in (as_object, as_text))
+        change: Callable[[Any], Any] | None = None
+        if by_object is not None and (by_text is None or by_text.split() != by_object.split()):
+            change = _as_object
+        elif by_object is None and by_text is not None:
+            change = _as_json
+        empty, null = as_object if by_object is not None else as_text
+        return change, empty is None or (null is not None and null.count("None") <= empty.count("None"))
+
+    def _probe_call(self, content: str | None, arguments: Any) -> str | None:
+        """Return what the template writes for a tool call; None where it fails, loses the arguments or writes them as a text in quotes."""
+        call = {"type": "function", "id": "abcdefghi", "function": {"name": "f", "arguments": arguments}}
+        chat: list[dict[str, Any]] = [
+            {"role": "user", "content": "?"},
+            {"role": "assistant", "content": content, "tool_calls": [call]},
+        ]
+        try:
+            rendered = self._render(RenderRequest(chat=chat, settings={**self._tokenizer.special_tokens_map}))
+        except BehaviorError:
+            return None
+        return rendered if _MARKER in rendered and f'\\"{_MARKER}' not in rendered else None
 
     def _probe(self, content: Any) -> str | None:
         """Return what the template writes for a turn of the user; None where the marker is lost."""
@@ -173,6 +218,28 @@ class ChatTemplate:
 
     def _source(self, tools: Any) -> str:
         return str(self._tokenizer.get_chat_template(None, tools))
+
+
+def _with_arguments(call: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a tool call with its arguments in another form."""
+    function = call.get("function")
+    if isinstance(function, dict) and "arguments" in function:
+        return call | {"function": function | {"arguments": change(function["arguments"])}}
+    return call | {"arguments": change(call["arguments"])} if "arguments" in call else call
+
+
+def _as_object(arguments: Any) -> Any:
+    """Return the object that a JSON text holds; anything else as it is."""
+    if isinstance(arguments, str):
+        with suppress(ValueError):
+            read = json.loads(arguments)
+            return read if isinstance(read, dict) else arguments
+    return arguments
+
+
+def _as_json(arguments: Any) -> Any:
+    """Return an object as JSON; anything else as it is."""
+    return json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, dict) else arguments
 
 
 _AS_IT_IS = re.compile(r"""['"]type['"]:""")

@@ -54,7 +54,7 @@ FAMILIES = (
     Family("cohere", "<|END_OF_TURN_TOKEN|>", "<BOS_TOKEN>", writes_bos=True),
     Family("cohere2", "<|END_OF_TURN_TOKEN|>", "<BOS_TOKEN>", writes_bos=True),
     Family("deepseek_r1_distill", "<｜end▁of▁sentence｜>", "<｜begin▁of▁sentence｜>", writes_bos=True, arguments_are_text=True),
-    Family("deepseekv3", "<｜end▁of▁sentence｜>", "<｜begin▁of▁sentence｜>", writes_bos=True, arguments_are_text=True),
+    Family("deepseekv3", "<｜end▁of▁sentence｜>", "<｜begin▁of▁sentence｜>", writes_bos=True),
     Family("gemma", "<eos>", "<bos>", writes_bos=True, ends=("<end_of_turn>",)),
     Family("gemma3", "<eos>", "<bos>", writes_bos=True, ends=("<end_of_turn>",)),
     Family("gemma4", "<eos>", "<bos>", writes_bos=True, ends=("<turn|>",)),

@@ -152,3 +152,14 @@ def test_a_column_of_categories_does_not_stop_a_stage_that_imitates(sums_file: P
     assert result.exit_code == 0, (result.output, result.exception)
     log = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
     assert [line["event"] for line in log] == ["prepared", "step", "step"]
+
+
+def test_columns_that_are_not_used_are_said(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({**row, "weight": 0.5, "id": "a"}) + "\n" for row in ROWS[Material.DEMONSTRATIONS]))
+    command = ["train", "sft", str(tiny_model), str(sums_file), "--data", str(data), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*command, "--set", "num_steps=1"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    said = [line for line in " ".join(result.output.split("\n")).split("sft: ") if "not used" in line]
+    assert len(said) == 1
+    assert "id, weight" in said[0]

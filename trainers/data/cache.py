@@ -29,7 +29,7 @@ from posttrain.trainers.training_types import RowRole, TrainingRow
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 1
+FORMAT = 2
 """To be raised when rows are encoded otherwise, or stored otherwise."""
 _SECONDS_KEPT = 30 * 86400
 _DIGEST_SIZE = hashlib.sha256().digest_size

@@ -125,6 +125,11 @@ class ChatRenderer:
         words = answer.content if row.prefill is None else answer.content[len(row.prefill) :]
         start = _num_common(shown, whole)
         _refuse_lost(answer, whole[start:])
+        said = _start_of(whole, words, start) if row.prefill is not None and start < len(shown) else 0
+        if (
+            said > start
+        ):  # the template writes what the prompt has begun otherwise in a finished answer; that is not learned either
+            start, shown = said, whole[:said]
         if start < len(shown) and not _holds(whole[start:], words):
             # The template hides a part of a finished answer, its reasoning say, which the model would have to say
             begun = self._template.render(row.turns[:place], tools=row.tools, arguments=row.arguments)
@@ -222,11 +227,16 @@ def _refuse_lost(answer: Message, written: str) -> None:
     if not answer.extra:
         return
     turn = answer.as_turn()
-    for key in sorted(turn.keys() & set(SPOKEN_KEYS)):
+    spoken = turn.keys() & set(SPOKEN_KEYS)
+    if "tool_calls" in spoken and answer.content:
+        spoken.add("content")
+        turn["content"] = answer.content.rpartition("</think>")[2]  # earlier thinking may be hidden
+    for key in sorted(spoken):
         said = [turn[key]] if isinstance(turn[key], str) else [_name(call) for call in turn[key]]
-        if not all(_holds(written, text) for text in said):
+        if not all(_holds(written, text) and written.count(text) >= said.count(text) for text in said):
             raise BehaviorError(
-                f"got a turn with {key}, which the model's chat template does not write; write it into content as the model would, or leave it out",
+                f"got a turn with {key}, which the model's chat template does not write{' beside tool calls' if key == 'content' else ''}; "
+                f"{'leave it' if key == 'content' else 'write it into content as the model would, or leave it'} out",
                 code="not_read_by_template",
             )
 
@@ -266,6 +276,15 @@ def _end_of(text: str, words: str, start: int) -> int:
     """Return where words end in a text, with the blanks at their end; 0 where they are not in it."""
     place = text.rfind(words, start)
     return place + len(words) if place >= 0 else 0
+
+
+def _start_of(text: str, words: str, start: int) -> int:
+    """Return where words begin in a text from a place on, at their last occurrence, whatever the blanks; 0 where they are not in it."""
+    if (place := text.rfind(words, start)) >= 0:
+        return place
+    places = [place for place in range(start, len(text)) if not text[place].isspace()]
+    found = "".join(text[place] for place in places).rfind(_squeezed(words))
+    return places[found] if 0 <= found < len(places) else 0
 
 
 def _not_yet_said(opening: str, answer: str) -> str:

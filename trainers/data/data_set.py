@@ -33,6 +33,8 @@ class DataSet:
     """SHA-256 of the file."""
     unread: frozenset[str] = frozenset()
     """Columns that the chat template does not read, such as `tools`: its model is shown nothing of them."""
+    passed_over: frozenset[str] = frozenset()
+    """Columns that hold something and belong to no shape of rows that the stage learns from, such as `id`, `weight` or `margin`."""
 
 
 _KINDS = {
@@ -81,6 +83,7 @@ def read_data(
         prompts=_problems(rows, behaviors[0], prompt_format, path.name),
         fingerprint=fingerprint,
         unread=_unread(rows, codec),
+        passed_over=frozenset[str]().union(*(row.passed_over for row in rows)),
     )
 
 

@@ -92,6 +92,22 @@ def test_tool_calls_come_out_of_parquet_as_they_went_in(tmp_path: Path) -> None:
     assert [turn.as_turn() for turn in row.chat] == turns
 
 
+def test_keys_that_other_rows_of_a_parquet_file_hold_are_no_part_of_a_row(tmp_path: Path) -> None:
+    """Parquet has every key of any row in each of them: null where a row holds nothing there."""
+
+    def made(name: str, argument: str, value: Any) -> dict[str, Any]:
+        call = {"type": "function", "function": {"name": name, "arguments": {argument: value}}}
+        schema = {"name": name, "parameters": {"properties": {argument: {"type": "text"}}, "required": [argument]}}
+        said = {"role": "assistant", "content": None, "tool_calls": [call]}
+        return {"messages": [ASKED, said], "tools": [{"type": "function", "function": schema}]}
+
+    given = [made("add", "a", 1), made("say", "b", "so")]
+    pq.write_table(pa.Table.from_pylist(given), tmp_path / "rows.parquet")
+    rows = read_training_rows(tmp_path / "rows.parquet")
+    assert [list(row.tools) for row in rows] == [row["tools"] for row in given]
+    assert [row.chat[-1].as_turn() for row in rows] == [row["messages"][-1] for row in given]
+
+
 @pytest.mark.parametrize("text", ["\\ud83d", "a\\uDE00b"])
 @pytest.mark.parametrize(
     "row",

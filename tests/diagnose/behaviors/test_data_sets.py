@@ -158,7 +158,33 @@ BAD: list[tuple[str, str]] = [
         '{"prompt": "a", "completion": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]}',
         "an answer ends with the assistant",
     ),
+    ('{"prompt": "a", "completion": [{"role": "user", "content": "b"}]}', "an answer ends with the assistant"),
+    (
+        '{"prompt": "a", "chosen": [{"role": "tool", "content": "b"}], "rejected": [{"role": "assistant", "content": "b"}]}',
+        "an answer ends with the assistant",
+    ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("row", "passed_over"),
+    [
+        ({"prompt": "a", "completion": "b", "weight": 0.5, "id": 3, "note": None}, {"weight", "id"}),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1.5}, {"margin"}),
+        ({"prompt": "2+2?", "chosen": ASKED + SAID, "rejected": ASKED + WRONG, "messages": ASKED}, {"messages"}),
+        ({"messages": ASKED + SAID, "system": "s", "tools": [], "chat_template_kwargs": {}}, set()),
+        ({"prompt": "a", "completion": "b", "label": "sums"}, {"label"}),
+        ({"prompt": "a", "answer": "b"}, {"answer"}),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_columns_that_are_not_read_are_known(row: dict[str, Any], passed_over: set[str], suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".jsonl":
+        jsonl(path, row)
+    else:  # parquet has no objects without a key
+        pq.write_table(pa.Table.from_pylist([{key: value for key, value in row.items() if value != {}}]), path)
+    assert read_training_rows(path)[0].passed_over == passed_over
 
 
 @pytest.mark.parametrize(("text", "said"), BAD)

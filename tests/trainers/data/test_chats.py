@@ -217,7 +217,70 @@ def test_texts_and_parts_are_the_same_turn_whatever_the_template_knows(template:
     assert shown(engine, whole) == shown(engine, split) == f"{START}user\nab?{END}\n{START}assistant\n‹c{END}›"
 
 
+CALLS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ CONTENT }}{% for call in m.tool_calls or [] %}[{{ call.function.name }}({{ ARGUMENTS }})]"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PRINTED, EMPTY = "m.content", "m.content or ''"
+OBJECTS, TEXTS = "call.function.arguments | tojson", "'' + call.function.arguments"
+EITHER = "call.function.arguments if call.function.arguments is string else call.function.arguments | tojson"
+
+
+@pytest.mark.parametrize("content", [PRINTED, EMPTY, "m.content.strip()", "'' + m.content"])
+@pytest.mark.parametrize("arguments", [OBJECTS, TEXTS, EITHER])
+@pytest.mark.parametrize("given", [{"a": 1}, '{"a": 1}'])
+@pytest.mark.parametrize("said", [None, "", "b"])
+def test_tool_calls_are_the_same_turn_whatever_form_the_template_reads(
+    content: str, arguments: str, given: Any, said: str | None, rows: Rows
+) -> None:
+    engine = CharacterEngine(CALLS.replace("CONTENT", content).replace("ARGUMENTS", arguments))
+    calls = [{"type": "function", "id": "1", "function": {"name": "add", "arguments": given}}]
+    (row,) = rows(engine, {"messages": [user("a?"), assistant(said, tool_calls=calls)]})
+    assert shown(engine, row) == f'{START}user\na?{END}\n{START}assistant\n‹{said or ""}[add({{"a": 1}})]{END}›'
+
+
+def test_null_stays_where_the_template_asks_for_it(rows: Rows) -> None:
+    calls = CALLS.replace("CONTENT", "'so ' if m.content is none else m.content").replace("ARGUMENTS", EITHER)
+    engine = CharacterEngine(calls)
+    (row,) = rows(engine, {"messages": [user("a?"), assistant(None, tool_calls=CALL)]})
+    assert shown(engine, row).endswith(f'‹so [add({{"a": 1}})]{END}›')
+
+
+LOSES_CONTENT = CALLS.replace("CONTENT", "'' if m.tool_calls else m.content").replace("ARGUMENTS", EITHER)
+ONE_CALL = CALLS.replace("CONTENT", EMPTY).replace("ARGUMENTS", EITHER).replace("m.tool_calls or []", "(m.tool_calls or [])[:1]")
+
+
+@pytest.mark.parametrize(
+    ("template", "turn"),
+    [(LOSES_CONTENT, assistant("so", tool_calls=CALL)), (ONE_CALL, assistant("", tool_calls=[*CALL, *CALL]))],
+    ids=["content beside a call", "the second call"],
+)
+@pytest.mark.parametrize("num_turns", [1, 2])
+def test_what_the_template_leaves_out_of_a_turn_with_calls_is_refused(
+    template: str, turn: dict[str, Any], num_turns: int, rows: Rows
+) -> None:
+    with pytest.raises(BehaviorError) as refused:
+        rows(CharacterEngine(template), {"messages": [user("a?"), turn] * num_turns})
+    assert refused.value.code == "not_read_by_template"
+
+
 # -------------------------------------------------------------------------------------------------- prompts that have begun an answer
+
+
+REWRITES = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think>\n"
+    "{% if '</think>' in m.content %}{{ m.content.split('</think>')[0].split('<think>')[-1].strip() }}\n</think>\n{{ m.content.split('</think>')[1] }}"
+    "{% else %}\n</think>\n{{ m.content }}{% endif %}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Moves thinking to where it belongs, and writes empty thinking before an answer that has none, or is not yet finished; as Qwen3 does."""
+
+
+@pytest.mark.parametrize("begun", ["<think>so", "<think>\nso"])
+def test_of_an_answer_that_is_written_otherwise_when_finished_what_was_begun_is_not_learned(begun: str, rows: Rows) -> None:
+    engine = CharacterEngine(REWRITES)
+    (row,) = rows(engine, {"prompt": [user("a?"), assistant(begun)], "completion": [assistant("+ so</think>b")]})
+    assert shown(engine, row) == (f"{START}user\na?{END}\n{START}assistant\n<think>\nso‹+ so\n</think>\nb{END}›")
 
 
 def test_an_answer_that_the_prompt_begins_is_gone_on_with(rows: Rows) -> None:

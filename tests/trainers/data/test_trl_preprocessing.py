@@ -254,7 +254,7 @@ def test_rows_have_the_tokens_of_trl(family: Family, layout: str, tmp_path: Path
     if known is None:  # the template cannot write such a chat, or not all of it
         with pytest.raises(BehaviorError) as refused:
             ours()
-        assert refused.value.code in ("chat_refused_by_template", "not_read_by_template")
+        assert refused.value.code in ("chat_refused_by_template", "not_read_by_template", "turn_left_out_by_template")
         return
     readable, theirs = known
     found = ours()
