@@ -27,7 +27,9 @@ def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, CHECKSUM: _checksum(plain)}
 
 
-def read_stored_json(path: Path, *, remedy: str = AGAIN, versioned: bool = True, version: int = VERSION) -> dict[str, Any]:
+def read_stored_json(
+    path: Path, *, remedy: str = AGAIN, versioned: bool = True, version: int = VERSION, sealed: bool = False
+) -> dict[str, Any]:
     """Read an object from a file.
 
     Args:
@@ -35,6 +37,7 @@ def read_stored_json(path: Path, *, remedy: str = AGAIN, versioned: bool = True,
         remedy: What to do where it cannot be read, for the message.
         versioned: Whether the key `schema` must be there; where it is, it must be the version that this reads in any case.
         version: That this reads.
+        sealed: Whether it must have a checksum: every version of it was written with one.
 
     Returns:
         Its content without the checksum.
@@ -58,8 +61,9 @@ def read_stored_json(path: Path, *, remedy: str = AGAIN, versioned: bool = True,
             f"{path}: is of version {json.dumps(found)[:20]}, this reads version {version}; use the posttrain that wrote it",
             code="unknown_version",
         )
-    if is_damaged:
-        raise InputError(f"{path}: has changed since it was written, its checksum is another; {remedy}", code="damaged_file")
+    if is_damaged or (sealed and checksum is None):
+        reason = "its checksum is another" if is_damaged else "it has lost its checksum"
+        raise InputError(f"{path}: has changed since it was written, {reason}; {remedy}", code="damaged_file")
     return data
 
 

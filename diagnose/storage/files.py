@@ -63,14 +63,16 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, *, remedy: str = AGAIN, versioned: bool = True, version: int = VERSION) -> dict[str, Any]:
+def read_json(
+    path: Path, *, remedy: str = AGAIN, versioned: bool = True, version: int = VERSION, sealed: bool = False
+) -> dict[str, Any]:
     """Read what `write_json` wrote; arguments as for `read_stored_json`.
 
     Raises:
         RunError: It cannot be read, has changed since, or is of another version.
     """
     try:
-        return read_stored_json(path, remedy=remedy, versioned=versioned, version=version)
+        return read_stored_json(path, remedy=remedy, versioned=versioned, version=version, sealed=sealed)
     except InputError as error:
         raise RunError(str(error), code=error.code) from error
 

@@ -71,8 +71,12 @@ def checked_table(directory: RunDirectory, behavior: str) -> RolloutTable:
 
 def _listed(directory: RunDirectory, behavior: str) -> DoneRecord:
     content = directory.read_part("done", behavior)
-    with refuse_damage(directory.part("done", behavior)):
-        return DoneRecord.model_validate(content, strict=True)
+    path = directory.part("done", behavior)
+    with refuse_damage(path):
+        listed = DoneRecord.model_validate(content, strict=True)
+    if listed.shards is None and any(read_shard(shard).has_checksum for shard in directory.shards("rollouts", behavior)):
+        raise RunError(f"{path}: damaged (it has lost its list of files); {AGAIN}", code="damaged_part")
+    return listed
 
 
 def _check_list(directory: RunDirectory, behavior: str, listed: DoneRecord) -> None:

@@ -120,7 +120,7 @@ class ResumeStore:
 
     def _read_record(self, path: Path) -> dict[str, Any]:
         try:
-            record = read_json(path / "state.json", remedy=f"delete {path.parent} to begin anew", version=SCHEMA)
+            record = read_json(path / "state.json", remedy=f"delete {path.parent} to begin anew", version=SCHEMA, sealed=True)
             theirs = record["identity"]
             reason = self._damage(path, record["files"])
         except RunError as error:

@@ -58,6 +58,10 @@ class PoolEngine(base.BaseEngine):
         """End the workers; their memory and GPUs are free again."""
         self._queue.close()
 
+    def check_sampling(self, sampling: Sampling) -> None:
+        """See `Engine`; one worker answers for all."""
+        list(self._queue.run([Call(method="check_sampling", args=(sampling,), what="looking at sampling settings")]))
+
     def sample(
         self, requests: Sequence[SampleRequest], sampling: Sampling, *, seed: str, on_tokens: OnTokens = ignore_tokens
     ) -> list[list[Completion]]:

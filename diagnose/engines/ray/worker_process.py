@@ -116,10 +116,11 @@ class Worker:
         return pickle.dumps(Reply(result=(self._engine.info, self._engine.codec)))
 
     def call(self, number: int, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-        """Call a method of the engine, which takes on_tokens too."""
+        """Call a method of the engine; those that sample or score take on_tokens too."""
         reporter = _ProgressReporter(self._board, number)
+        heard = {} if method == "check_sampling" else {"on_tokens": reporter}
         try:
-            result = getattr(self._engine, method)(*args, **kwargs, on_tokens=reporter)
+            result = getattr(self._engine, method)(*args, **kwargs, **heard)
         except Cancelled:
             return pickle.dumps(Reply())
         except PosttrainError as error:

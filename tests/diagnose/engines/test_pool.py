@@ -176,6 +176,13 @@ def test_what_an_engine_refuses_a_pool_refuses_in_the_same_words(pool: PoolEngin
     assert refused[0][0] == "truncation_unsupported"
 
 
+def test_a_pool_refuses_sampling_settings_before_it_samples(pool: PoolEngine) -> None:
+    pool.check_sampling(FREE)
+    with pytest.raises(SettingsError) as caught:
+        pool.check_sampling(Sampling(max_tokens=12, top_p=0.9))
+    assert caught.value.code == "truncation_unsupported"
+
+
 def test_the_number_of_workers_changes_nothing(alone: ScriptedEngine) -> None:
     """Three here, two in the tests above, one where a pool is opened by name."""
     with closing(PoolEngine(partial(ScriptedEngine, ANSWERS), workers=3, size=SMALL)) as pool:

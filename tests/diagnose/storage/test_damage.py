@@ -131,6 +131,7 @@ def damages() -> dict[str, Callable[[Path, Path], object]]:
                 "rewritten by another program": lambda path: pq.write_table(pq.read_table(path), path),
             },
         )
+    ways[f"{DONE} without its list"] = lambda run, other: (run / DONE).write_text('{"num_rounds": 0}')
     ways["two shards swapped"] = lambda run, other: swap(run / SHARDS[0], run / SHARDS[1])
     ways["a shard as a round of its own"] = lambda run, other: shutil.copy(
         run / GREEDY, run / "rollouts/sums.eval-sampled.0001-00000-of-00001.parquet"
@@ -209,6 +210,7 @@ RESUMED = (
     *(f"{name} {kind}" for name in (SHARDS[0], GREEDY, PATHS, AGREEMENT, PROBE) for kind in ("gone", "flipped")),
     f"{SHARDS[1]} of another run",
     f"{DONE} truncated",
+    f"{DONE} without its list",
     f"{VALIDITY} noise",
     f"{FINDING} empty",
     f"{FINDING} gone",

@@ -48,6 +48,12 @@ def set_key(state: Path, key: str, value: object) -> None:
     (state / "state.json").write_text(json.dumps({**content, key: value}))
 
 
+def set_key_without_checksum(state: Path, key: str, value: object) -> None:
+    content = json.loads((state / "state.json").read_text())
+    del content["checksum"]
+    (state / "state.json").write_text(json.dumps({**content, key: value}))
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "no record": lambda state: (state / "state.json").unlink(),
     "an empty record": lambda state: (state / "state.json").write_text(""),
@@ -55,6 +61,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a record nested without end": lambda state: (state / "state.json").write_text("[" * 100_000),
     "another seed in the record": lambda state: set_key(state, "identity", {"seed": 1}),
     "another position": lambda state: set_key(state, "log_bytes", 0),
+    "another position and no checksum": lambda state: set_key_without_checksum(state, "log_bytes", 0),
+    "an identity that is a text and no checksum": lambda state: set_key_without_checksum(state, "identity", "x"),
     "version 0": lambda state: set_key(state, "schema", 0),
     "version 3": lambda state: set_key(state, "schema", 3),
     "version 99": lambda state: set_key(state, "schema", 99),
