@@ -12,8 +12,8 @@ from posttrain.diagnose.errors import RunError
 from posttrain.trainers import loop, train
 
 
-def test_a_second_training_is_refused_before_a_model_is_loaded(sums_file: Path, tmp_path: Path) -> None:
-    out, model = tmp_path / "out", tmp_path / "no-model"
+def test_a_second_training_is_refused(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    out, model = tmp_path / "out", tiny_model
     with another_process_in(tmp_path / ".out.work") as other:
         with refused(RunError, "folder_in_use") as caught:
             train("sft", model, [sums_file], out=out)

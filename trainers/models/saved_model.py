@@ -167,8 +167,9 @@ def _no_classifier(model: PreTrainedModel, saves: str) -> ModelError:
 @torch.no_grad()
 def _fill_head(head: nn.Linear, scalar_head: nn.Linear) -> None:
     """Give the head of a classifier the weights of the head in training: of two labels, the difference of their logits is what it says."""
-    weight = scalar_head.weight.detach().float()
-    bias = weight.new_zeros(1) if scalar_head.bias is None else scalar_head.bias.detach().float()
+    weight = scalar_head.weight.detach()
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    bias = weight.new_zeros(1) if scalar_head.bias is None else scalar_head.bias.detach().to(weight.dtype)
     if head.out_features == 2:
         weight, bias = torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
     head.weight = nn.Parameter(weight)

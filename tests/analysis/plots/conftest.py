@@ -9,6 +9,7 @@ import pytest
 from helpers.figures import PROBE_ROWS
 
 from posttrain import diagnose
+from posttrain.diagnose.storage.files import write_json
 
 
 def write_behavior(folder: Path, name: str, purpose: str, num: int) -> Path:
@@ -30,7 +31,7 @@ def _add_findings(path: Path) -> None:
     data = json.loads(path.read_text())
     for entry in data["behaviors"]:
         entry["probes"] = [{"name": probe, "rows": rows} for probe, rows in PROBE_ROWS.items()]
-    path.write_text(json.dumps(data))
+    write_json(path, data)
 
 
 @pytest.fixture(scope="session")
@@ -50,9 +51,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for entry in data["behaviors"]:
         entry["references"] = {"num_paths": 0, "steps": [], "excerpts": []}
         entry["probes"] = []
-    (folder / "no-references" / "diagnosis.json").write_text(json.dumps(data))
+    write_json(folder / "no-references" / "diagnosis.json", data)
     compared = json.loads((folder / "compared" / "compare.json").read_text())
     (folder / "targets-compared").mkdir()
     compared["behaviors"] = [entry for entry in compared["behaviors"] if entry["purpose"] == "target"]
-    (folder / "targets-compared" / "compare.json").write_text(json.dumps(compared))
+    write_json(folder / "targets-compared" / "compare.json", compared)
     return folder

@@ -23,6 +23,7 @@ from posttrain.analysis.plots.plotting import WIDTHS
 from posttrain.analysis.plots.run_reader import Takes
 from posttrain.analysis.stats import cover_at_tau, mean_interval
 from posttrain.diagnose.probes import PROBES
+from posttrain.diagnose.storage.files import write_json
 
 INCH = 72
 
@@ -129,7 +130,7 @@ def test_crossing_curves_are_marked(runs: Path, tmp_path: Path) -> None:
         data["behaviors"][0]["problems"] = [
             {**problem, "id": str(index), "num_correct": count} for index, count in enumerate(correct)
         ]
-        path.write_text(json.dumps(data))
+        write_json(path, data)
     crossing = [row for row in plot("pass_at_k", [tmp_path / "before", tmp_path / "after"]).rows if row["run"] == "crossing"]
     assert len(crossing) == 1
     # 6 of 16: pass@1 .375, pass@2 .625; the other curve is flat at .5.
@@ -280,7 +281,7 @@ def test_unknown_fields_are_ignored(runs: Path, tmp_path: Path) -> None:
     data = json.loads((runs / "before" / "diagnosis.json").read_text())
     data["future"] = 1
     data["behaviors"][0]["future"] = {"x": 1}
-    (tmp_path / "diagnosis.json").write_text(json.dumps(data))
+    write_json(tmp_path / "diagnosis.json", data)
     assert plot("pass_at_k", tmp_path).rows
 
 

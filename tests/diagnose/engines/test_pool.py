@@ -301,7 +301,7 @@ def test_a_pool_is_opened_by_name(script: Path, sums_file: Path) -> None:
     request = SampleRequest(
         key="p", prompt_ids=alone.codec.encode_prompt(problem.prompt, behavior.prompt).token_ids, num_samples=5
     )
-    with open_cluster.open_pool("scripted", str(script), [behavior], workers=1) as pool:
+    with closing(open_cluster.open_pool("scripted", str(script), [behavior], workers=1)) as pool:
         assert pool.info.model == str(script)
         assert same(pool.sample([request], behavior.sampling, seed="0"), alone.sample([request], behavior.sampling, seed="0"))
     with pytest.raises(RuntimeError):

@@ -51,7 +51,7 @@ def rewards(path: Path, behavior: Behavior, texts: list[str]) -> list[float]:
     tokenizer = AutoTokenizer.from_pretrained(path)
     found = []
     for text in texts:
-        ids = tokenizer(f"{behavior.problems[0].prompt} {text}")["input_ids"]
+        ids = tokenizer(f"{behavior.problems[0].prompt}{text}")["input_ids"]
         with torch.no_grad():
             hidden = model.base_model(input_ids=torch.tensor([[*ids, tokenizer.eos_token_id]])).last_hidden_state
         found.append(float(model.score(hidden[0, -1]).detach()))

@@ -46,6 +46,15 @@ class SignallingReporter(Reporter):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.fixture(autouse=True)
+def signals_end_the_process() -> Iterator[None]:
+    """Whoever started the tests may have ignored a signal, as nohup does."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_the_same_call_resumes(number: int, sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
     def train(out: str, reporter: Reporter | None = None) -> None:
