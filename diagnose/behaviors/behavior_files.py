@@ -15,17 +15,18 @@ from pydantic import ValidationError
 
 from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
 from posttrain.diagnose.behaviors.bundled_files import bundled_behaviors
-from posttrain.diagnose.behaviors.problem_rows import Row, read_rows
+from posttrain.diagnose.behaviors.guessed_verifier import guess_verifier
+from posttrain.diagnose.behaviors.parquet_problems import read_parquet_problems
+from posttrain.diagnose.behaviors.problem_rows import ProblemFile, Row, read_problems
+from posttrain.diagnose.behaviors.published_layouts import Layout
 from posttrain.diagnose.behaviors.reasoning_gym_problems import generate_rows
 from posttrain.diagnose.behaviors.row_files import read_text, require_file
 from posttrain.diagnose.behaviors.schema import BehaviorConfig, SplitConfig, VerifierConfig
 from posttrain.diagnose.behaviors.splits import default_key, normalise, refuse_empty_eval, refuse_overlap, split_keys
-from posttrain.diagnose.behaviors.verl_parquet import read_verl_rows
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import closest, explain, shorten
-from posttrain.diagnose.types import Behavior, Problem, PromptFormat, Split, VerifierSpec
-from posttrain.diagnose.verifiers import build_verifier
-from posttrain.diagnose.verifiers.number import parse_number
+from posttrain.diagnose.types import Behavior, Problem, PromptFormat, Split, VerifierOrigin, VerifierSpec
+from posttrain.diagnose.verifiers import VERIFIERS, build_verifier
 from posttrain.diagnose.verifiers.sandbox.isolation import require_isolation
 
 
@@ -33,7 +34,7 @@ def load_behavior(source: str | Path, options: BehaviorOptions | None = None) ->
     """Read a behavior.
 
     Args:
-        source: A YAML file, a JSONL file of problems, or the name of a bundled behavior.
+        source: A YAML file, a JSONL or parquet file of problems, or the name of a bundled behavior.
         options: Settings that win over those of the file.
 
     Returns:
@@ -43,10 +44,10 @@ def load_behavior(source: str | Path, options: BehaviorOptions | None = None) ->
         BehaviorError: If anything in it is wrong; one line that says what was got, what is allowed and what to use instead.
     """
     path, options = Path(source), options or BehaviorOptions()
-    if path.suffix.lower() not in (".yaml", ".yml", ".jsonl"):
+    if path.suffix.lower() not in (".yaml", ".yml", ".jsonl", ".parquet"):
         return _load_bundled(str(source), path, options)
-    require_file(path, f"a .yaml or .jsonl file, or one of {', '.join(bundled_behaviors())}")
-    if path.suffix.lower() == ".jsonl":
+    require_file(path, f"a .yaml, .jsonl or .parquet file, or one of {', '.join(bundled_behaviors())}")
+    if path.suffix.lower() in (".jsonl", ".parquet"):
         return _assemble(BehaviorConfig(name=_name_from(path), problems=path.name), path, str(path), options)
     return _load_yaml(path, str(path), options)
 
@@ -75,7 +76,7 @@ def _load_bundled(source: str, path: Path, options: BehaviorOptions) -> Behavior
         return _load_yaml(bundled[source], source, options)
     got = f"the {'folder' if path.is_dir() else 'file'} {source}" if path.exists() else repr(source)
     raise BehaviorError(
-        f"got {got} as a behavior; allowed: a .yaml or .jsonl file, or one of {', '.join(bundled)}{closest(source, bundled)}",
+        f"got {got} as a behavior; allowed: a .yaml, .jsonl or .parquet file, or one of {', '.join(bundled)}{closest(source, bundled)}",
         code="unknown_behavior",
     )
 
@@ -110,18 +111,17 @@ def _assemble(config: BehaviorConfig, path: Path, source: str, options: Behavior
     shown = [example.question for example in config.prompt.examples]
     if config.reasoning_gym is not None:
         keep_entries = config.verifier is None or config.verifier.kind == "reasoning_gym"
-        rows = generate_rows(config.reasoning_gym, shown=shown, keep_entries=keep_entries, where=where)
+        file = ProblemFile(generate_rows(config.reasoning_gym, shown=shown, keep_entries=keep_entries, where=where))
     else:
         assert config.problems is not None
-        rows = _read_files(config, path)
-        _refuse_worked_examples(rows, shown, where)
-    problems = options.choose(_split(rows, config.split, where), (config.split or SplitConfig()).seed)
-    if config.verifier is not None:
-        spec = VerifierSpec(kind=config.verifier.kind, options=_find_folder(config.verifier, path.parent))
-    else:
-        spec = VerifierSpec(kind="reasoning_gym" if config.reasoning_gym is not None else _guess_verifier(rows))
+        file = _read_files(config, path)
+        _refuse_worked_examples(file.rows, shown, where)
+    problems = options.choose(_split(file.rows, config.split, where), (config.split or SplitConfig()).seed)
+    spec, origin = _verifier(config, file, path)
     verifier = build_verifier(spec, where=where)
     for problem in problems:
+        if not problem.answer and verifier.needs_answer:
+            raise BehaviorError(f"{file.places.get(problem.id, where)}: {_no_answer(spec.kind)}", code="missing_key")
         complaint = verifier.complaint(problem)
         if complaint is not None:
             raise BehaviorError(f"{where}: problem {problem.id}: {complaint}", code="unsuitable_problem")
@@ -131,14 +131,42 @@ def _assemble(config: BehaviorConfig, path: Path, source: str, options: Behavior
         name=config.name or _name_from(path),
         problems=problems,
         verifier=spec,
+        verifier_origin=origin,
         prompt=config.prompt.build(),
         sampling=config.sampling.build(),
         measure=config.measure.build(verifier.success),
         purpose=config.purpose,
         source=source,
         options=options.given(),
+        notes=() if file.layout is None else (_announce(file.layout, len(file.rows), config),),
     )
     return dataclasses.replace(behavior, fingerprint=_fingerprint(behavior, verifier.identity()))
+
+
+def _verifier(config: BehaviorConfig, file: ProblemFile, path: Path) -> tuple[VerifierSpec, VerifierOrigin]:
+    """Return the verifier, and where it comes from."""
+    if config.verifier is not None:
+        options = _find_folder(config.verifier, path.parent)
+        return VerifierSpec(kind=config.verifier.kind, options=options), VerifierOrigin.CHOSEN
+    if config.reasoning_gym is not None:
+        return VerifierSpec(kind="reasoning_gym"), VerifierOrigin.GENERATOR
+    if file.layout is not None and file.layout.verifier is not None:
+        return VerifierSpec(kind=file.layout.verifier), VerifierOrigin.LAYOUT
+    return VerifierSpec(kind=guess_verifier(file, str(path))), VerifierOrigin.GUESSED
+
+
+def _no_answer(kind: str) -> str:
+    needless = ", ".join(name for name, one in VERIFIERS.items() if not one.needs_answer)
+    return f"the row has no answer, which the verifier {kind} needs; give each row one, or use a verifier that needs none: {needless}"
+
+
+def _announce(layout: Layout, num: int, config: BehaviorConfig) -> str:
+    """Say in one line what a file was taken for, and how the prompt could say how to answer."""
+    line = f"{num} rows read as {layout.name} publishes them"
+    if config.prompt.template != "{question}" or config.prompt.system or layout.template == "{question}":
+        return line
+    proposal = json.dumps({"template": layout.template}, ensure_ascii=False)
+    return f"{line}; nothing in the prompt says how to answer, so put into a behavior file: prompt: {proposal}"
 
 
 def _find_folder(verifier: VerifierConfig, beside: Path) -> dict[str, Any]:
@@ -151,13 +179,14 @@ def _find_folder(verifier: VerifierConfig, beside: Path) -> dict[str, Any]:
     return options | {"model": str((beside / str(model)).resolve())} if found else options
 
 
-def _read_files(config: BehaviorConfig, path: Path) -> tuple[Row, ...]:
+def _read_files(config: BehaviorConfig, path: Path) -> ProblemFile:
     """Return the rows of `problems:`, and of a train file where one is given, with what the files say about splits."""
     assert config.problems is not None
-    rows = _read_file(path.parent / config.problems)
+    found = _read_file(path.parent / config.problems)
+    rows = found.rows
     train = config.split.train if config.split is not None else None
     if not isinstance(train, str):
-        return rows
+        return found
     if not train.endswith((".jsonl", ".parquet")):
         raise BehaviorError(
             f"{path}: split.train: got {train!r}; allowed: a fraction such as 0.5, or a .jsonl or .parquet file",
@@ -169,16 +198,17 @@ def _read_files(config: BehaviorConfig, path: Path) -> tuple[Row, ...]:
                 f"{path}: row {row.id} of {config.problems} is marked train; move it to {train}, or mark it eval",
                 code="row_marked_train",
             )
-    extra = [row._replace(split=Split.TRAIN) for row in _read_file(path.parent / train)]
+    extra = [row._replace(split=Split.TRAIN) for row in _read_file(path.parent / train).rows]
     taken = {row.id for row in rows}
     # Ids that were made from line numbers clash as a matter of course; the file's name tells them apart.
     stem = Path(train).stem
-    return (*rows, *(row._replace(id=f"{stem}:{row.id}") if row.id in taken else row for row in extra))
+    extra = [row._replace(id=f"{stem}:{row.id}") if row.id in taken else row for row in extra]
+    return ProblemFile((*rows, *extra), found.layout, found.places)
 
 
-def _read_file(path: Path) -> tuple[Row, ...]:
-    """Return the problems of a JSONL file, or of a parquet file as verl writes it."""
-    return read_verl_rows(path) if path.suffix.lower() == ".parquet" else read_rows(path)
+def _read_file(path: Path) -> ProblemFile:
+    """Return the problems of a JSONL or parquet file."""
+    return read_parquet_problems(path) if path.suffix.lower() == ".parquet" else read_problems(path)
 
 
 def _refuse_worked_examples(rows: Sequence[Row], shown: Sequence[str], where: str) -> None:
@@ -221,16 +251,6 @@ def _split(rows: Sequence[Row], config: SplitConfig | None, where: str) -> tuple
     return problems
 
 
-def _guess_verifier(rows: Sequence[Row]) -> str:
-    """Return the verifier that fits every answer of a file that names none."""
-    answers = [answer for row in rows for answer in (row.answer, *row.answers)]
-    if all(parse_number(answer) is not None for answer in answers):
-        return "number"
-    if all(re.fullmatch(r"[A-J]", answer.strip()) for answer in answers):
-        return "choice"
-    return "exact"
-
-
 def _fingerprint(behavior: Behavior, identity: str) -> str:
     """Hash everything but where a setting or the whole was read from, and where the model or the function of a verifier lies."""
     content = dataclasses.asdict(dataclasses.replace(behavior, source="", fingerprint=""))
@@ -238,6 +258,8 @@ def _fingerprint(behavior: Behavior, identity: str) -> str:
     for name in ("thinking", "template_arguments"):  # settings that came later: without them a behavior is what it was
         if content["prompt"][name] == getattr(PromptFormat(), name):
             del content["prompt"][name]
+    for name in ("verifier_origin", "notes"):  # they change no number
+        del content[name]
     options = content["verifier"]["options"]
     options.pop("folder", None)
     for problem in content["problems"]:

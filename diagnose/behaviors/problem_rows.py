@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain.diagnose.behaviors.published_layouts import Layout, convert_row, find_layout
 from posttrain.diagnose.behaviors.row_files import RowError, read_objects
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten, unknown
@@ -20,6 +21,7 @@ class Row(NamedTuple):
     id: str
     prompt: str | tuple[Message, ...]
     answer: str
+    """Empty where the row has none."""
     references: tuple[Reference, ...] = ()
     group: str | None = None
     split: Split | None = None
@@ -29,31 +31,59 @@ class Row(NamedTuple):
     answers: tuple[str, ...] = ()
 
 
-def read_rows(path: Path) -> tuple[Row, ...]:
+class ProblemFile(NamedTuple):
+    """What a problem file holds."""
+
+    rows: tuple[Row, ...]
+    layout: Layout | None = None
+    """Whose published layout its rows have; None for our own and verl's."""
+    places: Mapping[str, str] = {}
+    """File and line of each row, by its id; for error messages."""
+
+
+def read_problems(path: Path) -> ProblemFile:
     """Read a problem file.
 
     Args:
-        path: A JSONL file; blank lines are allowed, an absent id becomes `row-<line>`.
+        path: A JSONL file of our own rows or of one of the published layouts; blank lines are allowed, an absent id becomes `row-<line>`.
 
     Raises:
         BehaviorError: If the file is missing or empty, or a row is wrong; the message names file and line.
     """
-    rows: list[Row] = []
-    lines: dict[str, int] = {}
-    for number, content in read_objects(path, "a JSONL file of problems", f"with the keys {', '.join(Row._fields)}"):
-        where = f"{path}:{number}"
-        row = _read_row(content, number, where)
-        if row.id in lines:
-            raise BehaviorError(
-                f"{where}: id {row.id!r} was already used in line {lines[row.id]}; ids must differ", code="duplicate_id"
-            )
-        lines[row.id] = number
-        rows.append(row)
-    if not rows:
+    objects = read_objects(path, "a JSONL file of problems", f"with the keys {', '.join(Row._fields)}")
+    found = read_problem_objects(((number, f"{path}:{number}", content) for number, content in objects), "line")
+    if not found.rows:
         raise BehaviorError(
             f'{path}: the file is empty; write one problem per line, as in {{"prompt": "2+2?", "answer": "4"}}', code="empty_file"
         )
-    return tuple(rows)
+    return found
+
+
+def read_problem_objects(objects: Iterable[tuple[int, str, Mapping[str, Any]]], place: str) -> ProblemFile:
+    """Read rows of one layout, which the first one decides.
+
+    Args:
+        objects: Number, file and place, and content of each row.
+        place: What the numbers count, for error messages.
+
+    Raises:
+        BehaviorError: A row is wrong, or two have the same id.
+    """
+    rows: list[Row] = []
+    numbers: dict[str, int] = {}
+    places: dict[str, str] = {}
+    layout: Layout | None = None
+    for number, where, content in objects:
+        if not rows:
+            layout = find_layout(content)
+        row = _read_row(content if layout is None else convert_row(layout, content, where), number, where)
+        if row.id in numbers:
+            raise BehaviorError(
+                f"{where}: id {row.id!r} was already used in {place} {numbers[row.id]}; ids must differ", code="duplicate_id"
+            )
+        numbers[row.id], places[row.id] = number, where
+        rows.append(row)
+    return ProblemFile(tuple(rows), layout, places)
 
 
 def _read_row(row: Mapping[str, Any], number: int, where: str) -> Row:
@@ -62,19 +92,17 @@ def _read_row(row: Mapping[str, Any], number: int, where: str) -> Row:
             raise BehaviorError(
                 f"{where}: {unknown('key', key, Row._fields)}; what belongs to nothing goes into metadata", code="unknown_key"
             )
+    if row.get("prompt") is None:
+        raise BehaviorError(f"{where}: the row has no prompt; every row needs a prompt", code="missing_key")
     answer = _text(row, "answer", where)
-    answers = _answers(row.get("answers"), where)
-    for key, missing in (("prompt", row.get("prompt") is None), ("answer", answer is None and not answers)):
-        if missing:
-            raise BehaviorError(f"{where}: the row has no {key}; every row needs a prompt and an answer", code="missing_key")
-    accepted = tuple(dict.fromkeys((*([] if answer is None else [answer]), *answers)))
+    accepted = tuple(dict.fromkeys((*([] if answer is None else [answer]), *_answers(row.get("answers"), where))))
     metadata = row.get("metadata")
     if not (metadata is None or isinstance(metadata, dict)):
         raise RowError(f"{where}: metadata: got {shorten(metadata)}; allowed: an object")
     return Row(
         id=_text(row, "id", where) or f"row-{number}",
         prompt=read_prompt(row["prompt"], where),
-        answer=accepted[0],
+        answer=accepted[0] if accepted else "",
         references=_references(row.get("references"), where),
         group=_text(row, "group", where),
         split=_split(row.get("split"), where),

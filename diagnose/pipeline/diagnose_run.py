@@ -87,6 +87,9 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
         UserError: the run directory holds something else, a model cannot be opened, or a prompt cannot be written.
     """
     reporter, directory = reporter or Reporter(quiet=True), RunDirectory(Path(request.out))
+    for behavior in request.loaded:
+        for note in behavior.notes:
+            reporter.say(f"{behavior.name}: {note}")
     directory.check("diagnose", request.settings())
     data = read_training_rows(Path(request.data)) if request.data is not None else None
     check_without_models(request)

@@ -38,6 +38,12 @@ def behavior_entry(measured: DiagnosedBehavior) -> BehaviorEntry:
             "caveats": [note.text for note in diagnosis.caveats],
             "caveat_codes": [note.code for note in diagnosis.caveats],
             "measure": asdict(behavior.measure),
+            "verifier": {
+                "kind": behavior.verifier.kind,
+                "options": {name: value for name, value in behavior.verifier.options.items() if name != "folder"},
+                "origin": behavior.verifier_origin,
+            },
+            "notes": behavior.notes,
             "pass_at_k": curve_entries(diagnosis.pass_at_k),
             "problems": _problems(measured),
             "probes": [_probe(answer, diagnosis.contributions) for answer in measured.answers],

@@ -10,6 +10,7 @@ from posttrain.diagnose.decide.power import PowerAnalysis, analyze_power
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
 from posttrain.diagnose.probes.base import AvailableInputs
 from posttrain.diagnose.probes.runner import plan_lines
+from posttrain.diagnose.report.words import describe_verifier
 from posttrain.diagnose.types import Behavior
 
 
@@ -58,12 +59,13 @@ def _plan_behavior(request: DiagnoseRequest, behavior: Behavior) -> RunPlan:
         f"{behavior.name}: {len(problems)} {request.split} problems × ({how} + 1 greedy) = {'' if goal.samples else 'at most '}"
         f"{samples:,} samples, at most {tokens:,} tokens; {references} reference paths to score"
     )
+    described = describe_verifier(behavior.verifier.kind, behavior.verifier.options, behavior.verifier_origin)
     detectable = "  " + _power_in_words(analyze_power(len(problems), most, epsilon), most, epsilon)
     return RunPlan(
         samples=samples,
         max_tokens=tokens + probe_tokens,
         reference_paths=references,
-        lines=(line, detectable, *probe_lines),
+        lines=(line, f"  verifier: {described}", *(f"  {note}" for note in behavior.notes), detectable, *probe_lines),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from posttrain.analysis.number_format import DASH, format_interval, format_number, format_probability
 from posttrain.diagnose.report.text import MethodNotes, counted, visible, write_estimate
 from posttrain.diagnose.report.verdict_view import NextStart, verdict_view
-from posttrain.diagnose.report.words import BOTTLENECKS, OUTCOMES, STOPS
+from posttrain.diagnose.report.words import BOTTLENECKS, OUTCOMES, STOPS, describe_verifier
 from posttrain.diagnose.storage.diagnosis_json import (
     BehaviorEntry,
     CheckEntry,
@@ -54,6 +54,9 @@ def behavior_view(
             "greedy": _greedy(problems),
             "problems": f"{len(problems)}",
         },
+        "verifier": visible(describe_verifier(entry.verifier.kind, entry.verifier.options, entry.verifier.origin))
+        if entry.verifier
+        else "",
         "epsilon": format_number(entry.measure.get("epsilon")),
         "mastered": format_number(mastered),
         "checks": [_check_view(check, methods) for check in entry.checks if check.name not in validity],

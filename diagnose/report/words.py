@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from posttrain.diagnose.types import Bottleneck, Outcome, ProblemChange, Role, StopReason
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from posttrain.diagnose.types import Bottleneck, Outcome, ProblemChange, Role, StopReason, VerifierOrigin
 
 BOTTLENECKS: dict[Bottleneck, tuple[str, str]] = {
     Bottleneck.MISSING_SUPPORT: (
@@ -59,6 +63,20 @@ STOPS: dict[str, str] = {
     StopReason.LENGTH: "cut off at the token limit",
     StopReason.ERROR: "the engine failed",
 }
+
+ORIGINS: dict[VerifierOrigin, str] = {
+    VerifierOrigin.CHOSEN: "chosen in the behavior file",
+    VerifierOrigin.GENERATOR: "the problems come with it",
+    VerifierOrigin.LAYOUT: "it belongs to the published set whose columns the rows have",
+    VerifierOrigin.GUESSED: "guessed from the form of the answers; name one in a behavior file if it does not fit",
+}
+"""Where a verifier comes from."""
+
+
+def describe_verifier(kind: str, options: Mapping[str, Any], origin: VerifierOrigin) -> str:
+    """Return a verifier with its options, and where it comes from, in one line."""
+    given = ", ".join(f"{name}: {json.dumps(value, ensure_ascii=False, default=str)}" for name, value in options.items())
+    return f"{kind}{f' ({given})' if given else ''}, {ORIGINS[origin]}"
 
 
 SUPPORT: dict[str, str] = {

@@ -24,6 +24,7 @@ from posttrain.diagnose.types import (
     Role,
     Split,
     StopReason,
+    VerifierOrigin,
 )
 
 
@@ -280,11 +281,24 @@ class VerdictEntry(FileModel):
     caveat_codes: Sequence[str] = ()
 
 
+class VerifierEntry(FileModel):
+    """What read the answers."""
+
+    kind: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Those that were given; the place of a function's module is left out."""
+    origin: VerifierOrigin
+
+
 class BehaviorEntry(VerdictEntry):
     """One behavior: the verdict and everything that it rests on."""
 
     measure: dict[str, Any] = Field(default_factory=dict)
     """`primary_k`, `epsilon`, `success` and `group_size` of the behavior."""
+    verifier: VerifierEntry | None = None
+    """None in files of earlier versions."""
+    notes: Sequence[str] = ()
+    """How the files of the behavior were understood."""
     checks: Sequence[CheckEntry] = ()
     pass_at_k: Sequence[PassAtKEntry] = ()
     problems: Sequence[ProblemEntry] = ()

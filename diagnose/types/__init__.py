@@ -13,6 +13,7 @@ from posttrain.diagnose.types.behavior import Reference as Reference
 from posttrain.diagnose.types.behavior import Sampling as Sampling
 from posttrain.diagnose.types.behavior import Split as Split
 from posttrain.diagnose.types.behavior import Thinking as Thinking
+from posttrain.diagnose.types.behavior import VerifierOrigin as VerifierOrigin
 from posttrain.diagnose.types.behavior import VerifierSpec as VerifierSpec
 from posttrain.diagnose.types.behavior import default_epsilon as default_epsilon
 from posttrain.diagnose.types.bottleneck import Bottleneck as Bottleneck

@@ -65,6 +65,7 @@ class Problem:
     prompt: str | tuple[Message, ...]
     """The question alone (the behavior's prompt format is applied later), or a whole chat."""
     answer: str
+    """What is right; empty where the verifier needs no answer and the row has none."""
     references: tuple[Reference, ...] = ()
     group: str | None = None
     """Problems of one group are related; intervals treat a group as one unit."""
@@ -171,6 +172,19 @@ def default_epsilon(group_size: int, signal: float = 0.05) -> float:
     return float(1.0 - (1.0 - signal) ** (1.0 / group_size))
 
 
+class VerifierOrigin(StrEnum):
+    """Why a behavior has the verifier that it has."""
+
+    CHOSEN = "chosen"
+    """The behavior names it."""
+    GENERATOR = "generator"
+    """The problems come with it."""
+    LAYOUT = "layout"
+    """It belongs to the published set whose columns the rows have."""
+    GUESSED = "guessed"
+    """It follows from the form of the answers."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifierSpec:
     """Which verifier reads the answers, with its options."""
@@ -187,6 +201,7 @@ class Behavior:
     problems: tuple[Problem, ...]
     """All splits; use `split()`."""
     verifier: VerifierSpec
+    verifier_origin: VerifierOrigin = VerifierOrigin.CHOSEN
     prompt: PromptFormat = PromptFormat()
     sampling: Sampling = Sampling()
     measure: MeasureSettings
@@ -195,6 +210,8 @@ class Behavior:
     """Where it was read from: a path, or the name of a bundled behavior."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What was given beside it (`--max-tokens`, ...), as JSON; the fields above hold it already."""
+    notes: tuple[str, ...] = ()
+    """How its files were understood, for people: one line each."""
     fingerprint: str = ""
     """Hash of everything above that could change a number."""
 

@@ -25,6 +25,9 @@ class BaseVerifier:
     lists_state_nothing: ClassVar[bool] = True
     """Whether a list of several answers states none, which the self-test tries; several programs in one text are a program."""
 
+    needs_answer: ClassVar[bool] = True
+    """Whether every problem must have an answer to compare with."""
+
     def executes_text(self, problems: Sequence[Problem]) -> bool:
         """Return whether what a model wrote might be executed, so that it must be isolated."""
         return False

@@ -51,6 +51,7 @@ class CodeVerifier(Verifier):
 
     Options = CodeOptions
     lists_state_nothing = False
+    needs_answer = False
 
     def __init__(self, options: CodeOptions) -> None:
         self._options = options

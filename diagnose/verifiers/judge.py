@@ -76,6 +76,7 @@ class JudgeVerifier(ModelVerifier):
     """Asks a served model about each answer."""
 
     Options = JudgeOptions
+    needs_answer = False
 
     def __init__(self, options: JudgeOptions) -> None:
         self._options = options

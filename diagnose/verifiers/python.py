@@ -42,6 +42,7 @@ class PythonVerifier(Verifier):
     """Gives the text and the problem to a function. There is no lenient reading."""
 
     Options = PythonOptions
+    needs_answer = False
     memory_bytes = 4 << 30
 
     def __init__(self, options: PythonOptions) -> None:

@@ -56,6 +56,7 @@ class RewardModelVerifier(ModelVerifier):
     """
 
     Options = RewardModelOptions
+    needs_answer = False
 
     def __init__(self, options: RewardModelOptions, *, batch_tokens: int = 2**14) -> None:
         """Take the options, and about how many padded tokens are read at a time."""

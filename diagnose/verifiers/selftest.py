@@ -95,7 +95,7 @@ def _texts(
     behavior: Behavior, verifier: Verifier | ModelVerifier, problem: Problem, others: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
     """Return the texts to try on one problem, each with its case."""
-    if not (isinstance(verifier, ModelVerifier) and problem.references):
+    if problem.answer and not (isinstance(verifier, ModelVerifier) and problem.references):
         yield "answer", verifier.write(problem.answer)
     for reference in problem.references:
         yield "reference", reference.text
@@ -129,7 +129,7 @@ def _other_answers(
     starts = [*range(stride, len(problems), stride), *range(1, len(problems))]
     for offset in starts:
         answer = problems[(index + offset) % len(problems)].answer
-        if answer == problem.answer or answer in found:
+        if not answer or answer == problem.answer or answer in found:
             continue
         grade = grader.grade_answers(problem, [answer, verifier.write(answer)])
         if any(one.score is not None and one.score >= behavior.measure.success for one in grade):
