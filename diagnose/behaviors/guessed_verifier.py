@@ -9,7 +9,7 @@ from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.verifiers.number import parse_number
 
-_LATEX = re.compile(r"\\[A-Za-z]+|\$[^$]+\$|[\w)}][\^_]\{?[\w(-]")
+_LATEX = re.compile(r"\\[A-Za-z]+|\$[^$]+\$|[\w)}]\^\{?[\w(-]|\b[A-Za-z]_(?:\{|\d)")
 """A command, a formula, a power or an index."""
 
 

@@ -13,7 +13,9 @@ from posttrain.diagnose.verifiers.base import ModelVerifier, Verifier
 from posttrain.diagnose.verifiers.choice import ChoiceVerifier
 from posttrain.diagnose.verifiers.code import CodeVerifier
 from posttrain.diagnose.verifiers.exact import ExactVerifier
+from posttrain.diagnose.verifiers.ifeval import IfevalVerifier
 from posttrain.diagnose.verifiers.judge import JudgeVerifier
+from posttrain.diagnose.verifiers.math import MathVerifier
 from posttrain.diagnose.verifiers.number import NumberVerifier
 from posttrain.diagnose.verifiers.python import PythonVerifier
 from posttrain.diagnose.verifiers.reasoning_gym import ReasoningGymVerifier
@@ -25,6 +27,8 @@ VERIFIERS: dict[str, type[Any]] = {
     "number": NumberVerifier,
     "choice": ChoiceVerifier,
     "regex": RegexVerifier,
+    "math": MathVerifier,
+    "ifeval": IfevalVerifier,
     "python": PythonVerifier,
     "code": CodeVerifier,
     "reasoning_gym": ReasoningGymVerifier,

@@ -27,6 +27,8 @@ class BaseVerifier:
 
     needs_answer: ClassVar[bool] = True
     """Whether every problem must have an answer to compare with."""
+    judges_content: ClassVar[bool] = True
+    """Whether a text that answers no question must fail, which the self-test tries."""
 
     def executes_text(self, problems: Sequence[Problem]) -> bool:
         """Return whether what a model wrote might be executed, so that it must be isolated."""
@@ -96,6 +98,10 @@ class Verifier(BaseVerifier, ABC):
         Raises:
             CannotGrade: It cannot be scored.
         """
+
+    def shown(self, extracted: str) -> str | None:
+        """Return what was read as it is stored and counted: what `extract` returned, unless that holds more, or no answer."""
+        return extracted
 
     def payload(self, problem: Problem) -> Mapping[str, Any] | None:
         """Return what the child must know of the problem; None for every kind but those that document what they need, and why."""

@@ -169,7 +169,9 @@ def _judge(verifier: Verifier, problem: Problem, read: Reading | Grade) -> Grade
         detail = "no answer, or several, can be read"
         return Grade(status=GradeStatus.UNPARSED, score=0.0, lenient_score=lenient_score, detail=detail)
     remark = "" if score >= 1.0 or read.strict is None else verifier.remark(read.strict, problem)
-    return Grade(status=GradeStatus.SCORED, score=score, extracted=read.strict, lenient_score=lenient_score, detail=remark)
+    return Grade(
+        status=GradeStatus.SCORED, score=score, extracted=verifier.shown(read.strict), lenient_score=lenient_score, detail=remark
+    )
 
 
 def _score(verifier: Verifier, extracted: str, problem: Problem, *, lenient: bool) -> float:

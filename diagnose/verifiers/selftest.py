@@ -101,7 +101,7 @@ def _texts(
         yield "reference", reference.text
     yield "empty", ""
     yield "empty", " \n"
-    for garbage in GARBAGE:
+    for garbage in GARBAGE if verifier.judges_content else ():
         yield "garbage", garbage
     yield "echo", problem.question
     if isinstance(problem.prompt, str):
