@@ -37,7 +37,7 @@ def guess_verifier(file: ProblemFile, where: str) -> str:
     for row in file.rows:
         if any("\n" in answer.strip() for answer in (row.answer, *row.answers)):
             raise BehaviorError(
-                f"{file.places.get(row.id, where)}: answer: got several lines, {shorten(row.answer)}, and no verifier is named; say in a behavior file what is right: "
+                f"{file.places.get(row.id, where)}: answer: got several lines, {shorten(row.answer)}, and no verifier is named; say in a behavior file, or with --verifier, what is right: "
                 "verifier: {kind: exact} for this very text, {kind: regex, pattern: ...} for a part of it, {kind: code} for a program with tests, "
                 "{kind: judge, ...} for its meaning; or keep the solution under references and the short result under answer",
                 code="multi_line_answer",

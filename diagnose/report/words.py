@@ -65,10 +65,10 @@ STOPS: dict[str, str] = {
 }
 
 ORIGINS: dict[VerifierOrigin, str] = {
-    VerifierOrigin.CHOSEN: "chosen in the behavior file",
+    VerifierOrigin.CHOSEN: "chosen by the behavior file or by --verifier",
     VerifierOrigin.GENERATOR: "the problems come with it",
     VerifierOrigin.LAYOUT: "it belongs to the published set whose columns the rows have",
-    VerifierOrigin.GUESSED: "guessed from the form of the answers; name one in a behavior file if it does not fit",
+    VerifierOrigin.GUESSED: "guessed from the form of the answers; name one in a behavior file or with --verifier if it does not fit",
 }
 """Where a verifier comes from."""
 

@@ -27,6 +27,8 @@ class BaseVerifier:
 
     needs_answer: ClassVar[bool] = True
     """Whether every problem must have an answer to compare with."""
+    is_slow: ClassVar[bool] = False
+    """Whether a text takes tens of milliseconds, so that the self-test tries wrong answers with a few problems only."""
     judges_content: ClassVar[bool] = True
     """Whether a text that answers no question must fail, which the self-test tries."""
 

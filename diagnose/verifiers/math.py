@@ -102,25 +102,38 @@ class MathVerifier(Verifier):
     """
 
     Options = MathOptions
+    is_slow = True
     memory_bytes = 2 << 30
 
     def __init__(self, options: MathOptions) -> None:
         self._options = options
+        self._strict: tuple[Any, str | None] = (None, None)
 
     def prepare(self) -> None:
         """Import what parses (child process)."""
-        _parse("$1$")
+        _parse(r"\boxed{1}")
 
     def extract(self, text: str, *, lenient: bool, payload: Mapping[str, Any] | None = None) -> str | None:
         """Return what is read with its score (child process), as JSON."""
         assert payload is not None
+        known, strict = self._strict
+        if lenient and known == (text, payload["answers"]) and strict is not None and "\\boxed" in text:
+            return strict  # a box leaves nothing to look for elsewhere
+        found = self._read(text, payload, lenient=lenient)
+        if not lenient:
+            self._strict = ((text, payload["answers"]), found)
+        return found
+
+    def _read(self, text: str, payload: Mapping[str, Any], *, lenient: bool) -> str | None:
         tail = text[-_TAIL:]
         for span in [tail] if lenient else _stated(tail):
-            found = _parse(span) if lenient else _parse_span(span)
+            found = _parse(span, anywhere=True) if lenient else _parse_span(span)
             said = next((one for one in found if isinstance(one, str)), span)
             if not found or _repeats(said, str(payload["question"]), payload["answers"]):
                 continue
             right = any(self._equal(answer, found) for answer in payload["answers"])
+            if not right and all(isinstance(one, str) for one in found):
+                continue  # no expression; such a text may only be written as the answer is
             return json.dumps({"right": right, "read": _written(span, found)})
         return None
 
@@ -164,12 +177,20 @@ def _reply(extracted: str) -> dict[str, Any]:
     raise CannotGrade(f"the verifier gave {extracted[:40]!r}; allowed: whether it is right, and what was read")
 
 
-def _parse(text: str) -> list[Any]:
-    """Return what math-verify reads in a text: an expression and its text; empty where it reads none."""
-    from math_verify import parse
+def _parse(text: str, *, anywhere: bool = False) -> list[Any]:
+    """Return what math-verify reads in a text: an expression and its text; empty where it reads none.
+
+    Args:
+        text: A box, or any text.
+        anywhere: Whether to go on to other parts of the text where the first one is no expression.
+    """
+    from math_verify import LatexExtractionConfig, parse
 
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it complains that the caller has to bound the time
-    return list(parse(text, parsing_timeout=None, raise_on_error=False))
+    if anywhere:
+        return list(parse(text, parsing_timeout=None))
+    box = [LatexExtractionConfig(boxed_match_priority=0)]
+    return list(parse(text, extraction_config=box, extraction_mode="first_match", parsing_timeout=None))
 
 
 @lru_cache(maxsize=64)
@@ -192,6 +213,8 @@ def _parse_span(span: str) -> list[Any]:
         return []
     if _has_words(span):
         return _parse(rf"\boxed{{\text{{{span}}}}}") if _ONLY_WORDS.fullmatch(span) else []
+    if "\n" in span and "\\begin" not in span:  # lines are several values, not a product
+        span = ", ".join(line.strip() for line in span.split("\n") if line.strip())
     return _parse(rf"\boxed{{{_as_latex(span)}}}")
 
 

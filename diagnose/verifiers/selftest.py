@@ -15,6 +15,8 @@ SEPARATORS = (", ", " or ", "\n", " ")
 _NUM_OTHERS = 3
 _NUM_ASKED = 8
 """Problems on which a verifier that asks a model is tried: asking takes time, or money."""
+_NUM_SLOW = 3
+"""Problems on which wrong answers are tried where the verifier is slow; right ones are tried on all."""
 _NUM_SHOWN = 3
 
 
@@ -75,7 +77,11 @@ def verifier_selftest(behavior: Behavior, grader: Grader, problems: Sequence[Pro
     counts = dict.fromkeys(_ACCEPTED + _REFUSED, 0)
     failures: dict[str, list[SelfTestFailure]] = {name: [] for name in counts}
     for index, problem in enumerate(problems):
-        others = () if isinstance(verifier, ModelVerifier) else _other_answers(behavior, verifier, grader, problems, index)
+        others = (
+            ()
+            if isinstance(verifier, ModelVerifier) or (verifier.is_slow and index >= _NUM_SLOW)
+            else _other_answers(behavior, verifier, grader, problems, index)
+        )
         cases = list(_texts(behavior, verifier, problem, others))
         grades = grader.grade_answers(problem, [text for _, text in cases])
         for (name, text), grade in zip(cases, grades, strict=True):

@@ -45,6 +45,7 @@ def read_one(folder: Path, row: dict[str, Any], *others: dict[str, Any]) -> Prob
     return load_behavior(write(folder / "rows.jsonl", row, *others)).problems[0]
 
 
+@pytest.mark.slow
 def test_from_a_file_to_a_report(tmp_path: Path) -> None:
     names = [name for name, (kind, _) in KINDS.items() if kind != "code" or isolation.available()]
     settings = "sampling: {max_tokens: 500}\nsplit: {train: 0.0, final: 0.0}\n"
