@@ -70,6 +70,10 @@ class LengthLimit:
         self.num_cut += sum(id(row) not in given for row in kept)
         return kept
 
+    def within(self, rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+        """Return the rows that fit, of those that are put together while training; the others are left out and not counted."""
+        return [row for row in rows if not self._is_too_long(row)]
+
     def without_room(self, engine: Engine, items: Sequence[TrainingProblem]) -> frozenset[str]:
         """Return the names of the problems whose prompt leaves too little room for a sample of `max_tokens`.
 

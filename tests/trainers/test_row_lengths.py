@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers.training import TinyEngine, grade_all, grade_parity, make_behavior, make_inputs, make_tokenizer, tiny_llama
 from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM, PreTrainedModel
 
@@ -225,3 +226,25 @@ def test_nothing_left_is_refused() -> None:
 )  # fmt: skip
 def test_the_context_of_a_model(kind: str, settings: dict[str, Any], length: int | None) -> None:
     assert context_length(AutoConfig.for_model(kind, **settings)) == length
+
+
+@pytest.mark.parametrize("rule", list(TooLong))
+def test_answers_behind_other_prompts_are_no_longer_than_the_model_reads(rule: TooLong, tmp_path: Path) -> None:
+    """KTO puts an answer behind another prompt, where it may be too long though all rows fit."""
+    long_prompt = replace(row(16), prompt_ids=tuple(range(1, 14)), completion_ids=(4, 5, 6), role=RowRole.CHOSEN)
+    long_answer = row(16, 1, role=RowRole.REJECTED)
+    result = train(models()["gpt2"], [long_prompt, long_answer], tmp_path, f"too_long={rule}", stage="kto")
+    assert (result.num_steps, result.num_rows_dropped, result.num_rows_cut) == (1, 0, 0)
+
+
+def test_samples_behind_a_teachers_prompt_are_no_longer_than_the_model_reads(tmp_path: Path) -> None:
+    """The student's samples fit behind its own prompt, and not all of them behind the one with the hint."""
+    behavior = make_behavior(num_train=4, max_tokens=10)  # a prompt has 4 tokens
+    problems = tuple(replace(problem, hint="123") for problem in behavior.problems)
+    training_set = TrainingSet([replace(behavior, problems=problems)], dev_share=0)
+    settings = ["num_steps=2", "on_policy=1.0", "scaffold=hint", "learning_rate=0.0001"]
+    model = models()["gpt2"]
+    with torch.no_grad():
+        model.transformer.wte.weight[2] = 0.0  # an answer ends now and then
+    result = train(model, [], tmp_path, *settings, stage="self_distill", training_set=training_set, grade=grade_all(1.0))
+    assert result.num_steps == 2

@@ -126,9 +126,8 @@ class ChatRenderer:
         start = _num_common(shown, whole)
         _refuse_lost(answer, whole[start:])
         said = _start_of(whole, words, start) if row.prefill is not None and start < len(shown) else 0
-        if (
-            said > start
-        ):  # the template writes what the prompt has begun otherwise in a finished answer; that is not learned either
+        if said > start:
+            # The template writes what the prompt has begun otherwise in a finished answer; that is not learned either
             start, shown = said, whole[:said]
         if start < len(shown) and not _holds(whole[start:], words):
             # The template hides a part of a finished answer, its reasoning say, which the model would have to say

@@ -39,7 +39,7 @@ def build(inputs: TrainingInputs, config: KtoConfig) -> Stage:
     """Build the stage."""
     labelled = [row for row in inputs.data if row.role in (RowRole.CHOSEN, RowRole.REJECTED)]
     make = fixed(labelled) if labelled else preference_pairs(inputs, config)
-    source = PreparedRows(make, config, also=mismatched)
+    source = PreparedRows(make, config, also=lambda rows: inputs.lengths.within(mismatched(rows)))
     term = Kto(beta=config.beta, good_weight=config.good_weight, bad_weight=config.bad_weight)
     return Stage(source=source, credit=ReferencePoint(), components=(Component(term=term, reduction=row_mean),))
 

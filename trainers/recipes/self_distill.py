@@ -134,7 +134,9 @@ def build(inputs: TrainingInputs, config: SelfDistillConfig) -> Stage:
             inputs,
             config,
             "self_distill",
-            lambda items, rows, step: [row for row in map(without_scaffold, rows) if row.teacher_prompt_ids],
+            lambda items, rows, step: inputs.lengths.within(
+                [row for row in map(without_scaffold, rows) if row.teacher_prompt_ids]
+            ),
         )
         source = MixedSource(own, given, on_policy=config.on_policy, seed=config.seed)
     term = TeacherDivergence(beta=config.beta)

@@ -19,7 +19,8 @@ class PreparedRows:
         make: Gives the rows when training begins; may give none, then there are no batches.
         config: Rows per batch (fewer where there are not as many), steps or epochs, and the seed of the order.
         rows_per_item: Rows that stay together: 2 for pairs, which stand one after the other in what `make` gives.
-        also: Rows to add to a batch, given its own, such as KTO's mismatched ones.
+        also: Rows to add to a batch, given its own, such as KTO's mismatched ones; where its own share a prompt, one of another is given with
+            them.
     """
 
     def __init__(
@@ -70,9 +71,15 @@ class PreparedRows:
         rows = [self.rows[item * self._rows_per_item + place] for item in items for place in range(self._rows_per_item)]
         if self._also is None:
             return Batch(rows=tuple(rows))
-        # A batch of one row, at the end of the epochs, has no other row to be compared with.
-        compared = rows if len(rows) > 1 else [*rows, self.rows[(items[0] + 1) % len(self.rows)]]
-        return Batch(rows=(*rows, *self._also(compared)))
+        return Batch(rows=(*rows, *self._also([*rows, *self._next_prompt(rows, items[0])])))
+
+    def _next_prompt(self, rows: Sequence[TrainingRow], item: int) -> list[TrainingRow]:
+        """Return the next row with another prompt for a batch whose rows share one, which have no other to be compared with."""
+        prompt = rows[0].prompt_ids
+        if any(row.prompt_ids != prompt for row in rows):
+            return []
+        first = item * self._rows_per_item
+        return [row for row in (*self.rows[first:], *self.rows[:first]) if row.prompt_ids != prompt][:1]
 
 
 def fixed(rows: Sequence[TrainingRow]) -> Callable[[], Made]:

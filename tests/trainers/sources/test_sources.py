@@ -84,6 +84,21 @@ def test_a_last_batch_of_one_labelled_answer_has_a_reference_point() -> None:
     assert [row.role for row in source.batch(1).rows] == [RowRole.CHOSEN, RowRole.MISMATCHED, RowRole.MISMATCHED]
 
 
+def test_a_batch_of_one_prompt_is_compared_with_another_prompt() -> None:
+    (first, *_), (other, *_) = (random_rows(num_groups=1, group_size=1, seed=seed) for seed in range(2))
+    rows = [replace(first, role=RowRole.CHOSEN, group_id=str(number)) for number in range(4)]
+    source = PreparedRows(
+        fixed([*rows, replace(other, role=RowRole.REJECTED)]), EpochConfig(rows_per_batch=2, num_epochs=1), also=mismatched
+    )
+    for step in range(source.prepare()[0]):
+        batch = source.batch(step).rows
+        assert any(row.role is RowRole.MISMATCHED for row in batch)
+        assert sum(row.role is not RowRole.MISMATCHED for row in batch) == (2 if step < 2 else 1)
+    alone = PreparedRows(fixed(rows), EpochConfig(rows_per_batch=2, num_epochs=1), also=mismatched)
+    alone.prepare()
+    assert all(row.role is RowRole.CHOSEN for row in alone.batch(0).rows)
+
+
 def test_demonstrations_become_rows_with_the_end_token(model) -> None:
     training_set = TrainingSet([make_behavior()], dev_share=0)
     rows = encode_references(TinyEngine(model), training_set.train)
