@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,45 +15,60 @@ from posttrain import analysis, diagnose
 from posttrain.analysis.input_error import InputError
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.output_folder import LOCK, content_of, locked_folder
+from posttrain.diagnose.storage.run_directory import RunDirectory
+
+Measure = Callable[..., diagnose.DiagnosedRun]
 
 
-@pytest.fixture
-def script(tmp_path: Path) -> str:
-    (tmp_path / "model.yaml").write_text("success: 0.3\n")
-    return str(tmp_path / "model.yaml")
+@pytest.fixture(scope="module")
+def measure(tmp_path_factory: pytest.TempPathFactory) -> Measure:
+    """Measure two problems with a scripted model."""
+    folder = tmp_path_factory.mktemp("inputs")
+    rows = [{"id": f"p{i}", "prompt": f"{i} + 1 =", "answer": str(i + 1), "split": "eval"} for i in range(2)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "sums.yaml").write_text("problems: rows.jsonl\nverifier: {kind: number}\nprompt: {format: completion}\n")
+    (folder / "model.yaml").write_text("success: 0.3\n")
 
-
-Measure = Callable[[str], diagnose.DiagnosedRun]
-
-
-@pytest.fixture
-def measure(script: str, sums_file: Path, tmp_path: Path) -> Measure:
-    def run(name: str, seed: int = 0) -> diagnose.DiagnosedRun:
-        return diagnose.run(script, [sums_file], out=tmp_path / name, engine="scripted", samples=2, probes=["none"], seed=seed)
+    def run(out: Path, seed: int = 0) -> diagnose.DiagnosedRun:
+        return diagnose.run(
+            str(folder / "model.yaml"), [folder / "sums.yaml"], out=out, engine="scripted", samples=4, probes=["none"], seed=seed
+        )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def finished(measure: Measure, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Write two finished runs, which no test changes."""
+    folder = tmp_path_factory.mktemp("finished")
+    for name, seed in (("before", 0), ("after", 1)):
+        measure(folder / name, seed)
+    return folder / "before", folder / "after"
 
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_second_process_is_refused_and_a_killed_one_blocks_no_other(tmp_path: Path, measure: Measure) -> None:
-    out = tmp_path / "run"
-    with another_process_in(out) as other:
-        with refused(RunError, "folder_in_use") as caught:
-            measure("run")
-        assert str(out) in str(caught.value)
-        assert f"process {other.pid} " in str(caught.value)
-    assert (out / LOCK).exists(), "it was killed"
-    measure("run")
-    assert not (out / LOCK).exists()
-    with another_process_in(out):
-        with refused(RunError, "folder_in_use"):
-            diagnose.rewrite_report(out)
-        with refused(RunError, "folder_in_use"):
-            measure("run")
+def test_a_second_process_is_refused_and_a_killed_one_blocks_no_other(
+    tmp_path: Path, measure: Measure, finished: tuple[Path, Path]
+) -> None:
+    new, out = tmp_path / "new", tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    for folder in (new, out):
+        with another_process_in(folder) as other:
+            with refused(RunError, "folder_in_use") as caught:
+                measure(folder)
+            assert str(folder) in str(caught.value)
+            assert f"process {other.pid} " in str(caught.value)
+            if folder is out:
+                with refused(RunError, "folder_in_use"):
+                    diagnose.rewrite_report(out)
+        assert (folder / LOCK).exists(), "it was killed"
+    measure(new)
     diagnose.rewrite_report(out)
+    assert not (new / LOCK).exists()
+    assert not (out / LOCK).exists()
 
 
 def test_one_process_holds_a_folder_once(tmp_path: Path) -> None:
@@ -67,23 +84,29 @@ def test_a_folder_in_which_nothing_was_written_is_not_left_behind(tmp_path: Path
     assert not (tmp_path / "a" / "b").exists()
 
 
-def test_what_a_killed_process_did_not_write_to_the_end_is_removed(tmp_path: Path, measure: Measure) -> None:
-    out = tmp_path / "run"
-    (out / "rollouts").mkdir(parents=True)
-    (out / ".run.json.4711.tmp").write_text("{")
-    (out / LOCK).write_text("4711\n")
-    assert content_of(out) == [out / "rollouts"]
-    (out / "rollouts").rmdir()
-    measure("run")
+def test_what_a_killed_process_did_not_write_to_the_end_is_removed(
+    tmp_path: Path, measure: Measure, finished: tuple[Path, Path]
+) -> None:
+    new, out = tmp_path / "new", tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    (new / "rollouts").mkdir(parents=True)
+    for folder in (new, out):
+        (folder / ".run.json.4711.tmp").write_text("{")
+        (folder / LOCK).write_text("4711\n")
+    assert content_of(new) == [new / "rollouts"]
+    with refused(RunError, "other_files"):
+        measure(new)
+    (new / "rollouts").rmdir()
+    RunDirectory(new).check("diagnose", {})
     (out / "rollouts" / ".sums.parquet.4711.tmp").write_text("PAR1")
-    measure("run")
+    measure(out)
     assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
 
 
-def test_a_comparison_overwrites_nothing_of_another_command(tmp_path: Path, script: str, sums_file: Path) -> None:
-    for name, seed in (("before", 0), ("after", 1)):
-        diagnose.run(script, [sums_file], out=tmp_path / name, engine="scripted", samples=4, probes=["none"], seed=seed)
-    first, second = tmp_path / "before", tmp_path / "after"
+def test_a_comparison_overwrites_nothing_of_another_command(
+    tmp_path: Path, measure: Measure, finished: tuple[Path, Path]
+) -> None:
+    first, second = finished
     other, file = tmp_path / "other", tmp_path / "file"
     other.mkdir()
     (other / "report.html").write_text("")
@@ -108,4 +131,4 @@ def test_a_comparison_overwrites_nothing_of_another_command(tmp_path: Path, scri
         assert caught.value.code == "out_is_of_a_report"
     assert files(compared) == before
     with refused(RunError, "other_files"):
-        diagnose.run(script, [sums_file], out=compared, engine="scripted", samples=4)
+        measure(compared)
