@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -173,10 +174,10 @@ def _find_folder(verifier: VerifierConfig, beside: Path) -> dict[str, Any]:
     """Return the options of a verifier; relative folders of a model or a function are taken from the behavior file, as its problems are."""
     options = verifier.options
     if verifier.kind == "python":
-        return options | {"folder": str((beside / str(options.get("folder", ""))).resolve())}
+        return options | {"folder": os.path.realpath(beside / str(options.get("folder", "")))}
     model = options.get("model")
     found = isinstance(model, str) and (beside / model).is_dir()
-    return options | {"model": str((beside / str(model)).resolve())} if found else options
+    return options | {"model": os.path.realpath(beside / str(model))} if found else options
 
 
 def _read_files(config: BehaviorConfig, path: Path) -> ProblemFile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -116,9 +117,9 @@ def _read_verifier(text: str) -> dict[str, Any]:
             )
         options[key] = _read_value(value)
     if kind == "python":
-        options["folder"] = str(Path(str(options.get("folder", ""))).resolve())
+        options["folder"] = os.path.realpath(str(options.get("folder", "")))
     if isinstance(model := options.get("model"), str) and Path(model).is_dir():
-        options["model"] = str(Path(model).resolve())
+        options["model"] = os.path.realpath(model)
     return {"kind": kind, **options}
 
 

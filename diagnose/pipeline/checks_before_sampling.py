@@ -5,6 +5,7 @@ Whatever can be known to be wrong is refused here, before the run directory is t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def check_earlier_run(path: Path, request: DiagnoseRequest) -> None:
         SettingsError: It is the one to be made (`before_is_out`), or as for `earlier_rollouts`.
         RunError: As for `earlier_rollouts`.
     """
-    if path.resolve() == Path(request.out).resolve():
+    if os.path.realpath(path) == os.path.realpath(request.out):
         raise SettingsError(f"--before {path}: is the folder of --out; give an earlier run", code="before_is_out")
     for behavior in request.loaded:
         earlier_rollouts(path, behavior)

@@ -38,6 +38,10 @@ class Goal:
         return self.samples is None
 
 
+MOST_SAMPLES, MOST_TOKENS = 10**6, 10**12
+"""Samples of a problem, and generated tokens of a run, at most: far more than any run takes, and all sums fit into 64 bits."""
+
+
 def sampling_goal(samples: int | None, precision: float | None = None, max_tokens_total: int | None = None) -> Goal:
     """Return what to take samples for; 16 of every problem where nothing is asked for.
 
@@ -51,15 +55,19 @@ def sampling_goal(samples: int | None, precision: float | None = None, max_token
             "--samples takes a fixed number, --precision and --max-tokens-total sample in rounds; give one or the other",
             code="samples_and_rounds",
         )
-    if samples is not None and samples < 1:
-        raise SettingsError(f"--samples: got {samples}, at least 1 is needed; {DEFAULT_SAMPLES} is the default", code="samples")
+    if samples is not None and not 1 <= samples <= MOST_SAMPLES:
+        raise SettingsError(
+            f"--samples: got {samples}, a number from 1 to {MOST_SAMPLES:,} is needed; {DEFAULT_SAMPLES} is the default",
+            code="samples",
+        )
     if precision is not None and not 0.0 < precision < 0.5:
         raise SettingsError(
             f"--precision: got {precision:g}, a half-width between 0 and .5 is needed, such as .05", code="precision"
         )
-    if max_tokens_total is not None and max_tokens_total < 1:
+    if max_tokens_total is not None and not 1 <= max_tokens_total <= MOST_TOKENS:
         raise SettingsError(
-            f"--max-tokens-total: got {max_tokens_total}, at least 1 is needed, such as 100000", code="max_tokens_total"
+            f"--max-tokens-total: got {max_tokens_total}, a number from 1 to {MOST_TOKENS:,} is needed, such as 100000",
+            code="max_tokens_total",
         )
     if samples is None and not in_rounds:
         samples = DEFAULT_SAMPLES

@@ -28,6 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "model.yaml").write_text("success: 0.5\n")
     (tmp_path / "file").write_text("mine")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
 
     def behavior(name: str, old: str = "", new: str = "", **row: Any) -> None:
         text = GOOD.replace("name: good", f"name: {name}").replace(old, new)
@@ -99,7 +100,10 @@ WRONG = {
     "--earlier nowhere.yaml": "model_not_found",
     "--out file/run": "not_writable",
     "--out file": "other_files",
+    "--before loop": "no_run",
     "--samples 0": "samples",
+    "--samples 99999999999999999999": "samples",
+    "--max-tokens-total 99999999999999999999": "max_tokens_total",
     "--precision 0.7": "precision",
     "--max-tokens-total 0": "max_tokens_total",
     "--samples 4 --precision 0.1": "samples_and_rounds",

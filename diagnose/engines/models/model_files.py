@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from posttrain.diagnose.errors import ModelError
@@ -49,6 +51,9 @@ def _names_in(index: Path) -> list[str]:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         if not all(isinstance(name, str) and name for name in names):
             raise TypeError("a file name is no text")
+        for name in names:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                (index.parent / name).lstat()  # raises where no file can have such a name
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ModelError(
             f"model {index.parent}: its {index.name} cannot be read ({type(error).__name__}: {error}); give a whole Hugging Face directory",
@@ -69,7 +74,7 @@ def _is_inside(folder: Path, name: str) -> bool:
     plain = PurePosixPath(name)
     if plain.is_absolute() or PureWindowsPath(name).is_absolute() or ".." in plain.parts or ".." in PureWindowsPath(name).parts:
         return False
-    target, here = (folder / name).resolve(), folder.resolve()
+    target, here = Path(os.path.realpath(folder / name)), Path(os.path.realpath(folder))
     if target.is_relative_to(here):
         return True
     return here.parent.name == "snapshots" and target.is_relative_to(here.parent.parent / "blobs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -111,7 +112,7 @@ def find_card(model: str, tokenizer: PreTrainedTokenizerBase | None, cards: Sequ
     Raises:
         ModelError: The server has a list, and the model is not in it.
     """
-    names = [model, str(Path(model).expanduser().resolve())]
+    names = [model, os.path.realpath(Path(model).expanduser())]
     if tokenizer is not None:
         names.append(tokenizer.name_or_path)
     for name in names:

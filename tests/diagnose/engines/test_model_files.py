@@ -67,6 +67,13 @@ def test_an_index_that_cannot_be_read_is_refused(sharded: Path, content: str) ->
         check_model(str(sharded))
 
 
+@pytest.mark.parametrize("name", ["x\0y", "\ud800", "n" * 300])
+def test_an_index_of_names_that_no_file_can_have_is_refused(sharded: Path, name: str) -> None:
+    (sharded / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+    with refused(ModelError, "index_unreadable"):
+        check_model(str(sharded))
+
+
 def test_the_layout_of_the_hub_cache_is_kept(sharded: Path, tmp_path: Path) -> None:
     snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "0123", tmp_path / "models--a--b" / "blobs"
     snapshot.mkdir(parents=True)
