@@ -86,7 +86,8 @@ def _math(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _multiple_choice(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     name = "choices" if row.get("choices") is not None else "options"
-    question, found = row["question"], row.get(name)
+    question: Any = row["question"]
+    found: Any = row.get(name)
     texts: list[str]
     labels: list[str] = []
     if isinstance(question, Mapping):  # as AI2 publishes ARC

@@ -27,6 +27,8 @@ class BaseVerifier:
 
     needs_answer: ClassVar[bool] = True
     """Whether every problem must have an answer to compare with."""
+    reads_numbers: ClassVar[bool] = False
+    """Whether a stated expression, which it leaves unread, is given to `math` for the lenient reading."""
     is_slow: ClassVar[bool] = False
     """Whether a text takes tens of milliseconds, so that the self-test tries wrong answers with a few problems only."""
     judges_content: ClassVar[bool] = True

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 
@@ -13,6 +14,7 @@ from posttrain.diagnose.types import Behavior, Grade, GradeStatus, Problem
 from posttrain.diagnose.verifiers import ModelVerifier, Verifier, build_verifier
 from posttrain.diagnose.verifiers.base import CannotGrade
 from posttrain.diagnose.verifiers.exact import normalise_text
+from posttrain.diagnose.verifiers.math import MathOptions, MathVerifier
 from posttrain.diagnose.verifiers.sandbox.isolation import require_isolation
 from posttrain.diagnose.verifiers.sandbox.reading import Reading, TextReader, missing
 from posttrain.diagnose.verifiers.thinking import find_thought, opening_in_problem, unfinished_thought
@@ -21,6 +23,7 @@ _ECHO = "the text repeats the question"
 _MOST_CHARACTERS = 500_000
 """Of a text that is read: more than a hundred thousand tokens. Reading takes linear time, and so does each of thousands of such texts."""
 _TOO_LONG = f"the text is longer than {_MOST_CHARACTERS:,} characters"
+_ALGEBRA = re.compile(r"\\(?:sqrt|pi|log|ln|sin|cos|tan|exp|binom)(?![A-Za-z])|[√π^]")
 _BLANK = "the text is blank"
 
 
@@ -45,6 +48,7 @@ class Grader:
         self._verifier = verifier = build_verifier(behavior.verifier)
         self._lock = threading.Lock()
         self._reader: TextReader | None = None
+        self._algebra: TextReader | None = None
         if isinstance(verifier, Verifier):
             spec, executes = behavior.verifier, verifier.executes_text(behavior.problems)
             self._reader = TextReader(
@@ -54,6 +58,8 @@ class Grader:
                 isolation=require_isolation(f"verifier {spec.kind}") if executes else None,
                 folders=verifier.folders(),
             )
+            if verifier.reads_numbers:
+                self._algebra = TextReader("math", {}, deadline=deadline)
 
     def __enter__(self) -> Grader:
         return self
@@ -76,14 +82,16 @@ class Grader:
     def rest(self) -> None:
         """End the child for a while; a model that is asked stays loaded. Grading again starts a new child."""
         with self._lock:
-            if self._reader is not None:
-                self._reader.close()
+            for reader in (self._reader, self._algebra):
+                if reader is not None:
+                    reader.close()
 
     def close(self) -> None:
         """End the child. Grading again starts a new one."""
         with self._lock:
-            if self._reader is not None:
-                self._reader.close()
+            for reader in (self._reader, self._algebra):
+                if reader is not None:
+                    reader.close()
             self._verifier.close()
 
     def grade(self, problem: Problem, texts: Sequence[str]) -> list[Grade]:
@@ -129,7 +137,25 @@ class Grader:
         with self._lock:
             read = self._reader.read(distinct, verifier.payload(problem))
             grades = {text: _judge(verifier, problem, found) for text, found in zip(distinct, read, strict=True)}
+            grades |= self._read_as_algebra(problem, grades)
         return [grades.get(text) or _nothing_said(_ECHO if len(text) <= _MOST_CHARACTERS else _TOO_LONG) for text in texts]
+
+    def _read_as_algebra(self, problem: Problem, grades: Mapping[str, Grade]) -> dict[str, Grade]:
+        """Have `math` read what looks like an expression and states no number: a second reading, which is lenient.
+
+        It gives no score, because an expression may be the task itself, written again. Where it fails, the first reading is all that is known.
+        """
+        unread = [text for text, grade in grades.items() if grade.status is GradeStatus.UNPARSED and not grade.lenient_score]
+        texts = [text for text in unread if _ALGEBRA.search(text)]
+        if self._algebra is None or not texts:
+            return {}
+        verifier = MathVerifier(MathOptions())
+        seconds = [_judge(verifier, problem, one) for one in self._algebra.read(texts, verifier.payload(problem))]
+        return {
+            text: replace(grades[text], lenient_score=second.score)
+            for text, second in zip(texts, seconds, strict=True)
+            if second.score
+        }
 
     def _ask(self, verifier: ModelVerifier, problem: Problem, texts: Sequence[str], echoes: set[str]) -> list[Grade]:
         """Let a model score texts, each different one once; blanks and echoes are not sent."""
@@ -165,7 +191,7 @@ def _judge(verifier: Verifier, problem: Problem, read: Reading | Grade) -> Grade
     if read.lenient is not None and lenient_score < 1.0:
         with contextlib.suppress(CannotGrade):  # then the strict reading is all that is known
             lenient_score = max(lenient_score, _score(verifier, read.lenient, problem, lenient=True))
-    if score is None:
+    if read.strict is None or score is None:
         detail = "no answer, or several, can be read"
         return Grade(status=GradeStatus.UNPARSED, score=0.0, lenient_score=lenient_score, detail=detail)
     remark = "" if score >= 1.0 or read.strict is None else verifier.remark(read.strict, problem)

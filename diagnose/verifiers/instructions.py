@@ -120,11 +120,11 @@ def _nth_paragraph(text: str, arguments: Arguments) -> bool:
     if num != arguments["num_paragraphs"] or not 1 <= nth <= num or not parts[nth - 1].strip():
         return False
     first = re.split(r"[.,?!'\"]", parts[nth - 1].split()[0].lstrip("'\""), maxsplit=1)[0]
-    return first.lower() == arguments["first_word"].strip().lower()
+    return bool(first.lower() == arguments["first_word"].strip().lower())
 
 
 def _placeholders(text: str, arguments: Arguments) -> bool:
-    return sum(_count_brackets(line) for line in text.split("\n")) >= arguments["num_placeholders"]
+    return bool(sum(_count_brackets(line) for line in text.split("\n")) >= arguments["num_placeholders"])
 
 
 def _count_brackets(line: str) -> int:
@@ -141,17 +141,17 @@ def _postscript(text: str, arguments: Arguments) -> bool:
 
 
 def _bullets(text: str, arguments: Arguments) -> bool:
-    return len(_STAR_BULLET.findall(text)) + len(_DASH_BULLET.findall(text)) == arguments["num_bullets"]
+    return bool(len(_STAR_BULLET.findall(text)) + len(_DASH_BULLET.findall(text)) == arguments["num_bullets"])
 
 
 def _highlights(text: str, arguments: Arguments) -> bool:
     found = [*_HIGHLIGHT.findall(text), *_DOUBLE_HIGHLIGHT.findall(text)]
-    return sum(bool(one.strip("*").strip()) for one in found) >= arguments["num_highlights"]
+    return bool(sum(bool(one.strip("*").strip()) for one in found) >= arguments["num_highlights"])
 
 
 def _sections(text: str, arguments: Arguments) -> bool:
     marks = re.findall(rf"{re.escape(arguments['section_spliter'].strip())}\s?\d", text)
-    return len(marks) >= arguments["num_sections"]
+    return bool(len(marks) >= arguments["num_sections"])
 
 
 def _title(text: str, arguments: Arguments) -> bool:

@@ -36,6 +36,7 @@ class NumberVerifier(Verifier):
     """
 
     Options = NumberOptions
+    reads_numbers = True
 
     def __init__(self, options: NumberOptions) -> None:
         self._tolerance = Fraction(options.tolerance)

@@ -124,3 +124,22 @@ def test_what_takes_too_long_is_missing_and_the_next_text_is_read() -> None:
         found = grade(opened, "5", r"\boxed{10^{10^{10}}}")
         assert (found.status, found.score) == (GradeStatus.TIMEOUT, None)
         assert grade(opened, "x", "no formula at all, and no answer").status is GradeStatus.UNPARSED
+
+
+def test_numbers_are_read_as_algebra_leniently() -> None:
+    behavior = Behavior(name="n", problems=(), verifier=VerifierSpec(kind="number"), measure=MeasureSettings(epsilon=0.1))
+    problem = Problem(id="p", prompt=r"Simplify $\sqrt{64}$.", answer="8", key="p", split=Split.EVAL)
+    texts = [
+        r"\boxed{\sqrt{16}\cdot 2}",
+        r"\boxed{\sqrt{64}}",
+        r"\boxed{\sqrt{16}}",
+        r"\boxed{2 \cdot 4}",
+        r"\boxed{10^{10^{10}}\pi}",
+        r"\boxed{8}",
+    ]
+    with Grader(behavior, deadline=3.0) as opened:
+        found = opened.grade(problem, texts)
+    assert [one.status for one in found] == [GradeStatus.UNPARSED] * 5 + [GradeStatus.SCORED]
+    assert [one.score for one in found] == [0.0] * 5 + [1.0]
+    # Not what repeats the question, nor bare arithmetic, which may be the task; and what takes too long stays unread.
+    assert [one.lenient_score for one in found] == [1.0, 0.0, 0.0, 0.0, 0.0, 1.0]
