@@ -165,6 +165,8 @@ class Thresholds:
     max_truncated: float = 0.2
     max_unparsed: float = 0.5
     max_missing: float = 0.05
+    max_pilot: float = 0.5
+    """Share of the pilot's samples that are truncated, or cannot be read, above which a behavior is not sampled further."""
     improbable_path: float = 0.5
     """Share of reference paths with a step below epsilon, from which the paths count as out of reach."""
     level: float = 0.95

@@ -20,6 +20,7 @@ from posttrain.diagnose.engines.models.loading import fingerprint_model
 from posttrain.diagnose.errors import SettingsError, UserError
 from posttrain.diagnose.pipeline.compare_files import compare_folders, write_comparison
 from posttrain.diagnose.pipeline.diagnose_run import run
+from posttrain.diagnose.pipeline.pilot import refuse_stopped
 from posttrain.diagnose.pipeline.request import resolve_behaviors
 from posttrain.diagnose.probes.runner import AUTO, choose_probes
 from posttrain.diagnose.progress import Reporter
@@ -85,6 +86,7 @@ class LoopOptions(TypedDict, total=False):
     engine: str
     config: str | Path | None
     overrides: Sequence[str]
+    pilot: bool
     seed: int
     command: str
 
@@ -105,7 +107,7 @@ def loop(
         out: Folder of the loop: `diagnosis-0`, `stage-1`, `diagnosis-1`, ..., `compare.json`, `report.html`.
         reporter: Where progress goes.
         options: The words of the command line: `rounds`, `stages`, `samples`, `precision`, `max_tokens_total`, `probes`, `engine`, `config`,
-            `overrides`, `seed`, `command`; see `LoopRequest`.
+            `overrides`, `pilot`, `seed`, `command`; see `LoopRequest`.
 
     Raises:
         UserError: anything given is wrong.
@@ -150,6 +152,8 @@ class LoopRequest:
     """YAML file with settings of the recipe."""
     overrides: Sequence[str] = ()
     """`key=value` settings of the recipe."""
+    pilot: bool = True
+    """Whether to stop where the pilot of the first diagnosis shows that settings do not fit; later ones have none."""
     seed: int = 0
     """Of sampling and of training."""
     command: str = ""
@@ -238,17 +242,19 @@ def _run_locked(request: LoopRequest, settings: dict[str, Any], processes: Proce
         precision=request.precision,
         max_tokens_total=request.max_tokens_total,
         probes=request.probes,
+        pilot=False,
         seed=request.seed,
         command=request.command,
         reporter=reporter,
     )
     try:
-        before = measure(request.model, request.loaded, out=directory.path / "diagnosis-0")
+        before = measure(request.model, request.loaded, out=directory.path / "diagnosis-0", pilot=request.pilot)
     except UserError:
         directory.discard_if_empty()
         raise
     for diagnosis in before.diagnoses:
         reporter.say(diagnosis.sentence)
+    refuse_stopped(before)
     done: list[LoopRound] = []
     model, last = request.model, before
     for number in range(1, request.num_rounds + 1):

@@ -83,7 +83,7 @@ def check_validity(
         rescored: What `rescore_samples` returned; empty where the engine cannot score.
     """
     prompt = engine.codec.encode_prompt(behavior.problems[0].prompt, behavior.prompt)
-    found = [_check_selftest(selftest), _check_prompt(behavior, engine, prompt)]
+    found = [_check_selftest(selftest), check_prompt(behavior, engine, prompt)]
     if counts.num_sampled.any():
         found += _check_shares(behavior, thresholds, counts)
     if rescored:
@@ -165,7 +165,7 @@ def _notes(behavior: Behavior, engine: Engine) -> list[str]:
     return notes
 
 
-def _check_prompt(behavior: Behavior, engine: Engine, prompt: EncodedPrompt) -> Checked:
+def check_prompt(behavior: Behavior, engine: Engine, prompt: EncodedPrompt) -> Checked:
     """Check that there is one begin-of-text token at most, and that a chat ends where the model must answer."""
     tokenizer: Any = engine.codec.tokenizer
     problems = []

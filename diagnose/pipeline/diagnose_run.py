@@ -48,6 +48,7 @@ class DiagnoseOptions(TypedDict, total=False):
     earlier: str | Engine | None
     before: str | Path | None
     data: str | Path | None
+    pilot: bool
     seed: int
     split: Split
     thresholds: Thresholds
@@ -71,7 +72,7 @@ def run(
         behaviors: Names of bundled behaviors, YAML or JSONL files, or loaded ones.
         out: The run directory.
         reporter: Where progress goes.
-        options: The words of the command line: `samples`, `precision`, `max_tokens_total`, `probes`, `teacher`, `earlier`, `before`, `data`,
+        options: The words of the command line: `samples`, `precision`, `max_tokens_total`, `probes`, `teacher`, `earlier`, `before`, `data`, `pilot`,
             `engine`, `workers`, `seed`, `split`, `thresholds`, `command`; see `DiagnoseRequest`.
 
     Raises:
@@ -156,7 +157,7 @@ def _measurement(
         reporter=reporter,
     )
     probes = ProbeRun(names=request.probes, inputs=inputs, settings=sampling)
-    return MeasurementRun(settings=sampling, probe_run=probes)
+    return MeasurementRun(settings=sampling, probe_run=probes, pilot=request.pilot)
 
 
 def _engine_settings(engine: Engine) -> dict[str, Any]:

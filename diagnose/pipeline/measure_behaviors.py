@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from posttrain.diagnose.measure.reference_likelihood import score_references, summarize_references
 from posttrain.diagnose.measure.validity_checks import check_validity, rescore_samples
+from posttrain.diagnose.pipeline.pilot import GO_ON, PILOT_STOPPED, check_setup, judge_pilot, pilot_check, reopen_stopped
 from posttrain.diagnose.probes.base import MeasuredBehavior
 from posttrain.diagnose.probes.runner import ProbeRun, run_probes, tokens_of_probes
 from posttrain.diagnose.sampling.behavior_sampler import BehaviorSampler, SamplingSettings
 from posttrain.diagnose.sampling.token_budget import TokenBudget
-from posttrain.diagnose.storage.diagnosis_json import SamplingEntry, ValidityEntry
+from posttrain.diagnose.storage.diagnosis_json import PilotEntry, SamplingEntry, ValidityEntry
 from posttrain.diagnose.storage.run_check import ASIDE, set_aside
 from posttrain.diagnose.types import Behavior, Cost, PathScore
 from posttrain.diagnose.verifiers.grader import Grader
@@ -37,6 +38,8 @@ class MeasurementRun:
 
     settings: SamplingSettings
     probe_run: ProbeRun
+    pilot: bool = True
+    """Whether a behavior is left where its pilot shows that its settings do not fit; else one that was left there is sampled on."""
 
     @contextmanager
     def open_verifiers(self, behaviors: Sequence[Behavior]) -> Iterator[VerifierOf]:
@@ -62,6 +65,8 @@ class MeasurementRun:
                 return known[behavior.name]
 
             for behavior in behaviors:
+                if not self.pilot:
+                    reopen_stopped(self.settings.directory, behavior.name)
                 if not self.settings.directory.is_done(behavior.name):
                     verifier_of(behavior)
             yield verifier_of
@@ -89,10 +94,33 @@ class MeasurementRun:
         for behavior in behaviors if unfinished and budget.limited else ():
             if behavior not in unfinished:
                 self._record(budget, behavior, int(directory.rollout_table(behavior.name).num_tokens.sum()))
+        pilots = self._sample_pilots(unfinished, verifier_of, budget)
         for group in [unfinished] if budget.shared else [[behavior] for behavior in unfinished]:
-            self._measure_together(group, verifier_of, budget)
+            self._measure_together(group, verifier_of, budget, pilots)
 
-    def _measure_together(self, behaviors: Sequence[Behavior], verifier_of: VerifierOf, budget: TokenBudget) -> None:
+    def _sample_pilots(
+        self, behaviors: Sequence[Behavior], verifier_of: VerifierOf, budget: TokenBudget
+    ) -> dict[str, PilotEntry]:
+        """Return what the pilot of each behavior showed, those of all behaviors before anything else is sampled."""
+        found: dict[str, PilotEntry] = {}
+        for behavior in behaviors:
+            opened, engine = verifier_of(behavior), self.settings.engine
+            if not self.pilot or opened.selftest.failures:
+                found[behavior.name] = PilotEntry()
+                continue
+            entry = check_setup(behavior, engine)
+            if not entry.codes:
+                rollouts = BehaviorSampler(behavior, opened.grader.grade, self.settings, budget).sample_pilot()
+                entry = judge_pilot(behavior, engine, rollouts, self.settings.thresholds)
+                opened.grader.rest()
+            found[behavior.name] = entry
+            if entry.codes:
+                self.settings.reporter.say(f"{behavior.name}: stopped after the pilot: {'; '.join(entry.failures)}; or {GO_ON}")
+        return found
+
+    def _measure_together(
+        self, behaviors: Sequence[Behavior], verifier_of: VerifierOf, budget: TokenBudget, pilots: Mapping[str, PilotEntry]
+    ) -> None:
         """Serve the behavior with the lowest priority until all are finished."""
         waiting = []
         for behavior in behaviors:
@@ -100,26 +128,34 @@ class MeasurementRun:
             waiting.append((BehaviorSampler(behavior, grader.grade, self.settings, budget), grader, selftest))
         while waiting:
             sampler, grader, selftest = served = min(waiting, key=lambda one: one[0].priority)
-            if sampler.done or selftest.failures:
-                self._finish(sampler, grader, selftest, budget)
+            pilot = pilots[sampler.behavior.name]
+            if selftest.failures or pilot.codes or sampler.done:
+                self._finish(sampler, OpenVerifier(grader=grader, selftest=selftest), pilot, budget)
                 grader.close()
                 waiting.remove(served)
             else:
                 sampler.sample_round()
 
-    def _finish(self, sampler: BehaviorSampler, grader: Grader, selftest: SelfTest, budget: TokenBudget) -> None:
+    def _finish(self, sampler: BehaviorSampler, verifier: OpenVerifier, pilot: PilotEntry, budget: TokenBudget) -> None:
         """Score, check and probe a behavior that is sampled to the end, and mark it as done."""
-        settings, behavior = self.settings, sampler.behavior
+        settings, behavior, selftest = self.settings, sampler.behavior, verifier.selftest
         directory, engine = settings.directory, settings.engine
-        plan = SamplingEntry()
-        if settings.goal.adaptive and not selftest.failures:
+        is_sampled = not selftest.failures and not pilot.codes
+        plan = SamplingEntry(pilot=pilot)
+        if pilot.codes:
+            plan = SamplingEntry(
+                pilot=pilot, ended_because="the pilot showed that the settings do not fit", ended_code=PILOT_STOPPED
+            )
+        elif settings.goal.adaptive and is_sampled:
             end = sampler.end
-            plan = SamplingEntry(num_rounds=sampler.num_rounds, ended_because=end.words, ended_code=end.reason)
+            plan = SamplingEntry(num_rounds=sampler.num_rounds, ended_because=end.words, ended_code=end.reason, pilot=pilot)
         rescored: Sequence[PathScore] = ()
-        if not selftest.failures and engine.info.can_score:
+        if is_sampled and engine.info.can_score:
             self._score_references(behavior)
             rescored = self._rescore_samples(sampler)
         validity = check_validity(behavior, engine, settings.thresholds, selftest, sampler.counts, sampler.rollouts, rescored)
+        if pilot.codes:
+            validity = replace(validity, checks=(*validity.checks, pilot_check(pilot)), failures=tuple(pilot.failures))
         directory.write_part("validity", behavior.name, ValidityEntry.model_validate(validity).to_json())
         if not validity.failures and sampler.counts.num_samples.any():
             measured = MeasuredBehavior(
@@ -130,8 +166,8 @@ class MeasurementRun:
                 rollouts=sampler.rollouts,
                 paths=summarize_references(behavior, tuple(directory.read_paths(behavior.name))),
             )
-            run_probes(self.probe_run, measured, grader.grade, tokens_left=budget.left())
-        self._record(budget, behavior, int(sampler.rollouts.num_tokens.sum()))
+            run_probes(self.probe_run, measured, verifier.grader.grade, tokens_left=budget.left())
+        self._record(budget, behavior, int(directory.rollout_table(behavior.name).num_tokens.sum()))
         directory.write_done(behavior.name, plan.to_json())
 
     def _record(self, budget: TokenBudget, behavior: Behavior, sample_tokens: int) -> None:

@@ -55,6 +55,8 @@ class DiagnoseRequest:
     """An earlier run on the same behaviors."""
     data: str | Path | None = None
     """A file of rows that might be trained on (`read_training_rows`)."""
+    pilot: bool = True
+    """Whether a behavior whose first eight greedy samples show that its settings do not fit is left there."""
     seed: int = 0
     """Random seed for sampling. The model is part of the generators' key, so that two models never share samples."""
     split: Split = Split.EVAL

@@ -25,6 +25,11 @@ class RunPlan:
     lines: tuple[str, ...]
     """The same for people, behavior by behavior, with what could be detected."""
 
+    @property
+    def all_lines(self) -> tuple[str, ...]:
+        """Return the lines with the sum of all behaviors."""
+        return (*self.lines, f"in all at most {self.samples:,} samples and {self.max_tokens:,} tokens")
+
 
 def plan_run(request: DiagnoseRequest) -> RunPlan:
     """RunPlan what a request would sample, and what could be detected with it."""

@@ -26,7 +26,7 @@ from posttrain.diagnose.storage.run_check import ASIDE, PLANS, check_samples, mo
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.storage.shard_file import complete_rounds, refuse_damage, round_of
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, Problem, SamplingMeasurement, Split
+from posttrain.diagnose.types import Behavior, Problem, Rollout, SamplingMeasurement, Split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,8 +95,26 @@ class BehaviorSampler:
             words = f": {next_.words}" if settings.goal.adaptive else ""
             self._keep_plan(next_)
         self._set_aside_others([shard.name for shard in planned])
+        self._sample(planned, f"sampling {name}{words}")
+        self._read()
+
+    def sample_pilot(self) -> list[Rollout]:
+        """Sample the first greedy completions, one of each of eight problems, and return them."""
+        planned = shards.plan_greedy(self.behavior, self._settings.split, self._settings.rows_per_shard)
+        if not self._has_greedy:
+            self._set_aside_others([shard.name for shard in planned])
+            self._sample(planned[:1], f"trying {self.behavior.name}")
+            self._read()
+        table = self._settings.directory.rollout_table(self.behavior.name)
+        pilot = {portion.problem.id for portion in planned[0].portions}
+        rows = [row for row in np.flatnonzero(table.greedy) if table.problem_ids[table.problem[row]] in pilot]
+        return table.rows(rows)
+
+    def _sample(self, planned: Sequence[shards.Shard], words: str) -> None:
+        """Sample and store those shards that are not stored yet."""
+        settings = self._settings
         missing = [shard for shard in planned if not settings.directory.shard("rollouts", shard.name).exists()]
-        with settings.reporter.task(f"sampling {name}{words}", sum(shard.num_samples for shard in missing)) as task:
+        with settings.reporter.task(words, sum(shard.num_samples for shard in missing)) as task:
             start = time.monotonic()
             for shard, rollouts in shards.sample_shards(
                 settings.engine, self._grade, self.behavior, missing, seed=settings.sampling_seed, on_tokens=task.tokens
@@ -104,7 +122,6 @@ class BehaviorSampler:
                 settings.directory.write_rollouts(shard.name, rollouts, shards.sampling_cost(rollouts, time.monotonic() - start))
                 task.advance(len(rollouts))
                 start = time.monotonic()
-        self._read()
 
     def _keep_plan(self, round_: Round) -> None:
         """Store an adaptive round before it is sampled: planned again later, with less left of a shared budget, it could be another."""

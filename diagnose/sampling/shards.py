@@ -17,6 +17,8 @@ from posttrain.diagnose.types import Behavior, Cost, Problem, Rollout, Split
 from posttrain.diagnose.verifiers.thinking import grade_after_prompt
 
 ROWS_PER_SHARD = 256
+PILOT_SAMPLES = 8
+"""Greedy samples that are taken before all others, to see whether the settings fit the model."""
 MOST_SHARDS = 512
 """Shards of a round at most: opening a file costs as much as reading a few hundred rows."""
 
@@ -47,9 +49,12 @@ class Shard:
 
 
 def plan_greedy(behavior: Behavior, split: Split, rows: int = ROWS_PER_SHARD) -> list[Shard]:
-    """Return the shards of one greedy sample of every problem of a split, each of that number of rows."""
-    portions = [Portion(problem, 0, 1) for problem in behavior.split(split)]
-    return _cut(portions, f"{behavior.name}.{split}-{GREEDY}.0000", GREEDY, rows)
+    """Return the shards of one greedy sample of every problem of a split, each of that number of rows; the first is the pilot."""
+    problems = behavior.split(split)
+    chosen = {i * len(problems) // PILOT_SAMPLES for i in range(PILOT_SAMPLES)}  # spread over the file
+    ordered = [*(problems[i] for i in sorted(chosen)), *(one for i, one in enumerate(problems) if i not in chosen)]
+    portions = [Portion(problem, 0, 1) for problem in ordered]
+    return _cut(portions, f"{behavior.name}.{split}-{GREEDY}.0000", GREEDY, rows, first=PILOT_SAMPLES)
 
 
 def plan_round(
@@ -78,13 +83,16 @@ def plan_round(
     return _cut(portions, f"{behavior.name}.{split}-{SAMPLED}.{number:04d}", SAMPLED, rows)
 
 
-def _cut(portions: Sequence[Portion], name: str, decoding: str, rows: int) -> list[Shard]:
-    """Cut a round into shards of `rows` samples, in the order of the portions; one portion stays whole, and a large round has larger shards."""
+def _cut(portions: Sequence[Portion], name: str, decoding: str, rows: int, first: int | None = None) -> list[Shard]:
+    """Cut a round into shards of `rows` samples, in the order of the portions; one portion stays whole, and a large round has larger shards.
+
+    The first shard has at most `first` samples, where that is given.
+    """
     rows = max(rows, sum(portion.num for portion in portions) // MOST_SHARDS)
     groups: list[list[Portion]] = []
     filled = 0
     for portion in portions:
-        if not groups or filled + portion.num > rows:
+        if not groups or filled + portion.num > (min(rows, first) if first is not None and len(groups) == 1 else rows):
             groups.append([])
             filled = 0
         groups[-1].append(portion)

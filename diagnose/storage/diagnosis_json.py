@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -187,6 +188,33 @@ class ValidityEntry(FileModel):
     """One prompt exactly as the model reads it."""
 
 
+class PilotCode(StrEnum):
+    """Why a behavior is not sampled beyond its pilot."""
+
+    BROKEN_TEMPLATE = "broken_template"
+    """The prompt is not what the model is to answer."""
+    TRUNCATED = "truncated"
+    """Most samples run into `max_tokens`."""
+    NO_END = "no_end"
+    """Most samples run into `max_tokens` because nothing ends an answer."""
+    UNREAD = "unread"
+    """No answer can be read in most samples."""
+
+
+class PilotEntry(FileModel):
+    """What the first greedy samples showed."""
+
+    num_samples: int = 0
+    """0 where there was no pilot."""
+    num_truncated: int = 0
+    num_unread: int = 0
+    """Samples that ended and in which no answer could be read."""
+    codes: Sequence[PilotCode] = ()
+    """Why nothing more was sampled; empty where it was."""
+    failures: Sequence[str] = ()
+    """The same in words, with the repair."""
+
+
 class SamplingEntry(FileModel):
     """How the samples were planned."""
 
@@ -196,6 +224,7 @@ class SamplingEntry(FileModel):
     """Why no more rounds were sampled."""
     ended_code: str = ""
     """The same as a code."""
+    pilot: PilotEntry = PilotEntry()
 
 
 class ExampleEntry(FileModel):

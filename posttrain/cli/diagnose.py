@@ -55,6 +55,7 @@ def diagnose(
         int,
         typer.Option("--workers", metavar="N", help="Engines to open, on this machine or on a Ray cluster (reports/CLUSTER.md)."),
     ] = 1,
+    pilot: options.Pilot = "on",
     seed: options.Seed = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be sampled and what it can detect, and stop.")
@@ -70,12 +71,11 @@ def diagnose(
     from posttrain.diagnose.pipeline.request import DiagnoseRequest
     from posttrain.diagnose.pipeline.run_plan import plan_run
 
-    loaded = options.load_behaviors(
-        behaviors, max_tokens=max_tokens, temperature=temperature, system=system, verifier=verifier, limit=limit
-    )
     request = DiagnoseRequest(
         model=model,
-        behaviors=loaded,
+        behaviors=options.load_behaviors(
+            behaviors, max_tokens=max_tokens, temperature=temperature, system=system, verifier=verifier, limit=limit
+        ),
         out=out,
         engine=engine,
         workers=workers,
@@ -87,13 +87,13 @@ def diagnose(
         earlier=earlier,
         before=before,
         data=data,
+        pilot=options.is_on("--pilot", pilot),
         seed=seed,
         split=_split(split),
         command=typed_command(),
     )
     if dry_run:
-        plan = plan_run(request)
-        print("\n".join((*plan.lines, f"in all at most {plan.samples:,} samples and {plan.max_tokens:,} tokens")))
+        print("\n".join(plan_run(request).all_lines))
         return
     result = run_request(request, open_reporter(quiet))
     print_diagnosis(result, as_json)

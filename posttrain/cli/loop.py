@@ -46,6 +46,7 @@ def loop(
     ] = "transformers",
     config: options.ConfigFile = None,
     overrides: options.Overrides = None,
+    pilot: options.Pilot = "on",
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
 ) -> None:
@@ -60,7 +61,7 @@ def loop(
     )
     result = run_loop(
         model, loaded, out=out, rounds=rounds, stages=options.split_names(stages), probes=options.split_names(probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total,
-        engine=engine, config=config, overrides=overrides or [], seed=seed, command=typed_command(), reporter=open_reporter(quiet),
+        engine=engine, config=config, overrides=overrides or [], pilot=options.is_on("--pilot", pilot), seed=seed, command=typed_command(), reporter=open_reporter(quiet),
     )  # fmt: skip
     if is_rank_zero():
         _print_loop(result)

@@ -79,6 +79,15 @@ Limit = Annotated[
         help="At most N problems of each split, chosen by split.seed; those of a smaller N are among those of a larger one.",
     ),
 ]
+Pilot = Annotated[
+    str,
+    typer.Option(
+        "--pilot",
+        metavar="on|off",
+        help="Whether to stop where the first eight greedy samples are mostly truncated or unread, or the prompt is broken (exit code 2; the report "
+        "has the repair); off samples on.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Random seed for sampling.")]
 Engine = Annotated[
     str,
@@ -109,6 +118,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 def split_names(text: str) -> list[str]:
     """Return the names of a comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def is_on(option: str, given: str) -> bool:
+    """Read `on` or `off`.
+
+    Raises:
+        SettingsError: It is neither (`not_on_or_off`).
+    """
+    if given not in ("on", "off"):
+        from posttrain.diagnose.errors import SettingsError
+
+        raise SettingsError(f"{option}: got {given!r}; allowed are on and off", code="not_on_or_off")
+    return given == "on"
 
 
 def load_behaviors(sources: list[str], **given: Any) -> Sequence[str | Behavior]:

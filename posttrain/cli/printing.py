@@ -23,13 +23,20 @@ def open_reporter(quiet: bool) -> Reporter:
 
 
 def print_diagnosis(result: Any, as_json: bool) -> None:
-    """Print the verdict of every behavior, or diagnosis.json."""
+    """Print the verdict of every behavior, or diagnosis.json; then refuse a run that its pilot stopped.
+
+    Raises:
+        SettingsError: Code `pilot_stopped`.
+    """
+    from posttrain.diagnose.pipeline.pilot import refuse_stopped
+
     if as_json:
         print((result.path / "diagnosis.json").read_text(), end="")
-        return
-    for diagnosis in result.diagnoses:
-        print(diagnosis.sentence)
-    print(f"report: {result.report_html}")
+    else:
+        for diagnosis in result.diagnoses:
+            print(diagnosis.sentence)
+        print(f"report: {result.report_html}")
+    refuse_stopped(result)
 
 
 def interval(value: Any, *, signed: bool = False) -> str:

@@ -32,7 +32,13 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_a_loop_measures_trains_and_measures_again(sums_file: Path, tiny_model: Path, tmp_path: Path, seen: list[Any]) -> None:
     out = tmp_path / "loop"
-    arguments: dict[str, Any] = {"out": out, "stages": ["sft"], "samples": 4, "overrides": ["num_steps=3", "rows_per_batch=2"]}
+    arguments: dict[str, Any] = {
+        "out": out,
+        "stages": ["sft"],
+        "samples": 4,
+        "pilot": False,
+        "overrides": ["num_steps=3", "rows_per_batch=2"],
+    }
     result = trainers.loop(tiny_model, [sums_file], **arguments)
     assert [r.stage for r in result.rounds] == ["sft"]
     for name in ("run.json", "loop.json", "compare.json", "report.html", "report.md", "stage-1/config.json"):
@@ -61,7 +67,12 @@ def test_a_loop_measures_trains_and_measures_again(sums_file: Path, tiny_model: 
 def test_an_interrupted_loop_goes_on_where_it_was(
     sums_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments: dict[str, Any] = {"stages": ["sft"], "samples": 4, "overrides": ["num_steps=2", "rows_per_batch=2"]}
+    arguments: dict[str, Any] = {
+        "stages": ["sft"],
+        "samples": 4,
+        "pilot": False,
+        "overrides": ["num_steps=2", "rows_per_batch=2"],
+    }
     whole = trainers.loop(tiny_model, [sums_file], out=tmp_path / "whole", **arguments)
 
     def stopped(*args: Any) -> Any:
@@ -85,7 +96,7 @@ def test_nothing_to_train_ends_with_the_diagnosis(tiny_model: Path, tmp_path: Pa
     (tmp_path / "b.yaml").write_text(
         "problems: rows.jsonl\nverifier: {kind: exact}\nprompt: {format: completion}\nsampling: {max_tokens: 16, stop: ['a']}\n"
     )
-    result = trainers.loop(tiny_model, [tmp_path / "b.yaml"], out=tmp_path / "loop", samples=16)
+    result = trainers.loop(tiny_model, [tmp_path / "b.yaml"], out=tmp_path / "loop", samples=16, pilot=False)
     assert result.rounds == ()
     assert result.transition is None
     assert result.report_html.exists()
@@ -94,7 +105,12 @@ def test_nothing_to_train_ends_with_the_diagnosis(tiny_model: Path, tmp_path: Pa
 def test_a_stage_stopped_half_way_goes_on_from_there(
     sums_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments: dict[str, Any] = {"stages": ["sft"], "samples": 4, "overrides": ["num_steps=3", "rows_per_batch=2"]}
+    arguments: dict[str, Any] = {
+        "stages": ["sft"],
+        "samples": 4,
+        "pilot": False,
+        "overrides": ["num_steps=3", "rows_per_batch=2"],
+    }
     whole = trainers.train("sft", tiny_model, [sums_file], out=tmp_path / "whole", overrides=arguments["overrides"], seed=0)
     step = Stepper.step
     calls: list[int] = []
@@ -136,7 +152,7 @@ def test_a_behavior_without_samples_does_not_end_the_loop(sums_file: Path, tiny_
     (tmp_path / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     broken.write_text("problems: words.jsonl\nverifier: {kind: exact}\nprompt: {format: completion}\npurpose: retention\n")
     result = trainers.loop(
-        tiny_model, [sums_file, broken], out=tmp_path / "loop", stages=["sft"], samples=2, overrides=["num_steps=1"]
+        tiny_model, [sums_file, broken], out=tmp_path / "loop", stages=["sft"], samples=2, pilot=False, overrides=["num_steps=1"]
     )
     assert result.transition is not None
     assert [b.name for b in result.transition.behaviors] == ["sums"]

@@ -71,13 +71,13 @@ def test_a_run_leaves_what_the_contract_names(sums_file: Path, script: Callable[
 
 
 def test_a_run_killed_half_way_ends_like_an_undisturbed_one(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
-    whole = diagnose.run(tiny_model, [sums_file], out=tmp_path / "whole", samples=60, seed=5)
+    whole = diagnose.run(tiny_model, [sums_file], out=tmp_path / "whole", samples=60, seed=5, pilot=False)
     engine = InterruptedEngine(open_engine("transformers", str(tiny_model), [diagnose.load_behavior(sums_file)]), 2)
     with pytest.raises(KeyboardInterrupt):
-        diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=60, seed=5, engine=engine)
+        diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=60, seed=5, pilot=False, engine=engine)
     assert len(list((tmp_path / "killed" / "rollouts").glob("*.parquet"))) == 2
     assert not (tmp_path / "killed" / "diagnosis.json").exists()
-    resumed = diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=60, seed=5)
+    resumed = diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=60, seed=5, pilot=False)
     assert without_cost(tmp_path / "killed") == without_cost(tmp_path / "whole")
     assert [r.token_ids for r in resumed.behaviors[0].rollouts] == [r.token_ids for r in whole.behaviors[0].rollouts]
 

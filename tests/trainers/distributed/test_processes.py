@@ -382,7 +382,7 @@ def test_the_command_line_under_torchrun(tiny_model: Path, sums_file: Path, tmp_
     flags = [flag for setting in COMMAND for flag in ("--set", setting)]
     said = torchrun(
         "-m", "posttrain", "loop", tiny_model, sums_file, "--out", tmp_path / "loop", "--stages", "sft", "--samples", "2",
-        "--probes", "none", *flags,
+        "--probes", "none", "--pilot", "off", *flags,
     )  # fmt: skip
     assert said.stdout.count("checkpoint: ") == 1
     assert said.stderr.count("in each of 2 processes") == 1

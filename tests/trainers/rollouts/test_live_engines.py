@@ -238,6 +238,7 @@ def test_a_loop_measures_and_trains_with_one_engine(
         stages=["grpo"],
         samples=4,
         probes=["none"],
+        pilot=False,
         overrides=[*GRPO, "num_steps=1"],
         engine="vllm",
     )

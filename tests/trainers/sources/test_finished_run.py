@@ -49,7 +49,7 @@ def digits(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def train_run(folder: Path, digits: Path, tiny_model: Path) -> Path:
     """64 samples of each train problem."""
-    run(str(tiny_model), [digits], out=folder / "train", samples=64, probes=("none",), split=Split.TRAIN)
+    run(str(tiny_model), [digits], out=folder / "train", samples=64, probes=("none",), pilot=False, split=Split.TRAIN)
     return folder / "train"
 
 
@@ -119,7 +119,7 @@ def test_only_right_samples_of_train_problems_outside_the_dev_slice_are_imitated
 def test_a_run_of_the_eval_split_is_refused(
     folder: Path, digits: Path, tiny_model: Path, refuses: Refuses, tmp_path: Path
 ) -> None:
-    run(str(tiny_model), [digits], out=folder / "eval", samples=4, probes=("none",))
+    run(str(tiny_model), [digits], out=folder / "eval", samples=4, probes=("none",), pilot=False)
     refuses(
         "train", "rft", tiny_model, digits, "--from", folder / "eval", "--out", tmp_path / "out",
         code="run_measured_split",
@@ -248,13 +248,13 @@ def test_a_diagnosis_of_the_train_split_says_that_it_is_no_verdict(
     with refused(RunError, "train_split"):
         gate(train_run, ["pass@1>=0"])
     again = folder / "again"
-    run(str(tiny_model), [digits], out=again, samples=64, probes=("none",), split=Split.TRAIN, seed=1)
+    run(str(tiny_model), [digits], out=again, samples=64, probes=("none",), pilot=False, split=Split.TRAIN, seed=1)
     with refused(RunError, "train_split"):
         compare(train_run, again, out=folder / "compared")
 
 
 def test_a_diagnosis_of_the_eval_split_says_nothing_of_the_kind(folder: Path, digits: Path, tiny_model: Path) -> None:
-    measured = run(str(tiny_model), [digits], out=folder / "plain", samples=4, probes=("none",))
+    measured = run(str(tiny_model), [digits], out=folder / "plain", samples=4, probes=("none",), pilot=False)
     assert "train split" not in measured.diagnoses[0].sentence
     assert not any(caveat.code == "train_split" for caveat in measured.diagnoses[0].caveats)
     gate(folder / "plain", ["pass@1>=0"])
