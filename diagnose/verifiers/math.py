@@ -32,9 +32,13 @@ _MOST_CHARACTERS = 1_000
 _TAIL = 20_000
 """Characters at the end of a text in which the answer is looked for."""
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\d])\$([^$\n]+)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
-_JOIN = re.compile(r"[\s,;*]*(?:\b(?:or|and)\b[\s,;*]*)?(?:[$]|\\[()\[\]])*\s*", re.IGNORECASE)
+_JOIN = re.compile(r"(?:[\s,;*$]|\\[()\[\]]|\\q?quad|\\text\{\s*(?:or|and)\s*\}|\b(?:or|and)\b){0,20}", re.IGNORECASE)
+_COPULA = re.compile(r"\b(?:is|are|equals)\b:?", re.IGNORECASE)
+_PERCENT = re.compile(r"(?<=[\d}])\s*(?:percent(?:age)?|pct)\b", re.IGNORECASE)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
-_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|operatorname|mbox|textbf|mathbf|begin|end|left|right)\*?\s*\{[^{}]*\}")
+_TEXT_COMMAND = re.compile(
+    r"\\(?:text|textnormal|textit|mathit|mathrm|operatorname|mbox|textbf|mathbf|begin|end|left|right)\*?\s*\{[^{}]*\}"
+)
 _FUNCTIONS = frozenset(
     [
         "sin",
@@ -195,7 +199,8 @@ def _parse(text: str, *, anywhere: bool = False) -> list[Any]:
 
 @lru_cache(maxsize=64)
 def _expected(answer: str) -> list[Any]:
-    return _parse_span(_inner(answer)) or [_inner(answer)]
+    spans = [_inner(answer), *(_stated(answer) if "$" in answer else ())]  # such as "$125$ miles", or a whole solution
+    return next((found for span in spans if (found := _parse_span(span))), [_inner(answer)])
 
 
 def _inner(answer: str) -> str:
@@ -211,6 +216,7 @@ def _parse_span(span: str) -> list[Any]:
     """Return what all of a span means; empty where it is no expression."""
     if not span or len(span) > _MOST_CHARACTERS:
         return []
+    span = _PERCENT.sub(r"\\%", span)
     if _has_words(span):
         return _parse(rf"\boxed{{\text{{{span}}}}}") if _ONLY_WORDS.fullmatch(span) else []
     if "\n" in span and "\\begin" not in span:  # lines are several values, not a product
@@ -259,14 +265,20 @@ def _stated(text: str) -> list[str]:
 
 def _spans(text: str, statement: Statement) -> Iterator[str]:
     """Return what a statement may state: the formula behind its mark, all of it, or the number in it."""
-    formulas = [one for one in _FORMULA.finditer(text, statement.begin) if one.start() < statement.stop]
-    if formulas and not any(character.isdigit() for character in text[statement.begin : formulas[0].start()]):
+    begin = statement.begin
+    formulas = [one for one in _FORMULA.finditer(text, begin) if one.start() < statement.stop]
+    if formulas and re.search(r"[A-Za-z]", text[begin : formulas[0].start()]):  # "Answer: the largest $n$ is 34"
+        copula = _COPULA.search(text, formulas[0].end(), statement.stop)
+        if copula and not _COPULA.search(text, begin, formulas[0].start()):
+            begin = copula.end()
+            formulas = [one for one in formulas if one.start() >= begin]
+    if formulas and not any(character.isdigit() for character in text[begin : formulas[0].start()]):
         last = 1
         while last < len(formulas) and _JOIN.fullmatch(text, formulas[last - 1].end(), formulas[last].start()):
             last += 1
         yield ", ".join(map(_content, formulas[:last]))
         return
-    yield _ENDS.sub("", text[statement.begin : statement.stop])
+    yield _ENDS.sub("", text[begin : statement.stop])
     number = read_number(text[statement.start : statement.stop])
     if number.status is ReadStatus.NUMBER:
         yield _write_number(number)

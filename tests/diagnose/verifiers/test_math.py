@@ -49,6 +49,11 @@ RIGHT = [
     ("e^{x}", "<answer>e^x</answer>"),
     (r"11,\! 111", r"\boxed{11111}"),
     (r"12 \times 34", r"\boxed{12 \times 34}"),
+    ("34", "Final Answer: The largest $n$ is 34."),
+    ("34", "Final Answer: The value of $f(2)$ is $34$."),
+    (r"28\%", r"\boxed{28 percent}"),
+    ("$125$ miles", r"It is $\boxed{125\textnormal{ miles}}.$"),
+    ("1,-2", r"\[ \boxed{-2} \quad \text{and} \quad \boxed{1}. \]"),
 ]
 WRONG = [
     (r"\frac{1}{2}", r"\boxed{2}"),
