@@ -107,7 +107,7 @@ class BehaviorSampler:
             self._read()
         table = self._settings.directory.rollout_table(self.behavior.name)
         pilot = {portion.problem.id for portion in planned[0].portions}
-        rows = [row for row in np.flatnonzero(table.greedy) if table.problem_ids[table.problem[row]] in pilot]
+        rows = [int(row) for row in np.flatnonzero(table.greedy) if table.problem_ids[table.problem[row]] in pilot]
         return table.rows(rows)
 
     def _sample(self, planned: Sequence[shards.Shard], words: str) -> None:
