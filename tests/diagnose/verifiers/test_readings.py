@@ -324,7 +324,11 @@ def test_the_child_gets_nothing_of_the_problem_but_what_a_kind_documents() -> No
     options = {"regex": {"pattern": "(x)"}, "python": {"function": "rewards:score"}}
     read_in_the_child = {name for name, kind in VERIFIERS.items() if not issubclass(kind, ModelVerifier)}
     assert "exact" in read_in_the_child
-    for kind in read_in_the_child - {"reasoning_gym", "python", "code"}:
+    for kind in read_in_the_child - {"reasoning_gym", "python", "code", "math", "ifeval"}:
         assert make(kind, **options.get(kind, {})).payload(problem("12", secret="12")) is None
     asked = problem("12", tests="assert f() == 12", entry_point="f")
     assert make("code").payload(asked) == {"prompt": asked.prompt, "entry_point": "f"}
+    # Comparing expressions takes as long as reading them, so the child of `math` does both.
+    assert make("math").payload(problem("12", secret="12")) == {"answers": ["12"], "question": problem("12").question}
+    told = problem("12", instruction_id_list=["punctuation:no_comma"], kwargs=[{}], secret="12")
+    assert make("ifeval").payload(told) == {"instructions": [("punctuation:no_comma", {})]}
