@@ -22,8 +22,9 @@ class BaseVerifier:
     success: ClassVar[float] = 1.0
     """The score that counts as a success unless the behavior says otherwise."""
 
-    lists_state_nothing: ClassVar[bool] = True
-    """Whether a list of several answers states none, which the self-test tries; several programs in one text are a program."""
+    answers_are_short: ClassVar[bool] = True
+    """Whether another answer, or a list of several, is wrong, which the self-test tries; a program may be written in many ways, and several programs
+    in one text are a program."""
 
     needs_answer: ClassVar[bool] = True
     """Whether every problem must have an answer to compare with."""

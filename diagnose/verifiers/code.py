@@ -50,7 +50,7 @@ class CodeVerifier(Verifier):
     """
 
     Options = CodeOptions
-    lists_state_nothing = False
+    answers_are_short = False
     needs_answer = False
 
     def __init__(self, options: CodeOptions) -> None:

@@ -35,7 +35,7 @@ from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.diagnose.verifiers.reward_model import RewardModelOptions
 from posttrain.diagnose.verifiers.sandbox import child_process
 from posttrain.diagnose.verifiers.sandbox.child_process import Child
-from posttrain.diagnose.verifiers.selftest import CaseCount, SelfTest, verifier_selftest
+from posttrain.diagnose.verifiers.selftest import verifier_selftest
 
 
 def problem(number: int, answer: str, prompt: str | tuple[Message, ...] = "", **more: Any) -> Problem:
@@ -51,10 +51,6 @@ def behavior(kind: str, *problems: Problem, **options: Any) -> Behavior:
         measure=MeasureSettings(epsilon=0.006),
         prompt=PromptFormat(template="Please: {question}"),
     )
-
-
-def case_of(found: SelfTest, name: str) -> CaseCount:
-    return next(case for case in found.cases if case.name == name)
 
 
 @pytest.fixture(scope="module")
@@ -275,37 +271,6 @@ def test_a_child_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_deadline_must_be_positive() -> None:
     assert_refuses(Grader, {"behavior": behavior("number"), "deadline": 0.1}, deadline=0.0)
-
-
-def test_selftest_finds_a_verifier_that_believes_anything() -> None:
-    problems = [problem(i, word) for i, word in enumerate(["tac", "god", "noom", "tab", "gip"])]
-    gullible = behavior("regex", *problems, pattern=r"So: (\w+)", write="So: {answer}")
-    with Grader(gullible) as grader:
-        found = verifier_selftest(gullible, grader, problems)
-    assert found.failures
-    assert case_of(found, "candidates").num_failed > 0
-    assert case_of(found, "candidates").examples[0].text.startswith("So: ")
-    assert [case.name for case in found.cases if case.num_failed] == ["candidates"]
-
-
-def test_selftest_finds_a_reference_that_is_refused() -> None:
-    asked = problem(1, "12", references=(Reference(steps=("3 times 4 is 12, ", "and 5 is more.")),))
-    tested = behavior("number", asked)
-    with Grader(tested) as grader:
-        found = verifier_selftest(tested, grader, [asked])
-    assert case_of(found, "reference").num_failed == 1
-    assert case_of(found, "other_answer").num_texts == 0
-    assert found.failures[0].text == asked.references[0].text
-
-
-def test_selftest_skips_equivalent_answers_and_few_choices() -> None:
-    numbers_ = [problem(i, answer) for i, answer in enumerate(["12", "12.0", "24/2", "7"])]
-    choices = [problem(i, "ABBA"[i]) for i in range(4)]
-    for tested, num_others in ((behavior("number", *numbers_), 6), (behavior("choice", *choices), 4)):
-        with Grader(tested) as grader:
-            found = verifier_selftest(tested, grader, tested.problems)
-        assert not found.failures
-        assert case_of(found, "other_answer").num_texts == num_others
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf])

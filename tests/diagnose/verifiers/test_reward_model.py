@@ -120,7 +120,7 @@ def test_the_selftest_tries_references_and_garbage_on_a_few_problems(reward_mode
     with Grader(behavior) as grader:
         found = verifier_selftest(behavior, grader, behavior.problems)
     assert {case.name: case.num_texts for case in found.cases} == {
-        "answer": 0, "reference": 8, "empty": 16, "garbage": 48, "other_answer": 0, "echo": 16, "candidates": 0,
+        "answer": 0, "reference": 8, "empty": 16, "garbage": 48, "near_miss": 0, "other_answer": 0, "echo": 16, "candidates": 0,
     }  # fmt: skip
     assert [case.name for case in found.cases if case.num_failed] == ["garbage"]
     severe = load_behavior(write_behavior(tmp_path, reward_model, threshold=100.0))  # likes nothing
