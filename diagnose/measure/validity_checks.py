@@ -91,7 +91,11 @@ def check_validity(
     return ValidityMeasurement(
         behavior=behavior.name,
         checks=tuple(check for check, _ in found),
-        notes=(*engine.info.notes, *_notes(behavior, engine)),
+        notes=(
+            *engine.info.notes,
+            *_notes(behavior, engine),
+            *(f"Warning: {_selftest_words(case)}." for case in selftest.cases if case.num_failed and not case.blocks),
+        ),
         failures=tuple(failure for _, failures in found for failure in failures),
         prompt_example=prompt.text,
     )
@@ -99,11 +103,12 @@ def check_validity(
 
 def _check_selftest(selftest: SelfTest) -> Checked:
     """Check that the verifier grades texts with a known grade so."""
-    tried, failed = sum(case.num_texts for case in selftest.cases), sum(case.num_failed for case in selftest.cases)
+    tried = sum(case.num_texts for case in selftest.cases)
+    failed = sum(case.num_failed for case in selftest.cases if case.blocks)
     what = "share of texts with a known grade that the verifier graded so"
     share = _counted(1 - failed / tried if tried else np.nan)
     check = check_estimate("validity: verifier self-test", ">=", share, 1.0, n=tried, what=what, unit="texts")
-    return check, [_selftest_words(case) for case in selftest.cases if case.num_failed]
+    return check, [_selftest_words(case) for case in selftest.cases if case.blocks]
 
 
 def _check_shares(behavior: Behavior, thresholds: Thresholds, counts: SamplingMeasurement) -> list[Checked]:
@@ -148,7 +153,7 @@ def _selftest_words(case: CaseCount) -> str:
     first = case.examples[0]
     kinds = {
         "answer": "the reference answer", "reference": "the whole reference path", "empty": "an empty text", "garbage": "garbage",
-        "other_answer": "another problem's answer", "echo": "the echoed prompt", "candidates": "a list of candidate answers",
+        "near_miss": "a wrong answer", "other_answer": "another problem's answer", "echo": "the echoed prompt", "candidates": "a list of candidate answers",
     }  # fmt: skip
     text = first.text if len(first.text) <= 60 else first.text[:57] + "..."
     return f"the verifier {verb} {kinds[case.name]} in {case.num_failed} of {case.num_texts} tries, e.g. {text!r} for problem {first.problem_id}"

@@ -96,7 +96,9 @@ def verifier_selftest(
     counts = dict.fromkeys(_ACCEPTED + _REFUSED, 0)
     failures: dict[str, list[SelfTestFailure]] = {name: [] for name in counts}
     for index, problem in enumerate(problems):
-        tries = not isinstance(verifier, ModelVerifier) and verifier.judges_content and not (verifier.is_slow and index >= _NUM_SLOW)
+        tries = (
+            not isinstance(verifier, ModelVerifier) and verifier.judges_content and not (verifier.is_slow and index >= _NUM_SLOW)
+        )
         others = _other_answers(problems, index) if tries else ()
         refused = _refused(behavior, verifier, grader, problem, others)
         wrong = _near_misses(behavior, problem) if tries and verifier.answers_are_short else ()
