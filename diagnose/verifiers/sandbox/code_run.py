@@ -20,6 +20,8 @@ from posttrain.diagnose.verifiers.sandbox.isolation import BOOTSTRAP, Isolation,
 
 _OWN_CODE = (BOOTSTRAP.parent,)
 _HOST, _TESTER = "code_host", "code_tests"
+_START_SECONDS = 60.0
+"""That starting and isolating a process may take."""
 _SPARE_SECONDS = 2.0
 
 
@@ -84,8 +86,9 @@ class ProgramRunner:
         """
         host = self._running(_HOST)
         host.send(json.dumps({"program": program}).encode())
-        end = time.monotonic() + (self._seconds if seconds is None else seconds)
         try:
+            self._await_confinement(host)
+            end = time.monotonic() + (self._seconds if seconds is None else seconds)
             outcome = self._load(host, end) or self._test(host, tests, end)
         except BaseException:
             self.close()  # its next line would be taken for a reply to another program's tests
@@ -140,10 +143,13 @@ class ProgramRunner:
             )
         return line
 
+    def _await_confinement(self, host: Child) -> None:
+        """Wait until the program's process is isolated, before anything of the program runs: a busy machine is not the program's fault."""
+        if self._ask(host, time.monotonic() + _START_SECONDS) != b'{"confined": true}':
+            raise VerifierError(f"the isolation {self._isolation} cannot be set up: {host.stderr_tail()}")
+
     def _load(self, host: Child, end: float) -> ProgramOutcome | None:
         """Wait until the program is loaded; return how it failed, None where it did not."""
-        if self._ask(host, end) != b'{"confined": true}':  # sent before anything of the program runs
-            raise VerifierError(f"the isolation {self._isolation} cannot be set up: {host.stderr_tail()}")
         line = self._ask(host, end)
         if isinstance(line, ProgramOutcome):
             return line

@@ -79,6 +79,13 @@ def test_no_attack_passes_or_changes_the_next_program(runner: ProgramRunner, sur
     assert runner.run(RIGHT, TESTS).verdict is Verdict.PASSED
 
 
+def test_the_clock_of_a_program_starts_when_it_is_isolated(runner: ProgramRunner) -> None:
+    """Setting up takes longer than this; on a busy machine, longer than any limit."""
+    runner.close()
+    assert runner.run("while True: pass", TESTS, seconds=1e-4).verdict is Verdict.FAILED
+    assert runner.run(RIGHT, TESTS).verdict is Verdict.PASSED
+
+
 def test_a_reach_that_succeeds_would_pass(runner: ProgramRunner) -> None:
     """The attacks of this kind measure something: where their lines run through, the program passes."""
     from helpers.attacks import reach
