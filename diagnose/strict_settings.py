@@ -7,13 +7,23 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 
 class StrictModel(BaseModel):
-    """Settings that refuse keys they do not know, and numbers that are not finite."""
+    """Settings that refuse keys they do not know, numbers that are not finite, and true or false in place of a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name is not None:
+            allowed = _types_in(cls.model_fields[info.field_name].annotation)
+            if allowed & {int, float} and not allowed & {bool, Any}:
+                raise PydanticCustomError("truth_value", "a number is needed, not true or false")
+        return value
 
 
 def closest(word: str, allowed: Iterable[str]) -> str:
@@ -74,6 +84,11 @@ def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[st
                 break
             model = inner
     return list(model.model_fields)
+
+
+def _types_in(annotation: Any) -> set[Any]:
+    """Return the types that an annotation such as `float | None` allows."""
+    return set(typing.get_args(annotation)) or {annotation}
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from posttrain.diagnose.strict_settings import StrictModel
 from posttrain.trainers.row_lengths import TooLong
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-class TrainingConfig(BaseModel):
-    """Settings that every recipe has; a number that is not finite is refused in all of them."""
+class TrainingConfig(StrictModel):
+    """Settings that every recipe has."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     learning_rate: float = Field(default=1e-5, gt=0)
     """Peak learning rate of AdamW."""
@@ -30,7 +31,7 @@ class TrainingConfig(BaseModel):
     """The gradient is scaled down to this Euclidean norm."""
     num_steps: int | None = Field(default=None, ge=1)
     """Optimizer batches; None lets the epochs decide."""
-    num_epochs: float = Field(default=3.0, gt=0)
+    num_epochs: float = Field(default=3.0, gt=0, le=1e6)
     """Passes over the rows, where num_steps is None."""
     micro_batch_tokens: int = Field(default=4096, ge=1)
     """Padded input tokens of one forward pass; memory grows with it. A longer row goes alone."""

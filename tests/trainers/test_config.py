@@ -39,6 +39,10 @@ def test_overrides_win_over_the_file_and_are_yaml(tmp_path: Path) -> None:
         (["save_every=0"], "setting_out_of_range", "save_every"),
         (["seed=[1"], "override_without_value", "seed=[1"),
         (["betas=[0.9, 1.0]"], "setting_out_of_range", "betas"),
+        (["learning_rate=true"], "setting_out_of_range", "learning_rate"),
+        (["group_size=yes"], "setting_out_of_range", "group_size"),
+        (["eval_every=false"], "setting_out_of_range", "eval_every"),
+        (["num_epochs=1e300"], "setting_out_of_range", "num_epochs"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(overrides: list[str], code: str, named: str) -> None:
