@@ -82,6 +82,22 @@ def parse_engine(name: str) -> tuple[str, str]:
     return kind, address
 
 
+MOST_WORKERS = 4096
+"""Engines that one run may open."""
+
+
+def check_workers(workers: int) -> None:
+    """Refuse a number of engines that cannot be meant.
+
+    Raises:
+        SettingsError: It is below 1 or above `MOST_WORKERS`.
+    """
+    if workers < 1:
+        raise SettingsError(f"--workers: got {workers}, at least 1 is needed", code="too_few_workers")
+    if workers > MOST_WORKERS:
+        raise SettingsError(f"--workers: got {workers}, at most {MOST_WORKERS} can be opened", code="too_many_workers")
+
+
 def check_model(name: str, model: str) -> None:
     """Refuse a MODEL that the engine of that name cannot find, before anything heavy is imported; see `parse_engine`.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from posttrain.diagnose.behaviors import load_behavior, load_behaviors
 from posttrain.diagnose.behaviors.row_files import require_file
-from posttrain.diagnose.engines import parse_engine
+from posttrain.diagnose.engines import check_workers, parse_engine
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.probes.runner import AUTO, choose_probes
@@ -78,8 +78,7 @@ class DiagnoseRequest:
         choose_probes(self.probes)
         if not self.loaded:
             raise SettingsError("behaviors: got none, at least one is needed; see `posttrain behaviors`", code="no_behavior")
-        if self.workers < 1:
-            raise SettingsError(f"--workers: got {self.workers}, at least 1 is needed", code="too_few_workers")
+        check_workers(self.workers)
         if self.seed < 0:
             raise SettingsError(f"--seed: got {self.seed}, a whole number from 0 on is needed", code="negative_seed")
         if isinstance(self.engine, str):

@@ -114,6 +114,7 @@ WRONG = {
     "--engine scripted:x": "engine_address",
     "--engine openai:ftp://x": "engine_address",
     "--workers 0": "too_few_workers",
+    "--workers 1000000": "too_many_workers",
     "--seed -1": "negative_seed",
     "good.yaml": "duplicate_name",
     "nowhere.yaml": "no_such_file",

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.diagnose.engines import check_model, open_engine
+from posttrain.diagnose.engines import check_model, check_workers, open_engine
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.ray.pieces import PieceSize
 from posttrain.diagnose.errors import SettingsError
@@ -57,8 +57,7 @@ def open_pool(
         SettingsError: Ray is missing, the cluster cannot be reached or has no room for that number of workers.
         ModelError: The model cannot be opened.
     """
-    if workers < 1:
-        raise SettingsError(f"workers: got {workers}, at least 1 is needed", code="too_few_workers")
+    check_workers(workers)
     check_model(kind, model)
     _join(address)
     import ray
