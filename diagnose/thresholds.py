@@ -171,10 +171,6 @@ class Thresholds:
     """Share of right answers, or of reference paths, that the verifier may refuse or the sampler may be unable to write."""
     max_wrong_accepted: float = 0.25
     """Share of wrong answers made to be mistaken for the right one, or of other problems' answers, that the verifier may accept."""
-    max_listing: float = 0.05
-    """Share of the successes that may list several candidates, where the verifier accepts such a list."""
-    contradiction: float = 0.01
-    """Probability of so few successes, given how likely the reference paths are, below which the measurement contradicts itself."""
     improbable_path: float = 0.5
     """Share of reference paths with a step below epsilon, from which the paths count as out of reach."""
     level: float = 0.95

@@ -127,7 +127,7 @@ def verifier_selftest(
 def _max_failed(thresholds: Thresholds) -> dict[str, float]:
     """Return the share of each case that may fail; a text without an answer is never accepted.
 
-    A list of candidates that is accepted does no harm until a sample is one, which is checked when there are samples.
+    A list of candidates that is accepted is a warning only: it does no harm until a sample is one.
     """
     return {
         **dict.fromkeys(_ACCEPTED, thresholds.max_refused),
