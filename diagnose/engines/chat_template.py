@@ -167,20 +167,22 @@ class ChatTemplate:
             {"role": "user", "content": "?"},
             {"role": "assistant", "content": content, "tool_calls": [call]},
         ]
-        try:
-            rendered = self._render(RenderRequest(chat=chat, settings={**self._tokenizer.special_tokens_map}))
-        except BehaviorError:
-            return None
-        return rendered if _MARKER in rendered and f'\\"{_MARKER}' not in rendered else None
+        rendered = self._try(chat)
+        return None if rendered is None or f'\\"{_MARKER}' in rendered else rendered
 
     def _probe(self, content: Any) -> str | None:
         """Return what the template writes for a turn of the user; None where the marker is lost."""
-        settings = {**self._tokenizer.special_tokens_map, "add_generation_prompt": True}
+        rendered = self._try([{"role": "user", "content": content}], add_generation_prompt=True)
+        return None if rendered is None or _AS_IT_IS.search(rendered) else rendered
+
+    def _try(self, chat: list[dict[str, Any]], **settings: Any) -> str | None:
+        """Return what the template writes for a chat that holds the marker; None where it fails or loses the marker."""
+        request = RenderRequest(chat=chat, settings={**self._tokenizer.special_tokens_map, **settings})
         try:
-            rendered = self._render(RenderRequest(chat=[{"role": "user", "content": content}], settings=settings))
+            rendered = self._render(request)
         except BehaviorError:
             return None
-        return rendered if _MARKER in rendered and not _AS_IT_IS.search(rendered) else None
+        return rendered if _MARKER in rendered else None
 
     def _request(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,16 +24,7 @@ class SpacingEngine(CharacterEngine):
 
     @property
     def info(self) -> EngineInfo:
-        return EngineInfo(
-            name="spacing",
-            model="",
-            model_fingerprint="",
-            fingerprint="",
-            sample_dtype="",
-            score_dtype="",
-            device="",
-            can_score=True,
-        )
+        return replace(super().info, name="spacing", can_score=True)
 
     def score(self, requests: Sequence[ScoreRequest], *, on_tokens: OnTokens = ignore_tokens) -> list[TokenScores]:
         self.num_scored += len(requests)

@@ -25,10 +25,8 @@ def build(options: dict[str, Any]) -> Verifier:
     return verifier
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['kind']}: {case['text']!r}"[:90])
-def test_reading(case: dict[str, Any]) -> None:
-    verifier = build(case["verifier"])
-    problem = Problem(
+def problem_of(case: dict[str, Any]) -> Problem:
+    return Problem(
         id="p",
         prompt="q",
         answer=case["answer"],
@@ -37,6 +35,12 @@ def test_reading(case: dict[str, Any]) -> None:
         split=Split.EVAL,
         metadata=case.get("metadata", {}),
     )
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['kind']}: {case['text']!r}"[:90])
+def test_reading(case: dict[str, Any]) -> None:
+    verifier = build(case["verifier"])
+    problem = problem_of(case)
     assert verifier.complaint(problem) is None
     extracted = verifier.extract(case["text"], lenient=False, payload=verifier.payload(problem))
     assert (0.0 if extracted is None else verifier.compare(extracted, problem)) == case["score"], extracted
@@ -78,15 +82,7 @@ def test_lenient_reading(text: str, expected: str | None) -> None:
 @pytest.mark.parametrize("case", [case for case in CASES if case["score"] == 1.0], ids=lambda case: repr(case["text"])[:60])
 def test_lenient_grade_is_never_below_the_strict_one(case: dict[str, Any]) -> None:
     verifier = build(case["verifier"])
-    problem = Problem(
-        id="p",
-        prompt="q",
-        answer=case["answer"],
-        answers=tuple(case.get("answers", ())),
-        key="q",
-        split=Split.EVAL,
-        metadata=case.get("metadata", {}),
-    )
+    problem = problem_of(case)
     # The grader takes the better of both; here the lenient reading must at least read something.
     assert verifier.extract(case["text"], lenient=True, payload=verifier.payload(problem)) is not None
 
