@@ -42,14 +42,17 @@ def is_temporary(path: Path) -> bool:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
+    """Write a file that appears whole or not at all; what could not be written to the end is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     work = temporary_name(path)
-    with work.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    work.replace(path)
+    try:
+        with work.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        work.replace(path)
+    finally:
+        work.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from posttrain.diagnose.engines.chat_template import TEMPLATE_DATE
 from posttrain.diagnose.engines.models.model_source import cache_dir
+from posttrain.diagnose.storage.files import write_bytes
 from posttrain.diagnose.types import Split
 from posttrain.trainers.training_types import RowRole, TrainingRow
 
@@ -125,18 +126,8 @@ def _write(path: Path, rows: Sequence[TrainingRow]) -> None:
     columns = {field.name: [getattr(row, field.name) for row in rows] for field in _SCHEMA}
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns, schema=_SCHEMA), sink, compression="zstd")
-    content = sink.getvalue()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with work.open("wb") as file:
-            file.write(content)
-            file.write(hashlib.sha256(content).digest())
-            file.flush()
-            os.fsync(file.fileno())
-        work.replace(path)
-    finally:
-        work.unlink(missing_ok=True)
+    content = sink.getvalue().to_pybytes()
+    write_bytes(path, content + hashlib.sha256(content).digest())
 
 
 def _delete_old(folder: Path) -> None:
