@@ -11,7 +11,7 @@ from pathlib import Path
 
 from posttrain.diagnose.behaviors.data_sets import DataRow
 from posttrain.diagnose.engines import check_model
-from posttrain.diagnose.engines.base import Engine, SampleRequest, ScoreRequest
+from posttrain.diagnose.engines.base import EncodedPrompt, Engine, SampleRequest, ScoreRequest
 from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.engines.limits import check_sample_room, check_score_room
 from posttrain.diagnose.errors import BehaviorError, SettingsError, UserError
@@ -66,10 +66,10 @@ def check_with_models(
     """
     for behavior in request.loaded:
         problems = behavior.split(request.split)
-        check_prompts(policy, behavior, problems)
+        prompts = check_prompts(policy, behavior, problems)
         check_template_arguments(policy, behavior)
         if policy.info.can_score:
-            _check_paths(policy, behavior, problems)
+            _check_paths(policy, behavior, problems, prompts)
         for option, other in others:
             if other is not None:
                 try:
@@ -80,21 +80,27 @@ def check_with_models(
         _check_rows(policy, request.loaded[0], data)
 
 
-def check_prompts(engine: Engine, behavior: Behavior, problems: Sequence[Problem]) -> None:
+def check_prompts(engine: Engine, behavior: Behavior, problems: Sequence[Problem]) -> list[EncodedPrompt]:
     """Write every prompt once, and check that a sample fits behind it.
+
+    Returns:
+        The prompts, in the order of the problems.
 
     Raises:
         BehaviorError: One cannot be written, or all are written alike.
         SettingsError: One leaves no room for `max_tokens`, or the engine lacks a sampling setting.
     """
     engine.check_sampling(behavior.sampling)
-    requests = []
+    prompts = []
     for problem in problems:
         try:
-            prompt = engine.codec.encode_prompt(problem.prompt, behavior.prompt)
+            prompts.append(engine.codec.encode_prompt(problem.prompt, behavior.prompt))
         except BehaviorError as error:
             raise BehaviorError(f"behavior {behavior.name}, problem {problem.id}: {error}", code=error.code) from error
-        requests.append(SampleRequest(key=f"{behavior.name}/{problem.id}", prompt_ids=prompt.token_ids, num_samples=1))
+    requests = [
+        SampleRequest(key=f"{behavior.name}/{problem.id}", prompt_ids=prompt.token_ids, num_samples=1)
+        for problem, prompt in zip(problems, prompts, strict=True)
+    ]
     check_sample_room(requests, behavior.sampling.max_tokens, engine.info.context)
     if len({problem.prompt for problem in problems}) > 1 and len({request.prompt_ids for request in requests}) == 1:
         raise BehaviorError(
@@ -102,6 +108,7 @@ def check_prompts(engine: Engine, behavior: Behavior, problems: Sequence[Problem
             "template or the tokenizer, or use format: completion",
             code="prompts_all_alike",
         )
+    return prompts
 
 
 def check_template_arguments(engine: Engine, behavior: Behavior) -> None:
@@ -128,11 +135,9 @@ def check_template_arguments(engine: Engine, behavior: Behavior) -> None:
         )
 
 
-def _check_paths(engine: Engine, behavior: Behavior, problems: Sequence[Problem]) -> None:
-    for problem in problems:
-        prompt = engine.codec.encode_prompt(problem.prompt, behavior.prompt) if problem.references else None
+def _check_paths(engine: Engine, behavior: Behavior, problems: Sequence[Problem], prompts: Sequence[EncodedPrompt]) -> None:
+    for problem, prompt in zip(problems, prompts, strict=True):
         for reference in problem.references:
-            assert prompt is not None
             path = engine.codec.encode_path(prompt, reference).token_ids
             try:
                 check_score_room([ScoreRequest(prompt_ids=prompt.token_ids, path_ids=path)], engine.info.score_context)
