@@ -17,6 +17,10 @@ from pathlib import Path
 from posttrain.diagnose.errors import VerifierError
 
 CHILD_SCRIPT = Path(__file__).resolve().with_name("bootstrap.py")
+START_SECONDS = 60.0
+"""That starting a child, and isolating it, may take."""
+SPARE_SECONDS = 2.0
+"""For a child to say that its own limit of time has ended it."""
 _CHUNK = 1 << 16
 _LONGEST_LINE = 16 << 20
 

@@ -15,14 +15,11 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from posttrain.diagnose.errors import VerifierError
-from posttrain.diagnose.verifiers.sandbox.child_process import Child, ChildEnded
+from posttrain.diagnose.verifiers.sandbox.child_process import SPARE_SECONDS, START_SECONDS, Child, ChildEnded
 from posttrain.diagnose.verifiers.sandbox.isolation import BOOTSTRAP, Isolation, confinement, isolated_command
 
 _OWN_CODE = (BOOTSTRAP.parent,)
 _HOST, _TESTER = "code_host", "code_tests"
-_START_SECONDS = 60.0
-"""That starting and isolating a process may take."""
-_SPARE_SECONDS = 2.0
 
 
 class Verdict(StrEnum):
@@ -120,7 +117,7 @@ class ProgramRunner:
         nonce = secrets.token_hex(16)
         host.send(json.dumps({"end": nonce}).encode())
         try:
-            while (line := host.receive(_SPARE_SECONDS)) is not None:
+            while (line := host.receive(SPARE_SECONDS)) is not None:
                 if line == json.dumps({"ended": nonce}).encode():
                     return
         except ChildEnded:
@@ -145,7 +142,7 @@ class ProgramRunner:
 
     def _await_confinement(self, host: Child) -> None:
         """Wait until the program's process is isolated, before anything of the program runs: a busy machine is not the program's fault."""
-        if self._ask(host, time.monotonic() + _START_SECONDS) != b'{"confined": true}':
+        if self._ask(host, time.monotonic() + START_SECONDS) != b'{"confined": true}':
             raise VerifierError(f"the isolation {self._isolation} cannot be set up: {host.stderr_tail()}")
 
     def _load(self, host: Child, end: float) -> ProgramOutcome | None:
@@ -167,7 +164,7 @@ class ProgramRunner:
         tester.send(json.dumps({"nonce": nonce, **tests._asdict(), "calls_check": calls_check}).encode())
         while True:
             try:
-                line = tester.receive(max(0.0, end - time.monotonic()) + _SPARE_SECONDS)
+                line = tester.receive(max(0.0, end - time.monotonic()) + SPARE_SECONDS)
             except ChildEnded as error:
                 tail = tester.stderr_tail()
                 self._stop(_TESTER)

@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 from posttrain.diagnose.errors import SettingsError, VerifierError
 from posttrain.diagnose.types import Grade, GradeStatus
 from posttrain.diagnose.verifiers.sandbox import child_process
-from posttrain.diagnose.verifiers.sandbox.child_process import Child, ChildEnded
+from posttrain.diagnose.verifiers.sandbox.child_process import SPARE_SECONDS, START_SECONDS, Child, ChildEnded
 from posttrain.diagnose.verifiers.sandbox.isolation import BOOTSTRAP, Isolation, confinement, isolated_command
 
-_START_SECONDS = 60.0
-_SPARE_SECONDS = 2.0
 _OWN_CODE = (BOOTSTRAP.parents[2],)
 
 
@@ -106,7 +104,7 @@ class TextReader:
         """Wait for one result; the clock of a text starts when the one before it is answered."""
         late = missing(GradeStatus.TIMEOUT, f"reading took more than {self._deadline:g} s")
         try:
-            line = child.receive(self._deadline + (_SPARE_SECONDS if self._isolation else 0.0))
+            line = child.receive(self._deadline + (SPARE_SECONDS if self._isolation else 0.0))
         except ChildEnded as error:
             self.close()
             return missing(GradeStatus.TIMEOUT if error.signal_name == "SIGXCPU" else GradeStatus.ERROR, error.detail)
@@ -151,7 +149,7 @@ class TextReader:
         child.send(json.dumps(hello).encode())
         start = time.monotonic()
         try:
-            line = child.receive(_START_SECONDS)
+            line = child.receive(START_SECONDS)
             failure = f"it said nothing for {time.monotonic() - start:.0f} s" if line is None else ""
         except ChildEnded as error:
             line, failure = None, error.detail
