@@ -124,14 +124,14 @@ class MeasurementRun:
         """Serve the behavior with the lowest priority until all are finished."""
         waiting = []
         for behavior in behaviors:
-            grader, selftest = verifier_of(behavior).grader, verifier_of(behavior).selftest
-            waiting.append((BehaviorSampler(behavior, grader.grade, self.settings, budget), grader, selftest))
+            verifier = verifier_of(behavior)
+            waiting.append((BehaviorSampler(behavior, verifier.grader.grade, self.settings, budget), verifier))
         while waiting:
-            sampler, grader, selftest = served = min(waiting, key=lambda one: one[0].priority)
+            sampler, verifier = served = min(waiting, key=lambda one: one[0].priority)
             pilot = pilots[sampler.behavior.name]
-            if selftest.failures or pilot.codes or sampler.done:
-                self._finish(sampler, OpenVerifier(grader=grader, selftest=selftest), pilot, budget)
-                grader.close()
+            if verifier.selftest.failures or pilot.codes or sampler.done:
+                self._finish(sampler, verifier, pilot, budget)
+                verifier.grader.close()
                 waiting.remove(served)
             else:
                 sampler.sample_round()
