@@ -29,8 +29,8 @@ def chat_messages(prompt: str | tuple[Message, ...], prompt_format: PromptFormat
         return list(prompt)
     messages = [Message("system", prompt_format.system)] if prompt_format.system is not None else []
     for question, answer in prompt_format.examples:
-        messages += [Message("user", prompt_format.template.replace("{question}", question)), Message("assistant", answer)]
-    return [*messages, Message("user", prompt_format.template.replace("{question}", prompt))]
+        messages += [Message("user", prompt_format.ask(question)), Message("assistant", answer)]
+    return [*messages, Message("user", prompt_format.ask(prompt))]
 
 
 def completion_text(prompt: str | tuple[Message, ...], prompt_format: PromptFormat) -> str:
@@ -46,10 +46,10 @@ def completion_text(prompt: str | tuple[Message, ...], prompt_format: PromptForm
         )
     shots = []
     for question, answer in prompt_format.examples:
-        shot = prompt_format.template.replace("{question}", question)
+        shot = prompt_format.ask(question)
         shots.append(shot + ("" if shot.endswith((" ", "\n")) else " ") + answer + "\n")
     head = f"{prompt_format.system}\n\n" if prompt_format.system else ""
-    return head + "".join(shots) + prompt_format.template.replace("{question}", prompt)
+    return head + "".join(shots) + prompt_format.ask(prompt)
 
 
 def template_date(codec: Codec) -> str | None:

@@ -115,6 +115,10 @@ class PromptFormat:
         """Return the further variables of the chat template."""
         return dict(json.loads(self.template_arguments)) if self.template_arguments else {}
 
+    def ask(self, question: str) -> str:
+        """Return a question as `template` writes it."""
+        return self.template.replace("{question}", question)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:

@@ -87,11 +87,9 @@ class Grader:
                     reader.close()
 
     def close(self) -> None:
-        """End the child. Grading again starts a new one."""
+        """End the child, and let go the model that is asked. Grading again starts or loads them anew."""
+        self.rest()
         with self._lock:
-            for reader in (self._reader, self._algebra):
-                if reader is not None:
-                    reader.close()
             self._verifier.close()
 
     def grade(self, problem: Problem, texts: Sequence[str]) -> list[Grade]:
@@ -173,10 +171,10 @@ class Grader:
 
     def _echoes(self, problem: Problem) -> set[str]:
         """Return the normalised texts that only repeat what was asked."""
-        if not isinstance(problem.prompt, str):
-            return {normalise_text(problem.prompt[-1].content)}
-        question = problem.prompt
-        return {normalise_text(question), normalise_text(self._behavior.prompt.template.replace("{question}", question))}
+        asked = {problem.question}
+        if isinstance(problem.prompt, str):
+            asked.add(self._behavior.prompt.ask(problem.prompt))
+        return {normalise_text(text) for text in asked}
 
 
 def _judge(verifier: Verifier, problem: Problem, read: Reading | Grade) -> Grade:

@@ -160,7 +160,7 @@ def _texts(
             yield "garbage", garbage
     yield "echo", problem.question
     if isinstance(problem.prompt, str):
-        yield "echo", behavior.prompt.template.replace("{question}", problem.question)
+        yield "echo", behavior.prompt.ask(problem.question)
     for other in others:
         yield "other_answer", verifier.write(other)
     for wrong in near_misses:

@@ -92,8 +92,7 @@ def opening_in_problem(problem: Problem, prompt_format: PromptFormat) -> str:
     A chat that ends within the assistant's turn may leave a thought open that has begun; what a chat template adds is not known here.
     """
     if isinstance(problem.prompt, str):
-        text = prompt_format.template.replace("{question}", problem.prompt)
-        return opening_in_prompt(text, prompt_format.thinking)
+        return opening_in_prompt(prompt_format.ask(problem.prompt), prompt_format.thinking)
     last = problem.prompt[-1]
     if last.role != "assistant":
         return opening_in_prompt(last.content, prompt_format.thinking)

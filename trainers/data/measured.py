@@ -26,7 +26,7 @@ def _asked(turns: Sequence[Message]) -> Iterator[str]:
 def _measured_forms(behavior: Behavior, prompt: str | tuple[Message, ...]) -> set[str]:
     """Return what a data row would have to ask to ask this; of a chat only all of it, since its last turn may be as little as "Why?"."""
     if isinstance(prompt, str):
-        return {normalise(form) for form in (prompt, behavior.prompt.template.replace("{question}", prompt))}
+        return {normalise(form) for form in (prompt, behavior.prompt.ask(prompt))}
     *_, last = _asked(prompt)
     return {last}
 
