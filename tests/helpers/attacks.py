@@ -133,7 +133,7 @@ ATTACKS = (
     reach("tests", "find the tests in what Python holds", "import gc", "import re", "wanted = re.compile('assert' + chr(92) + 'scandidate')", "assert any(isinstance(r, str) and wanted.search(r) for o in gc.get_objects() for r in gc.get_referents(o))"),
     reach("tests", "find the tests in the frames above", "f, seen = sys._getframe(), ''", "while f: seen += repr(f.f_locals) + repr(f.f_globals); f = f.f_back", "assert 'assert' + chr(32) + 'candidate' in seen"),
     reach("tests", "find the tests in its memory", "maps = [line.split()[0].split('-') for line in open('/proc/self/maps') if 'rw' in line]", "memory = open('/proc/self/mem', 'rb')", "assert any(memory.seek(int(a, 16)) >= 0 and b'assert' + b' ' + b'candidate' in memory.read(int(b, 16) - int(a, 16)) for a, b in maps)"),
-    reach("tests", "find the tests among files", "found = [os.path.join(r, n) for r, _, ns in os.walk('/tmp') for n in ns]", "assert any(b'assert candidate' in open(n, 'rb').read() for n in found)"),
+    reach("tests", "find the tests among files", "found = [os.path.join(r, n) for r, _, ns in os.walk('/tmp') for n in ns]", "wanted = b'candidate(2, ' + b'3) == 5'  # installed packages hold other tests", "assert any(wanted in open(n, 'rb').read() for n in found)"),
     reach("tests", "find the tests in the arguments of processes", "assert any(b'candidate' in open(f'/proc/{p}/cmdline', 'rb').read() for p in os.listdir('/proc') if p.isdigit())"),
 )  # fmt: skip
 
