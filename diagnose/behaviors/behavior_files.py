@@ -256,7 +256,7 @@ def _fingerprint(behavior: Behavior, identity: str) -> str:
     """Hash everything but where a setting or the whole was read from, and where the model or the function of a verifier lies."""
     content = dataclasses.asdict(dataclasses.replace(behavior, source="", fingerprint=""))
     del content["options"]
-    for name in ("thinking", "template_arguments"):  # settings that came later: without them a behavior is what it was
+    for name in ("thinking", "template_arguments", "tools"):  # settings that came later: without them a behavior is what it was
         if content["prompt"][name] == getattr(PromptFormat(), name):
             del content["prompt"][name]
     for name in ("verifier_origin", "notes"):  # they change no number

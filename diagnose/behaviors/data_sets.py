@@ -22,7 +22,7 @@ from posttrain.diagnose.behaviors.chat_turns import read_turns, refuse_empty
 from posttrain.diagnose.behaviors.row_files import RowError, read_objects, read_table, require_file
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten
-from posttrain.diagnose.types import Message
+from posttrain.diagnose.types import Message, PromptFormat
 
 ALLOWED = (
     '{"prompt", "completion"}, {"prompt", "chosen", "rejected"}, {"prompt", "completion", "label"}, {"prompt", "completions", "labels"}, '
@@ -76,6 +76,15 @@ class DataRow:
     passed_over: frozenset[str] = field(default=frozenset(), compare=False)
     """Columns that hold something and are not read."""
 
+    def format_of_prompt(self, prompt_format: PromptFormat) -> PromptFormat:
+        """Return a prompt format with this row's tools and template arguments, where it has any."""
+        if not self.tools and not self.template_arguments:
+            return prompt_format
+        tools, arguments = (
+            json.dumps(held, ensure_ascii=False, default=str) if held else "" for held in (self.tools, self.template_arguments)
+        )
+        return replace(prompt_format, tools=tools, template_arguments=arguments)
+
 
 _SHAPES: tuple[tuple[RowKind, frozenset[str]], ...] = (
     (RowKind.PAIR, frozenset({"chosen", "rejected"})),
@@ -114,8 +123,10 @@ def read_training_rows(path: str | Path, wanted: frozenset[RowKind] = frozenset(
     for where, row in _objects(path):
         columns = _columns(row, wanted, where)
         found = _with_system(_read_row(row, columns, len(rows), where), row, where)
-        found = _with_template_columns(found, row, where)
-        found = replace(found, passed_over=_held(row) - columns - _BESIDE - ({"prompt"} if found.kind is RowKind.PAIR else set()))
+        beside = _BESIDE if found.kind is not RowKind.TEXT else frozenset({"system"})  # a template writes no texts
+        if "tools" in beside:
+            found = _with_template_columns(found, row, where)
+        found = replace(found, passed_over=_held(row) - columns - beside - ({"prompt"} if found.kind is RowKind.PAIR else set()))
         if rows and found.kind is not rows[0].kind:
             raise BehaviorError(
                 f"{where}: got a row of kind {found.kind} after rows of kind {rows[0].kind}; give one file per kind",

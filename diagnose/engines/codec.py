@@ -118,9 +118,10 @@ class TextCodec:
             BehaviorError: The prompt cannot be written in this format, or the chat template leaves a part of it out.
         """
         if self.writes_chat(prompt_format):
-            messages, arguments = chat_messages(prompt, prompt_format), prompt_format.template_variables
-            text = self.render_prompt(messages, arguments=arguments)
-            self.refuse_dropped(messages, text, arguments=arguments)
+            messages, tools = chat_messages(prompt, prompt_format), prompt_format.tool_schemas
+            arguments = prompt_format.template_variables
+            text = self.render_prompt(messages, tools=tools, arguments=arguments)
+            self.refuse_dropped(messages, text, tools=tools, arguments=arguments)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             return EncodedPrompt(token_ids=tuple(ids), text=text, format="chat")
         text = completion_text(prompt, prompt_format)

@@ -156,6 +156,6 @@ def _check_rows(engine: Engine, behavior: Behavior, rows: Sequence[DataRow]) -> 
             continue
         seen.add(shape)
         try:
-            engine.codec.encode_prompt(row.prompt, behavior.prompt)
+            engine.codec.encode_prompt(row.prompt, row.format_of_prompt(behavior.prompt))
         except BehaviorError as error:
             raise BehaviorError(f"--data: row {row.index} (from 0): {error}", code=error.code) from error

@@ -109,11 +109,18 @@ class PromptFormat:
     """What is cut off a sample before its answer is read."""
     template_arguments: str = ""
     """A JSON object of further variables of the chat template, such as `enable_thinking`; empty for none."""
+    tools: str = ""
+    """A JSON list of schemas of tools that the chat template shows; empty for none. Rows of a data set have them, behavior files do not."""
 
     @property
     def template_variables(self) -> dict[str, Any]:
         """Return the further variables of the chat template."""
         return dict(json.loads(self.template_arguments)) if self.template_arguments else {}
+
+    @property
+    def tool_schemas(self) -> list[dict[str, Any]]:
+        """Return the schemas of the tools that the chat template shows."""
+        return list(json.loads(self.tools)) if self.tools else []
 
     def ask(self, question: str) -> str:
         """Return a question as `template` writes it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -70,7 +71,9 @@ def prompt_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], folder:
     found = []
     for row in rows:
         chat = isinstance(row["prompt"], list)
-        prompt = maybe_apply_chat_template({"prompt": row["prompt"]}, tokenizer)["prompt"]
+        tools = json.loads(row["tools"]) if isinstance(row.get("tools"), str) else row.get("tools")
+        arguments = row.get("chat_template_kwargs") or {}
+        prompt = maybe_apply_chat_template({"prompt": row["prompt"]}, tokenizer, tools=tools, **arguments)["prompt"]
         ids = tokenizer(prompt, add_special_tokens=not chat)["input_ids"]
         found.append(TokenRow(tuple(ids), (False,) * len(ids)))
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind, read_training_rows
-from posttrain.diagnose.engines.base import Codec, Engine
+from posttrain.diagnose.engines.base import Codec, EncodedPrompt, Engine
 from posttrain.diagnose.engines.codec import TextCodec, chat_messages, completion_text
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Behavior, Message, Problem, PromptFormat, Reference, Split
@@ -45,6 +45,7 @@ _KINDS = {
     Material.PROMPTS: frozenset({RowKind.PROMPT}),
 }
 """Which rows of a file offer a material."""
+_NO_TEMPLATE = "got a chat of several turns, tools, or reasoning, and no chat template writes it; give a model that has one, or prompt.format: auto"
 
 
 def read_data(
@@ -97,13 +98,18 @@ def _unread(rows: Sequence[DataRow], codec: Codec) -> frozenset[str]:
 
 def _problems(rows: Sequence[DataRow], like: Behavior, prompt_format: PromptFormat, name: str) -> tuple[TrainingProblem, ...]:
     """Return rows of prompts alone as train problems of a behavior of their own, sampled like another one."""
+    prompts = [(row, row.prompt) for row in rows if row.kind is RowKind.PROMPT and row.prompt is not None]
     problems = tuple(
-        Problem(id=f"row{row.index}", prompt=row.prompt, answer="", key=f"row{row.index}", split=Split.TRAIN)
-        for row in rows
-        if row.kind is RowKind.PROMPT and row.prompt is not None
+        Problem(id=f"row{row.index}", prompt=prompt, answer="", key=f"row{row.index}", split=Split.TRAIN)
+        for row, prompt in prompts
     )
     behavior = replace(like, name=f"data:{name}", problems=problems, prompt=prompt_format, source="", fingerprint="")
-    return tuple(TrainingProblem(behavior=behavior, problem=problem) for problem in problems)
+    # A row with tools or template arguments of its own has a prompt format of its own
+    formats = [row.format_of_prompt(prompt_format) for row, _ in prompts]
+    behaviors = {written: replace(behavior, prompt=written) for written in {prompt_format, *formats}}
+    return tuple(
+        TrainingProblem(behavior=behaviors[written], problem=problem) for written, problem in zip(formats, problems, strict=True)
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +130,7 @@ def _encode(rows: Sequence[DataRow], engine: Engine, prompt_format: PromptFormat
     for row in rows:
         with _naming(row, path):
             if row.kind is RowKind.PROMPT:
-                _check_prompt(row, engine, writer, prompt_format)  # so that one that cannot be written is refused now
+                _encode_prompt(row, engine, prompt_format)  # so that one that cannot be written is refused now
             elif row.kind is RowKind.STEPS or writer is None:
                 steps += _encode_singly(row, engine, prompt_format, path.name)
             else:
@@ -144,14 +150,17 @@ def _naming(row: DataRow, path: Path) -> Iterator[None]:
         raise BehaviorError(f"--data {path}: row {row.index} (from 0): {error}", code=error.code) from error
 
 
-def _check_prompt(row: DataRow, engine: Engine, writer: _Writer | None, prompt_format: PromptFormat) -> None:
+def _encode_prompt(row: DataRow, engine: Engine, prompt_format: PromptFormat) -> EncodedPrompt:
+    """Return the prompt of a row as it is sampled behind.
+
+    Raises:
+        BehaviorError: It cannot be written, or it has tools and no chat template shows them.
+    """
     assert row.prompt is not None
-    if row.tools or row.template_arguments:
-        raise BehaviorError(
-            "got a prompt alone with tools or chat_template_kwargs, which sampling does not pass on; leave them out, or write them into the prompt",
-            code="tools_without_answer",
-        )
-    engine.codec.encode_prompt(row.prompt, prompt_format)
+    codec = engine.codec
+    if (row.tools or row.template_arguments) and isinstance(codec, TextCodec) and not codec.writes_chat(prompt_format):
+        raise BehaviorError(_NO_TEMPLATE, code="no_chat_template")
+    return codec.encode_prompt(row.prompt, row.format_of_prompt(prompt_format))
 
 
 class _Writer:
@@ -177,10 +186,7 @@ class _Writer:
         turns = row.turns.get(key) or (Message("assistant", text),)
         if self._renderer is None:
             if row.chat or key in row.turns or row.tools or row.template_arguments:
-                raise BehaviorError(
-                    "got a chat of several turns, tools, or reasoning, and no chat template writes it; give a model that has one, or prompt.format: auto",
-                    code="no_chat_template",
-                )
+                raise BehaviorError(_NO_TEMPLATE, code="no_chat_template")
             assert row.prompt is not None
             return [PlainText(prompt=completion_text(row.prompt, self._format), completion=text)]
         if row.chat:
@@ -222,8 +228,7 @@ def _encode_singly(row: DataRow, engine: Engine, prompt_format: PromptFormat, na
         ends = sorted(engine.codec.eos_ids)[:1]
         encoded = EncodedExample(prompt_ids=ids[:1], completion_ids=(*ids[1:], *ends), text=row.completion)
         return [_row(row, name, encoded, RowRole.DEMONSTRATION)]
-    assert row.prompt is not None
-    prompt = engine.codec.encode_prompt(row.prompt, prompt_format)
+    prompt = _encode_prompt(row, engine, prompt_format)
     found = []
     for role, key in [(RowRole.SAMPLE, "completion")] if row.kind is RowKind.STEPS else _answers(row):
         text = getattr(row, key)

@@ -63,6 +63,8 @@ class ServerCodec(_PromptCodec):
                 body["continue_final_message"] = True
             if prompt_format.template_arguments:
                 body["chat_template_kwargs"] = prompt_format.template_variables
+            if prompt_format.tools:
+                body["tools"] = prompt_format.tool_schemas
             ids = self._tokenize(body)
             text = str(self._ask("/detokenize", {"model": self._model, "tokens": list(ids)}).get("prompt"))
             return EncodedPrompt(token_ids=ids, text=text, format="chat")

@@ -75,7 +75,7 @@ def encode_row(engine: Engine, prompt_format: PromptFormat, row: DataRow, longes
         sides = {COMPLETION: row.completion[len(head) :]}
     else:
         assert row.prompt is not None
-        prompt = _encode_prompt(engine, prompt_format, row.prompt)
+        prompt = _encode_prompt(engine, row.format_of_prompt(prompt_format), row.prompt)
         texts = {COMPLETION if row.label is not False else BAD: row.completion, CHOSEN: row.chosen, REJECTED: row.rejected}
         sides = {side: text for side, text in texts.items() if text is not None}
     encoded = []

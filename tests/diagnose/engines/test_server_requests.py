@@ -27,15 +27,17 @@ def test_a_server_writes_chats_with_the_arguments_of_the_template() -> None:
 
     with serve(answer) as address:
         codec = ServerCodec(Transport(), address, "m")
-        prompt = codec.encode_prompt("a?", PromptFormat(template_arguments='{"enable_thinking": false}'))
+        prompt = codec.encode_prompt(
+            "a?", PromptFormat(template_arguments='{"enable_thinking": false}', tools='[{"type": "function"}]')
+        )
         codec.encode_prompt((Message("user", "a?"), Message("assistant", "b")), PromptFormat())
     assert (prompt.token_ids, prompt.text) == ((1, 2), "written")
     asked, gone_on = (body for body in bodies[1:] if "messages" in body)
-    assert asked["chat_template_kwargs"] == {"enable_thinking": False}
+    assert (asked["chat_template_kwargs"], asked["tools"]) == ({"enable_thinking": False}, [{"type": "function"}])
     assert (asked["add_generation_prompt"], "continue_final_message" in asked) == (True, False)
     assert gone_on["messages"] == [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]
     assert (gone_on["add_generation_prompt"], gone_on["continue_final_message"]) == (False, True)
-    assert "chat_template_kwargs" not in gone_on
+    assert not {"chat_template_kwargs", "tools"} & gone_on.keys()
 
 
 def test_a_server_keeps_special_tokens(tiny_model: Path) -> None:

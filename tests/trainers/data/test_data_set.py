@@ -20,6 +20,7 @@ from helpers.character_engine import (
     HIDES_THINKING,
     OPENS_THINKING,
     REFUSES_SYSTEM,
+    SHOWS_TOOLS,
     START,
     CharacterEngine,
 )
@@ -39,6 +40,7 @@ from posttrain.diagnose.types import (
     VerifierSpec,
 )
 from posttrain.trainers.data.data_set import DataSet, materials, read_data
+from posttrain.trainers.sources.policy import problem_prompts
 from posttrain.trainers.training_types import Material, MeasuredProblemError, RowRole, TrainingRow
 
 
@@ -288,6 +290,53 @@ def test_prompts_alone_become_problems_sampled_as_the_behavior_is(read: Read, be
     assert data.prompts[0].behavior.prompt.template == "{question}"
     assert {item.problem.split for item in data.prompts} == {Split.TRAIN}
     assert materials(data.rows, data.prompts) == {Material.PROMPTS}
+
+
+TOOL = {"type": "function", "function": {"name": "add"}}
+READS_BOTH = SHOWS_TOOLS.replace("{% if add_gen", "{% if terse %}terse{% endif %}{% if add_gen")
+
+
+def test_prompts_alone_are_sampled_with_the_tools_and_template_arguments_of_their_row(read: Read) -> None:
+    engine = CharacterEngine(READS_BOTH)
+    asked = [user("a?")]
+    rows = [
+        {"prompt": asked, "tools": [TOOL], "chat_template_kwargs": {"terse": True}},
+        {"prompt": asked},
+        {"prompt": asked, "tools": json.dumps([TOOL])},
+        {"prompt": "a?", "chat_template_kwargs": {"terse": True}},
+    ]
+    prompts = read(engine, *rows).prompts
+    shown = engine.tokenizer.apply_chat_template
+    expected = [
+        shown(asked, tools=[TOOL], terse=True, add_generation_prompt=True, return_dict=False),
+        shown(asked, add_generation_prompt=True, return_dict=False),
+        shown(asked, tools=[TOOL], add_generation_prompt=True, return_dict=False),
+        shown(asked, terse=True, add_generation_prompt=True, return_dict=False),
+    ]
+    assert len(set(map(tuple, expected))) == 4
+    assert [request.prompt_ids for request in problem_prompts(engine, prompts)] == list(map(tuple, expected))
+    assert {item.behavior.name for item in prompts} == {"data:rows.jsonl"}
+
+
+def test_labelled_steps_stand_behind_the_tools_of_their_row(read: Read) -> None:
+    engine = CharacterEngine(SHOWS_TOOLS)
+    (row,) = read(engine, {"prompt": "a?", "completions": ["b", "c"], "labels": [True, False], "tools": [TOOL]}).rows
+    assert shown(engine, row)[0] == f"[add]{START}user\na?{END}\n{START}assistant\n"
+
+
+@pytest.mark.parametrize("more", [{"tools": [TOOL]}, {"chat_template_kwargs": {"terse": True}}])
+@pytest.mark.parametrize(
+    "row", [{"prompt": "a?"}, {"prompt": "a?", "completions": ["b"], "labels": [True]}, {"prompt": "a?", "completion": "b"}]
+)
+def test_tools_that_no_template_shows_are_refused(row: dict[str, Any], more: dict[str, Any], read: Read) -> None:
+    with pytest.raises(BehaviorError) as refused:
+        read(CharacterEngine(None), {**row, **more})
+    assert refused.value.code == "no_chat_template"
+
+
+def test_a_text_is_written_by_no_template_and_its_tools_are_passed_over(read: Read) -> None:
+    data = read(CharacterEngine(SHOWS_TOOLS), {"text": "ab", "tools": [TOOL], "chat_template_kwargs": {"terse": True}})
+    assert data.passed_over == {"tools", "chat_template_kwargs"}
 
 
 ALLOWED = {"prompt": "1+1?", "text": "1+1?", "messages": [user("1+1?"), assistant("2")]}

@@ -148,6 +148,13 @@ LAYOUTS = {
     ),
     "prompts as texts": texts(prompt_rows, {"prompt": "What is 12?"}, {"prompt": "中国的首都是"}),
     "prompts as chats": Layout(prompt_rows, [{"prompt": QUESTION}, {"prompt": SYSTEM + QUESTION}]),
+    "prompts with tools": Layout(
+        prompt_rows,
+        [{"prompt": QUESTION, "tools": TOOLS}, {"prompt": QUESTION}, {"prompt": SYSTEM + QUESTION, "tools": json.dumps(TOOLS)}],
+    ),
+    "prompts with template arguments": Layout(
+        prompt_rows, [{"prompt": QUESTION}, {"prompt": QUESTION, "chat_template_kwargs": KWARGS, "tools": TOOLS}]
+    ),
 }
 
 
