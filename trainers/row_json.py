@@ -23,7 +23,7 @@ def row_to_json(row: TrainingRow) -> dict[str, Any]:
         value = getattr(row, each.name)
         if isinstance(value, np.ndarray):
             found[each.name] = {"dtype": str(value.dtype), "values": value.tolist()}
-        elif value is not each.default:
+        elif value != each.default:
             found[each.name] = value
     return found
 

@@ -90,12 +90,16 @@ class ForwardScores:
         return torch.from_numpy(np.concatenate(counted)).to(self.policy.device)
 
     def row_sum(self, values: Tensor) -> Tensor:
-        """Return [R] sums over the tokens of each row."""
+        """Return [R] sums over the learned tokens of each row."""
+        if any(row.token_weights is not None for row in self.rows):
+            values = values.where(self.learned, 0.0)
         return values.new_zeros(len(self.rows)).index_add(0, self.sequence, values)
 
     def row_mean(self, values: Tensor) -> Tensor:
-        """Return [R] means over the tokens of each row."""
-        return self.row_sum(values) / self.lengths
+        """Return [R] means over the learned tokens of each row."""
+        if all(row.token_weights is None for row in self.rows):
+            return self.row_sum(values) / self.lengths
+        return self.row_sum(values) / self.row_sum(torch.ones_like(values)).clamp(min=1)
 
     def row_last(self, values: Tensor) -> Tensor:
         """Return [R] values at the last token of each row."""
@@ -315,6 +319,8 @@ class Recipe(Generic[ConfigT]):
     """Checks what is given, and returns what changes the weights at once, where the recipe takes no steps."""
     reads: frozenset[Material] = frozenset()
     """What it learns from where a data set or a finished run is given; anything else is refused."""
+    reads_margins: bool = False
+    """Whether its loss has a place for the margins of pairs; elsewhere a data set with margins is refused."""
     saves: str = "policy"
     """What the checkpoint is: a `policy`, a `reward_model` (one number a text) or a `process_reward_model` (one a step)."""
 

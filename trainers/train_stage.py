@@ -286,6 +286,12 @@ def _read_inputs(
             reporter.say(
                 f"{request.stage}: the model's chat template does not read {column} of {request.data}; nothing of it is shown"
             )
+        if data.weights != (1.0, 1.0) or data.num_without_weight:
+            least, most = data.weights
+            left_out = f"; {data.num_without_weight} rows of weight 0 are left out" if data.num_without_weight else ""
+            reporter.say(
+                f"{request.stage}: rows of {request.data} count by their column weight, from {least:g} to {most:g}{left_out}"
+            )
         if data.passed_over:
             reporter.say(f"{request.stage}: columns of {request.data} that are not used: {', '.join(sorted(data.passed_over))}")
     elif request.from_run:

@@ -75,6 +75,10 @@ class TrainingRow:
     """[T] filled in by the credit."""
     token_weights: Floats | None = None
     """[T] how much each token counts; None means 1 everywhere."""
+    weight: float = 1.0
+    """How much the row counts beside the others of its batch, whatever its loss; both rows of a pair have the same."""
+    margin: float = 0.0
+    """By how much the reward of a pair's better answer is to exceed the other's."""
     returns: Floats | None = None
     """[T] what a value function should have said; filled in by the credit."""
     old_values: Floats | None = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -73,6 +74,10 @@ class DataRow:
     """Schemas of the tools that the chat template shows."""
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     """Further variables of the chat template."""
+    weight: float = 1.0
+    """How much the row counts in training; 0 leaves it out."""
+    margin: float = 0.0
+    """Of a pair: by how much the reward of the better answer is to exceed the other's."""
     passed_over: frozenset[str] = field(default=frozenset(), compare=False)
     """Columns that hold something and are not read."""
 
@@ -98,8 +103,9 @@ _SHAPES: tuple[tuple[RowKind, frozenset[str]], ...] = (
     (RowKind.PROMPT, frozenset({"prompt"})),
 )
 """What a row is, by the columns that it holds; the first that fits."""
-_BESIDE = frozenset({"system", "tools", "chat_template_kwargs"})
+_BESIDE = frozenset({"system", "weight"})
 """Columns that are read beside those of any shape."""
+_FOR_TEMPLATES = frozenset({"tools", "chat_template_kwargs"})
 
 
 def read_training_rows(path: str | Path, wanted: frozenset[RowKind] = frozenset()) -> tuple[DataRow, ...]:
@@ -123,10 +129,12 @@ def read_training_rows(path: str | Path, wanted: frozenset[RowKind] = frozenset(
     for where, row in _objects(path):
         columns = _columns(row, wanted, where)
         found = _with_system(_read_row(row, columns, len(rows), where), row, where)
-        beside = _BESIDE if found.kind is not RowKind.TEXT else frozenset({"system"})  # a template writes no texts
-        if "tools" in beside:
-            found = _with_template_columns(found, row, where)
-        found = replace(found, passed_over=_held(row) - columns - beside - ({"prompt"} if found.kind is RowKind.PAIR else set()))
+        read = columns | _BESIDE
+        if found.kind is not RowKind.TEXT:  # a template writes no texts
+            found, read = _with_template_columns(found, row, where), read | _FOR_TEMPLATES
+        if found.kind is RowKind.PAIR:
+            read |= {"prompt", "margin"}
+        found = replace(_with_numbers(found, row, where), passed_over=_held(row) - read)
         if rows and found.kind is not rows[0].kind:
             raise BehaviorError(
                 f"{where}: got a row of kind {found.kind} after rows of kind {rows[0].kind}; give one file per kind",
@@ -244,6 +252,29 @@ def _with_template_columns(found: DataRow, row: Mapping[str, Any], where: str) -
     return replace(
         found, tools=tuple(tools or ()), template_arguments={k: v for k, v in (arguments or {}).items() if v is not None}
     )
+
+
+def _with_numbers(found: DataRow, row: Mapping[str, Any], where: str) -> DataRow:
+    """Add the weight of a row and the margin of a pair."""
+    weight, margin = row.get("weight"), row.get("margin") if found.kind is RowKind.PAIR else None
+    if weight is not None and not (_is_number(weight) and weight >= 0):
+        raise RowError(
+            f"{where}: weight: got {shorten(weight)}; allowed: a number from 0 on, how much the row counts; rename the column if it says something else"
+        )
+    if weight not in (None, 1) and found.kind is RowKind.PROMPT:
+        raise RowError(f"{where}: weight: got {shorten(weight)} beside a prompt alone, whose samples count alike; leave it out")
+    if margin is not None and not _is_number(margin):
+        raise RowError(
+            f"{where}: margin: got {shorten(margin)}; allowed: a finite number, by how much the reward of the chosen answer is to exceed the other's; "
+            "rename the column if it says something else"
+        )
+    if weight is None and margin is None:
+        return found
+    return replace(found, weight=1.0 if weight is None else float(weight), margin=float(margin or 0))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _whole_chat(chat: tuple[Message, ...], index: int, where: str) -> DataRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,24 @@ def logprobs(model: Any, rows: Sequence[TrainingRow]) -> list[Tensor]:
     return [plain_logprobs(model, row) for row in rows]
 
 
+def learned_logprobs(model: Any, row: TrainingRow) -> Tensor:
+    """Return the log-probabilities of the tokens of a row that are learned."""
+    found = plain_logprobs(model, row)
+    return found if row.token_weights is None else found[torch.from_numpy(row.token_weights > 0)]
+
+
 def sums(model: Any, rows: Sequence[TrainingRow], role: RowRole | None = None) -> Tensor:
-    return torch.stack([plain_logprobs(model, row).sum() for row in rows if role in (None, row.role)])
+    return torch.stack([learned_logprobs(model, row).sum() for row in rows if role in (None, row.role)])
 
 
 def means(model: Any, rows: Sequence[TrainingRow], role: RowRole | None = None) -> Tensor:
-    return torch.stack([plain_logprobs(model, row).mean() for row in rows if role in (None, row.role)])
+    return torch.stack([learned_logprobs(model, row).mean() for row in rows if role in (None, row.role)])
+
+
+def of_several_turns(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+    """Return rows in which the second token is another speaker's, where there are more."""
+    masks = [np.arange(len(row.completion_ids)) != 1 for row in rows]
+    return [replace(row, token_weights=mask.astype(np.float32)) for row, mask in zip(rows, masks, strict=True)]
 
 
 def with_advantages(*, seed: int = 1) -> list[TrainingRow]:

@@ -156,10 +156,31 @@ def test_a_column_of_categories_does_not_stop_a_stage_that_imitates(sums_file: P
 
 def test_columns_that_are_not_used_are_said(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
-    data.write_text("".join(json.dumps({**row, "weight": 0.5, "id": "a"}) + "\n" for row in ROWS[Material.DEMONSTRATIONS]))
+    data.write_text("".join(json.dumps({**row, "margin": 0.5, "id": "a"}) + "\n" for row in ROWS[Material.DEMONSTRATIONS]))
     command = ["train", "sft", str(tiny_model), str(sums_file), "--data", str(data), "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, [*command, "--set", "num_steps=1"])
     assert result.exit_code == 0, (result.output, result.exception)
     said = [line for line in " ".join(result.output.split("\n")).split("sft: ") if "not used" in line]
     assert len(said) == 1
-    assert "id, weight" in said[0]
+    assert "id, margin" in said[0]
+
+
+def test_rows_count_by_their_weight(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    first, second = ROWS[Material.DEMONSTRATIONS]
+
+    def loss(out: str, *rows: dict) -> tuple[float, str]:
+        data = tmp_path / "data.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        command = ["train", "sft", str(tiny_model), str(sums_file), "--data", str(data), "--out", str(tmp_path / out)]
+        result = CliRunner().invoke(app, [*command, "--set", "num_steps=1"])
+        assert result.exit_code == 0, (result.output, result.exception)
+        log = (tmp_path / out / "training_log.jsonl").read_text().splitlines()
+        return json.loads(log[1])["loss"], " ".join(result.output.split())
+
+    twice, said = loss("twice", first, first, second)
+    assert "column weight" not in said
+    weighted, said = loss("weighted", {**first, "weight": 3}, {**second, "weight": 1.5}, {**second, "weight": 0})
+    assert weighted == pytest.approx(twice, rel=1e-5)
+    assert "by their column weight, from 1.5 to 3; 1 rows of weight 0 are left out" in said
+    even, _ = loss("even", first, second)
+    assert even != pytest.approx(twice, rel=1e-3)

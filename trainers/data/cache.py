@@ -30,14 +30,16 @@ from posttrain.trainers.training_types import RowRole, TrainingRow
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 2
+FORMAT = 3
 """To be raised when rows are encoded otherwise, or stored otherwise."""
 _SECONDS_KEPT = 30 * 86400
 _DIGEST_SIZE = hashlib.sha256().digest_size
 _TEXTS = ("behavior", "problem_id", "group_id", "text")
 _LISTS = {"prompt_ids": pa.int32(), "completion_ids": pa.int32(), "step_ends": pa.int32(), "step_scores": pa.float64()}
+_NUMBERS = ("weight", "margin")
 _SCHEMA = pa.schema(
     [
+        *((name, pa.float64()) for name in _NUMBERS),
         *((name, pa.string()) for name in (*_TEXTS, "role")),
         *((name, pa.list_(kind)) for name, kind in _LISTS.items()),
         ("token_weights", pa.list_(pa.float32())),
@@ -102,10 +104,10 @@ def _read(path: Path) -> tuple[TrainingRow, ...] | None:
 
 
 def _rows(table: pa.Table) -> tuple[TrainingRow, ...]:
-    columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in (*_TEXTS, "role")}
+    columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in (*_TEXTS, *_NUMBERS, "role")}
     columns |= {name: [tuple(values or ()) for values in _lists(table[name])] for name in _LISTS}
     weights = [None if values is None else np.array(values, dtype=np.float32) for values in _lists(table["token_weights"])]
-    names = (*_TEXTS, *_LISTS)
+    names = (*_TEXTS, *_NUMBERS, *_LISTS)
     return tuple(
         TrainingRow(split=Split.TRAIN, role=RowRole(role), token_weights=weight, **dict(zip(names, values, strict=True)))
         for role, weight, *values in zip(columns["role"], weights, *(columns[name] for name in names), strict=True)

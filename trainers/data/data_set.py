@@ -34,7 +34,11 @@ class DataSet:
     unread: frozenset[str] = frozenset()
     """Columns that the chat template does not read, such as `tools`: its model is shown nothing of them."""
     passed_over: frozenset[str] = frozenset()
-    """Columns that hold something and belong to no shape of rows that the stage learns from, such as `id`, `weight` or `margin`."""
+    """Columns that hold something and belong to no shape of rows that the stage learns from, such as `id`."""
+    num_without_weight: int = 0
+    """Rows of weight 0, which are left out."""
+    weights: tuple[float, float] = (1.0, 1.0)
+    """The smallest and the largest weight of the other rows."""
 
 
 _KINDS = {
@@ -67,6 +71,13 @@ def read_data(
     path = Path(path)
     rows = read_training_rows(path, frozenset[RowKind]().union(*(_KINDS.get(material, ()) for material in reads)))
     refuse_measured(rows, behaviors, str(path))
+    weighted = tuple(row for row in rows if row.weight > 0)
+    if not weighted:
+        raise BehaviorError(
+            f"--data {path}: all {len(rows)} rows have weight 0, so there is nothing to learn; give some a positive weight",
+            code="no_row_left",
+        )
+    num_without_weight, rows = len(rows) - len(weighted), weighted
     prompt_format = PromptFormat(format=behaviors[0].prompt.format)
     fingerprint = fingerprint_file(path)
 
@@ -85,6 +96,8 @@ def read_data(
         fingerprint=fingerprint,
         unread=_unread(rows, codec),
         passed_over=frozenset[str]().union(*(row.passed_over for row in rows)),
+        num_without_weight=num_without_weight,
+        weights=(min(row.weight for row in rows), max(row.weight for row in rows)),
     )
 
 
@@ -252,6 +265,8 @@ def _row(row: DataRow, name: str, written: EncodedExample, role: RowRole) -> Tra
         prompt_ids=written.prompt_ids,
         completion_ids=written.completion_ids,
         token_weights=written.token_weights,
+        weight=row.weight,
+        margin=row.margin,
         role=role,
         text=written.text,
     )

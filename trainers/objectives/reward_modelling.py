@@ -15,8 +15,9 @@ from posttrain.trainers.training_types import TrainingRow
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BradleyTerry(PairTerm):
-    """−log σ(r(w) − r(l)) + c (r(w) + r(l))²: the reward of an answer is the head's output behind its last token (arXiv 2203.02155).
+    """−log σ(r(w) − r(l) − m) + c (r(w) + r(l))²: the reward of an answer is the head's output behind its last token (arXiv 2203.02155).
 
+    m is the margin of the pair, 0 where it has none (Llama 2, arXiv 2307.09288).
     Rows end with a token that is never read, so that the position before it is the one behind the answer. `centering` c keeps the rewards near 0
     (arXiv 2312.09244), which pairs alone leave open.
     """
@@ -31,7 +32,8 @@ class BradleyTerry(PairTerm):
         rewards = scores.row_last(scores.value)
         chosen, rejected = scores.pairs
         margin = rewards[chosen] - rewards[rejected]
-        losses = -logsigmoid(margin) + self.centering * (rewards[chosen] + rewards[rejected]).square()
+        wanted = rewards.new_tensor([row.margin for row in scores.rows])[chosen]
+        losses = -logsigmoid(margin - wanted) + self.centering * (rewards[chosen] + rewards[rejected]).square()
         found = margin.detach()
         return TermLoss(losses=losses, metrics={"margin": found, "pair_accuracy": (found > 0).to(found.dtype)})
 

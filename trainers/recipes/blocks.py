@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from posttrain.diagnose.engines.limits import context_length
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.types import Reference
@@ -258,4 +260,7 @@ def distillation_stage(inputs: TrainingInputs, config: StudentConfig, stage: str
 
 def repeat_last_token(row: TrainingRow) -> TrainingRow:
     """Return the row with its last token once more: a token is read only to predict the next, and a head stands behind the last one."""
-    return replace(row, completion_ids=(*row.completion_ids, row.completion_ids[-1]), sampler_logprobs=None)
+    weights = None if row.token_weights is None else np.append(row.token_weights, row.token_weights[-1:])
+    return replace(
+        row, completion_ids=(*row.completion_ids, row.completion_ids[-1]), sampler_logprobs=None, token_weights=weights
+    )

@@ -53,6 +53,13 @@ def check_inputs(recipe: Recipe[Any], inputs: TrainingInputs) -> None:
             f"{recipe.name}: got {unread}, and it learns from {own}; give that, or use a stage that reads them: {others}",
             code="data_not_read",
         )
+    if not recipe.reads_margins and (row := next((row for row in inputs.data if row.margin), None)):
+        others = ", ".join(name for name, other in RECIPES.items() if other.reads_margins)
+        raise BehaviorError(
+            f"{recipe.name}: got the margin {row.margin:g} of {row.behavior}/{row.problem_id}, and its loss has no place for one; leave the column margin "
+            f"out, or use a stage that reads it: {others}",
+            code="margin_not_read",
+        )
     missing = [need for need in recipe.description.needs if need not in offered_needs(inputs)]
     if missing:
         raise SettingsError(

@@ -2,9 +2,9 @@
 
 Sampled: as dpo.
 Credit: none.
-Loss: −log σ(r(w) − r(l)), r the scalar head behind the last token, averaged over pairs. The checkpoint is a sequence classifier with one label
+Loss: −log σ(r(w) − r(l) − m), r the scalar head behind the last token, m the column `margin` of `--data` (else 0), averaged over pairs. The checkpoint is a sequence classifier with one label
 (`AutoModelForSequenceClassification`), which a behavior may name as its verifier: {kind: reward_model, model: FOLDER}.
-Papers: arXiv 2203.02155; centering: 2312.09244.
+Papers: arXiv 2203.02155; centering: 2312.09244; margins: 2307.09288.
 No learning signal when pairs are told apart already. What is not in the pairs is not judged.
 """
 
@@ -48,4 +48,5 @@ REWARD_MODEL = Recipe(
     build=build,
     saves="reward_model",
     reads=frozenset({Material.PAIRS, Material.SAMPLES}),
+    reads_margins=True,
 )

@@ -133,7 +133,13 @@ def mismatched(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
     ordered = [row for members in by_prompt.values() for row in members]
     shift = max(map(len, by_prompt.values()), default=0)
     return [
-        replace(row, completion_ids=other.completion_ids, sampler_logprobs=None, role=RowRole.MISMATCHED)
+        replace(
+            row,
+            completion_ids=other.completion_ids,
+            token_weights=other.token_weights,
+            sampler_logprobs=None,
+            role=RowRole.MISMATCHED,
+        )
         for row, other in zip(ordered, [*ordered[shift:], *ordered[:shift]], strict=True)
         if row.prompt_ids != other.prompt_ids
     ]

@@ -122,7 +122,31 @@ def test_rows_are_numbered_and_empty_columns_are_no_columns(tmp_path: Path) -> N
     assert {row.kind for row in found} == {RowKind.DEMONSTRATION}
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_weights_and_margins_are_numbers_of_the_row(suffix: str, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1.5, "weight": 2},
+        {"prompt": "a", "chosen": "b", "rejected": "c", "margin": None, "weight": None},
+        {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 0.25, "weight": 0},
+    ]
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        jsonl(path, *rows)
+    assert [(row.weight, row.margin) for row in read_training_rows(path)] == [(2.0, -1.5), (1.0, 0.0), (0.0, 0.25)]
+
+
 BAD: list[tuple[str, str]] = [
+    *(
+        (f'{{"prompt": "a", "completion": "b", "weight": {value}}}\n', "weight: got")
+        for value in ("-1", "true", '"much"', "[1]", "1e999")
+    ),
+    *(
+        (f'{{"prompt": "a", "chosen": "b", "rejected": "c", "margin": {value}}}\n', "margin: got")
+        for value in ("false", '"slightly better"', "-1e999")
+    ),
+    ('{"prompt": "a", "weight": 2}\n', "whose samples count alike"),
     ("", "holds no rows"),
     ("nonsense\n", ":1: not JSON"),
     ("[1, 2]\n", "a row is an object"),
@@ -169,8 +193,10 @@ BAD: list[tuple[str, str]] = [
 @pytest.mark.parametrize(
     ("row", "passed_over"),
     [
-        ({"prompt": "a", "completion": "b", "weight": 0.5, "id": 3, "note": None}, {"weight", "id"}),
-        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1.5}, {"margin"}),
+        ({"prompt": "a", "completion": "b", "weight": 0.5, "id": 3, "note": None}, {"id"}),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1.5}, set()),
+        ({"prompt": "a", "completion": "b", "margin": 1.5}, {"margin"}),
+        ({"text": "a", "tools": [{"name": "f"}], "weight": 2}, {"tools"}),
         ({"prompt": "2+2?", "chosen": ASKED + SAID, "rejected": ASKED + WRONG, "messages": ASKED}, {"messages"}),
         ({"messages": ASKED + SAID, "system": "s", "tools": [], "chat_template_kwargs": {}}, set()),
         ({"prompt": "a", "completion": "b", "label": "sums"}, {"label"}),

@@ -68,6 +68,10 @@ def test_reference_point_is_the_mean_gain_of_mismatched_answers_or_zero() -> Non
     assert [row.baseline for row in rows] == [0.0, 0.0]
     rows, _ = ReferencePoint().assign(labelled, score_rows)
     assert [row.baseline for row in rows] == [0.0, 0.0]
+    one, other = mismatched  # a token of another speaker is not learned
+    masked = [one, replace(other, token_weights=np.array([1, 0, 1], dtype=np.float32))]
+    rows, _ = ReferencePoint().assign([*labelled, *masked], scorer_of({Score.POLICY: policy, Score.REFERENCE: start}, masked))
+    assert [row.baseline for row in rows] == [1.0, 1.0]
 
 
 def test_step_credit_is_the_worst_step_from_here_on() -> None:

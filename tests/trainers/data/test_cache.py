@@ -36,7 +36,7 @@ ROWS = (
     row(0),
     row(1, token_weights=np.array([1, 0, 0.25], dtype=np.float32)),
     row(2, step_ends=(0, 2), step_scores=(1.0, 0.1)),
-    row(3),
+    row(3, weight=0.1, margin=-1.5),
 )
 
 

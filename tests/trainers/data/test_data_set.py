@@ -292,6 +292,21 @@ def test_prompts_alone_become_problems_sampled_as_the_behavior_is(read: Read, be
     assert materials(data.rows, data.prompts) == {Material.PROMPTS}
 
 
+def test_rows_count_by_their_weight_and_pairs_have_their_margin(read: Read) -> None:
+    engine = CharacterEngine(CHATML)
+    pair = {"prompt": "a?", "chosen": "b", "rejected": "c"}
+    data = read(engine, {**pair, "weight": 2, "margin": 0.5}, {**pair, "weight": 0}, pair)
+    assert [(row.problem_id, row.weight, row.margin) for row in data.rows if row.role is RowRole.CHOSEN] == [
+        ("row0", 2.0, 0.5),
+        ("row2", 1.0, 0.0),
+    ]
+    assert [row.weight for row in data.rows if row.role is RowRole.REJECTED] == [2.0, 1.0]
+    assert (data.num_without_weight, data.weights, data.passed_over) == (1, (1.0, 2.0), set())
+    with pytest.raises(BehaviorError) as refused:
+        read(engine, {**pair, "weight": 0}, {**pair, "weight": 0.0})
+    assert refused.value.code == "no_row_left"
+
+
 TOOL = {"type": "function", "function": {"name": "add"}}
 READS_BOTH = SHOWS_TOOLS.replace("{% if add_gen", "{% if terse %}terse{% endif %}{% if add_gen")
 

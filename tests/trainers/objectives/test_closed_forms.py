@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.closed_forms import check, logprobs, means, stepper_of, sums, with_advantages
+from helpers.closed_forms import check, learned_logprobs, logprobs, means, of_several_turns, stepper_of, sums, with_advantages
 from helpers.training import build_stage, move_weights, plain_logprobs, random_pairs, random_rows, tiny_llama
 from helpers.training import gradient as helper_gradient
 from torch import Tensor
@@ -89,15 +89,17 @@ def orpo(model: Any, start: Any, rows: Sequence[TrainingRow]) -> Tensor:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
+@pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("nll_weight", [0.0, 0.6])
-def test_preferences_are_their_formulas(model64, term: Any, formula: Callable, nll_weight: float) -> None:
-    """With and without the NLL of the better answers beside them."""
+def test_preferences_are_their_formulas(model64, term: Any, formula: Callable, nll_weight: float, several: bool) -> None:
+    """With and without the NLL of the better answers beside them, and turns of others in them, which are not learned."""
     rows = [replace(row, baseline=0.2) for row in random_pairs(4, seed=3)]
+    rows = of_several_turns(rows) if several else rows
     start = copy.deepcopy(model64)
     imitation = Component(term=Nll(), reduction=token_mean, weight=nll_weight, roles=frozenset({RowRole.CHOSEN}))
     stepper = stepper_of(model64, Component(term=term, reduction=row_mean), imitation)
     move_weights(model64)
-    nll = -torch.cat([plain_logprobs(model64, row) for row in rows if row.role is RowRole.CHOSEN]).mean()
+    nll = -torch.cat([learned_logprobs(model64, row) for row in rows if row.role is RowRole.CHOSEN]).mean()
     check(stepper, rows, formula(model64, start, rows) + nll_weight * nll)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -198,11 +199,12 @@ def test_logit_kd_at_a_temperature(theirs: Models, beta: float) -> None:
 # Reward models.
 
 
+@pytest.mark.parametrize("margins", [(0.0,) * 5, (0.5, 0.0, -0.25, 3.0, 1.0)])
 @pytest.mark.parametrize("centering", [0.0, 0.05])
-def test_reward_model(theirs: Models, centering: float) -> None:
+def test_reward_model(theirs: Models, centering: float, margins: Sequence[float]) -> None:
     from transformers import LlamaForSequenceClassification
 
-    data = random_pairs()
+    data = [replace(row, margin=margins[number // 2]) for number, row in enumerate(random_pairs(5))]
     stage, stepper, model = build("reward_model", data=data, centering=centering)
     torch.nn.init.normal_(stage.scalar_head.weight, generator=torch.Generator().manual_seed(2))
     rows = first_batch(stage, stepper)
@@ -214,7 +216,10 @@ def test_reward_model(theirs: Models, centering: float) -> None:
     args = SimpleNamespace(center_rewards_coefficient=centering or None)
     peer = trainer("trainer.reward_trainer.RewardTrainer", model=judge, args=args)
     # Ours has one more token, which is never read; TRL's rows are the plain ones.
-    loss = peer.compute_loss(judge, without(whole(sides(data)), "completion_mask", "labels"))
+    by_group = {row.group_id: row.margin for row in data}
+    batch = without(whole(sides(data)), "completion_mask", "labels")
+    batch["margin"] = torch.tensor([by_group[row.group_id] for row in data if row.role is RowRole.CHOSEN])
+    loss = peer.compute_loss(judge, batch)
     compare(stepper, model, rows, loss, judge)
     torch.testing.assert_close(stage.scalar_head.weight.grad, judge.score.weight.grad, rtol=1e-4, atol=1e-6)
 

@@ -105,6 +105,18 @@ def test_data_that_a_stage_does_not_read_is_refused(name: str) -> None:
     assert caught.value.code == "data_not_read"
 
 
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if Material.PAIRS in recipe.reads])
+def test_a_margin_is_read_by_the_loss_or_refused(name: str) -> None:
+    inputs = inputs_of("dpo", {Need.PAIRS})
+    inputs = replace(inputs, data=tuple(replace(row, margin=0.5) for row in inputs.data))
+    if name == "reward_model":
+        check_inputs(find_recipe(name), inputs)
+        return
+    with pytest.raises(BehaviorError) as caught:
+        check_inputs(find_recipe(name), inputs)
+    assert caught.value.code == "margin_not_read"
+
+
 def test_an_unknown_recipe_is_refused() -> None:
     with pytest.raises(SettingsError) as caught:
         find_recipe("pppo")
