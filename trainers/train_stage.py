@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
@@ -318,13 +319,18 @@ def _read_inputs(
 
 
 def _move(work: Path, out: Path) -> None:
-    """Put the checkpoint in its place, with the log inside; without one the log stays where it can be read."""
+    """Put the checkpoint in its place, with the log inside; without one a log of steps stays where it can be read."""
     if (work / "checkpoint").exists():
         if out.exists():
             shutil.rmtree(out)  # empty but for files that were not written to the end: checked before anything was trained
         (work / "checkpoint").rename(out)
         for rest in content_of(work):
             rest.rename(out / rest.name)
-    elif (work / "training_log.jsonl").exists():
+    elif _holds_steps(work / "training_log.jsonl"):
         (work / "training_log.jsonl").replace(out.parent / f"{out.name}.training_log.jsonl")
     shutil.rmtree(work, ignore_errors=True)
+
+
+def _holds_steps(log: Path) -> bool:
+    """Return whether a log tells of more than preparations: a step, or an evaluation."""
+    return log.exists() and any(json.loads(line)["event"] in ("step", "dev") for line in log.read_text().splitlines())

@@ -26,7 +26,7 @@ def locked_folder(folder: Path, *, named: str = "") -> Iterator[None]:
     """Hold a folder, so that no other process writes to it; it is made where there is none.
 
     The lock is the operating system's, so that it ends with the process, however that ends. A folder that is still empty at the end
-    and was not there before is removed.
+    and was not there before is removed, and so are the folders above it that were made for it.
 
     Args:
         folder: To be written.
@@ -35,7 +35,8 @@ def locked_folder(folder: Path, *, named: str = "") -> Iterator[None]:
     Raises:
         RunError: Another process holds it (`folder_in_use`), or it cannot be written (`not_writable`).
     """
-    named, lock_file, is_new = named or f"--out {folder}", folder / LOCK, not folder.exists()
+    named, lock_file = named or f"--out {folder}", folder / LOCK
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     lock = FileLock(lock_file, timeout=0, thread_local=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,9 +57,9 @@ def locked_folder(folder: Path, *, named: str = "") -> Iterator[None]:
     finally:
         lock_file.unlink(missing_ok=True)  # while it is held: whoever waits for it sees that the file is gone
         lock.release()
-        if is_new:
-            with suppress(OSError):  # there is something in it
-                folder.rmdir()
+        with suppress(OSError):  # there is something in it
+            for each in filter(Path.exists, made):
+                each.rmdir()
 
 
 def _holder(lock_file: Path) -> str:
