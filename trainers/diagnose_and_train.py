@@ -7,7 +7,7 @@ that what a stage costs elsewhere is seen. The final split is sampled once, afte
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +17,7 @@ from typing import Any, TypedDict, Unpack
 from posttrain.diagnose.comparison.transition import Transition
 from posttrain.diagnose.engines import check_model
 from posttrain.diagnose.engines.models.loading import fingerprint_model
-from posttrain.diagnose.errors import SettingsError, UserError
+from posttrain.diagnose.errors import RunError, SettingsError, UserError
 from posttrain.diagnose.pipeline.compare_files import compare_folders, write_comparison
 from posttrain.diagnose.pipeline.diagnose_run import run
 from posttrain.diagnose.pipeline.pilot import refuse_stopped
@@ -29,7 +29,7 @@ from posttrain.diagnose.sampling.plan import Goal, sampling_goal
 from posttrain.diagnose.stage_catalogue import STAGES, Need, available_needs
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import RunEntry
-from posttrain.diagnose.storage.files import read_json, write_json
+from posttrain.diagnose.storage.files import checksum_of_file, read_json, write_json
 from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.storage.writable import check_writable
@@ -42,6 +42,9 @@ from posttrain.trainers.train_request import TrainRequest, check_config, refuse_
 from posttrain.trainers.train_stage import rank_zero_first, run_training
 from posttrain.trainers.training.result import TrainingResult
 from posttrain.trainers.training_types import TrainingSet
+
+_FOR_PEOPLE = ("README.md", "training_log.jsonl")
+"""Files of a checkpoint that no model is loaded from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -274,9 +277,9 @@ def _run_locked(request: LoopRequest, settings: dict[str, Any], processes: Proce
         if not finished.exists():
             shutil.rmtree(checkpoint, ignore_errors=True)
             trained = run_training(_train_request(request, stage, names, model, checkpoint), processes, reporter)
-            write_json(finished, _stage_summary(trained, names))
+            write_json(finished, _stage_summary(trained, names) | {"files": _checksums(checkpoint)})
         else:
-            read_json(finished, remedy="remove it to train this stage again")
+            _refuse_damaged(checkpoint, read_json(finished, remedy="remove it to train this stage again"), finished)
         last = measure(
             checkpoint, request.loaded, out=directory.path / f"diagnosis-{number}", earlier=request.model, before=before.path
         )
@@ -315,6 +318,29 @@ def _stage_summary(result: TrainingResult, names: Sequence[str]) -> dict[str, An
         "generated_tokens": result.generated_tokens,
         "seconds": result.seconds,
     }
+
+
+def _checksums(checkpoint: Path) -> dict[str, str]:
+    """Return the checksums of what a model is loaded from, by the name of the file."""
+    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name not in _FOR_PEOPLE]
+    return {path.relative_to(checkpoint).as_posix(): checksum_of_file(path) for path in files}
+
+
+def _refuse_damaged(checkpoint: Path, summary: Mapping[str, Any], marker: Path) -> None:
+    """Refuse a checkpoint of an earlier call whose files are not those that were written.
+
+    Raises:
+        RunError: Code `damaged_checkpoint`.
+    """
+    known: Mapping[str, str] = summary.get("files", {})  # earlier versions wrote none
+    found = _checksums(checkpoint) if known else {}
+    changed = next((name for name, checksum in known.items() if found.get(name) != checksum), None)
+    if changed is not None:
+        what = "has changed since it was written" if changed in found else "is missing"
+        raise RunError(
+            f"{checkpoint / changed} {what}; remove {marker} to train this stage again, or put the file back",
+            code="damaged_checkpoint",
+        )
 
 
 def _trainable(behaviors: Sequence[Behavior], stage: str) -> tuple[str, ...]:

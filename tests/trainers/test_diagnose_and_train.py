@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.refusals import refused
 
 from posttrain import trainers
 from posttrain.diagnose import load_behavior
@@ -58,10 +59,10 @@ def test_a_loop_measures_trains_and_measures_again(sums_file: Path, tiny_model: 
     again = trainers.loop(tiny_model, [sums_file], **arguments)
     assert len(seen) == num_rows, "a finished loop was trained again"
     assert again.rounds[0].checkpoint == result.rounds[0].checkpoint
-    with pytest.raises(RunError) as refused:
+    with pytest.raises(RunError) as caught:
         trainers.loop(tiny_model, [sums_file], **(arguments | {"samples": 5}))
-    assert refused.value.code == "other_settings"
-    assert "samples:" in str(refused.value)
+    assert caught.value.code == "other_settings"
+    assert "samples:" in str(caught.value)
 
 
 def test_an_interrupted_loop_goes_on_where_it_was(
@@ -87,6 +88,38 @@ def test_an_interrupted_loop_goes_on_where_it_was(
     assert resumed.transition is not None
     assert whole.transition is not None
     assert resumed.transition.behaviors[0].delta == whole.transition.behaviors[0].delta
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_of_a_stage_is_named_and_the_stage_can_be_trained_again(
+    sums_file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "loop"
+    arguments: dict[str, Any] = {
+        "out": out,
+        "stages": ["sft"],
+        "samples": 2,
+        "pilot": False,
+        "probes": [],
+        "overrides": ["num_steps=1"],
+    }
+    trainers.loop(tiny_model, [sums_file], **arguments)
+    weights, marker = out / "stage-1" / "model.safetensors", out / "stage-1.json"
+    whole = weights.read_bytes()
+    for content in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-4], None):
+        if content is None:
+            weights.unlink()
+        else:
+            weights.write_bytes(content)
+        with refused(RunError, "damaged_checkpoint") as caught:
+            trainers.loop(tiny_model, [sums_file], **arguments)
+        assert str(weights) in str(caught.value)
+        assert str(marker) in str(caught.value)
+    marker.unlink()
+    trainers.loop(tiny_model, [sums_file], **arguments)
+    assert weights.read_bytes() == whole
+    (out / "stage-1" / "README.md").write_text("my notes")
+    trainers.loop(tiny_model, [sums_file], **arguments)
 
 
 def test_nothing_to_train_ends_with_the_diagnosis(tiny_model: Path, tmp_path: Path) -> None:
@@ -136,12 +169,12 @@ def test_a_stage_stopped_half_way_goes_on_from_there(
 def test_a_behavior_that_is_measured_elsewhere_is_not_trained_on(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
     other = sums_file.with_name("others.yaml")
     other.write_text(sums_file.read_text().replace("final: 0.2", "final: 0.2, seed: 9"))
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError) as caught:
         trainers.loop(tiny_model, [sums_file, other], out=tmp_path / "loop", samples=2)
-    assert refused.value.code == "measured_problems"
-    with pytest.raises(SettingsError) as refused:
+    assert caught.value.code == "measured_problems"
+    with pytest.raises(SettingsError) as caught:
         trainers.train("sft", tiny_model, [sums_file, other], out=tmp_path / "ckpt")
-    assert refused.value.code == "measured_problems"
+    assert caught.value.code == "measured_problems"
     assert not (tmp_path / "loop").exists()
 
 
@@ -160,7 +193,7 @@ def test_a_behavior_without_samples_does_not_end_the_loop(sums_file: Path, tiny_
 
 
 def test_a_config_file_needs_a_named_stage(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError) as caught:
         trainers.loop(tiny_model, [sums_file], out=tmp_path / "loop", config=tmp_path / "missing.yaml")
-    assert refused.value.code == "config_without_stages"
+    assert caught.value.code == "config_without_stages"
     assert not (tmp_path / "loop").exists()
