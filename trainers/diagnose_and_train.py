@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -258,6 +258,7 @@ def _run_locked(request: LoopRequest, settings: dict[str, Any], processes: Proce
     for diagnosis in before.diagnoses:
         reporter.say(diagnosis.sentence)
     refuse_stopped(before)
+    request = replace(request, behaviors=tuple(one.behavior for one in before.behaviors))  # with the limits that were found
     done: list[LoopRound] = []
     model, last = request.model, before
     for number in range(1, request.num_rounds + 1):

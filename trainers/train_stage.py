@@ -18,9 +18,12 @@ from posttrain.diagnose.engines.models.loading import fingerprint_model
 from posttrain.diagnose.measure.reference_spacing import write_as_the_model
 from posttrain.diagnose.pipeline.request import resolve_behaviors
 from posttrain.diagnose.progress import Reporter, Task
+from posttrain.diagnose.report.words import describe_limit
+from posttrain.diagnose.sampling.token_limit import limit_without_pilot, recorded_limit, room_for_samples
 from posttrain.diagnose.stage_catalogue import STAGES, Need
 from posttrain.diagnose.storage.output_folder import content_of, locked_folder
-from posttrain.diagnose.types import Behavior
+from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.types import Behavior, LimitSource
 from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.trainers.data.data_set import read_data
 from posttrain.trainers.distributed.fsdp import join
@@ -274,7 +277,7 @@ def _read_inputs(
     """Read the data and load the other models; there are no graders yet."""
     # An engine of another kind is not started for this; before the first step the model in training is the one that it will be given.
     own = engine if not isinstance(engine, InPlaceEngine) else TransformersEngine.from_model(loaded.model, loaded.tokenizer)
-    behaviors = [write_as_the_model(own, behavior) for behavior in request.behaviors]
+    behaviors = [write_as_the_model(own, _with_limit(request, own, behavior, reporter)) for behavior in request.behaviors]
     training_set = TrainingSet(behaviors, dev_share=request.config.dev_share)
     device = processes.train_device(loaded.model)
     rows: Sequence[TrainingRow] = ()
@@ -316,6 +319,19 @@ def _read_inputs(
         teacher=others["teacher"],
         earlier=others["earlier"],
     )
+
+
+def _with_limit(request: TrainRequest, engine: Engine, behavior: Behavior, reporter: Reporter) -> Behavior:
+    """Return a behavior whose `max_tokens` is known: as the run of --from found it, else from its references, else 512."""
+    if behavior.limit_source is not LimitSource.AUTO:
+        return behavior
+    if request.from_run:
+        behavior = recorded_limit(behavior, RunDirectory(Path(request.from_run)).read_json())
+    behavior = limit_without_pilot(engine, behavior, room_for_samples([engine], behavior, max_length=request.config.max_length))
+    if _samples(request):
+        limit = describe_limit(behavior.sampling.max_tokens, behavior.limit_source)
+        reporter.say(f"{request.stage}: {behavior.name}: a sample may have {limit}")
+    return behavior
 
 
 def _move(work: Path, out: Path) -> None:

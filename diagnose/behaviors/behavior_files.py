@@ -22,11 +22,11 @@ from posttrain.diagnose.behaviors.problem_rows import ProblemFile, Row, read_pro
 from posttrain.diagnose.behaviors.published_layouts import Layout
 from posttrain.diagnose.behaviors.reasoning_gym_problems import generate_rows
 from posttrain.diagnose.behaviors.row_files import read_text, require_file
-from posttrain.diagnose.behaviors.schema import BehaviorConfig, SplitConfig, VerifierConfig
+from posttrain.diagnose.behaviors.schema import AUTO, BehaviorConfig, SplitConfig, VerifierConfig
 from posttrain.diagnose.behaviors.splits import default_key, normalise, refuse_empty_eval, refuse_overlap, split_keys
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import closest, explain, shorten
-from posttrain.diagnose.types import Behavior, Problem, PromptFormat, Split, VerifierOrigin, VerifierSpec
+from posttrain.diagnose.types import Behavior, LimitSource, Problem, PromptFormat, Split, VerifierOrigin, VerifierSpec
 from posttrain.diagnose.verifiers import VERIFIERS, build_verifier
 from posttrain.diagnose.verifiers.sandbox.isolation import require_isolation
 
@@ -135,6 +135,7 @@ def _assemble(config: BehaviorConfig, path: Path, source: str, options: Behavior
         verifier_origin=origin,
         prompt=config.prompt.build(),
         sampling=config.sampling.build(),
+        limit_source=config.sampling.limit_source,
         measure=config.measure.build(verifier.success),
         purpose=config.purpose,
         source=source,
@@ -259,8 +260,10 @@ def _fingerprint(behavior: Behavior, identity: str) -> str:
     for name in ("thinking", "template_arguments", "tools"):  # settings that came later: without them a behavior is what it was
         if content["prompt"][name] == getattr(PromptFormat(), name):
             del content["prompt"][name]
-    for name in ("verifier_origin", "notes"):  # they change no number
+    for name in ("verifier_origin", "notes", "limit_source"):  # they change no number
         del content[name]
+    if behavior.limit_source is LimitSource.AUTO:
+        content["sampling"]["max_tokens"] = AUTO
     options = content["verifier"]["options"]
     options.pop("folder", None)
     for problem in content["problems"]:

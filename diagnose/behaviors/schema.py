@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from posttrain.diagnose.strict_settings import StrictModel, shorten
-from posttrain.diagnose.types import MeasureSettings, PromptFormat, Purpose, Sampling, default_epsilon
+from posttrain.diagnose.types import LimitSource, MeasureSettings, PromptFormat, Purpose, Sampling, default_epsilon
 
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
-MaxTokens = Annotated[int, Field(ge=1)]
-"""Tokens of a sample at most."""
+AUTO: Final = "auto"
+
+
+def _is_limit(value: Any) -> Any:
+    if value != AUTO and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"got {shorten(value)}; allowed: a whole number from 1 on, or auto")
+    return value
+
+
+MaxTokens = Annotated[int | Literal["auto"], BeforeValidator(_is_limit)]
+"""Tokens of a sample at most; `auto` finds a number that fits the references or the model."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "chat_template"})
 """What a chat template is given in any case."""
@@ -92,12 +101,18 @@ class SamplingConfig(StrictModel):
     top_k: int = Field(default=0, ge=0)
     min_p: float = Field(default=0.0, ge=0.0, lt=1.0)
     repetition_penalty: float = Field(default=1.0, gt=0.0)
-    max_tokens: MaxTokens = 64
+    max_tokens: MaxTokens = AUTO
     stop: tuple[NonEmpty, ...] = ()
 
     def build(self) -> Sampling:
         """Return the frozen form that engines read."""
-        return Sampling(**self.model_dump())
+        settings = self.model_dump(exclude={"max_tokens"} if self.max_tokens == AUTO else None)
+        return Sampling(**settings)
+
+    @property
+    def limit_source(self) -> LimitSource:
+        """Return whether the limit is given."""
+        return LimitSource.AUTO if self.max_tokens == AUTO else LimitSource.GIVEN
 
 
 class MeasureConfig(StrictModel):

@@ -8,14 +8,14 @@ from posttrain.diagnose.comparison.nulls import are_coupled
 from posttrain.diagnose.comparison.paired_samples import pair_counts
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
-from posttrain.diagnose.types import Split
+from posttrain.diagnose.types import LimitSource, Split
 
 
 def check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:
     """Refuse two runs that share no behavior, measured it differently, or have the same samples.
 
     Raises:
-        RunError: Codes `no_shared_behavior`, `other_behavior`, `other_split`, `train_split`, `same_samples`.
+        RunError: Codes `no_shared_behavior`, `other_behavior`, `other_token_limit`, `other_split`, `train_split`, `same_samples`.
     """
     mine, other = before.settings["behaviors"], after.settings["behaviors"]
     shared = sorted(set(mine) & set(other))
@@ -30,6 +30,7 @@ def check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:
                 f"compare: {name} is not the same behavior in {before.path} and {after.path}; measure both with one behavior file",
                 code="other_behavior",
             )
+        _check_limits(before, after, name)
     if before.settings["split"] != after.settings["split"]:
         raise RunError(
             f"compare: {before.path} measured the {before.settings['split']} split, {after.path} the {after.settings['split']} split; measure the same one",
@@ -49,6 +50,20 @@ def check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:
             f"compare: the rollouts in {before.path} and {after.path} are identical, or more alike than two runs of one model would be, "
             "so they show nothing; use another --seed for a second run",
             code="same_samples",
+        )
+
+
+def _check_limits(before: DiagnosedRun, after: DiagnosedRun, name: str) -> None:
+    """Refuse samples of two lengths: a longer limit alone makes answers right."""
+    sides = [(run.path, run[name].behavior) for run in (before, after)]
+    if any(behavior.limit_source is LimitSource.AUTO for _, behavior in sides):  # nothing was sampled there
+        return
+    (mine, first), (other, second) = ((path, behavior.sampling.max_tokens) for path, behavior in sides)
+    if first != second:
+        raise RunError(
+            f"compare: samples of {name} had at most {first} tokens in {mine} and {second} in {other}; measure {other} again with --before {mine}, "
+            f"which takes its limit over, or both with --max-tokens {max(first, second)}",
+            code="other_token_limit",
         )
 
 

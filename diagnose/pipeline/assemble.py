@@ -17,6 +17,7 @@ from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.measure.reference_likelihood import summarize_references
 from posttrain.diagnose.measure.success_counts import count_successes
 from posttrain.diagnose.probes.runner import read_probe_results
+from posttrain.diagnose.sampling.token_limit import recorded_limit
 from posttrain.diagnose.stage_catalogue import available_needs
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import RunEntry, SamplingEntry, ValidityEntry
@@ -25,9 +26,11 @@ from posttrain.diagnose.storage.run_check import checked_table
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.storage.shard_file import refuse_damage
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, Diagnosis, Note, Split, ValidityMeasurement
+from posttrain.diagnose.types import Behavior, Diagnosis, LimitSource, Note, Split, ValidityMeasurement
 
 Entry = TypeVar("Entry", bound=FileModel)
+EARLIER_DEFAULT = 64
+"""`max_tokens` of behaviors without one, in runs of versions before `auto`."""
 TRAIN_SPLIT = (
     "These are train problems: their samples are there to learn from. What they show may have been trained on, so it is no verdict on the "
     "behavior; measure the eval split for one."
@@ -57,6 +60,7 @@ def assemble(path: str | Path, *, behaviors: Sequence[Behavior] | None = None) -
         raise RunError(f"run {path}: holds a {record['kind']} run; give the folder of a `posttrain diagnose`")
     settings = record["settings"]
     loaded = tuple(behaviors) if behaviors is not None else _reload(directory, record)
+    loaded = tuple(recorded_limit(behavior, record) for behavior in loaded)
     return DiagnosedRun(
         path=directory.path,
         run=RunEntry(
@@ -76,7 +80,11 @@ def _reload(directory: RunDirectory, record: dict[str, Any]) -> tuple[Behavior, 
     loaded = []
     for name, fingerprint in record["settings"]["behaviors"].items():
         source = record["sources"][name]
-        behavior = load_behavior(source, BehaviorOptions.model_validate(record.get("behavior_options", {}).get(name, {})))
+        options = BehaviorOptions.model_validate(record.get("behavior_options", {}).get(name, {}))
+        behavior = load_behavior(source, options)
+        if behavior.limit_source is LimitSource.AUTO and name not in record.get("token_limits", {}):
+            earlier = load_behavior(source, options.model_copy(update={"max_tokens": EARLIER_DEFAULT}))
+            behavior = earlier if earlier.fingerprint == fingerprint else behavior
         if behavior.fingerprint != fingerprint:
             raise RunError(
                 f"run {directory.path}: the behavior {name} ({source}) has changed since; bring back the file, or measure again into a new folder"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -28,11 +29,12 @@ from posttrain.diagnose.pipeline.request import DiagnoseRequest
 from posttrain.diagnose.probes.runner import ProbeInputs, ProbeRun
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.behavior_sampler import SamplingSettings
+from posttrain.diagnose.sampling.token_limit import limit_record, recorded_limit, room_for_samples, start_limit
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, Split
+from posttrain.diagnose.types import Behavior, LimitSource, Split
 
 
 class DiagnoseOptions(TypedDict, total=False):
@@ -100,14 +102,17 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
         policy, teacher, earlier = _open_engines(request, opened, reporter)
         settings = {**request.settings(), **_engine_settings(policy)}
         directory.check("diagnose", settings)
-        check_with_models(request, policy, (("--teacher", teacher), ("--earlier", earlier)), data)
+        engines = [one for one in (policy, teacher, earlier) if one is not None]
         before = None if request.before is None else Path(request.before)
+        request, rooms = _with_limits(request, engines, [directory.path, *([before] if before else [])])
+        check_with_models(request, policy, (("--teacher", teacher), ("--earlier", earlier)), data)
         inputs = ProbeInputs(teacher=teacher, earlier=earlier, before=before, data=data)
-        measurement = _measurement(request, policy, inputs, directory, reporter)
+        measurement = replace(_measurement(request, policy, inputs, directory, reporter), rooms=rooms)
         verifier_of = opened.enter_context(measurement.open_verifiers(request.loaded))
         is_new = not directory.run_json.exists()
         directory.open("diagnose", settings, _details(request, policy))
         try:
+            directory.record_limits(limit_record(request.loaded))
             written = [write_as_the_model(policy, behavior) for behavior in request.loaded]
             measurement.measure(written, verifier_of)
         except UserError:
@@ -119,6 +124,28 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
         finished = assemble(directory.path, behaviors=request.loaded)
         write_run(finished)
     return finished
+
+
+def _with_limits(
+    request: DiagnoseRequest, engines: Sequence[Engine], runs: Sequence[Path]
+) -> tuple[DiagnoseRequest, dict[str, int]]:
+    """Return the request with the limits of `max_tokens` that a run knows, or those that are tried first; and how large the others may become.
+
+    Args:
+        request: Names the behaviors.
+        engines: Of the model, and of those that read the same prompts.
+        runs: This run and earlier ones, the one that counts most first.
+    """
+    records = [RunDirectory(path).read_json() for path in runs if RunDirectory(path).run_json.exists()]
+    found, rooms = [], {}
+    for behavior in request.loaded:
+        for record in records:
+            behavior = recorded_limit(behavior, record)
+        if behavior.limit_source is LimitSource.AUTO:
+            rooms[behavior.name] = room_for_samples(engines, behavior)
+            behavior = start_limit(engines[0], behavior, rooms[behavior.name])
+        found.append(behavior)
+    return replace(request, behaviors=tuple(found)), rooms
 
 
 def _open_engines(request: DiagnoseRequest, opened: ExitStack, reporter: Reporter) -> tuple[Engine, Engine | None, Engine | None]:

@@ -13,7 +13,16 @@ from posttrain.diagnose.report.words import BOTTLENECKS
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry, DiagnosisFile, PassAtKEntry, key_of, labelled
 from posttrain.diagnose.storage.json_model import fields_of
-from posttrain.diagnose.types import Contribution, PassAtK, PathLikelihoodMeasurement, ProbeResult, Problem, Rollout, StageAdvice
+from posttrain.diagnose.types import (
+    Contribution,
+    LimitSource,
+    PassAtK,
+    PathLikelihoodMeasurement,
+    ProbeResult,
+    Problem,
+    Rollout,
+    StageAdvice,
+)
 
 NUM_EXAMPLES = 6
 """Samples to read of either kind, each of another problem."""
@@ -43,6 +52,9 @@ def behavior_entry(measured: DiagnosedBehavior) -> BehaviorEntry:
                 "options": {name: value for name, value in behavior.verifier.options.items() if name != "folder"},
                 "origin": behavior.verifier_origin,
             },
+            "token_limit": None
+            if behavior.limit_source is LimitSource.AUTO
+            else {"max_tokens": behavior.sampling.max_tokens, "source": behavior.limit_source},
             "notes": behavior.notes,
             "pass_at_k": curve_entries(diagnosis.pass_at_k),
             "problems": _problems(measured),

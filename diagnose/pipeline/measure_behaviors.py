@@ -5,18 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from posttrain.diagnose.measure.reference_likelihood import score_references, summarize_references
 from posttrain.diagnose.measure.validity_checks import check_validity, rescore_samples
-from posttrain.diagnose.pipeline.pilot import GO_ON, PILOT_STOPPED, check_setup, judge_pilot, pilot_check, reopen_stopped
+from posttrain.diagnose.pipeline.pilot import (
+    GO_ON,
+    PILOT_STOPPED,
+    check_setup,
+    judge_pilot,
+    needs_longer,
+    pilot_check,
+    reopen_stopped,
+)
 from posttrain.diagnose.probes.base import MeasuredBehavior
 from posttrain.diagnose.probes.runner import ProbeRun, run_probes, tokens_of_probes
+from posttrain.diagnose.report.words import describe_limit
 from posttrain.diagnose.sampling.behavior_sampler import BehaviorSampler, SamplingSettings
 from posttrain.diagnose.sampling.token_budget import TokenBudget
+from posttrain.diagnose.sampling.token_limit import limit_record, limit_without_pilot
 from posttrain.diagnose.storage.diagnosis_json import PilotEntry, SamplingEntry, ValidityEntry
 from posttrain.diagnose.storage.run_check import ASIDE, set_aside
-from posttrain.diagnose.types import Behavior, Cost, PathScore
+from posttrain.diagnose.types import Behavior, Cost, LimitSource, PathScore
 from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.diagnose.verifiers.selftest import SelfTest, verifier_selftest
 
@@ -40,6 +50,8 @@ class MeasurementRun:
     probe_run: ProbeRun
     pilot: bool = True
     """Whether a behavior is left where its pilot shows that its settings do not fit; else one that was left there is sampled on."""
+    rooms: Mapping[str, int] = field(default_factory=dict)
+    """Name of a behavior whose `max_tokens` is to be found → tokens that a sample may have at most."""
 
     @contextmanager
     def open_verifiers(self, behaviors: Sequence[Behavior]) -> Iterator[VerifierOf]:
@@ -94,9 +106,33 @@ class MeasurementRun:
         for behavior in behaviors if unfinished and budget.limited else ():
             if behavior not in unfinished:
                 self._record(budget, behavior, int(directory.rollout_table(behavior.name).num_tokens.sum()))
+        unfinished = [self._find_limit(behavior, verifier_of, budget) for behavior in unfinished]
+        for behavior in unfinished:
+            if behavior.limit_source not in (LimitSource.GIVEN, LimitSource.AUTO):
+                limit = describe_limit(behavior.sampling.max_tokens, behavior.limit_source)
+                self.settings.reporter.say(f"{behavior.name}: a sample may have {limit}")
         pilots = self._sample_pilots(unfinished, verifier_of, budget)
         for group in [unfinished] if budget.shared else [[behavior] for behavior in unfinished]:
             self._measure_together(group, verifier_of, budget, pilots)
+
+    def _find_limit(self, behavior: Behavior, verifier_of: VerifierOf, budget: TokenBudget) -> Behavior:
+        """Return a behavior whose `max_tokens` is known, and record it; where nothing is going to be sampled it stays unknown."""
+        if behavior.limit_source is not LimitSource.AUTO:
+            return behavior
+        opened, settings, room = verifier_of(behavior), self.settings, self.rooms[behavior.name]
+        if opened.selftest.failures or (self.pilot and check_setup(behavior, settings.engine).codes):
+            return behavior
+        if self.pilot:
+            has_references = any(problem.references for problem in behavior.problems)
+            most = settings.thresholds.max_pilot if has_references else settings.thresholds.max_pilot_limit
+            sampler = BehaviorSampler(behavior, opened.grader.grade, settings, budget)
+            sampler.find_limit(room, lambda one, rollouts: needs_longer(one, settings.engine, rollouts, most))
+            opened.grader.rest()
+            behavior = sampler.behavior
+        else:
+            behavior = limit_without_pilot(settings.engine, behavior, room)
+            settings.directory.record_limits(limit_record([behavior]))
+        return behavior
 
     def _sample_pilots(
         self, behaviors: Sequence[Behavior], verifier_of: VerifierOf, budget: TokenBudget

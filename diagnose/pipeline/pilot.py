@@ -62,6 +62,15 @@ def judge_pilot(behavior: Behavior, engine: Engine, rollouts: Sequence[Rollout],
     )
 
 
+def needs_longer(behavior: Behavior, engine: Engine, rollouts: Sequence[Rollout], most: float) -> bool:
+    """Return whether a share of samples above `most` ran into the limit, and would come to an end with a higher one.
+
+    Those that repeat themselves, or go on with a question of their own, would not; a thought that was cut off would.
+    """
+    truncated = [one for one in rollouts if one.truncated and not is_looping(one.token_ids)]
+    return len(truncated) > most * len(rollouts) and _why_truncated(behavior, engine, truncated)[0] is PilotCode.TRUNCATED
+
+
 def pilot_check(pilot: PilotEntry) -> Check:
     """Return the check that a pilot shows no fault, for one that shows some."""
     value = Estimate(estimate=0.0, low=0.0, high=0.0, method="counted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -10,8 +11,11 @@ from posttrain.diagnose.decide.power import PowerAnalysis, analyze_power
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
 from posttrain.diagnose.probes.base import AvailableInputs
 from posttrain.diagnose.probes.runner import plan_lines
-from posttrain.diagnose.report.words import describe_verifier
-from posttrain.diagnose.types import Behavior
+from posttrain.diagnose.report.words import describe_limit, describe_verifier
+from posttrain.diagnose.sampling import token_limit
+from posttrain.diagnose.sampling.token_limit import recorded_limit
+from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.types import Behavior, LimitSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +37,7 @@ class RunPlan:
 
 def plan_run(request: DiagnoseRequest) -> RunPlan:
     """RunPlan what a request would sample, and what could be detected with it."""
-    plans = [_plan_behavior(request, behavior) for behavior in request.loaded]
+    plans = [_plan_behavior(request, _bound_limit(request, behavior)) for behavior in request.loaded]
     samples, max_tokens = sum(plan.samples for plan in plans), sum(plan.max_tokens for plan in plans)
     if (total := request.goal.max_tokens) is not None:  # for all behaviors, and for their probes too
         samples, max_tokens = min(samples, total), total
@@ -64,13 +68,51 @@ def _plan_behavior(request: DiagnoseRequest, behavior: Behavior) -> RunPlan:
         f"{behavior.name}: {len(problems)} {request.split} problems × ({how} + 1 greedy) = {'' if goal.samples else 'at most '}"
         f"{samples:,} samples, at most {tokens:,} tokens; {references} reference paths to score"
     )
+    limit = _limit_in_words(request, behavior)
     described = describe_verifier(behavior.verifier.kind, behavior.verifier.options, behavior.verifier_origin)
     detectable = "  " + _power_in_words(analyze_power(len(problems), most, epsilon), most, epsilon)
     return RunPlan(
         samples=samples,
         max_tokens=tokens + probe_tokens,
         reference_paths=references,
-        lines=(line, f"  verifier: {described}", *(f"  {note}" for note in behavior.notes), detectable, *probe_lines),
+        lines=(
+            line,
+            f"  verifier: {described}",
+            f"  longest sample: {limit}",
+            *(f"  {note}" for note in behavior.notes),
+            detectable,
+            *probe_lines,
+        ),
+    )
+
+
+def _bound_limit(request: DiagnoseRequest, behavior: Behavior) -> Behavior:
+    """Return a behavior with the limit that a run knows already; else, as no tokenizer is open, with a bound of the one that will be found."""
+    for path in (request.out, request.before):
+        if path is not None and RunDirectory(Path(path)).run_json.exists():
+            behavior = recorded_limit(behavior, RunDirectory(Path(path)).read_json())
+    if behavior.limit_source is not LimitSource.AUTO:
+        return behavior
+    longest = max((len(one.text.encode()) for problem in behavior.problems for one in problem.references), default=0)
+    bound = -(-2 * longest // token_limit.LEAST) * token_limit.LEAST  # a token is a byte at least
+    return token_limit.with_limit(
+        behavior, bound or (token_limit.MOST if request.pilot else token_limit.DEFAULT), LimitSource.AUTO
+    )
+
+
+def _limit_in_words(request: DiagnoseRequest, behavior: Behavior) -> str:
+    """Return how long a sample may be, and why."""
+    limit = behavior.sampling.max_tokens
+    if behavior.limit_source is not LimitSource.AUTO:
+        return describe_limit(limit, behavior.limit_source)
+    more = f"; doubled, up to {token_limit.MOST:,}, while most of the first greedy samples need more"
+    if any(problem.references for problem in behavior.problems):
+        return f"twice the longest reference path, {limit:,} tokens at most{more if request.pilot else ''}"
+    if not request.pilot:
+        return describe_limit(limit, LimitSource.DEFAULT)
+    return (
+        f"as many tokens as the first greedy samples need, {token_limit.LEAST} to {limit:,} "
+        f"({token_limit.MOST_THOUGHT:,} where they end within a thought)"
     )
 
 

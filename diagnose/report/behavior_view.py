@@ -9,7 +9,7 @@ from typing import Any
 from posttrain.analysis.number_format import DASH, format_interval, format_number, format_probability
 from posttrain.diagnose.report.text import MethodNotes, counted, visible, write_estimate
 from posttrain.diagnose.report.verdict_view import NextStart, verdict_view
-from posttrain.diagnose.report.words import BOTTLENECKS, OUTCOMES, STOPS, describe_verifier
+from posttrain.diagnose.report.words import BOTTLENECKS, OUTCOMES, STOPS, describe_limit, describe_verifier
 from posttrain.diagnose.storage.diagnosis_json import (
     BehaviorEntry,
     CheckEntry,
@@ -57,6 +57,8 @@ def behavior_view(
         "verifier": visible(describe_verifier(entry.verifier.kind, entry.verifier.options, entry.verifier.origin))
         if entry.verifier
         else "",
+        "token_limit": describe_limit(entry.token_limit.max_tokens, entry.token_limit.source) if entry.token_limit else "",
+        "read_as": [visible(note) for note in entry.notes],
         "epsilon": format_number(entry.measure.get("epsilon")),
         "mastered": format_number(mastered),
         "checks": [_check_view(check, methods) for check in entry.checks if check.name not in validity],

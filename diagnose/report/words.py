@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from posttrain.diagnose.types import Bottleneck, Outcome, ProblemChange, Role, StopReason, VerifierOrigin
+from posttrain.diagnose.types import Bottleneck, LimitSource, Outcome, ProblemChange, Role, StopReason, VerifierOrigin
 
 BOTTLENECKS: dict[Bottleneck, tuple[str, str]] = {
     Bottleneck.MISSING_SUPPORT: (
@@ -77,6 +77,20 @@ def describe_verifier(kind: str, options: Mapping[str, Any], origin: VerifierOri
     """Return a verifier with its options, and where it comes from, in one line."""
     given = ", ".join(f"{name}: {json.dumps(value, ensure_ascii=False, default=str)}" for name, value in options.items())
     return f"{kind}{f' ({given})' if given else ''}, {ORIGINS[origin]}"
+
+
+LIMIT_SOURCES: dict[LimitSource, str] = {
+    LimitSource.GIVEN: "given by the behavior file or by --max-tokens",
+    LimitSource.REFERENCES: "twice the longest reference path",
+    LimitSource.PILOT: "what the first greedy samples needed",
+    LimitSource.DEFAULT: "there are neither reference paths nor a pilot",
+}
+"""Where `max_tokens` comes from."""
+
+
+def describe_limit(max_tokens: int, source: LimitSource) -> str:
+    """Return how long a sample may be, and where that comes from, in one line."""
+    return f"{max_tokens:,} tokens, {LIMIT_SOURCES[source]}"
 
 
 SUPPORT: dict[str, str] = {

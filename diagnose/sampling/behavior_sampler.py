@@ -7,8 +7,8 @@ missing counts as not sampled, is planned again from the same counts, and only w
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,13 @@ from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards
 from posttrain.diagnose.sampling.plan import Goal, Round, RoundReason, SampleCounts, next_round
 from posttrain.diagnose.sampling.token_budget import TokenBudget
+from posttrain.diagnose.sampling.token_limit import limit_record, next_limit, with_limit
 from posttrain.diagnose.storage.rollout_table import GREEDY, SAMPLED, RolloutTable
 from posttrain.diagnose.storage.run_check import ASIDE, PLANS, check_samples, move_aside
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.storage.shard_file import complete_rounds, refuse_damage, round_of
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, Problem, Rollout, SamplingMeasurement, Split
+from posttrain.diagnose.types import Behavior, Cost, LimitSource, Problem, Rollout, SamplingMeasurement, Split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +110,47 @@ class BehaviorSampler:
         pilot = {portion.problem.id for portion in planned[0].portions}
         rows = [int(row) for row in np.flatnonzero(table.greedy) if table.problem_ids[table.problem[row]] in pilot]
         return table.rows(rows)
+
+    def find_limit(self, room: int, needs_longer: Callable[[Behavior, Sequence[Rollout]], bool]) -> None:
+        """Double the limit of the first greedy completions until no more of them would come to their end; then record the limit and store them.
+
+        Only those that ran into the limit before are sampled again.
+
+        Args:
+            room: Tokens that a sample may have at most.
+            needs_longer: Says whether samples need a higher limit than the behavior has.
+        """
+        settings = self._settings
+        shard = shards.plan_greedy(self.behavior, settings.split, settings.rows_per_shard)[0]
+        found: dict[str, Rollout] = {}
+        waiting, tokens, start = shard.portions, 0, time.monotonic()
+        with settings.reporter.task(f"finding max_tokens of {self.behavior.name}", None) as task:
+            while True:
+                for _, rollouts in shards.sample_shards(
+                    settings.engine,
+                    self._grade,
+                    self.behavior,
+                    [replace(shard, portions=waiting)],
+                    seed=settings.sampling_seed,
+                    on_tokens=task.tokens,
+                ):
+                    found |= {one.problem_id: one for one in rollouts}
+                    tokens += sum(len(one.token_ids) for one in rollouts)
+                tried, sampled = self.behavior.sampling.max_tokens, list(found.values())
+                limit = next_limit(tried, sampled, room)
+                if limit == tried or not needs_longer(self.behavior, sampled):
+                    break
+                self.behavior = with_limit(self.behavior, limit, LimitSource.PILOT)
+                waiting = tuple(portion for portion in shard.portions if found[portion.problem.id].truncated)
+        if self.behavior.limit_source is LimitSource.AUTO:
+            has_references = any(problem.references for problem in self.behavior.problems)
+            source = LimitSource.REFERENCES if has_references else LimitSource.PILOT
+            self.behavior = with_limit(self.behavior, tried, source)
+        settings.directory.record_limits(limit_record([self.behavior]))
+        self._set_aside_others([shard.name])
+        cost = Cost(seconds=time.monotonic() - start, generated_tokens=tokens, samples=len(found))
+        settings.directory.write_rollouts(shard.name, [found[portion.problem.id] for portion in shard.portions], cost)
+        self._read()
 
     def _sample(self, planned: Sequence[shards.Shard], words: str) -> None:
         """Sample and store those shards that are not stored yet."""

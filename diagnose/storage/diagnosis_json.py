@@ -20,6 +20,7 @@ from posttrain.diagnose.types import (
     Bottleneck,
     Estimate,
     GradeStatus,
+    LimitSource,
     Outcome,
     Purpose,
     Role,
@@ -319,6 +320,14 @@ class VerifierEntry(FileModel):
     origin: VerifierOrigin
 
 
+class TokenLimitEntry(FileModel):
+    """How long a sample may be."""
+
+    max_tokens: int
+    source: LimitSource
+    """Where the number comes from."""
+
+
 class BehaviorEntry(VerdictEntry):
     """One behavior: the verdict and everything that it rests on."""
 
@@ -326,6 +335,8 @@ class BehaviorEntry(VerdictEntry):
     """`primary_k`, `epsilon`, `success` and `group_size` of the behavior."""
     verifier: VerifierEntry | None = None
     """None in files of earlier versions."""
+    token_limit: TokenLimitEntry | None = None
+    """None where nothing was sampled before it was found, and in files of earlier versions."""
     notes: Sequence[str] = ()
     """How the files of the behavior were understood."""
     checks: Sequence[CheckEntry] = ()

@@ -82,7 +82,8 @@ class RunDirectory:
         """
         self.check(kind, settings)
         if self.run_json.exists():
-            details = {**details, "created": self.read_json().get("created", details.get("created"))}
+            old = self.read_json()
+            details = {**details, **{key: old[key] for key in ("created", "token_limits") if key in old}}
         self.__dict__.pop("identity", None)
         try:
             write_json(self.run_json, {"kind": kind, "settings": settings, **details, "state": "running"})
@@ -91,6 +92,13 @@ class RunDirectory:
                 f"--out {self.path}: cannot be written ({error.strerror}); give a folder that you may write to",
                 code="not_writable",
             ) from error
+
+    def record_limits(self, limits: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add limits of `max_tokens` that were found, by the names of their behaviors, before a sample is stored that has them."""
+        record = self.read_json()
+        known = record.get("token_limits", {})
+        if limits and {**known, **limits} != known:
+            write_json(self.run_json, {**record, "token_limits": {**known, **limits}})
 
     def discard_if_empty(self) -> None:
         """Remove what `open` wrote, where nothing was added since."""

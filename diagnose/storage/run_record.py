@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Split
+from posttrain.diagnose.types import LimitSource, Split
 
 
 class RunSettings(BaseModel):
@@ -21,6 +21,15 @@ class RunSettings(BaseModel):
     seed: int = 0
     split: Split = Split.EVAL
     thresholds: dict[str, Any] = Field(default_factory=dict)
+
+
+class TokenLimitRecord(BaseModel):
+    """A limit that was found."""
+
+    model_config = ConfigDict(extra="allow")
+
+    max_tokens: int = Field(ge=1)
+    source: LimitSource
 
 
 class RunRecord(BaseModel):
@@ -38,6 +47,8 @@ class RunRecord(BaseModel):
     """Name of each behavior → where it was found."""
     behavior_options: dict[str, BehaviorOptions] = Field(default_factory=dict)
     """Name of a behavior → settings that were given beside its file."""
+    token_limits: dict[str, TokenLimitRecord] = Field(default_factory=dict)
+    """Name of a behavior whose `max_tokens` is `auto` → what was found."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:

@@ -4,6 +4,7 @@ Where a thing has more than two states it is an enum, never a bool: why a sample
 """
 
 from posttrain.diagnose.types.behavior import Behavior as Behavior
+from posttrain.diagnose.types.behavior import LimitSource as LimitSource
 from posttrain.diagnose.types.behavior import MeasureSettings as MeasureSettings
 from posttrain.diagnose.types.behavior import Message as Message
 from posttrain.diagnose.types.behavior import Problem as Problem

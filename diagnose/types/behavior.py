@@ -139,6 +139,7 @@ class Sampling:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     max_tokens: int = 64
+    """Tokens of a sample at most; where `Behavior.limit_source` is `AUTO`, the number from which the limit is found."""
     stop: tuple[str, ...] = ()
     """Texts that end a sample; they are cut off the text, not off the tokens."""
 
@@ -196,6 +197,21 @@ class VerifierOrigin(StrEnum):
     """It follows from the form of the answers."""
 
 
+class LimitSource(StrEnum):
+    """Where the number of tokens that a sample may have comes from."""
+
+    GIVEN = "given"
+    """The behavior, or an option beside it, names it."""
+    REFERENCES = "references"
+    """It is twice the longest reference path."""
+    PILOT = "pilot"
+    """Greedy samples came to their end within it."""
+    DEFAULT = "default"
+    """There are neither references nor a pilot."""
+    AUTO = "auto"
+    """It is not found yet."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifierSpec:
     """Which verifier reads the answers, with its options."""
@@ -215,6 +231,8 @@ class Behavior:
     verifier_origin: VerifierOrigin = VerifierOrigin.CHOSEN
     prompt: PromptFormat = PromptFormat()
     sampling: Sampling = Sampling()
+    limit_source: LimitSource = LimitSource.GIVEN
+    """Of `sampling.max_tokens`."""
     measure: MeasureSettings
     purpose: Purpose = Purpose.TARGET
     source: str = ""

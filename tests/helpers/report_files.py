@@ -40,10 +40,23 @@ from posttrain.diagnose.storage.diagnosis_json import (
     SettlesEntry,
     StageEntry,
     StepEntry,
+    TokenLimitEntry,
     ValidityEntry,
     VerdictEntry,
+    VerifierEntry,
 )
-from posttrain.diagnose.types import Bottleneck, GradeStatus, ProblemChange, Purpose, Role, Split, StopReason, decide
+from posttrain.diagnose.types import (
+    Bottleneck,
+    GradeStatus,
+    LimitSource,
+    ProblemChange,
+    Purpose,
+    Role,
+    Split,
+    StopReason,
+    VerifierOrigin,
+    decide,
+)
 
 HOSTILE = (
     '<script>alert("x")</script> ```\n| a | b | \x00 $\\frac{1}$ '
@@ -273,6 +286,9 @@ def behaviors() -> list[BehaviorEntry]:
             sentence="The model reaches right products on most problems but writes them in only a third of its samples.",
             shares={"poor_choice": 0.81, "mastered": 0.12, "missing_support": 0.07},
             probes=probes(),
+            verifier=VerifierEntry(kind="math", origin=VerifierOrigin.LAYOUT),
+            token_limit=TokenLimitEntry(max_tokens=1024, source=LimitSource.PILOT),
+            notes=["32 rows read as GSM8K publishes them"],
         ),
         behavior(
             "spell_backward",

@@ -18,6 +18,8 @@ from posttrain.cli import app, main
 from posttrain.diagnose import compare, gate, run
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 from posttrain.diagnose.errors import RunError, UserError
+from posttrain.diagnose.progress import Reporter
+from posttrain.diagnose.storage.files import read_json, write_json
 from posttrain.diagnose.types import Split
 from posttrain.trainers import train
 
@@ -91,6 +93,28 @@ def test_stages_learn_from_a_run_without_sampling(
     assert result.generated_tokens == 0
     prepared = json.loads((tmp_path / "out" / "training_log.jsonl").read_text().splitlines()[0])
     assert prepared["rows"] > 0
+
+
+def test_the_limit_of_samples_is_that_of_the_run(tiny_model: Path, tmp_path: Path) -> None:
+    """Its references, of a single character each, would give 64."""
+
+    class Listener(Reporter):
+        def __init__(self) -> None:
+            super().__init__(quiet=True)
+            self.lines: list[str] = []
+
+        def say(self, text: str) -> None:
+            self.lines.append(text)
+
+    behavior = write_behavior(tmp_path, BEHAVIOR.replace("max_tokens: 16, ", ""))
+    sampled = run(str(tiny_model), [behavior], out=tmp_path / "run", samples=16, probes=("none",), pilot=False, split=Split.TRAIN)
+    assert sampled["digits"].behavior.sampling.max_tokens == 64
+    record = read_json(tmp_path / "run" / "run.json")
+    limits = {"digits": {"max_tokens": 96, "source": "pilot"}}
+    write_json(tmp_path / "run" / "run.json", {**record, "token_limits": limits})
+    listener, settings = Listener(), ["num_steps=1", "rows_per_batch=2", "dev_share=0.25", "eval_every=1", "eval_samples=1"]
+    train("rft", tiny_model, [behavior], out=tmp_path / "out", from_run=tmp_path / "run", overrides=settings, reporter=listener)
+    assert any("96 tokens" in line for line in listener.lines), listener.lines
 
 
 def test_only_right_samples_of_train_problems_outside_the_dev_slice_are_imitated(
