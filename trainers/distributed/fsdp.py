@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from typing import cast
 from weakref import WeakKeyDictionary
 
@@ -181,7 +182,8 @@ def _full_weights(module: nn.Module) -> Iterator[Tensor]:
 def join() -> Iterator[ProcessGroup]:
     """Join the processes that `torchrun` started; a process that was started alone is its own group.
 
-    Within another `join` the processes that have met stay together.
+    Processes that have met stay together until they end: a group that is left and made anew finds the addresses of the first one in torchrun's
+    store, and waits for ever.
 
     Raises:
         SettingsError: More processes than GPUs on this machine, or a PyTorch that is too old.
@@ -194,13 +196,25 @@ def join() -> Iterator[ProcessGroup]:
             f"torchrun: got PyTorch {torch.__version__}; several processes need 2.8 or newer; use one process", code="old_torch"
         )
     device = _own_device(int(os.environ.get("LOCAL_RANK", "0")))
-    outermost = not dist.is_initialized()
-    if outermost:
+    processes = _meet(device)
+    try:
+        yield processes
+        processes.all_gather(None)  # rank 0 may still be writing
+    except BaseException:
+        atexit.unregister(_part)  # it would wait for a process that is gone
+        raise
+
+
+@cache
+def _meet(device: torch.device) -> ShardedProcessGroup:
+    if not dist.is_initialized():
         dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
-    processes = ShardedProcessGroup(dist.get_rank(), dist.get_world_size(), device)
-    yield processes
-    processes.all_gather(None)  # rank 0 may still be writing
-    if outermost:
+        atexit.register(_part)
+    return ShardedProcessGroup(dist.get_rank(), dist.get_world_size(), device)
+
+
+def _part() -> None:
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 

@@ -396,5 +396,20 @@ def test_the_command_line_under_torchrun(tiny_model: Path, sums_file: Path, tmp_
     assert {file.name for file in tmp_path.iterdir()} >= {"one", "loop"}
 
 
+def train_three_times(out: Path, model: Path, behavior: Path) -> None:
+    for number in range(3):
+        trainers.train("sft", model, [behavior], out=out / str(number), overrides=COMMAND)
+
+
+def test_the_same_processes_train_one_model_after_the_other(tiny_model: Path, sums_file: Path, tmp_path: Path) -> None:
+    """A group of processes that was left and made anew found the first one's addresses, and waited for ever."""
+    torchrun(__file__, "--three", tmp_path / "out", tiny_model, sums_file)
+    first, *others = [(tmp_path / "out" / str(number) / "model.safetensors").read_bytes() for number in range(3)]
+    assert others == [first, first]
+
+
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    if sys.argv[1] == "--three":
+        train_three_times(*map(Path, sys.argv[2:]))
+    else:
+        main(*map(Path, sys.argv[1:]))
