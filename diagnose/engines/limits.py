@@ -48,6 +48,18 @@ def known_ids(*named: int | list[int] | None) -> frozenset[int]:
     return frozenset(int(i) for i in ids if i is not None)
 
 
+_BEHIND_PADDING = frozenset(
+    {"camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
+)
+"""Types of models whose positions begin behind the one of the padding token."""
+
+
+def first_position(config: PretrainedConfig) -> int:
+    """Return the position of the first token: 0, but where RoBERTa and its kind count from behind the padding token."""
+    padding = getattr(config, "pad_token_id", None)
+    return int(padding) + 1 if config.model_type in _BEHIND_PADDING and padding is not None else 0
+
+
 def context_length(config: PretrainedConfig) -> int | None:
     """Return how many tokens a model can read: the positions that it knows, those of scaled rotary ones included.
 
@@ -61,7 +73,7 @@ def context_length(config: PretrainedConfig) -> int | None:
     # Some models have one set of rotary positions for each kind of layer.
     kinds = [rope, *(each for each in rope.values() if isinstance(each, dict))]
     scaled = [(each.get("factor"), each.get("original_max_position_embeddings") or longest) for each in kinds]
-    return max(longest, *(int(factor * original) for factor, original in scaled if factor), longest)
+    return max(longest, *(int(factor * original) for factor, original in scaled if factor), longest) - first_position(text)
 
 
 def check_sample_room(requests: Sequence[SampleRequest], max_tokens: int, context: int | None) -> None:

@@ -18,6 +18,7 @@ from transformers import (
     PhiConfig,
     PreTrainedModel,
     RecurrentGemmaConfig,
+    RobertaConfig,
     RwkvConfig,
 )
 
@@ -29,6 +30,10 @@ _POSITIONS = {"max_position_embeddings": 256}
 ARCHITECTURES = {
     "learned positions": (GPT2Config, {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 256}),
     "learned positions with an offset": (OPTConfig, _SIZES | _POSITIONS | {"ffn_dim": 32, "word_embed_proj_dim": 16}),
+    "positions behind the padding token": (
+        RobertaConfig,
+        _SIZES | _POSITIONS | {"intermediate_size": 32, "is_decoder": True},
+    ),
     "local layers": (
         GPTNeoConfig,
         _POSITIONS

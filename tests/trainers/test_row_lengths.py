@@ -188,6 +188,9 @@ def test_nothing_left_is_refused() -> None:
     [
         ("gpt2", {"n_positions": 64}, 64),
         ("opt", {"max_position_embeddings": 64}, 64),
+        ("roberta", {"max_position_embeddings": 64, "pad_token_id": 1}, 62),
+        ("camembert", {"max_position_embeddings": 64, "pad_token_id": 5}, 58),
+        ("bert", {"max_position_embeddings": 64, "pad_token_id": 5}, 64),
         ("llama", {"max_position_embeddings": 64}, 64),
         ("mistral", {"max_position_embeddings": 64, "sliding_window": 8}, 64),
         ("gemma3_text", {"max_position_embeddings": 64, "sliding_window": 8}, 64),

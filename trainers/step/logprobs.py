@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from posttrain.diagnose.engines.limits import context_length, first_position
 from posttrain.diagnose.types import Split
 from posttrain.trainers.distributed.fsdp import RUN_DECODER, run_decoder
 from posttrain.trainers.step.chunked_logprobs import Projected, project
@@ -87,7 +88,8 @@ def run_model(
             mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, torch.finfo(torch.float32).min)
     else:
         mask = None if bool((batch.segments >= 0).all()) else (batch.segments >= 0).long()
-    inputs = {"input_ids": batch.input_ids, "attention_mask": mask, "position_ids": batch.position_ids, "use_cache": False}
+    positions = batch.position_ids + first_position(model.config)
+    inputs = {"input_ids": batch.input_ids, "attention_mask": mask, "position_ids": positions, "use_cache": False}
     with autocast(batch.input_ids.device, dtype):
         decode = getattr(model, RUN_DECODER, None) or partial(run_decoder, model)
         if shortcuts.chunked_projection:
@@ -161,8 +163,7 @@ def find_shortcuts(model: PreTrainedModel, *, share_prefixes: bool = True) -> Sh
 
 def _example_rows(model: PreTrainedModel) -> list[TrainingRow]:
     """Return three rows behind one prompt, of 64 tokens at most and of different lengths."""
-    config = model.config.get_text_config()
-    longest = min(64, getattr(config, "max_position_embeddings", None) or 64)
+    longest = min(64, context_length(model.config) or 64)
     vocabulary = min(model.get_input_embeddings().num_embeddings, 1000)
     ids = [1 + 7 * place % (vocabulary - 1) for place in range(3 * longest)]
     prompt, first = tuple(ids[: longest // 2]), longest // 2

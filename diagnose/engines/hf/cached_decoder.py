@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from posttrain.diagnose.engines.limits import first_line
+from posttrain.diagnose.engines.limits import first_line, first_position
 from posttrain.diagnose.errors import ModelError
 
 _PREFILL_TOKENS = 8192
@@ -91,7 +91,7 @@ class CachedDecoder:
         logits = self._model(
             input_ids=fed[:, None],
             attention_mask=self._mask[:, : self._filled],
-            position_ids=self._positions[:, None],
+            position_ids=self._positions[:, None] + first_position(self._model.config),
             past_key_values=self._cache,
             use_cache=True,
         ).logits[:, -1]
@@ -103,7 +103,7 @@ class CachedDecoder:
         per_chunk = max(1, _PREFILL_TOKENS // longest)
         caches, logits = [], []
         for start in range(0, len(prompts), per_chunk):
-            inputs = padded_left(prompts[start : start + per_chunk], longest, self._model.device)
+            inputs = padded_left(prompts[start : start + per_chunk], longest, self._model)
             cache = _new_cache(self._model, longest + self._room)
             out = self._model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
             caches.append(cache)
@@ -147,14 +147,15 @@ def _not_decodable(model: PreTrainedModel, why: str) -> ModelError:
     )
 
 
-def padded_left(rows: Sequence[Prompt], width: int, device: torch.device) -> dict[str, torch.Tensor]:
+def padded_left(rows: Sequence[Prompt], width: int, model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Return what a model reads of rows that all end in the last column: input_ids, attention_mask and position_ids [B, width]."""
     ids, mask = (torch.zeros(len(rows), width, dtype=torch.long) for _ in range(2))
     for n, row in enumerate(rows):
         ids[n, width - len(row) :] = torch.tensor(row)
         mask[n, width - len(row) :] = 1
-    found = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-    return {name: tensor.to(device) for name, tensor in found.items()}
+    positions = (mask.cumsum(-1) - 1).clamp(min=0) + first_position(model.config)
+    found = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    return {name: tensor.to(model.device) for name, tensor in found.items()}
 
 
 class _RoomyLayer(DynamicLayer):

@@ -70,7 +70,7 @@ def score_padded(model: PreTrainedModel, requests: Sequence[ScoreRequest], on_to
 def _score_batch(model: PreTrainedModel, requests: list[ScoreRequest]) -> list[TokenScores]:
     rows = [(*request.prompt_ids, *request.path_ids) for request in requests]
     longest, longest_path = max(map(len, rows)), max(len(request.path_ids) for request in requests)
-    inputs = padded_left(rows, longest, model.device)
+    inputs = padded_left(rows, longest, model)
     logits = model(**inputs, logits_to_keep=longest_path + 1, use_cache=False).logits[:, :-1]
     lengths = [len(request.path_ids) for request in requests]
     found = [score_logits(row[-t:], path[-t:]) for row, path, t in zip(logits, inputs["input_ids"], lengths, strict=True)]
