@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 from posttrain.diagnose.engines.base import EncodedPath
-from posttrain.diagnose.types import Grade, Problem, Reference
+from posttrain.diagnose.types import Grade, Problem, Reference, reaches
 
 MAX_GRADED_PREFIXES = 64
 """Prefixes of one path that the verifier reads; of a longer path they are spread evenly."""
@@ -71,7 +71,7 @@ def tokens_before_answer(problem: Problem, texts: Sequence[str], grade: GradeTex
     places = sorted({round(i * last / min(last, MAX_GRADED_PREFIXES)) for i in range(1, min(last, MAX_GRADED_PREFIXES) + 1)})
     limit, before = len(texts[-1]), 0
     for place, read in zip(places, grade(problem, [texts[place] for place in places]), strict=True):
-        if read.score is not None and read.score >= success:
+        if read.score is not None and reaches(read.score, success):
             text = texts[place].rstrip()
             limit = max(text.rfind(" "), text.rfind("\n")) + 1
             if place - before > 1:  # prefixes that were not read lie between: the answer may have appeared in any of them

@@ -15,10 +15,10 @@ from typing import Any
 
 from posttrain.diagnose.behaviors.row_files import RowError
 from posttrain.diagnose.strict_settings import shorten
+from posttrain.diagnose.verifiers.reader.boxes import last_box
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[^\s{]))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def _gsm8k(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _math(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     solution = _text(row, "solution", where) if row.get("solution") is not None else None
     answer = row.get("answer")
-    answer = _last_box(solution or "") if answer is None else _scalar(answer, "answer", where)
+    answer = last_box(solution or "") if answer is None else _scalar(answer, "answer", where)
     if not answer:
         raise RowError(
             rf"{where}: solution: got {shorten(solution)}; allowed: a solution with its answer in \boxed{{}}, or a column answer beside it"
@@ -248,16 +248,3 @@ def _letter(key: Any, texts: list[str], labels: list[str]) -> str | None:
     if place is None and word.isdigit() and not labels and int(word) < len(texts):
         place = int(word)
     return None if place is None else _LETTERS[place]
-
-
-def _last_box(solution: str) -> str | None:
-    r"""Return what stands in the last \boxed{} that is closed, or behind a \boxed without braces."""
-    for match in reversed(list(_BOX.finditer(solution))):
-        if not match[0].endswith("{"):
-            return solution[match.end()]
-        depth = 1
-        for place in range(match.end(), len(solution)):
-            depth += {"{": 1, "}": -1}.get(solution[place], 0) if solution[place - 1] != "\\" else 0
-            if depth == 0:
-                return solution[match.end() : place].strip() or None
-    return None

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.diagnose.storage.rollout_table import Bools, RolloutTable
-from posttrain.diagnose.types import Behavior, Problem, SamplingMeasurement
+from posttrain.diagnose.types import Behavior, Problem, SamplingMeasurement, reaches
 
 
 def count_successes(behavior: Behavior, problems: Sequence[Problem], rollouts: RolloutTable) -> SamplingMeasurement:
     """Count the outcomes of each problem, in the order of `problems`."""
     place = rollouts.places([problem.id for problem in problems])
     succeeded = rollouts.succeeded(behavior.measure.success)
-    lenient = succeeded | (~rollouts.truncated & (rollouts.lenient_score >= behavior.measure.success))
+    lenient = succeeded | (~rollouts.truncated & reaches(rollouts.lenient_score, behavior.measure.success))
     sampled = (place >= 0) & ~rollouts.greedy
     known = sampled & ~rollouts.missing
 

@@ -16,7 +16,7 @@ from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import PilotCode, PilotEntry
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, Check, Estimate, GradeStatus, Problem, Rollout, check_estimate
+from posttrain.diagnose.types import Behavior, Check, Estimate, GradeStatus, Problem, Rollout, check_estimate, reaches
 
 PILOT_STOPPED = "pilot_stopped"
 """`ended_code` of a behavior that was not sampled beyond its pilot."""
@@ -98,7 +98,7 @@ def refuse_stopped(run: DiagnosedRun) -> None:
 def _is_unread(rollout: Rollout, success: float) -> bool:
     """Return whether a sample that came to its end could not be read, not even leniently as a success."""
     grade = rollout.grade
-    return grade.status is GradeStatus.UNPARSED and not rollout.truncated and (grade.lenient_score or 0.0) < success
+    return grade.status is GradeStatus.UNPARSED and not rollout.truncated and not reaches(grade.lenient_score or 0.0, success)
 
 
 def _why_truncated(behavior: Behavior, engine: Engine, truncated: Sequence[Rollout]) -> tuple[PilotCode, str]:

@@ -41,7 +41,18 @@ from posttrain.diagnose.probes.base import (
     PromptRequest,
 )
 from posttrain.diagnose.probes.conditions import ConditionResult
-from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, Message, Problem, PromptFormat, Reference, SkipReason, Split
+from posttrain.diagnose.types import (
+    Behavior,
+    Bottleneck,
+    Estimate,
+    Message,
+    Problem,
+    PromptFormat,
+    Reference,
+    SkipReason,
+    Split,
+    reaches,
+)
 
 MOST_PROBLEMS = 48
 """Of one condition. The standard error of a mean rate is then at most .5/√48 = .07, small beside a doubling that passes one half."""
@@ -298,7 +309,7 @@ def _tells(context: ProbeContext, problem: Problem) -> bool:
     if find_answer(problem.hint, problem.answer) is not None and find_answer(problem.question, problem.answer) is None:
         return True
     (grade,) = context.sampler.grade(problem, [problem.hint])
-    return max(grade.score or 0.0, grade.lenient_score or 0.0) >= context.behavior.measure.success
+    return reaches(max(grade.score or 0.0, grade.lenient_score or 0.0), context.behavior.measure.success)
 
 
 def _best_of(context: ProbeContext) -> list[tuple[int, Interval, Interval]]:

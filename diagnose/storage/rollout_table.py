@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from posttrain.diagnose.storage.shard_file import COSTS, read_shard, refuse_damage, rows_of
-from posttrain.diagnose.types import Grade, GradeStatus, Rollout, Split, StopReason
+from posttrain.diagnose.types import Grade, GradeStatus, Rollout, Split, StopReason, reaches
 
 Bools = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
@@ -174,7 +174,7 @@ class RolloutTable:
 
     def succeeded(self, success: float) -> Bools:
         """Return [R] whether each rollout is a success at this score, as `Rollout.succeeded` says it; False where missing."""
-        return ~self.missing & ~self.truncated & (self.score >= success)
+        return ~self.missing & ~self.truncated & reaches(self.score, success)
 
     def known_outcomes(self, problem_ids: Sequence[str], success: float) -> tuple[npt.NDArray[np.int64], Bools]:
         """Return problem (its place in `problem_ids`) and success of each sample with a known outcome; greedy ones are left out.

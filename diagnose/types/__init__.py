@@ -48,3 +48,4 @@ from posttrain.diagnose.types.rollout import Ints as Ints
 from posttrain.diagnose.types.rollout import PathScore as PathScore
 from posttrain.diagnose.types.rollout import Rollout as Rollout
 from posttrain.diagnose.types.rollout import StopReason as StopReason
+from posttrain.diagnose.types.rollout import reaches as reaches

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,19 @@ from posttrain.diagnose.types.behavior import Split
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
+
+
+SCORE_TOLERANCE = 1e-9
+"""How far below a threshold a score counts as it: parts that make up a score, such as .7 + .2 + .1, need not add up to 1 exactly."""
+
+
+@overload
+def reaches(score: float, threshold: float) -> bool: ...
+@overload
+def reaches(score: npt.NDArray[np.floating[Any]], threshold: float) -> npt.NDArray[np.bool_]: ...
+def reaches(score: float | npt.NDArray[np.floating[Any]], threshold: float) -> bool | npt.NDArray[np.bool_]:
+    """Return whether a score, or each of several, is at least a threshold, to rounding; NaN is not."""
+    return score >= threshold - SCORE_TOLERANCE
 
 
 class StopReason(StrEnum):
@@ -94,7 +108,7 @@ class Rollout:
         if self.grade.missing or self.stop is StopReason.ERROR:
             return None
         assert self.grade.score is not None
-        return self.grade.score >= success and not self.truncated
+        return reaches(self.grade.score, success) and not self.truncated
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

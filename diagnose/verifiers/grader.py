@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 
-from posttrain.diagnose.types import Behavior, Grade, GradeStatus, Problem
+from posttrain.diagnose.types import Behavior, Grade, GradeStatus, Problem, reaches
 from posttrain.diagnose.verifiers import ModelVerifier, Verifier, build_verifier
 from posttrain.diagnose.verifiers.base import CannotGrade
 from posttrain.diagnose.verifiers.exact import normalise_text
@@ -192,7 +192,7 @@ def _judge(verifier: Verifier, problem: Problem, read: Reading | Grade) -> Grade
     if read.strict is None or score is None:
         detail = "no answer, or several, can be read"
         return Grade(status=GradeStatus.UNPARSED, score=0.0, lenient_score=lenient_score, detail=detail)
-    remark = "" if score >= 1.0 or read.strict is None else verifier.remark(read.strict, problem)
+    remark = "" if reaches(score, 1.0) or read.strict is None else verifier.remark(read.strict, problem)
     return Grade(
         status=GradeStatus.SCORED, score=score, extracted=verifier.shown(read.strict), lenient_score=lenient_score, detail=remark
     )
@@ -207,18 +207,25 @@ def _score(verifier: Verifier, extracted: str, problem: Problem, *, lenient: boo
     score = verifier.compare(extracted, problem, lenient=lenient)
     if not _is_score(score):
         raise CannotGrade(_no_score(score))
-    return score
+    return _clip(score)
 
 
 def _known_or_missing(grade: Grade) -> Grade:
     """Return the grade; one of status error where the score is no number in [0, 1], which is no failure of the text."""
-    if grade.score is None or _is_score(grade.score):
+    if grade.score is None:
         return grade
+    if _is_score(grade.score):
+        return replace(grade, score=_clip(grade.score))
     return missing(GradeStatus.ERROR, _no_score(grade.score))
 
 
 def _is_score(score: float) -> bool:
-    return math.isfinite(score) and 0.0 <= score <= 1.0
+    return math.isfinite(score) and reaches(score, 0.0) and reaches(1.0, score)
+
+
+def _clip(score: float) -> float:
+    """Return a score without what rounding put outside [0, 1]."""
+    return min(1.0, max(0.0, score))
 
 
 def _no_score(score: float) -> str:

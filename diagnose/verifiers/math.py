@@ -237,7 +237,6 @@ def _as_latex(span: str) -> str:
 
 def _stated(text: str) -> list[str]:
     """Return the parts that state the answer, the likeliest first."""
-    text = text.replace("\\fbox", "\\boxed")
     statements = find_statements(text)
     marked = any(statement.kind is not StatementKind.MARKER for statement in statements)
     for index in range(len(statements) - 1, -1, -1):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, Grade, Problem
+from posttrain.diagnose.types import Behavior, Grade, Problem, reaches
 from posttrain.diagnose.verifiers import ModelVerifier, Verifier, build_verifier
 from posttrain.diagnose.verifiers.exact import normalise_text
 from posttrain.diagnose.verifiers.grader import Grader
@@ -106,7 +106,7 @@ def verifier_selftest(
         cases += _candidates(verifier, problem, refused) if verifier.answers_are_short else ()
         grades = grader.grade_answers(problem, [text for _, text in cases])
         for (name, text), grade in zip(cases, grades, strict=True):
-            accepted = None if grade.score is None else grade.score >= behavior.measure.success
+            accepted = None if grade.score is None else reaches(grade.score, behavior.measure.success)
             counts[name] += 1
             if accepted is not (name in _ACCEPTED):
                 failures[name].append(SelfTestFailure(problem_id=problem.id, text=text, grade=grade))
@@ -206,7 +206,7 @@ def _refused(
         return ()
     grades = iter(grader.grade_answers(problem, [text for other in others for text in (other, verifier.write(other))]))
     accepts = [
-        any(grade.score is not None and grade.score >= behavior.measure.success for grade in (next(grades), next(grades)))
+        any(grade.score is not None and reaches(grade.score, behavior.measure.success) for grade in (next(grades), next(grades)))
         for _ in others
     ]
     return tuple(other for other, accepted in zip(others, accepts, strict=True) if not accepted)

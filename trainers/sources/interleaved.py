@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from posttrain.diagnose.types import reaches
 from posttrain.trainers.credit.group import differ, group_indices
 from posttrain.trainers.sources.order import EpochOrder
 from posttrain.trainers.sources.policy import RowBuilder
@@ -42,7 +43,7 @@ def replace_unsolved(demonstrations: Mapping[str, Sequence[TrainingRow]], most_s
         success = {item.behavior.name: item.behavior.measure.success for item in items}
         for members in group_indices(rows).values():
             group = [rows[index] for index in members]
-            solved = sum(row.reward is not None and row.is_graded and row.reward >= success[row.behavior] for row in group)
+            solved = sum(row.reward is not None and row.is_graded and reaches(row.reward, success[row.behavior]) for row in group)
             known = demonstrations.get(f"{group[0].behavior}/{group[0].problem_id}")
             out += [known[step % len(known)]] if known and solved <= most_solved else group
         return out

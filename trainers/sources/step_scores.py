@@ -12,6 +12,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBas
 
 from posttrain.diagnose.engines.models.model_source import resolve_model
 from posttrain.diagnose.errors import ModelError
+from posttrain.diagnose.types import reaches
 from posttrain.trainers.sources.policy import RolloutRequest, RolloutSampler, RowBuilder
 from posttrain.trainers.sources.verified import successes
 from posttrain.trainers.training_types import TrainingProblem, TrainingRow, TrainingSet
@@ -126,7 +127,7 @@ def by_rollouts(
         right: dict[str, list[bool]] = {}
         for one in sampled:
             if one.reward is not None:
-                right.setdefault(one.group_id, []).append(one.reward >= success[one.behavior])
+                right.setdefault(one.group_id, []).append(reaches(one.reward, success[one.behavior]))
         scores = []
         for number, row in enumerate(rows):
             tried = [right.get(f"{number}/{place}", []) for place in row.step_ends[:-1]]

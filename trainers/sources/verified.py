@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from posttrain.diagnose.types import reaches
 from posttrain.trainers.config import PairConfig, TracesConfig
 from posttrain.trainers.sources.policy import RolloutRequest, RolloutSampler, num_tokens, problem_prompts
 from posttrain.trainers.sources.prepared import Made
@@ -26,7 +27,7 @@ def select_verified(rows: Sequence[TrainingRow], success: Mapping[str, float], m
     """
     kept: dict[tuple[str, str], dict[str, TrainingRow]] = {}
     for row in rows:
-        if row.reward is None or row.reward < success[row.behavior]:
+        if row.reward is None or not reaches(row.reward, success[row.behavior]):
             continue
         texts = kept.setdefault((row.behavior, row.problem_id), {})
         if len(texts) < max_per_problem:
@@ -89,7 +90,7 @@ def make_pairs(rows: Sequence[TrainingRow], success: Mapping[str, float], max_pe
         if row.role is RowRole.DEMONSTRATION:
             right.setdefault(row.text.strip(), row)
         elif row.reward is not None:
-            (right if row.reward >= success[row.behavior] else wrong).setdefault(row.text.strip(), row)
+            (right if reaches(row.reward, success[row.behavior]) else wrong).setdefault(row.text.strip(), row)
     pairs: list[TrainingRow] = []
     for (behavior, problem), (right, wrong) in sides.items():
         for number, (good, bad) in enumerate(zip(right.values(), wrong.values(), strict=False)):

@@ -9,6 +9,7 @@ import torch
 
 from posttrain.diagnose.engines.base import Engine, ScoreRequest
 from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.types import reaches
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.policy import RolloutSampler, num_tokens
 from posttrain.trainers.sources.verified import successes
@@ -89,7 +90,7 @@ class DevEvaluator:
 
 def _of_samples(rows: Sequence[TrainingRow], training_set: TrainingSet) -> dict[str, float]:
     success = successes(training_set)
-    passed = [row.reward >= success[row.behavior] for row in rows if row.reward is not None]
+    passed = [reaches(row.reward, success[row.behavior]) for row in rows if row.reward is not None]
     nan = float("nan")
     return {
         "pass_at_1": sum(passed) / len(passed) if passed else nan,

@@ -12,7 +12,7 @@ from posttrain.diagnose.engines.base import EncodedPath
 from posttrain.diagnose.probes.base import ProbeContext, PromptRequest
 from posttrain.diagnose.probes.prefix_ladder import search
 from posttrain.diagnose.probes.prefix_ladder.ladder import Ladder, PrefixStatus, Rung
-from posttrain.diagnose.types import Problem
+from posttrain.diagnose.types import Problem, reaches
 
 _MOST_DONORS = 24
 """Other problems whose paths are tried as placebos of one problem."""
@@ -112,7 +112,7 @@ def _gives_nothing_away(context: ProbeContext, problem: Problem, text: str) -> b
     if not text.strip() or find_answer(text, problem.answer) is not None:
         return False
     (grade,) = context.sampler.grade(problem, [text])
-    return grade.score is None or grade.score < context.behavior.measure.success
+    return grade.score is None or not reaches(grade.score, context.behavior.measure.success)
 
 
 def gain_is_own(placebos: Sequence[Placebo], condition: str, most: float, rng: np.random.Generator) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
+from posttrain.diagnose.verifiers.reader.boxes import find_boxes
 from posttrain.diagnose.verifiers.reader.characters import DRESS
 
 _MOST_MARKERS = 100
@@ -94,8 +95,6 @@ _DETERMINERS = re.compile(
     r"(?:^|[.!?:;,\n(*]|\b(?:the|final|my|our|correct|right|so|and|thus|hence|therefore|then|numerical|exact|die|la|le|el|o|il))[\s*\"']{0,4}$",
     re.IGNORECASE,
 )
-_BRACES = re.compile(r"\\boxed\s?\{|\\[{}]|[{}]")
-_BARE_BOX = re.compile(r"\\boxed[ \t]?([^\s{}\\][^\s{}]{0,40})")
 _TAGS = re.compile(r"[<\[](?P<close>/)?(?:final[ _-]?)?(?P<name>answer|ans|result|solution|response|output)[>\]]", re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(?=\S)|(?<=\S)[ \t]*####[ \t]*(?=\S)", re.MULTILINE)
 _SENTENCE_END = re.compile(rf"(?:[.?]|(?<![0-9)}}\]])!)(?=[\s\"')\]*{DRESS}]|$)|(?<=[0-9)])\.(?=[^\W\d_])|\n")
@@ -110,7 +109,8 @@ def find_statements(text: str) -> list[Statement]:
 
     A marker is taken as one whatever follows; its reader decides whether that can be an answer.
     """
-    found = sorted([*_boxes(text), *_tags(text), *_hashes(text), *_markers(text)], key=lambda statement: statement.start)
+    boxes = [Statement(StatementKind.BOX, *box) for box in find_boxes(text)]
+    found = sorted([*boxes, *_tags(text), *_hashes(text), *_markers(text)], key=lambda statement: statement.start)
     # A marker speaks until the next one begins.
     limit = len(text)
     for index in range(len(found) - 1, -1, -1):
@@ -121,29 +121,6 @@ def find_statements(text: str) -> list[Statement]:
                 found[index] = replace(statement, stop=limit, end=limit)
             limit = statement.start
     return found
-
-
-def _boxes(text: str) -> Iterator[Statement]:
-    if "\\boxed" not in text:
-        return
-    open_braces: list[int | None] = []
-    depth_of_boxes = 0
-    for match in _BRACES.finditer(text):
-        if match[0].startswith("\\boxed"):
-            open_braces.append(match.start())
-            depth_of_boxes += 1
-        elif match[0] == "{":
-            open_braces.append(None)
-        elif match[0] == "}" and open_braces:
-            start = open_braces.pop()
-            if start is None:
-                continue
-            depth_of_boxes -= 1
-            if depth_of_boxes == 0:
-                begin = text.index("{", start) + 1
-                yield Statement(StatementKind.BOX, start, begin, match.start(), match.end())
-    for match in _BARE_BOX.finditer(text):
-        yield Statement(StatementKind.BOX, match.start(), match.start(1), match.end(1), match.end())
 
 
 def _tags(text: str) -> Iterator[Statement]:

@@ -17,6 +17,7 @@ from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
 from posttrain.diagnose.pipeline.run_plan import plan_run
 from posttrain.diagnose.types import Bottleneck, Problem, VerifierOrigin
+from posttrain.diagnose.verifiers.reader.boxes import last_box
 from posttrain.diagnose.verifiers.sandbox import isolation
 
 LAYOUTS = Path(__file__).parent / "layouts"
@@ -221,3 +222,26 @@ def test_latex_answers_are_read_by_math(tmp_path: Path, answers: list[str], kind
     rows = [{"prompt": f"q{number}", "answer": answer} for number, answer in enumerate(answers)]
     behavior = load_behavior(write(tmp_path / "rows.jsonl", *rows))
     assert (behavior.verifier.kind, behavior.verifier_origin) == (kind, VerifierOrigin.GUESSED)
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r"\boxed{3 was wrong, so \boxed{4}", "4"),  # one that is never closed hides none behind it
+        (r"\boxed{\fbox{5}}", "5"),
+        (r"\fbox {a{b}c}, not \boxed{2", "a{b}c"),
+        (r"$\boxed\frac{1}{2}$", r"\frac{1}{2}"),
+        (r"Thus \boxed 125.", "125"),
+        (r"\boxed{a \\{b}}", r"a \\{b}"),  # a line break before a brace escapes none
+        (r"\boxed{x = \boxed{3}}", r"x = \boxed{3}"),
+        (r"\boxed{1} } \boxed{2}", "2"),
+        (r"a box {3}, \boxed{", None),
+    ],
+)
+def test_boxes_are_found_by_one_reader(text: str, content: str | None) -> None:
+    assert last_box(text) == content
+
+
+def test_deep_boxes_end() -> None:
+    assert last_box("\\boxed{" * 300 + "7" + "}" * 300) == "7"
+    assert last_box("\\boxed{" * 20_000) is None

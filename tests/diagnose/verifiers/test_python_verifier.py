@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.refusals import refused
 
 from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.errors import BehaviorError, SettingsError
-from posttrain.diagnose.types import Behavior, GradeStatus
+from posttrain.diagnose.types import Behavior, Grade, GradeStatus, Rollout, Split, StopReason, reaches
 from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.diagnose.verifiers.sandbox.isolation import VARIABLE, Isolation, available
 
@@ -143,3 +144,25 @@ def test_the_folder_of_the_grading_process_is_not_searched(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     with Grader(behavior) as grader:
         assert grader.grade(behavior.problems[0], ["yes"])[0].score == 1.0
+
+
+def test_a_sum_of_parts_is_a_success_to_rounding(tmp_path: Path) -> None:
+    """.7 + .2 + .1 is a little less than 1, and other sums are a little more; .999999 is no success."""
+    rewards = "def score(text, problem):\n    return {'less': 0.7 + 0.2 + 0.1, 'more': 1.0 + 2.3e-16}.get(text, 0.999999)\n"
+    behavior = load(tmp_path, rewards=rewards)
+    with Grader(behavior) as grader:
+        grades = grader.grade(behavior.problems[0], ["less", "more", "nearly"])
+    assert [grade.status for grade in grades] == [GradeStatus.SCORED] * 3
+    assert grades[0].score == 0.7 + 0.2 + 0.1 < 1.0
+    assert grades[1].score == 1.0
+    scores = np.array([grade.score for grade in grades], dtype=float)
+    assert reaches(scores, behavior.measure.success).tolist() == [True, True, False]
+    rollouts = [rollout(grade) for grade in grades]
+    assert [one.succeeded(behavior.measure.success) for one in rollouts] == [True, True, False]
+
+
+def rollout(grade: Grade) -> Rollout:
+    return Rollout(
+        behavior="b", problem_id="p", split=Split.EVAL, sample_index=0, decoding="sampled", token_ids=(1,), policy_logprobs=np.zeros(1, np.float32),
+        sampler_logprobs=np.zeros(1, np.float32), stop=StopReason.EOS, text="a", grade=grade, engine="e",
+    )  # fmt: skip
