@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from posttrain.diagnose.behaviors.row_files import require_file
+from posttrain.diagnose.behaviors.row_files import ROW_FILES, require_file
 from posttrain.diagnose.behaviors.splits import normalise
 from posttrain.diagnose.engines.base import TakesWeights
 from posttrain.diagnose.engines.models.adapter_folder import require_peft
@@ -100,7 +100,7 @@ def check_before_loading(request: TrainRequest) -> None:
         if model:
             check_model(str(model))
     if request.data:
-        require_file(Path(request.data), "a .jsonl or .parquet file of rows as --data")
+        require_file(Path(request.data), f"a {ROW_FILES} file of rows as --data")
     if request.from_run:
         RunDirectory(Path(request.from_run)).read_json()
     check_config(request.stage, request.config)

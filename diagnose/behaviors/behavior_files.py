@@ -21,7 +21,7 @@ from posttrain.diagnose.behaviors.parquet_problems import read_parquet_problems
 from posttrain.diagnose.behaviors.problem_rows import ProblemFile, Row, read_problems
 from posttrain.diagnose.behaviors.published_layouts import Layout
 from posttrain.diagnose.behaviors.reasoning_gym_problems import generate_rows
-from posttrain.diagnose.behaviors.row_files import read_text, require_file
+from posttrain.diagnose.behaviors.row_files import GZIP, PARQUET, ROW_FILES, read_text, require_file, row_suffix
 from posttrain.diagnose.behaviors.schema import AUTO, BehaviorConfig, SplitConfig, VerifierConfig
 from posttrain.diagnose.behaviors.splits import default_key, normalise, refuse_empty_eval, refuse_overlap, split_keys
 from posttrain.diagnose.errors import BehaviorError
@@ -35,7 +35,7 @@ def load_behavior(source: str | Path, options: BehaviorOptions | None = None) ->
     """Read a behavior.
 
     Args:
-        source: A YAML file, a JSONL or parquet file of problems, or the name of a bundled behavior.
+        source: A YAML file, a JSONL, JSON, CSV or parquet file of problems, or the name of a bundled behavior.
         options: Settings that win over those of the file.
 
     Returns:
@@ -45,10 +45,11 @@ def load_behavior(source: str | Path, options: BehaviorOptions | None = None) ->
         BehaviorError: If anything in it is wrong; one line that says what was got, what is allowed and what to use instead.
     """
     path, options = Path(source), options or BehaviorOptions()
-    if path.suffix.lower() not in (".yaml", ".yml", ".jsonl", ".parquet"):
+    is_yaml = path.suffix.lower() in (".yaml", ".yml")
+    if not is_yaml and not row_suffix(path):
         return _load_bundled(str(source), path, options)
-    require_file(path, f"a .yaml, .jsonl or .parquet file, or one of {', '.join(bundled_behaviors())}")
-    if path.suffix.lower() in (".jsonl", ".parquet"):
+    require_file(path, f"a .yaml, {ROW_FILES} file, or one of {', '.join(bundled_behaviors())}")
+    if not is_yaml:
         return _assemble(BehaviorConfig(name=_name_from(path), problems=path.name), path, str(path), options)
     return _load_yaml(path, str(path), options)
 
@@ -77,7 +78,7 @@ def _load_bundled(source: str, path: Path, options: BehaviorOptions) -> Behavior
         return _load_yaml(bundled[source], source, options)
     got = f"the {'folder' if path.is_dir() else 'file'} {source}" if path.exists() else repr(source)
     raise BehaviorError(
-        f"got {got} as a behavior; allowed: a .yaml, .jsonl or .parquet file, or one of {', '.join(bundled)}{closest(source, bundled)}",
+        f"got {got} as a behavior; allowed: a .yaml, {ROW_FILES} file, or one of {', '.join(bundled)}{closest(source, bundled)}",
         code="unknown_behavior",
     )
 
@@ -104,7 +105,7 @@ def _load_yaml(path: Path, source: str, options: BehaviorOptions) -> Behavior:
 
 
 def _name_from(path: Path) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "behavior"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path.name.removesuffix(GZIP)).stem).strip("-._") or "behavior"
 
 
 def _assemble(config: BehaviorConfig, path: Path, source: str, options: BehaviorOptions) -> Behavior:
@@ -189,9 +190,9 @@ def _read_files(config: BehaviorConfig, path: Path) -> ProblemFile:
     train = config.split.train if config.split is not None else None
     if not isinstance(train, str):
         return found
-    if not train.endswith((".jsonl", ".parquet")):
+    if not row_suffix(Path(train)):
         raise BehaviorError(
-            f"{path}: split.train: got {train!r}; allowed: a fraction such as 0.5, or a .jsonl or .parquet file",
+            f"{path}: split.train: got {train!r}; allowed: a fraction such as 0.5, or a {ROW_FILES} file",
             code="invalid_split",
         )
     for row in rows:
@@ -209,8 +210,8 @@ def _read_files(config: BehaviorConfig, path: Path) -> ProblemFile:
 
 
 def _read_file(path: Path) -> ProblemFile:
-    """Return the problems of a JSONL or parquet file."""
-    return read_parquet_problems(path) if path.suffix.lower() == ".parquet" else read_problems(path)
+    """Return the problems of a file of rows."""
+    return read_parquet_problems(path) if row_suffix(path) == PARQUET else read_problems(path)
 
 
 def _refuse_worked_examples(rows: Sequence[Row], shown: Sequence[str], where: str) -> None:

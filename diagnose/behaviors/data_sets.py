@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.behaviors.chat_turns import read_turns, refuse_empty
-from posttrain.diagnose.behaviors.row_files import RowError, read_objects, read_table, require_file
+from posttrain.diagnose.behaviors.row_files import (
+    PARQUET,
+    ROW_FILES,
+    RowError,
+    read_objects,
+    read_table,
+    require_file,
+    row_suffix,
+)
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.types import Message, PromptFormat
@@ -148,20 +156,17 @@ def read_training_rows(path: str | Path, wanted: frozenset[RowKind] = frozenset(
 
 def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Return every row of a file, with the words that say where it stands."""
-    wanted = f"a .jsonl or .parquet file of rows such as {ALLOWED}"
+    wanted, suffix = f"a {ROW_FILES} file of rows such as {ALLOWED}", row_suffix(path)
     require_file(path, wanted)
-    if path.suffix == ".parquet":
+    if suffix == PARQUET:
         for batch in read_table(path, wanted).to_batches(max_chunksize=1024):
             for offset, row in enumerate(batch.to_pylist()):
                 yield f"{path}: row {offset}", {key: _without_nulls(value) for key, value in row.items()}
         return
-    if path.suffix not in (".jsonl", ".json", ".ndjson"):
-        raise BehaviorError(
-            f"{path}: got a {path.suffix or 'nameless'} file; allowed: .jsonl (one object per line) and .parquet",
-            code="unsupported_file",
-        )
-    for number, row in read_objects(path, wanted, f"such as {ALLOWED}"):
-        yield f"{path}:{number}", row
+    if not suffix:
+        raise BehaviorError(f"{path}: got a {path.suffix or 'nameless'} file; allowed: {ROW_FILES}", code="unsupported_file")
+    for _, where, row in read_objects(path, wanted, f"such as {ALLOWED}"):
+        yield where, row
 
 
 def _without_nulls(value: Any) -> Any:

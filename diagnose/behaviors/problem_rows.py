@@ -1,4 +1,4 @@
-"""Problems from a JSONL file, read strictly: a wrong row is named with its line and never skipped."""
+"""Problems from a JSONL, JSON or CSV file, read strictly: a wrong row is named with its line and never skipped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.diagnose.behaviors.published_layouts import Layout, convert_row, find_layout
-from posttrain.diagnose.behaviors.row_files import RowError, read_objects
+from posttrain.diagnose.behaviors.row_files import ROW_FILES, RowError, read_objects, row_suffix
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten, unknown
 from posttrain.diagnose.types import Message, Reference, Split
@@ -45,13 +45,13 @@ def read_problems(path: Path) -> ProblemFile:
     """Read a problem file.
 
     Args:
-        path: A JSONL file of our own rows or of one of the published layouts; blank lines are allowed, an absent id becomes `row-<line>`.
+        path: A JSONL, JSON or CSV file of our own rows or of one of the published layouts; blank lines are allowed, an absent id becomes `row-<line>`.
 
     Raises:
         BehaviorError: If the file is missing or empty, or a row is wrong; the message names file and line.
     """
-    objects = read_objects(path, "a JSONL file of problems", f"with the keys {', '.join(Row._fields)}")
-    found = read_problem_objects(((number, f"{path}:{number}", content) for number, content in objects), "line")
+    objects = read_objects(path, f"a {ROW_FILES} file of problems", f"with the keys {', '.join(Row._fields)}")
+    found = read_problem_objects(objects, "line" if row_suffix(path) == ".jsonl" else "row")
     if not found.rows:
         raise BehaviorError(
             f'{path}: the file is empty; write one problem per line, as in {{"prompt": "2+2?", "answer": "4"}}', code="empty_file"

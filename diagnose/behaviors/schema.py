@@ -143,7 +143,9 @@ class SplitConfig(StrictModel):
     def _leaves_something_to_measure(self) -> SplitConfig:
         train = self.train if isinstance(self.train, float) else 0.0
         if not (math.isfinite(train) and train >= 0.0):
-            raise ValueError(f"train: got {self.train}; allowed: a fraction from 0 up to below 1, or a .jsonl or .parquet file")
+            raise ValueError(
+                f"train: got {self.train}; allowed: a fraction from 0 up to below 1, or a file of problems such as train.jsonl"
+            )
         if train + self.final >= 1.0:
             raise ValueError(
                 f"got train {train:g} and final {self.final:g}, which leaves no problem in eval;"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.behaviors import load_behavior, load_behaviors
-from posttrain.diagnose.behaviors.row_files import require_file
+from posttrain.diagnose.behaviors.row_files import ROW_FILES, require_file
 from posttrain.diagnose.engines import check_workers, parse_engine
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError
@@ -84,7 +84,7 @@ class DiagnoseRequest:
         if isinstance(self.engine, str):
             parse_engine(self.engine)
         if self.data is not None:
-            require_file(Path(self.data), "a .jsonl or .parquet file of rows as --data")
+            require_file(Path(self.data), f"a {ROW_FILES} file of rows as --data")
         for behavior in self.loaded:
             if not behavior.split(self.split):
                 raise SettingsError(

@@ -44,7 +44,9 @@ def diagnose(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", metavar="FILE", help="Rows that might be trained on (.jsonl, .parquet): would they expand or reshape?"
+            "--data",
+            metavar="FILE",
+            help="Rows that might be trained on (.jsonl, .json, .csv, .parquet): would they expand or reshape?",
         ),
     ] = None,
     split: Annotated[

@@ -20,7 +20,11 @@ Model = Annotated[
     ),
 ]
 Behaviors = Annotated[
-    list[str], typer.Argument(metavar="BEHAVIOR...", help="Bundled names (see `posttrain behaviors`), .yaml or .jsonl files.")
+    list[str],
+    typer.Argument(
+        metavar="BEHAVIOR...",
+        help="Bundled names (see `posttrain behaviors`), .yaml files, or .jsonl, .json, .csv or .parquet files of problems.",
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; the same command on the same folder resumes.")]
 Samples = Annotated[

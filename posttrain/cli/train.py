@@ -34,7 +34,7 @@ def train(
         typer.Option(
             "--data",
             metavar="FILE",
-            help="Rows to learn from (.jsonl, .parquet): demonstrations, chats, pairs, labels, steps, prompts.",
+            help="Rows to learn from (.jsonl, .json, .csv, .parquet): demonstrations, chats, pairs, labels, steps, prompts.",
         ),
     ] = None,
     teacher: Annotated[

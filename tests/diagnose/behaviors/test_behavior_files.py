@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
 from collections import Counter
 from pathlib import Path
@@ -70,6 +73,71 @@ def test_a_bare_jsonl_file(tmp_path: Path) -> None:
     assert behavior.name == "my-sums"
     assert behavior.verifier.kind == "number"
     assert [len(behavior.split(split)) for split in (Split.TRAIN, Split.FINAL, Split.EVAL)] == [10, 2, 8]
+
+
+@pytest.mark.parametrize("name", ["my.json", "my.lines.json", "my.csv", "my.jsonl.gz", "my.JSON.gz", "my.csv.gz", "my.ndjson"])
+def test_rows_in_other_files(tmp_path: Path, name: str) -> None:
+    """The same rows in every kind of file give the same problems."""
+    given = [
+        {
+            "id": f"p{i}",
+            "prompt": f'What is {i} + 1, "exactly"?\nSay it.',
+            "answer": str(i + 1),
+            "references": [["so", str(i + 1)]],
+            "metadata": {"i": i},
+            "hint": "count, then stop",
+        }
+        for i in range(10)
+    ]
+    del given[3]["hint"]
+    expected = load_behavior(write_rows(tmp_path / "plain.jsonl", given))
+    kind = name.lower().removesuffix(".gz")
+    if kind.endswith("csv"):
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(given[0]))
+        writer.writeheader()
+        writer.writerows(
+            [{key: value if isinstance(value, str) else json.dumps(value) for key, value in row.items()} for row in given]
+        )
+        text = table.getvalue()
+    elif kind == "my.json":
+        text = json.dumps(given, indent=1)
+    else:
+        text = "\n".join(map(json.dumps, given))
+    content = ("\N{ZERO WIDTH NO-BREAK SPACE}" + text).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    found = load_behavior(tmp_path / name)
+    assert found.name == ("my.lines" if "lines" in name else "my")
+    assert found.problems == expected.problems
+    assert load_behavior(write_yaml(tmp_path, f"problems: {name}\nname: plain")).problems == expected.problems
+    train = load_behavior(write_yaml(tmp_path, f"problems: problems.jsonl\nsplit: {{train: {name}, final: 0.2}}"))
+    assert len(train.split(Split.TRAIN)) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "place"),
+    [
+        ("a.json", b'[{"prompt": "q", "answer": "1"}, 2]', "not_an_object", "element 2"),
+        ("a.json", b'[{"prompt": "q"', "invalid_json", "array of objects"),
+        ("a.json", b'{"prompt": "q"\n}', "invalid_json", "array of objects"),
+        ("a.json", b"[]", "empty_file", ""),
+        ("a.csv", b"prompt,answer\nq,1,2\n", "invalid_csv", "row 1"),
+        ("a.csv", b"prompt,prompt\nq,1\n", "invalid_csv", "twice"),
+        ("a.csv", b'prompt,answer\n"q,1\n', "invalid_csv", "a.csv"),
+        ("a.csv", b"question;answer\nq;1\n", "unknown_key", "row 1"),
+        ("a.csv", b"", "empty_file", ""),
+        ("a.jsonl.gz", b"no gzip", "unreadable_file", ""),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "q", "answer": "1"}')[:-6], "unreadable_file", ""),
+        ("a.json", b'[{"prompt": "\\ud800", "answer": "1"}]', "half_character", "element 1"),
+    ],
+)
+def test_other_files_that_cannot_be_read_are_refused(tmp_path: Path, name: str, content: bytes, code: str, place: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BehaviorError) as refused:
+        load_behavior(tmp_path / name)
+    assert refused.value.code == code
+    assert place in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +308,7 @@ def test_wrong_files_of_rows(tmp_path: Path) -> None:
         ("problems: problems.jsonl\nverifier: {kind: reasoning_gym}", "no reasoning-gym entry"),
         ("problems: problems.jsonl\nsplit: {train: 0.9, final: 0.1}", "no problem in eval"),
         ("problems: problems.jsonl\nsplit: {train: -0.1}", "train: got -0.1"),
-        ("problems: problems.jsonl\nsplit: {train: train.csv}", "a .jsonl or .parquet file"),
+        ("problems: problems.jsonl\nsplit: {train: train.tsv}", ".json, .csv"),
         ("problems: problems.jsonl\nsplit: {train: problems.jsonl}", "10 problem(s) stand in two splits"),
         ("problems: problems.jsonl\npurpose: both", "'target' or 'retention'"),
         ("problems: problems.jsonl\nname: a/b", "name: got 'a/b'"),
