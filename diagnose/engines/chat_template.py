@@ -140,13 +140,16 @@ class ChatTemplate:
 
     def _with_calls(self, turn: dict[str, Any]) -> dict[str, Any]:
         """Return a turn with its tool calls, and null in place of a content, as the template writes them; as it is where it writes neither."""
-        change, reads_null = self._call_form
+        change, empty_contents = self._call_form
         calls = [_with_arguments(call, change) for call in turn["tool_calls"]] if change is not None else turn["tool_calls"]
-        return turn | {"tool_calls": calls} | ({"content": ""} if turn["content"] is None and not reads_null else {})
+        content = turn["content"]
+        if content in ("", None) and content not in empty_contents:
+            content = empty_contents[0]
+        return turn | {"tool_calls": calls, "content": content}
 
     @cached_property
-    def _call_form(self) -> tuple[Callable[[Any], Any] | None, bool]:
-        """What makes arguments of tool calls such as the template writes (None: they may stay), and whether the content beside may be null."""
+    def _call_form(self) -> tuple[Callable[[Any], Any] | None, tuple[str | None, ...]]:
+        """What makes arguments of tool calls such as the template writes (None: they may stay), and which contents beside it takes for none."""
         as_object, as_text = (
             [self._probe_call(content, arguments) for content in ("", None)]
             for arguments in ({_MARKER: 1}, json.dumps({_MARKER: 1}))
@@ -158,7 +161,9 @@ class ChatTemplate:
         elif by_object is None and by_text is not None:
             change = _as_json
         empty, null = as_object if by_object is not None else as_text
-        return change, empty is None or (null is not None and null.count("None") <= empty.count("None"))
+        if empty is None:  # some write calls in the place of a content alone, and take an empty text for one
+            return change, ("", None) if null is None else (None,)
+        return change, ("", None) if null is not None and null.count("None") <= empty.count("None") else ("",)
 
     def _probe_call(self, content: str | None, arguments: Any) -> str | None:
         """Return what the template writes for a tool call; None where it fails, loses the arguments or writes them as a text in quotes."""

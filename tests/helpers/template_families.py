@@ -57,7 +57,7 @@ FAMILIES = (
     Family("deepseekv3", "<｜end▁of▁sentence｜>", "<｜begin▁of▁sentence｜>", writes_bos=True),
     Family("gemma", "<eos>", "<bos>", writes_bos=True, ends=("<end_of_turn>",)),
     Family("gemma3", "<eos>", "<bos>", writes_bos=True, ends=("<end_of_turn>",)),
-    Family("gemma4", "<eos>", "<bos>", writes_bos=True, ends=("<turn|>",)),
+    Family("gemma4", "<eos>", "<bos>", writes_bos=True, ends=("<turn|>", "<|tool_response>")),
     Family("glm4moe", "<|endoftext|>", ends=("<|user|>", "<|observation|>")),
     Family("gptoss", "<|return|>", "<|startoftext|>", ends=("<|call|>", "<|endoftext|>")),
     Family("idefics3", "<|end_of_text|>", "<|begin_of_text|>", writes_bos=True, ends=("<end_of_utterance>",)),

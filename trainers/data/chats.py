@@ -230,9 +230,16 @@ def _refuse_lost(answer: Message, written: str) -> None:
     if "tool_calls" in spoken and answer.content:
         spoken.add("content")
         turn["content"] = answer.content.rpartition("</think>")[2]  # earlier thinking may be hidden
+    rest = written  # but the texts, for they may name what is called
+    for text in (turn[key].strip() for key in sorted(spoken) if isinstance(turn[key], str)):
+        rest = rest.replace(text, "", 1) if text else rest
     for key in sorted(spoken):
-        said = [turn[key]] if isinstance(turn[key], str) else [_name(call) for call in turn[key]]
-        if not all(_holds(written, text) and written.count(text) >= said.count(text) for text in said):
+        if isinstance(turn[key], str):
+            is_written = _holds(written, turn[key])
+        else:
+            names = [_name(call) for call in turn[key]]
+            is_written = all(rest.count(name) >= names.count(name) for name in names)
+        if not is_written:
             raise BehaviorError(
                 f"got a turn with {key}, which the model's chat template does not write{' beside tool calls' if key == 'content' else ''}; "
                 f"{'leave it' if key == 'content' else 'write it into content as the model would, or leave it'} out",

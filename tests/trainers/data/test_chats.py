@@ -194,6 +194,27 @@ def test_what_the_template_would_pass_over_is_refused(more: dict[str, Any], rows
     assert "\n" not in str(refused.value)
 
 
+CALLS_ALONE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is none %}{% for call in m.tool_calls %}[{{ call.function.name }}{{ call.function.arguments | tojson }}]"
+    "{% endfor %}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Writes calls where there is no content alone, as DeepSeek-R1's distilled models do."""
+
+
+@pytest.mark.parametrize("content", ["", None])
+def test_calls_beside_an_empty_text_are_calls_alone(content: str | None, rows: Rows) -> None:
+    engine = CharacterEngine(CALLS_ALONE)
+    (row,) = rows(engine, {"messages": [user("a?"), assistant(content, tool_calls=CALL)]})
+    assert shown(engine, row) == f'{START}user\na?{END}\n{START}assistant\n‹[add{{"a": 1}}]{END}›'
+
+
+@pytest.mark.parametrize("template", [CHATML, CALLS_ALONE])
+def test_a_call_that_is_only_named_in_the_content_is_refused(template: str, rows: Rows) -> None:
+    with pytest.raises(BehaviorError) as refused:
+        rows(CharacterEngine(template), {"messages": [user("a?"), assistant("let me add", tool_calls=CALL)]})
+    assert refused.value.code == "not_read_by_template"
+
+
 FORGETS = THINKS.replace("{{ m.reasoning_content or '' }}", "{% set reasoning_content = m.reasoning_content %}")
 """Reads reasoning and writes none."""
 
