@@ -25,6 +25,7 @@ from posttrain.diagnose.storage.output_folder import content_of, locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Behavior, LimitSource
 from posttrain.diagnose.verifiers.grader import Grader
+from posttrain.diagnose.verifiers.thinking import follow_template
 from posttrain.trainers.data.data_set import read_data
 from posttrain.trainers.distributed.fsdp import join
 from posttrain.trainers.distributed.interrupts import stopped_by_signals
@@ -277,7 +278,10 @@ def _read_inputs(
     """Read the data and load the other models; there are no graders yet."""
     # An engine of another kind is not started for this; before the first step the model in training is the one that it will be given.
     own = engine if not isinstance(engine, InPlaceEngine) else TransformersEngine.from_model(loaded.model, loaded.tokenizer)
-    behaviors = [write_as_the_model(own, _with_limit(request, own, behavior, reporter)) for behavior in request.behaviors]
+    behaviors = [
+        write_as_the_model(own, follow_template(_with_limit(request, own, behavior, reporter), own.codec))
+        for behavior in request.behaviors
+    ]
     training_set = TrainingSet(behaviors, dev_share=request.config.dev_share)
     device = processes.train_device(loaded.model)
     rows: Sequence[TrainingRow] = ()

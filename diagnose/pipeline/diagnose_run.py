@@ -35,6 +35,7 @@ from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Behavior, LimitSource, Split
+from posttrain.diagnose.verifiers.thinking import follow_template
 
 
 class DiagnoseOptions(TypedDict, total=False):
@@ -104,7 +105,7 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
         directory.check("diagnose", settings)
         engines = [one for one in (policy, teacher, earlier) if one is not None]
         before = None if request.before is None else Path(request.before)
-        request, rooms = _with_limits(request, engines, [directory.path, *([before] if before else [])])
+        request, rooms = _fit_to_models(request, engines, [directory.path, *([before] if before else [])])
         check_with_models(request, policy, (("--teacher", teacher), ("--earlier", earlier)), data)
         inputs = ProbeInputs(teacher=teacher, earlier=earlier, before=before, data=data)
         measurement = replace(_measurement(request, policy, inputs, directory, reporter), rooms=rooms)
@@ -126,10 +127,12 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
     return finished
 
 
-def _with_limits(
+def _fit_to_models(
     request: DiagnoseRequest, engines: Sequence[Engine], runs: Sequence[Path]
 ) -> tuple[DiagnoseRequest, dict[str, int]]:
-    """Return the request with the limits of `max_tokens` that a run knows, or those that are tried first; and how large the others may become.
+    """Return the request with what depends on the models: markers of thoughts, and limits of `max_tokens`; and how large limits may become.
+
+    A limit is what a run knows, or else the one that is tried first.
 
     Args:
         request: Names the behaviors.
@@ -144,7 +147,7 @@ def _with_limits(
         if behavior.limit_source is LimitSource.AUTO:
             rooms[behavior.name] = room_for_samples(engines, behavior)
             behavior = start_limit(engines[0], behavior, rooms[behavior.name])
-        found.append(behavior)
+        found.append(follow_template(behavior, engines[0].codec))
     return replace(request, behaviors=tuple(found)), rooms
 
 

@@ -1,7 +1,7 @@
 """Cut the thought off a text, before any verifier reads it: what a model writes before its answer is no answer.
 
-The thought reaches to the last closing marker; its opening may stand in the prompt. Markers differ by model family; they were collected from public
-chat templates and model cards (Qwen 3, DeepSeek R1, gpt-oss, Magistral, Command A, Seed-OSS, Kimi, Apertus, Gemma, Granite, Sky-T1).
+The thought reaches to the last closing marker; its opening may stand in the prompt. Markers are those of the model's chat template, and else any of those that
+were collected from public chat templates and model cards (Qwen 3, DeepSeek R1, gpt-oss, Magistral, Command A, Seed-OSS, Kimi, Apertus, Gemma, Granite, Sky-T1).
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from posttrain.diagnose.types import Grade, GradeStatus, Problem, PromptFormat, Thinking
+from posttrain.diagnose.engines.base import Codec
+from posttrain.diagnose.engines.codec import TextCodec
+from posttrain.diagnose.engines.thinking_markers import thinking_markers
+from posttrain.diagnose.types import Behavior, Grade, GradeStatus, Problem, PromptFormat, Thinking
 
 _WORD = (
     r"(?:[\w:-]{0,20}(?:think(?:ing)?|thoughts?|reasoning|reflection|rationale|monologue|deliberation)"
@@ -73,6 +76,17 @@ def find_thought(text: str, thinking: Thinking = "auto") -> Thought:
     if end and (blank := _BLANK.match(text, end)):
         end = blank.end()
     return Thought(end, True)
+
+
+def follow_template(behavior: Behavior, codec: Codec) -> Behavior:
+    """Return a behavior with the markers of the model's own chat template, where it writes or cuts off a thought between others than are known here."""
+    prompt_format = behavior.prompt
+    if prompt_format.thinking != "auto" or prompt_format.format == "completion" or not isinstance(codec, TextCodec):
+        return behavior
+    pair = None if codec.template is None else thinking_markers(codec.template, prompt_format.template_variables)
+    if pair is None or find_thought("a".join(pair) + "b") == Thought(len("a".join(pair)), True):
+        return behavior
+    return replace(behavior, prompt=replace(prompt_format, thinking=pair))
 
 
 def opening_in_prompt(prompt_text: str, thinking: Thinking = "auto") -> str:

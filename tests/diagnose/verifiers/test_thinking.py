@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from helpers.character_engine import CHATML, DROPS_THINKING, CharacterEngine
 
 from posttrain.diagnose.types import (
     Behavior,
@@ -19,7 +20,7 @@ from posttrain.diagnose.types import (
     VerifierSpec,
 )
 from posttrain.diagnose.verifiers.grader import Grader
-from posttrain.diagnose.verifiers.thinking import find_thought, grade_after_prompt, opening_in_prompt
+from posttrain.diagnose.verifiers.thinking import find_thought, follow_template, grade_after_prompt, opening_in_prompt
 
 ASKED = "What is 3 times 5?"
 
@@ -206,3 +207,48 @@ def test_a_chat_template_may_open_the_thought() -> None:
     assert seen[1:] == ["15", "15"]
     grade_after_prompt(grade, asked, ["15"], opened, PromptFormat())
     assert not find_thought(seen[-1]).finished
+
+
+MUSES = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and m.reasoning_content %}<musing>\n{{ m.reasoning_content }}\n</musing>\n\n{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Writes a thought that stands in a key of its own, between markers that are not known here."""
+ALWAYS_MUSES = MUSES.replace(" and m.reasoning_content", "").replace("assistant\n{% endif %}", "assistant\n<musing>\n{% endif %}")
+"""Opens a thought in every answer."""
+TEMPLATES = {
+    "writes": (MUSES, ("<musing>", "</musing>")),
+    "opens": (ALWAYS_MUSES, ("<musing>", "</musing>")),
+    "another key": (MUSES.replace("reasoning_content", "thought"), ("<musing>", "</musing>")),
+    "words": (MUSES.replace("<musing>", "*pondering*").replace("</musing>", "*done*"), ("*pondering*", "*done*")),
+    "cuts": (DROPS_THINKING.replace("</think>", "[/MUSE]"), ("[MUSE]", "[/MUSE]")),
+    "cuts twice": (
+        DROPS_THINKING.replace("split('</think>')[-1]", "split('~>')[-1].split('<~')[0]"),
+        ("<~", "~>"),
+    ),
+    "known": (DROPS_THINKING, "auto"),
+    "none": (CHATML, "auto"),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_markers_are_those_of_the_chat_template(name: str) -> None:
+    template, expected = TEMPLATES[name]
+    codec = CharacterEngine(template).codec
+    asked = behavior("number", problem())
+    found = follow_template(asked, codec)
+    assert found.prompt.thinking == expected
+    assert found.fingerprint == asked.fingerprint
+    if isinstance(expected, tuple):
+        opening, closing = expected
+        text = f"{opening}12? no, 15{closing}14"
+        assert answer_of(text, found.prompt.thinking) == "14"
+        assert answer_of(opening + "12", found.prompt.thinking) is None
+
+
+def test_markers_of_a_template_give_way_to_what_the_behavior_says() -> None:
+    codec = CharacterEngine(MUSES).codec
+    for given in (PromptFormat(thinking="none"), PromptFormat(thinking=("a", "b")), PromptFormat(format="completion")):
+        asked = behavior("number", problem(), given)
+        assert follow_template(asked, codec) == asked
