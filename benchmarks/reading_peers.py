@@ -23,13 +23,18 @@ from posttrain.diagnose.verifiers.reader.answer_reading import ReadStatus, read_
 # The peers compare to six digits.
 NUMBER = build_verifier(VerifierSpec(kind="number", options={"tolerance": 1e-6}))
 CHOICE = build_verifier(VerifierSpec(kind="choice"))
+MATH = build_verifier(VerifierSpec(kind="math"))
 # A test whose name says that a letter is expected; elsewhere a letter may be a variable.
 LETTERS = ("abc", "letter", "string_extraction")
+BROKEN_LINE = (
+    "The peer tests its own pattern of inline formulas, which ends at a line break, and reads the same text between `$$` or `\\[ \\]` as 9. Line breaks change no "
+    "answer: a reader that refuses this text misses a right one."
+)
 # Why a pair that is not read as the peer reads it is right as it is, by the beginning of its text.
 EXPLAINED = {
-    "Answer $ \n 9": "The peer wants no formula that is broken over lines; the text still states 9.",
-    "Answer \\( \n 9": "The peer wants no formula that is broken over lines; the text still states 9.",
-    "28 + 32 = 60%": "The peer looks for any number of the text; the text states 60 %.",
+    "Answer $ \n 9": BROKEN_LINE,
+    "Answer \\( \n 9": BROKEN_LINE,
+    "28 + 32 = 60%": "To the peer 60% is no number, so it takes the last word that is one: 32, a summand. The text states 60 %, and 32 would be a false positive.",
 }
 
 
@@ -163,10 +168,23 @@ def page(counts: dict[str, list[int]], rows: list[tuple[Pair, str | None]], expr
         "",
         "## Expressions",
         "",
-        *(f"- {pair.source}: `{shown(pair.text)}`, {pair.answer} expected" for pair in expressions),
+        "A text whose number is not written out gets `unparsed` from `number`, never a number picked from inside. `math`, its second reading, works them out:",
+        "",
+        *(
+            f"- {pair.source}: `{shown(pair.text)}`, {pair.answer} expected: {'right' if reads_by_math(pair) else 'wrong'}"
+            for pair in expressions
+        ),
         "",
     ]
     return "\n".join(lines)
+
+
+def reads_by_math(pair: Pair) -> bool:
+    """Return whether `math` scores the text of a pair as right."""
+    assert isinstance(MATH, Verifier)
+    asked = problem(pair.answer)
+    read = MATH.extract(pair.text, lenient=False, payload=MATH.payload(asked))
+    return read is not None and MATH.compare(read, asked) == 1.0
 
 
 def shown(text: str) -> str:
