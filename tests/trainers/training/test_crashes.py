@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Sequence
+import random
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -16,13 +19,15 @@ from helpers.training import TinyEngine, grade_parity, make_behavior, make_input
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from posttrain.diagnose.errors import NonFiniteError, VerifierError
+from posttrain.diagnose.errors import NonFiniteError, StoppedBySignal, VerifierError
 from posttrain.diagnose.types import Grade, Problem, Reference
+from posttrain.trainers.distributed.interrupts import stopped_by_signals
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.stage import FrozenModel
 from posttrain.trainers.training.resume_state import find_state
 from posttrain.trainers.training.trainer import run_recipe
+from posttrain.trainers.training.transform import run_transform
 from posttrain.trainers.training_types import TrainingSet
 
 SETTINGS = {
@@ -62,6 +67,34 @@ def not_a_number(output: object) -> object:
     return output
 
 
+def terminate(output: object) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class KilledTokenizer(PreTrainedTokenizerFast):
+    """A tokenizer that copies a folder while it is saved: a SIGKILL in the middle of writing a checkpoint leaves just that."""
+
+    folder: ClassVar[Path]
+    left: ClassVar[list[Path]] = []
+
+    @classmethod
+    def found_by(cls, tokenizer: PreTrainedTokenizerFast, folder: Path) -> PreTrainedTokenizerFast:
+        cls.folder = folder
+        cls.left.clear()
+        tokenizer.__class__ = cls
+        return tokenizer
+
+    def save_pretrained(self, folder: str, **named: object) -> tuple[str, ...]:
+        if find_state(self.folder) is not None:
+            self.left.append(leave(self.folder, f"writing {len(self.left)}"))
+        return super().save_pretrained(folder, **named)
+
+
+def leave(folder: Path, when: str) -> Path:
+    """Return a copy of what a SIGKILL leaves of a run: the files as they are at that moment."""
+    return shutil.copytree(folder, folder.with_name(f"{folder.name} killed {when}"))
+
+
 class DyingGrader:
     """Grades, and dies at one of its calls."""
 
@@ -94,7 +127,12 @@ class FullDisk(PreTrainedTokenizerFast):
 
 
 def train(
-    name: str, out: Path, counter: Counter, grade: DyingGrader | None = None, tokenizer: PreTrainedTokenizerFast | None = None
+    name: str,
+    out: Path,
+    counter: Counter,
+    grade: DyingGrader | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    more: Sequence[str] = (),
 ):
     """Train from the weights of the start, as a second process would."""
     model, teacher = tiny_llama(), tiny_llama(seed=1)
@@ -103,7 +141,7 @@ def train(
     behavior = make_behavior(num_train=8)
     behavior = replace(behavior, problems=tuple(replace(problem, references=paths) for problem in behavior.problems))
     own = next(settings for names, settings in SETTINGS.items() if name in names)
-    settings = ["autocast=float32", "learning_rate=1e-2", "num_steps=3", "dev_share=0", *own]
+    settings = ["autocast=float32", "learning_rate=1e-2", "num_steps=3", "dev_share=0", *own, *more]
     grader = grade or DyingGrader()
 
     def on_step(record) -> None:
@@ -182,3 +220,57 @@ def test_a_crash_at_any_point_resumes(name: str, tmp_path: Path) -> None:
     assert state.name == f"training_state-{len(counter.after_step)}"
     assert not (cut / "checkpoint").exists()
     compare(whole, train(name, cut, Counter()))
+
+
+@pytest.fixture
+def termination() -> Iterator[None]:
+    """Whoever started the tests may have ignored the signal, as nohup does."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("termination")
+@pytest.mark.parametrize("name", EVERY)
+def test_a_signal_or_a_kill_at_a_random_point_resumes(name: str, tmp_path: Path) -> None:
+    counter = Counter()
+    whole = train(name, tmp_path / "whole", counter)
+    before, end, *_ = counter.after_step
+    places = random.Random(name)
+    cut = tmp_path / "terminated"
+    with pytest.raises(StoppedBySignal), stopped_by_signals():
+        train(name, cut, Counter(places.randint(before + 1, end), terminate))
+    state = find_state(cut)
+    assert state is not None
+    assert state.name in ("training_state-1", "training_state-2")  # a step that has begun is finished
+    assert (cut / "checkpoint" / "model.safetensors").exists()
+    compare(whole, train(name, cut, Counter()))
+
+    run, left = tmp_path / "run", list[Path]()
+    spying = Counter(places.randint(before + 1, end), lambda output: left.append(leave(run, "at a forward pass")))
+    tokenizer = KilledTokenizer.found_by(make_tokenizer(), run)
+    compare(whole, train(name, run, spying, tokenizer=tokenizer, more=["save_every=1"]))
+    assert len(left) == 1
+    assert len(KilledTokenizer.left) >= 2  # a checkpoint of a later step, and the last one
+    for folder in (*left, *KilledTokenizer.left):
+        assert find_state(folder) is not None
+        compare(whole, train(name, folder, Counter(), more=["save_every=1"]))
+        assert find_state(folder) is None
+
+
+def merge(out: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> bytes:
+    """Merge from the weights of the start, and return the weights of the checkpoint."""
+    teacher = tiny_llama(seed=1)
+    frozen = FrozenModel(source="t", fingerprint="t", model=teacher, tokenizer=make_tokenizer(), engine=TinyEngine(teacher))
+    inputs = make_inputs(tiny_llama(), tokenizer or make_tokenizer(), grade=grade_parity, earlier=frozen)
+    result = run_transform("merge", inputs, load_config("merge", None, []), out=out)
+    return (result.checkpoint / "model.safetensors").read_bytes()
+
+
+def test_a_merge_that_was_cut_begins_anew(tmp_path: Path) -> None:
+    whole = merge(tmp_path / "whole")
+    with pytest.raises(OSError) as full:
+        merge(tmp_path / "cut", FullDisk.found_by(make_tokenizer()))
+    assert full.value.errno == errno.ENOSPC
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["training_log.jsonl"]
+    assert merge(tmp_path / "cut") == whole
