@@ -2,182 +2,234 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from functools import cache
+from typing import Annotated, Any, NamedTuple, Self, get_args, get_type_hints
+
+from posttrain.diagnose.errors import SettingsError
+
+
+class _Range(NamedTuple):
+    """Numbers that a threshold may be."""
+
+    low: float
+    high: float
+    words: str
+
+    def holds(self, value: float) -> bool:
+        """Say whether a number is one of them."""
+        return self.low <= value <= self.high and math.isfinite(value)
+
+
+_TINY = 1e-12
+Share = Annotated[float, _Range(0.0, 1.0, "a number from 0 to 1")]
+Probability = Annotated[float, _Range(_TINY, 1.0 - _TINY, "a number between 0 and 1")]
+Rate = Annotated[float, _Range(_TINY, 1.0, "a number above 0, up to 1")]
+Positive = Annotated[float, _Range(_TINY, math.inf, "a number above 0")]
+Count = Annotated[int, _Range(1, 10**9, "a whole number from 1 on")]
+
+
+@cache
+def _ranges_of(thresholds: type[Any]) -> dict[str, tuple[type[Any], _Range | None]]:
+    """Return, of each field, its type and what it may be where it is a number."""
+    hints = get_type_hints(thresholds, include_extras=True)
+    return {name: get_args(hint) or (hint, None) for name, hint in hints.items()}
+
+
+class _Ranges:
+    """The base of dataclasses whose numbers must be in range."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range.
+
+        Raises:
+            SettingsError: Code `threshold_out_of_range`.
+        """
+        for name, (kind, allowed) in _ranges_of(type(self)).items():
+            value = getattr(self, name)
+            is_of_kind = isinstance(value, float | int if kind is float else kind) and not isinstance(value, bool)
+            if not is_of_kind or (allowed is not None and not allowed.holds(value)):
+                raise SettingsError(
+                    f"thresholds: {name}: got {value!r}; allowed is {allowed.words if allowed else kind.__name__}",
+                    code="threshold_out_of_range",
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SamplingThresholds:
+class SamplingThresholds(_Ranges):
     """Hold what decides how many samples are taken, where their number is not fixed."""
 
-    first_round: int = 3
+    first_round: Count = 3
     """Samples of every problem in the first round."""
-    growth: float = 1 / 3
+    growth: Positive = 1 / 3
     """Samples of a further round, as a share of those that the problems it samples have so far. As a share of all samples, rounds would grow
     the faster the fewer problems are undecided."""
-    smallest_round: int = 32
+    smallest_round: Count = 32
     """Samples of a round at least: fewer leave a batch half empty."""
-    max_samples: int = 256
+    max_samples: Count = 256
     """Samples per problem, on average, at which sampling ends where no budget was given."""
-    late_samples: float = 40.0
+    late_samples: Positive = 40.0
     """Samples of every problem from which an interim analysis may leave as much doubt about the label as the last one ..."""
-    late_problems: int = 50
+    late_problems: Count = 50
     """... of this number of problems or more; of fewer problems the more samples."""
-    early_doubt: float = 0.002
+    early_doubt: Share = 0.002
     """Doubt about the label at which even the first interim analysis may end sampling: posterior draws resolve no less."""
-    mastery_doubt: float = 0.01
+    mastery_doubt: Share = 0.01
     """Doubt about whether the behavior is mastered at which an interim analysis may end sampling: about Pocock's boundary for ten analyses at
     a one-sided error of .05. A mean is one number, which every analysis has the same chance to misread."""
-    least_margin: float = 0.3
+    least_margin: Positive = 0.3
     """Fewest posterior standard deviations that a label counts as away from undecided when behaviors are ordered: what looks undecided now is
     often decided soon, so it must not wait for ever. What is not about a label waits as long as a borderline label."""
-    removable_variance: float = 0.1
+    removable_variance: Share = 0.1
     """Share of the variance of the primary metric that further samples of the same problems must be able to remove."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PrefixLadderThresholds:
+class PrefixLadderThresholds(_Ranges):
     """Hold what the prefix ladder decides by."""
 
-    sufficient: float = 0.25
+    sufficient: Share = 0.25
     """Success rate from which a prefix is enough: a group of 8 samples then holds a success in 90 % of cases, so that training from it
     nearly always has a learning signal; a dozen samples show it, where the behavior's epsilon would take hundreds at every rung."""
-    rung_confidence: float = 0.9
+    rung_confidence: Probability = 0.9
     """Posterior probability at which a rung is decided, to either side."""
-    placebo_gain: float = 0.5
+    placebo_gain: Share = 0.5
     """A placebo that brings this part of the gain of the path itself helps as much."""
-    share_out_of_support: float = 0.1
+    share_out_of_support: Share = 0.1
     """Share of problems out of support below which the probe is not worth its cost: how they could be reached changes no advice."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AvailabilityThresholds:
+class AvailabilityThresholds(_Ranges):
     """Hold what the availability probe decides by."""
 
-    many_paths: float = 10.0
+    many_paths: Positive = 10.0
     """Success this many times as frequent as the reference paths are likely does not come from them: an order of magnitude is beyond what
     the sampling error of a rate and the rounding of a likelihood explain."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DecodingThresholds:
+class DecodingThresholds(_Ranges):
     """Hold what the decoding probe decides by."""
 
-    majority: float = 0.5
+    majority: Share = 0.5
     """Success rate at temperature 1 above which cooling can master a problem whose greedy answer is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ScaffoldThresholds:
+class ScaffoldThresholds(_Ranges):
     """Hold what the scaffold probe decides by."""
 
-    times: float = 2.0
+    times: Positive = 2.0
     """How many times the baseline success rate a scaffold must reach: where it does less than double it, most successes need no help."""
-    share_of_problems: float = 0.5
+    share_of_problems: Share = 0.5
     """A scaffold that exists for no more than this share of the problems says nothing about the behavior."""
-    share_of_format: float = 0.1
+    share_of_format: Share = 0.1
     """Share of samples that a scaffold makes readable, from which a part of its gain is said to be format."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DriftThresholds:
+class DriftThresholds(_Ranges):
     """Hold what the drift probe decides by."""
 
-    kept: float = 0.5
+    kept: Share = 0.5
     """A problem that keeps less than this share of its success rate is lost: every success then costs twice the samples."""
-    share_lost: float = 0.5
+    share_lost: Share = 0.5
     """Share of the problems that are not mastered which must be lost, for attrition to be the bottleneck."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TeacherThresholds:
+class TeacherThresholds(_Ranges):
     """Hold what the teacher probe decides by."""
 
-    far: float = 1.0
+    far: Positive = 1.0
     """Nats per token from which one model's paths count as far from the other's: a run of five such tokens has e^−5 = .0067 of the
     probability that its author gives it, which is the default epsilon: no phrase of that length is met by sampling."""
-    right_above_wrong: float = 0.5
+    right_above_wrong: Share = 0.5
     """Share of pairs in which the teacher must surely prefer the right sample; one half is chance."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataThresholds:
+class DataThresholds(_Ranges):
     """Hold what the data probe decides by."""
 
-    own_within: float = 0.95
+    own_within: Share = 0.95
     """Share of the policy's own answers that the limit of support admits: out of support is what one in twenty of them is, as in a test at
     5 %."""
-    fewest_own: int = 20
+    fewest_own: Count = 20
     """Own answers below which no twentieth of them exists, and epsilon alone is the limit."""
-    majority: float = 0.5
+    majority: Share = 0.5
     """Share of the gradient, or of the loss, that decides the role; an interval that holds it decides none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DiversityThresholds:
+class DiversityThresholds(_Ranges):
     """Hold what the diversity probe decides by."""
 
-    explained: float = 0.5
+    explained: Share = 0.5
     """Guessing explains a pass@k of which it reaches at least this part, and which is not shown to be higher."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ChangeThresholds:
+class ChangeThresholds(_Ranges):
     """Hold what decides whether a problem or a behavior changed between two policies."""
 
-    false_discovery_rate: float = 0.05
+    false_discovery_rate: Probability = 0.05
     """Of problems called expanded or attrited."""
-    support_confidence: float = 0.95
+    support_confidence: Probability = 0.95
     """Posterior probability from which a problem counts as in, or out of, support, and from which the place of a change is certain."""
-    role_error: float = 0.05
+    role_error: Probability = 0.05
     """Share of comparisons of one model with itself that may be given a role."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PowerThresholds:
+class PowerThresholds(_Ranges):
     """Hold what decides which further effort is promised to settle an open label."""
 
-    wanted: float = 0.8
+    wanted: Share = 0.8
     """Share of simulated continuations in which the label should be decided."""
-    least: float = 0.5
+    least: Share = 0.5
     """Share of them below which nothing is promised."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Thresholds:
+class Thresholds(_Ranges):
     """Hold every number that a verdict depends on, but epsilon, which belongs to the behavior."""
 
-    mastered: float = 0.9
+    mastered: Rate = 0.9
     """Success rate from which a problem, or a behavior, needs no training."""
-    confidence: float = 0.95
+    confidence: Probability = 0.95
     """Posterior probability that a label needs; below it the verdict is inconclusive."""
-    evidence: float = 0.5
+    evidence: Share = 0.5
     """Posterior probability above which a probe reports evidence for a label; it changes the label from `confidence` on."""
-    problem_error: float = 0.05
+    problem_error: Share = 0.05
     """Share of the labelled problems that may be expected to have a wrong label; what lies at a threshold counts as wrong."""
-    problem_confidence: float = 0.9
+    problem_confidence: Probability = 0.9
     """Posterior probability that the label of each single problem needs besides."""
-    reachable: float = 0.5
+    reachable: Share = 0.5
     """Pass@k at the primary k from which a behavior counts as reachable on the whole."""
-    within_support: float = 0.5
+    within_support: Share = 0.5
     """Share of problems with a success rate of at least epsilon that the check `share within support` asks for."""
-    max_truncated: float = 0.2
-    max_unparsed: float = 0.5
-    max_missing: float = 0.05
-    max_pilot: float = 0.5
+    max_truncated: Share = 0.2
+    max_unparsed: Share = 0.5
+    max_missing: Share = 0.05
+    max_pilot: Share = 0.5
     """Share of the pilot's samples that are truncated, or cannot be read, above which a behavior is not sampled further."""
-    max_pilot_limit: float = 0.125
+    max_pilot_limit: Share = 0.125
     """Share of the pilot's samples that run into a limit that is to be found, above which the limit is doubled where there are no references."""
-    max_refused: float = 0.05
+    max_refused: Share = 0.05
     """Share of right answers, or of reference paths, that the verifier may refuse or the sampler may be unable to write."""
-    max_wrong_accepted: float = 0.25
+    max_wrong_accepted: Share = 0.25
     """Share of wrong answers made to be mistaken for the right one, or of other problems' answers, that the verifier may accept."""
-    improbable_path: float = 0.5
+    improbable_path: Share = 0.5
     """Share of reference paths with a step below epsilon, from which the paths count as out of reach."""
-    level: float = 0.95
+    level: Probability = 0.95
     """Of all intervals."""
-    num_draws: int = 1024
+    num_draws: Count = 1024
     """Posterior draws; the Monte-Carlo error of a confidence is at most .016."""
     sampling: SamplingThresholds = field(default_factory=SamplingThresholds)
     prefix_ladder: PrefixLadderThresholds = field(default_factory=PrefixLadderThresholds)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
+from posttrain.diagnose.sampling.plan import MOST_SEED
 from posttrain.diagnose.strict_settings import StrictModel
+from posttrain.diagnose.types import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from posttrain.trainers.row_lengths import TooLong
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+_MOST = {"learning_rate": 100.0, "num_steps": 10**8, "lora_rank": 65_536, "seed": MOST_SEED}
+"""Numbers above these come from a slip of the keyboard, and are refused before they take hours or all memory."""
 
 
 class TrainingConfig(StrictModel):
@@ -78,6 +82,14 @@ class TrainingConfig(StrictModel):
     / (1 − decay) steps and begins at the start's weights: .9 for a hundred steps, .999 for many thousand."""
     checkpoint_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the stored weights. bfloat16 halves the file and rounds small updates away."""
+
+    @field_validator(*_MOST)
+    @classmethod
+    def _refuse_too_much(cls, value: float | None, info: ValidationInfo) -> float | None:
+        most = _MOST[str(info.field_name)]
+        if value is not None and value > most:
+            raise ValueError(f"should be at most {most:,}")
+        return value
 
 
 class EpochConfig(TrainingConfig):
@@ -157,7 +169,7 @@ class TracesConfig(EpochConfig):
     """Samples of the teacher per problem."""
     max_per_problem: int = Field(default=4, ge=1)
     """Distinct verified samples kept per problem."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=LEAST_TEMPERATURE, le=MOST_TEMPERATURE)
     """Sampling temperature of the teacher."""
 
 

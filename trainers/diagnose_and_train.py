@@ -43,6 +43,8 @@ from posttrain.trainers.train_stage import rank_zero_first, run_training
 from posttrain.trainers.training.result import TrainingResult
 from posttrain.trainers.training_types import TrainingSet
 
+MOST_ROUNDS = 1_000
+"""Stages that one loop may run."""
 _FOR_PEOPLE = ("README.md", "training_log.jsonl")
 """Files of a checkpoint that no model is loaded from."""
 
@@ -172,6 +174,8 @@ class LoopRequest:
         object.__setattr__(self, "goal", sampling_goal(self.samples, self.precision, self.max_tokens_total))
         if self.rounds < 1:
             raise SettingsError(f"--rounds: got {self.rounds}, at least 1 is needed", code="too_few_rounds")
+        if self.rounds > MOST_ROUNDS:
+            raise SettingsError(f"--rounds: got {self.rounds}, at most {MOST_ROUNDS:,} can be run", code="too_many_rounds")
         if self.config and not self.stages:
             raise SettingsError(
                 "--config: a file of settings belongs to one stage; name the stages with --stages, or use --set",

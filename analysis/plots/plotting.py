@@ -217,6 +217,10 @@ def _inches(width: str | float) -> float:
 
 def _targets(path: Path) -> list[Path]:
     """Return the files to write for one --out, the numbers as CSV among them."""
+    if not path.name or (path.exists() and not path.is_file()):
+        raise InputError(
+            f"--out: got {path}, which is no file; give the name of a file, in a folder or not", code="out_is_no_file"
+        )
     suffix = path.suffix.lower().removeprefix(".")
     if not suffix:
         return [path.with_name(path.name + ending) for ending in (*_BOTH, ".csv")]
@@ -225,8 +229,6 @@ def _targets(path: Path) -> list[Path]:
             f"--out: got {path}; allowed are the suffixes {', '.join(f'.{known}' for known in (*DRAWN, *SET))}, or none for PDF and SVG",
             code="unknown_suffix",
         )
-    if path.is_dir():
-        raise InputError(f"--out: got {path}, which is a folder; give the name of a file in it", code="out_is_a_folder")
     if _is_of_a_report(path):
         raise InputError(f"--out: got {path}, which a report writes; give another name or folder", code="out_is_of_a_report")
     return [path, path.with_suffix(".csv")]

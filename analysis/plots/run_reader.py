@@ -71,6 +71,9 @@ def read_sides(
     if not folders:
         raise InputError(f"no folder was given; give {takes}", code="no_folder")
     paths = [Path(folder) for folder in folders]
+    for option, given in (("--behavior", behaviors), ("--label", labels)):
+        if twice := next((name for number, name in enumerate(given) if name in given[:number]), None):
+            raise InputError(f"{option}: got {twice!r} twice; give each name once", code="name_twice")
     names = _distinct(paths)
     read = [entry for path, name in zip(paths, names, strict=True) for entry in _read(path, name, takes, alone=len(paths) == 1)]
     if labels and len(labels) != len(read):

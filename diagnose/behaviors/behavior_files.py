@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
@@ -29,6 +28,7 @@ from posttrain.diagnose.strict_settings import closest, explain, shorten
 from posttrain.diagnose.types import Behavior, LimitSource, Problem, PromptFormat, Split, VerifierOrigin, VerifierSpec
 from posttrain.diagnose.verifiers import VERIFIERS, build_verifier
 from posttrain.diagnose.verifiers.sandbox.isolation import require_isolation
+from posttrain.diagnose.yaml_text import YamlTextError, parse_yaml
 
 
 def load_behavior(source: str | Path, options: BehaviorOptions | None = None) -> Behavior:
@@ -85,13 +85,10 @@ def _load_bundled(source: str, path: Path, options: BehaviorOptions) -> Behavior
 
 def _load_yaml(path: Path, source: str, options: BehaviorOptions) -> Behavior:
     try:
-        content = yaml.safe_load(read_text(path, "a YAML file"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        content = parse_yaml(read_text(path, "a YAML file"))
+    except YamlTextError as error:
         raise BehaviorError(
-            f"{path}{line}: not valid YAML ({problem}); quote texts that hold ': ', '#' or braces", code="invalid_yaml"
+            f"{path}{error.place}: not valid YAML ({error}); quote texts that hold ': ', '#' or braces", code="invalid_yaml"
         ) from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise BehaviorError(

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError
 
-from posttrain.diagnose.behaviors.schema import BehaviorConfig, MaxTokens, VerifierConfig
+from posttrain.diagnose.behaviors.schema import BehaviorConfig, MaxTokens, Temperature, VerifierConfig
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.strict_settings import StrictModel, explain
-from posttrain.diagnose.types import Problem, Split
+from posttrain.diagnose.types import LEAST_TEMPERATURE, MOST_TEMPERATURE, Problem, Split
+from posttrain.diagnose.yaml_text import YamlTextError, parse_yaml
 
 
 class BehaviorOptions(StrictModel):
@@ -24,7 +24,7 @@ class BehaviorOptions(StrictModel):
 
     max_tokens: MaxTokens | None = None
     """Tokens of a sample at most, or `auto`."""
-    temperature: float | None = Field(default=None, ge=0.0)
+    temperature: Temperature | None = None
     system: str | None = None
     """System message of every prompt."""
     verifier: dict[str, Any] | None = None
@@ -79,7 +79,7 @@ def read_behavior_options(
 
     Args:
         max_tokens: A whole number, or `auto`.
-        temperature: From 0 on.
+        temperature: 0, or from `LEAST_TEMPERATURE` to `MOST_TEMPERATURE`.
         system: A text.
         verifier: A kind, or `kind:key=value,key=value` with values as YAML writes them.
         limit: From 1 on.
@@ -99,7 +99,10 @@ def read_behavior_options(
         return BehaviorOptions.model_validate(given)
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
-        allowed = {"max_tokens": "a whole number from 1 on, or auto", "temperature": "a number from 0 on, such as 1.0"}
+        allowed = {
+            "max_tokens": "a whole number from 1 on, or auto",
+            "temperature": f"0, or a number from {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g}, such as 1.0",
+        }
         said = allowed.get(name, "a whole number from 1 on" if name == "limit" else explain(error, BehaviorOptions))
         raise SettingsError(f"--{name.replace('_', '-')}: got {given[name]}; allowed: {said}", code="behavior_option") from None
 
@@ -126,8 +129,8 @@ def _read_verifier(text: str) -> dict[str, Any]:
 def _read_value(text: str) -> Any:
     """Return a YAML scalar or list; what is none, such as a regular expression, is text."""
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except YamlTextError:
         return text
     return value if isinstance(value, bool | int | float | list) else text
 

@@ -6,10 +6,10 @@ import json
 import math
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from posttrain.diagnose.strict_settings import StrictModel, shorten
-from posttrain.diagnose.types import LimitSource, MeasureSettings, PromptFormat, Purpose, Sampling, default_epsilon
+from posttrain.diagnose.types import LimitSource, MeasureSettings, PromptFormat, Purpose, Sampling, check_temperature, default_epsilon
 
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 AUTO: Final = "auto"
@@ -23,6 +23,7 @@ def _is_limit(value: Any) -> Any:
 
 MaxTokens = Annotated[int | Literal["auto"], BeforeValidator(_is_limit)]
 """Tokens of a sample at most; `auto` finds a number that fits the references or the model."""
+Temperature = Annotated[float, AfterValidator(check_temperature)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "chat_template"})
 """What a chat template is given in any case."""
@@ -96,7 +97,7 @@ class PromptConfig(StrictModel):
 class SamplingConfig(StrictModel):
     """The sampler, all of it."""
 
-    temperature: float = Field(default=1.0, ge=0.0)
+    temperature: Temperature = 1.0
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0)
     min_p: float = Field(default=0.0, ge=0.0, lt=1.0)

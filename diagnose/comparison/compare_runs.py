@@ -16,6 +16,19 @@ from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 
 
+def check_margin(margin: float) -> None:
+    """Refuse a margin that is no change of pass@1.
+
+    Raises:
+        SettingsError: Code `margin_out_of_range`.
+    """
+    if not 0.0 < margin < 1.0:
+        raise SettingsError(
+            f"--margin: got {margin}, it is a change of pass@1; give a number between 0 and 1, such as 0.05",
+            code="margin_out_of_range",
+        )
+
+
 def compare_runs(
     before: DiagnosedRun, after: DiagnosedRun, options: ComparisonOptions, *, null: DiagnosedRun | None = None
 ) -> Transition:
@@ -31,11 +44,7 @@ def compare_runs(
         RunError: The runs share no behavior, or measured it differently, or the null repeats the samples of `before`.
         SettingsError: The margin is out of range (code `margin_out_of_range`).
     """
-    if not 0.0 < options.margin < 1.0:
-        raise SettingsError(
-            f"--margin: got {options.margin}, it is a change of pass@1; give a number between 0 and 1, such as 0.05",
-            code="margin_out_of_range",
-        )
+    check_margin(options.margin)
     check_comparable(before, after)
     common = [measured.behavior.name for measured in before.behaviors if measured.behavior.name in after.settings["behaviors"]]
     # A behavior that was not sampled, because its verifier failed the self-test, has nothing to compare.

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from posttrain.diagnose.engines import base
 from posttrain.diagnose.engines.base import Completion, OnTokens, SampleRequest, ScoreRequest, TokenScores, ignore_tokens
@@ -23,6 +22,7 @@ from posttrain.diagnose.engines.limits import cut_at_stop, short_hash
 from posttrain.diagnose.engines.token_sampling import uniforms
 from posttrain.diagnose.errors import ModelError, SettingsError
 from posttrain.diagnose.types import Behavior, Message, Problem, PromptFormat, Reference, Sampling, StopReason
+from posttrain.diagnose.yaml_text import parse_yaml
 
 END = 256
 _LEAK = 1e-9
@@ -124,12 +124,14 @@ class ScriptedEngine(base.BaseEngine):
                 code="model_not_found",
             )
         try:
-            raw: Any = yaml.safe_load(path.read_text())
-            success = raw["success"]
+            raw = parse_yaml(path.read_text(encoding="utf-8"))
+            if not isinstance(raw, dict):
+                raise TypeError(f"got a {type(raw).__name__}, not a mapping")
+            success: Any = raw["success"]
             success = {str(k): float(v) for k, v in success.items()} if isinstance(success, dict) else float(success)
             if set(raw) - {"success", "wrong"}:
                 raise ValueError(f"unknown keys {sorted(set(raw) - {'success', 'wrong'})}")
-        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise ModelError(
                 f"model {source}: cannot be read ({' '.join(str(error).split())[:80]}); the scripted engine reads `success: 0.3` or "
                 "`success: {p1: 0.3, default: 0}`, and `wrong: text`",

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.sampling.plan import MOST_SAMPLES
 
 SHARES = ("share_within_support", "share_missing_support", "share_poor_choice", "share_mastered")
 _CONDITION = re.compile(
@@ -56,8 +57,10 @@ def parse_condition(text: str) -> Condition:
             f"condition: got {text!r}, {metric} lies between {lowest:g} and 1; give a number there", code="threshold_out_of_range"
         )
     k = int(found["k"].lstrip("0") or 0) if found["k"] else 1
-    if k < 1:
-        raise SettingsError(f"condition: got {text!r}; k of pass@k is at least 1", code="malformed_condition")
+    if not 1 <= k <= MOST_SAMPLES:
+        raise SettingsError(
+            f"condition: got {text!r}; k of pass@k lies between 1 and {MOST_SAMPLES:,}", code="malformed_condition"
+        )
     return Condition(
         text=text, behavior=found["behavior"], metric=f"{'delta ' if found['delta'] else ''}pass@{k}" if found["k"] else metric,
         k=k, op=found["op"], threshold=threshold,

@@ -17,22 +17,32 @@ from posttrain.diagnose.engines.limits import check_sample_room, check_score_roo
 from posttrain.diagnose.errors import BehaviorError, SettingsError, UserError
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
 from posttrain.diagnose.probes.earlier_run import earlier_rollouts
+from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.storage.writable import check_writable
 from posttrain.diagnose.types import Behavior, Problem
 
 
 def check_without_models(request: DiagnoseRequest) -> None:
-    """Check what needs no model: where results go, which models there are, the earlier run.
+    """Check which models there are.
 
     Raises:
         UserError: Anything given is wrong.
     """
-    check_writable(Path(request.out))
     kind = request.engine if isinstance(request.engine, str) else "transformers"
     models = [request.model] if isinstance(request.engine, str) else []
     for model in (*models, request.teacher, request.earlier):
         if isinstance(model, str | Path):
             check_model(kind, str(model))
+
+
+def check_folders(request: DiagnoseRequest) -> None:
+    """Check where results go, and the earlier run.
+
+    Raises:
+        UserError: The folder cannot be written or holds something else, or there is no such earlier run.
+    """
+    RunDirectory(Path(request.out)).check("diagnose", request.settings())
+    check_writable(Path(request.out))
     if request.before is not None:
         check_earlier_run(Path(request.before), request)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.comparison.compare_behavior import ComparisonOptions
-from posttrain.diagnose.comparison.compare_runs import compare_runs
+from posttrain.diagnose.comparison.compare_runs import check_margin, compare_runs
 from posttrain.diagnose.comparison.nulls import HALVES, PREDICTIVE
 from posttrain.diagnose.comparison.transition import Transition
 from posttrain.diagnose.errors import RunError
@@ -19,6 +19,8 @@ from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import RunEntry
 from posttrain.diagnose.storage.json_model import write_model
 from posttrain.diagnose.storage.output_folder import content_of, locked_folder
+from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.storage.writable import check_writable
 from posttrain.diagnose.thresholds import Thresholds
 
 DEFAULT_MARGIN = 0.05
@@ -60,6 +62,7 @@ def compare(
         SettingsError: The margin is out of range.
     """
     _check_out(Path(out))
+    check_writable(Path(out))
     transition = compare_folders(before, after, null=null, margin=margin, trained=trained, stage=stage)
     run = transition.after.run
     command = command or f"posttrain compare {transition.before.path} {transition.after.path} --out {out}"
@@ -93,6 +96,10 @@ def compare_folders(
     stage: str | None = None,
 ) -> Transition:
     """Compare two runs and write nothing; arguments and errors as in `compare`."""
+    check_margin(margin)
+    for run in (before, after) if null in (PREDICTIVE, HALVES) else (before, after, null):
+        if not isinstance(run, DiagnosedRun):
+            RunDirectory(Path(run)).read_json()  # all of them before the samples of any are read
     first, last = _read(before), _read(after)
     options = ComparisonOptions(
         null=null if isinstance(null, str) else PREDICTIVE,

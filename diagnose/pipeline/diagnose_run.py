@@ -23,7 +23,7 @@ from posttrain.diagnose.engines.ray.open_cluster import open_pool
 from posttrain.diagnose.errors import UserError
 from posttrain.diagnose.measure.reference_spacing import write_as_the_model
 from posttrain.diagnose.pipeline.assemble import assemble
-from posttrain.diagnose.pipeline.checks_before_sampling import check_with_models, check_without_models
+from posttrain.diagnose.pipeline.checks_before_sampling import check_folders, check_with_models, check_without_models
 from posttrain.diagnose.pipeline.measure_behaviors import MeasurementRun
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
 from posttrain.diagnose.probes.runner import ProbeInputs, ProbeRun
@@ -94,7 +94,7 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
     for behavior in request.loaded:
         for note in behavior.notes:
             reporter.say(f"{behavior.name}: {note}")
-    directory.check("diagnose", request.settings())
+    check_folders(request)
     data = read_training_rows(Path(request.data)) if request.data is not None else None
     check_without_models(request)
     with ExitStack() as opened:

@@ -137,21 +137,33 @@ class MeasurementRun:
     def _sample_pilots(
         self, behaviors: Sequence[Behavior], verifier_of: VerifierOf, budget: TokenBudget
     ) -> dict[str, PilotEntry]:
-        """Return what the pilot of each behavior showed, those of all behaviors before anything else is sampled."""
+        """Return what the pilot of each behavior showed, those of all behaviors before anything else is sampled.
+
+        Where tokens are limited, the first greedy samples are taken in any case: they tell what all of them take.
+
+        Raises:
+            SettingsError: The limit does not hold the greedy samples (`budget_too_small`).
+        """
         found: dict[str, PilotEntry] = {}
+        greedy_tokens: dict[str, int] = {}
         for behavior in behaviors:
             opened, engine = verifier_of(behavior), self.settings.engine
-            if not self.pilot or opened.selftest.failures:
+            if opened.selftest.failures or not (self.pilot or budget.limited):
                 found[behavior.name] = PilotEntry()
                 continue
-            entry = check_setup(behavior, engine)
+            entry = check_setup(behavior, engine) if self.pilot else PilotEntry()
             if not entry.codes:
-                rollouts = BehaviorSampler(behavior, opened.grader.grade, self.settings, budget).sample_pilot()
-                entry = judge_pilot(behavior, engine, rollouts, self.settings.thresholds)
+                sampler = BehaviorSampler(behavior, opened.grader.grade, self.settings, budget)
+                rollouts = sampler.sample_pilot()
+                if self.pilot:
+                    entry = judge_pilot(behavior, engine, rollouts, self.settings.thresholds)
+                if not entry.codes:
+                    greedy_tokens[behavior.name] = sampler.greedy_tokens(rollouts)
                 opened.grader.rest()
             found[behavior.name] = entry
             if entry.codes:
                 self.settings.reporter.say(f"{behavior.name}: stopped after the pilot: {'; '.join(entry.failures)}; or {GO_ON}")
+        budget.check_greedy(greedy_tokens)
         return found
 
     def _measure_together(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 
 from posttrain.diagnose.engines.base import Engine
-from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.measure.validity_checks import check_prompt
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import PilotCode, PilotEntry
@@ -80,8 +81,9 @@ def pilot_check(pilot: PilotEntry) -> Check:
 
 def reopen_stopped(directory: RunDirectory, behavior: str) -> None:
     """Take the mark of a finished measurement from a behavior that was left after its pilot; its samples stay."""
-    if directory.is_done(behavior) and directory.read_part("done", behavior).get("ended_code") == PILOT_STOPPED:
-        directory.part("done", behavior).unlink()
+    with suppress(RunError):  # a damaged mark is set aside, and the behavior measured again, before anything is sampled
+        if directory.is_done(behavior) and directory.read_part("done", behavior).get("ended_code") == PILOT_STOPPED:
+            directory.part("done", behavior).unlink()
 
 
 def refuse_stopped(run: DiagnosedRun) -> None:

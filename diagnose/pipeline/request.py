@@ -14,9 +14,11 @@ from posttrain.diagnose.engines import check_workers, parse_engine
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.probes.runner import AUTO, choose_probes
-from posttrain.diagnose.sampling.plan import Goal, sampling_goal
+from posttrain.diagnose.sampling.plan import Goal, check_seed, sampling_goal
+from posttrain.diagnose.sampling.shards import PILOT_SAMPLES
+from posttrain.diagnose.sampling.token_budget import too_small
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, Split
+from posttrain.diagnose.types import Behavior, LimitSource, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +81,7 @@ class DiagnoseRequest:
         if not self.loaded:
             raise SettingsError("behaviors: got none, at least one is needed; see `posttrain behaviors`", code="no_behavior")
         check_workers(self.workers)
-        if self.seed < 0:
-            raise SettingsError(f"--seed: got {self.seed}, a whole number from 0 on is needed", code="negative_seed")
+        check_seed(self.seed)
         if isinstance(self.engine, str):
             parse_engine(self.engine)
         if self.data is not None:
@@ -97,6 +98,21 @@ class DiagnoseRequest:
                     f"{self.thresholds.mastered:g}, the rate from which a problem counts as mastered",
                     code="epsilon",
                 )
+
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        """Refuse a limit of tokens that the first greedy samples alone may exceed: one of each of eight problems, however long, and a token of each other."""
+        if (total := self.goal.max_tokens) is None:
+            return
+        needed = 0
+        for behavior in self.loaded:
+            num_problems = len(behavior.split(self.split))
+            pilot = min(num_problems, PILOT_SAMPLES)
+            longest = 1 if behavior.limit_source is LimitSource.AUTO else behavior.sampling.max_tokens
+            needed += pilot * longest + num_problems - pilot
+        if total < needed:
+            raise too_small(f"{total:,} tokens, and the first greedy samples may take {needed:,}", needed)
 
     def settings(self) -> dict[str, Any]:
         """Return what a resumed run must share, as run.json holds it; what the engine says of itself comes beside it."""

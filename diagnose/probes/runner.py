@@ -57,7 +57,8 @@ def choose_probes(names: Sequence[str]) -> tuple[Probe, ...]:
     """Return the probes of these names; all for `auto`, which then decides one by one, and none for `none`.
 
     Raises:
-        SettingsError: there is no such probe.
+        SettingsError: there is no such probe (`unknown_probe`), one is named twice (`probe_twice`), or `none` stands beside others
+            (`none_with_probes`).
     """
     known = {probe.name: probe for probe in PROBES}
     for name in names:
@@ -66,11 +67,13 @@ def choose_probes(names: Sequence[str]) -> tuple[Probe, ...]:
                 f"--probes: got {name!r}, allowed are {AUTO}, {NONE} and {', '.join(known)}{closest(name, known)}",
                 code="unknown_probe",
             )
+    if twice := next((name for number, name in enumerate(names) if name in names[:number]), None):
+        raise SettingsError(f"--probes: got {twice!r} twice; name each probe once", code="probe_twice")
     if NONE in names:
         if len(names) > 1:
             raise SettingsError(f"--probes: got {', '.join(names)}; {NONE} goes with nothing else", code="none_with_probes")
         return ()
-    return PROBES if AUTO in names else tuple(known[name] for name in dict.fromkeys(names))
+    return PROBES if AUTO in names else tuple(known[name] for name in names)
 
 
 def plan_lines(

@@ -20,7 +20,7 @@ from posttrain.diagnose.measure.success_counts import count_successes
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards
 from posttrain.diagnose.sampling.plan import Goal, Round, RoundReason, SampleCounts, next_round
-from posttrain.diagnose.sampling.token_budget import TokenBudget
+from posttrain.diagnose.sampling.token_budget import TokenBudget, too_small
 from posttrain.diagnose.sampling.token_limit import limit_record, next_limit, with_limit
 from posttrain.diagnose.storage.rollout_table import GREEDY, SAMPLED, RolloutTable
 from posttrain.diagnose.storage.run_check import ASIDE, PLANS, check_samples, move_aside
@@ -126,6 +126,7 @@ class BehaviorSampler:
         waiting, tokens, start = shard.portions, 0, time.monotonic()
         with settings.reporter.task(f"finding max_tokens of {self.behavior.name}", None) as task:
             while True:
+                self._check_room_for(len(waiting), tokens)
                 for _, rollouts in shards.sample_shards(
                     settings.engine,
                     self._grade,
@@ -151,6 +152,27 @@ class BehaviorSampler:
         cost = Cost(seconds=time.monotonic() - start, generated_tokens=tokens, samples=len(found))
         settings.directory.write_rollouts(shard.name, [found[portion.problem.id] for portion in shard.portions], cost)
         self._read()
+
+    def _check_room_for(self, num_samples: int, used: int) -> None:
+        """Refuse to look for a limit with more tokens than may be generated.
+
+        Raises:
+            SettingsError: Code `budget_too_small`.
+        """
+        needed, left = used + num_samples * self.behavior.sampling.max_tokens, self._budget.left()
+        if left is not None and needed > left:
+            raise too_small(f"{left:,} tokens for {self.behavior.name}, and its first samples may take {needed:,}", needed)
+
+    def greedy_tokens(self, pilot: Sequence[Rollout]) -> int:
+        """Return the tokens that all greedy samples and one sample more are likely to take; 0 where the greedy ones are taken.
+
+        Args:
+            pilot: The first greedy samples.
+        """
+        if self._has_greedy or not pilot:
+            return 0
+        mean = sum(len(one.token_ids) for one in pilot) / len(pilot)
+        return round(mean * (len(self._problems) + 1))
 
     def _sample(self, planned: Sequence[shards.Shard], words: str) -> None:
         """Sample and store those shards that are not stored yet."""

@@ -40,6 +40,22 @@ class Goal:
 
 MOST_SAMPLES, MOST_TOKENS = 10**6, 10**12
 """Samples of a problem, and generated tokens of a run, at most: far more than any run takes, and all sums fit into 64 bits."""
+LEAST_PRECISION = 0.001
+"""Smallest half-width that can be asked for: a quarter of a million samples of one problem, and of many problems no fewer."""
+MOST_SEED = 2**63 - 1
+"""Largest random seed: torch takes none above it."""
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a random seed below 0 (`negative_seed`) or above `MOST_SEED` (`seed_too_large`).
+
+    Raises:
+        SettingsError: It is one.
+    """
+    if seed < 0:
+        raise SettingsError(f"--seed: got {seed}, a whole number from 0 on is needed", code="negative_seed")
+    if seed > MOST_SEED:
+        raise SettingsError(f"--seed: got {seed}, a whole number up to {MOST_SEED} is needed", code="seed_too_large")
 
 
 def sampling_goal(samples: int | None, precision: float | None = None, max_tokens_total: int | None = None) -> Goal:
@@ -60,9 +76,10 @@ def sampling_goal(samples: int | None, precision: float | None = None, max_token
             f"--samples: got {samples}, a number from 1 to {MOST_SAMPLES:,} is needed; {DEFAULT_SAMPLES} is the default",
             code="samples",
         )
-    if precision is not None and not 0.0 < precision < 0.5:
+    if precision is not None and not LEAST_PRECISION <= precision < 0.5:
         raise SettingsError(
-            f"--precision: got {precision:g}, a half-width between 0 and .5 is needed, such as .05", code="precision"
+            f"--precision: got {precision:g}, a half-width from {LEAST_PRECISION:g} to below .5 is needed, such as .05",
+            code="precision",
         )
     if max_tokens_total is not None and not 1 <= max_tokens_total <= MOST_TOKENS:
         raise SettingsError(

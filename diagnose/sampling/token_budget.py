@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.sampling.plan import Goal
+
+
+def too_small(got: str, needed: int) -> SettingsError:
+    """Return the error that a limit does not hold what every run samples.
+
+    Args:
+        got: The limit, and what exceeds it.
+        needed: Tokens from which a limit could do.
+    """
+    return SettingsError(
+        f"--max-tokens-total: got {got}; give {needed:,} or more in a new --out, or lower --max-tokens or --limit",
+        code="budget_too_small",
+    )
 
 
 class TokenBudget:
@@ -40,6 +54,23 @@ class TokenBudget:
         self._used[behavior] = tokens
         if sampled:
             self._not_sampled.discard(behavior)
+
+    def check_greedy(self, expected: Mapping[str, int]) -> None:
+        """Refuse a limit that the greedy samples, and one sample more of each behavior, are likely to exceed.
+
+        Args:
+            expected: Behavior → tokens that these are likely to take.
+
+        Raises:
+            SettingsError: Code `budget_too_small`.
+        """
+        left, needed = self.left(), sum(expected.values())
+        if left is not None and needed > left:
+            each = ", ".join(f"{name} {tokens:,}" for name, tokens in expected.items())
+            raise too_small(
+                f"{self._total:,} tokens, and by the first ones the greedy samples of {each} take about {needed:,}",
+                needed + (self._total or 0) - left,
+            )
 
     def goal_of(self, behavior: str, goal: Goal) -> Goal:
         """Return the goal of one behavior: all tokens left, or before its first samples an equal share with those that have none either."""

@@ -8,6 +8,15 @@ from pathlib import Path
 from posttrain.diagnose.errors import RunError
 
 
+def is_text(name: str) -> bool:
+    """Say whether a name can be written into a file of text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_writable(path: Path, option: str = "--out") -> None:
     """Refuse a folder that cannot be written or made; nothing is written.
 
@@ -16,8 +25,10 @@ def check_writable(path: Path, option: str = "--out") -> None:
         option: What the user gave it as, for the message.
 
     Raises:
-        RunError: A file stands in its way, or the folder that would hold it may not be written to (`not_writable`).
+        RunError: Its name is no text, a file stands in its way, or the folder that would hold it may not be written to (`not_writable`).
     """
+    if not is_text(str(path)):
+        raise RunError(f"{option}: got a name that is no UTF-8 text ({str(path)!a}); give one that is", code="not_writable")
     nearest = path.absolute()
     while not os.path.lexists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent

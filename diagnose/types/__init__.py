@@ -3,6 +3,8 @@
 Where a thing has more than two states it is an enum, never a bool: why a sample ended, what a grade is, what a check says.
 """
 
+from posttrain.diagnose.types.behavior import LEAST_TEMPERATURE as LEAST_TEMPERATURE
+from posttrain.diagnose.types.behavior import MOST_TEMPERATURE as MOST_TEMPERATURE
 from posttrain.diagnose.types.behavior import Behavior as Behavior
 from posttrain.diagnose.types.behavior import LimitSource as LimitSource
 from posttrain.diagnose.types.behavior import MeasureSettings as MeasureSettings
@@ -16,6 +18,7 @@ from posttrain.diagnose.types.behavior import Split as Split
 from posttrain.diagnose.types.behavior import Thinking as Thinking
 from posttrain.diagnose.types.behavior import VerifierOrigin as VerifierOrigin
 from posttrain.diagnose.types.behavior import VerifierSpec as VerifierSpec
+from posttrain.diagnose.types.behavior import check_temperature as check_temperature
 from posttrain.diagnose.types.behavior import default_epsilon as default_epsilon
 from posttrain.diagnose.types.bottleneck import Bottleneck as Bottleneck
 from posttrain.diagnose.types.diagnosis import Cost as Cost

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from posttrain.diagnose.errors import SettingsError
+
 
 class Purpose(StrEnum):
     """Why a behavior is measured."""
@@ -127,6 +129,24 @@ class PromptFormat:
         return self.template.replace("{question}", question)
 
 
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-3, 1e3
+"""Beside 0: below, logits divided by it leave what a float32 holds; above, every token is as likely as any other."""
+
+
+def check_temperature(temperature: float) -> float:
+    """Return a temperature that can be sampled at.
+
+    Raises:
+        SettingsError: It is neither 0 nor between `LEAST_TEMPERATURE` and `MOST_TEMPERATURE` (`temperature`).
+    """
+    if temperature != 0.0 and not LEAST_TEMPERATURE <= temperature <= MOST_TEMPERATURE:
+        raise SettingsError(
+            f"temperature: got {temperature:g}; allowed are 0, which takes the most likely token, and {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g}",
+            code="temperature",
+        )
+    return temperature
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
     """Every setting of the sampler. Nothing is inherited from a model's generation config."""
@@ -142,6 +162,10 @@ class Sampling:
     """Tokens of a sample at most; where `Behavior.limit_source` is `AUTO`, the number from which the limit is found."""
     stop: tuple[str, ...] = ()
     """Texts that end a sample; they are cut off the text, not off the tokens."""
+
+    def __post_init__(self) -> None:
+        """Refuse a temperature that cannot be sampled at."""
+        check_temperature(self.temperature)
 
     @property
     def greedy(self) -> bool:

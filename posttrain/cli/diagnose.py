@@ -69,6 +69,7 @@ def diagnose(
     if not dry_run:
         options.check_models(engine, model, teacher, earlier)
 
+    from posttrain.diagnose.pipeline.checks_before_sampling import check_folders
     from posttrain.diagnose.pipeline.diagnose_run import run_request
     from posttrain.diagnose.pipeline.request import DiagnoseRequest
     from posttrain.diagnose.pipeline.run_plan import plan_run
@@ -84,7 +85,7 @@ def diagnose(
         samples=samples,
         precision=precision,
         max_tokens_total=max_tokens_total,
-        probes=options.split_names(probes),
+        probes=options.split_names("--probes", probes),
         teacher=teacher,
         earlier=earlier,
         before=before,
@@ -95,6 +96,7 @@ def diagnose(
         command=typed_command(),
     )
     if dry_run:
+        check_folders(request)
         print("\n".join(plan_run(request).all_lines))
         return
     result = run_request(request, open_reporter(quiet))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -72,6 +73,7 @@ def main() -> None:
     from posttrain.diagnose.errors import PosttrainError, StoppedBySignal, UserError
 
     try:
+        _refuse_broken_text(sys.argv[1:])
         code = app(standalone_mode=False)
         if isinstance(code, int) and code:  # of a typer.Exit
             sys.exit(code)
@@ -99,6 +101,24 @@ def main() -> None:
             sys.exit(2)
         # A usage error of the parser, such as an unknown option or a missing argument.
         _fail(f"{error.format_message()}; see `posttrain --help`", 2)
+
+
+def _refuse_broken_text(arguments: Sequence[str]) -> None:
+    """Refuse arguments that are no text in the encoding of the terminal: nothing that is written could hold them.
+
+    Raises:
+        UserError: Code `broken_text`.
+    """
+    from posttrain.diagnose.errors import UserError
+
+    for number, text in enumerate(arguments, start=1):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"argument {number}: got bytes that are no UTF-8 text ({text!a}); give files and names that are",
+                code="broken_text",
+            ) from error
 
 
 def _fail(message: str, code: int) -> None:

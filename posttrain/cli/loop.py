@@ -24,11 +24,11 @@ def loop(
     out: options.Out,
     rounds: Annotated[int, typer.Option("--rounds", help="Stages to run at most, each followed by a new measurement.")] = 1,
     stages: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--stages", metavar="A,B,C", help="Run these instead of the stages that the diagnosis names, one per round."
         ),
-    ] = "",
+    ] = None,
     samples: options.Samples = None,
     precision: options.Precision = None,
     max_tokens_total: options.MaxTokensTotal = None,
@@ -60,7 +60,7 @@ def loop(
         behaviors, max_tokens=max_tokens, temperature=temperature, system=system, verifier=verifier, limit=limit
     )
     result = run_loop(
-        model, loaded, out=out, rounds=rounds, stages=options.split_names(stages), probes=options.split_names(probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total,
+        model, loaded, out=out, rounds=rounds, stages=() if stages is None else options.split_names("--stages", stages), probes=options.split_names("--probes", probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total,
         engine=engine, config=config, overrides=overrides or [], pilot=options.is_on("--pilot", pilot), seed=seed, command=typed_command(), reporter=open_reporter(quiet),
     )  # fmt: skip
     if is_rank_zero():

@@ -119,9 +119,21 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
-def split_names(text: str) -> list[str]:
-    """Return the names of a comma-separated list."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+def split_names(option: str, given: str) -> list[str]:
+    """Return the names of a comma-separated list.
+
+    Raises:
+        SettingsError: There is nothing before, between or behind its commas (`empty_name`).
+    """
+    names = [name.strip() for name in given.split(",")]
+    if not all(names):
+        from posttrain.diagnose.errors import SettingsError
+
+        raise SettingsError(
+            f"{option}: got {given!r}, which has an empty name; write names with a comma between two of them, or leave the option out",
+            code="empty_name",
+        )
+    return names
 
 
 def is_on(option: str, given: str) -> bool:

@@ -28,6 +28,10 @@ def stages(
 
     from posttrain.diagnose.stage_catalogue import STAGES, to_markdown
 
+    if as_json and markdown:
+        from posttrain.diagnose.errors import SettingsError
+
+        raise SettingsError("stages: got --json and --markdown; give one of them", code="two_formats")
     if as_json or markdown:
         print(
             json.dumps([asdict(stage) for stage in STAGES.values()], indent=1) if as_json else to_markdown(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,10 @@ from posttrain.cli import main
 from posttrain.diagnose.engines import ENGINES
 
 CONTEXT = 100
+ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
+)
+"""A hundred million values in nine lines."""
 GOOD = "name: good\nproblems: good.jsonl\nverifier: {kind: number}\nprompt: {format: completion}\nsampling: {max_tokens: 8}\n"
 
 
@@ -29,6 +34,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "empty").mkdir()
     (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "deep.yaml").write_text("[" * 3_000)
+    (tmp_path / "aliases.yaml").write_text(ALIASES)
+    os.mkfifo(tmp_path / "pipe.yaml")
 
     def behavior(name: str, old: str = "", new: str = "", **row: Any) -> None:
         text = GOOD.replace("name: good", f"name: {name}").replace(old, new)
@@ -107,15 +115,29 @@ WRONG = {
     "--precision 0.7": "precision",
     "--max-tokens-total 0": "max_tokens_total",
     "--samples 4 --precision 0.1": "samples_and_rounds",
+    "--precision 1e-300": "precision",
+    "--max-tokens-total 3": "budget_too_small",
     "--probes prefixladder": "unknown_probe",
     "--probes none,decoding": "none_with_probes",
+    "--probes ,": "empty_name",
+    "--probes decoding,,drift": "empty_name",
+    "--probes decoding,decoding": "probe_twice",
+    "--temperature 1e-300": "behavior_option",
+    "--temperature 1e300": "behavior_option",
+    "--dry-run --out file": "other_files",
+    "--dry-run --before nowhere": "no_run",
     "--split final": "settings",
     "--engine scriptd": "unknown_engine",
     "--engine scripted:x": "engine_address",
     "--engine openai:ftp://x": "engine_address",
     "--workers 0": "too_few_workers",
     "--workers 1000000": "too_many_workers",
+    "--engine openai:http://a\x01b/v1": "engine_address",
+    "--out \udc80": "broken_text",
     "--seed -1": "negative_seed",
+    "--seed 99999999999999999999": "seed_too_large",
+    "deep.yaml": "invalid_yaml",
+    "aliases.yaml": "invalid_yaml",
     "good.yaml": "duplicate_name",
     "nowhere.yaml": "no_such_file",
     "top_p.yaml": "truncation_unsupported",
@@ -184,6 +206,10 @@ def test_samples_outlive_a_wrong_option(folder: Path, refuses: Refuses) -> None:
         "gate empty pass@4=0.5": "malformed_condition",
         "gate empty pass@4>=5": "threshold_out_of_range",
         "gate empty pass@0>=0.5": "malformed_condition",
+        "gate empty pass@99999999999999999999>=0.5": "malformed_condition",
+        "stages --json --markdown": "two_formats",
+        "compare empty empty --out file/run": "not_writable",
+        "compare empty empty --out out --margin nan": "margin_out_of_range",
         "compare nowhere empty --out out": "no_run",
         "compare empty empty --out out": "no_run",
     }.items(),
@@ -197,6 +223,14 @@ TRAINED = {
     "train grop {model} {rows} --out out": "unknown_stage",
     "train sft {model} {rows} --out out --set learning_rat=1": "unknown_setting",
     "train sft {model} {rows} --out out --set seed=-1": "setting_out_of_range",
+    "train sft {model} {rows} --out out --set seed=99999999999999999999": "setting_out_of_range",
+    "train sft {model} {rows} --out out --set num_steps=99999999999999999999": "setting_out_of_range",
+    "train sft {model} {rows} --out out --set lora_rank=99999999": "setting_out_of_range",
+    "train sft {model} {rows} --out out --set learning_rate=1e300": "setting_out_of_range",
+    "train rft {model} {rows} --out out --set temperature=1e-300": "setting_out_of_range",
+    "train sft {model} {rows} --out out --config pipe.yaml": "config_unreadable",
+    "train sft {model} {rows} --out out --config deep.yaml": "config_unreadable",
+    "train sft {model} {rows} --out out --config aliases.yaml": "config_unreadable",
     "train sft {model} {rows} --out out --set target=0.5": "missing_eval_every",
     "train reward_model {model} {rows} --out out --set eval_every=1": "nothing_to_evaluate",
     "train sft {model} {rows} --out file/out": "not_writable",
@@ -209,6 +243,10 @@ TRAINED = {
     "train grpo {model} judged_train.yaml --out out": "judge_unreachable",
     "train grpo {model} long_train.yaml --out out": "max_tokens_too_large",
     "loop {model} {rows} --out out --rounds 0": "too_few_rounds",
+    "loop {model} {rows} --out out --rounds 99999999": "too_many_rounds",
+    "loop {model} {rows} --out out --stages ,": "empty_name",
+    "loop {model} {rows} --out out --stages sft,": "empty_name",
+    "loop {model} {rows} --out out --max-tokens-total 3": "budget_too_small",
     "loop {model} {rows} --out out --stages grop": "unknown_stage",
     "loop {model} {rows} --out out --stages sft --set learning_rat=1": "unknown_setting",
     "loop {model} {rows} --out out --stages sft --set target=0.5": "missing_eval_every",

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.refusals import refused
 
 from posttrain.diagnose import run
 from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.engines.scripted import ScriptedEngine
+from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.probes import PROBES
-from posttrain.diagnose.thresholds import DriftThresholds, Thresholds
+from posttrain.diagnose.thresholds import AvailabilityThresholds, DriftThresholds, SamplingThresholds, Thresholds
 
 
 def test_what_is_written_is_read_back() -> None:
@@ -34,3 +40,32 @@ def test_a_run_records_all_of_them(sums_file: Path, tmp_path: Path) -> None:
     run("m", [sums_file], out=tmp_path / "run", engine=engine, samples=2, probes=["none"], thresholds=changed)
     recorded = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["thresholds"]
     assert recorded == asdict(changed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (Thresholds, {"mastered": 1.5}),
+        (Thresholds, {"mastered": 0.0}),
+        (Thresholds, {"confidence": 1.0}),
+        (Thresholds, {"level": math.nan}),
+        (Thresholds, {"level": "0.95"}),
+        (Thresholds, {"max_truncated": -0.1}),
+        (Thresholds, {"num_draws": 0}),
+        (Thresholds, {"num_draws": 10.5}),
+        (Thresholds, {"reachable": True}),
+        (Thresholds, {"sampling": 3}),
+        (SamplingThresholds, {"growth": math.inf}),
+        (SamplingThresholds, {"first_round": 0}),
+        (AvailabilityThresholds, {"many_paths": 0.0}),
+    ],
+)
+def test_numbers_out_of_range_are_refused(kind: type[Any], changes: dict[str, Any]) -> None:
+    with refused(SettingsError, "threshold_out_of_range"):
+        kind(**changes)
+
+
+def test_a_record_with_a_number_out_of_range_is_refused() -> None:
+    for wrong in ({"mastered": 2.0}, {"sampling": {"max_samples": -1}}):
+        with pytest.raises(ValueError, match="allowed is"):
+            Thresholds.from_json({**asdict(Thresholds()), **wrong})

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from posttrain.diagnose.types import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from posttrain.trainers.config import ReferenceConfig
 from posttrain.trainers.objectives.divergences import TeacherDivergence
 from posttrain.trainers.objectives.reductions import token_mean
@@ -24,7 +25,7 @@ class LogitKdConfig(ReferenceConfig):
 
     beta: float = Field(default=0.0, ge=0, le=1)
     """0: KL(teacher‖π), 1: KL(π‖teacher), between: Jensen–Shannon."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=LEAST_TEMPERATURE, le=MOST_TEMPERATURE)
     """Of both distributions; above 1, low-probability tokens count more."""
 
 

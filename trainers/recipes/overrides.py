@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.yaml_text import YamlTextError, parse_yaml
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.recipes.registry import find_recipe
 
@@ -25,8 +25,8 @@ def load_config(recipe: str, file: Path | None = None, overrides: Sequence[str] 
     values: dict[str, Any] = {}
     if file is not None:
         try:
-            loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            loaded = parse_yaml(_text_of(file))
+        except (OSError, UnicodeDecodeError, YamlTextError) as error:
             raise SettingsError(
                 f"{file} cannot be read as YAML: {' '.join(str(error).split())}", code="config_unreadable"
             ) from error
@@ -43,8 +43,8 @@ def load_config(recipe: str, file: Path | None = None, overrides: Sequence[str] 
                 f"override {override!r} has no `=`; write it like learning_rate=1e-5", code="override_without_value"
             )
         try:
-            values[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            values[key.strip()] = parse_yaml(text)
+        except YamlTextError as error:
             raise SettingsError(
                 f"override {override!r} has no YAML value after the `=`", code="override_without_value"
             ) from error
@@ -64,3 +64,10 @@ def load_config(recipe: str, file: Path | None = None, overrides: Sequence[str] 
             f"{where}={first['input']!r}: {first['msg']}. {meaning}",
             code="setting_out_of_range",
         ) from error
+
+
+def _text_of(file: Path) -> str:
+    """Return the text of a file; a pipe, whose reader would wait, or a folder is none."""
+    if file.exists() and not file.is_file():
+        raise OSError("it is no file")
+    return file.read_text(encoding="utf-8")

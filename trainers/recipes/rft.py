@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from posttrain.diagnose.types import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from posttrain.trainers.config import TracesConfig
 from posttrain.trainers.recipes.blocks import imitation_stage
 from posttrain.trainers.sources.iterative import IterativeSource
@@ -31,7 +32,7 @@ class RftConfig(TracesConfig):
     """Samples per problem. RFT (2308.01825): up to 100, practice 8..32."""
     max_per_problem: int = Field(default=4, ge=1)
     """Distinct verified samples kept per problem, so that easy problems do not outvote hard ones."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=LEAST_TEMPERATURE, le=MOST_TEMPERATURE)
     """Sampling temperature. RFT uses 0.7; 1 keeps rare paths, hence more of the support."""
     rounds: int = Field(default=1, ge=1)
     """How often to sample, each time from the model as it is then; steps or epochs are per round. ReST: 2..3."""

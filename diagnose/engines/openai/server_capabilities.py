@@ -65,7 +65,8 @@ def base_address(url: str) -> str:
         port_known = parts.port is None or parts.port > 0
     except ValueError:
         port_known, parts = False, urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_known:
+    has_blanks = any(one.isspace() or not one.isprintable() for one in url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_known or has_blanks:
         raise SettingsError(
             f"engine openai: got the address {url!r}; give that of a server, such as openai:http://localhost:8000/v1",
             code="engine_address",

@@ -32,6 +32,8 @@ _LONGEST_WAIT = 30.0
 _CONNECT_SECONDS = 10.0
 _FACT_SECONDS = 60.0
 """For what a server knows without thinking, such as its list of models."""
+_FACT_RETRIES = 2
+"""Tries after the first one where a server is asked what it is and nothing listens there."""
 _LARGEST_REPLY = 256 << 20
 _SAY_EVERY = 30.0
 _LOG = logging.getLogger("posttrain.server")
@@ -115,7 +117,7 @@ class Transport:
         """
         if reply is None:
             raise SettingsError(
-                f"engine openai: no answer from {url} in {self.retries + 1} tries (last: {self.last_failure}); check that the server runs",
+                f"engine openai: no answer from {url} in spite of repeated tries (last: {self.last_failure}); check that the server runs",
                 code="no_answer",
             )
         return reply
@@ -229,6 +231,8 @@ class Transport:
                 if isinstance(error, SettingsError):
                     raise
                 self.last_failure = f"{type(error).__name__} {error}".strip()
+                if body is None and attempt >= _FACT_RETRIES and isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+                    return None  # there is no server, and nothing was asked of one yet
             if attempt == self.retries or time.monotonic() + wait >= end:
                 return None
             self._say_failure(url, attempt)

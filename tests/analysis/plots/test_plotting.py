@@ -244,6 +244,11 @@ def test_what_cannot_be_drawn_is_told_in_one_line(arguments: tuple[str, ...], co
         ({"width": "page"}, "width", "column (3.3), text (6.9)"),
         ({"width": 100}, "width", "100"),
         ({"out": "figure.jpg"}, "unknown_suffix", ".pdf, .svg, .png, .tex, .md, .csv"),
+        ({"out": "."}, "out_is_no_file", "file"),
+        ({"out": ""}, "out_is_no_file", "file"),
+        ({"out": "/dev/null"}, "out_is_no_file", "file"),
+        ({"behavior": ["sums", "sums"]}, "name_twice", "sums"),
+        ({"label": ["a", "a"]}, "name_twice", "a"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], code: str, named: str, runs: Path) -> None:

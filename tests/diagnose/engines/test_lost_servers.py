@@ -180,3 +180,11 @@ def test_what_one_server_cannot_sample_with_is_known_before_it_is_asked() -> Non
         with refused(SettingsError, "truncation_unsupported"):
             engine.check_sampling(Sampling(top_k=5))
         assert len(asked) == num_asked
+
+
+def test_an_address_where_nothing_listens_is_told_within_seconds() -> None:
+    """With the waits that a user has: a server that was there may come back, one that never was will not."""
+    begin = time.monotonic()
+    with refused(SettingsError, "no_answer"):
+        open_engine("openai:http://127.0.0.1:9/v1", "m", ())
+    assert time.monotonic() - begin < 5.0
