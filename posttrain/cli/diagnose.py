@@ -99,8 +99,7 @@ def diagnose(
         check_folders(request)
         print("\n".join(plan_run(request).all_lines))
         return
-    result = run_request(request, open_reporter(quiet))
-    print_diagnosis(result, as_json)
+    print_diagnosis(run_request(request, open_reporter(quiet)), as_json)
 
 
 def _split(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Split
 
+NAMES = ("sums", "kept")
 PROBES = ("decoding", "diversity")
 KINDS = ("rollouts", "paths", "agreement", "probes", "done", "validity")
 
@@ -37,7 +39,7 @@ def write_behaviors(folder: Path) -> None:
         )
 
 
-def measure(folder: Path, run: Path, *, pilot: bool = True, goal: Goal | None = None) -> None:
+def measure(folder: Path, run: Path, *, pilot: bool = True, goal: Goal | None = None, names: Sequence[str] = NAMES) -> None:
     """Measure what is not measured yet, without a report; where there is no run yet, begin one.
 
     Args:
@@ -45,8 +47,9 @@ def measure(folder: Path, run: Path, *, pilot: bool = True, goal: Goal | None = 
         run: The run directory.
         pilot: Whether there is one.
         goal: Of the samples; 40 of every problem where None.
+        names: Behaviors to measure.
     """
-    behaviors = diagnose.load_behaviors([folder / "sums.yaml", folder / "kept.yaml"])
+    behaviors = diagnose.load_behaviors([folder / f"{name}.yaml" for name in names])
     engine = ScriptedEngine.for_behaviors(behaviors, 0.4)
     directory, goal = RunDirectory(run), goal or Goal(samples=40)
     settings = {
