@@ -9,7 +9,15 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from posttrain.diagnose.strict_settings import StrictModel, shorten
-from posttrain.diagnose.types import LimitSource, MeasureSettings, PromptFormat, Purpose, Sampling, check_temperature, default_epsilon
+from posttrain.diagnose.types import (
+    LimitSource,
+    MeasureSettings,
+    PromptFormat,
+    Purpose,
+    Sampling,
+    check_temperature,
+    default_epsilon,
+)
 
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 AUTO: Final = "auto"

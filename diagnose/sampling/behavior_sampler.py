@@ -103,6 +103,8 @@ class BehaviorSampler:
         """Sample the first greedy completions, one of each of eight problems, and return them."""
         planned = shards.plan_greedy(self.behavior, self._settings.split, self._settings.rows_per_shard)
         if not self._has_greedy:
+            if not self._settings.directory.shard("rollouts", planned[0].name).exists():
+                self._check_room_for(planned[0].num_samples, 0)
             self._set_aside_others([shard.name for shard in planned])
             self._sample(planned[:1], f"trying {self.behavior.name}")
             self._read()
@@ -154,7 +156,7 @@ class BehaviorSampler:
         self._read()
 
     def _check_room_for(self, num_samples: int, used: int) -> None:
-        """Refuse to look for a limit with more tokens than may be generated.
+        """Refuse first samples that may take more tokens than are left.
 
         Raises:
             SettingsError: Code `budget_too_small`.

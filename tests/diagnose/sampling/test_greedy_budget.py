@@ -49,6 +49,16 @@ def test_greedy_samples_that_would_exceed_a_limit_end_after_the_first_eight(beha
     assert 0 < TokenCounter.tokens <= 8 * MAX_TOKENS
 
 
+@pytest.mark.parametrize("pilot", [True, False])
+def test_looking_for_max_tokens_is_held_to_the_limit_too(behavior: Path, tmp_path: Path, pilot: bool) -> None:
+    behavior.write_text(behavior.read_text().replace(f"max_tokens: {MAX_TOKENS}", "max_tokens: auto"))
+    engine = TokenCounter.with_context(diagnose.load_behaviors([behavior]))
+    TokenCounter.tokens = 0
+    with refused(SettingsError, "budget_too_small"):
+        diagnose.run("m", [behavior], out=tmp_path / "run", engine=engine, max_tokens_total=100, probes=["none"], pilot=pilot)
+    assert TokenCounter.tokens <= 100
+
+
 def test_a_limit_that_holds_them_is_kept(behavior: Path, tmp_path: Path) -> None:
     engine = TokenCounter.with_context(diagnose.load_behaviors([behavior]))
     TokenCounter.tokens = 0
