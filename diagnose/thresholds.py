@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, NamedTuple, Self, get_args, get_type_hints
+from typing import Annotated, Any, NamedTuple, Self, cast, get_args, get_type_hints
 
 from posttrain.diagnose.errors import SettingsError
 
@@ -32,8 +32,8 @@ Count = Annotated[int, _Range(1, 10**9, "a whole number from 1 on")]
 
 
 @cache
-def _ranges_of(thresholds: type[Any]) -> dict[str, tuple[type[Any], _Range | None]]:
-    """Return, of each field, its type and what it may be where it is a number."""
+def _ranges_of(thresholds: Hashable) -> dict[str, tuple[type[Any], _Range | None]]:
+    """Return, of each field of a class, its type and what it may be where it is a number."""
     hints = get_type_hints(thresholds, include_extras=True)
     return {name: get_args(hint) or (hint, None) for name, hint in hints.items()}
 
@@ -49,7 +49,7 @@ class _Ranges:
         Raises:
             SettingsError: Code `threshold_out_of_range`.
         """
-        for name, (kind, allowed) in _ranges_of(type(self)).items():
+        for name, (kind, allowed) in _ranges_of(cast(Hashable, type(self))).items():
             value = getattr(self, name)
             is_of_kind = isinstance(value, float | int if kind is float else kind) and not isinstance(value, bool)
             if not is_of_kind or (allowed is not None and not allowed.holds(value)):

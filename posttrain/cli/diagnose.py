@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from posttrain.cli import options
 from posttrain.cli.printing import open_reporter, print_diagnosis, typed_command
+
+if TYPE_CHECKING:
+    from posttrain.diagnose.pipeline.request import DiagnoseRequest
 
 EXAMPLES = (
     "posttrain diagnose demo products --out runs/products --max-tokens-total 20000",
@@ -69,10 +72,8 @@ def diagnose(
     if not dry_run:
         options.check_models(engine, model, teacher, earlier)
 
-    from posttrain.diagnose.pipeline.checks_before_sampling import check_folders
     from posttrain.diagnose.pipeline.diagnose_run import run_request
     from posttrain.diagnose.pipeline.request import DiagnoseRequest
-    from posttrain.diagnose.pipeline.run_plan import plan_run
 
     request = DiagnoseRequest(
         model=model,
@@ -96,10 +97,18 @@ def diagnose(
         command=typed_command(),
     )
     if dry_run:
-        check_folders(request)
-        print("\n".join(plan_run(request).all_lines))
+        _say_plan(request)
         return
     print_diagnosis(run_request(request, open_reporter(quiet)), as_json)
+
+
+def _say_plan(request: DiagnoseRequest) -> None:
+    """Print what would be sampled, after what can be checked without a model."""
+    from posttrain.diagnose.pipeline.checks_before_sampling import check_folders
+    from posttrain.diagnose.pipeline.run_plan import plan_run
+
+    check_folders(request)
+    print("\n".join(plan_run(request).all_lines))
 
 
 def _split(name: str) -> Any:
