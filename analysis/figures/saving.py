@@ -95,5 +95,10 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file that appears whole or not at all, and the folder it stands in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ from helpers.other_process import another_process_in
 from helpers.refusals import refused
 
 from posttrain import analysis, diagnose
+from posttrain.analysis.figures.saving import write_whole
 from posttrain.analysis.input_error import InputError
 from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.storage.files import write_bytes
 from posttrain.diagnose.storage.output_folder import LOCK, content_of, locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
 
@@ -132,3 +135,21 @@ def test_a_comparison_overwrites_nothing_of_another_command(
     assert files(compared) == before
     with refused(RunError, "other_files"):
         measure(compared)
+
+
+@pytest.mark.parametrize("write", [write_bytes, write_whole])
+def test_a_disk_that_is_full_is_told_with_the_file_and_nothing_half_written_is_left(
+    tmp_path: Path, write: Callable[[Path, bytes], None]
+) -> None:
+    """The largest size of a file stands for the disk: both end a write with an error that names no file."""
+    path, limits = tmp_path / "a.json", resource.getrlimit(resource.RLIMIT_FSIZE)
+    path.write_bytes(b"whole")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            write(path, b"x" * 20_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(path)
+    assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_bytes() == b"whole"
