@@ -225,6 +225,16 @@ class Thresholds(_Ranges):
     """Share of right answers, or of reference paths, that the verifier may refuse or the sampler may be unable to write."""
     max_wrong_accepted: Share = 0.25
     """Share of wrong answers made to be mistaken for the right one, or of other problems' answers, that the verifier may accept."""
+    max_listing: Share = 0.1
+    """Share of the successes that may list several candidates, where the verifier accepts such a list."""
+    contradiction: Share = 0.001
+    """Probability of so few successes, given how likely the reference paths are, below which the measurement contradicts itself."""
+    max_format_gain: Positive = 1.0
+    """Nats per token by which references may be likelier with the prompt in another format than the one that is used."""
+    ends: Share = 0.1
+    """Probability of the end token behind a reference path from which a model is said to end such answers ..."""
+    never_ends: Share = 0.01
+    """... and below which it is said not to."""
     improbable_path: Share = 0.5
     """Share of reference paths with a step below epsilon, from which the paths count as out of reach."""
     level: Probability = 0.95

@@ -158,7 +158,7 @@ class LoopRequest:
     overrides: Sequence[str] = ()
     """`key=value` settings of the recipe."""
     pilot: bool = True
-    """Whether to stop where the pilot of the first diagnosis shows that settings do not fit; later ones have none."""
+    """Whether to stop where a setup check or the pilot of the first diagnosis shows that settings do not fit; later diagnoses have no pilot."""
     seed: int = 0
     """Of sampling and of training."""
     command: str = ""
@@ -261,7 +261,8 @@ def _run_locked(request: LoopRequest, settings: dict[str, Any], processes: Proce
         raise
     for diagnosis in before.diagnoses:
         reporter.say(diagnosis.sentence)
-    refuse_stopped(before)
+    if request.pilot:
+        refuse_stopped(before)
     request = replace(request, behaviors=tuple(one.behavior for one in before.behaviors))  # with the limits that were found
     done: list[LoopRound] = []
     model, last = request.model, before

@@ -15,7 +15,7 @@ from posttrain.diagnose.decide.power import what_settles
 from posttrain.diagnose.decide.routes import ROLE_OF, name_stage
 from posttrain.diagnose.decide.words import write_caveats, write_invalid, write_verdict
 from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, LabelPosterior, label_posterior, posterior_of
-from posttrain.diagnose.measure.validity_checks import UNPARSED
+from posttrain.diagnose.measure.sample_checks import UNPARSED
 from posttrain.diagnose.stage_catalogue import Need
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Bottleneck, Diagnosis, Note, Outcome, SamplingMeasurement
@@ -108,6 +108,11 @@ def label_samples(
     if any(check.outcome is Outcome.NOT_MET and check.name != UNPARSED for check in measured.validity.checks):
         # What a check proves broken is broken: the checks' own intervals are the doubt that is left.
         return SampledLabel(label=Bottleneck.INVALID, confidence=thresholds.level)
+    lenient = None if label is Bottleneck.MASTERED else _lenient_label(counts, label, epsilon, thresholds, seed)
+    unread = any(check.outcome is Outcome.NOT_MET and check.name == UNPARSED for check in measured.validity.checks)
+    if unread and (lenient is None or confidence < thresholds.confidence):
+        # Most samples say nothing of what the model can do, unless a lenient reading reads them.
+        return SampledLabel(label=Bottleneck.INVALID, confidence=thresholds.level)
     if len(bounds := _labels_under_bounds(counts, epsilon, thresholds, seed)) > 1:
         detail = (
             f"{int(counts.num_missing.sum())} samples are missing, and the label depends on them ({' or '.join(sorted(bounds))})"
@@ -116,14 +121,22 @@ def label_samples(
     if confidence < thresholds.confidence:
         shares = ", ".join(f"{one} {share:.0%}" for one, share in posterior.shares.items() if share >= 0.01)
         return _undecided(label, confidence, f"the samples do not decide the label ({shares})")
-    if label is not Bottleneck.MASTERED and (lenient := _lenient_label(counts, label, epsilon, thresholds, seed)):
+    if lenient is not None:
         return SampledLabel(label=Bottleneck.FORMAT, confidence=confidence, lenient=lenient)
     if label is Bottleneck.POOR_CHOICE and checks.greedy.outcome is Outcome.MET:
         return SampledLabel(label=Bottleneck.DECODING, confidence=confidence)
+    if label is Bottleneck.MISSING_SUPPORT and (share := _share_in_support(measured, epsilon)) > thresholds.improbable_path:
+        detail = f"{share:.0%} of the reference paths are likelier than epsilon, so they are not out of reach: look for what ends or misreads them"
+        return _undecided(label, confidence, detail)
     if label is Bottleneck.MISSING_SUPPORT and not measured.behavior.sampling.samples_the_policy:
         detail = "the sampler was truncated or not at temperature 1, so a missing success says nothing about support"
         return _undecided(label, confidence, detail)
     return SampledLabel(label=label, confidence=confidence)
+
+
+def _share_in_support(measured: Measurements, epsilon: float) -> float:
+    """Return the share of the reference paths that are sampled at a rate of at least epsilon; 0 where none is scored."""
+    return 0.0 if measured.paths is None else measured.paths.share_above(epsilon)
 
 
 def _undecided(label: Bottleneck, confidence: float, detail: str) -> SampledLabel:

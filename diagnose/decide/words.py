@@ -9,7 +9,7 @@ import numpy as np
 from posttrain.analysis.stats import samples_to_resolve
 from posttrain.diagnose.decide.checks import VerdictChecks
 from posttrain.diagnose.decide.evidence import Measurements
-from posttrain.diagnose.measure.validity_checks import UNPARSED
+from posttrain.diagnose.measure.sample_checks import UNPARSED
 from posttrain.diagnose.stage_catalogue import STAGES
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Bottleneck, Check, Note, Outcome

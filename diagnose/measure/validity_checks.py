@@ -7,35 +7,40 @@ is right. Each of these is a check here, and one that is not met makes the verdi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from posttrain.analysis.stats import wilson_interval
-from posttrain.diagnose.engines.base import EncodedPrompt, Engine, OnTokens, ScoreRequest
-from posttrain.diagnose.engines.codec import TextCodec, chat_messages
-from posttrain.diagnose.storage.rollout_table import RolloutTable
+from posttrain.diagnose.engines.base import Engine, OnTokens, ScoreRequest
+from posttrain.diagnose.measure.check_values import Checked, Failure, counted
+from posttrain.diagnose.measure.format_check import check_format
+from posttrain.diagnose.measure.sample_checks import (
+    SampledBehavior,
+    check_candidates,
+    check_contradiction,
+    check_shares,
+    spread_samples,
+)
+from posttrain.diagnose.measure.setup_checks import SetupChecks
+from posttrain.diagnose.measure.unread_samples import UnreadSamples, show_unread
+from posttrain.diagnose.storage.rollout_table import Bools, RolloutTable
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
     Behavior,
-    Check,
-    Estimate,
     Outcome,
     PathScore,
     Problem,
     Rollout,
-    SamplingMeasurement,
+    ValidityCode,
     ValidityMeasurement,
     check_estimate,
 )
-from posttrain.diagnose.verifiers.selftest import CaseCount, SelfTest
 
 _MOST_RESCORED = 16
-Checked = tuple[Check, list[str]]
-"""A check, and what broke where it is not met, in words."""
-
-UNPARSED = "validity: unparsed share"
-"""Reported, but never a reason to call a run invalid: the lenient reading decides whether format is what binds."""
+OF_WRONG_FORMAT = frozenset(
+    {ValidityCode.TRUNCATED, ValidityCode.NO_END, ValidityCode.UNREAD, ValidityCode.NO_TEMPLATE, ValidityCode.WRONG_TEMPLATE}
+)
+"""What a prompt in a wrong format leads to."""
+_EXPLAIN_FEW_SUCCESSES = OF_WRONG_FORMAT | {ValidityCode.UNFINISHED_THOUGHT, ValidityCode.MISSING_GRADES}
 
 
 def rescore_samples(
@@ -66,10 +71,8 @@ def check_validity(
     behavior: Behavior,
     engine: Engine,
     thresholds: Thresholds,
-    selftest: SelfTest,
-    counts: SamplingMeasurement,
-    rollouts: RolloutTable,
-    rescored: Sequence[PathScore],
+    setup: SetupChecks,
+    samples: SampledBehavior | None = None,
 ) -> ValidityMeasurement:
     """Check whether the numbers of a behavior can be believed.
 
@@ -77,53 +80,56 @@ def check_validity(
         behavior: What was measured.
         engine: With what.
         thresholds: Of the verdict.
-        selftest: What the verifier said of answers whose grade is known.
-        counts: What was counted; no samples where the self-test failed.
-        rollouts: The samples themselves.
-        rescored: What `rescore_samples` returned; empty where the engine cannot score.
+        setup: What was found before sampling.
+        samples: What was sampled and scored; None where nothing was.
     """
-    prompt = engine.codec.encode_prompt(behavior.problems[0].prompt, behavior.prompt)
-    found = [_check_selftest(selftest), check_prompt(behavior, engine, prompt)]
-    if counts.num_sampled.any():
-        found += _check_shares(behavior, thresholds, counts)
-    if rescored:
-        found.append(_check_agreement(engine, _first_samples(rollouts, counts.problem_ids), rescored))
+    found, unread = list(setup.checked), UnreadSamples()
+    if samples is not None and samples.counts.num_sampled.any():
+        unread = show_unread(samples.problems, spread_samples(samples, _unread(samples.rollouts)))
+        found += _check_samples(behavior, engine, thresholds, samples, unread)
+        if setup.accepts_candidates and (listing := check_candidates(behavior, thresholds, samples)):
+            found.append(listing)
+    failures = [failure for _, failures in found for failure in failures]
     return ValidityMeasurement(
         behavior=behavior.name,
         checks=tuple(check for check, _ in found),
-        notes=(
-            *engine.info.notes,
-            *_notes(behavior, engine),
-            *(f"Warning: {_selftest_words(case)}." for case in selftest.cases if case.num_failed and not case.blocks),
-        ),
-        failures=tuple(failure for _, failures in found for failure in failures),
-        prompt_example=prompt.text,
+        notes=(*engine.info.notes, *_notes(behavior, engine), *setup.notes),
+        failures=tuple(failure.words for failure in failures),
+        failure_codes=tuple(failure.code for failure in failures),
+        unread=unread.texts,
+        share_stated=unread.share_stated,
+        prompt_example=setup.prompt.text,
     )
 
 
-def _check_selftest(selftest: SelfTest) -> Checked:
-    """Check that the verifier grades texts with a known grade so."""
-    tried = sum(case.num_texts for case in selftest.cases)
-    failed = sum(case.num_failed for case in selftest.cases if case.blocks)
-    what = "share of texts with a known grade that the verifier graded so"
-    share = _counted(1 - failed / tried if tried else np.nan)
-    check = check_estimate("validity: verifier self-test", ">=", share, 1.0, n=tried, what=what, unit="texts")
-    return check, [_selftest_words(case) for case in selftest.cases if case.blocks]
+def _check_samples(
+    behavior: Behavior, engine: Engine, thresholds: Thresholds, samples: SampledBehavior, unread: UnreadSamples
+) -> list[Checked]:
+    """Check what samples and scores say; of failures that explain each other, the cause is told alone."""
+    counts, paths = samples.counts, samples.paths
+    found = check_shares(behavior, engine, thresholds, samples, unread)
+    in_format = check_format(engine, behavior, thresholds, samples.formats) if samples.formats else None
+    if in_format is not None:
+        found = [in_format, *(without(one, OF_WRONG_FORMAT) if in_format[1] else one for one in found)]
+    if (contradiction := check_contradiction(behavior, thresholds, counts, paths)) is not None:
+        is_explained = any(failure.code in _EXPLAIN_FEW_SUCCESSES for _, failures in found for failure in failures)
+        found.append((contradiction[0], []) if is_explained else contradiction)
+    if samples.rescored:
+        first = _first_samples(samples.rollouts, counts.problem_ids)
+        found.append(_check_agreement(engine, first, samples.rescored))
+    return found
 
 
-def _check_shares(behavior: Behavior, thresholds: Thresholds, counts: SamplingMeasurement) -> list[Checked]:
-    """Check how many samples are truncated, cannot be read, or have no grade."""
-    n, missing = int(counts.num_samples.sum()), int(counts.num_missing.sum())
-    num_truncated, num_unparsed = int(counts.num_truncated.sum()), int(counts.num_unparsed.sum())
-    longest, failed = "samples that ran into max_tokens", "samples whose verifier failed or timed out"
-    truncated = _share("validity: truncated share", num_truncated, n, thresholds.max_truncated, longest)
-    unparsed = _share(UNPARSED, num_unparsed, n, thresholds.max_unparsed, "samples in which no answer could be read")
-    without_grade = _share("validity: missing share", missing, n + missing, thresholds.max_missing, failed)
-    failures = []
-    if truncated.outcome is Outcome.NOT_MET:
-        share, limit = f"{truncated.estimate:.0%}", behavior.sampling.max_tokens
-        failures.append(f"{share} of samples ran into max_tokens={limit}; raise sampling.max_tokens or add a stop text")
-    return [(truncated, failures), (unparsed, []), (without_grade, [])]
+def _unread(rollouts: RolloutTable) -> Bools:
+    """Return [samples] those in which no answer could be read: of those that came to their end, where there are any."""
+    ended = rollouts.unparsed & ~rollouts.truncated
+    return ended if ended.any() else rollouts.unparsed
+
+
+def without(checked: Checked, codes: frozenset[ValidityCode]) -> Checked:
+    """Return a check without the failures of some codes, which something else explains."""
+    check, failures = checked
+    return check, [failure for failure in failures if failure.code not in codes]
 
 
 def _check_agreement(engine: Engine, sampled: Sequence[Rollout], rescored: Sequence[PathScore]) -> Checked:
@@ -135,28 +141,17 @@ def _check_agreement(engine: Engine, sampled: Sequence[Rollout], rescored: Seque
         f"mean |sampler − scorer| log-probability per token, nats ({engine.info.sample_dtype} against {engine.info.score_dtype})"
     )
     name = "validity: sampler-scorer gap"
-    check = check_estimate(name, "<=", _counted(gap), tolerance, n=len(gaps), what=what, unit="samples")
+    check = check_estimate(name, "<=", counted(gap), tolerance, n=len(gaps), what=what, unit="samples")
     if check.outcome is not Outcome.NOT_MET:
         return check, []
-    return check, [f"sampler and scorer disagree by {gap:.3f} nats per token, {tolerance:g} is explained by precision"]
+    text = f"sampler and scorer disagree by {gap:.3f} nats per token, {tolerance:g} is explained by precision: use one precision for both, or another engine"
+    return check, [Failure(ValidityCode.SAMPLER_SCORER_GAP, text)]
 
 
 def _first_samples(rollouts: RolloutTable, problem_ids: Sequence[str]) -> list[Rollout]:
     """Return the first sample of each problem, 16 at most."""
     first = ~rollouts.greedy & (rollouts.sample_index == 0) & (rollouts.num_tokens > 0) & (rollouts.places(problem_ids) >= 0)
     return rollouts.rows(np.flatnonzero(first)[:_MOST_RESCORED])
-
-
-def _selftest_words(case: CaseCount) -> str:
-    """Say what the verifier got wrong, with an example."""
-    verb = "refuses" if case.name in ("answer", "reference") else "accepts"
-    first = case.examples[0]
-    kinds = {
-        "answer": "the reference answer", "reference": "the whole reference path", "empty": "an empty text", "garbage": "garbage",
-        "near_miss": "a wrong answer", "other_answer": "another problem's answer", "echo": "the echoed prompt", "candidates": "a list of candidate answers",
-    }  # fmt: skip
-    text = first.text if len(first.text) <= 60 else first.text[:57] + "..."
-    return f"the verifier {verb} {kinds[case.name]} in {case.num_failed} of {case.num_texts} tries, e.g. {text!r} for problem {first.problem_id}"
 
 
 def _notes(behavior: Behavior, engine: Engine) -> list[str]:
@@ -168,37 +163,3 @@ def _notes(behavior: Behavior, engine: Engine) -> list[str]:
     if template and behavior.prompt.format == "completion" and engine.info.name == "transformers":
         notes.append("The model has a chat template, and the behavior asks for completion format.")
     return notes
-
-
-def check_prompt(behavior: Behavior, engine: Engine, prompt: EncodedPrompt) -> Checked:
-    """Check that there is one begin-of-text token at most, and that a chat ends where the model must answer."""
-    tokenizer: Any = engine.codec.tokenizer
-    problems = []
-    if tokenizer is not None:
-        bos = tokenizer.bos_token_id
-        if bos is not None and prompt.token_ids[:2] == (bos, bos):
-            problems.append("the prompt begins with two begin-of-text tokens")
-        if prompt.format == "chat" and isinstance(engine.codec, TextCodec):
-            messages = chat_messages(behavior.problems[0].prompt, behavior.prompt)
-            template = engine.codec.template
-            if (
-                template is not None
-                and template.render(messages) == prompt.text
-                and prompt.text.rstrip().endswith(messages[-1].content.strip())
-            ):
-                problems.append("the chat template adds no generation prompt, so the model is not told to answer")
-    what = "the chat template is applied and ended by the generation prompt, with one begin-of-text token at most"
-    right = _counted(float(not problems))
-    return check_estimate("validity: prompt", ">=", right, 1.0, n=1, what=what, unit="prompts"), problems
-
-
-def _counted(value: float) -> Estimate:
-    """Return a number that is known exactly."""
-    return Estimate(estimate=value, low=value, high=value, method="counted")
-
-
-def _share(name: str, count: int, n: int, threshold: float, what: str) -> Check:
-    """Check that a share of samples is not too large."""
-    interval = wilson_interval(count, n)
-    share = Estimate(estimate=count / n if n else np.nan, low=interval.low, high=interval.high, method="Wilson over samples")
-    return check_estimate(name, "<=", share, threshold, n=n, what=what, unit="samples")

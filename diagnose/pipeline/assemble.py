@@ -29,6 +29,7 @@ from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Behavior, Diagnosis, LimitSource, Note, Split, ValidityMeasurement
 
 Entry = TypeVar("Entry", bound=FileModel)
+_OF_CHECKS = ("estimate", "low", "high", "threshold")
 EARLIER_DEFAULT = 64
 """`max_tokens` of behaviors without one, in runs of versions before `auto`."""
 TRAIN_SPLIT = (
@@ -138,7 +139,11 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
 def _read_validity(directory: RunDirectory, behavior: Behavior) -> ValidityMeasurement:
     """Read the validity checks of a behavior that is measured to the end."""
     entry = _read_entry(directory, "validity", behavior.name, ValidityEntry)
-    return TypeAdapter(ValidityMeasurement).validate_python({"behavior": behavior.name, **entry.model_dump()})
+    checks = [
+        one.model_dump() | {name: getattr(one, name) for name in _OF_CHECKS} for one in entry.checks
+    ]  # a dump has None for NaN
+    content = {**entry.model_dump(), "behavior": behavior.name, "checks": checks}
+    return TypeAdapter(ValidityMeasurement).validate_python(content)
 
 
 def _read_entry(directory: RunDirectory, kind: str, name: str, model: type[Entry]) -> Entry:

@@ -7,26 +7,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
+from posttrain.diagnose.measure.format_check import can_try_formats, score_formats
 from posttrain.diagnose.measure.reference_likelihood import score_references, summarize_references
+from posttrain.diagnose.measure.sample_checks import SampledBehavior
+from posttrain.diagnose.measure.setup_checks import SetupChecks, check_setup
 from posttrain.diagnose.measure.validity_checks import check_validity, rescore_samples
-from posttrain.diagnose.pipeline.pilot import (
-    GO_ON,
-    PILOT_STOPPED,
-    check_setup,
-    judge_pilot,
-    needs_longer,
-    pilot_check,
-    reopen_stopped,
-)
+from posttrain.diagnose.pipeline.pilot import GO_ON, PILOT_STOPPED, SETUP_FAILED, Pilot, judge_pilot, needs_longer, reopen_stopped
 from posttrain.diagnose.probes.base import MeasuredBehavior
 from posttrain.diagnose.probes.runner import ProbeRun, run_probes, tokens_of_probes
 from posttrain.diagnose.report.words import describe_limit
 from posttrain.diagnose.sampling.behavior_sampler import BehaviorSampler, SamplingSettings
 from posttrain.diagnose.sampling.token_budget import TokenBudget
 from posttrain.diagnose.sampling.token_limit import limit_record, limit_without_pilot
-from posttrain.diagnose.storage.diagnosis_json import PilotEntry, SamplingEntry, ValidityEntry
+from posttrain.diagnose.storage.diagnosis_json import SamplingEntry, ValidityEntry
 from posttrain.diagnose.storage.run_check import ASIDE, set_aside
-from posttrain.diagnose.types import Behavior, Cost, LimitSource, PathScore
+from posttrain.diagnose.types import Behavior, Cost, LimitSource, PathScore, Rollout, SamplingMeasurement, ValidityCode
 from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.diagnose.verifiers.selftest import SelfTest, verifier_selftest
 
@@ -40,6 +35,19 @@ class OpenVerifier:
 
 
 VerifierOf = Callable[[Behavior], OpenVerifier]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EarlyChecks:
+    """What was found before a behavior is sampled beyond its pilot."""
+
+    setup: SetupChecks
+    pilot: Pilot = field(default_factory=Pilot)
+
+    @property
+    def ended_code(self) -> str:
+        """Return why the behavior is not sampled further; empty where it is."""
+        return SETUP_FAILED if self.setup.failures else PILOT_STOPPED if self.pilot.checked else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +79,7 @@ class MeasurementRun:
                 if behavior.name not in known:
                     grader = opened.enter_context(Grader(behavior))
                     grader.check_ready()
-                    selftest = verifier_selftest(behavior, grader, behavior.split(self.settings.split))
+                    selftest = verifier_selftest(behavior, grader, behavior.split(self.settings.split), self.settings.thresholds)
                     grader.rest()
                     known[behavior.name] = OpenVerifier(grader=grader, selftest=selftest)
                 return known[behavior.name]
@@ -106,28 +114,36 @@ class MeasurementRun:
         for behavior in behaviors if unfinished and budget.limited else ():
             if behavior not in unfinished:
                 self._record(budget, behavior, int(directory.rollout_table(behavior.name).num_tokens.sum()))
-        unfinished = [self._find_limit(behavior, verifier_of, budget) for behavior in unfinished]
+        setups = {behavior.name: self._check_setup(behavior, verifier_of(behavior)) for behavior in unfinished}
+        unfinished = [self._find_limit(behavior, setups[behavior.name], verifier_of, budget) for behavior in unfinished]
         for behavior in unfinished:
             if behavior.limit_source not in (LimitSource.GIVEN, LimitSource.AUTO):
                 limit = describe_limit(behavior.sampling.max_tokens, behavior.limit_source)
                 self.settings.reporter.say(f"{behavior.name}: a sample may have {limit}")
-        pilots = self._sample_pilots(unfinished, verifier_of, budget)
+        early = self._sample_pilots(unfinished, setups, verifier_of, budget)
         for group in [unfinished] if budget.shared else [[behavior] for behavior in unfinished]:
-            self._measure_together(group, verifier_of, budget, pilots)
+            self._measure_together(group, verifier_of, budget, early)
 
-    def _find_limit(self, behavior: Behavior, verifier_of: VerifierOf, budget: TokenBudget) -> Behavior:
+    def _check_setup(self, behavior: Behavior, opened: OpenVerifier) -> SetupChecks:
+        """Return what is found before a behavior is sampled."""
+        settings, problems = self.settings, behavior.split(self.settings.split)
+        setup = check_setup(behavior, settings.engine, settings.thresholds, opened.selftest, problems)
+        if setup.failures:
+            settings.reporter.say(f"{behavior.name}: not sampled: {'; '.join(one.words for one in setup.failures)}")
+        return setup
+
+    def _find_limit(self, behavior: Behavior, setup: SetupChecks, verifier_of: VerifierOf, budget: TokenBudget) -> Behavior:
         """Return a behavior whose `max_tokens` is known, and record it; where nothing is going to be sampled it stays unknown."""
-        if behavior.limit_source is not LimitSource.AUTO:
+        if behavior.limit_source is not LimitSource.AUTO or setup.failures:
             return behavior
-        opened, settings, room = verifier_of(behavior), self.settings, self.rooms[behavior.name]
-        if opened.selftest.failures or (self.pilot and check_setup(behavior, settings.engine).codes):
-            return behavior
+        settings, room = self.settings, self.rooms[behavior.name]
         if self.pilot:
             has_references = any(problem.references for problem in behavior.problems)
             most = settings.thresholds.max_pilot if has_references else settings.thresholds.max_pilot_limit
-            sampler = BehaviorSampler(behavior, opened.grader.grade, settings, budget)
+            grader = verifier_of(behavior).grader
+            sampler = BehaviorSampler(behavior, grader.grade, settings, budget)
             sampler.find_limit(room, lambda one, rollouts: needs_longer(one, settings.engine, rollouts, most))
-            opened.grader.rest()
+            grader.rest()
             behavior = sampler.behavior
         else:
             behavior = limit_without_pilot(settings.engine, behavior, room)
@@ -135,88 +151,112 @@ class MeasurementRun:
         return behavior
 
     def _sample_pilots(
-        self, behaviors: Sequence[Behavior], verifier_of: VerifierOf, budget: TokenBudget
-    ) -> dict[str, PilotEntry]:
-        """Return what the pilot of each behavior showed, those of all behaviors before anything else is sampled.
+        self, behaviors: Sequence[Behavior], setups: Mapping[str, SetupChecks], verifier_of: VerifierOf, budget: TokenBudget
+    ) -> dict[str, EarlyChecks]:
+        """Return what setup checks and pilots showed, those of all behaviors before anything else is sampled.
 
         Where tokens are limited, the first greedy samples are taken in any case: they tell what all of them take.
 
         Raises:
             SettingsError: The limit does not hold the greedy samples (`budget_too_small`).
         """
-        found: dict[str, PilotEntry] = {}
+        settings, found = self.settings, dict[str, EarlyChecks]()
         greedy_tokens: dict[str, int] = {}
         for behavior in behaviors:
-            opened, engine = verifier_of(behavior), self.settings.engine
-            if opened.selftest.failures or not (self.pilot or budget.limited):
-                found[behavior.name] = PilotEntry()
-                continue
-            entry = check_setup(behavior, engine) if self.pilot else PilotEntry()
-            if not entry.codes:
-                sampler = BehaviorSampler(behavior, opened.grader.grade, self.settings, budget)
+            early = EarlyChecks(setup=setups[behavior.name])
+            if not early.ended_code and (self.pilot or budget.limited):
+                grader = verifier_of(behavior).grader
+                sampler = BehaviorSampler(behavior, grader.grade, settings, budget)
                 rollouts = sampler.sample_pilot()
                 if self.pilot:
-                    entry = judge_pilot(behavior, engine, rollouts, self.settings.thresholds)
-                if not entry.codes:
+                    early = replace(early, pilot=self._judge_pilot(behavior, rollouts))
+                if not early.ended_code:
                     greedy_tokens[behavior.name] = sampler.greedy_tokens(rollouts)
-                opened.grader.rest()
-            found[behavior.name] = entry
-            if entry.codes:
-                self.settings.reporter.say(f"{behavior.name}: stopped after the pilot: {'; '.join(entry.failures)}; or {GO_ON}")
+                grader.rest()
+            found[behavior.name] = early
         budget.check_greedy(greedy_tokens)
         return found
 
+    def _judge_pilot(self, behavior: Behavior, rollouts: Sequence[Rollout]) -> Pilot:
+        settings = self.settings
+        pilot = judge_pilot(behavior, settings.engine, rollouts, settings.thresholds, lambda: self._score_formats(behavior))
+        if pilot.checked:
+            settings.reporter.say(f"{behavior.name}: stopped after the pilot: {'; '.join(pilot.entry.failures)}; or {GO_ON}")
+        return pilot
+
     def _measure_together(
-        self, behaviors: Sequence[Behavior], verifier_of: VerifierOf, budget: TokenBudget, pilots: Mapping[str, PilotEntry]
+        self, behaviors: Sequence[Behavior], verifier_of: VerifierOf, budget: TokenBudget, early: Mapping[str, EarlyChecks]
     ) -> None:
         """Serve the behavior with the lowest priority until all are finished."""
         waiting = []
         for behavior in behaviors:
-            verifier = verifier_of(behavior)
-            waiting.append((BehaviorSampler(behavior, verifier.grader.grade, self.settings, budget), verifier))
+            grader = verifier_of(behavior).grader
+            waiting.append((BehaviorSampler(behavior, grader.grade, self.settings, budget), grader))
         while waiting:
-            sampler, verifier = served = min(waiting, key=lambda one: one[0].priority)
-            pilot = pilots[sampler.behavior.name]
-            if verifier.selftest.failures or pilot.codes or sampler.done:
-                self._finish(sampler, verifier, pilot, budget)
-                verifier.grader.close()
+            sampler, grader = served = min(waiting, key=lambda one: one[0].priority)
+            found = early[sampler.behavior.name]
+            if found.ended_code or sampler.done:
+                self._finish(sampler, grader, found, budget)
+                grader.close()
                 waiting.remove(served)
             else:
                 sampler.sample_round()
 
-    def _finish(self, sampler: BehaviorSampler, verifier: OpenVerifier, pilot: PilotEntry, budget: TokenBudget) -> None:
+    def _finish(self, sampler: BehaviorSampler, grader: Grader, early: EarlyChecks, budget: TokenBudget) -> None:
         """Score, check and probe a behavior that is sampled to the end, and mark it as done."""
-        settings, behavior, selftest = self.settings, sampler.behavior, verifier.selftest
-        directory, engine = settings.directory, settings.engine
-        is_sampled = not selftest.failures and not pilot.codes
-        plan = SamplingEntry(pilot=pilot)
-        if pilot.codes:
-            plan = SamplingEntry(
-                pilot=pilot, ended_because="the pilot showed that the settings do not fit", ended_code=PILOT_STOPPED
+        settings, behavior, directory = self.settings, sampler.behavior, self.settings.directory
+        plan = SamplingEntry(pilot=early.pilot.entry)
+        samples: SampledBehavior | None = None
+        if early.ended_code:
+            words = {SETUP_FAILED: "a setup check failed", PILOT_STOPPED: "the pilot showed that the settings do not fit"}
+            plan = SamplingEntry(pilot=early.pilot.entry, ended_because=words[early.ended_code], ended_code=early.ended_code)
+        else:
+            samples = self._score_samples(sampler)
+            if settings.goal.adaptive:
+                end = sampler.end
+                plan = SamplingEntry(
+                    num_rounds=sampler.num_rounds, ended_because=end.words, ended_code=end.reason, pilot=early.pilot.entry
+                )
+        validity = check_validity(behavior, settings.engine, settings.thresholds, early.setup, samples)
+        if early.pilot.checked:
+            pilot = early.pilot
+            validity = replace(
+                validity,
+                checks=(*validity.checks, *(check for check, _ in pilot.checked)),
+                failures=tuple(pilot.entry.failures),
+                failure_codes=tuple(pilot.entry.codes),
+                unread=pilot.unread.texts,
+                share_stated=pilot.unread.share_stated,
             )
-        elif settings.goal.adaptive and is_sampled:
-            end = sampler.end
-            plan = SamplingEntry(num_rounds=sampler.num_rounds, ended_because=end.words, ended_code=end.reason, pilot=pilot)
-        rescored: Sequence[PathScore] = ()
-        if is_sampled and engine.info.can_score:
-            self._score_references(behavior)
-            rescored = self._rescore_samples(sampler)
-        validity = check_validity(behavior, engine, settings.thresholds, selftest, sampler.counts, sampler.rollouts, rescored)
-        if pilot.codes:
-            validity = replace(validity, checks=(*validity.checks, pilot_check(pilot)), failures=tuple(pilot.failures))
         directory.write_part("validity", behavior.name, ValidityEntry.model_validate(validity).to_json())
-        if not validity.failures and sampler.counts.num_samples.any():
+        if samples is not None and set(validity.failure_codes) <= {ValidityCode.UNREAD} and sampler.counts.num_samples.any():
             measured = MeasuredBehavior(
                 behavior=behavior,
                 split=settings.split,
                 counts=sampler.counts,
                 posterior=sampler.posterior,
                 rollouts=sampler.rollouts,
-                paths=summarize_references(behavior, tuple(directory.read_paths(behavior.name))),
+                paths=summarize_references(behavior, tuple(samples.paths)),
             )
-            run_probes(self.probe_run, measured, verifier.grader.grade, tokens_left=budget.left())
+            run_probes(self.probe_run, measured, grader.grade, tokens_left=budget.left())
         self._record(budget, behavior, int(directory.rollout_table(behavior.name).num_tokens.sum()))
         directory.write_done(behavior.name, plan.to_json())
+
+    def _score_samples(self, sampler: BehaviorSampler) -> SampledBehavior:
+        """Return the samples of a behavior with what is scored beside them."""
+        settings, behavior, counts = self.settings, sampler.behavior, sampler.counts
+        rescored: Sequence[PathScore] = ()
+        if settings.engine.info.can_score:
+            self._score_references(behavior)
+            rescored = self._rescore_samples(sampler)
+        return SampledBehavior(
+            problems=behavior.split(settings.split),
+            counts=counts,
+            rollouts=sampler.rollouts,
+            paths=tuple(settings.directory.read_paths(behavior.name)),
+            rescored=rescored,
+            formats=self._score_formats(behavior) if _mostly_fails(counts) else (),
+        )
 
     def _record(self, budget: TokenBudget, behavior: Behavior, sample_tokens: int) -> None:
         """Record what a finished behavior has generated, its probes included."""
@@ -238,6 +278,18 @@ class MeasurementRun:
             paths = score_references(self.settings.engine, behavior, problems, on_tokens=on_path)
             directory.write_paths(name, paths, _scoring_cost(paths, start))
 
+    def _score_formats(self, behavior: Behavior) -> Sequence[PathScore]:
+        directory, engine = self.settings.directory, self.settings.engine
+        if not can_try_formats(behavior, engine):
+            return ()
+        name = f"{behavior.name}.{self.settings.split}.00000"
+        if not directory.shard("formats", name).exists():
+            with self.settings.reporter.task(f"checking the prompt of {behavior.name}", None) as task:
+                start = time.monotonic()
+                scored = score_formats(engine, behavior, behavior.split(self.settings.split), on_tokens=task.tokens)
+                directory.write_paths(name, scored, _scoring_cost(scored, start), kind="formats")
+        return list(directory.read_paths(behavior.name, kind="formats"))
+
     def _rescore_samples(self, sampler: BehaviorSampler) -> Sequence[PathScore]:
         directory, behavior = self.settings.directory, sampler.behavior
         name = f"{behavior.name}.{self.settings.split}.00000"
@@ -252,3 +304,7 @@ class MeasurementRun:
 
 def _scoring_cost(paths: Sequence[PathScore], start: float) -> Cost:
     return Cost(seconds=time.monotonic() - start, scored_tokens=sum(len(path.token_ids) for path in paths))
+
+
+def _mostly_fails(counts: SamplingMeasurement) -> bool:
+    return 2 * int(counts.num_correct.sum()) < int(counts.num_samples.sum())

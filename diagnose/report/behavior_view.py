@@ -153,6 +153,7 @@ def _validity_view(entry: BehaviorEntry, methods: MethodNotes) -> dict[str, Any]
         "checks": [_check_view(check, methods) for check in validity.checks],
         "notes": notes,
         "failures": validity.failures,
+        "unread": [(one.problem_id, visible(one.text), visible(one.wanted)) for one in validity.unread],
         "prompt": visible(validity.prompt_example),
     }
 

@@ -10,10 +10,9 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from posttrain.diagnose.storage.json_model import FileModel, Number, Text
 from posttrain.diagnose.types import (
@@ -26,6 +25,7 @@ from posttrain.diagnose.types import (
     Role,
     Split,
     StopReason,
+    ValidityCode,
     VerifierOrigin,
 )
 
@@ -130,6 +130,12 @@ class ProblemEntry(FileModel):
     reference_nll_per_token: Number = math.nan
     prefix_needed: PrefixEntry = PrefixEntry()
 
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
+        if not 0 <= self.num_correct <= self.num_samples:
+            raise ValueError(f"problem {self.id}: got {self.num_correct} successes in {self.num_samples} samples")
+        return self
+
 
 class SettlesEntry(FileModel):
     """The further effort that is expected to decide what is undecided."""
@@ -179,27 +185,31 @@ class ProbeEntry(FileModel):
     cost: ProbeCostEntry | None = None
 
 
+class UnreadEntry(FileModel):
+    """A sample in which no answer could be read, beside what it should say."""
+
+    problem_id: str
+    text: Text
+    wanted: Text
+    """The reference path, or the answer where there is none."""
+    states_answer: bool = False
+    """Whether it states the answer once blanks and punctuation are left out."""
+
+
 class ValidityEntry(FileModel):
     """Whether the numbers of a behavior can be believed at all."""
 
     checks: Sequence[CheckEntry] = ()
     notes: Sequence[str] = ()
     failures: Sequence[str] = ()
+    failure_codes: Sequence[ValidityCode] = ()
+    """The code of each failure."""
+    unread: Sequence[UnreadEntry] = ()
+    """Some of the samples in which no answer could be read."""
+    share_stated: Number | None = None
+    """Share of them that state the answer once blanks and punctuation are left out; null where all could be read."""
     prompt_example: Text = ""
     """One prompt exactly as the model reads it."""
-
-
-class PilotCode(StrEnum):
-    """Why a behavior is not sampled beyond its pilot."""
-
-    BROKEN_TEMPLATE = "broken_template"
-    """The prompt is not what the model is to answer."""
-    TRUNCATED = "truncated"
-    """Most samples run into `max_tokens`."""
-    NO_END = "no_end"
-    """Most samples run into `max_tokens` because nothing ends an answer."""
-    UNREAD = "unread"
-    """No answer can be read in most samples."""
 
 
 class PilotEntry(FileModel):
@@ -210,7 +220,7 @@ class PilotEntry(FileModel):
     num_truncated: int = 0
     num_unread: int = 0
     """Samples that ended and in which no answer could be read."""
-    codes: Sequence[PilotCode] = ()
+    codes: Sequence[ValidityCode] = ()
     """Why nothing more was sampled; empty where it was."""
     failures: Sequence[str] = ()
     """The same in words, with the repair."""

@@ -27,7 +27,7 @@ from posttrain.diagnose.storage.run_record import RunRecord
 from posttrain.diagnose.storage.shard_file import AGAIN, COSTS, part_of, read_shard, rows_of
 from posttrain.diagnose.types import Cost, Finding, PathScore, Rollout
 
-KINDS = ("rollouts", "paths", "agreement", "probes")
+KINDS = ("rollouts", "paths", "agreement", "formats", "probes")
 """Folders of shards: samples, references scored, samples scored again, and what probes sampled."""
 
 
@@ -160,7 +160,7 @@ class RunDirectory:
         return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:16]
 
     def shard(self, kind: str, name: str) -> Path:
-        """Return the path of a shard of `rollouts`, `paths`, `agreement` or `probes`."""
+        """Return the path of a shard of `rollouts`, `paths`, `agreement`, `formats` or `probes`."""
         return self.path / kind / f"{name}.parquet"
 
     def part(self, kind: str, name: str) -> Path:
@@ -217,7 +217,7 @@ class RunDirectory:
         self.write_shard(kind, name, to_arrow(rollouts), cost)
 
     def write_paths(self, name: str, paths: Sequence[PathScore], cost: Cost, *, kind: str = "paths") -> None:
-        """Write a shard of path scores: `paths` of references, `agreement` of our own samples scored again."""
+        """Write a shard of path scores: `paths` of references, `formats` of them after other prompts, `agreement` of our samples."""
         self.write_shard(kind, name, path_table.to_arrow(paths), cost)
 
     def write_shard(self, kind: str, name: str, table: pa.Table, cost: Cost) -> None:
@@ -248,7 +248,7 @@ class RunDirectory:
 
     def cost(self, behavior: str, rollouts: RolloutTable, findings: Sequence[Finding] = ()) -> Cost:
         """Add up what one behavior took: its shards (`rollouts` are its own) and its further probes."""
-        paths = [path for kind in ("paths", "agreement") for path in self.shards(kind, behavior)]
+        paths = [path for kind in ("paths", "agreement", "formats") for path in self.shards(kind, behavior)]
         costs = [*rollouts.costs, *(read_shard(path, self.identity).record for path in paths)]
         total = {name: sum(cost[name] for cost in costs) + sum(getattr(f, name) for f in findings) for name in COSTS}
         return Cost(

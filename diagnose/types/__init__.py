@@ -41,7 +41,6 @@ from posttrain.diagnose.types.measurement import Estimate as Estimate
 from posttrain.diagnose.types.measurement import Outcome as Outcome
 from posttrain.diagnose.types.measurement import PathLikelihoodMeasurement as PathLikelihoodMeasurement
 from posttrain.diagnose.types.measurement import SamplingMeasurement as SamplingMeasurement
-from posttrain.diagnose.types.measurement import ValidityMeasurement as ValidityMeasurement
 from posttrain.diagnose.types.measurement import check_estimate as check_estimate
 from posttrain.diagnose.types.measurement import decide as decide
 from posttrain.diagnose.types.rollout import Floats as Floats
@@ -52,3 +51,6 @@ from posttrain.diagnose.types.rollout import PathScore as PathScore
 from posttrain.diagnose.types.rollout import Rollout as Rollout
 from posttrain.diagnose.types.rollout import StopReason as StopReason
 from posttrain.diagnose.types.rollout import reaches as reaches
+from posttrain.diagnose.types.validity import UnreadText as UnreadText
+from posttrain.diagnose.types.validity import ValidityCode as ValidityCode
+from posttrain.diagnose.types.validity import ValidityMeasurement as ValidityMeasurement

@@ -78,6 +78,11 @@ class PathLikelihoodMeasurement:
     first_improbable_step: npt.NDArray[np.int64]
     """[paths] the first step less likely than epsilon, −1 where there is none."""
 
+    def share_above(self, probability: float) -> float:
+        """Return the share of whole paths that are at least this likely."""
+        sums = np.array([path.policy_logprobs.sum(dtype=np.float64) for path in self.paths])
+        return float((sums >= np.log(probability)).mean())
+
 
 class Outcome(StrEnum):
     """What a check says."""
@@ -122,17 +127,3 @@ def check_estimate(name: str, op: str, value: Estimate, threshold: float, *, n: 
     """Return the check that holds an estimate against a threshold; the arguments are the fields of `Check`."""
     outcome = decide(op, value.low, value.high, threshold)
     return Check(name=name, op=op, threshold=threshold, n=n, outcome=outcome, what=what, unit=unit, **asdict(value))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ValidityMeasurement:
-    """Whether the measurement of a behavior is valid."""
-
-    behavior: str
-    checks: tuple[Check, ...]
-    notes: tuple[str, ...]
-    """Findings that do not stop a verdict, in words."""
-    failures: tuple[str, ...]
-    """What broke, in words, with an example."""
-    prompt_example: str
-    """One prompt exactly as the model reads it."""

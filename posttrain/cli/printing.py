@@ -23,10 +23,10 @@ def open_reporter(quiet: bool) -> Reporter:
 
 
 def print_diagnosis(result: Any, as_json: bool) -> None:
-    """Print the verdict of every behavior, or diagnosis.json; then refuse a run that its pilot stopped.
+    """Print the verdict of every behavior, or diagnosis.json; then refuse a run of which a setup check or the pilot stopped a behavior.
 
     Raises:
-        SettingsError: Code `pilot_stopped`.
+        SettingsError: Code `setup_failed` or `pilot_stopped`.
     """
     from posttrain.diagnose.pipeline.pilot import refuse_stopped
 

@@ -11,7 +11,7 @@ import pytest
 from posttrain.diagnose.decide.evidence import Measurements
 from posttrain.diagnose.decide.routes import name_stage
 from posttrain.diagnose.decide.verdict import diagnose_behavior
-from posttrain.diagnose.measure.validity_checks import UNPARSED
+from posttrain.diagnose.measure.sample_checks import UNPARSED
 from posttrain.diagnose.stage_catalogue import Need
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
@@ -151,12 +151,14 @@ def check(name: str, outcome: Outcome) -> Check:
     return Check(name=name, op="<=", estimate=0.9, low=0.8, high=0.95, threshold=0.2, n=10, method="", outcome=outcome)
 
 
-def test_a_failed_validity_check_is_invalid_but_unparsed_answers_are_not() -> None:
+def test_a_failed_validity_check_is_invalid_and_unread_samples_are_unless_a_lenient_reading_reads_them() -> None:
     behavior, sampling, validity = make(np.zeros(40))
     broken = replace(validity, checks=(check("validity: truncated share", Outcome.NOT_MET),))
     assert diagnose(behavior, sampling, broken).bottleneck is Bottleneck.INVALID
     unread = replace(validity, checks=(check(UNPARSED, Outcome.NOT_MET),))
-    assert diagnose(behavior, sampling, unread).bottleneck is Bottleneck.MISSING_SUPPORT
+    assert diagnose(behavior, sampling, unread).bottleneck is Bottleneck.INVALID
+    readable = replace(sampling, num_lenient_correct=np.full(40, 20))
+    assert diagnose(behavior, readable, unread).bottleneck is Bottleneck.FORMAT
 
 
 def test_no_samples_at_all_is_invalid() -> None:

@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.character_engine import CharacterEngine
 from helpers.token_counter import TokenCounter
 
 from posttrain import diagnose
 from posttrain.cli import main
 from posttrain.diagnose import load_behavior
 from posttrain.diagnose.engines.scripted import ScriptedEngine
+from posttrain.diagnose.measure.truncation import is_looping
 from posttrain.diagnose.pipeline.assemble import assemble
-from posttrain.diagnose.pipeline.pilot import check_setup, is_looping
-from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile, PilotCode
+from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile
 from posttrain.diagnose.storage.rollout_table import GREEDY
 from posttrain.diagnose.storage.run_directory import RunDirectory
-from posttrain.diagnose.types import Bottleneck
+from posttrain.diagnose.types import Bottleneck, ValidityCode
 
 LONG = "first " + ", then ".join(f"step {i}" for i in range(40))
 
@@ -53,10 +52,10 @@ def command(monkeypatch: pytest.MonkeyPatch, text: str) -> tuple[int, Any]:
 
 RUN = "diagnose model.yaml {} --engine scripted --out out --samples 16 --probes none --quiet"
 FAULTS = {
-    "truncated": ("short", LONG, PilotCode.TRUNCATED, "max_tokens: 128"),
-    "loops": ("short", "so " * 100, PilotCode.NO_END, "stop:"),
-    "asks on": ("asked", "7\nQ: 5 + 5 =\nA: 10\nQ: what is the next one here? " + LONG, PilotCode.NO_END, 'stop: ["Q:'),
-    "unread": ("short", "I would rather not", PilotCode.UNREAD, "verifier:"),
+    "truncated": ("short", LONG, ValidityCode.TRUNCATED, "max_tokens: 128"),
+    "loops": ("short", "so " * 100, ValidityCode.NO_END, "stop:"),
+    "asks on": ("asked", "7\nQ: 5 + 5 =\nA: 10\nQ: what is the next one here? " + LONG, ValidityCode.NO_END, 'stop: ["Q:'),
+    "unread": ("short", "I would rather not", ValidityCode.UNREAD, "verifier:"),
 }
 
 
@@ -91,6 +90,19 @@ def test_without_a_pilot_a_stopped_run_goes_on_with_its_samples(folder: Path, mo
     assert (code, error.code) == (2, "not_on_or_off")
 
 
+def test_a_run_whose_setup_is_wrong_ends_before_it_samples(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verifier accepts every number; with a pilot or without, nothing is sampled, and the command says so with its exit code."""
+    Path("short.yaml").write_text(Path("short.yaml").read_text().replace("{kind: number}", "{kind: number, tolerance: 1e9}"))
+    write_model("7")
+    for more in ("", " --pilot off"):
+        status, error = command(monkeypatch, RUN.format("short.yaml") + more)
+        assert (status, error.code) == (2, "setup_failed")
+        assert "\n" not in str(error)
+        entry = DiagnosisFile.model_validate_json((folder / "out" / "diagnosis.json").read_text())["short"]
+        assert (entry.bottleneck, entry.sampling.ended_code, entry.cost.samples) == (Bottleneck.INVALID, "setup_failed", 0)
+        assert list(entry.validity.failure_codes) == [ValidityCode.ACCEPTS_WRONG_ANSWERS]
+
+
 def test_the_samples_of_a_pilot_are_the_greedy_samples(folder: Path) -> None:
     behaviors = [load_behavior("short.yaml")]
     TokenCounter.tokens = 0
@@ -120,14 +132,6 @@ def test_a_model_that_often_fails_and_stops_is_measured(folder: Path) -> None:
     engine = ScriptedEngine.for_behaviors(behaviors, 0.02)
     run = diagnose.run("m", behaviors, out="out", engine=engine, samples=64, probes=["none"])
     assert run["short"].diagnosis.bottleneck is not Bottleneck.INVALID
-
-
-def test_a_broken_template_is_told_before_anything_is_sampled(folder: Path) -> None:
-    closed = CharacterEngine("{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}")
-    Path("chat.yaml").write_text("problems: rows.jsonl\nprompt: {format: chat}\nverifier: {kind: number}\n")
-    entry = check_setup(load_behavior("chat.yaml"), closed)
-    assert list(entry.codes) == [PilotCode.BROKEN_TEMPLATE]
-    assert entry.num_samples == 0
 
 
 def test_loops_are_told_from_long_texts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -309,6 +310,15 @@ def test_a_lost_round_of_an_adaptive_run_is_sampled_again_as_it_was_planned(sett
         path.unlink()
     assert sample(1_000).num_rounds == num_rounds
     assert rows() == whole
+
+
+def test_a_check_without_a_number_is_read(run: Path) -> None:
+    """An engine that does not know the probabilities of its samples has no gap between sampler and scorer."""
+    content = json.loads((run / VALIDITY).read_text())
+    del content["checksum"]
+    content["checks"][0] |= {"estimate": None, "low": None, "high": None}
+    (run / VALIDITY).write_text(json.dumps(content))
+    assert math.isnan(diagnose.assemble(run)["sums"].validity.checks[0].estimate)
 
 
 @pytest.mark.parametrize("version", [0, 99, "1", True, None, 1.5])
