@@ -30,9 +30,6 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, seconds: float = RENDER_SECONDS):
         """Take a tokenizer with a chat template, and the seconds that the template may take for a chat."""
         self._tokenizer, self._seconds = tokenizer, seconds
-        self._prefetched: dict[tuple[tuple[Message, ...], bool], str] = {}
-        self._prefetched_with: tuple[object, object] = ((), None)
-        """The tools and the arguments of what was prefetched."""
 
     @cached_property
     def source(self) -> str:
@@ -64,11 +61,7 @@ class ChatTemplate:
         Raises:
             BehaviorError: The template refuses the chat, fails on it, or takes more time or memory than it may; see `render_chats`.
         """
-        if not continue_final and tools is self._prefetched_with[0] and arguments is self._prefetched_with[1]:
-            known = self._prefetched.get((tuple(messages), generation_prompt))
-            if known is not None:
-                return known
-        request = self._request(
+        request = self.request(
             messages,
             generation_prompt=generation_prompt,
             continue_final=continue_final,
@@ -77,26 +70,19 @@ class ChatTemplate:
         )
         return self._render(request)
 
-    def prefetch(
-        self,
-        chats: Sequence[tuple[Sequence[Message], bool]],
-        *,
-        tools: Sequence[Mapping[str, Any]] = (),
-        arguments: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Render chats all at once that `render` is about to be asked for; the process that renders is far away.
+    def render_all(self, requests: Sequence[RenderRequest]) -> list[str | BehaviorError]:
+        """Return chats as the template writes them, or why it does not, in one exchange with the process that renders.
 
         Args:
-            chats: Messages, and whether they end with what opens an answer. Those that cannot be rendered are left to `render`.
-            tools: As for `render`.
-            arguments: As for `render`.
+            requests: Made by `request`; they share the time and the memory that the template may take for one chat.
         """
-        requests = [self._request(m, generation_prompt=opens, tools=tools, arguments=arguments) for m, opens in chats]
-        found = render_chats(self._source(tools or None), requests, seconds=self._seconds, today=self._today)
-        self._prefetched_with = tools, arguments
-        self._prefetched = {
-            (tuple(messages), opens): text for (messages, opens), text in zip(chats, found, strict=True) if isinstance(text, str)
-        }
+        sources = [self._source(request.settings.get("tools")) for request in requests]
+        found: dict[int, str | BehaviorError] = {}
+        for source in set(sources):  # a tokenizer may have a template of its own for chats with tools
+            places = [place for place, its_source in enumerate(sources) if its_source == source]
+            texts = render_chats(source, [requests[i] for i in places], seconds=self._seconds, today=self._today)
+            found.update(zip(places, texts, strict=True))
+        return [found[place] for place in range(len(requests))]
 
     @cached_property
     def turn_end_id(self) -> int | None:
@@ -189,7 +175,7 @@ class ChatTemplate:
             return None
         return rendered if _MARKER in rendered else None
 
-    def _request(
+    def request(
         self,
         messages: Sequence[Message],
         *,
@@ -198,6 +184,7 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] = (),
         arguments: Mapping[str, Any] | None = None,
     ) -> RenderRequest:
+        """Return what `render` asks for; the arguments are the same."""
         settings = {
             **self._tokenizer.special_tokens_map,
             **(arguments or {}),
@@ -208,8 +195,7 @@ class ChatTemplate:
         return RenderRequest(chat=[self._turn(message) for message in messages], settings=settings)
 
     def _render(self, request: RenderRequest) -> str:
-        source = self._source(request.settings.get("tools"))
-        (text,) = render_chats(source, [request], seconds=self._seconds, today=self._today)
+        (text,) = self.render_all([request])
         if isinstance(text, BehaviorError):
             raise text
         return text

@@ -25,6 +25,8 @@ from posttrain.diagnose.types import Message
 
 _FEW_TURNS = 4
 """Learned turns up to which each is rendered with everything before it; further ones are rendered with the turns since the last user's alone."""
+_FEW_CHARACTERS = 1 << 15
+"""Characters up to which a chat is rendered together with others, which share the time and the memory that the template may take."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +65,8 @@ class ChatRow:
     """What the last turn begins with and is shown, where the prompt ends within it."""
     tools: tuple[Mapping[str, Any], ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    written: dict[tuple[int, int, bool], str] = field(default_factory=dict, compare=False)
+    """What the template is known to write for turns, by the first one, the place behind the last one, and whether an answer is opened there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,29 @@ class ChatRenderer:
         self._codec, self._template = codec, codec.template
         self._end_texts = tuple(str(token) for token in codec.tokenizer.convert_ids_to_tokens(sorted(codec.eos_ids)))
 
+    def prefetch(self, rows: Sequence[ChatRow]) -> bool:
+        """Render rows in one exchange, but for long ones, and return whether the template failed on nothing; `render` asks again where it did."""
+        asked = [
+            (row, end, opens)
+            for row in rows
+            if len(row.learned) <= _FEW_TURNS
+            and sum(len(turn.content) + len(turn.extra) for turn in row.turns) <= _FEW_CHARACTERS
+            for place in row.learned
+            for end, opens in ((place + 1, False), (place, True))
+            if not (opens and row.prefill is not None)
+        ]
+        request = self._template.request
+        texts = self._template.render_all(
+            [
+                request(row.turns[:end], generation_prompt=opens, tools=row.tools, arguments=row.arguments)
+                for row, end, opens in asked
+            ]
+        )
+        for (row, end, opens), text in zip(asked, texts, strict=True):
+            if isinstance(text, str):
+                row.written[0, end, opens] = text
+        return all(isinstance(text, str) for text in texts)
+
     def render(self, row: ChatRow) -> list[RenderedChat]:
         """Return a chat as one text in which all its turns are learned, or as a text for each of them.
 
@@ -91,10 +118,6 @@ class ChatRenderer:
             BehaviorError: The template refuses the chat, or does not read something that is learned.
         """
         last = row.learned[-1]
-        if len(row.learned) <= _FEW_TURNS:
-            whole = [(row.turns[: place + 1], False) for place in row.learned]
-            shown = [(row.turns[:place], True) for place in row.learned if row.prefill is None]
-            self._template.prefetch([*whole, *shown], tools=row.tools, arguments=row.arguments)
         self._codec.refuse_dropped(row.turns[:last], self._shown(row, last), tools=row.tools, arguments=row.arguments)
         if row.prefill is not None:
             return [self._one_turn(row, row.learned[-1])]
@@ -102,15 +125,21 @@ class ChatRenderer:
         return [one] if one is not None else [self._one_turn(row, place) for place in row.learned]
 
     def _shown(self, row: ChatRow, place: int, first: int = 0) -> str:
-        before = (*self._head(row, first), *row.turns[first:place])
         if row.prefill is not None:
             begun = row.turns[place]._replace(content=row.prefill)
+            before = (*self._head(row, first), *row.turns[first:place])
             return self._codec.render_prompt((*before, begun), tools=row.tools, arguments=row.arguments)
-        return self._template.render(before, generation_prompt=True, tools=row.tools, arguments=row.arguments)
+        return self._written(row, first, place, opens=True)
 
     def _whole(self, row: ChatRow, place: int, first: int = 0) -> str:
-        turns = (*self._head(row, first), *row.turns[first : place + 1])
-        return self._template.render(turns, tools=row.tools, arguments=row.arguments)
+        return self._written(row, first, place + 1, opens=False)
+
+    def _written(self, row: ChatRow, first: int, end: int, *, opens: bool) -> str:
+        key = first, end, opens
+        if key not in row.written:
+            turns = (*self._head(row, first), *row.turns[first:end])
+            row.written[key] = self._template.render(turns, generation_prompt=opens, tools=row.tools, arguments=row.arguments)
+        return row.written[key]
 
     @staticmethod
     def _head(row: ChatRow, first: int) -> tuple[Message, ...]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind, read_training_rows
@@ -20,6 +22,8 @@ from posttrain.trainers.training_types import Material, RowRole, TrainingProblem
 
 NUM_KEPT = 256
 """Rows from which on their tokens are kept on disk; fewer are tokenised sooner than the file is found."""
+_BATCH = 64
+"""Answers that are rendered in one exchange."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,31 +131,55 @@ def _problems(rows: Sequence[DataRow], like: Behavior, prompt_format: PromptForm
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Answer:
-    """One answer of a data row, or its whole chat."""
+    """One answer of a data row, or its whole chat, to be written."""
 
     row: DataRow
     role: RowRole
-    item: PlainText | RenderedChat
+    item: PlainText | ChatRow
 
 
 def _encode(rows: Sequence[DataRow], engine: Engine, prompt_format: PromptFormat, path: Path) -> list[TrainingRow]:
     """Return what rows other than prompts alone hold, as tokens."""
     codec = engine.codec
-    writer = _Writer(codec, prompt_format) if isinstance(codec, TextCodec) else None
-    steps: list[TrainingRow] = []
-    answers: list[_Answer] = []
+    made: list[TrainingRow] = []
+    if isinstance(codec, TextCodec) and rows[0].kind not in (RowKind.PROMPT, RowKind.STEPS):
+        writer = _Writer(codec, prompt_format)
+        for batch in _one_ahead(_planned(rows, writer, path), writer):
+            written: list[tuple[_Answer, PlainText | RenderedChat]] = []
+            for answer in batch:
+                with _naming(answer.row, path):
+                    written += [(answer, item) for item in writer.write(answer)]
+            encoded = zip(written, encode(codec, [item for _, item in written]), strict=True)
+            made += [_row(answer.row, path.name, tokens, answer.role) for (answer, _), tokens in encoded]
+        return made
     for row in rows:
         with _naming(row, path):
             if row.kind is RowKind.PROMPT:
                 _encode_prompt(row, engine, prompt_format)  # so that one that cannot be written is refused now
-            elif row.kind is RowKind.STEPS or writer is None:
-                steps += _encode_singly(row, engine, prompt_format, path.name)
             else:
-                answers += writer.write(row)
-    if writer is None:
-        return steps
-    found = zip(answers, encode(writer.codec, [answer.item for answer in answers]), strict=True)
-    return steps + [_row(answer.row, path.name, encoded, answer.role) for answer, encoded in found]
+                made += _encode_singly(row, engine, prompt_format, path.name)
+    return made
+
+
+def _planned(rows: Sequence[DataRow], writer: _Writer, path: Path) -> Iterator[_Answer]:
+    for row in rows:
+        with _naming(row, path):
+            answers = writer.plan(row)
+        yield from answers
+
+
+def _one_ahead(answers: Iterator[_Answer], writer: _Writer) -> Iterator[list[_Answer]]:
+    """Yield answers in batches, each prefetched while the one before it is used; after a failure only when that has been used."""
+    previous: list[_Answer] = []
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        while batch := list(islice(answers, _BATCH)):
+            is_whole = thread.submit(writer.prefetch, batch)
+            yield previous
+            previous = batch
+            if not is_whole.result():
+                yield batch
+                previous = []
+    yield previous
 
 
 @contextmanager
@@ -183,7 +211,7 @@ class _Writer:
         self.codec, self._format = codec, prompt_format
         self._renderer = ChatRenderer(codec) if codec.writes_chat(prompt_format) else None
 
-    def write(self, row: DataRow) -> list[_Answer]:
+    def plan(self, row: DataRow) -> list[_Answer]:
         """Return the answers of a row.
 
         Raises:
@@ -192,19 +220,31 @@ class _Writer:
         if row.kind is RowKind.TEXT:
             assert row.completion is not None
             return [_Answer(row=row, role=RowRole.DEMONSTRATION, item=PlainText(prompt="", completion=row.completion))]
-        return [_Answer(row=row, role=role, item=item) for role, key in _answers(row) for item in self._write_answer(row, key)]
+        return [_Answer(row=row, role=role, item=self._plan_answer(row, key)) for role, key in _answers(row)]
 
-    def _write_answer(self, row: DataRow, key: str) -> Sequence[PlainText | RenderedChat]:
+    def prefetch(self, answers: Sequence[_Answer]) -> bool:
+        """Render the chats of answers in one exchange; return whether the template failed on nothing."""
+        chats = [answer.item for answer in answers if isinstance(answer.item, ChatRow)]
+        return self._renderer is None or self._renderer.prefetch(chats)
+
+    def write(self, answer: _Answer) -> Sequence[PlainText | RenderedChat]:
+        """Return an answer as one text, or as one for each turn that is learned; see `ChatRenderer.render`."""
+        if isinstance(answer.item, PlainText):
+            return [answer.item]
+        assert self._renderer is not None
+        return self._renderer.render(answer.item)
+
+    def _plan_answer(self, row: DataRow, key: str) -> PlainText | ChatRow:
         text = getattr(row, key)
         turns = row.turns.get(key) or (Message("assistant", text),)
         if self._renderer is None:
             if row.chat or key in row.turns or row.tools or row.template_arguments:
                 raise BehaviorError(_NO_TEMPLATE, code="no_chat_template")
             assert row.prompt is not None
-            return [PlainText(prompt=completion_text(row.prompt, self._format), completion=text)]
+            return PlainText(prompt=completion_text(row.prompt, self._format), completion=text)
         if row.chat:
             learned = [i for i, turn in enumerate(row.chat) if i and turn.role == "assistant" and turn.train is not False]
-            return self._renderer.render(self._chat(row, row.chat, learned))
+            return self._chat(row, row.chat, learned)
         assert row.prompt is not None
         prompt = tuple(chat_messages(row.prompt, self._format))
         prefill = None
@@ -214,7 +254,7 @@ class _Writer:
         learned = [len(prompt) + i for i, turn in enumerate(turns) if turn.role == "assistant" and turn.train is not False] or [
             len(prompt) + len(turns) - 1
         ]
-        return self._renderer.render(self._chat(row, (*prompt, *turns), learned, prefill))
+        return self._chat(row, (*prompt, *turns), learned, prefill)
 
     @staticmethod
     def _chat(row: DataRow, turns: tuple[Message, ...], learned: Sequence[int], prefill: str | None = None) -> ChatRow:
