@@ -63,27 +63,15 @@ class _Ranges:
 class SamplingThresholds(_Ranges):
     """Hold what decides how many samples are taken, where their number is not fixed."""
 
-    first_round: Count = 3
-    """Samples of every problem in the first round."""
-    growth: Positive = 1 / 3
-    """Samples of a further round, as a share of those that the problems it samples have so far. As a share of all samples, rounds would grow
-    the faster the fewer problems are undecided."""
-    smallest_round: Count = 32
-    """Samples of a round at least: fewer leave a batch half empty."""
+    first_round: Count = 8
+    """Samples of every problem in the first round: after four, rates between epsilon and a quarter look alike, and labels are said too soon."""
+    growth: Positive = 0.5
+    """Samples of a further round, as a share of those that every problem has. Doubling overshoots by a fifth more; smaller steps mean more
+    rounds, each of which leaves a batch half empty."""
     max_samples: Count = 256
-    """Samples per problem, on average, at which sampling ends where no budget was given."""
-    late_samples: Positive = 40.0
-    """Samples of every problem from which an interim analysis may leave as much doubt about the label as the last one ..."""
-    late_problems: Count = 50
-    """... of this number of problems or more; of fewer problems the more samples."""
-    early_doubt: Share = 0.002
-    """Doubt about the label at which even the first interim analysis may end sampling: posterior draws resolve no less."""
-    mastery_doubt: Share = 0.01
-    """Doubt about whether the behavior is mastered at which an interim analysis may end sampling: about Pocock's boundary for ten analyses at
-    a one-sided error of .05. A mean is one number, which every analysis has the same chance to misread."""
-    least_margin: Positive = 0.3
-    """Fewest posterior standard deviations that a label counts as away from undecided when behaviors are ordered: what looks undecided now is
-    often decided soon, so it must not wait for ever. What is not about a label waits as long as a borderline label."""
+    """Samples per problem at which sampling ends where no budget was given."""
+    confidence: Probability = 0.97
+    """Confidence in the label at which an interim analysis ends sampling: repeated looks find something by chance sooner or later."""
     removable_variance: Share = 0.1
     """Share of the variance of the primary metric that further samples of the same problems must be able to remove."""
 
@@ -203,13 +191,12 @@ class Thresholds(_Ranges):
     mastered: Rate = 0.9
     """Success rate from which a problem, or a behavior, needs no training."""
     confidence: Probability = 0.95
-    """Posterior probability that a label needs; below it the verdict is inconclusive."""
+    """Posterior probability that the label of a behavior, or of a single problem, needs; below it the verdict is inconclusive."""
     evidence: Share = 0.5
     """Posterior probability above which a probe reports evidence for a label; it changes the label from `confidence` on."""
-    problem_error: Share = 0.05
-    """Share of the labelled problems that may be expected to have a wrong label; what lies at a threshold counts as wrong."""
-    problem_confidence: Probability = 0.9
-    """Posterior probability that the label of each single problem needs besides."""
+    fewest_problems: Count = 5
+    """Problems below which no training is advised: five of one kind are the fewest that show, at a one-sided error of .05 (2^−5), that the
+    same holds for most of the population that they come from."""
     reachable: Share = 0.5
     """Pass@k at the primary k from which a behavior counts as reachable on the whole."""
     within_support: Share = 0.5
@@ -239,8 +226,8 @@ class Thresholds(_Ranges):
     """Share of reference paths with a step below epsilon, from which the paths count as out of reach."""
     level: Probability = 0.95
     """Of all intervals."""
-    num_draws: Count = 1024
-    """Posterior draws; the Monte-Carlo error of a confidence is at most .016."""
+    num_draws: int = 1024
+    """Posterior draws of the probes."""
     sampling: SamplingThresholds = field(default_factory=SamplingThresholds)
     prefix_ladder: PrefixLadderThresholds = field(default_factory=PrefixLadderThresholds)
     availability: AvailabilityThresholds = field(default_factory=AvailabilityThresholds)

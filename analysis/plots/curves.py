@@ -49,13 +49,12 @@ def cover_rows(problems: Sequence[Problem]) -> list[dict[str, float]]:
     ]
 
 
-def mixture_rows(problems: Sequence[Problem], edges: npt.ArrayLike, marks: Sequence[float] = ()) -> list[dict[str, float]]:
+def mixture_rows(problems: Sequence[Problem], edges: npt.ArrayLike) -> list[dict[str, float]]:
     """Return how many of the problems have which success rate, by the fitted mixing distribution.
 
     Args:
         problems: Those of one run.
         edges: Rising numbers from 0 to 1.
-        marks: Rates that a verdict depends on: ε, and the mastered threshold.
 
     Returns:
         `{"from", "to", "estimate", "low", "high"}` in numbers of problems: one row per interval, and two with `from` equal to `to`,
@@ -66,17 +65,17 @@ def mixture_rows(problems: Sequence[Problem], edges: npt.ArrayLike, marks: Seque
     if not samples.size:
         return []
     cuts = np.asarray(edges, dtype=np.float64)
-    mixture = fit_mixture(samples, correct, marks=[mark for mark in marks if 0 < mark < 1], groups=groups)
+    mixture = fit_mixture(samples, correct, groups=groups)
     rng = np.random.default_rng(_SEED)
     inner = [float(cut) for cut in cuts if 0 < cut < 1]
     expected = mixture.interval_probabilities(inner).sum(axis=0)
-    counts, _ = mixture.draw_interval_counts(inner, rng=rng, num_draws=_NUM_DRAWS)
+    counts, _ = mixture.draw_interval_counts(inner, rng=rng)
     low, high = np.quantile(counts, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     bins: list[tuple[float, ...]] = [
         (start, end, value, min(a, value), max(b, value))
         for start, end, value, a, b in zip([0.0, *inner], [*inner, 1.0], expected, low, high, strict=True)
     ]
-    zero, below_one = mixture.impossible_mass(level=LEVEL), mixture.share_below(float(np.nextafter(1.0, 0.0)), level=LEVEL)
+    zero, below_one = (mixture.share_below(float(np.nextafter(end, 0.5)), level=LEVEL) for end in (0.0, 1.0))
     bins += [(0.0, 0.0, *(end * samples.size for end in (zero.estimate, zero.low, zero.high)))]
     bins += [(1.0, 1.0, *((1 - end) * samples.size for end in (below_one.estimate, below_one.high, below_one.low)))]
     return [dict(zip(("from", "to", "estimate", "low", "high"), map(float, one), strict=True)) for one in bins]

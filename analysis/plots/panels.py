@@ -122,7 +122,7 @@ def success_histogram_panels(found: Sides) -> Iterator[Panel]:
         edges = bin_edges(epsilon, mastered)
         problems = {side.label: eval_problems(side.need("problems")) for side in sides}
         rates = {label: [_rate(row) for row in rows] for label, rows in problems.items()}
-        mixture = {label: mixture_rows(rows, edges, (epsilon, mastered)) for label, rows in problems.items()}
+        mixture = {label: mixture_rows(rows, edges) for label, rows in problems.items()}
         options = {"epsilon": epsilon, "mastered": mastered, "mixture": mixture}
         yield Panel(name, "success_histogram", rates, options)
 

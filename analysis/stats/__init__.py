@@ -2,13 +2,13 @@
 
 - `estimators`: per problem: pass@k, Cover@τ, answer entropy
 - `intervals`: means over problems and paired changes, with intervals
-- `mixture`: the mixing distribution of success rates over problems and the posterior of every problem (`success_rate_grid`, `squarem`);
-  `profile_likelihood`: intervals for the population; `posterior_deltas`: changes of pass@k under adaptive sampling
+- `mixture`: the posterior of success rates, of every problem and of these problems together; `profile_likelihood` (with `squarem`): intervals
+  for the population that problems come from; `posterior_deltas`: changes of pass@k under adaptive sampling
 - `change_tests`: which problems changed between two runs, and whether any did
 - `support`: problems with a success before and after, beside a null
 - `deltas`: changes of whole pass@k curves, their crossing, equivalence
 - `sample_size`: required samples and problems, minimum detectable effects
-- `sample_allocation`, `noisy_bisection`: adaptive sampling of problems and of ladder rungs
+- `noisy_bisection`: adaptive sampling of ladder rungs
 """
 
 from posttrain.analysis.stats.arrays import FloatArray as FloatArray
@@ -33,9 +33,8 @@ from posttrain.analysis.stats.intervals import t_interval as t_interval
 from posttrain.analysis.stats.intervals import wilson_interval as wilson_interval
 from posttrain.analysis.stats.mixture import MixturePosterior as MixturePosterior
 from posttrain.analysis.stats.mixture import fit_mixture as fit_mixture
+from posttrain.analysis.stats.mixture import jeffreys_intervals as jeffreys_intervals
 from posttrain.analysis.stats.posterior_deltas import posterior_delta_interval as posterior_delta_interval
-from posttrain.analysis.stats.sample_allocation import neyman_allocation as neyman_allocation
-from posttrain.analysis.stats.sample_allocation import still_uncertain as still_uncertain
 from posttrain.analysis.stats.sample_size import detectable_delta as detectable_delta
 from posttrain.analysis.stats.sample_size import detectable_rise as detectable_rise
 from posttrain.analysis.stats.sample_size import problems_for_half_width as problems_for_half_width

@@ -61,7 +61,7 @@ def compare_behavior(
     epsilon, fewest = behavior.measure.epsilon, int(n.min())
     trained = behavior.name in options.trained
     rng = np.random.default_rng(0)
-    mixtures = [stats.fit_mixture(n, side, marks=[epsilon], groups=groups) for side in (c0, c1)]
+    mixtures = [stats.fit_mixture(n, side, groups=groups) for side in (c0, c1)]
     ks = [k for k in stats.k_grid(fewest, behavior.measure.primary_k) if k <= fewest]
     first, last = (np.stack([stats.pass_at_k(n, side, k) for k in ks], axis=1) for side in (c0, c1))
     delta, delta_curve = _paired_changes(ks, first, last, groups, rng)

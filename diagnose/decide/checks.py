@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from posttrain.analysis.stats import FloatArray, k_grid, mean_interval
+from posttrain.analysis.stats import FloatArray, jeffreys_intervals, k_grid, mean_interval
 from posttrain.diagnose.decide.evidence import Measurements
 from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, LabelPosterior, problem_labels
 from posttrain.diagnose.measure.pass_at_k import estimate_pass_at_k
@@ -48,11 +48,11 @@ def check_measurements(
     k, num_problems = behavior.measure.primary_k, len(counts.problem_ids)
     value = {point.k: point.value for point in curve}
     greedy = Estimate.of(mean_interval(counts.greedy_correct, counts.groups, level=thresholds.level))
-    inside = _share_within_support(posterior, num_problems, thresholds.level)
+    inside = Estimate.of(posterior.mixture.share_between(behavior.measure.epsilon, 1.0, level=thresholds.level))
     words = {
         "pass_1": "mean success rate of one sample",
         "pass_k": f"share of problems solved at least once in {k} samples",
-        "within": f"share of problems with a success rate of at least epsilon = {behavior.measure.epsilon:.2g}",
+        "within": f"share of the population of problems with a success rate of at least epsilon = {behavior.measure.epsilon:.2g}",
         "greedy": "success when the most likely token is always taken",
     }
     num_greedy = int(np.isfinite(counts.greedy_correct).sum())
@@ -65,13 +65,6 @@ def check_measurements(
         greedy=check_estimate("greedy pass@1", ">=", greedy, thresholds.mastered, n=num_greedy, what=words["greedy"]),
         paths=_check_paths(measured, thresholds),
     )
-
-
-def _share_within_support(posterior: LabelPosterior, num_problems: int, level: float) -> Estimate:
-    inside = 1.0 - posterior.counts[:, 0] / num_problems
-    tail = (1 - level) / 2
-    low, high = np.quantile(inside, [tail, 1 - tail])
-    return Estimate(estimate=float(inside.mean()), low=float(low), high=float(high), method="posterior of these problems")
 
 
 def _check_paths(measured: Measurements, thresholds: Thresholds) -> Check | None:
@@ -114,10 +107,11 @@ def label_problems(
         thresholds: How sure a label must be.
     """
     counts = measured.counts
-    mean, low, high = posterior.mixture.problem_interval(thresholds.level)
-    # A label is claimed on what lies strictly inside it: a rate at a threshold belongs to neither side for sure.
-    edges = [measured.behavior.measure.epsilon, thresholds.mastered]
-    labels = problem_labels(posterior.mixture.interval_probabilities(edges, strict=True), thresholds)
+    low, high = jeffreys_intervals(counts.num_samples, counts.num_correct, level=thresholds.level)
+    mean = np.where(
+        counts.num_samples > 0, counts.num_correct / np.maximum(counts.num_samples, 1), posterior.mixture.problem_means()
+    )
+    labels = problem_labels(probabilities, thresholds.confidence)
     # Of several reference paths of a problem the likeliest one counts: one way to the answer is enough.
     nll: dict[str, float] = {}
     if measured.paths is not None:
@@ -140,7 +134,7 @@ def label_problems(
             p=float(mean[i]),
             p_low=float(low[i]),
             p_high=float(high[i]),
-            p_method="fitted mixture",
+            p_method="Jeffreys",
             reference_nll_per_token=nll.get(problem.id),
         )
         for i, problem in enumerate(measured.problems)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from posttrain.diagnose.thresholds import Thresholds
@@ -52,25 +52,39 @@ class WeighedLabel:
     contributions: tuple[Contribution, ...]
 
 
-def weigh_evidence(label: Bottleneck, confidence: float, findings: Sequence[Finding], thresholds: Thresholds) -> WeighedLabel:
+def weigh_evidence(
+    label: Bottleneck, confidence: float, shares: Mapping[Bottleneck, float], findings: Sequence[Finding], thresholds: Thresholds
+) -> WeighedLabel:
     """Change a label where a probe has sure evidence for another one.
 
-    Of several that would change it the first of `_PRIORITY` does. The new label is as sure as the less sure of the old one and the
-    evidence.
+    Evidence stands against the labels that it would replace. It makes its own label as sure as the evidence is, times the probability of all
+    labels that it stands against together: where the samples leave two of them open, and the evidence stands against both, it decides. Of
+    several that would change the label the first of `_PRIORITY` does.
 
     Args:
         label: What the samples alone say.
         confidence: How sure that is.
+        shares: Posterior probability of each label that evidence can replace.
         findings: Of the further probes.
-        thresholds: From which confidence on evidence counts.
+        thresholds: From which confidence on a label counts.
     """
-    applicable = [(finding, one) for finding in findings for one in finding.evidence if label in one.instead_of]
-    sure = [pair for pair in applicable if pair[1].confidence >= thresholds.confidence]
+    applicable = [
+        (finding, one)
+        for finding in findings
+        for one in finding.evidence
+        if _sureness(one, shares) > 0.0 and (label in one.instead_of or label is Bottleneck.INCONCLUSIVE)
+    ]
+    sure = [pair for pair in applicable if _sureness(pair[1], shares) >= thresholds.confidence]
     winner = min(sure, key=lambda pair: _PRIORITY.index(pair[1].label)) if sure else None
     contributions = tuple(_contribution(finding, label, applicable, winner) for finding in findings)
     if winner is not None:
-        label, confidence = winner[1].label, min(confidence, winner[1].confidence)
+        label, confidence = winner[1].label, _sureness(winner[1], shares)
     return WeighedLabel(label=label, confidence=confidence, contributions=contributions)
+
+
+def _sureness(evidence: LabelEvidence, shares: Mapping[Bottleneck, float]) -> float:
+    """Return the probability that the label of some evidence is right."""
+    return evidence.confidence * sum(shares.get(label, 0.0) for label in evidence.instead_of)
 
 
 def _contribution(
@@ -94,7 +108,7 @@ def _contribution(
     elif mine and winner is None:
         surest = max(mine, key=lambda one: one.confidence)
         kind, best = ContributionKind.NOT_SURE_ENOUGH, surest.label
-        words = f"has evidence for {best} ({surest.confidence:.0%}), not sure enough to change {label}"
+        words = f"has evidence for {best}, not sure enough to change {label}"
     elif mine:
         kind, best = ContributionKind.ANOTHER_DECIDED, mine[0].label
         words = f"has evidence for {best} too; another probe decided"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,11 +11,12 @@ from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_pos
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Cost, SamplingMeasurement, SettlesWith
 
-GROWTHS = (2, 4, 8, 16, 32, 64, 128)
+GROWTHS = (2, 4, 8, 16, 32, 64)
 """Multiples of the samples so far that are tried."""
-FUTURES = 16
+FUTURES = 10
 """Continuations that are simulated for each."""
-_FEW_DRAWS = 512
+_FEW_CHAINS = 8
+"""Of the posterior of a continuation: its confidence is then known to .02."""
 
 
 def what_settles(
@@ -35,7 +36,7 @@ def what_settles(
         seed: Of the simulation.
 
     Returns:
-        As many again, or 3, 7, ... 127 times as many as so far: the first that decides four of five simulated continuations, else the
+        As many again, or 3, 7, ... 63 times as many as so far: the first that decides four of five simulated continuations, else the
         first of those that decide most. None where none decides half of them: the behavior lies at a threshold, or has too few
         problems to ever tell.
     """
@@ -43,16 +44,16 @@ def what_settles(
     total = sampling.num_samples + sampling.num_missing
     if not total.sum():
         return None
-    futures = known.mixture.draw_rates(rng=rng, num_draws=len(known.mixture.distributions))
-    futures = futures[rng.permutation(len(futures))[:FUTURES]]
-    few = replace(thresholds, num_draws=_FEW_DRAWS)
+    futures = known.mixture.draw_rates(rng=rng, num_draws=FUTURES)
     best, chance = 0, 0.0
     for growth in GROWTHS:
         more = (growth - 1) * np.maximum(1, total)
         decided = 0
         for rates in futures:
             n, c = sampling.num_samples + more, sampling.num_correct + rng.binomial(more, rates)
-            later = label_posterior(n, c, epsilon=epsilon, thresholds=few, groups=sampling.groups, seed=seed)
+            later = label_posterior(
+                n, c, epsilon=epsilon, thresholds=thresholds, groups=sampling.groups, seed=seed, most_chains=_FEW_CHAINS
+            )
             decided += later.confidence >= thresholds.confidence
         if decided / len(futures) > chance:
             best, chance = int(more.sum()), decided / len(futures)

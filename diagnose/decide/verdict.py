@@ -2,12 +2,16 @@
 
 Everything here is a pure function of what was measured. `measure.label_posterior` says which label is most probable and how sure that is.
 Failed validity checks, a lenient reading that changes the label, and greedy decoding that masters the behavior come first, then the
-evidence of further probes. Under `Thresholds.confidence` the verdict is `inconclusive`, with the samples that should decide it.
+evidence of further probes. Every label has a confidence of its own making: that of the checks, of both readings, of both ways of decoding, or
+of the evidence. Under `Thresholds.confidence` the verdict is `inconclusive`, with the samples that should decide it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from scipy.special import ndtr, ndtri
 
 from posttrain.diagnose.decide.checks import VerdictChecks, check_measurements, label_problems, pass_at_k_curve
 from posttrain.diagnose.decide.evidence import Measurements, weigh_evidence
@@ -18,10 +22,7 @@ from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, LabelPost
 from posttrain.diagnose.measure.sample_checks import UNPARSED
 from posttrain.diagnose.stage_catalogue import Need
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Bottleneck, Diagnosis, Note, Outcome, SamplingMeasurement
-
-_FEW_DRAWS = 256
-"""Posterior draws where only the most probable label is asked for."""
+from posttrain.diagnose.types import Bottleneck, Check, Diagnosis, Note, Outcome, SamplingMeasurement
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +37,8 @@ class SampledLabel:
     """Why it is `inconclusive`, in words."""
     lenient: Bottleneck | None = None
     """What a lenient reading gives, where that is why the label is `format`."""
+    shares: Mapping[Bottleneck, float] = field(default_factory=dict)
+    """Posterior probability of each label that the evidence of a probe can replace."""
 
 
 def diagnose_behavior(measured: Measurements, *, thresholds: Thresholds, available: frozenset[Need], seed: int) -> Diagnosis:
@@ -55,10 +58,12 @@ def diagnose_behavior(measured: Measurements, *, thresholds: Thresholds, availab
     curve = pass_at_k_curve(measured, posterior, thresholds.level)
     checks = check_measurements(measured, posterior, curve, thresholds)
     sampled = label_samples(measured, posterior, checks, thresholds, seed)
-    weighed = weigh_evidence(sampled.label, sampled.confidence, measured.findings, thresholds)
+    weighed = weigh_evidence(sampled.label, sampled.confidence, sampled.shares, measured.findings, thresholds)
     label, confidence = weighed.label, weighed.confidence
     settles = None
-    if label is Bottleneck.INCONCLUSIVE and confidence < thresholds.confidence and behavior.sampling.samples_the_policy:
+    undecided = label is Bottleneck.INCONCLUSIVE and confidence < thresholds.confidence
+    enough_problems = len(counts.problem_ids) >= thresholds.fewest_problems  # else no samples of these decide
+    if undecided and enough_problems and behavior.sampling.samples_the_policy:
         settles = what_settles(posterior, counts, epsilon=epsilon, thresholds=thresholds, cost=measured.cost, seed=seed)
     of_stages = {name: words for finding in measured.findings for name, words in finding.of_stages.items()}
     stage = name_stage(label, available, of_stages)
@@ -68,6 +73,7 @@ def diagnose_behavior(measured: Measurements, *, thresholds: Thresholds, availab
         purpose=behavior.purpose,
         bottleneck=label,
         confidence=confidence,
+        leans_to=sampled.most_likely if label is Bottleneck.INCONCLUSIVE else None,
         role=ROLE_OF[label],
         shares={one.value: float(share) for one, share in zip(PROBLEM_LABELS, probabilities.mean(axis=0), strict=True)},
         stage=stage,
@@ -105,25 +111,28 @@ def label_samples(
     """
     counts, epsilon = measured.counts, measured.behavior.measure.epsilon
     label, confidence = posterior.label, posterior.confidence
-    if any(check.outcome is Outcome.NOT_MET and check.name != UNPARSED for check in measured.validity.checks):
-        # What a check proves broken is broken: the checks' own intervals are the doubt that is left.
-        return SampledLabel(label=Bottleneck.INVALID, confidence=thresholds.level)
-    lenient = None if label is Bottleneck.MASTERED else _lenient_label(counts, label, epsilon, thresholds, seed)
-    unread = any(check.outcome is Outcome.NOT_MET and check.name == UNPARSED for check in measured.validity.checks)
-    if unread and (lenient is None or confidence < thresholds.confidence):
+    not_met = [check for check in measured.validity.checks if check.outcome is Outcome.NOT_MET]
+    broken = [check for check in not_met if check.name != UNPARSED]
+    if broken:
+        return SampledLabel(label=Bottleneck.INVALID, confidence=max(probability_beyond(check) for check in broken))
+    lenient = None if label is Bottleneck.MASTERED else _lenient_label(counts, posterior, epsilon, thresholds, seed)
+    if not_met and lenient is None:
         # Most samples say nothing of what the model can do, unless a lenient reading reads them.
-        return SampledLabel(label=Bottleneck.INVALID, confidence=thresholds.level)
+        return SampledLabel(label=Bottleneck.INVALID, confidence=max(probability_beyond(check) for check in not_met))
     if len(bounds := _labels_under_bounds(counts, epsilon, thresholds, seed)) > 1:
         detail = (
             f"{int(counts.num_missing.sum())} samples are missing, and the label depends on them ({' or '.join(sorted(bounds))})"
         )
         return _undecided(label, confidence, detail)
-    if confidence < thresholds.confidence:
-        shares = ", ".join(f"{one} {share:.0%}" for one, share in posterior.shares.items() if share >= 0.01)
-        return _undecided(label, confidence, f"the samples do not decide the label ({shares})")
+    if (num := len(counts.problem_ids)) < thresholds.fewest_problems and label is not Bottleneck.MASTERED:
+        detail = f"{num} problem{'s' * (num > 1)} cannot support advice, {thresholds.fewest_problems} of one kind are the fewest that can"
+        return _undecided(label, min(confidence, 1.0 - 0.5**num), detail)
     if lenient is not None:
-        return SampledLabel(label=Bottleneck.FORMAT, confidence=confidence, lenient=lenient)
-    if label is Bottleneck.POOR_CHOICE and checks.greedy.outcome is Outcome.MET:
+        return SampledLabel(label=Bottleneck.FORMAT, confidence=lenient[1], lenient=lenient[0])
+    if label is not Bottleneck.MASTERED and checks.greedy.outcome is Outcome.MET:
+        confidence = (1.0 - posterior.shares[Bottleneck.MASTERED]) * probability_beyond(checks.greedy)
+        if confidence < thresholds.confidence:
+            return _undecided(Bottleneck.DECODING, confidence, "greedy decoding masters it, and the samples may as well")
         return SampledLabel(label=Bottleneck.DECODING, confidence=confidence)
     if label is Bottleneck.MISSING_SUPPORT and (share := _share_in_support(measured, epsilon)) > thresholds.improbable_path:
         detail = f"{share:.0%} of the reference paths are likelier than epsilon, so they are not out of reach: look for what ends or misreads them"
@@ -131,7 +140,22 @@ def label_samples(
     if label is Bottleneck.MISSING_SUPPORT and not measured.behavior.sampling.samples_the_policy:
         detail = "the sampler was truncated or not at temperature 1, so a missing success says nothing about support"
         return _undecided(label, confidence, detail)
-    return SampledLabel(label=label, confidence=confidence)
+    if confidence < thresholds.confidence:
+        open_ = " or ".join(one for one, share in posterior.shares.items() if share > 1.0 - thresholds.confidence)
+        undecided = _undecided(label, confidence, f"the samples do not decide the label ({open_ or label})")
+        return replace(undecided, shares=posterior.shares)
+    return SampledLabel(label=label, confidence=confidence, shares=posterior.shares)
+
+
+def probability_beyond(check: Check) -> float:
+    """Return the probability that a number lies on the side of its threshold on which its estimate lies.
+
+    By the half of its interval that faces the threshold, as that of a normal distribution.
+    """
+    above = check.estimate >= check.threshold
+    half = check.estimate - check.low if above else check.high - check.estimate
+    distance = abs(check.estimate - check.threshold)
+    return float(ndtr(ndtri(0.975) * distance / half)) if half > 0.0 else 1.0
 
 
 def _share_in_support(measured: Measurements, epsilon: float) -> float:
@@ -148,23 +172,26 @@ def _labels_under_bounds(counts: SamplingMeasurement, epsilon: float, thresholds
     if not counts.num_missing.any():
         return set()
     total = counts.num_samples + counts.num_missing
-    few = replace(thresholds, num_draws=_FEW_DRAWS)
     return {
-        label_posterior(total, correct, epsilon=epsilon, thresholds=few, groups=counts.groups, seed=seed).label.value
+        label_posterior(total, correct, epsilon=epsilon, thresholds=thresholds, groups=counts.groups, seed=seed).label.value
         for correct in (counts.num_correct, counts.num_correct + counts.num_missing)
     }
 
 
 def _lenient_label(
-    counts: SamplingMeasurement, strict: Bottleneck, epsilon: float, thresholds: Thresholds, seed: int
-) -> Bottleneck | None:
-    """Return the label under the lenient reading, where it is another and sure."""
+    counts: SamplingMeasurement, strict: LabelPosterior, epsilon: float, thresholds: Thresholds, seed: int
+) -> tuple[Bottleneck, float] | None:
+    """Return the label under the lenient reading with the probability that it is a better one, where that is sure."""
     if (counts.num_lenient_correct == counts.num_correct).all():
         return None
     lenient = label_posterior(
         counts.num_samples, counts.num_lenient_correct, epsilon=epsilon, thresholds=thresholds, groups=counts.groups, seed=seed
     )
-    return lenient.label if lenient.label is not strict and lenient.confidence >= thresholds.confidence else None
+    chances = [[one.shares[label] for label in PROBLEM_LABELS] for one in (strict, lenient)]
+    better = sum(chances[0][i] * sum(chances[1][i + 1 :]) for i in range(len(PROBLEM_LABELS)))
+    if lenient.label is strict.label or better < thresholds.confidence:
+        return None
+    return lenient.label, better
 
 
 def _without_samples(measured: Measurements, available: frozenset[Need]) -> Diagnosis:

@@ -46,7 +46,7 @@ def write_caveats(
     if fewest < needed and (counts.num_correct == 0).any():
         text = (
             f"{fewest} samples of one problem cannot rule out a rate of epsilon = {epsilon:.2g} (that takes {needed}); "
-            "the labels of problems without a success come from the fitted mixture of all problems."
+            "whether problems without a success are in support is known from all problems together, if at all."
         )
         notes.append(Note("epsilon_not_resolved", text))
     for check in validity.checks:
@@ -65,7 +65,8 @@ def write_caveats(
             text = f"{reachable:.0%} of the reference paths have no step below epsilon: the paths look likely although no sample took them."
             notes.append(Note("likely_references", text))
     if len(counts.problem_ids) < _FEW_PROBLEMS:
-        text = f"Only {len(counts.problem_ids)} problems: intervals over problems are wide."
+        number = len(counts.problem_ids)
+        text = f"Only {number} problem{'s' * (number > 1)}: intervals over problems are wide."
         notes.append(Note("few_problems", text))
     return tuple(notes)
 
@@ -95,7 +96,7 @@ def write_verdict(
     """
     numbers = ", ".join(f"{check.name} {_in_words(check)}" for check in (checks.pass_1, checks.pass_k))
     if label is Bottleneck.INCONCLUSIVE:
-        return f"{name}: inconclusive ({numbers}): {undecided}; most likely {most_likely} ({_percent(confidence)})."
+        return f"{name}: inconclusive ({numbers}): {undecided}; leans to {most_likely}."
     bodies = {
         Bottleneck.MISSING_SUPPORT: f"mostly out of reach ({numbers}): right answers are missing from what the model can produce",
         Bottleneck.POOR_CHOICE: f"reachable but unreliable ({numbers}): the model has right answers and does not choose them",

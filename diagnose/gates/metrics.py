@@ -19,8 +19,6 @@ from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry
 from posttrain.diagnose.storage.run_check import checked_table
 from posttrain.diagnose.storage.run_directory import RunDirectory
 
-_POSTERIOR_DRAWS = 2000
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredEntry:
@@ -94,18 +92,15 @@ def paired_pass_at_k(entry: BehaviorChangeEntry, k: int) -> npt.NDArray[np.float
 def _share(
     n: IntArray, correct: IntArray, groups: Sequence[str], edges: tuple[float, float], metric: str, level: float
 ) -> Interval:
-    """Estimate the share of *these* problems with a label, from the posterior of the fitted mixture."""
-    mixture = stats.fit_mixture(n, correct, marks=edges, groups=groups)
-    counts, _ = mixture.draw_interval_counts(edges, rng=np.random.default_rng(0), num_draws=_POSTERIOR_DRAWS)
-    below, between, above = counts.T / n.size
-    draws = {
-        "share_within_support": between + above,
-        "share_missing_support": below,
-        "share_poor_choice": between,
-        "share_mastered": above,
+    """Estimate the share of the population of problems with a label."""
+    epsilon, mastered = edges
+    low, high = {
+        "share_within_support": (epsilon, 1.0),
+        "share_missing_support": (0.0, epsilon),
+        "share_poor_choice": (epsilon, mastered),
+        "share_mastered": (mastered, 1.0),
     }[metric]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(draws.mean()), float(low), float(high), "posterior of the fitted mixture, these problems")
+    return stats.fit_mixture(n, correct, groups=groups).share_between(low, high, level=level)
 
 
 def _greedy(path: Path, entry: BehaviorEntry, level: float) -> Interval:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import MixturePosterior, fit_mixture
+from posttrain.analysis.stats.mixture import MOST_CHAINS
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Bottleneck, SamplingMeasurement
 
@@ -39,25 +40,17 @@ def labels_of(counts: npt.NDArray[np.int64], mean: npt.NDArray[np.float64], mast
     return np.where(mean >= mastered, 2, np.where(counts[:, 0] > counts[:, 1], 0, 1))
 
 
-def problem_labels(inside: npt.NDArray[np.float64], thresholds: Thresholds) -> npt.NDArray[np.int64]:
-    """Label as many problems as keep the expected share of wrong labels at `problem_error`, the surest first.
+def problem_labels(probabilities: npt.NDArray[np.float64], confidence: float) -> npt.NDArray[np.int64]:
+    """Label the problems whose label is sure.
 
     Args:
-        inside: [P, 3] posterior probability of lying strictly inside each of `PROBLEM_LABELS`.
-        thresholds: Error and least confidence.
+        probabilities: [P, 3] posterior probability of each of `PROBLEM_LABELS`.
+        confidence: Posterior probability that a label needs.
 
     Returns:
         [P] index into `PROBLEM_LABELS`, −1 where the problem stays undecided.
-
-    Source: the false-discovery rate as a posterior expectation, Newton, Noueiry, Sarkar and Ahlquist (Biostatistics 5, 2004).
     """
-    doubt = 1.0 - inside.max(axis=1)
-    order = np.argsort(doubt, kind="stable")
-    expected = np.cumsum(doubt[order]) / np.arange(1, doubt.size + 1)
-    named = np.zeros(doubt.size, dtype=np.bool_)
-    named[order[: int(np.searchsorted(expected, thresholds.problem_error, side="right"))]] = True
-    named &= doubt <= 1.0 - thresholds.problem_confidence
-    return np.where(named, inside.argmax(axis=1), -1)
+    return np.where(probabilities.max(axis=1) >= confidence, probabilities.argmax(axis=1), -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +91,7 @@ def label_posterior(
     thresholds: Thresholds,
     groups: tuple[str, ...] | None = None,
     seed: int = 0,
+    most_chains: int = MOST_CHAINS,
 ) -> LabelPosterior:
     """Fit the distribution of success rates and label every posterior draw.
 
@@ -110,8 +104,14 @@ def label_posterior(
         thresholds: The rest of what a label depends on.
         groups: [P] group of each problem.
         seed: Random seed of the posterior draws.
+        most_chains: As for `fit_mixture`.
+
+    Raises:
+        ValueError: There is no problem, so that there is nothing to label.
     """
-    return _fit(tuple(num_samples.tolist()), tuple(num_correct.tolist()), epsilon, thresholds, groups, seed)
+    if not len(num_samples):
+        raise ValueError("num_samples holds no problem; a label is one of problems")
+    return _fit(tuple(num_samples.tolist()), tuple(num_correct.tolist()), epsilon, thresholds, groups, seed, most_chains)
 
 
 @lru_cache(maxsize=32)
@@ -122,10 +122,17 @@ def _fit(
     thresholds: Thresholds,
     groups: tuple[str, ...] | None,
     seed: int,
+    most_chains: int,
 ) -> LabelPosterior:
     edges = (epsilon, thresholds.mastered)
-    mixture = fit_mixture(np.array(num_samples), np.array(num_correct), marks=edges, groups=groups)
-    counts, mean = mixture.draw_interval_counts(edges, rng=np.random.default_rng(seed), num_draws=thresholds.num_draws)
+    mixture = fit_mixture(
+        np.array(num_samples, dtype=np.int64),
+        np.array(num_correct, dtype=np.int64),
+        groups=groups,
+        seed=seed,
+        most_chains=most_chains,
+    )
+    counts, mean = mixture.draw_interval_counts(edges, rng=np.random.default_rng(seed))
     return LabelPosterior(mixture, counts, mean, labels_of(counts, mean, thresholds.mastered))
 
 

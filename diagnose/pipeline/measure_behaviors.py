@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 from posttrain.diagnose.measure.format_check import can_try_formats, score_formats
+from posttrain.diagnose.measure.label_posterior import posterior_of
 from posttrain.diagnose.measure.reference_likelihood import score_references, summarize_references
 from posttrain.diagnose.measure.sample_checks import SampledBehavior
 from posttrain.diagnose.measure.setup_checks import SetupChecks, check_setup
@@ -234,7 +235,9 @@ class MeasurementRun:
                 behavior=behavior,
                 split=settings.split,
                 counts=sampler.counts,
-                posterior=sampler.posterior,
+                posterior=posterior_of(
+                    sampler.counts, epsilon=behavior.measure.epsilon, thresholds=settings.thresholds, seed=settings.seed
+                ),
                 rollouts=sampler.rollouts,
                 paths=summarize_references(behavior, tuple(samples.paths)),
             )

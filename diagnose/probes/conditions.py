@@ -185,7 +185,7 @@ def baseline_rate(context: ProbeContext) -> Interval:
     if context.counts.sampled_equally:
         plain = rates(context.counts.num_samples, context.counts.num_correct)
         return mean_interval(plain, context.counts.groups, level=context.thresholds.level)
-    return context.posterior.mixture.pass_at_k(1, level=context.thresholds.level)
+    return context.posterior.mixture.pass_at_ks([1], level=context.thresholds.level)[0]
 
 
 def mean_draws(context: ProbeContext, one: ConditionResult) -> npt.NDArray[np.float64]:

@@ -160,6 +160,6 @@ def _greedy(context: ProbeContext) -> tuple[Interval, Interval]:
     sampling, level = context.counts, context.thresholds.level
     base = conditions.rates(sampling.num_samples, sampling.num_correct)
     if not sampling.sampled_equally:  # plain rates are biased after adaptive sampling
-        base = context.posterior.mixture.problem_interval(level)[0]
+        base = context.posterior.mixture.problem_means()
     gain = paired_delta_interval(base, sampling.greedy_correct, sampling.groups, level=level)
     return mean_interval(sampling.greedy_correct, sampling.groups, level=level), gain

@@ -40,14 +40,16 @@ def verdict_view(
         no_verdict: Whether train problems were measured, so that the label is no verdict; its sentence says so.
     """
     label, meaning = BOTTLENECKS[entry.bottleneck]
-    told = no_verdict or entry.bottleneck in (Bottleneck.INVALID, Bottleneck.INCONCLUSIVE)
+    inconclusive = entry.bottleneck is Bottleneck.INCONCLUSIVE
+    told = no_verdict or inconclusive or entry.bottleneck is Bottleneck.INVALID
     return {
         "anchor": anchor,
         "name": entry.name,
         "retention": entry.purpose is Purpose.RETENTION,
         "label": label,
         "tone": _TONES.get(entry.bottleneck, "work"),
-        "confidence": format_probability(entry.confidence),
+        "confidence": None if inconclusive else format_probability(entry.confidence),
+        "leans_to": None if entry.leans_to is None else BOTTLENECKS[entry.leans_to][0],
         "meaning": _first_upper(entry.sentence if told else meaning),
         "role": ROLES[entry.role] if entry.role is not None else None,
         "shares": [
@@ -116,6 +118,6 @@ def _settles(more: SettlesEntry) -> str:
     time = f", {format_number(math.ceil(more.seconds))} s at the speed so far" if not math.isnan(more.seconds) else ""
     return (
         f"{format_number(more.samples)} more samples (about {format_number(more.tokens)} tokens{time}), the same number of every problem, "
-        f"decide it in {100 * more.chance:.0f} % of simulated continuations; --max-tokens-total samples where it matters most and stops as soon "
+        f"decide it in {100 * more.chance:.0f} % of simulated continuations; --max-tokens-total samples in rounds and stops as soon "
         "as it is decided."
     )

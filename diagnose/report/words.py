@@ -109,7 +109,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("support", "what the model comes up with often enough (at least ε) when its own distribution is sampled"),
     (
         "posterior probability",
-        "how probable a statement is given the samples and the fitted mixing distribution of success rates",
+        "how probable a statement about these problems is given their samples; a label needs 0.95, with less the verdict leans to it",
     ),
     ("interval", "95 % unless its method says otherwise; problems are the unit, so it applies to new problems of the same kind"),
     (
@@ -120,7 +120,10 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "pseudo-observation",
         "a made-up problem, split between the ends of the range, that keeps an interval from being too narrow where few problems were measured",
     ),
-    ("extrapolated", "not measured with that many samples, but computed from the mixing distribution fitted to all problems"),
+    (
+        "extrapolated",
+        "not measured with that many samples, but bounded over all distributions of success rates that fit the counts",
+    ),
     ("reference path", "a text known to be right; its likelihood says how far the model is from writing it"),
     ("nats", "negative natural logarithm of a probability: 0 is certain, 0.7 is one in two, 4.6 is one in a hundred"),
     ("unparsed", "the verifier found no answer in the text; it counts as wrong and is counted apart"),

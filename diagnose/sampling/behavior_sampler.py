@@ -15,7 +15,6 @@ import numpy as np
 
 from posttrain.diagnose.behaviors.answer_span import GradeTexts
 from posttrain.diagnose.engines.base import Engine
-from posttrain.diagnose.measure.label_posterior import LabelPosterior, posterior_of
 from posttrain.diagnose.measure.success_counts import count_successes
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards
@@ -64,7 +63,6 @@ class BehaviorSampler:
         self._grade, self._settings, self._budget = grade, settings, budget
         self._problems: Sequence[Problem] = behavior.split(settings.split)
         self._planned: tuple[Goal, Round] | None = None
-        self._posterior: LabelPosterior | None = None
         self._read()
 
     @property
@@ -228,18 +226,6 @@ class BehaviorSampler:
             f"{path}: was planned otherwise; moved to {self._settings.directory.path / ASIDE}, and sampled again"
         )
 
-    @property
-    def posterior(self) -> LabelPosterior:
-        """What the samples so far say about the label, with the seed that the verdict has too."""
-        if self._posterior is None:
-            self._posterior = posterior_of(
-                self.counts,
-                epsilon=self.behavior.measure.epsilon,
-                thresholds=self._settings.thresholds,
-                seed=self._settings.seed,
-            )
-        return self._posterior
-
     def _read(self) -> None:
         """Read the samples of all rounds that are complete."""
         directory, behavior = self._settings.directory, self.behavior
@@ -250,7 +236,7 @@ class BehaviorSampler:
         self.rollouts = RolloutTable.read(paths, directory.identity)
         check_samples(directory.path, behavior.name, self.rollouts)
         self.counts: SamplingMeasurement = count_successes(behavior, self._problems, self.rollouts)
-        self._planned, self._posterior = None, None
+        self._planned = None
         self._budget.record(behavior.name, int(self.rollouts.num_tokens.sum()), sampled=self.num_rounds > 0)
 
     def _next(self) -> Round:
@@ -275,7 +261,6 @@ class BehaviorSampler:
                 max_tokens=self.behavior.sampling.max_tokens,
                 thresholds=self._settings.thresholds,
                 seed=self._settings.seed,
-                posterior=self.posterior if goal.adaptive and self.num_rounds else None,
             )
             self._planned = goal, planned
         return self._planned[1]

@@ -1,7 +1,12 @@
-"""What to sample next: the same number of every problem, or round by round where samples change the verdict most.
+"""What to sample next: a fixed number of samples of every problem, or rounds until the label is decided.
 
-A round is planned from the counts of the rounds before and from what is left of a budget, so that a run that was stopped plans the same
-rounds again. Rounds go on until the label is decided, until the primary metric is as precise as was asked for, or until the budget is spent.
+Each round gives every problem half as many samples again as it has. Rounds go on until the label is decided, until the primary metric is as
+precise as was asked for, or until the budget is spent. Measured for this project and dropped (`benchmarks/sample_efficiency.py`): rounds that
+sample the problems whose rates leave most doubt, which took as many samples for as many right labels.
+
+Every round is followed by an interim analysis, and repeated analyses find something by chance sooner or later, so an interim analysis must be
+surer of the label than the last one (`SamplingThresholds.confidence`). A round is planned from the counts of the rounds before and from what
+is left of a budget, so that a run that was stopped plans the same rounds again.
 """
 
 from __future__ import annotations
@@ -11,11 +16,9 @@ from enum import StrEnum
 
 import numpy as np
 
-from posttrain.analysis.stats import neyman_allocation
+from posttrain.analysis.stats import IntArray
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior
-from posttrain.diagnose.sampling import stopping
-from posttrain.diagnose.sampling.allocation import Floats, Ints, label_doubt, pass_at_k_doubt, round_size, spread_evenly
 from posttrain.diagnose.thresholds import SamplingThresholds, Thresholds
 
 DEFAULT_SAMPLES = 16
@@ -95,11 +98,11 @@ def sampling_goal(samples: int | None, precision: float | None = None, max_token
 class SampleCounts:
     """What is known before a round."""
 
-    num_samples: Ints
+    num_samples: IntArray
     """[P] with a known outcome."""
-    num_correct: Ints
+    num_correct: IntArray
     """[P]"""
-    num_sampled: Ints
+    num_sampled: IntArray
     """[P] sampled, missing outcomes counted in."""
     generated_tokens: int
     """Of all samples so far, greedy ones counted in."""
@@ -114,8 +117,6 @@ class RoundReason(StrEnum):
     LABEL = "label_undecided"
     PRECISION = "precision_wanted"
     LABEL_DECIDED = "label_decided"
-    NO_SAMPLE_HELPS = "no_sample_helps"
-    """No further sample can decide the label."""
     BUDGET_SPENT = "budget_spent"
     MOST_SAMPLES = "most_samples"
 
@@ -124,7 +125,7 @@ class RoundReason(StrEnum):
 class Round:
     """Further samples, or the reason why there are none."""
 
-    extra: Ints
+    extra: IntArray
     """[P] samples that each problem is to get."""
     reason: RoundReason
     words: str
@@ -147,7 +148,6 @@ def next_round(
     max_tokens: int,
     thresholds: Thresholds,
     seed: int,
-    posterior: LabelPosterior | None = None,
 ) -> Round:
     """Plan a round.
 
@@ -158,62 +158,79 @@ def next_round(
         primary_k: k of the primary pass@k.
         max_tokens: Most tokens of one sample.
         thresholds: What a label depends on.
-        seed: Random seed of posterior draws, and of which problem comes first among equals.
-        posterior: What the counts say, where that is known already.
+        seed: Random seed of posterior draws.
     """
+    sampled, generated_tokens = counts.num_sampled, counts.generated_tokens
     if goal.samples is not None:
-        extra = np.maximum(0, goal.samples - counts.num_sampled)
-        return Round(extra=extra, reason=RoundReason.FIXED, words=f"{goal.samples} samples of every problem")
-    rule, num_problems = thresholds.sampling, counts.num_samples.size
-    last = stopping.last_priority(counts.generated_tokens, rule)
-    left = _samples_left(counts, goal, max_tokens, rule)
+        words = f"{goal.samples} samples of every problem"
+        return Round(extra=np.maximum(0, goal.samples - sampled), reason=RoundReason.FIXED, words=words)
+    rule = thresholds.sampling
+    left = _samples_left(sampled, goal, max_tokens, generated_tokens, rule)
+    last = float(MOST_TOKENS + generated_tokens)  # what is not about a label waits until all labels are decided
     if left < 1:
         reason, words = RoundReason.BUDGET_SPENT, "the token budget is spent"
         if goal.max_tokens is None:
             reason, words = RoundReason.MOST_SAMPLES, f"{rule.max_samples} samples per problem are taken"
-        return Round(extra=np.zeros_like(counts.num_samples), reason=reason, words=words, priority=last)
-    if not counts.num_sampled.any():
-        extra = spread_evenly(num_problems, min(left, rule.first_round * num_problems))
+        return Round(extra=np.zeros_like(sampled), reason=reason, words=words, priority=last)
+    if not sampled.any():
+        extra = _spread(sampled.size, min(left, rule.first_round * sampled.size))
         return Round(extra=extra, reason=RoundReason.FIRST, words="the first round")
-    if posterior is None:
-        posterior = label_posterior(
-            counts.num_samples, counts.num_correct, epsilon=epsilon, thresholds=thresholds, groups=counts.groups, seed=seed
+    further = _grow(sampled, left, rule.growth)
+    posterior = label_posterior(
+        counts.num_samples, counts.num_correct, epsilon=epsilon, thresholds=thresholds, groups=counts.groups, seed=seed
+    )
+    if posterior.confidence < rule.confidence:
+        words = f"the label is undecided (leans to {posterior.label})"
+        # Behaviors that are nearest to a label and have had least come first; a borderline one gets what they leave.
+        return Round(
+            extra=further, reason=RoundReason.LABEL, words=words, priority=generated_tokens * (1.0 - posterior.confidence)
         )
-    rng = np.random.default_rng([seed, int(counts.num_sampled.sum())])
-
-    def allocate(doubt: Floats) -> Ints:
-        budget = min(left, round_size(counts.num_sampled, doubt, rule))
-        return neyman_allocation(counts.num_samples, doubt, budget=budget, rng=rng)
-
-    reason, words = RoundReason.LABEL_DECIDED, "the label is decided"
-    if not stopping.label_is_decided(posterior, counts.num_samples, thresholds):
-        extra = allocate(label_doubt(posterior, epsilon, thresholds))
-        if extra.any():
-            words = f"the label is undecided ({posterior.label} {posterior.confidence:.0%})"
-            priority = stopping.label_priority(posterior, counts.generated_tokens, rule)
-            return Round(extra=extra, reason=RoundReason.LABEL, words=words, priority=priority)
-        reason, words = RoundReason.NO_SAMPLE_HELPS, "no further sample can decide the label"
+    words = "the label is decided"
     if goal.precision is not None:
-        half = stopping.pass_at_k_half_width(posterior, primary_k)
-        if half > goal.precision and stopping.removable_share(posterior, primary_k) > rule.removable_variance:
-            extra = allocate(pass_at_k_doubt(posterior, primary_k))
-            if extra.any():
-                known = f"pass@{primary_k} is known to ± {half:.3f}"
-                return Round(extra=extra, reason=RoundReason.PRECISION, words=known, priority=last)
-        words += f"; pass@{primary_k} is known to ± {half:.3f}"
+        interval = posterior.mixture.pass_at_ks([primary_k])[0]
+        half = (interval.high - interval.low) / 2
+        known = f"pass@{primary_k} is known to ± {half:.3f}"
+        words += f"; {known}"
         if half > goal.precision:
+            if removable_share(posterior, primary_k) > rule.removable_variance:
+                return Round(extra=further, reason=RoundReason.PRECISION, words=known, priority=last)
             words += f", and only more problems can bring it to ± {goal.precision:g}"
-    return Round(extra=np.zeros(num_problems, dtype=np.int64), reason=reason, words=words, priority=last)
+    return Round(extra=np.zeros_like(sampled), reason=RoundReason.LABEL_DECIDED, words=words, priority=last)
 
 
-def _samples_left(counts: SampleCounts, goal: Goal, max_tokens: int, rule: SamplingThresholds) -> int:
+def removable_share(posterior: LabelPosterior, k: int) -> float:
+    """Return the share of the variance of pass@k that is doubt about these problems, and not due to their small number."""
+    mixture = posterior.mixture
+    values = 1.0 - (1.0 - mixture.draws[1]) ** k
+    moments = mixture.expectations(np.stack([values, values**2], axis=2)).mean(axis=0)
+    weights = mixture.repeats / mixture.repeats.sum()
+    within = float(weights @ (moments[:, 1] - moments[:, 0] ** 2))
+    between = float(weights @ (moments[:, 0] - weights @ moments[:, 0]) ** 2)
+    return within / max(within + between, 1e-12)
+
+
+def _grow(sampled: IntArray, left: int, growth: float) -> IntArray:
+    """Return [P] samples that bring every problem to the same number: more than the most so far by `growth`, or what the budget holds."""
+    most = int(sampled.max())
+    wanted = np.maximum(0, max(most + 1, int(np.ceil(most * (1.0 + growth)))) - sampled)
+    return wanted if wanted.sum() <= left else _spread(sampled.size, left)
+
+
+def _spread(num_problems: int, total: int) -> IntArray:
+    """Return how many [P] of `total` samples each problem gets; the first ones get one more where they do not divide."""
+    extra = np.full(num_problems, total // num_problems, dtype=np.int64)
+    extra[: total % num_problems] += 1
+    return extra
+
+
+def _samples_left(sampled: IntArray, goal: Goal, max_tokens: int, generated_tokens: int, rule: SamplingThresholds) -> int:
     """Return the samples that may still be taken."""
-    num_sampled, num_problems = int(counts.num_sampled.sum()), counts.num_samples.size
+    num_sampled, num_problems = int(sampled.sum()), sampled.size
     if goal.max_tokens is None:
         return rule.max_samples * num_problems - num_sampled
     # A further sample is likely to take the mean, and before any is taken up to twice as much as a greedy one.
     tokens = float(max_tokens)
-    if counts.generated_tokens:
-        mean = max(1.0, counts.generated_tokens / (num_sampled + num_problems))
+    if generated_tokens:
+        mean = max(1.0, generated_tokens / (num_sampled + num_problems))
         tokens = mean if num_sampled else min(tokens, 2.0 * mean)
-    return int((goal.max_tokens - counts.generated_tokens) / tokens)
+    return int((goal.max_tokens - generated_tokens) / tokens)

@@ -313,6 +313,8 @@ class VerdictEntry(FileModel):
     label: str = ""
     """The bottleneck for people."""
     confidence: Number
+    leans_to: Bottleneck | None = None
+    """The most probable label where the bottleneck is `inconclusive`; `confidence` is its probability then."""
     role: Role | None = None
     shares: dict[str, Number] = Field(default_factory=dict)
     stage: StageEntry | None = None

@@ -96,7 +96,9 @@ class Diagnosis:
     purpose: Purpose
     bottleneck: Bottleneck
     confidence: float
-    """Posterior probability that the label is right."""
+    """Posterior probability that the label is right; where it is `inconclusive`, that of `leans_to`."""
+    leans_to: Bottleneck | None = None
+    """The most probable label where it is `inconclusive`."""
     role: Role | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
     """Posterior share of the problems with each label."""

@@ -35,7 +35,7 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         metavar="X",
-        help="Instead of --samples: sample in rounds, where it changes the verdict most, until the label is decided and pass@k at the primary k is known to ± X.",
+        help="Instead of --samples: sample in rounds until the label is decided and pass@k at the primary k is known to ± X.",
     ),
 ]
 MaxTokensTotal = Annotated[

@@ -62,9 +62,9 @@ def test_a_run_with_options_is_that_of_a_file_which_says_the_same(folder: Path, 
 
 
 def test_the_named_command_carries_the_options(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert command(monkeypatch, f"{RUN} --limit 4 --max-tokens 9") == 0
+    assert command(monkeypatch, f"{RUN} --limit 8 --max-tokens 9") == 0
     entry = DiagnosisFile.model_validate_json((folder / "out" / "diagnosis.json").read_text())["good"]
-    assert "--max-tokens 9 --limit 4" in str(next_command(entry, NextStart(model="m", run="out")))
+    assert "--max-tokens 9 --limit 8" in str(next_command(entry, NextStart(model="m", run="out")))
 
 
 def test_another_option_is_another_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -313,6 +313,7 @@ def behaviors() -> list[BehaviorEntry]:
             Bottleneck.INCONCLUSIVE,
             np.clip(none + 0.006, 0, 1),
             confidence=0.48,
+            leans_to=Bottleneck.MISSING_SUPPORT,
             settles_with=SettlesEntry(samples=4096, tokens=52000, seconds=61.0, chance=0.85),
             sentence="Not decided: success may lie on either side of ε with the samples so far.",
         ),

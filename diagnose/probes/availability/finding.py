@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.analysis.stats import mean_interval
+from posttrain.analysis.stats import jeffreys_intervals, mean_interval
 from posttrain.diagnose.probes.availability import steps
 from posttrain.diagnose.probes.availability.steps import OWN, REFERENCE, AvailabilityOutcome, Binding, SteppedPath
 from posttrain.diagnose.probes.base import Finding, Note, ProbeContext
@@ -179,7 +179,7 @@ def _notes(context: ProbeContext, paths: Sequence[SteppedPath], margins: Mapping
                 f"On {len(both)} problems with both, the model's own right samples are typically e^{gap:.0f} times as likely as the reference: it "
                 "goes other ways, and what binds the reference need not bind the problem."
             )
-    _, low, _ = context.posterior.mixture.problem_interval(context.thresholds.level)
+    low, _ = jeffreys_intervals(context.counts.num_samples, context.counts.num_correct, level=context.thresholds.level)
     totals = _log_probability_of_references(context)
     solved = [i for i, p in enumerate(context.problems) if p.id in totals and context.counts.num_correct[i] > 0]
     many = [i for i in solved if low[i] > 0 and np.log(low[i]) > totals[context.problems[i].id] + np.log(factor)]

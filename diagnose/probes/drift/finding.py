@@ -63,8 +63,8 @@ def make_finding(
         kept = means_by_problem(place, (gain >= np.log(context.behavior.measure.epsilon)).astype(np.float64), None, count)
         numbers["share of earlier right answers still likely"] = Estimate.of(mean_interval(kept, groups, level=level))
     numbers["problems lost"] = rates.num_lost
-    numbers["pass@1 before"] = Estimate.of(rates.before.pass_at_k(1, level=level))
-    numbers["pass@1 now"] = Estimate.of(context.posterior.mixture.pass_at_k(1, level=level))
+    numbers["pass@1 before"] = Estimate.of(rates.before.pass_at_ks([1], level=level)[0])
+    numbers["pass@1 now"] = Estimate.of(context.posterior.mixture.pass_at_ks([1], level=level)[0])
     rows = tuple(
         {
             "id": problem.id,

@@ -67,7 +67,7 @@ def compare_rates(context: ProbeContext, sampled: Sequence[Rollout], earlier_run
                 known[rollout.problem_id].append(right)
         n_before, c_before = (np.array([f(one) for one in known.values()], dtype=np.int64) for f in (len, sum))
         thinned = n_before, c_before  # how many there are depends on the budget, not on the outcomes
-    before = fit_mixture(n_before, c_before, marks=(measure.epsilon, context.thresholds.mastered), groups=groups)
+    before = fit_mixture(n_before, c_before, groups=groups)
     after = context.posterior.mixture
     n_after, c_after = _even(_outcomes(context, context.rollouts), context.counts.sampled_equally)
     rate = context.thresholds.change.false_discovery_rate
@@ -87,8 +87,8 @@ def compare_rates(context: ProbeContext, sampled: Sequence[Rollout], earlier_run
     states = classify_changes(reach[0], reach[1], entered.q_expansion, entered.q_attrition, context.thresholds.change)
     return RatesBeforeAndNow(
         before=before,
-        p_before=np.where(n_before > 0, before.problem_interval()[0], np.nan),
-        p_after=after.problem_interval()[0],
+        p_before=np.where(n_before > 0, before.problem_means(), np.nan),
+        p_after=after.problem_means(),
         states=tuple(state.value for state in states),
         fell=fell,
         lost=lost.mean(axis=0),

@@ -136,7 +136,7 @@ def candidate_problems(context: ProbeContext, rng: np.random.Generator) -> list[
     """Return problems in random order, with whether they are out of support: those that are first, then unreliable ones."""
     known = context.posterior.mixture
     out = known.interval_probabilities((context.behavior.measure.epsilon, context.thresholds.mastered))[:, 0] > 0.5
-    mean, _, _ = known.problem_interval()
+    mean = known.problem_means()
     order = [int(i) for i in rng.permutation(len(context.problems))]
     order = [i for i in order if context.problems[i].references]
     return [(i, True) for i in order if out[i]] + [

@@ -5,8 +5,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import chi2, t
 
-from posttrain.analysis.stats.profile_likelihood import profile_intervals
-from posttrain.analysis.stats.success_rate_grid import likelihood_table
+from posttrain.analysis.stats.profile_likelihood import likelihood_table, profile_intervals
 
 
 def test_the_frontier_is_that_of_a_general_solver() -> None:

@@ -54,13 +54,17 @@ def test_null_does_not_hide_real_expansion() -> None:
 
 
 def test_null_knows_regression_to_the_mean() -> None:
-    """Of problems at 0 of 16, 18 % show a success when the same model is sampled again."""
-    rng = np.random.default_rng(8)
-    p = rng.beta(0.3, 1.2, 2000)
-    n = np.full(2000, 16)
-    before = rng.binomial(n, p)
-    rates = ps.fit_mixture(n, before).draw_rates(rng=rng, num_draws=200)[:, before == 0]
-    assert np.mean(1 - (1 - rates) ** 16) == pytest.approx(0.18, abs=0.03)
+    """Of problems at 0 of 16, 18 % show a success when the same model is sampled again; the posterior knows that to ± .06."""
+    expected = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        p, n = rng.beta(0.3, 1.2, 2000), np.full(2000, 16)
+        before = rng.binomial(n, p)
+        rates = ps.fit_mixture(n, before).draw_rates(rng=rng, num_draws=200)[:, before == 0]
+        again = np.mean(1 - (1 - rates) ** 16, axis=1)
+        assert np.quantile(again, 0.005) < np.mean(1 - (1 - p[before == 0]) ** 16) < np.quantile(again, 0.995)
+        expected.append(again.mean())
+    assert np.mean(expected) == pytest.approx(0.18, abs=0.02)
 
 
 @pytest.mark.statistical

@@ -83,8 +83,11 @@ def test_planted_bottlenecks_are_named(rates: npt.NDArray[np.float64], label: Bo
 
 
 def test_too_few_samples_are_inconclusive_and_say_what_would_settle_it() -> None:
-    found = diagnose(*make([0] * 18 + [1] * 9 + [2] * 6, n=2))
+    found = diagnose(*make([0] * 20 + [1] * 4 + [2] * 9, n=2))
     assert found.bottleneck is Bottleneck.INCONCLUSIVE
+    assert found.leans_to is Bottleneck.POOR_CHOICE
+    assert "%" not in found.sentence
+    assert 0.5 < found.confidence < 0.95
     assert found.settles_with is not None
     assert found.settles_with.samples >= 8
     assert 0.5 <= found.settles_with.chance <= 1
@@ -134,11 +137,37 @@ def test_a_lenient_reading_that_changes_the_label_is_format() -> None:
     assert found.stage.name == "rft"
 
 
+def test_format_is_sure_where_the_lenient_label_is_open() -> None:
+    """Read leniently, the behavior lies at the threshold of mastery; that it is better than it looks is sure."""
+    found = diagnose(*make(np.zeros(40), num_lenient_correct=np.r_[np.full(20, 28), np.full(20, 29)]))
+    assert found.bottleneck is Bottleneck.FORMAT
+    assert found.confidence >= 0.95
+
+
 def test_greedy_mastery_is_decoding() -> None:
     found = diagnose(*make(np.full(40, 16), greedy_correct=np.ones(40)))
     assert found.bottleneck is Bottleneck.DECODING
     assert found.stage is not None
     assert found.stage.name == "change_decoding"
+    assert found.confidence >= 0.95
+
+
+def test_greedy_mastery_beside_samples_that_may_show_it_too_is_open() -> None:
+    found = diagnose(*make(np.r_[np.full(20, 28), np.full(20, 29)], greedy_correct=np.ones(40)))
+    assert found.bottleneck is Bottleneck.INCONCLUSIVE
+    assert found.leans_to is Bottleneck.DECODING
+
+
+@pytest.mark.parametrize("num_problems", [1, 4])
+def test_few_problems_support_no_advice_but_may_be_mastered(num_problems: int) -> None:
+    found = diagnose(*make(np.full(num_problems, 8)))
+    assert found.bottleneck is Bottleneck.INCONCLUSIVE
+    assert found.leans_to is Bottleneck.POOR_CHOICE
+    assert found.stage is not None
+    assert found.stage.name == "sample_more"
+    assert found.settles_with is None, "no samples of these problems decide"
+    assert diagnose(*make(np.full(num_problems, 128), n=128)).bottleneck is Bottleneck.MASTERED
+    assert diagnose(*make(np.full(5, 8))).bottleneck is Bottleneck.POOR_CHOICE
 
 
 def test_a_truncated_sampler_never_yields_missing_support() -> None:

@@ -25,15 +25,23 @@ def test_plain_behaviors_are_labelled(rate: float, label: int) -> None:
     assert sum(known.shares.values()) == pytest.approx(1)
 
 
-def test_problems_are_labelled_up_to_the_error_that_is_allowed() -> None:
-    inside = np.array([[0.99, 0.01, 0], [0.95, 0.05, 0], [0, 0.9, 0.1], [0.1, 0.85, 0.05], [0.3, 0.7, 0], [0, 0.2, 0.3]])
-    # Expected errors .01, .03, .053, .078: two keep the mean at or below .05.
-    assert problem_labels(inside, Thresholds()).tolist() == [0, 0, -1, -1, -1, -1]
-    assert problem_labels(inside, Thresholds(problem_error=0.08, problem_confidence=0.8)).tolist() == [0, 0, 1, 1, -1, -1]
-    assert problem_labels(inside, Thresholds(problem_error=0.08)).tolist() == [0, 0, 1, -1, -1, -1]
-    # However sure the others are, one that is undecided stays undecided.
-    sure = np.vstack([np.tile([1.0, 0, 0], (99, 1)), [[0.7, 0.3, 0]]])
-    assert problem_labels(sure, Thresholds()).tolist() == [0] * 99 + [-1]
+def test_problems_are_labelled_where_their_label_is_sure() -> None:
+    probabilities = np.array([[0.99, 0.01, 0], [0.95, 0.05, 0], [0, 0.9, 0.1], [0.3, 0.7, 0], [0, 0.02, 0.98]])
+    assert problem_labels(probabilities, 0.95).tolist() == [0, 0, -1, -1, 2]
+    assert problem_labels(probabilities, 0.8).tolist() == [0, 0, 1, -1, 2]
+
+
+def test_rates_that_samples_cannot_tell_apart_leave_the_label_open() -> None:
+    """Without a success, four samples of each of twenty problems fit rates on both sides of epsilon."""
+    known = label_posterior(np.full(20, 4), np.zeros(20, dtype=np.int64), epsilon=EPSILON, thresholds=THRESHOLDS)
+    assert known.label is Bottleneck.MISSING_SUPPORT
+    assert known.confidence < 0.95
+
+
+def test_no_problem_has_no_label() -> None:
+    nothing = np.zeros(0, dtype=np.int64)
+    with pytest.raises(ValueError, match="no problem"):
+        label_posterior(nothing, nothing, epsilon=EPSILON, thresholds=THRESHOLDS)
 
 
 def test_the_same_counts_give_the_same_posterior_object() -> None:

@@ -118,15 +118,15 @@ def test_rounds_that_were_killed_end_like_undisturbed_ones(
     sums_file: Path, script: Callable[[float], str], tmp_path: Path
 ) -> None:
     arguments: dict[str, Any] = {"engine": "scripted", "max_tokens_total": 6_000}
-    diagnose.run(script(0.02), [sums_file], out=tmp_path / "whole", **arguments)
+    diagnose.run(script(0.006), [sums_file], out=tmp_path / "whole", **arguments)
     total = len(list((tmp_path / "whole" / "rollouts").glob("*.parquet")))
     assert total > 5
     for survives in (3, total - 1):
         out = tmp_path / f"killed-{survives}"
-        engine = InterruptedEngine(open_engine("scripted", script(0.02), [diagnose.load_behavior(sums_file)]), survives)
+        engine = InterruptedEngine(open_engine("scripted", script(0.006), [diagnose.load_behavior(sums_file)]), survives)
         with pytest.raises(KeyboardInterrupt):
-            diagnose.run(script(0.02), [sums_file], out=out, **(arguments | {"engine": engine}))
-        diagnose.run(script(0.02), [sums_file], out=out, **arguments)
+            diagnose.run(script(0.006), [sums_file], out=out, **(arguments | {"engine": engine}))
+        diagnose.run(script(0.006), [sums_file], out=out, **arguments)
         assert without_cost(out) == without_cost(tmp_path / "whole")
 
 

@@ -83,7 +83,7 @@ def test_a_sure_argument_changes_the_verdict_and_is_told(
     monkeypatch: pytest.MonkeyPatch, sums_file: Path, engine: ScriptedEngine, tmp_path: Path
 ) -> None:
     use(monkeypatch, Toy())
-    found = run("m", [sums_file], out=tmp_path / "run", engine=engine)
+    found = run("m", [sums_file], out=tmp_path / "run", engine=engine, samples=64)
     diagnosis = found.diagnoses[0]
     assert diagnosis.bottleneck is Bottleneck.GUIDED_ONLY
     assert "within reach from a part" in diagnosis.sentence
@@ -92,7 +92,7 @@ def test_a_sure_argument_changes_the_verdict_and_is_told(
     assert entry["probes"][0]["contribution"] == "makes it guided_only instead of missing_support, because a toy says so"
     assert entry["problems"][0]["prefix_needed"]["status"] == "found"
     assert entry["problems"][1]["prefix_needed"]["status"] == "not_probed"
-    assert entry["cost"]["samples"] == 17 * len(entry["problems"]) + len(entry["problems"])
+    assert entry["cost"]["samples"] == 65 * len(entry["problems"]) + len(entry["problems"])
     for page in ("report.html", "report.md"):
         text = (tmp_path / "run" / page).read_text()
         assert "Is this a toy?" in text
@@ -104,7 +104,7 @@ def test_a_doubtful_argument_only_leans(
     monkeypatch: pytest.MonkeyPatch, sums_file: Path, engine: ScriptedEngine, tmp_path: Path
 ) -> None:
     use(monkeypatch, Toy(confidence=0.8))
-    found = run("m", [sums_file], out=tmp_path / "run", engine=engine)
+    found = run("m", [sums_file], out=tmp_path / "run", engine=engine, samples=64)
     assert found.diagnoses[0].bottleneck is Bottleneck.MISSING_SUPPORT
     (contribution,) = found.diagnoses[0].contributions
     assert (contribution.kind, contribution.label) == (ContributionKind.NOT_SURE_ENOUGH, Bottleneck.GUIDED_ONLY)
@@ -115,14 +115,14 @@ def test_a_finished_probe_is_not_run_again_and_a_killed_one_goes_on(
 ) -> None:
     probe = Toy()
     use(monkeypatch, probe)
-    run("m", [sums_file], out=tmp_path / "run", engine=engine)
+    run("m", [sums_file], out=tmp_path / "run", engine=engine, samples=64)
     first = (tmp_path / "run/diagnosis.json").read_text()
     # Killed after its samples were stored and before its finding was.
     (tmp_path / "run/probes/sums.toy.json").unlink()
     (tmp_path / "run/done/sums.json").unlink()
     drawn: list[object] = []
     monkeypatch.setattr(type(engine), "sample", lambda *_, **__: drawn.append(1))
-    run("m", [sums_file], out=tmp_path / "run", engine=engine)
+    run("m", [sums_file], out=tmp_path / "run", engine=engine, samples=64)
     assert not drawn
     assert probe.budgets[0] == probe.budgets[1]
     second = (tmp_path / "run/diagnosis.json").read_text()

@@ -238,6 +238,15 @@ def test_one_problem(tmp_path: Path, rate: float) -> None:
     assert "p\\|1" in markdown.read_text()
 
 
+@pytest.mark.parametrize("leans_to", [Bottleneck.POOR_CHOICE, None])
+def test_a_label_that_is_open_has_no_probability_on_the_page(tmp_path: Path, leans_to: Bottleneck | None) -> None:
+    folder = write_diagnosis(tmp_path, empty_behavior(confidence=0.6213, leans_to=leans_to))
+    for page in write_report(folder):
+        text = page.read_text()
+        assert "0.62" not in text
+        assert ("leans to poor choice" in text) is (leans_to is not None)
+
+
 def test_undefined_comparison(tmp_path: Path) -> None:
     entry = BehaviorChangeEntry(
         name="a", num_problems=0, pass_at_1=PassAtOneEntry(before=UNDEFINED, after=UNDEFINED, delta=UNDEFINED)

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, LabelPosterior, label_posterior, problem_labels
-from posttrain.diagnose.sampling.allocation import round_size
+from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, label_posterior
 from posttrain.diagnose.sampling.plan import Goal, RoundReason, SampleCounts, next_round
-from posttrain.diagnose.sampling.stopping import label_is_decided
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import default_epsilon
 
@@ -30,74 +28,29 @@ def sample_rounds(
     raise AssertionError("rounds do not end")
 
 
-def test_easy_verdicts_are_cheap_and_hard_problems_get_the_samples() -> None:
+def test_easy_verdicts_are_cheap() -> None:
     n, _, reason = sample_rounds(np.full(40, 0.4), Goal(max_tokens=10**6))
     assert n.mean() <= 12
+    assert np.ptp(n) == 0
     assert reason is RoundReason.LABEL_DECIDED
-    rates = np.r_[np.full(20, 0.95), np.full(20, 0.0), np.full(2, 0.4)]
-    n, c, _ = sample_rounds(rates, Goal(max_tokens=10**7))
-    named = problem_labels(
-        label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS).mixture.interval_probabilities([EPSILON, 0.9], strict=True),
-        THRESHOLDS,
-    )
-    assert np.ptp(n) > 0
-    assert np.mean((named >= 0) & (named != np.repeat([2, 0, 1], [20, 20, 2]))) <= 0.1
 
 
-def test_a_round_is_a_third_of_what_the_undecided_problems_have() -> None:
-    n, rule = np.full(40, 64), THRESHOLDS.sampling
-    assert round_size(n, np.r_[np.zeros(38), 1.0, 1.0], rule) == 42
-    assert round_size(n, np.r_[np.zeros(39), 1.0], rule) == rule.smallest_round
-    assert round_size(n, np.ones(40), rule) == 853
+def test_a_round_gives_every_problem_half_as_many_again() -> None:
+    def extra(sampled: list[int], tokens: int = 10**6) -> list[int]:
+        n = np.array(sampled)
+        counts = SampleCounts(num_samples=n, num_correct=n // 2, num_sampled=n, generated_tokens=0)
+        goal = Goal(max_tokens=tokens, precision=1e-3)
+        return next_round(counts, goal, epsilon=EPSILON, primary_k=1, max_tokens=1, thresholds=THRESHOLDS, seed=0).extra.tolist()
 
-
-@pytest.mark.statistical
-def test_adaptive_sampling_labels_few_problems_at_a_threshold() -> None:
-    """Half of ten problems lie at a threshold, where either label is wrong."""
-    wrong = []
-    for seed in range(60):
-        rates = np.r_[np.full(2, EPSILON), np.full(3, 0.9), np.random.default_rng(seed).uniform(size=5)]
-        n, c, _ = sample_rounds(
-            rates, Goal(precision=0.01, max_tokens=10 * THRESHOLDS.sampling.max_samples * rates.size), seed=seed
-        )
-        known = label_posterior(n, c, epsilon=EPSILON, thresholds=THRESHOLDS)
-        named = problem_labels(known.mixture.interval_probabilities([EPSILON, 0.9], strict=True), THRESHOLDS)
-        truth = np.r_[np.full(5, -1), np.where(rates[5:] < EPSILON, 0, np.where(rates[5:] < 0.9, 1, 2))]
-        wrong.append(float(np.mean((named >= 0) & (named != truth))))
-    assert np.mean(wrong) <= 0.05
-
-
-@pytest.mark.parametrize(
-    ("samples", "problems", "others", "label", "decided"),
-    [
-        (3, 50, 0, 0, True),  # no posterior draw of 1,024 says otherwise
-        (3, 50, 4, 0, False),
-        (20, 50, 10, 0, True),  # one hundredth, where a quarter of .05 is allowed
-        (20, 50, 20, 0, False),
-        (40, 50, 40, 0, True),  # as in the last analysis
-        (400, 50, 60, 0, False),
-        (40, 10, 10, 0, False),  # a fifth of the problems needs five times the samples
-        (200, 10, 40, 0, True),
-        (400, 50, 20, 2, False),  # whether the behavior is mastered
-    ],
-)
-def test_an_early_analysis_must_be_surer_than_a_late_one(
-    samples: int, problems: int, others: int, label: int, decided: bool
-) -> None:
-    n = np.full(problems, samples)
-    mixture = label_posterior(n, n // 2, epsilon=EPSILON, thresholds=THRESHOLDS).mixture
-    labels = np.where(np.arange(1024) < others, label, 1)
-    known = LabelPosterior(mixture, np.zeros((1024, 3), dtype=np.int64), np.full(1024, 0.5), labels)
-    assert label_is_decided(known, n, THRESHOLDS) is decided
+    assert extra([0, 0, 0]) == [8, 8, 8]
+    assert extra([8, 8, 8]) == [4, 4, 4]
+    assert extra([9, 9, 8]) == [5, 5, 6]
+    assert extra([64, 64, 64], tokens=40) == [14, 13, 13]
 
 
 @pytest.mark.statistical
 def test_interim_analyses_mislabel_few_borderline_behaviors() -> None:
-    """Few of 40 borderline behaviors are mislabelled.
-
-    One problem more is at 0 than at .4, the others are mastered. Interim analyses that end at a confidence of .99, early or late, and a
-    smooth mixing distribution mislabelled 16.
-    """
+    """Few of 40 borderline behaviors are mislabelled: one problem more is at 0 than at .4, the others are mastered."""
     wrong = 0
     for seed in range(40):
         n, c, _ = sample_rounds(np.repeat([0.0, 0.4, 0.97], [18, 17, 15]), Goal(max_tokens=10 * 64 * 50), seed=seed)
@@ -122,4 +75,4 @@ def test_precision_asks_for_more_samples() -> None:
     loose, _, _ = sample_rounds(rates, Goal(precision=0.3))
     tight, _, reason = sample_rounds(rates, Goal(precision=0.09))
     assert tight.sum() > 1.3 * loose.sum()
-    assert reason in (RoundReason.LABEL_DECIDED, RoundReason.NO_SAMPLE_HELPS)
+    assert reason is RoundReason.LABEL_DECIDED
