@@ -104,8 +104,10 @@ def write(rows: dict[str, Row], behaviors: int, path: Path) -> None:
     lines = [
         "# What the constants of the posterior change",
         "",
-        f"`python benchmarks/posterior_sensitivity.py --behaviors {behaviors // len(FAMILIES)}`. {behaviors} behaviors of {len(FAMILIES)} held-out families, "
-        f"{NUM_PROBLEMS} problems each, the same samples for every setting; labels of {', '.join(map(str, SAMPLES))} samples of every problem, and of rounds of at most {MOST}.",
+        (
+            f"`python benchmarks/posterior_sensitivity.py --behaviors {behaviors // len(FAMILIES)}`. {behaviors} behaviors of {len(FAMILIES)} held-out families, "
+            f"{NUM_PROBLEMS} problems each, the same samples for every setting; labels of {', '.join(map(str, SAMPLES))} samples of every problem, and of rounds of at most {MOST}."
+        ),
         "",
         "| setting | said | wrong of those | in rounds: said | wrong of those | samples of a problem | samples per right label | ms per label |",
         "|---|---|---|---|---|---|---|---|",
