@@ -23,7 +23,7 @@ import numpy as np
 from distributions import DISTRIBUTIONS, EPSILON, MASTERED, Array, true_label, true_problem_labels
 from numpy.typing import NDArray
 
-from posttrain.analysis.stats import mean_interval, paired_delta_interval, pass_at_k, posterior_delta_interval
+from posttrain.analysis.stats import mean_interval, paired_delta_interval, pass_at_k, posterior_deltas
 from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior, problem_labels
 from posttrain.diagnose.sampling.plan import Goal, SampleCounts, next_round
 from posttrain.diagnose.thresholds import Thresholds
@@ -91,7 +91,7 @@ def replicate(task: tuple[str, int, str, int, dict[int, float], dict[int, float]
     for k in ks[:2]:
         if samples is None:
             _, _, later = adaptive(rng, second, seed)
-            delta = posterior_delta_interval(known.mixture, later.mixture, k, rng=rng)
+            delta = posterior_deltas(known.mixture, later.mixture, [k]).intervals()[0]
         else:
             c2 = rng.binomial(n, second)
             delta = paired_delta_interval(pass_at_k(n, c, k), pass_at_k(n, c2, k))

@@ -33,9 +33,17 @@ import numpy.typing as npt
 from scipy import stats
 from scipy.special import betaln
 
-from posttrain.analysis.stats import fit_mixture, k_grid, permutation_test, problem_change_tests, support_dynamics
+from posttrain.analysis.stats import (
+    fit_mixture,
+    k_grid,
+    permutation_test,
+    problem_change_tests,
+    support_dynamics,
+    support_dynamics_null,
+)
 from posttrain.diagnose.comparison.change_role import NUM_PERMUTATIONS, decide_role
 from posttrain.diagnose.comparison.comparison_words import role_words
+from posttrain.diagnose.comparison.paired_samples import PairedCounts
 from posttrain.diagnose.measure.problem_changes import classify_changes
 from posttrain.diagnose.thresholds import ChangeThresholds
 from posttrain.diagnose.types import ProblemChange, default_epsilon
@@ -92,6 +100,7 @@ def sharpened(rng: np.random.Generator) -> tuple[Rates, Rates]:
 TRUTHS: dict[str, Callable[[np.random.Generator], tuple[Rates, Rates]]] = {
     "a fifth rises from 0 to .3": change_a_fifth(0.0, 0.3),
     "a fifth rises from 0 to .05": change_a_fifth(0.0, 0.05),
+    "a fifth rises from .01 to .2": change_a_fifth(0.01, 0.2),
     "a fifth rises from .03 to .4": change_a_fifth(0.03, 0.4),
     "a fifth rises from .3 to .8": change_a_fifth(0.3, 0.8),
     "a fifth falls from .3 to 0": change_a_fifth(0.3, 0.0),
@@ -106,7 +115,7 @@ def changes_of(n: Counts, before: Counts, after: Counts) -> list[ProblemChange]:
     tests = problem_change_tests(n, before, n, after, rate=FALSE_DISCOVERY_RATE, below=EPSILON)
     if min(tests.q_expansion.min(), tests.q_attrition.min()) > FALSE_DISCOVERY_RATE:
         return [ProblemChange.UNDETERMINED] * n.size  # nothing can be flagged, whatever the mixtures say
-    reach = [fit_mixture(n, side, marks=[EPSILON]).interval_probabilities([EPSILON])[:, 1] for side in (before, after)]
+    reach = [fit_mixture(n, side).interval_probabilities([EPSILON])[:, 1] for side in (before, after)]
     return classify_changes(reach[0], reach[1], tests.q_expansion, tests.q_attrition, THRESHOLDS)
 
 
@@ -120,6 +129,7 @@ def null_row(distribution: str, num_samples: int, replicates: int) -> str:
     rng = np.random.default_rng([1, num_samples, list(DISTRIBUTIONS).index(distribution)])
     n = np.full(NUM_PROBLEMS, num_samples)
     changed, flagged, roles, naive = 0, 0, 0, 0.0
+    outside = np.zeros(2)
     ratios = []
     num_roles = max(1, replicates // 4)
     for replicate in range(replicates):
@@ -131,6 +141,8 @@ def null_row(distribution: str, num_samples: int, replicates: int) -> str:
         flagged += any(state in (ProblemChange.EXPANDED, ProblemChange.ATTRITED) for state in changes)
         dynamics = support_dynamics(n, before, n, after)
         ratios.append((dynamics.srr, dynamics.ndr))
+        null = support_dynamics_null(n, before, n, after, rng=rng, num_draws=400)
+        outside += np.array([dynamics.ndr > null.ndr.high, dynamics.srr < null.srr.low])
         naive += int(((before == 0) & (after > 0)).sum())
         if replicate < num_roles:
             shown = permutation_test(n, before, n, after, ks_of(num_samples), rng=rng, num_draws=NUM_PERMUTATIONS)
@@ -138,7 +150,7 @@ def null_row(distribution: str, num_samples: int, replicates: int) -> str:
     srr, ndr = np.nanmean(np.array(ratios), axis=0)
     return (
         f"| {distribution} | {num_samples} | {flagged / replicates:.2%} | {changed / replicates:.2%} | {roles / num_roles:.1%} | "
-        f"{naive / replicates:.1f} | {srr:.3f} | {ndr:.3f} |"
+        f"{outside[0] / replicates:.1%} | {outside[1] / replicates:.1%} | {naive / replicates:.1f} | {srr:.3f} | {ndr:.3f} |"
     )
 
 
@@ -217,8 +229,11 @@ def role_row(name: str, num_samples: int, replicates: int) -> str:
     for _ in range(replicates):
         first, last = TRUTHS[name](rng)
         before, after = rng.binomial(n, first), rng.binomial(n, last)
-        mixtures = [fit_mixture(n, side, marks=[EPSILON]) for side in (before, after)]
-        words[role_words(decide_role(n, before, after, ks_of(num_samples), mixtures, EPSILON, THRESHOLDS, rng=rng))] += 1
+        counts = PairedCounts(
+            ids=tuple(map(str, range(n.size))), groups=tuple(map(str, range(n.size))), n_before=n, c_before=before, n_after=n, c_after=after,
+            missing_before=np.zeros_like(n), missing_after=np.zeros_like(n), adaptive=False,
+        )  # fmt: skip
+        words[role_words(decide_role(counts, ks_of(num_samples), EPSILON, THRESHOLDS, rng=rng))] += 1
     shares = ", ".join(f"{word} {count / replicates:.0%}" for word, count in words.most_common())
     return f"| {name} | {num_samples} | {shares} |"
 
@@ -292,11 +307,12 @@ def report(rows: dict[str, list[str]], replicates: int, seconds: float) -> str:
 Per distribution of success rates and n, {replicates:,} runs ({num_roles:,} for the role). *Any problem flagged*: share of runs in which
 at least one problem is called expanded or attrited; *any change*: in which a problem has q ≤ {FALSE_DISCOVERY_RATE} for a change of any kind, in either
 direction; *any role*: in which the role is anything but "not distinguishable". All three are to be at most 5 %; the standard error of such a share is
-{error:.1%} ({role_error:.1%} for the role). On the right the
+{error:.1%} ({role_error:.1%} for the role). *NDR above* and *SRR below*: runs whose NDR, or SRR, lies beyond its 95 % null range on
+that side, to be at most 2.5 %. On the right the
 naive numbers of the same runs: problems called expanded because they had no success before and at least one after, and SRR and NDR, which
 would be 1 and 0 for a model that did not change.
 
-{table(("distribution", "n", "any problem flagged", "any change", "any role", "naive: expanded", "SRR", "NDR"), rows["null"])}
+{table(("distribution", "n", "any problem flagged", "any change", "any role", "NDR above", "SRR below", "naive: expanded", "SRR", "NDR"), rows["null"])}
 
 ## True rises from 0 to {RISE:g}
 

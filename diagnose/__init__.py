@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from posttrain.diagnose.pipeline.request import DiagnoseRequest as DiagnoseRequest
     from posttrain.diagnose.pipeline.run_files import rewrite_report as rewrite_report
     from posttrain.diagnose.pipeline.run_plan import plan_run as plan_run
+    from posttrain.diagnose.storage.count_files import read_counts as read_counts
+    from posttrain.diagnose.storage.count_files import write_counts as write_counts
     from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun as DiagnosedRun
     from posttrain.diagnose.thresholds import Thresholds as Thresholds
 
@@ -44,6 +46,8 @@ _HOME = {
     "Transition": "comparison.transition",
     "compare": "pipeline.compare_files",
     "gate": "gates.decide_gates",
+    "read_counts": "storage.count_files",
+    "write_counts": "storage.count_files",
     "Thresholds": "thresholds",
 }
 

@@ -104,9 +104,7 @@ def crossing_row(before: Sequence[Problem], after: Sequence[Problem], primary_k:
     smallest = min(int(samples.min()) for samples, _, _ in sides)
     ks = [k for k in k_grid(smallest, primary_k) if k <= smallest]
     curves = [np.stack([pass_at_k(samples, correct, k) for k in ks], axis=1) for samples, correct, _ in sides]
-    found = curve_crossing(
-        ks, curves[0], curves[1], sides[0][2], rng=np.random.default_rng(_SEED), num_draws=_NUM_DRAWS, level=LEVEL
-    )
+    found = curve_crossing(ks, curves[0], curves[1], sides[0][2], rng=np.random.default_rng(_SEED), level=LEVEL)
     if math.isnan(found.k.estimate):
         return None
     return {"k": found.k.estimate, "k_low": found.k.low, "k_high": found.k.high, "probability": found.probability}

@@ -127,7 +127,7 @@ def _read(path: Path, name: str, takes: Takes, *, alone: bool) -> list[_Entry]:
 
 
 def one_side(path: Path, entry: Mapping[str, Any], side: str) -> dict[str, Any]:
-    """Return a side of a comparison with the keys of diagnosis.json: the same samples per problem before and after.
+    """Return a side of a comparison with the keys of diagnosis.json.
 
     Args:
         path: The folder of the comparison.
@@ -135,11 +135,7 @@ def one_side(path: Path, entry: Mapping[str, Any], side: str) -> dict[str, Any]:
         side: `before` or `after`.
     """
     whole = Side(side, path, entry, {})
-    problems = [
-        {**problem, "num_correct": round(problem[side] * problem["num_samples"])}
-        for problem in whole.need("problems")
-        if problem.get("num_samples") is not None
-    ]
+    problems = [{**problem, **counted} for problem in whole.need("problems") if (counted := _counts_of_side(problem, side))]
     return {
         "name": entry["name"],
         "measure": entry.get("measure", {}),
@@ -147,6 +143,15 @@ def one_side(path: Path, entry: Mapping[str, Any], side: str) -> dict[str, Any]:
         "crossing": entry.get("crossing"),
         "problems": problems,
     }
+
+
+def _counts_of_side(problem: Mapping[str, Any], side: str) -> dict[str, int]:
+    """Return samples and successes of a problem on one side; nothing where they are not told. Earlier files hold the rate alone."""
+    if (n := problem.get(f"n_{side}")) is not None:
+        return {"num_samples": n, "num_correct": problem[f"c_{side}"]}
+    if (n := problem.get("num_samples")) is not None:
+        return {"num_samples": n, "num_correct": round(problem[side] * n)}
+    return {}
 
 
 def _json(path: Path) -> dict[str, Any]:

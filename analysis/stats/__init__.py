@@ -6,7 +6,8 @@
   for the population that problems come from; `posterior_deltas`: changes of pass@k under adaptive sampling
 - `change_tests`: which problems changed between two runs, and whether any did
 - `support`: problems with a success before and after, beside a null
-- `deltas`: changes of whole pass@k curves, their crossing, equivalence
+- `deltas`: changes of whole pass@k curves, where they cross, equivalence
+- `paired_profile`: where a change lies, by the joint distribution of rates before and after
 - `sample_size`: required samples and problems, minimum detectable effects
 - `noisy_bisection`: adaptive sampling of ladder rungs
 """
@@ -19,8 +20,11 @@ from posttrain.analysis.stats.change_tests import problem_change_tests as proble
 from posttrain.analysis.stats.deltas import CurveCrossing as CurveCrossing
 from posttrain.analysis.stats.deltas import Equivalence as Equivalence
 from posttrain.analysis.stats.deltas import EquivalenceVerdict as EquivalenceVerdict
+from posttrain.analysis.stats.deltas import FirstLoss as FirstLoss
 from posttrain.analysis.stats.deltas import curve_crossing as curve_crossing
+from posttrain.analysis.stats.deltas import dense_ks as dense_ks
 from posttrain.analysis.stats.deltas import equivalence_test as equivalence_test
+from posttrain.analysis.stats.deltas import first_loss as first_loss
 from posttrain.analysis.stats.deltas import max_t_deltas as max_t_deltas
 from posttrain.analysis.stats.estimators import answer_entropy as answer_entropy
 from posttrain.analysis.stats.estimators import cover_at_tau as cover_at_tau
@@ -34,7 +38,9 @@ from posttrain.analysis.stats.intervals import wilson_interval as wilson_interva
 from posttrain.analysis.stats.mixture import MixturePosterior as MixturePosterior
 from posttrain.analysis.stats.mixture import fit_mixture as fit_mixture
 from posttrain.analysis.stats.mixture import jeffreys_intervals as jeffreys_intervals
-from posttrain.analysis.stats.posterior_deltas import posterior_delta_interval as posterior_delta_interval
+from posttrain.analysis.stats.paired_profile import paired_population_intervals as paired_population_intervals
+from posttrain.analysis.stats.posterior_deltas import PosteriorDeltas as PosteriorDeltas
+from posttrain.analysis.stats.posterior_deltas import posterior_deltas as posterior_deltas
 from posttrain.analysis.stats.sample_size import detectable_delta as detectable_delta
 from posttrain.analysis.stats.sample_size import detectable_rise as detectable_rise
 from posttrain.analysis.stats.sample_size import problems_for_half_width as problems_for_half_width
@@ -45,6 +51,5 @@ from posttrain.analysis.stats.support import NeverSolved as NeverSolved
 from posttrain.analysis.stats.support import SupportRatios as SupportRatios
 from posttrain.analysis.stats.support import never_solved_gain as never_solved_gain
 from posttrain.analysis.stats.support import support_dynamics as support_dynamics
-from posttrain.analysis.stats.support import support_dynamics_halves as support_dynamics_halves
 from posttrain.analysis.stats.support import support_dynamics_null as support_dynamics_null
 from posttrain.analysis.stats.support import thin as thin

@@ -59,7 +59,7 @@ def as_whole(values: npt.ArrayLike, name: str) -> IntArray:
         array = array.reshape(-1).astype(np.int64)
     if array.ndim != 1:
         raise ValueError(f"{name} must have one axis (problems), got shape {array.shape}")
-    if array.dtype.kind not in "iub" and not np.all(array == np.floor(array)):
+    if array.dtype.kind not in "iub" and not (np.all(np.isfinite(array)) and np.all(array == np.floor(array))):
         raise ValueError(f"{name} must be whole numbers")
     return array.astype(np.int64)
 
@@ -75,10 +75,10 @@ def check_level(level: float) -> None:
 
 
 def check_k(k: int) -> None:
-    """Refuse a number of attempts below one.
+    """Refuse a number of attempts that is below one or no whole number.
 
     Raises:
         ValueError: The argument is out of range.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    if not (1 <= k < np.inf and k == np.floor(k)):
+        raise ValueError(f"k must be a whole number of at least 1, got {k}")

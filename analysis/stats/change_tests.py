@@ -87,12 +87,13 @@ def problem_change_tests(
     n0, c0, n1, c1 = as_pairs(n_before, c_before, n_after, c_after)
     p_expansion, p_attrition, smaller = np.ones((3, n0.size))
     known = np.flatnonzero((n0 > 0) & (n1 > 0))
-    tables, table, _ = _tables(n0[known], n1[known], (c0 + c1)[known], below)
-    for index, t in zip(known, table, strict=True):
-        one, place = tables[t], c1[index] - tables[t].first
-        p_expansion[index], p_attrition[index], smaller[index] = one.rise[place], one.fall[place], one.smaller[place]
+    tables, owners, _ = _tables(n0[known], n1[known], (c0 + c1)[known], below)
+    for one, owned in zip(tables, owners, strict=True):
+        members = known[owned]
+        place = c1[members] - one.first
+        p_expansion[members], p_attrition[members], smaller[members] = one.rise[place], one.fall[place], one.smaller[place]
     q = np.ones(n0.size)
-    q[known] = _discrete_fdr(smaller[known], tables, np.bincount(table, minlength=len(tables)), rate)
+    q[known] = _discrete_fdr(smaller[known], tables, np.array([len(owned) for owned in owners], dtype=np.int64), rate)
     q_expansion, q_attrition = np.where(p_expansion < p_attrition, q, 1.0), np.where(p_attrition < p_expansion, q, 1.0)
     return ProblemChangeTests(p_expansion, p_attrition, q_expansion, q_attrition)
 
@@ -153,7 +154,7 @@ def permutation_test(
 ) -> PermutationTest:
     """Test at once whether pass@k changed at any k, and whether problems gained their first success or lost their last.
 
-    Each permutation reassigns the samples of every problem to the two sides at random, which keeps its total. Each observed statistic
+    Each permutation deals the successes of every problem anew between the two sides, which keeps its total. Each observed statistic
     is compared with the largest standardized statistic of the permutations (max-T), so the probability that any adjusted p-value is at
     most α for one and the same model is at most α, whatever the rates: exact up to the noise of `num_draws` permutations. `gained` and
     `lost` detect what a mean cannot: some problems that enter while others leave.
@@ -186,23 +187,18 @@ def permutation_test(
         return PermutationTest(names, nothing, nothing, nothing)
     if np.any(attempts < 1) or np.any(attempts > min(n0[known].min(), n1[known].min())):
         raise ValueError(f"ks must lie between 1 and the fewest samples of a problem, got {attempts.tolist()}")
-    tables, table, keys = _tables(n0[known], n1[known], (c0 + c1)[known], None)
+    tables, owners, keys = _tables(n0[known], n1[known], (c0 + c1)[known], None)
     curves = {int(n): _curve(int(n), attempts) for n in np.unique(np.stack([n0[known], n1[known]]))}
     observed, expected, variance = np.zeros((3, len(names)))
     drawn = np.zeros((num_draws, len(names)))
-    for t, (one, (samples_before, samples_after, total)) in enumerate(zip(tables, keys, strict=True)):
+    for one, members, (samples_before, samples_after, total) in zip(tables, owners, keys, strict=True):
         after = one.first + np.arange(one.chance.size)
         values = _statistics(curves[int(samples_before)], total - after, curves[int(samples_after)], after)
-        (members,) = np.nonzero(table == t)
         observed += values[c1[known][members] - one.first].sum(axis=0)
         mean = one.chance @ values
         expected += members.size * mean
         variance += members.size * (one.chance @ (values - mean) ** 2)
-        if one.chance.size > 1:
-            places = np.searchsorted(np.cumsum(one.chance)[:-1], rng.random((num_draws, members.size)), side="right")
-            drawn += values[places].sum(axis=1)
-        else:
-            drawn += members.size * values[0]
+        drawn += rng.multinomial(members.size, one.chance, size=num_draws) @ values
     spread = np.sqrt(variance)
     two_sided = np.arange(len(names)) < attempts.size
     scale = np.where(spread > 0, spread, np.inf)
@@ -274,8 +270,9 @@ def _log_choose(n: int, c: FloatArray) -> FloatArray:
     )
 
 
-def _tables(n0: IntArray, n1: IntArray, total: IntArray, below: float | None) -> tuple[list[_Table], IntArray, IntArray]:
-    """Return the distinct tables, [P] the index of each problem's table, and [tables, 3] their (n before, n after, total)."""
-    keys, place = np.unique(np.stack([n0, n1, total], axis=1), axis=0, return_inverse=True)
+def _tables(n0: IntArray, n1: IntArray, total: IntArray, below: float | None) -> tuple[list[_Table], list[IntArray], IntArray]:
+    """Return the distinct tables, the indices of the problems with each, and [tables, 3] their (n before, n after, total)."""
+    keys, place, repeats = np.unique(np.stack([n0, n1, total], axis=1), axis=0, return_inverse=True, return_counts=True)
     tables = [_table(int(before), int(after), int(both), below) for before, after, both in keys]
-    return tables, place.reshape(-1).astype(np.int64), keys
+    owners = np.split(np.argsort(place.reshape(-1), kind="stable"), np.cumsum(repeats)[:-1]) if tables else []
+    return tables, owners, keys

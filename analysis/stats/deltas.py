@@ -1,6 +1,7 @@
-"""Changes of whole pass@k curves: simultaneous intervals over k, the crossing of two curves, and equivalence.
+"""Changes of whole pass@k curves: simultaneous intervals over k, where two curves cross, and equivalence.
 
-Bootstraps resample problems (or groups of related ones), never samples within problems, which undercovers (arXiv 2411.00640).
+Problems (or groups of related ones) are the sampling unit, never samples within problems, which undercovers (arXiv 2411.00640). The mean
+changes at all k are normal with the covariance of the problems' changes; draws are taken from that, whatever the number of problems.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,11 @@ import scipy
 
 from posttrain.analysis.stats.arrays import FloatArray, check_level
 from posttrain.analysis.stats.intervals import DELTA_PSEUDO_OBSERVATIONS, Interval, paired_delta_interval
+
+NUM_DRAWS = 20_000
+"""Draws of a curve of mean changes: the .95 quantile of the largest |t| is then within 1 %."""
+PROBABLE = 0.95
+"""Probability of a crossing from which on its place is given as an interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +39,12 @@ class CurveDeltas:
 def max_t_deltas(
     before: npt.ArrayLike,
     after: npt.ArrayLike,
-    groups: Sequence[str] | None = None,
+    groups: Sequence[Any] | None = None,
     *,
     rng: np.random.Generator,
-    num_draws: int = 2000,
     level: float = 0.95,
 ) -> CurveDeltas:
-    """Estimate mean paired changes at many k with simultaneous intervals: a bootstrap over problems of the largest |t| across k.
+    """Estimate mean paired changes at many k with simultaneous intervals, from the largest |t| of a multivariate t distribution.
 
     Neighboring k are strongly dependent, so intervals are much narrower than under Holm or Bonferroni. Standard errors include the
     same pseudo-observations as `paired_delta_interval`, and intervals are never narrower than that of a single k.
@@ -48,11 +54,10 @@ def max_t_deltas(
         after: [P, K] the same after. A k that is NaN throughout is left out; then a problem with any NaN is.
         groups: [P] name of the group of each problem, or None.
         rng: Random generator.
-        num_draws: Number of bootstrap samples.
         level: Probability that all intervals hold at once.
 
     Raises:
-        ValueError: Shapes that differ, values outside [0, 1], or num_draws below 1.
+        ValueError: Shapes that differ, values outside [0, 1], or a level outside (0, 1).
     """
     check_level(level)
     delta = _paired(before, after)
@@ -61,17 +66,13 @@ def max_t_deltas(
     if units.shape[0] == 0:
         return CurveDeltas(estimate, low, high)
     size = units.shape[0] + 2 * DELTA_PSEUDO_OBSERVATIONS
-
-    def centre_and_error(total: FloatArray, squares: FloatArray) -> tuple[FloatArray, FloatArray]:
-        centre = total / size
-        spread = np.maximum(squares + 2 * DELTA_PSEUDO_OBSERVATIONS - size * centre**2, 0.0)
-        return centre, np.sqrt(spread / (max(size - 1.0, 0.5) * size))
-
-    centre, error = centre_and_error(units.sum(axis=0), (units**2).sum(axis=0))
-    weights = _resample(units.shape[0], rng, num_draws)
-    drawn, drawn_error = centre_and_error(weights @ units, weights @ units**2)
-    largest = np.max(np.abs(drawn - centre) / drawn_error, axis=1)
-    alone = float(scipy.stats.t.ppf(0.5 + level / 2, max(size - 1.0, 0.5)))
+    degrees = max(size - 1.0, 0.5)
+    centre = units.sum(axis=0) / size
+    covariance = (units.T @ units + 2 * DELTA_PSEUDO_OBSERVATIONS - size * np.outer(centre, centre)) / (degrees * size)
+    error = np.sqrt(np.diag(covariance))
+    spread = _draws(covariance / np.outer(error, error), rng)
+    largest = np.abs(spread).max(axis=1) / np.sqrt(rng.chisquare(degrees, NUM_DRAWS) / degrees)
+    alone = float(scipy.stats.t.ppf(0.5 + level / 2, degrees))
     critical = max(alone, float(np.quantile(largest, level)))
     estimate[used] = units.mean(axis=0)
     first, last = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
@@ -82,26 +83,76 @@ def max_t_deltas(
 
 
 @dataclass(frozen=True, slots=True)
+class FirstLoss:
+    """Confidence set for the first k at which the curve after is lower: `low` to `high`."""
+
+    low: int | None
+    """None where the curve after is higher at every k."""
+    high: int | None
+    """None where the curve after need not be lower at any k: the set then holds "none" too."""
+    largest_k: int
+    """No k above it was examined."""
+
+
+def first_loss(ks: Sequence[int], low: npt.ArrayLike, high: npt.ArrayLike) -> FirstLoss:
+    """Return a confidence set for the first k at which the curve after lies below the one before, from a simultaneous band.
+
+    Where the band covers the true curve at all k at once, the first loss cannot come before the first k at which the band reaches below
+    zero, nor after the first at which all of it is below. So the set covers as often as the band, also where the curves never cross.
+
+    Args:
+        ks: [K] increasing attempts, from 1 on; what lies between two of them is not excluded.
+        low: [K] lower ends of simultaneous intervals for the change at these k.
+        high: [K] upper ends.
+
+    Raises:
+        ValueError: Lengths that differ, no k, or k that do not rise.
+
+    Source: arXiv 2609.22547.
+    """
+    below, above = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    if not ks or not len(ks) == below.size == above.size or np.any(np.diff(ks) <= 0):
+        raise ValueError(f"ks must rise and match {below.size} and {above.size} ends of intervals, got {list(ks)}")
+    possible, sure = np.flatnonzero(below < 0), np.flatnonzero(above < 0)
+    start = int(possible[0]) if possible.size else 0
+    return FirstLoss(
+        low=(ks[start - 1] + 1 if start else ks[0]) if possible.size else None,
+        high=ks[int(sure[0])] if sure.size else None,
+        largest_k=ks[-1],
+    )
+
+
+def dense_ks(most: int) -> list[int]:
+    """List the k at which a first loss is looked for: every one up to 64, then in steps of 5 %."""
+    ks = list(range(1, min(most, 64) + 1))
+    while ks and ks[-1] < most:
+        ks.append(min(most, ks[-1] + max(1, ks[-1] // 20)))
+    return ks
+
+
+@dataclass(frozen=True, slots=True)
 class CurveCrossing:
     """Crossing where the pass@k curve after falls below the curve before."""
 
     k: Interval
-    """The k of the crossing, interpolated in log k; NaN where the curves do not cross."""
+    """The k of the crossing, interpolated in log k; NaN where a crossing is not probable."""
     probability: float
-    """Share of the bootstrap samples of problems in which they cross."""
+    """Probability that they cross, over the problems that there might have been."""
 
 
 def curve_crossing(
     k: npt.ArrayLike,
     before: npt.ArrayLike,
     after: npt.ArrayLike,
-    groups: Sequence[str] | None = None,
+    groups: Sequence[Any] | None = None,
     *,
     rng: np.random.Generator,
-    num_draws: int = 2000,
     level: float = 0.95,
 ) -> CurveCrossing:
     """Find the k beyond which the model before has the higher pass@k, although it is lower at smaller k.
+
+    The interval holds given that the curves cross, so it is given only where that is at least `PROBABLE`; `first_loss` needs no such
+    condition.
 
     Args:
         k: [K] increasing attempts.
@@ -109,11 +160,10 @@ def curve_crossing(
         after: [P, K] after; NaN as in `max_t_deltas`.
         groups: [P] name of the group of each problem, or None.
         rng: Random generator.
-        num_draws: Number of bootstrap samples of problems.
-        level: Share of the crossing bootstrap samples inside the interval.
+        level: Share of the crossing draws inside the interval.
 
     Raises:
-        ValueError: Shapes that differ, values outside [0, 1], k that do not rise, or num_draws below 1.
+        ValueError: Shapes that differ, values outside [0, 1], or k that do not rise.
 
     Source: crossing pass@k curves of base and RL models, arXiv 2504.13837.
     """
@@ -122,19 +172,20 @@ def curve_crossing(
     attempts = np.asarray(k, dtype=np.float64)
     if attempts.shape != delta.shape[1:] or np.any(attempts < 1) or np.any(np.diff(attempts) <= 0):
         raise ValueError(f"k must rise from at least 1 and match {delta.shape[1]} columns, got {attempts.tolist()}")
-    method = "bootstrap over problems"
+    method = "normal draws over problems"
+    nothing = Interval(np.nan, np.nan, np.nan, method)
     used, units = _units(delta, groups)
-    if units.shape[0] == 0:
-        return CurveCrossing(Interval(np.nan, np.nan, np.nan, method), np.nan)
-    log_k = np.log(attempts[used])
-    estimate = _first_crossing(log_k, units.mean(axis=0)[None, :])[0]
-    draws = _first_crossing(log_k, _resample(units.shape[0], rng, num_draws) @ units / units.shape[0])
+    if units.shape[0] < 2:
+        return CurveCrossing(nothing, np.nan)
+    log_k, mean = np.log(attempts[used]), units.mean(axis=0)
+    covariance = np.atleast_2d(np.cov(units, rowvar=False)) / units.shape[0]
+    draws = _first_crossing(log_k, mean + _draws(covariance, rng))
     crossed = draws[~np.isnan(draws)]
-    if crossed.size == 0 or np.isnan(estimate):
-        return CurveCrossing(Interval(np.nan, np.nan, np.nan, method), crossed.size / num_draws)
+    estimate, probability = float(_first_crossing(log_k, mean[None, :])[0]), crossed.size / draws.size
+    if probability < PROBABLE or np.isnan(estimate):
+        return CurveCrossing(nothing, probability)
     low, high = np.quantile(crossed, [(1 - level) / 2, (1 + level) / 2])
-    interval = Interval(float(estimate), min(float(low), float(estimate)), max(float(high), float(estimate)), method)
-    return CurveCrossing(interval, crossed.size / num_draws)
+    return CurveCrossing(Interval(estimate, min(float(low), estimate), max(float(high), estimate), method), probability)
 
 
 class EquivalenceVerdict(StrEnum):
@@ -156,29 +207,23 @@ class Equivalence:
     margin: float
 
 
-def equivalence_test(
-    before: npt.ArrayLike, after: npt.ArrayLike, margin: float, groups: Sequence[str] | None = None, *, alpha: float = 0.05
-) -> Equivalence:
-    """Run two one-sided tests of a mean paired change against a margin, using the interval at level 1 − 2α.
+def equivalence_test(interval: Interval, margin: float) -> Equivalence:
+    """Run two one-sided tests of a mean paired change against a margin, by its interval at level 1 − 2α.
 
     The absence of a significant change does not show that nothing was lost; equivalence does.
 
     Args:
-        before: [P] values in [0, 1] before.
-        after: [P] after; NaN on either side leaves the problem out.
+        interval: Of the change: at level .9 a change of `margin` is called equivalent in at most 5 % of cases.
         margin: The largest change that does not matter, in (0, 1).
-        groups: [P] name of the group of each problem, or None.
-        alpha: Probability of calling a change of `margin` equivalent, in (0, 0.5).
 
     Returns:
         The verdict, undecided without data.
 
     Raises:
-        ValueError: Margin or alpha out of range, or bad values.
+        ValueError: Margin out of range.
     """
-    if not 0.0 < margin < 1.0 or not 0.0 < alpha < 0.5:
-        raise ValueError(f"margin must lie in (0, 1) and alpha in (0, .5), got {margin} and {alpha}")
-    interval = paired_delta_interval(before, after, groups, level=1.0 - 2.0 * alpha)
+    if not 0.0 < margin < 1.0:
+        raise ValueError(f"margin must lie in (0, 1), got {margin}")
     if -margin < interval.low and interval.high < margin:
         verdict = EquivalenceVerdict.EQUIVALENT
     elif interval.low > margin or interval.high < -margin:
@@ -198,7 +243,7 @@ def _paired(before: npt.ArrayLike, after: npt.ArrayLike) -> FloatArray:
     return second - first
 
 
-def _units(delta: FloatArray, groups: Sequence[str] | None) -> tuple[npt.NDArray[np.bool_], FloatArray]:
+def _units(delta: FloatArray, groups: Sequence[Any] | None) -> tuple[npt.NDArray[np.bool_], FloatArray]:
     """Return the columns with data, and one row per sampling unit such that the mean of the rows is the mean over problems."""
     if groups is not None and len(groups) != delta.shape[0]:
         raise ValueError(f"{len(groups)} groups for {delta.shape[0]} problems")
@@ -208,18 +253,16 @@ def _units(delta: FloatArray, groups: Sequence[str] | None) -> tuple[npt.NDArray
     if groups is None or kept.shape[0] == 0:
         return used, kept
     _, index = np.unique(np.asarray(groups)[rows], return_inverse=True)
-    member = np.zeros((int(index.max()) + 1, index.size))
-    member[index, np.arange(index.size)] = 1.0
     # Residuals, so that clusters of unequal size have the variance of a ratio.
     mean = kept.mean(axis=0)
-    return used, mean + member @ (kept - mean) * (member.shape[0] / index.size)
+    sums = np.stack([np.bincount(index.reshape(-1), weights=column) for column in (kept - mean).T], axis=1)
+    return used, mean + sums * (len(sums) / kept.shape[0])
 
 
-def _resample(num_units: int, rng: np.random.Generator, num_draws: int) -> FloatArray:
-    """[D, U] how often each bootstrap sample contains each unit."""
-    if num_draws < 1:
-        raise ValueError(f"num_draws must be at least 1, got {num_draws}")
-    return rng.multinomial(num_units, np.full(num_units, 1.0 / num_units), size=num_draws).astype(np.float64)
+def _draws(covariance: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """[NUM_DRAWS, K] normal draws with mean 0; the covariance may be singular."""
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray(rng.standard_normal((NUM_DRAWS, len(values))) @ (vectors * np.sqrt(np.maximum(values, 0.0))).T)
 
 
 def _first_crossing(log_k: FloatArray, curves: FloatArray) -> FloatArray:

@@ -13,7 +13,7 @@ A cluster moves with all its problems, which is why short chains are enough: cha
 
 **Doubt where samples cannot tell.** Sixteen samples do not tell a rate of .002 from one of .02. There the posterior is the prior's: clusters
 without a success lie anywhere below about one over their samples, as the base says, which has equal density per factor of ten, nearly. That
-doubt is wide, and no number of problems makes it narrow; `benchmarks/statistics.py` measures how often it is right on distributions that
+doubt is wide, and no number of problems makes it narrow; `benchmarks/held_out_statistics.py` measures how often it is right on distributions that
 share nothing with this prior.
 
 The prior's three numbers, and what changes with them, stand in docs/statistics.md.

@@ -76,17 +76,16 @@ def population_intervals(
         np.stack([num_samples, num_correct], axis=1), axis=0, return_inverse=True, return_counts=True
     )
     likelihood = likelihood_table(pairs[:, 0], pairs[:, 1], rates)
-    start = np.full(rates.size, 1.0 / rates.size)
     if groups is None or not num_samples.size:
-        return profile_intervals(likelihood, repeats, values, level=level, degrees=num_samples.size - 1, start=start)
+        return profile_intervals(likelihood, repeats, values, level=level, degrees=num_samples.size - 1)
     num_groups = len(np.unique(groups))
     effect = design_effect(num_correct / num_samples, groups)
-    found = profile_intervals(likelihood, repeats / effect, values, level=level, degrees=num_groups - 1, start=start)
+    found = profile_intervals(likelihood, repeats / effect, values, level=level, degrees=num_groups - 1)
     if num_groups > MOST_JACKKNIFED:
         return found
     table = np.zeros((num_groups, len(pairs)))
     np.add.at(table, (np.unique(groups, return_inverse=True)[1].reshape(-1), place.reshape(-1)), 1.0)
-    return [_widen(one, other) for one, other in zip(found, _jackknife(likelihood, table, values, start, level), strict=True)]
+    return [_widen(one, other) for one, other in zip(found, _jackknife(likelihood, table, values, level), strict=True)]
 
 
 def _widen(one: Interval, other: Interval) -> Interval:
@@ -95,19 +94,18 @@ def _widen(one: Interval, other: Interval) -> Interval:
     return Interval(one.estimate, low, high, f"{one.method}, at least as wide as the jackknife over groups")
 
 
-def _jackknife(likelihood: FloatArray, table: FloatArray, values: FloatArray, start: FloatArray, level: float) -> list[Interval]:
+def _jackknife(likelihood: FloatArray, table: FloatArray, values: FloatArray, level: float) -> list[Interval]:
     """Compute a t interval of each functional over the pseudo-values of the groups.
 
     Args:
         likelihood: [U, K]
         table: [G, U] problems of each group with each distinct count.
         values: [F, K]
-        start: [K]
         level: Confidence.
     """
     whole = table.sum(axis=0)
     rows = np.stack([whole, *(whole - group for group in table)]) if len(table) > 1 else whole[None, :]
-    fitted = _maximize(np.broadcast_to(start, (len(rows), start.size)), likelihood, rows) @ values.T
+    fitted = maximize_likelihood(likelihood, rows) @ values.T
     number = len(table)
     pseudo = number * fitted[0] - (number - 1) * fitted[1:] if number > 1 else fitted
     return [mean_interval(np.clip(column, 0.0, 1.0), level=level) for column in pseudo.T]
@@ -153,7 +151,6 @@ def profile_intervals(
     *,
     level: float = 0.95,
     degrees: float,
-    start: FloatArray,
 ) -> list[Interval]:
     """Compute the interval of each functional.
 
@@ -163,7 +160,6 @@ def profile_intervals(
         functionals: [F, K] values in [0, 1] at each rate.
         level: Confidence.
         degrees: Degrees of freedom of the t quantile: problems (or groups) minus one.
-        start: [K] distribution from which EM starts.
     """
     if not len(repeats):
         return [Interval(np.nan, 0.0, 1.0, "no samples") for _ in functionals]
@@ -172,9 +168,7 @@ def profile_intervals(
     tilted = np.repeat(both.reshape(-1, num_rates), len(TILTS), axis=0)
     rows = np.concatenate([np.ones((1, num_rates)), tilted])
     tilts = np.concatenate([[0.0], np.tile(TILTS, 2 * num_functionals)])
-    weights = _maximize(
-        np.broadcast_to(start, rows.shape), likelihood, np.broadcast_to(repeats, (len(rows), len(repeats))), rows, tilts
-    )
+    weights = maximize_likelihood(likelihood, np.broadcast_to(repeats, (len(rows), len(repeats))), rows, tilts)
     log_likelihood = np.log(weights @ likelihood.T) @ repeats
     drops = log_likelihood.max() - log_likelihood
     best = weights[int(np.argmin(drops))]
@@ -208,19 +202,28 @@ def _frontier_ends(values: FloatArray, drops: FloatArray, estimate: float, allow
     return min(ends[1], estimate), max(ends[0], estimate)
 
 
-def _maximize(
-    start: FloatArray,
+def maximize_likelihood(
     likelihood: FloatArray,
     repeats: npt.NDArray[np.number],
-    rows: FloatArray | None = None,
+    heights: FloatArray | None = None,
     tilts: FloatArray | None = None,
 ) -> FloatArray:
-    """Maximize Σ_u m_u log(L_u·w) + τ log(h·w) over mixing weights w, for every row (m, h, τ) at once; without the second term where h is None."""
-    heights = np.ones_like(start) if rows is None else rows
-    added_weight = np.zeros(len(start)) if tilts is None else tilts
-    total = (repeats.sum(axis=1) + added_weight)[:, None]
-    table, functional = likelihood.astype(np.float32), heights.astype(np.float32)
-    counted, added = (repeats / total).astype(np.float32), (added_weight[:, None] / total).astype(np.float32)
+    """Maximize Σ_u m_u log(L_u·w) + τ log(h·w) over mixing weights w by EM from equal weights, for R of (m, h, τ) at once.
+
+    Args:
+        likelihood: [U, K]
+        repeats: [R, U] problems m with each distinct count.
+        heights: [R, K] h; None leaves the second term out.
+        tilts: [R] τ.
+
+    Returns:
+        [R, K]
+    """
+    shape = (len(repeats), likelihood.shape[1])
+    functional = np.ones(shape, dtype=np.float32) if heights is None else heights.astype(np.float32)
+    weight = np.zeros((shape[0], 1)) if tilts is None else tilts[:, None]
+    total = repeats.sum(axis=1, keepdims=True) + weight
+    table, counted, added = (array.astype(np.float32) for array in (likelihood, repeats / total, weight / total))
 
     def em_step(weights: MixingWeights) -> MixingWeights:
         evidence = weights @ table.T
@@ -230,4 +233,4 @@ def _maximize(
         new *= weights
         return np.asarray(new)
 
-    return run_squarem(start, em_step, SQUAREM_STEPS)
+    return run_squarem(np.full(shape, 1.0 / shape[1]), em_step, SQUAREM_STEPS)

@@ -54,9 +54,18 @@ def variance_components(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike) 
 
 
 def samples_for_half_width(
-    half_width: float, *, between_variance: float, within_variance: float, num_problems: int, level: float = 0.95
+    half_width: float,
+    *,
+    between_variance: float,
+    within_variance: float,
+    num_problems: int,
+    level: float = 0.95,
+    power: float = 0.5,
 ) -> float:
     """Compute the samples per problem for an interval of the mean rate of a given half width: z √((B + W/n) / P) ≤ h.
+
+    With a power above a half, the interval leaves out a number at the distance h in that share of cases:
+    z √((B + W/n) / P) + z_power √(W/n / P) ≤ h, since more samples of the same problems remove the second part alone.
 
     Args:
         half_width: Desired half width h.
@@ -64,6 +73,7 @@ def samples_for_half_width(
         within_variance: Mean W of p (1 − p).
         num_problems: P.
         level: Confidence.
+        power: At least 0.5, where the estimate alone has to reach the distance.
 
     Returns:
         A whole number, at least 1; infinity where the problems are too few for any number of samples.
@@ -76,16 +86,27 @@ def samples_for_half_width(
     _check_variances(between_variance, within_variance, num_problems)
     if not half_width > 0.0:
         raise ValueError(f"half_width must be above 0, got {half_width}")
-    left = num_problems * (half_width / _z(level)) ** 2 - between_variance
-    if within_variance == 0.0:
-        return 1.0 if left >= 0.0 else math.inf
-    return float(max(1, math.ceil(within_variance / left - 1e-9))) if left > 0.0 else math.inf
+    z, z_power, reach = _z(level), _z_power(power), half_width * math.sqrt(num_problems)
+    left = reach**2 - z**2 * between_variance
+    if left <= 0.0:
+        return 1.0 if left == within_variance == 0.0 else math.inf
+    # √(W/n), the positive root of z² (B + x²) = (reach − z_power x)², written so that equal z do no harm.
+    root = left / (reach * z_power + math.sqrt((reach * z_power) ** 2 + (z**2 - z_power**2) * left))
+    return float(max(1, math.ceil(within_variance / root**2 - 1e-9)))
 
 
 def problems_for_half_width(
-    half_width: float, *, between_variance: float, within_variance: float, num_samples: int, level: float = 0.95
+    half_width: float,
+    *,
+    between_variance: float,
+    within_variance: float,
+    num_samples: int,
+    level: float = 0.95,
+    power: float = 0.5,
 ) -> int:
     """Compute the problems for an interval of the mean rate of a given half width with n samples each: P = ⌈(z/h)² (B + W/n)⌉.
+
+    With a power above a half, z is z_level + z_power: the interval leaves out a number at the distance h in that share of cases.
 
     Args:
         half_width: Desired half width h.
@@ -93,6 +114,7 @@ def problems_for_half_width(
         within_variance: Mean W of p (1 − p).
         num_samples: n.
         level: Confidence.
+        power: At least 0.5.
 
     Raises:
         ValueError: Arguments out of range.
@@ -100,7 +122,10 @@ def problems_for_half_width(
     _check_variances(between_variance, within_variance, num_samples)
     if not half_width > 0.0:
         raise ValueError(f"half_width must be above 0, got {half_width}")
-    return max(1, math.ceil((_z(level) / half_width) ** 2 * (between_variance + within_variance / num_samples) - 1e-9))
+    return max(
+        1,
+        math.ceil(((_z(level) + _z_power(power)) / half_width) ** 2 * (between_variance + within_variance / num_samples) - 1e-9),
+    )
 
 
 def detectable_delta(
@@ -175,6 +200,12 @@ def detectable_rise(
 def _z(level: float) -> float:
     check_level(level)
     return float(scipy.stats.norm.ppf(0.5 + level / 2))
+
+
+def _z_power(power: float) -> float:
+    if not 0.5 <= power < 1.0:
+        raise ValueError(f"power must be at least 0.5 and below 1, got {power}")
+    return float(scipy.stats.norm.ppf(power))
 
 
 def _check_variances(between: float, within: float, count: int) -> None:

@@ -12,7 +12,6 @@ import scipy
 
 from posttrain.analysis.stats.arrays import FloatArray, IntArray, as_counts, as_pairs, as_whole, check_level
 from posttrain.analysis.stats.intervals import Interval, paired_delta_interval
-from posttrain.analysis.stats.mixture import MixturePosterior
 
 Number = TypeVar("Number")
 
@@ -20,7 +19,7 @@ Number = TypeVar("Number")
 class SupportRatios(NamedTuple, Generic[Number]):
     """The ratios of arXiv 2507.14843, of how many problems show a success before and after (P), only after (E) and only before (S).
 
-    A number is NaN where its ratio is 0/0; over many draws each is a mean with its interval.
+    A number is NaN where its ratio is 0/0; over many draws each is a mean with its range.
     """
 
     srr: Number
@@ -57,32 +56,35 @@ def support_dynamics(
     """
     n0, c0, n1, c1 = as_pairs(n_before, c_before, n_after, c_after)
     known = (n0 > 0) & (n1 > 0)
-    return SupportRatios(*(float(ratio[0]) for ratio in _support_ratios(c0[None, known] > 0, c1[None, known] > 0)))
+    first, last = c0[known] > 0, c1[known] > 0
+    counts = (np.array([np.sum(both)], dtype=np.float64) for both in (first & last, ~first & last, first & ~last))
+    return SupportRatios(*(float(ratio[0]) for ratio in _support_ratios(*counts)))
 
 
 def support_dynamics_null(
-    mixture_before: MixturePosterior,
     n_before: npt.ArrayLike,
+    c_before: npt.ArrayLike,
     n_after: npt.ArrayLike,
+    c_after: npt.ArrayLike,
     *,
     rng: np.random.Generator,
     num_draws: int = 2000,
     level: float = 0.95,
 ) -> SupportRatios[Interval]:
-    """Simulate the support dynamics of the model before against new samples of itself, at the same numbers of samples.
+    """Draw the support dynamics of one model sampled twice, by dealing the successes of every problem anew between the two sides.
 
-    The samples before are held fixed, because the observed ratios start from them; each draw takes a rate for every problem from its
-    posterior, and new samples at that rate. Rates must come from the posterior under the *fitted* mixing distribution, not from c/n:
-    some problems without a success show one when sampled again (regression to the mean: 18 % of those with 0 of 16 for
-    p ~ Beta(0.3, 1.2)), and some with a single success lose it. A plug-in rate of zero would hide the former, so that any second sample
-    would look like expansion. Simulating both sides would be right on average too, but adds the noise of samples already made.
+    If no rate changed, the samples of a problem are exchangeable: given its total of successes, every deal is equally likely, whatever
+    the rates. So the range holds the observed ratio of one model sampled twice in at least `level` of cases, without any model of the
+    rates; it knows that some problems without a success show one when sampled again, and that some with a single success lose it. For the
+    problems that share sample counts and total, the numbers that show a success on both sides, after only, before only and on
+    neither are multinomial with hypergeometric probabilities.
 
     Args:
-        mixture_before: Fit of the counts before, for the same problems in the same order.
-        n_before: [P] samples of the side called before. Where fewer than were fitted, each draw thins the
-            counts to that many at random (a hypergeometric draw).
-        n_after: [P] samples of the side called after.
-        rng: Random generator; not the one, nor a copy of it, that produced the samples compared.
+        n_before: [P] samples before; problems without samples on either side are left out.
+        c_before: [P] successes before.
+        n_after: [P] samples after.
+        c_after: [P] successes after.
+        rng: Random generator.
         num_draws: Number of draws.
         level: Share of the draws inside each interval.
 
@@ -90,21 +92,37 @@ def support_dynamics_null(
         Mean and interval of each ratio; draws in which a ratio is undefined are left out, NaN where all are.
 
     Raises:
-        ValueError: Lengths that differ, or more samples before than were fitted.
+        ValueError: Bad counts, lengths that differ, num_draws below 1, or a level outside (0, 1).
     """
     check_level(level)
-    before, after = as_whole(n_before, "n_before"), as_whole(n_after, "n_after")
-    fitted, correct = mixture_before.num_samples, mixture_before.num_correct
-    if before.shape != fitted.shape or after.shape != fitted.shape:
-        raise ValueError(f"the mixture holds {fitted.size} problems, before {before.size}, after {after.size}; they must match")
-    if np.any(before > fitted) or np.any(before < 0) or np.any(after < 0):
-        raise ValueError("n_before must lie between 0 and the samples that were fitted, n_after must not be negative")
-    rates = mixture_before.draw_rates(rng=rng, num_draws=num_draws)
-    seen_after = rng.binomial(after[None, :], rates) > 0
-    whole = np.array_equal(before, fitted)
-    thinned = correct[None, :] if whole else rng.hypergeometric(correct, fitted - correct, before, size=rates.shape)
-    known = (before > 0) & (after > 0)
-    return _ranges(thinned[:, known] > 0, seen_after[:, known], level, "posterior predictive of the model before")
+    if num_draws < 1:
+        raise ValueError(f"num_draws must be at least 1, got {num_draws}")
+    n0, c0, n1, c1 = as_pairs(n_before, c_before, n_after, c_after)
+    rows = np.stack([n0, n1, c0 + c1], axis=1)[(n0 > 0) & (n1 > 0)]
+    (first, last, total), repeats = (array.T for array in np.unique(rows, axis=0, return_counts=True))
+    # All successes on the side after, and all on the side before, where they fit; without a success the two are one case.
+    only_after, only_before = (
+        np.where(total > 0, _chance_of_no_success(first + last, total, side), 0.0) for side in (first, last)
+    )
+    neither = (total == 0).astype(np.float64)
+    chances = np.stack([only_after, only_before, neither, np.maximum(0.0, 1.0 - only_after - only_before - neither)], axis=1)
+    shown = np.zeros((num_draws, 4))
+    for count, chance in zip(repeats, chances, strict=True):
+        shown += rng.multinomial(count, chance / chance.sum(), size=num_draws)
+    ratios = _support_ratios(shown[:, 3], shown[:, 0], shown[:, 1])
+    return SupportRatios(*(_summary(ratio, level, "the same successes dealt anew between the two sides") for ratio in ratios))
+
+
+def _chance_of_no_success(num_samples: IntArray, num_correct: IntArray, num_taken: IntArray) -> FloatArray:
+    """Return the probability C(n−c, h) / C(n, h) that h of n samples hold none of the c successes; 0 where they must hold one."""
+    n, c, h = (array.astype(np.float64) for array in (num_samples, num_correct, num_taken))
+    log_chance = (
+        scipy.special.gammaln(n - c + 1)
+        - scipy.special.gammaln(np.maximum(n - c - h, 0.0) + 1)
+        - scipy.special.gammaln(n + 1)
+        + scipy.special.gammaln(n - h + 1)
+    )
+    return np.where(n - c >= h, np.exp(log_chance), 0.0)
 
 
 def thin(
@@ -129,50 +147,6 @@ def thin(
     if kept.shape != samples.shape or np.any(kept < 0) or np.any(kept > samples):
         raise ValueError("num_kept must hold a number between 0 and num_samples for every problem")
     return rng.hypergeometric(correct, samples - correct, kept).astype(np.int64)
-
-
-def support_dynamics_halves(
-    num_samples: npt.ArrayLike,
-    c_before: npt.ArrayLike,
-    c_after: npt.ArrayLike,
-    *,
-    rng: np.random.Generator,
-    num_draws: int = 2000,
-    level: float = 0.95,
-) -> tuple[SupportRatios[Interval], SupportRatios[Interval]]:
-    """Compute support dynamics at half the samples, beside one half of the samples before against the other: a null without a model.
-
-    The ratios depend on n, so before and after are thinned to half as well. Both results are averages over random splits.
-
-    Args:
-        num_samples: [P] samples on both sides; problems with fewer than two are left out.
-        c_before: [P] successes before.
-        c_after: [P] successes after.
-        rng: Random generator.
-        num_draws: Number of splits.
-        level: Share of the splits inside each interval. This is the spread over splits of these samples, which is less than that of
-            new samples.
-
-    Returns:
-        Before against after, and the null.
-
-    Raises:
-        ValueError: Bad counts, lengths that differ, or num_draws below 1.
-
-    Source: the split-half null of support dynamics, whose labels are from arXiv 2507.14843.
-    """
-    check_level(level)
-    if num_draws < 1:
-        raise ValueError(f"num_draws must be at least 1, got {num_draws}")
-    samples, before, _, after = as_pairs(num_samples, c_before, num_samples, c_after)
-    known = samples >= 2
-    n, before, after = samples[known], before[known], after[known]
-    half, size = n // 2, (num_draws, n.size)
-    first = rng.hypergeometric(before, n - before, half, size=size)
-    second = rng.hypergeometric(before - first, (n - half) - (before - first), half)
-    later = rng.hypergeometric(after, n - after, half, size=size)
-    value = _ranges(first > 0, later > 0, level, "halves of the samples")
-    return value, _ranges(first > 0, second > 0, level, "one half of the samples before against the other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,16 +197,7 @@ def never_solved_gain(
     n0, c0, n1, c1 = as_pairs(n_before, c_before, n_after, c_after)
     if fresh is None:
         half = n0 // 2
-        # C(n−c, h) / C(n, h), the probability that h of n samples hold none of c successes.
-        possible = (half > 0) & (c0 <= n0 - half) & (n1 > 0)
-        n, c, h = (array[possible].astype(np.float64) for array in (n0, c0, half))
-        weight = np.zeros(n0.size)
-        weight[possible] = np.exp(
-            scipy.special.gammaln(n - c + 1)
-            - scipy.special.gammaln(n - c - h + 1)
-            - scipy.special.gammaln(n + 1)
-            + scipy.special.gammaln(n - h + 1)
-        )
+        weight = np.where((half > 0) & (n1 > 0), _chance_of_no_success(n0, c0, half), 0.0)
         judged_n, judged_c = n0 - half, c0
         method = "selected on one half of the samples before, evaluated on the other"
     else:
@@ -251,10 +216,8 @@ def never_solved_gain(
     return NeverSolved(float(weight.sum()), naive, Interval(gain.estimate, gain.low, gain.high, f"{method}; {gain.method}"))
 
 
-def _support_ratios(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> SupportRatios[FloatArray]:
-    """Return the ratios [D] of each row of [D, P] booleans."""
-    shown = ((before, after), (~before, after), (before, ~after))
-    preserved, expanded, attrited = (np.sum(first & second, axis=1).astype(np.float64) for first, second in shown)
+def _support_ratios(preserved: FloatArray, expanded: FloatArray, attrited: FloatArray) -> SupportRatios[FloatArray]:
+    """Return the ratios [D] of numbers [D] of problems with a success on both sides, only after, and only before."""
     srr = _ratio(preserved, preserved + attrited)
     ndr = _ratio(expanded, preserved + expanded)
     sds = _ratio(2.0 * srr * ndr, srr + ndr)
@@ -264,11 +227,6 @@ def _support_ratios(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_])
 def _ratio(top: FloatArray, bottom: FloatArray) -> FloatArray:
     defined = bottom != 0.0
     return np.where(defined, top / np.where(defined, bottom, 1.0), np.nan)
-
-
-def _ranges(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], level: float, method: str) -> SupportRatios[Interval]:
-    """Summarize each ratio over the draws [D, P] by mean and quantiles."""
-    return SupportRatios(*(_summary(ratio, level, method) for ratio in _support_ratios(before, after)))
 
 
 def _summary(draws: FloatArray, level: float, method: str) -> Interval:

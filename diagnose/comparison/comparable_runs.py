@@ -85,7 +85,7 @@ def check_null(before: DiagnosedRun, null: DiagnosedRun, shared: Sequence[str]) 
             code="null_of_other_model",
         )
     check_comparable(before, null)
-    unsampled = sorted(name for name in shared if not pair_counts(before[name], null[name]).ids)
+    unsampled = sorted(name for name in shared if not pair_counts(before[name], null[name]).known.any())
     if unsampled:
         raise RunError(
             f"compare: --null {null.path} has no samples of {', '.join(unsampled)}; see the validity checks in its report",

@@ -3,39 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis import stats
+from posttrain.analysis.stats import Interval
 from posttrain.diagnose.comparison.change_role import decide_role
-from posttrain.diagnose.comparison.nulls import HALVES, support_rows
-from posttrain.diagnose.comparison.paired_samples import PairedCounts, align_null, is_adaptive, pair_counts
-from posttrain.diagnose.comparison.transition import (
-    BehaviorTransition,
-    ComparisonNote,
-    ProblemChangeRow,
-    SideBySide,
-)
+from posttrain.diagnose.comparison.nulls import support_rows
+from posttrain.diagnose.comparison.paired_samples import PairedCounts, align_null, bounded, pair_counts, pair_first
+from posttrain.diagnose.comparison.pass_at_k_change import pass_at_k_changes
+from posttrain.diagnose.comparison.transition import BehaviorTransition, ComparisonNote, ProblemChangeRow, SideBySide
 from posttrain.diagnose.measure.problem_changes import classify_changes
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.thresholds import ChangeThresholds
-from posttrain.diagnose.types import Estimate, PassAtK
+from posttrain.diagnose.types import Estimate, MeasureSettings, PassAtK
 
-_BOOTSTRAP_SAMPLES = 2000
-
-Curve = npt.NDArray[np.float64]
+_EQUIVALENCE_LEVEL = 0.9
+"""Of the interval of an equivalence test with an error of 5 %."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparisonOptions:
     """What a comparison is told about the two runs."""
 
-    null: str
-    """`predictive`, `halves`, or the folder of a second run of the model before."""
     margin: float
     """The largest change of pass@1 that does not matter."""
     trained: frozenset[str]
@@ -56,109 +50,150 @@ def compare_behavior(
         null: The behavior in a second run of the model before, or None.
         options: What is known about the two runs.
     """
-    behavior, counts = before.behavior, pair_counts(before, after)
-    n, c0, c1, groups = counts.n, counts.before, counts.after, counts.groups
-    epsilon, fewest = behavior.measure.epsilon, int(n.min())
-    trained = behavior.name in options.trained
-    rng = np.random.default_rng(0)
-    mixtures = [stats.fit_mixture(n, side, groups=groups) for side in (c0, c1)]
-    ks = [k for k in stats.k_grid(fewest, behavior.measure.primary_k) if k <= fewest]
-    first, last = (np.stack([stats.pass_at_k(n, side, k) for k in ks], axis=1) for side in (c0, c1))
-    delta, delta_curve = _paired_changes(ks, first, last, groups, rng)
-    role = decide_role(n, c0, c1, ks, mixtures, epsilon, options.thresholds, rng=rng)
-    crossing = stats.curve_crossing(ks, first, last, groups, rng=rng, num_draws=_BOOTSTRAP_SAMPLES)
-    second = None if null is None else align_null(counts, before, null)
-    if is_adaptive(before, after):
-        delta, delta_curve = _likelihood_changes(before, after, counts, rng)
+    behavior, first = before.behavior, pair_first(before, after)
+    second = None if null is None else align_null(first, before, null)
+    found = compare_counts(behavior.name, pair_counts(before, after), first, behavior.measure, options, second=second)
     notes = {
         ComparisonNote.DEPLOYED_POLICY: not behavior.sampling.samples_the_policy,
-        ComparisonNote.ONE_SEED: trained,
-        ComparisonNote.ADAPTIVE_SAMPLING: is_adaptive(before, after),
+        ComparisonNote.ONE_SEED: found.trained,
     }
+    return replace(
+        found,
+        side_by_side=_side_by_side(before, after),
+        notes=(*(note for note, holds in notes.items() if holds), *found.notes),
+    )
+
+
+def compare_counts(
+    name: str,
+    counts: PairedCounts,
+    first: PairedCounts,
+    measure: MeasureSettings,
+    options: ComparisonOptions,
+    *,
+    second: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None,
+) -> BehaviorTransition:
+    """Compare the counts of one behavior in two runs.
+
+    Args:
+        name: Of the behavior.
+        counts: All samples of the problems that both runs sampled.
+        first: The first samples of the same problems, as many on both sides: what a number that depends on n is computed from.
+        measure: The primary k and epsilon.
+        options: What is known about the two runs.
+        second: Samples and successes of a second run of the model before, [P] each, or None.
+    """
+    fewest, rng, trained = counts.fewest, np.random.default_rng(0), name in options.trained
+    primary = measure.primary_k
+    ks = [k for k in stats.k_grid(primary if counts.adaptive else fewest, primary) if counts.adaptive or k <= fewest]
+    curves = [_curves(counts, ks, after=after) for after in (False, True)]
+    changes = pass_at_k_changes(counts, ks) if counts.adaptive else _simultaneous_changes(counts, ks, rng)
+    typical = fewest if not counts.adaptive else int(np.median(np.minimum(counts.n_before, counts.n_after)[counts.known]))
+    notes = {ComparisonNote.ADAPTIVE_SAMPLING: counts.adaptive, ComparisonNote.MISSING_SAMPLES: counts.any_missing}
+    groups = counts.units
     return BehaviorTransition(
-        name=behavior.name,
+        name=name,
         trained=trained,
         stage=options.stage if trained else None,
         num_problems=len(counts.ids),
-        num_samples=fewest,
-        pass_at_1_before=Estimate.of(stats.mean_interval(first[:, 0], groups)),
-        pass_at_1_after=Estimate.of(stats.mean_interval(last[:, 0], groups)),
-        delta=delta,
-        pass_at_k_delta=delta_curve,
-        pass_at_k_before=_curve(ks, first, groups),
-        pass_at_k_after=_curve(ks, last, groups),
-        changes=_problem_changes(counts, mixtures, epsilon, options.thresholds),
-        support=support_rows(n, c0, c1, mixtures[0], halves=options.null == HALVES, second=second, rng=rng),
-        side_by_side=_side_by_side(before, after),
+        num_samples=first.fewest,
+        pass_at_1_before=Estimate.of(curves[0][0]),
+        pass_at_1_after=Estimate.of(curves[1][0]),
+        delta=Estimate.of(pass_at_k_changes(counts, [1])[0]),
+        pass_at_k_delta=_points(ks, changes),
+        pass_at_k_before=_points(ks, curves[0]),
+        pass_at_k_after=_points(ks, curves[1]),
+        changes=_problem_changes(counts, measure.epsilon, options.thresholds),
+        support=support_rows(first, second=second, rng=rng),
+        side_by_side=(),
         detectable_rise=stats.detectable_rise(
-            fewest, fewest, alpha=options.thresholds.false_discovery_rate / (2 * len(counts.ids))
+            typical, typical, alpha=options.thresholds.false_discovery_rate / (2 * len(counts.ids))
         ),
+        detectable_rise_samples=typical,
         notes=tuple(note for note, holds in notes.items() if holds),
-        role=role,
-        never_solved=stats.never_solved_gain(n, c0, n, c1, groups, fresh=second),
-        crossing=crossing,
-        equivalence=stats.equivalence_test(first[:, 0], last[:, 0], options.margin, groups),
+        num_missing=(int(counts.missing_before.sum()), int(counts.missing_after.sum())),
+        role=decide_role(counts, ks, measure.epsilon, options.thresholds, rng=rng),
+        never_solved=stats.never_solved_gain(*first.counts, groups, fresh=second),
+        crossing=None if counts.adaptive else _crossing(counts, rng),
+        first_loss=None if counts.adaptive else _first_loss(counts, rng),
+        equivalence=stats.equivalence_test(pass_at_k_changes(counts, [1], level=_EQUIVALENCE_LEVEL)[0], options.margin),
     )
 
 
-def _problem_changes(
-    counts: PairedCounts, mixtures: Sequence[stats.MixturePosterior], epsilon: float, thresholds: ChangeThresholds
-) -> tuple[ProblemChangeRow, ...]:
+def _problem_changes(counts: PairedCounts, epsilon: float, thresholds: ChangeThresholds) -> tuple[ProblemChangeRow, ...]:
     """Classify the change of each problem."""
-    n, c0, c1 = counts.n, counts.before, counts.after
-    reach = [mixture.interval_probabilities([epsilon])[:, 1] for mixture in mixtures]
-    entered, changed = (
-        stats.problem_change_tests(n, c0, n, c1, rate=thresholds.false_discovery_rate, below=edge) for edge in (epsilon, None)
-    )
-    states = classify_changes(reach[0], reach[1], entered.q_expansion, entered.q_attrition, thresholds)
-    either = [np.minimum(tests.q_expansion, tests.q_attrition) for tests in (entered, changed)]
-    q_values = np.where(np.minimum(c0, c1) < epsilon * n, *either)
-    columns = zip(counts.ids, counts.groups, c0 / n, c1 / n, states, q_values, n, strict=True)
-    return tuple(
-        ProblemChangeRow(
-            id=id_, group=group, before=float(b), after=float(a), state=state, q_value=float(q), num_samples=int(samples)
+    n0, c0, n1, c1 = counts.counts
+    before, after = (fit.interval_probabilities([epsilon])[:, 1] for fit in counts.fits)
+    if counts.adaptive:
+        # Fisher's tests need sample counts that do not depend on outcomes; posterior probabilities do not.
+        q_up, q_down = 1.0 - (1.0 - before) * after, 1.0 - before * (1.0 - after)
+        q_values = np.minimum(q_up, q_down)
+    else:
+        entered, changed = (
+            stats.problem_change_tests(*counts.counts, rate=thresholds.false_discovery_rate, below=edge)
+            for edge in (epsilon, None)
         )
-        for id_, group, b, a, state, q, samples in columns
+        q_up, q_down = entered.q_expansion, entered.q_attrition
+        either = [np.minimum(tests.q_expansion, tests.q_attrition) for tests in (entered, changed)]
+        q_values = np.where((c0 < epsilon * n0) | (c1 < epsilon * n1), *either)
+    states = classify_changes(before, after, q_up, q_down, thresholds)
+    with np.errstate(invalid="ignore"):
+        rates = [c0 / n0, c1 / n1]
+    columns = {
+        "before": rates[0], "after": rates[1], "q_value": q_values,
+        "n_before": n0, "c_before": c0, "missing_before": counts.missing_before,
+        "n_after": n1, "c_after": c1, "missing_after": counts.missing_after,
+    }  # fmt: skip
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return tuple(
+        ProblemChangeRow(id=id_, group=group, state=state, **dict(zip(columns, row, strict=True)))
+        for id_, group, state, row in zip(counts.ids, counts.groups, states, rows, strict=True)
     )
 
 
-def _paired_changes(
-    ks: Sequence[int], first: Curve, last: Curve, groups: Sequence[str], rng: np.random.Generator
-) -> tuple[Estimate, tuple[PassAtK, ...]]:
-    """Estimate the change of pass@1, and simultaneously of pass@k at every k, from equally many samples of both runs."""
-    deltas = stats.max_t_deltas(first, last, groups, rng=rng, num_draws=_BOOTSTRAP_SAMPLES)
-    method = f"max-T over {len(ks)} k, bootstrap over problems"
-    curve = tuple(
-        _point(k, Estimate(estimate=float(value), low=float(low), high=float(high), method=method))
-        for k, value, low, high in zip(ks, deltas.estimate, deltas.low, deltas.high, strict=True)
-    )
-    return Estimate.of(stats.paired_delta_interval(first[:, 0], last[:, 0], groups)), curve
+def _pass_at_ks(counts: PairedCounts, ks: Sequence[int]) -> list[npt.NDArray[np.float64]]:
+    """Return [P, K] unbiased estimates of pass@k before, and after."""
+    n0, c0, n1, c1 = counts.counts
+    return [np.stack([stats.pass_at_k(n, c, k) for k in ks], axis=1) for n, c in ((n0, c0), (n1, c1))]
 
 
-def _likelihood_changes(
-    before: DiagnosedBehavior, after: DiagnosedBehavior, counts: PairedCounts, rng: np.random.Generator
-) -> tuple[Estimate, tuple[PassAtK, ...]]:
-    """Estimate the change of pass@1 and of pass@k by likelihood from all samples of both runs: for adaptive sampling."""
-    fits = []
-    for measured in (before, after):
-        sampling = measured.sampling
-        place = {problem_id: i for i, problem_id in enumerate(sampling.problem_ids)}
-        rows = [place[problem_id] for problem_id in counts.ids]
-        fits.append(stats.fit_mixture(sampling.num_samples[rows], sampling.num_correct[rows], groups=counts.groups))
-    primary_k = before.behavior.measure.primary_k
-    curve = tuple(
-        _point(k, Estimate.of(stats.posterior_delta_interval(fits[0], fits[1], k, groups=counts.groups, rng=rng)))
-        for k in stats.k_grid(primary_k, primary_k)
-    )
-    return next(point.value for point in curve if point.k == 1), curve
+def _simultaneous_changes(counts: PairedCounts, ks: Sequence[int], rng: np.random.Generator) -> list[Interval]:
+    """Estimate the change of pass@k at every k, with intervals that hold at all k at once."""
+
+    def estimate(counts: PairedCounts) -> list[Interval]:
+        deltas = stats.max_t_deltas(*_pass_at_ks(counts, ks), counts.units, rng=rng)
+        columns = zip(deltas.estimate, deltas.low, deltas.high, strict=True)
+        return [Interval(float(value), float(low), float(high), f"max-T over {len(ks)} k") for value, low, high in columns]
+
+    return bounded(counts, estimate, counts.bounds_of_change)
 
 
-def _curve(ks: Sequence[int], curve: Curve, groups: Sequence[str]) -> tuple[PassAtK, ...]:
-    return tuple(_point(k, Estimate.of(stats.mean_interval(curve[:, i], groups))) for i, k in enumerate(ks))
+def _crossing(counts: PairedCounts, rng: np.random.Generator) -> stats.CurveCrossing:
+    """Find where the curve after falls below the one before."""
+    ks = stats.dense_ks(counts.fewest)
+    return stats.curve_crossing(ks, *_pass_at_ks(counts, ks), counts.units, rng=rng)
 
 
-def _point(k: int, value: Estimate) -> PassAtK:
-    return PassAtK(k=k, value=value, extrapolated=False)
+def _first_loss(counts: PairedCounts, rng: np.random.Generator) -> stats.FirstLoss:
+    """Find the confidence set of the first k at which the curve after is lower."""
+    ks = stats.dense_ks(counts.fewest)
+    band = _simultaneous_changes(counts, ks, rng)
+    return stats.first_loss(ks, [one.low for one in band], [one.high for one in band])
+
+
+def _curves(counts: PairedCounts, ks: Sequence[int], *, after: bool) -> list[Interval]:
+    """Estimate pass@k of one side."""
+
+    def estimate(counts: PairedCounts) -> list[Interval]:
+        if counts.adaptive:
+            return counts.fits[after].pass_at_ks(ks)
+        return [stats.mean_interval(column, counts.units) for column in _pass_at_ks(counts, ks)[after].T]
+
+    return bounded(counts, estimate, lambda: (counts.impute(before=False, after=False), counts.impute(before=True, after=True)))
+
+
+def _points(ks: Sequence[int], values: Sequence[Interval]) -> tuple[PassAtK, ...]:
+    return tuple(PassAtK(k=k, value=Estimate.of(value), extrapolated=False) for k, value in zip(ks, values, strict=True))
 
 
 def _side_by_side(before: DiagnosedBehavior, after: DiagnosedBehavior) -> tuple[SideBySide, ...]:

@@ -49,11 +49,22 @@ class CurvesEntry(FileModel):
 
 
 class CrossingEntry(FileModel):
-    """From which k on the run before passes more often; NaN where the curves do not cross."""
+    """From which k on the run before passes more often; NaN where it is not probable that the curves cross."""
 
     k: EstimateEntry
     probability: Number
-    """Share of resamplings of the problems in which they cross."""
+    """Probability that they cross."""
+
+
+class FirstLossEntry(FileModel):
+    """95 % confidence set for the first k at which the run after passes less often: `low` to `high`."""
+
+    low: int | None = None
+    """Null where the run after passes more often at every k."""
+    high: int | None = None
+    """Null where it need not pass less often at any k."""
+    largest_k: int
+    """No k above it was examined."""
 
 
 class EquivalenceEntry(EstimateEntry):
@@ -97,7 +108,7 @@ class RoleTestEntry(FileModel):
 
 
 class SupportChangeEntry(FileModel):
-    """Change of mean pass@k by where it lies."""
+    """Change of mean pass@k by where it lies; null where its place is open."""
 
     entered: Number
     moved: Number
@@ -109,7 +120,12 @@ class RoleEntry(FileModel):
 
     words: str = ""
     probability: Number = math.nan
+    """Null: kept for programs that read it. A place is named in `words` where it is certain, and else is open."""
     k: int | None = None
+    leans_outside: bool | None = None
+    """Of a change of open place: whether more of it seems to lie outside the support."""
+    samples_that_tell: int | None = None
+    """Of a change of open place: samples per problem that are expected to tell."""
     change: SupportChangeEntry | None = None
     tests: Sequence[RoleTestEntry] = ()
     notes: Sequence[str] = ()
@@ -121,13 +137,23 @@ class ProblemChangeEntry(FileModel):
     id: str
     group: str | None = None
     num_samples: int | None = None
-    """Behind each of the two rates."""
+    """Behind each of the two rates, where it is the same number."""
     before: Number
     after: Number
+    n_before: int | None = None
+    """Samples with a known outcome before."""
+    c_before: int | None = None
+    """Successes among them."""
+    missing_before: int = 0
+    """Samples without an outcome."""
+    n_after: int | None = None
+    c_after: int | None = None
+    missing_after: int = 0
     state: ProblemChange
     q_value: Number | None = None
     """Adjusted over all problems (Benjamini–Hochberg): of a change into or out of support where a side shows a rate below epsilon, else
-    of any change; null where nothing was tested."""
+    of any change; after adaptive sampling one minus the posterior probability of a change into or out of support; null where nothing was
+    tested."""
 
 
 class VerdictsEntry(FileModel):
@@ -149,10 +175,13 @@ class BehaviorChangeEntry(FileModel):
     role_observed: ObservedRole = ObservedRole.NOT_DISTINGUISHABLE
     role: RoleEntry = RoleEntry()
     num_problems: int
+    num_missing: tuple[int, int] = (0, 0)
+    """Samples without an outcome before and after."""
     pass_at_1: PassAtOneEntry
     pass_at_k: CurvesEntry = CurvesEntry()
     pass_at_k_delta: Sequence[PassAtKEntry] = ()
     crossing: CrossingEntry | None = None
+    first_loss: FirstLossEntry | None = None
     equivalence: EquivalenceEntry | None = None
     never_solved: NeverSolvedEntry | None = None
     detectable_rise: PowerEntry | None = None
@@ -177,7 +206,8 @@ class CompareFile(FileModel):
     before: SideEntry
     after: SideEntry
     null: str = ""
-    """What support dynamics are held against: `predictive`, `halves`, or the folder of a second sampling of the model before."""
+    """What support dynamics are compared with: `dealt` (each problem's successes dealt anew between the two sides), or the folder of a second
+    run of the model before."""
     behaviors: Sequence[BehaviorChangeEntry]
 
     def __getitem__(self, name: str) -> BehaviorChangeEntry:

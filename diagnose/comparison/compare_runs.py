@@ -1,7 +1,7 @@
 """Two finished runs compared, paired by problem, beside what sampling the *same* model twice would show.
 
-"No success in n samples" depends on n, and some problems without a success show one when the same model is sampled again. So both runs are
-thinned to the same samples per problem, support dynamics (arXiv 2507.14843) stand beside their null, a problem is called expanded or
+"No success in n samples" depends on n, and some problems without a success show one when the same model is sampled again. So support
+dynamics (arXiv 2507.14843) use the same number of samples on both sides and stand beside their null, a problem is called expanded or
 attrited only when its own test says so under a false-discovery rate over all problems and both directions, and problems that some samples
 selected ("never solved before") are evaluated on others.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from posttrain.diagnose.comparison.comparable_runs import check_comparable, check_null
 from posttrain.diagnose.comparison.compare_behavior import ComparisonOptions, compare_behavior
+from posttrain.diagnose.comparison.nulls import DEALT
 from posttrain.diagnose.comparison.paired_samples import pair_counts
 from posttrain.diagnose.comparison.transition import Transition
 from posttrain.diagnose.errors import RunError, SettingsError
@@ -48,7 +49,7 @@ def compare_runs(
     check_comparable(before, after)
     common = [measured.behavior.name for measured in before.behaviors if measured.behavior.name in after.settings["behaviors"]]
     # A behavior that was not sampled, because its verifier failed the self-test, has nothing to compare.
-    shared = [name for name in common if pair_counts(before[name], after[name]).ids]
+    shared = [name for name in common if pair_counts(before[name], after[name]).known.any()]
     if not shared:
         raise RunError(
             f"compare: {', '.join(common)} has no problem with samples in both {before.path} and {after.path}; "
@@ -58,4 +59,4 @@ def compare_runs(
     if null is not None:
         check_null(before, null, shared)
     behaviors = [compare_behavior(before[name], after[name], null[name] if null else None, options) for name in shared]
-    return Transition(before=before, after=after, behaviors=tuple(behaviors), null=str(null.path) if null else options.null)
+    return Transition(before=before, after=after, behaviors=tuple(behaviors), null=str(null.path) if null else DEALT)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from posttrain.analysis.stats import samples_to_resolve
 from posttrain.diagnose.comparison.change_role import ObservedRole, RoleNote, RoleVerdict
-from posttrain.diagnose.comparison.transition import ComparisonNote
+from posttrain.diagnose.comparison.transition import BehaviorTransition, ComparisonNote
+
+_BESIDE = {
+    RoleNote.PROBLEMS_LOST: "with attrition",
+    RoleNote.LOSSES_INSIDE_SUPPORT: "with losses inside support",
+    RoleNote.LOSSES_PLACE_OPEN: "with losses, place open",
+}
+"""What a loss beside a gain adds to a role."""
 
 
 def role_words(verdict: RoleVerdict) -> str:
@@ -18,8 +24,13 @@ def role_words(verdict: RoleVerdict) -> str:
             words = "attrition"
         case ObservedRole.POLICY_RESHAPING:
             words = "policy reshaping" if verdict.gain else "policy reshaping, for the worse"
-    if RoleNote.PROBLEMS_LOST in verdict.notes:
-        return f"{words}, with attrition"
+        case ObservedRole.GAIN_PLACE_OPEN:
+            words = "gain, place open"
+        case ObservedRole.LOSS_PLACE_OPEN:
+            words = "loss, place open"
+    for note, beside in _BESIDE.items():
+        if note in verdict.notes:
+            return f"{words}, {beside}"
     if RoleNote.LOWER_PASS_AT_K in verdict.notes:
         return f"{words}, lower pass@{min(verdict.falls)}"
     return words
@@ -33,27 +44,32 @@ def role_note_words(note: RoleNote, verdict: RoleVerdict, epsilon: float) -> str
         case RoleNote.LOWER_PASS_AT_K:
             return f"pass@{min(verdict.falls)} fell: a loss beside the gain."
         case RoleNote.PROBLEMS_LOST:
-            return "More problems lost their last success than new samples of one model would show."
+            return "Problems left support beside the gain."
+        case RoleNote.LOSSES_INSIDE_SUPPORT:
+            return "Beside the gain there are losses inside support: right answers are still sampled, less often."
+        case RoleNote.LOSSES_PLACE_OPEN:
+            return (
+                "More problems lost their last success than new samples of one model would show; whether they left support the samples do "
+                "not tell."
+            )
         case RoleNote.PROBLEMS_GAINED:
             return "More problems show a first success than new samples of one model would show, while no pass@k rises."
         case RoleNote.LOSS_INSIDE_SUPPORT:
             return "The loss lies inside support: right answers are still sampled, less often."
         case RoleNote.UNCERTAIN_PLACE:
             change = "gain" if verdict.gain else "loss"
-            place = "inside" if verdict.role is ObservedRole.POLICY_RESHAPING else "outside"
+            if verdict.leans_outside:
+                place = "problems that were out of support before" if verdict.gain else "problems that are out of support after"
+            else:
+                place = "problems inside the support"
             return (
-                f"The posterior probability that the {change} lies {place} the support is {verdict.probability:.2f}; "
-                f"{samples_to_resolve(epsilon)} samples per problem distinguish a rate of {epsilon:.2g} from zero."
+                f"The samples do not tell whether the {change} lies inside or outside the support (a rate of {epsilon:.2g}). It leans to "
+                f"{place}; about {verdict.samples_that_tell:,} samples per problem are expected to tell."
             )
 
 
-def note_words(note: ComparisonNote, num_samples: int) -> str:
-    """Return a note on a comparison as a sentence.
-
-    Args:
-        note: The note.
-        num_samples: Samples of each problem that tests and curves use.
-    """
+def note_words(note: ComparisonNote, behavior: BehaviorTransition) -> str:
+    """Return a note on a comparison as a sentence."""
     match note:
         case ComparisonNote.DEPLOYED_POLICY:
             return "Sampled with a temperature or a truncation of its own: support here is that of the deployed policy."
@@ -61,7 +77,13 @@ def note_words(note: ComparisonNote, num_samples: int) -> str:
             return "One checkpoint is not a stage: the intervals leave out the spread between training seeds."
         case ComparisonNote.ADAPTIVE_SAMPLING:
             return (
-                "A run was sampled adaptively: its number of samples of a problem depends on their outcomes. Changes of pass@k are estimated by "
-                f"likelihood from all samples; tests, problem changes, curves and support dynamics use the first {num_samples} samples of every "
-                "problem."
+                "A run was sampled adaptively: its number of samples of a problem depends on their outcomes. Pass@k, its changes, the role and "
+                "the changes of problems are estimated by likelihood from all samples; support dynamics and the gain where no success was "
+                f"seen before use the first {behavior.num_samples} samples of every problem."
+            )
+        case ComparisonNote.MISSING_SAMPLES:
+            before, after = behavior.num_missing
+            return (
+                f"{before:,} samples before and {after:,} after have no outcome (errors and timeouts of the verifier). Intervals of pass@k and "
+                "of its changes hold whether they are failures or successes, and a role is named only where it holds too."
             )

@@ -1,10 +1,9 @@
 """Nulls of support dynamics: what sampling one and the same model twice would show, and how to tell a second run from a copy.
 
-* `predictive` (the default): new samples from the fitted mixture of the run before, at the same number of samples. It costs nothing and
-  uses every sample, but depends on the fit.
-* a second run of the model before: assumes nothing, and costs a run. Before, after and null are thinned to the same number of samples.
-* `halves`: one half of the samples before against the other, with before and after thinned to half as well. It assumes nothing and costs
-  no run, but everything then holds at half the samples: useful where the fit is in doubt.
+* Dealing (the default): the successes of every problem, before and after together, are dealt anew between the two sides. It is exact, costs
+  nothing and uses every sample.
+* A second run of the model before: shows what this model does, and costs a run. Before, after and null are thinned to the same number of
+  samples.
 """
 
 from __future__ import annotations
@@ -12,60 +11,37 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.analysis.stats import (
-    MixturePosterior,
-    SupportRatios,
-    support_dynamics,
-    support_dynamics_halves,
-    support_dynamics_null,
-    thin,
-)
+from posttrain.analysis.stats import SupportRatios, support_dynamics, support_dynamics_null, thin
+from posttrain.diagnose.comparison.paired_samples import PairedCounts
 from posttrain.diagnose.comparison.transition import SupportRow
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.types import Estimate
 
-PREDICTIVE, HALVES = "predictive", "halves"
-_DRAWS = 2000
+DEALT = "dealt"
 _PAIRS = 2000
 """Samples that are compared to tell a second run from a copy."""
 
 Ints = npt.NDArray[np.int64]
 
 
-def support_rows(
-    n: Ints,
-    before: Ints,
-    after: Ints,
-    mixture_before: MixturePosterior,
-    *,
-    halves: bool,
-    second: tuple[Ints, Ints] | None,
-    rng: np.random.Generator,
-) -> tuple[SupportRow, ...]:
+def support_rows(first: PairedCounts, *, second: tuple[Ints, Ints] | None, rng: np.random.Generator) -> tuple[SupportRow, ...]:
     """Compute support dynamics, each beside its null at the same number of samples.
 
     Args:
-        n: [P] samples of each problem on both sides.
-        before: [P] successes before.
-        after: [P] successes after.
-        mixture_before: Fit of the side before.
-        halves: Whether the null is that of split halves.
-        second: Samples and successes of a second run of the model before, [P] each; overrides `halves`.
+        first: The first samples of every problem, as many on both sides.
+        second: Samples and successes of a second run of the model before, [P] each; None for the null of dealing.
         rng: Random generator.
     """
+    n, before, _, after = first.counts
     if second is not None:
-        fewest = np.minimum(n, second[0])
-        thinned = [thin(samples, c, fewest, rng=rng) for samples, c in ((n, before), (n, after), second)]
-        counted = _counted(int(fewest[fewest > 0].min(initial=n.max())))
-        value = [_exactly(one, counted) for one in support_dynamics(fewest, thinned[0], fewest, thinned[1])]
-        again = support_dynamics(fewest, thinned[0], fewest, thinned[2])
+        n = np.minimum(n, second[0])
+        before, after = thin(first.n_before, before, n, rng=rng), thin(first.n_after, after, n, rng=rng)
+        again = support_dynamics(n, before, n, thin(*second, n, rng=rng))
         null = [_exactly(one, "second run of the model before, at the same n") for one in again]
-    elif halves:
-        sides = support_dynamics_halves(n, before, after, rng=rng, num_draws=_DRAWS)
-        value, null = ([Estimate.of(one) for one in side] for side in sides)
     else:
-        value = [_exactly(one, _counted(int(n.min()))) for one in support_dynamics(n, before, n, after)]
-        null = [Estimate.of(one) for one in support_dynamics_null(mixture_before, n, n, rng=rng, num_draws=_DRAWS)]
+        null = [Estimate.of(one) for one in support_dynamics_null(n, before, n, after, rng=rng)]
+    counted = f"counted at n = {n[n > 0].min(initial=n.max(initial=0))}"
+    value = [_exactly(one, counted) for one in support_dynamics(n, before, n, after)]
     columns = zip(SupportRatios._fields, value, null, strict=True)
     return tuple(SupportRow(name=name.upper(), value=one, null=other) for name, one, other in columns)
 
@@ -91,10 +67,6 @@ def _samples(table: RolloutTable, problem_ids: list[str]) -> dict[tuple[int, int
     places = table.places(problem_ids)
     kept = np.flatnonzero((places >= 0) & ~table.greedy & ~table.missing)
     return {(int(places[i]), int(table.sample_index[i])): int(i) for i in kept}
-
-
-def _counted(n: int) -> str:
-    return f"counted at n = {n}"
 
 
 def _exactly(value: float, method: str) -> Estimate:

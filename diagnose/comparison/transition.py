@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from posttrain.analysis.stats import CurveCrossing, Equivalence, NeverSolved
+from posttrain.analysis.stats import CurveCrossing, Equivalence, FirstLoss, NeverSolved
 from posttrain.diagnose.comparison.change_role import RoleVerdict
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.types import Estimate, PassAtK, ProblemChange
@@ -20,6 +20,8 @@ class ComparisonNote(StrEnum):
     """Intervals leave out the spread between training seeds."""
     ADAPTIVE_SAMPLING = "adaptive_sampling"
     """A run was sampled adaptively: changes of pass@k are estimated by likelihood."""
+    MISSING_SAMPLES = "missing_samples"
+    """Samples have no outcome: intervals hold whatever it is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,16 +30,23 @@ class ProblemChangeRow:
 
     id: str
     before: float
-    """Success rate."""
+    """Success rate; NaN where no outcome is known."""
     after: float
     state: ProblemChange
-    q_value: float | None = None
+    q_value: float
     """Adjusted over all problems (Benjamini–Hochberg): of a change into or out of support where a side shows a rate below epsilon, else
-    of any change; None where nothing was tested."""
-    num_samples: int | None = None
-    """Samples behind each of the two rates; None where they are not counts."""
-    group: str | None = None
-    """Name of its group, where problems are related."""
+    of any change. After adaptive sampling one minus the posterior probability that it entered, or left, support."""
+    n_before: int
+    """Samples with a known outcome."""
+    c_before: int
+    """Successes among them."""
+    missing_before: int
+    """Samples without an outcome."""
+    n_after: int
+    c_after: int
+    missing_after: int
+    group: str
+    """Name of its group; its own id where it is unrelated to others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +80,9 @@ class BehaviorTransition:
     num_problems: int
     """Problems measured in both runs."""
     num_samples: int
-    """Fewest samples of a problem, the same on both sides."""
+    """Fewest samples of a problem that support dynamics use, the same on both sides."""
+    num_missing: tuple[int, int]
+    """Samples without an outcome before and after."""
     pass_at_1_before: Estimate
     pass_at_1_after: Estimate
     delta: Estimate
@@ -85,12 +96,16 @@ class BehaviorTransition:
     side_by_side: tuple[SideBySide, ...]
     detectable_rise: float
     """Rate from which a single problem that rises from 0 is detected with a power of 0.8; NaN where none is."""
+    detectable_rise_samples: int
+    """Samples of this problem on each side."""
     notes: tuple[ComparisonNote, ...]
     role: RoleVerdict
     never_solved: NeverSolved
     """The gain on problems without a success before."""
-    crossing: CurveCrossing
-    """Where the pass@k curve after falls below the one before."""
+    crossing: CurveCrossing | None
+    """Where the pass@k curve after falls below the one before; None after adaptive sampling."""
+    first_loss: FirstLoss | None
+    """Confidence set for the first k at which the curve after is lower; None after adaptive sampling."""
     equivalence: Equivalence
     """Whether the change of pass@1 is shown to be too small to matter."""
 
@@ -103,7 +118,7 @@ class Transition:
     after: DiagnosedRun
     behaviors: tuple[BehaviorTransition, ...]
     null: str
-    """What support dynamics are compared with: `predictive`, `halves`, or the folder of a second run of the model before."""
+    """What support dynamics are compared with: `dealt`, or the folder of a second run of the model before."""
 
     def __getitem__(self, name: str) -> BehaviorTransition:
         """Return the behavior of that name."""

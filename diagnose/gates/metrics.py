@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from posttrain.analysis import stats
 from posttrain.analysis.stats import IntArray, Interval
 from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry
+from posttrain.diagnose.comparison.paired_samples import PairedCounts
+from posttrain.diagnose.comparison.pass_at_k_change import pass_at_k_changes
+from posttrain.diagnose.comparison.transition import ComparisonNote
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.gates.conditions import SHARES, Condition
 from posttrain.diagnose.measure.pass_at_k import estimate_pass_at_k
@@ -82,11 +84,32 @@ def groups_of(entry: BehaviorEntry | BehaviorChangeEntry) -> tuple[str, ...]:
     return tuple(row.group or row.id for row in entry.problems)
 
 
-def paired_pass_at_k(entry: BehaviorChangeEntry, k: int) -> npt.NDArray[np.float64]:
-    """Return [2, P] pass@k of each problem before and after; NaN where it has fewer than k samples."""
-    n = np.array([row.num_samples or 0 for row in entry.problems], dtype=np.int64)
-    sides = [[row.before for row in entry.problems], [row.after for row in entry.problems]]
-    return np.stack([stats.pass_at_k(n, np.rint(n * np.array(rates)).astype(np.int64), k) for rates in sides])
+def paired_counts(entry: BehaviorChangeEntry) -> PairedCounts:
+    """Return the counts of both runs; files of earlier versions hold rates and one number of samples."""
+    rows = entry.problems
+    columns = [
+        (
+            row.n_before if row.n_before is not None else row.num_samples or 0,
+            row.c_before if row.c_before is not None else round((row.num_samples or 0) * row.before),
+            row.missing_before,
+            row.n_after if row.n_after is not None else row.num_samples or 0,
+            row.c_after if row.c_after is not None else round((row.num_samples or 0) * row.after),
+            row.missing_after,
+        )
+        for row in rows
+    ]
+    n0, c0, missing0, n1, c1, missing1 = np.array(columns, dtype=np.int64).reshape(-1, 6).T
+    return PairedCounts(
+        ids=tuple(row.id for row in rows),
+        groups=groups_of(entry),
+        n_before=n0,
+        c_before=c0,
+        n_after=n1,
+        c_after=c1,
+        missing_before=missing0,
+        missing_after=missing1,
+        adaptive=ComparisonNote.ADAPTIVE_SAMPLING in entry.note_codes,
+    )
 
 
 def _share(
@@ -121,12 +144,12 @@ def _greedy(path: Path, entry: BehaviorEntry, level: float) -> Interval:
 
 def _pass_at_k_change(path: Path, entry: BehaviorChangeEntry, condition: Condition, level: float) -> Interval:
     """Estimate the mean paired change of pass@k; k was chosen in advance by the author of the condition."""
-    curves = paired_pass_at_k(entry, condition.k)
-    if np.isnan(curves).any():
-        fewest = min(row.num_samples or 0 for row in entry.problems)
+    counts = paired_counts(entry)
+    most = max(counts.fewest, int(entry.measure.get("primary_k", 1))) if counts.adaptive else counts.fewest
+    if condition.k > most:
         raise SettingsError(
-            f"condition: got {condition.text!r}, {path} compares {fewest} samples of each problem of {entry.name}; "
-            f"give a k of at most {fewest}",
+            f"condition: got {condition.text!r}, {path} compares {counts.fewest} samples of each problem of {entry.name}; "
+            f"give a k of at most {most}",
             code="k_above_samples",
         )
-    return stats.paired_delta_interval(curves[0], curves[1], groups_of(entry), level=level)
+    return pass_at_k_changes(counts, [condition.k], level=level)[0]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import scipy
+
 from posttrain.analysis.stats import Interval, problems_for_half_width, samples_for_half_width, variance_components
+from posttrain.analysis.stats.intervals import MEAN_PSEUDO_OBSERVATIONS
 from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry
 from posttrain.diagnose.gates.conditions import SHARES, Condition
 from posttrain.diagnose.gates.metrics import counts_of
@@ -13,6 +16,8 @@ from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry
 
 _AT_THRESHOLD = 1e-3
 """Distance of an estimate from the threshold up to which no effort is expected to decide."""
+POWER = 0.8
+"""Probability with which the effort decides, if the truth is the estimate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,13 +32,18 @@ class Settles:
     """Alternatively the total number of problems, each sampled as often as now."""
 
 
-def required_effort(entry: BehaviorEntry | BehaviorChangeEntry, condition: Condition, interval: Interval) -> Settles | None:
-    """Compute the effort that moves the relevant bound to the threshold if the estimate does not change.
+def required_effort(
+    entry: BehaviorEntry | BehaviorChangeEntry, condition: Condition, interval: Interval, level: float
+) -> Settles | None:
+    """Compute the effort with which the relevant bound passes the threshold with a probability of `POWER`, if the truth is the estimate.
+
+    The bound then has to lie z_level + z_power standard errors from the estimate, not only z_level.
 
     Args:
         entry: The behavior.
         condition: The undecided condition.
         interval: Of its metric.
+        level: Confidence of the interval.
 
     Returns:
         None where the estimate lies at the threshold or is undefined.
@@ -45,17 +55,21 @@ def required_effort(entry: BehaviorEntry | BehaviorChangeEntry, condition: Condi
     holds = (interval.estimate > condition.threshold) == (condition.op == ">=")
     upwards = (condition.op == ">=") != holds
     reach = (interval.high - interval.estimate) if upwards else (interval.estimate - interval.low)
-    growth = max(1.0, (reach / distance) ** 2)
+    z_level, z_power = scipy.stats.norm.ppf([0.5 + level / 2, POWER])
+    growth = max(1.0, (reach / distance * (1.0 + z_power / z_level)) ** 2)
     # One problem more than the formula says: intervals of few problems are a little wider than normal ones.
     problems: int | None = math.ceil(num_problems * growth) + 1
     samples: int | None = None
-    n = sum(row.num_samples or 0 for row in entry.problems) / num_problems
-    if condition.metric in SHARES:
-        samples, problems = math.ceil(num_problems * n * (growth - 1)), None
-    elif condition.metric == "pass@1" and isinstance(entry, BehaviorEntry):
-        between, within = variance_components(*counts_of(entry)[:2])
+    counts = counts_of(entry)[:2] if isinstance(entry, BehaviorEntry) else None
+    if counts is not None and condition.metric in SHARES:
+        samples, problems = math.ceil(counts[0].sum() * (growth - 1)), None
+    elif counts is not None and condition.metric == "pass@1":
+        n = counts[0].mean()
+        between, within = variance_components(*counts)
         if not math.isnan(between):
-            shape = {"between_variance": between, "within_variance": within}
+            # The pseudo-observations at both ends of the range add to the variance of few problems.
+            between += MEAN_PSEUDO_OBSERVATIONS * 0.5 / num_problems
+            shape = {"between_variance": between, "within_variance": within, "level": level, "power": POWER}
             needed = samples_for_half_width(distance, num_problems=num_problems, **shape)
             samples = math.ceil(num_problems * max(1.0, needed - n)) if math.isfinite(needed) else None
             problems = max(num_problems + 1, problems_for_half_width(distance, num_samples=max(1, int(n)), **shape))

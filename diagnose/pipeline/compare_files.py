@@ -9,7 +9,6 @@ from typing import Any
 
 from posttrain.diagnose.comparison.compare_behavior import ComparisonOptions
 from posttrain.diagnose.comparison.compare_runs import check_margin, compare_runs
-from posttrain.diagnose.comparison.nulls import HALVES, PREDICTIVE
 from posttrain.diagnose.comparison.transition import Transition
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.pipeline.assemble import assemble
@@ -37,7 +36,7 @@ def compare(
     after: Run,
     *,
     out: str | Path,
-    null: Run = PREDICTIVE,
+    null: Run | None = None,
     margin: float = DEFAULT_MARGIN,
     trained: Sequence[str] = (),
     stage: str | None = None,
@@ -49,8 +48,8 @@ def compare(
         before: A run directory, or a run.
         after: The same, measured with the same behaviors and split.
         out: Folder for compare.json, report.html and report.md.
-        null: What support dynamics are compared with: `predictive` (the fitted mixture), `halves` (one half of the samples before against
-            the other), or a second run of the model before (another seed), as a run directory or a run.
+        null: A second run of the model before (another seed), as a run directory or a run, for support dynamics to be compared with; None
+            compares them with the same successes dealt anew between the two sides.
         margin: The largest change of pass@1 that does not matter, for the test of equivalence.
         trained: Names of the behaviors that the stage in between was trained on.
         stage: Its name.
@@ -90,25 +89,24 @@ def compare_folders(
     before: Run,
     after: Run,
     *,
-    null: Run = PREDICTIVE,
+    null: Run | None = None,
     margin: float = DEFAULT_MARGIN,
     trained: Sequence[str] = (),
     stage: str | None = None,
 ) -> Transition:
     """Compare two runs and write nothing; arguments and errors as in `compare`."""
     check_margin(margin)
-    for run in (before, after) if null in (PREDICTIVE, HALVES) else (before, after, null):
-        if not isinstance(run, DiagnosedRun):
+    for run in (before, after, null):
+        if run is not None and not isinstance(run, DiagnosedRun):
             RunDirectory(Path(run)).read_json()  # all of them before the samples of any are read
     first, last = _read(before), _read(after)
     options = ComparisonOptions(
-        null=null if isinstance(null, str) else PREDICTIVE,
         margin=margin,
         trained=frozenset(trained),
         stage=stage,
         thresholds=Thresholds.from_json(last.settings["thresholds"]).change,
     )
-    return compare_runs(first, last, options, null=None if null in (PREDICTIVE, HALVES) else _read(null))
+    return compare_runs(first, last, options, null=None if null is None else _read(null))
 
 
 def write_comparison(out: Path, transition: Transition, run: RunEntry, settings: Mapping[str, Any]) -> None:

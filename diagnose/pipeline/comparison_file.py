@@ -59,12 +59,19 @@ def _behavior(transition: Transition, behavior: BehaviorTransition) -> BehaviorC
             "pass_at_k": {"before": curve_entries(behavior.pass_at_k_before), "after": curve_entries(behavior.pass_at_k_after)},
             "pass_at_k_delta": curve_entries(behavior.pass_at_k_delta),
             "equivalence": {**fields_of(behavior.equivalence), **asdict(behavior.equivalence.interval)},
-            "detectable_rise": {"num_samples": behavior.num_samples, "rate": behavior.detectable_rise},
+            "detectable_rise": {"num_samples": behavior.detectable_rise_samples, "rate": behavior.detectable_rise},
             "support": {row.name: {**asdict(row.value), "null": row.null} for row in behavior.support},
             "drift": {**drift, **_divergences(transition, behavior.name)},
             "beside": beside,
-            "problems": [{**asdict(change), "group": groups.get(change.id)} for change in behavior.changes],
-            "notes": [*role_notes, *(note_words(note, behavior.num_samples) for note in behavior.notes)],
+            "problems": [
+                {
+                    **fields_of(change),
+                    "group": groups.get(change.id),
+                    "num_samples": change.n_before if change.n_before == change.n_after else None,
+                }
+                for change in behavior.changes
+            ],
+            "notes": [*role_notes, *(note_words(note, behavior) for note in behavior.notes)],
             "note_codes": [*role.notes, *behavior.notes],
             "verdicts": {"before": verdicts[0], "after": verdicts[1]},
         }

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from posttrain.analysis.number_format import format_interval, format_number, format_probability
-from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry, ProblemChangeEntry
+from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry, FirstLossEntry, ProblemChangeEntry
 from posttrain.diagnose.report.behavior_view import MOST_ROWS, pass_at_k_rows
 from posttrain.diagnose.report.text import HasInterval, MethodNotes, write_estimate
 from posttrain.diagnose.report.words import CHANGES, SUPPORT
@@ -95,9 +95,11 @@ def comparison_facts(entry: BehaviorChangeEntry) -> list[tuple[str, str]]:
         k = crossing.k
         words = (
             f"from k = {format_interval(k.estimate, k.low, k.high, decimals=1)} on, the model before passes more often "
-            f"(in {_percent(crossing.probability)} of resamplings of the problems)"
+            f"(if they cross, of which the probability is {_percent(crossing.probability)})"
         )
         facts.append(("the curves cross", words))
+    if entry.first_loss is not None and (words := _first_loss_words(entry.first_loss)):
+        facts.append(("first k at which the model after passes less often", words))
     if equivalence is not None and entry.purpose is Purpose.RETENTION:
         verdict = {
             "equivalent": f"no change of pass@1 larger than {equivalence.margin:g}",
@@ -116,6 +118,16 @@ def comparison_facts(entry: BehaviorChangeEntry) -> list[tuple[str, str]]:
             )
         facts.append(("minimum detectable effect", words))
     return facts
+
+
+def _first_loss_words(found: FirstLossEntry) -> str:
+    """Return the confidence set for the first k of a loss; nothing where the samples exclude nothing."""
+    if found.low is None:
+        return f"none up to k = {found.largest_k} (95 % confidence)"
+    if found.high is None:
+        return f"k = {found.low} or later, or none (95 % confidence set, up to k = {found.largest_k})" if found.low > 1 else ""
+    ends = f"k = {found.low}" if found.low == found.high else f"k = {found.low} to {found.high}"
+    return f"{ends} (95 % confidence set)"
 
 
 def _percent(share: float) -> str:

@@ -22,14 +22,14 @@ def compare(
     after: Annotated[Path, typer.Argument(metavar="AFTER", help="The same behaviors, measured on another model.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for compare.json.")],
     null: Annotated[
-        str,
+        Path | None,
         typer.Option(
             "--null",
-            metavar="predictive|halves|RUN",
-            help="What the changes of support are compared with: new samples predicted from the run before; one half of its samples against the "
-            "other (before and after are then halved too); or the folder of a second run of the model before, with another seed.",
+            metavar="RUN",
+            help="Folder of a second run of the model before, with another seed, that the changes of support are compared with. Without it they "
+            "are compared with the same successes dealt anew between the two sides.",
         ),
-    ] = "predictive",
+    ] = None,
     margin: Annotated[
         float, typer.Option("--margin", help="The largest change of pass@1 that does not matter, for retention behaviors.")
     ] = 0.05,

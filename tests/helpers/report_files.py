@@ -12,6 +12,7 @@ from posttrain.diagnose.comparison.compare_json import (
     CrossingEntry,
     CurvesEntry,
     EquivalenceEntry,
+    FirstLossEntry,
     NeverSolvedEntry,
     PassAtOneEntry,
     PowerEntry,
@@ -358,7 +359,7 @@ def change_of_products(verdict: VerdictEntry) -> BehaviorChangeEntry:
     before[:5], after[:3], after[30] = 0.0, 0.0, 0.0
     rates = np.round(np.stack([before, after]) * NUM_SAMPLES) / NUM_SAMPLES
     tokens = {"estimate": 31.0, "low": 28.0, "high": 34.0, "method": "mean"}
-    null = {"estimate": 0.07, "low": 0.03, "high": 0.12, "method": "two samplings from the fitted model"}
+    null = {"estimate": 0.07, "low": 0.03, "high": 0.12, "method": "the same successes dealt anew between the two sides"}
     paired = "paired bootstrap over problems"
     return BehaviorChangeEntry(
         name="products",
@@ -366,7 +367,7 @@ def change_of_products(verdict: VerdictEntry) -> BehaviorChangeEntry:
         trained=True,
         stage="grpo",
         role_observed="policy_reshaping",
-        role=RoleEntry(words="policy reshaping", probability=0.98, k=1),
+        role=RoleEntry(words="policy reshaping", k=1),
         num_problems=32,
         pass_at_1=PassAtOneEntry(
             before=EstimateEntry(**estimate(0.31, 0.075)),
@@ -378,7 +379,8 @@ def change_of_products(verdict: VerdictEntry) -> BehaviorChangeEntry:
             PassAtKEntry(k=k, estimate=gain, low=gain - 0.07, high=gain + 0.07, method="paired", extrapolated=k > 16)
             for k, gain in ((1, 0.25), (4, 0.17), (16, 0.06), (64, 0.01))
         ],
-        crossing=CrossingEntry(k=EstimateEntry(estimate=40.0, low=20.0, high=64.0), probability=0.7),
+        crossing=CrossingEntry(k=EstimateEntry(estimate=40.0, low=20.0, high=64.0), probability=0.97),
+        first_loss=FirstLossEntry(low=18, high=None, largest_k=64),
         never_solved=NeverSolvedEntry(
             num_problems=5.0, naive_gain=0.2, gain=EstimateEntry(estimate=0.11, low=0.02, high=0.21, method=paired)
         ),
@@ -439,6 +441,6 @@ def compare_file() -> CompareFile:
         settings=first.settings,
         before=SideEntry(run="runs/loop/diagnosis-0", model=first.model),
         after=SideEntry(run="runs/loop/diagnosis-1", model={"source": "runs/loop/stage-1"}),
-        null="predictive",
+        null="dealt",
         behaviors=[change_of_products(verdicts[0]), change_of_spelling(verdicts[1])],
     )

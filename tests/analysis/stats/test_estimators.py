@@ -61,7 +61,9 @@ def test_bad_counts_are_refused(n: list[float], c: list[float]) -> None:
 
 def test_bad_k_and_tau_are_refused() -> None:
     counts = {"num_samples": [3], "num_correct": [1]}
-    assert_refuses(ps.pass_at_k, {**counts, "k": 1}, k=0)
+    for k in (0, 2.5, float("nan"), float("inf")):
+        assert_refuses(ps.pass_at_k, {**counts, "k": 1}, k=k)
+    assert_refuses(ps.k_grid, {"max_n": 4, "primary_k": 2}, primary_k=2.5)
     assert_refuses(ps.cover_at_tau, {**counts, "tau": 0.1}, tau=0.0)
 
 

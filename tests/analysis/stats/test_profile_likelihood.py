@@ -22,7 +22,7 @@ def test_the_frontier_is_that_of_a_general_solver() -> None:
     allowed = 0.5 * chi2.ppf(0.95, 1)
     for k in (1, 4, 64):
         h = 1 - (1 - rates) ** k
-        found = profile_intervals(table, repeats, h[None, :], degrees=1e6, start=start)[0]
+        found = profile_intervals(table, repeats, h[None, :], degrees=1e6)[0]
         near = {"type": "ineq", "fun": lambda weights: log_likelihood(weights) + best.fun + allowed}
         ends = [
             minimize(
@@ -42,7 +42,7 @@ def test_a_proportion_gets_its_likelihood_interval() -> None:
     """Problems that always or never pass: the share of the former is a binomial proportion."""
     rates = np.array([0.0, 1.0])
     table = likelihood_table(np.array([4, 4]), np.array([0, 4]), rates)
-    found = profile_intervals(table, np.array([14.0, 6.0]), np.array([[0.0, 1.0]]), degrees=19, start=np.array([0.5, 0.5]))[0]
+    found = profile_intervals(table, np.array([14.0, 6.0]), np.array([[0.0, 1.0]]), degrees=19)[0]
     share = np.linspace(0.01, 0.99, 9801)
     drop = 6 * np.log(0.3 / share) + 14 * np.log(0.7 / (1 - share))
     inside = share[drop <= 0.5 * t.ppf(0.975, 19) ** 2]
@@ -53,15 +53,14 @@ def test_a_proportion_gets_its_likelihood_interval() -> None:
 def test_few_problems_widen_the_interval() -> None:
     table = likelihood_table(np.array([4, 4]), np.array([0, 4]), np.array([0.0, 1.0]))
     narrow, wide = (
-        profile_intervals(table, np.array([3.0, 2.0]), np.array([[0.0, 1.0]]), degrees=degrees, start=np.array([0.5, 0.5]))[0]
-        for degrees in (1e6, 4)
+        profile_intervals(table, np.array([3.0, 2.0]), np.array([[0.0, 1.0]]), degrees=degrees)[0] for degrees in (1e6, 4)
     )
     assert wide.low < narrow.low
     assert wide.high > narrow.high
 
 
 def test_without_samples_the_interval_is_the_whole_range() -> None:
-    found = profile_intervals(np.empty((0, 3)), np.empty(0), np.ones((2, 3)), degrees=1, start=np.full(3, 1 / 3))
+    found = profile_intervals(np.empty((0, 3)), np.empty(0), np.ones((2, 3)), degrees=1)
     assert len(found) == 2
     assert np.isnan(found[0].estimate)
     assert (found[0].low, found[0].high) == (0.0, 1.0)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.paired_counts import paired
 
-from posttrain.analysis.stats import fit_mixture
 from posttrain.diagnose.comparison.nulls import are_coupled, support_rows
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory
@@ -66,18 +66,15 @@ def test_each_null_stands_at_the_same_number_of_samples() -> None:
     rng = np.random.default_rng(1)
     n = np.full(300, 32)
     rates = rng.beta(0.3, 1.2, 300)
-    before, after, again = rng.binomial(n, rates), rng.binomial(n, rates), rng.binomial(16, rates)
-    fit = fit_mixture(n, before)
-    plain = support_rows(n, before, after, fit, halves=False, second=None, rng=rng)
-    halves = support_rows(n, before, after, fit, halves=True, second=None, rng=rng)
-    second = support_rows(n, before, after, fit, halves=False, second=(np.full(300, 16), again), rng=rng)
-    assert [row.name for row in plain] == ["SRR", "NDR", "SDS", "NSCR"]
-    assert plain[0].value.method == "counted at n = 32"
+    counts = paired(n, rng.binomial(n, rates), n, rng.binomial(n, rates))
+    dealt = support_rows(counts, second=None, rng=rng)
+    second = support_rows(counts, second=(np.full(300, 16), rng.binomial(16, rates)), rng=rng)
+    assert [row.name for row in dealt] == ["SRR", "NDR", "SDS", "NSCR"]
+    assert dealt[0].value.method == "counted at n = 32"
     assert second[0].value.method == "counted at n = 16"
-    for rows in (plain, halves, second):
+    for rows in (dealt, second):
         srr, ndr = rows[0], rows[1]
         assert srr.value.estimate == pytest.approx(srr.null.estimate, abs=0.06)
         assert ndr.value.estimate == pytest.approx(ndr.null.estimate, abs=0.06)
     # Fewer samples, more problems that only seem to be new.
-    assert halves[1].null.estimate > plain[1].null.estimate
-    assert second[1].value.estimate > plain[1].value.estimate
+    assert second[1].value.estimate > dealt[1].value.estimate

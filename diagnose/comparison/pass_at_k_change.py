@@ -1,0 +1,29 @@
+"""The mean change of pass@k between two runs: the one estimate that pages, gates and loops share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from posttrain.analysis.stats import Interval, paired_delta_interval, pass_at_k, posterior_deltas
+from posttrain.diagnose.comparison.paired_samples import PairedCounts, bounded
+
+
+def pass_at_k_changes(counts: PairedCounts, ks: Sequence[int], *, level: float = 0.95) -> list[Interval]:
+    """Estimate the mean change of pass@k, paired by problem, each alone at this level.
+
+    From unbiased estimates where every problem was sampled equally often; by likelihood from all samples where their number depends on
+    outcomes. Missing samples count as failures on one side and as successes on the other at either end.
+
+    Args:
+        counts: Samples and successes of both runs.
+        ks: Attempts; without adaptive sampling none above the fewest samples.
+        level: Confidence.
+    """
+
+    def estimate(counts: PairedCounts) -> list[Interval]:
+        if counts.adaptive:
+            return posterior_deltas(*counts.fits, ks, groups=counts.units).intervals(level)
+        n0, c0, n1, c1 = counts.counts
+        return [paired_delta_interval(pass_at_k(n0, c0, k), pass_at_k(n1, c1, k), counts.units, level=level) for k in ks]
+
+    return bounded(counts, estimate, counts.bounds_of_change)
