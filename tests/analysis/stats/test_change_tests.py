@@ -122,7 +122,7 @@ def test_the_two_directions_mirror_each_other() -> None:
 
 @pytest.mark.statistical
 def test_false_discoveries_stay_rare_and_real_ones_are_found() -> None:
-    """2,000 replicates and more distributions: benchmarks/null_and_power.py."""
+    """2,000 replicates and more distributions: benchmarks/change_power.py."""
     rng = np.random.default_rng(3)
     n = np.full(100, 64)
     false = 0

@@ -113,7 +113,7 @@ def test_a_gain_may_show_at_large_k_only() -> None:
 
 @pytest.mark.statistical
 def test_one_model_twice_gets_no_role_in_19_of_20_cases() -> None:
-    """More distributions and n: benchmarks/null_and_power.py."""
+    """More distributions and n: benchmarks/held_out_statistics.py."""
     rng = np.random.default_rng(3)
     claimed = 0
     for seed in range(60):
