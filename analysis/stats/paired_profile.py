@@ -77,7 +77,8 @@ def paired_population_intervals(
     joint = np.maximum((sides[0][:, :, None] * sides[1][:, None, :]).reshape(len(distinct), -1), np.exp(MIN_LOG_LIKELIHOOD))
     allowed = 0.5 * float(scipy.stats.t.ppf(0.5 + level / 2, max(1, len(rows) - 1))) ** 2
     estimate, low, high = _profile_ends(joint, repeats, values, len(values) if num_bounded is None else num_bounded, allowed)
-    return [Interval(*map(float, ends), method) for ends in zip(estimate, low, high, strict=True)]
+    ends = zip(estimate, low, high, strict=True)
+    return [Interval(float(value), float(start), float(end), method) for value, start, end in ends]
 
 
 def _profile_ends(

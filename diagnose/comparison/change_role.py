@@ -21,6 +21,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 import scipy
+from scipy.special import ndtri
 
 from posttrain.analysis.stats import (
     Interval,
@@ -211,7 +212,7 @@ def _samples_that_tell(outside: Interval, counts: PairedCounts, epsilon: float, 
     """
     centre = outside.estimate
     reach = centre - outside.low if centre > 0 else outside.high - centre
-    z_level, z_power = scipy.stats.norm.ppf([thresholds.support_confidence, _POWER])
+    z_level, z_power = (float(ndtri(chance)) for chance in (thresholds.support_confidence, _POWER))
     growth = (reach / max(abs(centre), 1e-9) * (1 + z_power / z_level)) ** 2
     now = float(np.median(np.minimum(counts.n_before, counts.n_after)[counts.known]))
     most = max(samples_to_resolve(epsilon), 2 * now)

@@ -161,7 +161,8 @@ def _simultaneous_changes(counts: PairedCounts, ks: Sequence[int], rng: np.rando
     """Estimate the change of pass@k at every k, with intervals that hold at all k at once."""
 
     def estimate(counts: PairedCounts) -> list[Interval]:
-        deltas = stats.max_t_deltas(*_pass_at_ks(counts, ks), counts.units, rng=rng)
+        before, after = _pass_at_ks(counts, ks)
+        deltas = stats.max_t_deltas(before, after, counts.units, rng=rng)
         columns = zip(deltas.estimate, deltas.low, deltas.high, strict=True)
         return [Interval(float(value), float(low), float(high), f"max-T over {len(ks)} k") for value, low, high in columns]
 
@@ -171,7 +172,8 @@ def _simultaneous_changes(counts: PairedCounts, ks: Sequence[int], rng: np.rando
 def _crossing(counts: PairedCounts, rng: np.random.Generator) -> stats.CurveCrossing:
     """Find where the curve after falls below the one before."""
     ks = stats.dense_ks(counts.fewest)
-    return stats.curve_crossing(ks, *_pass_at_ks(counts, ks), counts.units, rng=rng)
+    before, after = _pass_at_ks(counts, ks)
+    return stats.curve_crossing(ks, before, after, counts.units, rng=rng)
 
 
 def _first_loss(counts: PairedCounts, rng: np.random.Generator) -> stats.FirstLoss:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import scipy
+from scipy.special import ndtri
 
 from posttrain.analysis.stats import Interval, problems_for_half_width, samples_for_half_width, variance_components
 from posttrain.analysis.stats.intervals import MEAN_PSEUDO_OBSERVATIONS
@@ -55,7 +55,7 @@ def required_effort(
     holds = (interval.estimate > condition.threshold) == (condition.op == ">=")
     upwards = (condition.op == ">=") != holds
     reach = (interval.high - interval.estimate) if upwards else (interval.estimate - interval.low)
-    z_level, z_power = scipy.stats.norm.ppf([0.5 + level / 2, POWER])
+    z_level, z_power = (float(ndtri(chance)) for chance in (0.5 + level / 2, POWER))
     growth = max(1.0, (reach / distance * (1.0 + z_power / z_level)) ** 2)
     # One problem more than the formula says: intervals of few problems are a little wider than normal ones.
     problems: int | None = math.ceil(num_problems * growth) + 1

@@ -123,35 +123,46 @@ class BehaviorSampler:
         settings = self._settings
         shard = shards.plan_greedy(self.behavior, settings.split, settings.rows_per_shard)[0]
         found: dict[str, Rollout] = {}
-        waiting, tokens, start = shard.portions, 0, time.monotonic()
+        start = time.monotonic()
+        has_references = any(problem.references for problem in self.behavior.problems)
         with settings.reporter.task(f"finding max_tokens of {self.behavior.name}", None) as task:
-            while True:
-                self._check_room_for(len(waiting), tokens)
-                for _, rollouts in shards.sample_shards(
-                    settings.engine,
-                    self._grade,
-                    self.behavior,
-                    [replace(shard, portions=waiting)],
-                    seed=settings.sampling_seed,
-                    on_tokens=task.tokens,
-                ):
-                    found |= {one.problem_id: one for one in rollouts}
-                    tokens += sum(len(one.token_ids) for one in rollouts)
-                tried, sampled = self.behavior.sampling.max_tokens, list(found.values())
-                limit = next_limit(tried, sampled, room)
-                if limit == tried or not needs_longer(self.behavior, sampled):
+            tokens = self._try_limit(shard, found, 0, task.tokens)
+            while needs_longer(self.behavior, sampled := list(found.values())):
+                if (limit := next_limit(self.behavior.sampling.max_tokens, sampled, room)) == self.behavior.sampling.max_tokens:
                     break
                 self.behavior = with_limit(self.behavior, limit, LimitSource.PILOT)
-                waiting = tuple(portion for portion in shard.portions if found[portion.problem.id].truncated)
-        if self.behavior.limit_source is LimitSource.AUTO:
-            has_references = any(problem.references for problem in self.behavior.problems)
-            source = LimitSource.REFERENCES if has_references else LimitSource.PILOT
-            self.behavior = with_limit(self.behavior, tried, source)
+                tokens = self._try_limit(shard, found, tokens, task.tokens)
+            if self.behavior.limit_source is LimitSource.PILOT or not has_references:
+                # Samples at temperature 1 are longer than greedy ones, so what these needed is doubled, as references are.
+                ended = 2 * sum(one.truncated for one in sampled) <= len(sampled)
+                limit = (
+                    next_limit(self.behavior.sampling.max_tokens, sampled, room) if ended else self.behavior.sampling.max_tokens
+                )
+                self.behavior = with_limit(self.behavior, limit, LimitSource.PILOT)
+                tokens = self._try_limit(shard, found, tokens, task.tokens) if ended else tokens
+            else:
+                self.behavior = with_limit(self.behavior, self.behavior.sampling.max_tokens, LimitSource.REFERENCES)
         settings.directory.record_limits(limit_record([self.behavior]))
         self._set_aside_others([shard.name])
         cost = Cost(seconds=time.monotonic() - start, generated_tokens=tokens, samples=len(found))
         settings.directory.write_rollouts(shard.name, [found[portion.problem.id] for portion in shard.portions], cost)
         self._read()
+
+    def _try_limit(
+        self, shard: shards.Shard, found: dict[str, Rollout], used: int, on_tokens: Callable[[int], None] | None
+    ) -> int:
+        """Sample what is not in `found`, or ran into a lower limit there, and return the tokens used so far."""
+        settings = self._settings
+        waiting = tuple(one for one in shard.portions if one.problem.id not in found or found[one.problem.id].truncated)
+        self._check_room_for(len(waiting), used)
+        if waiting:
+            for _, rollouts in shards.sample_shards(
+                settings.engine, self._grade, self.behavior, [replace(shard, portions=waiting)],
+                seed=settings.sampling_seed, on_tokens=on_tokens,
+            ):  # fmt: skip
+                found |= {one.problem_id: one for one in rollouts}
+                used += sum(len(one.token_ids) for one in rollouts)
+        return used
 
     def _check_room_for(self, num_samples: int, used: int) -> None:
         """Refuse first samples that may take more tokens than are left.

@@ -53,12 +53,10 @@ def read_counts(path: str | os.PathLike[str]) -> list[ProblemCount]:
         RowError: A line holds no counts (code `invalid_counts`), a problem comes twice (`duplicate_id`), or there are none (`no_counts`).
     """
     found: dict[str, ProblemCount] = {}
-    for number, row in read_objects(Path(path), _WANTED, _FORM):
-        count = _read_row(row, f"{path}:{number}")
+    for _, where, row in read_objects(Path(path), _WANTED, _FORM):
+        count = _read_row(row, where)
         if count.id in found:
-            raise RowError(
-                f"{path}:{number}: id {shorten(count.id)} comes twice; give every problem one line", code="duplicate_id"
-            )
+            raise RowError(f"{where}: id {shorten(count.id)} comes twice; give every problem one line", code="duplicate_id")
         found[count.id] = count
     if not found:
         raise RowError(f"{path}: got no line with counts; give {_WANTED}", code="no_counts")

@@ -127,7 +127,7 @@ def test_rows_in_other_files(tmp_path: Path, name: str) -> None:
         ("a.csv", b"question;answer\nq;1\n", "unknown_key", "row 1"),
         ("a.csv", b"", "empty_file", ""),
         ("a.jsonl.gz", b"no gzip", "unreadable_file", ""),
-        ("a.jsonl.gz", gzip.compress(b'{"prompt": "q", "answer": "1"}')[:-6], "unreadable_file", ""),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "q", "answer": "1"}', mtime=0)[:-6], "unreadable_file", ""),
         ("a.json", b'[{"prompt": "\\ud800", "answer": "1"}]', "half_character", "element 1"),
     ],
 )

@@ -116,19 +116,19 @@ def test_the_limit_is_twice_the_longest_reference(tmp_path: Path, length: int, l
 
 def test_references_that_most_samples_overrun_are_where_the_pilot_begins(tmp_path: Path) -> None:
     behavior = load_behavior(write_rows(tmp_path, reference=40))
-    assert measure(behavior, tmp_path / "out", engine_of(behavior, long_text(200))) == (256, LimitSource.PILOT)
+    assert measure(behavior, tmp_path / "out", engine_of(behavior, long_text(200))) == (512, LimitSource.PILOT)
 
 
-@pytest.mark.parametrize(("length", "limit"), [(20, 64), (100, 128), (200, 256)])
-def test_without_references_the_pilot_doubles_the_limit(tmp_path: Path, length: int, limit: int) -> None:
+@pytest.mark.parametrize(("length", "limit"), [(20, 128), (100, 256), (200, 512)])
+def test_without_references_the_limit_is_twice_what_the_pilot_needs(tmp_path: Path, length: int, limit: int) -> None:
     behavior = load_behavior(write_rows(tmp_path))
     TokenCounter.tokens = 0
     assert find(behavior, engine_of(behavior, long_text(length)), tmp_path / "out") == limit
     # Nothing is sampled beside what is kept but the tries that were cut off.
-    assert TokenCounter.tokens == 8 * (length + 1 + sum(tried for tried in (64, 128) if tried < limit))
+    assert TokenCounter.tokens == 8 * (length + 1 + sum(tried for tried in (64, 128) if tried < length))
 
 
-@pytest.mark.parametrize(("num_long", "limit"), [(1, 64), (2, 512)])
+@pytest.mark.parametrize(("num_long", "limit"), [(1, 128), (2, 1024)])
 def test_one_long_sample_of_eight_does_not_raise_the_limit(tmp_path: Path, num_long: int, limit: int) -> None:
     behavior = load_behavior(write_rows(tmp_path))
     scripts = {f"{i} + 1 =": [(long_text(300) if i in (0, 3)[:num_long] else str(i + 1), 1.0)] for i in range(NUM)}
@@ -177,21 +177,21 @@ def test_a_thought_that_is_cut_off_may_grow_longer_than_an_answer() -> None:
 def test_a_run_of_an_earlier_checkpoint_gives_its_limit(tmp_path: Path) -> None:
     behavior = load_behavior(write_rows(tmp_path))
     before, apart, after = tmp_path / "before", tmp_path / "apart", tmp_path / "after"
-    assert measure(behavior, before, engine_of(behavior, long_text(100)))[0] == 128
+    assert measure(behavior, before, engine_of(behavior, long_text(100)))[0] == 256
     (before / "done" / f"{behavior.name}.json").unlink()  # the same command takes the limit over
     for shard in (before / "rollouts").iterdir():
         shard.unlink()
     TokenCounter.tokens = 0
-    assert measure(behavior, before, engine_of(behavior, long_text(100))) == (128, LimitSource.PILOT)
+    assert measure(behavior, before, engine_of(behavior, long_text(100))) == (256, LimitSource.PILOT)
     assert TokenCounter.tokens == int(assemble(before)[behavior.name].table.num_tokens.sum())
     changed = engine_of(behavior, long_text(40))
-    assert measure(behavior, apart, changed)[0] == 64
+    assert measure(behavior, apart, changed)[0] == 128
     with pytest.raises(RunError) as refused:
         check_comparable(assemble(before), assemble(apart))
     assert refused.value.code == "other_token_limit"
     assert "--before" in str(refused.value)
-    assert "--max-tokens 128" in str(refused.value)
-    assert measure(behavior, after, changed, before=before) == (128, LimitSource.PILOT)
+    assert "--max-tokens 256" in str(refused.value)
+    assert measure(behavior, after, changed, before=before) == (256, LimitSource.PILOT)
     check_comparable(assemble(before), assemble(after))
 
 
@@ -240,8 +240,8 @@ def test_a_limit_is_announced_before_and_at_the_start(tmp_path: Path) -> None:
     assert "64 to 4,096" in planned()
     assert "512 tokens" in planned(pilot=False)
     diagnose.run("m", [behavior], out=out, engine=engine, samples=2, probes=["none"], reporter=listener)
-    assert any("128 tokens" in line for line in listener.lines)
-    assert "128 tokens" in planned()
+    assert any("256 tokens" in line for line in listener.lines)
+    assert "256 tokens" in planned()
     referenced = load_behavior(write_rows(tmp_path, reference=100))
     plan = plan_run(
         DiagnoseRequest(model="m", behaviors=[referenced], out=tmp_path / "new", engine=engine, samples=2, probes=["none"])
