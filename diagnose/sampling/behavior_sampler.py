@@ -148,9 +148,7 @@ class BehaviorSampler:
         settings.directory.write_rollouts(shard.name, [found[portion.problem.id] for portion in shard.portions], cost)
         self._read()
 
-    def _try_limit(
-        self, shard: shards.Shard, found: dict[str, Rollout], used: int, on_tokens: Callable[[int], None] | None
-    ) -> int:
+    def _try_limit(self, shard: shards.Shard, found: dict[str, Rollout], used: int, on_tokens: Callable[[int], None]) -> int:
         """Sample what is not in `found`, or ran into a lower limit there, and return the tokens used so far."""
         settings = self._settings
         waiting = tuple(one for one in shard.portions if one.problem.id not in found or found[one.problem.id].truncated)
