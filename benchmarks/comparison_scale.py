@@ -2,7 +2,7 @@
 
     python benchmarks/comparison_scale.py --problems 100000
 
-Each case runs in a process of its own: samples are drawn, and `compare_counts` compares them as `posttrain compare` does once the runs are
+Each case runs in a process of its own: samples are taken at random and compared by `compare_counts`, as `posttrain compare` does once the runs are
 read. Every problem is a group of its own.
 """
 

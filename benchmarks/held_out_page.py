@@ -32,7 +32,7 @@ def is_below(covered: float, total: float) -> bool:
 
 
 def is_above(wrong: float, total: float) -> bool:
-    """Return whether so many are wrong that an error of 5 % is ruled out."""
+    """Return whether that number of wrong ones rules out an error of 5 %."""
     return total > 0 and float(binom.sf(round(wrong) - 1, round(total), ERRS)) < DOUBT
 
 

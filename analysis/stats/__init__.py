@@ -3,7 +3,7 @@
 - `estimators`: per problem: pass@k, Cover@τ, answer entropy
 - `intervals`: means over problems and paired changes, with intervals
 - `mixture`: the posterior of success rates, of every problem and of these problems together; `profile_likelihood` (with `squarem`): intervals
-  for the population that problems come from; `adaptive_deltas`: changes of pass@k under adaptive sampling
+  for the population that problems come from; `posterior_deltas`: changes of pass@k under adaptive sampling
 - `change_tests`: which problems changed between two runs, and whether any did
 - `support`: problems with a success before and after, beside a null
 - `deltas`: changes of whole pass@k curves, where they cross, equivalence
@@ -12,8 +12,6 @@
 - `noisy_bisection`: adaptive sampling of ladder rungs
 """
 
-from posttrain.analysis.stats.adaptive_deltas import PosteriorDeltas as PosteriorDeltas
-from posttrain.analysis.stats.adaptive_deltas import posterior_deltas as posterior_deltas
 from posttrain.analysis.stats.arrays import FloatArray as FloatArray
 from posttrain.analysis.stats.arrays import IntArray as IntArray
 from posttrain.analysis.stats.change_tests import PermutationTest as PermutationTest
@@ -41,6 +39,8 @@ from posttrain.analysis.stats.mixture import MixturePosterior as MixturePosterio
 from posttrain.analysis.stats.mixture import fit_mixture as fit_mixture
 from posttrain.analysis.stats.mixture import jeffreys_intervals as jeffreys_intervals
 from posttrain.analysis.stats.paired_profile import paired_population_intervals as paired_population_intervals
+from posttrain.analysis.stats.posterior_deltas import PosteriorDeltas as PosteriorDeltas
+from posttrain.analysis.stats.posterior_deltas import posterior_changes as posterior_changes
 from posttrain.analysis.stats.sample_size import detectable_delta as detectable_delta
 from posttrain.analysis.stats.sample_size import detectable_rise as detectable_rise
 from posttrain.analysis.stats.sample_size import problems_for_half_width as problems_for_half_width

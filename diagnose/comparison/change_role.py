@@ -28,7 +28,7 @@ from posttrain.analysis.stats import (
     PermutationTest,
     paired_population_intervals,
     permutation_test,
-    posterior_deltas,
+    posterior_changes,
     samples_to_resolve,
 )
 from posttrain.diagnose.comparison.paired_samples import PairedCounts
@@ -173,7 +173,7 @@ def change_tests(counts: PairedCounts, ks: Sequence[int], rng: np.random.Generat
     """
     if not counts.adaptive:
         return permutation_test(*counts.counts, list(ks), rng=rng, num_draws=NUM_PERMUTATIONS)
-    deltas = posterior_deltas(*counts.fits, ks, groups=counts.units)
+    deltas = posterior_changes(*counts.fits, ks, groups=counts.units)
     sizes = np.abs(deltas.estimate) / np.maximum(deltas.error, 1e-12)
     p_values = np.minimum(1.0, 2.0 * len(ks) * scipy.stats.t.sf(sizes, max(deltas.degrees, 0.5)))
     return PermutationTest(tuple(f"pass@{k}" for k in ks), deltas.estimate, np.zeros(len(ks)), p_values)

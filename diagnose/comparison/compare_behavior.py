@@ -151,10 +151,11 @@ def _problem_changes(counts: PairedCounts, epsilon: float, thresholds: ChangeThr
     )
 
 
-def _pass_at_ks(counts: PairedCounts, ks: Sequence[int]) -> list[npt.NDArray[np.float64]]:
+def _pass_at_ks(counts: PairedCounts, ks: Sequence[int]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return [P, K] unbiased estimates of pass@k before, and after."""
     n0, c0, n1, c1 = counts.counts
-    return [np.stack([stats.pass_at_k(n, c, k) for k in ks], axis=1) for n, c in ((n0, c0), (n1, c1))]
+    before, after = (np.stack([stats.pass_at_k(n, c, k) for k in ks], axis=1) for n, c in ((n0, c0), (n1, c1)))
+    return before, after
 
 
 def _simultaneous_changes(counts: PairedCounts, ks: Sequence[int], rng: np.random.Generator) -> list[Interval]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from posttrain.analysis.stats import Interval, paired_delta_interval, pass_at_k, posterior_deltas
+from posttrain.analysis.stats import Interval, paired_delta_interval, pass_at_k, posterior_changes
 from posttrain.diagnose.comparison.paired_samples import PairedCounts, bounded
 
 
@@ -22,7 +22,7 @@ def pass_at_k_changes(counts: PairedCounts, ks: Sequence[int], *, level: float =
 
     def estimate(counts: PairedCounts) -> list[Interval]:
         if counts.adaptive:
-            return posterior_deltas(*counts.fits, ks, groups=counts.units).intervals(level)
+            return posterior_changes(*counts.fits, ks, groups=counts.units).intervals(level)
         n0, c0, n1, c1 = counts.counts
         return [paired_delta_interval(pass_at_k(n0, c0, k), pass_at_k(n1, c1, k), counts.units, level=level) for k in ks]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval, posterior_deltas
+from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval, posterior_changes
 from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior
 from posttrain.diagnose.probes.base import ProbeContext
 from posttrain.diagnose.types import Estimate, GradeStatus, Rollout
@@ -177,7 +177,7 @@ def paired_gain(context: ProbeContext, places: Counts, num_samples: Counts, num_
     before, after = (
         fit(context, places, *pair).mixture for pair in ((baseline_samples, baseline_correct), (num_samples, num_correct))
     )
-    return posterior_deltas(before, after, [1], groups=groups).intervals(level)[0]
+    return posterior_changes(before, after, [1], groups=groups).intervals(level)[0]
 
 
 def baseline_rate(context: ProbeContext) -> Interval:

@@ -44,7 +44,7 @@ class PosteriorDeltas:
         ]
 
 
-def posterior_deltas(
+def posterior_changes(
     before: MixturePosterior, after: MixturePosterior, ks: Sequence[int], *, groups: Sequence[Any] | None = None
 ) -> PosteriorDeltas:
     """Compute the mean change of pass@k, paired by problem, from the posteriors of two runs.
