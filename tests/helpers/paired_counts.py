@@ -31,3 +31,11 @@ def paired(
         ids=ids, groups=ids if groups is None else tuple(groups), n_before=n0, c_before=c0, n_after=n1, c_after=c1,
         missing_before=missing0, missing_after=missing1, adaptive=adaptive,
     )  # fmt: skip
+
+
+def until_third_success(rng: np.random.Generator, rates: npt.NDArray[np.float64], most: int) -> npt.NDArray[np.int64]:
+    """[2, P] samples and successes of problems that are sampled until they succeed for the third time, or `most` times."""
+    outcomes = rng.random((rates.size, most)) < rates[:, None]
+    reached = np.cumsum(outcomes, axis=1) >= 3
+    n = np.where(reached.any(axis=1), reached.argmax(axis=1) + 1, most)
+    return np.stack([n, (outcomes & (np.arange(most) < n[:, None])).sum(axis=1)])

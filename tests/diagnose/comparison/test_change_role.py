@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers.paired_counts import paired
+from helpers.paired_counts import paired, until_third_success
 
 from posttrain.analysis.stats import fit_mixture, k_grid, problem_change_tests, samples_to_resolve
 from posttrain.diagnose.comparison.change_role import ObservedRole, RoleNote, RoleVerdict, decide_role
@@ -167,14 +167,6 @@ def test_missing_samples_count_against_a_role() -> None:
     assert (risen.role, risen.gain) == (ObservedRole.POLICY_RESHAPING, True)
 
 
-def stop_at_third_success(rng: np.random.Generator, rates: npt.NDArray[np.float64], most: int) -> npt.NDArray[np.int64]:
-    """[2, P] samples and successes of problems that are sampled until they succeed for the third time, or `most` times."""
-    outcomes = rng.random((rates.size, most)) < rates[:, None]
-    reached = np.cumsum(outcomes, axis=1) >= 3
-    n = np.where(reached.any(axis=1), reached.argmax(axis=1) + 1, most)
-    return np.stack([n, (outcomes & (np.arange(most) < n[:, None])).sum(axis=1)])
-
-
 @pytest.mark.statistical
 def test_adaptive_runs_are_compared_by_all_their_samples() -> None:
     """Problems stop at three successes: c/n is biased upwards and the fewest samples are three, yet one model twice gets no role."""
@@ -182,7 +174,7 @@ def test_adaptive_runs_are_compared_by_all_their_samples() -> None:
     for seed in range(6):
         rng = np.random.default_rng(seed)
         rates = rng.beta(0.6, 1.5, 60)
-        sides = [stop_at_third_success(rng, r, 48) for r in (rates, rates, np.minimum(1.0, rates + 0.2))]
+        sides = [until_third_success(rng, r, 48) for r in (rates, rates, np.minimum(1.0, rates + 0.2))]
         assert min(side[0].min() for side in sides) <= 4
         one, two = (decide_counts(paired(*sides[0], *sides[i], adaptive=True)) for i in (1, 2))
         claimed += one.role is not ObservedRole.NOT_DISTINGUISHABLE
