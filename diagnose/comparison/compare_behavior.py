@@ -20,7 +20,7 @@ from posttrain.diagnose.measure.problem_changes import classify_changes
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.thresholds import ChangeThresholds
-from posttrain.diagnose.types import Estimate, MeasureSettings, PassAtK
+from posttrain.diagnose.types import Estimate, MeasureSettings, PassAtK, ProblemChange
 
 _EQUIVALENCE_LEVEL = 0.9
 """Of the interval of an equivalence test with an error of 5 %."""
@@ -136,7 +136,8 @@ def _problem_changes(counts: PairedCounts, epsilon: float, thresholds: ChangeThr
         q_up, q_down = entered.q_expansion, entered.q_attrition
         either = [np.minimum(tests.q_expansion, tests.q_attrition) for tests in (entered, changed)]
         q_values = np.where((c0 < epsilon * n0) | (c1 < epsilon * n1), *either)
-    states = classify_changes(before, after, q_up, q_down, thresholds)
+    found = classify_changes(before, after, q_up, q_down, thresholds)
+    states = [state if known else ProblemChange.UNDETERMINED for state, known in zip(found, counts.known, strict=True)]
     with np.errstate(invalid="ignore"):
         rates = [c0 / n0, c1 / n1]
     columns = {

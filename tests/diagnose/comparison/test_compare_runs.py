@@ -191,6 +191,21 @@ def test_unequal_samples_are_compared_by_likelihood_of_all_of_them() -> None:
     assert counts.fewest <= 4 < np.median(counts.n_before)
 
 
+def test_missing_samples_widen_what_a_comparison_tells() -> None:
+    """Pass@1 falls by .05; of 20 samples of each problem one that failed after has no outcome, and one problem has none at all."""
+    n, seen, after = np.full(41, 20), np.full(41, 10), np.full(41, 9)
+    known, lacking = np.full(41, 19), np.full(41, 1)
+    known[0], after[0], lacking[0] = 0, 0, 20
+    counts = paired(n, seen, known, after, missing_after=lacking)
+    few = replace(counts, n_before=known, c_before=np.minimum(seen, known))
+    found = compare_counts("sums", counts, few, MeasureSettings(primary_k=4, epsilon=0.0064), OPTIONS)
+    assert found.delta.estimate == pytest.approx(9 / 19 - 0.5)
+    assert found.delta.low < -0.05 - 0.5 / 41 < 0.0 < found.delta.high
+    assert found.num_missing == (0, 60)
+    assert ComparisonNote.MISSING_SAMPLES in found.notes
+    assert (found.changes[0].state, found.changes[0].missing_after) == (ProblemChange.UNDETERMINED, 20)
+
+
 def test_drift_from_the_model_before_is_told_where_it_was_measured(runs: Path, tmp_path: Path) -> None:
     """The drift probe of the run after, given the model before as the earlier one."""
     diagnose.run(
