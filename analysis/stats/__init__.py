@@ -43,10 +43,7 @@ from posttrain.analysis.stats.posterior_deltas import PosteriorDeltas as Posteri
 from posttrain.analysis.stats.posterior_deltas import posterior_changes as posterior_changes
 from posttrain.analysis.stats.sample_size import detectable_delta as detectable_delta
 from posttrain.analysis.stats.sample_size import detectable_rise as detectable_rise
-from posttrain.analysis.stats.sample_size import problems_for_half_width as problems_for_half_width
-from posttrain.analysis.stats.sample_size import samples_for_half_width as samples_for_half_width
 from posttrain.analysis.stats.sample_size import samples_to_resolve as samples_to_resolve
-from posttrain.analysis.stats.sample_size import variance_components as variance_components
 from posttrain.analysis.stats.support import NeverSolved as NeverSolved
 from posttrain.analysis.stats.support import SupportRatios as SupportRatios
 from posttrain.analysis.stats.support import never_solved_gain as never_solved_gain

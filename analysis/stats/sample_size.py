@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import scipy
 
-from posttrain.analysis.stats.arrays import as_counts, check_level
+from posttrain.analysis.stats.arrays import check_level
 
 
 def samples_to_resolve(epsilon: float, zeta: float = 0.05) -> int:
@@ -26,106 +25,6 @@ def samples_to_resolve(epsilon: float, zeta: float = 0.05) -> int:
     if not 0.0 < epsilon <= 1.0 or not 0.0 < zeta < 1.0:
         raise ValueError(f"epsilon must lie in (0, 1] and zeta in (0, 1), got {epsilon} and {zeta}")
     return math.ceil(-math.log(zeta) / epsilon - 1e-9)
-
-
-def variance_components(num_samples: npt.ArrayLike, num_correct: npt.ArrayLike) -> tuple[float, float]:
-    """Split the variance of success rates into the variance between problems and that of one sample within a problem.
-
-    Args:
-        num_samples: [P] samples; problems with fewer than two are left out.
-        num_correct: [P] successes.
-
-    Returns:
-        The variance of p_i (not below 0) and the mean of p_i (1 − p_i), both unbiased up to the cut at 0; NaN where fewer than
-        two problems (one, for the second) are left.
-
-    Raises:
-        ValueError: Bad counts.
-    """
-    samples, correct = as_counts(num_samples, num_correct)
-    n, c = samples[samples >= 2].astype(np.float64), correct[samples >= 2].astype(np.float64)
-    if n.size == 0:
-        return math.nan, math.nan
-    within = c * (n - c) / (n * (n - 1.0))
-    if n.size == 1:
-        return math.nan, float(within[0])
-    between = float(np.var(c / n, ddof=1) - np.mean(within / n))
-    return max(0.0, between), float(within.mean())
-
-
-def samples_for_half_width(
-    half_width: float,
-    *,
-    between_variance: float,
-    within_variance: float,
-    num_problems: int,
-    level: float = 0.95,
-    power: float = 0.5,
-) -> float:
-    """Compute the samples per problem for an interval of the mean rate of a given half width: z √((B + W/n) / P) ≤ h.
-
-    With a power above a half, the interval leaves out a number at the distance h in that share of cases:
-    z √((B + W/n) / P) + z_power √(W/n / P) ≤ h, since more samples of the same problems remove the second part alone.
-
-    Args:
-        half_width: Desired half width h.
-        between_variance: Variance B of rates between problems; 0 for the mean over *these* problems.
-        within_variance: Mean W of p (1 − p).
-        num_problems: P.
-        level: Confidence.
-        power: At least 0.5, where the estimate alone has to reach the distance.
-
-    Returns:
-        A whole number, at least 1; infinity where the problems are too few for any number of samples.
-
-    Raises:
-        ValueError: Arguments out of range.
-
-    Source: variance of a mean over questions, arXiv 2411.00640.
-    """
-    _check_variances(between_variance, within_variance, num_problems)
-    if not half_width > 0.0:
-        raise ValueError(f"half_width must be above 0, got {half_width}")
-    z, z_power, reach = _z(level), _z_power(power), half_width * math.sqrt(num_problems)
-    left = reach**2 - z**2 * between_variance
-    if left <= 0.0:
-        return 1.0 if left == within_variance == 0.0 else math.inf
-    # √(W/n), the positive root of z² (B + x²) = (reach − z_power x)², written so that equal z do no harm.
-    root = left / (reach * z_power + math.sqrt((reach * z_power) ** 2 + (z**2 - z_power**2) * left))
-    return float(max(1, math.ceil(within_variance / root**2 - 1e-9)))
-
-
-def problems_for_half_width(
-    half_width: float,
-    *,
-    between_variance: float,
-    within_variance: float,
-    num_samples: int,
-    level: float = 0.95,
-    power: float = 0.5,
-) -> int:
-    """Compute the problems for an interval of the mean rate of a given half width with n samples each: P = ⌈(z/h)² (B + W/n)⌉.
-
-    With a power above a half, z is z_level + z_power: the interval leaves out a number at the distance h in that share of cases.
-
-    Args:
-        half_width: Desired half width h.
-        between_variance: Variance B of rates between problems.
-        within_variance: Mean W of p (1 − p).
-        num_samples: n.
-        level: Confidence.
-        power: At least 0.5.
-
-    Raises:
-        ValueError: Arguments out of range.
-    """
-    _check_variances(between_variance, within_variance, num_samples)
-    if not half_width > 0.0:
-        raise ValueError(f"half_width must be above 0, got {half_width}")
-    return max(
-        1,
-        math.ceil(((_z(level) + _z_power(power)) / half_width) ** 2 * (between_variance + within_variance / num_samples) - 1e-9),
-    )
 
 
 def detectable_delta(

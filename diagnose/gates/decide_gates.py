@@ -126,7 +126,7 @@ def _decide(measured: MeasuredEntry, condition: Condition, level_against: float)
         if decide(condition.op, wider.low, wider.high, condition.threshold) is not outcome:
             outcome, reason, level = Outcome.INCONCLUSIVE, UndecidedGateReason.WORST_OF_SEVERAL, level_against
             interval = Interval(interval.estimate, wider.low, wider.high, f"{wider.method}, {level_against:.3%}")
-    settles = required_effort(entry, condition, interval, level) if outcome is Outcome.INCONCLUSIVE else None
+    settles = required_effort(measured, condition, interval, level) if outcome is Outcome.INCONCLUSIVE else None
     if outcome is Outcome.INCONCLUSIVE and settles is None and reason is None:
         unidentified = math.isnan(interval.estimate)
         reason = UndecidedGateReason.NOT_IDENTIFIED if unidentified else UndecidedGateReason.AT_THRESHOLD

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from posttrain.analysis import stats
-from posttrain.analysis.stats import IntArray, Interval
+from posttrain.analysis.stats import FloatArray, IntArray, Interval
 from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry
 from posttrain.diagnose.comparison.paired_samples import PairedCounts
 from posttrain.diagnose.comparison.pass_at_k_change import pass_at_k_changes
@@ -50,19 +50,34 @@ def estimate_metric(measured: MeasuredEntry, condition: Condition, level: float)
     if isinstance(entry, BehaviorChangeEntry):
         return _pass_at_k_change(measured.path, entry, condition, level)
     if condition.metric == "greedy":
-        return _greedy(measured.path, entry, level)
-    n, correct, missing = counts_of(entry)
-    groups = groups_of(entry)
-    estimate: Callable[[IntArray, IntArray], Interval]
-    if condition.metric in SHARES:
+        return estimate_greedy(greedy_successes(measured.path, entry), groups_of(entry), level)
+    return estimate_run_metric(measured, condition, counts_of(entry), groups_of(entry), level)
 
-        def estimate(n: IntArray, correct: IntArray) -> Interval:
-            return _share(n, correct, groups, (entry.measure["epsilon"], measured.mastered), condition.metric, level)
-    else:
 
-        def estimate(n: IntArray, correct: IntArray) -> Interval:
-            equally = bool(n.min() == n.max())
-            return estimate_pass_at_k(n, correct, groups, [condition.k], level=level, equally=equally)[0]
+def estimate_run_metric(
+    measured: MeasuredEntry,
+    condition: Condition,
+    counts: tuple[IntArray, IntArray, IntArray],
+    groups: tuple[str, ...],
+    level: float,
+) -> Interval:
+    """Estimate a metric of counts from the counts of problems.
+
+    Args:
+        measured: The behavior, for its thresholds.
+        condition: Names the metric.
+        counts: [P] samples with a known outcome, successes, and samples without an outcome.
+        groups: [P] group of each problem.
+        level: Confidence.
+    """
+    n, correct, missing = counts
+
+    def estimate(n: IntArray, correct: IntArray) -> Interval:
+        if condition.metric in SHARES:
+            edges = (float(measured.entry.measure["epsilon"]), measured.mastered)
+            return _share(n, correct, groups, edges, condition.metric, level)
+        equally = bool(n.min() == n.max())
+        return estimate_pass_at_k(n, correct, groups, [condition.k], level=level, equally=equally)[0]
 
     known = estimate(n, correct)
     if not missing.any():
@@ -126,15 +141,19 @@ def _share(
     return stats.fit_mixture(n, correct, groups=groups).share_between(low, high, level=level)
 
 
-def _greedy(path: Path, entry: BehaviorEntry, level: float) -> Interval:
-    """Estimate pass@1 of greedy decoding."""
+def greedy_successes(path: Path, entry: BehaviorEntry) -> FloatArray:
+    """Return [P] 1 or 0 for the greedy sample of each problem, NaN where it has no outcome."""
     table = checked_table(RunDirectory(path), entry.name)
     places = table.places([row.id for row in entry.problems])
     known = table.greedy & (places >= 0)
     success = np.full(len(entry.problems), np.nan)
     outcome = np.where(table.missing, np.nan, table.succeeded(entry.measure["success"]))
     success[places[known]] = outcome[known]
-    groups = groups_of(entry)
+    return success
+
+
+def estimate_greedy(success: FloatArray, groups: tuple[str, ...], level: float) -> Interval:
+    """Estimate pass@1 of greedy decoding from `greedy_successes`."""
     value = stats.mean_interval(success, groups, level=level)
     if not np.isnan(success).any():
         return value

@@ -1,28 +1,46 @@
-"""Effort that is expected to decide an undecided condition."""
+"""Effort that is expected to decide an undecided condition: simulated, with the interval that the gate itself reads.
+
+Further samples of the same problems are drawn at rates from the posterior; further problems, or groups of related ones, are drawn from those
+that were measured, with replacement. The first amount after which four of five continuations are decided is named. No formula stands between the
+question and the answer, so whatever widens an interval (few problems, rare failures, missing samples) is counted in.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from scipy.special import ndtri
+import numpy as np
 
-from posttrain.analysis.stats import Interval, problems_for_half_width, samples_for_half_width, variance_components
-from posttrain.analysis.stats.intervals import MEAN_PSEUDO_OBSERVATIONS
+from posttrain.analysis.stats import IntArray, Interval, fit_mixture
 from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry
-from posttrain.diagnose.gates.conditions import SHARES, Condition
-from posttrain.diagnose.gates.metrics import counts_of
-from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry
+from posttrain.diagnose.comparison.pass_at_k_change import pass_at_k_changes
+from posttrain.diagnose.gates.conditions import Condition
+from posttrain.diagnose.gates.metrics import (
+    MeasuredEntry,
+    counts_of,
+    estimate_greedy,
+    estimate_run_metric,
+    greedy_successes,
+    groups_of,
+    paired_counts,
+)
+from posttrain.diagnose.types import Outcome, decide
 
+GROWTHS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0)
+"""Multiples of what there is that are tried."""
+FUTURES, DECIDED = 20, 17
+"""Continuations that are simulated for each, and those that must be decided: then at least four of five are, but for chance."""
 _AT_THRESHOLD = 1e-3
 """Distance of an estimate from the threshold up to which no effort is expected to decide."""
-POWER = 0.8
-"""Probability with which the effort decides, if the truth is the estimate."""
+Simulate = Callable[[float, int], Interval]
+"""From a growth and the number of a continuation to the interval there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settles:
-    """Effort that is expected to decide a condition if the estimate does not change; None where more of it would not."""
+    """Effort that is expected to decide a condition; None where more of it would not."""
 
     samples: int | None
     """Further samples in total, of the same problems."""
@@ -32,52 +50,124 @@ class Settles:
     """Alternatively the total number of problems, each sampled as often as now."""
 
 
-def required_effort(
-    entry: BehaviorEntry | BehaviorChangeEntry, condition: Condition, interval: Interval, level: float
-) -> Settles | None:
-    """Compute the effort with which the relevant bound passes the threshold with a probability of `POWER`, if the truth is the estimate.
-
-    The bound then has to lie z_level + z_power standard errors from the estimate, not only z_level.
+def required_effort(measured: MeasuredEntry, condition: Condition, interval: Interval, level: float) -> Settles | None:
+    """Return the effort after which four of five simulated continuations decide the condition.
 
     Args:
-        entry: The behavior.
+        measured: The behavior.
         condition: The undecided condition.
         interval: Of its metric.
         level: Confidence of the interval.
 
     Returns:
-        None where the estimate lies at the threshold or is undefined.
+        None where the estimate lies at the threshold or is undefined, or where no effort that is tried decides.
     """
-    distance = abs(interval.estimate - condition.threshold)
-    if math.isnan(distance) or distance < _AT_THRESHOLD:
+    entry = measured.entry
+    if math.isnan(interval.estimate) or abs(interval.estimate - condition.threshold) < _AT_THRESHOLD:
         return None
-    num_problems = len(entry.problems)
-    holds = (interval.estimate > condition.threshold) == (condition.op == ">=")
-    upwards = (condition.op == ">=") != holds
-    reach = (interval.high - interval.estimate) if upwards else (interval.estimate - interval.low)
-    z_level, z_power = (float(ndtri(chance)) for chance in (0.5 + level / 2, POWER))
-    growth = max(1.0, (reach / distance * (1.0 + z_power / z_level)) ** 2)
-    # One problem more than the formula says: intervals of few problems are a little wider than normal ones.
-    problems: int | None = math.ceil(num_problems * growth) + 1
     samples: int | None = None
-    counts = counts_of(entry)[:2] if isinstance(entry, BehaviorEntry) else None
-    if counts is not None and condition.metric in SHARES:
-        samples, problems = math.ceil(counts[0].sum() * (growth - 1)), None
-    elif counts is not None and condition.metric == "pass@1":
-        n = counts[0].mean()
-        between, within = variance_components(*counts)
-        if not math.isnan(between):
-            # The pseudo-observations at both ends of the range add to the variance of few problems.
-            between += MEAN_PSEUDO_OBSERVATIONS * 0.5 / num_problems
-            shape = {"between_variance": between, "within_variance": within, "level": level, "power": POWER}
-            needed = samples_for_half_width(distance, num_problems=num_problems, **shape)
-            samples = math.ceil(num_problems * max(1.0, needed - n)) if math.isfinite(needed) else None
-            problems = max(num_problems + 1, problems_for_half_width(distance, num_samples=max(1, int(n)), **shape))
+    if isinstance(entry, BehaviorChangeEntry):
+        growth = _least_growth(_more_problems_of_a_comparison(entry, condition, level), condition)
+    elif condition.metric == "greedy":
+        growth = _least_growth(_more_greedy_problems(measured, level), condition)
+    else:
+        growth = _least_growth(_more_problems(measured, condition, level), condition)
+        n = counts_of(entry)[0]
+        if (more := _least_growth(_more_samples(measured, condition, level), condition)) is not None:
+            samples = int(_further(n, more).sum())
+    if samples is None and growth is None:
+        return None
     per_sample = 0.0
-    if isinstance(entry, BehaviorEntry) and entry.cost.samples:
+    if not isinstance(entry, BehaviorChangeEntry) and entry.cost.samples:
         per_sample = entry.cost.generated_tokens / entry.cost.samples
     return Settles(
         samples=samples,
         tokens=math.ceil(samples * per_sample) if samples is not None and per_sample else None,
-        problems=problems,
+        problems=None if growth is None else math.ceil(len(entry.problems) * growth),
     )
+
+
+def _least_growth(simulate: Simulate, condition: Condition) -> float | None:
+    """Return the least growth after which enough continuations are decided."""
+    for growth in GROWTHS:
+        undecided = 0
+        for future in range(FUTURES):
+            interval = simulate(growth, future)
+            undecided += decide(condition.op, interval.low, interval.high, condition.threshold) is Outcome.INCONCLUSIVE
+            if undecided > FUTURES - DECIDED:
+                break
+        else:
+            return growth
+    return None
+
+
+def _more_samples(measured: MeasuredEntry, condition: Condition, level: float) -> Simulate:
+    """Simulate further samples of the same problems."""
+    assert not isinstance(measured.entry, BehaviorChangeEntry)
+    n, correct, missing = counts_of(measured.entry)
+    groups = groups_of(measured.entry)
+    rates = fit_mixture(n, correct).draw_rates(rng=np.random.default_rng(0), num_draws=FUTURES)
+
+    def simulate(growth: float, future: int) -> Interval:
+        more = _further(n, growth)
+        found = correct + np.random.default_rng([1, future]).binomial(more, rates[future])
+        return estimate_run_metric(measured, condition, (n + more, found, missing), groups, level)
+
+    return simulate
+
+
+def _further(num_samples: IntArray, growth: float) -> IntArray:
+    return np.ceil((growth - 1.0) * np.maximum(num_samples, 1)).astype(np.int64)
+
+
+def _more_problems(measured: MeasuredEntry, condition: Condition, level: float) -> Simulate:
+    """Simulate more problems, each sampled as often as now."""
+    assert not isinstance(measured.entry, BehaviorChangeEntry)
+    counts, groups = counts_of(measured.entry), groups_of(measured.entry)
+
+    def simulate(growth: float, future: int) -> Interval:
+        rows, names = _draw_problems(groups, growth, future)
+        n, correct, missing = (column[rows] for column in counts)
+        return estimate_run_metric(measured, condition, (n, correct, missing), names, level)
+
+    return simulate
+
+
+def _more_greedy_problems(measured: MeasuredEntry, level: float) -> Simulate:
+    """Simulate more problems with a greedy sample each."""
+    assert not isinstance(measured.entry, BehaviorChangeEntry)
+    success, groups = greedy_successes(measured.path, measured.entry), groups_of(measured.entry)
+
+    def simulate(growth: float, future: int) -> Interval:
+        rows, names = _draw_problems(groups, growth, future)
+        return estimate_greedy(success[rows], names, level)
+
+    return simulate
+
+
+def _more_problems_of_a_comparison(entry: BehaviorChangeEntry, condition: Condition, level: float) -> Simulate:
+    """Simulate a comparison of more problems."""
+    counts = paired_counts(entry)
+
+    def simulate(growth: float, future: int) -> Interval:
+        rows, names = _draw_problems(counts.groups, growth, future)
+        drawn = replace(
+            counts, ids=tuple(f"{row}" for row in range(len(rows))), groups=names, n_before=counts.n_before[rows],
+            c_before=counts.c_before[rows], n_after=counts.n_after[rows], c_after=counts.c_after[rows],
+            missing_before=counts.missing_before[rows], missing_after=counts.missing_after[rows],
+        )  # fmt: skip
+        return pass_at_k_changes(drawn, [condition.k], level=level)[0]
+
+    return simulate
+
+
+def _draw_problems(groups: tuple[str, ...], growth: float, future: int) -> tuple[IntArray, tuple[str, ...]]:
+    """Draw whole groups with replacement until there are `growth` times as many: the rows of their problems, and the groups' new names."""
+    rng = np.random.default_rng([2, future])
+    index = np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
+    order = np.argsort(index, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(index))[:-1])
+    drawn = rng.integers(len(members), size=math.ceil(growth * len(members)))
+    rows = np.concatenate([members[place] for place in drawn])
+    names = np.repeat(np.arange(drawn.size), [members[place].size for place in drawn])
+    return rows, tuple(map(str, names.tolist()))

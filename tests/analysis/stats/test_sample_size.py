@@ -15,30 +15,6 @@ def test_samples_to_resolve(epsilon: float, zeta: float, expected: int) -> None:
     assert math.exp(-n * epsilon) <= zeta < math.exp(-(n - 1) * epsilon)
 
 
-def test_variance_components() -> None:
-    rng = np.random.default_rng(0)
-    n = rng.choice([4, 16], 40_000)
-    between, within = ps.variance_components(n, rng.binomial(n, rng.beta(2, 3, 40_000)))
-    assert between == pytest.approx(0.04, abs=0.002)
-    assert within == pytest.approx(0.24 - 0.04, abs=0.003)
-    assert math.isnan(ps.variance_components([1, 1], [0, 1])[1])
-    assert ps.variance_components([8, 8], [4, 4])[0] == 0.0
-
-
-def test_half_width_is_reached_and_not_overshot() -> None:
-    parts = {"between_variance": 0.05, "within_variance": 0.15}
-    n = ps.samples_for_half_width(0.06, num_problems=100, **parts)
-
-    def width(samples: float, problems: float) -> float:
-        return 1.959964 * math.sqrt((0.05 + 0.15 / samples) / problems)
-
-    assert width(n, 100) <= 0.06 < width(n - 1, 100)
-    problems = ps.problems_for_half_width(0.06, num_samples=4, **parts)
-    assert width(4, problems) <= 0.06 < width(4, problems - 1)
-    assert ps.samples_for_half_width(0.01, num_problems=100, **parts) == math.inf
-    assert ps.samples_for_half_width(0.1, num_problems=100, between_variance=0.0, within_variance=0.0) == 1.0
-
-
 def test_detectable_delta_has_its_power() -> None:
     rng = np.random.default_rng(1)
     problems, n, p = 80, 16, 0.3
@@ -69,8 +45,6 @@ def test_bad_arguments_are_refused() -> None:
     for call in (
         lambda: ps.samples_to_resolve(0.0),
         lambda: ps.samples_to_resolve(0.1, 1.0),
-        lambda: ps.samples_for_half_width(0.0, between_variance=0.1, within_variance=0.1, num_problems=5),
-        lambda: ps.problems_for_half_width(0.1, between_variance=-0.1, within_variance=0.1, num_samples=5),
         lambda: ps.detectable_rise(4, 4, num_correct_before=5),
         lambda: ps.detectable_rise(0, 4),
     ):

@@ -15,7 +15,9 @@ from posttrain.analysis.stats import mean_interval, pass_at_k
 from posttrain.diagnose.errors import RunError, SettingsError, UserError
 from posttrain.diagnose.gates.conditions import parse_condition
 from posttrain.diagnose.gates.gate_result import UndecidedGateReason, describe_condition, gate_to_json
-from posttrain.diagnose.types import Outcome
+from posttrain.diagnose.gates.metrics import MeasuredEntry, estimate_metric
+from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry
+from posttrain.diagnose.types import Outcome, decide
 
 Write = Callable[..., Path]
 
@@ -125,13 +127,14 @@ def test_all_hold_needs_no_correction_and_one_fails_does(write: Write) -> None:
 
 
 @pytest.mark.statistical
-def test_gates_keep_their_error(write: Write) -> None:
+def test_gates_keep_their_error(tmp_path: Path) -> None:
     """A rate that lies at the threshold is called met, and not met, in one of twenty runs at most."""
-    rng = np.random.default_rng(2)
+    rng, condition = np.random.default_rng(2), parse_condition("pass@1>=0.5")
     outcomes = []
     for _ in range(200):
-        rates = rng.beta(2.0, 2.0, 50)
-        outcomes.append(diagnose.gate(write(behavior("a", rng.binomial(16, rates))), ["pass@1>=0.5"]).outcome)
+        entry = BehaviorEntry.model_validate(behavior("a", rng.binomial(16, rng.beta(2.0, 2.0, 50))))
+        found = estimate_metric(MeasuredEntry(path=tmp_path, entry=entry, mastered=0.9), condition, 0.95)
+        outcomes.append(decide(condition.op, found.low, found.high, condition.threshold))
     assert outcomes.count(Outcome.MET) / 200 <= 0.06
     assert outcomes.count(Outcome.NOT_MET) / 200 <= 0.06
 
