@@ -50,7 +50,7 @@ def changes_of(n: Counts, before: Counts, after: Counts) -> list[ProblemChange]:
     tests = problem_change_tests(n, before, n, after, rate=FALSE_DISCOVERY_RATE, below=EPSILON)
     if min(tests.q_expansion.min(), tests.q_attrition.min()) > FALSE_DISCOVERY_RATE:
         return [ProblemChange.UNDETERMINED] * n.size  # nothing can be flagged, whatever the mixtures say
-    reach = [fit_mixture(n, side, marks=[EPSILON]).interval_probabilities([EPSILON])[:, 1] for side in (before, after)]
+    reach = [fit_mixture(n, side).interval_probabilities([EPSILON])[:, 1] for side in (before, after)]
     return classify_changes(reach[0], reach[1], tests.q_expansion, tests.q_attrition, THRESHOLDS)
 
 

@@ -79,8 +79,13 @@ def page(cells: dict[str, Cell], command: str, num_confirmed: int) -> str:
             ),
             "",
             (
-                f"**How a cell is judged.** A cell is a family with a number of problems P and of samples n. Every cell is screened; {num_confirmed} looked worse than they should "
-                f"and were run again with fresh seeds, which alone count for them. A cell *fails* where chance (binomial, {DOUBT:.0%} for each cell alone) does not explain "
+                "**How a cell is judged.** A cell is a family with a number of problems P and of samples n. Every cell is screened; "
+                + (
+                    f"{num_confirmed} looked worse than they should and were run again with fresh seeds, which alone count for them. "
+                    if num_confirmed
+                    else "none was run again. "
+                )
+                + f"A cell *fails* where chance (binomial, {DOUBT:.0%} for each cell alone) does not explain "
                 f"fewer than {COVERS:.0%} of intervals that cover, or more than {ERRS:.0%} errors. Of cells whose intervals cover in 95 % of runs, one in thirteen shows less than 93 % of 200 runs by chance, and "
                 "fewer than one in 1,000 fails. The same is asked of every family and of every size, pooled. Where an interval says *not identified*, it is counted apart: its ends are bounds."
             ),

@@ -184,7 +184,7 @@ def main() -> None:
         key = "|".join(map(str, cell))
         judged[key] = results.cells.get(f"{key}|fresh" if options.confirm and cell in doubtful else key, results.cells[key])
     command = "python benchmarks/held_out_statistics.py" + (f" --scale {options.scale:g}" if options.scale != 1.0 else "")
-    text = page(judged, command, len(doubtful))
+    text = page(judged, command, len(doubtful) if options.confirm else 0)
     if options.quick:
         print(text)
     else:
