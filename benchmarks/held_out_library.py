@@ -158,7 +158,7 @@ def effort_of(measured: MeasuredEntry, text: str) -> tuple[int | None, int | Non
     interval = estimate_metric(measured, condition, 0.95)
     if decide(condition.op, interval.low, interval.high, condition.threshold) is not Outcome.INCONCLUSIVE:
         return None
-    effort = required_effort(measured.entry, condition, interval, 0.95)
+    effort = required_effort(measured, condition, interval, 0.95)
     return None if effort is None else (effort.samples, effort.problems)
 
 
