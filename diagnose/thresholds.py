@@ -226,7 +226,7 @@ class Thresholds(_Ranges):
     """Share of reference paths with a step below epsilon, from which the paths count as out of reach."""
     level: Probability = 0.95
     """Of all intervals."""
-    num_draws: int = 1024
+    num_draws: Count = 1024
     """Posterior draws of the probes."""
     sampling: SamplingThresholds = field(default_factory=SamplingThresholds)
     prefix_ladder: PrefixLadderThresholds = field(default_factory=PrefixLadderThresholds)

@@ -31,7 +31,7 @@ def _is_limit(value: Any) -> Any:
 
 MaxTokens = Annotated[int | Literal["auto"], BeforeValidator(_is_limit)]
 """Tokens of a sample at most; `auto` finds a number that fits the references or the model."""
-Temperature = Annotated[float, AfterValidator(check_temperature)]
+Temperature = Annotated[float, AfterValidator(lambda temperature: check_temperature(temperature))]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "chat_template"})
 """What a chat template is given in any case."""

@@ -19,7 +19,8 @@ def classify_changes(
     """Say where each problem was and is.
 
     A problem is expanded or attrited when its own test says that its rate changed and came from, or fell to, a rate below epsilon, under
-    one false-discovery rate over all problems and both directions, and the fitted mixtures say that it entered or left support.
+    one false-discovery rate over all problems and both directions, and both posteriors are sure that it entered or left support. What is only
+    known to have risen or fallen stays undetermined.
 
     Args:
         reach_before: [P] posterior probability of having been in support.
@@ -33,9 +34,9 @@ def classify_changes(
 
 def _classify(reach_before: float, reach_after: float, q_up: float, q_down: float, thresholds: ChangeThresholds) -> ProblemChange:
     sure, rate = thresholds.support_confidence, thresholds.false_discovery_rate
-    if q_up <= rate and reach_before < 1 - reach_before and reach_after >= sure:
+    if q_up <= rate and reach_before <= 1 - sure and reach_after >= sure:
         return ProblemChange.EXPANDED
-    if q_down <= rate and reach_after < 1 - reach_after and reach_before >= sure:
+    if q_down <= rate and reach_after <= 1 - sure and reach_before >= sure:
         return ProblemChange.ATTRITED
     if reach_before >= sure and reach_after >= sure:
         return ProblemChange.PRESERVED

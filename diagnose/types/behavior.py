@@ -133,15 +133,19 @@ LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-3, 1e3
 """Beside 0: below, logits divided by it leave what a float32 holds; above, every token is as likely as any other."""
 
 
-def check_temperature(temperature: float) -> float:
+def check_temperature(temperature: float, where: str = "") -> float:
     """Return a temperature that can be sampled at.
+
+    Args:
+        temperature: To be checked.
+        where: What a message begins with, where nothing else names the setting.
 
     Raises:
         SettingsError: It is neither 0 nor between `LEAST_TEMPERATURE` and `MOST_TEMPERATURE` (`temperature`).
     """
     if temperature != 0.0 and not LEAST_TEMPERATURE <= temperature <= MOST_TEMPERATURE:
         raise SettingsError(
-            f"temperature: got {temperature:g}; allowed are 0, which takes the most likely token, and {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g}",
+            f"{where}got {temperature:g}; allowed are 0, which takes the most likely token, and {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g}",
             code="temperature",
         )
     return temperature
@@ -165,7 +169,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Refuse a temperature that cannot be sampled at."""
-        check_temperature(self.temperature)
+        check_temperature(self.temperature, "temperature: ")
 
     @property
     def greedy(self) -> bool:

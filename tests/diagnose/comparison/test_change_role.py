@@ -185,9 +185,9 @@ def test_adaptive_runs_are_compared_by_all_their_samples() -> None:
 
 @pytest.mark.statistical
 def test_rises_from_zero_are_expanded_and_falls_to_zero_attrited() -> None:
-    """A true rise from 0 to .1: nine of ten at 256 samples, half at 64."""
+    """A true rise from 0 to .1: nine of ten at 256 samples, none at 64, which do not tell 0 from epsilon."""
     rng = np.random.default_rng(4)
-    for n, least in ((256, 0.9), (64, 0.5)):
+    for n, least in ((256, 0.9), (64, 0.0)):
         low = rng.beta(0.3, 1.2, 200)
         low[:40] = 0.0
         high = low.copy()
@@ -199,4 +199,5 @@ def test_rises_from_zero_are_expanded_and_falls_to_zero_attrited() -> None:
             tests = problem_change_tests(sizes, counts[one], sizes, counts[two], below=EPSILON)
             states = classify_changes(reach[one], reach[two], tests.q_expansion, tests.q_attrition, ChangeThresholds())
             assert np.mean([state is wanted for state in states[:40]]) >= least
+            assert n > 64 or set(states[:40]) <= {ProblemChange.UNDETERMINED}
             assert sum(state is wanted for state in states[40:]) <= 2

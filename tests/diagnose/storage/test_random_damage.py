@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,9 @@ def check_kills(setting: Path, folder: Path, number: int, seed: int) -> None:
         process.join(duration * rng.uniform(0.2, 0.9))
         if process.is_alive():
             num_killed += 1
-            (os.kill if rng.random() < 0.5 else os.killpg)(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may not lead a group yet
+                (os.kill if rng.random() < 0.5 else os.killpg)(process.pid, signal.SIGKILL)
+            process.kill()
         process.join()
         if i % 2:
             measure(setting, folder / f"{i // 2}", goal=GOAL, names=["sums"])

@@ -194,7 +194,7 @@ def spoil(run: Path, seed: int) -> None:
         rewrite_shard(path, lose)
 
 
-def test_compared_runs_are_thinned_as_row_by_row(sums_file: Path, script: str, tmp_path: Path) -> None:
+def test_compared_runs_are_counted_as_row_by_row(sums_file: Path, script: str, tmp_path: Path) -> None:
     runs = []
     for seed, samples in enumerate((12, 7)):
         out = tmp_path / f"run{seed}"
@@ -215,8 +215,8 @@ def test_compared_runs_are_thinned_as_row_by_row(sums_file: Path, script: str, t
     assert len(data["problems"]) >= 9
     for row in data["problems"]:
         both = [side[row["id"]] for side in sides]
-        n = min(len(side) for side in both)
-        assert [row["before"], row["after"]] == pytest.approx([sum(side[:n]) / n for side in both])
+        assert [row["before"], row["after"]] == pytest.approx([sum(side) / len(side) for side in both])
+        assert [row["n_before"], row["n_after"]] == [len(side) for side in both]
     sampled = [[r for r in run.behaviors[0].rollouts if r.decoding == "sampled"] for run in runs]
     assert len({len(side) for side in sides[0].values()}) > 1
     tokens = data["beside"]["generated_tokens_per_sample"]
