@@ -28,10 +28,12 @@ from posttrain.diagnose.gates.metrics import (
 )
 from posttrain.diagnose.types import Outcome, decide
 
-GROWTHS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0)
+GROWTHS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 """Multiples of what there is that are tried."""
 FUTURES, DECIDED = 20, 17
 """Continuations that are simulated for each, and those that must be decided: then at least four of five are, but for chance."""
+MOST = 100_000
+"""Problems, or samples of a problem, up to which is simulated."""
 _AT_THRESHOLD = 1e-3
 """Distance of an estimate from the threshold up to which no effort is expected to decide."""
 Simulate = Callable[[float, int], Interval]
@@ -67,13 +69,13 @@ def required_effort(measured: MeasuredEntry, condition: Condition, interval: Int
         return None
     samples: int | None = None
     if isinstance(entry, BehaviorChangeEntry):
-        growth = _least_growth(_more_problems_of_a_comparison(entry, condition, level), condition)
+        growth = _least_growth(_more_problems_of_a_comparison(entry, condition, level), condition, len(entry.problems))
     elif condition.metric == "greedy":
-        growth = _least_growth(_more_greedy_problems(measured, level), condition)
+        growth = _least_growth(_more_greedy_problems(measured, level), condition, len(entry.problems))
     else:
-        growth = _least_growth(_more_problems(measured, condition, level), condition)
+        growth = _least_growth(_more_problems(measured, condition, level), condition, len(entry.problems))
         n = counts_of(entry)[0]
-        if (more := _least_growth(_more_samples(measured, condition, level), condition)) is not None:
+        if (more := _least_growth(_more_samples(measured, condition, level), condition, int(n.max()))) is not None:
             samples = int(_further(n, more).sum())
     if samples is None and growth is None:
         return None
@@ -87,9 +89,9 @@ def required_effort(measured: MeasuredEntry, condition: Condition, interval: Int
     )
 
 
-def _least_growth(simulate: Simulate, condition: Condition) -> float | None:
-    """Return the least growth after which enough continuations are decided."""
-    for growth in GROWTHS:
+def _least_growth(simulate: Simulate, condition: Condition, size: int) -> float | None:
+    """Return the least growth, of something of this size, after which enough continuations are decided."""
+    for growth in (one for one in GROWTHS if one * size <= MOST):
         undecided = 0
         for future in range(FUTURES):
             interval = simulate(growth, future)

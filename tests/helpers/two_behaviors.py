@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,9 @@ def contents(run: Path) -> dict[str, Any]:
             content = read_json(path)
             found[f"{path.parent.name}/{path.name}"] = {**content, "finding": {**content.get("finding", {}), "seconds": 0}}
     return found
+
+
+def measure_in_own_group(folder: Path, run: Path, goal: Goal) -> None:
+    """Measure one behavior in a process that leads a group, so that it can be killed with all that it started."""
+    os.setpgid(0, 0)
+    measure(folder, run, goal=goal, names=["sums"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.two_behaviors import KINDS, contents, measure, write_behaviors
+from helpers.two_behaviors import KINDS, contents, measure, measure_in_own_group, write_behaviors
 
 from posttrain import diagnose
 from posttrain.diagnose.errors import RunError
@@ -97,24 +97,19 @@ def check_whole(run: Path, wanted: Path) -> None:
     assert found == expected
 
 
-def work(setting: Path, run: Path) -> None:
-    """Measure in a process of its own group, which can be killed with all that it started."""
-    os.setpgid(0, 0)
-    measure(setting, run, goal=GOAL, names=["sums"])
-
-
 def check_kills(setting: Path, folder: Path, number: int, seed: int) -> None:
     """Kill a process that measures, again and again, at random times; then the same command ends with the data of a run that was not stopped."""
     processes: Any = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["helpers.two_behaviors"])
     rng, num_killed = np.random.default_rng(seed), 0
     begin = time.monotonic()
-    work_alone = processes.Process(target=work, args=(setting, folder / "whole"))
+    work_alone = processes.Process(target=measure_in_own_group, args=(setting, folder / "whole", GOAL))
     work_alone.start()
     work_alone.join()
+    assert work_alone.exitcode == 0
     duration = time.monotonic() - begin
     for i in range(number):
-        process = processes.Process(target=work, args=(setting, folder / f"{i // 2}"))
+        process = processes.Process(target=measure_in_own_group, args=(setting, folder / f"{i // 2}", GOAL))
         process.start()
         process.join(duration * rng.uniform(0.2, 0.9))
         if process.is_alive():
