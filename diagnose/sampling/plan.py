@@ -1,7 +1,7 @@
 """What to sample next: a fixed number of samples of every problem, or rounds until the label is decided.
 
 Each round gives every problem half as many samples again as it has. Rounds go on until the label is decided, until the primary metric is as
-precise as was asked for, or until the budget is spent. Measured for this project and dropped (`benchmarks/sample_efficiency.py`): rounds that
+precise as was asked for, or until the budget is spent. Measured for this project, under the same posterior, and dropped: rounds that
 sample the problems whose rates leave most doubt, which took as many samples for as many right labels.
 
 Every round is followed by an interim analysis, and repeated analyses find something by chance sooner or later, so an interim analysis must be
