@@ -49,8 +49,8 @@ SETTINGS: tuple[Setting, ...] = (
     *((f"{value} clusters", constant("NUM_CLUSTERS", value), RULE) for value in (10, 40)),
     *((f"{value} sweeps before the first draw", constant("BURN_IN", value), RULE) for value in (10, 120)),
     *((f"first round of {value}", AS_IT_IS, replace(RULE, first_round=value)) for value in (4, 16)),
-    *((f"rounds that grow by {value}", AS_IT_IS, replace(RULE, growth=value)) for value in (0.25, 1.0)),
-    *((f"rounds that end at {value}", AS_IT_IS, replace(RULE, confidence=value)) for value in (0.95, 0.99)),
+    *((f"rounds that grow by {value}", AS_IT_IS, replace(RULE, growth=value)) for value in (0.5, 1.0)),
+    *((f"rounds that end at {value}", AS_IT_IS, replace(RULE, confidence=value)) for value in (0.97, 0.99)),
 )
 
 

@@ -1,11 +1,11 @@
 """What to sample next: a fixed number of samples of every problem, or rounds until the label is decided.
 
-Each round gives every problem half as many samples again as it has. Rounds go on until the label is decided, until the primary metric is as
+Each round gives every problem a quarter more samples than it has. Rounds go on until the label is decided, until the primary metric is as
 precise as was asked for, or until the budget is spent. Measured for this project, under the same posterior, and dropped: rounds that
 sample the problems whose rates leave most doubt, which took as many samples for as many right labels.
 
-Every round is followed by an interim analysis, and repeated analyses find something by chance sooner or later, so an interim analysis must be
-surer of the label than the last one (`SamplingThresholds.confidence`). A round is planned from the counts of the rounds before and from what
+Every round is followed by an interim analysis, which must be as sure of the label as the last one (`SamplingThresholds.confidence`); how often
+labels are wrong at stopping is measured in `benchmarks/held_out_statistics.py`. A round is planned from the counts of the rounds before and from what
 is left of a budget, so that a run that was stopped plans the same rounds again.
 """
 

@@ -35,7 +35,7 @@ def test_easy_verdicts_are_cheap() -> None:
     assert reason is RoundReason.LABEL_DECIDED
 
 
-def test_a_round_gives_every_problem_half_as_many_again() -> None:
+def test_a_round_gives_every_problem_a_quarter_more() -> None:
     def extra(sampled: list[int], tokens: int = 10**6) -> list[int]:
         n = np.array(sampled)
         counts = SampleCounts(num_samples=n, num_correct=n // 2, num_sampled=n, generated_tokens=0)
@@ -43,8 +43,8 @@ def test_a_round_gives_every_problem_half_as_many_again() -> None:
         return next_round(counts, goal, epsilon=EPSILON, primary_k=1, max_tokens=1, thresholds=THRESHOLDS, seed=0).extra.tolist()
 
     assert extra([0, 0, 0]) == [8, 8, 8]
-    assert extra([8, 8, 8]) == [4, 4, 4]
-    assert extra([9, 9, 8]) == [5, 5, 6]
+    assert extra([8, 8, 8]) == [2, 2, 2]
+    assert extra([9, 9, 8]) == [3, 3, 4]
     assert extra([64, 64, 64], tokens=40) == [14, 13, 13]
 
 
