@@ -50,9 +50,10 @@ def compare_behavior(
         null: The behavior in a second run of the model before, or None.
         options: What is known about the two runs.
     """
-    behavior, first = before.behavior, pair_first(before, after)
+    behavior, counts = before.behavior, pair_counts(before, after)
+    first = pair_first(counts, before, after)
     second = None if null is None else align_null(first, before, null)
-    found = compare_counts(behavior.name, pair_counts(before, after), first, behavior.measure, options, second=second)
+    found = compare_counts(behavior.name, counts, first, behavior.measure, options, second=second)
     notes = {
         ComparisonNote.DEPLOYED_POLICY: not behavior.sampling.samples_the_policy,
         ComparisonNote.ONE_SEED: found.trained,

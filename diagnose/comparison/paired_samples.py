@@ -136,13 +136,17 @@ def pair_counts(before: DiagnosedBehavior, after: DiagnosedBehavior) -> PairedCo
     )
 
 
-def pair_first(before: DiagnosedBehavior, after: DiagnosedBehavior) -> PairedCounts:
+def pair_first(counts: PairedCounts, before: DiagnosedBehavior, after: DiagnosedBehavior) -> PairedCounts:
     """Count the first samples of the problems that both runs sampled, the same number on both sides.
 
     Where a run was sampled adaptively, the number of samples of a problem depends on their outcomes; then the same number of every
     problem is used, the fewest that any has.
+
+    Args:
+        counts: All samples of both runs, as `pair_counts` gives them.
+        before: The behavior in the run before.
+        after: The behavior in the run after.
     """
-    counts = pair_counts(before, after)
     n = np.where(counts.known, counts.fewest if counts.adaptive else np.minimum(counts.n_before, counts.n_after), 0)
     first = []
     for measured in (before, after):
@@ -154,7 +158,7 @@ def pair_first(before: DiagnosedBehavior, after: DiagnosedBehavior) -> PairedCou
 
 def align_null(counts: PairedCounts, before: DiagnosedBehavior, null: DiagnosedBehavior) -> tuple[Ints, Ints]:
     """Return samples and successes of the null for the problems of `counts`; no samples where it lacks one."""
-    paired = pair_first(before, null)
+    paired = pair_first(pair_counts(before, null), before, null)
     place = {problem_id: i for i, problem_id in enumerate(paired.ids)}
     rows = np.array([place.get(problem_id, -1) for problem_id in counts.ids])
     return np.where(rows >= 0, paired.n_after[rows], 0), np.where(rows >= 0, paired.c_after[rows], 0)

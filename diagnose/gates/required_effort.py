@@ -125,10 +125,10 @@ def _further(num_samples: IntArray, growth: float) -> IntArray:
 def _more_problems(measured: MeasuredEntry, condition: Condition, level: float) -> Simulate:
     """Simulate more problems, each sampled as often as now."""
     assert not isinstance(measured.entry, BehaviorChangeEntry)
-    counts, groups = counts_of(measured.entry), groups_of(measured.entry)
+    counts, draw = counts_of(measured.entry), _problem_draws(groups_of(measured.entry))
 
     def simulate(growth: float, future: int) -> Interval:
-        rows, names = _draw_problems(groups, growth, future)
+        rows, names = draw(growth, future)
         n, correct, missing = (column[rows] for column in counts)
         return estimate_run_metric(measured, condition, (n, correct, missing), names, level)
 
@@ -138,10 +138,10 @@ def _more_problems(measured: MeasuredEntry, condition: Condition, level: float) 
 def _more_greedy_problems(measured: MeasuredEntry, level: float) -> Simulate:
     """Simulate more problems with a greedy sample each."""
     assert not isinstance(measured.entry, BehaviorChangeEntry)
-    success, groups = greedy_successes(measured.path, measured.entry), groups_of(measured.entry)
+    success, draw = greedy_successes(measured.path, measured.entry), _problem_draws(groups_of(measured.entry))
 
     def simulate(growth: float, future: int) -> Interval:
-        rows, names = _draw_problems(groups, growth, future)
+        rows, names = draw(growth, future)
         return estimate_greedy(success[rows], names, level)
 
     return simulate
@@ -150,9 +150,10 @@ def _more_greedy_problems(measured: MeasuredEntry, level: float) -> Simulate:
 def _more_problems_of_a_comparison(entry: BehaviorChangeEntry, condition: Condition, level: float) -> Simulate:
     """Simulate a comparison of more problems."""
     counts = paired_counts(entry)
+    draw = _problem_draws(counts.groups)
 
     def simulate(growth: float, future: int) -> Interval:
-        rows, names = _draw_problems(counts.groups, growth, future)
+        rows, names = draw(growth, future)
         drawn = replace(
             counts, ids=tuple(f"{row}" for row in range(len(rows))), groups=names, n_before=counts.n_before[rows],
             c_before=counts.c_before[rows], n_after=counts.n_after[rows], c_after=counts.c_after[rows],
@@ -163,13 +164,21 @@ def _more_problems_of_a_comparison(entry: BehaviorChangeEntry, condition: Condit
     return simulate
 
 
-def _draw_problems(groups: tuple[str, ...], growth: float, future: int) -> tuple[IntArray, tuple[str, ...]]:
-    """Draw whole groups with replacement until there are `growth` times as many: the rows of their problems, and the groups' new names."""
-    rng = np.random.default_rng([2, future])
+def _problem_draws(groups: tuple[str, ...]) -> Callable[[float, int], tuple[IntArray, tuple[str, ...]]]:
+    """Return what draws whole groups with replacement until there are `growth` times as many.
+
+    It takes the growth and the number of the continuation, and returns the rows of the problems drawn, and the new names of their groups.
+    """
     index = np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
-    order = np.argsort(index, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(index))[:-1])
-    drawn = rng.integers(len(members), size=math.ceil(growth * len(members)))
-    rows = np.concatenate([members[place] for place in drawn])
-    names = np.repeat(np.arange(drawn.size), [members[place].size for place in drawn])
-    return rows, tuple(map(str, names.tolist()))
+    sizes = np.bincount(index)
+    rows_by_group, starts = np.argsort(index, kind="stable"), np.cumsum(sizes) - sizes
+
+    def draw(growth: float, future: int) -> tuple[IntArray, tuple[str, ...]]:
+        rng = np.random.default_rng([2, future])
+        drawn = rng.integers(len(sizes), size=math.ceil(growth * len(sizes)))
+        names = np.repeat(np.arange(drawn.size), sizes[drawn])
+        within = np.arange(names.size) - np.repeat(np.cumsum(sizes[drawn]) - sizes[drawn], sizes[drawn])
+        rows = rows_by_group[np.repeat(starts[drawn], sizes[drawn]) + within]
+        return rows, tuple(map(str, names.tolist()))
+
+    return draw

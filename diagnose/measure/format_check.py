@@ -11,10 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from posttrain.diagnose.engines.base import EncodedPrompt, Engine, OnTokens, ScoreRequest
+from posttrain.diagnose.engines.base import EncodedPrompt, Engine, OnTokens
 from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.measure.check_values import Checked, Failure, counted
+from posttrain.diagnose.measure.reference_likelihood import score_paths
 from posttrain.diagnose.measure.truncation import ending_probability
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Behavior, Outcome, PathScore, Problem, ValidityCode, check_estimate
@@ -66,22 +67,7 @@ def score_formats(engine: Engine, behavior: Behavior, problems: Sequence[Problem
     ]
     if engine.info.score_context is not None:
         todo = [one for one in todo if len(one[2].token_ids) + len(one[3].token_ids) <= engine.info.score_context]
-    requests = [ScoreRequest(prompt_ids=prompt.token_ids, path_ids=path.token_ids) for _, _, prompt, path in todo]
-    return [
-        PathScore(
-            behavior=behavior.name,
-            problem_id=problem.id,
-            split=problem.split,
-            reference_index=place,
-            token_ids=path.token_ids,
-            token_texts=path.token_texts,
-            token_steps=np.array(path.token_steps, dtype=np.int32),
-            policy_logprobs=scores.logprobs,
-            ranks=scores.ranks,
-            engine=engine.info.fingerprint,
-        )
-        for (problem, place, _, path), scores in zip(todo, engine.score(requests, on_tokens=on_tokens), strict=True)
-    ]
+    return score_paths(engine, behavior, todo, on_tokens=on_tokens)
 
 
 def as_given(scored: Sequence[PathScore]) -> list[PathScore]:

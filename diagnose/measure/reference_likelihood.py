@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.diagnose.engines.base import Engine, OnTokens, ScoreRequest
+from posttrain.diagnose.engines.base import EncodedPath, EncodedPrompt, Engine, OnTokens, ScoreRequest
 from posttrain.diagnose.types import Behavior, PathLikelihoodMeasurement, PathScore, Problem
 
 
@@ -24,13 +24,31 @@ def score_references(engine: Engine, behavior: Behavior, problems: Sequence[Prob
         todo += [
             (problem, i, prompt, engine.codec.encode_path(prompt, reference)) for i, reference in enumerate(problem.references)
         ]
+    return score_paths(engine, behavior, todo, on_tokens=on_tokens)
+
+
+def score_paths(
+    engine: Engine,
+    behavior: Behavior,
+    todo: Sequence[tuple[Problem, int, EncodedPrompt, EncodedPath]],
+    *,
+    on_tokens: OnTokens,
+) -> list[PathScore]:
+    """Score paths of problems behind prompts.
+
+    Args:
+        engine: An engine that can score.
+        behavior: What is measured.
+        todo: Problem, number that the score is to have as `reference_index`, prompt and path.
+        on_tokens: Called with the number of tokens just scored.
+    """
     requests = [ScoreRequest(prompt_ids=prompt.token_ids, path_ids=path.token_ids) for _, _, prompt, path in todo]
     return [
         PathScore(
             behavior=behavior.name,
             problem_id=problem.id,
             split=problem.split,
-            reference_index=i,
+            reference_index=number,
             token_ids=path.token_ids,
             token_texts=path.token_texts,
             token_steps=np.array(path.token_steps, dtype=np.int32),
@@ -38,7 +56,7 @@ def score_references(engine: Engine, behavior: Behavior, problems: Sequence[Prob
             ranks=scores.ranks,
             engine=engine.info.fingerprint,
         )
-        for (problem, i, _, path), scores in zip(todo, engine.score(requests, on_tokens=on_tokens), strict=True)
+        for (problem, number, _, path), scores in zip(todo, engine.score(requests, on_tokens=on_tokens), strict=True)
     ]
 
 

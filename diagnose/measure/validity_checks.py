@@ -36,11 +36,11 @@ from posttrain.diagnose.types import (
 )
 
 _MOST_RESCORED = 16
-OF_WRONG_FORMAT = frozenset(
+_OF_WRONG_FORMAT = frozenset(
     {ValidityCode.TRUNCATED, ValidityCode.NO_END, ValidityCode.UNREAD, ValidityCode.NO_TEMPLATE, ValidityCode.WRONG_TEMPLATE}
 )
 """What a prompt in a wrong format leads to."""
-_EXPLAIN_FEW_SUCCESSES = OF_WRONG_FORMAT | {ValidityCode.UNFINISHED_THOUGHT, ValidityCode.MISSING_GRADES}
+_EXPLAIN_FEW_SUCCESSES = _OF_WRONG_FORMAT | {ValidityCode.UNFINISHED_THOUGHT, ValidityCode.MISSING_GRADES}
 
 
 def rescore_samples(
@@ -108,9 +108,7 @@ def _check_samples(
     """Check what samples and scores say; of failures that explain each other, the cause is told alone."""
     counts, paths = samples.counts, samples.paths
     found = check_shares(behavior, engine, thresholds, samples, unread)
-    in_format = check_format(engine, behavior, thresholds, samples.formats) if samples.formats else None
-    if in_format is not None:
-        found = [in_format, *(without(one, OF_WRONG_FORMAT) if in_format[1] else one for one in found)]
+    found = with_format_check(engine, behavior, thresholds, samples.formats, found)
     if (contradiction := check_contradiction(behavior, thresholds, counts, paths)) is not None:
         is_explained = any(failure.code in _EXPLAIN_FEW_SUCCESSES for _, failures in found for failure in failures)
         found.append((contradiction[0], []) if is_explained else contradiction)
@@ -126,10 +124,25 @@ def _unread(rollouts: RolloutTable) -> Bools:
     return ended if ended.any() else rollouts.unparsed
 
 
-def without(checked: Checked, codes: frozenset[ValidityCode]) -> Checked:
-    """Return a check without the failures of some codes, which something else explains."""
-    check, failures = checked
-    return check, [failure for failure in failures if failure.code not in codes]
+def with_format_check(
+    engine: Engine, behavior: Behavior, thresholds: Thresholds, formats: Sequence[PathScore], found: list[Checked]
+) -> list[Checked]:
+    """Put the check of the prompt's format before others; where it fails, they lose the failures that a wrong format explains.
+
+    Args:
+        engine: What scored.
+        behavior: What is measured.
+        thresholds: Of the verdict.
+        formats: What `score_formats` returned; empty where there was no need.
+        found: The other checks.
+    """
+    in_format = check_format(engine, behavior, thresholds, formats) if formats else None
+    if in_format is None:
+        return found
+    if not in_format[1]:
+        return [in_format, *found]
+    rest = [(check, [one for one in failures if one.code not in _OF_WRONG_FORMAT]) for check, failures in found]
+    return [in_format, *rest]
 
 
 def _check_agreement(engine: Engine, sampled: Sequence[Rollout], rescored: Sequence[PathScore]) -> Checked:

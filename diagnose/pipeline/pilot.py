@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.measure.check_values import Checked, Failure, counted
-from posttrain.diagnose.measure.format_check import as_given, check_format
+from posttrain.diagnose.measure.format_check import as_given
 from posttrain.diagnose.measure.truncation import explain_truncated, explain_unfinished, is_looping
 from posttrain.diagnose.measure.unread_samples import UnreadSamples, explain_unread, show_unread
-from posttrain.diagnose.measure.validity_checks import OF_WRONG_FORMAT, without
+from posttrain.diagnose.measure.validity_checks import with_format_check
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import PilotEntry
 from posttrain.diagnose.storage.run_directory import RunDirectory
@@ -80,9 +80,7 @@ def judge_pilot(
             failures.append(explain_unread(behavior, f"{len(unread)} of {num} pilot samples", shown))
         value, what = counted(0.0), "the first greedy samples show no fault of the settings"
         check = check_estimate("validity: pilot", ">=", value, 1.0, n=num, what=what, unit="samples")
-        checked = [(check, failures)]
-        if (in_format := check_format(engine, behavior, thresholds, formats) if formats else None) is not None:
-            checked = [in_format, without(checked[0], OF_WRONG_FORMAT) if in_format[1] else checked[0]]
+        checked = with_format_check(engine, behavior, thresholds, formats, [(check, failures)])
     failures = [failure for _, failures in checked for failure in failures]
     entry = PilotEntry(
         num_samples=num,

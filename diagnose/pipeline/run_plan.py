@@ -106,7 +106,7 @@ def _limit_in_words(request: DiagnoseRequest, behavior: Behavior) -> str:
     if behavior.limit_source is not LimitSource.AUTO:
         return describe_limit(limit, behavior.limit_source)
     more = f"; doubled, up to {token_limit.MOST:,}, while most of the first greedy samples need more"
-    if any(problem.references for problem in behavior.problems):
+    if behavior.has_references:
         return f"twice the longest reference path, {limit:,} tokens at most{more if request.pilot else ''}"
     if not request.pilot:
         return describe_limit(limit, LimitSource.DEFAULT)

@@ -7,7 +7,7 @@ missing counts as not sampled, is planned again from the same counts, and only w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -124,29 +124,31 @@ class BehaviorSampler:
         shard = shards.plan_greedy(self.behavior, settings.split, settings.rows_per_shard)[0]
         found: dict[str, Rollout] = {}
         start = time.monotonic()
-        has_references = any(problem.references for problem in self.behavior.problems)
         with settings.reporter.task(f"finding max_tokens of {self.behavior.name}", None) as task:
             tokens = self._try_limit(shard, found, 0, task.tokens)
-            while needs_longer(self.behavior, sampled := list(found.values())):
-                if (limit := next_limit(self.behavior.sampling.max_tokens, sampled, room)) == self.behavior.sampling.max_tokens:
-                    break
-                self.behavior = with_limit(self.behavior, limit, LimitSource.PILOT)
+            while needs_longer(self.behavior, list(found.values())) and self._raise_limit(found, room):
                 tokens = self._try_limit(shard, found, tokens, task.tokens)
-            if self.behavior.limit_source is LimitSource.PILOT or not has_references:
-                # Samples at temperature 1 are longer than greedy ones, so what these needed is doubled, as references are.
-                ended = 2 * sum(one.truncated for one in sampled) <= len(sampled)
-                limit = (
-                    next_limit(self.behavior.sampling.max_tokens, sampled, room) if ended else self.behavior.sampling.max_tokens
-                )
-                self.behavior = with_limit(self.behavior, limit, LimitSource.PILOT)
-                tokens = self._try_limit(shard, found, tokens, task.tokens) if ended else tokens
-            else:
+            if self.behavior.limit_source is LimitSource.AUTO and self.behavior.has_references:
                 self.behavior = with_limit(self.behavior, self.behavior.sampling.max_tokens, LimitSource.REFERENCES)
+            else:
+                # Samples at temperature 1 are longer than greedy ones, so what these needed is doubled, as references are.
+                self.behavior = with_limit(self.behavior, self.behavior.sampling.max_tokens, LimitSource.PILOT)
+                most_ended = 2 * sum(one.truncated for one in found.values()) <= len(found)
+                if most_ended and self._raise_limit(found, room):
+                    tokens = self._try_limit(shard, found, tokens, task.tokens)
         settings.directory.record_limits(limit_record([self.behavior]))
         self._set_aside_others([shard.name])
         cost = Cost(seconds=time.monotonic() - start, generated_tokens=tokens, samples=len(found))
         settings.directory.write_rollouts(shard.name, [found[portion.problem.id] for portion in shard.portions], cost)
         self._read()
+
+    def _raise_limit(self, found: Mapping[str, Rollout], room: int) -> bool:
+        """Give the behavior the limit that is tried next, and return whether it is a higher one."""
+        tried = self.behavior.sampling.max_tokens
+        if (limit := next_limit(tried, list(found.values()), room)) == tried:
+            return False
+        self.behavior = with_limit(self.behavior, limit, LimitSource.PILOT)
+        return True
 
     def _try_limit(self, shard: shards.Shard, found: dict[str, Rollout], used: int, on_tokens: Callable[[int], None]) -> int:
         """Sample what is not in `found`, or ran into a lower limit there, and return the tokens used so far."""

@@ -272,6 +272,11 @@ class Behavior:
     fingerprint: str = ""
     """Hash of everything above that could change a number."""
 
+    @property
+    def has_references(self) -> bool:
+        """Whether a problem, of any split, has a reference path."""
+        return any(problem.references for problem in self.problems)
+
     def split(self, split: Split) -> tuple[Problem, ...]:
         """Return the problems of one split, in file order."""
         return tuple(problem for problem in self.problems if problem.split is split)
