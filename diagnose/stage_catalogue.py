@@ -85,6 +85,11 @@ class StageDescription:
         return self.family != NO_TRAINING
 
     @property
+    def learns_from_successes(self) -> bool:
+        """Whether its learning signal is the policy's own successes beside its own failures, so that it needs both."""
+        return self.family in _FROM_SUCCESSES
+
+    @property
     def roles(self) -> str:
         """Its roles in words."""
         if self.role is None:
@@ -98,6 +103,7 @@ def _family(papers: Mapping[str, str], **shared: Any) -> list[StageDescription]:
     return [StageDescription(name=name, paper=paper, **shared) for name, paper in papers.items()]
 
 
+_FROM_SUCCESSES = ("on-policy reinforcement learning", "online preference optimisation", "iterative refinement")
 _EXPAND, _RESHAPE, _CONSOLIDATE = Role.SUPPORT_EXPANSION, Role.POLICY_RESHAPING, Role.BEHAVIORAL_CONSOLIDATION
 
 _TRAINING: list[StageDescription] = [

@@ -20,8 +20,14 @@ from posttrain.diagnose.types import (
     ValidityMeasurement,
 )
 
-_PRIORITY = (Bottleneck.ATTRITION, Bottleneck.DECODING, Bottleneck.SCAFFOLD_BOUND, Bottleneck.GUIDED_ONLY)
-"""Whose evidence comes first: what was there before, then what needs no training, then what a scaffold reaches already, then what a part of
+_PRIORITY = (
+    Bottleneck.INCONCLUSIVE,
+    Bottleneck.ATTRITION,
+    Bottleneck.DECODING,
+    Bottleneck.SCAFFOLD_BOUND,
+    Bottleneck.GUIDED_ONLY,
+)
+"""Whose evidence comes first: that nothing can be said, then what was there before, then what needs no training, then what a scaffold reaches already, then what a part of
 a reference path reaches."""
 
 
@@ -50,6 +56,8 @@ class WeighedLabel:
     label: Bottleneck
     confidence: float
     contributions: tuple[Contribution, ...]
+    left_open: str = ""
+    """Why evidence leaves the label open, in words; empty where none does."""
 
 
 def weigh_evidence(
@@ -79,7 +87,8 @@ def weigh_evidence(
     contributions = tuple(_contribution(finding, label, applicable, winner) for finding in findings)
     if winner is not None:
         label, confidence = winner[1].label, _sureness(winner[1], shares)
-    return WeighedLabel(label=label, confidence=confidence, contributions=contributions)
+    left_open = winner[1].because if winner is not None and label is Bottleneck.INCONCLUSIVE else ""
+    return WeighedLabel(label=label, confidence=confidence, contributions=contributions, left_open=left_open)
 
 
 def _sureness(evidence: LabelEvidence, shares: Mapping[Bottleneck, float]) -> float:

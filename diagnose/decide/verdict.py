@@ -16,7 +16,7 @@ from scipy.special import ndtr, ndtri
 from posttrain.diagnose.decide.checks import VerdictChecks, check_measurements, label_problems, pass_at_k_curve
 from posttrain.diagnose.decide.evidence import Measurements, weigh_evidence
 from posttrain.diagnose.decide.power import what_settles
-from posttrain.diagnose.decide.routes import ROLE_OF, name_stage
+from posttrain.diagnose.decide.routes import ROLE_OF, learning_signal, name_stage
 from posttrain.diagnose.decide.words import write_caveats, write_invalid, write_verdict
 from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, LabelPosterior, label_posterior, posterior_of
 from posttrain.diagnose.measure.sample_checks import UNPARSED
@@ -60,13 +60,17 @@ def diagnose_behavior(measured: Measurements, *, thresholds: Thresholds, availab
     sampled = label_samples(measured, posterior, checks, thresholds, seed)
     weighed = weigh_evidence(sampled.label, sampled.confidence, sampled.shares, measured.findings, thresholds)
     label, confidence = weighed.label, weighed.confidence
+    if weighed.left_open:
+        sampled = replace(sampled, undecided=weighed.left_open, most_likely=None)
     settles = None
     undecided = label is Bottleneck.INCONCLUSIVE and confidence < thresholds.confidence
     enough_problems = len(counts.problem_ids) >= thresholds.fewest_problems  # else no samples of these decide
     if undecided and enough_problems and behavior.sampling.samples_the_policy:
         settles = what_settles(posterior, counts, epsilon=epsilon, thresholds=thresholds, cost=measured.cost, seed=seed)
     of_stages = {name: words for finding in measured.findings for name, words in finding.of_stages.items()}
-    stage = name_stage(label, available, of_stages)
+    signal = learning_signal(posterior, behavior.measure.group_size, thresholds.level)
+    # What guessing explains is no measurement of a capability: the problems are to be repaired.
+    stage = name_stage(Bottleneck.INVALID if weighed.left_open else label, available, of_stages, signal)
     probabilities = posterior.mixture.interval_probabilities([epsilon, thresholds.mastered])
     return Diagnosis(
         name=behavior.name,

@@ -96,7 +96,7 @@ def write_verdict(
     """
     numbers = ", ".join(f"{check.name} {_in_words(check)}" for check in (checks.pass_1, checks.pass_k))
     if label is Bottleneck.INCONCLUSIVE:
-        return f"{name}: inconclusive ({numbers}): {undecided}; leans to {most_likely}."
+        return f"{name}: inconclusive ({numbers}): {undecided}{f'; leans to {most_likely}' if most_likely else ''}."
     bodies = {
         Bottleneck.MISSING_SUPPORT: f"mostly out of reach ({numbers}): right answers are missing from what the model can produce",
         Bottleneck.POOR_CHOICE: f"reachable but unreliable ({numbers}): the model has right answers and does not choose them",

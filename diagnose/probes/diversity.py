@@ -21,11 +21,12 @@ from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr, ndtri
 
 from posttrain.analysis.stats import answer_entropy, mean_interval, pass_at_k, t_interval
 from posttrain.diagnose.measure.pass_at_k import estimate_pass_at_k
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, Note, Probe, ProbeContext, ProbeCost
-from posttrain.diagnose.types import Behavior, Estimate, SkipReason, Split
+from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, LabelEvidence, SkipReason, Split
 
 _SIZES = (16, 8, 4, 2)
 """Numbers of right samples to which paths are rarefied: the greatest that half of the solved problems have; below 2 nothing can differ."""
@@ -105,6 +106,7 @@ class Diversity(Probe):
             rows=rows,
             problems={str(row["id"]): {key: row[key] for key in ("paths", "answers", "guess")} for row in rows},
             notes=Note.all(_notes(context, numbers, seen, size, k)),
+            evidence=_evidence(numbers, k, context.thresholds.diversity.explained),
         )
 
     def _read(self, context: ProbeContext) -> list[_Seen]:
@@ -242,6 +244,35 @@ def _outcome(numbers: Mapping[str, Estimate], seen: Sequence[_Seen], k: int, exp
     if guess.estimate >= max(reached.low, explained * reached.estimate) > 0:
         return DiversityOutcome.GUESSING_EXPLAINS
     return DiversityOutcome.GUESSING_DOES_NOT_EXPLAIN
+
+
+def _evidence(numbers: Mapping[str, Estimate], k: int, explained: float) -> tuple[LabelEvidence, ...]:
+    """Return evidence that nothing is known of a capability, where guessing explains pass@1 and pass@k."""
+    chances = [
+        _chance_that_it_explains(numbers[f"pass@{attempts} of guessing"], numbers[f"pass@{attempts}"], explained)
+        for attempts in dict.fromkeys((1, k))
+    ]
+    guess, reached = numbers["pass@1 of guessing"], numbers["pass@1"]
+    if min(chances) <= 0.0:
+        return ()
+    because = (
+        f"guessing among the answers to other problems explains it (pass@1 {guess.estimate:.2f} by guessing, {_shown(reached)} reached), so it "
+        "shows no capability; ask for answers that cannot be guessed"
+    )
+    return (
+        LabelEvidence(
+            label=Bottleneck.INCONCLUSIVE, instead_of=(Bottleneck.POOR_CHOICE,), confidence=min(chances), because=because
+        ),
+    )
+
+
+def _chance_that_it_explains(guess: Estimate, reached: Estimate, explained: float) -> float:
+    """Return the probability that guessing reaches the given part of a number; 0 where that number is shown to be higher than by guessing."""
+    if not guess.estimate >= reached.low:  # NaN does not
+        return 0.0
+    reach = (reached.low + reached.high) / 2 if np.isnan(reached.estimate) else reached.estimate
+    spread = np.hypot(guess.high - guess.low, explained * (reached.high - reached.low)) / (2 * ndtri(0.975))
+    return float(ndtr((guess.estimate - explained * reach) / max(float(spread), 1e-9)))
 
 
 def _summary(numbers: Mapping[str, Estimate], seen: Sequence[_Seen], size: int, k: int) -> str:

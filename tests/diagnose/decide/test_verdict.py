@@ -9,8 +9,9 @@ import numpy.typing as npt
 import pytest
 
 from posttrain.diagnose.decide.evidence import Measurements
-from posttrain.diagnose.decide.routes import name_stage
+from posttrain.diagnose.decide.routes import LEAST_SIGNAL, learning_signal, name_stage
 from posttrain.diagnose.decide.verdict import diagnose_behavior
+from posttrain.diagnose.measure.label_posterior import label_posterior
 from posttrain.diagnose.measure.sample_checks import UNPARSED
 from posttrain.diagnose.stage_catalogue import Need
 from posttrain.diagnose.thresholds import Thresholds
@@ -134,7 +135,7 @@ def test_a_lenient_reading_that_changes_the_label_is_format() -> None:
     found = diagnose(*make(np.zeros(40), num_lenient_correct=np.full(40, 31)))
     assert found.bottleneck is Bottleneck.FORMAT
     assert found.stage is not None
-    assert found.stage.name == "rft"
+    assert found.stage.name == "sft", "nothing is right as read strictly, so that rft would learn from no sample"
 
 
 def test_format_is_sure_where_the_lenient_label_is_open() -> None:
@@ -223,3 +224,28 @@ def test_advice_depends_on_what_is_available() -> None:
     )
     assert "measured: fits, since it is near" in dict(told.alternatives)["opd"]
     assert told.why.endswith("; measured: x")
+
+
+def test_a_stage_without_a_learning_signal_is_not_named() -> None:
+    """No answer is right as read strictly: stages that learn from the policy's own successes would take no step."""
+    n = np.full(40, 16)
+    none = label_posterior(n, np.zeros(40, dtype=np.int64), epsilon=default_epsilon(8), thresholds=Thresholds())
+    silent = learning_signal(none, 8, 0.95)
+    assert silent.share.high < LEAST_SIGNAL
+    both = frozenset({Need.VERIFIER, Need.REFERENCES})
+    told = name_stage(Bottleneck.FORMAT, both, signal=silent)
+    assert told.name == "sft"
+    assert "too seldom to learn from" in dict(told.alternatives)["rft"]
+    assert name_stage(Bottleneck.FORMAT, frozenset({Need.VERIFIER}), signal=silent).name == "collect_references"
+    some = label_posterior(n, np.full(40, 6), epsilon=default_epsilon(8), thresholds=Thresholds())
+    heard = name_stage(Bottleneck.FORMAT, both, signal=learning_signal(some, 8, 0.95))
+    assert heard.name == "rft"
+    assert "a group of 8 samples holds" in heard.why
+
+
+def test_the_learning_signal_is_that_of_the_rates() -> None:
+    n, c = np.full(60, 400), np.repeat([0, 40, 200, 400], 15)
+    found = learning_signal(label_posterior(n, c, epsilon=default_epsilon(8), thresholds=Thresholds()), 8, 0.95)
+    exact = np.mean(1 - (c / n) ** 8 - (1 - c / n) ** 8)
+    assert found.share.estimate == pytest.approx(exact, abs=0.01)
+    assert found.share.low <= exact <= found.share.high

@@ -22,7 +22,7 @@ from posttrain.diagnose.probes.diversity import (
 from posttrain.diagnose.probes.finding_json import finding_to_json
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, MeasureSettings, Problem, Sampling, SkipReason, Split, VerifierSpec
+from posttrain.diagnose.types import Behavior, Bottleneck, MeasureSettings, Problem, Sampling, SkipReason, Split, VerifierSpec
 
 Script = Sequence[tuple[str, float]]
 
@@ -55,7 +55,6 @@ def test_paths_are_counted_at_a_common_number_of_right_samples(tmp_path: Path) -
     assert np.mean(four) == pytest.approx(4 * (1 - 0.75**16), abs=0.05)
     assert found.numbers["share of problems with a single right path"].estimate == 0.5
     assert found.numbers["right paths"].estimate == pytest.approx(np.mean([*one, *four]))
-    assert found.evidence == ()
 
 
 def test_spelling_and_spaces_make_no_path(tmp_path: Path) -> None:
@@ -78,6 +77,9 @@ def test_a_small_answer_space_is_explained_by_guessing(tmp_path: Path) -> None:
     assert found.numbers["pass@1 of guessing"].estimate == pytest.approx(0.5, abs=0.05)
     assert found.numbers["pass@8 of guessing"].estimate == pytest.approx(1 - 0.5**8, abs=0.01)
     assert found.outcome is DiversityOutcome.GUESSING_EXPLAINS
+    (evidence,) = found.evidence
+    assert evidence.label is Bottleneck.INCONCLUSIVE
+    assert evidence.confidence > 0.95
     assert "guessing_explains" in note_codes(found)
 
 
@@ -149,3 +151,11 @@ def test_guessing_takes_the_answers_of_others() -> None:
     chances = guessing_chances([{"a": 3, "b": 1}, {"a": 1}, {}], [{"a"}, {"b"}, {"a", "b"}])
     assert chances == pytest.approx([1.0, 0.25, 1.0])
     assert np.isnan(guessing_chances([{"a": 1}], [{"a"}])).all()
+
+
+def test_a_policy_that_knows_more_than_a_guesser_is_not_explained(tmp_path: Path) -> None:
+    right: Script = (("yes", 0.8), ("no", 0.2))
+    wrong: Script = (("no", 0.8), ("yes", 0.2))
+    found = Diversity().run(make_context(tmp_path, [right, wrong] * 8, ["yes", "no"] * 8))
+    assert found.numbers["pass@1 of guessing"].estimate == pytest.approx(0.5, abs=0.05)
+    assert found.evidence == ()
