@@ -50,7 +50,7 @@ class Need(StrEnum):
 
 
 HOW_TO_GIVE: Mapping[Need, str] = {
-    Need.REFERENCES: "the train problems need `references` (at least every second one), or rows with --data",
+    Need.REFERENCES: "the train problems need `references`, or rows are needed with --data",
     Need.VERIFIER: "a verifier and problems of the train split are needed",
     Need.PAIRS: "pairs are needed: rows with prompt, chosen and rejected with --data, or train problems with a verifier",
     Need.TEACHER: "a teacher is needed (--teacher, or --earlier)",
@@ -233,13 +233,13 @@ STAGES: dict[str, StageDescription] = {stage.name: stage for stage in [*_TRAININ
 def available_needs(behavior: Behavior, *, teacher: bool = False, earlier: bool = False) -> frozenset[Need]:
     """Return what a behavior's train split and the available models offer to a stage.
 
-    References count when at least half of the train problems have one: a handful teaches next to nothing.
+    One reference is enough to run a stage that needs them; what a handful is worth is measured (`decide.stage_effects`).
     """
     train = behavior.split(Split.TRAIN)
     found = {Need.TEACHER} if teacher else set()
     found |= {Need.EARLIER_CHECKPOINT} if earlier else set()
     found |= {Need.VERIFIER} if train else set()
-    found |= {Need.REFERENCES} if train and sum(bool(p.references) for p in train) * 2 >= len(train) else set()
+    found |= {Need.REFERENCES} if any(p.references for p in train) else set()
     return frozenset(found)
 
 
