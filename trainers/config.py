@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from posttrain.diagnose.sampling.plan import MOST_SEED
 from posttrain.diagnose.strict_settings import StrictModel
 from posttrain.diagnose.types import LEAST_TEMPERATURE, MOST_TEMPERATURE
+from posttrain.trainers.learning_rate import RateKind, default_learning_rate
 from posttrain.trainers.row_lengths import TooLong
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -21,8 +22,11 @@ class TrainingConfig(StrictModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    learning_rate: float = Field(default=1e-5, gt=0)
-    """Peak learning rate of AdamW."""
+    rate_kind: ClassVar[RateKind] = RateKind.IMITATION
+    """What the default of `learning_rate` follows from, beside the model."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate of AdamW. None, or auto: what fits the kind of stage, the model's width and LoRA (`learning_rate.py`): for sft 1e-3 at
+    width 128, 1.6e-4 at 576, 1.6e-5 at 4096; for grpo 3e-4, 2.5e-5, 9.9e-7; for dpo 1e-4, 1.1e-5, 6.6e-7; ten times that with lora_rank."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """What the learning rate does after the warm-up: stay, or fall to 0 linearly or in half a cosine."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -83,6 +87,11 @@ class TrainingConfig(StrictModel):
     checkpoint_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the stored weights. bfloat16 halves the file and rounds small updates away."""
 
+    @field_validator("learning_rate", mode="before")
+    @classmethod
+    def _read_auto(cls, value: Any) -> Any:
+        return None if value == "auto" else value
+
     @field_validator(*_MOST)
     @classmethod
     def _refuse_too_much(cls, value: float | None, info: ValidationInfo) -> float | None:
@@ -90,6 +99,12 @@ class TrainingConfig(StrictModel):
         if value is not None and value > most:
             raise ValueError(f"should be at most {most:,}")
         return value
+
+    def learning_rate_for(self, width: int) -> float:
+        """Return the peak learning rate on a model of this hidden size: as it is set, else the default of this kind of stage."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return default_learning_rate(self.rate_kind, width, lora=self.lora_rank is not None)
 
 
 class EpochConfig(TrainingConfig):
@@ -102,8 +117,7 @@ class EpochConfig(TrainingConfig):
 class RolloutConfig(TrainingConfig):
     """Settings of stages that sample the model in training."""
 
-    learning_rate: float = Field(default=5e-6, gt=0)
-    """Peak learning rate. DeepSeekMath and most of practice: 1e-6, for models of 1B and more."""
+    rate_kind: ClassVar[RateKind] = RateKind.POLICY_GRADIENT
     num_steps: int = Field(default=100, ge=1)
     """Batches that are sampled; papers run hundreds to thousands."""
     problems_per_batch: int = Field(default=8, ge=1)
@@ -141,8 +155,6 @@ class GroupConfig(ClippedConfig):
 class ReferenceConfig(EpochConfig):
     """Settings of stages that learn from reference paths."""
 
-    learning_rate: float = Field(default=1e-5, gt=0)
-    """Peak. Papers: 1e-5 for all weights, 1e-4..1e-3 for LoRA."""
     max_references: int | None = Field(default=None, ge=1)
     """Reference paths used per problem; None uses all."""
 
@@ -150,8 +162,7 @@ class ReferenceConfig(EpochConfig):
 class PairConfig(EpochConfig):
     """Settings of stages that learn from pairs."""
 
-    learning_rate: float = Field(default=1e-6, gt=0)
-    """Peak. Papers: 5e-7..1e-6 for 7B; small models take more."""
+    rate_kind: ClassVar[RateKind] = RateKind.PAIRS
     rows_per_batch: int = Field(default=8, ge=1)
     """Pairs in one optimizer batch. Papers: 32..128."""
     num_samples: int = Field(default=8, ge=2)
@@ -176,8 +187,7 @@ class TracesConfig(EpochConfig):
 class StudentConfig(TracesConfig):
     """Settings of stages in which a teacher corrects the student's own samples."""
 
-    learning_rate: float = Field(default=1e-5, gt=0)
-    """Peak. On-policy distillation: 5e-5 for all weights, 1e-4 LoRA."""
+    rate_kind: ClassVar[RateKind] = RateKind.STUDENT
     num_steps: int = Field(default=100, ge=1)
     """Batches."""
     problems_per_batch: int = Field(default=16, ge=1)

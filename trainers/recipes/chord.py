@@ -10,9 +10,12 @@ No learning signal from the samples when every one of a group earns the same rew
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from posttrain.trainers.config import ClippedConfig
+from posttrain.trainers.learning_rate import RateKind
 from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.blocks import DEMONSTRATIONS, interleaved_stage, policy_rollouts, reference_rows
@@ -23,6 +26,7 @@ from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 class ChordConfig(ClippedConfig):
     """Settings of `chord`."""
 
+    rate_kind: ClassVar[RateKind] = RateKind.MIXED
     rows_per_batch: int = Field(default=16, ge=1)
     """Reference paths beside each batch of samples."""
     mu_start: float = Field(default=0.9, ge=0, le=1)

@@ -11,10 +11,13 @@ No learning signal when no prefix short of the answer helps; then sft on the who
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from posttrain.trainers.config import GroupConfig
 from posttrain.trainers.credit.group import GroupCredit
+from posttrain.trainers.learning_rate import RateKind
 from posttrain.trainers.recipes.blocks import REDUCTIONS, clipped_policy_gradient, policy_gradient_stage, policy_rollouts
 from posttrain.trainers.sources.guided import Guide
 from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
@@ -23,6 +26,7 @@ from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 class GuidedGrpoConfig(GroupConfig):
     """Settings of `guided_grpo`."""
 
+    rate_kind: ClassVar[RateKind] = RateKind.MIXED
     num_rungs: int = Field(default=4, ge=1)
     """In how many parts the allowed prefix is given."""
     anneal_after: float = Field(default=0.5, ge=0, le=1)

@@ -9,9 +9,12 @@ No learning signal when every sample of a group is right, nor in failed groups w
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from posttrain.trainers.config import ClippedConfig
+from posttrain.trainers.learning_rate import RateKind
 from posttrain.trainers.objectives.imitation import Nll
 from posttrain.trainers.objectives.reductions import sequence_mean
 from posttrain.trainers.recipes.blocks import DEMONSTRATIONS, interleaved_stage, policy_rollouts, reference_rows
@@ -22,6 +25,7 @@ from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 class HptConfig(ClippedConfig):
     """Settings of `hpt`."""
 
+    rate_kind: ClassVar[RateKind] = RateKind.MIXED
     most_solved: int = Field(default=0, ge=0)
     """γ, right samples up to which a problem is imitated. HPT: 0..2 of 8."""
     sft_weight: float = Field(default=1.0, gt=0)

@@ -11,9 +11,12 @@ No learning signal when every sample is right: then the path has none either. Wh
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from posttrain.trainers.config import ClippedConfig
+from posttrain.trainers.learning_rate import RateKind
 from posttrain.trainers.objectives.policy_gradient import ShapedImitation
 from posttrain.trainers.objectives.reductions import sequence_mean
 from posttrain.trainers.recipes.blocks import DEMONSTRATIONS, interleaved_stage, policy_rollouts, reference_rows
@@ -24,6 +27,7 @@ from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 class LuffyConfig(ClippedConfig):
     """Settings of `luffy`."""
 
+    rate_kind: ClassVar[RateKind] = RateKind.MIXED
     gamma: float = Field(default=0.1, gt=0)
     """γ of f(π) = π/(π + γ): small weighs unlikely tokens more. LUFFY: 0.1."""
 

@@ -11,9 +11,12 @@ No learning signal when every sample of a group earns the same reward: it gives 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from posttrain.trainers.config import RolloutConfig
+from posttrain.trainers.learning_rate import RateKind
 from posttrain.trainers.objectives.preferences import ReferenceMargin
 from posttrain.trainers.objectives.reductions import row_mean
 from posttrain.trainers.recipes.blocks import policy_rollouts
@@ -24,8 +27,7 @@ from posttrain.trainers.stage import Component, Recipe, Stage, TrainingInputs
 class OnlineDpoConfig(RolloutConfig):
     """Settings of `online_dpo`."""
 
-    learning_rate: float = Field(default=1e-6, gt=0)
-    """Peak. As dpo."""
+    rate_kind: ClassVar[RateKind] = RateKind.PAIRS
     group_size: int = Field(default=4, ge=2)
     """Samples per prompt, of which two make the pair. Paper: 2."""
     beta: float = Field(default=0.1, gt=0)

@@ -25,8 +25,6 @@ from posttrain.trainers.training_types import Material
 class OrpoConfig(PairConfig):
     """Settings of `orpo`."""
 
-    learning_rate: float = Field(default=8e-6, gt=0)
-    """Peak. ORPO: 8e-6."""
     odds_weight: float = Field(default=0.1, gt=0)
     """λ, weight of the odds ratio beside the NLL. ORPO: 0.1."""
 

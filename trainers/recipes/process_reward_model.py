@@ -12,10 +12,12 @@ No learning signal when all steps have one label.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 from pydantic import Field
 
 from posttrain.trainers.config import EpochConfig
+from posttrain.trainers.learning_rate import RateKind
 from posttrain.trainers.models.heads import scalar_head
 from posttrain.trainers.objectives.reductions import step_mean
 from posttrain.trainers.objectives.reward_modelling import StepCorrectness
@@ -30,8 +32,7 @@ from posttrain.trainers.training_types import Material
 class ProcessRewardModelConfig(EpochConfig):
     """Settings of `process_reward_model`."""
 
-    learning_rate: float = Field(default=1e-5, gt=0)
-    """Peak. As reward_model."""
+    rate_kind: ClassVar[RateKind] = RateKind.JUDGE
     num_samples: int = Field(default=4, ge=1)
     """Samples per problem, where no labelled steps are given."""
     num_rollouts: int = Field(default=4, ge=1)

@@ -22,8 +22,6 @@ from posttrain.trainers.training_types import Material
 class ReplayConfig(TracesConfig):
     """Settings of `replay`."""
 
-    learning_rate: float = Field(default=1e-5, gt=0)
-    """Peak. As sft."""
     num_samples: int = Field(default=8, ge=1)
     """Samples of the earlier checkpoint per problem."""
 

@@ -10,9 +10,12 @@ No learning signal when pairs are told apart already. What is not in the pairs i
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from posttrain.trainers.config import PairConfig
+from posttrain.trainers.learning_rate import RateKind
 from posttrain.trainers.models.heads import scalar_head
 from posttrain.trainers.objectives.reductions import row_mean
 from posttrain.trainers.objectives.reward_modelling import BradleyTerry
@@ -25,8 +28,7 @@ from posttrain.trainers.training_types import Material
 class RewardModelConfig(PairConfig):
     """Settings of `reward_model`."""
 
-    learning_rate: float = Field(default=1e-5, gt=0)
-    """Peak. InstructGPT: 9e-6."""
+    rate_kind: ClassVar[RateKind] = RateKind.JUDGE
     centering: float = Field(default=0.01, ge=0)
     """Weight of (r(w) + r(l))², which keeps rewards near 0. Paper: 0.01."""
 

@@ -26,8 +26,6 @@ from posttrain.trainers.training_types import Material
 class RftConfig(TracesConfig):
     """Settings of `rft`."""
 
-    learning_rate: float = Field(default=1e-5, gt=0)
-    """Peak. As sft."""
     num_samples: int = Field(default=8, ge=1)
     """Samples per problem. RFT (2308.01825): up to 100, practice 8..32."""
     max_per_problem: int = Field(default=4, ge=1)

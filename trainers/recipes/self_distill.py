@@ -12,12 +12,14 @@ No learning signal when the scaffold changes nothing.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 from pydantic import Field
 
 from posttrain.diagnose.errors import UserError
 from posttrain.diagnose.probes.scaffold import with_examples, with_hint, worked_examples
 from posttrain.trainers.config import StudentConfig
+from posttrain.trainers.learning_rate import RateKind
 from posttrain.trainers.objectives.divergences import TeacherDivergence
 from posttrain.trainers.objectives.reductions import token_mean
 from posttrain.trainers.recipes.blocks import imitation_stage, student_rollouts
@@ -32,6 +34,7 @@ from posttrain.trainers.training_types import RowRole, TrainingProblem, Training
 class SelfDistillConfig(StudentConfig):
     """Settings of `self_distill`."""
 
+    rate_kind: ClassVar[RateKind] = RateKind.IMITATION
     scaffold: str = Field(default="auto", pattern="^(auto|hint|few_shot|reference|best_of_n)$")
     """What the teacher is given: the problem's `hint`, `few_shot` worked examples, the `reference` path, or `best_of_n`; auto: hints where most
     problems have one, else worked examples, else best_of_n."""

@@ -10,8 +10,6 @@ No learning signal when the teacher fails too, or when its paths are already lik
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from posttrain.trainers.config import TracesConfig
 from posttrain.trainers.recipes.blocks import imitation_stage, teacher_traces
 from posttrain.trainers.sources.prepared import PreparedRows
@@ -20,9 +18,6 @@ from posttrain.trainers.stage import Recipe, Stage, TrainingInputs
 
 class SeqKdConfig(TracesConfig):
     """Settings of `seq_kd`."""
-
-    learning_rate: float = Field(default=1e-5, gt=0)
-    """Peak. As sft."""
 
 
 def build(inputs: TrainingInputs, config: SeqKdConfig) -> Stage:

@@ -17,7 +17,7 @@ from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.stage import Component, ForwardScores, Level, Weights
 from posttrain.trainers.step.forward_scores import ForwardScorer
 from posttrain.trainers.step.means import MetricMeans
-from posttrain.trainers.step.optimizer import clip_gradient
+from posttrain.trainers.step.optimizer import clip_gradient, width_of
 from posttrain.trainers.step.packing import MicroBatch, RowPack, collate, heaviest_load, pack_rows, plan_process_batches
 from posttrain.trainers.training_types import RowRole, TrainingRow
 
@@ -121,7 +121,7 @@ class Stepper:
             rows,
             active,
             share=self.scorer.policy.shortcuts.shared_prefixes,
-            hidden_size=self.model.config.get_text_config().hidden_size,
+            hidden_size=width_of(self.model),
             keep_groups=paired,
         )
         weigh = partial(heaviest_load, size=num_shares)

@@ -6,6 +6,8 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from posttrain.diagnose.engines.codec import template_date
 from posttrain.diagnose.engines.hardware import pick_dtype
 from posttrain.diagnose.engines.limits import context_length
@@ -19,9 +21,10 @@ from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.stage import Recipe, Score, Stage, TrainingInputs
 from posttrain.trainers.step.forward_scores import ForwardScorer, ScoringModel
 from posttrain.trainers.step.logprobs import find_shortcuts
-from posttrain.trainers.step.optimizer import make_optimizer
+from posttrain.trainers.step.optimizer import make_optimizer, width_of
 from posttrain.trainers.step.optimizer_step import Stepper
 from posttrain.trainers.training.dev_evaluation import Evaluate
+from posttrain.trainers.training.resume_state import StoredState
 
 
 def refuse_contradictions(
@@ -98,6 +101,16 @@ def fit_lengths(recipe: Recipe[Any], inputs: TrainingInputs, config: TrainingCon
         if config.too_long is TooLong.REFUSE:
             lengths.fit(encode_references(inputs.engine, inputs.training_set.dev))
     return replace(inputs, training_set=inputs.training_set.without(dropped)) if dropped else inputs
+
+
+def fill_in_learning_rate(
+    config: TrainingConfig, model: PreTrainedModel, state: StoredState | None
+) -> tuple[TrainingConfig, str]:
+    """Return settings whose learning rate is a number, and what to tell people of it; a run that goes on keeps its own."""
+    width = width_of(model)
+    rate: float = config.learning_rate_for(width) if state is None else state.record["peak_learning_rate"]
+    why = f", the default for {config.rate_kind} at width {width}" if config.learning_rate is None else ""
+    return config.model_copy(update={"learning_rate": rate}), f"learning rate {rate:g}{why}"
 
 
 def run_identity(recipe: Recipe[Any], inputs: TrainingInputs, config: TrainingConfig) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class TrainingResult:
     ending: Ending
     num_steps: int
     """Optimizer steps taken."""
+    learning_rate: float | None = None
+    """Peak; None where no optimizer takes steps."""
     num_skipped: int = 0
     """Batches without signal, on which no step was taken."""
     trained_tokens: int = 0

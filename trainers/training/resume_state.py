@@ -33,7 +33,7 @@ from posttrain.trainers.models.ema import EmaWeights
 from posttrain.trainers.row_json import row_to_json
 from posttrain.trainers.training_types import TrainingRow
 
-SCHEMA = 4
+SCHEMA = 5
 _NAME = re.compile(r"training_state-(\d+)(?:\.(\d+))?")
 _HIDDEN = ".training_state-"
 """How the names of states begin that are not whole yet, or no longer."""

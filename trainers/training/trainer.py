@@ -28,7 +28,13 @@ from posttrain.trainers.training.checkpoint_writer import CheckpointWriter
 from posttrain.trainers.training.dev_evaluation import Evaluate
 from posttrain.trainers.training.dev_selection import BEFORE, DevSelection
 from posttrain.trainers.training.memory import describe_run
-from posttrain.trainers.training.preparation import fit_lengths, make_stepper, refuse_contradictions, run_identity
+from posttrain.trainers.training.preparation import (
+    fill_in_learning_rate,
+    fit_lengths,
+    make_stepper,
+    refuse_contradictions,
+    run_identity,
+)
 from posttrain.trainers.training.result import Ending, TrainingResult
 from posttrain.trainers.training.resume_state import ResumeStore, StoredState, TrainedTensors, find_state
 from posttrain.trainers.training.run_progress import OpenBatch, Progress
@@ -45,7 +51,7 @@ def run_recipe(
     adapter: LoraAdapter | None = None,
     on_step: OnStep | None = None,
     evaluate: Evaluate | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> TrainingResult:
     """Train a model in place. In a folder with the state of a stopped run of the same settings, resume it with the same result.
 
@@ -78,6 +84,7 @@ def run_recipe(
     if config.save_every is not None:
         store.require_shared()
     state = store.read()
+    config, rate = fill_in_learning_rate(config, model, state)
     inputs = fit_lengths(recipe, inputs, config, evaluated=evaluate is not None)
     inputs.training_set.admit_rows(inputs.data, inputs.prompts)
     stage = build_stage(recipe, inputs, config)
@@ -86,10 +93,9 @@ def run_recipe(
         enable_gradient_checkpointing(model)
     stepper = make_stepper(stage, inputs, config, adapter)
     trained = trained_parameters(stepper.optimizer)
-    if say is not None:
-        memory = describe_run(stepper.scorer, inputs, trained, adapter, averaged=config.ema_decay is not None)
-        for line in filter(None, (note, memory, *inputs.lengths.notes())):
-            say(line)
+    memory = describe_run(stepper.scorer, inputs, trained, adapter, averaged=config.ema_decay is not None)
+    for line in filter(None, (note, memory, rate, *inputs.lengths.notes())):
+        say(line)
     average = None if config.ema_decay is None else EmaWeights(trained, config.ema_decay, processes)
     writer = CheckpointWriter(
         out=out,
@@ -202,6 +208,7 @@ class TrainingLoop:
                     "event": "prepared",
                     "num_batches": num_batches,
                     "seconds": self.progress.seconds,
+                    "peak_learning_rate": self.config.learning_rate,
                     **metrics,
                     **self.inputs.lengths.metrics(),
                 }
@@ -337,7 +344,12 @@ class TrainingLoop:
         tensors = self._trained.collect()
         if not all(processes.all_gather(all_finite(tensors.values()))):
             return False
-        record = {"progress": progress.to_json(), "selection": self.selection.to_json(), **self._resume_point}
+        record = {
+            "progress": progress.to_json(),
+            "selection": self.selection.to_json(),
+            "peak_learning_rate": self.config.learning_rate,
+            **self._resume_point,
+        }
         if batch is not None:
             record["batch"] = batch.to_json()
             for share in reversed(processes.all_gather({index: values.cpu() for index, values in batch.old.items()})):
@@ -380,6 +392,7 @@ class TrainingLoop:
             recipe=recipe_name,
             ending=self.ending if learned else Ending.NOTHING_TO_LEARN,
             num_steps=progress.num_steps,
+            learning_rate=self.config.learning_rate,
             num_skipped=progress.num_skipped,
             trained_tokens=progress.trained_tokens,
             input_tokens=progress.input_tokens,
