@@ -70,6 +70,12 @@ class TrainingConfig(StrictModel):
     """Stop at the first dev evaluation with a pass@1 of at least this; needs eval_every."""
     max_dev_loss: float | None = Field(default=None, ge=0, lt=1)
     """Stop when dev pass@1 has fallen by more than this below the evaluation before the first step; needs eval_every."""
+    retain_share: float = Field(default=0.25, ge=0, le=0.9)
+    """Share of the rows of every batch, and of its loss, that are the model's own right answers on the retained behaviors (--retain); 0: none."""
+    retain_samples: int = Field(default=4, ge=1)
+    """Samples per problem of a retained behavior, taken once from the model before training; the right ones are imitated."""
+    retain_problems: int = Field(default=256, ge=1)
+    """Train problems of each retained behavior that are sampled at most."""
     save_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints on the way, each with a state from which the run goes on if it is stopped; None: the last checkpoint only, and a
     state when anything but a kill ends the run."""

@@ -123,7 +123,7 @@ class LengthLimit:
         """Return the row with a shorter answer; None where nothing of it would be learned."""
         assert self.limit is not None
         room = self.limit - max(len(row.prompt_ids), len(row.teacher_prompt_ids or ()))
-        if room < 1 or (row.role is RowRole.SAMPLE and not row.step_ends):
+        if room < 1 or (row.role in (RowRole.SAMPLE, RowRole.RETAINED) and not row.step_ends):
             return None
         steps = [(end, score) for end, score in zip(row.step_ends, row.step_scores, strict=True) if end < room]
         if row.step_ends and not steps:

@@ -305,6 +305,19 @@ class TrainingInputs:
     earlier: FrozenModel | None = None
     lengths: LengthLimit = field(default_factory=LengthLimit)
     """How long rows may be; counts what was too long."""
+    retained: TrainingSet | None = None
+    """Behaviors that are not to be lost; their train problems are sampled once, and right answers imitated beside what the stage learns from."""
+
+    def require_train(self, rows: Sequence[TrainingRow]) -> None:
+        """Refuse rows that do not stem from a train problem, of the stage's own behaviors or of the retained ones.
+
+        Raises:
+            MeasuredProblemError: At the first such row.
+        """
+        self.training_set.require_train(row for row in rows if row.role is not RowRole.RETAINED)
+        if replayed := [row for row in rows if row.role is RowRole.RETAINED]:
+            assert self.retained is not None, "only retained behaviors have such rows"
+            self.retained.require_train(replayed)
 
 
 @dataclass(frozen=True, kw_only=True)

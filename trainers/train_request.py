@@ -20,7 +20,7 @@ from posttrain.diagnose.storage.writable import check_writable
 from posttrain.diagnose.types import Behavior, Split
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.recipes.overrides import load_config
-from posttrain.trainers.recipes.registry import RECIPES
+from posttrain.trainers.recipes.registry import RECIPES, can_retain
 from posttrain.trainers.training_types import TrainingSet
 
 
@@ -52,6 +52,8 @@ class TrainRequest:
     earlier: str | Path | None = None
     engine: TakesWeights | None = None
     """An open engine, used in place of the one that the config names."""
+    retain: tuple[Behavior, ...] = ()
+    """Behaviors that are not to be lost; right answers to their train problems are mixed into every batch."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
@@ -70,13 +72,59 @@ class TrainRequest:
                     "name another stage (see `posttrain stages`)",
                     code="missing_input",
                 )
+        check_retained(self.retain, self.behaviors, [self.stage])
         refuse_existing(self.out)
-        refuse_shared_problems(self.behaviors)
+        refuse_shared_problems([*self.behaviors, *self.retain])
         self.make_training_set()
 
     def make_training_set(self) -> TrainingSet:
         """Return the train problems of the behaviors, with the dev slice cut off."""
         return TrainingSet(self.behaviors, dev_share=self.config.dev_share)
+
+    @property
+    def retained(self) -> tuple[Behavior, ...]:
+        """The behaviors of which rows are mixed in: none where their share is 0."""
+        return self.retain if self.config.retain_share > 0 else ()
+
+
+def check_retained(retain: Sequence[Behavior], trained: Sequence[Behavior], stages: Sequence[str]) -> None:
+    """Refuse behaviors that cannot be retained.
+
+    Args:
+        retain: Behaviors that are not to be lost.
+        trained: Behaviors that are trained on.
+        stages: One of them at least must have room for rows of others; empty where they are not known yet.
+
+    Raises:
+        SettingsError: Codes `stage_cannot_retain`, `retained_is_trained`, `retained_without_train_problems`.
+    """
+    if retain and stages and not any(can_retain(RECIPES[stage]) for stage in stages):
+        raise SettingsError(
+            f"--retain: got {retain[0].name} for {', '.join(stages)}, which takes no steps or saves no policy; leave --retain out, or name "
+            "another stage",
+            code="stage_cannot_retain",
+        )
+    for behavior in retain:
+        if found := next((other for other in trained if _holds_same_problems(behavior, other)), None):
+            raise SettingsError(
+                f"--retain: got {behavior.name}, which is trained on{'' if found.name == behavior.name else f' as {found.name}'}; give it once, either "
+                "to be trained or to be retained",
+                code="retained_is_trained",
+            )
+        if not behavior.split(Split.TRAIN):
+            raise SettingsError(
+                f"--retain: got {behavior.name}, which has no problem of the train split, and measured problems are never trained on; set split.train "
+                "in its file, or leave it out",
+                code="retained_without_train_problems",
+            )
+
+
+def _holds_same_problems(retained: Behavior, trained: Behavior) -> bool:
+    """Return whether two behaviors are one: by their name, or since half of the problems of the retained one are trained on."""
+    if retained.name == trained.name:
+        return True
+    mine, theirs = ({(normalise(p.question), normalise(p.answer)) for p in b.split(Split.TRAIN)} for b in (retained, trained))
+    return bool(mine) and 2 * len(mine & theirs) >= len(mine)
 
 
 def refuse_existing(out: Path) -> None:

@@ -33,6 +33,7 @@ from posttrain.trainers.distributed.processes import ProcessGroup
 from posttrain.trainers.models.loading import LoadedModel, load_for_training, load_frozen
 from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.recipes.registry import RECIPES
+from posttrain.trainers.recipes.retention import SAMPLES_FOUND
 from posttrain.trainers.rollouts.live_engines import check_engine, open_live
 from posttrain.trainers.rollouts.weight_sync import InPlaceEngine, stored_tensors
 from posttrain.trainers.sources.finished_run import read_run
@@ -64,6 +65,7 @@ def train(
     teacher: str | Path | None = None,
     earlier: str | Path | None = None,
     engine: str | Engine | None = None,
+    retain: Sequence[str | Path | Behavior] = (),
     reporter: Reporter | None = None,
 ) -> TrainingResult:
     """Run one stage on the train split of behaviors and write a checkpoint that any Hugging Face loader opens.
@@ -87,6 +89,8 @@ def train(
         earlier: MODEL from before, for stages that bring something back; it teaches where no teacher is given.
         engine: What samples the model in training, `transformers` or `vllm`; wins over the file. Or an open engine with `load_weights`, which
             stays open and holds the checkpoint's weights in the end.
+        retain: Behaviors that are not to be lost: the model's own right answers to their train problems are `retain_share` of the rows of every
+            batch, and of its loss.
         reporter: Where progress goes.
 
     Raises:
@@ -111,6 +115,7 @@ def train(
             teacher=teacher,
             earlier=earlier,
             engine=engine if isinstance(engine, TakesWeights) else None,
+            retain=tuple(resolve_behaviors(retain)) if retain else (),
         )
         return run_training(request, processes, reporter)
 
@@ -192,18 +197,19 @@ def _train_in(
     """Open the verifiers and run the recipe."""
     stage, config = request.stage, request.config
     with ExitStack() as stack:
-        behaviors = inputs.training_set.behaviors.items()
-        verifiers = {name: stack.enter_context(Grader(behavior)) for name, behavior in behaviors}
+        retained = {} if inputs.retained is None else inputs.retained.behaviors
+        behaviors = {**inputs.training_set.behaviors, **retained}
+        verifiers = {name: stack.enter_context(Grader(behavior)) for name, behavior in behaviors.items()}
         graders: dict[str, GradeFn] = {name: verifier.grade for name, verifier in verifiers.items()}
         inputs = replace(inputs, graders=graders)
-        if _samples(request):
-            for verifier in verifiers.values():
+        for name, verifier in verifiers.items():
+            if name in retained or _samples(request):
                 verifier.check_ready()
         inputs = fit_lengths(RECIPES[stage], inputs, config, evaluated=config.eval_every is not None)
         evaluate = None
         if config.eval_every is not None:
             evaluate = DevEvaluator(sampler_of(inputs), inputs.training_set, num_samples=config.eval_samples, seed=config.seed)
-        on_step = _show_progress(stage, stack.enter_context(reporter.task(f"training {stage}", None)), reporter)
+        on_step = _show_progress(request, stack.enter_context(reporter.task(f"training {stage}", None)), reporter)
 
         def say(line: str) -> None:
             reporter.say(f"{stage}: {line}")
@@ -221,12 +227,15 @@ def _samples(request: TrainRequest) -> bool:
     return bool(needs) and not request.data and not request.from_run
 
 
-def _show_progress(stage: str, task: Task, reporter: Reporter) -> Callable[[Mapping[str, object]], None]:
+def _show_progress(request: TrainRequest, task: Task, reporter: Reporter) -> Callable[[Mapping[str, object]], None]:
     """Return what shows each logged object as progress."""
+    stage = request.stage
 
     def on_step(record: Mapping[str, object]) -> None:
         if record["event"] == "prepared":
             task.expect(int(record["num_batches"]))  # type: ignore[call-overload]
+            for line in _retention_lines(record, request.config.retain_share):
+                reporter.say(f"{stage}: {line}")
         elif record["event"] == "resumed":
             task.expect(int(record["num_batches"]))  # type: ignore[call-overload]
             task.advance(int(record["step"]))  # type: ignore[call-overload]
@@ -237,6 +246,22 @@ def _show_progress(stage: str, task: Task, reporter: Reporter) -> Callable[[Mapp
             task.note(f"loss {record['loss']:.3g}" + (f", reward {reward:.2f}" if isinstance(reward, float) else ""))
 
     return on_step
+
+
+def _retention_lines(record: Mapping[str, object], share: float) -> list[str]:
+    """Return a line for each retained behavior, from what was logged when its samples were taken."""
+    lines = []
+    for key, number in record.items():
+        if not key.startswith(SAMPLES_FOUND):
+            continue
+        name = key.removeprefix(SAMPLES_FOUND)
+        if number:
+            lines.append(
+                f"{name} is retained: {number:.0f} right answers, mixed into every batch at a share of {share:g} for all retained behaviors"
+            )
+        else:
+            lines.append(f"warning: no sample of {name} is right, so there is nothing to retain; training goes on without it")
+    return lines
 
 
 def _work_path(out: Path) -> Path:
@@ -278,17 +303,20 @@ def _read_inputs(
     """Read the data and load the other models; there are no graders yet."""
     # An engine of another kind is not started for this; before the first step the model in training is the one that it will be given.
     own = engine if not isinstance(engine, InPlaceEngine) else TransformersEngine.from_model(loaded.model, loaded.tokenizer)
-    behaviors = [
-        write_as_the_model(own, follow_template(_with_limit(request, own, behavior, reporter), own.codec))
-        for behavior in request.behaviors
-    ]
-    training_set = TrainingSet(behaviors, dev_share=request.config.dev_share)
+
+    def prepared(given: Sequence[Behavior], *, sampled: bool) -> list[Behavior]:
+        limited = (_with_limit(request, own, behavior, reporter if sampled else Reporter(quiet=True)) for behavior in given)
+        return [write_as_the_model(own, follow_template(behavior, own.codec)) for behavior in limited]
+
+    training_set = TrainingSet(prepared(request.behaviors, sampled=_samples(request)), dev_share=request.config.dev_share)
+    retained = TrainingSet(prepared(request.retained, sampled=True), dev_share=0) if request.retained else None
     device = processes.train_device(loaded.model)
     rows: Sequence[TrainingRow] = ()
     prompts: Sequence[TrainingProblem] = ()
     fingerprint = ""
     if request.data:
-        data = read_data(request.data, engine, list(training_set.behaviors.values()), RECIPES[request.stage].reads)
+        measured = [*training_set.behaviors.values(), *(() if retained is None else retained.behaviors.values())]
+        data = read_data(request.data, engine, measured, RECIPES[request.stage].reads)
         rows, prompts, fingerprint = data.rows, data.prompts, data.fingerprint
         for column in sorted(data.unread):
             reporter.say(
@@ -322,6 +350,7 @@ def _read_inputs(
         prompts=tuple(prompts),
         teacher=others["teacher"],
         earlier=others["earlier"],
+        retained=retained,
     )
 
 
@@ -332,9 +361,8 @@ def _with_limit(request: TrainRequest, engine: Engine, behavior: Behavior, repor
     if request.from_run:
         behavior = recorded_limit(behavior, RunDirectory(Path(request.from_run)).read_json())
     behavior = limit_without_pilot(engine, behavior, room_for_samples([engine], behavior, max_length=request.config.max_length))
-    if _samples(request):
-        limit = describe_limit(behavior.sampling.max_tokens, behavior.limit_source)
-        reporter.say(f"{request.stage}: {behavior.name}: a sample may have {limit}")
+    limit = describe_limit(behavior.sampling.max_tokens, behavior.limit_source)
+    reporter.say(f"{request.stage}: {behavior.name}: a sample may have {limit}")
     return behavior
 
 

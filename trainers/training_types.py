@@ -42,6 +42,8 @@ class RowRole(StrEnum):
     """The worse answer of a pair, or an answer labelled bad."""
     MISMATCHED = "mismatched"
     """An answer behind a prompt that is not its own, scored for KTO's reference point and never trained on."""
+    RETAINED = "retained"
+    """A right answer of the model before training to a problem of a retained behavior; imitated beside what the stage learns from."""
 
 
 class Material(StrEnum):

@@ -13,6 +13,7 @@ import typer.core
 
 from posttrain import __version__
 from posttrain.cli import behaviors, compare, diagnose, env, figures, gate, loop, plot, probes, report, stages, train
+from posttrain.cli.options import repeat_option
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -38,6 +39,14 @@ class _Verbs(typer.core.TyperGroup):
             raise _Interrupted(stop) from stop
 
 
+class _Verb(typer.core.TyperCommand):
+    """A verb; `--retain` takes all names up to the next option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what stands behind the verb."""
+        return super().parse_args(ctx, repeat_option(args, "--retain"))
+
+
 app = typer.Typer(
     name="posttrain",
     cls=_Verbs,
@@ -57,7 +66,7 @@ VERBS: dict[str, tuple[Any, tuple[str, ...]]] = {
 """Every verb: its function and the examples that end its help page."""
 
 for _name, (_function, _examples) in VERBS.items():
-    app.command(_name, epilog=_with_examples(_examples))(_function)
+    app.command(_name, cls=_Verb, epilog=_with_examples(_examples))(_function)
 
 
 @app.callback(invoke_without_command=True)

@@ -121,6 +121,15 @@ Overrides = Annotated[
         "model's width: for sft 1e-3 at width 128, 1.6e-5 at 4096 (docs/learning-rates.md).",
     ),
 ]
+Retain = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--retain",
+        metavar="BEHAVIOR...",
+        help="Behaviors not to lose, all names up to the next option: the model's own right answers to their train problems are retain_share of every "
+        "batch (--set retain_share=0.25). none: no behavior.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -140,6 +149,39 @@ def split_names(option: str, given: str) -> list[str]:
             code="empty_name",
         )
     return names
+
+
+def repeat_option(arguments: Sequence[str], option: str) -> list[str]:
+    """Return arguments in which an option stands before each of its values, where it stood before the first of several.
+
+    Its values are what follows up to the next option: `--retain a b --out x` becomes `--retain a --retain b --out x`.
+    """
+    repeated: list[str] = []
+    inside = False
+    for number, argument in enumerate(arguments):
+        if argument.startswith("-"):
+            inside = argument == option or argument.startswith(f"{option}=")
+        elif inside and arguments[number - 1] != option:
+            repeated.append(option)
+        repeated.append(argument)
+    return repeated
+
+
+def retained_names(given: Sequence[str] | None) -> list[str] | None:
+    """Return the behaviors of --retain: None where it was not given, no behavior for the word `none`.
+
+    Raises:
+        SettingsError: `none` stands among other names (`none_among_names`).
+    """
+    if given is None or "none" not in given:
+        return None if not given else list(given)
+    if len(given) > 1:
+        from posttrain.diagnose.errors import SettingsError
+
+        raise SettingsError(
+            f"--retain: got {' '.join(given)}; give names of behaviors, or the word none alone", code="none_among_names"
+        )
+    return []
 
 
 def is_on(option: str, given: str) -> bool:

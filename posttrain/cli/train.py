@@ -15,6 +15,7 @@ EXAMPLES = (
     "posttrain train grpo demo products --out runs/products-grpo --set num_steps=4",
     "posttrain train grpo demo products --out runs/products-vllm --set num_steps=4 --engine vllm",
     "posttrain train sft path/to/model my.jsonl --out runs/mine-sft --data rows.jsonl --set lora_rank=16",
+    "posttrain train sft path/to/model my.jsonl --out runs/mine-sft --retain products spell_backward",
 )
 
 
@@ -43,6 +44,7 @@ def train(
     earlier: Annotated[
         str | None, typer.Option("--earlier", metavar="MODEL", help="A checkpoint from before: replay, merge, opd back from it.")
     ] = None,
+    retain: options.Retain = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
     system: options.System = None,
@@ -65,7 +67,7 @@ def train(
     )
     result = run_train(
         stage, model, loaded, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,
-        teacher=teacher, earlier=earlier, engine=engine, reporter=open_reporter(quiet),
+        teacher=teacher, earlier=earlier, engine=engine, retain=options.retained_names(retain) or (), reporter=open_reporter(quiet),
     )  # fmt: skip
     if not is_rank_zero():
         return
@@ -80,4 +82,6 @@ def train(
     }
     if any(too_long.values()):
         print(f"too long: {', '.join(f'{number} {what}' for what, number in too_long.items() if number)}")
+    if result.retained_rows:
+        print(f"retained: {result.retained_rows} rows, {result.retained_tokens} tokens of {result.trained_tokens} trained")
     print(f"checkpoint: {result.checkpoint}")

@@ -242,6 +242,16 @@ TRAINED = {
     "train grpo {model} {rows} --out out --engine scripted": "engine_not_trainable",
     "train grpo {model} judged_train.yaml --out out": "judge_unreachable",
     "train grpo {model} long_train.yaml --out out": "max_tokens_too_large",
+    "train sft {model} {rows} --out out --retain {rows}": "retained_is_trained",
+    "train sft {model} {rows} --out out --retain kept.yaml renamed_sums.yaml": "retained_is_trained",
+    "train sft {model} {rows} --out out --retain good.yaml": "retained_without_train_problems",
+    "train sft {model} {rows} --out out --retain no_behavior": "unknown_behavior",
+    "train sft {model} {rows} --out out --retain none {rows}": "none_among_names",
+    "train reward_model {model} {rows} --out out --retain kept.yaml": "stage_cannot_retain",
+    "train merge {model} {rows} --out out --earlier {model} --retain kept.yaml": "stage_cannot_retain",
+    "train sft {model} {rows} --out out --retain judged_kept.yaml": "judge_unreachable",
+    "train sft {model} {rows} --out out --retain kept.yaml --set retain_share=1": "setting_out_of_range",
+    "train sft {model} {rows} --out out --data asked.jsonl --retain kept.yaml": "measured_problem",
     "loop {model} {rows} --out out --rounds 0": "too_few_rounds",
     "loop {model} {rows} --out out --rounds 99999999": "too_many_rounds",
     "loop {model} {rows} --out out --stages ,": "empty_name",
@@ -267,6 +277,14 @@ def test_a_wrong_option_of_train_and_loop_is_refused_before_anything_is_sampled(
 ) -> None:
     judged = sums_file.read_text().replace("kind: number", "kind: judge, url: 'http://127.0.0.1:9/v1', model: m, retries: 0")
     (folder / "judged_train.yaml").write_text(judged)
+    (folder / "renamed_sums.yaml").write_text(f"name: renamed\n{sums_file.read_text()}")
+    kept = [{"id": f"k{i}", "prompt": f"kept {i}", "answer": str(i), "split": "eval" if i < 4 else "train"} for i in range(8)]
+    (folder / "kept.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    (folder / "kept.yaml").write_text(GOOD.replace("good", "kept"))
+    (folder / "judged_kept.yaml").write_text(
+        judged.replace("rows.jsonl", "kept.jsonl").replace("split: {train: 0.5, final: 0.2}", "")
+    )
+    (folder / "asked.jsonl").write_text(json.dumps({"prompt": "kept 0", "completion": "0"}) + "\n")
     (folder / "long_train.yaml").write_text(sums_file.read_text().replace("max_tokens: 20", "max_tokens: 512"))
     refuses(command.format(model=tiny_model, rows=sums_file), code)
     assert not (folder / "out").exists()

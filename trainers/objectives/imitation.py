@@ -31,3 +31,16 @@ class Nll(Term):
         probability: Tensor = scores.policy.detach().exp()
         weight = probability if self.token_weight == "probability" else probability * (1 - probability)
         return TermLoss(losses=weight * losses, metrics=metrics | {"token_weight": weight})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetainedNll(Term):
+    """−log π(y_t) of the rows of retained behaviors. It holds what the model can do and is nothing to learn: without another term there is no step."""
+
+    name: ClassVar[str] = "retained_nll"
+    regularizer: ClassVar[bool] = True
+
+    def loss(self, scores: ForwardScores) -> TermLoss:
+        """Return [N] losses, nats."""
+        losses = -scores.policy
+        return TermLoss(losses=losses, metrics={self.name: losses.detach()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from posttrain.trainers.sources.policy import PolicySource, PromptBuilder, Rollo
 from posttrain.trainers.sources.prepared import Made, PreparedRows, change_rows, fixed
 from posttrain.trainers.sources.verified import make_pairs, sample_pairs, sample_verified, successes
 from posttrain.trainers.stage import Component, Credit, FrozenModel, Reduction, Source, Stage, Stateful, Term, TrainingInputs
-from posttrain.trainers.training_types import RowRole, TrainingRow
+from posttrain.trainers.training_types import RowRole, TrainingProblem, TrainingRow
 
 REDUCTIONS: dict[str, Reduction] = {"sequence_mean": sequence_mean, "token_mean": token_mean}
 SAMPLES = frozenset({RowRole.SAMPLE})
@@ -138,6 +138,28 @@ def require_teacher(inputs: TrainingInputs, stage: str, *, same_tokens: bool = T
     return teacher
 
 
+def frozen_sampler(inputs: TrainingInputs, other: FrozenModel) -> RolloutSampler:
+    """Return what samples a model beside the one in training and grades with the verifiers of the inputs."""
+    return RolloutSampler(
+        engine=other.engine, graders=inputs.graders, processes=inputs.processes, context=context_length(other.model.config)
+    )
+
+
+def as_student(inputs: TrainingInputs, items: Sequence[TrainingProblem]) -> Callable[[TrainingRow], TrainingRow]:
+    """Return what makes a demonstration of another model's sample on one of these problems, tokenised as the model in training would."""
+    by_name = {(item.behavior.name, item.problem.id): item for item in items}
+
+    def change(row: TrainingRow) -> TrainingRow:
+        item = by_name[row.behavior, row.problem_id]
+        prompt = inputs.engine.codec.encode_prompt(item.problem.prompt, item.behavior.prompt)
+        ids = row.completion_ids
+        if prompt.token_ids != row.prompt_ids:
+            ids = inputs.engine.codec.encode_path(prompt, Reference(steps=(row.text,))).token_ids
+        return replace(row, prompt_ids=prompt.token_ids, completion_ids=ids, sampler_logprobs=None, role=RowRole.DEMONSTRATION)
+
+    return change
+
+
 def teacher_traces(inputs: TrainingInputs, config: TracesConfig, stage: str, *, same_tokens: bool) -> Callable[[], Made]:
     """Return what makes rows of the teacher's verified samples, tokenised as the student's.
 
@@ -145,28 +167,8 @@ def teacher_traces(inputs: TrainingInputs, config: TracesConfig, stage: str, *, 
         SettingsError: The teacher cannot be used.
     """
     teacher = require_teacher(inputs, stage, same_tokens=same_tokens)
-    sample = sample_verified(
-        RolloutSampler(
-            engine=teacher.engine,
-            graders=inputs.graders,
-            processes=inputs.processes,
-            context=context_length(teacher.model.config),
-        ),
-        inputs.training_set,
-        config,
-        seed=f"teacher|{config.seed}",
-    )
-    items = {(item.behavior.name, item.problem.id): item for item in inputs.training_set.train}
-
-    def as_student(row: TrainingRow) -> TrainingRow:
-        item = items[row.behavior, row.problem_id]
-        prompt = inputs.engine.codec.encode_prompt(item.problem.prompt, item.behavior.prompt)
-        ids = row.completion_ids
-        if prompt.token_ids != row.prompt_ids:
-            ids = inputs.engine.codec.encode_path(prompt, Reference(steps=(row.text,))).token_ids
-        return replace(row, prompt_ids=prompt.token_ids, completion_ids=ids, sampler_logprobs=None, role=RowRole.DEMONSTRATION)
-
-    traces = change_rows(sample, as_student)
+    sample = sample_verified(frozen_sampler(inputs, teacher), inputs.training_set, config, seed=f"teacher|{config.seed}")
+    traces = change_rows(sample, as_student(inputs, inputs.training_set.train))
 
     def make() -> Made:
         rows, metrics = traces()

@@ -9,6 +9,7 @@ from posttrain.diagnose.errors import BehaviorError, SettingsError
 from posttrain.diagnose.stage_catalogue import HOW_TO_GIVE, STAGES, Need, Provenance, trainable_needs
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.data.data_set import materials
+from posttrain.trainers.recipes.retention import with_retention
 from posttrain.trainers.stage import ConfigT, Recipe, Stage, TrainingInputs
 from posttrain.trainers.training_types import Material
 
@@ -81,12 +82,17 @@ def scored_by_teacher(recipe: Recipe[Any]) -> bool:
     return Need.TEACHER in recipe.description.needs and Need.VERIFIER not in recipe.description.needs
 
 
+def can_retain(recipe: Recipe[Any]) -> bool:
+    """Return whether retained behaviors can be mixed into a stage: it trains, and what it saves is a policy."""
+    return recipe.build is not None and recipe.saves == "policy"
+
+
 def build_stage(recipe: Recipe[ConfigT], inputs: TrainingInputs, config: ConfigT) -> Stage:
-    """Build the stage of a recipe that takes steps.
+    """Build the stage of a recipe that takes steps, with rows of the retained behaviors in its batches where there are such.
 
     Raises:
         UserError: The inputs are refused by `check_inputs`, or the recipe cannot be built from them.
     """
     check_inputs(recipe, inputs)
     assert recipe.build is not None
-    return recipe.build(inputs, config)
+    return with_retention(recipe.build(inputs, config), inputs, config)

@@ -77,8 +77,8 @@ class Stepper:
         return outcome
 
     def share_with_signal(self, rows: Sequence[TrainingRow], number: int = 0) -> float:
-        """Return the share of the groups of a batch to which a term other than a regularizer applies."""
-        groups = {row.group_id for row in rows}
+        """Return the share of the groups of a batch to which a term other than a regularizer applies; retained rows are no groups."""
+        groups = {row.group_id for row in rows if row.role is not RowRole.RETAINED}
         with_signal = {
             row.group_id for one in self.components if not one.term.regularizer for row in rows if _acts(one, row, number)
         }

@@ -59,7 +59,9 @@ class CheckpointWriter:
             save_adapter = None if adapter is None else partial(adapter.save, adapter.lora_weights())
             head = None if self.scalar_head is None else processes.gather_module(self.scalar_head)
             if processes.is_rank_zero:
-                card = write_model_card(model, self.recipe, self.config, inputs.training_set, num_steps, evaluations)
+                card = write_model_card(
+                    model, self.recipe, self.config, inputs.training_set, num_steps, evaluations, inputs.retained
+                )
                 save_checkpoint(
                     self.out / folder,
                     model,

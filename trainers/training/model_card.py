@@ -30,6 +30,7 @@ def write_model_card(
     training_set: TrainingSet,
     num_steps: int,
     evaluations: Sequence[DevEvaluation],
+    retained: TrainingSet | None = None,
 ) -> str:
     """Return the card as Markdown.
 
@@ -40,6 +41,7 @@ def write_model_card(
         training_set: What it learned from.
         num_steps: Optimizer steps taken.
         evaluations: On the dev slice: before training, and of what is stored.
+        retained: Behaviors whose right answers were mixed in.
     """
     base = str(getattr(model.config, "_name_or_path", "") or "unknown")
     behaviors = "\n".join(
@@ -47,6 +49,12 @@ def write_model_card(
         f"{behavior.fingerprint or 'none'})"
         for name, behavior in training_set.behaviors.items()
     )
+    if retained is not None:
+        behaviors += "".join(
+            f"\n- {name}: retained, at a share of {config.retain_share:g} of every batch for all retained behaviors (fingerprint "
+            f"{behavior.fingerprint or 'none'})"
+            for name, behavior in retained.behaviors.items()
+        )
     settings = "\n".join(f"- {key}: {value}" for key, value in config.model_dump(mode="json").items())
     about = recipe.description
     return (

@@ -100,6 +100,9 @@ def fit_lengths(recipe: Recipe[Any], inputs: TrainingInputs, config: TrainingCon
         dropped |= lengths.without_room(inputs.engine, inputs.training_set.dev)
         if config.too_long is TooLong.REFUSE:
             lengths.fit(encode_references(inputs.engine, inputs.training_set.dev))
+    if inputs.retained is not None:
+        gone = lengths.without_room(inputs.engine, inputs.retained.train)
+        inputs = replace(inputs, retained=inputs.retained.without(gone))
     return replace(inputs, training_set=inputs.training_set.without(dropped)) if dropped else inputs
 
 
@@ -120,6 +123,7 @@ def run_identity(recipe: Recipe[Any], inputs: TrainingInputs, config: TrainingCo
         "model": inputs.fingerprint,
         "template_date": template_date(inputs.engine.codec),
         "behaviors": {name: behavior.fingerprint for name, behavior in inputs.training_set.behaviors.items()},
+        "retained": {} if inputs.retained is None else {name: one.fingerprint for name, one in inputs.retained.behaviors.items()},
         "data": inputs.data_fingerprint or fingerprint_rows(inputs.data),
         "teacher": None if inputs.teacher is None else inputs.teacher.fingerprint,
         "earlier": None if inputs.earlier is None else inputs.earlier.fingerprint,

@@ -39,6 +39,10 @@ class TrainingResult:
     """Tokens that ran through the model for training."""
     generated_tokens: int = 0
     """Tokens sampled for training, the dev slice not counted."""
+    retained_rows: int = 0
+    """Rows of retained behaviors in all optimizer steps; one that is trained on twice counts twice."""
+    retained_tokens: int = 0
+    """Completion tokens of these rows; they are among the trained tokens."""
     num_rows_dropped: int = 0
     """Rows that were longer than `max_length`, or than the model reads, and left out."""
     num_rows_cut: int = 0

@@ -23,6 +23,8 @@ class Progress:
     trained_tokens: int = 0
     input_tokens: int = 0
     generated_tokens: int = 0
+    retained_rows: int = 0
+    retained_tokens: int = 0
     seconds_before: float = 0.0
     """Spent by the processes that worked on this run before."""
     begun: float = field(default_factory=time.monotonic)

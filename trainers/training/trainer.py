@@ -39,7 +39,7 @@ from posttrain.trainers.training.result import Ending, TrainingResult
 from posttrain.trainers.training.resume_state import ResumeStore, StoredState, TrainedTensors, find_state
 from posttrain.trainers.training.run_progress import OpenBatch, Progress
 from posttrain.trainers.training.training_log import TrainingLog
-from posttrain.trainers.training_types import OnStep
+from posttrain.trainers.training_types import OnStep, RowRole
 
 
 def run_recipe(
@@ -259,7 +259,7 @@ class TrainingLoop:
         begun = time.monotonic()
         batch = self.stage.source.batch(step)
         seconds = time.monotonic() - begun
-        self.inputs.training_set.require_train(batch.rows)
+        self.inputs.require_train(batch.rows)
         rows, metrics = self.stage.credit.assign(batch.rows, self.stepper.scorer.score_rows)
         metrics = {"source_seconds": seconds, **batch.metrics, **metrics}
         return OpenBatch(rows=rows, num_updates=batch.num_updates, metrics=metrics)
@@ -273,6 +273,7 @@ class TrainingLoop:
         for group in self.stepper.optimizer.param_groups:
             group["lr"] = learning_rate
         outcome = StepOutcome(status=StepStatus.NO_SIGNAL)
+        replayed = [row for row in batch.rows if row.role is RowRole.RETAINED]
         while batch.num_done < batch.num_updates:
             outcome = self.stepper.step(batch.rows, batch.old, step)
             if outcome.status is not StepStatus.UPDATED:
@@ -280,6 +281,8 @@ class TrainingLoop:
             if average is not None:
                 average.update()
             progress.num_steps += 1
+            progress.retained_rows += len(replayed)
+            progress.retained_tokens += sum(len(row.completion_ids) for row in replayed)
             batch.num_done += 1
             batch.trained_tokens += outcome.trained_tokens
             batch.input_tokens += outcome.input_tokens
@@ -397,6 +400,8 @@ class TrainingLoop:
             trained_tokens=progress.trained_tokens,
             input_tokens=progress.input_tokens,
             generated_tokens=progress.generated_tokens,
+            retained_rows=progress.retained_rows,
+            retained_tokens=progress.retained_tokens,
             num_rows_dropped=self.inputs.lengths.num_dropped,
             num_rows_cut=self.inputs.lengths.num_cut,
             num_problems_dropped=self.inputs.lengths.num_problems_dropped,
