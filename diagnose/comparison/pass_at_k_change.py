@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from posttrain.analysis.stats import Interval, paired_delta_interval, pass_at_k, posterior_changes
-from posttrain.diagnose.comparison.paired_samples import PairedCounts, bounded
+from posttrain.diagnose.comparison.paired_samples import PairedCounts, bounded, pair_counts
+from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior
+from posttrain.diagnose.types import Estimate
 
 
 def pass_at_k_changes(counts: PairedCounts, ks: Sequence[int], *, level: float = 0.95) -> list[Interval]:
@@ -27,3 +29,9 @@ def pass_at_k_changes(counts: PairedCounts, ks: Sequence[int], *, level: float =
         return [paired_delta_interval(pass_at_k(n0, c0, k), pass_at_k(n1, c1, k), counts.units, level=level) for k in ks]
 
     return bounded(counts, estimate, counts.bounds_of_change)
+
+
+def change_of_pass_at_1(before: DiagnosedBehavior, after: DiagnosedBehavior) -> Estimate | None:
+    """Return the paired difference of pass@1 with its 95 % interval; None where no problem has samples in both runs."""
+    counts = pair_counts(before, after)
+    return Estimate.of(pass_at_k_changes(counts, [1])[0]) if counts.known.any() else None

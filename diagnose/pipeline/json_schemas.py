@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.comparison.compare_json import CompareFile
+from posttrain.diagnose.comparison.loop_json import LoopFile
 from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile
 from posttrain.diagnose.storage.json_model import FileModel
 
-MODELS: dict[str, type[FileModel]] = {"diagnosis": DiagnosisFile, "compare": CompareFile}
+MODELS: dict[str, type[FileModel]] = {"diagnosis": DiagnosisFile, "compare": CompareFile, "loop": LoopFile}
 """Stem of each file, and its model."""
 
 

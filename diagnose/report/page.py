@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.diagnose.comparison.compare_json import CompareFile
+from posttrain.diagnose.comparison.loop_json import LoopFile
 from posttrain.diagnose.report.behavior_view import behavior_view
 from posttrain.diagnose.report.comparison_view import comparison_view
+from posttrain.diagnose.report.loop_view import loop_view
 from posttrain.diagnose.report.text import MethodNotes, unique_slugs, write_setting
 from posttrain.diagnose.report.verdict_view import NextStart, verdict_view
 from posttrain.diagnose.report.words import BOTTLENECKS, GLOSSARY
@@ -29,15 +31,17 @@ def diagnosis_page(file: DiagnosisFile) -> dict[str, Any]:
         "verdicts": behaviors,
         "behaviors": behaviors,
         "comparisons": [],
+        "loop": None,
         **_foot(file.run, file.settings, methods),
     }
 
 
-def comparison_page(files: Sequence[CompareFile]) -> dict[str, Any]:
+def comparison_page(files: Sequence[CompareFile], loop: LoopFile | None = None) -> dict[str, Any]:
     """Return everything that the page of a comparison says.
 
     Args:
         files: The comparison, and where there is one that of the final split.
+        loop: The rounds in between, where a loop made them.
     """
     methods, first = MethodNotes(), files[0]
     entries = [(file.split, behavior) for file in files for behavior in file.behaviors]
@@ -55,6 +59,7 @@ def comparison_page(files: Sequence[CompareFile]) -> dict[str, Any]:
         "comparisons": [
             comparison_view(behavior, split, slug, methods) for (split, behavior), slug in zip(entries, slugs, strict=True)
         ],
+        "loop": loop_view(loop),
         "measured_in": [first.before.run, first.after.run],
         **_foot(first.run, first.settings, methods),
     }

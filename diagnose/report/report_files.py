@@ -1,4 +1,4 @@
-"""Write the report of a folder: HTML, Markdown and figures, from its diagnosis.json or compare.json and nothing else."""
+"""Write the report of a folder: HTML, Markdown and figures, from its diagnosis.json, or its compare.json and loop.json, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from posttrain.analysis.figures import figure_csv
 from posttrain.diagnose.comparison.compare_json import CompareFile
+from posttrain.diagnose.comparison.loop_json import LoopFile
 from posttrain.diagnose.errors import RunError, UserError
 from posttrain.diagnose.report.html import render_html
 from posttrain.diagnose.report.markdown import render_markdown
@@ -28,7 +29,7 @@ def write_report(folder: Path) -> tuple[Path, Path]:
     Every file is written to a temporary name, synced and renamed, figures first, so that a page never points at a missing figure.
 
     Args:
-        folder: Holds diagnosis.json, or compare.json and perhaps `final/compare.json`.
+        folder: Holds diagnosis.json, or compare.json and perhaps `final/compare.json` and loop.json.
 
     Returns:
         The paths of the HTML and of the Markdown page.
@@ -80,10 +81,13 @@ def _diagnosis(folder: Path, file: DiagnosisFile) -> dict[str, Any]:
 
 def _comparison(folder: Path, files: Sequence[CompareFile]) -> dict[str, Any]:
     """Return the page of a comparison, its figures written."""
-    page = comparison_page(files)
+    rounds = folder / "loop.json"
+    page = comparison_page(files, read_model(rounds, LoopFile) if rounds.exists() else None)
     entries = [behavior.to_json() for file in files for behavior in file.behaviors]
     for part, entry in zip(page["comparisons"], entries, strict=True):
         part["figures"] = _write_figures(folder, part["slug"], part["name"], comparison_figures(folder, entry))
+    if page["loop"] is not None:
+        page["loop"]["figures"] = []
     return page
 
 

@@ -13,6 +13,7 @@ from posttrain.cli.printing import interval, open_reporter, print_diagnosis, typ
 EXAMPLES = (
     "posttrain loop demo products spell_backward --out runs/first --set num_steps=6",
     "posttrain loop path/to/model my.jsonl --out runs/loop --rounds 2 --max-tokens-total 200000",
+    "posttrain loop path/to/model new.yaml kept.yaml --out runs/loop --rounds 6 --budget-tokens 2000000",
     "posttrain loop path/to/model my.jsonl --out runs/loop --limit 100 --max-tokens 512",
     "posttrain loop path/to/model my.jsonl --out runs/sft-grpo --rounds 2 --stages sft,grpo",
 )
@@ -22,7 +23,14 @@ def loop(
     model: options.Model,
     behaviors: options.Behaviors,
     out: options.Out,
-    rounds: Annotated[int, typer.Option("--rounds", help="Stages to run at most, each followed by a new measurement.")] = 1,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            "--rounds",
+            help="Stages to run at most, each followed by a new measurement. Ends earlier when all targets are mastered, two rounds in a row "
+            "bring no gain, the budget is spent, or nothing that trains is left.",
+        ),
+    ] = 1,
     stages: Annotated[
         str | None,
         typer.Option(
@@ -32,6 +40,14 @@ def loop(
     samples: options.Samples = None,
     precision: options.Precision = None,
     max_tokens_total: options.MaxTokensTotal = None,
+    budget_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--budget-tokens",
+            metavar="N",
+            help="Tokens that the whole loop may generate and train on, the final split not counted; checked before every stage.",
+        ),
+    ] = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
     system: options.System = None,
@@ -60,7 +76,7 @@ def loop(
         behaviors, max_tokens=max_tokens, temperature=temperature, system=system, verifier=verifier, limit=limit
     )
     result = run_loop(
-        model, loaded, out=out, rounds=rounds, stages=() if stages is None else options.split_names("--stages", stages), probes=options.split_names("--probes", probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total,
+        model, loaded, out=out, rounds=rounds, stages=() if stages is None else options.split_names("--stages", stages), probes=options.split_names("--probes", probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total, budget_tokens=budget_tokens,
         engine=engine, config=config, overrides=overrides or [], pilot=options.is_on("--pilot", pilot), seed=seed, command=typed_command(), reporter=open_reporter(quiet),
     )  # fmt: skip
     if is_rank_zero():
@@ -72,11 +88,17 @@ def _print_loop(result: Any) -> None:
     from rich.table import Table
 
     from posttrain.diagnose.comparison.comparison_words import role_words
+    from posttrain.diagnose.comparison.loop_json import LoopFile
+    from posttrain.diagnose.comparison.loop_words import VERDICTS, keep_words
+    from posttrain.diagnose.storage.json_model import read_model
 
-    if not result.rounds:
+    file = read_model(result.path / "loop.json", LoopFile)
+    if result.transition is None:
         print_diagnosis(result.before, as_json=False)
+        print(f"ended: {file.words}")
         return
-    table = Table(title=" → ".join(f"{r.stage} on {', '.join(r.trained)}" for r in result.rounds), title_justify="left")
+    shown = next(one for one in result.rounds if one.after.path == result.transition.after.path)
+    table = Table(title=f"from the start to round {shown.number}", title_justify="left")
     for column in ("behavior", "problems", "pass@1 before", "pass@1 after", "change (paired 95 %)", "what happened"):
         table.add_column(column, justify="left" if column in ("behavior", "what happened") else "right", no_wrap=True)
     for transition, split in ((result.transition, "eval"), (result.final, "final")):
@@ -85,8 +107,12 @@ def _print_loop(result: Any) -> None:
                 f"{behavior.name}{' (trained)' if behavior.trained else ''}", f"{behavior.num_problems} {split}", interval(behavior.pass_at_1_before),
                 interval(behavior.pass_at_1_after), interval(behavior.delta, signed=True), role_words(behavior.role),
             )  # fmt: skip
+    for one in result.rounds:
+        changes = ", ".join(f"{change.behavior} {interval(change.delta, signed=True)}" for change in one.changes)
+        print(f"round {one.number}: {one.stage} on {', '.join(one.trained)} {VERDICTS[one.verdict]} ({changes})")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
-    for diagnosis in result.rounds[-1].after.diagnoses:
+    for diagnosis in shown.after.diagnoses:
         print(f"now: {diagnosis.sentence}")
-    print(f"checkpoint: {result.rounds[-1].checkpoint}")
+    print(f"ended: {file.words}")
+    print(keep_words(file))
     print(f"report: {result.report_html}")

@@ -34,6 +34,7 @@ class LoopOptions(TypedDict, total=False):
     samples: int | None
     precision: float | None
     max_tokens_total: int | None
+    budget_tokens: int | None
     probes: Sequence[str]
     engine: str
     config: str | Path | None
@@ -58,7 +59,7 @@ class LoopRequest:
     out: Path
     """Folder of the loop."""
     rounds: int = 1
-    """Stages at most; the loop ends early when no diagnosis names one that trains."""
+    """Stages at most; the loop ends early where `LoopEnd` says why."""
     stages: Sequence[str] = ()
     """Stages to run instead of the named ones, one per round."""
     samples: int | None = None
@@ -67,6 +68,9 @@ class LoopRequest:
     """In place of a number: half-width of the primary metric's interval, as for `posttrain.diagnose.run`."""
     max_tokens_total: int | None = None
     """In place of a number: generated tokens of each diagnosis at most, as for `posttrain.diagnose.run`."""
+    budget_tokens: int | None = None
+    """Generated and trained tokens of the whole loop at most, the final split not counted; checked before a stage begins, by what a round is
+    expected to take."""
     probes: Sequence[str] = (AUTO,)
     """Further probes of every diagnosis, as for `posttrain.diagnose.run`."""
     engine: str = EMBEDDED
@@ -94,6 +98,11 @@ class LoopRequest:
             raise SettingsError(f"--rounds: got {self.rounds}, at least 1 is needed", code="too_few_rounds")
         if self.rounds > MOST_ROUNDS:
             raise SettingsError(f"--rounds: got {self.rounds}, at most {MOST_ROUNDS:,} can be run", code="too_many_rounds")
+        if self.budget_tokens is not None and self.budget_tokens < 1:
+            raise SettingsError(
+                f"--budget-tokens: got {self.budget_tokens}, at least 1 is needed; leave it out for no limit",
+                code="budget_too_small",
+            )
         if self.config and not self.stages:
             raise SettingsError(
                 "--config: a file of settings belongs to one stage; name the stages with --stages, or use --set",
@@ -137,6 +146,7 @@ class LoopRequest:
             "samples": self.goal.samples,
             "precision": self.goal.precision,
             "max_tokens_total": self.goal.max_tokens,
+            "budget_tokens": self.budget_tokens,
             "probes": list(self.probes),
             "engine": self.engine,
             "seed": self.seed,

@@ -1,4 +1,4 @@
-"""Run a loop round by round; a folder that holds a part of it is gone on with."""
+"""Run a loop round by round, or go on with the rounds that a folder holds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
+from posttrain.analysis.number_format import format_interval
+from posttrain.diagnose.comparison.loop_words import VERDICTS, end_words
 from posttrain.diagnose.errors import UserError
 from posttrain.diagnose.pipeline.diagnose_run import run
 from posttrain.diagnose.pipeline.pilot import refuse_stopped
@@ -16,10 +18,14 @@ from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Behavior
-from posttrain.trainers.diagnose_and_train.choose_stage import choose_stage
+from posttrain.trainers.diagnose_and_train.choose_stage import StageChoice
 from posttrain.trainers.diagnose_and_train.finish_loop import finish
-from posttrain.trainers.diagnose_and_train.loop_request import LoopOptions, LoopRequest, trainable_names
-from posttrain.trainers.diagnose_and_train.loop_result import LoopResult, LoopRound
+from posttrain.trainers.diagnose_and_train.judge_round import judge_round
+from posttrain.trainers.diagnose_and_train.loop_request import LoopOptions, LoopRequest
+from posttrain.trainers.diagnose_and_train.loop_result import LoopHistory, LoopResult, LoopRound
+from posttrain.trainers.diagnose_and_train.loop_steps import LoopSteps
+from posttrain.trainers.diagnose_and_train.plan_round import RoundPlan, plan_round
+from posttrain.trainers.diagnose_and_train.round_verdict import LoopCost
 from posttrain.trainers.diagnose_and_train.train_round import make_train_request, train_round
 from posttrain.trainers.distributed.processes import ProcessGroup
 from posttrain.trainers.rollouts.live_engines import check_engine
@@ -34,15 +40,18 @@ def loop(
     reporter: Reporter | None = None,
     **options: Unpack[LoopOptions],
 ) -> LoopResult:
-    """Diagnose, train the named stage, measure again; `rounds` times. The same call resumes a loop that was stopped.
+    """Diagnose, train the named stage, measure again; for `rounds` at most. The same call resumes a loop that was stopped.
+
+    It ends early when every target is mastered, two rounds in a row brought no gain, the budget is spent, or nothing that trains is left to
+    run. A behavior that was fine and falls is answered with consolidation. The result names the checkpoint to keep.
 
     Args:
         model: A Hugging Face directory or id, a GGUF file, or `demo`.
         behaviors: What to measure; those with purpose `target` may be trained.
         out: Folder of the loop: `diagnosis-0`, `stage-1`, `diagnosis-1`, ..., `compare.json`, `report.html`.
         reporter: Where progress goes.
-        options: The words of the command line: `rounds`, `stages`, `samples`, `precision`, `max_tokens_total`, `probes`, `engine`, `config`,
-            `overrides`, `pilot`, `seed`, `command`; see `LoopRequest`.
+        options: The words of the command line: `rounds`, `stages`, `samples`, `precision`, `max_tokens_total`, `budget_tokens`,
+            `probes`, `engine`, `config`, `overrides`, `pilot`, `seed`, `command`; see `LoopRequest`.
 
     Raises:
         UserError: anything given is wrong.
@@ -50,67 +59,99 @@ def loop(
 
     def lead(processes: ProcessGroup) -> LoopResult:
         request = LoopRequest(model=str(model), behaviors=behaviors, out=Path(out), **options)
-        return _run_loop(request, processes, reporter or Reporter(quiet=True))
+        check_engine(request.engine, processes.size)
+        say = reporter or Reporter(quiet=True)
+        measure = partial(
+            run,
+            engine=request.engine,
+            samples=request.samples,
+            precision=request.precision,
+            max_tokens_total=request.max_tokens_total,
+            probes=request.probes,
+            seed=request.seed,
+            command=request.command,
+            reporter=say,
+        )
+        train = partial(run_training, processes=processes, reporter=say)
+        return run_rounds(request, LoopSteps(measure=measure, train=train), say)
 
     return rank_zero_first(lead)
 
 
-def _run_loop(request: LoopRequest, processes: ProcessGroup, reporter: Reporter) -> LoopResult:
-    check_engine(request.engine, processes.size)
-    directory = RunDirectory(request.out)
-    settings = request.settings()
+def run_rounds(request: LoopRequest, steps: LoopSteps, reporter: Reporter) -> LoopResult:
+    """Run a loop with these steps, or go on with it: what is decided depends on what they left on disk alone.
+
+    Args:
+        request: What the loop is asked for.
+        steps: What measures and what trains.
+        reporter: Where progress goes.
+
+    Raises:
+        RunError: The folder holds something else, or a loop with other settings; or another process writes there.
+        UserError: A diagnosis or a stage cannot be made.
+    """
+    directory, settings = RunDirectory(request.out), request.settings()
     directory.check("loop", settings)
     with locked_folder(directory.path):
-        return _run_locked(request, settings, processes, reporter)
-
-
-def _run_locked(request: LoopRequest, settings: dict[str, Any], processes: ProcessGroup, reporter: Reporter) -> LoopResult:
-    directory = RunDirectory(request.out)
-    created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    directory.open("loop", settings, {"model": {"source": request.model}, "command": request.command, "created": created})
-    measure = partial(
-        run,
-        engine=request.engine,
-        samples=request.samples,
-        precision=request.precision,
-        max_tokens_total=request.max_tokens_total,
-        probes=request.probes,
-        pilot=False,
-        seed=request.seed,
-        command=request.command,
-        reporter=reporter,
-    )
-    train = partial(run_training, processes=processes, reporter=reporter)
-    try:
-        before = measure(request.model, request.loaded, out=directory.path / "diagnosis-0", pilot=request.pilot)
-    except UserError:
-        directory.discard_if_empty()
-        raise
-    for diagnosis in before.diagnoses:
-        reporter.say(diagnosis.sentence)
-    if request.pilot:
-        refuse_stopped(before)
-    request = replace(request, behaviors=tuple(one.behavior for one in before.behaviors))  # with the limits that were found
-    done: list[LoopRound] = []
-    model, last = request.model, before
-    for number in range(1, request.num_rounds + 1):
-        if request.stages:
-            stage = request.stages[number - 1]
-            chosen: tuple[str, tuple[str, ...]] | None = (stage, trainable_names(request.loaded, stage))
-        else:
-            chosen = choose_stage(last, request.loaded)
-        if chosen is None:
-            reporter.say("No diagnosis names a stage that trains: nothing to run.")
-            break
-        stage, names = chosen
-        checkpoint = directory.path / f"stage-{number}"
-        reporter.say(f"round {number}: {stage} on {', '.join(names)}")
-        train_round(checkpoint, partial(make_train_request, request, stage, names, model), train)
-        last = measure(
-            checkpoint, request.loaded, out=directory.path / f"diagnosis-{number}", earlier=request.model, before=before.path
-        )
-        done.append(LoopRound(stage=stage, trained=names, checkpoint=checkpoint, after=last))
-        model = str(checkpoint)
-    result = finish(directory, request, before, done, measure)
-    directory.finish()
+        created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        directory.open("loop", settings, {"model": {"source": request.model}, "command": request.command, "created": created})
+        try:
+            before = steps.measure(request.model, request.loaded, out=directory.path / "diagnosis-0", pilot=request.pilot)
+        except UserError:
+            directory.discard_if_empty()
+            raise
+        for diagnosis in before.diagnoses:
+            reporter.say(diagnosis.sentence)
+        if request.pilot:
+            refuse_stopped(before)
+        request = replace(request, behaviors=tuple(one.behavior for one in before.behaviors))  # with the limits that were found
+        history = LoopHistory(model=request.model, before=before)
+        while isinstance(plan := plan_round(request, history), RoundPlan):
+            history.rounds.append(_run_round(request, plan, history, steps, reporter))
+        words = end_words(plan, num_rounds=len(history.rounds), spent=history.cost.tokens, budget=request.budget_tokens)
+        reporter.say(words)
+        result = finish(directory, request, history, plan, steps)
+        directory.finish()
     return result
+
+
+def _run_round(request: LoopRequest, plan: RoundPlan, history: LoopHistory, steps: LoopSteps, reporter: Reporter) -> LoopRound:
+    """Train the stage of a round, measure again, and judge."""
+    choice, number = plan.choice, len(history.rounds) + 1
+    reporter.say(f"round {number}: {_describe(choice, history)}")
+    model = history.checkpoint(plan.started_from)
+    at_start = None if plan.started_from == 0 else request.model
+    earlier = at_start if choice.earlier is None else history.checkpoint(choice.earlier)
+    checkpoint = request.out / f"stage-{number}"
+    summary = train_round(checkpoint, choice, partial(make_train_request, request, choice, model, earlier), steps.train)
+    after = steps.measure(
+        checkpoint,
+        request.loaded,
+        out=request.out / f"diagnosis-{number}",
+        pilot=False,
+        earlier=request.model,
+        before=history.before.path,
+    )
+    stage_cost = LoopCost(
+        generated_tokens=int(summary["generated_tokens"]),
+        trained_tokens=int(summary["trained_tokens"]),
+        seconds=float(summary["seconds"]),
+    )
+    moved = bool(summary.get("moved", True))  # earlier versions did not tell
+    done = judge_round(history, plan, checkpoint, after, moved=moved, stage_cost=stage_cost)
+    said = ", ".join(
+        f"{change.behavior} {format_interval(change.delta.estimate, change.delta.low, change.delta.high, signed=True)}"
+        for change in done.changes
+    )
+    reporter.say(f"round {number} {VERDICTS[done.verdict]}: {said or 'nothing could be compared'}")
+    return done
+
+
+def _describe(choice: StageChoice, history: LoopHistory) -> str:
+    """Return the stage of a round, and why, in a few words."""
+    words = f"{choice.stage} on {', '.join(choice.trained)}"
+    if choice.earlier is not None:
+        return f"{words}, which fell, from {history.checkpoint(choice.earlier)}"
+    if choice.instead_of:
+        return f"{words}, instead of {', '.join(choice.instead_of)}, which brought nothing"
+    return words

@@ -9,40 +9,54 @@ from typing import Any
 
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.files import checksum_of_file, read_json, write_json
+from posttrain.trainers.diagnose_and_train.choose_stage import StageChoice
 from posttrain.trainers.diagnose_and_train.loop_request import LoopRequest, setting_of
 from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.train_request import TrainRequest
-from posttrain.trainers.training.result import TrainingResult
+from posttrain.trainers.training.result import Ending, TrainingResult
 
 _FOR_PEOPLE = ("README.md", "training_log.jsonl")
 """Files of a checkpoint that no model is loaded from."""
 
 
-def make_train_request(request: LoopRequest, stage: str, names: Sequence[str], model: str, out: Path) -> TrainRequest:
-    """Return the request of one round; overrides that are no settings of a stage that a diagnosis named are left out."""
+def make_train_request(request: LoopRequest, choice: StageChoice, model: str, earlier: str | None, out: Path) -> TrainRequest:
+    """Return the request of one round; overrides that are no settings of a stage that a diagnosis named are left out.
+
+    Args:
+        request: What the loop is asked for.
+        choice: The stage, and the behaviors to train on.
+        model: The MODEL that it starts from.
+        earlier: A checkpoint from before, as a MODEL.
+        out: Folder of the checkpoint.
+    """
+    stage = choice.stage
     overrides = [text for text in request.overrides if request.stages or setting_of(text) in RECIPES[stage].config.model_fields]
     return TrainRequest(
         stage=stage,
         model=model,
-        behaviors=tuple(behavior for behavior in request.loaded if behavior.name in names),
+        behaviors=tuple(behavior for behavior in request.loaded if behavior.name in choice.trained),
         config=request.config_of(stage, overrides),
         out=out,
-        earlier=request.model if model != request.model else None,
+        earlier=earlier,
     )
 
 
 def train_round(
-    checkpoint: Path, make_request: Callable[[Path], TrainRequest], train: Callable[[TrainRequest], TrainingResult]
+    checkpoint: Path,
+    choice: StageChoice,
+    make_request: Callable[[Path], TrainRequest],
+    train: Callable[[TrainRequest], TrainingResult],
 ) -> Mapping[str, Any]:
     """Train the stage of a round, unless its checkpoint is there already, and return what it did, as `stage-N.json` holds it.
 
     Args:
         checkpoint: Its place, `stage-N`.
+        choice: What the round runs.
         make_request: Returns what is to be trained there.
         train: What trains.
 
     Raises:
-        RunError: The checkpoint of an earlier call has changed (`damaged_checkpoint`).
+        RunError: The checkpoint of an earlier call has changed (`damaged_checkpoint`), or is of another stage (`other_stage`).
         UserError: The stage cannot be trained.
     """
     # The marker stands outside the checkpoint and is written last: a stage that was stopped half-way goes on from its state.
@@ -50,6 +64,15 @@ def train_round(
     if marker.exists():
         summary = read_json(marker, remedy="remove it to train this stage again")
         _refuse_damaged(checkpoint, summary, marker)
+        there, here = (
+            f"{stage} on {', '.join(names)}"
+            for stage, names in ((summary["stage"], summary["trained"]), (choice.stage, choice.trained))
+        )
+        if there != here:
+            raise RunError(
+                f"{checkpoint}: holds {there}, this round runs {here}; give a new folder, or remove this round and those after it",
+                code="other_stage",
+            )
         return summary
     shutil.rmtree(checkpoint, ignore_errors=True)
     request = make_request(checkpoint)
@@ -65,6 +88,7 @@ def _stage_summary(result: TrainingResult, names: Sequence[str]) -> dict[str, An
         "ending": result.ending.value,
         "optimizer_steps": result.num_steps,
         "batches_without_signal": result.num_skipped,
+        "moved": result.ending is not Ending.NOTHING_TO_LEARN and bool(getattr(result, "moved", True)),
         "trained_tokens": result.trained_tokens,
         "generated_tokens": result.generated_tokens,
         "seconds": result.seconds,

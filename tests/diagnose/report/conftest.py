@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.loop_files import loop_file
 from helpers.report_files import compare_file, diagnosis_file
 
 from posttrain.diagnose.report.report_files import write_report
@@ -29,12 +30,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
 
 @pytest.fixture(scope="session")
 def training_pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
-    """Return a loop: a comparison, and one on the final split."""
+    """Return a loop: a comparison, one on the final split, and the rounds in between."""
     folder = tmp_path_factory.mktemp("loop")
     file = compare_file()
     write_model(folder / "compare.json", file)
     final = file.model_copy(update={"split": Split.FINAL, "behaviors": [file.behaviors[0]]})
     write_model(folder / "final" / "compare.json", final)
+    write_model(folder / "loop.json", loop_file())
     return render(folder)
 
 

@@ -1,0 +1,72 @@
+"""A whole loop on tables of success rates: what it writes, and that a kill at any point changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.refusals import refused
+from helpers.scripted_loop import Effect, ScriptedSteps, cut_after, write_behavior
+
+from posttrain.diagnose.comparison.loop_json import LoopEnd, LoopFile, RoundReason, RoundVerdict
+from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.progress import Reporter
+from posttrain.diagnose.storage.json_model import read_model
+from posttrain.trainers.diagnose_and_train.loop_request import LoopRequest
+from posttrain.trainers.diagnose_and_train.loop_result import LoopResult
+from posttrain.trainers.diagnose_and_train.run_loop import run_rounds
+
+EFFECTS: dict[str, Effect] = {
+    "grpo": lambda before, request: {"new": 0.99, "old": 0.6},
+    "replay": lambda before, request: {"old": 0.99},
+}
+"""The first stage masters the target and costs the other behavior, the second brings it back."""
+
+
+@pytest.mark.slow
+def test_a_loop_writes_what_each_round_did_and_goes_on_after_a_kill(tmp_path: Path, tiny_model: Path) -> None:
+    files = [write_behavior(tmp_path, "new"), write_behavior(tmp_path, "old", purpose="retention")]
+    out = tmp_path / "loop"
+
+    def run() -> tuple[LoopResult, ScriptedSteps]:
+        steps = ScriptedSteps(tmp_path, {"new": 0.3, "old": 0.99}, EFFECTS)
+        request = LoopRequest(model=str(tiny_model), behaviors=files, out=out, pilot=False, rounds=4)
+        return run_rounds(request, steps.steps, Reporter(quiet=True)), steps
+
+    result, steps = run()
+    assert [one.stage for one in result.rounds] == ["grpo", "replay"]
+    assert steps.trained[1].earlier == str(tiny_model)
+    assert steps.trained[1].model == str(out / "stage-1")
+    assert result.ended is LoopEnd.MASTERED
+    assert result.kept is result.rounds[1]
+    assert result.transition is not None
+    assert result.transition.after.path == out / "diagnosis-2"
+
+    file = read_model(out / "loop.json", LoopFile)
+    first, second = file.rounds
+    assert file.ended is LoopEnd.MASTERED
+    assert file.keep is not None
+    assert (file.keep.round, file.keep.checkpoint) == (2, str(out / "stage-2"))
+    assert (first.verdict, second.verdict, second.reason) == (RoundVerdict.HELPED, RoundVerdict.HELPED, RoundReason.CONSOLIDATION)
+    assert [point.round for point in file.behaviors[0].pass_at_1] == [0, 1, 2]
+    new, old = first.changes
+    assert (new.delta.estimate, old.delta.estimate) == (pytest.approx(0.69, abs=0.06), pytest.approx(-0.39, abs=0.06))
+    assert second.changes[1].delta.estimate == pytest.approx(0.39, abs=0.06)
+    assert second.changes[1].since_start.estimate == pytest.approx(0.0, abs=0.03)
+    assert first.cost.trained_tokens == 100
+    assert file.cost.generated_tokens == sum(
+        diagnosis.cost.generated_tokens
+        for run in (result.before, *(one.after for one in result.rounds))
+        for diagnosis in run.diagnoses
+    )
+
+    cut_after(out, 1)
+    again, steps = run()
+    assert [request.stage for request in steps.trained] == ["replay"]
+    assert [one.changes for one in again.rounds] == [one.changes for one in result.rounds]
+    assert [one.verdict for one in again.rounds] == [one.verdict for one in result.rounds]
+
+    marker = out / "stage-1.json"
+    marker.write_text(marker.read_text().replace('"grpo"', '"sft"').replace('"checksum"', '"unread"'))
+    with refused(RunError, "other_stage"):
+        run()

@@ -1,0 +1,53 @@
+"""What a finished round came to, beside the rounds before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
+from posttrain.trainers.diagnose_and_train.loop_result import LoopHistory, LoopRound, diagnosis_cost
+from posttrain.trainers.diagnose_and_train.plan_round import RoundPlan
+from posttrain.trainers.diagnose_and_train.round_verdict import LoopCost, RoundChange, round_verdict, utility
+
+
+def judge_round(
+    history: LoopHistory, plan: RoundPlan, checkpoint: Path, after: DiagnosedRun, *, moved: bool, stage_cost: LoopCost
+) -> LoopRound:
+    """Return a finished round with its paired changes, its verdict and its cost.
+
+    Args:
+        history: The rounds before it.
+        plan: What it did.
+        checkpoint: What it trained.
+        after: The diagnosis of that.
+        moved: Whether training moved the model.
+        stage_cost: What training took.
+    """
+    changes = _changes(history, plan, after)
+    return LoopRound(
+        number=len(history.rounds) + 1,
+        choice=plan.choice,
+        started_from=plan.started_from,
+        checkpoint=checkpoint,
+        after=after,
+        changes=changes,
+        moved=moved,
+        verdict=round_verdict(changes, moved=moved),
+        utility=utility(changes, lambda change: change.since_start),
+        cost=stage_cost + diagnosis_cost(after),
+    )
+
+
+def _changes(history: LoopHistory, plan: RoundPlan, after: DiagnosedRun) -> tuple[RoundChange, ...]:
+    """Return the paired changes of all behaviors that have samples before and after."""
+    found = []
+    for one in history.before.behaviors:
+        name = one.behavior.name
+        delta = history.change(name, history.run(plan.started_from), after)
+        since_start = history.change(name, history.before, after)
+        if delta is not None and since_start is not None:
+            trained = name in plan.choice.trained
+            found.append(
+                RoundChange(behavior=name, purpose=one.behavior.purpose, trained=trained, delta=delta, since_start=since_start)
+            )
+    return tuple(found)
