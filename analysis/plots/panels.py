@@ -286,6 +286,26 @@ def retention_panels(found: Sides) -> list[Panel]:
     return [Panel("", "retention", rows, height=_fixed_height(retention_height(rows)))]
 
 
+def rounds_panels(found: Sides) -> Iterator[Panel]:
+    """Yield pass@1 of every behavior after each round, one panel per loop."""
+    sides = [side for of_behavior in found.values() for side in of_behavior]
+    for folder in dict.fromkeys(side.folder for side in sides):
+        mine = [side for side in sides if side.folder == folder]
+        origins, stages = mine[0].settings["started_from"], mine[0].settings["stages"]
+        rows = [
+            {
+                "behavior": side.behavior["name"],
+                "group": side.behavior["purpose"],
+                "round": point["round"],
+                "from": origins[point["round"] - 1] if point["round"] else None,
+                **{part: point[part] for part in ("estimate", "low", "high")},
+            }
+            for side in mine
+            for point in side.need("pass_at_1")
+        ]
+        yield Panel(mine[0].label, "rounds", rows, {"stages": stages, "kept": mine[0].settings["kept"]})
+
+
 def _group(entry: Mapping[str, Any], trained: bool) -> str:
     """Return what a behavior of a comparison is there for; `trained` says whether a stage was trained between its runs."""
     if entry.get("purpose") == "retention":

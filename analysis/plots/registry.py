@@ -200,5 +200,14 @@ FIGURES: dict[str, FigureSpec] = {
         least_width=_WIDE,
         table=retention_table,
     ),
+    "rounds": FigureSpec(
+        shows="pass@1 of each behavior after each round of a loop, with the checkpoint to keep",
+        title="pass@1 by round",
+        caption="pass@1 with its interval at the start and after each round; retention behaviors are dashed. Lines go from each round to the one "
+        "that it started from. The shaded round is that of the checkpoint to keep.",
+        takes=Takes.LOOPS,
+        panels=panels.rounds_panels,
+        least_width=_WIDE,
+    ),
 }
 """All figures, in the order in which they are listed and shown."""

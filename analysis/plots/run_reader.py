@@ -1,4 +1,4 @@
-"""Run directories, as far as figures and tables need them: `diagnosis.json` and `compare.json`, only read.
+"""Run directories, as far as figures and tables need them: `diagnosis.json`, `compare.json` and `loop.json`, only read.
 
 Fields that are not known are ignored, as the files' version 1 asks of every reader.
 """
@@ -21,6 +21,7 @@ class Takes(StrEnum):
     RUNS = "folders of `posttrain diagnose`"
     SIDES = "folders of `posttrain diagnose`, or of `posttrain compare` and `loop` (their two sides)"
     COMPARISONS = "folders of `posttrain compare` or `posttrain loop`"
+    LOOPS = "folders of `posttrain loop`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,9 @@ class Side:
     """What a legend calls it."""
     folder: Path
     behavior: Mapping[str, Any]
-    """An entry of `behaviors` in diagnosis.json or compare.json."""
+    """An entry of `behaviors` in diagnosis.json, compare.json or loop.json."""
     settings: Mapping[str, Any]
-    """Settings of the run; empty for a comparison."""
+    """Settings of the run; empty for a comparison; the rounds, for a loop."""
 
     def need(self, key: str) -> Any:
         """Return a field of the behavior.
@@ -99,10 +100,13 @@ def _read(path: Path, name: str, takes: Takes, *, alone: bool) -> list[_Entry]:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give {takes}", code="missing_folder")
     is_run, is_comparison = (path / "diagnosis.json").exists(), (path / "compare.json").exists()
-    if takes is not Takes.COMPARISONS and is_run:
+    if takes is Takes.LOOPS and (path / "loop.json").exists():
+        data = _json(path / "loop.json")
+        return [(name, path, data["behaviors"], rounds_of(data))]
+    if takes in (Takes.RUNS, Takes.SIDES) and is_run:
         data = _json(path / "diagnosis.json")
         return [(name, path, data["behaviors"], data.get("settings", {}))]
-    if takes is not Takes.RUNS and is_comparison:
+    if takes in (Takes.SIDES, Takes.COMPARISONS) and is_comparison:
         entries = _json(path / "compare.json")["behaviors"]
         if takes is Takes.COMPARISONS:
             return [(name, path, entries, {})]
@@ -112,7 +116,9 @@ def _read(path: Path, name: str, takes: Takes, *, alone: bool) -> list[_Entry]:
         ]
     code = "wrong_folder"
     inner = sorted(child.parent for child in path.glob("*/diagnosis.json"))
-    if is_run:
+    if takes is Takes.LOOPS:
+        hint = "it holds no loop.json"
+    elif is_run:
         hint = f"compare it with another run first: posttrain compare {path} OTHER --out DIR"
     elif is_comparison and not inner:
         data = _json(path / "compare.json")
@@ -124,6 +130,15 @@ def _read(path: Path, name: str, takes: Takes, *, alone: bool) -> list[_Entry]:
     else:
         hint = "it is none"
     raise InputError(f"{path}: this figure takes {takes}; {hint}", code=code)
+
+
+def rounds_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the figure of a loop needs beside its behaviors: where each round started, its stage, and which round is kept."""
+    return {
+        "started_from": [one["started_from"] for one in data["rounds"]],
+        "stages": [one["stage"] for one in data["rounds"]],
+        "kept": (data.get("keep") or {}).get("round"),
+    }
 
 
 def one_side(path: Path, entry: Mapping[str, Any], side: str) -> dict[str, Any]:

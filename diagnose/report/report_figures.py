@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from posttrain.analysis.plots.panels import Sides
 from posttrain.analysis.plots.registry import FIGURES, FigureSpec
-from posttrain.analysis.plots.run_reader import Side, Takes, one_side
+from posttrain.analysis.plots.run_reader import Side, Takes, one_side, rounds_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +69,17 @@ def comparison_figures(folder: Path, entry: Mapping[str, Any]) -> list[ReportFig
         if spec.in_comparison and all(spec.needs(side.behavior) for side in found[name]):
             drawn += _draw(key, spec, found)
     return drawn
+
+
+def loop_figures(folder: Path, file: Mapping[str, Any]) -> list[ReportFigure]:
+    """Draw the figure of the rounds of a loop.
+
+    Args:
+        folder: The folder of the page, for messages.
+        file: The content of loop.json.
+    """
+    found = {str(entry["name"]): [Side("", folder, entry, rounds_of(file))] for entry in file["behaviors"]}
+    return _draw("rounds", FIGURES["rounds"], found) if found else []
 
 
 def _draw(name: str, spec: FigureSpec, found: Mapping[str, Sequence[Side]]) -> list[ReportFigure]:

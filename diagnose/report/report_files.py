@@ -13,7 +13,13 @@ from posttrain.diagnose.errors import RunError, UserError
 from posttrain.diagnose.report.html import render_html
 from posttrain.diagnose.report.markdown import render_markdown
 from posttrain.diagnose.report.page import comparison_page, diagnosis_page
-from posttrain.diagnose.report.report_figures import ReportFigure, behavior_figures, comparison_figures, probe_figures
+from posttrain.diagnose.report.report_figures import (
+    ReportFigure,
+    behavior_figures,
+    comparison_figures,
+    loop_figures,
+    probe_figures,
+)
 from posttrain.diagnose.report.svg import draw_svg, inline_svg
 from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile
 from posttrain.diagnose.storage.files import write_text
@@ -82,12 +88,13 @@ def _diagnosis(folder: Path, file: DiagnosisFile) -> dict[str, Any]:
 def _comparison(folder: Path, files: Sequence[CompareFile]) -> dict[str, Any]:
     """Return the page of a comparison, its figures written."""
     rounds = folder / "loop.json"
-    page = comparison_page(files, read_model(rounds, LoopFile) if rounds.exists() else None)
+    loop = read_model(rounds, LoopFile) if rounds.exists() else None
+    page = comparison_page(files, loop)
     entries = [behavior.to_json() for file in files for behavior in file.behaviors]
     for part, entry in zip(page["comparisons"], entries, strict=True):
         part["figures"] = _write_figures(folder, part["slug"], part["name"], comparison_figures(folder, entry))
-    if page["loop"] is not None:
-        page["loop"]["figures"] = []
+    if loop is not None and page["loop"] is not None:
+        page["loop"]["figures"] = _write_figures(folder, "rounds", "all behaviors", loop_figures(folder, loop.to_json()))
     return page
 
 

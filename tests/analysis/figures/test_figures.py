@@ -49,6 +49,11 @@ RETENTION = {
     "high": 0.7,
     "n": 9,
 }
+ROUNDS = [
+    {"behavior": name, "group": group, "round": number, "from": origin, "estimate": rate, "low": rate - 0.05, "high": rate + 0.05}
+    for name, group in (("products", "target"), ("$kept$", "retention"))
+    for number, origin, rate in ((0, None, 0.2), (1, 0, 0.6), (2, 0, 0.4))
+]
 
 
 def probe_options(name: str) -> dict[str, Any]:
@@ -79,6 +84,7 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         ([{**RETENTION, "group": group, "run": run} for group in ("target", "beside", "retention") for run in ("a", "b")],),
         {"title": "t"},
     ),
+    "rounds": ((ROUNDS,), {"stages": ["sft", "replay"], "kept": 1, "title": "t"}),
     **{name: ((PROBE_ROWS[spec.probes[0]],), probe_options(name)) for name, spec in FIGURES.items() if spec.probes},
 }
 EMPTY: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
@@ -107,6 +113,7 @@ EMPTY: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "support_transitions": [(({},), {}), (({"preserved": 0},), {}), (({"expanded": 1, "preserved": 999},), {})],
     "support_dynamics": [(([],), {}), (([{"name": "SRR"}, {**SUPPORT, "estimate": NAN, "null_low": None}],), {})],
     "retention": [(([],), {}), (([{**RETENTION, "run": "a", "group": "target", "before": None, "low": NAN}],), {})],
+    "rounds": [(([],), {}), ((ROUNDS[:1],), {}), (([{**ROUNDS[0], "estimate": None}, {**ROUNDS[1], "low": NAN}],), {"kept": 0})],
     **{name: [(([],), {})] for name, spec in FIGURES.items() if spec.probes},
     "checks": [(([],), {}), (([{**CHECK, "estimate": NAN, "low": None, "high": None, "outcome": "inconclusive"}],), {})],
 }

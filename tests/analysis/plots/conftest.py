@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.figures import PROBE_ROWS
+from helpers.loop_files import loop_file
 
 from posttrain import diagnose
 from posttrain.diagnose.storage.files import write_json
@@ -36,7 +37,7 @@ def _add_findings(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of runs: `before`, `after` (better target, worse retention), `compared`, and the same without references or retention."""
+    """Return a folder of runs: `before`, `after` (better target, worse retention), `compared`, `looped`, and the same without references or retention."""
     folder = tmp_path_factory.mktemp("runs")
     behaviors = [write_behavior(folder, "sums", "target", 24), write_behavior(folder, "kept", "retention", 16)]
     for name, sums, kept in (("before", 0.3, 0.95), ("after", 0.8, 0.2)):
@@ -56,4 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "targets-compared").mkdir()
     compared["behaviors"] = [entry for entry in compared["behaviors"] if entry["purpose"] == "target"]
     write_json(folder / "targets-compared" / "compare.json", compared)
+    looped = json.dumps(loop_file().to_json()).replace("products", "sums").replace("spell_backward", "kept")
+    (folder / "looped").mkdir()
+    write_json(folder / "looped" / "loop.json", json.loads(looped))
     return folder

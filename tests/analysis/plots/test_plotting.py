@@ -29,7 +29,7 @@ INCH = 72
 
 
 def given(figure: str, runs: Path) -> list[Path]:
-    return [runs / "compared"] if FIGURES[figure].takes is Takes.COMPARISONS else [runs / "before"]
+    return [runs / {Takes.COMPARISONS: "compared", Takes.LOOPS: "looped"}.get(FIGURES[figure].takes, "before")]
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -270,6 +270,17 @@ def test_old_files_and_unknown_fields_can_be_rendered(tmp_path: Path) -> None:
     assert 'id="b-products"' in html.read_text()
 
 
+def test_the_loop_of_an_earlier_version_is_rendered_without_rounds(tmp_path: Path) -> None:
+    """It recorded the stages and the bottlenecks, and nothing else."""
+    write_model(tmp_path / "compare.json", compare_file())
+    stage = {"stage": "sft", "trained": ["products"], "checkpoint": "runs/loop/stage-1", "fingerprint": "abc"}
+    labels = {"products": {"before": "missing_support", "after": "poor_choice"}}
+    (tmp_path / "loop.json").write_text(json.dumps({"schema": 1, "rounds": [stage], "bottlenecks": labels}))
+    html, markdown = write_report(tmp_path)
+    assert "## Rounds" not in markdown.read_text()
+    assert 'id="rounds"' not in html.read_text()
+
+
 @pytest.mark.parametrize("content", ["{", '{"schema": 2, "behaviors": []}', '{"schema": 1, "behaviors": [{}]}'])
 def test_files_that_cannot_be_read_are_refused_in_one_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "diagnosis.json").write_text(content)
