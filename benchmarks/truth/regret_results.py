@@ -1,0 +1,114 @@
+"""Diagnoses of the plants, blind through the command line, and everything that is on disk about them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from truth.families import FAMILIES
+from truth.regret import PlantResult, collect
+from truth.regret_plants import ADVICE, BUILD, ROOT, Plant, Unit, choose_plants, open_checkpoint, stages_of
+from truth.regret_runs import baseline_path
+
+SEEDS = (0, 1, 2)
+"""Of training."""
+CHECKPOINT_SEED = 0
+
+
+def all_plants() -> list[Plant]:
+    """Return the plants of the full benchmark."""
+    return choose_plants(list(FAMILIES), (CHECKPOINT_SEED,))
+
+
+# ---------------------------------------------------------------------------------------------------------------- diagnoses
+
+
+def diagnosis_path(plant: Plant) -> Path:
+    return BUILD / "diagnoses" / plant.name / "diagnosis.json"
+
+
+def diagnosis_command(plant: Plant) -> list[str]:
+    """Return the command line, with what is available and everything else by default."""
+    checkpoint = open_checkpoint(plant.family, plant.seed)
+    command = [sys.executable, "-m", "posttrain", "diagnose", str(checkpoint.base)]
+    command += [str(checkpoint.behavior(plant.kind, plant.references)), "--out", str(diagnosis_path(plant).parent), "--quiet"]
+    command += ["--teacher", str(checkpoint.teacher)] if plant.teacher else []
+    return command + (["--earlier", str(checkpoint.earlier)] if plant.earlier else [])
+
+
+def diagnose(plant: Plant) -> Path:
+    """Diagnose a plant; what an unfinished run left is gone on with, and what cannot be gone on with is begun anew.
+
+    Raises:
+        RuntimeError: The command failed, with what it wrote.
+    """
+    path, done = diagnosis_path(plant), None
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for attempt in range(2):
+        if attempt:
+            shutil.rmtree(path.parent, ignore_errors=True)
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(diagnosis_command(plant), cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        if path.exists():
+            return path
+    assert done is not None
+    raise RuntimeError(f"{plant.name}: diagnose ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+
+
+def read_diagnosis(plant: Plant) -> dict[str, Any] | None:
+    """Return the entry of the target in diagnosis.json, None where there is none."""
+    path = diagnosis_path(plant)
+    return json.loads(path.read_text())["behaviors"][0] if path.exists() else None
+
+
+def named_stages(plant: Plant) -> list[str]:
+    """Return the stage that the diagnosis names, where it trains."""
+    name = ((read_diagnosis(plant) or {}).get("stage") or {}).get("name")
+    return [name] if name and name not in ADVICE else []
+
+
+# ------------------------------------------------------------------------------------------------------------------ results
+
+
+def units_of(plant: Plant, *, retained: bool, seeds: Sequence[int] = SEEDS) -> list[Unit]:
+    """Return the runs of a plant."""
+    stages = [stage for stage in stages_of(plant, named_stages(plant)) if stage not in ADVICE]
+    return [Unit(seed, plant, stage, retained) for stage in stages for seed in seeds]
+
+
+def true_label(plant: Plant) -> str:
+    """Return the measured label of a plant, or what it was meant to be where that is not measured."""
+    return plant.kind
+
+
+def read_results(*, retained: bool, plants: Sequence[Plant] | None = None) -> list[PlantResult]:
+    """Return what is known of each plant that was measured and has at least one finished run."""
+    results = []
+    for plant in all_plants() if plants is None else plants:
+        if not baseline_path(plant).exists():
+            continue
+        units = [unit for unit in units_of(plant, retained=retained) if unit.path.exists()]
+        if not units:
+            continue
+        runs = {unit: json.loads(unit.path.read_text()) for unit in units}
+        baseline = json.loads(baseline_path(plant).read_text())
+        results.append(collect(plant, true_label(plant), baseline, runs, read_diagnosis(plant), retained=retained))
+    return results
+
+
+def read_costs() -> list[dict[str, Any]]:
+    """Return stage, share of the budget spent and optimizer steps of every finished run."""
+    found = []
+    for path in sorted((BUILD / "runs").glob("*/*/*-[0-9].json")):
+        run = json.loads(path.read_text())
+        if "cost" in run:
+            steps = sum(part["optimizer_steps"] for part in run["parts"])
+            stage = run["stage"] + " --retain" * run["retained"]
+            found.append({"stage": stage, "spent": run["cost"]["passes"] / run["budget"], "optimizer_steps": steps})
+    return found

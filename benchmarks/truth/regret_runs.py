@@ -1,0 +1,278 @@
+"""One run of the regret: a stage at a given cost, and pass@1 of target and retention afterwards.
+
+The unit of cost is one forward pass of one token: a generated or scored token counts 1, a trained one 3 (forward, and twice that backward). Every
+stage may spend `ANSWERS` times the tokens of a mean reference path; a few steps of it are tried first, and from what they cost follows the
+number of steps. What a run really spent stands in its result.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posttrain import trainers
+from posttrain.diagnose import load_behavior
+from posttrain.diagnose.errors import UserError
+from posttrain.diagnose.stage_catalogue import STAGES, Need
+from posttrain.diagnose.types import Behavior, Split, reaches
+from posttrain.diagnose.verifiers.grader import Grader
+from posttrain.trainers.config import RolloutConfig, StudentConfig
+from posttrain.trainers.models.loading import load_frozen
+from posttrain.trainers.recipes.registry import RECIPES
+from posttrain.trainers.sources.demonstrations import encode_references
+from posttrain.trainers.sources.policy import RolloutSampler, problem_prompts
+from posttrain.trainers.stage import FrozenModel
+from posttrain.trainers.training_types import TrainingProblem
+from truth.regret_plants import BUILD, NONE, Plant, Unit, needs_of, open_checkpoint, parts_of, uses_references
+
+ANSWERS = 6000
+"""The budget of a stage in passes of a mean reference path: `sft` at 16 rows a step takes 125 steps, `grpo` at 64 samples 25 to 90."""
+MOST_STEPS = 100
+"""Of stages that sample in every step: without signal, or nearly, they would only go on sampling."""
+SAMPLES = 16
+"""Of each problem and sample set."""
+SAMPLE_SETS = ("selection", "evaluation")
+"""The best stage is picked on one and scored on the other."""
+TRAINED, GENERATED, SCORED = 3, 1, 1
+"""Forward passes of a token."""
+CPU = torch.device("cpu")
+
+
+# -------------------------------------------------------------------------------------------------------------------- cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Tokens of a run."""
+
+    trained: int = 0
+    generated: int = 0
+    scored: int = 0
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of one token."""
+        return TRAINED * self.trained + GENERATED * self.generated + SCORED * self.scored
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            trained=self.trained + other.trained,
+            generated=self.generated + other.generated,
+            scored=self.scored + other.scored,
+        )
+
+    def to_json(self) -> dict[str, int]:
+        return {"trained": self.trained, "generated": self.generated, "scored": self.scored, "passes": self.passes}
+
+
+def steps_for(budget: float, *, fixed: float, tried: float, num_tried: int, most: int | None) -> int:
+    """Return how many steps fit a budget.
+
+    Args:
+        budget: Passes that may be spent.
+        fixed: What is spent before the first step.
+        tried: What the steps that were tried cost.
+        num_tried: How many these were.
+        most: An upper limit.
+    """
+    steps = int((budget - fixed) / max(tried / num_tried, 1.0))
+    return max(1, steps if most is None else min(steps, most))
+
+
+def _cost_of(stage: str, result: trainers.TrainingResult) -> Cost:
+    """A teacher, or the model itself behind a scaffold, reads every token that is trained on for stages that learn from its distribution."""
+    scores = stage == "self_distill" or (Need.TEACHER in STAGES[stage].needs and Need.VERIFIER not in STAGES[stage].needs)
+    return Cost(
+        trained=result.trained_tokens,
+        generated=result.generated_tokens,
+        scored=result.trained_tokens if scores else 0,
+    )
+
+
+def _prepared_tokens(log: Path) -> int:
+    """Return how many tokens were sampled before the first step."""
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    return sum(int(event.get("generated_tokens", 0)) for event in events if event["event"] == "prepared")
+
+
+# ------------------------------------------------------------------------------------------------------------------ inputs
+
+
+def inputs_of(stage: str, plant: Plant) -> tuple[Path, dict[str, Any]]:
+    """Return the behavior file and the models with which a stage is trained on a plant."""
+    checkpoint = open_checkpoint(plant.family, plant.seed)
+    behavior = checkpoint.behavior(plant.kind, plant.references if uses_references(stage) else 160)
+    if not needs_of(stage) & {Need.TEACHER, Need.EARLIER_CHECKPOINT}:
+        return behavior, {}
+    return behavior, {"teacher": checkpoint.teacher} if plant.teacher else {"earlier": checkpoint.earlier}
+
+
+@cache
+def answer_tokens(plant: Plant) -> float:
+    """Return the mean number of tokens of a reference path of a cell, with the end token."""
+    checkpoint = open_checkpoint(plant.family, plant.seed)
+    behavior = load_behavior(checkpoint.behavior(plant.kind, 160))
+    rows = encode_references(_policy(checkpoint.base).engine, _items(behavior, Split.TRAIN), 1)
+    return sum(len(row.completion_ids) for row in rows) / len(rows)
+
+
+# ---------------------------------------------------------------------------------------------------------------- training
+
+
+def num_steps_of(stage: str, model: Path, behavior: Path, given: dict[str, Any], budget: float) -> int:
+    """Try a few steps of a stage, and return how many cost what may be spent."""
+    samples = issubclass(RECIPES[stage].config, RolloutConfig | StudentConfig) and stage != "self_distill"
+    num_tried = 6 if samples else 2
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "tried"
+        result = trainers.train(stage, model, [behavior], out=out, overrides=[f"num_steps={num_tried}"], seed=0, **given)
+        fixed = _prepared_tokens(result.log)
+    tried = _cost_of(stage, result).passes - GENERATED * fixed
+    return steps_for(budget, fixed=GENERATED * fixed, tried=tried, num_tried=num_tried, most=MOST_STEPS if samples else None)
+
+
+def _planned_steps(unit: Unit, stage: str, model: Path, behavior: Path, given: dict[str, Any], budget: float) -> int:
+    """Return the number of steps of a stage from the base model, found once for all seeds."""
+    path = unit.path.parent / "steps" / f"{stage}-{unit.path.stem.rpartition('-')[0]}-{budget:.0f}.json"
+    if not path.exists():
+        write_json(path, {"num_steps": num_steps_of(stage, model, behavior, given, budget)})
+    return int(json.loads(path.read_text())["num_steps"])
+
+
+def train_unit(unit: Unit, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Train the stage, or the stages of a pipeline one after the other; return the checkpoint, and what is known of the run."""
+    checkpoint = open_checkpoint(unit.plant.family, unit.plant.seed)
+    parts = parts_of(unit.stage)
+    budget = ANSWERS * answer_tokens(unit.plant) / len(parts)
+    model, cost, done = Path(checkpoint.base), Cost(), []
+    for number, stage in enumerate(parts):
+        behavior, given = inputs_of(stage, unit.plant)
+        if unit.retained:
+            given["retain"] = [checkpoint.retention]
+        overrides = []
+        if RECIPES[stage].transform is None:
+            if number == 0:
+                num_steps = _planned_steps(unit, stage, model, behavior, given, budget)
+            else:
+                num_steps = num_steps_of(stage, model, behavior, given, budget)
+            overrides = [f"num_steps={num_steps}"]
+        result = trainers.train(
+            stage, model, [behavior], out=folder / f"trained-{number}", overrides=overrides, seed=unit.seed, **given
+        )
+        model = result.checkpoint
+        cost += _cost_of(stage, result)
+        done.append(
+            {
+                "stage": stage,
+                "overrides": overrides,
+                "optimizer_steps": result.num_steps,
+                "without_signal": result.num_skipped,
+                "ending": result.ending.value,
+                "moved": getattr(result, "moved", None),
+            }
+        )
+    return model, {"parts": done, "budget": budget * len(parts), "cost": cost.to_json()}
+
+
+# --------------------------------------------------------------------------------------------------------------- measuring
+
+
+@cache
+def _policy(folder: Path) -> FrozenModel:
+    return load_frozen(str(folder), device=CPU)
+
+
+def _items(behavior: Behavior, split: Split = Split.EVAL) -> list[TrainingProblem]:
+    return [TrainingProblem(behavior=behavior, problem=problem) for problem in behavior.split(split)]
+
+
+@cache
+def _measured(path: Path) -> tuple[list[TrainingProblem], Grader]:
+    behavior = load_behavior(path)
+    return _items(behavior), Grader(behavior)
+
+
+def count_successes(policy: FrozenModel, path: Path, *, seed: str, num_samples: int, temperature: float = 1.0) -> list[int]:
+    """Return how many samples of each eval problem succeed."""
+    items, grader = _measured(path)
+    behavior = items[0].behavior
+    sampler = RolloutSampler(engine=policy.engine, graders={behavior.name: grader.grade})
+    rows = sampler.sample(problem_prompts(policy.engine, items), num_samples=num_samples, temperature=temperature, seed=seed)
+    counts = {item.problem.id: 0 for item in items}
+    for row in rows:
+        counts[row.problem_id] += row.reward is not None and reaches(row.reward, behavior.measure.success)
+    return list(counts.values())
+
+
+def measure(policy: FrozenModel, plant: Plant, *, greedy: bool = False) -> dict[str, Any]:
+    """Return the successes on the eval problems of target and retention, per sample set."""
+    checkpoint = open_checkpoint(plant.family, plant.seed)
+    found: dict[str, Any] = {"samples": SAMPLES}
+    for name, path in (("target", checkpoint.behavior(plant.kind, 160)), ("retention", checkpoint.retention)):
+        found[name] = {each: count_successes(policy, path, seed=f"regret|{each}", num_samples=SAMPLES) for each in SAMPLE_SETS}
+        if greedy:
+            found[name]["greedy"] = count_successes(policy, path, seed="greedy", num_samples=1, temperature=0.0)
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------------- units
+
+
+def baseline_path(plant: Plant) -> Path:
+    return BUILD / "runs" / plant.cell / "baseline.json"
+
+
+def run_baseline(plant: Plant) -> Path:
+    """Measure a plant before any training."""
+    begun = time.monotonic()
+    base = Path(open_checkpoint(plant.family, plant.seed).base)
+    found = measure(_policy(base), plant, greedy=True)
+    facts = {"stage": NONE, "cell": plant.cell, "answer_tokens": answer_tokens(plant), "seconds": time.monotonic() - begun}
+    return write_json(baseline_path(plant), facts | found)
+
+
+def run_unit(unit: Unit) -> Path:
+    """Train and measure one run, and write its result; a stage that refuses its inputs leaves the model as it is, and that is written."""
+    begun, used = time.monotonic(), time.process_time()
+    facts: dict[str, Any] = {
+        "cell": unit.plant.cell,
+        "references": unit.plant.references if uses_references(unit.stage) else None,
+        "stage": unit.stage,
+        "retained": unit.retained,
+        "training_seed": unit.seed,
+    }
+    folder = Path(tempfile.mkdtemp())
+    try:
+        model, done = train_unit(unit, folder)
+        facts |= done | measure(load_frozen(str(model), device=CPU), unit.plant)
+    except UserError as error:
+        facts |= {"refused": error.code, "message": str(error)}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return write_json(unit.path, facts | {"seconds": time.monotonic() - begun, "processor_seconds": time.process_time() - used})
+
+
+def write_json(path: Path, value: object) -> Path:
+    """Write a file at once, so that a stopped process leaves none that is half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{time.time_ns()}")
+    part.write_text(json.dumps(value, indent=1))
+    return part.replace(path)
+
+
+def unfinished(units: Sequence[Unit]) -> list[Unit]:
+    """Return one unit of each result that is not there yet, in order."""
+    found: dict[Path, Unit] = {}
+    for unit in sorted(units):
+        if not unit.path.exists():
+            found.setdefault(unit.path, unit)
+    return list(found.values())
