@@ -45,6 +45,8 @@ SAMPLE_SETS = ("selection", "evaluation")
 TRAINED, GENERATED, SCORED = 3, 1, 1
 """Forward passes of a token."""
 CPU = torch.device("cpu")
+SETTINGS = ("autocast=float32",)
+"""Of every stage, beside the number of steps: for models of this size bfloat16 takes twice as long."""
 
 
 # -------------------------------------------------------------------------------------------------------------------- cost
@@ -134,7 +136,9 @@ def num_steps_of(stage: str, model: Path, behavior: Path, given: dict[str, Any],
     num_tried = 6 if samples else 2
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "tried"
-        result = trainers.train(stage, model, [behavior], out=out, overrides=[f"num_steps={num_tried}"], seed=0, **given)
+        result = trainers.train(
+            stage, model, [behavior], out=out, overrides=[f"num_steps={num_tried}", *SETTINGS], seed=0, **given
+        )
         fixed = _prepared_tokens(result.log)
     tried = _cost_of(stage, result).passes - GENERATED * fixed
     return steps_for(budget, fixed=GENERATED * fixed, tried=tried, num_tried=num_tried, most=MOST_STEPS if samples else None)
@@ -158,13 +162,13 @@ def train_unit(unit: Unit, folder: Path) -> tuple[Path, dict[str, Any]]:
         behavior, given = inputs_of(stage, unit.plant)
         if unit.retained:
             given["retain"] = [checkpoint.retention]
-        overrides = []
+        overrides: list[str] = []
         if RECIPES[stage].transform is None:
             if number == 0:
                 num_steps = _planned_steps(unit, stage, model, behavior, given, budget)
             else:
                 num_steps = num_steps_of(stage, model, behavior, given, budget)
-            overrides = [f"num_steps={num_steps}"]
+            overrides = [f"num_steps={num_steps}", *SETTINGS]
         result = trainers.train(
             stage, model, [behavior], out=folder / f"trained-{number}", overrides=overrides, seed=unit.seed, **given
         )
