@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 # Tests of one file run in one process, so that they share what the file sets up.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: demo model check test lint types clean help
+.PHONY: demo model check test truth lint types clean help
 
 help:
 	@echo "make demo               diagnose a real model, train it, measure it again (MODEL=... for your own)"
 	@echo "make check              linters, types, import directions and the fast tests, in about two minutes"
 	@echo "make test               the same with all tests"
+	@echo "make truth              the truth benchmark: are verdicts right, and what are the named stages worth (hours; resumable; TRUTH=--quick)"
 	@echo "make clean              remove the virtual environment and build folders"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -48,6 +49,10 @@ check: lint types
 
 test: lint types
 	$(BIN)/pytest $(PARALLEL)
+
+# Resumable: results lie in build/truth, the page in reports/benchmarks/truth.md.
+truth: $(VENV)/.installed
+	$(BIN)/python benchmarks/truth/run.py $(TRUTH)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

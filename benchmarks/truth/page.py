@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from posttrain.analysis.figures.style import paper
+from truth import labels
 from truth.families import HELD_OUT
 from truth.regret import (
     EVALUATION,
@@ -24,11 +25,10 @@ from truth.regret import (
     PlantResult,
     bootstrap_interval,
     effects,
-    is_unfinished,
     regrets,
 )
 from truth.regret_plants import CHANGE_DECODING, REFERENCE_CLASSES, ROOT, SFT_THEN_GRPO
-from truth.regret_results import CHECKPOINT_SEED, read_costs, read_results
+from truth.regret_results import read_costs, read_results
 from truth.regret_runs import ANSWERS, MOST_STEPS, SAMPLES
 
 PAGE = ROOT / "reports" / "benchmarks" / "truth.md"
@@ -36,6 +36,7 @@ FIGURE = PAGE.with_suffix(".png")
 WEIGHT = 1.0
 """λ, where one is shown."""
 STAGES = ("sft", "rft", "grpo", "hpt", "guided_grpo", SFT_THEN_GRPO, "opd", "seq_kd", "self_distill", "replay", CHANGE_DECODING)
+RETAINED = "with rows of the mastered behavior mixed in (`--retain`)"
 NUM_WORST = 8
 CLASS_NAMES = {"none": "no references", "few": "1–15", "some": "16–63", "many": "64 or more"}
 
@@ -170,7 +171,7 @@ def effect_cell(row: dict[str, Any] | None, best: float) -> str:
 # ------------------------------------------------------------------------------------------------------------------ the page
 
 
-def cost_lines(costs: Sequence[dict[str, Any]]) -> list[str]:
+def cost_table(costs: Sequence[dict[str, Any]]) -> list[str]:
     """Return what the stages really spent, as a share of the budget."""
     spent: dict[str, list[float]] = defaultdict(list)
     steps: dict[str, list[int]] = defaultdict(list)
@@ -190,9 +191,12 @@ def cost_lines(costs: Sequence[dict[str, Any]]) -> list[str]:
     return table(["stage", "runs", "optimizer steps, median", "share of the budget spent, median", "10 % to 90 %"], rows)
 
 
-def regret_part(results: Sequence[PlantResult], retained: Sequence[PlantResult], costs: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the half of the page that is about stages."""
+def regret_part(modes: Mapping[str, Sequence[PlantResult]], costs: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the half of the page that is about stages; the first of the modes is shown in full."""
+    main, *others = modes
+    results = modes[main]
     num_cells, families = len({result.plant.cell for result in results}), sorted({result.plant.family for result in results})
+    named = Counter(result.named for result in results).most_common()
     lines = [
         "## What the named stage loses",
         "",
@@ -206,15 +210,19 @@ def regret_part(results: Sequence[PlantResult], retained: Sequence[PlantResult],
         "each. Regret: utility of the best stage, picked on one sample set and scored on another, less that of the stage named, averaged over seeds of",
         "training. Advice that trains nothing is worth 0, `change_decoding` what greedy decoding gains. Intervals: 95 %, bootstrap over cells.",
         "",
+        f"Stages {main}:",
+        "",
         *regret_table(results),
         "",
-        f"At λ = {WEIGHT:g}, by what is available (number of plants); the best constant is chosen for each column apart:",
+    ]
+    for other in others:
+        lines += [f"Stages {other}, {len(modes[other])} plants:", "", *regret_table(modes[other]), ""]
+    lines += [
+        f"At λ = {WEIGHT:g}, {main}, by what is available (number of plants); the best constant is chosen for each column apart:",
         "",
         *availability_table(results),
         "",
-        "Named stages: "
-        + ", ".join(f"`{name}` {number}" for name, number in Counter(r.named for r in results).most_common())
-        + ".",
+        f"Named stages: {', '.join(f'`{name}` {number}' for name, number in named)}.",
         "",
         "### Where the named stage loses most",
         "",
@@ -223,48 +231,40 @@ def regret_part(results: Sequence[PlantResult], retained: Sequence[PlantResult],
         "### What the stages gain and cost",
         "",
         "Share of what was left to gain (at least −1) / fall of pass@1 on retention, mean over plants and seeds of the tuning families, by true label; in bold the",
-        "stage with the highest difference. With intervals: `diagnose/decide/stage_effects.json`.",
-        "",
-        *effects_table(results),
+        "stage with the highest difference. With intervals: `python benchmarks/truth/regret.py --effects FILE`.",
     ]
-    if retained:
-        lines += [
-            "",
-            f"With rows of the retention behavior mixed in (`--retain`), {len(retained)} plants:",
-            "",
-            *regret_table(retained),
-            "",
-            *effects_table(retained),
-        ]
-    return [*lines, "", "### What they spent", "", *cost_lines(costs)]
+    for mode, members in modes.items():
+        lines += ["", f"Stages {mode}:", "", *effects_table(members)]
+    return [*lines, "", "### What they spent", "", *cost_table(costs)]
 
 
 def write_page() -> Path:
-    """Write the page, with the part on labels where there is one, and the figure."""
-    results = [result for result in read_results(retained=False) if not is_unfinished(result)]
-    retained = [result for result in read_results(retained=True) if not is_unfinished(result)]
+    """Write the page, with what there is of labels and of stages, and the figure."""
+    modes = {RETAINED: read_results(retained=True), "without `--retain`": read_results(retained=False)}
+    modes = {mode: results for mode, results in modes.items() if results}
     lines = [
         "# Is the verdict true, and does the advice pay?",
         "",
         "    make truth        # python benchmarks/truth/run.py: hours of one core, resumable; --quick for a smoke test",
         "",
-        f"Small checkpoints (seed {CHECKPOINT_SEED}) in which bottlenecks were planted (`benchmarks/truth/plants.py`) are diagnosed blind, and every stage is trained on",
-        f"them at equal cost. No threshold and no effect was tuned on the family {HELD_OUT}.",
+        "Small checkpoints in which bottlenecks were planted (`benchmarks/truth/plants.py`) are diagnosed blind, and every stage is trained on",
+        f"them at equal cost. No threshold and no effect was tuned on the family *{HELD_OUT}*.",
         "",
         f"![Reliability of the confidence, and regret of the rules]({FIGURE.name})",
         "",
         *labels_part(),
-        *(regret_part(results, retained, read_costs()) if results else []),
+        *(regret_part(modes, read_costs()) if modes else []),
     ]
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text("\n".join(lines) + "\n")
-    draw(results)
+    draw(next(iter(modes.values()), []))
     return PAGE
 
 
 def labels_part() -> list[str]:
     """Return the half of the page that is about labels."""
-    return []
+    verdicts = labels.read_results()
+    return [*labels.labels_markdown(verdicts).rstrip().splitlines(), ""] if verdicts else []
 
 
 # ---------------------------------------------------------------------------------------------------------------- the figure
@@ -281,9 +281,14 @@ def draw(results: Sequence[PlantResult]) -> None:
 
 
 def draw_reliability(ax: Any) -> None:
-    """Draw how often verdicts were right against their confidence."""
+    """Draw how often verdicts, or what open ones lean to, were right against their confidence, in bins."""
     ax.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
-    ax.set(xlabel="confidence of the verdict", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
+    judged = [one for one in labels.read_results() if one.setting in ("blind", "earlier") and one.truth in labels.LABELS]
+    for _, _, num, confidence, right, low in labels.reliability(judged) if judged else ():
+        ax.plot([confidence, confidence], [low, right], color="C0", linewidth=1)
+        ax.plot(confidence, right, "o", color="C0", markersize=4)
+        ax.annotate(f"{num}", (confidence, right), xytext=(-4, -9), textcoords="offset points", fontsize=6, ha="right")
+    ax.set(xlabel="confidence of the verdict", ylabel="share that is right", xlim=(0.3, 1.02), ylim=(0.3, 1.02))
 
 
 def draw_regrets(ax: Any, results: Sequence[PlantResult]) -> None:

@@ -232,11 +232,6 @@ def bootstrap_interval(values: Array, cells: Sequence[str], *, seed: int = 0) ->
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-def is_unfinished(result: PlantResult) -> bool:
-    """Return whether the named stage trains and was not run."""
-    return result.named not in ADVICE and result.named not in result.outcomes
-
-
 # ------------------------------------------------------------------------------------------------------------------ effects
 
 
@@ -290,12 +285,12 @@ def main() -> None:
     parser.add_argument("--effects", type=Path, metavar="FILE", help="write the effects of stages there")
     options = parser.parse_args()
     if options.effects:
-        rows = effects([*read_results(retained=False), *read_results(retained=True)])
+        rows = effects([*read_results(retained=False, partly=True), *read_results(retained=True, partly=True)])
         options.effects.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
         print(f"{len(rows)} effects: {options.effects}")
         return
     for retained in (False, True):
-        results = [result for result in read_results(retained=retained) if not is_unfinished(result)]
+        results = read_results(retained=retained)
         if not results:
             continue
         print("with --retain" if retained else "without --retain")

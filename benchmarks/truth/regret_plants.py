@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -9,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posttrain.diagnose.stage_catalogue import STAGES, Need
-from posttrain.trainers.recipes.registry import RECIPES
 
 if TYPE_CHECKING:
     from truth.plants import Checkpoint
@@ -101,7 +102,7 @@ def can_run(stage: str, plant: Plant) -> bool:
     """Return whether a plant has what a stage needs; advice can always be followed."""
     if stage in ADVICE:
         return True
-    if any(part not in RECIPES for part in parts_of(stage)):
+    if any(part not in STAGES or not STAGES[part].trains for part in parts_of(stage)):
         return False
     needs = needs_of(stage)
     taught = plant.teacher or plant.earlier
@@ -147,3 +148,20 @@ def open_checkpoint(family: str, seed: int) -> Checkpoint:
     from truth.plants import make_checkpoint
 
     return make_checkpoint(family, seed, BUILD / "checkpoints" / f"{family}-{seed}")
+
+
+def unfinished(units: Sequence[Unit]) -> list[Unit]:
+    """Return one unit of each result that is not there yet, in order."""
+    found: dict[Path, Unit] = {}
+    for unit in sorted(units):
+        if not unit.path.exists():
+            found.setdefault(unit.path, unit)
+    return list(found.values())
+
+
+def write_json(path: Path, value: object) -> Path:
+    """Write a file at once, so that a stopped process leaves none that is half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{time.time_ns()}")
+    part.write_text(json.dumps(value, indent=1))
+    return part.replace(path)

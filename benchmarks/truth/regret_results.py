@@ -82,21 +82,37 @@ def units_of(plant: Plant, *, retained: bool, seeds: Sequence[int] = SEEDS) -> l
     return [Unit(seed, plant, stage, retained) for stage in stages for seed in seeds]
 
 
+def truth_path(plant: Plant) -> Path:
+    """Return the file of the measured truth of a cell, as `truth.truth.find_truth` names it."""
+    return BUILD / "truths" / f"truth-{plant.family}-{plant.seed}-{plant.kind}.json"
+
+
+def measure_truth(plant: Plant) -> None:
+    """Measure what the behavior of a cell really is."""
+    from truth.truth import find_truth
+
+    find_truth(open_checkpoint(plant.family, plant.seed), plant.kind, BUILD / "truths")
+
+
 def true_label(plant: Plant) -> str:
     """Return the measured label of a plant, or what it was meant to be where that is not measured."""
-    return plant.kind
+    path = truth_path(plant)
+    if not path.exists():
+        return plant.kind
+    return str(json.loads(path.read_text())["label" if plant.earlier else "label_alone"])
 
 
-def read_results(*, retained: bool, plants: Sequence[Plant] | None = None) -> list[PlantResult]:
-    """Return what is known of each plant that was measured and has at least one finished run."""
+def read_results(*, retained: bool, plants: Sequence[Plant] | None = None, partly: bool = False) -> list[PlantResult]:
+    """Return what is known of each plant of which every stage was run with at least one seed, or any stage where `partly`."""
     results = []
     for plant in all_plants() if plants is None else plants:
         if not baseline_path(plant).exists():
             continue
-        units = [unit for unit in units_of(plant, retained=retained) if unit.path.exists()]
-        if not units:
+        units = units_of(plant, retained=retained)
+        done = [unit for unit in units if unit.path.exists()]
+        if not done or (not partly and {unit.stage for unit in units} != {unit.stage for unit in done}):
             continue
-        runs = {unit: json.loads(unit.path.read_text()) for unit in units}
+        runs = {unit: json.loads(unit.path.read_text()) for unit in done}
         baseline = json.loads(baseline_path(plant).read_text())
         results.append(collect(plant, true_label(plant), baseline, runs, read_diagnosis(plant), retained=retained))
     return results

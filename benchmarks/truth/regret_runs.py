@@ -11,8 +11,6 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,62 +30,23 @@ from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.policy import RolloutSampler, problem_prompts
 from posttrain.trainers.stage import FrozenModel
 from posttrain.trainers.training_types import TrainingProblem
-from truth.regret_plants import BUILD, NONE, Plant, Unit, needs_of, open_checkpoint, parts_of, uses_references
+from truth.regret_cost import GENERATED, Cost, steps_for
+from truth.regret_plants import BUILD, NONE, Plant, Unit, needs_of, open_checkpoint, parts_of, uses_references, write_json
 
-ANSWERS = 6000
-"""The budget of a stage in passes of a mean reference path: `sft` at 16 rows a step takes 125 steps, `grpo` at 64 samples 25 to 90."""
-MOST_STEPS = 100
+ANSWERS = 5000
+"""The budget of a stage in passes of a mean reference path: `sft` at 16 rows a step takes 104 steps, `grpo` at 64 samples 20 to 60."""
+MOST_STEPS = 60
 """Of stages that sample in every step: without signal, or nearly, they would only go on sampling."""
 SAMPLES = 16
 """Of each problem and sample set."""
 SAMPLE_SETS = ("selection", "evaluation")
 """The best stage is picked on one and scored on the other."""
-TRAINED, GENERATED, SCORED = 3, 1, 1
-"""Forward passes of a token."""
 CPU = torch.device("cpu")
 SETTINGS = ("autocast=float32",)
 """Of every stage, beside the number of steps: for models of this size bfloat16 takes twice as long."""
 
 
 # -------------------------------------------------------------------------------------------------------------------- cost
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """Tokens of a run."""
-
-    trained: int = 0
-    generated: int = 0
-    scored: int = 0
-
-    @property
-    def passes(self) -> int:
-        """Forward passes of one token."""
-        return TRAINED * self.trained + GENERATED * self.generated + SCORED * self.scored
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            trained=self.trained + other.trained,
-            generated=self.generated + other.generated,
-            scored=self.scored + other.scored,
-        )
-
-    def to_json(self) -> dict[str, int]:
-        return {"trained": self.trained, "generated": self.generated, "scored": self.scored, "passes": self.passes}
-
-
-def steps_for(budget: float, *, fixed: float, tried: float, num_tried: int, most: int | None) -> int:
-    """Return how many steps fit a budget.
-
-    Args:
-        budget: Passes that may be spent.
-        fixed: What is spent before the first step.
-        tried: What the steps that were tried cost.
-        num_tried: How many these were.
-        most: An upper limit.
-    """
-    steps = int((budget - fixed) / max(tried / num_tried, 1.0))
-    return max(1, steps if most is None else min(steps, most))
 
 
 def _cost_of(stage: str, result: trainers.TrainingResult) -> Cost:
@@ -263,20 +222,3 @@ def run_unit(unit: Unit) -> Path:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return write_json(unit.path, facts | {"seconds": time.monotonic() - begun, "processor_seconds": time.process_time() - used})
-
-
-def write_json(path: Path, value: object) -> Path:
-    """Write a file at once, so that a stopped process leaves none that is half written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{time.time_ns()}")
-    part.write_text(json.dumps(value, indent=1))
-    return part.replace(path)
-
-
-def unfinished(units: Sequence[Unit]) -> list[Unit]:
-    """Return one unit of each result that is not there yet, in order."""
-    found: dict[Path, Unit] = {}
-    for unit in sorted(units):
-        if not unit.path.exists():
-            found.setdefault(unit.path, unit)
-    return list(found.values())

@@ -23,12 +23,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from truth import labels
 from truth.families import FAMILIES
-from truth.regret_plants import Plant, Unit, open_checkpoint
-from truth.regret_results import SEEDS, all_plants, diagnose, diagnosis_path, units_of
-from truth.regret_runs import baseline_path, run_baseline, run_unit, unfinished
+from truth.page import write_page
+from truth.regret_plants import Plant, Unit, open_checkpoint, unfinished
+from truth.regret_results import SEEDS, all_plants, diagnose, diagnosis_path, measure_truth, truth_path, units_of
+from truth.regret_runs import baseline_path, run_baseline, run_unit
 
 T = TypeVar("T")
+PARTS = ("labels", "regret")
 
 
 def start_worker() -> None:
@@ -70,12 +73,31 @@ def quick_plants() -> list[Plant]:
     return [Plant(family, 0, "missing_support", 160), Plant(family, 0, "poor_choice", 0), Plant(family, 0, "mastered", 16)]
 
 
-QUICK_STAGES = ("sft", "rft", "grpo")
+QUICK_STAGES = frozenset({"sft", "rft", "grpo"})
+"""Beside doing nothing."""
 
 
-def regret_units(plants: Sequence[Plant], seeds: Sequence[int], *, retained: bool) -> list[Unit]:
-    """Return the runs that are not finished, all plants with the first seed before any with the second."""
-    return unfinished([unit for plant in plants for unit in units_of(plant, retained=retained, seeds=seeds)])
+def regret_units(plants: Sequence[Plant], seeds: Sequence[int], modes: Sequence[bool]) -> list[Unit]:
+    """Return the runs that are not finished: every plant with the first seed, with --retain and without, before any with the second."""
+    return unfinished([unit for plant in plants for mode in modes for unit in units_of(plant, retained=mode, seeds=seeds)])
+
+
+def run_regret(plants: Sequence[Plant], seeds: Sequence[int], jobs: int, *, quick: bool = False) -> int:
+    """Measure what stages gain and cost; return how many units of work failed."""
+    failed = work("checkpoints", make, sorted({(plant.family, plant.seed) for plant in plants}), jobs)
+    failed += work("baselines", run_baseline, missing(plants, baseline_path), jobs)
+    failed += work("truths", measure_truth, missing(plants, truth_path), jobs)
+    failed += work("diagnoses", diagnose, missing(plants, diagnosis_path), jobs)
+    units = regret_units(plants, seeds, (True,) if quick else (True, False))
+    if quick:
+        units = [unit for unit in units if unit.stage in QUICK_STAGES]
+    return failed + work("runs", run_unit, units, jobs)
+
+
+def run_labels(design: labels.Design, jobs: int) -> None:
+    """Compare verdicts with the truth."""
+    verdicts = labels.run(design, jobs, lambda line: print(f"labels: {line}", file=sys.stderr, flush=True))
+    (design.folder / "labels.md").write_text(labels.labels_markdown(verdicts))
 
 
 def main() -> None:
@@ -83,22 +105,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one family, three plants, four stages, one seed; writes no page")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes of one core each (default: 2)")
-    parser.add_argument(
-        "--retain", action="store_true", help="train each stage with rows of the retention behavior mixed in, too"
-    )
     parser.add_argument("--seeds", type=int, default=len(SEEDS), metavar="N", help="seeds of training (default: 3)")
+    parser.add_argument("--part", choices=PARTS, help="labels: are verdicts right; regret: what stages are worth (default: both)")
     options = parser.parse_args()
-    plants, seeds = (quick_plants(), SEEDS[:1]) if options.quick else (all_plants(), SEEDS[: options.seeds])
-    jobs = options.jobs
-    checkpoints = sorted({(plant.family, plant.seed) for plant in plants})
-    failed = work("checkpoints", make, checkpoints, jobs)
-    failed += work("baselines", run_baseline, missing(plants, baseline_path), jobs)
-    failed += work("diagnoses", diagnose, missing(plants, diagnosis_path), jobs)
-    for retained in (False, True) if options.retain else (False,):
-        units = regret_units(plants, seeds, retained=retained)
-        if options.quick:
-            units = [unit for unit in units if unit.stage in QUICK_STAGES]
-        failed += work("runs with --retain" if retained else "runs", run_unit, units, jobs)
+    parts, failed = [options.part] if options.part else PARTS, 0
+    if options.quick:
+        run_labels(labels.quick_design(), options.jobs)
+        failed = run_regret(quick_plants(), SEEDS[:1], options.jobs, quick=True)
+    else:
+        if "labels" in parts:
+            run_labels(labels.Design(), options.jobs)
+        if "regret" in parts:
+            failed = run_regret(all_plants(), SEEDS[: options.seeds], options.jobs)
+        print(write_page())
     sys.exit(1 if failed else 0)
 
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from truth import regret, regret_plants, regret_runs
+from truth import regret, regret_cost, regret_plants
 from truth.families import FAMILIES, HELD_OUT
 from truth.regret import Outcome, PlantResult
 from truth.regret_plants import Plant, Unit
@@ -113,11 +113,11 @@ def test_a_refused_run_leaves_the_model_as_it_is() -> None:
 
 
 def test_steps_spend_the_budget_and_no_more() -> None:
-    assert regret_runs.steps_for(1000.0, fixed=100.0, tried=60.0, num_tried=2, most=None) == 30
-    assert regret_runs.steps_for(1000.0, fixed=100.0, tried=60.0, num_tried=2, most=20) == 20
-    assert regret_runs.steps_for(1000.0, fixed=2000.0, tried=60.0, num_tried=2, most=None) == 1
-    assert regret_runs.Cost(trained=10, generated=5, scored=2).passes == 37
-    assert (regret_runs.Cost(trained=1) + regret_runs.Cost(generated=2, scored=3)).to_json() == {
+    assert regret_cost.steps_for(1000.0, fixed=100.0, tried=60.0, num_tried=2, most=None) == 30
+    assert regret_cost.steps_for(1000.0, fixed=100.0, tried=60.0, num_tried=2, most=20) == 20
+    assert regret_cost.steps_for(1000.0, fixed=2000.0, tried=60.0, num_tried=2, most=None) == 1
+    assert regret_cost.Cost(trained=10, generated=5, scored=2).passes == 37
+    assert (regret_cost.Cost(trained=1) + regret_cost.Cost(generated=2, scored=3)).to_json() == {
         "trained": 1,
         "generated": 2,
         "scored": 3,
@@ -129,12 +129,12 @@ def test_finished_runs_are_skipped_and_shared_ones_run_once(tmp_path: Path, monk
     monkeypatch.setattr(regret_plants, "BUILD", tmp_path)
     few = replace(PLANT, references=4)
     units = [Unit(seed, plant, stage) for seed in (0, 1) for plant in (PLANT, few) for stage in ("grpo", "sft")]
-    todo = regret_runs.unfinished(units)
+    todo = regret_plants.unfinished(units)
     assert len(todo) == 6
     assert [unit.seed for unit in todo] == [0, 0, 0, 1, 1, 1]
-    regret_runs.write_json(Unit(0, PLANT, "grpo").path, {"stage": "grpo"})
-    assert [unit.stage for unit in regret_runs.unfinished(units) if unit.seed == 0] == ["sft", "sft"]
-    assert Unit(0, PLANT, "sft", retained=True) in regret_runs.unfinished([Unit(0, PLANT, "sft", retained=True)])
+    regret_plants.write_json(Unit(0, PLANT, "grpo").path, {"stage": "grpo"})
+    assert [unit.stage for unit in regret_plants.unfinished(units) if unit.seed == 0] == ["sft", "sft"]
+    assert Unit(0, PLANT, "sft", retained=True) in regret_plants.unfinished([Unit(0, PLANT, "sft", retained=True)])
 
 
 def test_stages_are_tried_where_their_needs_are_met() -> None:
