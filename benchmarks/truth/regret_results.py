@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from truth import labels
 from truth.families import FAMILIES
 from truth.regret import PlantResult, collect
-from truth.regret_plants import ADVICE, BUILD, ROOT, Plant, Unit, choose_plants, open_checkpoint, stages_of
+from truth.regret_plants import ADVICE, BUILD, Plant, Unit, choose_plants, open_checkpoint, stages_of
 from truth.regret_runs import baseline_path
 
 SEEDS = (0, 1, 2)
@@ -33,32 +30,13 @@ def diagnosis_path(plant: Plant) -> Path:
     return BUILD / "diagnoses" / plant.name / "diagnosis.json"
 
 
-def diagnosis_command(plant: Plant) -> list[str]:
-    """Return the command line, with what is available and everything else by default."""
+def diagnose(plant: Plant) -> None:
+    """Diagnose a plant by the command line, with what is available and everything else by default."""
     checkpoint = open_checkpoint(plant.family, plant.seed)
-    command = [sys.executable, "-m", "posttrain", "diagnose", str(checkpoint.base)]
-    command += [str(checkpoint.behavior(plant.kind, plant.references)), "--out", str(diagnosis_path(plant).parent), "--quiet"]
-    command += ["--teacher", str(checkpoint.teacher)] if plant.teacher else []
-    return command + (["--earlier", str(checkpoint.earlier)] if plant.earlier else [])
-
-
-def diagnose(plant: Plant) -> Path:
-    """Diagnose a plant; what an unfinished run left is gone on with, and what cannot be gone on with is begun anew.
-
-    Raises:
-        RuntimeError: The command failed, with what it wrote.
-    """
-    path, done = diagnosis_path(plant), None
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for attempt in range(2):
-        if attempt:
-            shutil.rmtree(path.parent, ignore_errors=True)
-        path.parent.parent.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(diagnosis_command(plant), cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        if path.exists():
-            return path
-    assert done is not None
-    raise RuntimeError(f"{plant.name}: diagnose ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+    options = ["--teacher", str(checkpoint.teacher)] if plant.teacher else []
+    options += ["--earlier", str(checkpoint.earlier)] if plant.earlier else []
+    behavior = checkpoint.behavior(plant.kind, plant.references)
+    labels.diagnose(checkpoint.base, [behavior], diagnosis_path(plant).parent, *options)
 
 
 def read_diagnosis(plant: Plant) -> dict[str, Any] | None:
