@@ -51,7 +51,7 @@ class Tries:
     without_gain: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(stage, behavior) → rounds that moved the model and brought this behavior no gain."""
     from_here: frozenset[tuple[str, str]] = frozenset()
-    """(stage, behavior) that were run from the checkpoint at hand: the same stage would give the same weights again."""
+    """(stage, behavior) that were run from the checkpoint that the next round starts from: they would give equal weights."""
 
     def are_spent(self, stage: str, behavior: str) -> bool:
         """Return whether a stage is not to be run on a behavior again."""

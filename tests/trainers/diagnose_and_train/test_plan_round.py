@@ -110,7 +110,7 @@ def test_targets_that_are_mastered_do_not_end_it_while_something_has_fallen(ask:
 
 
 def test_it_goes_back_where_a_round_cost_more_than_it_gave_and_nothing_can_bring_it_back(ask: Ask) -> None:
-    """Without train problems of what fell there is nothing to replay; the same stage from the same checkpoint would do the same again."""
+    """Without train problems of what fell there is nothing to replay; its stage is not repeated from the start, where it would give equal weights."""
     request = ask("new", "old", num_train=0)
     history, _ = play(request, {"new": 0.2, "old": 0.95}, steps({"new": 0.3, "old": 0.5}, {"new": 0.5}))
     first, second = history.rounds[:2]
