@@ -111,7 +111,7 @@ def plant(folder: Path) -> Planted:
     rng.shuffle(words)
     held_out, known = words[:EVAL_PROBLEMS], words[EVAL_PROBLEMS : EVAL_PROBLEMS + TRAIN_PROBLEMS]
     for name, task in TASKS.items():
-        _write_behavior(planted.behavior(name), task, known, held_out)
+        write_behavior(planted.behavior(name), task, known, held_out)
     if not (planted.teacher / "model.safetensors").exists():
         _train_base_and_teacher(planted, frozenset(held_out))
     if not (planted.damaged / "model.safetensors").exists():
@@ -122,7 +122,7 @@ def plant(folder: Path) -> Planted:
     return planted
 
 
-def _write_behavior(path: Path, task: Task, known: Sequence[str], held_out: Sequence[str]) -> None:
+def write_behavior(path: Path, task: Task, known: Sequence[str], held_out: Sequence[str]) -> None:
     rows = []
     for split, words in (("train", known), ("eval", held_out)):
         for word in words:
@@ -147,14 +147,14 @@ def _train_base_and_teacher(planted: Planted, held_out: frozenset[str]) -> None:
     rng = random.Random(0)
     # What is right is learned first: under noise alone the model takes ten times as long to learn the task.
     shown = [task for task in TASKS.values() if task.say is not None]
-    train(model, tokenizer, _right_texts(shown, rng, held_out), CLEAN_STEPS, 3e-3)
-    train(model, tokenizer, _planted_texts(shown, rng, held_out), NOISY_STEPS, 2e-3)
+    train(model, tokenizer, right_texts(shown, rng, held_out), CLEAN_STEPS, 3e-3)
+    train(model, tokenizer, planted_texts(shown, rng, held_out), NOISY_STEPS, 2e-3)
     model.save_pretrained(planted.base)
-    train(model, tokenizer, _right_texts(list(TASKS.values()), rng, held_out), TEACHER_STEPS, 2e-3)
+    train(model, tokenizer, right_texts(list(TASKS.values()), rng, held_out), TEACHER_STEPS, 2e-3)
     model.save_pretrained(planted.teacher)
 
 
-def _planted_texts(tasks: Sequence[Task], rng: Rng, held_out: frozenset[str]) -> Iterator[tuple[str, str]]:
+def planted_texts(tasks: Sequence[Task], rng: Rng, held_out: frozenset[str]) -> Iterator[tuple[str, str]]:
     """Prompts and what the model is to say, for ever."""
     while True:
         word = "".join(rng.sample(LETTERS, 5))
@@ -168,7 +168,7 @@ def _planted_texts(tasks: Sequence[Task], rng: Rng, held_out: frozenset[str]) ->
             yield task.prompt(word), task.say(word, rng)
 
 
-def _right_texts(tasks: Sequence[Task], rng: Rng, held_out: frozenset[str]) -> Iterator[tuple[str, str]]:
+def right_texts(tasks: Sequence[Task], rng: Rng, held_out: frozenset[str]) -> Iterator[tuple[str, str]]:
     """Prompts and right answers, for ever."""
     while True:
         word = "".join(rng.sample(LETTERS, 5))
