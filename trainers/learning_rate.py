@@ -27,8 +27,8 @@ LORA_FACTOR = 10.0
 """Rate of LoRA weights over that of all weights."""
 LEAST_WIDTH, MOST_WIDTH = 64, 16_384
 """The laws are not followed beyond: narrower models take the rate of the one, wider ones that of the other."""
-MOST_RATE = 1e-2
-"""No default is above this: one or two of Adam's steps would then move a usual weight by a tenth of itself."""
+MOST_RATE = 3e-3
+"""No default is above this: LoRA weights of a model of width 128 learn less at 1e-2 than at 3e-3 and nothing at 3e-2 (measured)."""
 
 
 class RateKind(StrEnum):

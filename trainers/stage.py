@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Weights = npt.NDArray[np.float64]
 Transform = Callable[[], Mapping[str, float]]
-"""Changes the weights of the model in training, and returns what is worth logging."""
+"""Changes the weights of the model in training, and returns what is worth logging; `moved` is the relative length of the way."""
 ConfigT = TypeVar("ConfigT", bound=TrainingConfig)
 
 

@@ -72,8 +72,9 @@ def train(
     if not is_rank_zero():
         return
     skipped = f", {result.num_skipped} batches without signal made none" if result.num_skipped else ""
+    unmoved = ", the model hardly moved" if result.warning else ""
     print(
-        f"{stage}: {result.ending.value.replace('_', ' ')}, {result.num_steps} optimizer steps{skipped}, {result.seconds:.0f} s"
+        f"{stage}: {result.ending.value.replace('_', ' ')}, {result.num_steps} optimizer steps{skipped}{unmoved}, {result.seconds:.0f} s"
     )
     too_long = {
         "rows dropped": result.num_rows_dropped,

@@ -151,7 +151,7 @@ def test_a_column_of_categories_does_not_stop_a_stage_that_imitates(sums_file: P
     result = CliRunner().invoke(app, [str(part) for part in command])
     assert result.exit_code == 0, (result.output, result.exception)
     log = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in log] == ["prepared", "step", "step"]
+    assert [line["event"] for line in log] == ["prepared", "step", "step", "movement"]
 
 
 def test_columns_that_are_not_used_are_said(sums_file: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -31,6 +31,10 @@ class TrainingResult:
     """Optimizer steps taken."""
     learning_rate: float | None = None
     """Peak; None where no optimizer takes steps."""
+    moved: bool = True
+    """Whether the model is another one for what it was trained on. A stage that did not move it was not tried."""
+    nats_per_token: float | None = None
+    """Mean |Δ log π(token)| from the start to the end, over some rows that were trained on; None where no step was taken or the model is no policy."""
     num_skipped: int = 0
     """Batches without signal, on which no step was taken."""
     trained_tokens: int = 0
@@ -54,3 +58,14 @@ class TrainingResult:
     """JSONL, one object per step."""
     checkpoint: Path
     """A Hugging Face model folder: the best one by the dev slice where that was evaluated after a step, else the last."""
+
+    @property
+    def warning(self) -> str:
+        """What to tell people of a stage that took steps and left the model where it was; else empty."""
+        if self.moved or self.nats_per_token is None:
+            return ""
+        skipped = f", or give it more signal: {self.num_skipped} batches had none" if self.num_skipped else ""
+        return (
+            f"the model hardly moved ({self.nats_per_token:.2g} nats a token in {self.num_steps} steps at learning rate {self.learning_rate:g}): raise "
+            f"learning_rate or num_steps{skipped}"
+        )

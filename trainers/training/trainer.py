@@ -28,6 +28,7 @@ from posttrain.trainers.training.checkpoint_writer import CheckpointWriter
 from posttrain.trainers.training.dev_evaluation import Evaluate
 from posttrain.trainers.training.dev_selection import BEFORE, DevSelection
 from posttrain.trainers.training.memory import describe_run
+from posttrain.trainers.training.movement import Movement, StartScores
 from posttrain.trainers.training.preparation import (
     fill_in_learning_rate,
     fit_lengths,
@@ -121,7 +122,10 @@ def run_recipe(
         )
         loop.run(state)
     store.clear()
-    return loop.result(recipe_name, out)
+    result = loop.result(recipe_name, out)
+    if result.warning:
+        say(result.warning)
+    return result
 
 
 @dataclass(kw_only=True, slots=True)
@@ -143,6 +147,10 @@ class TrainingLoop:
     """What the source knew and how long the log was after the last whole step."""
     _batch: OpenBatch | None = None
     """The batch of the next step, from when it is sampled."""
+    _start_scores: StartScores | None = None
+    """Of rows of the first batch; None before it, and of a model that is no policy."""
+    movement: Movement | None = None
+    """From the start to the end; None before that, where no step was taken, and of a model that is no policy."""
 
     def run(self, state: StoredState | None) -> None:
         """Train to the end, from the start's weights or from a state, and save the checkpoint.
@@ -153,6 +161,7 @@ class TrainingLoop:
         self.stepper.optimizer.register_step_pre_hook(lambda *_: setattr(self.progress, "is_whole", False))
         try:
             self._train(state)
+            self._measure_movement()
             self._save_last()
         except StoppedAtOnceError:
             raise
@@ -227,6 +236,8 @@ class TrainingLoop:
         if self._batch is None:
             self._batch = self._sample_batch(step)
         batch = self._batch
+        if self._start_scores is None and self.writer.recipe.saves == "policy":
+            self._start_scores = StartScores.take(batch.rows, self.stepper.scorer)
         with held_interrupts():
             outcome, learning_rate = self._update(batch, step, num_batches)
             record = {
@@ -322,6 +333,21 @@ class TrainingLoop:
         self.ending = self.selection.ending()
         self.log.tell(record)
 
+    def _measure_movement(self) -> None:
+        """Measure, and log, how far the policy has moved, averaged where an average is saved."""
+        if self._start_scores is None or not self.progress.num_steps:
+            return
+        with self.writer.averaged():
+            found = self.movement = self._start_scores.measure(self.stepper.scorer)
+        self.log.write(
+            {
+                "event": "movement",
+                "nats_per_token": found.per_token,
+                "nats_per_answer": found.per_answer,
+                "moved": found.moved,
+            }
+        )
+
     def _save(self, folder: str) -> None:
         self.writer.write(folder, self.progress.num_steps, self.selection.evaluations_of(self.progress.next_step - 1))
 
@@ -351,6 +377,7 @@ class TrainingLoop:
             "progress": progress.to_json(),
             "selection": self.selection.to_json(),
             "peak_learning_rate": self.config.learning_rate,
+            "start_scores": None if self._start_scores is None else self._start_scores.to_json(),
             **self._resume_point,
         }
         if batch is not None:
@@ -367,6 +394,8 @@ class TrainingLoop:
         self.selection = DevSelection.from_json(self.config, record["selection"])
         if isinstance(self.stage.source, Stateful):
             self.stage.source.load(record["source"])
+        if (scores := record["start_scores"]) is not None:
+            self._start_scores = StartScores.from_json(scores)
         self._trained.restore(stored)
         if (batch := record.get("batch")) is not None:
             names = [name for name in stored.names if name.startswith("old.")]
@@ -389,13 +418,15 @@ class TrainingLoop:
 
     def result(self, recipe_name: str, out: Path) -> TrainingResult:
         """Return what the run did."""
-        progress = self.progress
+        progress, movement = self.progress, self.movement
         learned = progress.num_steps or self.ending is Ending.TARGET_MET
         return TrainingResult(
             recipe=recipe_name,
             ending=self.ending if learned else Ending.NOTHING_TO_LEARN,
             num_steps=progress.num_steps,
             learning_rate=self.config.learning_rate,
+            moved=progress.num_steps > 0 if movement is None else movement.moved,
+            nats_per_token=None if movement is None else movement.per_token,
             num_skipped=progress.num_skipped,
             trained_tokens=progress.trained_tokens,
             input_tokens=progress.input_tokens,

@@ -46,6 +46,7 @@ def run_transform(
         BehaviorError: The recipe does not learn from the data that was given.
     """
     recipe, begun, ending = find_recipe(recipe_name), time.monotonic(), Ending.FINISHED
+    moved = False
     assert recipe.transform is not None
     refuse_contradictions(recipe, config, evaluate)
     inputs.model.eval()
@@ -70,7 +71,9 @@ def run_transform(
         log.write({"event": "prepared", "num_batches": 0, "seconds": time.monotonic() - begun})
         evaluate_after(BEFORE)
         if ending is Ending.FINISHED:
-            log.write({"event": "transformed", **transform()})
+            changed = transform()
+            log.write({"event": "transformed", **changed})
+            moved = changed["moved"] > 0
             num_steps = 1
             evaluate_after(0)
         if not selection.best_is_saved:
@@ -79,6 +82,7 @@ def run_transform(
         recipe=recipe_name,
         ending=ending,
         num_steps=num_steps,
+        moved=moved,
         seconds=time.monotonic() - begun,
         log=log.path,
         checkpoint=out / "checkpoint",
