@@ -28,6 +28,7 @@ Share = Annotated[float, _Range(0.0, 1.0, "a number from 0 to 1")]
 Probability = Annotated[float, _Range(_TINY, 1.0 - _TINY, "a number between 0 and 1")]
 Rate = Annotated[float, _Range(_TINY, 1.0, "a number above 0, up to 1")]
 Positive = Annotated[float, _Range(_TINY, math.inf, "a number above 0")]
+Weight = Annotated[float, _Range(0.0, math.inf, "a number from 0 on")]
 Count = Annotated[int, _Range(1, 10**9, "a whole number from 1 on")]
 
 
@@ -199,6 +200,14 @@ class Thresholds(_Ranges):
     same holds for most of the population that they come from."""
     reachable: Share = 0.5
     """Pass@k at the primary k from which a behavior counts as reachable on the whole."""
+    mixed_share: Share = 0.2
+    """Share of the problems that each of two labels must hold for the behavior to be mixed: with less, a stage for the other part alone leaves
+    little behind."""
+    retention_weight: Weight = 1.0
+    """What a fall of the retention behaviors counts against a gain of the same size on the target."""
+    open_regret: Share = 0.05
+    """Expected utility, in pass@1, that the named stage may lose against the best one while the label is open; with more, the verdict asks for
+    further samples."""
     within_support: Share = 0.5
     """Share of problems with a success rate of at least epsilon that the check `share within support` asks for."""
     max_truncated: Share = 0.2

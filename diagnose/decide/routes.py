@@ -1,25 +1,28 @@
-"""Which stage a bottleneck is sent to, given what is available."""
+"""Which stage to run next: the one with the highest expected utility, or the first of a bottleneck's route where nothing is measured."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from posttrain.diagnose.decide.stage_effects import LEAST, Effects, References, measured_effects
+from posttrain.diagnose.decide.utility import ExpectedStage, Offer, expect, expected_regret
 from posttrain.diagnose.measure.label_posterior import LabelPosterior
-from posttrain.diagnose.stage_catalogue import STAGES, Need
+from posttrain.diagnose.stage_catalogue import STAGES, StageDescription
+from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Bottleneck, Estimate, Role, StageAdvice
 
 _ROUTES: dict[Bottleneck, tuple[str, ...]] = {
-    # In order of preference; the first one whose needs are met is named, the others are alternatives.
-    Bottleneck.MISSING_SUPPORT: ("sft", "seq_kd", "guided_grpo", "luffy", "collect_references"),
-    Bottleneck.GUIDED_ONLY: ("guided_grpo", "luffy", "sft", "collect_references"),
-    Bottleneck.POOR_CHOICE: ("grpo", "rft", "opd", "dpo", "sft", "collect_verifier"),
-    Bottleneck.ATTRITION: ("replay", "merge", "opd", "rft", "sft", "collect_references"),
-    Bottleneck.SCAFFOLD_BOUND: ("self_distill", "rft", "sft", "collect_references"),
-    Bottleneck.FORMAT: ("rft", "sft", "grpo", "collect_references"),
+    # In order of preference where no stage was measured; the last one is advice for where none can run.
+    Bottleneck.MISSING_SUPPORT: ("sft", "seq_kd", "guided_grpo", "luffy", "hpt", "collect_references"),
+    Bottleneck.GUIDED_ONLY: ("guided_grpo", "luffy", "hpt", "sft", "seq_kd", "collect_references"),
+    Bottleneck.MIXED: ("hpt", "luffy", "sft", "opd", "seq_kd", "rft", "grpo", "collect_references"),
+    Bottleneck.POOR_CHOICE: ("grpo", "rft", "opd", "hpt", "process", "dpo", "sft", "collect_verifier"),
+    Bottleneck.ATTRITION: ("replay", "opd", "merge", "rft", "grpo", "sft", "collect_references"),
+    Bottleneck.SCAFFOLD_BOUND: ("self_distill", "rft", "grpo", "sft", "hpt", "collect_references"),
+    Bottleneck.FORMAT: ("rft", "sft", "grpo", "hpt", "collect_references"),
     Bottleneck.DECODING: ("change_decoding", "grpo", "rft"),
     Bottleneck.MASTERED: ("none",),
     Bottleneck.INVALID: ("fix_setup",),
@@ -29,6 +32,7 @@ _ROUTES: dict[Bottleneck, tuple[str, ...]] = {
 ROLE_OF: dict[Bottleneck, Role | None] = {
     Bottleneck.MISSING_SUPPORT: Role.SUPPORT_EXPANSION,
     Bottleneck.GUIDED_ONLY: Role.SUPPORT_EXPANSION,
+    Bottleneck.MIXED: None,
     Bottleneck.POOR_CHOICE: Role.POLICY_RESHAPING,
     Bottleneck.FORMAT: Role.POLICY_RESHAPING,
     Bottleneck.ATTRITION: Role.BEHAVIORAL_CONSOLIDATION,
@@ -39,10 +43,13 @@ ROLE_OF: dict[Bottleneck, Role | None] = {
     Bottleneck.INCONCLUSIVE: None,
 }
 
-
 LEAST_SIGNAL = 0.05
 """Share of training groups with a learning signal from which a stage that learns from the policy's own successes is named: the share that
 defines epsilon."""
+_LEAST_SHARE = 0.01
+"""Posterior probability below which a label plays no part in the choice."""
+_WORTH_COLLECTING = 0.1
+"""Gain in expected utility from which references are worth collecting, beside a stage that can run without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,43 +82,127 @@ def learning_signal(posterior: LabelPosterior, group_size: int, level: float) ->
     return LearningSignal(share, group_size)
 
 
-def name_stage(
-    bottleneck: Bottleneck,
-    available: frozenset[Need],
-    measured: Mapping[str, str] = MappingProxyType({}),
-    signal: LearningSignal | None = None,
-) -> StageAdvice:
-    """Return the stage for a bottleneck, given what is available; the alternatives say what they would need.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Situation:
+    """What is known when a stage is chosen."""
+
+    label: Bottleneck
+    posterior: Mapping[Bottleneck, float] = field(default_factory=dict)
+    """Probability of each label as far as stages are concerned; empty where no stage is to be chosen by it."""
+    pass_1: float = 0.0
+    offer: Offer
+    measured: Mapping[str, str] = field(default_factory=dict)
+    """Stage → what a probe found out about it."""
+    effects: Effects = field(default_factory=measured_effects)
+    """What stages did to behaviors whose label was known."""
+
+
+def name_stage(situation: Situation, thresholds: Thresholds) -> StageAdvice:
+    """Return the stage to run next, with what it is expected to bring; the alternatives say what they would need.
+
+    The stage with the highest expected utility is named, also where the label is open: `sample_more` only where the stage may lose more than
+    `Thresholds.open_regret` against the one that would be named if the label were known.
 
     Args:
-        bottleneck: What binds.
-        available: What stages can be given.
-        measured: Stage → what a probe found out about it.
-        signal: How often a training group has a learning signal; a stage that needs one is not named where there is none.
+        situation: What is known.
+        thresholds: How much may be lost, and what retention counts.
     """
-    stages = [STAGES[name] for name in _ROUTES[bottleneck]]
-    measured = dict(measured)
-    if signal is not None:
-        for stage in stages:
-            if stage.learns_from_successes:
-                measured[stage.name] = "; ".join([*([measured[stage.name]] if stage.name in measured else []), signal.words])
-    silent = signal is not None and signal.share.estimate < LEAST_SIGNAL
-    why = {s.name: s.right_when + (f"; measured: {measured[s.name]}" if s.name in measured else "") for s in stages}
-    possible = [s for s in stages if set(s.needs) <= available and not (silent and s.learns_from_successes)]
-    chosen = possible[0] if possible else stages[-1]
-    alternatives = []
-    for stage in stages:
-        if stage is chosen or (not stage.trains and stage is not stages[0]):
-            continue
-        missing = [need.value for need in stage.needs if need not in available]
-        caveat = f"; needs {', '.join(missing)}" if missing else ""
-        caveat += "; too seldom to learn from" if silent and stage.learns_from_successes else ""
-        alternatives.append((stage.name, f"right when {why[stage.name]}{caveat}"))
+    label, offer = situation.label, situation.offer
+    posterior = {one: share for one, share in situation.posterior.items() if share >= _LEAST_SHARE}
+    names = dict.fromkeys(name for one in posterior or {label: 1.0} for name in _ROUTES[one])
+    trained = [name for name in names if STAGES[name].trains]
+    expected = (
+        expect(trained, posterior, offer, situation.pass_1, thresholds.retention_weight, situation.effects) if posterior else []
+    )
+    best = expected[0] if expected and expected[0].expected > 0 else None
+    if not expected or label in (Bottleneck.DECODING, Bottleneck.MASTERED, Bottleneck.INVALID):
+        return _advice(_first_possible(label, offer), situation, _ROUTES[label], expected)
+    regret = expected_regret(best, expected, posterior)
+    if label is Bottleneck.INCONCLUSIVE and regret > thresholds.open_regret:
+        return _undecided(situation, expected, posterior, regret)
+    named = STAGES[best.name] if best else STAGES[_advice_of(max(posterior, key=lambda one: posterior[one]))]
+    return _advice(named, situation, [*names], expected)
+
+
+def _first_possible(label: Bottleneck, offer: Offer) -> StageDescription:
+    """Return the first stage of a route that can run and learn, else its advice."""
+    return next((STAGES[name] for name in _ROUTES[label] if offer.allows(name)), STAGES[_ROUTES[label][-1]])
+
+
+def _advice_of(label: Bottleneck) -> str:
+    """Return what to do where no stage that trains is worth it."""
+    return _ROUTES[label][-1]
+
+
+def _advice(
+    chosen: StageDescription, situation: Situation, names: Sequence[str], expected: Sequence[ExpectedStage]
+) -> StageAdvice:
+    """Return a stage as advice, with the others as alternatives."""
+    of = {one.name: one for one in expected}
+    best = of.get(chosen.name)
+    others = [*(name for name in of if name != chosen.name), *(name for name in names if name not in of and name != chosen.name)]
+    alternatives = tuple(
+        (name, _alternative(STAGES[name], situation, of.get(name))) for name in others if STAGES[name].trains or name == names[0]
+    )
     return StageAdvice(
         name=chosen.name,
         provenance=chosen.provenance,
         interface=chosen.interface,
-        why=why[chosen.name],
+        why="; ".join([_why(chosen, situation), *([best.words] if best else []), *_worth_collecting(situation, best)]),
         needs=tuple(need.value for need in chosen.needs),
-        alternatives=tuple(alternatives),
+        alternatives=alternatives,
+        predicted_gain=best.gain if best else None,
+        predicted_loss=best.loss if best else None,
     )
+
+
+def _undecided(
+    situation: Situation, expected: Sequence[ExpectedStage], posterior: Mapping[Bottleneck, float], regret: float
+) -> StageAdvice:
+    """Return that more samples are needed, because the stage hangs on the label."""
+    best = {
+        label: max(expected, key=lambda one: one.utilities[label]).name
+        for label in posterior
+        if any(one.utilities[label] > 0 for one in expected)
+    }
+    by_label = ", ".join(f"{name} if it is {label}" for label, name in best.items())
+    advice = _advice(STAGES["sample_more"], situation, [one.name for one in expected], expected)
+    why = f"the stage hangs on the label ({by_label}); choosing now would cost {regret:.2f} of pass@1 in the mean"
+    return StageAdvice(
+        name=advice.name,
+        provenance=advice.provenance,
+        interface=advice.interface,
+        why=why,
+        needs=(),
+        alternatives=advice.alternatives,
+    )
+
+
+def _why(stage: StageDescription, situation: Situation) -> str:
+    return stage.right_when + (f"; measured: {situation.measured[stage.name]}" if stage.name in situation.measured else "")
+
+
+def _alternative(stage: StageDescription, situation: Situation, expected: ExpectedStage | None) -> str:
+    """Return when another stage is right, and what it needs or lacks."""
+    offer = situation.offer
+    parts = [f"right when {_why(stage, situation)}"]
+    if missing := [need.value for need in stage.needs if need not in offer.needs]:
+        parts.append(f"needs {', '.join(missing)}")
+    if stage.name in offer.without_signal:
+        parts.append(offer.without_signal[stage.name])
+    return "; ".join([*parts, *([expected.words] if expected else [])])
+
+
+def _worth_collecting(situation: Situation, best: ExpectedStage | None) -> list[str]:
+    """Return, in words, what more references would bring, where that is much more than what can be run now."""
+    gains = {
+        key.references: effect.gain.estimate * (1.0 - situation.pass_1)
+        for key, effect in situation.effects.items()
+        if key.label is situation.label and key.stage == "sft" and not key.retained
+    }
+    now, have = best.expected if best else 0.0, References.of(situation.offer.num_references)
+    more = [one for one in gains if LEAST[one] > LEAST[have] and gains[one] > now + _WORTH_COLLECTING]
+    if not more:
+        return []
+    fewest = min(more, key=lambda one: LEAST[one])
+    return [f"with {LEAST[fewest]} or more references sft is expected to bring {gains[fewest]:+.2f}"]

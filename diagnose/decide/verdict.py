@@ -8,21 +8,29 @@ of the evidence. Under `Thresholds.confidence` the verdict is `inconclusive`, wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from scipy.special import ndtr, ndtri
 
+from posttrain.analysis.stats import FloatArray
 from posttrain.diagnose.decide.checks import VerdictChecks, check_measurements, label_problems, pass_at_k_curve
 from posttrain.diagnose.decide.evidence import Measurements, weigh_evidence
 from posttrain.diagnose.decide.power import what_settles
-from posttrain.diagnose.decide.routes import ROLE_OF, learning_signal, name_stage
-from posttrain.diagnose.decide.words import write_caveats, write_invalid, write_verdict
-from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, LabelPosterior, label_posterior, posterior_of
+from posttrain.diagnose.decide.routes import LEAST_SIGNAL, ROLE_OF, LearningSignal, Situation, learning_signal, name_stage
+from posttrain.diagnose.decide.utility import Offer
+from posttrain.diagnose.decide.words import VerdictFacts, write_caveats, write_invalid, write_verdict
+from posttrain.diagnose.measure.label_posterior import (
+    BEHAVIOR_LABELS,
+    PROBLEM_LABELS,
+    LabelPosterior,
+    label_posterior,
+    posterior_of,
+)
 from posttrain.diagnose.measure.sample_checks import UNPARSED
-from posttrain.diagnose.stage_catalogue import Need
+from posttrain.diagnose.stage_catalogue import STAGES, Need
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Bottleneck, Check, Diagnosis, Note, Outcome, SamplingMeasurement
+from posttrain.diagnose.types import Bottleneck, Check, Diagnosis, Note, Outcome, PlannedPart, SamplingMeasurement, Split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,18 +49,21 @@ class SampledLabel:
     """Posterior probability of each label that the evidence of a probe can replace."""
 
 
-def diagnose_behavior(measured: Measurements, *, thresholds: Thresholds, available: frozenset[Need], seed: int) -> Diagnosis:
+def diagnose_behavior(
+    measured: Measurements, *, thresholds: Thresholds, available: frozenset[Need], seed: int, retained: bool = False
+) -> Diagnosis:
     """Decide what binds one behavior.
 
     Args:
         measured: What was measured.
         thresholds: Every number that the verdict depends on.
         available: What a stage could be fed with.
+        retained: Whether there are retention behaviors that a stage could mix in.
         seed: Of the posterior draws; the same measurements and seed give the same diagnosis.
     """
     behavior, counts = measured.behavior, measured.counts
     if not counts.num_samples.sum():
-        return _without_samples(measured, available)
+        return _without_samples(measured, available, thresholds)
     epsilon = behavior.measure.epsilon
     posterior = posterior_of(counts, epsilon=epsilon, thresholds=thresholds, seed=seed)
     curve = pass_at_k_curve(measured, posterior, thresholds.level)
@@ -67,11 +78,18 @@ def diagnose_behavior(measured: Measurements, *, thresholds: Thresholds, availab
     enough_problems = len(counts.problem_ids) >= thresholds.fewest_problems  # else no samples of these decide
     if undecided and enough_problems and behavior.sampling.samples_the_policy:
         settles = what_settles(posterior, counts, epsilon=epsilon, thresholds=thresholds, cost=measured.cost, seed=seed)
-    of_stages = {name: words for finding in measured.findings for name, words in finding.of_stages.items()}
     signal = learning_signal(posterior, behavior.measure.group_size, thresholds.level)
-    # What guessing explains is no measurement of a capability: the problems are to be repaired.
-    stage = name_stage(Bottleneck.INVALID if weighed.left_open else label, available, of_stages, signal)
+    situation = Situation(
+        # What guessing explains is no measurement of a capability: the problems are to be repaired.
+        label=Bottleneck.INVALID if weighed.left_open else label,
+        posterior=_labels_to_train(label, sampled, posterior),
+        pass_1=float(posterior.mean.mean()),
+        offer=_offer(measured, available, retained, signal),
+        measured=_found_of_stages(measured, signal),
+    )
+    stage = name_stage(situation, thresholds)
     probabilities = posterior.mixture.interval_probabilities([epsilon, thresholds.mastered])
+    plan = _plan(situation, counts.problem_ids, probabilities, thresholds) if label is Bottleneck.MIXED else ()
     return Diagnosis(
         name=behavior.name,
         purpose=behavior.purpose,
@@ -81,6 +99,7 @@ def diagnose_behavior(measured: Measurements, *, thresholds: Thresholds, availab
         role=ROLE_OF[label],
         shares={one.value: float(share) for one, share in zip(PROBLEM_LABELS, probabilities.mean(axis=0), strict=True)},
         stage=stage,
+        plan=plan,
         checks=(*checks.shown, *measured.validity.checks),
         pass_at_k=curve,
         problems=label_problems(measured, posterior, probabilities, thresholds),
@@ -89,16 +108,75 @@ def diagnose_behavior(measured: Measurements, *, thresholds: Thresholds, availab
         caveats=write_caveats(measured, label, sampled.lenient, checks, thresholds),
         sentence=write_verdict(
             behavior.name,
-            label,
-            confidence,
-            checks,
-            stage.name,
-            most_likely=sampled.most_likely,
-            undecided=sampled.undecided,
-            failures=measured.validity.failures,
+            VerdictFacts(
+                label=label,
+                confidence=confidence,
+                checks=checks,
+                stage=stage.name,
+                most_likely=sampled.most_likely,
+                undecided=sampled.undecided,
+                plan=plan,
+                failures=measured.validity.failures,
+            ),
         ),
         contributions=weighed.contributions,
     )
+
+
+def _labels_to_train(label: Bottleneck, sampled: SampledLabel, posterior: LabelPosterior) -> dict[Bottleneck, float]:
+    """Return the probability of each label by which a stage is chosen; empty where the samples say nothing about it."""
+    if label is not sampled.label or label in (Bottleneck.FORMAT, Bottleneck.DECODING):
+        return {label: 1.0}
+    return posterior.training_shares if sampled.shares else {}
+
+
+def _found_of_stages(measured: Measurements, signal: LearningSignal) -> dict[str, str]:
+    """Return what was measured about each stage, in words."""
+    found = {name: words for finding in measured.findings for name, words in finding.of_stages.items()}
+    return found | {
+        name: "; ".join([*([found[name]] if name in found else []), signal.words])
+        for name, stage in STAGES.items()
+        if stage.learns_from_successes
+    }
+
+
+def _plan(situation: Situation, ids: Sequence[str], probabilities: FloatArray, thresholds: Thresholds) -> tuple[PlannedPart, ...]:
+    """Return which problems of a mixed behavior go to which stage.
+
+    Args:
+        situation: What is known of the behavior as a whole.
+        ids: [P]
+        probabilities: [P, 3] posterior probability of each of `PROBLEM_LABELS`.
+        thresholds: Which share makes a part.
+    """
+    likeliest = probabilities.argmax(axis=1)
+    parts = []
+    for index, label in enumerate(PROBLEM_LABELS):
+        share = float(probabilities[:, index].mean())
+        if share >= thresholds.mixed_share:
+            alone = replace(situation, label=label, posterior={label: 1.0})
+            problems = tuple(one for one, found in zip(ids, likeliest, strict=True) if found == index)
+            parts.append(PlannedPart(label=label, share=share, stage=name_stage(alone, thresholds).name, problems=problems))
+    return tuple(parts)
+
+
+def _offer(measured: Measurements, available: frozenset[Need], retained: bool, signal: LearningSignal) -> Offer:
+    """Return what stages can be given, without those that would learn nothing."""
+    references = [problem.references for problem in measured.behavior.split(Split.TRAIN) if problem.references]
+    offered = set(available)
+    if Need.VERIFIER in available:
+        offered.add(Need.PAIRS)  # right and wrong samples
+        if any(len(path.steps) > 1 for paths in references for path in paths):
+            offered.add(Need.STEP_FEEDBACK)
+    silent = signal.share.estimate < LEAST_SIGNAL
+    without_signal = {
+        stage.name: f"too seldom to learn from: {signal.words}"
+        for stage in STAGES.values()
+        if silent and stage.learns_from_successes
+    }
+    for finding in measured.findings:
+        without_signal |= finding.rules_out
+    return Offer(needs=frozenset(offered), num_references=len(references), retained=retained, without_signal=without_signal)
 
 
 def label_samples(
@@ -191,14 +269,14 @@ def _lenient_label(
     lenient = label_posterior(
         counts.num_samples, counts.num_lenient_correct, epsilon=epsilon, thresholds=thresholds, groups=counts.groups, seed=seed
     )
-    chances = [[one.shares[label] for label in PROBLEM_LABELS] for one in (strict, lenient)]
-    better = sum(chances[0][i] * sum(chances[1][i + 1 :]) for i in range(len(PROBLEM_LABELS)))
+    chances = [[one.shares[label] for label in BEHAVIOR_LABELS] for one in (strict, lenient)]
+    better = sum(chances[0][i] * sum(chances[1][i + 1 :]) for i in range(len(BEHAVIOR_LABELS)))
     if lenient.label is strict.label or better < thresholds.confidence:
         return None
     return lenient.label, better
 
 
-def _without_samples(measured: Measurements, available: frozenset[Need]) -> Diagnosis:
+def _without_samples(measured: Measurements, available: frozenset[Need], thresholds: Thresholds) -> Diagnosis:
     """Return the diagnosis of a behavior whose verifier failed the self-test, or whose samples are all missing."""
     behavior, validity = measured.behavior, measured.validity
     return Diagnosis(
@@ -206,7 +284,7 @@ def _without_samples(measured: Measurements, available: frozenset[Need]) -> Diag
         purpose=behavior.purpose,
         bottleneck=Bottleneck.INVALID,
         confidence=1.0,
-        stage=name_stage(Bottleneck.INVALID, available),
+        stage=name_stage(Situation(label=Bottleneck.INVALID, offer=Offer(needs=available)), thresholds),
         checks=validity.checks,
         cost=measured.cost,
         caveats=tuple(Note("validity", note) for note in validity.notes),

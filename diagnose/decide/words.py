@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from posttrain.diagnose.decide.evidence import Measurements
 from posttrain.diagnose.measure.sample_checks import UNPARSED
 from posttrain.diagnose.stage_catalogue import STAGES
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Bottleneck, Check, Note, Outcome
+from posttrain.diagnose.types import Bottleneck, Check, Note, Outcome, PlannedPart
 
 _UNPARSED_NOTED = 0.1
 """Share of unparsed samples from which they are mentioned."""
@@ -71,45 +72,53 @@ def write_caveats(
     return tuple(notes)
 
 
-def write_verdict(
-    name: str,
-    label: Bottleneck,
-    confidence: float,
-    checks: VerdictChecks,
-    stage: str,
-    *,
-    most_likely: Bottleneck | None,
-    undecided: str,
-    failures: Sequence[str],
-) -> str:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerdictFacts:
+    """Hold what the sentence of a verdict says."""
+
+    label: Bottleneck
+    confidence: float
+    checks: VerdictChecks
+    stage: str
+    """What to do about it."""
+    most_likely: Bottleneck | None
+    """The most probable label, where none is decided."""
+    undecided: str
+    """Why none is decided."""
+    plan: Sequence[PlannedPart]
+    """Which part of the problems goes to which stage, where the behavior is mixed."""
+    failures: Sequence[str]
+    """Of the validity checks."""
+
+
+def write_verdict(name: str, facts: VerdictFacts) -> str:
     """Return the verdict in one sentence.
 
     Args:
         name: The behavior.
-        label: What was decided.
-        confidence: How sure that is.
-        checks: The checks of the verdict.
-        stage: What to do about it.
-        most_likely: The most probable label, where none is decided.
-        undecided: Why none is decided.
-        failures: Of the validity checks.
+        facts: What was decided.
     """
+    checks, label = facts.checks, facts.label
     numbers = ", ".join(f"{check.name} {_in_words(check)}" for check in (checks.pass_1, checks.pass_k))
+    action = _ACTIONS.get(facts.stage, f"run {facts.stage}" if STAGES[facts.stage].trains else facts.stage.replace("_", " "))
     if label is Bottleneck.INCONCLUSIVE:
-        return f"{name}: inconclusive ({numbers}): {undecided}{f'; leans to {most_likely}' if most_likely else ''}."
+        leaning = f"; leans to {facts.most_likely}" if facts.most_likely else ""
+        either_way = f"; whichever it is, {action}" if STAGES[facts.stage].trains else ""
+        return f"{name}: inconclusive ({numbers}): {facts.undecided}{leaning}{either_way}."
+    parts = ", ".join(f"{part.share:.0%} {part.label}" for part in facts.plan)
     bodies = {
         Bottleneck.MISSING_SUPPORT: f"mostly out of reach ({numbers}): right answers are missing from what the model can produce",
         Bottleneck.POOR_CHOICE: f"reachable but unreliable ({numbers}): the model has right answers and does not choose them",
         Bottleneck.GUIDED_ONLY: f"out of reach from the prompt, within reach from a part of a reference path ({numbers})",
         Bottleneck.SCAFFOLD_BOUND: f"there with a scaffold, not without ({numbers} without)",
         Bottleneck.ATTRITION: f"lost: an earlier policy could do it ({numbers} now)",
+        Bottleneck.MIXED: f"in parts ({numbers}): {parts}",
         Bottleneck.MASTERED: f"mastered ({numbers})",
         Bottleneck.FORMAT: f"right but not readable ({numbers} as read strictly): the answers are there, their format is not",
         Bottleneck.DECODING: f"unreliable only when sampled ({numbers}; greedy {_in_words(checks.greedy)})",
-        Bottleneck.INVALID: f"no verdict, the measurement is invalid ({'; '.join(failures[:2]) or 'a check is not met'})",
+        Bottleneck.INVALID: f"no verdict, the measurement is invalid ({'; '.join(facts.failures[:2]) or 'a check is not met'})",
     }
-    action = _ACTIONS.get(stage, f"run {stage}" if STAGES[stage].trains else stage.replace("_", " "))
-    return f"{name}: {bodies[label]}; {action}. (confidence {_percent(confidence)})"
+    return f"{name}: {bodies[label]}; {action}. (confidence {_percent(facts.confidence)})"
 
 
 def write_invalid(name: str, failures: Sequence[str]) -> str:

@@ -6,8 +6,8 @@ Every problem has a success rate p, known up to a posterior:
 * epsilon ≤ p < mastered: reachable, unreliable (`poor_choice`);
 * p ≥ mastered: `mastered`.
 
-A behavior is `mastered` when its mean p is; otherwise its label is the one of the other two that holds more of its problems
-(arXiv 2604.07941 §7.2.1, made countable).
+A behavior is `mastered` when its mean p is. Otherwise it is `mixed` where two of the three hold at least a fifth of its problems each, and else
+its label is the one of the first two that holds more of its problems (arXiv 2604.07941 §7.2.1, made countable).
 """
 
 from __future__ import annotations
@@ -24,20 +24,27 @@ from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Bottleneck, SamplingMeasurement
 
 PROBLEM_LABELS = (Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE, Bottleneck.MASTERED)
+BEHAVIOR_LABELS = (Bottleneck.MISSING_SUPPORT, Bottleneck.MIXED, Bottleneck.POOR_CHOICE, Bottleneck.MASTERED)
+"""From what is furthest from success to what is there."""
+_MISSING, _MIXED, _POOR, _MASTERED = range(len(BEHAVIOR_LABELS))
 
 
-def labels_of(counts: npt.NDArray[np.int64], mean: npt.NDArray[np.float64], mastered: float) -> npt.NDArray[np.int64]:
+def labels_of(
+    counts: npt.NDArray[np.int64], mean: npt.NDArray[np.float64], mastered: float, mixed_share: float
+) -> npt.NDArray[np.int64]:
     """Label a behavior for each of D posterior draws of its problems.
 
     Args:
         counts: [D, 3] problems in each of `PROBLEM_LABELS`.
         mean: [D] mean success rate.
         mastered: Mean rate from which the behavior is mastered.
+        mixed_share: Share of the problems that each of two labels must hold.
 
     Returns:
-        [D] index into `PROBLEM_LABELS`.
+        [D] index into `BEHAVIOR_LABELS`.
     """
-    return np.where(mean >= mastered, 2, np.where(counts[:, 0] > counts[:, 1], 0, 1))
+    mixed = np.sort(counts, axis=1)[:, -2] >= mixed_share * counts.sum(axis=1)
+    return np.where(mean >= mastered, _MASTERED, np.where(mixed, _MIXED, np.where(counts[:, 0] > counts[:, 1], _MISSING, _POOR)))
 
 
 def problem_labels(probabilities: npt.NDArray[np.float64], confidence: float) -> npt.NDArray[np.int64]:
@@ -63,24 +70,50 @@ class LabelPosterior:
     mean: npt.NDArray[np.float64]
     """[D] posterior draws of the mean success rate."""
     labels: npt.NDArray[np.int64]
-    """[D] the label of each posterior draw."""
+    """[D] index into `BEHAVIOR_LABELS` of each posterior draw."""
+    majority: npt.NDArray[np.int64]
+    """[D] the same where nothing counts as mixed."""
+    mixed_share: float
 
     @property
     def shares(self) -> dict[Bottleneck, float]:
         """Posterior probability of each label."""
-        counts = np.bincount(self.labels, minlength=len(PROBLEM_LABELS))
-        return {state: float(count / len(self.labels)) for state, count in zip(PROBLEM_LABELS, counts, strict=True)}
+        return _shares(self.labels)
 
     @property
     def label(self) -> Bottleneck:
         """The most probable label."""
-        return PROBLEM_LABELS[int(np.bincount(self.labels, minlength=len(PROBLEM_LABELS)).argmax())]
+        return BEHAVIOR_LABELS[int(np.bincount(self.labels).argmax())]
 
     @property
     def confidence(self) -> float:
         """The posterior probability of the label. A finite number of posterior draws proves no certainty: half a draw is left to the others."""
-        best = int(np.bincount(self.labels, minlength=len(PROBLEM_LABELS)).max())
-        return (best + 0.5) / (len(self.labels) + 1)
+        return _largest(self.labels)
+
+    @property
+    def sampling_confidence(self) -> float:
+        """How sure it is which label holds most problems, or that two hold a fifth each: further samples are drawn until one of them is.
+
+        Whether a second label holds a fifth or a little less changes what is advised by little, and would take many samples.
+        """
+        return max(_largest(self.majority), self.confidence)
+
+    @property
+    def training_shares(self) -> dict[Bottleneck, float]:
+        """Posterior probability of each label as far as stages are concerned: a mixture without problems out of support is poor choice."""
+        reachable = self.counts[:, 0] < self.mixed_share * self.counts.sum(axis=1)
+        return _shares(np.where((self.labels == _MIXED) & reachable, _POOR, self.labels))
+
+
+def _shares(labels: npt.NDArray[np.int64]) -> dict[Bottleneck, float]:
+    """Return the share of posterior draws with each label."""
+    counts = np.bincount(labels, minlength=len(BEHAVIOR_LABELS))
+    return {label: float(count / len(labels)) for label, count in zip(BEHAVIOR_LABELS, counts, strict=True)}
+
+
+def _largest(labels: npt.NDArray[np.int64]) -> float:
+    """Return the probability of the most frequent label."""
+    return (int(np.bincount(labels).max()) + 0.5) / (len(labels) + 1)
 
 
 def label_posterior(
@@ -133,7 +166,8 @@ def _fit(
         most_chains=most_chains,
     )
     counts, mean = mixture.draw_interval_counts(edges, rng=np.random.default_rng(seed))
-    return LabelPosterior(mixture, counts, mean, labels_of(counts, mean, thresholds.mastered))
+    labels, majority = (labels_of(counts, mean, thresholds.mastered, share) for share in (thresholds.mixed_share, 1.0))
+    return LabelPosterior(mixture, counts, mean, labels, majority, thresholds.mixed_share)
 
 
 def posterior_of(measured: SamplingMeasurement, *, epsilon: float, thresholds: Thresholds, seed: int = 0) -> LabelPosterior:

@@ -26,7 +26,7 @@ from posttrain.diagnose.storage.run_check import checked_table
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.storage.shard_file import refuse_damage
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, Diagnosis, LimitSource, Note, Split, ValidityMeasurement
+from posttrain.diagnose.types import Behavior, Diagnosis, LimitSource, Note, Purpose, Split, ValidityMeasurement
 
 Entry = TypeVar("Entry", bound=FileModel)
 _OF_CHECKS = ("estimate", "low", "high", "threshold")
@@ -72,7 +72,7 @@ def assemble(path: str | Path, *, behaviors: Sequence[Behavior] | None = None) -
         ),
         model=record["model"],
         settings=settings,
-        behaviors=tuple(_measure(directory, behavior, settings) for behavior in loaded),
+        behaviors=tuple(_measure(directory, behavior, settings, _can_retain(loaded)) for behavior in loaded),
     )
 
 
@@ -94,7 +94,12 @@ def _reload(directory: RunDirectory, record: dict[str, Any]) -> tuple[Behavior, 
     return tuple(loaded)
 
 
-def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, Any]) -> DiagnosedBehavior:
+def _can_retain(behaviors: Sequence[Behavior]) -> bool:
+    """Return whether there is a retention behavior whose train problems a stage could mix in."""
+    return any(one.purpose is Purpose.RETENTION and one.split(Split.TRAIN) for one in behaviors)
+
+
+def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, Any], can_retain: bool) -> DiagnosedBehavior:
     """Count, score and decide one behavior."""
     split = Split(settings["split"])
     problems = behavior.split(split)
@@ -119,6 +124,7 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
             behavior, teacher=settings.get("teacher") is not None, earlier=settings.get("earlier") is not None
         ),
         seed=settings["seed"],
+        retained=can_retain,
     )
     if not all(table.with_checksum):
         diagnosis = replace(diagnosis, caveats=(*diagnosis.caveats, Note("no_checksums", NO_CHECKSUMS)))

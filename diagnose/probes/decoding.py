@@ -123,7 +123,10 @@ class DecodingProbe(Probe):
             because = f"the mean success rate is {one.rate.estimate:.2f} [{one.rate.low:.2f}, {one.rate.high:.2f}] at {one.condition}, {table.baseline.estimate:.2f} at T = 1"
             evidence = (
                 LabelEvidence(
-                    label=Bottleneck.DECODING, instead_of=(Bottleneck.POOR_CHOICE,), confidence=chances[best], because=because
+                    label=Bottleneck.DECODING,
+                    instead_of=(Bottleneck.MIXED, Bottleneck.POOR_CHOICE),
+                    confidence=chances[best],
+                    because=because,
                 ),
             )
             if chances[best] >= context.thresholds.confidence:

@@ -225,7 +225,7 @@ class ScaffoldProbe(Probe):
         evidence = tuple(
             LabelEvidence(
                 label=Bottleneck.SCAFFOLD_BOUND,
-                instead_of=(Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE),
+                instead_of=(Bottleneck.MISSING_SUPPORT, Bottleneck.MIXED, Bottleneck.POOR_CHOICE),
                 confidence=bound[one.condition],
                 because=f"the mean success rate is {baseline.estimate:.2f} without and {one.rate.estimate:.2f} {one.condition} "
                 f"(gain {conditions.signed(one.gain)}, paired by problem)",

@@ -58,6 +58,10 @@ def verdict_view(
             if share > 0
         ],
         "stage": None if entry.stage is None else _stage_view(entry.stage),
+        "plan": [
+            (BOTTLENECKS[part.label][0], format_probability(part.share), part.stage, f"{len(part.problems)} problems")
+            for part in entry.plan
+        ],
         "command": next_command(entry, start),
         "todo": _todo(entry, failures),
         "settles": None if entry.settles_with is None else _settles(entry.settles_with),

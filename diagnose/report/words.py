@@ -26,6 +26,7 @@ BOTTLENECKS: dict[Bottleneck, tuple[str, str]] = {
     Bottleneck.FORMAT: ("format", "the answers are right but not written so that the verifier can read them"),
     Bottleneck.DECODING: ("decoding", "the failures vanish under greedy or cooler decoding"),
     Bottleneck.MASTERED: ("mastered", "solved reliably; nothing to train"),
+    Bottleneck.MIXED: ("mixed", "part of the problems is in one state and part in another, so that no one stage suits them all"),
     Bottleneck.INVALID: ("invalid", "the measurement is invalid; fix the setup before believing any number"),
     Bottleneck.INCONCLUSIVE: ("inconclusive", "the evidence does not decide yet"),
 }

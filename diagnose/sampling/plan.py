@@ -179,12 +179,11 @@ def next_round(
     posterior = label_posterior(
         counts.num_samples, counts.num_correct, epsilon=epsilon, thresholds=thresholds, groups=counts.groups, seed=seed
     )
-    if posterior.confidence < rule.confidence:
+    confidence = posterior.sampling_confidence
+    if confidence < rule.confidence:
         words = f"the label is undecided (leans to {posterior.label})"
         # Behaviors that are nearest to a label and have had least come first; a borderline one gets what they leave.
-        return Round(
-            extra=further, reason=RoundReason.LABEL, words=words, priority=generated_tokens * (1.0 - posterior.confidence)
-        )
+        return Round(extra=further, reason=RoundReason.LABEL, words=words, priority=generated_tokens * (1.0 - confidence))
     words = "the label is decided"
     if goal.precision is not None:
         interval = posterior.mixture.pass_at_ks([primary_k])[0]

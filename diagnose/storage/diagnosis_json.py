@@ -90,7 +90,19 @@ class StageEntry(FileModel):
     why: str
     needs: Sequence[str] = ()
     predicted_gain: EstimateEntry | None = None
+    """Of pass@1; null where no stage was measured on such behaviors."""
+    predicted_loss: EstimateEntry | None = None
+    """Fall of pass@1 on retention behaviors."""
     alternatives: Sequence[AlternativeEntry] = ()
+
+
+class PlannedEntry(FileModel):
+    """The problems of a mixed behavior that have one label, and the stage for them."""
+
+    label: Bottleneck
+    share: Number
+    stage: str
+    problems: Sequence[str] = ()
 
 
 class PrefixEntry(FileModel):
@@ -318,6 +330,8 @@ class VerdictEntry(FileModel):
     role: Role | None = None
     shares: dict[str, Number] = Field(default_factory=dict)
     stage: StageEntry | None = None
+    plan: Sequence[PlannedEntry] = ()
+    """What each part of a mixed behavior needs, for who would train the parts apart."""
     settles_with: SettlesEntry | None = None
     caveats: Sequence[str] = ()
     caveat_codes: Sequence[str] = ()

@@ -24,6 +24,7 @@ from posttrain.diagnose.types.bottleneck import Bottleneck as Bottleneck
 from posttrain.diagnose.types.diagnosis import Cost as Cost
 from posttrain.diagnose.types.diagnosis import Diagnosis as Diagnosis
 from posttrain.diagnose.types.diagnosis import PassAtK as PassAtK
+from posttrain.diagnose.types.diagnosis import PlannedPart as PlannedPart
 from posttrain.diagnose.types.diagnosis import ProblemChange as ProblemChange
 from posttrain.diagnose.types.diagnosis import ProblemDiagnosis as ProblemDiagnosis
 from posttrain.diagnose.types.diagnosis import Role as Role

@@ -16,5 +16,6 @@ class Bottleneck(StrEnum):
     FORMAT = "format"
     DECODING = "decoding"
     MASTERED = "mastered"
+    MIXED = "mixed"
     INVALID = "invalid"
     INCONCLUSIVE = "inconclusive"

@@ -31,6 +31,22 @@ class StageAdvice:
     needs: tuple[str, ...]
     alternatives: tuple[tuple[str, str], ...]
     """(name, why)"""
+    predicted_gain: Estimate | None = None
+    """Of pass@1, as `decide.stage_effects` has it for a further behavior of the kind; None where nothing was measured."""
+    predicted_loss: Estimate | None = None
+    """Fall of pass@1 on retention behaviors."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedPart:
+    """The problems of a mixed behavior that have one label, and the stage for them."""
+
+    label: Bottleneck
+    share: float
+    """Of the problems, expected under the posterior."""
+    stage: str
+    problems: tuple[str, ...]
+    """Ids of those for which it is the most probable label."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +119,8 @@ class Diagnosis:
     shares: Mapping[str, float] = field(default_factory=dict)
     """Posterior share of the problems with each label."""
     stage: StageAdvice | None
+    plan: tuple[PlannedPart, ...] = ()
+    """What each part of a mixed behavior needs, for who would train the parts apart."""
     checks: tuple[Check, ...]
     pass_at_k: tuple[PassAtK, ...] = ()
     problems: tuple[ProblemDiagnosis, ...] = ()

@@ -56,6 +56,8 @@ class Finding:
     evidence: tuple[LabelEvidence, ...] = ()
     of_stages: Mapping[str, str] = field(default_factory=dict)
     """Stage → what was measured about it; stands where the stage is named or listed."""
+    rules_out: Mapping[str, str] = field(default_factory=dict)
+    """Stage → why it would learn nothing, in words."""
     notes: tuple[Note, ...] = ()
     samples: int = 0
     generated_tokens: int = 0

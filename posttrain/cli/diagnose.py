@@ -60,6 +60,7 @@ def diagnose(
         int,
         typer.Option("--workers", metavar="N", help="Engines to open, on this machine or on a Ray cluster (reports/CLUSTER.md)."),
     ] = 1,
+    retention_weight: options.RetentionWeight = 1.0,
     pilot: options.Pilot = "on",
     seed: options.Seed = 0,
     dry_run: Annotated[
@@ -74,6 +75,7 @@ def diagnose(
 
     from posttrain.diagnose.pipeline.diagnose_run import run_request
     from posttrain.diagnose.pipeline.request import DiagnoseRequest
+    from posttrain.diagnose.thresholds import Thresholds
 
     request = DiagnoseRequest(
         model=model,
@@ -91,6 +93,7 @@ def diagnose(
         earlier=earlier,
         before=before,
         data=data,
+        thresholds=Thresholds(retention_weight=retention_weight),
         pilot=options.is_on("--pilot", pilot),
         seed=seed,
         split=_split(split),

@@ -83,6 +83,14 @@ Limit = Annotated[
         help="At most N problems of each split, chosen by split.seed; those of a smaller N are among those of a larger one.",
     ),
 ]
+RetentionWeight = Annotated[
+    float,
+    typer.Option(
+        "--retention-weight",
+        metavar="X",
+        help="What a fall of the retention behaviors counts against a gain of the same size on the target, when a stage is named; 0 ignores it.",
+    ),
+]
 Pilot = Annotated[
     str,
     typer.Option(

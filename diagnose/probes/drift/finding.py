@@ -135,7 +135,7 @@ def _evidence(rates: RatesBeforeAndNow, plain: bool, count: int, least: float) -
         f"most of what is not mastered was reachable before and keeps less than half of its success rate; "
         f"{int(rates.fell.sum())} of {count} problems fell under a test"
     )
-    instead_of = (Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE)
+    instead_of = (Bottleneck.MISSING_SUPPORT, Bottleneck.MIXED, Bottleneck.POOR_CHOICE)
     return (LabelEvidence(label=Bottleneck.ATTRITION, instead_of=instead_of, confidence=rates.confidence, because=because),)
 
 

@@ -66,13 +66,16 @@ def make_finding(
                 label=Bottleneck.GUIDED_ONLY, instead_of=(Bottleneck.MISSING_SUPPORT,), confidence=confidence, because=because
             ),
         )
+    outcome = _outcome(probed, evidence, above_half, min(chances.values()), context.thresholds)
+    unreachable = outcome is PrefixLadderOutcome.UNREACHABLE
     return Finding(
-        outcome=_outcome(probed, evidence, above_half, min(chances.values()), context.thresholds),
+        outcome=outcome,
         summary=write_summary(probed, out, share, because, thresholds.sufficient),
         numbers={name: value for name, value in numbers.items() if np.isfinite(value.estimate)},
         rows=(*_reference_rows(probed, context), *_placebo_rows(placebos, context)),
         problems=_per_problem(context, ladders),
         evidence=evidence,
+        rules_out={"guided_grpo": "no prefix of a reference path short of its answer helps"} if unreachable else {},
         notes=tuple(write_notes(context, ladders, probed, candidates, blocked, placebos, chances)),
     )
 

@@ -38,6 +38,11 @@ class TeacherOutcome(StrEnum):
     NOT_MEASURED = "not_measured"
 
     @property
+    def has_something_to_teach(self) -> bool:
+        """Return whether the teacher is not known to be no better than the student."""
+        return self not in (TeacherOutcome.NO_BETTER, TeacherOutcome.NOT_SHOWN_BETTER)
+
+    @property
     def stage(self) -> str:
         """Return the stage that fits, `none` where there is nothing to distil."""
         if self is TeacherOutcome.SEES_STUDENT_PATHS:
@@ -105,10 +110,12 @@ def make_finding(
         rows=_rows(context, success, student, of_student, of_teacher, right),
         problems=_per_problem(context, success, of_student, of_teacher),
         of_stages={name: f"{_VERDICTS[stage][name]}, since {why}" for name in (OPD, SEQ_KD)},
+        rules_out={} if outcome.has_something_to_teach else dict.fromkeys(_DISTILLING, why),
         notes=tuple(notes),
     )
 
 
+_DISTILLING = ("opd", "gkd", "minillm", "seq_kd", "logit_kd")
 _WORDS = {OPD: "on-policy distillation (opd) fits", SEQ_KD: "off-policy traces first (seq_kd)", NO_STAGE: "not worth distilling"}
 _VERDICTS = {
     OPD: {OPD: "fits", SEQ_KD: "opd fits better"},

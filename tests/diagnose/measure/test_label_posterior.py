@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from posttrain.diagnose.measure.label_posterior import PROBLEM_LABELS, label_posterior, labels_of, problem_labels
+from posttrain.diagnose.measure.label_posterior import BEHAVIOR_LABELS, PROBLEM_LABELS, label_posterior, labels_of, problem_labels
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Bottleneck, default_epsilon
 
@@ -12,8 +12,42 @@ THRESHOLDS = Thresholds()
 
 
 def test_most_problems_that_are_not_mastered_give_the_label() -> None:
-    counts = np.array([[2, 1, 2], [2, 3, 0], [0, 0, 5], [2, 2, 1]])
-    assert labels_of(counts, np.array([0.5, 0.3, 0.95, 0.4]), 0.9).tolist() == [0, 1, 2, 1]
+    counts = np.array([[9, 1, 0], [1, 9, 0], [0, 0, 10], [1, 1, 8]])
+    found = labels_of(counts, np.array([0.1, 0.3, 0.95, 0.8]), 0.9, 0.2)
+    assert [BEHAVIOR_LABELS[one] for one in found] == [
+        Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE, Bottleneck.MASTERED, Bottleneck.POOR_CHOICE
+    ]  # fmt: skip
+
+
+def test_two_labels_with_a_fifth_each_are_mixed() -> None:
+    counts = np.array([[2, 8, 0], [2, 0, 8], [0, 7, 3], [1, 8, 1], [2, 0, 18]])
+    found = labels_of(counts, np.array([0.3, 0.7, 0.6, 0.4, 0.92]), 0.9, 0.2)
+    assert [BEHAVIOR_LABELS[one] is Bottleneck.MIXED for one in found] == [True, True, True, False, False]
+    assert BEHAVIOR_LABELS[found[-1]] is Bottleneck.MASTERED, "its mean is"
+
+
+@pytest.mark.parametrize("other", [0.5, 0.97])
+def test_a_planted_mixture_is_mixed_and_ends_sampling(other: float) -> None:
+    c = np.random.default_rng(0).binomial(32, np.r_[np.zeros(20), np.full(20, other)])
+    known = label_posterior(np.full(40, 32), c, epsilon=EPSILON, thresholds=THRESHOLDS)
+    assert known.label is Bottleneck.MIXED
+    assert known.confidence > 0.95
+    assert known.sampling_confidence > 0.95
+    assert known.training_shares[Bottleneck.MIXED] > 0.95
+
+
+def test_a_mixture_within_reach_is_trained_as_poor_choice() -> None:
+    c = np.random.default_rng(0).binomial(32, np.r_[np.full(20, 0.4), np.full(20, 0.99)])
+    known = label_posterior(np.full(40, 32), c, epsilon=EPSILON, thresholds=THRESHOLDS)
+    assert known.label is Bottleneck.MIXED
+    assert known.training_shares[Bottleneck.POOR_CHOICE] > 0.95
+
+
+def test_sampling_ends_where_the_majority_is_sure() -> None:
+    """A second label holds about a fifth: whether a little more or less would take many samples."""
+    c = np.random.default_rng(0).binomial(32, np.r_[np.zeros(8), np.full(32, 0.4)])
+    known = label_posterior(np.full(40, 32), c, epsilon=EPSILON, thresholds=THRESHOLDS)
+    assert known.confidence < 0.95 < known.sampling_confidence
 
 
 @pytest.mark.parametrize(("rate", "label"), [(0.0, 0), (0.3, 1), (0.99, 2)])
