@@ -21,6 +21,8 @@ from scipy.special import betaincinv, expit, logit, ndtri
 from posttrain.diagnose.types import Bottleneck, default_epsilon
 
 EPSILON, MASTERED = default_epsilon(8), 0.9
+MIXED = 0.2
+"""Share of the problems that each of two kinds holds of a mixed behavior."""
 LATTICE = 2048
 Array = NDArray[np.float64]
 RateMap = Callable[[Array, Array], Array]
@@ -334,6 +336,13 @@ def true_problem_labels(rates: Array) -> NDArray[np.int64]:
 
 
 def true_label(rates: Array) -> Bottleneck:
+    """Return the label of a behavior whose success rates are known: mastered by its mean, mixed where two kinds hold a fifth each, else the majority's."""
+    kinds = sorted([(rates < EPSILON).mean(), ((rates >= EPSILON) & (rates < MASTERED)).mean(), (rates >= MASTERED).mean()])
+    mixed = rates.mean() < MASTERED and kinds[1] >= MIXED
+    return Bottleneck.MIXED if mixed else true_majority(rates)
+
+
+def true_majority(rates: Array) -> Bottleneck:
     """Return the label of a behavior whose success rates are known: mastered by its mean, else what holds more of its problems."""
     if rates.mean() >= MASTERED:
         return Bottleneck.MASTERED

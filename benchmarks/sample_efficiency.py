@@ -27,10 +27,11 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))  # for he
 
 import numpy as np
 from held_out_library import THRESHOLDS, Ints, named_problems, posterior_of
-from held_out_rates import EPSILON, FAMILIES, Array, true_label, true_problem_labels
+from held_out_rates import EPSILON, FAMILIES, Array, true_label, true_majority, true_problem_labels
 from held_out_statistics import CACHE, fingerprint
 from helpers.fewest_successes_first import fewest_successes_first
 
+from posttrain.diagnose.measure.label_posterior import BEHAVIOR_LABELS, LabelPosterior
 from posttrain.diagnose.sampling.plan import Goal, Round, RoundReason, SampleCounts, next_round
 
 NUM_PROBLEMS = 50
@@ -57,8 +58,9 @@ def follow(rates: Array, tape: Ints, seed: int, allocate: Allocate, first: int |
         known = posterior_of(n, c, None, seed) if n.any() else None
         plan = next_round(counts, goal, epsilon=EPSILON, primary_k=16, max_tokens=1, thresholds=THRESHOLDS, seed=seed)
         if known is not None:
-            decided = plan.reason is RoundReason.LABEL_DECIDED or (plan.last and known.confidence >= THRESHOLDS.confidence)
-            right = known.label is true_label(rates)
+            sure = known.sampling_confidence >= THRESHOLDS.confidence
+            decided = plan.reason is RoundReason.LABEL_DECIDED or (plan.last and sure)
+            right = says_right(known, rates)
             named, truth = named_problems(known), true_problem_labels(rates)
             good, bad = ((named >= 0) & (named == truth)).mean(), ((named >= 0) & (named != truth)).mean()
             path.append(
@@ -67,6 +69,13 @@ def follow(rates: Array, tape: Ints, seed: int, allocate: Allocate, first: int |
         if plan.last:
             return path
         n = np.minimum(n + allocate(plan, n, c), tape.shape[1] - 1)
+
+
+def says_right(known: LabelPosterior, rates: Array) -> bool:
+    """Return whether what ended the sampling is so: the label, or which label holds most problems."""
+    if known.confidence >= THRESHOLDS.confidence:
+        return known.label is true_label(rates)
+    return BEHAVIOR_LABELS[int(np.bincount(known.majority).argmax())] is true_majority(rates)
 
 
 def replicate(family: str, seed: int) -> dict[str, Path_]:
