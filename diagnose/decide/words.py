@@ -65,6 +65,14 @@ def write_caveats(
         if reachable > 0.5:
             text = f"{reachable:.0%} of the reference paths have no step below epsilon: the paths look likely although no sample took them."
             notes.append(Note("likely_references", text))
+    blocked = any(note.code == "answer_at_the_start" for finding in measured.findings for note in finding.notes)
+    ladders = any(finding.probe == "prefix_ladder" and finding.rows for finding in measured.findings)
+    if blocked and not ladders and label in (Bottleneck.MISSING_SUPPORT, Bottleneck.MIXED, Bottleneck.INCONCLUSIVE):
+        text = (
+            "Whether a part of a reference path would be enough (guided_only) could not be looked at: each begins with its answer. References that "
+            "write out their steps would tell."
+        )
+        notes.append(Note("guided_not_applicable", text))
     if len(counts.problem_ids) < _FEW_PROBLEMS:
         number = len(counts.problem_ids)
         text = f"Only {number} problem{'s' * (number > 1)}: intervals over problems are wide."

@@ -21,7 +21,9 @@ from posttrain.diagnose.types import (
     Bottleneck,
     Check,
     Diagnosis,
+    Finding,
     MeasureSettings,
+    Note,
     Outcome,
     Problem,
     Sampling,
@@ -243,6 +245,20 @@ def test_a_stage_without_a_learning_signal_is_not_named() -> None:
     assert heard.bottleneck is Bottleneck.FORMAT
     assert heard.stage is not None
     assert "too seldom" not in " ".join(why for _, why in heard.stage.alternatives)
+
+
+def test_references_that_begin_with_their_answer_leave_guidance_unknown() -> None:
+    behavior, sampling, validity = make(np.zeros(40))
+    note = Note("answer_at_the_start", "")
+    none = Finding(probe="prefix_ladder", outcome="not_measured", summary="", notes=(note,))
+    some = replace(none, outcome="unreachable", rows=({"rung": 1},))
+    for finding, said in ((none, True), (some, False)):
+        measured = Measurements(
+            behavior=behavior, problems=behavior.problems, counts=sampling, validity=validity, findings=(finding,)
+        )
+        found = diagnose_behavior(measured, thresholds=Thresholds(), available=ALL, seed=0)
+        assert found.bottleneck is Bottleneck.MISSING_SUPPORT
+        assert ("guided_not_applicable" in {one.code for one in found.caveats}) == said
 
 
 def test_the_learning_signal_is_that_of_the_rates() -> None:
