@@ -92,7 +92,7 @@ class LabelPosterior:
 
     @property
     def sampling_confidence(self) -> float:
-        """How sure it is which label holds most problems, or that two hold a fifth each: further samples are drawn until one of them is.
+        """How sure it is which label holds most problems, or that two hold a fifth each: sampling goes on until one of them is.
 
         Whether a second label holds a fifth or a little less changes what is advised by little, and would take many samples.
         """

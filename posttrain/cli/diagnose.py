@@ -21,6 +21,26 @@ EXAMPLES = (
 )
 
 
+Teacher = Annotated[
+    str | None, typer.Option("--teacher", metavar="MODEL", help="A stronger model that could be distilled: is it worth it?")
+]
+Earlier = Annotated[
+    str | None,
+    typer.Option("--earlier", metavar="MODEL", help="An earlier checkpoint: what was lost since, and how far did it drift?"),
+]
+Before = Annotated[
+    Path | None, typer.Option("--before", metavar="RUN", help="An earlier run on the same behaviors: what was solved then?")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FILE",
+        help="Rows that might be trained on (.jsonl, .json, .csv, .parquet): would they expand or reshape?",
+    ),
+]
+
+
 def diagnose(
     model: options.Model,
     behaviors: options.Behaviors,
@@ -34,24 +54,10 @@ def diagnose(
     verifier: options.VerifierOption = None,
     limit: options.Limit = None,
     probes: options.Probes = "auto",
-    teacher: Annotated[
-        str | None, typer.Option("--teacher", metavar="MODEL", help="A stronger model that could be distilled: is it worth it?")
-    ] = None,
-    earlier: Annotated[
-        str | None,
-        typer.Option("--earlier", metavar="MODEL", help="An earlier checkpoint: what was lost since, and how far did it drift?"),
-    ] = None,
-    before: Annotated[
-        Path | None, typer.Option("--before", metavar="RUN", help="An earlier run on the same behaviors: what was solved then?")
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            metavar="FILE",
-            help="Rows that might be trained on (.jsonl, .json, .csv, .parquet): would they expand or reshape?",
-        ),
-    ] = None,
+    teacher: Teacher = None,
+    earlier: Earlier = None,
+    before: Before = None,
+    data: Data = None,
     split: Annotated[
         str, typer.Option("--split", help="eval, or train: samples to learn from with `posttrain train --from`, never a verdict.")
     ] = "eval",
