@@ -20,11 +20,11 @@ from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.storage.shard_file import complete_rounds
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Split, default_epsilon
+from posttrain.diagnose.types import Split
 from posttrain.diagnose.verifiers.grader import Grader
 
-RATES = {"borderline": (default_epsilon(8), default_epsilon(8)), "near": (0.05, 0.5), "nearer": (0.2, 0.3)}
-"""Success rates that the problems of each behavior have in turn: all of the first at epsilon."""
+RATES = {"borderline": (0.9, 0.9), "near": (0.2, 0.5), "nearer": (0.3, 0.4)}
+"""Success rates that the problems of each behavior have in turn: those of the first at the rate from which a problem is mastered."""
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_borderline_label_waits_for_the_others(behaviors: list[Path], engine: 
         return diagnose.run("m", files, out=tmp_path / name, engine=engine, max_tokens_total=budget, probes=["none"])
 
     alone = sum(tokens(run("alone", behaviors[1:], 1_000_000)))
-    budget = int(1.2 * alone)
+    budget = 3 * alone
     shared = run("shared", behaviors, budget)
     borderline = shared.diagnoses[0]
     assert borderline.confidence < 0.95
