@@ -21,6 +21,7 @@ from posttrain.diagnose.types import (
     ProbeResult,
     Problem,
     Rollout,
+    Split,
     StageAdvice,
 )
 
@@ -41,6 +42,7 @@ def behavior_entry(measured: DiagnosedBehavior) -> BehaviorEntry:
         {
             **fields_of(diagnosis),
             "source": behavior.source,
+            "num_train_problems": len(behavior.split(Split.TRAIN)),
             "options": behavior.options,
             "label": BOTTLENECKS[diagnosis.bottleneck][0],
             "stage": _stage(diagnosis.stage),

@@ -20,7 +20,7 @@ def diagnosis_page(file: DiagnosisFile) -> dict[str, Any]:
     """Return everything that the page of a diagnosis says, as nested dicts and lists of strings."""
     methods = MethodNotes()
     model = str(file.model.get("source", ""))
-    start = NextStart(model=model, run=file.run.path)
+    start = NextStart.of(model, file.run.path, file.behaviors)
     slugs = unique_slugs(behavior.name for behavior in file.behaviors)
     behaviors = [
         behavior_view(behavior, slug, start, file.settings, methods) for behavior, slug in zip(file.behaviors, slugs, strict=True)
@@ -46,7 +46,8 @@ def comparison_page(files: Sequence[CompareFile], loop: LoopFile | None = None) 
     methods, first = MethodNotes(), files[0]
     entries = [(file.split, behavior) for file in files for behavior in file.behaviors]
     slugs = unique_slugs(f"change-{behavior.name}" for _, behavior in entries)
-    start = NextStart(model=str(first.after.model.get("source", "")), run=first.after.run)
+    after = [behavior.verdicts.after for behavior in first.behaviors if behavior.verdicts.after is not None]
+    start = NextStart.of(str(first.after.model.get("source", "")), first.after.run, after)
     return {
         "title": "Training report" if any(behavior.trained for behavior in first.behaviors) else "Comparison report",
         "model": f"{first.before.model.get('source', '')} → {start.model}",

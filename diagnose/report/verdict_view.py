@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from posttrain.analysis.number_format import format_number, format_probability
 from posttrain.diagnose.behaviors.behavior_options import option_words
 from posttrain.diagnose.report.words import BOTTLENECKS, ROLES, STEPS
+from posttrain.diagnose.stage_catalogue import Interface
 from posttrain.diagnose.storage.diagnosis_json import SettlesEntry, StageEntry, VerdictEntry
 from posttrain.diagnose.types import Bottleneck, Purpose
 
@@ -25,6 +26,14 @@ class NextStart:
     model: str
     run: str
     """The run directory that holds the verdict."""
+    retain: tuple[str, ...] = ()
+    """What to write for the behaviors that are not to be lost and can be mixed in."""
+
+    @classmethod
+    def of(cls, model: str, run: str, entries: Iterable[VerdictEntry]) -> Self:
+        """Return the start of the stages that some verdicts name."""
+        retained = [one for one in entries if one.purpose is Purpose.RETENTION and one.num_train_problems]
+        return cls(model=model, run=run, retain=tuple(one.source or one.name for one in retained))
 
 
 def verdict_view(
@@ -74,7 +83,8 @@ def next_command(entry: VerdictEntry, start: NextStart) -> str | None:
     if entry.stage is None or not trains(entry.stage):
         return None
     words = ["posttrain", "train", entry.stage.name, start.model, entry.source or entry.name, *option_words(entry.options)]
-    return shlex.join([*words, "--out", f"{start.run}-{entry.stage.name}"])
+    mixed_in = start.retain if entry.stage.interface != Interface.NONE else ()
+    return shlex.join([*words, "--out", f"{start.run}-{entry.stage.name}", *(["--retain", *mixed_in] if mixed_in else [])])
 
 
 def trains(stage: StageEntry) -> bool:

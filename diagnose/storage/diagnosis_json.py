@@ -318,6 +318,8 @@ class VerdictEntry(FileModel):
     purpose: Purpose = Purpose.TARGET
     source: str = ""
     """What to write for the behavior on a command line."""
+    num_train_problems: int = 0
+    """Problems that a stage may learn from, or retain."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Settings of the behavior that were given beside it, such as `max_tokens`."""
     sentence: str = ""

@@ -305,6 +305,9 @@ def test_next_command() -> None:
     found = next_command(products.model_copy(update={"source": "b;c.yaml"}), start)
     assert found == "posttrain train grpo m 'b;c.yaml' --out 'my runs/a-grpo'"
     assert next_command(plural, start) is None
+    kept = plural.model_copy(update={"purpose": Purpose.RETENTION, "source": "kept.yaml", "num_train_problems": 3})
+    retaining = NextStart.of("m", "a", [products, kept, kept.model_copy(update={"num_train_problems": 0})])
+    assert str(next_command(products, retaining)).endswith("--out a-grpo --retain kept.yaml")
 
 
 def test_after_training_the_next_stage_starts_from_the_checkpoint(training_pages: Pages) -> None:
