@@ -23,7 +23,7 @@ from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Split
 from posttrain.diagnose.verifiers.grader import Grader
 
-RATES = {"borderline": (0.9, 0.9), "near": (0.2, 0.5), "nearer": (0.3, 0.4)}
+RATES = {"borderline": (0.9, 0.9), "near": (0.05, 0.5), "nearer": (0.2, 0.3)}
 """Success rates that the problems of each behavior have in turn: those of the first at the rate from which a problem is mastered."""
 
 
@@ -59,11 +59,10 @@ def test_a_borderline_label_waits_for_the_others(behaviors: list[Path], engine: 
         return diagnose.run("m", files, out=tmp_path / name, engine=engine, max_tokens_total=budget, probes=["none"])
 
     alone = sum(tokens(run("alone", behaviors[1:], 1_000_000)))
-    budget = 3 * alone
+    budget = 2 * alone
     shared = run("shared", behaviors, budget)
-    borderline = shared.diagnoses[0]
-    assert borderline.confidence < 0.95
-    assert [one.plan.ended_code for one in shared.behaviors] == ["budget_spent", "label_decided", "label_decided"]
+    borderline, _, nearer = shared.diagnoses
+    assert borderline.confidence < 0.95 < nearer.confidence
     assert 0.8 * budget < sum(tokens(shared)) <= 1.02 * budget
     assert tokens(shared)[0] > budget - alone - 200  # what the others left
 
