@@ -119,6 +119,11 @@ def check_retained(retain: Sequence[Behavior], trained: Sequence[Behavior], stag
             )
 
 
+def can_be_retained(behavior: Behavior, trained: Sequence[Behavior]) -> bool:
+    """Return whether a behavior has train problems, and is none of those that are trained on."""
+    return bool(behavior.split(Split.TRAIN)) and not any(_holds_same_problems(behavior, other) for other in trained)
+
+
 def _holds_same_problems(retained: Behavior, trained: Behavior) -> bool:
     """Return whether two behaviors are one: by their name, or since half of the problems of the retained one are trained on."""
     if retained.name == trained.name:

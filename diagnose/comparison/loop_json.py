@@ -92,6 +92,16 @@ class RoundCostEntry(FileModel):
     seconds: Number = math.nan
 
 
+class RoundRetentionEntry(FileModel):
+    """What the stage of a round mixed in of behaviors that are not to be lost."""
+
+    behaviors: Sequence[str] = ()
+    share: Number = 0.0
+    """Of the rows of every batch, for all of them together."""
+    rows: int = 0
+    tokens: int = 0
+
+
 class LoopRoundEntry(FileModel):
     """One round. Fields that an earlier version did not write have defaults."""
 
@@ -112,6 +122,7 @@ class LoopRoundEntry(FileModel):
     advice: Sequence[RoundAdviceEntry] = ()
     changes: Sequence[RoundChangeEntry] = ()
     cost: RoundCostEntry = RoundCostEntry()
+    retention: RoundRetentionEntry = RoundRetentionEntry()
     moved: bool = True
     """Whether training moved the model."""
     verdict: RoundVerdict | None = None

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from posttrain.analysis.number_format import format_number, format_probability
-from posttrain.diagnose.comparison.loop_json import LoopFile, LoopRoundEntry, RoundChangeEntry, RoundReason
+from posttrain.diagnose.comparison.loop_json import LoopFile, LoopRoundEntry, RoundChangeEntry, RoundReason, RoundRetentionEntry
 from posttrain.diagnose.comparison.loop_words import REASONS, VERDICTS, keep_words
 from posttrain.diagnose.report.text import write_estimate
 from posttrain.diagnose.report.words import BOTTLENECKS
@@ -52,7 +52,7 @@ def _row(entry: LoopRoundEntry) -> dict[str, Any]:
             if advice.predicted_gain is not None
         ),
         "happened": _lines(map(_change, trained)),
-        "others": _lines(map(_change, others)),
+        "others": _lines([*map(_change, others), *_retention(entry.retention)]),
         "cost": _cost_words(entry.cost.generated_tokens, entry.cost.trained_tokens, entry.cost.seconds),
         "verdict": "" if entry.verdict is None else VERDICTS[entry.verdict],
         "tone": _TONES.get(entry.verdict or "", "same"),
@@ -73,6 +73,14 @@ def _why(entry: LoopRoundEntry) -> str:
 def _change(change: RoundChangeEntry) -> str:
     kept = " (retention)" if change.purpose is Purpose.RETENTION else ""
     return f"{change.behavior}{kept} {write_estimate(change.delta, signed=True)}"
+
+
+def _retention(entry: RoundRetentionEntry) -> list[str]:
+    """Return what was mixed into the batches of a round so that it is not lost; nothing where no behavior was retained."""
+    if not entry.behaviors:
+        return []
+    names = ", ".join(entry.behaviors)
+    return [f"retained: {names} at a share of {format_number(entry.share, 2)} ({entry.rows:,} rows, {entry.tokens:,} tokens)"]
 
 
 def _lines(parts: Any) -> list[str]:

@@ -16,6 +16,7 @@ EXAMPLES = (
     "posttrain loop path/to/model new.yaml kept.yaml --out runs/loop --rounds 6 --budget-tokens 2000000",
     "posttrain loop path/to/model my.jsonl --out runs/loop --limit 100 --max-tokens 512",
     "posttrain loop path/to/model my.jsonl --out runs/sft-grpo --rounds 2 --stages sft,grpo",
+    "posttrain loop path/to/model my.jsonl --out runs/kept --retain products spell_backward",
 )
 
 
@@ -62,6 +63,7 @@ def loop(
     ] = "transformers",
     config: options.ConfigFile = None,
     overrides: options.Overrides = None,
+    retain: options.LoopRetain = None,
     pilot: options.Pilot = "on",
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
@@ -75,9 +77,10 @@ def loop(
     loaded = options.load_behaviors(
         behaviors, max_tokens=max_tokens, temperature=temperature, system=system, verifier=verifier, limit=limit
     )
+    retained = options.retained_names(retain)
     result = run_loop(
         model, loaded, out=out, rounds=rounds, stages=() if stages is None else options.split_names("--stages", stages), probes=options.split_names("--probes", probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total, budget_tokens=budget_tokens,
-        engine=engine, config=config, overrides=overrides or [], pilot=options.is_on("--pilot", pilot), seed=seed, command=typed_command(), reporter=open_reporter(quiet),
+        engine=engine, config=config, overrides=overrides or [], retain=options.load_behaviors(retained, limit=limit) if retained else retained, pilot=options.is_on("--pilot", pilot), seed=seed, command=typed_command(), reporter=open_reporter(quiet),
     )  # fmt: skip
     if is_rank_zero():
         _print_loop(result)

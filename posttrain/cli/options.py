@@ -138,6 +138,15 @@ Retain = Annotated[
         "batch (--set retain_share=0.25). none: no behavior.",
     ),
 ]
+LoopRetain = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--retain",
+        metavar="BEHAVIOR...",
+        help="Behaviors not to lose, all names up to the next option: measured too, and the model's own right answers to their train problems are "
+        "retain_share of every batch (--set retain_share=0.25). Without it: the BEHAVIORs with `purpose: retention`. none: no behavior.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 

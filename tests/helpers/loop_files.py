@@ -16,6 +16,7 @@ from posttrain.diagnose.comparison.loop_json import (
     RoundCostEntry,
     RoundRateEntry,
     RoundReason,
+    RoundRetentionEntry,
     RoundVerdict,
 )
 from posttrain.diagnose.storage.diagnosis_json import EstimateEntry
@@ -62,6 +63,7 @@ def loop_file() -> LoopFile:
                     )
                 ],
                 changes=changes(0.4, -0.2, (0.4, -0.2)), utility=known(0.2),
+                retention=RoundRetentionEntry(behaviors=[KEPT], share=0.25, rows=1_200, tokens=9_600),
             ),
             LoopRoundEntry(
                 number=2, stage="replay", trained=[KEPT], started_from=1, checkpoint="runs/loop/stage-2", cost=cost,

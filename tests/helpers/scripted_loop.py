@@ -91,6 +91,8 @@ class ScriptedSteps:
             num_steps=1 if moved else 0,
             trained_tokens=self._tokens,
             generated_tokens=0,
+            retained_rows=5 * len(request.retained),
+            retained_tokens=70 * len(request.retained),
             seconds=0.0,
             log=request.out / "training_log.jsonl",
             checkpoint=request.out,

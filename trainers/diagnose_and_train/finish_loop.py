@@ -15,6 +15,7 @@ from posttrain.diagnose.comparison.loop_json import (
     RoundChangeEntry,
     RoundCostEntry,
     RoundRateEntry,
+    RoundRetentionEntry,
 )
 from posttrain.diagnose.comparison.loop_words import end_words
 from posttrain.diagnose.comparison.transition import Transition
@@ -137,6 +138,7 @@ def _round_entry(done: LoopRound, history: LoopHistory) -> LoopRoundEntry:
         advice=[RoundAdviceEntry.model_validate(one) for one in choice.advice],
         changes=[RoundChangeEntry.model_validate(one) for one in done.changes],
         cost=_cost(done.cost),
+        retention=RoundRetentionEntry.model_validate(done.retention),
         moved=done.moved,
         verdict=done.verdict,
         utility=done.utility,

@@ -5,13 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
-from posttrain.trainers.diagnose_and_train.loop_result import LoopHistory, LoopRound, diagnosis_cost
+from posttrain.trainers.diagnose_and_train.loop_result import NO_RETENTION, LoopHistory, LoopRound, RoundRetention, diagnosis_cost
 from posttrain.trainers.diagnose_and_train.plan_round import RoundPlan
 from posttrain.trainers.diagnose_and_train.round_verdict import LoopCost, RoundChange, round_verdict, utility
 
 
 def judge_round(
-    history: LoopHistory, plan: RoundPlan, checkpoint: Path, after: DiagnosedRun, *, moved: bool, stage_cost: LoopCost
+    history: LoopHistory,
+    plan: RoundPlan,
+    checkpoint: Path,
+    after: DiagnosedRun,
+    *,
+    moved: bool,
+    stage_cost: LoopCost,
+    retention: RoundRetention = NO_RETENTION,
 ) -> LoopRound:
     """Return a finished round with its paired changes, its verdict and its cost.
 
@@ -22,6 +29,7 @@ def judge_round(
         after: The diagnosis of that.
         moved: Whether training moved the model.
         stage_cost: What training took.
+        retention: What it mixed in of behaviors that are not to be lost.
     """
     changes = _changes(history, plan, after)
     return LoopRound(
@@ -35,6 +43,7 @@ def judge_round(
         verdict=round_verdict(changes, moved=moved),
         utility=utility(changes, lambda change: change.since_start),
         cost=stage_cost + diagnosis_cost(after),
+        retention=retention,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -17,9 +17,15 @@ from posttrain.diagnose.stage_catalogue import STAGES, available_needs
 from posttrain.diagnose.storage.writable import check_writable
 from posttrain.diagnose.types import Behavior, Purpose
 from posttrain.trainers.config import TrainingConfig
-from posttrain.trainers.recipes.registry import RECIPES
+from posttrain.trainers.recipes.registry import RECIPES, can_retain
 from posttrain.trainers.rollouts.live_engines import EMBEDDED, check_engine
-from posttrain.trainers.train_request import check_config, refuse_shared_problems, resolve_config
+from posttrain.trainers.train_request import (
+    can_be_retained,
+    check_config,
+    check_retained,
+    refuse_shared_problems,
+    resolve_config,
+)
 from posttrain.trainers.training_types import TrainingSet
 
 MOST_ROUNDS = 1_000
@@ -39,6 +45,7 @@ class LoopOptions(TypedDict, total=False):
     engine: str
     config: str | Path | None
     overrides: Sequence[str]
+    retain: Sequence[str | Path | Behavior] | None
     pilot: bool
     seed: int
     command: str
@@ -79,6 +86,9 @@ class LoopRequest:
     """YAML file with settings of the recipe."""
     overrides: Sequence[str] = ()
     """`key=value` settings of the recipe."""
+    retain: Sequence[str | Path | Behavior] | None = None
+    """Behaviors that are not to be lost: measured in every diagnosis and retained in every stage that can (see `TrainRequest.retain`). None: the
+    behaviors with purpose `retention` that have train problems; an empty list: none."""
     pilot: bool = True
     """Whether to stop where a setup check or the pilot of the first diagnosis shows that settings do not fit; later diagnoses have no pilot."""
     seed: int = 0
@@ -87,7 +97,9 @@ class LoopRequest:
     """What to print under "how to reproduce"."""
 
     loaded: tuple[Behavior, ...] = field(init=False)
-    """The behaviors themselves."""
+    """The behaviors themselves, with those to retain."""
+    retained: tuple[str, ...] = field(init=False)
+    """Names of the behaviors to retain."""
     goal: Goal = field(init=False)
     """What every diagnosis samples for."""
 
@@ -109,7 +121,7 @@ class LoopRequest:
                 code="config_without_stages",
             )
         check_engine(self.engine)
-        loaded = resolve_behaviors(self.behaviors)
+        loaded = self._with_retained(resolve_behaviors(self.behaviors))
         for stage in self.stages:
             check_engine(self.config_of(stage, self.overrides).engine)
             check_config(stage, self.config_of(stage, self.overrides))
@@ -128,6 +140,31 @@ class LoopRequest:
         check_model(self.engine, self.model)
         choose_probes(self.probes)
         object.__setattr__(self, "loaded", loaded)
+
+    def _with_retained(self, behaviors: tuple[Behavior, ...]) -> tuple[Behavior, ...]:
+        """Return the behaviors with those to retain behind them, and note the names of these."""
+        targets = [behavior for behavior in behaviors if behavior.purpose is Purpose.TARGET]
+        watched = [behavior for behavior in behaviors if behavior.purpose is Purpose.RETENTION]
+        if self.retain is None:
+            chosen = [one for one in watched if can_be_retained(one, targets)]
+        else:
+            chosen = [replace(one, purpose=Purpose.RETENTION) for one in resolve_behaviors(self.retain)] if self.retain else []
+            check_retained(chosen, targets, self.stages)
+        object.__setattr__(self, "retained", tuple(behavior.name for behavior in chosen))
+        known = {behavior.name for behavior in watched}
+        return (*behaviors, *(behavior for behavior in chosen if behavior.name not in known))
+
+    def retained_in(self, stage: str, trained: Sequence[str]) -> tuple[Behavior, ...]:
+        """Return the behaviors that a stage retains which is trained on some others.
+
+        Args:
+            stage: Its name.
+            trained: Names of the behaviors that it is trained on.
+        """
+        if not can_retain(RECIPES[stage]):
+            return ()
+        learned = [behavior for behavior in self.loaded if behavior.name in trained]
+        return tuple(one for one in self.loaded if one.name in self.retained and can_be_retained(one, learned))
 
     @property
     def num_rounds(self) -> int:
@@ -154,6 +191,7 @@ class LoopRequest:
             "stages": list(self.stages),
             "config": Path(self.config).read_text() if self.config else None,
             "overrides": list(self.overrides),
+            **({"retain": list(self.retained)} if self.retained else {}),
         }
 
 

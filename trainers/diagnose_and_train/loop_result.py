@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from posttrain.diagnose.comparison.loop_json import LoopEnd, RoundVerdict
 from posttrain.diagnose.comparison.pass_at_k_change import change_of_pass_at_1
@@ -13,6 +14,32 @@ from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, Diagnose
 from posttrain.diagnose.types import Estimate
 from posttrain.trainers.diagnose_and_train.choose_stage import StageChoice
 from posttrain.trainers.diagnose_and_train.round_verdict import LoopCost, RoundChange, round_gained
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundRetention:
+    """What the stage of a round mixed in of behaviors that are not to be lost."""
+
+    behaviors: tuple[str, ...] = ()
+    share: float = 0.0
+    """Of the rows of every batch, for all of them together."""
+    rows: int = 0
+    """In all optimizer steps."""
+    tokens: int = 0
+    """Completion tokens of these rows."""
+
+    @classmethod
+    def from_summary(cls, summary: Mapping[str, Any]) -> RoundRetention:
+        """Read it from what `stage-N.json` holds; earlier versions retained nothing."""
+        return cls(
+            behaviors=tuple(summary.get("retained", ())),
+            share=float(summary.get("retain_share", 0.0)),
+            rows=int(summary.get("retained_rows", 0)),
+            tokens=int(summary.get("retained_tokens", 0)),
+        )
+
+
+NO_RETENTION = RoundRetention()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +62,7 @@ class LoopRound:
     """Of the checkpoint: mean gain of the targets less mean loss of retention since the start."""
     cost: LoopCost
     """Of the stage, and of the diagnosis after it."""
+    retention: RoundRetention = NO_RETENTION
 
     @property
     def stage(self) -> str:

@@ -22,7 +22,7 @@ from posttrain.trainers.diagnose_and_train.choose_stage import StageChoice
 from posttrain.trainers.diagnose_and_train.finish_loop import finish
 from posttrain.trainers.diagnose_and_train.judge_round import judge_round
 from posttrain.trainers.diagnose_and_train.loop_request import LoopOptions, LoopRequest
-from posttrain.trainers.diagnose_and_train.loop_result import LoopHistory, LoopResult, LoopRound
+from posttrain.trainers.diagnose_and_train.loop_result import LoopHistory, LoopResult, LoopRound, RoundRetention
 from posttrain.trainers.diagnose_and_train.loop_steps import LoopSteps
 from posttrain.trainers.diagnose_and_train.plan_round import RoundPlan, plan_round
 from posttrain.trainers.diagnose_and_train.round_verdict import LoopCost
@@ -51,7 +51,7 @@ def loop(
         out: Folder of the loop: `diagnosis-0`, `stage-1`, `diagnosis-1`, ..., `compare.json`, `report.html`.
         reporter: Where progress goes.
         options: The words of the command line: `rounds`, `stages`, `samples`, `precision`, `max_tokens_total`, `budget_tokens`,
-            `probes`, `engine`, `config`, `overrides`, `pilot`, `seed`, `command`; see `LoopRequest`.
+            `probes`, `engine`, `config`, `overrides`, `retain`, `pilot`, `seed`, `command`; see `LoopRequest`.
 
     Raises:
         UserError: anything given is wrong.
@@ -138,7 +138,8 @@ def _run_round(request: LoopRequest, plan: RoundPlan, history: LoopHistory, step
         seconds=float(summary["seconds"]),
     )
     moved = bool(summary.get("moved", True))  # earlier versions did not tell
-    done = judge_round(history, plan, checkpoint, after, moved=moved, stage_cost=stage_cost)
+    retention = RoundRetention.from_summary(summary)
+    done = judge_round(history, plan, checkpoint, after, moved=moved, stage_cost=stage_cost, retention=retention)
     said = ", ".join(
         f"{change.behavior} {format_interval(change.delta.estimate, change.delta.low, change.delta.high, signed=True)}"
         for change in done.changes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ def make_train_request(request: LoopRequest, choice: StageChoice, model: str, ea
         config=request.config_of(stage, overrides),
         out=out,
         earlier=earlier,
+        retain=request.retained_in(stage, choice.trained),
     )
 
 
@@ -77,14 +78,14 @@ def train_round(
     shutil.rmtree(checkpoint, ignore_errors=True)
     request = make_request(checkpoint)
     result = train(request)
-    write_json(marker, _stage_summary(result, [b.name for b in request.behaviors]) | {"files": _checksums(checkpoint)})
+    write_json(marker, _stage_summary(result, request) | {"files": _checksums(checkpoint)})
     return read_json(marker)
 
 
-def _stage_summary(result: TrainingResult, names: Sequence[str]) -> dict[str, Any]:
+def _stage_summary(result: TrainingResult, request: TrainRequest) -> dict[str, Any]:
     return {
         "stage": result.recipe,
-        "trained": list(names),
+        "trained": [behavior.name for behavior in request.behaviors],
         "ending": result.ending.value,
         "optimizer_steps": result.num_steps,
         "batches_without_signal": result.num_skipped,
@@ -92,6 +93,10 @@ def _stage_summary(result: TrainingResult, names: Sequence[str]) -> dict[str, An
         "trained_tokens": result.trained_tokens,
         "generated_tokens": result.generated_tokens,
         "seconds": result.seconds,
+        "retained": [behavior.name for behavior in request.retained],
+        "retain_share": request.config.retain_share if request.retained else 0.0,
+        "retained_rows": result.retained_rows,
+        "retained_tokens": result.retained_tokens,
     }
 
 
