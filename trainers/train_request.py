@@ -169,6 +169,10 @@ def check_config(stage: str, config: TrainingConfig) -> None:
         raise SettingsError(
             f"eval_every evaluates what a policy samples, and {stage} makes none; leave it out", code="nothing_to_evaluate"
         )
+    if config.sweep_steps is not None and RECIPES[stage].saves != "policy":
+        raise SettingsError(
+            f"sweep_steps chooses by what a policy samples, and {stage} makes none; leave it out", code="nothing_to_evaluate"
+        )
     for name in ("target", "max_dev_loss"):
         if getattr(config, name) is not None and config.eval_every is None:
             raise SettingsError(

@@ -30,6 +30,7 @@ from posttrain.trainers.data.data_set import read_data
 from posttrain.trainers.distributed.fsdp import join
 from posttrain.trainers.distributed.interrupts import stopped_by_signals
 from posttrain.trainers.distributed.processes import ProcessGroup
+from posttrain.trainers.learning_rate_sweep import close_sweep, sweep_learning_rate
 from posttrain.trainers.models.loading import LoadedModel, load_for_training, load_frozen
 from posttrain.trainers.models.lora import LoraAdapter
 from posttrain.trainers.recipes.registry import RECIPES
@@ -145,7 +146,14 @@ def rank_zero_first(lead: Callable[[ProcessGroup], T]) -> T:
 
 def run_training(request: TrainRequest, processes: ProcessGroup, reporter: Reporter) -> TrainingResult:
     """Train, with all processes that there are; called by rank 0."""
-    return _train_here(processes.broadcast(request), processes, reporter)
+    is_swept = request.config.sweep_steps is not None
+    if is_swept:
+        check_before_loading(request)
+        request = sweep_learning_rate(request, lambda trial: run_training(trial, processes, reporter), reporter)
+    result = _train_here(processes.broadcast(request), processes, reporter)
+    if is_swept:
+        close_sweep(request.out)
+    return result
 
 
 def _train_here(request: TrainRequest, processes: ProcessGroup, reporter: Reporter) -> TrainingResult:

@@ -26,6 +26,8 @@ class MergeConfig(TrainingConfig):
 
     share: float = Field(default=0.5, ge=0, le=1)
     """Of the earlier checkpoint's weights; 0 leaves the model as it is."""
+    sweep_steps: None = None
+    """No steps are taken."""
     lora_rank: None = None
     """All weights are averaged; an adapter cannot be."""
 
