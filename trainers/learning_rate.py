@@ -1,7 +1,7 @@
-"""The default learning rate: a power law in the model's width, with two constants for each kind of stage.
+"""The default learning rate: a power of the model's width, with two constants for each kind of stage.
 
 Adam's best rate falls about as one over the width (Tensor Programs V, arXiv 2203.03466). What is used for fine-tuning falls a little faster, since
-large models start nearer to where they are wanted. Each law goes through two points, one measured here and one from papers:
+large models start nearer to where they are wanted. Each formula goes through two points, one measured here and one from papers:
 
     kind             at width 128   at width 4096   there used
     imitation        1e-3           1.6e-5          1e-5 to 2e-5: InstructGPT (2203.02155), most of practice
@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 ANCHOR_WIDTH = 128
-"""Width at which the laws state their first constant."""
+"""Width at which the formulas state their first constant."""
 LORA_FACTOR = 10.0
 """Rate of LoRA weights over that of all weights."""
 LEAST_WIDTH, MOST_WIDTH = 64, 16_384
-"""The laws are not followed beyond: narrower models take the rate of the one, wider ones that of the other."""
+"""The formulas are not followed beyond: narrower models take the rate of the one, wider ones that of the other."""
 MOST_RATE = 3e-3
 """No default is above this: LoRA weights of a model of width 128 learn less at 1e-2 than at 3e-3 and nothing at 3e-2 (measured)."""
 
@@ -49,20 +49,20 @@ class RateKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class RateLaw:
+class RateFormula:
     """rate = at_anchor · (width / 128) ^ −exponent."""
 
     at_anchor: float
     exponent: float
 
 
-LAWS: Mapping[RateKind, RateLaw] = {
-    RateKind.IMITATION: RateLaw(1e-3, 1.2),
-    RateKind.POLICY_GRADIENT: RateLaw(3e-4, 1.65),
-    RateKind.MIXED: RateLaw(1e-3, 1.65),
-    RateKind.PAIRS: RateLaw(1e-4, 1.45),
-    RateKind.STUDENT: RateLaw(5e-4, 1.2),
-    RateKind.JUDGE: RateLaw(5e-4, 1.2),
+FORMULAS: Mapping[RateKind, RateFormula] = {
+    RateKind.IMITATION: RateFormula(1e-3, 1.2),
+    RateKind.POLICY_GRADIENT: RateFormula(3e-4, 1.65),
+    RateKind.MIXED: RateFormula(1e-3, 1.65),
+    RateKind.PAIRS: RateFormula(1e-4, 1.45),
+    RateKind.STUDENT: RateFormula(5e-4, 1.2),
+    RateKind.JUDGE: RateFormula(5e-4, 1.2),
 }
 
 
@@ -74,7 +74,7 @@ def default_learning_rate(kind: RateKind, width: int, *, lora: bool = False) -> 
         width: Hidden size of the model.
         lora: Whether LoRA weights are trained instead of all.
     """
-    law = LAWS[kind]
+    formula = FORMULAS[kind]
     width = min(max(width, LEAST_WIDTH), MOST_WIDTH)
-    rate = law.at_anchor * (width / ANCHOR_WIDTH) ** -law.exponent * (LORA_FACTOR if lora else 1.0)
+    rate = formula.at_anchor * (width / ANCHOR_WIDTH) ** -formula.exponent * (LORA_FACTOR if lora else 1.0)
     return float(f"{min(rate, MOST_RATE):.1e}")

@@ -94,7 +94,7 @@ def test_a_resumed_run_keeps_its_rate(model) -> None:
     assert resumed.learning_rate == 3e-3
 
 
-def test_the_documentation_has_the_numbers_of_the_laws() -> None:
+def test_the_documentation_has_the_numbers_of_the_formulas() -> None:
     text = (ROOT / "docs" / "learning-rates.md").read_text()
     heads = re.search(r"\| kind .*", text)[0].split("|")[3:-1]
     widths = [int(re.search(r"\d+", head)[0]) for head in heads]
@@ -109,14 +109,14 @@ def test_the_documentation_has_the_numbers_of_the_laws() -> None:
     assert told == set(RECIPES) - {"merge"}
 
 
-def test_the_description_of_the_setting_has_the_numbers_of_the_laws() -> None:
+def test_the_description_of_the_setting_has_the_numbers_of_the_formulas() -> None:
     description = type(load_config("sft")).model_fields["learning_rate"].description
     found = [[float(rate) for rate in re.findall(r"\d\.?\d*e-\d", part)] for part in description.split(";")[:3]]
     widths = (128, 576, 4096)
     assert found == [[load_config(stage).learning_rate_for(width) for width in widths] for stage in ("sft", "grpo", "dpo")]
 
 
-def test_the_help_of_train_has_the_numbers_of_the_laws() -> None:
+def test_the_help_of_train_has_the_numbers_of_the_formulas() -> None:
     from posttrain.cli import app
 
     text = " ".join(re.sub(r"[^\w.\-(),]+", " ", CliRunner().invoke(app, ["train", "--help"], terminal_width=200).stdout).split())

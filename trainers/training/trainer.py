@@ -99,13 +99,7 @@ def run_recipe(
         say(line)
     average = None if config.ema_decay is None else EmaWeights(trained, config.ema_decay, processes)
     writer = CheckpointWriter(
-        out=out,
-        recipe=recipe,
-        config=config,
-        inputs=inputs,
-        adapter=adapter,
-        scalar_head=stage.scalar_head,
-        average=average,
+        out=out, recipe=recipe, config=config, inputs=inputs, adapter=adapter, scalar_head=stage.scalar_head, average=average
     )
     log_bytes = state.record["log_bytes"] if state is not None and processes.is_rank_zero else 0
     with TrainingLog(out / "training_log.jsonl", on_step, keep=log_bytes) as log:
