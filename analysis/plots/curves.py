@@ -75,7 +75,7 @@ def mixture_rows(problems: Sequence[Problem], edges: npt.ArrayLike) -> list[dict
         (start, end, value, min(a, value), max(b, value))
         for start, end, value, a, b in zip([0.0, *inner], [*inner, 1.0], expected, low, high, strict=True)
     ]
-    zero, below_one = (mixture.share_below(float(np.nextafter(end, 0.5)), level=LEVEL) for end in (0.0, 1.0))
+    zero, below_one = (mixture.share_between(0.0, float(np.nextafter(end, 0.5)), level=LEVEL) for end in (0.0, 1.0))
     bins += [(0.0, 0.0, *(end * samples.size for end in (zero.estimate, zero.low, zero.high)))]
     bins += [(1.0, 1.0, *((1 - end) * samples.size for end in (below_one.estimate, below_one.high, below_one.low)))]
     return [dict(zip(("from", "to", "estimate", "low", "high"), map(float, one), strict=True)) for one in bins]

@@ -2,8 +2,8 @@
 
 - `estimators`: per problem: pass@k, Cover@τ, answer entropy
 - `intervals`: means over problems and paired changes, with intervals
-- `mixture`: the posterior of success rates, of every problem and of these problems together; `profile_likelihood` (with `squarem`): intervals
-  for the population that problems come from; `posterior_deltas`: changes of pass@k under adaptive sampling
+- `mixture`: the posterior of success rates, of every problem and of these problems together; `profile_likelihood`: intervals for the
+  population that problems come from; `posterior_deltas`: changes of pass@k under adaptive sampling
 - `change_tests`: which problems changed between two runs, and whether any did
 - `support`: problems with a success before and after, beside a null
 - `deltas`: changes of whole pass@k curves, where they cross, equivalence
@@ -31,13 +31,13 @@ from posttrain.analysis.stats.estimators import cover_at_tau as cover_at_tau
 from posttrain.analysis.stats.estimators import k_grid as k_grid
 from posttrain.analysis.stats.estimators import pass_at_k as pass_at_k
 from posttrain.analysis.stats.intervals import Interval as Interval
+from posttrain.analysis.stats.intervals import jeffreys_intervals as jeffreys_intervals
 from posttrain.analysis.stats.intervals import mean_interval as mean_interval
 from posttrain.analysis.stats.intervals import paired_delta_interval as paired_delta_interval
 from posttrain.analysis.stats.intervals import t_interval as t_interval
 from posttrain.analysis.stats.intervals import wilson_interval as wilson_interval
 from posttrain.analysis.stats.mixture import MixturePosterior as MixturePosterior
 from posttrain.analysis.stats.mixture import fit_mixture as fit_mixture
-from posttrain.analysis.stats.mixture import jeffreys_intervals as jeffreys_intervals
 from posttrain.analysis.stats.paired_profile import paired_population_intervals as paired_population_intervals
 from posttrain.analysis.stats.posterior_deltas import PosteriorDeltas as PosteriorDeltas
 from posttrain.analysis.stats.posterior_deltas import posterior_changes as posterior_changes

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
-from posttrain.analysis.stats.arrays import FloatArray, check_level
+from posttrain.analysis.stats.arrays import FloatArray, IntArray, check_level
 
 MEAN_PSEUDO_OBSERVATIONS = 0.5
 """Pseudo-observations (problems) at each end of the range in `mean_interval`."""
@@ -247,6 +247,28 @@ def _score_distance(values: FloatArray, share: FloatArray, z: float) -> float:
     linear, constant = c * (2 * mean - size), c * (mean * mean - size * max(mean, 0.0))
     root = np.sqrt(max(0.0, linear * linear - 4 * (1.0 + c) * constant))
     return max(0.0, float(root - linear) / (2 * (1.0 + c)))
+
+
+def jeffreys_intervals(num_samples: IntArray, num_correct: IntArray, *, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
+    """Compute Jeffreys' interval of every single problem's success rate, from its own samples alone.
+
+    Intervals from the posterior of all problems are narrower and cover too seldom where problems are few.
+
+    Args:
+        num_samples: [P]
+        num_correct: [P]
+        level: Confidence.
+
+    Returns:
+        [P] low and [P] high; 0 and 1 where no sample contradicts them.
+
+    Source: Brown, Cai and DasGupta, Statistical Science 16 (2001).
+    """
+    check_level(level)
+    tail = (1.0 - level) / 2.0
+    right, wrong = num_correct + 0.5, num_samples - num_correct + 0.5
+    low, high = scipy.stats.beta.ppf(tail, right, wrong), scipy.stats.beta.ppf(1.0 - tail, right, wrong)
+    return np.where(num_correct == 0, 0.0, low), np.where(num_correct == num_samples, 1.0, high)
 
 
 def design_effect(values: npt.ArrayLike, groups: npt.ArrayLike) -> float:

@@ -27,7 +27,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import scipy
 
 from posttrain.analysis.stats.arrays import FloatArray, IntArray, as_counts, check_k, check_level
 from posttrain.analysis.stats.intervals import Interval
@@ -85,17 +84,13 @@ class MixturePosterior:
         Returns:
             [D, U, F]
         """
-        return np.concatenate(
-            [membership @ values for membership in self._memberships()]
-            or [np.empty((values.shape[0], 0, values.shape[2]))],
-            axis=1,
-        )  # fmt: skip
-
-    def _memberships(self) -> list[FloatArray]:
-        """Return [D, U', H] chances that a problem with each distinct count is in each cluster, in chunks of the counts."""
         weights, rates = self.draws
+        found = np.empty((len(weights), len(self.pairs), values.shape[2]))
         size = max(1, _CHUNK // weights.size)
-        return [_cluster_chances(self.pairs[first : first + size], weights, rates) for first in range(0, len(self.pairs), size)]
+        for first in range(0, len(self.pairs), size):
+            chunk = slice(first, first + size)
+            found[:, chunk] = _cluster_chances(self.pairs[chunk], weights, rates) @ values
+        return found
 
     # ------------------------------------------------------------------------------------------------------------- problems
 
@@ -115,7 +110,9 @@ class MixturePosterior:
 
     def _indicators(self, edges: Sequence[float]) -> FloatArray:
         """Return [D, H, E + 1] whether each cluster's rate lies in each interval."""
-        cuts = check_edges(edges)
+        cuts = np.asarray(edges, dtype=np.float64)
+        if cuts.ndim != 1 or np.any(~((cuts > 0.0) & (cuts < 1.0))) or np.any(np.diff(cuts) <= 0):
+            raise ValueError(f"edges must rise and lie inside (0, 1), got {list(edges)}")
         index = np.searchsorted(cuts, self.draws[1], side="right")
         return np.asarray((index[:, :, None] == np.arange(len(cuts) + 1)).astype(np.float64))
 
@@ -196,7 +193,7 @@ class MixturePosterior:
         """
         for k in ks:
             check_k(k)
-        return self._population(lambda rates: np.array([-np.expm1(k * _log1m(rates)) for k in ks]), level)
+        return self._population(lambda rates: np.array([1.0 - (1.0 - rates) ** k for k in ks]), level)
 
     def share_between(self, low: float, high: float, *, level: float = 0.95) -> Interval:
         """Estimate the share of the population of problems with a success rate in [low, high); up to 1 included where high is 1.
@@ -216,20 +213,11 @@ class MixturePosterior:
         end = high if high < 1.0 else 2.0
         return self._population(lambda rates: ((rates >= low) & (rates < end)).astype(np.float64)[None, :], level)[0]
 
-    def share_below(self, rate: float, *, level: float = 0.95) -> Interval:
-        """Estimate the share of the population of problems with a success rate below `rate`; as `share_between`."""
-        return self.share_between(0.0, rate, level=level)
-
     def _population(self, functionals: Callable[[FloatArray], FloatArray], level: float) -> list[Interval]:
         check_level(level)
         known = self.num_samples > 0
-        return population_intervals(
-            self.num_samples[known],
-            self.num_correct[known],
-            functionals,
-            level=level,
-            groups=None if self.groups is None else self.groups[known],
-        )
+        groups = None if self.groups is None else self.groups[known]
+        return population_intervals(self.pairs, self.place[known], functionals, level=level, groups=groups)
 
 
 def fit_mixture(
@@ -313,42 +301,3 @@ def _cluster_chances(pairs: IntArray, weights: FloatArray, rates: FloatArray) ->
     chances = np.exp(scores, out=scores)
     chances /= chances.sum(axis=2, keepdims=True)
     return np.asarray(chances)
-
-
-def jeffreys_intervals(num_samples: IntArray, num_correct: IntArray, *, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
-    """Compute Jeffreys' interval of every single problem's success rate, from its own samples alone.
-
-    Intervals of the fitted mixture are narrower and cover too seldom where problems are few.
-
-    Args:
-        num_samples: [P]
-        num_correct: [P]
-        level: Confidence.
-
-    Returns:
-        [P] low and [P] high; 0 and 1 where no sample contradicts them.
-
-    Source: Brown, Cai and DasGupta, Statistical Science 16 (2001).
-    """
-    check_level(level)
-    tail = (1.0 - level) / 2.0
-    right, wrong = num_correct + 0.5, num_samples - num_correct + 0.5
-    low, high = scipy.stats.beta.ppf(tail, right, wrong), scipy.stats.beta.ppf(1.0 - tail, right, wrong)
-    return np.where(num_correct == 0, 0.0, low), np.where(num_correct == num_samples, 1.0, high)
-
-
-def check_edges(edges: Sequence[float]) -> FloatArray:
-    """Return the edges as an array if they increase inside (0, 1).
-
-    Raises:
-        ValueError: They do not.
-    """
-    cuts = np.asarray(edges, dtype=np.float64)
-    if cuts.ndim != 1 or np.any(~((cuts > 0.0) & (cuts < 1.0))) or np.any(np.diff(cuts) <= 0):
-        raise ValueError(f"edges must rise and lie inside (0, 1), got {list(edges)}")
-    return cuts
-
-
-def _log1m(rates: FloatArray) -> FloatArray:
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.log1p(-rates))

@@ -5,9 +5,6 @@
 The interval of a functional of H holds every value of it that some H attains whose log-likelihood is within ½ t² of the maximum (the profile
 likelihood of `profile_likelihood`, in two dimensions). It rests on no prior: where n samples cannot tell a rate of zero from one above ε,
 both stay inside. It relies on the likelihood, so sample counts may differ and may come from adaptive sampling.
-
-Among the distributions of a given likelihood, the one with the largest value of a functional h maximizes Σ log-likelihood + τ log(h·H) for
-some τ, as if τ more problems with likelihood h had been observed. τ is found by bisection, for all functionals in both directions at once.
 """
 
 from __future__ import annotations
@@ -16,19 +13,15 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-import scipy
 
-from posttrain.analysis.stats.arrays import FloatArray, IntArray, as_pairs, check_level
+from posttrain.analysis.stats.arrays import FloatArray, as_pairs, check_level
 from posttrain.analysis.stats.intervals import Interval
-from posttrain.analysis.stats.profile_likelihood import MIN_LOG_LIKELIHOOD, likelihood_table, maximize_likelihood
+from posttrain.analysis.stats.profile_likelihood import MIN_LOG_LIKELIHOOD, Frontier, likelihood_table, profile_drop
 
 MOST_PROBLEMS = 1000
 """More are not needed for the kind of a change: a random part of this size is used."""
 _FINEST_STEP = 0.06
 """Of the grid in arcsin √p: one standard error of 64 samples."""
-_LARGEST_TILT = 1e4
-"""τ at which a functional of a thousand problems is near the end of its range."""
-_BISECTIONS = 8
 
 
 def paired_population_intervals(
@@ -75,36 +68,11 @@ def paired_population_intervals(
     sides = [likelihood_table(distinct[:, side], distinct[:, side + 1], grid) for side, grid in zip((0, 2), grids, strict=True)]
     # Numbers near the end of the float range would only slow the arithmetic down.
     joint = np.maximum((sides[0][:, :, None] * sides[1][:, None, :]).reshape(len(distinct), -1), np.exp(MIN_LOG_LIKELIHOOD))
-    allowed = 0.5 * float(scipy.stats.t.ppf(0.5 + level / 2, max(1, len(rows) - 1))) ** 2
-    estimate, low, high = _profile_ends(joint, repeats, values, len(values) if num_bounded is None else num_bounded, allowed)
-    ends = zip(estimate, low, high, strict=True)
-    return [Interval(float(value), float(start), float(end), method) for value, start, end in ends]
-
-
-def _profile_ends(
-    likelihood: FloatArray, repeats: IntArray, values: FloatArray, num_bounded: int, allowed: float
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return [F] the value of each functional at the maximum of the likelihood, and its smallest and largest within the allowed drop."""
-    heights = np.concatenate([(1.0 + values[:num_bounded]) / 2.0, (1.0 - values[:num_bounded]) / 2.0])
-    best = maximize_likelihood(likelihood, repeats[None, :])[0]
-    start, most = heights @ best, float(np.log(likelihood @ best) @ repeats)
-    inner, outer = np.zeros(len(heights)), np.full(len(heights), _LARGEST_TILT)
-    near, far = (start, np.zeros(len(heights))), (heights.max(axis=1), np.full(len(heights), np.inf))
-    for _ in range(_BISECTIONS):
-        tilts = np.sqrt(np.maximum(inner, 0.1) * outer)
-        weights = maximize_likelihood(likelihood, np.broadcast_to(repeats, (len(heights), len(repeats))), heights, tilts)
-        value = (weights * heights).sum(axis=1)
-        drop = np.sqrt(np.maximum(0.0, most - np.log(weights @ likelihood.T) @ repeats))
-        inside = drop**2 <= allowed
-        inner, outer = np.where(inside, tilts, inner), np.where(inside, outer, tilts)
-        near = np.where(inside, value, near[0]), np.where(inside, drop, near[1])
-        far = np.where(inside, far[0], value), np.where(inside, far[1], drop)
-    # As a function of the root of the drop, the frontier of a regular functional is a straight line.
-    share = np.clip((np.sqrt(allowed) - near[1]) / np.maximum(far[1] - near[1], 1e-12), 0.0, 1.0)
-    ends = np.where(np.isinf(far[1]), far[0], near[0] + share * (np.where(np.isinf(far[1]), near[0], far[0]) - near[0]))
-    upper, lower = np.split(2.0 * np.maximum(ends, start) - 1.0, 2)
-    unbounded = np.full(len(values) - num_bounded, np.nan)
-    return values @ best, np.append(-lower, unbounded), np.append(upper, unbounded)
+    bounded = (1.0 + values[:num_bounded]) / 2.0
+    frontier = Frontier(joint, repeats, bounded)
+    unbounded = np.full(len(values) - len(bounded), np.nan)
+    low, high = (np.append(2.0 * end[0] - 1.0, unbounded) for end in frontier.ends(profile_drop(level, len(rows) - 1)))
+    return [Interval(*row, method) for row in np.stack([values @ frontier.best, low, high], axis=1).tolist()]
 
 
 def _coarse_rates(most_samples: int, mark: float) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Required samples and problems, and minimum detectable effects."""
+"""Required samples and minimum detectable effects, at a two-sided error of 5 % and a power of 80 %."""
 
 from __future__ import annotations
 
@@ -9,106 +9,70 @@ import scipy
 
 from posttrain.analysis.stats.arrays import check_level
 
+POWER = 0.8
 
-def samples_to_resolve(epsilon: float, zeta: float = 0.05) -> int:
-    """Return the samples without a success after which a rate above ε is rejected with confidence 1 − ζ: ⌈−ln ζ / ε⌉.
+
+def samples_to_resolve(epsilon: float) -> int:
+    """Return the samples without a success after which a rate above ε is rejected with 95 % confidence: ⌈−ln .05 / ε⌉.
 
     Args:
         epsilon: Success rate, in (0, 1].
-        zeta: Probability of missing a rate of ε, in (0, 1).
 
     Raises:
-        ValueError: Arguments out of range.
+        ValueError: It lies outside.
 
     Source: arXiv 2507.14843.
     """
-    if not 0.0 < epsilon <= 1.0 or not 0.0 < zeta < 1.0:
-        raise ValueError(f"epsilon must lie in (0, 1] and zeta in (0, 1), got {epsilon} and {zeta}")
-    return math.ceil(-math.log(zeta) / epsilon - 1e-9)
+    if not 0.0 < epsilon <= 1.0:
+        raise ValueError(f"epsilon must lie in (0, 1], got {epsilon}")
+    return math.ceil(-math.log(0.05) / epsilon - 1e-9)
 
 
-def detectable_delta(
-    *,
-    num_problems: int,
-    num_samples: int,
-    delta_variance: float,
-    within_variance_before: float,
-    within_variance_after: float,
-    level: float = 0.95,
-    power: float = 0.8,
-) -> float:
-    """Compute the minimum detectable mean paired change of the success rate at the given power.
+def detectable_delta(num_problems: int, num_samples: int, within_variance: float) -> float:
+    """Compute the minimum detectable mean change of the success rate, paired by problem, where every problem changes by the same amount.
 
-    (z_level + z_power) √((V + (W₀ + W₁)/n) / P), where V is the variance between problems of the true change: 0 if all change
-    by the same amount.
+    (z_.975 + z_.8) √(2 W / (n P)).
 
     Args:
-        num_problems: P.
-        num_samples: n per problem, before and after each.
-        delta_variance: V.
-        within_variance_before: Mean W₀ of p (1 − p) before.
-        within_variance_after: W₁ after.
-        level: 1 − two-sided error.
-        power: Probability of detecting the change, in (0, 1).
+        num_problems: P, at least 1.
+        num_samples: n per problem, before and after each, at least 1.
+        within_variance: W, the mean of p (1 − p).
 
     Raises:
         ValueError: Arguments out of range.
     """
-    _check_variances(delta_variance, within_variance_before, num_problems)
-    _check_variances(0.0, within_variance_after, num_samples)
-    check_level(power)
-    variance = (delta_variance + (within_variance_before + within_variance_after) / num_samples) / num_problems
-    return (_z(level) + float(scipy.stats.norm.ppf(power))) * math.sqrt(variance)
+    if min(num_problems, num_samples) < 1 or not 0.0 <= within_variance <= 0.25:
+        raise ValueError(
+            f"expected counts from 1 on and a variance in [0, 1/4]: {num_problems}, {num_samples}, {within_variance}"
+        )
+    quantiles = scipy.stats.norm.ppf([0.975, POWER]).sum()
+    return float(quantiles) * math.sqrt(2.0 * within_variance / (num_samples * num_problems))
 
 
-def detectable_rise(
-    num_before: int, num_after: int, *, num_correct_before: int = 0, alpha: float = 0.05, power: float = 0.8
-) -> float:
-    """Compute the smallest rate after that a one-sided Fisher test of one problem detects at the given power.
+def detectable_rise(num_samples: int, *, alpha: float = 0.05) -> float:
+    """Compute the smallest rate after, of a problem that failed in all samples before, that a one-sided Fisher test detects.
 
     Report it beside every count of expanded problems: smaller rates could not have been detected. Under Benjamini-Hochberg with few
     true changes among P problems, set alpha near 0.05 times half the share of changes.
 
     Args:
-        num_before: Samples before.
-        num_after: Samples after.
-        num_correct_before: Successes before.
+        num_samples: Samples before, and as many after; at least 1.
         alpha: Level of the test.
-        power: Probability of detecting the rise, in (0, 1).
 
     Returns:
-        A rate in (0, 1]; NaN where not even `num_after` successes would be significant.
+        A rate in (0, 1]; NaN where not even successes alone would be significant.
 
     Raises:
         ValueError: Arguments out of range.
     """
-    check_level(power)
     check_level(alpha)
-    if num_after < 1 or num_before < 1 or not 0 <= num_correct_before <= num_before:
-        raise ValueError("expected at least one sample on each side and no more successes than samples")
-    successes = np.arange(num_after + 1)
-    p_values = scipy.stats.hypergeom.sf(successes - 1, num_before + num_after, num_correct_before + successes, num_after)
+    if num_samples < 1:
+        raise ValueError(f"expected at least one sample on each side, got {num_samples}")
+    successes = np.arange(num_samples + 1)
+    p_values = scipy.stats.hypergeom.sf(successes - 1, 2 * num_samples, successes, num_samples)
     significant = np.flatnonzero(np.asarray(p_values) <= alpha)
     if significant.size == 0:
         return math.nan
     needed = int(significant[0])
     # P[Binomial(n, p) ≥ c] = I_p(c, n − c + 1), solved for p.
-    return float(scipy.special.betaincinv(needed, num_after - needed + 1, power))
-
-
-def _z(level: float) -> float:
-    check_level(level)
-    return float(scipy.stats.norm.ppf(0.5 + level / 2))
-
-
-def _z_power(power: float) -> float:
-    if not 0.5 <= power < 1.0:
-        raise ValueError(f"power must be at least 0.5 and below 1, got {power}")
-    return float(scipy.stats.norm.ppf(power))
-
-
-def _check_variances(between: float, within: float, count: int) -> None:
-    if not (between >= 0.0 and within >= 0.0):
-        raise ValueError(f"variances must not be negative, got {between} and {within}")
-    if count < 1:
-        raise ValueError(f"there must be at least one problem and one sample, got {count}")
+    return float(scipy.special.betaincinv(needed, num_samples - needed + 1, POWER))

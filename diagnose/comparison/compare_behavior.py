@@ -107,9 +107,7 @@ def compare_counts(
         changes=_problem_changes(counts, measure.epsilon, options.thresholds),
         support=support_rows(first, second=second, rng=rng),
         side_by_side=(),
-        detectable_rise=stats.detectable_rise(
-            typical, typical, alpha=options.thresholds.false_discovery_rate / (2 * len(counts.ids))
-        ),
+        detectable_rise=stats.detectable_rise(typical, alpha=options.thresholds.false_discovery_rate / (2 * len(counts.ids))),
         detectable_rise_samples=typical,
         notes=tuple(note for note, holds in notes.items() if holds),
         num_missing=(int(counts.missing_before.sum()), int(counts.missing_after.sum())),

@@ -94,14 +94,8 @@ def analyze_power(num_problems: int, num_samples: int, epsilon: float) -> PowerA
     between, within = 1.0 / 12.0, 1.0 / 6.0
     return PowerAnalysis(
         half_width=1.96 * float(np.sqrt((between + within / num_samples) / num_problems)),
-        minimum_detectable_change=detectable_delta(
-            num_problems=num_problems,
-            num_samples=num_samples,
-            delta_variance=0.0,
-            within_variance_before=within,
-            within_variance_after=within,
-        ),
-        minimum_detectable_rise=detectable_rise(num_samples, num_samples),
+        minimum_detectable_change=detectable_delta(num_problems, num_samples, within),
+        minimum_detectable_rise=detectable_rise(num_samples),
         resolved_rate=1.0 - 0.05 ** (1.0 / num_samples),
         needed_for_epsilon=samples_to_resolve(epsilon),
     )

@@ -99,7 +99,7 @@ def test_all_zeros() -> None:
     assert extrapolated.low < 0.01
     # 384 samples without a success: a rate of ln(1/.146)/384 is as unlikely as the interval allows.
     assert 0.3 < extrapolated.high < 0.7
-    mass = fit.share_below(1e-6)
+    mass = fit.share_between(0.0, 1e-6)
     assert mass.low == pytest.approx(0, abs=0.02)
     assert mass.high > 0.95
     assert np.isnan(mass.estimate)
@@ -108,7 +108,7 @@ def test_all_zeros() -> None:
 def test_what_samples_cannot_tell_is_not_told() -> None:
     """Two hundred problems at .02, sixteen samples: nothing shows that none of them lies below .0064."""
     c = np.random.default_rng(0).binomial(16, 0.02, 200)
-    below = ps.fit_mixture(np.full(200, 16), c).share_below(EPSILON)
+    below = ps.fit_mixture(np.full(200, 16), c).share_between(0.0, EPSILON)
     assert np.isnan(below.estimate)
     assert below.low == pytest.approx(0, abs=0.01)
     assert 0.2 < below.high < 0.6
@@ -248,7 +248,7 @@ def test_bad_arguments_are_refused() -> None:
     assert_refuses(fit.draw_rates, {"rng": np.random.default_rng(0), "num_draws": 1}, num_draws=0)
     assert_refuses(fit.pass_at_ks, {"ks": [1]}, ks=[0])
     assert_refuses(fit.share_between, {"low": 0.1, "high": 0.9}, high=0.1)
-    assert_refuses(fit.share_below, {"rate": 0.5}, level=1.0)
+    assert_refuses(fit.share_between, {"low": 0.1, "high": 0.9}, level=1.0)
     assert_refuses(ps.jeffreys_intervals, {"num_samples": np.array([4]), "num_correct": np.array([1])}, level=1.0)
     assert_refuses(ps.fit_mixture, counts, num_correct=[5])
     assert_refuses(ps.fit_mixture, {**counts, "groups": ["a"]}, groups=["a", "b"])

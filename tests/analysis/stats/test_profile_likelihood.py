@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.stats import chi2, t
+from scipy.stats import binom, chi2, t
 
-from posttrain.analysis.stats.profile_likelihood import likelihood_table, profile_intervals
+from posttrain.analysis.stats.profile_likelihood import Frontier, likelihood_table, profile_intervals, rate_grid
 
 
 def test_the_frontier_is_that_of_a_general_solver() -> None:
@@ -64,3 +64,35 @@ def test_without_samples_the_interval_is_the_whole_range() -> None:
     assert len(found) == 2
     assert np.isnan(found[0].estimate)
     assert (found[0].low, found[0].high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("true", "problems"), [(0.5, 10_000), (0.3, 100_000), (0.731, 1_000_000)])
+def test_many_problems_of_one_rate_pin_it_down(true: float, problems: int) -> None:
+    c, rates = np.arange(65), rate_grid(64, problems)
+    table, repeats = likelihood_table(np.full(65, 64), c, rates), problems * binom.pmf(c, 64, true)
+    (found,) = profile_intervals(table, repeats, rates[None, :], degrees=problems - 1)
+    assert true - 0.004 < found.low < true < found.high < true + 0.004
+    assert found.low < found.estimate < found.high
+
+
+def test_the_end_of_the_range_is_inside_where_the_samples_allow_it() -> None:
+    for problems in (1, 1000, 100_000):
+        rates, repeats = rate_grid(16), np.array([problems])
+        passed = profile_intervals(likelihood_table(np.array([16]), np.array([16]), rates), repeats, rates[None, :], degrees=5)[0]
+        failed = profile_intervals(likelihood_table(np.array([16]), np.array([0]), rates), repeats, rates[None, :], degrees=5)[0]
+        assert passed.high == 1.0
+        assert failed.low == 0.0
+
+
+def test_ends_at_several_drops_are_nested_and_those_of_each_alone() -> None:
+    rates = rate_grid(16)
+    table = likelihood_table(np.full(4, 16), np.array([0, 1, 5, 14]), rates)
+    functionals = np.stack([rates, (rates < 0.0064).astype(np.float64)])
+    frontier = Frontier(table, np.array([20, 10, 20, 10]), functionals)
+    lows, highs = frontier.ends(2.0, 0.02)
+    assert (lows[0] <= lows[1]).all()
+    assert (highs[0] >= highs[1]).all()
+    for index, drop in enumerate((2.0, 0.02)):
+        (low,), (high,) = frontier.ends(drop)
+        np.testing.assert_allclose([low, high], [lows[index], highs[index]], atol=1e-4)
+    assert (lows[1] <= functionals @ frontier.best).all()
