@@ -72,7 +72,8 @@ def paired_population_intervals(
     frontier = Frontier(joint, repeats, bounded)
     unbounded = np.full(len(values) - len(bounded), np.nan)
     low, high = (np.append(2.0 * end[0] - 1.0, unbounded) for end in frontier.ends(profile_drop(level, len(rows) - 1)))
-    return [Interval(*row, method) for row in np.stack([values @ frontier.best, low, high], axis=1).tolist()]
+    rows = np.stack([values @ frontier.best, low, high], axis=1).tolist()
+    return [Interval(estimate, start, end, method) for estimate, start, end in rows]
 
 
 def _coarse_rates(most_samples: int, mark: float) -> FloatArray:
