@@ -27,7 +27,7 @@ from truth.regret import (
     effects,
     regrets,
 )
-from truth.regret_plants import CHANGE_DECODING, REFERENCE_CLASSES, ROOT, SFT_THEN_GRPO
+from truth.regret_plants import ADVICE, CHANGE_DECODING, REFERENCE_CLASSES, ROOT, SFT_THEN_GRPO
 from truth.regret_results import read_costs, read_results
 from truth.regret_runs import ANSWERS, MOST_STEPS, SAMPLES
 
@@ -122,11 +122,27 @@ def worst_table(results: Sequence[PlantResult]) -> list[str]:
                 f"{result.bottleneck} {result.confidence:.2f}" if result.bottleneck else "",
                 changes(result, result.named),
                 changes(result, best),
+                reason(result),
                 f"{result.regret(result.named, WEIGHT):.2f}",
             ]
         )
-    header = ["plant", "truth", "diagnosis", "named: gain, loss on retention", "best: gain, loss on retention", "regret"]
-    return table(header, rows, words=5)
+    header = ["plant", "truth", "diagnosis", "named: gain, loss on retention", "best: gain, loss on retention", "why", "regret"]
+    return table(header, rows, words=6)
+
+
+def reason(result: PlantResult) -> str:
+    """Return why the named stage is not the best one."""
+    if result.named == "sample_more":
+        return "the decision is open"
+    if result.bottleneck not in ("", "inconclusive", result.label):
+        return "another label"
+    if result.named in ADVICE - {CHANGE_DECODING}:
+        return "nothing is done"
+    best = result.best(WEIGHT)
+    gained, kept = (
+        result.utility(best, EVALUATION, each) - result.utility(result.named, EVALUATION, each) for each in (0.0, WEIGHT)
+    )
+    return "gains less" if gained > kept / 2 else "costs more on retention"
 
 
 def changes(result: PlantResult, stage: str) -> str:
@@ -206,9 +222,10 @@ def regret_part(modes: Mapping[str, Sequence[PlantResult]], costs: Sequence[dict
         f"stages may spend {ANSWERS:,} passes over a mean reference path (a trained token is 3 forward passes, a generated or scored one 1), at most {MOST_STEPS}",
         "steps for those that sample in every step. A pipeline spends half of the budget on each of its stages.",
         "",
-        f"Utility: gain in pass@1 on the target, less λ times the fall of pass@1 on a mastered behavior; T = 1, {SAMPLES} samples of 40 held-out problems",
-        "each. Regret: utility of the best stage, picked on one sample set and scored on another, less that of the stage named, averaged over seeds of",
-        "training. Advice that trains nothing is worth 0, `change_decoding` what greedy decoding gains. Intervals: 95 %, bootstrap over cells.",
+        "Utility: gain in pass@1 on the target, less λ times the fall of pass@1 on a mastered behavior, both on 40 held-out problems at T = 1",
+        f"({SAMPLES['target']} and {SAMPLES['retention']} samples). Regret: utility of the best stage, picked on one sample set and scored on another, less that of the",
+        "stage named, averaged over seeds of training. Advice that trains nothing is worth 0, `change_decoding` what greedy decoding gains. Intervals: 95 %,",
+        "bootstrap over cells.",
         "",
         f"Stages {main}:",
         "",

@@ -110,7 +110,7 @@ class PlantResult:
 
 def rates_of(result: Mapping[str, Any], name: str, samples: str) -> Array:
     """Return [P] the success rate of each problem."""
-    return np.array(result[name][samples]) / result["samples"]
+    return np.array(result[name][samples]) / result["samples"][name]
 
 
 def outcome_of(baseline: Mapping[str, Any], run: Mapping[str, Any]) -> Outcome:

@@ -37,7 +37,7 @@ ANSWERS = 5000
 """The budget of a stage in passes of a mean reference path: `sft` at 16 rows a step takes 104 steps, `grpo` at 64 samples 20 to 60."""
 MOST_STEPS = 60
 """Of stages that sample in every step: without signal, or nearly, they would only go on sampling."""
-SAMPLES = 16
+SAMPLES = {"target": 16, "retention": 8}
 """Of each problem and sample set."""
 SAMPLE_SETS = ("selection", "evaluation")
 """The best stage is picked on one and scored on the other."""
@@ -181,7 +181,9 @@ def measure(policy: FrozenModel, plant: Plant, *, greedy: bool = False) -> dict[
     checkpoint = open_checkpoint(plant.family, plant.seed)
     found: dict[str, Any] = {"samples": SAMPLES}
     for name, path in (("target", checkpoint.behavior(plant.kind, 160)), ("retention", checkpoint.retention)):
-        found[name] = {each: count_successes(policy, path, seed=f"regret|{each}", num_samples=SAMPLES) for each in SAMPLE_SETS}
+        found[name] = {
+            each: count_successes(policy, path, seed=f"regret|{each}", num_samples=SAMPLES[name]) for each in SAMPLE_SETS
+        }
         if greedy:
             found[name]["greedy"] = count_successes(policy, path, seed="greedy", num_samples=1, temperature=0.0)
     return found

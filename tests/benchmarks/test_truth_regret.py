@@ -20,6 +20,7 @@ from truth.regret import Outcome, PlantResult
 from truth.regret_plants import Plant, Unit
 
 TUNED = next(name for name in FAMILIES if name != HELD_OUT)
+SAMPLES = {"target": 16, "retention": 32}
 PLANT = Plant(TUNED, 0, "missing_support", 160)
 
 
@@ -103,10 +104,10 @@ def test_what_is_mastered_cannot_lose_more_than_everything() -> None:
 
 def test_a_refused_run_leaves_the_model_as_it_is() -> None:
     measured = {"selection": [8, 16], "evaluation": [4, 16], "greedy": [0, 1]}
-    baseline: Mapping[str, Any] = {"samples": 16, "target": measured, "retention": measured}
+    baseline: Mapping[str, Any] = {"samples": SAMPLES, "target": measured, "retention": measured}
     assert regret.outcome_of(baseline, {"refused": "missing_input"}).utility("selection", 1.0) == 0.0
-    run = {"samples": 16, "target": measured | {"selection": [16, 16]}, "retention": measured | {"selection": [0, 16]}}
-    assert regret.outcome_of(baseline, run).utility("selection", 1.0) == pytest.approx(0.25 - 0.25)
+    run = {"samples": SAMPLES, "target": measured | {"selection": [16, 16]}, "retention": measured | {"selection": [0, 16]}}
+    assert regret.outcome_of(baseline, run).utility("selection", 1.0) == pytest.approx(0.25 - 0.125)
     assert regret.outcome_of(baseline, run).utility("selection", 0.0) == pytest.approx(0.25)
     assert regret.greedy_outcome(baseline).utility("evaluation", 0.0) == pytest.approx(0.5 - 0.625)
     assert regret.pass_at_k(baseline | {"target": {"selection": [1, 0]}}) == 0.5
