@@ -109,14 +109,14 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help="labels: are verdicts right; regret: what stages are worth (default: both)")
     options = parser.parse_args()
     parts, failed = [options.part] if options.part else PARTS, 0
-    if options.quick:
-        run_labels(labels.quick_design(), options.jobs)
+    design = labels.quick_design() if options.quick else labels.Design()
+    if "labels" in parts:
+        run_labels(design, options.jobs)
+    if "regret" in parts and options.quick:
         failed = run_regret(quick_plants(), SEEDS[:1], options.jobs, quick=True)
-    else:
-        if "labels" in parts:
-            run_labels(labels.Design(), options.jobs)
-        if "regret" in parts:
-            failed = run_regret(all_plants(), SEEDS[: options.seeds], options.jobs)
+    elif "regret" in parts:
+        failed = run_regret(all_plants(), SEEDS[: options.seeds], options.jobs)
+    if not options.quick:
         print(write_page())
     sys.exit(1 if failed else 0)
 
