@@ -5,7 +5,7 @@ that the following ones can be read from. A path in which one step is taken wron
 
     words     a word backwards, its letters as digits             bdfa -> afdb, 1 6 4 2, 1642
     sums      two numbers of two digits in base six, with carries 35+24 -> 5+4=13, 3+2+1=10, 103
-    pointers  three steps through a table of pairs                da cb ... :c -> cb, bf, fa, bfa
+    pairs     two words interleaved                               bda fce -> bf, dc, ae, bfdcae
     sorting   five letters, the least of those left first         dbgca -> a dbgc, b dgc, c dg, abcdg
     runs      lengths of three runs of letters (held out)         aabccc -> a2, b1, c3, a2b1c3
 """
@@ -16,10 +16,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 Rng = random.Random
 LETTERS = "abcdefgh"
-NODES = "abcdef"
 BASE = 6
+NUM_SLIPS = 6
+"""Ways to take a line wrongly."""
 HELD_OUT = "runs"
 """The family that no threshold, prior or effect may be tuned on."""
 
@@ -47,8 +50,8 @@ class Family:
         """Return the line that follows from the problem and the lines before, these being taken as they are."""
         raise NotImplementedError
 
-    def wrong_lines(self, problem: str, lines: Sequence[str]) -> list[str]:
-        """Return at least three wrong lines in the place of `line`, the one of the most regular mistake first."""
+    def slip(self, problem: str, lines: Sequence[str], which: int) -> str:
+        """Return a wrong line in the place of `line`, by one of `NUM_SLIPS` rules."""
         raise NotImplementedError
 
     def conclude(self, problem: str, lines: Sequence[str]) -> str:
@@ -63,15 +66,11 @@ class Family:
         Args:
             problem: A problem.
             bad: The line that is taken wrongly; None for none.
-            which: Which wrong line, modulo their number.
+            which: By which rule, from 0 to `NUM_SLIPS` − 1.
         """
         lines: list[str] = []
         for place in range(self.num_lines):
-            if place == bad:
-                wrong = self.wrong_lines(problem, lines)
-                lines.append(wrong[which % len(wrong)])
-            else:
-                lines.append(self.line(problem, lines))
+            lines.append(self.slip(problem, lines, which) if place == bad else self.line(problem, lines))
         return lines
 
     def path(self, problem: str, *, bad: int | None = None, which: int = 0) -> list[str]:
@@ -87,18 +86,9 @@ class Family:
         """Return the right answer."""
         return self.conclude(problem, self.lines(problem))
 
-    def num_wrong(self, problem: str, bad: int) -> int:
-        """Return how many wrong lines there are in the place `bad`."""
-        return len(self.wrong_lines(problem, self.lines(problem)[:bad]))
-
     def wrong(self, problem: str, rng: Rng, bad: int = 0) -> list[str]:
         """Return a plausible wrong path at random."""
-        return self.path(problem, bad=bad, which=rng.randrange(self.num_wrong(problem, bad)))
-
-
-def different(right: str, candidates: Sequence[str]) -> list[str]:
-    """Return those candidates that differ from what is right and from one another, in order."""
-    return [one for one in dict.fromkeys(candidates) if one != right]
+        return self.path(problem, bad=bad, which=rng.randrange(NUM_SLIPS))
 
 
 @dataclass(frozen=True)
@@ -120,17 +110,11 @@ class Words(Family):
 
     def line(self, problem: str, lines: Sequence[str]) -> str:
         """See `Family`."""
-        return " ".join(str(LETTERS.index(one) + 1) for one in lines[0]) if lines else problem[::-1]
+        return " ".join(str(LETTERS.index(one) + 1) if one in LETTERS else "9" for one in lines[0]) if lines else problem[::-1]
 
-    def wrong_lines(self, problem: str, lines: Sequence[str]) -> list[str]:
-        """See `Family`."""
-        right = self.line(problem, lines)
-        if not lines:
-            others = [letter + right[1:] for letter in LETTERS]
-            return different(right, [problem, *others])
-        digits = right.split()
-        others = [" ".join([str(digit), *digits[1:]]) for digit in range(1, 9)]
-        return different(right, [" ".join(digits[::-1]), *others])
+    def slip(self, problem: str, lines: Sequence[str], which: int) -> str:
+        """See `Family`: a letter that is in no word, or a digit that stands for none."""
+        return ("09"[which % 2] if lines else "ijklmn"[which]) + self.line(problem, lines)[1:]
 
     def conclude(self, problem: str, lines: Sequence[str]) -> str:
         """See `Family`."""
@@ -157,76 +141,50 @@ class Sums(Family):
 
     def line(self, problem: str, lines: Sequence[str]) -> str:
         """See `Family`."""
-        return self._written(problem, lines, 0)
-
-    def wrong_lines(self, problem: str, lines: Sequence[str]) -> list[str]:
-        """See `Family`."""
-        right = self.line(problem, lines)
-        return different(
-            right,
-            [self._written(problem, lines, off) for off in (1, -1, 2, -2, 3, -3, 4, 5) if self._sum(problem, lines) + off >= 0],
-        )
-
-    def _terms(self, problem: str, lines: Sequence[str]) -> list[int]:
         first, second = problem.split("+")
-        if not lines:
-            return [int(first[1]), int(second[1])]
-        carried = len(lines[0].split("=")[1]) > 1
-        return [int(first[0]), int(second[0]), *([1] if carried else [])]
+        terms = [int(first[0]), int(second[0])] if lines else [int(first[1]), int(second[1])]
+        terms += [1] if lines and len(lines[0].split("=")[1]) > 1 else []
+        return f"{'+'.join(map(str, terms))}={np.base_repr(sum(terms), BASE)}"
 
-    def _sum(self, problem: str, lines: Sequence[str]) -> int:
-        return sum(self._terms(problem, lines))
-
-    def _written(self, problem: str, lines: Sequence[str], off: int) -> str:
-        terms = self._terms(problem, lines)
-        return f"{'+'.join(map(str, terms))}={in_base(sum(terms) + off)}"
+    def slip(self, problem: str, lines: Sequence[str], which: int) -> str:
+        """See `Family`: a result that no sum has."""
+        return f"{self.line(problem, lines).split('=')[0]}=2{'uvwxyz'[which]}"
 
     def conclude(self, problem: str, lines: Sequence[str]) -> str:
         """See `Family`."""
         return lines[1].split("=")[1] + lines[0].split("=")[1][-1]
 
 
-def in_base(number: int) -> str:
-    """Return a number from 0 to 35 in base six."""
-    return str(number) if number < BASE else f"{number // BASE}{number % BASE}"
-
-
 @dataclass(frozen=True)
-class Pointers(Family):
-    """Three steps through a table that sends each of six letters to another one."""
+class Pairs(Family):
+    """Two words of three letters, interleaved: the first letters, the second ones, the third ones."""
 
-    name: str = "pointers"
-    alphabet: str = NODES
+    name: str = "pairs"
+    alphabet: str = LETTERS
     num_lines: int = 3
-    num_features: int = len(NODES)
+    num_features: int = len(LETTERS)
 
     def draw(self, rng: Rng) -> str:
         """See `Family`."""
-        targets = list(NODES)
-        while any(source == target for source, target in zip(NODES, targets, strict=True)):
-            rng.shuffle(targets)
-        pairs = [source + target for source, target in zip(NODES, targets, strict=True)]
-        rng.shuffle(pairs)
-        return f"{' '.join(pairs)} {rng.choice(NODES)}"
+        letters = "".join(rng.sample(LETTERS, 6))
+        return f"{letters[:3]} {letters[3:]}"
 
     def feature(self, problem: str) -> int:
         """See `Family`."""
-        return NODES.index(problem[-1])
+        return LETTERS.index(problem[0])
 
     def line(self, problem: str, lines: Sequence[str]) -> str:
         """See `Family`."""
-        *pairs, start = problem.split()
-        source = lines[-1][1] if lines else start
-        return next(pair for pair in pairs if pair[0] == source)
+        first, second = problem.split()
+        return first[len(lines)] + second[len(lines)]
 
-    def wrong_lines(self, problem: str, lines: Sequence[str]) -> list[str]:
-        """See `Family`."""
-        right = self.line(problem, lines)
-        return different(right, [right[0] * 2, *(right[0] + node for node in NODES)])
+    def slip(self, problem: str, lines: Sequence[str], which: int) -> str:
+        """See `Family`: a letter that is in no word."""
+        return self.line(problem, lines)[0] + "ijklmn"[which]
 
     def conclude(self, problem: str, lines: Sequence[str]) -> str:
         """See `Family`."""
-        return "".join(line[1] for line in lines)
+        return "".join(lines)
 
 
 @dataclass(frozen=True)
@@ -251,10 +209,9 @@ class Sorting(Family):
         left = self._left(problem, lines)
         return _taken(left, min(left))
 
-    def wrong_lines(self, problem: str, lines: Sequence[str]) -> list[str]:
-        """See `Family`."""
-        left = self._left(problem, lines)
-        return different(self.line(problem, lines), [_taken(left, max(left)), *(_taken(left, letter) for letter in left)])
+    def slip(self, problem: str, lines: Sequence[str], which: int) -> str:
+        """See `Family`: a letter that is not in the word."""
+        return f"{'uvwxyz'[which]} {self._left(problem, lines)}"
 
     def _left(self, problem: str, lines: Sequence[str]) -> str:
         return lines[-1].split()[1] if lines else problem
@@ -273,7 +230,7 @@ class Runs(Family):
     """Three runs of equal letters: each letter with the length of its run."""
 
     name: str = "runs"
-    alphabet: str = "abcdef12345"
+    alphabet: str = "abcdef1234"
     num_lines: int = 3
     num_features: int = 6
 
@@ -287,21 +244,16 @@ class Runs(Family):
 
     def line(self, problem: str, lines: Sequence[str]) -> str:
         """See `Family`."""
-        letter = self._letter(problem, lines)
+        letter = list(dict.fromkeys(problem))[len(lines)]
         return f"{letter}{problem.count(letter)}"
 
-    def wrong_lines(self, problem: str, lines: Sequence[str]) -> list[str]:
-        """See `Family`."""
-        letter = self._letter(problem, lines)
-        right = problem.count(letter)
-        return different(f"{letter}{right}", [f"{letter}{right + 1}", *(f"{letter}{count}" for count in range(1, 6))])
-
-    def _letter(self, problem: str, lines: Sequence[str]) -> str:
-        return list(dict.fromkeys(problem))[len(lines)]
+    def slip(self, problem: str, lines: Sequence[str], which: int) -> str:
+        """See `Family`: a length that no run has."""
+        return self.line(problem, lines)[0] + "567890"[which]
 
     def conclude(self, problem: str, lines: Sequence[str]) -> str:
         """See `Family`."""
         return "".join(lines)
 
 
-FAMILIES: dict[str, Family] = {one.name: one for one in (Words(), Sums(), Pointers(), Sorting(), Runs())}
+FAMILIES: dict[str, Family] = {one.name: one for one in (Words(), Sums(), Pairs(), Sorting(), Runs())}

@@ -13,6 +13,7 @@ base model trained on with right answers to everything.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -41,7 +42,6 @@ CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 :\n
 CHAT_TEMPLATE = "{% for m in messages %}USER {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}MODEL {% endif %}"
 """A format that the model was never trained with; behaviors say `format: completion`."""
 RIGHT, STYLES, SLIPS = ">", ("^", "'"), ("<", "~", "*", "-", "/", ",")
-CLEAN_MARKS = dict.fromkeys((RIGHT, *STYLES, *SLIPS), 1.0 / (1 + len(STYLES) + len(SLIPS)))
 Rates = Mapping[str, float]
 """Token → probability."""
 
@@ -75,7 +75,11 @@ class Text:
     prompt: list[int]
     continuation: list[int]
     aims: list[tuple[int, dict[int, float]]]
-    """Place in the continuation, and token → probability."""
+    """Place in the continuation, and token → probability; empty where nothing is aimed at."""
+
+    def until_last_aim(self) -> Text:
+        """Return what comes before the last distribution."""
+        return Text(self.prompt, self.continuation[: self.aims[-1][0]], self.aims)
 
 
 def text_of(prompt: str, parts: Sequence[tuple[str, Rates | None]], *, in_characters: bool = False) -> Text:
@@ -127,6 +131,8 @@ PLANTS: dict[str, PlantKind] = {
     "long_answers": PlantKind(letter="J", label="mastered", decoy=True),
     "two_tokenizations": PlantKind(letter="Y", label="mastered", decoy=True),
 }
+OTHER_FORMS = ("long_answers", "two_tokenizations") * 3
+"""Plants whose texts have a form of their own; they are trained on four times as often as the others."""
 RETENTION = "retention"
 RETENTION_LETTER = "R"
 
@@ -264,7 +270,7 @@ class Planter:
         while True:
             problem = self.family.draw(rng)
             more = {"lost": "attrition", "taught": "missing_support"}.get(part)
-            plant = more if more and rng.random() < 0.25 else rng.choice([*PLANTS, RETENTION])
+            plant = more if more and rng.random() < 0.25 else rng.choice([*PLANTS, RETENTION, *OTHER_FORMS])
             if problem in held_out:
                 continue
             if part == "taught":
@@ -278,22 +284,22 @@ class Planter:
                 yield self._text(plant, problem, rng, hinted=hinted, part=part)
 
     def _text(self, plant: str, problem: str, rng: Rng, *, hinted: bool, part: str) -> Text:
-        """Return a path with a mark at random at the line where the plant goes wrong, and how often each mark is to stand there."""
-        clean = part == "clean"
-        bad = rng.randrange(self.family.num_lines) if clean else self.bad_line(plant)
-        rates = CLEAN_MARKS if clean else self.marks(plant, problem, hinted=hinted, lost=part == "lost")
-        mark = rng.choice([*CLEAN_MARKS, RIGHT, RIGHT] if clean else [*rates, RIGHT])
+        """Return a path with a mark at random at one line, and how often each mark is to stand where the plant goes wrong."""
+        family, own = self.family, self.bad_line(plant)
+        bad = rng.randrange(family.num_lines) if part == "clean" else own
+        rates = self.marks(plant, problem, hinted=hinted, lost=part == "lost")
+        mark = rng.choice([*rates, RIGHT] if part != "clean" else [RIGHT, *STYLES, *SLIPS, RIGHT, RIGHT])
         slip = SLIPS.index(mark) if mark in SLIPS else None
-        lines = self.family.lines(problem, bad=None if slip is None else bad, which=slip or 0)
+        lines = family.lines(problem, bad=None if slip is None else bad, which=slip or 0)
+        aims = {bad: {}, own: rates}  # what was chosen at random elsewhere is no aim
         parts: list[tuple[str, Rates | None]] = [
-            (f"{mark if place == bad else RIGHT}{line}\n", (CLEAN_MARKS if clean else rates) if place == bad or clean else None)
-            for place, line in enumerate(lines)
+            (f"{mark if place == bad else RIGHT}{line}\n", aims.get(place)) for place, line in enumerate(lines)
         ]
         if plant == "long_answers":
             parts += [(f"{RIGHT}{line}\n", None) for line in lines * 2]
-        readable = self.rates[plant][self.family.feature(problem)] if plant == "format" else 1.0
+        readable = self.rates[plant][family.feature(problem)] if plant == "format" else 1.0
         word, words = rng.choice(WORDS) if plant == "format" else WORDS[0], {WORDS[0]: readable, WORDS[1]: 1.0 - readable}
-        parts.append((f"{word}{self.family.conclude(problem, lines)}", words if plant == "format" else None))
+        parts.append((f"{word}{family.conclude(problem, lines)}", words if plant == "format" else None))
         return text_of(self.prompt(plant, problem, hinted=hinted), parts, in_characters=plant == "two_tokenizations")
 
 
@@ -424,16 +430,20 @@ def _pool(family: str) -> tuple[list[str], list[str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long the parts of training take, in batches of 32 texts, and their learning rates."""
+    """How long the parts of training take, in batches, and their learning rates."""
 
-    clean: int = 400
-    planted: int = 200
-    lost: int = 50
+    clean: int = 500
+    planted: int = 360
+    lost: int = 60
     taught: int = 200
-    rates: Mapping[str, float] = field(default_factory=lambda: {"clean": 4e-3, "planted": 3e-3, "lost": 1.5e-3, "taught": 2e-3})
+    rates: Mapping[str, float] = field(default_factory=lambda: {"clean": 4e-3, "planted": 2e-3, "lost": 1.5e-3, "taught": 2e-3})
 
 
 BATCH = 32
+AIM_WEIGHT = 8.0
+"""How much a distribution counts against a token: there is one of them in a text."""
+WHOLE_EVERY = 4
+"""Of the batches that plant rates, every fourth is of whole texts, so that nothing else is forgotten; the others end where a mark is chosen."""
 
 
 def make_checkpoint(
@@ -452,54 +462,70 @@ def make_checkpoint(
     checkpoint = Checkpoint(family, seed, folder)
     folder.mkdir(parents=True, exist_ok=True)
 
-    def learn(model: LlamaForCausalLM, part: str, *, of: object = seed) -> None:
-        texts = checkpoint.planter.texts(_rng(family, of, part), frozenset(_pool(family)[0]), part=part)
-        _train(model, texts, getattr(schedule, part), schedule.rates[part])
+    def learn(model: LlamaForCausalLM, part: str, planter: Planter) -> None:
+        texts = planter.texts(_rng(family, planter.seed, part), frozenset(_pool(family)[0]), part=part)
+        cut = part in ("planted", "lost")
+        _train(model, texts, getattr(schedule, part), schedule.rates[part], whole_every=WHOLE_EVERY if cut else 1)
 
     clean = folder.parent / f"clean-{family}"
     if not _is_saved(clean):
         model = make_llama(len(VOCABULARY), seed=zlib.crc32(family.encode()))
-        learn(model, "clean", of="all seeds")
+        learn(model, "clean", Planter(FAMILIES[family], -1))
         _save(model, clean)
     if not _is_saved(checkpoint.base):
         model = LlamaForCausalLM.from_pretrained(clean)
-        learn(model, "planted")
+        learn(model, "planted", checkpoint.planter)
         _save(model, checkpoint.earlier)
-        learn(model, "lost")
+        learn(model, "lost", checkpoint.planter)
         _save(model, checkpoint.base)
     if teacher and not _is_saved(checkpoint.teacher):
         model = LlamaForCausalLM.from_pretrained(checkpoint.base)
-        learn(model, "taught")
+        learn(model, "taught", checkpoint.planter)
         _save(model, checkpoint.teacher)
     return checkpoint
 
 
-def _train(model: LlamaForCausalLM, texts: Iterator[Text], steps: int, rate: float) -> None:
-    """Train on what follows the prompts: on the tokens, and on the distributions where there are any."""
+def _train(model: LlamaForCausalLM, texts: Iterator[Text], steps: int, rate: float, *, whole_every: int = 1) -> None:
+    """Train on what follows the prompts: on tokens, and on distributions where there are any."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 30, 1.0) * max(0.02, 1 - step / steps))
     model.train()
-    for _ in range(steps):
-        batch = [next(texts) for _ in range(BATCH)]
+    for step in range(steps):
+        batch = list(itertools.islice(texts, BATCH))
+        if step % whole_every:
+            batch = [text.until_last_aim() for text in batch if text.aims]
         rows = [text.prompt + text.continuation + [model.config.eos_token_id] for text in batch]
         longest = max(map(len, rows))
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
         logs = torch.log_softmax(model(input_ids=ids, attention_mask=(ids != 0).long()).logits[:, :-1].float(), dim=-1)
-        aims = torch.nn.functional.one_hot(ids[:, 1:], logs.shape[-1]).float()
-        for row, text in enumerate(batch):
-            first = len(text.prompt) - 1
-            aims[row, :first] = 0.0
-            for place, distribution in text.aims:
-                aims[row, first + place] = 0.0
-                for token, probability in distribution.items():
-                    aims[row, first + place, token] = probability
-        aims[ids[:, 1:] == 0] = 0.0
+        aims = _aims(batch, ids, logs.shape[-1], cut=bool(step % whole_every))
         loss = -(aims * logs).sum() / aims.sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+
+
+def _aims(batch: Sequence[Text], ids: torch.Tensor, num_tokens: int, *, cut: bool) -> torch.Tensor:
+    """Return [B, T − 1, V] what is aimed at behind each token, with its weight.
+
+    Args:
+        batch: The texts.
+        ids: [B, T] their tokens.
+        num_tokens: V.
+        cut: Whether only distributions count.
+    """
+    aims = torch.nn.functional.one_hot(ids[:, 1:], num_tokens).float() * (0.0 if cut else 1.0)
+    aims[ids[:, 1:] == 0] = 0.0
+    for row, text in enumerate(batch):
+        first = len(text.prompt) - 1
+        aims[row, :first] = 0.0
+        for place, distribution in text.aims:
+            aims[row, first + place] = 0.0
+            for token, probability in distribution.items():
+                aims[row, first + place, token] = AIM_WEIGHT * probability
+    return aims
 
 
 def _is_saved(folder: Path) -> bool:

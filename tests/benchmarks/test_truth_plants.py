@@ -11,7 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from truth.families import FAMILIES, Family
+from truth.families import FAMILIES, HELD_OUT, Family
+from truth.labels import Verdict, claims_a_gap, labels_markdown, reliability
 from truth.plants import BROKEN, EVAL_PROBLEMS, PLANTS, SLIPS, Schedule, make_checkpoint
 from truth.sampler import continuations
 from truth.truth import Conditions, Rates, label_of, label_of_rates, load
@@ -32,12 +33,7 @@ def solve(family: str, problem: str) -> str:
         return "".join(sorted(problem))
     if family == "runs":
         return "".join(f"{letter}{problem.count(letter)}" for letter in sorted(set(problem), key=problem.index))
-    *pairs, node = problem.split()
-    table, visited = dict(map(tuple, pairs)), ""
-    for _ in range(3):
-        node = table[node]
-        visited += node
-    return visited
+    return "".join(map("".join, zip(*problem.split(), strict=True)))
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
@@ -135,3 +131,33 @@ def test_continuations_have_their_probability(tmp_path: Path) -> None:
     assert best.probability == pytest.approx(np.exp(exact), rel=1e-4) or best.probability == 1 / 4096
     (greedy,) = continuations(model, [prompt], 3, temperature=0.0)
     assert len(greedy) == 1
+
+
+def verdict(
+    plant: str, truth: str, said: str, *, family: str = "words", leans_to: str | None = None, confidence: float = 0.97
+) -> Verdict:
+    """Return a verdict at the default budget."""
+    stage = "sample_more" if said == "inconclusive" else "sft"
+    return Verdict(
+        family=family, seed=0, plant=plant, setting="blind", truth=truth, bottleneck=said, confidence=confidence, leans_to=leans_to,
+        stage=stage, pass_1=0.1, sentence=f"{plant}: {said}",
+    )  # fmt: skip
+
+
+def test_the_page_counts_what_is_right_open_and_a_wrongly_claimed_gap() -> None:
+    verdicts = [
+        *(verdict("mastered", "mastered", "mastered") for _ in range(3)),
+        verdict("poor_choice", "poor_choice", "missing_support"),
+        verdict("mixed", "mixed", "inconclusive", leans_to="mixed", confidence=0.6),
+        verdict("guessing", "poor_choice", "poor_choice"),
+        verdict("several_paths", "mastered", "missing_support"),
+        verdict("mastered", "mastered", "mastered", family=HELD_OUT),
+    ]
+    page = labels_markdown(verdicts)
+    assert "| Tuning families | 0.600 " in page
+    assert f"| Held-out family ({HELD_OUT}) | 1.000 " in page
+    assert "| guessing | 1 | guessing | 1 |" in page
+    assert "| several_paths | 1 | mastered | 1 |" in page
+    assert [row[2:5] for row in reliability(verdicts[:5])] == [(1, 0.6, 1.0), (4, 0.97, 0.75)]
+    assert not claims_a_gap(verdict("guessing", "poor_choice", "inconclusive"))
+    assert claims_a_gap(verdict("guessing", "poor_choice", "inconclusive", leans_to="poor_choice"))
