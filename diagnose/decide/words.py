@@ -65,6 +65,7 @@ def write_caveats(
         if reachable > 0.5:
             text = f"{reachable:.0%} of the reference paths have no step below epsilon: the paths look likely although no sample took them."
             notes.append(Note("likely_references", text))
+    notes += [note for finding in measured.findings for note in finding.notes if note.code == "off_reference_paths"]
     blocked = any(note.code == "answer_at_the_start" for finding in measured.findings for note in finding.notes)
     ladders = any(finding.probe == "prefix_ladder" and finding.rows for finding in measured.findings)
     if blocked and not ladders and label in (Bottleneck.MISSING_SUPPORT, Bottleneck.MIXED, Bottleneck.INCONCLUSIVE):

@@ -9,7 +9,8 @@ It reads samples that are there already. Every number would grow with the number
 * *Guessing*: how often an answer that the policy gave to some *other* problem is right here. It knows nothing of the question, only
   what answers look like; where it reaches what pass@k reaches, pass@k is about the size of the answer space (arXiv 2510.08325).
 
-A right answer counts however it was reached: wrong reasoning is not told apart (arXiv 2506.14245).
+* *Along a reference path*: where references have steps, the share of right samples that contain every step of one of them, in order. The others
+  are right by a wrong step or by another way; which of the two, only a reader or a step verifier can tell (arXiv 2506.14245).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from scipy.special import ndtr, ndtri
 from posttrain.analysis.stats import answer_entropy, mean_interval, pass_at_k, t_interval
 from posttrain.diagnose.measure.pass_at_k import estimate_pass_at_k
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, Note, Probe, ProbeContext, ProbeCost
-from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, LabelEvidence, SkipReason, Split
+from posttrain.diagnose.types import Behavior, Bottleneck, Estimate, LabelEvidence, Problem, SkipReason, Split
 
 _SIZES = (16, 8, 4, 2)
 """Numbers of right samples to which paths are rarefied: the greatest that half of the solved problems have; below 2 nothing can differ."""
@@ -34,6 +35,9 @@ _SOLVED_HALF = 0.5
 
 
 Floats64 = npt.NDArray[np.float64]
+ALONG = "right answers along a reference path"
+_MOSTLY_ALONG = 0.9
+"""Share of right answers along a reference path below which it is said."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,6 +51,8 @@ class _Seen:
     answers: Counter[str] = field(default_factory=Counter)
     """Samples by the answer that was read."""
     right_answers: set[str] = field(default_factory=set)
+    num_along: int = 0
+    """Right samples that go along a reference path."""
 
     @property
     def num_right(self) -> int:
@@ -106,11 +112,13 @@ class Diversity(Probe):
             rows=rows,
             problems={str(row["id"]): {key: row[key] for key in ("paths", "answers", "guess")} for row in rows},
             notes=Note.all(_notes(context, numbers, seen, size, k)),
+            of_stages={"process": _words_along(numbers[ALONG])} if leaves_references(numbers) else {},
             evidence=_evidence(numbers, k, context.thresholds.diversity.explained),
         )
 
     def _read(self, context: ProbeContext) -> list[_Seen]:
         seen = {problem.id: _Seen() for problem in context.problems}
+        steps = {problem.id: stepped_references(problem) for problem in context.problems}
         greedy = context.rollouts.greedy
         for row, rollout in enumerate(context.rollouts.all_rows()):
             one = seen.get(rollout.problem_id)
@@ -122,7 +130,9 @@ class Diversity(Probe):
                 one.answers[rollout.grade.extracted] += 1
             if not right:
                 continue
-            one.paths[" ".join(rollout.text.casefold().split())] += 1
+            text = _normalised(rollout.text)
+            one.paths[text] += 1
+            one.num_along += any(goes_along(text, path) for path in steps[rollout.problem_id])
             if rollout.grade.extracted is not None:
                 one.right_answers.add(rollout.grade.extracted)
         return list(seen.values())
@@ -149,10 +159,35 @@ class Diversity(Probe):
             numbers[f"pass@{attempts}"] = Estimate.of(interval)
             guessed = 1.0 - (1.0 - guess) ** attempts
             numbers[f"pass@{attempts} of guessing"] = Estimate.of(mean_interval(guessed, groups, level=level))
+        stepped = np.array([bool(stepped_references(problem)) for problem in context.problems])
+        along = np.array([one.num_along / one.num_right if one.num_right else np.nan for one in seen])
+        if np.isfinite(along[stepped]).any():
+            numbers[ALONG] = Estimate.of(mean_interval(np.where(stepped, along, np.nan), groups, level=level))
         return numbers, k
 
 
 # ------------------------------------------------------------------------------------------------------------------- numbers
+
+
+def stepped_references(problem: Problem) -> list[tuple[str, ...]]:
+    """Return the steps of each reference path that has more than one, normalised."""
+    found = [tuple(filter(None, map(_normalised, reference.steps))) for reference in problem.references]
+    return [steps for steps in found if len(steps) > 1]
+
+
+def goes_along(text: str, steps: Sequence[str]) -> bool:
+    """Return whether a normalised text contains these steps one behind the other; others may stand between them."""
+    place = 0
+    for step in steps:
+        place = text.find(step, place)
+        if place < 0:
+            return False
+        place += len(step)
+    return True
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def common_size(num_right: Sequence[int]) -> int:
@@ -275,6 +310,17 @@ def _chance_that_it_explains(guess: Estimate, reached: Estimate, explained: floa
     return float(ndtr((guess.estimate - explained * reach) / max(float(spread), 1e-9)))
 
 
+def leaves_references(numbers: Mapping[str, Estimate]) -> bool:
+    """Return whether surely a part of the right answers goes along no reference path."""
+    return ALONG in numbers and numbers[ALONG].high < _MOSTLY_ALONG
+
+
+def _words_along(share: Estimate) -> str:
+    return (
+        f"{share.estimate:.0%} [{share.low:.0%}, {share.high:.0%}] of the right answers go through the steps of a reference path"
+    )
+
+
 def _summary(numbers: Mapping[str, Estimate], seen: Sequence[_Seen], size: int, k: int) -> str:
     solved = sum(one.num_right > 0 for one in seen)
     if size:
@@ -300,6 +346,10 @@ def _notes(context: ProbeContext, numbers: Mapping[str, Estimate], seen: Sequenc
         notes["guessing_explains"] = (
             f"Guessing explains pass@{k}: it reaches {guess.estimate:.2f}, the policy {_shown(reached)} (from {reached.low:.2f}). The answers are few, so read "
             "pass@1 and a smaller k."
+        )
+    if leaves_references(numbers):
+        notes["off_reference_paths"] = (
+            f"{_words_along(numbers[ALONG])}; the others have a wrong step or another way: read some of them before right answers are rewarded alone."
         )
     if not any(one.answers for one in seen):
         notes["no_answers_read"] = "The verifier reads no answer out of a text, so answers cannot be counted."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,29 @@ from helpers.probes import context_over, note_codes, one_shard, store_samples, w
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.probes.base import AvailableInputs, ProbeContext
 from posttrain.diagnose.probes.diversity import (
+    ALONG,
     Diversity,
     DiversityOutcome,
     common_size,
     effective_number,
+    goes_along,
     guessing_chances,
     rarefied,
 )
 from posttrain.diagnose.probes.finding_json import finding_to_json
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, Bottleneck, MeasureSettings, Problem, Sampling, SkipReason, Split, VerifierSpec
+from posttrain.diagnose.types import (
+    Behavior,
+    Bottleneck,
+    MeasureSettings,
+    Problem,
+    Reference,
+    Sampling,
+    SkipReason,
+    Split,
+    VerifierSpec,
+)
 
 Script = Sequence[tuple[str, float]]
 
@@ -117,6 +130,28 @@ def test_problems_drawn_unequally_are_read_by_likelihood(tmp_path: Path) -> None
     num[0] += 1
     found = Diversity().run(with_counts(context, num_samples=num))
     assert "likelihood" in found.numbers["pass@1"].method
+
+
+def test_right_answers_that_leave_the_reference_path_are_told(tmp_path: Path) -> None:
+    """Of the right answers to each problem a quarter writes the steps of the reference; an unknown share of the others does it another way."""
+    scripts = [((f"two {i} so {2 * i}", 0.25), (f"it is {2 * i}", 0.75)) for i in range(20)]
+    context = make_context(tmp_path, scripts, [str(2 * i) for i in range(20)])
+    stepped = tuple(
+        replace(one, references=(Reference(steps=(f"Two {i} ", f"so {2 * i}")),)) for i, one in enumerate(context.problems)
+    )
+    found = Diversity().run(replace(context, behavior=replace(context.behavior, problems=stepped)))
+    assert found.numbers[ALONG].low < 0.25 < found.numbers[ALONG].high < 0.4
+    assert "off_reference_paths" in {note.code for note in found.notes}
+    assert "of the right answers go through the steps" in found.of_stages["process"]
+    plain = Diversity().run(context)
+    assert ALONG not in plain.numbers
+    assert not plain.of_stages
+
+
+def test_steps_are_found_in_order() -> None:
+    assert goes_along("a b c d", ["a", "c d"])
+    assert not goes_along("c d a b", ["a b", "c d"])
+    assert not goes_along("a b", ["a b", "b"])
 
 
 def test_rarefied_is_the_mean_over_draws_without_putting_back() -> None:
