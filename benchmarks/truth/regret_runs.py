@@ -33,8 +33,8 @@ from posttrain.trainers.training_types import TrainingProblem
 from truth.regret_cost import GENERATED, Cost, steps_for
 from truth.regret_plants import BUILD, NONE, Plant, Unit, needs_of, open_checkpoint, parts_of, uses_references, write_json
 
-ANSWERS = 5000
-"""The budget of a stage in passes of a mean reference path: `sft` at 16 rows a step takes 104 steps, `grpo` at 64 samples 20 to 60."""
+ANSWERS = 4000
+"""The budget of a stage in passes of a mean reference path: `sft` at 16 rows a step takes 83 steps, `grpo` at 64 samples 16 to 60."""
 MOST_STEPS = 60
 """Of stages that sample in every step: without signal, or nearly, they would only go on sampling."""
 SAMPLES = {"target": 16, "retention": 8}
