@@ -36,7 +36,8 @@ def diagnose(plant: Plant) -> None:
     options = ["--teacher", str(checkpoint.teacher)] if plant.teacher else []
     options += ["--earlier", str(checkpoint.earlier)] if plant.earlier else []
     behavior = checkpoint.behavior(plant.kind, plant.references)
-    labels.diagnose(checkpoint.base, [behavior], diagnosis_path(plant).parent, *options)
+    # The retention behavior stands beside it, as it does for who would not lose it; the first entry is the target's.
+    labels.diagnose(checkpoint.base, [behavior, checkpoint.retention], diagnosis_path(plant).parent, *options)
 
 
 def read_diagnosis(plant: Plant) -> dict[str, Any] | None:
