@@ -77,9 +77,12 @@ QUICK_STAGES = frozenset({"sft", "rft", "grpo"})
 """Beside doing nothing."""
 
 
-def regret_units(plants: Sequence[Plant], seeds: Sequence[int], modes: Sequence[bool]) -> list[Unit]:
-    """Return the runs that are not finished: every plant with the first seed, with --retain and without, before any with the second."""
-    return unfinished([unit for plant in plants for mode in modes for unit in units_of(plant, retained=mode, seeds=seeds)])
+def regret_units(plants: Sequence[Plant], seeds: Sequence[int]) -> list[Unit]:
+    """Return the runs that are not finished: with --retain for all seeds, and without for the first one."""
+    modes = [(True, seeds), (False, seeds[:1])]
+    return unfinished(
+        [unit for plant in plants for retained, some in modes for unit in units_of(plant, retained=retained, seeds=some)]
+    )
 
 
 def run_regret(plants: Sequence[Plant], seeds: Sequence[int], jobs: int, *, quick: bool = False) -> int:
@@ -88,9 +91,9 @@ def run_regret(plants: Sequence[Plant], seeds: Sequence[int], jobs: int, *, quic
     failed += work("baselines", run_baseline, missing(plants, baseline_path), jobs)
     failed += work("truths", measure_truth, missing(plants, truth_path), jobs)
     for some in (seeds[:1], seeds):
-        units = regret_units(plants, some, (True,) if quick else (True, False))
+        units = regret_units(plants, some)
         if quick:
-            units = [unit for unit in units if unit.stage in QUICK_STAGES]
+            units = [unit for unit in units if unit.retained and unit.stage in QUICK_STAGES]
         failed += work("runs", run_unit, units, jobs)
         # What was run until here does not hang on what is named; what is named is run with all seeds.
         failed += work("diagnoses", diagnose, missing(plants, diagnosis_path), jobs)
