@@ -27,7 +27,7 @@ from truth.regret import (
     effects,
     regrets,
 )
-from truth.regret_plants import ADVICE, CHANGE_DECODING, REFERENCE_CLASSES, ROOT, SFT_THEN_GRPO
+from truth.regret_plants import ADVICE, CHANGE_DECODING, NONE, REFERENCE_CLASSES, ROOT, SFT_THEN_GRPO
 from truth.regret_results import read_costs, read_results
 from truth.regret_runs import ANSWERS, MOST_STEPS, SAMPLES
 
@@ -227,13 +227,13 @@ def regret_part(modes: Mapping[str, Sequence[PlantResult]], costs: Sequence[dict
         "stage named, averaged over seeds of training. Advice that trains nothing is worth 0, `change_decoding` what greedy decoding gains. Intervals: 95 %,",
         "bootstrap over cells.",
         "",
-        f"Stages {main}:",
+        f"Stages {main}, {seeds_of(results)}:",
         "",
         *regret_table(results),
         "",
     ]
     for other in others:
-        lines += [f"Stages {other}, {len(modes[other])} plants:", "", *regret_table(modes[other]), ""]
+        lines += [f"Stages {other}, {len(modes[other])} plants, {seeds_of(modes[other])}:", "", *regret_table(modes[other]), ""]
     lines += [
         f"At λ = {WEIGHT:g}, {main}, by what is available (number of plants); the best constant is chosen for each column apart:",
         "",
@@ -253,6 +253,15 @@ def regret_part(modes: Mapping[str, Sequence[PlantResult]], costs: Sequence[dict
     for mode, members in modes.items():
         lines += ["", f"Stages {mode}:", "", *effects_table(members)]
     return [*lines, "", "### What they spent", "", *cost_table(costs)]
+
+
+def seeds_of(results: Sequence[PlantResult]) -> str:
+    """Return how many runs the stages that train have on a plant."""
+    counts = sorted(
+        {len(runs) for result in results for stage, runs in result.outcomes.items() if stage not in (NONE, CHANGE_DECODING)}
+    )
+    words = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    return f"{words} seed{'s' * (words != '1')} of training"
 
 
 def write_page() -> Path:
