@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import numpy.typing as npt
+import scipy
 
-from posttrain.analysis.stats import t_interval
 from truth.families import HELD_OUT
 from truth.regret_plants import (
     ADVICE,
@@ -239,7 +239,7 @@ def effects(results: Sequence[PlantResult]) -> list[dict[str, Any]]:
     """Return gains and losses by label, references, stage and retention, from the tuning families alone.
 
     A stage to which references make no difference has one effect for all numbers of references. Runs that several plants share count once.
-    Intervals are Student's over plants, or over runs where there is one plant only, which leaves out how plants differ.
+    Intervals are for a further plant, not for the mean; how much plants differ is pooled over all rows.
     """
     runs: dict[tuple[str, str, str, bool], dict[str, list[Outcome]]] = defaultdict(dict)
     for result in results:
@@ -255,23 +255,37 @@ def effects(results: Sequence[PlantResult]) -> list[dict[str, Any]]:
             for each in classes:
                 runs[result.label, each, stage, result.retained][result.plant.cell] = list(outcomes)
     order = list(REFERENCE_CLASSES)
-    rows = [_effect(*key, cells) for key, cells in runs.items()]
+    means = {
+        key: {
+            "gain": np.array([np.mean([one.relative_gain for one in outcomes]) for outcomes in cells.values()]),
+            "loss": np.array([np.mean([one.loss for one in outcomes]) for outcomes in cells.values()]),
+        }
+        for key, cells in runs.items()
+    }
+    spread = {name: pooled_spread([found[name] for found in means.values()]) for name in ("gain", "loss")}
+    rows = []
+    for key, found in means.items():
+        row: dict[str, Any] = dict(zip(("label", "references", "stage", "retained"), key, strict=True))
+        for name, values in found.items():
+            half = spread[name] * np.sqrt(1.0 + 1.0 / len(values))
+            center = float(values.mean())
+            row |= {name: round(center, 4), f"{name}_low": round(max(-1.0, center - half), 4)}
+            row[f"{name}_high"] = round(min(1.0, center + half), 4)
+        rows.append(row | {"plants": len(runs[key]), "runs": sum(map(len, runs[key].values()))})
     return sorted(rows, key=lambda row: (row["label"], order.index(row["references"]), row["stage"], row["retained"]))
 
 
-def _effect(label: str, references: str, stage: str, retained: bool, cells: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:
-    groups = [cell for cell, outcomes in cells.items() for _ in outcomes]
-    outcomes = [outcome for each in cells.values() for outcome in each]
-    row: dict[str, Any] = {"label": label, "references": references, "stage": stage, "retained": retained}
-    for name, values in (("gain", [one.relative_gain for one in outcomes]), ("loss", [one.loss for one in outcomes])):
-        interval = t_interval(values, groups if len(cells) > 1 else None)
-        low, high = (interval.low, interval.high) if len(values) > 1 else (-1.0, 1.0)
-        row |= {
-            name: round(float(np.mean(values)), 4),
-            f"{name}_low": round(max(-1.0, low), 4),
-            f"{name}_high": round(min(1.0, high), 4),
-        }
-    return row | {"plants": len(cells), "runs": len(outcomes)}
+def pooled_spread(groups: Sequence[Array]) -> float:
+    """Return the half-width of an interval that holds a further plant in 95 % of cases, were the mean of the others known.
+
+    Args:
+        groups: Means of the plants of each row. How much plants differ is pooled over all rows, since each has few.
+    """
+    degrees = sum(len(values) - 1 for values in groups)
+    if not degrees:
+        return 2.0
+    variance = sum(((values - values.mean()) ** 2).sum() for values in groups) / degrees
+    return float(scipy.stats.t.ppf(0.975, degrees) * np.sqrt(variance))
 
 
 # ---------------------------------------------------------------------------------------------------------------- main

@@ -198,7 +198,7 @@ def _worth_collecting(situation: Situation, best: ExpectedStage | None) -> list[
     gains = {
         key.references: effect.gain.estimate * (1.0 - situation.pass_1)
         for key, effect in situation.effects.items()
-        if key.label is situation.label and key.stage == "sft" and not key.retained
+        if key.label is situation.label and key.stage == "sft" and key.retained is situation.offer.retained
     }
     now, have = best.expected if best else 0.0, References.of(situation.offer.num_references)
     more = [one for one in gains if LEAST[one] > LEAST[have] and gains[one] > now + _WORTH_COLLECTING]

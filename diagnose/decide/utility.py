@@ -113,9 +113,12 @@ def expected_regret(named: ExpectedStage | None, stages: Iterable[ExpectedStage]
 
 def _effect(table: Effects, label: Bottleneck, stage: str, offer: Offer) -> StageEffect | None:
     """Return the measured effect of a stage, with retention rows where there are some to mix in and that was measured."""
-    classes = [References.of(offer.num_references)]
-    if Need.REFERENCES not in STAGES[stage].needs:
-        classes += [one for one in References if one not in classes]  # references make no difference to it
+    order = list(References)
+    have = order.index(References.of(offer.num_references))
+    if Need.REFERENCES in STAGES[stage].needs:
+        classes = order[have:0:-1]  # where that number was not tried, the next smaller one stands for it
+    else:
+        classes = [order[have], *order]  # references make no difference
     keys = [EffectKey(label, one, stage, retained) for retained in {offer.retained: 0, False: 0} for one in classes]
     return next((table[key] for key in keys if key in table), None)
 

@@ -87,7 +87,7 @@ def test_effects_are_means_of_relative_gains_over_tuning_plants() -> None:
     rows = {(row["references"], row["stage"]): row for row in regret.effects(plants)}
     sft = rows["many", "sft"]
     gains = np.array([0.75, 0.25])
-    half = stats.t.ppf(0.975, 1) * gains.std(ddof=1) / np.sqrt(2)
+    half = stats.t.ppf(0.975, 1) * gains.std(ddof=1) * np.sqrt(1 + 1 / 2)  # for a further plant
     assert (sft["label"], sft["retained"], sft["plants"], sft["runs"]) == ("missing_support", False, 2, 4)
     assert sft["gain"] == pytest.approx(0.5)
     assert (sft["gain_low"], sft["gain_high"]) == (pytest.approx(max(-1.0, 0.5 - half)), pytest.approx(min(1.0, 0.5 + half)))

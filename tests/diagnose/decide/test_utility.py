@@ -74,6 +74,13 @@ def test_few_references_are_worth_what_was_measured() -> None:
     assert "with 64 or more references sft is expected to bring +0.64" in found.why
 
 
+def test_a_number_of_references_that_was_not_tried_is_that_of_the_nearest() -> None:
+    assert (
+        told({MISSING: 1.0}, num_references=20, without_signal={"hpt": ""}).predicted_gain
+        == told({MISSING: 1.0}, num_references=4, without_signal={"hpt": ""}).predicted_gain
+    ), "of two as near, the smaller"
+
+
 def test_a_stage_without_signal_is_not_expected_to_bring_anything() -> None:
     assert told({POOR: 1.0}, without_signal={"grpo": "too seldom to learn from"}).name == "hpt"
     assert told({POOR: 1.0}, needs=frozenset({Need.VERIFIER})).name == "grpo", "references make no difference to it"
@@ -105,7 +112,7 @@ def test_an_open_label_leaves_the_stage_open_only_where_it_matters() -> None:
 def test_the_table_is_one_of_known_stages() -> None:
     rows = json.loads(files("posttrain.diagnose.decide").joinpath("stage_effects.json").read_text())
     assert len(measured_effects()) == len(rows), "no two rows are about the same"
-    assert {one.stage for one in measured_effects()} <= set(STAGES) | {"sft -> grpo"}
+    assert {one.stage for one in measured_effects()} <= set(STAGES) | {"sft_then_grpo"}
     for found in measured_effects().values():
         assert found.gain.low <= found.gain.estimate <= found.gain.high
         assert found.loss.low <= found.loss.estimate <= found.loss.high
