@@ -328,6 +328,7 @@ def draw_regrets(ax: Any, results: Sequence[PlantResult]) -> None:
         ax.barh(place, values.mean(), height=0.6, color="C0" if name.startswith("named") else "0.75")
         ax.plot([low, high], [place, place], color="0.2", linewidth=1)
     ax.set_yticks(range(len(found)), [name.replace("best constant in hindsight", "best constant") for name, _ in found])
+    ax.grid(visible=False, axis="y")
     ax.set(xlabel=f"mean regret, λ = {WEIGHT:g}")
 
 

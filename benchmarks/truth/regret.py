@@ -27,7 +27,6 @@ import scipy
 
 from truth.families import HELD_OUT
 from truth.regret_plants import (
-    ADVICE,
     CHANGE_DECODING,
     NONE,
     REFERENCE_CLASSES,
@@ -248,10 +247,7 @@ def effects(results: Sequence[PlantResult]) -> list[dict[str, Any]]:
         for stage, outcomes in result.outcomes.items():
             if stage == NONE:
                 continue
-            trains = stage not in ADVICE
-            classes = [result.plant.reference_class] if trains and uses_references(stage) else list(REFERENCE_CLASSES)
-            if result.retained and not trains:
-                continue
+            classes = [result.plant.reference_class] if uses_references(stage) else list(REFERENCE_CLASSES)
             for each in classes:
                 runs[result.label, each, stage, result.retained][result.plant.cell] = list(outcomes)
     order = list(REFERENCE_CLASSES)
