@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one family, three plants, four stages, one seed; writes no page")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes of one core each (default: 2)")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), metavar="N", help="seeds of training (default: 3)")
+    parser.add_argument("--families", nargs="+", choices=list(FAMILIES), help="those whose stages are run (default: all)")
     parser.add_argument("--part", choices=PARTS, help="labels: are verdicts right; regret: what stages are worth (default: both)")
     options = parser.parse_args()
     parts, failed = [options.part] if options.part else PARTS, 0
@@ -121,7 +122,8 @@ def main() -> None:
     if "regret" in parts and options.quick:
         failed = run_regret(quick_plants(), SEEDS[:1], options.jobs, quick=True)
     elif "regret" in parts:
-        failed = run_regret(all_plants(), SEEDS[: options.seeds], options.jobs)
+        plants = [plant for plant in all_plants() if plant.family in (options.families or FAMILIES)]
+        failed = run_regret(plants, SEEDS[: options.seeds], options.jobs)
     if not options.quick:
         print(write_page())
     sys.exit(1 if failed else 0)
