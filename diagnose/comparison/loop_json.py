@@ -65,6 +65,8 @@ class RoundAdviceEntry(FileModel):
 
     behavior: str
     bottleneck: Bottleneck
+    leans_to: Bottleneck | None = None
+    """The most probable label where it is `inconclusive`; the confidence is then that of this label."""
     confidence: Number
     stage: str | None = None
     """The stage that it names."""

@@ -6,11 +6,18 @@ import math
 from typing import Any
 
 from posttrain.analysis.number_format import format_number, format_probability
-from posttrain.diagnose.comparison.loop_json import LoopFile, LoopRoundEntry, RoundChangeEntry, RoundReason, RoundRetentionEntry
+from posttrain.diagnose.comparison.loop_json import (
+    LoopFile,
+    LoopRoundEntry,
+    RoundAdviceEntry,
+    RoundChangeEntry,
+    RoundReason,
+    RoundRetentionEntry,
+)
 from posttrain.diagnose.comparison.loop_words import REASONS, VERDICTS, keep_words
 from posttrain.diagnose.report.text import write_estimate
 from posttrain.diagnose.report.words import BOTTLENECKS
-from posttrain.diagnose.types import Purpose
+from posttrain.diagnose.types import Bottleneck, Purpose
 
 _TONES = {"helped": "better", "cost_more_than_it_gave": "worse"}
 
@@ -42,10 +49,7 @@ def _row(entry: LoopRoundEntry) -> dict[str, Any]:
         "stage": f"{entry.stage} on {', '.join(entry.trained)}",
         "from": "start" if entry.started_from == 0 else f"round {entry.started_from}",
         "why": _why(entry),
-        "named": _lines(
-            f"{advice.behavior}: {BOTTLENECKS[advice.bottleneck][0]}, {format_probability(advice.confidence)}"
-            for advice in entry.advice
-        ),
+        "named": _lines(map(_named, entry.advice)),
         "expected": _lines(
             f"{advice.behavior} {write_estimate(advice.predicted_gain, signed=True)}"
             for advice in entry.advice
@@ -68,6 +72,14 @@ def _why(entry: LoopRoundEntry) -> str:
     if entry.instead_of:
         return f"{words}, after {', '.join(entry.instead_of)} brought nothing"
     return words
+
+
+def _named(advice: RoundAdviceEntry) -> str:
+    """Return a label with its probability; of an open one what it leans to, without a number."""
+    words = f"{advice.behavior}: {BOTTLENECKS[advice.bottleneck][0]}"
+    if advice.bottleneck is not Bottleneck.INCONCLUSIVE:
+        return f"{words}, {format_probability(advice.confidence)}"
+    return words if advice.leans_to is None else f"{words}, leans to {BOTTLENECKS[advice.leans_to][0]}"
 
 
 def _change(change: RoundChangeEntry) -> str:

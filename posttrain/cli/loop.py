@@ -97,8 +97,8 @@ def _print_loop(result: Any) -> None:
 
     file = read_model(result.path / "loop.json", LoopFile)
     if result.transition is None:
-        print_diagnosis(result.before, as_json=False)
         print(f"ended: {file.words}")
+        print_diagnosis(result.before, as_json=False)
         return
     shown = next(one for one in result.rounds if one.after.path == result.transition.after.path)
     table = Table(title=f"from the start to round {shown.number}", title_justify="left")

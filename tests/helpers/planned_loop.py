@@ -22,6 +22,8 @@ Rates = Mapping[str, float]
 """Behavior → its success rate."""
 HALF_WIDTH = 0.05
 """Of the interval of a paired change."""
+INVALID = 0.77
+"""A rate that is measured wrongly."""
 DIAGNOSIS_TOKENS = 1_000
 STAGE_TOKENS = 500
 
@@ -37,8 +39,14 @@ def diagnosed(index: int, rates: Rates, behaviors: Sequence[Behavior]) -> Diagno
     )
 
 
+def _label(rate: float) -> Bottleneck:
+    if rate == INVALID:
+        return Bottleneck.INVALID
+    return Bottleneck.MASTERED if rate >= 0.9 else Bottleneck.POOR_CHOICE if rate >= 0.01 else Bottleneck.MISSING_SUPPORT
+
+
 def _diagnosed_behavior(behavior: Behavior, rate: float, num: int, *, earlier: bool) -> DiagnosedBehavior:
-    label = Bottleneck.MASTERED if rate >= 0.9 else Bottleneck.POOR_CHOICE if rate >= 0.01 else Bottleneck.MISSING_SUPPORT
+    label = _label(rate)
     known = Estimate(estimate=rate, low=rate, high=rate, method="known")
     nothing = cast(Any, None)
     diagnosis = Diagnosis(

@@ -22,6 +22,8 @@ class RoundAdvice:
 
     behavior: str
     bottleneck: Bottleneck
+    leans_to: Bottleneck | None
+    """The most probable label where it is `inconclusive`."""
     confidence: float
     stage: str | None
     """The stage that it names."""
@@ -135,6 +137,7 @@ def advice_for(diagnoses: Mapping[str, Diagnosis], names: Iterable[str]) -> tupl
         RoundAdvice(
             behavior=one.name,
             bottleneck=one.bottleneck,
+            leans_to=one.leans_to,
             confidence=one.confidence,
             stage=None if one.stage is None else one.stage.name,
             predicted_gain=getattr(one.stage, "predicted_gain", None),

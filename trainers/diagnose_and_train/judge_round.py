@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
-from posttrain.trainers.diagnose_and_train.loop_result import NO_RETENTION, LoopHistory, LoopRound, RoundRetention, diagnosis_cost
+from posttrain.trainers.diagnose_and_train.loop_result import (
+    NO_RETENTION,
+    LoopHistory,
+    LoopRound,
+    RoundRetention,
+    diagnosis_cost,
+    is_unusable,
+)
 from posttrain.trainers.diagnose_and_train.plan_round import RoundPlan
 from posttrain.trainers.diagnose_and_train.round_verdict import LoopCost, RoundChange, round_verdict, utility
 
@@ -48,10 +55,16 @@ def judge_round(
 
 
 def _changes(history: LoopHistory, plan: RoundPlan, after: DiagnosedRun) -> tuple[RoundChange, ...]:
-    """Return the paired changes of all behaviors that have samples before and after."""
+    """Return the paired changes of all behaviors that have samples before and after.
+
+    Numbers of a retention behavior whose first measurement is invalid are not believed, and left out. Where a measurement becomes invalid later,
+    training made it so, and the fall counts.
+    """
     found = []
     for one in history.before.behaviors:
         name = one.behavior.name
+        if is_unusable(one):
+            continue
         delta = history.change(name, history.run(plan.started_from), after)
         since_start = history.change(name, history.before, after)
         if delta is not None and since_start is not None:

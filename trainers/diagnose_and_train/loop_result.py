@@ -11,7 +11,7 @@ from posttrain.diagnose.comparison.loop_json import LoopEnd, RoundVerdict
 from posttrain.diagnose.comparison.pass_at_k_change import change_of_pass_at_1
 from posttrain.diagnose.comparison.transition import Transition
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, DiagnosedRun
-from posttrain.diagnose.types import Estimate
+from posttrain.diagnose.types import Bottleneck, Estimate, Purpose
 from posttrain.trainers.diagnose_and_train.choose_stage import StageChoice
 from posttrain.trainers.diagnose_and_train.round_verdict import LoopCost, RoundChange, round_gained
 
@@ -122,6 +122,11 @@ class LoopHistory:
     def cost(self) -> LoopCost:
         """Return what the first diagnosis and all rounds took."""
         return sum((one.cost for one in self.rounds), diagnosis_cost(self.before))
+
+
+def is_unusable(first: DiagnosedBehavior) -> bool:
+    """Return whether a behavior is to be retained and its first measurement is invalid, so that no fall could be told."""
+    return first.behavior.purpose is Purpose.RETENTION and first.diagnosis.bottleneck is Bottleneck.INVALID
 
 
 def diagnosis_cost(run: DiagnosedRun) -> LoopCost:

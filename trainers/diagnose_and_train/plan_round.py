@@ -15,7 +15,7 @@ from posttrain.trainers.diagnose_and_train.choose_stage import (
     choose_stage,
 )
 from posttrain.trainers.diagnose_and_train.loop_request import LoopRequest, trainable_names
-from posttrain.trainers.diagnose_and_train.loop_result import LoopHistory, diagnosis_cost
+from posttrain.trainers.diagnose_and_train.loop_result import LoopHistory, diagnosis_cost, is_unusable
 from posttrain.trainers.diagnose_and_train.round_verdict import fell
 
 MOST_WITHOUT_GAIN = 2
@@ -68,6 +68,8 @@ def find_fallen(history: LoopHistory, at: int) -> dict[str, int]:
     path, fallen = history.path(at), {}
     for behavior in history.before.behaviors:
         name = behavior.behavior.name
+        if is_unusable(behavior):
+            continue
         if behavior.behavior.purpose is Purpose.RETENTION:
             fine_from = 0
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.planned_loop import DIAGNOSIS_TOKENS, STAGE_TOKENS, Rates, play
+from helpers.planned_loop import DIAGNOSIS_TOKENS, INVALID, STAGE_TOKENS, Rates, play
 from helpers.refusals import refused
 from helpers.scripted_loop import write_behavior
 
@@ -130,6 +130,17 @@ def test_the_checkpoint_to_keep_has_the_highest_gain_less_loss_and_need_not_be_t
 def test_the_start_is_kept_where_every_round_lost_more_than_it_gained(ask: Ask) -> None:
     history, _ = play(ask("new", "old", rounds=1), {"new": 0.2, "old": 0.95}, steps({"new": 0.3, "old": 0.6}))
     assert history.best() == 0
+
+
+def test_a_retention_behavior_whose_first_measurement_is_invalid_counts_for_nothing(ask: Ask) -> None:
+    history, ended = play(ask("new", "old"), {"new": 0.2, "old": INVALID}, steps({"new": 0.95, "old": 0.1}))
+    assert [change.behavior for change in history.rounds[0].changes] == ["new"]
+    assert (ended, history.best()) == (LoopEnd.MASTERED, 1)
+
+
+def test_a_measurement_that_training_made_invalid_counts(ask: Ask) -> None:
+    history, _ = play(ask("new", "old", rounds=1), {"new": 0.2, "old": 0.95}, steps({"new": 0.3, "old": INVALID}))
+    assert (history.rounds[0].verdict, history.best()) == (RoundVerdict.COST_MORE, 0)
 
 
 def test_stages_that_are_given_run_in_their_order_whatever_they_bring(ask: Ask) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
 from helpers.refusals import refused
 from helpers.scripted_loop import Effect, ScriptedSteps, cut_after, write_behavior
 
+from posttrain.cli import main
 from posttrain.diagnose.comparison.loop_json import LoopEnd, LoopFile, RoundReason, RoundVerdict
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.progress import Reporter
@@ -73,3 +76,34 @@ def test_a_loop_writes_what_each_round_did_and_goes_on_after_a_kill(tmp_path: Pa
     marker.write_text(marker.read_text().replace('"grpo"', '"sft"').replace('"checksum"', '"unread"'))
     with refused(RunError, "other_stage"):
         run()
+
+
+@pytest.mark.slow
+def test_two_rounds_of_a_model_from_the_command_line(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that says nothing right learns to repeat a letter; the second stage learns from its own right answers."""
+    rows = [{"id": f"{c}{i}", "prompt": f"say {c} {i}:", "answer": c, "references": [c]} for c in "abcd" for i in range(6)]
+    (tmp_path / "letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "letters.yaml").write_text(
+        "problems: letters.jsonl\nverifier: {kind: exact}\nprompt: {format: completion}\nsampling: {max_tokens: 16, stop: [' ', '=', '?', '.', ',', ':']}\n"
+    )
+    out = tmp_path / "loop"
+    words = [
+        "loop", tiny_model, tmp_path / "letters.yaml", "--out", out, "--stages", "sft,rft", "--set", "num_steps=30", "--set", "learning_rate=0.003",
+        "--samples", "8", "--probes", "none", "--pilot", "off", "--budget-tokens", "1000000", "--quiet",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["posttrain", *map(str, words)])
+    main()
+    file = read_model(out / "loop.json", LoopFile)
+    assert file.ended is LoopEnd.ROUNDS_DONE
+    assert [(one.stage, one.reason, one.started_from, one.moved) for one in file.rounds] == [
+        ("sft", "given", 0, True),
+        ("rft", "given", 1, True),
+    ]
+    assert file.rounds[0].verdict is RoundVerdict.HELPED
+    assert file.rounds[0].changes[0].delta.estimate > 0.5
+    assert file.cost.trained_tokens == sum(one.cost.trained_tokens for one in file.rounds) > 0
+    assert file.keep is not None
+    assert file.keep.checkpoint in capsys.readouterr().out
+    assert (out / "figures" / "rounds" / "rounds.svg").exists()
