@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -72,7 +73,7 @@ def _draw_behavior(ax: Axes, rows: Sequence[Row], shift: float, index: int, name
     colour, marker = SERIES[index % len(SERIES)]
     by_round = {int(row["round"]): row for row in rows}
     retained = any(row["group"] == "retention" for row in rows)
-    line = (0, (3, 2)) if retained else "solid"
+    line: Literal["dashed", "solid"] = "dashed" if retained else "solid"
     for row in rows:
         x, y = int(row["round"]) + shift, number(row, "estimate")
         start = None if row.get("from") is None else by_round.get(int(row["from"]))

@@ -127,6 +127,8 @@ class LoopRoundEntry(FileModel):
     retention: RoundRetentionEntry = RoundRetentionEntry()
     moved: bool = True
     """Whether training moved the model."""
+    learning_rate: Number | None = None
+    """Peak of its training."""
     verdict: RoundVerdict | None = None
     utility: EstimateEntry | None = None
     """Mean gain of the targets less mean loss of retention since the start, in pass@1."""

@@ -48,7 +48,7 @@ def _row(entry: LoopRoundEntry) -> dict[str, Any]:
         "number": str(entry.number),
         "stage": f"{entry.stage} on {', '.join(entry.trained)}",
         "from": "start" if entry.started_from == 0 else f"round {entry.started_from}",
-        "why": _why(entry),
+        "why": _why(entry) + ("" if entry.learning_rate is None else f"; learning rate {entry.learning_rate:g}"),
         "named": _lines(map(_named, entry.advice)),
         "expected": _lines(
             f"{advice.behavior} {write_estimate(advice.predicted_gain, signed=True)}"

@@ -140,7 +140,7 @@ def advice_for(diagnoses: Mapping[str, Diagnosis], names: Iterable[str]) -> tupl
             leans_to=one.leans_to,
             confidence=one.confidence,
             stage=None if one.stage is None else one.stage.name,
-            predicted_gain=getattr(one.stage, "predicted_gain", None),
+            predicted_gain=None if one.stage is None else one.stage.predicted_gain,
         )
         for one in chosen
     )

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from posttrain.diagnose.comparison.loop_json import (
     KeepEntry,
+    LabelChangeEntry,
     LoopBehaviorEntry,
     LoopEnd,
     LoopFile,
@@ -23,7 +24,7 @@ from posttrain.diagnose.engines.models.loading import fingerprint_model
 from posttrain.diagnose.pipeline.compare_files import compare_folders, write_comparison
 from posttrain.diagnose.report.report_files import write_report
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
-from posttrain.diagnose.storage.diagnosis_json import RunEntry
+from posttrain.diagnose.storage.diagnosis_json import EstimateEntry, RunEntry
 from posttrain.diagnose.storage.json_model import write_model
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Split
@@ -118,7 +119,8 @@ def loop_file(request: LoopRequest, history: LoopHistory, ended: LoopEnd) -> Loo
         rounds=[_round_entry(one, history) for one in history.rounds],
         behaviors=_rates(history),
         bottlenecks={
-            one.name: {"before": one.bottleneck, "after": last[one.name].diagnosis.bottleneck} for one in history.before.diagnoses
+            one.name: LabelChangeEntry(before=one.bottleneck, after=last[one.name].diagnosis.bottleneck)
+            for one in history.before.diagnoses
         },
     )
 
@@ -138,10 +140,11 @@ def _round_entry(done: LoopRound, history: LoopHistory) -> LoopRoundEntry:
         advice=[RoundAdviceEntry.model_validate(one) for one in choice.advice],
         changes=[RoundChangeEntry.model_validate(one) for one in done.changes],
         cost=_cost(done.cost),
-        retention=RoundRetentionEntry.model_validate(done.retention),
-        moved=done.moved,
+        retention=RoundRetentionEntry.model_validate(done.outcome.retention),
+        moved=done.outcome.moved,
+        learning_rate=done.outcome.learning_rate,
         verdict=done.verdict,
-        utility=done.utility,
+        utility=EstimateEntry.model_validate(done.utility),
     )
 
 

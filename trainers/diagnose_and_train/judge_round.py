@@ -5,28 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
-from posttrain.trainers.diagnose_and_train.loop_result import (
-    NO_RETENTION,
-    LoopHistory,
-    LoopRound,
-    RoundRetention,
-    diagnosis_cost,
-    is_unusable,
-)
+from posttrain.trainers.diagnose_and_train.loop_result import LoopHistory, LoopRound, StageOutcome, diagnosis_cost, is_unusable
 from posttrain.trainers.diagnose_and_train.plan_round import RoundPlan
-from posttrain.trainers.diagnose_and_train.round_verdict import LoopCost, RoundChange, round_verdict, utility
+from posttrain.trainers.diagnose_and_train.round_verdict import RoundChange, round_verdict, utility
 
 
-def judge_round(
-    history: LoopHistory,
-    plan: RoundPlan,
-    checkpoint: Path,
-    after: DiagnosedRun,
-    *,
-    moved: bool,
-    stage_cost: LoopCost,
-    retention: RoundRetention = NO_RETENTION,
-) -> LoopRound:
+def judge_round(history: LoopHistory, plan: RoundPlan, checkpoint: Path, after: DiagnosedRun, outcome: StageOutcome) -> LoopRound:
     """Return a finished round with its paired changes, its verdict and its cost.
 
     Args:
@@ -34,9 +18,7 @@ def judge_round(
         plan: What it did.
         checkpoint: What it trained.
         after: The diagnosis of that.
-        moved: Whether training moved the model.
-        stage_cost: What training took.
-        retention: What it mixed in of behaviors that are not to be lost.
+        outcome: What training did.
     """
     changes = _changes(history, plan, after)
     return LoopRound(
@@ -46,11 +28,10 @@ def judge_round(
         checkpoint=checkpoint,
         after=after,
         changes=changes,
-        moved=moved,
-        verdict=round_verdict(changes, moved=moved),
+        outcome=outcome,
+        verdict=round_verdict(changes, moved=outcome.moved),
         utility=utility(changes, lambda change: change.since_start),
-        cost=stage_cost + diagnosis_cost(after),
-        retention=retention,
+        cost=outcome.cost + diagnosis_cost(after),
     )
 
 

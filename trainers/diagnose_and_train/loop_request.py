@@ -154,17 +154,23 @@ class LoopRequest:
         known = {behavior.name for behavior in watched}
         return (*behaviors, *(behavior for behavior in chosen if behavior.name not in known))
 
-    def retained_in(self, stage: str, trained: Sequence[str]) -> tuple[Behavior, ...]:
+    def retained_in(self, stage: str, trained: Sequence[str], *, targets: bool = False) -> tuple[Behavior, ...]:
         """Return the behaviors that a stage retains which is trained on some others.
 
         Args:
             stage: Its name.
             trained: Names of the behaviors that it is trained on.
+            targets: Whether the targets are retained as well: a stage that brings back something else is not to lose them.
         """
         if not can_retain(RECIPES[stage]):
             return ()
         learned = [behavior for behavior in self.loaded if behavior.name in trained]
-        return tuple(one for one in self.loaded if one.name in self.retained and can_be_retained(one, learned))
+        kept = [
+            one
+            for one in self.loaded
+            if one.name in self.retained or (targets and self.retained and one.purpose is Purpose.TARGET)
+        ]
+        return tuple(one for one in kept if can_be_retained(one, learned))
 
     @property
     def num_rounds(self) -> int:

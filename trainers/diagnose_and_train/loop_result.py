@@ -14,6 +14,7 @@ from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, Diagnose
 from posttrain.diagnose.types import Bottleneck, Estimate, Purpose
 from posttrain.trainers.diagnose_and_train.choose_stage import StageChoice
 from posttrain.trainers.diagnose_and_train.round_verdict import LoopCost, RoundChange, round_gained
+from posttrain.trainers.training.result import Ending
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +44,31 @@ NO_RETENTION = RoundRetention()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StageOutcome:
+    """What the training of a round did, as `stage-N.json` has it."""
+
+    moved: bool
+    """Whether it moved the model."""
+    ending: Ending
+    learning_rate: float | None
+    """Peak; None where no optimizer takes steps, and in files of earlier versions."""
+    cost: LoopCost
+    retention: RoundRetention = NO_RETENTION
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Any]) -> StageOutcome:
+        """Read the content of `stage-N.json`; earlier versions did not tell whether the model moved."""
+        tokens = {key: int(summary[key]) for key in ("generated_tokens", "trained_tokens")}
+        return cls(
+            moved=bool(summary.get("moved", True)),
+            ending=Ending(summary["ending"]),
+            learning_rate=summary.get("learning_rate"),
+            cost=LoopCost(**tokens, seconds=float(summary["seconds"])),
+            retention=RoundRetention.from_summary(summary),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LoopRound:
     """One stage of a loop."""
 
@@ -55,14 +81,13 @@ class LoopRound:
     checkpoint: Path
     after: DiagnosedRun
     changes: tuple[RoundChange, ...]
-    moved: bool
-    """Whether training moved the model."""
+    outcome: StageOutcome
+    """What training did."""
     verdict: RoundVerdict
     utility: Estimate
     """Of the checkpoint: mean gain of the targets less mean loss of retention since the start."""
     cost: LoopCost
     """Of the stage, and of the diagnosis after it."""
-    retention: RoundRetention = NO_RETENTION
 
     @property
     def stage(self) -> str:

@@ -14,12 +14,17 @@ from posttrain.trainers.diagnose_and_train.choose_stage import (
     choose_consolidation,
     choose_stage,
 )
-from posttrain.trainers.diagnose_and_train.loop_request import LoopRequest, trainable_names
+from posttrain.trainers.diagnose_and_train.loop_request import LoopRequest, setting_of, trainable_names
 from posttrain.trainers.diagnose_and_train.loop_result import LoopHistory, diagnosis_cost, is_unusable
 from posttrain.trainers.diagnose_and_train.round_verdict import fell
+from posttrain.trainers.training.result import Ending
 
 MOST_WITHOUT_GAIN = 2
 """Rounds in a row without a gain after which a loop ends."""
+
+
+RATE_FACTOR = 4.0
+"""By how much the learning rate rises after a round whose steps hardly moved the model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +34,8 @@ class RoundPlan:
     choice: StageChoice
     started_from: int
     """The checkpoint that it starts from; 0 is the model that the loop started with."""
+    learning_rate: float | None = None
+    """In place of the stage's own, where the round before hardly moved the model."""
 
 
 def plan_round(request: LoopRequest, history: LoopHistory) -> RoundPlan | LoopEnd:
@@ -94,7 +101,12 @@ def count_tries(history: LoopHistory, here: int) -> Tries:
         risen = {change.behavior for change in one.changes if change.delta.low > 0.0}
         if one.verdict is not RoundVerdict.HARDLY_MOVED:
             without_gain.update((one.stage, name) for name in one.trained if name not in risen)
-    again = {(one.stage, name) for one in history.rounds if one.started_from == here for name in one.trained}
+    again = {
+        (one.stage, name)
+        for one in history.rounds
+        if one.started_from == here or (one.number == here and one.outcome.ending is Ending.NOTHING_TO_LEARN)
+        for name in one.trained
+    }
     return Tries(without_gain=without_gain, from_here=frozenset(again))
 
 
@@ -128,7 +140,17 @@ def _named_round(request: LoopRequest, history: LoopHistory) -> RoundPlan | Loop
         if isinstance(named, LoopEnd):
             return named
         choice = named
-    return RoundPlan(choice=choice, started_from=here)
+    return RoundPlan(choice=choice, started_from=here, learning_rate=_raised_rate(request, history, choice, here))
+
+
+def _raised_rate(request: LoopRequest, history: LoopHistory, choice: StageChoice, here: int) -> float | None:
+    """Return a learning rate for a stage that took steps and hardly moved the model, and is run once more; None where the user gave one."""
+    before = history.rounds[-1] if history.rounds and here == len(history.rounds) else None
+    is_given = request.config is not None or any(setting_of(text) == "learning_rate" for text in request.overrides)
+    if before is None or before.verdict is not RoundVerdict.HARDLY_MOVED or before.stage != choice.stage or is_given:
+        return None
+    rate = before.outcome.learning_rate
+    return None if rate is None or before.outcome.ending is Ending.NOTHING_TO_LEARN else RATE_FACTOR * rate
 
 
 def _diagnoses(history: LoopHistory, index: int) -> dict[str, Diagnosis]:

@@ -18,14 +18,12 @@ from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Behavior
-from posttrain.trainers.diagnose_and_train.choose_stage import StageChoice
 from posttrain.trainers.diagnose_and_train.finish_loop import finish
 from posttrain.trainers.diagnose_and_train.judge_round import judge_round
 from posttrain.trainers.diagnose_and_train.loop_request import LoopOptions, LoopRequest
-from posttrain.trainers.diagnose_and_train.loop_result import LoopHistory, LoopResult, LoopRound, RoundRetention
+from posttrain.trainers.diagnose_and_train.loop_result import LoopHistory, LoopResult, LoopRound, StageOutcome
 from posttrain.trainers.diagnose_and_train.loop_steps import LoopSteps
 from posttrain.trainers.diagnose_and_train.plan_round import RoundPlan, plan_round
-from posttrain.trainers.diagnose_and_train.round_verdict import LoopCost
 from posttrain.trainers.diagnose_and_train.train_round import make_train_request, train_round
 from posttrain.trainers.distributed.processes import ProcessGroup
 from posttrain.trainers.rollouts.live_engines import check_engine
@@ -118,12 +116,12 @@ def run_rounds(request: LoopRequest, steps: LoopSteps, reporter: Reporter) -> Lo
 def _run_round(request: LoopRequest, plan: RoundPlan, history: LoopHistory, steps: LoopSteps, reporter: Reporter) -> LoopRound:
     """Train the stage of a round, measure again, and judge."""
     choice, number = plan.choice, len(history.rounds) + 1
-    reporter.say(f"round {number}: {_describe(choice, history)}")
+    reporter.say(f"round {number}: {_describe(plan, history)}")
     model = history.checkpoint(plan.started_from)
     at_start = None if plan.started_from == 0 else request.model
     earlier = at_start if choice.earlier is None else history.checkpoint(choice.earlier)
     checkpoint = request.out / f"stage-{number}"
-    summary = train_round(checkpoint, choice, partial(make_train_request, request, choice, model, earlier), steps.train)
+    summary = train_round(checkpoint, choice, partial(make_train_request, request, plan, model, earlier), steps.train)
     after = steps.measure(
         checkpoint,
         request.loaded,
@@ -132,14 +130,7 @@ def _run_round(request: LoopRequest, plan: RoundPlan, history: LoopHistory, step
         earlier=request.model,
         before=history.before.path,
     )
-    stage_cost = LoopCost(
-        generated_tokens=int(summary["generated_tokens"]),
-        trained_tokens=int(summary["trained_tokens"]),
-        seconds=float(summary["seconds"]),
-    )
-    moved = bool(summary.get("moved", True))  # earlier versions did not tell
-    retention = RoundRetention.from_summary(summary)
-    done = judge_round(history, plan, checkpoint, after, moved=moved, stage_cost=stage_cost, retention=retention)
+    done = judge_round(history, plan, checkpoint, after, StageOutcome.of(summary))
     said = ", ".join(
         f"{change.behavior} {format_interval(change.delta.estimate, change.delta.low, change.delta.high, signed=True)}"
         for change in done.changes
@@ -148,11 +139,14 @@ def _run_round(request: LoopRequest, plan: RoundPlan, history: LoopHistory, step
     return done
 
 
-def _describe(choice: StageChoice, history: LoopHistory) -> str:
+def _describe(plan: RoundPlan, history: LoopHistory) -> str:
     """Return the stage of a round, and why, in a few words."""
+    choice = plan.choice
     words = f"{choice.stage} on {', '.join(choice.trained)}"
     if choice.earlier is not None:
         return f"{words}, which fell, from {history.checkpoint(choice.earlier)}"
     if choice.instead_of:
         return f"{words}, instead of {', '.join(choice.instead_of)}, which brought nothing"
+    if plan.learning_rate is not None:
+        return f"{words}, at the learning rate {plan.learning_rate:g}, since the model hardly moved"
     return words

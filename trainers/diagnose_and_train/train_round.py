@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from posttrain.diagnose.comparison.loop_json import RoundReason
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.files import checksum_of_file, read_json, write_json
 from posttrain.trainers.diagnose_and_train.choose_stage import StageChoice
 from posttrain.trainers.diagnose_and_train.loop_request import LoopRequest, setting_of
+from posttrain.trainers.diagnose_and_train.plan_round import RoundPlan
 from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.train_request import TrainRequest
 from posttrain.trainers.training.result import Ending, TrainingResult
@@ -19,26 +21,28 @@ _FOR_PEOPLE = ("README.md", "training_log.jsonl")
 """Files of a checkpoint that no model is loaded from."""
 
 
-def make_train_request(request: LoopRequest, choice: StageChoice, model: str, earlier: str | None, out: Path) -> TrainRequest:
+def make_train_request(request: LoopRequest, plan: RoundPlan, model: str, earlier: str | None, out: Path) -> TrainRequest:
     """Return the request of one round; overrides that are no settings of a stage that a diagnosis named are left out.
 
     Args:
         request: What the loop is asked for.
-        choice: The stage, and the behaviors to train on.
+        plan: The stage, and the behaviors to train on.
         model: The MODEL that it starts from.
         earlier: A checkpoint from before, as a MODEL.
         out: Folder of the checkpoint.
     """
-    stage = choice.stage
+    stage = plan.choice.stage
     overrides = [text for text in request.overrides if request.stages or setting_of(text) in RECIPES[stage].config.model_fields]
+    if plan.learning_rate is not None:
+        overrides.append(f"learning_rate={plan.learning_rate!r}")
     return TrainRequest(
         stage=stage,
         model=model,
-        behaviors=tuple(behavior for behavior in request.loaded if behavior.name in choice.trained),
+        behaviors=tuple(behavior for behavior in request.loaded if behavior.name in plan.choice.trained),
         config=request.config_of(stage, overrides),
         out=out,
         earlier=earlier,
-        retain=request.retained_in(stage, choice.trained),
+        retain=request.retained_in(stage, plan.choice.trained, targets=plan.choice.reason is RoundReason.CONSOLIDATION),
     )
 
 
@@ -89,7 +93,8 @@ def _stage_summary(result: TrainingResult, request: TrainRequest) -> dict[str, A
         "ending": result.ending.value,
         "optimizer_steps": result.num_steps,
         "batches_without_signal": result.num_skipped,
-        "moved": result.ending is not Ending.NOTHING_TO_LEARN and bool(getattr(result, "moved", True)),
+        "learning_rate": result.learning_rate,
+        "moved": result.moved and result.ending is not Ending.NOTHING_TO_LEARN,
         "trained_tokens": result.trained_tokens,
         "generated_tokens": result.generated_tokens,
         "seconds": result.seconds,

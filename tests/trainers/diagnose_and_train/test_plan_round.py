@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.planned_loop import DIAGNOSIS_TOKENS, INVALID, STAGE_TOKENS, Rates, play
+from helpers.planned_loop import DIAGNOSIS_TOKENS, INVALID, LEARNING_RATE, STAGE_TOKENS, Rates, play
 from helpers.refusals import refused
 from helpers.scripted_loop import write_behavior
 
 from posttrain.diagnose.comparison.loop_json import LoopEnd, RoundReason, RoundVerdict
 from posttrain.diagnose.errors import SettingsError
+from posttrain.trainers.diagnose_and_train.choose_stage import StageChoice
 from posttrain.trainers.diagnose_and_train.loop_request import LoopRequest
-from posttrain.trainers.diagnose_and_train.plan_round import RoundPlan
+from posttrain.trainers.diagnose_and_train.plan_round import RATE_FACTOR, RoundPlan
+from posttrain.trainers.diagnose_and_train.train_round import make_train_request
+from posttrain.trainers.training.result import Ending
 
 Ask = Callable[..., LoopRequest]
 
@@ -35,10 +38,14 @@ def ask(tmp_path: Path, tiny_model: Path) -> Ask:
     return make
 
 
-def steps(*effects: Rates | None) -> Callable[[RoundPlan, Rates], Rates | None]:
+def steps(*effects: Rates | Ending) -> Callable[[RoundPlan, Rates], Rates | Ending]:
     """Return training whose n-th round has the n-th effect, and none after the last."""
     left = list(effects)
     return lambda plan, before: left.pop(0) if left else {}
+
+
+HARDLY = Ending.FINISHED
+"""A training to its end that hardly moved the model."""
 
 
 def test_it_follows_the_bottleneck_until_the_targets_are_mastered(ask: Ask) -> None:
@@ -66,11 +73,49 @@ def test_a_gain_in_between_begins_the_count_again(ask: Ask) -> None:
 
 def test_a_stage_that_hardly_moved_the_model_is_not_counted_as_tried(ask: Ask) -> None:
     """`b` never rises: it gets the alternative after two rounds that moved the model, and the one that did not is not among them."""
-    effects = [None, {"a": 0.3}, {"a": 0.5}, {"a": 0.95}, {"b": 0.95}]
+    effects = [HARDLY, {"a": 0.3}, {"a": 0.5}, {"a": 0.95}, {"b": 0.95}]
     history, ended = play(ask("a", "b"), {"a": 0.1, "b": 0.1}, steps(*effects))
     assert history.rounds[0].verdict is RoundVerdict.HARDLY_MOVED
     assert [one.stage for one in history.rounds if "b" in one.trained] == ["grpo", "grpo", "grpo", "rft"]
     assert ended is LoopEnd.MASTERED
+
+
+def test_the_learning_rate_rises_after_steps_that_hardly_moved_the_model(ask: Ask) -> None:
+    rates: list[float | None] = []
+
+    def train(plan: RoundPlan, before: Rates) -> Rates | Ending:
+        rates.append(plan.learning_rate)
+        return HARDLY if len(rates) == 1 else {"new": 0.95}
+
+    history, ended = play(ask("new"), {"new": 0.2}, train)
+    assert (rates, ended) == ([None, RATE_FACTOR * LEARNING_RATE], LoopEnd.MASTERED)
+    assert [one.outcome.learning_rate for one in history.rounds] == [LEARNING_RATE, RATE_FACTOR * LEARNING_RATE]
+
+
+def test_a_learning_rate_that_is_given_stays(ask: Ask) -> None:
+    rates: list[float | None] = []
+    play(
+        ask("new", overrides=["learning_rate=1e-6"]),
+        {"new": 0.2},
+        lambda plan, before: rates.append(plan.learning_rate) or HARDLY,
+    )
+    assert rates == [None, None]
+
+
+def test_a_stage_that_had_nothing_to_learn_is_not_run_on_the_same_weights(ask: Ask) -> None:
+    """No batch had a signal, so the weights are those of before."""
+    history, _ = play(ask("new"), {"new": 0.2}, steps(Ending.NOTHING_TO_LEARN, {"new": 0.5}, {"new": 0.95}))
+    assert [(one.stage, one.choice.instead_of) for one in history.rounds] == [("grpo", ()), ("rft", ("grpo",)), ("grpo", ())]
+
+
+def test_a_raised_learning_rate_reaches_the_training(ask: Ask, tmp_path: Path) -> None:
+    request = ask("new", overrides=["num_steps=3"])
+    choice = StageChoice(stage="sft", trained=("new",), reason=RoundReason.NAMED)
+    for rate in (4e-5, 0.004):
+        made = make_train_request(
+            request, RoundPlan(choice=choice, started_from=0, learning_rate=rate), "start", None, tmp_path / "out"
+        )
+        assert (made.config.learning_rate, made.config.num_steps) == (rate, 3)
 
 
 def test_a_stage_that_was_tried_twice_without_a_gain_makes_room_for_the_next_alternative(ask: Ask) -> None:
