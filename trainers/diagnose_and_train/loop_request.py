@@ -165,11 +165,8 @@ class LoopRequest:
         if not can_retain(RECIPES[stage]):
             return ()
         learned = [behavior for behavior in self.loaded if behavior.name in trained]
-        kept = [
-            one
-            for one in self.loaded
-            if one.name in self.retained or (targets and self.retained and one.purpose is Purpose.TARGET)
-        ]
+        further = targets and (self.retain is None or bool(self.retain))
+        kept = [one for one in self.loaded if one.name in self.retained or (further and one.purpose is Purpose.TARGET)]
         return tuple(one for one in kept if can_be_retained(one, learned))
 
     @property
