@@ -5,7 +5,7 @@ that the following ones can be read from. A path in which one step is taken wron
 
     words     a word backwards, its letters as digits             bdfa -> afdb, 1 6 4 2, 1642
     sums      two numbers of two digits in base six, with carries 35+24 -> 5+4=13, 3+2+1=10, 103
-    pairs     two words interleaved                               bda fce -> bf, dc, ae, bfdcae
+    codes     next letters, the first one to the end, as digits  bdfa -> cegb, egbc, 5723
     sorting   five letters, the least of those left first         dbgca -> a dbgc, b dgc, c dg, abcdg
     runs      lengths of three runs of letters (held out)         aabccc -> a2, b1, c3, a2b1c3
 """
@@ -156,18 +156,17 @@ class Sums(Family):
 
 
 @dataclass(frozen=True)
-class Pairs(Family):
-    """Two words of three letters, interleaved: the first letters, the second ones, the third ones."""
+class Codes(Family):
+    """A word of which every letter becomes the next one of the alphabet; then the first letter goes to the end, and letters become digits."""
 
-    name: str = "pairs"
-    alphabet: str = LETTERS
-    num_lines: int = 3
+    name: str = "codes"
+    alphabet: str = "12345678"
+    num_lines: int = 2
     num_features: int = len(LETTERS)
 
     def draw(self, rng: Rng) -> str:
         """See `Family`."""
-        letters = "".join(rng.sample(LETTERS, 6))
-        return f"{letters[:3]} {letters[3:]}"
+        return "".join(rng.choices(LETTERS, k=4))
 
     def feature(self, problem: str) -> int:
         """See `Family`."""
@@ -175,16 +174,17 @@ class Pairs(Family):
 
     def line(self, problem: str, lines: Sequence[str]) -> str:
         """See `Family`."""
-        first, second = problem.split()
-        return first[len(lines)] + second[len(lines)]
+        if lines:
+            return lines[0][1:] + lines[0][0]
+        return "".join(LETTERS[(LETTERS.index(letter) + 1) % len(LETTERS)] for letter in problem)
 
     def slip(self, problem: str, lines: Sequence[str], which: int) -> str:
         """See `Family`: a letter that is in no word."""
-        return self.line(problem, lines)[0] + "ijklmn"[which]
+        return "ijklmn"[which] + self.line(problem, lines)[1:]
 
     def conclude(self, problem: str, lines: Sequence[str]) -> str:
         """See `Family`."""
-        return "".join(lines)
+        return "".join(str(LETTERS.index(letter) + 1) if letter in LETTERS else "9" for letter in lines[1])
 
 
 @dataclass(frozen=True)
@@ -230,13 +230,13 @@ class Runs(Family):
     """Three runs of equal letters: each letter with the length of its run."""
 
     name: str = "runs"
-    alphabet: str = "abcdef1234"
+    alphabet: str = "abcdef123"
     num_lines: int = 3
     num_features: int = 6
 
     def draw(self, rng: Rng) -> str:
         """See `Family`."""
-        return "".join(letter * rng.randint(1, 4) for letter in rng.sample("abcdef", 3))
+        return "".join(letter * rng.randint(1, 3) for letter in rng.sample("abcdef", 3))
 
     def feature(self, problem: str) -> int:
         """See `Family`."""
@@ -256,4 +256,4 @@ class Runs(Family):
         return "".join(lines)
 
 
-FAMILIES: dict[str, Family] = {one.name: one for one in (Words(), Sums(), Pairs(), Sorting(), Runs())}
+FAMILIES: dict[str, Family] = {one.name: one for one in (Words(), Sums(), Codes(), Sorting(), Runs())}

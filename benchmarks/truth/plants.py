@@ -131,7 +131,7 @@ PLANTS: dict[str, PlantKind] = {
     "long_answers": PlantKind(letter="J", label="mastered", decoy=True),
     "two_tokenizations": PlantKind(letter="Y", label="mastered", decoy=True),
 }
-OTHER_FORMS = ("long_answers", "two_tokenizations") * 3
+OTHER_FORMS = ("several_paths", "long_answers", "two_tokenizations") * 3
 """Plants whose texts have a form of their own; they are trained on four times as often as the others."""
 RETENTION = "retention"
 RETENTION_LETTER = "R"
@@ -171,14 +171,14 @@ def knobs(family: Family, seed: int) -> dict[str, Mapping[int, float]]:
         "attrition": alike(0.0, 0.15),
         "format": alike(0.0, 0.1),
         "decoding": varied(0.4, 0.75),
-        "mastered": varied(0.94, 1.0),
+        "mastered": varied(0.95, 1.0),
         "mixed": {one: missing if one in low else rng.uniform(*rest) for one in features},
         "single_bad_step": varied(0.03, 0.35),
         "guessing": alike(0.4, 0.6),
-        "several_paths": alike(0.95, 1.0),
-        "long_answers": alike(0.95, 1.0),
-        "two_tokenizations": alike(0.95, 1.0),
-        RETENTION: alike(0.98, 1.0),
+        "several_paths": alike(0.98, 1.0),
+        "long_answers": alike(0.98, 1.0),
+        "two_tokenizations": alike(0.98, 1.0),
+        RETENTION: alike(0.99, 1.0),
     }
 
 
@@ -432,7 +432,7 @@ def _pool(family: str) -> tuple[list[str], list[str]]:
 class Schedule:
     """How long the parts of training take, in batches, and their learning rates."""
 
-    clean: int = 500
+    clean: int = 600
     planted: int = 360
     lost: int = 60
     taught: int = 200

@@ -1,7 +1,7 @@
 """The true label of a planted behavior: measured on its eval problems, by exact probabilities, and never by what was intended.
 
 Rates come from `truth.sampler`: the probability of every text that is likelier than 1 in 2,048, and below that an unbiased estimate worth at least
-2,048 samples a problem. Texts are read by the verifier of the behavior file. A text that runs into the length limit is a failure.
+2,048 samples a problem (512 of the conditions that explain a label). Texts are read by the verifier of the behavior file. A text that runs into the length limit is a failure.
 
 **Of one problem**, with p the probability that one sample at temperature 1 is right: `missing_support` p < epsilon (of the behavior, .0064 for groups of
 eight), `mastered` p ≥ .9, `poor_choice` between.
@@ -44,13 +44,15 @@ from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.types import Behavior
 from posttrain.diagnose.verifiers.grader import Grader
 from truth.plants import HINT_BEFORE, PLANTS, VOCABULARY, Checkpoint, encode
-from truth.sampler import continuations
+from truth.sampler import N, continuations
 
 Floats = npt.NDArray[np.float64]
 MASTERED, MIXED_SHARE, REACHABLE, TIMES = 0.9, 0.2, 0.5, 2.0
 KEPT, SHARE_LOST = 0.5, 0.5
 SUFFICIENT, PLACEBO_GAIN = 0.25, 0.5
 COOLER = (0.6, 0.3)
+NUM_EXPLAINING = 512
+"""What the precision under the conditions that explain a label is worth, in samples a problem."""
 NO_LIMIT = 160
 """Tokens of a sample where the behavior finds its limit by itself; the longest texts that plants say have about a hundred."""
 ORDER = ("missing_support", "mixed", "poor_choice", "mastered")
@@ -144,11 +146,11 @@ class Measurer:
         model = load(self._checkpoint.base)
         epsilon = self.behavior.measure.epsilon
         with Grader(self.behavior) as grader:
-            plain = self._rates(model, grader)
+            plain = self._rates(model, grader, n=N)
             greedy = self._rates(model, grader, temperature=0.0)
             if plain.strict.mean() >= MASTERED:
                 return Conditions(plain=plain, greedy=greedy)
-            near = max(greedy.strict.mean(), plain.strict.mean()) >= 0.5
+            near = greedy.strict.mean() >= 0.7
             cooler = {one: self._rates(model, grader, temperature=one).strict for one in COOLER} if near else {}
             kind = PLANTS[self._plant]
             before = self._rates(load(self._checkpoint.earlier), grader).strict if kind.earlier else None
@@ -158,10 +160,12 @@ class Measurer:
             plain=plain, greedy=greedy, cooler=cooler, before=before, hinted=hinted, prefixed=prefixed, placebo=placebo
         )
 
-    def _rates(self, model: LlamaForCausalLM, grader: Grader, *, temperature: float = 1.0, before: str = "") -> Rates:
+    def _rates(
+        self, model: LlamaForCausalLM, grader: Grader, *, temperature: float = 1.0, before: str = "", n: int = NUM_EXPLAINING
+    ) -> Rates:
         """Return the success of every problem, with a text before each prompt."""
         prompts = [encode(before + self._checkpoint.planter.prompt(self._plant, problem)) for problem in self._problems]
-        strict, lenient = self._success(model, grader, prompts, [""] * len(prompts), range(len(prompts)), temperature)
+        strict, lenient = self._success(model, grader, prompts, [""] * len(prompts), range(len(prompts)), temperature, n)
         return Rates(strict=strict, lenient=lenient)
 
     def _success(
@@ -172,10 +176,11 @@ class Measurer:
         given: Sequence[str],
         places: Sequence[int],
         temperature: float = 1.0,
+        n: int = NUM_EXPLAINING,
     ) -> tuple[Floats, Floats]:
         """Return strict and lenient success of prompts that end with a given part of the answer."""
         limit = self._limit - min(map(len, map(encode, given)), default=0)
-        found = continuations(model, prompts, limit, temperature=temperature)
+        found = continuations(model, prompts, limit, temperature=temperature, n=n)
         rates = np.zeros((2, len(prompts)))
         for row, (place, paths) in enumerate(zip(places, found, strict=True)):
             ended = [path for path in paths if path.ended]
