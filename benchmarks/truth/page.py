@@ -29,7 +29,7 @@ from truth.regret import (
 )
 from truth.regret_plants import ADVICE, CHANGE_DECODING, NONE, REFERENCE_CLASSES, ROOT, SFT_THEN_GRPO
 from truth.regret_results import read_costs, read_results
-from truth.regret_runs import ANSWERS, MOST_STEPS, SAMPLES
+from truth.regret_runs import ANSWERS, MOST_SAMPLED, MOST_STEPS, SAMPLES
 
 PAGE = ROOT / "reports" / "benchmarks" / "truth.md"
 FIGURE = PAGE.with_suffix(".png")
@@ -219,8 +219,8 @@ def regret_part(modes: Mapping[str, Sequence[PlantResult]], costs: Sequence[dict
         f"{len(results)} plants (a kind of behavior in a checkpoint, with what is available) in {num_cells} cells and {len(families)} families",
         f"({', '.join(families)}), {len(costs):,} runs. Each plant was diagnosed by `posttrain diagnose` at its default budget, given the",
         "same references, teacher and earlier checkpoint as the stages. A stage runs with its default settings, in float32; only the number of steps is set: all",
-        f"stages may spend {ANSWERS:,} passes over a mean reference path (a trained token is 3 forward passes, a generated or scored one 1), at most {MOST_STEPS}",
-        "steps for those that sample in every step. A pipeline spends half of the budget on each of its stages.",
+        f"stages may spend {ANSWERS:,} passes over a mean reference path (a trained token is 3 forward passes, a generated or scored one 1), in at",
+        f"most {MOST_STEPS} steps, {MOST_SAMPLED} for stages that sample in every step. A pipeline spends half of the budget on each of its stages.",
         "",
         "Utility: gain in pass@1 on the target, less λ times the fall of pass@1 on a mastered behavior, both on 40 held-out problems at T = 1",
         f"({SAMPLES['target']} and {SAMPLES['retention']} samples). Regret: utility of the best stage, picked on one sample set and scored on another, less that of the",

@@ -35,8 +35,9 @@ from truth.regret_plants import BUILD, NONE, Plant, Unit, needs_of, open_checkpo
 
 ANSWERS = 4000
 """The budget of a stage in passes of a mean reference path: `sft` at 16 rows a step takes 83 steps, `grpo` at 64 samples 16 to 60."""
-MOST_STEPS = 60
-"""Of stages that sample in every step: without signal, or nearly, they would only go on sampling."""
+MOST_STEPS, MOST_SAMPLED = 90, 60
+"""Steps at most: a few references, dealt out in small batches, would be repeated hundreds of times; a stage that samples in every step would, without
+signal, only go on sampling."""
 SAMPLES = {"target": 16, "retention": 8}
 """Of each problem and sample set."""
 SAMPLE_SETS = ("selection", "evaluation")
@@ -100,7 +101,9 @@ def num_steps_of(stage: str, model: Path, behavior: Path, given: dict[str, Any],
         )
         fixed = _prepared_tokens(result.log)
     tried = _cost_of(stage, result).passes - GENERATED * fixed
-    return steps_for(budget, fixed=GENERATED * fixed, tried=tried, num_tried=num_tried, most=MOST_STEPS if samples else None)
+    return steps_for(
+        budget, fixed=GENERATED * fixed, tried=tried, num_tried=num_tried, most=MOST_SAMPLED if samples else MOST_STEPS
+    )
 
 
 def _planned_steps(unit: Unit, stage: str, model: Path, behavior: Path, given: dict[str, Any], budget: float) -> int:
