@@ -47,8 +47,8 @@ class RoundVerdict(StrEnum):
     """A behavior fell, and the mean gain on targets is less than the mean loss on retention."""
 
 
-class RoundReason(StrEnum):
-    """Why a round ran its stage."""
+class StageOrigin(StrEnum):
+    """Where the stage of a round comes from."""
 
     NAMED = "named"
     """The diagnosis names it."""
@@ -116,7 +116,7 @@ class LoopRoundEntry(FileModel):
     """The round whose checkpoint it started from; 0 is the model that the loop started with."""
     checkpoint: str
     fingerprint: str = ""
-    reason: RoundReason = RoundReason.NAMED
+    reason: StageOrigin = StageOrigin.NAMED
     instead_of: Sequence[str] = ()
     """Stages that the diagnosis names first and that were passed over."""
     earlier: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from posttrain.diagnose.comparison.loop_json import LoopEnd, LoopFile, RoundReason, RoundVerdict
+from posttrain.diagnose.comparison.loop_json import LoopEnd, LoopFile, RoundVerdict, StageOrigin
 
 VERDICTS: dict[RoundVerdict, str] = {
     RoundVerdict.HELPED: "helped",
@@ -11,11 +11,11 @@ VERDICTS: dict[RoundVerdict, str] = {
     RoundVerdict.COST_MORE: "cost more than it gave",
 }
 
-REASONS: dict[RoundReason, str] = {
-    RoundReason.NAMED: "named",
-    RoundReason.ALTERNATIVE: "next alternative",
-    RoundReason.CONSOLIDATION: "consolidation",
-    RoundReason.GIVEN: "given with --stages",
+REASONS: dict[StageOrigin, str] = {
+    StageOrigin.NAMED: "named",
+    StageOrigin.ALTERNATIVE: "next alternative",
+    StageOrigin.CONSOLIDATION: "consolidation",
+    StageOrigin.GIVEN: "given with --stages",
 }
 
 

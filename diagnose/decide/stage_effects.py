@@ -32,7 +32,7 @@ class References(StrEnum):
     @classmethod
     def of(cls, number: int) -> References:
         """Return the class of a number."""
-        return next((one for one, least in reversed(LEAST.items()) if number >= least), cls.NONE)
+        return next((one for one, least in reversed(list(LEAST.items())) if number >= least), cls.NONE)
 
 
 LEAST: Mapping[References, int] = {References.NONE: 0, References.FEW: 1, References.SOME: 16, References.MANY: 64}

@@ -11,8 +11,8 @@ from posttrain.diagnose.comparison.loop_json import (
     LoopRoundEntry,
     RoundAdviceEntry,
     RoundChangeEntry,
-    RoundReason,
     RoundRetentionEntry,
+    StageOrigin,
 )
 from posttrain.diagnose.comparison.loop_words import REASONS, VERDICTS, keep_words
 from posttrain.diagnose.report.text import write_estimate
@@ -67,7 +67,7 @@ def _row(entry: LoopRoundEntry) -> dict[str, Any]:
 def _why(entry: LoopRoundEntry) -> str:
     """Return why a stage was run."""
     words = REASONS[entry.reason]
-    if entry.reason is RoundReason.CONSOLIDATION and entry.earlier is not None:
+    if entry.reason is StageOrigin.CONSOLIDATION and entry.earlier is not None:
         return f"{words}: what fell, from {entry.earlier}"
     if entry.instead_of:
         return f"{words}, after {', '.join(entry.instead_of)} brought nothing"

@@ -15,9 +15,9 @@ from posttrain.diagnose.comparison.loop_json import (
     RoundChangeEntry,
     RoundCostEntry,
     RoundRateEntry,
-    RoundReason,
     RoundRetentionEntry,
     RoundVerdict,
+    StageOrigin,
 )
 from posttrain.diagnose.storage.diagnosis_json import EstimateEntry
 from posttrain.diagnose.types import Bottleneck, Purpose
@@ -67,13 +67,13 @@ def loop_file() -> LoopFile:
             ),
             LoopRoundEntry(
                 number=2, stage="replay", trained=[KEPT], started_from=1, checkpoint="runs/loop/stage-2", cost=cost,
-                reason=RoundReason.CONSOLIDATION, earlier="demo", verdict=RoundVerdict.BROUGHT_NOTHING,
+                reason=StageOrigin.CONSOLIDATION, earlier="demo", verdict=RoundVerdict.BROUGHT_NOTHING,
                 advice=[RoundAdviceEntry(behavior=KEPT, bottleneck=Bottleneck.POOR_CHOICE, confidence=0.97, stage="grpo")],
                 changes=changes(-0.01, 0.04, (0.39, -0.16), KEPT), utility=known(0.23),
             ),
             LoopRoundEntry(
                 number=3, stage="rft", trained=[TARGET], started_from=2, checkpoint="runs/loop/stage-3", cost=cost,
-                reason=RoundReason.ALTERNATIVE, instead_of=["grpo"], moved=False, verdict=RoundVerdict.HARDLY_MOVED,
+                reason=StageOrigin.ALTERNATIVE, instead_of=["grpo"], moved=False, verdict=RoundVerdict.HARDLY_MOVED,
                 advice=[RoundAdviceEntry(behavior=TARGET, bottleneck=Bottleneck.POOR_CHOICE, confidence=0.99, stage="grpo")],
                 changes=changes(0.01, 0.0, (0.4, -0.18)), utility=known(0.22),
             ),

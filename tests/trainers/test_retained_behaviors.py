@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from posttrain import trainers
 from posttrain.cli import app
 from posttrain.cli.options import repeat_option, retained_names
-from posttrain.diagnose.comparison.loop_json import RoundReason
+from posttrain.diagnose.comparison.loop_json import StageOrigin
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.types import Purpose
@@ -135,7 +135,7 @@ def test_a_round_retains_what_it_does_not_train_on_and_its_summary_tells_it(tmp_
         ("sft", "goal", ["retain_share=0"], RoundRetention()),
     )):  # fmt: skip
         request = loop_request(tiny_model, behaviors, tmp_path / "loop", overrides=settings)
-        choice = StageChoice(stage=stage, trained=(trained,), reason=RoundReason.NAMED)
+        choice = StageChoice(stage=stage, trained=(trained,), reason=StageOrigin.NAMED)
         make = partial(make_train_request, request, choice, str(tiny_model), str(tiny_model))
         for _ in range(2):  # the second time it is read from disk
             summary = train_round(tmp_path / f"stage-{number}", choice, make, script.train)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from posttrain.diagnose.comparison.loop_json import LoopEnd, RoundReason
+from posttrain.diagnose.comparison.loop_json import LoopEnd, StageOrigin
 from posttrain.diagnose.stage_catalogue import STAGES, Need, available_needs, trainable_needs
 from posttrain.diagnose.types import Behavior, Bottleneck, Diagnosis, Estimate, Purpose, Split, StageAdvice
 from posttrain.trainers.recipes.registry import RECIPES
@@ -38,7 +38,7 @@ class StageChoice:
     stage: str
     trained: tuple[str, ...]
     """Names of the behaviors to train on."""
-    reason: RoundReason
+    reason: StageOrigin
     instead_of: tuple[str, ...] = ()
     """Stages that come first in the advice and were tried without a gain."""
     earlier: int | None = None
@@ -95,7 +95,7 @@ def choose_stage(
     return StageChoice(
         stage=best,
         trained=names,
-        reason=RoundReason.ALTERNATIVE if passed_over else RoundReason.NAMED,
+        reason=StageOrigin.ALTERNATIVE if passed_over else StageOrigin.NAMED,
         instead_of=passed_over,
         advice=advice_for(diagnoses, names),
     )
@@ -126,7 +126,7 @@ def choose_consolidation(
     stage, earlier = max(found, key=lambda key: len(found[key]))
     names = tuple(found[stage, earlier])
     return StageChoice(
-        stage=stage, trained=names, reason=RoundReason.CONSOLIDATION, earlier=earlier, advice=advice_for(diagnoses, names)
+        stage=stage, trained=names, reason=StageOrigin.CONSOLIDATION, earlier=earlier, advice=advice_for(diagnoses, names)
     )
 
 

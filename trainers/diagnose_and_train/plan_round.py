@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from posttrain.diagnose.comparison.loop_json import LoopEnd, RoundReason, RoundVerdict
+from posttrain.diagnose.comparison.loop_json import LoopEnd, RoundVerdict, StageOrigin
 from posttrain.diagnose.types import Bottleneck, Diagnosis, Purpose
 from posttrain.trainers.diagnose_and_train.choose_stage import (
     StageChoice,
@@ -118,7 +118,7 @@ def _given_round(request: LoopRequest, history: LoopHistory) -> RoundPlan | Loop
     stage = request.stages[here]
     names = trainable_names(request.loaded, stage)
     advice = advice_for(_diagnoses(history, here), names)
-    return RoundPlan(choice=StageChoice(stage=stage, trained=names, reason=RoundReason.GIVEN, advice=advice), started_from=here)
+    return RoundPlan(choice=StageChoice(stage=stage, trained=names, reason=StageOrigin.GIVEN, advice=advice), started_from=here)
 
 
 def _named_round(request: LoopRequest, history: LoopHistory) -> RoundPlan | LoopEnd:

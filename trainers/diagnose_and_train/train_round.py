@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from posttrain.diagnose.comparison.loop_json import RoundReason
+from posttrain.diagnose.comparison.loop_json import StageOrigin
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.files import checksum_of_file, read_json, write_json
 from posttrain.trainers.diagnose_and_train.choose_stage import StageChoice
@@ -42,7 +42,7 @@ def make_train_request(request: LoopRequest, plan: RoundPlan, model: str, earlie
         config=request.config_of(stage, overrides),
         out=out,
         earlier=earlier,
-        retain=request.retained_in(stage, plan.choice.trained, targets=plan.choice.reason is RoundReason.CONSOLIDATION),
+        retain=request.retained_in(stage, plan.choice.trained, targets=plan.choice.reason is StageOrigin.CONSOLIDATION),
     )
 
 

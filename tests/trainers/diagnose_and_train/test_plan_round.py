@@ -11,7 +11,7 @@ from helpers.planned_loop import DIAGNOSIS_TOKENS, INVALID, LEARNING_RATE, STAGE
 from helpers.refusals import refused
 from helpers.scripted_loop import write_behavior
 
-from posttrain.diagnose.comparison.loop_json import LoopEnd, RoundReason, RoundVerdict
+from posttrain.diagnose.comparison.loop_json import LoopEnd, RoundVerdict, StageOrigin
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.diagnose_and_train.choose_stage import StageChoice
 from posttrain.trainers.diagnose_and_train.loop_request import LoopRequest
@@ -110,7 +110,7 @@ def test_a_stage_that_had_nothing_to_learn_is_not_run_on_the_same_weights(ask: A
 
 def test_a_raised_learning_rate_reaches_the_training(ask: Ask, tmp_path: Path) -> None:
     request = ask("new", overrides=["num_steps=3"])
-    choice = StageChoice(stage="sft", trained=("new",), reason=RoundReason.NAMED)
+    choice = StageChoice(stage="sft", trained=("new",), reason=StageOrigin.NAMED)
     for rate in (4e-5, 0.004):
         made = make_train_request(
             request, RoundPlan(choice=choice, started_from=0, learning_rate=rate), "start", None, tmp_path / "out"
@@ -126,7 +126,7 @@ def test_a_stage_that_was_tried_twice_without_a_gain_makes_room_for_the_next_alt
     ]  # fmt: skip
     fourth = history.rounds[3].choice
     assert (fourth.stage, fourth.trained, fourth.reason, fourth.instead_of) == (
-        "rft", ("b",), RoundReason.ALTERNATIVE, ("grpo",),
+        "rft", ("b",), StageOrigin.ALTERNATIVE, ("grpo",),
     )  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def test_what_fell_is_brought_back_from_the_checkpoint_before_the_fall(ask: Ask)
     history, ended = play(ask("new", "old"), {"new": 0.0, "old": 0.95}, rounds)
     second, third, fourth = history.rounds[1:]
     assert second.verdict is RoundVerdict.COST_MORE
-    assert (third.stage, third.trained, third.choice.reason) == ("replay", ("old",), RoundReason.CONSOLIDATION)
+    assert (third.stage, third.trained, third.choice.reason) == ("replay", ("old",), StageOrigin.CONSOLIDATION)
     assert (third.started_from, third.choice.earlier) == (2, 1)
     assert third.verdict is RoundVerdict.HELPED
     assert fourth.trained == ("new",)

@@ -11,7 +11,7 @@ from helpers.refusals import refused
 from helpers.scripted_loop import Effect, ScriptedSteps, cut_after, write_behavior
 
 from posttrain.cli import main
-from posttrain.diagnose.comparison.loop_json import LoopEnd, LoopFile, RoundReason, RoundVerdict
+from posttrain.diagnose.comparison.loop_json import LoopEnd, LoopFile, RoundVerdict, StageOrigin
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.storage.json_model import read_model
@@ -50,7 +50,7 @@ def test_a_loop_writes_what_each_round_did_and_goes_on_after_a_kill(tmp_path: Pa
     assert file.ended is LoopEnd.MASTERED
     assert file.keep is not None
     assert (file.keep.round, file.keep.checkpoint) == (2, str(out / "stage-2"))
-    assert (first.verdict, second.verdict, second.reason) == (RoundVerdict.HELPED, RoundVerdict.HELPED, RoundReason.CONSOLIDATION)
+    assert (first.verdict, second.verdict, second.reason) == (RoundVerdict.HELPED, RoundVerdict.HELPED, StageOrigin.CONSOLIDATION)
     assert [point.round for point in file.behaviors[0].pass_at_1] == [0, 1, 2]
     new, old = first.changes
     assert (new.delta.estimate, old.delta.estimate) == (pytest.approx(0.69, abs=0.06), pytest.approx(-0.39, abs=0.06))
