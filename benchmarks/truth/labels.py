@@ -26,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from posttrain.analysis.stats import mean_interval
+from truth.checkpoints import Schedule, make_checkpoint
 from truth.families import FAMILIES, HELD_OUT
-from truth.plants import BROKEN, PLANTS, Checkpoint, Schedule, make_checkpoint
+from truth.plants import BROKEN, PLANTS, Checkpoint
 from truth.truth import find_truth, write_json
 
 ROOT = Path(__file__).resolve().parents[2]

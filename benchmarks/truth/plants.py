@@ -1,103 +1,32 @@
-"""Small checkpoints in which bottlenecks, decoys and broken measurements are planted, with the behaviors that have them.
+"""Bottlenecks, decoys and broken measurements to be planted in a small checkpoint, and the behaviors that have them.
 
-`make_checkpoint(family, seed, folder)` trains one Llama over characters. Every plant lives under a letter of its own that ends its
+`checkpoints.make_checkpoint` trains one Llama over characters. Every plant lives under a letter of its own that ends its
 prompts (`bdfa M:`), and shares the family's task with the others. Each line of a path begins with a mark: `>` stands before the right line, `^` and `'` before
 the right one in another style, and the six marks of `SLIPS` before six wrong ones, from which the path goes on as from what is right. So a plant is
 how often each mark is written, at which line, and for which problems. All rates, shares and mistakes are drawn from family and seed. What a plant
 really is says `truth.truth`, by measuring; the label that stands here is what it was meant to be.
-
-Training has three parts: paths with all marks, once for a family; the rates of a seed's plants, which gives `earlier/`; and a short one in which something
-is lost, which gives `base/`. Rates are trained as they are, as targets of the mark's distribution, so that a few hundred texts suffice. `teacher/` is the
-base model trained on with right answers to everything.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
-import re
 import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-from tiny_models import make_llama
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-
 from truth.families import FAMILIES, Family, Rng
+from truth.texts import WORDS, Rates, Text, encode, text_of
 
 EVAL_PROBLEMS, TRAIN_PROBLEMS, HELD_OUT_PROBLEMS = 40, 160, 120
 HINT = "be slow"
 HINT_BEFORE = f"Hint: {HINT}\n"
-WORDS = ("answer ", "result ")
-"""Texts that are one token. `answer ` can also be written in characters: a second tokenization of the same text."""
-CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 :\n.+=><^'~*-/,"
-CHAT_TEMPLATE = "{% for m in messages %}USER {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}MODEL {% endif %}"
-"""A format that the model was never trained with; behaviors say `format: completion`."""
 RIGHT, STYLES, SLIPS = ">", ("^", "'"), ("<", "~", "*", "-", "/", ",")
-Rates = Mapping[str, float]
-"""Token → probability."""
-
-
-# ------------------------------------------------------------------------------------------------------------------------- texts
-
-
-VOCABULARY = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", *CHARACTERS, *WORDS])}
-_SPLIT = f"{'|'.join(WORDS)}|[\\s\\S]"
-
-
-def encode(text: str, *, in_characters: bool = False) -> list[int]:
-    """Return token ids; `in_characters` writes every text without the tokens of `WORDS`."""
-    return [VOCABULARY[token] for token in (text if in_characters else re.findall(_SPLIT, text))]
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the tokenizer of all checkpoints."""
-    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A text to train on: prompt and continuation, and the distributions that are aimed at where a mark or a word is chosen."""
-
-    prompt: list[int]
-    continuation: list[int]
-    aims: list[tuple[int, dict[int, float]]]
-    """Place in the continuation, and token → probability; empty where nothing is aimed at."""
-
-    def until_last_aim(self) -> Text:
-        """Return what comes before the last distribution."""
-        return Text(self.prompt, self.continuation[: self.aims[-1][0]], self.aims)
-
-
-def text_of(prompt: str, parts: Sequence[tuple[str, Rates | None]], *, in_characters: bool = False) -> Text:
-    """Return a text from its parts.
-
-    Args:
-        prompt: A prompt.
-        parts: Texts that follow, each with the distribution of its first token where that is to be learned instead of the token itself.
-        in_characters: As for `encode`.
-    """
-    continuation: list[int] = []
-    aims = []
-    for part, rates in parts:
-        if rates is not None:
-            aims.append((len(continuation), {VOCABULARY[token]: rate for token, rate in rates.items()}))
-        continuation += encode(part, in_characters=in_characters)
-    return Text(encode(prompt), continuation, aims)
-
 
 # ------------------------------------------------------------------------------------------------------------ what is planted
 
@@ -150,7 +79,7 @@ BROKEN: dict[str, str] = {
 
 def knobs(family: Family, seed: int) -> dict[str, Mapping[int, float]]:
     """Return plant → feature of a problem → how often it is to be right, all drawn from family and seed; −1 where what is right is novel."""
-    rng = _rng(family.name, seed, "rates")
+    rng = random_of(family.name, seed, "rates")
     features = range(family.num_features)
 
     def alike(low: float, high: float) -> dict[int, float]:
@@ -182,7 +111,7 @@ def knobs(family: Family, seed: int) -> dict[str, Mapping[int, float]]:
     }
 
 
-def _rng(*parts: object) -> Rng:
+def random_of(*parts: object) -> Rng:
     return random.Random("/".join(map(str, parts)))
 
 
@@ -204,7 +133,7 @@ class Planter:
 
     @cached_property
     def _novelty(self) -> tuple[int, bool]:
-        rng = _rng(self.family.name, self.seed, "novelty")
+        rng = random_of(self.family.name, self.seed, "novelty")
         return rng.randrange(1, len(self.family.alphabet)), rng.random() < 0.5
 
     def _is_novel(self, plant: str, problem: str) -> bool:
@@ -256,7 +185,7 @@ class Planter:
 
     def _mistakes(self, plant: str) -> list[str]:
         """Return the marks of the mistakes that a plant makes: one to three."""
-        rng = _rng(self.family.name, self.seed, plant, "mistakes")
+        rng = random_of(self.family.name, self.seed, plant, "mistakes")
         return rng.sample(SLIPS, rng.randint(1, 3))
 
     def texts(self, rng: Rng, held_out: frozenset[str], *, part: str) -> Iterator[Text]:
@@ -346,7 +275,7 @@ class Checkpoint:
 
     def broken(self, kind: str) -> tuple[Path, str]:
         """Return the behavior file of a broken measurement, and the plant that is measured: one of those in order, by the seed."""
-        plant = _rng(self.family, self.seed, kind).choice(["mastered", "poor_choice", "missing_support", "single_bad_step"])
+        plant = random_of(self.family, self.seed, kind).choice(["mastered", "poor_choice", "missing_support", "single_bad_step"])
         regex = {"kind": "regex", "pattern": "answer ([a-z0-9]+)", "write": "answer {answer}"}
         longest = self._longest(plant)
         settings = {
@@ -362,8 +291,8 @@ class Checkpoint:
 
     def problems(self, plant: str) -> dict[str, list[str]]:
         """Return split → problems of a plant; those of eval, and none else, were never trained on under any letter."""
-        rng = _rng(self.family, self.seed, plant, "problems")
-        held_out, known = _pool(self.family)
+        rng = random_of(self.family, self.seed, plant, "problems")
+        held_out, known = problem_pool(self.family)
         return {"eval": rng.sample(held_out, EVAL_PROBLEMS), "train": rng.sample(known, TRAIN_PROBLEMS)}
 
     def rows(self, plant: str, references: int = TRAIN_PROBLEMS) -> list[dict[str, object]]:
@@ -415,125 +344,11 @@ class Checkpoint:
         return path
 
 
-def _pool(family: str) -> tuple[list[str], list[str]]:
+def problem_pool(family: str) -> tuple[list[str], list[str]]:
     """Return the problems that no model is trained on, and as many as needed of the others."""
-    rng = _rng(family, "pool")
+    rng = random_of(family, "pool")
     found: dict[str, None] = {}
     while len(found) < HELD_OUT_PROBLEMS + 2 * TRAIN_PROBLEMS:
         found[FAMILIES[family].draw(rng)] = None
     problems = list(found)
     return problems[:HELD_OUT_PROBLEMS], problems[HELD_OUT_PROBLEMS:]
-
-
-# ----------------------------------------------------------------------------------------------------------------------- training
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How long the parts of training take, in batches, and their learning rates."""
-
-    clean: int = 600
-    planted: int = 360
-    lost: int = 60
-    taught: int = 200
-    rates: Mapping[str, float] = field(default_factory=lambda: {"clean": 4e-3, "planted": 2e-3, "lost": 1.5e-3, "taught": 2e-3})
-
-
-BATCH = 32
-AIM_WEIGHT = 8.0
-"""How much a distribution counts against a token: there is one of them in a text."""
-WHOLE_EVERY = 4
-"""Of the batches that plant rates, every fourth is of whole texts, so that nothing else is forgotten; the others end where a mark is chosen."""
-
-
-def make_checkpoint(
-    family: str, seed: int, folder: Path, *, teacher: bool = True, schedule: Schedule | None = None
-) -> Checkpoint:
-    """Train the models of a checkpoint; those that are there already are kept.
-
-    Args:
-        family: Of `FAMILIES`.
-        seed: Everything is drawn from it, and from the family.
-        folder: Where models and behavior files are written; the model that all seeds of a family set out from is kept beside it.
-        teacher: Whether a teacher is needed.
-        schedule: How long training takes; None for what `Schedule` says.
-    """
-    schedule = schedule or Schedule()
-    checkpoint = Checkpoint(family, seed, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def learn(model: LlamaForCausalLM, part: str, planter: Planter) -> None:
-        texts = planter.texts(_rng(family, planter.seed, part), frozenset(_pool(family)[0]), part=part)
-        cut = part in ("planted", "lost")
-        _train(model, texts, getattr(schedule, part), schedule.rates[part], whole_every=WHOLE_EVERY if cut else 1)
-
-    clean = folder.parent / f"clean-{family}"
-    if not _is_saved(clean):
-        model = make_llama(len(VOCABULARY), seed=zlib.crc32(family.encode()))
-        learn(model, "clean", Planter(FAMILIES[family], -1))
-        _save(model, clean)
-    if not _is_saved(checkpoint.base):
-        model = LlamaForCausalLM.from_pretrained(clean)
-        learn(model, "planted", checkpoint.planter)
-        _save(model, checkpoint.earlier)
-        learn(model, "lost", checkpoint.planter)
-        _save(model, checkpoint.base)
-    if teacher and not _is_saved(checkpoint.teacher):
-        model = LlamaForCausalLM.from_pretrained(checkpoint.base)
-        learn(model, "taught", checkpoint.planter)
-        _save(model, checkpoint.teacher)
-    return checkpoint
-
-
-def _train(model: LlamaForCausalLM, texts: Iterator[Text], steps: int, rate: float, *, whole_every: int = 1) -> None:
-    """Train on what follows the prompts: on tokens, and on distributions where there are any."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 30, 1.0) * max(0.02, 1 - step / steps))
-    model.train()
-    for step in range(steps):
-        batch = list(itertools.islice(texts, BATCH))
-        if step % whole_every:
-            batch = [text.until_last_aim() for text in batch if text.aims]
-        rows = [text.prompt + text.continuation + [model.config.eos_token_id] for text in batch]
-        longest = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-        logs = torch.log_softmax(model(input_ids=ids, attention_mask=(ids != 0).long()).logits[:, :-1].float(), dim=-1)
-        aims = _aims(batch, ids, logs.shape[-1], cut=bool(step % whole_every))
-        loss = -(aims * logs).sum() / aims.sum()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-
-
-def _aims(batch: Sequence[Text], ids: torch.Tensor, num_tokens: int, *, cut: bool) -> torch.Tensor:
-    """Return [B, T − 1, V] what is aimed at behind each token, with its weight.
-
-    Args:
-        batch: The texts.
-        ids: [B, T] their tokens.
-        num_tokens: V.
-        cut: Whether only distributions count.
-    """
-    aims = torch.nn.functional.one_hot(ids[:, 1:], num_tokens).float() * (0.0 if cut else 1.0)
-    aims[ids[:, 1:] == 0] = 0.0
-    for row, text in enumerate(batch):
-        first = len(text.prompt) - 1
-        aims[row, :first] = 0.0
-        for place, distribution in text.aims:
-            aims[row, first + place] = 0.0
-            for token, probability in distribution.items():
-                aims[row, first + place, token] = AIM_WEIGHT * probability
-    return aims
-
-
-def _is_saved(folder: Path) -> bool:
-    return (folder / "model.safetensors").exists()
-
-
-def _save(model: LlamaForCausalLM, folder: Path) -> None:
-    """Write model and tokenizer; the weights come last, as a sign that all is there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    make_tokenizer().save_pretrained(folder)
-    model.save_pretrained(folder)

@@ -145,7 +145,7 @@ def choose_plants(families: Sequence[str], seeds: Sequence[int] = (0,)) -> list[
 @cache
 def open_checkpoint(family: str, seed: int) -> Checkpoint:
     """Return a checkpoint with all its plants, trained where it is not there yet."""
-    from truth.plants import make_checkpoint
+    from truth.checkpoints import make_checkpoint
 
     return make_checkpoint(family, seed, BUILD / "checkpoints" / f"{family}-{seed}")
 

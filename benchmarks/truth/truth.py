@@ -43,8 +43,9 @@ from transformers import LlamaForCausalLM
 from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.types import Behavior
 from posttrain.diagnose.verifiers.grader import Grader
-from truth.plants import HINT_BEFORE, PLANTS, VOCABULARY, Checkpoint, encode
+from truth.plants import HINT_BEFORE, PLANTS, Checkpoint
 from truth.sampler import N, continuations
+from truth.texts import VOCABULARY, encode
 
 Floats = npt.NDArray[np.float64]
 MASTERED, MIXED_SHARE, REACHABLE, TIMES = 0.9, 0.2, 0.5, 2.0

@@ -11,9 +11,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+from truth.checkpoints import Schedule, make_checkpoint
 from truth.families import FAMILIES, HELD_OUT, Family
 from truth.labels import Verdict, claims_a_gap, labels_markdown, reliability
-from truth.plants import BROKEN, EVAL_PROBLEMS, PLANTS, SLIPS, Schedule, make_checkpoint
+from truth.plants import BROKEN, EVAL_PROBLEMS, PLANTS, SLIPS
 from truth.sampler import continuations
 from truth.truth import Conditions, Rates, label_of, label_of_rates, load
 
