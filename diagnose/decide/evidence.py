@@ -91,6 +91,24 @@ def weigh_evidence(
     return WeighedLabel(label=label, confidence=confidence, contributions=contributions, left_open=left_open)
 
 
+def share_with_evidence(shares: Mapping[Bottleneck, float], findings: Sequence[Finding]) -> dict[Bottleneck, float]:
+    """Return the probability of each label where evidence that is not sure enough to decide takes its part of those that it stands against.
+
+    Args:
+        shares: Posterior probability of each label, by the samples alone.
+        findings: Of the further probes.
+    """
+    left = dict(shares)
+    evidence = [one for finding in findings for one in finding.evidence if one.label in _PRIORITY]
+    for one in sorted(evidence, key=lambda found: _PRIORITY.index(found.label)):
+        moved = {label: one.confidence * left[label] for label in one.instead_of if label in left}
+        for label, share in moved.items():
+            left[label] -= share
+        if total := sum(moved.values()):
+            left[one.label] = left.get(one.label, 0.0) + total
+    return left
+
+
 def _sureness(evidence: LabelEvidence, shares: Mapping[Bottleneck, float]) -> float:
     """Return the probability that the label of some evidence is right."""
     return evidence.confidence * sum(shares.get(label, 0.0) for label in evidence.instead_of)

@@ -48,6 +48,8 @@ LEAST_SIGNAL = 0.05
 defines epsilon."""
 _LEAST_SHARE = 0.01
 """Posterior probability below which a label plays no part in the choice."""
+_LEAST_UTILITY = 0.01
+"""Expected utility from which a stage is worth running: less is within what another seed of training changes."""
 _WORTH_COLLECTING = 0.1
 """Gain in expected utility from which references are worth collecting, beside a stage that can run without them."""
 
@@ -114,7 +116,7 @@ def name_stage(situation: Situation, thresholds: Thresholds) -> StageAdvice:
     expected = (
         expect(trained, posterior, offer, situation.pass_1, thresholds.retention_weight, situation.effects) if posterior else []
     )
-    best = expected[0] if expected and expected[0].expected > 0 else None
+    best = expected[0] if expected and expected[0].expected > _LEAST_UTILITY else None
     if not expected or label in (Bottleneck.DECODING, Bottleneck.MASTERED, Bottleneck.INVALID):
         return _advice(_first_possible(label, offer), situation, _ROUTES[label], expected)
     regret = expected_regret(best, expected, posterior)

@@ -15,7 +15,7 @@ from scipy.special import ndtr, ndtri
 
 from posttrain.analysis.stats import FloatArray
 from posttrain.diagnose.decide.checks import VerdictChecks, check_measurements, label_problems, pass_at_k_curve
-from posttrain.diagnose.decide.evidence import Measurements, weigh_evidence
+from posttrain.diagnose.decide.evidence import Measurements, share_with_evidence, weigh_evidence
 from posttrain.diagnose.decide.power import what_settles
 from posttrain.diagnose.decide.routes import LEAST_SIGNAL, ROLE_OF, LearningSignal, Situation, learning_signal, name_stage
 from posttrain.diagnose.decide.utility import Offer
@@ -30,7 +30,7 @@ from posttrain.diagnose.measure.label_posterior import (
 from posttrain.diagnose.measure.sample_checks import UNPARSED
 from posttrain.diagnose.stage_catalogue import STAGES, Need
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Bottleneck, Check, Diagnosis, Note, Outcome, PlannedPart, SamplingMeasurement, Split
+from posttrain.diagnose.types import Bottleneck, Check, Diagnosis, Finding, Note, Outcome, PlannedPart, SamplingMeasurement, Split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,10 +79,16 @@ def diagnose_behavior(
     if undecided and enough_problems and behavior.sampling.samples_the_policy:
         settles = what_settles(posterior, counts, epsilon=epsilon, thresholds=thresholds, cost=measured.cost, seed=seed)
     signal = learning_signal(posterior, behavior.measure.group_size, thresholds.level)
+    labels = _labels_to_train(label, sampled, posterior, measured.findings)
+    most_likely = sampled.most_likely
+    if label is Bottleneck.INCONCLUSIVE and sampled.shares and not weighed.left_open:
+        leaning = share_with_evidence(sampled.shares, measured.findings)
+        most_likely = max(leaning, key=lambda one: leaning[one])
+        confidence = leaning[most_likely]
     situation = Situation(
         # What guessing explains is no measurement of a capability: the problems are to be repaired.
         label=Bottleneck.INVALID if weighed.left_open else label,
-        posterior=_labels_to_train(label, sampled, posterior),
+        posterior=labels,
         pass_1=float(posterior.mean.mean()),
         offer=_offer(measured, available, retained, signal),
         measured=_found_of_stages(measured, signal),
@@ -95,7 +101,7 @@ def diagnose_behavior(
         purpose=behavior.purpose,
         bottleneck=label,
         confidence=confidence,
-        leans_to=sampled.most_likely if label is Bottleneck.INCONCLUSIVE else None,
+        leans_to=most_likely if label is Bottleneck.INCONCLUSIVE else None,
         role=ROLE_OF[label],
         shares={one.value: float(share) for one, share in zip(PROBLEM_LABELS, probabilities.mean(axis=0), strict=True)},
         stage=stage,
@@ -113,7 +119,7 @@ def diagnose_behavior(
                 confidence=confidence,
                 checks=checks,
                 stage=stage.name,
-                most_likely=sampled.most_likely,
+                most_likely=most_likely,
                 undecided=sampled.undecided,
                 plan=plan,
                 failures=measured.validity.failures,
@@ -123,11 +129,14 @@ def diagnose_behavior(
     )
 
 
-def _labels_to_train(label: Bottleneck, sampled: SampledLabel, posterior: LabelPosterior) -> dict[Bottleneck, float]:
+def _labels_to_train(
+    label: Bottleneck, sampled: SampledLabel, posterior: LabelPosterior, findings: Sequence[Finding]
+) -> dict[Bottleneck, float]:
     """Return the probability of each label by which a stage is chosen; empty where the samples say nothing about it."""
     if label is not sampled.label or label in (Bottleneck.FORMAT, Bottleneck.DECODING):
         return {label: 1.0}
-    return posterior.training_shares if sampled.shares else {}
+    shares = posterior.training_shares if sampled.shares else {}
+    return share_with_evidence(shares, findings) if label is Bottleneck.INCONCLUSIVE else shares
 
 
 def _found_of_stages(measured: Measurements, signal: LearningSignal) -> dict[str, str]:

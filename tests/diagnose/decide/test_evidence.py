@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from posttrain.diagnose.decide.evidence import weigh_evidence
+from posttrain.diagnose.decide.evidence import share_with_evidence, weigh_evidence
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Bottleneck, ContributionKind, Finding, LabelEvidence
 
@@ -42,3 +42,16 @@ def test_evidence_is_as_sure_as_it_is_and_as_what_it_stands_against(
     assert found.contributions[0].kind is kind
     assert found.label is (Bottleneck.SCAFFOLD_BOUND if kind is ContributionKind.DECIDED else label)
     assert found.confidence == pytest.approx(confidence)
+
+
+def test_evidence_that_does_not_decide_takes_its_part() -> None:
+    """A stage is chosen by it, and the verdict leans to it, where the label is open."""
+    guided = LabelEvidence(label=Bottleneck.GUIDED_ONLY, instead_of=(MISSING,), confidence=0.9, because="x")
+    scaffold = LabelEvidence(label=Bottleneck.SCAFFOLD_BOUND, instead_of=(MISSING, POOR), confidence=0.5, because="x")
+    findings = [Finding(probe=one.label, behavior="b", outcome="o", summary="s", evidence=(one,)) for one in (guided, scaffold)]
+    found = share_with_evidence({MISSING: 0.8, POOR: 0.2}, findings)
+    assert found[Bottleneck.SCAFFOLD_BOUND] == pytest.approx(0.5)
+    assert found[Bottleneck.GUIDED_ONLY] == pytest.approx(0.9 * 0.4)
+    assert found[MISSING] == pytest.approx(0.1 * 0.4)
+    assert sum(found.values()) == pytest.approx(1)
+    assert share_with_evidence({}, findings) == {}
