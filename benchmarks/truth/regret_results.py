@@ -82,14 +82,15 @@ def true_label(plant: Plant) -> str:
 
 
 def read_results(*, retained: bool, plants: Sequence[Plant] | None = None, partly: bool = False) -> list[PlantResult]:
-    """Return what is known of each plant of which every stage was run with at least one seed, or any stage where `partly`."""
+    """Return what is known of each plant that was diagnosed and of which every stage was run, or of any with a run where `partly`."""
     results = []
     for plant in all_plants() if plants is None else plants:
         if not baseline_path(plant).exists():
             continue
         units = units_of(plant, retained=retained)
         done = [unit for unit in units if unit.path.exists()]
-        if not done or (not partly and {unit.stage for unit in units} != {unit.stage for unit in done}):
+        is_whole = diagnosis_path(plant).exists() and {unit.stage for unit in units} == {unit.stage for unit in done}
+        if not done or not (partly or is_whole):
             continue
         runs = {unit: json.loads(unit.path.read_text()) for unit in done}
         baseline = json.loads(baseline_path(plant).read_text())
