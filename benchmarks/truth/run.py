@@ -10,6 +10,7 @@ where a part failed; what was found has no bearing on it.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 import traceback
@@ -26,7 +27,7 @@ import torch
 from truth import labels
 from truth.families import FAMILIES
 from truth.page import write_page
-from truth.regret_plants import Plant, Unit, open_checkpoint, unfinished
+from truth.regret_plants import BUILD, Plant, Unit, open_checkpoint, unfinished
 from truth.regret_results import SEEDS, all_plants, diagnose, diagnosis_path, measure_truth, truth_path, units_of
 from truth.regret_runs import baseline_path, run_baseline, run_unit
 
@@ -113,9 +114,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes of one core each (default: 2)")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), metavar="N", help="seeds of training (default: 3)")
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), help="those whose stages are run (default: all)")
+    parser.add_argument(
+        "--rediagnose", action="store_true", help="diagnose the plants of the regret again; trained stages are kept"
+    )
     parser.add_argument("--part", choices=PARTS, help="labels: are verdicts right; regret: what stages are worth (default: both)")
     options = parser.parse_args()
     parts, failed = [options.part] if options.part else PARTS, 0
+    if options.rediagnose:
+        shutil.rmtree(BUILD / "diagnoses", ignore_errors=True)
     design = labels.quick_design() if options.quick else labels.Design()
     if "labels" in parts:
         run_labels(design, options.jobs)
