@@ -393,7 +393,7 @@ def quick_design() -> Design:
         plants=QUICK_PLANTS,
         broken=QUICK_BROKEN,
         folder=BUILD / "quick",
-        schedule=Schedule(clean=250, planted=120, lost=20),
+        schedule=Schedule(clean=350, planted=160, lost=20),
         repeat=0,
     )
 
