@@ -16,8 +16,8 @@ from posttrain.diagnose.types import Bottleneck, Estimate, Role, StageAdvice
 
 _ROUTES: dict[Bottleneck, tuple[str, ...]] = {
     # In order of preference where no stage was measured; the last one is advice for where none can run.
-    Bottleneck.MISSING_SUPPORT: ("sft", "seq_kd", "guided_grpo", "luffy", "hpt", "collect_references"),
-    Bottleneck.GUIDED_ONLY: ("guided_grpo", "luffy", "hpt", "sft", "seq_kd", "collect_references"),
+    Bottleneck.MISSING_SUPPORT: ("sft", "seq_kd", "opd", "guided_grpo", "luffy", "hpt", "collect_references"),
+    Bottleneck.GUIDED_ONLY: ("guided_grpo", "luffy", "hpt", "opd", "sft", "seq_kd", "collect_references"),
     Bottleneck.MIXED: ("hpt", "luffy", "sft", "opd", "seq_kd", "rft", "grpo", "collect_references"),
     Bottleneck.POOR_CHOICE: ("grpo", "rft", "opd", "hpt", "process", "dpo", "sft", "collect_verifier"),
     Bottleneck.ATTRITION: ("replay", "opd", "merge", "rft", "grpo", "sft", "collect_references"),
@@ -102,8 +102,8 @@ class Situation:
 def name_stage(situation: Situation, thresholds: Thresholds) -> StageAdvice:
     """Return the stage to run next, with what it is expected to bring; the alternatives say what they would need.
 
-    The stage with the highest expected utility is named, also where the label is open: `sample_more` only where the stage may lose more than
-    `Thresholds.open_regret` against the one that would be named if the label were known.
+    The stage with the highest expected utility is named, and of those within `Thresholds.open_regret` of it the first of the route; also where
+    the label is open: `sample_more` only where the stage would lose more than that against knowing the label.
 
     Args:
         situation: What is known.
@@ -111,19 +111,27 @@ def name_stage(situation: Situation, thresholds: Thresholds) -> StageAdvice:
     """
     label, offer = situation.label, situation.offer
     posterior = {one: share for one, share in situation.posterior.items() if share >= _LEAST_SHARE}
-    names = dict.fromkeys(name for one in posterior or {label: 1.0} for name in _ROUTES[one])
+    measured = [key.stage for key in situation.effects if key.label in posterior and key.stage in STAGES]
+    names = dict.fromkeys([*(name for one in posterior or {label: 1.0} for name in _ROUTES[one]), *measured])
     trained = [name for name in names if STAGES[name].trains]
-    expected = (
-        expect(trained, posterior, offer, situation.pass_1, thresholds.retention_weight, situation.effects) if posterior else []
-    )
-    best = expected[0] if expected and expected[0].expected > _LEAST_UTILITY else None
-    if not expected or label in (Bottleneck.DECODING, Bottleneck.MASTERED, Bottleneck.INVALID):
+    expected = expect(trained, posterior, offer, situation.pass_1, thresholds.retention_weight, situation.effects)
+    best = _choose(expected, trained, thresholds.open_regret)
+    if not measured or label in (Bottleneck.DECODING, Bottleneck.MASTERED, Bottleneck.INVALID):
         return _advice(_first_possible(label, offer), situation, _ROUTES[label], expected)
     regret = expected_regret(best, expected, posterior)
     if label is Bottleneck.INCONCLUSIVE and regret > thresholds.open_regret:
         return _undecided(situation, expected, posterior, regret)
     named = STAGES[best.name] if best else STAGES[_advice_of(max(posterior, key=lambda one: posterior[one]))]
     return _advice(named, situation, [*names], expected)
+
+
+def _choose(expected: Sequence[ExpectedStage], order: Sequence[str], margin: float) -> ExpectedStage | None:
+    """Return the first stage in order of preference that is expected to bring nearly as much as the best; None where none is worth its cost.
+
+    Effects are known to a few tenths: smaller differences are no reason against what the literature prefers.
+    """
+    worth = [one for one in expected if one.expected > max(_LEAST_UTILITY, expected[0].expected - margin)]
+    return min(worth, key=lambda one: order.index(one.name), default=None)
 
 
 def _first_possible(label: Bottleneck, offer: Offer) -> StageDescription:

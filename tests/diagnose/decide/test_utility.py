@@ -35,7 +35,7 @@ EFFECTS = {
     key(MISSING, "sft", retained=True): effect(0.8, 0.05),
     key(MISSING, "sft", References.FEW): effect(0.1, 0.3),
     key(MISSING, "grpo"): effect(0.0, 0.02),
-    key(MISSING, "hpt"): effect(0.7, 0.15),
+    key(MISSING, "hpt"): effect(0.7, 0.1),
     key(POOR, "sft"): effect(0.6, 0.3),
     key(POOR, "grpo"): effect(0.7, 0.1),
     key(POOR, "hpt"): effect(0.68, 0.15),
@@ -55,7 +55,7 @@ def test_gain_less_loss_decides() -> None:
     assert found.predicted_gain.estimate == pytest.approx(0.7 * 0.8)
     assert found.predicted_gain.low == pytest.approx(0.6 * 0.8)
     assert found.predicted_loss is not None
-    assert found.predicted_loss.estimate == pytest.approx(0.15)
+    assert found.predicted_loss.estimate == pytest.approx(0.1)
     assert next(iter(dict(found.alternatives))) == "sft"
     assert told({MISSING: 1.0}, retained=True).name == "sft", "what is mixed in keeps its cost small"
     assert told({POOR: 1.0}).name == "grpo"
@@ -66,6 +66,16 @@ def test_retention_weighs_as_it_is_told_to() -> None:
     assert name_stage(situation, Thresholds(retention_weight=0.0)).name == "sft"
     assert name_stage(situation, Thresholds(retention_weight=1.0)).name == "hpt"
     assert name_stage(situation, Thresholds(retention_weight=50.0)).name == "collect_references", "nothing is worth its cost"
+
+
+def test_of_stages_that_bring_nearly_as_much_the_first_of_the_route_is_named() -> None:
+    def named(sft: float) -> str:
+        effects = {key(MISSING, "sft"): effect(sft), key(MISSING, "hpt"): effect(0.7)}
+        offer = Offer(needs=BOTH, num_references=100)
+        return name_stage(Situation(label=MISSING, posterior={MISSING: 1.0}, offer=offer, effects=effects), Thresholds()).name
+
+    assert named(0.66) == "sft"
+    assert named(0.6) == "hpt"
 
 
 def test_few_references_are_worth_what_was_measured() -> None:
