@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +28,61 @@ def all_plants() -> list[Plant]:
 # ---------------------------------------------------------------------------------------------------------------- diagnoses
 
 
-def diagnosis_path(plant: Plant) -> Path:
-    return BUILD / "diagnoses" / plant.name / "diagnosis.json"
+@dataclass(frozen=True, order=True)
+class DiagnosisRun:
+    """One command line: the plants of a checkpoint for which the same models are available."""
+
+    family: str
+    seed: int
+    teacher: bool
+    earlier: bool
+    retained: bool
+    """Whether the retention behavior is diagnosed beside them, and so may be mixed in."""
+    behaviors: tuple[tuple[str, int], ...]
+    """Kind and number of references."""
+
+    @property
+    def folder(self) -> Path:
+        name = f"{self.family}-{self.seed}" + "-teacher" * self.teacher + "-earlier" * self.earlier + "+retain" * self.retained
+        return BUILD / "diagnoses" / name
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.folder / "diagnosis.json").exists()
 
 
-def diagnose(plant: Plant) -> None:
-    """Diagnose a plant by the command line, with what is available and everything else by default."""
-    checkpoint = open_checkpoint(plant.family, plant.seed)
-    options = ["--teacher", str(checkpoint.teacher)] if plant.teacher else []
-    options += ["--earlier", str(checkpoint.earlier)] if plant.earlier else []
-    behavior = checkpoint.behavior(plant.kind, plant.references)
-    # The retention behavior stands beside it, as it does for who would not lose it; the first entry is the target's.
-    labels.diagnose(checkpoint.base, [behavior, checkpoint.retention], diagnosis_path(plant).parent, *options)
+def diagnosis_runs(plants: Sequence[Plant]) -> list[DiagnosisRun]:
+    """Return the command lines that diagnose plants, with the retention behavior and without."""
+    groups: dict[tuple[str, int, bool, bool], set[tuple[str, int]]] = defaultdict(set)
+    for plant in plants:
+        groups[plant.family, plant.seed, plant.teacher, plant.earlier].add((plant.kind, plant.references))
+    return [
+        DiagnosisRun(*key, retained, tuple(sorted(group))) for retained in (True, False) for key, group in sorted(groups.items())
+    ]
 
 
-def read_diagnosis(plant: Plant) -> dict[str, Any] | None:
+def diagnose(run: DiagnosisRun) -> None:
+    """Diagnose plants by the command line, with what is available and everything else by default."""
+    checkpoint = open_checkpoint(run.family, run.seed)
+    options = ["--teacher", str(checkpoint.teacher)] if run.teacher else []
+    options += ["--earlier", str(checkpoint.earlier)] if run.earlier else []
+    behaviors = [checkpoint.behavior(kind, references) for kind, references in run.behaviors]
+    labels.diagnose(checkpoint.base, [*behaviors, *([checkpoint.retention] if run.retained else [])], run.folder, *options)
+
+
+def read_diagnosis(plant: Plant, *, retained: bool) -> dict[str, Any] | None:
     """Return the entry of the target in diagnosis.json, None where there is none."""
-    path = diagnosis_path(plant)
-    return json.loads(path.read_text())["behaviors"][0] if path.exists() else None
+    own = (plant.family, plant.seed, plant.teacher, plant.earlier, retained)
+    path = DiagnosisRun(*own, ()).folder / "diagnosis.json"
+    if not path.exists():
+        return None
+    name = open_checkpoint(plant.family, plant.seed).behavior(plant.kind, plant.references).stem
+    return next((entry for entry in json.loads(path.read_text())["behaviors"] if entry["name"] == name), None)
 
 
-def named_stages(plant: Plant) -> list[str]:
+def named_stages(plant: Plant, *, retained: bool) -> list[str]:
     """Return the stage that the diagnosis names, where it trains."""
-    name = ((read_diagnosis(plant) or {}).get("stage") or {}).get("name")
+    name = ((read_diagnosis(plant, retained=retained) or {}).get("stage") or {}).get("name")
     return [name] if name and name not in ADVICE else []
 
 
@@ -57,7 +91,7 @@ def named_stages(plant: Plant) -> list[str]:
 
 def units_of(plant: Plant, *, retained: bool, seeds: Sequence[int] = SEEDS) -> list[Unit]:
     """Return the runs of a plant."""
-    stages = [stage for stage in stages_of(plant, named_stages(plant)) if stage not in ADVICE]
+    stages = [stage for stage in stages_of(plant, named_stages(plant, retained=retained)) if stage not in ADVICE]
     return [Unit(seed, plant, stage, retained) for stage in stages for seed in seeds]
 
 
@@ -89,12 +123,13 @@ def read_results(*, retained: bool, plants: Sequence[Plant] | None = None, partl
             continue
         units = units_of(plant, retained=retained)
         done = [unit for unit in units if unit.path.exists()]
-        is_whole = diagnosis_path(plant).exists() and {unit.stage for unit in units} == {unit.stage for unit in done}
+        diagnosis = read_diagnosis(plant, retained=retained)
+        is_whole = diagnosis is not None and {unit.stage for unit in units} == {unit.stage for unit in done}
         if not done or not (partly or is_whole):
             continue
         runs = {unit: json.loads(unit.path.read_text()) for unit in done}
         baseline = json.loads(baseline_path(plant).read_text())
-        results.append(collect(plant, true_label(plant), baseline, runs, read_diagnosis(plant), retained=retained))
+        results.append(collect(plant, true_label(plant), baseline, runs, diagnosis, retained=retained))
     return results
 
 

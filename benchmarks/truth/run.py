@@ -28,7 +28,7 @@ from truth import labels
 from truth.families import FAMILIES
 from truth.page import write_page
 from truth.regret_plants import BUILD, Plant, Unit, open_checkpoint, unfinished
-from truth.regret_results import SEEDS, all_plants, diagnose, diagnosis_path, measure_truth, truth_path, units_of
+from truth.regret_results import SEEDS, all_plants, diagnose, diagnosis_runs, measure_truth, truth_path, units_of
 from truth.regret_runs import baseline_path, run_baseline, run_unit
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ def run_regret(plants: Sequence[Plant], seeds: Sequence[int], jobs: int, *, quic
             units = [unit for unit in units if unit.retained and unit.stage in QUICK_STAGES]
         failed += work("runs", run_unit, units, jobs)
         # What was run until here does not hang on what is named; what is named is run with all seeds.
-        failed += work("diagnoses", diagnose, missing(plants, diagnosis_path), jobs)
+        failed += work("diagnoses", diagnose, [run for run in diagnosis_runs(plants) if not run.is_finished], jobs)
     return failed
 
 
