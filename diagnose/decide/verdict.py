@@ -73,18 +73,16 @@ def diagnose_behavior(
     label, confidence = weighed.label, weighed.confidence
     if weighed.left_open:
         sampled = replace(sampled, undecided=weighed.left_open, most_likely=None)
+    elif label is sampled.label and sampled.shares:
+        sampled = with_doubt(sampled, measured.findings, thresholds)
+        label, confidence = sampled.label, sampled.confidence
     settles = None
-    undecided = label is Bottleneck.INCONCLUSIVE and confidence < thresholds.confidence
+    undecided = weighed.label is Bottleneck.INCONCLUSIVE and confidence < thresholds.confidence
     enough_problems = len(counts.problem_ids) >= thresholds.fewest_problems  # else no samples of these decide
     if undecided and enough_problems and behavior.sampling.samples_the_policy:
         settles = what_settles(posterior, counts, epsilon=epsilon, thresholds=thresholds, cost=measured.cost, seed=seed)
     signal = learning_signal(posterior, behavior.measure.group_size, thresholds.level)
     labels = _labels_to_train(label, sampled, posterior, measured.findings)
-    most_likely = sampled.most_likely
-    if label is Bottleneck.INCONCLUSIVE and sampled.shares and not weighed.left_open:
-        leaning = share_with_evidence(sampled.shares, measured.findings)
-        most_likely = max(leaning, key=lambda one: leaning[one])
-        confidence = leaning[most_likely]
     situation = Situation(
         # What guessing explains is no measurement of a capability: the problems are to be repaired.
         label=Bottleneck.INVALID if weighed.left_open else label,
@@ -101,7 +99,7 @@ def diagnose_behavior(
         purpose=behavior.purpose,
         bottleneck=label,
         confidence=confidence,
-        leans_to=most_likely if label is Bottleneck.INCONCLUSIVE else None,
+        leans_to=sampled.most_likely if label is Bottleneck.INCONCLUSIVE else None,
         role=ROLE_OF[label],
         shares={one.value: float(share) for one, share in zip(PROBLEM_LABELS, probabilities.mean(axis=0), strict=True)},
         stage=stage,
@@ -119,7 +117,7 @@ def diagnose_behavior(
                 confidence=confidence,
                 checks=checks,
                 stage=stage.name,
-                most_likely=most_likely,
+                most_likely=sampled.most_likely,
                 undecided=sampled.undecided,
                 plan=plan,
                 failures=measured.validity.failures,
@@ -127,6 +125,24 @@ def diagnose_behavior(
         ),
         contributions=weighed.contributions,
     )
+
+
+def with_doubt(sampled: SampledLabel, findings: Sequence[Finding], thresholds: Thresholds) -> SampledLabel:
+    """Return the label where evidence that is not sure enough to decide is doubt all the same: `inconclusive` where it leaves too little.
+
+    Args:
+        sampled: What the samples say, of labels that evidence can replace.
+        findings: Of the further probes.
+        thresholds: How sure a label must be.
+    """
+    shares = share_with_evidence(sampled.shares, findings)
+    likeliest = max(shares, key=lambda one: shares[one])
+    if shares.get(sampled.label, 0.0) >= min(sampled.confidence, thresholds.confidence):
+        return sampled
+    open_ = " or ".join(one for one, share in shares.items() if share > 1.0 - thresholds.confidence)
+    what = "samples do" if sampled.label is Bottleneck.INCONCLUSIVE else "evidence does"
+    detail = f"the {what} not decide the label ({open_ or likeliest})"
+    return replace(_undecided(likeliest, shares[likeliest], detail), shares=sampled.shares)
 
 
 def _labels_to_train(

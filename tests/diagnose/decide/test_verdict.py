@@ -22,6 +22,7 @@ from posttrain.diagnose.types import (
     Check,
     Diagnosis,
     Finding,
+    LabelEvidence,
     MeasureSettings,
     Note,
     Outcome,
@@ -268,6 +269,24 @@ def test_references_that_begin_with_their_answer_leave_guidance_unknown() -> Non
         found = diagnose_behavior(measured, thresholds=Thresholds(), available=ALL, seed=0)
         assert found.bottleneck is Bottleneck.MISSING_SUPPORT
         assert ("guided_not_applicable" in {one.code for one in found.caveats}) == said
+
+
+@pytest.mark.parametrize(
+    ("sure", "label", "leans_to"),
+    [(0.99, "guided_only", None), (0.8, "inconclusive", "guided_only"), (0.3, "inconclusive", "missing_support")],
+)
+def test_evidence_that_does_not_decide_is_doubt(sure: float, label: str, leans_to: str | None) -> None:
+    """The samples alone are sure of missing support."""
+    behavior, sampling, validity = make(np.zeros(40), n=64)
+    evidence = LabelEvidence(label=Bottleneck.GUIDED_ONLY, instead_of=(Bottleneck.MISSING_SUPPORT,), confidence=sure, because="x")
+    finding = Finding(probe="prefix_ladder", outcome="undecided", summary="", evidence=(evidence,))
+    measured = Measurements(
+        behavior=behavior, problems=behavior.split(Split.EVAL), counts=sampling, validity=validity, findings=(finding,)
+    )
+    found = diagnose_behavior(measured, thresholds=Thresholds(), available=ALL, seed=0)
+    assert (found.bottleneck, found.leans_to) == (label, leans_to)
+    assert found.confidence == pytest.approx(max(sure, 1 - sure), abs=0.02)
+    assert found.settles_with is None, "samples do not settle it"
 
 
 def test_the_learning_signal_is_that_of_the_rates() -> None:
