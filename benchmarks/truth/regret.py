@@ -56,9 +56,9 @@ class Outcome:
     retention: Mapping[str, tuple[float, float]]
 
     def utility(self, samples: str, weight: float) -> float:
-        """Return the gain on the target less `weight` times the loss on retention."""
+        """Return the gain on the target less `weight` times the loss on retention; what retention gains beside counts for nothing."""
         (before, after), (kept, left) = self.target[samples], self.retention[samples]
-        return (after - before) - weight * (kept - left)
+        return (after - before) - weight * max(0.0, kept - left)
 
     @property
     def relative_gain(self) -> float:

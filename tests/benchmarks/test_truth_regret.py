@@ -45,6 +45,7 @@ def test_the_best_stage_hangs_on_what_retention_is_worth() -> None:
     assert plant.regret("grpo", 1.0) == pytest.approx((0.7 - 0.3) - 0.3)
     assert plant.regret("sft", 2.0) == pytest.approx(0.3 - (0.7 - 2 * 0.3))
     assert plant.regret("none", 1.0) == pytest.approx(0.4)
+    assert outcome(0.3, -0.1).utility("selection", 2.0) == pytest.approx(0.3)
     assert plant.random_regret(1.0) == pytest.approx((0.4 + 0.0 + 0.1) / 3)
 
 
