@@ -310,7 +310,7 @@ def draw(results: Sequence[PlantResult]) -> None:
 def draw_reliability(ax: Any) -> None:
     """Draw how often verdicts, or what open ones lean to, were right against their confidence, in bins."""
     ax.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
-    judged = [one for one in labels.read_results() if one.setting in ("blind", "earlier") and one.truth in labels.LABELS]
+    judged = [one for one in labels.read_results() if one.setting in ("blind", "earlier") and one.plant != "guessing"]
     for _, _, num, confidence, right, low in labels.reliability(judged) if judged else ():
         ax.plot([confidence, confidence], [low, right], color="C0", linewidth=1)
         ax.plot(confidence, right, "o", color="C0", markersize=4)
