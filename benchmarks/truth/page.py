@@ -207,8 +207,16 @@ def cost_table(costs: Sequence[dict[str, Any]]) -> list[str]:
     return table(["stage", "runs", "optimizer steps, median", "share of the budget spent, median", "10 % to 90 %"], rows)
 
 
-def regret_part(modes: Mapping[str, Sequence[PlantResult]], costs: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the half of the page that is about stages; the first of the modes is shown in full."""
+def regret_part(
+    modes: Mapping[str, Sequence[PlantResult]], runs: Mapping[str, Sequence[PlantResult]], costs: Sequence[dict[str, Any]]
+) -> list[str]:
+    """Return the half of the page that is about stages.
+
+    Args:
+        modes: With retention and without: the plants that have a regret; the first one is shown in full.
+        runs: The same with all plants that have a run.
+        costs: Of all runs.
+    """
     main, *others = modes
     results = modes[main]
     num_cells, families = len({result.plant.cell for result in results}), sorted({result.plant.family for result in results})
@@ -251,7 +259,7 @@ def regret_part(modes: Mapping[str, Sequence[PlantResult]], costs: Sequence[dict
         "Share of what was left to gain (at least −1) / fall of pass@1 on retention, mean over plants and seeds of the tuning families, by true label; in bold the",
         "stage with the highest difference. With intervals: `python benchmarks/truth/regret.py --effects FILE`.",
     ]
-    for mode, members in modes.items():
+    for mode, members in runs.items():
         lines += ["", f"Stages {mode}:", "", *effects_table(members)]
     return [*lines, "", "### What they spent", "", *cost_table(costs)]
 
@@ -267,8 +275,11 @@ def seeds_of(results: Sequence[PlantResult]) -> str:
 
 def write_page() -> Path:
     """Write the page, with what there is of labels and of stages, and the figure."""
-    modes = {RETAINED: read_results(retained=True), "without `--retain`": read_results(retained=False)}
-    modes = {mode: results for mode, results in modes.items() if results}
+    names = {RETAINED: True, "without `--retain`": False}
+    modes = {mode: read_results(retained=retained) for mode, retained in names.items()}
+    most = max(map(len, modes.values()))
+    modes = {mode: results for mode, results in modes.items() if results and 2 * len(results) >= most}
+    runs = {mode: read_results(retained=retained, partly=True) for mode, retained in names.items()}
     lines = [
         "# Is the verdict true, and does the advice pay?",
         "",
@@ -280,7 +291,7 @@ def write_page() -> Path:
         f"![Reliability of the confidence, and regret of the rules]({FIGURE.name})",
         "",
         *labels_part(),
-        *(regret_part(modes, read_costs()) if modes else []),
+        *(regret_part(modes, runs, read_costs()) if modes else []),
     ]
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text("\n".join(lines) + "\n")
