@@ -43,6 +43,7 @@ ROLE_OF: dict[Bottleneck, Role | None] = {
     Bottleneck.INCONCLUSIVE: None,
 }
 
+CHANGE_DECODING = "change_decoding"
 LEAST_SIGNAL = 0.05
 """Share of training groups with a learning signal from which a stage that learns from the policy's own successes is named: the share that
 defines epsilon."""
@@ -92,6 +93,8 @@ class Situation:
     posterior: Mapping[Bottleneck, float] = field(default_factory=dict)
     """Probability of each label as far as stages are concerned; empty where no stage is to be chosen by it."""
     pass_1: float = 0.0
+    greedy_gain: float = 0.0
+    """By how much greedy decoding is better than that."""
     offer: Offer
     measured: Mapping[str, str] = field(default_factory=dict)
     """Stage → what a probe found out about it."""
@@ -115,7 +118,9 @@ def name_stage(situation: Situation, thresholds: Thresholds) -> StageAdvice:
     names = dict.fromkeys([*(name for one in posterior or {label: 1.0} for name in _ROUTES[one]), *measured])
     trained = [name for name in names if STAGES[name].trains]
     expected = expect(trained, posterior, offer, situation.pass_1, thresholds.retention_weight, situation.effects)
-    best = _choose(expected, trained, thresholds.open_regret)
+    if Bottleneck.DECODING in posterior:
+        expected = sorted([_change_of_decoding(situation, posterior), *expected], key=lambda one: -one.expected)
+    best = _choose(expected, [CHANGE_DECODING, *trained], thresholds.open_regret)
     if not measured or label in (Bottleneck.DECODING, Bottleneck.MASTERED, Bottleneck.INVALID):
         return _advice(_first_possible(label, offer), situation, _ROUTES[label], expected)
     regret = expected_regret(best, expected, posterior)
@@ -123,6 +128,16 @@ def name_stage(situation: Situation, thresholds: Thresholds) -> StageAdvice:
         return _undecided(situation, expected, posterior, regret)
     named = STAGES[best.name] if best else STAGES[_advice_of(max(posterior, key=lambda one: posterior[one]))]
     return _advice(named, situation, [*names], expected)
+
+
+def _change_of_decoding(situation: Situation, posterior: Mapping[Bottleneck, float]) -> ExpectedStage:
+    """Return what greedy decoding brings, which was measured on this very behavior and costs nothing."""
+    value = situation.greedy_gain
+    gain = Estimate(estimate=value, low=value, high=value, method="greedy samples of these problems")
+    none = Estimate(estimate=0.0, low=0.0, high=0.0, method="no training")
+    return ExpectedStage(
+        name=CHANGE_DECODING, utilities=dict.fromkeys(posterior, value), expected=value, gain=gain, loss=none, plants=0
+    )
 
 
 def _choose(expected: Sequence[ExpectedStage], order: Sequence[str], margin: float) -> ExpectedStage | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from scipy.special import ndtr, ndtri
 
 from posttrain.analysis.stats import FloatArray
@@ -88,6 +89,7 @@ def diagnose_behavior(
         label=Bottleneck.INVALID if weighed.left_open else label,
         posterior=labels,
         pass_1=float(posterior.mean.mean()),
+        greedy_gain=_greedy_gain(counts, posterior),
         offer=_offer(measured, available, retained, signal),
         measured=_found_of_stages(measured, signal),
     )
@@ -143,6 +145,12 @@ def with_doubt(sampled: SampledLabel, findings: Sequence[Finding], thresholds: T
     what = "samples do" if sampled.label is Bottleneck.INCONCLUSIVE else "evidence does"
     detail = f"the {what} not decide the label ({open_ or likeliest})"
     return replace(_undecided(likeliest, shares[likeliest], detail), shares=sampled.shares)
+
+
+def _greedy_gain(counts: SamplingMeasurement, posterior: LabelPosterior) -> float:
+    """Return by how much greedy decoding is better than sampling; 0 without greedy samples."""
+    known = np.isfinite(counts.greedy_correct)
+    return float(counts.greedy_correct[known].mean() - posterior.mean.mean()) if known.any() else 0.0
 
 
 def _labels_to_train(

@@ -99,6 +99,20 @@ def test_a_stage_without_signal_is_not_expected_to_bring_anything() -> None:
     assert told({POOR: 1.0}, needs=frozenset({Need.VERIFIER})).name == "grpo", "references make no difference to it"
 
 
+def test_where_it_may_be_decoding_a_change_of_decoding_is_worth_what_greedy_samples_bring() -> None:
+    posterior = {Bottleneck.DECODING: 0.8, POOR: 0.2}
+
+    def named(greedy_gain: float) -> str:
+        situation = Situation(
+            label=Bottleneck.INCONCLUSIVE, posterior=posterior, pass_1=0.4, greedy_gain=greedy_gain,
+            offer=Offer(needs=BOTH, num_references=100), effects=EFFECTS,
+        )  # fmt: skip
+        return name_stage(situation, Thresholds()).name
+
+    assert named(0.5) == "change_decoding"
+    assert named(-0.2) == "grpo"
+
+
 def test_an_open_label_leaves_the_stage_open_only_where_it_matters() -> None:
     open_ = {MISSING: 0.5, POOR: 0.5}
     found = told(open_, Bottleneck.INCONCLUSIVE)
