@@ -56,6 +56,8 @@ class WeighedLabel:
     label: Bottleneck
     confidence: float
     contributions: tuple[Contribution, ...]
+    trains_as: Bottleneck | None = None
+    """The label whose stages fit, where evidence decided and they are those of another one."""
     left_open: str = ""
     """Why evidence leaves the label open, in words; empty where none does."""
 
@@ -88,7 +90,8 @@ def weigh_evidence(
     if winner is not None:
         label, confidence = winner[1].label, _sureness(winner[1], shares)
     left_open = winner[1].because if winner is not None and label is Bottleneck.INCONCLUSIVE else ""
-    return WeighedLabel(label=label, confidence=confidence, contributions=contributions, left_open=left_open)
+    trains_as = winner[1].trains_as if winner is not None else None
+    return WeighedLabel(label=label, confidence=confidence, contributions=contributions, trains_as=trains_as, left_open=left_open)
 
 
 def share_with_evidence(shares: Mapping[Bottleneck, float], findings: Sequence[Finding]) -> dict[Bottleneck, float]:
@@ -105,7 +108,8 @@ def share_with_evidence(shares: Mapping[Bottleneck, float], findings: Sequence[F
         for label, share in moved.items():
             left[label] -= share
         if total := sum(moved.values()):
-            left[one.label] = left.get(one.label, 0.0) + total
+            name = one.trains_as or one.label
+            left[name] = left.get(name, 0.0) + total
     return left
 
 

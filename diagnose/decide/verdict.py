@@ -83,7 +83,7 @@ def diagnose_behavior(
     if undecided and enough_problems and behavior.sampling.samples_the_policy:
         settles = what_settles(posterior, counts, epsilon=epsilon, thresholds=thresholds, cost=measured.cost, seed=seed)
     signal = learning_signal(posterior, behavior.measure.group_size, thresholds.level)
-    labels = _labels_to_train(label, sampled, posterior, measured.findings)
+    labels = _labels_to_train(weighed.trains_as or label, sampled, posterior, measured.findings)
     situation = Situation(
         # What guessing explains is no measurement of a capability: the problems are to be repaired.
         label=Bottleneck.INVALID if weighed.left_open else label,

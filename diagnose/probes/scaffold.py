@@ -7,7 +7,8 @@ best of n by the verifier. Each is compared with the baseline success rates of t
 least that with the scaffold, and at least `Thresholds.scaffold.times` times the baseline rate; the confidence is the posterior probability of all
 three together. Baseline answers are read leniently there, so that a scaffold that only teaches the format is not taken for one that carries the behavior.
 A scaffold that exists for a minority of the problems is no evidence about the behavior. Nor is best-of-n, however high:
-that the model has right answers and does not choose them is what `poor_choice` means.
+that the model has right answers and does not choose them is what `poor_choice` means. A teacher's half makes any
+problem easier that is reached at all, so it counts only where the problems are out of support; stages are then chosen as for `guided_only`.
 
 What is given must not give the answer away: worked examples are train problems only; a hint that states the answer is left out; a
 teacher's half is cut, on the student's tokens, before the answer first appears.
@@ -225,7 +226,8 @@ class ScaffoldProbe(Probe):
         evidence = tuple(
             LabelEvidence(
                 label=Bottleneck.SCAFFOLD_BOUND,
-                instead_of=(Bottleneck.MISSING_SUPPORT, Bottleneck.MIXED, Bottleneck.POOR_CHOICE),
+                instead_of=_INSTEAD_OF[one.condition],
+                trains_as=Bottleneck.GUIDED_ONLY if one.condition == _TEACHER else None,
                 confidence=bound[one.condition],
                 because=f"the mean success rate is {baseline.estimate:.2f} without and {one.rate.estimate:.2f} {one.condition} "
                 f"(gain {conditions.signed(one.gain)}, paired by problem)",
@@ -248,6 +250,9 @@ class ScaffoldProbe(Probe):
 
 
 _EXAMPLES, _HINT, _TEACHER = "with worked examples", "with a hint", "from a teacher's first half"
+_ANY = (Bottleneck.MISSING_SUPPORT, Bottleneck.MIXED, Bottleneck.POOR_CHOICE)
+_INSTEAD_OF = {_EXAMPLES: _ANY, _HINT: _ANY, _TEACHER: (Bottleneck.MISSING_SUPPORT,)}
+"""Which labels the success with each scaffold stands against."""
 
 
 def bound_probability(context: ProbeContext, one: ConditionResult) -> float:

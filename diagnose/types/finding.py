@@ -21,6 +21,8 @@ class LabelEvidence:
     """Probability that what it rests on is so; it counts from `Thresholds.confidence` on."""
     because: str
     """In words that go on from "because"."""
+    trains_as: Bottleneck | None = None
+    """The label whose stages fit, where they are those of another one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ def test_a_behavior_that_depends_on_its_hint(tmp_path: Path) -> None:
     finding, context = run(sums(), lambda condition, _: 0.8 if condition == "hint" else 0.0, tmp_path)
     (one,) = finding.evidence
     assert one.label is Bottleneck.SCAFFOLD_BOUND
-    assert set(one.instead_of) == {Bottleneck.MISSING_SUPPORT, Bottleneck.POOR_CHOICE}
+    assert set(one.instead_of) == {Bottleneck.MISSING_SUPPORT, Bottleneck.MIXED, Bottleneck.POOR_CHOICE}
     assert one.confidence >= 0.95
     assert "with a hint" in one.because
     row = of(finding, "with a hint")
@@ -176,6 +176,8 @@ def test_half_of_a_teachers_answer(tmp_path: Path) -> None:
     assert row["rate"] > 0.6
     (one,) = finding.evidence
     assert "teacher" in one.because
+    assert one.instead_of == (Bottleneck.MISSING_SUPPORT,), "half of an answer makes any problem easier that is reached at all"
+    assert one.trains_as is Bottleneck.GUIDED_ONLY
 
 
 def test_the_teachers_half_keeps_the_answer_back(tmp_path: Path) -> None:
