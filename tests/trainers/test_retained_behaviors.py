@@ -23,6 +23,7 @@ from posttrain.diagnose.types import Purpose
 from posttrain.trainers.diagnose_and_train import LoopRequest
 from posttrain.trainers.diagnose_and_train.choose_stage import StageChoice
 from posttrain.trainers.diagnose_and_train.loop_result import RoundRetention
+from posttrain.trainers.diagnose_and_train.plan_round import RoundPlan
 from posttrain.trainers.diagnose_and_train.train_round import make_train_request, train_round
 
 FEW = ["num_steps=2", "rows_per_batch=4", "learning_rate=1e-3"]
@@ -136,7 +137,8 @@ def test_a_round_retains_what_it_does_not_train_on_and_its_summary_tells_it(tmp_
     )):  # fmt: skip
         request = loop_request(tiny_model, behaviors, tmp_path / "loop", overrides=settings)
         choice = StageChoice(stage=stage, trained=(trained,), reason=StageOrigin.NAMED)
-        make = partial(make_train_request, request, choice, str(tiny_model), str(tiny_model))
+        plan = RoundPlan(choice=choice, started_from=0)
+        make = partial(make_train_request, request, plan, str(tiny_model), str(tiny_model))
         for _ in range(2):  # the second time it is read from disk
             summary = train_round(tmp_path / f"stage-{number}", choice, make, script.train)
             assert RoundRetention.from_summary(summary) == expected

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.loop_files import loop_file
 from helpers.report_files import compare_file, diagnosis_file
 
 from posttrain.diagnose.pipeline.json_schemas import MODELS, schema_text
 from posttrain.diagnose.storage.json_model import FileModel, read_model, write_model
 
 SCHEMAS = Path(__file__).parents[3] / "schemas"
-FILES: dict[str, FileModel] = {"diagnosis": diagnosis_file(), "compare": compare_file()}
+FILES: dict[str, FileModel] = {"diagnosis": diagnosis_file(), "compare": compare_file(), "loop": loop_file()}
+ROWS = {"diagnosis": "behaviors", "compare": "behaviors", "loop": "rounds"}
+"""The list whose members each file is about."""
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -25,8 +28,8 @@ def test_committed_schemas_are_current(name: str) -> None:
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_key_of_a_file_is_in_its_schema(name: str) -> None:
     schema: dict[str, Any] = json.loads(schema_text(name))
-    entry = FILES[name].to_json()["behaviors"][0]
-    (items,) = [schema["properties"]["behaviors"]["items"]["$ref"].rpartition("/")[2]]
+    entry = FILES[name].to_json()[ROWS[name]][0]
+    (items,) = [schema["properties"][ROWS[name]]["items"]["$ref"].rpartition("/")[2]]
     assert set(entry) == set(schema["$defs"][items]["properties"])
     assert schema["properties"]["schema"]["const"] == 1
 

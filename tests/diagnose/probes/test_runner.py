@@ -105,7 +105,8 @@ def test_a_doubtful_argument_only_leans(
 ) -> None:
     use(monkeypatch, Toy(confidence=0.8))
     found = run("m", [sums_file], out=tmp_path / "run", engine=engine, samples=64)
-    assert found.diagnoses[0].bottleneck is Bottleneck.MISSING_SUPPORT
+    assert found.diagnoses[0].bottleneck is Bottleneck.INCONCLUSIVE
+    assert found.diagnoses[0].leans_to is Bottleneck.GUIDED_ONLY
     (contribution,) = found.diagnoses[0].contributions
     assert (contribution.kind, contribution.label) == (ContributionKind.NOT_SURE_ENOUGH, Bottleneck.GUIDED_ONLY)
 
