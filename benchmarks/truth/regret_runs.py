@@ -143,7 +143,7 @@ def train_unit(unit: Unit, folder: Path) -> tuple[Path, dict[str, Any]]:
                 "optimizer_steps": result.num_steps,
                 "without_signal": result.num_skipped,
                 "ending": result.ending.value,
-                "moved": getattr(result, "moved", None),
+                "moved": result.moved,
             }
         )
     return model, {"parts": done, "budget": budget * len(parts), "cost": cost.to_json()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -126,7 +126,7 @@ def name_stage(situation: Situation, thresholds: Thresholds) -> StageAdvice:
     regret = expected_regret(best, expected, posterior)
     if label is Bottleneck.INCONCLUSIVE and regret > thresholds.open_regret:
         return _undecided(situation, expected, posterior, regret)
-    named = STAGES[best.name] if best else STAGES[_advice_of(max(posterior, key=lambda one: posterior[one]))]
+    named = STAGES[best.name] if best else _advice_of(max(posterior, key=lambda one: posterior[one]))
     return _advice(named, situation, [*names], expected)
 
 
@@ -135,9 +135,7 @@ def _change_of_decoding(situation: Situation, posterior: Mapping[Bottleneck, flo
     value = situation.greedy_gain
     gain = Estimate(estimate=value, low=value, high=value, method="greedy samples of these problems")
     none = Estimate(estimate=0.0, low=0.0, high=0.0, method="no training")
-    return ExpectedStage(
-        name=CHANGE_DECODING, utilities=dict.fromkeys(posterior, value), expected=value, gain=gain, loss=none, plants=0
-    )
+    return ExpectedStage(name=CHANGE_DECODING, utilities=dict.fromkeys(posterior, value), expected=value, gain=gain, loss=none)
 
 
 def _choose(expected: Sequence[ExpectedStage], order: Sequence[str], margin: float) -> ExpectedStage | None:
@@ -151,12 +149,12 @@ def _choose(expected: Sequence[ExpectedStage], order: Sequence[str], margin: flo
 
 def _first_possible(label: Bottleneck, offer: Offer) -> StageDescription:
     """Return the first stage of a route that can run and learn, else its advice."""
-    return next((STAGES[name] for name in _ROUTES[label] if offer.allows(name)), STAGES[_ROUTES[label][-1]])
+    return next((STAGES[name] for name in _ROUTES[label] if offer.allows(name)), _advice_of(label))
 
 
-def _advice_of(label: Bottleneck) -> str:
+def _advice_of(label: Bottleneck) -> StageDescription:
     """Return what to do where no stage that trains is worth it."""
-    return _ROUTES[label][-1]
+    return STAGES[_ROUTES[label][-1]]
 
 
 def _advice(
@@ -193,14 +191,7 @@ def _undecided(
     by_label = ", ".join(f"{name} if it is {label}" for label, name in best.items())
     advice = _advice(STAGES["sample_more"], situation, [one.name for one in expected], expected)
     why = f"the stage hangs on the label ({by_label}); choosing now would cost {regret:.2f} of pass@1 in the mean"
-    return StageAdvice(
-        name=advice.name,
-        provenance=advice.provenance,
-        interface=advice.interface,
-        why=why,
-        needs=(),
-        alternatives=advice.alternatives,
-    )
+    return replace(advice, why=why)
 
 
 def _why(stage: StageDescription, situation: Situation) -> str:

@@ -48,8 +48,6 @@ class ExpectedStage:
     """Of pass@1."""
     loss: Estimate
     """Of the retention behaviors' pass@1."""
-    plants: int
-    """Behaviors that the smallest of its measurements rests on."""
 
     @property
     def words(self) -> str:
@@ -92,8 +90,7 @@ def expect(
             for label in posterior
         }  # fmt: skip
         expected = sum(posterior[label] * value for label, value in utilities.items())
-        plants = min(effect.plants for effect in known.values())
-        found.append(ExpectedStage(name=name, utilities=utilities, expected=expected, gain=gain, loss=loss, plants=plants))
+        found.append(ExpectedStage(name=name, utilities=utilities, expected=expected, gain=gain, loss=loss))
     return sorted(found, key=lambda stage: -stage.expected)
 
 
@@ -119,7 +116,7 @@ def _effect(table: Effects, label: Bottleneck, stage: str, offer: Offer) -> Stag
         classes = order[have:0:-1]  # where that number was not tried, the next smaller one stands for it
     else:
         classes = [order[have], *order]  # references make no difference
-    keys = [EffectKey(label, one, stage, retained) for retained in {offer.retained: 0, False: 0} for one in classes]
+    keys = [EffectKey(label, one, stage, retained) for retained in dict.fromkeys((offer.retained, False)) for one in classes]
     return next((table[key] for key in keys if key in table), None)
 
 

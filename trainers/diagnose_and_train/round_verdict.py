@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from posttrain.diagnose.comparison.loop_json import RoundVerdict
+from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Estimate, Purpose
 
-RETENTION_WEIGHT = 1.0
+RETENTION_WEIGHT = Thresholds().retention_weight
 """λ: how much a loss of pass@1 on retention counts beside a gain on the targets."""
 
 
