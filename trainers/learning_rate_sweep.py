@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def sweep_learning_rate(
             if not trials:  # what was refused leaves nothing behind
                 shutil.rmtree(file.parent, ignore_errors=True)
             raise
-        write_json(file, {"schema": 1, "identity": identity, "trials": [_to_json(trial) for trial in trials]})
+        write_json(file, {"schema": 1, "identity": identity, "trials": [asdict(trial) for trial in trials]})
         reporter.say(f"{request.stage}: sweep {len(trials)} of {len(FACTORS)}: {_describe(trials[-1])}")
     chosen = choose_trial(trials, num_dev * request.config.eval_samples, request.config.rate_kind)
     reporter.say(f"{request.stage}: the sweep chooses learning rate {chosen.learning_rate:g}")
@@ -135,14 +135,6 @@ def _run_trial(
 def _finite(value: Any) -> float | None:
     """Return a number of the log, which holds those that are not finite as texts."""
     return float(value) if isinstance(value, int | float) else None
-
-
-def _to_json(trial: SweepTrial) -> dict[str, float | None]:
-    return {
-        "learning_rate": trial.learning_rate,
-        "pass_at_1": trial.pass_at_1,
-        "reference_logprob": trial.reference_logprob,
-    }
 
 
 def _describe(trial: SweepTrial) -> str:

@@ -16,7 +16,7 @@ from posttrain.trainers.diagnose_and_train.choose_stage import (
 )
 from posttrain.trainers.diagnose_and_train.loop_request import LoopRequest, setting_of, trainable_names
 from posttrain.trainers.diagnose_and_train.loop_result import LoopHistory, diagnosis_cost, is_unusable
-from posttrain.trainers.diagnose_and_train.round_verdict import fell
+from posttrain.trainers.diagnose_and_train.round_verdict import fell, rose
 from posttrain.trainers.training.result import Ending
 
 MOST_WITHOUT_GAIN = 2
@@ -98,7 +98,7 @@ def count_tries(history: LoopHistory, here: int) -> Tries:
     """
     without_gain: Counter[tuple[str, str]] = Counter()
     for one in history.rounds:
-        risen = {change.behavior for change in one.changes if change.delta.low > 0.0}
+        risen = {change.behavior for change in one.changes if rose(change.delta)}
         if one.verdict is not RoundVerdict.HARDLY_MOVED:
             without_gain.update((one.stage, name) for name in one.trained if name not in risen)
     again = {
