@@ -49,6 +49,12 @@ class RunError(UserError):
     default_code = "run"
 
 
+class SourceError(UserError):
+    """Files of another tool cannot be read, or do not tell what is asked of them."""
+
+    default_code = "source"
+
+
 class SettingsError(UserError):
     """A setting is unknown, out of range or contradicts another."""
 

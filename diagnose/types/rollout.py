@@ -39,6 +39,8 @@ class StopReason(StrEnum):
     """It ran into `max_tokens`: the sample is truncated."""
     ERROR = "error"
     """The engine failed; the sample is missing."""
+    UNKNOWN = "unknown"
+    """The sample was imported, and its source does not tell."""
 
 
 class GradeStatus(StrEnum):
