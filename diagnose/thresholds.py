@@ -193,8 +193,9 @@ class Thresholds(_Ranges):
     """Success rate from which a problem, or a behavior, needs no training."""
     confidence: Probability = 0.95
     """Posterior probability that the label of a behavior, or of a single problem, needs; below it the verdict is inconclusive."""
-    evidence: Share = 0.5
-    """Posterior probability above which a probe reports evidence for a label; it changes the label from `confidence` on."""
+    evidence: Share = 0.05
+    """Posterior probability above which a probe reports evidence for a label. It changes the label from `confidence` on, and below that it is doubt in it:
+    what is less than 1 − `confidence` cannot open a label."""
     fewest_problems: Count = 5
     """Problems below which no training is advised: five of one kind are the fewest that show, at a one-sided error of .05 (2^−5), that the
     same holds for most of the population that they come from."""

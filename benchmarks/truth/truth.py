@@ -14,7 +14,7 @@ eight), `mastered` p ≥ .9, `poor_choice` between.
 
 **Why it is so**, each by measuring the condition itself; the first one that holds replaces a label that is not `mastered` (`label_of`):
 
-* `format`: the lenient reading gives a better label than the strict one, in the order missing support, mixed, poor choice, mastered;
+* `format`: the lenient reading finds more than half of what fails right, or gives a better label than the strict one, in the order missing support, mixed, poor choice, mastered;
 * `decoding`: greedy decoding, or sampling at temperature .6 or .3, is right on a mean of at least .9;
 * `attrition`, where an earlier checkpoint is given: of the problems with p < .9 more than half had at least epsilon before and have less than half of
   their rate left;
@@ -94,12 +94,18 @@ def label_of_rates(p: Floats, epsilon: float) -> str:
     return "missing_support" if counts[0] > counts[1] else "poor_choice"
 
 
+def is_format(plain: Rates, epsilon: float) -> bool:
+    """Return whether format binds: the lenient reading gives a better label, or finds more than half of what fails right."""
+    strict, lenient = (ORDER.index(label_of_rates(one, epsilon)) for one in (plain.strict, plain.lenient))
+    return lenient > strict or bool((plain.lenient - plain.strict).mean() > (1.0 - plain.lenient).mean())
+
+
 def label_of(found: Conditions, epsilon: float) -> str:
     """Return the true label, as the module says."""
     plain = label_of_rates(found.plain.strict, epsilon)
     if plain == "mastered":
         return plain
-    if ORDER.index(label_of_rates(found.plain.lenient, epsilon)) > ORDER.index(plain):
+    if is_format(found.plain, epsilon):
         return "format"
     if max(found.greedy.strict.mean(), *(rate.mean() for rate in found.cooler.values()), 0.0) >= MASTERED:
         return "decoding"

@@ -139,7 +139,7 @@ def _contribution(
     elif mine and winner is None:
         surest = max(mine, key=lambda one: one.confidence)
         kind, best = ContributionKind.NOT_SURE_ENOUGH, surest.label
-        words = f"has evidence for {best}, not sure enough to change {label}"
+        words = f"gives {best} a probability of {surest.confidence:.2f}, not enough to change {label}"
     elif mine:
         kind, best = ContributionKind.ANOTHER_DECIDED, mine[0].label
         words = f"has evidence for {best} too; another probe decided"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from posttrain.analysis.stats import FloatArray
+from posttrain.analysis.stats import FloatArray, mean_interval
 from posttrain.diagnose.decide.checks import VerdictChecks, check_measurements, label_problems, pass_at_k_curve
 from posttrain.diagnose.decide.evidence import Measurements, share_with_evidence, weigh_evidence
 from posttrain.diagnose.decide.power import what_settles
@@ -296,7 +296,10 @@ def _labels_under_bounds(counts: SamplingMeasurement, epsilon: float, thresholds
 def _lenient_label(
     counts: SamplingMeasurement, strict: LabelPosterior, epsilon: float, thresholds: Thresholds, seed: int
 ) -> tuple[Bottleneck, float] | None:
-    """Return the label under the lenient reading with the probability that it is a better one, where that is sure."""
+    """Return the label under the lenient reading, and how sure it is that format is what binds; None where it is not.
+
+    It binds where the lenient reading gives a better label, or where it finds most of what fails right.
+    """
     if (counts.num_lenient_correct == counts.num_correct).all():
         return None
     lenient = label_posterior(
@@ -304,9 +307,19 @@ def _lenient_label(
     )
     chances = [[one.shares[label] for label in BEHAVIOR_LABELS] for one in (strict, lenient)]
     better = sum(chances[0][i] * sum(chances[1][i + 1 :]) for i in range(len(BEHAVIOR_LABELS)))
-    if lenient.label is strict.label or better < thresholds.confidence:
-        return None
-    return lenient.label, better
+    sure = max(better if lenient.label is not strict.label else 0.0, _probability_most_is_format(counts))
+    return None if sure < thresholds.confidence else (lenient.label, sure)
+
+
+def _probability_most_is_format(counts: SamplingMeasurement) -> float:
+    """Return the probability that more than half of the failures are right under the lenient reading."""
+    samples = np.where(counts.num_samples > 0, counts.num_samples, np.nan)
+    right, read = counts.num_correct / samples, counts.num_lenient_correct / samples
+    surplus = mean_interval(
+        (read - right) - (1.0 - read), counts.groups, low=-1.0
+    )  # right when read leniently, less wrong either way
+    half = surplus.estimate - surplus.low
+    return float(ndtr(ndtri(0.975) * surplus.estimate / half)) if half > 0.0 else float(surplus.estimate > 0.0)
 
 
 def _without_samples(measured: Measurements, available: frozenset[Need], thresholds: Thresholds) -> Diagnosis:

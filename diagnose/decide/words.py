@@ -41,7 +41,11 @@ def write_caveats(
     counts, validity, epsilon = measured.counts, measured.validity, measured.behavior.measure.epsilon
     notes = [Note("validity", note) for note in validity.notes]
     if lenient is not None:
-        text = f"A lenient reading of the same texts gives {lenient}: the answers are there, their format is not."
+        read, total = int(counts.num_lenient_correct.sum()), int(counts.num_samples.sum())
+        text = (
+            f"A lenient reading of the same texts finds {read} of {total} samples right, and gives {lenient}: the answers are there, "
+            "their format is not."
+        )
         notes.append(Note("lenient_reading", text))
     fewest, needed = int(counts.num_samples.min()), samples_to_resolve(epsilon)
     if fewest < needed and (counts.num_correct == 0).any():

@@ -3,7 +3,7 @@
 Where it does, nothing has to be trained: the model knows which answer is its best one. The same problems are sampled at the cooler
 temperatures and compared with their samples at temperature 1, paired by problem; greedy decoding, which is always measured, stands
 beside them. The evidence for `decoding` is the posterior probability that the mean success rate over the behavior's problems is at least
-`Thresholds.mastered` at one of the temperatures.
+`Thresholds.mastered` at one of the temperatures, or greedily.
 
 **When it cannot help** (`ceiling`). Cooling moves mass to what is likely already: a problem can be mastered that way where greedy
 decoding solves it, or where right answers hold the majority at temperature 1 and are only spread over more paths than the wrong one. Of
@@ -99,7 +99,8 @@ class DecodingProbe(Probe):
             sampling = replace(context.behavior.sampling, temperature=temperature)
             found = context.sampler.sample(prompt_requests, condition=condition, sampling=sampling)
             cooler[temperature] = conditions.compare_condition(context, condition, everything, sampled, found)
-        chances = {temperature: _chance(conditions.mean_draws(context, one), context) for temperature, one in cooler.items()}
+        found_rates = {one.condition: one.rate for one in cooler.values()}
+        chances = {one.condition: _chance(conditions.mean_draws(context, one), context) for one in cooler.values()}
 
         table = conditions.ConditionTable(context, "T = 1", "at T = 1")
         for one in cooler.values():
@@ -112,15 +113,17 @@ class DecodingProbe(Probe):
             table.rows.append(conditions.table_row(GREEDY, len(known), len(known), int(known.sum()), rate, gain))
             table.numbers |= {"greedy pass@1": Estimate.of(rate)}
             said.append(f"{rate.estimate:.2f} greedily")
+            if cooler:
+                found_rates["temperature 0"], chances["temperature 0"] = rate, _chance(_greedy_draws(context), context)
 
         evidence: tuple[LabelEvidence, ...] = ()
-        best = max(chances, key=lambda temperature: chances[temperature], default=None)
+        best = max(chances, key=lambda condition: chances[condition], default=None)
         mastered = context.thresholds.mastered
         verdict = f"No temperature is shown to reach {mastered:g}"
         outcome = DecodingOutcome.NOT_SHOWN if cooler else DecodingOutcome.NOT_MEASURED
         if best is not None and chances[best] > context.thresholds.evidence:
-            one = cooler[best]
-            because = f"the mean success rate is {one.rate.estimate:.2f} [{one.rate.low:.2f}, {one.rate.high:.2f}] at {one.condition}, {table.baseline.estimate:.2f} at T = 1"
+            rate = found_rates[best]
+            because = f"the mean success rate is {rate.estimate:.2f} [{rate.low:.2f}, {rate.high:.2f}] at {best}, {table.baseline.estimate:.2f} at T = 1"
             evidence = (
                 LabelEvidence(
                     label=Bottleneck.DECODING,
@@ -130,7 +133,7 @@ class DecodingProbe(Probe):
                 ),
             )
             if chances[best] >= context.thresholds.confidence:
-                verdict, outcome = f"{one.condition} masters it without training", DecodingOutcome.MASTERS
+                verdict, outcome = f"{best} masters it without training", DecodingOutcome.MASTERS
         return Finding(
             outcome=outcome,
             summary=f"Success {', '.join(said)}. {verdict}.",
@@ -156,6 +159,13 @@ def ceiling(context: ProbeContext) -> npt.NDArray[np.float64]:
 def _chance(means: npt.NDArray[np.float64], context: ProbeContext) -> float:
     """Return the posterior probability of being mastered; half a draw is always left to the contrary."""
     return float(((means >= context.thresholds.mastered).sum() + 0.5) / (means.size + 1))
+
+
+def _greedy_draws(context: ProbeContext) -> npt.NDArray[np.float64]:
+    """Return [D] posterior draws of the mean success of greedy decoding."""
+    known = np.flatnonzero(np.isfinite(context.counts.greedy_correct))
+    correct = context.counts.greedy_correct[known].astype(np.int64)
+    return conditions.fit(context, known, np.ones_like(correct), correct).mean
 
 
 def _greedy(context: ProbeContext) -> tuple[Interval, Interval]:

@@ -73,6 +73,12 @@ def rates(strict: float, lenient: float | None = None) -> Rates:
     return Rates(strict=np.full(40, strict), lenient=np.full(40, strict if lenient is None else lenient))
 
 
+def test_format_binds_where_most_failures_are_right_read_leniently() -> None:
+    never = rates(0.0)
+    assert label_of(Conditions(plain=rates(0.03, 0.88), greedy=never), EPSILON) == "format"
+    assert label_of(Conditions(plain=rates(0.03, 0.4), greedy=never), EPSILON) == "poor_choice"
+
+
 def test_a_cause_replaces_a_label_where_its_condition_is_measured() -> None:
     never, always = rates(0.0), rates(0.95)
     prefixed = {"prefixed": np.full(40, 0.9), "placebo": np.zeros(40)}

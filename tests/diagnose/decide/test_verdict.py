@@ -160,6 +160,13 @@ def test_format_is_sure_where_the_lenient_label_is_open() -> None:
     assert found.confidence >= 0.95
 
 
+def test_format_binds_where_most_failures_are_right_read_leniently_though_the_label_stays() -> None:
+    """Unreliable either way: of 31 failures in 32 samples 23 are right and not read, and then 11."""
+    found = diagnose(*make(np.ones(40), num_lenient_correct=np.full(40, 24)))
+    assert found.bottleneck is Bottleneck.FORMAT
+    assert diagnose(*make(np.ones(40), num_lenient_correct=np.full(40, 12))).bottleneck is Bottleneck.POOR_CHOICE
+
+
 def test_greedy_mastery_is_decoding() -> None:
     found = diagnose(*make(np.full(40, 16), greedy_correct=np.ones(40)))
     assert found.bottleneck is Bottleneck.DECODING

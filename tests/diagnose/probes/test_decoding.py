@@ -127,3 +127,19 @@ def test_a_small_budget_takes_a_part_of_the_problems(tmp_path: Path) -> None:
     assert context.sampler.generated_tokens == 0
     assert nothing.evidence == ()
     assert nothing.outcome is DecodingOutcome.NOT_MEASURED
+
+
+def test_greedy_decoding_at_the_threshold_is_doubt_in_the_label(tmp_path: Path) -> None:
+    """Nine of ten greedy answers are right and cooler sampling falls short: whether decoding is all that binds is open."""
+
+    def answers(place: int, problem: Problem) -> Answers:
+        right, wrong = (0.4, 0.35) if place % 10 else (0.35, 0.4)
+        return [(f"it is {problem.answer}", right), ("no 0", wrong), ("we pass", 0.25)]
+
+    finding, context = run(addition_problems(40), answers, tmp_path)
+    assert context.counts.greedy_correct.mean() == 0.9
+    assert of(finding, "T = 0.3")["high"] < 0.9
+    (evidence,) = finding.evidence
+    assert evidence.label is Bottleneck.DECODING
+    assert 0.2 < evidence.confidence < 0.8
+    assert finding.outcome is DecodingOutcome.NOT_SHOWN

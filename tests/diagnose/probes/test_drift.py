@@ -161,7 +161,7 @@ def test_a_model_is_at_no_distance_from_itself(tmp_path: Path) -> None:
     for name in ("forward", "reverse"):
         assert found.numbers[f"{name} KL per sample"].estimate == 0
         assert found.numbers[f"{name} KL per token"].estimate == 0
-    assert found.evidence == ()
+    assert not [one for one in found.evidence if one.confidence > 0.5]
 
 
 def test_two_draws_of_one_model_seldom_look_like_a_loss(tmp_path: Path) -> None:
