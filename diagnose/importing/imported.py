@@ -70,7 +70,7 @@ class ImportedSample:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class SampleSource:
     """What is known of the samples as a whole."""
 
     format: str
@@ -90,7 +90,7 @@ class Source:
 class ImportedSamples:
     """Samples of one source. Order within a problem is the order of samples."""
 
-    source: Source
+    source: SampleSource
     samples: Sequence[ImportedSample]
 
 
