@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from posttrain.diagnose.pipeline.assemble import assemble as assemble
     from posttrain.diagnose.pipeline.compare_files import compare as compare
     from posttrain.diagnose.pipeline.diagnose_run import run as run
+    from posttrain.diagnose.pipeline.forecast_run import forecast as forecast
     from posttrain.diagnose.pipeline.request import DiagnoseRequest as DiagnoseRequest
     from posttrain.diagnose.pipeline.run_files import rewrite_report as rewrite_report
     from posttrain.diagnose.pipeline.run_plan import plan_run as plan_run
@@ -40,6 +41,7 @@ _HOME = {
     "DiagnosedRun": "storage.diagnosed_run",
     "GateResult": "gates.gate_result",
     "assemble": "pipeline.assemble",
+    "forecast": "pipeline.forecast_run",
     "plan_run": "pipeline.run_plan",
     "rewrite_report": "pipeline.run_files",
     "run": "pipeline.diagnose_run",

@@ -4,6 +4,7 @@
 - `intervals`: means over problems and paired changes, with intervals
 - `mixture`: the posterior of success rates, of every problem and of these problems together; `profile_likelihood`: intervals for the
   population that problems come from; `posterior_deltas`: changes of pass@k under adaptive sampling
+- `group_signal`: groups of samples whose rewards do not differ, by cause
 - `change_tests`: which problems changed between two runs, and whether any did
 - `support`: problems with a success before and after, beside a null
 - `deltas`: changes of whole pass@k curves, where they cross, equivalence
@@ -30,6 +31,13 @@ from posttrain.analysis.stats.estimators import answer_entropy as answer_entropy
 from posttrain.analysis.stats.estimators import cover_at_tau as cover_at_tau
 from posttrain.analysis.stats.estimators import k_grid as k_grid
 from posttrain.analysis.stats.estimators import pass_at_k as pass_at_k
+from posttrain.analysis.stats.group_signal import GROUP_SIZES as GROUP_SIZES
+from posttrain.analysis.stats.group_signal import GroupOutcomes as GroupOutcomes
+from posttrain.analysis.stats.group_signal import GroupSignal as GroupSignal
+from posttrain.analysis.stats.group_signal import NoSignal as NoSignal
+from posttrain.analysis.stats.group_signal import ScoreTies as ScoreTies
+from posttrain.analysis.stats.group_signal import SignalShare as SignalShare
+from posttrain.analysis.stats.group_signal import signal_curve as signal_curve
 from posttrain.analysis.stats.intervals import Interval as Interval
 from posttrain.analysis.stats.intervals import jeffreys_intervals as jeffreys_intervals
 from posttrain.analysis.stats.intervals import mean_interval as mean_interval

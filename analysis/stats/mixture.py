@@ -213,6 +213,28 @@ class MixturePosterior:
         end = high if high < 1.0 else 2.0
         return self._population(lambda rates: ((rates >= low) & (rates < end)).astype(np.float64)[None, :], level)[0]
 
+    def groups_without_signal(self, size: int, *, level: float = 0.95) -> tuple[Interval, Interval, Interval]:
+        """Estimate the share of groups of samples in which all succeed or all fail, over the population of problems.
+
+        Args:
+            size: Samples of a group, at least 1.
+            level: Confidence.
+
+        Returns:
+            Groups without a success, groups without a failure, and both together; bounds alone where the samples do not identify a share.
+
+        Raises:
+            ValueError: size below 1, or a level outside (0, 1).
+        """
+        check_k(size)
+
+        def shares(rates: FloatArray) -> FloatArray:
+            none, every = (1.0 - rates) ** size, rates**size
+            return np.array([none, every, none + every])
+
+        none, every, both = self._population(shares, level)
+        return none, every, both
+
     def _population(self, functionals: Callable[[FloatArray], FloatArray], level: float) -> list[Interval]:
         check_level(level)
         known = self.num_samples > 0

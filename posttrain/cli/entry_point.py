@@ -12,7 +12,7 @@ import typer
 import typer.core
 
 from posttrain import __version__
-from posttrain.cli import behaviors, compare, diagnose, env, figures, gate, loop, plot, probes, report, stages, train
+from posttrain.cli import behaviors, compare, diagnose, env, figures, forecast, gate, loop, plot, probes, report, stages, train
 from posttrain.cli.options import repeat_option
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -61,7 +61,7 @@ app = typer.Typer(
 
 VERBS: dict[str, tuple[Any, tuple[str, ...]]] = {
     (name := module.__name__.rpartition(".")[2]): (getattr(module, name), module.EXAMPLES)
-    for module in (diagnose, loop, train, compare, gate, report, plot, figures, stages, probes, behaviors, env)
+    for module in (diagnose, loop, train, compare, gate, forecast, report, plot, figures, stages, probes, behaviors, env)
 }
 """Every verb: its function and the examples that end its help page."""
 

@@ -1,0 +1,133 @@
+"""The share of groups without signal, against enumeration and against shares that are known."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.refusals import assert_refuses
+
+from posttrain.analysis.stats import GROUP_SIZES, GroupOutcomes, GroupSignal, NoSignal, ScoreTies, signal_curve
+
+
+def outcomes(num_samples: Any, num_correct: Any, **more: Any) -> GroupOutcomes:
+    """Return outcomes of unrelated problems, read and wrong where they are not right."""
+    n, c = np.array(num_samples), np.array(num_correct)
+    zeros = np.zeros_like(n)
+    usual = {"num_lenient": c, "num_truncated": zeros, "num_unread": zeros, "num_missing": zeros}
+    return GroupOutcomes(
+        num_samples=n,
+        num_correct=c,
+        groups=tuple(map(str, range(len(n)))),
+        **{
+            "equally": len(set(n.tolist())) == 1,
+            **usual,
+            **{k: np.array(v) if isinstance(v, list) else v for k, v in more.items()},
+        },
+    )
+
+
+def causes(known: GroupOutcomes, size: int) -> dict[NoSignal, float]:
+    return {cause: share.estimate for cause, share in GroupSignal(known).share(size).causes.items()}
+
+
+def test_observed_sizes_are_the_share_of_all_subsets() -> None:
+    rewards = [1, 1, 0, 0, 0, 1]
+    subsets = list(combinations(rewards, 3))
+    none, every = (sum(sum(one) == total for one in subsets) / len(subsets) for total in (0, 3))
+    found = GroupSignal(outcomes([6, 6], [3, 3])).share(3)
+    assert found.total.estimate == pytest.approx(none + every)
+    assert found.causes[NoSignal.TOO_HARD].estimate == pytest.approx(none)
+    assert found.causes[NoSignal.TOO_EASY].estimate == pytest.approx(every)
+    assert not found.extrapolated
+
+
+@pytest.mark.parametrize("equally", [True, False])
+def test_causes_sum_to_the_total_at_every_size(equally: bool) -> None:
+    rng = np.random.default_rng(0)
+    n = np.full(40, 16) if equally else rng.integers(8, 25, 40)
+    c = rng.binomial(n, rng.beta(0.4, 1.5, 40))
+    lenient = c + rng.binomial(n - c, 0.2)
+    truncated = rng.binomial(n - lenient, 0.3)
+    unread = rng.binomial(n - lenient - truncated, 0.2)
+    known = outcomes(n, c, num_lenient=lenient, num_truncated=truncated, num_unread=unread, num_missing=rng.integers(0, 3, 40))
+    for share in signal_curve(GroupSignal(known)):
+        assert share.total.low <= share.total.high <= 1.0
+        if np.isfinite(share.total.estimate):
+            parts = sum(part.estimate for part in share.causes.values())
+            assert parts == pytest.approx(share.total.estimate, abs=0.02)
+        for part in share.causes.values():
+            assert 0.0 <= part.low <= part.high <= 1.0
+
+
+def test_a_known_rate_is_extrapolated() -> None:
+    rate, size = 0.05, 48
+    c = np.random.default_rng(1).binomial(64, rate, 200)
+    share = GroupSignal(outcomes(np.where(np.arange(200) % 2, 64, 32), np.where(np.arange(200) % 2, c, c // 2))).share(size)
+    assert share.extrapolated
+    assert share.total.low <= (1 - rate) ** size <= share.total.high
+
+
+def test_right_answers_that_are_not_read_count_as_format() -> None:
+    """Every sample but the successes is right under the lenient reading: each group without a success holds one."""
+    found = causes(outcomes([16] * 10, [1] * 10, num_lenient=[16] * 10), 4)
+    assert found[NoSignal.FORMAT] == pytest.approx(12 / 16)
+    assert found[NoSignal.TOO_HARD] == found[NoSignal.TRUNCATED] == 0.0
+
+
+def test_groups_without_success_are_divided_by_what_their_failures_are() -> None:
+    found = causes(outcomes([8] * 6, [0] * 6, num_truncated=[4] * 6, num_unread=[2] * 6), 4)
+    assert (found[NoSignal.TRUNCATED], found[NoSignal.UNREAD], found[NoSignal.TOO_HARD]) == pytest.approx((0.5, 0.25, 0.25))
+
+
+def test_a_group_with_one_graded_sample_lacks_grades() -> None:
+    """Half of the samples fail and half succeed, half have no grade: of pairs, a quarter are whole, and half of those differ."""
+    known = outcomes([32] * 50, [16] * 50, num_missing=[32] * 50)
+    found = causes(known, 2)
+    whole = GroupSignal(outcomes([32] * 50, [16] * 50)).share(2).total.estimate
+    assert found[NoSignal.MISSING_GRADE] == pytest.approx(0.75 * (1 - whole), abs=0.01)
+
+
+def test_a_problem_without_grades_never_gives_a_signal() -> None:
+    known = outcomes([16, 0], [8, 0], num_missing=[0, 16], equally=True)
+    assert GroupSignal(known).problem_shares(4)[1] == pytest.approx(1.0)
+
+
+def test_scores_between_0_and_1_tell_failures_apart() -> None:
+    """Nothing succeeds, but half of the failures earn .5: pairs of one score are what lacks a signal."""
+    ties = ScoreTies(np.repeat(np.arange(5), 2), np.array([8, 8] * 5))
+    found = GroupSignal(outcomes([16] * 5, [0] * 5, failures=ties)).share(2)
+    assert found.total.estimate == pytest.approx(2 * (8 * 7) / (16 * 15))
+    alone = GroupSignal(outcomes([16] * 5, [0] * 5)).share(2)
+    assert alone.total.estimate == pytest.approx(1.0)
+
+
+def test_ties_beyond_the_samples_are_by_their_share() -> None:
+    ties = ScoreTies(np.array([0, 0, 1]), np.array([3, 1, 4]))
+    assert ties.all_same(8, 3) == pytest.approx([0.75**8 + 0.25**8, 1.0, 1.0])
+
+
+def test_larger_groups_carry_a_signal_more_often() -> None:
+    rng = np.random.default_rng(3)
+    shares = [share.total.estimate for share in signal_curve(GroupSignal(outcomes([64] * 30, rng.binomial(64, rng.random(30)))))]
+    assert len(shares) == len(GROUP_SIZES)
+    assert np.all(np.diff(shares) < 0)
+
+
+def test_what_no_trainer_samples_is_refused() -> None:
+    assert_refuses(lambda size: GroupSignal(outcomes([4, 4], [1, 2])).share(size), {"size": 2}, size=1)
+    with pytest.raises(ValueError):
+        GroupSignal(outcomes([0, 0], [0, 0]))
+
+
+def test_intervals_hold_what_fresh_groups_show() -> None:
+    """A share that many fresh groups of the same population have; benchmarks/group_signal.py measures how often."""
+    rng, held = np.random.default_rng(5), 0
+    for _ in range(20):
+        rates = rng.beta(0.3, 1.0, 60)
+        found = GroupSignal(outcomes([16] * 60, rng.binomial(16, rates))).share(8).total
+        counts = rng.binomial(8, rng.beta(0.3, 1.0, 20_000))
+        held += found.low - 0.005 <= np.mean((counts == 0) | (counts == 8)) <= found.high + 0.005
+    assert held >= 17
