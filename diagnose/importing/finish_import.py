@@ -1,0 +1,198 @@
+"""The end of every reader: which behavior is taken, which model the samples are of, and what the source does not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from posttrain.diagnose.errors import SourceError
+from posttrain.diagnose.importing.imported import ImportedSample, ImportedSamples, ReadOptions, Source, Untold, problem_of_text
+from posttrain.diagnose.strict_settings import shorten, unknown
+from posttrain.diagnose.types import Note, Sampling, StopReason
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What a reader knows of its source beside the samples."""
+
+    format: str
+    model: str = "unknown"
+    version: str = ""
+    sampling: Sampling | None = None
+    untold: frozenset[Untold] = frozenset()
+    """What samples do not show: problem ids, completeness, policy. Texts, prompts, answers, stop reasons and numbers of tokens are looked up in them."""
+    notes: Sequence[Note] = ()
+
+
+def finish(samples: Sequence[ImportedSample], told: Told, options: ReadOptions) -> ImportedSamples:
+    """Return samples with what is known of their source.
+
+    A policy that all samples share is none: it becomes part of the model's name.
+
+    Raises:
+        SourceError: There are no samples (`no_samples`), or none of the behavior that is asked for (`unknown_behavior`).
+    """
+    kept = _of_behavior(samples, options.behavior)
+    model = told.model
+    policies = {sample.policy for sample in kept} - {""}  # a sample that failed may name none
+    if len(policies) == 1:
+        policy = policies.pop()
+        if policy != model:
+            model = policy if model == "unknown" and not policy.isdecimal() else f"{model}, step {policy}"
+        kept = [replace(sample, policy="") if sample.policy else sample for sample in kept]
+    elif policies:
+        kept = [sample if sample.policy else replace(sample, policy="unknown") for sample in kept]
+    return ImportedSamples(
+        source=Source(
+            format=told.format,
+            model=model,
+            version=told.version,
+            sampling=told.sampling,
+            untold=told.untold | _untold_by(kept) | ({Untold.SAMPLING} if told.sampling is None else set()),
+            notes=tuple(dict.fromkeys(told.notes)),
+        ),
+        samples=kept,
+    )
+
+
+def refuse_unused(options: ReadOptions, format: str, *used: str) -> None:
+    """Refuse options that a format has no use for.
+
+    Args:
+        options: What the user said.
+        format: Name of the format.
+        used: Fields of `ReadOptions` that it reads, beside `behavior` and `accept_biased`, which every format takes.
+
+    Raises:
+        SourceError: Another one is given (`unused_option`).
+    """
+    for name in ("columns", "score", "filter"):
+        if name not in used and getattr(options, name):
+            allowed = ", ".join(f"--{one}" for one in (*used, "behavior")) or "none"
+            raise SourceError(f"--{name}: {format} has no use for it; allowed: {allowed}", code="unused_option")
+
+
+def refuse_biased(path: Path | str, why: str, instead: str, options: ReadOptions) -> None:
+    """Refuse a source whose success rates are shifted by what was left out, unless the user accepts it.
+
+    Raises:
+        SourceError: It is not accepted (`biased_source`).
+    """
+    if not options.accept_biased:
+        raise SourceError(f"{path}: {why}; {instead}, or give --accept-biased, and the report says so", code="biased_source")
+
+
+def chosen_score(scores: Mapping[str, float | None], wanted: str | None, default: str | None, where: str) -> float | None:
+    """Return the score that counts.
+
+    Args:
+        scores: What the source has, by name; a reward that is there and null is None.
+        wanted: Which one the user chose.
+        default: Which one counts where the user chose none; None where there is no such.
+        where: The file and the row, for messages.
+
+    Raises:
+        SourceError: There is no such score (`unknown_score`), or there are several and none is chosen (`several_scores`).
+    """
+    if wanted is not None:
+        if wanted not in scores:
+            raise SourceError(f"{where}: --score: {unknown('score', wanted, scores)}", code="unknown_score")
+        return scores[wanted]
+    if default is not None and default in scores:
+        return scores[default]
+    if len(scores) == 1:
+        return next(iter(scores.values()))
+    found = f"the scores {', '.join(scores)}" if scores else "no score"
+    raise SourceError(f"{where}: got {found}; choose one with --score NAME", code="several_scores")
+
+
+class ProblemIds:
+    """Names problems, and counts what their ids do not tell."""
+
+    def __init__(self, *, varying_prompts: bool = False) -> None:
+        """Start with no problem.
+
+        Args:
+            varying_prompts: Whether an environment may write another prompt for each sample of a problem, as a simulated user does. Prompts of one id in one
+                file are then one problem, and an id that has other prompts in another file is refused. Otherwise another prompt is another problem.
+        """
+        self._varying_prompts = varying_prompts
+        self._seen: dict[tuple[str, str], tuple[Path, str]] = {}
+        self._several: set[tuple[str, str]] = set()
+        self._without_id = 0
+
+    def name(self, given: Any, behavior: str, prompt: Any, answer: str, path: Path) -> str:
+        """Return what to call a problem.
+
+        Args:
+            given: Its id in the source; None where it has none, and prompt and answer tell it from others.
+            behavior: What it is of.
+            prompt: What was asked.
+            answer: What is right.
+            path: The file.
+
+        Raises:
+            SourceError: Two files have different problems of one id, and may be of different data sets (`problem_clash`).
+        """
+        digest = problem_of_text(prompt if prompt is not None else "", answer)
+        if given is None or given == "":
+            self._without_id += 1
+            return digest
+        problem = str(given)
+        first, known = self._seen.setdefault((behavior, problem), (path, digest))
+        if known == digest:
+            return problem
+        if self._varying_prompts and first != path:
+            raise SourceError(
+                f"{path}: problem {shorten(problem)} of {behavior} has another prompt or answer than in {first}; import the files as runs of their own",
+                code="problem_clash",
+            )
+        self._several.add((behavior, problem))
+        return problem if self._varying_prompts else f"{problem}#{digest[:6]}"
+
+    @property
+    def untold(self) -> frozenset[Untold]:
+        """Return whether ids of problems are untold."""
+        return frozenset({Untold.PROBLEM_IDS}) if self._without_id else frozenset()
+
+    @property
+    def notes(self) -> list[Note]:
+        """Return what a reader of the report must know of the ids."""
+        if not self._several:
+            return []
+        if self._varying_prompts:
+            said = "have prompts that differ between samples; each id counts as one problem"
+            return [Note("prompts_differ", f"{len(self._several)} problems {said}")]
+        said = "stand for problems with different prompts or answers, which count as problems of their own"
+        return [Note("ids_not_unique", f"{len(self._several)} ids {said}")]
+
+
+def _of_behavior(samples: Sequence[ImportedSample], wanted: str | None) -> list[ImportedSample]:
+    if not samples:
+        raise SourceError("the files hold no samples", code="no_samples")
+    names = dict.fromkeys(sample.behavior for sample in samples)
+    if wanted is None:
+        return list(samples)
+    if wanted in names:
+        return [sample for sample in samples if sample.behavior == wanted]
+    if len(names) == 1:
+        return [replace(sample, behavior=wanted) for sample in samples]
+    raise SourceError(f"--behavior: {unknown('behavior', wanted, names)}", code="unknown_behavior")
+
+
+def _untold_by(samples: Iterable[ImportedSample]) -> set[Untold]:
+    found = {Untold.LOGPROBS}
+    for sample in samples:
+        if sample.text is None and sample.stop is not StopReason.ERROR:
+            found.add(Untold.TEXTS)
+        if sample.prompt is None:
+            found.add(Untold.PROMPTS)
+        if not sample.answer:
+            found.add(Untold.ANSWERS)
+        if sample.stop is StopReason.UNKNOWN:
+            found.add(Untold.STOP_REASONS)
+        if sample.num_tokens is None and sample.stop is not StopReason.ERROR:
+            found.add(Untold.TOKEN_COUNTS)
+    return found

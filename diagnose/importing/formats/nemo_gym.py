@@ -1,0 +1,133 @@
+"""Rollouts of NeMo Gym: a row per rollout, with request and response of OpenAI's Responses API and what the verifier said.
+
+A row has `responses_create_params` {input, temperature, ...}, `response` {model, output, usage, incomplete_details, ...}, `reward`, and fields of its
+verifier, such as `expected_answer`; newer rows have `_ng_task_index` and `_ng_rollout_index`, which tell problems and samples apart, and `agent_ref`
+{name}. The output holds all turns of the model, its calls of tools and what those returned; rows of tau2 keep the whole conversation with the simulated
+user in `result`, and the request is that of the last turns alone.
+
+Source: NVIDIA-NeMo/Gym, `nemo_gym/rollout_collection.py`, and the `example_rollouts.jsonl` of its environments.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from posttrain.diagnose.errors import SourceError
+from posttrain.diagnose.importing.chat_messages import ASSISTANT, read_items, read_messages, said_last, several_turns
+from posttrain.diagnose.importing.finish_import import ProblemIds, Told, finish, refuse_unused
+from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions
+from posttrain.diagnose.importing.sampler_settings import read_sampling
+from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files, read_number
+from posttrain.diagnose.strict_settings import shorten
+from posttrain.diagnose.types import Message, Sampling, StopReason
+
+_WANTED = "rollouts.jsonl that NeMo Gym wrote"
+_REQUEST, _RESPONSE = "responses_create_params", "response"
+_TASK, _AGENT = "_ng_task_index", "agent_ref"
+Chat = tuple[Message, ...]
+_ANSWERS = ("expected_answer", "expected_output", "answer", "ground_truth", "target")
+
+
+def read_nemo_gym(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
+    """Return the rollouts of these files, as `Reader` says it; `options.score` names a number of the verifier that counts instead of the reward."""
+    refuse_unused(options, "nemo-gym", "score")
+    rows, ids = RowReader(), ProblemIds(varying_prompts=True)
+    samples: list[ImportedSample] = []
+    samplings: list[Sampling | None] = []
+    for path in find_files(paths, _WANTED, "**/*rollouts.jsonl"):
+        for row in rows.json_lines(path):
+            samples.append(_read_row(row, path, ids, options))
+            samplings.append(read_sampling({**_told(row.mapping(_REQUEST)), **_told(row.mapping(_RESPONSE))}))
+    told = Told(
+        format="nemo-gym",
+        sampling=samplings[0] if samplings and all(one == samplings[0] for one in samplings) else None,
+        untold=ids.untold,
+        notes=(*rows.notes, *ids.notes),
+    )
+    return finish(samples, told, options)
+
+
+def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def _read_row(row: SourceRow, path: Path, ids: ProblemIds, options: ReadOptions) -> ImportedSample:
+    row.require(_REQUEST, wanted=_WANTED)
+    response = row.mapping(_RESPONSE)
+    if not response and "reward" not in row.values:
+        raise SourceError(
+            f"{row.where}: got a request without a response; these are inputs, give {_WANTED}", code="not_this_format"
+        )
+    prompt = read_items(row.mapping(_REQUEST).get("input") or [], f"{row.where}: {_REQUEST}: input")
+    prompt, chat = _parted(prompt, read_items(_last_step(response.get("output") or []), f"{row.where}: {_RESPONSE}: output"))
+    result = row.get("result")
+    simulated = result if isinstance(result, dict) else {}
+    if isinstance(simulated.get("messages"), list):
+        prompt, chat = _of_simulation(prompt, read_messages(simulated["messages"], f"{row.where}: result: messages"))
+    answer = next((row.get(key) for key in _ANSWERS if row.get(key) is not None), "")
+    answer = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    agent = row.mapping(_AGENT).get("name")
+    behavior = str(agent) if agent else path.stem
+    failed = not response or bool(response.get("error"))
+    usage = response.get("usage") or {}
+    return ImportedSample(
+        behavior=behavior,
+        problem=ids.name(row.get(_TASK), behavior, json.dumps(row.get("task")) if simulated else prompt, answer, path),
+        score=None if failed else row.number(_score_key(row, options)),
+        text=said_last(chat) if chat else None if failed else "",
+        prompt=prompt or None,
+        answer=answer,
+        stop=StopReason.ERROR if failed else _stop(response, simulated),
+        num_tokens=_whole(read_number(usage.get("output_tokens"), f"{row.where}: usage")),
+        turns=several_turns(chat),
+        policy=str(response.get("model") or ""),
+    )
+
+
+def _score_key(row: SourceRow, options: ReadOptions) -> str:
+    key = options.score or "reward"
+    if key not in row.values:
+        numbers = [
+            name for name, value in row.values.items() if isinstance(value, bool | int | float) and not name.startswith("_")
+        ]
+        raise SourceError(
+            f"{row.where}: got no {shorten(key)}; allowed with --score are {', '.join(numbers) or 'none here'}",
+            code="unknown_score",
+        )
+    return key
+
+
+def _last_step(output: Any) -> Any:
+    """Return the items of an output; where there is a list for each step, which holds those of the steps before too, the last one."""
+    return output[-1] if isinstance(output, list) and output and isinstance(output[-1], list) else output
+
+
+def _parted(prompt: Chat, chat: Chat) -> tuple[Chat, Chat]:
+    """Return the prompt, and what was said from the first word of the model on: some environments store their first messages in the output."""
+    first = next((i for i, message in enumerate(chat) if message.role == ASSISTANT), len(chat))
+    lead = chat[:first]
+    return (prompt if lead == prompt else (*prompt, *lead)), chat[first:]
+
+
+def _of_simulation(request: Chat, chat: Chat) -> tuple[Chat, Chat]:
+    """Return a conversation with a simulated user as prompt, which ends with the first word of the user, and what followed."""
+    first = next((i for i, message in enumerate(chat) if message.role == "user"), -1)
+    system = tuple(message for message in request if message.role == "system")
+    return (*system, *chat[: first + 1]), chat[first + 1 :]
+
+
+def _stop(response: Mapping[str, Any], simulated: Mapping[str, Any]) -> StopReason:
+    reason = (response.get("incomplete_details") or {}).get("reason")
+    if reason == "max_output_tokens" or simulated.get("termination_reason") == "max_steps":
+        return StopReason.LENGTH
+    return StopReason.EOS if response.get("status") == "completed" else StopReason.UNKNOWN
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else int(number)
+
+
+NEMO_GYM = Format(name="nemo-gym", title="NeMo Gym", files="rollouts.jsonl", read=read_nemo_gym)

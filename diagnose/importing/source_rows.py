@@ -1,0 +1,211 @@
+"""Files of rows that another tool wrote: which of a folder are meant, and what each row holds, read strictly."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from posttrain.diagnose.errors import SourceError
+from posttrain.diagnose.strict_settings import shorten
+from posttrain.diagnose.types import Note
+
+_GZIP = ".gz"
+
+
+def find_files(paths: Sequence[Path], wanted: str, *patterns: str) -> list[Path]:
+    """Return the files that are meant: those given, and of each folder those whose path in it matches a pattern, sorted.
+
+    Args:
+        paths: Files and folders, as the user gave them.
+        wanted: What should have been given, for error messages.
+        patterns: Of file names below a folder, such as `**/traces.jsonl`.
+
+    Raises:
+        SourceError: A path does not exist (`no_such_file`), or a folder holds no such file (`no_source_files`).
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = sorted({file for pattern in patterns for file in path.glob(pattern) if file.is_file()}, key=_by_numbers)
+            if not inside:
+                raise SourceError(f"{path}: the folder holds no {' or '.join(patterns)}; give {wanted}", code="no_source_files")
+            found |= dict.fromkeys(inside)
+        elif path.is_file():
+            found[path] = None
+        else:
+            raise SourceError(f"{path}: no such file or folder; give {wanted}", code="no_such_file")
+    return list(found)
+
+
+def _by_numbers(path: Path) -> list[tuple[bool, int, str]]:
+    """Order paths by the numbers in them, so that step 2 stands before step 10."""
+    words = "".join(f"\0{c}\0" if not c.isdigit() else c for c in str(path)).split("\0")
+    return [(word.isdigit(), int(word) if word.isdigit() else 0, word) for word in words if word]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """One row of a file, with where it stands."""
+
+    where: str
+    """The file and the line, for messages."""
+    values: Mapping[str, Any]
+
+    def get(self, key: str) -> Any:
+        """Return what stands under a key; None where it is absent."""
+        return self.values.get(key)
+
+    def require(self, *keys: str, wanted: str) -> None:
+        """Refuse a row that lacks one of these keys.
+
+        Raises:
+            SourceError: The row is of another format (`not_this_format`).
+        """
+        if lacking := [key for key in keys if key not in self.values]:
+            raise SourceError(
+                f"{self.where}: got a row with the keys {shorten(', '.join(self.values) or 'none', 100)}, without {', '.join(lacking)}; give {wanted}",
+                code="not_this_format",
+            )
+
+    def number(self, key: str) -> float | None:
+        """Return a number, 1 and 0 for true and false; None where it is absent, null or NaN.
+
+        Raises:
+            SourceError: It is something else, or infinite (`invalid_number`).
+        """
+        return read_number(self.values.get(key), f"{self.where}: {key}")
+
+    def whole(self, key: str) -> int | None:
+        """Return a whole number; None where it is absent or null.
+
+        Raises:
+            SourceError: It is something else (`invalid_number`).
+        """
+        value = self.number(key)
+        if value is not None and value != int(value):
+            raise SourceError(f"{self.where}: {key}: got {value:g}; allowed are whole numbers", code="invalid_number")
+        return None if value is None else int(value)
+
+    def text(self, key: str) -> str | None:
+        """Return a text; None where it is absent or null.
+
+        Raises:
+            SourceError: It is something else (`invalid_text`).
+        """
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, str):
+            raise SourceError(f"{self.where}: {key}: got {shorten(value)}; allowed is a text", code="invalid_text")
+        return value
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        """Return an object; empty where it is absent or null.
+
+        Raises:
+            SourceError: It is something else (`invalid_object`).
+        """
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise SourceError(f"{self.where}: {key}: got {shorten(value)}; allowed is an object", code="invalid_object")
+        return value or {}
+
+
+def read_number(value: Any, where: str) -> float | None:
+    """Return a number, 1 and 0 for true and false; None for null and NaN.
+
+    Raises:
+        SourceError: It is something else, or infinite (`invalid_number`).
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if not isinstance(value, bool | int | float) or math.isinf(value):
+        raise SourceError(
+            f"{where}: got {shorten(value)}; allowed are finite numbers, and null where there is none", code="invalid_number"
+        )
+    return float(value)
+
+
+@dataclass(slots=True)
+class RowReader:
+    """Reads files of rows one after another, and keeps what was passed over.
+
+    Call it with a file to get its rows.
+    """
+
+    notes: list[Note] = field(default_factory=list)
+
+    def json_lines(self, path: Path) -> Iterator[SourceRow]:
+        """Yield the rows of a file with one JSON object per line, as it is or compressed with gzip.
+
+        A last line without an end that is no whole object is passed over with a note: its writer was stopped, or is still writing.
+
+        Raises:
+            SourceError: The file is no text (`unreadable_file`), or a line is no object (`invalid_json`).
+        """
+        number = 0
+        try:
+            with gzip.open(path, "rb") if path.name.endswith(_GZIP) else path.open("rb") as lines:
+                for number, line in enumerate(lines, start=1):
+                    if line.strip():
+                        try:
+                            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                        except (ValueError, RecursionError) as error:
+                            if not line.endswith(b"\n") and number > 1:
+                                self.notes.append(
+                                    Note(
+                                        "torn_line",
+                                        f"{path.name}: the last line is not whole and was passed over; its writer was stopped",
+                                    )
+                                )
+                                return
+                            raise SourceError(
+                                f"{path}:{number}: not JSON ({error}); a line holds one object", code="invalid_json"
+                            ) from None
+                        if not isinstance(row, dict):
+                            raise SourceError(
+                                f"{path}:{number}: got {shorten(row)}; a line holds one object", code="invalid_json"
+                            )
+                        yield SourceRow(f"{path}:{number}", _without_halves(row, line))
+        except (OSError, EOFError, zlib.error) as error:
+            raise SourceError(f"{path}: cannot be read after line {number} ({error})", code="unreadable_file") from None
+
+    def parquet(self, path: Path) -> Iterator[SourceRow]:
+        """Yield the rows of a parquet file.
+
+        Raises:
+            SourceError: It is none (`unreadable_file`).
+        """
+        try:
+            batches = pq.ParquetFile(path).iter_batches(1024)
+            number = 0
+            for batch in batches:
+                for row in batch.to_pylist():
+                    yield SourceRow(f"{path}: row {number}", row)
+                    number += 1
+        except (pa.ArrowException, OSError) as error:
+            reason = shorten(" ".join(str(error).split()), 120)
+            raise SourceError(f"{path}: cannot be read as parquet ({reason})", code="unreadable_file") from None
+
+
+def _without_halves(row: dict[str, Any], line: bytes) -> dict[str, Any]:
+    """Return a row in which halves of surrogate pairs, which no file of UTF-8 can hold, are replaced by U+FFFD."""
+    if b"\\ud" not in line and b"\\uD" not in line:
+        return row
+    whole: dict[str, Any] = _replace_halves(row)
+    return whole
+
+
+def _replace_halves(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_replace_halves(key): _replace_halves(inner) for key, inner in value.items()}
+    return [_replace_halves(inner) for inner in value] if isinstance(value, list) else value
