@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.errors import SourceError
-from posttrain.diagnose.importing.imported import ImportedSample, ImportedSamples, ReadOptions, Source, Untold, problem_of_text
+from posttrain.diagnose.importing.imported import (
+    ImportedSample,
+    ImportedSamples,
+    ReadOptions,
+    SampleSource,
+    Untold,
+    problem_of_text,
+)
 from posttrain.diagnose.strict_settings import shorten, unknown
 from posttrain.diagnose.types import Note, Sampling, StopReason
 
@@ -45,7 +52,7 @@ def finish(samples: Sequence[ImportedSample], told: Told, options: ReadOptions) 
     elif policies:
         kept = [sample if sample.policy else replace(sample, policy="unknown") for sample in kept]
     return ImportedSamples(
-        source=Source(
+        source=SampleSource(
             format=told.format,
             model=model,
             version=told.version,
