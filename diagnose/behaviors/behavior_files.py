@@ -16,11 +16,9 @@ from pydantic import ValidationError
 from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
 from posttrain.diagnose.behaviors.bundled_files import bundled_behaviors
 from posttrain.diagnose.behaviors.guessed_verifier import guess_verifier
-from posttrain.diagnose.behaviors.parquet_problems import read_parquet_problems
 from posttrain.diagnose.behaviors.problem_rows import ProblemFile, Row, read_problems
-from posttrain.diagnose.behaviors.published_layouts import Layout
 from posttrain.diagnose.behaviors.reasoning_gym_problems import generate_rows
-from posttrain.diagnose.behaviors.row_files import GZIP, PARQUET, ROW_FILES, read_text, require_file, row_suffix
+from posttrain.diagnose.behaviors.row_files import GZIP, ROW_FILES, read_text, require_file, row_suffix
 from posttrain.diagnose.behaviors.schema import AUTO, BehaviorConfig, SplitConfig, VerifierConfig
 from posttrain.diagnose.behaviors.splits import default_key, normalise, refuse_empty_eval, refuse_overlap, split_keys
 from posttrain.diagnose.errors import BehaviorError
@@ -114,6 +112,8 @@ def _assemble(config: BehaviorConfig, path: Path, source: str, options: Behavior
     else:
         assert config.problems is not None
         file = _read_files(config, path)
+        if options.measures_all:
+            file = file._replace(rows=tuple(row._replace(split=None) for row in file.rows))
         _refuse_worked_examples(file.rows, shown, where)
     problems = options.choose(_split(file.rows, config.split, where), (config.split or SplitConfig()).seed)
     spec, origin = _verifier(config, file, path)
@@ -138,7 +138,7 @@ def _assemble(config: BehaviorConfig, path: Path, source: str, options: Behavior
         purpose=config.purpose,
         source=source,
         options=options.given(),
-        notes=() if file.layout is None else (_announce(file.layout, len(file.rows), config),),
+        notes=_announce(file, config),
     )
     return dataclasses.replace(behavior, fingerprint=_fingerprint(behavior, verifier.identity()))
 
@@ -150,9 +150,9 @@ def _verifier(config: BehaviorConfig, file: ProblemFile, path: Path) -> tuple[Ve
         return VerifierSpec(kind=config.verifier.kind, options=options), VerifierOrigin.CHOSEN
     if config.reasoning_gym is not None:
         return VerifierSpec(kind="reasoning_gym"), VerifierOrigin.GENERATOR
-    if file.layout is not None and file.layout.verifier is not None:
-        return VerifierSpec(kind=file.layout.verifier), VerifierOrigin.LAYOUT
-    return VerifierSpec(kind=guess_verifier(file, str(path))), VerifierOrigin.GUESSED
+    return guess_verifier(
+        file, str(path)
+    ), VerifierOrigin.GUESSED if file.layout is None or file.verifier is None else VerifierOrigin.LAYOUT
 
 
 def _no_answer(kind: str) -> str:
@@ -160,13 +160,16 @@ def _no_answer(kind: str) -> str:
     return f"the row has no answer, which the verifier {kind} needs; give each row one, or use a verifier that needs none: {needless}"
 
 
-def _announce(layout: Layout, num: int, config: BehaviorConfig) -> str:
+def _announce(file: ProblemFile, config: BehaviorConfig) -> tuple[str, ...]:
     """Say in one line what a file was taken for, and how the prompt could say how to answer."""
-    line = f"{num} rows read as {layout.name} publishes them"
+    layout = file.layout
+    if layout is None:
+        return (file.columns,) if file.columns else ()
+    line = f"{len(file.rows)} rows read as {layout.name} publishes them"
     if config.prompt.template != "{question}" or config.prompt.system or layout.template == "{question}":
-        return line
+        return (line,)
     proposal = json.dumps({"template": layout.template}, ensure_ascii=False)
-    return f"{line}; nothing in the prompt says how to answer, so put into a behavior file: prompt: {proposal}"
+    return (f"{line}; nothing in the prompt says how to answer, so put into a behavior file: prompt: {proposal}",)
 
 
 def _find_folder(verifier: VerifierConfig, beside: Path) -> dict[str, Any]:
@@ -182,7 +185,7 @@ def _find_folder(verifier: VerifierConfig, beside: Path) -> dict[str, Any]:
 def _read_files(config: BehaviorConfig, path: Path) -> ProblemFile:
     """Return the rows of `problems:`, and of a train file where one is given, with what the files say about splits."""
     assert config.problems is not None
-    found = _read_file(path.parent / config.problems)
+    found = read_problems(path.parent / config.problems, config.columns)
     rows = found.rows
     train = config.split.train if config.split is not None else None
     if not isinstance(train, str):
@@ -198,17 +201,12 @@ def _read_files(config: BehaviorConfig, path: Path) -> ProblemFile:
                 f"{path}: row {row.id} of {config.problems} is marked train; move it to {train}, or mark it eval",
                 code="row_marked_train",
             )
-    extra = [row._replace(split=Split.TRAIN) for row in _read_file(path.parent / train).rows]
+    extra = [row._replace(split=Split.TRAIN) for row in read_problems(path.parent / train, config.columns).rows]
     taken = {row.id for row in rows}
     # Ids that were made from line numbers clash as a matter of course; the file's name tells them apart.
     stem = Path(train).stem
     extra = [row._replace(id=f"{stem}:{row.id}") if row.id in taken else row for row in extra]
-    return ProblemFile((*rows, *extra), found.layout, found.places)
-
-
-def _read_file(path: Path) -> ProblemFile:
-    """Return the problems of a file of rows."""
-    return read_parquet_problems(path) if row_suffix(path) == PARQUET else read_problems(path)
+    return found._replace(rows=(*rows, *extra))
 
 
 def _refuse_worked_examples(rows: Sequence[Row], shown: Sequence[str], where: str) -> None:

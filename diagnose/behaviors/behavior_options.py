@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from posttrain.diagnose.behaviors.schema import BehaviorConfig, MaxTokens, Temperature, VerifierConfig
-from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.behaviors.schema import BehaviorConfig, MaxTokens, SplitConfig, Temperature, VerifierConfig
+from posttrain.diagnose.errors import BehaviorError, SettingsError
 from posttrain.diagnose.strict_settings import StrictModel, explain
 from posttrain.diagnose.types import LEAST_TEMPERATURE, MOST_TEMPERATURE, Problem, Split
 from posttrain.diagnose.yaml_text import YamlTextError, parse_yaml
+
+ALL = "all"
 
 
 class BehaviorOptions(StrictModel):
@@ -32,6 +35,16 @@ class BehaviorOptions(StrictModel):
     limit: int | None = Field(default=None, ge=1)
     """Problems of each split at most: a choice that depends on `split.seed` and on nothing else; a smaller one is part of a larger one."""
 
+    columns: dict[str, str] | None = None
+    """Our name → column of the file."""
+    split_eval: Literal["all"] | float | None = Field(default=None)
+    """Share of the problems that is measured, or `all` of them, also those whose rows name another split."""
+
+    @property
+    def measures_all(self) -> bool:
+        """Return whether every problem is measured, whatever the file says."""
+        return self.split_eval in (ALL, 1.0)
+
     def given(self) -> dict[str, Any]:
         """Return what is given, as JSON."""
         return self.model_dump(exclude_none=True)
@@ -44,7 +57,27 @@ class BehaviorOptions(StrictModel):
             parts["prompt"] = config.prompt.model_copy(update={"system": self.system})
         if self.verifier is not None:
             parts["verifier"] = VerifierConfig.model_validate(self.verifier)
+        if self.columns is not None and config.problems is not None:
+            parts["columns"] = config.columns | self.columns
+        if self.split_eval is not None:
+            parts["split"] = self._divide(config.split or SplitConfig())
         return config.model_copy(update=parts)
+
+    def _divide(self, split: SplitConfig) -> SplitConfig:
+        """Return a division with the share of eval that is asked for; what remains goes to train and final in the proportion of before."""
+        if self.measures_all:
+            return SplitConfig(train=0.0, final=0.0, seed=split.seed)
+        if isinstance(split.train, str):
+            raise BehaviorError(
+                f"--split-eval {self.split_eval}: the train problems are those of {split.train}; allowed beside it: all, which measures the others",
+                code="split_given_twice",
+            )
+        assert isinstance(self.split_eval, float)
+        before, usual = split.train + split.final, SplitConfig()
+        assert isinstance(usual.train, float)
+        ratio = split.train / before if before else usual.train / (usual.train + usual.final)
+        rest = 1.0 - self.split_eval
+        return SplitConfig(train=rest * ratio, final=rest * (1.0 - ratio), seed=split.seed)
 
     def choose(self, problems: Sequence[Problem], seed: int) -> tuple[Problem, ...]:
         """Return at most `limit` problems of each split, in file order.
@@ -74,6 +107,8 @@ def read_behavior_options(
     system: str | None = None,
     verifier: str | None = None,
     limit: int | None = None,
+    columns: Sequence[str] | None = None,
+    split_eval: str | None = None,
 ) -> BehaviorOptions:
     """Return the settings that a command line gives.
 
@@ -83,6 +118,8 @@ def read_behavior_options(
         system: A text.
         verifier: A kind, or `kind:key=value,key=value` with values as YAML writes them.
         limit: From 1 on.
+        columns: `OUR NAME=COLUMN` each.
+        split_eval: `all`, or a share above 0 and up to 1.
 
     Raises:
         SettingsError: One is malformed or out of range (`behavior_option`).
@@ -94,6 +131,8 @@ def read_behavior_options(
         "system": system,
         "verifier": None if verifier is None else _read_verifier(verifier),
         "limit": limit,
+        "columns": _read_columns(columns) if columns else None,
+        "split_eval": None if split_eval is None else _read_share(split_eval),
     }
     try:
         return BehaviorOptions.model_validate(given)
@@ -105,6 +144,33 @@ def read_behavior_options(
         }
         said = allowed.get(name, "a whole number from 1 on" if name == "limit" else explain(error, BehaviorOptions))
         raise SettingsError(f"--{name.replace('_', '-')}: got {given[name]}; allowed: {said}", code="behavior_option") from None
+
+
+def _read_columns(words: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for word in words:
+        left, equals, right = (part.strip() for part in word.partition("="))
+        if not (left and equals and right) or left in found:
+            got = f"{left} twice" if left in found else repr(word)
+            raise SettingsError(
+                f"--map: got {got}; allowed: OUR NAME=COLUMN, each name once, as in --map prompt=question answer=target",
+                code="behavior_option",
+            )
+        found[left] = right
+    return found
+
+
+def _read_share(text: str) -> str | float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if text != ALL and not 0.0 < share <= 1.0:
+        raise SettingsError(
+            f"--split-eval: got {text!r}; allowed: all, or a share of the problems above 0 and up to 1, such as 0.8",
+            code="behavior_option",
+        )
+    return text if text == ALL else share
 
 
 def _read_verifier(text: str) -> dict[str, Any]:
@@ -136,9 +202,17 @@ def _read_value(text: str) -> Any:
 
 
 def option_words(given: Mapping[str, Any]) -> list[str]:
-    """Return settings as the words of a command line, which `read_behavior_options` reads back."""
+    """Return settings as the words of a command line, which `read_behavior_options` reads back.
+
+    What is measured is left out: the words are those of a command that trains.
+    """
     words = []
     for name, value in given.items():
+        if name == "split_eval":
+            continue
+        if name == "columns":
+            words += ["--map", *(f"{ours}={theirs}" for ours, theirs in value.items())]
+            continue
         if name == "verifier":
             rest = [f"{key}={one if isinstance(one, str) else json.dumps(one)}" for key, one in value.items() if key != "kind"]
             value = ":".join([value["kind"], *([",".join(rest)] if rest else [])])

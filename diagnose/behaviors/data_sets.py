@@ -20,15 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.behaviors.chat_turns import read_turns, refuse_empty
-from posttrain.diagnose.behaviors.row_files import (
-    PARQUET,
-    ROW_FILES,
-    RowError,
-    read_objects,
-    read_table,
-    require_file,
-    row_suffix,
-)
+from posttrain.diagnose.behaviors.row_files import ROW_FILES, RowError, read_objects, require_file, row_suffix
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.types import Message, PromptFormat
@@ -158,22 +150,10 @@ def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Return every row of a file, with the words that say where it stands."""
     wanted, suffix = f"a {ROW_FILES} file of rows such as {ALLOWED}", row_suffix(path)
     require_file(path, wanted)
-    if suffix == PARQUET:
-        for batch in read_table(path, wanted).to_batches(max_chunksize=1024):
-            for offset, row in enumerate(batch.to_pylist()):
-                yield f"{path}: row {offset}", {key: _without_nulls(value) for key, value in row.items()}
-        return
     if not suffix:
         raise BehaviorError(f"{path}: got a {path.suffix or 'nameless'} file; allowed: {ROW_FILES}", code="unsupported_file")
     for _, where, row in read_objects(path, wanted, f"such as {ALLOWED}"):
         yield where, row
-
-
-def _without_nulls(value: Any) -> Any:
-    """Return a value of a parquet column without the keys that hold null: parquet has every key of any row in each of its objects."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(held) for key, held in value.items() if held is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _held(row: Mapping[str, Any]) -> frozenset[str]:

@@ -5,23 +5,30 @@ from __future__ import annotations
 import re
 
 from posttrain.diagnose.behaviors.problem_rows import ProblemFile
+from posttrain.diagnose.behaviors.row_contents import LETTERS
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten
+from posttrain.diagnose.types import VerifierSpec
 from posttrain.diagnose.verifiers.number import parse_number
 
 _LATEX = re.compile(r"\\[A-Za-z]+|\$[^$]+\$|[\w)}]\^\{?[\w(-]|\b[A-Za-z]_(?:\{|\d)")
 """A command, a formula, a power or an index."""
+_LETTERS_OF_CHOICE = 10
+_LETTER = re.compile(r"[A-J]|\([A-Z]\)")
+"""A choice; beyond J a letter in parentheses alone."""
 
 
-def guess_verifier(file: ProblemFile, where: str) -> str:
-    """Return the kind of verifier that fits every answer of a file.
+def guess_verifier(file: ProblemFile, where: str) -> VerifierSpec:
+    """Return the verifier that fits every answer of a file.
 
-    Numbers are read by `number`, the letters A to J by `choice`, answers of which one is LaTeX by `math`, and other texts of one line are
+    What the layout says counts first. Numbers are read by `number`, the letters A to J and letters in parentheses by `choice`, answers of which one is LaTeX by `math`, and other texts of one line are
     compared whole by `exact`.
 
     Raises:
         BehaviorError: Rows have no answer, or one of several lines: what is right then cannot be known from the answer alone.
     """
+    if file.verifier is not None:
+        return _choice(file) if file.verifier == "choice" else VerifierSpec(kind=file.verifier)
     for row in file.rows:
         if not row.answer:
             raise BehaviorError(
@@ -31,9 +38,9 @@ def guess_verifier(file: ProblemFile, where: str) -> str:
             )
     answers = [answer for row in file.rows for answer in (row.answer, *row.answers)]
     if all(parse_number(answer) is not None for answer in answers):
-        return "number"
-    if all(re.fullmatch(r"[A-J]", answer.strip()) for answer in answers):
-        return "choice"
+        return VerifierSpec(kind="number")
+    if all(_LETTER.fullmatch(answer.strip()) for answer in answers):
+        return _choice(file)
     for row in file.rows:
         if any("\n" in answer.strip() for answer in (row.answer, *row.answers)):
             raise BehaviorError(
@@ -42,4 +49,12 @@ def guess_verifier(file: ProblemFile, where: str) -> str:
                 "{kind: judge, ...} for its meaning; or keep the solution under references and the short result under answer",
                 code="multi_line_answer",
             )
-    return "math" if any(_LATEX.search(answer) for answer in answers) else "exact"
+    return VerifierSpec(kind="math" if any(_LATEX.search(answer) for answer in answers) else "exact")
+
+
+def _choice(file: ProblemFile) -> VerifierSpec:
+    """Return the verifier of choices, which knows A to J where it is not told more letters."""
+    last = max((answer.strip().strip("()") for row in file.rows for answer in (row.answer, *row.answers)), default="J")
+    most = max((len(row.metadata.get("choices", ())) for row in file.rows), default=0)
+    num = max(ord(last) - ord("A") + 1 if len(last) == 1 else 0, most)
+    return VerifierSpec(kind="choice", options={"letters": LETTERS[:num]} if num > _LETTERS_OF_CHOICE else {})

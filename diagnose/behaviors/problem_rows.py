@@ -1,4 +1,4 @@
-"""Problems from a JSONL, JSON or CSV file, read strictly: a wrong row is named with its line and never skipped."""
+"""Problems from a file of rows, read strictly: a wrong row is named with its line and never skipped."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain.diagnose.behaviors.column_names import OWN_COLUMNS, find_columns
 from posttrain.diagnose.behaviors.published_layouts import Layout, convert_row, find_layout
+from posttrain.diagnose.behaviors.row_contents import SPLITS_OF_OTHERS, as_text, convert_columns, is_boxed, lines_as_steps
 from posttrain.diagnose.behaviors.row_files import ROW_FILES, RowError, read_objects, row_suffix
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten, unknown
@@ -36,64 +38,72 @@ class ProblemFile(NamedTuple):
 
     rows: tuple[Row, ...]
     layout: Layout | None = None
-    """Whose published layout its rows have; None for our own and verl's."""
+    """Whose published layout its rows have; None for our own and for columns that were found one by one."""
     places: Mapping[str, str] = {}
     """File and line of each row, by its id; for error messages."""
+    columns: str = ""
+    """What was understood of columns that are not ours, in one line."""
+    verifier: str | None = None
+    """The kind that fits what the rows hold; None where the answers decide."""
 
 
-def read_problems(path: Path) -> ProblemFile:
+def read_problems(path: Path, columns: Mapping[str, str] | None = None) -> ProblemFile:
     """Read a problem file.
 
     Args:
-        path: A JSONL, JSON or CSV file of our own rows or of one of the published layouts; blank lines are allowed, an absent id becomes `row-<line>`.
+        path: A file of rows: our own, those of one of the published layouts, or with columns of usual names. An absent id becomes `row-<line>`.
+        columns: Our name → column, where the user says it.
 
     Raises:
         BehaviorError: If the file is missing or empty, or a row is wrong; the message names file and line.
     """
-    objects = read_objects(path, f"a {ROW_FILES} file of problems", f"with the keys {', '.join(Row._fields)}")
-    found = read_problem_objects(objects, "line" if row_suffix(path) == ".jsonl" else "row")
-    if not found.rows:
-        raise BehaviorError(
-            f'{path}: the file is empty; write one problem per line, as in {{"prompt": "2+2?", "answer": "4"}}', code="empty_file"
-        )
-    return found
+    objects = read_objects(path, f"a {ROW_FILES} file of problems", f"with the keys {', '.join(OWN_COLUMNS)}")
+    return read_problem_objects(objects, "line" if row_suffix(path) == ".jsonl" else "row", str(path), columns)
 
 
-def read_problem_objects(objects: Iterable[tuple[int, str, Mapping[str, Any]]], place: str) -> ProblemFile:
+def read_problem_objects(
+    objects: Iterable[tuple[int, str, Mapping[str, Any]]], place: str, source: str, columns: Mapping[str, str] | None = None
+) -> ProblemFile:
     """Read rows of one layout, which the first one decides.
 
     Args:
         objects: Number, file and place, and content of each row.
         place: What the numbers count, for error messages.
+        source: Where they come from, for error messages.
+        columns: Our name → column, where the user says it; then published layouts are not looked for.
 
     Raises:
-        BehaviorError: A row is wrong, or two have the same id.
+        BehaviorError: There is none, a row is wrong, or two have the same id.
     """
+    objects = list(objects)
+    if not objects:
+        raise BehaviorError(
+            f'{source}: the file is empty; write one problem per line, as in {{"prompt": "2+2?", "answer": "4"}}',
+            code="empty_file",
+        )
+    layout = None if columns else find_layout(objects[0][2])
+    found = find_columns(objects, columns or {}) if layout is None else None
+    verifier = layout.verifier if layout is not None else None
+    if found is not None and "choices" in found.names:
+        verifier = "choice"
+    elif found is not None and any(is_boxed(found, row) for _, _, row in objects):
+        verifier = "math"
     rows: list[Row] = []
     numbers: dict[str, int] = {}
     places: dict[str, str] = {}
-    layout: Layout | None = None
     for number, where, content in objects:
-        if not rows:
-            layout = find_layout(content)
-        row = _read_row(content if layout is None else convert_row(layout, content, where), number, where)
+        converted = convert_row(layout, content, where) if found is None else convert_columns(found, content, where)
+        row = _read_row(converted, number, where)
         if row.id in numbers:
             raise BehaviorError(
                 f"{where}: id {row.id!r} was already used in {place} {numbers[row.id]}; ids must differ", code="duplicate_id"
             )
         numbers[row.id], places[row.id] = number, where
         rows.append(row)
-    return ProblemFile(tuple(rows), layout, places)
+    return ProblemFile(tuple(rows), layout, places, "" if found is None else found.note, verifier)
 
 
 def _read_row(row: Mapping[str, Any], number: int, where: str) -> Row:
-    for key in row:
-        if key not in Row._fields:
-            raise BehaviorError(
-                f"{where}: {unknown('key', key, Row._fields)}; what belongs to nothing goes into metadata", code="unknown_key"
-            )
-    if row.get("prompt") is None:
-        raise BehaviorError(f"{where}: the row has no prompt; every row needs a prompt", code="missing_key")
     answer = _text(row, "answer", where)
     accepted = tuple(dict.fromkeys((*([] if answer is None else [answer]), *_answers(row.get("answers"), where))))
     metadata = row.get("metadata")
@@ -116,21 +126,22 @@ def _read_row(row: Mapping[str, Any], number: int, where: str) -> Row:
 def _answers(value: Any, where: str) -> tuple[str, ...]:
     if value is None:
         return ()
-    if not isinstance(value, list) or not value or not all(isinstance(answer, str) and answer.strip() for answer in value):
+    texts = [as_text(answer) or "" for answer in value] if isinstance(value, list) else []
+    if not texts or not all(text.strip() for text in texts):
         raise RowError(f"{where}: answers: got {shorten(value)}; allowed: a list of texts, each of which is right")
-    return tuple(value)
+    return tuple(texts)
 
 
 def _text(row: Mapping[str, Any], key: str, where: str) -> str | None:
     value = row.get(key)
     if value is None:
         return None
-    if not isinstance(value, str):
-        hint = f', so write "{value}"' if isinstance(value, int | float) and not isinstance(value, bool) else ""
-        raise RowError(f"{where}: {key}: got {shorten(value)}; allowed: a string{hint}")
-    if not value.strip():
+    text = as_text(value)
+    if text is None:
+        raise RowError(f"{where}: {key}: got {shorten(value)}; allowed: a text or a number")
+    if not text.strip():
         raise RowError(f"{where}: {key}: got an empty string; allowed: a text")
-    return value
+    return text
 
 
 def read_prompt(value: Any, where: str) -> str | tuple[Message, ...]:
@@ -159,6 +170,7 @@ def read_prompt(value: Any, where: str) -> str | tuple[Message, ...]:
 def _split(value: Any, where: str) -> Split | None:
     if value is None:
         return None
+    value = SPLITS_OF_OTHERS.get(value, value) if isinstance(value, str) else value
     if value not in [split.value for split in Split]:
         raise BehaviorError(f"{where}: {unknown('split', str(value), [split.value for split in Split])}", code="unknown_split")
     return Split(value)
@@ -176,9 +188,9 @@ def _reference(value: Any, where: str) -> Reference:
     allowed = 'allowed: a text, a list of steps (one per line), or {"steps": [...], "joiner": " "}'
     joiner = "\n"
     steps = value
-    if isinstance(value, str):
-        steps = [value]
-    elif isinstance(value, dict):
+    if isinstance(value, str) and value.strip():
+        return Reference(steps=tuple(lines_as_steps(value)))
+    if isinstance(value, dict):
         if not set(value) <= {"steps", "joiner"} or not isinstance(value.get("joiner", ""), str):
             raise RowError(f"{where}: references: got {shorten(value)}; {allowed}")
         steps, joiner = value.get("steps"), value.get("joiner", "\n")

@@ -1,24 +1,34 @@
 r"""Rows as well-known evaluation sets publish them, read as problems.
 
-A file is recognised by the columns of its first row: GSM8K, MATH, MMLU, ARC, HumanEval, MBPP, IFEval, and the sets that share their columns
-(MATH-500, MMLU-Pro, sanitized MBPP, HumanEval+). Solutions become reference paths, line by line; columns that have no meaning here go into metadata.
+A file is recognised by the columns of its first row: GSM8K, MATH, MMLU, ARC, HumanEval, MBPP, IFEval, BBH, the sets that share their columns
+(MATH-500, MMLU-Pro, sanitized MBPP, HumanEval+), and what verl trains on. Solutions become reference paths, line by line; columns that have no meaning here go into metadata.
 The template that says how to answer is only proposed: what is sent to a model stays what the file and the behavior say.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from posttrain.diagnose.behaviors.column_names import ALIASES, single_choices
+from posttrain.diagnose.behaviors.row_contents import (
+    LETTERS,
+    as_metadata,
+    as_text,
+    letter_of,
+    lines_as_steps,
+    list_choices,
+    read_choices,
+    split_worked_answer,
+)
 from posttrain.diagnose.behaviors.row_files import RowError
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.verifiers.reader.boxes import last_box
 
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_CALCULATION = re.compile(r"<<[^<>\n]*>>")
+_LISTED_CHOICE = re.compile(r"^\(([A-Z])\) (.+)$", re.MULTILINE)
+"""As BBH lists them in the question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +44,20 @@ class Layout:
     """The kind that fits; None where the answers decide."""
     template: str = "{question}"
     """A prompt that says how to answer, as a proposal."""
+    alone: bool = False
+    """Whether the row has these columns and no others."""
+    holds: Callable[[Mapping[str, Any]], bool] = lambda row: True
+    """Whether what the columns hold fits too."""
 
 
 def find_layout(row: Mapping[str, Any]) -> Layout | None:
     """Return the layout that a row has; None for one that has none of these, such as our own."""
+    held = {name for name, value in row.items() if value is not None}
+    if any(isinstance(row.get(name), str) for name in ALIASES["context"]) or single_choices(row, held):
+        return None  # a text that the question is about, or a column for each choice: none of these has that
     for layout in LAYOUTS:
-        if all(any(row.get(name) is not None for name in names) for names in layout.columns):
+        fits = all(held & set(names) for names in layout.columns)
+        if fits and not (layout.alone and len(held) > len(layout.columns)) and layout.holds(row):
             return layout
     return None
 
@@ -64,13 +82,12 @@ def convert_row(layout: Layout, row: Mapping[str, Any], where: str) -> dict[str,
 
 
 def _gsm8k(row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    solution, mark, answer = _text(row, "answer", where).rpartition("####")
-    if not mark or not answer.strip():
+    worked = split_worked_answer(_text(row, "answer", where))
+    if worked is None:
         raise RowError(
             f"{where}: answer: got {shorten(row['answer'])}; allowed: a solution that ends in `#### NUMBER`, as in GSM8K"
         )
-    path = _CALCULATION.sub("", solution + mark + answer)
-    return _row(row, where, "question", answer=answer.strip(), solution=path, used=("question", "answer"))
+    return _row(row, where, "question", answer=worked.answer, solution=worked.solution, used=("question", "answer"))
 
 
 def _math(row: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -88,27 +105,19 @@ def _multiple_choice(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     name = "choices" if row.get("choices") is not None else "options"
     question: Any = row["question"]
     found: Any = row.get(name)
-    texts: list[str]
-    labels: list[str] = []
     if isinstance(question, Mapping):  # as AI2 publishes ARC
         question, found = question.get("stem"), question.get("choices", found)
-    if isinstance(found, Mapping):
-        texts, labels = list(found.get("text", ())), [str(label) for label in found.get("label", ())]
-    elif isinstance(found, list) and all(isinstance(one, Mapping) for one in found):
-        texts, labels = [one.get("text") for one in found], [str(one.get("label")) for one in found]
-    else:
-        texts = found if isinstance(found, list) else []
-    if not isinstance(question, str) or not 2 <= len(texts) <= len(_LETTERS) or not all(isinstance(text, str) for text in texts):
+    texts, labels = read_choices(found)
+    if not isinstance(question, str) or not 2 <= len(texts) <= len(LETTERS) or not all(isinstance(text, str) for text in texts):
         raise RowError(f"{where}: {name}: got {shorten(found)}; allowed: two texts or more, beside a question")
     key = row["answerKey"] if row.get("answerKey") is not None else row["answer"]
-    letter = _letter(key, texts, labels)
+    letter = letter_of(key, texts, labels)
     if letter is None:
         raise RowError(
             f"{where}: the answer is {shorten(key)}, which is none of the {len(texts)} {name}; allowed: an index from 0, a label or a letter"
         )
-    listed = "\n".join(f"{_LETTERS[place]}. {text.strip()}" for place, text in enumerate(texts))
     used = ("question", "choices", "options", "answer", "answerKey", "answer_index", "id", "question_id")
-    made = _row({**row, "question": f"{question.strip()}\n{listed}"}, where, "question", answer=letter, used=used)
+    made = _row({**row, "question": list_choices(question, texts)}, where, "question", answer=letter, used=used)
     return {**made, "metadata": {**made["metadata"], "choices": [text.strip() for text in texts]}}
 
 
@@ -140,6 +149,37 @@ def _ifeval(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     return made | {"id": None if row.get("key") is None else str(row["key"])}
 
 
+def _bbh(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    made = _row(row, where, "input", answer=_scalar(row["target"], "target", where), used=("input", "target"))
+    listed = _LISTED_CHOICE.findall(made["prompt"])
+    if [letter for letter, _ in listed] == list(LETTERS[: len(listed)]) and listed:
+        made["metadata"] = {"choices": [text.strip() for _, text in listed]}
+    return made
+
+
+def _verl(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Read a row of verl's: its reward function stays behind, and the ground truth is what the behavior's verifier compares with.
+
+    Source: https://verl.readthedocs.io/en/latest/preparation/prepare_data.html.
+    """
+    reward, notes = row["reward_model"], row.get("extra_info")
+    if not isinstance(reward, Mapping) or reward.get("ground_truth") is None:
+        raise RowError(f'{where}: reward_model: got {shorten(reward)}; allowed: an object such as {{"ground_truth": "72"}}')
+    answer = as_text(reward["ground_truth"])
+    if answer is None or not answer.strip():
+        raise RowError(
+            f"{where}: ground_truth: got {shorten(reward['ground_truth'])}; allowed: a text or a number; answers of another kind need a verifier of "
+            "their own, so write the problems as JSONL"
+        )
+    index, split = (notes.get("index"), notes.get("split")) if isinstance(notes, Mapping) else (None, None)
+    return {
+        "id": None if index is None else f"{'row' if split is None else split}-{index}",
+        "prompt": row["prompt"],
+        "answer": answer,
+        "metadata": {name: row[name] for name in ("data_source", "ability") if isinstance(row.get(name), str)},
+    }
+
+
 def _question_and_answer(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     if "####" in str(row["answer"]):
         return _gsm8k(row, where)
@@ -147,6 +187,7 @@ def _question_and_answer(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 LAYOUTS = (
+    Layout("verl", (("prompt",), ("reward_model",)), _verl, None),
     Layout("IFEval", (("prompt",), ("instruction_id_list",), ("kwargs",)), _ifeval, "ifeval"),
     Layout(
         "HumanEval",
@@ -176,6 +217,7 @@ LAYOUTS = (
         _math,
         "math",
         "{question}\nThink step by step, and put the final answer into \\boxed{}.",
+        holds=lambda row: row.get("answer") is not None or bool(last_box(str(row["solution"]))),
     ),
     Layout(
         "GSM8K",
@@ -183,6 +225,10 @@ LAYOUTS = (
         _question_and_answer,
         None,
         "{question}\nThink step by step, and end with a line that holds #### and the number alone.",
+        holds=lambda row: "####" in str(row["answer"]),
+    ),
+    Layout(
+        "BBH", (("input",), ("target",)), _bbh, None, "{question}\nWrite the answer alone, without an explanation.", alone=True
     ),
 )
 """Those that need more columns come first."""
@@ -200,24 +246,15 @@ def _row(
     """Return a row of ours; columns that are not `used` go into metadata."""
     name = next((row[key] for key in ("task_id", "unique_id", "id", "question_id") if row.get(key) is not None), None)
     rest = {key: value for key, value in row.items() if key not in (*used, "id", "unique_id", "task_id") and value is not None}
+    split = rest.pop("split", None)
     return {
         "id": None if name is None else str(name),
         "prompt": _text(row, prompt, where),
         "answer": answer,
-        "references": None if solution is None else [{"steps": _lines(solution), "joiner": ""}],
-        "metadata": json.loads(json.dumps(rest, default=str)),
+        "references": None if solution is None else [{"steps": lines_as_steps(solution), "joiner": ""}],
+        "split": split,
+        "metadata": as_metadata(rest),
     }
-
-
-def _lines(text: str) -> list[str]:
-    """Return a text line by line, as steps that make it up; blank lines belong to the line before them."""
-    steps: list[str] = []
-    for line in text.rstrip().splitlines(keepends=True):
-        if steps and not (line.strip() and steps[-1].strip()):
-            steps[-1] += line
-        else:
-            steps.append(line)
-    return steps
 
 
 def _text(row: Mapping[str, Any], name: str, where: str) -> str:
@@ -229,22 +266,7 @@ def _text(row: Mapping[str, Any], name: str, where: str) -> str:
 
 def _scalar(value: Any, name: str, where: str) -> str:
     """Return an answer as text; numbers are written out."""
-    if isinstance(value, str) and value.strip():
-        return value.strip()
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(int(value) if value == int(value) else value)
-    raise RowError(f"{where}: {name}: got {shorten(value)}; allowed: a text or a number")
-
-
-def _letter(key: Any, texts: list[str], labels: list[str]) -> str | None:
-    """Return the letter of the choice that a label, a letter, an index or its words name."""
-    if isinstance(key, int) and not isinstance(key, bool):
-        return _LETTERS[key] if 0 <= key < len(texts) and not labels else _letter(str(key), texts, labels)
-    if not isinstance(key, str) or not key.strip():
-        return None
-    word = key.strip()
-    names = labels or list(_LETTERS[: len(texts)])
-    place = names.index(word) if word in names else texts.index(word) if texts.count(word) == 1 else None
-    if place is None and word.isdigit() and not labels and int(word) < len(texts):
-        place = int(word)
-    return None if place is None else _LETTERS[place]
+    text = as_text(value)
+    if text is None or not text.strip():
+        raise RowError(f"{where}: {name}: got {shorten(value)}; allowed: a text or a number")
+    return text.strip()

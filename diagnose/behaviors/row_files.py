@@ -1,7 +1,8 @@
-"""Files of rows, JSONL, JSON, CSV and parquet, read strictly: whatever cannot be read is named with its place and never skipped."""
+"""Files of rows, JSONL, JSON, CSV, TSV and parquet, read strictly: whatever cannot be read is named with its place and never skipped."""
 
 from __future__ import annotations
 
+import ast
 import csv
 import gzip
 import io
@@ -20,14 +21,17 @@ from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten
 
 PARQUET, GZIP = ".parquet", ".gz"
-_OF_TEXT = (".jsonl", ".ndjson", ".json", ".csv")
-ROW_FILES = ".jsonl, .json, .csv (each also as .gz) or .parquet"
+_OF_TEXT = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+ROW_FILES = ".jsonl, .json, .csv, .tsv (each also as .gz) or .parquet"
 """Files of rows, for messages."""
 _COLUMNS_OF_NUMBERS = frozenset({"label", "weight", "margin"})
 _COLUMNS_OF_JSON = _COLUMNS_OF_NUMBERS | {
     "references", "answers", "metadata", "choices", "options", "test_list", "kwargs", "instruction_id_list", "messages", "completions", "labels",
 }  # fmt: skip
 """Columns whose cells in a CSV file are JSON."""
+_OF_A_ROW = frozenset({"prompt", "question", "problem", "query", "instruction", "input", "text", "messages"})
+"""Keys that make an object a row, and no file of rows."""
 
 
 class RowError(BehaviorError):
@@ -68,25 +72,29 @@ def read_text(path: Path, wanted: str) -> str:
 
 
 def read_objects(path: Path, wanted: str, row_form: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Read the rows of a JSONL, JSON or CSV file: the number of each, from 1, where it stands, and its content.
+    """Read the rows of a file: the number of each, where it stands, and its content.
 
-    Numbers count lines in JSONL, where blank ones are passed over, elements of a JSON array, and rows below the header of a CSV file, whose empty
-    cells are left out.
+    Numbers count, from 1, lines in JSONL, where blank ones are passed over, elements of a JSON array, and rows below the header of a CSV or TSV file,
+    whose empty cells are left out; and rows of a parquet file from 0. Keys of a parquet row that hold null are left out: parquet has
+    every key of any row in each of its objects.
 
     Args:
-        path: One object per line, an array of objects, or a table with a header.
+        path: One object per line, an array of objects (which may be the only list in an object), or a table with a header.
         wanted: The file that should have been given, for error messages.
         row_form: What a row looks like, for error messages.
 
     Raises:
         BehaviorError: The file is missing or is no text, or a row is no object.
     """
+    if row_suffix(path) == PARQUET:
+        yield from _parquet_rows(path, wanted)
+        return
     require_file(path, wanted)
     text, suffix = read_text(path, wanted), row_suffix(path)
-    if suffix == ".csv":
+    if suffix in _DELIMITERS:
         rows: Iterator[tuple[int, str, Any]] = _table_rows(text, path)
-    elif suffix == ".json" and text.lstrip()[:1] == "[":
-        rows = ((number, f"{path}: element {number}", row) for number, row in enumerate(_array(text, path), start=1))
+    elif suffix == ".json" and (elements := _array(text, path)) is not None:
+        rows = ((number, f"{path}: element {number}", row) for number, row in enumerate(elements, start=1))
     else:
         rows = _lines(text, path)
     may_hold_halves = _HALF.search(text) is not None
@@ -111,19 +119,47 @@ def _lines(text: str, path: Path) -> Iterator[tuple[int, str, Any]]:
         yield number, f"{path}:{number}", row
 
 
-def _array(text: str, path: Path) -> list[Any]:
+def _array(text: str, path: Path) -> list[Any] | None:
+    """Return the elements of an array, or of the only list of objects in an object; None for one object per line."""
+    begins = text.lstrip()[:1]
     try:
-        return list(json.loads(text))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
+        if begins != "[":
+            return None
         raise BehaviorError(
             f"{path}: not JSON ({error}); write an array of objects, or one object per line", code="invalid_json"
         ) from None
+    if isinstance(content, list):
+        return content
+    lists = [value for value in content.values() if _is_list_of_objects(value)] if isinstance(content, dict) else []
+    return lists[0] if len(lists) == 1 and not _OF_A_ROW & content.keys() else None
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and "role" not in one for one in value)
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a value without the keys that hold null, in objects at any depth."""
+    if isinstance(value, dict):
+        return {key: without_nulls(held) for key, held in value.items() if held is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _parquet_rows(path: Path, wanted: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    number = 0
+    for batch in read_table(path, wanted).to_batches(max_chunksize=1024):
+        for row in batch.to_pylist():
+            yield number, f"{path}: row {number}", without_nulls(row)
+            number += 1
 
 
 def _table_rows(text: str, path: Path) -> Iterator[tuple[int, str, Any]]:
-    """Yield the rows of a CSV file as objects of texts; cells of columns that hold lists or objects are read as JSON."""
+    """Yield the rows of a table as objects of texts; cells of columns that hold lists or objects are read as JSON."""
     csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    delimiter = _delimiter(text, path)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
         header = [name.strip() for name in next(reader, [])]
         if doubled := [name for name, count in Counter(header).items() if count > 1 or not name]:
@@ -150,6 +186,12 @@ def _table_rows(text: str, path: Path) -> Iterator[tuple[int, str, Any]]:
         ) from None
 
 
+def _delimiter(text: str, path: Path) -> str:
+    """Return what stands between cells: what the file's name says, or a semicolon where the header of a CSV file has no comma."""
+    usual, header = _DELIMITERS[row_suffix(path)], text.lstrip("\n").partition("\n")[0]
+    return ";" if usual == "," and "," not in header and ";" in header else usual
+
+
 def _cell(name: str, cell: str) -> Any:
     """Return a cell's text, or what it holds as JSON where the column holds a list, an object, a number or a truth value, or the prompt is a chat."""
     of_json = name in _COLUMNS_OF_JSON
@@ -158,7 +200,10 @@ def _cell(name: str, cell: str) -> Any:
     try:
         value = json.loads(cell.strip().lower() if name in _COLUMNS_OF_NUMBERS else cell)
     except (ValueError, RecursionError):
-        return cell
+        try:  # as pandas writes lists
+            value = ast.literal_eval(cell.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return cell
     is_chat = isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value)
     return value if of_json or is_chat else cell
 

@@ -204,6 +204,8 @@ class BehaviorConfig(StrictModel):
 
     name: Name | None = None
     problems: NonEmpty | None = None
+    columns: dict[NonEmpty, NonEmpty] = Field(default_factory=dict)
+    """Of `problems`: our name → the file's column, where it cannot be guessed."""
     reasoning_gym: GeneratorConfig | None = None
     verifier: VerifierConfig | None = None
     prompt: PromptConfig = PromptConfig()

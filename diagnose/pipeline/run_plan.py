@@ -15,7 +15,7 @@ from posttrain.diagnose.report.words import describe_limit, describe_verifier
 from posttrain.diagnose.sampling import token_limit
 from posttrain.diagnose.sampling.token_limit import recorded_limit
 from posttrain.diagnose.storage.run_directory import RunDirectory
-from posttrain.diagnose.types import Behavior, LimitSource
+from posttrain.diagnose.types import Behavior, LimitSource, Split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +77,7 @@ def _plan_behavior(request: DiagnoseRequest, behavior: Behavior) -> RunPlan:
         reference_paths=references,
         lines=(
             line,
+            f"  {_splits_in_words(behavior)}",
             f"  verifier: {described}",
             f"  longest sample: {limit}",
             *(f"  {note}" for note in behavior.notes),
@@ -84,6 +85,16 @@ def _plan_behavior(request: DiagnoseRequest, behavior: Behavior) -> RunPlan:
             *probe_lines,
         ),
     )
+
+
+def _splits_in_words(behavior: Behavior) -> str:
+    """Return how many problems are in which split."""
+    counts = {split: len(behavior.split(split)) for split in (Split.EVAL, Split.TRAIN, Split.FINAL)}
+    listed = ", ".join(f"{count} {split}" for split, count in counts.items() if count)
+    total = len(behavior.problems)
+    if counts[Split.EVAL] == total:
+        return f"splits: all {total} problems are eval, none is left to train on"
+    return f"splits: {listed} of {total} problems; --split-eval all measures all of them"
 
 
 def _bound_limit(request: DiagnoseRequest, behavior: Behavior) -> Behavior:

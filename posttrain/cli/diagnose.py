@@ -44,7 +44,7 @@ Data = Annotated[
 def diagnose(
     model: options.Model,
     behaviors: options.Behaviors,
-    out: options.Out,
+    out: options.OutUnlessDry = None,
     samples: options.Samples = None,
     precision: options.Precision = None,
     max_tokens_total: options.MaxTokensTotal = None,
@@ -53,6 +53,8 @@ def diagnose(
     system: options.System = None,
     verifier: options.VerifierOption = None,
     limit: options.Limit = None,
+    columns: options.Map = None,
+    split_eval: options.SplitEval = None,
     probes: options.Probes = "auto",
     teacher: Teacher = None,
     earlier: Earlier = None,
@@ -76,6 +78,7 @@ def diagnose(
     quiet: options.Quiet = False,
 ) -> None:
     """Measure behaviors, find their bottlenecks, name the next stage."""
+    folder = options.require_out(out, dry_run)
     if not dry_run:
         options.check_models(engine, model, teacher, earlier)
 
@@ -86,9 +89,16 @@ def diagnose(
     request = DiagnoseRequest(
         model=model,
         behaviors=options.load_behaviors(
-            behaviors, max_tokens=max_tokens, temperature=temperature, system=system, verifier=verifier, limit=limit
+            behaviors,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            system=system,
+            verifier=verifier,
+            limit=limit,
+            columns=columns or None,
+            split_eval=split_eval,
         ),
-        out=out,
+        out=folder,
         engine=engine,
         workers=workers,
         samples=samples,

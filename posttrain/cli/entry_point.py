@@ -40,11 +40,11 @@ class _Verbs(typer.core.TyperGroup):
 
 
 class _Verb(typer.core.TyperCommand):
-    """A verb; `--retain` takes all names up to the next option."""
+    """A verb; `--retain` takes all names up to the next option, `--map` all pairs."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse what stands behind the verb."""
-        return super().parse_args(ctx, repeat_option(args, "--retain"))
+        return super().parse_args(ctx, repeat_option(repeat_option(args, "--retain"), "--map", "="))
 
 
 app = typer.Typer(

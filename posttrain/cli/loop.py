@@ -54,6 +54,7 @@ def loop(
     system: options.System = None,
     verifier: options.VerifierOption = None,
     limit: options.Limit = None,
+    columns: options.Map = None,
     probes: options.Probes = "auto",
     engine: Annotated[
         str,
@@ -75,7 +76,13 @@ def loop(
     from posttrain.trainers.distributed.launch import is_rank_zero
 
     loaded = options.load_behaviors(
-        behaviors, max_tokens=max_tokens, temperature=temperature, system=system, verifier=verifier, limit=limit
+        behaviors,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        system=system,
+        verifier=verifier,
+        limit=limit,
+        columns=columns or None,
     )
     retained = options.retained_names(retain)
     result = run_loop(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,10 +25,14 @@ Behaviors = Annotated[
     list[str],
     typer.Argument(
         metavar="BEHAVIOR...",
-        help="Bundled names (see `posttrain behaviors`), .yaml files, or .jsonl, .json, .csv or .parquet files of problems.",
+        help="Bundled names (see `posttrain behaviors`), .yaml files, .jsonl, .json, .csv, .tsv or .parquet files of problems.",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; the same command on the same folder resumes.")]
+OutUnlessDry = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for the results; the same command on the same folder resumes. --dry-run needs none."),
+]
 Samples = Annotated[
     int | None, typer.Option("--samples", help="Samples per problem, 16 by default; one greedy sample comes on top.")
 ]
@@ -81,6 +87,24 @@ Limit = Annotated[
         "--limit",
         metavar="N",
         help="At most N problems of each split, chosen by split.seed; those of a smaller N are among those of a larger one.",
+    ),
+]
+Map = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="OURS=COLUMN...",
+        help="Which column holds what, all pairs up to the next option, as in --map prompt=question answer=target; usual names and published layouts "
+        "are known without it (docs/data.md).",
+    ),
+]
+SplitEval = Annotated[
+    str | None,
+    typer.Option(
+        "--split-eval",
+        metavar="all|SHARE",
+        help="Share of the problems that is measured, in place of what `split:` leaves (0.4 by default); all measures every problem and leaves none to "
+        "train on.",
     ),
 ]
 RetentionWeight = Annotated[
@@ -168,18 +192,26 @@ def split_names(option: str, given: str) -> list[str]:
     return names
 
 
-def repeat_option(arguments: Sequence[str], option: str) -> list[str]:
+def repeat_option(arguments: Sequence[str], option: str, mark: str = "") -> list[str]:
     """Return arguments in which an option stands before each of its values, where it stood before the first of several.
 
     Its values are what follows up to the next option: `--retain a b --out x` becomes `--retain a --retain b --out x`.
+
+    Args:
+        arguments: What stands behind a verb.
+        option: Its name.
+        mark: What each further value holds, such as `=`; the first word without it ends the values.
     """
     repeated: list[str] = []
     inside = False
     for number, argument in enumerate(arguments):
+        first = number > 0 and arguments[number - 1] == option
         if argument.startswith("-"):
             inside = argument == option or argument.startswith(f"{option}=")
-        elif inside and arguments[number - 1] != option:
-            repeated.append(option)
+        elif inside and not first:
+            inside = mark in argument
+            if inside:
+                repeated.append(option)
         repeated.append(argument)
     return repeated
 
@@ -230,6 +262,19 @@ def load_behaviors(sources: list[str], **given: Any) -> Sequence[str | Behavior]
     from posttrain.diagnose.behaviors.behavior_options import read_behavior_options
 
     return load_behaviors(sources, read_behavior_options(**given))
+
+
+def require_out(out: Path | None, dry_run: bool) -> Path:
+    """Return the folder of the results; for a dry run without one a name that is not used.
+
+    Raises:
+        SettingsError: There is none (`no_out`).
+    """
+    if out is None and not dry_run:
+        from posttrain.diagnose.errors import SettingsError
+
+        raise SettingsError("--out is missing; give a folder for the results, such as --out runs/first", code="no_out")
+    return out or Path(tempfile.gettempdir()) / f"posttrain-dry-run-{os.getpid()}"
 
 
 def check_models(engine: str, *models: str | None) -> None:

@@ -50,6 +50,7 @@ def train(
     system: options.System = None,
     verifier: options.VerifierOption = None,
     limit: options.Limit = None,
+    columns: options.Map = None,
     engine: TrainingEngine = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -63,7 +64,13 @@ def train(
     from posttrain.trainers.distributed.launch import is_rank_zero
 
     loaded = options.load_behaviors(
-        behaviors, max_tokens=max_tokens, temperature=temperature, system=system, verifier=verifier, limit=limit
+        behaviors,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        system=system,
+        verifier=verifier,
+        limit=limit,
+        columns=columns or None,
     )
     result = run_train(
         stage, model, loaded, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,

@@ -87,9 +87,26 @@ def test_a_limit_chooses_of_each_split_and_a_smaller_one_is_part_of_a_larger_one
     assert load_behavior("good.yaml", BehaviorOptions(limit=60)).fingerprint == whole.fingerprint
 
 
+def test_columns_and_the_share_of_eval_are_given_on_the_command_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": "no", "frage": f"{i} + 1 =", "wert": i + 1} for i in range(20)]
+    (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = "--map frage=prompt answer=wert --split-eval all --limit 5"
+    run = f"diagnose model.yaml {options} mine.jsonl --engine scripted --samples 2 --probes none --quiet"
+    assert command(monkeypatch, f"{run} --dry-run") == 0  # --out is needed by what writes alone
+    assert "all 5 problems are eval" in capsys.readouterr().out
+    assert command(monkeypatch, run) == 2
+    assert command(monkeypatch, f"{run} --out out") == 0
+    assert len(assemble("out")["mine"].problems) == 5  # loads the behavior again
+    entry = DiagnosisFile.model_validate_json((folder / "out" / "diagnosis.json").read_text())["mine"]
+    assert option_words(entry.options) == ["--limit", "5", "--map", "frage=prompt", "answer=wert"]
+
+
 WRONG: list[dict[str, Any]] = [
     {"max_tokens": "0"}, {"max_tokens": "-3"}, {"max_tokens": "many"}, {"temperature": -1.0}, {"temperature": float("nan")},
-    {"limit": 0}, {"verifier": "number:tolerance"}, {"verifier": "number:kind=exact"},
+    {"limit": 0}, {"verifier": "number:tolerance"}, {"verifier": "number:kind=exact"}, {"split_eval": "0"}, {"split_eval": "most"},
+    {"columns": ["prompt"]}, {"columns": ["prompt="]}, {"columns": ["prompt=a", "prompt=b"]},
 ]  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def test_the_verifier_is_guessed_from_all_answers(tmp_path: Path) -> None:
     assert (numbers.verifier.kind, texts.verifier.kind) == ("number", "exact")
 
 
-@pytest.mark.parametrize("answers", [[], "12", [12], [""]])
+@pytest.mark.parametrize("answers", [[], "12", [True], [""]])
 def test_wrong_answers_are_refused(tmp_path: Path, answers: Any) -> None:
     with pytest.raises(BehaviorError) as caught:
         load_behavior(write(tmp_path / "rows.jsonl", [{"prompt": "How many?", "answers": answers}]))

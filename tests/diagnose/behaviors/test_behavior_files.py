@@ -124,7 +124,8 @@ def test_rows_in_other_files(tmp_path: Path, name: str) -> None:
         ("a.csv", b"prompt,answer\nq,1,2\n", "invalid_csv", "row 1"),
         ("a.csv", b"prompt,prompt\nq,1\n", "invalid_csv", "twice"),
         ("a.csv", b'prompt,answer\n"q,1\n', "invalid_csv", "a.csv"),
-        ("a.csv", b"question;answer\nq;1\n", "unknown_key", "row 1"),
+        ("a.csv", b"frage;loesung\nq;1\n", "unknown_columns", "row 1"),
+        ("a.tsv", b"prompt\tanswer\nq\t1\t2\n", "invalid_csv", "row 1"),
         ("a.csv", b"", "empty_file", ""),
         ("a.jsonl.gz", b"no gzip", "unreadable_file", ""),
         ("a.jsonl.gz", gzip.compress(b'{"prompt": "q", "answer": "1"}', mtime=0)[:-6], "unreadable_file", ""),
@@ -160,7 +161,7 @@ def test_rows(tmp_path: Path) -> None:
     first, second = load_behavior(path).problems
     assert first.id == "row-1"
     assert (first.group, first.key, first.metadata) == ("g", "k", {"x": 1})
-    assert [reference.steps for reference in first.references] == [("one\ntext",), ("a\n", "b"), ("a ", "b ", "c")]
+    assert [reference.steps for reference in first.references] == [("one\n", "text"), ("a\n", "b"), ("a ", "b ", "c")]
     assert second.prompt == (Message("system", "s"), Message("user", "u"))
     assert second.key == default_key(second.prompt)
 
@@ -253,12 +254,13 @@ def refused(source: str | Path, code: str | None = None) -> str:
         ('{"prompt": "q"}', "missing_key", "no answer"),
         ('{"prompt": "q", "answer": " "}', "invalid_row", "empty string"),
         ('{"answer": "a"}', "missing_key", "no prompt"),
-        ('{"prompt": "q", "answer": 12}', "invalid_row", 'write "12"'),
+        ('{"prompt": "q", "answer": true}', "invalid_row", "got True"),
+        ('{"prompt": "q", "answer": NaN}', "invalid_row", "got nan"),
         ('{"prompt": "q", "answer": "a", "reference": "x"}', "unknown_key", "did you mean 'references'?"),
         ('{"prompt": "q", "answer": "a", "references": "x"}', "invalid_row", "a list"),
         ('{"prompt": "q", "answer": "a", "references": [[]]}', "invalid_row", "list of steps"),
         ('{"prompt": "q", "answer": "a", "references": [{"step": ["x"]}]}', "invalid_row", "list of steps"),
-        ('{"prompt": "q", "answer": "a", "split": "test"}', "unknown_split", "allowed: eval, final, train"),
+        ('{"prompt": "q", "answer": "a", "split": "tset"}', "unknown_split", "allowed: eval, final, train"),
         ('{"prompt": "q", "answer": "a", "metadata": 1}', "invalid_row", "an object"),
         ('{"prompt": [], "answer": "a"}', "invalid_row", "prompt: got []"),
         ('{"prompt": [{"role": "usr", "content": "x"}], "answer": "a"}', "unknown_role", "did you mean 'user'?"),

@@ -226,7 +226,7 @@ def test_bad_files_are_refused_in_one_line(text: str, said: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "content", "code"),
     [
-        ("rows.tsv", b"a\tb", "unsupported_file"),
+        ("rows.txt", b"a\tb", "unsupported_file"),
         ("rows.parquet", b"PAR1 not", "unreadable_file"),
         ("rows.jsonl", b"\xff\xfe", "unreadable_file"),
     ],

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from posttrain.diagnose.behaviors import load_behavior
-from posttrain.diagnose.behaviors.parquet_problems import read_parquet_problems
+from posttrain.diagnose.behaviors.problem_rows import read_problems
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Message, Split
 
@@ -52,29 +52,27 @@ def test_one_file_is_divided_by_the_split_of_the_behavior(tmp_path: Path) -> Non
 
 def test_ids_come_from_the_notes_or_the_place(tmp_path: Path) -> None:
     bare = write(tmp_path / "bare.parquet", *({k: v for k, v in row(i).items() if k != "extra_info"} for i in range(2)))
-    assert [one.id for one in read_parquet_problems(bare).rows] == ["row-0", "row-1"]
+    assert [one.id for one in read_problems(bare).rows] == ["row-0", "row-1"]
     unsplit = write(tmp_path / "unsplit.parquet", row(7, extra_info={"index": 7}), row(8, extra_info={"index": 9}))
-    assert [one.id for one in read_parquet_problems(unsplit).rows] == ["row-7", "row-9"]
+    assert [one.id for one in read_problems(unsplit).rows] == ["row-7", "row-9"]
 
 
 @pytest.mark.parametrize(("truth", "answer"), [(72, "72"), (72.0, "72"), (0.5, "0.5"), ("1/2", "1/2")])
 def test_numbers_are_written_as_texts(truth: Any, answer: str, tmp_path: Path) -> None:
     path = write(tmp_path / "rows.parquet", row(0, reward_model={"style": "rule", "ground_truth": truth}))
-    assert read_parquet_problems(path).rows[0].answer == answer
+    assert read_problems(path).rows[0].answer == answer
 
 
 def test_turns_may_have_empty_fields_beside_role_and_content(tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "1 + 1?", "name": None}]
-    assert read_parquet_problems(write(tmp_path / "rows.parquet", row(0, prompt=chat))).rows[0].prompt == (
-        Message("user", "1 + 1?"),
-    )
+    assert read_problems(write(tmp_path / "rows.parquet", row(0, prompt=chat))).rows[0].prompt == (Message("user", "1 + 1?"),)
 
 
 @pytest.mark.parametrize(
     ("rows", "code", "got"),
     [
-        ([{"text": "1?", "label": "1"}], "unknown_columns", "columns text, label, without prompt and reward_model"),
-        ([{"prompt": "1?"}], "unknown_columns", "reward_model"),
+        ([{"text": "1?", "label": "1"}], "unknown_columns", "columns text, label, none of which"),
+        ([{"prompt": "1?"}], "missing_key", "no answer"),
         ([row(0, reward_model={"style": "rule", "ground_truth": None})], "invalid_row", "row 0: reward_model: got"),
         ([row(0, reward_model="12")], "invalid_row", "reward_model: got '12'"),
         ([row(0, reward_model={"ground_truth": ["1", "2"]})], "invalid_row", "ground_truth: got ['1', '2']"),
@@ -92,7 +90,7 @@ def test_turns_may_have_empty_fields_beside_role_and_content(tmp_path: Path) -> 
 )
 def test_odd_files_are_refused_in_one_line(rows: list[dict[str, Any]], code: str, got: str, tmp_path: Path) -> None:
     with pytest.raises(BehaviorError) as refused:
-        read_parquet_problems(write(tmp_path / "rows.parquet", *rows))
+        load_behavior(write(tmp_path / "rows.parquet", *rows))
     assert refused.value.code == code
     assert got in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -100,14 +98,14 @@ def test_odd_files_are_refused_in_one_line(rows: list[dict[str, Any]], code: str
 
 def test_what_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BehaviorError) as excinfo:
-        read_parquet_problems(tmp_path / "none.parquet")
+        read_problems(tmp_path / "none.parquet")
     assert excinfo.value.code == "no_such_file"
     (tmp_path / "odd.parquet").write_text("{}")
     with pytest.raises(BehaviorError) as excinfo:
-        read_parquet_problems(tmp_path / "odd.parquet")
+        read_problems(tmp_path / "odd.parquet")
     assert excinfo.value.code == "unreadable_file"
     empty = tmp_path / "empty.parquet"
     pq.write_table(pa.Table.from_pylist([row(0)]).slice(0, 0), empty)
     with pytest.raises(BehaviorError) as excinfo:
-        read_parquet_problems(empty)
+        read_problems(empty)
     assert excinfo.value.code == "empty_file"

@@ -29,6 +29,7 @@ KINDS = {
     "humaneval": ("code", VerifierOrigin.LAYOUT),
     "mbpp": ("code", VerifierOrigin.LAYOUT),
     "ifeval": ("ifeval", VerifierOrigin.LAYOUT),
+    "bbh": ("choice", VerifierOrigin.GUESSED),
 }
 FOLLOWS = "the water goes on and the snow melts over the hill until the end."
 
@@ -179,7 +180,8 @@ def test_sanitized_rows_of_mbpp_have_a_prompt(tmp_path: Path) -> None:
         ([{"question": "q", "choices": ["w", "x"], "answer": "E"}], "invalid_row"),
         ([{"question": "q", "choices": ["w"], "answer": 0}], "invalid_row"),
         ([{"question": "q", "choices": ["w", "x"], "answer": 0}, {"question": "r", "answer": 0}], "invalid_row"),
-        ([{"problem": "p", "solution": "no box"}], "invalid_row"),
+        ([{"problem": "p", "solution": r"\boxed{1}"}, {"problem": "q", "solution": "no box"}], "invalid_row"),
+        ([{"problem": "p", "solution": "no\nbox"}], "multi_line_answer"),
         ([{"question": "q", "answer": "no number: ####"}], "invalid_row"),
         ([{"text": "t", "test_list": "assert f(1)"}], "invalid_row"),
         ([{"prompt": "p", "instruction_id_list": ["punctuation:no_comma"], "kwargs": []}], "invalid_row"),

@@ -1,0 +1,223 @@
+"""Which column of a file holds what, where its rows are neither our own nor those of a published set.
+
+Columns are found by their usual names, or a user names them (`--map`, or `columns:` of a behavior file). Names are compared without regard to case,
+blanks and hyphens. What is found under another name than our own is said in one line, and columns that have no meaning here go into the metadata.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from posttrain.diagnose.errors import BehaviorError
+from posttrain.diagnose.strict_settings import closest, shorten
+
+OWN_COLUMNS = ("id", "prompt", "answer", "references", "group", "split", "key", "hint", "metadata", "answers")
+"""What a row of ours may hold."""
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "prompt": ("question", "problem", "query", "instruction", "input", "messages", "question_stem", "problem_statement", "ctx", "user_prompt"),
+    "answer": (
+        "target", "ground_truth", "gold", "expected", "final_answer", "expected_answer", "reference_answer", "correct_answer", "gold_answer",
+        "answerkey", "ideal", "label", "answer_idx", "answer_index", "correct_option", "correct_idx", "gold_index", "gold_idx", "expected_output",
+        "output", "response", "completion",
+    ),
+    "solution": (
+        "solution", "rationale", "cot", "chain_of_thought", "reasoning", "explanation", "worked_solution", "generated_solution", "canonical_solution",
+    ),
+    "choices": ("choices", "options", "endings", "candidates"),
+    "context": ("context", "passage", "article", "document", "background"),
+    "id": ("task_id", "unique_id", "question_id", "problem_id", "doc_id", "qid", "uid", "idx", "index"),
+}  # fmt: skip
+"""Our name → usual names of others, the most telling first. Those of `id` are used where they differ from row to row."""
+MAPPED = (*OWN_COLUMNS, "solution", "choices", "context")
+"""What a user may say a column holds: `solution` (a worked one: a reference path), `choices` (texts of which one is right) and `context` (a text
+that stands before the question) beside what a row of ours holds."""
+_ONE_CHOICE = re.compile(r"(?:(?:option|choice|op|opt|answer|ending)_?)?([a-j]|[0-9])")
+_TYPO, _TYPO_LENGTH = 0.8, 4
+"""How alike a column must be to one of ours, and how long, to be taken for a misspelt one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Columns:
+    """Which column holds what."""
+
+    names: Mapping[str, str | tuple[str, ...]]
+    """Our name (one of `MAPPED`) → the column, or several that hold a choice each."""
+    extra: tuple[str, ...] = ()
+    """Columns that have no meaning here."""
+    given: frozenset[str] = field(default=frozenset())
+    """Of `names`, those that the user said."""
+
+    def held(self, row: Mapping[str, Any], name: str) -> Any:
+        """Return what a row holds under our name; None where it holds nothing."""
+        column = self.names.get(name)
+        if isinstance(column, tuple):
+            return {_mark(one, place): row[one] for place, one in enumerate(column) if row.get(one) is not None} or None
+        return None if column is None else row.get(column)
+
+    @property
+    def note(self) -> str:
+        """Return what was understood of the columns, in one line; empty where all have our names."""
+        renamed = [
+            f"{theirs if isinstance(theirs, str) else ', '.join(theirs)} → {ours}"
+            for ours, theirs in self.names.items()
+            if ours != theirs
+        ]
+        told = f"columns read: {', '.join(renamed)}" if renamed else ""
+        kept = f"kept as metadata: {', '.join(self.extra)}" if self.extra else ""
+        return "; ".join(part for part in (told, kept) if part)
+
+
+def find_columns(objects: Sequence[tuple[int, str, Mapping[str, Any]]], given: Mapping[str, str]) -> Columns:
+    """Find out which column holds what.
+
+    Args:
+        objects: Number, file and place, and content of each row; a column is there if any row holds something in it.
+        given: What the user says: our name → column. The other way round is understood too, where only that makes sense.
+
+    Raises:
+        BehaviorError: A name that was given is unknown, a column of ours is misspelt, or none can be read as the prompt.
+    """
+    rows, where = [row for _, _, row in objects], objects[0][1]
+    present = list(dict.fromkeys(name for row in rows for name, value in row.items() if value is not None))
+    names: dict[str, str | tuple[str, ...]] = dict(_resolve(given, present, where))
+    said = frozenset(names)
+    free = [name for name in present if name not in _columns_in(names.values())]
+    names |= {name: name for name in OWN_COLUMNS if name in free and name not in names}
+    free = [name for name in free if name not in names]
+    _refuse_misspelt(free, names, objects)
+    for ours, usual in ALIASES.items():
+        if ours not in names and (found := _first_usual((ours, *usual), free)) is not None:
+            if ours == "id" and not _tells_rows_apart(rows, found):
+                continue
+            names[ours] = found
+            free.remove(found)
+    if "answer" not in names and "answers" not in names and "solution" in names:
+        names["answer"] = names.pop("solution")
+    if "choices" not in names and "answer" in names and (single := single_choices(rows[0], free)):
+        names["choices"] = tuple(single)
+        free = [name for name in free if name not in single]
+    if (
+        names.get("prompt") == "instruction" and _holds_texts(rows, "input") and "input" in free
+    ):  # as Alpaca has it: the text that is worked on
+        names["context"] = "input"
+        free.remove("input")
+    if "prompt" not in names:
+        if present and not free:
+            raise BehaviorError(f"{where}: the row has no prompt; every row needs a prompt", code="missing_key")
+        raise BehaviorError(
+            f"{where}: got the columns {', '.join(present) or 'none'}, none of which is known to hold the prompt; say which does, as in "
+            f"--map prompt={free[0] if free else 'COLUMN'}{_map_of_answer(names, free)} (or `columns:` in a behavior file); known are prompt, "
+            f"{', '.join(ALIASES['prompt'][:6])}",
+            code="unknown_columns",
+        )
+    return Columns(names=names, extra=tuple(free), given=said)
+
+
+def _map_of_answer(names: Mapping[str, Any], free: Sequence[str]) -> str:
+    return f" answer={free[1]}" if "answer" not in names and len(free) > 1 else ""
+
+
+def _resolve(given: Mapping[str, str], present: Sequence[str], where: str) -> dict[str, str | tuple[str, ...]]:
+    """Return our names with the columns that a user gives them, whichever of the two stands first."""
+    found: dict[str, str | tuple[str, ...]] = {}
+    for left, right in given.items():
+        pair = _pair(left, right, present) or _pair(right, left, present)
+        if pair is None:
+            raise BehaviorError(f"{where}: {_not_a_pair(left, right, present)}", code="unknown_column")
+        if pair[0] in found:
+            raise BehaviorError(
+                f"{where}: columns: got {pair[0]} twice ({found[pair[0]]} and {pair[1]}); give each once", code="column_twice"
+            )
+        found[pair[0]] = pair[1]
+    return found
+
+
+def _pair(ours: str, theirs: str, present: Sequence[str]) -> tuple[str, str | tuple[str, ...]] | None:
+    if ours not in MAPPED:
+        return None
+    if theirs in present:
+        return ours, theirs
+    several = tuple(part.strip() for part in theirs.split(","))
+    return (ours, several) if ours == "choices" and len(several) > 1 and set(several) <= set(present) else None
+
+
+def _not_a_pair(left: str, right: str, present: Sequence[str]) -> str:
+    columns = f"the columns are {', '.join(present) or 'none'}"
+    for ours, theirs in ((left, right), (right, left)):
+        if ours in MAPPED and theirs not in MAPPED:
+            return f"columns: got {left}={right}, and there is no column {theirs!r}{closest(theirs, present)}; {columns}"
+    return (
+        f"columns: got {left}={right}; allowed: OUR NAME=COLUMN, as in prompt=question; our names are {', '.join(MAPPED)}; {columns}"
+        f"{closest(left, MAPPED) or closest(right, MAPPED)}"
+    )
+
+
+def _columns_in(values: Iterable[str | tuple[str, ...]]) -> set[str]:
+    return {column for value in values for column in ((value,) if isinstance(value, str) else value)}
+
+
+def _refuse_misspelt(
+    free: Sequence[str], names: Mapping[str, Any], objects: Sequence[tuple[int, str, Mapping[str, Any]]]
+) -> None:
+    """Refuse a column that is nearly one of ours: what was meant to be read must not pass for metadata."""
+    known = {_plain(name) for usual in ALIASES.values() for name in usual}
+    for name in free:
+        for own in OWN_COLUMNS:
+            near = difflib.SequenceMatcher(None, _plain(name), own).ratio() >= _TYPO and abs(len(name) - len(own)) <= 2
+            if near and own not in names and len(name) >= _TYPO_LENGTH and _plain(name) not in known and _plain(name) != own:
+                where = next(place for _, place, row in objects if row.get(name) is not None)
+                raise BehaviorError(
+                    f"{where}: unknown key {name!r}; did you mean {own!r}? Rename it, say --map {own}={name}, or put it into metadata",
+                    code="unknown_key",
+                )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
+
+
+def _first_usual(usual: Sequence[str], free: Sequence[str]) -> str | None:
+    by_plain = {_plain(name): name for name in reversed(free)}
+    return next((by_plain[name] for name in usual if name in by_plain), None)
+
+
+def _tells_rows_apart(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
+    values = [row.get(column) for row in rows]
+    return all(isinstance(value, str | int) and not isinstance(value, bool) for value in values) and len(
+        set(map(str, values))
+    ) == len(values)
+
+
+def _mark(column: str, place: int) -> str:
+    """Return what labels the choice of a column: `A` of option_a, `1` of option1, else the letter of its place."""
+    match = _ONE_CHOICE.fullmatch(_plain(column))
+    return match[1].upper() if match else chr(ord("A") + place)
+
+
+def single_choices(row: Mapping[str, Any], free: Iterable[str]) -> list[str]:
+    """Return the columns that hold one choice each, such as A to D or option1 and option2, in order; empty where there are no two.
+
+    Args:
+        row: The first row.
+        free: Columns that may be.
+    """
+    found = {match[1]: name for name in free if (match := _ONE_CHOICE.fullmatch(_plain(name))) and row.get(name) is not None}
+    marks = sorted(found)
+    follow = all(ord(later) == ord(earlier) + 1 for earlier, later in pairwise(marks))
+    return [found[mark] for mark in marks] if len(marks) > 1 and marks[0] in ("a", "0", "1") and follow else []
+
+
+def _holds_texts(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
+    return all(isinstance(row.get(column, ""), str) for row in rows)
+
+
+def refuse_no_prompt(columns: Columns, where: str) -> BehaviorError:
+    """Return the error that a row has no prompt."""
+    column = columns.names["prompt"]
+    beside = "" if column == "prompt" else f" (the column {shorten(column)})"
+    return BehaviorError(f"{where}: the row has no prompt{beside}; every row needs a prompt", code="missing_key")

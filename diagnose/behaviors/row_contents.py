@@ -1,0 +1,187 @@
+r"""What rows of a data set hold, whatever their columns are called: worked answers, choices, chats, numbers.
+
+`#### 42` at the end of an answer and `\boxed{42}` in it set the result apart from the way to it, which becomes a reference path line by line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from posttrain.diagnose.behaviors.column_names import OWN_COLUMNS, Columns, refuse_no_prompt
+from posttrain.diagnose.behaviors.row_files import RowError
+from posttrain.diagnose.strict_settings import shorten
+from posttrain.diagnose.verifiers.reader.boxes import last_box
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+SPLITS_OF_OTHERS = {"test": "eval", "validation": "eval", "valid": "eval", "val": "eval"}
+"""Names of splits in published sets → ours: what is not for training is measured."""
+_CALCULATION = re.compile(r"<<[^<>\n]*>>")
+
+
+class WorkedAnswer(NamedTuple):
+    """A result, and the text that leads to it."""
+
+    answer: str
+    solution: str
+    is_boxed: bool
+    r"""Whether the result stands in `\boxed{}`."""
+
+
+def split_worked_answer(text: str) -> WorkedAnswer | None:
+    r"""Return the result behind the last `####`, or in the last `\boxed{}` of a longer text; None where there is neither."""
+    before, mark, answer = text.rpartition("####")
+    if mark and answer.strip() and "\n" not in answer.strip():
+        return WorkedAnswer(answer.strip(), _CALCULATION.sub("", before + mark + answer), False)
+    boxed = last_box(text)
+    if boxed and not re.fullmatch(r"\W*\\(?:boxed|fbox)\s*\{.*\}\W*", text.strip()):
+        return WorkedAnswer(boxed, text, True)
+    return None
+
+
+def lines_as_steps(text: str) -> list[str]:
+    """Return a text line by line, as steps that make it up; blank lines belong to the line before them."""
+    steps: list[str] = []
+    for line in text.rstrip().splitlines(keepends=True):
+        if steps and not (line.strip() and steps[-1].strip()):
+            steps[-1] += line
+        else:
+            steps.append(line)
+    return steps
+
+
+def as_text(value: Any) -> str | None:
+    """Return a text as it is and a number written out; None for anything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(int(value) if value == int(value) else value)
+    return None
+
+
+def as_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as JSON holds them; what is empty, or bytes such as an image, is left out."""
+    kept = {name: value for name, value in values.items() if value is not None and not isinstance(value, bytes)}
+    return dict(json.loads(json.dumps(kept, default=str)))
+
+
+def list_choices(question: str, texts: Sequence[str]) -> str:
+    """Return a question with its choices below it, each behind a letter."""
+    listed = "\n".join(f"{LETTERS[place]}. {text.strip()}" for place, text in enumerate(texts))
+    return f"{question.strip()}\n{listed}"
+
+
+def read_choices(found: Any) -> tuple[list[Any], list[str]]:
+    """Return the texts of choices and their labels, however they are written; no texts where they cannot be read."""
+    if isinstance(found, Mapping) and "text" in found:
+        return list(found.get("text", ())), [str(label) for label in found.get("label", ())]
+    if isinstance(found, Mapping):  # {"A": "one", "B": "two"}
+        return list(found.values()), [str(label) for label in found]
+    if isinstance(found, list) and found and all(isinstance(one, Mapping) for one in found):
+        return [one.get("text") for one in found], [str(one.get("label")) for one in found]
+    return (found if isinstance(found, list) else []), []
+
+
+def letter_of(key: Any, texts: Sequence[str], labels: Sequence[str]) -> str | None:
+    """Return the letter of the choice that a label, a letter, an index from 0 or its words name."""
+    if isinstance(key, int) and not isinstance(key, bool):
+        return LETTERS[key] if 0 <= key < len(texts) and not labels else letter_of(str(key), texts, labels)
+    if not isinstance(key, str) or not key.strip():
+        return None
+    word = key.strip()
+    bare = word.strip("().").strip()
+    names = list(labels) or list(LETTERS[: len(texts)])
+    place = next((names.index(one) for one in (word, bare) if one in names), None)
+    if place is None and list(texts).count(word) == 1:
+        place = list(texts).index(word)
+    if place is None and word.isdigit() and not labels and int(word) < len(texts):
+        place = int(word)
+    return None if place is None else LETTERS[place]
+
+
+def convert_columns(columns: Columns, row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return a row as `problem_rows` reads it.
+
+    Args:
+        columns: Which column holds what.
+        row: One row.
+        where: File and place, for error messages.
+
+    Raises:
+        BehaviorError: The row has no prompt, or its choices and answer do not fit together.
+    """
+    made = {name: value for name in OWN_COLUMNS if (value := columns.held(row, name)) is not None}
+    prompt, said = _prompt(columns, row, where)
+    made["prompt"] = prompt
+    answers = _answers(made.pop("answer", said))
+    solution = as_text(columns.held(row, "solution"))
+    chosen: dict[str, Any] = {}
+    if (choices := columns.held(row, "choices")) is not None:
+        chosen = _chosen(prompt, choices, answers, where)
+    else:
+        worked = split_worked_answer(answers[0]) if len(answers) == 1 and isinstance(answers[0], str) else None
+        if worked is not None:
+            answers, solution = [worked.answer], solution or worked.solution
+        made |= {"answer": answers[0]} if answers else {}
+        if len(answers) > 1:
+            made["answers"] = answers[1:]
+    if "id" in made:
+        made["id"] = as_text(made["id"]) or made["id"]
+    if solution and solution.strip() and "references" not in made:
+        made["references"] = [{"steps": lines_as_steps(solution), "joiner": ""}]
+    metadata = made.get("metadata", {})
+    if isinstance(metadata, dict):
+        made["metadata"] = as_metadata({name: row.get(name) for name in columns.extra}) | chosen.pop("metadata", {}) | metadata
+    return made | chosen
+
+
+def is_boxed(columns: Columns, row: Mapping[str, Any]) -> bool:
+    r"""Return whether the answer of a row is cut out of `\boxed{}`."""
+    texts = [text for name in ("answer", "solution") if isinstance(text := columns.held(row, name), str)]
+    return any((worked := split_worked_answer(text)) is not None and worked.is_boxed for text in texts)
+
+
+def _prompt(columns: Columns, row: Mapping[str, Any], where: str) -> tuple[Any, Any]:
+    """Return the prompt, and what the assistant says behind it where the prompt is a whole chat."""
+    prompt, context = columns.held(row, "prompt"), columns.held(row, "context")
+    if prompt is None:
+        raise refuse_no_prompt(columns, where)
+    if isinstance(prompt, list):
+        turns = [
+            {key: value for key, value in turn.items() if value is not None} if isinstance(turn, dict) else turn
+            for turn in prompt
+        ]
+        last = turns[-1] if turns and isinstance(turns[-1], dict) else {}
+        return (turns[:-1], last.get("content")) if last.get("role") == "assistant" and len(turns) > 1 else (turns, None)
+    if isinstance(prompt, str) and isinstance(context, str) and context.strip():
+        follows = columns.names["context"] == "input"
+        return "\n\n".join((prompt, context) if follows else (context.rstrip(), prompt)), None
+    return prompt, None
+
+
+def _answers(value: Any) -> list[Any]:
+    """Return what is right: one text or number, or each of several; what is neither is left for the reader of rows to refuse."""
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):  # as SQuAD has it
+        value = list(dict.fromkeys(value["text"]))
+    if isinstance(value, list) and value and all(as_text(one) is not None for one in value):
+        return [as_text(one) for one in value]
+    return [] if value is None else [value if as_text(value) is None else as_text(value)]
+
+
+def _chosen(prompt: Any, choices: Any, answers: list[Any], where: str) -> dict[str, Any]:
+    texts, labels = read_choices(choices)
+    if not isinstance(prompt, str) or not 2 <= len(texts) <= len(LETTERS) or not all(as_text(text) is not None for text in texts):
+        raise RowError(f"{where}: choices: got {shorten(choices)}; allowed: two texts or more, beside a question")
+    texts = [str(as_text(text)) for text in texts]
+    letters = [letter_of(answer, texts, labels) for answer in answers]
+    if not letters or None in letters:
+        raise RowError(
+            f"{where}: the answer is {shorten(answers[0] if answers else None)}, which is none of the {len(texts)} choices; allowed: an index from 0, "
+            "a label or a letter"
+        )
+    found = {"prompt": list_choices(prompt, texts), "answer": letters[0]}
+    more = {"answers": letters[1:]} if len(letters) > 1 else {}
+    return {**found, **more, "metadata": {"choices": [text.strip() for text in texts]}}
