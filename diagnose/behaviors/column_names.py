@@ -19,7 +19,7 @@ from posttrain.diagnose.strict_settings import closest, shorten
 OWN_COLUMNS = ("id", "prompt", "answer", "references", "group", "split", "key", "hint", "metadata", "answers")
 """What a row of ours may hold."""
 ALIASES: Mapping[str, tuple[str, ...]] = {
-    "prompt": ("question", "problem", "query", "instruction", "input", "messages", "question_stem", "problem_statement", "ctx", "user_prompt"),
+    "prompt": ("question", "problem", "query", "instruction", "input", "messages", "question_stem", "ctx", "user_prompt"),
     "answer": (
         "target", "ground_truth", "gold", "expected", "final_answer", "expected_answer", "reference_answer", "correct_answer", "gold_answer",
         "answerkey", "ideal", "label", "answer_idx", "answer_index", "correct_option", "correct_idx", "gold_index", "gold_idx", "expected_output",

@@ -32,7 +32,7 @@ def one(folder: Path, row: Mapping[str, Any], columns: dict[str, str] | None = N
     return load(folder, row, columns=columns).problems[0]
 
 
-@pytest.mark.parametrize("prompt", ["question", "problem", "query", "input", "instruction", "Question", "problem statement"])
+@pytest.mark.parametrize("prompt", ["question", "problem", "query", "input", "instruction", "Question", "Question Stem"])
 @pytest.mark.parametrize("answer", ["target", "solution", "ground_truth", "gold", "expected", "label", "Final Answer"])
 def test_usual_names_are_read(tmp_path: Path, prompt: str, answer: str) -> None:
     behavior = load(tmp_path, {prompt: "How many?", answer: "12", "level": 3, "day": "Monday"})
