@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from posttrain.diagnose.pipeline.compare_files import compare as compare
     from posttrain.diagnose.pipeline.diagnose_run import run as run
     from posttrain.diagnose.pipeline.forecast_run import forecast as forecast
+    from posttrain.diagnose.pipeline.read_and_import import from_frame as from_frame
+    from posttrain.diagnose.pipeline.read_and_import import import_samples as import_samples
     from posttrain.diagnose.pipeline.request import DiagnoseRequest as DiagnoseRequest
     from posttrain.diagnose.pipeline.run_files import rewrite_report as rewrite_report
     from posttrain.diagnose.pipeline.run_plan import plan_run as plan_run
@@ -42,6 +44,8 @@ _HOME = {
     "GateResult": "gates.gate_result",
     "assemble": "pipeline.assemble",
     "forecast": "pipeline.forecast_run",
+    "from_frame": "pipeline.read_and_import",
+    "import_samples": "pipeline.read_and_import",
     "plan_run": "pipeline.run_plan",
     "rewrite_report": "pipeline.run_files",
     "run": "pipeline.diagnose_run",

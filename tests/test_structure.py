@@ -24,6 +24,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 
 MANY_PARAMETERS = {
     "posttrain/cli/diagnose.py:diagnose": "typer makes the options of a verb from the parameters of its function",
+    "posttrain/cli/import_.py:import_": "the same",
     "posttrain/cli/loop.py:loop": "the same",
     "posttrain/cli/train.py:train": "the same",
     "trainers/train_stage.py:train": "the Python call takes the options of the verb by the same names",

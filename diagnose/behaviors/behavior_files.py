@@ -20,7 +20,7 @@ from posttrain.diagnose.behaviors.problem_rows import ProblemFile, Row, read_pro
 from posttrain.diagnose.behaviors.reasoning_gym_problems import generate_rows
 from posttrain.diagnose.behaviors.row_files import GZIP, ROW_FILES, read_text, require_file, row_suffix
 from posttrain.diagnose.behaviors.schema import AUTO, BehaviorConfig, SplitConfig, VerifierConfig
-from posttrain.diagnose.behaviors.splits import default_key, normalise, refuse_empty_eval, refuse_overlap, split_keys
+from posttrain.diagnose.behaviors.splits import default_key, normalise, refuse_empty_split, refuse_overlap, split_keys
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import closest, explain, shorten
 from posttrain.diagnose.types import Behavior, LimitSource, Problem, PromptFormat, Split, VerifierOrigin, VerifierSpec
@@ -29,12 +29,13 @@ from posttrain.diagnose.verifiers.sandbox.isolation import require_isolation
 from posttrain.diagnose.yaml_text import YamlTextError, parse_yaml
 
 
-def load_behavior(source: str | Path, options: BehaviorOptions | None = None) -> Behavior:
+def load_behavior(source: str | Path, options: BehaviorOptions | None = None, *, measured: Split = Split.EVAL) -> Behavior:
     """Read a behavior.
 
     Args:
         source: A YAML file, a JSONL, JSON, CSV or parquet file of problems, or the name of a bundled behavior.
         options: Settings that win over those of the file.
+        measured: The split that is measured, and so must hold a problem.
 
     Returns:
         The behavior with its problems split into train, eval and final; equal inputs give equal fingerprints.
@@ -45,11 +46,15 @@ def load_behavior(source: str | Path, options: BehaviorOptions | None = None) ->
     path, options = Path(source), options or BehaviorOptions()
     is_yaml = path.suffix.lower() in (".yaml", ".yml")
     if not is_yaml and not row_suffix(path):
-        return _load_bundled(str(source), path, options)
-    require_file(path, f"a .yaml, {ROW_FILES} file, or one of {', '.join(bundled_behaviors())}")
-    if not is_yaml:
-        return _assemble(BehaviorConfig(name=_name_from(path), problems=path.name), path, str(path), options)
-    return _load_yaml(path, str(path), options)
+        behavior = _load_bundled(str(source), path, options)
+    else:
+        require_file(path, f"a .yaml, {ROW_FILES} file, or one of {', '.join(bundled_behaviors())}")
+        if is_yaml:
+            behavior = _load_yaml(path, str(path), options)
+        else:
+            behavior = _assemble(BehaviorConfig(name=name_from(path), problems=path.name), path, str(path), options)
+    refuse_empty_split(behavior.problems, str(path), measured)
+    return behavior
 
 
 def load_behaviors(sources: Iterable[str | Path], options: BehaviorOptions | None = None) -> tuple[Behavior, ...]:
@@ -99,7 +104,8 @@ def _load_yaml(path: Path, source: str, options: BehaviorOptions) -> Behavior:
     return _assemble(config, path, source, options)
 
 
-def _name_from(path: Path) -> str:
+def name_from(path: Path) -> str:
+    """Return the name of a behavior that is called after its file."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path.name.removesuffix(GZIP)).stem).strip("-._") or "behavior"
 
 
@@ -127,7 +133,7 @@ def _assemble(config: BehaviorConfig, path: Path, source: str, options: Behavior
     if verifier.executes_text(problems):
         require_isolation(f"{where}: verifier {spec.kind}")
     behavior = Behavior(
-        name=config.name or _name_from(path),
+        name=config.name or name_from(path),
         problems=problems,
         verifier=spec,
         verifier_origin=origin,
@@ -156,7 +162,7 @@ def _verifier(config: BehaviorConfig, file: ProblemFile, path: Path) -> tuple[Ve
 
 
 def _no_answer(kind: str) -> str:
-    needless = ", ".join(name for name, one in VERIFIERS.items() if not one.needs_answer)
+    needless = ", ".join(name for name, one in VERIFIERS.items() if not one.needs_answer and name != "imported")
     return f"the row has no answer, which the verifier {kind} needs; give each row one, or use a verifier that needs none: {needless}"
 
 
@@ -245,7 +251,6 @@ def _split(rows: Sequence[Row], config: SplitConfig | None, where: str) -> tuple
         Problem(**row._asdict() | {"key": key, "split": row.split or divided[key]}) for row, key in zip(rows, keys, strict=True)
     )
     refuse_overlap(problems, where)
-    refuse_empty_eval(problems, where)
     return problems
 
 
@@ -256,6 +261,8 @@ def _fingerprint(behavior: Behavior, identity: str) -> str:
     for name in ("thinking", "template_arguments", "tools"):  # settings that came later: without them a behavior is what it was
         if content["prompt"][name] == getattr(PromptFormat(), name):
             del content["prompt"][name]
+    if content["sampling"]["known"]:
+        del content["sampling"]["known"]
     for name in ("verifier_origin", "notes", "limit_source"):  # they change no number
         del content[name]
     if behavior.limit_source is LimitSource.AUTO:

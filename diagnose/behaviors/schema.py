@@ -112,6 +112,8 @@ class SamplingConfig(StrictModel):
     repetition_penalty: float = Field(default=1.0, gt=0.0)
     max_tokens: MaxTokens = AUTO
     stop: tuple[NonEmpty, ...] = ()
+    known: bool = True
+    """False in the behavior files of imported runs whose source does not tell how it sampled."""
 
     def build(self) -> Sampling:
         """Return the frozen form that engines read."""

@@ -76,16 +76,17 @@ def refuse_overlap(problems: Iterable[Problem], where: str) -> None:
         )
 
 
-def refuse_empty_eval(problems: Iterable[Problem], where: str) -> None:
+def refuse_empty_split(problems: Iterable[Problem], where: str, measured: Split) -> None:
     """Refuse a division that leaves nothing to measure.
 
     Raises:
-        BehaviorError: If no problem is in eval.
+        BehaviorError: If no problem is in the split that is measured (`empty_eval_split` for eval).
     """
     counts = Counter(problem.split for problem in problems)
-    if not counts[Split.EVAL]:
+    if not counts[measured]:
+        others = ", ".join(f"{split} {counts[split]}" for split in Split if split is not measured)
         raise BehaviorError(
-            f"{where}: eval is empty (train {counts[Split.TRAIN]}, final {counts[Split.FINAL]}), so nothing can be measured;"
-            ' give some rows "split": "eval", or use split: {train: 0.5, final: 0.1}',
-            code="empty_eval_split",
+            f"{where}: {measured} is empty ({others}), so nothing can be measured;"
+            f' give some rows "split": "{measured}", or use split: {{train: 0.5, final: 0.1}}',
+            code=f"empty_{measured}_split",
         )

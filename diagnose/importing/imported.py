@@ -80,7 +80,7 @@ class SampleSource:
     version: str = ""
     """Of the tool that wrote it, where it says so."""
     sampling: Sampling | None = None
-    """None where the source does not tell."""
+    """None where the source does not tell. Its `max_tokens` is 0 where the limit alone is not known."""
     untold: frozenset[Untold] = frozenset()
     notes: tuple[Note, ...] = ()
     """What a reader must know: what was passed over, what may be biased and in which direction."""

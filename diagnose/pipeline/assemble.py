@@ -78,13 +78,14 @@ def assemble(path: str | Path, *, behaviors: Sequence[Behavior] | None = None) -
 
 def _reload(directory: RunDirectory, record: dict[str, Any]) -> tuple[Behavior, ...]:
     """Load the behaviors of a run from where it found them, with the options that were given beside them."""
-    loaded = []
+    loaded, split = [], Split(record["settings"]["split"])
     for name, fingerprint in record["settings"]["behaviors"].items():
-        source = record["sources"][name]
+        source = directory.behavior_source(record, name)
         options = BehaviorOptions.model_validate(record.get("behavior_options", {}).get(name, {}))
-        behavior = load_behavior(source, options)
-        if behavior.limit_source is LimitSource.AUTO and name not in record.get("token_limits", {}):
-            earlier = load_behavior(source, options.model_copy(update={"max_tokens": EARLIER_DEFAULT}))
+        behavior = load_behavior(source, options, measured=split)
+        auto = behavior.limit_source is LimitSource.AUTO and name not in record.get("token_limits", {})
+        if auto and behavior.fingerprint != fingerprint:
+            earlier = load_behavior(source, options.model_copy(update={"max_tokens": EARLIER_DEFAULT}), measured=split)
             behavior = earlier if earlier.fingerprint == fingerprint else behavior
         if behavior.fingerprint != fingerprint:
             raise RunError(

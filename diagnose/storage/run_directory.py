@@ -29,6 +29,8 @@ from posttrain.diagnose.types import Cost, Finding, PathScore, Rollout
 
 KINDS = ("rollouts", "paths", "agreement", "formats", "probes")
 """Folders of shards: samples, references scored, samples scored again, and what probes sampled."""
+BEHAVIORS = "behaviors"
+"""Folder of the behavior files that an imported run holds itself."""
 
 
 def say_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -92,6 +94,12 @@ class RunDirectory:
                 f"--out {self.path}: cannot be written ({error.strerror}); give a folder that you may write to",
                 code="not_writable",
             ) from error
+
+    def behavior_source(self, record: Mapping[str, Any], name: str) -> str:
+        """Return where a behavior of the run was found: what run.json says, or a file of the run itself, wherever the folder lies now."""
+        source = str(record["sources"][name])
+        own = self.path / source
+        return str(own) if source.startswith(f"{BEHAVIORS}/") and own.is_file() else source
 
     def record_limits(self, limits: Mapping[str, Mapping[str, Any]]) -> None:
         """Add limits of `max_tokens` that were found, by the names of their behaviors, before a sample is stored that has them."""

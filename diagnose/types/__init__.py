@@ -44,6 +44,7 @@ from posttrain.diagnose.types.measurement import PathLikelihoodMeasurement as Pa
 from posttrain.diagnose.types.measurement import SamplingMeasurement as SamplingMeasurement
 from posttrain.diagnose.types.measurement import check_estimate as check_estimate
 from posttrain.diagnose.types.measurement import decide as decide
+from posttrain.diagnose.types.rollout import SCORE_TOLERANCE as SCORE_TOLERANCE
 from posttrain.diagnose.types.rollout import Floats as Floats
 from posttrain.diagnose.types.rollout import Grade as Grade
 from posttrain.diagnose.types.rollout import GradeStatus as GradeStatus

@@ -166,6 +166,8 @@ class Sampling:
     """Tokens of a sample at most; where `Behavior.limit_source` is `AUTO`, the number from which the limit is found."""
     stop: tuple[str, ...] = ()
     """Texts that end a sample; they are cut off the text, not off the tokens."""
+    known: bool = True
+    """False where samples were imported and their source does not tell how they were sampled; the settings above say nothing then."""
 
     def __post_init__(self) -> None:
         """Refuse a temperature that cannot be sampled at."""
@@ -182,7 +184,7 @@ class Sampling:
 
         Only then does a missing success say something about support.
         """
-        return self.temperature == 1.0 and self.keeps_all
+        return self.known and self.temperature == 1.0 and self.keeps_all
 
     @property
     def keeps_all(self) -> bool:

@@ -14,6 +14,7 @@ from posttrain.diagnose.verifiers.choice import ChoiceVerifier
 from posttrain.diagnose.verifiers.code import CodeVerifier
 from posttrain.diagnose.verifiers.exact import ExactVerifier
 from posttrain.diagnose.verifiers.ifeval import IfevalVerifier
+from posttrain.diagnose.verifiers.imported_grades import ImportedVerifier
 from posttrain.diagnose.verifiers.judge import JudgeVerifier
 from posttrain.diagnose.verifiers.math import MathVerifier
 from posttrain.diagnose.verifiers.number import NumberVerifier
@@ -34,6 +35,7 @@ VERIFIERS: dict[str, type[Any]] = {
     "reasoning_gym": ReasoningGymVerifier,
     "reward_model": RewardModelVerifier,
     "judge": JudgeVerifier,
+    "imported": ImportedVerifier,
 }
 """Every kind by name. A kind is made from its `Options` and follows `Verifier` or `ModelVerifier`."""
 

@@ -12,7 +12,22 @@ import typer
 import typer.core
 
 from posttrain import __version__
-from posttrain.cli import behaviors, compare, diagnose, env, figures, forecast, gate, loop, plot, probes, report, stages, train
+from posttrain.cli import (
+    behaviors,
+    compare,
+    diagnose,
+    env,
+    figures,
+    forecast,
+    gate,
+    import_,
+    loop,
+    plot,
+    probes,
+    report,
+    stages,
+    train,
+)
 from posttrain.cli.options import repeat_option
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -40,11 +55,13 @@ class _Verbs(typer.core.TyperGroup):
 
 
 class _Verb(typer.core.TyperCommand):
-    """A verb; `--retain` takes all names up to the next option, `--map` all pairs."""
+    """A verb; `--retain` takes all names up to the next option, `--map` and `--columns` all pairs."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse what stands behind the verb."""
-        return super().parse_args(ctx, repeat_option(repeat_option(args, "--retain"), "--map", "="))
+        for option, within in (("--retain", ""), ("--map", "="), ("--columns", "=")):
+            args = repeat_option(args, option, within)
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
@@ -60,8 +77,8 @@ app = typer.Typer(
 )
 
 VERBS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    (name := module.__name__.rpartition(".")[2]): (getattr(module, name), module.EXAMPLES)
-    for module in (diagnose, loop, train, compare, gate, forecast, report, plot, figures, stages, probes, behaviors, env)
+    (name := module.__name__.rpartition(".")[2]).rstrip("_"): (getattr(module, name), module.EXAMPLES)
+    for module in (diagnose, loop, train, import_, compare, gate, forecast, report, plot, figures, stages, probes, behaviors, env)
 }
 """Every verb: its function and the examples that end its help page."""
 

@@ -233,6 +233,20 @@ def retained_names(given: Sequence[str] | None) -> list[str] | None:
     return []
 
 
+def any_split(name: str) -> Any:
+    """Return the split of that name.
+
+    Raises:
+        SettingsError: There is none (`unknown_split`).
+    """
+    from posttrain.diagnose.errors import SettingsError
+    from posttrain.diagnose.types import Split
+
+    if name not in set(Split):
+        raise SettingsError(f"--split: got {name!r}; allowed are {', '.join(Split)}", code="unknown_split")
+    return Split(name)
+
+
 def is_on(option: str, given: str) -> bool:
     """Read `on` or `off`.
 

@@ -1,0 +1,291 @@
+"""Any table with one row per sample: JSONL, JSON, CSV or parquet, with a map of its columns.
+
+    {"qid": 17, "question": "2+2?", "output": "It is 4.", "is_right": true}
+
+What a column is called is guessed from usual names, and said. Rows of one problem may hold lists: several samples of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from posttrain.diagnose.behaviors.row_files import PARQUET, ROW_FILES, read_objects, read_table, row_suffix
+from posttrain.diagnose.errors import BehaviorError, SourceError
+from posttrain.diagnose.importing.file_names import behavior_of_file, files_in, refuse_options
+from posttrain.diagnose.importing.imported import (
+    Format,
+    ImportedSample,
+    ImportedSamples,
+    ReadOptions,
+    SampleSource,
+    Untold,
+    problem_of_text,
+)
+from posttrain.diagnose.importing.outcomes import read_chat, read_id, read_score, read_stop, read_text
+from posttrain.diagnose.strict_settings import closest, shorten
+from posttrain.diagnose.types import Note
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "problem": ("problem_id", "problem", "id", "qid", "question_id", "prompt_id", "example_id", "doc_id", "task_id", "sample_id", "item_id", "uid"),
+    "correct": ("correct", "is_correct", "is_right", "passed", "is_passed", "success", "resolved", "score", "reward", "accuracy", "acc", "exact_match"),
+    "text": ("text", "output", "response", "completion", "generation", "model_output", "prediction"),
+    "prompt": ("prompt", "question", "input", "query", "instruction"),
+    "answer": ("answer", "target", "gold", "ground_truth", "expected", "reference_answer", "solution", "gts"),
+    "group": ("group", "subject", "category", "topic"),
+    "behavior": ("behavior", "task", "dataset", "data_source", "benchmark", "env"),
+    "policy": ("policy", "step", "global_step", "checkpoint"),
+    "model": ("model", "model_name", "model_id"),
+    "sample": ("sample", "sample_index", "epoch", "repeat", "rollout_index"),
+    "stop": ("stop", "stop_reason", "finish_reason"),
+    "truncated": ("truncated", "is_truncated"),
+    "num_tokens": ("num_tokens", "output_tokens", "completion_tokens", "generated_tokens", "response_length"),
+}  # fmt: skip
+"""Our name → usual names of columns, the first that there is counts."""
+_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".csv.gz", PARQUET)
+_WANTED = f"a {ROW_FILES} file with one row per sample"
+_EXAMPLE = "--columns problem=qid correct=is_right text=output"
+
+Row = tuple[str, Mapping[str, Any]]
+"""Place and content."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableColumns:
+    """Which column says what."""
+
+    named: Mapping[str, str]
+    """Our name → column."""
+    guessed: frozenset[str] = frozenset()
+    """Our names whose columns were guessed."""
+    unused: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """Say how the columns were taken, in one line."""
+        parts = [
+            f"{ours} = {column}" + (" (guessed)" if ours in self.guessed and ours != column else "")
+            for ours, column in self.named.items()
+        ]
+        return "columns: " + ", ".join(parts) + (f"; passed over: {', '.join(self.unused)}" if self.unused else "")
+
+
+@dataclass(frozen=True, slots=True)
+class TableSamples:
+    """The samples of one table, each with the policy that it names."""
+
+    samples: list[ImportedSample]
+    columns: TableColumns
+
+
+@dataclass(slots=True)
+class _Order:
+    """Numbers of samples, so that they come in their order and none twice."""
+
+    numbers: list[float] = field(default_factory=list)
+    seen: set[tuple[str, str, str, float]] = field(default_factory=set)
+
+    def add(self, sample: ImportedSample, value: Any, where: str) -> None:
+        """Take the number of a sample."""
+        number = read_score(value, where)
+        if number is None:
+            raise SourceError(
+                f"{where}: got no number of the sample; give each row one, or leave the column out", code="no_number"
+            )
+        key = (sample.behavior, sample.policy, sample.problem, number)
+        if key in self.seen:
+            raise SourceError(
+                f"{where}: sample {value} of problem {sample.problem} was there before; give each sample once, or leave the column out",
+                code="duplicate_sample",
+            )
+        self.seen.add(key)
+        self.numbers.append(number)
+
+
+def read(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
+    """Read tables with one row per sample; a file is a behavior of its name unless a column says otherwise.
+
+    Args:
+        paths: Files, or folders that hold them.
+        options: `columns` says which column is what, `score` which says what is right, `behavior` how the behavior is called, or which of the
+            column's is taken.
+
+    Raises:
+        SourceError: A file cannot be read, a column is missing, or a cell says nothing that can be read.
+    """
+    refuse_options("table", options, "filter")
+    files = files_in(paths, _SUFFIXES, _WANTED)
+    names = [behavior_of_file(file) for file in files]
+    if options.behavior is None and (doubled := [name for name in names if names.count(name) > 1]):
+        raise SourceError(
+            f"got {names.count(doubled[0])} files named {doubled[0]}; import each into a run of its own, or take them together as one behavior with "
+            "--behavior NAME",
+            code="same_name",
+        )
+    tables = [read_rows(list(_rows(file)), str(file), name, options) for file, name in zip(files, names, strict=True)]
+    return collect(tables)
+
+
+def collect(tables: Sequence[TableSamples]) -> ImportedSamples:
+    """Return the samples of several tables; where all are of one policy it has no name, which is the model's then."""
+    samples = [sample for table in tables for sample in table.samples]
+    untold = {Untold.PROBLEM_IDS} if any("problem" not in table.columns.named for table in tables) else set()
+    names, model = list(dict.fromkeys(sample.policy for sample in samples)), "unknown"
+    if len(names) == 1 and names[0]:
+        model = names[0]
+        samples = [replace(sample, policy="") for sample in samples]
+    notes = tuple(Note("columns", words) for words in dict.fromkeys(table.columns.words for table in tables))
+    return ImportedSamples(
+        source=SampleSource(format="table", model=model, untold=frozenset(untold), notes=notes), samples=samples
+    )
+
+
+def read_rows(rows: Sequence[Row], named: str, behavior: str, options: ReadOptions) -> TableSamples:
+    """Read rows of one table.
+
+    Args:
+        rows: Place and content of each.
+        named: What messages call the table.
+        behavior: Of all samples, where no column says it.
+        options: As for `read`.
+
+    Raises:
+        SourceError: As for `read`.
+    """
+    if not rows:
+        raise SourceError(f"{named}: holds no rows; give {_WANTED}", code="no_samples")
+    columns = choose_columns(list(dict.fromkeys(key for _, row in rows for key in row)), rows[0][1], named, options)
+    has_behavior = "behavior" in columns.named
+    if options.behavior is not None and not has_behavior:
+        behavior = options.behavior
+    order = _Order() if "sample" in columns.named else None
+    samples: list[ImportedSample] = []
+    for where, row in rows:
+        for sample, number in _read_row(row, where, behavior, columns.named):
+            if has_behavior and options.behavior not in (None, sample.behavior):
+                continue
+            if order is not None:
+                order.add(sample, number, where)
+            samples.append(sample)
+    if options.behavior is not None and not samples:
+        known = list(dict.fromkeys(str(row.get(columns.named["behavior"])) for _, row in rows))
+        raise SourceError(
+            f"--behavior: got {options.behavior!r}, {named} has {', '.join(known[:8])}{closest(options.behavior, known)}; give one of these",
+            code="unknown_behavior",
+        )
+    if order is not None:
+        samples = [samples[i] for i in sorted(range(len(samples)), key=order.numbers.__getitem__)]
+    return TableSamples(samples, columns)
+
+
+def choose_columns(there: Sequence[str], first: Mapping[str, Any], named: str, options: ReadOptions) -> TableColumns:
+    """Return which column says what: as the user says, else by usual names.
+
+    Args:
+        there: The columns that there are.
+        first: The first row.
+        named: What messages call the table.
+        options: What the user says.
+
+    Raises:
+        SourceError: A name or a column is unknown (`unknown_name`, `unknown_column`), or none says what is right (`no_correct_column`) or which
+            problem a sample is of (`no_problem_column`).
+    """
+    found = dict(options.columns) | ({"correct": options.score} if options.score else {})
+    for ours, column in found.items():
+        if ours not in ALIASES:
+            raise SourceError(
+                f"--columns: got {ours}={column}; allowed before the = are {', '.join(ALIASES)}{closest(ours, ALIASES)}",
+                code="unknown_name",
+            )
+        if column not in there:
+            raise SourceError(
+                f"--columns: got {ours}={column}, {named} has the columns {', '.join(there)}{closest(column, there)}; give one of these",
+                code="unknown_column",
+            )
+    of_lower = {column.lower(): column for column in reversed(there)}
+    guessed = set()
+    for ours, usual in ALIASES.items():
+        free = [of_lower[name] for name in usual if name in of_lower and of_lower[name] not in found.values()]
+        if ours not in found and free:
+            found[ours] = free[0]
+            guessed.add(ours)
+    if "problem" in guessed and isinstance(value := first.get(found["problem"]), str) and " " in value.strip():
+        text = found.pop("problem")  # the question itself
+        found.setdefault("prompt", text)
+        guessed.add("prompt")
+    if "correct" not in found:
+        raise SourceError(
+            f"{named}: got the columns {', '.join(there)}, none of which is known to say whether a sample is right; say which, as in {_EXAMPLE}",
+            code="no_correct_column",
+        )
+    if "problem" not in found and "prompt" not in found:
+        raise SourceError(
+            f"{named}: got the columns {', '.join(there)}, none of which is known to say which problem a sample is of; say which, as in {_EXAMPLE}",
+            code="no_problem_column",
+        )
+    ordered = {ours: found[ours] for ours in ALIASES if ours in found}
+    used = set(ordered.values())
+    return TableColumns(named=ordered, guessed=frozenset(guessed), unused=tuple(one for one in there if one not in used))
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    try:
+        if row_suffix(path) == PARQUET:
+            number = 0
+            for batch in read_table(path, _WANTED).to_batches(max_chunksize=4096):
+                for row in batch.to_pylist():
+                    yield f"{path}: row {number}", row
+                    number += 1
+            return
+        if not row_suffix(path):
+            raise SourceError(f"{path}: got a {path.suffix or 'nameless'} file; give {_WANTED}", code="unsupported_file")
+        for _, where, row in read_objects(path, _WANTED, "with one column per key"):
+            yield where, row
+    except BehaviorError as error:
+        raise SourceError(str(error), code=error.code) from error
+
+
+def _read_row(
+    row: Mapping[str, Any], where: str, behavior: str, columns: Mapping[str, str]
+) -> Iterable[tuple[ImportedSample, Any]]:
+    """Return the samples of a row, one unless its outcomes are a list, each with its number."""
+    cell = {ours: row.get(column) for ours, column in columns.items()}
+    prompt, answer = cell.get("prompt"), read_id(cell.get("answer")) or ""
+    asked = read_chat(prompt) or (None if prompt is None else str(prompt))
+    problem = read_id(cell.get("problem")) if "problem" in columns else problem_of_text(asked or "", answer)
+    if problem is None:
+        raise SourceError(
+            f"{where}: got {shorten(cell['problem'])} as {columns['problem']}; every row needs the id of its problem",
+            code="no_problem",
+        )
+    outcomes, texts = cell["correct"], cell.get("text")
+    several = isinstance(outcomes, list | tuple)
+    if several and isinstance(texts, list | tuple) and len(texts) != len(outcomes):
+        raise SourceError(
+            f"{where}: got {len(outcomes)} outcomes and {len(texts)} texts; give as many of both, or one row per sample",
+            code="uneven_lists",
+        )
+    tokens = cell.get("num_tokens")
+    for place, outcome in enumerate(outcomes if several else (outcomes,)):
+        text = texts[place] if several and isinstance(texts, list | tuple) else texts
+        sample = ImportedSample(
+            behavior=read_id(cell.get("behavior")) or behavior,
+            problem=problem,
+            score=read_score(outcome, where),
+            text=read_text(text),
+            prompt=asked,
+            answer=answer,
+            stop=read_stop(cell.get("stop"), cell.get("truncated"), where),
+            num_tokens=int(tokens) if isinstance(tokens, int | float) and tokens == tokens else None,
+            group=read_id(cell.get("group")),
+            policy=" ".join(part for part in (read_id(cell.get("model")), read_id(cell.get("policy"))) if part),
+        )
+        yield sample, cell.get("sample") if not several else place
+
+
+TABLE = Format(
+    name="table", title="any table with one row per sample", files=f"{ROW_FILES}; --columns says which is what", read=read
+)

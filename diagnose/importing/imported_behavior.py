@@ -1,0 +1,50 @@
+"""The behavior files of an imported run, which lie in the run itself, so that it can be read back and graded again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from posttrain.diagnose.behaviors import load_behavior
+from posttrain.diagnose.importing.imported import SampleSource
+from posttrain.diagnose.importing.sample_columns import BehaviorSamples
+from posttrain.diagnose.storage.files import write_text
+from posttrain.diagnose.types import Behavior, Sampling, Split
+from posttrain.diagnose.verifiers.imported_grades import KIND
+
+
+def write_behavior(folder: Path, samples: BehaviorSamples, source: SampleSource, split: Split) -> Behavior:
+    """Write `NAME.yaml` and `NAME.jsonl` of one behavior, and return the behavior as it is read back.
+
+    Args:
+        folder: Where to.
+        samples: Of the behavior.
+        source: What is known of them.
+        split: What its problems may be used for.
+    """
+    rows = (json.dumps({**row, "split": split.value}, ensure_ascii=False) for row in samples.problems)
+    write_text(folder / f"{samples.name}.jsonl", "\n".join(rows) + "\n")
+    content = {
+        "name": samples.name,
+        "problems": f"{samples.name}.jsonl",
+        "verifier": {"kind": KIND},
+        "sampling": _sampling(source),
+        "measure": {"success": samples.read.success},
+    }
+    path = folder / f"{samples.name}.yaml"
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return load_behavior(path, measured=split)
+
+
+def _sampling(source: SampleSource) -> dict[str, Any]:
+    """Return the settings of the sampler that the source tells, and `known: false` where it tells none."""
+    if source.sampling is None:
+        return {"known": False}
+    limit = {"max_tokens": source.sampling.max_tokens} if source.sampling.max_tokens else {}
+    given, default = asdict(source.sampling), asdict(Sampling())
+    settings = {name: value for name, value in given.items() if name != "max_tokens" and value != default[name]}
+    return {**settings, **({"stop": list(settings["stop"])} if "stop" in settings else {}), **limit}

@@ -1,0 +1,95 @@
+"""What the cells of a table say: right or wrong, why a sample ended, an id, a chat."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from posttrain.diagnose.errors import SourceError
+from posttrain.diagnose.strict_settings import shorten
+from posttrain.diagnose.types import Message, StopReason
+
+_RIGHT = frozenset({"true", "t", "yes", "y", "correct", "right", "pass", "passed", "success", "solved", "c", "✓"})
+_WRONG = frozenset({"false", "f", "no", "n", "incorrect", "wrong", "fail", "failed", "failure", "unsolved", "i", "✗"})
+_MISSING = frozenset({"", "nan", "null", "none", "na", "n/a", "<na>", "-", "unscored", "error", "timeout"})
+_STOPS = {
+    **dict.fromkeys(("length", "max_tokens", "max_length", "max_output_tokens", "token_limit", "truncated"), StopReason.LENGTH),
+    **dict.fromkeys(("eos", "stop", "end_turn", "end", "complete", "completed", "tool_calls"), StopReason.EOS),
+    **dict.fromkeys(("stop_sequence", "stop_string", "stop_words"), StopReason.STOP),
+    **dict.fromkeys(("error", "abort", "aborted", "timeout"), StopReason.ERROR),
+}
+ALLOWED = "true or false, yes or no, correct or incorrect, pass or fail, 1 or 0, a score, or nothing where a sample has no grade"
+
+
+def read_score(value: Any, where: str) -> float | None:
+    """Return the score that a cell says, 1 for right and 0 for wrong; None where there is none.
+
+    Args:
+        value: A truth value, a number, a text or None.
+        where: Its place, for messages.
+
+    Raises:
+        SourceError: It is none of these (`not_a_score`).
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return float(value)
+    if isinstance(value, int | float):
+        return None if math.isnan(value) else float(value)
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in _RIGHT or word in _WRONG:
+            return float(word in _RIGHT)
+        if word in _MISSING:
+            return None
+        try:
+            return read_score(float(word), where)
+        except ValueError:
+            pass
+    raise SourceError(f"{where}: got {shorten(value)}; allowed: {ALLOWED}", code="not_a_score")
+
+
+def read_stop(value: Any, truncated: Any, where: str) -> StopReason:
+    """Return why a sample ended, as a cell names it; unknown names are `UNKNOWN`.
+
+    Args:
+        value: A name, or None.
+        truncated: What says whether it ran into the token limit, or None.
+        where: Its place, for messages.
+    """
+    if truncated is not None and read_score(truncated, where):
+        return StopReason.LENGTH
+    found = _STOPS.get(value.strip().lower().rpartition(".")[2], StopReason.UNKNOWN) if isinstance(value, str) else None
+    if found is None or found is StopReason.UNKNOWN:
+        return StopReason.UNKNOWN if truncated is None else StopReason.EOS
+    return found
+
+
+def read_id(value: Any) -> str | None:
+    """Return an id as text: numbers without a fraction as whole ones; None where there is none."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = value if isinstance(value, str) else str(value)
+    return text if text.strip() else None
+
+
+def read_text(value: Any) -> str | None:
+    """Return what a model wrote: a text, or the contents of the turns of a chat that are its own; None where there is none."""
+    if value is None or isinstance(value, str):
+        return value
+    chat = read_chat(value)
+    own = [turn.content for turn in chat if turn.role == "assistant"] if chat else []
+    return own[-1] if own else str(value)
+
+
+def read_chat(value: Any) -> tuple[Message, ...] | None:
+    """Return a list of `{"role", "content"}` as turns; None where it is none."""
+    if not isinstance(value, list | tuple) or not value:
+        return None
+    if not all(isinstance(turn, Mapping) and isinstance(turn.get("role"), str) for turn in value):
+        return None
+    return tuple(Message(turn["role"], content if isinstance(content := turn.get("content"), str) else "") for turn in value)

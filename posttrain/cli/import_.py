@@ -1,0 +1,101 @@
+"""`posttrain import`: samples of another tool become a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from posttrain.cli import options
+from posttrain.cli.printing import open_reporter, print_diagnosis, typed_command
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXAMPLES = (
+    "posttrain import counts pass_counts.jsonl --out runs/mine",
+    "posttrain import table samples.csv --columns problem=qid correct=is_right text=output --out runs/mine",
+    "posttrain import table rollouts.parquet --columns correct=reward --success 0.5 --by-step --out runs/steps",
+)
+
+
+def import_(
+    format_name: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="What wrote the files; see docs/importing.md for what each can tell.")
+    ],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, or folders that hold them.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the run; with --by-step, for one run per policy.")],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--columns",
+            metavar="NAME=COLUMN...",
+            help="Which column says what, all pairs up to the next option: problem, correct, text, prompt, answer, group, behavior, policy, stop, ... "
+            "Usual names are found without it.",
+        ),
+    ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option("--score", metavar="NAME", help="Which metric, scorer or reward counts, where there are several."),
+    ] = None,
+    filter_name: Annotated[
+        str | None, typer.Option("--filter", metavar="NAME", help="Which filter counts, where there are several.")
+    ] = None,
+    behavior: Annotated[
+        str | None, typer.Option("--behavior", metavar="NAME", help="Which task of several to take, or how to call the only one.")
+    ] = None,
+    success: Annotated[
+        float | None,
+        typer.Option(
+            "--success", metavar="X", help="A sample is right from this score on; 1 by default, where scores lie in [0, 1]."
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="eval: never trained on. train or final, where these problems are for that.")
+    ] = "eval",
+    step: Annotated[
+        str | None, typer.Option("--step", metavar="POLICY", help="Which step or model to take, where there are several.")
+    ] = None,
+    by_step: Annotated[bool, typer.Option("--by-step", help="Write one run per step or model, in OUT/POLICY.")] = False,
+    accept_biased: Annotated[
+        bool,
+        typer.Option(
+            "--accept-biased", help="Take a source that left samples out in a way that shifts success rates; the report says so."
+        ),
+    ] = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Diagnose the samples that another tool stored.
+
+    No model is needed. `compare`, `gate`, `report` and `plot` take the run.
+    """
+    from posttrain.diagnose.importing.imported import ReadOptions
+    from posttrain.diagnose.pipeline.import_run import ImportSettings, import_by_policy, import_run
+    from posttrain.diagnose.pipeline.read_and_import import read_samples
+
+    read = ReadOptions(
+        columns=_pairs(columns or ()), score=score, filter=filter_name, behavior=behavior, accept_biased=accept_biased
+    )
+    settings = ImportSettings(
+        out=out, success=success, split=options.any_split(split), step=step, paths=paths, command=typed_command()
+    )
+    reporter = open_reporter(quiet)
+    found = read_samples(format_name, paths, read, reporter)
+    if not by_step:
+        print_diagnosis(import_run(found, settings, reporter), as_json)
+        return
+    for policy, run in import_by_policy(found, settings, reporter).items():
+        print(f"{policy}:")
+        print_diagnosis(run, as_json)
+
+
+def _pairs(words: Sequence[str]) -> dict[str, str]:
+    from posttrain.diagnose.errors import SourceError
+
+    pairs = [word.partition("=") for word in words]
+    for word, (name, equals, column) in zip(words, pairs, strict=True):
+        if not (name and equals and column):
+            raise SourceError(f"--columns: got {word!r}; write NAME=COLUMN, as in problem=qid", code="not_a_pair")
+    return {name: column for name, _, column in pairs}

@@ -1,0 +1,209 @@
+"""Tables with one row per sample, and counts, as people have them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from posttrain.diagnose.errors import SourceError
+from posttrain.diagnose.importing.formats import FORMATS
+from posttrain.diagnose.importing.imported import ImportedSamples, ReadOptions, Untold
+from posttrain.diagnose.types import StopReason
+
+
+def read(path: Path | list[Path], format_name: str = "table", **options: Any) -> ImportedSamples:
+    return FORMATS[format_name].read(path if isinstance(path, list) else [path], ReadOptions(**options))
+
+
+def write(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def outcomes(found: ImportedSamples) -> list[tuple[str, float | None]]:
+    return [(sample.problem, sample.score) for sample in found.samples]
+
+
+def code(*args: Any, **options: Any) -> str:
+    with pytest.raises(SourceError) as caught:
+        read(*args, **options)
+    assert "\n" not in str(caught.value)
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (True, False),
+        (1, 0),
+        (1.0, 0.0),
+        ("true", "False"),
+        ("1", "0"),
+        ("yes", "no"),
+        ("Correct", "incorrect"),
+        ("PASS", "fail"),
+        ("C", "I"),
+    ],
+)
+def test_right_and_wrong_in_every_usual_form(tmp_path: Path, right: Any, wrong: Any) -> None:
+    path = write(tmp_path / "x.jsonl", {"id": 1, "correct": right}, {"id": 1, "correct": wrong}, {"id": 2, "correct": None})
+    assert outcomes(read(path)) == [("1", 1.0), ("1", 0.0), ("2", None)]
+
+
+def test_one_table_reads_alike_from_every_kind_of_file(tmp_path: Path) -> None:
+    rows = [
+        {"qid": 1, "is_right": True, "output": 'a, "b"'},
+        {"qid": 1, "is_right": False, "output": "ü\nx"},
+        {"qid": 2, "is_right": None, "output": ""},
+    ]
+    frame = pd.DataFrame(rows)
+    paths = [
+        write(tmp_path / "rows.jsonl", *rows),
+        tmp_path / "rows.jsonl.gz",
+        tmp_path / "rows.json",
+        tmp_path / "rows.csv",
+        tmp_path / "rows.parquet",
+    ]
+    paths[1].write_bytes(gzip.compress(paths[0].read_bytes()))
+    paths[2].write_text(json.dumps(rows))
+    frame.to_csv(paths[3], index=False)
+    frame.to_parquet(paths[4])
+    for path in paths:
+        found = read(path)
+        assert [(one.problem, one.score, one.text or "") for one in found.samples] == [
+            ("1", 1.0, 'a, "b"'), ("1", 0.0, "ü\nx"), ("2", None, ""),
+        ]  # fmt: skip
+        assert {one.behavior for one in found.samples} == {"rows"}
+
+
+def test_columns_are_those_that_the_user_names_and_else_the_usual_ones(tmp_path: Path) -> None:
+    row = {"key": "a", "reward": 0.5, "score": 0.25, "response": "r", "gold": "g", "other": 1}
+    path = write(tmp_path / "x.jsonl", row)
+    found = read(path, columns={"problem": "key", "correct": "reward"})
+    (sample,) = found.samples
+    assert (sample.problem, sample.score, sample.text, sample.answer) == ("a", 0.5, "r", "g")
+    (note,) = found.source.notes
+    assert note.code == "columns"
+    assert all(name in note.text for name in row)
+    assert read(path, columns={"problem": "key"}, score="reward").samples[0].score == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"columns": {"problem": "qidd"}}, "unknown_column"),
+        ({"columns": {"promblem": "qid"}}, "unknown_name"),
+        ({"filter": "x"}, "unused_option"),
+        ({}, "no_correct_column"),
+        ({"columns": {"correct": "ok"}}, "no_problem_column"),
+        ({"columns": {"correct": "note", "problem": "key"}}, "not_a_score"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path: Path, options: dict[str, Any], expected: str) -> None:
+    assert code(write(tmp_path / "x.jsonl", {"key": 1, "ok": True, "note": "well"}), **options) == expected
+
+
+def test_a_mistyped_column_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", {"qid": 1, "is_right": True})
+    with pytest.raises(SourceError, match=r"did you mean 'is_right'"):
+        read(path, columns={"correct": "is_rigt"})
+
+
+def test_files_that_hold_nothing_or_are_of_another_kind_are_refused(tmp_path: Path) -> None:
+    assert code(tmp_path / "none.jsonl") == "no_such_file"
+    assert code(tmp_path) == "no_files"
+    (tmp_path / "empty.jsonl").write_text("")
+    assert code(tmp_path / "empty.jsonl") == "no_samples"
+    (tmp_path / "x.txt").write_text("1")
+    assert code(tmp_path / "x.txt") == "unsupported_file"
+    (tmp_path / "bad.jsonl").write_text('{"id": 1,\n')
+    assert code(tmp_path / "bad.jsonl") == "invalid_json"
+
+
+def test_a_question_without_an_id_is_its_own_problem(tmp_path: Path) -> None:
+    rows = [
+        {"problem": "What is 2+2?", "answer": 4, "correct": 1},
+        {"problem": "What is 2+2?", "answer": 4, "correct": 0},
+        {"problem": "What is 2+3?", "correct": 0},
+    ]
+    found = read(write(tmp_path / "x.jsonl", *rows))
+    first, again, other = (one.problem for one in found.samples)
+    assert first == again != other
+    assert found.samples[0].prompt == "What is 2+2?"
+    assert found.source.untold == {Untold.PROBLEM_IDS}
+
+
+def test_two_problems_with_one_text_stay_two_where_they_have_ids(tmp_path: Path) -> None:
+    rows = [{"id": i, "question": "again?", "correct": i} for i in range(2)]
+    assert [one.problem for one in read(write(tmp_path / "x.jsonl", *rows)).samples] == ["0", "1"]
+
+
+def test_a_row_may_hold_several_samples(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", {"id": "a", "correct": [True, False], "output": ["yes", "no"]}, {"id": "b", "correct": []})
+    assert [(one.problem, one.score, one.text) for one in read(path).samples] == [("a", 1.0, "yes"), ("a", 0.0, "no")]
+    assert code(write(tmp_path / "y.jsonl", {"id": "a", "correct": [1, 0], "output": ["x"]})) == "uneven_lists"
+
+
+def test_samples_come_in_the_order_of_their_numbers_and_none_twice(tmp_path: Path) -> None:
+    rows = [{"id": "a", "epoch": number, "correct": 0, "output": str(number)} for number in (10, 2, 1)]
+    assert [one.text for one in read(write(tmp_path / "x.jsonl", *rows)).samples] == ["1", "2", "10"]
+    assert code(write(tmp_path / "y.jsonl", *rows, rows[0])) == "duplicate_sample"
+
+
+def test_why_samples_ended_and_how_long_they_are(tmp_path: Path) -> None:
+    cells = [
+        {"finish_reason": "length"},
+        {"finish_reason": "stop"},
+        {"finish_reason": "odd"},
+        {"truncated": True},
+        {"truncated": "no"},
+    ]
+    found = read(write(tmp_path / "x.jsonl", *({"id": 1, "correct": 0, "num_tokens": 7, **cell} for cell in cells)))
+    ends = [StopReason.LENGTH, StopReason.EOS, StopReason.UNKNOWN, StopReason.LENGTH, StopReason.EOS]
+    assert [one.stop for one in found.samples] == ends
+    assert {one.num_tokens for one in found.samples} == {7}
+
+
+def test_one_model_is_the_source_and_several_are_policies(tmp_path: Path) -> None:
+    one = read(write(tmp_path / "x.jsonl", {"id": 1, "correct": 1, "model": "m"}))
+    assert (one.source.model, one.samples[0].policy) == ("m", "")
+    two = read(write(tmp_path / "y.jsonl", *({"id": 1, "correct": 1, "step": step} for step in (10, 20))))
+    assert [sample.policy for sample in two.samples] == ["10", "20"]
+
+
+def test_a_behavior_of_several_is_taken_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", *({"id": 1, "correct": 1, "task": task} for task in ("gsm8k", "math")))
+    assert [one.behavior for one in read(path).samples] == ["gsm8k", "math"]
+    assert [one.behavior for one in read(path, behavior="math").samples] == ["math"]
+    assert code(path, behavior="mat") == "unknown_behavior"
+
+
+def test_two_files_of_one_name_are_not_mixed(tmp_path: Path) -> None:
+    paths = [tmp_path / name / "x.jsonl" for name in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        write(path, {"id": 1, "correct": 1})
+    assert code(paths) == "same_name"
+    assert len(read(paths, behavior="x").samples) == 2
+
+
+def test_counts_become_samples_in_an_order_that_favors_none(tmp_path: Path) -> None:
+    rows = [{"id": i, "c": 32, "n": 64} for i in range(200)]
+    found = read(write(tmp_path / "x.jsonl", *rows), "counts")
+    assert len(found.samples) == 200 * 64
+    scores = pd.Series([one.score for one in found.samples]).to_numpy().reshape(200, 64)
+    assert (scores.sum(axis=1) == 32).all()
+    assert abs(scores[:, :16].mean() - 0.5) < 0.03  # the first samples are compared with those of a smaller run
+    assert outcomes(read(tmp_path / "x.jsonl", "counts")) == outcomes(found)
+    other = read(write(tmp_path / "y.jsonl", *rows, {"id": "z", "c": 0, "n": 1}), "counts")
+    assert [one.score for one in other.samples[:64]] != [one.score for one in found.samples[:64]]
+
+
+def test_wrong_counts_are_one_line(tmp_path: Path) -> None:
+    assert code(write(tmp_path / "x.jsonl", {"id": 1, "c": 3, "n": 2}), "counts") == "invalid_counts"
+    assert code(write(tmp_path / "x.jsonl", {"id": 1, "c": 1, "n": 2}), "counts", columns={"problem": "id"}) == "unused_option"
