@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from posttrain.diagnose.gates.decide_gates import gate as gate
     from posttrain.diagnose.gates.gate_result import GateResult as GateResult
     from posttrain.diagnose.pipeline.assemble import assemble as assemble
+    from posttrain.diagnose.pipeline.checkpoint_files import compare_checkpoints as compare_checkpoints
     from posttrain.diagnose.pipeline.compare_files import compare as compare
     from posttrain.diagnose.pipeline.diagnose_run import run as run
     from posttrain.diagnose.pipeline.forecast_run import forecast as forecast
@@ -51,6 +52,7 @@ _HOME = {
     "run": "pipeline.diagnose_run",
     "Transition": "comparison.transition",
     "compare": "pipeline.compare_files",
+    "compare_checkpoints": "pipeline.checkpoint_files",
     "gate": "gates.decide_gates",
     "read_counts": "storage.count_files",
     "write_counts": "storage.count_files",

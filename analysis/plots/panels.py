@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from posttrain.analysis.input_error import InputError
@@ -125,23 +126,6 @@ def success_histogram_panels(found: Sides) -> Iterator[Panel]:
         mixture = {label: mixture_rows(rows, edges) for label, rows in problems.items()}
         options = {"epsilon": epsilon, "mastered": mastered, "mixture": mixture}
         yield Panel(name, "success_histogram", rates, options)
-
-
-def group_signal_panels(found: Sides) -> Iterator[Panel]:
-    """Yield the groups without signal by group size, one panel per behavior."""
-    for name, side in each_side(found):
-        entry = side.need("group_signal")
-        if entry is None:
-            raise InputError(f"{side.folder}: no sample of {name} has a grade; grade the samples", code="no_grades")
-        rows = [
-            {
-                "group_size": share["group_size"],
-                **{part: share["total"][part] for part in ("estimate", "low", "high")},
-                **{cause: part["estimate"] for cause, part in share["causes"].items()},
-            }
-            for share in entry["shares"]
-        ]
-        yield Panel(name, "group_signal_by_size", rows, {"group_size": entry["group_size"]})
 
 
 def eval_problems(problems: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -321,6 +305,26 @@ def rounds_panels(found: Sides) -> Iterator[Panel]:
             for point in side.need("pass_at_1")
         ]
         yield Panel(mine[0].label, "rounds", rows, {"stages": stages, "kept": mine[0].settings["kept"]})
+
+
+def checkpoints_panels(found: Sides) -> Iterator[Panel]:
+    """Yield pass@1 and pass@k along the checkpoints, one panel per behavior."""
+    for name, side in each_side(found):
+        steps = side.settings["steps"]
+        rising = all(step is not None for step in steps) and all(a < b for a, b in pairwise(steps))
+        shown_k = side.need("shown_k")
+        rows = [
+            {
+                "checkpoint": label,
+                "place": step if rising else place,
+                "k": at_k["k"],
+                **{part: at_k[part] for part in ("estimate", "low", "high")},
+            }
+            for place, (label, step, point) in enumerate(zip(side.settings["labels"], steps, side.need("points"), strict=True))
+            for at_k in point["pass_at_k"]
+            if at_k["k"] in (1, shown_k)
+        ]
+        yield Panel(name, "checkpoints", rows, {"steps": rising, "kept": side.settings["kept"]})
 
 
 def _group(entry: Mapping[str, Any], trained: bool) -> str:

@@ -87,16 +87,6 @@ FIGURES: dict[str, FigureSpec] = {
         needs=lambda entry: any(problem["num_samples"] for problem in entry["problems"]),
         in_diagnosis=True,
     ),
-    "group_signal_by_size": FigureSpec(
-        shows="groups of samples that carry no learning signal, by cause and group size",
-        title="Groups without signal",
-        caption="Share of groups whose rewards do not differ, so that GRPO and its relatives learn nothing from them; layers are causes, the grey "
-        "band is the 95 % interval of the whole.",
-        takes=Takes.RUNS,
-        panels=panels.group_signal_panels,
-        needs=lambda entry: bool(entry.get("group_signal")),
-        in_diagnosis=True,
-    ),
     "step_likelihood": FigureSpec(
         shows="how improbable each step of the reference paths is",
         title="Steps of the references",
@@ -217,6 +207,15 @@ FIGURES: dict[str, FigureSpec] = {
         "that it started from. The shaded round is that of the checkpoint to keep.",
         takes=Takes.LOOPS,
         panels=panels.rounds_panels,
+        least_width=_WIDE,
+    ),
+    "checkpoints": FigureSpec(
+        shows="pass@1 and pass@k of each behavior along the checkpoints of a training run, with bands and the checkpoint to keep",
+        title="Along the checkpoints",
+        caption="pass@1 and pass@k at each checkpoint. The bands of a panel hold at all checkpoints and every k at once (95 %). The shaded "
+        "checkpoint is the one to keep.",
+        takes=Takes.CHECKPOINTS,
+        panels=panels.checkpoints_panels,
         least_width=_WIDE,
     ),
 }

@@ -22,6 +22,7 @@ class Takes(StrEnum):
     SIDES = "folders of `posttrain diagnose`, or of `posttrain compare` and `loop` (their two sides)"
     COMPARISONS = "folders of `posttrain compare` or `posttrain loop`"
     LOOPS = "folders of `posttrain loop`"
+    CHECKPOINTS = "folders of `posttrain compare` with three or more runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Side:
     behavior: Mapping[str, Any]
     """An entry of `behaviors` in diagnosis.json, compare.json or loop.json."""
     settings: Mapping[str, Any]
-    """Settings of the run; empty for a comparison; the rounds, for a loop."""
+    """Settings of the run; empty for a comparison; the rounds, for a loop; the checkpoints, for several."""
 
     def need(self, key: str) -> Any:
         """Return a field of the behavior.
@@ -75,7 +76,7 @@ def read_sides(
     for option, given in (("--behavior", behaviors), ("--label", labels)):
         if twice := next((name for number, name in enumerate(given) if name in given[:number]), None):
             raise InputError(f"{option}: got {twice!r} twice; give each name once", code="name_twice")
-    names = _distinct(paths)
+    names = distinct_names(paths)
     read = [entry for path, name in zip(paths, names, strict=True) for entry in _read(path, name, takes, alone=len(paths) == 1)]
     if labels and len(labels) != len(read):
         raise InputError(
@@ -103,6 +104,9 @@ def _read(path: Path, name: str, takes: Takes, *, alone: bool) -> list[_Entry]:
     if takes is Takes.LOOPS and (path / "loop.json").exists():
         data = _json(path / "loop.json")
         return [(name, path, data["behaviors"], rounds_of(data))]
+    if takes is Takes.CHECKPOINTS and (path / "checkpoints.json").exists():
+        data = _json(path / "checkpoints.json")
+        return [(name, path, data["behaviors"], checkpoints_of(data))]
     if takes in (Takes.RUNS, Takes.SIDES) and is_run:
         data = _json(path / "diagnosis.json")
         return [(name, path, data["behaviors"], data.get("settings", {}))]
@@ -118,6 +122,10 @@ def _read(path: Path, name: str, takes: Takes, *, alone: bool) -> list[_Entry]:
     inner = sorted(child.parent for child in path.glob("*/diagnosis.json"))
     if takes is Takes.LOOPS:
         hint = "it holds no loop.json"
+    elif takes is Takes.CHECKPOINTS:
+        hint = "it holds no checkpoints.json; compare the runs first: posttrain compare RUN RUN RUN... --out DIR"
+    elif (path / "checkpoints.json").exists():
+        hint = "it compares several checkpoints; draw the figure checkpoints, or give one of its runs"
     elif is_run:
         hint = f"compare it with another run first: posttrain compare {path} OTHER --out DIR"
     elif is_comparison and not inner:
@@ -138,6 +146,15 @@ def rounds_of(data: Mapping[str, Any]) -> dict[str, Any]:
         "started_from": [one["started_from"] for one in data["rounds"]],
         "stages": [one["stage"] for one in data["rounds"]],
         "kept": (data.get("keep") or {}).get("round"),
+    }
+
+
+def checkpoints_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the figure of several checkpoints needs beside its behaviors: their labels and steps, and which one to keep."""
+    return {
+        "labels": [one["label"] for one in data["checkpoints"]],
+        "steps": [one.get("step") for one in data["checkpoints"]],
+        "kept": (data.get("keep") or {}).get("index"),
     }
 
 
@@ -186,7 +203,7 @@ def _json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _distinct(paths: Sequence[Path]) -> list[str]:
+def distinct_names(paths: Sequence[Path]) -> list[str]:
     """Return the shortest ends of paths that tell them apart."""
     parts = [path.resolve().parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):

@@ -7,6 +7,7 @@
 - `group_signal`: groups of samples whose rewards do not differ, by cause
 - `change_tests`: which problems changed between two runs, and whether any did
 - `support`: problems with a success before and after, beside a null
+- `best_of_several`: which of several policies may be the best, and how good the observed best is
 - `deltas`: changes of whole pass@k curves, where they cross, equivalence
 - `paired_profile`: where a change lies, by the joint distribution of rates before and after
 - `sample_size`: required samples and problems, minimum detectable effects
@@ -15,6 +16,10 @@
 
 from posttrain.analysis.stats.arrays import FloatArray as FloatArray
 from posttrain.analysis.stats.arrays import IntArray as IntArray
+from posttrain.analysis.stats.best_of_several import PolicyScores as PolicyScores
+from posttrain.analysis.stats.best_of_several import PolicyValues as PolicyValues
+from posttrain.analysis.stats.best_of_several import may_be_best as may_be_best
+from posttrain.analysis.stats.best_of_several import shrunken_score as shrunken_score
 from posttrain.analysis.stats.change_tests import PermutationTest as PermutationTest
 from posttrain.analysis.stats.change_tests import permutation_test as permutation_test
 from posttrain.analysis.stats.change_tests import problem_change_tests as problem_change_tests
@@ -27,6 +32,7 @@ from posttrain.analysis.stats.deltas import dense_ks as dense_ks
 from posttrain.analysis.stats.deltas import equivalence_test as equivalence_test
 from posttrain.analysis.stats.deltas import first_loss as first_loss
 from posttrain.analysis.stats.deltas import max_t_deltas as max_t_deltas
+from posttrain.analysis.stats.deltas import simultaneous_level as simultaneous_level
 from posttrain.analysis.stats.estimators import answer_entropy as answer_entropy
 from posttrain.analysis.stats.estimators import cover_at_tau as cover_at_tau
 from posttrain.analysis.stats.estimators import k_grid as k_grid
@@ -48,6 +54,7 @@ from posttrain.analysis.stats.mixture import MixturePosterior as MixturePosterio
 from posttrain.analysis.stats.mixture import fit_mixture as fit_mixture
 from posttrain.analysis.stats.paired_profile import paired_population_intervals as paired_population_intervals
 from posttrain.analysis.stats.posterior_deltas import PosteriorDeltas as PosteriorDeltas
+from posttrain.analysis.stats.posterior_deltas import pass_at_k_moments as pass_at_k_moments
 from posttrain.analysis.stats.posterior_deltas import posterior_changes as posterior_changes
 from posttrain.analysis.stats.sample_size import detectable_delta as detectable_delta
 from posttrain.analysis.stats.sample_size import detectable_rise as detectable_rise

@@ -62,24 +62,45 @@ def max_t_deltas(
     check_level(level)
     delta = _paired(before, after)
     estimate, low, high = np.full((3, delta.shape[1]), np.nan)
-    used, units = _units(delta, groups)
+    used, units = paired_units(delta, groups)
     if units.shape[0] == 0:
         return CurveDeltas(estimate, low, high)
-    size = units.shape[0] + 2 * DELTA_PSEUDO_OBSERVATIONS
-    degrees = max(size - 1.0, 0.5)
-    centre = units.sum(axis=0) / size
-    covariance = (units.T @ units + 2 * DELTA_PSEUDO_OBSERVATIONS - size * np.outer(centre, centre)) / (degrees * size)
+    centre, covariance, degrees = mean_moments(units)
     error = np.sqrt(np.diag(covariance))
-    spread = _draws(covariance / np.outer(error, error), rng)
-    largest = np.abs(spread).max(axis=1) / np.sqrt(rng.chisquare(degrees, NUM_DRAWS) / degrees)
-    alone = float(scipy.stats.t.ppf(0.5 + level / 2, degrees))
-    critical = max(alone, float(np.quantile(largest, level)))
+    critical = _largest_t(covariance, degrees, rng, level)
     estimate[used] = units.mean(axis=0)
     first, last = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     single = [paired_delta_interval(first[:, k], last[:, k], groups, level=level) for k in np.flatnonzero(used)]
     low[used] = np.maximum(-1.0, np.minimum(centre - critical * error, [interval.low for interval in single]))
     high[used] = np.minimum(1.0, np.maximum(centre + critical * error, [interval.high for interval in single]))
     return CurveDeltas(estimate, low, high)
+
+
+def simultaneous_level(
+    values: npt.ArrayLike, groups: Sequence[Any] | None = None, *, rng: np.random.Generator, level: float = 0.95
+) -> float:
+    """Compute the level of single intervals for several means over the same problems at which all of them hold at once.
+
+    From the largest |t| of a multivariate t distribution, as in `max_t_deltas`, so that dependent means pay little.
+
+    Args:
+        values: [P, K] values of each problem in [−1, 1]. A column that is NaN throughout is left out; then a problem with any NaN is.
+        groups: [P] name of the group of each problem, or None.
+        rng: Random generator.
+        level: Probability that all K intervals hold at once.
+
+    Returns:
+        A level of at least `level`; `level` itself without data.
+
+    Raises:
+        ValueError: A level outside (0, 1).
+    """
+    check_level(level)
+    _, units = paired_units(np.asarray(values, dtype=np.float64), groups)
+    if units.shape[0] == 0:
+        return level
+    _, covariance, degrees = mean_moments(units)
+    return max(level, float(2.0 * scipy.stats.t.cdf(_largest_t(covariance, degrees, rng, level), degrees) - 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +195,12 @@ def curve_crossing(
         raise ValueError(f"k must rise from at least 1 and match {delta.shape[1]} columns, got {attempts.tolist()}")
     method = "normal draws over problems"
     nothing = Interval(np.nan, np.nan, np.nan, method)
-    used, units = _units(delta, groups)
+    used, units = paired_units(delta, groups)
     if units.shape[0] < 2:
         return CurveCrossing(nothing, np.nan)
     log_k, mean = np.log(attempts[used]), units.mean(axis=0)
     covariance = np.atleast_2d(np.cov(units, rowvar=False)) / units.shape[0]
-    draws = _first_crossing(log_k, mean + _draws(covariance, rng))
+    draws = _first_crossing(log_k, mean + normal_draws(covariance, rng))
     crossed = draws[~np.isnan(draws)]
     estimate, probability = float(_first_crossing(log_k, mean[None, :])[0]), crossed.size / draws.size
     if probability < PROBABLE or np.isnan(estimate):
@@ -243,7 +264,7 @@ def _paired(before: npt.ArrayLike, after: npt.ArrayLike) -> FloatArray:
     return second - first
 
 
-def _units(delta: FloatArray, groups: Sequence[Any] | None) -> tuple[npt.NDArray[np.bool_], FloatArray]:
+def paired_units(delta: FloatArray, groups: Sequence[Any] | None) -> tuple[npt.NDArray[np.bool_], FloatArray]:
     """Return the columns with data, and one row per sampling unit such that the mean of the rows is the mean over problems."""
     if groups is not None and len(groups) != delta.shape[0]:
         raise ValueError(f"{len(groups)} groups for {delta.shape[0]} problems")
@@ -259,7 +280,27 @@ def _units(delta: FloatArray, groups: Sequence[Any] | None) -> tuple[npt.NDArray
     return used, mean + sums * (len(sums) / kept.shape[0])
 
 
-def _draws(covariance: FloatArray, rng: np.random.Generator) -> FloatArray:
+def mean_moments(units: FloatArray) -> tuple[FloatArray, FloatArray, float]:
+    """Return the centre [K] of the means of rows [U, K], their covariance [K, K] and its degrees of freedom.
+
+    A quarter of a pseudo-observation at −1 and at +1 in every column keeps each variance above zero.
+    """
+    size = units.shape[0] + 2 * DELTA_PSEUDO_OBSERVATIONS
+    degrees = max(size - 1.0, 0.5)
+    centre = units.sum(axis=0) / size
+    covariance = (units.T @ units + 2 * DELTA_PSEUDO_OBSERVATIONS - size * np.outer(centre, centre)) / (degrees * size)
+    return centre, covariance, degrees
+
+
+def _largest_t(covariance: FloatArray, degrees: float, rng: np.random.Generator, level: float) -> float:
+    """Return the quantile of the largest |t| of means with this covariance, never below that of a single one."""
+    error = np.sqrt(np.diag(covariance))
+    spread = normal_draws(covariance / np.outer(error, error), rng)
+    largest = np.abs(spread).max(axis=1) / np.sqrt(rng.chisquare(degrees, NUM_DRAWS) / degrees)
+    return max(float(scipy.stats.t.ppf(0.5 + level / 2, degrees)), float(np.quantile(largest, level)))
+
+
+def normal_draws(covariance: FloatArray, rng: np.random.Generator) -> FloatArray:
     """[NUM_DRAWS, K] normal draws with mean 0; the covariance may be singular."""
     values, vectors = np.linalg.eigh(covariance)
     return np.asarray(rng.standard_normal((NUM_DRAWS, len(values))) @ (vectors * np.sqrt(np.maximum(values, 0.0))).T)

@@ -72,7 +72,7 @@ def posterior_changes(
     units = int(owner.max(initial=-1)) + 1
     estimate, error = np.full((2, len(ks)), np.nan)
     for index, k in enumerate(ks if num_problems else ()):
-        means, variances = zip(*(_pass_at_k_moments(side, k) for side in (before, after)), strict=True)
+        means, variances = zip(*(pass_at_k_moments(side, k) for side in (before, after)), strict=True)
         change = means[1].mean(axis=0)[after.place] - means[0].mean(axis=0)[before.place]
         doubt = variances[1][after.place] + variances[0][before.place]
         of_these = [mean @ side.repeats / num_problems for mean, side in zip(means, (before, after), strict=True)]
@@ -82,7 +82,7 @@ def posterior_changes(
     return PosteriorDeltas(estimate, error, float(units - 1))
 
 
-def _pass_at_k_moments(mixture: MixturePosterior, k: int) -> tuple[FloatArray, FloatArray]:
+def pass_at_k_moments(mixture: MixturePosterior, k: int) -> tuple[FloatArray, FloatArray]:
     """Return, for each of U distinct counts, the mean of pass@k under each draw of the distribution [D, U], and its posterior variance [U]."""
     value = 1.0 - (1.0 - mixture.draws[1]) ** k
     first, second = np.moveaxis(mixture.expectations(np.stack([value, value**2], axis=2)), 2, 0)

@@ -14,7 +14,7 @@ from posttrain.analysis.stats import Interval
 from posttrain.diagnose.comparison.change_role import decide_role
 from posttrain.diagnose.comparison.nulls import support_rows
 from posttrain.diagnose.comparison.paired_samples import PairedCounts, align_null, bounded, pair_counts, pair_first
-from posttrain.diagnose.comparison.pass_at_k_change import pass_at_k_changes
+from posttrain.diagnose.comparison.pass_at_k_change import pass_at_k_changes, pass_at_k_curve
 from posttrain.diagnose.comparison.transition import BehaviorTransition, ComparisonNote, ProblemChangeRow, SideBySide
 from posttrain.diagnose.measure.problem_changes import classify_changes
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior
@@ -60,7 +60,7 @@ def compare_behavior(
     }
     return replace(
         found,
-        side_by_side=_side_by_side(before, after),
+        side_by_side=side_by_side(before, after),
         notes=(*(note for note, holds in notes.items() if holds), *found.notes),
     )
 
@@ -87,7 +87,7 @@ def compare_counts(
     fewest, rng, trained = counts.fewest, np.random.default_rng(0), name in options.trained
     primary = measure.primary_k
     ks = [k for k in stats.k_grid(primary if counts.adaptive else fewest, primary) if counts.adaptive or k <= fewest]
-    curves = [_curves(counts, ks, after=after) for after in (False, True)]
+    curves = [pass_at_k_curve(counts, ks, after=after) for after in (False, True)]
     changes = pass_at_k_changes(counts, ks) if counts.adaptive else _simultaneous_changes(counts, ks, rng)
     typical = fewest if not counts.adaptive else int(np.median(np.minimum(counts.n_before, counts.n_after)[counts.known]))
     notes = {ComparisonNote.ADAPTIVE_SAMPLING: counts.adaptive, ComparisonNote.MISSING_SAMPLES: counts.any_missing}
@@ -104,7 +104,7 @@ def compare_counts(
         pass_at_k_delta=_points(ks, changes),
         pass_at_k_before=_points(ks, curves[0]),
         pass_at_k_after=_points(ks, curves[1]),
-        changes=_problem_changes(counts, measure.epsilon, options.thresholds),
+        changes=problem_changes(counts, measure.epsilon, options.thresholds),
         support=support_rows(first, second=second, rng=rng),
         side_by_side=(),
         detectable_rise=stats.detectable_rise(typical, alpha=options.thresholds.false_discovery_rate / (2 * len(counts.ids))),
@@ -119,7 +119,7 @@ def compare_counts(
     )
 
 
-def _problem_changes(counts: PairedCounts, epsilon: float, thresholds: ChangeThresholds) -> tuple[ProblemChangeRow, ...]:
+def problem_changes(counts: PairedCounts, epsilon: float, thresholds: ChangeThresholds) -> tuple[ProblemChangeRow, ...]:
     """Classify the change of each problem."""
     n0, c0, n1, c1 = counts.counts
     before, after = (fit.interval_probabilities([epsilon])[:, 1] for fit in counts.fits)
@@ -184,22 +184,11 @@ def _first_loss(counts: PairedCounts, rng: np.random.Generator) -> stats.FirstLo
     return stats.first_loss(ks, [one.low for one in band], [one.high for one in band])
 
 
-def _curves(counts: PairedCounts, ks: Sequence[int], *, after: bool) -> list[Interval]:
-    """Estimate pass@k of one side."""
-
-    def estimate(counts: PairedCounts) -> list[Interval]:
-        if counts.adaptive:
-            return counts.fits[after].pass_at_ks(ks)
-        return [stats.mean_interval(column, counts.units) for column in _pass_at_ks(counts, ks)[after].T]
-
-    return bounded(counts, estimate, lambda: (counts.impute(before=False, after=False), counts.impute(before=True, after=True)))
-
-
 def _points(ks: Sequence[int], values: Sequence[Interval]) -> tuple[PassAtK, ...]:
     return tuple(PassAtK(k=k, value=Estimate.of(value), extrapolated=False) for k, value in zip(ks, values, strict=True))
 
 
-def _side_by_side(before: DiagnosedBehavior, after: DiagnosedBehavior) -> tuple[SideBySide, ...]:
+def side_by_side(before: DiagnosedBehavior, after: DiagnosedBehavior) -> tuple[SideBySide, ...]:
     """Collect what may explain a difference without being the goal."""
     sides = (before.table, after.table)
     values: dict[str, list[npt.NDArray[Any]]] = {

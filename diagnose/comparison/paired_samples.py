@@ -69,8 +69,7 @@ class PairedCounts:
     @cached_property
     def units(self) -> Sequence[Any] | None:
         """Return [P] the group of each problem as a number; None where all problems are unrelated."""
-        index = np.unique(np.array(self.groups), return_inverse=True)[1].reshape(-1)
-        return None if not index.size or int(index.max()) + 1 == index.size else index.tolist()
+        return group_units(self.groups)
 
     def impute(self, *, before: bool, after: bool) -> PairedCounts:
         """Return the counts with every missing sample of a side as a success, or as a failure."""
@@ -88,6 +87,12 @@ class PairedCounts:
     def bounds_of_change(self) -> tuple[PairedCounts, PairedCounts]:
         """Return the counts at which the change is smallest, and those at which it is largest."""
         return self.impute(before=True, after=False), self.impute(before=False, after=True)
+
+
+def group_units(groups: Sequence[str]) -> Sequence[Any] | None:
+    """Return [P] the group of each problem as a number; None where every problem is a group of its own."""
+    index = np.unique(np.array(groups), return_inverse=True)[1].reshape(-1)
+    return None if not index.size or int(index.max()) + 1 == index.size else index.tolist()
 
 
 def bounded(
@@ -120,7 +125,7 @@ def bounded(
 def pair_counts(before: DiagnosedBehavior, after: DiagnosedBehavior) -> PairedCounts:
     """Count all samples of the problems that both runs sampled."""
     problems = before.behavior.problems
-    sides = [_count(measured, [problem.id for problem in problems]) for measured in (before, after)]
+    sides = [count_outcomes(measured, [problem.id for problem in problems]) for measured in (before, after)]
     shared = np.flatnonzero(np.min([n + missing for n, _, missing in sides], axis=0))
     (n0, c0, missing0), (n1, c1, missing1) = ([array[shared] for array in side] for side in sides)
     return PairedCounts(
@@ -169,7 +174,7 @@ def is_adaptive(*sides: DiagnosedBehavior) -> bool:
     return not all(measured.sampling.sampled_equally for measured in sides)
 
 
-def _count(measured: DiagnosedBehavior, problem_ids: Sequence[str]) -> tuple[Ints, Ints, Ints]:
+def count_outcomes(measured: DiagnosedBehavior, problem_ids: Sequence[str]) -> tuple[Ints, Ints, Ints]:
     """Return [P] samples with a known outcome, successes, and samples without an outcome; greedy ones are left out."""
     table, size = measured.table, len(problem_ids)
     place, right = table.known_outcomes(problem_ids, measured.behavior.measure.success)

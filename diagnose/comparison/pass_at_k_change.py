@@ -1,10 +1,10 @@
-"""The mean change of pass@k between two runs: the one estimate that pages, gates and loops share."""
+"""pass@k of a run and its mean change between two: the estimates that pages, gates and loops share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from posttrain.analysis.stats import Interval, paired_delta_interval, pass_at_k, posterior_changes
+from posttrain.analysis.stats import Interval, mean_interval, paired_delta_interval, pass_at_k, posterior_changes
 from posttrain.diagnose.comparison.paired_samples import PairedCounts, bounded, pair_counts
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior
 from posttrain.diagnose.types import Estimate
@@ -29,6 +29,25 @@ def pass_at_k_changes(counts: PairedCounts, ks: Sequence[int], *, level: float =
         return [paired_delta_interval(pass_at_k(n0, c0, k), pass_at_k(n1, c1, k), counts.units, level=level) for k in ks]
 
     return bounded(counts, estimate, counts.bounds_of_change)
+
+
+def pass_at_k_curve(counts: PairedCounts, ks: Sequence[int], *, after: bool, level: float = 0.95) -> list[Interval]:
+    """Estimate pass@k of one of two runs on their common problems, each k alone at this level.
+
+    Args:
+        counts: Samples and successes of both runs.
+        ks: Attempts; without adaptive sampling none above the fewest samples.
+        after: Of the run after, rather than of the one before.
+        level: Confidence.
+    """
+
+    def estimate(counts: PairedCounts) -> list[Interval]:
+        if counts.adaptive:
+            return counts.fits[after].pass_at_ks(ks, level=level)
+        n, c = counts.counts[2:] if after else counts.counts[:2]
+        return [mean_interval(pass_at_k(n, c, k), counts.units, level=level) for k in ks]
+
+    return bounded(counts, estimate, lambda: (counts.impute(before=False, after=False), counts.impute(before=True, after=True)))
 
 
 def change_of_pass_at_1(before: DiagnosedBehavior, after: DiagnosedBehavior) -> Estimate | None:

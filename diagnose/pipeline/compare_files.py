@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from posttrain.diagnose.comparison.compare_behavior import ComparisonOptions
 from posttrain.diagnose.comparison.compare_runs import check_margin, compare_runs
 from posttrain.diagnose.comparison.transition import Transition
 from posttrain.diagnose.errors import RunError
-from posttrain.diagnose.pipeline.assemble import assemble
 from posttrain.diagnose.pipeline.comparison_file import comparison_file
+from posttrain.diagnose.pipeline.run_files import Run, read_run
 from posttrain.diagnose.report.report_files import write_report
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import RunEntry
@@ -25,10 +24,8 @@ from posttrain.diagnose.thresholds import Thresholds
 DEFAULT_MARGIN = 0.05
 """Change of pass@1 that does not matter."""
 
-WRITTEN = frozenset({"compare.json", "report.html", "report.md", "figures"})
+WRITTEN = frozenset({"compare.json", "checkpoints.json", "report.html", "report.md", "figures"})
 """What a comparison consists of."""
-
-Run = str | os.PathLike[str] | DiagnosedRun
 
 
 def compare(
@@ -60,20 +57,20 @@ def compare(
             (`other_files`), or another process writes there (`folder_in_use`).
         SettingsError: The margin is out of range.
     """
-    _check_out(Path(out))
+    check_comparison_folder(Path(out))
     check_writable(Path(out))
     transition = compare_folders(before, after, null=null, margin=margin, trained=trained, stage=stage)
     run = transition.after.run
     command = command or f"posttrain compare {transition.before.path} {transition.after.path} --out {out}"
     entry = RunEntry(path=str(out), created=run.created, command=command, versions=run.versions)
     with locked_folder(Path(out)):
-        _check_out(Path(out))
+        check_comparison_folder(Path(out))
         write_comparison(Path(out), transition, entry, transition.after.settings)
         write_report(Path(out))
     return transition
 
 
-def _check_out(out: Path) -> None:
+def check_comparison_folder(out: Path) -> None:
     """Refuse a folder that holds anything but an earlier comparison."""
     if not out.exists():
         return
@@ -99,14 +96,14 @@ def compare_folders(
     for run in (before, after, null):
         if run is not None and not isinstance(run, DiagnosedRun):
             RunDirectory(Path(run)).read_json()  # all of them before the samples of any are read
-    first, last = _read(before), _read(after)
+    first, last = read_run(before), read_run(after)
     options = ComparisonOptions(
         margin=margin,
         trained=frozenset(trained),
         stage=stage,
         thresholds=Thresholds.from_json(last.settings["thresholds"]).change,
     )
-    return compare_runs(first, last, options, null=None if null is None else _read(null))
+    return compare_runs(first, last, options, null=None if null is None else read_run(null))
 
 
 def write_comparison(out: Path, transition: Transition, run: RunEntry, settings: Mapping[str, Any]) -> None:
@@ -119,7 +116,3 @@ def write_comparison(out: Path, transition: Transition, run: RunEntry, settings:
         settings: Settings that its page shows.
     """
     write_model(out / "compare.json", comparison_file(transition, run, settings))
-
-
-def _read(run: Run) -> DiagnosedRun:
-    return run if isinstance(run, DiagnosedRun) else assemble(os.fspath(run))

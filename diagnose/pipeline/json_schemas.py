@@ -10,12 +10,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from posttrain.diagnose.comparison.checkpoints_json import CheckpointsFile
 from posttrain.diagnose.comparison.compare_json import CompareFile
 from posttrain.diagnose.comparison.loop_json import LoopFile
 from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile
 from posttrain.diagnose.storage.json_model import FileModel
 
-MODELS: dict[str, type[FileModel]] = {"diagnosis": DiagnosisFile, "compare": CompareFile, "loop": LoopFile}
+MODELS: dict[str, type[FileModel]] = {
+    "diagnosis": DiagnosisFile,
+    "compare": CompareFile,
+    "checkpoints": CheckpointsFile,
+    "loop": LoopFile,
+}
 """Stem of each file, and its model."""
 
 

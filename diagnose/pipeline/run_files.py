@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from posttrain.diagnose.errors import RunError
@@ -12,6 +13,18 @@ from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.json_model import write_model
 from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
+
+Run = str | os.PathLike[str] | DiagnosedRun
+"""A run directory, or the run read back."""
+
+
+def read_run(run: Run) -> DiagnosedRun:
+    """Return a run, read back where its folder is given.
+
+    Raises:
+        RunError: The folder holds no finished run, or a damaged one.
+    """
+    return run if isinstance(run, DiagnosedRun) else assemble(os.fspath(run))
 
 
 def write_run(run: DiagnosedRun) -> None:

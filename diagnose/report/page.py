@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from posttrain.diagnose.comparison.checkpoints_json import CheckpointsFile
 from posttrain.diagnose.comparison.compare_json import CompareFile
 from posttrain.diagnose.comparison.loop_json import LoopFile
 from posttrain.diagnose.report.behavior_view import behavior_view
+from posttrain.diagnose.report.checkpoints_view import checkpoints_view
 from posttrain.diagnose.report.comparison_view import comparison_view
 from posttrain.diagnose.report.loop_view import loop_view
 from posttrain.diagnose.report.text import MethodNotes, unique_slugs, write_setting
@@ -32,6 +34,7 @@ def diagnosis_page(file: DiagnosisFile) -> dict[str, Any]:
         "behaviors": behaviors,
         "comparisons": [],
         "loop": None,
+        "checkpoints": None,
         **_foot(file.run, file.settings, methods),
     }
 
@@ -61,8 +64,25 @@ def comparison_page(files: Sequence[CompareFile], loop: LoopFile | None = None) 
             comparison_view(behavior, split, slug, methods) for (split, behavior), slug in zip(entries, slugs, strict=True)
         ],
         "loop": loop_view(loop),
+        "checkpoints": None,
         "measured_in": [first.before.run, first.after.run],
         **_foot(first.run, first.settings, methods),
+    }
+
+
+def checkpoints_page(file: CheckpointsFile) -> dict[str, Any]:
+    """Return everything that the page of several checkpoints says."""
+    methods = MethodNotes()
+    sources = list(dict.fromkeys(str(one.model.get("source", "")) for one in file.checkpoints))
+    return {
+        "title": "Checkpoint report",
+        "model": sources[0] if len(sources) == 1 else f"{sources[0]} → {sources[-1]}",
+        "verdicts": [],
+        "behaviors": [],
+        "comparisons": [],
+        "loop": None,
+        "checkpoints": checkpoints_view(file, methods),
+        **_foot(file.run, file.settings, methods),
     }
 
 

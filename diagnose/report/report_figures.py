@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from posttrain.analysis.plots.panels import Sides
 from posttrain.analysis.plots.registry import FIGURES, FigureSpec
-from posttrain.analysis.plots.run_reader import Side, Takes, one_side, rounds_of
+from posttrain.analysis.plots.run_reader import Side, Takes, checkpoints_of, one_side, rounds_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +80,18 @@ def loop_figures(folder: Path, file: Mapping[str, Any]) -> list[ReportFigure]:
     """
     found = {str(entry["name"]): [Side("", folder, entry, rounds_of(file))] for entry in file["behaviors"]}
     return _draw("rounds", FIGURES["rounds"], found) if found else []
+
+
+def checkpoint_figures(folder: Path, entry: Mapping[str, Any], file: Mapping[str, Any]) -> list[ReportFigure]:
+    """Draw the figure of one behavior along the checkpoints.
+
+    Args:
+        folder: The folder of the page, for messages.
+        entry: An entry of `behaviors` in checkpoints.json.
+        file: The content of checkpoints.json.
+    """
+    name = str(entry["name"])
+    return _draw("checkpoints", FIGURES["checkpoints"], {name: [Side(name, folder, entry, checkpoints_of(file))]})
 
 
 def _draw(name: str, spec: FigureSpec, found: Mapping[str, Sequence[Side]]) -> list[ReportFigure]:

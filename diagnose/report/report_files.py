@@ -1,4 +1,4 @@
-"""Write the report of a folder: HTML, Markdown and figures, from its diagnosis.json, or its compare.json and loop.json, and nothing else."""
+"""Write the report of a folder: HTML, Markdown and figures, from its diagnosis.json, its checkpoints.json, or its compare.json and loop.json."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.analysis.figures import figure_csv
+from posttrain.diagnose.comparison.checkpoints_json import CheckpointsFile
 from posttrain.diagnose.comparison.compare_json import CompareFile
 from posttrain.diagnose.comparison.loop_json import LoopFile
 from posttrain.diagnose.errors import RunError, UserError
 from posttrain.diagnose.report.html import render_html
 from posttrain.diagnose.report.markdown import render_markdown
-from posttrain.diagnose.report.page import comparison_page, diagnosis_page
+from posttrain.diagnose.report.page import checkpoints_page, comparison_page, diagnosis_page
 from posttrain.diagnose.report.report_figures import (
     ReportFigure,
     behavior_figures,
+    checkpoint_figures,
     comparison_figures,
     loop_figures,
     probe_figures,
@@ -35,13 +37,13 @@ def write_report(folder: Path) -> tuple[Path, Path]:
     Every file is written to a temporary name, synced and renamed, figures first, so that a page never points at a missing figure.
 
     Args:
-        folder: Holds diagnosis.json, or compare.json and perhaps `final/compare.json` and loop.json.
+        folder: Holds diagnosis.json, or checkpoints.json, or compare.json and perhaps `final/compare.json` and loop.json.
 
     Returns:
         The paths of the HTML and of the Markdown page.
 
     Raises:
-        RunError: There is neither file, or it cannot be read, or a field is of another kind than a report needs (`unreadable_field`).
+        RunError: There is none of these files, or it cannot be read, or a field is of another kind than a report needs (`unreadable_field`).
     """
     try:
         html, markdown = _pages(folder)
@@ -63,11 +65,13 @@ def _pages(folder: Path) -> tuple[str, str]:
     if (folder / "compare.json").exists():
         files = [folder / "compare.json", folder / FINAL / "compare.json"]
         page = _comparison(folder, [read_model(path, CompareFile) for path in files if path.exists()])
+    elif (folder / "checkpoints.json").exists():
+        page = _checkpoints(folder, read_model(folder / "checkpoints.json", CheckpointsFile))
     elif (folder / "diagnosis.json").exists():
         page = _diagnosis(folder, read_model(folder / "diagnosis.json", DiagnosisFile))
     else:
         raise RunError(
-            f"report {folder}: holds neither diagnosis.json nor compare.json; give the folder of a `posttrain diagnose`, `compare` or `loop`",
+            f"report {folder}: holds neither diagnosis.json nor compare.json nor checkpoints.json; give the folder of a `posttrain diagnose`, `compare` or `loop`",
             code="nothing_to_report",
         )
     return render_html(page), render_markdown(page)
@@ -95,6 +99,14 @@ def _comparison(folder: Path, files: Sequence[CompareFile]) -> dict[str, Any]:
         part["figures"] = _write_figures(folder, part["slug"], part["name"], comparison_figures(folder, entry))
     if loop is not None and page["loop"] is not None:
         page["loop"]["figures"] = _write_figures(folder, "rounds", "all behaviors", loop_figures(folder, loop.to_json()))
+    return page
+
+
+def _checkpoints(folder: Path, file: CheckpointsFile) -> dict[str, Any]:
+    """Return the page of several checkpoints, its figures written."""
+    page, content = checkpoints_page(file), file.to_json()
+    for part, entry in zip(page["checkpoints"]["behaviors"], content["behaviors"], strict=True):
+        part["figures"] = _write_figures(folder, part["slug"], part["name"], checkpoint_figures(folder, entry, content))
     return page
 
 

@@ -29,11 +29,15 @@ def report(
     from posttrain.diagnose import rewrite_report
 
     page = rewrite_report(run)
-    path = next(path for name in ("compare.json", "diagnosis.json") if (path := run / name).exists())
+    path = next(path for name in ("compare.json", "checkpoints.json", "diagnosis.json") if (path := run / name).exists())
     if as_json:
         print(path.read_text(), end="")
         return
-    for behavior in json.loads(path.read_text())["behaviors"]:
-        verdict = (behavior.get("verdicts") or {}).get("after") or behavior
-        print(verdict["sentence"])
+    content = json.loads(path.read_text())
+    if path.name == "checkpoints.json":
+        print(content["keep"]["words"])
+    else:
+        for behavior in content["behaviors"]:
+            verdict = (behavior.get("verdicts") or {}).get("after") or behavior
+            print(verdict["sentence"])
     print(f"report: {page}")

@@ -216,6 +216,11 @@ def test_samples_outlive_a_wrong_option(folder: Path, refuses: Refuses) -> None:
         "compare empty empty --out file/run": "not_writable",
         "compare empty empty --out out --margin nan": "margin_out_of_range",
         "compare nowhere empty --out out": "no_run",
+        "compare empty --out out": "number_of_runs",
+        "compare empty empty empty --out out": "no_run",
+        "compare empty empty empty --out out --null empty": "null_of_several",
+        "compare empty empty empty --out out --label a --label b": "number_of_labels",
+        "compare empty empty --out out --label a --label b": "label_of_two",
         "compare empty empty --out out": "no_run",
     }.items(),
 )

@@ -31,17 +31,6 @@ POINTS = [
 ]
 CHECK = {"name": "pass@1", "op": ">=", "estimate": 0.3, "low": 0.2, "high": 0.4, "threshold": 0.9, "n": 32, "outcome": "not_met"}
 TOKENS = ["3", " times", "\n", "$4$", "日本", "\ud800", "<script>"]
-SIGNAL = [
-    {
-        "group_size": size,
-        "estimate": 0.8 / size,
-        "low": 0.5 / size,
-        "high": 0.9 / size,
-        "too_hard": 0.6 / size,
-        "too_easy": 0.2 / size,
-    }
-    for size in (2, 4, 6, 8)
-]
 PROBLEM_LABELS = ("preserved", "expanded", "attrited", "out_of_support", "undetermined")
 CHANGES = [{"id": str(i), "before": i / 5, "after": 0.5, "state": state} for i, state in enumerate(PROBLEM_LABELS)] * 2
 COVER = [{"tau": tau, "estimate": 1 - tau, "low": 0.9 - tau, "high": 1.0} for tau in (0.25, 0.5, 1.0)]
@@ -66,6 +55,12 @@ ROUNDS = [
     for number, origin, rate in ((0, None, 0.2), (1, 0, 0.6), (2, 0, 0.4))
 ]
 
+ALONG = [
+    {"checkpoint": label, "place": place, "k": k, "estimate": rate, "low": rate - 0.1, "high": rate + 0.1}
+    for label, place, rate in (("$base$", 0, 0.2), ("step 100", 100, 0.6), ("step 250", 250, 0.5))
+    for k in (1, 16)
+]
+
 
 def probe_options(name: str) -> dict[str, Any]:
     """Return the options of the figure of a probe."""
@@ -82,16 +77,13 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         ({"before": [0, 0.5, 1, NAN], "after": [0.2]},),
         {"epsilon": 0.006, "mastered": 0.9, "title": "t", "mixture": {"before": MIXTURE}},
     ),
-    "group_signal_by_size": (
-        ([*SIGNAL, {"group_size": 64, "estimate": NAN, "low": 0.01, "high": 0.2, "too_hard": NAN}],),
-        {"group_size": 8, "title": "t"},
-    ),
     "reference_likelihood": ((TOKENS, [-0.1, -3, -9, -0.5, -1, -2, -np.inf]), {"steps": [0, 0, 0, 1, 1, 1, 1], "title": "t"}),
     "step_likelihood": (
         ([{"step": i + 1, "estimate": i, "low": i / 2, "high": NAN, "n": 3} for i in range(20)],),
         {"nats_at_epsilon": 5.0},
     ),
     "before_after": ((CHANGES,), {"title": "t"}),
+    "checkpoints": ((ALONG,), {"steps": True, "kept": 1, "title": "t"}),
     "checks": (([CHECK, {**CHECK, "op": "<=", "estimate": 12.0, "high": -3.0, "outcome": "met"}],), {"title": "t"}),
     "support_transitions": (({state: index for index, state in enumerate(PROBLEM_LABELS)},), {"title": "t"}),
     "support_dynamics": (([SUPPORT, {**SUPPORT, "name": "NSCR", "estimate": -0.4, "null_low": -0.6}],), {"title": "t"}),
@@ -113,11 +105,6 @@ EMPTY: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
         ((rates,), {"epsilon": 0.006, "mastered": 0.9})
         for rates in ({}, {"a": []}, {"a": [NAN]}, {"a": [0.0]}, {"a": np.zeros(9)})
     ],
-    "group_signal_by_size": [
-        (([],), {}),
-        (([{"group_size": 8, "estimate": None, "low": None, "high": None}],), {"group_size": 8}),
-        (([{**SIGNAL[0], "estimate": NAN}],), {"group_size": 9}),
-    ],
     "reference_likelihood": [
         (([], []), {}),
         ((["a"], [NAN]), {}),
@@ -134,6 +121,11 @@ EMPTY: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "support_dynamics": [(([],), {}), (([{"name": "SRR"}, {**SUPPORT, "estimate": NAN, "null_low": None}],), {})],
     "retention": [(([],), {}), (([{**RETENTION, "run": "a", "group": "target", "before": None, "low": NAN}],), {})],
     "rounds": [(([],), {}), ((ROUNDS[:1],), {}), (([{**ROUNDS[0], "estimate": None}, {**ROUNDS[1], "low": NAN}],), {"kept": 0})],
+    "checkpoints": [
+        (([],), {}),
+        ((ALONG[:1],), {"kept": 0}),
+        (([{**ALONG[0], "estimate": None}, {**ALONG[2], "low": NAN}],), {"kept": 9}),
+    ],
     **{name: [(([],), {})] for name, spec in FIGURES.items() if spec.probes},
     "checks": [(([],), {}), (([{**CHECK, "estimate": NAN, "low": None, "high": None, "outcome": "inconclusive"}],), {})],
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.checkpoint_files import checkpoints_file
 from helpers.loop_files import loop_file
 from helpers.report_files import compare_file, diagnosis_file
 
@@ -14,8 +15,13 @@ from posttrain.diagnose.pipeline.json_schemas import MODELS, schema_text
 from posttrain.diagnose.storage.json_model import FileModel, read_model, write_model
 
 SCHEMAS = Path(__file__).parents[3] / "schemas"
-FILES: dict[str, FileModel] = {"diagnosis": diagnosis_file(), "compare": compare_file(), "loop": loop_file()}
-ROWS = {"diagnosis": "behaviors", "compare": "behaviors", "loop": "rounds"}
+FILES: dict[str, FileModel] = {
+    "diagnosis": diagnosis_file(),
+    "compare": compare_file(),
+    "checkpoints": checkpoints_file(),
+    "loop": loop_file(),
+}
+ROWS = {"diagnosis": "behaviors", "compare": "behaviors", "checkpoints": "behaviors", "loop": "rounds"}
 """The list whose members each file is about."""
 
 

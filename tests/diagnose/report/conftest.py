@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.checkpoint_files import checkpoints_file
 from helpers.loop_files import loop_file
 from helpers.report_files import compare_file, diagnosis_file
 
@@ -47,4 +48,12 @@ def comparison_pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
     file = compare_file()
     behaviors = [entry.model_copy(update={"trained": False, "stage": None}) for entry in file.behaviors]
     write_model(folder / "compare.json", file.model_copy(update={"behaviors": behaviors}))
+    return render(folder)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
+    """Four checkpoints of one training run."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    write_model(folder / "checkpoints.json", checkpoints_file())
     return render(folder)

@@ -29,7 +29,7 @@ UNDEFINED = EstimateEntry(estimate=NAN, low=NAN, high=NAN, method="n < k")
 INTERVAL = re.compile(r"[+−]?[\d.]+ \[[+−]?[\d.–]+, [+−]?[\d.–]+\]")
 GOLDEN = Path(__file__).with_name("golden")
 """`POSTTRAIN_WRITE_GOLDEN=1 pytest tests/diagnose/report` writes these files again; read the difference before it is committed."""
-KINDS = ["pages", "training_pages", "comparison_pages"]
+KINDS = ["pages", "training_pages", "comparison_pages", "checkpoint_pages"]
 Pages = tuple[Path, str, str]
 
 
@@ -139,7 +139,11 @@ def test_what_to_do_comes_first(pages: Pages, training_pages: Pages) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_method_is_explained_once(kind: str, request: pytest.FixtureRequest) -> None:
     _, html, markdown = request.getfixturevalue(kind)
-    for method in ("bootstrap over problems", "Wilson") if kind == "pages" else ("paired bootstrap over problems",):
+    methods = {
+        "pages": ("bootstrap over problems", "Wilson"),
+        "checkpoint_pages": ("t over problems; all 8 intervals at once", "paired t; all 6 intervals at once"),
+    }
+    for method in methods.get(kind, ("paired bootstrap over problems",)):
         assert html.count(f">{method}<") == 1
         assert len(re.findall(rf"^\d+\. {method}$", markdown, flags=re.MULTILINE)) == 1
 
@@ -191,7 +195,7 @@ def test_hostile_tokens_stay_out_of_the_page(tmp_path: Path) -> None:
 def test_figures_lie_beside_the_pages(pages: Pages) -> None:
     run, html, markdown = pages
     links = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", markdown)
-    assert len(links) == html.count("<svg ") == 29
+    assert len(links) == html.count("<svg ") == 25
     for link in links:
         assert (run / link).read_text().startswith("<?xml")
         assert (run / link).with_suffix(".csv").read_text().count("\n") > 1
