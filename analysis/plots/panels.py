@@ -128,6 +128,23 @@ def success_histogram_panels(found: Sides) -> Iterator[Panel]:
         yield Panel(name, "success_histogram", rates, options)
 
 
+def group_signal_panels(found: Sides) -> Iterator[Panel]:
+    """Yield the groups without signal by group size, one panel per behavior."""
+    for name, side in each_side(found):
+        entry = side.need("group_signal")
+        if entry is None:
+            raise InputError(f"{side.folder}: no sample of {name} has a grade; grade the samples", code="no_grades")
+        rows = [
+            {
+                "group_size": share["group_size"],
+                **{part: share["total"][part] for part in ("estimate", "low", "high")},
+                **{cause: part["estimate"] for cause, part in share["causes"].items()},
+            }
+            for share in entry["shares"]
+        ]
+        yield Panel(name, "group_signal_by_size", rows, {"group_size": entry["group_size"]})
+
+
 def eval_problems(problems: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the problems that a verdict is about: those of eval, or all where none is."""
     return [row for row in problems if row.get("split") == "eval"] or list(problems)

@@ -87,6 +87,16 @@ FIGURES: dict[str, FigureSpec] = {
         needs=lambda entry: any(problem["num_samples"] for problem in entry["problems"]),
         in_diagnosis=True,
     ),
+    "group_signal_by_size": FigureSpec(
+        shows="groups of samples that carry no learning signal, by cause and group size",
+        title="Groups without signal",
+        caption="Share of groups whose rewards do not differ, so that GRPO and its relatives learn nothing from them; layers are causes, the grey "
+        "band is the 95 % interval of the whole.",
+        takes=Takes.RUNS,
+        panels=panels.group_signal_panels,
+        needs=lambda entry: bool(entry.get("group_signal")),
+        in_diagnosis=True,
+    ),
     "step_likelihood": FigureSpec(
         shows="how improbable each step of the reference paths is",
         title="Steps of the references",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,7 +76,7 @@ def refuse_unused(options: ReadOptions, format: str, *used: str) -> None:
     Raises:
         SourceError: Another one is given (`unused_option`).
     """
-    for name in ("columns", "score", "filter"):
+    for name in ("columns", "score", "filter", "tokenizer"):
         if name not in used and getattr(options, name):
             allowed = ", ".join(f"--{one}" for one in (*used, "behavior")) or "none"
             raise SourceError(f"--{name}: {format} has no use for it; allowed: {allowed}", code="unused_option")
@@ -113,6 +114,11 @@ def chosen_score(scores: Mapping[str, float | None], wanted: str | None, default
         return next(iter(scores.values()))
     found = f"the scores {', '.join(scores)}" if scores else "no score"
     raise SourceError(f"{where}: got {found}; choose one with --score NAME", code="several_scores")
+
+
+def as_answer(value: Any) -> str:
+    """Return what is right as a text: a list or an object as JSON, nothing as an empty text."""
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 class ProblemIds:

@@ -56,6 +56,8 @@ class ImportedSample:
     """Generated tokens; None where the source does not tell."""
     turns: tuple[Message, ...] = ()
     """All that was said after the prompt, tools included, where there was more than one turn of the model."""
+    turn_count: int | None = None
+    """Turns of the model, where the source counts them and does not keep what was said."""
     group: str | None = None
     """Problems of one group are related (a subject, a document)."""
     policy: str = ""
@@ -65,7 +67,9 @@ class ImportedSample:
 
     @property
     def num_turns(self) -> int:
-        """Return how many turns the model took."""
+        """Return how many turns the model took; 1 where the source does not tell."""
+        if self.turn_count is not None:
+            return self.turn_count
         return sum(turn.role == "assistant" for turn in self.turns) if self.turns else 1
 
 
@@ -106,6 +110,8 @@ class ReadOptions:
     """Which filter of several counts."""
     behavior: str | None = None
     """Name of the behavior where the source has one alone, or which of several to take."""
+    tokenizer: str | None = None
+    """Path or name of the tokenizer that turns token ids into texts, for a source that keeps ids alone; without it texts are untold."""
     accept_biased: bool = False
     """Take a source although samples were left out in a way that shifts success rates; the report then says so."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.analysis.plots.curves import step_rows
+from posttrain.diagnose.pipeline.forecast_run import behavior_forecast
 from posttrain.diagnose.report.words import BOTTLENECKS
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry, DiagnosisFile, PassAtKEntry, key_of, labelled
@@ -31,12 +32,15 @@ NUM_EXAMPLES = 6
 
 def diagnosis_file(run: DiagnosedRun) -> DiagnosisFile:
     """Return what diagnosis.json holds of a run."""
-    behaviors = [behavior_entry(measured) for measured in run.behaviors]
+    behaviors = [
+        behavior_entry(measured).model_copy(update={"group_signal": behavior_forecast(measured, run.settings)})
+        for measured in run.behaviors
+    ]
     return DiagnosisFile(run=run.run, model=run.model, settings=run.settings, behaviors=behaviors)
 
 
 def behavior_entry(measured: DiagnosedBehavior) -> BehaviorEntry:
-    """Return the entry of one behavior."""
+    """Return the entry of one behavior, without the forecast of groups."""
     diagnosis, behavior = measured.diagnosis, measured.behavior
     return BehaviorEntry.model_validate(
         {

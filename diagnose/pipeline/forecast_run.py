@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from posttrain.diagnose.decide.group_signal import PROMPTS_PER_STEP, check_group, forecast_group_signal
+from posttrain.diagnose.decide.signal_forecast import PROMPTS_PER_STEP, check_group, forecast_group_signal
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.measure.group_outcomes import group_outcomes
 from posttrain.diagnose.measure.label_posterior import posterior_of
 from posttrain.diagnose.pipeline.assemble import assemble
-from posttrain.diagnose.report.signal_words import advice_words, forecast_sentence
+from posttrain.diagnose.report.signal_words import signal_view
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior
 from posttrain.diagnose.storage.group_signal_json import ForecastEntry, ForecastFile, GroupSignalEntry
 from posttrain.diagnose.thresholds import Thresholds
@@ -36,8 +36,11 @@ def forecast(run: str | Path, *, group_size: int | None = None, prompts_per_step
         entry = behavior_forecast(measured, finished.settings, group_size=group_size, prompts_per_step=prompts_per_step)
         if entry is not None:
             name = measured.behavior.name
-            sentence, advice = forecast_sentence(entry), [advice_words(entry, one) for one in entry.advice]
-            found.append(ForecastEntry(name=name, sentence=f"{name}: {sentence}", advice=advice, group_signal=entry))
+            view = signal_view(entry)
+            assert view is not None
+            found.append(
+                ForecastEntry(name=name, sentence=f"{name}: {view['sentence']}", advice=view["advice"], group_signal=entry)
+            )
     if not found:
         raise RunError(f"run {run}: no sample has a grade; grade them with `posttrain regrade {run} --out NEW`", code="no_grades")
     return ForecastFile(run=str(run), behaviors=found)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.analysis.number_format import DASH, format_interval, format_number, format_probability
+from posttrain.diagnose.report.signal_words import signal_view
 from posttrain.diagnose.report.text import MethodNotes, counted, visible, write_estimate
 from posttrain.diagnose.report.verdict_view import NextStart, verdict_view
 from posttrain.diagnose.report.words import BOTTLENECKS, OUTCOMES, STOPS, describe_limit, describe_verifier
@@ -64,6 +65,7 @@ def behavior_view(
         "checks": [_check_view(check, methods) for check in entry.checks if check.name not in validity],
         "probes": [_probe_view(probe, methods) for probe in entry.probes],
         "pass_at_k": pass_at_k_rows(entry.pass_at_k, methods),
+        "signal": signal_view(entry.group_signal),
         "examples": [
             ("right", [_example_view(example) for example in entry.examples.right]),
             ("wrong", [_example_view(example) for example in entry.examples.wrong]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from posttrain.analysis.number_format import format_number
 from posttrain.analysis.plots.tables import markdown_table
@@ -18,6 +19,7 @@ CAUSES: dict[NoSignal, tuple[str, str]] = {
     NoSignal.TOO_EASY: ("too easy", "every sample is a success"),
 }
 """Label and meaning of each cause."""
+NOT_POLICY = "The samples are not those of the policy itself (temperature 1, nothing truncated), as a trainer samples it: the forecast is for their setting."
 _SMALLEST = 0.005
 """Shares below it are left out of a sentence."""
 
@@ -90,7 +92,7 @@ def advice_words(entry: GroupSignalEntry, advice: SignalAdvice) -> str:
                 "that, with --split train."
             )
         case SignalAdvice.START:
-            return "Most groups carry a signal: nothing must change before training."
+            return "Most groups carry a signal already: groups of this size can be trained on."
 
 
 def shown_causes(entry: GroupSignalEntry) -> list[NoSignal]:
@@ -98,8 +100,22 @@ def shown_causes(entry: GroupSignalEntry) -> list[NoSignal]:
     return [cause for cause in CAUSES if any(_middle(share.causes[cause]) >= _SMALLEST for share in entry.shares)]
 
 
-def forecast_table(entry: GroupSignalEntry) -> str:
-    """Return the shares by group size as a Markdown table, percent of groups."""
+def signal_view(entry: GroupSignalEntry | None) -> dict[str, Any] | None:
+    """Return what a page says of a forecast; None without one."""
+    if entry is None:
+        return None
+    header, rows = share_rows(entry)
+    sampled = "" if entry.policy_sampled else NOT_POLICY
+    return {
+        "sentence": forecast_sentence(entry),
+        "advice": [*(advice_words(entry, one) for one in entry.advice), *([sampled] if sampled else [])],
+        "header": header,
+        "rows": rows,
+    }
+
+
+def share_rows(entry: GroupSignalEntry) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the shares by group size, percent of groups."""
     causes = shown_causes(entry)
     header = ["G", "no signal, % of groups", *(CAUSES[cause][0] for cause in causes)]
     rows = [
@@ -109,7 +125,12 @@ def forecast_table(entry: GroupSignalEntry) -> str:
         ]
         for share in entry.shares
     ]
-    return markdown_table(header, rows)
+    return header, rows
+
+
+def forecast_table(entry: GroupSignalEntry) -> str:
+    """Return the shares by group size as a table in Markdown."""
+    return markdown_table(*share_rows(entry))
 
 
 def _middle(share: ShareEntry) -> float:

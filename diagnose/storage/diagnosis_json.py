@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from posttrain.diagnose.storage.group_signal_json import GroupSignalEntry
 from posttrain.diagnose.storage.json_model import FileModel, Number, Text
 from posttrain.diagnose.types import (
     Bottleneck,
@@ -370,6 +371,8 @@ class BehaviorEntry(VerdictEntry):
     checks: Sequence[CheckEntry] = ()
     pass_at_k: Sequence[PassAtKEntry] = ()
     problems: Sequence[ProblemEntry] = ()
+    group_signal: GroupSignalEntry | None = None
+    """Groups of samples without a learning signal; None where no sample has a grade, and in files of earlier versions."""
     probes: Sequence[ProbeEntry] = ()
     validity: ValidityEntry = ValidityEntry()
     sampling: SamplingEntry = SamplingEntry()

@@ -100,7 +100,7 @@ class ForecastEntry(FileModel):
     sentence: str
     """For people."""
     advice: Sequence[str]
-    """What to do, for people, in the order of `group_signal.advice`."""
+    """What to do, for people, in the order of `group_signal.advice`; then what to know."""
     group_signal: GroupSignalEntry
 
 

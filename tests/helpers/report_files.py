@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from helpers.group_outcomes import forecast_of
 
 from posttrain.diagnose.comparison.compare_json import (
     BehaviorChangeEntry,
@@ -201,6 +202,7 @@ def behavior(name: str, bottleneck: Bottleneck, rates: np.ndarray, **verdict: An
         ],
         pass_at_k=curve(rates),
         problems=problems(name, rates, counts),
+        group_signal=forecast_of(NUM_SAMPLES, counts, name=f"{name}-", num_truncated=(NUM_SAMPLES - counts) // 3),
         validity=checks,
         examples=ExamplesEntry(
             right=[

@@ -31,6 +31,17 @@ POINTS = [
 ]
 CHECK = {"name": "pass@1", "op": ">=", "estimate": 0.3, "low": 0.2, "high": 0.4, "threshold": 0.9, "n": 32, "outcome": "not_met"}
 TOKENS = ["3", " times", "\n", "$4$", "日本", "\ud800", "<script>"]
+SIGNAL = [
+    {
+        "group_size": size,
+        "estimate": 0.8 / size,
+        "low": 0.5 / size,
+        "high": 0.9 / size,
+        "too_hard": 0.6 / size,
+        "too_easy": 0.2 / size,
+    }
+    for size in (2, 4, 6, 8)
+]
 PROBLEM_LABELS = ("preserved", "expanded", "attrited", "out_of_support", "undetermined")
 CHANGES = [{"id": str(i), "before": i / 5, "after": 0.5, "state": state} for i, state in enumerate(PROBLEM_LABELS)] * 2
 COVER = [{"tau": tau, "estimate": 1 - tau, "low": 0.9 - tau, "high": 1.0} for tau in (0.25, 0.5, 1.0)]
@@ -77,6 +88,10 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         ({"before": [0, 0.5, 1, NAN], "after": [0.2]},),
         {"epsilon": 0.006, "mastered": 0.9, "title": "t", "mixture": {"before": MIXTURE}},
     ),
+    "group_signal_by_size": (
+        ([*SIGNAL, {"group_size": 64, "estimate": NAN, "low": 0.01, "high": 0.2, "too_hard": NAN}],),
+        {"group_size": 8, "title": "t"},
+    ),
     "reference_likelihood": ((TOKENS, [-0.1, -3, -9, -0.5, -1, -2, -np.inf]), {"steps": [0, 0, 0, 1, 1, 1, 1], "title": "t"}),
     "step_likelihood": (
         ([{"step": i + 1, "estimate": i, "low": i / 2, "high": NAN, "n": 3} for i in range(20)],),
@@ -104,6 +119,11 @@ EMPTY: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "success_histogram": [
         ((rates,), {"epsilon": 0.006, "mastered": 0.9})
         for rates in ({}, {"a": []}, {"a": [NAN]}, {"a": [0.0]}, {"a": np.zeros(9)})
+    ],
+    "group_signal_by_size": [
+        (([],), {}),
+        (([{"group_size": 8, "estimate": None, "low": None, "high": None}],), {"group_size": 8}),
+        (([{**SIGNAL[0], "estimate": NAN}],), {"group_size": 9}),
     ],
     "reference_likelihood": [
         (([], []), {}),

@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pytest
+from helpers.group_outcomes import outcomes
 from helpers.refusals import assert_refuses
 
 from posttrain.analysis.stats import GROUP_SIZES, GroupOutcomes, GroupSignal, NoSignal, ScoreTies, signal_curve
-
-
-def outcomes(num_samples: Any, num_correct: Any, **more: Any) -> GroupOutcomes:
-    """Return outcomes of unrelated problems, read and wrong where they are not right."""
-    n, c = np.array(num_samples), np.array(num_correct)
-    zeros = np.zeros_like(n)
-    usual = {"num_lenient": c, "num_truncated": zeros, "num_unread": zeros, "num_missing": zeros}
-    return GroupOutcomes(
-        num_samples=n,
-        num_correct=c,
-        groups=tuple(map(str, range(len(n)))),
-        **{
-            "equally": len(set(n.tolist())) == 1,
-            **usual,
-            **{k: np.array(v) if isinstance(v, list) else v for k, v in more.items()},
-        },
-    )
 
 
 def causes(known: GroupOutcomes, size: int) -> dict[NoSignal, float]:

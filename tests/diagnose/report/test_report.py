@@ -195,7 +195,7 @@ def test_hostile_tokens_stay_out_of_the_page(tmp_path: Path) -> None:
 def test_figures_lie_beside_the_pages(pages: Pages) -> None:
     run, html, markdown = pages
     links = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", markdown)
-    assert len(links) == html.count("<svg ") == 25
+    assert len(links) == html.count("<svg ") == 29
     for link in links:
         assert (run / link).read_text().startswith("<?xml")
         assert (run / link).with_suffix(".csv").read_text().count("\n") > 1

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from helpers.group_outcomes import outcomes
 from helpers.training import TinyEngine, grade_parity, make_behavior, make_inputs, make_problem, tiny_llama
 
-from posttrain.analysis.stats import GroupOutcomes, GroupSignal
+from posttrain.analysis.stats import GroupSignal
 from posttrain.diagnose.engines.base import SampleRequest
 from posttrain.diagnose.types import StopReason
 from posttrain.trainers.recipes.overrides import load_config
@@ -32,17 +33,7 @@ def test_the_first_step_of_grpo_has_the_forecast_share_of_groups_without_signal(
         correct.append(
             sum(bool(grade.score) and one.stop is not StopReason.LENGTH for one, grade in zip(sampled, grades, strict=True))
         )
-    zeros = np.zeros(PROBLEMS, dtype=np.int64)
-    measured = GroupOutcomes(
-        num_samples=zeros + SAMPLES,
-        num_correct=np.array(correct),
-        num_lenient=np.array(correct),
-        num_truncated=zeros,
-        num_unread=zeros,
-        num_missing=zeros,
-        groups=tuple(problem.id for problem in behavior.problems),
-        equally=True,
-    )
+    measured = outcomes([SAMPLES] * PROBLEMS, correct)
     share = GroupSignal(measured).share(SIZE).total
 
     settings = [f"group_size={SIZE}", f"problems_per_batch={PROBLEMS}", "num_steps=1", "dev_share=0", "learning_rate=1e-5"]

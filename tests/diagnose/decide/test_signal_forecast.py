@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import pytest
+from helpers.group_outcomes import forecast_of
 from helpers.refusals import refused
 
-from posttrain.analysis.stats import GroupOutcomes
-from posttrain.diagnose.decide.group_signal import forecast_group_signal
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.report.signal_words import advice_words, forecast_sentence
 from posttrain.diagnose.storage.group_signal_json import GroupSignalEntry, SignalAdvice
@@ -15,20 +15,8 @@ from posttrain.diagnose.storage.group_signal_json import GroupSignalEntry, Signa
 N = 64
 
 
-def forecast(correct: list[int], *, group_size: int = 8, prompts_per_step: int = 8, **more: list[int]) -> GroupSignalEntry:
-    c = np.array(correct)
-    zeros = np.zeros_like(c)
-    fields = {"num_lenient": c, "num_truncated": zeros, "num_unread": zeros, "num_missing": zeros}
-    known = GroupOutcomes(
-        num_samples=np.full(len(c), N),
-        num_correct=c,
-        groups=tuple(map(str, range(len(c)))),
-        equally=True,
-        **{**fields, **{name: np.array(values) for name, values in more.items()}},
-    )
-    names = [f"p{i}" for i in range(len(c))]
-    entry = forecast_group_signal(known, names, group_size=group_size, prompts_per_step=prompts_per_step)
-    assert entry is not None
+def forecast(correct: list[int], **more: Any) -> GroupSignalEntry:
+    entry = forecast_of(N, correct, **more)
     assert forecast_sentence(entry)
     assert all(advice_words(entry, one) for one in entry.advice)
     return entry

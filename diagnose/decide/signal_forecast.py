@@ -138,8 +138,6 @@ def _advise(
     larger = next(
         (share for share in curve if share.group_size > here.group_size and middle(share.total) <= 1.0 - LEAST_SIGNAL), None
     )
-    if larger is None and middle(curve[-1].total) <= total - WORTH_CHANGING:
-        larger = curve[-1]
     if larger is not None:
         advice.append(SignalAdvice.LARGER_GROUP)
     hard = causes[NoSignal.TOO_HARD]

@@ -1,0 +1,67 @@
+"""Rollouts and validation samples of verl: a file `{step}.jsonl` per step, in `trainer.rollout_data_dir` or `trainer.validation_data_dir`.
+
+A row has `input` and `output` (texts without special tokens), `score`, `step`, in newer versions `gts` (what is right), and whatever the reward function
+returned beside the score, such as `acc`. There is no id of a problem, no stop reason and no log-probability. Where tools answer, their words stand in
+`output` too. A recipe that drops groups without signal (DAPO's `filter_groups`) drops them before they are written, and the file does not say so.
+
+Source: verl-project/verl, `verl/trainer/ppo/ray_trainer.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from posttrain.diagnose.importing.finish_import import ProblemIds, Told, as_answer, chosen_score, finish, refuse_unused
+from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
+from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files, read_number
+
+_WANTED = "{step}.jsonl that verl wrote, or its rollout_data_dir or validation_data_dir"
+_NO_SCORE = frozenset({"input", "output", "gts", "step", "request_id", "uid"})
+
+
+def read_verl(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
+    """Return the rollouts of these steps, as `Reader` says it; the policy of a sample is its step."""
+    refuse_unused(options, "verl", "score")
+    rows, ids = RowReader(), ProblemIds()
+    samples = [
+        _read_row(row, path, ids, options)
+        for path in find_files(paths, _WANTED, "**/[0-9]*.jsonl")
+        for row in rows.json_lines(path)
+    ]
+    untold = ids.untold | {Untold.COMPLETENESS}
+    return finish(samples, Told(format="verl", untold=untold, notes=rows.notes), options)
+
+
+def _read_row(row: SourceRow, path: Path, ids: ProblemIds, options: ReadOptions) -> ImportedSample:
+    row.require("input", "output", wanted=_WANTED)
+    prompt, answer = row.text("input"), as_answer(row.get("gts"))
+    source = row.get("data_source")
+    behavior = source if isinstance(source, str) and source else path.resolve().parent.name or "verl"
+    step = row.whole("step")
+    named = re.fullmatch(r"(\d+)\.jsonl(\.gz)?", path.name)
+    return ImportedSample(
+        behavior=behavior,
+        problem=ids.name(None, behavior, prompt, answer, path),
+        score=_score(row, options),
+        text=row.text("output") or "",
+        prompt=prompt,
+        answer=answer,
+        policy=str(step) if step is not None else named[1] if named else "",
+    )
+
+
+def _score(row: SourceRow, options: ReadOptions) -> float | None:
+    """Return the score; of what the reward function returned beside it, only numbers can be chosen."""
+    numbers = {
+        name: read_number(value, f"{row.where}: {name}")
+        for name, value in row.values.items()
+        if name not in _NO_SCORE and (value is None or isinstance(value, bool | int | float))
+    }
+    return chosen_score(numbers, options.score, "score", row.where)
+
+
+VERL = Format(
+    name="verl", title="verl", files="{step}.jsonl of rollout_data_dir or validation_data_dir, or the folder", read=read_verl
+)
