@@ -39,7 +39,7 @@ _KINDS = {
     "answer": "the reference answer", "reference": "the whole reference path", "empty": "an empty text", "garbage": "garbage",
     "other_answer": "another problem's answer", "near_miss": "a wrong answer", "echo": "the echoed prompt", "candidates": "a list of candidate answers",
 }  # fmt: skip
-_CODES = {
+SELFTEST_CODES = {
     "answer": ValidityCode.REFUSES_ANSWERS, "reference": ValidityCode.REFUSES_REFERENCES, "empty": ValidityCode.ACCEPTS_ANYTHING,
     "garbage": ValidityCode.ACCEPTS_ANYTHING, "echo": ValidityCode.ANSWER_IN_PROMPT, "near_miss": ValidityCode.ACCEPTS_WRONG_ANSWERS,
     "other_answer": ValidityCode.ACCEPTS_WRONG_ANSWERS, "candidates": ValidityCode.ACCEPTS_CANDIDATES,
@@ -89,7 +89,7 @@ def check_setup(
     cases = {case.name: case for case in selftest.cases}
     return SetupChecks(
         checked=checked,
-        notes=tuple(f"Warning: {_selftest_words(case)}." for case in selftest.cases if case.num_failed and not case.blocks),
+        notes=tuple(f"Warning: {selftest_words(case)}." for case in selftest.cases if case.num_failed and not case.blocks),
         prompt=example,
         accepts_candidates="candidates" in cases and cases["candidates"].num_failed > 0,
     )
@@ -106,7 +106,7 @@ def _check_selftest(selftest: SelfTest, thresholds: Thresholds) -> list[Checked]
         ("wrong answers refused", ("near_miss", "other_answer"), 1 - thresholds.max_wrong_accepted),
     )
     blocking = [case for case in selftest.cases if case.blocks]
-    worst = next((code for code in _SERIOUSNESS if any(_CODES[case.name] is code for case in blocking)), None)
+    worst = next((code for code in _SERIOUSNESS if any(SELFTEST_CODES[case.name] is code for case in blocking)), None)
     found: list[Checked] = []
     for name, members, threshold in groups:
         cases = [case for case in selftest.cases if case.name in members and case.num_texts]
@@ -116,14 +116,14 @@ def _check_selftest(selftest: SelfTest, thresholds: Thresholds) -> list[Checked]
         what = f"share of {name} by the verifier in its self-test, of the worse kind of text"
         tried = sum(case.num_texts for case in cases)
         check = check_estimate(f"validity: {name}", ">=", share, threshold, n=tried, what=what, unit="texts")
-        told = [case for case in cases if case.blocks and _CODES[case.name] in (worst, *_REFUSES)]
+        told = [case for case in cases if case.blocks and SELFTEST_CODES[case.name] in (worst, *_REFUSES)]
         if "answer" not in members:
             told = sorted(told, key=lambda case: case.num_failed / case.num_texts, reverse=True)
-        found.append((check, [Failure(_CODES[case.name], _selftest_words(case)) for case in told[:1]]))
+        found.append((check, [Failure(SELFTEST_CODES[case.name], selftest_words(case)) for case in told[:1]]))
     return found
 
 
-def _selftest_words(case: CaseCount) -> str:
+def selftest_words(case: CaseCount) -> str:
     """Say what the verifier got wrong, with an example and the repair."""
     verb = "refuses" if case.name in ("answer", "reference") else "accepts"
     first = case.examples[0]

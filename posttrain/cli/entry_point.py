@@ -14,6 +14,7 @@ import typer.core
 from posttrain import __version__
 from posttrain.cli import (
     behaviors,
+    check,
     compare,
     diagnose,
     env,
@@ -78,7 +79,23 @@ app = typer.Typer(
 
 VERBS: dict[str, tuple[Any, tuple[str, ...]]] = {
     (name := module.__name__.rpartition(".")[2]).rstrip("_"): (getattr(module, name), module.EXAMPLES)
-    for module in (diagnose, loop, train, import_, compare, gate, forecast, report, plot, figures, stages, probes, behaviors, env)
+    for module in (
+        diagnose,
+        loop,
+        train,
+        import_,
+        compare,
+        gate,
+        forecast,
+        check,
+        report,
+        plot,
+        figures,
+        stages,
+        probes,
+        behaviors,
+        env,
+    )
 }
 """Every verb: its function and the examples that end its help page."""
 

@@ -1,0 +1,48 @@
+"""`posttrain check` from the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from posttrain.cli import main
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"frage": f"{i}+1?", "wert": i + 1}) + "\n" for i in range(10)))
+    return path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["posttrain", "check", *words])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_a_file_is_checked_in_words_and_as_json(
+    rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "rows.jsonl", "--map", "prompt=frage", "answer=wert", "--split-eval", "all", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["schema"], found["kind"], found["num_rows"], found["splits"]["eval"]) == (1, "problems", 10, 10)
+    assert run(monkeypatch, "--map", "frage=prompt", "wert=answer", "rows.jsonl") == 0
+    assert "frage → prompt, wert → answer" in capsys.readouterr().out
+
+
+def test_what_cannot_be_guessed_is_one_line(
+    rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "rows.jsonl") == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    assert "--map prompt=frage answer=wert" in said.err
