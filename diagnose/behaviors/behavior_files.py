@@ -256,7 +256,9 @@ def _split(rows: Sequence[Row], config: SplitConfig | None, where: str) -> tuple
 
 def _fingerprint(behavior: Behavior, identity: str) -> str:
     """Hash everything but where a setting or the whole was read from, and where the model or the function of a verifier lies."""
-    content = dataclasses.asdict(dataclasses.replace(behavior, source="", fingerprint=""))
+    parts = ("prompt", "sampling", "measure", "verifier")
+    content = _fields(dataclasses.replace(behavior, source="", fingerprint=""))
+    content |= {name: dataclasses.asdict(content[name]) for name in parts}
     del content["options"]
     for name in ("thinking", "template_arguments", "tools"):  # settings that came later: without them a behavior is what it was
         if content["prompt"][name] == getattr(PromptFormat(), name):
@@ -269,10 +271,20 @@ def _fingerprint(behavior: Behavior, identity: str) -> str:
         content["sampling"]["max_tokens"] = AUTO
     options = content["verifier"]["options"]
     options.pop("folder", None)
-    for problem in content["problems"]:
-        if not problem["answers"]:  # as it was before there could be several
-            del problem["answers"]
     if identity:
         options["model"] = identity
-    text = json.dumps(content, sort_keys=True, ensure_ascii=True, default=str)
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True, default=_hashed)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _hashed(value: Any) -> Any:
+    """Return what is hashed in the place of a value that JSON does not have."""
+    if isinstance(value, Problem) and not value.answers:
+        return {
+            name: held for name, held in _fields(value).items() if name != "answers"
+        }  # as it was before there could be several
+    return _fields(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)
+
+
+def _fields(instance: Any) -> dict[str, Any]:
+    return {one.name: getattr(instance, one.name) for one in dataclasses.fields(instance)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,26 @@ def find_files(paths: Sequence[Path], wanted: str, *patterns: str) -> list[Path]
         else:
             raise SourceError(f"{path}: no such file or folder; give {wanted}", code="no_such_file")
     return list(found)
+
+
+def behavior_of_file(path: Path) -> str:
+    """Return the name of a behavior that is called after its file: `gsm8k` for `runs/gsm8k.jsonl.gz`."""
+    return re.sub(r"(\.(jsonl|ndjson|json|csv|tsv|parquet|gz|zip))+$", "", path.name, flags=re.IGNORECASE) or path.name
+
+
+def refuse_same_names(files: Sequence[Path], behavior: str | None) -> None:
+    """Refuse files of one name, which may be of several models, unless the user says that they are one behavior.
+
+    Raises:
+        SourceError: Code `same_name`.
+    """
+    names = [behavior_of_file(file) for file in files]
+    if behavior is None and (doubled := [name for name in names if names.count(name) > 1]):
+        raise SourceError(
+            f"got {names.count(doubled[0])} files named {doubled[0]}; import each into a run of its own, or take them together as one behavior with "
+            "--behavior NAME",
+            code="same_name",
+        )
 
 
 def _by_numbers(path: Path) -> list[tuple[bool, int, str]]:

@@ -94,7 +94,7 @@ def _problems(measured: DiagnosedBehavior) -> list[dict[str, Any]]:
         found = {key_of(key): value for finding in findings for key, value in finding.problems.get(problem.id, {}).items()}
         right = greedy.get(problem.id, np.nan)
         known = {"group": groups.get(problem.id), "greedy_correct": None if np.isnan(right) else bool(right)}
-        entries.append({**found, **asdict(problem), **known})
+        entries.append({**found, **fields_of(problem), **known})
     return entries
 
 

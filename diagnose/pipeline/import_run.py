@@ -23,6 +23,7 @@ from posttrain.diagnose.pipeline.assemble import assemble
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import SamplingEntry, ValidityEntry
+from posttrain.diagnose.storage.files import write_bytes
 from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import BEHAVIORS, RunDirectory
 from posttrain.diagnose.strict_settings import closest
@@ -86,15 +87,16 @@ def store_run(found: ImportedSamples, settings: ImportSettings, reporter: Report
     policy, samples = choose_policy(found.samples, settings.step)
     behaviors = group_by_behavior(samples, settings.success)
     source = replace(found.source, untold=found.source.untold | _lacking(samples, found.source))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, locked_folder(directory.path):
         loaded = [write_behavior(Path(folder), one, source, settings.split) for one in behaviors]
-    own = [replace(one, source=str(directory.path / BEHAVIORS / f"{one.name}.yaml")) for one in loaded]
-    with locked_folder(directory.path):
+        own = [replace(one, source=str(directory.path / BEHAVIORS / f"{one.name}.yaml")) for one in loaded]
         directory.open(
             "diagnose", _run_settings(source, policy, behaviors, own, settings), _details(source, policy, own, settings)
         )
+        for file in sorted(Path(folder).iterdir()):
+            write_bytes(directory.path / BEHAVIORS / file.name, file.read_bytes())
         for one in behaviors:
-            _store(directory, one, source, settings, reporter)
+            _store(directory, one, settings.split, reporter)
         for one, behavior in zip(behaviors, own, strict=True):
             _finish(directory, one, behavior, source, settings)
         return assemble(directory.path, behaviors=own)
@@ -148,13 +150,10 @@ def choose_policy(samples: Sequence[ImportedSample], step: str | None) -> tuple[
     return step, [sample for sample in samples if sample.policy == step]
 
 
-def _store(
-    directory: RunDirectory, samples: BehaviorSamples, source: SampleSource, settings: ImportSettings, reporter: Reporter
-) -> None:
-    """Write the behavior files and the rollouts of one behavior."""
-    write_behavior(directory.path / BEHAVIORS, samples, source, settings.split)
+def _store(directory: RunDirectory, samples: BehaviorSamples, split: Split, reporter: Reporter) -> None:
+    """Write the rollouts of one behavior."""
     with reporter.task(f"storing {samples.name}", samples.num_samples) as task:
-        for name, table, cost in samples.shards(settings.split):
+        for name, table, cost in samples.shards(split):
             directory.write_shard("rollouts", name, table, cost)
             task.advance(table.num_rows)
 

@@ -113,7 +113,7 @@ def from_frame(
         (f"row {i}", dict(zip(names, map(_plain, row), strict=True)))
         for i, row in enumerate(known.itertuples(index=False, name=None))
     ]
-    found = collect([read_rows(rows, "the frame", behavior, given)])
+    found = collect([read_rows(rows, "the frame", behavior, given)], given)
     return import_run(found, ImportSettings(out=Path(out), **(options or {})), reporter)
 
 

@@ -30,8 +30,9 @@ def read_run(run: Run) -> DiagnosedRun:
 def write_run(run: DiagnosedRun) -> None:
     """Write diagnosis.json and the report of a run, and mark it as done."""
     directory = RunDirectory(run.path)
-    write_model(directory.diagnosis_json, diagnosis_file(run))
-    write_report(run.path)
+    file = diagnosis_file(run)
+    write_model(directory.diagnosis_json, file)
+    write_report(run.path, file)
     directory.finish()
 
 

@@ -31,13 +31,14 @@ FINAL = "final"
 """Folder, beside a comparison, of the comparison on the final split."""
 
 
-def write_report(folder: Path) -> tuple[Path, Path]:
+def write_report(folder: Path, diagnosis: DiagnosisFile | None = None) -> tuple[Path, Path]:
     """Write `report.html`, `report.md` and `figures/` from the JSON in a folder.
 
     Every file is written to a temporary name, synced and renamed, figures first, so that a page never points at a missing figure.
 
     Args:
         folder: Holds diagnosis.json, or checkpoints.json, or compare.json and perhaps `final/compare.json` and loop.json.
+        diagnosis: What was just written as diagnosis.json; None reads it.
 
     Returns:
         The paths of the HTML and of the Markdown page.
@@ -46,7 +47,7 @@ def write_report(folder: Path) -> tuple[Path, Path]:
         RunError: There is none of these files, or it cannot be read, or a field is of another kind than a report needs (`unreadable_field`).
     """
     try:
-        html, markdown = _pages(folder)
+        html, markdown = _pages(folder, diagnosis)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         if isinstance(error, UserError):
             raise
@@ -60,9 +61,11 @@ def write_report(folder: Path) -> tuple[Path, Path]:
     return folder / "report.html", folder / "report.md"
 
 
-def _pages(folder: Path) -> tuple[str, str]:
+def _pages(folder: Path, diagnosis: DiagnosisFile | None) -> tuple[str, str]:
     """Return the HTML and the Markdown page, their figures written."""
-    if (folder / "compare.json").exists():
+    if diagnosis is not None:
+        page = _diagnosis(folder, diagnosis)
+    elif (folder / "compare.json").exists():
         files = [folder / "compare.json", folder / FINAL / "compare.json"]
         page = _comparison(folder, [read_model(path, CompareFile) for path in files if path.exists()])
     elif (folder / "checkpoints.json").exists():

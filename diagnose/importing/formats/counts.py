@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from posttrain.diagnose.errors import BehaviorError, SourceError
-from posttrain.diagnose.importing.file_names import behavior_of_file, files_in, refuse_options
-from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, SampleSource, Untold
+from posttrain.diagnose.importing.finish_import import Told, finish, refuse_unused
+from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions
+from posttrain.diagnose.importing.source_rows import behavior_of_file, find_files, refuse_same_names
 from posttrain.diagnose.storage.count_files import ProblemCount, read_counts
 
-_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
-_UNTOLD = frozenset(
-    {Untold.TEXTS, Untold.PROMPTS, Untold.ANSWERS, Untold.LOGPROBS, Untold.STOP_REASONS, Untold.TOKEN_COUNTS, Untold.SAMPLING}
-)
+_PATTERNS = tuple(f"**/*.{kind}{end}" for kind in ("jsonl", "ndjson", "json") for end in ("", ".gz"))
 
 
 def read(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
@@ -26,22 +24,22 @@ def read(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
 
     Args:
         paths: Files, or folders that hold them.
-        options: `behavior` names the behavior where there is one file.
+        options: `behavior` names the only behavior, or the file that is taken of several.
 
     Raises:
-        SourceError: A file holds no counts, or two files are of one name.
+        SourceError: A file holds no counts.
     """
-    refuse_options("counts", options, "columns", "score", "filter")
-    files = files_in(paths, _SUFFIXES, "a JSONL file of counts")
+    refuse_unused(options, "counts")
+    files = find_files(paths, "a JSONL file of counts", *_PATTERNS)
+    refuse_same_names(files, options.behavior)
     samples: list[ImportedSample] = []
     for file in files:
         try:
             counts = read_counts(file)
         except BehaviorError as error:
             raise SourceError(str(error), code=error.code) from error
-        name = options.behavior if options.behavior and len(files) == 1 else behavior_of_file(file)
-        samples += _spread(name, counts)
-    return ImportedSamples(source=SampleSource(format="counts", untold=_UNTOLD), samples=samples)
+        samples += _spread(behavior_of_file(file), counts)
+    return finish(samples, Told(format="counts"), options)
 
 
 def _spread(behavior: str, counts: Sequence[ProblemCount]) -> list[ImportedSample]:

@@ -8,23 +8,23 @@ What a column is called is guessed from usual names, and said. Rows of one probl
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from posttrain.diagnose.behaviors.row_files import PARQUET, ROW_FILES, read_objects, read_table, row_suffix
+from posttrain.diagnose.behaviors.row_files import PARQUET, ROW_FILES, read_objects, row_suffix
 from posttrain.diagnose.errors import BehaviorError, SourceError
-from posttrain.diagnose.importing.file_names import behavior_of_file, files_in, refuse_options
+from posttrain.diagnose.importing.finish_import import Told, finish, refuse_unused
 from posttrain.diagnose.importing.imported import (
     Format,
     ImportedSample,
     ImportedSamples,
     ReadOptions,
-    SampleSource,
     Untold,
     problem_of_text,
 )
 from posttrain.diagnose.importing.outcomes import read_chat, read_id, read_score, read_stop, read_text
+from posttrain.diagnose.importing.source_rows import RowReader, behavior_of_file, find_files, refuse_same_names
 from posttrain.diagnose.strict_settings import closest, shorten
 from posttrain.diagnose.types import Note
 
@@ -44,7 +44,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "num_tokens": ("num_tokens", "output_tokens", "completion_tokens", "generated_tokens", "response_length"),
 }  # fmt: skip
 """Our name → usual names of columns, the first that there is counts."""
-_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".csv.gz", PARQUET)
+_SUFFIXES = (*(f".{kind}{end}" for kind in ("jsonl", "ndjson", "json", "csv", "tsv") for end in ("", ".gz")), PARQUET)
 _WANTED = f"a {ROW_FILES} file with one row per sample"
 _EXAMPLE = "--columns problem=qid correct=is_right text=output"
 
@@ -115,31 +115,22 @@ def read(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
     Raises:
         SourceError: A file cannot be read, a column is missing, or a cell says nothing that can be read.
     """
-    refuse_options("table", options, "filter")
-    files = files_in(paths, _SUFFIXES, _WANTED)
-    names = [behavior_of_file(file) for file in files]
-    if options.behavior is None and (doubled := [name for name in names if names.count(name) > 1]):
-        raise SourceError(
-            f"got {names.count(doubled[0])} files named {doubled[0]}; import each into a run of its own, or take them together as one behavior with "
-            "--behavior NAME",
-            code="same_name",
-        )
-    tables = [read_rows(list(_rows(file)), str(file), name, options) for file, name in zip(files, names, strict=True)]
-    return collect(tables)
+    refuse_unused(options, "table", "columns", "score")
+    files = find_files(paths, _WANTED, *(f"**/*{suffix}" for suffix in _SUFFIXES))
+    refuse_same_names(files, options.behavior)
+    reader = RowReader()
+    tables = [
+        read_rows(list(_rows(file, reader)), str(file), options.behavior or behavior_of_file(file), options) for file in files
+    ]
+    return collect(tables, options, reader.notes)
 
 
-def collect(tables: Sequence[TableSamples]) -> ImportedSamples:
-    """Return the samples of several tables; where all are of one policy it has no name, which is the model's then."""
-    samples = [sample for table in tables for sample in table.samples]
+def collect(tables: Sequence[TableSamples], options: ReadOptions, notes: Sequence[Note] = ()) -> ImportedSamples:
+    """Return the samples of several tables with what is known of them, as `finish` does."""
     untold = {Untold.PROBLEM_IDS} if any("problem" not in table.columns.named for table in tables) else set()
-    names, model = list(dict.fromkeys(sample.policy for sample in samples)), "unknown"
-    if len(names) == 1 and names[0]:
-        model = names[0]
-        samples = [replace(sample, policy="") for sample in samples]
-    notes = tuple(Note("columns", words) for words in dict.fromkeys(table.columns.words for table in tables))
-    return ImportedSamples(
-        source=SampleSource(format="table", model=model, untold=frozenset(untold), notes=notes), samples=samples
-    )
+    said = [Note("columns", words) for words in dict.fromkeys(table.columns.words for table in tables)]
+    told = Told(format="table", untold=frozenset(untold), notes=(*said, *notes))
+    return finish([sample for table in tables for sample in table.samples], told, options)
 
 
 def read_rows(rows: Sequence[Row], named: str, behavior: str, options: ReadOptions) -> TableSamples:
@@ -157,24 +148,13 @@ def read_rows(rows: Sequence[Row], named: str, behavior: str, options: ReadOptio
     if not rows:
         raise SourceError(f"{named}: holds no rows; give {_WANTED}", code="no_samples")
     columns = choose_columns(list(dict.fromkeys(key for _, row in rows for key in row)), rows[0][1], named, options)
-    has_behavior = "behavior" in columns.named
-    if options.behavior is not None and not has_behavior:
-        behavior = options.behavior
     order = _Order() if "sample" in columns.named else None
     samples: list[ImportedSample] = []
     for where, row in rows:
         for sample, number in _read_row(row, where, behavior, columns.named):
-            if has_behavior and options.behavior not in (None, sample.behavior):
-                continue
             if order is not None:
                 order.add(sample, number, where)
             samples.append(sample)
-    if options.behavior is not None and not samples:
-        known = list(dict.fromkeys(str(row.get(columns.named["behavior"])) for _, row in rows))
-        raise SourceError(
-            f"--behavior: got {options.behavior!r}, {named} has {', '.join(known[:8])}{closest(options.behavior, known)}; give one of these",
-            code="unknown_behavior",
-        )
     if order is not None:
         samples = [samples[i] for i in sorted(range(len(samples)), key=order.numbers.__getitem__)]
     return TableSamples(samples, columns)
@@ -231,17 +211,15 @@ def choose_columns(there: Sequence[str], first: Mapping[str, Any], named: str, o
     return TableColumns(named=ordered, guessed=frozenset(guessed), unused=tuple(one for one in there if one not in used))
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _rows(path: Path, reader: RowReader) -> Iterator[Row]:
+    suffix = row_suffix(path)
+    if not suffix:
+        raise SourceError(f"{path}: got a {path.suffix or 'nameless'} file; give {_WANTED}", code="unsupported_file")
+    if suffix in (".jsonl", ".ndjson", PARQUET):
+        for one in reader.parquet(path) if suffix == PARQUET else reader.json_lines(path):
+            yield one.where, one.values
+        return
     try:
-        if row_suffix(path) == PARQUET:
-            number = 0
-            for batch in read_table(path, _WANTED).to_batches(max_chunksize=4096):
-                for row in batch.to_pylist():
-                    yield f"{path}: row {number}", row
-                    number += 1
-            return
-        if not row_suffix(path):
-            raise SourceError(f"{path}: got a {path.suffix or 'nameless'} file; give {_WANTED}", code="unsupported_file")
         for _, where, row in read_objects(path, _WANTED, "with one column per key"):
             yield where, row
     except BehaviorError as error:

@@ -116,7 +116,7 @@ def test_a_mistyped_column_is_answered_with_the_nearest(tmp_path: Path) -> None:
 
 def test_files_that_hold_nothing_or_are_of_another_kind_are_refused(tmp_path: Path) -> None:
     assert code(tmp_path / "none.jsonl") == "no_such_file"
-    assert code(tmp_path) == "no_files"
+    assert code(tmp_path) == "no_source_files"
     (tmp_path / "empty.jsonl").write_text("")
     assert code(tmp_path / "empty.jsonl") == "no_samples"
     (tmp_path / "x.txt").write_text("1")
@@ -135,12 +135,14 @@ def test_a_question_without_an_id_is_its_own_problem(tmp_path: Path) -> None:
     first, again, other = (one.problem for one in found.samples)
     assert first == again != other
     assert found.samples[0].prompt == "What is 2+2?"
-    assert found.source.untold == {Untold.PROBLEM_IDS}
+    assert Untold.PROBLEM_IDS in found.source.untold
 
 
 def test_two_problems_with_one_text_stay_two_where_they_have_ids(tmp_path: Path) -> None:
     rows = [{"id": i, "question": "again?", "correct": i} for i in range(2)]
-    assert [one.problem for one in read(write(tmp_path / "x.jsonl", *rows)).samples] == ["0", "1"]
+    found = read(write(tmp_path / "x.jsonl", *rows))
+    assert [one.problem for one in found.samples] == ["0", "1"]
+    assert Untold.PROBLEM_IDS not in found.source.untold
 
 
 def test_a_row_may_hold_several_samples(tmp_path: Path) -> None:
@@ -190,6 +192,9 @@ def test_two_files_of_one_name_are_not_mixed(tmp_path: Path) -> None:
         write(path, {"id": 1, "correct": 1})
     assert code(paths) == "same_name"
     assert len(read(paths, behavior="x").samples) == 2
+    for path in paths:
+        write(path, {"id": 1, "c": 1, "n": 2})
+    assert code(paths, "counts") == "same_name"
 
 
 def test_counts_become_samples_in_an_order_that_favors_none(tmp_path: Path) -> None:
