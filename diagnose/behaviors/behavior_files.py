@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
 from posttrain.diagnose.behaviors.bundled_files import bundled_behaviors
 from posttrain.diagnose.behaviors.guessed_verifier import guess_verifier
-from posttrain.diagnose.behaviors.problem_rows import ProblemFile, Row, read_problems
+from posttrain.diagnose.behaviors.hub_data import FORM, is_hub_data, parse_hub_data, read_hub_rows
+from posttrain.diagnose.behaviors.problem_rows import ProblemFile, Row, read_problem_objects, read_problems
 from posttrain.diagnose.behaviors.reasoning_gym_problems import generate_rows
 from posttrain.diagnose.behaviors.row_files import GZIP, ROW_FILES, read_text, require_file, row_suffix
 from posttrain.diagnose.behaviors.schema import AUTO, BehaviorConfig, SplitConfig, VerifierConfig
@@ -33,7 +34,7 @@ def load_behavior(source: str | Path, options: BehaviorOptions | None = None, *,
     """Read a behavior.
 
     Args:
-        source: A YAML file, a JSONL, JSON, CSV or parquet file of problems, or the name of a bundled behavior.
+        source: A YAML file, a file of problems, the name of a bundled behavior, or a data set as `hf:NAME[:CONFIG][:SPLIT]`.
         options: Settings that win over those of the file.
         measured: The split that is measured, and so must hold a problem.
 
@@ -44,11 +45,14 @@ def load_behavior(source: str | Path, options: BehaviorOptions | None = None, *,
         BehaviorError: If anything in it is wrong; one line that says what was got, what is allowed and what to use instead.
     """
     path, options = Path(source), options or BehaviorOptions()
+    if is_hub_data(source):
+        data = parse_hub_data(str(source), Path())
+        return _assemble(BehaviorConfig(name=data.behavior_name, problems=data.source), Path(), data.source, options)
     is_yaml = path.suffix.lower() in (".yaml", ".yml")
     if not is_yaml and not row_suffix(path):
         behavior = _load_bundled(str(source), path, options)
     else:
-        require_file(path, f"a .yaml, {ROW_FILES} file, or one of {', '.join(bundled_behaviors())}")
+        require_file(path, f"a .yaml, {ROW_FILES} file, {FORM}, or one of {', '.join(bundled_behaviors())}")
         if is_yaml:
             behavior = _load_yaml(path, str(path), options)
         else:
@@ -81,7 +85,7 @@ def _load_bundled(source: str, path: Path, options: BehaviorOptions) -> Behavior
         return _load_yaml(bundled[source], source, options)
     got = f"the {'folder' if path.is_dir() else 'file'} {source}" if path.exists() else repr(source)
     raise BehaviorError(
-        f"got {got} as a behavior; allowed: a .yaml, {ROW_FILES} file, or one of {', '.join(bundled)}{closest(source, bundled)}",
+        f"got {got} as a behavior; allowed: a .yaml, {ROW_FILES} file, {FORM}, or one of {', '.join(bundled)}{closest(source, bundled)}",
         code="unknown_behavior",
     )
 
@@ -110,7 +114,7 @@ def name_from(path: Path) -> str:
 
 
 def _assemble(config: BehaviorConfig, path: Path, source: str, options: BehaviorOptions) -> Behavior:
-    config, where = options.apply(config), str(path)
+    config, where = options.apply(config), source if is_hub_data(source) else str(path)
     shown = [example.question for example in config.prompt.examples]
     if config.reasoning_gym is not None:
         keep_entries = config.verifier is None or config.verifier.kind == "reasoning_gym"
@@ -122,7 +126,7 @@ def _assemble(config: BehaviorConfig, path: Path, source: str, options: Behavior
             file = file._replace(rows=tuple(row._replace(split=None) for row in file.rows))
         _refuse_worked_examples(file.rows, shown, where)
     problems = options.choose(_split(file.rows, config.split, where), (config.split or SplitConfig()).seed)
-    spec, origin = _verifier(config, file, path)
+    spec, origin = _verifier(config, file, path, where)
     verifier = build_verifier(spec, where=where)
     for problem in problems:
         if not problem.answer and verifier.needs_answer:
@@ -149,7 +153,7 @@ def _assemble(config: BehaviorConfig, path: Path, source: str, options: Behavior
     return dataclasses.replace(behavior, fingerprint=_fingerprint(behavior, verifier.identity()))
 
 
-def _verifier(config: BehaviorConfig, file: ProblemFile, path: Path) -> tuple[VerifierSpec, VerifierOrigin]:
+def _verifier(config: BehaviorConfig, file: ProblemFile, path: Path, where: str) -> tuple[VerifierSpec, VerifierOrigin]:
     """Return the verifier, and where it comes from."""
     if config.verifier is not None:
         options = _find_folder(config.verifier, path.parent)
@@ -168,14 +172,17 @@ def _no_answer(kind: str) -> str:
 
 def _announce(file: ProblemFile, config: BehaviorConfig) -> tuple[str, ...]:
     """Say in one line what a file was taken for, and how the prompt could say how to answer."""
-    layout = file.layout
+    layout, first = file.layout, (file.origin,) if file.origin else ()
     if layout is None:
-        return (file.columns,) if file.columns else ()
+        return (*first, file.columns) if file.columns else first
     line = f"{len(file.rows)} rows read as {layout.name} publishes them"
     if config.prompt.template != "{question}" or config.prompt.system or layout.template == "{question}":
-        return (line,)
+        return (*first, line)
     proposal = json.dumps({"template": layout.template}, ensure_ascii=False)
-    return (f"{line}; nothing in the prompt says how to answer, so put into a behavior file: prompt: {proposal}",)
+    return (
+        *first,
+        f"{line}; nothing in the prompt says how to answer, so put into a behavior file: prompt: {proposal}",
+    )
 
 
 def _find_folder(verifier: VerifierConfig, beside: Path) -> dict[str, Any]:
@@ -191,14 +198,14 @@ def _find_folder(verifier: VerifierConfig, beside: Path) -> dict[str, Any]:
 def _read_files(config: BehaviorConfig, path: Path) -> ProblemFile:
     """Return the rows of `problems:`, and of a train file where one is given, with what the files say about splits."""
     assert config.problems is not None
-    found = read_problems(path.parent / config.problems, config.columns)
+    found = _read_problems(config.problems, path, config.columns)
     rows = found.rows
     train = config.split.train if config.split is not None else None
     if not isinstance(train, str):
         return found
-    if not row_suffix(Path(train)):
+    if not row_suffix(Path(train)) and not is_hub_data(train):
         raise BehaviorError(
-            f"{path}: split.train: got {train!r}; allowed: a fraction such as 0.5, or a {ROW_FILES} file",
+            f"{path}: split.train: got {train!r}; allowed: a fraction such as 0.5, a {ROW_FILES} file, or {FORM}",
             code="invalid_split",
         )
     for row in rows:
@@ -207,12 +214,21 @@ def _read_files(config: BehaviorConfig, path: Path) -> ProblemFile:
                 f"{path}: row {row.id} of {config.problems} is marked train; move it to {train}, or mark it eval",
                 code="row_marked_train",
             )
-    extra = [row._replace(split=Split.TRAIN) for row in read_problems(path.parent / train, config.columns).rows]
+    extra = [row._replace(split=Split.TRAIN) for row in _read_problems(train, path, config.columns).rows]
     taken = {row.id for row in rows}
     # Ids that were made from line numbers clash as a matter of course; the file's name tells them apart.
     stem = Path(train).stem
     extra = [row._replace(id=f"{stem}:{row.id}") if row.id in taken else row for row in extra]
     return found._replace(rows=(*rows, *extra))
+
+
+def _read_problems(source: str, path: Path, columns: Mapping[str, str]) -> ProblemFile:
+    """Return the problems of a data set, or of a file beside the behavior file."""
+    if not is_hub_data(source):
+        return read_problems(path.parent / source, columns)
+    data = parse_hub_data(source, path.parent)
+    found = read_hub_rows(data)
+    return read_problem_objects(found.rows, "row", data.source, columns)._replace(origin=found.note)
 
 
 def _refuse_worked_examples(rows: Sequence[Row], shown: Sequence[str], where: str) -> None:

@@ -43,6 +43,8 @@ class ProblemFile(NamedTuple):
     """File and line of each row, by its id; for error messages."""
     columns: str = ""
     """What was understood of columns that are not ours, in one line."""
+    origin: str = ""
+    """Which part of a data set was read, where the user did not say it; one line."""
     verifier: str | None = None
     """The kind that fits what the rows hold; None where the answers decide."""
 
@@ -100,7 +102,8 @@ def read_problem_objects(
             )
         numbers[row.id], places[row.id] = number, where
         rows.append(row)
-    return ProblemFile(tuple(rows), layout, places, "" if found is None else found.note, verifier)
+    note = "" if found is None else found.note
+    return ProblemFile(tuple(rows), layout, places, columns=note, verifier=verifier)
 
 
 def _read_row(row: Mapping[str, Any], number: int, where: str) -> Row:

@@ -25,7 +25,7 @@ Behaviors = Annotated[
     list[str],
     typer.Argument(
         metavar="BEHAVIOR...",
-        help="Bundled names (see `posttrain behaviors`), .yaml files, .jsonl, .json, .csv, .tsv or .parquet files of problems.",
+        help="Bundled names (see `posttrain behaviors`), .yaml files, .jsonl, .json, .csv, .tsv or .parquet files of problems, or data sets as hf:NAME[:CONFIG][:SPLIT].",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; the same command on the same folder resumes.")]
