@@ -10,6 +10,9 @@ from typing import Any
 from posttrain.diagnose.gates.required_effort import Settles
 from posttrain.diagnose.types import Check, Outcome
 
+OUTCOMES = {Outcome.MET: "met", Outcome.NOT_MET: "proven not met", Outcome.INCONCLUSIVE: "not decided"}
+"""Each outcome in words."""
+
 
 class UndecidedGateReason(StrEnum):
     """Why a condition is not decided, where its interval does not say it all."""
@@ -95,13 +98,18 @@ def describe_condition(condition: GatedCondition) -> str:
         values = "–"
     else:
         values = f"not identified [{check.low:{number}}, {check.high:{number}}]"
-    outcome = {Outcome.MET: "met", Outcome.NOT_MET: "proven not met", Outcome.INCONCLUSIVE: "not decided"}[check.outcome]
-    text = f"{condition.behavior}: {check.name} {values} {check.op} {check.threshold:g}: {outcome}"
+    text = f"{condition.behavior}: {check.name} {values} {check.op} {check.threshold:g}: {OUTCOMES[check.outcome]}"
     if words := _reason_words(condition):
         text += f" ({words})"
     if condition.settles:
         text += f"; {_effort_words(condition.settles)}"
     return text
+
+
+def undecided_words(condition: GatedCondition) -> str:
+    """Return why a condition is not decided and which effort would decide it; empty where it is decided."""
+    reason = _reason_words(condition)
+    return "; ".join(filter(None, [reason, _effort_words(condition.settles) if condition.settles else ""]))
 
 
 def _reason_words(condition: GatedCondition) -> str:

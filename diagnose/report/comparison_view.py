@@ -14,7 +14,7 @@ from posttrain.diagnose.report.words import CHANGES, SUPPORT
 from posttrain.diagnose.storage.diagnosis_json import EstimateEntry
 from posttrain.diagnose.types import Purpose, Split
 
-_READINGS = {
+READINGS = {
     "better": "higher",
     "worse": "lower",
     "same": "no difference shown",
@@ -42,7 +42,7 @@ def comparison_view(entry: BehaviorChangeEntry, split: Split, slug: str, methods
         "before": write_estimate(one.before),
         "after": write_estimate(one.after),
         "delta": write_estimate(one.delta, signed=True),
-        "reading": _READINGS[tone(one.delta)],
+        "reading": READINGS[tone(one.delta)],
         "tone": tone(one.delta),
         "num_problems": str(entry.num_problems),
         "method": methods.number(one.delta.method),

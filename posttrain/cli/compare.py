@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from posttrain.cli.options import AsJson
-from posttrain.cli.printing import interval, typed_command
+from posttrain.cli.options import AsJson, MarkdownFile
+from posttrain.cli.printing import check_markdown, interval, typed_command, write_markdown
 
 if TYPE_CHECKING:
     from posttrain.diagnose.comparison.checkpoints_json import CheckpointsFile
+    from posttrain.diagnose.comparison.compare_json import CompareFile
 
 EXAMPLES = (
     "posttrain compare runs/first/diagnosis-0 runs/first/diagnosis-1 --out runs/first-compared",
@@ -50,6 +51,7 @@ def compare(
             help="What to call a checkpoint; one per run, in their order. Without it their steps or folders.",
         ),
     ] = None,
+    markdown: MarkdownFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs, paired by problem, or three and more along a training run.
@@ -61,6 +63,7 @@ def compare(
     from posttrain.diagnose import compare_checkpoints
     from posttrain.diagnose.errors import SettingsError
 
+    check_markdown(markdown, as_json=as_json)
     if len(runs) == 1:
         raise SettingsError(
             f"compare: got one run, {runs[0]}; give the run before and the run after, or three and more checkpoints",
@@ -72,30 +75,42 @@ def compare(
                 f"--null: got {null} with {len(runs)} runs; it is for two runs, leave it out or compare two",
                 code="null_of_several",
             )
-        file = compare_checkpoints(runs, out=out, labels=label or (), margin=margin, command=typed_command())
-        if as_json:
-            print((out / "checkpoints.json").read_text(), end="")
-        else:
-            _print_checkpoints(file)
-            print(f"report: {out / 'report.html'}")
+        compare_checkpoints(runs, out=out, labels=label or (), margin=margin, command=typed_command())
+        _print_result(out, "checkpoints.json", markdown, as_json=as_json)
         return
     if label:
         raise SettingsError("--label: it names three or more checkpoints; leave it out for two runs", code="label_of_two")
     run_compare(runs[0], runs[1], out=out, null=null, margin=margin, command=typed_command())
-    if as_json:
-        print((out / "compare.json").read_text(), end="")
-    else:
-        _print_comparison(out)
-        print(f"report: {out / 'report.html'}")
+    _print_result(out, "compare.json", markdown, as_json=as_json)
 
 
-def _print_comparison(out: Path) -> None:
-    """Print what compare.json says of each behavior."""
+def _print_result(out: Path, name: str, markdown: str | None, *, as_json: bool) -> None:
+    """Print what was found and write it as Markdown, as was asked for."""
+    from posttrain.diagnose.comparison.checkpoints_json import CheckpointsFile
     from posttrain.diagnose.comparison.compare_json import CompareFile
-    from posttrain.diagnose.report.comparison_view import comparison_facts
+    from posttrain.diagnose.report.pull_request import checkpoints_markdown, comparison_markdown
     from posttrain.diagnose.storage.json_model import read_model
 
-    for behavior in read_model(out / "compare.json", CompareFile).behaviors:
+    file = read_model(out / name, CheckpointsFile if name == "checkpoints.json" else CompareFile)
+    if markdown is not None:
+        write_markdown(markdown, checkpoints_markdown(file) if isinstance(file, CheckpointsFile) else comparison_markdown(file))
+    if markdown == "-":
+        return
+    if as_json:
+        print((out / name).read_text(), end="")
+        return
+    if isinstance(file, CheckpointsFile):
+        _print_checkpoints(file)
+    else:
+        _print_comparison(file)
+    print(f"report: {out / 'report.html'}")
+
+
+def _print_comparison(file: CompareFile) -> None:
+    """Print what a comparison of two runs says of each behavior."""
+    from posttrain.diagnose.report.comparison_view import comparison_facts
+
+    for behavior in file.behaviors:
         states, one = Counter(sorted(change.state for change in behavior.problems)), behavior.pass_at_1
         print(
             f"{behavior.name}: pass@1 {interval(one.before)} to {interval(one.after)}, "

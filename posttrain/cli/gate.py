@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-from posttrain.cli.options import AsJson
+from posttrain.cli.options import AsJson, MarkdownFile
+from posttrain.cli.printing import check_markdown, write_markdown
 
 EXAMPLES = (
     "posttrain gate runs/mine 'pass@16>=0.5' 'sums:greedy>=0.3'",
     "posttrain gate runs/mine-compared '*:delta pass@1>=-0.02'",
+    "posttrain gate runs/mine 'pass@1>=0.5' --markdown -",
 )
 
 
@@ -29,6 +31,7 @@ def gate(
             "such as '*'; without it every target behavior is meant.",
         ),
     ],
+    markdown: MarkdownFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Test conditions on a run and exit by the result.
@@ -41,6 +44,12 @@ def gate(
     from posttrain.diagnose import gate as run_gate
     from posttrain.diagnose.gates.gate_result import describe_condition, gate_to_json
 
+    check_markdown(markdown, as_json=as_json)
     result = run_gate(run, conditions)
-    print(json.dumps(gate_to_json(result), indent=1) if as_json else "\n".join(map(describe_condition, result.conditions)))
+    if markdown is not None:
+        from posttrain.diagnose.report.pull_request import gate_markdown
+
+        write_markdown(markdown, gate_markdown(result, str(run)))
+    if markdown != "-":
+        print(json.dumps(gate_to_json(result), indent=1) if as_json else "\n".join(map(describe_condition, result.conditions)))
     raise typer.Exit(result.exit_code)

@@ -173,6 +173,14 @@ LoopRetain = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+MarkdownFile = Annotated[
+    str | None,
+    typer.Option(
+        "--markdown",
+        metavar="FILE",
+        help="Write a short table for a pull request to this file; - prints it in place of the lines.",
+    ),
+]
 
 
 def split_names(option: str, given: str) -> list[str]:

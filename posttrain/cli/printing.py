@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +38,39 @@ def print_diagnosis(result: Any, as_json: bool) -> None:
             print(diagnosis.sentence)
         print(f"report: {result.report_html}")
     refuse_stopped(result)
+
+
+def check_markdown(target: str | None, *, as_json: bool) -> None:
+    """Refuse a file for Markdown that cannot be written, before anything is computed.
+
+    Args:
+        target: What `--markdown` names; `-` is stdout.
+        as_json: Whether JSON is asked for too.
+
+    Raises:
+        SettingsError: JSON and Markdown on stdout (`two_formats`), or a folder or nothing in place of a file (`no_file_name`).
+        RunError: It may not be written (`not_writable`).
+    """
+    from posttrain.diagnose.errors import SettingsError
+    from posttrain.diagnose.storage.writable import check_writable
+
+    if target == "-":
+        if as_json:
+            raise SettingsError("--markdown -: got --json too; give a file for one of them", code="two_formats")
+    elif target is not None:
+        if not target or Path(target).is_dir():
+            raise SettingsError(f"--markdown: got {target!r}; give a file, or - for stdout", code="no_file_name")
+        check_writable(Path(target).parent, "--markdown")
+
+
+def write_markdown(target: str, text: str) -> None:
+    """Write Markdown to a file, or to stdout for `-`."""
+    from posttrain.diagnose.storage.files import write_text
+
+    if target == "-":
+        print(text, end="")
+    else:
+        write_text(Path(target), text)
 
 
 def interval(value: Any, *, signed: bool = False) -> str:
