@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from posttrain.diagnose.pipeline.forecast_run import forecast as forecast
     from posttrain.diagnose.pipeline.read_and_import import from_frame as from_frame
     from posttrain.diagnose.pipeline.read_and_import import import_samples as import_samples
+    from posttrain.diagnose.pipeline.regrade_run import regrade as regrade
     from posttrain.diagnose.pipeline.request import DiagnoseRequest as DiagnoseRequest
     from posttrain.diagnose.pipeline.run_files import rewrite_report as rewrite_report
     from posttrain.diagnose.pipeline.run_plan import plan_run as plan_run
@@ -47,6 +48,7 @@ _HOME = {
     "forecast": "pipeline.forecast_run",
     "from_frame": "pipeline.read_and_import",
     "import_samples": "pipeline.read_and_import",
+    "regrade": "pipeline.regrade_run",
     "plan_run": "pipeline.run_plan",
     "rewrite_report": "pipeline.run_files",
     "run": "pipeline.diagnose_run",

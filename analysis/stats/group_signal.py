@@ -154,7 +154,7 @@ class GroupSignal:
         of_hard = [cause for cause in whole if cause not in (NoSignal.TOO_EASY, NoSignal.MISSING_GRADE)]
         no_success, missing = sum(whole[cause] for cause in of_hard), whole[NoSignal.MISSING_GRADE]
         graded = no_success + whole[NoSignal.TOO_EASY]
-        scaled = {cause: _scaled(found[cause], hard, no_success) for cause in of_hard}
+        scaled: dict[NoSignal, Interval] = {cause: _scaled(found[cause], hard, no_success) for cause in of_hard}
         scaled[NoSignal.TOO_EASY] = _scaled(found[NoSignal.TOO_EASY], easy, whole[NoSignal.TOO_EASY])
         scaled[NoSignal.MISSING_GRADE] = found[NoSignal.MISSING_GRADE]
         ties = graded / max(float(self._without_ties(size).mean()), 1e-12)  # below 1 where some scores differ
@@ -164,7 +164,8 @@ class GroupSignal:
 
     def problem_shares(self, size: int) -> FloatArray:
         """Return [P] the share of the groups of each problem that carry no signal, expected under the posterior of its rate."""
-        return np.sum(list(self._parts(size, observed=False).values()), axis=0).clip(0.0, 1.0)
+        shares: FloatArray = np.sum(list(self._parts(size, observed=False).values()), axis=0).clip(0.0, 1.0)
+        return shares
 
     def _without_ties(self, size: int) -> FloatArray:
         no_success, no_failure = self._expect(self._strict, self.outcomes.num_correct, size, observed=False)
@@ -214,7 +215,7 @@ class GroupSignal:
         rate = known.num_missing[rows] / (known.num_missing[rows] + known.num_samples[rows])
         for kept in range(size):
             chance = scipy.stats.binom.pmf(kept, size, 1.0 - rate)
-            if not (chance > 1e-12).any():
+            if not np.any(chance > 1e-12):
                 continue
             dead = np.ones(known.num_samples.size)
             if kept >= 2:

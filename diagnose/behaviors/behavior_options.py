@@ -106,6 +106,7 @@ def read_behavior_options(
     temperature: float | None = None,
     system: str | None = None,
     verifier: str | None = None,
+    verifier_options: Sequence[str] = (),
     limit: int | None = None,
     columns: Sequence[str] | None = None,
     split_eval: str | None = None,
@@ -117,6 +118,7 @@ def read_behavior_options(
         temperature: 0, or from `LEAST_TEMPERATURE` to `MOST_TEMPERATURE`.
         system: A text.
         verifier: A kind, or `kind:key=value,key=value` with values as YAML writes them.
+        verifier_options: Further options of it, `key=value` each.
         limit: From 1 on.
         columns: `OUR NAME=COLUMN` each.
         split_eval: `all`, or a share above 0 and up to 1.
@@ -129,7 +131,7 @@ def read_behavior_options(
         "max_tokens": number,
         "temperature": temperature,
         "system": system,
-        "verifier": None if verifier is None else _read_verifier(verifier),
+        "verifier": _read_verifier(verifier, verifier_options),
         "limit": limit,
         "columns": _read_columns(columns) if columns else None,
         "split_eval": None if split_eval is None else _read_share(split_eval),
@@ -173,15 +175,22 @@ def _read_share(text: str) -> str | float:
     return text if text == ALL else share
 
 
-def _read_verifier(text: str) -> dict[str, Any]:
-    """Read `kind:key=value,key=value`; folders are taken from the working directory."""
+def _read_verifier(text: str | None, more: Sequence[str]) -> dict[str, Any] | None:
+    """Read `kind:key=value,key=value` and further options; folders are taken from the working directory."""
+    if text is None:
+        if more:
+            raise SettingsError(
+                f"--option: got {more[0]!r} and no --verifier, whose option it would be; give --verifier KIND",
+                code="behavior_option",
+            )
+        return None
     kind, _, rest = text.partition(":")
     options: dict[str, Any] = {}
-    for item in re.split(r",(?=[a-z_]+=)", rest) if rest else ():
+    for item in (*(re.split(r",(?=[a-z_]+=)", rest) if rest else ()), *more):
         key, equals, value = item.partition("=")
         if not equals or not key.isidentifier() or key == "kind":
             raise SettingsError(
-                f"--verifier: got {item!r} in {text!r}; allowed: KIND, or KIND:KEY=VALUE,KEY=VALUE such as number:tolerance=0.01",
+                f"--verifier: got {item!r} beside {text!r}; allowed: KIND, or KIND:KEY=VALUE,KEY=VALUE such as number:tolerance=0.01",
                 code="behavior_option",
             )
         options[key] = _read_value(value)

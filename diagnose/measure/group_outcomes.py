@@ -34,7 +34,8 @@ def group_outcomes(behavior: Behavior, problems: Sequence[Problem], rollouts: Ro
     def count(which: Bools) -> npt.NDArray[np.int64]:
         return np.bincount(place[which], minlength=len(problems))
 
-    rewards = np.round(np.where(rollouts.truncated, 0.0, np.nan_to_num(rollouts.score)), _DECIMALS)
+    scores = np.nan_to_num(rollouts.score)
+    rewards = np.where(rollouts.truncated, 0.0, scores).astype(np.float64).round(_DECIMALS)
     graded, missing = count(known), count(sampled & rollouts.missing)
     number = graded + missing
     return GroupOutcomes(

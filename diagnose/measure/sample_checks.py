@@ -17,6 +17,7 @@ from posttrain.diagnose.storage.rollout_table import Bools, RolloutTable
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
     Behavior,
+    Check,
     Outcome,
     PathScore,
     Problem,
@@ -29,6 +30,8 @@ from posttrain.diagnose.verifiers.wrong_answers import same_answer
 
 UNPARSED = "validity: unparsed share"
 """Where it is not met there is no verdict on a capability; a lenient reading that reads the answers makes it `format`."""
+MISSING = "validity: missing share"
+UNFINISHED = "validity: unfinished thoughts"
 CONTRADICTION = "validity: successes agree with reference paths"
 _MOST_READ = 256
 """Samples whose texts are looked at."""
@@ -71,11 +74,11 @@ def check_shares(
     cut = check_share("validity: truncated share", num_truncated, n, thresholds.max_truncated, "samples that ran into max_tokens")
     unparsed = check_share(UNPARSED, num_unparsed, n, thresholds.max_unparsed, "samples in which no answer could be read")
     failed = "samples whose verifier failed or timed out"
-    ungraded = check_share("validity: missing share", missing, n + missing, thresholds.max_missing, failed)
+    ungraded = check_share(MISSING, missing, n + missing, thresholds.max_missing, failed)
     found: list[Checked] = [(cut, []), (unparsed, []), (ungraded, [])]
     if num_unfinished:
         open_thoughts = "samples whose thought is not closed"
-        unfinished = check_share("validity: unfinished thoughts", num_unfinished, n, thresholds.max_truncated, open_thoughts)
+        unfinished = check_share(UNFINISHED, num_unfinished, n, thresholds.max_truncated, open_thoughts)
         found.append((unfinished, []))
         if unfinished.outcome is Outcome.NOT_MET:
             words = f"{unfinished.estimate:.0%} of samples (max_tokens={limit})"
@@ -88,9 +91,14 @@ def check_shares(
     if unparsed.outcome is Outcome.NOT_MET and (not found[0][1] or ended > thresholds.max_unparsed * n):
         found[1][1].append(explain_unread(behavior, f"{unparsed.estimate:.0%} of samples", unread))
     if ungraded.outcome is Outcome.NOT_MET:
-        text = f"the verifier failed or timed out on {ungraded.estimate:.0%} of samples: see their details in rollouts/, and repair the verifier"
-        found[2][1].append(Failure(ValidityCode.MISSING_GRADES, text))
+        found[2][1].append(explain_missing(ungraded))
     return found
+
+
+def explain_missing(ungraded: Check) -> Failure:
+    """Say that too many samples have no grade."""
+    text = f"the verifier failed or timed out on {ungraded.estimate:.0%} of samples: see their details in rollouts/, and repair the verifier"
+    return Failure(ValidityCode.MISSING_GRADES, text)
 
 
 def check_candidates(behavior: Behavior, thresholds: Thresholds, samples: SampledBehavior) -> Checked | None:

@@ -45,6 +45,15 @@ SELFTEST_CODES = {
     "other_answer": ValidityCode.ACCEPTS_WRONG_ANSWERS, "candidates": ValidityCode.ACCEPTS_CANDIDATES,
 }  # fmt: skip
 _REFUSES = (ValidityCode.REFUSES_ANSWERS, ValidityCode.REFUSES_REFERENCES)
+_SELF_TEST = {
+    "validity: right answers accepted": ("answer", "reference"),
+    "validity: texts without an answer refused": ("empty", "garbage", "echo"),
+    "validity: wrong answers refused": ("near_miss", "other_answer"),
+}
+SELF_TEST_NAMES = tuple(_SELF_TEST)
+"""Checks of the verifier."""
+WARNING = "Warning: "
+"""How a note of the self-test begins."""
 _SERIOUSNESS = (ValidityCode.ACCEPTS_ANYTHING, ValidityCode.ANSWER_IN_PROMPT, ValidityCode.ACCEPTS_WRONG_ANSWERS)
 """What a verifier accepts wrongly, the worst first, which explains the others."""
 
@@ -82,40 +91,41 @@ def check_setup(
     problems = problems or behavior.problems
     example = engine.codec.encode_prompt(problems[0].prompt, behavior.prompt)
     checked = (
-        *_check_selftest(selftest, thresholds),
+        *check_selftest(selftest, thresholds),
         _check_prompt(behavior, engine, problems, example),
         *_check_references(behavior, engine, thresholds, problems),
     )
     cases = {case.name: case for case in selftest.cases}
     return SetupChecks(
         checked=checked,
-        notes=tuple(f"Warning: {selftest_words(case)}." for case in selftest.cases if case.num_failed and not case.blocks),
+        notes=selftest_notes(selftest),
         prompt=example,
         accepts_candidates="candidates" in cases and cases["candidates"].num_failed > 0,
     )
 
 
-def _check_selftest(selftest: SelfTest, thresholds: Thresholds) -> list[Checked]:
+def selftest_notes(selftest: SelfTest) -> tuple[str, ...]:
+    """Say what the verifier got wrong seldom enough for samples to be believed."""
+    return tuple(f"{WARNING}{selftest_words(case)}." for case in selftest.cases if case.num_failed and not case.blocks)
+
+
+def check_selftest(selftest: SelfTest, thresholds: Thresholds) -> list[Checked]:
     """Check what the verifier accepts and refuses: right answers, texts without an answer, and wrong answers, each by its worst case.
 
     One failure says what it refuses wrongly, and one what it accepts wrongly, the worst of it: who accepts garbage accepts everything else too.
     """
-    groups = (
-        ("right answers accepted", ("answer", "reference"), 1 - thresholds.max_refused),
-        ("texts without an answer refused", ("empty", "garbage", "echo"), 1.0),
-        ("wrong answers refused", ("near_miss", "other_answer"), 1 - thresholds.max_wrong_accepted),
-    )
+    thresholds_of = (1 - thresholds.max_refused, 1.0, 1 - thresholds.max_wrong_accepted)
     blocking = [case for case in selftest.cases if case.blocks]
     worst = next((code for code in _SERIOUSNESS if any(SELFTEST_CODES[case.name] is code for case in blocking)), None)
     found: list[Checked] = []
-    for name, members, threshold in groups:
+    for (name, members), threshold in zip(_SELF_TEST.items(), thresholds_of, strict=True):
         cases = [case for case in selftest.cases if case.name in members and case.num_texts]
         if not cases:
             continue
         share = counted(min(1 - case.num_failed / case.num_texts for case in cases))
-        what = f"share of {name} by the verifier in its self-test, of the worse kind of text"
+        what = f"share of {name.removeprefix('validity: ')} by the verifier in its self-test, of the worse kind of text"
         tried = sum(case.num_texts for case in cases)
-        check = check_estimate(f"validity: {name}", ">=", share, threshold, n=tried, what=what, unit="texts")
+        check = check_estimate(name, ">=", share, threshold, n=tried, what=what, unit="texts")
         told = [case for case in cases if case.blocks and SELFTEST_CODES[case.name] in (worst, *_REFUSES)]
         if "answer" not in members:
             told = sorted(told, key=lambda case: case.num_failed / case.num_texts, reverse=True)

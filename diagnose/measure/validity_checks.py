@@ -85,7 +85,7 @@ def check_validity(
     """
     found, unread = list(setup.checked), UnreadSamples()
     if samples is not None and samples.counts.num_sampled.any():
-        unread = show_unread(samples.problems, spread_samples(samples, _unread(samples.rollouts)))
+        unread = show_unread(samples.problems, spread_samples(samples, ended_unread(samples.rollouts)))
         found += _check_samples(behavior, engine, thresholds, samples, unread)
         if setup.accepts_candidates and (listing := check_candidates(behavior, thresholds, samples)):
             found.append(listing)
@@ -118,7 +118,7 @@ def _check_samples(
     return found
 
 
-def _unread(rollouts: RolloutTable) -> Bools:
+def ended_unread(rollouts: RolloutTable) -> Bools:
     """Return [samples] those in which no answer could be read: of those that came to their end, where there are any."""
     ended = rollouts.unparsed & ~rollouts.truncated
     return ended if ended.any() else rollouts.unparsed

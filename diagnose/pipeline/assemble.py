@@ -41,6 +41,11 @@ NO_CHECKSUMS = (
     "folder to know."
 )
 
+REGRADED = (
+    "The stored texts were graded again, without the model: further probes and what they found rest on the grades of before and are left out; "
+    "regrade.json says whose grade changed."
+)
+
 
 def assemble(path: str | Path, *, behaviors: Sequence[Behavior] | None = None) -> DiagnosedRun:
     """Read a run directory back and decide.
@@ -105,7 +110,7 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
     split = Split(settings["split"])
     problems = behavior.split(split)
     table, paths = checked_table(directory, behavior.name), tuple(directory.read_paths(behavior.name))
-    validity = _read_validity(directory, behavior)
+    validity = read_validity(directory, behavior)
     sampling = count_successes(behavior, problems, table)
     likelihood = summarize_references(behavior, paths)
     answers = read_probe_results(directory, behavior)
@@ -129,6 +134,8 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
     )
     if not all(table.with_checksum):
         diagnosis = replace(diagnosis, caveats=(*diagnosis.caveats, Note("no_checksums", NO_CHECKSUMS)))
+    if behavior.name in settings.get("regraded", {}).get("behaviors", ()):
+        diagnosis = replace(diagnosis, caveats=(*diagnosis.caveats, Note("regraded", REGRADED)))
     return DiagnosedBehavior(
         behavior=behavior,
         problems=tuple(problems),
@@ -143,7 +150,7 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
     )
 
 
-def _read_validity(directory: RunDirectory, behavior: Behavior) -> ValidityMeasurement:
+def read_validity(directory: RunDirectory, behavior: Behavior) -> ValidityMeasurement:
     """Read the validity checks of a behavior that is measured to the end."""
     entry = _read_entry(directory, "validity", behavior.name, ValidityEntry)
     checks = [
