@@ -198,7 +198,7 @@ def _find_folder(verifier: VerifierConfig, beside: Path) -> dict[str, Any]:
 def _read_files(config: BehaviorConfig, path: Path) -> ProblemFile:
     """Return the rows of `problems:`, and of a train file where one is given, with what the files say about splits."""
     assert config.problems is not None
-    found = _read_problems(config.problems, path, config.columns)
+    found = read_source(config.problems, path.parent, config.columns)
     rows = found.rows
     train = config.split.train if config.split is not None else None
     if not isinstance(train, str):
@@ -214,7 +214,7 @@ def _read_files(config: BehaviorConfig, path: Path) -> ProblemFile:
                 f"{path}: row {row.id} of {config.problems} is marked train; move it to {train}, or mark it eval",
                 code="row_marked_train",
             )
-    extra = [row._replace(split=Split.TRAIN) for row in _read_problems(train, path, config.columns).rows]
+    extra = [row._replace(split=Split.TRAIN) for row in read_source(train, path.parent, config.columns).rows]
     taken = {row.id for row in rows}
     # Ids that were made from line numbers clash as a matter of course; the file's name tells them apart.
     stem = Path(train).stem
@@ -222,11 +222,20 @@ def _read_files(config: BehaviorConfig, path: Path) -> ProblemFile:
     return found._replace(rows=(*rows, *extra))
 
 
-def _read_problems(source: str, path: Path, columns: Mapping[str, str]) -> ProblemFile:
-    """Return the problems of a data set, or of a file beside the behavior file."""
+def read_source(source: str, beside: Path, columns: Mapping[str, str]) -> ProblemFile:
+    """Read the problems of a data set, or of a file.
+
+    Args:
+        source: `hf:NAME[:CONFIG][:SPLIT]`, or a file.
+        beside: The folder from which relative paths are taken.
+        columns: Our name → column, where the user says it.
+
+    Raises:
+        BehaviorError: It cannot be read.
+    """
     if not is_hub_data(source):
-        return read_problems(path.parent / source, columns)
-    data = parse_hub_data(source, path.parent)
+        return read_problems(beside / source, columns)
+    data = parse_hub_data(source, beside)
     found = read_hub_rows(data)
     return read_problem_objects(found.rows, "row", data.source, columns)._replace(origin=found.note)
 
