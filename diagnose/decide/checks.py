@@ -29,7 +29,7 @@ class VerdictChecks:
     @property
     def shown(self) -> tuple[Check, ...]:
         """Return the checks that there are."""
-        found = (self.pass_1, self.pass_k, self.within_support, self.greedy, self.paths)
+        found = (self.pass_1, self.pass_k, self.within_support, self.greedy if self.greedy.n else None, self.paths)
         return tuple(check for check in found if check is not None)
 
 

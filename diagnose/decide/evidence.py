@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from posttrain.diagnose.importing.source_facts import SourceFacts
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
     Behavior,
@@ -47,6 +48,13 @@ class Measurements:
     """Of the further probes, which may say why."""
     cost: Cost = field(default_factory=Cost)
     """What the measurement took."""
+    source: SourceFacts | None = None
+    """Where imported samples come from; None where an engine of ours sampled."""
+
+    @property
+    def shows_support(self) -> bool:
+        """Return whether a missing success says something about support: independent samples of the policy itself."""
+        return self.behavior.sampling.samples_the_policy and (self.source is None or self.source.independent)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

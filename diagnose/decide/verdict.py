@@ -80,7 +80,7 @@ def diagnose_behavior(
     settles = None
     undecided = weighed.label is Bottleneck.INCONCLUSIVE and confidence < thresholds.confidence
     enough_problems = len(counts.problem_ids) >= thresholds.fewest_problems  # else no samples of these decide
-    if undecided and enough_problems and behavior.sampling.samples_the_policy:
+    if undecided and enough_problems and measured.shows_support:
         settles = what_settles(posterior, counts, epsilon=epsilon, thresholds=thresholds, cost=measured.cost, seed=seed)
     signal = learning_signal(posterior, behavior.measure.group_size, thresholds.level)
     labels = _labels_to_train(weighed.trains_as or label, sampled, posterior, measured.findings)
@@ -239,6 +239,8 @@ def label_samples(
             f"{int(counts.num_missing.sum())} samples are missing, and the label depends on them ({' or '.join(sorted(bounds))})"
         )
         return _undecided(label, confidence, detail)
+    if measured.source is not None and not measured.source.independent and label is not Bottleneck.MASTERED:
+        return _undecided(label, confidence, "the samples of a problem are not independent (temperature 0 or duplicates)")
     if (num := len(counts.problem_ids)) < thresholds.fewest_problems and label is not Bottleneck.MASTERED:
         detail = f"{num} problem{'s' * (num > 1)} cannot support advice, {thresholds.fewest_problems} of one kind are the fewest that can"
         return _undecided(label, min(confidence, 1.0 - 0.5**num), detail)
@@ -252,9 +254,8 @@ def label_samples(
     if label is Bottleneck.MISSING_SUPPORT and (share := _share_in_support(measured, epsilon)) > thresholds.improbable_path:
         detail = f"{share:.0%} of the reference paths are likelier than epsilon, so they are not out of reach: look for what ends or misreads them"
         return _undecided(label, confidence, detail)
-    if label is Bottleneck.MISSING_SUPPORT and not measured.behavior.sampling.samples_the_policy:
-        detail = "the sampler was truncated or not at temperature 1, so a missing success says nothing about support"
-        return _undecided(label, confidence, detail)
+    if label is Bottleneck.MISSING_SUPPORT and not measured.shows_support:
+        return _undecided(label, confidence, f"{_why_not_support(measured)}, so a missing success says nothing about support")
     if confidence < thresholds.confidence:
         open_ = " or ".join(one for one, share in posterior.shares.items() if share > 1.0 - thresholds.confidence)
         undecided = _undecided(label, confidence, f"the samples do not decide the label ({open_ or label})")
@@ -276,6 +277,12 @@ def probability_beyond(check: Check) -> float:
 def _share_in_support(measured: Measurements, epsilon: float) -> float:
     """Return the share of the reference paths that are sampled at a rate of at least epsilon; 0 where none is scored."""
     return 0.0 if measured.paths is None else measured.paths.share_above(epsilon)
+
+
+def _why_not_support(measured: Measurements) -> str:
+    if not measured.behavior.sampling.known:
+        return "how the samples were taken is not known (temperature, truncation)"
+    return "the sampler was truncated or not at temperature 1"
 
 
 def _undecided(label: Bottleneck, confidence: float, detail: str) -> SampledLabel:

@@ -10,15 +10,24 @@ import numpy as np
 from posttrain.analysis.stats import samples_to_resolve
 from posttrain.diagnose.decide.checks import VerdictChecks
 from posttrain.diagnose.decide.evidence import Measurements
+from posttrain.diagnose.importing.imported import Untold
+from posttrain.diagnose.importing.source_facts import NOT_OF_VERDICT
 from posttrain.diagnose.measure.sample_checks import UNPARSED
 from posttrain.diagnose.stage_catalogue import STAGES
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Bottleneck, Check, Note, Outcome, PlannedPart
+from posttrain.diagnose.types import Bottleneck, Check, Note, Outcome, PlannedPart, Split
 
 _UNPARSED_NOTED = 0.1
 """Share of unparsed samples from which they are mentioned."""
 _FEW_PROBLEMS = 10
 """Problems below which it is said that intervals are wide."""
+UNTOLD_OF_VERDICT = {
+    Untold.COMPLETENESS: "whether samples were left out, which shifts success rates",
+    Untold.POLICY: "which model or step each sample is of",
+    Untold.PROBLEM_IDS: "ids of problems, so that two with one prompt and answer count as one",
+    Untold.STOP_REASONS: "why samples ended, so that truncated ones cannot be told from wrong ones",
+}
+"""What a verdict may be wrong for, where a source does not tell it."""
 _ACTIONS = {
     "none": "do nothing",
     "fix_setup": "fix the setup first",
@@ -39,7 +48,7 @@ def write_caveats(
         thresholds: What they were held against.
     """
     counts, validity, epsilon = measured.counts, measured.validity, measured.behavior.measure.epsilon
-    notes = [Note("validity", note) for note in validity.notes]
+    notes = [*_of_source(measured), *(Note("validity", note) for note in validity.notes)]
     if lenient is not None:
         read, total = int(counts.num_lenient_correct.sum()), int(counts.num_samples.sum())
         text = (
@@ -61,7 +70,7 @@ def write_caveats(
     for check in validity.checks:
         if check.name == UNPARSED and check.estimate > _UNPARSED_NOTED:
             notes.append(Note("unparsed", f"{check.estimate:.0%} of samples could not be read; failures, counted apart."))
-    if label is Bottleneck.POOR_CHOICE and checks.greedy.outcome is Outcome.INCONCLUSIVE:
+    if label is Bottleneck.POOR_CHOICE and checks.greedy.n and checks.greedy.outcome is Outcome.INCONCLUSIVE:
         text = f"Greedy decoding reaches {_in_words(checks.greedy)}: if {thresholds.mastered:g} would do, decoding may be all that binds."
         notes.append(Note("greedy_undecided", text))
     if label is Bottleneck.MISSING_SUPPORT and measured.paths is not None:
@@ -83,6 +92,23 @@ def write_caveats(
         text = f"Only {number} problem{'s' * (number > 1)}: intervals over problems are wide."
         notes.append(Note("few_problems", text))
     return tuple(notes)
+
+
+def _of_source(measured: Measurements) -> list[Note]:
+    """Return what is to be kept in mind of imported samples."""
+    source = measured.source
+    if source is None:
+        return []
+    notes = [note for note in source.notes if note.code not in NOT_OF_VERDICT]
+    if untold := [words for name, words in UNTOLD_OF_VERDICT.items() if name in source.untold]:
+        notes.append(Note("untold_by_source", f"The source does not tell {'; '.join(untold)}."))
+    if not measured.behavior.split(Split.TRAIN):
+        text = (
+            "The imported problems are measured, so no stage is ever trained on them: it needs train problems of the same kind, in a behavior file "
+            "with a verifier."
+        )
+        notes.append(Note("no_train_problems", text))
+    return notes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,9 +15,10 @@ import pyarrow as pa
 
 from posttrain.diagnose.behaviors.problem_rows import ROLES
 from posttrain.diagnose.importing.imported import ImportedSample
+from posttrain.diagnose.importing.sample_notes import sample_notes
 from posttrain.diagnose.importing.scores import ReadScores, read_scores
 from posttrain.diagnose.storage.rollout_table import SAMPLED, SCHEMA
-from posttrain.diagnose.types import Cost, GradeStatus, Message, Note, Split, StopReason
+from posttrain.diagnose.types import Cost, GradeStatus, Message, Note, Split
 
 ENGINE = "imported"
 """What stands in the place of an engine."""
@@ -148,7 +149,7 @@ def _read_behavior(name: str, source_name: str, samples: Sequence[ImportedSample
         samples=ordered,
         places=places,
         read=read,
-        notes=(*read.notes, *_unlike(ordered, places, starts), *_right_when_cut(ordered, read)),
+        notes=(*read.notes, *_unlike(ordered, places, starts), *sample_notes(ordered, places, read.scores, read.success)),
     )
 
 
@@ -190,15 +191,6 @@ def _unlike(samples: Sequence[ImportedSample], places: npt.NDArray[np.int64], st
         f"{firsts[min(unlike)].problem}): either their ids are not unique, or the prompt varies; the first is kept."
     )
     return (Note("problem_texts_differ", text),)
-
-
-def _right_when_cut(samples: Sequence[ImportedSample], read: ReadScores) -> tuple[Note, ...]:
-    right = read.scores >= read.success
-    cut = sum(right[i] for i, sample in enumerate(samples) if sample.stop is StopReason.LENGTH)
-    if not cut:
-        return ()
-    text = f"{cut} samples that ran into the token limit are right by the source's grade; a truncated sample counts as a failure here."
-    return (Note("truncated_successes", text),)
 
 
 def _turns(turns: Sequence[Message]) -> str:

@@ -18,6 +18,10 @@ class Failure(NamedTuple):
     """One line, with an example and the repair."""
 
 
+DEPLOYMENT_POLICY = (
+    "Sampled under a deployment policy (a temperature other than 1, or truncation): it says nothing about support."
+)
+"""What is said of samples that are none of the policy itself."""
 Checked = tuple[Check, list[Failure]]
 """A check, and what broke where it is not met."""
 

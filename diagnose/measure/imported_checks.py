@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from posttrain.diagnose.importing.imported import Untold
-from posttrain.diagnose.measure.check_values import Checked, Failure, check_share
-from posttrain.diagnose.storage.rollout_table import RolloutTable
+from posttrain.diagnose.measure.check_values import DEPLOYMENT_POLICY, Checked, Failure, check_share
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Behavior, Outcome, SamplingMeasurement, ValidityCode, ValidityMeasurement
 
 
 def check_imported(
     behavior: Behavior,
-    rollouts: RolloutTable,
     counts: SamplingMeasurement,
     untold: frozenset[Untold],
     thresholds: Thresholds,
@@ -22,7 +20,6 @@ def check_imported(
 
     Args:
         behavior: What they are of.
-        rollouts: The samples.
         counts: What was counted of them.
         untold: What their source does not tell; what rests on it is not checked.
         thresholds: Of the verdict.
@@ -32,11 +29,19 @@ def check_imported(
     return ValidityMeasurement(
         behavior=behavior.name,
         checks=tuple(check for check, _ in found),
-        notes=(),
+        notes=_notes(behavior),
         failures=tuple(failure.words for failure in failures),
         failure_codes=tuple(failure.code for failure in failures),
         prompt_example="",
     )
+
+
+def _notes(behavior: Behavior) -> tuple[str, ...]:
+    if not behavior.sampling.known:
+        return (
+            "How the samples were taken (temperature, truncation) is not known: a missing success says nothing about support.",
+        )
+    return () if behavior.sampling.samples_the_policy else (DEPLOYMENT_POLICY,)
 
 
 def _check_shares(counts: SamplingMeasurement, untold: frozenset[Untold], thresholds: Thresholds) -> Iterator[Checked]:

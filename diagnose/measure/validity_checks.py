@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from posttrain.diagnose.engines.base import Engine, OnTokens, ScoreRequest
-from posttrain.diagnose.measure.check_values import Checked, Failure, counted
+from posttrain.diagnose.measure.check_values import DEPLOYMENT_POLICY, Checked, Failure, counted
 from posttrain.diagnose.measure.format_check import check_format
 from posttrain.diagnose.measure.sample_checks import (
     SampledBehavior,
@@ -170,8 +170,7 @@ def _first_samples(rollouts: RolloutTable, problem_ids: Sequence[str]) -> list[R
 def _notes(behavior: Behavior, engine: Engine) -> list[str]:
     notes = []
     if not behavior.sampling.samples_the_policy:
-        text = "Sampled under a deployment policy (a temperature other than 1, or truncation): it says nothing about support."
-        notes.append(text)
+        notes.append(DEPLOYMENT_POLICY)
     template = engine.codec.tokenizer.chat_template if engine.codec.tokenizer is not None else None
     if template and behavior.prompt.format == "completion" and engine.info.name == "transformers":
         notes.append("The model has a chat template, and the behavior asks for completion format.")

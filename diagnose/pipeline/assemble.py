@@ -14,11 +14,12 @@ from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
 from posttrain.diagnose.decide.evidence import Measurements
 from posttrain.diagnose.decide.verdict import diagnose_behavior
 from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.importing.source_facts import SourceFacts
 from posttrain.diagnose.measure.reference_likelihood import summarize_references
 from posttrain.diagnose.measure.success_counts import count_successes
 from posttrain.diagnose.probes.runner import read_probe_results
 from posttrain.diagnose.sampling.token_limit import recorded_limit
-from posttrain.diagnose.stage_catalogue import available_needs
+from posttrain.diagnose.stage_catalogue import Need, available_needs
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import RunEntry, SamplingEntry, ValidityEntry
 from posttrain.diagnose.storage.json_model import FileModel
@@ -115,6 +116,12 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
     likelihood = summarize_references(behavior, paths)
     answers = read_probe_results(directory, behavior)
     findings = [answer.finding for answer in answers if answer.finding]
+    source = SourceFacts.of_run(settings, behavior.name)
+    available = available_needs(
+        behavior, teacher=settings.get("teacher") is not None, earlier=settings.get("earlier") is not None
+    )
+    if source is not None:  # what graded these samples is there, though not with us
+        available |= {Need.VERIFIER}
     diagnosis = diagnose_behavior(
         Measurements(
             behavior=behavior,
@@ -124,11 +131,10 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
             paths=likelihood,
             findings=findings,
             cost=directory.cost(behavior.name, table, findings),
+            source=source,
         ),
         thresholds=Thresholds.from_json(settings["thresholds"]),
-        available=available_needs(
-            behavior, teacher=settings.get("teacher") is not None, earlier=settings.get("earlier") is not None
-        ),
+        available=available,
         seed=settings["seed"],
         retained=can_retain,
     )

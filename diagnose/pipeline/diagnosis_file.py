@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from posttrain.analysis.plots.curves import step_rows
+from posttrain.diagnose.importing.sample_columns import ENGINE as IMPORTED
 from posttrain.diagnose.pipeline.forecast_run import behavior_forecast
+from posttrain.diagnose.report.source_words import source_entry
 from posttrain.diagnose.report.words import BOTTLENECKS
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry, DiagnosisFile, PassAtKEntry, key_of, labelled
@@ -36,7 +38,9 @@ def diagnosis_file(run: DiagnosedRun) -> DiagnosisFile:
         behavior_entry(measured).model_copy(update={"group_signal": behavior_forecast(measured, run.settings)})
         for measured in run.behaviors
     ]
-    return DiagnosisFile(run=run.run, model=run.model, settings=run.settings, behaviors=behaviors)
+    return DiagnosisFile(
+        run=run.run, model=run.model, settings=run.settings, source=source_entry(run.settings), behaviors=behaviors
+    )
 
 
 def behavior_entry(measured: DiagnosedBehavior) -> BehaviorEntry:
@@ -123,7 +127,10 @@ def _examples(measured: DiagnosedBehavior) -> dict[str, Any]:
     for wanted in (succeeded, ~succeeded & ~table.missing):
         candidates = np.flatnonzero(wanted & ~table.greedy)
         firsts = candidates[np.sort(np.unique(table.problem[candidates], return_index=True)[1])[:NUM_EXAMPLES]]
-        found.append([_example(known[rollout.problem_id], rollout, success) for rollout in table.rows(firsts)])
+        shown = [
+            rollout for rollout in table.rows(firsts) if rollout.text or rollout.engine != IMPORTED
+        ]  # else there is nothing to read
+        found.append([_example(known[rollout.problem_id], rollout, success) for rollout in shown])
     return {"right": found[0], "wrong": found[1]}
 
 

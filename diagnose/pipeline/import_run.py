@@ -164,7 +164,7 @@ def _finish(
     """Check the samples of one behavior, and mark it as measured to the end."""
     table = directory.rollout_table(samples.name)
     counts = count_successes(behavior, behavior.split(settings.split), table)
-    validity = check_imported(behavior, table, counts, source.untold, settings.thresholds)
+    validity = check_imported(behavior, counts, source.untold, settings.thresholds)
     directory.write_part("validity", samples.name, ValidityEntry.model_validate(validity).to_json())
     directory.write_done(samples.name, SamplingEntry(ended_code=ENGINE).to_json())
 

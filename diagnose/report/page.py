@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from posttrain.diagnose.comparison.checkpoints_json import CheckpointsFile
 from posttrain.diagnose.comparison.compare_json import CompareFile
 from posttrain.diagnose.comparison.loop_json import LoopFile
+from posttrain.diagnose.importing.source_facts import KEY
 from posttrain.diagnose.report.behavior_view import behavior_view
 from posttrain.diagnose.report.checkpoints_view import checkpoints_view
 from posttrain.diagnose.report.comparison_view import comparison_view
 from posttrain.diagnose.report.loop_view import loop_view
+from posttrain.diagnose.report.source_words import source_view
 from posttrain.diagnose.report.text import MethodNotes, unique_slugs, write_setting
 from posttrain.diagnose.report.verdict_view import NextStart, verdict_view
 from posttrain.diagnose.report.words import BOTTLENECKS, GLOSSARY
@@ -22,7 +25,7 @@ def diagnosis_page(file: DiagnosisFile) -> dict[str, Any]:
     """Return everything that the page of a diagnosis says, as nested dicts and lists of strings."""
     methods = MethodNotes()
     model = str(file.model.get("source", ""))
-    start = NextStart.of(model, file.run.path, file.behaviors)
+    start = replace(NextStart.of(model, file.run.path, file.behaviors), imported=file.source is not None)
     slugs = unique_slugs(behavior.name for behavior in file.behaviors)
     behaviors = [
         behavior_view(behavior, slug, start, file.settings, methods) for behavior, slug in zip(file.behaviors, slugs, strict=True)
@@ -30,6 +33,7 @@ def diagnosis_page(file: DiagnosisFile) -> dict[str, Any]:
     return {
         "title": "Diagnosis report",
         "model": model,
+        "source": source_view(file.source),
         "verdicts": behaviors,
         "behaviors": behaviors,
         "comparisons": [],
@@ -50,7 +54,9 @@ def comparison_page(files: Sequence[CompareFile], loop: LoopFile | None = None) 
     entries = [(file.split, behavior) for file in files for behavior in file.behaviors]
     slugs = unique_slugs(f"change-{behavior.name}" for _, behavior in entries)
     after = [behavior.verdicts.after for behavior in first.behaviors if behavior.verdicts.after is not None]
-    start = NextStart.of(str(first.after.model.get("source", "")), first.after.run, after)
+    start = replace(
+        NextStart.of(str(first.after.model.get("source", "")), first.after.run, after), imported=KEY in first.settings
+    )
     return {
         "title": "Training report" if any(behavior.trained for behavior in first.behaviors) else "Comparison report",
         "model": f"{first.before.model.get('source', '')} → {start.model}",
@@ -65,6 +71,7 @@ def comparison_page(files: Sequence[CompareFile], loop: LoopFile | None = None) 
         ],
         "loop": loop_view(loop),
         "checkpoints": None,
+        "source": None,
         "measured_in": [first.before.run, first.after.run],
         **_foot(first.run, first.settings, methods),
     }
@@ -82,6 +89,7 @@ def checkpoints_page(file: CheckpointsFile) -> dict[str, Any]:
         "comparisons": [],
         "loop": None,
         "checkpoints": checkpoints_view(file, methods),
+        "source": None,
         **_foot(file.run, file.settings, methods),
     }
 
@@ -92,7 +100,7 @@ def _foot(run: RunEntry, settings: Mapping[str, Any], methods: MethodNotes) -> d
     return {
         "date": run.created,
         "command": run.command,
-        "settings": [(key, write_setting(value)) for key, value in settings.items() if key != "behaviors"]
+        "settings": [(key, write_setting(value)) for key, value in settings.items() if key not in ("behaviors", KEY)]
         + [(f"behavior {name}", f"fingerprint {str(fingerprint)[:12]}") for name, fingerprint in fingerprints.items()],
         "versions": list(run.versions.items()),
         "methods": methods.notes,

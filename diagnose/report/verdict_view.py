@@ -26,6 +26,8 @@ class NextStart:
     model: str
     run: str
     """The run directory that holds the verdict."""
+    imported: bool = False
+    """Whether the samples are another tool's, so that neither model nor train problems are at a place that a command could name."""
     retain: tuple[str, ...] = ()
     """What to write for the behaviors that are not to be lost and can be mixed in."""
 
@@ -72,15 +74,15 @@ def verdict_view(
             for part in entry.plan
         ],
         "command": next_command(entry, start),
-        "todo": _todo(entry, failures),
-        "settles": None if entry.settles_with is None else _settles(entry.settles_with),
+        "todo": _todo(entry, failures, start),
+        "settles": None if entry.settles_with is None else _settles(entry.settles_with, start),
         "caveats": entry.caveats,
     }
 
 
 def next_command(entry: VerdictEntry, start: NextStart) -> str | None:
     """Return the command that trains the named stage; None where no stage trains."""
-    if entry.stage is None or not trains(entry.stage):
+    if entry.stage is None or not trains(entry.stage) or start.imported:
         return None
     words = ["posttrain", "train", entry.stage.name, start.model, entry.source or entry.name, *option_words(entry.options)]
     mixed_in = start.retain if entry.stage.interface != Interface.NONE else ()
@@ -110,10 +112,13 @@ def _first_upper(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", ")")) else ".")
 
 
-def _todo(entry: VerdictEntry, failures: Sequence[str]) -> str | None:
-    """Return what to do where no stage that trains is named."""
+def _todo(entry: VerdictEntry, failures: Sequence[str], start: NextStart) -> str | None:
+    """Return what to do where there is no command that trains."""
     if entry.stage is not None and trains(entry.stage):
-        return None
+        if not start.imported:
+            return None
+        name = entry.stage.name
+        return f"Train with a behavior file of such problems and a verifier: posttrain train {name} MODEL BEHAVIOR --out CKPT."
     match entry.bottleneck:
         case Bottleneck.INVALID:
             failure = failures[0] if failures else "see the validity checks"
@@ -128,8 +133,13 @@ def _todo(entry: VerdictEntry, failures: Sequence[str]) -> str | None:
             return None
 
 
-def _settles(more: SettlesEntry) -> str:
+def _settles(more: SettlesEntry, start: NextStart) -> str:
     time = f", {format_number(math.ceil(more.seconds))} s at the speed so far" if not math.isnan(more.seconds) else ""
+    if start.imported:
+        return (
+            f"{format_number(more.samples)} more samples, the same number of every problem, decide it in {100 * more.chance:.0f} % of simulated "
+            "continuations."
+        )
     return (
         f"{format_number(more.samples)} more samples (about {format_number(more.tokens)} tokens{time}), the same number of every problem, "
         f"decide it in {100 * more.chance:.0f} % of simulated continuations; --max-tokens-total samples in rounds and stops as soon "

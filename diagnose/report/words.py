@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from posttrain.diagnose.types import Bottleneck, LimitSource, Outcome, ProblemChange, Role, StopReason, VerifierOrigin
+from posttrain.diagnose.verifiers.imported_grades import KIND
 
 BOTTLENECKS: dict[Bottleneck, tuple[str, str]] = {
     Bottleneck.MISSING_SUPPORT: (
@@ -77,6 +78,8 @@ ORIGINS: dict[VerifierOrigin, str] = {
 
 def describe_verifier(kind: str, options: Mapping[str, Any], origin: VerifierOrigin) -> str:
     """Return a verifier with its options, and where it comes from, in one line."""
+    if kind == KIND:
+        return "none of ours: the grades came with the samples"
     given = ", ".join(f"{name}: {json.dumps(value, ensure_ascii=False, default=str)}" for name, value in options.items())
     return f"{kind}{f' ({given})' if given else ''}, {ORIGINS[origin]}"
 

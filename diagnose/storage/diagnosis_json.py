@@ -391,6 +391,37 @@ class RunEntry(FileModel):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
+class NoteEntry(FileModel):
+    """A caveat: a code for programs, a sentence for people."""
+
+    code: str
+    text: Text
+
+
+class UntoldEntry(FileModel):
+    """Something that the source of imported samples does not tell."""
+
+    code: str
+    words: str
+
+
+class SourceEntry(FileModel):
+    """Where imported samples come from."""
+
+    format: str
+    model: str = ""
+    """As the source names it."""
+    policy: str = ""
+    """Which step or model of several; empty where the source has one."""
+    version: str = ""
+    """Of the tool that wrote it."""
+    untold: Sequence[UntoldEntry] = ()
+    not_measured: str = ""
+    """What takes an engine, in words."""
+    notes: Sequence[NoteEntry] = ()
+    """How the files were read, and what may be biased; those about one behavior are among its caveats."""
+
+
 class DiagnosisFile(FileModel):
     """The whole file."""
 
@@ -398,6 +429,8 @@ class DiagnosisFile(FileModel):
     run: RunEntry = RunEntry()
     model: dict[str, Any] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)
+    source: SourceEntry | None = None
+    """Where imported samples come from; null where the run sampled itself."""
     behaviors: Sequence[BehaviorEntry]
 
     def __getitem__(self, name: str) -> BehaviorEntry:

@@ -8,22 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.imported_runs import SOURCE, run_of, sample
 
 from posttrain.diagnose.errors import UserError
-from posttrain.diagnose.importing.imported import ImportedSample, ImportedSamples, SampleSource, Untold
+from posttrain.diagnose.importing.imported import ImportedSample, ImportedSamples, Untold
 from posttrain.diagnose.pipeline.assemble import assemble
-from posttrain.diagnose.pipeline.import_run import ImportSettings, import_by_policy, store_run
+from posttrain.diagnose.pipeline.import_run import ImportSettings, import_by_policy
 from posttrain.diagnose.types import Message, Sampling, Split, StopReason
-
-SOURCE = SampleSource(format="table", model="m")
-
-
-def sample(problem: str = "p1", score: float | None = 1.0, **given: Any) -> ImportedSample:
-    return ImportedSample(behavior=given.pop("behavior", "sums"), problem=problem, score=score, **given)
-
-
-def run_of(samples: list[ImportedSample], out: Path, source: SampleSource = SOURCE, **settings: Any) -> Any:
-    return store_run(ImportedSamples(source=source, samples=samples), ImportSettings(out=out, **settings))
 
 
 def refused(samples: list[ImportedSample], out: Path, **settings: Any) -> str:
