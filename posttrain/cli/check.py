@@ -14,6 +14,7 @@ from posttrain.cli import options
 EXAMPLES = (
     "posttrain check my.jsonl",
     "posttrain check my.jsonl --map prompt=question answer=target --model demo",
+    "posttrain check --train rows.jsonl --model demo",
 )
 
 
@@ -30,6 +31,14 @@ def check(
             "--model", metavar="MODEL", help="Whose tokenizer and chat template write the prompts; its weights are not loaded."
         ),
     ] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="WHAT is a data set to train on: show what is learned of it, token by token.")
+    ] = False,
+    row: Annotated[int, typer.Option("--row", metavar="N", help="With --train: the row to show, from 0.")] = 0,
+    max_length: Annotated[
+        int | None,
+        typer.Option("--max-length", metavar="N", help="With --train: tokens of a row at most; what the model reads without it."),
+    ] = None,
     columns: options.Map = None,
     verifier: options.VerifierOption = None,
     system: options.System = None,
@@ -37,6 +46,9 @@ def check(
     as_json: options.AsJson = False,
 ) -> None:
     """Check a data set or a model without spending samples: what is read, how texts are graded, what may be wrong."""
+    if train:
+        _check_rows(what, model, row, max_length, as_json)
+        return
     if _is_model(what):
         from posttrain.diagnose.errors import SettingsError
 
@@ -48,6 +60,31 @@ def check(
     given = read_behavior_options(system=system, verifier=verifier, columns=columns or None, split_eval=split_eval)
     found = check_data(what, given, model=model)
     print(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if as_json else "\n".join(data_check_lines(found)))
+
+
+def _check_rows(what: str, model: str | None, row: int, max_length: int | None, as_json: bool) -> None:
+    from posttrain.diagnose.errors import SettingsError
+
+    if model is None:
+        raise SettingsError("check --train: --model is missing; give the MODEL whose tokenizer writes the rows", code="no_model")
+    from posttrain.trainers.data.row_check import check_rows
+    from posttrain.trainers.data.row_check_words import row_check_lines, token_line, warning_lines
+
+    found = check_rows(what, model, row=row, max_length=max_length)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    print("\n".join(row_check_lines(found)))
+    for shown in found.shown:
+        print(f"row {shown.row}, {shown.role.value}: learned is what stands in [ ]")
+        console.print(
+            Text.assemble("  ", *((text, "bold green" if learned else "dim") for text, learned in token_line(shown.tokens)))
+        )
+    print("\n".join(warning_lines(found.warnings)))
 
 
 def _is_model(what: str) -> bool:

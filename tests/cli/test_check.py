@@ -46,3 +46,16 @@ def test_what_cannot_be_guessed_is_one_line(
     assert said.out == ""
     assert len(said.err.splitlines()) == 1
     assert "--map prompt=frage answer=wert" in said.err
+
+
+def test_rows_to_train_on(
+    tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("text.jsonl").write_text('{"text": "abc"}\n')
+    assert run(monkeypatch, "--train", "text.jsonl", "--model", str(tiny_model), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["num_learned"]) == ("training_rows", 3)
+    assert run(monkeypatch, "--train", "text.jsonl", "--model", str(tiny_model)) == 0
+    assert "a[b|c|</s>]" in capsys.readouterr().out
+    assert run(monkeypatch, "--train", "text.jsonl") == 2
+    assert "--model" in capsys.readouterr().err
