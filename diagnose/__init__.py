@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from posttrain.diagnose.pipeline.checkpoint_files import compare_checkpoints as compare_checkpoints
     from posttrain.diagnose.pipeline.compare_files import compare as compare
     from posttrain.diagnose.pipeline.diagnose_run import run as run
+    from posttrain.diagnose.pipeline.export_run import export as export
     from posttrain.diagnose.pipeline.forecast_run import forecast as forecast
     from posttrain.diagnose.pipeline.read_and_import import from_frame as from_frame
     from posttrain.diagnose.pipeline.read_and_import import import_samples as import_samples
@@ -55,6 +56,7 @@ _HOME = {
     "Transition": "comparison.transition",
     "compare": "pipeline.compare_files",
     "compare_checkpoints": "pipeline.checkpoint_files",
+    "export": "pipeline.export_run",
     "gate": "gates.decide_gates",
     "read_counts": "storage.count_files",
     "write_counts": "storage.count_files",

@@ -1,0 +1,88 @@
+"""`posttrain export`: a run as data of another tool."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from posttrain.cli.options import any_split
+
+EXAMPLES = (
+    "posttrain export runs/train --to trl-sft --out sft.jsonl",
+    "posttrain export runs/train --to verl --rates 0.1:0.9 --out train.parquet",
+    "posttrain export runs/mine --to counts --behavior sums --out counts.jsonl",
+)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a `posttrain diagnose` or `import`.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="trl-prompts, trl-sft, trl-references, trl-pairs, verl, verifiers (also for prime-rl), counts, every-eval-ever.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The file, .jsonl or .parquet; it must not exist.")],
+    behavior: Annotated[
+        list[str] | None,
+        typer.Option("--behavior", metavar="NAME", help="Export this one; may be given several times. All without it."),
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            "--split", help="Which problems go into files to train on: train. Of eval ones, what was measured no longer counts."
+        ),
+    ] = "train",
+    rates: Annotated[
+        str | None,
+        typer.Option("--rates", metavar="LOW:HIGH", help="Only problems whose measured pass rate lies there, such as 0.1:0.9."),
+    ] = None,
+    per_problem: Annotated[
+        int, typer.Option("--per-problem", metavar="N", help="Samples, references or pairs of a problem at most.")
+    ] = 4,
+) -> None:
+    """Write problems, samples, pass rates or counts of a run for another tool.
+
+    Files to train on hold train problems alone: samples of these come from `posttrain diagnose --split train`.
+    """
+    from posttrain.diagnose import export as run_export
+    from posttrain.diagnose.exporting.formats import EXPORTS
+    from posttrain.diagnose.types import Split
+
+    chosen = any_split(split)
+    low, high = _rates(rates)
+    rows = run_export(
+        run, to, out, behaviors=behavior or (), split=chosen, least_rate=low, most_rate=high, per_problem=per_problem
+    )
+    if EXPORTS[to].trains and chosen is not Split.TRAIN:
+        print(
+            f"posttrain: these are {chosen} problems; once a model is trained on them, what they measured no longer counts",
+            file=sys.stderr,
+        )
+    print(f"{rows} rows: {out}")
+
+
+def _rates(given: str | None) -> tuple[float | None, float | None]:
+    """Return the two ends of a range of pass rates.
+
+    Raises:
+        SettingsError: It is none (`malformed_rates`).
+    """
+    from posttrain.diagnose.errors import SettingsError
+
+    if given is None:
+        return None, None
+    low, mark, high = given.partition(":")
+    try:
+        if not mark:
+            raise ValueError
+        return float(low or 0.0), float(high or 1.0)
+    except ValueError:
+        raise SettingsError(
+            f"--rates: got {given!r}; give two pass rates with a colon between them, such as 0.1:0.9", code="malformed_rates"
+        ) from None
