@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.errors import RunError, SettingsError
-from posttrain.diagnose.exporting.formats import EXPORTS, ExportFormat, Row
+from posttrain.diagnose.exporting.export_formats import EXPORTS, ExportFormat, Row
 from posttrain.diagnose.storage.files import write_text
 from posttrain.diagnose.storage.writable import check_writable
 from posttrain.diagnose.strict_settings import unknown

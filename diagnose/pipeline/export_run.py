@@ -27,7 +27,7 @@ def export(run: Run, format_name: str, out: str | Path, **options: Unpack[Export
 
     Args:
         run: A run directory, or a run.
-        format_name: One of `exporting.formats.EXPORTS`, such as `trl-sft`, `verl`, `counts`.
+        format_name: One of `exporting.export_formats.EXPORTS`, such as `trl-sft`, `verl`, `counts`.
         out: The file, which must not exist; its ending says JSON lines or parquet.
         options: `behaviors`, `split`, `least_rate`, `most_rate`, `per_problem`.
 

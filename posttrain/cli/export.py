@@ -51,7 +51,7 @@ def export(
     Files to train on hold train problems alone: samples of these come from `posttrain diagnose --split train`.
     """
     from posttrain.diagnose import export as run_export
-    from posttrain.diagnose.exporting.formats import EXPORTS
+    from posttrain.diagnose.exporting.export_formats import EXPORTS
     from posttrain.diagnose.types import Split
 
     chosen = any_split(split)

@@ -12,7 +12,7 @@ from helpers.refusals import refused
 
 from posttrain.diagnose import export
 from posttrain.diagnose.errors import RunError, SettingsError, UserError
-from posttrain.diagnose.exporting.formats import EXPORTS
+from posttrain.diagnose.exporting.export_formats import EXPORTS
 from posttrain.diagnose.storage.count_files import read_counts
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.types import Split

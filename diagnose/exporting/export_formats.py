@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.diagnose.exporting.export_rows import ExportOptions
-from posttrain.diagnose.exporting.formats.counts import counts_rows
-from posttrain.diagnose.exporting.formats.every_eval_ever import every_eval_ever_rows
-from posttrain.diagnose.exporting.formats.trl import pair_rows, prompt_rows, reference_rows, sft_rows
-from posttrain.diagnose.exporting.formats.verifiers import verifiers_rows
-from posttrain.diagnose.exporting.formats.verl import verl_rows
+from posttrain.diagnose.exporting.instance_records import every_eval_ever_rows
+from posttrain.diagnose.exporting.rows_for_trl import pair_rows, prompt_rows, reference_rows, sft_rows
+from posttrain.diagnose.exporting.rows_for_verifiers import verifiers_rows
+from posttrain.diagnose.exporting.rows_for_verl import verl_rows
+from posttrain.diagnose.exporting.rows_of_counts import counts_rows
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 
 Row = Mapping[str, Any]
