@@ -72,12 +72,13 @@ class TextCodec:
         """Take a fast tokenizer, the ids that end a turn (what its chat template ends one with is added), and the seconds that its template may take."""
         self.tokenizer = tokenizer
         self.template = None if tokenizer.chat_template is None else ChatTemplate(tokenizer, seconds=template_seconds)
-        self._known_eos_ids = eos_ids
+        self.known_eos_ids = eos_ids
+        """The ids that tokenizer and generation settings end a text with."""
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
         """The ids that end an answer."""
-        return self._known_eos_ids if self._turn_end_id is None else self._known_eos_ids | {self._turn_end_id}
+        return self.known_eos_ids if self._turn_end_id is None else self.known_eos_ids | {self._turn_end_id}
 
     @cached_property
     def end_id(self) -> int:

@@ -92,7 +92,7 @@ def check_setup(
     example = engine.codec.encode_prompt(problems[0].prompt, behavior.prompt)
     checked = (
         *check_selftest(selftest, thresholds),
-        _check_prompt(behavior, engine, problems, example),
+        check_prompt(behavior, engine, problems, example),
         *_check_references(behavior, engine, thresholds, problems),
     )
     cases = {case.name: case for case in selftest.cases}
@@ -144,7 +144,7 @@ def selftest_words(case: CaseCount) -> str:
     )
 
 
-def _check_prompt(behavior: Behavior, engine: Engine, problems: Sequence[Problem], example: EncodedPrompt) -> Checked:
+def check_prompt(behavior: Behavior, engine: Engine, problems: Sequence[Problem], example: EncodedPrompt) -> Checked:
     """Check that the prompt begins with one begin-of-text token at most, and ends where the model must answer."""
     failures: list[Failure] = []
     tokenizer: Any = engine.codec.tokenizer

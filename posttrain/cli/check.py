@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ EXAMPLES = (
     "posttrain check my.jsonl",
     "posttrain check my.jsonl --map prompt=question answer=target --model demo",
     "posttrain check --train rows.jsonl --model demo",
+    "posttrain check checkpoints/adapter",
 )
 
 
@@ -39,6 +41,22 @@ def check(
         int | None,
         typer.Option("--max-length", metavar="N", help="With --train: tokens of a row at most; what the model reads without it."),
     ] = None,
+    behavior: Annotated[
+        str | None,
+        typer.Option(
+            "--behavior",
+            metavar="BEHAVIOR",
+            help="Of a model: whose questions and right answers it is asked; a few everyday ones without it.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            metavar="openai:URL",
+            help="Of a model: a server that serves it too; are the probabilities of its answers those of the model here?",
+        ),
+    ] = None,
     columns: options.Map = None,
     verifier: options.VerifierOption = None,
     system: options.System = None,
@@ -49,10 +67,12 @@ def check(
     if train:
         _check_rows(what, model, row, max_length, as_json)
         return
+    of_problems = {"--model": model, "--map": columns, "--verifier": verifier, "--system": system, "--split-eval": split_eval}
     if _is_model(what):
-        from posttrain.diagnose.errors import SettingsError
-
-        raise SettingsError(f"check: got the model {what}; allowed: a behavior file or a file of problems", code="not_checked")
+        _refuse_others(what, "model", of_problems)
+        _check_model(what, behavior, engine, as_json)
+        return
+    _refuse_others(what, "file of problems", {"--behavior": behavior, "--engine": engine})
     from posttrain.diagnose.behaviors.behavior_options import read_behavior_options
     from posttrain.diagnose.pipeline.check_data import check_data
     from posttrain.diagnose.report.data_check_words import data_check_lines
@@ -60,6 +80,28 @@ def check(
     given = read_behavior_options(system=system, verifier=verifier, columns=columns or None, split_eval=split_eval)
     found = check_data(what, given, model=model)
     print(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if as_json else "\n".join(data_check_lines(found)))
+
+
+def _check_model(what: str, behavior: str | None, engine: str | None, as_json: bool) -> None:
+    from posttrain.diagnose.pipeline.model_check import inspect_model
+    from posttrain.diagnose.report.model_check_words import model_check_lines
+
+    checked = inspect_model(what, behavior=behavior, served=engine)
+    print(json.dumps(checked.to_json(), indent=1, ensure_ascii=False) if as_json else "\n".join(model_check_lines(checked)))
+
+
+def _refuse_others(what: str, kind: str, given: Mapping[str, object]) -> None:
+    """Refuse options that mean something else than WHAT.
+
+    Raises:
+        SettingsError: Code `option_of_other_check`.
+    """
+    from posttrain.diagnose.errors import SettingsError
+
+    if names := [name for name, value in given.items() if value]:
+        raise SettingsError(
+            f"check {what}: got {names[0]}, which says nothing of a {kind}; leave it out", code="option_of_other_check"
+        )
 
 
 def _check_rows(what: str, model: str | None, row: int, max_length: int | None, as_json: bool) -> None:

@@ -59,3 +59,15 @@ def test_rows_to_train_on(
     assert "a[b|c|</s>]" in capsys.readouterr().out
     assert run(monkeypatch, "--train", "text.jsonl") == 2
     assert "--model" in capsys.readouterr().err
+
+
+def test_a_model_and_options_that_say_nothing_of_it(
+    tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, str(tiny_model), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["schema"], found["kind"], found["has_template"]) == (1, "model", False)
+    assert "no_template" in {warning["code"] for warning in found["warnings"]}
+    assert run(monkeypatch, str(tiny_model), "--verifier", "number") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert run(monkeypatch, "rows.jsonl", "--behavior", "sums") == 2
