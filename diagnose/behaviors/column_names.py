@@ -172,7 +172,7 @@ def _refuse_misspelt(
             if near and own not in names and len(name) >= _TYPO_LENGTH and _plain(name) not in known and _plain(name) != own:
                 where = next(place for _, place, row in objects if row.get(name) is not None)
                 raise BehaviorError(
-                    f"{where}: unknown key {name!r}; did you mean {own!r}? Rename it, say --map {own}={name}, or put it into metadata",
+                    f"{where}: unknown key {name!r}; did you mean {own!r}? Rename it, say --map {'solution' if own == 'references' else own}={name}, or put it into metadata",
                     code="unknown_key",
                 )
 

@@ -20,8 +20,10 @@ from posttrain.diagnose.behaviors.row_contents import (
     letter_of,
     lines_as_steps,
     list_choices,
+    plain_turn,
     read_choices,
     split_worked_answer,
+    usual_answers,
 )
 from posttrain.diagnose.behaviors.row_files import RowError
 from posttrain.diagnose.strict_settings import shorten
@@ -180,6 +182,45 @@ def _verl(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
 
 
+def _nemo_gym(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Read a row of NeMo Gym's: its server's grading stays behind, and what is expected is what the behavior's verifier compares with."""
+    asked, notes = row["responses_create_params"], row.get("verifier_metadata")
+    if not isinstance(asked, Mapping) or not isinstance(asked.get("input"), str | list):
+        raise RowError(
+            f"{where}: responses_create_params: got {shorten(asked)}; allowed: an object with an input, a text or a chat"
+        )
+    if asked.get("tools"):
+        raise RowError(
+            f"{where}: responses_create_params.tools: got {len(asked['tools'])} tools, which run in an environment; give rows without tools, or import "
+            "finished rollouts with `posttrain import`"
+        )
+    prompt = asked["input"]
+    if isinstance(prompt, list):
+        prompt = [
+            {k: v for k, v in plain_turn(turn).items() if k in ("role", "content")} if isinstance(turn, Mapping) else turn
+            for turn in prompt
+        ]
+        prompt = [
+            {**turn, "role": "system"} if isinstance(turn, dict) and turn.get("role") == "developer" else turn for turn in prompt
+        ]
+    if isinstance(said := asked.get("instructions"), str):
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        prompt = [{"role": "system", "content": said}, *turns]
+    texts, labels = read_choices(row.get("options"))
+    answers = usual_answers(row) or (usual_answers(notes) if isinstance(notes, Mapping) else [])
+    name = next((row[key] for key in ("id", "uuid", "task_id", "problem_id", "question_id") if row.get(key) is not None), None)
+    letters = [letter_of(answer, texts, labels) for answer in answers] if texts else []
+    answers = letters if letters and None not in letters else answers
+    rest = {k: v for k, v in row.items() if k not in ("responses_create_params", "agent_ref", "options")}
+    return {
+        "id": None if name is None else str(name),
+        "prompt": prompt,
+        "answer": answers[0] if answers else None,
+        "answers": answers[1:] or None,
+        "metadata": as_metadata({**rest, "choices": texts or None}),
+    }
+
+
 def _question_and_answer(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     if "####" in str(row["answer"]):
         return _gsm8k(row, where)
@@ -189,6 +230,7 @@ def _question_and_answer(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 LAYOUTS = (
     Layout("verl", (("prompt",), ("reward_model",)), _verl, None),
     Layout("IFEval", (("prompt",), ("instruction_id_list",), ("kwargs",)), _ifeval, "ifeval"),
+    Layout("NeMo Gym", (("responses_create_params",),), _nemo_gym, None),
     Layout(
         "HumanEval",
         (("prompt",), ("test",), ("entry_point",)),
@@ -228,7 +270,13 @@ LAYOUTS = (
         holds=lambda row: "####" in str(row["answer"]),
     ),
     Layout(
-        "BBH", (("input",), ("target",)), _bbh, None, "{question}\nWrite the answer alone, without an explanation.", alone=True
+        "BBH",
+        (("input",), ("target",)),
+        _bbh,
+        None,
+        "{question}\nWrite the answer alone, without an explanation.",
+        alone=True,
+        holds=lambda row: isinstance(row["input"], str),
     ),
 )
 """Those that need more columns come first."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from posttrain.diagnose.behaviors.column_names import OWN_COLUMNS, Columns, refuse_no_prompt
+from posttrain.diagnose.behaviors.column_names import ALIASES, OWN_COLUMNS, Columns, refuse_no_prompt
 from posttrain.diagnose.behaviors.row_files import RowError
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.verifiers.reader.boxes import last_box
@@ -80,6 +80,10 @@ def read_choices(found: Any) -> tuple[list[Any], list[str]]:
         return list(found.get("text", ())), [str(label) for label in found.get("label", ())]
     if isinstance(found, Mapping):  # {"A": "one", "B": "two"}
         return list(found.values()), [str(label) for label in found]
+    if (
+        isinstance(found, list) and found and all(isinstance(one, Mapping) and len(one) == 1 for one in found)
+    ):  # [{"A": "one"}, {"B": "two"}]
+        return [text for one in found for text in one.values()], [str(label) for one in found for label in one]
     if isinstance(found, list) and found and all(isinstance(one, Mapping) for one in found):
         return [one.get("text") for one in found], [str(one.get("label")) for one in found]
     return (found if isinstance(found, list) else []), []
@@ -116,7 +120,7 @@ def convert_columns(columns: Columns, row: Mapping[str, Any], where: str) -> dic
     made = {name: value for name in OWN_COLUMNS if (value := columns.held(row, name)) is not None}
     prompt, said = _prompt(columns, row, where)
     made["prompt"] = prompt
-    answers = _answers(made.pop("answer", said))
+    answers = read_answers(made.pop("answer", said))
     solution = as_text(columns.held(row, "solution"))
     chosen: dict[str, Any] = {}
     if (choices := columns.held(row, "choices")) is not None:
@@ -150,10 +154,7 @@ def _prompt(columns: Columns, row: Mapping[str, Any], where: str) -> tuple[Any, 
     if prompt is None:
         raise refuse_no_prompt(columns, where)
     if isinstance(prompt, list):
-        turns = [
-            {key: value for key, value in turn.items() if value is not None} if isinstance(turn, dict) else turn
-            for turn in prompt
-        ]
+        turns = [plain_turn(turn) for turn in prompt]
         last = turns[-1] if turns and isinstance(turns[-1], dict) else {}
         return (turns[:-1], last.get("content")) if last.get("role") == "assistant" and len(turns) > 1 else (turns, None)
     if isinstance(prompt, str) and isinstance(context, str) and context.strip():
@@ -162,7 +163,28 @@ def _prompt(columns: Columns, row: Mapping[str, Any], where: str) -> tuple[Any, 
     return prompt, None
 
 
-def _answers(value: Any) -> list[Any]:
+def plain_turn(turn: Any) -> Any:
+    """Return a turn of a chat without keys that hold null, and with its text where that comes in parts; anything else as it is."""
+    if not isinstance(turn, Mapping):
+        return turn
+    held = {key: value for key, value in turn.items() if value is not None}
+    parts = held.get("content")
+    if (
+        isinstance(parts, list)
+        and parts
+        and all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in parts)
+    ):
+        held["content"] = "".join(part["text"] for part in parts)
+    return held
+
+
+def usual_answers(row: Mapping[str, Any]) -> list[Any]:
+    """Return what a row holds under the first usual name of answers that holds texts or numbers; nothing where there is none."""
+    found = (read_answers(row.get(name)) for name in ("answer", *ALIASES["answer"]))
+    return next((answers for answers in found if answers and all(as_text(one) is not None for one in answers)), [])
+
+
+def read_answers(value: Any) -> list[Any]:
     """Return what is right: one text or number, or each of several; what is neither is left for the reader of rows to refuse."""
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):  # as SQuAD has it
         value = list(dict.fromkeys(value["text"]))

@@ -133,7 +133,14 @@ def _array(text: str, path: Path) -> list[Any] | None:
     if isinstance(content, list):
         return content
     lists = [value for value in content.values() if _is_list_of_objects(value)] if isinstance(content, dict) else []
-    return lists[0] if len(lists) == 1 and not _OF_A_ROW & content.keys() else None
+    if len(lists) == 1 and not _OF_A_ROW & content.keys():
+        return lists[0]
+    if "\n" in text.strip():
+        raise BehaviorError(
+            f"{path}: one object over several lines, without a list of rows of its own; write an array of objects, or one object per line",
+            code="invalid_json",
+        )
+    return None
 
 
 def _is_list_of_objects(value: Any) -> bool:
