@@ -51,6 +51,8 @@ class ImportedSample:
     """What it was asked, as the source has it."""
     answer: str = ""
     """What is right; empty where the source does not tell."""
+    answers: tuple[str, ...] = ()
+    """Further answers that are right as well, each written otherwise than `answer`."""
     stop: StopReason = StopReason.UNKNOWN
     num_tokens: int | None = None
     """Generated tokens; None where the source does not tell."""

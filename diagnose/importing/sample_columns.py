@@ -160,6 +160,7 @@ def _problem_row(sample: ImportedSample) -> dict[str, Any]:
         "id": _clean(sample.problem),
         "prompt": prompt if prompt is not None else _clean(sample.problem),
         **({"answer": _clean(sample.answer)} if sample.answer.strip() else {}),
+        **({"answers": [_clean(one) for one in sample.answers]} if sample.answers else {}),
         **({"group": _clean(sample.group)} if sample.group and sample.group.strip() else {}),
         **({"metadata": json.loads(_clean(json.dumps(sample.metadata, default=str)))} if sample.metadata else {}),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from posttrain.diagnose.importing.formats.areal import AREAL
 from posttrain.diagnose.importing.formats.counts import COUNTS
+from posttrain.diagnose.importing.formats.lm_eval import LM_EVAL
 from posttrain.diagnose.importing.formats.nemo_gym import NEMO_GYM
 from posttrain.diagnose.importing.formats.nemo_rl import NEMO_RL
 from posttrain.diagnose.importing.formats.open_instruct import OPEN_INSTRUCT
@@ -16,6 +17,7 @@ from posttrain.diagnose.importing.formats.verl import VERL
 from posttrain.diagnose.importing.imported import Format
 
 FORMATS: dict[str, Format] = {
-    one.name: one for one in (COUNTS, TABLE, VERIFIERS, PRIME_RL, NEMO_GYM, NEMO_RL, VERL, TRL, OPEN_INSTRUCT, TINKER, AREAL)
+    one.name: one
+    for one in (COUNTS, TABLE, LM_EVAL, VERIFIERS, PRIME_RL, NEMO_GYM, NEMO_RL, VERL, TRL, OPEN_INSTRUCT, TINKER, AREAL)
 }
 """Name on the command line → format; register a new one here."""

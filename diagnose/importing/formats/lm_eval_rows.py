@@ -1,0 +1,263 @@
+"""Rows of `samples_*.jsonl` of lm-evaluation-harness: one per document and filter.
+
+Source: `SampleResult` in `lm_eval/result_schema.py` of lm-evaluation-harness 0.4.13, and `save_results_samples` in
+`lm_eval/loggers/evaluation_tracker.py`, which writes them; before 0.4.3 `arguments` was a list of lists and there were no hashes.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from posttrain.diagnose.errors import SourceError
+from posttrain.diagnose.importing.chat_messages import Prompt, read_prompt
+from posttrain.diagnose.importing.imported import problem_of_text
+from posttrain.diagnose.importing.sampler_settings import read_sampling
+from posttrain.diagnose.importing.source_rows import SourceRow, read_number
+from posttrain.diagnose.strict_settings import shorten
+from posttrain.diagnose.types import Sampling
+
+WANTED = "samples_*.jsonl, which lm_eval writes with --log_samples"
+BYPASS = "bypass"
+"""The metric of `--predict_only`: nothing was graded."""
+_OF_ALL = re.compile(r"pass(?:@|_at_)1")
+"""A metric that is the share of successes among all responses, where a filter leaves several."""
+_ID_LENGTH = 12
+_LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_TRUNCATION = ("top_p", "top_k")
+
+
+class Grading(StrEnum):
+    """Of which responses to a document the metric speaks."""
+
+    EACH = "each"
+    FIRST = "first"
+    """Of several, the first alone."""
+    TOGETHER = "together"
+    """Of several, all at once, by a vote or an estimate of pass@k: that of one is not known."""
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Response:
+    """One response to a document."""
+
+    text: str | None
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRow:
+    """A document under one filter, with every response to it."""
+
+    row: SourceRow
+
+    def __post_init__(self) -> None:
+        """Refuse a row of another format."""
+        self.row.require("doc_id", "arguments", "resps", wanted=WANTED)
+
+    @property
+    def filter(self) -> str:
+        """Return the name of its filter."""
+        return str(self.row.get("filter") or "none")
+
+    @property
+    def metrics(self) -> list[str]:
+        """Return the names of its metrics; before 0.4.3 the keys that are none of the others."""
+        named = self.row.get("metrics")
+        return [str(one) for one in named] if isinstance(named, list) else [key for key in self.row.values if key not in _KEYS]
+
+    @property
+    def problem(self) -> str:
+        """Return what tells the document from others, the same in every run: the beginning of the digest of its content."""
+        digest = self.row.get("doc_hash")
+        if not isinstance(digest, str) or not digest:
+            digest = hashlib.sha256(json.dumps(self.document, indent=2, ensure_ascii=False).encode()).hexdigest()
+        return (
+            digest[:_ID_LENGTH] if self.document or self.row.get("doc_hash") else problem_of_text(self.prompt or "", self.target)
+        )
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Return the row of the data set."""
+        found = self.row.get("doc")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def target(self) -> str:
+        """Return what is right, as text."""
+        target = self.row.get("target")
+        return "" if target is None else str(target)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Return every answer that is right; of a choice between options its words."""
+        if self.options and (right := _option_at(self.options, self.target)) is not None:
+            return (right,)
+        if self.target.startswith("[") and self.target.endswith("]"):  # lm-eval stores a list of targets as Python writes it
+            try:
+                several = ast.literal_eval(self.target)
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                return (self.target,)
+            if isinstance(several, list) and several and all(isinstance(one, str) for one in several):
+                return tuple(several)
+        return (self.target,) if self.target else ()
+
+    @property
+    def prompt(self) -> Prompt | None:
+        """Return what the model was given for the first request."""
+        return read_context(self.requests[0][0], self.row.where) if self.requests and self.requests[0] else None
+
+    @property
+    def requests(self) -> list[list[Any]]:
+        """Return the arguments of each request."""
+        found = self.row.get("arguments")
+        several = list(found.values()) if isinstance(found, dict) else found if isinstance(found, list) else []
+        return [list(one.values()) if isinstance(one, dict) else list(one) if isinstance(one, list) else [one] for one in several]
+
+    @property
+    def is_likelihood(self) -> bool:
+        """Return whether options were compared by their likelihood, so that nothing was written."""
+        first = _first(_first(self.row.get("resps")))
+        return isinstance(first, list | tuple) and len(first) == 2
+
+    @property
+    def options(self) -> list[str]:
+        """Return the options whose likelihoods were compared; none where the model wrote."""
+        if not self.is_likelihood:
+            return []
+        asked = self._conditional()
+        continuations = [str(self.requests[i][1]) for i in asked if len(self.requests[i]) > 1]
+        if len(asked) > 1 and len(set(continuations)) < len(asked):  # the options stand in the contexts, as in winogrande
+            return [str(self.requests[i][0]) for i in asked]
+        return [one.strip() for one in continuations]
+
+    def responses(self, metric: str | None, is_vote: bool) -> tuple[list[Response], Grading]:
+        """Return every response to the document, and of which the metric speaks.
+
+        Args:
+            metric: The one that counts; None where nothing was graded.
+            is_vote: Whether the filter makes one response of several.
+
+        Raises:
+            SourceError: The row has no such metric, or it is no number.
+        """
+        score = None if metric is None else self._score(metric)
+        if self.is_likelihood:
+            return [Response(text=self._chosen(metric), score=score)], Grading.EACH if metric else Grading.NONE
+        found = self.row.get("resps")
+        texts = [str(text) for text in found[0]] if isinstance(found, list) and found and isinstance(found[0], list) else []
+        if not texts:
+            raise SourceError(f"{self.row.where}: resps: got {shorten(found)}; {WANTED}", code="not_this_format")
+        if metric is None:
+            return [Response(text=text, score=None) for text in texts], Grading.NONE
+        if len(texts) == 1:
+            return [Response(text=texts[0], score=score)], Grading.EACH
+        kept = _first(self.row.get("filtered_resps"))
+        if is_vote or (isinstance(kept, list) and len(kept) > 1):
+            return self._together(texts, metric, None if is_vote else score)
+        rest = [Response(text=text, score=None) for text in texts[1:]]
+        return [Response(text=texts[0], score=score), *rest], Grading.FIRST
+
+    def sampling(self, engine: str) -> Sampling | None:
+        """Return the settings of the sampler; None where the row does not tell them all.
+
+        Args:
+            engine: What sampled. That of transformers truncates as the model's own generation settings say, which no log has, unless the
+                request sets both top_p and top_k.
+        """
+        if self.is_likelihood:
+            return Sampling(temperature=0.0, max_tokens=0)
+        given = next((one[1] for one in self.requests if len(one) > 1 and isinstance(one[1], dict)), {})
+        limit = next((given[name] for name in _LIMITS if isinstance(given.get(name), int)), 0)
+        temperature, samples = given.get("temperature"), given.get("do_sample")
+        if samples is False or (samples is None and not temperature):
+            return Sampling(temperature=0.0, max_tokens=limit)
+        if not temperature or (engine.startswith("hf") and any(name not in given for name in _TRUNCATION)):
+            return None
+        return read_sampling({**given, "max_tokens": limit})
+
+    def _score(self, metric: str) -> float | None:
+        if metric not in self.row.values:
+            raise SourceError(
+                f"{self.row.where}: got no metric {metric!r}; allowed: {', '.join(self.metrics) or 'none'}", code="unknown_score"
+            )
+        return read_number(self.row.get(metric), f"{self.row.where}: {metric}")
+
+    @staticmethod
+    def _together(texts: Sequence[str], metric: str, score: float | None) -> tuple[list[Response], Grading]:
+        """Return the responses that one number speaks of: each is graded where it is the share of successes.
+
+        Which ones succeeded is told only where all did or none; else their texts are left out.
+        """
+        correct = None if score is None or not _OF_ALL.fullmatch(metric) else round(score * len(texts))
+        if correct is None or score is None or abs(correct - score * len(texts)) > 1e-6:
+            return [Response(text=text, score=None) for text in texts], Grading.TOGETHER
+        alike = correct in (0, len(texts))
+        found = [Response(text=text if alike else None, score=float(i < correct)) for i, text in enumerate(texts)]
+        return found, Grading.EACH
+
+    def _conditional(self) -> list[int]:
+        """Return the places of the requests that show the context, without those that ask for the options alone."""
+        with_context = [i for i, one in enumerate(self.requests) if one and one[0] not in ("", None)]
+        return with_context or list(range(len(self.requests)))
+
+    def _chosen(self, metric: str | None) -> str | None:
+        """Return the option with the highest likelihood, per character for `acc_norm`; the only one where it is what the model would write."""
+        likelihoods = self.row.get("resps")
+        options = self.options
+        pairs = [_first(likelihoods[i]) for i in self._conditional() if isinstance(likelihoods, list) and i < len(likelihoods)]
+        if not options or len(pairs) != len(options):
+            return None
+        if len(options) == 1:
+            return options[0] if str(pairs[0][1]) == "True" else None
+        per = [max(len(option), 1) if metric == "acc_norm" else 1 for option in options]
+        values = [float(pair[0]) / length for pair, length in zip(pairs, per, strict=True)]
+        return options[max(range(len(values)), key=values.__getitem__)]
+
+
+_KEYS = frozenset(
+    {
+        "doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics",
+        "doc_hash", "prompt_hash", "target_hash", "task_name", "schema_version",
+    }
+)  # fmt: skip
+
+
+def read_context(context: Any, where: str) -> Prompt | None:
+    """Return what the model was given: a text, or the messages of a chat, which lm-eval stores as JSON text in a list.
+
+    Raises:
+        SourceError: It is neither.
+    """
+    if isinstance(context, list) and len(context) == 1 and isinstance(context[0], str):
+        context = context[0]
+    if isinstance(context, str) and context.startswith("[{"):
+        try:
+            return read_prompt(json.loads(context), where)
+        except (ValueError, SourceError):  # a text that begins like a chat
+            return context
+    return read_prompt(context, where)
+
+
+def _option_at(options: Sequence[str], target: str) -> str | None:
+    """Return the option that a target names by its index or its words."""
+    if target.strip() in options:
+        return target.strip()
+    return options[int(target)] if target.isdecimal() and int(target) < len(options) else None
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, list | tuple) and value else None
+
+
+def describe(document: DocumentRow) -> Mapping[str, Any]:
+    """Return what else a verifier may need of a document: its row of the data set, its number and its options."""
+    choices = {"choices": document.options} if len(document.options) > 1 else {}
+    return {**document.document, **choices, "doc_id": document.row.get("doc_id")}
