@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from posttrain.diagnose.pipeline.request import DiagnoseRequest as DiagnoseRequest
     from posttrain.diagnose.pipeline.run_files import rewrite_report as rewrite_report
     from posttrain.diagnose.pipeline.run_plan import plan_run as plan_run
+    from posttrain.diagnose.pipeline.second_decision import decide_again as decide_again
     from posttrain.diagnose.storage.count_files import read_counts as read_counts
     from posttrain.diagnose.storage.count_files import write_counts as write_counts
     from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun as DiagnosedRun
@@ -46,6 +47,7 @@ _HOME = {
     "DiagnosedRun": "storage.diagnosed_run",
     "GateResult": "gates.gate_result",
     "assemble": "pipeline.assemble",
+    "decide_again": "pipeline.second_decision",
     "forecast": "pipeline.forecast_run",
     "from_frame": "pipeline.read_and_import",
     "import_samples": "pipeline.read_and_import",

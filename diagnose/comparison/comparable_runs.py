@@ -4,28 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from posttrain.diagnose.comparison.imported_alike import are_imported, check_imported_alike
 from posttrain.diagnose.comparison.nulls import are_coupled
 from posttrain.diagnose.comparison.paired_samples import pair_counts
 from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.importing.source_facts import KEY
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.types import LimitSource, Split
+
+_OF_SAMPLES = ("model_fingerprint", "seed", "engine", "samples_digest")
+"""Settings that are the same where samples are."""
 
 
 def check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:
     """Refuse two runs that share no behavior, measured it differently, or have the same samples.
 
     Raises:
-        RunError: Codes `no_shared_behavior`, `other_behavior`, `other_token_limit`, `other_split`, `train_split`, `same_samples`.
+        RunError: Codes `no_shared_behavior`, `other_behavior`, `other_token_limit`, `other_split`, `train_split`, `same_samples`; of imported
+            runs those of `check_imported_alike`.
     """
     mine, other = before.settings["behaviors"], after.settings["behaviors"]
     shared = sorted(set(mine) & set(other))
     if not shared:
+        imported = KEY in before.settings and KEY in after.settings
+        remedy = "import both under one name, with --behavior NAME" if imported else "give two runs with a behavior in common"
         raise RunError(
-            f"compare: {before.path} measured {', '.join(mine)}, {after.path} measured {', '.join(other)}; give two runs with a behavior in common",
+            f"compare: {before.path} measured {', '.join(mine)}, {after.path} measured {', '.join(other)}; {remedy}",
             code="no_shared_behavior",
         )
     for name in shared:
-        if mine[name] != other[name]:
+        if are_imported(before, after, name):
+            check_imported_alike(before, after, name)
+        elif mine[name] != other[name]:
             raise RunError(
                 f"compare: {name} is not the same behavior in {before.path} and {after.path}; measure both with one behavior file",
                 code="other_behavior",
@@ -42,7 +52,7 @@ def check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:
             "of the eval split",
             code="train_split",
         )
-    same = {key: before.settings.get(key) == after.settings.get(key) for key in ("model_fingerprint", "seed", "engine")}
+    same = {key: before.settings.get(key) == after.settings.get(key) for key in _OF_SAMPLES}
     if all(same.values()) or (
         same["model_fingerprint"] and any(are_coupled(before[name].table, after[name].table) for name in shared)
     ):
@@ -60,9 +70,11 @@ def _check_limits(before: DiagnosedRun, after: DiagnosedRun, name: str) -> None:
         return
     (mine, first), (other, second) = ((path, behavior.sampling.max_tokens) for path, behavior in sides)
     if first != second:
+        remedy = f"measure {other} again with --before {mine}, which takes its limit over, or both with --max-tokens {max(first, second)}"
+        if are_imported(before, after, name):
+            remedy = "import samples that were taken with one limit"
         raise RunError(
-            f"compare: samples of {name} had at most {first} tokens in {mine} and {second} in {other}; measure {other} again with --before {mine}, "
-            f"which takes its limit over, or both with --max-tokens {max(first, second)}",
+            f"compare: samples of {name} had at most {first} tokens in {mine} and {second} in {other}; {remedy}",
             code="other_token_limit",
         )
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from posttrain.analysis import stats
 from posttrain.analysis.stats import Interval
 from posttrain.diagnose.comparison.change_role import decide_role
+from posttrain.diagnose.comparison.imported_alike import have_other_prompts, shared_problems
 from posttrain.diagnose.comparison.nulls import support_rows
 from posttrain.diagnose.comparison.paired_samples import PairedCounts, align_null, bounded, pair_counts, pair_first
 from posttrain.diagnose.comparison.pass_at_k_change import pass_at_k_changes, pass_at_k_curve
@@ -54,8 +55,13 @@ def compare_behavior(
     first = pair_first(counts, before, after)
     second = None if null is None else align_null(first, before, null)
     found = compare_counts(behavior.name, counts, first, behavior.measure, options, second=second)
+    known = behavior.sampling.known and after.behavior.sampling.known
+    sizes = {len(shared_problems(before, after)), len(before.problems), len(after.problems)}
     notes = {
-        ComparisonNote.DEPLOYED_POLICY: not behavior.sampling.samples_the_policy,
+        ComparisonNote.PARTLY_SHARED: len(sizes) > 1,
+        ComparisonNote.OTHER_PROMPTS: have_other_prompts(before, after),
+        ComparisonNote.SAMPLING_UNKNOWN: not known,
+        ComparisonNote.DEPLOYED_POLICY: known and not behavior.sampling.samples_the_policy,
         ComparisonNote.ONE_SEED: found.trained,
     }
     return replace(
@@ -192,8 +198,8 @@ def side_by_side(before: DiagnosedBehavior, after: DiagnosedBehavior) -> tuple[S
     """Collect what may explain a difference without being the goal."""
     sides = (before.table, after.table)
     values: dict[str, list[npt.NDArray[Any]]] = {
-        "generated tokens per sample": [table.num_tokens for table in sides],
-        "truncated share": [table.truncated for table in sides],
+        "generated tokens per sample": [_known_lengths(table) for table in sides],
+        "truncated share": [np.where(table.end_unknown, np.nan, table.truncated) for table in sides],
         "nats per generated token": [-table.mean_policy_logprob for table in sides],
     }
     rows = []
@@ -205,6 +211,11 @@ def side_by_side(before: DiagnosedBehavior, after: DiagnosedBehavior) -> tuple[S
         name = "reference path, nats per token"
         rows.append(SideBySide(name=name, before=_mean_over_problems(scores[0]), after=_mean_over_problems(scores[1])))
     return tuple(rows)
+
+
+def _known_lengths(table: RolloutTable) -> npt.NDArray[np.float64]:
+    """Return [R] generated tokens; NaN where no sample of the run has any, because they were not counted."""
+    return np.where(table.num_tokens.any(), table.num_tokens, np.nan)
 
 
 def _per_problem(rollouts: RolloutTable, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -87,3 +87,12 @@ def note_words(note: ComparisonNote, behavior: BehaviorTransition) -> str:
                 f"{before:,} samples before and {after:,} after have no outcome (errors and timeouts of the verifier). Intervals of pass@k and "
                 "of its changes hold whether they are failures or successes, and a role is named only where it holds too."
             )
+        case ComparisonNote.PARTLY_SHARED:
+            return f"The two runs share {behavior.num_problems:,} problems; those that only one of them has are left out."
+        case ComparisonNote.OTHER_PROMPTS:
+            return "Problems were asked with other prompts in the two runs: a change may be that of the prompt."
+        case ComparisonNote.SAMPLING_UNKNOWN:
+            return (
+                "How the samples were taken (temperature, truncation) is not known of both runs: a change may be that of the sampler, and support here "
+                "is that of whatever policy was sampled."
+            )

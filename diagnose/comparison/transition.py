@@ -22,6 +22,12 @@ class ComparisonNote(StrEnum):
     """A run was sampled adaptively: changes of pass@k are estimated by likelihood."""
     MISSING_SAMPLES = "missing_samples"
     """Samples have no outcome: intervals hold whatever it is."""
+    PARTLY_SHARED = "partly_shared"
+    """Only one of two imported runs has some of the problems: they are left out."""
+    OTHER_PROMPTS = "other_prompts"
+    """Problems of one id were asked otherwise in the two imported runs."""
+    SAMPLING_UNKNOWN = "sampling_unknown"
+    """The source does not tell how the samples were taken."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

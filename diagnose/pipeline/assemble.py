@@ -25,6 +25,7 @@ from posttrain.diagnose.storage.diagnosis_json import RunEntry, SamplingEntry, V
 from posttrain.diagnose.storage.json_model import FileModel
 from posttrain.diagnose.storage.run_check import checked_table
 from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.storage.run_record import DecisionRecord
 from posttrain.diagnose.storage.shard_file import refuse_damage
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Behavior, Diagnosis, LimitSource, Note, Purpose, Split, ValidityMeasurement
@@ -48,12 +49,15 @@ REGRADED = (
 )
 
 
-def assemble(path: str | Path, *, behaviors: Sequence[Behavior] | None = None) -> DiagnosedRun:
+def assemble(
+    path: str | Path, *, behaviors: Sequence[Behavior] | None = None, decision: DecisionRecord | None = None
+) -> DiagnosedRun:
     """Read a run directory back and decide.
 
     Args:
         path: The run directory.
         behaviors: Its behaviors where they are loaded already; else they are read from where the run found them.
+        decision: Numbers that decide in the place of those that the run was measured with; None for those of run.json.
 
     Returns:
         What was measured and decided; `run_files.write_run` writes it.
@@ -67,18 +71,22 @@ def assemble(path: str | Path, *, behaviors: Sequence[Behavior] | None = None) -
         raise RunError(f"run {path}: holds a {record['kind']} run; give the folder of a `posttrain diagnose`")
     settings = record["settings"]
     loaded = tuple(behaviors) if behaviors is not None else _reload(directory, record)
-    loaded = tuple(recorded_limit(behavior, record) for behavior in loaded)
+    decision = decision or DecisionRecord.model_validate(record.get("decision", {}))
+    loaded = tuple(_decided_with(decision, recorded_limit(behavior, record)) for behavior in loaded)
+    thresholds = Thresholds.from_json(settings["thresholds"])
+    if decision.retention_weight is not None:
+        thresholds = replace(thresholds, retention_weight=decision.retention_weight)
     return DiagnosedRun(
         path=directory.path,
         run=RunEntry(
             path=str(directory.path),
             created=record["created"],
-            command=record["command"] or "see run.json",
+            command=decision.command or record["command"] or "see run.json",
             versions=record["versions"],
         ),
         model=record["model"],
         settings=settings,
-        behaviors=tuple(_measure(directory, behavior, settings, _can_retain(loaded)) for behavior in loaded),
+        behaviors=tuple(_measure(directory, behavior, settings, thresholds, retained=_can_retain(loaded)) for behavior in loaded),
     )
 
 
@@ -106,7 +114,15 @@ def _can_retain(behaviors: Sequence[Behavior]) -> bool:
     return any(one.purpose is Purpose.RETENTION and one.split(Split.TRAIN) for one in behaviors)
 
 
-def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, Any], can_retain: bool) -> DiagnosedBehavior:
+def _decided_with(decision: DecisionRecord, behavior: Behavior) -> Behavior:
+    """Return a behavior with the numbers of a decision in the place of its own."""
+    given = {name: value for name in ("epsilon", "primary_k") if (value := getattr(decision, name)) is not None}
+    return replace(behavior, measure=replace(behavior.measure, **given)) if given else behavior
+
+
+def _measure(
+    directory: RunDirectory, behavior: Behavior, settings: dict[str, Any], thresholds: Thresholds, *, retained: bool
+) -> DiagnosedBehavior:
     """Count, score and decide one behavior."""
     split = Split(settings["split"])
     problems = behavior.split(split)
@@ -133,10 +149,10 @@ def _measure(directory: RunDirectory, behavior: Behavior, settings: dict[str, An
             cost=directory.cost(behavior.name, table, findings),
             source=source,
         ),
-        thresholds=Thresholds.from_json(settings["thresholds"]),
+        thresholds=thresholds,
         available=available,
         seed=settings["seed"],
-        retained=can_retain,
+        retained=retained,
     )
     if not all(table.with_checksum):
         diagnosis = replace(diagnosis, caveats=(*diagnosis.caveats, Note("no_checksums", NO_CHECKSUMS)))

@@ -121,6 +121,8 @@ class RolloutTable:
     """The verifier or the engine failed, so that nothing is known about success."""
     unparsed: Bools
     truncated: Bools
+    end_unknown: Bools
+    """Imported from a source that does not tell why it ended, so that it may be truncated."""
     unfinished_thought: Bools
     score: npt.NDArray[np.float64]
     """NaN where missing."""
@@ -164,6 +166,7 @@ class RolloutTable:
             missing=_is(names["status"], GradeStatus.ERROR, GradeStatus.TIMEOUT) | _is(names["stop"], StopReason.ERROR),
             unparsed=_is(names["status"], GradeStatus.UNPARSED),
             truncated=_is(names["stop"], StopReason.LENGTH),
+            end_unknown=_is(names["stop"], StopReason.UNKNOWN),
             unfinished_thought=_is(names["status"], GradeStatus.UNFINISHED_THOUGHT),
             **numbers,
         )

@@ -32,6 +32,17 @@ class TokenLimitRecord(BaseModel):
     source: LimitSource
 
 
+class DecisionRecord(BaseModel):
+    """Numbers that decide, where a run was decided again with others than it was measured with; None leaves those."""
+
+    model_config = ConfigDict(extra="allow")
+
+    retention_weight: float | None = None
+    epsilon: float | None = None
+    primary_k: int | None = None
+    command: str = ""
+
+
 class RunRecord(BaseModel):
     """What every run.json holds."""
 
@@ -49,6 +60,7 @@ class RunRecord(BaseModel):
     """Name of a behavior → settings that were given beside its file."""
     token_limits: dict[str, TokenLimitRecord] = Field(default_factory=dict)
     """Name of a behavior whose `max_tokens` is `auto` → what was found."""
+    decision: DecisionRecord = DecisionRecord()
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:

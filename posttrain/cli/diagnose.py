@@ -17,6 +17,7 @@ EXAMPLES = (
     "posttrain diagnose demo products --out runs/products --max-tokens-total 20000",
     "posttrain diagnose path/to/model my.jsonl --out runs/mine --dry-run",
     "posttrain diagnose path/to/model my.jsonl --out runs/mine --limit 50 --max-tokens 1024 --verifier number",
+    "posttrain diagnose --from runs/imported --epsilon 0.02",
     "posttrain diagnose path/to/model my.jsonl --out runs/mine --before runs/earlier --teacher path/to/teacher",
 )
 
@@ -41,9 +42,31 @@ Data = Annotated[
 ]
 
 
+FromRun = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="RUN",
+        help="Decide again from the samples of a finished or imported run, in its folder, with --retention-weight, --epsilon and --primary-k; "
+        "without MODEL and BEHAVIOR, because nothing is sampled.",
+    ),
+]
+Epsilon = Annotated[
+    float | None,
+    typer.Option("--epsilon", metavar="X", help="With --from: success rate under which a problem is out of support."),
+]
+PrimaryK = Annotated[
+    int | None,
+    typer.Option("--primary-k", metavar="K", help="With --from: the k of the pass@k that is held against a threshold."),
+]
+_WITHOUT_MODEL = frozenset({"from_run", "retention_weight", "epsilon", "primary_k", "as_json", "quiet"})
+"""Parameters that deciding again takes."""
+
+
 def diagnose(
-    model: options.Model,
-    behaviors: options.Behaviors,
+    context: typer.Context,
+    model: options.ModelUnlessFrom = None,
+    behaviors: options.BehaviorsUnlessFrom = None,
     out: options.OutUnlessDry = None,
     samples: options.Samples = None,
     precision: options.Precision = None,
@@ -69,6 +92,9 @@ def diagnose(
         typer.Option("--workers", metavar="N", help="Engines to open, on this machine or on a Ray cluster (reports/CLUSTER.md)."),
     ] = 1,
     retention_weight: options.RetentionWeight = 1.0,
+    from_run: FromRun = None,
+    epsilon: Epsilon = None,
+    primary_k: PrimaryK = None,
     pilot: options.Pilot = "on",
     seed: options.Seed = 0,
     dry_run: Annotated[
@@ -78,6 +104,16 @@ def diagnose(
     quiet: options.Quiet = False,
 ) -> None:
     """Measure behaviors, find their bottlenecks, name the next stage."""
+    if from_run is not None:
+        from posttrain.diagnose.pipeline.second_decision import decide_again
+
+        given = options.given_names(context)
+        options.refuse_needing_model(given - _WITHOUT_MODEL)
+        weight = retention_weight if "retention_weight" in given else None
+        decided = decide_again(from_run, retention_weight=weight, epsilon=epsilon, primary_k=primary_k, command=typed_command())
+        print_diagnosis(decided, as_json)
+        return
+    model, behaviors = options.require_model(model, behaviors, epsilon, primary_k)
     folder = options.require_out(out, dry_run)
     if not dry_run:
         options.check_models(engine, model, teacher, earlier)

