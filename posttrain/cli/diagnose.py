@@ -63,6 +63,15 @@ _WITHOUT_MODEL = frozenset({"from_run", "retention_weight", "epsilon", "primary_
 """Parameters that deciding again takes."""
 
 
+SplitName = Annotated[
+    str, typer.Option("--split", help="eval, or train: samples to learn from with `posttrain train --from`, never a verdict.")
+]
+Workers = Annotated[
+    int, typer.Option("--workers", metavar="N", help="Engines to open, on this machine or on a Ray cluster (reports/CLUSTER.md).")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be sampled and what it can detect, and stop.")]
+
+
 def diagnose(
     context: typer.Context,
     model: options.ModelUnlessFrom = None,
@@ -83,35 +92,22 @@ def diagnose(
     earlier: Earlier = None,
     before: Before = None,
     data: Data = None,
-    split: Annotated[
-        str, typer.Option("--split", help="eval, or train: samples to learn from with `posttrain train --from`, never a verdict.")
-    ] = "eval",
+    split: SplitName = "eval",
     engine: options.Engine = "transformers",
-    workers: Annotated[
-        int,
-        typer.Option("--workers", metavar="N", help="Engines to open, on this machine or on a Ray cluster (reports/CLUSTER.md)."),
-    ] = 1,
+    workers: Workers = 1,
     retention_weight: options.RetentionWeight = 1.0,
     from_run: FromRun = None,
     epsilon: Epsilon = None,
     primary_k: PrimaryK = None,
     pilot: options.Pilot = "on",
     seed: options.Seed = 0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be sampled and what it can detect, and stop.")
-    ] = False,
+    dry_run: DryRun = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure behaviors, find their bottlenecks, name the next stage."""
     if from_run is not None:
-        from posttrain.diagnose.pipeline.second_decision import decide_again
-
-        given = options.given_names(context)
-        options.refuse_needing_model(given - _WITHOUT_MODEL)
-        weight = retention_weight if "retention_weight" in given else None
-        decided = decide_again(from_run, retention_weight=weight, epsilon=epsilon, primary_k=primary_k, command=typed_command())
-        print_diagnosis(decided, as_json)
+        _decide_again(context, from_run, as_json)
         return
     model, behaviors = options.require_model(model, behaviors, epsilon, primary_k)
     folder = options.require_out(out, dry_run)
@@ -155,6 +151,16 @@ def diagnose(
         _say_plan(request)
         return
     print_diagnosis(run_request(request, open_reporter(quiet)), as_json)
+
+
+def _decide_again(context: typer.Context, run: Path, as_json: bool) -> None:
+    """Decide a finished run again, with what the command line gives."""
+    from posttrain.diagnose.pipeline.second_decision import decide_again
+
+    given = options.given_names(context)
+    options.refuse_needing_model(given - _WITHOUT_MODEL)
+    names = given & {"retention_weight", "epsilon", "primary_k"}
+    print_diagnosis(decide_again(run, **{name: context.params[name] for name in names}, command=typed_command()), as_json)
 
 
 def _say_plan(request: DiagnoseRequest) -> None:

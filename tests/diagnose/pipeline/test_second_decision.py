@@ -19,14 +19,12 @@ from posttrain.diagnose.storage.run_check import check_folder
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    made = run_of(
-        samples_of({f"p{i}": [float(i % 3 == j) for j in range(8)] for i in range(12)}), tmp_path / "run", SAMPLED_PLAINLY
-    )
-    write_run(made)
-    return made.path
+    outcomes = {f"p{i}": [float(i % 3 == j) for j in range(8)] for i in range(12)}
+    return run_of(samples_of(outcomes), tmp_path / "run", SAMPLED_PLAINLY).path
 
 
 def test_numbers_that_decide_are_taken_kept_and_given_up_again(run: Path) -> None:
+    write_run(assemble(run))
     before = read_model(run / "diagnosis.json", DiagnosisFile)
     decided = decide_again(run, epsilon=0.3, primary_k=4, retention_weight=0.5, command="again")
     assert (decided["sums"].behavior.measure.epsilon, decided["sums"].behavior.measure.primary_k) == (0.3, 4)
