@@ -211,14 +211,9 @@ def _read_value(text: str) -> Any:
 
 
 def option_words(given: Mapping[str, Any]) -> list[str]:
-    """Return settings as the words of a command line, which `read_behavior_options` reads back.
-
-    What is measured is left out: the words are those of a command that trains.
-    """
+    """Return settings as the words of a command line, which `read_behavior_options` reads back."""
     words = []
     for name, value in given.items():
-        if name == "split_eval":
-            continue
         if name == "columns":
             words += ["--map", *(f"{ours}={theirs}" for ours, theirs in value.items())]
             continue

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from posttrain.analysis.number_format import format_number, format_probability
-from posttrain.diagnose.behaviors.behavior_options import option_words
+from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions, option_words
 from posttrain.diagnose.report.words import BOTTLENECKS, ROLES, STEPS
 from posttrain.diagnose.stage_catalogue import Interface
 from posttrain.diagnose.storage.diagnosis_json import SettlesEntry, StageEntry, VerdictEntry
@@ -82,11 +82,16 @@ def verdict_view(
 
 def next_command(entry: VerdictEntry, start: NextStart) -> str | None:
     """Return the command that trains the named stage; None where no stage trains."""
-    if entry.stage is None or not trains(entry.stage) or start.imported:
+    if entry.stage is None or not trains(entry.stage) or _measures_all(entry) or start.imported:
         return None
     words = ["posttrain", "train", entry.stage.name, start.model, entry.source or entry.name, *option_words(entry.options)]
     mixed_in = start.retain if entry.stage.interface != Interface.NONE else ()
     return shlex.join([*words, "--out", f"{start.run}-{entry.stage.name}", *(["--retain", *mixed_in] if mixed_in else [])])
+
+
+def _measures_all(entry: VerdictEntry) -> bool:
+    """Return whether `--split-eval all` left no problem to train on."""
+    return BehaviorOptions.model_validate(entry.options).measures_all
 
 
 def trains(stage: StageEntry) -> bool:
@@ -115,9 +120,14 @@ def _first_upper(text: str) -> str:
 def _todo(entry: VerdictEntry, failures: Sequence[str], start: NextStart) -> str | None:
     """Return what to do where there is no command that trains."""
     if entry.stage is not None and trains(entry.stage):
+        name = entry.stage.name
+        if _measures_all(entry):
+            return (
+                f"All problems were measured, so that none is left to train on: diagnose again without --split-eval all, then train {name}; or train on "
+                "problems of another file."
+            )
         if not start.imported:
             return None
-        name = entry.stage.name
         return f"Train with a behavior file of such problems and a verifier: posttrain train {name} MODEL BEHAVIOR --out CKPT."
     match entry.bottleneck:
         case Bottleneck.INVALID:

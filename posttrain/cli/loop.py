@@ -55,6 +55,7 @@ def loop(
     verifier: options.VerifierOption = None,
     limit: options.Limit = None,
     columns: options.Map = None,
+    split_eval: options.SplitEval = None,
     probes: options.Probes = "auto",
     engine: Annotated[
         str,
@@ -83,6 +84,7 @@ def loop(
         verifier=verifier,
         limit=limit,
         columns=columns or None,
+        split_eval=split_eval,
     )
     retained = options.retained_names(retain)
     result = run_loop(

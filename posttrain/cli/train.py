@@ -51,6 +51,7 @@ def train(
     verifier: options.VerifierOption = None,
     limit: options.Limit = None,
     columns: options.Map = None,
+    split_eval: options.SplitEval = None,
     engine: TrainingEngine = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -71,6 +72,7 @@ def train(
         verifier=verifier,
         limit=limit,
         columns=columns or None,
+        split_eval=split_eval,
     )
     result = run_train(
         stage, model, loaded, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,

@@ -62,9 +62,9 @@ def test_a_run_with_options_is_that_of_a_file_which_says_the_same(folder: Path, 
 
 
 def test_the_named_command_carries_the_options(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert command(monkeypatch, f"{RUN} --limit 8 --max-tokens 9") == 0
+    assert command(monkeypatch, f"{RUN} --limit 8 --max-tokens 9 --split-eval 0.5") == 0
     entry = DiagnosisFile.model_validate_json((folder / "out" / "diagnosis.json").read_text())["good"]
-    assert "--max-tokens 9 --limit 8" in str(next_command(entry, NextStart(model="m", run="out")))
+    assert "--max-tokens 9 --limit 8 --split-eval 0.5" in str(next_command(entry, NextStart(model="m", run="out")))
 
 
 def test_another_option_is_another_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,9 @@ def test_columns_and_the_share_of_eval_are_given_on_the_command_line(
     assert command(monkeypatch, f"{run} --out out") == 0
     assert len(assemble("out")["mine"].problems) == 5  # loads the behavior again
     entry = DiagnosisFile.model_validate_json((folder / "out" / "diagnosis.json").read_text())["mine"]
-    assert option_words(entry.options) == ["--limit", "5", "--map", "frage=prompt", "answer=wert"]
+    assert option_words(entry.options) == ["--limit", "5", "--map", "frage=prompt", "answer=wert", "--split-eval", "all"]
+    assert next_command(entry, NextStart(model="m", run="out")) is None  # nothing is left to train on
+    assert "--split-eval all" in (folder / "out" / "report.md").read_text()
 
 
 WRONG: list[dict[str, Any]] = [
