@@ -173,11 +173,8 @@ class ProblemIds:
     @property
     def notes(self) -> list[Note]:
         """Return what a reader of the report must know of the ids."""
-        if not self._several:
+        if self._varying_prompts or not self._several:  # what varies within a problem is said where samples become problems
             return []
-        if self._varying_prompts:
-            said = "have prompts that differ between samples; each id counts as one problem"
-            return [Note("prompts_differ", f"{len(self._several)} problems {said}")]
         said = "stand for problems with different prompts or answers, which count as problems of their own"
         return [Note("ids_not_unique", f"{len(self._several)} ids {said}")]
 

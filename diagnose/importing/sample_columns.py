@@ -24,8 +24,8 @@ ENGINE = "imported"
 """What stands in the place of an engine."""
 ROWS_PER_SHARD = 20_000
 _MOST_SHARDS = 512
-_FURTHER = (("turns", pa.string()), ("num_turns", pa.int32()), ("source_score", pa.float64()))
-"""Columns that only imported rollouts have: the turns behind the prompt as a JSON list, their number of the model's, and the source's own score."""
+_FURTHER = (("turns", pa.string()), ("source_score", pa.float64()))
+"""Columns that only imported rollouts have: the turns behind the prompt as a JSON list, and the source's own score."""
 _HALVES = re.compile(r"[\ud800-\udfff]")
 
 

@@ -17,6 +17,7 @@ from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.importing.source_facts import SourceFacts
 from posttrain.diagnose.measure.reference_likelihood import summarize_references
 from posttrain.diagnose.measure.success_counts import count_successes
+from posttrain.diagnose.measure.turn_limits import measure_turn_limits
 from posttrain.diagnose.probes.runner import read_probe_results
 from posttrain.diagnose.sampling.token_limit import recorded_limit
 from posttrain.diagnose.stage_catalogue import Need, available_needs
@@ -169,6 +170,9 @@ def _measure(
         answers=answers,
         table=table,
         paths=paths,
+        turn_limits=measure_turn_limits(
+            behavior, sampling, table, Thresholds.from_json(settings["thresholds"]), seed=settings["seed"]
+        ),
     )
 
 

@@ -26,6 +26,7 @@ from posttrain.diagnose.types import (
     Rollout,
     Split,
     StageAdvice,
+    TurnLimit,
 )
 
 NUM_EXAMPLES = 6
@@ -67,6 +68,7 @@ def behavior_entry(measured: DiagnosedBehavior) -> BehaviorEntry:
             else {"max_tokens": behavior.sampling.max_tokens, "source": behavior.limit_source},
             "notes": behavior.notes,
             "pass_at_k": curve_entries(diagnosis.pass_at_k),
+            "turn_limits": [_turn_limit(limit) for limit in measured.turn_limits],
             "problems": _problems(measured),
             "probes": [_probe(answer, diagnosis.contributions) for answer in measured.answers],
             "validity": measured.validity,
@@ -80,6 +82,10 @@ def behavior_entry(measured: DiagnosedBehavior) -> BehaviorEntry:
 def curve_entries(curve: Sequence[PassAtK]) -> list[PassAtKEntry]:
     """Return the entries of a pass@k curve."""
     return [PassAtKEntry(k=point.k, **asdict(point.value), extrapolated=point.extrapolated) for point in curve]
+
+
+def _turn_limit(limit: TurnLimit) -> dict[str, Any]:
+    return {**asdict(limit), "pass_at_k": curve_entries(limit.pass_at_k), "label": BOTTLENECKS[limit.bottleneck][0]}
 
 
 def _stage(stage: StageAdvice | None) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from posttrain.diagnose.storage.diagnosis_json import (
     PassAtKEntry,
     ProbeEntry,
     ProblemEntry,
+    TurnLimitEntry,
 )
 from posttrain.diagnose.types import GradeStatus, Split
 
@@ -65,6 +66,7 @@ def behavior_view(
         "checks": [_check_view(check, methods) for check in entry.checks if check.name not in validity],
         "probes": [_probe_view(probe, methods) for probe in entry.probes],
         "pass_at_k": pass_at_k_rows(entry.pass_at_k, methods),
+        "turns": _turns_view(entry.turn_limits, methods),
         "signal": signal_view(entry.group_signal),
         "examples": [
             ("right", [_example_view(example) for example in entry.examples.right]),
@@ -92,6 +94,27 @@ def pass_at_k_rows(
         )
         for point in points
     ]
+
+
+def _turns_view(limits: Sequence[TurnLimitEntry], methods: MethodNotes) -> dict[str, Any] | None:
+    """Return the table of pass@(k, T); None where no sample took more than one turn."""
+    if not limits:
+        return None
+    ks = [point.k for point in limits[0].pass_at_k]
+    used = dict.fromkeys(point.method for limit in limits for point in limit.pass_at_k)
+    return {
+        "header": [f"pass@({k}, T)" for k in ks],
+        "methods": [methods.number(method) for method in used],
+        "rows": [
+            (
+                str(limit.turns),
+                f"{limit.num_correct} of {limit.num_samples}",
+                [_pass_at(limit.pass_at_k, k) for k in ks],
+                f"{limit.label} ({format_number(limit.confidence)})",
+            )
+            for limit in limits
+        ],
+    }
 
 
 def _pass_at(points: Sequence[PassAtKEntry], k: int) -> str:

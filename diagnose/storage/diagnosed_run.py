@@ -18,6 +18,7 @@ from posttrain.diagnose.types import (
     Problem,
     Rollout,
     SamplingMeasurement,
+    TurnLimit,
     ValidityMeasurement,
 )
 
@@ -41,6 +42,8 @@ class DiagnosedBehavior:
     table: RolloutTable
     """The rollouts as columns, for counting."""
     paths: tuple[PathScore, ...]
+    turn_limits: tuple[TurnLimit, ...] = ()
+    """What turns are worth; empty where no sample took more than one."""
 
     @cached_property
     def rollouts(self) -> tuple[Rollout, ...]:

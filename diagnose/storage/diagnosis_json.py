@@ -75,6 +75,22 @@ class PassAtKEntry(FileModel):
     method: str = ""
 
 
+class TurnLimitEntry(FileModel):
+    """What a behavior comes to where only samples count that succeed within T turns of the model."""
+
+    turns: int
+    """T."""
+    num_samples: int
+    num_correct: int
+    pass_at_k: Sequence[PassAtKEntry] = ()
+    """pass@(k, T) for k = 1 and the largest k, up to the primary one, that every problem has samples for."""
+    bottleneck: Bottleneck
+    """The most probable label."""
+    label: str = ""
+    """The same for people."""
+    confidence: Number
+
+
 class AlternativeEntry(FileModel):
     """A stage that could be run instead."""
 
@@ -370,6 +386,8 @@ class BehaviorEntry(VerdictEntry):
     """How the files of the behavior were understood."""
     checks: Sequence[CheckEntry] = ()
     pass_at_k: Sequence[PassAtKEntry] = ()
+    turn_limits: Sequence[TurnLimitEntry] = ()
+    """pass@(k, T) by turns of the model; empty where no sample took more than one."""
     problems: Sequence[ProblemEntry] = ()
     group_signal: GroupSignalEntry | None = None
     """Groups of samples without a learning signal; None where no sample has a grade, and in files of earlier versions."""

@@ -50,6 +50,7 @@ SCHEMA = pa.schema(
         # Of a later version.
         ("answer_start", pa.int32()),
         ("num_thought_tokens", pa.int32()),
+        ("num_turns", pa.int32()),
     ]
 )
 _OF_GRADE = ("status", "score", "extracted", "lenient_score", "detail", "answer_start")
@@ -57,13 +58,15 @@ _SUMS = ("num_tokens", "policy_logprob_sum")
 _PLAIN = tuple(name for name in SCHEMA.names if name not in (*_OF_GRADE, *_SUMS))
 """Columns that are fields of a `Rollout`; those before are fields of its grade."""
 _NAMES = ("problem_id", "decoding", "stop", "status")
-_NUMBERS = ("sample_index", "score", "lenient_score", "num_tokens", "policy_logprob_sum", "num_thought_tokens")
+_NUMBERS = ("sample_index", "score", "lenient_score", "num_tokens", "policy_logprob_sum", "num_thought_tokens", "num_turns")
 _COUNTED = pa.schema(
     [*((name, pa.dictionary(pa.int32(), pa.string())) for name in _NAMES), *(SCHEMA.field(name) for name in _NUMBERS)]
 )
 """What is read of a shard."""
-_LATER = ("answer_start", "num_thought_tokens")
-"""Columns that files of an earlier version lack; they are read as if nothing had been thought."""
+_LATER = ("answer_start", "num_thought_tokens", "num_turns")
+"""Columns that files of an earlier version lack; they are read as if nothing had been thought, and the model had spoken once."""
+_DEFAULTS = {"num_thought_tokens": 0, "num_turns": 1}
+"""What stands for a number that a row does not have."""
 _READERS = 2
 """Threads that read shards; opening thousands of small files is Python's work for half of the time, so more do not help."""
 _VALUES = {"stop": frozenset(StopReason), "status": frozenset(GradeStatus)}
@@ -131,6 +134,8 @@ class RolloutTable:
     num_tokens: npt.NDArray[np.int32]
     num_thought_tokens: npt.NDArray[np.int32]
     """0 where it is not known."""
+    num_turns: npt.NDArray[np.int32]
+    """Turns that the model took; 1 but for samples of environments, which were imported."""
     policy_logprob_sum: npt.NDArray[np.float64]
     """Natural log-probability of the whole sample under the untruncated policy at temperature 1."""
 
@@ -153,7 +158,7 @@ class RolloutTable:
         )
         names = {name: table.column(name).combine_chunks() for name in _NAMES}
         numbers = {name: table.column(name).to_numpy() for name in _NUMBERS}
-        numbers["num_thought_tokens"] = table.column("num_thought_tokens").fill_null(0).to_numpy()
+        numbers |= {name: table.column(name).fill_null(default).to_numpy() for name, default in _DEFAULTS.items()}
         return cls(
             run=run,
             shards=paths,
@@ -232,9 +237,9 @@ def _read_counts(path: Path, run: str) -> _Counts:
     with refuse_damage(path):
         lacking = set(_LATER) - set(shard.footer.schema.names)
         table = shard.table([name for name in _COUNTED.names if name not in lacking], read_dictionary=_NAMES)
-        if "num_thought_tokens" in lacking:
-            table = table.append_column("num_thought_tokens", pa.nulls(table.num_rows, pa.int32()))
-        table = table.cast(_COUNTED)
+        for name in lacking & set(_COUNTED.names):
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.int32()))
+        table = table.select(_COUNTED.names).cast(_COUNTED)
         if empty := [name for name in _ALWAYS if table.column(name).null_count]:
             raise ValueError(f"a row without {empty[0]}")
         for name, allowed in _VALUES.items():

@@ -30,6 +30,7 @@ from posttrain.diagnose.types.diagnosis import ProblemDiagnosis as ProblemDiagno
 from posttrain.diagnose.types.diagnosis import Role as Role
 from posttrain.diagnose.types.diagnosis import SettlesWith as SettlesWith
 from posttrain.diagnose.types.diagnosis import StageAdvice as StageAdvice
+from posttrain.diagnose.types.diagnosis import TurnLimit as TurnLimit
 from posttrain.diagnose.types.finding import Contribution as Contribution
 from posttrain.diagnose.types.finding import ContributionKind as ContributionKind
 from posttrain.diagnose.types.finding import Finding as Finding

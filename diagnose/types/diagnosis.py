@@ -59,6 +59,24 @@ class PassAtK:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TurnLimit:
+    """What a behavior comes to where only those samples succeed that do so within a number of turns (pass@(k, T), arXiv 2604.14877)."""
+
+    turns: int
+    """T."""
+    num_samples: int
+    """Samples with a known outcome."""
+    num_correct: int
+    """Those that succeed within T turns."""
+    pass_at_k: tuple[PassAtK, ...]
+    """pass@(k, T) for k = 1 and the largest k, up to the primary one, that every problem has samples for."""
+    bottleneck: Bottleneck
+    """The most probable label."""
+    confidence: float
+    """Its posterior probability."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ProblemDiagnosis:
     """The label of one problem, as posterior probabilities."""
 

@@ -99,6 +99,8 @@ class Rollout:
     """Fingerprint of engine, weights and precision."""
     num_thought_tokens: int | None = 0
     """How many of the tokens are the thought, its markers included; None where that is not known."""
+    num_turns: int = 1
+    """Turns that the model took; more than one in samples of an environment, which were imported."""
 
     @property
     def truncated(self) -> bool:

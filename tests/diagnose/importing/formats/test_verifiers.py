@@ -66,6 +66,19 @@ def test_rows_of_before_version_1_have_their_metadata():
     assert by_problem(read_rollouts("verifiers", RESULTS, score="correct_answer"))["0"] == [1.0, 0.0, 1.0]
 
 
+def test_rows_that_the_last_version_0_wrote():
+    read = read_rollouts("verifiers", ROLLOUTS / "verifiers_v0")
+    assert by_problem(read) == {"0": [1.0, 0.0], "1": [0.0, None]}
+    assert [sample.num_turns for sample in read.samples] == [2, 1, 1, 1]
+    assert [sample.stop for sample in read.samples] == [StopReason.EOS, StopReason.EOS, StopReason.LENGTH, StopReason.ERROR]
+    calls = json.loads(read.samples[0].turns[0].extra)["tool_calls"]  # stored as a text within the text
+    assert calls[0]["function"]["name"] == "python"
+    sampling = read.source.sampling
+    assert sampling is not None
+    assert (sampling.temperature, sampling.top_k, sampling.min_p, sampling.max_tokens) == (0.7, 0, 0.05, 64)
+    assert (read.source.version, read.samples[0].behavior) == ("0.1.14", "arithmetic")
+
+
 def test_a_tool_call_is_a_turn():
     sample = read_rollouts("verifiers", ROLLOUTS / "verifiers_multi_turn").samples[0]
     assert (sample.num_turns, [turn.role for turn in sample.turns]) == (2, ["assistant", "tool", "assistant"])
