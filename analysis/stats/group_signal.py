@@ -20,7 +20,6 @@ Scores between 0 and 1 are rewards too: failures of one group then differ unless
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -127,7 +126,7 @@ class GroupSignal:
         if not outcomes.num_samples.any():
             raise ValueError("outcomes: no sample has a grade; a forecast needs some")
         self.outcomes = outcomes
-        self._seed = seed
+        self._groups = None if len(set(outcomes.groups)) == len(outcomes.groups) else outcomes.groups
         self._strict = mixture or fit_mixture(outcomes.num_samples, outcomes.num_correct, groups=outcomes.groups, seed=seed)
         same = bool((outcomes.num_lenient == outcomes.num_correct).all())
         self._lenient = (
@@ -145,9 +144,9 @@ class GroupSignal:
         """
         observed = size <= self.outcomes.most_observed
         parts = self._parts(size, observed=observed)
-        found = {cause: mean_interval(values, self.outcomes.groups, level=LEVEL) for cause, values in parts.items()}
+        found = {cause: mean_interval(values, self._groups, level=LEVEL) for cause, values in parts.items()}
         if observed:
-            total = mean_interval(np.sum(list(parts.values()), axis=0).clip(0.0, 1.0), self.outcomes.groups, level=LEVEL)
+            total = mean_interval(np.sum(list(parts.values()), axis=0).clip(0.0, 1.0), self._groups, level=LEVEL)
             return SignalShare(size, total, found, extrapolated=False)
         hard, easy, both = self._strict.groups_without_signal(size, level=LEVEL)
         whole = {cause: float(values.mean()) for cause, values in parts.items()}
@@ -251,8 +250,8 @@ def _scaled(part: Interval, whole: Interval, expected: float) -> Interval:
         whole: The quantity, with its interval over the population.
         expected: The quantity, as the part is estimated.
     """
-    if expected <= 0.0:
-        return Interval(0.0 if math.isnan(whole.estimate) else whole.estimate, 0.0, whole.high, whole.method)
+    if part.estimate <= 0.0:  # no sample is of this kind
+        return Interval(0.0, 0.0, min(part.high, whole.high), whole.method)
     low, high = part.low * whole.low / expected, part.high * max(whole.high / expected, 1.0)
     return Interval(part.estimate * whole.estimate / expected, max(0.0, low), min(1.0, whole.high, high), whole.method)
 

@@ -41,6 +41,8 @@ WORTH_FIXING = 0.05
 """Share of groups from which a cause is worth naming."""
 WORTH_CHANGING = 0.1
 """By how much the share of groups must fall for a change of group size or of problems to be advised."""
+UNCLEAR = 0.5
+"""Width of the interval from which the samples do not tell."""
 TOO_EASY = 0.2
 """Share of groups without a failure from which harder problems are advised."""
 _FIXES = {
@@ -58,6 +60,7 @@ def forecast_group_signal(
     group_size: int,
     prompts_per_step: int = PROMPTS_PER_STEP,
     policy_sampled: bool = True,
+    failures_told: bool = True,
     mixture: MixturePosterior | None = None,
     seed: int = 0,
 ) -> GroupSignalEntry | None:
@@ -69,6 +72,7 @@ def forecast_group_signal(
         group_size: G, 2 to `MOST_SAMPLES`.
         prompts_per_step: B, at least 1.
         policy_sampled: Whether the samples come from the policy itself.
+        failures_told: Whether it is known why samples failed.
         mixture: The fit of the successes where there is one already.
         seed: Random seed of the posterior.
 
@@ -102,6 +106,7 @@ def forecast_group_signal(
         advice=advice,
         larger_group=larger,
         policy_sampled=policy_sampled,
+        failures_told=failures_told,
         problem_shares={name: float(share) for name, share in zip(names, problem_shares, strict=True)},
     )
 
@@ -133,6 +138,8 @@ def _advise(
     causes = {cause: middle(share) for cause, share in here.causes.items()}
     fixes = sorted((cause for cause in _FIXES if causes[cause] >= WORTH_FIXING), key=lambda cause: -causes[cause])
     advice, total = [_FIXES[cause] for cause in fixes], middle(here.total)
+    if here.total.high - here.total.low >= UNCLEAR:
+        return [*advice, SignalAdvice.SAMPLE_MORE], None
     if total <= 1.0 - LEAST_SIGNAL:
         return [*advice, SignalAdvice.START], None
     larger = next(

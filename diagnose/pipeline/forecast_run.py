@@ -15,6 +15,7 @@ from posttrain.diagnose.report.signal_words import signal_view
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior
 from posttrain.diagnose.storage.group_signal_json import ForecastEntry, ForecastFile, GroupSignalEntry
 from posttrain.diagnose.thresholds import Thresholds
+from posttrain.diagnose.verifiers.imported_grades import KIND as IMPORTED
 
 
 def forecast(run: str | Path, *, group_size: int | None = None, prompts_per_step: int = PROMPTS_PER_STEP) -> ForecastFile:
@@ -75,6 +76,7 @@ def behavior_forecast(
         group_size=group_size or behavior.measure.group_size,
         prompts_per_step=prompts_per_step,
         policy_sampled=behavior.sampling.samples_the_policy,
+        failures_told=behavior.verifier.kind != IMPORTED,
         mixture=posterior.mixture,
         seed=seed,
     )

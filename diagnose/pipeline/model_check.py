@@ -252,7 +252,7 @@ def _end_warnings(
     if total < limits.never_ends:
         yield ModelWarning.END_UNLIKELY, f"{total:.1g}"
     turn_end = None if codec.template is None else codec.template.turn_end_id
-    if turn_end in ends and medians[list(ends).index(turn_end)] < limits.never_ends:
+    if turn_end is not None and turn_end in ends and medians[list(ends).index(turn_end)] < limits.never_ends:
         others = [place for place, token in enumerate(ends) if token != turn_end]
         if others and medians[best := max(others, key=lambda place: medians[place])] >= limits.ends:
             yield ModelWarning.OTHER_END, repr(str(codec.tokenizer.convert_ids_to_tokens(ends[best])))

@@ -19,7 +19,11 @@ CAUSES: dict[NoSignal, tuple[str, str]] = {
     NoSignal.TOO_EASY: ("too easy", "every sample is a success"),
 }
 """Label and meaning of each cause."""
-NOT_POLICY = "The samples are not those of the policy itself (temperature 1, nothing truncated), as a trainer samples it: the forecast is for their setting."
+NOT_POLICY = "The samples are not known to be those of the policy itself (temperature 1, nothing truncated), as a trainer samples it: the forecast is for their setting."
+NOT_TOLD = (
+    "The grades were imported: which of the wrong samples could not be read is not known, and they count as too hard. `posttrain regrade` reads the texts with a "
+    "verifier of ours."
+)
 _SMALLEST = 0.005
 """Shares below it are left out of a sentence."""
 
@@ -91,6 +95,8 @@ def advice_words(entry: GroupSignalEntry, advice: SignalAdvice) -> str:
                 f"ones are left out); with problems sampled in proportion to their expected signal {percent(chosen.by_signal)} %. Measure train problems for "
                 "that, with --split train."
             )
+        case SignalAdvice.SAMPLE_MORE:
+            return f"Sample more before deciding: {entry.num_problems} problems with these samples do not tell the share of groups without signal."
         case SignalAdvice.START:
             return "Most groups carry a signal already: groups of this size can be trained on."
 
@@ -105,10 +111,10 @@ def signal_view(entry: GroupSignalEntry | None) -> dict[str, Any] | None:
     if entry is None:
         return None
     header, rows = share_rows(entry)
-    sampled = "" if entry.policy_sampled else NOT_POLICY
+    known = ((entry.failures_told, NOT_TOLD), (entry.policy_sampled, NOT_POLICY))
     return {
         "sentence": forecast_sentence(entry),
-        "advice": [*(advice_words(entry, one) for one in entry.advice), *([sampled] if sampled else [])],
+        "advice": [*(advice_words(entry, one) for one in entry.advice), *(words for is_known, words in known if not is_known)],
         "header": header,
         "rows": rows,
     }

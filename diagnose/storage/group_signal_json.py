@@ -23,6 +23,8 @@ class SignalAdvice(StrEnum):
     EXTEND_SUPPORT = "extend_support"
     HARDER_PROBLEMS = "harder_problems"
     DROP_PROBLEMS = "drop_problems"
+    SAMPLE_MORE = "sample_more"
+    """The samples do not tell."""
     START = "start"
     """Most groups carry a signal."""
 
@@ -85,6 +87,8 @@ class GroupSignalEntry(FileModel):
     """The group size that `larger_group` names."""
     policy_sampled: bool = True
     """Whether the samples come from the policy itself, at temperature 1 and untruncated, as those of a trainer."""
+    failures_told: bool = True
+    """False where the grades were imported, so that why a sample failed is not known; such samples count as too hard."""
     problem_shares: dict[str, Number] = Field(default_factory=dict)
     """Problem → share of its groups without signal that is expected."""
 

@@ -114,3 +114,10 @@ def test_intervals_hold_what_fresh_groups_show() -> None:
         counts = rng.binomial(8, rng.beta(0.3, 1.0, 20_000))
         held += found.low - 0.005 <= np.mean((counts == 0) | (counts == 8)) <= found.high + 0.005
     assert held >= 17
+
+
+def test_a_cause_that_no_sample_has_is_none_where_the_rest_is_not_known() -> None:
+    share = GroupSignal(outcomes([1, 1], [0, 0])).share(32)
+    assert np.isnan(share.total.estimate)
+    for cause in (NoSignal.FORMAT, NoSignal.TRUNCATED, NoSignal.UNREAD, NoSignal.MISSING_GRADE):
+        assert share.causes[cause].estimate == 0.0

@@ -89,3 +89,10 @@ def test_a_group_size_of_its_own_stands_in_the_curve() -> None:
     assert forecast([4] * 10, group_size=10).at(10).total.estimate == pytest.approx(
         forecast([4] * 10).at(8).total.estimate, abs=0.1
     )
+
+
+def test_few_samples_do_not_tell() -> None:
+    entry = forecast_of(1, [0])
+    assert entry.advice == [SignalAdvice.SAMPLE_MORE]
+    assert forecast_sentence(entry)
+    assert forecast_of(4, [0, 1, 2, 4]).advice == [SignalAdvice.SAMPLE_MORE]
