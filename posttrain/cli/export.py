@@ -13,6 +13,7 @@ from posttrain.cli.options import any_split
 EXAMPLES = (
     "posttrain export runs/train --to trl-sft --out sft.jsonl",
     "posttrain export runs/train --to verl --rates 0.1:0.9 --out train.parquet",
+    "posttrain export runs/train --to trl-config --out runs/grpo-with-trl",
     "posttrain export runs/mine --to counts --behavior sums --out counts.jsonl",
 )
 
@@ -24,10 +25,13 @@ def export(
         typer.Option(
             "--to",
             metavar="FORMAT",
-            help="trl-prompts, trl-sft, trl-references, trl-pairs, verl, verifiers (also for prime-rl), counts, every-eval-ever.",
+            help="trl-prompts, trl-sft, trl-references, trl-pairs, verl, verifiers (also for prime-rl), counts, every-eval-ever; "
+            "trl-config or verl-config: the stage that the verdict names, as a folder with a script, its data and its reward.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="The file, .jsonl or .parquet; it must not exist.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="The file, .jsonl or .parquet, or for a configuration the folder; it must not exist.")
+    ],
     behavior: Annotated[
         list[str] | None,
         typer.Option("--behavior", metavar="NAME", help="Export this one; may be given several times. All without it."),
@@ -42,6 +46,12 @@ def export(
         str | None,
         typer.Option("--rates", metavar="LOW:HIGH", help="Only problems whose measured pass rate lies there, such as 0.1:0.9."),
     ] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            "--stage", metavar="NAME", help="For a configuration: this stage in place of the one that the verdict names."
+        ),
+    ] = None,
     per_problem: Annotated[
         int, typer.Option("--per-problem", metavar="N", help="Samples, references or pairs of a problem at most.")
     ] = 4,
@@ -50,12 +60,23 @@ def export(
 
     Files to train on hold train problems alone: samples of these come from `posttrain diagnose --split train`.
     """
+    from posttrain.diagnose import assemble
     from posttrain.diagnose import export as run_export
+    from posttrain.diagnose.errors import SettingsError
     from posttrain.diagnose.exporting.export_formats import EXPORTS
     from posttrain.diagnose.types import Split
 
     chosen = any_split(split)
     low, high = _rates(rates)
+    if to in ("trl-config", "verl-config"):
+        from posttrain.diagnose.exporting.export_rows import ExportOptions
+        from posttrain.trainers.stage_script import export_stage
+
+        options = ExportOptions(behaviors=behavior or (), split=chosen, least_rate=low, most_rate=high, per_problem=per_problem)
+        print("\n".join(map(str, export_stage(assemble(run), to, out, stage=stage, options=options))))
+        return
+    if stage is not None:
+        raise SettingsError(f"--stage: got {stage!r}; it is for --to trl-config and verl-config", code="stage_of_data")
     rows = run_export(
         run, to, out, behaviors=behavior or (), split=chosen, least_rate=low, most_rate=high, per_problem=per_problem
     )

@@ -215,6 +215,8 @@ def test_samples_outlive_a_wrong_option(folder: Path, refuses: Refuses) -> None:
         "stages --json --markdown": "two_formats",
         "export nowhere --to trl-sft --out a.jsonl": "no_run",
         "export empty --to trl-sfd --out a.jsonl": "unknown_format",
+        "export empty --to trl-sft --out a.jsonl --stage grpo": "stage_of_data",
+        "export empty --to trl-config --out new": "no_run",
         "export empty --to trl-sft --out a.jsonl --rates 0.2": "malformed_rates",
         "export empty --to trl-sft --out a.jsonl --split test": "unknown_split",
         "gate empty pass@4>=0.5 --json --markdown -": "two_formats",
