@@ -84,6 +84,7 @@ def _load_bundled(source: str, path: Path, options: BehaviorOptions) -> Behavior
     if source in bundled:
         return _load_yaml(bundled[source], source, options)
     got = f"the {'folder' if path.is_dir() else 'file'} {source}" if path.exists() else repr(source)
+    got += f" (a folder of data files is hf:{source})" if path.is_dir() else ""
     raise BehaviorError(
         f"got {got} as a behavior; allowed: a .yaml, {ROW_FILES} file, {FORM}, or one of {', '.join(bundled)}{closest(source, bundled)}",
         code="unknown_behavior",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,11 +19,13 @@ from posttrain.diagnose.strict_settings import closest, shorten
 OWN_COLUMNS = ("id", "prompt", "answer", "references", "group", "split", "key", "hint", "metadata", "answers")
 """What a row of ours may hold."""
 ALIASES: Mapping[str, tuple[str, ...]] = {
-    "prompt": ("question", "problem", "query", "instruction", "input", "messages", "question_stem", "ctx", "user_prompt"),
+    "prompt": (
+        "question", "problem", "query", "instruction", "input", "messages", "question_stem", "ctx", "user_prompt", "goal", "sentence",
+    ),
     "answer": (
         "target", "ground_truth", "gold", "expected", "final_answer", "expected_answer", "reference_answer", "correct_answer", "gold_answer",
-        "answerkey", "ideal", "label", "answer_idx", "answer_index", "correct_option", "correct_idx", "gold_index", "gold_idx", "expected_output",
-        "output", "response", "completion",
+        "answerkey", "ideal", "label", "answer_idx", "answer_index", "correct_option", "correct_idx", "gold_index", "gold_idx", "gold_label", "cop",
+        "expected_output", "output", "response", "completion",
     ),
     "solution": (
         "solution", "rationale", "cot", "chain_of_thought", "reasoning", "explanation", "worked_solution", "generated_solution", "canonical_solution",
@@ -36,7 +38,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 MAPPED = (*OWN_COLUMNS, "solution", "choices", "context")
 """What a user may say a column holds: `solution` (a worked one: a reference path), `choices` (texts of which one is right) and `context` (a text
 that stands before the question) beside what a row of ours holds."""
-_ONE_CHOICE = re.compile(r"(?:(?:option|choice|op|opt|answer|ending)_?)?([a-j]|[0-9])")
+_ONE_CHOICE = re.compile(r"(?:(?:option|choice|op|opt|answer|ending|sol|solution)_?)?([a-j]|[0-9])")
 _TYPO, _TYPO_LENGTH = 0.8, 4
 """How alike a column must be to one of ours, and how long, to be taken for a misspelt one."""
 
@@ -49,8 +51,8 @@ class Columns:
     """Our name (one of `MAPPED`) → the column, or several that hold a choice each."""
     extra: tuple[str, ...] = ()
     """Columns that have no meaning here."""
-    given: frozenset[str] = field(default=frozenset())
-    """Of `names`, those that the user said."""
+    first_index: int = 0
+    """What an answer that is a number calls the first choice."""
 
     def held(self, row: Mapping[str, Any], name: str) -> Any:
         """Return what a row holds under our name; None where it holds nothing."""
@@ -68,8 +70,9 @@ class Columns:
             if ours != theirs
         ]
         told = f"columns read: {', '.join(renamed)}" if renamed else ""
+        counted = "choices are counted from 1" if self.first_index else ""
         kept = f"kept as metadata: {', '.join(self.extra)}" if self.extra else ""
-        return "; ".join(part for part in (told, kept) if part)
+        return "; ".join(part for part in (told, counted, kept) if part)
 
 
 def find_columns(objects: Sequence[tuple[int, str, Mapping[str, Any]]], given: Mapping[str, str]) -> Columns:
@@ -85,7 +88,6 @@ def find_columns(objects: Sequence[tuple[int, str, Mapping[str, Any]]], given: M
     rows, where = [row for _, _, row in objects], objects[0][1]
     present = list(dict.fromkeys(name for row in rows for name, value in row.items() if value is not None))
     names: dict[str, str | tuple[str, ...]] = dict(_resolve(given, present, where))
-    said = frozenset(names)
     free = [name for name in present if name not in _columns_in(names.values())]
     names |= {name: name for name in OWN_COLUMNS if name in free and name not in names}
     free = [name for name in free if name not in names]
@@ -115,7 +117,19 @@ def find_columns(objects: Sequence[tuple[int, str, Mapping[str, Any]]], given: M
             f"{', '.join(ALIASES['prompt'][:6])}",
             code="unknown_columns",
         )
-    return Columns(names=names, extra=tuple(free), given=said)
+    found = Columns(names=names, extra=tuple(free))
+    return replace(found, first_index=1) if _counts_from_one(found, rows) else found
+
+
+def _counts_from_one(columns: Columns, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether answers number the choices from 1: none is 0, and one is as large as there are choices."""
+    if "choices" not in columns.names:
+        return False
+    pairs = [(str(columns.held(row, "answer")).strip(), columns.held(row, "choices")) for row in rows]
+    if not all(answer.isdigit() and isinstance(choices, list | dict) for answer, choices in pairs):
+        return False
+    numbers = [int(answer) for answer, _ in pairs]
+    return min(numbers, default=0) > 0 and any(int(answer) == len(choices) for answer, choices in pairs)
 
 
 def _map_of_answer(names: Mapping[str, Any], free: Sequence[str]) -> str:
@@ -167,7 +181,7 @@ def _refuse_misspelt(
     """Refuse a column that is nearly one of ours: what was meant to be read must not pass for metadata."""
     known = {_plain(name) for usual in ALIASES.values() for name in usual}
     for name in free:
-        for own in OWN_COLUMNS:
+        for own in () if _ONE_CHOICE.fullmatch(_plain(name)) else OWN_COLUMNS:
             near = difflib.SequenceMatcher(None, _plain(name), own).ratio() >= _TYPO and abs(len(name) - len(own)) <= 2
             if near and own not in names and len(name) >= _TYPO_LENGTH and _plain(name) not in known and _plain(name) != own:
                 where = next(place for _, place, row in objects if row.get(name) is not None)

@@ -94,7 +94,11 @@ def read_problem_objects(
     numbers: dict[str, int] = {}
     places: dict[str, str] = {}
     for number, where, content in objects:
-        converted = convert_row(layout, content, where) if found is None else convert_columns(found, content, where)
+        if layout is not None:
+            converted = convert_row(layout, content, where)
+        else:
+            assert found is not None
+            converted = convert_columns(found, content, where)
         row = _read_row(converted, number, where)
         if row.id in numbers:
             raise BehaviorError(
@@ -141,7 +145,8 @@ def _text(row: Mapping[str, Any], key: str, where: str) -> str | None:
         return None
     text = as_text(value)
     if text is None:
-        raise RowError(f"{where}: {key}: got {shorten(value)}; allowed: a text or a number")
+        instead = "; write it as the word that is right, such as yes or true" if isinstance(value, bool) else ""
+        raise RowError(f"{where}: {key}: got {shorten(value)}; allowed: a text or a number{instead}")
     if not text.strip():
         raise RowError(f"{where}: {key}: got an empty string; allowed: a text")
     return text

@@ -19,6 +19,8 @@ from posttrain.diagnose.verifiers.reader.boxes import last_box
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SPLITS_OF_OTHERS = {"test": "eval", "validation": "eval", "valid": "eval", "val": "eval"}
 """Names of splits in published sets → ours: what is not for training is measured."""
+_LETTER_FIRST = re.compile(r"\(?([A-Z])[).:]\s")
+"""As in `B. Paris`."""
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
 
 
@@ -89,21 +91,29 @@ def read_choices(found: Any) -> tuple[list[Any], list[str]]:
     return (found if isinstance(found, list) else []), []
 
 
-def letter_of(key: Any, texts: Sequence[str], labels: Sequence[str]) -> str | None:
-    """Return the letter of the choice that a label, a letter, an index from 0 or its words name."""
-    if isinstance(key, int) and not isinstance(key, bool):
-        return LETTERS[key] if 0 <= key < len(texts) and not labels else letter_of(str(key), texts, labels)
-    if not isinstance(key, str) or not key.strip():
+def letter_of(key: Any, texts: Sequence[str], labels: Sequence[str], first_index: int = 0) -> str | None:
+    """Return the letter of the choice that a key names.
+
+    Args:
+        key: A label, a letter, a number, or the words of a choice.
+        texts: The choices.
+        labels: Of each choice, where they have some.
+        first_index: What a number calls the first choice, where no label is a number.
+    """
+    word = str(key).strip() if isinstance(key, str | int) and not isinstance(key, bool) else ""
+    if not word:
         return None
-    word = key.strip()
-    bare = word.strip("().").strip()
-    names = list(labels) or list(LETTERS[: len(texts)])
-    place = next((names.index(one) for one in (word, bare) if one in names), None)
-    if place is None and list(texts).count(word) == 1:
-        place = list(texts).index(word)
-    if place is None and word.isdigit() and not labels and int(word) < len(texts):
-        place = int(word)
-    return None if place is None else LETTERS[place]
+    names = [label.upper() for label in labels] or list(LETTERS[: len(texts)])
+    begins = _LETTER_FIRST.match(word)
+    for one in (word, word.strip("().").strip().upper()):
+        if one in names:
+            return LETTERS[names.index(one)]
+    if list(texts).count(word) == 1:
+        return LETTERS[list(texts).index(word)]
+    place = int(word) - first_index if word.isdigit() and len(word) < 4 and not any(name.isdigit() for name in names) else -1
+    if 0 <= place < len(texts):
+        return LETTERS[place]
+    return LETTERS[names.index(begins[1])] if begins and begins[1] in names else None
 
 
 def convert_columns(columns: Columns, row: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -120,11 +130,13 @@ def convert_columns(columns: Columns, row: Mapping[str, Any], where: str) -> dic
     made = {name: value for name in OWN_COLUMNS if (value := columns.held(row, name)) is not None}
     prompt, said = _prompt(columns, row, where)
     made["prompt"] = prompt
+    if isinstance(made.get("answers"), Mapping):
+        made["answers"] = read_answers(made["answers"]) or None
     answers = read_answers(made.pop("answer", said))
     solution = as_text(columns.held(row, "solution"))
     chosen: dict[str, Any] = {}
     if (choices := columns.held(row, "choices")) is not None:
-        chosen = _chosen(prompt, choices, answers, where)
+        chosen = _chosen(prompt, choices, answers, columns.first_index, where)
     else:
         worked = split_worked_answer(answers[0]) if len(answers) == 1 and isinstance(answers[0], str) else None
         if worked is not None:
@@ -188,17 +200,20 @@ def read_answers(value: Any) -> list[Any]:
     """Return what is right: one text or number, or each of several; what is neither is left for the reader of rows to refuse."""
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):  # as SQuAD has it
         value = list(dict.fromkeys(value["text"]))
+    if isinstance(value, Mapping) and isinstance(value.get("value"), str):  # as TriviaQA has it
+        aliases = value.get("aliases")
+        value = list(dict.fromkeys([value["value"], *(aliases if isinstance(aliases, list) else ())]))
     if isinstance(value, list) and value and all(as_text(one) is not None for one in value):
         return [as_text(one) for one in value]
     return [] if value is None else [value if as_text(value) is None else as_text(value)]
 
 
-def _chosen(prompt: Any, choices: Any, answers: list[Any], where: str) -> dict[str, Any]:
+def _chosen(prompt: Any, choices: Any, answers: list[Any], first_index: int, where: str) -> dict[str, Any]:
     texts, labels = read_choices(choices)
     if not isinstance(prompt, str) or not 2 <= len(texts) <= len(LETTERS) or not all(as_text(text) is not None for text in texts):
         raise RowError(f"{where}: choices: got {shorten(choices)}; allowed: two texts or more, beside a question")
     texts = [str(as_text(text)) for text in texts]
-    letters = [letter_of(answer, texts, labels) for answer in answers]
+    letters = [letter_of(answer, texts, labels, first_index) for answer in answers]
     if not letters or None in letters:
         raise RowError(
             f"{where}: the answer is {shorten(answers[0] if answers else None)}, which is none of the {len(texts)} choices; allowed: an index from 0, "

@@ -132,7 +132,9 @@ def _array(text: str, path: Path) -> list[Any] | None:
         ) from None
     if isinstance(content, list):
         return content
-    lists = [value for value in content.values() if _is_list_of_objects(value)] if isinstance(content, dict) else []
+    lists: list[list[Any]] = (
+        [value for value in content.values() if _is_list_of_objects(value)] if isinstance(content, dict) else []
+    )
     if len(lists) == 1 and not _OF_A_ROW & content.keys():
         return lists[0]
     if "\n" in text.strip():

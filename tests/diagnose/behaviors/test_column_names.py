@@ -108,6 +108,12 @@ def test_worked_answers_become_an_answer_and_steps(
         ({"sentence": "s", "question": "q", "option1": "w", "option2": "x", "answer": "2"}, "B"),
         ({"article": "c", "question": "q", "options": ["w", "x"], "answer": "B"}, "B"),
         ({"prompt": "q", "choices": ["1", "2"], "target": "(B)"}, "B"),
+        ({"question": "q", "choices": ["w", "x"], "answer": "b"}, "B"),
+        ({"query": "q", "choices": ["w", "x"], "answer": "B. x"}, "B"),
+        ({"question": "q", "opa": "w", "opb": "x", "cop": 1}, "B"),
+        ({"goal": "q", "sol1": "w", "sol2": "x", "label": 2}, "B"),
+        ({"context": "c", "question": "q", "answerA": "w", "answerB": "x", "label": "2"}, "B"),
+        ({"query": "q", "choices": ["7", "8"], "answer": "8"}, "B"),
     ],
 )
 def test_choices_with_an_index_a_letter_or_a_text(tmp_path: Path, row: Mapping[str, Any], letter: str) -> None:
@@ -115,6 +121,32 @@ def test_choices_with_an_index_a_letter_or_a_text(tmp_path: Path, row: Mapping[s
     (problem,) = behavior.problems
     assert (problem.answer, behavior.verifier.kind) == (letter, "choice")
     assert str(problem.prompt).endswith(f"q\nA. {problem.metadata['choices'][0]}\nB. {problem.metadata['choices'][1]}")
+
+
+def test_choices_that_are_counted_from_one(tmp_path: Path) -> None:
+    rows = [{"query": f"q{i}", "choices": ["w", "x", "y"], "label": i} for i in (1, 2, 3)]
+    from_one = load(tmp_path, *rows)
+    assert [problem.answer for problem in from_one.problems] == ["A", "B", "C"]
+    assert "counted from 1" in from_one.notes[0]
+    from_zero = load(tmp_path, *({**row, "label": row["label"] - 1} for row in rows))
+    assert [problem.answer for problem in from_zero.problems] == ["A", "B", "C"]
+    with refused(BehaviorError, "invalid_row"):
+        load(tmp_path, *rows, {"query": "q", "choices": ["w", "x", "y"], "label": 0})
+
+
+@pytest.mark.parametrize(
+    ("row", "answers"),
+    [
+        (
+            {"context": "c", "question": "q", "answers": {"text": ["Ada", "Ada L.", "Ada"], "answer_start": [1, 1, 1]}},
+            ("Ada", "Ada L."),
+        ),
+        ({"question": "q", "answer": {"value": "Ada", "aliases": ["Ada", "A. L."], "type": "x"}}, ("Ada", "A. L.")),
+        ({"question": "q", "answer": ["Ada", "A. L."]}, ("Ada", "A. L.")),
+    ],
+)
+def test_several_right_answers(tmp_path: Path, row: Mapping[str, Any], answers: tuple[str, ...]) -> None:
+    assert one(tmp_path, row).accepted_answers == answers
 
 
 def test_more_choices_than_ten_widen_the_verifier(tmp_path: Path) -> None:
