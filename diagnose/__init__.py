@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from posttrain.diagnose.behaviors import load_behavior as load_behavior
     from posttrain.diagnose.behaviors import load_behaviors as load_behaviors
     from posttrain.diagnose.comparison.transition import Transition as Transition
-    from posttrain.diagnose.gates.decide_gates import gate as gate
     from posttrain.diagnose.gates.gate_result import GateResult as GateResult
     from posttrain.diagnose.pipeline.assemble import assemble as assemble
     from posttrain.diagnose.pipeline.checkpoint_files import compare_checkpoints as compare_checkpoints
     from posttrain.diagnose.pipeline.compare_files import compare as compare
+    from posttrain.diagnose.pipeline.count_runs import gate as gate
     from posttrain.diagnose.pipeline.diagnose_run import run as run
     from posttrain.diagnose.pipeline.export_run import export as export
     from posttrain.diagnose.pipeline.forecast_run import forecast as forecast
@@ -59,7 +59,7 @@ _HOME = {
     "compare": "pipeline.compare_files",
     "compare_checkpoints": "pipeline.checkpoint_files",
     "export": "pipeline.export_run",
-    "gate": "gates.decide_gates",
+    "gate": "pipeline.count_runs",
     "read_counts": "storage.count_files",
     "write_counts": "storage.count_files",
     "Thresholds": "thresholds",

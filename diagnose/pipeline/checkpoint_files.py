@@ -14,6 +14,7 @@ from posttrain.diagnose.comparison.compare_checkpoints import check_all_comparab
 from posttrain.diagnose.comparison.compare_runs import check_margin
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.pipeline.compare_files import DEFAULT_MARGIN, check_comparison_folder
+from posttrain.diagnose.pipeline.count_runs import with_counts_as_runs
 from posttrain.diagnose.pipeline.run_files import Run, read_run
 from posttrain.diagnose.report.report_files import write_report
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
@@ -41,7 +42,7 @@ def compare_checkpoints(
     """Compare three or more runs with the first, say which checkpoint to keep, and write checkpoints.json and a report to `out`.
 
     Args:
-        runs: Run directories, or runs, of the same behaviors and split, in the order of training.
+        runs: Run directories, runs or files of counts, of the same behaviors and split, in the order of training.
         out: Folder for checkpoints.json, report.html and report.md.
         labels: What to call them, one each; without any, their steps where all are known, else their folders.
         margin: The largest drop of pass@1 on a retention behavior that does not matter.
@@ -62,15 +63,19 @@ def compare_checkpoints(
     _check_labels(labels, len(runs))
     check_comparison_folder(Path(out))
     check_writable(Path(out))
-    for run in runs:
-        if not isinstance(run, DiagnosedRun):
-            RunDirectory(Path(run)).read_json()  # all of them before the samples of any are read
-    read = [read_run(run) for run in runs]
-    last, paths = read[-1].run, " ".join(str(run.path) for run in read)
-    entry = RunEntry(
-        path=str(out), created=last.created, command=command or f"posttrain compare {paths} --out {out}", versions=last.versions
-    )
-    file = checkpoints_file(read, entry, labels=labels, margin=margin)
+    with with_counts_as_runs(runs) as found:
+        for run in found:
+            if run is not None and not isinstance(run, DiagnosedRun):
+                RunDirectory(Path(run)).read_json()  # all of them before the samples of any are read
+        read = [read_run(run) for run in found if run is not None]
+        last, paths = read[-1].run, " ".join(str(run.path) for run in read)
+        entry = RunEntry(
+            path=str(out),
+            created=last.created,
+            command=command or f"posttrain compare {paths} --out {out}",
+            versions=last.versions,
+        )
+        file = checkpoints_file(read, entry, labels=labels, margin=margin)
     with locked_folder(Path(out)):
         check_comparison_folder(Path(out))
         write_model(Path(out) / "checkpoints.json", file)

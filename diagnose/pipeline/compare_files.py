@@ -11,6 +11,7 @@ from posttrain.diagnose.comparison.compare_runs import check_margin, compare_run
 from posttrain.diagnose.comparison.transition import Transition
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.pipeline.comparison_file import comparison_file
+from posttrain.diagnose.pipeline.count_runs import with_counts_as_runs
 from posttrain.diagnose.pipeline.run_files import Run, read_run
 from posttrain.diagnose.report.report_files import write_report
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
@@ -42,7 +43,7 @@ def compare(
     """Compare two runs on the behaviors that both measured, and write compare.json and a report to `out`.
 
     Args:
-        before: A run directory, or a run.
+        before: A run directory, a run, or a file of counts (`{"id", "c", "n"}`).
         after: The same, measured with the same behaviors and split.
         out: Folder for compare.json, report.html and report.md.
         null: A second run of the model before (another seed), as a run directory or a run, for support dynamics to be compared with; None
@@ -59,14 +60,17 @@ def compare(
     """
     check_comparison_folder(Path(out))
     check_writable(Path(out))
-    transition = compare_folders(before, after, null=null, margin=margin, trained=trained, stage=stage)
-    run = transition.after.run
-    command = command or f"posttrain compare {transition.before.path} {transition.after.path} --out {out}"
-    entry = RunEntry(path=str(out), created=run.created, command=command, versions=run.versions)
-    with locked_folder(Path(out)):
-        check_comparison_folder(Path(out))
-        write_comparison(Path(out), transition, entry, transition.after.settings)
-        write_report(Path(out))
+    with with_counts_as_runs((before, after, null)) as (first, last, second):
+        assert first is not None
+        assert last is not None
+        transition = compare_folders(first, last, null=second, margin=margin, trained=trained, stage=stage)
+        run = transition.after.run
+        command = command or f"posttrain compare {transition.before.path} {transition.after.path} --out {out}"
+        entry = RunEntry(path=str(out), created=run.created, command=command, versions=run.versions)
+        with locked_folder(Path(out)):
+            check_comparison_folder(Path(out))
+            write_comparison(Path(out), transition, entry, transition.after.settings)
+            write_report(Path(out))
     return transition
 
 

@@ -20,7 +20,11 @@ EXAMPLES = (
 
 def gate(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Folder of a `posttrain diagnose`; of a `compare` or `loop` for delta pass@K.")
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="Folder of a `posttrain diagnose` or `import`, or a file of counts ({id, c, n} per line); of a `compare` or `loop` for delta pass@K.",
+        ),
     ],
     conditions: Annotated[
         list[str],

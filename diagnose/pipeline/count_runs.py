@@ -1,0 +1,74 @@
+"""Files of counts in the place of runs: imported into a folder that lasts as long as they are needed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from posttrain.diagnose.gates.decide_gates import gate as gate_folder
+from posttrain.diagnose.gates.gate_result import GateResult
+from posttrain.diagnose.importing.formats.counts import COUNTS
+from posttrain.diagnose.importing.imported import ReadOptions
+from posttrain.diagnose.importing.source_rows import behavior_of_file
+from posttrain.diagnose.pipeline.diagnosis_file import diagnosis_file
+from posttrain.diagnose.pipeline.import_run import ImportSettings, store_run
+from posttrain.diagnose.pipeline.run_files import Run
+from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
+from posttrain.diagnose.storage.json_model import write_model
+from posttrain.diagnose.storage.run_directory import RunDirectory
+
+
+@contextmanager
+def with_counts_as_runs(runs: Sequence[Run | None]) -> Iterator[list[Run | None]]:
+    """Yield runs in which files of counts are imported, all under one name of a behavior, so that they pair by the ids of their problems.
+
+    Args:
+        runs: Run directories, runs, None, or JSONL files of `{"id", "c", "n"}`.
+
+    Raises:
+        SourceError: A file holds no counts.
+    """
+    files = [Path(run) for run in runs if _is_file(run)]
+    stems = {behavior_of_file(file) for file in files}
+    name = stems.pop() if len(stems) == 1 else "counts"
+    with tempfile.TemporaryDirectory() as folder:
+        yield [
+            _import_counts(Path(os.fspath(run)), Path(folder) / str(number), name) if run is not None and _is_file(run) else run
+            for number, run in enumerate(runs)
+        ]
+
+
+def gate(run: str | os.PathLike[str], conditions: Sequence[str]) -> GateResult:
+    """Decide conditions on a finished run, on a comparison of two, or on a file of counts.
+
+    Args:
+        run: The folder of a `posttrain diagnose` or `import` (or the run), of a `posttrain compare` or `loop` for conditions on `delta pass@K`, or a JSONL
+            file of `{"id", "c", "n"}`.
+        conditions: One or several, all of which must hold, such as `pass@16>=0.5`; see `gates.decide_gates`.
+
+    Raises:
+        SettingsError: A condition is malformed, or names a behavior that was not measured.
+        RunError: The folder does not hold what the conditions are about.
+        SourceError: The file holds no counts.
+    """
+    with with_counts_as_runs([run]) as (found,):
+        if isinstance(found, DiagnosedRun) and _is_file(run):
+            folder = RunDirectory(Path(found.run.path))
+            write_model(folder.diagnosis_json, diagnosis_file(found))
+            return gate_folder(folder.path, conditions)
+    return gate_folder(run, conditions)
+
+
+def _is_file(run: Run | None) -> bool:
+    return run is not None and not isinstance(run, DiagnosedRun) and Path(run).is_file()
+
+
+def _import_counts(file: Path, folder: Path, name: str) -> DiagnosedRun:
+    """Return the run of a file of counts, which is called after the file."""
+    found = COUNTS.read([file], ReadOptions(behavior=name))
+    run = store_run(found, ImportSettings(out=folder, paths=[file], command=f"posttrain import counts {file} --out RUN"))
+    return replace(run, path=file)
