@@ -12,12 +12,12 @@ from pydantic import TypeAdapter
 from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
 from posttrain.diagnose.decide.evidence import Measurements
+from posttrain.diagnose.decide.turn_limits import decide_turn_limits
 from posttrain.diagnose.decide.verdict import diagnose_behavior
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.importing.source_facts import SourceFacts
 from posttrain.diagnose.measure.reference_likelihood import summarize_references
 from posttrain.diagnose.measure.success_counts import count_successes
-from posttrain.diagnose.measure.turn_limits import measure_turn_limits
 from posttrain.diagnose.probes.runner import read_probe_results
 from posttrain.diagnose.sampling.token_limit import recorded_limit
 from posttrain.diagnose.stage_catalogue import Need, available_needs
@@ -139,22 +139,17 @@ def _measure(
     )
     if source is not None:  # what graded these samples is there, though not with us
         available |= {Need.VERIFIER}
-    diagnosis = diagnose_behavior(
-        Measurements(
-            behavior=behavior,
-            problems=problems,
-            counts=sampling,
-            validity=validity,
-            paths=likelihood,
-            findings=findings,
-            cost=directory.cost(behavior.name, table, findings),
-            source=source,
-        ),
-        thresholds=thresholds,
-        available=available,
-        seed=settings["seed"],
-        retained=retained,
+    measured = Measurements(
+        behavior=behavior,
+        problems=problems,
+        counts=sampling,
+        validity=validity,
+        paths=likelihood,
+        findings=findings,
+        cost=directory.cost(behavior.name, table, findings),
+        source=source,
     )
+    diagnosis = diagnose_behavior(measured, thresholds=thresholds, available=available, seed=settings["seed"], retained=retained)
     if not all(table.with_checksum):
         diagnosis = replace(diagnosis, caveats=(*diagnosis.caveats, Note("no_checksums", NO_CHECKSUMS)))
     if behavior.name in settings.get("regraded", {}).get("behaviors", ()):
@@ -170,9 +165,7 @@ def _measure(
         answers=answers,
         table=table,
         paths=paths,
-        turn_limits=measure_turn_limits(
-            behavior, sampling, table, Thresholds.from_json(settings["thresholds"]), seed=settings["seed"]
-        ),
+        turn_limits=decide_turn_limits(measured, table, thresholds, seed=settings["seed"]),
     )
 
 

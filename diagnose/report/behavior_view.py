@@ -110,7 +110,7 @@ def _turns_view(limits: Sequence[TurnLimitEntry], methods: MethodNotes) -> dict[
                 str(limit.turns),
                 f"{limit.num_correct} of {limit.num_samples}",
                 [_pass_at(limit.pass_at_k, k) for k in ks],
-                f"{limit.label} ({format_number(limit.confidence)})",
+                f"{limit.label}{f', leans to {BOTTLENECKS[limit.leans_to][0]}' if limit.leans_to else ''} ({format_number(limit.confidence)})",
             )
             for limit in limits
         ],

@@ -85,10 +85,13 @@ class TurnLimitEntry(FileModel):
     pass_at_k: Sequence[PassAtKEntry] = ()
     """pass@(k, T) for k = 1 and the largest k, up to the primary one, that every problem has samples for."""
     bottleneck: Bottleneck
-    """The most probable label."""
+    """The label from these samples alone."""
     label: str = ""
     """The same for people."""
     confidence: Number
+    """Its probability, or that of `leans_to`."""
+    leans_to: Bottleneck | None = None
+    """The most probable label where it is `inconclusive`."""
 
 
 class AlternativeEntry(FileModel):

@@ -71,9 +71,11 @@ class TurnLimit:
     pass_at_k: tuple[PassAtK, ...]
     """pass@(k, T) for k = 1 and the largest k, up to the primary one, that every problem has samples for."""
     bottleneck: Bottleneck
-    """The most probable label."""
+    """The label from these samples alone."""
     confidence: float
-    """Its posterior probability."""
+    """Its probability, or that of `leans_to`."""
+    leans_to: Bottleneck | None = None
+    """The most probable label where it is `inconclusive`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "posttrain import counts pass_counts.jsonl --out runs/mine",
     "posttrain import table samples.csv --columns problem=qid correct=is_right text=output --out runs/mine",
+    "posttrain import prime-rl outputs/rollouts --by-step --out runs/steps",
+    "posttrain import trl output/completions --score accuracy_reward --step 200 --out runs/step-200",
     "posttrain import table rollouts.parquet --columns correct=reward --success 0.5 --by-step --out runs/steps",
 )
 
@@ -58,6 +60,12 @@ def import_(
         str | None, typer.Option("--step", metavar="POLICY", help="Which step or model to take, where there are several.")
     ] = None,
     by_step: Annotated[bool, typer.Option("--by-step", help="Write one run per step or model, in OUT/POLICY.")] = False,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer", metavar="NAME", help="What turns token ids into texts, for open-instruct, which keeps ids alone."
+        ),
+    ] = None,
     accept_biased: Annotated[
         bool,
         typer.Option(
@@ -76,7 +84,12 @@ def import_(
     from posttrain.diagnose.pipeline.read_and_import import read_samples
 
     read = ReadOptions(
-        columns=_pairs(columns or ()), score=score, filter=filter_name, behavior=behavior, accept_biased=accept_biased
+        columns=_pairs(columns or ()),
+        score=score,
+        filter=filter_name,
+        behavior=behavior,
+        tokenizer=tokenizer,
+        accept_biased=accept_biased,
     )
     settings = ImportSettings(
         out=out, success=success, split=options.any_split(split), step=step, paths=paths, command=typed_command()

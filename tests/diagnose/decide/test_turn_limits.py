@@ -11,8 +11,9 @@ import pytest
 from helpers.rollout_files import write_rows
 
 from posttrain.analysis.stats import pass_at_k
-from posttrain.diagnose.measure.turn_limits import choose_limits
-from posttrain.diagnose.pipeline.read_and_import import import_samples
+from posttrain.diagnose.decide.turn_limits import choose_limits
+from posttrain.diagnose.pipeline.import_run import ImportSettings, store_run
+from posttrain.diagnose.pipeline.read_and_import import import_samples, read_samples
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.types import Bottleneck
 
@@ -29,8 +30,13 @@ def episode(problem: int, turns: int, reward: float | None, **others: Any) -> di
 
 
 def run_of(folder: Path, problems: Sequence[Sequence[Sample]]) -> DiagnosedRun:
+    """Return a run that is stored and decided, without a report."""
+    return store_run(read_samples("verifiers", rows_of(folder, problems)), ImportSettings(out=folder / "run"))
+
+
+def rows_of(folder: Path, problems: Sequence[Sequence[Sample]]) -> Path:
     rows = [episode(i, turns, reward) for i, samples in enumerate(problems) for turns, reward in samples]
-    return import_samples("verifiers", write_rows(folder / "results.jsonl", rows), out=folder / "run")
+    return write_rows(folder / "results.jsonl", rows)
 
 
 def test_counts_by_turns_are_those_of_the_samples(tmp_path: Path):
@@ -47,7 +53,21 @@ def test_counts_by_turns_are_those_of_the_samples(tmp_path: Path):
     assert all(before <= after for before, after in pairwise(estimates))
 
 
-def test_a_behavior_out_of_reach_in_one_turn_is_mastered_in_two(tmp_path: Path):
+def test_the_label_at_most_turns_is_that_of_the_verdict_and_is_open_for_the_same_reasons(tmp_path: Path):
+    mastered = run_of(tmp_path / "a", [[(2, 1.0)] * 64] * 12).behaviors[0]
+    first, last = mastered.turn_limits
+    assert (last.bottleneck, mastered.diagnosis.bottleneck) == (Bottleneck.MASTERED, Bottleneck.MASTERED)
+    # Nothing is right in one turn, and the source does not tell the sampler: that says nothing about support.
+    assert (first.bottleneck, first.leans_to) == (Bottleneck.INCONCLUSIVE, Bottleneck.MISSING_SUPPORT)
+    few = run_of(tmp_path / "b", [[(2, 1.0), (1, 0.0)] * 8] * 2).behaviors[0]
+    assert (few.turn_limits[-1].bottleneck, few.diagnosis.bottleneck) == (Bottleneck.INCONCLUSIVE, Bottleneck.INCONCLUSIVE)
+    assert few.turn_limits[-1].leans_to == few.diagnosis.leans_to
+
+
+def test_a_policy_that_was_sampled_as_it_is_has_a_label_at_every_limit(tmp_path: Path):
+    (tmp_path / "metadata.json").write_text(
+        '{"env_id": "maze", "model": "m", "sampling_args": {"temperature": 1.0, "max_tokens": 64}}'
+    )
     limits = run_of(tmp_path, [[(2, 1.0)] * 64] * 12).behaviors[0].turn_limits
     assert [limit.bottleneck for limit in limits] == [Bottleneck.MISSING_SUPPORT, Bottleneck.MASTERED]
 
@@ -58,13 +78,11 @@ def test_a_missing_grade_counts_at_no_limit(tmp_path: Path):
 
 
 def test_samples_of_one_turn_have_no_table(tmp_path: Path):
-    run = run_of(tmp_path, [[(1, 1.0), (1, 0.0)]] * 4)
-    assert run.behaviors[0].turn_limits == ()
-    assert "pass@(" not in (run.path / "report.md").read_text()
+    assert run_of(tmp_path, [[(1, 1.0), (1, 0.0)]] * 4).behaviors[0].turn_limits == ()
 
 
 def test_the_report_and_the_file_have_the_table(tmp_path: Path):
-    run = run_of(tmp_path, [[(1, 1.0), (2, 1.0), (3, 0.0)]] * 6)
+    run = import_samples("verifiers", rows_of(tmp_path, [[(1, 1.0), (2, 1.0), (3, 0.0)]] * 6), out=tmp_path / "run")
     assert "pass@(1, T)" in (run.path / "report.md").read_text()
     assert "pass@(1, T)" in run.report_html.read_text()
     from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile
