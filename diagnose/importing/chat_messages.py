@@ -144,7 +144,7 @@ def _model_turn(items: Iterable[Mapping[str, Any]]) -> Message:
         else:
             called = {"name": item.get("name") or item.get("type"), "arguments": item.get("arguments", "")}
             calls.append({"id": item.get("call_id") or item.get("id"), "type": "function", "function": called})
-    extra = {"tool_calls": calls} if calls else {}
+    extra: dict[str, Any] = {"tool_calls": calls} if calls else {}
     if reasoning:
         extra |= {"reasoning_content": reasoning}
     return Message(ASSISTANT, content, json.dumps(extra, ensure_ascii=False, default=str) if extra else "")

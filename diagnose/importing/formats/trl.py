@@ -30,7 +30,7 @@ def read_trl(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
     refuse_unused(options, "trl", "score")
     rows, ids = RowReader(), ProblemIds()
     samples: list[ImportedSample] = []
-    before: list[Mapping[str, Any]] = []
+    before: list[dict[str, Any]] = []
     num_repeated = 0
     for path in find_files(paths, _WANTED, "**/completions_*.parquet"):
         read = list(rows.parquet(path))
