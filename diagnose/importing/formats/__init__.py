@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from posttrain.diagnose.importing.formats.areal import AREAL
 from posttrain.diagnose.importing.formats.counts import COUNTS
+from posttrain.diagnose.importing.formats.inspect_reader import INSPECT
 from posttrain.diagnose.importing.formats.lm_eval import LM_EVAL
 from posttrain.diagnose.importing.formats.nemo_gym import NEMO_GYM
 from posttrain.diagnose.importing.formats.nemo_rl import NEMO_RL
@@ -18,6 +19,6 @@ from posttrain.diagnose.importing.imported import Format
 
 FORMATS: dict[str, Format] = {
     one.name: one
-    for one in (COUNTS, TABLE, LM_EVAL, VERIFIERS, PRIME_RL, NEMO_GYM, NEMO_RL, VERL, TRL, OPEN_INSTRUCT, TINKER, AREAL)
+    for one in (COUNTS, TABLE, LM_EVAL, INSPECT, VERIFIERS, PRIME_RL, NEMO_GYM, NEMO_RL, VERL, TRL, OPEN_INSTRUCT, TINKER, AREAL)
 }
 """Name on the command line → format; register a new one here."""

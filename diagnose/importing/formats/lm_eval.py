@@ -87,7 +87,7 @@ class TaskReader:
     """The same of filters."""
     samplings: set[Sampling | None] = field(default_factory=set)
     gradings: Counter[Grading] = field(default_factory=Counter)
-    """Documents by what their metric speaks of."""
+    """Documents by what their metric is of."""
     without_ids: bool = False
     _filters: dict[str, None] = field(default_factory=dict)
     _metrics: list[str] = field(default_factory=list)

@@ -34,7 +34,7 @@ _TRUNCATION = ("top_p", "top_k")
 
 
 class Grading(StrEnum):
-    """Of which responses to a document the metric speaks."""
+    """Which responses to a document the metric is of."""
 
     EACH = "each"
     FIRST = "first"
@@ -139,7 +139,7 @@ class DocumentRow:
         return [one.strip() for one in continuations]
 
     def responses(self, metric: str | None, is_vote: bool) -> tuple[list[Response], Grading]:
-        """Return every response to the document, and of which the metric speaks.
+        """Return every response to the document, and which the metric is of.
 
         Args:
             metric: The one that counts; None where nothing was graded.
@@ -192,7 +192,7 @@ class DocumentRow:
 
     @staticmethod
     def _together(texts: Sequence[str], metric: str, score: float | None) -> tuple[list[Response], Grading]:
-        """Return the responses that one number speaks of: each is graded where it is the share of successes.
+        """Return the responses that one number is of: each is graded where it is the share of successes.
 
         Which ones succeeded is told only where all did or none; else their texts are left out.
         """
