@@ -71,7 +71,12 @@ def as_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def list_choices(question: str, texts: Sequence[str]) -> str:
-    """Return a question with its choices below it, each behind a letter."""
+    """Return a question with its choices below it, each behind a letter; as it is where it lists them already."""
+    if all(
+        re.search(rf"^\W*{LETTERS[place]}\W{{1,3}}\s*{re.escape(text.strip())}", question, re.M)
+        for place, text in enumerate(texts)
+    ):
+        return question
     listed = "\n".join(f"{LETTERS[place]}. {text.strip()}" for place, text in enumerate(texts))
     return f"{question.strip()}\n{listed}"
 
@@ -82,9 +87,8 @@ def read_choices(found: Any) -> tuple[list[Any], list[str]]:
         return list(found.get("text", ())), [str(label) for label in found.get("label", ())]
     if isinstance(found, Mapping):  # {"A": "one", "B": "two"}
         return list(found.values()), [str(label) for label in found]
-    if (
-        isinstance(found, list) and found and all(isinstance(one, Mapping) and len(one) == 1 for one in found)
-    ):  # [{"A": "one"}, {"B": "two"}]
+    # [{"A": "one"}, {"B": "two"}]
+    if isinstance(found, list) and found and all(isinstance(one, Mapping) and len(one) == 1 for one in found):
         return [text for one in found for text in one.values()], [str(label) for one in found for label in one]
     if isinstance(found, list) and found and all(isinstance(one, Mapping) for one in found):
         return [one.get("text") for one in found], [str(one.get("label")) for one in found]
@@ -132,8 +136,10 @@ def convert_columns(columns: Columns, row: Mapping[str, Any], where: str) -> dic
     made["prompt"] = prompt
     if isinstance(made.get("answers"), Mapping):
         made["answers"] = read_answers(made["answers"]) or None
-    answers = read_answers(made.pop("answer", said))
     solution = as_text(columns.held(row, "solution"))
+    if "answer" in made and solution is None:
+        solution = as_text(said)
+    answers = read_answers(made.pop("answer", said))
     chosen: dict[str, Any] = {}
     if (choices := columns.held(row, "choices")) is not None:
         chosen = _chosen(prompt, choices, answers, columns.first_index, where)
@@ -143,7 +149,7 @@ def convert_columns(columns: Columns, row: Mapping[str, Any], where: str) -> dic
             answers, solution = [worked.answer], solution or worked.solution
         made |= {"answer": answers[0]} if answers else {}
         if len(answers) > 1:
-            made["answers"] = answers[1:]
+            made["answers"] = [*answers[1:], *(made.get("answers") or ())]
     if "id" in made:
         made["id"] = as_text(made["id"]) or made["id"]
     if solution and solution.strip() and "references" not in made:
@@ -205,12 +211,17 @@ def read_answers(value: Any) -> list[Any]:
         value = list(dict.fromkeys([value["value"], *(aliases if isinstance(aliases, list) else ())]))
     if isinstance(value, list) and value and all(as_text(one) is not None for one in value):
         return [as_text(one) for one in value]
-    return [] if value is None else [value if as_text(value) is None else as_text(value)]
+    return [] if value in (None, []) else [value if as_text(value) is None else as_text(value)]
 
 
 def _chosen(prompt: Any, choices: Any, answers: list[Any], first_index: int, where: str) -> dict[str, Any]:
     texts, labels = read_choices(choices)
-    if not isinstance(prompt, str) or not 2 <= len(texts) <= len(LETTERS) or not all(as_text(text) is not None for text in texts):
+    question = prompt[-1].get("content") if isinstance(prompt, list) and prompt and isinstance(prompt[-1], Mapping) else prompt
+    if (
+        not isinstance(question, str)
+        or not 2 <= len(texts) <= len(LETTERS)
+        or not all(as_text(text) is not None for text in texts)
+    ):
         raise RowError(f"{where}: choices: got {shorten(choices)}; allowed: two texts or more, beside a question")
     texts = [str(as_text(text)) for text in texts]
     letters = [letter_of(answer, texts, labels, first_index) for answer in answers]
@@ -219,6 +230,9 @@ def _chosen(prompt: Any, choices: Any, answers: list[Any], first_index: int, whe
             f"{where}: the answer is {shorten(answers[0] if answers else None)}, which is none of the {len(texts)} choices; allowed: an index from 0, "
             "a label or a letter"
         )
-    found = {"prompt": list_choices(prompt, texts), "answer": letters[0]}
+    asked: Any = list_choices(question, texts)
+    if isinstance(prompt, list):
+        asked = [*prompt[:-1], {**prompt[-1], "content": asked}]
+    found = {"prompt": asked, "answer": letters[0]}
     more = {"answers": letters[1:]} if len(letters) > 1 else {}
     return {**found, **more, "metadata": {"choices": [text.strip() for text in texts]}}

@@ -54,6 +54,8 @@ def test_a_chat_is_the_prompt_and_its_last_turn_the_answer(tmp_path: Path) -> No
     assert one(tmp_path, {"messages": turns, "answer": 2}).prompt == asked
     answered = one(tmp_path, {"messages": [*turns, {"role": "assistant", "content": "2"}]})
     assert (answered.prompt, answered.answer) == (asked, "2")
+    worked = one(tmp_path, {"messages": [*turns, {"role": "assistant", "content": "1+1\nis 2"}], "answer": 2})
+    assert (worked.prompt, worked.answer, worked.references[0].steps) == (asked, "2", ("1+1\n", "is 2"))
     ideal = one(tmp_path, {"input": turns, "ideal": ["2", "two"]})
     assert (ideal.prompt, ideal.accepted_answers) == (asked, ("2", "two"))
 
@@ -123,6 +125,15 @@ def test_choices_with_an_index_a_letter_or_a_text(tmp_path: Path, row: Mapping[s
     assert str(problem.prompt).endswith(f"q\nA. {problem.metadata['choices'][0]}\nB. {problem.metadata['choices'][1]}")
 
 
+@pytest.mark.parametrize("listed", ["A. w\nB. x", "(A) w\n(B) x", "A: w\nB: x", "- A) w\n- B) x"])
+def test_choices_that_the_question_lists_are_not_listed_again(tmp_path: Path, listed: str) -> None:
+    row = {"prompt": f"q\n{listed}", "choices": ["w", "x"], "answer": 1}
+    assert one(tmp_path, row).prompt == row["prompt"]
+    assert one(tmp_path, {**row, "prompt": "w or x?"}).prompt == "w or x?\nA. w\nB. x"
+    chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "w or x?"}]
+    assert one(tmp_path, {**row, "prompt": chat}).prompt == (Message("system", "s"), Message("user", "w or x?\nA. w\nB. x"))
+
+
 def test_choices_that_are_counted_from_one(tmp_path: Path) -> None:
     rows = [{"query": f"q{i}", "choices": ["w", "x", "y"], "label": i} for i in (1, 2, 3)]
     from_one = load(tmp_path, *rows)
@@ -143,6 +154,8 @@ def test_choices_that_are_counted_from_one(tmp_path: Path) -> None:
         ),
         ({"question": "q", "answer": {"value": "Ada", "aliases": ["Ada", "A. L."], "type": "x"}}, ("Ada", "A. L.")),
         ({"question": "q", "answer": ["Ada", "A. L."]}, ("Ada", "A. L.")),
+        ({"prompt": "q", "answer": ["Ada", "A."], "answers": ["L."]}, ("Ada", "A.", "L.")),
+        ({"prompt": "q", "gold": "Ada", "answers": {"text": []}}, ("Ada",)),
     ],
 )
 def test_several_right_answers(tmp_path: Path, row: Mapping[str, Any], answers: tuple[str, ...]) -> None:
