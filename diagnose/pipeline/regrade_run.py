@@ -45,6 +45,8 @@ from posttrain.diagnose.verifiers.thinking import opening_in_prompt
 
 _IMPORTED = "imported"
 """Engine of imported samples; a text of theirs that is empty was not stored."""
+_MOST_TRIED = 256
+"""Problems on which the verifier is tried, about, where there are more."""
 _GRADE = ("status", "score", "extracted", "lenient_score", "detail", "answer_start")
 
 
@@ -254,7 +256,7 @@ def _check_again(work: _Regrading, behavior: Behavior, grader: Grader) -> Any:
         rollouts=table,
         paths=tuple(work.out.read_paths(behavior.name)),
     )
-    selftest = verifier_selftest(behavior, grader, problems, thresholds)
+    selftest = verifier_selftest(behavior, grader, problems[:: max(1, len(problems) // _MOST_TRIED)], thresholds)
     return check_regraded(behavior, thresholds, read_validity(work.source, behavior), selftest, samples)
 
 
