@@ -23,7 +23,7 @@ from posttrain.diagnose.behaviors.chat_turns import read_turns, refuse_empty
 from posttrain.diagnose.behaviors.row_files import ROW_FILES, RowError, read_objects, require_file, row_suffix
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten
-from posttrain.diagnose.types import Message, PromptFormat
+from posttrain.diagnose.types import Message, PromptFormat, Split
 
 ALLOWED = (
     '{"prompt", "completion"}, {"prompt", "chosen", "rejected"}, {"prompt", "completion", "label"}, {"prompt", "completions", "labels"}, '
@@ -127,6 +127,7 @@ def read_training_rows(path: str | Path, wanted: frozenset[RowKind] = frozenset(
     path = Path(path)
     rows: list[DataRow] = []
     for where, row in _objects(path):
+        _refuse_measured(row, where)
         columns = _columns(row, wanted, where)
         found = _with_system(_read_row(row, columns, len(rows), where), row, where)
         read = columns | _BESIDE
@@ -154,6 +155,16 @@ def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise BehaviorError(f"{path}: got a {path.suffix or 'nameless'} file; allowed: {ROW_FILES}", code="unsupported_file")
     for _, where, row in read_objects(path, wanted, f"such as {ALLOWED}"):
         yield where, row
+
+
+def _refuse_measured(row: Mapping[str, Any], where: str) -> None:
+    """Refuse a row that says that it is measured: a row of a problem file of ours, such as that of an imported run."""
+    if (split := row.get("split")) in (Split.EVAL, Split.FINAL):
+        raise BehaviorError(
+            f"{where}: split: got {split}, which says that the row is measured, and measured problems are never trained on; give rows of the train split, or "
+            "import with --split train where they are for that",
+            code="measured_row",
+        )
 
 
 def _held(row: Mapping[str, Any]) -> frozenset[str]:

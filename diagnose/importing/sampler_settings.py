@@ -11,6 +11,9 @@ from posttrain.diagnose.types import Sampling
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens")
 _NUMBERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
+NAMES = (*_NUMBERS, "max_tokens")
+"""Settings that a user may name."""
+
 
 def read_sampling(settings: Any) -> Sampling | None:
     """Return the settings of a sampler; None where they do not tell its temperature, which a server then chooses.

@@ -28,7 +28,7 @@ from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import BEHAVIORS, RunDirectory
 from posttrain.diagnose.strict_settings import closest
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, Split, StopReason
+from posttrain.diagnose.types import Behavior, Sampling, Split, StopReason
 
 _MOST_NAMED = 8
 """Policies that a message names."""
@@ -46,6 +46,8 @@ class ImportSettings:
     """What the problems may be used for: those of eval are never trained on."""
     step: str | None = None
     """Which policy to take where the samples are of several."""
+    sampling: Sampling | None = None
+    """How the samples were taken, where the source does not tell and the user knows; `max_tokens` 0 where the limit is not known."""
     thresholds: Thresholds = field(default_factory=Thresholds)
     """Every number that the verdict depends on."""
     paths: Sequence[str | os.PathLike[str]] = ()
@@ -78,7 +80,7 @@ def store_run(found: ImportedSamples, settings: ImportSettings, reporter: Report
         reporter: Where progress goes.
 
     Raises:
-        SourceError: There are no samples (`no_samples`), they are of several policies (`several_policies`), or of none that is asked for
+        SourceError: The source tells that it sampled otherwise than is said (`other_sampling`); there are no samples (`no_samples`), they are of several policies (`several_policies`), or of none that is asked for
             (`unknown_policy`), or their scores do not say what is right (see `read_scores`).
         RunError: The folder holds something else.
     """
@@ -86,7 +88,8 @@ def store_run(found: ImportedSamples, settings: ImportSettings, reporter: Report
     directory.check("diagnose", {})
     policy, samples = choose_policy(found.samples, settings.step)
     behaviors = group_by_behavior(samples, settings.success)
-    source = replace(found.source, untold=found.source.untold | _lacking(samples, found.source))
+    source = _with_sampling(found.source, settings.sampling)
+    source = replace(source, untold=source.untold | _lacking(samples, source))
     with tempfile.TemporaryDirectory() as folder, locked_folder(directory.path):
         loaded = [write_behavior(Path(folder), one, source, settings.split) for one in behaviors]
         own = [replace(one, source=str(directory.path / BEHAVIORS / f"{one.name}.yaml")) for one in loaded]
@@ -167,6 +170,19 @@ def _finish(
     validity = check_imported(behavior, counts, source.untold, settings.thresholds)
     directory.write_part("validity", samples.name, ValidityEntry.model_validate(validity).to_json())
     directory.write_done(samples.name, SamplingEntry(ended_code=ENGINE).to_json())
+
+
+def _with_sampling(source: SampleSource, said: Sampling | None) -> SampleSource:
+    """Return a source with what the user says of its sampler."""
+    if said is None:
+        return source
+    if source.sampling is not None and replace(source.sampling, max_tokens=1) != replace(said, max_tokens=1):
+        raise SourceError(
+            f"--sampling: got temperature {said.temperature:g}, top_p {said.top_p:g}, and the source tells temperature "
+            f"{source.sampling.temperature:g}, top_p {source.sampling.top_p:g}; leave it out",
+            code="other_sampling",
+        )
+    return replace(source, sampling=source.sampling or said, untold=source.untold - {Untold.SAMPLING})
 
 
 def _lacking(samples: Sequence[ImportedSample], source: SampleSource) -> frozenset[Untold]:

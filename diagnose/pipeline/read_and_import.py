@@ -16,7 +16,7 @@ from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.strict_settings import unknown
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Split
+from posttrain.diagnose.types import Sampling, Split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +30,7 @@ class ImportOptions(TypedDict, total=False):
     success: float | None
     split: Split
     step: str | None
+    sampling: Sampling | None
     thresholds: Thresholds
     command: str
 
@@ -51,7 +52,7 @@ def import_samples(
         out: The run directory.
         read: What is said about the source: `columns`, `score`, `behavior`, ...
         reporter: Where progress goes.
-        options: `success`, `split`, `step`, `thresholds`, `command`.
+        options: `success`, `split`, `step`, `sampling`, `thresholds`, `command`.
 
     Returns:
         The run, with its diagnoses; `compare`, `gate`, `plot` and `rewrite_report` take it.

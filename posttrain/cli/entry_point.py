@@ -59,11 +59,11 @@ class _Verbs(typer.core.TyperGroup):
 
 
 class _Verb(typer.core.TyperCommand):
-    """A verb; `--retain` takes all names up to the next option, `--map` and `--columns` all pairs."""
+    """A verb; `--retain` takes all names up to the next option, `--map`, `--columns` and `--sampling` all pairs."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse what stands behind the verb."""
-        for option, within in (("--retain", ""), ("--map", "="), ("--columns", "=")):
+        for option, within in (("--retain", ""), ("--map", "="), ("--columns", "="), ("--sampling", "=")):
             args = repeat_option(args, option, within)
         return super().parse_args(ctx, args)
 

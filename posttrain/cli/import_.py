@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,18 +14,31 @@ from posttrain.cli.printing import open_reporter, print_diagnosis, typed_command
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from posttrain.diagnose.types import Sampling
+
 EXAMPLES = (
     "posttrain import counts pass_counts.jsonl --out runs/mine",
     "posttrain import table samples.csv --columns problem=qid correct=is_right text=output --out runs/mine",
+    "posttrain import lm-eval results/ --out runs/harness",
     "posttrain import prime-rl outputs/rollouts --by-step --out runs/steps",
     "posttrain import trl output/completions --score accuracy_reward --step 200 --out runs/step-200",
     "posttrain import table rollouts.parquet --columns correct=reward --success 0.5 --by-step --out runs/steps",
 )
 
 
+def _list_formats(asked: bool) -> None:
+    """Print the formats, and end."""
+    if asked:
+        from posttrain.diagnose.importing.formats import FORMATS
+
+        for one in FORMATS.values():
+            print(f"{one.name:<16}{one.title}: {one.files}")
+        raise typer.Exit
+
+
 def import_(
     format_name: Annotated[
-        str, typer.Argument(metavar="FORMAT", help="What wrote the files; see docs/importing.md for what each can tell.")
+        str, typer.Argument(metavar="FORMAT", help="What wrote the files: table, counts, or a tool; --list has all.")
     ],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, or folders that hold them.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the run; with --by-step, for one run per policy.")],
@@ -46,6 +60,15 @@ def import_(
     ] = None,
     behavior: Annotated[
         str | None, typer.Option("--behavior", metavar="NAME", help="Which task of several to take, or how to call the only one.")
+    ] = None,
+    sampling: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sampling",
+            metavar="NAME=X...",
+            help="How the samples were taken, where you know and the files do not tell: temperature=1 top_p=1 top_k=0 max_tokens=4096. Without it a missing "
+            "success says nothing about support.",
+        ),
     ] = None,
     success: Annotated[
         float | None,
@@ -72,6 +95,9 @@ def import_(
             "--accept-biased", help="Take a source that left samples out in a way that shifts success rates; the report says so."
         ),
     ] = False,
+    list_formats: Annotated[
+        bool, typer.Option("--list", help="List the formats, and stop.", is_eager=True, callback=_list_formats)
+    ] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -84,7 +110,7 @@ def import_(
     from posttrain.diagnose.pipeline.read_and_import import read_samples
 
     read = ReadOptions(
-        columns=_pairs(columns or ()),
+        columns=_pairs("--columns", columns or ()),
         score=score,
         filter=filter_name,
         behavior=behavior,
@@ -92,7 +118,13 @@ def import_(
         accept_biased=accept_biased,
     )
     settings = ImportSettings(
-        out=out, success=success, split=options.any_split(split), step=step, paths=paths, command=typed_command()
+        out=out,
+        success=success,
+        split=options.any_split(split),
+        step=step,
+        sampling=_sampling(sampling or ()),
+        paths=paths,
+        command=typed_command(),
     )
     reporter = open_reporter(quiet)
     found = read_samples(format_name, paths, read, reporter)
@@ -104,11 +136,35 @@ def import_(
         print_diagnosis(run, as_json)
 
 
-def _pairs(words: Sequence[str]) -> dict[str, str]:
+def _pairs(option: str, words: Sequence[str]) -> dict[str, str]:
     from posttrain.diagnose.errors import SourceError
 
     pairs = [word.partition("=") for word in words]
-    for word, (name, equals, column) in zip(words, pairs, strict=True):
-        if not (name and equals and column):
-            raise SourceError(f"--columns: got {word!r}; write NAME=COLUMN, as in problem=qid", code="not_a_pair")
-    return {name: column for name, _, column in pairs}
+    for word, (name, equals, value) in zip(words, pairs, strict=True):
+        if not (name and equals and value):
+            raise SourceError(
+                f"{option}: got {word!r}; write NAME=VALUE, such as problem=qid or temperature=1", code="not_a_pair"
+            )
+    return {name: value for name, _, value in pairs}
+
+
+def _sampling(words: Sequence[str]) -> Sampling | None:
+    """Return what the user says of the sampler; None where nothing is said."""
+    from posttrain.diagnose.errors import SourceError
+    from posttrain.diagnose.importing.sampler_settings import NAMES, read_sampling
+    from posttrain.diagnose.strict_settings import unknown
+
+    given = _pairs("--sampling", words)
+    for name, value in given.items():
+        if name not in NAMES:
+            raise SourceError(f"--sampling: {unknown('setting', name, NAMES)}", code="unknown_name")
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+            raise SourceError(f"--sampling: got {name}={value}; allowed: numbers, such as temperature=1", code="not_a_number")
+    numbers = {name: float(value) if "." in value else int(value) for name, value in given.items()}
+    found = read_sampling({"temperature": 1.0, **numbers}) if given else None
+    if given and found is None:
+        raise SourceError(
+            f"--sampling: got {' '.join(words)}, which no sampler takes; a temperature lies between 0.001 and 1000, or is 0",
+            code="sampling",
+        )
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from helpers.imported_runs import SOURCE, run_of, sample
@@ -14,6 +14,7 @@ from posttrain.diagnose.errors import UserError
 from posttrain.diagnose.importing.imported import ImportedSample, ImportedSamples, Untold
 from posttrain.diagnose.pipeline.assemble import assemble
 from posttrain.diagnose.pipeline.import_run import ImportSettings, import_by_policy
+from posttrain.diagnose.pipeline.run_files import write_run
 from posttrain.diagnose.types import Message, Sampling, Split, StopReason
 
 
@@ -150,3 +151,45 @@ def test_what_no_sample_tells_is_recorded_as_untold(tmp_path: Path) -> None:
     full = sample(text="4", prompt="2+2?", answer="4", stop=StopReason.EOS, num_tokens=2)
     told = run_of([full], tmp_path / "full", source=replace(SOURCE, sampling=Sampling()))
     assert told.settings["source"]["untold"] == [Untold.LOGPROBS]
+
+
+def test_what_the_user_knows_of_the_sampler_is_taken_where_the_source_does_not_tell(tmp_path: Path) -> None:
+    said = Sampling(temperature=1.0, max_tokens=0)
+    run = run_of([sample()], tmp_path / "run", sampling=said)
+    assert run["sums"].behavior.sampling.samples_the_policy
+    assert Untold.SAMPLING not in run.settings["source"]["untold"]
+    cool = replace(SOURCE, sampling=Sampling(temperature=0.7, max_tokens=9))
+    assert (
+        run_of([sample()], tmp_path / "told", cool, sampling=replace(cool.sampling, max_tokens=0))[
+            "sums"
+        ].behavior.sampling.max_tokens
+        == 9
+    )
+    with pytest.raises(UserError) as caught:
+        run_of([sample()], tmp_path / "other", cool, sampling=said)
+    assert caught.value.code == "other_sampling"
+
+
+def test_imported_samples_are_trained_on_where_their_split_says_so_alone(tmp_path: Path) -> None:
+    from posttrain.diagnose.behaviors.data_sets import read_training_rows
+    from posttrain.trainers.sources.finished_run import read_run
+    from posttrain.trainers.training_types import TrainingSet
+
+    runs = {
+        split: run_of([sample(f"p{i}", prompt=f"{i}?", answer="4") for i in range(8)], tmp_path / split, split=split)
+        for split in Split
+    }
+    write_run(runs[Split.EVAL])
+    training_set = TrainingSet([runs[Split.TRAIN]["sums"].behavior])
+    assert len(training_set.train) + len(training_set.dev) == 8
+    for split in (Split.EVAL, Split.FINAL):
+        with pytest.raises(UserError) as caught:
+            TrainingSet([runs[split]["sums"].behavior])
+        assert caught.value.code == "no_train_problems"
+        with pytest.raises(UserError) as caught:
+            read_training_rows(runs[split].path / "behaviors" / "sums.jsonl")
+        assert caught.value.code == "measured_row"
+    with pytest.raises(UserError) as caught:
+        read_run(runs[Split.EVAL].path, cast(Any, None), training_set)
+    assert caught.value.code == "run_measured_split"
+    assert len(read_training_rows(runs[Split.TRAIN].path / "behaviors" / "sums.jsonl")) == 8
