@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -53,12 +55,40 @@ class Task:
         return f", {self._tokens:,} tokens" if self._tokens else ""
 
 
-class Reporter:
-    """Shows tasks: as bars on a terminal, elsewhere as one line when a task ends; `quiet` shows nothing."""
+class Recorder(Protocol):
+    """Takes numbers of a run while it runs; `tracking.SafeTracker` is one."""
 
-    def __init__(self, *, quiet: bool = False):
+    def log(self, values: Mapping[str, object], step: int | None = None) -> None:
+        """Take the numbers among these values."""
+
+    def close(self) -> None:
+        """Send what is left."""
+
+
+class Reporter:
+    """Shows tasks: as bars on a terminal, elsewhere as one line when a task ends; `quiet` shows nothing.
+
+    Args:
+        quiet: Whether nothing is shown.
+        tracker: Takes the numbers of the run; see `tracking.open_tracker`.
+    """
+
+    def __init__(self, *, quiet: bool = False, tracker: Recorder | None = None):
         self.quiet = quiet
+        self.tracker = tracker
         self.console = Console(stderr=True)
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.tracker is not None:
+            self.tracker.close()
+
+    def record(self, values: Mapping[str, object], step: int | None = None) -> None:
+        """Hand numbers to the tracker, where there is one."""
+        if self.tracker is not None:
+            self.tracker.log(values, step)
 
     def say(self, text: str) -> None:
         """Print one line for people."""

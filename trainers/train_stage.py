@@ -240,6 +240,9 @@ def _show_progress(request: TrainRequest, task: Task, reporter: Reporter) -> Cal
     stage = request.stage
 
     def on_step(record: Mapping[str, object]) -> None:
+        if record["event"] in ("step", "dev", "movement"):
+            part = "train" if record["event"] == "step" else str(record["event"])
+            reporter.record({f"{part}/{name}": value for name, value in record.items()}, _as_step(record.get("step")))
         if record["event"] == "prepared":
             task.expect(int(record["num_batches"]))  # type: ignore[call-overload]
             for line in _retention_lines(record, request.config.retain_share):
@@ -254,6 +257,11 @@ def _show_progress(request: TrainRequest, task: Task, reporter: Reporter) -> Cal
             task.note(f"loss {record['loss']:.3g}" + (f", reward {reward:.2f}" if isinstance(reward, float) else ""))
 
     return on_step
+
+
+def _as_step(value: object) -> int | None:
+    """Return a step of training as trackers count them; None for what is none, such as the evaluation before the first step."""
+    return value if isinstance(value, int) and value >= 0 else None
 
 
 def _retention_lines(record: Mapping[str, object], share: float) -> list[str]:

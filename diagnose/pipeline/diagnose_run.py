@@ -34,7 +34,7 @@ from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Behavior, LimitSource, Split
+from posttrain.diagnose.types import Behavior, Diagnosis, LimitSource, Split
 from posttrain.diagnose.verifiers.thinking import follow_template
 
 
@@ -124,7 +124,19 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
 
         finished = assemble(directory.path, behaviors=request.loaded)
         write_run(finished)
+    for diagnosis in finished.diagnoses:
+        reporter.record(tracked_numbers(diagnosis))
     return finished
+
+
+def tracked_numbers(diagnosis: Diagnosis) -> dict[str, float]:
+    """Return the numbers of a diagnosis that a tracker gets: pass@k with its interval, confidence of the label and shares of labels."""
+    name = f"diagnose/{diagnosis.name}"
+    values = {f"{name}/confidence": diagnosis.confidence}
+    for point in diagnosis.pass_at_k:
+        for part in ("estimate", "low", "high"):
+            values[f"{name}/pass@{point.k}{'' if part == 'estimate' else f'_{part}'}"] = getattr(point.value, part)
+    return values | {f"{name}/share_{label}": share for label, share in diagnosis.shares.items()}
 
 
 def _fit_to_models(

@@ -11,7 +11,10 @@ from posttrain.cli import options
 from posttrain.cli.printing import open_reporter, print_diagnosis, typed_command
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from posttrain.diagnose.pipeline.request import DiagnoseRequest
+    from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 
 EXAMPLES = (
     "posttrain diagnose demo products --out runs/products --max-tokens-total 20000",
@@ -103,6 +106,7 @@ def diagnose(
     seed: options.Seed = 0,
     dry_run: DryRun = False,
     as_json: options.AsJson = False,
+    track: options.Track = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure behaviors, find their bottlenecks, name the next stage."""
@@ -114,7 +118,6 @@ def diagnose(
     if not dry_run:
         options.check_models(engine, model, teacher, earlier)
 
-    from posttrain.diagnose.pipeline.diagnose_run import run_request
     from posttrain.diagnose.pipeline.request import DiagnoseRequest
     from posttrain.diagnose.thresholds import Thresholds
 
@@ -150,7 +153,15 @@ def diagnose(
     if dry_run:
         _say_plan(request)
         return
-    print_diagnosis(run_request(request, open_reporter(quiet)), as_json)
+    print_diagnosis(_measure(request, quiet, track), as_json)
+
+
+def _measure(request: DiagnoseRequest, quiet: bool, track: Sequence[str] | None) -> DiagnosedRun:
+    """Measure, with progress on stderr and numbers sent to trackers."""
+    from posttrain.diagnose.pipeline.diagnose_run import run_request
+
+    with open_reporter(quiet, track) as reporter:
+        return run_request(request, reporter)
 
 
 def _decide_again(context: typer.Context, run: Path, as_json: bool) -> None:

@@ -68,6 +68,7 @@ def loop(
     retain: options.LoopRetain = None,
     pilot: options.Pilot = "on",
     seed: options.Seed = 0,
+    track: options.Track = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Diagnose, run the named stage, and measure again."""
@@ -87,10 +88,11 @@ def loop(
         split_eval=split_eval,
     )
     retained = options.retained_names(retain)
-    result = run_loop(
-        model, loaded, out=out, rounds=rounds, stages=() if stages is None else options.split_names("--stages", stages), probes=options.split_names("--probes", probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total, budget_tokens=budget_tokens,
-        engine=engine, config=config, overrides=overrides or [], retain=options.load_behaviors(retained, limit=limit) if retained else retained, pilot=options.is_on("--pilot", pilot), seed=seed, command=typed_command(), reporter=open_reporter(quiet),
-    )  # fmt: skip
+    with open_reporter(quiet, track) as reporter:
+        result = run_loop(
+            model, loaded, out=out, rounds=rounds, stages=() if stages is None else options.split_names("--stages", stages), probes=options.split_names("--probes", probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total, budget_tokens=budget_tokens,
+            engine=engine, config=config, overrides=overrides or [], retain=options.load_behaviors(retained, limit=limit) if retained else retained, pilot=options.is_on("--pilot", pilot), seed=seed, command=typed_command(), reporter=reporter,
+        )  # fmt: skip
     if is_rank_zero():
         _print_loop(result)
 

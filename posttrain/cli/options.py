@@ -185,6 +185,14 @@ LoopRetain = Annotated[
         "retain_share of every batch (--set retain_share=0.25). Without it: the BEHAVIORs with `purpose: retention`. none: no behavior.",
     ),
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="TRACKER[:PROJECT]",
+        help="Send the numbers to trackio, wandb, mlflow or tensorboard while they come; may be given several times.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 MarkdownFile = Annotated[

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from posttrain.diagnose.progress import Reporter
 
 
@@ -16,11 +19,20 @@ def typed_command() -> str:
     return "posttrain " + shlex.join(sys.argv[1:])
 
 
-def open_reporter(quiet: bool) -> Reporter:
-    """Return the reporter that writes progress to stderr."""
+def open_reporter(quiet: bool, track: Sequence[str] | None = None) -> Reporter:
+    """Return the reporter that writes progress to stderr, and numbers to trackers; of several processes the first one has trackers.
+
+    Raises:
+        SettingsError: As `open_tracker`.
+    """
     from posttrain.diagnose.progress import Reporter
 
-    return Reporter(quiet=quiet)
+    reporter = Reporter(quiet=quiet)
+    if track and os.environ.get("RANK", "0") == "0":
+        from posttrain.diagnose.tracking import open_tracker
+
+        reporter.tracker = open_tracker(track, {"command": typed_command()}, say=reporter.say)
+    return reporter
 
 
 def print_diagnosis(result: Any, as_json: bool) -> None:

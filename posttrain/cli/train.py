@@ -56,6 +56,7 @@ def train(
     config: ConfigFile = None,
     overrides: Overrides = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Random seed for the order of rows and for sampling.")] = None,
+    track: options.Track = None,
     quiet: Quiet = False,
 ) -> None:
     """Run one stage on the train split of behaviors."""
@@ -74,10 +75,11 @@ def train(
         columns=columns or None,
         split_eval=split_eval,
     )
-    result = run_train(
-        stage, model, loaded, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,
-        teacher=teacher, earlier=earlier, engine=engine, retain=options.retained_names(retain) or (), reporter=open_reporter(quiet),
-    )  # fmt: skip
+    with open_reporter(quiet, track) as reporter:
+        result = run_train(
+            stage, model, loaded, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,
+            teacher=teacher, earlier=earlier, engine=engine, retain=options.retained_names(retain) or (), reporter=reporter,
+        )  # fmt: skip
     if not is_rank_zero():
         return
     skipped = f", {result.num_skipped} batches without signal made none" if result.num_skipped else ""
