@@ -58,7 +58,10 @@ def finish(samples: Sequence[ImportedSample], told: Told, options: ReadOptions) 
             model=model,
             version=told.version,
             sampling=told.sampling,
-            untold=told.untold | _untold_by(kept) | ({Untold.SAMPLING} if told.sampling is None else set()),
+            untold=told.untold
+            | _untold_by(kept)
+            | ({Untold.SAMPLING} if told.sampling is None else set())
+            | ({Untold.POLICY} if model == "unknown" and not policies else set()),
             notes=tuple(dict.fromkeys(told.notes)),
         ),
         samples=kept,

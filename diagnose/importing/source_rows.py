@@ -28,7 +28,7 @@ def find_files(paths: Sequence[Path], wanted: str, *patterns: str) -> list[Path]
     Args:
         paths: Files and folders, as the user gave them.
         wanted: What should have been given, for error messages.
-        patterns: Of file names below a folder, such as `**/traces.jsonl`.
+        patterns: Of file names below a folder, such as `**/traces.jsonl`, which means `traces.jsonl.gz` too.
 
     Raises:
         SourceError: A path does not exist (`no_such_file`), or a folder holds no such file (`no_source_files`).
@@ -36,7 +36,8 @@ def find_files(paths: Sequence[Path], wanted: str, *patterns: str) -> list[Path]
     found: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
-            inside = sorted({file for pattern in patterns for file in path.glob(pattern) if file.is_file()}, key=_by_numbers)
+            packed = [f"{pattern}{_GZIP}" for pattern in patterns if pattern.endswith(".jsonl")]
+            inside = sorted({file for one in (*patterns, *packed) for file in path.glob(one) if file.is_file()}, key=_by_numbers)
             if not inside:
                 raise SourceError(f"{path}: the folder holds no {' or '.join(patterns)}; give {wanted}", code="no_source_files")
             found |= dict.fromkeys(inside)

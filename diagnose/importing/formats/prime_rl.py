@@ -24,11 +24,11 @@ from posttrain.diagnose.importing.formats.verifiers_results import read_result
 from posttrain.diagnose.importing.formats.verifiers_traces import EpisodeReader
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
 from posttrain.diagnose.importing.sampler_settings import read_sampling
-from posttrain.diagnose.importing.source_rows import RowReader, find_files
+from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files
 from posttrain.diagnose.types import Note
 
 _WANTED = "the folder rollouts of a prime-rl run, one of its steps, or all/traces.jsonl below"
-_COMPLETE = ("**/all/traces.jsonl", "all/traces.jsonl", "**/train_rollouts.jsonl", "**/eval_rollouts*.jsonl")
+_COMPLETE = ("traces.jsonl", "**/all/traces.jsonl", "**/train_rollouts.jsonl", "**/eval_rollouts*.jsonl")
 _EFFECTIVE = ("**/effective/traces.jsonl",)
 
 
@@ -40,16 +40,25 @@ def read_prime_rl(paths: Sequence[Path], options: ReadOptions) -> ImportedSample
     rows, episodes = RowReader(), EpisodeReader(options)
     samples: list[ImportedSample] = []
     untold: set[Untold] = set()
+    num_other_weights = 0
     for file in files:
         kind, step = _kind(file), _step(file)
         for row in rows.json_lines(file):
             if "traces" in row.values or "nodes" in row.values:
                 read = list(episodes.read(row, file, step))
+                num_other_weights += _sampled_by_other_weights(row, step)
             else:
                 untold.add(Untold.COMPLETENESS)
                 read = [read_result(row, file, str(row.get("env_name") or "prime-rl"), episodes.ids, options, step)]
             samples += [replace(sample, behavior=f"{sample.behavior}.{kind}") for sample in read] if len(kinds) > 1 else read
     notes = list(rows.notes)
+    if num_other_weights:
+        notes.append(
+            Note(
+                "mixed_policy",
+                f"{num_other_weights} episodes were sampled by weights of another step than the one they count for",
+            )
+        )
     if any(_is_effective(file) for file in files):
         untold.add(Untold.COMPLETENESS)
         notes.append(
@@ -83,6 +92,12 @@ def _files(paths: Sequence[Path], options: ReadOptions) -> list[Path]:
                 options,
             )
     return files
+
+
+def _sampled_by_other_weights(row: SourceRow, step: str) -> bool:
+    """Return whether an episode says that weights of another step sampled it, or that they changed while it ran."""
+    span = (row.mapping("run").get("work") or {}).get("policy") or {}
+    return bool(step) and bool(span) and {str(span.get("start")), str(span.get("end"))} != {step}
 
 
 def _is_effective(file: Path) -> bool:

@@ -132,8 +132,9 @@ def _identity(task: Mapping[str, Any]) -> Any:
 
 
 def _of_data(task: Mapping[str, Any]) -> str:
-    """Return what tells a task from another one of the same key."""
-    return json.dumps(task.get("data"), sort_keys=True, ensure_ascii=False)
+    """Return what tells a task from another one of the same key: its prompt, or all its data where the user of the episode opens it."""
+    data = task.get("data") or {}
+    return json.dumps(data.get("prompt") or data, sort_keys=True, ensure_ascii=False)
 
 
 def _prompt_of_task(task: Mapping[str, Any]) -> Prompt | None:

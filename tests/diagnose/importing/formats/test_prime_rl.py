@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
-from helpers.rollout_files import ROLLOUTS, by_problem, read_rollouts
+from helpers.rollout_files import ROLLOUTS, by_problem, read_rollouts, write_rows
 
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.imported import Untold
@@ -51,6 +52,16 @@ def test_evaluations_are_kept_apart_from_training(tmp_path: Path):
     read = read_rollouts("prime-rl", tmp_path)
     assert {sample.behavior for sample in read.samples} == {"arithmetic-tools.eval", "arithmetic-tools.train"}
     assert len(read_rollouts("prime-rl", tmp_path, behavior="arithmetic-tools.eval").samples) == 5
+
+
+def test_weights_of_another_step_are_said(tmp_path: Path):
+    rows = [json.loads(line) for line in (RUN / "step_1" / "train" / "all" / "traces.jsonl").read_text().splitlines()]
+    rows[0]["run"]["work"]["policy"] = {"start": 0, "end": 1}  # the weights changed while it ran
+    rows[1]["run"]["work"]["policy"] = {"start": 0, "end": 0}  # sampled before the last update
+    write_rows(tmp_path / "step_1" / "train" / "all" / "traces.jsonl", rows)
+    notes = read_rollouts("prime-rl", tmp_path / "step_1" / "train" / "all").source.notes
+    assert [(note.code, note.text.split()[0]) for note in notes] == [("mixed_policy", "2")]
+    assert read_rollouts("prime-rl", RUN / "step_1").source.notes == ()
 
 
 def test_rows_of_a_batch_may_be_a_selection():

@@ -115,7 +115,25 @@ def test_hard_rows_are_grouped_and_missed_as_they_should_be(tmp_path: Path):
 def test_a_compressed_file_reads_like_the_file(tmp_path: Path):
     packed = tmp_path / "results.jsonl.gz"
     packed.write_bytes(gzip.compress((RESULTS / "results.jsonl").read_bytes()))
-    assert by_problem(read_rollouts("verifiers", packed)) == by_problem(read_rollouts("verifiers", RESULTS))
+    plain = by_problem(read_rollouts("verifiers", RESULTS))
+    assert by_problem(read_rollouts("verifiers", packed)) == plain
+    assert by_problem(read_rollouts("verifiers", tmp_path)) == plain  # found in its folder
+
+
+def test_one_key_is_one_problem_whatever_else_its_task_holds(tmp_path: Path):
+    row = json.loads((TRACES / "traces.jsonl").read_text().splitlines()[0])
+    other = json.loads(json.dumps(row))
+    for task in (other["task"], other["traces"][0]["task"]):
+        task["data"]["timeout"] = {"rollout": 60.0}
+    assert by_problem(read_rollouts("verifiers", write_rows(tmp_path / "traces.jsonl", [row, other]))) == {"arith-0": [1.0, 1.0]}
+    for task in (other["task"], other["traces"][0]["task"]):
+        task["data"]["prompt"] = "What is 13*13?"
+    assert len(by_problem(read_rollouts("verifiers", write_rows(tmp_path / "traces.jsonl", [row, other])))) == 2
+
+
+def test_files_without_a_model_do_not_tell_the_policy():
+    assert Untold.POLICY in read_rollouts("verifiers", ROLLOUTS / "verifiers_multi_turn").source.untold
+    assert Untold.POLICY not in read_rollouts("verifiers", RESULTS).source.untold
 
 
 @pytest.mark.parametrize(
