@@ -299,3 +299,11 @@ def test_a_system_message_that_has_no_place_is_refused(row: dict[str, Any], tmp_
     with pytest.raises(BehaviorError) as caught:
         read_training_rows(jsonl(tmp_path / "rows.jsonl", row))
     assert caught.value.code == "invalid_row"
+
+
+def test_a_wrong_row_far_down_a_parquet_file_is_named_with_its_place(tmp_path: Path) -> None:
+    texts = [{"text": "fine" if number != 1500 else " "} for number in range(1600)]
+    pq.write_table(pa.Table.from_pylist(texts), tmp_path / "rows.parquet")
+    with pytest.raises(BehaviorError) as caught:
+        read_training_rows(tmp_path / "rows.parquet")
+    assert "row 1500:" in str(caught.value)
