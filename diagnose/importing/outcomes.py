@@ -81,6 +81,8 @@ def read_text(value: Any) -> str | None:
     """Return what a model wrote: a text, or the contents of the turns of a chat that are its own; None where there is none."""
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, float) and math.isnan(value):
+        return None
     chat = read_chat(value)
     own = [turn.content for turn in chat if turn.role == "assistant"] if chat else []
     return own[-1] if own else str(value)

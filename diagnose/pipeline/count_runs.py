@@ -32,12 +32,12 @@ def with_counts_as_runs(runs: Sequence[Run | None]) -> Iterator[list[Run | None]
     Raises:
         SourceError: A file holds no counts.
     """
-    files = [Path(run) for run in runs if _is_file(run)]
-    stems = {behavior_of_file(file) for file in files}
+    files = {number: file for number, run in enumerate(runs) if (file := _file(run)) is not None}
+    stems = {behavior_of_file(file) for file in files.values()}
     name = stems.pop() if len(stems) == 1 else "counts"
     with tempfile.TemporaryDirectory() as folder:
         yield [
-            _import_counts(Path(os.fspath(run)), Path(folder) / str(number), name) if run is not None and _is_file(run) else run
+            run if (file := files.get(number)) is None else _import_counts(file, Path(folder) / str(number), name)
             for number, run in enumerate(runs)
         ]
 
@@ -56,15 +56,18 @@ def gate(run: str | os.PathLike[str], conditions: Sequence[str]) -> GateResult:
         SourceError: The file holds no counts.
     """
     with with_counts_as_runs([run]) as (found,):
-        if isinstance(found, DiagnosedRun) and _is_file(run):
+        if isinstance(found, DiagnosedRun) and _file(run) is not None:
             folder = RunDirectory(Path(found.run.path))
             write_model(folder.diagnosis_json, diagnosis_file(found))
             return gate_folder(folder.path, conditions)
     return gate_folder(run, conditions)
 
 
-def _is_file(run: Run | None) -> bool:
-    return run is not None and not isinstance(run, DiagnosedRun) and Path(run).is_file()
+def _file(run: Run | None) -> Path | None:
+    """Return the file that stands in the place of a run; None where it is none."""
+    if run is None or isinstance(run, DiagnosedRun):
+        return None
+    return Path(run) if Path(run).is_file() else None
 
 
 def _import_counts(file: Path, folder: Path, name: str) -> DiagnosedRun:

@@ -230,9 +230,9 @@ def _read_row(
     row: Mapping[str, Any], where: str, behavior: str, columns: Mapping[str, str]
 ) -> Iterable[tuple[ImportedSample, Any]]:
     """Return the samples of a row, one unless its outcomes are a list, each with its number."""
-    cell = {ours: row.get(column) for ours, column in columns.items()}
+    cell: dict[str, Any] = {ours: row.get(column) for ours, column in columns.items()}
     prompt, answer = cell.get("prompt"), read_id(cell.get("answer")) or ""
-    asked = read_chat(prompt) or (None if prompt is None else str(prompt))
+    asked = read_chat(prompt) or read_id(prompt)
     problem = read_id(cell.get("problem")) if "problem" in columns else problem_of_text(asked or "", answer)
     if problem is None:
         raise SourceError(

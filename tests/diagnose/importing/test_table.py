@@ -212,3 +212,16 @@ def test_counts_become_samples_in_an_order_that_favors_none(tmp_path: Path) -> N
 def test_wrong_counts_are_one_line(tmp_path: Path) -> None:
     assert code(write(tmp_path / "x.jsonl", {"id": 1, "c": 3, "n": 2}), "counts") == "invalid_counts"
     assert code(write(tmp_path / "x.jsonl", {"id": 1, "c": 1, "n": 2}), "counts", columns={"problem": "id"}) == "unused_option"
+
+
+def test_nan_is_nothing_in_every_column(tmp_path: Path) -> None:
+    nan = float("nan")
+    rows = [
+        {"id": 1.0, "correct": 1.0, "output": "x", "question": "q", "answer": 2.0},
+        {"id": 2.0, "correct": nan, "output": nan, "question": nan, "answer": nan},
+    ]
+    path = tmp_path / "x.parquet"
+    pd.DataFrame(rows).to_parquet(path)
+    first, second = read(path).samples
+    assert (first.problem, first.score, first.text, first.prompt, first.answer) == ("1", 1.0, "x", "q", "2")
+    assert (second.problem, second.score, second.text, second.prompt, second.answer) == ("2", None, None, None, "")
