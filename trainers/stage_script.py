@@ -50,6 +50,13 @@ class Counterpart:
     """What tells it from other stages of that trainer."""
 
 
+_GRPO_OF_TRL: dict[str, dict[str, Any]] = {
+    "grpo": {"loss_type": "grpo"},
+    "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
+    "dapo": {"loss_type": "dapo", "epsilon_high": 0.28},
+    "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence"},
+    "cispo": {"loss_type": "cispo"},
+}
 TRL: dict[str, Counterpart] = {
     "sft": Counterpart(trainer="SFT", data="trl-references", kind=RateKind.IMITATION),
     "dft": Counterpart(trainer="SFT", data="trl-references", kind=RateKind.IMITATION, settings={"loss_type": "dft"}),
@@ -59,28 +66,23 @@ TRL: dict[str, Counterpart] = {
     "rloo": Counterpart(trainer="RLOO", data="trl-prompts", kind=RateKind.POLICY_GRADIENT, settings={"beta": 0.0}),
     **{
         name: Counterpart(trainer="GRPO", data="trl-prompts", kind=RateKind.POLICY_GRADIENT, settings=settings)
-        for name, settings in {
-            "grpo": {"loss_type": "grpo"},
-            "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
-            "dapo": {"loss_type": "dapo", "epsilon_high": 0.28},
-            "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence"},
-            "cispo": {"loss_type": "cispo"},
-        }.items()
+        for name, settings in _GRPO_OF_TRL.items()
     },
 }
 """Stages that TRL has."""
 
 _ACTOR = "actor_rollout_ref.actor"
 _GRPO = {"algorithm.adv_estimator": "grpo"}
+_SETTINGS_OF_VERL: dict[str, dict[str, Any]] = {
+    "grpo": {**_GRPO, f"{_ACTOR}.loss_agg_mode": "seq-mean-token-mean"},
+    "dr_grpo": {**_GRPO, "algorithm.norm_adv_by_std_in_grpo": False, f"{_ACTOR}.loss_agg_mode": "seq-mean-token-sum-norm"},
+    "dapo": {**_GRPO, f"{_ACTOR}.loss_agg_mode": "token-mean", f"{_ACTOR}.clip_ratio_high": 0.28},
+    "gspo": {**_GRPO, f"{_ACTOR}.policy_loss.loss_mode": "gspo", f"{_ACTOR}.loss_agg_mode": "seq-mean-token-mean"},
+    "rloo": {"algorithm.adv_estimator": "rloo", f"{_ACTOR}.loss_agg_mode": "token-mean"},
+}
 VERL: dict[str, Counterpart] = {
     name: Counterpart(trainer="PPO", data="verl", kind=RateKind.POLICY_GRADIENT, settings=settings)
-    for name, settings in {
-        "grpo": {**_GRPO, f"{_ACTOR}.loss_agg_mode": "seq-mean-token-mean"},
-        "dr_grpo": {**_GRPO, "algorithm.norm_adv_by_std_in_grpo": False, f"{_ACTOR}.loss_agg_mode": "seq-mean-token-sum-norm"},
-        "dapo": {**_GRPO, f"{_ACTOR}.loss_agg_mode": "token-mean", f"{_ACTOR}.clip_ratio_high": 0.28},
-        "gspo": {**_GRPO, f"{_ACTOR}.policy_loss.loss_mode": "gspo", f"{_ACTOR}.loss_agg_mode": "seq-mean-token-mean"},
-        "rloo": {"algorithm.adv_estimator": "rloo", f"{_ACTOR}.loss_agg_mode": "token-mean"},
-    }.items()
+    for name, settings in _SETTINGS_OF_VERL.items()
 }
 """Stages that verl has."""
 

@@ -91,13 +91,15 @@ def _print_result(out: Path, name: str, markdown: str | None, *, as_json: bool) 
     from posttrain.diagnose.report.pull_request import checkpoints_markdown, comparison_markdown
     from posttrain.diagnose.storage.json_model import read_model
 
-    file = read_model(out / name, CheckpointsFile if name == "checkpoints.json" else CompareFile)
+    file: CheckpointsFile | CompareFile
+    path = out / name
+    file = read_model(path, CheckpointsFile) if name == "checkpoints.json" else read_model(path, CompareFile)
     if markdown is not None:
         write_markdown(markdown, checkpoints_markdown(file) if isinstance(file, CheckpointsFile) else comparison_markdown(file))
     if markdown == "-":
         return
     if as_json:
-        print((out / name).read_text(), end="")
+        print(path.read_text(), end="")
         return
     if isinstance(file, CheckpointsFile):
         _print_checkpoints(file)
