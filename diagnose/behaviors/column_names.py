@@ -117,8 +117,8 @@ def find_columns(objects: Sequence[tuple[int, str, Mapping[str, Any]]], given: M
             f"{', '.join(ALIASES['prompt'][:6])}",
             code="unknown_columns",
         )
-    found = Columns(names=names, extra=tuple(free))
-    return replace(found, first_index=1) if _counts_from_one(found, rows) else found
+    columns = Columns(names=names, extra=tuple(free))
+    return replace(columns, first_index=1) if _counts_from_one(columns, rows) else columns
 
 
 def _counts_from_one(columns: Columns, rows: Sequence[Mapping[str, Any]]) -> bool:
