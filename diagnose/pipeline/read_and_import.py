@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from posttrain.diagnose.errors import SourceError
+from posttrain.diagnose.importing.detect_format import AUTO, detect_format, looks_like
 from posttrain.diagnose.importing.formats import FORMATS
 from posttrain.diagnose.importing.formats.table import collect, read_rows
 from posttrain.diagnose.importing.imported import ImportedSamples, ReadOptions
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Path_ = str | os.PathLike[str]
+_OF_ANOTHER = frozenset({"not_this_format", "no_source_files", "unreadable_file", "no_samples"})
+"""Codes of errors that files of another format meet."""
 
 
 class ImportOptions(TypedDict, total=False):
@@ -47,7 +50,7 @@ def import_samples(
     """Read samples of another tool, and make a finished run of them.
 
     Args:
-        format_name: Such as `table`, `counts`; `posttrain import --help` lists them.
+        format_name: Such as `table`, `lm-eval`, or `auto`; `posttrain import --help` lists them.
         paths: A file or a folder, or several.
         out: The run directory.
         read: What is said about the source: `columns`, `score`, `behavior`, ...
@@ -69,12 +72,20 @@ def read_samples(
     format_name: str, paths: Path_ | Sequence[Path_], options: ReadOptions | None = None, reporter: Reporter | None = None
 ) -> ImportedSamples:
     """Read samples of another tool; arguments and errors as for `import_samples`."""
-    if format_name not in FORMATS:
-        raise SourceError(unknown("format", format_name, FORMATS), code="unknown_format")
-    several = [paths] if isinstance(paths, str | os.PathLike) else paths
+    if format_name not in (AUTO, *FORMATS):
+        raise SourceError(unknown("format", format_name, (AUTO, *FORMATS)), code="unknown_format")
+    several = [Path(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
     reporter = reporter or Reporter(quiet=True)
+    if format_name == AUTO:
+        format_name = detect_format(several)
+        reporter.say(f"read as {format_name}: {FORMATS[format_name].title}")
     with reporter.task(f"reading {', '.join(str(path) for path in several[:3])}{', ...' if len(several) > 3 else ''}", None):
-        found = FORMATS[format_name].read([Path(path) for path in several], options or ReadOptions())
+        try:
+            found = FORMATS[format_name].read(several, options or ReadOptions())
+        except SourceError as error:
+            if error.code in _OF_ANOTHER and (hint := looks_like(several, format_name)):
+                raise SourceError(f"{error}{hint}", code=error.code) from None
+            raise
     for note in found.source.notes:
         reporter.say(note.text)
     return found

@@ -19,6 +19,7 @@ from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.chat_messages import Prompt, read_prompt
 from posttrain.diagnose.importing.imported import problem_of_text
 from posttrain.diagnose.importing.sampler_settings import read_sampling
+from posttrain.diagnose.importing.shared_scores import spread_share
 from posttrain.diagnose.importing.source_rows import SourceRow, read_number
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.types import Sampling
@@ -196,12 +197,10 @@ class DocumentRow:
 
         Which ones succeeded is told only where all did or none; else their texts are left out.
         """
-        correct = None if score is None or not _OF_ALL.fullmatch(metric) else round(score * len(texts))
-        if correct is None or score is None or abs(correct - score * len(texts)) > 1e-6:
+        spread = spread_share(texts, score) if _OF_ALL.fullmatch(metric) else None
+        if spread is None:
             return [Response(text=text, score=None) for text in texts], Grading.TOGETHER
-        alike = correct in (0, len(texts))
-        found = [Response(text=text if alike else None, score=float(i < correct)) for i, text in enumerate(texts)]
-        return found, Grading.EACH
+        return [Response(text=text, score=value) for text, value in spread], Grading.EACH
 
     def _conditional(self) -> list[int]:
         """Return the places of the requests that show the context, without those that ask for the options alone."""

@@ -1,0 +1,75 @@
+"""Details of lighteval: several samples of a document, metrics of all of them, options, both layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.evaluation_logs import EVALUATIONS, codes
+from helpers.rollout_files import by_problem, read_rollouts
+
+from posttrain.diagnose.errors import SourceError
+from posttrain.diagnose.importing.imported import ImportedSamples
+from posttrain.diagnose.types import Message
+
+RUN = EVALUATIONS / "lighteval"
+NEWEST = RUN / "details" / "own" / "tiny" / "2026-11-29T01-00-00.000000"
+
+
+def file_of(task: str) -> Path:
+    return next(NEWEST.glob(f"details_{task}_*"))
+
+
+def read(*paths: Path, **options: Any) -> ImportedSamples:
+    return read_rollouts("lighteval", *paths, **options)
+
+
+def test_a_share_of_successes_is_counted():
+    found = read(file_of("sums"))
+    assert by_problem(found) == {"0": [1.0, 1.0, 1.0, 0.0], "1": [0.0] * 4, "2": [1.0] * 4}
+    assert [one.text for one in found.samples[:5]] == [None, None, None, None, "41"]
+    assert found.samples[5].num_tokens == 1
+    assert found.samples[0].prompt == (Message("user", "What is 3 times 4?"),)
+    assert found.samples[0].answer == "12"
+    assert codes(found) == {"several_metrics", "shares_of_successes"}
+    assert (found.source.model, found.source.sampling.temperature if found.source.sampling else None) == ("own/tiny", 1.0)
+
+
+def test_a_metric_of_all_samples_grades_none():
+    found = read(file_of("sums"), score="pass@k:k=4")
+    assert {one.score for one in found.samples} == {None}
+    assert [one.text for one in found.samples[:4]] == ["12", "so 12", "13", "12"]
+    assert codes(found) == {"several_metrics", "graded_together"}
+    with pytest.raises(SourceError) as refused:
+        read(file_of("sums"), score="pass@k:k=8")
+    assert refused.value.code == "unknown_score"
+
+
+def test_of_a_folder_the_newest_details_are_taken():
+    found = read(RUN)
+    assert by_problem(read(file_of("greedy"))) == {"0": [1.0], "1": [0.0]}
+    assert "older_files" in codes(found)
+    assert len(found.samples) == 16
+
+
+def test_options_are_answers_by_likelihood():
+    found = read(file_of("facts"))
+    assert [(one.text, one.answer, one.score) for one in found.samples] == [("Rome", "Paris", 0.0), ("four", "four", 1.0)]
+    assert codes(found) == {"answers_by_likelihood"}
+
+
+def test_the_layout_of_before(tmp_path: Path):
+    table = pq.read_table(file_of("sums"))
+    path = tmp_path / "details_sums_2026-01-01T00-00-00.000000.parquet"
+    pq.write_table(table.rename_columns([f"__{name}__" for name in table.column_names]), path)
+    assert by_problem(read(path)) == by_problem(read(file_of("sums")))
+
+
+def test_another_table_is_refused(tmp_path: Path):
+    pq.write_table(pa.table({"question": ["a"]}), tmp_path / "rows.parquet")
+    with pytest.raises(SourceError) as refused:
+        read(tmp_path / "rows.parquet")
+    assert refused.value.code == "not_this_format"

@@ -1,0 +1,55 @@
+"""Which tool wrote a file, told without its name."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from helpers.evaluation_logs import EVALUATIONS
+from helpers.rollout_files import ROLLOUTS, write_rows
+
+from posttrain.diagnose.errors import SourceError
+from posttrain.diagnose.importing.detect_format import detect_format
+from posttrain.diagnose.importing.formats import FORMATS
+from posttrain.diagnose.pipeline.read_and_import import read_samples
+
+KNOWN = {
+    "lm-eval": EVALUATIONS / "lm_eval",
+    "inspect": EVALUATIONS / "inspect",
+    "every-eval-ever": EVALUATIONS / "every_eval_ever" / "converted",
+    "openai-evals": EVALUATIONS / "openai_evals",
+    "lighteval": EVALUATIONS / "lighteval",
+    "verifiers": ROLLOUTS / "verifiers_traces",
+    "prime-rl": ROLLOUTS / "prime_rl",
+    "nemo-gym": ROLLOUTS / "nemo_gym",
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_folder_is_told_by_its_files(name: str):
+    assert detect_format([KNOWN[name]]) == name
+    assert name in FORMATS
+
+
+def test_files_that_are_named_by_another_name(tmp_path: Path):
+    log = next((EVALUATIONS / "lm_eval" / "own__scripted").glob("samples_options*"))
+    (tmp_path / "log.jsonl.gz").write_bytes(gzip.compress(log.read_bytes()))
+    assert detect_format([tmp_path / "log.jsonl.gz"]) == "lm-eval"
+    counts = write_rows(tmp_path / "a.jsonl", [{"id": 1, "c": 1, "n": 2}])
+    table = write_rows(tmp_path / "b.jsonl", [{"question": "1", "correct": True}])
+    assert [detect_format([path]) for path in (counts, table)] == ["counts", "table"]
+    with pytest.raises(SourceError) as refused:
+        detect_format([counts, tmp_path / "log.jsonl.gz"])
+    assert refused.value.code == "several_formats"
+    (tmp_path / "note.txt").write_text("nothing", encoding="utf-8")
+    with pytest.raises(SourceError) as refused:
+        detect_format([tmp_path / "note.txt"])
+    assert refused.value.code == "unknown_format"
+
+
+def test_auto_reads_what_it_finds_and_another_format_is_named():
+    assert read_samples("auto", KNOWN["openai-evals"]).source.format == "openai-evals"
+    for given, name in (("lm-eval", "openai-evals"), ("verifiers", "inspect"), ("lighteval", "lm-eval"), ("inspect", "lm-eval")):
+        with pytest.raises(SourceError, match=f"posttrain import {name}"):
+            read_samples(given, KNOWN[name])
