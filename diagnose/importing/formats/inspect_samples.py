@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from posttrain.diagnose.errors import SourceError
@@ -36,7 +37,7 @@ _BY_A_PERSON = "operator"
 """The limit of a sample that a person stopped."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class InspectSample:
     """A sample of a log."""
 
@@ -62,13 +63,13 @@ class InspectSample:
     @property
     def prompt(self) -> Prompt | None:
         """Return what the model was given: all messages before its first own one, else the input of the task."""
-        prompt = self._chat()[0]
+        prompt = self._chat[0]
         return prompt or read_prompt(self.row.get("input"), f"{self.row.where}: input")
 
-    @property
+    @cached_property
     def turns(self) -> tuple[Message, ...]:
         """Return what was said after the prompt, where it is more than one message of the model."""
-        return several_turns(self._chat()[1])
+        return several_turns(self._chat[1])
 
     @property
     def text(self) -> str | None:
@@ -76,7 +77,7 @@ class InspectSample:
         choices = part(self.row.values, "output").get("choices")
         if isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
             return text_of(part(choices[0], "message").get("content"))
-        return said_last(self._chat()[1]) or (None if self.failed else "")
+        return said_last(self._chat[1]) or (None if self.failed else "")
 
     @property
     def failed(self) -> bool:
@@ -123,6 +124,7 @@ class InspectSample:
             values |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, Mapping) else {name: value}
         return {name: _number(value) for name, value in values.items() if _is_score(value)}
 
+    @cached_property
     def _chat(self) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
         """Return the messages before the first that the model wrote, and all from it on."""
         messages = self.row.get("messages")
