@@ -20,52 +20,25 @@ import torch
 from posttrain import trainers
 from posttrain.diagnose import load_behavior
 from posttrain.diagnose.errors import UserError
-from posttrain.diagnose.stage_catalogue import STAGES, Need
+from posttrain.diagnose.stage_catalogue import Need
 from posttrain.diagnose.types import Behavior, Split, reaches
 from posttrain.diagnose.verifiers.grader import Grader
-from posttrain.trainers.config import RolloutConfig, StudentConfig
 from posttrain.trainers.models.loading import load_frozen
 from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.sources.demonstrations import encode_references
 from posttrain.trainers.sources.policy import RolloutSampler, problem_prompts
 from posttrain.trainers.stage import FrozenModel
 from posttrain.trainers.training_types import TrainingProblem
-from truth.regret_cost import GENERATED, Cost, steps_for
+from truth.equal_cost import SETTINGS, Cost, cost_of, steps_within
 from truth.regret_plants import BUILD, NONE, Plant, Unit, needs_of, open_checkpoint, parts_of, uses_references, write_json
 
 ANSWERS = 4000
 """The budget of a stage in passes of a mean reference path: `sft` at 16 rows a step takes 83 steps, `grpo` at 64 samples 16 to 60."""
-MOST_STEPS, MOST_SAMPLED = 90, 60
-"""Steps at most: a few references, dealt out in small batches, would be repeated hundreds of times; a stage that samples in every step would, without
-signal, only go on sampling."""
 SAMPLES = {"target": 16, "retention": 8}
 """Of each problem and sample set."""
 SAMPLE_SETS = ("selection", "evaluation")
 """The best stage is picked on one and scored on the other."""
 CPU = torch.device("cpu")
-SETTINGS = ("autocast=float32",)
-"""Of every stage, beside the number of steps: for models of this size bfloat16 takes twice as long."""
-
-
-# -------------------------------------------------------------------------------------------------------------------- cost
-
-
-def _cost_of(stage: str, result: trainers.TrainingResult) -> Cost:
-    """A teacher, or the model itself behind a scaffold, reads every token that is trained on for stages that learn from its distribution."""
-    scores = stage == "self_distill" or (Need.TEACHER in STAGES[stage].needs and Need.VERIFIER not in STAGES[stage].needs)
-    return Cost(
-        trained=result.trained_tokens,
-        generated=result.generated_tokens,
-        scored=result.trained_tokens if scores else 0,
-    )
-
-
-def _prepared_tokens(log: Path) -> int:
-    """Return how many tokens were sampled before the first step."""
-    events = [json.loads(line) for line in log.read_text().splitlines()]
-    return sum(int(event.get("generated_tokens", 0)) for event in events if event["event"] == "prepared")
-
-
 # ------------------------------------------------------------------------------------------------------------------ inputs
 
 
@@ -90,27 +63,11 @@ def answer_tokens(plant: Plant) -> float:
 # ---------------------------------------------------------------------------------------------------------------- training
 
 
-def num_steps_of(stage: str, model: Path, behavior: Path, given: dict[str, Any], budget: float) -> int:
-    """Try a few steps of a stage, and return how many cost what may be spent."""
-    samples = issubclass(RECIPES[stage].config, RolloutConfig | StudentConfig) and stage != "self_distill"
-    num_tried = 6 if samples else 2
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "tried"
-        result = trainers.train(
-            stage, model, [behavior], out=out, overrides=[f"num_steps={num_tried}", *SETTINGS], seed=0, **given
-        )
-        fixed = _prepared_tokens(result.log)
-    tried = _cost_of(stage, result).passes - GENERATED * fixed
-    return steps_for(
-        budget, fixed=GENERATED * fixed, tried=tried, num_tried=num_tried, most=MOST_SAMPLED if samples else MOST_STEPS
-    )
-
-
 def _planned_steps(unit: Unit, stage: str, model: Path, behavior: Path, given: dict[str, Any], budget: float) -> int:
     """Return the number of steps of a stage from the base model, found once for all seeds."""
     path = unit.path.parent / "steps" / f"{stage}-{unit.path.stem.rpartition('-')[0]}-{budget:.0f}.json"
     if not path.exists():
-        write_json(path, {"num_steps": num_steps_of(stage, model, behavior, given, budget)})
+        write_json(path, {"num_steps": steps_within(budget, stage, model, behavior, given)})
     return int(json.loads(path.read_text())["num_steps"])
 
 
@@ -129,13 +86,13 @@ def train_unit(unit: Unit, folder: Path) -> tuple[Path, dict[str, Any]]:
             if number == 0:
                 num_steps = _planned_steps(unit, stage, model, behavior, given, budget)
             else:
-                num_steps = num_steps_of(stage, model, behavior, given, budget)
+                num_steps = steps_within(budget, stage, model, behavior, given)
             overrides = [f"num_steps={num_steps}", *SETTINGS]
         result = trainers.train(
             stage, model, [behavior], out=folder / f"trained-{number}", overrides=overrides, seed=unit.seed, **given
         )
         model = result.checkpoint
-        cost += _cost_of(stage, result)
+        cost += cost_of(stage, result)
         done.append(
             {
                 "stage": stage,

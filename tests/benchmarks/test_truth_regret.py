@@ -14,7 +14,7 @@ from scipy import stats
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from truth import regret, regret_cost, regret_plants
+from truth import equal_cost, regret, regret_plants
 from truth.families import FAMILIES, HELD_OUT
 from truth.regret import Outcome, PlantResult
 from truth.regret_plants import Plant, Unit
@@ -115,11 +115,11 @@ def test_a_refused_run_leaves_the_model_as_it_is() -> None:
 
 
 def test_steps_spend_the_budget_and_no_more() -> None:
-    assert regret_cost.steps_for(1000.0, fixed=100.0, tried=60.0, num_tried=2, most=None) == 30
-    assert regret_cost.steps_for(1000.0, fixed=100.0, tried=60.0, num_tried=2, most=20) == 20
-    assert regret_cost.steps_for(1000.0, fixed=2000.0, tried=60.0, num_tried=2, most=None) == 1
-    assert regret_cost.Cost(trained=10, generated=5, scored=2).passes == 37
-    assert (regret_cost.Cost(trained=1) + regret_cost.Cost(generated=2, scored=3)).to_json() == {
+    assert equal_cost.steps_for(1000.0, fixed=100.0, tried=60.0, num_tried=2, most=None) == 30
+    assert equal_cost.steps_for(1000.0, fixed=100.0, tried=60.0, num_tried=2, most=20) == 20
+    assert equal_cost.steps_for(1000.0, fixed=2000.0, tried=60.0, num_tried=2, most=None) == 1
+    assert equal_cost.Cost(trained=10, generated=5, scored=2).passes == 37
+    assert (equal_cost.Cost(trained=1) + equal_cost.Cost(generated=2, scored=3)).to_json() == {
         "trained": 1,
         "generated": 2,
         "scored": 3,
