@@ -24,6 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from scipy.stats import binomtest
 
 from posttrain.analysis.stats import mean_interval
 from truth.checkpoints import Schedule, make_checkpoint
@@ -239,7 +240,7 @@ def labels_markdown(verdicts: Sequence[Verdict]) -> str:
         "Tuning families": [one for one in verdicts if one.family != HELD_OUT],
         f"Held-out family ({HELD_OUT})": [one for one in verdicts if one.family == HELD_OUT],
     }
-    groups = {title: mine for title, mine in groups.items() if mine}
+    groups = {title: mine for title, mine in ({"All": verdicts} | groups).items() if mine}
     lines = ["## Labels", "", *_intro(verdicts), "", *_summary_table(groups)]
     lines += ["", "### Truth and verdict", "", *_confusion(_judged(verdicts))]
     lines += ["", "### By true label", "", *_by_label(_judged(verdicts))]
@@ -258,7 +259,7 @@ def _intro(verdicts: Sequence[Verdict]) -> list[str]:
     checkpoints, families = {one.checkpoint for one in verdicts}, {one.family for one in verdicts}
     text = (
         f"{len(checkpoints)} checkpoints of {len(families)} families were diagnosed blind at the default budget ({SAMPLES} samples of each of 40 problems, "
-        "probes as they choose). What is so was measured with exact path probabilities (benchmarks/truth/truth.py). Intervals are of 95 %, over checkpoints."
+        "probes as they choose). What is so was measured with exact path probabilities (benchmarks/truth/truth.py). Intervals are of 95 %, over checkpoints, and wide where none of these differ."
     )
     return [text]
 
@@ -271,10 +272,18 @@ def _share(values: Sequence[bool], verdicts: Sequence[Verdict]) -> str:
     return f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}] of {len(values)}"
 
 
+def _exact_share(values: Sequence[bool]) -> str:
+    """Write a share with its exact interval (Clopper and Pearson), as if all were independent."""
+    if not values:
+        return "none"
+    found = binomtest(sum(values), len(values)).proportion_ci(method="exact")
+    return f"{sum(values)} of {len(values)} [{found.low:.3f}, {found.high:.3f}]"
+
+
 def _summary_table(groups: Mapping[str, Sequence[Verdict]]) -> list[str]:
     lines = [
-        "| | right label, of conclusive verdicts | label open | decision open | open labels settled rightly by four times as many samples |",
-        "| --- | --- | --- | --- | --- |",
+        "| | right label, of conclusive verdicts | the same, every verdict counted alone | label open | decision open | open labels settled rightly by four times as many samples |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for title, mine in groups.items():
         judged = _judged(mine)
@@ -282,6 +291,7 @@ def _summary_table(groups: Mapping[str, Sequence[Verdict]]) -> list[str]:
         again = [one for one in mine if one.setting == "more"]
         cells = [
             _share([one.is_right for one in said], said),
+            _exact_share([one.is_right for one in said]),
             _share([one.is_open for one in judged], judged),
             _share([one.stage == "sample_more" for one in judged], judged),
             _share([one.is_right for one in again], again),
