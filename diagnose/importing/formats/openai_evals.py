@@ -27,7 +27,7 @@ def read_openai_evals(paths: Sequence[Path], options: ReadOptions) -> ImportedSa
     refuse_unused(options, "openai-evals", "score")
     rows, samples, unfinished = RowReader(), list[ImportedSample](), list[str]()
     for path in find_files(paths, _WANTED, "**/*.jsonl", "**/*.jsonl.gz"):
-        record = RunRecord(path=path, wanted=options.score)
+        record = EvalsRecord(path=path, wanted=options.score)
         for row in rows.json_lines(path):
             record.add(row)
         samples += record.samples()
@@ -53,7 +53,7 @@ class ProblemEvents:
 
 
 @dataclass(kw_only=True, slots=True)
-class RunRecord:
+class EvalsRecord:
     """Collects the events of one run."""
 
     path: Path
