@@ -8,7 +8,7 @@ from typing import Any
 from posttrain.diagnose.importing.imported import Untold
 from posttrain.diagnose.importing.source_facts import KEY
 from posttrain.diagnose.report.text import visible
-from posttrain.diagnose.storage.diagnosis_json import SourceEntry
+from posttrain.diagnose.storage.source_json import SourceEntry
 
 UNTOLD: dict[Untold, str] = {
     Untold.TEXTS: "what the model wrote (of all samples or of some), so those can be neither read nor graded again",

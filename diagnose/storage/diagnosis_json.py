@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from posttrain.diagnose.storage.group_signal_json import GroupSignalEntry
 from posttrain.diagnose.storage.json_model import FileModel, Number, Text
+from posttrain.diagnose.storage.source_json import SourceEntry
 from posttrain.diagnose.types import (
     Bottleneck,
     Estimate,
@@ -410,37 +411,6 @@ class RunEntry(FileModel):
     created: str = ""
     command: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
-
-
-class NoteEntry(FileModel):
-    """A caveat: a code for programs, a sentence for people."""
-
-    code: str
-    text: Text
-
-
-class UntoldEntry(FileModel):
-    """Something that the source of imported samples does not tell."""
-
-    code: str
-    words: str
-
-
-class SourceEntry(FileModel):
-    """Where imported samples come from."""
-
-    format: str
-    model: str = ""
-    """As the source names it."""
-    policy: str = ""
-    """Which step or model of several; empty where the source has one."""
-    version: str = ""
-    """Of the tool that wrote it."""
-    untold: Sequence[UntoldEntry] = ()
-    not_measured: str = ""
-    """What takes an engine, in words."""
-    notes: Sequence[NoteEntry] = ()
-    """How the files were read, and what may be biased; those about one behavior are among its caveats."""
 
 
 class DiagnosisFile(FileModel):

@@ -36,21 +36,54 @@ def _list_formats(asked: bool) -> None:
         raise typer.Exit
 
 
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--columns",
+        metavar="NAME=COLUMN...",
+        help="Which column says what, all pairs up to the next option: problem, correct, text, prompt, answer, group, behavior, policy, stop, ... "
+        "Usual names are found without it.",
+    ),
+]
+SamplingSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sampling",
+        metavar="NAME=X...",
+        help="How the samples were taken, where you know and the files do not tell: temperature=1 top_p=1 top_k=0 max_tokens=4096. Without it a missing "
+        "success says nothing about support.",
+    ),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer", metavar="NAME", help="What turns token ids into texts, for open-instruct, which keeps ids alone."
+    ),
+]
+AcceptBiased = Annotated[
+    bool,
+    typer.Option(
+        "--accept-biased", help="Take a source that left samples out in a way that shifts success rates; the report says so."
+    ),
+]
+Success = Annotated[
+    float | None,
+    typer.Option(
+        "--success", metavar="X", help="A sample is right from this score on; 1 by default, where scores lie in [0, 1]."
+    ),
+]
+Step = Annotated[
+    str | None, typer.Option("--step", metavar="POLICY", help="Which step or model to take, where there are several.")
+]
+
+
 def import_(
     format_name: Annotated[
         str, typer.Argument(metavar="FORMAT", help="What wrote the files: table, counts, or a tool; --list has all.")
     ],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, or folders that hold them.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the run; with --by-step, for one run per policy.")],
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--columns",
-            metavar="NAME=COLUMN...",
-            help="Which column says what, all pairs up to the next option: problem, correct, text, prompt, answer, group, behavior, policy, stop, ... "
-            "Usual names are found without it.",
-        ),
-    ] = None,
+    columns: Columns = None,
     score: Annotated[
         str | None,
         typer.Option("--score", metavar="NAME", help="Which metric, scorer or reward counts, where there are several."),
@@ -61,40 +94,15 @@ def import_(
     behavior: Annotated[
         str | None, typer.Option("--behavior", metavar="NAME", help="Which task of several to take, or how to call the only one.")
     ] = None,
-    sampling: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--sampling",
-            metavar="NAME=X...",
-            help="How the samples were taken, where you know and the files do not tell: temperature=1 top_p=1 top_k=0 max_tokens=4096. Without it a missing "
-            "success says nothing about support.",
-        ),
-    ] = None,
-    success: Annotated[
-        float | None,
-        typer.Option(
-            "--success", metavar="X", help="A sample is right from this score on; 1 by default, where scores lie in [0, 1]."
-        ),
-    ] = None,
+    sampling: SamplingSettings = None,
+    success: Success = None,
     split: Annotated[
         str, typer.Option("--split", help="eval: never trained on. train or final, where these problems are for that.")
     ] = "eval",
-    step: Annotated[
-        str | None, typer.Option("--step", metavar="POLICY", help="Which step or model to take, where there are several.")
-    ] = None,
+    step: Step = None,
     by_step: Annotated[bool, typer.Option("--by-step", help="Write one run per step or model, in OUT/POLICY.")] = False,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            "--tokenizer", metavar="NAME", help="What turns token ids into texts, for open-instruct, which keeps ids alone."
-        ),
-    ] = None,
-    accept_biased: Annotated[
-        bool,
-        typer.Option(
-            "--accept-biased", help="Take a source that left samples out in a way that shifts success rates; the report says so."
-        ),
-    ] = False,
+    tokenizer: Tokenizer = None,
+    accept_biased: AcceptBiased = False,
     list_formats: Annotated[
         bool, typer.Option("--list", help="List the formats, and stop.", is_eager=True, callback=_list_formats)
     ] = False,
