@@ -322,10 +322,11 @@ def draw_reliability(ax: Any) -> None:
     """Draw how often verdicts, or what open ones lean to, were right against their confidence, in bins."""
     ax.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
     judged = [one for one in labels.read_results() if one.setting in ("blind", "earlier") and one.plant != "guessing"]
-    for _, _, num, confidence, right, low in labels.reliability(judged) if judged else ():
+    for place, (_, _, num, confidence, right, low) in enumerate(labels.reliability(judged) if judged else ()):
         ax.plot([confidence, confidence], [low, right], color="C0", linewidth=1)
         ax.plot(confidence, right, "o", color="C0", markersize=4)
-        ax.annotate(f"{num}", (confidence, right), xytext=(-4, -9), textcoords="offset points", fontsize=6, ha="right")
+        below = -9 - 9 * (place % 2)  # neighbors must not run into each other
+        ax.annotate(f"{num}", (confidence, right), xytext=(-3, below), textcoords="offset points", fontsize=6, ha="right")
     ax.set(xlabel="confidence of the verdict", ylabel="share that is right", xlim=(0.3, 1.02), ylim=(0.3, 1.02))
 
 
