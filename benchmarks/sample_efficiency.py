@@ -131,11 +131,12 @@ def page(results: dict[str, list[dict[str, Path_]]], command: str) -> str:
     against = {method: ratio(every, method) for method in ("doubling", "fewest first", "fixed")}
     share = float(ends(every, "rounds", MOST)[:, 2].mean())
     same = cost_at(every, "doubling", share) / max(1e-9, cost_at(every, "rounds", share))
+    at_same = f"{same:.2f} times" if np.isfinite(same) else "which it does not reach within them, more"
     lines = [
         "# Samples that a right label costs", "",
         f"`{command}`: {len(every):,} behaviors of {NUM_PROBLEMS} problems from {len(results)} held-out families (`held_out_rates.py`).", "",
         (f"**Plain doubling, under the same posterior and stopping rule, takes {against['doubling'][0]:.2f} ± {against['doubling'][1]:.2f} times the samples per right label of the "
-        f"library's rounds**, with at most {MOST} samples of a problem on average; at an equal share of right labels ({share:.2f}), {same:.2f} times. Fewest-successes-first "
+        f"library's rounds**, with at most {MOST} samples of a problem on average; at an equal share of right labels ({share:.2f}), {at_same}. Fewest-successes-first "
         f"takes {against['fewest first'][0]:.2f} ± {against['fewest first'][1]:.2f} times, {FIXED} samples of every problem {against['fixed'][0]:.1f} ± {against['fixed'][1]:.1f} times."), "",
         "Samples are per problem, of all behaviors, undecided ones too. *Right*, *wrong*: shares of the behaviors. Labels of problems: shares of the problems.", "",
         "| way to sample | cap | samples | label right | wrong | samples per right label | problem labels right | wrong |",
