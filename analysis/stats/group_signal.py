@@ -151,13 +151,22 @@ class GroupSignal:
         hard, easy, both = self._strict.groups_without_signal(size, level=LEVEL)
         whole = {cause: float(values.mean()) for cause, values in parts.items()}
         of_hard = [cause for cause in whole if cause not in (NoSignal.TOO_EASY, NoSignal.MISSING_GRADE)]
-        no_success, missing = sum(whole[cause] for cause in of_hard), whole[NoSignal.MISSING_GRADE]
-        graded = no_success + whole[NoSignal.TOO_EASY]
+        missing = whole[NoSignal.MISSING_GRADE]
+        graded = sum(whole[cause] for cause in of_hard) + whole[NoSignal.TOO_EASY]
+        # What the intervals of the mixture are of: groups whose samples all succeed or all fail, whether their scores differ or not.
+        no_success, no_failure = (
+            max(float(values.mean()), 1e-12)
+            for values in self._expect(self._strict, self.outcomes.num_correct, size, observed=False)
+        )
         scaled: dict[NoSignal, Interval] = {cause: _scaled(found[cause], hard, no_success) for cause in of_hard}
-        scaled[NoSignal.TOO_EASY] = _scaled(found[NoSignal.TOO_EASY], easy, whole[NoSignal.TOO_EASY])
+        scaled[NoSignal.TOO_EASY] = _scaled(found[NoSignal.TOO_EASY], easy, no_failure)
         scaled[NoSignal.MISSING_GRADE] = found[NoSignal.MISSING_GRADE]
-        ties = graded / max(float(self._without_ties(size).mean()), 1e-12)  # below 1 where some scores differ
+        ties = graded / (no_success + no_failure)  # below 1 where some scores differ
         low, high = both.low * ties + found[NoSignal.MISSING_GRADE].low * bool(missing), both.high * ties + missing
+        if self.outcomes.failures is not None or self.outcomes.successes is not None:
+            # How often scores differ varies over problems too, which the interval of the mixture does not know.
+            spread = mean_interval(np.sum(list(parts.values()), axis=0).clip(0.0, 1.0), self._groups, level=LEVEL)
+            low, high = min(low, spread.low), max(high, spread.high)
         total = Interval(both.estimate * ties + missing, max(0.0, low), min(1.0, high), both.method)
         return SignalShare(size, total, {cause: scaled[cause] for cause in parts}, extrapolated=True)
 
@@ -166,22 +175,22 @@ class GroupSignal:
         shares: FloatArray = np.sum(list(self._parts(size, observed=False).values()), axis=0).clip(0.0, 1.0)
         return shares
 
-    def _without_ties(self, size: int) -> FloatArray:
-        no_success, no_failure = self._expect(self._strict, self.outcomes.num_correct, size, observed=False)
-        return no_success + no_failure
+    def _all_same(self, size: int) -> tuple[FloatArray, FloatArray]:
+        """Return [P] the chance that `size` failures of a problem have one score, and that as many successes have."""
+        of = (self.outcomes.failures, self.outcomes.successes)
+        number = self.outcomes.num_samples.size
+        failures, successes = (np.ones(number) if ties is None else ties.all_same(size, number) for ties in of)
+        return failures, successes
 
     def _parts(self, size: int, *, observed: bool) -> dict[NoSignal, FloatArray]:
         """Return [P] the share of each problem's groups without signal, by cause."""
         if size < 2:
             raise ValueError(f"group size: got {size}; allowed: 2 and more")
-        known, number = self.outcomes, self.outcomes.num_samples.size
+        known = self.outcomes
         no_success, easy = self._expect(self._strict, known.num_correct, size, observed=observed)
         unrescued, _ = self._expect(self._lenient, known.num_lenient, size, observed=observed)
-        if known.failures is not None:
-            same = known.failures.all_same(size, number)
-            no_success, unrescued = no_success * same, unrescued * same
-        if known.successes is not None:
-            easy = easy * known.successes.all_same(size, number)
+        same_failures, same_successes = self._all_same(size)
+        no_success, unrescued, easy = no_success * same_failures, unrescued * same_failures, easy * same_successes
         failed = np.maximum(known.num_samples - known.num_lenient, 0)
         pooled = [kind.sum() / max(1, failed.sum()) for kind in (known.num_truncated, known.num_unread)]
         truncated, unread = (
@@ -218,7 +227,8 @@ class GroupSignal:
                 continue
             dead = np.ones(known.num_samples.size)
             if kept >= 2:
-                dead = np.sum(self._expect(self._strict, known.num_correct, kept, observed=observed), axis=0)
+                shares = self._expect(self._strict, known.num_correct, kept, observed=observed)
+                dead = np.sum([share * same for share, same in zip(shares, self._all_same(kept), strict=True)], axis=0)
             lost[rows] += chance * (dead[rows] - graded[rows]).clip(0.0)
         return lost
 

@@ -254,7 +254,7 @@ def label_samples(
     if label is Bottleneck.MISSING_SUPPORT and (share := _share_in_support(measured, epsilon)) > thresholds.improbable_path:
         detail = f"{share:.0%} of the reference paths are likelier than epsilon, so they are not out of reach: look for what ends or misreads them"
         return _undecided(label, confidence, detail)
-    if label is Bottleneck.MISSING_SUPPORT and not measured.shows_support:
+    if not measured.shows_support and _rests_on_missing_support(posterior, epsilon, thresholds):
         return _undecided(label, confidence, f"{_why_not_support(measured)}, so a missing success says nothing about support")
     if confidence < thresholds.confidence:
         open_ = " or ".join(one for one, share in posterior.shares.items() if share > 1.0 - thresholds.confidence)
@@ -272,6 +272,14 @@ def probability_beyond(check: Check) -> float:
     half = check.estimate - check.low if above else check.high - check.estimate
     distance = abs(check.estimate - check.threshold)
     return float(ndtr(ndtri(0.975) * distance / half)) if half > 0.0 else 1.0
+
+
+def _rests_on_missing_support(posterior: LabelPosterior, epsilon: float, thresholds: Thresholds) -> bool:
+    """Return whether the label is missing support, or a mixture that problems out of support are a part of."""
+    if posterior.label is not Bottleneck.MIXED:
+        return posterior.label is Bottleneck.MISSING_SUPPORT
+    shares = posterior.mixture.interval_probabilities([epsilon, thresholds.mastered]).mean(axis=0)
+    return bool(shares[PROBLEM_LABELS.index(Bottleneck.MISSING_SUPPORT)] >= thresholds.mixed_share)
 
 
 def _share_in_support(measured: Measurements, epsilon: float) -> float:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.analysis.number_format import DASH, format_interval, format_number, format_probability
+from posttrain.diagnose.importing.imported import Untold
+from posttrain.diagnose.importing.source_facts import SourceFacts
 from posttrain.diagnose.report.signal_words import signal_view
 from posttrain.diagnose.report.text import MethodNotes, counted, visible, write_estimate
 from posttrain.diagnose.report.verdict_view import NextStart, verdict_view
@@ -44,6 +46,8 @@ def behavior_view(
     primary = int(entry.measure.get("primary_k") or _DEFAULT_K)
     validity = {check.name for check in entry.validity.checks}
     mastered = settings.get("thresholds", {}).get("mastered", math.nan)
+    source = SourceFacts.of_run(settings, entry.name)
+    ends_told = source is None or Untold.STOP_REASONS not in source.untold
     return {
         **verdict_view(
             entry, f"b-{slug}", start, failures=entry.validity.failures, no_verdict=settings.get("split") == Split.TRAIN
@@ -73,9 +77,9 @@ def behavior_view(
             ("wrong", [_example_view(example) for example in entry.examples.wrong]),
         ],
         "validity": _validity_view(entry, methods),
-        "problems": _problem_rows(entry.problems),
+        "problems": _problem_rows(entry.problems, ends_told=ends_told),
         "problems_hidden": max(0, len(entry.problems) - MOST_ROWS),
-        "counts": _counts(problems),
+        "counts": _counts(problems, ends_told=ends_told),
         "p_methods": [methods.number(method) for method in dict.fromkeys(problem.p_method for problem in entry.problems)],
         "cost": _cost(entry.cost),
     }
@@ -201,8 +205,13 @@ def _example_view(example: ExampleEntry) -> dict[str, str]:
     }
 
 
-def _problem_rows(problems: Sequence[ProblemEntry]) -> list[list[str]]:
-    """Return the cells of the table of problems, hardest first."""
+def _problem_rows(problems: Sequence[ProblemEntry], *, ends_told: bool) -> list[list[str]]:
+    """Return the cells of the table of problems, hardest first.
+
+    Args:
+        problems: All that were sampled.
+        ends_told: Whether it is known why each sample ended; where it is not, a count of no truncated samples says nothing.
+    """
     hardest_first = sorted(problems, key=lambda problem: -1.0 if math.isnan(problem.p) else problem.p)
     return [
         [
@@ -212,7 +221,7 @@ def _problem_rows(problems: Sequence[ProblemEntry]) -> list[list[str]]:
             format_probability(problem.posterior.get(problem.state.value, math.nan)),
             f"{problem.num_correct} of {problem.num_samples}",
             str(problem.num_unparsed),
-            str(problem.num_truncated),
+            str(problem.num_truncated) if ends_told or problem.num_truncated else DASH,
             str(problem.num_missing),
             format_interval(problem.p, problem.p_low, problem.p_high),
             format_number(problem.reference_nll_per_token),
@@ -221,15 +230,18 @@ def _problem_rows(problems: Sequence[ProblemEntry]) -> list[list[str]]:
     ]
 
 
-def _counts(problems: Sequence[ProblemEntry]) -> str:
-    """Return what was counted over the problems of the verdict, in one line."""
-    total, right, unparsed, truncated, missing = (
+def _counts(problems: Sequence[ProblemEntry], *, ends_told: bool) -> str:
+    """Return what was counted over the problems of the verdict, in one line; `ends_told` as in `_problem_rows`."""
+    total, right, unparsed, missing = (
         format_number(sum(getattr(problem, f"num_{what}") for problem in problems))
-        for what in ("samples", "correct", "unparsed", "truncated", "missing")
+        for what in ("samples", "correct", "unparsed", "missing")
     )
+    truncated = sum(problem.num_truncated for problem in problems)
     unfinished = sum(problem.num_unfinished_thoughts for problem in problems)
     thought, tokens = (sum(getattr(problem, f"num_{what}") for problem in problems) for what in ("thought_tokens", "tokens"))
-    counts = f"{total} samples with a known outcome: {right} right, {unparsed} unparsed, {truncated} truncated"
+    counts = f"{total} samples with a known outcome: {right} right, {unparsed} unparsed"
+    if ends_told or truncated:
+        counts += f", {format_number(truncated)} truncated" + ("" if ends_told else " (or more: the source does not tell of all)")
     counts += f", {format_number(unfinished)} with an unfinished thought" if unfinished else ""
     counts += f"; {missing} more missing"
     if thought:

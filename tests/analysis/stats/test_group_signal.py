@@ -87,6 +87,39 @@ def test_scores_between_0_and_1_tell_failures_apart() -> None:
     assert alone.total.estimate == pytest.approx(1.0)
 
 
+def one_score_each(num_problems: int, counts: list[int]) -> ScoreTies:
+    """Return failures of each problem of which these numbers have one score."""
+    return ScoreTies(np.repeat(np.arange(num_problems), len(counts)), np.tile(counts, num_problems))
+
+
+def test_missing_grades_leave_a_signal_where_the_scores_of_failures_differ() -> None:
+    """No sample is right and no two scores are equal: a group lacks a signal only where fewer than two samples have a grade."""
+    known = outcomes([16] * 20, [0] * 20, num_missing=[16] * 20, failures=one_score_each(20, [1] * 16))
+    for size in (4, 8):
+        found = GroupSignal(known).share(size)
+        assert found.total.estimate == pytest.approx((size + 1) / 2**size)
+        assert found.causes[NoSignal.MISSING_GRADE].estimate == pytest.approx(found.total.estimate)
+
+
+def test_causes_beyond_the_samples_count_only_groups_of_one_score() -> None:
+    n = np.tile([8, 16], 10)
+    rows = np.repeat(np.arange(20), 2)
+    known = outcomes(n, n * 0, num_truncated=n // 4, failures=ScoreTies(rows, n[rows] // 2), equally=False)
+    found = GroupSignal(known).share(4)
+    assert found.extrapolated
+    assert sum(part.estimate for part in found.causes.values()) == pytest.approx(found.total.estimate, abs=0.01)
+    assert found.causes[NoSignal.TRUNCATED].estimate == pytest.approx(found.total.estimate / 4, abs=0.01)
+
+
+def test_the_interval_knows_that_ties_differ_between_problems() -> None:
+    """Failures of half of the problems have one score, of the others scores of their own."""
+    n = np.tile([8, 8, 16, 16], 5)
+    counts = np.concatenate([[size] if place % 2 else [1] * size for place, size in enumerate(n)])
+    rows = np.concatenate([[place] * (1 if place % 2 else size) for place, size in enumerate(n)])
+    total = GroupSignal(outcomes(n, n * 0, failures=ScoreTies(rows, counts), equally=False)).share(4).total
+    assert total.low < 0.3 < 0.7 < total.high
+
+
 def test_ties_beyond_the_samples_are_by_their_share() -> None:
     ties = ScoreTies(np.array([0, 0, 1]), np.array([3, 1, 4]))
     assert ties.all_same(8, 3) == pytest.approx([0.75**8 + 0.25**8, 1.0, 1.0])

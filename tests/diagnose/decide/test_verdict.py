@@ -199,6 +199,25 @@ def test_a_truncated_sampler_never_yields_missing_support() -> None:
     assert found.bottleneck is Bottleneck.INCONCLUSIVE
 
 
+@pytest.mark.parametrize("sampling", [Sampling(top_p=0.9), Sampling(temperature=0.7), Sampling(known=False)])
+def test_a_mixture_with_problems_out_of_support_is_open_where_the_policy_was_not_sampled(sampling: Sampling) -> None:
+    behavior, unsupported, validity = make(np.repeat([0, 16], 20), n=64)
+    sampled = diagnose(behavior, unsupported, validity)
+    assert sampled.bottleneck is Bottleneck.MIXED
+    found = diagnose(replace(behavior, sampling=sampling), unsupported, validity)
+    assert (found.bottleneck, found.leans_to, found.plan) == (Bottleneck.INCONCLUSIVE, Bottleneck.MIXED, ())
+    assert "so a missing success says nothing about support" in found.sentence
+    assert found.stage is not None
+    assert found.stage.name == "sample_more"
+
+
+def test_a_mixture_without_problems_out_of_support_has_its_label_however_it_was_sampled() -> None:
+    behavior, reached, validity = make(np.repeat([16, 64], 20), n=64)
+    found = diagnose(replace(behavior, sampling=Sampling(temperature=0.7)), reached, validity)
+    assert found.bottleneck is Bottleneck.MIXED
+    assert Bottleneck.MISSING_SUPPORT not in {part.label for part in found.plan}
+
+
 def check(name: str, outcome: Outcome) -> Check:
     return Check(name=name, op="<=", estimate=0.9, low=0.8, high=0.95, threshold=0.2, n=10, method="", outcome=outcome)
 
