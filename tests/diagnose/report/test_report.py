@@ -127,6 +127,32 @@ def test_both_pages_carry_the_same_numbers(kind: str, request: pytest.FixtureReq
     assert in_html == set(INTERVAL.findall(markdown))
 
 
+def imported(folder: Path, untold: list[str], num_truncated: int) -> str:
+    """Return the Markdown page of one imported behavior with four problems, of one of which so many samples are truncated."""
+    folder.mkdir()
+    counts = {"split": Split.EVAL, "num_samples": 8, "num_correct": 2, "state": Bottleneck.POOR_CHOICE}
+    problems = [ProblemEntry(id=f"p{place}", num_truncated=num_truncated * (place == 0), **counts) for place in range(4)]
+    file = diagnosis_file()
+    settings = {**file.settings, "source": {"format": "table", "untold": untold}}
+    write_model(
+        folder / "diagnosis.json",
+        file.model_copy(update={"settings": settings, "behaviors": [empty_behavior(problems=problems)]}),
+    )
+    return write_report(folder)[1].read_text()
+
+
+def test_truncated_samples_are_not_counted_where_the_source_does_not_tell_why_samples_ended(tmp_path: Path) -> None:
+    told = imported(tmp_path / "told", ["logprobs"], 0)
+    assert "8 right, 0 unparsed, 0 truncated; 0 more missing" in told
+    assert "| 2 of 8 | 0 | 0 | 0 |" in told
+    untold = imported(tmp_path / "untold", ["logprobs", "stop_reasons"], 0)
+    assert "8 right, 0 unparsed; 0 more missing" in untold
+    assert "| 2 of 8 | 0 | – | 0 |" in untold
+    some = imported(tmp_path / "some", ["stop_reasons"], 3)
+    assert "8 right, 0 unparsed, 3 truncated (or more: the source does not tell of all); 0 more missing" in some
+    assert "| 2 of 8 | 0 | 3 | 0 |" in some
+
+
 def test_what_to_do_comes_first(pages: Pages, training_pages: Pages) -> None:
     _, html, markdown = pages
     assert markdown.index("## What to do next") < markdown.index("## Summary") < markdown.index("## products")
