@@ -161,10 +161,10 @@ class GroupSignal:
         scaled: dict[NoSignal, Interval] = {cause: _scaled(found[cause], hard, no_success) for cause in of_hard}
         scaled[NoSignal.TOO_EASY] = _scaled(found[NoSignal.TOO_EASY], easy, no_failure)
         scaled[NoSignal.MISSING_GRADE] = found[NoSignal.MISSING_GRADE]
-        ties = graded / (no_success + no_failure)  # below 1 where some scores differ
+        differ = self.outcomes.failures is not None or self.outcomes.successes is not None
+        ties = graded / (no_success + no_failure) if differ else 1.0
         low, high = both.low * ties + found[NoSignal.MISSING_GRADE].low * bool(missing), both.high * ties + missing
-        if self.outcomes.failures is not None or self.outcomes.successes is not None:
-            # How often scores differ varies over problems too, which the interval of the mixture does not know.
+        if differ:  # how often scores differ varies over problems too, which the interval of the mixture does not know
             spread = mean_interval(np.sum(list(parts.values()), axis=0).clip(0.0, 1.0), self._groups, level=LEVEL)
             low, high = min(low, spread.low), max(high, spread.high)
         total = Interval(both.estimate * ties + missing, max(0.0, low), min(1.0, high), both.method)
