@@ -45,7 +45,7 @@ class PolicyScores:
     covariance: FloatArray
     """[C, C] of the estimates, over the problems that there might have been."""
     degrees: float
-    """Degrees of freedom of the covariance."""
+    """Degrees of freedom of the covariance (Welch and Satterthwaite): few where most of it is that of a behavior with few problems."""
 
     @classmethod
     def of(cls, behaviors: Sequence[PolicyValues]) -> PolicyScores:
@@ -60,15 +60,19 @@ class PolicyScores:
         if not units or any(one.shape[0] == 0 for one in units) or len({one.shape[1] for one in units}) > 1:
             raise ValueError(f"need values of the same policies on each behavior, got shapes {[one.shape for one in units]}")
         covariance, num_policies = np.zeros((units[0].shape[1],) * 2), units[0].shape[1]
+        traces, degrees = [], []
         for of, one in zip(behaviors, units, strict=True):
             size = one.shape[0]
             within = np.atleast_2d(np.cov(one, rowvar=False)) / size if size > 1 else np.zeros_like(covariance)
             extra = np.zeros(num_policies) if of.variance is None else np.asarray(of.variance, dtype=np.float64)
-            covariance += within + np.diag(DELTA_PSEUDO_OBSERVATIONS / size**2 + extra)
+            of_behavior = within + np.diag(DELTA_PSEUDO_OBSERVATIONS / size**2 + extra)
+            covariance += of_behavior
+            traces.append(float(np.trace(of_behavior)))
+            degrees.append(size - 1 + 2 * DELTA_PSEUDO_OBSERVATIONS)
         return cls(
             estimate=np.mean([one.mean(axis=0) for one in units], axis=0),
             covariance=covariance / len(units) ** 2,
-            degrees=float(sum(one.shape[0] - 1 for one in units) + 2 * DELTA_PSEUDO_OBSERVATIONS),
+            degrees=sum(traces) ** 2 / sum(trace**2 / of for trace, of in zip(traces, degrees, strict=True)),
         )
 
     def against(self, index: int) -> tuple[FloatArray, FloatArray]:

@@ -60,6 +60,14 @@ def test_behaviors_count_alike_and_related_problems_as_one() -> None:
         ps.shrunken_score(scores, [1], 0)
 
 
+def test_a_behavior_of_few_problems_leaves_few_degrees_of_freedom() -> None:
+    rng = np.random.default_rng(6)
+    few, many = ps.PolicyValues(rng.random((3, 4))), ps.PolicyValues(rng.random((300, 4)))
+    assert ps.PolicyScores.of([many]).degrees == pytest.approx(299.5)
+    assert ps.PolicyScores.of([many, many]).degrees == pytest.approx(2 * 299.5)
+    assert 2.5 < ps.PolicyScores.of([few, many]).degrees < 4.0
+
+
 def test_a_level_for_several_means_lies_between_one_and_bonferroni() -> None:
     rng = np.random.default_rng(4)
     independent = rng.uniform(-0.5, 0.5, (300, 8))
