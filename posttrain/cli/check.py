@@ -63,7 +63,10 @@ def check(
     split_eval: options.SplitEval = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Check a data set or a model without spending samples: what is read, how texts are graded, what may be wrong."""
+    """Check a data set or a model without a sample.
+
+    It says what is read, how texts are graded, and what may be wrong.
+    """
     if train:
         _check_rows(what, model, row, max_length, as_json)
         return

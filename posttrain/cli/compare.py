@@ -54,9 +54,9 @@ def compare(
     markdown: MarkdownFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two runs, paired by problem, or three and more along a training run.
+    """Compare two runs, or many along a training run.
 
-    Every change between two stands beside its null: what sampling one model twice would show. Of several checkpoints, bands hold at all of
+    They are paired by problem. Every change between two stands beside its null: what sampling one model twice would show. Of several checkpoints, bands hold at all of
     them at once, and the one to keep is named with those that may be as good.
     """
     from posttrain.diagnose import compare as run_compare

@@ -56,9 +56,9 @@ def export(
         int, typer.Option("--per-problem", metavar="N", help="Samples, references or pairs of a problem at most.")
     ] = 4,
 ) -> None:
-    """Write problems, samples, pass rates or counts of a run for another tool.
+    """Write a run as the files of another tool.
 
-    Files to train on hold train problems alone: samples of these come from `posttrain diagnose --split train`.
+    Problems, samples, pass rates, counts, or the named stage as a script. Files to train on hold train problems alone: samples of these come from `posttrain diagnose --split train`.
     """
     from posttrain.diagnose import assemble
     from posttrain.diagnose import export as run_export

@@ -29,9 +29,9 @@ def forecast(
     prompts_per_step: Annotated[int, typer.Option("--prompts-per-step", metavar="B", help="Prompts of a training step.")] = 8,
     as_json: AsJson = False,
 ) -> None:
-    """Forecast how many groups of samples carry no signal, why, and what to change.
+    """Forecast how many groups carry no signal, and why.
 
-    A group whose rewards are equal teaches GRPO and its relatives nothing. No model is needed: it is computed from the samples of a run.
+    It says what to change, too. A group whose rewards are equal teaches GRPO and its relatives nothing. No model is needed: it is computed from the samples of a run.
     """
     from posttrain.diagnose import forecast as run_forecast
     from posttrain.diagnose.report.signal_words import forecast_table

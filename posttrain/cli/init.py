@@ -27,7 +27,10 @@ def init(
     verifier: options.VerifierOption = None,
     system: options.System = None,
 ) -> None:
-    """Write a behavior file for a data set: every key, what was guessed, and why."""
+    """Write a behavior file for a data set.
+
+    It has every key, what was guessed, and why.
+    """
     from posttrain.diagnose.behaviors.behavior_options import read_behavior_options
     from posttrain.diagnose.behaviors.new_behavior_file import write_behavior_file
 

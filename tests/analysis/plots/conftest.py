@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.checkpoint_files import checkpoints_file
 from helpers.figures import PROBE_ROWS
 from helpers.loop_files import loop_file
 
@@ -37,7 +38,7 @@ def _add_findings(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of runs: `before`, `after` (better target, worse retention), `compared`, `looped`, and the same without references or retention."""
+    """Return a folder of runs: `before`, `after` (better target, worse retention), `compared`, `looped`, `along`, and the same without references or retention."""
     folder = tmp_path_factory.mktemp("runs")
     behaviors = [write_behavior(folder, "sums", "target", 24), write_behavior(folder, "kept", "retention", 16)]
     for name, sums, kept in (("before", 0.3, 0.95), ("after", 0.8, 0.2)):
@@ -60,4 +61,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     looped = json.dumps(loop_file().to_json()).replace("products", "sums").replace("spell_backward", "kept")
     (folder / "looped").mkdir()
     write_json(folder / "looped" / "loop.json", json.loads(looped))
+    along = json.dumps(checkpoints_file().to_json()).replace("products", "sums").replace("spell_backward", "kept")
+    (folder / "along").mkdir()
+    write_json(folder / "along" / "checkpoints.json", json.loads(along))
     return folder

@@ -29,7 +29,8 @@ INCH = 72
 
 
 def given(figure: str, runs: Path) -> list[Path]:
-    return [runs / {Takes.COMPARISONS: "compared", Takes.LOOPS: "looped"}.get(FIGURES[figure].takes, "before")]
+    folders = {Takes.COMPARISONS: "compared", Takes.LOOPS: "looped", Takes.CHECKPOINTS: "along"}
+    return [runs / folders.get(FIGURES[figure].takes, "before")]
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -162,7 +162,7 @@ def test_paths_without_steps_and_without_references(make_context: MakeContext) -
     rows = rows_in_steps()
     engine = ScriptedEngine({row["prompt"]: [(whole(row), 0.3), ("It is 7.", 0.7)] for row in rows})
     for row in rows:
-        row["references"] = [whole(row)]
+        row["references"] = [{"steps": [whole(row)]}]
     context = make_context(rows, engine)
     found = Availability().run(context)
     assert {row["steps"] for row in found.rows if row["path"] == "reference"} == {8}
