@@ -21,7 +21,10 @@ _NOTES = {
     KeepNote.RETENTION_NOT_MEASURED: "No retention behavior was measured, so what else changed is not known.",
     KeepNote.EVERY_LATER_ONE_LOST: "Every later checkpoint is shown to have lost a retention behavior.",
     KeepNote.FIRST_MAY_BE_BEST: "No checkpoint is shown to be better than the first.",
-    KeepNote.ADAPTIVE_SAMPLING: "A run was sampled adaptively: rates are estimated by likelihood, and every band is widened by itself.",
+    KeepNote.ADAPTIVE_SAMPLING: (
+        "Problems of a run have different numbers of samples, which may depend on outcomes (adaptive sampling, samples left out): "
+        "rates are estimated by likelihood, and every band is widened by itself."
+    ),
     KeepNote.MISSING_SAMPLES: "Samples without an outcome count as failures and as successes, whichever is worse for what is claimed.",
 }
 

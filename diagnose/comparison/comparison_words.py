@@ -77,9 +77,9 @@ def note_words(note: ComparisonNote, behavior: BehaviorTransition) -> str:
             return "One checkpoint is not a stage: the intervals leave out the spread between training seeds."
         case ComparisonNote.ADAPTIVE_SAMPLING:
             return (
-                "A run was sampled adaptively: its number of samples of a problem depends on their outcomes. Pass@k, its changes, the role and "
-                "the changes of problems are estimated by likelihood from all samples; support dynamics and the gain where no success was "
-                f"seen before use the first {behavior.num_samples} samples of every problem."
+                "Problems of a run have different numbers of samples, which may depend on outcomes (adaptive sampling, samples left out). "
+                "Pass@k, its changes, the role and the changes of problems are estimated by likelihood from all samples; support "
+                f"dynamics and the gain where no success was seen before use the first {behavior.num_samples} samples of every problem."
             )
         case ComparisonNote.MISSING_SAMPLES:
             before, after = behavior.num_missing

@@ -58,7 +58,13 @@ def detect_format(paths: Sequence[Path]) -> str:
     told = [name for name in found if name != _TABLE] or list(found)
     if not told:
         given = ", ".join(str(path) for path in paths)
-        raise SourceError(f"{given}: of no format that is known; name one, as in posttrain import table", code="unknown_format")
+        if missing := [str(path) for path in paths if not path.exists()]:
+            raise SourceError(f"{', '.join(missing)}: no such file or folder; give files that a tool wrote", code="no_such_file")
+        raise SourceError(
+            f"{given}: got nothing of a format that is known (posttrain import --list shows all); give files that hold rows, or name "
+            "the format, as in posttrain import table",
+            code="unknown_format",
+        )
     if len(told) > 1:
         listed = ", ".join(f"{found[name].name} of {name}" for name in told)
         raise SourceError(

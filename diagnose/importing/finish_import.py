@@ -184,7 +184,7 @@ class ProblemIds:
 
 def _of_behavior(samples: Sequence[ImportedSample], wanted: str | None) -> list[ImportedSample]:
     if not samples:
-        raise SourceError("the files hold no samples", code="no_samples")
+        raise SourceError("the files hold no samples; give files of at least one", code="no_samples")
     names = dict.fromkeys(sample.behavior for sample in samples)
     if wanted is None:
         return list(samples)

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Path_ = str | os.PathLike[str]
-_OF_ANOTHER = frozenset({"not_this_format", "no_source_files", "unreadable_file", "no_samples"})
+_OF_ANOTHER = frozenset(
+    {"not_this_format", "no_source_files", "unreadable_file", "no_samples", "invalid_json", "invalid_counts", "no_counts"}
+)
 """Codes of errors that files of another format meet."""
 
 

@@ -46,6 +46,9 @@ def test_files_that_are_named_by_another_name(tmp_path: Path):
     with pytest.raises(SourceError) as refused:
         detect_format([tmp_path / "note.txt"])
     assert refused.value.code == "unknown_format"
+    with pytest.raises(SourceError) as refused:
+        detect_format([tmp_path / "not there"])
+    assert refused.value.code == "no_such_file"
 
 
 def test_auto_reads_what_it_finds_and_another_format_is_named():
@@ -53,3 +56,10 @@ def test_auto_reads_what_it_finds_and_another_format_is_named():
     for given, name in (("lm-eval", "openai-evals"), ("verifiers", "inspect"), ("lighteval", "lm-eval"), ("inspect", "lm-eval")):
         with pytest.raises(SourceError, match=f"posttrain import {name}"):
             read_samples(given, KNOWN[name])
+
+
+def test_files_given_one_by_one_to_another_format_are_told_too():
+    record, log = KNOWN["openai-evals"] / "record.jsonl", KNOWN["inspect"] / "made" / "sums.eval"
+    for given, path, name in (("counts", record, "openai-evals"), ("counts", log, "inspect"), ("lm-eval", log, "inspect")):
+        with pytest.raises(SourceError, match=f"use posttrain import {name}$"):
+            read_samples(given, path)
