@@ -128,7 +128,7 @@ def test_both_pages_carry_the_same_numbers(kind: str, request: pytest.FixtureReq
 
 
 def imported(folder: Path, untold: list[str], num_truncated: int) -> str:
-    """Return the Markdown page of one imported behavior with four problems, of one of which so many samples are truncated."""
+    """Return the Markdown page of one imported behavior with four problems; of the first, `num_truncated` samples are truncated."""
     folder.mkdir()
     counts: dict[str, Any] = {"split": Split.EVAL, "num_samples": 8, "num_correct": 2, "state": Bottleneck.POOR_CHOICE}
     problems = [ProblemEntry(id=f"p{place}", num_truncated=num_truncated * (place == 0), **counts) for place in range(4)]
