@@ -98,6 +98,24 @@ def training_problems(run: DiagnosedRun, options: ExportOptions) -> list[Exporte
     return _within_rates(run, rows, options)
 
 
+def graded_problems(run: DiagnosedRun, options: ExportOptions) -> list[ExportedProblem]:
+    """Return the problems of the asked split for a trainer that grades its samples by the answers.
+
+    Raises:
+        RunError: The source of an imported run tells no answers (`no_answers`); and as `training_problems`.
+        SettingsError: As `training_problems`.
+    """
+    rows = training_problems(run, options)
+    imported = [row for row in rows if row.behavior.verifier.kind == "imported"]
+    if imported and not any(row.problem.answer for row in imported):
+        raise RunError(
+            f"export {run.path}: it was imported, and its source tells no answers, by which these rows would be graded; import it with an answer column, or "
+            "export trl-sft, trl-pairs or counts",
+            code="no_answers",
+        )
+    return rows
+
+
 def training_samples(run: DiagnosedRun, options: ExportOptions) -> Iterator[ExportedSamples]:
     """Yield the problems of the asked split with their samples.
 

@@ -15,6 +15,7 @@ from posttrain.diagnose.exporting.export_rows import (
     ExportedSamples,
     ExportOptions,
     Turns,
+    graded_problems,
     training_problems,
     training_samples,
 )
@@ -22,8 +23,8 @@ from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 
 
 def prompt_rows(run: DiagnosedRun, options: ExportOptions) -> Iterator[dict[str, Any]]:
-    """Yield `{"prompt", "answer", "behavior", "problem_id", "pass_rate", "num_samples"}`; errors as `training_problems`."""
-    for row in training_problems(run, options):
+    """Yield `{"prompt", "answer", "behavior", "problem_id", "pass_rate", "num_samples"}`; errors as `graded_problems`."""
+    for row in graded_problems(run, options):
         yield {
             "prompt": row.prompt,
             "answer": row.problem.answer,

@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from posttrain.diagnose.exporting.export_rows import ExportOptions, training_problems
+from posttrain.diagnose.exporting.export_rows import ExportOptions, graded_problems
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 
 
 def verifiers_rows(run: DiagnosedRun, options: ExportOptions) -> Iterator[dict[str, Any]]:
-    """Yield one row per problem; `info` is JSON in a text, so that every row has the same columns. Errors as `training_problems`."""
-    for row in training_problems(run, options):
+    """Yield one row per problem; `info` is JSON in a text, so that every row has the same columns. Errors as `graded_problems`."""
+    for row in graded_problems(run, options):
         info = {
             "problem_id": row.problem.id,
             "answers": list(row.problem.answers),

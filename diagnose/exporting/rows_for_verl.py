@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from posttrain.diagnose.exporting.export_rows import ExportOptions, training_problems
+from posttrain.diagnose.exporting.export_rows import ExportOptions, graded_problems
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.types import Split
 
@@ -15,11 +15,11 @@ _ABILITIES = {"math": "math", "number": "math", "python": "code", "code": "code"
 
 
 def verl_rows(run: DiagnosedRun, options: ExportOptions) -> Iterator[dict[str, Any]]:
-    """Yield one row per problem, `data_source` being the behavior and `ground_truth` its answer; errors as `training_problems`.
+    """Yield one row per problem, `data_source` being the behavior and `ground_truth` its answer; errors as `graded_problems`.
 
     `extra_info` also holds what a reward function may need: the problem's id, its further answers and its metadata as JSON, and its pass rate.
     """
-    for index, row in enumerate(training_problems(run, options)):
+    for index, row in enumerate(graded_problems(run, options)):
         yield {
             "data_source": row.behavior.name,
             "prompt": row.messages,

@@ -10,7 +10,7 @@ import pytest
 from helpers.exported_runs import PROBLEMS, exported_run
 from helpers.refusals import refused
 
-from posttrain.diagnose import export
+from posttrain.diagnose import export, import_samples
 from posttrain.diagnose.errors import RunError, SettingsError, UserError
 from posttrain.diagnose.exporting.export_formats import EXPORTS
 from posttrain.diagnose.storage.count_files import read_counts
@@ -179,3 +179,14 @@ def test_what_a_run_does_not_have_is_refused(run: DiagnosedRun, tmp_path: Path) 
         with refused(RunError, "no_texts"):
             export(bare, name, tmp_path / "b.jsonl")
     assert export(bare, "counts", tmp_path / "b.jsonl") == len(PROBLEMS)
+
+
+@pytest.mark.parametrize("name", ["trl-prompts", "verl", "verifiers"])
+def test_rows_that_would_be_graded_by_answers_need_answers(name: str, tmp_path: Path) -> None:
+    table = tmp_path / "samples.csv"
+    table.write_text("problem,prompt,text,correct\n" + "".join(f"p{i},what is {i}?,it is {i},yes\n" for i in range(6)))
+    imported = import_samples("table", table, out=tmp_path / "run", split=Split.TRAIN)
+    with refused(RunError, "no_answers"):
+        export(imported, name, tmp_path / "rows.jsonl")
+    assert not (tmp_path / "rows.jsonl").exists()
+    assert export(imported, "trl-sft", tmp_path / "sft.jsonl") == 6
