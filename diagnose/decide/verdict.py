@@ -270,8 +270,12 @@ def probability_beyond(check: Check) -> float:
     """
     above = check.estimate >= check.threshold
     half = check.estimate - check.low if above else check.high - check.estimate
-    distance = abs(check.estimate - check.threshold)
-    return float(ndtr(ndtri(0.975) * distance / half)) if half > 0.0 else 1.0
+    return _probability_within(abs(check.estimate - check.threshold), half)
+
+
+def _probability_within(distance: float, half: float) -> float:
+    """Return the probability that a normal number lies less than `distance` beyond its mean to a side, where 97.5 % lie less than `half` beyond."""
+    return float(ndtr(ndtri(0.975) * distance / half)) if half > 0.0 else float(distance >= 0.0)
 
 
 def _rests_on_missing_support(posterior: LabelPosterior, epsilon: float, thresholds: Thresholds) -> bool:
@@ -333,8 +337,7 @@ def _probability_most_is_format(counts: SamplingMeasurement) -> float:
     surplus = mean_interval(
         (read - right) - (1.0 - read), counts.groups, low=-1.0
     )  # right when read leniently, less wrong either way
-    half = surplus.estimate - surplus.low
-    return float(ndtr(ndtri(0.975) * surplus.estimate / half)) if half > 0.0 else float(surplus.estimate > 0.0)
+    return _probability_within(surplus.estimate, surplus.estimate - surplus.low)
 
 
 def _without_samples(measured: Measurements, available: frozenset[Need], thresholds: Thresholds) -> Diagnosis:

@@ -29,6 +29,7 @@ from posttrain.diagnose.pipeline.assemble import assemble, read_validity
 from posttrain.diagnose.pipeline.grade_changes import regrade_file
 from posttrain.diagnose.progress import Reporter, Task
 from posttrain.diagnose.sampling.token_limit import recorded_limit
+from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import ValidityEntry
 from posttrain.diagnose.storage.json_model import write_model
 from posttrain.diagnose.storage.output_folder import locked_folder
@@ -82,11 +83,11 @@ def regrade(
 
     Args, errors: As for `store_regraded`.
     """
-    found = store_regraded(run, out=out, verifier=verifier, behaviors=behaviors, command=command, reporter=reporter)
+    found, finished = _grade_again(run, Path(out), verifier, behaviors, command, reporter)
     from posttrain.diagnose.pipeline.run_files import write_run  # drawing figures needs matplotlib: not before it is used
 
     with locked_folder(Path(out)):
-        write_run(assemble(Path(out)))
+        write_run(finished)
     return found
 
 
@@ -115,7 +116,19 @@ def store_regraded(
         SettingsError: An unknown behavior (`unknown_behavior`), or a verifier that cannot grade.
         BehaviorError: The verifier does not suit the problems.
     """
-    source, target = RunDirectory(Path(run)), RunDirectory(Path(out))
+    return _grade_again(run, Path(out), verifier, behaviors, command, reporter)[0]
+
+
+def _grade_again(
+    run: str | os.PathLike[str],
+    out: Path,
+    verifier: Mapping[str, Any] | None,
+    behaviors: Sequence[str],
+    command: str,
+    reporter: Reporter | None,
+) -> tuple[RegradeFile, DiagnosedRun]:
+    """Return whose grade changed, and the new run; arguments and errors as for `store_regraded`."""
+    source, target = RunDirectory(Path(run)), RunDirectory(out)
     record = source.read_json()
     if record["kind"] != "diagnose":
         raise RunError(f"run {run}: holds a {record['kind']} run; give the folder of a `posttrain diagnose`", code="other_kind")
@@ -153,9 +166,10 @@ def store_regraded(
         for name, behavior in loaded.items():
             if not target.is_done(name):
                 _write_behavior(work, behavior, graders.get(name))
-        found = regrade_file(source, assemble(target.path, behaviors=list(loaded.values())), work.chosen)
+        finished = assemble(target.path)
+        found = regrade_file(source, finished, work.chosen)
         write_model(target.path / "regrade.json", found)
-    return found
+    return found, finished
 
 
 def _load(work: _Regrading, name: str, options: BehaviorOptions) -> Behavior:

@@ -16,6 +16,7 @@ from typing import Any
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.chat_messages import ASSISTANT, read_messages, said_last, several_turns
 from posttrain.diagnose.importing.finish_import import ProblemIds, Told, chosen_score, finish, refuse_unused
+from posttrain.diagnose.importing.formats.inspect_samples import STOPS
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions
 from posttrain.diagnose.importing.sampler_settings import read_sampling
 from posttrain.diagnose.importing.shared_scores import spread_share
@@ -25,12 +26,6 @@ from posttrain.diagnose.types import Note, Sampling, StopReason
 
 _WANTED = "*_samples.jsonl of Every Eval Ever, or the folder that holds it"
 _SCORE, _IS_CORRECT = "score", "is_correct"
-_STOPS = {
-    "stop": StopReason.EOS,
-    "tool_calls": StopReason.EOS,
-    "max_tokens": StopReason.LENGTH,
-    "model_length": StopReason.LENGTH,
-}
 _INSPECT = "inspect"
 _ID_LENGTH = 12
 """Of the digest of a document of lm-eval, as its own logs are read."""
@@ -164,7 +159,7 @@ class RecordReader:
             answers=answers[1:],
             stop=StopReason.ERROR
             if failed
-            else _STOPS.get(str(metadata.get("stop_reason")).rpartition(".")[2], StopReason.UNKNOWN),
+            else STOPS.get(str(metadata.get("stop_reason")).rpartition(".")[2], StopReason.UNKNOWN),
             num_tokens=_whole(row.mapping("token_usage").get("output_tokens")),
             turns=several_turns(chat[start:]),
             policy=str(row.get("model_id") or ""),

@@ -27,12 +27,13 @@ from posttrain.diagnose.types import Message, StopReason
 
 _LETTERS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 """Correct, partially correct, incorrect, no answer, as `value_to_float` of inspect-ai turns them into numbers."""
-_STOPS = {
+STOPS = {
     "stop": StopReason.EOS,
     "tool_calls": StopReason.EOS,
     "max_tokens": StopReason.LENGTH,
     "model_length": StopReason.LENGTH,
 }
+"""Why a model ended, as Inspect names it; records of Every Eval Ever take the names over."""
 _BY_A_PERSON = "operator"
 """The limit of a sample that a person stopped."""
 
@@ -96,7 +97,7 @@ class InspectSample:
         reason = (
             choices[0].get("stop_reason") if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else None
         )
-        return _STOPS.get(str(reason), StopReason.UNKNOWN)
+        return STOPS.get(str(reason), StopReason.UNKNOWN)
 
     def num_tokens(self, model: str) -> int | None:
         """Return how many tokens the model generated, in all its turns; None where the log does not tell.
