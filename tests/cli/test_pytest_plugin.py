@@ -30,11 +30,16 @@ def outcomes(pytester: pytest.Pytester, run: Path) -> Outcomes:
 
     def count(condition: str, *options: str, arguments: str = "") -> dict[str, int]:
         pytester.makepyfile(TEST.format(run=str(run), condition=condition, arguments=arguments))
-        found = pytester.runpytest_inprocess("-p", "posttrain.pytest_plugin", *options).parseoutcomes()
-        found.pop("warnings", None)  # where the plugin is installed too, pytest warns that it is loaded twice
-        return found
+        return count_outcomes(pytester, *options)
 
     return count
+
+
+def count_outcomes(pytester: pytest.Pytester, *options: str) -> dict[str, int]:
+    """Run pytest with the plugin and return how many tests had which outcome."""
+    found = pytester.runpytest_inprocess("-p", "posttrain.pytest_plugin", *options).parseoutcomes()
+    found.pop("warnings", None)  # pytest warns of a plugin that was imported before, which hangs on what ran before in this process
+    return found
 
 
 def test_a_condition_passes_fails_or_is_not_decided(outcomes: Outcomes) -> None:
@@ -61,11 +66,9 @@ def test_the_reason_is_one_line_per_condition(pytester: pytest.Pytester, run: Pa
 
 def test_conditions_of_the_command_line_need_no_test_file(pytester: pytest.Pytester, run: Path) -> None:
     options = ["--posttrain-gate", str(run), MET, "--posttrain-gate", str(run), NOT_MET, "--posttrain-gate", str(run), UNDECIDED]
-    result = pytester.runpytest_inprocess("-p", "posttrain.pytest_plugin", *options)
-    assert result.parseoutcomes() == {"passed": 1, "failed": 1, "skipped": 1}
+    assert count_outcomes(pytester, *options) == {"passed": 1, "failed": 1, "skipped": 1}
     assert pytester.runpytest_inprocess("-p", "posttrain.pytest_plugin").ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 def test_a_folder_that_holds_no_run_fails(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_inprocess("-p", "posttrain.pytest_plugin", "--posttrain-gate", "nowhere", MET)
-    assert result.parseoutcomes() == {"failed": 1}
+    assert count_outcomes(pytester, "--posttrain-gate", "nowhere", MET) == {"failed": 1}
