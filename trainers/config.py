@@ -79,6 +79,9 @@ class TrainingConfig(StrictModel):
     """Samples per problem of a retained behavior, taken once from the model before training; the right ones are imitated."""
     retain_problems: int = Field(default=256, ge=1)
     """Train problems of each retained behavior that are sampled at most."""
+    retain_weight: float | None = Field(default=1.0, ge=0)
+    """λ: what a fall of pass@1 on retained behaviors weighs against the gain when the saved weights are chosen between those before training and
+    those after it, by dev slices (2109.01903); null: the last weights. Where eval_every or ema_decay is set, these decide."""
     save_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints on the way, each with a state from which the run goes on if it is stopped; None: the last checkpoint only, and a
     state when anything but a kill ends the run."""

@@ -47,6 +47,7 @@ from posttrain.trainers.training.result import TrainingResult
 from posttrain.trainers.training.resume_state import find_state
 from posttrain.trainers.training.trainer import run_recipe
 from posttrain.trainers.training.transform import run_transform
+from posttrain.trainers.training.weight_choice import chosen_by_dev
 from posttrain.trainers.training_types import GradeFn, TrainingProblem, TrainingRow, TrainingSet
 
 T = TypeVar("T")
@@ -213,7 +214,7 @@ def _train_in(
         for name, verifier in verifiers.items():
             if name in retained or _samples(request):
                 verifier.check_ready()
-        inputs = fit_lengths(RECIPES[stage], inputs, config, evaluated=config.eval_every is not None)
+        inputs = fit_lengths(RECIPES[stage], inputs, config, evaluated=_samples_dev(request))
         evaluate = None
         if config.eval_every is not None:
             evaluate = DevEvaluator(sampler_of(inputs), inputs.training_set, num_samples=config.eval_samples, seed=config.seed)
@@ -227,9 +228,14 @@ def _train_in(
         return run_recipe(stage, inputs, config, out=work, adapter=adapter, on_step=on_step, evaluate=evaluate, say=say)
 
 
+def _samples_dev(request: TrainRequest) -> bool:
+    """Return whether answers to the dev slice are sampled and graded."""
+    return request.config.eval_every is not None or chosen_by_dev(request.retained, request.config)
+
+
 def _samples(request: TrainRequest) -> bool:
     """Return whether answers to the train problems are sampled and graded."""
-    if request.config.eval_every is not None:
+    if _samples_dev(request):
         return True
     needs = set(STAGES[request.stage].needs) & {Need.VERIFIER, Need.PAIRS, Need.STEP_FEEDBACK}
     return bool(needs) and not request.data and not request.from_run
@@ -325,7 +331,9 @@ def _read_inputs(
         return [write_as_the_model(own, follow_template(behavior, own.codec)) for behavior in limited]
 
     training_set = TrainingSet(prepared(request.behaviors, sampled=_samples(request)), dev_share=request.config.dev_share)
-    retained = TrainingSet(prepared(request.retained, sampled=True), dev_share=0) if request.retained else None
+    retained = (
+        TrainingSet(prepared(request.retained, sampled=True), dev_share=request.config.dev_share) if request.retained else None
+    )
     device = processes.train_device(loaded.model)
     rows: Sequence[TrainingRow] = ()
     prompts: Sequence[TrainingProblem] = ()

@@ -75,7 +75,7 @@ def cost_of(stage: str, result: trainers.TrainingResult) -> Cost:
     scores = stage == "self_distill" or (Need.TEACHER in STAGES[stage].needs and Need.VERIFIER not in STAGES[stage].needs)
     return Cost(
         trained=result.trained_tokens,
-        generated=result.generated_tokens,
+        generated=result.generated_tokens + result.choice_tokens,
         scored=result.trained_tokens if scores else 0,
     )
 
@@ -105,7 +105,7 @@ def steps_within(
         result = trainers.train(
             stage, model, [behavior], out=out, overrides=[f"num_steps={num_tried}", *settings], seed=0, **given
         )
-        fixed = _prepared_tokens(result.log)
+        fixed = _prepared_tokens(result.log) + result.choice_tokens
     tried = cost_of(stage, result).passes - GENERATED * fixed
     return steps_for(
         budget, fixed=GENERATED * fixed, tried=tried, num_tried=num_tried, most=MOST_SAMPLED if samples else MOST_STEPS

@@ -102,6 +102,7 @@ def _stage_summary(result: TrainingResult, request: TrainRequest) -> dict[str, A
         "retain_share": request.config.retain_share if request.retained else 0.0,
         "retained_rows": result.retained_rows,
         "retained_tokens": result.retained_tokens,
+        "kept_share": result.kept_share,
     }
 
 

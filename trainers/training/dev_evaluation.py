@@ -88,12 +88,17 @@ class DevEvaluator:
         return DevEvaluation(score=metrics["reference_logprob"] if passed is None else passed, pass_at_1=passed, metrics=metrics)
 
 
-def _of_samples(rows: Sequence[TrainingRow], training_set: TrainingSet) -> dict[str, float]:
+def pass_at_1(rows: Sequence[TrainingRow], training_set: TrainingSet) -> float:
+    """Return the share of the graded samples of a set's problems that succeed; NaN where none is graded."""
     success = successes(training_set)
     passed = [reaches(row.reward, success[row.behavior]) for row in rows if row.reward is not None]
+    return sum(passed) / len(passed) if passed else float("nan")
+
+
+def _of_samples(rows: Sequence[TrainingRow], training_set: TrainingSet) -> dict[str, float]:
     nan = float("nan")
     return {
-        "pass_at_1": sum(passed) / len(passed) if passed else nan,
+        "pass_at_1": pass_at_1(rows, training_set),
         "truncated": sum(row.truncated for row in rows) / len(rows) if rows else nan,
         "length": num_tokens(rows) / len(rows) if rows else nan,
     }

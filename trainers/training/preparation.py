@@ -101,7 +101,7 @@ def fit_lengths(recipe: Recipe[Any], inputs: TrainingInputs, config: TrainingCon
         if config.too_long is TooLong.REFUSE:
             lengths.fit(encode_references(inputs.engine, inputs.training_set.dev))
     if inputs.retained is not None:
-        gone = lengths.without_room(inputs.engine, inputs.retained.train)
+        gone = lengths.without_room(inputs.engine, (*inputs.retained.train, *inputs.retained.dev))
         inputs = replace(inputs, retained=inputs.retained.without(gone))
     return replace(inputs, training_set=inputs.training_set.without(dropped)) if dropped else inputs
 

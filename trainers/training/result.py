@@ -17,6 +17,8 @@ class Ending(StrEnum):
     """pass@1 on the dev slice reached `target`."""
     ATTRITION = "attrition"
     """pass@1 on the dev slice fell by more than `max_dev_loss` below what it was before the first step."""
+    COST_MORE = "cost_more_than_it_gained"
+    """Retained behaviors would have lost more than was gained: the saved weights are those of the start, or near them."""
     NOTHING_TO_LEARN = "nothing_to_learn"
     """The source had no rows, or no batch had a signal: the weights are those of the start."""
 
@@ -47,6 +49,10 @@ class TrainingResult:
     """Rows of retained behaviors in all optimizer steps; one that is trained on twice counts twice."""
     retained_tokens: int = 0
     """Completion tokens of these rows; they are among the trained tokens."""
+    kept_share: float = 1.0
+    """How far the saved weights are on the line from those before training to those after it, chosen where behaviors are retained."""
+    choice_tokens: int = 0
+    """Tokens sampled on dev slices for that choice; not among the generated ones."""
     num_rows_dropped: int = 0
     """Rows that were longer than `max_length`, or than the model reads, and left out."""
     num_rows_cut: int = 0

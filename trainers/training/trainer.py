@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from posttrain.trainers.training.result import Ending, TrainingResult
 from posttrain.trainers.training.resume_state import ResumeStore, StoredState, TrainedTensors, find_state
 from posttrain.trainers.training.run_progress import OpenBatch, Progress
 from posttrain.trainers.training.training_log import TrainingLog
+from posttrain.trainers.training.weight_choice import WeightChoice, WeightChooser, make_chooser
 from posttrain.trainers.training_types import OnStep, RowRole
 
 
@@ -101,6 +102,7 @@ def run_recipe(
     writer = CheckpointWriter(
         out=out, recipe=recipe, config=config, inputs=inputs, adapter=adapter, scalar_head=stage.scalar_head, average=average
     )
+    chooser = make_chooser(recipe, inputs, config, trained)
     log_bytes = state.record["log_bytes"] if state is not None and processes.is_rank_zero else 0
     with TrainingLog(out / "training_log.jsonl", on_step, keep=log_bytes) as log:
         loop = TrainingLoop(
@@ -113,12 +115,13 @@ def run_recipe(
             store=store,
             evaluate=evaluate,
             selection=DevSelection(config=config),
+            chooser=chooser,
         )
         loop.run(state)
     store.clear()
     result = loop.result(recipe_name, out)
-    if result.warning:
-        say(result.warning)
+    for line in filter(None, (result.warning, "" if loop.choice is None else loop.choice.words)):
+        say(line)
     return result
 
 
@@ -135,6 +138,9 @@ class TrainingLoop:
     store: ResumeStore
     evaluate: Evaluate | None
     selection: DevSelection
+    chooser: WeightChooser | None = None
+    """Chooses the weights that are saved in the end; None: the last, or the best by the dev slice."""
+    choice: WeightChoice | None = None
     progress: Progress = field(default_factory=Progress)
     ending: Ending = Ending.FINISHED
     _resume_point: Mapping[str, Any] = field(default_factory=dict)
@@ -156,7 +162,8 @@ class TrainingLoop:
         try:
             self._train(state)
             self._measure_movement()
-            self._save_last()
+            with self._chosen_weights():
+                self._save_last()
         except StoppedAtOnceError:
             raise
         except BaseException as error:
@@ -342,6 +349,14 @@ class TrainingLoop:
             }
         )
 
+    def _chosen_weights(self) -> AbstractContextManager[None]:
+        """Choose between start and end where that is asked for, and return a context in which the model is what was chosen."""
+        if self.chooser is None or not self.progress.num_steps:
+            return nullcontext()
+        self.choice = self.chooser.choose(self.log.write)
+        self.ending = Ending.COST_MORE if self.choice.cost_more else self.ending
+        return self.chooser.line.at(self.choice.chosen.share)
+
     def _save(self, folder: str) -> None:
         self.writer.write(folder, self.progress.num_steps, self.selection.evaluations_of(self.progress.next_step - 1))
 
@@ -427,6 +442,8 @@ class TrainingLoop:
             generated_tokens=progress.generated_tokens,
             retained_rows=progress.retained_rows,
             retained_tokens=progress.retained_tokens,
+            kept_share=1.0 if self.choice is None else self.choice.chosen.share,
+            choice_tokens=0 if self.choice is None else self.choice.tokens,
             num_rows_dropped=self.inputs.lengths.num_dropped,
             num_rows_cut=self.inputs.lengths.num_cut,
             num_problems_dropped=self.inputs.lengths.num_problems_dropped,
