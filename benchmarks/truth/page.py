@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from posttrain.analysis.figures.style import paper
 from truth import labels
+from truth.equal_cost import MOST_SAMPLED, MOST_STEPS
 from truth.families import HELD_OUT
 from truth.regret import (
     EVALUATION,
@@ -29,7 +30,7 @@ from truth.regret import (
 )
 from truth.regret_plants import ADVICE, CHANGE_DECODING, NONE, REFERENCE_CLASSES, ROOT, SFT_THEN_GRPO
 from truth.regret_results import read_costs, read_results
-from truth.regret_runs import ANSWERS, MOST_SAMPLED, MOST_STEPS, SAMPLES
+from truth.regret_runs import ANSWERS, SAMPLES
 
 PAGE = ROOT / "reports" / "benchmarks" / "truth.md"
 FIGURE = PAGE.with_suffix(".png")
