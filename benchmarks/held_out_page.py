@@ -47,8 +47,9 @@ def bounds(count: float, total: float) -> str:
 def suspicious(cell: Cell) -> bool:
     """Return whether something in a screened cell is worse than it should be, at a level that a faultless one reaches now and then."""
     intervals = any(
-        row[1] and float(binom.cdf(row[2] * _weight(name, cell, row), row[1] * _weight(name, cell, row), 0.95)) < 0.02
+        float(binom.cdf(round(covered * _weight(name, cell, row)), round(total * _weight(name, cell, row)), 0.95)) < 0.02
         for name, row in cell.get("intervals", {}).items()
+        for total, covered in ((row[1], row[2]), (row[0] - row[1], row[3]))
     )
     gates = any(max(row) and float(binom.sf(max(row) - 1, cell["runs"], ERRS)) < 0.05 for row in cell.get("gates", {}).values())
     nulls = any(

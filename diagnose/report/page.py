@@ -25,7 +25,8 @@ def diagnosis_page(file: DiagnosisFile) -> dict[str, Any]:
     """Return everything that the page of a diagnosis says, as nested dicts and lists of strings."""
     methods = MethodNotes()
     model = str(file.model.get("source", ""))
-    start = replace(NextStart.of(model, file.run.path, file.behaviors), imported=file.source is not None)
+    weight = file.settings.get("thresholds", {}).get("retention_weight", 1.0)
+    start = replace(NextStart.of(model, file.run.path, file.behaviors), imported=file.source is not None, retention_weight=weight)
     slugs = unique_slugs(behavior.name for behavior in file.behaviors)
     behaviors = [
         behavior_view(behavior, slug, start, file.settings, methods) for behavior, slug in zip(file.behaviors, slugs, strict=True)

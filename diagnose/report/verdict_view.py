@@ -30,6 +30,8 @@ class NextStart:
     """Whether the samples are another tool's, so that neither model nor train problems are at a place that a command could name."""
     retain: tuple[str, ...] = ()
     """What to write for the behaviors that are not to be lost and can be mixed in."""
+    retention_weight: float = 1.0
+    """λ of the decision, which the stage is to keep to."""
 
     @classmethod
     def of(cls, model: str, run: str, entries: Iterable[VerdictEntry]) -> Self:
@@ -86,7 +88,10 @@ def next_command(entry: VerdictEntry, start: NextStart) -> str | None:
         return None
     words = ["posttrain", "train", entry.stage.name, start.model, entry.source or entry.name, *option_words(entry.options)]
     mixed_in = start.retain if entry.stage.interface != Interface.NONE else ()
-    return shlex.join([*words, "--out", f"{start.run}-{entry.stage.name}", *(["--retain", *mixed_in] if mixed_in else [])])
+    retain = ["--retain", *mixed_in] if mixed_in else []
+    if mixed_in and start.retention_weight != 1.0:
+        retain += ["--set", f"retain_weight={start.retention_weight:g}"]
+    return shlex.join([*words, "--out", f"{start.run}-{entry.stage.name}", *retain])
 
 
 def _measures_all(entry: VerdictEntry) -> bool:

@@ -22,7 +22,5 @@ for name in sys.argv[1:]:
 def test_what_benchmarks_import_is_there() -> None:
     """The names that a benchmark takes from others and from the library exist; peers that are not installed may lack."""
     names = [".".join(path.relative_to(FOLDER).with_suffix("").parts) for path in sorted(FOLDER.rglob("*.py"))]
-    found = subprocess.run(
-        [sys.executable, "-c", IMPORT_ALL, str(FOLDER), *names], capture_output=True, text=True, check=False
-    )
+    found = subprocess.run([sys.executable, "-c", IMPORT_ALL, str(FOLDER), *names], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr

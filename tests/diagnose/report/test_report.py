@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -338,6 +339,8 @@ def test_next_command() -> None:
     kept = plural.model_copy(update={"purpose": Purpose.RETENTION, "source": "kept.yaml", "num_train_problems": 3})
     retaining = NextStart.of("m", "a", [products, kept, kept.model_copy(update={"num_train_problems": 0})])
     assert str(next_command(products, retaining)).endswith("--out a-grpo --retain kept.yaml")
+    weighing = replace(retaining, retention_weight=0.5)
+    assert str(next_command(products, weighing)).endswith("--retain kept.yaml --set retain_weight=0.5")
 
 
 def test_after_training_the_next_stage_starts_from_the_checkpoint(training_pages: Pages) -> None:
