@@ -340,14 +340,8 @@ class TrainingLoop:
             return
         with self.writer.averaged():
             found = self.movement = self._start_scores.measure(self.stepper.scorer)
-        self.log.write(
-            {
-                "event": "movement",
-                "nats_per_token": found.per_token,
-                "nats_per_answer": found.per_answer,
-                "moved": found.moved,
-            }
-        )
+        numbers = {"nats_per_token": found.per_token, "nats_per_answer": found.per_answer, "moved": found.moved}
+        self.log.write({"event": "movement", **numbers})
 
     def _chosen_weights(self) -> AbstractContextManager[None]:
         """Choose between start and end where that is asked for, and return a context in which the model is what was chosen."""
