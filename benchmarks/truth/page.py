@@ -29,7 +29,7 @@ from truth.regret import (
     regrets,
 )
 from truth.regret_plants import ADVICE, CHANGE_DECODING, NONE, REFERENCE_CLASSES, ROOT, SFT_THEN_GRPO
-from truth.regret_results import read_costs, read_results
+from truth.regret_results import TUNING, all_plants, read_costs, read_results
 from truth.regret_runs import ANSWERS, SAMPLES
 
 PAGE = ROOT / "reports" / "benchmarks" / "truth.md"
@@ -226,7 +226,8 @@ def regret_part(
         "## What the named stage loses",
         "",
         f"{len(results)} plants (a kind of behavior in a checkpoint, with what is available) in {num_cells} cells and {len(families)} families",
-        f"({', '.join(families)}), {len(costs):,} runs. Each plant was diagnosed by `posttrain diagnose` at its default budget, given the",
+        f"({', '.join(families)}). Advice rests on effects that were measured on other checkpoints, drawn with another seed (the last tables; all",
+        f"together {len(costs):,} runs). Each plant was diagnosed by `posttrain diagnose` at its default budget, given the",
         "same references, teacher and earlier checkpoint as the stages, and the retention behavior where it is mixed in.",
         "A stage runs with its default settings, in float32; only the number of steps is set: all",
         f"stages may spend {ANSWERS:,} passes over a mean reference path (a trained token is 3 forward passes, a generated or scored one 1), in at",
@@ -235,7 +236,7 @@ def regret_part(
         "Utility: gain in pass@1 on the target, less λ times the fall of pass@1 on a mastered behavior, both on 40 held-out problems at T = 1",
         f"({SAMPLES['target']} and {SAMPLES['retention']} samples). Regret: utility of the best stage, picked on one sample set and scored on another, less that of the",
         "stage named, averaged over seeds of training. Advice that trains nothing is worth 0, `change_decoding` what greedy decoding gains. Intervals: 95 %,",
-        "bootstrap over cells.",
+        "bootstrap over cells. With `--retain` a stage chooses the weights that it saves at λ = 1, whatever the column.",
         "",
         f"Stages {main}, {seeds_of(results)}:",
         "",
@@ -280,7 +281,8 @@ def write_page() -> Path:
     modes = {mode: read_results(retained=retained) for mode, retained in names.items()}
     most = max(map(len, modes.values()))
     modes = {mode: results for mode, results in modes.items() if results and 2 * len(results) >= most}
-    runs = {mode: read_results(retained=retained, partly=True) for mode, retained in names.items()}
+    known = all_plants(TUNING)
+    runs = {mode: read_results(retained=retained, plants=known, partly=True) for mode, retained in names.items()}
     lines = [
         "# Is the verdict true, and does the advice pay?",
         "",

@@ -289,13 +289,14 @@ def pooled_spread(groups: Sequence[Array]) -> float:
 
 def main() -> None:
     """Print the regrets, or write the effects."""
-    from truth.regret_results import read_results
+    from truth.regret_results import TUNING, all_plants, read_results
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--effects", type=Path, metavar="FILE", help="write the effects of stages there")
     options = parser.parse_args()
     if options.effects:
-        rows = effects([*read_results(retained=False, partly=True), *read_results(retained=True, partly=True)])
+        plants = all_plants(TUNING)
+        rows = effects([one for retained in (False, True) for one in read_results(retained=retained, plants=plants, partly=True)])
         options.effects.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
         print(f"{len(rows)} effects: {options.effects}")
         return

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,14 +126,14 @@ def stages_of(plant: Plant, named: Sequence[str] = ()) -> list[str]:
 
 
 def choose_plants(families: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Plant]:
-    """Return the plants of the benchmark: the kinds rotate over the checkpoints, and what is available over the kinds.
+    """Return the plants of the benchmark: the kinds rotate over families and seeds, and what is available over the kinds.
 
     A third of the cells is tried at a second number of references.
     """
     plants = []
-    checkpoints = [(family, seed) for seed in seeds for family in families]
-    for number, (family, seed) in enumerate(checkpoints):
-        for place, kind in enumerate(_PER_CHECKPOINT[number % len(_PER_CHECKPOINT)]):
+    for seed, (index, family) in product(seeds, enumerate(families)):
+        number = seed * len(families) + index
+        for place, kind in enumerate(_PER_CHECKPOINT[(index + seed) % len(_PER_CHECKPOINT)]):
             earlier = kind == "attrition"
             teacher = not earlier and (number + 2 * place) % 3 == 0
             turn = number + place

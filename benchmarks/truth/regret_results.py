@@ -17,12 +17,14 @@ from truth.regret_runs import baseline_path
 
 SEEDS = (0, 1, 2)
 """Of training."""
-CHECKPOINT_SEED = 0
+TUNING, FRESH = 0, 1
+"""Seeds of checkpoints: of those whose runs give the effects of stages, and of those on which it is measured what advice loses that rests on
+these effects."""
 
 
-def all_plants() -> list[Plant]:
-    """Return the plants of the full benchmark."""
-    return choose_plants(list(FAMILIES), (CHECKPOINT_SEED,))
+def all_plants(seed: int = FRESH) -> list[Plant]:
+    """Return the plants in the checkpoints of a seed."""
+    return choose_plants(list(FAMILIES), (seed,))
 
 
 # ---------------------------------------------------------------------------------------------------------------- diagnoses

@@ -28,7 +28,7 @@ from truth import labels
 from truth.families import FAMILIES
 from truth.page import write_page
 from truth.regret_plants import BUILD, Plant, Unit, open_checkpoint, unfinished
-from truth.regret_results import SEEDS, all_plants, diagnose, diagnosis_runs, measure_truth, truth_path, units_of
+from truth.regret_results import FRESH, SEEDS, TUNING, all_plants, diagnose, diagnosis_runs, measure_truth, truth_path, units_of
 from truth.regret_runs import baseline_path, run_baseline, run_unit
 
 T = TypeVar("T")
@@ -128,8 +128,10 @@ def main() -> None:
     if "regret" in parts and options.quick:
         failed = run_regret(quick_plants(), SEEDS[:1], options.jobs, quick=True)
     elif "regret" in parts:
-        plants = [plant for plant in all_plants() if plant.family in (options.families or FAMILIES)]
-        failed = run_regret(plants, SEEDS[: options.seeds], options.jobs)
+        # What stages bring is measured with one seed of training on the checkpoints that advice may know, and all seeds on fresh ones.
+        for checkpoints, seeds in ((TUNING, SEEDS[:1]), (FRESH, SEEDS[: options.seeds])):
+            plants = [plant for plant in all_plants(checkpoints) if plant.family in (options.families or FAMILIES)]
+            failed += run_regret(plants, seeds, options.jobs)
     if not options.quick:
         print(write_page())
     sys.exit(1 if failed else 0)
