@@ -66,6 +66,7 @@ def loop(
     config: options.ConfigFile = None,
     overrides: options.Overrides = None,
     retain: options.LoopRetain = None,
+    retention_weight: options.RetentionWeight = 1.0,
     pilot: options.Pilot = "on",
     seed: options.Seed = 0,
     track: options.Track = None,
@@ -91,7 +92,7 @@ def loop(
     with open_reporter(quiet, track) as reporter:
         result = run_loop(
             model, loaded, out=out, rounds=rounds, stages=() if stages is None else options.split_names("--stages", stages), probes=options.split_names("--probes", probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total, budget_tokens=budget_tokens,
-            engine=engine, config=config, overrides=overrides or [], retain=options.load_behaviors(retained, limit=limit) if retained else retained, pilot=options.is_on("--pilot", pilot), seed=seed, command=typed_command(), reporter=reporter,
+            engine=engine, config=config, overrides=overrides or [], retain=options.load_behaviors(retained, limit=limit) if retained else retained, retention_weight=retention_weight, pilot=options.is_on("--pilot", pilot), seed=seed, command=typed_command(), reporter=reporter,
         )  # fmt: skip
     if is_rank_zero():
         _print_loop(result)

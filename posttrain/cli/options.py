@@ -126,7 +126,8 @@ RetentionWeight = Annotated[
     typer.Option(
         "--retention-weight",
         metavar="X",
-        help="What a fall of the retention behaviors counts against a gain of the same size on the target, when a stage is named; 0 ignores it.",
+        help="What a fall of the retention behaviors counts against a gain of the same size on the target, when a stage is named, and in a loop when its weights are chosen and a round is "
+        "judged; 0 ignores it.",
     ),
 ]
 Pilot = Annotated[

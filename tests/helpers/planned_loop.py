@@ -118,5 +118,5 @@ def play(request: LoopRequest, start: Rates, train: Callable[[RoundPlan, Rates],
             learning_rate=None if changed is Ending.NOTHING_TO_LEARN else plan.learning_rate or LEARNING_RATE,
             cost=LoopCost(trained_tokens=STAGE_TOKENS),
         )
-        history.rounds.append(judge_round(history, plan, checkpoint, after, outcome))
+        history.rounds.append(judge_round(history, plan, checkpoint, after, outcome, weight=request.retention_weight))
     return history, plan

@@ -10,7 +10,9 @@ from posttrain.trainers.diagnose_and_train.plan_round import RoundPlan
 from posttrain.trainers.diagnose_and_train.round_verdict import RoundChange, round_verdict, utility
 
 
-def judge_round(history: LoopHistory, plan: RoundPlan, checkpoint: Path, after: DiagnosedRun, outcome: StageOutcome) -> LoopRound:
+def judge_round(
+    history: LoopHistory, plan: RoundPlan, checkpoint: Path, after: DiagnosedRun, outcome: StageOutcome, *, weight: float = 1.0
+) -> LoopRound:
     """Return a finished round with its paired changes, its verdict and its cost.
 
     Args:
@@ -19,6 +21,7 @@ def judge_round(history: LoopHistory, plan: RoundPlan, checkpoint: Path, after: 
         checkpoint: What it trained.
         after: The diagnosis of that.
         outcome: What training did.
+        weight: λ, of a fall of the retention behaviors.
     """
     changes = _changes(history, plan, after)
     return LoopRound(
@@ -29,8 +32,8 @@ def judge_round(history: LoopHistory, plan: RoundPlan, checkpoint: Path, after: 
         after=after,
         changes=changes,
         outcome=outcome,
-        verdict=round_verdict(changes, moved=outcome.moved),
-        utility=utility(changes, lambda change: change.since_start),
+        verdict=round_verdict(changes, moved=outcome.moved, weight=weight),
+        utility=utility(changes, lambda change: change.since_start, weight),
         cost=outcome.cost + diagnosis_cost(after),
     )
 

@@ -46,6 +46,7 @@ class LoopOptions(TypedDict, total=False):
     config: str | Path | None
     overrides: Sequence[str]
     retain: Sequence[str | Path | Behavior] | None
+    retention_weight: float
     pilot: bool
     seed: int
     command: str
@@ -89,6 +90,9 @@ class LoopRequest:
     retain: Sequence[str | Path | Behavior] | None = None
     """Behaviors that are not to be lost: measured in every diagnosis and retained in every stage that can (see `TrainRequest.retain`). None: the
     behaviors with purpose `retention` that have train problems; an empty list: none."""
+    retention_weight: float = 1.0
+    """λ: what a fall of the retention behaviors counts against a gain of the same size on the targets, when a stage is named, when its weights are
+    chosen, and when a round is judged."""
     pilot: bool = True
     """Whether to stop where a setup check or the pilot of the first diagnosis shows that settings do not fit; later diagnoses have no pilot."""
     seed: int = 0
@@ -195,6 +199,7 @@ class LoopRequest:
             "config": Path(self.config).read_text() if self.config else None,
             "overrides": list(self.overrides),
             **({"retain": list(self.retained)} if self.retained else {}),
+            **({"retention_weight": self.retention_weight} if self.retention_weight != 1.0 else {}),
         }
 
 

@@ -7,11 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from posttrain.diagnose.comparison.loop_json import RoundVerdict
-from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Estimate, Purpose
-
-RETENTION_WEIGHT = Thresholds().retention_weight
-"""λ: how much a loss of pass@1 on retention counts beside a gain on the targets."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,23 +60,24 @@ def round_gained(changes: Sequence[RoundChange]) -> bool:
     return any(change.trained and rose(change.delta) for change in changes)
 
 
-def round_verdict(changes: Sequence[RoundChange], *, moved: bool) -> RoundVerdict:
+def round_verdict(changes: Sequence[RoundChange], *, moved: bool, weight: float = 1.0) -> RoundVerdict:
     """Return what a round came to.
 
     Args:
         changes: Of all behaviors that were measured before and after it.
         moved: Whether training moved the model.
+        weight: λ, of a fall of the retention behaviors.
     """
     gained = round_gained(changes)
     if not moved and not gained:
         return RoundVerdict.HARDLY_MOVED
-    if any(fell(change.delta) for change in changes) and utility(changes, lambda change: change.delta).estimate < 0.0:
+    if any(fell(change.delta) for change in changes) and utility(changes, lambda change: change.delta, weight).estimate < 0.0:
         return RoundVerdict.COST_MORE
     return RoundVerdict.HELPED if gained else RoundVerdict.BROUGHT_NOTHING
 
 
-def utility(changes: Sequence[RoundChange], of: Callable[[RoundChange], Estimate]) -> Estimate:
-    """Return the mean gain of the targets less the mean loss of retention, in pass@1.
+def utility(changes: Sequence[RoundChange], of: Callable[[RoundChange], Estimate], weight: float = 1.0) -> Estimate:
+    """Return the mean gain of the targets less λ times the mean loss of retention, in pass@1.
 
     A rise on retention counts like a fall: cutting it off at 0 would make every noisy measurement a loss. The interval takes the behaviors
     as independent.
@@ -88,14 +85,15 @@ def utility(changes: Sequence[RoundChange], of: Callable[[RoundChange], Estimate
     Args:
         changes: Of all behaviors.
         of: Which of its changes counts.
+        weight: λ.
     """
     sides = [
         (1.0, [of(change) for change in changes if change.purpose is Purpose.TARGET]),
-        (RETENTION_WEIGHT, [of(change) for change in changes if change.purpose is Purpose.RETENTION]),
+        (weight, [of(change) for change in changes if change.purpose is Purpose.RETENTION]),
     ]
-    weighed = [(weight / len(values), value) for weight, values in sides for value in values if values]
-    estimate = sum(weight * value.estimate for weight, value in weighed)
-    down = math.sqrt(sum((weight * (value.estimate - value.low)) ** 2 for weight, value in weighed))
-    up = math.sqrt(sum((weight * (value.high - value.estimate)) ** 2 for weight, value in weighed))
+    weighed = [(share / len(values), value) for share, values in sides for value in values if values]
+    estimate = sum(share * value.estimate for share, value in weighed)
+    down = math.sqrt(sum((share * (value.estimate - value.low)) ** 2 for share, value in weighed))
+    up = math.sqrt(sum((share * (value.high - value.estimate)) ** 2 for share, value in weighed))
     method = "mean gain of targets less mean loss of retention"
     return Estimate(estimate=estimate, low=estimate - down, high=estimate + up, method=method)

@@ -17,6 +17,7 @@ from posttrain.diagnose.pipeline.pilot import refuse_stopped
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Behavior
 from posttrain.trainers.diagnose_and_train.finish_loop import finish
 from posttrain.trainers.diagnose_and_train.judge_round import judge_round
@@ -49,7 +50,7 @@ def loop(
         out: Folder of the loop: `diagnosis-0`, `stage-1`, `diagnosis-1`, ..., `compare.json`, `report.html`.
         reporter: Where progress goes.
         options: The words of the command line: `rounds`, `stages`, `samples`, `precision`, `max_tokens_total`, `budget_tokens`,
-            `probes`, `engine`, `config`, `overrides`, `retain`, `pilot`, `seed`, `command`; see `LoopRequest`.
+            `probes`, `engine`, `config`, `overrides`, `retain`, `retention_weight`, `pilot`, `seed`, `command`; see `LoopRequest`.
 
     Raises:
         UserError: anything given is wrong.
@@ -66,6 +67,7 @@ def loop(
             precision=request.precision,
             max_tokens_total=request.max_tokens_total,
             probes=request.probes,
+            thresholds=Thresholds(retention_weight=request.retention_weight),
             seed=request.seed,
             command=request.command,
             reporter=say,
@@ -130,7 +132,7 @@ def _run_round(request: LoopRequest, plan: RoundPlan, history: LoopHistory, step
         earlier=request.model,
         before=history.before.path,
     )
-    done = judge_round(history, plan, checkpoint, after, StageOutcome.of(summary))
+    done = judge_round(history, plan, checkpoint, after, StageOutcome.of(summary), weight=request.retention_weight)
     said = ", ".join(
         f"{change.behavior} {format_interval(change.delta.estimate, change.delta.low, change.delta.high, signed=True)}"
         for change in done.changes

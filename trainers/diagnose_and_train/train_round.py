@@ -35,6 +35,8 @@ def make_train_request(request: LoopRequest, plan: RoundPlan, model: str, earlie
     overrides = [text for text in request.overrides if request.stages or setting_of(text) in RECIPES[stage].config.model_fields]
     if plan.learning_rate is not None:
         overrides.append(f"learning_rate={plan.learning_rate!r}")
+    if request.retention_weight != 1.0 and "retain_weight" not in map(setting_of, overrides):
+        overrides.append(f"retain_weight={request.retention_weight!r}")
     return TrainRequest(
         stage=stage,
         model=model,

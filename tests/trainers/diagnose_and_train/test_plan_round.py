@@ -214,3 +214,18 @@ def test_the_budget_is_checked_before_a_stage_begins(ask: Ask, rounds_worth: flo
 def test_a_budget_of_nothing_is_refused(ask: Ask) -> None:
     with refused(SettingsError, "budget_too_small"):
         ask("new", budget_tokens=0)
+
+
+def test_the_weight_of_retention_judges_rounds_and_chooses_weights(ask: Ask) -> None:
+    """A gain of 0.4 is worth a fall of 0.6 at a weight of 0.5, and not at 1."""
+    for weight, verdict, best in ((1.0, RoundVerdict.COST_MORE, 0), (0.5, RoundVerdict.HELPED, 1)):
+        request = ask("new", "old", retention_weight=weight, rounds=1)
+        history, _ = play(request, {"new": 0.2, "old": 0.95}, steps({"new": 0.6, "old": 0.35}))
+        assert (history.rounds[0].verdict, history.best()) == (verdict, best)
+        assert history.rounds[0].utility.estimate == pytest.approx(0.4 - weight * 0.6)
+        plan = RoundPlan(choice=StageChoice(stage="sft", trained=("new",), reason=StageOrigin.NAMED), started_from=0)
+        made = make_train_request(request, plan, "model", None, Path("out"))
+        assert made.config.retain_weight == weight
+        assert request.settings().get("retention_weight", 1.0) == weight
+    kept = ask("new", "old", retention_weight=0.5, overrides=["retain_weight=2"])
+    assert make_train_request(kept, plan, "model", None, Path("out")).config.retain_weight == 2
