@@ -1,10 +1,10 @@
-"""What a share of retained rows saves of mastered behaviors, and what it costs the target.
+"""What retained rows, and the choice of weights between start and end, save of mastered behaviors, and what they cost the target.
 
     python benchmarks/retention.py --out reports/benchmarks/retention.md
 
 The small Llama with planted needs (see `stage_plants.py`) masters copy, and does most of swap behind its hint. Each stage trains on another behavior with copy
-retained at several shares of every batch; the target, copy and the hinted swap, which is not retained, are measured before and after on held-out
-problems. Results stay in build/benchmarks/retention.json, from which the page is written; a run that is there is not made again. One core; about ten
+retained at several shares of every batch, and at the default share with the weights chosen as `train --retain` does; the target, copy and the hinted swap, which is not retained, are measured before and after on held-out
+problems. Results stay in build/benchmarks/retention.json, from which the page is written; a run that is there is not made again. One core; about fifteen
 minutes.
 """
 
@@ -31,7 +31,6 @@ from posttrain.trainers.stage import FrozenModel
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "build" / "benchmarks" / "retention.json"
 CHECKPOINT = ROOT / "build" / "benchmarks" / "retention"
-SHARES = (0.0, 0.1, 0.25, 0.5)
 SEEDS = (0, 1)
 RETAINED, THIRD = "copy", "hinted"
 
@@ -45,6 +44,26 @@ class Trial:
     settings: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """How a behavior is retained."""
+
+    share: float
+    """Of the rows of a batch."""
+    chosen: bool = False
+    """Whether the weights are chosen between start and end; else the last are saved."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.share:g}{', weights chosen' * self.chosen}"
+
+    @property
+    def settings(self) -> list[str]:
+        return [f"retain_share={self.share}", *([] if self.chosen else ["retain_weight=null"])]
+
+
+DEFAULT = Retention(share=TrainingConfig.model_fields["retain_share"].default, chosen=True)
+RETENTIONS = (*(Retention(share=share) for share in (0.0, 0.1, 0.25, 0.5)), DEFAULT)
 TRIALS = (
     Trial(stage="sft", target="sort", settings="learning_rate=1e-3 rows_per_batch=32 num_steps=120"),
     Trial(stage="grpo", target="reverse", settings="learning_rate=3e-4 problems_per_batch=16 group_size=8 num_steps=40"),
@@ -66,7 +85,7 @@ def measure(planted: Planted, policy: FrozenModel, names: Sequence[str]) -> dict
     return {name: Probe(planted.behavior(name)).pass_at_1(policy).tolist() for name in names}
 
 
-def run(planted: Planted, trial: Trial, share: float, seed: int) -> dict[str, Any]:
+def run(planted: Planted, trial: Trial, retention: Retention, seed: int) -> dict[str, Any]:
     """Train a stage once and measure what became of the three behaviors."""
     shutil.rmtree(CHECKPOINT, ignore_errors=True)
     result = trainers.train(
@@ -74,24 +93,25 @@ def run(planted: Planted, trial: Trial, share: float, seed: int) -> dict[str, An
         planted.base,
         [planted.behavior(trial.target)],
         out=CHECKPOINT,
-        overrides=[*trial.settings.split(), "dev_share=0", f"retain_share={share}"],
+        overrides=[*trial.settings.split(), *retention.settings],
         seed=seed,
-        retain=[planted.behavior(RETAINED)] if share else (),
+        retain=[planted.behavior(RETAINED)] if retention.share else (),
     )
     return {
         "trained_tokens": result.trained_tokens,
         "retained_tokens": result.retained_tokens,
-        "generated_tokens": result.generated_tokens,
+        "generated_tokens": result.generated_tokens + result.choice_tokens,
+        "kept_share": result.kept_share,
         "after": measure(planted, load(CHECKPOINT), (trial.target, RETAINED, THIRD)),
     }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One stage at one share: paired changes by problem, the mean over the seeds."""
+    """One stage with one retention: paired changes by problem, the mean over the seeds."""
 
     trial: Trial
-    share: float
+    retention: Retention
     runs: Sequence[dict[str, Any]]
     before: dict[str, list[float]]
 
@@ -128,10 +148,9 @@ def page(results: dict[str, Any]) -> str:
     before = results["before"]
     cells = []
     for trial in TRIALS:
-        runs = {share: [results[key] for seed in SEEDS if (key := key_of(trial, share, seed)) in results] for share in SHARES}
-        if all(runs.values()):  # a stage is compared over all shares, or not at all
-            cells += [Cell(trial=trial, share=share, runs=runs[share], before=before) for share in SHARES]
-    default = TrainingConfig.model_fields["retain_share"].default
+        runs = {one: [results[key] for seed in SEEDS if (key := key_of(trial, one, seed)) in results] for one in RETENTIONS}
+        if all(runs.values()):  # a stage is compared over all, or not at all
+            cells += [Cell(trial=trial, retention=one, runs=runs[one], before=before) for one in RETENTIONS]
     rates = ", ".join(f"{name} {np.mean(before[name]):.3f}" for name in before)
     lines = [
         "# What retention saves, and what it costs",
@@ -139,7 +158,8 @@ def page(results: dict[str, Any]) -> str:
         "    python benchmarks/retention.py --out reports/benchmarks/retention.md",
         "",
         f"The model of `benchmarks/stage_plants.py` masters copy and does most of swap behind its hint (here *{THIRD}*). Each stage trains one other behavior with copy retained at",
-        f"a share of every batch; {THIRD} is not retained. Changes of pass@1 on {EVAL_PROBLEMS} held-out problems, {SAMPLES} samples each at T = 1, mean of {len(SEEDS)} seeds of training with",
+        f"a share of every batch; {THIRD} is not retained. *Weights chosen*: of five points between the weights before and after training the one with the highest utility on dev",
+        f"slices is saved; else the last weights. Changes of pass@1 on {EVAL_PROBLEMS} held-out problems, {SAMPLES} samples each at T = 1, mean of {len(SEEDS)} seeds of training with",
         "the 95 % interval over problems, and in parentheses under each seed. The interval does not hold the spread between seeds.",
         f"Before training: {rates}.",
         "",
@@ -158,21 +178,21 @@ def page(results: dict[str, Any]) -> str:
         trial = cell.trial
         changes = " | ".join(cell.describe(name) for name in (trial.target, RETAINED, THIRD))
         costs = " | ".join(f"{cell.cost(name):,.0f}" for name in ("trained_tokens", "retained_tokens", "generated_tokens"))
-        lines.append(f"| `{trial.stage}` | {trial.target} | {cell.share:g} | {changes} | {cell.utility:+.3f} | {costs} |")
+        lines.append(f"| `{trial.stage}` | {trial.target} | {cell.retention.name} | {changes} | {cell.utility:+.3f} | {costs} |")
     lines += ["", f"Utility: the gain on the target less the mean loss on copy and {THIRD}. Its mean over the stages:", ""]
     lines += [
         "| share | mean utility | mean gain | mean loss of copy | mean loss of " + THIRD + " | trained tokens, × those without |"
     ]
     lines += ["| ---: | ---: | ---: | ---: | ---: | ---: |"]
-    bare = np.mean([cell.cost("trained_tokens") for cell in cells if cell.share == 0])
-    for share in SHARES:
-        own = [cell for cell in cells if cell.share == share]
+    bare = np.mean([cell.cost("trained_tokens") for cell in cells if cell.retention.share == 0])
+    for retention in RETENTIONS:
+        own = [cell for cell in cells if cell.retention == retention]
         gain = np.mean([cell.change(cell.trial.target).mean() for cell in own])
         losses = [-np.mean([cell.change(name).mean() for cell in own]) for name in (RETAINED, THIRD)]
         tokens = np.mean([cell.cost("trained_tokens") for cell in own]) / bare
-        mark = " (default)" if share == default else ""
+        mark = " (default)" if retention == DEFAULT else ""
         lines.append(
-            f"| {share:g}{mark} | {np.mean([cell.utility for cell in own]):+.3f} | {gain:+.3f} | {losses[0]:+.3f} | {losses[1]:+.3f} | {tokens:.2f} |"
+            f"| {retention.name}{mark} | {np.mean([cell.utility for cell in own]):+.3f} | {gain:+.3f} | {losses[0]:+.3f} | {losses[1]:+.3f} | {tokens:.2f} |"
         )
     if missing := [f"`{one.stage}`" for one in TRIALS if one not in [cell.trial for cell in cells]]:
         lines += ["", f"Not run to the end: {', '.join(missing)}."]
@@ -181,8 +201,8 @@ def page(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "| --- | --- | --- |", *settings]) + "\n"
 
 
-def key_of(trial: Trial, share: float, seed: int) -> str:
-    return f"{trial.stage} {share:g} {seed}"
+def key_of(trial: Trial, retention: Retention, seed: int) -> str:
+    return f"{trial.stage} {retention.name} {seed}"
 
 
 def main() -> None:
@@ -198,11 +218,11 @@ def main() -> None:
         names = [*(trial.target for trial in TRIALS), RETAINED, THIRD]
         results["before"] = measure(planted, load(planted.base), names)
     for trial in TRIALS:
-        for share in SHARES:
+        for retention in RETENTIONS:
             for seed in SEEDS:
-                if (key := key_of(trial, share, seed)) in results:
+                if (key := key_of(trial, retention, seed)) in results:
                     continue
-                results[key] = run(planted, trial, share, seed)
+                results[key] = run(planted, trial, retention, seed)
                 RESULTS.parent.mkdir(parents=True, exist_ok=True)
                 RESULTS.write_text(json.dumps(results))
                 means = {name: round(float(np.mean(values)), 3) for name, values in results[key]["after"].items()}
