@@ -35,6 +35,8 @@ USUAL = ("sft", "grpo", "rft")
 NUM_ALTERNATIVES = 2
 PIPELINE = ("sft", "grpo")
 BUDGET = 120_000.0
+SETTINGS = ("retain_weight=null",)
+"""Of every stage: of so few steps the last weights are saved; to choose them would take most of the budget."""
 NUM_TRIED = 2
 """Steps from which the cost of the others follows."""
 
@@ -83,7 +85,9 @@ def steps_within(budget: float, stage: str, model: str, behavior: str) -> int:
     """Try two steps of a stage, and return how many cost what may be spent."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "tried"
-        tried = trainers.train(stage, model, [behavior], out=out, overrides=[f"num_steps={NUM_TRIED}"], retain=[RETAINED])
+        tried = trainers.train(
+            stage, model, [behavior], out=out, overrides=[f"num_steps={NUM_TRIED}", *SETTINGS], retain=[RETAINED]
+        )
         return steps_for(budget, fixed=0.0, tried=passes_of(tried), num_tried=NUM_TRIED, most=None)
 
 
@@ -99,7 +103,9 @@ def run_stages(behavior: str, stages: Sequence[str], budget: float) -> Change:
         for place, stage in enumerate(stages):
             num = steps_within(budget / len(stages), stage, model, behavior)
             out = folder / f"trained-{place}"
-            result = trainers.train(stage, model, [behavior], out=out, overrides=[f"num_steps={num}"], retain=[RETAINED])
+            result = trainers.train(
+                stage, model, [behavior], out=out, overrides=[f"num_steps={num}", *SETTINGS], retain=[RETAINED]
+            )
             model, passes = str(result.checkpoint), passes + passes_of(result)
             num_steps.append(result.num_steps)
     except UserError as error:
@@ -142,7 +148,7 @@ def page(studies: Sequence[CaseStudy], budget: float) -> str:
         "",
         f"    python benchmarks/case_studies.py --behaviors {','.join(one.behavior for one in studies)} --budget {budget:.0f}",
         "",
-        f"Every stage may spend {budget:,.0f} forward passes of one token (a token that is trained on counts {TRAINED}, a generated one 1), with `--retain {RETAINED}`.",
+        f"Every stage may spend {budget:,.0f} forward passes of one token (a token that is trained on counts {TRAINED}, a generated one 1), with `--retain {RETAINED} --set {SETTINGS[0]}`.",
         "Changes of pass@1 on held-out problems are paired by problem, with 95 % intervals; the model is measured again with another seed.",
     ]
     for one in studies:

@@ -331,9 +331,10 @@ def _read_inputs(
         return [write_as_the_model(own, follow_template(behavior, own.codec)) for behavior in limited]
 
     training_set = TrainingSet(prepared(request.behaviors, sampled=_samples(request)), dev_share=request.config.dev_share)
-    retained = (
-        TrainingSet(prepared(request.retained, sampled=True), dev_share=request.config.dev_share) if request.retained else None
-    )
+    retained = None
+    if request.retained:
+        share = request.config.dev_share if chosen_by_dev(request.retained, request.config) else 0
+        retained = TrainingSet(prepared(request.retained, sampled=True), dev_share=share)
     device = processes.train_device(loaded.model)
     rows: Sequence[TrainingRow] = ()
     prompts: Sequence[TrainingProblem] = ()
