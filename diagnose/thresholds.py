@@ -217,7 +217,7 @@ class Thresholds(_Ranges):
     max_pilot: Share = 0.5
     """Share of the pilot's samples that are truncated, or cannot be read, above which a behavior is not sampled further."""
     max_pilot_limit: Share = 0.125
-    """Share of the pilot's samples that run into a limit that is to be found, above which the limit is doubled where there are no references."""
+    """Share of the pilot's samples that run into a limit that is to be found, above which the limit is doubled."""
     max_refused: Share = 0.05
     """Share of right answers, or of reference paths, that the verifier may refuse or the sampler may be unable to write."""
     max_wrong_accepted: Share = 0.25

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from posttrain.diagnose.behaviors import load_behavior
+from posttrain.diagnose.behaviors import BehaviorOptions, load_behavior
 from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.exporting.export_formats import EXPORTS
 from posttrain.diagnose.exporting.export_rows import ExportOptions, chosen_behaviors
@@ -216,13 +216,16 @@ def _check_verifiers(run: DiagnosedRun, chosen: Sequence[DiagnosedBehavior], sta
         behavior = one.behavior
         if behavior.verifier.kind == KIND:
             raise RunError(
-                f"export {run.path}: the grades of {behavior.name} were imported, and {stage} grades new samples; give a run of a behavior with a verifier",
+                f"export {run.path}: the grades of {behavior.name} were imported, and {stage} grades new samples; give the stored texts a verifier with posttrain "
+                f"regrade {run.path} --verifier KIND --out NEW, and export that run",
                 code="no_verifier",
             )
-        if load_behavior(behavior.source).fingerprint != run.settings["behaviors"][behavior.name]:
+        now = load_behavior(
+            behavior.source, BehaviorOptions.model_validate(behavior.options), measured=Split(run.settings["split"])
+        )
+        if now.fingerprint != run.settings["behaviors"][behavior.name]:
             raise RunError(
-                f"export {run.path}: {behavior.source} has changed since, or the run was given options beside it (--verifier, --map, ...); write these into the "
-                "file, measure again, and export that run",
+                f"export {run.path}: {behavior.source} has changed since; measure again, and export that run",
                 code="other_behavior",
             )
 
@@ -373,20 +376,27 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **_)
 def _reward(script: Script, function: str) -> str:
     """Return reward.py: the behavior's own verifier, which reads texts in a process of its own."""
     sources = {one.behavior.name: _source(one.behavior.source) for one in script.behaviors}
+    options = {one.behavior.name: dict(one.behavior.options) for one in script.behaviors if one.behavior.options}
+    splits = [{problem.split for problem in one.behavior.problems} for one in script.behaviors]
+    measured = next((one for one in Split if all(one in found for found in splits)), Split.EVAL)
     return f'''"""The reward: what the verifier of the behavior says, as posttrain measured it."""
 
 from functools import cache
 
 from posttrain.diagnose import load_behavior
+from posttrain.diagnose.behaviors import BehaviorOptions
+from posttrain.diagnose.types import Split
 from posttrain.diagnose.verifiers.grader import Grader
 
 BEHAVIORS = {json.dumps(sources, indent=4)}
+OPTIONS = {options!r}
+"""Settings that the run was given beside these files."""
 
 
 @cache
 def behavior_of(name):
     """Return a grader and the problems of a behavior."""
-    behavior = load_behavior(BEHAVIORS[name])
+    behavior = load_behavior(BEHAVIORS[name], BehaviorOptions(**OPTIONS.get(name, {{}})), measured=Split.{measured.name})
     return Grader(behavior), {{problem.id: problem for problem in behavior.problems}}
 
 

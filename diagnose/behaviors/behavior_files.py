@@ -182,7 +182,7 @@ def _announce(file: ProblemFile, config: BehaviorConfig) -> tuple[str, ...]:
     proposal = json.dumps({"template": layout.template}, ensure_ascii=False)
     return (
         *first,
-        f"{line}; nothing in the prompt says how to answer, so put into a behavior file: prompt: {proposal}",
+        f"{line}; nothing in the prompt says how to answer; a behavior file that does, which posttrain init writes, has prompt: {proposal}",
     )
 
 

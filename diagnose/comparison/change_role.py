@@ -92,7 +92,8 @@ class RoleVerdict:
     leans_outside: bool | None = None
     """Of a change of open place: whether more of it seems to lie outside the support; None where the place is certain."""
     samples_that_tell: int | None = None
-    """Of a change of open place: samples per problem at which its place would be named in 80 % of cases, if it lies where it seems to."""
+    """Of a change of open place: samples per problem at which its place would be named in 80 % of cases, if it lies where it seems to; None at
+    temperature 0, where further samples are the same."""
     entered: float = float("nan")
     """Change of mean pass@k on problems that were out of support before; NaN where its place is open."""
     moved: float = float("nan")

@@ -64,8 +64,10 @@ def compare_behavior(
         ComparisonNote.DEPLOYED_POLICY: known and not behavior.sampling.samples_the_policy,
         ComparisonNote.ONE_SEED: found.trained,
     }
+    role = replace(found.role, samples_that_tell=None) if behavior.sampling.greedy else found.role
     return replace(
         found,
+        role=role,
         side_by_side=side_by_side(before, after),
         notes=(*(note for note, holds in notes.items() if holds), *found.notes),
     )

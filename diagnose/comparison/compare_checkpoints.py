@@ -25,6 +25,7 @@ from posttrain.diagnose.comparison.checkpoints_json import (
 )
 from posttrain.diagnose.comparison.comparable_runs import check_comparable
 from posttrain.diagnose.comparison.compare_behavior import problem_changes, side_by_side
+from posttrain.diagnose.comparison.paired_samples import PairedCounts
 from posttrain.diagnose.comparison.pass_at_k_change import pass_at_k_changes, pass_at_k_curve
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, DiagnosedRun
@@ -162,11 +163,23 @@ def _bands(
             stats.simultaneous_level(np.concatenate(list(one), axis=1), counts.units, rng=rng, level=LEVEL) for one in families
         ]
     pairs = [counts.pair(0, index) for index in range(1, size)]
-    curves = [pass_at_k_curve(pair, ks, after=True, level=levels[0]) for pair in pairs]
-    first = pass_at_k_curve(pairs[0], ks, after=False, level=levels[0])
+    curves = [_curve(pair, ks, levels[0], after=True) for pair in pairs]
+    first = _curve(pairs[0], ks, levels[0], after=False)
     changes = [pass_at_k_changes(pair, ks, level=levels[1]) for pair in pairs]
     named = [[_at_once(row, of) for row in rows] for rows, of in (([first, *curves], size), (changes, size - 1))]
     return named[0], named[1]
+
+
+def _curve(counts: PairedCounts, ks: Sequence[int], level: float, *, after: bool) -> list[Interval]:
+    """Return pass@k of one of two runs with intervals of this level, and the estimates of `LEVEL`, which its own report shows.
+
+    By likelihood, whether an estimate counts as identified depends on the width of its interval: how many numbers are shown beside it must not decide that.
+    """
+    wide = pass_at_k_curve(counts, ks, after=after, level=level)
+    if not counts.adaptive:
+        return wide
+    alone = pass_at_k_curve(counts, ks, after=after, level=LEVEL)
+    return [replace(one, low=band.low, high=band.high) for one, band in zip(alone, wide, strict=True)]
 
 
 def _at_once(row: Sequence[Interval], size: int) -> list[Interval]:

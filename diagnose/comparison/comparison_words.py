@@ -62,10 +62,10 @@ def role_note_words(note: RoleNote, verdict: RoleVerdict, epsilon: float) -> str
                 place = "problems that were out of support before" if verdict.gain else "problems that are out of support after"
             else:
                 place = "problems inside the support"
-            return (
-                f"The samples do not tell whether the {change} lies inside or outside the support (a rate of {epsilon:.2g}). It leans to "
-                f"{place}; about {verdict.samples_that_tell:,} samples per problem are expected to tell."
-            )
+            open_ = f"The samples do not tell whether the {change} lies inside or outside the support (a rate of {epsilon:.2g})"
+            if verdict.samples_that_tell is None:
+                return f"{open_}, and further ones at temperature 0 would be the same: sample both models at temperature 1."
+            return f"{open_}. It leans to {place}; about {verdict.samples_that_tell:,} samples per problem are expected to tell."
 
 
 def note_words(note: ComparisonNote, behavior: BehaviorTransition) -> str:

@@ -52,9 +52,14 @@ class Measurements:
     """Where imported samples come from; None where an engine of ours sampled."""
 
     @property
+    def independent(self) -> bool:
+        """Return whether further samples of a problem could have come out otherwise: not at temperature 0, and no copies."""
+        return not self.behavior.sampling.greedy and (self.source is None or self.source.independent)
+
+    @property
     def shows_support(self) -> bool:
         """Return whether a missing success says something about support: independent samples of the policy itself."""
-        return self.behavior.sampling.samples_the_policy and (self.source is None or self.source.independent)
+        return self.behavior.sampling.samples_the_policy and self.independent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -239,8 +239,8 @@ def label_samples(
             f"{int(counts.num_missing.sum())} samples are missing, and the label depends on them ({' or '.join(sorted(bounds))})"
         )
         return _undecided(label, confidence, detail)
-    if measured.source is not None and not measured.source.independent and label is not Bottleneck.MASTERED:
-        return _undecided(label, confidence, "the samples of a problem are not independent (temperature 0 or duplicates)")
+    if not measured.independent and label is not Bottleneck.MASTERED:
+        return _undecided(label, confidence, _why_not_independent(measured))
     if (num := len(counts.problem_ids)) < thresholds.fewest_problems and label is not Bottleneck.MASTERED:
         detail = f"{num} problem{'s' * (num > 1)} cannot support advice, {thresholds.fewest_problems} of one kind are the fewest that can"
         return _undecided(label, min(confidence, 1.0 - 0.5**num), detail)
@@ -289,6 +289,12 @@ def _rests_on_missing_support(posterior: LabelPosterior, epsilon: float, thresho
 def _share_in_support(measured: Measurements, epsilon: float) -> float:
     """Return the share of the reference paths that are sampled at a rate of at least epsilon; 0 where none is scored."""
     return 0.0 if measured.paths is None else measured.paths.share_above(epsilon)
+
+
+def _why_not_independent(measured: Measurements) -> str:
+    if measured.behavior.sampling.greedy:
+        return "at temperature 0 a problem has one outcome, which does not tell what sampling reaches; sample at temperature 1"
+    return "the samples of a problem are not independent (temperature 0 or duplicates)"
 
 
 def _why_not_support(measured: Measurements) -> str:

@@ -59,7 +59,7 @@ def write_caveats(
     fewest, needed = int(counts.num_samples.min()), samples_to_resolve(epsilon)
     if fewest < needed and (counts.num_correct == 0).any():
         text = (
-            f"{fewest} samples of one problem cannot rule out a rate of epsilon = {epsilon:.2g} (that takes {needed}); "
+            f"{fewest} sample{'s' * (fewest != 1)} of one problem cannot rule out a rate of epsilon = {epsilon:.2g} (that takes {needed}); "
             "whether problems without a success are in support is known from all problems together, if at all."
         )
         notes.append(Note("epsilon_not_resolved", text))

@@ -43,3 +43,5 @@ EXPORTS: dict[str, ExportFormat] = {
     ),
 }  # fmt: skip
 """Every format by name."""
+CONFIGURATIONS = ("trl-config", "verl-config")
+"""Names, beside these, of what writes a folder with a script: the stage that a verdict names."""

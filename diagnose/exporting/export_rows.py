@@ -10,6 +10,7 @@ import numpy as np
 from posttrain.diagnose.engines.codec import chat_messages, completion_text
 from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.importing.imported import Untold
+from posttrain.diagnose.importing.source_facts import KEY
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, DiagnosedRun
 from posttrain.diagnose.storage.rollout_table import SAMPLED
 from posttrain.diagnose.types import Behavior, Problem, Rollout, Split
@@ -126,8 +127,7 @@ def training_samples(run: DiagnosedRun, options: ExportOptions) -> Iterator[Expo
     sampled = run.settings["split"]
     if sampled != options.split:
         hint = (
-            "measured problems are never trained on; sample train problems with `posttrain diagnose --split train`, or say --split "
-            f"{sampled} to give up the measurement"
+            f"measured problems are never trained on; {_how_to_train(run)}, or say --split {sampled} to give up the measurement"
             if options.split is Split.TRAIN
             else f"say --split {sampled}"
         )
@@ -159,7 +159,7 @@ def refuse_without_texts(run: DiagnosedRun) -> None:
     Raises:
         RunError: Code `no_texts`.
     """
-    source = run.settings.get("source") or {}
+    source = run.settings.get(KEY) or {}
     if Untold.TEXTS in source.get("untold", ()):
         raise RunError(
             f"export {run.path}: its source ({source.get('format')}) kept no texts of samples; export counts or prompts, or import files with texts",
@@ -191,13 +191,21 @@ def _counts(measured: DiagnosedBehavior) -> dict[str, tuple[int, int]]:
     return {name: (samples, correct) for name, samples, correct in zip(ids, n, c, strict=True) if samples}
 
 
+def _how_to_train(run: DiagnosedRun) -> str:
+    """Return how to get samples of problems to train on."""
+    if KEY in run.settings:
+        return "import the samples with --split train if these problems are for training"
+    return "sample train problems with `posttrain diagnose --split train`"
+
+
 def _no_problems(run: DiagnosedRun, options: ExportOptions) -> RunError:
     """Return why there is nothing to export."""
     splits = sorted({problem.split for measured in chosen_behaviors(run, options) for problem in measured.behavior.problems})
     if options.split is Split.TRAIN:
         return RunError(
-            f"export {run.path}: no problem is for training (all are {', '.join(splits)}), and measured problems are never trained on; split the behavior "
-            f"(split: {{train: 0.5}}), or say --split {splits[0]} to give up the measurement",
+            f"export {run.path}: no problem is for training (all are {', '.join(splits)}), and measured problems are never trained on; "
+            f"{_how_to_train(run) if KEY in run.settings else 'split the behavior (split: {train: 0.5})'}, or say --split {splits[0]} to give up the "
+            "measurement",
             code="no_train_problems",
         )
     return RunError(

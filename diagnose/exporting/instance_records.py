@@ -53,7 +53,7 @@ def _record(run: DiagnosedRun, measured: DiagnosedBehavior, problem: Problem, ro
             "decoding": rollout.decoding,
             "stop": rollout.stop.value,
             "status": grade.status.value,
-            "output_tokens": str(tokens),
+            **({"output_tokens": str(tokens)} if tokens else {}),
         },
     }
     return record if right is not None else {**record, "error": grade.detail or grade.status.value}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.errors import RunError, SettingsError
-from posttrain.diagnose.exporting.export_formats import EXPORTS, ExportFormat, Row
+from posttrain.diagnose.exporting.export_formats import CONFIGURATIONS, EXPORTS, ExportFormat, Row
 from posttrain.diagnose.storage.files import write_text
 from posttrain.diagnose.storage.writable import check_writable
 from posttrain.diagnose.strict_settings import unknown
@@ -23,7 +23,7 @@ def check_export(format_name: str, out: Path) -> ExportFormat:
         RunError: The file exists (`file_exists`), or may not be written (`not_writable`).
     """
     if format_name not in EXPORTS:
-        raise SettingsError(f"--to: {unknown('format', format_name, EXPORTS)}", code="unknown_format")
+        raise SettingsError(f"--to: {unknown('format', format_name, (*EXPORTS, *CONFIGURATIONS))}", code="unknown_format")
     found = EXPORTS[format_name]
     if out.suffix not in found.suffixes:
         raise SettingsError(

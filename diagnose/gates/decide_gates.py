@@ -35,7 +35,7 @@ from posttrain.diagnose.types import Bottleneck, Check, Outcome, Purpose, Split,
 LEVEL = 0.95
 
 
-def gate(run: str | os.PathLike[str], conditions: Sequence[str]) -> GateResult:
+def gate(run: str | os.PathLike[str], conditions: str | Sequence[str]) -> GateResult:
     """Decide conditions on a finished run, or on a comparison of two.
 
     Args:
@@ -48,7 +48,7 @@ def gate(run: str | os.PathLike[str], conditions: Sequence[str]) -> GateResult:
     """
     if not conditions:
         raise SettingsError(f"condition: got none, give one or several {ALLOWED}", code="no_condition")
-    parsed = [parse_condition(text) for text in conditions]
+    parsed = [parse_condition(text) for text in ([conditions] if isinstance(conditions, str) else conditions)]
     if len({condition.of_comparison for condition in parsed}) > 1:
         raise SettingsError(
             "condition: got some on a run and some on a comparison (delta); gate the two folders one after the other",

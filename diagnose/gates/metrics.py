@@ -16,6 +16,7 @@ from posttrain.diagnose.comparison.pass_at_k_change import pass_at_k_changes
 from posttrain.diagnose.comparison.transition import ComparisonNote
 from posttrain.diagnose.errors import SettingsError
 from posttrain.diagnose.gates.conditions import SHARES, Condition
+from posttrain.diagnose.importing.source_facts import KEY
 from posttrain.diagnose.measure.pass_at_k import estimate_pass_at_k
 from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry
 from posttrain.diagnose.storage.run_check import checked_table
@@ -142,10 +143,16 @@ def _share(
 
 
 def greedy_successes(path: Path, entry: BehaviorEntry) -> FloatArray:
-    """Return [P] 1 or 0 for the greedy sample of each problem, NaN where it has no outcome."""
-    table = checked_table(RunDirectory(path), entry.name)
+    """Return [P] 1 or 0 for the greedy sample of each problem, NaN where it has no outcome.
+
+    Imported samples that were taken at temperature 0 are greedy ones.
+    """
+    directory = RunDirectory(path)
+    table = checked_table(directory, entry.name)
     places = table.places([row.id for row in entry.problems])
-    known = table.greedy & (places >= 0)
+    source = directory.read_json().get("settings", {}).get(KEY) or {}
+    sampling = source.get("sampling") or {}
+    known = (table.greedy | (sampling.get("temperature") == 0.0)) & (places >= 0)
     success = np.full(len(entry.problems), np.nan)
     outcome = np.where(table.missing, np.nan, table.succeeded(entry.measure["success"]))
     success[places[known]] = outcome[known]

@@ -43,6 +43,15 @@ def read_prompt(value: Any, where: str) -> Prompt | None:
     return value if value is None or isinstance(value, str) else read_messages(value, where) or None
 
 
+def find_prompt(value: Any, where: str) -> Prompt | None:
+    """Return a prompt as `read_prompt` does; None where there is neither a text nor a list.
+
+    Raises:
+        SourceError: The list is no chat (`invalid_messages`).
+    """
+    return read_prompt(value, where) if isinstance(value, str | list) else None
+
+
 def _read_message(value: Any, where: str) -> Message:
     if isinstance(value, str):  # a tool call or a message that its writer has stored as JSON text
         try:

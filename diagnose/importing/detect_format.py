@@ -37,6 +37,8 @@ _SIGNATURES: tuple[tuple[str, tuple[str, ...]], ...] = (
 """Format → keys that its rows have, the first one that fits is taken."""
 _OF_STEPS = ("prime-rl", "step_")
 """Rows of verifiers in a folder of this prefix are those of prime-rl."""
+_ROWS_OF = {_OF_STEPS[0]: "verifiers"}
+"""Format → another one that has the same rows."""
 _TABLE = "table"
 _ROWS = (".jsonl", ".ndjson", ".json", ".parquet", ".eval", ".csv", ".tsv")
 _MOST_READ = 8
@@ -98,7 +100,34 @@ def looks_like(paths: Sequence[Path], given: str) -> str:
         found = detect_format(paths)
     except (SourceError, OSError):
         return ""
-    return "" if found in (given, _TABLE) else f"; this looks like {found}: use posttrain import {found}"
+    if found == given:
+        return ""
+    if found == _TABLE:
+        return "; files of any tool with a row per sample are read by posttrain import table"
+    return f"; this looks like {found}: use posttrain import {found}"
+
+
+def refuse_other_format(paths: Sequence[Path], given: str) -> None:
+    """Refuse files whose columns are those of another tool, and lack what the rows of this one have.
+
+    Args:
+        paths: As the user gave them; what is taken from a folder is told by names.
+        given: Name of the format.
+
+    Raises:
+        SourceError: Code `not_this_format`.
+    """
+    own = [frozenset(keys) for name, keys in _SIGNATURES if name == (_ROWS_OF.get(given, given))]
+    for path in paths if own else ():
+        if not path.is_file() or (kind := _kind(path)) not in (".jsonl", ".ndjson", ".parquet"):
+            continue
+        keys = _keys(path, kind)
+        other, columns = next(((name, wanted) for name, wanted in _SIGNATURES if keys.issuperset(wanted)), (given, ()))
+        if _ROWS_OF.get(other, other) != _ROWS_OF.get(given, given) and not any(one <= keys for one in own):
+            raise SourceError(
+                f"{path}: got rows with the columns of {other} ({', '.join(columns)}), not of {given}; use posttrain import {other}",
+                code="not_this_format",
+            )
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

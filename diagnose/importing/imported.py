@@ -11,6 +11,11 @@ from typing import Any, Protocol
 
 from posttrain.diagnose.types import Message, Note, Sampling, StopReason
 
+UNKNOWN_MODEL = "unknown"
+"""Where a source names no model."""
+_MOST_PATHS = 2
+"""Files that stand in the place of a model's name."""
+
 
 class Untold(StrEnum):
     """What a source does not tell. Reports and verdicts say so, and whatever needs it is left out."""
@@ -81,7 +86,7 @@ class SampleSource:
 
     format: str
     """Name of the format, as on the command line."""
-    model: str = "unknown"
+    model: str = UNKNOWN_MODEL
     """As the source names it."""
     version: str = ""
     """Of the tool that wrote it, where it says so."""
@@ -140,6 +145,29 @@ class Format:
     files: str
     """Which files it reads, in a few words."""
     read: Reader
+
+
+def model_words(format: str, model: str, policy: str, paths: Sequence[str] = ()) -> str:
+    """Return the model that samples are of; where the source names none, the step and the files they are from.
+
+    Args:
+        format: Of the files.
+        model: As the source has it; `unknown`, or `unknown, step 7`, where it names none.
+        policy: Which of several policies is meant; a number is a step.
+        paths: Names of the files.
+    """
+    name, _, step = model.partition(", step ")
+    step = policy or step
+    if name not in ("", UNKNOWN_MODEL):
+        return name if step in ("", name) else f"{name}, step {step}" if step.isdecimal() else f"{name} {step}"
+    if step and not step.isdecimal():
+        return step
+    source = (
+        f"{', '.join(paths[:_MOST_PATHS])}{', ...' if len(paths) > _MOST_PATHS else ''} ({format})"
+        if paths
+        else f"samples of {format}"
+    )
+    return f"step {step} of {source}" if step else f"unnamed, of {source}"
 
 
 def problem_of_text(prompt: str | tuple[Message, ...], answer: str = "") -> str:

@@ -7,8 +7,10 @@ import json
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.types import Note
 
 _GZIP = ".gz"
+_KINDS = 3
+"""Kinds of files that a message names."""
+_MOST_FILES = 1000
+"""Files that are counted for a message."""
 
 
 def find_files(paths: Sequence[Path], wanted: str, *patterns: str) -> list[Path]:
@@ -39,13 +45,29 @@ def find_files(paths: Sequence[Path], wanted: str, *patterns: str) -> list[Path]
             packed = [f"{pattern}{_GZIP}" for pattern in patterns if pattern.endswith(".jsonl")]
             inside = sorted({file for one in (*patterns, *packed) for file in path.glob(one) if file.is_file()}, key=_by_numbers)
             if not inside:
-                raise SourceError(f"{path}: the folder holds no {' or '.join(patterns)}; give {wanted}", code="no_source_files")
+                raise SourceError(f"{path}: got a folder with {_contents(path)}; give {wanted}", code="no_source_files")
             found |= dict.fromkeys(inside)
         elif path.is_file():
             found[path] = None
         else:
             raise SourceError(f"{path}: no such file or folder; give {wanted}", code="no_such_file")
     return list(found)
+
+
+def _contents(folder: Path) -> str:
+    """Return which kinds of files a folder holds, the most frequent three, as words."""
+    kinds = Counter("".join(file.suffixes[-2:] if file.suffix == _GZIP else file.suffixes[-1:]) for file in _some_files(folder))
+    if not kinds:
+        return "no files"
+    named = ", ".join(
+        f"{count} {kind} file{'s' * (count > 1)}" if kind else f"{count} without an ending"
+        for kind, count in kinds.most_common(_KINDS)
+    )
+    return f"{named}{' and others' if len(kinds) > _KINDS else ''}, none of them of this format by its name"
+
+
+def _some_files(folder: Path) -> Iterator[Path]:
+    return islice((file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")), _MOST_FILES)
 
 
 def behavior_of_file(path: Path) -> str:

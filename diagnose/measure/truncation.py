@@ -148,4 +148,4 @@ def _raised_limit(behavior: Behavior, engine: Engine) -> str:
         limit = min(limit, engine.info.context - longest)
     if limit <= behavior.sampling.max_tokens:
         return f"the model's context of {engine.info.context} tokens holds no more: shorten the prompt, or measure a model with a longer one"
-    return f"raise it: `sampling: {{max_tokens: {limit}}}`"
+    return f"raise it: `sampling: {{max_tokens: {limit}}}` or --max-tokens {limit}"

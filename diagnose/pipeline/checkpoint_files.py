@@ -13,6 +13,7 @@ from posttrain.diagnose.comparison.choose_checkpoint import choose_checkpoint
 from posttrain.diagnose.comparison.compare_checkpoints import check_all_comparable, compare_behavior_along
 from posttrain.diagnose.comparison.compare_runs import check_margin
 from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.importing.source_rows import behavior_of_file
 from posttrain.diagnose.pipeline.compare_files import DEFAULT_MARGIN, check_comparison_folder
 from posttrain.diagnose.pipeline.count_runs import with_counts_as_runs
 from posttrain.diagnose.pipeline.run_files import Run, read_run
@@ -124,7 +125,7 @@ def step_of(run: DiagnosedRun) -> int | None:
     policy = str((run.settings.get("source") or {}).get("policy", ""))
     if re.fullmatch(r"[0-9]{1,15}", policy):
         return int(policy)
-    for name in (policy, Path(str(run.model.get("source", ""))).name, run.path.resolve().name):
+    for name in (policy, Path(str(run.model.get("source", ""))).name, behavior_of_file(run.path.resolve())):
         if found := _STEP.search(name):
             return int(found[1])
     return None

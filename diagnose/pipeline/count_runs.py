@@ -42,7 +42,7 @@ def with_counts_as_runs(runs: Sequence[Run | None]) -> Iterator[list[Run | None]
         ]
 
 
-def gate(run: str | os.PathLike[str], conditions: Sequence[str]) -> GateResult:
+def gate(run: str | os.PathLike[str], conditions: str | Sequence[str]) -> GateResult:
     """Decide conditions on a finished run, on a comparison of two, or on a file of counts.
 
     Args:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.errors import SourceError
-from posttrain.diagnose.importing.imported import ImportedSample, ImportedSamples, SampleSource, Untold
+from posttrain.diagnose.importing.imported import ImportedSample, ImportedSamples, SampleSource, Untold, model_words
 from posttrain.diagnose.importing.imported_behavior import write_behavior
 from posttrain.diagnose.importing.sample_columns import ENGINE, BehaviorSamples, group_by_behavior
 from posttrain.diagnose.measure.imported_checks import check_imported
@@ -231,7 +231,7 @@ def _source_json(source: SampleSource, policy: str, samples: Sequence[BehaviorSa
 
 
 def _details(source: SampleSource, policy: str, behaviors: Sequence[Behavior], settings: ImportSettings) -> Mapping[str, Any]:
-    named = " ".join(part for part in (source.model, policy) if part)
+    named = model_words(source.format, source.model, policy, [Path(path).name for path in settings.paths])
     return {
         "model": {"source": named, "fingerprint": "", "device": ""},
         "versions": {"posttrain": version("posttrain"), "python": platform.python_version()}

@@ -139,7 +139,7 @@ class MeasurementRun:
             return behavior
         settings, room = self.settings, self.rooms[behavior.name]
         if self.pilot:
-            most = settings.thresholds.max_pilot if behavior.has_references else settings.thresholds.max_pilot_limit
+            most = settings.thresholds.max_pilot_limit
             grader = verifier_of(behavior).grader
             sampler = BehaviorSampler(behavior, grader.grade, settings, budget)
             sampler.find_limit(room, lambda one, rollouts: needs_longer(one, settings.engine, rollouts, most))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from posttrain.diagnose.errors import SourceError
-from posttrain.diagnose.importing.detect_format import AUTO, detect_format, looks_like
+from posttrain.diagnose.importing.detect_format import AUTO, detect_format, looks_like, refuse_other_format
 from posttrain.diagnose.importing.formats import FORMATS
 from posttrain.diagnose.importing.formats.table import collect, read_rows
 from posttrain.diagnose.importing.imported import ImportedSamples, ReadOptions
@@ -83,9 +83,10 @@ def read_samples(
         reporter.say(f"read as {format_name}: {FORMATS[format_name].title}")
     with reporter.task(f"reading {', '.join(str(path) for path in several[:3])}{', ...' if len(several) > 3 else ''}", None):
         try:
+            refuse_other_format(several, format_name)
             found = FORMATS[format_name].read(several, options or ReadOptions())
         except SourceError as error:
-            if error.code in _OF_ANOTHER and (hint := looks_like(several, format_name)):
+            if error.code in _OF_ANOTHER and "posttrain import" not in str(error) and (hint := looks_like(several, format_name)):
                 raise SourceError(f"{error}{hint}", code=error.code) from None
             raise
     for note in found.source.notes:

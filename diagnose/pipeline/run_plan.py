@@ -116,7 +116,7 @@ def _limit_in_words(request: DiagnoseRequest, behavior: Behavior) -> str:
     limit = behavior.sampling.max_tokens
     if behavior.limit_source is not LimitSource.AUTO:
         return describe_limit(limit, behavior.limit_source)
-    more = f"; doubled, up to {token_limit.MOST:,}, while most of the first greedy samples need more"
+    more = f"; doubled, up to {token_limit.MOST:,}, while more than one in eight of the first greedy samples needs more"
     if behavior.has_references:
         return f"twice the longest reference path, {limit:,} tokens at most{more if request.pilot else ''}"
     if not request.pilot:

@@ -109,11 +109,12 @@ def comparison_facts(entry: BehaviorChangeEntry) -> list[tuple[str, str]]:
         low, high = (format_number(bound, 2, signed=True) for bound in (equivalence.low, equivalence.high))
         facts.append(("retention", f"{verdict} (90 % interval [{low}, {high}])"))
     if power is not None:
+        each = f"{power.num_samples} sample{'s' * (power.num_samples != 1)} each"
         if math.isnan(power.rate):
-            words = f"with {power.num_samples} samples each, no problem could be seen to rise alone"
+            words = f"with {each}, no problem could be seen to rise alone"
         else:
             words = (
-                f"with {power.num_samples} samples each, a problem that alone rises from 0 is found in {_percent(power.power)} of cases from a "
+                f"with {each}, a problem that alone rises from 0 is found in {_percent(power.power)} of cases from a "
                 f"rate of {format_number(power.rate)} on"
             )
         facts.append(("minimum detectable effect", words))

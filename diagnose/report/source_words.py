@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from posttrain.diagnose.importing.imported import Untold
+from posttrain.diagnose.importing.imported import UNKNOWN_MODEL, Untold, model_words
 from posttrain.diagnose.importing.source_facts import KEY
 from posttrain.diagnose.report.text import visible
 from posttrain.diagnose.storage.source_json import SourceEntry
@@ -42,10 +42,13 @@ def source_view(source: SourceEntry | None) -> dict[str, Any] | None:
     """Return what a page says of imported samples; None where there are none."""
     if source is None:
         return None
-    model = " ".join(part for part in (source.model, source.policy) if part)
+    unnamed = source.model.partition(",")[0] in ("", UNKNOWN_MODEL)
+    model = "the files name no model" if unnamed else f"model {model_words(source.format, source.model, source.policy)}"
+    if unnamed and (step := source.policy or source.model.partition(", step ")[2]):
+        model += f", step {step}"
     named = f"Imported as {source.format}" + (f" {source.version}" if source.version else "")
     return {
-        "what": visible(f"{named}, model {model}: samples and grades are those of the source."),
+        "what": visible(f"{named}, {model}: samples and grades are those of the source."),
         "untold": [one.words for one in source.untold],
         "not_measured": source.not_measured,
         "notes": [visible(note.text) for note in source.notes],

@@ -63,7 +63,7 @@ def verdict_view(
         "tone": _TONES.get(entry.bottleneck, "work"),
         "confidence": None if inconclusive else format_probability(entry.confidence),
         "leans_to": None if entry.leans_to is None else BOTTLENECKS[entry.leans_to][0],
-        "meaning": _first_upper(entry.sentence if told else meaning),
+        "meaning": _told(entry) if told else _first_upper(meaning),
         "role": ROLES[entry.role] if entry.role is not None else None,
         "shares": [
             (BOTTLENECKS[Bottleneck(state)][0] if state in set(Bottleneck) else state, format_probability(share))
@@ -115,6 +115,12 @@ def _stage_view(stage: StageEntry) -> dict[str, Any]:
         "needs": ", ".join(stage.needs) or "nothing beyond the prompts",
         "alternatives": [(one.name, one.why) for one in stage.alternatives],
     }
+
+
+def _told(entry: VerdictEntry) -> str:
+    """Return the sentence of a verdict without the name that stands above it; a name within it stays as it is written."""
+    text = entry.sentence.removeprefix(f"{entry.name}: ")
+    return _first_upper(text) if text != entry.sentence else text
 
 
 def _first_upper(text: str) -> str:

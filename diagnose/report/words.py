@@ -64,7 +64,7 @@ STOPS: dict[str, str] = {
     StopReason.STOP: "a stop text appeared",
     StopReason.LENGTH: "cut off at the token limit",
     StopReason.ERROR: "the engine failed",
-    StopReason.UNKNOWN: "not told by the source",
+    StopReason.UNKNOWN: "why it ended is not told",
 }
 
 ORIGINS: dict[VerifierOrigin, str] = {

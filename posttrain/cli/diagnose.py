@@ -123,16 +123,7 @@ def diagnose(
 
     request = DiagnoseRequest(
         model=model,
-        behaviors=options.load_behaviors(
-            behaviors,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            system=system,
-            verifier=verifier,
-            limit=limit,
-            columns=columns or None,
-            split_eval=split_eval,
-        ),
+        behaviors=options.load_behaviors(behaviors, context.params),
         out=folder,
         engine=engine,
         workers=workers,

@@ -63,12 +63,12 @@ def export(
     from posttrain.diagnose import assemble
     from posttrain.diagnose import export as run_export
     from posttrain.diagnose.errors import SettingsError
-    from posttrain.diagnose.exporting.export_formats import EXPORTS
+    from posttrain.diagnose.exporting.export_formats import CONFIGURATIONS, EXPORTS
     from posttrain.diagnose.types import Split
 
     chosen = any_split(split)
     low, high = _rates(rates)
-    if to in ("trl-config", "verl-config"):
+    if to in CONFIGURATIONS:
         from posttrain.diagnose.exporting.export_rows import ExportOptions
         from posttrain.trainers.stage_script import export_stage
 

@@ -21,6 +21,7 @@ EXAMPLES = (
 
 
 def loop(
+    context: typer.Context,
     model: options.Model,
     behaviors: options.Behaviors,
     out: options.Out,
@@ -78,21 +79,12 @@ def loop(
     from posttrain.trainers import loop as run_loop
     from posttrain.trainers.distributed.launch import is_rank_zero
 
-    loaded = options.load_behaviors(
-        behaviors,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        system=system,
-        verifier=verifier,
-        limit=limit,
-        columns=columns or None,
-        split_eval=split_eval,
-    )
+    loaded = options.load_behaviors(behaviors, context.params)
     retained = options.retained_names(retain)
     with open_reporter(quiet, track) as reporter:
         result = run_loop(
             model, loaded, out=out, rounds=rounds, stages=() if stages is None else options.split_names("--stages", stages), probes=options.split_names("--probes", probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total, budget_tokens=budget_tokens,
-            engine=engine, config=config, overrides=overrides or [], retain=options.load_behaviors(retained, limit=limit) if retained else retained, retention_weight=retention_weight, pilot=options.is_on("--pilot", pilot), seed=seed, command=typed_command(), reporter=reporter,
+            engine=engine, config=config, overrides=overrides or [], retain=options.load_behaviors(retained, {"limit": limit}) if retained else retained, retention_weight=retention_weight, pilot=options.is_on("--pilot", pilot), seed=seed, command=typed_command(), reporter=reporter,
         )  # fmt: skip
     if is_rank_zero():
         _print_loop(result)

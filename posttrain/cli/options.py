@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from posttrain.diagnose.types import Behavior
 
@@ -194,6 +194,8 @@ Track = Annotated[
         help="Send the numbers to trackio, wandb, mlflow or tensorboard while they come; may be given several times.",
     ),
 ]
+_BEHAVIOR_OPTIONS = ("max_tokens", "temperature", "system", "verifier", "limit", "columns", "split_eval")
+"""Parameters of a verb that `read_behavior_options` takes."""
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 MarkdownFile = Annotated[
@@ -291,22 +293,23 @@ def is_on(option: str, given: str) -> bool:
     return given == "on"
 
 
-def load_behaviors(sources: list[str], **given: Any) -> Sequence[str | Behavior]:
+def load_behaviors(sources: list[str], given: Mapping[str, Any]) -> Sequence[str | Behavior]:
     """Return behaviors with the settings that the command line gives them, or their names where it gives none.
 
     Args:
         sources: As the user wrote them.
-        given: The arguments of `read_behavior_options`.
+        given: Parameters of a verb, as `typer.Context.params` has them; those that `read_behavior_options` takes count.
 
     Raises:
         UserError: A setting or a behavior is wrong.
     """
-    if all(value is None for value in given.values()):
+    settings = {name: given[name] or None if name == "columns" else given[name] for name in _BEHAVIOR_OPTIONS if name in given}
+    if all(value is None for value in settings.values()):
         return sources
     from posttrain.diagnose.behaviors import load_behaviors
     from posttrain.diagnose.behaviors.behavior_options import read_behavior_options
 
-    return load_behaviors(sources, read_behavior_options(**given))
+    return load_behaviors(sources, read_behavior_options(**settings))
 
 
 def require_out(out: Path | None, dry_run: bool) -> Path:

@@ -20,6 +20,7 @@ EXAMPLES = (
 
 
 def train(
+    context: typer.Context,
     stage: Annotated[str, typer.Argument(metavar="STAGE", help="sft, dpo, grpo, opd, ...: see `posttrain stages`.")],
     model: Model,
     behaviors: Behaviors,
@@ -65,16 +66,7 @@ def train(
     from posttrain.trainers import train as run_train
     from posttrain.trainers.distributed.launch import is_rank_zero
 
-    loaded = options.load_behaviors(
-        behaviors,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        system=system,
-        verifier=verifier,
-        limit=limit,
-        columns=columns or None,
-        split_eval=split_eval,
-    )
+    loaded = options.load_behaviors(behaviors, context.params)
     with open_reporter(quiet, track) as reporter:
         result = run_train(
             stage, model, loaded, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,

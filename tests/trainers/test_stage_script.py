@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -172,3 +173,15 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(run: DiagnosedRun
     out.mkdir()
     with refused(RunError, "file_exists"):
         export_stage(run, "trl-config", out)
+
+
+def test_imported_samples_to_train_on_become_a_script_once_they_are_regraded(tmp_path: Path) -> None:
+    """No problem of such a run is measured, and its reward reads the behavior all the same."""
+    imported = exported_run(tmp_path / "imported")
+    with refused(RunError, "no_verifier"):
+        export_stage(imported, "trl-config", tmp_path / "out", stage="grpo")
+    diagnose.regrade(imported, out=tmp_path / "regraded", verifier={"kind": "number"})
+    _, reward, data = export_stage(diagnose.assemble(tmp_path / "regraded"), "trl-config", tmp_path / "out", stage="grpo")
+    row = json.loads(data.read_text().splitlines()[0])
+    grade = runpy.run_path(str(reward))["grade"]
+    assert [grade(row["behavior"], row["problem_id"], text) for text in ("It is 4.", "It is 5.")] == [1.0, 0.0]

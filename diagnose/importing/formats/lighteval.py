@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.errors import SourceError
-from posttrain.diagnose.importing.chat_messages import Prompt, read_prompt
+from posttrain.diagnose.importing.chat_messages import find_prompt
 from posttrain.diagnose.importing.finish_import import ProblemIds, Told, finish, refuse_unused
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions
 from posttrain.diagnose.importing.sampler_settings import read_sampling
@@ -83,7 +83,9 @@ class DetailsReader:
         self._metrics |= dict.fromkeys(scores)
         texts = [str(one) for one in response.get("text") or ()]
         answers, behavior = _golds(document), str(document.get("task_name") or self.task)
-        prompt = _prompt(response.get("input"), row.where) or _prompt(document.get("query"), row.where)
+        prompt = find_prompt(response.get("input"), f"{row.where}: input") or find_prompt(
+            document.get("query"), f"{row.where}: query"
+        )
         answer = answers[0] if answers else ""
         problem = self.ids.name(document.get("id"), behavior, document.get("query"), answer, self.path)
         score = self._score(scores, len(texts), row.where)
@@ -176,10 +178,6 @@ def _most_likely(document: Mapping[str, Any], response: Mapping[str, Any]) -> st
     if not choices or len(choices) != len(likelihoods):
         return None
     return str(choices[max(range(len(choices)), key=likelihoods.__getitem__)])
-
-
-def _prompt(value: Any, where: str) -> Prompt | None:
-    return read_prompt(value, f"{where}: input") if isinstance(value, str | list) else None
 
 
 def _metadata(document: Mapping[str, Any]) -> dict[str, Any]:

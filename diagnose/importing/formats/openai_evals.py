@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.errors import SourceError
-from posttrain.diagnose.importing.chat_messages import Prompt, read_prompt
+from posttrain.diagnose.importing.chat_messages import Prompt, find_prompt
 from posttrain.diagnose.importing.finish_import import Told, chosen_score, finish, refuse_unused
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
 from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files
@@ -81,7 +81,7 @@ class EvalsRecord:
         data = row.mapping("data")
         kind = row.get("type")
         if kind == _SAMPLING:
-            events.prompt = events.prompt or _prompt(data.get("prompt"), row.where)
+            events.prompt = events.prompt or find_prompt(data.get("prompt"), f"{row.where}: prompt")
             sampled = data.get("sampled")
             events.texts += [str(one) for one in sampled] if isinstance(sampled, list) else [str(sampled or "")]
         elif kind in (_MATCH, _METRICS):
@@ -131,10 +131,6 @@ class EvalsRecord:
                     stop=StopReason.ERROR if failed else StopReason.UNKNOWN,
                     policy=str(models[0]) if isinstance(models, list) and models else "",
                 )
-
-
-def _prompt(value: Any, where: str) -> Prompt | None:
-    return read_prompt(value, f"{where}: prompt") if isinstance(value, str | list) else None
 
 
 OPENAI_EVALS = Format(

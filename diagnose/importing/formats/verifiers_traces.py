@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from posttrain.diagnose.importing.chat_messages import Prompt, read_messages, read_prompt, said_last, several_turns
+from posttrain.diagnose.importing.chat_messages import Prompt, find_prompt, read_messages, read_prompt, said_last, several_turns
 from posttrain.diagnose.importing.finish_import import ProblemIds, chosen_score
 from posttrain.diagnose.importing.imported import ImportedSample, ReadOptions
 from posttrain.diagnose.importing.source_rows import SourceRow, read_number
@@ -138,9 +138,7 @@ def _of_data(task: Mapping[str, Any]) -> str:
 
 
 def _prompt_of_task(task: Mapping[str, Any]) -> Prompt | None:
-    data = task.get("data") or {}
-    prompt = data.get("prompt")
-    return read_prompt(prompt, "task: prompt") if isinstance(prompt, str | list) else None
+    return find_prompt((task.get("data") or {}).get("prompt"), "task: prompt")
 
 
 def _answer(task: Mapping[str, Any]) -> str:

@@ -135,6 +135,7 @@ def test_steps_come_from_the_record_of_the_model_or_from_names(runs: list[Diagno
     run = replace(run, settings={})
     for name, step in (("out/global_step_120/", 120), ("m/step5", 5), ("Qwen2.5-7B", None), ("iter-3b", None)):
         assert step_of(replace(run, path=Path("/runs/mine"), model={"source": name})) == step
+    assert step_of(replace(run, path=Path("/counts/step_30.jsonl"), model={})) == 30
 
 
 def test_missing_outcomes_widen_the_set_of_those_that_may_be_best() -> None:
@@ -197,3 +198,22 @@ def test_what_cannot_be_compared_is_refused(runs: list[DiagnosedRun], tmp_path: 
     (tmp_path / "other" / "mine.txt").write_text("mine")
     with refused(RunError, "other_files"):
         compare_checkpoints(runs[:3], out=tmp_path / "other")
+
+
+def test_uneven_counts_show_the_estimates_of_their_own_reports(tmp_path: Path) -> None:
+    """Wider bands, for all checkpoints at once, must not hide an estimate that each run shows alone."""
+    rng = np.random.default_rng(10)
+    runs = []
+    for step in ("10", "20", "30", "40"):
+        samples = [
+            ImportedSample(behavior="sums", problem=f"p{i}", score=float(right), policy=step)
+            for i, right in enumerate(rng.permutation(np.arange(24) < 12))
+            for _ in range(2 if i == 0 else 1)
+        ]
+        found = ImportedSamples(source=SampleSource(format="table", model="m"), samples=samples)
+        runs.append(store_run(found, ImportSettings(out=tmp_path / step)))
+    shown = [point.pass_at_k[0] for point in checkpoints_file(runs, RunEntry()).behaviors[0].points]
+    own = [next(one for one in run.diagnoses[0].pass_at_k if one.k == 1).value for run in runs]
+    assert not any(np.isnan(one.estimate) for one in own)
+    assert [one.estimate for one in shown] == pytest.approx([one.estimate for one in own], abs=1e-9)
+    assert all(band.low < one.low for band, one in zip(shown, own, strict=True))

@@ -87,6 +87,8 @@ def test_measured_problems_are_exported_for_training_only_where_that_is_said(
     with pytest.raises(RunError) as error:
         export(measured, name, out)
     assert error.value.code in ("no_train_problems", "run_measured_split")
+    assert "--split train" in str(error.value)
+    assert "diagnose" not in str(error.value)  # no import can be sampled
     assert not out.exists()
     if name != "trl-references":
         assert export(measured, name, out, split=Split.EVAL) > 0
@@ -128,6 +130,7 @@ def test_records_of_every_eval_ever_meet_its_schema_and_tell_what_was_not_graded
     assert [row["metadata"]["sample_index"] for row in even] == ["0", "1", "2", "3", "4"]
     assert len({row["sample_hash"] for row in even}) == 1
     assert len({row["sample_hash"] for row in found}) == len(PROBLEMS)
+    assert not any("output_tokens" in row["metadata"] for row in found)  # these samples do not tell how long they are
 
 
 def test_rows_for_verl_and_verifiers_have_their_columns(run: DiagnosedRun, tmp_path: Path) -> None:
@@ -159,6 +162,7 @@ def test_a_file_that_cannot_be_is_refused_before_the_run_is_read(arguments: tupl
     with pytest.raises(UserError) as error:
         export(tmp_path / "nowhere", arguments[0], tmp_path / arguments[1])
     assert error.value.code == code
+    assert (code == "unknown_format") == ("trl-config" in str(error.value))
     assert (tmp_path / "there.jsonl").read_text() == "mine"
 
 

@@ -63,3 +63,36 @@ def test_files_given_one_by_one_to_another_format_are_told_too():
     for given, path, name in (("counts", record, "openai-evals"), ("counts", log, "inspect"), ("lm-eval", log, "inspect")):
         with pytest.raises(SourceError, match=f"use posttrain import {name}$"):
             read_samples(given, path)
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [("verifiers", "areal/rollout/0/0.jsonl"), ("prime-rl", "areal/rollout/0/0.jsonl"), ("verl", "nemo_rl/val_data_step2.jsonl")],
+)
+def test_rows_with_the_columns_of_another_tool_are_refused(given: str, path: str):
+    with pytest.raises(SourceError, match=f"posttrain import {detect_format([ROLLOUTS / path])}") as refused:
+        read_samples(given, ROLLOUTS / path)
+    assert refused.value.code == "not_this_format"
+    assert str(refused.value).count("posttrain import") == 1
+
+
+def test_rows_that_two_tools_share_are_read_as_either():
+    path = ROLLOUTS / "prime_rl_old" / "step_0" / "train_rollouts.jsonl"
+    assert len(read_samples("verifiers", path).samples) == len(read_samples("prime-rl", path).samples) > 0
+
+
+@pytest.mark.parametrize("given", ["inspect", "lm-eval", "verl", "trl"])
+def test_a_table_that_is_given_as_another_format_is_sent_to_table(given: str, tmp_path: Path):
+    (tmp_path / "s.csv").write_text("id,correct\na,1\n", encoding="utf-8")
+    with pytest.raises(SourceError, match="posttrain import table"):
+        read_samples(given, tmp_path / "s.csv")
+
+
+@pytest.mark.parametrize("given", ["table", "prime-rl", "inspect"])
+def test_a_folder_without_files_of_the_format_is_told_by_what_it_holds(given: str, tmp_path: Path):
+    for name in ("a.md", "b.md", "c.txt", "d.toml", "e.rst.gz"):
+        (tmp_path / name).write_text("nothing", encoding="utf-8")
+    with pytest.raises(SourceError, match=r"2 \.md files, .* and others") as refused:
+        read_samples(given, tmp_path)
+    assert refused.value.code == "no_source_files"
+    assert "*" not in str(refused.value)

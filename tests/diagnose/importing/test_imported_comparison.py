@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from helpers.imported_runs import SAMPLED_PLAINLY, SOURCE, run_of, sample, samples_of, spread
 
+from posttrain.diagnose.comparison.change_role import ObservedRole
 from posttrain.diagnose.comparison.transition import ComparisonNote
 from posttrain.diagnose.errors import UserError
 from posttrain.diagnose.pipeline.compare_files import compare, compare_folders
@@ -76,3 +77,17 @@ def test_what_was_measured_otherwise_is_not_compared(tmp_path: Path) -> None:
 def test_other_prompts_of_one_id_are_other_problems_where_no_answer_says_that_they_are_not(tmp_path: Path) -> None:
     runs = [run_of([sample("0", 1.0, prompt=text)], tmp_path / text) for text in ("cats", "dogs")]
     assert refused(*runs) == "other_problems"
+
+
+def test_further_samples_at_temperature_0_are_not_said_to_tell_more(tmp_path: Path) -> None:
+    runs = {}
+    for temperature in (0.0, 0.5):
+        source = replace(SOURCE, sampling=Sampling(temperature=temperature, max_tokens=0))
+        sides = [
+            run_of(samples_of({f"p{i}": [float(i % 10 < right)] for i in range(60)}), tmp_path / f"{right}-{temperature}", source)
+            for right in (2, 8)
+        ]
+        runs[temperature] = compare_folders(*sides).behaviors[0].role
+    assert runs[0.0].role is runs[0.5].role is ObservedRole.GAIN_PLACE_OPEN
+    assert runs[0.0].samples_that_tell is None
+    assert runs[0.5].samples_that_tell is not None

@@ -10,12 +10,13 @@ import pytest
 from helpers.imported_runs import SAMPLED_PLAINLY, SOURCE, run_of, sample, samples_of, spread
 
 from posttrain.diagnose.errors import UserError
-from posttrain.diagnose.importing.imported import ImportedSample, Untold
+from posttrain.diagnose.importing.imported import ImportedSample, SampleSource, Untold, model_words
 from posttrain.diagnose.importing.sample_notes import REPEATS
+from posttrain.diagnose.pipeline.count_runs import gate
 from posttrain.diagnose.pipeline.diagnosis_file import diagnosis_file
 from posttrain.diagnose.pipeline.run_files import write_run
 from posttrain.diagnose.report.page import diagnosis_page
-from posttrain.diagnose.types import Bottleneck, Note, Sampling, StopReason, ValidityCode
+from posttrain.diagnose.types import Bottleneck, Note, Outcome, Sampling, StopReason, ValidityCode
 
 LONG = "First add the two numbers, then say what the sum of them is: "
 
@@ -147,3 +148,56 @@ def test_an_imported_verifier_grades_no_other_text(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         Grader(behavior).check_ready()
     assert caught.value.code == "imported_verifier"
+
+
+AT_ZERO = replace(SOURCE, sampling=Sampling(temperature=0.0, max_tokens=0))
+
+
+@pytest.mark.parametrize("num_samples", [1, 8])
+def test_one_outcome_per_problem_at_temperature_0_names_no_stage(tmp_path: Path, num_samples: int) -> None:
+    """What a greedy log lacks may be within reach of sampling or not: nothing in it tells."""
+    (diagnosis,) = run_of(
+        samples_of({f"p{i}": [float(i % 3 == 0)] * num_samples for i in range(60)}), tmp_path / "run", AT_ZERO
+    ).diagnoses
+    assert diagnosis.bottleneck is Bottleneck.INCONCLUSIVE
+    assert diagnosis.stage is not None
+    assert diagnosis.stage.name == "sample_more"
+    right = run_of(samples_of({f"p{i}": [1.0] for i in range(200)}), tmp_path / "right", AT_ZERO)
+    assert right.diagnoses[0].bottleneck is Bottleneck.MASTERED
+
+
+def test_samples_at_temperature_0_are_greedy_ones_for_a_gate(tmp_path: Path) -> None:
+    samples = samples_of({f"p{i}": [float(i % 2 == 0)] for i in range(60)})
+    for source, met in ((AT_ZERO, Outcome.MET), (SAMPLED_PLAINLY, Outcome.INCONCLUSIVE)):
+        run = run_of(samples, tmp_path / met, source)
+        write_run(run)
+        (found,) = gate(run.path, "greedy>=0.3").conditions
+        assert found.check.outcome is met
+    assert gate(run.path, "pass@1>=0.3") == gate(run.path, ["pass@1>=0.3"])
+
+
+@pytest.mark.parametrize(
+    ("model", "policy", "paths", "words"),
+    [
+        ("m", "", ["a"], "m"),
+        ("m", "m", [], "m"),
+        ("m", "20", ["a"], "m, step 20"),
+        ("m", "tuned", [], "m tuned"),
+        ("unknown", "20", ["rollouts"], "step 20 of rollouts (verl)"),
+        ("unknown, step 7", "", ["a", "b", "c"], "step 7 of a, b, ... (verl)"),
+        ("unknown", "tuned", ["a"], "tuned"),
+        ("unknown", "", ["a"], "unnamed, of a (verl)"),
+        ("unknown", "", [], "unnamed, of samples of verl"),
+    ],
+)
+def test_a_model_that_no_file_names_is_called_after_its_files(model: str, policy: str, paths: list[str], words: str) -> None:
+    assert model_words("verl", model, policy, paths) == words
+
+
+def test_a_report_says_which_files_an_unnamed_model_is_of(tmp_path: Path) -> None:
+    source = SampleSource(format="verl", model="unknown")
+    run = run_of(spread(6, 4, 1, policy="20"), tmp_path / "run", source, step="20", paths=[tmp_path / "rollouts"])
+    assert run.model["source"] == "step 20 of rollouts (verl)"
+    page = diagnosis_page(diagnosis_file(run))
+    assert "unknown" not in page["source"]["what"]
+    assert not page["verdicts"][0]["meaning"].casefold().startswith(run.diagnoses[0].name)

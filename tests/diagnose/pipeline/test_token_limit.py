@@ -119,6 +119,16 @@ def test_references_that_most_samples_overrun_are_where_the_pilot_begins(tmp_pat
     assert measure(behavior, tmp_path / "out", engine_of(behavior, long_text(200))) == (512, LimitSource.PILOT)
 
 
+@pytest.mark.parametrize(("num_long", "limit", "source"), [(1, 128, LimitSource.REFERENCES), (2, 512, LimitSource.PILOT)])
+def test_references_that_several_samples_overrun_are_too_short_a_limit(
+    tmp_path: Path, num_long: int, limit: int, source: LimitSource
+) -> None:
+    """A limit that cuts off a quarter of the greedy samples would make the measurement invalid, which allows a fifth."""
+    behavior = load_behavior(write_rows(tmp_path, reference=40))
+    scripts = {f"{i} + 1 =": [(long_text(200) if i in (0, 3)[:num_long] else str(i + 1), 1.0)] for i in range(NUM)}
+    assert measure(behavior, tmp_path / "out", TokenCounter(scripts)) == (limit, source)
+
+
 @pytest.mark.parametrize(("length", "limit"), [(20, 128), (100, 256), (200, 512)])
 def test_without_references_the_limit_is_twice_what_the_pilot_needs(tmp_path: Path, length: int, limit: int) -> None:
     behavior = load_behavior(write_rows(tmp_path))
