@@ -149,7 +149,7 @@ def main() -> None:
             print(error.format_message(), file=sys.stderr)
             sys.exit(2)
         # A usage error of the parser, such as an unknown option or a missing argument.
-        _fail(f"{error.format_message()}; see `posttrain --help`", 2)
+        _fail(f"{error.format_message().rstrip('.')}; see `posttrain --help`", 2)
 
 
 def _refuse_broken_text(arguments: Sequence[str]) -> None:

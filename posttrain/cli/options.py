@@ -303,7 +303,9 @@ def load_behaviors(sources: list[str], given: Mapping[str, Any]) -> Sequence[str
     Raises:
         UserError: A setting or a behavior is wrong.
     """
-    settings = {name: given[name] or None if name == "columns" else given[name] for name in _BEHAVIOR_OPTIONS if name in given}
+    settings: dict[str, Any] = {
+        name: given[name] or None if name == "columns" else given[name] for name in _BEHAVIOR_OPTIONS if name in given
+    }
     if all(value is None for value in settings.values()):
         return sources
     from posttrain.diagnose.behaviors import load_behaviors

@@ -381,3 +381,9 @@ def test_an_output_folder_of_another_run(
     posttrain.refuses(
         "train", "sft", tiny_model, sums_file, "--out", tmp_path / "run", code="out_exists", names=str(tmp_path / "run")
     )
+
+
+def test_a_command_that_is_not_there_is_refused_in_one_sentence(posttrain: CommandLine) -> None:
+    result = posttrain("measure", "runs/a")
+    assert result.returncode == 2
+    assert "'measure'; see `posttrain --help`" in result.stderr
