@@ -1,22 +1,29 @@
-"""Measure how long an import of 10^5 rows takes, and how much memory: `python -m benchmarks.import_speed`.
+"""Processor time and memory of an import of 10^5 rows, and of what is asked of the run then.
 
-Two tables of 10^5 rows with texts of 1.5 kB: 1000 problems with 100 samples, and 10^5 problems with one. Each import runs in a process of its own.
+    python benchmarks/import_speed.py [--shared]
+
+Two tables of 10^5 rows with texts of 1.5 kB: 1000 problems with 100 samples, and 10^5 problems with one. Each command runs in a process of its own, its start
+included. Writes reports/benchmarks/import_speed.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import platform
 import random
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-SHAPES = {"1000 problems x 100 samples": (1000, 100), "100000 problems x 1 sample": (100_000, 1)}
+REPORT = Path(__file__).parents[1] / "reports" / "benchmarks" / "import_speed.md"
+SHAPES = {"1,000 problems, 100 samples each": (1000, 100), "100,000 problems, 1 sample each": (100_000, 1)}
 _TEXT = 1500
-_IMPORT = "import sys; from posttrain.diagnose import import_samples; import_samples('table', sys.argv[1], out=sys.argv[2])"
+_POSTTRAIN = [sys.executable, "-m", "posttrain"]
+_UNDECIDED = 3
+"""Exit code of `gate`."""
 
 
 def write_table(path: Path, num_problems: int, num_samples: int) -> None:
@@ -31,19 +38,52 @@ def write_table(path: Path, num_problems: int, num_samples: int) -> None:
                 file.write(json.dumps({**row, "output": rng.choice(texts) + str(rng.random())}) + "\n")
 
 
+def measure(*arguments: str) -> tuple[float, float]:
+    """Run a command of ours.
+
+    Returns:
+        Processor seconds and peak memory in MB.
+
+    Raises:
+        RuntimeError: It fails.
+    """
+    process = subprocess.Popen([*_POSTTRAIN, *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if (code := os.waitstatus_to_exitcode(status)) not in (0, _UNDECIDED):
+        raise RuntimeError(f"posttrain {' '.join(arguments)}: exit code {code}")
+    process.returncode = code
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
 def main() -> None:
-    """Print seconds and memory of each import."""
+    """Measure each command, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shared", action="store_true", help="say on the page that other programs ran on the machine meanwhile")
+    shared = parser.parse_args().shared
+    rows = []
     for name, shape in SHAPES.items():
         with tempfile.TemporaryDirectory() as folder:
-            table = Path(folder) / "table.jsonl"
+            table, run = Path(folder) / "table.jsonl", str(Path(folder) / "run")
             write_table(table, *shape)
-            start = time.monotonic()
-            subprocess.run([sys.executable, "-c", _IMPORT, str(table), str(Path(folder) / "run")], check=True)
-            seconds, most = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-            print(
-                f"{name}: {seconds:.1f} s, {most.ru_utime:.1f} s of CPU so far, at most {most.ru_maxrss / 1024:.0f} MB",
-                flush=True,
-            )
+            for verb, arguments in {
+                "import": ("import", "table", str(table), "--out", run, "--quiet"),
+                "gate": ("gate", run, "pass@1>=0.3"),
+            }.items():
+                seconds, megabytes = measure(*arguments)
+                rows.append(f"| {name} | {verb} | {seconds:.1f} s | {megabytes:.0f} MB |")
+                print(rows[-1], flush=True)
+    conditions = "Other programs ran on the same processors meanwhile, which makes processor time longer." if shared else ""
+    page = [
+        "# Importing 100,000 rows\n",
+        "    python benchmarks/import_speed.py" + (" --shared" if shared else "") + "\n",
+        f"Python {platform.python_version()}, {os.cpu_count()} processors; one process for each command, its start and its figures included. {conditions}\n".replace(
+            " \n", "\n"
+        ),
+        "| rows | command | processor time | peak memory |",
+        "| --- | --- | ---: | ---: |",
+        *rows,
+    ]
+    REPORT.write_text("\n".join(page) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -313,4 +314,9 @@ def _hashed(value: Any) -> Any:
 
 
 def _fields(instance: Any) -> dict[str, Any]:
-    return {one.name: getattr(instance, one.name) for one in dataclasses.fields(instance)}
+    return {name: getattr(instance, name) for name in _names(type(instance))}
+
+
+@cache
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(one.name for one in dataclasses.fields(kind))

@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -43,7 +44,7 @@ _TYPO, _TYPO_LENGTH = 0.8, 4
 """How alike a column must be to one of ours, and how long, to be taken for a misspelt one."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Columns:
     """Which column holds what."""
 
@@ -53,6 +54,11 @@ class Columns:
     """Columns that have no meaning here."""
     first_index: int = 0
     """What an answer that is a number calls the first choice."""
+
+    @cached_property
+    def own(self) -> tuple[str, ...]:
+        """Return which of `OWN_COLUMNS` there are."""
+        return tuple(name for name in OWN_COLUMNS if name in self.names)
 
     def held(self, row: Mapping[str, Any], name: str) -> Any:
         """Return what a row holds under our name; None where it holds nothing."""

@@ -15,6 +15,7 @@ from posttrain.diagnose.strict_settings import shorten, unknown
 from posttrain.diagnose.types import Message, Reference, Split
 
 ROLES = ("system", "user", "assistant")
+_SPLITS = {split.value: split for split in Split}
 
 
 class Row(NamedTuple):
@@ -179,9 +180,9 @@ def _split(value: Any, where: str) -> Split | None:
     if value is None:
         return None
     value = SPLITS_OF_OTHERS.get(value, value) if isinstance(value, str) else value
-    if value not in [split.value for split in Split]:
-        raise BehaviorError(f"{where}: {unknown('split', str(value), [split.value for split in Split])}", code="unknown_split")
-    return Split(value)
+    if not isinstance(value, str) or value not in _SPLITS:
+        raise BehaviorError(f"{where}: {unknown('split', str(value), _SPLITS)}", code="unknown_split")
+    return _SPLITS[value]
 
 
 def _references(value: Any, where: str) -> tuple[Reference, ...]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from posttrain.diagnose.behaviors.column_names import ALIASES, OWN_COLUMNS, Columns, refuse_no_prompt
+from posttrain.diagnose.behaviors.column_names import ALIASES, Columns, refuse_no_prompt
 from posttrain.diagnose.behaviors.row_files import RowError
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.verifiers.reader.boxes import last_box
@@ -67,7 +67,7 @@ def as_text(value: Any) -> str | None:
 def as_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values as JSON holds them; what is empty, or bytes such as an image, is left out."""
     kept = {name: value for name, value in values.items() if value is not None and not isinstance(value, bytes)}
-    return dict(json.loads(json.dumps(kept, default=str)))
+    return dict(json.loads(json.dumps(kept, default=str))) if kept else {}
 
 
 def list_choices(question: str, texts: Sequence[str]) -> str:
@@ -131,7 +131,7 @@ def convert_columns(columns: Columns, row: Mapping[str, Any], where: str) -> dic
     Raises:
         BehaviorError: The row has no prompt, or its choices and answer do not fit together.
     """
-    made = {name: value for name in OWN_COLUMNS if (value := columns.held(row, name)) is not None}
+    made = {name: value for name in columns.own if (value := columns.held(row, name)) is not None}
     prompt, said = _prompt(columns, row, where)
     made["prompt"] = prompt
     if isinstance(made.get("answers"), Mapping):

@@ -106,12 +106,21 @@ def label_problems(
         probabilities: [P, 3] posterior probability of each of `PROBLEM_LABELS`.
         thresholds: How sure a label must be.
     """
-    counts = measured.counts
-    low, high = jeffreys_intervals(counts.num_samples, counts.num_correct, level=thresholds.level)
-    mean = np.where(
-        counts.num_samples > 0, counts.num_correct / np.maximum(counts.num_samples, 1), posterior.mixture.problem_means()
-    )
+    counts, mixture = measured.counts, posterior.mixture
+    low, high = (end[mixture.place] for end in jeffreys_intervals(*mixture.pairs.T, level=thresholds.level))
+    mean = np.where(counts.num_samples > 0, counts.num_correct / np.maximum(counts.num_samples, 1), mixture.problem_means())
     labels = problem_labels(probabilities, thresholds.confidence)
+    names = [label.value for label in PROBLEM_LABELS]
+    counted = {
+        name: getattr(counts, name).tolist()
+        for name in (
+            "num_samples", "num_correct", "num_missing", "num_unparsed", "num_truncated", "num_unfinished_thoughts", "num_tokens",
+            "num_thought_tokens",
+        )
+    }  # fmt: skip
+    rows = zip(
+        measured.problems, labels.tolist(), probabilities.tolist(), mean.tolist(), low.tolist(), high.tolist(), strict=True
+    )
     # Of several reference paths of a problem the likeliest one counts: one way to the answer is enough.
     nll: dict[str, float] = {}
     if measured.paths is not None:
@@ -121,21 +130,14 @@ def label_problems(
         ProblemDiagnosis(
             id=problem.id,
             split=problem.split,
-            state=PROBLEM_LABELS[labels[i]] if labels[i] >= 0 else Bottleneck.INCONCLUSIVE,
-            posterior={label.value: float(p) for label, p in zip(PROBLEM_LABELS, probabilities[i], strict=True)},
-            num_samples=int(counts.num_samples[i]),
-            num_correct=int(counts.num_correct[i]),
-            num_missing=int(counts.num_missing[i]),
-            num_unparsed=int(counts.num_unparsed[i]),
-            num_truncated=int(counts.num_truncated[i]),
-            num_unfinished_thoughts=int(counts.num_unfinished_thoughts[i]),
-            num_tokens=int(counts.num_tokens[i]),
-            num_thought_tokens=int(counts.num_thought_tokens[i]),
-            p=float(mean[i]),
-            p_low=float(low[i]),
-            p_high=float(high[i]),
+            state=PROBLEM_LABELS[label] if label >= 0 else Bottleneck.INCONCLUSIVE,
+            posterior=dict(zip(names, chances, strict=True)),
+            **{name: numbers[i] for name, numbers in counted.items()},
+            p=p,
+            p_low=p_low,
+            p_high=p_high,
             p_method="Jeffreys",
             reference_nll_per_token=nll.get(problem.id),
         )
-        for i, problem in enumerate(measured.problems)
+        for i, (problem, label, chances, p, p_low, p_high) in enumerate(rows)
     )

@@ -22,6 +22,7 @@ from pathlib import Path
 from posttrain.analysis.stats import Interval
 from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry, CompareFile
 from posttrain.diagnose.errors import RunError, SettingsError
+from posttrain.diagnose.garbage_collection import collector_paused
 from posttrain.diagnose.gates.conditions import ALLOWED, Condition, parse_condition
 from posttrain.diagnose.gates.gate_result import GatedCondition, GateResult, UndecidedGateReason
 from posttrain.diagnose.gates.metrics import MeasuredEntry, estimate_metric
@@ -35,6 +36,7 @@ from posttrain.diagnose.types import Bottleneck, Check, Outcome, Purpose, Split,
 LEVEL = 0.95
 
 
+@collector_paused()
 def gate(run: str | os.PathLike[str], conditions: str | Sequence[str]) -> GateResult:
     """Decide conditions on a finished run, or on a comparison of two.
 
@@ -55,8 +57,8 @@ def gate(run: str | os.PathLike[str], conditions: str | Sequence[str]) -> GateRe
             code="mixed_conditions",
         )
     path = Path(run)
-    check_folder(path)
     file = _read(path, of_comparison=parsed[0].of_comparison)
+    check_folder(path, file.settings if isinstance(file, DiagnosisFile) else None)
     mastered = Thresholds.from_json(file.settings.get("thresholds", {})).mastered
     pairs = [
         (condition, MeasuredEntry(path=path, entry=entry, mastered=mastered))

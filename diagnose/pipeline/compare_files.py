@@ -10,6 +10,7 @@ from posttrain.diagnose.comparison.compare_behavior import ComparisonOptions
 from posttrain.diagnose.comparison.compare_runs import check_margin, compare_runs
 from posttrain.diagnose.comparison.transition import Transition
 from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.garbage_collection import collector_paused
 from posttrain.diagnose.pipeline.comparison_file import comparison_file
 from posttrain.diagnose.pipeline.count_runs import with_counts_as_runs
 from posttrain.diagnose.pipeline.run_files import Run, read_run
@@ -29,6 +30,7 @@ WRITTEN = frozenset({"compare.json", "checkpoints.json", "report.html", "report.
 """What a comparison consists of."""
 
 
+@collector_paused()
 def compare(
     before: Run,
     after: Run,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.errors import SourceError
+from posttrain.diagnose.garbage_collection import collector_paused
 from posttrain.diagnose.importing.imported import ImportedSample, ImportedSamples, SampleSource, Untold, model_words
 from posttrain.diagnose.importing.imported_behavior import write_behavior
 from posttrain.diagnose.importing.sample_columns import ENGINE, BehaviorSamples, group_by_behavior
@@ -63,11 +64,13 @@ def import_run(found: ImportedSamples, settings: ImportSettings, reporter: Repor
 
     Args, errors: As for `store_run`.
     """
-    run = store_run(found, settings, reporter)
-    from posttrain.diagnose.pipeline.run_files import write_run  # drawing figures needs matplotlib: not before it is used
+    with collector_paused():
+        run = store_run(found, settings, reporter)
+        del found  # the texts, which are on disk now
+        from posttrain.diagnose.pipeline.run_files import write_run  # drawing figures needs matplotlib: not before it is used
 
-    with locked_folder(run.path):
-        write_run(run)
+        with locked_folder(run.path):
+            write_run(run)
     return run
 
 

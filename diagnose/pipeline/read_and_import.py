@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from posttrain.diagnose.errors import SourceError
+from posttrain.diagnose.garbage_collection import collector_paused
 from posttrain.diagnose.importing.detect_format import AUTO, detect_format, looks_like, refuse_other_format
 from posttrain.diagnose.importing.formats import FORMATS
 from posttrain.diagnose.importing.formats.table import collect, read_rows
@@ -65,9 +66,9 @@ def import_samples(
     Raises:
         UserError: The format is unknown, the files cannot be read or do not say what is asked, or the folder holds something else.
     """
-    found = read_samples(format_name, paths, read, reporter)
     several = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    return import_run(found, ImportSettings(out=Path(out), paths=several, **options), reporter)
+    settings = ImportSettings(out=Path(out), paths=several, **options)
+    return import_run(read_samples(format_name, paths, read, reporter), settings, reporter)
 
 
 def read_samples(
@@ -81,7 +82,10 @@ def read_samples(
     if format_name == AUTO:
         format_name = detect_format(several)
         reporter.say(f"read as {format_name}: {FORMATS[format_name].title}")
-    with reporter.task(f"reading {', '.join(str(path) for path in several[:3])}{', ...' if len(several) > 3 else ''}", None):
+    with (
+        collector_paused(),
+        reporter.task(f"reading {', '.join(str(path) for path in several[:3])}{', ...' if len(several) > 3 else ''}", None),
+    ):
         try:
             refuse_other_format(several, format_name)
             found = FORMATS[format_name].read(several, options or ReadOptions())

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 from posttrain.diagnose.errors import RunError
+from posttrain.diagnose.garbage_collection import collector_paused
 from posttrain.diagnose.pipeline.assemble import assemble
 from posttrain.diagnose.pipeline.diagnosis_file import diagnosis_file
 from posttrain.diagnose.report.report_files import write_report
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
-from posttrain.diagnose.storage.json_model import write_model
+from posttrain.diagnose.storage.files import write_json
 from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
 
@@ -31,11 +32,13 @@ def write_run(run: DiagnosedRun) -> None:
     """Write diagnosis.json and the report of a run, and mark it as done."""
     directory = RunDirectory(run.path)
     file = diagnosis_file(run)
-    write_model(directory.diagnosis_json, file)
-    write_report(run.path, file)
+    content = file.to_json()
+    write_json(directory.diagnosis_json, content)
+    write_report(run.path, file, content)
     directory.finish()
 
 
+@collector_paused()
 def rewrite_report(folder: str | Path) -> Path:
     """Write the report of a folder again; no model is needed.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ FINAL = "final"
 """Folder, beside a comparison, of the comparison on the final split."""
 
 
-def write_report(folder: Path, diagnosis: DiagnosisFile | None = None) -> tuple[Path, Path]:
+def write_report(
+    folder: Path, diagnosis: DiagnosisFile | None = None, content: Mapping[str, Any] | None = None
+) -> tuple[Path, Path]:
     """Write `report.html`, `report.md` and `figures/` from the JSON in a folder.
 
     Every file is written to a temporary name, synced and renamed, figures first, so that a page never points at a missing figure.
@@ -39,6 +41,7 @@ def write_report(folder: Path, diagnosis: DiagnosisFile | None = None) -> tuple[
     Args:
         folder: Holds diagnosis.json, or checkpoints.json, or compare.json and perhaps `final/compare.json` and loop.json.
         diagnosis: What was just written as diagnosis.json; None reads it.
+        content: The same as JSON, where it is known.
 
     Returns:
         The paths of the HTML and of the Markdown page.
@@ -47,7 +50,7 @@ def write_report(folder: Path, diagnosis: DiagnosisFile | None = None) -> tuple[
         RunError: There is none of these files, or it cannot be read, or a field is of another kind than a report needs (`unreadable_field`).
     """
     try:
-        html, markdown = _pages(folder, diagnosis)
+        html, markdown = _pages(folder, diagnosis, content)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         if isinstance(error, UserError):
             raise
@@ -61,17 +64,18 @@ def write_report(folder: Path, diagnosis: DiagnosisFile | None = None) -> tuple[
     return folder / "report.html", folder / "report.md"
 
 
-def _pages(folder: Path, diagnosis: DiagnosisFile | None) -> tuple[str, str]:
+def _pages(folder: Path, diagnosis: DiagnosisFile | None, content: Mapping[str, Any] | None) -> tuple[str, str]:
     """Return the HTML and the Markdown page, their figures written."""
     if diagnosis is not None:
-        page = _diagnosis(folder, diagnosis)
+        page = _diagnosis(folder, diagnosis, diagnosis.to_json() if content is None else content)
     elif (folder / "compare.json").exists():
         files = [folder / "compare.json", folder / FINAL / "compare.json"]
         page = _comparison(folder, [read_model(path, CompareFile) for path in files if path.exists()])
     elif (folder / "checkpoints.json").exists():
         page = _checkpoints(folder, read_model(folder / "checkpoints.json", CheckpointsFile))
     elif (folder / "diagnosis.json").exists():
-        page = _diagnosis(folder, read_model(folder / "diagnosis.json", DiagnosisFile))
+        file = read_model(folder / "diagnosis.json", DiagnosisFile)
+        page = _diagnosis(folder, file, file.to_json())
     else:
         raise RunError(
             f"report {folder}: holds neither diagnosis.json nor compare.json nor checkpoints.json; give the folder of a `posttrain diagnose`, `compare` or `loop`",
@@ -80,11 +84,10 @@ def _pages(folder: Path, diagnosis: DiagnosisFile | None) -> tuple[str, str]:
     return render_html(page), render_markdown(page)
 
 
-def _diagnosis(folder: Path, file: DiagnosisFile) -> dict[str, Any]:
+def _diagnosis(folder: Path, file: DiagnosisFile, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the page of a diagnosis, its figures written."""
     page = diagnosis_page(file)
-    for part, behavior in zip(page["behaviors"], file.behaviors, strict=True):
-        entry = behavior.to_json()
+    for part, entry in zip(page["behaviors"], content["behaviors"], strict=True):
         part["figures"] = _write_figures(folder, part["slug"], part["name"], behavior_figures(folder, entry, file.settings))
         for probe, found in zip(part["probes"], entry["probes"], strict=True):
             figures = probe_figures(folder, entry, file.settings, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -58,7 +59,12 @@ File = TypeVar("File", bound=FileModel)
 
 def fields_of(instance: DataclassInstance) -> dict[str, Any]:
     """Return the fields of a dataclass by name, with their values as they are."""
-    return {one.name: getattr(instance, one.name) for one in fields(instance)}
+    return {name: getattr(instance, name) for name in _names(type(instance))}
+
+
+@cache
+def _names(kind: type[DataclassInstance]) -> tuple[str, ...]:
+    return tuple(one.name for one in fields(kind))
 
 
 def write_model(path: Path, model: FileModel) -> None:

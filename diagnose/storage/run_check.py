@@ -7,9 +7,10 @@ and no checksums: then the names of its shards and the numbers of its samples ar
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -129,8 +130,12 @@ def check_samples(path: Path, behavior: str, table: RolloutTable) -> None:
         )
 
 
-def check_folder(path: Path) -> None:
+def check_folder(path: Path, settings: Mapping[str, Any] | None = None) -> None:
     """Check the files of a finished run; a folder without samples, or one that is no run, has none.
+
+    Args:
+        path: The folder.
+        settings: Those of its diagnosis.json, where that is read already.
 
     Raises:
         RunError: As for `checked_table`; or diagnosis.json is of another run (`other_run`).
@@ -139,8 +144,8 @@ def check_folder(path: Path) -> None:
     if not directory.run_json.exists() or not directory.diagnosis_json.exists():
         return
     record = directory.read_json()
-    decided = read_json(directory.diagnosis_json)
-    if decided.get("settings") != record["settings"]:
+    decided = read_json(directory.diagnosis_json).get("settings") if settings is None else settings
+    if decided != record["settings"]:
         raise RunError(
             f"{directory.diagnosis_json}: has other settings than the run.json beside it; run `posttrain report {path}` again",
             code="other_run",

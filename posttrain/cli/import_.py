@@ -135,11 +135,10 @@ def import_(
         command=typed_command(),
     )
     reporter = open_reporter(quiet)
-    found = read_samples(format_name, paths, read, reporter)
     if not by_step:
-        print_diagnosis(import_run(found, settings, reporter), as_json)
+        print_diagnosis(import_run(read_samples(format_name, paths, read, reporter), settings, reporter), as_json)
         return
-    for policy, run in import_by_policy(found, settings, reporter).items():
+    for policy, run in import_by_policy(read_samples(format_name, paths, read, reporter), settings, reporter).items():
         print(f"{policy}:")
         print_diagnosis(run, as_json)
 
