@@ -257,6 +257,8 @@ def _show_progress(request: TrainRequest, task: Task, reporter: Reporter) -> Cal
             task.expect(int(record["num_batches"]))  # type: ignore[call-overload]
             task.advance(int(record["step"]))  # type: ignore[call-overload]
             reporter.say(f"{stage}: goes on at step {record['step']} of {record['num_batches']}")
+        elif record["event"] == "weight_choice":
+            task.note(f"measured {record['share']:g} of the way from the weights before training")
         elif record["event"] == "step":
             task.advance()
             reward = record.get("reward")
