@@ -10,21 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from truth import labels
-from truth.families import FAMILIES
+from truth.families import FAMILIES, HELD_OUT
 from truth.regret import PlantResult, collect
 from truth.regret_plants import ADVICE, BUILD, Plant, Unit, choose_plants, open_checkpoint, stages_of
 from truth.regret_runs import baseline_path
 
 SEEDS = (0, 1, 2)
 """Of training."""
-TUNING, FRESH = 0, 1
-"""Seeds of checkpoints: of those whose runs give the effects of stages, and of those on which it is measured what advice loses that rests on
-these effects."""
+FRESH = (1,)
+"""Seeds of the checkpoints on which it is measured what advice loses."""
+TUNING = (0, 2)
+"""Seeds of the checkpoints whose runs give the effects of stages, on which advice rests; on the last of them only with retention."""
 
 
-def all_plants(seed: int = FRESH) -> list[Plant]:
-    """Return the plants in the checkpoints of a seed."""
-    return choose_plants(list(FAMILIES), (seed,))
+def all_plants(seeds: Sequence[int] = FRESH) -> list[Plant]:
+    """Return the plants in the checkpoints of some seeds; the held-out family is not among those whose effects are known."""
+    plants = choose_plants(list(FAMILIES), seeds)
+    return [plant for plant in plants if seeds != TUNING or plant.family != HELD_OUT]
 
 
 # ---------------------------------------------------------------------------------------------------------------- diagnoses

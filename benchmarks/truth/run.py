@@ -79,10 +79,16 @@ QUICK_STAGES = frozenset({"sft", "rft", "grpo"})
 
 
 def regret_units(plants: Sequence[Plant], seeds: Sequence[int]) -> list[Unit]:
-    """Return the runs that are not finished: with --retain for all seeds, and without for the first one."""
+    """Return the runs that are not finished: with --retain for all seeds of training; without for the first one, where checkpoints have such runs."""
     modes = [(True, seeds), (False, seeds[:1])]
     return unfinished(
-        [unit for plant in plants for retained, some in modes for unit in units_of(plant, retained=retained, seeds=some)]
+        [
+            unit
+            for plant in plants
+            for retained, some in modes
+            if retained or plant.seed != TUNING[-1]
+            for unit in units_of(plant, retained=retained, seeds=some)
+        ]
     )
 
 
