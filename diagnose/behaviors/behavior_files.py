@@ -7,10 +7,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -307,16 +307,17 @@ def _fingerprint(behavior: Behavior, identity: str) -> str:
 def _hashed(value: Any) -> Any:
     """Return what is hashed in the place of a value that JSON does not have."""
     if isinstance(value, Problem) and not value.answers:
-        return {
-            name: held for name, held in _fields(value).items() if name != "answers"
-        }  # as it was before there could be several
+        fields = _fields(value)
+        del fields["answers"]  # as it was before there could be several
+        return fields
     return _fields(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 def _fields(instance: Any) -> dict[str, Any]:
-    return {name: getattr(instance, name) for name in _names(type(instance))}
+    return {name: getattr(instance, name) for name in _names(cast(Hashable, type(instance)))}
 
 
 @cache
-def _names(kind: type[Any]) -> tuple[str, ...]:
+def _names(kind: Hashable) -> tuple[str, ...]:
+    assert isinstance(kind, type)
     return tuple(one.name for one in dataclasses.fields(kind))
