@@ -226,7 +226,7 @@ def regret_part(
         "## What the named stage loses",
         "",
         f"{len(results)} plants (a kind of behavior in a checkpoint, with what is available) in {num_cells} cells and {len(families)} families",
-        f"({', '.join(families)}). Advice rests on effects that were measured on other checkpoints, drawn with another seed (the last tables; all",
+        f"({', '.join(families)}). Advice rests on effects that were measured on other checkpoints, drawn with other seeds (the last tables; all",
         f"together {len(costs):,} runs). Each plant was diagnosed by `posttrain diagnose` at its default budget, given the",
         "same references, teacher and earlier checkpoint as the stages, and the retention behavior where it is mixed in.",
         "A stage runs with its default settings, in float32; only the number of steps is set: all",
