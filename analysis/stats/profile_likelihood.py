@@ -290,9 +290,11 @@ def maximize_likelihood(
     if start is not None:
         known = start / np.maximum(start.sum(axis=1, keepdims=True), MIN_WEIGHT)
         weights = (0.9 * known + 0.1 * weights).astype(np.float32)
-    for _ in range(SQUAREM_STEPS if start is None else FURTHER_STEPS):
-        weights = em_step(_extrapolate(weights, em_step))  # the step corrects an extrapolation that overshot
+    with np.errstate(invalid="ignore"):  # matrix products may raise this flag for numbers that they compute and throw away
+        for _ in range(SQUAREM_STEPS if start is None else FURTHER_STEPS):
+            weights = em_step(_extrapolate(weights, em_step))  # the step corrects an extrapolation that overshot
     exact = weights.astype(np.float64)
+    assert np.isfinite(exact).all()
     return np.asarray(exact / exact.sum(axis=1, keepdims=True))
 
 
