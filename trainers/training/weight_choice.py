@@ -8,6 +8,7 @@ gains does no harm.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def choose_point(points: Sequence[LinePoint], weight: float) -> LinePoint:
     """
     start = points[-1]
     utilities = [point.target - start.target - weight * max(0.0, start.retained - point.retained) for point in points]
-    if any(utility != utility for utility in utilities):
+    if any(map(math.isnan, utilities)):
         return points[0]
     return points[utilities.index(max(utilities))]
 
@@ -153,7 +154,6 @@ class WeightChooser:
     target: TrainingSet
     retained: TrainingSet
     config: TrainingConfig
-    processes: ProcessGroup
 
     def choose(self, log: Callable[[dict[str, Any]], object]) -> WeightChoice:
         """Measure all points, log each, and return the choice."""
@@ -175,7 +175,7 @@ class WeightChooser:
             retained=pass_at_1(retained, self.retained),
             tokens=num_tokens(target) + num_tokens(retained),
         )
-        return self.processes.broadcast(point)
+        return self.sampler.processes.broadcast(point)
 
     def _sample(self, measured: TrainingSet) -> list[TrainingRow]:
         items = choose_problems(measured.dev, MOST_PROBLEMS, self.config.seed)
@@ -202,5 +202,4 @@ def make_chooser(
         target=inputs.training_set,
         retained=retained,
         config=config,
-        processes=inputs.processes,
     )
