@@ -7,10 +7,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -23,6 +22,7 @@ from posttrain.diagnose.behaviors.reasoning_gym_problems import generate_rows
 from posttrain.diagnose.behaviors.row_files import GZIP, ROW_FILES, read_text, require_file, row_suffix
 from posttrain.diagnose.behaviors.schema import AUTO, BehaviorConfig, SplitConfig, VerifierConfig
 from posttrain.diagnose.behaviors.splits import default_key, normalise, refuse_empty_split, refuse_overlap, split_keys
+from posttrain.diagnose.dataclass_fields import fields_of
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import closest, explain, shorten
 from posttrain.diagnose.types import Behavior, LimitSource, Problem, PromptFormat, Split, VerifierOrigin, VerifierSpec
@@ -284,7 +284,7 @@ def _split(rows: Sequence[Row], config: SplitConfig | None, where: str) -> tuple
 def _fingerprint(behavior: Behavior, identity: str) -> str:
     """Hash everything but where a setting or the whole was read from, and where the model or the function of a verifier lies."""
     parts = ("prompt", "sampling", "measure", "verifier")
-    content = _fields(dataclasses.replace(behavior, source="", fingerprint=""))
+    content = fields_of(dataclasses.replace(behavior, source="", fingerprint=""))
     content |= {name: dataclasses.asdict(content[name]) for name in parts}
     del content["options"]
     for name in ("thinking", "template_arguments", "tools"):  # settings that came later: without them a behavior is what it was
@@ -307,17 +307,7 @@ def _fingerprint(behavior: Behavior, identity: str) -> str:
 def _hashed(value: Any) -> Any:
     """Return what is hashed in the place of a value that JSON does not have."""
     if isinstance(value, Problem) and not value.answers:
-        fields = _fields(value)
+        fields = fields_of(value)
         del fields["answers"]  # as it was before there could be several
         return fields
-    return _fields(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)
-
-
-def _fields(instance: Any) -> dict[str, Any]:
-    return {name: getattr(instance, name) for name in _names(cast(Hashable, type(instance)))}
-
-
-@cache
-def _names(kind: Hashable) -> tuple[str, ...]:
-    assert isinstance(kind, type)
-    return tuple(one.name for one in dataclasses.fields(kind))
+    return fields_of(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)

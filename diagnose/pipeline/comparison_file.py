@@ -11,9 +11,9 @@ from posttrain.diagnose.comparison.change_role import RoleVerdict
 from posttrain.diagnose.comparison.compare_json import BehaviorChangeEntry, RoleEntry, RoleTestEntry
 from posttrain.diagnose.comparison.comparison_words import note_words, role_note_words, role_words
 from posttrain.diagnose.comparison.transition import BehaviorTransition, Transition
+from posttrain.diagnose.dataclass_fields import fields_of
 from posttrain.diagnose.pipeline.diagnosis_file import behavior_entry, curve_entries
 from posttrain.diagnose.storage.diagnosis_json import LabelledEstimate, RunEntry, VerdictEntry, key_of, labelled
-from posttrain.diagnose.storage.json_model import fields_of
 from posttrain.diagnose.types import Split
 
 _DRIFT = ("reference_path_nats_per_token", "nats_per_generated_token")

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from posttrain.analysis.plots.curves import step_rows
+from posttrain.diagnose.dataclass_fields import fields_of
 from posttrain.diagnose.importing.sample_columns import ENGINE as IMPORTED
 from posttrain.diagnose.pipeline.forecast_run import behavior_forecast
 from posttrain.diagnose.report.source_words import source_entry
 from posttrain.diagnose.report.words import BOTTLENECKS
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedBehavior, DiagnosedRun
 from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry, DiagnosisFile, PassAtKEntry, key_of, labelled
-from posttrain.diagnose.storage.json_model import fields_of
 from posttrain.diagnose.types import (
     Contribution,
     LimitSource,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from posttrain.diagnose.behaviors.answer_span import GradeTexts
 from posttrain.diagnose.behaviors.data_sets import DataRow
+from posttrain.diagnose.dataclass_fields import fields_of
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError, UserError
 from posttrain.diagnose.probes import PROBES
@@ -21,7 +22,6 @@ from posttrain.diagnose.probes.earlier_run import earlier_rollouts
 from posttrain.diagnose.probes.finding_json import result_from_json, result_to_json
 from posttrain.diagnose.probes.sampler import FOLDER, ProbeSampler
 from posttrain.diagnose.sampling.behavior_sampler import SamplingSettings
-from posttrain.diagnose.storage.json_model import fields_of
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.storage.shard_file import refuse_damage
 from posttrain.diagnose.strict_settings import closest

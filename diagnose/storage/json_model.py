@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, WithJsonSchema
 
 from posttrain.analysis.stored_json import AGAIN
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.files import read_json, write_json
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 
 def _nan_for_null(value: Any) -> Any:
@@ -55,16 +50,6 @@ class FileModel(BaseModel):
 
 
 File = TypeVar("File", bound=FileModel)
-
-
-def fields_of(instance: DataclassInstance) -> dict[str, Any]:
-    """Return the fields of a dataclass by name, with their values as they are."""
-    return {name: getattr(instance, name) for name in _names(type(instance))}
-
-
-@cache
-def _names(kind: type[DataclassInstance]) -> tuple[str, ...]:
-    return tuple(one.name for one in fields(kind))
 
 
 def write_model(path: Path, model: FileModel) -> None:
