@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from posttrain.diagnose.behaviors.row_files import ROW_FILES, require_file
+from posttrain.diagnose.behaviors.row_sources import check_row_source
 from posttrain.diagnose.behaviors.splits import normalise
 from posttrain.diagnose.engines.base import TakesWeights
 from posttrain.diagnose.engines.models.adapter_folder import require_peft
@@ -45,7 +45,7 @@ class TrainRequest:
     out: Path
     """Folder of the checkpoint, which is not there yet."""
     data: str | Path | None = None
-    """JSONL or parquet file of rows."""
+    """Rows, in a file or as `hf:NAME[:CONFIG][:SPLIT]`."""
     from_run: str | Path | None = None
     """Folder of a diagnosis whose train samples are learned from."""
     teacher: str | Path | None = None
@@ -153,7 +153,7 @@ def check_before_loading(request: TrainRequest) -> None:
         if model:
             check_model(str(model))
     if request.data:
-        require_file(Path(request.data), f"a {ROW_FILES} file of rows as --data")
+        check_row_source(request.data)
     if request.from_run:
         RunDirectory(Path(request.from_run)).read_json()
     check_config(request.stage, request.config)

@@ -85,7 +85,7 @@ def train(
         config: YAML file with settings of the recipe.
         overrides: `key=value` settings; they win over the file.
         seed: Of the order of rows and of all sampling; wins over the file.
-        data: JSONL or parquet file of rows to learn from, in place of the problems' own references or of samples.
+        data: Rows to learn from, in a file or as `hf:NAME[:CONFIG][:SPLIT]`, in place of the problems' own references or of samples.
         from_run: Folder of a `posttrain diagnose` that sampled the train split of these behaviors; its rollouts become rows or pairs.
         teacher: MODEL that teaches, for stages with a teacher.
         earlier: MODEL from before, for stages that bring something back; it teaches where no teacher is given.

@@ -1,6 +1,6 @@
 """Rows of a data set that a model might be trained on, in the shapes that TRL calls data set types.
 
-Read are JSONL and parquet files of one shape: a text, a prompt alone, a prompt with a completion, a prompt with a better and a worse
+Read are files of rows (JSONL, JSON, CSV, TSV, parquet) and data sets (`hf:NAME[:CONFIG][:SPLIT]`) of one shape: a text, a prompt alone, a prompt with a completion, a prompt with a better and a worse
 completion, a prompt with a completion and a label, a prompt with labelled steps, or a chat. Prompts and completions are texts or chats; the column `system` holds a
 system message before them, and other columns that belong to no shape are passed over, as TRL does. The files that verl's SFT trainer reads
 (a chat, or a prompt with a response) fit too. A wrong row is named with its place and never skipped.
@@ -13,14 +13,16 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.behaviors.chat_turns import read_turns, refuse_empty
-from posttrain.diagnose.behaviors.row_files import ROW_FILES, RowError, read_objects, require_file, row_suffix
+from posttrain.diagnose.behaviors.hub_data import FORM
+from posttrain.diagnose.behaviors.row_files import ROW_FILES, RowError
+from posttrain.diagnose.behaviors.row_sources import read_row_source
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.types import Message, PromptFormat, Split
@@ -108,7 +110,7 @@ _BESIDE = frozenset({"system", "weight"})
 _FOR_TEMPLATES = frozenset({"tools", "chat_template_kwargs"})
 
 
-def read_training_rows(path: str | Path, wanted: frozenset[RowKind] = frozenset()) -> tuple[DataRow, ...]:
+def read_training_rows(source: str | Path, wanted: frozenset[RowKind] = frozenset()) -> tuple[DataRow, ...]:
     """Read a data set.
 
     Of a chat, the last turn of the assistant that is learned is the answer and everything before it the prompt; where the assistant spoke
@@ -116,17 +118,17 @@ def read_training_rows(path: str | Path, wanted: frozenset[RowKind] = frozenset(
     shown and not learned. The columns `tools` and `chat_template_kwargs` go to the chat template, as in TRL.
 
     Args:
-        path: A JSONL file with one object per line, or a parquet file.
+        source: A file of rows, or `hf:NAME[:CONFIG][:SPLIT]`, of which the split `train` is read where none is named.
         wanted: The kinds that a stage learns from. Rows are read as one of these where their columns allow it: a column `label` that names a
             category, or `chosen` beside `messages`, does not stop a stage that imitates. Where they do not, or none is given, rows are what their columns
             say first.
 
     Raises:
-        BehaviorError: The file is missing, empty or neither of both, a row has none of the shapes or is not like the first one.
+        BehaviorError: The rows are missing, or none, or in a file of another kind, a row has none of the shapes or is not like the first one.
     """
-    path = Path(path)
     rows: list[DataRow] = []
-    for where, row in _objects(path):
+    objects = read_row_source(source, f"a {ROW_FILES} file of rows, or {FORM}, with rows such as {ALLOWED}", f"such as {ALLOWED}")
+    for where, row in objects:
         _refuse_measured(row, where)
         columns = _columns(row, wanted, where)
         found = _with_system(_read_row(row, columns, len(rows), where), row, where)
@@ -143,18 +145,8 @@ def read_training_rows(path: str | Path, wanted: frozenset[RowKind] = frozenset(
             )
         rows.append(found)
     if not rows:
-        raise BehaviorError(f"{path}: holds no rows; give rows such as {ALLOWED}", code="empty_file")
+        raise BehaviorError(f"{source}: holds no rows; give rows such as {ALLOWED}", code="empty_file")
     return tuple(rows)
-
-
-def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Return every row of a file, with the words that say where it stands."""
-    wanted, suffix = f"a {ROW_FILES} file of rows such as {ALLOWED}", row_suffix(path)
-    require_file(path, wanted)
-    if not suffix:
-        raise BehaviorError(f"{path}: got a {path.suffix or 'nameless'} file; allowed: {ROW_FILES}", code="unsupported_file")
-    for _, where, row in read_objects(path, wanted, f"such as {ALLOWED}"):
-        yield where, row
 
 
 def _refuse_measured(row: Mapping[str, Any], where: str) -> None:

@@ -74,14 +74,18 @@ class HubRows(NamedTuple):
     """Which part was read, where the user did not say it all."""
 
 
-def read_hub_rows(data: HubData) -> HubRows:
+def read_hub_rows(data: HubData, *, default_split: str | None = None) -> HubRows:
     """Read a data set. Class labels are written as their names; images and sounds are left out.
+
+    Args:
+        data: Which one.
+        default_split: Read where it names no split; by default the first of test, validation, ... that there is, else the first.
 
     Raises:
         BehaviorError: `datasets` is not installed (`no_datasets`), or there is no such data set or configuration (`no_hub_data`), or no such split
             (`no_hub_split`).
     """
-    found, split = _open(data)
+    found, split = open_hub_data(data, default_split=default_split)
     kinds = {name: type(feature).__name__ for name, feature in found.features.items()}
     found = found.remove_columns([name for name, kind in kinds.items() if kind in ("Image", "Audio", "Video", "Pdf", "Nifti")])
     labels = {name: found.features[name] for name, kind in kinds.items() if kind == "ClassLabel"}
@@ -94,8 +98,8 @@ def read_hub_rows(data: HubData) -> HubRows:
     return HubRows(rows(), "" if split in data.parts else f"the split {split} of {Path(data.name).name} was read")
 
 
-def _open(data: HubData) -> tuple[Any, str]:
-    """Return a data set of one split, and the split's name."""
+def open_hub_data(data: HubData, *, default_split: str | None = None) -> tuple[Any, str]:
+    """Return a data set of one split, as the package datasets has it, and the split's name; see `read_hub_rows`."""
     try:
         import datasets
     except ImportError:
@@ -105,7 +109,7 @@ def _open(data: HubData) -> tuple[Any, str]:
         ) from None
     folder = Path(data.name)
     if any((folder / name).exists() for name in ("dataset_dict.json", "state.json")):
-        return _saved(data, _ask(data, datasets.load_from_disk, str(folder)))
+        return _saved(data, _ask(data, datasets.load_from_disk, str(folder)), default_split)
     config, split = data.parts if len(data.parts) == 2 else (None, None)
     if len(data.parts) == 1:  # a split where there is one of that name, else a configuration
         try:
@@ -115,7 +119,7 @@ def _open(data: HubData) -> tuple[Any, str]:
         config, split = (None, data.parts[0]) if data.parts[0].partition("[")[0] in splits else (data.parts[0], None)
         if config and splits and not _has(data, config):
             config, split = None, config  # to say which splits there are
-    split = _split(data, split, _splits(data, config))
+    split = _split(data, split or default_split, _splits(data, config))
     return _ask(data, datasets.load_dataset, data.name, config, split=split), split
 
 
@@ -145,7 +149,7 @@ def _ask(data: HubData, function: Callable[..., Any], *given: Any, **more: Any) 
         ) from error
 
 
-def _saved(data: HubData, found: Any) -> tuple[Any, str]:
+def _saved(data: HubData, found: Any, default_split: str | None) -> tuple[Any, str]:
     """Return what `save_to_disk` wrote: a data set, or one of several splits."""
     if not isinstance(found, dict):
         name = str(found.split or "data")
@@ -159,7 +163,7 @@ def _saved(data: HubData, found: Any) -> tuple[Any, str]:
             f"{data.source}: a saved folder has splits and no configurations; give one of {', '.join(f'hf:{data.name}:{name}' for name in found)}",
             code="no_hub_data",
         )
-    split = _split(data, data.parts[0] if data.parts else None, list(found))
+    split = _split(data, data.parts[0] if data.parts else default_split, list(found))
     return found[split], split
 
 

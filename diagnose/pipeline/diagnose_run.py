@@ -95,7 +95,7 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
         for note in behavior.notes:
             reporter.say(f"{behavior.name}: {note}")
     check_folders(request)
-    data = read_training_rows(Path(request.data)) if request.data is not None else None
+    data = read_training_rows(request.data) if request.data is not None else None
     check_without_models(request)
     with ExitStack() as opened:
         opened.enter_context(locked_folder(directory.path))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.behaviors import load_behavior, load_behaviors
-from posttrain.diagnose.behaviors.row_files import ROW_FILES, require_file
+from posttrain.diagnose.behaviors.row_sources import check_row_source, fingerprint_row_source
 from posttrain.diagnose.engines import check_workers, parse_engine
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError
@@ -56,7 +55,7 @@ class DiagnoseRequest:
     before: str | Path | None = None
     """An earlier run on the same behaviors."""
     data: str | Path | None = None
-    """A file of rows that might be trained on (`read_training_rows`)."""
+    """Rows that might be trained on, in a file or a data set (`read_training_rows`)."""
     pilot: bool = True
     """Whether a behavior whose first eight greedy samples show that its settings do not fit is left there."""
     seed: int = 0
@@ -85,7 +84,7 @@ class DiagnoseRequest:
         if isinstance(self.engine, str):
             parse_engine(self.engine)
         if self.data is not None:
-            require_file(Path(self.data), f"a {ROW_FILES} file of rows as --data")
+            check_row_source(self.data)
         for behavior in self.loaded:
             if not behavior.split(self.split):
                 raise SettingsError(
@@ -125,7 +124,7 @@ class DiagnoseRequest:
             "teacher": _name_of(self.teacher),
             "earlier": _name_of(self.earlier),
             "before": None if self.before is None else str(self.before),
-            "data": None if self.data is None else hashlib.sha256(Path(self.data).read_bytes()).hexdigest()[:16],
+            "data": None if self.data is None else fingerprint_row_source(self.data)[:16],
             "seed": self.seed,
             "split": self.split.value,
             "thresholds": asdict(self.thresholds),

@@ -36,11 +36,11 @@ Before = Annotated[
     Path | None, typer.Option("--before", metavar="RUN", help="An earlier run on the same behaviors: what was solved then?")
 ]
 Data = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--data",
         metavar="FILE",
-        help="Rows that might be trained on (.jsonl, .json, .csv, .parquet): would they expand or reshape?",
+        help="Rows that might be trained on (.jsonl, .json, .csv, .parquet, or hf:NAME[:CONFIG][:SPLIT]): would they expand or reshape?",
     ),
 ]
 

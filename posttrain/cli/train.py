@@ -32,11 +32,11 @@ def train(
         ),
     ] = None,
     data: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--data",
             metavar="FILE",
-            help="Rows to learn from (.jsonl, .json, .csv, .parquet): demonstrations, chats, pairs, labels, steps, prompts.",
+            help="Rows to learn from (.jsonl, .json, .csv, .parquet, or hf:NAME[:CONFIG][:SPLIT]): demonstrations, chats, pairs, labels, steps, prompts.",
         ),
     ] = None,
     teacher: Annotated[

@@ -47,12 +47,6 @@ _SCHEMA = pa.schema(
 )
 
 
-def fingerprint_file(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a hash of what a tokenizer does with texts and chats: its vocabulary and rules, special tokens, and chat template."""
     from transformers import __version__ as transformers_version

@@ -10,11 +10,12 @@ from itertools import islice
 from pathlib import Path
 
 from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind, read_training_rows
+from posttrain.diagnose.behaviors.row_sources import fingerprint_row_source, row_source_name
 from posttrain.diagnose.engines.base import Codec, EncodedPrompt, Engine
 from posttrain.diagnose.engines.codec import TextCodec, chat_messages, completion_text
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Behavior, Message, Problem, PromptFormat, Reference, Split
-from posttrain.trainers.data.cache import cached_rows, fingerprint_file, fingerprint_tokenizer
+from posttrain.trainers.data.cache import cached_rows, fingerprint_tokenizer
 from posttrain.trainers.data.chats import ChatRenderer, ChatRow, RenderedChat
 from posttrain.trainers.data.encoder import EncodedExample, PlainText, encode
 from posttrain.trainers.data.measured import refuse_measured
@@ -28,13 +29,13 @@ _BATCH = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSet:
-    """Hold what a file offers, tokenised."""
+    """Hold what a file or a data set offers, tokenised."""
 
     rows: tuple[TrainingRow, ...]
     prompts: tuple[TrainingProblem, ...]
     """Prompts alone, as problems that are not graded."""
     fingerprint: str
-    """SHA-256 of the file."""
+    """SHA-256 of its content."""
     unread: frozenset[str] = frozenset()
     """Columns that the chat template does not read, such as `tools`: its model is shown nothing of them."""
     passed_over: frozenset[str] = frozenset()
@@ -57,46 +58,46 @@ _NO_TEMPLATE = "got a chat of several turns, tools, or reasoning, and no chat te
 
 
 def read_data(
-    path: str | Path, engine: Engine, behaviors: Sequence[Behavior], reads: frozenset[Material] = frozenset()
+    source: str | Path, engine: Engine, behaviors: Sequence[Behavior], reads: frozenset[Material] = frozenset()
 ) -> DataSet:
-    """Read a file of TRL's data set types and tokenise it as the behaviors' prompts are.
+    """Read rows of TRL's data set types and tokenise it as the behaviors' prompts are.
 
     Args:
-        path: JSONL or parquet; see `posttrain.diagnose.behaviors.data_sets`.
+        source: A file or a data set; see `posttrain.diagnose.behaviors.data_sets`.
         engine: Its tokenizer and chat template write the prompts.
         behaviors: At least one. What is measured; a data row with the prompt of a measured problem is refused. The first one's prompt format
             writes prompts, and its sampling settings say how long an answer to a prompt alone may be.
         reads: What the stage learns from. Rows whose columns allow several shapes are read as one of these; see `read_training_rows`.
 
     Raises:
-        BehaviorError: The file cannot be read, a row has none of the shapes, or the model cannot read it.
+        BehaviorError: It cannot be read, a row has none of the shapes, or the model cannot read it.
         MeasuredProblemError: A row has the prompt of a problem that is kept for measuring.
     """
-    path = Path(path)
-    rows = read_training_rows(path, frozenset[RowKind]().union(*(_KINDS.get(material, ()) for material in reads)))
-    refuse_measured(rows, behaviors, str(path))
+    source, name = str(source), row_source_name(source)
+    rows = read_training_rows(source, frozenset[RowKind]().union(*(_KINDS.get(material, ()) for material in reads)))
+    refuse_measured(rows, behaviors, source)
     weighted = tuple(row for row in rows if row.weight > 0)
     if not weighted:
         raise BehaviorError(
-            f"--data {path}: all {len(rows)} rows have weight 0, so there is nothing to learn; give some a positive weight",
+            f"--data {source}: all {len(rows)} rows have weight 0, so there is nothing to learn; give some a positive weight",
             code="no_row_left",
         )
     num_without_weight, rows = len(rows) - len(weighted), weighted
     prompt_format = PromptFormat(format=behaviors[0].prompt.format)
-    fingerprint = fingerprint_file(path)
+    fingerprint = fingerprint_row_source(source)
 
     def make() -> list[TrainingRow]:
-        return _encode(rows, engine, prompt_format, path)
+        return _encode(rows, engine, prompt_format, source)
 
     codec = engine.codec
     if isinstance(codec, TextCodec) and len(rows) >= NUM_KEPT and rows[0].kind is not RowKind.PROMPT:
         tokenizer = fingerprint_tokenizer(codec.tokenizer)
-        encoded = cached_rows((fingerprint, path.name, rows[0].kind, prompt_format, sorted(codec.eos_ids), tokenizer), make)
+        encoded = cached_rows((fingerprint, name, rows[0].kind, prompt_format, sorted(codec.eos_ids), tokenizer), make)
     else:
         encoded = tuple(make())
     return DataSet(
         rows=encoded,
-        prompts=_problems(rows, behaviors[0], prompt_format, path.name),
+        prompts=_problems(rows, behaviors[0], prompt_format, name),
         fingerprint=fingerprint,
         unread=_unread(rows, codec),
         passed_over=frozenset[str]().union(*(row.passed_over for row in rows)),
@@ -138,32 +139,32 @@ class _Answer:
     item: PlainText | ChatRow
 
 
-def _encode(rows: Sequence[DataRow], engine: Engine, prompt_format: PromptFormat, path: Path) -> list[TrainingRow]:
+def _encode(rows: Sequence[DataRow], engine: Engine, prompt_format: PromptFormat, source: str) -> list[TrainingRow]:
     """Return what rows other than prompts alone hold, as tokens."""
-    codec = engine.codec
+    codec, name = engine.codec, row_source_name(source)
     made: list[TrainingRow] = []
     if isinstance(codec, TextCodec) and rows[0].kind not in (RowKind.PROMPT, RowKind.STEPS):
         writer = _Writer(codec, prompt_format)
-        for batch in _one_ahead(_planned(rows, writer, path), writer):
+        for batch in _one_ahead(_planned(rows, writer, source), writer):
             written: list[tuple[_Answer, PlainText | RenderedChat]] = []
             for answer in batch:
-                with _naming(answer.row, path):
+                with _naming(answer.row, source):
                     written += [(answer, item) for item in writer.write(answer)]
             encoded = zip(written, encode(codec, [item for _, item in written]), strict=True)
-            made += [_row(answer.row, path.name, tokens, answer.role) for (answer, _), tokens in encoded]
+            made += [_row(answer.row, name, tokens, answer.role) for (answer, _), tokens in encoded]
         return made
     for row in rows:
-        with _naming(row, path):
+        with _naming(row, source):
             if row.kind is RowKind.PROMPT:
                 _encode_prompt(row, engine, prompt_format)  # so that one that cannot be written is refused now
             else:
-                made += _encode_singly(row, engine, prompt_format, path.name)
+                made += _encode_singly(row, engine, prompt_format, name)
     return made
 
 
-def _planned(rows: Sequence[DataRow], writer: _Writer, path: Path) -> Iterator[_Answer]:
+def _planned(rows: Sequence[DataRow], writer: _Writer, source: str) -> Iterator[_Answer]:
     for row in rows:
-        with _naming(row, path):
+        with _naming(row, source):
             answers = writer.plan(row)
         yield from answers
 
@@ -183,12 +184,12 @@ def _one_ahead(answers: Iterator[_Answer], writer: _Writer) -> Iterator[list[_An
 
 
 @contextmanager
-def _naming(row: DataRow, path: Path) -> Iterator[None]:
+def _naming(row: DataRow, source: str) -> Iterator[None]:
     """Name the row in what is refused."""
     try:
         yield
     except BehaviorError as error:
-        raise BehaviorError(f"--data {path}: row {row.index} (from 0): {error}", code=error.code) from error
+        raise BehaviorError(f"--data {source}: row {row.index} (from 0): {error}", code=error.code) from error
 
 
 def _encode_prompt(row: DataRow, engine: Engine, prompt_format: PromptFormat) -> EncodedPrompt:

@@ -131,14 +131,14 @@ def check_rows(
     """Check a data set that a model is to be trained on.
 
     Args:
-        data: A file as `posttrain train --data` takes it.
+        data: A file or a data set, as `posttrain train --data` takes it.
         model: Its tokenizer and chat template write the rows.
         row: Which row to show, from 0.
         max_length: Tokens of a row at most; what the model reads without it.
         prompt_format: `chat`, `completion` or `auto`, as `prompt.format` of a behavior.
 
     Raises:
-        BehaviorError: The file cannot be read, or the model's template cannot write it.
+        BehaviorError: It cannot be read, or the model's template cannot write it.
         ModelError: The model cannot be found.
         SettingsError: There is no such row (`no_such_row`), or the limit is out of range (`max_length`).
     """

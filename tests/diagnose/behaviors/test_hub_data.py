@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.hub_data import cache_of_hub
 from helpers.refusals import refused
 
 from posttrain.diagnose.behaviors import BehaviorOptions, load_behavior
@@ -28,24 +29,6 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rows(num: int, plus: int = 1) -> list[dict[str, Any]]:
     return [{"question": f"What is {i} plus {plus}?", "answer": f"We add.\n#### {i + plus}"} for i in range(num)]
-
-
-def cache_of_hub(cache: Path, config: str) -> None:
-    """Write what `load_dataset` leaves of acme/sums."""
-    from datasets.arrow_writer import ArrowWriter
-
-    folder = cache / "acme___sums" / config / "0.0.0" / "abc123"
-    folder.mkdir(parents=True)
-    found = datasets.Dataset.from_list(rows(3))
-    writer = ArrowWriter(path=str(folder / "sums-test.arrow"), features=found.features)
-    for row in found:
-        writer.write(row)
-    writer.finalize()
-    writer.close()
-    split = {"name": "test", "num_examples": 3, "num_bytes": 100, "dataset_name": "sums"}
-    named = {"builder_name": "sums", "dataset_name": "sums", "config_name": config, "version": "0.0.0"}
-    splits = datasets.SplitDict.from_split_dict({"test": split})
-    datasets.DatasetInfo(features=found.features, splits=splits, **named).write_to_directory(str(folder))
 
 
 def test_a_folder_that_was_saved(tmp_path: Path) -> None:
@@ -91,7 +74,7 @@ def test_a_folder_of_files_in_a_behavior_file(tmp_path: Path) -> None:
 
 def test_the_cache_of_the_hub_is_enough(tmp_path: Path) -> None:
     for config in ("main", "other"):
-        cache_of_hub(tmp_path / "cache", config)
+        cache_of_hub(tmp_path / "cache", config, {"test": rows(3)})
     for source in ("hf:acme/sums:main", "hf:acme/sums:main:test"):
         behavior = load_behavior(source, ALL)
         assert (len(behavior.problems), behavior.source) == (3, source)
