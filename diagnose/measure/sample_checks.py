@@ -11,6 +11,7 @@ from scipy.stats import poisson
 
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.measure.check_values import Checked, Failure, check_share, counted, quoted
+from posttrain.diagnose.measure.derailed_samples import derailed_samples
 from posttrain.diagnose.measure.truncation import explain_truncated, explain_unfinished
 from posttrain.diagnose.measure.unread_samples import UnreadSamples, explain_unread
 from posttrain.diagnose.storage.rollout_table import Bools, RolloutTable
@@ -69,9 +70,13 @@ def check_shares(
     """
     counts, rollouts = samples.counts, samples.rollouts
     n, missing = int(counts.num_samples.sum()), int(counts.num_missing.sum())
-    num_truncated, num_unparsed = int(counts.num_truncated.sum()), int(counts.num_unparsed.sum())
+    derailed = derailed_samples(rollouts)
+    cut_off = rollouts.truncated & ~derailed
+    num_truncated = int(counts.num_truncated.sum() - derailed.sum())
+    num_unparsed = int(counts.num_unparsed.sum() - (derailed & rollouts.unparsed).sum())
     num_unfinished, limit = int(counts.num_unfinished_thoughts.sum()), behavior.sampling.max_tokens
-    cut = check_share("validity: truncated share", num_truncated, n, thresholds.max_truncated, "samples that ran into max_tokens")
+    what = "samples that ran into max_tokens" + (", derailed ones apart" if derailed.any() else "")
+    cut = check_share("validity: truncated share", num_truncated, n, thresholds.max_truncated, what)
     unparsed = check_share(UNPARSED, num_unparsed, n, thresholds.max_unparsed, "samples in which no answer could be read")
     failed = "samples whose verifier failed or timed out"
     ungraded = check_share(MISSING, missing, n + missing, thresholds.max_missing, failed)
@@ -85,7 +90,7 @@ def check_shares(
             found[-1][1].append(explain_unfinished(behavior, engine, words))
     if cut.outcome is Outcome.NOT_MET and 2 * num_unfinished < num_truncated:
         ran = f"{cut.estimate:.0%} of samples ran into max_tokens={limit}"
-        truncated = spread_samples(samples, rollouts.truncated)
+        truncated = spread_samples(samples, cut_off)
         found[0][1].append(explain_truncated(behavior, engine, thresholds, truncated, samples.paths, ran))
     ended = int((rollouts.unparsed & ~rollouts.truncated & ~rollouts.greedy).sum())
     if unparsed.outcome is Outcome.NOT_MET and (not found[0][1] or ended > thresholds.max_unparsed * n):

@@ -12,6 +12,7 @@ import numpy as np
 
 from posttrain.diagnose.engines.base import Engine, OnTokens, ScoreRequest
 from posttrain.diagnose.measure.check_values import DEPLOYMENT_POLICY, Checked, Failure, counted
+from posttrain.diagnose.measure.derailed_samples import derailed_samples, describe_derailed
 from posttrain.diagnose.measure.format_check import check_format
 from posttrain.diagnose.measure.sample_checks import (
     SampledBehavior,
@@ -93,7 +94,7 @@ def check_validity(
     return ValidityMeasurement(
         behavior=behavior.name,
         checks=tuple(check for check, _ in found),
-        notes=(*engine.info.notes, *_notes(behavior, engine), *setup.notes),
+        notes=(*engine.info.notes, *_notes(behavior, engine, samples), *setup.notes),
         failures=tuple(failure.words for failure in failures),
         failure_codes=tuple(failure.code for failure in failures),
         unread=unread.texts,
@@ -167,8 +168,11 @@ def _first_samples(rollouts: RolloutTable, problem_ids: Sequence[str]) -> list[R
     return rollouts.rows(np.flatnonzero(first)[:_MOST_RESCORED])
 
 
-def _notes(behavior: Behavior, engine: Engine) -> list[str]:
+def _notes(behavior: Behavior, engine: Engine, samples: SampledBehavior | None) -> list[str]:
     notes = []
+    if samples is not None and (derailed := derailed_samples(samples.rollouts)).any():
+        share = float(derailed.sum() / samples.counts.num_samples.sum())
+        notes.append(describe_derailed(share, behavior.sampling.max_tokens))
     if not behavior.sampling.samples_the_policy:
         notes.append(DEPLOYMENT_POLICY)
     template = engine.codec.tokenizer.chat_template if engine.codec.tokenizer is not None else None
