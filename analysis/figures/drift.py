@@ -24,7 +24,8 @@ def drift(rows: Sequence[Row], *, epsilon: float | None = None, title: str | Non
     """Draw each problem from its success before (hollow) to its success now (filled), placed by the change of likelihood of its right answers.
 
     To the left its earlier right answers became less likely. Left of the line at log ε an answer that one sample found before takes
-    more than 1/ε samples now. Problems without an earlier right answer stand apart on the right.
+    more than 1/ε samples now. Problems without an earlier right answer stand apart on the right; where none was scored at all, problems stand side by
+    side in their order.
 
     Args:
         rows: `{"id", "p_before", "p_after", "change", "lost"}`: success rates, the mean change of the log-probability of the earlier right
@@ -45,7 +46,9 @@ def drift(rows: Sequence[Row], *, epsilon: float | None = None, title: str | Non
         low, high = min([0.0, *changes, *([line] if line is not None else [])]), max([0.0, *changes])
         low, high = (low - 0.05 * (high - low), high + 0.05 * (high - low)) if high > low else (low - 1.0, high + 1.0)
         without = len(known) - len(changes)
-        end = high + (_NEVER_SHARE * (high - low) if without else 0.0)
+        if known and not changes:  # nothing but the strip
+            low, high = 0.0, 0.0
+        end = high + (_NEVER_SHARE * (high - low) or 1.0 if without else 0.0)
         # Side by side, in the order of the rows: in the strip a place means nothing.
         strip = iter(high + (end - high) * (index + 1) / (without + 1) for index in range(without))
         for row in known:
@@ -59,7 +62,10 @@ def drift(rows: Sequence[Row], *, epsilon: float | None = None, title: str | Non
         if line is not None:
             ax.axvline(line, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
             heads.append((line, "log ε"))
-        if without:
+        if known and not changes:
+            ax.set_xticks([])
+            ax.set_xlabel("problems, in their order (no earlier right answer was scored)")
+        elif without:
             ax.axvspan(high, end, color=INK, alpha=0.05, linewidth=0, zorder=0)
             heads.append(((high + end) / 2, "never right"))
             # A tick inside the strip would read as a change.

@@ -18,6 +18,7 @@ from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.importing.source_facts import SourceFacts
 from posttrain.diagnose.measure.reference_likelihood import summarize_references
 from posttrain.diagnose.measure.success_counts import count_successes
+from posttrain.diagnose.probes.drift.stored_runs import NAME as DRIFT
 from posttrain.diagnose.probes.runner import read_probe_results
 from posttrain.diagnose.sampling.token_limit import recorded_limit
 from posttrain.diagnose.stage_catalogue import Need, available_needs
@@ -58,7 +59,7 @@ def assemble(
     Args:
         path: The run directory.
         behaviors: Its behaviors where they are loaded already; else they are read from where the run found them.
-        decision: Numbers that decide in the place of those that the run was measured with; None for those of run.json.
+        decision: What decides in the place of what the run was measured with; None for that of run.json.
 
     Returns:
         What was measured and decided; `run_files.write_run` writes it.
@@ -87,7 +88,10 @@ def assemble(
         ),
         model=record["model"],
         settings=settings,
-        behaviors=tuple(_measure(directory, behavior, settings, thresholds, retained=_can_retain(loaded)) for behavior in loaded),
+        behaviors=tuple(
+            _measure(directory, behavior, settings, thresholds, retained=_can_retain(loaded), again=decision.before is not None)
+            for behavior in loaded
+        ),
     )
 
 
@@ -122,16 +126,16 @@ def _decided_with(decision: DecisionRecord, behavior: Behavior) -> Behavior:
 
 
 def _measure(
-    directory: RunDirectory, behavior: Behavior, settings: dict[str, Any], thresholds: Thresholds, *, retained: bool
+    directory: RunDirectory, behavior: Behavior, settings: dict[str, Any], thresholds: Thresholds, *, retained: bool, again: bool
 ) -> DiagnosedBehavior:
-    """Count, score and decide one behavior."""
+    """Count, score and decide one behavior; `again` with what an earlier run showed when it was decided again."""
     split = Split(settings["split"])
     problems = behavior.split(split)
     table, paths = checked_table(directory, behavior.name), tuple(directory.read_paths(behavior.name))
     validity = read_validity(directory, behavior)
     sampling = count_successes(behavior, problems, table)
     likelihood = summarize_references(behavior, paths)
-    answers = read_probe_results(directory, behavior)
+    answers = read_probe_results(directory, behavior, decided_again=[DRIFT] if again else [])
     findings = [answer.finding for answer in answers if answer.finding]
     source = SourceFacts.of_run(settings, behavior.name)
     available = available_needs(

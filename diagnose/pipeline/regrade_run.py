@@ -203,6 +203,8 @@ def _options(work: _Regrading, verifier: Mapping[str, Any] | None) -> dict[str, 
 def _details(work: _Regrading, options: Mapping[str, BehaviorOptions], command: str) -> dict[str, Any]:
     """Return what run.json records beside the settings."""
     kept = {key: value for key, value in work.record.items() if key not in ("kind", "settings", "state", "schema", "checksum")}
+    if kept.get("decision", {}).get("before"):  # what an earlier run showed rests on the grades of before
+        kept["decision"] = {key: value for key, value in kept["decision"].items() if key != "before"}
     return {
         **kept,
         "versions": {**work.record["versions"], "posttrain": version("posttrain")},

@@ -22,7 +22,7 @@ from posttrain.diagnose.probes.earlier_run import earlier_rollouts
 from posttrain.diagnose.probes.finding_json import result_from_json, result_to_json
 from posttrain.diagnose.probes.sampler import FOLDER, ProbeSampler
 from posttrain.diagnose.sampling.behavior_sampler import SamplingSettings
-from posttrain.diagnose.storage.run_directory import RunDirectory
+from posttrain.diagnose.storage.run_directory import DECISION, RunDirectory
 from posttrain.diagnose.storage.shard_file import refuse_damage
 from posttrain.diagnose.strict_settings import closest
 from posttrain.diagnose.types import Behavior, ProbeResult, Purpose, SkipReason, Split
@@ -184,8 +184,15 @@ def tokens_of_probes(directory: RunDirectory, behavior: Behavior) -> int:
     return sum(one.finding.generated_tokens for one in read_probe_results(directory, behavior) if one.finding)
 
 
-def read_probe_results(directory: RunDirectory, behavior: Behavior) -> tuple[ProbeResult, ...]:
+def read_probe_results(
+    directory: RunDirectory, behavior: Behavior, *, decided_again: Sequence[str] = ()
+) -> tuple[ProbeResult, ...]:
     """Return what became of each probe of a behavior, in the order of `PROBES`; those that were not asked for are left out.
+
+    Args:
+        directory: The run.
+        behavior: One of its behaviors.
+        decided_again: Probes that `write_decided_again` wrote, which count in the place of what the run itself found.
 
     Raises:
         RunError: A file of them is damaged.
@@ -193,12 +200,18 @@ def read_probe_results(directory: RunDirectory, behavior: Behavior) -> tuple[Pro
     found = []
     for probe in PROBES:
         name = _name(behavior, probe.name)
-        path = directory.part(FOLDER, name)
-        if path.exists():
-            content = directory.read_part(FOLDER, name)
+        folder = DECISION if probe.name in decided_again else FOLDER
+        path = directory.part(folder, name)
+        if path.exists() or folder == DECISION:
+            content = directory.read_part(folder, name)
             with refuse_damage(path):
                 found.append(result_from_json(content, probe.question))
     return tuple(found)
+
+
+def write_decided_again(directory: RunDirectory, behavior: Behavior, answer: ProbeResult) -> None:
+    """Write what a probe finds when a run is decided again; what the run itself found stays."""
+    directory.write_part(DECISION, _name(behavior, answer.probe), result_to_json(answer))
 
 
 def _name(behavior: Behavior, probe: str) -> str:

@@ -19,14 +19,14 @@ from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.files import read_json
 from posttrain.diagnose.storage.json_model import FileModel
 from posttrain.diagnose.storage.rollout_table import GREEDY, SAMPLED, RolloutTable
-from posttrain.diagnose.storage.run_directory import KINDS, RunDirectory
+from posttrain.diagnose.storage.run_directory import DECISION, KINDS, RunDirectory
 from posttrain.diagnose.storage.shard_file import AGAIN, incomplete_rounds, part_of, read_shard, refuse_damage
 
 ASIDE = "damaged"
 """Folder of a run for files that were found damaged."""
 PLANS = "rounds"
 """Folder of the plans of rounds whose size depends on the samples before."""
-JSON_KINDS = ("done", "validity", "probes", PLANS)
+JSON_KINDS = ("done", "validity", "probes", PLANS, DECISION)
 
 
 Part = Annotated[str, Field(pattern=r"^[a-z]+/[^/]+$")]

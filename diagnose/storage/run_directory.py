@@ -31,6 +31,8 @@ KINDS = ("rollouts", "paths", "agreement", "formats", "probes")
 """Folders of shards: samples, references scored, samples scored again, and what probes sampled."""
 BEHAVIORS = "behaviors"
 """Folder of the behavior files that an imported run holds itself."""
+DECISION = "decision"
+"""Folder of what was found when a run was decided again, which replaces findings of the same probes."""
 
 
 def say_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -172,7 +174,7 @@ class RunDirectory:
         return self.path / kind / f"{name}.parquet"
 
     def part(self, kind: str, name: str) -> Path:
-        """Return the path of a part that is JSON: of `validity`, `done`, `probes` or `rounds`."""
+        """Return the path of a part that is JSON: of `validity`, `done`, `probes`, `rounds` or `decision`."""
         return self.path / kind / f"{name}.json"
 
     def write_part(self, kind: str, name: str, content: Mapping[str, Any]) -> None:
@@ -200,8 +202,8 @@ class RunDirectory:
         return content
 
     def json_parts(self, kind: str, behavior: str) -> list[Path]:
-        """Return the parts of one kind that are JSON: `NAME.PROBE.json` of probes, `NAME.SPLIT.NUMBER.json` of rounds, else `NAME.json`."""
-        dots = {"probes": 1, "rounds": 2}.get(kind, 0)
+        """Return the parts of one kind that are JSON: `NAME.PROBE.json` of probes and of a decision, `NAME.SPLIT.NUMBER.json` of rounds, else `NAME.json`."""
+        dots = {"probes": 1, DECISION: 1, "rounds": 2}.get(kind, 0)
         paths = sorted((self.path / kind).glob("*.json"))
         return [path for path in paths if (path.stem.rsplit(".", dots)[0] if dots else path.stem) == behavior]
 

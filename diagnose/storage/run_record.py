@@ -33,13 +33,15 @@ class TokenLimitRecord(BaseModel):
 
 
 class DecisionRecord(BaseModel):
-    """Numbers that decide, where a run was decided again with others than it was measured with; None leaves those."""
+    """What a run was decided again with, in the place of what it was measured with; None leaves that."""
 
     model_config = ConfigDict(extra="allow")
 
     retention_weight: float | None = None
     epsilon: float | None = None
     primary_k: int | None = None
+    before: str | None = None
+    """An earlier run whose samples were compared with those of this one; the findings lie in the folder `decision`."""
     command: str = ""
 
 

@@ -21,6 +21,7 @@ EXAMPLES = (
     "posttrain diagnose path/to/model my.jsonl --out runs/mine --dry-run",
     "posttrain diagnose path/to/model my.jsonl --out runs/mine --limit 50 --max-tokens 1024 --verifier number",
     "posttrain diagnose --from runs/imported --epsilon 0.02",
+    "posttrain diagnose --from runs/step_200 --before runs/step_100",
     "posttrain diagnose path/to/model my.jsonl --out runs/mine --before runs/earlier --teacher path/to/teacher",
 )
 
@@ -50,7 +51,7 @@ FromRun = Annotated[
     typer.Option(
         "--from",
         metavar="RUN",
-        help="Decide again from the samples of a finished or imported run, in its folder, with --retention-weight, --epsilon and --primary-k; "
+        help="Decide again from the samples of a finished or imported run, in its folder, with --before, --retention-weight, --epsilon and --primary-k; "
         "without MODEL and BEHAVIOR, because nothing is sampled.",
     ),
 ]
@@ -62,7 +63,7 @@ PrimaryK = Annotated[
     int | None,
     typer.Option("--primary-k", metavar="K", help="With --from: the k of the pass@k that is held against a threshold."),
 ]
-_WITHOUT_MODEL = frozenset({"from_run", "retention_weight", "epsilon", "primary_k", "as_json", "quiet"})
+_WITHOUT_MODEL = frozenset({"from_run", "before", "retention_weight", "epsilon", "primary_k", "as_json", "quiet"})
 """Parameters that deciding again takes."""
 
 
@@ -161,7 +162,7 @@ def _decide_again(context: typer.Context, run: Path, as_json: bool) -> None:
 
     given = options.given_names(context)
     options.refuse_needing_model(given - _WITHOUT_MODEL)
-    names = given & {"retention_weight", "epsilon", "primary_k"}
+    names = given & {"before", "retention_weight", "epsilon", "primary_k"}
     print_diagnosis(decide_again(run, **{name: context.params[name] for name in names}, command=typed_command()), as_json)
 
 

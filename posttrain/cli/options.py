@@ -346,8 +346,8 @@ def refuse_needing_model(given: frozenset[str]) -> None:
             for name in sorted(given)
         ]
         raise SettingsError(
-            f"diagnose --from: got {', '.join(named)}, and nothing is sampled or graded; allowed are --retention-weight, --epsilon, --primary-k, "
-            "--json and --quiet",
+            f"diagnose --from: got {', '.join(named)}, and nothing is sampled or graded; allowed are --before, --retention-weight, --epsilon, "
+            "--primary-k, --json and --quiet",
             code="needs_model",
         )
 

@@ -8,9 +8,10 @@ from enum import StrEnum
 import numpy as np
 
 from posttrain.analysis.stats import mean_interval, t_interval
-from posttrain.diagnose.probes.base import Finding, LabelEvidence, Note, ProbeContext
+from posttrain.diagnose.probes.base import Finding, LabelEvidence, MeasuredBehavior, Note
 from posttrain.diagnose.probes.drift.answers import ScoredAnswers, means_by_problem
 from posttrain.diagnose.probes.drift.rates import RatesBeforeAndNow
+from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Bottleneck, Estimate
 
 
@@ -26,23 +27,42 @@ class DriftOutcome(StrEnum):
     """Nothing is known of the earlier policy's success."""
 
 
+class ModelsGiven(StrEnum):
+    """Which models there are to say how likely an answer is."""
+
+    NONE = "none"
+    """Two runs alone."""
+    POLICY = "policy"
+    """The policy, and a run of the earlier one."""
+    BOTH = "both"
+
+
 def make_finding(
-    context: ProbeContext, rates: RatesBeforeAndNow, forward: ScoredAnswers | None, reverse: ScoredAnswers | None
+    measured: MeasuredBehavior,
+    thresholds: Thresholds,
+    rates: RatesBeforeAndNow,
+    forward: ScoredAnswers | None = None,
+    reverse: ScoredAnswers | None = None,
+    *,
+    models: ModelsGiven,
+    plain: bool,
 ) -> Finding:
     """Return what was lost and how far the policy moved.
 
     Args:
-        context: Of the probe.
+        measured: What the samples say.
+        thresholds: Every number that decides.
         rates: Success before and now.
         forward: Answers of the earlier policy under both.
         reverse: Answers of the policy under both.
+        models: Which models were asked.
+        plain: Whether both policies were sampled at temperature 1 without truncation.
     """
-    count, groups, level = len(context.problems), context.counts.groups, context.thresholds.level
-    plain = context.behavior.sampling.samples_the_policy
+    count, groups, level = len(measured.problems), measured.counts.groups, thresholds.level
     numbers: dict[str, Estimate] = {}
     forward_kl = np.full(count, np.nan)
     # Draws from a cooled or truncated sampler are no draws from the policy, and their mean is no KL.
-    for name, answers in (("forward", forward if context.earlier is not None else None), ("reverse", reverse)):
+    for name, answers in (("forward", forward if models is ModelsGiven.BOTH else None), ("reverse", reverse)):
         if answers is None or not plain:
             continue
         change = answers.before - answers.after if name == "forward" else answers.after - answers.before
@@ -60,11 +80,11 @@ def make_finding(
     if forward is not None:
         gain, place = (forward.after - forward.before)[forward.right], forward.place[forward.right]
         change = means_by_problem(place, gain, None, count)
-        kept = means_by_problem(place, (gain >= np.log(context.behavior.measure.epsilon)).astype(np.float64), None, count)
+        kept = means_by_problem(place, (gain >= np.log(measured.behavior.measure.epsilon)).astype(np.float64), None, count)
         numbers["share of earlier right answers still likely"] = Estimate.of(mean_interval(kept, groups, level=level))
     numbers["problems lost"] = rates.num_lost
     numbers["pass@1 before"] = Estimate.of(rates.before.pass_at_ks([1], level=level)[0])
-    numbers["pass@1 now"] = Estimate.of(context.posterior.mixture.pass_at_ks([1], level=level)[0])
+    numbers["pass@1 now"] = Estimate.of(measured.posterior.mixture.pass_at_ks([1], level=level)[0])
     rows = tuple(
         {
             "id": problem.id,
@@ -74,7 +94,7 @@ def make_finding(
             "change": _json(change[i]),
             "lost": bool(rates.fell[i]),
         }
-        for i, problem in enumerate(context.problems)
+        for i, problem in enumerate(measured.problems)
     )
     problems = {
         problem.id: {
@@ -83,17 +103,17 @@ def make_finding(
             "probability_lost": float(rates.lost[i]),
             "earlier_right_answers_still_likely": _json(kept[i]),
         }
-        for i, problem in enumerate(context.problems)
+        for i, problem in enumerate(measured.problems)
     }
-    evidence = _evidence(rates, plain, count, context.thresholds.evidence)
+    evidence = _evidence(rates, plain, count, thresholds.evidence)
     return Finding(
-        outcome=_outcome(rates, evidence, context.thresholds.confidence),
+        outcome=_outcome(rates, evidence, thresholds.confidence),
         summary=_summary(numbers, rates),
         numbers=numbers,
         rows=rows,
         problems=problems,
         evidence=evidence,
-        notes=Note.all(_notes(context, forward, plain)),
+        notes=Note.all(_notes(models, forward, plain)),
     )
 
 
@@ -139,9 +159,13 @@ def _evidence(rates: RatesBeforeAndNow, plain: bool, count: int, least: float) -
     return (LabelEvidence(label=Bottleneck.ATTRITION, instead_of=instead_of, confidence=rates.confidence, because=because),)
 
 
-def _notes(context: ProbeContext, forward: ScoredAnswers | None, plain: bool) -> dict[str, str]:
+def _notes(models: ModelsGiven, forward: ScoredAnswers | None, plain: bool) -> dict[str, str]:
     notes: dict[str, str] = {}
-    if not plain:
+    if not plain and models is ModelsGiven.NONE:
+        notes["sampling_not_plain"] = (
+            "At least one of the two runs is not known to be sampled at temperature 1 without truncation: no statement about support, only how success changed."
+        )
+    elif not plain:
         notes["deployment_policy"] = (
             "Sampled with a temperature or a truncation of its own: no KL and no statement about support, only how success changed."
         )
@@ -149,7 +173,12 @@ def _notes(context: ProbeContext, forward: ScoredAnswers | None, plain: bool) ->
         notes["tokenizers_differ"] = (
             "The two checkpoints cut text into tokens differently: likelihoods are of whole texts, cut anew by each of them."
         )
-    if context.earlier is None:
+    if models is ModelsGiven.NONE:
+        notes["no_model"] = (
+            "Decided without a model: whether the earlier right answers are still likely, and how far the policy has moved (KL), was not measured; "
+            "posttrain diagnose MODEL BEHAVIOR with --before or --earlier measures it."
+        )
+    if models is ModelsGiven.POLICY:
         notes["no_earlier_checkpoint"] = (
             "Only an earlier run was given: likelihoods before are its sampler's own; a KL needs the earlier checkpoint itself (--earlier)."
         )
@@ -157,7 +186,7 @@ def _notes(context: ProbeContext, forward: ScoredAnswers | None, plain: bool) ->
         notes["no_right_answers_before"] = (
             "The earlier policy has no right answer among these samples, so there is none whose likelihood could have fallen."
         )
-    if context.earlier is not None and plain:
+    if models is ModelsGiven.BOTH and plain:
         notes["other_behaviors_not_measured"] = (
             "A small KL on these prompts does not show that nothing was forgotten elsewhere: measure a retention behavior too."
         )

@@ -6,7 +6,7 @@ import numpy as np
 
 from posttrain.diagnose.probes.base import AvailableInputs, Finding, Probe, ProbeContext, ProbeCost, PromptRequest
 from posttrain.diagnose.probes.drift import answers
-from posttrain.diagnose.probes.drift.finding import make_finding
+from posttrain.diagnose.probes.drift.finding import ModelsGiven, make_finding
 from posttrain.diagnose.probes.drift.rates import compare_rates
 from posttrain.diagnose.storage.rollout_table import RolloutTable
 from posttrain.diagnose.types import Behavior, Rollout, SkipReason, Split
@@ -58,8 +58,10 @@ class Drift(Probe):
             reverse = answers.score_under_both(context, context.earlier, self._own(context), "its own answers")
         elif earlier_run is not None:
             forward = self._verified_before(context, earlier_run)
-        rates = compare_rates(context, sampled, earlier_run)
-        return make_finding(context, rates, forward, reverse)
+        rates = compare_rates(context, context.thresholds, sampled, earlier_run)
+        models = ModelsGiven.POLICY if context.earlier is None else ModelsGiven.BOTH
+        plain = context.behavior.sampling.samples_the_policy
+        return make_finding(context, context.thresholds, rates, forward, reverse, models=models, plain=plain)
 
     def _sample_earlier(self, context: ProbeContext) -> list[Rollout]:
         """Return answers of the earlier policy: round after round over the problems, as far as the budget is sure to last."""

@@ -41,6 +41,17 @@ def test_drift_tells_what_fell_from_what_did_not() -> None:
     assert "p_before" in figure_csv(ax)
 
 
+def test_drift_without_a_scored_answer_calls_no_problem_never_right() -> None:
+    ax = drift([{**LOST, "change": None}, {**KEPT, "change": None}], epsilon=0.01)
+    assert [text.get_text() for text in ax.texts] == []
+    assert list(ax.get_xticks()) == []
+    low, high = ax.get_xlim()
+    places = sorted({float(line.get_xdata()[0]) for line in ax.lines})
+    assert len(places) == 2
+    assert low < places[0] < places[1] < high
+    assert places[1] - places[0] > 0.25 * (high - low)
+
+
 @pytest.mark.parametrize(
     "rows",
     [

@@ -15,7 +15,9 @@ from helpers.stored_runs import rewrite_shard
 from posttrain import diagnose
 from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.importing.imported import ReadOptions
+from posttrain.diagnose.pipeline.assemble import assemble
 from posttrain.diagnose.pipeline.regrade_run import store_regraded
+from posttrain.diagnose.pipeline.second_decision import decide_again
 from posttrain.diagnose.storage.files import read_json
 from posttrain.diagnose.storage.regrade_json import GradeOutcome
 from posttrain.diagnose.storage.run_directory import RunDirectory
@@ -185,3 +187,15 @@ def test_what_cannot_be_graded_is_refused_before_anything_is_written(run: Path, 
     finally:
         (source.parent / "ones.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert not (tmp_path / "new").exists()
+
+
+def test_what_an_earlier_run_showed_does_not_outlive_its_grades(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "now")
+    (tmp_path / "worse.yaml").write_text("success: 0.1\n")
+    behavior = RunDirectory(run).read_json()["sources"]["ones"]
+    options = {"engine": "scripted", "samples": 8, "probes": ["none"], "pilot": False}
+    diagnose.run(str(tmp_path / "worse.yaml"), [behavior], out=tmp_path / "earlier", **options)
+    decide_again(tmp_path / "now", before=tmp_path / "earlier", epsilon=0.02)
+    store_regraded(tmp_path / "now", out=tmp_path / "new", verifier=NUMBER)
+    assert assemble(tmp_path / "new")["ones"].answers == ()
+    assert RunDirectory(tmp_path / "new").read_json()["decision"] == {"epsilon": 0.02}
