@@ -1,11 +1,12 @@
 """Case studies on a real model: what binds, the named stage, two others at equal cost, and a pipeline of two.
 
-    python benchmarks/case_studies.py [--behaviors sums,products] [--budget 120000] [--page reports/case_studies.md]
+    python benchmarks/case_studies.py [--cases sums,products] [--budget 60000] [--page reports/case_studies.md]
 
-Per behavior: `posttrain diagnose` with a mastered behavior beside it; then the named stage, the first two of sft, grpo and rft that it is not, and sft
-followed by grpo with half of the budget each; all with `--retain`, and with as many steps as the budget allows. Its unit is a forward pass of one
-token: a token that runs through the model for training counts 3, a generated one 1. Every checkpoint is measured with another seed and compared
-with the start, paired by problem. What is done already is read from build/case_studies; an interrupted run goes on where it was.
+Per case: `posttrain diagnose` with a mastered behavior beside it; then the named stage, the first two of sft, grpo and rft that it is not, and sft
+followed by grpo with half of the budget each; all with `--retain` and default settings but for the number of steps, which is what the budget allows.
+Its unit is a forward pass of one token: a token that runs through the model for training counts 3, a generated one 1, also one that is sampled to
+choose the weights that are saved. Every checkpoint is measured with another seed and compared with the start, paired by problem. What is done
+already is read from build/case_studies; an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,28 +18,83 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from truth.equal_cost import TRAINED, steps_for
 
 from posttrain import diagnose, trainers
 from posttrain.analysis.number_format import format_interval
 from posttrain.diagnose.errors import UserError
+from posttrain.diagnose.stage_catalogue import STAGES, Need
 from posttrain.diagnose.types import Estimate
 from posttrain.trainers.recipes.registry import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "case_studies"
 MODEL, RETAINED = "demo", "copying"
-BEHAVIORS = ("sums", "products", "spell_backward", "prime_factors")
 USUAL = ("sft", "grpo", "rft")
 """What is tried without a diagnosis; two of them stand beside the named stage."""
 NUM_ALTERNATIVES = 2
 PIPELINE = ("sft", "grpo")
-BUDGET = 120_000.0
-SETTINGS = ("retain_weight=null",)
-"""Of every stage: of so few steps the last weights are saved; to choose them would take most of the budget."""
+BUDGET = 60_000.0
 NUM_TRIED = 2
 """Steps from which the cost of the others follows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A behavior, and the checkpoint that is asked for it."""
+
+    name: str
+    behavior: str
+    """A bundled one, or a file below the repository."""
+    story: str
+    """What makes it a case of its own."""
+    forgets_by: tuple[str, ...] = ()
+    """What the model is trained with before, as arguments of `posttrain train`; then `demo` is the earlier checkpoint."""
+
+    @property
+    def folder(self) -> Path:
+        """Return where its runs are."""
+        return BUILD / self.name
+
+    @property
+    def earlier(self) -> str | None:
+        """Return the checkpoint that could do more."""
+        return MODEL if self.forgets_by else None
+
+    def start(self) -> str:
+        """Return the model that is diagnosed; it is trained where it must be."""
+        if not self.forgets_by:
+            return MODEL
+        stage, behavior, *overrides = self.forgets_by
+        out = self.folder / "start"
+        return str(trainers.train(stage, MODEL, [behavior], out=out, overrides=overrides).checkpoint)
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case(name="sums", behavior="sums", story="Sums of two digits, with two worked examples in the prompt."),
+        Case(name="products", behavior="products", story="Products of two digits, with two worked examples in the prompt."),
+        Case(
+            name="echoes",
+            behavior="benchmarks/case_behaviors/echoes.yaml",
+            story="A convention of the house that no prompt states: a word is answered by saying it three times.",
+        ),
+        Case(
+            name="forgotten_sums",
+            behavior="sums",
+            story="The same sums after 24 steps of `sft` on `spell_backward`, with nothing retained.",
+            forgets_by=("sft", "spell_backward", "num_steps=24"),
+        ),
+        Case(
+            name="spell_backward",
+            behavior="spell_backward",
+            story="Words of four and five letters spelled backward by way of their letters; the model never succeeds.",
+        ),
+    )
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +103,8 @@ class Change:
 
     stages: list[str]
     num_steps: list[int]
+    kept: list[float]
+    """Of each stage the share of the way from the weights before it to those after it that was saved."""
     passes: float
     target: Mapping[str, float]
     """Change of pass@1: `estimate`, `low`, `high`."""
@@ -62,9 +120,9 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseStudy:
-    """One behavior of the model."""
+    """What was found and done in one case."""
 
-    behavior: str
+    case: Case
     sentence: str
     named: str
     changes: list[Change]
@@ -72,7 +130,7 @@ class CaseStudy:
 
 def passes_of(result: trainers.TrainingResult) -> float:
     """Return what a run cost, in forward passes of one token."""
-    return float(TRAINED * result.input_tokens + result.generated_tokens)
+    return float(TRAINED * result.input_tokens + result.generated_tokens + result.choice_tokens)
 
 
 def stages_of(named: str) -> list[tuple[str, ...]]:
@@ -81,60 +139,74 @@ def stages_of(named: str) -> list[tuple[str, ...]]:
     return [*((one,) for one in alone), PIPELINE]
 
 
-def steps_within(budget: float, stage: str, model: str, behavior: str) -> int:
-    """Try two steps of a stage, and return how many cost what may be spent."""
+def train(case: Case, stage: str, model: str, out: Path, overrides: Sequence[str]) -> trainers.TrainingResult:
+    """Train a stage as a user would: with what is retained, and the earlier checkpoint where it needs one."""
+    given: dict[str, Any] = {"earlier": case.earlier} if Need.EARLIER_CHECKPOINT in STAGES[stage].needs else {}
+    return trainers.train(stage, model, [case.behavior], out=out, overrides=overrides, retain=[RETAINED], **given)
+
+
+def steps_within(case: Case, stage: str, model: str, budget: float) -> list[str]:
+    """Try two steps of a stage, and return the setting with which it costs what may be spent; none for one without steps."""
+    if RECIPES[stage].transform is not None:
+        return []
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "tried"
-        tried = trainers.train(
-            stage, model, [behavior], out=out, overrides=[f"num_steps={NUM_TRIED}", *SETTINGS], retain=[RETAINED]
-        )
-        return steps_for(budget, fixed=0.0, tried=passes_of(tried), num_tried=NUM_TRIED, most=None)
+        tried = train(case, stage, model, Path(folder) / "tried", [f"num_steps={NUM_TRIED}"])
+    fixed = float(tried.choice_tokens)
+    num = steps_for(budget, fixed=fixed, tried=passes_of(tried) - fixed, num_tried=NUM_TRIED, most=None)
+    return [f"num_steps={num}"]
 
 
-def run_stages(behavior: str, stages: Sequence[str], budget: float) -> Change:
+def run_stages(case: Case, stages: Sequence[str], budget: float) -> Change:
     """Train stages one after the other, measure and compare, unless that was done."""
-    folder = BUILD / behavior / "-then-".join(stages)
+    folder = case.folder / "-then-".join(stages)
     stored = folder / "change.json"
     if stored.exists():
         return Change(**json.loads(stored.read_text()))
     folder.mkdir(parents=True, exist_ok=True)
-    model, num_steps, passes = MODEL, [], 0.0
+    model, num_steps, passes, kept = case.start(), [], 0.0, []
     try:
         for place, stage in enumerate(stages):
-            num = steps_within(budget / len(stages), stage, model, behavior)
-            out = folder / f"trained-{place}"
-            result = trainers.train(
-                stage, model, [behavior], out=out, overrides=[f"num_steps={num}", *SETTINGS], retain=[RETAINED]
-            )
+            overrides = steps_within(case, stage, model, budget / len(stages))
+            result = train(case, stage, model, folder / f"trained-{place}", overrides)
             model, passes = str(result.checkpoint), passes + passes_of(result)
             num_steps.append(result.num_steps)
+            kept.append(result.kept_share)
     except UserError as error:
-        change = Change(stages=list(stages), num_steps=num_steps, passes=passes, target={}, retained={}, refused=str(error))
+        change = Change(
+            stages=list(stages), num_steps=num_steps, kept=kept, passes=passes, target={}, retained={}, refused=str(error)
+        )
     else:
-        diagnose.run(model, [behavior, RETAINED], out=folder / "after", probes=(), seed=1)
-        found = diagnose.compare(BUILD / behavior / "before", folder / "after", out=folder / "compared", trained=[behavior])
-        target, retained = (_change(found[name].delta) for name in (behavior, RETAINED))
-        change = Change(stages=list(stages), num_steps=num_steps, passes=passes, target=target, retained=retained)
+        diagnose.run(model, [case.behavior, RETAINED], out=folder / "after", probes=(), seed=1)
+        found = diagnose.compare(case.folder / "before", folder / "after", out=folder / "compared", trained=[measured_name(case)])
+        target, retained = (_change(found[name].delta) for name in (measured_name(case), RETAINED))
+        change = Change(stages=list(stages), num_steps=num_steps, kept=kept, passes=passes, target=target, retained=retained)
     stored.write_text(json.dumps(asdict(change), indent=1))
     return change
+
+
+def measured_name(case: Case) -> str:
+    """Return the name of the behavior in a run."""
+    return Path(case.behavior).stem
 
 
 def _change(delta: Estimate) -> dict[str, float]:
     return {"estimate": delta.estimate, "low": delta.low, "high": delta.high}
 
 
-def study(behavior: str, budget: float) -> CaseStudy:
+def study(case: Case, budget: float) -> CaseStudy:
     """Diagnose a behavior, run the stages and return what they did."""
-    before = BUILD / behavior / "before"
+    before = case.folder / "before"
     if not (before / "diagnosis.json").exists():
-        diagnose.run(MODEL, [behavior, RETAINED], out=before)
+        diagnose.run(case.start(), [case.behavior, RETAINED], out=before, earlier=case.earlier)
     found = json.loads((before / "diagnosis.json").read_text())["behaviors"][0]
     named = str(found["stage"]["name"])
     changes = []
     for stages in stages_of(named):
-        changes.append(run_stages(behavior, stages, budget))
-        print(f"{behavior}: {changes[-1].name}: {_words(changes[-1].target) or changes[-1].refused}", file=sys.stderr, flush=True)
-    return CaseStudy(behavior=behavior, sentence=str(found["sentence"]), named=named, changes=changes)
+        changes.append(run_stages(case, stages, budget))
+        print(
+            f"{case.name}: {changes[-1].name}: {_words(changes[-1].target) or changes[-1].refused}", file=sys.stderr, flush=True
+        )
+    return CaseStudy(case=case, sentence=str(found["sentence"]), named=named, changes=changes)
 
 
 def _words(change: Mapping[str, float]) -> str:
@@ -146,25 +218,34 @@ def page(studies: Sequence[CaseStudy], budget: float) -> str:
     lines = [
         "# Case studies on SmolLM2-135M-Instruct",
         "",
-        f"    python benchmarks/case_studies.py --behaviors {','.join(one.behavior for one in studies)} --budget {budget:.0f}",
+        f"    python benchmarks/case_studies.py --cases {','.join(one.case.name for one in studies)} --budget {budget:.0f}",
         "",
-        f"Every stage may spend {budget:,.0f} forward passes of one token (a token that is trained on counts {TRAINED}, a generated one 1), with `--retain {RETAINED} --set {SETTINGS[0]}`.",
-        "Changes of pass@1 on held-out problems are paired by problem, with 95 % intervals; the model is measured again with another seed.",
+        f"Every stage may spend {budget:,.0f} forward passes of one token (a token that is trained on counts {TRAINED}, a generated one 1), with `--retain {RETAINED}`;",
+        "`kept` is the share of the way from the weights before training to those after it that was saved, as the dev slices chose. Changes of pass@1 on held-out",
+        "problems are paired by problem, with 95 % intervals; the model is measured again with another seed. One seed of training: another one can change more",
+        "than the intervals show.",
     ]
     for one in studies:
-        lines += ["", f"## {one.behavior}", "", f"> {one.sentence}", ""]
-        lines += [f"    posttrain diagnose {MODEL} {one.behavior} {RETAINED} --out runs/{one.behavior}", ""]
+        case, name = one.case, measured_name(one.case)
+        lines += ["", f"## {case.name}", "", case.story, "", f"> {one.sentence}", ""]
+        model = "runs/forgetful/checkpoint" if case.forgets_by else MODEL
+        if case.forgets_by:
+            stage, behavior, *overrides = case.forgets_by
+            lines.append(f"    posttrain train {stage} {MODEL} {behavior} --set {' '.join(overrides)} --out runs/forgetful")
+        earlier = f" --earlier {case.earlier}" if case.earlier else ""
+        lines += [f"    posttrain diagnose {model} {case.behavior} {RETAINED}{earlier} --out runs/{case.name}", ""]
         lines += [
-            f"| stage | steps | passes | pass@1 of {one.behavior} | pass@1 of {RETAINED} |",
-            "| --- | ---: | ---: | --- | --- |",
+            f"| stage | steps | kept | passes | pass@1 of {name} | pass@1 of {RETAINED} |",
+            "| --- | ---: | ---: | ---: | --- | --- |",
         ]
         for change in one.changes:
-            name = f"{change.name} (named)" if change.stages == [one.named] else change.name
+            stage = f"{change.name} (named)" if change.stages == [one.named] else change.name
             if change.refused:
-                lines.append(f"| {name} | | | refused: {change.refused} | |")
+                lines.append(f"| {stage} | | | | refused: {change.refused} | |")
             else:
-                steps = " + ".join(map(str, change.num_steps))
-                lines.append(f"| {name} | {steps} | {change.passes:,.0f} | {_words(change.target)} | {_words(change.retained)} |")
+                steps, kept = " + ".join(map(str, change.num_steps)), ", ".join(f"{share:g}" for share in change.kept)
+                told = f"{_words(change.target)} | {_words(change.retained)}"
+                lines.append(f"| {stage} | {steps} | {kept} | {change.passes:,.0f} | {told} |")
         lines += ["", _verdict(one)]
     return "\n".join(lines) + "\n"
 
@@ -178,8 +259,10 @@ def _verdict(one: CaseStudy) -> str:
     named = next((change for change in ran if change.stages == [one.named]), None)
     if named is None:
         return f"The verdict names no training (`{one.named}`); of what was trained all the same, {best.name} changed most: {_words(best.target)}."
-    if named is best:
-        return f"The named stage gained most: {_words(named.target)}."
+    if not named.target["estimate"] < best.target["estimate"]:
+        others = [change.name for change in ran if change is not named and change.target["estimate"] == best.target["estimate"]]
+        as_much = f", as much as {' and '.join(others)}" if others else ""
+        return f"The named stage gained most{as_much}: {_words(named.target)}."
     apart = named.target["high"] < best.target["low"]
     return f"{best.name} gained more than the named stage ({_words(best.target)} against {_words(named.target)}); the intervals {'are apart' if apart else 'overlap'}."
 
@@ -187,11 +270,11 @@ def _verdict(one: CaseStudy) -> str:
 def main() -> int:
     """Run the studies and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--behaviors", default=",".join(BEHAVIORS), help="separated by commas")
+    parser.add_argument("--cases", default=",".join(CASES), help="separated by commas")
     parser.add_argument("--budget", type=float, default=BUDGET, help="forward passes of one token that a stage may spend")
     parser.add_argument("--page", type=Path, default=ROOT / "reports" / "case_studies.md")
     options = parser.parse_args()
-    studies = [study(behavior, options.budget) for behavior in options.behaviors.split(",")]
+    studies = [study(CASES[name], options.budget) for name in options.cases.split(",")]
     options.page.write_text(page(studies, options.budget))
     return 0
 
