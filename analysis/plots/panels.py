@@ -145,6 +145,24 @@ def group_signal_panels(found: Sides) -> Iterator[Panel]:
         yield Panel(name, "group_signal_by_size", rows, {"group_size": entry["group_size"]})
 
 
+def turn_limit_panels(found: Sides) -> Iterator[Panel]:
+    """Yield pass@(k, T) by the turns allowed, one panel per behavior whose samples took more than one."""
+    having = [(name, side) for name, side in each_side(found) if side.need("turn_limits")]
+    if not having:
+        folders = ", ".join(dict.fromkeys(str(side.folder) for sides in found.values() for side in sides))
+        raise InputError(
+            f"{folders}: no sample took more than one turn of the model; give a run of samples with turns, such as imported traces of an agent",
+            code="no_turns",
+        )
+    for name, side in having:
+        rows = [
+            {"turns": limit["turns"], **{key: point[key] for key in ("k", "estimate", "low", "high")}}
+            for limit in side.need("turn_limits")
+            for point in limit["pass_at_k"]
+        ]
+        yield Panel(name, "pass_at_k_by_turns", rows)
+
+
 def eval_problems(problems: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the problems that a verdict is about: those of eval, or all where none is."""
     return [row for row in problems if row.get("split") == "eval"] or list(problems)

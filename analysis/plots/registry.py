@@ -97,6 +97,16 @@ FIGURES: dict[str, FigureSpec] = {
         needs=lambda entry: bool(entry.get("group_signal")),
         in_diagnosis=True,
     ),
+    "pass_at_k_by_turns": FigureSpec(
+        shows="success within T turns of the model against T, for samples with turns",
+        title="Success by turns allowed",
+        caption="Chance that at least one of k samples is right within T turns of the model, with 95 % bands. Where a curve still rises at its end, more "
+        "turns may solve more; where it is flat, they do not.",
+        takes=Takes.RUNS,
+        panels=panels.turn_limit_panels,
+        needs=lambda entry: bool(entry.get("turn_limits")),
+        in_diagnosis=True,
+    ),
     "step_likelihood": FigureSpec(
         shows="how improbable each step of the reference paths is",
         title="Steps of the references",

@@ -13,6 +13,9 @@ from posttrain.analysis.plots.panels import Sides
 from posttrain.analysis.plots.registry import FIGURES, FigureSpec
 from posttrain.analysis.plots.run_reader import Side, Takes, checkpoints_of, one_side, rounds_of
 
+BY_TURNS = "pass_at_k_by_turns"
+"""The figure that stands beside the table of the same numbers."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportFigure:

@@ -15,6 +15,7 @@ from posttrain.diagnose.report.html import render_html
 from posttrain.diagnose.report.markdown import render_markdown
 from posttrain.diagnose.report.page import checkpoints_page, comparison_page, diagnosis_page
 from posttrain.diagnose.report.report_figures import (
+    BY_TURNS,
     ReportFigure,
     behavior_figures,
     checkpoint_figures,
@@ -88,7 +89,10 @@ def _diagnosis(folder: Path, file: DiagnosisFile, content: Mapping[str, Any]) ->
     """Return the page of a diagnosis, its figures written."""
     page = diagnosis_page(file)
     for part, entry in zip(page["behaviors"], content["behaviors"], strict=True):
-        part["figures"] = _write_figures(folder, part["slug"], part["name"], behavior_figures(folder, entry, file.settings))
+        written = _write_figures(folder, part["slug"], part["name"], behavior_figures(folder, entry, file.settings))
+        part["figures"] = [figure for figure in written if figure["name"] != BY_TURNS]
+        if part["turns"]:
+            part["turns"]["figures"] = [figure for figure in written if figure["name"] == BY_TURNS]
         for probe, found in zip(part["probes"], entry["probes"], strict=True):
             figures = probe_figures(folder, entry, file.settings, found)
             probe["figures"] = _write_figures(folder, part["slug"], part["name"], figures)

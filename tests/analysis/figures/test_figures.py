@@ -29,6 +29,11 @@ NAN = float("nan")
 POINTS = [
     {"k": k, "estimate": 0.1 * k, "low": 0.1 * k - 0.05, "high": 0.1 * k + 0.05, "extrapolated": k > 4} for k in (1, 2, 4, 8)
 ]
+TURNS = [
+    {"turns": turns, "k": k, "estimate": 0.2 * turns, "low": 0.1 * turns, "high": 0.25 * turns}
+    for turns in (1, 2, 3)
+    for k in (1, 4)
+]
 CHECK = {"name": "pass@1", "op": ">=", "estimate": 0.3, "low": 0.2, "high": 0.4, "threshold": 0.9, "n": 32, "outcome": "not_met"}
 TOKENS = ["3", " times", "\n", "$4$", "日本", "\ud800", "<script>"]
 SIGNAL = [
@@ -92,6 +97,7 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         ([*SIGNAL, {"group_size": 64, "estimate": NAN, "low": 0.01, "high": 0.2, "too_hard": NAN}],),
         {"group_size": 8, "title": "t"},
     ),
+    "pass_at_k_by_turns": ((TURNS,), {"title": "t"}),
     "reference_likelihood": ((TOKENS, [-0.1, -3, -9, -0.5, -1, -2, -np.inf]), {"steps": [0, 0, 0, 1, 1, 1, 1], "title": "t"}),
     "step_likelihood": (
         ([{"step": i + 1, "estimate": i, "low": i / 2, "high": NAN, "n": 3} for i in range(20)],),
@@ -124,6 +130,12 @@ EMPTY: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
         (([],), {}),
         (([{"group_size": 8, "estimate": None, "low": None, "high": None}],), {"group_size": 8}),
         (([{**SIGNAL[0], "estimate": NAN}],), {"group_size": 9}),
+    ],
+    "pass_at_k_by_turns": [
+        (([],), {}),
+        (([{"turns": 1, "k": 1, "estimate": None}],), {}),
+        ((TURNS[:1],), {}),
+        (([{**TURNS[0], "turns": turns} for turns in (1, 2, 4, 5)],), {}),
     ],
     "reference_likelihood": [
         (([], []), {}),

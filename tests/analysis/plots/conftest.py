@@ -28,11 +28,18 @@ def write_behavior(folder: Path, name: str, purpose: str, num: int) -> Path:
     return path
 
 
+TURN_LIMITS = [
+    {"turns": turns, "pass_at_k": [{"k": k, "estimate": 0.2 * turns, "low": 0.1, "high": 0.9} for k in (1, 4)]}
+    for turns in (1, 2, 3)
+]
+
+
 def _add_findings(path: Path) -> None:
-    """Give every behavior the rows of every probe that has a picture, as if they had been run."""
+    """Give every behavior turns, and the rows of every probe that has a picture, as if they had been run."""
     data = json.loads(path.read_text())
     for entry in data["behaviors"]:
         entry["probes"] = [{"name": probe, "rows": rows} for probe, rows in PROBE_ROWS.items()]
+        entry["turn_limits"] = TURN_LIMITS
     write_json(path, data)
 
 

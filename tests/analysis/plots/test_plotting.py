@@ -360,3 +360,17 @@ def test_plot_needs_neither_torch_nor_pyplot(runs: Path, tmp_path: Path) -> None
         "print([name for name in ('torch', 'matplotlib.pyplot', 'posttrain.diagnose') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_turns_are_drawn_from_the_file_and_a_run_without_them_is_refused(runs: Path, tmp_path: Path) -> None:
+    plot("pass_at_k_by_turns", runs / "before", out=tmp_path / "turns.svg", behavior="sums")
+    rows = read_csv(tmp_path / "turns.csv")
+    assert [(row["turns"], row["k"]) for row in rows] == [(str(turns), str(k)) for turns in (1, 2, 3) for k in (1, 4)]
+    shutil.copytree(runs / "before", tmp_path / "single")
+    data = json.loads((tmp_path / "single" / "diagnosis.json").read_text())
+    for entry in data["behaviors"]:
+        entry["turn_limits"] = []
+    write_json(tmp_path / "single" / "diagnosis.json", data)
+    with pytest.raises(InputError) as refused:
+        plot("pass_at_k_by_turns", tmp_path / "single", out=tmp_path / "none.svg")
+    assert refused.value.code == "no_turns"

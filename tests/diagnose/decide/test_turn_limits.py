@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -85,6 +86,16 @@ def test_the_report_and_the_file_have_the_table(tmp_path: Path):
     run = import_samples("verifiers", rows_of(tmp_path, [[(1, 1.0), (2, 1.0), (3, 0.0)]] * 6), out=tmp_path / "run")
     assert "pass@(1, T)" in (run.path / "report.md").read_text()
     assert "pass@(1, T)" in run.report_html.read_text()
+    (figure,) = (run.path / "figures").glob("*/pass_at_k_by_turns.svg")
+    assert (run.path / "report.md").read_text().count("pass_at_k_by_turns.svg") == 1
+    assert [row["turns"] for row in csv.DictReader(figure.with_suffix(".csv").read_text().splitlines())] == [
+        "1",
+        "1",
+        "2",
+        "2",
+        "3",
+        "3",
+    ]  # k = 1 and 3
     from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile
 
     entry = DiagnosisFile.model_validate_json((run.path / "diagnosis.json").read_text()).behaviors[0]
