@@ -1,6 +1,6 @@
 """Case studies on a real model: what binds, the named stage, two others at equal cost, and a pipeline of two.
 
-    python benchmarks/case_studies.py [--cases sums,products] [--budget 60000] [--page reports/case_studies.md]
+    python benchmarks/case_studies.py [--cases sums,products] [--budget 40000] [--page reports/case_studies.md]
 
 Per case: `posttrain diagnose` with a mastered behavior beside it; then the named stage, the first two of sft, grpo and rft that it is not, and sft
 followed by grpo with half of the budget each; all with `--retain` and default settings but for the number of steps, which is what the budget allows.
@@ -36,8 +36,8 @@ USUAL = ("sft", "grpo", "rft")
 """What is tried without a diagnosis; two of them stand beside the named stage."""
 NUM_ALTERNATIVES = 2
 PIPELINE = ("sft", "grpo")
-BUDGET = 60_000.0
-NUM_TRIED = 2
+BUDGET = 40_000.0
+NUM_TRIED = 1
 """Steps from which the cost of the others follows."""
 
 
@@ -146,7 +146,7 @@ def train(case: Case, stage: str, model: str, out: Path, overrides: Sequence[str
 
 
 def steps_within(case: Case, stage: str, model: str, budget: float) -> list[str]:
-    """Try two steps of a stage, and return the setting with which it costs what may be spent; none for one without steps."""
+    """Try a step of a stage, and return the setting with which it costs what may be spent; none for one without steps."""
     if RECIPES[stage].transform is not None:
         return []
     with tempfile.TemporaryDirectory() as folder:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import GroupOutcomes, ScoreTies
+from posttrain.diagnose.measure.derailed_samples import derailed_samples
 from posttrain.diagnose.storage.rollout_table import Bools, RolloutTable
 from posttrain.diagnose.types import Behavior, Problem, reaches
 
@@ -17,6 +18,8 @@ _DECIMALS = 6
 
 def group_outcomes(behavior: Behavior, problems: Sequence[Problem], rollouts: RolloutTable) -> GroupOutcomes:
     """Count the samples of each problem as a trainer rewards them: by their score, 0 where they are truncated.
+
+    Samples that derailed count among those that are just wrong: a higher limit would not make them right.
 
     Args:
         behavior: What was measured.
@@ -42,7 +45,7 @@ def group_outcomes(behavior: Behavior, problems: Sequence[Problem], rollouts: Ro
         num_samples=graded,
         num_correct=count(right),
         num_lenient=count(lenient),
-        num_truncated=count(known & ~lenient & rollouts.truncated),
+        num_truncated=count(known & ~lenient & rollouts.truncated & ~derailed_samples(rollouts)),
         num_unread=count(known & ~lenient & unread & ~rollouts.truncated),
         num_missing=missing,
         groups=tuple(problem.group or problem.id for problem in problems),

@@ -11,6 +11,7 @@ from helpers.probes import addition_problems, sampled_context
 
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure.derailed_samples import derailed_samples
+from posttrain.diagnose.measure.group_outcomes import group_outcomes
 from posttrain.diagnose.measure.sample_checks import SampledBehavior
 from posttrain.diagnose.measure.setup_checks import check_setup
 from posttrain.diagnose.measure.success_counts import count_successes
@@ -78,3 +79,12 @@ def test_a_model_whose_every_sample_is_as_unlikely_does_not_derail(measured: Mea
     rollouts = cut_off(measured.rollouts, 3, NOISE)
     rollouts = replace(rollouts, policy_logprob_sum=NOISE * rollouts.num_tokens)
     assert not derailed_samples(rollouts).any()
+
+
+def test_a_forecast_counts_derailed_samples_as_too_hard_and_cut_off_ones_as_truncated(measured: MeasuredBehavior) -> None:
+    truncated = {
+        nats: group_outcomes(measured.behavior, measured.problems, cut_off(measured.rollouts, 3, nats)).num_truncated.sum()
+        for nats in (NOISE, COHERENT)
+    }
+    assert truncated[NOISE] == 0
+    assert truncated[COHERENT] > 0
