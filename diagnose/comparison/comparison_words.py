@@ -11,6 +11,15 @@ _BESIDE = {
     RoleNote.LOSSES_PLACE_OPEN: "with losses, place open",
 }
 """What a loss beside a gain adds to a role."""
+ROLE_MEANINGS: dict[ObservedRole, str] = {
+    ObservedRole.NOT_DISTINGUISHABLE: "no more changed than sampling one model twice would show",
+    ObservedRole.SUPPORT_EXPANSION: "problems that were out of support before are solved now",
+    ObservedRole.POLICY_RESHAPING: "success rates changed on problems that were in support already",
+    ObservedRole.ATTRITION: "problems that were in support before are not any more",
+    ObservedRole.GAIN_PLACE_OPEN: "success rose, but it is open whether on problems that were in support or out of it before",
+    ObservedRole.LOSS_PLACE_OPEN: "success fell, but it is open whether problems left support or are only solved less often",
+}
+"""What each role means, in one clause."""
 
 
 def role_words(verdict: RoleVerdict) -> str:

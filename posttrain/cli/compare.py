@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from posttrain.cli.options import AsJson, MarkdownFile
-from posttrain.cli.printing import check_markdown, interval, typed_command, write_markdown
+from posttrain.cli.printing import check_markdown, typed_command, write_markdown
 
 if TYPE_CHECKING:
     from posttrain.diagnose.comparison.checkpoints_json import CheckpointsFile
@@ -110,23 +109,10 @@ def _print_result(out: Path, name: str, markdown: str | None, *, as_json: bool) 
 
 def _print_comparison(file: CompareFile) -> None:
     """Print what a comparison of two runs says of each behavior."""
-    from posttrain.diagnose.report.comparison_view import comparison_facts
+    from posttrain.diagnose.report.comparison_lines import comparison_lines
 
     for behavior in file.behaviors:
-        states, one = Counter(sorted(change.state for change in behavior.problems)), behavior.pass_at_1
-        print(
-            f"{behavior.name}: pass@1 {interval(one.before)} to {interval(one.after)}, "
-            f"change {interval(one.delta, signed=True)} (paired 95 %, {behavior.num_problems} problems); {behavior.role.words}"
-        )
-        print("  problems: " + ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.items()))
-        print(
-            "  "
-            + ", ".join(
-                f"{name} {row.estimate:.2f} (same model twice: {interval(row.null)})" for name, row in behavior.support.items()
-            )
-        )
-        for name, words in comparison_facts(behavior):
-            print(f"  {name}: {words}")
+        print("\n".join(comparison_lines(behavior)))
 
 
 def _print_checkpoints(file: CheckpointsFile) -> None:

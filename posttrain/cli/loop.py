@@ -94,7 +94,7 @@ def _print_loop(result: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from posttrain.diagnose.comparison.comparison_words import role_words
+    from posttrain.diagnose.comparison.comparison_words import ROLE_MEANINGS, role_words
     from posttrain.diagnose.comparison.loop_json import LoopFile
     from posttrain.diagnose.comparison.loop_words import VERDICTS, keep_words
     from posttrain.diagnose.storage.json_model import read_model
@@ -118,6 +118,9 @@ def _print_loop(result: Any) -> None:
         changes = ", ".join(f"{change.behavior} {interval(change.delta, signed=True)}" for change in one.changes)
         print(f"round {one.number}: {one.stage} on {', '.join(one.trained)} {VERDICTS[one.verdict]} ({changes})")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+    behaviors = [one for transition in (result.transition, result.final) if transition for one in transition.behaviors]
+    for words, role in {role_words(one.role): one.role.role for one in behaviors}.items():
+        print(f"{words}: {ROLE_MEANINGS[role]}")
     for diagnosis in shown.after.diagnoses:
         print(f"now: {diagnosis.sentence}")
     print(f"ended: {file.words}")
