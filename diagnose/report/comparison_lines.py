@@ -20,7 +20,7 @@ _SUPPORT = {
 
 
 def comparison_lines(entry: BehaviorChangeEntry) -> Iterator[str]:
-    """Yield the change of a behavior, what it means, and what became of its problems, line by line."""
+    """Yield the change of a behavior, what it means, and the states of its problems, line by line."""
     one = entry.pass_at_1
     yield (
         f"{entry.name}: pass@1 {_interval(one.before)} to {_interval(one.after)}, "

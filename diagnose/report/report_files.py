@@ -14,6 +14,7 @@ from posttrain.diagnose.errors import RunError, UserError
 from posttrain.diagnose.report.html import render_html
 from posttrain.diagnose.report.markdown import render_markdown
 from posttrain.diagnose.report.page import checkpoints_page, comparison_page, diagnosis_page
+from posttrain.diagnose.report.regrade_words import regraded_view
 from posttrain.diagnose.report.report_figures import (
     BY_TURNS,
     ReportFigure,
@@ -27,6 +28,7 @@ from posttrain.diagnose.report.svg import draw_svg, inline_svg
 from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile
 from posttrain.diagnose.storage.files import write_text
 from posttrain.diagnose.storage.json_model import read_model
+from posttrain.diagnose.storage.regrade_json import RegradeFile
 
 FINAL = "final"
 """Folder, beside a comparison, of the comparison on the final split."""
@@ -88,8 +90,11 @@ def _pages(folder: Path, diagnosis: DiagnosisFile | None, content: Mapping[str, 
 def _diagnosis(folder: Path, file: DiagnosisFile, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the page of a diagnosis, its figures written."""
     page = diagnosis_page(file)
+    regraded = folder / "regrade.json"
+    changes = {one.name: regraded_view(one) for one in read_model(regraded, RegradeFile).behaviors} if regraded.exists() else {}
     for part, entry in zip(page["behaviors"], content["behaviors"], strict=True):
         written = _write_figures(folder, part["slug"], part["name"], behavior_figures(folder, entry, file.settings))
+        part["regraded"] = changes.get(entry["name"])
         part["figures"] = [figure for figure in written if figure["name"] != BY_TURNS]
         if part["turns"]:
             part["turns"]["figures"] = [figure for figure in written if figure["name"] == BY_TURNS]

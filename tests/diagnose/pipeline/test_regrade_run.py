@@ -199,3 +199,16 @@ def test_what_an_earlier_run_showed_does_not_outlive_its_grades(run: Path, tmp_p
     store_regraded(tmp_path / "now", out=tmp_path / "new", verifier=NUMBER)
     assert assemble(tmp_path / "new")["ones"].answers == ()
     assert RunDirectory(tmp_path / "new").read_json()["decision"] == {"epsilon": 0.02}
+
+
+def test_both_pages_list_whose_grade_changed(run: Path, tmp_path: Path) -> None:
+    found = diagnose.regrade(run, out=tmp_path / "new", verifier=NUMBER)["ones"]
+    assert found.problems
+    pages = [(tmp_path / "new" / name).read_text() for name in ("report.html", "report.md")]
+    for page in pages:
+        assert "Whose grade changed" in page
+        for one in found.problems:
+            assert f"{one.num_correct_before} of {one.num_samples_before}" in page
+            assert f"{one.num_correct_after} of {one.num_samples_after}" in page
+        assert page.count(SAYS) >= len(found.examples) > 0
+    assert "Whose grade changed" not in (run / "report.md").read_text()
