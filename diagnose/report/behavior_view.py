@@ -81,7 +81,7 @@ def behavior_view(
         "problems_hidden": max(0, len(entry.problems) - MOST_ROWS),
         "counts": _counts(problems, ends_told=ends_told),
         "p_methods": [methods.number(method) for method in dict.fromkeys(problem.p_method for problem in entry.problems)],
-        "cost": _cost(entry.cost),
+        "cost": _cost(entry.cost, source),
     }
 
 
@@ -249,7 +249,15 @@ def _counts(problems: Sequence[ProblemEntry], *, ends_told: bool) -> str:
     return counts
 
 
-def _cost(cost: CostEntry) -> list[tuple[str, str]]:
+def _cost(cost: CostEntry, source: SourceFacts | None) -> list[tuple[str, str]]:
+    """Return what the samples took; of imported ones only what their source tells."""
     parts = ("samples", "generated_tokens", "scored_tokens", "teacher_tokens")
     rows = [(name.replace("_", " "), format_number(getattr(cost, name))) for name in parts]
-    return [*rows, ("seconds", format_number(cost.seconds, 0))]
+    rows.append(("seconds", format_number(cost.seconds, 0)))
+    if source is None:
+        return rows
+    told = {name: words for name, words in rows if name == "samples" or words != "0"}
+    if Untold.TOKEN_COUNTS in source.untold:
+        counted = told.get("generated tokens")
+        told["generated tokens"] = f"{counted} (not told of all samples)" if counted else "not told"
+    return list(told.items())

@@ -88,6 +88,8 @@ _FUNCTION = re.compile(
 )
 _TUPLE = re.compile(r"[(\[][^()\[\]\n]{0,80},[^()\[\]\n]{0,80}[)\]]$")
 _RAISED = re.compile("[²³¹⁰⁴-⁻ⁿ]+")
+_ZEROS = re.compile(r"(?<![\w.])(\d+(?=\.)(?:\.\d*[1-9])?)(?:\.0+|0+)(?![\d.])")
+"""A decimal number with zeros at its end."""
 _TIGHT = re.compile(r"\s+|\\[,;:! ]|\\(?:left|right)|[${}]|\\[()\[\]]")
 
 
@@ -326,9 +328,9 @@ def _repeats(span: str, question: str, answers: list[str]) -> bool:
 
 
 def _written(span: str, found: list[Any]) -> str:
-    """Return an expression in one way of writing it, so that equal answers are counted as one."""
+    """Return an expression in one way of writing it, so that equal answers are counted as one: 46, and not sympy's 46.0000000000000."""
     try:
-        written = str(found[0])
+        written = _ZEROS.sub(r"\1", str(found[0]))
     except Exception:  # sympy fails to write some of what it can build
         return span[:200]
     return written if len(written) <= 200 else span[:200]

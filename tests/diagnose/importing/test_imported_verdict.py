@@ -63,6 +63,20 @@ def test_a_page_names_no_command_that_would_train_on_imported_samples(tmp_path: 
     assert "BEHAVIOR" in part["todo"]
 
 
+def test_a_page_counts_no_tokens_that_the_source_does_not_tell(tmp_path: Path) -> None:
+    samples = numbered(spread(6, 4, 1))
+    told = [replace(one, num_tokens=10) for one in samples]
+    half = [replace(one, num_tokens=10 if number % 2 else None) for number, one in enumerate(samples)]
+    costs = []
+    partly = replace(SOURCE, untold=frozenset({Untold.TOKEN_COUNTS}))  # as readers say it where some samples do not tell
+    for name, given, source in (("untold", samples, SOURCE), ("told", told, SOURCE), ("half", half, partly)):
+        (part,) = diagnosis_page(diagnosis_file(run_of(given, tmp_path / name, source)))["behaviors"]
+        costs.append(dict(part["cost"]))
+    assert costs[0] == {"samples": "24", "generated tokens": "not told"}
+    assert costs[1] == {"samples": "24", "generated tokens": "240"}
+    assert costs[2] == {"samples": "24", "generated tokens": "120 (not told of all samples)"}
+
+
 def test_samples_that_are_all_the_same_do_not_count_as_several(tmp_path: Path) -> None:
     same = [replace(one, text=LONG + one.problem) for one in samples_of({f"p{i}": [float(i % 2)] * 16 for i in range(30)})]
     run = run_of(same, tmp_path / "run", SAMPLED_PLAINLY)

@@ -118,6 +118,22 @@ def test_equal_answers_are_counted_as_one(grader: Grader) -> None:
     assert len({grade(grader, "3", text).extracted for text in texts}) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("So he sold 46.", "46"),
+        ("That makes 70,000.", "70000"),
+        (r"\boxed{46.50}", "46.5"),
+        (r"\boxed{0.125}", "0.125"),
+        (r"\boxed{100}", "100"),
+        (r"\boxed{2.0, 10}", "{2, 10}"),
+        (r"\boxed{1.5x}", "1.5*x"),
+    ],
+)
+def test_what_was_read_is_shown_without_zeros_at_its_end(text: str, read: str, grader: Grader) -> None:
+    assert grade(grader, "3", text).extracted == read
+
+
 def test_every_accepted_answer_is_right(grader: Grader) -> None:
     assert grade(grader, "x+1", r"\boxed{y+1}", "y+1").score == 1.0
 
