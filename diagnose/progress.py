@@ -1,4 +1,4 @@
-"""Progress on stderr: bars on a terminal, a line per task elsewhere."""
+"""Progress on stderr: bars on a terminal; elsewhere a line now and then, and one when a task ends."""
 
 from __future__ import annotations
 
@@ -25,17 +25,21 @@ from rich.progress import (
 class Task:
     """A piece of work under way."""
 
-    def __init__(self, *, progress: Progress | None = None, task_id: object = None):
-        self._progress, self._task_id = progress, task_id
+    def __init__(self, *, progress: Progress | None = None, task_id: object = None, lines: ProgressLines | None = None):
+        self._progress, self._task_id, self._lines = progress, task_id, lines
         self._tokens, self._start = 0, time.monotonic()
 
     def advance(self, steps: int = 1) -> None:
         """Count some units of the work as done."""
+        if self._lines is not None:
+            self._lines.advance(steps)
         if self._progress is not None:
             self._progress.advance(self._task_id, steps)  # type: ignore[arg-type]
 
     def expect(self, total: int) -> None:
         """Set how many units there are."""
+        if self._lines is not None:
+            self._lines.total = total
         if self._progress is not None:
             self._progress.update(self._task_id, total=total)  # type: ignore[arg-type]
 
@@ -46,6 +50,8 @@ class Task:
 
     def note(self, text: str) -> None:
         """Show a text beside the bar."""
+        if self._lines is not None:
+            self._lines.note(text)
         if self._progress is not None:
             self._progress.update(self._task_id, note=text)  # type: ignore[arg-type]
 
@@ -53,6 +59,41 @@ class Task:
     def rate_note(self) -> str:
         """The tokens so far, for a log line."""
         return f", {self._tokens:,} tokens" if self._tokens else ""
+
+
+class ProgressLines:
+    """Prints how far a task is, as a line at most every so many seconds, where there is no terminal for a bar."""
+
+    def __init__(self, description: str, total: int | None, every: float):
+        """Take what is done.
+
+        Args:
+            description: What the lines begin with.
+            total: Units of the whole; None where that is unknown.
+            every: Seconds between two lines.
+        """
+        self.total = total
+        self._description, self._every, self._done, self._note = description, every, 0, ""
+        self._start = self._last = time.monotonic()
+
+    def advance(self, steps: int) -> None:
+        """Count some units of the work as done."""
+        self._done += steps
+        self._print()
+
+    def note(self, text: str) -> None:
+        """Take a text that stands behind the numbers."""
+        self._note = text
+        self._print()
+
+    def _print(self) -> None:
+        now = time.monotonic()
+        if now - self._last < self._every:
+            return
+        self._last = now
+        done = f"{self._done:,}" + (f" of {self.total:,} ({self._done / self.total:.0%})" if self.total else "")
+        parts = [done if self._done or self.total else "", self._note, f"{now - self._start:.0f} s"]
+        print(f"{self._description}: {', '.join(part for part in parts if part)}", file=sys.stderr, flush=True)
 
 
 class Recorder(Protocol):
@@ -66,15 +107,16 @@ class Recorder(Protocol):
 
 
 class Reporter:
-    """Shows tasks: as bars on a terminal, elsewhere as one line when a task ends; `quiet` shows nothing.
+    """Shows tasks: as bars on a terminal, elsewhere as lines now and then and when a task ends; `quiet` shows nothing.
 
     Args:
         quiet: Whether nothing is shown.
         tracker: Takes the numbers of the run; see `tracking.open_tracker`.
+        line_every: Seconds between two lines of a task, where there is no terminal.
     """
 
-    def __init__(self, *, quiet: bool = False, tracker: Recorder | None = None):
-        self.quiet = quiet
+    def __init__(self, *, quiet: bool = False, tracker: Recorder | None = None, line_every: float = 10.0):
+        self.quiet, self.line_every = quiet, line_every
         self.tracker = tracker
         self.console = Console(stderr=True)
 
@@ -100,7 +142,7 @@ class Reporter:
         """Show a piece of work of `total` units; None when its length is unknown."""
         start = time.monotonic()
         if self.quiet or not self.console.is_terminal:
-            task = Task()
+            task = Task(lines=None if self.quiet else ProgressLines(description, total, self.line_every))
             yield task
             if not self.quiet and time.monotonic() - start > 1:
                 print(f"{description}: {time.monotonic() - start:.0f} s{task.rate_note}", file=sys.stderr, flush=True)
