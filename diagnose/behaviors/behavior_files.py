@@ -15,12 +15,13 @@ from pydantic import ValidationError
 
 from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
 from posttrain.diagnose.behaviors.bundled_files import bundled_behaviors
+from posttrain.diagnose.behaviors.environment_problems import read_environment, require_success
 from posttrain.diagnose.behaviors.guessed_verifier import guess_verifier
 from posttrain.diagnose.behaviors.hub_data import FORM, is_hub_data, parse_hub_data, read_hub_rows
 from posttrain.diagnose.behaviors.problem_rows import ProblemFile, Row, read_problem_objects, read_problems
 from posttrain.diagnose.behaviors.reasoning_gym_problems import generate_rows
 from posttrain.diagnose.behaviors.row_files import GZIP, ROW_FILES, read_text, require_file, row_suffix
-from posttrain.diagnose.behaviors.schema import AUTO, BehaviorConfig, SplitConfig, VerifierConfig
+from posttrain.diagnose.behaviors.schema import AUTO, BehaviorConfig, MeasureConfig, SplitConfig, VerifierConfig
 from posttrain.diagnose.behaviors.splits import default_key, normalise, refuse_empty_split, refuse_overlap, split_keys
 from posttrain.diagnose.dataclass_fields import fields_of
 from posttrain.diagnose.errors import BehaviorError
@@ -118,12 +119,14 @@ def name_from(path: Path) -> str:
 def _assemble(config: BehaviorConfig, path: Path, source: str, options: BehaviorOptions) -> Behavior:
     config, where = options.apply(config), source if is_hub_data(source) else str(path)
     shown = [example.question for example in config.prompt.examples]
-    if config.reasoning_gym is not None:
+    if config.environment is not None:
+        file, config = _read_environment(config, path, where)
+    elif config.reasoning_gym is not None:
         keep_entries = config.verifier is None or config.verifier.kind == "reasoning_gym"
         file = ProblemFile(generate_rows(config.reasoning_gym, shown=shown, keep_entries=keep_entries, where=where))
     else:
-        assert config.problems is not None
         file = _read_files(config, path)
+    if config.reasoning_gym is None:
         if options.measures_all:
             file = file._replace(rows=tuple(row._replace(split=None) for row in file.rows))
         _refuse_worked_examples(file.rows, shown, where)
@@ -146,7 +149,7 @@ def _assemble(config: BehaviorConfig, path: Path, source: str, options: Behavior
         prompt=config.prompt.build(),
         sampling=config.sampling.build(),
         limit_source=config.sampling.limit_source,
-        measure=config.measure.build(verifier.success),
+        measure=_measure(config, spec.kind, where).build(verifier.success),
         purpose=config.purpose,
         source=source,
         options=options.given(),
@@ -155,11 +158,42 @@ def _assemble(config: BehaviorConfig, path: Path, source: str, options: Behavior
     return dataclasses.replace(behavior, fingerprint=_fingerprint(behavior, verifier.identity()))
 
 
+def _read_environment(config: BehaviorConfig, path: Path, where: str) -> tuple[ProblemFile, BehaviorConfig]:
+    """Return the problems of an environment, and the settings with what its grader asks for: its parser may read the thought itself."""
+    assert config.environment is not None
+    found = read_environment(config.environment, path.parent, where)
+    if config.verifier is not None:
+        return ProblemFile(found.rows, origin=found.note), config
+    require_success(found, config.environment.name, config.measure.success, where)
+    note = found.note
+    if found.reads_thoughts and config.prompt.thinking == "auto":
+        config = config.model_copy(update={"prompt": config.prompt.model_copy(update={"thinking": "none"})})
+        note += "; its parser reads the thought before an answer itself (thinking: none)"
+    return ProblemFile(found.rows, origin=note), config
+
+
+def _measure(config: BehaviorConfig, kind: str, where: str) -> MeasureConfig:
+    """Return what counts. A reward of an environment from which on an answer is right may lie outside (0, 1]: scores are 1 and 0 then."""
+    success = config.measure.success
+    if success is None or 0.0 < success <= 1.0:
+        return config.measure
+    if kind != "environment":
+        raise BehaviorError(
+            f"{where}: measure.success: got {success:g}; allowed: a score above 0 and up to 1", code="invalid_setting"
+        )
+    return config.measure.model_copy(update={"success": 1.0})
+
+
 def _verifier(config: BehaviorConfig, file: ProblemFile, path: Path, where: str) -> tuple[VerifierSpec, VerifierOrigin]:
     """Return the verifier, and where it comes from."""
     if config.verifier is not None:
         options = _find_folder(config.verifier, path.parent)
         return VerifierSpec(kind=config.verifier.kind, options=options), VerifierOrigin.CHOSEN
+    if config.environment is not None:
+        named = config.environment.model_dump(include={"name", "arguments", "eval_arguments"})
+        given = {name: value for name, value in {**named, "success": config.measure.success}.items() if value not in ({}, None)}
+        options = {**given, "folder": os.path.realpath(path.parent)}
+        return VerifierSpec(kind="environment", options=options), VerifierOrigin.GENERATOR
     if config.reasoning_gym is not None:
         return VerifierSpec(kind="reasoning_gym"), VerifierOrigin.GENERATOR
     return guess_verifier(

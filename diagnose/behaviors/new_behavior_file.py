@@ -15,7 +15,7 @@ from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
 from posttrain.diagnose.behaviors.hub_data import is_hub_data
 from posttrain.diagnose.behaviors.published_layouts import Layout
 from posttrain.diagnose.behaviors.row_files import row_suffix
-from posttrain.diagnose.behaviors.schema import BehaviorConfig, MeasureConfig, PromptConfig, SamplingConfig, SplitConfig
+from posttrain.diagnose.behaviors.schema import SOURCES, BehaviorConfig, MeasureConfig, PromptConfig, SamplingConfig, SplitConfig
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Behavior, VerifierOrigin
 from posttrain.diagnose.verifiers import VERIFIERS
@@ -25,6 +25,7 @@ COMMENTS: Mapping[str, str] = {
     "problems": "a .jsonl, .json, .csv, .tsv or .parquet file beside this one, or hf:NAME[:CONFIG][:SPLIT]",
     "columns": "our name: column of the file, where it is not found by itself, such as {prompt: question, answer: target}",
     "reasoning_gym": "in place of problems: problems that are generated, such as {dataset: products, size: 64}",
+    "environment": "in place of problems: problems and grader of an environment of verifiers, such as {name: gsm8k} (docs/verifiers.md)",
     "verifier": "what reads answers",
     "verifier.kind": f"one of {', '.join(VERIFIERS)} (docs/verifiers.md)",
     "prompt": "how a question becomes a prompt",
@@ -124,8 +125,8 @@ def _lines(behavior: Behavior, problems: str, options: BehaviorOptions) -> Itera
             layout = None if file.layout is None else f"{len(file.rows)} rows read as {file.layout.name} publishes them"
             yield from (f"# {note}" for note in (file.origin, layout, file.columns) if note)
             yield f"problems: {_write(problems)}"
-        elif name == "reasoning_gym":
-            yield "# reasoning_gym: {}"
+        elif name in SOURCES:
+            yield f"# {name}: {{}}"
         elif name == "verifier":
             yield from _verifier_lines(behavior)
         elif name in _PARTS:

@@ -37,6 +37,14 @@ _OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "conti
 """What a chat template is given in any case."""
 
 
+def _require_json(arguments: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(arguments, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"got {shorten(arguments)}; allowed: what JSON can hold; write dates in quotes") from error
+    return arguments
+
+
 class ExampleConfig(StrictModel):
     """A worked example shown before the question."""
 
@@ -76,11 +84,7 @@ class PromptConfig(StrictModel):
                 f"got {taken[0]!r}, which the prompt sets itself; allowed: variables that the chat template reads beside the messages, such as "
                 "enable_thinking"
             )
-        try:
-            json.dumps(arguments, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"got {shorten(arguments)}; allowed: what JSON can hold; write dates in quotes") from error
-        return arguments
+        return _require_json(arguments)
 
     @field_validator("template")
     @classmethod
@@ -131,8 +135,9 @@ class MeasureConfig(StrictModel):
 
     primary_k: int = Field(default=16, ge=1)
     epsilon: float | None = Field(default=None, gt=0.0, lt=1.0)
-    success: float | None = Field(default=None, gt=0.0, le=1.0)
-    """None takes what fits the verifier: 1, or .5 where a model scores the answers."""
+    success: float | None = None
+    """Above 0 and up to 1, but for environments, whose rewards may lie elsewhere. None takes what fits the verifier: 1, or .5 where a model scores the
+    answers."""
     group_size: int = Field(default=8, ge=2)
 
     def build(self, default_success: float = 1.0) -> MeasureSettings:
@@ -201,6 +206,32 @@ class GeneratorConfig(StrictModel):
         return dict(self.model_extra or {})
 
 
+class EnvironmentConfig(StrictModel):
+    """Problems and grader of an environment of the library verifiers."""
+
+    name: NonEmpty
+    """Its package, or a module beside the behavior file; a hub id `owner/name` too."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Of its function `load_environment`, or settings of its taskset."""
+    eval_arguments: dict[str, Any] = Field(default_factory=dict)
+    """What differs for the problems that are measured, such as `{split: test}`."""
+    split: Literal["train", "eval"] | None = None
+    """Which of its sets alone is read; None reads both."""
+    size: int | None = Field(default=None, ge=1)
+    """Problems of each set at most, the first ones."""
+
+    @field_validator("arguments", "eval_arguments")
+    @classmethod
+    def _are_json(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        return _require_json(arguments)
+
+    @model_validator(mode="after")
+    def _has_something_to_measure(self) -> EnvironmentConfig:
+        if self.split is not None and self.eval_arguments:
+            raise ValueError(f"got split {self.split} and eval_arguments; give one of the two: eval_arguments read a second set")
+        return self
+
+
 class BehaviorConfig(StrictModel):
     """A behavior file."""
 
@@ -209,6 +240,7 @@ class BehaviorConfig(StrictModel):
     columns: dict[NonEmpty, NonEmpty] = Field(default_factory=dict)
     """Of `problems`: our name → the file's column, where it cannot be guessed."""
     reasoning_gym: GeneratorConfig | None = None
+    environment: EnvironmentConfig | None = None
     verifier: VerifierConfig | None = None
     prompt: PromptConfig = PromptConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -218,7 +250,17 @@ class BehaviorConfig(StrictModel):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> BehaviorConfig:
-        if (self.problems is None) == (self.reasoning_gym is None):
-            got = "neither" if self.problems is None else "both"
-            raise ValueError(f"got {got} of problems and reasoning_gym; give exactly one: where do the problems come from?")
+        given = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"got {' and '.join(given) or 'none'} of {', '.join(SOURCES)}; give exactly one: where do the problems come from?"
+            )
+        if self.problems is None and self.split is not None and isinstance(self.split.train, str):
+            raise ValueError(
+                f"split.train: got {self.split.train!r} beside {given[0]}; allowed: a fraction such as 0.5; a file of problems to train on goes with `problems:`"
+            )
         return self
+
+
+SOURCES: Final = ("problems", "reasoning_gym", "environment")
+"""Keys that say where the problems come from."""

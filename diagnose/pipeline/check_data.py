@@ -183,7 +183,7 @@ def _graded(behavior: Behavior, grader: Grader, problems: Sequence[Problem]) -> 
         others = [one.references[0].text for one in problems if one.references and one.id != problem.id]
     texts: list[tuple[str, str, bool | None]] = []
     if problem.answer:
-        texts.append(("answer", verifier.write(problem.answer), True))
+        texts.append(("answer", verifier.write(problem.answer), True if verifier.accepts_answer_alone else None))
     texts += [("reference", reference.text, True) for reference in problem.references[:1]]
     texts += [("wrong_answer", verifier.write(one), False) for one in wrong[:1]]
     texts.append(("empty", "", False))

@@ -12,6 +12,7 @@ from posttrain.diagnose.types import VerifierSpec
 from posttrain.diagnose.verifiers.base import ModelVerifier, Verifier
 from posttrain.diagnose.verifiers.choice import ChoiceVerifier
 from posttrain.diagnose.verifiers.code import CodeVerifier
+from posttrain.diagnose.verifiers.environment import EnvironmentVerifier
 from posttrain.diagnose.verifiers.exact import ExactVerifier
 from posttrain.diagnose.verifiers.ifeval import IfevalVerifier
 from posttrain.diagnose.verifiers.imported_grades import ImportedVerifier
@@ -33,6 +34,7 @@ VERIFIERS: dict[str, type[Any]] = {
     "python": PythonVerifier,
     "code": CodeVerifier,
     "reasoning_gym": ReasoningGymVerifier,
+    "environment": EnvironmentVerifier,
     "reward_model": RewardModelVerifier,
     "judge": JudgeVerifier,
     "imported": ImportedVerifier,

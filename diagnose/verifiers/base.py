@@ -26,6 +26,8 @@ class BaseVerifier:
     """Whether another answer, or a list of several, is wrong, which the self-test tries; a program may be written in many ways, and several programs
     in one text are a program."""
 
+    accepts_answer_alone: ClassVar[bool] = True
+    """Whether the answer of a problem, as `write` gives it, is right; not where a form is demanded that only the verifier knows."""
     needs_answer: ClassVar[bool] = True
     """Whether every problem must have an answer to compare with."""
     reads_numbers: ClassVar[bool] = False
@@ -75,6 +77,10 @@ class Verifier(BaseVerifier, ABC):
 
     memory_bytes: ClassVar[int] = 1 << 30
     """Address space of the child, beside what it takes to start."""
+    start_seconds: ClassVar[float] = 60.0
+    """That starting the child may take, `prepare` included."""
+    variables: ClassVar[tuple[str, ...]] = ()
+    """Environment variables that the child keeps, beside what python needs."""
 
     def folders(self) -> tuple[str, ...]:
         """Return the folders from which the child has to import, beside installed packages."""

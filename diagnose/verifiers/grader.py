@@ -57,6 +57,8 @@ class Grader:
                 deadline=deadline,
                 isolation=require_isolation(f"verifier {spec.kind}") if executes else None,
                 folders=verifier.folders(),
+                variables=verifier.variables,
+                start_seconds=verifier.start_seconds,
             )
             if verifier.reads_numbers:
                 self._algebra = TextReader("math", {}, deadline=deadline)

@@ -148,7 +148,7 @@ def _texts(
         others: Answers of other problems.
         near_misses: Wrong answers of the right type.
     """
-    if problem.answer and not (isinstance(verifier, ModelVerifier) and problem.references):
+    if problem.answer and verifier.accepts_answer_alone and not (isinstance(verifier, ModelVerifier) and problem.references):
         yield "answer", verifier.write(problem.answer)
     for reference in problem.references:
         yield "reference", reference.text

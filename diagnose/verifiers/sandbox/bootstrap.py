@@ -4,7 +4,7 @@ Importing a module runs the `__init__` of every package above it, and that of `p
 seconds and hundreds of megabytes that reading a text has no use for. So these packages are put in place here by hand, empty. This
 also makes the child run the parent's very files, however the parent found them.
 
-Scripts: `child` reads texts (the default), `code_host` executes a program, `code_tests` holds its tests, `try_isolation` tries the isolation.
+Scripts: `child` reads texts (the default), `environment` lists the problems of an environment, `code_host` executes a program, `code_tests` holds its tests, `try_isolation` tries the isolation.
 """
 
 import sys
@@ -16,7 +16,8 @@ def put_packages_in_place(*, standalone: bool = False) -> None:
     """Make `posttrain` and `posttrain.diagnose` importable without running their `__init__`.
 
     Args:
-        standalone: Whether the packages of the verifiers are left empty, too: what executes code imports the standard library alone.
+        standalone: Whether the packages of the verifiers are left empty, too: what executes code imports the standard library alone, and what reads an
+            environment needs no verifier.
     """
     sandbox = Path(__file__).resolve().parent
     folders = {"posttrain": None, "posttrain.diagnose": sandbox.parents[1]}
@@ -36,6 +37,8 @@ if __name__ == "__main__":
         from posttrain.diagnose.verifiers.sandbox.child import main
     elif script == "code_host":
         from posttrain.diagnose.verifiers.sandbox.code_host import main
+    elif script == "environment":
+        from posttrain.diagnose.verifiers.environments.list_problems import main
     elif script == "code_tests":
         from posttrain.diagnose.verifiers.sandbox.code_tests import main
     else:

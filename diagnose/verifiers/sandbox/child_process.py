@@ -37,8 +37,13 @@ class ChildEnded(Exception):
 class Child:
     """One running child. Lines are queued with `send` and come back with `receive`; nothing here blocks for longer than asked."""
 
-    def __init__(self, command: Sequence[str]) -> None:
-        """Start a command."""
+    def __init__(self, command: Sequence[str], variables: Sequence[str] = ()) -> None:
+        """Start a command.
+
+        Args:
+            command: Program and arguments.
+            variables: Environment variables of the user that it is given, where they are set.
+        """
         self._folder = tempfile.mkdtemp(prefix="posttrain-verifier-")
         self._stderr_path = Path(self._folder) / "stderr.txt"
         try:
@@ -50,7 +55,7 @@ class Child:
                     stdout=subprocess.PIPE,
                     stderr=stderr,
                     cwd=self._folder,
-                    env=_environment(),
+                    env=_environment(variables),
                     start_new_session=True,
                     bufsize=0,
                 )
@@ -155,8 +160,8 @@ class Child:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _environment() -> dict[str, str]:
-    """Return what python needs and nothing of the user's: no tokens, no proxies, no PYTHONPATH."""
+def _environment(variables: Sequence[str]) -> dict[str, str]:
+    """Return what python needs, what is asked for, and nothing else of the user's: no tokens, no proxies."""
     environment = {
         "PYTHONHASHSEED": "0",
         "PYTHONUTF8": "1",
@@ -168,7 +173,7 @@ def _environment() -> dict[str, str]:
     }
     if site.ENABLE_USER_SITE:
         environment["PYTHONUSERBASE"] = site.getuserbase()
-    for name in ("SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"):
+    for name in ("SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", *variables):
         if name in os.environ:
             environment[name] = os.environ[name]
     return environment

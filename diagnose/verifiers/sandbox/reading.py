@@ -35,6 +35,8 @@ class TextReader:
         deadline: Seconds that one text may take.
         isolation: In which isolation each text is read in a process of its own; None reads all in one that is not isolated.
         folders: Folders from which the child imports, beside installed packages.
+        variables: Environment variables that the child keeps.
+        start_seconds: That starting it may take.
     """
 
     def __init__(
@@ -45,9 +47,12 @@ class TextReader:
         deadline: float,
         isolation: Isolation | None = None,
         folders: Sequence[str] = (),
+        variables: Sequence[str] = (),
+        start_seconds: float = START_SECONDS,
     ) -> None:
+        self._start_seconds = start_seconds
         self._kind, self._options, self._deadline = kind, dict(options), deadline
-        self._isolation, self._folders = isolation, list(folders)
+        self._isolation, self._folders, self._variables = isolation, list(folders), tuple(variables)
         self._child: Child | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
 
@@ -125,7 +130,7 @@ class TextReader:
 
     def _running(self) -> Child:
         if self._child is None:
-            child = Child(self._command())
+            child = Child(self._command(), self._variables)
             self._child = child
             # A reader that is dropped without being closed leaves no process behind.
             self._finalizer = weakref.finalize(self, child.close)
@@ -149,7 +154,7 @@ class TextReader:
         child.send(json.dumps(hello).encode())
         start = time.monotonic()
         try:
-            line = child.receive(START_SECONDS)
+            line = child.receive(self._start_seconds)
             failure = f"it said nothing for {time.monotonic() - start:.0f} s" if line is None else ""
         except ChildEnded as error:
             line, failure = None, error.detail

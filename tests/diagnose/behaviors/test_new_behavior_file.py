@@ -69,7 +69,7 @@ def test_the_file_has_every_key_and_measures_the_same(tmp_path: Path, name: str)
     assert measured(written) == measured(given)
     assert (written.prompt.template == "{question}") is (name == "ifeval")  # its prompts say how to answer
     content = yaml.safe_load(path.read_text())
-    assert {*content, "reasoning_gym"} == set(BehaviorConfig.model_fields)
+    assert {*content, "reasoning_gym", "environment"} == set(BehaviorConfig.model_fields)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([source.name, path.name])
 
 
