@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +18,7 @@ from posttrain.diagnose.importing.imported import ImportedSamples
 from posttrain.diagnose.types import Message
 
 RUN = EVALUATIONS / "lighteval"
+WHOLE_RUN = EVALUATIONS / "lighteval_run"
 NEWEST = RUN / "details" / "own" / "tiny" / "2026-11-29T01-00-00.000000"
 
 
@@ -73,3 +76,21 @@ def test_another_table_is_refused(tmp_path: Path):
     with pytest.raises(SourceError) as refused:
         read(tmp_path / "rows.parquet")
     assert refused.value.code == "not_this_format"
+
+
+def test_a_run_of_lighteval_gives_the_numbers_that_lighteval_reports():
+    told = json.loads(next(WHOLE_RUN.rglob("results_*.json")).read_text())["results"]
+    metrics = {"products|0": "em", "products_sampled|0": "avg@n:n=4", "options|0": "acc"}
+    for task, metric in metrics.items():
+        found = read(next(WHOLE_RUN.rglob(f"details_{task}_*")))
+        scores = [score for of_problem in by_problem(found).values() for score in of_problem]
+        assert len(by_problem(found)) == 6
+        assert np.mean(scores) == pytest.approx(told[task][metric])
+        assert found.source.model == "own/scripted"
+
+
+def test_a_task_with_several_samples_keeps_every_text_of_a_lighteval_run_where_another_metric_is_taken():
+    found = read(next(WHOLE_RUN.rglob("details_products_sampled|0_*")), score="pass@k:k=2&n=4")
+    assert len(found.samples) == 24
+    assert {one.score for one in found.samples} == {None}
+    assert all(one.text for one in found.samples)
