@@ -162,7 +162,7 @@ def _read_environment(config: BehaviorConfig, path: Path, where: str) -> tuple[P
     """Return the problems of an environment, and the settings with what its grader asks for: its parser may read the thought itself."""
     assert config.environment is not None
     found = read_environment(config.environment, path.parent, where)
-    if config.verifier is not None:
+    if not _has_own_grader(config):
         return ProblemFile(found.rows, origin=found.note), config
     require_success(found, config.environment.name, config.measure.success, where)
     note = found.note
@@ -170,6 +170,11 @@ def _read_environment(config: BehaviorConfig, path: Path, where: str) -> tuple[P
         config = config.model_copy(update={"prompt": config.prompt.model_copy(update={"thinking": "none"})})
         note += "; its parser reads the thought before an answer itself (thinking: none)"
     return ProblemFile(found.rows, origin=note), config
+
+
+def _has_own_grader(config: BehaviorConfig) -> bool:
+    """Return whether answers are graded by the environment that the problems come from."""
+    return config.environment is not None and config.verifier in (None, VerifierConfig(kind="environment"))
 
 
 def _measure(config: BehaviorConfig, kind: str, where: str) -> MeasureConfig:
@@ -186,7 +191,7 @@ def _measure(config: BehaviorConfig, kind: str, where: str) -> MeasureConfig:
 
 def _verifier(config: BehaviorConfig, file: ProblemFile, path: Path, where: str) -> tuple[VerifierSpec, VerifierOrigin]:
     """Return the verifier, and where it comes from."""
-    if config.verifier is not None:
+    if config.verifier is not None and not _has_own_grader(config):
         options = _find_folder(config.verifier, path.parent)
         return VerifierSpec(kind=config.verifier.kind, options=options), VerifierOrigin.CHOSEN
     if config.environment is not None:

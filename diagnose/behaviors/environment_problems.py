@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -107,6 +108,7 @@ def _ask(config: EnvironmentConfig, beside: Path, where: str) -> list[dict[str, 
         input=config.model_dump_json().encode() + b"\n",
         capture_output=True,
         cwd=folder,
+        env={**os.environ, "PYTHONHASHSEED": "0"},  # so that the order of a set is the same each time
         check=False,
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()]

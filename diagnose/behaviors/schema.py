@@ -232,6 +232,10 @@ class EnvironmentConfig(StrictModel):
         return self
 
 
+def _names_environment(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
 class BehaviorConfig(StrictModel):
     """A behavior file."""
 
@@ -240,7 +244,7 @@ class BehaviorConfig(StrictModel):
     columns: dict[NonEmpty, NonEmpty] = Field(default_factory=dict)
     """Of `problems`: our name → the file's column, where it cannot be guessed."""
     reasoning_gym: GeneratorConfig | None = None
-    environment: EnvironmentConfig | None = None
+    environment: Annotated[EnvironmentConfig, BeforeValidator(_names_environment)] | None = None
     verifier: VerifierConfig | None = None
     prompt: PromptConfig = PromptConfig()
     sampling: SamplingConfig = SamplingConfig()

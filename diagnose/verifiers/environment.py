@@ -85,6 +85,7 @@ class EnvironmentVerifier(Verifier):
         own = {**options.arguments, **options.eval_arguments}
         self._environments["eval"] = open_environment(options.name, own) if options.eval_arguments else environment
         self._grader = OfflineGrader()
+        self._grader.warm_up(options.name, environment)
 
     def extract(self, text: str, *, lenient: bool, payload: Mapping[str, Any] | None = None) -> str | None:
         """Return the reward of a text (child process), as JSON."""

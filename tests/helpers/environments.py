@@ -86,10 +86,11 @@ def right(completion, answer):
 def anything(completion, answer):
     return 1.0
 
-def load_environment(num_train=None, num_eval=None, shared=0, weight=1.0, kind="SingleTurnEnv", parser="Parser", rubric="Rubric", times=1, reward=right):
+def load_environment(num_train=None, num_eval=None, shared=0, weight=1.0, kind="SingleTurnEnv", parser="Parser", rubric="Rubric", times=1, reward="", anew=False):
     class Impatient(vf.SingleTurnEnv):
         num_turns = times
-    train = None if num_train is None else [*rows(1, num_train), *rows(2, shared)]
+    first = time.monotonic_ns() if anew else 1
+    train = None if num_train is None else [*rows(first, num_train), *rows(2, shared)]
     made = getattr(vf, rubric)(funcs=[anything if reward == "any" else right], weights=[weight])
     return {"SingleTurnEnv": Impatient}.get(kind, getattr(vf, kind))(
         dataset=train, eval_dataset=None if num_eval is None else rows(2, num_eval), rubric=made, parser=getattr(vf, parser)()

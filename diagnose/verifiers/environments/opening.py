@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 from collections.abc import Mapping
@@ -89,6 +90,12 @@ class OfflineGrader:
                 f"than {_version()}, or the behavior a verifier of ours, such as `verifier: {{kind: exact}}`",
                 "environment_failed",
             ) from error
+
+    def warm_up(self, name: str, environment: Environment) -> None:
+        """Grade one answer for nothing: what is imported or started with the first must not count against its deadline."""
+        with contextlib.suppress(Exception):
+            row = next(row for split in ("train", "eval") for row in environment.rows(split, 1) or ())
+            self.grade(name, environment, row.entry, row.prompt, row.answer or "0")
 
 
 def _import(name: str) -> ModuleType:

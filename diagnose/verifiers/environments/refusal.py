@@ -20,7 +20,7 @@ class RewardFailed(Exception):
     """A reward function raised on a text: its grade is missing. The message says which, and what it raised."""
 
 
-RUN_THERE = "run its own evaluation (`vf-eval`, from verifiers 0.4 on `eval`) and read what it wrote with `posttrain import verifiers PATH --out RUN`"
+RUN_THERE = "run its own evaluation (`vf-eval`) and read what it wrote with `posttrain import verifiers PATH --out RUN`"
 """What to do with an environment that cannot be a behavior."""
 
 

@@ -77,6 +77,7 @@ def test_all_problems_can_be_measured(folder: Path) -> None:
         ({"num_eval": 2, "weight": -1.0}, {}, "score_range"),
         ({"num_train": 2}, {"split": "eval"}, "environment_split"),
         ({"num_eval": 0}, {}, "environment_split"),
+        ({"num_train": 2, "num_eval": 2, "anew": True}, {}, "environment_changes"),
         ({"num_eval": 2}, {"name": "products-env"}, "no_environment"),
         ({"num_eval": 2}, {"name": "json"}, "no_environment"),
         ({"num_eval": 2}, {"splitt": "eval"}, "invalid_setting"),
@@ -119,6 +120,17 @@ def test_problems_of_an_environment_can_have_a_verifier_of_ours(folder: Path) ->
     """Then it does not matter where its rewards lie."""
     path = write_environment(folder, {"num_eval": 2, "weight": 2.0}, more="verifier: {kind: number}")
     assert load_behavior(path).verifier.kind == "number"
+
+
+def test_a_name_alone_and_its_grader_by_name(folder: Path) -> None:
+    module = folder / "sums_env.py"
+    module.write_text(module.read_text().replace("num_eval=None", "num_eval=3"))
+    path = folder / "b.yaml"
+    path.write_text("environment: sums-env\n")
+    alone = load_behavior(path)
+    path.write_text("environment: {name: sums-env}\nverifier: {kind: environment}\n")
+    assert load_behavior(path).fingerprint == alone.fingerprint
+    assert count_splits(alone) == {"eval": 3}
 
 
 def test_check_and_dry_run_sample_nothing(folder: Path) -> None:
