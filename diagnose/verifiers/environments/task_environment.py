@@ -187,7 +187,7 @@ def _judge_in(settings: Any, vf: Any) -> str | None:
         value = getattr(settings, name)
         for one in value if isinstance(value, list | tuple) else [value]:
             if isinstance(one, vf.JudgeConfig):
-                return name
+                return str(name)
             if isinstance(one, BaseModel) and (found := _judge_in(one, vf)):
                 return f"{name}.{found}"
     return None
