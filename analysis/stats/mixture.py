@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats.arrays import FloatArray, IntArray, as_counts, check_k, check_level
+from posttrain.analysis.stats.few_problems import bound_few_problems
 from posttrain.analysis.stats.intervals import Interval
 from posttrain.analysis.stats.profile_likelihood import population_intervals
 
@@ -193,7 +194,11 @@ class MixturePosterior:
         """
         for k in ks:
             check_k(k)
-        return self._population(lambda rates: np.array([1.0 - (1.0 - rates) ** k for k in ks]), level)
+        found = self._population(lambda rates: np.array([1.0 - (1.0 - rates) ** k for k in ks]), level)
+        if self.groups is not None:
+            return found
+        known = self.num_samples > 0
+        return bound_few_problems(found, ks, self.num_samples[known], self.num_correct[known], level=level)
 
     def share_between(self, low: float, high: float, *, level: float = 0.95) -> Interval:
         """Estimate the share of the population of problems with a success rate in [low, high); up to 1 included where high is 1.
