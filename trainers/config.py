@@ -26,7 +26,7 @@ class TrainingConfig(StrictModel):
     """What the default of `learning_rate` follows from, beside the model."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of AdamW. None, or auto: what fits the kind of stage, the model's width and LoRA (`learning_rate.py`): for sft 1e-3 at
-    width 128, 1.6e-4 at 576, 1.6e-5 at 4096; for grpo 3e-4, 2.5e-5, 9.9e-7; for dpo 1e-4, 1.1e-5, 6.6e-7; ten times that with lora_rank."""
+    width 128, 5e-5 at 576, 1.6e-5 at 4096; for grpo 3e-4, 2.5e-5, 9.9e-7; for dpo 1e-4, 1.1e-5, 6.6e-7; ten times that with lora_rank."""
     sweep_steps: int | None = Field(default=None, ge=1)
     """Steps of three short runs from the same start, at the learning rate, at a quarter of it and at four times it; training then takes the rate that
     the dev slice chooses. None: no such runs."""

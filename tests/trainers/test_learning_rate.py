@@ -10,7 +10,7 @@ import pytest
 from helpers.training import make_inputs, tiny_llama
 from typer.testing import CliRunner
 
-from posttrain.trainers.learning_rate import LEAST_WIDTH, MOST_RATE, MOST_WIDTH, RateKind, default_learning_rate
+from posttrain.trainers.learning_rate import MOST_RATE, WIDTHS, RateKind, default_learning_rate
 from posttrain.trainers.recipes.overrides import load_config
 from posttrain.trainers.recipes.registry import RECIPES
 from posttrain.trainers.training.preparation import fill_in_learning_rate
@@ -20,6 +20,9 @@ from posttrain.trainers.training.trainer import run_recipe
 ROOT = Path(__file__).parents[2]
 USED = {
     ("sft", 128): (1e-3, 1e-3),
+    ("sft", 576): (3e-5, 1e-4),
+    ("rft", 576): (3e-5, 1e-4),
+    ("grpo", 576): (2e-5, 3e-5),
     ("sft", 4096): (1e-5, 2e-5),
     ("rft", 4096): (1e-5, 2e-5),
     ("self_distill", 128): (1e-3, 1e-3),
@@ -34,7 +37,7 @@ USED = {
     ("reward_model", 4096): (7e-6, 1.1e-5),
     ("luffy", 4096): (1e-6, 5e-6),
 }
-"""Rates that are used for a stage at a width: measured at 128, of papers at 4096."""
+"""Rates that are used for a stage at a width: measured at 128 and 576, of papers at 4096."""
 
 
 @pytest.mark.parametrize(("stage", "width"), USED)
@@ -47,8 +50,8 @@ def test_the_default_is_what_is_used_at_the_width(stage: str, width: int) -> Non
 def test_wider_models_take_less_down_to_a_limit(kind: RateKind) -> None:
     rates = [default_learning_rate(kind, width) for width in (64, 128, 256, 576, 960, 2048, 4096, 8192, 16384)]
     assert rates == sorted(set(rates), reverse=True)
-    assert default_learning_rate(kind, 8) == default_learning_rate(kind, LEAST_WIDTH)
-    assert default_learning_rate(kind, 10**6) == default_learning_rate(kind, MOST_WIDTH)
+    assert default_learning_rate(kind, 8) == default_learning_rate(kind, WIDTHS[0])
+    assert default_learning_rate(kind, 10**6) == default_learning_rate(kind, WIDTHS[-1])
 
 
 def test_lora_takes_ten_times_as_much_up_to_a_limit() -> None:
