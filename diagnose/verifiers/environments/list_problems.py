@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from posttrain.diagnose.verifiers.environments.base_environment import Environment, EnvironmentRow
-from posttrain.diagnose.verifiers.environments.opening import OfflineGrader, open_environment
+from posttrain.diagnose.verifiers.environments.opening import OfflineGrader, open_environment, unknown_interface
 from posttrain.diagnose.verifiers.environments.refusal import EnvironmentRefused, one_line
 from posttrain.diagnose.verifiers.sandbox.lines import Lines, take_standard_streams
 
@@ -35,9 +35,8 @@ def main() -> None:
     except EnvironmentRefused as error:
         lines.write({"failed": str(error), "code": error.code})
     except Exception as error:
-        lines.write(
-            {"failed": f"environment {request['name']}: cannot be read ({one_line(error)})", "code": "environment_failed"}
-        )
+        refusal = unknown_interface(request["name"], error)
+        lines.write({"failed": str(refusal), "code": refusal.code})
 
 
 def _list(request: dict[str, Any], lines: Lines) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from posttrain.diagnose.verifiers.environments.base_environment import ChatTurns, Environment, EnvironmentRow, needs_network
 from posttrain.diagnose.verifiers.environments.network import NetworkWatch
-from posttrain.diagnose.verifiers.environments.refusal import EnvironmentRefused, RewardFailed, one_line
+from posttrain.diagnose.verifiers.environments.refusal import RUN_THERE, EnvironmentRefused, RewardFailed, one_line
 
 _BUILT_IN = "verifiers.v1.tasksets"
 
@@ -33,6 +33,7 @@ def open_environment(name: str, arguments: Mapping[str, Any]) -> Environment:
     """
     module = _import(name)
     if _exports_taskset(module):
+        _require_tasksets(name)
         from posttrain.diagnose.verifiers.environments.task_environment import TaskEnvironment
 
         return TaskEnvironment(name, module, arguments)
@@ -151,6 +152,16 @@ def _require_rubrics(name: str) -> None:
         )
 
 
+def _require_tasksets(name: str) -> None:
+    import verifiers.v1 as vf
+
+    if not hasattr(vf, "environment_class"):
+        raise EnvironmentRefused(
+            f"environment {name}: it is a taskset, and verifiers {_version()} is installed; allowed: from 0.3 on; `pip install -U verifiers`",
+            "environment_version",
+        )
+
+
 def _older(name: str) -> EnvironmentRefused:
     return EnvironmentRefused(
         f"environment {name}: it is written for verifiers before 0.4 (load_environment), and {_version()} is installed; "
@@ -162,6 +173,15 @@ def _older(name: str) -> EnvironmentRefused:
 def _unusable(name: str, error: Exception) -> EnvironmentRefused:
     return EnvironmentRefused(
         f"environment {name}: its package cannot be imported ({one_line(error)}); install what it needs, or another version of verifiers than {_version()}",
+        "environment_failed",
+    )
+
+
+def unknown_interface(name: str, error: Exception) -> EnvironmentRefused:
+    """Return the refusal of an environment with which the library did something unforeseen."""
+    return EnvironmentRefused(
+        f"environment {name}: cannot be read with verifiers {_version()} ({one_line(error)}); allowed: versions 0.1.14 to 0.4, for tasksets from 0.3 on; "
+        f"install one of these, or {RUN_THERE}",
         "environment_failed",
     )
 

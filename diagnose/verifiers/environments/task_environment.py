@@ -1,4 +1,4 @@
-"""Environments that are a taskset: verifiers from 0.2 on, and alone from 0.4 on, where a task grades by its methods `@reward`.
+"""Environments that are a taskset: verifiers from 0.3 on, and alone from 0.4 on, where a task grades by its methods `@reward`.
 
 A taskset is asked without tools, as by the harness `null` of the library, and a text is graded without a runtime, as by its command
 `replay`.

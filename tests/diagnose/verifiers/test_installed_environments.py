@@ -1,6 +1,6 @@
 """Environments written with the classes of the library verifiers itself, where it is installed.
 
-Functions `load_environment` are of its versions before 0.4, tasksets of those from 0.2 on. One process a generation opens all variants, since importing
+Functions `load_environment` are of its versions before 0.4, tasksets of those from 0.3 on. One process a generation opens all variants, since importing
 the library takes seconds.
 """
 
