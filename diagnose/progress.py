@@ -62,7 +62,7 @@ class Task:
 
 
 class ProgressLines:
-    """Prints how far a task is, as a line at most every so many seconds, where there is no terminal for a bar."""
+    """Prints how far a task is, as a line every few seconds at most, where there is no terminal for a bar."""
 
     def __init__(self, description: str, total: int | None, every: float):
         """Take what is done.

@@ -17,6 +17,8 @@ class TokenizerOnly:
     codec: TextCodec
     context: int | None
     """Tokens that the model reads; None where its configuration names no number."""
+    width: int | None = None
+    """Hidden size of the language model; None where its configuration names none."""
 
 
 def open_tokenizer(model: str | Path) -> TokenizerOnly:
@@ -32,4 +34,5 @@ def open_tokenizer(model: str | Path) -> TokenizerOnly:
     tokenizer = load_tokenizer(model)
     config = AutoConfig.from_pretrained(tokenizer.name_or_path)
     codec = TextCodec(tokenizer, end_ids(tokenizer.name_or_path, tokenizer))
-    return TokenizerOnly(source=str(model), codec=codec, context=context_length(config))
+    width = getattr(config.get_text_config(), "hidden_size", None)
+    return TokenizerOnly(source=str(model), codec=codec, context=context_length(config), width=width)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,11 +12,15 @@ from posttrain.cli import options
 from posttrain.cli.options import Behaviors, ConfigFile, Model, Overrides, Quiet, TrainingEngine, check_models
 from posttrain.cli.printing import open_reporter
 
+if TYPE_CHECKING:
+    from posttrain.diagnose.types import Behavior
+
 EXAMPLES = (
     "posttrain train grpo demo products --out runs/products-grpo --set num_steps=4",
     "posttrain train grpo demo products --out runs/products-vllm --set num_steps=4 --engine vllm",
     "posttrain train sft path/to/model my.jsonl --out runs/mine-sft --data rows.jsonl --set lora_rank=16",
     "posttrain train sft path/to/model my.jsonl --out runs/mine-sft --retain products spell_backward",
+    "posttrain train sft path/to/model my.jsonl --out runs/mine-sft --data hf:openai/gsm8k:main --dry-run",
 )
 
 
@@ -57,6 +62,9 @@ def train(
     config: ConfigFile = None,
     overrides: Overrides = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Random seed for the order of rows and for sampling.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be trained, on how many rows, in how many steps, and stop.")
+    ] = False,
     track: options.Track = None,
     quiet: Quiet = False,
 ) -> None:
@@ -67,6 +75,12 @@ def train(
     from posttrain.trainers.distributed.launch import is_rank_zero
 
     loaded = options.load_behaviors(behaviors, context.params)
+    if dry_run:
+        _print_plan(
+            stage=stage, model=model, behaviors=loaded, settings=(config, overrides or [], seed, engine), out=out, data=data, from_run=from_run,
+            teacher=teacher, earlier=earlier, retain=options.retained_names(retain) or (),
+        )  # fmt: skip
+        return
     with open_reporter(quiet, track) as reporter:
         result = run_train(
             stage, model, loaded, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,
@@ -89,3 +103,22 @@ def train(
     if result.retained_rows:
         print(f"retained: {result.retained_rows} rows, {result.retained_tokens} tokens of {result.trained_tokens} trained")
     print(f"checkpoint: {result.checkpoint}")
+
+
+def _print_plan(
+    *, stage: str, behaviors: Sequence[str | Behavior], settings: tuple[Path | None, list[str], int | None, str | None], retain: Sequence[str], **given: Any
+) -> None:  # fmt: skip
+    """Print what would be trained, after what can be checked without weights."""
+    from posttrain.diagnose.pipeline.request import resolve_behaviors
+    from posttrain.trainers.train_request import TrainRequest, resolve_config
+    from posttrain.trainers.training_plan import plan_training
+
+    config, overrides, seed, engine = settings
+    request = TrainRequest(
+        stage=stage,
+        behaviors=resolve_behaviors(behaviors),
+        config=resolve_config(stage, config, overrides, seed, engine),
+        retain=resolve_behaviors(retain),
+        **given,
+    )
+    print("\n".join(plan_training(request).lines))

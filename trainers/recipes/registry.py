@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -11,7 +12,7 @@ from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.data.data_set import materials
 from posttrain.trainers.recipes.retention import with_retention
 from posttrain.trainers.stage import ConfigT, Recipe, Stage, TrainingInputs
-from posttrain.trainers.training_types import Material
+from posttrain.trainers.training_types import Material, TrainingProblem, TrainingRow
 
 RECIPES: dict[str, Recipe[Any]] = {
     name: getattr(import_module(f"{__package__}.{name}"), name.upper()) for name, stage in STAGES.items() if stage.trains
@@ -40,27 +41,36 @@ def offered_needs(inputs: TrainingInputs) -> frozenset[Need]:
     return trainable_needs(frozenset(need for need, there in offered.items() if there), data=bool(inputs.data))
 
 
-def check_inputs(recipe: Recipe[Any], inputs: TrainingInputs) -> None:
-    """Refuse inputs that lack what a recipe needs, or hold what it does not learn from.
+def refuse_unread(recipe: Recipe[Any], rows: Sequence[TrainingRow], prompts: Sequence[TrainingProblem]) -> None:
+    """Refuse rows and prompts that a recipe does not learn from.
 
     Raises:
-        BehaviorError: A data set or a run is given that the stage would pass over or take for something else.
-        SettingsError: The stage lacks what `stage_catalogue` says it needs.
+        BehaviorError: A data set or a run is given that the stage would pass over or take for something else (`data_not_read`, `margin_not_read`).
     """
-    for unread in sorted(materials(inputs.data, inputs.prompts) - recipe.reads):
+    for unread in sorted(materials(rows, prompts) - recipe.reads):
         others = ", ".join(name for name, other in RECIPES.items() if unread in other.reads)
         own = " or ".join(sorted(recipe.reads)) or "no data set and no run"
         raise BehaviorError(
             f"{recipe.name}: got {unread}, and it learns from {own}; give that, or use a stage that reads them: {others}",
             code="data_not_read",
         )
-    if not recipe.reads_margins and (row := next((row for row in inputs.data if row.margin), None)):
+    if not recipe.reads_margins and (row := next((row for row in rows if row.margin), None)):
         others = ", ".join(name for name, other in RECIPES.items() if other.reads_margins)
         raise BehaviorError(
             f"{recipe.name}: got the margin {row.margin:g} of {row.behavior}/{row.problem_id}, and its loss has no place for one; leave the column margin "
             f"out, or use a stage that reads it: {others}",
             code="margin_not_read",
         )
+
+
+def check_inputs(recipe: Recipe[Any], inputs: TrainingInputs) -> None:
+    """Refuse inputs that lack what a recipe needs, or hold what it does not learn from.
+
+    Raises:
+        BehaviorError: As `refuse_unread`.
+        SettingsError: The stage lacks what `stage_catalogue` says it needs.
+    """
+    refuse_unread(recipe, inputs.data, inputs.prompts)
     missing = [need for need in recipe.description.needs if need not in offered_needs(inputs)]
     if missing:
         raise SettingsError(
