@@ -324,8 +324,11 @@ def test_the_child_gets_nothing_of_the_problem_but_what_a_kind_documents() -> No
     options = {"regex": {"pattern": "(x)"}, "python": {"function": "rewards:score"}}
     read_in_the_child = {name for name, kind in VERIFIERS.items() if not issubclass(kind, ModelVerifier)}
     assert "exact" in read_in_the_child
-    for kind in read_in_the_child - {"reasoning_gym", "python", "code", "math", "ifeval"}:
+    for kind in read_in_the_child - {"reasoning_gym", "python", "environment", "code", "math", "ifeval"}:
         assert make(kind, **options.get(kind, {})).payload(problem("12", secret="12")) is None
+    known = problem("12", environment={"set": "eval", "entry": {"answer": "12"}}, secret="12")
+    payload = make("environment", name="sums-env").payload(known)
+    assert payload == {"set": "eval", "entry": {"answer": "12"}, "prompt": known.prompt}
     asked = problem("12", tests="assert f() == 12", entry_point="f")
     assert make("code").payload(asked) == {"prompt": asked.prompt, "entry_point": "f"}
     # Comparing expressions takes as long as reading them, so the child of `math` does both.
