@@ -316,6 +316,7 @@ def test_wrong_files_of_rows(tmp_path: Path) -> None:
         ("problems: problems.jsonl\nname: a/b", "name: got 'a/b'"),
         ("problems: missing.jsonl", "no such file"),
         ("problems: problems.jsonl\nreasoning_gym: {dataset: products}", "got problems and reasoning_gym of"),
+        ("reasoning_gym: {dataset: products}\nsplit: {train: rows.jsonl}", "split.train: got 'rows.jsonl'"),
         ("name: x", "got none of"),
         ("- a", "a behavior is a mapping"),
         ("", "a behavior is a mapping"),
