@@ -54,7 +54,8 @@ class TrainingConfig(StrictModel):
     share_prefixes: bool = True
     """Run a prompt once for all its completions, where the model allows it (exact)."""
     autocast: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Precision of the forward pass; weights and optimizer stay float32. auto: bfloat16 where it is fast."""
+    """Precision of the forward pass; weights and optimizer stay float32. auto: bfloat16 on GPUs, and on processors
+    with units for matrices in it (AMX); else float32."""
     engine: str = "transformers"
     """What samples the model in training: transformers (on the very weights) or vllm (on a copy, renewed before sampling)."""
     engine_memory: float = Field(default=0.3, gt=0, lt=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -34,6 +35,26 @@ def has_fast_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and _processor_has_bfloat16()
 
 
+def pick_training_dtype(name: str, device: torch.device, capabilities: Mapping[str, object] | None = None) -> torch.dtype:
+    """Return the dtype of training named `auto`, `float32` or `bfloat16`.
+
+    auto is bfloat16 on a processor only where it has units for matrices (AMX, or those of ARM). With AVX-512 alone large products in bfloat16
+    take about twice as long as in float32; sampling, which moves weights more than it multiplies, does not lose by it.
+
+    Args:
+        name: As given.
+        device: What trains.
+        capabilities: Of the processor, by their names in PyTorch; those of this one where None.
+
+    Raises:
+        SettingsError: There is no such dtype.
+    """
+    if name != "auto" or device.type != "cpu":
+        return pick_dtype(name, device)
+    found = processor_capabilities() if capabilities is None else capabilities
+    return torch.bfloat16 if found.get("amx_bf16") or found.get("bf16") else torch.float32
+
+
 def can_pack_bf16() -> bool:
     """Tell whether oneDNN packs a bfloat16 weight and multiplies by it on this processor; it is tried once on a small one.
 
@@ -50,14 +71,18 @@ def can_pack_bf16() -> bool:
     return True
 
 
-def _processor_has_bfloat16() -> bool:
-    """Tell whether the processor multiplies bfloat16 natively; emulated bfloat16 is slower than float32."""
+def processor_capabilities() -> Mapping[str, object]:
+    """Return what the processor can do, by names of PyTorch or of Linux; nothing where neither tells."""
     capabilities = getattr(torch.cpu, "get_capabilities", None)
     if capabilities is not None:
-        found = capabilities()
-        return bool(found.get("amx_bf16") or found.get("avx512_bf16") or found.get("bf16"))
+        return dict(capabilities())
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+        return dict.fromkeys(Path("/proc/cpuinfo").read_text(encoding="utf-8").split(), True)
     except OSError:
-        return False
-    return any(flag in flags for flag in ("amx_bf16", "avx512_bf16", "bf16"))
+        return {}
+
+
+def _processor_has_bfloat16() -> bool:
+    """Tell whether the processor multiplies bfloat16 natively; emulated bfloat16 is slower than float32."""
+    found = processor_capabilities()
+    return bool(found.get("amx_bf16") or found.get("avx512_bf16") or found.get("bf16"))

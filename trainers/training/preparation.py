@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from posttrain.diagnose.engines.codec import template_date
-from posttrain.diagnose.engines.hardware import pick_dtype
+from posttrain.diagnose.engines.hardware import pick_training_dtype
 from posttrain.diagnose.engines.limits import context_length
 from posttrain.diagnose.errors import SettingsError
 from posttrain.trainers.config import TrainingConfig
@@ -155,7 +155,7 @@ def make_scorer(
         teacher = reference if other is None else ScoringModel(model=other.model, shortcuts=find_shortcuts(other.model))
     return ForwardScorer(
         policy=policy,
-        dtype=pick_dtype(config.autocast, processes.train_device(model)),
+        dtype=pick_training_dtype(config.autocast, processes.train_device(model)),
         needs=needs,
         processes=processes,
         reference=reference,
