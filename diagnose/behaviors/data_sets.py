@@ -3,7 +3,7 @@
 Read are files of rows (JSONL, JSON, CSV, TSV, parquet) and data sets (`hf:NAME[:CONFIG][:SPLIT]`) of one shape: a text, a prompt alone, a prompt with a completion, a prompt with a better and a worse
 completion, a prompt with a completion and a label, a prompt with labelled steps, or a chat. Prompts and completions are texts or chats; the column `system` holds a
 system message before them, and other columns that belong to no shape are passed over, as TRL does. The files that verl's SFT trainer reads
-(a chat, or a prompt with a response) fit too. A wrong row is named with its place and never skipped.
+(a chat, or a prompt with a response), Alpaca's and ShareGPT's rows fit too. A wrong row is named with its place and never skipped.
 
 Source: https://huggingface.co/docs/trl/dataset_formats.
 """
@@ -29,7 +29,8 @@ from posttrain.diagnose.types import Message, PromptFormat, Split
 
 ALLOWED = (
     '{"prompt", "completion"}, {"prompt", "chosen", "rejected"}, {"prompt", "completion", "label"}, {"prompt", "completions", "labels"}, '
-    '{"messages"}, {"text"}, {"prompt"}, {"prompt", "response"} or {"question", "answer"}'
+    '{"messages"}, {"text"}, {"prompt"}, {"prompt", "response"}, {"question", "answer"}, {"problem", "solution"}, {"instruction", "output"} or '
+    '{"conversations"}'
 )
 
 
@@ -93,14 +94,25 @@ class DataRow:
         return replace(prompt_format, tools=tools, template_arguments=arguments)
 
 
+_DEMONSTRATIONS = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("question", "answer"),
+    ("problem", "solution"),
+    ("query", "response"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+)
+"""Columns of a prompt and of an answer to imitate."""
+_SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+"""Who speaks in ShareGPT's turns → role."""
 _SHAPES: tuple[tuple[RowKind, frozenset[str]], ...] = (
     (RowKind.PAIR, frozenset({"chosen", "rejected"})),
     (RowKind.STEPS, frozenset({"prompt", "completions", "labels"})),
     (RowKind.LABELLED, frozenset({"prompt", "completion", "label"})),
-    (RowKind.DEMONSTRATION, frozenset({"prompt", "completion"})),
-    (RowKind.DEMONSTRATION, frozenset({"prompt", "response"})),
-    (RowKind.DEMONSTRATION, frozenset({"question", "answer"})),
+    *((RowKind.DEMONSTRATION, frozenset(columns)) for columns in _DEMONSTRATIONS),
     (RowKind.DEMONSTRATION, frozenset({"messages"})),
+    (RowKind.DEMONSTRATION, frozenset({"conversations"})),
     (RowKind.TEXT, frozenset({"text"})),
     (RowKind.PROMPT, frozenset({"prompt"})),
 )
@@ -137,6 +149,8 @@ def read_training_rows(source: str | Path, wanted: frozenset[RowKind] = frozense
             found, read = _with_template_columns(found, row, where), read | _FOR_TEMPLATES
         if found.kind is RowKind.PAIR:
             read |= {"prompt", "margin"}
+        if "instruction" in columns:
+            read |= {"input"}
         found = replace(_with_numbers(found, row, where), passed_over=_held(row) - read)
         if rows and found.kind is not rows[0].kind:
             raise BehaviorError(
@@ -192,20 +206,35 @@ def _read_row(row: Mapping[str, Any], held: frozenset[str], index: int, where: s
         return DataRow(
             index=index, kind=RowKind.LABELLED, prompt=prompt, completion=completion, label=bool(row["label"]), turns=turns
         )
-    for asked, answered in (("prompt", "completion"), ("prompt", "response"), ("question", "answer")):
+    for asked, answered in _DEMONSTRATIONS:
         if {asked, answered} <= held:
-            prompt, (completion, turns) = _prompt(row[asked], asked, where), _answer(row[answered], answered, where)
+            prompt, (completion, turns) = _prompt(_with_input(row, asked), asked, where), _answer(row[answered], answered, where)
             if turns:
                 turns = {"completion": turns[answered]}
             return DataRow(index=index, kind=RowKind.DEMONSTRATION, prompt=prompt, completion=completion, turns=turns)
     if "messages" in held:
         return _whole_chat(read_turns(row["messages"], "messages", where), index, where)
+    if "conversations" in held:
+        return _whole_chat(read_turns(_as_messages(row["conversations"]), "conversations", where), index, where)
     if "text" in held:
         return DataRow(index=index, kind=RowKind.TEXT, prompt=None, completion=_text(row["text"], "text", where))
     if "prompt" in held:
         return DataRow(index=index, kind=RowKind.PROMPT, prompt=_prompt(row["prompt"], "prompt", where))
     got = ", ".join(sorted(row)) or "nothing"
     raise BehaviorError(f"{where}: got the columns {got}; allowed are rows such as {ALLOWED}", code="unknown_columns")
+
+
+def _with_input(row: Mapping[str, Any], asked: str) -> Any:
+    """Return what is asked; in Alpaca's rows the column `input` stands behind the instruction."""
+    given = row.get("input")
+    return f"{row[asked]}\n\n{given}" if asked == "instruction" and isinstance(given, str) and given.strip() else row[asked]
+
+
+def _as_messages(turns: Any) -> Any:
+    """Return ShareGPT's turns as messages; anything else as it is."""
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) and {"from", "value"} <= turn.keys() for turn in turns):
+        return turns
+    return [{"role": _SPEAKERS.get(turn["from"], turn["from"]), "content": turn["value"]} for turn in turns]
 
 
 def _with_system(found: DataRow, row: Mapping[str, Any], where: str) -> DataRow:

@@ -41,6 +41,20 @@ SHAPES: list[tuple[dict[str, Any], DataRow]] = [
         DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt=(Message("assistant", "4"), *CHAT), completion="4"),
     ),
     ({"prompt": "2+2?", "response": "4"}, DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt="2+2?", completion="4")),
+    ({"problem": "2+2?", "solution": "4"}, DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt="2+2?", completion="4")),
+    ({"query": "2+2?", "response": "4"}, DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt="2+2?", completion="4")),
+    (
+        {"instruction": "Add.", "input": "2+2", "output": "4"},  # Alpaca
+        DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt="Add.\n\n2+2", completion="4"),
+    ),
+    (
+        {"instruction": "2+2?", "input": "", "output": "4"},
+        DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt="2+2?", completion="4"),
+    ),
+    (
+        {"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]},  # ShareGPT
+        DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt=CHAT, completion="4"),
+    ),
     ({"prompt": ASKED, "response": "4"}, DataRow(index=0, kind=RowKind.DEMONSTRATION, prompt=CHAT, completion="4")),
     ({"prompt": "2+2?", "source": "me"}, DataRow(index=0, kind=RowKind.PROMPT, prompt="2+2?")),
     ({"prompt": ASKED}, DataRow(index=0, kind=RowKind.PROMPT, prompt=CHAT)),
@@ -150,7 +164,7 @@ BAD: list[tuple[str, str]] = [
     ("", "holds no rows"),
     ("nonsense\n", ":1: not JSON"),
     ("[1, 2]\n", "a row is an object"),
-    ('{"instruction": "a", "output": "b"}\n', "got the columns instruction, output; allowed are rows such as"),
+    ('{"instructions": "a", "outputs": "b"}\n', "got the columns instructions, outputs; allowed are rows such as"),
     ('{"prompt": ""}\n', "prompt: got ''"),
     ('{"chosen": "a b", "rejected": "a b"}\n', "without a prompt"),
     ('{"chosen": "a b", "rejected": [{"role": "user", "content": "a"}]}\n', "got a text and a chat"),
