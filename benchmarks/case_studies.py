@@ -85,8 +85,8 @@ CASES = {
         Case(
             name="forgotten_sums",
             behavior="sums",
-            story="The same sums after 24 steps of `sft` on `spell_backward`, with nothing retained.",
-            forgets_by=("sft", "spell_backward", "num_steps=24"),
+            story="The same sums after eight steps of `sft` on `spell_backward` at a rate that is too high, with nothing retained.",
+            forgets_by=("sft", "spell_backward", "num_steps=8", "learning_rate=0.0003"),
         ),
         Case(
             name="spell_backward",
