@@ -26,7 +26,13 @@ def diagnosis_page(file: DiagnosisFile) -> dict[str, Any]:
     methods = MethodNotes()
     model = str(file.model.get("source", ""))
     weight = file.settings.get("thresholds", {}).get("retention_weight", 1.0)
-    start = replace(NextStart.of(model, file.run.path, file.behaviors), imported=file.source is not None, retention_weight=weight)
+    start = replace(
+        NextStart.of(model, file.run.path, file.behaviors),
+        imported=file.source is not None,
+        retention_weight=weight,
+        teacher=file.settings.get("teacher"),
+        earlier=file.settings.get("earlier"),
+    )
     slugs = unique_slugs(behavior.name for behavior in file.behaviors)
     behaviors = [
         behavior_view(behavior, slug, start, file.settings, methods) for behavior, slug in zip(file.behaviors, slugs, strict=True)

@@ -11,7 +11,7 @@ from typing import Any, Self
 from posttrain.analysis.number_format import format_number, format_probability
 from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions, option_words
 from posttrain.diagnose.report.words import BOTTLENECKS, ROLES, STEPS
-from posttrain.diagnose.stage_catalogue import Interface
+from posttrain.diagnose.stage_catalogue import Interface, Need
 from posttrain.diagnose.storage.diagnosis_json import SettlesEntry, StageEntry, VerdictEntry
 from posttrain.diagnose.types import Bottleneck, Purpose
 
@@ -32,6 +32,9 @@ class NextStart:
     """What to write for the behaviors that are not to be lost and can be mixed in."""
     retention_weight: float = 1.0
     """λ of the decision, which the stage is to keep to."""
+    teacher: str | None = None
+    earlier: str | None = None
+    """The other models of the diagnosis, which some stages learn from."""
 
     @classmethod
     def of(cls, model: str, run: str, entries: Iterable[VerdictEntry]) -> Self:
@@ -91,7 +94,16 @@ def next_command(entry: VerdictEntry, start: NextStart) -> str | None:
     retain = ["--retain", *mixed_in] if mixed_in else []
     if mixed_in and start.retention_weight != 1.0:
         retain += ["--set", f"retain_weight={start.retention_weight:g}"]
-    return shlex.join([*words, "--out", f"{start.run}-{entry.stage.name}", *retain])
+    return shlex.join([*words, "--out", f"{start.run}-{entry.stage.name}", *_other_models(entry.stage, start), *retain])
+
+
+def _other_models(stage: StageEntry, start: NextStart) -> list[str]:
+    """Return the options that give a stage the models which it learns from; an earlier checkpoint teaches where there is no teacher."""
+    if Need.EARLIER_CHECKPOINT in stage.needs:
+        return ["--earlier", start.earlier] if start.earlier else []
+    if Need.TEACHER in stage.needs and (given := start.teacher or start.earlier):
+        return ["--teacher" if start.teacher else "--earlier", given]
+    return []
 
 
 def _measures_all(entry: VerdictEntry) -> bool:

@@ -343,6 +343,24 @@ def test_next_command() -> None:
     assert str(next_command(products, weighing)).endswith("--retain kept.yaml --set retain_weight=0.5")
 
 
+@pytest.mark.parametrize(
+    ("needs", "given", "option"),
+    [
+        (("earlier_checkpoint", "verifier"), {"earlier": "old"}, "--earlier old"),
+        (("teacher",), {"teacher": "big", "earlier": "old"}, "--teacher big"),
+        (("teacher",), {"earlier": "old"}, "--earlier old"),
+        (("verifier",), {"teacher": "big", "earlier": "old"}, "--out a-grpo"),
+    ],
+)
+def test_the_next_command_names_the_models_that_the_stage_learns_from(
+    needs: tuple[str, ...], given: dict[str, str], option: str
+) -> None:
+    products = diagnosis_file().behaviors[0]
+    assert products.stage is not None
+    entry = products.model_copy(update={"stage": products.stage.model_copy(update={"needs": needs})})
+    assert str(next_command(entry, NextStart(model="m", run="a", **given))).endswith(option)
+
+
 def test_after_training_the_next_stage_starts_from_the_checkpoint(training_pages: Pages) -> None:
     command = "posttrain train grpo runs/loop/stage-1 products --out runs/loop/diagnosis-1-grpo"
     assert command in training_pages[2]
