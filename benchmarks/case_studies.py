@@ -6,13 +6,14 @@ Per case: `posttrain diagnose` with a mastered behavior beside it; then the name
 followed by grpo with half of the budget each; all with `--retain` and default settings but for the number of steps, which is what the budget allows.
 Its unit is a forward pass of one token: a token that runs through the model for training counts 3, a generated one 1, also one that is sampled to
 choose the weights that are saved. Every checkpoint is measured with another seed and compared with the start, paired by problem. What is done
-already is read from build/case_studies; an interrupted run goes on where it was.
+already is read from build/case_studies; a stage that was interrupted begins anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -69,7 +70,9 @@ class Case:
             return MODEL
         stage, behavior, *overrides = self.forgets_by
         out = self.folder / "start"
-        return str(trainers.train(stage, MODEL, [behavior], out=out, overrides=overrides).checkpoint)
+        if not out.exists():  # a checkpoint appears whole or not at all
+            trainers.train(stage, MODEL, [behavior], out=out, overrides=overrides)
+        return str(out)
 
 
 CASES = {
@@ -162,7 +165,8 @@ def run_stages(case: Case, stages: Sequence[str], budget: float) -> Change:
     stored = folder / "change.json"
     if stored.exists():
         return Change(**json.loads(stored.read_text()))
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # what was interrupted
+    folder.mkdir(parents=True)
     model, num_steps, passes, kept = case.start(), [], 0.0, []
     try:
         for place, stage in enumerate(stages):
