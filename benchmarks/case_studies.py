@@ -180,7 +180,7 @@ def run_stages(case: Case, stages: Sequence[str], budget: float) -> Change:
             stages=list(stages), num_steps=num_steps, kept=kept, passes=passes, target={}, retained={}, refused=str(error)
         )
     else:
-        diagnose.run(model, [case.behavior, RETAINED], out=folder / "after", probes=(), seed=1)
+        diagnose.run(model, [case.behavior, RETAINED], out=folder / "after", probes=(), seed=1, pilot=False)
         found = diagnose.compare(case.folder / "before", folder / "after", out=folder / "compared", trained=[measured_name(case)])
         target, retained = (_change(found[name].delta) for name in (measured_name(case), RETAINED))
         change = Change(stages=list(stages), num_steps=num_steps, kept=kept, passes=passes, target=target, retained=retained)
