@@ -232,7 +232,7 @@ def page(studies: Sequence[CaseStudy], budget: float) -> str:
     for one in studies:
         case, name = one.case, measured_name(one.case)
         lines += ["", f"## {case.name}", "", case.story, "", f"> {one.sentence}", ""]
-        model = "runs/forgetful/checkpoint" if case.forgets_by else MODEL
+        model = "runs/forgetful" if case.forgets_by else MODEL
         if case.forgets_by:
             stage, behavior, *overrides = case.forgets_by
             lines.append(f"    posttrain train {stage} {MODEL} {behavior} --set {' '.join(overrides)} --out runs/forgetful")
@@ -260,6 +260,8 @@ def _verdict(one: CaseStudy) -> str:
     if not ran:
         return "No stage ran."
     best = max(ran, key=lambda change: change.target["estimate"])
+    if best.target["estimate"] <= 0.0:
+        return "No stage gained anything at this budget."
     named = next((change for change in ran if change.stages == [one.named]), None)
     if named is None:
         return f"The verdict names no training (`{one.named}`); of what was trained all the same, {best.name} changed most: {_words(best.target)}."
