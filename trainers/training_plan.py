@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -85,7 +85,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
         generated_tokens=sum(tokens for _, tokens in sampled),
     )
     lines = _lines(request, training_set, rows, prompts, [words for words, _ in sampled], plan)
-    return TrainingPlan(**{name: getattr(plan, name) for name in plan.__slots__ if name != "lines"}, lines=tuple(lines))
+    return replace(plan, lines=tuple(lines))
 
 
 def _with_limit(request: TrainRequest, tokenizer: TokenizerOnly, behavior: Behavior) -> Behavior:

@@ -104,8 +104,8 @@ _DEMONSTRATIONS = (
     ("instruction", "response"),
 )
 """Columns of a prompt and of an answer to imitate."""
-_SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-"""Who speaks in ShareGPT's turns → role."""
+_SPEAKERS = {"human": "user", "gpt": "assistant"}
+"""Who speaks in ShareGPT's turns → role, where the two have other names."""
 _SHAPES: tuple[tuple[RowKind, frozenset[str]], ...] = (
     (RowKind.PAIR, frozenset({"chosen", "rejected"})),
     (RowKind.STEPS, frozenset({"prompt", "completions", "labels"})),
