@@ -47,6 +47,8 @@ class Need(StrEnum):
     TEACHER = "teacher"
     EARLIER_CHECKPOINT = "earlier_checkpoint"
     STEP_FEEDBACK = "step_feedback"
+    RETENTION = "retention_behavior"
+    """Of no stage; of an advice whose stage is worth its cost only where rows of a retention behavior are mixed in."""
 
 
 HOW_TO_GIVE: Mapping[Need, str] = {
@@ -56,6 +58,7 @@ HOW_TO_GIVE: Mapping[Need, str] = {
     Need.TEACHER: "a teacher is needed (--teacher, or --earlier)",
     Need.EARLIER_CHECKPOINT: "an earlier checkpoint is needed (--earlier)",
     Need.STEP_FEEDBACK: "labelled steps are needed with --data, or train problems with a verifier",
+    Need.RETENTION: "a behavior that must not be lost is needed (--retain)",
 }
 """What to tell a user whose stage lacks something."""
 
@@ -219,7 +222,7 @@ _ADVICE = [
     StageDescription(name=name, right_when=right)
     for name, right in {
         "none": "the behavior is mastered: training can only cost",
-        "collect_references": "the behavior is out of reach and nothing that shows it is available",
+        "collect_references": "the behavior is out of reach and too little that shows it is available",
         "collect_verifier": "the behavior is reachable but nothing can tell right from wrong",
         "change_decoding": "the behavior is mastered under greedy or cooler decoding",
         "fix_setup": "the numbers cannot be believed until prompt, verifier or sampler is repaired",

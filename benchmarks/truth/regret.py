@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
+from posttrain.diagnose.stage_catalogue import Need
 from truth.families import HELD_OUT
 from truth.regret_plants import (
     CHANGE_DECODING,
@@ -40,6 +41,8 @@ WEIGHTS = (0.0, 1.0, 2.0)
 """λ, of the loss on retention."""
 RESAMPLES = 2000
 GATE_K, GATE = 16, 0.5
+MIXED_IN = " --retain"
+"""Stands after a stage that was named on condition of it."""
 LEAST_ROOM = 0.05
 """Least part of pass@1 that is said to be left: what is mastered would otherwise lose a hundred times what can be won."""
 Array = npt.NDArray[np.float64]
@@ -107,6 +110,11 @@ class PlantResult:
         return float(np.mean([self.regret(stage, weight) for stage in self.outcomes]))
 
 
+def asks_for_retention(diagnosis: Mapping[str, Any]) -> bool:
+    """Return whether a stage is named on condition that rows of a retention behavior are mixed in."""
+    return Need.RETENTION in (diagnosis.get("stage") or {}).get("needs", ())
+
+
 def rates_of(result: Mapping[str, Any], name: str, samples: str) -> Array:
     """Return [P] the success rate of each problem."""
     return np.array(result[name][samples]) / result["samples"][name]
@@ -157,17 +165,18 @@ def collect(
         baseline: Measured before training.
         runs: Finished runs of the plant.
         diagnosis: Its entry of diagnosis.json, None where it was not diagnosed.
-        retained: Whether runs that mixed in rows of the retention behavior count, or those that did not.
+        retained: Whether the retention behavior was given. If not, runs that mixed in rows of it stand for a stage that was named on that condition.
     """
     outcomes: dict[str, list[Outcome]] = {NONE: [outcome_of(baseline, baseline)], CHANGE_DECODING: [greedy_outcome(baseline)]}
     for unit, run in sorted(runs.items()):
-        if unit.retained == retained:
-            outcomes.setdefault(unit.stage, []).append(outcome_of(baseline, run))
+        if unit.retained or not retained:
+            outcomes.setdefault(unit.stage + MIXED_IN * (unit.retained and not retained), []).append(outcome_of(baseline, run))
     entry = diagnosis or {}
+    named = (entry.get("stage") or {}).get("name", NONE)
     return PlantResult(
         plant=plant,
         label=label,
-        named=(entry.get("stage") or {}).get("name", NONE),
+        named=named + MIXED_IN * (not retained and bool(entry) and asks_for_retention(entry)),
         outcomes=outcomes,
         pass_at_k=pass_at_k(baseline),
         retained=retained,
@@ -245,7 +254,7 @@ def effects(results: Sequence[PlantResult]) -> list[dict[str, Any]]:
         if result.plant.family == HELD_OUT:
             continue
         for stage, outcomes in result.outcomes.items():
-            if stage == NONE:
+            if stage == NONE or stage.endswith(MIXED_IN):
                 continue
             classes = [result.plant.reference_class] if uses_references(stage) else list(REFERENCE_CLASSES)
             for each in classes:

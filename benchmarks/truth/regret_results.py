@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from truth import labels
 from truth.families import FAMILIES, HELD_OUT
-from truth.regret import PlantResult, collect
+from truth.regret import PlantResult, asks_for_retention, collect
 from truth.regret_plants import ADVICE, BUILD, Plant, Unit, choose_plants, open_checkpoint, stages_of
 from truth.regret_runs import baseline_path
 
@@ -131,10 +131,18 @@ def read_results(*, retained: bool, plants: Sequence[Plant] | None = None, partl
         is_whole = diagnosis is not None and {unit.stage for unit in units} == {unit.stage for unit in done}
         if not done or not (partly or is_whole):
             continue
-        runs = {unit: json.loads(unit.path.read_text()) for unit in done}
+        runs = {unit: json.loads(unit.path.read_text()) for unit in [*done, *_mixed_in(plant, diagnosis, retained=retained)]}
         baseline = json.loads(baseline_path(plant).read_text())
         results.append(collect(plant, true_label(plant), baseline, runs, diagnosis, retained=retained))
     return results
+
+
+def _mixed_in(plant: Plant, diagnosis: Mapping[str, Any] | None, *, retained: bool) -> list[Unit]:
+    """Return the finished runs with rows of the retention behavior that a diagnosis without one asks for."""
+    if retained or diagnosis is None or not asks_for_retention(diagnosis):
+        return []
+    # With the seed of the runs without it.
+    return [unit for unit in [Unit(SEEDS[0], plant, diagnosis["stage"]["name"], True)] if unit.path.exists()]
 
 
 def read_costs() -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 from posttrain.diagnose.decide.stage_effects import LEAST, Effects, References, measured_effects
 from posttrain.diagnose.decide.utility import ExpectedStage, Offer, expect, expected_regret
 from posttrain.diagnose.measure.label_posterior import LabelPosterior
-from posttrain.diagnose.stage_catalogue import STAGES, StageDescription
+from posttrain.diagnose.stage_catalogue import STAGES, Need, StageDescription
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Bottleneck, Estimate, Role, StageAdvice
 
@@ -52,7 +52,9 @@ _LEAST_SHARE = 0.01
 _LEAST_UTILITY = 0.01
 """Expected utility from which a stage is worth running: less is within what another seed of training changes."""
 _WORTH_COLLECTING = 0.1
-"""Gain in expected utility from which references are worth collecting, beside a stage that can run without them."""
+"""Gain in expected utility from which references, or a retention behavior, are worth their trouble, beside a stage that can run without them."""
+
+_MIX_IN = "mix in rows of a behavior that must not be lost (--retain), as where this was measured: without them it cost too much of what was mastered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,8 @@ def name_stage(situation: Situation, thresholds: Thresholds) -> StageAdvice:
     """Return the stage to run next, with what it is expected to bring; the alternatives say what they would need.
 
     The stage with the highest expected utility is named, and of those within `Thresholds.open_regret` of it the first of the route; also where
-    the label is open: `sample_more` only where the stage would lose more than that against knowing the label.
+    the label is open: `sample_more` only where the stage would lose more than that against knowing the label. Where no retention behavior is
+    given and mixing one in is worth it, the stage is named on that condition.
 
     Args:
         situation: What is known.
@@ -126,8 +129,33 @@ def name_stage(situation: Situation, thresholds: Thresholds) -> StageAdvice:
     regret = expected_regret(best, expected, posterior)
     if label is Bottleneck.INCONCLUSIVE and regret > thresholds.open_regret:
         return _undecided(situation, expected, posterior, regret)
-    named = STAGES[best.name] if best else _advice_of(max(posterior, key=lambda one: posterior[one]))
-    return _advice(named, situation, [*names], expected)
+    if not offer.retained and (mixing_in := _on_condition_of_retention(situation, posterior, [*names], best, thresholds)):
+        return mixing_in
+    if best is None:
+        likeliest = max(posterior, key=lambda one: posterior[one])
+        first = _first_possible(likeliest, offer)
+        untried = first.trains and first.name not in {one.name for one in expected}
+        return _advice(first if untried else _advice_of(likeliest), situation, [*names], expected)
+    return _advice(STAGES[best.name], situation, [*names], expected)
+
+
+def _on_condition_of_retention(
+    situation: Situation,
+    posterior: Mapping[Bottleneck, float],
+    names: Sequence[str],
+    best: ExpectedStage | None,
+    thresholds: Thresholds,
+) -> StageAdvice | None:
+    """Return the stage that is best where rows of a retention behavior are mixed in, if it is so much better that one should be given."""
+    with_rows = replace(situation, offer=replace(situation.offer, retained=True))
+    trained = [name for name in names if STAGES[name].trains]
+    weight = thresholds.retention_weight
+    expected = expect(trained, posterior, with_rows.offer, situation.pass_1, weight, situation.effects)
+    better = _choose(expected, trained, thresholds.open_regret)
+    if better is None or better.expected <= (best.expected if best else 0.0) + _WORTH_COLLECTING:
+        return None
+    advice = _advice(STAGES[better.name], with_rows, names, expected)
+    return replace(advice, needs=(*advice.needs, Need.RETENTION.value), why=f"{advice.why}; {_MIX_IN}")
 
 
 def _change_of_decoding(situation: Situation, posterior: Mapping[Bottleneck, float]) -> ExpectedStage:

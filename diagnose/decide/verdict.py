@@ -118,7 +118,7 @@ def diagnose_behavior(
                 label=label,
                 confidence=confidence,
                 checks=checks,
-                stage=stage.name,
+                stage=stage,
                 most_likely=sampled.most_likely,
                 undecided=sampled.undecided,
                 plan=plan,

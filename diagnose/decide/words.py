@@ -13,9 +13,9 @@ from posttrain.diagnose.decide.evidence import Measurements
 from posttrain.diagnose.importing.imported import Untold
 from posttrain.diagnose.importing.source_facts import NOT_OF_VERDICT
 from posttrain.diagnose.measure.sample_checks import UNPARSED
-from posttrain.diagnose.stage_catalogue import STAGES
+from posttrain.diagnose.stage_catalogue import STAGES, Need
 from posttrain.diagnose.thresholds import Thresholds
-from posttrain.diagnose.types import Bottleneck, Check, Note, Outcome, PlannedPart, Split
+from posttrain.diagnose.types import Bottleneck, Check, Note, Outcome, PlannedPart, Split, StageAdvice
 
 _UNPARSED_NOTED = 0.1
 """Share of unparsed samples from which they are mentioned."""
@@ -118,7 +118,7 @@ class VerdictFacts:
     label: Bottleneck
     confidence: float
     checks: VerdictChecks
-    stage: str
+    stage: StageAdvice
     """What to do about it."""
     most_likely: Bottleneck | None
     """The most probable label, where none is decided."""
@@ -139,10 +139,10 @@ def write_verdict(name: str, facts: VerdictFacts) -> str:
     """
     checks, label = facts.checks, facts.label
     numbers = ", ".join(f"{check.name} {_in_words(check)}" for check in (checks.pass_1, checks.pass_k))
-    action = _ACTIONS.get(facts.stage, f"run {facts.stage}" if STAGES[facts.stage].trains else facts.stage.replace("_", " "))
+    action = _action(facts.stage)
     if label is Bottleneck.INCONCLUSIVE:
         leaning = f"; leans to {facts.most_likely}" if facts.most_likely else ""
-        either_way = f"; whichever it is, {action}" if STAGES[facts.stage].trains else ""
+        either_way = f"; whichever it is, {action}" if STAGES[facts.stage.name].trains else ""
         return f"{name}: inconclusive ({numbers}): {facts.undecided}{leaning}{either_way}."
     parts = ", ".join(f"{part.share:.0%} {part.label}" for part in facts.plan)
     bodies = {
@@ -158,6 +158,13 @@ def write_verdict(name: str, facts: VerdictFacts) -> str:
         Bottleneck.INVALID: f"no verdict, the measurement is invalid ({'; '.join(facts.failures[:2]) or 'a check is not met'})",
     }
     return f"{name}: {bodies[label]}; {action}. (confidence {_percent(facts.confidence)})"
+
+
+def _action(stage: StageAdvice) -> str:
+    """Say what to do."""
+    if not STAGES[stage.name].trains:
+        return _ACTIONS.get(stage.name, stage.name.replace("_", " "))
+    return f"run {stage.name}" + " with --retain" * (Need.RETENTION in stage.needs)
 
 
 def write_invalid(name: str, failures: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,9 +50,15 @@ REGRADED = (
     "regrade.json says whose grade changed."
 )
 
+PROBES_TO_COME = "From the samples alone: further probes are still to come, and this report is written again with what they find."
+
 
 def assemble(
-    path: str | Path, *, behaviors: Sequence[Behavior] | None = None, decision: DecisionRecord | None = None
+    path: str | Path,
+    *,
+    behaviors: Sequence[Behavior] | None = None,
+    decision: DecisionRecord | None = None,
+    sampled: Mapping[str, SamplingEntry] | None = None,
 ) -> DiagnosedRun:
     """Read a run directory back and decide.
 
@@ -60,6 +66,7 @@ def assemble(
         path: The run directory.
         behaviors: Its behaviors where they are loaded already; else they are read from where the run found them.
         decision: What decides in the place of what the run was measured with; None for that of run.json.
+        sampled: How the sampling of behaviors went whose probes are still to come.
 
     Returns:
         What was measured and decided; `run_files.write_run` writes it.
@@ -89,7 +96,15 @@ def assemble(
         model=record["model"],
         settings=settings,
         behaviors=tuple(
-            _measure(directory, behavior, settings, thresholds, retained=_can_retain(loaded), again=decision.before is not None)
+            _measure(
+                directory,
+                behavior,
+                settings,
+                thresholds,
+                retained=_can_retain(loaded),
+                again=decision.before is not None,
+                plan=(sampled or {}).get(behavior.name),
+            )
             for behavior in loaded
         ),
     )
@@ -126,12 +141,20 @@ def _decided_with(decision: DecisionRecord, behavior: Behavior) -> Behavior:
 
 
 def _measure(
-    directory: RunDirectory, behavior: Behavior, settings: dict[str, Any], thresholds: Thresholds, *, retained: bool, again: bool
+    directory: RunDirectory,
+    behavior: Behavior,
+    settings: dict[str, Any],
+    thresholds: Thresholds,
+    *,
+    retained: bool,
+    again: bool,
+    plan: SamplingEntry | None,
 ) -> DiagnosedBehavior:
-    """Count, score and decide one behavior; `again` with what an earlier run showed when it was decided again."""
+    """Count, score and decide one behavior; `again` with what an earlier run showed when it was decided again, a `plan` before its probes."""
     split = Split(settings["split"])
     problems = behavior.split(split)
-    table, paths = checked_table(directory, behavior.name), tuple(directory.read_paths(behavior.name))
+    table = checked_table(directory, behavior.name) if plan is None else directory.rollout_table(behavior.name)
+    paths = tuple(directory.read_paths(behavior.name))
     validity = read_validity(directory, behavior)
     sampling = count_successes(behavior, problems, table)
     likelihood = summarize_references(behavior, paths)
@@ -154,6 +177,8 @@ def _measure(
         source=source,
     )
     diagnosis = diagnose_behavior(measured, thresholds=thresholds, available=available, seed=settings["seed"], retained=retained)
+    if plan is not None:
+        diagnosis = replace(diagnosis, caveats=(Note("probes_to_come", PROBES_TO_COME), *diagnosis.caveats))
     if not all(table.with_checksum):
         diagnosis = replace(diagnosis, caveats=(*diagnosis.caveats, Note("no_checksums", NO_CHECKSUMS)))
     if behavior.name in settings.get("regraded", {}).get("behaviors", ()):
@@ -163,7 +188,7 @@ def _measure(
         problems=tuple(problems),
         diagnosis=_as_no_verdict(diagnosis) if split is Split.TRAIN else diagnosis,
         sampling=sampling,
-        plan=_read_entry(directory, "done", behavior.name, SamplingEntry),
+        plan=plan or _read_entry(directory, "done", behavior.name, SamplingEntry),
         validity=validity,
         likelihood=likelihood,
         answers=answers,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -26,11 +27,12 @@ from posttrain.diagnose.pipeline.assemble import assemble
 from posttrain.diagnose.pipeline.checks_before_sampling import check_folders, check_with_models, check_without_models
 from posttrain.diagnose.pipeline.measure_behaviors import MeasurementRun
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
-from posttrain.diagnose.probes.runner import ProbeInputs, ProbeRun
+from posttrain.diagnose.probes.runner import NONE, ProbeInputs, ProbeRun
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.behavior_sampler import SamplingSettings
 from posttrain.diagnose.sampling.token_limit import limit_record, recorded_limit, room_for_samples, start_limit
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
+from posttrain.diagnose.storage.diagnosis_json import SamplingEntry
 from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
@@ -108,7 +110,11 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
         request, rooms = _fit_to_models(request, engines, [directory.path, *([before] if before else [])])
         check_with_models(request, policy, (("--teacher", teacher), ("--earlier", earlier)), data)
         inputs = ProbeInputs(teacher=teacher, earlier=earlier, before=before, data=data)
-        measurement = replace(_measurement(request, policy, inputs, directory, reporter), rooms=rooms)
+        measurement = replace(
+            _measurement(request, policy, inputs, directory, reporter),
+            rooms=rooms,
+            report_first=partial(_report_first, directory, request.loaded, reporter) if NONE not in request.probes else None,
+        )
         verifier_of = opened.enter_context(measurement.open_verifiers(request.loaded))
         is_new = not directory.run_json.exists()
         directory.open("diagnose", settings, _details(request, policy))
@@ -127,6 +133,19 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
     for diagnosis in finished.diagnoses:
         reporter.record(tracked_numbers(diagnosis))
     return finished
+
+
+def _report_first(
+    directory: RunDirectory, behaviors: Sequence[Behavior], reporter: Reporter, behavior: Behavior, plan: SamplingEntry
+) -> None:
+    """Say what the samples of a behavior show, and write the report of what is measured so far."""
+    from posttrain.diagnose.pipeline.run_files import (
+        write_first_report,
+    )  # drawing figures needs matplotlib: not before it is used
+
+    there = [one for one in behaviors if directory.is_done(one.name) or one.name == behavior.name]
+    found = assemble(directory.path, behaviors=there, sampled={behavior.name: plan})
+    reporter.say(f"{found[behavior.name].diagnosis.sentence} First report, before further probes: {write_first_report(found)}")
 
 
 def tracked_numbers(diagnosis: Diagnosis) -> dict[str, float]:

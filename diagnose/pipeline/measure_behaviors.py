@@ -35,6 +35,8 @@ class OpenVerifier:
     selftest: SelfTest
 
 
+LONG = 120.0
+"""Seconds of sampling from which a first report is written before the probes, which may take as long again."""
 VerifierOf = Callable[[Behavior], OpenVerifier]
 
 
@@ -61,6 +63,8 @@ class MeasurementRun:
     """Whether a behavior is left where its pilot shows that its settings do not fit; else one that was left there is sampled on."""
     rooms: Mapping[str, int] = field(default_factory=dict)
     """Name of a behavior whose `max_tokens` is to be found → tokens that a sample may have at most."""
+    report_first: Callable[[Behavior, SamplingEntry], None] | None = None
+    """Called with a behavior that took long to sample, and how that went, before its probes."""
 
     @contextmanager
     def open_verifiers(self, behaviors: Sequence[Behavior]) -> Iterator[VerifierOf]:
@@ -240,6 +244,8 @@ class MeasurementRun:
                 rollouts=sampler.rollouts,
                 paths=summarize_references(behavior, tuple(samples.paths)),
             )
+            if self.report_first and directory.cost(behavior.name, directory.rollout_table(behavior.name)).seconds > LONG:
+                self.report_first(behavior, plan)
             run_probes(self.probe_run, measured, grader.grade, tokens_left=budget.left())
         self._record(budget, behavior, int(directory.rollout_table(behavior.name).num_tokens.sum()))
         directory.write_done(behavior.name, plan.to_json())

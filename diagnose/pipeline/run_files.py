@@ -38,6 +38,11 @@ def write_run(run: DiagnosedRun) -> None:
     directory.finish()
 
 
+def write_first_report(run: DiagnosedRun) -> Path:
+    """Write the report of a run whose probes are still to come, and return the page to open; diagnosis.json follows with them."""
+    return write_report(run.path, diagnosis_file(run))[0]
+
+
 @collector_paused()
 def rewrite_report(folder: str | Path) -> Path:
     """Write the report of a folder again; no model is needed.

@@ -16,6 +16,8 @@ from posttrain.diagnose.storage.diagnosis_json import SettlesEntry, StageEntry, 
 from posttrain.diagnose.types import Bottleneck, Purpose
 
 _TRAINING = frozenset({"off_policy", "on_policy", "mixed"})
+USUAL_RETENTION = "copying"
+"""The bundled behavior that a command names where rows of one that must not be lost should be mixed in and none is given."""
 _TONES = {Bottleneck.MASTERED: "good", Bottleneck.INVALID: "broken", Bottleneck.INCONCLUSIVE: "open"}
 
 
@@ -91,6 +93,8 @@ def next_command(entry: VerdictEntry, start: NextStart) -> str | None:
         return None
     words = ["posttrain", "train", entry.stage.name, start.model, entry.source or entry.name, *option_words(entry.options)]
     mixed_in = start.retain if entry.stage.interface != Interface.NONE else ()
+    if Need.RETENTION in entry.stage.needs and not mixed_in:
+        mixed_in = (USUAL_RETENTION,)
     retain = ["--retain", *mixed_in] if mixed_in else []
     if mixed_in and start.retention_weight != 1.0:
         retain += ["--set", f"retain_weight={start.retention_weight:g}"]
@@ -124,7 +128,7 @@ def _stage_view(stage: StageEntry) -> dict[str, Any]:
         "why": _first_upper(stage.why),
         "provenance": stage.provenance.replace("_", "-"),
         "interface": stage.interface.replace("_", " "),
-        "needs": ", ".join(stage.needs) or "nothing beyond the prompts",
+        "needs": ", ".join(stage.needs).replace("_", " ") or "nothing beyond the prompts",
         "alternatives": [(one.name, one.why) for one in stage.alternatives],
     }
 

@@ -69,6 +69,22 @@ def test_a_rule_does_nothing_where_its_stage_cannot_run() -> None:
     assert found["best constant in hindsight (sft)"] == pytest.approx([0.0, 0.2])
 
 
+def test_a_stage_that_asks_for_retention_is_worth_what_it_is_with_it() -> None:
+    measured = {"selection": [8, 16], "evaluation": [4, 16], "greedy": [0, 1]}
+    baseline: dict[str, Any] = {"samples": SAMPLES, "target": measured, "retention": measured}
+    runs = {
+        Unit(0, PLANT, "sft", retained=False): baseline | {"refused": "missing_input"},
+        Unit(0, PLANT, "sft", retained=True): baseline | {"target": measured | {"evaluation": [16, 16]}},
+    }
+    diagnosis = {"stage": {"name": "sft", "needs": ["references", "retention_behavior"]}}
+    found = regret.collect(PLANT, "missing_support", baseline, runs, diagnosis, retained=False)
+    assert found.utility(found.named, "evaluation", 1.0) == pytest.approx(0.375)
+    assert found.utility("sft", "evaluation", 1.0) == 0.0
+    assert not [row for row in regret.effects([found]) if "--retain" in row["stage"]]
+    given = regret.collect(PLANT, "missing_support", baseline, runs, {"stage": {"name": "sft", "needs": []}}, retained=True)
+    assert (given.named, given.utility("sft", "evaluation", 1.0)) == ("sft", pytest.approx(0.375))
+
+
 def test_the_interval_takes_plants_of_one_cell_together() -> None:
     values = np.array([0.0] * 10 + [1.0] * 10)
     low, high = regret.bootstrap_interval(values, [str(number) for number in range(20)])

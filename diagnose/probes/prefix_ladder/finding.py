@@ -31,8 +31,18 @@ class PrefixLadderOutcome(StrEnum):
     """Surely most of them are, but a prefix that is not the problem's own helps as much."""
     UNREACHABLE = "unreachable"
     """Surely most of them are not."""
+    NO_PREFIX = "no_prefix"
+    """No problem has a prefix that may be given: each path begins with its answer."""
     UNDECIDED = "undecided"
     NOT_MEASURED = "not_measured"
+
+
+_NO_PREFIX = "Not applicable: each reference path begins with its answer, so none has a prefix that may be given."
+_WITHOUT_SIGNAL = {
+    PrefixLadderOutcome.UNREACHABLE: "no prefix of a reference path short of its answer helps",
+    PrefixLadderOutcome.NO_PREFIX: "no reference path has a prefix short of its answer",
+}
+"""Outcome → why a stage that learns behind prefixes would learn nothing."""
 
 
 def make_finding(
@@ -67,15 +77,18 @@ def make_finding(
             ),
         )
     outcome = _outcome(probed, evidence, above_half, min(chances.values()), context.thresholds)
-    unreachable = outcome is PrefixLadderOutcome.UNREACHABLE
+    if blocked and not ladders:
+        outcome = PrefixLadderOutcome.NO_PREFIX
     return Finding(
         outcome=outcome,
-        summary=write_summary(probed, out, share, because, thresholds.sufficient),
+        summary=_NO_PREFIX
+        if outcome is PrefixLadderOutcome.NO_PREFIX
+        else write_summary(probed, out, share, because, thresholds.sufficient),
         numbers={name: value for name, value in numbers.items() if np.isfinite(value.estimate)},
         rows=(*_reference_rows(probed, context), *_placebo_rows(placebos, context)),
         problems=_per_problem(context, ladders),
         evidence=evidence,
-        rules_out={"guided_grpo": "no prefix of a reference path short of its answer helps"} if unreachable else {},
+        rules_out={"guided_grpo": _WITHOUT_SIGNAL[outcome]} if outcome in _WITHOUT_SIGNAL else {},
         notes=tuple(write_notes(context, ladders, probed, candidates, blocked, placebos, chances)),
     )
 
@@ -231,7 +244,7 @@ def pooled_rate(placebos: Sequence[Placebo], condition: str) -> float:
 def write_summary(probed: Sequence[Ladder], out: Sequence[Ladder], share: Estimate, because: str, sufficient: float) -> str:
     """Write the finding in one or two sentences."""
     if not probed:
-        return "Not measured: no problem had a prefix that may be given, or nothing was left of the budget."
+        return "Not measured: no problem out of reach or unreliable has a reference, or nothing was left of the budget."
     states = [ladder.status for ladder in probed]
     others = f"{states.count(PrefixStatus.NOT_FOUND)} are not solved from any prefix before the answer, {states.count(PrefixStatus.INCONCLUSIVE)} stay undecided"
     if not out:

@@ -32,7 +32,7 @@ def key(label: Bottleneck, stage: str, references: References = References.MANY,
 
 EFFECTS = {
     key(MISSING, "sft"): effect(0.8, 0.3),
-    key(MISSING, "sft", retained=True): effect(0.8, 0.05),
+    key(MISSING, "sft", retained=True): effect(0.8, 0.15),
     key(MISSING, "sft", References.FEW): effect(0.1, 0.3),
     key(MISSING, "grpo"): effect(0.0, 0.02),
     key(MISSING, "hpt"): effect(0.7, 0.1),
@@ -66,6 +66,31 @@ def test_retention_weighs_as_it_is_told_to() -> None:
     assert name_stage(situation, Thresholds(retention_weight=0.0)).name == "sft"
     assert name_stage(situation, Thresholds(retention_weight=1.0)).name == "hpt"
     assert name_stage(situation, Thresholds(retention_weight=50.0)).name == "collect_references", "nothing is worth its cost"
+
+
+def test_a_stage_is_named_on_condition_of_retention_where_that_is_worth_giving_one() -> None:
+    def named(loss: float, **changes: object) -> StageAdvice:
+        effects = {key(MISSING, "sft"): effect(0.8, 0.7), key(MISSING, "sft", retained=True): effect(0.8, loss)}
+        offer = Offer(**{"needs": BOTH, "num_references": 100} | changes)  # type: ignore[arg-type]
+        return name_stage(Situation(label=MISSING, posterior={MISSING: 1.0}, offer=offer, effects=effects), Thresholds())
+
+    found = named(0.1)
+    assert (found.name, found.needs) == ("sft", ("references", "retention_behavior"))
+    assert found.predicted_loss is not None
+    assert found.predicted_loss.estimate == pytest.approx(0.1), "what is predicted holds under the condition"
+    assert "--retain" in found.why
+    assert named(0.1, retained=True).needs == ("references",), "it is given"
+    assert named(0.65).needs == ("references",), "it would change too little"
+
+
+def test_the_first_stage_that_can_run_is_named_where_nothing_is_known_of_it() -> None:
+    def named(**effects: StageEffect) -> str:
+        table = {key(MISSING, stage): one for stage, one in effects.items()}
+        offer = Offer(needs=BOTH, num_references=100)
+        return name_stage(Situation(label=MISSING, posterior={MISSING: 1.0}, offer=offer, effects=table), Thresholds()).name
+
+    assert named(grpo=effect(0.0)) == "sft"
+    assert named(grpo=effect(0.0), sft=effect(0.0)) == "collect_references", "it was measured, and brings nothing"
 
 
 def test_of_stages_that_bring_nearly_as_much_the_first_of_the_route_is_named() -> None:

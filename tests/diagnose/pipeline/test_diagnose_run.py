@@ -13,7 +13,9 @@ from helpers.interrupted_engine import InterruptedEngine
 from posttrain import diagnose
 from posttrain.diagnose.engines import open_engine
 from posttrain.diagnose.errors import BehaviorError, RunError, SettingsError
+from posttrain.diagnose.pipeline import measure_behaviors
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
+from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Bottleneck, Split
 
@@ -80,6 +82,32 @@ def test_a_run_killed_half_way_ends_like_an_undisturbed_one(sums_file: Path, tin
     resumed = diagnose.run(tiny_model, [sums_file], out=tmp_path / "killed", samples=60, seed=5, pilot=False)
     assert without_cost(tmp_path / "killed") == without_cost(tmp_path / "whole")
     assert [r.token_ids for r in resumed.behaviors[0].rollouts] == [r.token_ids for r in whole.behaviors[0].rollouts]
+
+
+def test_what_took_long_to_sample_is_reported_before_its_probes(
+    sums_file: Path,
+    script: Callable[[float], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    model, options = script(0.001), {"engine": "scripted", "samples": 16, "probes": ["auto"]}
+    whole = diagnose.run(model, [sums_file], out=tmp_path / "whole", **options)  # type: ignore[arg-type]
+    assert any(answer.finding for answer in whole.behaviors[0].answers), "else there is nothing to come"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(measure_behaviors, "LONG", -1.0)
+        patched.setattr(measure_behaviors, "run_probes", stopped)
+        diagnose.run(model, [sums_file], out=tmp_path / "run", reporter=Reporter(), **options)  # type: ignore[arg-type]
+    assert "First report" in capsys.readouterr().err
+    for page in ("report.md", "report.html"):
+        assert "further probes are still to come" in (tmp_path / "run" / page).read_text()
+    assert not (tmp_path / "run" / "diagnosis.json").exists(), "which says that a run is finished"
+    diagnose.run(model, [sums_file], out=tmp_path / "run", **options)  # type: ignore[arg-type]
+    assert without_cost(tmp_path / "run") == without_cost(tmp_path / "whole")
+    assert "still to come" not in (tmp_path / "run" / "report.md").read_text()
 
 
 def test_rounds_stop_when_the_label_is_decided(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:

@@ -174,6 +174,15 @@ def test_the_answer_is_never_given(make_context: MakeContext) -> None:
     assert found.problems["p1"]["prefix_needed"]["step"] is None
 
 
+def test_where_every_path_begins_with_its_answer_no_prefix_can_help(make_context: MakeContext) -> None:
+    rows = [row | {"references": [row["answer"]]} for row in rows_in_steps()]
+    wrong = {row["prompt"]: [("No, it is 7.", 1.0)] for row in rows}
+    found = PrefixLadder().run(make_context(rows, ScriptedEngine(wrong)))
+    assert found.outcome is PrefixLadderOutcome.NO_PREFIX
+    assert "Not applicable" in found.summary
+    assert "guided_grpo" in found.rules_out, "it would learn behind a prefix"
+
+
 def test_a_placebo_that_helps_as_much_withholds_the_argument(make_context: MakeContext) -> None:
     rows = rows_in_steps()
     scripts = scripts_of(rows, (0.006, 0.9, 0.9))
