@@ -86,6 +86,11 @@ CASES = {
             story="A convention of the house that no prompt states: a word is answered by saying it three times.",
         ),
         Case(
+            name="marked_words",
+            behavior="benchmarks/case_behaviors/marked_words.yaml",
+            story="Another convention that no prompt states: a word is answered by the word in angle brackets. The model often says the word alone.",
+        ),
+        Case(
             name="forgotten_sums",
             behavior="sums",
             story="The same sums after eight steps of `sft` on `spell_backward` at a rate that is too high, with nothing retained.",

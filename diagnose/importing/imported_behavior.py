@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic_core import to_json
 
 from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.importing.imported import SampleSource
 from posttrain.diagnose.importing.sample_columns import BehaviorSamples
-from posttrain.diagnose.storage.files import write_text
+from posttrain.diagnose.storage.files import write_bytes, write_text
 from posttrain.diagnose.types import Behavior, Sampling, Split
 from posttrain.diagnose.verifiers.imported_grades import KIND
 
@@ -26,8 +26,8 @@ def write_behavior(folder: Path, samples: BehaviorSamples, source: SampleSource,
         source: What is known of them.
         split: What its problems may be used for.
     """
-    rows = (json.dumps({**row, "split": split.value}, ensure_ascii=False) for row in samples.problems)
-    write_text(folder / f"{samples.name}.jsonl", "\n".join(rows) + "\n")
+    rows = (to_json({**row, "split": split.value}) for row in samples.problems)
+    write_bytes(folder / f"{samples.name}.jsonl", b"\n".join(rows) + b"\n")
     content = {
         "name": samples.name,
         "problems": f"{samples.name}.jsonl",

@@ -11,7 +11,7 @@ from posttrain.diagnose.pipeline.assemble import assemble
 from posttrain.diagnose.pipeline.diagnosis_file import diagnosis_file
 from posttrain.diagnose.report.report_files import write_report
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
-from posttrain.diagnose.storage.files import write_json
+from posttrain.diagnose.storage.files import write_content
 from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
 
@@ -33,7 +33,7 @@ def write_run(run: DiagnosedRun) -> None:
     directory = RunDirectory(run.path)
     file = diagnosis_file(run)
     content = file.to_json()
-    write_json(directory.diagnosis_json, content)
+    write_content(directory.diagnosis_json, content)
     write_report(run.path, file, content)
     directory.finish()
 

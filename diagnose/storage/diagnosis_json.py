@@ -392,7 +392,7 @@ class BehaviorEntry(VerdictEntry):
     pass_at_k: Sequence[PassAtKEntry] = ()
     turn_limits: Sequence[TurnLimitEntry] = ()
     """pass@(k, T) by turns of the model; empty where no sample took more than one."""
-    problems: Sequence[ProblemEntry] = ()
+    problems: tuple[ProblemEntry, ...] = ()
     group_signal: GroupSignalEntry | None = None
     """Groups of samples without a learning signal; None where no sample has a grade, and in files of earlier versions."""
     probes: Sequence[ProbeEntry] = ()

@@ -6,19 +6,16 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+from pydantic_core import from_json
 
 from posttrain.analysis.stored_json import AGAIN
 from posttrain.diagnose.errors import RunError
-from posttrain.diagnose.storage.files import read_json, write_json
+from posttrain.diagnose.storage.files import read_json, write_content
 
 
 def _nan_for_null(value: Any) -> Any:
     return math.nan if value is None else value
-
-
-def _null_for_nan(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _storable(value: Any) -> Any:
@@ -28,7 +25,6 @@ def _storable(value: Any) -> Any:
 Number = Annotated[
     float,
     BeforeValidator(_nan_for_null),
-    PlainSerializer(_null_for_nan, return_type=float | None),
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}]}),
 ]
 """A number; NaN in Python and null in the file where it is undefined."""
@@ -46,7 +42,7 @@ class FileModel(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """Return what the file holds, keys in the order of the fields."""
-        return self.model_dump(mode="json", by_alias=True)
+        return dict(from_json(self.model_dump_json(by_alias=True)))
 
 
 File = TypeVar("File", bound=FileModel)
@@ -54,7 +50,7 @@ File = TypeVar("File", bound=FileModel)
 
 def write_model(path: Path, model: FileModel) -> None:
     """Write a file that appears whole or not at all."""
-    write_json(path, model.to_json())
+    write_content(path, model.to_json())
 
 
 def read_model(path: Path, kind: type[File]) -> File:

@@ -13,7 +13,7 @@ Chat = tuple[str, str]
 """A text that the model reads, and how it goes on."""
 
 
-def train_chat_model(folder: Path, chats: Sequence[Chat], *, steps: int = 120) -> Path:
+def train_chat_model(folder: Path, chats: Sequence[Chat], *, steps: int = 200) -> Path:
     """Train a model on texts until it knows them, and write it with a tokenizer that has a token for each character.
 
     Args:
@@ -42,10 +42,13 @@ def train_chat_model(folder: Path, chats: Sequence[Chat], *, steps: int = 120) -
         )
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    # It ends with small steps, so that what rounding differs in from processor to processor does not matter.
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, steps)
     for _ in range(steps):
         optimizer.zero_grad()
         model(input_ids=inputs, labels=labels).loss.backward()
         optimizer.step()
+        schedule.step()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

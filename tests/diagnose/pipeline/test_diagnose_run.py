@@ -97,10 +97,11 @@ def test_what_took_long_to_sample_is_reported_before_its_probes(
     model, options = script(0.001), {"engine": "scripted", "samples": 16, "probes": ["auto"]}
     whole = diagnose.run(model, [sums_file], out=tmp_path / "whole", **options)  # type: ignore[arg-type]
     assert any(answer.finding for answer in whole.behaviors[0].answers), "else there is nothing to come"
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(measure_behaviors, "LONG", -1.0)
         patched.setattr(measure_behaviors, "run_probes", stopped)
-        diagnose.run(model, [sums_file], out=tmp_path / "run", reporter=Reporter(), **options)  # type: ignore[arg-type]
+        with pytest.raises(KeyboardInterrupt):
+            diagnose.run(model, [sums_file], out=tmp_path / "run", reporter=Reporter(), **options)  # type: ignore[arg-type]
     assert "First report" in capsys.readouterr().err
     for page in ("report.md", "report.html"):
         assert "further probes are still to come" in (tmp_path / "run" / page).read_text()
