@@ -16,6 +16,7 @@ EXAMPLES = (
     "posttrain loop path/to/model new.yaml kept.yaml --out runs/loop --rounds 6 --budget-tokens 2000000",
     "posttrain loop path/to/model my.jsonl --out runs/loop --limit 100 --max-tokens 512",
     "posttrain loop path/to/model my.jsonl --out runs/sft-grpo --rounds 2 --stages sft,grpo",
+    "posttrain loop path/to/model my.jsonl --rounds 2 --stages sft,grpo --dry-run",
     "posttrain loop path/to/model my.jsonl --out runs/kept --retain products spell_backward",
 )
 
@@ -24,7 +25,7 @@ def loop(
     context: typer.Context,
     model: options.Model,
     behaviors: options.Behaviors,
-    out: options.Out,
+    out: options.OutUnlessDry = None,
     rounds: Annotated[
         int,
         typer.Option(
@@ -70,6 +71,7 @@ def loop(
     retention_weight: options.RetentionWeight = 1.0,
     pilot: options.Pilot = "on",
     seed: options.Seed = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured and trained at most, and stop.")] = False,
     track: options.Track = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -79,13 +81,34 @@ def loop(
     from posttrain.trainers import loop as run_loop
     from posttrain.trainers.distributed.launch import is_rank_zero
 
+    folder = options.require_out(out, dry_run)
     loaded = options.load_behaviors(behaviors, context.params)
     retained = options.retained_names(retain)
+    asked: dict[str, Any] = {
+        "rounds": rounds,
+        "stages": () if stages is None else options.split_names("--stages", stages),
+        "probes": options.split_names("--probes", probes),
+        "samples": samples,
+        "precision": precision,
+        "max_tokens_total": max_tokens_total,
+        "budget_tokens": budget_tokens,
+        "engine": engine,
+        "config": config,
+        "overrides": overrides or [],
+        "retain": options.load_behaviors(retained, {"limit": limit}) if retained else retained,
+        "retention_weight": retention_weight,
+        "pilot": options.is_on("--pilot", pilot),
+        "seed": seed,
+        "command": typed_command(),
+    }
+    if dry_run:
+        from posttrain.trainers.diagnose_and_train.loop_plan import plan_loop
+        from posttrain.trainers.diagnose_and_train.loop_request import LoopRequest
+
+        print("\n".join(plan_loop(LoopRequest(model=model, behaviors=loaded, out=folder, **asked))))
+        return
     with open_reporter(quiet, track) as reporter:
-        result = run_loop(
-            model, loaded, out=out, rounds=rounds, stages=() if stages is None else options.split_names("--stages", stages), probes=options.split_names("--probes", probes), samples=samples, precision=precision, max_tokens_total=max_tokens_total, budget_tokens=budget_tokens,
-            engine=engine, config=config, overrides=overrides or [], retain=options.load_behaviors(retained, {"limit": limit}) if retained else retained, retention_weight=retention_weight, pilot=options.is_on("--pilot", pilot), seed=seed, command=typed_command(), reporter=reporter,
-        )  # fmt: skip
+        result = run_loop(model, loaded, out=folder, reporter=reporter, **asked)
     if is_rank_zero():
         _print_loop(result)
 

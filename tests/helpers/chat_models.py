@@ -12,14 +12,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 Chat = tuple[str, str]
 """A text that the model reads, and how it goes on."""
 
+KNOWN, MOST_STEPS = 0.02, 1000
+"""Nats of the least likely token at which texts are known, and the steps on all of them until then, at most."""
 
-def train_chat_model(folder: Path, chats: Sequence[Chat], *, steps: int = 200) -> Path:
+
+def train_chat_model(folder: Path, chats: Sequence[Chat]) -> Path:
     """Train a model on texts until it knows them, and write it with a tokenizer that has a token for each character.
 
     Args:
         folder: Where to.
         chats: Prompts as the model reads them, each with what it is to write.
-        steps: Of training, on all of them at once.
     """
     tokenizer = character_tokenizer(None)
     rows = [(tokenizer(prompt + text)["input_ids"], len(tokenizer(prompt)["input_ids"])) for prompt, text in chats]
@@ -42,13 +44,16 @@ def train_chat_model(folder: Path, chats: Sequence[Chat], *, steps: int = 200) -
         )
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
-    # It ends with small steps, so that what rounding differs in from processor to processor does not matter.
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, steps)
-    for _ in range(steps):
+    for _ in range(MOST_STEPS):
         optimizer.zero_grad()
-        model(input_ids=inputs, labels=labels).loss.backward()
+        logits = model(input_ids=inputs).logits[:, :-1].flatten(0, 1)
+        losses = torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction="none")
+        if losses.max() < KNOWN:  # a number of steps would leave more or less, as the processor rounds
+            break
+        (losses.sum() / (labels[:, 1:] >= 0).sum()).backward()
         optimizer.step()
-        schedule.step()
+    else:
+        raise RuntimeError(f"the model does not know its texts after {MOST_STEPS} steps: {losses.max():.3f} nats")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
