@@ -34,7 +34,8 @@ from truth.truth import find_truth, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "truth"
-DEFAULT_SEEDS = 4
+FIRST_SEED, DEFAULT_SEEDS = 6, 4
+"""Seeds of the checkpoints; before the first one lie those on which earlier versions were diagnosed."""
 QUICK_PLANTS = ("missing_support", "poor_choice", "mastered", "guided_only")
 QUICK_BROKEN = ("too_short", "wrong_pattern")
 BINS = (0.0, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -142,7 +143,7 @@ class Design:
     """What is made and diagnosed."""
 
     families: tuple[str, ...] = tuple(FAMILIES)
-    seeds: tuple[int, ...] = tuple(range(DEFAULT_SEEDS))
+    seeds: tuple[int, ...] = tuple(range(FIRST_SEED, FIRST_SEED + DEFAULT_SEEDS))
     plants: tuple[str, ...] = tuple(PLANTS)
     broken: tuple[str, ...] = tuple(BROKEN)
     folder: Path = BUILD
@@ -354,19 +355,25 @@ def _broken(verdicts: Sequence[Verdict]) -> list[str]:
     return lines
 
 
-def claims_a_gap(one: Verdict) -> bool:
-    """Return whether a verdict says that a capability is missing or badly used, or that it would, with more samples."""
-    return one.bottleneck in GAPS or (one.is_open and one.leans_to in GAPS)
+def calls_a_gap(one: Verdict) -> bool:
+    """Return whether a verdict says that a capability is missing or badly used."""
+    return one.bottleneck in GAPS
+
+
+def leans_to_a_gap(one: Verdict) -> bool:
+    """Return whether an open verdict takes that for most probable."""
+    return one.is_open and one.leans_to in GAPS
 
 
 def _decoys(verdicts: Sequence[Verdict]) -> list[str]:
-    lines = ["| decoy | verdicts | truth | called a capability gap |", "| --- | ---: | --- | --- |"]
+    lines = ["| decoy | verdicts | truth | called a capability gap | open, leans to one |", "| --- | ---: | --- | ---: | ---: |"]
     for plant, kind in PLANTS.items():
         mine = [one for one in verdicts if one.setting == "blind" and one.plant == plant]
         if kind.decoy and mine:
-            wrongly = [one for one in mine if claims_a_gap(one) and (kind.label == "guessing" or one.truth not in GAPS)]
+            no_gap = [one for one in mine if kind.label == "guessing" or one.truth not in GAPS]
+            called, leaning = sum(map(calls_a_gap, no_gap)), sum(map(leans_to_a_gap, no_gap))
             truths = ", ".join(sorted({kind.label if kind.label == "guessing" else one.truth for one in mine}))
-            lines.append(f"| {plant} | {len(mine)} | {truths} | {len(wrongly)} |")
+            lines.append(f"| {plant} | {len(mine)} | {truths} | {called} | {leaning} |")
     return lines
 
 
@@ -384,7 +391,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one family, one seed, few plants: about two minutes")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=DEFAULT_SEEDS, help="checkpoints of each family")
-    parser.add_argument("--first-seed", type=int, default=0, help="seeds from this one on: new ones are fresh draws")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="seeds from this one on: new ones are fresh draws")
     options = parser.parse_args()
     seeds = tuple(range(options.first_seed, options.first_seed + options.seeds))
     design = quick_design() if options.quick else Design(seeds=seeds)

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from truth.checkpoints import Schedule, make_checkpoint
 from truth.families import FAMILIES, HELD_OUT, Family
-from truth.labels import Verdict, claims_a_gap, labels_markdown, reliability
+from truth.labels import Verdict, calls_a_gap, labels_markdown, leans_to_a_gap, reliability
 from truth.plants import BROKEN, EVAL_PROBLEMS, PLANTS, SLIPS
 from truth.sampler import continuations
 from truth.truth import Conditions, Rates, label_of, label_of_rates, load
@@ -158,14 +158,16 @@ def test_the_page_counts_what_is_right_open_and_a_wrongly_claimed_gap() -> None:
         verdict("poor_choice", "poor_choice", "missing_support"),
         verdict("mixed", "mixed", "inconclusive", leans_to="mixed", confidence=0.6),
         verdict("guessing", "poor_choice", "poor_choice"),
+        verdict("guessing", "poor_choice", "inconclusive", leans_to="poor_choice"),
         verdict("several_paths", "mastered", "missing_support"),
         verdict("mastered", "mastered", "mastered", family=HELD_OUT),
     ]
     page = labels_markdown(verdicts)
     assert "| Tuning families | 0.600 " in page
     assert f"| Held-out family ({HELD_OUT}) | 1.000 " in page
-    assert "| guessing | 1 | guessing | 1 |" in page
-    assert "| several_paths | 1 | mastered | 1 |" in page
+    assert "| guessing | 2 | guessing | 1 | 1 |" in page
+    assert "| several_paths | 1 | mastered | 1 | 0 |" in page
     assert [row[2:5] for row in reliability(verdicts[:5])] == [(1, 0.6, 1.0), (4, 0.97, 0.75)]
-    assert not claims_a_gap(verdict("guessing", "poor_choice", "inconclusive"))
-    assert claims_a_gap(verdict("guessing", "poor_choice", "inconclusive", leans_to="poor_choice"))
+    open_ = verdict("guessing", "poor_choice", "inconclusive", leans_to="poor_choice")
+    assert (calls_a_gap(open_), leans_to_a_gap(open_)) == (False, True)
+    assert (calls_a_gap(verdicts[5]), leans_to_a_gap(verdicts[5])) == (True, False)
