@@ -48,7 +48,7 @@ def write_caveats(
         thresholds: What they were held against.
     """
     counts, validity, epsilon = measured.counts, measured.validity, measured.behavior.measure.epsilon
-    notes = [*_of_source(measured), *(Note("validity", note) for note in validity.notes)]
+    notes = [*_of_source(measured), *_without_train_problems(measured), *(Note("validity", note) for note in validity.notes)]
     if lenient is not None:
         read, total = int(counts.num_lenient_correct.sum()), int(counts.num_samples.sum())
         text = (
@@ -102,13 +102,16 @@ def _of_source(measured: Measurements) -> list[Note]:
     notes = [note for note in source.notes if note.code not in NOT_OF_VERDICT]
     if untold := [words for name, words in UNTOLD_OF_VERDICT.items() if name in source.untold]:
         notes.append(Note("untold_by_source", f"The source does not tell {'; '.join(untold)}."))
-    if not measured.behavior.split(Split.TRAIN):
-        text = (
-            "The imported problems are measured, so no stage is ever trained on them: it needs train problems of the same kind, in a behavior file "
-            "with a verifier."
-        )
-        notes.append(Note("no_train_problems", text))
     return notes
+
+
+def _without_train_problems(measured: Measurements) -> list[Note]:
+    """Return that there is nothing to train on, where there is not."""
+    if measured.behavior.split(Split.TRAIN):
+        return []
+    which = "The imported problems" if measured.source is not None else "All problems"
+    text = f"{which} are measured, so no stage is ever trained on them: it needs train problems of the same kind, in a behavior file with a verifier."
+    return [Note("no_train_problems", text)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

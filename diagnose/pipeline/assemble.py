@@ -164,8 +164,7 @@ def _measure(
     available = available_needs(
         behavior, teacher=settings.get("teacher") is not None, earlier=settings.get("earlier") is not None
     )
-    if source is not None:  # what graded these samples is there, though not with us
-        available |= {Need.VERIFIER}
+    available |= {Need.VERIFIER}  # what graded these samples is there, whatever there is to train on
     measured = Measurements(
         behavior=behavior,
         problems=problems,
