@@ -38,6 +38,8 @@ USUAL = ("sft", "grpo", "rft")
 NUM_ALTERNATIVES = 2
 PIPELINE = ("sft", "grpo")
 BUDGET = 40_000.0
+OVERRUN = 1.2
+"""Share of the budget that a stage may come to; one that costs more is trained again."""
 NUM_TRIED = 1
 """Steps from which the cost of the others follows."""
 
@@ -153,15 +155,19 @@ def train(case: Case, stage: str, model: str, out: Path, overrides: Sequence[str
     return trainers.train(stage, model, [case.behavior], out=out, overrides=overrides, retain=[RETAINED], **given)
 
 
-def steps_within(case: Case, stage: str, model: str, budget: float) -> list[str]:
-    """Try a step of a stage, and return the setting with which it costs what may be spent; none for one without steps."""
+def train_within(case: Case, stage: str, model: str, out: Path, budget: float) -> trainers.TrainingResult:
+    """Train a stage with as many steps as may be spent, which a step that is tried tells; again with fewer where that step was cheaper than the others."""
     if RECIPES[stage].transform is not None:
-        return []
+        return train(case, stage, model, out, [])
     with tempfile.TemporaryDirectory() as folder:
-        tried = train(case, stage, model, Path(folder) / "tried", [f"num_steps={NUM_TRIED}"])
-    fixed = float(tried.choice_tokens)
-    num = steps_for(budget, fixed=fixed, tried=passes_of(tried) - fixed, num_tried=NUM_TRIED, most=None)
-    return [f"num_steps={num}"]
+        result, num_steps = train(case, stage, model, Path(folder) / "tried", [f"num_steps={NUM_TRIED}"]), NUM_TRIED
+    while True:
+        fixed = float(result.choice_tokens)
+        num_steps = steps_for(budget, fixed=fixed, tried=passes_of(result) - fixed, num_tried=num_steps, most=None)
+        shutil.rmtree(out, ignore_errors=True)
+        result = train(case, stage, model, out, [f"num_steps={num_steps}"])
+        if passes_of(result) <= OVERRUN * budget or num_steps == 1:
+            return result
 
 
 def run_stages(case: Case, stages: Sequence[str], budget: float) -> Change:
@@ -175,8 +181,7 @@ def run_stages(case: Case, stages: Sequence[str], budget: float) -> Change:
     model, num_steps, passes, kept = case.start(), [], 0.0, []
     try:
         for place, stage in enumerate(stages):
-            overrides = steps_within(case, stage, model, budget / len(stages))
-            result = train(case, stage, model, folder / f"trained-{place}", overrides)
+            result = train_within(case, stage, model, folder / f"trained-{place}", budget / len(stages))
             model, passes = str(result.checkpoint), passes + passes_of(result)
             num_steps.append(result.num_steps)
             kept.append(result.kept_share)
