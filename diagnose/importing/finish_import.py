@@ -20,6 +20,11 @@ from posttrain.diagnose.importing.imported import (
 from posttrain.diagnose.strict_settings import shorten, unknown
 from posttrain.diagnose.types import Note, Sampling, StopReason
 
+NOT_AT_TEMPERATURE_0 = (
+    "The source tells temperature 0, and the samples of most problems differ from each other: they were sampled at another one, which is not known "
+    "(--sampling temperature=... says it)."
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Told:
@@ -52,17 +57,21 @@ def finish(samples: Sequence[ImportedSample], told: Told, options: ReadOptions) 
         kept = [replace(sample, policy="") if sample.policy else sample for sample in kept]
     elif policies:
         kept = [sample if sample.policy else replace(sample, policy="unknown") for sample in kept]
+    sampling, notes = told.sampling, list(told.notes)
+    if sampling is not None and sampling.greedy and _mostly_differ(kept):
+        sampling = None
+        notes.append(Note("not_at_temperature_0", NOT_AT_TEMPERATURE_0))
     return ImportedSamples(
         source=SampleSource(
             format=told.format,
             model=model,
             version=told.version,
-            sampling=told.sampling,
+            sampling=sampling,
             untold=told.untold
             | _untold_by(kept)
-            | ({Untold.SAMPLING} if told.sampling is None else set())
+            | ({Untold.SAMPLING} if sampling is None else set())
             | ({Untold.POLICY} if model == "unknown" and not policies else set()),
-            notes=tuple(dict.fromkeys(told.notes)),
+            notes=tuple(dict.fromkeys(notes)),
         ),
         samples=kept,
     )
@@ -193,6 +202,16 @@ def _of_behavior(samples: Sequence[ImportedSample], wanted: str | None) -> list[
     if len(names) == 1:
         return [replace(sample, behavior=wanted) for sample in samples]
     raise SourceError(f"--behavior: {unknown('behavior', wanted, names)}", code="unknown_behavior")
+
+
+def _mostly_differ(samples: Iterable[ImportedSample]) -> bool:
+    """Return whether most problems with several texts have different ones; at temperature 0 rounding changes a text now and then."""
+    texts: dict[tuple[str, str, str], list[str]] = {}
+    for sample in samples:
+        if sample.text is not None:
+            texts.setdefault((sample.behavior, sample.problem, sample.policy), []).append(sample.text)
+    several = [len(set(found)) > 1 for found in texts.values() if len(found) > 1]
+    return 2 * sum(several) > len(several)
 
 
 def _untold_by(samples: Iterable[ImportedSample]) -> set[Untold]:
