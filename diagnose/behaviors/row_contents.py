@@ -59,8 +59,10 @@ def as_text(value: Any) -> str | None:
     """Return a text as it is and a number written out; None for anything else."""
     if isinstance(value, str):
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return str(int(value) if value == int(value) else value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return str(int(value) if value.is_integer() else value)
     return None
 
 

@@ -136,7 +136,7 @@ def read_items(items: Any, where: str) -> tuple[Message, ...]:
 
 
 def _is_of_model(item: Mapping[str, Any]) -> bool:
-    kind = item.get("type") or "message"
+    kind = str(item.get("type") or "message")
     if kind == "message":
         return item.get("role") == ASSISTANT
     return not kind.endswith("_output")

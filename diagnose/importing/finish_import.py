@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from posttrain.diagnose.behaviors.row_contents import as_text
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.imported import (
     ImportedSample,
@@ -17,8 +18,9 @@ from posttrain.diagnose.importing.imported import (
     Untold,
     problem_of_text,
 )
+from posttrain.diagnose.importing.source_rows import SourceRow, read_number
 from posttrain.diagnose.strict_settings import shorten, unknown
-from posttrain.diagnose.types import Note, Sampling, StopReason
+from posttrain.diagnose.types import Message, Note, Sampling, StopReason
 
 NOT_AT_TEMPERATURE_0 = (
     "The source tells temperature 0, and the samples of most problems differ from each other: they were sampled at another one, which is not known "
@@ -37,6 +39,11 @@ class Told:
     untold: frozenset[Untold] = frozenset()
     """What samples do not show: problem ids, completeness, policy. Texts, prompts, answers, stop reasons and numbers of tokens are looked up in them."""
     notes: Sequence[Note] = ()
+
+
+_NO_SCORE = "got a row without a score; give rows that have one, null where a sample was not graded"
+_ANSWER_KEYS = frozenset({"target", "answer", "answers", "ground_truth"})
+"""Keys under which an object holds nothing but what is right."""
 
 
 def finish(samples: Sequence[ImportedSample], told: Told, options: ReadOptions) -> ImportedSamples:
@@ -104,8 +111,8 @@ def refuse_biased(path: Path | str, why: str, instead: str, options: ReadOptions
         raise SourceError(f"{path}: {why}; {instead}, or give --accept-biased, and the report says so", code="biased_source")
 
 
-def chosen_score(scores: Mapping[str, float | None], wanted: str | None, default: str | None, where: str) -> float | None:
-    """Return the score that counts.
+def chosen_score(scores: Mapping[str, Any], wanted: str | None, default: str | None, where: str) -> float | None:
+    """Return the score that counts, the only one that is read.
 
     Args:
         scores: What the source has, by name; a reward that is there and null is None.
@@ -114,23 +121,51 @@ def chosen_score(scores: Mapping[str, float | None], wanted: str | None, default
         where: The file and the row, for messages.
 
     Raises:
-        SourceError: There is no such score (`unknown_score`), or there are several and none is chosen (`several_scores`).
+        SourceError: There is no such score (`unknown_score`), there are several and none is chosen, or none at all
+            (`several_scores`), or the one that counts is no finite number (`invalid_number`).
     """
-    if wanted is not None:
-        if wanted not in scores:
-            raise SourceError(f"{where}: --score: {unknown('score', wanted, scores)}", code="unknown_score")
-        return scores[wanted]
-    if default is not None and default in scores:
-        return scores[default]
-    if len(scores) == 1:
-        return next(iter(scores.values()))
-    found = f"the scores {', '.join(scores)}" if scores else "no score"
-    raise SourceError(f"{where}: got {found}; choose one with --score NAME", code="several_scores")
+    if wanted is not None and wanted not in scores:
+        raise SourceError(f"{where}: --score: {unknown('score', wanted, scores)}", code="unknown_score")
+    if wanted is None and default not in scores and len(scores) != 1:
+        said = f"got the scores {', '.join(scores)}; choose one with --score NAME" if scores else _NO_SCORE
+        raise SourceError(f"{where}: {said}", code="several_scores")
+    name = wanted if wanted is not None else default if default is not None and default in scores else next(iter(scores))
+    return read_number(scores[name], f"{where}: {name}")
+
+
+def numbers_of(row: SourceRow, left_out: Collection[str], *named: str | None) -> dict[str, Any]:
+    """Return what may be a score of a row: its numbers and nulls, and what is named, whatever it holds.
+
+    Args:
+        row: The row.
+        left_out: Keys that are no scores.
+        named: Keys that are scores; None is passed over.
+    """
+    return {
+        key: value
+        for key, value in row.values.items()
+        if key in named or (key not in left_out and (value is None or isinstance(value, bool | int | float)))
+    }
 
 
 def as_answer(value: Any) -> str:
     """Return what is right as a text: a list or an object as JSON, nothing as an empty text."""
     return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def as_answers(value: Any) -> tuple[str, ...]:
+    """Return every answer that is right, as texts: a list of texts is several, an object with one of the usual keys is what stands there.
+
+    Whatever else is neither a text nor a number is one answer, written as JSON.
+    """
+    if isinstance(value, Mapping) and len(value) == 1 and (inner := next(iter(value.items())))[0] in _ANSWER_KEYS:
+        return as_answers(inner[1])
+    several = value if isinstance(value, list | tuple) else [value]
+    if len(several) == 1 or all(isinstance(one, str) for one in several):
+        found = [text for one in several if (text := one if isinstance(one, str) else as_text(one)) is not None]
+        if len(found) == len(several):
+            return tuple(dict.fromkeys(one for one in found if one))
+    return (as_answer(value),) if value is not None and not isinstance(value, float) else ()
 
 
 class ProblemIds:
@@ -161,8 +196,9 @@ class ProblemIds:
         Raises:
             SourceError: Two files have different problems of one id, and may be of different data sets (`problem_clash`).
         """
-        digest = problem_of_text(prompt if prompt is not None else "", answer)
-        if given is None or given == "":
+        is_prompt = isinstance(prompt, str) or (isinstance(prompt, tuple) and all(isinstance(turn, Message) for turn in prompt))
+        digest = problem_of_text(prompt if is_prompt else as_answer(prompt), answer)
+        if given is None or given == "" or given != given:  # NaN, as tables write what is missing
             self._without_id += 1
             return digest
         problem = str(given)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from posttrain.diagnose.errors import SourceError
+from posttrain.diagnose.importing.source_rows import as_float
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.types import Message, StopReason
 
@@ -19,7 +20,9 @@ _STOPS = {
     **dict.fromkeys(("stop_sequence", "stop_string", "stop_words"), StopReason.STOP),
     **dict.fromkeys(("error", "abort", "aborted", "timeout"), StopReason.ERROR),
 }
-ALLOWED = "true or false, yes or no, correct or incorrect, pass or fail, 1 or 0, a score, or nothing where a sample has no grade"
+ALLOWED = (
+    "true or false, yes or no, correct or incorrect, pass or fail, 1 or 0, a finite score, or nothing where a sample has no grade"
+)
 
 
 def read_score(value: Any, where: str) -> float | None:
@@ -32,22 +35,14 @@ def read_score(value: Any, where: str) -> float | None:
     Raises:
         SourceError: It is none of these (`not_a_score`).
     """
-    if value is None:
+    word = value.strip().lower() if isinstance(value, str) else None
+    if word in _RIGHT or word in _WRONG:
+        return float(word in _RIGHT)
+    if word in _MISSING:
         return None
-    if isinstance(value, bool):
-        return float(value)
-    if isinstance(value, int | float):
-        return None if math.isnan(value) else float(value)
-    if isinstance(value, str):
-        word = value.strip().lower()
-        if word in _RIGHT or word in _WRONG:
-            return float(word in _RIGHT)
-        if word in _MISSING:
-            return None
-        try:
-            return read_score(float(word), where)
-        except ValueError:
-            pass
+    number = as_float(value)
+    if number is not None and not math.isinf(number):
+        return None if math.isnan(number) else number
     raise SourceError(f"{where}: got {shorten(value)}; allowed: {ALLOWED}", code="not_a_score")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from posttrain.diagnose.errors import UserError
+from posttrain.diagnose.importing.source_rows import MOST_COUNTED
 from posttrain.diagnose.types import Sampling
 
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens")
@@ -27,15 +28,18 @@ def read_sampling(settings: Any) -> Sampling | None:
         return None
     further = settings.get("extra_body")
     named = {**(further if isinstance(further, Mapping) else {}), **settings}
-    numbers = {
-        name: named[name] for name in _NUMBERS if isinstance(named.get(name), int | float) and not isinstance(named[name], bool)
-    }
+    numbers: dict[str, Any] = {name: named[name] for name in _NUMBERS if _is_number(named.get(name))}
     if "temperature" not in numbers:
         return None
     if "top_k" in numbers:
         numbers["top_k"] = max(int(numbers["top_k"]), 0)  # vLLM writes -1 for all tokens
-    limit = next((named[name] for name in _LIMITS if isinstance(named.get(name), int)), 0)
+    limit = next((int(named[name]) for name in _LIMITS if _is_number(named.get(name))), 0)
     try:
         return Sampling(**numbers, max_tokens=limit)
     except UserError:  # a temperature that no sampler of ours takes
         return None
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a finite number, none so large that no setting can be meant."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST_COUNTED

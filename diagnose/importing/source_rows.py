@@ -10,6 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ _KINDS = 3
 """Kinds of files that a message names."""
 _MOST_FILES = 1000
 """Files that are counted for a message."""
+MOST_COUNTED = 2**31 - 1
+"""What a column of counts can hold."""
 
 
 def find_files(paths: Sequence[Path], wanted: str, *patterns: str) -> list[Path]:
@@ -121,7 +124,7 @@ class SourceRow:
             )
 
     def number(self, key: str) -> float | None:
-        """Return a number, 1 and 0 for true and false; None where it is absent, null or NaN.
+        """Return a number as `read_number` does; None where it is absent, null or NaN.
 
         Raises:
             SourceError: It is something else, or infinite (`invalid_number`).
@@ -135,9 +138,26 @@ class SourceRow:
             SourceError: It is something else (`invalid_number`).
         """
         value = self.number(key)
-        if value is not None and value != int(value):
+        if value is not None and not value.is_integer():
             raise SourceError(f"{self.where}: {key}: got {value:g}; allowed are whole numbers", code="invalid_number")
         return None if value is None else int(value)
+
+    def name(self, key: str) -> str:
+        """Return a whole number as text; the empty text where it is absent or null.
+
+        Raises:
+            SourceError: It is something else (`invalid_number`).
+        """
+        value = self.whole(key)
+        return "" if value is None else str(value)
+
+    def count(self, key: str) -> int | None:
+        """Return a count as `read_count` does; None where it is absent, null or NaN.
+
+        Raises:
+            SourceError: It is something else (`invalid_number`).
+        """
+        return read_count(self.values.get(key), f"{self.where}: {key}")
 
     def text(self, key: str) -> str | None:
         """Return a text; None where it is absent or null.
@@ -161,20 +181,74 @@ class SourceRow:
             raise SourceError(f"{self.where}: {key}: got {shorten(value)}; allowed is an object", code="invalid_object")
         return value or {}
 
+    def inside(self, key: str) -> SourceRow:
+        """Return the object under a key as a row of its own; an empty one where it is absent or null.
+
+        Raises:
+            SourceError: It is something else (`invalid_object`).
+        """
+        return SourceRow(f"{self.where}: {key}", self.mapping(key))
+
+    def items(self, key: str) -> list[Any]:
+        """Return a list; empty where it is absent or null.
+
+        Raises:
+            SourceError: It is something else (`invalid_list`).
+        """
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, list):
+            raise SourceError(f"{self.where}: {key}: got {shorten(value)}; allowed is a list", code="invalid_list")
+        return value or []
+
+    def objects(self, key: str) -> list[SourceRow]:
+        """Return the objects of a list as rows of their own; none where it is absent or null. What is no object is passed over.
+
+        Raises:
+            SourceError: It is no list (`invalid_list`).
+        """
+        return [SourceRow(f"{self.where}: {key} {i}", one) for i, one in enumerate(self.items(key)) if isinstance(one, Mapping)]
+
 
 def read_number(value: Any, where: str) -> float | None:
-    """Return a number, 1 and 0 for true and false; None for null and NaN.
+    """Return a number, 1 and 0 for true and false; None for null and NaN. A text that is a number counts as one.
 
     Raises:
         SourceError: It is something else, or infinite (`invalid_number`).
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if not isinstance(value, bool | int | float) or math.isinf(value):
+    number = as_float(value)
+    if number is None or math.isinf(number):
         raise SourceError(
             f"{where}: got {shorten(value)}; allowed are finite numbers, and null where there is none", code="invalid_number"
         )
-    return float(value)
+    return None if math.isnan(number) else number
+
+
+def read_count(value: Any, where: str) -> int | None:
+    """Return how many there are of something, such as tokens; None for null and NaN.
+
+    Raises:
+        SourceError: It is no whole number from 0 to 2 147 483 647 (`invalid_number`).
+    """
+    number = read_number(value, where)
+    if number is not None and not (0 <= number <= MOST_COUNTED and number.is_integer()):
+        raise SourceError(
+            f"{where}: got {shorten(value)}; allowed are whole numbers from 0 to {MOST_COUNTED}", code="invalid_number"
+        )
+    return None if number is None else int(number)
+
+
+def as_float(value: Any) -> float | None:
+    """Return a number, or a text that is one, as float: NaN for null, infinity for a number beyond all floats; None for anything else."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool | int | float | str | Decimal):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf
+        except ValueError:
+            return None
+    return None
 
 
 @dataclass(slots=True)

@@ -58,15 +58,15 @@ def read_areal(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
 def _read_row(row: SourceRow, path: Path, ids: ProblemIds) -> ImportedSample:
     row.require(*_KEYS, wanted=_WANTED)
     prompt = row.text("prompt")
-    length, asked = row.whole("seqlen"), row.whole("prompt_len")
+    length, asked = row.count("seqlen"), row.count("prompt_len")
     return ImportedSample(
         behavior="areal",
         problem=ids.name(None, "areal", prompt, "", path),
         score=row.number("reward"),
         text=row.text("completion"),
         prompt=prompt,
-        num_tokens=None if length is None or asked is None else length - asked,
-        policy=str(row.whole("tail_version")),
+        num_tokens=None if length is None or asked is None or length < asked else length - asked,
+        policy=row.name("tail_version"),
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from posttrain.diagnose.behaviors.row_contents import as_text
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.chat_messages import ASSISTANT, read_messages, said_last, several_turns
 from posttrain.diagnose.importing.finish_import import ProblemIds, Told, chosen_score, finish, refuse_unused
@@ -20,7 +21,7 @@ from posttrain.diagnose.importing.formats.inspect_samples import STOPS
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions
 from posttrain.diagnose.importing.sampler_settings import read_sampling
 from posttrain.diagnose.importing.shared_scores import spread_share
-from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files, read_number
+from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files
 from posttrain.diagnose.strict_settings import unknown
 from posttrain.diagnose.types import Note, Sampling, StopReason
 
@@ -130,11 +131,11 @@ class RecordReader:
             SourceError: It is no such record.
         """
         row.require("evaluation_id", "sample_id", "evaluation", "input", wanted=_WANTED)
-        metadata, asked, said = row.mapping("metadata"), row.mapping("input"), row.mapping("output")
+        metadata, asked = row.mapping("metadata"), row.mapping("input")
         filter_ = str(metadata.get("filter") or "none")
         is_of_inspect = _INSPECT in library if library else "epoch" in metadata
         behavior = str(row.get("evaluation_name") or "evaluation").removesuffix(f"/{filter_}")
-        answers = tuple(str(one) for one in asked.get("reference") or () if one not in (None, ""))
+        answers = tuple(text for one in _several(row.inside("input"), "reference") if (text := as_text(one)))
         answer = answers[0] if answers else ""
         chat = read_messages(row.get("messages") or [], f"{row.where}: messages")
         start = next((i for i, message in enumerate(chat) if message.role == ASSISTANT), len(chat))
@@ -143,7 +144,7 @@ class RecordReader:
         problem = (
             str(digest)[:_ID_LENGTH] if digest else self.ids.name(row.get("sample_id"), behavior, asked.get("raw"), answer, path)
         )
-        texts = [str(one) for one in said.get("raw") or ()]
+        texts = ["" if one is None else str(one) for one in _several(row.inside("output"), "raw")]
         score, failed = self._score(row), bool(row.get("error"))
         if len(texts) > 1:  # one score for all of them
             self._graded_together += 1
@@ -160,18 +161,18 @@ class RecordReader:
             stop=StopReason.ERROR
             if failed
             else STOPS.get(str(metadata.get("stop_reason")).rpartition(".")[2], StopReason.UNKNOWN),
-            num_tokens=_whole(row.mapping("token_usage").get("output_tokens")),
+            num_tokens=row.inside("token_usage").count("output_tokens"),
             turns=several_turns(chat[start:]),
             policy=str(row.get("model_id") or ""),
             metadata={**metadata, **({"choices": choices} if choices else {})},
         )
-        return Record(sample=sample, filter=filter_, epoch=_whole(metadata.get("epoch")) or 1, is_of_inspect=is_of_inspect)
+        return Record(
+            sample=sample, filter=filter_, epoch=row.inside("metadata").count("epoch") or 1, is_of_inspect=is_of_inspect
+        )
 
     def _score(self, row: SourceRow) -> float | None:
         given = row.mapping("evaluation")
-        scores = {
-            name: read_number(given[name], f"{row.where}: evaluation: {name}") for name in (_SCORE, _IS_CORRECT) if name in given
-        }
+        scores = {name: given[name] for name in (_SCORE, _IS_CORRECT) if name in given}
         return chosen_score(scores, self.options.score, _SCORE, row.where)
 
     def notes(self) -> Iterator[Note]:
@@ -225,10 +226,10 @@ def _sampling(run: Mapping[str, Any]) -> Sampling | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _whole(value: Any) -> int | None:
-    if isinstance(value, str) and value.isdecimal():
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+def _several(row: SourceRow, key: str) -> list[Any]:
+    """Return a list, of one where a record of an earlier version has a text there."""
+    value = row.get(key)
+    return [value] if isinstance(value, str | int | float) else row.items(key)
 
 
 EVERY_EVAL_EVER = Format(

@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.finish_import import Told, finish, refuse_unused
@@ -90,11 +90,16 @@ class TaskReader:
     """Documents by what their metric is of."""
     without_ids: bool = False
     _filters: dict[str, None] = field(default_factory=dict)
-    _metrics: list[str] = field(default_factory=list)
-    _numbers: set[Any] = field(default_factory=set)
+    _metrics: dict[str, None] = field(default_factory=dict)
+    _documents: set[tuple[str, str]] = field(default_factory=set)
+    """Number and problem of each."""
+    _said: set[tuple[str, str, int]] = field(default_factory=set)
+    """The same with what was said to it."""
     _problems: set[str] = field(default_factory=set)
     _same: int = 0
     """Documents that repeat another one of the file."""
+    _again: int = 0
+    """Rows of a document that was there before, with other responses."""
     _repeated: int = 0
     _most_responses: int = 1
     _of_options: bool = False
@@ -112,6 +117,10 @@ class TaskReader:
         if not samples and self.filter is not None:
             raise SourceError(
                 f"{self.file.path}: --filter: {unknown('filter', self.filter, self._filters)}", code="unknown_filter"
+            )
+        if samples and self.metric not in self._metrics:
+            raise SourceError(
+                f"{self.file.path}: --score: {unknown('metric', str(self.metric), self._metrics)}", code="unknown_score"
             )
         notes += self._notes()
         return samples
@@ -134,17 +143,20 @@ class TaskReader:
                 yield found
 
     def _samples(self, row: DocumentRow) -> Iterator[ImportedSample]:
-        if not self._metrics:
-            self._metrics = row.metrics
-            self.metric = self.metric or self._first_metric(row)
-        problem, number = row.problem, row.row.get("doc_id")
-        if number in self._numbers:  # written twice, as processes that share a task may
+        self._metrics |= dict.fromkeys(row.metrics)
+        if self.metric is None:
+            self.metric = self._first_metric(row)
+        problem, number = row.problem, repr(row.row.get("doc_id"))
+        document, said = (number, problem), (number, problem, hash(repr(row.row.get("resps"))))
+        if said in self._said:  # written twice, as processes that share a task may
             self._repeated += 1
             return
-        self._numbers.add(number)
         is_new = problem not in self._problems
+        self._again += document in self._documents
+        self._same += not is_new and document not in self._documents
+        self._said.add(said)
+        self._documents.add(document)
         self._problems.add(problem)
-        self._same += not is_new
         self.without_ids |= not row.document and not row.row.get("doc_hash")
         graded_by = None if self.metric == BYPASS else self.metric
         responses, grading = row.responses(graded_by, self.file.results.is_vote(row.filter))
@@ -174,14 +186,19 @@ class TaskReader:
         Raises:
             SourceError: There is none (`no_score`).
         """
-        for name in row.metrics:
-            if isinstance(row.row.get(name), bool | int | float) and not self.file.results.is_better_when_lower(name):
-                return name
+        for one in chain([row], self._further_rows()):
+            for name in one.metrics:
+                if isinstance(one.row.get(name), bool | int | float) and not self.file.results.is_better_when_lower(name):
+                    return name
         raise SourceError(
             f"{row.row.where}: got the metrics {', '.join(row.metrics) or 'none'}, none of which says how right a response is; give a task with one, "
             "such as exact_match or acc",
             code="no_score",
         )
+
+    def _further_rows(self) -> Iterator[DocumentRow]:
+        rows = map(DocumentRow, RowReader().json_lines(self.file.path))
+        return (row for row in rows if row.filter == self.filter)
 
     def _notes(self) -> Iterator[Note]:
         """Yield what a reader of the report must know of this file."""
@@ -211,6 +228,9 @@ class TaskReader:
                 f"{task}: documents that repeat another word by word: {self._same}; they are further samples of the same problem."
             )
             yield Note("same_documents", text)
+        if self._again:
+            text = f"{task}: rows of a document that was there before, with other responses: {self._again}; they are further samples of it."
+            yield Note("further_responses", text)
         if self._repeated:
             yield Note("repeated_rows", f"{task}: {self._repeated} rows that stand in the file twice are taken once.")
         if self._of_options:

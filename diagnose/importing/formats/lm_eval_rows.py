@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from posttrain.diagnose.importing.chat_messages import Prompt, read_prompt
 from posttrain.diagnose.importing.imported import problem_of_text
 from posttrain.diagnose.importing.sampler_settings import read_sampling
 from posttrain.diagnose.importing.shared_scores import spread_share
-from posttrain.diagnose.importing.source_rows import SourceRow, read_number
+from posttrain.diagnose.importing.source_rows import SourceRow, as_float
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.types import Sampling
 
@@ -94,12 +95,12 @@ class DocumentRow:
     def target(self) -> str:
         """Return what is right, as text."""
         target = self.row.get("target")
-        return "" if target is None else str(target)
+        return "" if target is None or target != target else str(target)
 
     @property
     def answers(self) -> tuple[str, ...]:
         """Return every answer that is right; of a choice between options its words."""
-        if self.options and (right := _option_at(self.options, self.target)) is not None:
+        if self.options and (right := self._right_option()) is not None:
             return (right,)
         if self.target.startswith("[") and self.target.endswith("]"):  # lm-eval stores a list of targets as Python writes it
             try:
@@ -134,7 +135,7 @@ class DocumentRow:
         if not self.is_likelihood:
             return []
         asked = self._conditional()
-        continuations = [str(self.requests[i][1]) for i in asked if len(self.requests[i]) > 1]
+        continuations = [str(self.requests[i][1]) for i in asked if len(self.requests[i]) > 1 and self.requests[i][1] is not None]
         if len(asked) > 1 and len(set(continuations)) < len(asked):  # the options stand in the contexts, as in winogrande
             return [str(self.requests[i][0]) for i in asked]
         return [one.strip() for one in continuations]
@@ -147,13 +148,14 @@ class DocumentRow:
             is_vote: Whether the filter makes one response of several.
 
         Raises:
-            SourceError: The row has no such metric, or it is no number.
+            SourceError: The metric is no number, or there is no response.
         """
         score = None if metric is None else self._score(metric)
         if self.is_likelihood:
             return [Response(text=self._chosen(metric), score=score)], Grading.EACH if metric else Grading.NONE
         found = self.row.get("resps")
-        texts = [str(text) for text in found[0]] if isinstance(found, list) and found and isinstance(found[0], list) else []
+        given = found[0] if isinstance(found, list) and found and isinstance(found[0], list) else []
+        texts = ["" if text is None else str(text) for text in given]
         if not texts:
             raise SourceError(f"{self.row.where}: resps: got {shorten(found)}; {WANTED}", code="not_this_format")
         if metric is None:
@@ -185,11 +187,7 @@ class DocumentRow:
         return read_sampling({**given, "max_tokens": limit})
 
     def _score(self, metric: str) -> float | None:
-        if metric not in self.row.values:
-            raise SourceError(
-                f"{self.row.where}: got no metric {metric!r}; allowed: {', '.join(self.metrics) or 'none'}", code="unknown_score"
-            )
-        return read_number(self.row.get(metric), f"{self.row.where}: {metric}")
+        return self.row.number(metric)
 
     @staticmethod
     def _together(texts: Sequence[str], metric: str, score: float | None) -> tuple[list[Response], Grading]:
@@ -201,6 +199,20 @@ class DocumentRow:
         if spread is None:
             return [Response(text=text, score=None) for text in texts], Grading.TOGETHER
         return [Response(text=text, score=value) for text, value in spread], Grading.EACH
+
+    def _right_option(self) -> str | None:
+        """Return the option that the target names, by its index or its words.
+
+        Where options are numbers a target may be either: what `acc` says of the chosen option tells, else it is the index, which lm-eval makes of a
+        target of digits.
+        """
+        options, target = self.options, self.target.strip()
+        named = [options[int(target)]] if target.isdecimal() and int(target) < len(options) else []
+        named += [target] if target in options else []
+        if len(set(named)) > 1 and (right := self.row.get("acc")) in (0, 1):
+            chosen = self._chosen("acc")
+            named = [one for one in named if (one == chosen) == bool(right)] or named
+        return named[0] if named else None
 
     def _conditional(self) -> list[int]:
         """Return the places of the requests that show the context, without those that ask for the options alone."""
@@ -214,10 +226,15 @@ class DocumentRow:
         pairs = [_first(likelihoods[i]) for i in self._conditional() if isinstance(likelihoods, list) and i < len(likelihoods)]
         if not options or len(pairs) != len(options):
             return None
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            return None
         if len(options) == 1:
             return options[0] if str(pairs[0][1]) == "True" else None
         per = [max(len(option), 1) if metric == "acc_norm" else 1 for option in options]
-        values = [float(pair[0]) / length for pair, length in zip(pairs, per, strict=True)]
+        known = [as_float(pair[0]) for pair in pairs]
+        if any(value is None or math.isnan(value) for value in known):
+            return None
+        values = [value / length for value, length in zip(known, per, strict=True) if value is not None]
         return options[max(range(len(values)), key=values.__getitem__)]
 
 
@@ -243,13 +260,6 @@ def read_context(context: Any, where: str) -> Prompt | None:
         except (ValueError, SourceError):  # a text that begins like a chat
             return context
     return read_prompt(context, where)
-
-
-def _option_at(options: Sequence[str], target: str) -> str | None:
-    """Return the option that a target names by its index or its words."""
-    if target.strip() in options:
-        return target.strip()
-    return options[int(target)] if target.isdecimal() and int(target) < len(options) else None
 
 
 def _first(value: Any) -> Any:

@@ -17,10 +17,10 @@ from typing import Any
 
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.chat_messages import ASSISTANT, read_items, read_messages, said_last, several_turns
-from posttrain.diagnose.importing.finish_import import ProblemIds, Told, finish, refuse_unused
+from posttrain.diagnose.importing.finish_import import ProblemIds, Told, as_answer, as_answers, finish, refuse_unused
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions
 from posttrain.diagnose.importing.sampler_settings import read_sampling
-from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files, read_number
+from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.types import Message, Sampling, StopReason
 
@@ -67,21 +67,21 @@ def _read_row(row: SourceRow, path: Path, ids: ProblemIds, options: ReadOptions)
     simulated = result if isinstance(result, dict) else {}
     if isinstance(simulated.get("messages"), list):
         prompt, chat = _of_simulation(prompt, read_messages(simulated["messages"], f"{row.where}: result: messages"))
-    answer = next((row.get(key) for key in _ANSWERS if row.get(key) is not None), "")
-    answer = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    truth = next((row.get(key) for key in _ANSWERS if row.get(key) is not None), None)
+    answers = as_answers(truth)
     agent = row.mapping(_AGENT).get("name")
     behavior = str(agent) if agent else path.stem
     failed = not response or bool(response.get("error"))
-    usage = response.get("usage") or {}
     return ImportedSample(
         behavior=behavior,
-        problem=ids.name(row.get(_TASK), behavior, json.dumps(row.get("task")) if simulated else prompt, answer, path),
+        problem=ids.name(row.get(_TASK), behavior, json.dumps(row.get("task")) if simulated else prompt, as_answer(truth), path),
         score=None if failed else row.number(_score_key(row, options)),
         text=said_last(chat) if chat else None if failed else "",
         prompt=prompt or None,
-        answer=answer,
-        stop=StopReason.ERROR if failed else _stop(response, simulated),
-        num_tokens=_whole(read_number(usage.get("output_tokens"), f"{row.where}: usage")),
+        answer=answers[0] if answers else "",
+        answers=answers[1:],
+        stop=StopReason.ERROR if failed else _stop(row.inside(_RESPONSE), simulated),
+        num_tokens=row.inside(_RESPONSE).inside("usage").count("output_tokens"),
         turns=several_turns(chat),
         policy=str(response.get("model") or ""),
     )
@@ -119,15 +119,11 @@ def _of_simulation(request: Chat, chat: Chat) -> tuple[Chat, Chat]:
     return (*system, *chat[: first + 1]), chat[first + 1 :]
 
 
-def _stop(response: Mapping[str, Any], simulated: Mapping[str, Any]) -> StopReason:
-    reason = (response.get("incomplete_details") or {}).get("reason")
+def _stop(response: SourceRow, simulated: Mapping[str, Any]) -> StopReason:
+    reason = response.mapping("incomplete_details").get("reason")
     if reason == "max_output_tokens" or simulated.get("termination_reason") == "max_steps":
         return StopReason.LENGTH
     return StopReason.EOS if response.get("status") == "completed" else StopReason.UNKNOWN
-
-
-def _whole(number: float | None) -> int | None:
-    return None if number is None else int(number)
 
 
 NEMO_GYM = Format(name="nemo-gym", title="NeMo Gym", files="rollouts.jsonl", read=read_nemo_gym)

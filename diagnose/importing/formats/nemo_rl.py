@@ -58,16 +58,8 @@ def read_nemo_rl(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples
 def _read_row(row: SourceRow, kind: str, step: str, path: Path, ids: ProblemIds) -> ImportedSample:
     row.require("content", "rewards", wanted=_WANTED)
     content = _only(row.get("content"))
-    reward = read_number(
-        _only(
-            row.get(
-                _FILTERED,
-            )
-            if _FILTERED in row.values
-            else row.get("rewards")
-        ),
-        f"{row.where}: rewards",
-    )
+    key = _FILTERED if _FILTERED in row.values else "rewards"
+    reward = read_number(_only(row.get(key)), f"{row.where}: {key}")
     agent = _only(row.get("agent_ref"))
     behavior = str(agent.get("name")) if isinstance(agent, dict) and agent.get("name") else "nemo-rl"
     shared: dict[str, Any] = {"behavior": behavior, "score": reward, "policy": step, "metadata": {"kind": kind}}
@@ -83,7 +75,12 @@ def _read_row(row: SourceRow, kind: str, step: str, path: Path, ids: ProblemIds)
             **shared,
         )
     tokens, mask = _only(row.get("token_ids")), _only(row.get("token_loss_mask"))
-    if not isinstance(tokens, list) or not isinstance(mask, list) or len(tokens) != len(mask):
+    if (
+        not isinstance(tokens, list)
+        or not isinstance(mask, list)
+        or len(tokens) != len(mask)
+        or not all(x in (0, 1) for x in mask)
+    ):
         raise SourceError(
             f"{row.where}: got neither a chat under content nor token_ids with their token_loss_mask, which tell problems apart; give {_WANTED}",
             code="not_this_format",
@@ -91,7 +88,7 @@ def _read_row(row: SourceRow, kind: str, step: str, path: Path, ids: ProblemIds)
     asked = mask.index(1) if 1 in mask else len(mask)
     return ImportedSample(
         problem=ids.name(None, behavior, repr(tokens[:asked]), "", path),
-        num_tokens=int(sum(mask)),
+        num_tokens=int(sum(map(int, mask))),
         turn_count=max(1, sum(1 for before, here in zip([0, *mask], mask, strict=False) if here and not before)),
         **shared,
     )

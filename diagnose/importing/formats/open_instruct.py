@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.errors import SourceError
-from posttrain.diagnose.importing.finish_import import ProblemIds, Told, as_answer, finish, refuse_biased, refuse_unused
+from posttrain.diagnose.importing.finish_import import (
+    ProblemIds,
+    Told,
+    as_answer,
+    as_answers,
+    finish,
+    refuse_biased,
+    refuse_unused,
+)
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
 from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files
 from posttrain.diagnose.strict_settings import shorten
@@ -85,19 +93,20 @@ def _read_row(row: SourceRow, path: Path, ids: ProblemIds, decode: Decode | None
     behavior = ".".join(map(str, dataset)) if isinstance(dataset, list) else str(dataset or "open-instruct")
     truth = row.get("ground_truth")
     of_tokens = isinstance(truth, list) and bool(truth) and all(isinstance(token, int) for token in truth)
-    answer = (decode(truth) if decode else "") if of_tokens else as_answer(truth)
-    calls = row.mapping("request_info").get("num_calls")
+    answers = ((decode(truth),) if decode else ()) if of_tokens else as_answers(truth)
+    calls = row.inside("request_info").count("num_calls")
     return ImportedSample(
         behavior=behavior,
         problem=ids.name(None, behavior, repr(asked), as_answer(truth), path),
         score=row.number("reward"),
         text=decode(said) if decode else None,
         prompt=decode(asked) if decode else None,
-        answer=answer,
+        answer=answers[0] if answers else "",
+        answers=answers[1:],
         stop=_STOPS.get(row.text("finish_reason") or "", StopReason.UNKNOWN),
         num_tokens=len(said),
-        turn_count=calls + 1 if isinstance(calls, int) and calls > 0 else None,
-        policy=str(row.whole("step")),
+        turn_count=calls + 1 if calls else None,
+        policy=row.name("step"),
     )
 
 

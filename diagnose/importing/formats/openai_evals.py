@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from posttrain.diagnose.behaviors.row_contents import as_text
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.chat_messages import Prompt, find_prompt
-from posttrain.diagnose.importing.finish_import import Told, chosen_score, finish, refuse_unused
+from posttrain.diagnose.importing.finish_import import Told, chosen_score, finish, numbers_of, refuse_unused
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
 from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files
 from posttrain.diagnose.types import Note, StopReason
@@ -83,14 +84,14 @@ class EvalsRecord:
         if kind == _SAMPLING:
             events.prompt = events.prompt or find_prompt(data.get("prompt"), f"{row.where}: prompt")
             sampled = data.get("sampled")
-            events.texts += [str(one) for one in sampled] if isinstance(sampled, list) else [str(sampled or "")]
+            events.texts += [_text(one) for one in sampled] if isinstance(sampled, list) else [_text(sampled)]
         elif kind in (_MATCH, _METRICS):
             self._grade(events, str(kind), data, row.where)
         elif kind == _ERROR:
             events.failed = True
 
     def _grade(self, events: ProblemEvents, kind: str, data: Mapping[str, Any], where: str) -> None:
-        scores = {name: float(value) for name, value in data.items() if isinstance(value, bool | int | float)}
+        scores = numbers_of(SourceRow(where, data), ())
         if self.wanted is not None and self.wanted not in scores:
             return
         if kind == _METRICS and self.wanted is None and any(_CORRECT in given for _, given in events.graded):
@@ -115,9 +116,8 @@ class EvalsRecord:
             for i in range(size):
                 score, data = events.graded[i] if events.graded else (None, {})
                 expected = data.get("expected")
-                answers = tuple(
-                    str(one) for one in (expected if isinstance(expected, list) else [expected]) if one not in (None, "")
-                )
+                several = expected if isinstance(expected, list) else [expected]
+                answers = tuple(text for one in several if (text := as_text(one)))
                 sampled = data.get("sampled")
                 failed = events.failed and not events.graded
                 yield ImportedSample(
@@ -131,6 +131,10 @@ class EvalsRecord:
                     stop=StopReason.ERROR if failed else StopReason.UNKNOWN,
                     policy=str(models[0]) if isinstance(models, list) and models else "",
                 )
+
+
+def _text(sampled: Any) -> str:
+    return "" if sampled is None else str(sampled)
 
 
 OPENAI_EVALS = Format(

@@ -96,7 +96,7 @@ def _files(paths: Sequence[Path], options: ReadOptions) -> list[Path]:
 
 def _sampled_by_other_weights(row: SourceRow, step: str) -> bool:
     """Return whether an episode says that weights of another step sampled it, or that they changed while it ran."""
-    span = (row.mapping("run").get("work") or {}).get("policy") or {}
+    span = row.inside("run").inside("work").mapping("policy")
     return bool(step) and bool(span) and {str(span.get("start")), str(span.get("end"))} != {step}
 
 

@@ -19,9 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from posttrain.diagnose.importing.finish_import import Told, chosen_score, finish, refuse_biased, refuse_unused
+from posttrain.diagnose.importing.finish_import import Told, chosen_score, finish, numbers_of, refuse_biased, refuse_unused
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
-from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files, read_number
+from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files
 from posttrain.diagnose.types import Note
 
 _WANTED = "*_rollout_summaries.jsonl that tinker-cookbook wrote, or its log_path"
@@ -86,30 +86,25 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _read_row(row: SourceRow, split: str, options: ReadOptions) -> ImportedSample:
-    steps = [step for step in row.get("steps") or () if isinstance(step, dict)]
-    counts = [read_number(step.get("ac_len"), f"{row.where}: steps") for step in steps]
+    steps = row.objects("steps")
+    counts = [step.count("ac_len") for step in steps]
     place, iteration = row.whole("group_idx"), row.whole("iteration")
-    tags = [str(tag) for tag in row.get("tags") or ()]
+    tags = [str(tag) for tag in row.items("tags")]
     sampled_at = row.whole("sampling_client_step")
     return ImportedSample(
         behavior=".".join(tags) or split.replace("/", "."),
         problem=f"{iteration}-{place}" if split == _TRAIN else str(place),
         score=_score(row, options),
-        num_tokens=None if not counts or None in counts else int(sum(count for count in counts if count is not None)),
+        num_tokens=None if not counts or None in counts else sum(count for count in counts if count is not None),
         turn_count=max(1, len(steps)),
         policy=str(sampled_at if sampled_at is not None else iteration),
     )
 
 
 def _score(row: SourceRow, options: ReadOptions) -> float | None:
-    metrics = row.mapping("trajectory_metrics")
-    scores = {
-        name: read_number(value, f"{row.where}: {name}")
-        for name, value in metrics.items()
-        if isinstance(value, bool | int | float)
-    }
-    rewards = {name: row.number(name) for name in ("total_reward", "final_reward") if name in row.values}
-    return chosen_score(scores | rewards, options.score, "total_reward", row.where)
+    rewards = {name: row.get(name) for name in ("total_reward", "final_reward") if name in row.values}
+    metrics = numbers_of(row.inside("trajectory_metrics"), ())
+    return chosen_score(metrics | rewards, options.score, "total_reward", row.where)
 
 
 TINKER = Format(name="tinker", title="tinker-cookbook", files="*_rollout_summaries.jsonl, or a log_path", read=read_tinker)

@@ -14,9 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.importing.chat_messages import read_messages, read_prompt, said_last, several_turns
-from posttrain.diagnose.importing.finish_import import ProblemIds, Told, as_answer, chosen_score, finish, refuse_unused
+from posttrain.diagnose.importing.finish_import import (
+    ProblemIds,
+    Told,
+    as_answer,
+    chosen_score,
+    finish,
+    numbers_of,
+    refuse_unused,
+)
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
-from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files, read_number
+from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files
 from posttrain.diagnose.types import Note
 
 _WANTED = "completions_{step}.parquet that TRL wrote, or the folder completions"
@@ -65,23 +73,13 @@ def _read_row(row: SourceRow, path: Path, ids: ProblemIds, options: ReadOptions)
     return ImportedSample(
         behavior=behavior,
         problem=ids.name(None, behavior, prompt, answer, path),
-        score=_score(row, options),
+        score=chosen_score(numbers_of(row, _NO_SCORE, "reward", options.score), options.score, "reward", row.where),
         text=said_last(chat),
         prompt=prompt,
         answer=answer,
         turns=several_turns(chat),
-        policy=str(row.whole("step")),
+        policy=row.name("step"),
     )
-
-
-def _score(row: SourceRow, options: ReadOptions) -> float | None:
-    """Return the reward: the one that the user chose, the one that there is, or `reward` of an old file, the sum of all."""
-    numbers = {
-        name: read_number(value, f"{row.where}: {name}")
-        for name, value in row.values.items()
-        if name not in _NO_SCORE and (value is None or isinstance(value, bool | int | float))
-    }
-    return chosen_score(numbers, options.score, "reward", row.where)
 
 
 TRL = Format(name="trl", title="TRL", files="completions_{step}.parquet, or the folder completions", read=read_trl)

@@ -10,18 +10,18 @@ Source: PrimeIntellect-ai/verifiers, `docs/legacy/evaluation.md` and `verifiers/
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.chat_messages import read_messages, read_prompt, said_last, several_turns
-from posttrain.diagnose.importing.finish_import import ProblemIds, chosen_score
+from posttrain.diagnose.importing.finish_import import ProblemIds, as_answer, as_answers, chosen_score, numbers_of
 from posttrain.diagnose.importing.imported import ImportedSample, ReadOptions
-from posttrain.diagnose.importing.source_rows import SourceRow, read_number
+from posttrain.diagnose.importing.source_rows import SourceRow
 from posttrain.diagnose.types import StopReason
 
 RESULTS, METADATA = "results.jsonl", "metadata.json"
+_NO_SCORE = frozenset({"example_id", "is_completed", "is_truncated", "error", "completion", "prompt"})
 WANTED = "results.jsonl of a verifiers evaluation, or its folder"
 
 
@@ -62,21 +62,21 @@ def read_result(
     row.require("prompt", "completion", wanted=WANTED)
     prompt = read_prompt(row.get("prompt"), f"{row.where}: prompt")
     completion = () if row.get("completion") is None else read_messages(row.get("completion"), f"{row.where}: completion")
-    answer = row.get("answer")
-    answer = "" if answer is None else answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    answers = as_answers(row.get("answer"))
     task = row.get("task")
     behavior = task if isinstance(task, str) and task not in ("", "default") else environment
     failed = bool(row.get("error"))
     info = row.get("info")
     return ImportedSample(
         behavior=behavior,
-        problem=ids.name(row.get("example_id"), behavior, prompt, answer, path),
+        problem=ids.name(row.get("example_id"), behavior, prompt, as_answer(row.get("answer")), path),
         score=None if failed else _score(row, options),
         text=said_last(completion) if completion else None if failed else "",
         prompt=prompt,
-        answer=answer,
+        answer=answers[0] if answers else "",
+        answers=answers[1:],
         stop=StopReason.ERROR if failed else _stop(row),
-        num_tokens=_generated(row.mapping("token_usage"), row.where),
+        num_tokens=row.inside("token_usage").count("output_tokens"),
         turns=several_turns(completion),
         policy=policy,
         metadata={"info": info} if info else {},
@@ -84,9 +84,11 @@ def read_result(
 
 
 def _score(row: SourceRow, options: ReadOptions) -> float | None:
-    metrics = {name: read_number(value, f"{row.where}: metrics: {name}") for name, value in row.mapping("metrics").items()}
-    reward = {"reward": row.number("reward")} if "reward" in row.values else {}
-    return chosen_score(reward | metrics, options.score, "reward", row.where)
+    """Return the reward, or the metric that the user chose; versions before 0.1.9 have metrics among the other columns."""
+    scores = {name: row.get(name) for name in ("reward",) if name in row.values} | row.mapping("metrics")
+    if options.score is not None and options.score not in scores:
+        scores |= numbers_of(row, _NO_SCORE)
+    return chosen_score(scores, options.score, "reward", row.where)
 
 
 def _stop(row: SourceRow) -> StopReason:
@@ -94,8 +96,3 @@ def _stop(row: SourceRow) -> StopReason:
     if truncated is None:
         return StopReason.UNKNOWN
     return StopReason.LENGTH if truncated else StopReason.EOS
-
-
-def _generated(usage: Mapping[str, Any], where: str) -> int | None:
-    tokens = read_number(usage.get("output_tokens"), f"{where}: token_usage")
-    return None if tokens is None else int(tokens)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.importing.chat_messages import Prompt, find_prompt, read_messages, read_prompt, said_last, several_turns
-from posttrain.diagnose.importing.finish_import import ProblemIds, chosen_score
+from posttrain.diagnose.importing.finish_import import ProblemIds, as_answer, as_answers, chosen_score
 from posttrain.diagnose.importing.imported import ImportedSample, ReadOptions
-from posttrain.diagnose.importing.source_rows import SourceRow, read_number
+from posttrain.diagnose.importing.source_rows import SourceRow
 from posttrain.diagnose.types import Message, StopReason
 
 TRACES = "traces.jsonl"
@@ -60,91 +60,99 @@ class EpisodeReader:
         task = row.mapping("task")
         env = row.mapping("env")
         behavior = str(env.get("name") or env.get("id") or task.get("type") or "verifiers")
-        traces = [trace for trace in row.get("traces") or () if isinstance(trace, Mapping)]
+        traces = row.objects("traces")
         if not traces:
-            yield self._failed(task, behavior, path, policy)
-        trained = [trace for trace in traces if (trace.get("agent") or {}).get("trainable", True)]
-        self.not_trainable |= {_agent(trace) for trace in traces if trace not in trained}
+            yield self._failed(row.inside("task"), behavior, path, policy)
+        trained = [trace for trace in traces if trace.mapping("agent").get("trainable", True)]
+        self.not_trainable |= {_agent(trace) for trace in traces} - {_agent(trace) for trace in trained}
         names = {_agent(trace) for trace in trained}
         for trace in trained:
             of_agent = f"{behavior}.{_agent(trace)}" if len(names) > 1 else behavior
-            yield self._sample(SourceRow(row.where, trace), task, of_agent, path, policy)
+            yield self._sample(trace, row.inside("task"), of_agent, path, policy)
 
-    def _failed(self, task: Mapping[str, Any], behavior: str, path: Path, policy: str) -> ImportedSample:
+    def _failed(self, task: SourceRow, behavior: str, path: Path, policy: str) -> ImportedSample:
         """Return a sample of which nothing is known, for an episode that failed before it had a trace."""
-        prompt, answer = _prompt_of_task(task), _answer(task)
-        problem = self.ids.name(_identity(task), behavior, _of_data(task), answer, path)
         return ImportedSample(
-            behavior=behavior, problem=problem, score=None, prompt=prompt, answer=answer, stop=StopReason.ERROR, policy=policy
+            behavior=behavior,
+            problem=self._name(task, behavior, path),
+            score=None,
+            prompt=_prompt_of_task(task),
+            answer=next(iter(_answers(task)), ""),
+            answers=_answers(task)[1:],
+            stop=StopReason.ERROR,
+            policy=policy,
         )
 
-    def _sample(
-        self, trace: SourceRow, episode_task: Mapping[str, Any], behavior: str, path: Path, policy: str
-    ) -> ImportedSample:
-        task = trace.mapping("task") or episode_task
+    def _name(self, task: SourceRow, behavior: str, path: Path) -> str:
+        return self.ids.name(_identity(task), behavior, _of_data(task), as_answer(_truth(task)), path)
+
+    def _sample(self, trace: SourceRow, episode_task: SourceRow, behavior: str, path: Path, policy: str) -> ImportedSample:
+        task = trace.inside("task") if trace.mapping("task") else episode_task
         prompt, chat = _said(trace)
-        calls = [call for call in trace.get("calls") or () if isinstance(call, Mapping)]
-        answer = _answer(task)
+        calls = trace.objects("calls")
+        answers = _answers(task)
         self.versions |= {str(version) for version in [trace.mapping("verifiers").get("version")] if version}
-        models = {str(call["model"]) for call in calls if call.get("model")}
+        models = {str(call.get("model")) for call in calls if call.get("model")}
         self.models |= models
         for call in calls:
-            if call.get("sampling") is not None and call["sampling"] not in self.samplings:
-                self.samplings.append(call["sampling"])
+            if (sampling := call.get("sampling")) is not None and sampling not in self.samplings:
+                self.samplings.append(sampling)
         failed = trace.get("ok") is False and not any(trace.mapping("rewards").values())
         return ImportedSample(
             behavior=behavior,
-            problem=self.ids.name(_identity(task), behavior, _of_data(task), answer, path),
+            problem=self._name(task, behavior, path),
             score=None if failed else self._score(trace),
             text=said_last(chat) if chat else None if failed else "",
             prompt=prompt or _prompt_of_task(task),
-            answer=answer,
+            answer=answers[0] if answers else "",
+            answers=answers[1:],
             stop=StopReason.ERROR if failed else _stop(trace, calls),
-            num_tokens=_generated(calls, trace.where),
+            num_tokens=_generated(calls),
             turns=several_turns(chat),
             policy=policy or (models.pop() if len(models) == 1 else ""),
-            metadata={"task": task["type"]} if task.get("type") else {},
+            metadata={"task": task.get("type")} if task.get("type") else {},
         )
 
     def _score(self, trace: SourceRow) -> float | None:
         """Return the sum of the weighted rewards, or the reward or metric that the user chose; None where one was not given."""
-        rewards: dict[str, float | None] = {}
-        for name, reward in trace.mapping("rewards").items():
-            score = read_number((reward or {}).get("score"), f"{trace.where}: rewards: {name}")
-            weight = (reward or {}).get("weight", 1.0)
-            rewards[name] = score if self.options.score else None if score is None else score * weight
-        if not self.options.score:
-            return (
-                None if not rewards or None in rewards.values() else sum(value for value in rewards.values() if value is not None)
-            )
-        metrics = {
-            name: read_number(value, f"{trace.where}: metrics: {name}") for name, value in trace.mapping("metrics").items()
-        }
-        return chosen_score(metrics | rewards, self.options.score, None, trace.where)
+        named = trace.inside("rewards")
+        if self.options.score:
+            rewards = {name: named.mapping(name).get("score") for name in named.values}
+            return chosen_score(trace.mapping("metrics") | rewards, self.options.score, None, trace.where)
+        total = 0.0
+        for reward in map(named.inside, named.values):
+            score, weight = reward.number("score"), 1.0 if reward.get("weight") is None else reward.number("weight")
+            if score is None or weight is None:
+                return None
+            total += score * weight
+        return total if named.values else None
 
 
-def _agent(trace: Mapping[str, Any]) -> str:
-    return str((trace.get("agent") or {}).get("name") or "agent")
+def _agent(trace: SourceRow) -> str:
+    return str(trace.mapping("agent").get("name") or "agent")
 
 
-def _identity(task: Mapping[str, Any]) -> Any:
+def _identity(task: SourceRow) -> Any:
     return task.get("key") or task.get("hash")
 
 
-def _of_data(task: Mapping[str, Any]) -> str:
+def _of_data(task: SourceRow) -> str:
     """Return what tells a task from another one of the same key: its prompt, or all its data where the user of the episode opens it."""
-    data = task.get("data") or {}
+    data = task.mapping("data")
     return json.dumps(data.get("prompt") or data, sort_keys=True, ensure_ascii=False)
 
 
-def _prompt_of_task(task: Mapping[str, Any]) -> Prompt | None:
-    return find_prompt((task.get("data") or {}).get("prompt"), "task: prompt")
+def _prompt_of_task(task: SourceRow) -> Prompt | None:
+    return find_prompt(task.mapping("data").get("prompt"), f"{task.where}: prompt")
 
 
-def _answer(task: Mapping[str, Any]) -> str:
-    data = task.get("data") or {}
-    found = next((data[key] for key in _ANSWERS if data.get(key) is not None), "")
-    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+def _truth(task: SourceRow) -> Any:
+    data = task.mapping("data")
+    return next((data[key] for key in _ANSWERS if data.get(key) is not None), None)
+
+
+def _answers(task: SourceRow) -> tuple[str, ...]:
+    return as_answers(_truth(task))
 
 
 def _said(trace: SourceRow) -> tuple[Prompt | None, tuple[Message, ...]]:
@@ -153,7 +161,7 @@ def _said(trace: SourceRow) -> tuple[Prompt | None, tuple[Message, ...]]:
     The nodes are a tree: where the history of a long episode is shortened, or a part of it handed to another agent, a branch begins anew with messages that
     no model wrote. What an assistant is said to have written there counts as no turn.
     """
-    nodes = [node for node in trace.get("nodes") or () if isinstance(node, Mapping) and isinstance(node.get("message"), Mapping)]
+    nodes = [node.values for node in trace.objects("nodes") if isinstance(node.get("message"), Mapping)]
     first = next((i for i, node in enumerate(nodes) if node.get("sampled")), None)
     if first is None:
         return read_prompt([node["message"] for node in nodes], trace.where), ()
@@ -170,19 +178,15 @@ def _said(trace: SourceRow) -> tuple[Prompt | None, tuple[Message, ...]]:
     return read_prompt([nodes[i]["message"] for i in sorted(asked)], trace.where), read_messages(later, trace.where)
 
 
-def _stop(trace: SourceRow, calls: Sequence[Mapping[str, Any]]) -> StopReason:
-    if trace.get("stop_condition") in _LIMITS:
+def _stop(trace: SourceRow, calls: Sequence[SourceRow]) -> StopReason:
+    if str(trace.get("stop_condition")) in _LIMITS:
         return StopReason.LENGTH
     answered = [call for call in calls if not call.get("error")]
     reason = answered[-1].get("finish_reason") if answered else None
     return StopReason.LENGTH if reason == "length" else StopReason.UNKNOWN if reason is None else StopReason.EOS
 
 
-def _generated(calls: Sequence[Mapping[str, Any]], where: str) -> int | None:
+def _generated(calls: Sequence[SourceRow]) -> int | None:
     """Return the generated tokens of all turns; None where a call does not tell."""
-    counts = [
-        read_number((call.get("usage") or {}).get("completion_tokens"), f"{where}: usage")
-        for call in calls
-        if not call.get("error")
-    ]
-    return None if not counts or None in counts else int(sum(count for count in counts if count is not None))
+    counts = [call.inside("usage").count("completion_tokens") for call in calls if not call.get("error")]
+    return None if not counts or None in counts else sum(count for count in counts if count is not None)

@@ -13,9 +13,18 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from posttrain.diagnose.importing.finish_import import ProblemIds, Told, as_answer, chosen_score, finish, refuse_unused
+from posttrain.diagnose.importing.finish_import import (
+    ProblemIds,
+    Told,
+    as_answer,
+    as_answers,
+    chosen_score,
+    finish,
+    numbers_of,
+    refuse_unused,
+)
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
-from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files, read_number
+from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files
 
 _WANTED = "{step}.jsonl that verl wrote, or its rollout_data_dir or validation_data_dir"
 _NO_SCORE = frozenset({"input", "output", "gts", "step", "request_id", "uid"})
@@ -36,30 +45,20 @@ def read_verl(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
 
 def _read_row(row: SourceRow, path: Path, ids: ProblemIds, options: ReadOptions) -> ImportedSample:
     row.require("input", "output", wanted=_WANTED)
-    prompt, answer = row.text("input"), as_answer(row.get("gts"))
+    prompt, answers = row.text("input"), as_answers(row.get("gts"))
     source = row.get("data_source")
     behavior = source if isinstance(source, str) and source else path.resolve().parent.name or "verl"
-    step = row.whole("step")
     named = re.fullmatch(r"(\d+)\.jsonl(\.gz)?", path.name)
     return ImportedSample(
         behavior=behavior,
-        problem=ids.name(None, behavior, prompt, answer, path),
-        score=_score(row, options),
+        problem=ids.name(None, behavior, prompt, as_answer(row.get("gts")), path),
+        score=chosen_score(numbers_of(row, _NO_SCORE, "score"), options.score, "score", row.where),
         text=row.text("output") or "",
         prompt=prompt,
-        answer=answer,
-        policy=str(step) if step is not None else named[1] if named else "",
+        answer=answers[0] if answers else "",
+        answers=answers[1:],
+        policy=row.name("step") or (named[1] if named else ""),
     )
-
-
-def _score(row: SourceRow, options: ReadOptions) -> float | None:
-    """Return the score; of what the reward function returned beside it, only numbers can be chosen."""
-    numbers = {
-        name: read_number(value, f"{row.where}: {name}")
-        for name, value in row.values.items()
-        if name not in _NO_SCORE and (value is None or isinstance(value, bool | int | float))
-    }
-    return chosen_score(numbers, options.score, "score", row.where)
 
 
 VERL = Format(

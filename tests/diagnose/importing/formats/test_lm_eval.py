@@ -225,3 +225,42 @@ def test_another_file_is_refused(tmp_path: Path, row: dict[str, Any]):
     with pytest.raises(SourceError) as refused:
         read(write_log(tmp_path, [row]))
     assert refused.value.code in ("not_this_format", "no_score")
+
+
+def test_a_document_that_was_answered_again_has_further_samples(tmp_path: Path):
+    row = rows_of("any_target")[0]
+    rows = [row, {**row, "resps": [["another"]], "exact_match": 1.0 - row["exact_match"]}, row]
+    found = read(write_log(tmp_path, rows))
+    assert sorted(sample.score or 0.0 for sample in found.samples) == [0.0, 1.0]
+    assert codes(found) == {"further_responses", "repeated_rows"}
+
+
+def test_a_document_without_the_metric_of_others_is_missing(tmp_path: Path):
+    row = rows_of("any_target")[0]
+    rows = [
+        {**row, "doc_id": 1, "doc_hash": "a" * 64, "exact_match": None},
+        {**row, "doc_id": 2, "doc_hash": "b" * 64, "exact_match": 1.0, "metrics": ["exact_match"]},
+        {**{key: value for key, value in row.items() if key != "exact_match"}, "doc_id": 3, "doc_hash": "c" * 64, "metrics": ["f1"], "f1": 0.5},
+    ]  # fmt: skip
+    path = write_log(tmp_path, rows)
+    assert [sample.score for sample in read(path).samples] == [None, 1.0, None]
+    assert [sample.score for sample in read(path, score="f1").samples] == [None, None, 0.5]
+    with pytest.raises(SourceError) as refused:
+        read(path, score="f2")
+    assert refused.value.code == "unknown_score"
+
+
+@pytest.mark.parametrize(
+    ("target", "likelihoods", "acc", "answer"),
+    [("1", [-9, -1, -9], 1.0, "2"), ("1", [-1, -9, -9], 0.0, "2"), ("1", [-1, -9, -9], 1.0, "1"), ("3", [-9, -9, -1], 1.0, "3")],
+)
+def test_a_target_of_digits_is_the_index_of_an_option_unless_the_grade_says_otherwise(
+    tmp_path: Path, target: str, likelihoods: list[float], acc: float, answer: str
+):
+    row = rows_of("options")[0]
+    asked = {f"gen_args_{i}": {"arg_0": "Q", "arg_1": f" {i + 1}"} for i in range(3)}
+    said = [[[str(value), "False"]] for value in likelihoods]
+    row = {**row, "arguments": asked, "resps": said, "filtered_resps": said, "target": target, "acc": acc, "acc_norm": acc}
+    (sample,) = read(write_log(tmp_path, [row])).samples
+    assert sample.answer == answer
+    assert (sample.text == sample.answer) == bool(acc)
