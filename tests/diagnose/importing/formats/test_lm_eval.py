@@ -232,7 +232,7 @@ def test_a_document_that_was_answered_again_has_further_samples(tmp_path: Path):
     rows = [row, {**row, "resps": [["another"]], "exact_match": 1.0 - row["exact_match"]}, row]
     found = read(write_log(tmp_path, rows))
     assert sorted(sample.score or 0.0 for sample in found.samples) == [0.0, 1.0]
-    assert codes(found) == {"further_responses", "repeated_rows"}
+    assert codes(found) >= {"further_responses", "repeated_rows"}
 
 
 def test_a_document_without_the_metric_of_others_is_missing(tmp_path: Path):
