@@ -22,6 +22,7 @@ from truth.equal_cost import MOST_SAMPLED, MOST_STEPS
 from truth.families import HELD_OUT
 from truth.regret import (
     EVALUATION,
+    MIXED_IN,
     WEIGHTS,
     PlantResult,
     bootstrap_interval,
@@ -244,7 +245,14 @@ def regret_part(
         "",
     ]
     for other in others:
-        lines += [f"Stages {other}, {len(modes[other])} plants, {seeds_of(modes[other])}:", "", *regret_table(modes[other]), ""]
+        on_condition = sum(result.named.endswith(MIXED_IN) for result in modes[other])
+        lines += [
+            f"Stages {other}, {len(modes[other])} plants, {seeds_of(modes[other])}; the retention behavior was not given, and {on_condition} stages are named on",
+            "condition that one is mixed in: these count as they are then:",
+            "",
+            *regret_table(modes[other]),
+            "",
+        ]
     lines += [
         f"At λ = {WEIGHT:g}, {main}, by what is available (number of plants); the best constant is chosen for each column apart:",
         "",
