@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from posttrain.diagnose.errors import SourceError
+from posttrain.diagnose.importing.chat_messages import read_messages, said_last
 from posttrain.diagnose.importing.source_rows import as_float
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.types import Message, StopReason
@@ -72,21 +75,47 @@ def read_id(value: Any) -> str | None:
     return text if text.strip() else None
 
 
-def read_text(value: Any) -> str | None:
-    """Return what a model wrote: a text, or the contents of the turns of a chat that are its own; None where there is none."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, float) and math.isnan(value):
+def read_text(value: Any, where: str) -> str | None:
+    """Return what a model wrote: a text, or the last turn of a chat that is its own; None where there is none.
+
+    Raises:
+        SourceError: It is something else (`not_a_text`).
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    chat = read_chat(value)
-    own = [turn.content for turn in chat if turn.role == "assistant"] if chat else []
-    return own[-1] if own else str(value)
+    if (chat := read_chat(value, where)) is not None:
+        return said_last(chat)
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise SourceError(
+        f"{where}: got {shorten(value)} as what the model wrote; allowed is a text, a chat, or a list of texts beside a list of outcomes",
+        code="not_a_text",
+    )
 
 
-def read_chat(value: Any) -> tuple[Message, ...] | None:
-    """Return a list of `{"role", "content"}` as turns; None where it is none."""
-    if not isinstance(value, list | tuple) or not value:
+def read_chat(value: Any, where: str) -> tuple[Message, ...] | None:
+    """Return a list of `{"role", "content"}`, which may be written as text, as turns; None where it is none."""
+    turns = read_list(value)
+    if not turns or not all(isinstance(turn, Mapping) and isinstance(turn.get("role"), str) for turn in turns):
         return None
-    if not all(isinstance(turn, Mapping) and isinstance(turn.get("role"), str) for turn in value):
+    return read_messages(turns, where)
+
+
+def read_list(value: Any) -> list[Any] | None:
+    """Return a list, which a table of texts holds as JSON or as Python writes it; None where it is none."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    return _written_list(value) if isinstance(value, str) else None
+
+
+def _written_list(text: str) -> list[Any] | None:
+    text = text.strip()
+    if not (text.startswith("[") and text.endswith("]")):
         return None
-    return tuple(Message(turn["role"], content if isinstance(content := turn.get("content"), str) else "") for turn in value)
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return found if isinstance(found, list) else None
+    return None

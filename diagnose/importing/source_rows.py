@@ -284,6 +284,11 @@ class RowReader:
                                     )
                                 )
                                 return
+                            if isinstance(error, UnicodeDecodeError):
+                                raise SourceError(
+                                    f"{path}:{number}: cannot be read as UTF-8 text ({error}); write the file as UTF-8",
+                                    code="unreadable_file",
+                                ) from None
                             raise SourceError(
                                 f"{path}:{number}: not JSON ({error}); a line holds one object", code="invalid_json"
                             ) from None

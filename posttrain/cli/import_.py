@@ -42,7 +42,7 @@ Columns = Annotated[
         "--columns",
         metavar="NAME=COLUMN...",
         help="Which column says what, all pairs up to the next option: problem, correct, text, prompt, answer, group, behavior, policy, stop, ... "
-        "Usual names are found without it.",
+        "Usual names are found without it; NAME= leaves one out.",
     ),
 ]
 SamplingSettings = Annotated[
@@ -118,7 +118,7 @@ def import_(
     from posttrain.diagnose.pipeline.read_and_import import read_samples
 
     read = ReadOptions(
-        columns=_pairs("--columns", columns or ()),
+        columns=_pairs("--columns", columns or (), may_be_empty=True),
         score=score,
         filter=filter_name,
         behavior=behavior,
@@ -143,12 +143,12 @@ def import_(
         print_diagnosis(run, as_json)
 
 
-def _pairs(option: str, words: Sequence[str]) -> dict[str, str]:
+def _pairs(option: str, words: Sequence[str], *, may_be_empty: bool = False) -> dict[str, str]:
     from posttrain.diagnose.errors import SourceError
 
     pairs = [word.partition("=") for word in words]
     for word, (name, equals, value) in zip(words, pairs, strict=True):
-        if not (name and equals and value):
+        if not (name and equals and (value or may_be_empty)):
             raise SourceError(
                 f"{option}: got {word!r}; write NAME=VALUE, such as problem=qid or temperature=1", code="not_a_pair"
             )

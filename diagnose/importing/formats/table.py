@@ -14,7 +14,7 @@ from typing import Any
 
 from posttrain.diagnose.behaviors.row_files import PARQUET, ROW_FILES, read_objects, row_suffix
 from posttrain.diagnose.errors import BehaviorError, SourceError
-from posttrain.diagnose.importing.finish_import import Told, finish, refuse_unused
+from posttrain.diagnose.importing.finish_import import Told, as_answers, finish, refuse_unused
 from posttrain.diagnose.importing.imported import (
     Format,
     ImportedSample,
@@ -23,8 +23,15 @@ from posttrain.diagnose.importing.imported import (
     Untold,
     problem_of_text,
 )
-from posttrain.diagnose.importing.outcomes import read_chat, read_id, read_score, read_stop, read_text
-from posttrain.diagnose.importing.source_rows import RowReader, behavior_of_file, find_files, refuse_same_names
+from posttrain.diagnose.importing.outcomes import read_chat, read_id, read_list, read_score, read_stop, read_text
+from posttrain.diagnose.importing.source_rows import (
+    RowReader,
+    as_float,
+    behavior_of_file,
+    find_files,
+    read_count,
+    refuse_same_names,
+)
 from posttrain.diagnose.strict_settings import closest, shorten
 from posttrain.diagnose.types import Note
 
@@ -45,6 +52,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Our name → usual names of columns, the first that there is counts."""
 _SUFFIXES = (*(f".{kind}{end}" for kind in ("jsonl", "ndjson", "json", "csv", "tsv") for end in ("", ".gz")), PARQUET)
+_OF_A_SAMPLE = ("correct", "text", "stop", "truncated", "num_tokens")
+"""Our names of columns that may hold a list, with an element for each sample."""
 _WANTED = f"a {ROW_FILES} file with one row per sample"
 _EXAMPLE = "--columns problem=qid correct=is_right text=output"
 
@@ -78,6 +87,8 @@ class TableSamples:
 
     samples: list[ImportedSample]
     columns: TableColumns
+    num_empty: int = 0
+    """Rows whose list of outcomes is empty."""
 
 
 @dataclass(slots=True)
@@ -129,6 +140,13 @@ def collect(tables: Sequence[TableSamples], options: ReadOptions, notes: Sequenc
     """Return the samples of several tables with what is known of them, as `finish` does."""
     untold = {Untold.PROBLEM_IDS} if any("problem" not in table.columns.named for table in tables) else set()
     said = [Note("columns", words) for words in dict.fromkeys(table.columns.words for table in tables)]
+    if num_empty := sum(table.num_empty for table in tables):
+        said.append(
+            Note(
+                "no_outcomes",
+                f"{num_empty} rows have an empty list of outcomes: their problems have no samples, and do not count.",
+            )
+        )
     told = Told(format="table", untold=frozenset(untold), notes=(*said, *notes))
     return finish([sample for table in tables for sample in table.samples], told, options)
 
@@ -150,14 +168,35 @@ def read_rows(rows: Sequence[Row], named: str, behavior: str, options: ReadOptio
     columns = choose_columns(list(dict.fromkeys(key for _, row in rows for key in row)), rows[0][1], named, options)
     order = _Order() if "sample" in columns.named else None
     samples: list[ImportedSample] = []
+    num_empty = 0
     for where, row in rows:
+        before = len(samples)
         for sample, number in _read_row(row, where, behavior, columns.named):
             if order is not None:
                 order.add(sample, number, where)
             samples.append(sample)
+        num_empty += len(samples) == before
+    _refuse_numbers_of_rows(samples, columns, named)
     if order is not None:
         samples = [samples[i] for i in sorted(range(len(samples)), key=order.numbers.__getitem__)]
-    return TableSamples(samples, columns)
+    return TableSamples(samples, columns, num_empty)
+
+
+def _refuse_numbers_of_rows(samples: Sequence[ImportedSample], columns: TableColumns, named: str) -> None:
+    """Refuse ids that were guessed where each stands in one row alone and prompts repeat: they number rows, and not problems.
+
+    Raises:
+        SourceError: Code `ids_number_rows`.
+    """
+    if not {"problem", "prompt"} <= columns.named.keys() or "problem" not in columns.guessed:
+        return
+    ids, asked = {one.problem for one in samples}, {(one.prompt, one.answer) for one in samples}
+    if len(ids) == len(samples) and 1 < len(asked) <= len(samples) / 2:
+        raise SourceError(
+            f"{named}: {columns.named['problem']} is another one in each of {len(ids)} rows, and there are {len(asked)} different prompts; write "
+            f"--columns problem= to tell problems by their prompts, or problem={columns.named['problem']} where each row is a problem",
+            code="ids_number_rows",
+        )
 
 
 def choose_columns(there: Sequence[str], first: Mapping[str, Any], named: str, options: ReadOptions) -> TableColumns:
@@ -167,20 +206,21 @@ def choose_columns(there: Sequence[str], first: Mapping[str, Any], named: str, o
         there: The columns that there are.
         first: The first row.
         named: What messages call the table.
-        options: What the user says.
+        options: What the user says; a name without a column is left out.
 
     Raises:
         SourceError: A name or a column is unknown (`unknown_name`, `unknown_column`), or none says what is right (`no_correct_column`) or which
             problem a sample is of (`no_problem_column`).
     """
     found = dict(options.columns) | ({"correct": options.score} if options.score else {})
+    left_out = [ours for ours, column in found.items() if not column]
     for ours, column in found.items():
         if ours not in ALIASES:
             raise SourceError(
                 f"--columns: got {ours}={column}; allowed before the = are {', '.join(ALIASES)}{closest(ours, ALIASES)}",
                 code="unknown_name",
             )
-        if column not in there:
+        if column and column not in there:
             raise SourceError(
                 f"--columns: got {ours}={column}, {named} has the columns {', '.join(there)}{closest(column, there)}; give one of these",
                 code="unknown_column",
@@ -192,6 +232,11 @@ def choose_columns(there: Sequence[str], first: Mapping[str, Any], named: str, o
         if ours not in found and free:
             found[ours] = free[0]
             guessed.add(ours)
+    for ours in left_out:
+        found.pop(ours)
+    if "sample" in guessed and as_float(first.get(found["sample"])) is None:  # what was sampled, and not its number
+        guessed.add("text")
+        found.setdefault("text", found.pop("sample"))
     if "problem" in guessed and isinstance(value := first.get(found["problem"]), str) and " " in value.strip():
         text = found.pop("problem")  # the question itself
         found.setdefault("prompt", text)
@@ -231,37 +276,79 @@ def _read_row(
 ) -> Iterable[tuple[ImportedSample, Any]]:
     """Return the samples of a row, one unless its outcomes are a list, each with its number."""
     cell: dict[str, Any] = {ours: row.get(column) for ours, column in columns.items()}
-    prompt, answer = cell.get("prompt"), read_id(cell.get("answer")) or ""
-    asked = read_chat(prompt) or read_id(prompt)
-    problem = read_id(cell.get("problem")) if "problem" in columns else problem_of_text(asked or "", answer)
+    prompt, answers = cell.get("prompt"), _answers(cell.get("answer"))
+    asked = read_chat(prompt, where) or read_id(prompt)
+    problem = read_id(cell.get("problem")) if "problem" in columns else problem_of_text(asked or "", "\x1d".join(answers))
     if problem is None:
         raise SourceError(
-            f"{where}: got {shorten(cell['problem'])} as {columns['problem']}; every row needs the id of its problem",
+            f"{where}: got {shorten(cell['problem'])} as {columns['problem']}; every row needs the id of its problem, or write --columns problem= to tell "
+            "problems by their prompts",
             code="no_problem",
         )
-    outcomes, texts = cell["correct"], cell.get("text")
-    several = isinstance(outcomes, list | tuple)
-    if several and isinstance(texts, list | tuple) and len(texts) != len(outcomes):
-        raise SourceError(
-            f"{where}: got {len(outcomes)} outcomes and {len(texts)} texts; give as many of both, or one row per sample",
-            code="uneven_lists",
-        )
-    tokens = cell.get("num_tokens")
-    for place, outcome in enumerate(outcomes if several else (outcomes,)):
-        text = texts[place] if several and isinstance(texts, list | tuple) else texts
+    for place, one in enumerate(_samples_of(cell, columns, where)):
         sample = ImportedSample(
             behavior=read_id(cell.get("behavior")) or behavior,
             problem=problem,
-            score=read_score(outcome, where),
-            text=read_text(text),
+            score=read_score(one["correct"], where),
+            text=read_text(one.get("text"), where),
             prompt=asked,
-            answer=answer,
-            stop=read_stop(cell.get("stop"), cell.get("truncated"), where),
-            num_tokens=int(tokens) if isinstance(tokens, int | float) and tokens == tokens else None,
+            answer=answers[0] if answers else "",
+            answers=answers[1:],
+            stop=read_stop(one.get("stop"), one.get("truncated"), where),
+            num_tokens=read_count(one.get("num_tokens"), where),
             group=read_id(cell.get("group")),
             policy=" ".join(part for part in (read_id(cell.get("model")), read_id(cell.get("policy"))) if part),
         )
-        yield sample, cell.get("sample") if not several else place
+        yield sample, place if _is_list(cell["correct"]) else cell.get("sample")
+
+
+def _samples_of(cell: Mapping[str, Any], columns: Mapping[str, str], where: str) -> list[dict[str, Any]]:
+    """Return what a row says of each of its samples: one, or as many as its outcomes are.
+
+    Raises:
+        SourceError: Its lists have other lengths, or it has several texts and one outcome, or the reverse (`uneven_lists`).
+    """
+    outcomes = read_list(cell["correct"])
+    own = {ours: cell[ours] for ours in _OF_A_SAMPLE if ours in cell}
+    if outcomes is None:
+        texts = cell.get("text")
+        if isinstance(texts, list | tuple) and len(texts) == 1 and isinstance(texts[0], str):
+            return [own | {"text": texts[0]}]
+        if isinstance(texts, list | tuple) and read_chat(texts, where) is None:
+            raise SourceError(
+                f"{where}: got {len(texts)} texts under {columns['text']} and one outcome under {columns['correct']}; give a list of outcomes, or one row per sample",
+                code="uneven_lists",
+            )
+        return [own]
+    several = [dict[str, Any](correct=outcome) for outcome in outcomes]
+    for ours, value in own.items():
+        if ours == "correct" or (found := read_list(value)) is None:
+            if ours == "text" and value is not None and len(outcomes) > 1:
+                raise SourceError(
+                    f"{where}: got {len(outcomes)} outcomes under {columns['correct']} and one text under {columns['text']}; give a list of texts, or write "
+                    "--columns text= to leave it out",
+                    code="uneven_lists",
+                )
+            values = [value] * len(outcomes)
+        elif len(found) != len(outcomes):
+            raise SourceError(
+                f"{where}: got {len(outcomes)} outcomes and {len(found)} under {columns[ours]}; give as many of both, or one row per sample",
+                code="uneven_lists",
+            )
+        else:
+            values = found
+        for sample, one in zip(several, values, strict=True):
+            sample.setdefault(ours, one)
+    return several
+
+
+def _is_list(value: Any) -> bool:
+    return read_list(value) is not None
+
+
+def _answers(value: Any) -> tuple[str, ...]:
+    """Return every answer of a cell: a text is one, whatever it looks like."""
+    return as_answers(value) if isinstance(value, list | tuple | Mapping) else tuple(filter(None, [read_id(value)]))
 
 
 TABLE = Format(

@@ -225,3 +225,89 @@ def test_nan_is_nothing_in_every_column(tmp_path: Path) -> None:
     first, second = read(path).samples
     assert (first.problem, first.score, first.text, first.prompt, first.answer) == ("1", 1.0, "x", "q", "2")
     assert (second.problem, second.score, second.text, second.prompt, second.answer) == ("2", None, None, None, "")
+
+
+def test_ids_that_number_rows_are_no_problems(tmp_path: Path) -> None:
+    rows = [{"id": i, "question": f"What is {i // 4}?", "correct": i % 2} for i in range(12)]
+    path = write(tmp_path / "x.jsonl", *rows)
+    assert code(path) == "ids_number_rows"
+    assert len(set(outcomes(read(path, columns={"problem": ""})))) == 6
+    assert [one.problem for one in read(path, columns={"problem": "id"}).samples] == [str(i) for i in range(12)]
+    own = [{**row, "id": i // 4} for i, row in enumerate(rows)]
+    assert [one.problem for one in read(write(tmp_path / "y.jsonl", *own)).samples] == [str(i // 4) for i in range(12)]
+
+
+def test_a_column_that_was_guessed_can_be_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", *({"id": 1, "correct": 1, "step": i} for i in range(3)))
+    assert {one.policy for one in read(path).samples} == {"0", "1", "2"}
+    assert {one.policy for one in read(path, columns={"policy": ""}).samples} == {""}
+
+
+def test_what_stands_under_sample_may_be_its_text(tmp_path: Path) -> None:
+    (one,) = read(write(tmp_path / "x.jsonl", {"id": 1, "correct": 1, "sample": "It is 4."})).samples
+    assert one.text == "It is 4."
+
+
+def test_lists_say_what_they_say_of_each_sample(tmp_path: Path) -> None:
+    row = {"id": 1, "correct": [1, 0], "output": ["a", "b"], "truncated": [True, False], "num_tokens": [5, "6"]}
+    found = read(write(tmp_path / "x.jsonl", row, {"id": 2, "correct": []}))
+    assert [(one.score, one.text, one.stop, one.num_tokens) for one in found.samples] == [
+        (1.0, "a", StopReason.LENGTH, 5),
+        (0.0, "b", StopReason.EOS, 6),
+    ]
+    assert "no_outcomes" in {note.code for note in found.source.notes}
+    table = tmp_path / "x.csv"
+    table.write_text('id,correct,output,num_tokens\n1,"[1, 0]","[""a"", ""b""]","[5, 6]"\n2,"[True, False]","[\'c\', \'d\']",7\n')
+    assert [(one.score, one.text, one.num_tokens) for one in read(table).samples] == [
+        (1.0, "a", 5),
+        (0.0, "b", 6),
+        (1.0, "c", 7),
+        (0.0, "d", 7),
+    ]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"correct": 0.5, "output": ["a", "b"]},
+        {"correct": [1, 0], "output": "a"},
+        {"correct": [1, 0], "output": ["a", "b"], "num_tokens": [1, 2, 3]},
+    ],
+)
+def test_lists_that_do_not_belong_together_are_refused(tmp_path: Path, row: dict[str, Any]) -> None:
+    assert code(write(tmp_path / "x.jsonl", {"id": 1, **row})) == "uneven_lists"
+
+
+def test_one_text_in_a_list_is_that_text(tmp_path: Path) -> None:
+    (one,) = read(write(tmp_path / "x.jsonl", {"id": 1, "correct": True, "response": ["It is 4."]})).samples
+    assert one.text == "It is 4."
+
+
+def test_chats_keep_the_texts_of_their_parts(tmp_path: Path) -> None:
+    def said(role: str, text: str) -> list[dict[str, Any]]:
+        return [{"role": role, "content": [{"type": "text", "text": text}]}]
+
+    rows = [{"prompt": said("user", f"q{i}"), "output": said("assistant", f"a{i}"), "correct": 1} for i in range(3)]
+    found = read(write(tmp_path / "x.jsonl", *rows))
+    assert [one.text for one in found.samples] == ["a0", "a1", "a2"]
+    assert len({one.problem for one in found.samples}) == 3
+    pd.DataFrame(rows).to_csv(tmp_path / "y.csv", index=False)  # writes lists as Python does
+    assert [one.prompt for one in read(tmp_path / "y.csv").samples] == [one.prompt for one in found.samples]
+    assert [one.text for one in read(tmp_path / "y.csv").samples] == ["a0", "a1", "a2"]
+
+
+def test_a_list_of_answers_is_several(tmp_path: Path) -> None:
+    (one,) = read(write(tmp_path / "x.jsonl", {"id": 1, "correct": 1, "answer": ["4", "four"]})).samples
+    assert (one.answer, one.answers) == ("4", ("four",))
+
+
+@pytest.mark.parametrize("score", ["Infinity", "1" + "0" * 400, '"1e999"', '{"value": 1}'])
+def test_a_score_is_finite(tmp_path: Path, score: str) -> None:
+    (tmp_path / "x.jsonl").write_text(f'{{"id": 1, "score": {score}}}\n')
+    assert code(tmp_path / "x.jsonl") == "not_a_score"
+
+
+def test_a_text_in_another_encoding_is_refused_as_such(tmp_path: Path) -> None:
+    for encoding in ("utf-16", "latin-1"):
+        (tmp_path / "x.jsonl").write_text('{"id": 1, "correct": 1, "text": "é"}\n{"id": 2, "correct": 1}\n', encoding=encoding)
+        assert code(tmp_path / "x.jsonl") == "unreadable_file"
