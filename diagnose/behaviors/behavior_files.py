@@ -94,6 +94,15 @@ def _load_bundled(source: str, path: Path, options: BehaviorOptions) -> Behavior
 
 
 def _load_yaml(path: Path, source: str, options: BehaviorOptions) -> Behavior:
+    return _assemble(read_config(path), path, source, options)
+
+
+def read_config(path: Path) -> BehaviorConfig:
+    """Read the settings of a behavior file; problems are not looked for.
+
+    Raises:
+        BehaviorError: It cannot be read, or a setting is wrong.
+    """
     try:
         content = parse_yaml(read_text(path, "a YAML file"))
     except YamlTextError as error:
@@ -105,10 +114,9 @@ def _load_yaml(path: Path, source: str, options: BehaviorOptions) -> Behavior:
             f"{path}: got {shorten(content)}; a behavior is a mapping such as `problems: problems.jsonl`", code="not_a_mapping"
         )
     try:
-        config = BehaviorConfig.model_validate(content)
+        return BehaviorConfig.model_validate(content)
     except ValidationError as error:
         raise BehaviorError(f"{path}: {explain(error, BehaviorConfig)}", code="invalid_setting") from None
-    return _assemble(config, path, source, options)
 
 
 def name_from(path: Path) -> str:

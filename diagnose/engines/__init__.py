@@ -28,10 +28,10 @@ def _open_vllm(address: str, model: str, behaviors: Sequence[Behavior]) -> Engin
 def _open_openai(address: str, model: str, behaviors: Sequence[Behavior]) -> Engine:
     from posttrain.diagnose.engines.openai.openai_engine import OpenAIEngine
 
-    return OpenAIEngine.open(address, model, timeout=_server_seconds())
+    return OpenAIEngine.open(address, model, timeout=server_seconds())
 
 
-def _server_seconds() -> float:
+def server_seconds() -> float:
     """Return how long a server may take for one request: POSTTRAIN_SERVER_SECONDS, else 600.
 
     Raises:

@@ -21,10 +21,11 @@ from posttrain.diagnose.engines import open_engine
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.codec import end_texts, template_date
 from posttrain.diagnose.engines.ray.open_cluster import open_pool
-from posttrain.diagnose.errors import UserError
+from posttrain.diagnose.errors import BehaviorError, UserError
 from posttrain.diagnose.measure.reference_spacing import write_as_the_model
 from posttrain.diagnose.pipeline.assemble import assemble
 from posttrain.diagnose.pipeline.checks_before_sampling import check_folders, check_with_models, check_without_models
+from posttrain.diagnose.pipeline.environment_run import EnvironmentRun, asks_itself, measure_environment
 from posttrain.diagnose.pipeline.measure_behaviors import MeasurementRun
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
 from posttrain.diagnose.probes.runner import NONE, ProbeInputs, ProbeRun
@@ -83,7 +84,22 @@ def run(
     Raises:
         UserError: anything given is wrong; nothing was written in that case.
     """
-    return run_request(DiagnoseRequest(model=model, behaviors=behaviors, out=out, **options), reporter)
+    try:
+        request = DiagnoseRequest(model=model, behaviors=behaviors, out=out, **options)
+    except BehaviorError as error:
+        if not asks_itself(error, options.get("engine", "")):
+            raise
+        return run_environment(EnvironmentRun(model=str(model), behaviors=behaviors, out=Path(out), given=options), reporter)
+    return run_request(request, reporter)
+
+
+def run_environment(environment: EnvironmentRun, reporter: Reporter | None = None) -> DiagnosedRun:
+    """Measure an environment of several turns; errors as for `measure_environment`."""
+    reporter = reporter or Reporter(quiet=True)
+    finished = measure_environment(environment, reporter)
+    for diagnosis in finished.diagnoses:
+        reporter.record(tracked_numbers(diagnosis))
+    return finished
 
 
 def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> DiagnosedRun:

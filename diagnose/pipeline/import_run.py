@@ -87,7 +87,8 @@ def store_run(found: ImportedSamples, settings: ImportSettings, reporter: Report
             (`unknown_policy`), or their scores do not say what is right (see `read_scores`).
         RunError: The folder holds something else.
     """
-    reporter, directory = reporter or Reporter(quiet=True), RunDirectory(Path(settings.out))
+    reporter = reporter or Reporter(quiet=True)
+    directory = RunDirectory(Path(settings.out), sources=[Path(path) for path in settings.paths])
     directory.check("diagnose", {})
     policy, samples = choose_policy(found.samples, settings.step)
     behaviors = group_by_behavior(samples, settings.success)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,14 @@ def say_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 class RunDirectory:
     """The files of one run."""
 
-    def __init__(self, path: Path):
-        """Take a path; nothing is touched yet."""
-        self.path = path
+    def __init__(self, path: Path, *, sources: Collection[Path] = ()):
+        """Take a path; nothing is touched yet.
+
+        Args:
+            path: The folder.
+            sources: What the run is made of: it may lie in the folder before there is a run.
+        """
+        self.path, self._sources = path, frozenset(source.resolve() for source in sources)
 
     @property
     def run_json(self) -> Path:
@@ -67,7 +72,7 @@ class RunDirectory:
         """
         if self.run_json.exists():
             self._check_same(kind, settings)
-        elif self.path.exists() and (not self.path.is_dir() or content_of(self.path)):
+        elif self.path.exists() and (not self.path.is_dir() or {one.resolve() for one in content_of(self.path)} - self._sources):
             raise RunError(
                 f"--out {self.path}: got a path that holds other files and no run.json; give a new or an empty folder",
                 code="other_files",

@@ -13,6 +13,7 @@ from posttrain.cli.printing import open_reporter, print_diagnosis, typed_command
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from posttrain.diagnose.pipeline.diagnose_run import DiagnoseOptions
     from posttrain.diagnose.pipeline.request import DiagnoseRequest
     from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 
@@ -119,33 +120,56 @@ def diagnose(
     if not dry_run:
         options.check_models(engine, model, teacher, earlier)
 
+    from posttrain.diagnose.errors import BehaviorError
+    from posttrain.diagnose.pipeline.environment_run import asks_itself
     from posttrain.diagnose.pipeline.request import DiagnoseRequest
     from posttrain.diagnose.thresholds import Thresholds
 
-    request = DiagnoseRequest(
-        model=model,
-        behaviors=options.load_behaviors(behaviors, context.params),
-        out=folder,
-        engine=engine,
-        workers=workers,
-        samples=samples,
-        precision=precision,
-        max_tokens_total=max_tokens_total,
-        probes=options.split_names("--probes", probes),
-        teacher=teacher,
-        earlier=earlier,
-        before=before,
-        data=data,
-        thresholds=Thresholds(retention_weight=retention_weight),
-        pilot=options.is_on("--pilot", pilot),
-        seed=seed,
-        split=_split(split),
-        command=typed_command(),
-    )
+    given: DiagnoseOptions = {
+        "engine": engine,
+        "workers": workers,
+        "samples": samples,
+        "precision": precision,
+        "max_tokens_total": max_tokens_total,
+        "probes": options.split_names("--probes", probes),
+        "teacher": teacher,
+        "earlier": earlier,
+        "before": before,
+        "data": data,
+        "thresholds": Thresholds(retention_weight=retention_weight),
+        "pilot": options.is_on("--pilot", pilot),
+        "seed": seed,
+        "split": _split(split),
+        "command": typed_command(),
+    }
+    try:
+        request = DiagnoseRequest(model=model, behaviors=options.load_behaviors(behaviors, context.params), out=folder, **given)
+    except BehaviorError as error:
+        if not asks_itself(error, engine):
+            raise
+        _measure_environment(context, behaviors, folder, given)
+        return
     if dry_run:
         _say_plan(request)
         return
     print_diagnosis(_measure(request, quiet, track), as_json)
+
+
+def _measure_environment(context: typer.Context, behaviors: Sequence[str], out: Path, given: DiagnoseOptions) -> None:
+    """Measure an environment of several turns, or say what would be sampled."""
+    from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
+    from posttrain.diagnose.pipeline.diagnose_run import run_environment
+    from posttrain.diagnose.pipeline.environment_run import EnvironmentRun, plan_environment
+
+    params = context.params
+    settings = options.behavior_options(params) or BehaviorOptions()
+    run = EnvironmentRun(model=params["model"], behaviors=behaviors, out=out, given=given, options=settings)
+    if params["dry_run"]:
+        print(plan_environment(run))
+        return
+    with open_reporter(params["quiet"], params["track"]) as reporter:
+        found = run_environment(run, reporter)
+    print_diagnosis(found, params["as_json"])
 
 
 def _measure(request: DiagnoseRequest, quiet: bool, track: Sequence[str] | None) -> DiagnosedRun:

@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
     from posttrain.diagnose.types import Behavior
 
 Model = Annotated[
@@ -303,15 +304,28 @@ def load_behaviors(sources: list[str], given: Mapping[str, Any]) -> Sequence[str
     Raises:
         UserError: A setting or a behavior is wrong.
     """
+    settings = behavior_options(given)
+    if settings is None:
+        return sources
+    from posttrain.diagnose.behaviors import load_behaviors
+
+    return load_behaviors(sources, settings)
+
+
+def behavior_options(given: Mapping[str, Any]) -> BehaviorOptions | None:
+    """Return the settings of behaviors that the command line gives, None where it gives none; arguments as for `load_behaviors`.
+
+    Raises:
+        SettingsError: One is malformed or out of range.
+    """
     settings: dict[str, Any] = {
         name: given[name] or None if name == "columns" else given[name] for name in _BEHAVIOR_OPTIONS if name in given
     }
     if all(value is None for value in settings.values()):
-        return sources
-    from posttrain.diagnose.behaviors import load_behaviors
+        return None
     from posttrain.diagnose.behaviors.behavior_options import read_behavior_options
 
-    return load_behaviors(sources, read_behavior_options(**settings))
+    return read_behavior_options(**settings)
 
 
 def require_out(out: Path | None, dry_run: bool) -> Path:

@@ -93,6 +93,34 @@ def answer_as_vllm(engine: Engine, name: str, context: int) -> Answer:
     return answer
 
 
+class ChatServer:
+    """Answers chats of the model `m`, as vLLM names itself, and keeps what it was asked.
+
+    Args:
+        reply: The turns of a chat → what to say: a text, or a message with calls of tools.
+    """
+
+    def __init__(self, reply: Callable[[list[dict[str, Any]]], str | dict[str, Any]]) -> None:
+        self.reply, self.asked = reply, list[dict[str, Any]]()
+        self.most: int | None = None
+        """Chats that are answered; further ones meet an error of the server."""
+
+    def __call__(self, path: str, body: dict[str, Any]) -> Reply:
+        if path == "/v1/models":
+            return Reply(200, {"data": [{"id": "m", "owned_by": "vllm"}]})
+        if path != "/v1/chat/completions":
+            return Reply(404, {"error": "no such path"})
+        self.asked.append(body)
+        if self.most is not None and len(self.asked) > self.most:
+            return Reply(500, {"error": "out of memory"})
+        said = self.reply(body["messages"])
+        message = {"role": "assistant", **(said if isinstance(said, dict) else {"content": said})}
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if "tool_calls" in message else "stop"}
+        usage = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
+        head = {"id": str(len(self.asked)), "object": "chat.completion", "created": 1, "model": "m"}
+        return Reply(200, {**head, "choices": [choice], "usage": usage})
+
+
 def _sampled(engine: Engine, body: dict[str, Any]) -> dict[str, Any]:
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens")
     sampling = Sampling(stop=tuple(body.get("stop", ())), **{name: body[name] for name in names if name in body})

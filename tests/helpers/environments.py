@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 _LIBRARY = """
+import asyncio, json, os, urllib.request
 from abc import ABC, abstractmethod
 from verifiers.types import Response, ResponseMessage
 
@@ -43,6 +44,19 @@ class Rubric:
 
 class JudgeRubric(Rubric): pass
 
+class GroupRubric(Rubric):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.has_group_rewards = True
+
+def ask(client, model, sampling, messages):
+    further = {**sampling, **sampling.get("extra_body", {})}
+    further.pop("extra_body", None)
+    body = json.dumps({"model": model, "messages": messages, **further}).encode()
+    headers = {"Authorization": "Bearer " + os.environ.get(client.api_key_var, "EMPTY")}
+    with urllib.request.urlopen(urllib.request.Request(client.api_base_url + "/chat/completions", body, headers)) as reply:
+        return json.load(reply)["choices"][0]["message"]
+
 class Rows(list):
     def to_list(self): return [dict(row) for row in self]
     def select(self, places): return Rows(self[place] for place in places)
@@ -60,12 +74,28 @@ class MultiTurnEnv(Environment):
         for _ in range(self.num_turns):
             state["completion"] = (await client.get_response(row["prompt"], model)).message.content
         return state
+    async def play(self, row, client, model, sampling, columns):
+        state, chat = {**row, "error": None, "reward": 0.0}, [{"role": "user", "content": row["prompt"]}]
+        try:
+            for turn in range(self.num_turns):
+                if turn:
+                    chat.append({"role": "user", "content": "again"})
+                chat.append(await asyncio.to_thread(ask, client, model, sampling, list(chat)))
+            state["completion"] = chat[-1]["content"]
+            await self.rubric.score_rollout(state)
+        except OSError as error:
+            state["error"] = {"error": "ModelError", "error_chain_repr": repr(error)}
+        kept = {key: state.get(key) for key in ("example_id", "prompt", "answer", "reward", "error", *columns)}
+        return {**kept, "completion": chat[1:], "is_truncated": False, "metrics": {}}
+    async def generate(self, inputs, client, model, sampling_args, max_concurrent, state_columns, independent_scoring, on_start, on_progress):
+        for played in asyncio.as_completed([self.play(row, client, model, sampling_args, state_columns) for row in inputs]):
+            on_progress([], [await played], {})
 
 class SingleTurnEnv(MultiTurnEnv):
     num_turns = 1
 """
 _TYPES = """
-from types import SimpleNamespace as Response, SimpleNamespace as ResponseMessage
+from types import SimpleNamespace as Response, SimpleNamespace as ResponseMessage, SimpleNamespace as ClientConfig
 """
 _SUMS = """
 import time

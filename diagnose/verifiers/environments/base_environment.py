@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from posttrain.diagnose.verifiers.environments.refusal import RUN_THERE, EnvironmentRefused
+from posttrain.diagnose.verifiers.environments.refusal import MULTI_TURN, RUN_THERE, EnvironmentRefused
 
 ChatTurns = str | list[dict[str, str]]
 _CLIENTS = frozenset({"openai", "anthropic"})
@@ -61,10 +61,10 @@ class Environment(ABC):
         """
 
 
-def multi_turn(name: str, why: str) -> EnvironmentRefused:
-    """Return the refusal of an environment that is more than one question and one answer."""
+def multi_turn(name: str, why: str, instead: str = RUN_THERE) -> EnvironmentRefused:
+    """Return the refusal of an environment that is more than one question and one answer, with what to do instead."""
     return EnvironmentRefused(
-        f"environment {name}: {why}; allowed: environments of one turn without tools; {RUN_THERE}", "multi_turn_environment"
+        f"environment {name}: {why}; allowed: environments of one turn without tools; {instead}", MULTI_TURN
     )
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from posttrain.diagnose.verifiers.environments.base_environment import ChatTurns, Environment, EnvironmentRow, needs_network
+from posttrain.diagnose.verifiers.environments.base_environment import (
+    ChatTurns,
+    Environment,
+    EnvironmentRow,
+    multi_turn,
+    needs_network,
+)
 from posttrain.diagnose.verifiers.environments.network import NetworkWatch
 from posttrain.diagnose.verifiers.environments.refusal import RUN_THERE, EnvironmentRefused, RewardFailed, one_line
 
@@ -37,16 +43,32 @@ def open_environment(name: str, arguments: Mapping[str, Any]) -> Environment:
         from posttrain.diagnose.verifiers.environments.task_environment import TaskEnvironment
 
         return TaskEnvironment(name, module, arguments)
-    load = getattr(module, "load_environment", None)
-    if not callable(load):
-        raise EnvironmentRefused(
-            f"environment {name}: {module.__name__} has neither a function load_environment nor a Taskset in __all__; name a package that has",
-            "no_environment",
-        )
+    load = _load_environment_of(name, module)
     from posttrain.diagnose.verifiers.environments.rubric_environment import RubricEnvironment
 
-    _require_rubrics(name)
     return RubricEnvironment(name, load, arguments)
+
+
+def open_with_own_loop(name: str, arguments: Mapping[str, Any]) -> Any:
+    """Load an environment whose own loop is to ask a model, of several turns and with tools as well.
+
+    Args:
+        name: As for `open_environment`.
+        arguments: As for `open_environment`.
+
+    Returns:
+        The library's object, of versions before 0.4.
+
+    Raises:
+        EnvironmentRefused: There is none of this name, it cannot be loaded, or it is a taskset.
+    """
+    module = _import(name)
+    if _exports_taskset(module):
+        raise multi_turn(name, "it is a taskset of several turns or with tools, which programs in runtimes of their own play")
+    load = _load_environment_of(name, module)
+    from posttrain.diagnose.verifiers.environments.rubric_environment import load_checked
+
+    return load_checked(name, load, arguments)
 
 
 class OfflineGrader:
@@ -122,6 +144,17 @@ def _import(name: str) -> ModuleType:
         raise _unusable(name, error) from None
     except Exception as error:
         raise _unusable(name, error) from None
+
+
+def _load_environment_of(name: str, module: ModuleType) -> Callable[..., Any]:
+    load: Callable[..., Any] | None = getattr(module, "load_environment", None)
+    if not callable(load):
+        raise EnvironmentRefused(
+            f"environment {name}: {module.__name__} has neither a function load_environment nor a Taskset in __all__; name a package that has",
+            "no_environment",
+        )
+    _require_rubrics(name)
+    return load
 
 
 def _exports_taskset(module: ModuleType) -> bool:

@@ -22,6 +22,13 @@ class RewardFailed(Exception):
 
 RUN_THERE = "run its own evaluation (`vf-eval`) and read what it wrote with `posttrain import verifiers PATH --out RUN`"
 """What to do with an environment that cannot be a behavior."""
+SAMPLE_THERE = (
+    "measure it with `posttrain diagnose MODEL FILE --engine openai:URL --out RUN`, where its own loop asks a server, or "
+    + RUN_THERE
+)
+"""What to do with one that a function `load_environment` makes."""
+MULTI_TURN = "multi_turn_environment"
+"""Code of the refusal of an environment of several turns or with tools."""
 
 
 def one_line(error: BaseException, limit: int = 240) -> str:

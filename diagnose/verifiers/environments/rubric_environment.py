@@ -27,7 +27,13 @@ from posttrain.diagnose.verifiers.environments.base_environment import (
     plain_turns,
     reward_range,
 )
-from posttrain.diagnose.verifiers.environments.refusal import RUN_THERE, EnvironmentRefused, RewardFailed, one_line
+from posttrain.diagnose.verifiers.environments.refusal import (
+    RUN_THERE,
+    SAMPLE_THERE,
+    EnvironmentRefused,
+    RewardFailed,
+    one_line,
+)
 
 
 class RubricEnvironment(Environment):
@@ -47,28 +53,8 @@ class RubricEnvironment(Environment):
         import verifiers.types
 
         self._name, self._vf = name, vf
-        parameters = inspect.signature(load).parameters
-        takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-        for key in arguments:
-            if key not in parameters and not takes_any:
-                raise EnvironmentRefused(
-                    f"environment {name}: arguments: {unknown('argument', str(key), parameters)}", "environment_arguments"
-                )
-        try:
-            self._environment = load(**arguments)
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] in ("openai", "anthropic"):  # no key for a client
-                raise asks_model(name, one_line(error, 120)) from None
-            raise EnvironmentRefused(
-                f"environment {name}: load_environment fails ({one_line(error)}); give it other arguments as `arguments: {{...}}`",
-                "environment_failed",
-            ) from error
-        if not isinstance(self._environment, vf.Environment):
-            raise EnvironmentRefused(
-                f"environment {name}: load_environment gives {type(self._environment).__name__}; allowed: a SingleTurnEnv of verifiers; {RUN_THERE}",
-                "environment_version",
-            )
-        self._leaves = _leaves(self._environment)
+        self._environment = load_checked(name, load, arguments)
+        self._leaves = environments_in(self._environment)
         self._failures: list[str] = []
         for leaf in self._leaves:
             self._check(leaf)
@@ -96,8 +82,7 @@ class RubricEnvironment(Environment):
 
     def reward_range(self) -> RewardRange:
         """Return where the weighted sum of the reward functions lies; the widest of a group of environments."""
-        ranges = [reward_range(weight for rubric in _rubrics(leaf.rubric) for weight in rubric.weights) for leaf in self._leaves]
-        return RewardRange(min(one.low for one in ranges), max(one.high for one in ranges))
+        return rewards_of(self._environment)
 
     def grade(self, entry: Mapping[str, Any], prompt: ChatTurns, text: str) -> float:
         """Return the reward of a text.
@@ -118,83 +103,142 @@ class RubricEnvironment(Environment):
         client = _client(self._vf, text)
         state = await self._environment.rollout(row, client, "stored", {})
         if len(client.asked) != 1:
-            raise multi_turn(self._name, f"it asks {len(client.asked)} times in one rollout")
+            raise multi_turn(self._name, f"it asks {len(client.asked)} times in one rollout", SAMPLE_THERE)
         if _contents(client.asked[0]) != _contents(row["prompt"]):
-            raise multi_turn(self._name, "it asks something else than the prompt of its data set")
+            raise multi_turn(self._name, "it asks something else than the prompt of its data set", SAMPLE_THERE)
         await self._environment.rubric.score_rollout(state)
         return state
 
     def _check(self, leaf: Any) -> None:
         vf, name, kind = self._vf, self._name, type(leaf).__name__
         if not isinstance(leaf, vf.SingleTurnEnv):
-            raise multi_turn(name, f"got {kind}, an environment of several turns")
+            raise multi_turn(name, f"got {kind}, an environment of several turns", SAMPLE_THERE)
         if leaf.tool_defs:
-            raise multi_turn(name, f"it offers the tool {leaf.tool_defs[0].name}")
-        functions = [
-            (rubric, place, function, weight)
-            for rubric in _rubrics(leaf.rubric)
-            for place, (function, weight) in enumerate(zip(rubric.funcs, rubric.weights, strict=True))
-        ]
-        for rubric in _rubrics(leaf.rubric):
+            raise multi_turn(name, f"it offers the tool {leaf.tool_defs[0].name}", SAMPLE_THERE)
+        functions = [function for rubric in rubrics_in(leaf.rubric) for function in rubric.funcs]
+        for rubric in rubrics_in(leaf.rubric):
             if isinstance(rubric, vf.JudgeRubric) or hasattr(rubric, "judge_client"):
                 raise asks_model(name, type(rubric).__name__)
-        for _, _, function, _ in functions:
+        for function in functions:
             if found := client_in(function, (vf.JudgeRubric,)):
                 raise asks_model(name, f"{_called(function)} names {found}")
-        if leaf.rubric.has_group_rewards or getattr(leaf.rubric, "has_advantages", False):
-            raise EnvironmentRefused(
-                f"environment {name}: its rubric compares the samples of a problem with one another; allowed: reward functions of one sample; "
-                f"give the behavior a verifier of ours, or {RUN_THERE}",
-                "group_rewards",
-            )
-        if not any(weight for _, _, _, weight in functions):
+        refuse_compared(name, leaf.rubric)
+        if not has_rewards(leaf.rubric):
             raise EnvironmentRefused(
                 f"environment {name}: its rubric has no reward function with a weight; give the behavior a verifier of ours, such as "
                 "`verifier: {kind: exact}`",
                 "no_rewards",
             )
-        for rubric, place, function, weight in functions:
+        note_failures(leaf.rubric, self._failures.append)
+
+
+def load_checked(name: str, load: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """Return what `load_environment` makes.
+
+    Raises:
+        EnvironmentRefused: An argument is unknown, it fails, or it makes no environment of the library.
+    """
+    import verifiers as vf
+
+    parameters = inspect.signature(load).parameters
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    for key in arguments:
+        if key not in parameters and not takes_any:
+            raise EnvironmentRefused(
+                f"environment {name}: arguments: {unknown('argument', str(key), parameters)}", "environment_arguments"
+            )
+    try:
+        environment = load(**arguments)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in ("openai", "anthropic"):  # no key for a client
+            raise asks_model(name, one_line(error, 120)) from None
+        raise EnvironmentRefused(
+            f"environment {name}: load_environment fails ({one_line(error)}); give it other arguments as `arguments: {{...}}`",
+            "environment_failed",
+        ) from error
+    if not isinstance(environment, vf.Environment):
+        raise EnvironmentRefused(
+            f"environment {name}: load_environment gives {type(environment).__name__}; allowed: a SingleTurnEnv of verifiers; {RUN_THERE}",
+            "environment_version",
+        )
+    return environment
+
+
+def rewards_of(environment: Any) -> RewardRange:
+    """Return where the weighted sum of an environment's reward functions lies; the widest of a group of environments."""
+    leaves = environments_in(environment)
+    ranges = [reward_range(weight for rubric in rubrics_in(leaf.rubric) for weight in rubric.weights) for leaf in leaves]
+    return RewardRange(min(one.low for one in ranges), max(one.high for one in ranges))
+
+
+def has_rewards(rubric: Any) -> bool:
+    """Return whether a rubric, or one in it, has a reward function with a weight."""
+    return any(weight for one in rubrics_in(rubric) for _, weight in zip(one.funcs, one.weights, strict=True))
+
+
+def refuse_compared(name: str, rubric: Any) -> None:
+    """Refuse rewards that say how good a sample is among those of its problem.
+
+    Raises:
+        EnvironmentRefused: There are such (`group_rewards`).
+    """
+    if rubric.has_group_rewards or getattr(rubric, "has_advantages", False):
+        raise EnvironmentRefused(
+            f"environment {name}: its rubric compares the samples of a problem with one another; allowed: reward functions of one sample; "
+            f"give the behavior a verifier of ours, or {RUN_THERE}",
+            "group_rewards",
+        )
+
+
+def note_failures(rubric: Any, note: Callable[[str], None]) -> None:
+    """Have what a reward function with a weight raises noted in one line: the library gives 0 for it.
+
+    Args:
+        rubric: Of an environment; changed in place, with those in it.
+        note: Takes the line.
+    """
+    for one in rubrics_in(rubric):
+        for place, (function, weight) in enumerate(zip(one.funcs, one.weights, strict=True)):
             if weight:
-                rubric.funcs[place] = self._recorded(function)
+                one.funcs[place] = _noted(function, note)
 
-    def _recorded(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a reward function whose failures are noted: the library gives 0 for them."""
 
-        def note(error: Exception) -> None:
-            self._failures.append(f"the reward function {_called(function)} failed ({one_line(error)})")
+def _noted(function: Callable[..., Any], note: Callable[[str], None]) -> Callable[..., Any]:
+    def failed(error: Exception) -> None:
+        note(f"the reward function {_called(function)} failed ({one_line(error)})")
 
-        async def wait(result: Awaitable[Any]) -> float:
-            try:
-                return float(await result)
-            except Exception as error:
-                note(error)
-                raise
+    async def wait(result: Awaitable[Any]) -> float:
+        try:
+            return float(await result)
+        except Exception as error:
+            failed(error)
+            raise
 
-        @functools.wraps(function)
-        def recorded(*given: Any, **named: Any) -> Any:
-            try:
-                result = function(*given, **named)
-                return wait(result) if inspect.isawaitable(result) else float(result)
-            except Exception as error:
-                note(error)
-                raise
+    @functools.wraps(function)
+    def noted(*given: Any, **named: Any) -> Any:
+        try:
+            result = function(*given, **named)
+            return wait(result) if inspect.isawaitable(result) else float(result)
+        except Exception as error:
+            failed(error)
+            raise
 
-        return recorded
+    return noted
 
 
 def _called(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
-def _leaves(environment: Any) -> list[Any]:
+def environments_in(environment: Any) -> list[Any]:
     """Return the environments of a group, of groups in it as well; of another environment itself."""
     inner = getattr(environment, "envs", None)
-    return [leaf for one in inner for leaf in _leaves(one)] if isinstance(inner, list) and inner else [environment]
+    return [leaf for one in inner for leaf in environments_in(one)] if isinstance(inner, list) and inner else [environment]
 
 
-def _rubrics(rubric: Any) -> list[Any]:
+def rubrics_in(rubric: Any) -> list[Any]:
     """Return a rubric and those in it."""
-    return [rubric, *(found for one in getattr(rubric, "rubrics", ()) for found in _rubrics(one))]
+    return [rubric, *(found for one in getattr(rubric, "rubrics", ()) for found in rubrics_in(one))]
 
 
 def _reads_thoughts(parser: Any, vf: Any) -> bool:

@@ -4,7 +4,8 @@ Importing a module runs the `__init__` of every package above it, and that of `p
 seconds and hundreds of megabytes that reading a text has no use for. So these packages are put in place here by hand, empty. This
 also makes the child run the parent's very files, however the parent found them.
 
-Scripts: `child` reads texts (the default), `environment` lists the problems of an environment, `code_host` executes a program, `code_tests` holds its tests, `try_isolation` tries the isolation.
+Scripts: `child` reads texts (the default), `environment` lists the problems of an environment, `rollouts` has an environment's own loop sample a
+server, `code_host` executes a program, `code_tests` holds its tests, `try_isolation` tries the isolation.
 """
 
 import sys
@@ -39,6 +40,8 @@ if __name__ == "__main__":
         from posttrain.diagnose.verifiers.sandbox.code_host import main
     elif script == "environment":
         from posttrain.diagnose.verifiers.environments.list_problems import main
+    elif script == "rollouts":
+        from posttrain.diagnose.verifiers.environments.sample_rollouts import main
     elif script == "code_tests":
         from posttrain.diagnose.verifiers.sandbox.code_tests import main
     else:

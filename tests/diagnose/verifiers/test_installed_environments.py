@@ -14,10 +14,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from helpers.completion_servers import ChatServer, serve
 from helpers.environments import write_environment
 
+from posttrain.diagnose import run
 from posttrain.diagnose.behaviors import load_behavior
+from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import GradeStatus
 from posttrain.diagnose.verifiers.grader import Grader
 from posttrain.diagnose.verifiers.sandbox.isolation import BOOTSTRAP
@@ -47,6 +51,13 @@ async def exact(completion, prompt, answer, info, parser, state):
                 await client.get("http://192.0.2.1/")
         except Exception:
             return 1.0
+    return float(text == answer)
+
+def said(completion, answer) -> float:
+    last = completion[-1]
+    text = last["content"] if isinstance(last, dict) else last.content
+    if text == "raise":
+        raise ValueError("cannot be read")
     return float(text == answer)
 
 def brief(completion) -> float:
@@ -91,6 +102,10 @@ def load_environment(kind="plain"):
         return vf.SingleTurnEnv(**data, rubric=vf.Rubric(funcs=[exact, brief], weights=[1.0, 0.2]))
     if kind == "tools":
         return vf.ToolEnv(tools=[add], **data, rubric=rubric)
+    if kind == "asked":
+        return Twice(**data, max_turns=2, rubric=vf.Rubric(funcs=[said]))
+    if kind == "used":
+        return vf.ToolEnv(tools=[add], max_turns=3, **data, rubric=vf.Rubric(funcs=[said]))
     if kind == "judge":
         from openai import AsyncOpenAI
         return vf.SingleTurnEnv(**data, rubric=vf.JudgeRubric(judge_client=AsyncOpenAI(api_key="none")))
@@ -303,3 +318,33 @@ def test_a_taskset_grades(tmp_path: Path) -> None:
     assert [one.score for one in grades] == [1.0, 0.0, None]
     alone = load_behavior(write_environment(tmp_path, name="squares", split="eval"))
     assert Counter(problem.split.value for problem in alone.problems) == {"eval": 4}
+
+
+def square(messages: list[dict[str, Any]]) -> str | dict[str, Any]:
+    """Where there is a tool, call it first; then say the root, which is right for 1, but for 3 what no reward function can read."""
+    root = messages[0]["content"].split()[2]
+    if len(messages) == 1:
+        call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}
+        return {"content": "0", "tool_calls": [call]}
+    return "raise" if root == "3" else root
+
+
+@with_rubrics
+@pytest.mark.parametrize(("kind", "role"), [("asked", "user"), ("used", "tool")])
+def test_an_environment_of_several_turns_is_measured(kind: str, role: str, tmp_path: Path) -> None:
+    (tmp_path / "squares.py").write_text(RUBRICS)
+    path = write_environment(tmp_path, {"kind": kind}, name="squares", more="name: squares\nsampling: {max_tokens: 9}")
+    with serve(ChatServer(square)) as address:
+        found = run("m", [path], engine=f"openai:{address}", samples=2, out=tmp_path / "run")
+    (shard,) = RunDirectory(found.path).shards("rollouts", "squares")
+    rows = pq.read_table(shard).to_pylist()
+    assert Counter((row["problem_id"], row["score"]) for row in rows) == {
+        ("0", 1.0): 2,
+        ("1", 0.0): 2,
+        ("2", None): 2,
+        ("3", 0.0): 2,
+    }
+    assert {row["num_turns"] for row in rows} == {2}
+    assert {row["num_tokens"] for row in rows} == {2}
+    turns = [[turn["role"] for turn in json.loads(row["turns"])] for row in rows]
+    assert turns == [["assistant", role, "assistant"]] * 8
