@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.errors import SourceError
-from posttrain.diagnose.importing.finish_import import Told, finish, refuse_unused
+from posttrain.diagnose.importing.finish_import import ProblemIds, Told, as_answer, finish, refuse_unused
 from posttrain.diagnose.importing.formats.inspect_log import EVAL, JSON, WANTED, InspectLog, open_log, part
 from posttrain.diagnose.importing.formats.inspect_samples import InspectSample
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
@@ -20,6 +20,8 @@ from posttrain.diagnose.strict_settings import unknown
 from posttrain.diagnose.types import Note, Sampling
 
 _FINISHED = "success"
+_MOST_UNREAD = 0.1
+"""Share of the values of a scorer that may be neither numbers nor words for right or wrong: samples without a score. Beyond it they are grades of another kind."""
 _TRUNCATING = frozenset({"google", "hf", "llama-cpp-python", "ollama", "sglang", "vllm"})
 """Providers that truncate where nothing is said: by their own defaults, or as the model's generation settings say."""
 
@@ -34,9 +36,9 @@ def read_inspect(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples
     notes: list[Note] = []
     samples: list[ImportedSample] = []
     samplings: set[Sampling | None] = set()
-    logs = _choose_logs(paths, notes)
+    logs, ids = _choose_logs(paths, notes), ProblemIds()
     for log in logs:
-        reader = LogReader(log=log, score=options.score)
+        reader = LogReader(log=log, score=options.score, ids=ids)
         samples += reader.read()
         notes += reader.notes()
         samplings.add(_sampling(log))
@@ -45,11 +47,12 @@ def read_inspect(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples
         notes.append(Note("truncation_untold", text))
     if len(samplings) > 1:
         notes.append(Note("sampling_differs", "Logs were sampled under different settings, so that none can be named."))
+    notes += ids.notes
     told = Told(
         format="inspect",
         version=next((version for log in logs if (version := str(part(log.spec, "packages").get("inspect_ai") or ""))), ""),
         sampling=samplings.pop() if len(samplings) == 1 else None,
-        untold=frozenset() if all(_is_finished(log) for log in logs) else frozenset({Untold.COMPLETENESS}),
+        untold=ids.untold | (set() if all(_is_finished(log) for log in logs) else {Untold.COMPLETENESS}),
         notes=notes,
     )
     return finish(samples, told, options)
@@ -62,7 +65,11 @@ class LogReader:
     log: InspectLog
     score: str | None
     """The one that the user chose, then the one that is taken."""
+    ids: ProblemIds
+    """Of all logs."""
     _scores: dict[str, None] = field(default_factory=dict)
+    _no_scores: dict[str, None] = field(default_factory=dict)
+    """Names of scorers whose values are mostly, or too often, no scores."""
     _limits: Counter[str] = field(default_factory=Counter)
     """Samples that a limit ended, by its kind."""
     _failed: int = 0
@@ -79,8 +86,10 @@ class LogReader:
         order = {str(one): i for i, one in enumerate(ids if isinstance(ids, list) else [])}
         found.sort(key=lambda one: (order.get(one.problem, len(order)), one.epoch))
         scores = [one.scores for one in found]
-        for each in scores:
-            self._scores |= dict.fromkeys(each)
+        graded = Counter(name for each in scores for name in each)
+        others = Counter(name for sample in found for name in sorted(sample.no_scores))
+        self._no_scores = {name: None for name, number in others.items() if number > _MOST_UNREAD * (number + graded[name])}
+        self._scores = {name: None for name in graded if name not in self._no_scores}
         self.score = self._choose_score()
         return [self._sample(one, each) for one, each in zip(found, scores, strict=True)]
 
@@ -88,8 +97,14 @@ class LogReader:
         """Return which score counts: the one that is chosen, else the first of the log's results, else the first of its samples.
 
         Raises:
-            SourceError: There is none of the name that is chosen (`unknown_score`).
+            SourceError: There is none of the name that is chosen (`unknown_score`), or what the scorers said is no score (`no_score`).
         """
+        if self._no_scores and not self._scores:
+            raise SourceError(
+                f"{self.log.path}: {', '.join(self._no_scores)}: got values that are neither numbers nor words for right or wrong (such as a list, or grades "
+                "from A to F); score the log again with a scorer whose values are (inspect score)",
+                code="no_score",
+            )
         if self.score is not None:
             if self.score not in self._scores:
                 raise SourceError(f"{self.log.path}: --score: {unknown('score', self.score, self._scores)}", code="unknown_score")
@@ -105,10 +120,13 @@ class LogReader:
             self._limits[str(kind)] += 1
         self._failed += failed
         self._unscored += score is None and not failed
-        answers, choices = sample.answers, sample.row.get("choices")
+        answers, choices, metadata = sample.answers, sample.row.get("choices"), sample.row.get("metadata")
+        given = sample.row.get("input")
         return ImportedSample(
             behavior=self.log.task,
-            problem=sample.problem,
+            problem=self.ids.name(
+                sample.problem, self.log.task, given if isinstance(given, str) else as_answer(given), "", self.log.path
+            ),
             score=score,
             text=sample.text,
             prompt=sample.prompt,
@@ -118,7 +136,7 @@ class LogReader:
             num_tokens=sample.num_tokens(self.log.model),
             turns=sample.turns,
             policy=self.log.model,
-            metadata={**sample.row.mapping("metadata"), **({"choices": choices} if choices else {})},
+            metadata={**(metadata if isinstance(metadata, dict) else {}), **({"choices": choices} if choices else {})},
         )
 
     def notes(self) -> Iterator[Note]:
@@ -127,6 +145,9 @@ class LogReader:
         if len(self._scores) > 1:
             text = f"{task}: has the scores {', '.join(self._scores)}; {self.score} is taken. Choose another with --score NAME."
             yield Note("several_scores", text)
+        if self._no_scores:
+            text = f"{task}: what {', '.join(self._no_scores)} said is often neither a number nor a word for right or wrong, and was passed over."
+            yield Note("values_no_scores", text)
         if self._failed:
             text = f"{task}: samples that failed, were stopped by a person or were declared invalid: {self._failed}; they count as missing."
             yield Note("failed_samples", text)
@@ -182,7 +203,14 @@ def _choose_logs(paths: Sequence[Path], notes: list[Note]) -> list[InspectLog]:
     for path in find_files(paths, WANTED, f"**/*{EVAL}", f"**/*{JSON}"):
         if path not in paths and path.suffix == JSON and not _may_be_log(path):
             continue
-        log = open_log(path)
+        try:
+            log = open_log(path)
+        except SourceError as error:
+            if (
+                path not in paths and path.suffix == JSON and error.code == "not_this_format"
+            ):  # such as the list of a folder's logs
+                continue
+            raise
         if path in paths:
             named.append(log)
             continue

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from posttrain.diagnose.behaviors.row_contents import as_text
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.chat_messages import (
     ASSISTANT,
@@ -22,7 +23,7 @@ from posttrain.diagnose.importing.chat_messages import (
 )
 from posttrain.diagnose.importing.formats.inspect_log import part
 from posttrain.diagnose.importing.outcomes import read_score
-from posttrain.diagnose.importing.source_rows import SourceRow
+from posttrain.diagnose.importing.source_rows import SourceRow, read_count
 from posttrain.diagnose.types import Message, StopReason
 
 _LETTERS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
@@ -46,20 +47,21 @@ class InspectSample:
 
     @property
     def problem(self) -> str:
-        """Return the id of its problem."""
-        return str(self.row.get("id"))
+        """Return the id of its problem; empty where it has none."""
+        found = self.row.get("id")
+        return "" if found is None else str(found)
 
     @property
     def epoch(self) -> int:
         """Return which of the samples of its problem it is, from 1."""
-        return self.row.whole("epoch") or 1
+        return self.row.count("epoch") or 1
 
     @property
     def answers(self) -> tuple[str, ...]:
         """Return what is right; of several targets each."""
         target = self.row.get("target")
         found = target if isinstance(target, list) else [target]
-        return tuple(str(one) for one in found if one not in (None, ""))
+        return tuple(text for one in found if (text := as_text(one)))
 
     @property
     def prompt(self) -> Prompt | None:
@@ -109,21 +111,27 @@ class InspectSample:
         usage = (
             part(self.row.values, "model_usage", model) if self.turns else output or part(self.row.values, "model_usage", model)
         )
-        found = usage.get("output_tokens")
-        return found if isinstance(found, int) else None
+        return read_count(usage.get("output_tokens"), f"{self.row.where}: output_tokens")
 
-    @property
-    def scores(self) -> dict[str, float | None]:
-        """Return every score by its name; those of a scorer that returns several as SCORER.KEY.
-
-        One that is neither a number nor a word for right or wrong is left out.
-        """
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        """Return what scorers said, by name; of a scorer that returns several values each as SCORER.KEY."""
         given = part(self.row.values, "scores") or ({"score": self.row.get("score")} if self.row.get("score") else {})
         values: dict[str, Any] = {}
         for name, one in given.items():
             value = one.get("value") if isinstance(one, Mapping) else one
             values |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, Mapping) else {name: value}
-        return {name: _number(value) for name, value in values.items() if _is_score(value)}
+        return values
+
+    @property
+    def scores(self) -> dict[str, float | None]:
+        """Return every score by its name; one that is neither a number nor a word for right or wrong is left out."""
+        return {name: _number(value) for name, value in self._values.items() if _is_score(value)}
+
+    @property
+    def no_scores(self) -> frozenset[str]:
+        """Return the names of scorers that said something that is neither a number nor a word for right or wrong, such as a grade from A to F."""
+        return frozenset(name for name, value in self._values.items() if not _is_score(value))
 
     @cached_property
     def _chat(self) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
@@ -153,12 +161,13 @@ def _with_calls(message: Any) -> Any:
 
 
 def _is_score(value: Any) -> bool:
-    if isinstance(value, str) and value not in _LETTERS:
-        try:
-            read_score(value, "")
-        except SourceError:
-            return False
-    return value is None or isinstance(value, str | bool | int | float)
+    if isinstance(value, str) and value in _LETTERS:
+        return True
+    try:
+        read_score(value, "")
+    except SourceError:
+        return False
+    return True
 
 
 def _number(value: Any) -> float | None:

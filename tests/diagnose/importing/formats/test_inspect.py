@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from helpers.evaluation_logs import EVALUATIONS, codes
+from helpers.odd_values import odd_rows
 from helpers.rollout_files import by_problem, read_rollouts
 
 from posttrain.diagnose.errors import SourceError
@@ -248,3 +249,60 @@ def test_inspect_ai_reads_the_same(path: Path):
                 )
             else:
                 assert bool(values.get(key)) == bool(with_inspect[place].get(key))
+
+
+def test_grades_of_another_kind_are_no_scores(tmp_path: Path):
+    """Of grades from A to F, C is not right and F is not wrong."""
+    grades = [sample(id=i, scores={"grade": {"value": value}}) for i, value in enumerate("ABCDF")]
+    with pytest.raises(SourceError) as refused:
+        read(write_log(tmp_path / "log.eval", *grades))
+    assert refused.value.code == "no_score"
+    both = [{**one, "scores": {**one["scores"], "match": {"value": "I"}}} for one in grades]
+    found = read(write_log(tmp_path / "both.eval", *both))
+    assert [one.score for one in found.samples] == [0.0] * 5
+    assert "values_no_scores" in codes(found)
+    with pytest.raises(SourceError) as refused:
+        read(tmp_path / "both.eval", score="grade")
+    assert refused.value.code == "unknown_score"
+
+
+def test_a_value_that_is_no_score_now_and_then_is_a_missing_one(tmp_path: Path):
+    said = [sample(id=i, scores={"match": {"value": "C" if i else [1, 2]}}) for i in range(20)]
+    found = read(write_log(tmp_path / "log.eval", *said))
+    assert by_problem(found) == {str(i): [1.0 if i else None] for i in range(20)}
+
+
+def test_one_id_with_other_inputs_in_two_logs_is_two_problems(tmp_path: Path):
+    first = write_log(tmp_path / "a.eval", sample(), sample(epoch=2))
+    second = write_log(tmp_path / "b.eval", sample(input="What is 5 times 5?", target="25", scores={"match": {"value": "I"}}))
+    found = read(first, second)
+    assert list(by_problem(found).values()) == [[1.0, 1.0], [0.0]]
+    assert "ids_not_unique" in codes(found)
+
+
+def test_a_list_of_the_logs_of_a_folder_is_no_log(tmp_path: Path):
+    write_log(tmp_path / "a.eval", sample())
+    (tmp_path / "listing.json").write_text(json.dumps({"a.eval": {"version": 2, "status": "success", "eval": SPEC}}))
+    assert by_problem(read(tmp_path)) == {"1": [1.0]}
+
+
+@pytest.mark.parametrize("part", ["sample", "header"])
+def test_a_value_that_inspect_does_not_write_is_read_or_refused(tmp_path: Path, part: str):
+    header = {"eval": SPEC, "plan": {"config": {"temperature": 1.0, "max_tokens": 5}}, "results": {"scores": [{"name": "match"}]}}
+    wrong = []
+    for place, value, row in odd_rows(sample() if part == "sample" else header, depth=3):
+        path = write_log(
+            tmp_path / "log.eval",
+            {"id": 1, "epoch": 1, **row} if part == "sample" else sample(),
+            **({} if part == "sample" else row),
+        )
+        try:
+            found = read(path)
+        except SourceError:
+            continue
+        except Exception as error:  # whatever it is, a user would see a traceback
+            wrong.append((place, value, repr(error)))
+            continue
+        if any("None" in (one.text, one.answer, one.problem) for one in found.samples):
+            wrong.append((place, value, "null is read as a text"))
+    assert wrong == []
