@@ -23,7 +23,7 @@ class EnvironmentProcess:
     """Opens an environment in a process of its own, which ends with this object or with the process that made it.
 
     Args:
-        request: A `RolloutRequest`.
+        request: A `OwnLoopRequest`.
         beside: The folder of the behavior file, where its module may lie and to which its relative paths belong.
         where: The behavior, for error messages.
 

@@ -1,6 +1,6 @@
 """The process in which an environment's own loop samples a model on a server, started by `bootstrap.py`.
 
-One JSON object on stdin, a `RolloutRequest`. On stdout one a line: what is known before a sample is taken; then, once a second object came in, with
+One JSON object on stdin, a `OwnLoopRequest`. On stdout one a line: what is known before a sample is taken; then, once a second object came in, with
 what replaces keys of the first, a line for each rollout that was stored, and at last `{"done": true, ...}`; or `{"failed": message, "code": code}`. It ends with its stdin.
 
 Rollouts are stored as the library stores them, in `results.jsonl` beside `metadata.json`, each when it ends. Asked again, it samples what is missing, and
@@ -45,7 +45,7 @@ _FAILURE = "reward_failure"
 _failures: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("failures", default=None)
 
 
-class RolloutRequest(TypedDict):
+class OwnLoopRequest(TypedDict):
     """What is to be sampled."""
 
     name: str
@@ -82,7 +82,7 @@ def main() -> None:
         lines.write({"failed": str(refusal), "code": refusal.code})
 
 
-def _sample(request: RolloutRequest, lines: Lines) -> None:
+def _sample(request: OwnLoopRequest, lines: Lines) -> None:
     import verifiers as vf
 
     environment = open_with_own_loop(request["name"], request["arguments"])
@@ -127,7 +127,7 @@ def _sample(request: RolloutRequest, lines: Lines) -> None:
     lines.write({"done": True, "failed": store.num_failed, "first_failure": store.first_failure})
 
 
-def _problems(environment: Any, request: RolloutRequest) -> tuple[list[dict[str, Any]], str]:
+def _problems(environment: Any, request: OwnLoopRequest) -> tuple[list[dict[str, Any]], str]:
     """Return the problems that are asked for, and the set that they are of."""
     found, split = None, request["split"] or "eval"
     if split == "eval":
@@ -171,7 +171,7 @@ def _note(failure: str) -> None:
 class _Store:
     """The files of the rollouts."""
 
-    def __init__(self, folder: Path, request: RolloutRequest, version: str) -> None:
+    def __init__(self, folder: Path, request: OwnLoopRequest, version: str) -> None:
         self._path, self.num_failed, self.first_failure = folder / "results.jsonl", 0, ""
         folder.mkdir(parents=True, exist_ok=True)
         metadata = {

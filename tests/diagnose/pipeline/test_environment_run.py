@@ -30,7 +30,7 @@ from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Split
 
-NOBODY = "openai:http://127.0.0.1:9"
+NO_SERVER = "openai:http://127.0.0.1:9"
 TWO_TURNS: dict[str, Any] = {"num_eval": 3, "kind": "MultiTurnEnv"}
 
 
@@ -129,7 +129,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_dry_run_needs_no_server(folder: Path) -> None:
     """Without an eval set its train set is measured."""
     path = write_environment(folder, {"num_train": 5, "kind": "MultiTurnEnv"})
-    words = ["diagnose", "m", str(path), "--engine", NOBODY, "--dry-run", "--samples", "4", "--limit", "3", "--max-tokens", "9"]
+    words = [
+        "diagnose",
+        "m",
+        str(path),
+        "--engine",
+        NO_SERVER,
+        "--dry-run",
+        "--samples",
+        "4",
+        "--limit",
+        "3",
+        "--max-tokens",
+        "9",
+    ]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert all(said in done.output for said in ("3 problems", "train set", "12 rollouts"))
@@ -155,7 +168,7 @@ def test_a_dry_run_needs_no_server(folder: Path) -> None:
 def test_what_its_loop_cannot_follow_is_refused(
     more: str, given: dict[str, Any], options: dict[str, Any], code: str, tmp_path: Path
 ) -> None:
-    accepted: dict[str, Any] = {"engine": NOBODY, "probes": ("none",), "split": Split.EVAL, "pilot": False}
+    accepted: dict[str, Any] = {"engine": NO_SERVER, "probes": ("none",), "split": Split.EVAL, "pilot": False}
     path = write_environment(tmp_path, more="measure: {success: 2}\nverifier: {kind: environment}")
     usual = {"model": "m", "out": tmp_path / "run"}
     EnvironmentRun(**usual, behaviors=[path], given=accepted, options=BehaviorOptions(temperature=0.5, limit=3, max_tokens=9))
@@ -178,13 +191,13 @@ def test_what_its_loop_cannot_follow_is_refused(
 def test_an_environment_that_cannot_be_measured_is_refused(arguments: dict[str, Any], code: str, folder: Path) -> None:
     path = write_environment(folder, TWO_TURNS | arguments)
     with refused(BehaviorError, code):
-        run("m", [path], out=folder / "run", engine=NOBODY)
+        run("m", [path], out=folder / "run", engine=NO_SERVER)
     assert not (folder / "run").exists()
 
 
 def test_the_command_line_refuses_what_does_not_fit(folder: Path) -> None:
     path = write_environment(folder, TWO_TURNS)
-    words = ["diagnose", "m", str(path), "--engine", NOBODY, "--out", str(folder / "run"), "--system", "Be brief."]
+    words = ["diagnose", "m", str(path), "--engine", NO_SERVER, "--out", str(folder / "run"), "--system", "Be brief."]
     done = CliRunner().invoke(app, words)
     assert isinstance(done.exception, SettingsError)
     assert done.exception.code == "environment_option"
@@ -223,7 +236,7 @@ def test_a_folder_with_other_files_is_left_alone(folder: Path) -> None:
     (folder / "run").mkdir()
     (folder / "run" / "notes.txt").write_text("mine")
     with refused(RunError, "other_files"):
-        run("m", [write_environment(folder, TWO_TURNS)], out=folder / "run", engine=NOBODY)
+        run("m", [write_environment(folder, TWO_TURNS)], out=folder / "run", engine=NO_SERVER)
     with refused(BehaviorError, "multi_turn_environment"):
         run("m", [write_environment(folder, TWO_TURNS)], out=folder / "run", engine="transformers")
 
