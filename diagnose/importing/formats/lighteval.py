@@ -81,7 +81,8 @@ class DetailsReader:
         document, response, metrics = (_part(row, name) for name in ("doc", "model_response", "metric"))
         scores = {name: value for name, value in metrics.items() if isinstance(value, bool | int | float)}
         self._metrics |= dict.fromkeys(scores)
-        texts = [str(one) for one in response.get("text") or ()]
+        said = SourceRow(f"{row.where}: model_response", response)
+        texts = ["" if one is None else str(one) for one in said.items("text")]
         answers, behavior = _golds(document), str(document.get("task_name") or self.task)
         prompt = find_prompt(response.get("input"), f"{row.where}: input") or find_prompt(
             document.get("query"), f"{row.where}: query"
@@ -89,7 +90,7 @@ class DetailsReader:
         answer = answers[0] if answers else ""
         problem = self.ids.name(document.get("id"), behavior, document.get("query"), answer, self.path)
         score = self._score(scores, len(texts), row.where)
-        tokens = response.get("output_tokens") or ()
+        tokens = _list(response, "output_tokens")
         for i, (text, value) in enumerate(self._graded(texts, score, document, response)):
             yield ImportedSample(
                 behavior=behavior,
@@ -135,7 +136,10 @@ class DetailsReader:
         if len(self._metrics) > 1:
             text = f"{self.task}: has the metrics {', '.join(self._metrics)}; {self.score} is taken. Choose another with --score NAME."
             yield Note("several_metrics", text)
-        if self._together:
+        if self._together and self.score is None:
+            text = f"{self.task}: no metric is a number, so that no sample has a grade: `posttrain regrade RUN --verifier KIND` gives them some."
+            yield Note("not_graded", text)
+        elif self._together:
             text = (
                 f"{self.task}: {self.score} is of up to {self._most_samples} samples together, and says of none whether it is right. They are kept, and count as "
                 "missing until they are graded: `posttrain regrade RUN --verifier KIND` grades every one."
@@ -164,9 +168,14 @@ def _part(row: SourceRow, name: str) -> dict[str, Any]:
     return value or {}
 
 
+def _list(content: Mapping[str, Any], key: str) -> list[Any]:
+    found = content.get(key)
+    return found if isinstance(found, list) else []
+
+
 def _golds(document: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the choices that are right."""
-    choices, gold = document.get("choices") or (), document.get("gold_index")
+    choices, gold = _list(document, "choices"), document.get("gold_index")
     places = gold if isinstance(gold, list) else [gold]
     found = [choices[i] for i in places if isinstance(i, int) and 0 <= i < len(choices)]
     flat = [str(inner) for one in found for inner in (one if isinstance(one, list) else [one])]
@@ -174,14 +183,15 @@ def _golds(document: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _most_likely(document: Mapping[str, Any], response: Mapping[str, Any]) -> str | None:
-    choices, likelihoods = document.get("choices") or (), response.get("logprobs") or ()
-    if not choices or len(choices) != len(likelihoods):
+    choices, likelihoods = _list(document, "choices"), _list(response, "logprobs")
+    known = all(isinstance(one, int | float) and one == one for one in likelihoods)
+    if not choices or len(choices) != len(likelihoods) or not known:
         return None
     return str(choices[max(range(len(choices)), key=likelihoods.__getitem__)])
 
 
 def _metadata(document: Mapping[str, Any]) -> dict[str, Any]:
-    specific, choices = document.get("specific"), document.get("choices") or ()
+    specific, choices = document.get("specific"), _list(document, "choices")
     found = {key: value for key, value in specific.items() if value is not None} if isinstance(specific, dict) else {}
     return {**found, **({"choices": list(choices)} if len(choices) > 1 else {})}
 

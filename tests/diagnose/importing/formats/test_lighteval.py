@@ -94,3 +94,19 @@ def test_a_task_with_several_samples_keeps_every_text_of_a_lighteval_run_where_a
     assert len(found.samples) == 24
     assert {one.score for one in found.samples} == {None}
     assert all(one.text for one in found.samples)
+
+
+def test_null_texts_and_metrics_that_are_no_numbers(tmp_path: Path):
+    document = {"query": "q", "choices": ["4"], "gold_index": 0, "id": "1", "task_name": "t"}
+    rows = [
+        {"doc": document, "model_response": {"text": [None], "output_tokens": None, "logprobs": None}, "metric": {"em": None}},
+        {"doc": {**document, "id": "2"}, "model_response": {"text": ["4"], "output_tokens": [[5]], "logprobs": None}, "metric": {"em": None}},
+        {"doc": {**document, "id": "3", "choices": ["a", "b"]}, "model_response": {"text": None, "output_tokens": None, "logprobs": [float("nan"), -1.0]}, "metric": {"em": None}},
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    found = read(tmp_path / "rows.parquet")
+    assert [(one.text, one.score, one.num_tokens) for one in found.samples] == [
+        ("", None, None),
+        ("4", None, 1),
+        (None, None, None),
+    ]
