@@ -86,7 +86,10 @@ def _load_bundled(source: str, path: Path, options: BehaviorOptions) -> Behavior
     if source in bundled:
         return _load_yaml(bundled[source], source, options)
     got = f"the {'folder' if path.is_dir() else 'file'} {source}" if path.exists() else repr(source)
-    got += f" (a folder of data files is hf:{source})" if path.is_dir() else ""
+    if path.is_dir():
+        got += f" (a folder of data files is hf:{source}, one of logs or rollouts is read by `posttrain import auto {source}`)"
+    elif path.exists():
+        got += f" (a log of another tool is read by `posttrain import auto {source}`)"
     raise BehaviorError(
         f"got {got} as a behavior; allowed: a .yaml, {ROW_FILES} file, {FORM}, or one of {', '.join(bundled)}{closest(source, bundled)}",
         code="unknown_behavior",

@@ -39,6 +39,23 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 MAPPED = (*OWN_COLUMNS, "solution", "choices", "context")
 """What a user may say a column holds: `solution` (a worked one: a reference path), `choices` (texts of which one is right) and `context` (a text
 that stands before the question) beside what a row of ours holds."""
+_SAMPLED = ("output", "response", "completion", "generation", "model_output", "prediction")
+_GRADES = (
+    "correct",
+    "is_correct",
+    "is_right",
+    "passed",
+    "success",
+    "resolved",
+    "score",
+    "reward",
+    "rewards",
+    "accuracy",
+    "acc",
+    "exact_match",
+    "advantage",
+)
+"""Usual names of what a model wrote, and of whether it is right."""
 _ONE_CHOICE = re.compile(r"(?:(?:option|choice|op|opt|answer|ending|sol|solution)_?)?([a-j]|[0-9])")
 _TYPO, _TYPO_LENGTH = 0.8, 4
 """How alike a column must be to one of ours, and how long, to be taken for a misspelt one."""
@@ -120,11 +137,31 @@ def find_columns(objects: Sequence[tuple[int, str, Mapping[str, Any]]], given: M
         raise BehaviorError(
             f"{where}: got the columns {', '.join(present) or 'none'}, none of which is known to hold the prompt; say which does, as in "
             f"--map prompt={free[0] if free else 'COLUMN'}{_map_of_answer(names, free)} (or `columns:` in a behavior file); known are prompt, "
-            f"{', '.join(ALIASES['prompt'][:6])}",
+            f"{', '.join(ALIASES['prompt'][:6])}; logs and rollouts of other tools are read by `posttrain import auto FILE`",
             code="unknown_columns",
         )
     columns = Columns(names=names, extra=tuple(free))
     return replace(columns, first_index=1) if _counts_from_one(columns, rows) else columns
+
+
+def refuse_samples(row: Mapping[str, Any], where: str) -> None:
+    """Refuse a row that holds what a model wrote beside its grade: such files have a row for each sample, and none is an answer.
+
+    Args:
+        row: The first row.
+        where: Its file and place.
+
+    Raises:
+        BehaviorError: Code `samples_no_problems`.
+    """
+    there = list(row)
+    sampled, grade = _first_usual(_SAMPLED, there), _first_usual(_GRADES, there)
+    if sampled is not None and grade is not None:
+        raise BehaviorError(
+            f"{where}: got the columns {sampled} and {grade}: these are graded samples of a model, which `posttrain import auto FILE` reads, and not "
+            "problems; where they are, say what is what, as in --map prompt=question answer=answer",
+            code="samples_no_problems",
+        )
 
 
 def _counts_from_one(columns: Columns, rows: Sequence[Mapping[str, Any]]) -> bool:

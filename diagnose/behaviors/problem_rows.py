@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.diagnose.behaviors.column_names import OWN_COLUMNS, find_columns
+from posttrain.diagnose.behaviors.column_names import OWN_COLUMNS, find_columns, refuse_samples
 from posttrain.diagnose.behaviors.published_layouts import Layout, convert_row, find_layout
 from posttrain.diagnose.behaviors.row_contents import SPLITS_OF_OTHERS, as_text, convert_columns, is_boxed, lines_as_steps
 from posttrain.diagnose.behaviors.row_files import ROW_FILES, RowError, read_objects, row_suffix
@@ -84,6 +84,8 @@ def read_problem_objects(
             f'{source}: the file is empty; write one problem per line, as in {{"prompt": "2+2?", "answer": "4"}}',
             code="empty_file",
         )
+    if not columns:
+        refuse_samples(objects[0][2], objects[0][1])
     layout = None if columns else find_layout(objects[0][2])
     found = find_columns(objects, columns or {}) if layout is None else None
     verifier = layout.verifier if layout is not None else None

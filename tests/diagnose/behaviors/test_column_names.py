@@ -300,3 +300,25 @@ def test_a_share_of_eval_beside_splits_that_are_given_is_refused(tmp_path: Path)
         with refused(BehaviorError, "split_given_twice"):
             load_behavior(source, BehaviorOptions(split_eval=0.5))
     assert len(load_behavior(tmp_path / "mine.yaml", ALL).split(Split.EVAL)) == 3
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "2+2?", "answer": "4", "response": "It is 4.", "correct": True},
+        {"input": "2+2?", "output": "It is 4.", "score": 1.0, "step": 3},  # verl
+        {"prompt": "2+2?", "completion": "It is 4.", "advantage": 0.5},  # TRL
+        {"example_id": 1, "prompt": "2+2?", "completion": "It is 4.", "reward": 1.0},  # verifiers
+        {"responses_create_params": {"input": "2+2?"}, "response": {"output": []}, "reward": 1.0},  # NeMo Gym
+    ],
+)
+def test_graded_samples_of_a_model_are_no_problems(tmp_path: Path, row: dict[str, Any]) -> None:
+    with pytest.raises(BehaviorError) as caught:
+        load(tmp_path, row)
+    assert caught.value.code == "samples_no_problems"
+
+
+def test_graded_samples_are_problems_where_the_columns_are_said(tmp_path: Path) -> None:
+    row = {"question": "2+2?", "answer": "4", "response": "It is 4.", "correct": True}
+    assert one(tmp_path, row, {"prompt": "question", "answer": "answer"}).answer == "4"
+    assert one(tmp_path, {"question": "2+2?", "response": "4"}).answer == "4"
