@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from posttrain.diagnose.errors import SourceError
+from posttrain.diagnose.importing.imported import ImportedSample
 from posttrain.diagnose.types import SCORE_TOLERANCE, Note, reaches
 
 Scores = npt.NDArray[np.float64]
@@ -73,6 +75,25 @@ def read_scores(behavior: str, scores: Scores, success: float | None) -> ReadSco
     text = f"The source has scores from {low:g} to {high:g}; a score of at least {success:g} counts as right and is stored as 1, any other as 0."
     right = np.where(np.isnan(scores), np.nan, reaches(scores, success).astype(np.float64))
     return ReadScores(scores=right, success=1.0, kept=False, notes=(Note("scores_outside_range", text),))
+
+
+def success_of_all(samples: Sequence[ImportedSample], success: float | None) -> float:
+    """Return from which score on a sample is right, the same for every policy of a source: one that never reaches it has failed.
+
+    Args:
+        samples: Of all policies.
+        success: What the user says; 1 where None.
+
+    Raises:
+        SourceError: As for `read_scores`.
+    """
+    of_behavior: dict[str, list[float]] = {}
+    for sample in samples:
+        if sample.score is not None:
+            of_behavior.setdefault(sample.behavior, []).append(sample.score)
+    for name, scores in of_behavior.items():
+        read_scores(name, np.array(scores), success)
+    return 1.0 if success is None else success
 
 
 def _most_common(scores: Scores) -> str:

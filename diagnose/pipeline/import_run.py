@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from posttrain.diagnose.garbage_collection import collector_paused
 from posttrain.diagnose.importing.imported import ImportedSample, ImportedSamples, SampleSource, Untold, model_words
 from posttrain.diagnose.importing.imported_behavior import write_behavior
 from posttrain.diagnose.importing.sample_columns import ENGINE, BehaviorSamples, group_by_behavior
+from posttrain.diagnose.importing.scores import success_of_all
 from posttrain.diagnose.measure.imported_checks import check_imported
 from posttrain.diagnose.measure.success_counts import count_successes
 from posttrain.diagnose.pipeline.assemble import assemble
@@ -31,6 +33,8 @@ from posttrain.diagnose.strict_settings import closest
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Behavior, Sampling, Split, StopReason
 
+_LONGEST_NAME = 60
+"""Characters of a folder's name, each of up to four bytes."""
 _MOST_NAMED = 8
 """Policies that a message names."""
 
@@ -91,7 +95,8 @@ def store_run(found: ImportedSamples, settings: ImportSettings, reporter: Report
     directory = RunDirectory(Path(settings.out), sources=[Path(path) for path in settings.paths])
     directory.check("diagnose", {})
     policy, samples = choose_policy(found.samples, settings.step)
-    behaviors = group_by_behavior(samples, settings.success)
+    success = settings.success if len(samples) == len(found.samples) else success_of_all(found.samples, settings.success)
+    behaviors = group_by_behavior(samples, success)
     source = _with_sampling(found.source, settings.sampling)
     source = replace(source, untold=source.untold | _lacking(samples, source))
     with tempfile.TemporaryDirectory() as folder, locked_folder(directory.path):
@@ -118,12 +123,13 @@ def import_by_policy(
         Policy → its run, in the order of the source.
 
     Raises:
-        UserError: As for `import_run`.
+        UserError: As for `import_run`; scores are refused before any run is written.
     """
-    names = list(dict.fromkeys(sample.policy for sample in found.samples))
+    settings = replace(settings, success=success_of_all(found.samples, settings.success))
+    folders = _folder_names(list(dict.fromkeys(sample.policy for sample in found.samples)))
     return {
-        name: import_run(found, replace(settings, step=name, out=Path(settings.out) / _folder_name(name)), reporter)
-        for name in names
+        name: import_run(found, replace(settings, step=name, out=Path(settings.out) / folder), reporter)
+        for name, folder in folders.items()
     }
 
 
@@ -247,5 +253,11 @@ def _details(source: SampleSource, policy: str, behaviors: Sequence[Behavior], s
     }
 
 
-def _folder_name(policy: str) -> str:
-    return "".join(one if one.isalnum() or one in "._-" else "-" for one in policy).strip(".-") or "policy"
+def _folder_names(policies: Sequence[str]) -> dict[str, str]:
+    """Return a name of a folder for each policy, none twice, whether or not capitals count."""
+    folders: dict[str, str] = {}
+    for policy in policies:
+        base = "".join(one if one.isalnum() or one in "._-" else "-" for one in policy).strip(".-")[:_LONGEST_NAME] or "policy"
+        taken = {folder.lower() for folder in folders.values()}
+        folders[policy] = next(name for name in chain([base], (f"{base}-{i}" for i in count(2))) if name.lower() not in taken)
+    return folders

@@ -139,7 +139,8 @@ def import_(
         print_diagnosis(import_run(read_samples(format_name, paths, read, reporter), settings, reporter), as_json)
         return
     for policy, run in import_by_policy(read_samples(format_name, paths, read, reporter), settings, reporter).items():
-        print(f"{policy}:")
+        if policy:
+            print(f"{policy}:")
         print_diagnosis(run, as_json)
 
 

@@ -13,7 +13,7 @@ from helpers.imported_runs import SOURCE, run_of, sample
 from posttrain.diagnose.errors import UserError
 from posttrain.diagnose.importing.imported import ImportedSample, ImportedSamples, Untold
 from posttrain.diagnose.pipeline.assemble import assemble
-from posttrain.diagnose.pipeline.import_run import ImportSettings, import_by_policy
+from posttrain.diagnose.pipeline.import_run import ImportSettings, import_by_policy, store_run
 from posttrain.diagnose.pipeline.run_files import write_run
 from posttrain.diagnose.types import Message, Sampling, Split, StopReason
 
@@ -122,6 +122,33 @@ def test_a_run_is_of_one_policy(tmp_path: Path) -> None:
     runs = import_by_policy(ImportedSamples(source=SOURCE, samples=samples), ImportSettings(out=tmp_path / "runs"))
     assert {name: run.path.name for name, run in runs.items()} == {"10": "10", "20": "20"}
     assert runs["10"]["sums"].sampling.num_correct.tolist() == [2]
+
+
+def test_policies_whose_names_differ_in_what_no_file_name_holds_have_folders_of_their_own(tmp_path: Path) -> None:
+    names = ["a/b", "a b", "A/B", "..", "x" * 400, "x" * 401]
+    samples = [sample(policy=name, score=i % 2) for i, name in enumerate(names)]
+    runs = import_by_policy(ImportedSamples(source=SOURCE, samples=samples), ImportSettings(out=tmp_path / "runs"))
+    assert [run["sums"].sampling.num_correct.tolist() for run in runs.values()] == [[0], [1]] * 3
+    assert len({run.path.name.lower() for run in runs.values()}) == len(names)
+    assert {run.path.parent for run in runs.values()} == {tmp_path / "runs"}
+
+
+def test_what_is_right_is_the_same_for_every_policy(tmp_path: Path) -> None:
+    """The first step never reaches 1: it has failed, and its best score is no success."""
+    found = ImportedSamples(source=SOURCE, samples=[sample(policy="1", score=0.5), sample(policy="2", score=1.0)])
+    for runs in (
+        import_by_policy(found, ImportSettings(out=tmp_path / "runs")),
+        {step: store_run(found, ImportSettings(out=tmp_path / step, step=step)) for step in ("1", "2")},
+    ):
+        assert [run["sums"].sampling.num_correct.tolist() for run in runs.values()] == [[0], [1]]
+
+
+def test_scores_of_a_later_policy_are_refused_before_a_run_is_written(tmp_path: Path) -> None:
+    found = ImportedSamples(source=SOURCE, samples=[sample(policy="1", score=1.0), sample(policy="2", score=-1.0)])
+    with pytest.raises(UserError) as caught:
+        import_by_policy(found, ImportSettings(out=tmp_path / "runs"))
+    assert caught.value.code == "score_range"
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_truncated_sample_that_the_source_calls_right_fails_and_the_run_says_so(tmp_path: Path) -> None:
