@@ -20,6 +20,18 @@ EXAMPLES = (
     "posttrain loop path/to/model my.jsonl --out runs/kept --retain products spell_backward",
 )
 
+_AS_GIVEN = (
+    "rounds",
+    "samples",
+    "precision",
+    "max_tokens_total",
+    "budget_tokens",
+    "engine",
+    "config",
+    "retention_weight",
+    "seed",
+)
+
 
 def loop(
     context: typer.Context,
@@ -84,33 +96,29 @@ def loop(
     folder = options.require_out(out, dry_run)
     loaded = options.load_behaviors(behaviors, context.params)
     retained = options.retained_names(retain)
-    asked: dict[str, Any] = {
-        "rounds": rounds,
+    asked: dict[str, Any] = {name: context.params[name] for name in _AS_GIVEN} | {
         "stages": () if stages is None else options.split_names("--stages", stages),
         "probes": options.split_names("--probes", probes),
-        "samples": samples,
-        "precision": precision,
-        "max_tokens_total": max_tokens_total,
-        "budget_tokens": budget_tokens,
-        "engine": engine,
-        "config": config,
         "overrides": overrides or [],
         "retain": options.load_behaviors(retained, {"limit": limit}) if retained else retained,
-        "retention_weight": retention_weight,
         "pilot": options.is_on("--pilot", pilot),
-        "seed": seed,
         "command": typed_command(),
     }
     if dry_run:
-        from posttrain.trainers.diagnose_and_train.loop_plan import plan_loop
-        from posttrain.trainers.diagnose_and_train.loop_request import LoopRequest
-
-        print("\n".join(plan_loop(LoopRequest(model=model, behaviors=loaded, out=folder, **asked))))
+        _print_plan(model=model, behaviors=loaded, out=folder, **asked)
         return
     with open_reporter(quiet, track) as reporter:
         result = run_loop(model, loaded, out=folder, reporter=reporter, **asked)
     if is_rank_zero():
         _print_loop(result)
+
+
+def _print_plan(**asked: Any) -> None:
+    """Print what would be measured and trained."""
+    from posttrain.trainers.diagnose_and_train.loop_plan import plan_loop
+    from posttrain.trainers.diagnose_and_train.loop_request import LoopRequest
+
+    print("\n".join(plan_loop(LoopRequest(**asked))))
 
 
 def _print_loop(result: Any) -> None:
