@@ -113,7 +113,7 @@ def from_frame(
         posttrain.diagnose.from_frame(frame, problem="qid", correct="is_right", out="runs/mine")
 
     Args:
-        frame: The samples; its index is a column where it has a name.
+        frame: The samples; its index is a column where it has a name that no column has.
         out: The run directory.
         behavior: How the behavior is called, where no column says it.
         columns: Our name → column, as in `named`.
@@ -124,7 +124,8 @@ def from_frame(
     Raises:
         UserError: As for `import_samples`.
     """
-    table = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
+    levels = [i for i, name in enumerate(frame.index.names) if name is not None and name not in frame.columns]
+    table = frame.reset_index(level=levels) if levels else frame
     given = ReadOptions(columns={**(columns or {}), **named})
     known = table.astype(object).where(table.notna(), None)
     names = [str(name) for name in table.columns]

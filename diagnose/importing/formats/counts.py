@@ -14,6 +14,8 @@ from posttrain.diagnose.importing.imported import Format, ImportedSample, Import
 from posttrain.diagnose.importing.source_rows import behavior_of_file, find_files, refuse_same_names
 from posttrain.diagnose.storage.count_files import ProblemCount, read_counts
 
+_MOST_SAMPLES = 20_000_000
+"""Of a file; each becomes a row."""
 _PATTERNS = tuple(f"**/*.{kind}{end}" for kind in ("jsonl", "ndjson", "json") for end in ("", ".gz"))
 
 
@@ -38,6 +40,11 @@ def read(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
             counts = read_counts(file)
         except BehaviorError as error:
             raise SourceError(str(error), code=error.code) from error
+        if (total := sum(one.num_samples for one in counts)) > _MOST_SAMPLES:
+            raise SourceError(
+                f"{file}: got {total} samples of {len(counts)} problems; at most {_MOST_SAMPLES} can be read: divide c and n of each problem by one number",
+                code="too_many_samples",
+            )
         samples += _spread(behavior_of_file(file), counts)
     return finish(samples, Told(format="counts"), options)
 

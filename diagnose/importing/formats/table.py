@@ -275,7 +275,7 @@ def _read_row(
     row: Mapping[str, Any], where: str, behavior: str, columns: Mapping[str, str]
 ) -> Iterable[tuple[ImportedSample, Any]]:
     """Return the samples of a row, one unless its outcomes are a list, each with its number."""
-    cell: dict[str, Any] = {ours: row.get(column) for ours, column in columns.items()}
+    cell: dict[str, Any] = {ours: _decoded(row.get(column)) for ours, column in columns.items()}
     prompt, answers = cell.get("prompt"), _answers(cell.get("answer"))
     asked = read_chat(prompt, where) or read_id(prompt)
     problem = read_id(cell.get("problem")) if "problem" in columns else problem_of_text(asked or "", "\x1d".join(answers))
@@ -340,6 +340,16 @@ def _samples_of(cell: Mapping[str, Any], columns: Mapping[str, str], where: str)
         for sample, one in zip(several, values, strict=True):
             sample.setdefault(ours, one)
     return several
+
+
+def _decoded(value: Any) -> Any:
+    """Return a text that a table holds as bytes."""
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
 
 
 def _is_list(value: Any) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import pandas as pd
 import pytest
 from helpers.imported_runs import SOURCE, run_of, sample
 
@@ -14,6 +15,7 @@ from posttrain.diagnose.errors import UserError
 from posttrain.diagnose.importing.imported import ImportedSample, ImportedSamples, Untold
 from posttrain.diagnose.pipeline.assemble import assemble
 from posttrain.diagnose.pipeline.import_run import ImportSettings, import_by_policy, store_run
+from posttrain.diagnose.pipeline.read_and_import import from_frame
 from posttrain.diagnose.pipeline.run_files import write_run
 from posttrain.diagnose.types import Message, Sampling, Split, StopReason
 
@@ -220,3 +222,13 @@ def test_imported_samples_are_trained_on_where_their_split_says_so_alone(tmp_pat
         read_run(runs[Split.EVAL].path, cast(Any, None), training_set)
     assert caught.value.code == "run_measured_split"
     assert len(read_training_rows(runs[Split.TRAIN].path / "behaviors" / "sums.jsonl")) == 8
+
+
+def test_the_index_of_a_frame_is_a_column_unless_a_column_has_its_name(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"qid": ["a", "a", "b"], "subject": ["x", "x", "y"], "correct": [1, 0, 1]})
+    for number, one in enumerate(
+        (frame.set_index("qid"), frame.set_index("qid", drop=False), frame.set_index(["qid", "subject"]))
+    ):
+        run = from_frame(one, out=tmp_path / str(number))
+        assert run["samples"].sampling.problem_ids == ("a", "b")
+        assert run["samples"].sampling.num_correct.tolist() == [1, 1]

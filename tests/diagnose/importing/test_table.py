@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from posttrain.diagnose.errors import SourceError
@@ -311,3 +313,15 @@ def test_a_text_in_another_encoding_is_refused_as_such(tmp_path: Path) -> None:
     for encoding in ("utf-16", "latin-1"):
         (tmp_path / "x.jsonl").write_text('{"id": 1, "correct": 1, "text": "é"}\n{"id": 2, "correct": 1}\n', encoding=encoding)
         assert code(tmp_path / "x.jsonl") == "unreadable_file"
+
+
+def test_texts_that_a_parquet_file_holds_as_bytes(tmp_path: Path) -> None:
+    rows = {"id": [b"a", b"b"], "correct": [1, 0], "output": ["It is é.".encode(), b"x"]}
+    pq.write_table(pa.table(rows), tmp_path / "x.parquet")
+    found = read(tmp_path / "x.parquet")
+    assert [(one.problem, one.text) for one in found.samples] == [("a", "It is é."), ("b", "x")]
+
+
+def test_more_samples_than_can_be_read_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", {"id": 1, "c": 1, "n": 10**11})
+    assert code(path, "counts") == "too_many_samples"
