@@ -241,7 +241,8 @@ def label_samples(
         return _undecided(label, confidence, detail)
     if not measured.independent and label is not Bottleneck.MASTERED:
         return _undecided(label, confidence, _why_not_independent(measured))
-    if (num := len(counts.problem_ids)) < thresholds.fewest_problems and label is not Bottleneck.MASTERED:
+    is_mastered = label is Bottleneck.MASTERED and confidence >= thresholds.confidence
+    if (num := len(counts.problem_ids)) < thresholds.fewest_problems and not is_mastered:
         detail = f"{num} problem{'s' * (num > 1)} cannot support advice, {thresholds.fewest_problems} of one kind are the fewest that can"
         return _undecided(label, min(confidence, 1.0 - 0.5**num), detail)
     if lenient is not None:

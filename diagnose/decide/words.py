@@ -145,7 +145,8 @@ def write_verdict(name: str, facts: VerdictFacts) -> str:
     action = _action(facts.stage)
     if label is Bottleneck.INCONCLUSIVE:
         leaning = f"; leans to {facts.most_likely}" if facts.most_likely else ""
-        either_way = f"; whichever it is, {action}" if STAGES[facts.stage.name].trains else ""
+        whichever = "if it is not" if facts.most_likely is Bottleneck.MASTERED else "whichever it is"
+        either_way = f"; {whichever}, {action}" if STAGES[facts.stage.name].trains else ""
         return f"{name}: inconclusive ({numbers}): {facts.undecided}{leaning}{either_way}."
     parts = ", ".join(f"{part.share:.0%} {part.label}" for part in facts.plan)
     bodies = {

@@ -14,7 +14,7 @@ from posttrain.diagnose.decide.utility import Offer
 from posttrain.diagnose.decide.verdict import diagnose_behavior
 from posttrain.diagnose.measure.label_posterior import label_posterior
 from posttrain.diagnose.measure.sample_checks import UNPARSED
-from posttrain.diagnose.stage_catalogue import Need
+from posttrain.diagnose.stage_catalogue import STAGES, Need
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import (
     Behavior,
@@ -112,6 +112,14 @@ def test_too_few_samples_are_inconclusive_and_say_what_would_settle_it() -> None
     assert "whichever it is, run grpo" in found.sentence
 
 
+def test_what_may_be_mastered_is_trained_only_if_it_is_not() -> None:
+    found = diagnose(*make(np.array([16] * 20 + [12] * 10), n=16))
+    assert found.leans_to is Bottleneck.MASTERED
+    assert found.stage is not None
+    assert STAGES[found.stage.name].trains
+    assert f"if it is not, run {found.stage.name}" in found.sentence
+
+
 def test_missing_samples_that_could_decide_make_it_inconclusive() -> None:
     behavior, sampling, validity = make(np.zeros(40))
     found = diagnose(behavior, replace(sampling, num_samples=sampling.num_samples - 16, num_missing=np.full(40, 16)), validity)
@@ -189,6 +197,10 @@ def test_few_problems_support_no_advice_but_may_be_mastered(num_problems: int) -
     assert found.stage is not None
     assert found.stage.name == "sample_more"
     assert found.settles_with is None, "no samples of these problems decide"
+    hardly = diagnose(*make(np.full(num_problems, 4), n=4))
+    assert (hardly.bottleneck, hardly.leans_to) == (Bottleneck.INCONCLUSIVE, Bottleneck.MASTERED)
+    assert hardly.stage is not None
+    assert hardly.stage.name == "sample_more"
     assert diagnose(*make(np.full(num_problems, 128), n=128)).bottleneck is Bottleneck.MASTERED
     assert diagnose(*make(np.full(5, 8))).bottleneck is Bottleneck.POOR_CHOICE
 
