@@ -11,6 +11,7 @@ start included. Writes reports/benchmarks/import_speed.md.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -73,9 +74,9 @@ def fixture_rows(name: str) -> Iterator[dict[str, Any]]:
 def lm_eval_rows() -> Iterator[dict[str, Any]]:
     """Yield documents that differ in id and question."""
     for i, row in enumerate(fixture_rows(LM_EVAL)):
-        asked = row["arguments"]["gen_args_0"]
+        asked, digest = row["arguments"]["gen_args_0"], hashlib.sha256(str(i).encode()).hexdigest()
         asked["arg_0"] = f"{i}. {asked['arg_0']}"
-        yield {**row, "doc_id": i, "doc_hash": f"{i:064x}", "prompt_hash": f"{i:064x}"}
+        yield {**row, "doc_id": i, "doc_hash": digest, "prompt_hash": digest}
 
 
 def verl_rows() -> Iterator[dict[str, Any]]:
@@ -162,7 +163,7 @@ def main() -> None:
             source.write(path)
             commands = {
                 "import": (*_POSTTRAIN, "import", source.format, str(path), "--out", run, "--quiet"),
-                "gate": (*_POSTTRAIN, "gate", run, "pass@1>=0.3"),
+                "gate": (*_POSTTRAIN, "gate", run, "pass@1>=0"),
             }
             if source is INSPECT:
                 reading = f"from inspect_ai.log import read_eval_log; read_eval_log({str(path)!r})"
