@@ -14,6 +14,7 @@ from posttrain.diagnose.comparison.checkpoints_json import CheckpointsFile
 from posttrain.diagnose.comparison.compare_json import CompareFile
 from posttrain.diagnose.comparison.loop_json import LoopFile
 from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile
+from posttrain.diagnose.storage.files import finite
 from posttrain.diagnose.storage.json_model import FileModel
 
 MODELS: dict[str, type[FileModel]] = {
@@ -29,7 +30,9 @@ def schema_text(name: str) -> str:
     """Return the JSON Schema (draft 2020-12) of a file, as it is committed."""
     schema: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **MODELS[name].model_json_schema(mode="serialization"),
+        **finite(
+            MODELS[name].model_json_schema(mode="serialization")
+        ),  # NaN, in Python the default of an unknown number, is null
     }
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 

@@ -132,7 +132,7 @@ def imported(folder: Path, untold: list[str], num_truncated: int) -> str:
     """Return the Markdown page of one imported behavior with four problems; of the first, `num_truncated` samples are truncated."""
     folder.mkdir()
     counts: dict[str, Any] = {"split": Split.EVAL, "num_samples": 8, "num_correct": 2, "state": Bottleneck.POOR_CHOICE}
-    problems = [ProblemEntry(id=f"p{place}", num_truncated=num_truncated * (place == 0), **counts) for place in range(4)]
+    problems = tuple(ProblemEntry(id=f"p{place}", num_truncated=num_truncated * (place == 0), **counts) for place in range(4))
     file = diagnosis_file()
     settings = {**file.settings, "source": {"format": "table", "untold": untold}}
     write_model(
@@ -265,7 +265,7 @@ def test_one_problem(tmp_path: Path, rate: float) -> None:
         p=rate,
         p_method="none",
     )
-    _, markdown = write_report(write_diagnosis(tmp_path, empty_behavior(problems=[problem])))
+    _, markdown = write_report(write_diagnosis(tmp_path, empty_behavior(problems=(problem,))))
     assert "p\\|1" in markdown.read_text()
 
 
