@@ -1,6 +1,6 @@
 """Are verdicts right? Every planted behavior is diagnosed blind through the command line and compared with what it really is.
 
-    python benchmarks/truth/labels.py [--quick] [--jobs 2] [--seeds 4]
+    python benchmarks/truth/labels.py [--quick] [--jobs 2] [--seeds 8]
 
 For every checkpoint (a family and a seed) there is one `posttrain diagnose` over all plants, one over the plant that an earlier checkpoint could do, with
 `--earlier`, and one over the broken measurements; all at the default budget, with `--probes auto`. A few verdicts that stay open are repeated with four times
@@ -34,8 +34,8 @@ from truth.truth import find_truth, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "truth"
-FIRST_SEED, DEFAULT_SEEDS = 6, 4
-"""Seeds of the checkpoints; before the first one lie those on which earlier versions were diagnosed."""
+FIRST_SEED, DEFAULT_SEEDS = 2, 8
+"""Seeds of the checkpoints; before the first one lie those that faults were found on."""
 QUICK_PLANTS = ("missing_support", "poor_choice", "mastered", "guided_only")
 QUICK_BROKEN = ("too_short", "wrong_pattern")
 BINS = (0.0, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
