@@ -176,7 +176,7 @@ def collect(
     return PlantResult(
         plant=plant,
         label=label,
-        named=named + MIXED_IN * (not retained and bool(entry) and asks_for_retention(entry)),
+        named=named + MIXED_IN * (not retained and asks_for_retention(entry)),
         outcomes=outcomes,
         pass_at_k=pass_at_k(baseline),
         retained=retained,

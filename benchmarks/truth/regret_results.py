@@ -141,8 +141,8 @@ def _mixed_in(plant: Plant, diagnosis: Mapping[str, Any] | None, *, retained: bo
     """Return the finished runs with rows of the retention behavior that a diagnosis without one asks for."""
     if retained or diagnosis is None or not asks_for_retention(diagnosis):
         return []
-    # With the seed of the runs without it.
-    return [unit for unit in [Unit(SEEDS[0], plant, diagnosis["stage"]["name"], True)] if unit.path.exists()]
+    unit = Unit(SEEDS[0], plant, diagnosis["stage"]["name"], retained=True)  # with the seed of the runs without it
+    return [unit] if unit.path.exists() else []
 
 
 def read_costs() -> list[dict[str, Any]]:

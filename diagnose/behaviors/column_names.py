@@ -39,7 +39,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 MAPPED = (*OWN_COLUMNS, "solution", "choices", "context")
 """What a user may say a column holds: `solution` (a worked one: a reference path), `choices` (texts of which one is right) and `context` (a text
 that stands before the question) beside what a row of ours holds."""
-_SAMPLED = ("output", "response", "completion", "generation", "model_output", "prediction")
+SAMPLED = ("output", "response", "completion", "generation", "model_output", "prediction")
+"""Usual names of what a model wrote."""
 _GRADES = (
     "correct",
     "is_correct",
@@ -55,7 +56,7 @@ _GRADES = (
     "exact_match",
     "advantage",
 )
-"""Usual names of what a model wrote, and of whether it is right."""
+"""Usual names of whether that is right."""
 _ONE_CHOICE = re.compile(r"(?:(?:option|choice|op|opt|answer|ending|sol|solution)_?)?([a-j]|[0-9])")
 _TYPO, _TYPO_LENGTH = 0.8, 4
 """How alike a column must be to one of ours, and how long, to be taken for a misspelt one."""
@@ -155,7 +156,7 @@ def refuse_samples(row: Mapping[str, Any], where: str) -> None:
         BehaviorError: Code `samples_no_problems`.
     """
     there = list(row)
-    sampled, grade = _first_usual(_SAMPLED, there), _first_usual(_GRADES, there)
+    sampled, grade = _first_usual(SAMPLED, there), _first_usual(_GRADES, there)
     if sampled is not None and grade is not None:
         raise BehaviorError(
             f"{where}: got the columns {sampled} and {grade}: these are graded samples of a model, which `posttrain import auto FILE` reads, and not "

@@ -155,9 +155,8 @@ def _report_first(
     directory: RunDirectory, behaviors: Sequence[Behavior], reporter: Reporter, behavior: Behavior, plan: SamplingEntry
 ) -> None:
     """Say what the samples of a behavior show, and write the report of what is measured so far."""
-    from posttrain.diagnose.pipeline.run_files import (
-        write_first_report,
-    )  # drawing figures needs matplotlib: not before it is used
+    # Drawing figures needs matplotlib: not before it is used.
+    from posttrain.diagnose.pipeline.run_files import write_first_report
 
     there = [one for one in behaviors if directory.is_done(one.name) or one.name == behavior.name]
     found = assemble(directory.path, behaviors=there, sampled={behavior.name: plan})

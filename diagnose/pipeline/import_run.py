@@ -126,10 +126,15 @@ def import_by_policy(
         UserError: As for `import_run`; scores are refused before any run is written.
     """
     settings = replace(settings, success=success_of_all(found.samples, settings.success))
-    folders = _folder_names(list(dict.fromkeys(sample.policy for sample in found.samples)))
+    by_policy: dict[str, list[ImportedSample]] = {}
+    for sample in found.samples:
+        by_policy.setdefault(sample.policy, []).append(sample)
+    folders = _folder_names(list(by_policy))
     return {
-        name: import_run(found, replace(settings, step=name, out=Path(settings.out) / folder), reporter)
-        for name, folder in folders.items()
+        name: import_run(
+            replace(found, samples=samples), replace(settings, step=name, out=Path(settings.out) / folders[name]), reporter
+        )
+        for name, samples in by_policy.items()
     }
 
 

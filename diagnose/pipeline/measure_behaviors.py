@@ -244,7 +244,7 @@ class MeasurementRun:
                 rollouts=sampler.rollouts,
                 paths=summarize_references(behavior, tuple(samples.paths)),
             )
-            if self.report_first and directory.cost(behavior.name, directory.rollout_table(behavior.name)).seconds > LONG:
+            if self.report_first and directory.cost(behavior.name, sampler.rollouts).seconds > LONG:
                 self.report_first(behavior, plan)
             run_probes(self.probe_run, measured, grader.grade, tokens_left=budget.left())
         self._record(budget, behavior, int(directory.rollout_table(behavior.name).num_tokens.sum()))

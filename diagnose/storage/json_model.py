@@ -42,7 +42,8 @@ class FileModel(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """Return what the file holds, keys in the order of the fields."""
-        return dict(from_json(self.model_dump_json(by_alias=True)))
+        content: dict[str, Any] = from_json(self.model_dump_json(by_alias=True))
+        return content
 
 
 File = TypeVar("File", bound=FileModel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from posttrain.diagnose.pipeline.diagnose_run import DiagnoseOptions
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
 from posttrain.diagnose.pipeline.run_plan import plan_run
 from posttrain.diagnose.types import Split
@@ -22,20 +23,9 @@ def plan_loop(request: LoopRequest) -> tuple[str, ...]:
         UserError: What is given is wrong, as far as that can be known without the model's weights.
     """
     num = request.num_rounds
-    plan = plan_run(
-        DiagnoseRequest(
-            model=request.model,
-            behaviors=request.loaded,
-            out=request.out / "diagnosis-0",
-            engine=request.engine,
-            samples=request.samples,
-            precision=request.precision,
-            max_tokens_total=request.max_tokens_total,
-            probes=request.probes,
-            pilot=request.pilot,
-            seed=request.seed,
-        )
-    )
+    options: DiagnoseOptions = {**request.diagnose_options, "pilot": request.pilot}
+    first = DiagnoseRequest(model=request.model, behaviors=request.loaded, out=request.out / "diagnosis-0", **options)
+    plan = plan_run(first)
     final = sum(len(behavior.split(Split.FINAL)) for behavior in request.loaded)
     return (
         "diagnosis before the first round:",

@@ -10,11 +10,13 @@ from typing import Any, TypedDict
 from posttrain.diagnose.engines import check_model
 from posttrain.diagnose.engines.models.loading import fingerprint_model
 from posttrain.diagnose.errors import SettingsError
+from posttrain.diagnose.pipeline.diagnose_run import DiagnoseOptions
 from posttrain.diagnose.pipeline.request import resolve_behaviors
 from posttrain.diagnose.probes.runner import AUTO, choose_probes
 from posttrain.diagnose.sampling.plan import Goal, sampling_goal
 from posttrain.diagnose.stage_catalogue import STAGES, available_needs
 from posttrain.diagnose.storage.writable import check_writable
+from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Behavior, Purpose
 from posttrain.trainers.config import TrainingConfig
 from posttrain.trainers.recipes.registry import RECIPES, can_retain
@@ -172,6 +174,20 @@ class LoopRequest:
         further = targets and (self.retain is None or bool(self.retain))
         kept = [one for one in self.loaded if one.name in self.retained or (further and one.purpose is Purpose.TARGET)]
         return tuple(one for one in kept if can_be_retained(one, learned))
+
+    @property
+    def diagnose_options(self) -> DiagnoseOptions:
+        """Return what every diagnosis of the loop is asked for, beside model, behaviors, folder and pilot."""
+        return {
+            "engine": self.engine,
+            "samples": self.samples,
+            "precision": self.precision,
+            "max_tokens_total": self.max_tokens_total,
+            "probes": self.probes,
+            "thresholds": Thresholds(retention_weight=self.retention_weight),
+            "seed": self.seed,
+            "command": self.command,
+        }
 
     @property
     def num_rounds(self) -> int:

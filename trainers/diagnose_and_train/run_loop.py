@@ -17,7 +17,6 @@ from posttrain.diagnose.pipeline.pilot import refuse_stopped
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
-from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Behavior
 from posttrain.trainers.diagnose_and_train.finish_loop import finish
 from posttrain.trainers.diagnose_and_train.judge_round import judge_round
@@ -60,18 +59,7 @@ def loop(
         request = LoopRequest(model=str(model), behaviors=behaviors, out=Path(out), **options)
         check_engine(request.engine, processes.size)
         say = reporter or Reporter(quiet=True)
-        measure = partial(
-            run,
-            engine=request.engine,
-            samples=request.samples,
-            precision=request.precision,
-            max_tokens_total=request.max_tokens_total,
-            probes=request.probes,
-            thresholds=Thresholds(retention_weight=request.retention_weight),
-            seed=request.seed,
-            command=request.command,
-            reporter=say,
-        )
+        measure = partial(run, **request.diagnose_options, reporter=say)
         train = partial(run_training, processes=processes, reporter=say)
         return run_rounds(request, LoopSteps(measure=measure, train=train), say)
 
