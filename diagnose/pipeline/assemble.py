@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,7 +50,15 @@ REGRADED = (
     "regrade.json says whose grade changed."
 )
 
-PROBES_TO_COME = "From the samples alone: further probes are still to come, and this report is written again with what they find."
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unfinished:
+    """How far a behavior has come that is not measured to the end."""
+
+    plan: SamplingEntry
+    """How its sampling went so far."""
+    to_come: str
+    """What is still to be done, such as `further probes`."""
 
 
 def assemble(
@@ -58,7 +66,7 @@ def assemble(
     *,
     behaviors: Sequence[Behavior] | None = None,
     decision: DecisionRecord | None = None,
-    sampled: Mapping[str, SamplingEntry] | None = None,
+    unfinished: Mapping[str, Unfinished] | None = None,
 ) -> DiagnosedRun:
     """Read a run directory back and decide.
 
@@ -66,7 +74,7 @@ def assemble(
         path: The run directory.
         behaviors: Its behaviors where they are loaded already; else they are read from where the run found them.
         decision: What decides in the place of what the run was measured with; None for that of run.json.
-        sampled: How the sampling of behaviors went whose probes are still to come.
+        unfinished: Behaviors that are not measured to the end.
 
     Returns:
         What was measured and decided; `run_files.write_run` writes it.
@@ -103,7 +111,7 @@ def assemble(
                 thresholds,
                 retained=_can_retain(loaded),
                 again=decision.before is not None,
-                plan=(sampled or {}).get(behavior.name),
+                unfinished=(unfinished or {}).get(behavior.name),
             )
             for behavior in loaded
         ),
@@ -148,12 +156,12 @@ def _measure(
     *,
     retained: bool,
     again: bool,
-    plan: SamplingEntry | None,
+    unfinished: Unfinished | None,
 ) -> DiagnosedBehavior:
-    """Count, score and decide one behavior; `again` with what an earlier run showed when it was decided again, a `plan` before its probes."""
+    """Count, score and decide one behavior; `again` with what an earlier run showed when it was decided again."""
     split = Split(settings["split"])
     problems = behavior.split(split)
-    table = checked_table(directory, behavior.name) if plan is None else directory.rollout_table(behavior.name)
+    table = checked_table(directory, behavior.name) if unfinished is None else directory.rollout_table(behavior.name)
     paths = tuple(directory.read_paths(behavior.name))
     validity = read_validity(directory, behavior)
     sampling = count_successes(behavior, problems, table)
@@ -176,8 +184,9 @@ def _measure(
         source=source,
     )
     diagnosis = diagnose_behavior(measured, thresholds=thresholds, available=available, seed=settings["seed"], retained=retained)
-    if plan is not None:
-        diagnosis = replace(diagnosis, caveats=(Note("probes_to_come", PROBES_TO_COME), *diagnosis.caveats))
+    if unfinished is not None:
+        words = f"A first report: {unfinished.to_come} are still to come, and it is written again with them."
+        diagnosis = replace(diagnosis, caveats=(Note("first_report", words), *diagnosis.caveats))
     if not all(table.with_checksum):
         diagnosis = replace(diagnosis, caveats=(*diagnosis.caveats, Note("no_checksums", NO_CHECKSUMS)))
     if behavior.name in settings.get("regraded", {}).get("behaviors", ()):
@@ -187,7 +196,7 @@ def _measure(
         problems=tuple(problems),
         diagnosis=_as_no_verdict(diagnosis) if split is Split.TRAIN else diagnosis,
         sampling=sampling,
-        plan=plan or _read_entry(directory, "done", behavior.name, SamplingEntry),
+        plan=unfinished.plan if unfinished else _read_entry(directory, "done", behavior.name, SamplingEntry),
         validity=validity,
         likelihood=likelihood,
         answers=answers,

@@ -23,17 +23,16 @@ from posttrain.diagnose.engines.codec import end_texts, template_date
 from posttrain.diagnose.engines.ray.open_cluster import open_pool
 from posttrain.diagnose.errors import BehaviorError, UserError
 from posttrain.diagnose.measure.reference_spacing import write_as_the_model
-from posttrain.diagnose.pipeline.assemble import assemble
+from posttrain.diagnose.pipeline.assemble import Unfinished, assemble
 from posttrain.diagnose.pipeline.checks_before_sampling import check_folders, check_with_models, check_without_models
 from posttrain.diagnose.pipeline.environment_run import EnvironmentRun, asks_itself, measure_environment
 from posttrain.diagnose.pipeline.measure_behaviors import MeasurementRun
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
-from posttrain.diagnose.probes.runner import NONE, ProbeInputs, ProbeRun
+from posttrain.diagnose.probes.runner import ProbeInputs, ProbeRun
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling.behavior_sampler import SamplingSettings
 from posttrain.diagnose.sampling.token_limit import limit_record, recorded_limit, room_for_samples, start_limit
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
-from posttrain.diagnose.storage.diagnosis_json import SamplingEntry
 from posttrain.diagnose.storage.output_folder import locked_folder
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.thresholds import Thresholds
@@ -129,7 +128,7 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
         measurement = replace(
             _measurement(request, policy, inputs, directory, reporter),
             rooms=rooms,
-            report_first=partial(_report_first, directory, request.loaded, reporter) if NONE not in request.probes else None,
+            report_first=partial(_report_first, directory, request.loaded, reporter),
         )
         verifier_of = opened.enter_context(measurement.open_verifiers(request.loaded))
         is_new = not directory.run_json.exists()
@@ -152,15 +151,17 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
 
 
 def _report_first(
-    directory: RunDirectory, behaviors: Sequence[Behavior], reporter: Reporter, behavior: Behavior, plan: SamplingEntry
+    directory: RunDirectory, behaviors: Sequence[Behavior], reporter: Reporter, behavior: Behavior, unfinished: Unfinished
 ) -> None:
-    """Say what the samples of a behavior show, and write the report of what is measured so far."""
+    """Say what the samples of a behavior show so far, and write the report of what is measured."""
     # Drawing figures needs matplotlib: not before it is used.
     from posttrain.diagnose.pipeline.run_files import write_first_report
 
     there = [one for one in behaviors if directory.is_done(one.name) or one.name == behavior.name]
-    found = assemble(directory.path, behaviors=there, sampled={behavior.name: plan})
-    reporter.say(f"{found[behavior.name].diagnosis.sentence} First report, before further probes: {write_first_report(found)}")
+    found = assemble(directory.path, behaviors=there, unfinished={behavior.name: unfinished})
+    reporter.say(
+        f"{found[behavior.name].diagnosis.sentence} First report, before {unfinished.to_come}: {write_first_report(found)}"
+    )
 
 
 def tracked_numbers(diagnosis: Diagnosis) -> dict[str, float]:

@@ -13,9 +13,10 @@ from posttrain.diagnose.measure.reference_likelihood import score_references, su
 from posttrain.diagnose.measure.sample_checks import SampledBehavior
 from posttrain.diagnose.measure.setup_checks import SetupChecks, check_setup
 from posttrain.diagnose.measure.validity_checks import check_validity, rescore_samples
+from posttrain.diagnose.pipeline.assemble import Unfinished
 from posttrain.diagnose.pipeline.pilot import GO_ON, PILOT_STOPPED, SETUP_FAILED, Pilot, judge_pilot, needs_longer, reopen_stopped
 from posttrain.diagnose.probes.base import MeasuredBehavior
-from posttrain.diagnose.probes.runner import ProbeRun, run_probes, tokens_of_probes
+from posttrain.diagnose.probes.runner import NONE, ProbeRun, run_probes, tokens_of_probes
 from posttrain.diagnose.report.words import describe_limit
 from posttrain.diagnose.sampling.behavior_sampler import BehaviorSampler, SamplingSettings
 from posttrain.diagnose.sampling.token_budget import TokenBudget
@@ -36,7 +37,7 @@ class OpenVerifier:
 
 
 LONG = 120.0
-"""Seconds of sampling from which a first report is written before the probes, which may take as long again."""
+"""Seconds of sampling from which a first report is written after the first round, and before the probes, which may take as long again."""
 VerifierOf = Callable[[Behavior], OpenVerifier]
 
 
@@ -63,8 +64,8 @@ class MeasurementRun:
     """Whether a behavior is left where its pilot shows that its settings do not fit; else one that was left there is sampled on."""
     rooms: Mapping[str, int] = field(default_factory=dict)
     """Name of a behavior whose `max_tokens` is to be found → tokens that a sample may have at most."""
-    report_first: Callable[[Behavior, SamplingEntry], None] | None = None
-    """Called with a behavior that took long to sample, and how that went, before its probes."""
+    report_first: Callable[[Behavior, Unfinished], None] | None = None
+    """Called with a behavior that takes long, and with how far it has come."""
 
     @contextmanager
     def open_verifiers(self, behaviors: Sequence[Behavior]) -> Iterator[VerifierOf]:
@@ -205,22 +206,33 @@ class MeasurementRun:
                 waiting.remove(served)
             else:
                 sampler.sample_round()
+                if sampler.num_rounds == 1 and not sampler.done and self._is_long(sampler):
+                    self._check_samples(sampler, found)
+                    self._report_first(sampler, SamplingEntry(pilot=found.pilot.entry), "further samples")
+
+    def _is_long(self, sampler: BehaviorSampler) -> bool:
+        """Return whether a behavior takes so long that it is reported before it is finished."""
+        return self.settings.directory.cost(sampler.behavior.name, sampler.rollouts).seconds > LONG
+
+    def _report_first(self, sampler: BehaviorSampler, plan: SamplingEntry, to_come: str) -> None:
+        if self.report_first:
+            self.report_first(sampler.behavior, Unfinished(plan=plan, to_come=to_come))
 
     def _finish(self, sampler: BehaviorSampler, grader: Grader, early: EarlyChecks, budget: TokenBudget) -> None:
         """Score, check and probe a behavior that is sampled to the end, and mark it as done."""
         settings, behavior, directory = self.settings, sampler.behavior, self.settings.directory
-        plan = SamplingEntry(pilot=early.pilot.entry)
-        samples: SampledBehavior | None = None
-        if early.ended_code:
-            words = {SETUP_FAILED: "a setup check failed", PILOT_STOPPED: "the pilot showed that the settings do not fit"}
-            plan = SamplingEntry(pilot=early.pilot.entry, ended_because=words[early.ended_code], ended_code=early.ended_code)
-        else:
-            samples = self._score_samples(sampler)
-            if settings.goal.adaptive:
-                end = sampler.end
-                plan = SamplingEntry(
-                    num_rounds=sampler.num_rounds, ended_because=end.words, ended_code=end.reason, pilot=early.pilot.entry
-                )
+        plan = _describe_sampling(sampler, early, adaptive=settings.goal.adaptive)
+        if (measured := self._check_samples(sampler, early)) is not None:
+            if NONE not in self.probe_run.names and self._is_long(sampler):
+                self._report_first(sampler, plan, "further probes")
+            run_probes(self.probe_run, measured, grader.grade, tokens_left=budget.left())
+        self._record(budget, behavior, int(directory.rollout_table(behavior.name).num_tokens.sum()))
+        directory.write_done(behavior.name, plan.to_json())
+
+    def _check_samples(self, sampler: BehaviorSampler, early: EarlyChecks) -> MeasuredBehavior | None:
+        """Score and check what is sampled of a behavior, store whether it can be believed, and return what probes ask about, if they can."""
+        settings, behavior = self.settings, sampler.behavior
+        samples = None if early.ended_code else self._score_samples(sampler)
         validity = check_validity(behavior, settings.engine, settings.thresholds, early.setup, samples)
         if early.pilot.checked:
             pilot = early.pilot
@@ -232,23 +244,19 @@ class MeasurementRun:
                 unread=pilot.unread.texts,
                 share_stated=pilot.unread.share_stated,
             )
-        directory.write_part("validity", behavior.name, ValidityEntry.model_validate(validity).to_json())
-        if samples is not None and set(validity.failure_codes) <= {ValidityCode.UNREAD} and sampler.counts.num_samples.any():
-            measured = MeasuredBehavior(
-                behavior=behavior,
-                split=settings.split,
-                counts=sampler.counts,
-                posterior=posterior_of(
-                    sampler.counts, epsilon=behavior.measure.epsilon, thresholds=settings.thresholds, seed=settings.seed
-                ),
-                rollouts=sampler.rollouts,
-                paths=summarize_references(behavior, tuple(samples.paths)),
-            )
-            if self.report_first and directory.cost(behavior.name, sampler.rollouts).seconds > LONG:
-                self.report_first(behavior, plan)
-            run_probes(self.probe_run, measured, grader.grade, tokens_left=budget.left())
-        self._record(budget, behavior, int(directory.rollout_table(behavior.name).num_tokens.sum()))
-        directory.write_done(behavior.name, plan.to_json())
+        settings.directory.write_part("validity", behavior.name, ValidityEntry.model_validate(validity).to_json())
+        if samples is None or not set(validity.failure_codes) <= {ValidityCode.UNREAD} or not sampler.counts.num_samples.any():
+            return None
+        return MeasuredBehavior(
+            behavior=behavior,
+            split=settings.split,
+            counts=sampler.counts,
+            posterior=posterior_of(
+                sampler.counts, epsilon=behavior.measure.epsilon, thresholds=settings.thresholds, seed=settings.seed
+            ),
+            rollouts=sampler.rollouts,
+            paths=summarize_references(behavior, tuple(samples.paths)),
+        )
 
     def _score_samples(self, sampler: BehaviorSampler) -> SampledBehavior:
         """Return the samples of a behavior with what is scored beside them."""
@@ -308,6 +316,18 @@ class MeasurementRun:
                 scored = rescore_samples(self.settings.engine, behavior, problems, sampler.rollouts, on_tokens=task.tokens)
                 directory.write_paths(name, scored, _scoring_cost(scored, start), kind="agreement")
         return list(directory.read_paths(behavior.name, kind="agreement"))
+
+
+def _describe_sampling(sampler: BehaviorSampler, early: EarlyChecks, *, adaptive: bool) -> SamplingEntry:
+    """Return how the sampling of a behavior went, and why it ended."""
+    pilot = early.pilot.entry
+    if early.ended_code:
+        words = {SETUP_FAILED: "a setup check failed", PILOT_STOPPED: "the pilot showed that the settings do not fit"}
+        return SamplingEntry(pilot=pilot, ended_because=words[early.ended_code], ended_code=early.ended_code)
+    if not adaptive:
+        return SamplingEntry(pilot=pilot)
+    end = sampler.end
+    return SamplingEntry(num_rounds=sampler.num_rounds, ended_because=end.words, ended_code=end.reason, pilot=pilot)
 
 
 def _scoring_cost(paths: Sequence[PathScore], start: float) -> Cost:

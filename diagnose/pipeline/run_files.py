@@ -39,7 +39,7 @@ def write_run(run: DiagnosedRun) -> None:
 
 
 def write_first_report(run: DiagnosedRun) -> Path:
-    """Write the report of a run whose probes are still to come, and return the page to open; diagnosis.json follows with them."""
+    """Write the report of a run that is not finished, and return the page to open; diagnosis.json follows at the end."""
     return write_report(run.path, diagnosis_file(run))[0]
 
 

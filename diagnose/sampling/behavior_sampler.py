@@ -85,16 +85,19 @@ class BehaviorSampler:
         """Sample the greedy completions, or after them the next round; then read the counts again."""
         name, settings = self.behavior.name, self._settings
         if not self._has_greedy:
-            planned, words = shards.plan_greedy(self.behavior, settings.split, settings.rows_per_shard), ""
+            planned, words = (
+                shards.plan_greedy(self.behavior, settings.split, settings.rows_per_shard),
+                "one greedy sample of every problem",
+            )
         else:
             next_ = self._next()
             planned = shards.plan_round(
                 self.behavior, settings.split, self.counts.num_sampled, next_.extra, self.num_rounds, settings.rows_per_shard
             )
-            words = f": {next_.words}" if settings.goal.adaptive else ""
+            words = next_.words
             self._keep_plan(next_)
         self._set_aside_others([shard.name for shard in planned])
-        self._sample(planned, f"sampling {name}{words}")
+        self._sample(planned, f"sampling {name}: {words}")
         self._read()
 
     def sample_pilot(self) -> list[Rollout]:

@@ -1,6 +1,7 @@
 """What to sample next: a fixed number of samples of every problem, or rounds until the label is decided.
 
-Each round gives every problem a quarter more samples than it has. Rounds go on until the label is decided, until the primary metric is as
+A fixed number that takes many tokens comes in two rounds, so that something can be reported after the first. Where samples are taken until the
+label is decided, each round gives every problem a quarter more samples than it has. Rounds go on until the label is decided, until the primary metric is as
 precise as was asked for, or until the budget is spent. Measured for this project, under the same posterior, and dropped: rounds that
 sample the problems whose rates leave most doubt, which took as many samples for as many right labels.
 
@@ -22,6 +23,10 @@ from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_pos
 from posttrain.diagnose.thresholds import SamplingThresholds, Thresholds
 
 DEFAULT_SAMPLES = 16
+FIRST_SAMPLES = 4
+"""Samples of every problem in the first of two rounds."""
+MANY_TOKENS = 65_536
+"""Tokens from which a fixed number of samples comes in two rounds: a few minutes on a processor."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,8 +167,10 @@ def next_round(
     """
     sampled, generated_tokens = counts.num_sampled, counts.generated_tokens
     if goal.samples is not None:
-        words = f"{goal.samples} samples of every problem"
-        return Round(extra=np.maximum(0, goal.samples - sampled), reason=RoundReason.FIXED, words=words)
+        in_two = not sampled.any() and goal.samples * generated_tokens > MANY_TOKENS  # those of the greedy samples
+        upto = min(FIRST_SAMPLES, goal.samples) if in_two else goal.samples
+        words = f"{f'{upto} of ' if in_two else ''}{goal.samples} samples of every problem"
+        return Round(extra=np.maximum(0, upto - sampled), reason=RoundReason.FIXED, words=words)
     rule = thresholds.sampling
     left = _samples_left(sampled, goal, max_tokens, generated_tokens, rule)
     last = float(MOST_TOKENS + generated_tokens)  # what is not about a label waits until all labels are decided

@@ -16,6 +16,7 @@ from posttrain.diagnose.errors import BehaviorError, RunError, SettingsError
 from posttrain.diagnose.pipeline import measure_behaviors
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
 from posttrain.diagnose.progress import Reporter
+from posttrain.diagnose.sampling import plan
 from posttrain.diagnose.storage.run_directory import RunDirectory
 from posttrain.diagnose.types import Bottleneck, Split
 
@@ -109,6 +110,30 @@ def test_what_took_long_to_sample_is_reported_before_its_probes(
     diagnose.run(model, [sums_file], out=tmp_path / "run", **options)  # type: ignore[arg-type]
     assert without_cost(tmp_path / "run") == without_cost(tmp_path / "whole")
     assert "still to come" not in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_what_takes_long_to_sample_is_reported_after_a_quarter(
+    sums_file: Path, script: Callable[[float], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = []
+
+    class Reading(Reporter):
+        def say(self, text: str) -> None:
+            if "First report" in text:
+                pages.append((tmp_path / "run" / "report.md").read_text())
+
+    model, options = script(0.3), {"engine": "scripted", "samples": 16}
+    monkeypatch.setattr(plan, "MANY_TOKENS", 0)
+    diagnose.run(model, [sums_file], out=tmp_path / "whole", **options)  # type: ignore[arg-type]
+    monkeypatch.setattr(measure_behaviors, "LONG", -1.0)
+    run = diagnose.run(model, [sums_file], out=tmp_path / "run", reporter=Reading(), **options)  # type: ignore[arg-type]
+    assert len(pages) == 2
+    assert "further samples are still to come" in pages[0]
+    assert "further probes are still to come" in pages[1]
+    num_problems = len(run.diagnoses[0].problems)
+    assert f"{4 * num_problems} samples" in pages[0]
+    assert "still to come" not in (tmp_path / "run" / "report.md").read_text()
+    assert without_cost(tmp_path / "run") == without_cost(tmp_path / "whole")
 
 
 def test_rounds_stop_when_the_label_is_decided(sums_file: Path, script: Callable[[float], str], tmp_path: Path) -> None:

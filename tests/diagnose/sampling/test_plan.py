@@ -48,6 +48,19 @@ def test_a_round_gives_every_problem_a_quarter_more() -> None:
     assert extra([64, 64, 64], tokens=40) == [14, 13, 13]
 
 
+@pytest.mark.parametrize(
+    ("samples", "sampled", "greedy_tokens", "extra"),
+    [(16, 0, 3000, 16), (16, 0, 5000, 4), (16, 4, 20_000, 12), (16, 16, 90_000, 0), (2, 0, 50_000, 2), (4, 0, 50_000, 4)],
+)
+def test_many_tokens_come_in_two_rounds(samples: int, sampled: int, greedy_tokens: int, extra: int) -> None:
+    n = np.full(3, sampled)
+    counts = SampleCounts(num_samples=n, num_correct=n // 2, num_sampled=n, generated_tokens=greedy_tokens)
+    goal = Goal(samples=samples)
+    found = next_round(counts, goal, epsilon=EPSILON, primary_k=1, max_tokens=1, thresholds=THRESHOLDS, seed=0)
+    assert found.extra.tolist() == [extra] * 3
+    assert found.last is (extra == 0)
+
+
 @pytest.mark.statistical
 def test_interim_analyses_mislabel_few_borderline_behaviors() -> None:
     """Few of 40 borderline behaviors are mislabelled: with one problem more at .4 they would be mixed."""
