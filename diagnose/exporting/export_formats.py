@@ -11,7 +11,7 @@ from posttrain.diagnose.exporting.instance_records import every_eval_ever_rows
 from posttrain.diagnose.exporting.rows_for_trl import pair_rows, prompt_rows, reference_rows, sft_rows
 from posttrain.diagnose.exporting.rows_for_verifiers import verifiers_rows
 from posttrain.diagnose.exporting.rows_for_verl import verl_rows
-from posttrain.diagnose.exporting.rows_of_counts import counts_rows
+from posttrain.diagnose.exporting.rows_of_counts import counts_rows, left_out_of_counts
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 
 Row = Mapping[str, Any]
@@ -26,6 +26,8 @@ class ExportFormat:
     suffixes: tuple[str, ...]
     """Of the files that the other tool reads; the first is the usual one."""
     rows: Callable[[DiagnosedRun, ExportOptions], Iterable[Row]]
+    left_out: Callable[[DiagnosedRun, ExportOptions], str | None] = lambda _run, _options: None
+    """What the rows leave out of what was asked for, as one line; None where that is nothing."""
     trains: bool = True
     """Whether a model is trained on it, so that it holds train problems alone."""
 
@@ -37,7 +39,10 @@ EXPORTS: dict[str, ExportFormat] = {
     "trl-pairs": ExportFormat(title="a right and a wrong sample of one problem, for TRL's DPO", suffixes=(".jsonl", ".parquet"), rows=pair_rows),
     "verl": ExportFormat(title="prompts with ground truth, for verl", suffixes=(".parquet", ".jsonl"), rows=verl_rows),
     "verifiers": ExportFormat(title="prompts with answers, for verifiers and prime-rl", suffixes=(".jsonl", ".parquet"), rows=verifiers_rows),
-    "counts": ExportFormat(title="samples and successes of each problem, as passk-inference reads them", suffixes=(".jsonl",), rows=counts_rows, trains=False),
+    "counts": ExportFormat(
+        title="samples and successes of each problem, as passk-inference reads them", suffixes=(".jsonl",), rows=counts_rows, left_out=left_out_of_counts,
+        trains=False,
+    ),
     "every-eval-ever": ExportFormat(
         title="instance records of Every Eval Ever, one per sample", suffixes=(".jsonl",), rows=every_eval_ever_rows, trains=False
     ),

@@ -63,13 +63,14 @@ def export(
     from posttrain.diagnose import assemble
     from posttrain.diagnose import export as run_export
     from posttrain.diagnose.errors import SettingsError
-    from posttrain.diagnose.exporting.export_formats import CONFIGURATIONS, EXPORTS
+    from posttrain.diagnose.exporting.export_formats import CONFIGURATIONS
+    from posttrain.diagnose.exporting.export_rows import ExportOptions
+    from posttrain.diagnose.exporting.write_export import check_export
     from posttrain.diagnose.types import Split
 
     chosen = any_split(split)
     low, high = _rates(rates)
     if to in CONFIGURATIONS:
-        from posttrain.diagnose.exporting.export_rows import ExportOptions
         from posttrain.trainers.stage_script import export_stage
 
         options = ExportOptions(behaviors=behavior or (), split=chosen, least_rate=low, most_rate=high, per_problem=per_problem)
@@ -77,10 +78,14 @@ def export(
         return
     if stage is not None:
         raise SettingsError(f"--stage: got {stage!r}; it is for --to trl-config and verl-config", code="stage_of_data")
+    form = check_export(to, out)
+    read = assemble(run)
     rows = run_export(
-        run, to, out, behaviors=behavior or (), split=chosen, least_rate=low, most_rate=high, per_problem=per_problem
+        read, to, out, behaviors=behavior or (), split=chosen, least_rate=low, most_rate=high, per_problem=per_problem
     )
-    if EXPORTS[to].trains and chosen is not Split.TRAIN:
+    if line := form.left_out(read, ExportOptions(behaviors=behavior or ())):
+        print(f"posttrain: {line}", file=sys.stderr)
+    if form.trains and chosen is not Split.TRAIN:
         print(
             f"posttrain: these are {chosen} problems; once a model is trained on them, what they measured no longer counts",
             file=sys.stderr,

@@ -63,3 +63,22 @@ def test_texts_are_graded_again(run: Path, monkeypatch: Any, capsys: Any) -> Non
     assert file["behaviors"][0]["verifier_after"]["options"] == {"tolerance": 0.01}
     code, _, error = call(monkeypatch, capsys, "regrade", run, "--option", "tolerance=1")
     assert (code, len(error.splitlines())) == (2, 1)
+
+
+def test_an_export_of_counts_says_which_samples_it_leaves_out(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    scores = {"a": [1.0, None], "b": [0.0, 1.0], "c": [None, None]}
+    samples = [
+        ImportedSample(behavior="sums", problem=name, score=score, text=f"It is {k}.", prompt=name, answer="1")
+        for name, found in scores.items()
+        for k, score in enumerate(found)
+    ]
+    store_run(ImportedSamples(source=SampleSource(format="table"), samples=samples), ImportSettings(out=tmp_path / "run"))
+    code, printed, said = call(monkeypatch, capsys, "export", tmp_path / "run", "--to", "counts", "--out", tmp_path / "c.jsonl")
+    assert (code, printed[:6]) == (0, "2 rows")
+    (line,) = said.splitlines()
+    assert all(part in line for part in ("3 of 6 samples", "1 of 3 problems", "(c)"))
+
+
+def test_an_export_of_counts_without_such_samples_says_nothing(run: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    code, _, said = call(monkeypatch, capsys, "export", run, "--to", "counts", "--out", tmp_path / "c.jsonl")
+    assert (code, said) == (0, "")
