@@ -30,6 +30,7 @@ pytest.importorskip("verifiers")
 pytestmark = pytest.mark.slow
 VERSION = tuple(int(part) for part in importlib.metadata.version("verifiers").split(".")[:2])
 with_rubrics = pytest.mark.skipif(VERSION >= (0, 4), reason="environments with load_environment are of verifiers before 0.4")
+with_tasksets = pytest.mark.skipif(VERSION < (0, 3), reason="tasksets are of verifiers from 0.3 on")
 
 RUBRICS = '''
 import json
@@ -272,6 +273,7 @@ def test_which_rubric_environments_can_be_used(tmp_path: Path) -> None:
     assert open_all(tmp_path, {kind: ("squares", {"kind": kind}) for kind in expected}) == expected
 
 
+@with_tasksets
 def test_which_tasksets_can_be_used(tmp_path: Path) -> None:
     names = write_tasks(tmp_path)
     expected = {
@@ -306,6 +308,7 @@ def test_a_rubric_environment_grades(kind: str, scores: dict[str, float | None],
     assert all((one.status is GradeStatus.ERROR) == (one.score is None) for one in grades)
 
 
+@with_tasksets
 def test_a_taskset_grades(tmp_path: Path) -> None:
     write_tasks(tmp_path)
     path = write_environment(tmp_path, {"num": 3}, name="squares", eval_arguments={"split": "test"})
