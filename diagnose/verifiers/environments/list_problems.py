@@ -10,15 +10,15 @@ and what is made anew each time would be trained on after it was measured.
 from __future__ import annotations
 
 import hashlib
-import logging
 import signal
 from collections.abc import Iterator
 from typing import Any
 
 from posttrain.diagnose.verifiers.environments.base_environment import Environment, EnvironmentRow
-from posttrain.diagnose.verifiers.environments.opening import OfflineGrader, open_environment, unknown_interface
+from posttrain.diagnose.verifiers.environments.one_request import answer_request
+from posttrain.diagnose.verifiers.environments.opening import OfflineGrader, open_environment
 from posttrain.diagnose.verifiers.environments.refusal import EnvironmentRefused, one_line
-from posttrain.diagnose.verifiers.sandbox.lines import Lines, take_standard_streams
+from posttrain.diagnose.verifiers.sandbox.lines import Lines
 
 TRIAL_SECONDS = 60
 """For one answer, after which the process is ended by SIGALRM."""
@@ -26,17 +26,7 @@ TRIAL_SECONDS = 60
 
 def main() -> None:
     """Read one request and answer it."""
-    lines = take_standard_streams()
-    logging.disable(logging.CRITICAL)
-    request = lines.read()
-    assert request is not None
-    try:
-        _list(request, lines)
-    except EnvironmentRefused as error:
-        lines.write({"failed": str(error), "code": error.code})
-    except Exception as error:
-        refusal = unknown_interface(request["name"], error)
-        lines.write({"failed": str(refusal), "code": refusal.code})
+    answer_request(_list)
 
 
 def _list(request: dict[str, Any], lines: Lines) -> None:

@@ -14,7 +14,6 @@ import contextvars
 import copy
 import hashlib
 import json
-import logging
 import os
 import signal
 import threading
@@ -23,7 +22,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, TypedDict
 
-from posttrain.diagnose.verifiers.environments.opening import open_with_own_loop, unknown_interface
+from posttrain.diagnose.verifiers.environments.one_request import answer_request
+from posttrain.diagnose.verifiers.environments.opening import open_with_own_loop
 from posttrain.diagnose.verifiers.environments.refusal import EnvironmentRefused, one_line
 from posttrain.diagnose.verifiers.environments.rubric_environment import (
     environments_in,
@@ -32,7 +32,7 @@ from posttrain.diagnose.verifiers.environments.rubric_environment import (
     refuse_compared,
     rewards_of,
 )
-from posttrain.diagnose.verifiers.sandbox.lines import Lines, take_standard_streams
+from posttrain.diagnose.verifiers.sandbox.lines import Lines
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 CONCURRENCY = 64
@@ -70,16 +70,7 @@ class OwnLoopRequest(TypedDict):
 
 def main() -> None:
     """Read one request and carry it out."""
-    lines = take_standard_streams()
-    logging.disable(logging.CRITICAL)
-    request: Any = lines.read()
-    try:
-        _sample(request, lines)
-    except EnvironmentRefused as error:
-        lines.write({"failed": str(error), "code": error.code})
-    except Exception as error:
-        refusal = unknown_interface(request["name"], error)
-        lines.write({"failed": str(refusal), "code": refusal.code})
+    answer_request(_sample)
 
 
 def _sample(request: OwnLoopRequest, lines: Lines) -> None:
