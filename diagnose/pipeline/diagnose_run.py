@@ -21,11 +21,11 @@ from posttrain.diagnose.engines import open_engine
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.codec import end_texts, template_date
 from posttrain.diagnose.engines.ray.open_cluster import open_pool
-from posttrain.diagnose.errors import BehaviorError, UserError
+from posttrain.diagnose.errors import UserError
 from posttrain.diagnose.measure.reference_spacing import write_as_the_model
 from posttrain.diagnose.pipeline.assemble import Unfinished, assemble
 from posttrain.diagnose.pipeline.checks_before_sampling import check_folders, check_with_models, check_without_models
-from posttrain.diagnose.pipeline.environment_run import EnvironmentRun, asks_itself, measure_environment
+from posttrain.diagnose.pipeline.environment_run import EnvironmentRun, measure_environment, read_request
 from posttrain.diagnose.pipeline.measure_behaviors import MeasurementRun
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
 from posttrain.diagnose.probes.runner import ProbeInputs, ProbeRun
@@ -83,31 +83,27 @@ def run(
     Raises:
         UserError: anything given is wrong; nothing was written in that case.
     """
-    try:
-        request = DiagnoseRequest(model=model, behaviors=behaviors, out=out, **options)
-    except BehaviorError as error:
-        if not asks_itself(error, options.get("engine", "")):
-            raise
-        return run_environment(EnvironmentRun(model=str(model), behaviors=behaviors, out=Path(out), given=options), reporter)
-    return run_request(request, reporter)
+    return run_request(read_request(model, behaviors, out=out, **options), reporter)
 
 
-def run_environment(environment: EnvironmentRun, reporter: Reporter | None = None) -> DiagnosedRun:
-    """Measure an environment of several turns; errors as for `measure_environment`."""
+def run_request(request: DiagnoseRequest | EnvironmentRun, reporter: Reporter | None = None) -> DiagnosedRun:
+    """Make a diagnosis, from the request to the files of the run directory.
+
+    Raises:
+        UserError: the run directory holds something else, a model cannot be opened, a prompt cannot be written, or as for `measure_environment`.
+    """
     reporter = reporter or Reporter(quiet=True)
-    finished = measure_environment(environment, reporter)
+    if isinstance(request, EnvironmentRun):
+        finished = measure_environment(request, reporter)
+    else:
+        finished = _measure_request(request, reporter)
     for diagnosis in finished.diagnoses:
         reporter.record(tracked_numbers(diagnosis))
     return finished
 
 
-def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> DiagnosedRun:
-    """Make a diagnosis, from the request to the files of the run directory.
-
-    Raises:
-        UserError: the run directory holds something else, a model cannot be opened, or a prompt cannot be written.
-    """
-    reporter, directory = reporter or Reporter(quiet=True), RunDirectory(Path(request.out))
+def _measure_request(request: DiagnoseRequest, reporter: Reporter) -> DiagnosedRun:
+    directory = RunDirectory(Path(request.out))
     for behavior in request.loaded:
         for note in behavior.notes:
             reporter.say(f"{behavior.name}: {note}")
@@ -145,8 +141,6 @@ def run_request(request: DiagnoseRequest, reporter: Reporter | None = None) -> D
 
         finished = assemble(directory.path, behaviors=request.loaded)
         write_run(finished)
-    for diagnosis in finished.diagnoses:
-        reporter.record(tracked_numbers(diagnosis))
     return finished
 
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from posttrain.diagnose.behaviors import load_behaviors
 from posttrain.diagnose.behaviors.behavior_files import name_from, read_config
 from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
 from posttrain.diagnose.behaviors.environment_problems import EnvironmentProblems, require_success
 from posttrain.diagnose.behaviors.schema import AUTO, BehaviorConfig, VerifierConfig
 from posttrain.diagnose.engines import parse_engine, server_seconds
-from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.openai.server_capabilities import PROBE, base_address, find_card, served_models
 from posttrain.diagnose.engines.openai.transport import Transport
-from posttrain.diagnose.errors import RunError, SettingsError, UserError
+from posttrain.diagnose.errors import BehaviorError, RunError, SettingsError, UserError
 from posttrain.diagnose.importing.imported import ImportedSamples
 from posttrain.diagnose.pipeline.environment_process import EnvironmentProcess
 from posttrain.diagnose.pipeline.import_run import ImportSettings, import_run
@@ -44,11 +44,6 @@ _FOLLOWED = frozenset({"engine", "samples", "thresholds", "command", "pilot"})
 """Fields of `DiagnoseRequest` beside model, behaviors and folder that such a run follows, or has no use for."""
 _FOLLOWED_OPTIONS = frozenset({"max_tokens", "temperature", "limit"})
 _FOLLOWED_SETTINGS = {"sampling": ("temperature", "top_p", "max_tokens"), "measure": ("success",)}
-
-
-def asks_itself(error: UserError, engine: str | Engine) -> bool:
-    """Return whether a behavior that was refused is an environment whose own loop can ask the engine's server."""
-    return error.code == MULTI_TURN and isinstance(engine, str) and parse_engine(engine)[0] == "openai"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +140,33 @@ class EnvironmentRun:
     def request(self) -> dict[str, Any]:
         """Return what the process is asked for, as far as the server need not be known."""
         return {**self.settings(), "seconds": server_seconds(), "folder": str(self.out.resolve() / ROLLOUTS)}
+
+
+def read_request(
+    model: str | Path, behaviors: Sequence[Any], *, out: str | Path, settings: BehaviorOptions | None = None, **given: Any
+) -> DiagnoseRequest | EnvironmentRun:
+    """Return what is to be measured; an environment whose own loop can ask the engine's server is a run of its own kind.
+
+    Args:
+        model: As for `DiagnoseRequest`.
+        behaviors: As for `DiagnoseRequest`.
+        out: The run directory.
+        settings: Win over those of the behaviors.
+        given: Further fields of `DiagnoseRequest`.
+
+    Raises:
+        UserError: Anything given is wrong.
+    """
+    try:
+        loaded = behaviors if settings is None else load_behaviors(behaviors, settings)
+        return DiagnoseRequest(model=model, behaviors=loaded, out=out, **given)
+    except BehaviorError as error:
+        engine = given.get("engine")
+        if error.code != MULTI_TURN or not isinstance(engine, str) or parse_engine(engine)[0] != "openai":
+            raise
+    return EnvironmentRun(
+        model=str(model), behaviors=behaviors, out=Path(out), given=given, options=settings or BehaviorOptions()
+    )
 
 
 def plan_environment(run: EnvironmentRun) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from posttrain.diagnose.pipeline.diagnose_run import DiagnoseOptions
+    from posttrain.diagnose.pipeline.environment_run import EnvironmentRun
     from posttrain.diagnose.pipeline.request import DiagnoseRequest
     from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 
@@ -120,9 +121,7 @@ def diagnose(
     if not dry_run:
         options.check_models(engine, model, teacher, earlier)
 
-    from posttrain.diagnose.errors import BehaviorError
-    from posttrain.diagnose.pipeline.environment_run import asks_itself
-    from posttrain.diagnose.pipeline.request import DiagnoseRequest
+    from posttrain.diagnose.pipeline.environment_run import read_request
     from posttrain.diagnose.thresholds import Thresholds
 
     given: DiagnoseOptions = {
@@ -142,37 +141,15 @@ def diagnose(
         "split": _split(split),
         "command": typed_command(),
     }
-    try:
-        request = DiagnoseRequest(model=model, behaviors=options.load_behaviors(behaviors, context.params), out=folder, **given)
-    except BehaviorError as error:
-        if not asks_itself(error, engine):
-            raise
-        _measure_environment(context, behaviors, folder, given)
-        return
+    settings = options.behavior_options(context.params)
+    request = read_request(model, behaviors, out=folder, settings=settings, **given)
     if dry_run:
         _say_plan(request)
         return
     print_diagnosis(_measure(request, quiet, track), as_json)
 
 
-def _measure_environment(context: typer.Context, behaviors: Sequence[str], out: Path, given: DiagnoseOptions) -> None:
-    """Measure an environment of several turns, or say what would be sampled."""
-    from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
-    from posttrain.diagnose.pipeline.diagnose_run import run_environment
-    from posttrain.diagnose.pipeline.environment_run import EnvironmentRun, plan_environment
-
-    params = context.params
-    settings = options.behavior_options(params) or BehaviorOptions()
-    run = EnvironmentRun(model=params["model"], behaviors=behaviors, out=out, given=given, options=settings)
-    if params["dry_run"]:
-        print(plan_environment(run))
-        return
-    with open_reporter(params["quiet"], params["track"]) as reporter:
-        found = run_environment(run, reporter)
-    print_diagnosis(found, params["as_json"])
-
-
-def _measure(request: DiagnoseRequest, quiet: bool, track: Sequence[str] | None) -> DiagnosedRun:
+def _measure(request: DiagnoseRequest | EnvironmentRun, quiet: bool, track: Sequence[str] | None) -> DiagnosedRun:
     """Measure, with progress on stderr and numbers sent to trackers."""
     from posttrain.diagnose.pipeline.diagnose_run import run_request
 
@@ -190,11 +167,15 @@ def _decide_again(context: typer.Context, run: Path, as_json: bool) -> None:
     print_diagnosis(decide_again(run, **{name: context.params[name] for name in names}, command=typed_command()), as_json)
 
 
-def _say_plan(request: DiagnoseRequest) -> None:
+def _say_plan(request: DiagnoseRequest | EnvironmentRun) -> None:
     """Print what would be sampled, after what can be checked without a model."""
     from posttrain.diagnose.pipeline.checks_before_sampling import check_folders
+    from posttrain.diagnose.pipeline.environment_run import EnvironmentRun, plan_environment
     from posttrain.diagnose.pipeline.run_plan import plan_run
 
+    if isinstance(request, EnvironmentRun):
+        print(plan_environment(request))
+        return
     check_folders(request)
     print("\n".join(plan_run(request).all_lines))
 
