@@ -34,12 +34,23 @@ BEHAVIORS = "behaviors"
 DECISION = "decision"
 """Folder of what was found when a run was decided again, which replaces findings of the same probes."""
 
+_MOST_DIFFERENCES = 5
+"""Named in one message."""
+_LONGEST_VALUE = 60
+"""Characters of a value in a message."""
+_ABSENT = object()
+"""Stands for a setting that is not there."""
+
 
 def say_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Return which of our settings a stored run has otherwise, as `key: there A, here B`; empty where none."""
+    """Return which of our settings a stored run has otherwise, as `name: there A, here B`; empty where none.
+
+    Of settings within settings those that differ are named alone, as `thresholds.max_missing`.
+    """
     new = json.loads(json.dumps(finite(here)))
-    differing = sorted(key for key in new if there.get(key) != new.get(key))
-    return "; ".join(f"{key}: there {_short(there.get(key))}, here {_short(new.get(key))}" for key in differing)
+    differing = [one for key in sorted(new) for one in _differences(key, there.get(key), new[key])]
+    further = f"; and {len(differing) - _MOST_DIFFERENCES} more" if len(differing) > _MOST_DIFFERENCES else ""
+    return "; ".join(differing[:_MOST_DIFFERENCES]) + further
 
 
 class RunDirectory:
@@ -271,6 +282,15 @@ class RunDirectory:
         )
 
 
+def _differences(name: str, there: Any, here: Any) -> Iterator[str]:
+    """Yield what differs between two values of a setting, each with its name."""
+    if there and here and isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted(there.keys() | here.keys()):
+            yield from _differences(f"{name}.{key}", there.get(key, _ABSENT), here.get(key, _ABSENT))
+    elif there != here:
+        yield f"{name}: there {_short(there)}, here {_short(here)}"
+
+
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."
+    text = "none" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
