@@ -41,22 +41,24 @@ MAPPED = (*OWN_COLUMNS, "solution", "choices", "context")
 that stands before the question) beside what a row of ours holds."""
 SAMPLED = ("output", "response", "completion", "generation", "model_output", "prediction")
 """Usual names of what a model wrote."""
-_GRADES = (
-    "correct",
-    "is_correct",
-    "is_right",
-    "passed",
-    "success",
-    "resolved",
-    "score",
-    "reward",
-    "rewards",
-    "accuracy",
-    "acc",
-    "exact_match",
-    "advantage",
-)
-"""Usual names of whether that is right."""
+GRADES: Mapping[str, str] = {
+    "correct": "whether the sample is right",
+    "is_correct": "the same",
+    "is_right": "the same",
+    "passed": "whether it passed its tests",
+    "is_passed": "the same",
+    "success": "whether a task was done",
+    "resolved": "whether an issue was",
+    "score": "a number from 0 to 1, or what a grader of other ends gave",
+    "reward": "a trainer's score",
+    "rewards": "those of several samples, a list",
+    "accuracy": "the score of one sample, or the share of several that are right",
+    "acc": "the same",
+    "exact_match": "whether it is the answer, letter by letter",
+}
+"""Usual names of what a sample was graded with → what that is, the most telling first."""
+_ADVANTAGE = "advantage"
+"""A trainer's reward less that of the other samples: it shows that a row is a graded sample, and not how it was graded."""
 _ONE_CHOICE = re.compile(r"(?:(?:option|choice|op|opt|answer|ending|sol|solution)_?)?([a-j]|[0-9])")
 _TYPO, _TYPO_LENGTH = 0.8, 4
 """How alike a column must be to one of ours, and how long, to be taken for a misspelt one."""
@@ -156,7 +158,7 @@ def refuse_samples(row: Mapping[str, Any], where: str) -> None:
         BehaviorError: Code `samples_no_problems`.
     """
     there = list(row)
-    sampled, grade = _first_usual(SAMPLED, there), _first_usual(_GRADES, there)
+    sampled, grade = _first_usual(SAMPLED, there), _first_usual((*GRADES, _ADVANTAGE), there)
     if sampled is not None and grade is not None:
         raise BehaviorError(
             f"{where}: got the columns {sampled} and {grade}: these are graded samples of a model, which `posttrain import auto FILE` reads, and not "

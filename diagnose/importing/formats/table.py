@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from posttrain.diagnose.behaviors.column_names import SAMPLED
+from posttrain.diagnose.behaviors.column_names import GRADES, SAMPLED
 from posttrain.diagnose.behaviors.row_files import PARQUET, ROW_FILES, read_objects, row_suffix
 from posttrain.diagnose.errors import BehaviorError, SourceError
 from posttrain.diagnose.importing.finish_import import Told, as_answers, finish, refuse_unused
@@ -38,7 +38,7 @@ from posttrain.diagnose.types import Note
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "problem": ("problem_id", "problem", "id", "qid", "question_id", "prompt_id", "example_id", "doc_id", "task_id", "sample_id", "item_id", "uid"),
-    "correct": ("correct", "is_correct", "is_right", "passed", "is_passed", "success", "resolved", "score", "reward", "accuracy", "acc", "exact_match"),
+    "correct": tuple(GRADES),
     "text": ("text", *SAMPLED),
     "prompt": ("prompt", "question", "input", "query", "instruction"),
     "answer": ("answer", "target", "gold", "ground_truth", "expected", "reference_answer", "solution", "gts"),

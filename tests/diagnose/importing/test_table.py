@@ -11,8 +11,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.refusals import refused
 
-from posttrain.diagnose.errors import SourceError
+from posttrain.diagnose.behaviors import load_behavior
+from posttrain.diagnose.behaviors.column_names import GRADES
+from posttrain.diagnose.errors import BehaviorError, SourceError
 from posttrain.diagnose.importing.formats import FORMATS
 from posttrain.diagnose.importing.imported import ImportedSamples, ReadOptions, Untold
 from posttrain.diagnose.types import StopReason
@@ -55,6 +58,18 @@ def code(*args: Any, **options: Any) -> str:
 def test_right_and_wrong_in_every_usual_form(tmp_path: Path, right: Any, wrong: Any) -> None:
     path = write(tmp_path / "x.jsonl", {"id": 1, "correct": right}, {"id": 1, "correct": wrong}, {"id": 2, "correct": None})
     assert outcomes(read(path)) == [("1", 1.0), ("1", 0.0), ("2", None)]
+
+
+@pytest.mark.parametrize("column", GRADES)
+def test_every_usual_name_of_a_grade_is_read_here_and_refused_among_problems(tmp_path: Path, column: str) -> None:
+    path = write(tmp_path / "x.jsonl", *({"prompt": str(i), "response": "It is 1.", column: i % 2} for i in range(4)))
+    assert [one.score for one in read(path).samples] == [0.0, 1.0, 0.0, 1.0]
+    with refused(BehaviorError, "samples_no_problems"):
+        load_behavior(path)
+
+
+def test_an_advantage_is_no_grade(tmp_path: Path) -> None:
+    assert code(write(tmp_path / "x.jsonl", {"prompt": "1", "response": "It is 1.", "advantage": 1.0})) == "no_correct_column"
 
 
 def test_one_table_reads_alike_from_every_kind_of_file(tmp_path: Path) -> None:
