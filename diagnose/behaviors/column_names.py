@@ -167,6 +167,14 @@ def refuse_samples(row: Mapping[str, Any], where: str) -> None:
         )
 
 
+def say_renaming(there: Sequence[str]) -> str:
+    """Return which columns of a row to rename so that it is a prompt with an answer to imitate, by the usual names of both."""
+    asked = _first_usual(ALIASES["prompt"], there)
+    further = [name for name in there if name != asked]
+    answered = _first_usual((*ALIASES["solution"], *SAMPLED, "answer", *ALIASES["answer"]), further)
+    return f"rename {asked or 'the column of what is asked'} to prompt and {answered or 'that of the answer'} to completion"
+
+
 def _counts_from_one(columns: Columns, rows: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether answers number the choices from 1: none is 0, and one is as large as there are choices."""
     if "choices" not in columns.names:

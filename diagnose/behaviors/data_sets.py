@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.behaviors.chat_turns import read_turns, refuse_empty
+from posttrain.diagnose.behaviors.column_names import say_renaming
 from posttrain.diagnose.behaviors.hub_data import FORM
 from posttrain.diagnose.behaviors.row_files import ROW_FILES, RowError
 from posttrain.diagnose.behaviors.row_sources import read_row_source
@@ -221,7 +222,9 @@ def _read_row(row: Mapping[str, Any], held: frozenset[str], index: int, where: s
     if "prompt" in held:
         return DataRow(index=index, kind=RowKind.PROMPT, prompt=_prompt(row["prompt"], "prompt", where))
     got = ", ".join(sorted(row)) or "nothing"
-    raise BehaviorError(f"{where}: got the columns {got}; allowed are rows such as {ALLOWED}", code="unknown_columns")
+    raise BehaviorError(
+        f"{where}: got the columns {got}; allowed are rows such as {ALLOWED}; {say_renaming(list(row))}", code="unknown_columns"
+    )
 
 
 def _with_input(row: Mapping[str, Any], asked: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.refusals import refused
 
 from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind, read_training_rows
 from posttrain.diagnose.behaviors.row_files import RowError
@@ -235,6 +236,24 @@ def test_bad_files_are_refused_in_one_line(text: str, said: str, tmp_path: Path)
         read_training_rows(path)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"goal": "2+2?", "target": "4"}, "rename goal to prompt and target to completion"),
+        (
+            {"Problem": "2+2?", "final_answer": "4", "rationale": "Two and two."},
+            "rename Problem to prompt and rationale to completion",
+        ),
+        ({"question": "2+2?", "q2": "?"}, "rename question to prompt and that of the answer to completion"),
+        ({"x": "2+2?", "y": "4"}, "rename the column of what is asked to prompt and that of the answer to completion"),
+    ],
+)
+def test_unknown_columns_are_told_their_names(row: dict[str, str], said: str, tmp_path: Path) -> None:
+    with refused(BehaviorError, "unknown_columns") as caught:
+        read_training_rows(jsonl(tmp_path / "rows.jsonl", row))
+    assert str(caught.value).endswith(said)
 
 
 @pytest.mark.parametrize(
