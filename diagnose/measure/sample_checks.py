@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.stats import poisson
@@ -41,7 +42,7 @@ _NUMBER = re.compile(r"[-+]?[\d.]+")
 _SEVERAL = 2
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class SampledBehavior:
     """Samples of a behavior with what was scored beside them."""
 
@@ -54,6 +55,11 @@ class SampledBehavior:
     """What `rescore_samples` returned."""
     formats: Sequence[PathScore] = ()
     """What `score_formats` returned; empty where there was no need."""
+
+    @cached_property
+    def derailed(self) -> Bools:
+        """Find the [R] samples that derailed."""
+        return derailed_samples(self.rollouts)
 
 
 def check_shares(
@@ -70,7 +76,7 @@ def check_shares(
     """
     counts, rollouts = samples.counts, samples.rollouts
     n, missing = int(counts.num_samples.sum()), int(counts.num_missing.sum())
-    derailed = derailed_samples(rollouts)
+    derailed = samples.derailed
     cut_off = rollouts.truncated & ~derailed
     num_truncated = int(counts.num_truncated.sum() - derailed.sum())
     num_unparsed = int(counts.num_unparsed.sum() - (derailed & rollouts.unparsed).sum())

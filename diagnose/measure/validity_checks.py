@@ -12,7 +12,7 @@ import numpy as np
 
 from posttrain.diagnose.engines.base import Engine, OnTokens, ScoreRequest
 from posttrain.diagnose.measure.check_values import DEPLOYMENT_POLICY, Checked, Failure, counted
-from posttrain.diagnose.measure.derailed_samples import derailed_samples, describe_derailed
+from posttrain.diagnose.measure.derailed_samples import describe_derailed
 from posttrain.diagnose.measure.format_check import check_format
 from posttrain.diagnose.measure.sample_checks import (
     SampledBehavior,
@@ -170,8 +170,8 @@ def _first_samples(rollouts: RolloutTable, problem_ids: Sequence[str]) -> list[R
 
 def _notes(behavior: Behavior, engine: Engine, samples: SampledBehavior | None) -> list[str]:
     notes = []
-    if samples is not None and (derailed := derailed_samples(samples.rollouts)).any():
-        share = float(derailed.sum() / samples.counts.num_samples.sum())
+    if samples is not None and samples.derailed.any():
+        share = float(samples.derailed.sum() / samples.counts.num_samples.sum())
         notes.append(describe_derailed(share, behavior.sampling.max_tokens))
     if not behavior.sampling.samples_the_policy:
         notes.append(DEPLOYMENT_POLICY)

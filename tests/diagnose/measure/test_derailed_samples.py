@@ -55,6 +55,14 @@ def check(engine: ScriptedEngine, measured: MeasuredBehavior, rollouts: RolloutT
     return check_validity(behavior, engine, Thresholds(), setup, samples)
 
 
+def test_derailed_samples_are_found_once(measured: MeasuredBehavior) -> None:
+    rollouts = cut_off(measured.rollouts, 3, NOISE)
+    counts = count_successes(measured.behavior, measured.problems, rollouts)
+    samples = SampledBehavior(problems=measured.problems, counts=counts, rollouts=rollouts)
+    assert samples.derailed is samples.derailed
+    assert (samples.derailed == derailed_samples(rollouts)).all()
+
+
 def test_samples_cut_off_in_noise_do_not_break_the_measurement(engine: ScriptedEngine, measured: MeasuredBehavior) -> None:
     rollouts = cut_off(measured.rollouts, 3, NOISE)
     found = check(engine, measured, rollouts)
