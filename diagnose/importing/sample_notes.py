@@ -43,7 +43,7 @@ def sample_notes(
     ends = [*starts[1:].tolist(), len(samples)]
     groups = [samples[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
     right = np.where(np.isnan(scores), np.nan, reaches(scores, success))
-    return (*_repeats(groups, right, starts, ends), *_texts(samples, groups), *_grades(samples, right))
+    return (*_repeats(groups, right, starts, ends), *_texts(samples, groups), *_answers(groups), *_grades(samples, right))
 
 
 def _repeats(
@@ -85,6 +85,13 @@ def _texts(samples: Sequence[ImportedSample], groups: Sequence[Sequence[Imported
         yield Note(
             "one_prompt", f"All {len(groups)} problems have the same prompt: the column or key of the prompt may be another one."
         )
+
+
+def _answers(groups: Sequence[Sequence[ImportedSample]]) -> Iterator[Note]:
+    """Say where there are several answers: a source may mean that all of them are asked for."""
+    if several := sum(bool(group[0].answers) for group in groups):
+        text = f"{several} of {len(groups)} problems have a list of answers: a response that matches any of them is right when it is graded again."
+        yield Note("several_answers", text)
 
 
 def _grades(samples: Sequence[ImportedSample], right: Scores) -> Iterator[Note]:

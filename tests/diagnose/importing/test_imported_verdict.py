@@ -109,6 +109,7 @@ def test_short_answers_may_repeat(tmp_path: Path) -> None:
         ("repeated_samples", [sample(f"p{i}", 1.0, text=f"{LONG}{i}{j // 2}") for i in range(9) for j in range(4)]),
         ("empty_texts", [sample(f"p{i}", 0.0, text="" if i == 1 else f"{i}") for i in range(9)]),
         ("one_prompt", [sample(f"p{i}", 1.0, prompt="Answer.") for i in range(3)]),
+        ("several_answers", [replace(sample("p", 1.0), answer="4", answers=("four",)), sample("q", 1.0)]),
         ("no_success", [sample(f"p{i}", 0.0) for i in range(12)]),
         ("problem_texts_differ", [sample("p", 1.0, prompt="a"), sample("p", 1.0, prompt="b")]),
         ("truncated_successes", [sample("p", 1.0, stop=StopReason.LENGTH)]),
