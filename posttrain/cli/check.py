@@ -17,6 +17,7 @@ EXAMPLES = (
     "posttrain check my.jsonl --map prompt=question answer=target --model demo",
     "posttrain check --train rows.jsonl --model demo",
     "posttrain check checkpoints/adapter",
+    "posttrain check runs/imported",
 )
 
 
@@ -24,7 +25,8 @@ def check(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="WHAT", help="A behavior: a bundled name, a .yaml file or a file of problems. Or a model or an adapter."
+            metavar="WHAT",
+            help="A behavior: a bundled name, a .yaml file or a file of problems. Or a model, an adapter, or the folder of a finished run.",
         ),
     ],
     model: Annotated[
@@ -63,9 +65,9 @@ def check(
     split_eval: options.SplitEval = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Check a data set or a model without a sample.
+    """Check a data set, a model or a run without a sample.
 
-    It says what is read, how texts are graded, and what may be wrong.
+    It says what is read, how texts are graded, and what may be wrong; of a run whether its files are whole and its samples can be believed.
     """
     if train:
         _check_rows(what, model, row, max_length, as_json)
@@ -74,6 +76,10 @@ def check(
     if _is_model(what):
         _refuse_others(what, "model", of_problems)
         _check_model(what, behavior, engine, as_json)
+        return
+    if (Path(what) / "run.json").is_file():
+        _refuse_others(what, "finished run", {**of_problems, "--behavior": behavior, "--engine": engine})
+        _check_run(what, as_json)
         return
     _refuse_others(what, "file of problems", {"--behavior": behavior, "--engine": engine})
     from posttrain.diagnose.behaviors.behavior_options import read_behavior_options
@@ -91,6 +97,14 @@ def _check_model(what: str, behavior: str | None, engine: str | None, as_json: b
 
     checked = inspect_model(what, behavior=behavior, served=engine)
     print(json.dumps(checked.to_json(), indent=1, ensure_ascii=False) if as_json else "\n".join(model_check_lines(checked)))
+
+
+def _check_run(what: str, as_json: bool) -> None:
+    from posttrain.diagnose.pipeline.check_run import check_run
+    from posttrain.diagnose.report.run_check_words import run_check_lines
+
+    found = check_run(what)
+    print(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if as_json else "\n".join(run_check_lines(found)))
 
 
 def _refuse_others(what: str, kind: str, given: Mapping[str, object]) -> None:

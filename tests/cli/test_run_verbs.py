@@ -65,6 +65,29 @@ def test_texts_are_graded_again(run: Path, monkeypatch: Any, capsys: Any) -> Non
     assert (code, len(error.splitlines())) == (2, 1)
 
 
+def test_a_run_is_checked_in_words_and_as_json(run: Path, monkeypatch: Any, capsys: Any) -> None:
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
+    code, text, _ = call(monkeypatch, capsys, "check", run, "--json")
+    found = json.loads(text)
+    (behavior,) = found["behaviors"]
+    assert (code, found["kind"], behavior["num_problems"], behavior["num_samples"]) == (0, "run", 4, 32)
+    assert (behavior["failure_codes"], behavior["checks"][0]["n"]) == ([], 32)
+    code, words, _ = call(monkeypatch, capsys, "check", run)
+    assert code == 0
+    assert all(caveat in words for caveat in behavior["caveats"])
+    assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
+    code, _, error = call(monkeypatch, capsys, "check", run, "--verifier", "number")
+    assert (code, len(error.splitlines())) == (2, 1)
+
+
+def test_a_run_whose_files_are_damaged_is_refused(run: Path, monkeypatch: Any, capsys: Any) -> None:
+    (shard,) = (run / "rollouts").glob("*.parquet")
+    shard.write_bytes(shard.read_bytes()[:-100])
+    code, text, error = call(monkeypatch, capsys, "check", run)
+    assert (code, text, len(error.splitlines())) == (2, "", 1)
+    assert str(shard) in error
+
+
 def test_an_export_of_counts_says_which_samples_it_leaves_out(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     scores = {"a": [1.0, None], "b": [0.0, 1.0], "c": [None, None]}
     samples = [
