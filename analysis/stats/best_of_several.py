@@ -103,7 +103,7 @@ def may_be_best(scores: PolicyScores, index: int, *, rng: np.random.Generator, l
     error = np.sqrt(np.diag(covariance))
     draws = normal_draws(covariance / np.outer(error, error), rng)
     largest = draws.max(axis=1) / np.sqrt(rng.chisquare(scores.degrees, len(draws)) / scores.degrees)
-    critical = max(float(np.quantile(largest, level)), float(scipy.stats.t.ppf(level, scores.degrees)))
+    critical = max(float(np.quantile(largest, level)), float(scipy.special.stdtrit(scores.degrees, level)))
     return bool(np.all(difference <= critical * error))
 
 
@@ -133,7 +133,7 @@ def shrunken_score(scores: PolicyScores, candidates: Sequence[int], index: int, 
         raise ValueError(f"the chosen policy {index} is none of the candidates {list(candidates)}")
     chosen, size = list(candidates).index(index), len(candidates)
     estimate, covariance = scores.estimate[list(candidates)], scores.covariance[np.ix_(candidates, candidates)]
-    quantile = float(scipy.stats.t.ppf(0.5 + level / 2, scores.degrees))
+    quantile = float(scipy.special.stdtrit(scores.degrees, 0.5 + level / 2))
     if size == 1:
         half = quantile * float(np.sqrt(covariance[0, 0]))
         return _clipped(float(estimate[0]), half, "the only candidate")

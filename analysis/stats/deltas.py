@@ -297,7 +297,7 @@ def _largest_t(covariance: FloatArray, degrees: float, rng: np.random.Generator,
     error = np.sqrt(np.diag(covariance))
     spread = normal_draws(covariance / np.outer(error, error), rng)
     largest = np.abs(spread).max(axis=1) / np.sqrt(rng.chisquare(degrees, NUM_DRAWS) / degrees)
-    return max(float(scipy.stats.t.ppf(0.5 + level / 2, degrees)), float(np.quantile(largest, level)))
+    return max(float(scipy.special.stdtrit(degrees, 0.5 + level / 2)), float(np.quantile(largest, level)))
 
 
 def normal_draws(covariance: FloatArray, rng: np.random.Generator) -> FloatArray:

@@ -50,4 +50,4 @@ def bound_few_problems(
 
 def _upper(num: int, count: int, tail: float) -> float:
     """Return the upper Clopper–Pearson bound of a share of which `num` of `count` were seen."""
-    return 1.0 if num == count else float(scipy.stats.beta.ppf(1.0 - tail, num + 1, count - num))
+    return 1.0 if num == count else float(scipy.special.betaincinv(num + 1, count - num, 1.0 - tail))

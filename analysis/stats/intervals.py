@@ -132,12 +132,14 @@ def t_interval(
         return Interval(np.nan, np.nan, np.nan, method)
     array = array[known]
     mean = float(array.mean())
-    member = np.arange(array.size) if groups is None else np.unique(np.asarray(groups)[known], return_inverse=True)[1]
-    sums = np.bincount(member, weights=array - mean)
+    sums: FloatArray = array - mean
+    if groups is not None:
+        member = np.unique(np.asarray(groups)[known], return_inverse=True)[1]
+        sums = np.bincount(member, weights=sums).astype(np.float64)
     if sums.size < 2:
         return Interval(mean, np.nan, np.nan, method)
     error = float(np.sqrt((sums**2).sum() * sums.size / (sums.size - 1))) / array.size
-    half = error * float(scipy.stats.t.ppf(0.5 + level / 2, sums.size - 1))
+    half = error * float(scipy.special.stdtrit(sums.size - 1, 0.5 + level / 2))
     return Interval(mean, mean - half, mean + half, method)
 
 
@@ -158,7 +160,7 @@ def wilson_interval(num_correct: int, num_samples: int, *, level: float = 0.95) 
     _check_proportion(num_correct, num_samples, level)
     if num_samples == 0:
         return Interval(np.nan, np.nan, np.nan, "Wilson")
-    z = float(scipy.stats.norm.ppf(0.5 + level / 2))
+    z = float(scipy.special.ndtri(0.5 + level / 2))
     share = num_correct / num_samples
     scale = 1.0 + z * z / num_samples
     centre = (share + z * z / (2 * num_samples)) / scale
@@ -216,10 +218,10 @@ def _bounded_mean(
     effective = total**2 / ((sizes**2).sum() + 2 * pseudo)
     # A single group leaves less than one degree of freedom; 0.5 makes the interval as wide as the range.
     freedom = max(effective - 1.0, 0.5)
-    half = float(scipy.stats.t.ppf(0.5 + level / 2, freedom)) * float(np.sqrt(squares * effective / freedom)) / total
+    half = float(scipy.special.stdtrit(freedom, 0.5 + level / 2)) * float(np.sqrt(squares * effective / freedom)) / total
     estimate = float(np.clip(np.average(array, weights=weight), low, high))
     share = sizes / sizes.sum()
-    z = float(scipy.stats.norm.ppf(0.5 + level / 2))
+    z = float(scipy.special.ndtri(0.5 + level / 2))
     floor, ceiling = rest
     below = estimate - (ceiling - low) * _score_distance((ceiling - means) / (ceiling - low), share, z)
     above = estimate + (high - floor) * _score_distance((means - floor) / (high - floor), share, z)
@@ -267,7 +269,7 @@ def jeffreys_intervals(num_samples: IntArray, num_correct: IntArray, *, level: f
     check_level(level)
     tail = (1.0 - level) / 2.0
     right, wrong = num_correct + 0.5, num_samples - num_correct + 0.5
-    low, high = scipy.stats.beta.ppf(tail, right, wrong), scipy.stats.beta.ppf(1.0 - tail, right, wrong)
+    low, high = scipy.special.betaincinv(right, wrong, tail), scipy.special.betaincinv(right, wrong, 1.0 - tail)
     return np.where(num_correct == 0, 0.0, low), np.where(num_correct == num_samples, 1.0, high)
 
 

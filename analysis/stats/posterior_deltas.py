@@ -32,7 +32,7 @@ class PosteriorDeltas:
     def intervals(self, level: float = 0.95) -> list[Interval]:
         """Return the interval at every k, each alone at this level."""
         check_level(level)
-        half = float(scipy.stats.t.ppf(0.5 + level / 2, max(self.degrees, 0.5))) * self.error
+        half = float(scipy.special.stdtrit(max(self.degrees, 0.5), 0.5 + level / 2)) * self.error
         return [
             Interval(
                 float(value),

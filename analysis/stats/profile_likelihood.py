@@ -190,7 +190,7 @@ def profile_intervals(
 
 def profile_drop(level: float, degrees: float) -> float:
     """Return how far below its maximum the log-likelihood may lie inside an interval: ½ t²."""
-    return 0.5 * float(scipy.stats.t.ppf(0.5 + level / 2, max(1.0, degrees))) ** 2
+    return 0.5 * float(scipy.special.stdtrit(max(1.0, degrees), 0.5 + level / 2)) ** 2
 
 
 class Frontier:

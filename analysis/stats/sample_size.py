@@ -45,7 +45,7 @@ def detectable_delta(num_problems: int, num_samples: int, within_variance: float
         raise ValueError(
             f"expected counts from 1 on and a variance in [0, 1/4]: {num_problems}, {num_samples}, {within_variance}"
         )
-    quantiles = float(scipy.stats.norm.ppf(0.975)) + float(scipy.stats.norm.ppf(POWER))
+    quantiles = float(scipy.special.ndtri(0.975)) + float(scipy.special.ndtri(POWER))
     return quantiles * math.sqrt(2.0 * within_variance / (num_samples * num_problems))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic_core import from_json
 
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten
@@ -106,13 +107,25 @@ def read_objects(path: Path, wanted: str, row_form: str) -> Iterator[tuple[int, 
         yield number, where, row
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return what a text says as JSON, as `json.loads` does, in less time; bytes are UTF-8.
+
+    Raises:
+        ValueError, RecursionError: It is no JSON.
+    """
+    try:
+        return from_json(text)
+    except ValueError:  # which halves of surrogate pairs are too; and json says what is wrong in its own words
+        return json.loads(text if isinstance(text, str) else text.decode())
+
+
 def _lines(text: str, path: Path) -> Iterator[tuple[int, str, Any]]:
     # Not splitlines(): a JSON string may hold characters such as U+2028 unescaped.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except (ValueError, RecursionError) as error:
             form = "one object per line" + (", or an array of objects" if row_suffix(path) == ".json" else "")
             raise BehaviorError(f"{path}:{number}: not JSON ({error}); write {form}", code="invalid_json") from None

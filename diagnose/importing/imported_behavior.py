@@ -26,7 +26,8 @@ def write_behavior(folder: Path, samples: BehaviorSamples, source: SampleSource,
         source: What is known of them.
         split: What its problems may be used for.
     """
-    rows = (to_json({**row, "split": split.value}) for row in samples.problems)
+    said = {"split": split.value}
+    rows = (to_json(row | said) for row in samples.problems)
     write_bytes(folder / f"{samples.name}.jsonl", b"\n".join(rows) + b"\n")
     content = {
         "name": samples.name,

@@ -91,7 +91,7 @@ class BehaviorSamples:
             "token_ids": empty,
             "policy_logprobs": empty,
             "sampler_logprobs": empty,
-            "stop": [sample.stop.value for sample in samples],
+            "stop": [sample.stop for sample in samples],
             "text": [_clean(sample.text) if sample.text else "" for sample in samples],
             "status": np.where(missing, GradeStatus.ERROR.value, GradeStatus.SCORED.value),
             "score": pa.array(scores, mask=missing),
@@ -162,7 +162,7 @@ def _problem_row(sample: ImportedSample) -> dict[str, Any]:
         **({"answer": _clean(sample.answer)} if sample.answer.strip() else {}),
         **({"answers": [_clean(one) for one in sample.answers]} if sample.answers else {}),
         **({"group": _clean(sample.group)} if sample.group and sample.group.strip() else {}),
-        **({"metadata": json.loads(_clean(json.dumps(sample.metadata, default=str)))} if sample.metadata else {}),
+        **({"metadata": sample.metadata} if sample.metadata else {}),
     }
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import json
 import math
 import re
 import zlib
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from posttrain.diagnose.behaviors.row_files import parse_json
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.types import Note
@@ -272,9 +273,9 @@ class RowReader:
         try:
             with gzip.open(path, "rb") if path.name.endswith(_GZIP) else path.open("rb") as lines:
                 for number, line in enumerate(lines, start=1):
-                    if line.strip():
+                    if not line.isspace():
                         try:
-                            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                            row = parse_json(line.removeprefix(BOM_UTF8) if number == 1 else line)
                         except (ValueError, RecursionError) as error:
                             if not line.endswith(b"\n") and number > 1:
                                 self.notes.append(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import poisson
+from scipy.special import pdtr
 
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.measure.check_values import Checked, Failure, check_share, counted, quoted
@@ -169,7 +169,7 @@ def check_contradiction(
         if fits and np.isfinite(path.policy_logprobs).all():
             likely[places[path.problem_id]] += np.exp(path.policy_logprobs.sum(dtype=np.float64))
     expected, seen = float((counts.num_samples * likely.clip(max=1.0)).sum()), int(counts.num_correct.sum())
-    chance, n = counted(float(poisson.cdf(seen, expected))), int(counts.num_samples.sum())
+    chance, n = counted(float(pdtr(seen, expected))), int(counts.num_samples.sum())
     what = "probability of at most as many successes as there are, given the likelihood of the reference paths"
     check = check_estimate(CONTRADICTION, ">=", chance, thresholds.contradiction, n=n, what=what, unit="samples")
     if check.outcome is not Outcome.NOT_MET:

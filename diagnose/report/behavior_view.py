@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from posttrain.analysis.number_format import DASH, format_interval, format_number, format_probability
@@ -232,13 +233,12 @@ def _problem_rows(problems: Sequence[ProblemEntry], *, ends_told: bool) -> list[
 
 def _counts(problems: Sequence[ProblemEntry], *, ends_told: bool) -> str:
     """Return what was counted over the problems of the verdict, in one line; `ends_told` as in `_problem_rows`."""
-    total, right, unparsed, missing = (
-        format_number(sum(getattr(problem, f"num_{what}") for problem in problems))
-        for what in ("samples", "correct", "unparsed", "missing")
-    )
-    truncated = sum(problem.num_truncated for problem in problems)
-    unfinished = sum(problem.num_unfinished_thoughts for problem in problems)
-    thought, tokens = (sum(getattr(problem, f"num_{what}") for problem in problems) for what in ("thought_tokens", "tokens"))
+
+    def add_up(*names: str) -> list[int]:
+        return [sum(map(attrgetter(f"num_{name}"), problems)) for name in names]
+
+    total, right, unparsed, missing = map(format_number, add_up("samples", "correct", "unparsed", "missing"))
+    truncated, unfinished, thought, tokens = add_up("truncated", "unfinished_thoughts", "thought_tokens", "tokens")
     counts = f"{total} samples with a known outcome: {right} right, {unparsed} unparsed"
     if ends_told or truncated:
         counts += f", {format_number(truncated)} truncated" + ("" if ends_told else " (or more: the source does not tell of all)")

@@ -34,7 +34,7 @@ MARK = b"posttrain_crc32:"
 """What stands before the checksum of a parquet file."""
 _NO_CHECKSUM = b"0" * 8
 _LONG = 200
-"""Entries of a list from which on each stands on one line."""
+"""Entries of a list or an object from which on each stands on one line."""
 _AS_IN_JSON = frozenset({str, int, bool, NoneType})
 """Types whose values JSON has as they are."""
 _STRING = frozenset({str})
@@ -85,9 +85,12 @@ def write_content(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _lay_out(value: Any, margin: str = "\n") -> Iterator[str]:
-    """Yield JSON with one value per line, as `indent=1` gives it; of long lists one entry per line."""
+    """Yield JSON with one value per line, as `indent=1` gives it; of long lists and objects one entry per line."""
     inner = margin + " "
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict) and len(value) > _LONG:
+        yield f"{{{inner}" + f",{inner}".join(f"{_encode(key)}: {to_json(held).decode()}" for key, held in value.items())
+        yield margin + "}"
+    elif isinstance(value, dict) and value:
         for begin, (key, held) in zip(chain("{", repeat(",")), value.items(), strict=False):
             yield f"{begin}{inner}{_encode(key)}: "
             yield from _lay_out(held, inner)

@@ -202,6 +202,8 @@ class RolloutTable:
 
     def places(self, problem_ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the [R] index of each rollout's problem among these ids, −1 where it is none of them."""
+        if tuple(problem_ids) == self.problem_ids:
+            return self.problem.astype(np.int64)
         place = {problem_id: i for i, problem_id in enumerate(problem_ids)}
         return np.array([place.get(problem_id, -1) for problem_id in self.problem_ids], dtype=np.int64)[self.problem]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from posttrain.diagnose.behaviors.row_contents import as_metadata
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.chat_messages import find_prompt
 from posttrain.diagnose.importing.finish_import import ProblemIds, Told, finish, refuse_unused
@@ -193,7 +194,7 @@ def _most_likely(document: Mapping[str, Any], response: Mapping[str, Any]) -> st
 def _metadata(document: Mapping[str, Any]) -> dict[str, Any]:
     specific, choices = document.get("specific"), _list(document, "choices")
     found = {key: value for key, value in specific.items() if value is not None} if isinstance(specific, dict) else {}
-    return {**found, **({"choices": list(choices)} if len(choices) > 1 else {})}
+    return as_metadata({**found, **({"choices": list(choices)} if len(choices) > 1 else {})})
 
 
 def _model_of(path: Path) -> str:

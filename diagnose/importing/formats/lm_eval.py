@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.finish_import import Told, finish, refuse_unused
 from posttrain.diagnose.importing.formats.lm_eval_results import TaskResults, read_results
 from posttrain.diagnose.importing.formats.lm_eval_rows import BYPASS, WANTED, DocumentRow, Grading, describe
-from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
+from posttrain.diagnose.importing.imported import UNKNOWN_MODEL, Format, ImportedSample, ImportedSamples, ReadOptions, Untold
 from posttrain.diagnose.importing.source_rows import RowReader, find_files
 from posttrain.diagnose.strict_settings import unknown
 from posttrain.diagnose.types import Note, Sampling
@@ -55,10 +56,16 @@ def read_lm_eval(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples
     samples: list[ImportedSample] = []
     samplings: set[Sampling | None] = set()
     readers: list[TaskReader] = []
+    models = {file.model for file in files}
     for file in files:
         group = behavior if behavior in file.results.groups else None
         reader = TaskReader(
-            file=file, behavior=group or file.task, group=file.task if group else None, metric=metric, filter=filter_
+            file=file,
+            behavior=group or file.task,
+            group=file.task if group else None,
+            policy=file.model if len(models) > 1 else "",
+            metric=metric,
+            filter=filter_,
         )
         samples += reader.read(notes)
         samplings |= reader.samplings
@@ -66,6 +73,7 @@ def read_lm_eval(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples
     notes += _notes_of_all(readers, samplings)
     told = Told(
         format="lm-eval",
+        model=(models.pop() if len(models) == 1 else "") or UNKNOWN_MODEL,
         version=next((file.results.version for file in files if file.results.version), ""),
         sampling=samplings.pop() if len(samplings) == 1 else None,
         untold=frozenset({Untold.PROBLEM_IDS} if any(reader.without_ids for reader in readers) else ()),
@@ -81,6 +89,8 @@ class TaskReader:
     file: SampleFile
     behavior: str
     group: str | None
+    policy: str
+    """The model where files are of several."""
     metric: str | None
     """The one that the user chose, then the one that is taken."""
     filter: str | None
@@ -91,10 +101,8 @@ class TaskReader:
     without_ids: bool = False
     _filters: dict[str, None] = field(default_factory=dict)
     _metrics: dict[str, None] = field(default_factory=dict)
-    _documents: set[tuple[str, str]] = field(default_factory=set)
-    """Number and problem of each."""
-    _said: set[tuple[str, str, int]] = field(default_factory=set)
-    """The same with what was said to it."""
+    _responses: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+    """What each row of a document has as responses, by number and problem of the document."""
     _problems: set[str] = field(default_factory=set)
     _same: int = 0
     """Documents that repeat another one of the file."""
@@ -146,16 +154,15 @@ class TaskReader:
         self._metrics |= dict.fromkeys(row.metrics)
         if self.metric is None:
             self.metric = self._first_metric(row)
-        problem, number = row.problem, repr(row.row.get("doc_id"))
-        document, said = (number, problem), (number, problem, hash(repr(row.row.get("resps"))))
-        if said in self._said:  # written twice, as processes that share a task may
+        problem, said = row.problem, row.row.get("resps")
+        before = self._responses.setdefault((repr(row.row.get("doc_id")), problem), [])
+        if before and repr(said) in map(repr, before):  # written twice, as processes that share a task may
             self._repeated += 1
             return
         is_new = problem not in self._problems
-        self._again += document in self._documents
-        self._same += not is_new and document not in self._documents
-        self._said.add(said)
-        self._documents.add(document)
+        self._again += bool(before)
+        self._same += not is_new and not before
+        before.append(said)
         self._problems.add(problem)
         self.without_ids |= not row.document and not row.row.get("doc_hash")
         graded_by = None if self.metric == BYPASS else self.metric
@@ -176,7 +183,7 @@ class TaskReader:
                 answer=answers[0] if answers else "",
                 answers=answers[1:],
                 group=self.group,
-                policy=self.file.model,
+                policy=self.policy,
                 metadata=metadata,
             )
 

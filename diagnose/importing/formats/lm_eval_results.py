@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ _VOTES = re.compile(r"maj(?:ority)?[@_-]|vote|consensus", re.IGNORECASE)
 _VOTING = frozenset({"majority_vote", "consensus"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TaskResults:
     """What is known of one task beside its documents; empty where there is no such file."""
 
@@ -36,7 +37,7 @@ class TaskResults:
         found = _MODEL_ARGUMENTS.search(arguments) if isinstance(arguments, str) else None
         return found[1].strip() if found else ""
 
-    @property
+    @cached_property
     def engine(self) -> str:
         """Return what sampled: `hf`, `vllm`, `local-completions`, ..."""
         return str(self._config.get("model") or "")

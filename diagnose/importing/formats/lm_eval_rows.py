@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from posttrain.diagnose.errors import SourceError
@@ -54,7 +55,7 @@ class Response:
     score: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DocumentRow:
     """A document under one filter, with every response to it."""
 
@@ -116,7 +117,7 @@ class DocumentRow:
         """Return what the model was given for the first request."""
         return read_context(self.requests[0][0], self.row.where) if self.requests and self.requests[0] else None
 
-    @property
+    @cached_property
     def requests(self) -> list[list[Any]]:
         """Return the arguments of each request."""
         found = self.row.get("arguments")
