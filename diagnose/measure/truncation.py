@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from posttrain.diagnose.types import Behavior, PathScore, Rollout, ValidityCode
 
 _BLANK_LINE = "\n\n"
 _LONGEST_PERIOD = 32
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _MOST_PROMPTS = 64
 """Prompts whose length is looked at."""
 
@@ -103,6 +105,21 @@ def is_looping(token_ids: Sequence[int]) -> bool:
         all(half[i] == half[i - period] for i in range(period, len(half)))
         for period in range(1, min(_LONGEST_PERIOD, len(half) // 3) + 1)
     )
+
+
+def repeats_itself(behavior: Behavior, rollout: Rollout) -> bool:
+    """Return whether a sample goes on without end: as `is_looping`, or with a text that is the same again and again but for its numbers.
+
+    Steps of a long calculation may differ in their numbers alone, so that such a text counts only where references tell how long an answer may
+    be; the limit is at least twice as long. It stands three times at least in the last third of the sample.
+    """
+    if is_looping(rollout.token_ids):
+        return True
+    if not behavior.has_references:
+        return False
+    text = _NUMBER.sub("0", rollout.text)
+    end = text[-(len(text) // 3) :]
+    return any(end[period:] == end[:-period] for period in range(1, len(end) // 3 + 1))
 
 
 def _mostly(rollouts: Sequence[Rollout], holds: Callable[[Rollout], bool]) -> bool:

@@ -15,7 +15,7 @@ from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import RunError, SettingsError
 from posttrain.diagnose.measure.check_values import Checked, Failure, counted
 from posttrain.diagnose.measure.format_check import as_given
-from posttrain.diagnose.measure.truncation import explain_truncated, explain_unfinished, is_looping
+from posttrain.diagnose.measure.truncation import ending_probability, explain_truncated, explain_unfinished, repeats_itself
 from posttrain.diagnose.measure.unread_samples import UnreadSamples, explain_unread, show_unread
 from posttrain.diagnose.measure.validity_checks import with_format_check
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
@@ -68,6 +68,9 @@ def judge_pilot(
     shown = UnreadSamples()
     if num >= _FEWEST and max(len(truncated), len(unread), len(unfinished)) > most:
         formats = score_formats()
+        if ending_probability(as_given(formats)) >= thresholds.never_ends:
+            # The model ends such answers: what repeats itself in greedy decoding may well come to an end when it is sampled.
+            truncated = [one for one in truncated if not repeats_itself(behavior, one)]
         if len(unfinished) > most:
             failures.append(
                 explain_unfinished(behavior, engine, f"{len(unfinished)} of {num} pilot samples (max_tokens={limit})")
@@ -97,7 +100,7 @@ def needs_longer(behavior: Behavior, engine: Engine, rollouts: Sequence[Rollout]
 
     Those that repeat themselves, or go on with a question of their own, would not; a thought that was cut off would.
     """
-    truncated = [one for one in rollouts if one.truncated and not is_looping(one.token_ids)]
+    truncated = [one for one in rollouts if one.truncated and not repeats_itself(behavior, one)]
     if len(truncated) <= most * len(rollouts):
         return False
     unscored: tuple[PathScore, ...] = ()  # without these no threshold counts

@@ -32,7 +32,8 @@ class RunPlan:
     @property
     def all_lines(self) -> tuple[str, ...]:
         """Return the lines with the sum of all behaviors."""
-        return (*self.lines, f"in all at most {self.samples:,} samples and {self.max_tokens:,} tokens")
+        total = f"in all at most {self.samples:,} samples and {self.max_tokens:,} tokens"
+        return (*self.lines, f"{total}; --limit takes fewer problems, --samples fewer samples of each")
 
 
 def plan_run(request: DiagnoseRequest) -> RunPlan:

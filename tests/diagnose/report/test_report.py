@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers.report_files import compare_file, diagnosis_file
 
@@ -97,6 +98,11 @@ def shown(html: str) -> str:
     return re.sub(r"<svg .*?</svg>", "<svg/>", body, flags=re.DOTALL)
 
 
+def words_and_shares(page: str) -> tuple[list[str], list[int]]:
+    """Split a page at its percentages."""
+    return re.split(r"\d+ %", page), [int(share) for share in re.findall(r"(\d+) %", page)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_pages_are_those_of_the_golden_files(kind: str, request: pytest.FixtureRequest) -> None:
     folder, html, markdown = request.getfixturevalue(kind)
@@ -106,7 +112,10 @@ def test_the_pages_are_those_of_the_golden_files(kind: str, request: pytest.Fixt
         if os.environ.get("POSTTRAIN_WRITE_GOLDEN"):
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
-        assert text == path.read_text()
+        (words, shares), (golden_words, golden_shares) = words_and_shares(text), words_and_shares(path.read_text())
+        assert words == golden_words
+        # Likelihoods are maximized in single precision: on another processor a share may be rounded otherwise.
+        assert np.abs(np.subtract(shares, golden_shares)).max(initial=0) <= 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
