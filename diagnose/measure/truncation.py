@@ -17,6 +17,7 @@ from posttrain.diagnose.types import Behavior, PathScore, Rollout, ValidityCode
 
 _BLANK_LINE = "\n\n"
 _LONGEST_PERIOD = 32
+_MANY_TOKENS = 512
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _MOST_PROMPTS = 64
 """Prompts whose length is looked at."""
@@ -110,12 +111,12 @@ def is_looping(token_ids: Sequence[int]) -> bool:
 def repeats_itself(behavior: Behavior, rollout: Rollout) -> bool:
     """Return whether a sample goes on without end: as `is_looping`, or with a text that is the same again and again but for its numbers.
 
-    Steps of a long calculation may differ in their numbers alone, so that such a text counts only where references tell how long an answer may
-    be; the limit is at least twice as long. It stands three times at least in the last third of the sample.
+    Steps of a calculation may differ in their numbers alone, so that such a text counts only in samples of 512 tokens or more, where references tell how
+    long an answer may be. It stands three times at least in the last third of the sample.
     """
     if is_looping(rollout.token_ids):
         return True
-    if not behavior.has_references:
+    if not behavior.has_references or len(rollout.token_ids) < _MANY_TOKENS:
         return False
     text = _NUMBER.sub("0", rollout.text)
     end = text[-(len(text) // 3) :]

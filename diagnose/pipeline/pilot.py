@@ -59,7 +59,7 @@ def judge_pilot(
         thresholds: Their share that is too much.
         score_formats: Scores references with the prompt in several formats, where they can be; asked only where something is wrong.
     """
-    truncated = [one for one in rollouts if one.truncated]
+    truncated = unended = [one for one in rollouts if one.truncated]
     unread = [one for one in rollouts if _is_unread(one, behavior.measure.success)]
     unfinished = [one for one in rollouts if one.grade.status is GradeStatus.UNFINISHED_THOUGHT]
     num, most, limit = len(rollouts), thresholds.max_pilot * len(rollouts), behavior.sampling.max_tokens
@@ -70,14 +70,14 @@ def judge_pilot(
         formats = score_formats()
         if ending_probability(as_given(formats)) >= thresholds.never_ends:
             # The model ends such answers: what repeats itself in greedy decoding may well come to an end when it is sampled.
-            truncated = [one for one in truncated if not repeats_itself(behavior, one)]
+            unended = [one for one in truncated if not repeats_itself(behavior, one)]
         if len(unfinished) > most:
             failures.append(
                 explain_unfinished(behavior, engine, f"{len(unfinished)} of {num} pilot samples (max_tokens={limit})")
             )
-        elif len(truncated) > most:
-            ran = f"{len(truncated)} of {num} pilot samples ran into max_tokens={limit}"
-            failures.append(explain_truncated(behavior, engine, thresholds, truncated, as_given(formats), ran))
+        elif len(unended) > most:
+            ran = f"{len(unended)} of {num} pilot samples ran into max_tokens={limit}"
+            failures.append(explain_truncated(behavior, engine, thresholds, unended, as_given(formats), ran))
         if len(unread) > most:
             shown = show_unread(behavior.problems, unread)
             failures.append(explain_unread(behavior, f"{len(unread)} of {num} pilot samples", shown))

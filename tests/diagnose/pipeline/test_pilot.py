@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers.token_counter import TokenCounter
 
@@ -17,10 +18,21 @@ from posttrain.diagnose import load_behavior
 from posttrain.diagnose.engines.scripted import ScriptedEngine
 from posttrain.diagnose.measure.truncation import is_looping
 from posttrain.diagnose.pipeline.assemble import assemble
+from posttrain.diagnose.pipeline.pilot import judge_pilot
 from posttrain.diagnose.storage.diagnosis_json import DiagnosisFile
 from posttrain.diagnose.storage.rollout_table import GREEDY
 from posttrain.diagnose.storage.run_directory import RunDirectory
-from posttrain.diagnose.types import Bottleneck, ValidityCode
+from posttrain.diagnose.thresholds import Thresholds
+from posttrain.diagnose.types import (
+    Bottleneck,
+    Grade,
+    GradeStatus,
+    PathScore,
+    Rollout,
+    Split,
+    StopReason,
+    ValidityCode,
+)
 
 LONG = "first " + ", then ".join(f"step {i}" for i in range(40))
 
@@ -132,6 +144,25 @@ def test_a_model_that_often_fails_and_stops_is_measured(folder: Path) -> None:
     engine = ScriptedEngine.for_behaviors(behaviors, 0.02)
     run = diagnose.run("m", behaviors, out="out", engine=engine, samples=64, probes=["none"])
     assert run["short"].diagnosis.bottleneck is not Bottleneck.INVALID
+
+
+@pytest.mark.parametrize(("ending", "codes"), [(0.05, []), (0.001, [ValidityCode.NO_END])])
+def test_greedy_loops_stop_no_behavior_whose_answers_the_model_ends(
+    folder: Path, ending: float, codes: list[ValidityCode]
+) -> None:
+    """In sampled text what loops in greedy decoding may come to an end."""
+    behavior = load_behavior("short.yaml")
+    loop = Rollout(
+        behavior="short", problem_id="p0", split=Split.EVAL, sample_index=0, decoding=GREEDY, token_ids=(7, 8) * 16, policy_logprobs=None,
+        sampler_logprobs=None, stop=StopReason.LENGTH, text="so " * 16, grade=Grade(status=GradeStatus.SCORED, score=0.0), engine="e",
+    )  # fmt: skip
+    path = PathScore(
+        behavior="short", problem_id="p0", split=Split.EVAL, reference_index=0, token_ids=(5, 0), token_texts=("1", ""), engine="e",
+        token_steps=np.zeros(2, dtype=np.int32), policy_logprobs=np.log([0.5, ending]), ranks=np.zeros(2, dtype=np.int32),
+    )  # fmt: skip
+    engine = ScriptedEngine.for_behaviors([behavior], 0.1)
+    found = judge_pilot(behavior, engine, [loop] * 8, Thresholds(), lambda: [path])
+    assert (found.entry.num_truncated, list(found.entry.codes)) == (8, codes)
 
 
 def test_loops_are_told_from_long_texts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,17 @@ def test_the_limit_is_twice_the_longest_reference(tmp_path: Path, length: int, l
 def test_references_that_most_samples_overrun_are_where_the_pilot_begins(tmp_path: Path) -> None:
     behavior = load_behavior(write_rows(tmp_path, reference=40))
     assert measure(behavior, tmp_path / "out", engine_of(behavior, long_text(200))) == (512, LimitSource.PILOT)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "limit"), [("step {} of it, ", 512), ("{0} words and {0} more of step {0}{0}{0}{0}{0}, ", 512), ("{}", 4096)]
+)
+def test_what_goes_on_and_on_but_for_its_numbers_raises_no_limit(tmp_path: Path, wrong: str, limit: int) -> None:
+    """Beyond references that take half of 512 tokens; a text without an end that is another one all the time may come to it."""
+    behavior = load_behavior(write_rows(tmp_path, reference=256))
+    words = random.Random(0).choices("abcdefgh ", k=9000)
+    text = "".join(words) if wrong == "{}" else "".join(wrong.format(i) for i in range(2000))
+    assert find(behavior, engine_of(behavior, text), tmp_path / "out") == limit
 
 
 @pytest.mark.parametrize(("num_long", "limit", "source"), [(1, 128, LimitSource.REFERENCES), (2, 512, LimitSource.PILOT)])

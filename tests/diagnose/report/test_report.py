@@ -11,7 +11,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from helpers.report_files import compare_file, diagnosis_file
 
@@ -98,9 +97,19 @@ def shown(html: str) -> str:
     return re.sub(r"<svg .*?</svg>", "<svg/>", body, flags=re.DOTALL)
 
 
-def words_and_shares(page: str) -> tuple[list[str], list[int]]:
-    """Split a page at its percentages."""
-    return re.split(r"\d+ %", page), [int(share) for share in re.findall(r"(\d+) %", page)]
+def assert_same_page(page: str, golden: str) -> None:
+    """Compare two pages: the words exactly, the numbers but for the last digit of one in fifty.
+
+    Likelihoods are maximized in single precision, so that on another processor an estimate may be rounded otherwise, wherever it stands.
+    """
+    number = re.compile(r"\d+(?:\.\d+)?")
+    assert number.split(page) == number.split(golden)
+    pairs = list(zip(number.findall(page), number.findall(golden), strict=True))
+    differing = [(one, other) for one, other in pairs if one != other]
+    assert len(differing) <= len(pairs) / 50
+    for one, other in differing:
+        last_digit = 10.0 ** -len(one.partition(".")[2])
+        assert abs(float(one) - float(other)) <= 1.01 * last_digit
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,10 +121,7 @@ def test_the_pages_are_those_of_the_golden_files(kind: str, request: pytest.Fixt
         if os.environ.get("POSTTRAIN_WRITE_GOLDEN"):
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
-        (words, shares), (golden_words, golden_shares) = words_and_shares(text), words_and_shares(path.read_text())
-        assert words == golden_words
-        # Likelihoods are maximized in single precision: on another processor a share may be rounded otherwise.
-        assert np.abs(np.subtract(shares, golden_shares)).max(initial=0) <= 1
+        assert_same_page(text, path.read_text())
 
 
 @pytest.mark.parametrize("kind", KINDS)
