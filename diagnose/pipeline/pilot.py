@@ -66,11 +66,11 @@ def judge_pilot(
     failures: list[Failure] = []
     checked: list[Checked] = []
     shown = UnreadSamples()
-    if num >= _FEWEST and max(len(truncated), len(unread), len(unfinished)) > most:
-        formats = score_formats()
-        if ending_probability(as_given(formats)) >= thresholds.never_ends:
-            # The model ends such answers: what repeats itself in greedy decoding may well come to an end when it is sampled.
-            unended = [one for one in truncated if not repeats_itself(behavior, one)]
+    formats = score_formats() if num >= _FEWEST and max(len(truncated), len(unread), len(unfinished)) > most else ()
+    if ending_probability(as_given(formats)) >= thresholds.never_ends:
+        # The model ends such answers: what repeats itself in greedy decoding may well come to an end when it is sampled.
+        unended = [one for one in truncated if not repeats_itself(behavior, one)]
+    if num >= _FEWEST and max(len(unended), len(unread), len(unfinished)) > most:
         if len(unfinished) > most:
             failures.append(
                 explain_unfinished(behavior, engine, f"{len(unfinished)} of {num} pilot samples (max_tokens={limit})")

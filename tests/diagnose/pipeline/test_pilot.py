@@ -162,7 +162,7 @@ def test_greedy_loops_stop_no_behavior_whose_answers_the_model_ends(
     )  # fmt: skip
     engine = ScriptedEngine.for_behaviors([behavior], 0.1)
     found = judge_pilot(behavior, engine, [loop] * 8, Thresholds(), lambda: [path])
-    assert (found.entry.num_truncated, list(found.entry.codes)) == (8, codes)
+    assert (found.entry.num_truncated, list(found.entry.codes), bool(found.checked)) == (8, codes, bool(codes))
 
 
 def test_loops_are_told_from_long_texts() -> None:
