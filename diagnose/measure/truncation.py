@@ -109,7 +109,7 @@ def is_looping(token_ids: Sequence[int]) -> bool:
 
 
 def repeats_itself(behavior: Behavior, rollout: Rollout) -> bool:
-    """Return whether a sample goes on without end: as `is_looping`, or with a text that is the same again and again but for its numbers.
+    """Return whether a sample goes on without end: as `is_looping`, or with one text over and over but for its numbers.
 
     Steps of a calculation may differ in their numbers alone, so that such a text counts only in samples of 512 tokens or more, where references tell how
     long an answer may be. It stands three times at least in the last third of the sample.

@@ -32,15 +32,21 @@ SYSTEM_ONLY = HEAD + OPENING.replace("add_generation_prompt", "add_generation_pr
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train a model that ends its answers in ChatML, and goes on with the next turn in the formats without an end token."""
+    """Train a model that ends its answers in ChatML, goes on with the next turn in the formats without an end token, and rambles in that of another model.
+
+    What it would write in a format that it never saw depends on how the processor rounds.
+    """
     tokenizer = character_tokenizer(CHATML)
     chats = []
     for index, (question, answer) in enumerate(PAIRS):
-        for template in (CHATML, NO_END, TEXT_END):
+        for template in (CHATML, NO_END, TEXT_END, OTHER):
             turn = {"role": "user", "content": question}
             prompt = tokenizer.apply_chat_template([turn], chat_template=template, tokenize=False, add_generation_prompt=True)
             if template == CHATML:
                 chats.append((prompt, answer + END))
+                continue
+            if template == OTHER:
+                chats.append((prompt, "so it goes " * 5))
                 continue
             following = PAIRS[(index + 1) % len(PAIRS)][0]
             turns = [turn, {"role": "assistant", "content": answer}, {"role": "user", "content": following}]
