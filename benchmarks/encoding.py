@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hardware import describe_processor
 from trl.data_utils import _tokenize
 
 from posttrain.diagnose.engines.base import BaseEngine
@@ -98,9 +99,7 @@ def timed(run: Callable[[], object]) -> tuple[float, float]:
 
 def hardware() -> str:
     """Describe processor, cores, memory and Python in one line."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}; load before the run {os.getloadavg()[0]:.1f}"
+    return f"{describe_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}; load before the run {os.getloadavg()[0]:.1f}"
 
 
 def measure(num_repetitions: int) -> list[str]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from engine_workload import describe, scoring_pairs, workload
+from hardware import describe_processor, memory_gib
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "reports" / "benchmarks" / "engines.md"
@@ -295,12 +296,7 @@ def alternate(part: str, options: argparse.Namespace, results: dict[str, Any], w
 
 def hardware() -> str:
     """Describe processor, cores used, memory and Python in one line."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    units = [name for name in ("avx512f", "avx512_bf16", "amx_bf16") if f" {name}" in flags]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model} ({', '.join(units)}), {CORES} cores used of {os.cpu_count()}, {memory:.0f} GiB of memory, Python {platform.python_version()}, {device()}"
+    return f"{describe_processor()}, {CORES} cores used of {os.cpu_count()}, {memory_gib():.0f} GiB of memory, Python {platform.python_version()}, {device()}"
 
 
 def device() -> str:

@@ -26,6 +26,8 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+from hardware import describe_processor
+
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "reports" / "benchmarks" / "import_speed.md"
 LM_EVAL = "evaluations/lm_eval/RylanSchaeffer__mem_Qwen3-93M/samples_math_perturbed_full_2026-01-21T03-44-18.458309.jsonl"
@@ -176,7 +178,7 @@ def main() -> None:
     page = [
         "# Importing 100,000 rows\n",
         "    python benchmarks/import_speed.py" + (" --shared" if shared else "") + "\n",
-        f"Python {platform.python_version()}, {os.cpu_count()} processors; one process for each command, its start and its figures included. {conditions}\n".replace(
+        f"{describe_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}; one process for each command, its start and its figures included. {conditions}\n".replace(
             " \n", "\n"
         ),
         "| rows | command | processor time | peak memory |",

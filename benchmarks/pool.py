@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+from hardware import describe_processor, memory_gib
 
 if TYPE_CHECKING:
     from posttrain.diagnose.engines.base import SampleRequest
@@ -31,10 +32,7 @@ GOAL = 1.8
 
 def hardware() -> str:
     """Describe processor, cores, memory and Python in one line."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB of memory, Python {platform.python_version()}"
+    return f"{describe_processor()}, {os.cpu_count()} cores, {memory_gib():.0f} GiB of memory, Python {platform.python_version()}"
 
 
 def worker_processes() -> list[psutil.Process]:

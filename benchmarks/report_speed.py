@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from hardware import describe_processor, memory_gib
 
 REPORT = Path(__file__).parents[1] / "reports" / "benchmarks" / "report_speed.md"
 BOOTSTRAPS = 2000
@@ -213,10 +214,7 @@ def measure(what: str, run: Path, repeats: int) -> dict[str, float]:
 
 def hardware() -> str:
     """One line: processor, cores used, memory, Python."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {len(os.sched_getaffinity(0))} cores used of {os.cpu_count()}, {memory:.0f} GiB of memory, Python {platform.python_version()}"
+    return f"{describe_processor()}, {len(os.sched_getaffinity(0))} cores used of {os.cpu_count()}, {memory_gib():.0f} GiB of memory, Python {platform.python_version()}"
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import resource
 import statistics
@@ -25,6 +24,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from hardware import describe_processor
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "reports" / "benchmarks" / "trainers.md"
@@ -271,7 +272,7 @@ def write_report(results: dict[str, Any]) -> None:
     from importlib.metadata import version
 
     about = (
-        f"SmolLM2-135M-Instruct on two cores ({_processor()}), fp32 weights, bf16 autocast, AdamW; torch {version('torch')}, transformers "
+        f"SmolLM2-135M-Instruct on two cores ({describe_processor()}), fp32 weights, bf16 autocast, AdamW; torch {version('torch')}, transformers "
         f"{version('transformers')}, TRL {version('trl')}. Medians over repetitions; within a repetition ours and TRL's ran one after the other. Memory is "
         "the largest resident set of the process, model and optimizer included."
     )
@@ -304,13 +305,6 @@ def write_report(results: dict[str, Any]) -> None:
     numbers = ", ".join(f"{part} {len(results[part])}" for part in PARTS if results.get(part))
     lines += ["", f"Repetitions: {numbers}. Compared with TRL's better setting where it has two (with packing and without)."]
     REPORT.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _processor() -> str:
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    return next(
-        (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")), platform.processor()
-    )
 
 
 def main() -> None:
