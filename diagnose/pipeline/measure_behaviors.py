@@ -222,15 +222,25 @@ class MeasurementRun:
         """Score, check and probe a behavior that is sampled to the end, and mark it as done."""
         settings, behavior, directory = self.settings, sampler.behavior, self.settings.directory
         plan = _describe_sampling(sampler, early, adaptive=settings.goal.adaptive)
-        if (measured := self._check_samples(sampler, early)) is not None:
+        if (samples := self._check_samples(sampler, early)) is not None:
             if NONE not in self.probe_run.names and self._is_long(sampler):
                 self._report_first(sampler, plan, "further probes")
+            measured = MeasuredBehavior(
+                behavior=behavior,
+                split=settings.split,
+                counts=sampler.counts,
+                posterior=posterior_of(
+                    sampler.counts, epsilon=behavior.measure.epsilon, thresholds=settings.thresholds, seed=settings.seed
+                ),
+                rollouts=sampler.rollouts,
+                paths=summarize_references(behavior, tuple(samples.paths)),
+            )
             run_probes(self.probe_run, measured, grader.grade, tokens_left=budget.left())
         self._record(budget, behavior, int(directory.rollout_table(behavior.name).num_tokens.sum()))
         directory.write_done(behavior.name, plan.to_json())
 
-    def _check_samples(self, sampler: BehaviorSampler, early: EarlyChecks) -> MeasuredBehavior | None:
-        """Score and check what is sampled of a behavior, store whether it can be believed, and return what probes ask about, if they can."""
+    def _check_samples(self, sampler: BehaviorSampler, early: EarlyChecks) -> SampledBehavior | None:
+        """Score and check what is sampled of a behavior, store whether it can be believed, and return it where probes can ask about it."""
         settings, behavior = self.settings, sampler.behavior
         samples = None if early.ended_code else self._score_samples(sampler)
         validity = check_validity(behavior, settings.engine, settings.thresholds, early.setup, samples)
@@ -247,16 +257,7 @@ class MeasurementRun:
         settings.directory.write_part("validity", behavior.name, ValidityEntry.model_validate(validity).to_json())
         if samples is None or not set(validity.failure_codes) <= {ValidityCode.UNREAD} or not sampler.counts.num_samples.any():
             return None
-        return MeasuredBehavior(
-            behavior=behavior,
-            split=settings.split,
-            counts=sampler.counts,
-            posterior=posterior_of(
-                sampler.counts, epsilon=behavior.measure.epsilon, thresholds=settings.thresholds, seed=settings.seed
-            ),
-            rollouts=sampler.rollouts,
-            paths=summarize_references(behavior, tuple(samples.paths)),
-        )
+        return samples
 
     def _score_samples(self, sampler: BehaviorSampler) -> SampledBehavior:
         """Return the samples of a behavior with what is scored beside them."""
