@@ -55,14 +55,14 @@ def pick_training_dtype(name: str, device: torch.device, capabilities: Mapping[s
     return torch.bfloat16 if found.get("amx_bf16") or found.get("bf16") else torch.float32
 
 
-def can_pack_bf16() -> bool:
-    """Tell whether oneDNN packs a bfloat16 weight and multiplies by it on this processor; it is tried once on a small one.
+def can_pack(dtype: torch.dtype) -> bool:
+    """Tell whether oneDNN packs a weight of a dtype and multiplies by it on this processor; it is tried on a small one.
 
-    Without AVX-512 or AVX-NE-CONVERT (most processors with AVX2 only) it raises.
+    In bfloat16 it raises without AVX-512 or AVX-NE-CONVERT (most processors with AVX2 only).
     """
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return False
-    weight = torch.ones(16, 16, dtype=torch.bfloat16)
+    weight = torch.ones(16, 16, dtype=dtype)
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, 16)
         torch.ops.mkldnn._linear_pointwise(weight, packed, None, "none", [], "")

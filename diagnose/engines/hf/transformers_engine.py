@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _LARGE_MODEL = 2 * 10**9
+# Above so many weights there is no second copy of them in float32.
+_PACKED_TWICE = 10**9
 
 
 class TransformersEngine(base.BaseEngine):
@@ -69,10 +71,8 @@ class TransformersEngine(base.BaseEngine):
         self._decodes = False
         """Whether the model was seen to decode as it runs in one pass."""
         if is_llama_like(model):
-            made = {
-                dtype: LlamaLayers(model, dtype, packed=dtype == torch.bfloat16 and self.device.type == "cpu")
-                for dtype in {sample, score}
-            }
+            packed = self._packed_dtypes(sample)
+            made = {dtype: LlamaLayers(model, dtype, packed=dtype in packed) for dtype in {sample, score}}
             self._sampling_layers, self._scoring_layers = made[sample], made[score]
         else:
             if score != model.dtype:
@@ -98,6 +98,13 @@ class TransformersEngine(base.BaseEngine):
             notes=tuple(f"slower sampling: {note}" for note in slower),
             logprob_tolerance=max(LOGPROB_TOLERANCE.get(sample, 1e-3), LOGPROB_TOLERANCE.get(score, 1e-3)),
         )
+
+    def _packed_dtypes(self, sample: torch.dtype) -> set[torch.dtype]:
+        """Return in which precisions weights are packed: on a processor what is sampled with, and bfloat16, of which there is a copy anyway."""
+        if self.device.type != "cpu":
+            return set()
+        num_weights = sum(p.numel() for p in self.model.parameters())
+        return {torch.bfloat16, sample} if num_weights <= _PACKED_TWICE else {torch.bfloat16}
 
     @classmethod
     def open(

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from posttrain.diagnose.engines.hardware import can_pack_bf16
+from posttrain.diagnose.engines.hardware import can_pack
 from posttrain.diagnose.engines.llama.kernels.choose import choose_kernels
 from posttrain.diagnose.engines.llama.kernels.torch_kernels import Kernels, Rotation
 from posttrain.diagnose.engines.llama.weights import LayerWeights, Linears, RmsNorm, Weight
@@ -92,9 +92,10 @@ class LlamaLayers:
         self.num_key_heads = attention.k_proj.out_features // self.width
         self.scaling = float(attention.scaling)
         self.is_copied = copied = packed or dtype != model.dtype
-        wants_packing = copied and dtype == torch.bfloat16 and self.device.type == "cpu"
-        packs = wants_packing and can_pack_bf16()
-        self.without_packing = "this processor has no bfloat16 units" if wants_packing and not packs else ""
+        on_processor = copied and self.device.type == "cpu"
+        packs = on_processor and can_pack(dtype)
+        emulated = on_processor and dtype == torch.bfloat16 and not packs
+        self.without_packing = "this processor has no bfloat16 units" if emulated else ""
         self.layers = [LayerWeights(layer, dtype, copied=copied, packs=packs) for layer in model.model.layers]
         self._head = Linears([model.lm_head], dtype, copied=copied, packs=packs)
         self._embedding = Weight(model.model.embed_tokens.weight, dtype)

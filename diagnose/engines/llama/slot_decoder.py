@@ -1,4 +1,4 @@
-"""Decodes samples of Llama-like models in bfloat16 on a processor, with the kernels in C.
+"""Decodes samples of Llama-like models on a processor, with the kernels in C.
 
 Keys and values of a prompt are held once for all its samples, those of a sample in a slot of its own; so a sample that ends leaves at
 once and another takes its place, without moving anything.

@@ -1,6 +1,6 @@
 """The weights of Llama-like models in some precision: the live ones where that is their own, else copies.
 
-Linear maps of one input are joined into one matrix, and packed as oneDNN wants them in bfloat16 on a processor.
+Linear maps of one input are joined into one matrix, and packed as oneDNN wants them on a processor.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from posttrain.diagnose.engines.base import Completion, SampleRequest, ScoreRequest
-from posttrain.diagnose.engines.hardware import can_pack_bf16
+from posttrain.diagnose.engines.hardware import can_pack
 from posttrain.diagnose.engines.hf.cached_decoder import CachedDecoder
 from posttrain.diagnose.engines.hf.path_scoring import score_packed, score_padded
 from posttrain.diagnose.engines.hf.sampling_loop import Decoder, SamplingLoop
@@ -305,7 +305,7 @@ def test_without_bfloat16_units_the_engine_does_not_pack(tiny_model: Path, monke
     same(sampled, engine.sample(requests(), FREE, seed="0"))
     monkeypatch.undo()
     units = engine_of(build("llama"), tiny_model, "bfloat16")
-    assert can_pack_bf16() == (not any("no bfloat16 units" in note for note in units.info.notes))
+    assert can_pack(torch.bfloat16) == (not any("no bfloat16 units" in note for note in units.info.notes))
 
 
 # -------------------------------------------------------------------------------------------------------------------- scoring

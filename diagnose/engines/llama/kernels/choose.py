@@ -6,8 +6,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from posttrain.diagnose.engines.llama.kernels.amx_attention import WIDTHS, load_amx_attention
-from posttrain.diagnose.engines.llama.kernels.c_kernels import LANES, SOURCE, CKernels
-from posttrain.diagnose.engines.llama.kernels.compiler import load_library
+from posttrain.diagnose.engines.llama.kernels.c_kernels import LANES, CKernels, computes, load_functions
 from posttrain.diagnose.engines.llama.kernels.torch_kernels import Kernels
 
 
@@ -17,14 +16,15 @@ def choose_kernels(config: PreTrainedConfig, head_width: int, dtype: torch.dtype
     Args:
         config: Of the model.
         head_width: Of its attention.
-        dtype: The precision; the functions in C take bfloat16.
+        dtype: The precision; the functions in C take bfloat16 and float32.
         device: Where the copies lie; the functions in C run on a processor.
     """
     widths = (head_width, config.hidden_size, config.intermediate_size)
-    fits = dtype == torch.bfloat16 and device.type == "cpu"
+    fits = computes(dtype) and device.type == "cpu"
     if not fits or config.hidden_act not in ("silu", "swish") or any(width % LANES for width in widths):
         return Kernels()
-    library, reason = load_library(SOURCE)
+    library, reason = load_functions(dtype)
     if library is None:
         return Kernels(f"functions in C are not used ({reason})")
-    return CKernels(library, load_amx_attention() if head_width % WIDTHS == 0 else None)
+    has_tiles = dtype == torch.bfloat16 and head_width % WIDTHS == 0
+    return CKernels(library, dtype, load_amx_attention() if has_tiles else None)

@@ -1,4 +1,4 @@
-"""Compiles a C file with the machine's own compiler, once per processor and text, and loads it.
+"""Compiles a C file with the machine's own compiler, once per processor, text and flags, and loads it.
 
 The library shares torch's OpenMP threads: it is linked against none, and finds the one that torch has loaded. Where there is no compiler,
 no OpenMP or a failure of any kind, `load_library` gives None and a reason, and the caller goes on in torch alone.
@@ -26,11 +26,12 @@ _OFF = "POSTTRAIN_NATIVE"
 
 
 @functools.cache
-def load_library(source: Path) -> tuple[ctypes.CDLL | None, str]:
+def load_library(source: Path, *flags: str) -> tuple[ctypes.CDLL | None, str]:
     """Load the functions of a C file; return None and the reason where that fails.
 
     Args:
         source: May include the headers of this folder.
+        flags: Of the compiler, beside the usual ones.
     """
     if os.environ.get(_OFF, "1") == "0":
         return None, f"{_OFF}=0"
@@ -39,7 +40,7 @@ def load_library(source: Path) -> tuple[ctypes.CDLL | None, str]:
         return None, "no C compiler (cc, gcc or clang)"
     try:
         _load_openmp()
-        return ctypes.CDLL(str(_compiled(source, compiler))), ""
+        return ctypes.CDLL(str(_compiled(source, compiler, flags))), ""
     except (OSError, subprocess.SubprocessError) as error:
         message = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
         return None, f"{source.name} does not compile or load: {(message.strip().splitlines() or ['no message'])[0]}"
@@ -53,10 +54,10 @@ def _load_openmp() -> None:
     ctypes.CDLL(str(found[0]) if found else "libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
 
 
-def _compiled(source: Path, compiler: str) -> Path:
+def _compiled(source: Path, compiler: str, flags: tuple[str, ...]) -> Path:
     """Return the shared library in the cache, compiled there first where it is missing; other processes may do so at the same time."""
     texts = [file.read_text(encoding="utf-8") for file in (source, *sorted(_HEADERS.glob("*.h")))]
-    about = [*texts, compiler, platform.machine(), _processor(), *_FLAGS]
+    about = [*texts, compiler, platform.machine(), _processor(), *_FLAGS, *flags]
     path = cache_dir() / "native" / f"{source.stem}-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.so"
     if path.exists():
         return path
@@ -64,7 +65,7 @@ def _compiled(source: Path, compiler: str) -> Path:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         object_file, library = Path(folder) / "library.o", Path(folder) / "library.so"
         for command in (
-            [compiler, *_FLAGS, "-fopenmp", "-I", str(_HEADERS), "-c", str(source), "-o", str(object_file)],
+            [compiler, *_FLAGS, *flags, "-fopenmp", "-I", str(_HEADERS), "-c", str(source), "-o", str(object_file)],
             [compiler, "-shared", str(object_file), "-o", str(library), "-lm"],
         ):
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)

@@ -1,4 +1,4 @@
-/* What Llama-like models do between their matrix products, in bfloat16 on a processor.
+/* What Llama-like models do between their matrix products, on a processor, with numbers of one type: bfloat16 or float (vectors.h).
 
    Every function takes dense arrays, computes in fp32 and gives the same numbers for every number of threads.
 
@@ -7,8 +7,8 @@
 
 #include "vectors.h"
 
-/* y [R, C] = the hidden states x [R, C] plus `delta` (bf16, or null), divided by their root mean square, times `weight` [C]. x keeps the sum. */
-void add_and_norm(int64_t rows, int64_t width, float *x, const bf16 *delta, const bf16 *weight, float epsilon, bf16 *y) {
+/* y [R, C] = the hidden states x [R, C] plus `delta` (or null), divided by their root mean square, times `weight` [C]. x keeps the sum. */
+void add_and_norm(int64_t rows, int64_t width, float *x, const number *delta, const number *weight, float epsilon, number *y) {
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
         float *row = x + r * width;
@@ -16,35 +16,35 @@ void add_and_norm(int64_t rows, int64_t width, float *x, const bf16 *delta, cons
         for (int64_t c = 0; c < width; c += LANES) {
             vec here = load(row + c);
             if (delta) {
-                here += load_bf16(delta + r * width + c);
+                here += load_number(delta + r * width + c);
                 store(row + c, here);
             }
             squares += here * here;
         }
         float inverse = 1.0f / sqrtf(sum(squares) / (float)width + epsilon);
-        for (int64_t c = 0; c < width; c += LANES) store_bf16(y + r * width + c, load(row + c) * inverse * load_bf16(weight + c));
+        for (int64_t c = 0; c < width; c += LANES) store_number(y + r * width + c, load(row + c) * inverse * load_number(weight + c));
     }
 }
 
 /* y [R, C] = silu(gate) · up, of gate_and_up [R, 2 C]. */
-void gate(int64_t rows, int64_t width, const bf16 *gate_and_up, bf16 *y) {
+void gate(int64_t rows, int64_t width, const number *gate_and_up, number *y) {
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
-        const bf16 *of_gate = gate_and_up + 2 * r * width, *of_up = of_gate + width;
+        const number *of_gate = gate_and_up + 2 * r * width, *of_up = of_gate + width;
         for (int64_t c = 0; c < width; c += LANES) {
-            vec x = load_bf16(of_gate + c);
-            store_bf16(y + r * width + c, x * sigmoid(x) * load_bf16(of_up + c));
+            vec x = load_number(of_gate + c);
+            store_number(y + r * width + c, x * sigmoid(x) * load_number(of_up + c));
         }
     }
 }
 
 /* One head [D] in place: divided by its root mean square where there is a weight for that, then rotated. */
-INLINE void rotate(float *head, int64_t width, const bf16 *weight, float epsilon, const float *cosine, const float *sine) {
+INLINE void rotate(float *head, int64_t width, const number *weight, float epsilon, const float *cosine, const float *sine) {
     if (weight) {
         vec squares = spread(0);
         for (int64_t d = 0; d < width; d += LANES) squares += load(head + d) * load(head + d);
         float inverse = 1.0f / sqrtf(sum(squares) / (float)width + epsilon);
-        for (int64_t d = 0; d < width; d += LANES) store(head + d, load(head + d) * inverse * load_bf16(weight + d));
+        for (int64_t d = 0; d < width; d += LANES) store(head + d, load(head + d) * inverse * load_number(weight + d));
     }
     int64_t half = width / 2, d = 0;
     for (; d + LANES <= half; d += LANES) {
@@ -60,19 +60,19 @@ INLINE void rotate(float *head, int64_t width, const bf16 *weight, float epsilon
 }
 
 /* y [N, heads, D]: heads of x, rotated (and normalised, where there is a weight) and scaled. Row n of x begins at n · stride. */
-void rotate_heads(int64_t tokens, int64_t heads, int64_t width, const bf16 *x, int64_t stride, const float *cosine, const float *sine,
-                  const bf16 *weight, float epsilon, float scaling, bf16 *y) {
+void rotate_heads(int64_t tokens, int64_t heads, int64_t width, const number *x, int64_t stride, const float *cosine, const float *sine,
+                  const number *weight, float epsilon, float scaling, number *y) {
 #pragma omp parallel
     {
         float *head = aligned_alloc(64, sizeof(float) * (size_t)width);
 #pragma omp for schedule(static)
         for (int64_t token = 0; token < tokens; token++) {
             for (int64_t h = 0; h < heads; h++) {
-                const bf16 *from = x + token * stride + h * width;
-                bf16 *to = y + (token * heads + h) * width;
-                for (int64_t d = 0; d < width; d += LANES) store(head + d, load_bf16(from + d));
+                const number *from = x + token * stride + h * width;
+                number *to = y + (token * heads + h) * width;
+                for (int64_t d = 0; d < width; d += LANES) store(head + d, load_number(from + d));
                 rotate(head, width, weight, epsilon, cosine + token * width, sine + token * width);
-                for (int64_t d = 0; d < width; d += LANES) store_bf16(to + d, load(head + d) * scaling);
+                for (int64_t d = 0; d < width; d += LANES) store_number(to + d, load(head + d) * scaling);
             }
         }
         free(head);
@@ -80,12 +80,12 @@ void rotate_heads(int64_t tokens, int64_t heads, int64_t width, const bf16 *x, i
 }
 
 /* Scores of `heads` ≤ 4 queries [D] with the keys of `tiles` tiles; row h of the scores begins at h · stride. */
-INLINE void score_few(const int heads, int64_t tiles, int64_t width, const float *q, const bf16 *keys, float *scores, int64_t stride) {
+INLINE void score_few(const int heads, int64_t tiles, int64_t width, const float *q, const number *keys, float *scores, int64_t stride) {
     for (int64_t tile = 0; tile < tiles; tile++, keys += width * LANES) {
         vec even[4], odd[4];
         for (int h = 0; h < heads; h++) even[h] = odd[h] = spread(0);
         for (int64_t d = 0; d < width; d += 2) {
-            vec first = load_bf16(keys + d * LANES), second = load_bf16(keys + (d + 1) * LANES);
+            vec first = load_number(keys + d * LANES), second = load_number(keys + (d + 1) * LANES);
             for (int h = 0; h < heads; h++) {
                 even[h] += first * q[h * width + d];
                 odd[h] += second * q[h * width + d + 1];
@@ -96,20 +96,20 @@ INLINE void score_few(const int heads, int64_t tiles, int64_t width, const float
 }
 
 /* Adds to out [heads, D] the values [tokens, D] by their weights. */
-INLINE void average_few(const int heads, int64_t tokens, int64_t width, const float *weights, int64_t stride, const bf16 *values, float *out) {
+INLINE void average_few(const int heads, int64_t tokens, int64_t width, const float *weights, int64_t stride, const number *values, float *out) {
     for (int64_t d = 0; d < width; d += LANES) {
         vec even[4], odd[4];
         for (int h = 0; h < heads; h++) even[h] = load(out + h * width + d), odd[h] = spread(0);
         int64_t t = 0;
         for (; t + 1 < tokens; t += 2) {
-            vec first = load_bf16(values + t * width + d), second = load_bf16(values + (t + 1) * width + d);
+            vec first = load_number(values + t * width + d), second = load_number(values + (t + 1) * width + d);
             for (int h = 0; h < heads; h++) {
                 even[h] += first * weights[h * stride + t];
                 odd[h] += second * weights[h * stride + t + 1];
             }
         }
         if (t < tokens)
-            for (int h = 0; h < heads; h++) even[h] += load_bf16(values + t * width + d) * weights[h * stride + t];
+            for (int h = 0; h < heads; h++) even[h] += load_number(values + t * width + d) * weights[h * stride + t];
         for (int h = 0; h < heads; h++) store(out + h * width + d, even[h] + odd[h]);
     }
 }
@@ -124,20 +124,20 @@ INLINE void average_few(const int heads, int64_t tokens, int64_t width, const fl
         else { call(1); }                            \
     }
 
-static void score(int64_t heads, int64_t tiles, int64_t width, const float *q, const bf16 *keys, float *scores, int64_t stride) {
+static void score(int64_t heads, int64_t tiles, int64_t width, const float *q, const number *keys, float *scores, int64_t stride) {
 #define CALL(n) score_few(n, tiles, width, q + h * width, keys, scores + h * stride, stride)
     BY_FOURS(CALL, heads)
 #undef CALL
 }
 
-static void average(int64_t heads, int64_t tokens, int64_t width, const float *weights, int64_t stride, const bf16 *values, float *out) {
+static void average(int64_t heads, int64_t tokens, int64_t width, const float *weights, int64_t stride, const number *values, float *out) {
 #define CALL(n) average_few(n, tokens, width, weights + h * stride, stride, values, out + h * width)
     BY_FOURS(CALL, heads)
 #undef CALL
 }
 
 /* Asks for memory that is read soon. */
-INLINE void fetch(const bf16 *at, int64_t num) {
+INLINE void fetch(const number *at, int64_t num) {
     for (const char *line = (const char *)at, *end = (const char *)(at + num); line < end; line += 64) __builtin_prefetch(line, 0, 3);
 }
 
@@ -151,10 +151,10 @@ INLINE void fetch(const bf16 *at, int64_t num) {
    prompt_keys, prompt_values, prompt_length  [R] addresses of [layers, K, tiles, D, 16] and [layers, K, length, D], and the length.
    out                [R, H, D].
    Returns 0, or 1 where memory is lacking. */
-int attend(int64_t rows, int64_t heads, int64_t key_heads, int64_t width, int64_t slots, int64_t layer, const bf16 *qkv,
-           const float *cosine, const float *sine, const bf16 *query_norm, const bf16 *key_norm, float epsilon, float scaling,
-           bf16 *own_keys, bf16 *own_values, int64_t columns, const int64_t *slot, const int64_t *written,
-           const int64_t *prompt_keys, const int64_t *prompt_values, const int64_t *prompt_length, bf16 *out) {
+int attend(int64_t rows, int64_t heads, int64_t key_heads, int64_t width, int64_t slots, int64_t layer, const number *qkv,
+           const float *cosine, const float *sine, const number *query_norm, const number *key_norm, float epsilon, float scaling,
+           number *own_keys, number *own_values, int64_t columns, const int64_t *slot, const int64_t *written,
+           const int64_t *prompt_keys, const int64_t *prompt_values, const int64_t *prompt_length, number *out) {
     int64_t group = heads / key_heads, most = 0;
     for (int64_t r = 0; r < rows; r++) {
         int64_t padded = (prompt_length[r] + LANES - 1) / LANES * LANES + (written[r] + LANES) / LANES * LANES;
@@ -179,26 +179,26 @@ int attend(int64_t rows, int64_t heads, int64_t key_heads, int64_t width, int64_
                 fetch(own_keys + there, num);
                 fetch(own_values + there, num);
             }
-            const bf16 *row = qkv + r * (heads + 2 * key_heads) * width;
+            const number *row = qkv + r * (heads + 2 * key_heads) * width;
             const float *cosines = cosine + r * width, *sines = sine + r * width;
             for (int64_t h = 0; h < group; h++) {
                 float *mine = q + h * width;
-                for (int64_t d = 0; d < width; d += LANES) store(mine + d, load_bf16(row + (head * group + h) * width + d));
+                for (int64_t d = 0; d < width; d += LANES) store(mine + d, load_number(row + (head * group + h) * width + d));
                 rotate(mine, width, query_norm, epsilon, cosines, sines);
                 for (int64_t d = 0; d < width; d += LANES) store(mine + d, load(mine + d) * scaling);
             }
-            for (int64_t d = 0; d < width; d += LANES) store(key + d, load_bf16(row + (heads + head) * width + d));
+            for (int64_t d = 0; d < width; d += LANES) store(key + d, load_number(row + (heads + head) * width + d));
             rotate(key, width, key_norm, epsilon, cosines, sines);
 
             int64_t length = prompt_length[r], tiles = (length + LANES - 1) / LANES, before = tiles * LANES;
             int64_t own = written[r] + 1, own_tiles = (own + LANES - 1) / LANES, all = before + own_tiles * LANES;
             int64_t place = ((layer * slots + slot[r]) * key_heads + head) * columns * width;
-            bf16 *mine_k = own_keys + place, *mine_v = own_values + place;
-            bf16 *tile = mine_k + (own - 1) / LANES * LANES * width;
-            for (int64_t d = 0; d < width; d++) tile[d * LANES + (own - 1) % LANES] = to_bf16(key[d]);
-            memcpy(mine_v + (own - 1) * width, row + (heads + key_heads + head) * width, sizeof(bf16) * (size_t)width);
-            const bf16 *theirs_k = (const bf16 *)prompt_keys[r] + (layer * key_heads + head) * before * width;
-            const bf16 *theirs_v = (const bf16 *)prompt_values[r] + (layer * key_heads + head) * length * width;
+            number *mine_k = own_keys + place, *mine_v = own_values + place;
+            number *tile = mine_k + (own - 1) / LANES * LANES * width;
+            for (int64_t d = 0; d < width; d++) tile[d * LANES + (own - 1) % LANES] = to_number(key[d]);
+            memcpy(mine_v + (own - 1) * width, row + (heads + key_heads + head) * width, sizeof(number) * (size_t)width);
+            const number *theirs_k = (const number *)prompt_keys[r] + (layer * key_heads + head) * before * width;
+            const number *theirs_v = (const number *)prompt_values[r] + (layer * key_heads + head) * length * width;
 
             score(group, tiles, width, q, theirs_k, scores, all);
             score(group, own_tiles, width, q, mine_k, scores + before, all);
@@ -220,8 +220,8 @@ int attend(int64_t rows, int64_t heads, int64_t key_heads, int64_t width, int64_
             }
             average(group, length, width, scores, all, theirs_v, sums);
             average(group, own, width, scores + before, all, mine_v, sums);
-            bf16 *to = out + (r * heads + head * group) * width;
-            for (int64_t d = 0; d < group * width; d += LANES) store_bf16(to + d, load(sums + d));
+            number *to = out + (r * heads + head * group) * width;
+            for (int64_t d = 0; d < group * width; d += LANES) store_number(to + d, load(sums + d));
         }
         free(scratch);
     }
@@ -233,7 +233,7 @@ int attend(int64_t rows, int64_t heads, int64_t key_heads, int64_t width, int64_
    logits [R, V] of the policy, u [R] in [0, 1). Gives ids [R], and the log-probability of each under the policy and under the
    distribution that is sampled. The vocabulary is summed in blocks, in fp32 inside of one and in fp64 over them.
    Returns 0, or 1 where memory is lacking. */
-int pick_tokens(int64_t rows, int64_t vocabulary, const bf16 *logits, const double *u, float temperature, int64_t *ids, float *policy,
+int pick_tokens(int64_t rows, int64_t vocabulary, const number *logits, const double *u, float temperature, int64_t *ids, float *policy,
          float *sampler) {
     int64_t blocks = (vocabulary + BLOCK - 1) / BLOCK;
     int failed = 0;
@@ -247,7 +247,7 @@ int pick_tokens(int64_t rows, int64_t vocabulary, const bf16 *logits, const doub
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < rows; r++) {
             if (!sums) continue;
-            const bf16 *row = logits + r * vocabulary;
+            const number *row = logits + r * vocabulary;
             vec tops = spread(-INFINITY);
             for (int64_t t = 0; t < vocabulary; t += LANES) tops = larger(load_some(row + t, vocabulary - t), tops);
             float top = largest(tops);
@@ -298,11 +298,11 @@ int pick_tokens(int64_t rows, int64_t vocabulary, const bf16 *logits, const doub
 
 /* What logits [R, V] say of M tokens, each after some row: log-probability, rank (0 is the most likely), mass of the likelier tokens, and the
    log-probability of the most likely one. Sums as in `pick_tokens`. */
-void score_tokens(int64_t num, int64_t vocabulary, const bf16 *logits, const int64_t *rows, const int64_t *tokens, float *logprob,
+void score_tokens(int64_t num, int64_t vocabulary, const number *logits, const int64_t *rows, const int64_t *tokens, float *logprob,
                   int32_t *rank, float *mass, float *top_logprob) {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < num; i++) {
-        const bf16 *row = logits + rows[i] * vocabulary;
+        const number *row = logits + rows[i] * vocabulary;
         float chosen = to_float(row[tokens[i]]);
         vec tops = spread(-INFINITY);
         ivec likelier = {0};

@@ -1,4 +1,4 @@
-/* Vectors of 16 floats: loads, stores and conversions of bfloat16, e to the x.
+/* Vectors of 16 floats: loads, stores and conversions of bfloat16, the type of stored numbers, e to the x.
 
    They are the compiler's own (GCC, Clang), so the same text serves every processor. */
 
@@ -56,19 +56,11 @@ INLINE vec load_bf16(const bf16 *at) {
     return (vec)(to_32_bits(half) << 16);
 }
 
-INLINE float to_float(bf16 x) {
+INLINE float from_bf16(bf16 x) {
     uint32_t bits = (uint32_t)x << 16;
     float y;
     memcpy(&y, &bits, sizeof y);
     return y;
-}
-
-/* The next 16 numbers or, where fewer are left, those and −∞. */
-INLINE vec load_some(const bf16 *at, int64_t left) {
-    if (left >= LANES) return load_bf16(at);
-    vec x = spread(-INFINITY);
-    for (int64_t i = 0; i < left; i++) x[i] = to_float(at[i]);
-    return x;
 }
 
 /* To the nearest, ties to even; what is not a number stays so. */
@@ -84,6 +76,29 @@ INLINE bf16 to_bf16(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     return x != x ? 0x7fc0 : (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+/* What weights, keys and values are stored as, and what goes into products and comes out of them. */
+#ifdef NUMBERS_ARE_FLOATS
+typedef float number;
+INLINE vec load_number(const number *at) { return load(at); }
+INLINE void store_number(number *at, vec x) { store(at, x); }
+INLINE float to_float(number x) { return x; }
+INLINE number to_number(float x) { return x; }
+#else
+typedef bf16 number;
+INLINE vec load_number(const number *at) { return load_bf16(at); }
+INLINE void store_number(number *at, vec x) { store_bf16(at, x); }
+INLINE float to_float(number x) { return from_bf16(x); }
+INLINE number to_number(float x) { return to_bf16(x); }
+#endif
+
+/* The next 16 numbers or, where fewer are left, those and −∞. */
+INLINE vec load_some(const number *at, int64_t left) {
+    if (left >= LANES) return load_number(at);
+    vec x = spread(-INFINITY);
+    for (int64_t i = 0; i < left; i++) x[i] = to_float(at[i]);
+    return x;
 }
 
 INLINE float sum(vec x) {

@@ -9,8 +9,7 @@ from helpers.llama_models import build, tokens
 from posttrain.diagnose.engines.base import ScoreRequest
 from posttrain.diagnose.engines.hf.path_scoring import score_packed
 from posttrain.diagnose.engines.llama.kernels.amx_attention import load_amx_attention
-from posttrain.diagnose.engines.llama.kernels.c_kernels import SOURCE, CKernels
-from posttrain.diagnose.engines.llama.kernels.compiler import load_library
+from posttrain.diagnose.engines.llama.kernels.c_kernels import CKernels, load_functions
 from posttrain.diagnose.engines.llama.layers import LlamaLayers
 from posttrain.diagnose.engines.llama.packed_sequences import read_pack
 from posttrain.diagnose.engines.llama.packs import Pack, PackAttention, Span, cut_packs
@@ -71,10 +70,10 @@ def test_sequences_are_read_as_torch_reads_them() -> None:
     prompt = tokens(50, 9)
     sequences = [prompt + tokens(num, num) for num in (3, 40, 41, 90)] + [prompt[:20] + tokens(5, 5), tokens(200, 6)]
     (pack,) = cut_packs(sequences, 10_000)
-    library, attention = load_library(SOURCE)[0], CountingAttention()
+    library, attention = load_functions(torch.bfloat16)[0], CountingAttention()
     assert library is not None
     with_tiles, without = (
-        LlamaLayers(exact, torch.bfloat16, packed=True, kernels=CKernels(library, amx_attention))
+        LlamaLayers(exact, torch.bfloat16, packed=True, kernels=CKernels(library, torch.bfloat16, amx_attention))
         for amx_attention in (attention, None)
     )
     here, there = read_pack(with_tiles, pack), read_pack(without, pack)
