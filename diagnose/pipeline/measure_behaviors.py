@@ -205,10 +205,11 @@ class MeasurementRun:
                 grader.close()
                 waiting.remove(served)
             else:
+                had_samples = sampler.num_rounds > 0
                 sampler.sample_round()
-                if sampler.num_rounds == 1 and not sampler.done and self._is_long(sampler):
+                if sampler.num_rounds and not had_samples and not sampler.done and self._is_long(sampler):
                     self._check_samples(sampler, found)
-                    self._report_first(sampler, SamplingEntry(pilot=found.pilot.entry), "further samples")
+                    self._report_first(sampler, SamplingEntry(pilot=found.pilot.entry), sampler.to_come)
 
     def _is_long(self, sampler: BehaviorSampler) -> bool:
         """Return whether a behavior takes so long that it is reported before it is finished."""

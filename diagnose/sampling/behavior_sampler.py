@@ -18,7 +18,7 @@ from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.measure.success_counts import count_successes
 from posttrain.diagnose.progress import Reporter
 from posttrain.diagnose.sampling import shards
-from posttrain.diagnose.sampling.plan import Goal, Round, RoundReason, SampleCounts, next_round
+from posttrain.diagnose.sampling.plan import Goal, Round, RoundReason, SampleCounts, comes_in_two_rounds, next_round
 from posttrain.diagnose.sampling.token_budget import TokenBudget, too_small
 from posttrain.diagnose.sampling.token_limit import limit_record, next_limit, with_limit
 from posttrain.diagnose.storage.rollout_table import GREEDY, SAMPLED, RolloutTable
@@ -68,12 +68,23 @@ class BehaviorSampler:
     @property
     def priority(self) -> float:
         """When this behavior is served, of those that share a budget: the lowest is next, and greedy samples come first of all."""
-        return self._next().priority if self._has_greedy else -1.0
+        return -1.0 if self._greedy_is_next else self._next().priority
 
     @property
     def done(self) -> bool:
         """Whether nothing more is to be sampled."""
-        return self._has_greedy and self._next().last
+        return not self.to_come
+
+    @property
+    def to_come(self) -> str:
+        """What is still to be sampled, in words; empty where nothing is."""
+        kinds = ("" if self._has_greedy else "greedy samples", "" if self._next().last else "further samples")
+        return " and ".join(filter(None, kinds))
+
+    @property
+    def _greedy_is_next(self) -> bool:
+        """Whether the greedy samples come before the next round: always, unless a pilot shows that the samples of both would take long."""
+        return not self._has_greedy and (self.num_rounds > 0 or not comes_in_two_rounds(self._settings.goal, self._greedy_tokens))
 
     @property
     def end(self) -> Round:
@@ -84,7 +95,7 @@ class BehaviorSampler:
     def sample_round(self) -> None:
         """Sample the greedy completions, or after them the next round; then read the counts again."""
         name, settings = self.behavior.name, self._settings
-        if not self._has_greedy:
+        if self._greedy_is_next:
             planned, words = (
                 shards.plan_greedy(self.behavior, settings.split, settings.rows_per_shard),
                 "one greedy sample of every problem",
@@ -246,12 +257,24 @@ class BehaviorSampler:
         names = [path.stem for path in directory.shards("rollouts", behavior.name)]
         greedy, rounds = complete_rounds(names, GREEDY), complete_rounds(names, SAMPLED)
         self._has_greedy, self.num_rounds = bool(greedy), len(rounds)
+        self._greedy_tokens = self._count_greedy_tokens(greedy)
         paths = [directory.shard("rollouts", name) for round_ in greedy + rounds for name in round_]
         self.rollouts = RolloutTable.read(paths, directory.identity)
         check_samples(directory.path, behavior.name, self.rollouts)
         self.counts: SamplingMeasurement = count_successes(behavior, self._problems, self.rollouts)
         self._planned = None
         self._budget.record(behavior.name, int(self.rollouts.num_tokens.sum()), sampled=self.num_rounds > 0)
+
+    def _count_greedy_tokens(self, rounds: Sequence[Sequence[str]]) -> int:
+        """Return the tokens of the greedy samples, or those that they are likely to take by the pilot's; 0 where there is none."""
+        directory = self._settings.directory
+        if not rounds:
+            pilot = shards.plan_greedy(self.behavior, self._settings.split, self._settings.rows_per_shard)[0].name
+            rounds = [[pilot]] if directory.shard("rollouts", pilot).exists() else []
+        tokens = RolloutTable.read(
+            [directory.shard("rollouts", name) for names in rounds for name in names], directory.identity
+        ).num_tokens
+        return round(float(tokens.mean()) * len(self._problems)) if tokens.size else 0
 
     def _next(self) -> Round:
         """Plan the next round, with what the others have left of the budget."""
@@ -265,6 +288,7 @@ class BehaviorSampler:
                 num_correct=self.counts.num_correct,
                 num_sampled=self.counts.num_sampled,
                 generated_tokens=int(self.rollouts.num_tokens.sum()),
+                greedy_tokens=self._greedy_tokens,
                 groups=self.counts.groups,
             )
             planned = next_round(

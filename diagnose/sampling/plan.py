@@ -1,6 +1,7 @@
 """What to sample next: a fixed number of samples of every problem, or rounds until the label is decided.
 
-A fixed number that takes many tokens comes in two rounds, so that something can be reported after the first. Where samples are taken until the
+A fixed number that takes many tokens comes in two rounds, so that something can be reported after the first, which is sampled before the greedy
+samples that follow the pilot. Where samples are taken until the
 label is decided, each round gives every problem a quarter more samples than it has. Rounds go on until the label is decided, until the primary metric is as
 precise as was asked for, or until the budget is spent. Measured for this project, under the same posterior, and dropped: rounds that
 sample the problems whose rates leave most doubt, which took as many samples for as many right labels.
@@ -111,6 +112,8 @@ class SampleCounts:
     """[P] sampled, missing outcomes counted in."""
     generated_tokens: int
     """Of all samples so far, greedy ones counted in."""
+    greedy_tokens: int = 0
+    """What greedy samples of all problems take, or are likely to take; 0 where nothing is known of it."""
     groups: tuple[str, ...] | None = None
 
 
@@ -144,6 +147,11 @@ class Round:
         return not self.extra.any()
 
 
+def comes_in_two_rounds(goal: Goal, greedy_tokens: int) -> bool:
+    """Return whether a fixed number of samples is likely to take many tokens, judged by those of one greedy sample of every problem."""
+    return goal.samples is not None and goal.samples * greedy_tokens > MANY_TOKENS
+
+
 def next_round(
     counts: SampleCounts,
     goal: Goal,
@@ -167,7 +175,7 @@ def next_round(
     """
     sampled, generated_tokens = counts.num_sampled, counts.generated_tokens
     if goal.samples is not None:
-        in_two = not sampled.any() and goal.samples * generated_tokens > MANY_TOKENS  # those of the greedy samples
+        in_two = not sampled.any() and comes_in_two_rounds(goal, counts.greedy_tokens)
         upto = min(FIRST_SAMPLES, goal.samples) if in_two else goal.samples
         words = f"{f'{upto} of ' if in_two else ''}{goal.samples} samples of every problem"
         return Round(extra=np.maximum(0, upto - sampled), reason=RoundReason.FIXED, words=words)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _LARGE_MODEL = 2 * 10**9
-# Above so many weights there is no second copy of them in float32.
+# Models with more weights have no second copy of them in float32.
 _PACKED_TWICE = 10**9
 
 

@@ -128,7 +128,7 @@ def test_what_takes_long_to_sample_is_reported_after_a_quarter(
     monkeypatch.setattr(measure_behaviors, "LONG", -1.0)
     run = diagnose.run(model, [sums_file], out=tmp_path / "run", reporter=Reading(), **options)  # type: ignore[arg-type]
     assert len(pages) == 2
-    assert "further samples are still to come" in pages[0]
+    assert "greedy samples and further samples are still to come" in pages[0]
     assert "further probes are still to come" in pages[1]
     num_problems = len(run.diagnoses[0].problems)
     assert f"{4 * num_problems} samples" in pages[0]

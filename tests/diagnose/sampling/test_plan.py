@@ -54,7 +54,7 @@ def test_a_round_gives_every_problem_a_quarter_more() -> None:
 )
 def test_many_tokens_come_in_two_rounds(samples: int, sampled: int, greedy_tokens: int, extra: int) -> None:
     n = np.full(3, sampled)
-    counts = SampleCounts(num_samples=n, num_correct=n // 2, num_sampled=n, generated_tokens=greedy_tokens)
+    counts = SampleCounts(num_samples=n, num_correct=n // 2, num_sampled=n, generated_tokens=0, greedy_tokens=greedy_tokens)
     goal = Goal(samples=samples)
     found = next_round(counts, goal, epsilon=EPSILON, primary_k=1, max_tokens=1, thresholds=THRESHOLDS, seed=0)
     assert found.extra.tolist() == [extra] * 3
