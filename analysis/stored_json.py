@@ -1,7 +1,7 @@
 """JSON files of this project as they are read back: with their version, and with a checksum that tells damage from data.
 
-The checksum is taken of the content, not of the bytes, so that another layout or order of keys is no damage. A file without one (of an
-earlier version, or written by another program) is read as it is.
+The checksum is the last key, and is taken of the bytes before it but for blanks and line ends, so that another layout is no damage. A file without one
+(of an earlier version, or written by another program) is read as it is.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ VERSION = 1
 CHECKSUM = "checksum"
 """Key of the checksum."""
 AGAIN = "run the command that wrote it again"
+_BLANKS = b" \t\r\n"
+_DIGITS_OF_EARLIER = 16
+"""Length of the checksum of earlier versions, which is of the content with sorted keys."""
 
 
-def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a file with its checksum as the last key; the values are those that JSON has."""
-    plain = {key: value for key, value in content.items() if key != CHECKSUM}
-    return {**plain, CHECKSUM: _checksum(plain)}
+def with_checksum(text: bytes) -> bytes:
+    """Return the JSON text of an object, which has keys, with its checksum as the last one."""
+    body = text.rstrip(_BLANKS).removesuffix(b"}").rstrip(_BLANKS)
+    return b'%b,\n "%b": "%b"\n}\n' % (body, CHECKSUM.encode(), _digest(body.translate(None, _BLANKS)))
 
 
 def read_stored_json(
@@ -47,12 +50,13 @@ def read_stored_json(
             (`damaged_file`).
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
+        data = json.loads(text.decode())
         if not isinstance(data, dict):
             raise TypeError(f"got a {type(data).__name__}, not an object")
         found = data["schema"] if versioned else data.get("schema", version)
         checksum = data.pop(CHECKSUM, None)
-        is_damaged = checksum is not None and checksum != _checksum(data)
+        is_damaged = checksum is not None and not _is_whole(text, data, checksum)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"no {error.args[0]!r}" if isinstance(error, KeyError) else " ".join(str(error).split())[:80]
         raise InputError(f"{path}: cannot be read ({reason}); {remedy}", code="unreadable_file") from error
@@ -67,6 +71,14 @@ def read_stored_json(
     return data
 
 
-def _checksum(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _is_whole(text: bytes, content: Mapping[str, Any], checksum: Any) -> bool:
+    """Return whether a file is as it was written: its bytes, its content without the checksum, and the checksum that it holds."""
+    if isinstance(checksum, str) and len(checksum) == _DIGITS_OF_EARLIER:
+        sorted_keys = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return checksum == hashlib.sha256(sorted_keys.encode()).hexdigest()[:_DIGITS_OF_EARLIER]
+    body, _, last = text.translate(None, _BLANKS).rpartition(f',"{CHECKSUM}":"'.encode())
+    return last == _digest(body) + b'"}'
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=16).hexdigest().encode()

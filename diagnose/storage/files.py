@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from pydantic_core import to_json
 
 from posttrain.analysis.input_error import InputError
-from posttrain.analysis.stored_json import AGAIN, VERSION, read_stored_json, with_checksum
+from posttrain.analysis.stored_json import AGAIN, CHECKSUM, VERSION, read_stored_json, with_checksum
 from posttrain.diagnose.errors import RunError
 
 METADATA_KEY = b"posttrain"
@@ -38,7 +38,7 @@ _LONG = 200
 _AS_IN_JSON = frozenset({str, int, bool, NoneType})
 """Types whose values JSON has as they are."""
 _STRING = frozenset({str})
-_encode = json.JSONEncoder(ensure_ascii=False).encode
+_in_unicode = json.JSONEncoder(ensure_ascii=False).encode
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
@@ -80,31 +80,35 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def write_content(path: Path, content: Mapping[str, Any]) -> None:
     """Write an object whose values are those that JSON has, as `write_json` does."""
-    sealed = with_checksum({"schema": VERSION, **content})
-    write_bytes(path, b"".join(part.encode() for part in _lay_out(sealed)) + b"\n")
+    plain = {key: value for key, value in content.items() if key != CHECKSUM}
+    write_bytes(path, with_checksum(b"".join(_lay_out({"schema": VERSION, **plain}))))
 
 
-def _lay_out(value: Any, margin: str = "\n") -> Iterator[str]:
+def _lay_out(value: Any, margin: bytes = b"\n") -> Iterator[bytes]:
     """Yield JSON with one value per line, as `indent=1` gives it; of long lists and objects one entry per line."""
-    inner = margin + " "
+    inner = margin + b" "
     if isinstance(value, dict) and len(value) > _LONG:
-        yield f"{{{inner}" + f",{inner}".join(f"{_encode(key)}: {to_json(held).decode()}" for key, held in value.items())
-        yield margin + "}"
+        yield b"{" + inner + (b"," + inner).join(b"%b: %b" % (_encode(key), to_json(held)) for key, held in value.items())
+        yield margin + b"}"
     elif isinstance(value, dict) and value:
-        for begin, (key, held) in zip(chain("{", repeat(",")), value.items(), strict=False):
-            yield f"{begin}{inner}{_encode(key)}: "
+        for begin, (key, held) in zip(chain([b"{"], repeat(b",")), value.items(), strict=False):
+            yield b"%b%b%b: " % (begin, inner, _encode(key))
             yield from _lay_out(held, inner)
-        yield margin + "}"
+        yield margin + b"}"
     elif isinstance(value, list) and value:
         if len(value) > _LONG:
-            yield f"[{inner}" + f",{inner}".join(to_json(held).decode() for held in value)
+            yield b"[" + inner + (b"," + inner).join(map(to_json, value))
         else:
-            for begin, held in zip(chain("[", repeat(",")), value, strict=False):
+            for begin, held in zip(chain([b"["], repeat(b",")), value, strict=False):
                 yield begin + inner
                 yield from _lay_out(held, inner)
-        yield margin + "]"
+        yield margin + b"]"
     else:
         yield _encode(value)
+
+
+def _encode(value: Any) -> bytes:
+    return _in_unicode(value).encode()
 
 
 def read_json(

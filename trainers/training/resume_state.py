@@ -165,7 +165,7 @@ class ResumeStore:
             if processes.is_rank_zero:
                 content = {"schema": SCHEMA, "files": checksums, "identity": self.identity, **record}
                 plain = json.loads(json.dumps(content, default=_row_or_refuse))
-                self._write_file(work / "state.json", json.dumps(with_checksum(plain)))
+                self._write_file(work / "state.json", with_checksum(json.dumps(plain).encode()).decode())
                 self._publish(work, number)
         except BaseException:
             if processes.is_rank_zero:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from enum import StrEnum
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.files import finite, read_json, write_json
+from tests.helpers.refusals import refused
 
 
 class Colour(StrEnum):
@@ -53,3 +56,25 @@ def test_each_entry_of_a_long_list_stands_on_one_line(tmp_path: Path) -> None:
     lines = (tmp_path / "a.json").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line.strip().rstrip(",")) for line in lines if '"posterior"' in line] == rows
     assert read_json(tmp_path / "a.json")["behaviors"][0]["problems"] == rows
+
+
+def test_another_layout_is_no_damage_and_another_value_is(tmp_path: Path) -> None:
+    path, content = tmp_path / "a.json", {"name": "a, b: c", "checksums": [{"checksum": "x"}], "p": [0.1, 1e300, None], "ε": "é\u2028"}
+    write_json(path, content)
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    for layout in ({"indent": 4}, {"separators": (",", ":")}, {}):
+        path.write_text(json.dumps(stored, ensure_ascii=False, **layout), encoding="utf-8")
+        assert read_json(path) == {"schema": 1, **content}
+        path.write_text(json.dumps({**stored, "name": "a, b: d"}, ensure_ascii=False, **layout), encoding="utf-8")
+        with refused(RunError, "damaged_file"):
+            read_json(path)
+
+
+def test_the_checksum_of_an_earlier_version_is_recognized(tmp_path: Path) -> None:
+    path, content = tmp_path / "a.json", {"schema": 1, "rows": [{"p": 0.5, "id": "ä"}], "name": "sums"}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+    path.write_text(json.dumps({**content, "checksum": digest}, indent=1), encoding="utf-8")
+    assert read_json(path) == content
+    path.write_text(json.dumps({**content, "name": "sum", "checksum": digest}), encoding="utf-8")
+    with refused(RunError, "damaged_file"):
+        read_json(path)
