@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from posttrain.diagnose.behaviors.behavior_fingerprint import fingerprint_behavior
 from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
 from posttrain.diagnose.behaviors.bundled_files import bundled_behaviors
 from posttrain.diagnose.behaviors.environment_problems import read_environment, require_success
@@ -21,12 +21,11 @@ from posttrain.diagnose.behaviors.hub_data import FORM, is_hub_data, parse_hub_d
 from posttrain.diagnose.behaviors.problem_rows import ProblemFile, Row, read_problem_objects, read_problems
 from posttrain.diagnose.behaviors.reasoning_gym_problems import generate_rows
 from posttrain.diagnose.behaviors.row_files import GZIP, ROW_FILES, read_text, require_file, row_suffix
-from posttrain.diagnose.behaviors.schema import AUTO, BehaviorConfig, MeasureConfig, SplitConfig, VerifierConfig
+from posttrain.diagnose.behaviors.schema import BehaviorConfig, MeasureConfig, SplitConfig, VerifierConfig
 from posttrain.diagnose.behaviors.splits import default_key, normalise, refuse_empty_split, refuse_overlap, split_keys
-from posttrain.diagnose.dataclass_fields import fields_of
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import closest, explain, shorten
-from posttrain.diagnose.types import Behavior, LimitSource, Problem, PromptFormat, Split, VerifierOrigin, VerifierSpec
+from posttrain.diagnose.types import Behavior, Problem, Split, VerifierOrigin, VerifierSpec
 from posttrain.diagnose.verifiers import VERIFIERS, build_verifier
 from posttrain.diagnose.verifiers.sandbox.isolation import require_isolation
 from posttrain.diagnose.yaml_text import YamlTextError, parse_yaml
@@ -127,7 +126,30 @@ def name_from(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path.name.removesuffix(GZIP)).stem).strip("-._") or "behavior"
 
 
-def _assemble(config: BehaviorConfig, path: Path, source: str, options: BehaviorOptions) -> Behavior:
+def behavior_of_rows(config: BehaviorConfig, rows: Iterable[Mapping[str, Any]], path: Path, measured: Split) -> Behavior:
+    """Return the behavior that `load_behavior` reads from a behavior file and the JSONL file that it names, which were just written.
+
+    Args:
+        config: What the behavior file holds.
+        rows: What stands on each line of the other file.
+        path: The behavior file.
+        measured: The split that is measured, and so must hold a problem.
+
+    Raises:
+        BehaviorError: As for `load_behavior`.
+    """
+    file = path.parent / str(config.problems)
+    numbered = ((number, f"{file}:{number}", row) for number, row in enumerate(rows, start=1))
+    found = read_problem_objects(numbered, "line", str(file), config.columns)
+    behavior = _assemble(config, path, str(path), BehaviorOptions(), found)
+    refuse_empty_split(behavior.problems, str(path), measured)
+    return behavior
+
+
+def _assemble(
+    config: BehaviorConfig, path: Path, source: str, options: BehaviorOptions, rows: ProblemFile | None = None
+) -> Behavior:
+    """Return the behavior of a behavior file; its rows are read where they are not at hand."""
     config, where = options.apply(config), source if is_hub_data(source) else str(path)
     shown = [example.question for example in config.prompt.examples]
     if config.environment is not None:
@@ -136,7 +158,7 @@ def _assemble(config: BehaviorConfig, path: Path, source: str, options: Behavior
         keep_entries = config.verifier is None or config.verifier.kind == "reasoning_gym"
         file = ProblemFile(generate_rows(config.reasoning_gym, shown=shown, keep_entries=keep_entries, where=where))
     else:
-        file = _read_files(config, path)
+        file = rows or _read_files(config, path)
     if config.reasoning_gym is None:
         if options.measures_all:
             file = file._replace(rows=tuple(row._replace(split=None) for row in file.rows))
@@ -166,7 +188,7 @@ def _assemble(config: BehaviorConfig, path: Path, source: str, options: Behavior
         options=options.given(),
         notes=_announce(file, config),
     )
-    return dataclasses.replace(behavior, fingerprint=_fingerprint(behavior, verifier.identity()))
+    return dataclasses.replace(behavior, fingerprint=fingerprint_behavior(behavior, verifier.identity()))
 
 
 def _read_environment(config: BehaviorConfig, path: Path, where: str) -> tuple[ProblemFile, BehaviorConfig]:
@@ -294,7 +316,7 @@ def read_source(source: str, beside: Path, columns: Mapping[str, str]) -> Proble
 
 def _refuse_worked_examples(rows: Sequence[Row], shown: Sequence[str], where: str) -> None:
     questions = {normalise(question) for question in shown}
-    clashes = [row.id for row in rows if isinstance(row.prompt, str) and normalise(row.prompt) in questions]
+    clashes = [row.id for row in rows if questions and isinstance(row.prompt, str) and normalise(row.prompt) in questions]
     if clashes:
         listed = ", ".join(clashes[:3]) + (", …" if len(clashes) > 3 else "")
         raise BehaviorError(
@@ -325,39 +347,19 @@ def _split(rows: Sequence[Row], config: SplitConfig | None, where: str) -> tuple
         train = settings.train if isinstance(settings.train, float) else 0.0
         divided = split_keys(open_keys, train=train, final=settings.final, seed=settings.seed)
     problems = tuple(
-        Problem(**row._asdict() | {"key": key, "split": row.split or divided[key]}) for row, key in zip(rows, keys, strict=True)
+        Problem(
+            id=row.id,
+            prompt=row.prompt,
+            answer=row.answer,
+            references=row.references,
+            group=row.group,
+            key=key,
+            split=row.split or divided[key],
+            hint=row.hint,
+            metadata=row.metadata,
+            answers=row.answers,
+        )
+        for row, key in zip(rows, keys, strict=True)
     )
     refuse_overlap(problems, where)
     return problems
-
-
-def _fingerprint(behavior: Behavior, identity: str) -> str:
-    """Hash everything but where a setting or the whole was read from, and where the model or the function of a verifier lies."""
-    parts = ("prompt", "sampling", "measure", "verifier")
-    content = fields_of(dataclasses.replace(behavior, source="", fingerprint=""))
-    content |= {name: dataclasses.asdict(content[name]) for name in parts}
-    del content["options"]
-    for name in ("thinking", "template_arguments", "tools"):  # settings that came later: without them a behavior is what it was
-        if content["prompt"][name] == getattr(PromptFormat(), name):
-            del content["prompt"][name]
-    if content["sampling"]["known"]:
-        del content["sampling"]["known"]
-    for name in ("verifier_origin", "notes", "limit_source"):  # they change no number
-        del content[name]
-    if behavior.limit_source is LimitSource.AUTO:
-        content["sampling"]["max_tokens"] = AUTO
-    options = content["verifier"]["options"]
-    options.pop("folder", None)
-    if identity:
-        options["model"] = identity
-    text = json.dumps(content, sort_keys=True, ensure_ascii=True, default=_hashed)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _hashed(value: Any) -> Any:
-    """Return what is hashed in the place of a value that JSON does not have."""
-    if isinstance(value, Problem) and not value.answers:
-        fields = fields_of(value)
-        del fields["answers"]  # as it was before there could be several
-        return fields
-    return fields_of(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)

@@ -76,9 +76,9 @@ class Columns:
     """What an answer that is a number calls the first choice."""
 
     @cached_property
-    def own(self) -> tuple[str, ...]:
-        """Return which of `OWN_COLUMNS` there are."""
-        return tuple(name for name in OWN_COLUMNS if name in self.names)
+    def own(self) -> tuple[tuple[str, str], ...]:
+        """Return which of `OWN_COLUMNS` there are, each with the column that holds it."""
+        return tuple((name, column) for name in OWN_COLUMNS if isinstance(column := self.names.get(name), str))
 
     def held(self, row: Mapping[str, Any], name: str) -> Any:
         """Return what a row holds under our name; None where it holds nothing."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from posttrain.diagnose.behaviors.column_names import OWN_COLUMNS, find_columns, refuse_samples
 from posttrain.diagnose.behaviors.published_layouts import Layout, convert_row, find_layout
-from posttrain.diagnose.behaviors.row_contents import SPLITS_OF_OTHERS, as_text, convert_columns, is_boxed, lines_as_steps
+from posttrain.diagnose.behaviors.row_contents import SPLITS_OF_OTHERS, as_text, convert_columns, holds_boxes, lines_as_steps
 from posttrain.diagnose.behaviors.row_files import ROW_FILES, RowError, read_objects, row_suffix
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten, unknown
@@ -91,10 +91,9 @@ def read_problem_objects(
     verifier = layout.verifier if layout is not None else None
     if found is not None and "choices" in found.names:
         verifier = "choice"
-    elif found is not None and any(is_boxed(found, row) for _, _, row in objects):
+    elif found is not None and holds_boxes(found, (row for _, _, row in objects)):
         verifier = "math"
     rows: list[Row] = []
-    numbers: dict[str, int] = {}
     places: dict[str, str] = {}
     for number, where, content in objects:
         if layout is not None:
@@ -103,19 +102,20 @@ def read_problem_objects(
             assert found is not None
             converted = convert_columns(found, content, where)
         row = _read_row(converted, number, where)
-        if row.id in numbers:
+        if row.id in places:
+            earlier = next(number for (number, _, _), other in zip(objects, rows, strict=False) if other.id == row.id)
             raise BehaviorError(
-                f"{where}: id {row.id!r} was already used in {place} {numbers[row.id]}; ids must differ", code="duplicate_id"
+                f"{where}: id {row.id!r} was already used in {place} {earlier}; ids must differ", code="duplicate_id"
             )
-        numbers[row.id], places[row.id] = number, where
+        places[row.id] = where
         rows.append(row)
     note = "" if found is None else found.note
     return ProblemFile(tuple(rows), layout, places, columns=note, verifier=verifier)
 
 
 def _read_row(row: Mapping[str, Any], number: int, where: str) -> Row:
-    answer = _text(row, "answer", where)
-    accepted = tuple(dict.fromkeys((*([] if answer is None else [answer]), *_answers(row.get("answers"), where))))
+    answer, further = _text(row, "answer", where), _answers(row.get("answers"), where)
+    accepted = tuple(dict.fromkeys((*(() if answer is None else (answer,)), *further)))
     metadata = row.get("metadata")
     if not (metadata is None or isinstance(metadata, dict)):
         raise RowError(f"{where}: metadata: got {shorten(metadata)}; allowed: an object")

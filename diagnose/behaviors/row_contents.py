@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from posttrain.diagnose.behaviors.column_names import ALIASES, Columns, refuse_no_prompt
@@ -35,7 +35,7 @@ class WorkedAnswer(NamedTuple):
 
 def split_worked_answer(text: str) -> WorkedAnswer | None:
     r"""Return the result behind the last `####`, or in the last `\boxed{}` of a longer text; None where there is neither."""
-    before, mark, answer = text.rpartition("####")
+    before, mark, answer = text.rpartition("####") if "####" in text else ("", "", "")
     if mark and answer.strip() and "\n" not in answer.strip():
         return WorkedAnswer(answer.strip(), _CALCULATION.sub("", before + mark + answer), False)
     boxed = last_box(text)
@@ -133,17 +133,17 @@ def convert_columns(columns: Columns, row: Mapping[str, Any], where: str) -> dic
     Raises:
         BehaviorError: The row has no prompt, or its choices and answer do not fit together.
     """
-    made = {name: value for name in columns.own if (value := columns.held(row, name)) is not None}
+    made = {name: value for name, column in columns.own if (value := row.get(column)) is not None}
     prompt, said = _prompt(columns, row, where)
     made["prompt"] = prompt
-    if isinstance(made.get("answers"), Mapping):
+    if "answers" in made and isinstance(made["answers"], Mapping):
         made["answers"] = read_answers(made["answers"]) or None
-    solution = as_text(columns.held(row, "solution"))
+    solution = as_text(columns.held(row, "solution")) if "solution" in columns.names else None
     if "answer" in made and solution is None:
         solution = as_text(said)
     answers = read_answers(made.pop("answer", said))
     chosen: dict[str, Any] = {}
-    if (choices := columns.held(row, "choices")) is not None:
+    if "choices" in columns.names and (choices := columns.held(row, "choices")) is not None:
         chosen = _chosen(prompt, choices, answers, columns.first_index, where)
     else:
         worked = split_worked_answer(answers[0]) if len(answers) == 1 and isinstance(answers[0], str) else None
@@ -158,19 +158,22 @@ def convert_columns(columns: Columns, row: Mapping[str, Any], where: str) -> dic
         made["references"] = [{"steps": lines_as_steps(solution), "joiner": ""}]
     metadata = made.get("metadata", {})
     if isinstance(metadata, dict):
-        made["metadata"] = as_metadata({name: row.get(name) for name in columns.extra}) | chosen.pop("metadata", {}) | metadata
+        further = as_metadata({name: row.get(name) for name in columns.extra}) if columns.extra else {}
+        made["metadata"] = further | chosen.pop("metadata", {}) | metadata
     return made | chosen
 
 
-def is_boxed(columns: Columns, row: Mapping[str, Any]) -> bool:
+def holds_boxes(columns: Columns, rows: Iterable[Mapping[str, Any]]) -> bool:
     r"""Return whether the answer of a row is cut out of `\boxed{}`."""
-    texts = [text for name in ("answer", "solution") if isinstance(text := columns.held(row, name), str)]
+    named = [column for name in ("answer", "solution") if isinstance(column := columns.names.get(name), str)]
+    texts = (text for row in rows for column in named if isinstance(text := row.get(column), str))
     return any((worked := split_worked_answer(text)) is not None and worked.is_boxed for text in texts)
 
 
 def _prompt(columns: Columns, row: Mapping[str, Any], where: str) -> tuple[Any, Any]:
     """Return the prompt, and what the assistant says behind it where the prompt is a whole chat."""
-    prompt, context = columns.held(row, "prompt"), columns.held(row, "context")
+    prompt = columns.held(row, "prompt")
+    context = columns.held(row, "context") if "context" in columns.names else None
     if prompt is None:
         raise refuse_no_prompt(columns, where)
     if isinstance(prompt, list):
@@ -206,6 +209,8 @@ def usual_answers(row: Mapping[str, Any]) -> list[Any]:
 
 def read_answers(value: Any) -> list[Any]:
     """Return what is right: one text or number, or each of several; what is neither is left for the reader of rows to refuse."""
+    if isinstance(value, str):
+        return [value]
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):  # as SQuAD has it
         value = list(dict.fromkeys(value["text"]))
     if isinstance(value, Mapping) and isinstance(value.get("value"), str):  # as TriviaQA has it

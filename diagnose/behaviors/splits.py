@@ -14,7 +14,8 @@ from posttrain.diagnose.types import Message, Problem, Split
 
 def normalise(text: str) -> str:
     """Reduce a text to what makes it the same question: NFKC, case folded, whitespace collapsed."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    return " ".join(plain.casefold().split())
 
 
 def default_key(prompt: str | tuple[Message, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
@@ -111,33 +112,22 @@ def label_problems(
     mean = np.where(counts.num_samples > 0, counts.num_correct / np.maximum(counts.num_samples, 1), mixture.problem_means())
     labels = problem_labels(probabilities, thresholds.confidence)
     names = [label.value for label in PROBLEM_LABELS]
-    counted = {
-        name: getattr(counts, name).tolist()
-        for name in (
-            "num_samples", "num_correct", "num_missing", "num_unparsed", "num_truncated", "num_unfinished_thoughts", "num_tokens",
-            "num_thought_tokens",
-        )
-    }  # fmt: skip
-    rows = zip(
-        measured.problems, labels.tolist(), probabilities.tolist(), mean.tolist(), low.tolist(), high.tolist(), strict=True
-    )
+    states = (*PROBLEM_LABELS, Bottleneck.INCONCLUSIVE)  # whose place is −1
     # Of several reference paths of a problem the likeliest one counts: one way to the answer is enough.
     nll: dict[str, float] = {}
     if measured.paths is not None:
         for path, value in zip(measured.paths.paths, measured.paths.nll_per_token, strict=True):
             nll[path.problem_id] = min(nll.get(path.problem_id, np.inf), float(value))
-    return tuple(
-        ProblemDiagnosis(
-            id=problem.id,
-            split=problem.split,
-            state=PROBLEM_LABELS[label] if label >= 0 else Bottleneck.INCONCLUSIVE,
-            posterior=dict(zip(names, chances, strict=True)),
-            **{name: numbers[i] for name, numbers in counted.items()},
-            p=p,
-            p_low=p_low,
-            p_high=p_high,
-            p_method="Jeffreys",
-            reference_nll_per_token=nll.get(problem.id),
-        )
-        for i, (problem, label, chances, p, p_low, p_high) in enumerate(rows)
-    )
+    columns = {
+        "id": [problem.id for problem in measured.problems],
+        "split": [problem.split for problem in measured.problems],
+        "state": [states[label] for label in labels.tolist()],
+        "posterior": [dict(zip(names, chances, strict=True)) for chances in probabilities.tolist()],
+        **{name: getattr(counts, name).tolist() for name in ProblemDiagnosis._fields if name.startswith("num_")},
+        "p": mean.tolist(),
+        "p_low": low.tolist(),
+        "p_high": high.tolist(),
+        "p_method": repeat("Jeffreys", len(measured.problems)),
+        "reference_nll_per_token": [nll.get(problem.id) for problem in measured.problems],
+    }
+    return tuple(map(ProblemDiagnosis._make, zip(*(columns[name] for name in ProblemDiagnosis._fields), strict=True)))

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
-from posttrain.diagnose.behaviors import load_behavior
+from posttrain.diagnose.behaviors.behavior_files import behavior_of_rows
+from posttrain.diagnose.behaviors.schema import BehaviorConfig
 from posttrain.diagnose.importing.imported import SampleSource
 from posttrain.diagnose.importing.sample_columns import BehaviorSamples
 from posttrain.diagnose.storage.files import write_bytes, write_text
@@ -18,7 +19,7 @@ from posttrain.diagnose.verifiers.imported_grades import KIND
 
 
 def write_behavior(folder: Path, samples: BehaviorSamples, source: SampleSource, split: Split) -> Behavior:
-    """Write `NAME.yaml` and `NAME.jsonl` of one behavior, and return the behavior as it is read back.
+    """Write `NAME.yaml` and `NAME.jsonl` of one behavior, and return the behavior as `load_behavior` reads it back.
 
     Args:
         folder: Where to.
@@ -27,8 +28,8 @@ def write_behavior(folder: Path, samples: BehaviorSamples, source: SampleSource,
         split: What its problems may be used for.
     """
     said = {"split": split.value}
-    rows = (to_json(row | said) for row in samples.problems)
-    write_bytes(folder / f"{samples.name}.jsonl", b"\n".join(rows) + b"\n")
+    lines = [to_json(row | said) for row in samples.problems]
+    write_bytes(folder / f"{samples.name}.jsonl", b"\n".join(lines) + b"\n")
     content = {
         "name": samples.name,
         "problems": f"{samples.name}.jsonl",
@@ -38,7 +39,7 @@ def write_behavior(folder: Path, samples: BehaviorSamples, source: SampleSource,
     }
     path = folder / f"{samples.name}.yaml"
     write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    return load_behavior(path, measured=split)
+    return behavior_of_rows(BehaviorConfig.model_validate(content), map(from_json, lines), path, split)
 
 
 def _sampling(source: SampleSource) -> dict[str, Any]:

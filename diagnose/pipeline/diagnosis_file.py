@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -97,14 +98,14 @@ def _stage(stage: StageAdvice | None) -> dict[str, Any] | None:
 def _problems(measured: DiagnosedBehavior) -> list[dict[str, Any]]:
     """Return every problem, with what the probes found about it."""
     groups = {problem.id: problem.group for problem in measured.problems}
-    greedy = dict(zip(measured.sampling.problem_ids, measured.sampling.greedy_correct, strict=True))
+    greedy = dict(zip(measured.sampling.problem_ids, measured.sampling.greedy_correct.tolist(), strict=True))
     findings = [answer.finding for answer in measured.answers if answer.finding is not None]
     entries = []
     for problem in measured.diagnosis.problems:
         found = {key_of(key): value for finding in findings for key, value in finding.problems.get(problem.id, {}).items()}
-        right = greedy.get(problem.id, np.nan)
-        known = {"group": groups.get(problem.id), "greedy_correct": None if np.isnan(right) else bool(right)}
-        entries.append({**found, **fields_of(problem), **known})
+        right = greedy.get(problem.id, math.nan)
+        known = {"group": groups.get(problem.id), "greedy_correct": None if math.isnan(right) else bool(right)}
+        entries.append({**found, **problem._asdict(), **known})
     return entries
 
 

@@ -213,22 +213,26 @@ def _problem_rows(problems: Sequence[ProblemEntry], *, ends_told: bool) -> list[
         problems: All that were sampled.
         ends_told: Whether it is known why each sample ended; where it is not, a count of no truncated samples says nothing.
     """
-    hardest_first = sorted(problems, key=lambda problem: -1.0 if math.isnan(problem.p) else problem.p)
+    hardest_first = sorted(problems, key=lambda problem: -1.0 if problem.p is None or math.isnan(problem.p) else problem.p)
     return [
         [
             problem.id,
             problem.split.value,
             BOTTLENECKS[problem.state][0],
-            format_probability(problem.posterior.get(problem.state.value, math.nan)),
+            format_probability(_known(problem.posterior.get(problem.state.value))),
             f"{problem.num_correct} of {problem.num_samples}",
             str(problem.num_unparsed),
             str(problem.num_truncated) if ends_told or problem.num_truncated else DASH,
             str(problem.num_missing),
-            format_interval(problem.p, problem.p_low, problem.p_high),
+            format_interval(_known(problem.p), _known(problem.p_low), _known(problem.p_high)),
             format_number(problem.reference_nll_per_token),
         ]
         for problem in hardest_first[:MOST_ROWS]
     ]
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _counts(problems: Sequence[ProblemEntry], *, ends_told: bool) -> str:

@@ -13,7 +13,9 @@ from dataclasses import asdict
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
+from pydantic_core import from_json
 
+from posttrain.diagnose.storage.files import finite
 from posttrain.diagnose.storage.group_signal_json import GroupSignalEntry
 from posttrain.diagnose.storage.json_model import FileModel, Number, Text
 from posttrain.diagnose.storage.source_json import SourceEntry
@@ -143,7 +145,7 @@ class ProblemEntry(FileModel):
     group: str | None = None
     split: Split
     state: Bottleneck
-    posterior: dict[str, Number] = Field(default_factory=dict)
+    posterior: dict[str, float | None] = Field(default_factory=dict)
     num_samples: int
     num_correct: int
     num_missing: int = 0
@@ -156,18 +158,24 @@ class ProblemEntry(FileModel):
     """Those of them that are thought, not answer."""
     greedy_correct: bool | None = None
     """Whether the greedy sample is right; null where it is missing."""
-    p: Number = math.nan
-    p_low: Number = math.nan
-    p_high: Number = math.nan
+    p: float | None = None
+    """None, or NaN where the entry was just made, if undefined; so are the numbers below. A `Number` would cost a call into Python for each."""
+    p_low: float | None = None
+    p_high: float | None = None
     p_method: str = ""
-    reference_nll_per_token: Number = math.nan
+    reference_nll_per_token: float | None = None
     prefix_needed: PrefixEntry = PrefixEntry()
 
-    @model_validator(mode="after")
-    def _counts_fit(self) -> Self:
-        if not 0 <= self.num_correct <= self.num_samples:
-            raise ValueError(f"problem {self.id}: got {self.num_correct} successes in {self.num_samples} samples")
-        return self
+    def to_json(self) -> dict[str, Any]:
+        """Return what the file holds, as `FileModel.to_json` does, in a tenth of its time: there may be 10^5 entries."""
+        known = {
+            **self.__dict__,
+            "split": str(self.split),
+            "state": str(self.state),
+            "prefix_needed": {**self.prefix_needed.__dict__},
+            **(self.model_extra or {}),
+        }
+        return finite(known)
 
 
 class SettlesEntry(FileModel):
@@ -402,6 +410,19 @@ class BehaviorEntry(VerdictEntry):
     references: ReferencesEntry = ReferencesEntry()
     cost: CostEntry = CostEntry()
 
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
+        for one in self.problems:
+            if not 0 <= one.num_correct <= one.num_samples:
+                raise ValueError(f"problem {one.id}: got {one.num_correct} successes in {one.num_samples} samples")
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the file holds, keys in the order of the fields."""
+        content: dict[str, Any] = from_json(self.model_dump_json(exclude={"problems"}))
+        content["problems"] = [one.to_json() for one in self.problems]
+        return {name: content[name] for name in type(self).model_fields}
+
 
 class RunEntry(FileModel):
     """Which command wrote a file, when and where."""
@@ -423,6 +444,11 @@ class DiagnosisFile(FileModel):
     source: SourceEntry | None = None
     """Where imported samples come from; null where the run sampled itself."""
     behaviors: Sequence[BehaviorEntry]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the file holds, keys in the order of the fields."""
+        content: dict[str, Any] = from_json(self.model_dump_json(by_alias=True, exclude={"behaviors"}))
+        return {**content, "behaviors": [one.to_json() for one in self.behaviors]}
 
     def __getitem__(self, name: str) -> BehaviorEntry:
         """Return the behavior of that name."""

@@ -89,7 +89,7 @@ class GroupSignalEntry(FileModel):
     """Whether the samples come from the policy itself, at temperature 1 and untruncated, as those of a trainer."""
     failures_told: bool = True
     """False where the grades were imported, so that why a sample failed is not known; such samples count as too hard."""
-    problem_shares: dict[str, Number] = Field(default_factory=dict)
+    problem_shares: dict[str, float | None] = Field(default_factory=dict)
     """Problem → share of its groups without signal that is expected."""
 
     def at(self, size: int) -> SignalShareEntry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from posttrain.diagnose.types.behavior import Purpose, Split
 from posttrain.diagnose.types.bottleneck import Bottleneck
@@ -78,9 +79,8 @@ class TurnLimit:
     """The most probable label where it is `inconclusive`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProblemDiagnosis:
-    """The label of one problem, as posterior probabilities."""
+class ProblemDiagnosis(NamedTuple):
+    """The label of one problem, as posterior probabilities; a named tuple, as there may be 10^5."""
 
     id: str
     split: Split

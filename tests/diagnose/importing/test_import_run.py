@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,6 +58,24 @@ def test_a_run_is_read_back_as_it_was_written_wherever_its_folder_lies(tmp_path:
     first, second = read["sums"].rollouts
     assert (first.text, first.truncated, read["sums"].table.num_tokens.tolist()) == ("4", True, [7, 0])
     assert second.text == "\ufffdx"
+
+
+def test_a_behavior_that_was_just_written_is_the_one_that_is_read_back(tmp_path: Path) -> None:
+    chat = (Message("system", "Be brief."), Message("user", "2+2?\u2028\x85"))
+    given = [
+        sample(prompt=chat, answer="4", answers=("four", "4 ", "4"), group="sums"),
+        sample("7", prompt="A 'quoted' \"one\"\r\n\t\\ and a tab", answer="First 3.\nThen 4.\n#### 7"),
+        sample("1.0", prompt="How many?", answer="It is \\boxed{7}, since 3 + 4 is.", answers=("7",)),
+        sample("blank", answer=" \n", group=" "),
+        sample("\ud800", prompt="\ud83d", answer="\ud800", metadata={"n": 1, "p": 0.1, "of": [None, {"a": True}], "é": "ß"}),
+        sample("dates", metadata={1: date(2026, 1, 2), "pair": (1, 2.0), "bytes": b"x", "big": 10**30}),
+        sample("agent", prompt=(Message("user", "Do."), Message("assistant", "Done.", '{"tool_calls": []}'))),
+    ]
+    source = replace(SOURCE, sampling=Sampling(temperature=0.7, top_p=0.9, max_tokens=12, stop=("\n\n", "no", "1")))
+    for split in Split:
+        written = run_of(given, tmp_path / split, source=source, split=split, success=0.5)["sums"].behavior
+        assert written == assemble(tmp_path / split)["sums"].behavior
+    assert written.problems[1].answer == "7"
 
 
 def test_samples_of_problems_that_come_mixed_up_keep_their_order_within_a_problem(tmp_path: Path) -> None:

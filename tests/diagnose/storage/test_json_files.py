@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from helpers.refusals import refused
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.files import finite, read_json, write_json
-from tests.helpers.refusals import refused
 
 
 class Colour(StrEnum):
