@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from posttrain.analysis.input_error import InputError
 
 VERSION = 1
@@ -51,7 +53,7 @@ def read_stored_json(
     """
     try:
         text = path.read_bytes()
-        data = json.loads(text.decode())
+        data = from_json(text)
         if not isinstance(data, dict):
             raise TypeError(f"got a {type(data).__name__}, not an object")
         found = data["schema"] if versioned else data.get("schema", version)

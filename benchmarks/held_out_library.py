@@ -29,7 +29,8 @@ from posttrain.diagnose.gates.metrics import MeasuredEntry, estimate_metric
 from posttrain.diagnose.gates.required_effort import required_effort
 from posttrain.diagnose.measure.label_posterior import LabelPosterior, label_posterior, problem_labels
 from posttrain.diagnose.sampling.plan import Goal, SampleCounts, next_round
-from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry, ProblemEntry
+from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry
+from posttrain.diagnose.storage.problem_json import ProblemEntry
 from posttrain.diagnose.thresholds import Thresholds
 from posttrain.diagnose.types import Bottleneck, MeasureSettings, Outcome, ProblemChange, Split, decide
 

@@ -6,20 +6,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 
 class Task:
@@ -118,7 +111,13 @@ class Reporter:
     def __init__(self, *, quiet: bool = False, tracker: Recorder | None = None, line_every: float = 10.0):
         self.quiet, self.line_every = quiet, line_every
         self.tracker = tracker
-        self.console = Console(stderr=True)
+
+    @cached_property
+    def console(self) -> Console:
+        """Return what lines and bars go to."""
+        from rich.console import Console  # not before something is shown
+
+        return Console(stderr=True)
 
     def __enter__(self) -> Reporter:
         return self
@@ -147,6 +146,17 @@ class Reporter:
             if not self.quiet and time.monotonic() - start > 1:
                 print(f"{description}: {time.monotonic() - start:.0f} s{task.rate_note}", file=sys.stderr, flush=True)
             return
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn()]
         with Progress(
             *columns, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 class StrictModel(BaseModel):
     """Settings that refuse keys they do not know, numbers that are not finite, and true or false in place of a number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     @field_validator("*", mode="before")
     @classmethod

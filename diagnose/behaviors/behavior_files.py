@@ -149,7 +149,7 @@ def behavior_of_rows(config: BehaviorConfig, rows: Iterable[Mapping[str, Any]], 
 def _assemble(
     config: BehaviorConfig, path: Path, source: str, options: BehaviorOptions, rows: ProblemFile | None = None
 ) -> Behavior:
-    """Return the behavior of a behavior file; its rows are read where they are not at hand."""
+    """Return the behavior of a behavior file; its rows are read where None."""
     config, where = options.apply(config), source if is_hub_data(source) else str(path)
     shown = [example.question for example in config.prompt.examples]
     if config.environment is not None:

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 from json.encoder import encode_basestring_ascii
-from typing import Any
 
 from posttrain.diagnose.behaviors.schema import AUTO
 from posttrain.diagnose.dataclass_fields import fields_of

@@ -16,6 +16,7 @@ from posttrain.diagnose.types import Message, Reference, Split
 
 ROLES = ("system", "user", "assistant")
 _SPLITS = {split.value: split for split in Split}
+_TEXTS = ("answer", "id", "group", "key", "hint")
 
 
 class Row(NamedTuple):
@@ -114,20 +115,21 @@ def read_problem_objects(
 
 
 def _read_row(row: Mapping[str, Any], number: int, where: str) -> Row:
-    answer, further = _text(row, "answer", where), _answers(row.get("answers"), where)
-    accepted = tuple(dict.fromkeys((*(() if answer is None else (answer,)), *further)))
+    texts = {key: _text(row, key, where) for key in _TEXTS if key in row}
+    answer, further = texts.get("answer"), _answers(row.get("answers"), where)
+    accepted = tuple(dict.fromkeys((answer, *further) if answer is not None else further))
     metadata = row.get("metadata")
     if not (metadata is None or isinstance(metadata, dict)):
         raise RowError(f"{where}: metadata: got {shorten(metadata)}; allowed: an object")
     return Row(
-        id=_text(row, "id", where) or f"row-{number}",
+        id=texts.get("id") or f"row-{number}",
         prompt=read_prompt(row["prompt"], where),
         answer=accepted[0] if accepted else "",
         references=_references(row.get("references"), where),
-        group=_text(row, "group", where),
+        group=texts.get("group"),
         split=_split(row.get("split"), where),
-        key=_text(row, "key", where),
-        hint=_text(row, "hint", where),
+        key=texts.get("key"),
+        hint=texts.get("hint"),
         metadata=metadata or {},
         answers=accepted[1:],
     )

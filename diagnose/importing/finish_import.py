@@ -144,7 +144,7 @@ def numbers_of(row: SourceRow, left_out: Collection[str], *named: str | None) ->
     return {
         key: value
         for key, value in row.values.items()
-        if key in named or (key not in left_out and (value is None or isinstance(value, bool | int | float)))
+        if key in named or (key not in left_out and (value is None or isinstance(value, (int, float))))
     }
 
 
@@ -158,6 +158,8 @@ def as_answers(value: Any) -> tuple[str, ...]:
 
     Whatever else is neither a text nor a number is one answer, written as JSON.
     """
+    if isinstance(value, str):
+        return (value,) if value else ()
     if isinstance(value, Mapping) and len(value) == 1 and (inner := next(iter(value.items())))[0] in _ANSWER_KEYS:
         return as_answers(inner[1])
     several = value if isinstance(value, list | tuple) else [value]

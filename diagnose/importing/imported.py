@@ -40,9 +40,9 @@ class Untold(StrEnum):
     """Which model, or which step of a training run, each sample is of."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class ImportedSample:
-    """One sample of a problem, as another tool stored it."""
+    """One sample of a problem, as another tool stored it. No field is set again; a frozen class takes four times as long to make, and there may be 10^6."""
 
     behavior: str
     """Task, data set or environment that the problem is of."""

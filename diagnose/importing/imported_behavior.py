@@ -28,7 +28,8 @@ def write_behavior(folder: Path, samples: BehaviorSamples, source: SampleSource,
         split: What its problems may be used for.
     """
     said = {"split": split.value}
-    lines = [to_json(row | said) for row in samples.problems]
+    rows = [row | said for row in samples.problems]
+    lines = [to_json(row) for row in rows]
     write_bytes(folder / f"{samples.name}.jsonl", b"\n".join(lines) + b"\n")
     content = {
         "name": samples.name,
@@ -39,7 +40,9 @@ def write_behavior(folder: Path, samples: BehaviorSamples, source: SampleSource,
     }
     path = folder / f"{samples.name}.yaml"
     write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    return behavior_of_rows(BehaviorConfig.model_validate(content), map(from_json, lines), path, split)
+    # Metadata may hold what JSON does not, such as dates; all else is texts.
+    read = (from_json(line) if "metadata" in row else row for row, line in zip(rows, lines, strict=True))
+    return behavior_of_rows(BehaviorConfig.model_validate(content), read, path, split)
 
 
 def _sampling(source: SampleSource) -> dict[str, Any]:

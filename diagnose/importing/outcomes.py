@@ -38,6 +38,8 @@ def read_score(value: Any, where: str) -> float | None:
     Raises:
         SourceError: It is none of these (`not_a_score`).
     """
+    if isinstance(value, bool):
+        return float(value)
     word = value.strip().lower() if isinstance(value, str) else None
     if word in _RIGHT or word in _WRONG:
         return float(word in _RIGHT)
@@ -72,7 +74,7 @@ def read_id(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = value if isinstance(value, str) else str(value)
-    return text if text.strip() else None
+    return text if text and not text.isspace() else None
 
 
 def read_text(value: Any, where: str) -> str | None:
@@ -85,7 +87,7 @@ def read_text(value: Any, where: str) -> str | None:
         return None
     if (chat := read_chat(value, where)) is not None:
         return said_last(chat)
-    if isinstance(value, str | int | float):
+    if isinstance(value, (str, int, float)):
         return str(value)
     raise SourceError(
         f"{where}: got {shorten(value)} as what the model wrote; allowed is a text, a chat, or a list of texts beside a list of outcomes",
@@ -103,9 +105,9 @@ def read_chat(value: Any, where: str) -> tuple[Message, ...] | None:
 
 def read_list(value: Any) -> list[Any] | None:
     """Return a list, which a table of texts holds as JSON or as Python writes it; None where it is none."""
-    if isinstance(value, list | tuple):
-        return list(value)
-    return _written_list(value) if isinstance(value, str) else None
+    if isinstance(value, str):
+        return _written_list(value)
+    return list(value) if isinstance(value, (list, tuple)) else None
 
 
 def _written_list(text: str) -> list[Any] | None:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class BehaviorSamples:
         """Return what tells these samples from others: a digest of problems, scores and texts."""
         found = hashlib.sha256()
         for problem in self.problems:
-            found.update(json.dumps(problem["id"]).encode())
+            found.update(encode_basestring_ascii(problem["id"]).encode())
         found.update(self.places.tobytes() + self.read.scores.tobytes())
         for sample in self.samples:
             if sample.text:

@@ -43,12 +43,10 @@ def sample_notes(
     ends = [*starts[1:].tolist(), len(samples)]
     groups = [samples[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
     right = np.where(np.isnan(scores), np.nan, reaches(scores, success))
-    return (*_repeats(groups, right, starts, ends), *_texts(samples, groups), *_answers(groups), *_grades(samples, right))
+    return (*_repeats(groups, right, places), *_texts(samples, groups), *_answers(groups), *_grades(samples, right))
 
 
-def _repeats(
-    groups: Sequence[Sequence[ImportedSample]], right: Scores, starts: npt.NDArray[np.int64], ends: Sequence[int]
-) -> Iterator[Note]:
+def _repeats(groups: Sequence[Sequence[ImportedSample]], right: Scores, places: npt.NDArray[np.int64]) -> Iterator[Note]:
     """Say where samples of a problem are one and the same."""
     several = [[one.text for one in group] for group in groups if len(group) > 1 and all(one.text for one in group)]
     alike = sum(len(set(texts)) == 1 for texts in several)
@@ -65,11 +63,11 @@ def _repeats(
         yield Note("repeated_samples", text)
     if several:
         return
-    shares = [right[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
-    known = [one for one in (share[~np.isnan(share)] for share in shares) if len(one) >= _FEWEST_SAMPLES]
-    means = np.array([one.mean() for one in known])
-    if len(known) >= _FEWEST_PROBLEMS and set(means.tolist()) == {0.0, 1.0}:
-        text = f"Every one of {len(known)} problems has one outcome in all of its samples, as it is with {_NOT_INDEPENDENT}."
+    known = ~np.isnan(right)
+    num, num_right = np.bincount(places[known]), np.bincount(places[known], weights=right[known])
+    enough = num >= _FEWEST_SAMPLES
+    if enough.sum() >= _FEWEST_PROBLEMS and set((num_right[enough] / num[enough]).tolist()) == {0.0, 1.0}:
+        text = f"Every one of {enough.sum()} problems has one outcome in all of its samples, as it is with {_NOT_INDEPENDENT}."
         yield Note("constant_outcomes", text)
 
 

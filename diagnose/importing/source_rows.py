@@ -100,9 +100,9 @@ def _by_numbers(path: Path) -> list[tuple[bool, int, str]]:
     return [(word.isdigit(), int(word) if word.isdigit() else 0, word) for word in words if word]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SourceRow:
-    """One row of a file, with where it stands."""
+    """One row of a file, with where it stands; not frozen for the reason of `ImportedSample`."""
 
     where: str
     """The file and the line, for messages."""
@@ -242,7 +242,7 @@ def as_float(value: Any) -> float | None:
     """Return a number, or a text that is one, as float: NaN for null, infinity for a number beyond all floats; None for anything else."""
     if value is None:
         return math.nan
-    if isinstance(value, bool | int | float | str | Decimal):
+    if isinstance(value, (int, float, str, Decimal)):
         try:
             return float(value)
         except OverflowError:

@@ -8,18 +8,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from posttrain.diagnose.gates.decide_gates import gate as gate_folder
 from posttrain.diagnose.gates.gate_result import GateResult
-from posttrain.diagnose.importing.formats.counts import COUNTS
-from posttrain.diagnose.importing.imported import ReadOptions
-from posttrain.diagnose.importing.source_rows import behavior_of_file
-from posttrain.diagnose.pipeline.diagnosis_file import diagnosis_file
-from posttrain.diagnose.pipeline.import_run import ImportSettings, store_run
-from posttrain.diagnose.pipeline.run_files import Run
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
 from posttrain.diagnose.storage.json_model import write_model
 from posttrain.diagnose.storage.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from posttrain.diagnose.pipeline.run_files import Run
 
 
 @contextmanager
@@ -33,8 +31,7 @@ def with_counts_as_runs(runs: Sequence[Run | None]) -> Iterator[list[Run | None]
         SourceError: A file holds no counts.
     """
     files = {number: file for number, run in enumerate(runs) if (file := _file(run)) is not None}
-    stems = {behavior_of_file(file) for file in files.values()}
-    name = stems.pop() if len(stems) == 1 else "counts"
+    name = _shared_name(list(files.values()))
     with tempfile.TemporaryDirectory() as folder:
         yield [
             run if (file := files.get(number)) is None else _import_counts(file, Path(folder) / str(number), name)
@@ -57,10 +54,22 @@ def gate(run: str | os.PathLike[str], conditions: str | Sequence[str]) -> GateRe
     """
     with with_counts_as_runs([run]) as (found,):
         if isinstance(found, DiagnosedRun) and _file(run) is not None:
+            from posttrain.diagnose.pipeline.diagnosis_file import diagnosis_file
+
             folder = RunDirectory(Path(found.run.path))
             write_model(folder.diagnosis_json, diagnosis_file(found))
             return gate_folder(folder.path, conditions)
     return gate_folder(run, conditions)
+
+
+def _shared_name(files: Sequence[Path]) -> str:
+    """Return the name of a behavior that is called after these files."""
+    if not files:
+        return ""
+    from posttrain.diagnose.importing.source_rows import behavior_of_file
+
+    stems = {behavior_of_file(file) for file in files}
+    return stems.pop() if len(stems) == 1 else "counts"
 
 
 def _file(run: Run | None) -> Path | None:
@@ -72,6 +81,12 @@ def _file(run: Run | None) -> Path | None:
 
 def _import_counts(file: Path, folder: Path, name: str) -> DiagnosedRun:
     """Return the run of a file of counts, which is called after the file."""
+    from posttrain.diagnose.importing.formats.counts import (
+        COUNTS,  # where there are no such files, a gate starts in half of the time
+    )
+    from posttrain.diagnose.importing.imported import ReadOptions
+    from posttrain.diagnose.pipeline.import_run import ImportSettings, store_run
+
     found = COUNTS.read([file], ReadOptions(behavior=name))
     run = store_run(found, ImportSettings(out=folder, paths=[file], command=f"posttrain import counts {file} --out RUN"))
     return replace(run, path=file)

@@ -102,10 +102,10 @@ def _problems(measured: DiagnosedBehavior) -> list[dict[str, Any]]:
     findings = [answer.finding for answer in measured.answers if answer.finding is not None]
     entries = []
     for problem in measured.diagnosis.problems:
-        found = {key_of(key): value for finding in findings for key, value in finding.problems.get(problem.id, {}).items()}
         right = greedy.get(problem.id, math.nan)
         known = {"group": groups.get(problem.id), "greedy_correct": None if math.isnan(right) else bool(right)}
-        entries.append({**found, **problem._asdict(), **known})
+        found = [(key_of(key), value) for one in findings for key, value in one.problems.get(problem.id, {}).items()]
+        entries.append({**dict(found), **problem._asdict(), **known} if found else {**problem._asdict(), **known})
     return entries
 
 

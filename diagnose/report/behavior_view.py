@@ -21,9 +21,9 @@ from posttrain.diagnose.storage.diagnosis_json import (
     ExampleEntry,
     PassAtKEntry,
     ProbeEntry,
-    ProblemEntry,
     TurnLimitEntry,
 )
+from posttrain.diagnose.storage.problem_json import ProblemEntry
 from posttrain.diagnose.types import GradeStatus, Split
 
 MOST_ROWS = 400

@@ -6,18 +6,17 @@ Whatever a report shows stands here. Additions keep the version: readers ignore 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import from_json
 
-from posttrain.diagnose.storage.files import finite
 from posttrain.diagnose.storage.group_signal_json import GroupSignalEntry
 from posttrain.diagnose.storage.json_model import FileModel, Number, Text
+from posttrain.diagnose.storage.problem_json import ProblemEntry
 from posttrain.diagnose.storage.source_json import SourceEntry
 from posttrain.diagnose.types import (
     Bottleneck,
@@ -27,7 +26,6 @@ from posttrain.diagnose.types import (
     Outcome,
     Purpose,
     Role,
-    Split,
     StopReason,
     ValidityCode,
     VerifierOrigin,
@@ -126,56 +124,6 @@ class PlannedEntry(FileModel):
     share: Number
     stage: str
     problems: Sequence[str] = ()
-
-
-class PrefixEntry(FileModel):
-    """How much of a reference must be given until the model goes on to a right answer."""
-
-    status: str = "not_probed"
-    fraction: Number | None = None
-    tokens: int | None = None
-
-
-class ProblemEntry(FileModel):
-    """One problem: its counts and its label. What probes found about it stands beside them, under names of their own."""
-
-    model_config = ConfigDict(extra="allow")
-
-    id: str
-    group: str | None = None
-    split: Split
-    state: Bottleneck
-    posterior: dict[str, float | None] = Field(default_factory=dict)
-    num_samples: int
-    num_correct: int
-    num_missing: int = 0
-    num_unparsed: int = 0
-    num_truncated: int = 0
-    num_unfinished_thoughts: int = 0
-    num_tokens: int = 0
-    """Generated tokens of the samples."""
-    num_thought_tokens: int = 0
-    """Those of them that are thought, not answer."""
-    greedy_correct: bool | None = None
-    """Whether the greedy sample is right; null where it is missing."""
-    p: float | None = None
-    """None, or NaN where the entry was just made, if undefined; so are the numbers below. A `Number` would cost a call into Python for each."""
-    p_low: float | None = None
-    p_high: float | None = None
-    p_method: str = ""
-    reference_nll_per_token: float | None = None
-    prefix_needed: PrefixEntry = PrefixEntry()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what the file holds, as `FileModel.to_json` does, in a tenth of its time: there may be 10^5 entries."""
-        known = {
-            **self.__dict__,
-            "split": str(self.split),
-            "state": str(self.state),
-            "prefix_needed": {**self.prefix_needed.__dict__},
-            **(self.model_extra or {}),
-        }
-        return finite(known)
 
 
 class SettlesEntry(FileModel):

@@ -37,7 +37,12 @@ class FileModel(BaseModel):
     """One object of a file. Fields that it does not know are ignored, and it can be built from an object with attributes of the same names."""
 
     model_config = ConfigDict(
-        extra="ignore", frozen=True, from_attributes=True, populate_by_name=True, use_attribute_docstrings=True
+        extra="ignore",
+        frozen=True,
+        from_attributes=True,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        defer_build=True,
     )
 
     def to_json(self) -> dict[str, Any]:

@@ -36,7 +36,6 @@ from posttrain.diagnose.storage.diagnosis_json import (
     PassAtKEntry,
     ProbeCostEntry,
     ProbeEntry,
-    ProblemEntry,
     ReferencesEntry,
     RunEntry,
     SettlesEntry,
@@ -47,6 +46,7 @@ from posttrain.diagnose.storage.diagnosis_json import (
     VerdictEntry,
     VerifierEntry,
 )
+from posttrain.diagnose.storage.problem_json import ProblemEntry
 from posttrain.diagnose.types import (
     Bottleneck,
     GradeStatus,

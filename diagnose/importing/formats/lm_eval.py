@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -99,6 +99,10 @@ class TaskReader:
     gradings: Counter[Grading] = field(default_factory=Counter)
     """Documents by what their metric is of."""
     without_ids: bool = False
+    _is_vote: bool = False
+    """Whether the filter that counts makes one response of several."""
+    _settings: tuple[bool, Mapping[str, Any]] | None = None
+    """Of the sampler for the last row: whether options were compared, and what its request says."""
     _filters: dict[str, None] = field(default_factory=dict)
     _metrics: dict[str, None] = field(default_factory=dict)
     _responses: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
@@ -144,6 +148,7 @@ class TaskReader:
                     break
             self.filter = next((name for name in first if not self.file.results.is_vote(name)), next(iter(first), None))
             rows = RowReader()
+        self._is_vote = self.filter is not None and self.file.results.is_vote(self.filter)
         for row in rows.json_lines(self.file.path):
             found = DocumentRow(row)
             self._filters[found.filter] = None
@@ -166,9 +171,11 @@ class TaskReader:
         self._problems.add(problem)
         self.without_ids |= not row.document and not row.row.get("doc_hash")
         graded_by = None if self.metric == BYPASS else self.metric
-        responses, grading = row.responses(graded_by, self.file.results.is_vote(row.filter))
+        responses, grading = row.responses(graded_by, self._is_vote)
         self.gradings[grading] += 1
-        self.samplings.add(row.sampling(self.file.results.engine))
+        if self._settings != (settings := (row.is_likelihood, row.settings)):  # those of most rows are the same
+            self.samplings.add(row.sampling(self.file.results.engine))
+            self._settings = settings
         self._most_responses = max(self._most_responses, len(responses))
         self._of_options |= row.is_likelihood
         answers, prompt = row.answers, row.prompt

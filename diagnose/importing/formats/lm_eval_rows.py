@@ -12,9 +12,8 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
 from typing import Any
 
 from posttrain.diagnose.errors import SourceError
@@ -47,7 +46,7 @@ class Grading(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Response:
     """One response to a document."""
 
@@ -55,20 +54,29 @@ class Response:
     score: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class DocumentRow:
     """A document under one filter, with every response to it."""
 
     row: SourceRow
+    filter: str = field(init=False)
+    """The name of its filter."""
+    requests: list[list[Any]] = field(init=False)
+    """The arguments of each request."""
+    is_likelihood: bool = field(init=False)
+    """Whether options were compared by their likelihood, so that nothing was written."""
 
     def __post_init__(self) -> None:
-        """Refuse a row of another format."""
+        """Read what is asked for again and again, and refuse a row of another format."""
         self.row.require("doc_id", "arguments", "resps", wanted=WANTED)
-
-    @property
-    def filter(self) -> str:
-        """Return the name of its filter."""
-        return str(self.row.get("filter") or "none")
+        self.filter = str(self.row.get("filter") or "none")
+        found = self.row.get("arguments")
+        several = list(found.values()) if isinstance(found, dict) else found if isinstance(found, list) else []
+        self.requests = [
+            list(one.values()) if isinstance(one, dict) else list(one) if isinstance(one, list) else [one] for one in several
+        ]
+        first = _first(_first(self.row.get("resps")))
+        self.is_likelihood = isinstance(first, (list, tuple)) and len(first) == 2
 
     @property
     def metrics(self) -> list[str]:
@@ -117,19 +125,6 @@ class DocumentRow:
         """Return what the model was given for the first request."""
         return read_context(self.requests[0][0], self.row.where) if self.requests and self.requests[0] else None
 
-    @cached_property
-    def requests(self) -> list[list[Any]]:
-        """Return the arguments of each request."""
-        found = self.row.get("arguments")
-        several = list(found.values()) if isinstance(found, dict) else found if isinstance(found, list) else []
-        return [list(one.values()) if isinstance(one, dict) else list(one) if isinstance(one, list) else [one] for one in several]
-
-    @property
-    def is_likelihood(self) -> bool:
-        """Return whether options were compared by their likelihood, so that nothing was written."""
-        first = _first(_first(self.row.get("resps")))
-        return isinstance(first, list | tuple) and len(first) == 2
-
     @property
     def options(self) -> list[str]:
         """Return the options whose likelihoods were compared; none where the model wrote."""
@@ -169,6 +164,11 @@ class DocumentRow:
         rest = [Response(text=text, score=None) for text in texts[1:]]
         return [Response(text=texts[0], score=score), *rest], Grading.FIRST
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what the first request that says anything says of the sampler."""
+        return next((one[1] for one in self.requests if len(one) > 1 and isinstance(one[1], dict)), {})
+
     def sampling(self, engine: str) -> Sampling | None:
         """Return the settings of the sampler; None where the row does not tell them all.
 
@@ -178,7 +178,7 @@ class DocumentRow:
         """
         if self.is_likelihood:
             return Sampling(temperature=0.0, max_tokens=0)
-        given = next((one[1] for one in self.requests if len(one) > 1 and isinstance(one[1], dict)), {})
+        given = self.settings
         limit = next((given[name] for name in _LIMITS if isinstance(given.get(name), int)), 0)
         temperature, samples = given.get("temperature"), given.get("do_sample")
         if samples is False or (samples is None and not temperature):
@@ -264,7 +264,7 @@ def read_context(context: Any, where: str) -> Prompt | None:
 
 
 def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, list | tuple) and value else None
+    return value[0] if isinstance(value, (list, tuple)) and value else None
 
 
 def describe(document: DocumentRow) -> Mapping[str, Any]:

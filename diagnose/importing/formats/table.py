@@ -276,7 +276,9 @@ def _read_row(
     row: Mapping[str, Any], where: str, behavior: str, columns: Mapping[str, str]
 ) -> Iterable[tuple[ImportedSample, Any]]:
     """Return the samples of a row, one unless its outcomes are a list, each with its number."""
-    cell: dict[str, Any] = {ours: _decoded(row.get(column)) for ours, column in columns.items()}
+    cell: dict[str, Any] = {
+        ours: _decoded(value) if isinstance(value := row.get(column), bytes) else value for ours, column in columns.items()
+    }
     prompt, answers = cell.get("prompt"), _answers(cell.get("answer"))
     asked = read_chat(prompt, where) or read_id(prompt)
     problem = read_id(cell.get("problem")) if "problem" in columns else problem_of_text(asked or "", "\x1d".join(answers))
@@ -286,6 +288,9 @@ def _read_row(
             "problems by their prompts",
             code="no_problem",
         )
+    group = read_id(cell.get("group"))
+    policy = " ".join(part for name in ("model", "policy") if name in cell and (part := read_id(cell[name])))
+    is_list = _is_list(cell["correct"])
     for place, one in enumerate(_samples_of(cell, columns, where)):
         sample = ImportedSample(
             behavior=read_id(cell.get("behavior")) or behavior,
@@ -296,11 +301,11 @@ def _read_row(
             answer=answers[0] if answers else "",
             answers=answers[1:],
             stop=read_stop(one.get("stop"), one.get("truncated"), where),
-            num_tokens=read_count(one.get("num_tokens"), where),
-            group=read_id(cell.get("group")),
-            policy=" ".join(part for part in (read_id(cell.get("model")), read_id(cell.get("policy"))) if part),
+            num_tokens=read_count(one["num_tokens"], where) if "num_tokens" in one else None,
+            group=group,
+            policy=policy,
         )
-        yield sample, place if _is_list(cell["correct"]) else cell.get("sample")
+        yield sample, place if is_list else cell.get("sample")
 
 
 def _samples_of(cell: Mapping[str, Any], columns: Mapping[str, str], where: str) -> list[dict[str, Any]]:
@@ -343,10 +348,8 @@ def _samples_of(cell: Mapping[str, Any], columns: Mapping[str, str], where: str)
     return several
 
 
-def _decoded(value: Any) -> Any:
-    """Return a text that a table holds as bytes."""
-    if not isinstance(value, bytes):
-        return value
+def _decoded(value: bytes) -> str | bytes:
+    """Return a text that a table holds as bytes; other bytes as they are."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -359,7 +362,9 @@ def _is_list(value: Any) -> bool:
 
 def _answers(value: Any) -> tuple[str, ...]:
     """Return every answer of a cell: a text is one, whatever it looks like."""
-    return as_answers(value) if isinstance(value, list | tuple | Mapping) else tuple(filter(None, [read_id(value)]))
+    if not isinstance(value, str) and isinstance(value, list | tuple | Mapping):
+        return as_answers(value)
+    return (text,) if (text := read_id(value)) else ()
 
 
 TABLE = Format(

@@ -45,7 +45,9 @@ def read_trl(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
         batch = [{key: value for key, value in row.values.items() if key != "step"} for row in read]
         repeated = _overlap(before, batch)
         num_repeated += repeated
-        samples += [_read_row(row, path, ids, options) for row in read[repeated:]]
+        folder = path.resolve().parent
+        behavior = (folder.parent.name if folder.name == "completions" else folder.name) or "trl"
+        samples += [_read_row(row, path, behavior, ids, options) for row in read[repeated:]]
         before = batch
     notes = list(rows.notes)
     if num_repeated:
@@ -62,14 +64,12 @@ def _overlap(before: Sequence[Mapping[str, Any]], batch: Sequence[Mapping[str, A
     return 0
 
 
-def _read_row(row: SourceRow, path: Path, ids: ProblemIds, options: ReadOptions) -> ImportedSample:
+def _read_row(row: SourceRow, path: Path, behavior: str, ids: ProblemIds, options: ReadOptions) -> ImportedSample:
     row.require("step", "prompt", "completion", wanted=_WANTED)
     prompt = read_prompt(row.get("prompt"), f"{row.where}: prompt")
     completion = row.get("completion")
     chat = () if completion is None else read_messages(completion, f"{row.where}: completion")
     answer = as_answer(next((row.get(key) for key in _ANSWERS if isinstance(row.get(key), str)), None))
-    folder = path.resolve().parent
-    behavior = (folder.parent.name if folder.name == "completions" else folder.name) or "trl"
     return ImportedSample(
         behavior=behavior,
         problem=ids.name(None, behavior, prompt, answer, path),

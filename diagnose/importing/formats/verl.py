@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from posttrain.diagnose.importing.finish_import import (
     ProblemIds,
@@ -30,34 +31,41 @@ _WANTED = "{step}.jsonl that verl wrote, or its rollout_data_dir or validation_d
 _NO_SCORE = frozenset({"input", "output", "gts", "step", "request_id", "uid"})
 
 
+class _File(NamedTuple):
+    """A file, with what its place says where its rows do not."""
+
+    path: Path
+    behavior: str
+    step: str
+
+
 def read_verl(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
     """Return the rollouts of these steps, as `Reader` says it; the policy of a sample is its step."""
     refuse_unused(options, "verl", "score")
     rows, ids = RowReader(), ProblemIds()
-    samples = [
-        _read_row(row, path, ids, options)
-        for path in find_files(paths, _WANTED, "**/[0-9]*.jsonl")
-        for row in rows.json_lines(path)
-    ]
+    samples: list[ImportedSample] = []
+    for path in find_files(paths, _WANTED, "**/[0-9]*.jsonl"):
+        folder, named = path.resolve().parent.name, re.fullmatch(r"(\d+)\.jsonl(\.gz)?", path.name)
+        file = _File(path, behavior=folder or "verl", step=named[1] if named else "")
+        samples += [_read_row(row, file, ids, options) for row in rows.json_lines(path)]
     untold = ids.untold | {Untold.COMPLETENESS}
     return finish(samples, Told(format="verl", untold=untold, notes=rows.notes), options)
 
 
-def _read_row(row: SourceRow, path: Path, ids: ProblemIds, options: ReadOptions) -> ImportedSample:
+def _read_row(row: SourceRow, file: _File, ids: ProblemIds, options: ReadOptions) -> ImportedSample:
     row.require("input", "output", wanted=_WANTED)
     prompt, answers = row.text("input"), as_answers(row.get("gts"))
     source = row.get("data_source")
-    behavior = source if isinstance(source, str) and source else path.resolve().parent.name or "verl"
-    named = re.fullmatch(r"(\d+)\.jsonl(\.gz)?", path.name)
+    behavior = source if isinstance(source, str) and source else file.behavior
     return ImportedSample(
         behavior=behavior,
-        problem=ids.name(None, behavior, prompt, as_answer(row.get("gts")), path),
+        problem=ids.name(None, behavior, prompt, as_answer(row.get("gts")), file.path),
         score=chosen_score(numbers_of(row, _NO_SCORE, "score"), options.score, "score", row.where),
         text=row.text("output") or "",
         prompt=prompt,
         answer=answers[0] if answers else "",
         answers=answers[1:],
-        policy=row.name("step") or (named[1] if named else ""),
+        policy=row.name("step") or file.step,
     )
 
 

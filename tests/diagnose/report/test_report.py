@@ -21,8 +21,9 @@ from posttrain.diagnose.report.markdown import code, fence
 from posttrain.diagnose.report.report_files import write_report
 from posttrain.diagnose.report.text import MethodNotes, counted, unique_slugs, visible
 from posttrain.diagnose.report.verdict_view import NextStart, next_command
-from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry, CheckEntry, EstimateEntry, PassAtKEntry, ProblemEntry
+from posttrain.diagnose.storage.diagnosis_json import BehaviorEntry, CheckEntry, EstimateEntry, PassAtKEntry
 from posttrain.diagnose.storage.json_model import FileModel, write_model
+from posttrain.diagnose.storage.problem_json import ProblemEntry
 from posttrain.diagnose.types import Bottleneck, Outcome, Purpose, Split
 
 NAN = float("nan")

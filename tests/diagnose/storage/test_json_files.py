@@ -9,8 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
-
 from helpers.refusals import refused
+
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.storage.files import finite, read_json, write_json
 
@@ -59,7 +59,10 @@ def test_each_entry_of_a_long_list_stands_on_one_line(tmp_path: Path) -> None:
 
 
 def test_another_layout_is_no_damage_and_another_value_is(tmp_path: Path) -> None:
-    path, content = tmp_path / "a.json", {"name": "a, b: c", "checksums": [{"checksum": "x"}], "p": [0.1, 1e300, None], "ε": "é\u2028"}
+    path, content = (
+        tmp_path / "a.json",
+        {"name": "a, b: c", "checksums": [{"checksum": "x"}], "p": [0.1, 1e300, None], "ε": "é\u2028"},
+    )
     write_json(path, content)
     stored = json.loads(path.read_text(encoding="utf-8"))
     for layout in ({"indent": 4}, {"separators": (",", ":")}, {}):
