@@ -52,6 +52,7 @@ class ProblemEntry(FileModel):
 
     def to_json(self) -> dict[str, Any]:
         """Return what the file holds, as `FileModel.to_json` does, in a tenth of its time: there may be 10^5 entries."""
+        further = self.__pydantic_extra__
         return {
             **self.__dict__,
             "split": str(self.split),
@@ -62,7 +63,7 @@ class ProblemEntry(FileModel):
             "p_high": _finite(self.p_high),
             "reference_nll_per_token": _finite(self.reference_nll_per_token),
             "prefix_needed": finite(self.prefix_needed.__dict__),
-            **(finite(self.model_extra) if self.model_extra else {}),
+            **(finite(further) if further else {}),
         }
 
 
