@@ -3,7 +3,7 @@
     python benchmarks/float32_sampling.py
 
 Live weights with functions of torch, against packed weights with the functions in C; threads that wait in a loop (the default of OpenMP), against
-threads that sleep while they wait (what `posttrain` sets). Each measurement is a process of its own, and the settings alternate; medians of
+threads that sleep while they wait. Each measurement is a process of its own, and the settings alternate; medians of
 `--repeats`. Writes reports/benchmarks/float32_sampling.md.
 """
 

@@ -59,9 +59,9 @@ class Reference:
         return "".join(self.steps)
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """One prompt with what is needed to grade an answer to it. No field is set again; a frozen class takes four times as long to make, and there may be 10^5."""
+    """One prompt with what is needed to grade an answer to it."""
 
     id: str
     prompt: str | tuple[Message, ...]

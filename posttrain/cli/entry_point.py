@@ -36,9 +36,6 @@ from posttrain.cli.options import repeat_option
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-# Threads that wait for each other in a loop hold up those that they wait for as soon as another program wants a core: sampling on two cores
-# then takes two to four times as long. To sleep instead costs about a tenth where nothing else runs.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def _with_examples(examples: tuple[str, ...]) -> str:

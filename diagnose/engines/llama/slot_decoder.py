@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad
 
-from posttrain.diagnose.engines.llama.kernels.c_kernels import LANES, CKernels, SlotStep
+from posttrain.diagnose.engines.llama.kernels.c_kernels import CKernels, SlotStep
 from posttrain.diagnose.engines.llama.layers import LlamaLayers
 from posttrain.diagnose.engines.llama.packed_sequences import read_prompts
 
@@ -28,7 +28,7 @@ Prompt = tuple[int, ...]
 
 @dataclass(slots=True)
 class _Prompt:
-    """A prompt's keys [layers, K, tiles, D, 16] and values [layers, K, length, D], and how many rows go on from it."""
+    """A prompt's keys [layers, K, tiles, D, lanes] and values [layers, K, length, D], and how many rows go on from it."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -65,7 +65,7 @@ class SlotDecoder:
             prompt_bytes: Memory for the keys and values of prompts.
         """
         self._layers, self._kernels, self._prompt_bytes = layers, kernels, prompt_bytes
-        columns = -(-max_tokens // LANES) * LANES
+        columns = -(-max_tokens // kernels.lanes) * kernels.lanes
         self.capacity = max(1, min(capacity, _CACHE_BYTES // (layers.token_bytes * columns)))
         shape = (layers.num_layers, self.capacity, layers.num_key_heads, columns, layers.width)
         # Memory that is never written is never taken.
@@ -153,11 +153,11 @@ class SlotDecoder:
         for member, last, keys, values in read_prompts(layers, prompts):
             last_hidden[member] = last
             if prompts[member] not in self._prompts:
-                self._prompts[prompts[member]] = _Prompt(tile_keys(keys), values, keys.shape[2], 0)
+                self._prompts[prompts[member]] = _Prompt(tile_keys(keys, self._kernels.lanes), values, keys.shape[2], 0)
         return layers.project(torch.stack([last_hidden[i] for i in range(len(prompts))]))
 
 
-def tile_keys(keys: torch.Tensor) -> torch.Tensor:
-    """Lay out [layers, K, length, D] as [layers, K, tiles, D, 16], padded with zeros."""
-    padded = pad(keys, (0, 0, 0, -keys.shape[2] % LANES))
-    return padded.unflatten(2, (-1, LANES)).transpose(3, 4).contiguous()
+def tile_keys(keys: torch.Tensor, lanes: int) -> torch.Tensor:
+    """Lay out [layers, K, length, D] as [layers, K, tiles, D, lanes], padded with zeros."""
+    padded = pad(keys, (0, 0, 0, -keys.shape[2] % lanes))
+    return padded.unflatten(2, (-1, lanes)).transpose(3, 4).contiguous()

@@ -20,8 +20,8 @@ from posttrain.diagnose.types import Sampling
 
 _SOURCE = Path(__file__).with_name("llama.c")
 _FLAGS: dict[torch.dtype, tuple[str, ...]] = {torch.bfloat16: (), torch.float32: ("-DNUMBERS_ARE_FLOATS",)}
-LANES = 16
-"""Tokens that lie together in the layout of keys; widths must be multiples of it."""
+WIDTHS = 16
+"""Widths must be multiples of it: of what any processor's registers hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ class CKernels(Kernels):
         """Take the functions of llama.c for a dtype, and the attention on AMX tiles where this processor and the model have what it needs."""
         super().__init__()
         self._library, self._dtype, self._amx_attention = library, dtype, amx_attention
+        self.lanes = int(library.lanes())
+        """Tokens that lie together in the layout of keys: 4, 8 or 16, as many as a register of the processor holds."""
 
     def to_hidden(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Return embeddings [N, C] in fp32."""

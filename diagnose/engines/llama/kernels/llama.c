@@ -3,9 +3,12 @@
    Every function takes dense arrays, computes in fp32 and gives the same numbers for every number of threads.
 
    Shapes: R rows, H query heads, K key heads, G = H / K, D width of a head (a multiple of 16), C hidden width, V vocabulary.
-   Keys lie as [tokens / 16, D, 16], so that 16 scores are made at once; values lie as [tokens, D]. */
+   Keys lie as [tokens / LANES, D, LANES], so that LANES scores are made at once; values lie as [tokens, D]. */
 
 #include "vectors.h"
+
+/* Tokens whose keys lie together. */
+int64_t lanes(void) { return LANES; }
 
 /* y [R, C] = the hidden states x [R, C] plus `delta` (or null), divided by their root mean square, times `weight` [C]. x keeps the sum. */
 void add_and_norm(int64_t rows, int64_t width, float *x, const number *delta, const number *weight, float epsilon, number *y) {
@@ -146,9 +149,9 @@ INLINE void fetch(const number *at, int64_t num) {
    qkv                [R, H + 2 K, D]; the new keys and values are appended to the samples' own.
    cosine, sine       [R, D] of the tokens' positions.
    query_norm, key_norm  [D] or null.
-   own_keys, own_values  [layers, slots, K, columns · D]; columns is a multiple of 16.
+   own_keys, own_values  [layers, slots, K, columns · D]; columns is a multiple of LANES.
    slot, written      [R] where a row's own lie, and how many there are before this token.
-   prompt_keys, prompt_values, prompt_length  [R] addresses of [layers, K, tiles, D, 16] and [layers, K, length, D], and the length.
+   prompt_keys, prompt_values, prompt_length  [R] addresses of [layers, K, tiles, D, LANES] and [layers, K, length, D], and the length.
    out                [R, H, D].
    Returns 0, or 1 where memory is lacking. */
 int attend(int64_t rows, int64_t heads, int64_t key_heads, int64_t width, int64_t slots, int64_t layer, const number *qkv,

@@ -1,4 +1,4 @@
-/* Vectors of 16 floats: loads, stores and conversions of bfloat16, the type of stored numbers, e to the x.
+/* Vectors of floats: loads, stores and conversions of bfloat16, the type of stored numbers, e to the x.
 
    They are the compiler's own (GCC, Clang), so the same text serves every processor. */
 
@@ -14,13 +14,21 @@
 #include <immintrin.h>
 #endif
 
-enum { LANES = 16, BLOCK = 256 };
+/* As many floats as a register holds: of longer vectors the compiler keeps every sum in memory. */
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+enum { BLOCK = 256 };
 
 typedef uint16_t bf16;
-typedef float vec __attribute__((vector_size(64)));
-typedef int32_t ivec __attribute__((vector_size(64)));
-typedef uint32_t uvec __attribute__((vector_size(64)));
-typedef uint16_t hvec __attribute__((vector_size(32)));
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+typedef uint16_t hvec __attribute__((vector_size(2 * LANES)));
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE vec spread(float x) { return (vec){0} + x; }
@@ -93,7 +101,7 @@ INLINE float to_float(number x) { return from_bf16(x); }
 INLINE number to_number(float x) { return to_bf16(x); }
 #endif
 
-/* The next 16 numbers or, where fewer are left, those and −∞. */
+/* The next LANES numbers or, where fewer are left, those and −∞. */
 INLINE vec load_some(const number *at, int64_t left) {
     if (left >= LANES) return load_number(at);
     vec x = spread(-INFINITY);

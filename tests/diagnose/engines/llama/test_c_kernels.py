@@ -19,7 +19,7 @@ from posttrain.diagnose.engines.base import SampleRequest, ScoreRequest
 from posttrain.diagnose.engines.hf.path_scoring import score_packed
 from posttrain.diagnose.engines.hf.sampling_loop import Decoder, SamplingLoop
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
-from posttrain.diagnose.engines.llama.kernels.c_kernels import LANES, CKernels, SlotStep, load_functions
+from posttrain.diagnose.engines.llama.kernels.c_kernels import CKernels, SlotStep, load_functions
 from posttrain.diagnose.engines.llama.kernels.compiler import load_library
 from posttrain.diagnose.engines.llama.kernels.torch_kernels import Kernels
 from posttrain.diagnose.engines.llama.layers import LlamaLayers
@@ -106,11 +106,11 @@ def test_attention(kernels: CKernels, dtype: torch.dtype, heads: int, key_heads:
     lines, slots = len(lengths), [4, 0, 5, 1, 3, 2]
     keys = [torch.randn(layers, key_heads, length, width).to(dtype) for length in lengths]
     values = [torch.randn(layers, key_heads, length, width).to(dtype) for length in lengths]
-    tiles = [tile_keys(k) for k in keys]
+    tiles = [tile_keys(k, kernels.lanes) for k in keys]
     written_keys = torch.randn(layers, lines, key_heads, columns, width).to(dtype)
     own_values = torch.randn(layers, lines, key_heads, columns, width).to(dtype)
-    own_keys = tile_keys(written_keys.flatten(0, 1)).view(written_keys.shape)
-    own_keys[layer, 4, :, LANES:] = torch.nan  # what was never written may be anything: slot 4 has written nothing
+    own_keys = tile_keys(written_keys.flatten(0, 1), kernels.lanes).view(written_keys.shape)
+    own_keys[layer, 4, :, kernels.lanes :] = torch.nan  # what was never written may be anything: slot 4 has written nothing
     qkv = torch.randn(lines, (heads + 2 * key_heads) * width).to(dtype)
     angle = torch.rand(lines, width // 2).repeat(1, 2) * 6
     norms = [norm_of(torch.rand(width).to(dtype), 1e-5) if normed else None for _ in range(2)]
