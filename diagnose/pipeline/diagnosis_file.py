@@ -105,7 +105,7 @@ def _problems(measured: DiagnosedBehavior) -> list[dict[str, Any]]:
         right = greedy.get(problem.id, math.nan)
         known = {"group": groups.get(problem.id), "greedy_correct": None if math.isnan(right) else bool(right)}
         found = [(key_of(key), value) for one in findings for key, value in one.problems.get(problem.id, {}).items()]
-        entries.append({**dict(found), **problem._asdict(), **known} if found else {**problem._asdict(), **known})
+        entries.append({**dict(found), **problem._asdict(), **known})
     return entries
 
 

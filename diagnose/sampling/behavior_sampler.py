@@ -257,23 +257,22 @@ class BehaviorSampler:
         names = [path.stem for path in directory.shards("rollouts", behavior.name)]
         greedy, rounds = complete_rounds(names, GREEDY), complete_rounds(names, SAMPLED)
         self._has_greedy, self.num_rounds = bool(greedy), len(rounds)
-        self._greedy_tokens = self._count_greedy_tokens(greedy)
         paths = [directory.shard("rollouts", name) for round_ in greedy + rounds for name in round_]
         self.rollouts = RolloutTable.read(paths, directory.identity)
         check_samples(directory.path, behavior.name, self.rollouts)
+        self._greedy_tokens = self._count_greedy_tokens()
         self.counts: SamplingMeasurement = count_successes(behavior, self._problems, self.rollouts)
         self._planned = None
         self._budget.record(behavior.name, int(self.rollouts.num_tokens.sum()), sampled=self.num_rounds > 0)
 
-    def _count_greedy_tokens(self, rounds: Sequence[Sequence[str]]) -> int:
+    def _count_greedy_tokens(self) -> int:
         """Return the tokens of the greedy samples, or those that they are likely to take by the pilot's; 0 where there is none."""
-        directory = self._settings.directory
-        if not rounds:
+        directory, tokens = self._settings.directory, self.rollouts.num_tokens[self.rollouts.greedy]
+        if not self._has_greedy:
             pilot = shards.plan_greedy(self.behavior, self._settings.split, self._settings.rows_per_shard)[0].name
-            rounds = [[pilot]] if directory.shard("rollouts", pilot).exists() else []
-        tokens = RolloutTable.read(
-            [directory.shard("rollouts", name) for names in rounds for name in names], directory.identity
-        ).num_tokens
+            if not (path := directory.shard("rollouts", pilot)).exists():
+                return 0
+            tokens = RolloutTable.read([path], directory.identity).num_tokens
         return round(float(tokens.mean()) * len(self._problems)) if tokens.size else 0
 
     def _next(self) -> Round:
