@@ -20,4 +20,7 @@ def collector_paused() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            if not gc.get_freeze_count():  # what was made is taken for old: else the collector would go through all of it at once
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()

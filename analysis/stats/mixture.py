@@ -28,7 +28,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.analysis.stats.arrays import FloatArray, IntArray, as_counts, check_k, check_level
+from posttrain.analysis.stats.arrays import FloatArray, IntArray, as_counts, check_k, check_level, distinct_pairs
 from posttrain.analysis.stats.few_problems import bound_few_problems
 from posttrain.analysis.stats.intervals import Interval
 from posttrain.analysis.stats.profile_likelihood import population_intervals
@@ -277,8 +277,7 @@ def fit_mixture(
     numbers = None
     if groups is not None and len(set(groups)) < samples.size:
         numbers = np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
-    pairs, place, repeats = np.unique(np.stack([samples, correct], axis=1), axis=0, return_inverse=True, return_counts=True)
-    return MixturePosterior(samples, correct, pairs, place.reshape(-1), repeats, numbers, seed, most_chains)
+    return MixturePosterior(samples, correct, *distinct_pairs(samples, correct), numbers, seed, most_chains)
 
 
 def sample_clusters(

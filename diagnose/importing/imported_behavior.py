@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import yaml
@@ -16,6 +18,9 @@ from posttrain.diagnose.importing.sample_columns import BehaviorSamples
 from posttrain.diagnose.storage.files import write_bytes, write_text
 from posttrain.diagnose.types import Behavior, Sampling, Split
 from posttrain.diagnose.verifiers.imported_grades import KIND
+
+_TEXT = frozenset({str})
+_AS_IN_JSON = frozenset({str, int, bool, NoneType})
 
 
 def write_behavior(folder: Path, samples: BehaviorSamples, source: SampleSource, split: Split) -> Behavior:
@@ -41,8 +46,13 @@ def write_behavior(folder: Path, samples: BehaviorSamples, source: SampleSource,
     path = folder / f"{samples.name}.yaml"
     write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     # Metadata may hold what JSON does not, such as dates; all else is texts.
-    read = (from_json(line) if "metadata" in row else row for row, line in zip(rows, lines, strict=True))
+    read = (row if _is_as_in_json(row.get("metadata", {})) else from_json(line) for row, line in zip(rows, lines, strict=True))
     return behavior_of_rows(BehaviorConfig.model_validate(content), read, path, split)
+
+
+def _is_as_in_json(metadata: Mapping[str, Any]) -> bool:
+    """Return whether JSON surely gives back what is written: names of texts, whole numbers, truth values and nulls."""
+    return _AS_IN_JSON.issuperset(map(type, metadata.values())) and _TEXT.issuperset(map(type, metadata))
 
 
 def _sampling(source: SampleSource) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import re
 import zlib
@@ -17,8 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic_core import from_json
 
-from posttrain.diagnose.behaviors.row_files import parse_json
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.types import Note
@@ -275,7 +276,7 @@ class RowReader:
                 for number, line in enumerate(lines, start=1):
                     if not line.isspace():
                         try:
-                            row = parse_json(line.removeprefix(BOM_UTF8) if number == 1 else line)
+                            row = _parse_row(line.removeprefix(BOM_UTF8) if number == 1 else line)
                         except (ValueError, RecursionError) as error:
                             if not line.endswith(b"\n") and number > 1:
                                 self.notes.append(
@@ -297,7 +298,7 @@ class RowReader:
                             raise SourceError(
                                 f"{path}:{number}: got {shorten(row)}; a line holds one object", code="invalid_json"
                             )
-                        yield SourceRow(f"{path}:{number}", _without_halves(row, line))
+                        yield SourceRow(f"{path}:{number}", row)
         except (OSError, EOFError, zlib.error) as error:
             raise SourceError(f"{path}: cannot be read after line {number} ({error})", code="unreadable_file") from None
 
@@ -319,12 +320,16 @@ class RowReader:
             raise SourceError(f"{path}: cannot be read as parquet ({reason})", code="unreadable_file") from None
 
 
-def _without_halves(row: dict[str, Any], line: bytes) -> dict[str, Any]:
-    """Return a row in which halves of surrogate pairs, which no file of UTF-8 can hold, are replaced by U+FFFD."""
-    if b"\\ud" not in line and b"\\uD" not in line:
-        return row
-    whole: dict[str, Any] = _replace_halves(row)
-    return whole
+def _parse_row(line: bytes) -> Any:
+    """Return what a line holds as JSON; halves of surrogate pairs, which no file of UTF-8 can hold, are replaced by U+FFFD.
+
+    Raises:
+        ValueError, RecursionError: It is no JSON.
+    """
+    try:
+        return from_json(line)
+    except ValueError:  # which such halves are too; and json says what is wrong in its own words
+        return _replace_halves(json.loads(line.decode()))
 
 
 def _replace_halves(value: Any) -> Any:

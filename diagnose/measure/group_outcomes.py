@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.analysis.stats import GroupOutcomes, ScoreTies
+from posttrain.analysis.stats.arrays import distinct_pairs
 from posttrain.diagnose.measure.derailed_samples import derailed_samples
 from posttrain.diagnose.storage.rollout_table import Bools, RolloutTable
 from posttrain.diagnose.types import Behavior, Problem, reaches
@@ -60,5 +61,5 @@ def _ties(place: npt.NDArray[np.int64], rewards: npt.NDArray[np.float64], which:
     if len(np.unique(rewards[which])) < 2:
         return None
     _, values = np.unique(rewards[which], return_inverse=True)
-    rows, counts = np.unique(np.stack([place[which], values.reshape(-1)], axis=1), axis=0, return_counts=True)
+    rows, _, counts = distinct_pairs(place[which], values.reshape(-1))
     return ScoreTies(rows[:, 0], counts)

@@ -56,3 +56,22 @@ def test_an_import_does_not_collect(tmp_path: Path) -> None:
     finally:
         gc.callbacks.remove(count)
     assert len(started) <= 3
+
+
+def test_what_was_made_meanwhile_is_old_afterwards_and_not_gone_through_at_once() -> None:
+    gc.enable()
+    with collector_paused():
+        made = [[i] for i in range(10)]
+        assert not any(one is made[0] for one in gc.get_objects(generation=2))
+    assert any(one is made[0] for one in gc.get_objects(generation=2))
+
+
+def test_objects_that_were_frozen_before_stay_frozen() -> None:
+    gc.enable()
+    gc.freeze()
+    try:
+        with collector_paused():
+            pass
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
