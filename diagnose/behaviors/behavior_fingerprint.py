@@ -40,10 +40,13 @@ def fingerprint_behavior(behavior: Behavior, identity: str) -> str:
     options.pop("folder", None)
     if identity:
         options["model"] = identity
-    parts = {name: _encode(value) for name, value in content.items()}
-    parts["problems"] = f"[{', '.join(map(_problem, behavior.problems))}]"
-    text = ", ".join(f'"{name}": {parts[name]}' for name in sorted(parts))
-    return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()
+    before = _encode({name: value for name, value in content.items() if name < "problems"})
+    behind = _encode({name: value for name, value in content.items() if name > "problems"})
+    found = hashlib.sha256(f'{before.removesuffix("}")}, "problems": ['.encode())
+    for place, problem in enumerate(behavior.problems):
+        found.update(f"{', ' if place else ''}{_problem(problem)}".encode())
+    found.update(f"], {behind.removeprefix('{')}".encode())
+    return found.hexdigest()
 
 
 def _problem(problem: Problem) -> str:

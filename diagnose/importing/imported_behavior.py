@@ -15,7 +15,6 @@ from posttrain.diagnose.behaviors.behavior_files import behavior_of_rows
 from posttrain.diagnose.behaviors.schema import BehaviorConfig
 from posttrain.diagnose.importing.imported import SampleSource
 from posttrain.diagnose.importing.sample_columns import BehaviorSamples
-from posttrain.diagnose.storage.files import write_bytes, write_text
 from posttrain.diagnose.types import Behavior, Sampling, Split
 from posttrain.diagnose.verifiers.imported_grades import KIND
 
@@ -23,11 +22,13 @@ _TEXT = frozenset({str})
 _AS_IN_JSON = frozenset({str, int, bool, NoneType})
 
 
-def write_behavior(folder: Path, samples: BehaviorSamples, source: SampleSource, split: Split) -> Behavior:
-    """Write `NAME.yaml` and `NAME.jsonl` of one behavior, and return the behavior as `load_behavior` reads it back.
+def behavior_files(
+    folder: Path, samples: BehaviorSamples, source: SampleSource, split: Split
+) -> tuple[Behavior, dict[Path, bytes]]:
+    """Return one behavior as `load_behavior` will read it, and the files to read it from: `NAME.yaml` and `NAME.jsonl`.
 
     Args:
-        folder: Where to.
+        folder: Where they will lie.
         samples: Of the behavior.
         source: What is known of them.
         split: What its problems may be used for.
@@ -35,7 +36,6 @@ def write_behavior(folder: Path, samples: BehaviorSamples, source: SampleSource,
     said = {"split": split.value}
     rows = [row | said for row in samples.problems]
     lines = [to_json(row) for row in rows]
-    write_bytes(folder / f"{samples.name}.jsonl", b"\n".join(lines) + b"\n")
     content = {
         "name": samples.name,
         "problems": f"{samples.name}.jsonl",
@@ -44,10 +44,11 @@ def write_behavior(folder: Path, samples: BehaviorSamples, source: SampleSource,
         "measure": {"success": samples.read.success},
     }
     path = folder / f"{samples.name}.yaml"
-    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     # Metadata may hold what JSON does not, such as dates; all else is texts.
     read = (row if _is_as_in_json(row.get("metadata", {})) else from_json(line) for row, line in zip(rows, lines, strict=True))
-    return behavior_of_rows(BehaviorConfig.model_validate(content), read, path, split)
+    behavior = behavior_of_rows(BehaviorConfig.model_validate(content), read, path, split)
+    settings = yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
+    return behavior, {path: settings, path.with_name(str(content["problems"])): b"\n".join([*lines, b""])}
 
 
 def _is_as_in_json(metadata: Mapping[str, Any]) -> bool:

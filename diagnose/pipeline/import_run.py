@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import tempfile
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from typing import Any
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.garbage_collection import collector_paused
 from posttrain.diagnose.importing.imported import ImportedSample, ImportedSamples, SampleSource, Untold, model_words
-from posttrain.diagnose.importing.imported_behavior import write_behavior
+from posttrain.diagnose.importing.imported_behavior import behavior_files
 from posttrain.diagnose.importing.sample_columns import ENGINE, BehaviorSamples, group_by_behavior
 from posttrain.diagnose.importing.scores import success_of_all
 from posttrain.diagnose.measure.imported_checks import check_imported
@@ -99,14 +99,14 @@ def store_run(found: ImportedSamples, settings: ImportSettings, reporter: Report
     behaviors = group_by_behavior(samples, success)
     source = _with_sampling(found.source, settings.sampling)
     source = replace(source, untold=source.untold | _lacking(samples, source))
-    with tempfile.TemporaryDirectory() as folder, locked_folder(directory.path):
-        loaded = [write_behavior(Path(folder), one, source, settings.split) for one in behaviors]
-        own = [replace(one, source=str(directory.path / BEHAVIORS / f"{one.name}.yaml")) for one in loaded]
+    folder = directory.path / BEHAVIORS
+    with locked_folder(directory.path):
+        own, files = zip(*(behavior_files(folder, one, source, settings.split) for one in behaviors), strict=True)
         directory.open(
             "diagnose", _run_settings(source, policy, behaviors, own, settings), _details(source, policy, own, settings)
         )
-        for file in sorted(Path(folder).iterdir()):
-            write_bytes(directory.path / BEHAVIORS / file.name, file.read_bytes())
+        for path, content in ChainMap(*files).items():
+            write_bytes(path, content)
         for one in behaviors:
             _store(directory, one, settings.split, reporter)
         for one, behavior in zip(behaviors, own, strict=True):
